@@ -1,0 +1,110 @@
+"""Every error a user of Lorica can meet, as one tree.
+
+    LoricaError                 exit code 1   anything below; catch this to catch them all
+    ├── UsageError              exit code 2   a command line that cannot be understood
+    ├── ConfigError             exit code 2   an unknown key, a value of the wrong type, an impossible combination
+    ├── DataError               exit code 3   a file of rows that cannot be read, with its file, line and row id
+    ├── PromptError             exit code 3   a chat template or a prompt that cannot be rendered or does not fit
+    ├── ModelError              exit code 4   a base model that is missing, incomplete or of an unsupported kind
+    ├── AdapterError            exit code 4   an adapter folder that is missing, broken or does not fit its base
+    ├── EngineError             exit code 5   the engine could not answer
+    ├── TrainingError           exit code 5   training cannot go on: non-finite loss, nothing to learn from
+    ├── ResumeError             exit code 6   a run directory that belongs to another run
+    └── MissingExtraError       exit code 7   an optional package is needed and not installed
+
+An error's text says what was got, what is allowed and, after "->", what to do next.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class LoricaError(Exception):
+    """Base of all errors that are the user's to mend; shown without a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  -> {self.fix}" if self.fix else self.message
+
+
+class UsageError(LoricaError):
+    """A command line that cannot be understood."""
+
+    exit_code = 2
+
+
+class ConfigError(LoricaError):
+    """An unknown key, a value of the wrong type, or values that contradict each other."""
+
+    exit_code = 2
+
+
+class DataError(LoricaError):
+    """A file of rows that cannot be read. Names the file and, where known, the line (1-based) and the row id."""
+
+    exit_code = 3
+
+    def __init__(
+        self, message: str, *, path: Path | str, line: int | None = None, row_id: str | None = None, fix: str = ""
+    ) -> None:
+        place = str(path) + (f":{line}" if line is not None else "")
+        row = f" (row {row_id!r})" if row_id is not None else ""
+        super().__init__(f"{place}{row}: {message}", fix=fix)
+        self.path = Path(path)
+        self.line = line
+        self.row_id = row_id
+
+
+class PromptError(LoricaError):
+    """A chat template or a prompt that cannot be rendered, or does not fit its token budget."""
+
+    exit_code = 3
+
+
+class ModelError(LoricaError):
+    """A base model that is missing, incomplete or of an unsupported kind."""
+
+    exit_code = 4
+
+
+class AdapterError(LoricaError):
+    """An adapter folder that is missing, broken or does not fit its base model."""
+
+    exit_code = 4
+
+
+class EngineError(LoricaError):
+    """The engine could not answer a request."""
+
+    exit_code = 5
+
+
+class TrainingError(LoricaError):
+    """Training cannot go on: a non-finite loss, or nothing to learn from."""
+
+    exit_code = 5
+
+
+class ResumeError(LoricaError):
+    """A run directory that belongs to a different run; the message names the differences."""
+
+    exit_code = 6
+
+
+class MissingExtraError(LoricaError):
+    """An optional package is needed and not installed; the fix names the extra to install."""
+
+    exit_code = 7
+
+    def __init__(self, package: str, *, extra: str, needed_for: str) -> None:
+        super().__init__(
+            f"{needed_for} needs the package {package!r}, which is not installed",
+            fix=f"pip install 'lorica[{extra}]'",
+        )

@@ -1,0 +1,154 @@
+"""The nouns: what flows from one stage to the next.
+
+    Row -> Route -> Message... -> Encoded -> Request (Choose | Generate) -> Output -> Answer
+
+Every record carries its row's `id`; order never carries meaning. All records are immutable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+Role = Literal["system", "user", "assistant"]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a chat. `content` is plain text: markers of a template inside it are never special.
+
+    `trim` holds the character spans (start, stop) of `content` that truncation may cut: the user's long texts, never
+    the instruction or the question.
+    """
+
+    role: Role
+    content: str
+    trim: tuple[tuple[int, int], ...] = ()
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One row of a user's file, after it was read and checked.
+
+    `case` is the task's own typed payload (a `msgspec.Struct` defined beside the task).
+    `gold` is the expected answer where the file has one: 0/1 for `rules`, the index of the right option for `mcq`,
+    the accepted answers for `saq` and `qa`.
+    `group` ties rows together that a split must not separate (a question id, a functionality, a rule).
+    """
+
+    id: str
+    case: msgspec.Struct
+    subject: str = ""
+    gold: int | tuple[str, ...] | None = None
+    group: str = ""
+    line: int = 0  # 1-based line in the file it came from; 0 when it came from memory
+
+
+class RowShape(msgspec.Struct, frozen=True):
+    """One of the table shapes users have, and how it becomes a `Row`.
+
+    `required` and `optional` are names that `build` expects; `id_column` is one of them, or "" to number the rows
+    `row-1`, `row-2`, ... `build(values, id, line)` raises `ValueError` with a message for a value it cannot use;
+    the reader adds file, line and row id.
+    """
+
+    name: str
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    id_column: str
+    build: Callable[[Mapping[str, Any], str, int], Row]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Which adapter answers a row: its name, or None for the base model; `why` says how it was chosen."""
+
+    adapter: str | None
+    why: Literal["task", "subject", "general", "base", "fixed"]
+    fallback: bool = False  # the adapter the row asked for does not exist
+
+
+class Encoded(msgspec.Struct, frozen=True):
+    """Token ids of one prompt, or of a prompt and its answer.
+
+    `answer_start` is the index of the first answer token (== len(tokens) for a prompt alone): the loss mask is
+    `index >= answer_start`. `dropped` counts the tokens that truncation removed from the user's text.
+    """
+
+    tokens: tuple[int, ...]
+    answer_start: int
+    dropped: int = 0
+
+
+class Choose(msgspec.Struct, frozen=True, tag=True):
+    """Ask for the log-probability of each choice as the continuation of `prompt`.
+
+    prompt: token ids. choices: token ids of each choice, one or more tokens each. adapter: None is the base model.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    choices: tuple[tuple[int, ...], ...]
+    adapter: str | None = None
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """How tokens are picked. temperature 0 (or do_sample False) is greedy. top_k 0 and top_p 1 switch the cut off."""
+
+    max_new_tokens: int = 64
+    min_new_tokens: int = 0
+    do_sample: bool = False
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+
+class Generate(msgspec.Struct, frozen=True, tag=True):
+    """Ask for a continuation of `prompt` (token ids), ended by any of `stop_tokens`, which is not part of the output."""
+
+    id: str
+    prompt: tuple[int, ...]
+    sampling: Sampling = Sampling()
+    stop_tokens: tuple[int, ...] = ()
+    adapter: str | None = None
+
+
+Request = Choose | Generate
+
+
+class Output(msgspec.Struct, frozen=True):
+    """What an engine returns for one request.
+
+    For `Choose`: `logprobs[i]` is the summed natural-log probability of choice i's tokens given the prompt.
+    For `Generate`: `tokens` is the continuation without the stop token, and `finish` says why it ended.
+    `error` is set, and everything else empty, when this one request could not be answered.
+    """
+
+    id: str
+    logprobs: tuple[float, ...] = ()
+    tokens: tuple[int, ...] = ()
+    finish: Literal["choice", "stop", "length", "error"] = "choice"
+    error: str = ""
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of a result file.
+
+    `answer` is the text a person reads (a letter, a short answer, "Yes"/"No"); `score` is P(Yes) for `rules`.
+    `scores` are the choices' normalised probabilities. `stage` says which parse stage produced the answer:
+    `choice`, `whole`, `first_number`, `keyword`, `text`, `fallback` or `invalid`.
+    `flags` are sorted words such as `truncated`, `adapter_fallback`, `retried`, `invalid`, `error`.
+    """
+
+    id: str
+    answer: str | None = None
+    score: float | None = None
+    scores: dict[str, float] | None = None
+    adapter: str = "base"
+    route: str = ""
+    stage: str = ""
+    retries: int = 0
+    dropped_tokens: int = 0
+    flags: tuple[str, ...] = ()
+    raw: str | None = None  # the model's own words, where it generated text
