@@ -1,0 +1,1 @@
+"""All that is true of a LoRA adapter on disk, without torch: header, names, config, folder, registry."""

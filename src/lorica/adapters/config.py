@@ -1,0 +1,274 @@
+"""`adapter_config.json` of a LoRA adapter, read and written as PEFT does.
+
+No regular expression of a config is ever executed. `target_modules` may hold one: what an adapter targets is
+known from its tensors' names. Keys of `rank_pattern` and `alpha_pattern` are matched by own code when they
+are plain names ("q_proj", "layers.1.mlp.up_proj", "^model.layers.0.self_attn.q_proj") and refused otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lorica.adapters.header import foreign_format
+from lorica.errors import AdapterError
+
+CONFIG_NAME = "adapter_config.json"
+MAX_CONFIG_BYTES = 4 * 1024 * 1024
+
+# Keys PEFT 0.21 writes beside the fields of AdapterConfig. A value other than None, False or empty switches a
+# feature on, and what it does to the result is the reason it cannot be ignored. "" marks keys without an
+# effect on inference.
+OTHER_KEYS = {
+    "alora_invocation_tokens": "Activated LoRA applies the adapter to a part of the prompt only",
+    "arrow_config": "Arrow mixes several adapters",
+    "auto_mapping": "",
+    "corda_config": "",
+    "ensure_weight_tying": "",
+    "eva_config": "",
+    "fan_in_fan_out": "the base layer's weights are stored transposed (Conv1D)",
+    "inference_mode": "",
+    "kasa_config": "KaSA changes the base weights",
+    "layer_replication": "the base model's layers are repeated",
+    "loftq_config": "",
+    "lora_bias": "lora_B has a bias",
+    "lora_ga_config": "",
+    "megatron_config": "the layers are Megatron's",
+    "megatron_core": "",
+    "monteclora_config": "MonteCLoRA samples the update",
+    "peft_version": "",
+    "qalora_group_size": "",
+    "runtime_config": "",
+    "target_parameters": "parameters outside linear layers are adapted",
+    "trainable_token_indices": "rows of the embedding are replaced",
+    "use_bdlora": "BD-LoRA's factors are block-diagonal",
+    "use_qalora": "QALoRA pools the inputs",
+    "velora_config": "",
+}
+
+# Initialisations that subtract something from the base weights: the pair alone is not the update.
+_BASE_CHANGING_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What `adapter_config.json` says. Fields are PEFT's; `other` keeps every further key as it was read.
+
+    r: rank. lora_alpha: numerator of the scaling. lora_dropout: probability in training.
+    target_modules: module names (last parts of their paths), a regular expression, or None.
+    """
+
+    peft_type: str = "LORA"
+    task_type: str | None = "CAUSAL_LM"
+    base_model_name_or_path: str | None = None
+    revision: str | None = None
+    r: int = 8
+    lora_alpha: int | float = 8
+    lora_dropout: int | float = 0.0
+    use_rslora: bool = False
+    use_dora: bool = False
+    bias: str = "none"
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    rank_pattern: dict[str, int] = {}
+    alpha_pattern: dict[str, int | float] = {}
+    init_lora_weights: bool | str = True
+    other: dict[str, Any] = {}
+
+    def rank(self, module: str) -> int:
+        """The rank of a module ("model.layers.0.self_attn.q_proj"). Raises AdapterError for a pattern that is
+        not a plain name."""
+        key = _first_match(self.rank_pattern, module, "rank_pattern")
+        return self.r if key is None else self.rank_pattern[key]
+
+    def scaling(self, module: str) -> float:
+        """The factor of B A x for a module: alpha / r, or alpha / sqrt(r) with rsLoRA."""
+        key = _first_match(self.alpha_pattern, module, "alpha_pattern")
+        alpha = self.lora_alpha if key is None else self.alpha_pattern[key]
+        rank = self.rank(module)
+        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+
+    def targets(self, module: str) -> bool | None:
+        """Whether PEFT would adapt this module; None when only a regular expression could tell."""
+        if isinstance(self.exclude_modules, list):
+            if _ends_with_any(module, self.exclude_modules):
+                return False
+        elif self.exclude_modules:
+            return None
+        if not isinstance(self.target_modules, list):
+            return None
+        if not _ends_with_any(module, self.target_modules):
+            return False
+        chosen = self.layers_to_transform
+        if chosen is None or chosen == []:
+            return True
+        if self.layers_pattern:
+            return None
+        layer = re.match(
+            r".*?\.[^.]*\.(\d+)\.", module
+        )  # the first number, as in PEFT: experts are numbered, too
+        return layer is not None and int(layer[1]) in ([chosen] if isinstance(chosen, int) else chosen)
+
+    def unsupported(self) -> list[str]:
+        """What this config asks for that Lorica's decoder does not do, one reason each; empty when all is
+        well."""
+        reasons = []
+        if self.use_dora:
+            reasons.append("use_dora: DoRA rescales each row of the base weights")
+        if self.modules_to_save:
+            reasons.append(f"modules_to_save: whole layers are replaced ({', '.join(self.modules_to_save)})")
+        if self.bias != "none":
+            reasons.append(f"bias={self.bias!r}: biases of the base model are replaced")
+        if isinstance(self.init_lora_weights, str) and self.init_lora_weights.startswith(_BASE_CHANGING_INIT):
+            reasons.append(
+                f"init_lora_weights={self.init_lora_weights!r}: the base weights were changed in training"
+            )
+        for key, value in self.other.items():
+            why = OTHER_KEYS.get(key, "unknown to Lorica (written by another version of PEFT?)")
+            if why and value not in (None, False, "", [], {}):
+                reasons.append(f"{key}: {why}")
+        for name, patterns in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
+            reasons += [f"{name}: {key!r} is a regular expression" for key in patterns if not _is_plain(key)]
+        return reasons
+
+    def to_json(self) -> bytes:
+        """The file's bytes, keys sorted; equal configs give equal bytes, and PEFT loads them.
+
+        Patterns keep their order: in PEFT the first that matches wins.
+        """
+        values = {name: getattr(self, name) for name in self.__struct_fields__ if name != "other"}
+        values |= self.other
+        text = json.dumps({key: values[key] for key in sorted(values)}, indent=2, ensure_ascii=False)
+        return text.encode("utf-8") + b"\n"
+
+
+def read_adapter_config(path: Path) -> AdapterConfig:
+    """Read `adapter_config.json` (the file, or the folder that holds it).
+
+    Raises AdapterError when it is missing, broken, or of a method other than LoRA, which it names.
+    """
+    file = path / CONFIG_NAME if path.is_dir() else path
+    try:
+        with file.open("rb") as opened:
+            raw = opened.read(MAX_CONFIG_BYTES + 1)
+    except FileNotFoundError:
+        raise AdapterError(
+            f"{file}: no such file",
+            fix=f"an adapter folder holds {CONFIG_NAME} and adapter_model.safetensors",
+        ) from None
+    except OSError as error:
+        raise AdapterError(f"{file}: cannot be read ({error.strerror})") from error
+    try:
+        return parse_adapter_config(raw)
+    except AdapterError as error:
+        raise AdapterError(f"{file}: {error.message}", fix=error.fix) from None
+
+
+def parse_adapter_config(raw: bytes) -> AdapterConfig:
+    """Bytes of an `adapter_config.json` -> config. Raises AdapterError."""
+    values = _object(raw)
+    kind = values.get("peft_type")
+    if kind != "LORA":
+        named = (
+            f"is a {kind} adapter"
+            if isinstance(kind, str) and kind
+            else "does not say which kind of adapter it is"
+        )
+        raise AdapterError(
+            f"{named}; Lorica reads LORA", fix="use a LoRA adapter saved by PEFT (peft_type LORA)"
+        )
+    fields = set(AdapterConfig.__struct_fields__) - {"other"}
+    known = {key: value for key, value in values.items() if key in fields}
+    for key in ("rank_pattern", "alpha_pattern"):
+        if known.get(key, {}) is None:
+            del known[key]  # older versions of PEFT write null for "none"
+    known.setdefault("task_type", None)
+    known["other"] = {key: value for key, value in values.items() if key not in fields}
+    try:
+        config = msgspec.convert(known, AdapterConfig)
+    except msgspec.ValidationError as error:
+        raise AdapterError(f"{error}", fix="compare it with the config that PEFT saved") from None
+    _check_numbers(config)
+    return config
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    foreign = foreign_format(raw)
+    if foreign is not None:
+        raise AdapterError(f"is {foreign[0]}", fix=foreign[1])
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise AdapterError(f"is larger than {MAX_CONFIG_BYTES} bytes")
+    try:
+        values = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+        )
+    except RecursionError:
+        raise AdapterError("is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise AdapterError(f"is not UTF-8 (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise AdapterError(f"is not JSON: {error.msg} (line {error.lineno})") from None
+    except ValueError as error:  # a number with thousands of digits
+        raise AdapterError(f"is not JSON: {error}") from None
+    try:
+        json.dumps(values, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise AdapterError("holds a broken text (a lone surrogate)") from None
+    if not isinstance(values, dict):
+        raise AdapterError(f"holds a JSON {type(values).__name__}, not an object")
+    return values
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise AdapterError(f"gives the key {ascii(key)[:120]} twice")
+        found[key] = value
+    return found
+
+
+def _no_constant(text: str) -> Any:
+    raise AdapterError(f"holds {text}, which is not JSON")
+
+
+def _check_numbers(config: AdapterConfig) -> None:
+    for place, rank in {"r": config.r, **config.rank_pattern}.items():
+        if not 1 <= rank <= 65_536:
+            raise AdapterError(f"rank {rank} ({place}); allowed: 1 to 65536")
+    for place, alpha in {"lora_alpha": config.lora_alpha, **config.alpha_pattern}.items():
+        if not 0 < alpha < 1e9:
+            raise AdapterError(f"alpha {alpha} ({place}); allowed: above 0, below 1e9")
+    if not 0 <= config.lora_dropout < 1:
+        raise AdapterError(f"lora_dropout {config.lora_dropout}; allowed: 0 to below 1")
+
+
+def _is_plain(pattern: str) -> bool:
+    return re.fullmatch(r"\^?[\w.\-]+", pattern) is not None
+
+
+def _first_match(patterns: dict[str, Any], module: str, name: str) -> str | None:
+    """PEFT's rule re.match(rf"(.*\\.)?({key})$", module), first key in the file's order, for plain names."""
+    for key in patterns:
+        if not _is_plain(key):
+            raise AdapterError(
+                f"{name}: {key!r} is a regular expression, which is never executed",
+                fix="name the modules plainly, for example q_proj or layers.1.self_attn.q_proj",
+            )
+        if key.startswith("^"):
+            if module == key[1:]:
+                return key
+        elif _ends_with_any(module, [key]):
+            return key
+    return None
+
+
+def _ends_with_any(module: str, names: list[str]) -> bool:
+    return any(module == name or module.endswith(f".{name}") for name in names)

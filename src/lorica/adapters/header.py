@@ -1,0 +1,275 @@
+"""The safetensors header (https://huggingface.co/docs/safetensors), read and written without the library.
+
+    8 bytes   little-endian length N of the JSON text
+    N bytes   {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}, padded with spaces
+    the rest  the tensors' bytes, without gaps
+
+Reading is stricter than the library and never more lenient: caps apply before anything is parsed, a key may
+not be given twice, and every byte of the file belongs to exactly one tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from lorica.errors import AdapterError
+
+MAX_HEADER_BYTES = 16 * 1024 * 1024
+MAX_TENSORS = 100_000
+MAX_DIMENSIONS = 16
+MAX_NAME_LENGTH = 2_048
+MAX_INTEGER = 2**63 - 1
+# Counted before parsing, so that a small file cannot make the parser build millions of objects: what
+# MAX_TENSORS tensors need, with room for metadata.
+_MOST = {b"{": 3 * MAX_TENSORS, b"[": 3 * MAX_TENSORS, b'"': 12 * MAX_TENSORS, b",": 20 * MAX_TENSORS}
+
+# Bits per element of every element type the format knows.
+DTYPE_BITS = {
+    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8,
+    "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64,
+}  # fmt: skip
+
+# First bytes of files that are often found under a name ending in .safetensors or .json.
+_FOREIGN = (
+    (
+        b"version https://git-lfs.github.com/spec",
+        "a Git LFS pointer, not the file itself",
+        "run: git lfs pull",
+    ),
+    (b"PK\x03\x04", "a zip archive or a PyTorch pickle", "convert it to safetensors where it was made"),
+    (b"\x80\x02", "a Python pickle", "pickles are never loaded; convert it to safetensors where it was made"),
+    (b"\x80\x03", "a Python pickle", "pickles are never loaded; convert it to safetensors where it was made"),
+    (b"\x80\x04", "a Python pickle", "pickles are never loaded; convert it to safetensors where it was made"),
+    (b"\x80\x05", "a Python pickle", "pickles are never loaded; convert it to safetensors where it was made"),
+    (b"GGUF", "a GGUF file", "use the PEFT adapter it was converted from"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first"),
+    (b"\x1f\x8b", "a gzip file", "unpack it first"),
+    (b"<!DOCTYPE", "a web page", "download the file itself"),
+    (b"<html", "a web page", "download the file itself"),
+)
+
+
+class TensorInfo(msgspec.Struct, frozen=True):
+    """One tensor of a file. `start` and `stop` are byte positions counted from the beginning of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class Header(msgspec.Struct, frozen=True):
+    """A checked header: tensors by name in the order of the file's bytes, and the file's own notes."""
+
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+
+
+class _HeaderError(ValueError):
+    pass
+
+
+def foreign_format(first_bytes: bytes) -> tuple[str, str] | None:
+    """(what it is, what to do) when a file begins like something that is neither safetensors nor JSON."""
+    for magic, name, fix in _FOREIGN:
+        if first_bytes.startswith(magic):
+            return name, fix
+    return None
+
+
+def read_header(path: Path) -> Header:
+    """Read and check the header of a safetensors file; the tensors themselves are not read.
+
+    Raises AdapterError naming the file and the first thing that is wrong with it.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read(file, path.stat().st_size)
+    except OSError as error:
+        raise AdapterError(f"{path}: cannot be read ({error.strerror})") from error
+    except _HeaderError as problem:
+        text, fix = (
+            problem.args if len(problem.args) == 2 else (problem.args[0], "fetch or save the file again")
+        )
+        raise AdapterError(f"{path}: {text}", fix=fix) from None
+
+
+def _read(file: BinaryIO, size: int) -> Header:
+    first = file.read(64)
+    foreign = foreign_format(first)
+    if foreign is not None:
+        raise _HeaderError(f"is {foreign[0]}", foreign[1])
+    if size < 8:
+        raise _HeaderError(f"has {size} bytes; a safetensors file has at least 8")
+    (length,) = struct.unpack("<Q", first[:8])
+    if length > MAX_HEADER_BYTES:
+        raise _HeaderError(
+            f"announces a header of {length} bytes; allowed: {MAX_HEADER_BYTES} (not a safetensors file?)"
+        )
+    if length > size - 8:
+        raise _HeaderError(f"is cut short: {size} bytes cannot hold a header of {length} bytes")
+    file.seek(8)
+    text = file.read(length)
+    if len(text) != length:
+        raise _HeaderError("became shorter while it was read")
+    return _check(_parse(text), start=8 + length, size=size)
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    """Header bytes -> JSON object, refusing what Python's parser lets through and the library does not."""
+    try:
+        decoded = text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _HeaderError(f"header is not UTF-8 (byte {error.start})") from None
+    if not decoded.startswith("{"):
+        raise _HeaderError("header does not begin with '{'")
+    for mark, most in _MOST.items():
+        if text.count(mark) > most:
+            raise _HeaderError(
+                f"header holds more than {most} times {mark.decode()!r} (over {MAX_TENSORS} tensors?)"
+            )
+    try:
+        parsed = json.loads(
+            decoded.rstrip(" "),
+            object_pairs_hook=_no_duplicates,
+            parse_int=_integer,
+            parse_float=_no_number,
+            parse_constant=_no_number,
+        )
+    except RecursionError:
+        raise _HeaderError("header is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise _HeaderError(f"header is not JSON: {error.msg} at character {error.pos}") from None
+    assert isinstance(parsed, dict)  # it begins with "{" and was parsed
+    return parsed
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise _HeaderError(f"header gives the key {_short(twice)} twice")
+    return found
+
+
+def _integer(digits: str) -> int:
+    if digits.startswith("-") or len(digits) > 19 or int(digits) > MAX_INTEGER:
+        raise _HeaderError(f"header holds the number {_short(digits)}; allowed: 0 to 2^63 - 1")
+    return int(digits)
+
+
+def _no_number(digits: str) -> Any:
+    raise _HeaderError(f"header holds the number {_short(digits)}; allowed: whole numbers")
+
+
+def _check(parsed: dict[str, Any], *, start: int, size: int) -> Header:
+    metadata = parsed.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _HeaderError("header's __metadata__ is not an object of texts")
+    for text in (*metadata, *metadata.values()):
+        _encodable(text)
+    if len(parsed) > MAX_TENSORS:
+        raise _HeaderError(f"header lists {len(parsed)} tensors; allowed: {MAX_TENSORS}")
+    tensors = [(name, _tensor(name, entry, start)) for name, entry in parsed.items()]
+    tensors.sort(key=lambda item: (item[1].start, item[1].stop, item[0]))
+    position = start
+    for name, info in tensors:
+        if info.start != position:
+            what = "overlaps another tensor" if info.start < position else "leaves unused bytes before it"
+            raise _HeaderError(f"tensor {_short(name)} {what} (at byte {info.start}, expected {position})")
+        position = info.stop
+    if position > size:
+        raise _HeaderError(f"is cut short: {size} bytes, its tensors end at byte {position}")
+    if position < size:
+        raise _HeaderError(f"has {size - position} bytes after its last tensor")
+    return Header(dict(tensors), metadata)
+
+
+def _tensor(name: str, entry: Any, base: int) -> TensorInfo:
+    shown = _short(name)
+    _encodable(name)
+    if not name or len(name) > MAX_NAME_LENGTH or not name.isprintable():
+        raise _HeaderError(f"tensor name {shown} is empty, too long or holds control characters")
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise _HeaderError(f"tensor {shown} is not described by exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        raise _HeaderError(f"tensor {shown} has the unknown dtype {_short(dtype)}")
+    for label, numbers in (("shape", shape), ("data_offsets", offsets)):
+        # `type(...) is int`: True is an int to Python and not to the format.
+        if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
+            raise _HeaderError(f"tensor {shown}: {label} is not a list of whole numbers")
+    if len(shape) > MAX_DIMENSIONS:
+        raise _HeaderError(f"tensor {shown} has {len(shape)} dimensions; allowed: {MAX_DIMENSIONS}")
+    if len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise _HeaderError(f"tensor {shown}: data_offsets {_short(offsets)} is not [start, stop]")
+    bits = DTYPE_BITS[dtype]
+    for dimension in shape:
+        # A dimension of 0 must not hide an overflow in the others.
+        bits *= max(dimension, 1)
+        if bits > MAX_INTEGER:
+            raise _HeaderError(f"tensor {shown}: shape {_short(shape)} is too large")
+    bits = 0 if 0 in shape else bits
+    if bits % 8 or bits // 8 != offsets[1] - offsets[0]:
+        held = offsets[1] - offsets[0]
+        raise _HeaderError(f"tensor {shown}: {dtype} {_short(shape)} takes {bits / 8:g} bytes, not {held}")
+    return TensorInfo(dtype, tuple(shape), base + offsets[0], base + offsets[1])
+
+
+def _encodable(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise _HeaderError(f"header holds the broken text {_short(text)} (a lone surrogate)") from None
+
+
+def _short(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def header_bytes(
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> tuple[bytes, list[str]]:
+    """The length and JSON text that open a file, and the order in which the tensors' bytes must follow.
+
+    tensors: name -> (dtype, shape). Keys are sorted; the whole is padded to 8 bytes and wide elements come
+    first, so that every tensor is aligned. Equal input gives equal bytes. Raises ValueError for an unknown
+    dtype.
+    """
+    for name, (dtype, _) in tensors.items():
+        if dtype not in DTYPE_BITS:
+            raise ValueError(
+                f"tensor {name!r} has the unknown dtype {dtype!r}; allowed: {', '.join(DTYPE_BITS)}"
+            )
+    order = sorted(tensors, key=lambda name: (-DTYPE_BITS[tensors[name][0]], name))
+    entries: dict[str, Any] = {}
+    position = 0
+    for name in order:
+        dtype, shape = tensors[name]
+        stop = position + byte_count(dtype, shape)
+        entries[name] = {"data_offsets": [position, stop], "dtype": dtype, "shape": list(shape)}
+        position = stop
+    if metadata:
+        entries["__metadata__"] = dict(metadata)
+    text = json.dumps(entries, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text, order
+
+
+def byte_count(dtype: str, shape: tuple[int, ...]) -> int:
+    """How many bytes a tensor takes. Raises ValueError when it would end within a byte."""
+    bits = DTYPE_BITS[dtype]
+    for dimension in shape:
+        bits *= dimension
+    if bits % 8:
+        raise ValueError(f"a tensor {dtype} {list(shape)} does not end at a byte boundary")
+    return bits // 8

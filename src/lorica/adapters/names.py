@@ -1,0 +1,103 @@
+"""Names of tensors in an adapter file -> the base model's module and what the tensor is to it.
+
+base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight            as PEFT saves it
+base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight    as a state dict names it
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from lorica.errors import AdapterError
+
+PREFIX = "base_model.model."
+
+# An adapter's own name holds no dot: PEFT keeps it as a key of a module dictionary, which forbids them.
+_WEIGHT = re.compile(
+    r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?"
+    r"\.(?P<leaf>weight|bias)"
+)
+_EMBEDDING = re.compile(
+    r"(?P<module>.+)\.(?P<part>lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?:\.(?P<adapter>[^.]+))?"
+)
+_SAVED = re.compile(r"(?P<module>.+)\.modules_to_save\.(?P<adapter>[^.]+)\.(?P<leaf>[^.]+)")
+
+# What other tools call their tensors; order matters, the first hit names the format.
+_OTHER_FORMATS = (
+    (re.compile(r"\.lora_(down|up)\.weight$|^lora_(unet|te\d?)_"), "kohya (lora_down / lora_up)"),
+    (re.compile(r"\.lora_[ab]$"), "MLX (lora_a / lora_b)"),
+    (re.compile(r"\.loras\.[^.]+\.lora_[AB]$"), "AdapterHub"),
+    (re.compile(r"\.(hada|lokr)_w\d"), "LoHa or LoKr"),
+    (re.compile(r"\.ia3_"), "IA3"),
+    (re.compile(r"\.vera_lambda"), "VeRA"),
+    (re.compile(r"\.lora_E$|\.ranknum$"), "AdaLoRA"),
+    (re.compile(r"\.oft_|\.boft_"), "OFT or BOFT"),
+    (re.compile(r"^prompt_embeddings$|\.prompt_embeddings$"), "prompt or prefix tuning"),
+)
+
+
+class TensorName(msgspec.Struct, frozen=True):
+    """module: dotted path in the base model. part: `lora_A`, `lora_B`, `lora_A.bias`, `lora_B.bias`,
+    `lora_embedding_A`, `lora_embedding_B`, `lora_magnitude_vector` or `saved` (a whole parameter kept beside
+    the LoRA pairs; `leaf` names it). adapter: the adapter's own name where the tensor's name holds it, else
+    "".
+    """
+
+    module: str
+    part: str
+    adapter: str = ""
+    leaf: str = "weight"
+
+
+def parse_tensor_name(name: str) -> TensorName:
+    """Split a tensor's name. Raises AdapterError for a name that PEFT's LoRA does not write, naming its
+    format."""
+    if not name.startswith(PREFIX):
+        kind = foreign_tool(name)
+        raise AdapterError(
+            f"tensor {name!r} does not begin with {PREFIX!r}" + (f": it looks like {kind}" if kind else ""),
+            fix="save or convert the adapter with PEFT",
+        )
+    path = name.removeprefix(PREFIX)
+    if found := _WEIGHT.fullmatch(path):
+        part = found["part"] if found["leaf"] == "weight" else f"{found['part']}.bias"
+        return TensorName(_module(found["module"]), part, found["adapter"] or "", found["leaf"])
+    if found := _EMBEDDING.fullmatch(path):
+        return TensorName(_module(found["module"]), found["part"], found["adapter"] or "", "")
+    if found := _SAVED.fullmatch(path):
+        return TensorName(_module(found["module"]), "saved", found["adapter"], found["leaf"])
+    kind = foreign_tool(name)
+    if kind or "." not in path:
+        raise AdapterError(
+            f"tensor {name!r} is not one of PEFT's LoRA" + (f": it looks like {kind}" if kind else ""),
+            fix="only LoRA adapters in PEFT's format are supported",
+        )
+    module, leaf = path.rsplit(".", 1)
+    return TensorName(_module(module), "saved", "", leaf)
+
+
+def module_of(tensor_name: str) -> tuple[str, str]:
+    """ "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight" -> ("model.layers.0.mlp.up_proj",
+    "lora_A").
+
+    Raises AdapterError for a name that PEFT's LoRA does not write.
+    """
+    parsed = parse_tensor_name(tensor_name)
+    return parsed.module, parsed.part
+
+
+def tensor_name(module: str, part: str) -> str:
+    """The name PEFT gives on disk to `lora_A` or `lora_B` of a module."""
+    return f"{PREFIX}{module}.{part}.weight"
+
+
+def foreign_tool(name: str) -> str:
+    """The tool or method that names tensors like this one, or ""."""
+    return next((kind for pattern, kind in _OTHER_FORMATS if pattern.search(name)), "")
+
+
+def _module(path: str) -> str:
+    # A wrapped layer keeps its own weights under `base_layer`; it is not a level of the base model.
+    return path.removesuffix(".base_layer")
