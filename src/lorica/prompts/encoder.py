@@ -1,0 +1,194 @@
+"""Messages to token ids, with a loss mask: the same function for training, inference and scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lorica.errors import PromptError
+from lorica.prompts import folder as model_folder
+from lorica.prompts import truncate as cutting
+from lorica.prompts.template import ChatTemplate
+from lorica.prompts.vocabulary import Place, Vocabulary
+from lorica.records import Encoded, Message
+
+# No tokenizer in use has longer tokens: a text with more characters a token than this cannot fit.
+_CHARS_PER_TOKEN = 256
+_PRIVATE_USE = range(0xE000, 0xF900)
+_RAISE_LIMIT = "raise inference.max_input_tokens (training.max_seq_length)"
+
+
+class Encoder:
+    """A model's chat template and tokenizer as one function from messages to token ids.
+
+    stop_tokens: ids that end an answer: the template's end of turn, the end of text, and those of
+    generation_config.json. template_digest, tokenizer_digest: "sha256:..." of what they are made of.
+    template_origin: the file the template came from, or "plain".
+    """
+
+    def __init__(self, parts: model_folder.Parts) -> None:
+        """Use `Encoder.load`; this takes what it found."""
+        self._vocabulary: Vocabulary = parts.vocabulary
+        self._template: ChatTemplate = parts.template
+        self.template_digest = parts.template_digest
+        self.tokenizer_digest = parts.tokenizer_digest
+        self.template_origin = parts.template.source.origin
+        habits = parts.template.habits
+        self.folds_system = habits.folds_system
+        after = self._vocabulary.first_marker(habits.after_answer)
+        self.end_of_turn: int = parts.end_of_text if after is None else after
+        self.stop_tokens: tuple[int, ...] = tuple(
+            dict.fromkeys((self.end_of_turn, parts.end_of_text, *parts.more_stop_tokens))
+        )
+        self._answer_prefix = habits.answer_prefix
+        follows_marker = self._vocabulary.ends_with_marker(habits.generation_tail)
+        self._answer_place: Place = "segment" if follows_marker else "continuation"
+
+    @classmethod
+    def load(cls, folder: Path, *, chat_template: str = "auto", thinking: bool = False) -> Encoder:
+        """Read a model folder's tokenizer and chat template; no network, no code from the folder.
+
+        chat_template: "auto" (the folder's own, else the plain format), "plain", or the path of a Jinja file.
+        thinking: whether templates that know `enable_thinking` may open a thinking block.
+        Raises PromptError for a folder without a usable tokenizer or template.
+        """
+        return cls(model_folder.read_parts(Path(folder), chat_template=chat_template, thinking=thinking))
+
+    def encode(
+        self, messages: Sequence[Message], *, answer: str | None = None, max_tokens: int, truncate: str
+    ) -> Encoded:
+        """Token ids of a prompt, or of a prompt with its answer and the end of turn.
+
+        max_tokens counts everything. truncate ("middle", "left", "right": what is dropped; or "error")
+        applies to the messages' trim spans only. The prompt's ids are the same with and without an answer.
+        Raises PromptError when the prompt does not fit and may not or cannot be cut, when the template
+        refuses the messages, or for text that is not valid Unicode; ConfigError for an unknown policy.
+        """
+        cutting.check_policy(truncate)
+        ending = () if answer is None else (*self.encode_choice(answer), self.end_of_turn)
+        budget = max_tokens - len(ending)
+        for message in messages:
+            _check_unicode(message.content)
+        folded = self._template.fold(messages)
+        shortened, unseen = self._drop_hopeless(folded, max_tokens, truncate)
+        prompt = self._prompt(shortened)
+        dropped = unseen
+        if len(prompt) > budget or unseen:
+            if truncate == "error":
+                raise PromptError(
+                    f"a prompt has {len(prompt) + unseen} tokens{self._with_answer(ending)}; "
+                    f"max_tokens is {max_tokens}",
+                    fix=f"{_RAISE_LIMIT}, or set task.truncate=middle",
+                )
+            whole = len(prompt)
+            prompt = self._cut(shortened, budget, max_tokens, truncate, ending)
+            dropped += max(whole - len(prompt), 0 if unseen else 1)
+        return Encoded(tokens=prompt + ending, answer_start=len(prompt), dropped=dropped)
+
+    def encode_choice(self, text: str) -> tuple[int, ...]:
+        """Token ids of an answer as it follows a prompt, without the end of turn.
+
+        Raises PromptError for an empty answer or text that is not valid Unicode.
+        """
+        _check_unicode(text)
+        tokens = self._vocabulary.encode(self._answer_prefix + text, self._answer_place)
+        if not text or not tokens:
+            raise PromptError(f"the answer {text!r} has no tokens", fix="give every choice and answer a text")
+        return tokens
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of generated token ids; special tokens are left out, thinking tags stay."""
+        return self._vocabulary.decode(tokens)
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt as the template writes it, for people to read."""
+        folded = self._template.fold(messages)
+        return self._template.render([(m.role, m.content) for m in folded], generation=True)
+
+    def _prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        contents = [message.content for message in messages]
+        restore: dict[int, str] = {}
+        if any(self._vocabulary.has_marker(content) for content in contents):
+            stand_ins = self._stand_ins(contents)
+            contents = [self._vocabulary.shield(content, stand_ins) for content in contents]
+            restore = {ord(stand_in): char for char, stand_in in stand_ins.items()}
+        turns = [(message.role, content) for message, content in zip(messages, contents, strict=True)]
+        tokens: list[int] = []
+        place: Place = "start"
+        for piece in self._vocabulary.split(self._template.render(turns, generation=True)):
+            if isinstance(piece, int):
+                tokens.append(piece)
+            else:
+                tokens.extend(self._vocabulary.encode(piece.translate(restore) if restore else piece, place))
+            place = "segment"
+        return tuple(tokens)
+
+    def _stand_ins(self, contents: Sequence[str]) -> dict[str, str]:
+        """For each first character of a marker, a private-use character found nowhere else in this prompt."""
+        used = set().union(*map(set, contents), self._template.source.text)
+        free = (char for char in map(chr, _PRIVATE_USE) if char not in used)
+        stand_ins = dict(zip(self._vocabulary.marker_initials, free, strict=False))
+        if len(stand_ins) < len(self._vocabulary.marker_initials):
+            raise PromptError(
+                "a row holds control tokens of the model and every private-use character of Unicode",
+                fix="remove one of the two from the row",
+            )
+        return stand_ins
+
+    def _drop_hopeless(
+        self, messages: Sequence[Message], max_tokens: int, policy: str
+    ) -> tuple[Sequence[Message], int]:
+        """Cut what can never fit before it is tokenised; the messages, and about how many tokens are gone."""
+        limit = max(max_tokens, 1) * _CHARS_PER_TOKEN
+        texts = cutting.span_texts(messages)
+        fixed = sum(len(message.content) for message in messages) - sum(map(len, texts))
+        if fixed > limit:
+            raise PromptError(
+                f"a prompt has {fixed} characters that may not be cut; max_tokens is {max_tokens}",
+                fix="shorten the instruction or the question, or raise the limit",
+            )
+        if all(len(text) <= limit for text in texts):
+            return messages, 0
+        unseen, kept = 0, []
+        for text in texts:
+            excess = max(len(text) - limit, 0)
+            start = {"left": 0, "right": limit}.get(policy, limit // 2)
+            kept.append(text[:start] + text[start + excess :])
+            unseen += self._vocabulary.count(text[start : start + excess])
+        return cutting.replace_spans(messages, kept), unseen
+
+    def _cut(
+        self, messages: Sequence[Message], budget: int, max_tokens: int, policy: str, ending: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        empty = cutting.replace_spans(messages, [""] * len(cutting.span_texts(messages)))
+        fixed = len(self._prompt(empty))
+        if fixed > budget:
+            raise PromptError(
+                f"the fixed text of a prompt needs {fixed} tokens{self._with_answer(ending)}; "
+                f"max_tokens is {max_tokens}",
+                fix=f"{_RAISE_LIMIT}, or shorten the instruction or the question",
+            )
+        fitted = cutting.fit(
+            messages,
+            policy=policy,
+            available=budget - fixed,
+            offsets=self._vocabulary.offsets,
+            fits=lambda cut: len(self._prompt(cut)) - budget,
+        )
+        return self._prompt(fitted)
+
+    @staticmethod
+    def _with_answer(ending: tuple[int, ...]) -> str:
+        return f" and {len(ending)} for its answer" if ending else ""
+
+
+def _check_unicode(text: str) -> None:
+    if text.isascii():
+        return
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"a text holds half a character (the lone surrogate {text[error.start]!r} at {error.start})",
+            fix="decode the file with its real encoding, or remove the character",
+        ) from error

@@ -1,0 +1,215 @@
+"""Chat templates: found in a model's folder, compiled in Jinja's sandbox, and asked what they do.
+
+The sandbox offers what transformers offers (`raise_exception`, `tojson`, `strftime_now`, `break`, `continue`
+and `generation` blocks), with one deliberate difference: `strftime_now` tells a fixed date, so that a prompt,
+and with it a score, is the same tomorrow.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.ext
+import msgspec
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from lorica.errors import PromptError
+from lorica.records import Message
+
+# Meta's own templates fall back to this date when they are told none.
+TEMPLATE_DATE = datetime(2024, 7, 26)
+
+PLAIN_TEMPLATE = """\
+{{- bos_token }}
+{%- for message in messages %}
+    {%- if message.role == 'assistant' %}
+        {{- 'Answer: ' + message.content + '\\n\\n' }}
+    {%- else %}
+        {{- message.content + '\\n\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- 'Answer:' }}
+{%- endif %}
+"""
+
+_GENERATION_TAG = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
+_PROBE_SYSTEM = "lorica probe: system"
+_PROBE_USER = "lorica probe: user"
+_PROBE_ANSWER = "lorica probe: answer"
+
+
+class TemplateSource(msgspec.Struct, frozen=True):
+    """The text of a chat template and where it came from ("plain" for the built-in plain format)."""
+
+    text: str
+    origin: str
+
+
+class Habits(msgspec.Struct, frozen=True):
+    """What a template does, found by rendering probes.
+
+    folds_system: it refuses or drops a system message, which is then put before the first user message.
+    answer_prefix: white space it writes between the generation prompt and the answer.
+    after_answer: the text it writes after an assistant's answer.
+    generation_tail: the end of its generation prompt, after the user's text.
+    """
+
+    folds_system: bool
+    answer_prefix: str
+    after_answer: str
+    generation_tail: str
+
+
+def find_template(folder: Path, choice: str, tokenizer_config: Mapping[str, Any]) -> TemplateSource:
+    """The chat template to use. choice: "auto", "plain", or the path of a Jinja file.
+
+    "auto" looks for `chat_template.jinja`, then `chat_template` in `tokenizer_config.json`, and falls back
+    to the plain format. Raises PromptError for a file that is missing or unreadable, or several templates
+    without a default.
+    """
+    if choice == "plain":
+        return TemplateSource(PLAIN_TEMPLATE, "plain")
+    if choice != "auto":
+        return _read_template(Path(choice).expanduser())
+    if (folder / "chat_template.jinja").is_file():
+        return _read_template(folder / "chat_template.jinja")
+    declared = tokenizer_config.get("chat_template")
+    origin = str(folder / "tokenizer_config.json")
+    if isinstance(declared, str):
+        return TemplateSource(declared, origin)
+    if isinstance(declared, list):
+        named = {entry["name"]: entry["template"] for entry in declared if isinstance(entry, dict)}
+        if "default" not in named:
+            raise PromptError(
+                f"{origin} holds chat templates {sorted(named)} and none is called 'default'",
+                fix="save one of them as a file and set model.chat_template to its path",
+            )
+        return TemplateSource(str(named["default"]), origin)
+    return TemplateSource(PLAIN_TEMPLATE, "plain")
+
+
+def _read_template(path: Path) -> TemplateSource:
+    try:
+        return TemplateSource(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(
+            f"cannot read the chat template {path}: {error}",
+            fix="model.chat_template is 'auto', 'plain' or the path of a Jinja file",
+        ) from error
+
+
+class ChatTemplate:
+    """One compiled template. `variables`: what it may use besides messages (bos_token, enable_thinking)."""
+
+    def __init__(self, source: TemplateSource, variables: Mapping[str, object]) -> None:
+        self.source = source
+        self._variables = dict(variables)
+        try:
+            self._template = _environment().from_string(_without_generation_tags(source.text))
+        except jinja2.TemplateError as error:
+            raise PromptError(
+                f"the chat template of {source.origin} is not valid Jinja: {error}",
+                fix="mend it, or set model.chat_template=plain",
+            ) from error
+        self.habits = self._probe()
+
+    def render(self, turns: Sequence[tuple[str, str]], *, generation: bool) -> str:
+        """Render (role, content) pairs. generation: end with the opening of the assistant's turn.
+
+        Raises PromptError when the template refuses the conversation.
+        """
+        try:
+            return self._template.render(
+                messages=[{"role": role, "content": content} for role, content in turns],
+                tools=None,
+                documents=None,
+                add_generation_prompt=generation,
+                **self._variables,
+            )
+        # A template is a program from elsewhere: whatever it raises is its refusal.
+        except Exception as error:
+            raise PromptError(
+                f"the chat template of {self.source.origin} refused {[role for role, _ in turns]}: {error}",
+                fix="set model.chat_template to a template that accepts them, or to 'plain'",
+            ) from error
+
+    def fold(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Put a leading system message before the first user message if the template knows no system role."""
+        if not self.habits.folds_system or not messages or messages[0].role != "system":
+            return messages
+        system, rest = messages[0], messages[1:]
+        if not rest or rest[0].role != "user":
+            return (Message("user", system.content, system.trim), *rest)
+        offset = len(system.content) + 2
+        user = rest[0]
+        trim = system.trim + tuple((start + offset, stop + offset) for start, stop in user.trim)
+        return (Message("user", f"{system.content}\n\n{user.content}", trim), *rest[1:])
+
+    def _probe(self) -> Habits:
+        user = ("user", _PROBE_USER)
+        opening = self.render([user], generation=True)
+        if _PROBE_USER not in opening:
+            raise PromptError(
+                f"the chat template of {self.source.origin} does not show the user's message",
+                fix="set model.chat_template to a template that does, or to 'plain'",
+            )
+        try:
+            rendered = self.render([("system", _PROBE_SYSTEM), user], generation=True)
+            folds = _PROBE_SYSTEM not in rendered or _PROBE_USER not in rendered
+        except PromptError:
+            folds = True
+        prefix, after = "", ""
+        try:
+            closed = self.render([user, ("assistant", _PROBE_ANSWER)], generation=False)
+        except PromptError:
+            closed = ""
+        if _PROBE_ANSWER in closed:
+            start = closed.rindex(_PROBE_ANSWER)
+            after = closed[start + len(_PROBE_ANSWER) :]
+            between = closed[len(opening) : start] if closed.startswith(opening) else ""
+            prefix = between if not between.strip() else ""
+        tail = opening[opening.rindex(_PROBE_USER) + len(_PROBE_USER) :]
+        return Habits(folds, prefix, after, tail)
+
+
+def _without_generation_tags(text: str) -> str:
+    # `generation` blocks mark the words to train on; here the mask comes from the token ids.
+    def replace(match: re.Match[str]) -> str:
+        left, end, right = match.groups()
+        return f"{{%{left} {'endif' if end else 'if true'} {right}%}}"
+
+    return _GENERATION_TAG.sub(replace, text)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = TEMPLATE_DATE.strftime
+    return environment
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Jinja's own filter escapes HTML characters, which no model was trained on.
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
