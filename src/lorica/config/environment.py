@@ -1,0 +1,123 @@
+"""The environment variables that a deployment sets from outside: one table, read in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lorica.config.fields import did_you_mean, find
+from lorica.config.presets import preset_names
+from lorica.config.settings import Rank, Setting, Source
+from lorica.config.values import parse
+from lorica.errors import ConfigError
+
+
+class Variable(NamedTuple):
+    """One environment variable: its name, the key it sets, and what to know about it."""
+
+    name: str
+    key: str
+    doc: str
+
+
+SUBJECT_PREFIX = "PEFT_ADAPTER_"
+
+ENVIRONMENT = (
+    Variable("MODEL_NAME", "model.path", "A model preset's name, a Hugging Face id, or a folder."),
+    Variable("HF_CACHE_DIR", "model.cache_dir", "Folder of the Hugging Face cache."),
+    Variable("USE_4BIT", "model.load_in_4bit", "1, true, yes, on or 0, false, no, off."),
+    Variable("DEVICE_MAP", "model.device_map", "How the transformers engine spreads the model over devices."),
+    Variable(
+        "BATCH_SIZE",
+        "training.batch_size",
+        "Rows at once. Inference measures batches in tokens, so this also sets `inference.batch_tokens` to "
+        "BATCH_SIZE times `inference.max_input_tokens`: the memory of so many rows of the longest kind.",
+    ),
+    Variable("MAX_NEW_TOKENS", "inference.max_new_tokens", "Longest generated answer, in tokens."),
+    Variable("MIN_NEW_TOKENS", "inference.min_new_tokens", "Shortest generated answer, in tokens."),
+    Variable("MAX_INPUT_TOKENS", "inference.max_input_tokens", "Longest prompt, in tokens."),
+    Variable(
+        "TEMPERATURE",
+        "inference.temperature",
+        "Above 0 also switches `inference.do_sample` on, 0 switches it off, unless the command line sets it.",
+    ),
+    Variable("TOP_P", "inference.top_p", "Probability that sampling is cut to; counts only when sampling."),
+    Variable(
+        "TOP_K", "inference.top_k", "Tokens that sampling is cut to, 0 for all; counts only when sampling."
+    ),
+    Variable(
+        "REPETITION_PENALTY", "inference.repetition_penalty", "Penalty on tokens that were seen, 1 for none."
+    ),
+    Variable("ADAPTERS_BASE_DIR", "adapters.dir", "Folder whose subfolders are adapters."),
+    Variable(
+        SUBJECT_PREFIX + "<SUBJECT>",
+        "adapters.paths.<subject>",
+        "Folder of one adapter; the subject is written in small letters: `PEFT_ADAPTER_WORLD_HISTORY` is "
+        "`world_history`.",
+    ),
+)
+
+_SWITCH = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+
+
+def read_environment(environ: Mapping[str, str]) -> Source:
+    """The settings in the environment; a variable that is empty counts as not set.
+
+    Raises ConfigError naming the variable whose value cannot be read.
+    """
+    source = Source()
+    for variable in ENVIRONMENT:
+        text = environ.get(variable.name, "").strip()
+        if not text:
+            continue
+        place = f"environment variable {variable.name}: "
+        if variable.name == "MODEL_NAME" and _is_preset(text, place):
+            source.presets["model"] = text
+        else:
+            source.settings.append(_setting(variable.key, text, variable.name))
+    for name, text in sorted(environ.items()):
+        if name.startswith(SUBJECT_PREFIX) and text.strip():
+            subject = name.removeprefix(SUBJECT_PREFIX).lower()
+            if not subject:
+                raise ConfigError(
+                    f"environment variable {name}: it names no subject", fix=f"{SUBJECT_PREFIX}ALGEBRA"
+                )
+            source.settings.append(_setting(f"adapters.paths.{subject}", text.strip(), name))
+    return source
+
+
+def _setting(key: str, text: str, variable: str) -> Setting:
+    place = f"environment variable {variable}: "
+    leaf, entry = find(key)
+    value: Any = parse(leaf, entry, text, place=place) if leaf.kind != "bool" else _switch(key, text, place)
+    return Setting(leaf, entry, value, Rank.ENVIRONMENT, f"environment {variable}", place, literal=True)
+
+
+def _switch(key: str, text: str, place: str) -> bool:
+    try:
+        return _SWITCH[text.lower()]
+    except KeyError:
+        raise ConfigError(
+            f"{place}{key} takes true or false; got {text!r}", fix=f"one of {', '.join(_SWITCH)}"
+        ) from None
+
+
+def _is_preset(text: str, place: str) -> bool:
+    names = preset_names("model")
+    if text in names:
+        return True
+    if "/" not in text and not Path(text).is_dir() and (hint := did_you_mean(text, names)):
+        raise ConfigError(
+            f"{place}{text!r} is neither a model preset, nor ORGANISATION/MODEL, nor a folder here", fix=hint
+        )
+    return False

@@ -1,0 +1,159 @@
+"""The schema as a table: dotted key -> what it takes. Read once from the dataclasses."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from lorica.config.schema import Config
+from lorica.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One key. `kind` is text, int, float, bool, list (of texts) or table (name -> `item`).
+
+    `words` are the only texts allowed (for a list: allowed instead of it); `limits` bounds a number or, for a
+    table, its items."""
+
+    key: str
+    kind: Literal["text", "int", "float", "bool", "list", "table"]
+    default: Any
+    words: tuple[str, ...] = ()
+    limits: Meta | None = None
+    item: Literal["text", "int"] = "text"
+
+    def takes(self, *, item: bool = False) -> str:
+        """What this key takes, as the object of a sentence: "a whole number, at least 1". item: one entry of
+        a table."""
+        if item and self.kind == "table":
+            return "text" if self.item == "text" else _number("a whole number", self.limits)
+        words = ", ".join(word or "'' (empty)" for word in self.words)
+        if self.kind == "list":
+            return "a list of texts" + (f", or {words}" if words else "")
+        if self.kind == "table":
+            return "a table of names and " + (
+                "texts" if self.item == "text" else _number("whole numbers", self.limits)
+            )
+        if words:
+            return f"one of {words}"
+        if self.kind == "text":
+            return "text"
+        if self.kind == "bool":
+            return "true or false"
+        return _number("a whole number" if self.kind == "int" else "a number", self.limits)
+
+
+def _number(noun: str, limits: Meta | None) -> str:
+    if limits is None:
+        return noun
+    bounds = (("at least", limits.ge), ("above", limits.gt), ("at most", limits.le), ("below", limits.lt))
+    return f"{noun}, " + " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
+
+
+def within(value: float, limits: Meta | None) -> bool:
+    """Whether a number keeps to its limits; NaN keeps to none."""
+    if limits is None:
+        return True
+    return (
+        (limits.ge is None or value >= limits.ge)
+        and (limits.gt is None or value > limits.gt)
+        and (limits.le is None or value <= limits.le)
+        and (limits.lt is None or value < limits.lt)
+    )
+
+
+@lru_cache(maxsize=1)
+def leaves() -> Mapping[str, Leaf]:
+    """All keys in the order of the schema."""
+    return {leaf.key: leaf for leaf in _walk(Config(), "")}
+
+
+def sections() -> tuple[str, ...]:
+    """The dotted names that hold keys: task, model, ..., inference.validation."""
+    parents = (key.rpartition(".")[0] for key in leaves())
+    return tuple(dict.fromkeys(parent for parent in parents if parent))
+
+
+def _walk(node: Any, prefix: str) -> Iterable[Leaf]:
+    hints = typing.get_type_hints(type(node), include_extras=True)
+    for spec in fields(node):
+        value = getattr(node, spec.name)
+        key = prefix + spec.name
+        if is_dataclass(value):
+            yield from _walk(value, key + ".")
+        else:
+            yield _leaf(key, hints[spec.name], value)
+
+
+def _leaf(key: str, hint: Any, default: Any) -> Leaf:
+    limits: Meta | None = None
+    if typing.get_origin(hint) is Annotated:
+        hint, limits = typing.get_args(hint)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return Leaf(key, "text", default, words=arguments)
+    if origin is dict:
+        item, bounds = arguments[1], None
+        if typing.get_origin(item) is Annotated:
+            item, bounds = typing.get_args(item)
+        return Leaf(key, "table", default, item="int" if item is int else "text", limits=bounds)
+    if origin is list:
+        return Leaf(key, "list", default)
+    if origin is types.UnionType or origin is typing.Union:  # a list, or words that stand for one
+        return Leaf(key, "list", default, words=typing.get_args(arguments[1]))
+    scalars: dict[type, Literal["text", "int", "float", "bool"]] = {
+        str: "text", int: "int", float: "float", bool: "bool",
+    }  # fmt: skip
+    return Leaf(key, scalars[hint], default, limits=limits)
+
+
+def find(key: str, *, place: str = "") -> tuple[Leaf, str]:
+    """The leaf that a dotted key sets, and the entry's name where the leaf is a table.
+
+    Everything behind a table's key is the entry's name, dots included: `lora.rank_pattern.layers.0.q_proj`.
+    place: put before the message, to say where the key stands.
+    Raises ConfigError for an unknown key, with the closest known ones.
+    """
+    table = leaves()
+    if key in table:
+        return table[key], ""
+    for leaf in table.values():
+        if leaf.kind == "table" and key.startswith(leaf.key + ".") and len(key) > len(leaf.key) + 1:
+            return leaf, key[len(leaf.key) + 1 :]
+    if key in sections():
+        inside = ", ".join(name for name in table if name.startswith(key + "."))
+        raise ConfigError(f"{place}{key} is a section, not a key", fix=f"set one of its keys: {inside}")
+    raise ConfigError(f"{place}unknown configuration key {key!r}", fix=_closest_keys(key))
+
+
+def _closest_keys(key: str) -> str:
+    known = list(leaves())
+    last = key.rpartition(".")[2]
+    same_end = [name for name in known if name.rpartition(".")[2] == last]
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    if not same_end and not close:
+        ends = difflib.get_close_matches(last, {name.rpartition(".")[2] for name in known}, n=1, cutoff=0.75)
+        close = [name for name in known if name.rpartition(".")[2] in ends]
+    found = list(dict.fromkeys([*same_end, *close]))[:3]
+    section = key.partition(".")[0]
+    if found:
+        return f"did you mean {' or '.join(found)}?"
+    if section in sections():
+        return f"the keys of {section}: " + ", ".join(
+            name for name in known if name.startswith(section + ".")
+        )
+    return "`lorica config` lists all keys"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The closest known name as a question, or ""."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else ""

@@ -1,0 +1,90 @@
+"""Presets: named sets of values per group, composed by Hydra from the YAML files beside this module."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+from lorica.config.fields import did_you_mean
+from lorica.errors import ConfigError
+
+FOLDER = Path(__file__).parent / "presets"
+GROUPS = ("task", "model", "lora", "training", "inference", "engine")
+_LOCK = threading.Lock()  # Hydra keeps its state in one global
+
+
+@cache
+def preset_names(group: str) -> tuple[str, ...]:
+    """The presets of a group, sorted."""
+    return tuple(sorted(path.stem for path in (FOLDER / group).glob("*.yaml")))
+
+
+def check_preset(group: str, name: str, *, place: str = "") -> str:
+    """The name, if the group has such a preset. Raises ConfigError with the closest one and all of them if
+    not."""
+    names = preset_names(group)
+    if name in names:
+        return name
+    fix = did_you_mean(name, names)
+    if group == "model" and not fix:
+        fix = f"for a Hugging Face id or a folder write model.path={name or 'FOLDER'}"
+    raise ConfigError(f"{place}unknown preset {group}={name}; there are: {', '.join(names)}", fix=fix)
+
+
+@dataclass(frozen=True)
+class Presets:
+    """chosen: group -> preset name, for every group. values: group -> the nested values that its preset
+    sets."""
+
+    chosen: dict[str, str]
+    values: dict[str, dict[str, Any]]
+
+
+def compose_presets(choices: Mapping[str, str]) -> Presets:
+    """The chosen presets, with the default one for every group that `choices` (checked names) leaves out."""
+    return copy.deepcopy(_composed(tuple(f"{group}={name}" for group, name in sorted(choices.items()))))
+
+
+@lru_cache(maxsize=64)
+def _composed(overrides: tuple[str, ...]) -> Presets:
+    from hydra import compose
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with _LOCK, _hydra():
+            composed = compose("lorica", overrides=list(overrides), return_hydra_config=True)
+            chosen = composed.hydra.runtime.choices
+            values = {
+                group: OmegaConf.to_container(composed.get(group) or OmegaConf.create()) for group in GROUPS
+            }
+    except (HydraException, OmegaConfBaseException) as error:  # only a damaged installation gets here
+        raise ConfigError(
+            f"the presets under {FOLDER} cannot be read: {error}", fix="install lorica again"
+        ) from None
+    return Presets({group: str(chosen[group]) for group in GROUPS}, cast(dict[str, dict[str, Any]], values))
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra initialised on our presets; a host application's own Hydra is put back as it was."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.version import VersionBase
+
+    host, version = GlobalHydra.instance(), VersionBase.instance()
+    host_hydra, host_version = host.hydra, version.version_base
+    host.clear()
+    try:
+        with initialize_config_dir(str(FOLDER), job_name="lorica", version_base="1.3"):
+            yield
+    finally:
+        host.hydra, version.version_base = host_hydra, host_version
+        GlobalHydra.set_instance(host)  # Hydra leaves a copy

@@ -1,0 +1,326 @@
+"""Every configuration key: its type, range, default, unit and meaning. The one place where defaults are
+written.
+
+A field's docstring stands beneath it and is what `lorica config` and docs/configuration.md print; a docstring
+of a field that measures something ends with "Unit: ...". Nothing is imported here that costs time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+Seed = Annotated[int, Meta(ge=0, lt=2**32)]
+Share = Annotated[float, Meta(ge=0, lt=1)]  # a part of a whole, never all of it
+Probability = Annotated[float, Meta(ge=0, le=1)]
+
+TaskName = Literal["rules", "mcq", "saq", "qa"]
+Method = Literal["choice", "likelihood", "generate"]
+Style = Literal["plain", "structured", "contrastive", ""]
+Truncate = Literal["middle", "left", "right", "error"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Scheduler = Literal["cosine", "linear", "constant"]
+EngineName = Literal["native", "transformers", "fake"]
+Fallback = Literal["general", "base", "error"]
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What is asked of each row, and how the answer is read."""
+
+    name: TaskName = "rules"
+    """The task. `rules`: does a post break a rule; `mcq`: which option is right; `saq` and `qa`: answer in a
+    few words or a sentence. Choose it with `task=mcq`, which also sets the method that fits."""
+
+    method: Method = "choice"
+    """How an answer is obtained. `choice`: from the probabilities of Yes/No or of the option letters (rules,
+    mcq); `likelihood`: from the length-normalised probability of each option's text (mcq); `generate`: from
+    written text (rules, saq, qa)."""
+
+    style: Style = "plain"
+    """How a `rules` prompt is written; empty for every other task."""
+
+    truncate: Truncate = "middle"
+    """What is cut from a row's long texts when its prompt does not fit; `error` refuses the row instead."""
+
+    columns: dict[str, str] = field(default_factory=dict)
+    """Columns of the file under other names: what Lorica expects -> what the file calls it, as in
+    `task.columns.body=text`."""
+
+    constants: dict[str, str] = field(default_factory=dict)
+    """Columns the file lacks: what Lorica expects -> one value for every row, as in
+    `task.constants.rule='No unsolicited advertising'`."""
+
+    positive_labels: list[str] = field(default_factory=list)
+    """How the label column of a `rules` file spells "breaks the rule", in any capitals; empty for 1, true,
+    yes, violation."""
+
+    negative_labels: list[str] = field(default_factory=list)
+    """How the label column of a `rules` file spells "keeps the rule", in any capitals; empty for 0, false,
+    no, no violation."""
+
+    thinking: bool = False
+    """Whether a model that can think before it answers (Qwen3) is asked to."""
+
+    fallback_score: Probability = 0.5
+    """The score of a `rules` row whose written answer holds neither a number nor a keyword; such rows are
+    counted. Unit: probability."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The base model."""
+
+    name: str = "lorica_tiny"
+    """The model's name in reports. Follows `model.path` when only that is set."""
+
+    path: str = "embedded:lorica_tiny"
+    """A Hugging Face id, a folder, or `embedded:lorica_tiny` for the small model in this package. Ids are
+    looked up in the local cache; nothing is downloaded."""
+
+    revision: str = ""
+    """Branch, tag or commit of a Hugging Face id; empty for `main`."""
+
+    dtype: Dtype = "auto"
+    """Number format of the weights; `auto` keeps the checkpoint's own where the device computes in it."""
+
+    device: str = "auto"
+    """Where the model runs: `auto`, `cpu`, `cuda`, `cuda:1`, ..."""
+
+    device_map: str = ""
+    """How the `transformers` engine spreads the model over devices (`auto`, `balanced`, ...); empty puts all
+    of it on `model.device`."""
+
+    cache_dir: str = ""
+    """Folder of the Hugging Face cache; empty for the usual places (`HF_HOME`, `~/.cache/huggingface`)."""
+
+    load_in_4bit: bool = False
+    """Whether the base weights are held in four bits (NF4). Needs bitsandbytes."""
+
+    chat_template: str = "auto"
+    """`auto`: the model's own template, or the plain format where it has none; `plain`: the plain format;
+    anything else is the path of a Jinja file."""
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """The shape of the adapters to train."""
+
+    r: Positive = 16
+    """Rank of the update. Unit: dimensions."""
+
+    alpha: Positive = 32
+    """Strength of the update: it is scaled by alpha / r, or by alpha / sqrt(r) with `lora.use_rslora`. Unit:
+    none."""
+
+    dropout: Share = 0.05
+    """Part of the inputs of each adapter that is zeroed while training. Unit: share of 1."""
+
+    target_modules: list[str] | Literal["all-linear"] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"]
+    )
+    """The projections that get an adapter, by the last part of their names (also gate_proj, up_proj,
+    down_proj), or `all-linear` for every linear layer but the output head."""
+
+    use_rslora: bool = False
+    """Rank-stabilised scaling: alpha / sqrt(r) instead of alpha / r."""
+
+    rank_pattern: dict[str, Positive] = field(default_factory=dict)
+    """Other ranks for some modules: end of a module's name, or a regular expression of it -> rank. Unit:
+    dimensions."""
+
+    alpha_pattern: dict[str, Positive] = field(default_factory=dict)
+    """Other alphas for some modules: end of a module's name, or a regular expression of it -> alpha. Unit:
+    none."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How adapters are trained."""
+
+    epochs: Positive = 3
+    """Passes over the training rows. Unit: passes."""
+
+    batch_size: Positive = 4
+    """Rows per forward and backward pass. Unit: rows."""
+
+    gradient_accumulation_steps: Positive = 4
+    """Batches whose gradients are added up before the weights change. Unit: batches."""
+
+    learning_rate: Annotated[float, Meta(gt=0, le=1)] = 1e-4
+    """Peak learning rate of AdamW. Unit: per update."""
+
+    warmup_ratio: Share = 0.1
+    """Part of all updates over which the learning rate rises from 0 to its peak. Unit: share of 1."""
+
+    scheduler: Scheduler = "cosine"
+    """How the learning rate goes on after the warm-up: down to 0 (`cosine`, `linear`) or `constant`."""
+
+    val_ratio: Share = 0.15
+    """Part of the rows held out to choose the best checkpoint; 0 trains on all rows and keeps the last. Unit:
+    share of 1."""
+
+    max_seq_length: Positive = 512
+    """Longest prompt with its answer; what is longer is cut by `task.truncate`. Unit: tokens."""
+
+    fp16: bool = False
+    """Mixed precision in float16, with loss scaling. Not together with `training.bf16`."""
+
+    bf16: bool = False
+    """Mixed precision in bfloat16. Not together with `training.fp16`."""
+
+    weight_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """AdamW's decoupled weight decay. Unit: share of the weight per update and learning rate."""
+
+    max_grad_norm: Annotated[float, Meta(ge=0)] = 1.0
+    """Longest gradient over all adapter weights; longer ones are scaled down. 0 never scales. Unit: L2
+    norm."""
+
+    logging_steps: Positive = 10
+    """Distance of two lines in the training log. Unit: updates."""
+
+    save_steps: Positive = 100
+    """Distance of two checkpoints to resume from. Unit: updates."""
+
+    eval_steps: Positive = 100
+    """Distance of two evaluations on the held-out rows; there is also one at the end. Unit: updates."""
+
+    save_total_limit: Positive = 2
+    """Checkpoints that are kept, the best one not counted. Unit: checkpoints."""
+
+    seed: Seed = 42
+    """Decides the split, the order of rows, dropout and the first weights. Unit: none."""
+
+    early_stopping: NotNegative = 0
+    """Evaluations without improvement after which training stops; 0 never stops early. Unit: evaluations."""
+
+    resume: bool = False
+    """Whether to go on from the last checkpoint in `run_dir` where there is one."""
+
+    gradient_checkpointing: bool = False
+    """Whether activations are computed again in the backward pass: less memory, about a third more time."""
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """The check of generated answers."""
+
+    enabled: bool = True
+    """Whether generated answers are validated; those that stay invalid are marked, never invented."""
+
+    max_retries: NotNegative = 2
+    """How often an invalid answer is asked for again, with another seed or temperature. Unit: retries."""
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """How rows are answered."""
+
+    max_new_tokens: Positive = 64
+    """Longest generated answer. Unit: tokens."""
+
+    do_sample: bool = False
+    """Whether tokens are drawn at random; if not, the likeliest is taken. Follows `inference.temperature`
+    when only that is set: above 0 samples, 0 does not."""
+
+    temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    """Divides the logits before sampling: below 1 is bolder about likely tokens, above 1 flatter. 0 exactly
+    when `inference.do_sample` is false. Unit: none."""
+
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """Samples from the likeliest tokens that together reach this probability; 1 samples from all. Unit:
+    probability."""
+
+    top_k: NotNegative = 0
+    """Samples from this many likeliest tokens; 0 samples from all. Unit: tokens."""
+
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] = 1.0
+    """Divides the positive (multiplies the negative) logits of tokens that were seen; 1 leaves them. Unit:
+    factor."""
+
+    min_new_tokens: NotNegative = 0
+    """Shortest generated answer: stop tokens are impossible before it. Unit: tokens."""
+
+    use_stop_tokens: bool = True
+    """Whether generation ends at the model's stop tokens, or only at `inference.max_new_tokens`."""
+
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    batch_tokens: Positive = 8192
+    """Tokens computed in one forward pass: the memory budget. A longer row goes alone. Unit: tokens."""
+
+    max_input_tokens: Positive = 1024
+    """Longest prompt; what is longer is cut by `task.truncate`. Unit: tokens."""
+
+    seed: Seed = 42
+    """Decides sampling, together with the row's id. Unit: none."""
+
+    window_rows: Positive = 1024
+    """Rows read, planned and committed together: what an interrupted run repeats at most. Unit: rows."""
+
+    resume: bool = False
+    """Whether to go on with the unfinished output of the same command."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What computes."""
+
+    name: EngineName = "native"
+    """`native`: Lorica's own decoder; `transformers`: any architecture transformers and PEFT know, slower;
+    `fake`: answers from a hash of the prompt, for trying out files and settings."""
+
+    threads: NotNegative = 0
+    """CPU threads; 0 leaves the choice to torch. Unit: threads."""
+
+    share_prefixes: bool = True
+    """Whether the native engine computes the common beginning of prompts once."""
+
+
+@dataclass(frozen=True)
+class AdaptersConfig:
+    """Which adapters answer rows."""
+
+    dir: str = ""
+    """Folder whose subfolders are adapters, each named after its task or subject, or `general`."""
+
+    paths: dict[str, str] = field(default_factory=dict)
+    """Single adapters: name -> folder, as in `adapters.paths.algebra=runs/algebra`. Goes before
+    `adapters.dir`."""
+
+    fallback: Fallback = "general"
+    """What answers a row for whose task and subject there is no adapter: the `general` adapter (the base
+    model where there is none), the `base` model, or an `error`."""
+
+    use: str = ""
+    """The one adapter that answers every row; empty chooses per row: task, subject, general, base."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration of one run."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    adapters: AdaptersConfig = field(default_factory=AdaptersConfig)
+
+    data: dict[str, str] = field(default_factory=dict)
+    """Training files: subject -> file, as in `data.algebra=algebra.jsonl`. One adapter is trained for each,
+    and with more than one also `general` on all rows."""
+
+    input: str = ""
+    """The file of rows to answer."""
+
+    output: str = ""
+    """The file to write; its suffix (.jsonl, .csv, .parquet, .jsonl.gz, .csv.gz) decides the format."""
+
+    run_dir: str = ""
+    """Folder for what a run leaves behind: logs, checkpoints, adapters. Empty for one beside the output or
+    under `runs/`."""

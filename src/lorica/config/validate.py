@@ -1,0 +1,125 @@
+"""Contradictions: values that are each allowed and cannot stand together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lorica.config.schema import Config
+from lorica.errors import ConfigError
+
+METHODS = {
+    "rules": ("choice", "generate"),
+    "mcq": ("choice", "likelihood"),
+    "saq": ("generate",),
+    "qa": ("generate",),
+}
+STYLES = ("plain", "structured", "contrastive")
+
+
+@dataclass(frozen=True)
+class _Facts:
+    config: Config
+    origins: Mapping[str, str]
+
+    def __getitem__(self, key: str) -> str:
+        """`key=value (origin)`, as messages name a value."""
+        value: Any = self.config
+        for part in key.split("."):
+            value = getattr(value, part)
+        shown = str(value).lower() if isinstance(value, bool) else value
+        origin = self.origins.get(key, "")
+        return f"{key}={shown}" + (f" ({origin})" if origin else "")
+
+
+def check(config: Config, origins: Mapping[str, str]) -> None:
+    """Raises ConfigError for the first contradiction, naming both values and where they came from."""
+    facts = _Facts(config, origins)
+    _check_task(config, facts)
+    _check_model(config, facts)
+    _check_training(config, facts)
+    _check_inference(config, facts)
+
+
+def _check_task(config: Config, facts: _Facts) -> None:
+    task = config.task
+    methods = METHODS[task.name]
+    if task.method not in methods:
+        raise ConfigError(
+            f"{facts['task.method']} is not a method of {facts['task.name']}; it has {', '.join(methods)}",
+            fix=f"task={task.name} chooses the method that fits",
+        )
+    if task.name == "rules" and not task.style:
+        raise ConfigError(
+            f"task.style is empty; rules needs one of {', '.join(STYLES)}", fix="task.style=plain"
+        )
+    if task.name != "rules" and task.style:
+        raise ConfigError(
+            f"{facts['task.style']} is a style of rules; {facts['task.name']} has none",
+            fix="leave task.style out",
+        )
+    both = {label.casefold() for label in task.positive_labels} & {
+        label.casefold() for label in task.negative_labels
+    }
+    if both:
+        raise ConfigError(
+            f"{min(both)!r} is in both {facts['task.positive_labels']} and {facts['task.negative_labels']}",
+            fix="each label means one thing",
+        )
+    twice = sorted(set(task.columns) & set(task.constants))
+    if twice:
+        raise ConfigError(
+            f"task.columns.{twice[0]} and task.constants.{twice[0]} are both set",
+            fix="keep the one that is meant",
+        )
+
+
+def _check_model(config: Config, facts: _Facts) -> None:
+    model = config.model
+    if not model.path:
+        raise ConfigError(
+            "model.path is empty", fix="model.path=FOLDER, or a preset such as model=qwen3_0_6b"
+        )
+    if model.device_map and model.device != "auto":
+        raise ConfigError(
+            f"{facts['model.device_map']} and {facts['model.device']} both place the model",
+            fix="set one of them",
+        )
+    if not config.lora.target_modules:
+        raise ConfigError(
+            "lora.target_modules is empty: there would be nothing to train",
+            fix="lora.target_modules=[q_proj,v_proj], or all-linear",
+        )
+
+
+def _check_training(config: Config, facts: _Facts) -> None:
+    training = config.training
+    if training.fp16 and training.bf16:
+        raise ConfigError(
+            f"{facts['training.fp16']} and {facts['training.bf16']} exclude each other", fix="set one"
+        )
+    if training.early_stopping and not training.val_ratio:
+        raise ConfigError(
+            f"{facts['training.early_stopping']} needs the rows that {facts['training.val_ratio']} lacks",
+            fix="training.val_ratio=0.15, or training.early_stopping=0",
+        )
+
+
+def _check_inference(config: Config, facts: _Facts) -> None:
+    inference = config.inference
+    if inference.min_new_tokens > inference.max_new_tokens:
+        raise ConfigError(
+            f"{facts['inference.min_new_tokens']} is more than {facts['inference.max_new_tokens']}",
+            fix="raise max_new_tokens, or lower min_new_tokens",
+        )
+    if inference.do_sample and inference.temperature == 0:
+        raise ConfigError(
+            f"{facts['inference.do_sample']} cannot go with {facts['inference.temperature']}",
+            fix="inference.temperature=0.7",
+        )
+    if not inference.do_sample and inference.temperature > 0:
+        raise ConfigError(
+            f"{facts['inference.temperature']} has no effect with {facts['inference.do_sample']}",
+            fix="inference.do_sample=true, or inference.temperature=0",
+        )
