@@ -1,0 +1,9 @@
+"""How good answers are, with how sure we can be of it: pure functions on arrays (numpy only).
+
+table.py      METRICS: name -> Metric, called as metric(gold, prediction) -> float
+scores.py     of a score for class 1: roc_auc, average_precision, log_loss, brier
+labels.py     of a label: accuracy, balanced_accuracy, f1
+text.py       of a text against accepted answers: exact_match, token_f1
+bootstrap.py  estimate, paired_difference, by_group: values with their interval
+health.py     what a column of scores looks like, without gold
+"""

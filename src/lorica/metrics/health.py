@@ -1,0 +1,131 @@
+"""What a column of scores looks like: signs that a model collapsed, or that its result is too good to be
+true."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from lorica.metrics.base import Column
+from lorica.metrics.scores import roc_auc
+
+# Below this spread the scores hold nothing that a ranking could use.
+COLLAPSED_STD = 1e-4
+# From so many rows on, few distinct values or a single one are telling.
+ENOUGH_ROWS = 20
+# A value that this share of rows has is a constant somewhere, not a judgement.
+DOMINANT_SHARE = 0.5
+# So many rows at 0 or 1 mean that hard labels came out, not probabilities.
+SATURATED_SHARE = 0.9
+# A share of fall-back answers that visibly moves a ranking metric.
+FALLBACK_SHARE = 0.01
+# On real tasks with noisy labels such a value is more often a leak than a success.
+TOO_GOOD_AUC = 0.995
+TOO_GOOD_ROWS = 100
+
+
+class ScoreHealth(msgspec.Struct, frozen=True):
+    """A column of scores, summed up. Shares are of the n scores that are present.
+
+    missing: rows without a score (None or nan). at_low, at_high: share exactly at the bounds. mode_share:
+    share of the most frequent value. fallback_share: share of all rows that the caller marked as fall-backs.
+    flags: sorted words, empty when nothing is suspicious; `reasons` explains each.
+    """
+
+    n: int
+    missing: int
+    unique: int
+    mean: float
+    std: float
+    minimum: float
+    maximum: float
+    at_low: float
+    at_high: float
+    mode_share: float
+    fallback_share: float
+    flags: tuple[str, ...]
+    reasons: dict[str, str]
+
+
+def score_health(
+    scores: Sequence[float | None] | Column,
+    *,
+    gold: Column | None = None,
+    fallback: Sequence[bool] | None = None,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> ScoreHealth:
+    """Sum up scores [rows] that should lie in low to high.
+
+    gold: [rows] of 0 and 1, where known, for the too-good flag. fallback: [rows], true where the score is a
+    declared constant because the answer could not be read. ValueError for lists of other lengths.
+    """
+    for name, column in (("gold", gold), ("fallback", fallback)):
+        if column is not None and len(column) != len(scores):
+            raise ValueError(
+                f"{len(scores)} scores and {len(column)} values of {name}; there must be as many of both"
+            )
+    column = np.array([math.nan if each is None else each for each in scores], dtype=np.float64)
+    present = ~np.isnan(column)
+    values = column[present]
+    n = len(values)
+    distinct, times = np.unique(values, return_counts=True)
+    share = _share(np.asarray(fallback, dtype=bool)) if fallback is not None else 0.0
+    found = ScoreHealth(
+        n=n,
+        missing=len(column) - n,
+        unique=len(distinct),
+        mean=float(values.mean()) if n else math.nan,
+        std=float(values.std()) if n else math.nan,
+        minimum=float(values.min()) if n else math.nan,
+        maximum=float(values.max()) if n else math.nan,
+        at_low=_share(values == low),
+        at_high=_share(values == high),
+        mode_share=int(times.max()) / n if n else 0.0,
+        fallback_share=share,
+        flags=(),
+        reasons={},
+    )
+    auc = math.nan
+    if gold is not None and n:
+        auc = roc_auc(np.asarray(gold)[present], values)
+    reasons = _reasons(found, auc, low, high)
+    return msgspec.structs.replace(found, flags=tuple(sorted(reasons)), reasons=reasons)
+
+
+def _share(hits: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
+    return float(hits.mean()) if hits.size else 0.0
+
+
+def _reasons(found: ScoreHealth, auc: float, low: float, high: float) -> dict[str, str]:
+    """Flag -> why, for everything suspicious."""
+    reasons = {}
+    if found.missing:
+        reasons["missing"] = f"{found.missing} of {found.missing + found.n} rows have no score"
+    if not found.n:
+        return reasons | {"empty": "there is no score at all"}
+    if found.minimum < low or found.maximum > high:
+        reasons["out_of_range"] = f"{found.minimum:g} to {found.maximum:g}, expected {low:g} to {high:g}"
+    many = found.n >= ENOUGH_ROWS
+    if many and found.std < COLLAPSED_STD:
+        reasons["collapsed"] = f"standard deviation {found.std:.1e}: all rows get the same score"
+    elif many and found.unique == 2:
+        reasons["two_values"] = "only two different scores: hard labels, not probabilities"
+    elif many and found.mode_share > DOMINANT_SHARE:
+        reasons["dominant_value"] = f"{found.mode_share:.0%} of the rows have one and the same score"
+    if many and found.at_low + found.at_high > SATURATED_SHARE:
+        reasons["saturated"] = (
+            f"{found.at_low + found.at_high:.0%} of the scores are exactly {low:g} or {high:g}"
+        )
+    if found.fallback_share > FALLBACK_SHARE:
+        reasons["fallbacks"] = (
+            f"{found.fallback_share:.1%} of the rows were answered by the fall-back constant"
+        )
+    if found.n >= TOO_GOOD_ROWS and auc > TOO_GOOD_AUC:
+        reasons["too_good"] = f"ROC-AUC {auc:.4f} on {found.n} rows: look for a leak of gold into the input"
+    elif found.n >= TOO_GOOD_ROWS and auc < 1 - TOO_GOOD_AUC:
+        reasons["inverted"] = f"ROC-AUC {auc:.4f}: the scores order the rows backwards"
+    return reasons

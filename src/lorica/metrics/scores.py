@@ -1,0 +1,134 @@
+"""Metrics of a score for class 1 against gold labels 0 and 1."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lorica.metrics.base import Column, Evaluator, Floats, check_lengths, evaluate, mean_of, ratio
+
+# A probability of exactly 0 or 1 is moved by this much, so that one row cannot make the mean infinite.
+LOG_LOSS_EPSILON = float(np.finfo(np.float64).eps)
+
+
+def roc_auc(gold: Column, score: Column) -> float:
+    """Area under the ROC curve: P(score of a 1 > score of a 0), ties counted half. nan with a single class.
+
+    gold: [n] of 0 and 1. score: [n], any scale. ValueError for other gold values and for nan scores.
+    """
+    return evaluate(prepare_roc_auc, gold, score)
+
+
+def average_precision(gold: Column, score: Column) -> float:
+    """Precision averaged over the steps of recall, tied scores taken together. nan without any 1.
+
+    gold: [n] of 0 and 1. score: [n], any scale. ValueError for other gold values and for nan scores.
+    """
+    return evaluate(prepare_average_precision, gold, score)
+
+
+def log_loss(gold: Column, probability: Column) -> float:
+    """Mean negative natural logarithm of the probability given to the gold label; lower is better.
+
+    gold: [n] of 0 and 1. probability: [n] of class 1. ValueError outside 0 to 1.
+    """
+    return evaluate(prepare_log_loss, gold, probability)
+
+
+def brier(gold: Column, probability: Column) -> float:
+    """Mean squared difference between probability and gold label; lower is better.
+
+    gold: [n] of 0 and 1. probability: [n] of class 1. ValueError outside 0 to 1.
+    """
+    return evaluate(prepare_brier, gold, probability)
+
+
+def binary(gold: Column) -> Floats:
+    """Gold labels as floats [n]. ValueError for anything but 0 and 1."""
+    labels = np.asarray(gold)
+    if labels.size and (labels.dtype.kind not in "biuf" or not np.isin(labels, (0, 1)).all()):
+        strange = sorted({repr(each) for each in labels.tolist() if each not in (0, 1)})[:3]
+        raise ValueError(f"gold labels must be 0 or 1, got {', '.join(strange)}")
+    return labels.astype(np.float64)
+
+
+def as_labels(score: Column, threshold: float = 0.5) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Scores [n] -> labels [n]: 1 where score >= threshold."""
+    labels: np.ndarray[tuple[int], np.dtype[np.int64]] = (_numbers(score) >= threshold).astype(np.int64)
+    return labels
+
+
+def prepare_roc_auc(gold: Column, score: Column) -> Evaluator:
+    """See `roc_auc`."""
+    labels, starts, order = _sorted_groups(gold, score, descending=False)
+
+    def weighted(counts: Floats) -> Floats:
+        drawn = counts[:, order]
+        ones = _per_group(drawn * labels, starts)
+        zeros = _per_group(drawn, starts) - ones
+        below = np.cumsum(zeros, axis=1) - zeros
+        wins = (ones * (below + 0.5 * zeros)).sum(axis=1)
+        return ratio(wins, ones.sum(axis=1) * zeros.sum(axis=1))
+
+    return weighted
+
+
+def prepare_average_precision(gold: Column, score: Column) -> Evaluator:
+    """See `average_precision`."""
+    labels, starts, order = _sorted_groups(gold, score, descending=True)
+
+    def weighted(counts: Floats) -> Floats:
+        drawn = counts[:, order]
+        ones = _per_group(drawn * labels, starts)
+        precision = ratio(np.cumsum(ones, axis=1), np.cumsum(_per_group(drawn, starts), axis=1))
+        # A group of rows that was not drawn at all adds no recall; its precision may be undefined.
+        return ratio(np.where(ones > 0, ones * precision, 0.0).sum(axis=1), ones.sum(axis=1))
+
+    return weighted
+
+
+def prepare_log_loss(gold: Column, probability: Column) -> Evaluator:
+    """See `log_loss`."""
+    labels, given = binary(gold), np.clip(_probabilities(probability), LOG_LOSS_EPSILON, 1 - LOG_LOSS_EPSILON)
+    check_lengths(labels, given)
+    return mean_of(-np.log(np.where(labels == 1, given, 1 - given)))
+
+
+def prepare_brier(gold: Column, probability: Column) -> Evaluator:
+    """See `brier`."""
+    labels, given = binary(gold), _probabilities(probability)
+    check_lengths(labels, given)
+    return mean_of((given - labels) ** 2)
+
+
+def _sorted_groups(
+    gold: Column, score: Column, *, descending: bool
+) -> tuple[Floats, np.ndarray[tuple[int], np.dtype[np.intp]], np.ndarray[tuple[int], np.dtype[np.intp]]]:
+    """(labels in score order [n], first position of each group of equal scores [g], the order itself [n])."""
+    labels, numbers = binary(gold), _numbers(score)
+    check_lengths(labels, numbers)
+    order = np.argsort(-numbers if descending else numbers, kind="stable")
+    ranked = numbers[order]
+    starts = np.flatnonzero(np.concatenate(([True], ranked[1:] != ranked[:-1]))) if len(ranked) else order
+    return labels[order], starts, order
+
+
+def _per_group(values: Floats, starts: np.ndarray[tuple[int], np.dtype[np.intp]]) -> Floats:
+    """Sums over groups of columns: [B, n] -> [B, g]."""
+    if len(starts) == values.shape[1]:
+        return values
+    sums: Floats = np.add.reduceat(values, starts, axis=1)
+    return sums
+
+
+def _numbers(score: Column) -> Floats:
+    numbers = np.asarray(score, dtype=np.float64)
+    if np.isnan(numbers).any():
+        raise ValueError(f"{int(np.isnan(numbers).sum())} of {len(numbers)} scores are missing (nan)")
+    return numbers
+
+
+def _probabilities(probability: Column) -> Floats:
+    numbers = _numbers(probability)
+    if ((numbers < 0) | (numbers > 1)).any():
+        raise ValueError(f"probabilities must lie in 0 to 1, got {numbers.min():g} to {numbers.max():g}")
+    return numbers
