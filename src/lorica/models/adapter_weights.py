@@ -1,0 +1,119 @@
+"""Adapter weights for a decoder of a given shape: fresh ones to train, or those of a PEFT folder."""
+
+from __future__ import annotations
+
+import difflib
+import math
+
+import msgspec
+import torch
+from torch import Tensor
+
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.folder import AdapterFolder, module_of, read_tensor
+from lorica.errors import AdapterError, ConfigError
+from lorica.models.families import DecoderConfig
+from lorica.models.lora import LoraPair, LoraWeights
+
+ALL_LINEAR = "all-linear"
+
+_KINDS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+
+
+def create_lora(name: str, config: DecoderConfig, adapter: AdapterConfig, *, seed: int) -> LoraWeights:
+    """Fresh trainable float32 weights: A uniform as in PEFT (kaiming, a = sqrt 5), B zero.
+
+    Raises ConfigError when a target module does not exist in this family, AdapterError for a rank or alpha
+    pattern that is no plain name.
+    """
+    shapes = config.linear_shapes()
+    targets = _targets(config, adapter)
+    generator = torch.Generator().manual_seed(seed)
+    pairs = {}
+    for path in targets:
+        out_features, in_features = shapes[path]
+        rank = adapter.rank(path)
+        a = torch.empty(rank, in_features)
+        torch.nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
+        b = torch.zeros(out_features, rank)
+        pairs[path] = LoraPair(a.requires_grad_(), b.requires_grad_(), adapter.scaling(path))
+    return LoraWeights(name, pairs, dropout=adapter.lora_dropout)
+
+
+def _targets(config: DecoderConfig, adapter: AdapterConfig) -> list[str]:
+    """The modules to adapt, in the decoder's order."""
+    paths = list(config.linear_shapes())
+    names = sorted({path.rsplit(".", 1)[1] for path in paths})
+    wanted = adapter.target_modules
+    if wanted == ALL_LINEAR:
+        adapter, wanted = msgspec.structs.replace(adapter, target_modules=names), names
+    if not isinstance(wanted, list) or not wanted:
+        raise ConfigError(
+            f"lora.target_modules: {wanted!r} is no list of module names; "
+            f"the {config.family} family has {', '.join(names)}",
+            fix=f"name some of these, or {ALL_LINEAR}",
+        )
+    for name in wanted:
+        if not any(path == name or path.endswith(f".{name}") for path in paths):
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}? Otherwise " if near else ""
+            raise ConfigError(
+                f"lora.target_modules: no {name!r}; the {config.family} family has {', '.join(names)}",
+                fix=f"{hint}name some of these, or {ALL_LINEAR}",
+            )
+    chosen = [path for path in paths if adapter.targets(path)]
+    if not chosen:
+        raise ConfigError(
+            "lora: exclude_modules or layers_to_transform leave no module to adapt",
+            fix=f"this model has {config.layers} layers, numbered from 0",
+        )
+    return chosen
+
+
+def load_lora(
+    name: str,
+    folder: AdapterFolder,
+    config: DecoderConfig,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> LoraWeights:
+    """The weights of a PEFT folder for a base of the given shape.
+
+    Raises AdapterError when a tensor names a module the base does not have, or has another shape than the
+    base implies.
+    """
+    shapes = config.linear_shapes()
+    halves: dict[str, dict[str, Tensor]] = {}
+    for tensor_name, info in folder.tensors.items():
+        path, part = module_of(tensor_name)
+        if path not in shapes:
+            raise AdapterError(
+                f"{folder.path}: adapts {path}, which the base model does not have "
+                f"({config.family}, {config.layers} layers)",
+                fix="use the base model the adapter was trained on",
+            )
+        out_features, in_features = shapes[path]
+        found, expected = (info.shape[1], in_features) if part == "lora_A" else (info.shape[0], out_features)
+        if found != expected:
+            raise AdapterError(
+                f"{folder.path}: {path}.{part} is made for width {found}, the base model has {expected}",
+                fix="use the base model the adapter was trained on",
+            )
+        halves.setdefault(path, {})[part] = _to_torch(folder, tensor_name).to(device=device, dtype=dtype)
+    pairs = {
+        path: LoraPair(both["lora_A"], both["lora_B"], folder.config.scaling(path))
+        for path, both in halves.items()
+    }
+    return LoraWeights(name, pairs)
+
+
+def _to_torch(folder: AdapterFolder, name: str) -> Tensor:
+    info = folder.tensors[name]
+    if info.dtype not in _KINDS:
+        raise AdapterError(
+            f"{folder.path}: {name} is stored as {info.dtype}; allowed: {', '.join(_KINDS)}",
+            fix="save the adapter again in one of these",
+        )
+    raw = bytearray(read_tensor(folder, name))  # torch wants memory it may write to
+    return torch.frombuffer(raw, dtype=_KINDS[info.dtype]).reshape(info.shape)

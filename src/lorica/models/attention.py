@@ -1,0 +1,110 @@
+"""How the tokens of one packed forward pass see each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lorica.models.families import DecoderConfig
+
+# Sequences at least this fraction of the longest beside them share one padded call; below it, padding costs
+# more than another call.
+_SIMILAR = 0.7
+
+
+class Attention(Protocol):
+    """One object per forward pass; it alone knows segments, masks and caches."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
+        ...
+
+
+class PackedAttention:
+    """Causal attention within each of several sequences laid end to end; none sees another.
+
+    Sequences of similar length are padded to one batch, only here: padding stands behind the real tokens, so
+    the causal mask alone hides it.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], config: DecoderConfig, device: torch.device | str | None = None
+    ) -> None:
+        """lengths: tokens of each sequence, in packed order; their sum is T."""
+        self._windows = config.windows
+        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+        starts = [0, *accumulate(lengths)][:-1]
+        self._batches: list[_Batch] = []
+        while order:
+            longest = lengths[order[0]]
+            count = sum(lengths[index] >= _SIMILAR * longest for index in order)
+            chosen, order = sorted(order[:count]), order[count:]
+            self._batches.append(
+                _Batch([starts[i] for i in chosen], [lengths[i] for i in chosen], config.windows, device)
+            )
+        self._order: Tensor | None = None
+        if len(self._batches) > 1:
+            self._order = torch.argsort(torch.cat([batch.tokens for batch in self._batches]))
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query [T, H, Dh], key and value [T, Hkv, Dh] -> [T, H, Dh]."""
+        window = self._windows[layer]
+        parts = [batch.attend(query, key, value, window) for batch in self._batches]
+        return parts[0] if self._order is None else torch.cat(parts).index_select(0, self._order)
+
+
+class _Batch:
+    """Some of the packed sequences as a padded batch of B rows and L columns."""
+
+    def __init__(
+        self,
+        starts: Sequence[int],
+        lengths: Sequence[int],
+        windows: Sequence[int | None],
+        device: torch.device | str | None,
+    ) -> None:
+        self._shape = (len(lengths), max(lengths))
+        start, count = torch.tensor(starts, device=device), torch.tensor(lengths, device=device)
+        column = torch.arange(self._shape[1], device=device)
+        inside = column < count[:, None]  # [B, L]
+        cells = torch.where(inside, start[:, None] + column, start[:, None]).reshape(-1)
+        self._inside = None if len(set(lengths)) == 1 else inside.reshape(-1).nonzero().squeeze(1)
+        # Where each of the results stood among the packed tokens.
+        self.tokens = cells if self._inside is None else cells[self._inside]
+        adjacent = all(
+            end == start for end, start in zip((s + self._shape[1] for s in starts), starts[1:], strict=False)
+        )
+        self._slice = slice(starts[0], starts[-1] + self._shape[1])
+        self._cells = None if self._inside is None and adjacent else cells
+        gap = column[:, None] - column[None, :]
+        self._masks = {
+            window: (gap >= 0) & (gap < window)
+            for window in {*windows}
+            if window is not None and window < self._shape[1]
+        }
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
+        # [T, H or Hkv, Dh] -> [tokens of this batch, H, Dh]
+        mask = None if window is None else self._masks.get(window)
+        query, key, value = self._pad(query), self._pad(key), self._pad(value)
+        grouped = key.shape[1] != query.shape[1]
+        if grouped and query.device.type != "cpu":
+            # Some of the GPU's kernels know no grouped queries, and the rest would fall back to a slow one.
+            repeat = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(repeat, dim=1), value.repeat_interleave(repeat, dim=1)
+            grouped = False
+        out = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+        )
+        flat = out.transpose(1, 2).flatten(0, 1)  # [B * L, H, Dh]
+        return flat if self._inside is None else flat.index_select(0, self._inside)
+
+    def _pad(self, x: Tensor) -> Tensor:
+        # [T, H, Dh] -> [B, H, L, Dh]
+        cells = x[self._slice] if self._cells is None else x.index_select(0, self._cells)
+        return cells.view(*self._shape, *x.shape[1:]).transpose(1, 2)

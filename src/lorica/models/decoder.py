@@ -1,0 +1,163 @@
+"""The one decoder that trains and infers: packed tokens in, hidden states out, no padding, no cache of its
+own.
+
+Parameter names equal those of the published checkpoints, so weights load without a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from lorica.models.attention import Attention
+from lorica.models.families import DecoderConfig
+from lorica.models.lora import LoraSpan, project
+from lorica.models.rope import inverse_frequencies, rotate, rotation
+
+
+class RmsNorm(nn.Module):
+    """Root-mean-square norm over the last dimension (https://arxiv.org/abs/1910.07467)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self._eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] -> [..., width]."""
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self._eps)
+
+
+class SelfAttention(nn.Module):
+    """Projections, rotation and the choice of what sees what, which `Attention` decides."""
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self._layer = layer
+        self._path = f"model.layers.{layer}.self_attn"
+        self._head_dim = config.head_dim
+        query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, key, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, key, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(query, config.hidden_size, bias=config.output_bias)
+        self.q_norm = RmsNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = RmsNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
+
+    def forward(
+        self, x: Tensor, cosine: Tensor, sine: Tensor, attention: Attention, lora: Sequence[LoraSpan]
+    ) -> Tensor:
+        """x [T, hidden]; cosine, sine [T, 1, Dh] -> [T, hidden]."""
+        heads = (x.shape[0], -1, self._head_dim)
+        query = project(x, self.q_proj, f"{self._path}.q_proj", lora).view(heads)
+        key = project(x, self.k_proj, f"{self._path}.k_proj", lora).view(heads)
+        value = project(x, self.v_proj, f"{self._path}.v_proj", lora).view(heads)
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
+        mixed = attention.attend(self._layer, query, key, value)
+        return project(mixed.reshape(x.shape[0], -1), self.o_proj, f"{self._path}.o_proj", lora)
+
+
+class Mlp(nn.Module):
+    """SwiGLU feed-forward (https://arxiv.org/abs/2002.05202)."""
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self._path = f"model.layers.{layer}.mlp"
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+
+    def forward(self, x: Tensor, lora: Sequence[LoraSpan]) -> Tensor:
+        """[T, hidden] -> [T, hidden]."""
+        gate = project(x, self.gate_proj, f"{self._path}.gate_proj", lora)
+        up = project(x, self.up_proj, f"{self._path}.up_proj", lora)
+        return project(F.silu(gate) * up, self.down_proj, f"{self._path}.down_proj", lora)
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and feed-forward, each with a residual."""
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = SelfAttention(config, layer)
+        self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = Mlp(config, layer)
+
+    def forward(
+        self, x: Tensor, cosine: Tensor, sine: Tensor, attention: Attention, lora: Sequence[LoraSpan]
+    ) -> Tensor:
+        """[T, hidden] -> [T, hidden]."""
+        x = x + self.self_attn(self.input_layernorm(x), cosine, sine, attention, lora)
+        return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x), lora))
+
+
+class Body(nn.Module):
+    """Everything but the output head; named as in the checkpoints."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.layers))
+        self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Decoder(nn.Module):
+    """A decoder over packed tokens. The head is applied only where a caller asks for logits."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Body(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tied_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self._speeds = inverse_frequencies(config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return self.model.embed_tokens.weight.dtype
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        attention: Attention,
+        lora: Sequence[LoraSpan] = (),
+        *,
+        checkpoint: bool = False,
+    ) -> Tensor:
+        """Hidden states before the final norm.
+
+        tokens, positions: [T] integers. lora: disjoint spans of the packed tokens. checkpoint: recompute each
+        layer in the backward pass to save memory. Returns [T, hidden].
+        """
+        x = self.model.embed_tokens(tokens)
+        if self._speeds.device != tokens.device:
+            self._speeds = self._speeds.to(tokens.device)
+        cosine, sine = rotation(positions, self._speeds, x.dtype)
+        for layer in self.model.layers:
+            if checkpoint:
+                x = recompute(layer, x, cosine, sine, attention, lora, use_reentrant=False)
+            else:
+                x = layer(x, cosine, sine, attention, lora)
+        return cast(Tensor, x)
+
+    def logits(self, hidden: Tensor, vocabulary: Tensor | None = None) -> Tensor:
+        """hidden [N, hidden] -> final norm and head -> [N, vocab_size], or [N, R] for R `vocabulary` rows."""
+        normed = self.model.norm(hidden)
+        weight = self.lm_head.weight if vocabulary is None else self.lm_head.weight[vocabulary]
+        return F.linear(normed, weight)

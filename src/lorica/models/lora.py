@@ -1,0 +1,80 @@
+"""LoRA weights in memory (https://arxiv.org/abs/2106.09685): the base is never wrapped, merged or changed.
+
+A forward pass is told which tokens belong to which adapter by `LoraSpan`s, so that one pass serves many
+adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass
+class LoraPair:
+    """The update of one linear layer: y += scaling * B A x. a: [r, in]; b: [out, r]."""
+
+    a: Tensor
+    b: Tensor
+    scaling: float
+
+
+@dataclass
+class LoraWeights:
+    """One adapter: module path -> pair. `dropout` is the probability used while `training` is true."""
+
+    name: str
+    pairs: dict[str, LoraPair]
+    dropout: float = 0.0
+    training: bool = False
+
+    def parameters(self) -> list[Tensor]:
+        """All A and B matrices, in a stable order."""
+        return [tensor for path in sorted(self.pairs) for tensor in (self.pairs[path].a, self.pairs[path].b)]
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """PEFT's tensor names -> tensors."""
+        found = {}
+        for path, pair in self.pairs.items():
+            found[f"base_model.model.{path}.lora_A.weight"] = pair.a
+            found[f"base_model.model.{path}.lora_B.weight"] = pair.b
+        return found
+
+
+@dataclass(frozen=True)
+class LoraSpan:
+    """The packed tokens start..stop (exclusive) are answered by `adapter`."""
+
+    adapter: LoraWeights
+    start: int
+    stop: int
+
+
+def project(x: Tensor, linear: torch.nn.Module, path: str, lora: Sequence[LoraSpan]) -> Tensor:
+    """x [T, in] -> [T, out]: the base layer, plus each span's update on its own tokens.
+
+    The update is computed in the adapter's precision and added in the base's, as PEFT does.
+    """
+    y: Tensor = linear(x)
+    for span in lora:
+        pair = span.adapter.pairs.get(path)
+        if pair is None:
+            continue
+        if span.start == 0 and span.stop == x.shape[0]:
+            return y + _update(x, pair, span.adapter).to(y.dtype)
+        y[span.start : span.stop] += _update(x[span.start : span.stop], pair, span.adapter).to(y.dtype)
+    return y
+
+
+def _update(x: Tensor, pair: LoraPair, adapter: LoraWeights) -> Tensor:
+    # [N, in] -> [N, out]
+    if x.dtype != pair.a.dtype and not torch.is_autocast_enabled(x.device.type):
+        x = x.to(pair.a.dtype)
+    if adapter.training and adapter.dropout:
+        x = F.dropout(x, adapter.dropout)
+    # Scaling the [N, r] middle rather than the [N, out] result saves a pass over the larger one.
+    return F.linear(F.linear(x, pair.a) * pair.scaling, pair.b)

@@ -1,0 +1,69 @@
+"""Linear layers held as NF4 (4-bit NormalFloat, https://arxiv.org/abs/2305.14314), through bitsandbytes."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lorica.errors import MissingExtraError
+
+BLOCK = 64  # weights that share one scale, as in QLoRA
+
+
+def require_bitsandbytes() -> Any:
+    """The module bitsandbytes. Raises MissingExtraError when it is not installed."""
+    if sys.modules.get("bitsandbytes") is not None:
+        return sys.modules["bitsandbytes"]
+    # On some processors its import would fetch a compiled kernel from the network if the package `kernels` is
+    # there, and complains if it is not. Lorica is offline, and the built-in kernels do.
+    log = logging.getLogger("bitsandbytes")
+    level, kernels = log.level, sys.modules.get("kernels")
+    log.setLevel(logging.ERROR)
+    cast(dict[str, Any], sys.modules)["kernels"] = None
+    try:
+        return importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        if error.name != "bitsandbytes":
+            raise
+        raise MissingExtraError("bitsandbytes", extra="quant", needed_for="model.load_in_4bit") from None
+    finally:
+        log.setLevel(level)
+        del sys.modules["kernels"]
+        if kernels is not None:
+            sys.modules["kernels"] = kernels
+
+
+class Nf4Linear(nn.Module):
+    """A frozen linear layer: y = x W^T + bias with W in 4 bits. Gradients flow to x, so adapters train
+    through it.
+
+    About 4.5 bits a weight. W is restored block by block to the precision of x for each product, never kept.
+    """
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype, *, bias: bool) -> None:
+        """weight [out, in] is quantised where it is; dtype is that of the activations. The bias is filled
+        later.
+        """
+        super().__init__()
+        library = require_bitsandbytes()
+        precision = torch.float32 if dtype == torch.float64 else dtype
+        packed, self._state = library.functional.quantize_4bit(
+            weight.to(precision).contiguous(), blocksize=BLOCK, quant_type="nf4"
+        )
+        self.register_buffer("packed", packed, persistent=False)
+        self.bias = nn.Parameter(torch.empty(weight.shape[0], device="meta")) if bias else None
+        self._product = library.matmul_4bit
+        self._restore = library.functional.dequantize_4bit
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[T, in] -> [T, out]."""
+        return cast(Tensor, self._product(x, self.packed, quant_state=self._state, bias=self.bias))
+
+    def restored(self) -> Tensor:
+        """The weight [out, in] that the 4 bits stand for."""
+        return cast(Tensor, self._restore(self.packed, self._state))

@@ -1,0 +1,179 @@
+"""Base weights from a Hugging Face folder: sharded safetensors in, a `Decoder` out. Pickle is never read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lorica.errors import ModelError
+from lorica.models.decoder import Decoder
+from lorica.models.families import LFS_FIX, LFS_MARK, DecoderConfig, read_decoder_config, read_json_object
+from lorica.models.quantised import Nf4Linear, require_bitsandbytes
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_READABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_AGAIN = "download the model again, all shards"
+_EMBEDDING = "model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
+
+
+def load_decoder(
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    load_in_4bit: bool = False,
+) -> Decoder:
+    """Load a base model for inference or as the frozen part of training.
+
+    dtype: None keeps the precision of the file. In float32, bfloat16 or float16 weights that need no
+    conversion are mapped from the file, not copied. load_in_4bit: the linear layers of all decoder blocks are
+    held as NF4 and computed in `dtype`; each is quantised as it is read, so the full weights never exist at
+    once.
+
+    Raises ModelError for missing, truncated or unexpected weights and for a device that is not there,
+    MissingExtraError when 4-bit loading needs bitsandbytes and it is not installed.
+    """
+    place = _device(device)
+    if load_in_4bit:
+        require_bitsandbytes()
+    config = read_decoder_config(folder)
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    reader = _Reader(folder, config, decoder, place, load_in_4bit)
+    reader.read(dtype)
+    decoder.load_state_dict(reader.loaded, strict=False, assign=True)
+    if config.tied_embeddings:
+        decoder.lm_head.weight = decoder.model.embed_tokens.weight
+    return decoder.requires_grad_(False).eval()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, in order. Raises ModelError when there are none, or one is
+    missing.
+    """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    files = [single] if single.is_file() or not index.is_file() else _indexed(index)
+    absent = [path for path in files if not path.is_file()]
+    if not absent:
+        return files
+    if absent == [single] and [*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")]:
+        raise ModelError(
+            f"{folder}: holds pickled weights (*.bin, *.pth, *.pt), which are never loaded",
+            fix="use the repository's safetensors revision, or convert it with transformers in a sandbox",
+        )
+    counted = f"{len(absent)} of {len(files)} weight files missing"
+    raise ModelError(f"{absent[0]}: not found ({counted})", fix=_AGAIN)
+
+
+def _indexed(index: Path) -> list[Path]:
+    placed = read_json_object(index).get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise ModelError(f"{index}: no weight_map, so not an index of shards", fix="download the file again")
+    names = set()
+    for name in placed.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ModelError(
+                f"{index}: names the shard {name!r}; allowed are file names of the same folder",
+                fix="download the file again",
+            )
+        names.add(name)
+    return [index.parent / name for name in sorted(names)]
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise ModelError(
+            f"device {str(device)!r} is none that torch knows", fix="use cpu, cuda, cuda:0, cuda:1 ... or mps"
+        ) from None
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"device {place}: this machine has {torch.cuda.device_count()} CUDA devices that torch can use",
+            fix="use device=cpu, or install torch with CUDA support",
+        )
+    return place
+
+
+class _Reader:
+    """Collects the tensors of all shards, checked against what the decoder expects."""
+
+    def __init__(
+        self, folder: Path, config: DecoderConfig, decoder: Decoder, device: torch.device, quantise: bool
+    ) -> None:
+        self._folder = folder
+        self._config = config
+        self._decoder = decoder
+        self._device = device
+        self._quantise = set(config.linear_shapes()) if quantise else set()
+        self._shapes = {name: tensor.shape for name, tensor in decoder.state_dict().items()}
+        if config.tied_embeddings:
+            del self._shapes[_HEAD]
+        self._done: set[str] = set()
+        self.loaded: dict[str, Tensor] = {}
+
+    def read(self, dtype: torch.dtype | None) -> None:
+        files = weight_files(self._folder)
+        for path in files:
+            if path.stat().st_size < 1024 and path.read_bytes().startswith(LFS_MARK.encode()):
+                raise ModelError(f"{path}: a Git LFS pointer, not the weights", fix=LFS_FIX)
+        for path in files:
+            try:
+                with safe_open(path, framework="pt", device=str(self._device)) as shard:
+                    for name in shard.keys():  # noqa: SIM118 - a safe_open handle is no mapping
+                        if self._expects(path, name):
+                            self._take(path, name, shard.get_tensor(name), dtype)
+            except (SafetensorError, OSError) as error:
+                raise ModelError(f"{path}: not a whole safetensors file: {error}", fix=_AGAIN) from error
+        missing = sorted(set(self._shapes) - self._done)
+        if missing:
+            counted = f"{len(missing)} of {len(self._shapes)} weights are missing"
+            raise ModelError(f"{self._folder}: {counted}, the first is {missing[0]}", fix=_AGAIN)
+        if dtype is None:
+            self._unify()
+
+    def _expects(self, path: Path, name: str) -> bool:
+        if name in self._shapes:
+            return True
+        # Old checkpoints carry rotary tables, and tied ones sometimes a copy of the head; both are derived.
+        if name.endswith("rotary_emb.inv_freq") or (name == _HEAD and self._config.tied_embeddings):
+            return False
+        raise ModelError(
+            f"{path}: holds {name}; by its config.json this {self._config.family} model has no such weight",
+            fix="download config.json and weights of the same revision, or use engine=transformers",
+        )
+
+    def _take(self, path: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) -> None:
+        if tensor.dtype not in _READABLE:
+            raise ModelError(
+                f"{path}: {name} is stored as {str(tensor.dtype).removeprefix('torch.')}; "
+                "the native decoder reads float32, bfloat16 and float16",
+                fix="use the model's unquantised repository, or engine=transformers",
+            )
+        if tensor.shape != self._shapes[name]:
+            expected = list(self._shapes[name])
+            raise ModelError(
+                f"{path}: {name} has shape {list(tensor.shape)}, config.json implies {expected}",
+                fix="config.json and weights are of different models; download both again",
+            )
+        if name in self._done:
+            raise ModelError(f"{path}: {name} is in two shards", fix=_AGAIN)
+        self._done.add(name)
+        owner = name.removesuffix(".weight")
+        if owner in self._quantise:
+            holder, _, last = owner.rpartition(".")
+            biased = f"{owner}.bias" in self._shapes
+            quantised = Nf4Linear(tensor, dtype or tensor.dtype, bias=biased)
+            setattr(self._decoder.get_submodule(holder), last, quantised)
+        else:
+            self.loaded[name] = tensor.to(dtype or tensor.dtype)
+
+    def _unify(self) -> None:
+        # A few files mix precisions (norms in float32); one forward pass needs one.
+        main = self.loaded[_EMBEDDING].dtype
+        self.loaded = {name: tensor.to(main) for name, tensor in self.loaded.items()}
