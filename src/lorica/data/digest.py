@@ -1,0 +1,21 @@
+"""What a file is, as one line of text."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from lorica.errors import DataError
+
+
+def file_digest(path: Path | str) -> str:
+    """ "sha256:<64 hex digits>" of the file's bytes, read in pieces. Raises DataError when it cannot be
+    read."""
+    file = Path(path)
+    try:
+        with file.open("rb") as stream:
+            return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"the file cannot be read ({error.strerror})", path=file, fix="check the path"
+        ) from error

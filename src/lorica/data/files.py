@@ -1,0 +1,243 @@
+"""Opening users' files: which format a name stands for, whether the content agrees, and strict UTF-8 text
+from it."""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal, cast
+
+import msgspec
+
+from lorica.errors import DataError
+
+MAX_TEXT = 16 * 1024 * 1024
+"""Most bytes of one physical line, and most characters of one CSV cell or one element of a JSON array."""
+
+Kind = Literal["csv", "tsv", "jsonl", "json", "parquet"]
+
+SUFFIXES: dict[str, Kind] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+}
+_ALLOWED = ".csv, .tsv, .jsonl, .ndjson, .json (each also with .gz) or .parquet"
+
+_MAGIC: tuple[tuple[bytes, str, str], ...] = (
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the file itself",
+        "fetch the real file: git lfs pull",
+    ),
+    (b"PK\x03\x04", "a zip archive (an .xlsx workbook is one)", "unzip it, or save the sheet as CSV (UTF-8)"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook (.xls)", "save the sheet as CSV (UTF-8)"),
+    (b"PAR1", "a Parquet file", "give it the suffix .parquet"),
+    (b"\x1f\x8b", "gzip-compressed", "add the suffix .gz to its name"),
+    (b"ARROW1", "an Arrow (Feather) file", "write it as Parquet or CSV"),
+    (b"BZh", "bzip2-compressed", "decompress it first, or compress it with gzip"),
+    (b"\xfd7zXZ", "xz-compressed", "decompress it first, or compress it with gzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd-compressed", "decompress it first, or compress it with gzip"),
+    (b"SQLite format 3", "an SQLite database", "export the table as CSV"),
+    (b"%PDF", "a PDF document", "export the table as CSV"),
+    (b"\xff\xfe\x00\x00", "UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8"),
+    (b"\x00\x00\xfe\xff", "UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8"),
+    (b"\xff\xfe", "UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8, or save it as CSV UTF-8"),
+    (b"\xfe\xff", "UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8, or save it as CSV UTF-8"),
+    (b"<!DOCTYPE", "an HTML page (a download that went wrong?)", "download the file itself"),
+    (b"<html", "an HTML page (a download that went wrong?)", "download the file itself"),
+)
+_READ_ERRORS = (EOFError, zlib.error, OSError)
+
+
+class FileFormat(msgspec.Struct, frozen=True):
+    """What the name of a file promises."""
+
+    kind: Kind
+    gzipped: bool
+
+
+def file_format(path: Path) -> FileFormat:
+    """The format that the suffix of `path` stands for. Raises DataError for any other suffix."""
+    name = path.name.lower()
+    gzipped = name.endswith(".gz")
+    suffix = Path(name.removesuffix(".gz")).suffix
+    kind = SUFFIXES.get(suffix)
+    if kind is None or (gzipped and kind == "parquet"):
+        got = f"the suffix {suffix + ('.gz' if gzipped else '')!r}" if suffix or gzipped else "no suffix"
+        raise DataError(
+            f"cannot tell the format of this file: {got}", path=path, fix=f"use one of {_ALLOWED}"
+        )
+    return FileFormat(kind, gzipped)
+
+
+def open_checked(path: Path, fmt: FileFormat) -> BinaryIO:
+    """Open `path` for reading bytes (decompressed), after its first bytes were seen to agree with `fmt`.
+
+    Raises DataError for a missing or empty file, a folder, and content of another kind than the suffix
+    promises.
+    """
+    _require_file(path)
+    try:
+        with path.open("rb") as raw:
+            head = raw.read(64)
+        if not head:
+            raise DataError("the file is empty", path=path, line=1, fix="check how it was made")
+        if not fmt.gzipped:
+            _refuse_other_kinds(path, fmt, head)
+            return path.open("rb")
+        if not head.startswith(b"\x1f\x8b"):
+            fix = "remove .gz from its name, or compress it"
+            _refuse_other_kinds(path, fmt, head)
+            raise DataError("the suffix says gzip, the content is not gzip", path=path, line=1, fix=fix)
+        with gzip.open(path, "rb") as inner:
+            _refuse_other_kinds(path, fmt, inner.read(64))
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    except _READ_ERRORS as error:
+        raise unreadable(path, 1, error) from error
+
+
+def unreadable(path: Path, line: int, error: Exception) -> DataError:
+    """The DataError for a read that failed at about `line`."""
+    if isinstance(error, EOFError):
+        return DataError(
+            "the gzip stream is cut off", path=path, line=line, fix="copy or download the file again"
+        )
+    if isinstance(error, zlib.error | gzip.BadGzipFile):
+        return DataError(
+            f"the gzip stream is damaged ({error})",
+            path=path,
+            line=line,
+            fix="copy or download the file again",
+        )
+    reason = getattr(error, "strerror", None) or error
+    return DataError(f"the file cannot be read ({reason})", path=path, line=line)
+
+
+def text_lines(path: Path, fmt: FileFormat) -> Iterator[str]:
+    """The physical lines of a UTF-8 file (a byte order mark is dropped), each with its line end, which is
+    "\\n".
+
+    A lone carriage return ends no line. Raises DataError with line and byte offset for anything but UTF-8
+    text.
+    """
+    offset, number = 0, 0
+    with open_checked(path, fmt) as file:
+        while True:
+            number += 1
+            try:
+                raw = file.readline(MAX_TEXT + 1)
+            except _READ_ERRORS as error:
+                raise unreadable(path, number, error) from error
+            if not raw:
+                return
+            if len(raw) > MAX_TEXT:
+                raise DataError(
+                    f"a line longer than {MAX_TEXT // 2**20} MiB",
+                    path=path,
+                    line=number,
+                    fix="check the line ends",
+                )
+            if number == 1 and raw.startswith(codecs.BOM_UTF8):
+                raw, offset = raw[3:], 3
+            try:
+                text = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise _bad_byte(path, number, offset + error.start, raw[error.start]) from error
+            if "\0" in text:
+                raise _bad_byte(path, number, offset + raw.index(0), 0)
+            offset += len(raw)
+            yield text
+
+
+def text_chunks(path: Path, fmt: FileFormat, size: int = 1 << 16) -> Iterator[str]:
+    """The text of a UTF-8 file in pieces of about `size` characters, for formats whose lines may be of any
+    length."""
+    decoder = codecs.getincrementaldecoder("utf-8")("strict")
+    offset, line, first = 0, 1, True
+    with open_checked(path, fmt) as file:
+        while True:
+            try:
+                raw = file.read(size)
+            except _READ_ERRORS as error:
+                raise unreadable(path, line, error) from error
+            if first and raw.startswith(codecs.BOM_UTF8):
+                raw, offset = raw[3:], 3
+            first = False
+            pending = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(raw, final=not raw)
+            except UnicodeDecodeError as error:
+                before = error.object[: error.start]
+                at = offset - pending + error.start
+                raise _bad_byte(path, line + before.count(b"\n"), at, error.object[error.start]) from error
+            if "\0" in text:
+                at = offset - pending + len(text[: text.index("\0")].encode())
+                raise _bad_byte(path, line + text.count("\n", 0, text.index("\0")), at, 0)
+            if not raw:
+                return
+            offset += len(raw)
+            line += text.count("\n")
+            yield text
+
+
+def _require_file(path: Path) -> None:
+    if path.is_file():
+        return
+    if path.is_dir():
+        names = sorted(
+            p.name for p in path.iterdir() if Path(p.name.lower().removesuffix(".gz")).suffix in SUFFIXES
+        )
+        fix = f"name a file in it, such as {names[0]!r}" if names else "name a file"
+        raise DataError("this is a folder, not a file", path=path, fix=fix)
+    if path.exists():
+        raise DataError(
+            "this is not a regular file (rows may have to be read twice)", path=path, fix="save it first"
+        )
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, siblings, n=1)
+    where = "" if path.parent.is_dir() else f"; the folder {str(path.parent)!r} does not exist either"
+    raise DataError(
+        f"there is no such file{where}",
+        path=path,
+        fix=f"did you mean {close[0]!r}?" if close else "check the path",
+    )
+
+
+def _refuse_other_kinds(path: Path, fmt: FileFormat, head: bytes) -> None:
+    if fmt.kind == "parquet" and head.startswith(b"PAR1"):
+        return
+    for magic, what, fix in _MAGIC:
+        if head[: len(magic)].lower() == magic.lower():
+            raise DataError(f"the suffix says {fmt.kind}, the content is {what}", path=path, line=1, fix=fix)
+    if fmt.kind == "parquet":
+        raise DataError(
+            "the content is not Parquet", path=path, line=1, fix="give it the suffix of what it is"
+        )
+    if head.count(0) > max(4, len(head) // 4):
+        fix = "convert it to UTF-8: iconv -f UTF-16LE -t UTF-8"
+        raise DataError(
+            "the content looks like UTF-16 without its mark, or binary", path=path, line=1, fix=fix
+        )
+
+
+def _bad_byte(path: Path, line: int, offset: int, byte: int) -> DataError:
+    if byte == 0:
+        return DataError(
+            f"a NUL byte at byte {offset}",
+            path=path,
+            line=line,
+            fix="text must hold no NUL; check how it was made",
+        )
+    return DataError(
+        f"byte 0x{byte:02X} at byte {offset} of the file is not UTF-8",
+        path=path,
+        line=line,
+        fix="save the file as UTF-8, or convert it, e.g.: iconv -f WINDOWS-1252 -t UTF-8",
+    )

@@ -1,0 +1,210 @@
+"""JSON Lines, and JSON arrays of objects, both streamed; duplicate keys, NaN and broken surrogates are
+refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lorica.data.files import MAX_TEXT, FileFormat, text_chunks, text_lines
+from lorica.data.table import Record, Table
+from lorica.errors import DataError
+
+_Record = tuple[int, dict[str, Any]]
+_SPACE = re.compile(r"[ \t\r\n]*")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_json(path: Path, fmt: FileFormat) -> Table:
+    """The `Table` of .jsonl or .json. Raises DataError with file and line."""
+    rows = _line_records(path, fmt) if fmt.kind == "jsonl" else _array_records(path, fmt)
+    first = next(rows, None)
+    if first is None:
+        raise DataError("the file holds no rows", path=path, line=1, fix="check how it was made")
+
+    def records(columns: Sequence[str]) -> Iterator[Record]:
+        return chain([first], rows)
+
+    return Table(tuple(first[1]), first[0], True, records)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} appears twice in one object")
+    return values
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON; write null for a missing value")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+
+
+def _line_records(path: Path, fmt: FileFormat) -> Iterator[_Record]:
+    for line, text in enumerate(text_lines(path, fmt), 1):
+        stripped = text.strip()
+        if not stripped:
+            continue
+        try:
+            value = _DECODER.decode(stripped)
+        except json.JSONDecodeError as error:
+            place = f"{error.msg} at column {error.colno}"
+            raise DataError(
+                f"not a JSON object: {place}", path=path, line=line, fix=_line_fix(stripped)
+            ) from error
+        except ValueError as error:
+            raise DataError(str(error), path=path, line=line, fix="mend the line") from error
+        except RecursionError as error:
+            raise DataError(
+                "JSON nested too deeply", path=path, line=line, fix="flatten the object"
+            ) from error
+        yield line, _checked(path, line, value, stripped, _line_fix(stripped))
+
+
+def _line_fix(text: str) -> str:
+    if text.startswith("["):
+        return "this looks like a JSON array: give the file the suffix .json"
+    if text == "{":
+        return "each line must hold one whole object; a JSON array spread over lines has the suffix .json"
+    return "each line of a .jsonl file must hold one whole JSON object"
+
+
+def _checked(path: Path, line: int, value: Any, text: str, fix: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(
+            f"a JSON {_kind(value)} where an object {{...}} is expected", path=path, line=line, fix=fix
+        )
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                "half of a surrogate pair (\\uD800-\\uDFFF alone) is no character",
+                path=path,
+                line=line,
+                fix="write the whole pair, or the character itself",
+            ) from error
+    return value
+
+
+def _kind(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return "array" if isinstance(value, list) else "string" if isinstance(value, str) else "number"
+
+
+class _Cursor:
+    """A place in a stream of text chunks. Holds one chunk and the element under way, never the file."""
+
+    def __init__(self, path: Path, chunks: Iterator[str]) -> None:
+        self.path = path
+        self.line = 1
+        self._chunks = chunks
+        self._text = ""
+        self._at = 0
+
+    def _advance(self, to: int) -> None:
+        self.line += self._text.count("\n", self._at, to)
+        self._at = to
+
+    def _more(self, least: int) -> bool:
+        """Read on until at least `least` characters lie ahead; False when the file ended before anything
+        came."""
+        ahead = [self._text[self._at :]]
+        size = len(ahead[0])
+        while size < least:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                break
+            ahead.append(chunk)
+            size += len(chunk)
+        self._text, self._at = "".join(ahead), 0
+        return len(ahead) > 1
+
+    def peek(self) -> str:
+        """The next character that is not white space; "" at the end of the file."""
+        while True:
+            match = _SPACE.match(self._text, self._at)
+            assert match is not None
+            self._advance(match.end())
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more(1):
+                return ""
+
+    def skip(self) -> None:
+        """Pass over the character that `peek` returned."""
+        self._advance(self._at + 1)
+
+    def element(self) -> tuple[Any, str]:
+        """The JSON value that starts here, and its source text."""
+        start = self.line
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                ahead = len(self._text) - self._at
+                at = start + self._text.count("\n", self._at, error.pos)
+                if ahead <= MAX_TEXT and self._more(2 * ahead):
+                    continue  # perhaps only cut by the chunk's end
+                long = f" (or it is longer than {MAX_TEXT // 2**20} MiB)" if ahead > MAX_TEXT else ""
+                raise DataError(
+                    f"broken JSON in the element that starts on line {start}: {error.msg}{long}",
+                    path=self.path,
+                    line=at,
+                    fix="the file must be one whole JSON array of objects (one object per line: .jsonl)",
+                ) from error
+            except ValueError as error:
+                raise DataError(str(error), path=self.path, line=start, fix="mend the object") from error
+            except RecursionError as error:
+                raise DataError("JSON nested too deeply", path=self.path, line=start) from error
+            text = self._text[self._at : end]
+            self._advance(end)
+            return value, text
+
+
+def _array_records(path: Path, fmt: FileFormat) -> Iterator[_Record]:
+    cursor = _Cursor(path, text_chunks(path, fmt))
+    first = cursor.peek()
+    if first == "":
+        raise DataError("the file is empty", path=path, line=1, fix="check how it was made")
+    if first != "[":
+        raise DataError(
+            f"a .json file of rows must be one array [{{...}}, ...]; this one begins with {first!r}",
+            path=path,
+            line=cursor.line,
+            fix="one object per line: give it the suffix .jsonl; an array in an object: save it alone",
+        )
+    cursor.skip()
+    if cursor.peek() == "]":
+        cursor.skip()
+    else:
+        while True:
+            cursor.peek()
+            line = cursor.line
+            value, text = cursor.element()
+            yield line, _checked(path, line, value, text, "every element of the array must be an object")
+            follow = cursor.peek()
+            if follow not in (",", "]"):
+                got = repr(follow) if follow else "the end of the file"
+                raise DataError(
+                    f"{got} where ',' or ']' is expected",
+                    path=path,
+                    line=cursor.line,
+                    fix="is the file cut off?",
+                )
+            cursor.skip()
+            if follow == "]":
+                break
+    if cursor.peek():
+        raise DataError(
+            "text after the end of the array", path=path, line=cursor.line, fix="one array per file"
+        )

@@ -1,0 +1,186 @@
+"""Which texts are the same or nearly the same, found in time that grows with their number, not with their
+pairs.
+
+Two texts are near-duplicates when their sets of 5-character shingles (after case, width, punctuation and
+white space were evened out) have a Jaccard similarity of at least 0.8. Candidates come from MinHash
+signatures in bands: a pair at the threshold is missed about once in 20 million, one further above practically
+never. Candidates are then measured exactly. In files of one template with small differences, where a text
+has hundreds of candidates, only some are looked at, and after 16 measurements in vain the estimate decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+_Hashes = npt.NDArray[np.uint32]
+
+THRESHOLD = 0.8
+SHINGLE = 5
+MAX_CHARACTERS = 4000
+"""Only so much of a normalised text is shingled; texts that agree so far are compared on this part."""
+
+_BANDS, _BAND_ROWS = 32, 4
+_CHUNK = 1 << 18  # shingles hashed at a time, to stay within the processor's caches
+_NEIGHBOURS = 12  # candidates on either side that a text is compared with, in each band's bucket
+_MARGIN = (
+    0.2  # a pair at the threshold looks so much less alike once in 10^7 (the estimate's deviation is 0.035)
+)
+_IN_VAIN = 16  # exact measurements of a text in vain, after which the estimate alone decides
+_ASCII = {code: " " for code in range(128) if not chr(code).isalnum()}
+
+
+class Union:
+    """Disjoint sets of 0..n-1; the representative of a set is its smallest member."""
+
+    def __init__(self, size: int) -> None:
+        self._parent = list(range(size))
+
+    def find(self, item: int) -> int:
+        """The representative of the item's set."""
+        parent = self._parent
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    def join(self, one: int, other: int) -> None:
+        """Make one set of the two items' sets."""
+        one, other = self.find(one), self.find(other)
+        self._parent[max(one, other)] = min(one, other)
+
+
+def normalise(text: str) -> str:
+    """Letters, marks and digits in compatibility form and lower case, with one space for anything between
+    them.
+
+    A text without any of these (emoji alone, say) stays as it is, without the white space around it.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    if folded.isascii():  # the same, ten times as fast
+        return " ".join(folded.translate(_ASCII).split()) or text.strip()
+    kept = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in folded)
+    return " ".join(kept.split()) or text.strip()
+
+
+def shingles(text: str) -> _Hashes:
+    """Sorted distinct hashes [n] of the 5-character pieces of a normalised text (of the whole when it is
+    shorter)."""
+    points = np.frombuffer(text[:MAX_CHARACTERS].encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    points = points.astype(np.uint64)
+    length = min(SHINGLE, len(points))
+    pieces = np.full(len(points) - length + 1, length, dtype=np.uint64)
+    for i in range(length):
+        pieces = (pieces ^ points[i : i + len(pieces)]) * np.uint64(0x9E3779B97F4A7C15)
+        pieces ^= pieces >> np.uint64(29)
+    hashes = (pieces >> np.uint64(32)).astype(np.uint32)
+    hashes.sort()
+    return hashes[np.concatenate(([True], hashes[1:] != hashes[:-1]))]
+
+
+def jaccard(one: _Hashes, other: _Hashes) -> float:
+    """Size of the intersection over size of the union of two sorted sets."""
+    common = len(np.intersect1d(one, other, assume_unique=True))
+    return common / (len(one) + len(other) - common)
+
+
+def join_near(texts: Sequence[str], union: Union) -> None:
+    """Join the indices of equal and nearly equal texts in `union`. Empty texts are like no other."""
+    first: dict[bytes, int] = {}
+    distinct: list[int] = []
+    sets: list[_Hashes] = []
+    for index, text in enumerate(texts):
+        plain = normalise(text)
+        if not plain:
+            continue
+        digest = hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        earlier = first.setdefault(digest, index)
+        if earlier != index:
+            union.join(earlier, index)
+        else:
+            distinct.append(index)
+            sets.append(shingles(plain))
+    if not sets:
+        return
+    _join_candidates(_signatures(sets), distinct, sets, union)
+
+
+def _join_candidates(
+    signatures: _Hashes, distinct: Sequence[int], sets: Sequence[_Hashes], union: Union
+) -> None:
+    """Measure the pairs that share a band, and join those that are near. distinct: index in `union` of each
+    text."""
+    spent = np.zeros(len(sets), dtype=np.int32)  # exact measurements that were in vain, by text
+    for start in range(0, _BANDS * _BAND_ROWS, _BAND_ROWS):
+        order, bucket = _buckets(signatures[:, start : start + _BAND_ROWS])
+        roots = np.array([union.find(index) for index in distinct])
+        for step in range(1, _NEIGHBOURS + 1):
+            together = np.flatnonzero(bucket[step:] == bucket[:-step])
+            if not len(together):
+                break
+            ones, others = order[together], order[together + step]
+            apart = roots[ones] != roots[others]
+            ones, others = ones[apart], others[apart]
+            likeness = _likeness(signatures, ones, others)
+            tired = np.maximum(spent[ones], spent[others]) >= _IN_VAIN
+            hopeful = np.flatnonzero(likeness >= np.where(tired, THRESHOLD, THRESHOLD - _MARGIN))
+            for pair in hopeful.tolist():
+                one, other = int(ones[pair]), int(others[pair])
+                if union.find(distinct[one]) == union.find(distinct[other]):
+                    continue
+                if tired[pair] or jaccard(sets[one], sets[other]) >= THRESHOLD:
+                    union.join(distinct[one], distinct[other])
+                else:
+                    spent[one] += 1
+                    spent[other] += 1
+
+
+def _likeness(
+    signatures: _Hashes, ones: npt.NDArray[np.intp], others: npt.NDArray[np.intp]
+) -> npt.NDArray[np.float64]:
+    """The share of equal places in the signatures of each pair [pairs]: an estimate of their Jaccard
+    similarity."""
+    result = np.empty(len(ones))
+    for at in range(0, len(ones), 8192):  # a slice at a time: the gathered signatures are large
+        part = slice(at, at + 8192)
+        result[part] = (signatures[ones[part]] == signatures[others[part]]).mean(axis=1)
+    return result
+
+
+def _signatures(sets: Sequence[_Hashes]) -> _Hashes:
+    """MinHash signatures [texts, bands x band rows]: per hash function the smallest value over a text's
+    shingles."""
+    functions = np.random.default_rng(0).integers(0, 2**32, size=(2, _BANDS * _BAND_ROWS), dtype=np.uint32)
+    result = np.empty((len(sets), _BANDS * _BAND_ROWS), dtype=np.uint32)
+    start = 0
+    while start < len(sets):
+        stop, size = start, 0
+        while stop < len(sets) and (size == 0 or size + len(sets[stop]) <= _CHUNK):
+            size += len(sets[stop])
+            stop += 1
+        flat = np.concatenate(sets[start:stop])
+        starts = np.cumsum([0] + [len(s) for s in sets[start : stop - 1]])
+        for k, (mask, factor) in enumerate(functions.T):
+            mixed = (flat ^ mask) * (factor | np.uint32(1))
+            mixed ^= mixed >> np.uint32(15)
+            mixed *= np.uint32(0x2C1B3C6D)
+            mixed ^= mixed >> np.uint32(13)
+            result[start:stop, k] = np.minimum.reduceat(mixed, starts)
+        start = stop
+    return result
+
+
+def _buckets(band: _Hashes) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """(texts in an order that puts those with equal rows of `band` [texts, band rows] side by side, bucket of
+    each)."""
+    keys = np.zeros(len(band), dtype=np.uint64)
+    for column in band.T:
+        keys = (keys ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        keys ^= keys >> np.uint64(32)
+    _, bucket = np.unique(keys, return_inverse=True)
+    order = np.argsort(bucket, kind="stable")
+    return order, bucket[order]

@@ -1,0 +1,70 @@
+"""Parquet, streamed in small batches; pyarrow is imported only when such a file is met."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lorica.data.files import FileFormat, open_checked
+from lorica.data.table import Record, Table
+from lorica.errors import DataError, MissingExtraError
+
+_BATCH_ROWS = 1024
+_DAMAGED = "the Parquet file is damaged or cut off"
+
+
+def load_pyarrow(path: Path, doing: str) -> tuple[Any, Any]:
+    """The modules (pyarrow, pyarrow.parquet). Raises MissingExtraError naming the extra when not
+    installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", extra="parquet", needed_for=f"{doing} {path.name}") from error
+    return pyarrow, pyarrow.parquet
+
+
+def count_parquet(path: Path) -> int:
+    """The number of rows, from the file's footer."""
+    pyarrow, parquet = load_pyarrow(path, "reading")
+    try:
+        with parquet.ParquetFile(path) as file:
+            return int(file.metadata.num_rows)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{_DAMAGED} ({error})", path=path) from error
+
+
+def read_parquet(path: Path) -> Table:
+    """The `Table` of a Parquet file; its "lines" are row numbers, from 1."""
+    open_checked(path, FileFormat("parquet", False)).close()
+    pyarrow, parquet = load_pyarrow(path, "reading")
+    failures = (pyarrow.ArrowException, OSError, UnicodeDecodeError)
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = tuple(file.schema_arrow.names)
+    except failures as error:
+        raise DataError(
+            f"{_DAMAGED} ({error})", path=path, line=1, fix="copy or download it again"
+        ) from error
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(
+                f"the column {name!r} appears twice", path=path, line=1, fix="rename or remove one"
+            )
+
+    def records(columns: Sequence[str]) -> Iterator[Record]:
+        line = 0
+        try:
+            # buffer_size makes pyarrow stream the column chunks instead of loading whole row groups.
+            with parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+                needed = list(columns) or list(names[:1])  # without any column, the rows could not be counted
+                for batch in file.iter_batches(_BATCH_ROWS, columns=needed, use_threads=False):
+                    for values in batch.to_pylist():
+                        line += 1
+                        yield line, values
+        except failures as error:
+            fix = "copy or download it again"
+            raise DataError(f"{_DAMAGED} ({error})", path=path, line=line + 1, fix=fix) from error
+
+    return Table(names, 1, False, records)

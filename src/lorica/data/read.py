@@ -1,0 +1,121 @@
+"""Rows from users' files, streamed and checked: every mistake is refused with its file, line and remedy."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from lorica.data.csv_table import raw_rows
+from lorica.data.files import FileFormat, file_format
+from lorica.data.formats import open_table
+from lorica.data.ids import ID_FIX, refuse_duplicates
+from lorica.data.shapes import Layout, build_row, check_mapping, choose_layout
+from lorica.errors import DataError, LoricaError
+from lorica.records import Row, RowShape
+
+_NONE: Mapping[str, str] = MappingProxyType({})
+_COUNT_LIMIT = 256 * 1024 * 1024  # bytes: a larger file costs more to count than a progress bar is worth
+_MEMORY = Path("<memory>")
+
+
+def read_rows(
+    path: Path | str,
+    shapes: Sequence[RowShape],
+    *,
+    columns: Mapping[str, str] = _NONE,
+    constants: Mapping[str, str] = _NONE,
+) -> Iterator[Row]:
+    """The rows of a CSV, TSV, JSONL, JSON or Parquet file, in its order, with memory that does not grow with
+    it.
+
+    columns: name a shape expects -> name in the file. constants: name a shape expects -> one value for every
+    row. The header (JSON: the first record) decides the shape: the first whose required names are all there.
+    The file's head is read, and mistakes in it raised, by this call; the other rows are checked as they are
+    taken. Raises DataError, ConfigError (a mapping that no shape knows) and MissingExtraError (Parquet
+    without pyarrow).
+    """
+    file = Path(path)
+    table = open_table(file)
+    layout = choose_layout(file, table.line, table.names, shapes, columns, constants)
+    numbered = refuse_duplicates(
+        _rows(file, layout),
+        key=lambda item: (item[1].id, item[0]),
+        again=lambda: _rows(file, layout),
+        path=file,
+    )
+    rows = (row for _, row in numbered)
+    first = next(rows, None)
+    if first is None:
+        raise DataError(
+            "the file has a header and no rows", path=file, line=table.line, fix="check how it was made"
+        )
+    return chain([first], rows)
+
+
+def rows_from_memory(
+    records: Sequence[Mapping[str, Any]],
+    shapes: Sequence[RowShape],
+    *,
+    columns: Mapping[str, str] = _NONE,
+    constants: Mapping[str, str] = _NONE,
+) -> list[Row]:
+    """Rows of dictionaries, under the same rules as a JSONL file of them; rows carry line 0.
+
+    Raises DataError, with the record's number (from 1) in the place of the line, and ConfigError.
+    """
+    check_mapping(shapes, columns, constants)
+    rows: list[Row] = []
+    first_use: dict[str, int] = {}
+    layout: Layout | None = None
+    for number, record in enumerate(records, 1):
+        given: object = record
+        if not isinstance(given, Mapping):
+            kind = type(given).__name__
+            raise DataError(f"a {kind} where a dictionary is expected", path=_MEMORY, line=number)
+        if layout is None:
+            layout = choose_layout(_MEMORY, number, list(map(str, record)), shapes, columns, constants)
+        row = build_row(layout, record, path=_MEMORY, line=number, number=number, memory=True)
+        if (earlier := first_use.setdefault(row.id, number)) != number:
+            raise DataError(
+                f"the id was already used by record {earlier}",
+                path=_MEMORY,
+                line=number,
+                row_id=row.id,
+                fix=ID_FIX,
+            )
+        rows.append(row)
+    return rows
+
+
+def count_rows(path: Path | str) -> int | None:
+    """The number of rows for a progress bar, or None where counting costs too much (gzip, JSON, huge CSV) or
+    fails."""
+    file = Path(path)
+    try:
+        fmt = file_format(file)
+        if fmt.kind == "parquet":
+            from lorica.data.parquet_table import count_parquet
+
+            return count_parquet(file)
+        if fmt.gzipped or fmt.kind == "json" or file.stat().st_size > _COUNT_LIMIT:
+            return None
+        if fmt.kind == "jsonl":
+            with file.open("rb") as lines:
+                return sum(1 for line in lines if not line.isspace())
+        return _count_csv(file, fmt)
+    except (OSError, LoricaError, csv.Error):
+        return None
+
+
+def _count_csv(path: Path, fmt: FileFormat) -> int:
+    return sum(1 for _ in raw_rows(path, fmt)) - 1
+
+
+def _rows(path: Path, layout: Layout) -> Iterator[tuple[int, Row]]:
+    used = list(dict.fromkeys(layout.columns.values()))
+    for number, (line, record) in enumerate(open_table(path).records(used), 1):
+        yield line, build_row(layout, record, path=path, line=line, number=number, memory=False)

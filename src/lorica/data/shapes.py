@@ -1,0 +1,230 @@
+"""Which of a task's table shapes a file has, and how one of its records becomes a row."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lorica.errors import ConfigError, DataError
+from lorica.records import Row, RowShape
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """A shape matched to one file. `columns` maps the shape's names to the file's, for those that the file
+    has."""
+
+    shape: RowShape
+    columns: dict[str, str]
+    constants: dict[str, str]
+    numbered: bool  # the file has no id column: rows are row-1, row-2, ...
+
+
+def check_mapping(
+    shapes: Sequence[RowShape], columns: Mapping[str, str], constants: Mapping[str, str]
+) -> None:
+    """Raise ConfigError for a mapping or constant whose name no shape knows, or that contradicts itself."""
+    known = sorted({name for shape in shapes for name in (*shape.required, *shape.optional)})
+    for setting, names in (("columns", columns), ("constants", constants)):
+        for name in names:
+            if name not in known:
+                raise ConfigError(
+                    f"task.{setting}.{name}: no table of this task has a value called {name!r}",
+                    fix=f"{_did_you_mean(name, known)}names are: {', '.join(known)}",
+                )
+    for name in constants:
+        if name in columns:
+            raise ConfigError(
+                f"{name!r} is given both a column ({columns[name]!r}) and a constant ({constants[name]!r})",
+                fix=f"keep one of task.columns.{name} and task.constants.{name}",
+            )
+        if any(name == shape.id_column for shape in shapes):
+            raise ConfigError(
+                f"task.constants.{name}: one id for every row", fix="map a column, or leave it out"
+            )
+
+
+def choose_layout(
+    path: Path,
+    line: int,
+    names: Sequence[str],
+    shapes: Sequence[RowShape],
+    columns: Mapping[str, str],
+    constants: Mapping[str, str],
+) -> Layout:
+    """The first shape whose required names are all in `names` (the header, or the first record's keys).
+
+    Columns stand under their own name or the mapped one; constants stand in for columns. Raises DataError
+    that tells what each shape lacks, for a mapped column that is not there, and for a name that is only
+    nearly right.
+    """
+    check_mapping(shapes, columns, constants)
+    for name, column in columns.items():
+        if column not in names:
+            raise DataError(
+                f"task.columns.{name}={column}: the file has no column {column!r}",
+                path=path,
+                line=line,
+                fix=f"{_did_you_mean(column, names)}its columns are: {_listed(names)}",
+            )
+    explicit = {*columns, *constants}
+    lacks: dict[str, list[str]] = {}
+    for shape in shapes:
+        available = {n: columns.get(n, n) for n in (*shape.required, *shape.optional) if n not in constants}
+        present = {name: column for name, column in available.items() if column in names}
+        missing = [n for n in shape.required if n not in present and n not in constants]
+        foreign = sorted(explicit.difference(shape.required, shape.optional))
+        if missing or foreign:
+            lacks[shape.name] = [
+                *map(repr, missing),
+                *(f"any use for the mapped {name!r}" for name in foreign),
+            ]
+            continue
+        layout = Layout(shape, present, dict(constants), shape.id_column not in present)
+        _refuse_lookalikes(path, line, names, layout)
+        return layout
+    raise _no_shape(path, line, names, shapes, lacks, explicit)
+
+
+def build_row(
+    layout: Layout, record: Mapping[str, Any], *, path: Path, line: int, number: int, memory: bool
+) -> Row:
+    """The row of one record. `number` counts rows from 1; `memory` rows carry line 0. Raises DataError."""
+    shape = layout.shape
+    row_id = f"row-{number}" if layout.numbered else _row_id(layout, record, path, line)
+    if layout.numbered and record.get(shape.id_column) is not None:
+        raise DataError(
+            f"this record has a value for {shape.id_column!r}, the first one had none",
+            path=path,
+            line=line,
+            fix="give every record an id, or none",
+        )
+    values: dict[str, Any] = dict(layout.constants)
+    for name in shape.required:
+        if name in layout.constants or name == shape.id_column:
+            continue
+        column = layout.columns[name]
+        if is_missing(value := record.get(column)):
+            raise _missing_value(layout, record, name, path=path, line=line, row_id=row_id)
+        values[name] = value
+    for name in shape.optional:
+        if name not in layout.constants and not is_missing(
+            value := record.get(layout.columns.get(name, name))
+        ):
+            values[name] = value
+    if shape.id_column:
+        values[shape.id_column] = row_id
+    try:
+        return shape.build(values, row_id, 0 if memory else line)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise DataError(str(error), path=path, line=line, row_id=row_id, fix="mend this row") from error
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds no value: null, NaN (pandas' null), or text of nothing but white space."""
+    if isinstance(value, str):
+        return not value or value.isspace()
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def id_text(value: Any) -> str:
+    """An id as text: text stays as it is, an integer becomes its digits. Raises ValueError for anything
+    else."""
+    if is_missing(value):
+        raise ValueError("the id is missing")
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"the id {value!r} is a {type(value).__name__}; ids are text or whole numbers")
+
+
+def _row_id(layout: Layout, record: Mapping[str, Any], path: Path, line: int) -> str:
+    column = layout.columns[layout.shape.id_column]
+    try:
+        return id_text(record.get(column))
+    except ValueError as error:
+        fix = (
+            "write ids as text or whole numbers" if record.get(column) is not None else "give every row an id"
+        )
+        raise DataError(f"{error} (column {column!r})", path=path, line=line, fix=fix) from error
+
+
+def _missing_value(
+    layout: Layout, record: Mapping[str, Any], name: str, *, path: Path, line: int, row_id: str
+) -> DataError:
+    column = layout.columns[name]
+    if column in record:
+        message = f"the column {column!r} is empty, and every row of a {layout.shape.name} table needs it"
+        fix = f"fill it, or remove the row; the same value for all rows: task.constants.{name}=..."
+    else:
+        message = f"the key {column!r} is missing, which the first record had"
+        fix = f"{_did_you_mean(column, record)}this record's keys are: {_listed(record)}"
+    return DataError(message, path=path, line=line, row_id=row_id, fix=fix)
+
+
+def _refuse_lookalikes(path: Path, line: int, names: Sequence[str], layout: Layout) -> None:
+    """A column ' rule' or 'Rule' would be passed over without a word where 'rule' is optional: refuse it."""
+    taken = set(layout.columns.values())
+    for wanted in layout.shape.optional:
+        if wanted in layout.columns or wanted in layout.constants:
+            continue
+        for name in names:
+            if name not in taken and name.strip().casefold() == wanted.casefold():
+                raise DataError(
+                    f"the column {name!r} is not {wanted!r}, but looks meant to be",
+                    path=path,
+                    line=line,
+                    fix=f"rename it to {wanted!r}, or say so: task.columns.{wanted}={name!r}",
+                )
+
+
+def _no_shape(
+    path: Path,
+    line: int,
+    names: Sequence[str],
+    shapes: Sequence[RowShape],
+    lacks: Mapping[str, Sequence[str]],
+    explicit: Collection[str],
+) -> DataError:
+    told = "".join(f"\n     a {shape} table: lacks {', '.join(what)}" for shape, what in lacks.items())
+    nearest = min(shapes, key=lambda shape: len(lacks[shape.name]))
+    absent = [n for n in nearest.required if n not in names and n not in explicit]
+    hints = []
+    for name in absent:
+        close = _closest(name, names)
+        hints.append(
+            f"task.columns.{name}={close or '<your column>'}" + (" (did you mean it?)" if close else "")
+        )
+    fix = (
+        "rename your columns or map them: " + ", ".join(hints)
+        if hints
+        else "remove the mappings that do not fit"
+    )
+    fixed = absent[0] if absent else ""
+    if fixed and fixed != nearest.id_column:
+        fix += f"; a value that is the same for every row: task.constants.{fixed}=..."
+    return DataError(
+        f"the columns {_listed(names)} fit no table of this task:{told}", path=path, line=line, fix=fix
+    )
+
+
+def _closest(name: str, names: Collection[str]) -> str:
+    for other in names:
+        if other.strip().casefold() == name.casefold():
+            return other
+    close = difflib.get_close_matches(name, names, n=1)
+    return close[0] if close else ""
+
+
+def _did_you_mean(name: str, names: Collection[str]) -> str:
+    close = _closest(name, names)
+    return f"did you mean {close!r}? " if close else ""
+
+
+def _listed(names: Collection[str], most: int = 20) -> str:
+    shown = ", ".join(repr(name) for name in list(names)[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

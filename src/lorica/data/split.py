@@ -1,0 +1,152 @@
+"""Dividing rows into training and held-out ones so that nothing held out was, in effect, seen in training.
+
+Rows of one group, and rows whose texts are equal or nearly equal (see `near`), form one component, also
+across steps (a ~ b and b ~ c put a, b, c together). Components are never divided; the classes' shares are
+kept as well as that allows.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from lorica.data.near import Union, join_near
+from lorica.errors import ConfigError, DataError
+from lorica.records import Row
+
+
+class _Component(msgspec.Struct, frozen=True):
+    members: list[int]
+    classes: dict[str, int]  # class -> number of members
+
+
+def split(
+    rows: Sequence[Row], *, ratio: float, seed: int, text: Callable[[Row], str]
+) -> tuple[list[Row], list[Row]]:
+    """(rows to train on, rows held out), each in the order of `rows`; about `ratio` of them are held out.
+
+    Stratified by `gold` where it is an integer. The same rows and seed give the same split. Neither side is
+    empty. Raises ConfigError unless 0 < ratio < 1, and DataError when all rows form one component.
+    """
+    if not 0 < ratio < 1:
+        raise ConfigError(
+            f"the held-out share must lie between 0 and 1, got {ratio}", fix="e.g. training.val_ratio=0.15"
+        )
+    components = _shuffled(rows, text, seed)
+    _require(rows, components, 2, "a training and a held-out side")
+    target = {name: ratio * n for name, n in _classes(components).items()}
+    held = Counter[str]()
+    chosen: list[_Component] = []
+    left: list[_Component] = []
+    for component in components:
+        if _gain(component, held, target) > 0:
+            held.update(component.classes)
+            chosen.append(component)
+        else:
+            left.append(component)
+    if not chosen:  # every component overshoots: take the one that does so least
+        chosen.append(max(left, key=lambda c: (_gain(c, held, target), -c.members[0])))
+        left.remove(chosen[0])
+    elif not left:
+        left.append(chosen.pop())
+    held_rows = {index for component in chosen for index in component.members}
+    return (
+        [row for index, row in enumerate(rows) if index not in held_rows],
+        [row for index, row in enumerate(rows) if index in held_rows],
+    )
+
+
+def folds(
+    rows: Sequence[Row], k: int, *, seed: int, text: Callable[[Row], str]
+) -> list[tuple[list[Row], list[Row]]]:
+    """k pairs (rows to train on, rows held out); every row is held out exactly once. Rules as for `split`.
+
+    Raises ConfigError for k < 2, and DataError when there are fewer than k components.
+    """
+    if k < 2:
+        raise ConfigError(f"the number of folds must be at least 2, got {k}")
+    components = _shuffled(rows, text, seed)
+    _require(rows, components, k, f"{k} folds")
+    totals = _classes(components)
+    sizes = [0] * k
+    counts = [Counter[str]() for _ in range(k)]
+    fold_of = [0] * len(rows)
+    for component in sorted(components, key=lambda c: -len(c.members)):
+        # The fold where these classes are rarest; an empty fold costs nothing, so none stays empty.
+        costs = [
+            sum(n * counts[f][name] / totals[name] for name, n in component.classes.items())
+            + sizes[f] / len(rows)
+            for f in range(k)
+        ]
+        best = costs.index(min(costs))
+        sizes[best] += len(component.members)
+        counts[best].update(component.classes)
+        for index in component.members:
+            fold_of[index] = best
+    return [
+        (
+            [row for row, fold in zip(rows, fold_of, strict=True) if fold != held],
+            [row for row, fold in zip(rows, fold_of, strict=True) if fold == held],
+        )
+        for held in range(k)
+    ]
+
+
+def components_of(rows: Sequence[Row], text: Callable[[Row], str]) -> list[list[int]]:
+    """The indices of rows that must stay together, each list ascending, the lists by their first index."""
+    union = Union(len(rows))
+    first: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        if row.group:
+            union.join(first.setdefault(row.group, index), index)
+    join_near([text(row) for row in rows], union)
+    members: dict[int, list[int]] = {}
+    for index in range(len(rows)):
+        members.setdefault(union.find(index), []).append(index)
+    return list(members.values())
+
+
+def _shuffled(rows: Sequence[Row], text: Callable[[Row], str], seed: int) -> list[_Component]:
+    """Components in an order that only the rows and the seed decide; single rows last, for they even the rest
+    out."""
+    components = [
+        _Component(members, dict(Counter(_class(rows[index]) for index in members)))
+        for members in components_of(rows, text)
+    ]
+    random.Random(seed).shuffle(components)
+    return sorted(components, key=lambda component: len(component.members) == 1)
+
+
+def _class(row: Row) -> str:
+    return str(row.gold) if isinstance(row.gold, int) else ""
+
+
+def _classes(components: Sequence[_Component]) -> Counter[str]:
+    totals = Counter[str]()
+    for component in components:
+        totals.update(component.classes)
+    return totals
+
+
+def _gain(component: _Component, held: Counter[str], target: dict[str, float]) -> float:
+    """How much nearer the held-out counts come to their targets, squared and relative to the class's size."""
+    gain = 0.0
+    for name, n in component.classes.items():
+        short = target[name] - held[name]
+        gain += (short**2 - (short - n) ** 2) / target[name]
+    return gain
+
+
+def _require(rows: Sequence[Row], components: Sequence[_Component], least: int, what: str) -> None:
+    if len(components) >= least:
+        return
+    groups = len({row.group for row in rows if row.group})
+    raise DataError(
+        f"{len(rows)} rows in {groups} groups cannot be divided into {what}: rows of one group and "
+        f"near-duplicate texts stay together, which leaves {len(components)} that can be told apart",
+        path="<rows>",
+        fix="add rows that differ, or group them less coarsely",
+    )

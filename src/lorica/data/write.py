@@ -1,0 +1,241 @@
+"""Answers to files and back. A result file is either whole or not there: it is written aside, synced, then
+renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import difflib
+import errno
+import gzip
+import io
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from lorica.data.answers import (
+    ANSWER_COLUMNS,
+    from_cells,
+    from_values,
+    to_answer,
+    to_cells,
+    to_line,
+    to_values,
+)
+from lorica.data.files import file_format
+from lorica.data.formats import open_table
+from lorica.data.ids import refuse_duplicates
+from lorica.data.parquet_table import load_pyarrow
+from lorica.data.shapes import id_text
+from lorica.errors import DataError
+from lorica.records import Answer
+
+_KINDS = ("csv", "jsonl", "parquet")
+_ALLOWED = ".jsonl, .csv (each also with .gz) or .parquet"
+_ROW_GROUP = 8192
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
+    """A binary file to write to, which becomes `path` when the block ends, and is removed when the block
+    fails.
+
+    It lies in the folder of `path` (made if missing), is fsynced, then renamed over `path`; a link is
+    followed. Raises DataError when the place cannot be written or the disk is full.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise DataError("this is a folder, not a file", path=path, fix="name a file in it")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = temporary.open("xb")
+    except OSError as error:
+        raise DataError(
+            f"cannot be written ({error.strerror})", path=path, fix="choose another place"
+        ) from error
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+        sync_folder(target.parent)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise DataError(
+                f"cannot be written ({error.strerror})", path=path, fix="free some space"
+            ) from error
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames, creations and removals in `folder` outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_output(path: Path | str) -> None:
+    """Raise DataError unless this is the name of a result file; MissingExtraError for Parquet without
+    pyarrow."""
+    file = Path(path)
+    try:
+        kind = file_format(file).kind
+    except DataError:
+        kind = None
+    if kind not in _KINDS or file.name.lower().endswith((".ndjson", ".ndjson.gz")):
+        raise DataError("not the suffix of a result file", path=path, fix=f"use one of {_ALLOWED}")
+    if kind == "parquet":
+        load_pyarrow(file, "the result file")
+
+
+def write_answers(path: Path | str, answers: Iterable[Answer]) -> int:
+    """Write answers in their order to .jsonl, .csv (each also .gz) or .parquet; returns how many. Atomic;
+    streams.
+
+    The same answers give the same bytes. Raises DataError for another suffix, an answer with a score that is
+    not finite, or a place that cannot be written.
+    """
+    check_output(path)
+    file = Path(path)
+    fmt = file_format(file)
+    with atomic_file(file) as raw:
+        if fmt.kind == "parquet":
+            return _write_parquet(file, raw, answers)
+        write = _write_csv if fmt.kind == "csv" else _write_lines
+        if not fmt.gzipped:
+            return write(file, raw, answers)
+        # No name and no time in the gzip header: equal answers give equal bytes.
+        with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
+            return write(file, cast(BinaryIO, packed), answers)
+
+
+def read_answers(path: Path | str) -> Iterator[Answer]:
+    """The answers of a file that `write_answers` wrote, or that has some of its columns (`id` at least).
+
+    Raises DataError, with the line, for unknown columns, values of the wrong type and ids used twice.
+    """
+    file = Path(path)
+    check_output(file)
+    pairs = refuse_duplicates(
+        _read(file), key=lambda item: (item[1].id, item[0]), again=lambda: _read(file), path=file
+    )
+    first = next(pairs, None)
+    if first is None:
+        raise DataError(
+            "the file has a header and no answers", path=file, line=1, fix="check how it was made"
+        )
+    return chain([first[1]], (answer for _, answer in pairs))
+
+
+def _read(path: Path) -> Iterator[tuple[int, Answer]]:
+    fmt = file_format(path)
+    table = open_table(path)
+    prepare = {"csv": from_cells, "parquet": from_values}.get(fmt.kind, dict)
+    _check_columns(path, table.line, table.names)
+    for line, record in table.records(table.names):
+        if table.open_names:
+            _check_columns(path, line, tuple(record))
+        try:
+            values = prepare(record)
+            values["id"] = id_text(values.get("id"))
+            yield line, to_answer(values)
+        except ValueError as error:
+            raise DataError(str(error), path=path, line=line, row_id=_known_id(record)) from error
+
+
+def _known_id(record: Mapping[str, Any]) -> str | None:
+    value = record.get("id")
+    return str(value) if value else None
+
+
+def _check_columns(path: Path, line: int, names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in ANSWER_COLUMNS:
+            close = difflib.get_close_matches(name, ANSWER_COLUMNS, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            columns = ", ".join(ANSWER_COLUMNS)
+            raise DataError(
+                f"{name!r} is no column of a result file",
+                path=path,
+                line=line,
+                fix=f"{hint}they are: {columns}",
+            )
+    if "id" not in names:
+        raise DataError("no column 'id'", path=path, line=line, fix="every answer carries the id of its row")
+
+
+def _unwritable(path: Path, answer: Answer, error: ValueError) -> DataError:
+    return DataError(f"this answer cannot be written: {error}", path=path, row_id=answer.id)
+
+
+def _write_lines(path: Path, file: BinaryIO, answers: Iterable[Answer]) -> int:
+    count = 0
+    for answer in answers:
+        try:
+            file.write(to_line(answer))
+        except ValueError as error:
+            raise _unwritable(path, answer, error) from error
+        count += 1
+    return count
+
+
+def _write_csv(path: Path, file: BinaryIO, answers: Iterable[Answer]) -> int:
+    count = 0
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=False)
+    try:
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(ANSWER_COLUMNS)
+        for answer in answers:
+            try:
+                writer.writerow(to_cells(answer))
+            except ValueError as error:
+                raise _unwritable(path, answer, error) from error
+            count += 1
+        text.flush()
+    finally:
+        text.detach()  # the file belongs to the caller
+    return count
+
+
+def _write_parquet(path: Path, file: BinaryIO, answers: Iterable[Answer]) -> int:
+    pyarrow, parquet = load_pyarrow(path, "writing")
+    text, whole = pyarrow.string(), pyarrow.int64()
+    schema = pyarrow.schema(
+        [
+            pyarrow.field("id", text, nullable=False),
+            pyarrow.field("answer", text),
+            pyarrow.field("score", pyarrow.float64()),
+            pyarrow.field("scores", pyarrow.map_(text, pyarrow.float64())),
+            pyarrow.field("adapter", text, nullable=False),
+            pyarrow.field("route", text, nullable=False),
+            pyarrow.field("stage", text, nullable=False),
+            pyarrow.field("retries", whole, nullable=False),
+            pyarrow.field("dropped_tokens", whole, nullable=False),
+            pyarrow.field("flags", pyarrow.list_(text), nullable=False),
+            pyarrow.field("raw", text),
+        ]
+    )
+    count = 0
+    pending: list[dict[str, Any]] = []
+    with parquet.ParquetWriter(file, schema) as writer:
+        for answer in answers:
+            try:
+                pending.append(to_values(answer))
+            except ValueError as error:
+                raise _unwritable(path, answer, error) from error
+            if len(pending) == _ROW_GROUP:
+                writer.write_table(pyarrow.Table.from_pylist(pending, schema))
+                count += len(pending)
+                pending.clear()
+        if pending:
+            writer.write_table(pyarrow.Table.from_pylist(pending, schema))
+    return count + len(pending)
