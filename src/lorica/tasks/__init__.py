@@ -1,0 +1,30 @@
+"""The tasks: what a row is, how it is asked and how the answer is read, one file each."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING
+
+from lorica.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lorica.tasks.base import Task, TaskSettings
+
+TASKS = {
+    "rules": "lorica.tasks.rules:RulesTask",
+    "mcq": "lorica.tasks.mcq:McqTask",
+    "saq": "lorica.tasks.saq:SaqTask",
+    "qa": "lorica.tasks.qa:QaTask",
+}
+
+
+def load_task(name: str, settings: TaskSettings) -> Task:
+    """The task called `name`. Raises ConfigError for an unknown name, method or style, or clashing labels."""
+    if name not in TASKS:
+        close = difflib.get_close_matches(name, TASKS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(f"task.name={name!r} is not a task", fix=f"{hint}tasks: {', '.join(TASKS)}")
+    module, attribute = TASKS[name].split(":")
+    task: Task = getattr(importlib.import_module(module), attribute)(settings)
+    return task

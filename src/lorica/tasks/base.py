@@ -1,0 +1,150 @@
+"""What every task is: rows in, messages and choices out, a model's words or log-probabilities read back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from lorica.errors import ConfigError
+from lorica.records import Message, Row, RowShape
+
+DEFAULT_POSITIVE = ("1", "true", "yes", "violation")
+DEFAULT_NEGATIVE = ("0", "false", "no", "no violation")
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What was read from one output of a model.
+
+    answer: the text a person reads, None when there is none. stage: how it was read (see `Answer.stage`).
+    valid: False asks for a retry. score: P(Yes), for `rules`. scores: normalised probability of each choice.
+    problem: why it is not valid.
+    """
+
+    answer: str | None
+    stage: str
+    valid: bool
+    score: float | None = None
+    scores: dict[str, float] | None = None
+    problem: str = ""
+
+
+class TaskSettings(msgspec.Struct, frozen=True):
+    """How a task asks and reads. Empty strings and empty tuples stand for the task's defaults.
+
+    fallback_score: the probability given to a `rules` row whose generated text cannot be read, 0 to 1.
+    """
+
+    method: str = ""
+    style: str = ""
+    positive_labels: tuple[str, ...] = DEFAULT_POSITIVE
+    negative_labels: tuple[str, ...] = DEFAULT_NEGATIVE
+    fallback_score: float = 0.5
+
+
+class Task(Protocol):
+    """One task: how its rows are asked, and how the answers are read."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def settings(self) -> TaskSettings: ...
+
+    @property
+    def shapes(self) -> tuple[RowShape, ...]:
+        """The tables it reads, the most specific first."""
+        ...
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The metrics that judge it, the main one first."""
+        ...
+
+    def render(self, row: Row) -> tuple[Message, ...]:
+        """The prompt. `Message.trim` marks the texts that truncation may cut."""
+        ...
+
+    def choices(self, row: Row) -> tuple[str, ...] | None:
+        """The texts whose log-probabilities answer the row; None asks for generated text."""
+        ...
+
+    def target(self, row: Row) -> str:
+        """The answer text to train on. Raises ValueError for a row without a gold answer."""
+        ...
+
+    def read_choices(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> Reading:
+        """logprobs: summed natural-log probability of each choice. lengths: tokens of each choice."""
+        ...
+
+    def read_text(self, row: Row, text: str) -> Reading:
+        """Read what the model generated; never invents an answer."""
+        ...
+
+    def text(self, row: Row) -> str:
+        """The row's own text, for near-duplicate search and word-count baselines."""
+        ...
+
+
+def pick(what: str, value: str, allowed: Sequence[str], *, task: str) -> str:
+    """`value`, or the first of `allowed` when it is empty. Raises ConfigError for anything else."""
+    if not value:
+        return allowed[0]
+    if value not in allowed:
+        raise ConfigError(
+            f"task.{what}={value!r} is not known to the task {task!r}",
+            fix=f"use {' or '.join(map(repr, allowed))}" if any(allowed) else f"leave task.{what} empty",
+        )
+    return value
+
+
+def softmax(values: Sequence[float]) -> list[float] | None:
+    """Probabilities that sum to 1; None when no value is finite or any is NaN or +inf."""
+    if not values or any(math.isnan(value) or value == math.inf for value in values):
+        return None
+    top = max(values)
+    if top == -math.inf:
+        return None
+    weights = [math.exp(value - top) for value in values]
+    total = sum(weights)
+    return [weight / total for weight in weights]
+
+
+def invalid(problem: str) -> Reading:
+    """The reading of an output that holds no answer."""
+    return Reading(answer=None, stage="invalid", valid=False, problem=problem)
+
+
+def text_value(values: Mapping[str, Any], name: str) -> str:
+    """A text cell without outer white space, "" when the row has none.
+
+    Numbers count as text, as a CSV file would have it. Raises ValueError for lists, objects and true/false.
+    """
+    value = values.get(name)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"{name!r} is {_kind(value)}, and must be text")
+    return str(value).strip()
+
+
+def needed_text(values: Mapping[str, Any], name: str) -> str:
+    """As `text_value`. Raises ValueError when it is missing or blank."""
+    text = text_value(values, name)
+    if not text:
+        raise ValueError(f"{name!r} is empty, and every row needs it")
+    return text
+
+
+def check_lengths(choices: Collection[object], logprobs: Sequence[float], lengths: Sequence[int]) -> None:
+    """Raises ValueError unless there is one log-probability and one length for each choice."""
+    if not len(choices) == len(logprobs) == len(lengths):
+        raise ValueError(
+            f"{len(choices)} choices have {len(logprobs)} log-probabilities and {len(lengths)} lengths"
+        )
+
+
+def _kind(value: object) -> str:
+    return {bool: "true/false", list: "a list", dict: "an object"}.get(type(value), type(value).__name__)

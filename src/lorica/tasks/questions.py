@@ -1,0 +1,106 @@
+"""Questions with a written answer: the rows that `saq` and `qa` share, and how their answers are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from lorica.records import Row, RowShape
+from lorica.tasks.base import Reading, invalid, needed_text, text_value
+from lorica.tasks.clean import clean_answer, find_problem
+from lorica.tasks.literals import literal_cell
+
+_OPTIONAL = ("answer", "subject", "country", "group")
+
+
+class QuestionCase(msgspec.Struct, frozen=True):
+    """A question; country: where it was asked, if known."""
+
+    question: str
+    country: str = ""
+
+
+def read_answer(row: Row, text: str) -> Reading:
+    """Clean a generated text and judge it; an invalid one has no answer and its problem named."""
+    question = question_case(row).question
+    answer = clean_answer(text, question=question)
+    problem = find_problem(answer, raw=text, question=question)
+    return invalid(problem) if problem else Reading(answer=answer, stage="text", valid=True)
+
+
+def gold_text(row: Row) -> str:
+    """The first accepted answer, to train on. Raises ValueError for a row without one."""
+    if not isinstance(row.gold, tuple) or not row.gold:
+        raise ValueError(f"row {row.id!r} has no answer, so there is nothing to train on")
+    return row.gold[0]
+
+
+def question_case(row: Row) -> QuestionCase:
+    """The row's payload. Raises TypeError for a row of another task."""
+    if not isinstance(row.case, QuestionCase):
+        raise TypeError(f"row {row.id!r} is not a question: {type(row.case).__name__}")
+    return row.case
+
+
+def _build_question(values: Mapping[str, Any], row_id: str, line: int) -> Row:
+    return Row(
+        id=row_id,
+        case=QuestionCase(needed_text(values, "question"), text_value(values, "country")),
+        subject=text_value(values, "subject"),
+        gold=_answers(values.get("answer")),
+        group=text_value(values, "group"),
+        line=line,
+    )
+
+
+def _build_annotated(values: Mapping[str, Any], row_id: str, line: int) -> Row:
+    row = _build_question(values, row_id, line)
+    if values.get("annotations") is None:
+        return row
+    return msgspec.structs.replace(row, gold=_annotated(literal_cell(values["annotations"], "annotations")))
+
+
+def _answers(value: object) -> tuple[str, ...] | None:
+    """A text, or in JSON a list of accepted texts, the preferred one first."""
+    texts = value if isinstance(value, list) else [value]
+    found = [text_value({"answer": text}, "answer") for text in texts]
+    return tuple(dict.fromkeys(filter(None, found))) or None
+
+
+def _annotated(annotations: Any) -> tuple[str, ...] | None:
+    """All accepted answers, the most often given first, each in its own language before English.
+
+    annotations: a list of {"answers": [...], "en_answers": [...], "count": n}. Raises ValueError otherwise.
+    """
+    if not isinstance(annotations, list) or not all(isinstance(entry, dict) for entry in annotations):
+        raise ValueError("'annotations' must be a list of objects with answers, en_answers and count")
+    found: list[str] = []
+    for entry in sorted(annotations, key=_count, reverse=True):
+        for name in ("answers", "en_answers"):
+            texts = entry.get(name, [])
+            if not isinstance(texts, list):
+                raise ValueError(f"{name!r} of an annotation must be a list, not {texts!r:.40}")
+            found += [text_value({name: text}, name) for text in texts]
+    return tuple(dict.fromkeys(filter(None, found))) or None
+
+
+def _count(entry: Mapping[str, Any]) -> float:
+    count = entry.get("count", 0)
+    if isinstance(count, bool) or not isinstance(count, (int, float)):
+        raise ValueError(f"the count {count!r} of an annotation is not a number")
+    return float(count)
+
+
+ANNOTATED = RowShape(
+    "short answers with annotations",
+    ("ID", "question"),
+    ("en_question", "annotations", "idks", *_OPTIONAL),
+    "ID",
+    _build_annotated,
+)
+BY_SUBJECT = RowShape(
+    "subject questions", ("questionID", "question"), _OPTIONAL, "questionID", _build_question
+)
+QUESTIONS = RowShape("questions and answers", ("question",), ("id", *_OPTIONAL), "id", _build_question)

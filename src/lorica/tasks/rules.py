@@ -1,0 +1,209 @@
+"""`rules`: does this post break this rule? Answered by P(Yes), or by a generated number.
+
+A prompt opens with what rows share (instruction, rule, examples) and ends with the row's own post, so that
+the shared part is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from lorica.errors import ConfigError
+from lorica.records import Message, Row, RowShape
+from lorica.tasks.base import (
+    DEFAULT_NEGATIVE,
+    DEFAULT_POSITIVE,
+    Reading,
+    TaskSettings,
+    check_lengths,
+    invalid,
+    needed_text,
+    pick,
+    softmax,
+    text_value,
+)
+from lorica.tasks.drafts import Draft
+from lorica.tasks.numbers import read_probability
+
+METHODS = ("choice", "generate")
+STYLES = ("plain", "structured", "contrastive")
+CHOICES = ("Yes", "No")
+_EXAMPLES = ("positive_example_1", "positive_example_2", "negative_example_1", "negative_example_2")
+_OPTIONAL = ("subreddit", *_EXAMPLES, "rule_violation", "subject", "group")
+
+_REPLY = {
+    "choice": "Answer Yes or No.",
+    "generate": "Answer with one number from 0 (does not break it) to 1 (breaks it) and nothing else.",
+}
+_STEPS = """\
+Think in three steps, silently:
+1. What do the posts that break the rule have in common?
+2. What sets the posts that do not break it apart?
+3. Which of the two is the new post closer to?
+"""
+
+
+class RulesCase(msgspec.Struct, frozen=True):
+    """A post and the rule it may break. Examples are posts that break the rule, and posts that do not."""
+
+    body: str
+    rule: str
+    subreddit: str = ""
+    breaking: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
+
+
+class RulesTask:
+    """The task `rules`. Gold is 1 for a violation, 0 for none."""
+
+    name = "rules"
+    metric_names = ("roc_auc", "accuracy", "f1")
+
+    def __init__(self, settings: TaskSettings) -> None:
+        """Raises ConfigError for an unknown method or style, labels that clash, or a score outside 0..1."""
+        self.settings = msgspec.structs.replace(
+            settings,
+            method=pick("method", settings.method, METHODS, task=self.name),
+            style=pick("style", settings.style, STYLES, task=self.name),
+        )
+        if not 0 <= settings.fallback_score <= 1:
+            raise ConfigError(
+                f"task.fallback_score={settings.fallback_score} is no probability", fix="use 0 to 1"
+            )
+        self._labels = _label_table(settings)
+        self.shapes: tuple[RowShape, ...] = (
+            RowShape("rule violations", ("row_id", "body", "rule"), _OPTIONAL, "row_id", self._build),
+            RowShape("posts and rules", ("body", "rule"), ("id", *_OPTIONAL), "id", self._build),
+        )
+
+    def render(self, row: Row) -> tuple[Message, ...]:
+        """One user message (`plain`), or a system and a user message (`structured`, `contrastive`)."""
+        case = _case(row)
+        reply = _REPLY[self.settings.method]
+        if self.settings.style == "plain":
+            draft = Draft().add(f"Rule: {case.rule}\nDoes the post break the rule? {reply}\nPost: ")
+            return (draft.add_long(case.body).message("user"),)
+        draft = Draft().add(f"Rule:\n{case.rule}\n\n")
+        _add_examples(draft, "Posts that break the rule:", case.breaking)
+        _add_examples(draft, "Posts that do not break the rule:", case.allowed)
+        if self.settings.style == "contrastive":
+            role = "You compare a post with examples to judge whether it breaks a community rule."
+            draft.add(_STEPS + "\n")
+        else:
+            role = "You judge whether a post breaks a community rule."
+        if case.subreddit:
+            draft.add(f"Community: {case.subreddit}\n")
+        draft.add("New post:\n").add_long(case.body)
+        return (Message("system", f"{role} {reply}"), draft.message("user"))
+
+    def choices(self, row: Row) -> tuple[str, ...] | None:
+        """("Yes", "No"), or None for method=generate."""
+        return CHOICES if self.settings.method == "choice" else None
+
+    def target(self, row: Row) -> str:
+        """ "Yes"/"No", or "1.0"/"0.0" for method=generate. Raises ValueError for an unlabelled row."""
+        if row.gold not in (0, 1):
+            raise ValueError(f"row {row.id!r} has no label (rule_violation): nothing to train on")
+        if self.settings.method == "choice":
+            return CHOICES[0] if row.gold else CHOICES[1]
+        return "1.0" if row.gold else "0.0"
+
+    def read_choices(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> Reading:
+        """score = P(Yes) / (P(Yes) + P(No))."""
+        check_lengths(CHOICES, logprobs, lengths)
+        probabilities = softmax(logprobs)
+        if probabilities is None:
+            return invalid("the log-probabilities of Yes and No are not numbers")
+        score = probabilities[0]
+        return Reading(
+            answer=_verdict(score),
+            stage="choice",
+            valid=True,
+            score=score,
+            scores=dict(zip(CHOICES, probabilities, strict=True)),
+        )
+
+    def read_text(self, row: Row, text: str) -> Reading:
+        """The three-stage number parser; what it cannot read gets the fall-back score and no answer."""
+        found = read_probability(text)
+        if found is None:
+            return Reading(
+                answer=None,
+                stage="fallback",
+                valid=False,
+                score=self.settings.fallback_score,
+                problem="no number from 0 to 1 and no clear verdict in the text",
+            )
+        return Reading(answer=_verdict(found.value), stage=found.stage, valid=True, score=found.value)
+
+    def text(self, row: Row) -> str:
+        """The post."""
+        return _case(row).body
+
+    def _build(self, values: Mapping[str, Any], row_id: str, line: int) -> Row:
+        examples = [text_value(values, name) for name in _EXAMPLES]
+        case = RulesCase(
+            body=needed_text(values, "body"),
+            rule=needed_text(values, "rule"),
+            subreddit=text_value(values, "subreddit"),
+            breaking=tuple(filter(None, examples[:2])),
+            allowed=tuple(filter(None, examples[2:])),
+        )
+        return Row(
+            id=row_id,
+            case=case,
+            subject=text_value(values, "subject"),
+            gold=self._gold(values.get("rule_violation")),
+            group=text_value(values, "group"),
+            line=line,
+        )
+
+    def _gold(self, value: object) -> int | None:
+        label = _spelling(value)
+        if not label:
+            return None
+        if label not in self._labels:
+            positive, negative = ([k for k, v in self._labels.items() if v == side] for side in (1, 0))
+            raise ValueError(
+                f"the label {value!r} is neither a violation ({', '.join(positive)}) nor none "
+                f"({', '.join(negative)}); set task.positive_labels and task.negative_labels"
+            )
+        return self._labels[label]
+
+
+def _label_table(settings: TaskSettings) -> dict[str, int]:
+    positive = {_spelling(label) for label in settings.positive_labels or DEFAULT_POSITIVE}
+    negative = {_spelling(label) for label in settings.negative_labels or DEFAULT_NEGATIVE}
+    if both := sorted(positive & negative):
+        raise ConfigError(
+            f"the labels {both} are in task.positive_labels and in task.negative_labels",
+            fix="keep each in one",
+        )
+    return dict.fromkeys(sorted(positive), 1) | dict.fromkeys(sorted(negative), 0)
+
+
+def _spelling(value: object) -> str:
+    """A label as it is compared: "Spam " is "spam", 1.0 and "1.0" are "1", true is "true"."""
+    text = "" if value is None else str(value).strip().casefold()
+    return text.removesuffix(".0") if text in ("1.0", "0.0") else text
+
+
+def _add_examples(draft: Draft, label: str, examples: Sequence[str]) -> None:
+    if examples:
+        draft.add(label)
+        for example in examples:
+            draft.add("\n- ").add_long(example)
+        draft.add("\n\n")
+
+
+def _verdict(score: float) -> str:
+    return CHOICES[0] if score >= 0.5 else CHOICES[1]
+
+
+def _case(row: Row) -> RulesCase:
+    if not isinstance(row.case, RulesCase):
+        raise TypeError(f"row {row.id!r} is not a row of the task rules: {type(row.case).__name__}")
+    return row.case

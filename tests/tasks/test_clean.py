@@ -1,0 +1,110 @@
+"""Cleaning and judging generated text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lorica.tasks.clean import clean_answer, find_problem, strip_thinking
+
+QUESTION = "What is the capital of Peru?"
+
+CLEANED = [
+    ("Lima", "Lima"),
+    ("  Lima.\n", "Lima."),
+    ("<think>Peru... Lima</think>\n\nLima", "Lima"),
+    ("<think>Peru, so it must be", ""),
+    ("It is Peru, so</think>Lima", "Lima"),
+    ("<THINK>x</THINK>Lima <think>more", "Lima"),
+    ("Lima<|im_end|>\n<|im_start|>user\nAnd Chile?", "Lima"),
+    ("<|im_start|>assistant\nLima<|im_end|>", "Lima"),
+    ("Lima</s>", "Lima"),
+    ("[/INST] Lima", "Lima"),
+    ("Lima<end_of_turn>\n<start_of_turn>user", "Lima"),
+    ("assistant\nLima", "Lima"),
+    ("Answer: Lima", "Lima"),
+    ("**Answer:** Lima", "Lima"),
+    ("The final answer is: Lima", "Lima"),
+    ("A: Lima", "Lima"),
+    ("答案是利马", "答案是利马"),
+    (f"{QUESTION}\nLima", "Lima"),
+    (f"Question: {QUESTION}\nAnswer: Lima", "Lima"),
+    ("Lima\nQuestion: What is the capital of Chile?\nAnswer: Santiago", "Lima"),
+    ("Lima\nUser: thanks", "Lima"),
+    ("Lima\nLima\nLima", "Lima"),
+    ("Lima\nIt is on the coast.\nLima", "Lima\nIt is on the coast."),
+    ("Lima Lima Lima Lima", "Lima"),
+    ("in the city in the city in the city of Lima", "in the city of Lima"),
+    ('"Lima"', "Lima"),
+    ('"Lima" or "Callao"', '"Lima" or "Callao"'),
+    ("had had", "had had"),
+    ("0 0 0", "0 0 0"),
+    ("-5", "-5"),
+    ("A: (5,1) B: (-2,4)", "A: (5,1) B: (-2,4)"),
+    ("x < y and |z| > 2", "x < y and |z| > 2"),
+    ("an a-b-c: plan", "an a-b-c: plan"),
+    ("", ""),
+]
+
+
+@pytest.mark.parametrize(("raw", "cleaned"), CLEANED)
+def test_cleaning(raw: str, cleaned: str) -> None:
+    assert clean_answer(raw, question=QUESTION) == cleaned
+
+
+def test_a_restated_expression_is_no_echo() -> None:
+    assert clean_answer("f(2)=7", question="f(2)") == "f(2)=7"
+    assert clean_answer("f(2)\n7", question="f(2)") == "7"
+
+
+PROBLEMS = [
+    ("Lima", ""), ("5", ""), ("∞", ""), ("北京", ""), ("1000000000000000000000", ""), ("no", ""),
+    ("", "empty"), ("<think>hm", "empty"), ("<|im_end|>", "empty"), ("...", "only punctuation"),
+    ("- -- -", "only punctuation"), ("<", ""), ("|", "only punctuation"),
+    (QUESTION, "an echo of the question"), (QUESTION.upper(), "an echo of the question"),
+    ("the the the the the the the the the the the", "endless repetition"),
+    ("Lima is a city, a city, a city, a city, a city, a city, a city, a city, a city", "endless repetition"),
+    ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "endless repetition"),
+    ("北京北京北京北京北京北京北京北京北京", "endless repetition"),
+    ("As an AI language model, I cannot say.", "a refusal"),
+    ("I'm sorry, but as an AI I cannot say.", "a refusal"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("raw", "problem"), PROBLEMS)
+def test_problems(raw: str, problem: str) -> None:
+    cleaned = clean_answer(raw, question=QUESTION)
+    assert find_problem(cleaned, raw=raw, question=QUESTION) == problem
+
+
+def test_thinking_is_cut_wherever_it_stands() -> None:
+    assert strip_thinking("a<think>b</think>c<thinking>d</thinking>e") == "ace"
+    assert strip_thinking("a<think>b<think>c</think>d") == "ad"
+    assert strip_thinking("nothing to cut <b>here</b>") == "nothing to cut <b>here</b>"
+
+
+@given(st.text(max_size=300), st.text(max_size=60))
+def test_cleaning_only_ever_cuts(raw: str, question: str) -> None:
+    cleaned = clean_answer(raw, question=question)
+    letters = iter("".join(raw.split()))
+    assert all(char in letters for char in "".join(cleaned.split())), (
+        "a character that the model did not write"
+    )
+
+
+@given(
+    st.lists(st.sampled_from(["Lima ", "\n", "<think>", "</think>", "Answer:", "<|im_end|>", "the ", "Q: "]))
+)
+def test_cleaning_settles(pieces: list[str]) -> None:
+    cleaned = clean_answer("".join(pieces), question=QUESTION)
+    assert "<think>" not in cleaned
+    assert "<|im_end|>" not in cleaned
+
+
+@pytest.mark.parametrize(
+    "unit", ["\n", "a", "a ", "<think>", "<|", "Answer:", "\n \t", '"', "ab\n", "x y z "]
+)
+def test_hostile_repetition_is_cleaned_in_linear_time(unit: str) -> None:
+    raw = unit * 200_000
+    find_problem(clean_answer(raw, question=QUESTION), raw=raw, question=QUESTION)

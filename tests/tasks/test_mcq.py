@@ -1,0 +1,190 @@
+"""The task `mcq`: rows of several shapes, prompts, scores."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorica.data.read import read_rows, rows_from_memory
+from lorica.errors import DataError
+from lorica.records import Row
+from lorica.tasks.base import TaskSettings
+from lorica.tasks.mcq import McqCase, McqTask, find_option
+
+SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the shared data folder is not beside the repository"
+)
+
+TABLE = {
+    "MCQID": "Al-en-01_3",
+    "ID": "Al-en-01",
+    "country": "Algeria",
+    "prompt": "What do children eat after school in Algeria?",
+    "choices": '{"A": "bread", "B": "rice", "C": "soup", "D": "figs"}',
+    "choice_countries": '{"A": "Algeria", "B": "China", "C": "UK", "D": "Greece"}',
+    "answer_idx": "A",
+}
+
+
+def task_of(**settings: Any) -> McqTask:
+    return McqTask(TaskSettings(**settings))
+
+
+def one(record: dict[str, Any]) -> Row:
+    return rows_from_memory([record], task_of().shapes)[0]
+
+
+def test_the_table_with_mcqid() -> None:
+    row = one(TABLE)
+    assert (row.id, row.gold, row.group) == ("Al-en-01_3", 0, "Al-en-01")
+    assert row.case == McqCase(
+        question="What do children eat after school in Algeria?",
+        options=("bread", "rice", "soup", "figs"),
+        country="Algeria",
+        option_countries=("Algeria", "China", "UK", "Greece"),
+    )
+
+
+def test_a_csv_file_of_that_table(tmp_path: Path) -> None:
+    quoted = [value.replace('"', '""') for value in TABLE.values()]
+    file = tmp_path / "mcq.csv"
+    file.write_text(",".join(TABLE) + "\n" + ",".join(f'"{value}"' for value in quoted) + "\n")
+    (row,) = read_rows(file, task_of().shapes)
+    assert row.case == one(TABLE).case
+
+
+def test_a_prompt_that_lists_its_options_is_not_given_them_twice() -> None:
+    prompt = "What do children eat?\n\nA. bread\nB. rice\nC. soup\nD. figs\n\nAnswer:"
+    (message,) = task_of().render(one({**TABLE, "prompt": prompt}))
+    assert message.content.count("A. bread") == 1
+    (message,) = task_of().render(one({**TABLE, "prompt": "Is A. bread good?"}))
+    assert message.content.endswith("\nA. bread\nB. rice\nC. soup\nD. figs")
+
+
+@pytest.mark.parametrize("answer", ["C", "c", "(C)", "C.", 2, 2.0, "2", "soup", " soup "])
+def test_spellings_of_an_answer(answer: object) -> None:
+    assert one({"question": "?", "options": ["bread", "rice", "soup"], "answer": answer}).gold == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("D", "names none of the 3 options"),
+        (3, "0 to 2"),
+        (-1, "names none"),
+        (True, "no letter, index or text"),
+        (0.5, "no index"),
+        (["A"], "no letter, index or text"),
+        ("AB", "names none"),
+    ],
+)
+def test_answers_that_name_nothing_are_refused(answer: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        one({"question": "?", "options": ["bread", "rice", "soup"], "answer": answer})
+
+
+def test_an_answer_with_two_meanings_is_refused() -> None:
+    with pytest.raises(ValueError, match="could mean the options A and B"):
+        find_option("1", ["1", "2"])
+    assert find_option(1, ["1", "2"]) == 1
+    assert find_option("2", ["1", "2"]) == 1
+    with pytest.raises(ValueError, match="A and B"):
+        find_option("A", ["B", "A"])
+    assert find_option("", ["x", "y"]) is None
+
+
+def test_the_keys_of_an_object_of_options_name_them() -> None:
+    options = '{"1": "bread", "2": "rice"}'
+    for answer in ("1", 1):
+        assert one({"question": "?", "options": options, "answer": answer}).gold == 0
+
+
+def test_labels_inside_options_are_left_out_when_all_have_them() -> None:
+    row = one({"question": "?", "options": ["(A)2", "(B) 4"]})
+    assert row.case == McqCase("?", ("2", "4"))
+    row = one({"question": "?", "options": ["A. Smith", "Jones"]})
+    assert row.case == McqCase("?", ("A. Smith", "Jones"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("bread, rice", "not JSON"),
+        ('"bread"', "list or object"),
+        ([], "0 options"),
+        (["one"], "1 options"),
+        ([str(i) for i in range(27)], "27 options"),
+        (["a", " "], "option B of 'options' is empty"),
+        (["a", None], "empty"),
+        (["a", ["b"]], "must be text"),
+        ("[" * 100 + "]" * 100, "nested more than 32"),
+        ("[" + " " * 300_000 + "]", "at most 262144"),
+        (5, "must be a list"),
+    ],
+)
+def test_bad_options_are_refused(options: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        one({"question": "?", "options": options})
+
+
+def test_choice_prompt_is_exactly_this() -> None:
+    row = one({"question": "Why?", "options": ["x", "y"], "passage": "Long text.", "answer": "B"})
+    (message,) = task_of().render(row)
+    assert message.content == (
+        "Answer with the letter of the right option.\nPassage: Long text.\nQuestion: Why?\nA. x\nB. y"
+    )
+    assert [message.content[a:b] for a, b in message.trim] == ["Long text."]
+    assert task_of().choices(row) == ("A", "B")
+    assert task_of().target(row) == "B"
+
+
+def test_likelihood_asks_without_options_and_normalises_by_length() -> None:
+    task = task_of(method="likelihood")
+    row = one({"question": "Why?", "options": ["x", "a long y"], "answer": 1})
+    assert task.render(row)[0].content == "Answer the question.\nQuestion: Why?"
+    assert task.choices(row) == ("x", "a long y")
+    assert task.target(row) == "a long y"
+    reading = task.read_choices(row, [-2.0, -3.0], [1, 3])
+    assert reading.answer == "B"
+    assert reading.scores == pytest.approx(
+        {"A": math.exp(-2) / (math.exp(-2) + math.exp(-1)), "B": 0.731058579}
+    )
+
+
+def test_choice_takes_the_most_probable_letter() -> None:
+    row = one({"question": "Why?", "options": ["x", "y", "z"]})
+    reading = task_of().read_choices(row, [math.log(0.2), math.log(0.6), math.log(0.1)], [1, 1, 1])
+    assert (reading.answer, reading.stage, reading.valid) == ("B", "choice", True)
+    assert reading.scores == pytest.approx({"A": 2 / 9, "B": 6 / 9, "C": 1 / 9})
+    assert task_of().read_choices(row, [math.nan] * 3, [1, 1, 1]).valid is False
+    assert task_of().read_text(row, "B").valid is False
+
+
+@needs_shared
+def test_openstax_reads_as_it_is() -> None:
+    file = SHARED / "openstax" / "mcq.jsonl"
+    rows = list(read_rows(file, task_of().shapes))
+    answers = [json.loads(line)["answer"] for line in file.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 687
+    assert [task_of().target(row) for row in rows] == answers
+    assert {row.subject for row in rows} == {"algebra", "psychology", "sociology"}
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ["gaokao-chinese", "gaokao-geography", "sat-math"])
+def test_agieval_reads_with_a_mapping(name: str) -> None:
+    rows = list(
+        read_rows(SHARED / "agieval" / f"{name}.jsonl", task_of().shapes, columns={"answer": "label"})
+    )
+    assert len(rows) == 100
+    for row in rows:
+        assert isinstance(row.case, McqCase)
+        assert not any(option.startswith("(") and option[2:3] == ")" for option in row.case.options)
+    passages = [row for row in rows if isinstance(row.case, McqCase) and row.case.passage]
+    assert bool(passages) == (name != "gaokao-geography")
+    assert all(len(task_of().render(row)[0].trim) == 1 for row in passages)
