@@ -1,0 +1,77 @@
+"""A report as Markdown (CommonMark with tables). Charts become tables of their points."""
+
+from __future__ import annotations
+
+import re
+
+from lorica.reports.page import (
+    Cell,
+    IntervalPlot,
+    LineChart,
+    Report,
+    Section,
+    Table,
+    cell_text,
+    clean,
+    interval_text,
+    paragraphs,
+    right_aligned,
+)
+
+# Points of a curve that a table shows, evenly chosen; the last is always among them.
+MAX_POINTS = 12
+
+
+def to_markdown(report: Report) -> str:
+    """The whole report, ending in a line break."""
+    parts = [f"# {escape(report.title)}", *map(_paragraph, paragraphs(report.summary))]
+    for section in report.sections:
+        parts += _section(section)
+    if report.footer:
+        parts += ["---", _paragraph(" ".join(clean(report.footer).split()))]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """The table alone, without a final line break."""
+    rules = ["---:" if right else "---" for right in right_aligned(table)]
+    lines = [[escape(heading) for heading in table.columns], rules]
+    lines += [[escape(cell_text(cell)) for cell in row] for row in table.rows]
+    drawn = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{escape(table.caption)}\n\n{drawn}" if table.caption else drawn
+
+
+def escape(text: str) -> str:
+    """One line in which nothing is markup."""
+    line = " ".join(clean(text).split())
+    line = re.sub(r"([\\`*{}\[\]<>|~])", r"\\\1", line.replace("&", "&amp;"))
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)
+
+
+def points_table(chart: IntervalPlot | LineChart) -> Table:
+    """A chart's points as a table; of long curves MAX_POINTS, evenly chosen."""
+    if isinstance(chart, IntervalPlot):
+        rows = tuple((point.label, interval_text(point)) for point in chart.points)
+        return Table(("", chart.axis or "value"), rows, chart.title)
+    places = sorted({x for line in chart.lines for x, _ in line.points})
+    step = max(1, -(-len(places) // MAX_POINTS))
+    chosen = places[::-1][::step][::-1]
+    values = [dict(line.points) for line in chart.lines]
+    numbers: tuple[tuple[Cell, ...], ...] = tuple((x, *(each.get(x) for each in values)) for x in chosen)
+    return Table((chart.x_label or "x", *(line.label for line in chart.lines)), numbers, chart.title)
+
+
+def _section(section: Section) -> list[str]:
+    parts = [f"## {escape(section.heading)}", *map(_paragraph, paragraphs(section.text))]
+    parts += [markdown_table(table) for table in section.tables]
+    parts += [markdown_table(points_table(chart)) for chart in section.charts]
+    if section.notes:
+        parts.append("\n".join(f"- {escape(note)}" for note in section.notes))
+    return parts
+
+
+def _paragraph(text: str) -> str:
+    # What would begin a heading, a list, a quotation or a rule at the start of a line.
+    line = escape(text)
+    line = re.sub(r"^(\d+)([.)])", r"\1\\\2", line)
+    return re.sub(r"^([#+=-])", r"\\\1", line)

@@ -1,0 +1,135 @@
+"""What a report consists of. All text is plain text: markup in it is shown, never interpreted."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+
+import msgspec
+
+Cell = str | int | float | None
+
+
+class Table(msgspec.Struct, frozen=True):
+    """columns: their headings. rows: as many cells each. caption: one line above. ValueError for ragged
+    rows."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        for number, row in enumerate(self.rows, 1):
+            if len(row) != len(self.columns):
+                raise ValueError(
+                    f"row {number} has {len(row)} cells, the table has {len(self.columns)} columns"
+                )
+
+
+class IntervalPoint(msgspec.Struct, frozen=True):
+    """One line of an interval plot; nan where something is undefined."""
+
+    label: str
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+class IntervalPlot(msgspec.Struct, frozen=True):
+    """Values with their intervals below one another. reference: a value to mark, such as chance, with its
+    name."""
+
+    title: str
+    points: tuple[IntervalPoint, ...]
+    axis: str = ""
+    reference: float | None = None
+    reference_label: str = ""
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One curve: points (x, y) in the order of x; points that are not finite leave a gap."""
+
+    label: str
+    points: tuple[tuple[float, float], ...]
+
+
+class LineChart(msgspec.Struct, frozen=True):
+    """Curves over one axis, such as a loss over steps."""
+
+    title: str
+    lines: tuple[Line, ...]
+    x_label: str = ""
+    y_label: str = ""
+
+
+class Section(msgspec.Struct, frozen=True):
+    """text: paragraphs, separated by empty lines. notes: short remarks, one per bullet, below everything
+    else."""
+
+    heading: str
+    text: str = ""
+    tables: tuple[Table, ...] = ()
+    charts: tuple[IntervalPlot | LineChart, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Report(msgspec.Struct, frozen=True):
+    """summary: what a reader who reads nothing else must know; paragraphs as in a section."""
+
+    title: str
+    summary: str = ""
+    sections: tuple[Section, ...] = ()
+    footer: str = ""
+
+
+def cell_text(cell: Cell) -> str:
+    """A cell as people read it: 1,234 for whole numbers, four significant digits for others, n/a for None and
+    nan."""
+    if isinstance(cell, str):
+        return clean(cell)
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return "n/a"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    return f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}"
+
+
+def interval_text(point: IntervalPoint) -> str:
+    """0.953 [0.940, 0.965], as far as it is defined."""
+    if math.isnan(point.value):
+        return "undefined"
+    if math.isnan(point.low) or math.isnan(point.high):
+        return f"{point.value:.3f}"
+    return f"{point.value:.3f} [{point.low:.3f}, {point.high:.3f}]"
+
+
+def right_aligned(table: Table) -> list[bool]:
+    """For each column whether it holds only numbers, or texts such as "12%" and "0.71 [0.68, 0.74]"."""
+    return [
+        bool(table.rows) and all(_NUMBER.fullmatch(cell_text(row[column])) for row in table.rows)
+        for column in range(len(table.columns))
+    ]
+
+
+_NUMBER = re.compile(r"[-+−±]?[\d.][\d.,\s%\[\]()±–e+−-]*|n/a|undefined|[–-]|")
+
+
+def paragraphs(text: str) -> list[str]:
+    """Split at empty lines."""
+    return [" ".join(part.split()) for part in re.split(r"\n\s*\n", clean(text)) if part.strip()]
+
+
+def clean(text: str) -> str:
+    """Text from anywhere without what would disturb a terminal or break a file: control and direction
+    characters and lone surrogates become U+FFFD, line breaks and tabs stay."""
+    return "".join(
+        "\ufffd"
+        if (unicodedata.category(each) in ("Cc", "Cs") and each not in "\n\t") or each in _DIRECTION
+        else each
+        for each in text
+    )
+
+
+# Overrides and isolates that can make a line read differently from what it is.
+_DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

@@ -1,0 +1,53 @@
+"""Tables for a terminal, in plain text."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from lorica.reports.page import Table, cell_text, right_aligned
+
+
+def plain_table(table: Table, *, max_cell: int = 60) -> str:
+    """The table with aligned columns, without a final line break.
+
+    max_cell: columns of the terminal a cell may take; longer ones end in "…".
+    """
+    right = right_aligned(table)
+    lines = [[_shorten(heading, max_cell) for heading in table.columns]]
+    lines += [[_shorten(cell_text(cell), max_cell) for cell in row] for row in table.rows]
+    widths = [max(display_width(line[column]) for line in lines) for column in range(len(table.columns))]
+    drawn = [
+        "  ".join(
+            _pad(cell, width, end) for cell, width, end in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+    drawn.insert(1, "  ".join("─" * width for width in widths))
+    if table.caption:
+        drawn.insert(0, cell_text(table.caption))
+    return "\n".join(drawn)
+
+
+def display_width(text: str) -> int:
+    """Columns of a terminal that a text takes: wide characters two, combining ones none."""
+    return sum(
+        0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1
+        for each in text
+    )
+
+
+def _pad(text: str, width: int, right: bool) -> str:
+    space = " " * (width - display_width(text))
+    return space + text if right else text + space
+
+
+def _shorten(text: str, limit: int) -> str:
+    line = " ".join(cell_text(text).split())
+    if display_width(line) <= limit:
+        return line
+    kept = ""
+    for each in line:
+        if display_width(kept + each) > limit - 1:
+            break
+        kept += each
+    return kept.rstrip() + "…"
