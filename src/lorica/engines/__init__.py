@@ -1,0 +1,57 @@
+"""The engines that answer requests, by name. Each is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from lorica.engines.base import Engine, EngineFactory
+from lorica.errors import EngineError
+
+__all__ = ["ENGINES", "load_engine"]
+
+# name -> "module:factory"; each factory has the signature of `EngineFactory`
+ENGINES: dict[str, str] = {
+    "native": "lorica.engines.native.engine:load_native",
+    "transformers": "lorica.engines.transformers:load_transformers",
+    "fake": "lorica.engines.fake:load_fake",
+}
+
+
+def load_engine(
+    name: str,
+    folder: Path,
+    *,
+    dtype: str,
+    device: str,
+    device_map: str,
+    load_in_4bit: bool,
+    batch_tokens: int,
+    threads: int,
+    share_prefixes: bool,
+) -> Engine:
+    """The engine of this name, with the base model of `folder` loaded and no adapter yet.
+
+    dtype: auto, float32, bfloat16 or float16. device: auto, cpu, cuda, cuda:1, ... batch_tokens: tokens per
+    forward pass. threads: CPU threads, 0 leaves the choice to torch. Raises EngineError for an unknown name
+    or a setting this engine cannot follow, ModelError for a model it cannot load, MissingExtraError for a
+    package it lacks.
+    """
+    if name not in ENGINES:
+        near = difflib.get_close_matches(name, ENGINES, n=1)
+        hint = f"did you mean engine={near[0]}?" if near else "choose one of these with engine=NAME"
+        raise EngineError(f"no engine {name!r}; there are: {', '.join(ENGINES)}", fix=hint)
+    module, attribute = ENGINES[name].split(":")
+    factory = cast(EngineFactory, getattr(import_module(module), attribute))
+    return factory(
+        folder,
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        load_in_4bit=load_in_4bit,
+        batch_tokens=batch_tokens,
+        threads=threads,
+        share_prefixes=share_prefixes,
+    )

@@ -1,0 +1,103 @@
+"""What every engine is: requests in, outputs in the same order out. No torch here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from lorica.errors import EngineError
+from lorica.records import Choose, Generate, Output, Request
+
+OnDone = Callable[[int], None]
+
+
+class Engine(Protocol):
+    """One base model and any number of adapters by name."""
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        """Make an adapter known. Raises AdapterError for a folder that cannot be used, EngineError for a
+        taken name.
+        """
+        ...
+
+    def run(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Output]:
+        """Answer all requests; outputs are in their order. on_done(n): n more requests are answered.
+
+        A request that cannot be answered alone fails alone, as `Output(error=...)`. Raises EngineError for an
+        adapter that was never added.
+        """
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """What decides the results: name, precision, device, ... for manifests and reports."""
+        ...
+
+
+class EngineFactory(Protocol):
+    """The signature of the factories in `lorica.engines.ENGINES`."""
+
+    def __call__(
+        self,
+        folder: Path,
+        *,
+        dtype: str,
+        device: str,
+        device_map: str,
+        load_in_4bit: bool,
+        batch_tokens: int,
+        threads: int,
+        share_prefixes: bool,
+    ) -> Engine: ...
+
+
+def check_adapters(requests: Sequence[Request], known: Collection[str]) -> None:
+    """Raise EngineError for the first request whose adapter is not known."""
+    for request in requests:
+        name = request.adapter
+        if name is not None and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            have = ", ".join(sorted(known)) or "none"
+            raise EngineError(
+                f"request {request.id!r} asks for the adapter {name!r}; this engine has: {have}",
+                fix=f"did you mean {near[0]!r}?" if near else "add the adapter to the engine before running",
+            )
+
+
+def find_problem(request: Request, *, vocab_size: int, max_positions: int) -> str:
+    """Why this request cannot be answered by a model of this size, or "" when it can.
+
+    max_positions: tokens the model can see at once, prompt and choice together.
+    """
+    if not request.prompt:
+        return "the prompt has no tokens"
+    longest = len(request.prompt)
+    tokens = [request.prompt]
+    if isinstance(request, Choose):
+        if not request.choices:
+            return "there are no choices"
+        if not all(request.choices):
+            return f"choice {[bool(c) for c in request.choices].index(False)} has no tokens"
+        tokens += request.choices
+        # The last token of a choice is predicted, never read.
+        longest += max(map(len, request.choices)) - 1
+    if longest > max_positions:
+        return f"needs {longest} positions, the model has {max_positions}"
+    worst = max(max(part) for part in tokens)
+    if worst >= vocab_size or min(min(part) for part in tokens) < 0:
+        return f"token {worst} is outside the model's vocabulary of {vocab_size}"
+    return ""
+
+
+def failed(request: Request, problem: str) -> Output:
+    """The output of a request that could not be answered."""
+    return Output(id=request.id, finish="error", error=problem)
+
+
+def room_for(request: Generate, max_positions: int) -> int:
+    """How many new tokens this request may get: its own limit, or what the model's positions leave.
+
+    The last new token is predicted, never read, so it needs no position.
+    """
+    return min(request.sampling.max_new_tokens, max_positions - len(request.prompt) + 1)

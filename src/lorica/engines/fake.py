@@ -1,0 +1,98 @@
+"""An engine without a model, for tests of everything above the engines: deterministic and free of
+dependencies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lorica.engines.base import OnDone, check_adapters, failed, find_problem
+from lorica.errors import EngineError
+from lorica.records import Choose, Generate, Output, Request
+
+Reply = Callable[[Generate], Sequence[int]]
+
+_ANY = 1 << 62  # neither vocabulary nor positions limit this engine
+
+
+def echo(request: Generate) -> Sequence[int]:
+    """The prompt's last tokens, as many as may be generated."""
+    count = request.sampling.max_new_tokens
+    return request.prompt[-count:] if count else ()
+
+
+class FakeEngine:
+    """Log-probabilities from a hash of adapter, prompt and choice; text from `reply`.
+
+    reply: request -> the tokens the model would say if nothing stopped it; stop tokens and max_new_tokens are
+    applied here as in a real engine. max_positions: a longer prompt fails alone.
+    """
+
+    def __init__(self, *, reply: Reply = echo, max_positions: int = _ANY) -> None:
+        self._reply = reply
+        self._max_positions = max_positions
+        self._adapters: dict[str, Path] = {}
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        """Remember the name; the folder is not read. Raises EngineError when the name is taken by another
+        folder.
+        """
+        if self._adapters.setdefault(name, Path(folder)) != Path(folder):
+            raise EngineError(f"the adapter name {name!r} is taken by {self._adapters[name]}")
+
+    def run(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Output]:
+        """Answer all requests in their order; see `Engine.run`."""
+        check_adapters(requests, self._adapters)
+        outputs = [self._answer(request) for request in requests]
+        if on_done is not None:
+            on_done(len(outputs))
+        return outputs
+
+    def describe(self) -> dict[str, str]:
+        """Name only: nothing else decides the results."""
+        return {"engine": "fake"}
+
+    def _answer(self, request: Request) -> Output:
+        problem = find_problem(request, vocab_size=_ANY, max_positions=self._max_positions)
+        if problem:
+            return failed(request, problem)
+        if isinstance(request, Choose):
+            return Output(id=request.id, logprobs=_logprobs(request))
+        tokens: list[int] = []
+        for token in self._reply(request):
+            if len(tokens) == request.sampling.max_new_tokens:
+                break
+            if token in request.stop_tokens and len(tokens) >= request.sampling.min_new_tokens:
+                return Output(id=request.id, tokens=tuple(tokens), finish="stop")
+            tokens.append(token)
+        return Output(id=request.id, tokens=tuple(tokens), finish="length")
+
+
+def _logprobs(request: Choose) -> tuple[float, ...]:
+    # One tenth of the probability is left to everything that is no choice.
+    weights = [_unit(request, choice) for choice in request.choices]
+    return tuple(math.log(0.9 * weight / sum(weights)) for weight in weights)
+
+
+def _unit(request: Choose, choice: tuple[int, ...]) -> float:
+    text = repr((request.adapter, request.prompt, choice)).encode()
+    number = int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
+    return (number + 1) / (2**48 + 1)
+
+
+def load_fake(
+    folder: Path,
+    *,
+    dtype: str,
+    device: str,
+    device_map: str,
+    load_in_4bit: bool,
+    batch_tokens: int,
+    threads: int,
+    share_prefixes: bool,
+) -> FakeEngine:
+    """The factory for `load_engine`; nothing of what it is given changes a fake answer."""
+    return FakeEngine()

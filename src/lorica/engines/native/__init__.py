@@ -1,0 +1,1 @@
+"""The engine on Lorica's own decoder: plan -> run -> commit."""

@@ -1,0 +1,107 @@
+"""Keys and values of rows that are being continued, and the attention of one step over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lorica.engines.native.attention import PrefixPart, additive
+from lorica.engines.native.block import attend_block
+from lorica.models.families import DecoderConfig
+
+_BLOCK = 64  # tokens and, divided by four, rows by which the cache grows
+
+
+class RowCache:
+    """One line of keys and values per row, its own part only; lines 0..n-1 are in use, without holes."""
+
+    def __init__(self, config: DecoderConfig, dtype: torch.dtype, device: torch.device) -> None:
+        self._heads, self._head_dim = config.kv_heads, config.head_dim
+        empty = torch.empty(0, self._heads, 0, self._head_dim, dtype=dtype, device=device)
+        self.keys = [empty] * config.layers
+        self.values = [empty] * config.layers
+
+    def reserve(self, lines: int, length: int) -> None:
+        """Have room for so many lines of so many tokens; what is there stays."""
+        have_lines, _, have_length, _ = self.keys[0].shape
+        if lines <= have_lines and length <= have_length:
+            return
+        shape = (
+            max(have_lines, _round_up(lines, _BLOCK // 4)),
+            self._heads,
+            max(have_length, _round_up(length, _BLOCK)),
+            self._head_dim,
+        )
+        for tensors in (self.keys, self.values):
+            for layer, old in enumerate(tensors):
+                # Zeros: what a mask hides is still multiplied by 0, and 0 * NaN is NaN.
+                tensors[layer] = old.new_zeros(shape)
+                tensors[layer][:have_lines, :, :have_length] = old
+
+    def write(self, layer: int, line: int, key: Tensor, value: Tensor) -> None:
+        """Begin a line with key, value [L, Hkv, Dh]."""
+        self.keys[layer][line, :, : len(key)] = key.transpose(0, 1)
+        self.values[layer][line, :, : len(value)] = value.transpose(0, 1)
+
+    def move(self, source: int, target: int) -> None:
+        """Copy a line over another."""
+        for tensor in (*self.keys, *self.values):
+            tensor[target] = tensor[source]
+
+
+class StepAttention:
+    """One new token per row: it sees its row's prefixes, its row's line of the cache, and itself.
+
+    lines[i]: the cache line of token i; lengths[i]: tokens in that line before this one.
+    """
+
+    def __init__(
+        self,
+        cache: RowCache,
+        lines: Sequence[int],
+        lengths: Sequence[int],
+        windows: Sequence[int | None],
+        parts: Sequence[PrefixPart],
+    ) -> None:
+        device = cache.keys[0].device
+        self._cache, self._windows, self._parts = cache, windows, parts
+        self._rows, self._longest = len(lines), max(lengths) + 1
+        cache.reserve(self._rows, self._longest)
+        self._lines = torch.tensor(lines, device=device)
+        self._at = torch.tensor(lengths, device=device)
+        self._back = torch.argsort(self._lines)  # line -> token
+        last = self._at[self._back][:, None]
+        column = torch.arange(self._longest, device=device)[None, :]
+        self._masks: dict[int | None, Tensor] = {}
+        for window in set(windows):
+            seen = column <= last
+            if window is not None:
+                seen = seen & (last - column < window)
+            self._masks[window] = additive(seen, cache.keys[0].dtype)[:, None, None, :]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        keys[self._lines, :, self._at] = key
+        values[self._lines, :, self._at] = value
+        window = self._windows[layer]
+        # The query heads of one key head stand in for queries: [n, H, Dh] -> [n, Hkv, H / Hkv, Dh].
+        grouped = query[self._back].view(self._rows, key.shape[1], -1, query.shape[2])
+        output, total = attend_block(
+            grouped,
+            keys[: self._rows, :, : self._longest],
+            values[: self._rows, :, : self._longest],
+            self._masks[window],
+        )
+        output = output.reshape(query.shape)[self._lines]
+        if self._parts:
+            totals = total.reshape(query.shape[:2])[self._lines]
+            for part in self._parts:
+                part.merge(layer, window, query, output, totals)
+        return output
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step

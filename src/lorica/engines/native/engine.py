@@ -1,0 +1,212 @@
+"""The native engine: plan -> run -> commit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from lorica.adapters.folder import open_adapter
+from lorica.engines.base import OnDone, check_adapters, failed, find_problem
+from lorica.engines.native.attention import SharedAttention
+from lorica.engines.native.block import has_fast_kernel
+from lorica.engines.native.generate import Finished, Generation
+from lorica.engines.native.pack import Pass, Piece, Prefix, pack
+from lorica.engines.native.plan import Batch, Plan, PlannedRow, make_plan
+from lorica.engines.native.score import branches_of, score
+from lorica.errors import EngineError
+from lorica.models.adapter_weights import load_lora
+from lorica.models.decoder import Decoder
+from lorica.models.lora import LoraWeights
+from lorica.models.weights import DTYPES, load_decoder
+from lorica.records import Choose, Generate, Output, Request
+
+_CACHE_PER_BATCH = 4  # tokens that rows under continuation may hold, in units of batch_tokens
+
+
+class NativeEngine:
+    """Lorica's own decoder with any number of adapters, mixed freely in one batch.
+
+    batch_tokens: tokens of one forward pass, the memory budget. share_prefixes: compute what prompts of one
+    adapter have in common at their beginning only once.
+    """
+
+    def __init__(self, decoder: Decoder, *, batch_tokens: int = 4096, share_prefixes: bool = True) -> None:
+        if batch_tokens < 1:
+            raise EngineError(
+                f"batch_tokens is {batch_tokens}; at least 1 is needed", fix="try batch_tokens=4096"
+            )
+        self._decoder = decoder
+        self._batch_tokens = batch_tokens
+        self._share_prefixes = share_prefixes
+        self._adapters: dict[str, LoraWeights] = {}
+        self._digests: dict[str, str] = {}
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        """Load an adapter under a name; the same adapter again changes nothing.
+
+        Raises AdapterError for a folder that cannot be used on this base, EngineError when another adapter
+        has the name.
+        """
+        opened = open_adapter(folder)
+        if self._digests.setdefault(name, opened.digest) != opened.digest:
+            raise EngineError(f"the adapter name {name!r} is taken by another adapter than {folder}")
+        if name not in self._adapters:
+            decoder = self._decoder
+            try:
+                weights = load_lora(name, opened, decoder.config, dtype=decoder.dtype, device=decoder.device)
+            except BaseException:
+                del self._digests[name]
+                raise
+            self._adapters[name] = weights
+
+    def describe(self) -> dict[str, str]:
+        """What decides the results and the speed."""
+        decoder = self._decoder
+        fast = decoder.device.type == "cpu" and has_fast_kernel()
+        return {
+            "engine": "native",
+            "family": decoder.config.family,
+            "dtype": str(decoder.dtype).removeprefix("torch."),
+            "device": str(decoder.device),
+            "threads": str(torch.get_num_threads()),
+            "batch_tokens": str(self._batch_tokens),
+            "share_prefixes": str(self._share_prefixes).lower(),
+            "attention": "flash" if fast else "plain",
+            "torch": str(torch.__version__),
+        }
+
+    def run(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Output]:
+        """Answer all requests in their order; see `Engine.run`."""
+        check_adapters(requests, self._adapters)
+        outputs: list[Output | None] = [None] * len(requests)
+        able: list[int] = []
+        for index, request in enumerate(requests):
+            outputs[index] = self._answer_unread(request)
+            if outputs[index] is None:
+                able.append(index)
+        if on_done is not None:
+            on_done(len(requests) - len(able))
+        for committed in self.execute(self.plan([requests[index] for index in able])):
+            for index, output in committed:
+                outputs[able[index]] = output
+            if on_done is not None and committed:
+                on_done(len(committed))
+        return cast(list[Output], outputs)
+
+    def plan(self, requests: Sequence[Request]) -> Plan:
+        """The plan for valid requests; a pure function of them and the engine's settings."""
+        return make_plan(requests, batch_tokens=self._batch_tokens, share_prefixes=self._share_prefixes)
+
+    @torch.inference_mode()
+    def execute(self, plan: Plan) -> Iterator[Finished]:
+        """Run a plan batch by batch; yields (index of the request, output) of what each step finished."""
+        computed: dict[int, Prefix] = {}
+        generation = Generation(self._decoder, cache_tokens=_CACHE_PER_BATCH * self._batch_tokens)
+        for batch in plan.batches:
+            if batch.kind == "prefix":
+                self._compute(plan, batch, computed)
+            elif batch.kind == "choose":
+                yield self._score(plan, batch, computed)
+            else:
+                indices = [row.request for row in batch.rows]
+                requests = [cast(Generate, plan.requests[index]) for index in indices]
+                pieces = [self._piece(plan, row, computed) for row in batch.rows]
+                while not generation.fits(pieces, requests):
+                    yield generation.step()
+                yield generation.admit(indices, pieces, requests)
+            for index in batch.release:
+                # Rows that are still being continued hold on to their prefix themselves.
+                del computed[index]
+        while generation.busy:
+            yield generation.step()
+
+    def _answer_unread(self, request: Request) -> Output | None:
+        config = self._decoder.config
+        problem = find_problem(request, vocab_size=config.vocab_size, max_positions=config.max_positions)
+        if problem:
+            return failed(request, problem)
+        if isinstance(request, Generate) and request.sampling.max_new_tokens < 1:
+            return Output(id=request.id, finish="length")
+        return None
+
+    def _adapter(self, name: str | None) -> LoraWeights | None:
+        return None if name is None else self._adapters[name]
+
+    def _piece(self, plan: Plan, row: PlannedRow, computed: dict[int, Prefix]) -> Piece:
+        request = plan.requests[row.request]
+        return Piece(
+            request.prompt[row.start :],
+            computed.get(row.segment),
+            self._adapter(request.adapter),
+            branches_of(request) if isinstance(request, Choose) else (),
+        )
+
+    def _compute(self, plan: Plan, batch: Batch, computed: dict[int, Prefix]) -> None:
+        segments = [plan.segments[index] for index in batch.segments]
+        pieces = [Piece(s.tokens, computed.get(s.parent), self._adapter(s.adapter)) for s in segments]
+        work = pack(pieces, self._decoder.device)
+        prefixes = [Prefix(piece.prefix, piece.start, piece.length, [], []) for piece in pieces]
+
+        def keep(layer: int, key: Tensor, value: Tensor) -> None:
+            for prefix, start in zip(prefixes, work.offsets, strict=True):
+                part = slice(start, start + prefix.length)
+                prefix.keys.append(key[part].transpose(0, 1).contiguous())
+                prefix.values.append(value[part].transpose(0, 1).contiguous())
+
+        attention = SharedAttention(work, self._decoder.config.windows, self._decoder.dtype, keep=keep)
+        self._decoder.hidden(work.tokens, work.positions, attention, work.spans)
+        computed.update(zip(batch.segments, prefixes, strict=True))
+
+    def _score(self, plan: Plan, batch: Batch, computed: dict[int, Prefix]) -> Finished:
+        work = pack([self._piece(plan, row, computed) for row in batch.rows], self._decoder.device)
+        hidden = self._hidden(work)
+        requests = [cast(Choose, plan.requests[row.request]) for row in batch.rows]
+        ends = [start + len(piece.tokens) for start, piece in zip(work.offsets, work.pieces, strict=True)]
+        found = score(self._decoder, hidden, requests, ends)
+        return [
+            (row.request, _scored(request, values))
+            for row, request, values in zip(batch.rows, requests, found, strict=True)
+        ]
+
+    def _hidden(self, work: Pass) -> Tensor:
+        attention = SharedAttention(work, self._decoder.config.windows, self._decoder.dtype)
+        return self._decoder.hidden(work.tokens, work.positions, attention, work.spans)
+
+
+def _scored(request: Choose, values: Sequence[float]) -> Output:
+    if any(math.isnan(value) for value in values):
+        return failed(request, "the model's output is not a number (NaN): weights or precision are broken")
+    return Output(id=request.id, logprobs=tuple(values))
+
+
+def load_native(
+    folder: Path,
+    *,
+    dtype: str,
+    device: str,
+    device_map: str,
+    load_in_4bit: bool,
+    batch_tokens: int,
+    threads: int,
+    share_prefixes: bool,
+) -> NativeEngine:
+    """The factory for `load_engine`. Raises EngineError for what only the transformers engine does."""
+    if load_in_4bit:
+        raise EngineError(
+            "the native engine has no 4-bit weights", fix="use engine=transformers for load_in_4bit"
+        )
+    if device_map not in ("", "auto"):
+        raise EngineError(
+            f"the native engine runs on one device; device_map={device_map!r}", fix="use engine=transformers"
+        )
+    if threads > 0:
+        torch.set_num_threads(threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    decoder = load_decoder(folder, dtype=None if dtype == "auto" else DTYPES[dtype], device=device)
+    return NativeEngine(decoder, batch_tokens=batch_tokens, share_prefixes=share_prefixes)

@@ -1,0 +1,147 @@
+"""Continuing rows token by token: a finished row leaves at once and makes room for the next planned ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lorica.engines.base import failed, room_for
+from lorica.engines.native.attention import SharedAttention, prefix_parts
+from lorica.engines.native.cache import RowCache, StepAttention
+from lorica.engines.native.pack import Piece, find_spans, pack
+from lorica.engines.native.sample import Picker, pick
+from lorica.models.decoder import Decoder
+from lorica.records import Generate, Output
+
+Finished = list[tuple[int, Output]]
+"""(index of the request, its output) of rows that are done."""
+
+
+@dataclass(eq=False)
+class _Row:
+    index: int
+    piece: Piece
+    picker: Picker
+    limit: int  # new tokens it may get
+    line: int  # of the cache
+    last: int = -1  # the newest token, not yet read by the model
+
+    @property
+    def cached(self) -> int:
+        """Tokens in its cache line when the newest is about to be read."""
+        return self.piece.length + len(self.picker.tokens) - 1
+
+
+class Generation:
+    """The rows that are being continued. Rows keep the order of the plan, so that adapters stand together.
+
+    cache_tokens: own tokens for which the cache may have room, rows times the longest of them.
+    """
+
+    def __init__(self, decoder: Decoder, *, cache_tokens: int) -> None:
+        self._decoder = decoder
+        self._cache_tokens = cache_tokens
+        self._cache = RowCache(decoder.config, decoder.dtype, decoder.device)
+        self._rows: list[_Row] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether any row is unfinished."""
+        return bool(self._rows)
+
+    def fits(self, pieces: Sequence[Piece], requests: Sequence[Generate]) -> bool:
+        """Whether these rows can join now. When none is active, anything can."""
+        lengths = [row.piece.length + row.limit for row in self._rows]
+        lengths += [p.length + self._room(r) for p, r in zip(pieces, requests, strict=True)]
+        return not self._rows or len(lengths) * max(lengths) <= self._cache_tokens
+
+    def admit(
+        self, indices: Sequence[int], pieces: Sequence[Piece], requests: Sequence[Generate]
+    ) -> Finished:
+        """Read the own parts of new rows and pick the first token of each. Returns rows that are done
+        already.
+        """
+        first = len(self._rows)
+        rows = [
+            _Row(index, piece, Picker(request), self._room(request), first + offset)
+            for offset, (index, piece, request) in enumerate(zip(indices, pieces, requests, strict=True))
+        ]
+        work = pack(pieces, self._decoder.device)
+        self._cache.reserve(first + len(rows), max(piece.length for piece in pieces))
+
+        def keep(layer: int, key: Tensor, value: Tensor) -> None:
+            for row, start in zip(rows, work.offsets, strict=True):
+                stop = start + row.piece.length
+                self._cache.write(layer, row.line, key[start:stop], value[start:stop])
+
+        attention = SharedAttention(work, self._decoder.config.windows, self._decoder.dtype, keep=keep)
+        hidden = self._decoder.hidden(work.tokens, work.positions, attention, work.spans)
+        ends = [start + row.piece.length - 1 for row, start in zip(rows, work.offsets, strict=True)]
+        self._rows += rows
+        return self._advance(rows, self._decoder.logits(hidden[ends]))
+
+    def step(self) -> Finished:
+        """One more token for every row. Returns the rows that are done."""
+        rows, device = self._rows, self._decoder.device
+        tokens = torch.tensor([row.last for row in rows], device=device)
+        positions = torch.tensor([row.piece.start + row.cached for row in rows], device=device)
+        config, dtype = self._decoder.config, self._decoder.dtype
+        each_one = [1] * len(rows)
+        parts = prefix_parts(
+            [row.piece.prefix for row in rows],
+            each_one,
+            positions,
+            {window for window in config.windows if window is not None},
+            dtype,
+        )
+        attention = StepAttention(
+            self._cache, [row.line for row in rows], [row.cached for row in rows], config.windows, parts
+        )
+        spans = find_spans([row.piece.adapter for row in rows], each_one)
+        hidden = self._decoder.hidden(tokens, positions, attention, spans)
+        return self._advance(list(rows), self._decoder.logits(hidden))
+
+    def _room(self, request: Generate) -> int:
+        return room_for(request, self._decoder.config.max_positions)
+
+    def _advance(self, rows: Sequence[_Row], logits: Tensor) -> Finished:
+        broken = logits.isnan().any(dim=-1).tolist()
+        chosen = pick(logits.nan_to_num(nan=0.0) if any(broken) else logits, [row.picker for row in rows])
+        done: Finished = []
+        for row, token, bad in zip(rows, chosen, broken, strict=True):
+            output = _broken(row) if bad else _accept(row, token)
+            if output is not None:
+                done.append((row.index, output))
+                self._leave(row)
+        return done
+
+    def _leave(self, row: _Row) -> None:
+        # The last line moves into the gap, so that the lines in use stay without holes.
+        last = max(self._rows, key=lambda other: other.line)
+        if last is not row:
+            self._cache.move(last.line, row.line)
+            last.line = row.line
+        self._rows.remove(row)
+
+
+def _accept(row: _Row, token: int) -> Output | None:
+    request, tokens = row.picker.request, row.picker.tokens
+    finish: Literal["stop", "length"] | None = None
+    if token in request.stop_tokens:
+        finish = "stop"
+    else:
+        tokens.append(token)
+        row.last = token
+        if len(tokens) == row.limit:
+            finish = "length"
+    return None if finish is None else Output(id=request.id, tokens=tuple(tokens), finish=finish)
+
+
+def _broken(row: _Row) -> Output:
+    return failed(
+        row.picker.request, "the model's output is not a number (NaN): weights or precision are broken"
+    )

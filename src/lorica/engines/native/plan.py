@@ -1,0 +1,210 @@
+"""What is computed, and in which order: a pure function of the requests. No torch here.
+
+Prompts of one adapter that begin alike are hung into a tree of segments, each computed once. What is left of
+every prompt, its own part, is packed without padding into batches of a token budget. Batches may mix
+adapters; tokens of one adapter, and those below one segment, always stand together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import msgspec
+
+from lorica.records import Choose, Request
+
+MIN_SHARED_TOKENS = 16
+"""A shared beginning shorter than this, below its parent, is not worth a segment of its own."""
+
+MIN_SAVED_TOKENS = 64
+"""Tokens that a segment must save over all its rows: each costs an attention call per layer and batch."""
+
+MAX_LEVELS = 4
+"""Segments in a chain; prompts seldom share in more steps."""
+
+ADMITTED_ROWS = 8
+"""Rows of one `generate` batch: they join the rows under continuation, and few join sooner than many."""
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A shared beginning: `tokens` stand at positions start.. and follow the segment `parent` (-1: none)."""
+
+    adapter: str | None
+    parent: int
+    start: int
+    tokens: tuple[int, ...]
+
+
+class PlannedRow(msgspec.Struct, frozen=True):
+    """Request number `request`, whose first `start` prompt tokens lie in `segment` (-1: none) and its
+    ancestors.
+    """
+
+    request: int
+    segment: int
+    start: int
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """One forward pass over segments (`prefix`) or rows (`choose`, `generate`).
+
+    release: segments that no later batch needs.
+    """
+
+    kind: Literal["prefix", "choose", "generate"]
+    segments: tuple[int, ...] = ()
+    rows: tuple[PlannedRow, ...] = ()
+    release: tuple[int, ...] = ()
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """All that the engine will do. Indices point into `requests` and `segments`."""
+
+    requests: tuple[Request, ...]
+    segments: tuple[Segment, ...]
+    batches: tuple[Batch, ...]
+
+    def digest(self) -> str:
+        """`sha256:...` over requests, segments and batches: equal digests mean equal work."""
+        return "sha256:" + hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+
+    def computed_tokens(self) -> int:
+        """Tokens that pass through the decoder, those of shared beginnings once."""
+        rows = sum(own_tokens(self.requests[r.request], r.start) for b in self.batches for r in b.rows)
+        return rows + sum(len(segment.tokens) for segment in self.segments)
+
+
+def own_tokens(request: Request, start: int) -> int:
+    """Tokens of a row's own part: the prompt from `start` on, and all but the last token of every choice."""
+    longer = sum(len(choice) - 1 for choice in request.choices) if isinstance(request, Choose) else 0
+    return len(request.prompt) - start + longer
+
+
+def make_plan(requests: Sequence[Request], *, batch_tokens: int, share_prefixes: bool = True) -> Plan:
+    """Plan valid requests: every prompt and every choice has at least one token.
+
+    batch_tokens: no batch holds more tokens, unless it is a single row or segment. share_prefixes: False
+    gives every row its whole prompt as own part.
+    """
+    requests = tuple(requests)
+    groups: dict[tuple[bool, str | None], list[int]] = {}
+    for index, request in enumerate(requests):
+        groups.setdefault((isinstance(request, Choose), request.adapter), []).append(index)
+
+    def longest_first(key: tuple[bool, str | None]) -> tuple[bool, int, str]:
+        return not key[0], -max(len(requests[i].prompt) for i in groups[key]), key[1] or ""
+
+    segments: list[Segment] = []
+    batches: list[Batch] = []
+    rows: dict[bool, list[PlannedRow]] = {True: [], False: []}
+    for key in sorted(groups, key=longest_first):
+        rows[key[0]] += _hang(requests, groups[key], segments, share_prefixes)
+    for chooses, placed in rows.items():
+        batches += _row_batches(requests, placed, batch_tokens, chooses)
+    return Plan(requests, tuple(segments), tuple(_with_prefixes(batches, segments, batch_tokens)))
+
+
+def _hang(
+    requests: Sequence[Request], members: Sequence[int], segments: list[Segment], share: bool
+) -> list[PlannedRow]:
+    """Hang the requests of one adapter into the tree; returns them so that each segment's rows stand
+    together.
+    """
+    if not share:
+        return _ordered(requests, [PlannedRow(index, -1, 0) for index in members])
+    # The last token of a prompt is never shared: the row's own scores are read from its position.
+    keys = {index: requests[index].prompt[:-1] for index in members}
+    order = sorted(members, key=lambda index: (keys[index], index))
+    alike = [0] + [_common(keys[a], keys[b]) for a, b in pairwise(order)]
+    placed: list[PlannedRow] = []
+    work = [(0, len(order), -1, 0, 0)]
+    while work:  # depth first, so that a segment's descendants are numbered right after it
+        low, high, parent, depth, level = work.pop()
+        if high - low == 1:
+            placed.append(PlannedRow(order[low], parent, depth))
+            continue
+        reach = min(alike[low + 1 : high])
+        gain = reach - depth
+        if level < MAX_LEVELS and gain >= MIN_SHARED_TOKENS and gain * (high - low - 1) >= MIN_SAVED_TOKENS:
+            first = order[low]
+            segments.append(Segment(requests[first].adapter, parent, depth, keys[first][depth:reach]))
+            parent, depth, level = len(segments) - 1, reach, level + 1
+        cuts = [low, *(at for at in range(low + 1, high) if alike[at] == reach), high]
+        work += [(a, b, parent, depth, level) for a, b in reversed(list(pairwise(cuts)))]
+    return _ordered(requests, placed)
+
+
+def _ordered(requests: Sequence[Request], placed: list[PlannedRow]) -> list[PlannedRow]:
+    # Segments are numbered depth first, so sorting by number keeps every subtree together.
+    return sorted(
+        placed, key=lambda row: (row.segment, -own_tokens(requests[row.request], row.start), row.request)
+    )
+
+
+def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    """Length of the common beginning, by bisection: slices are compared in C."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _chunks(costs: Sequence[int], budget: int, most: int) -> Iterator[tuple[int, int]]:
+    """Cut 0..len(costs) into runs whose cost is within the budget and that have at most `most` members."""
+    start, total = 0, 0
+    for index, cost in enumerate(costs):
+        if index > start and (total + cost > budget or index - start == most):
+            yield start, index
+            start, total = index, 0
+        total += cost
+    if start < len(costs):
+        yield start, len(costs)
+
+
+def _row_batches(
+    requests: Sequence[Request], rows: Sequence[PlannedRow], batch_tokens: int, chooses: bool
+) -> list[Batch]:
+    costs = [own_tokens(requests[row.request], row.start) for row in rows]
+    most = len(rows) if chooses else ADMITTED_ROWS
+    return [
+        Batch("choose" if chooses else "generate", rows=tuple(rows[a:b]))
+        for a, b in _chunks(costs, batch_tokens, most)
+    ]
+
+
+def _with_prefixes(
+    batches: Sequence[Batch], segments: Sequence[Segment], batch_tokens: int
+) -> Iterator[Batch]:
+    """Put each segment's computation before its first use, parents first, and its release after the last."""
+    chains = [_chain(segments, index) for index in range(len(segments))]
+    needs = [
+        sorted({index for row in batch.rows if row.segment >= 0 for index in chains[row.segment]})
+        for batch in batches
+    ]
+    last = {index: number for number, needed in enumerate(needs) for index in needed}
+    computed: set[int] = set()
+    for number, (batch, needed) in enumerate(zip(batches, needs, strict=True)):
+        missing = [index for index in needed if index not in computed]
+        computed.update(missing)
+        for level in sorted({len(chains[index]) for index in missing}):
+            peers = [index for index in missing if len(chains[index]) == level]
+            costs = [len(segments[index].tokens) for index in peers]
+            for a, b in _chunks(costs, batch_tokens, len(peers)):
+                yield Batch("prefix", segments=tuple(peers[a:b]))
+        release = tuple(index for index in needed if last[index] == number)
+        yield Batch(batch.kind, rows=batch.rows, release=release)
+
+
+def _chain(segments: Sequence[Segment], index: int) -> list[int]:
+    chain = []
+    while index >= 0:
+        chain.append(index)
+        index = segments[index].parent
+    return chain

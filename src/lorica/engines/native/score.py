@@ -1,0 +1,69 @@
+"""Log-probabilities of choices from one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lorica.models.decoder import Decoder
+from lorica.records import Choose
+
+_HEAD_ELEMENTS = 1 << 24  # logits held at once: 64 MiB in float32, whatever the vocabulary
+
+
+def branches_of(request: Choose) -> tuple[tuple[int, ...], ...]:
+    """What must be read to score the choices: all but the last token of each that has several."""
+    return tuple(choice[:-1] for choice in request.choices if len(choice) > 1)
+
+
+def score(
+    decoder: Decoder, hidden: Tensor, requests: Sequence[Choose], ends: Sequence[int]
+) -> list[list[float]]:
+    """Summed natural-log probability of every choice of every request, over the full vocabulary.
+
+    hidden: [T, hidden] of the pass. ends[i]: where the branches of request i begin; its last prompt token
+    stands at ends[i] - 1.
+    """
+    where: list[int] = []  # positions of the pass whose next token is scored
+    read: list[int] = []  # for each scored token: index into `where`, the token, and the choice it counts for
+    tokens: list[int] = []
+    choice_of: list[int] = []
+    count = 0
+    for request, end in zip(requests, ends, strict=True):
+        last = len(where)
+        where.append(end - 1)
+        for choice in request.choices:
+            read += [last, *range(len(where), len(where) + len(choice) - 1)]
+            where += range(end, end + len(choice) - 1)
+            end += len(choice) - 1
+            tokens += choice
+            choice_of += [count] * len(choice)
+            count += 1
+    device = hidden.device
+    values = _token_logprobs(
+        decoder,
+        hidden[torch.tensor(where, device=device)],
+        torch.tensor(read, device=device),
+        torch.tensor(tokens, device=device),
+    )
+    sums = torch.zeros(count, dtype=torch.float64, device=device)
+    sums.index_add_(0, torch.tensor(choice_of, device=device), values)
+    flat = iter(sums.tolist())
+    return [[next(flat) for _ in request.choices] for request in requests]
+
+
+def _token_logprobs(decoder: Decoder, hidden: Tensor, read: Tensor, tokens: Tensor) -> Tensor:
+    """hidden [P, hidden]; read, tokens [S] -> float64 [S]: log-probability of tokens[i] after
+    hidden[read[i]].
+    """
+    values = torch.empty(len(tokens), dtype=torch.float64, device=hidden.device)
+    step = max(1, _HEAD_ELEMENTS // decoder.config.vocab_size)
+    for start in range(0, len(hidden), step):
+        logits = decoder.logits(hidden[start : start + step]).float()
+        total = logits.logsumexp(dim=-1)
+        here = ((read >= start) & (read < start + step)).nonzero().squeeze(1)
+        row = read[here] - start
+        values[here] = (logits[row, tokens[here]] - total[row]).double()
+    return values
