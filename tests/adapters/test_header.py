@@ -162,7 +162,8 @@ def check_against_library(raw: bytes, path: Path) -> bool:
 
 MUTATIONS = [
     b"\0", b" ", b"{", b"}", b"[", b"]", b",", b":", b'"', b"-", b".", b"0", b"1", b"9", b"e",
-    b"\\", b"\\u0000",    b"\xff", b"\n", b"null", b"true", b"NaN", b'"a":', b"18446744073709551615", b"F64", b"[]", b"{}",
+    b"\\", b"\\u0000", b"\xff", b"\n", b"null", b"true", b"NaN", b'"a":',
+    b"18446744073709551615", b"F64", b"[]", b"{}",
 ]  # fmt: skip
 
 
