@@ -138,17 +138,19 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     `answer` is the text a person reads (a letter, a short answer, "Yes"/"No"); `score` is P(Yes) for `rules`.
     `scores` are the choices' normalised probabilities. `stage` says which parse stage produced the answer:
     `choice`, `whole`, `first_number`, `keyword`, `text`, `fallback` or `invalid`.
-    `flags` are sorted words such as `truncated`, `adapter_fallback`, `retried`, `invalid`, `error`.
+    `flags` are sorted words: `truncated`, `adapter_fallback`, `retried`, `cut_off` (the length limit ended the text),
+    `parse_fallback`, `invalid`, `error`. `problem` says in words why an answer is invalid.
     """
 
     id: str
     answer: str | None = None
     score: float | None = None
     scores: dict[str, float] | None = None
-    adapter: str = "base"
+    adapter: str = ""  # "base" for the base model alone
     route: str = ""
     stage: str = ""
     retries: int = 0
     dropped_tokens: int = 0
     flags: tuple[str, ...] = ()
     raw: str | None = None  # the model's own words, where it generated text
+    problem: str | None = None

@@ -85,7 +85,7 @@ class ModelConfig:
     """Branch, tag or commit of a Hugging Face id; empty for `main`."""
 
     dtype: Dtype = "auto"
-    """Number format of the weights; `auto` keeps the checkpoint's own where the device computes in it."""
+    """Number format the base computes in; `auto` is float32 for weight files up to 1 GiB on a CPU, else bfloat16."""
 
     device: str = "auto"
     """Where the model runs: `auto`, `cpu`, `cuda`, `cuda:1`, ..."""
@@ -199,6 +199,9 @@ class TrainingConfig:
 
     resume: bool = False
     """Whether to go on from the last checkpoint in `run_dir` where there is one."""
+
+    per_subject: bool = False
+    """Whether each subject in the rows of `input` gets an adapter of its own, beside `general` on all rows."""
 
     gradient_checkpointing: bool = False
     """Whether activations are computed again in the backward pass: less memory, about a third more time."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 SERIES = 6
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "12 4", "4 2 1 2")
 
-CSS = """
+_RULES = """
 :root { color-scheme: light dark; --bg: #ffffff; --fg: #1c2024; --muted: #5b6470; --line: #d5dae1; --band:
 #f4f6f8;
   --accent: #0b62a8; --s1: #0072b2; --s2: #b84a00; --s3: #00795a; --s4: #a3417c; --s5: #8a6d00; --s6: #4a4a4a;
@@ -39,4 +39,4 @@ footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--line)
 @media print { nav, details { display: none; } h2 { break-after: avoid; } table, figure { break-inside: avoid;
 } }
 """
-CSS += "".join(f"svg .s{n} {{ stroke: var(--s{n}); }}\n" for n in range(1, SERIES + 1))
+CSS = _RULES + "".join(f"svg .s{n} {{ stroke: var(--s{n}); }}\n" for n in range(1, SERIES + 1))

@@ -1,0 +1,74 @@
+"""The command line: a table of verbs, each imported only when it is called."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from lorica import __version__
+from lorica.errors import LoricaError, UsageError
+
+VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("lorica.verbs.demo:run", "the whole life cycle on the embedded model, offline, with a report"),
+    "train": ("lorica.verbs.train:run", "train LoRA adapters: per task, or one per subject"),
+    "infer": ("lorica.verbs.infer:run", "rows in, answers out: routed, batched, validated, resumable"),
+    "eval": ("lorica.verbs.eval:run", "metrics of answers against gold, with confidence intervals"),
+    "config": ("lorica.verbs.config:run", "print the resolved configuration and where each value came from"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code. A user's mistake is one message on stderr, never a traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(given)
+    except LoricaError as error:
+        print(f"lorica: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt as interrupt:
+        print(f"\nlorica: interrupted. {interrupt}".rstrip(), file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) went away; nothing is wrong. Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if given[0] in ("-V", "--version"):
+        print(f"lorica {__version__}")
+        return 0
+    verb, rest = given[0], given[1:]
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        guess = f"did you mean `lorica {near[0]}`? " if near else ""
+        raise UsageError(f"unknown verb {verb!r}; allowed: {', '.join(VERBS)}", fix=f"{guess}see `lorica --help`")
+    module, function = VERBS[verb][0].split(":")
+    code: int = getattr(importlib.import_module(module), function)(rest)
+    return code
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {name:<8} {text}" for name, (_, text) in VERBS.items())
+    return (
+        "usage: lorica VERB [key=value ...]\n\n"
+        "Trains LoRA adapters and answers large files of rows with many adapters at once, offline.\n\n"
+        f"{verbs}\n\n"
+        "  lorica VERB --help    what a verb takes, with examples\n"
+        "  lorica --version\n\n"
+        "examples:\n"
+        "  lorica demo\n"
+        "  lorica train task=rules input=examples/rules/posts.csv run_dir=runs/rules\n"
+        "  lorica infer task=rules input=posts.csv output=answers.csv adapters.dir=runs/rules\n"
+        "  lorica config task=mcq lora.r=8"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""The house rules that a machine can check: ranks, budgets, no work at import, a light core, an explicit surface."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "lorica"
+
+# Imports go strictly downward; packages of one rank never import each other. The only copy of this table.
+RANKS = {
+    "errors": 0,
+    "records": 0,
+    "config": 1,
+    "data": 1,
+    "tasks": 1,
+    "adapters": 1,
+    "routing": 1,
+    "metrics": 1,
+    "prompts": 2,
+    "models": 2,
+    "reports": 2,
+    "engines": 3,
+    "training": 3,
+    "pipeline": 4,  # the stages in a line; vetting and serving will stand on it
+    "verbs": 5,
+    "cli": 6,
+}
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+# What `import lorica`, `--help` and everything of rank 1 must not drag in.
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "hydra",
+    "omegaconf",
+    "sklearn",
+    "pyarrow",
+    "bitsandbytes",
+    "tokenizers",
+}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+MODULES = sorted(SOURCE.rglob("*.py"))
+PYTHON = sorted(path for folder in ("src", "tests", "tools", "bench") for path in (ROOT / folder).rglob("*.py"))
+
+
+def _id(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"), str(path))
+
+
+def _package(path: Path) -> str:
+    first = path.relative_to(SOURCE).parts[0]
+    return first.removesuffix(".py")
+
+
+def _imported(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """(package inside lorica, line) of every import, lazy ones too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import at line {node.lineno}"
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "lorica" else []
+            names = names or [node.module or ""]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.startswith("lorica."):
+                yield name.split(".")[1], node.lineno
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_id)
+def test_imports_go_strictly_downward(path: Path) -> None:
+    package = _package(path)
+    if package == "__init__":
+        return  # the public surface stands above everything
+    assert package in RANKS, f"{package} has no rank: add it to RANKS with the reason"
+    for target, line in _imported(_tree(path)):
+        if target == package or target == "__version__":
+            continue
+        assert RANKS[target] < RANKS[package], (
+            f"{_id(path)}:{line}: {package} (rank {RANKS[package]}) imports {target} (rank {RANKS[target]})"
+        )
+
+
+def test_every_package_has_its_rank_and_every_rank_its_package() -> None:
+    found = {_package(path) for path in MODULES} - {"__init__"}
+    assert found == set(RANKS)
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=_id)
+def test_files_and_functions_stay_short(path: Path) -> None:
+    lines = path.read_text("utf-8").count("\n")
+    assert lines <= MAX_FILE_LINES, f"{lines} lines; split the file along its nouns"
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, Function):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= MAX_FUNCTION_LINES, f"{node.name} at line {node.lineno} has {length} lines"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_id)
+def test_public_signatures_name_their_parameters(path: Path) -> None:
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, Function) and not node.name.startswith("_"):
+            assert node.args.kwarg is None, f"{node.name} at line {node.lineno} takes **{node.args.kwarg}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_id)
+def test_public_things_have_docstrings(path: Path) -> None:
+    tree = _tree(path)
+    assert ast.get_docstring(tree), "the module has no docstring"
+    for node in tree.body:
+        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} at line {node.lineno} has no docstring"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_id)
+def test_no_work_at_import(path: Path) -> None:
+    allowed = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.ClassDef)
+    for node in _tree(path).body:
+        if isinstance(node, (*allowed, ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue
+        condition = ast.unparse(node.test) if isinstance(node, ast.If) else ""
+        assert condition in ("TYPE_CHECKING", "__name__ == '__main__'"), (
+            f"line {node.lineno}: {type(node).__name__} runs when the module is imported"
+        )
+
+
+def test_there_is_no_room_without_a_name() -> None:
+    nameless = {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"}
+    assert not [_id(path) for path in PYTHON if path.name in nameless]
+
+
+@pytest.mark.parametrize(
+    "module", ["lorica", "lorica.cli", "lorica.data.read", "lorica.tasks", "lorica.adapters.folder"]
+)
+def test_the_light_core_stays_light(module: str) -> None:
+    code = f"import sys, {module}; print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "src")
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert not loaded & HEAVY
+
+
+def test_the_command_line_imports_next_to_nothing() -> None:
+    code = "import sys, lorica.cli; print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "src")
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert not loaded & (HEAVY | {"numpy", "msgspec", "rich", "jinja2"})
+
+
+def test_the_public_surface_is_explicit() -> None:
+    import lorica
+
+    assert sorted(lorica.__all__) == ["__version__", "load_pipeline"]
+    for name in lorica.__all__:
+        assert getattr(lorica, name) is not None
+    with pytest.raises(AttributeError, match="load_pipelin"):
+        _ = lorica.load_pipelin  # type: ignore[attr-defined]
