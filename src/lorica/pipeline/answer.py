@@ -1,0 +1,168 @@
+"""Rows in, answers out: route, render, encode, run, parse and retry, for a window of rows at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from lorica.engines.base import Engine
+from lorica.errors import PromptError
+from lorica.prompts.encoder import Encoder
+from lorica.records import Answer, Choose, Encoded, Generate, Output, Request, Route, Row, Sampling
+from lorica.routing import route
+from lorica.tasks.base import Reading, Task
+
+# A retry samples, a little more boldly each time: asking greedily again would give the same answer again.
+_RETRY_TEMPERATURES = (0.5, 0.8, 1.0)
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """How rows are answered; the meanings and units are those of the `inference` and `adapters` configuration."""
+
+    max_input_tokens: int = 1024
+    truncate: Literal["middle", "left", "right", "error"] = "middle"
+    sampling: Sampling = field(default_factory=Sampling)
+    use_stop_tokens: bool = True
+    validate: bool = True
+    max_retries: int = 2
+    fallback: Literal["general", "base", "error"] = "general"
+    fixed_adapter: str = ""
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    row: Row
+    route: Route
+    encoded: Encoded
+    request: Request
+    lengths: tuple[int, ...]  # tokens of each choice
+
+
+class Pipeline:
+    """One task on one engine. `adapters` are the names that the engine has loaded."""
+
+    def __init__(
+        self,
+        task: Task,
+        encoder: Encoder,
+        engine: Engine,
+        adapters: Collection[str],
+        settings: AnswerSettings,
+    ) -> None:
+        self.task = task
+        self.encoder = encoder
+        self.engine = engine
+        self.adapters = frozenset(adapters)
+        self.settings = settings
+
+    def answer(self, rows: Sequence[Row], on_done: Callable[[int], None] | None = None) -> list[Answer]:
+        """Answer rows, in their order. `on_done(n)` is called as rows get their first answer.
+
+        Raises PromptError (with the row's id) for a prompt that cannot be rendered or, under truncate="error", does
+        not fit; AdapterError for a missing adapter under fallback="error".
+        """
+        prepared = [self._prepare(row) for row in rows]
+        outputs = self.engine.run([one.request for one in prepared], on_done)
+        readings = [self._read(one, output) for one, output in zip(prepared, outputs, strict=True)]
+        tries = [0] * len(rows)
+        for attempt in range(1, self._retries() + 1):
+            again = [
+                i
+                for i, reading in enumerate(readings)
+                if not reading.valid and not outputs[i].error and isinstance(prepared[i].request, Generate)
+            ]
+            if not again:
+                break
+            for i, output in zip(
+                again, self.engine.run([self._retry(prepared[i], attempt) for i in again]), strict=True
+            ):
+                tries[i] = attempt
+                outputs[i] = output
+                readings[i] = self._read(prepared[i], output)
+        return [
+            self._answer(one, output, reading, tried)
+            for one, output, reading, tried in zip(prepared, outputs, readings, tries, strict=True)
+        ]
+
+    def _retries(self) -> int:
+        return self.settings.max_retries if self.settings.validate else 0
+
+    def _prepare(self, row: Row) -> _Prepared:
+        settings = self.settings
+        way = route(
+            subject=row.subject,
+            task=self.task.name,
+            adapters=self.adapters,
+            fixed=settings.fixed_adapter,
+            fallback=settings.fallback,
+        )
+        try:
+            encoded = self.encoder.encode(
+                self.task.render(row), max_tokens=settings.max_input_tokens, truncate=settings.truncate
+            )
+        except PromptError as error:
+            raise PromptError(f"row {row.id!r}: {error.message}", fix=error.fix) from error
+        texts = self.task.choices(row)
+        if texts is None:
+            stops = self.encoder.stop_tokens if settings.use_stop_tokens else ()
+            sampling = msgspec.structs.replace(settings.sampling, seed=_seed(settings.sampling.seed, row.id, 0))
+            request: Request = Generate(row.id, encoded.tokens, sampling, stops, way.adapter)
+            return _Prepared(row, way, encoded, request, ())
+        choices = tuple(self.encoder.encode_choice(text) for text in texts)
+        request = Choose(row.id, encoded.tokens, choices, way.adapter)
+        return _Prepared(row, way, encoded, request, tuple(len(choice) for choice in choices))
+
+    def _retry(self, one: _Prepared, attempt: int) -> Generate:
+        assert isinstance(one.request, Generate)
+        sampling = self.settings.sampling
+        bolder = _RETRY_TEMPERATURES[min(attempt, len(_RETRY_TEMPERATURES)) - 1]
+        changed = msgspec.structs.replace(
+            sampling,
+            do_sample=True,
+            temperature=max(sampling.temperature, bolder),
+            seed=_seed(sampling.seed, one.row.id, attempt),
+        )
+        return msgspec.structs.replace(one.request, sampling=changed)
+
+    def _read(self, one: _Prepared, output: Output) -> Reading:
+        if output.error:
+            return Reading(answer=None, stage="invalid", valid=False, problem=output.error)
+        if isinstance(one.request, Choose):
+            return self.task.read_choices(one.row, output.logprobs, one.lengths)
+        return self.task.read_text(one.row, self.encoder.decode(output.tokens))
+
+    def _answer(self, one: _Prepared, output: Output, reading: Reading, retries: int) -> Answer:
+        flags = {
+            "truncated": one.encoded.dropped > 0,
+            "adapter_fallback": one.route.fallback,
+            "retried": retries > 0,
+            "cut_off": output.finish == "length",
+            "parse_fallback": reading.stage == "fallback",
+            "invalid": self.settings.validate and not reading.valid,
+            "error": bool(output.error),
+        }
+        return Answer(
+            id=one.row.id,
+            answer=reading.answer,
+            score=reading.score,
+            scores=reading.scores,
+            adapter=one.route.adapter or "base",
+            route=one.route.why,
+            stage=reading.stage,
+            retries=retries,
+            dropped_tokens=one.encoded.dropped,
+            flags=tuple(sorted(name for name, set_ in flags.items() if set_)),
+            raw=self.encoder.decode(output.tokens) if isinstance(one.request, Generate) else None,
+            problem=reading.problem or None,
+        )
+
+
+def _seed(seed: int, row_id: str, attempt: int) -> int:
+    """A row's own seed: the same whatever rows stand around it."""
+    digest = hashlib.blake2b(f"{seed}\0{row_id}\0{attempt}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")

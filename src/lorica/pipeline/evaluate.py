@@ -1,0 +1,105 @@
+"""Answers against gold: every metric with its interval, its n, and the counts of rows that were no clean answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lorica.errors import DataError
+from lorica.metrics.base import Column, Metric
+from lorica.metrics.bootstrap import Estimate, by_group, estimate, paired_difference
+from lorica.metrics.table import METRICS
+from lorica.records import Answer, Row
+from lorica.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """metrics: name -> estimate, the task's main metric first. groups: group -> estimate of the main metric.
+
+    unscored: rows that have no score and are left out of metrics on scores (they count as wrong everywhere else).
+    stages, flags: rows by parse stage and by flag.
+    """
+
+    n: int
+    metrics: dict[str, Estimate]
+    groups: dict[str, Estimate]
+    unscored: int
+    stages: dict[str, int]
+    flags: dict[str, int]
+
+
+def evaluate(task: Task, rows: Sequence[Row], answers: Mapping[str, Answer], *, seed: int = 0) -> Evaluation:
+    """Measure answers (by row id) on rows with gold.
+
+    Raises DataError when a row has no gold or no answer, naming the first.
+    """
+    pairs = _join(rows, answers)
+    metrics = {}
+    for name in task.metric_names:
+        gold, predicted, _ = _columns(METRICS[name], pairs)
+        metrics[name] = estimate(METRICS[name], gold, predicted, seed=seed)
+    main = METRICS[task.metric_names[0]]
+    gold, predicted, groups = _columns(main, pairs)
+    return Evaluation(
+        n=len(pairs),
+        metrics=metrics,
+        groups=by_group(main, gold, predicted, groups, seed=seed) if any(groups) else {},
+        unscored=sum(answer.score is None for _, answer in pairs) if main.takes == "score" else 0,
+        stages=dict(Counter(answer.stage for _, answer in pairs)),
+        flags=dict(Counter(flag for _, answer in pairs for flag in answer.flags)),
+    )
+
+
+def difference(
+    task: Task, rows: Sequence[Row], a: Mapping[str, Answer], b: Mapping[str, Answer], *, seed: int = 0
+) -> Estimate:
+    """The main metric of `a` minus that of `b`, with a paired interval over the rows that both have scored."""
+    main = METRICS[task.metric_names[0]]
+    rows = [row for row in rows if main.takes != "score" or None not in (a[row.id].score, b[row.id].score)]
+    gold, first, _ = _columns(main, _join(rows, a))
+    _, second, _ = _columns(main, _join(rows, b))
+    return paired_difference(main, gold, first, second, seed=seed)
+
+
+def _join(rows: Sequence[Row], answers: Mapping[str, Answer]) -> list[tuple[Row, Answer]]:
+    pairs = []
+    for row in rows:
+        if row.gold is None:
+            raise DataError(
+                "the row has no gold answer",
+                path="gold",
+                line=row.line or None,
+                row_id=row.id,
+                fix="evaluate on a file whose every row has the label column",
+            )
+        if row.id not in answers:
+            raise DataError(
+                "the row has no answer",
+                path="answers",
+                row_id=row.id,
+                fix="answer the same file that is evaluated; `lorica infer` writes every row",
+            )
+        pairs.append((row, answers[row.id]))
+    return pairs
+
+
+def _columns(metric: Metric, pairs: Sequence[tuple[Row, Answer]]) -> tuple[Column, Column, list[str]]:
+    """gold [n], prediction [n] as the metric takes them, and the rows' groups."""
+    if metric.takes == "score":
+        pairs = [(row, answer) for row, answer in pairs if answer.score is not None]
+        predicted: list[object] = [answer.score for _, answer in pairs]
+    elif metric.takes == "label":
+        predicted = [_label(answer) for _, answer in pairs]
+    else:
+        predicted = [answer.answer or "" for _, answer in pairs]
+    return [row.gold for row, _ in pairs], predicted, [row.group or row.subject for row, _ in pairs]
+
+
+def _label(answer: Answer) -> int | None:
+    """0 or 1 from a score, the index of a lettered option otherwise; None (always wrong) without either."""
+    if answer.score is not None:
+        return int(answer.score >= 0.5)
+    letter = answer.answer or ""
+    return ord(letter) - ord("A") if len(letter) == 1 and "A" <= letter <= "Z" else None

@@ -1,0 +1,98 @@
+"""Rows with gold answers to a trained adapter: split, render, encode, train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lorica.adapters.config import AdapterConfig
+from lorica.data.split import split
+from lorica.errors import DataError, PromptError
+from lorica.models.decoder import Decoder
+from lorica.pipeline.provenance import ids_digest
+from lorica.prompts.encoder import Encoder
+from lorica.records import Row
+from lorica.tasks.base import Task
+from lorica.training.loop import train
+from lorica.training.types import Example, Listener, TrainResult, TrainSettings
+
+# Below this many rows a validation part says nothing and costs training rows.
+_FEWEST_TO_SPLIT = 20
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One adapter to train: its name, its rows, where they came from and where it goes."""
+
+    name: str
+    rows: Sequence[Row]
+    source: str
+    folder: Path
+
+
+def fit_adapter(
+    fit: Fit,
+    *,
+    task: Task,
+    encoder: Encoder,
+    decoder: Decoder,
+    adapter: AdapterConfig,
+    settings: TrainSettings,
+    val_ratio: float,
+    max_seq_length: int,
+    truncate: Literal["middle", "left", "right", "error"],
+    provenance: Mapping[str, str],
+    listener: Listener,
+) -> TrainResult:
+    """Train one adapter and leave it, with its log and checkpoints, in `fit.folder`.
+
+    Raises DataError for rows without gold, PromptError for a row that does not fit under truncate="error", and what the
+    training loop raises.
+    """
+    if val_ratio > 0 and len(fit.rows) >= _FEWEST_TO_SPLIT:
+        chosen, held = split(fit.rows, ratio=val_ratio, seed=settings.seed, text=task.text)
+    else:
+        chosen, held = list(fit.rows), []
+    known = {
+        **provenance,
+        "rows": ids_digest(row.id for row in chosen),
+        "validation_rows": ids_digest(row.id for row in held),
+        "task": f"{task.name} {task.settings}",
+        "source": fit.source,
+    }
+    return train(
+        decoder,
+        adapter,
+        encode_rows(task, encoder, chosen, fit.source, max_seq_length, truncate),
+        encode_rows(task, encoder, held, fit.source, max_seq_length, truncate),
+        settings,
+        fit.folder,
+        name=fit.name,
+        listener=listener,
+        digests=known,
+    )
+
+
+def encode_rows(
+    task: Task, encoder: Encoder, rows: Sequence[Row], source: str, max_tokens: int, truncate: str
+) -> list[Example]:
+    """Prompt, answer and loss mask of each row. Raises DataError naming the first row without a gold answer."""
+    examples = []
+    for row in rows:
+        try:
+            answer = task.target(row)
+            encoded = encoder.encode(task.render(row), answer=answer, max_tokens=max_tokens, truncate=truncate)
+        except ValueError as error:
+            raise DataError(
+                str(error),
+                path=source,
+                line=row.line or None,
+                row_id=row.id,
+                fix="training needs an answer in every row",
+            ) from error
+        except PromptError as error:
+            raise PromptError(f"{source}: row {row.id!r}: {error.message}", fix=error.fix) from error
+        examples.append(Example(row.id, encoded))
+    return examples

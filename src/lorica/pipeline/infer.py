@@ -1,0 +1,72 @@
+"""A file of rows answered window by window through a journal, so that an interruption loses at most one window."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lorica.data.journal import Journal
+from lorica.data.write import write_answers
+from lorica.pipeline.answer import Pipeline
+from lorica.records import Answer, Row
+
+
+@dataclass
+class Summary:
+    """What happened to the rows of one output file; every count is in rows.
+
+    `seconds` is the wall time of this call alone, in which `answered` rows were computed; after a resume that is fewer
+    than `rows`.
+    """
+
+    rows: int = 0
+    answered: int = 0
+    seconds: float = 0.0
+    adapters: Counter[str] = field(default_factory=Counter)
+    routes: Counter[str] = field(default_factory=Counter)
+    stages: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
+
+    def count(self, answer: Answer) -> None:
+        """Add one answer."""
+        self.rows += 1
+        self.adapters[answer.adapter] += 1
+        self.routes[answer.route] += 1
+        self.stages[answer.stage] += 1
+        self.flags.update(answer.flags)
+
+
+def answer_file(
+    pipeline: Pipeline,
+    rows: Iterator[Row],
+    journal: Journal,
+    output: Path,
+    *,
+    window_rows: int,
+    on_done: Callable[[int], None] | None = None,
+) -> Summary:
+    """Answer `rows` in windows, committing each to the journal, and write `output` in input order at the end.
+
+    Rows that the journal already holds are skipped, not computed again. Memory holds one window.
+    """
+    summary = Summary()
+    started = time.perf_counter()
+    skipped = sum(1 for _ in itertools.islice(rows, journal.done))
+    if on_done is not None and skipped:
+        on_done(skipped)
+    while window := list(itertools.islice(rows, window_rows)):
+        journal.commit(pipeline.answer(window, on_done))
+        summary.answered += len(window)
+    write_answers(output, _counted(journal.answers(), summary))
+    summary.seconds = time.perf_counter() - started
+    return summary
+
+
+def _counted(answers: Iterable[Answer], summary: Summary) -> Iterator[Answer]:
+    for answer in answers:
+        summary.count(answer)
+        yield answer

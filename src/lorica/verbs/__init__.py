@@ -1,0 +1,1 @@
+"""One short, straight-line module per verb; the only rooms that see the configuration."""

@@ -1,0 +1,40 @@
+"""The Python API: the same pipeline as `lorica infer`, for records in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lorica.data.read import rows_from_memory
+from lorica.pipeline.answer import Pipeline
+from lorica.records import Answer
+from lorica.verbs import build
+from lorica.verbs.arguments import resolve
+
+
+class RecordPipeline:
+    """A loaded model with its adapters; call it with records, get their answers in the same order."""
+
+    def __init__(self, pipeline: Pipeline, columns: Mapping[str, str], constants: Mapping[str, str]) -> None:
+        self._pipeline = pipeline
+        self._columns = columns
+        self._constants = constants
+
+    def __call__(self, records: Sequence[Mapping[str, Any]]) -> list[Answer]:
+        """Answer records of one of the task's shapes, such as {"questionID", "subject", "question"}.
+
+        Raises DataError naming the position of a record that cannot be used.
+        """
+        rows = rows_from_memory(records, self._pipeline.task.shapes, columns=self._columns, constants=self._constants)
+        return self._pipeline.answer(rows)
+
+
+def load_pipeline(*overrides: str) -> RecordPipeline:
+    """Load base model and adapters as `lorica infer` would: `load_pipeline("task=mcq", "adapters.dir=runs/mcq")`.
+
+    Without a `task=...` the task is `qa`: records of questionID, subject and question. The environment counts too
+    (ADAPTERS_BASE_DIR, MODEL_NAME, ...; see docs/configuration.md). Raises the same errors as the command line.
+    """
+    named = any(override.partition("=")[0] == "task" for override in overrides)
+    config = resolve(overrides if named else ("task=qa", *overrides)).config
+    return RecordPipeline(build.build_pipeline(config), config.task.columns, config.task.constants)

@@ -1,0 +1,57 @@
+"""What the command lines of the verbs share: overrides, `--json`, `--quiet`, and help that shows examples."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lorica.config.compose import Resolved, compose
+from lorica.errors import ConfigError, UsageError
+
+_OVERRIDES = "configuration as key=value; `lorica config` prints every key, docs/configuration.md explains them"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"lorica {self.prog.split()[-1]}: {message}", fix=f"see `{self.prog} --help`")
+
+
+def parser(verb: str, about: str, examples: str, *, overrides: bool = True) -> argparse.ArgumentParser:
+    """A verb's parser with `--json` and, unless switched off, `key=value ...`."""
+    made = _Parser(
+        prog=f"lorica {verb}",
+        description=about,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
+    if overrides:
+        made.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
+    return made
+
+
+def resolve(overrides: Sequence[str]) -> Resolved:
+    """The configuration of a command line and this process's environment."""
+    return compose(overrides, environ=os.environ)
+
+
+def required(value: str, key: str, example: str) -> Path:
+    """A path that must have been given. Raises ConfigError naming the key."""
+    if not value:
+        raise ConfigError(f"{key} is not set", fix=f"add {key}={example}")
+    return Path(value)
+
+
+def emit(result: Any, *, as_json: bool, text: str) -> None:
+    """Print a result for a program or for a person."""
+    if as_json:
+        json.dump(result, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
+        print()
+    else:
+        print(text)

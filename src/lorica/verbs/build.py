@@ -1,0 +1,170 @@
+"""From the configuration to the things that work: the one place where its keys become plain arguments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.registry import find_adapters
+from lorica.config.schema import Config
+from lorica.engines import load_engine
+from lorica.engines.base import Engine
+from lorica.models.families import read_decoder_config
+from lorica.models.locate import locate_model
+from lorica.models.weights import weight_files
+from lorica.pipeline.answer import AnswerSettings, Pipeline
+from lorica.pipeline.provenance import adapter_digests, base_digest, versions
+from lorica.prompts.encoder import Encoder
+from lorica.records import Sampling
+from lorica.tasks import load_task
+from lorica.tasks.base import Task, TaskSettings
+from lorica.training.types import TrainSettings
+
+# Up to this size a CPU computes the base in float32: exact, and the memory does not hurt.
+_FLOAT32_UP_TO = 1 << 30  # bytes of weight files
+
+
+def model_folder(config: Config) -> Path:
+    """Where the base model is. Raises ModelError naming where it looked."""
+    model = config.model
+    return locate_model(model.path, cache_dir=model.cache_dir, revision=model.revision, environ=os.environ)
+
+
+def build_task(config: Config) -> Task:
+    """The configured task."""
+    task = config.task
+    return load_task(
+        task.name,
+        TaskSettings(
+            method=task.method,
+            style=task.style,
+            positive_labels=tuple(task.positive_labels),
+            negative_labels=tuple(task.negative_labels),
+            fallback_score=task.fallback_score,
+        ),
+    )
+
+
+def build_encoder(config: Config, folder: Path) -> Encoder:
+    """The base model's tokenizer and chat template."""
+    return Encoder.load(folder, chat_template=config.model.chat_template, thinking=config.task.thinking)
+
+
+def device(config: Config) -> str:
+    """`model.device`, with `auto` decided."""
+    if config.model.device != "auto":
+        return config.model.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def dtype(config: Config, folder: Path) -> str:
+    """`model.dtype`, with `auto` decided: float32 for a small model on a CPU, else bfloat16."""
+    if config.model.dtype != "auto":
+        return config.model.dtype
+    small = sum(path.stat().st_size for path in weight_files(folder)) <= _FLOAT32_UP_TO
+    return "float32" if small and device(config) == "cpu" else "bfloat16"
+
+
+def build_engine(config: Config, folder: Path) -> Engine:
+    """The configured engine with the base model loaded."""
+    fake = config.engine.name == "fake"
+    return load_engine(
+        config.engine.name,
+        folder,
+        dtype="float32" if fake else dtype(config, folder),
+        device="cpu" if fake else device(config),
+        device_map=config.model.device_map,
+        load_in_4bit=config.model.load_in_4bit,
+        batch_tokens=config.inference.batch_tokens,
+        threads=config.engine.threads,
+        share_prefixes=config.engine.share_prefixes,
+    )
+
+
+def adapter_folders(config: Config) -> dict[str, Path]:
+    """Name -> folder of every adapter the configuration names."""
+    base = Path(config.adapters.dir) if config.adapters.dir else None
+    return find_adapters(base, config.adapters.paths)
+
+
+def answer_settings(config: Config) -> AnswerSettings:
+    """The `inference` and `adapters` keys as the pipeline takes them."""
+    given = config.inference
+    return AnswerSettings(
+        max_input_tokens=given.max_input_tokens,
+        truncate=config.task.truncate,
+        sampling=Sampling(
+            max_new_tokens=given.max_new_tokens,
+            min_new_tokens=given.min_new_tokens,
+            do_sample=given.do_sample,
+            temperature=given.temperature,
+            top_p=given.top_p,
+            top_k=given.top_k,
+            repetition_penalty=given.repetition_penalty,
+            seed=given.seed,
+        ),
+        use_stop_tokens=given.use_stop_tokens,
+        validate=given.validation.enabled,
+        max_retries=given.validation.max_retries,
+        fallback=config.adapters.fallback,
+        fixed_adapter=config.adapters.use,
+    )
+
+
+def build_pipeline(config: Config) -> Pipeline:
+    """Task, encoder, engine and adapters, loaded and ready."""
+    folder = model_folder(config)
+    adapters = adapter_folders(config)
+    task = build_task(config)
+    encoder = build_encoder(config, folder)
+    engine = build_engine(config, folder)
+    for name, place in adapters.items():
+        engine.add_adapter(name, place)
+    return Pipeline(task, encoder, engine, adapters, answer_settings(config))
+
+
+def manifest(config: Config, pipeline: Pipeline, extra: Mapping[str, str]) -> dict[str, str]:
+    """Everything that decides the answers, as text: what a resumed run must share with the first one."""
+    folder = model_folder(config)
+    found = {f"engine.{key}": value for key, value in pipeline.engine.describe().items()}
+    found |= {f"task.{key}": str(value) for key, value in asdict(config.task).items()}
+    found |= {f"inference.{key}": str(value) for key, value in vars(pipeline.settings).items()}
+    found |= {f"adapter.{name}": digest for name, digest in adapter_digests(adapter_folders(config)).items()}
+    found |= {
+        "base": base_digest(folder),
+        "template": pipeline.encoder.template_digest,
+        "tokenizer": pipeline.encoder.tokenizer_digest,
+    }
+    return {**found, **versions(), **extra}
+
+
+def train_settings(config: Config) -> TrainSettings:
+    """The `training` keys as the training loop takes them."""
+    given = asdict(config.training)
+    names = TrainSettings.__dataclass_fields__
+    return TrainSettings(**{key: value for key, value in given.items() if key in names})
+
+
+def adapter_config(config: Config, folder: Path) -> AdapterConfig:
+    """The `lora` keys as the `adapter_config.json` of a new adapter; `all-linear` becomes the family's list."""
+    lora = config.lora
+    targets = lora.target_modules
+    if targets == "all-linear":
+        shapes = read_decoder_config(folder).linear_shapes()
+        targets = sorted({path.rsplit(".", 1)[1] for path in shapes})
+    return AdapterConfig(
+        base_model_name_or_path=config.model.path,
+        revision=config.model.revision or None,
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        use_rslora=lora.use_rslora,
+        target_modules=sorted(targets),
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
+    )

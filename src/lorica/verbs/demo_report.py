@@ -1,0 +1,152 @@
+"""What `lorica demo` shows: the same figures as a page, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from lorica.reports.page import IntervalPlot, IntervalPoint, Line, LineChart, Report, Section, Table
+from lorica.reports.table import plain_table
+from lorica.verbs.eval import estimate_dict, evaluation_dict
+
+if TYPE_CHECKING:
+    from lorica.verbs.demo import Outcome
+
+# What guessing gives, where a metric has such a value.
+_CHANCE = {"roc_auc": 0.5}
+
+
+def demo_report(outcomes: Sequence[Outcome], seconds: float) -> Report:
+    """The page: a summary table, then a section per task."""
+    first = outcomes[0].config.model
+    return Report(
+        title="Lorica demo",
+        summary=(
+            f"LoRA adapters trained on {first.name} ({first.path}) with the shipped examples, looked at, routed, and "
+            f"scored on rows they never saw, in {seconds:.0f} seconds. Brackets are 95% bootstrap intervals."
+        ),
+        sections=(
+            Section("All results", tables=(_results(outcomes),)),
+            *(_section(outcome) for outcome in outcomes),
+        ),
+        footer="The base model is tiny on purpose: the demo shows the work, not the state of the art.",
+    )
+
+
+def demo_text(outcomes: Sequence[Outcome]) -> str:
+    """The summary table for a terminal."""
+    return plain_table(_results(outcomes))
+
+
+def demo_dict(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
+    """The figures for a program."""
+    return {
+        "seconds": seconds,
+        "tasks": {
+            outcome.demo.name: {
+                "train_rows": outcome.train_rows,
+                "systems": {name: evaluation_dict(found) for name, found in outcome.systems.items()},
+                "gain": estimate_dict(outcome.gain),
+                "rows_per_second": outcome.rows_per_second,
+                "routes": outcome.routes,
+                "adapters": {
+                    name: {**asdict(result), "folder": str(result.folder)} for name, result in outcome.trained.items()
+                },
+                "checks": {name: [asdict(check) for check in checks] for name, checks in outcome.checks.items()},
+            }
+            for outcome in outcomes
+        },
+    }
+
+
+def _results(outcomes: Sequence[Outcome]) -> Table:
+    rows = [
+        (
+            outcome.demo.name,
+            metric,
+            *(str(found.metrics[metric]) for found in outcome.systems.values()),
+            found_n,
+        )
+        for outcome in outcomes
+        for metric in next(iter(outcome.systems.values())).metrics
+        for found_n in (next(iter(outcome.systems.values())).n,)
+    ]
+    return Table(("task", "metric", *outcomes[0].systems, "n"), tuple(rows))
+
+
+def _section(outcome: Outcome) -> Section:
+    main = next(iter(next(iter(outcome.systems.values())).metrics))
+    gain = outcome.gain
+    return Section(
+        heading=f"{outcome.demo.name}: {outcome.demo.question}",
+        text=(
+            f"{outcome.train_rows} rows to train on, {gain.n} held out. The adapter changes {main} by "
+            f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over the base model on the same rows. "
+            f"{outcome.rows_per_second:.0f} rows per second."
+        ),
+        tables=(_adapters(outcome), _stages(outcome), _samples(outcome)),
+        charts=(
+            IntervalPlot(
+                title=main,
+                points=tuple(
+                    IntervalPoint(name, found.metrics[main].value, found.metrics[main].low, found.metrics[main].high)
+                    for name, found in outcome.systems.items()
+                ),
+                reference=_CHANCE.get(main),
+                reference_label="chance",
+            ),
+            _losses(outcome),
+        ),
+        notes=tuple(
+            f"{name}: {check.question} {'yes' if check.passed else 'NO'} ({check.seen})"
+            for name, checks in outcome.checks.items()
+            for check in checks
+        ),
+    )
+
+
+def _adapters(outcome: Outcome) -> Table:
+    rows = tuple(
+        (
+            name,
+            result.steps,
+            result.base_loss,
+            result.trained_loss,
+            result.tokens,
+            result.seconds,
+            outcome.routes[name],
+        )
+        for name, result in outcome.trained.items()
+    )
+    columns = ("adapter", "updates", "loss before", "loss after", "tokens", "seconds", "rows routed to it")
+    return Table(columns, rows, caption="Adapters (loss in nats per answer token on validation rows)")
+
+
+def _stages(outcome: Outcome) -> Table:
+    rows = tuple(
+        (name, ", ".join(f"{key} {count}" for key, count in sorted({**found.stages, **found.flags}.items())))
+        for name, found in outcome.systems.items()
+    )
+    return Table(("system", "rows by parse stage and flag"), rows)
+
+
+def _samples(outcome: Outcome) -> Table:
+    rows = tuple(
+        (row.id, _gold(row.gold), answer.answer, answer.score, answer.adapter) for row, answer in outcome.samples
+    )
+    return Table(("row", "gold", "answer", "score", "adapter"), rows, caption="The first held-out rows")
+
+
+def _gold(gold: int | tuple[str, ...] | None) -> str:
+    return " / ".join(gold) if isinstance(gold, tuple) else str(gold)
+
+
+def _losses(outcome: Outcome) -> LineChart:
+    lines = []
+    for name, result in outcome.trained.items():
+        entries = [json.loads(line) for line in (result.folder / "log.jsonl").read_text("utf-8").splitlines()]
+        points = tuple((float(one["step"]), float(one["loss"])) for one in entries if "loss" in one)
+        lines.append(Line(name, points))
+    return LineChart("Training loss", tuple(lines), x_label="update", y_label="nats per answer token")

@@ -1,0 +1,128 @@
+"""`lorica infer`: rows in, answers out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lorica import __version__
+from lorica.config.compose import Resolved
+from lorica.config.schema import Config
+from lorica.data.digest import file_digest
+from lorica.data.journal import Journal
+from lorica.data.read import read_rows
+from lorica.data.write import atomic_file, check_output
+from lorica.pipeline.infer import Summary, answer_file
+from lorica.records import Row
+from lorica.tasks.base import Task
+from lorica.verbs import build
+from lorica.verbs.arguments import emit, parser, required, resolve
+from lorica.verbs.progress import row_progress
+
+RECORD_SUFFIX = ".run.json"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Answer a file and say what happened to its rows."""
+    given = parser(
+        "infer",
+        "Answer a file of rows: each is routed to its adapter (task, subject, general, base), rendered, scored or\n"
+        "generated, parsed, and written in input order. Interrupted? Add inference.resume=true to the same command.",
+        "  lorica infer task=rules input=posts.csv output=answers.csv adapters.dir=runs/rules\n"
+        "  lorica infer task=saq input=questions.jsonl output=answers.jsonl adapters.dir=runs/saq\n"
+        "  lorica infer task=rules task.columns.body=text task.constants.rule='No advertising' input=sms.jsonl "
+        "output=out.parquet",
+    ).parse_args(list(arguments))
+    resolved = resolve(given.overrides)
+    summary, output = infer_file(resolved)
+    if summary is None:
+        emit(
+            {"output": str(output), "complete": True},
+            as_json=given.json,
+            text=f"{output} is already complete",
+        )
+    else:
+        emit({"output": str(output), **summary_dict(summary)}, as_json=given.json, text=_text(summary, output))
+    return 0
+
+
+def infer_file(resolved: Resolved) -> tuple[Summary | None, Path]:
+    """Answer `input` into `output`; the summary is None when a resumed run finds everything done already."""
+    config = resolved.config
+    source = required(config.input, "input", "rows.csv")
+    output = required(config.output, "output", "answers.csv")
+    check_output(output)
+    task = build.build_task(config)
+    # Reading a file takes seconds and answering it hours: a bad last row must not wait until the end.
+    total = sum(1 for _ in _rows(config, task, source))
+    pipeline = build.build_pipeline(config)
+    manifest = build.manifest(config, pipeline, {"input": file_digest(source), "output": output.name})
+    record = output.with_name(output.name + RECORD_SUFFIX)
+    if config.inference.resume and _complete(record, output, manifest):
+        return None, output
+    folder = Path(config.run_dir) if config.run_dir else output.with_name(output.name + ".partial")
+    with Journal.open(folder, manifest, resume=config.inference.resume) as journal:
+        with _nothing_lost(journal), row_progress(total) as advance:
+            summary = answer_file(
+                pipeline,
+                _rows(config, task, source),
+                journal,
+                output,
+                window_rows=config.inference.window_rows,
+                on_done=advance,
+            )
+        kept = {"manifest": manifest, "summary": summary_dict(summary), "config": resolved.as_dict()}
+        with atomic_file(record) as file:
+            file.write(json.dumps(kept, indent=2, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+        journal.remove()
+    return summary, output
+
+
+@contextmanager
+def _nothing_lost(journal: Journal) -> Iterator[None]:
+    """On an error or Ctrl-C: keep what is committed and say how to go on, or leave no trace of an empty journal."""
+    try:
+        yield
+    except BaseException as error:
+        if journal.done == 0:
+            journal.remove()
+        elif isinstance(error, KeyboardInterrupt):
+            kept = f"{journal.done} rows are kept; go on with the same command and inference.resume=true"
+            raise KeyboardInterrupt(kept) from error
+        raise
+
+
+def _rows(config: Config, task: Task, source: Path) -> Iterator[Row]:
+    return read_rows(source, task.shapes, columns=config.task.columns, constants=config.task.constants)
+
+
+def summary_dict(summary: Summary) -> dict[str, Any]:
+    """The summary as plain values, with the version that made it."""
+    # Not `asdict`: it rebuilds a Counter from pairs, and counts the pairs.
+    counts = {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(summary).items()}
+    return {**counts, "version": __version__}
+
+
+def _complete(record: Path, output: Path, manifest: dict[str, str]) -> bool:
+    if not (record.is_file() and output.is_file()):
+        return False
+    found = json.loads(record.read_text("utf-8"))
+    return bool(found.get("manifest") == manifest)
+
+
+def _text(summary: Summary, output: Path) -> str:
+    def listed(counts: dict[str, int]) -> str:
+        return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "none"
+
+    rate = summary.answered / summary.seconds if summary.seconds else 0.0
+    resumed = f" ({summary.rows - summary.answered} from before)" if summary.answered < summary.rows else ""
+    return (
+        f"{summary.rows} rows{resumed} in {summary.seconds:.1f} s ({rate:.1f} rows/s) -> {output}\n"
+        f"  adapters: {listed(summary.adapters)}\n"
+        f"  stages:   {listed(summary.stages)}\n"
+        f"  flags:    {listed(summary.flags)}"
+    )

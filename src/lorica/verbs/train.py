@@ -1,0 +1,142 @@
+"""`lorica train`: one adapter for a task, or one per subject and `general` over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorica.config.schema import Config
+from lorica.data.read import read_rows
+from lorica.errors import ConfigError
+from lorica.models.weights import DTYPES, load_decoder
+from lorica.pipeline.fit import Fit, fit_adapter
+from lorica.pipeline.provenance import base_digest, versions
+from lorica.records import Row
+from lorica.tasks.base import Task
+from lorica.training.progress import make_listener
+from lorica.training.types import Listener, TrainResult
+from lorica.verbs import build
+from lorica.verbs.arguments import emit, parser, resolve
+
+GENERAL = "general"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Train, and say where the adapters are."""
+    given = parser(
+        "train",
+        "Train LoRA adapters: one named after the task from input=FILE, or one per subject and `general` from\n"
+        "data.SUBJECT=FILE. Each ends in run_dir/NAME in PEFT's folder format.",
+        "  lorica train task=rules input=examples/rules/posts.csv run_dir=runs/rules\n"
+        "  lorica train task=saq data.algebra=algebra.jsonl data.history=history.jsonl run_dir=runs/saq\n"
+        "  lorica train task=mcq input=mcq.jsonl model=qwen3_0_6b training.bf16=true training.resume=true",
+    ).parse_args(list(arguments))
+    config = resolve(given.overrides).config
+    task = build.build_task(config)
+    results = train_fits(config, task, plan_fits(config, task), listener(config))
+    emit(
+        {name: _plain(result) for name, result in results.items()},
+        as_json=given.json,
+        text="\n".join(_line(name, result) for name, result in results.items()),
+    )
+    return 0
+
+
+def listener(config: Config) -> Listener:
+    """A progress bar for a person, lines for a log."""
+    return make_listener(logging_steps=config.training.logging_steps)
+
+
+def train_fits(config: Config, task: Task, fits: Sequence[Fit], told: Listener) -> dict[str, TrainResult]:
+    """Train adapters one after the other on one loaded base; name -> result."""
+    folder = build.model_folder(config)
+    encoder = build.build_encoder(config, folder)
+    if config.engine.threads:
+        torch.set_num_threads(config.engine.threads)
+    decoder = load_decoder(
+        folder,
+        dtype=DTYPES[build.dtype(config, folder)],
+        device=build.device(config),
+        load_in_4bit=config.model.load_in_4bit,
+    )
+    provenance = {
+        "base": base_digest(folder),
+        "template": encoder.template_digest,
+        "tokenizer": encoder.tokenizer_digest,
+        **versions(),
+    }
+    return {
+        fit.name: fit_adapter(
+            fit,
+            task=task,
+            encoder=encoder,
+            decoder=decoder,
+            adapter=build.adapter_config(config, folder),
+            settings=build.train_settings(config),
+            val_ratio=config.training.val_ratio,
+            max_seq_length=config.training.max_seq_length,
+            truncate=config.task.truncate,
+            provenance=provenance,
+            listener=told,
+        )
+        for fit in fits
+    }
+
+
+def plan_fits(config: Config, task: Task) -> list[Fit]:
+    """Which adapters to train from which rows. Raises ConfigError when no training file is named, or two ways are."""
+    root = Path(config.run_dir or f"runs/{task.name}")
+    if bool(config.input) == bool(config.data):
+        got = "both input and data.* are set" if config.input else "no training file is set"
+        raise ConfigError(got, fix="give input=FILE for one adapter, or data.SUBJECT=FILE for one per subject")
+    if config.input:
+        rows = _read(config, task, config.input)
+        if config.training.per_subject:
+            return by_subject(rows, config.input, root)
+        return [Fit(task.name, rows, config.input, root / task.name)]
+    fits = []
+    everything: list[Row] = []
+    for subject, file in sorted(config.data.items()):
+        rows = _read(config, task, file)
+        fits.append(Fit(subject, rows, file, root / subject))
+        everything += rows
+    if len(fits) > 1 and GENERAL not in config.data:
+        fits.append(Fit(GENERAL, everything, ", ".join(config.data.values()), root / GENERAL))
+    return fits
+
+
+def by_subject(rows: Sequence[Row], source: str, root: Path) -> list[Fit]:
+    """One adapter for each subject of the rows, and `general` over all. Raises ConfigError without subjects."""
+    subjects = sorted({row.subject for row in rows})
+    if subjects == [""]:
+        raise ConfigError(
+            f"training.per_subject is set, and {source} has no subjects",
+            fix="add a `subject` column, or map one with task.columns.subject=NAME",
+        )
+    fits = [
+        Fit(subject, [row for row in rows if row.subject == subject], source, root / subject)
+        for subject in subjects
+        if subject
+    ]
+    return [*fits, Fit(GENERAL, rows, source, root / GENERAL)]
+
+
+def _read(config: Config, task: Task, file: str) -> list[Row]:
+    rows = read_rows(Path(file), task.shapes, columns=config.task.columns, constants=config.task.constants)
+    return list(rows)
+
+
+def _plain(result: TrainResult) -> dict[str, Any]:
+    return {**asdict(result), "folder": str(result.folder)}
+
+
+def _line(name: str, result: TrainResult) -> str:
+    validation = "" if result.eval_loss is None else f", validation loss {result.eval_loss:.4f}"
+    return (
+        f"{name}: {result.steps} updates in {result.seconds:.1f} s, loss {result.train_loss:.4f}{validation}, "
+        f"best at update {result.best_step}\n  {result.folder}"
+    )
