@@ -65,6 +65,14 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+# Rows of whole blocks of 64 weights, which transformers needs for correct 4-bit results on the CPU.
+_WIDE = {"hidden_size": 64, "intermediate_size": 128}
+KINDS |= {
+    "llama-wide": ("llama", {**KINDS["llama-biases-tied"][1], **_WIDE}),
+    "mistral-wide": ("mistral", {**KINDS["mistral-window"][1], **_WIDE}),
+    "qwen2-wide": ("qwen2", {**KINDS["qwen2"][1], **_WIDE}),
+    "qwen3-wide": ("qwen3", {**_WIDE, "head_dim": 32}),
+}
 
 
 @dataclass

@@ -145,15 +145,11 @@ def _peft_gradients(model: Any, sequences: Sequence[Any]) -> dict[str, Any]:
     )
     loss.backward()
     return {
-        name.replace(".default", ""): parameter.grad
-        for name, parameter in model.named_parameters()
-        if "lora_" in name
+        name.replace(".default", ""): parameter.grad for name, parameter in model.named_parameters() if "lora_" in name
     }
 
 
-def _our_gradients(
-    decoder: Any, lora: LoraWeights, sequences: Sequence[Any], **options: Any
-) -> dict[str, Any]:
+def _our_gradients(decoder: Any, lora: LoraWeights, sequences: Sequence[Any], **options: Any) -> dict[str, Any]:
     for tensor in lora.parameters():
         tensor.requires_grad_(True).grad = None
     logits = packed_logits(decoder, sequences, [lora] * len(sequences), **options)
@@ -206,9 +202,7 @@ def test_the_config_style_before_transformers_5_gives_the_same_logits(
     assert gap(packed_logits(decoder, [tokens])[0], expected) < TOLERANCE
 
 
-def test_sharded_weights_load_to_the_same_logits(
-    tiny: Any, tokens_of: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_sharded_weights_load_to_the_same_logits(tiny: Any, tokens_of: Callable[..., Any], tmp_path: Path) -> None:
     made, tokens = tiny("qwen2-window"), tokens_of(11)
     made.reference.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2

@@ -102,8 +102,7 @@ def load_lora(
             )
         halves.setdefault(path, {})[part] = _to_torch(folder, tensor_name).to(device=device, dtype=dtype)
     pairs = {
-        path: LoraPair(both["lora_A"], both["lora_B"], folder.config.scaling(path))
-        for path, both in halves.items()
+        path: LoraPair(both["lora_A"], both["lora_B"], folder.config.scaling(path)) for path, both in halves.items()
     }
     return LoraWeights(name, pairs)
 

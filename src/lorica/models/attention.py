@@ -32,9 +32,7 @@ class PackedAttention:
     the causal mask alone hides it.
     """
 
-    def __init__(
-        self, lengths: Sequence[int], config: DecoderConfig, device: torch.device | str | None = None
-    ) -> None:
+    def __init__(self, lengths: Sequence[int], config: DecoderConfig, device: torch.device | str | None = None) -> None:
         """lengths: tokens of each sequence, in packed order; their sum is T."""
         self._windows = config.windows
         order = sorted(range(len(lengths)), key=lambda index: -lengths[index])

@@ -35,9 +35,7 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "llama": Family(mlp_bias=True, max_positions=2048, sliding_window=None),
-    "mistral": Family(
-        qkv_bias=False, output_bias=False, kv_heads=8, max_positions=131072, window_layers="all"
-    ),
+    "mistral": Family(qkv_bias=False, output_bias=False, kv_heads=8, max_positions=131072, window_layers="all"),
     "qwen2": Family(qkv_bias=True, output_bias=False, kv_heads=32, window_layers="chosen"),
     "qwen3": Family(qk_norm=True, head_dim=128, kv_heads=32, window_layers="chosen"),
 }
@@ -45,6 +43,10 @@ FAMILIES: dict[str, Family] = {
 _MAX_WINDOW_LAYERS = 28  # what a Qwen config without `max_window_layers` means
 _ROPE_KINDS = ("default", "linear", "llama3")
 _OTHER_ENGINE = "use engine=transformers for this model"
+_AGAIN = "download the model's config.json again"
+
+LFS_MARK = "version https://git-lfs"
+LFS_FIX = "run `git lfs pull` in the folder"
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,7 @@ class DecoderConfig:
             "mlp.down_proj": (hidden, wide),
         }
         return {
-            f"model.layers.{layer}.{name}": shape
-            for layer in range(self.layers)
-            for name, shape in per_layer.items()
+            f"model.layers.{layer}.{name}": shape for layer in range(self.layers) for name, shape in per_layer.items()
         }
 
 
@@ -121,27 +121,23 @@ def read_decoder_config(folder: Path) -> DecoderConfig:
             f"{path}: model_type {name!r} is not one of {', '.join(FAMILIES)}",
             fix="use engine=transformers for other architectures",
         )
-    unsupported = _unsupported(name, raw)
-    if unsupported:
-        raise ModelError(f"{path}: the native decoder does not do {unsupported}", fix=_OTHER_ENGINE)
     quantised = raw.get("quantization_config")
     if quantised:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else None
         raise ModelError(
             f"{path}: the weights are quantised ({method or 'method unknown'}); "
             "the native decoder reads fp32, bf16 and fp16",
-            fix="use the model's unquantised repository (load_in_4bit quantises while loading), "
-            "or engine=transformers",
+            fix="use the model's unquantised repository (load_in_4bit quantises while loading), or engine=transformers",
         )
     try:
+        unsupported = _unsupported(name, raw)
+        if unsupported:
+            raise ModelError(f"{path}: the native decoder does not do {unsupported}", fix=_OTHER_ENGINE)
         return _decoder_config(name, raw)
     except KeyError as error:
         raise ModelError(f"{path}: the key {error} is missing", fix=_AGAIN) from None
     except (TypeError, ValueError) as error:
         raise ModelError(f"{path}: unusable value: {error}", fix=_AGAIN) from error
-
-
-_AGAIN = "download the model's config.json again"
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -163,14 +159,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if text.startswith(LFS_MARK):
         raise ModelError(f"{path}: a Git LFS pointer, not the file", fix=LFS_FIX)
     if not isinstance(value, dict):
-        raise ModelError(
-            f"{path}: expected a JSON object, got {type(value).__name__}", fix="download the file again"
-        )
+        raise ModelError(f"{path}: expected a JSON object, got {type(value).__name__}", fix="download the file again")
     return value
-
-
-LFS_MARK = "version https://git-lfs"
-LFS_FIX = "run `git lfs pull` in the folder"
 
 
 def _unsupported(name: str, raw: Mapping[str, Any]) -> str:

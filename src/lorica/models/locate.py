@@ -9,6 +9,8 @@ from lorica.errors import ModelError
 
 EMBEDDED = "embedded:"
 
+_WANTED = "give the folder that holds config.json, *.safetensors and the tokenizer"
+
 
 def locate_model(name: str, *, cache_dir: str = "", revision: str = "", environ: Mapping[str, str]) -> Path:
     """The folder that holds `config.json` of a model given as a folder, `embedded:NAME` or a Hugging Face id.
@@ -41,9 +43,6 @@ def locate_model(name: str, *, cache_dir: str = "", revision: str = "", environ:
         fix="give a local folder with model.path=DIR, set HF_HOME or HF_CACHE_DIR to the cache that has it, "
         "or download it once with `hf download`",
     )
-
-
-_WANTED = "give the folder that holds config.json, *.safetensors and the tokenizer"
 
 
 def _embedded(name: str) -> Path:

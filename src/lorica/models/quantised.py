@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorica.errors import MissingExtraError
@@ -42,8 +44,10 @@ class Nf4Linear(nn.Module):
     """A frozen linear layer: y = x W^T + bias with W in 4 bits. Gradients flow to x, so adapters train
     through it.
 
-    About 4.5 bits a weight. W is restored block by block to the precision of x for each product, never kept.
+    About 4.5 bits a weight. W is restored to the precision of x for each product, never kept.
     """
+
+    packed: Tensor
 
     def __init__(self, weight: Tensor, dtype: torch.dtype, *, bias: bool) -> None:
         """weight [out, in] is quantised where it is; dtype is that of the activations. The bias is filled
@@ -57,13 +61,35 @@ class Nf4Linear(nn.Module):
         )
         self.register_buffer("packed", packed, persistent=False)
         self.bias = nn.Parameter(torch.empty(weight.shape[0], device="meta")) if bias else None
+        self._shape = weight.shape
+        self._whole_blocks = weight.shape[1] % BLOCK == 0
+        if not self._whole_blocks:
+            # On the CPU bitsandbytes 0.50 restores rows that end within a block wrongly; as one long row all
+            # is well.
+            self._state.shape = torch.Size((1, weight.numel()))
         self._product = library.matmul_4bit
         self._restore = library.functional.dequantize_4bit
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, in] -> [T, out]."""
-        return cast(Tensor, self._product(x, self.packed, quant_state=self._state, bias=self.bias))
+        if self._whole_blocks:
+            return cast(Tensor, self._product(x, self.packed, quant_state=self._state, bias=self.bias))
+        return cast(Tensor, _FrozenLinear.apply(x, self.restored, self.bias))  # type: ignore[no-untyped-call]
 
     def restored(self) -> Tensor:
         """The weight [out, in] that the 4 bits stand for."""
-        return cast(Tensor, self._restore(self.packed, self._state))
+        return cast(Tensor, self._restore(self.packed, self._state)).view(self._shape)
+
+
+class _FrozenLinear(torch.autograd.Function):
+    """x W^T + bias for a frozen W that is restored again in the backward pass instead of being kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, restore: Callable[[], Tensor], bias: Tensor | None) -> Tensor:
+        ctx.restore = restore
+        return F.linear(x, restore().to(x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        return gradient @ ctx.restore().to(gradient.dtype), None, None

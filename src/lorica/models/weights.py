@@ -76,7 +76,7 @@ def _indexed(index: Path) -> list[Path]:
         raise ModelError(f"{index}: no weight_map, so not an index of shards", fix="download the file again")
     names = set()
     for name in placed.values():
-        if not isinstance(name, str) or Path(name).name != name:
+        if not isinstance(name, str) or not name or Path(name).name != name:
             raise ModelError(
                 f"{index}: names the shard {name!r}; allowed are file names of the same folder",
                 fix="download the file again",

@@ -1,0 +1,113 @@
+"""Where a base model is looked for, and what is said when it is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lorica.errors import ModelError
+from lorica.models.locate import locate_model
+
+NAME = "Qwen/Qwen3-0.6B"
+
+
+def cached(hub: Path, *, name: str = NAME, commit: str = "abc123", ref: str | None = "main") -> Path:
+    repository = hub / ("models--" + name.replace("/", "--"))
+    folder = repository / "snapshots" / commit
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}", "utf-8")
+    if ref is not None:
+        (repository / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
+        (repository / "refs" / ref).write_text(commit + "\n", "utf-8")
+    return folder
+
+
+def test_a_folder_with_a_config_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", "utf-8")
+    assert locate_model(str(tmp_path), environ={}) == tmp_path.resolve()
+
+
+@pytest.mark.parametrize(
+    ("variable", "place"),
+    [
+        ("HF_HOME", "hub"),
+        ("HF_HUB_CACHE", ""),
+        ("HF_CACHE_DIR", ""),
+        ("HF_CACHE_DIR", "hub"),
+        ("XDG_CACHE_HOME", "huggingface/hub"),
+        ("HOME", ".cache/huggingface/hub"),
+    ],
+)
+def test_the_usual_caches_are_searched(variable: str, place: str, tmp_path: Path) -> None:
+    folder = cached(tmp_path / place)
+    assert locate_model(NAME, environ={variable: str(tmp_path), "HOME": str(tmp_path)}) == folder
+
+
+def test_the_nearest_setting_wins(tmp_path: Path) -> None:
+    given, own, home = (cached(tmp_path / each) for each in ("given", "own", "home/hub"))
+    environ = {"HF_CACHE_DIR": str(tmp_path / "own"), "HF_HOME": str(tmp_path / "home")}
+    assert locate_model(NAME, cache_dir=str(tmp_path / "given"), environ=environ) == given
+    assert locate_model(NAME, environ=environ) == own
+    assert locate_model(NAME, environ={"HF_HOME": environ["HF_HOME"]}) == home
+
+
+def test_a_revision_is_a_reference_or_a_commit(tmp_path: Path) -> None:
+    main = cached(tmp_path, commit="aaa", ref="main")
+    branch = cached(tmp_path, commit="bbb", ref="refs/pr/1")
+    loose = cached(tmp_path, commit="ccc", ref=None)
+    environ = {"HF_HUB_CACHE": str(tmp_path)}
+    assert locate_model(NAME, environ=environ) == main
+    assert locate_model(NAME, revision="refs/pr/1", environ=environ) == branch
+    assert locate_model(NAME, revision="ccc", environ=environ) == loose
+    with pytest.raises(ModelError, match="at revision 'v9' is not on this machine"):
+        locate_model(NAME, revision="v9", environ=environ)
+
+
+@pytest.mark.parametrize("broken", ["no main", "no config"])
+def test_a_half_downloaded_cache_counts_as_absent(broken: str, tmp_path: Path) -> None:
+    folder = cached(tmp_path, ref=None if broken == "no main" else "main")
+    if broken == "no config":
+        (folder / "config.json").unlink()
+    with pytest.raises(ModelError, match="not on this machine"):
+        locate_model(NAME, environ={"HF_HUB_CACHE": str(tmp_path), "HOME": str(tmp_path / "none")})
+
+
+def test_an_absent_model_names_every_place_and_the_remedies(tmp_path: Path) -> None:
+    environ = {
+        "HF_HUB_CACHE": str(tmp_path / "one"),
+        "HF_CACHE_DIR": str(tmp_path / "two"),
+        "HF_HOME": str(tmp_path / "three"),
+    }
+    with pytest.raises(ModelError) as caught:
+        locate_model(NAME, cache_dir=str(tmp_path / "zero"), environ=environ)
+    for place in (NAME, "zero", "one", "two", str(Path("three") / "hub")):
+        assert place in caught.value.message
+    assert "model.path" in caught.value.fix
+    assert "HF_CACHE_DIR" in caught.value.fix
+
+
+def test_a_plain_path_is_not_looked_for_in_the_caches(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        locate_model("./models/absent", environ={"HF_HOME": str(tmp_path)})
+    assert str(tmp_path) not in caught.value.message
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "nothing"])
+def test_what_is_no_model_folder_is_refused(kind: str, tmp_path: Path) -> None:
+    name, said = str(tmp_path), "a folder without config.json"
+    if kind == "file":
+        (tmp_path / "model.gguf").write_bytes(b"GGUF")
+        name, said = str(tmp_path / "model.gguf"), "a file, so not a base model"
+    if kind == "nothing":
+        name, said = " ", "no base model is named"
+    with pytest.raises(ModelError, match=said) as caught:
+        locate_model(name, environ={})
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["lorica_huge", "", "..", "../models"])
+def test_an_unknown_embedded_model_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="no embedded model") as caught:
+        locate_model(f"embedded:{name}", environ={})
+    assert caught.value.fix
