@@ -88,23 +88,17 @@ def test_thinking_is_cut_wherever_it_stands() -> None:
 def test_cleaning_only_ever_cuts(raw: str, question: str) -> None:
     cleaned = clean_answer(raw, question=question)
     letters = iter("".join(raw.split()))
-    assert all(char in letters for char in "".join(cleaned.split())), (
-        "a character that the model did not write"
-    )
+    assert all(char in letters for char in "".join(cleaned.split())), "a character that the model did not write"
 
 
-@given(
-    st.lists(st.sampled_from(["Lima ", "\n", "<think>", "</think>", "Answer:", "<|im_end|>", "the ", "Q: "]))
-)
+@given(st.lists(st.sampled_from(["Lima ", "\n", "<think>", "</think>", "Answer:", "<|im_end|>", "the ", "Q: "])))
 def test_cleaning_settles(pieces: list[str]) -> None:
     cleaned = clean_answer("".join(pieces), question=QUESTION)
     assert "<think>" not in cleaned
     assert "<|im_end|>" not in cleaned
 
 
-@pytest.mark.parametrize(
-    "unit", ["\n", "a", "a ", "<think>", "<|", "Answer:", "\n \t", '"', "ab\n", "x y z "]
-)
+@pytest.mark.parametrize("unit", ["\n", "a", "a ", "<think>", "<|", "Answer:", "\n \t", '"', "ab\n", "x y z "])
 def test_hostile_repetition_is_cleaned_in_linear_time(unit: str) -> None:
     raw = unit * 200_000
     find_problem(clean_answer(raw, question=QUESTION), raw=raw, question=QUESTION)

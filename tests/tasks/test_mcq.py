@@ -16,9 +16,7 @@ from lorica.tasks.base import TaskSettings
 from lorica.tasks.mcq import McqCase, McqTask, find_option
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="the shared data folder is not beside the repository"
-)
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is not beside the repository")
 
 TABLE = {
     "MCQID": "Al-en-01_3",
@@ -151,9 +149,7 @@ def test_likelihood_asks_without_options_and_normalises_by_length() -> None:
     assert task.target(row) == "a long y"
     reading = task.read_choices(row, [-2.0, -3.0], [1, 3])
     assert reading.answer == "B"
-    assert reading.scores == pytest.approx(
-        {"A": math.exp(-2) / (math.exp(-2) + math.exp(-1)), "B": 0.731058579}
-    )
+    assert reading.scores == pytest.approx({"A": math.exp(-2) / (math.exp(-2) + math.exp(-1)), "B": 0.731058579})
 
 
 def test_choice_takes_the_most_probable_letter() -> None:
@@ -178,9 +174,7 @@ def test_openstax_reads_as_it_is() -> None:
 @needs_shared
 @pytest.mark.parametrize("name", ["gaokao-chinese", "gaokao-geography", "sat-math"])
 def test_agieval_reads_with_a_mapping(name: str) -> None:
-    rows = list(
-        read_rows(SHARED / "agieval" / f"{name}.jsonl", task_of().shapes, columns={"answer": "label"})
-    )
+    rows = list(read_rows(SHARED / "agieval" / f"{name}.jsonl", task_of().shapes, columns={"answer": "label"}))
     assert len(rows) == 100
     for row in rows:
         assert isinstance(row.case, McqCase)

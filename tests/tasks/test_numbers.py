@@ -95,8 +95,6 @@ def test_any_text_gives_a_probability_or_nothing(text: str) -> None:
     assert found is None or (0 <= found.value <= 1 and math.isfinite(found.value))
 
 
-@pytest.mark.parametrize(
-    "unit", ["\n", "1 ", "not ", "<think>", "</think>", "- ", "0.", "a", "1.\n", "$", "<|a|>"]
-)
+@pytest.mark.parametrize("unit", ["\n", "1 ", "not ", "<think>", "</think>", "- ", "0.", "a", "1.\n", "$", "<|a|>"])
 def test_hostile_repetition_is_read_in_linear_time(unit: str) -> None:
     read_probability(unit * 200_000)

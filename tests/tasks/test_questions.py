@@ -14,9 +14,7 @@ from lorica.tasks import load_task
 from lorica.tasks.base import Task, TaskSettings
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="the shared data folder is not beside the repository"
-)
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is not beside the repository")
 
 SAQ: Task = load_task("saq", TaskSettings())
 QA: Task = load_task("qa", TaskSettings())
@@ -47,9 +45,7 @@ def test_the_english_question_by_mapping() -> None:
     assert SAQ.text(one(SAQ, ANNOTATED, question="en_question")) == "What is the most popular fruit?"
 
 
-@pytest.mark.parametrize(
-    "annotations", ["[]", [], "[{'answers': [], 'en_answers': [], 'count': 0}]", None, ""]
-)
+@pytest.mark.parametrize("annotations", ["[]", [], "[{'answers': [], 'en_answers': [], 'count': 0}]", None, ""])
 def test_no_annotations_no_gold(annotations: object) -> None:
     assert one(SAQ, {**ANNOTATED, "annotations": annotations}).gold is None
 

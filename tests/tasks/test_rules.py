@@ -15,9 +15,7 @@ from lorica.tasks.base import TaskSettings
 from lorica.tasks.rules import RulesCase, RulesTask
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="the shared data folder is not beside the repository"
-)
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is not beside the repository")
 
 FULL = {
     "row_id": "17",
@@ -99,8 +97,7 @@ def test_fallback_score_must_be_a_probability() -> None:
 def test_plain_prompt_is_exactly_this() -> None:
     (message,) = task_of().render(one(FULL))
     assert message.content == (
-        "Rule: No advertising.\nDoes the post break the rule? Answer Yes or No.\n"
-        "Post: Cheap watches at my shop!"
+        "Rule: No advertising.\nDoes the post break the rule? Answer Yes or No.\nPost: Cheap watches at my shop!"
     )
     assert [message.content[a:b] for a, b in message.trim] == ["Cheap watches at my shop!"]
 
@@ -176,9 +173,7 @@ def test_targets() -> None:
 
 def test_generated_text_is_read_by_stage() -> None:
     task = task_of(method="generate", fallback_score=0.25)
-    readings = [
-        task.read_text(one(FULL), text) for text in ("0.9", "I say 0.2.", "It violates it", "who knows")
-    ]
+    readings = [task.read_text(one(FULL), text) for text in ("0.9", "I say 0.2.", "It violates it", "who knows")]
     assert [(r.stage, r.score, r.answer, r.valid) for r in readings] == [
         ("whole", 0.9, "Yes", True),
         ("first_number", 0.2, "No", True),

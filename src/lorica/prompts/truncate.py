@@ -29,9 +29,7 @@ def span_texts(messages: Sequence[Message]) -> list[str]:
         end = 0
         for start, stop in message.trim:
             if not end <= start <= stop <= len(message.content):
-                raise ValueError(
-                    f"trim spans {message.trim} overlap or leave {len(message.content)} characters"
-                )
+                raise ValueError(f"trim spans {message.trim} overlap or leave {len(message.content)} characters")
             texts.append(message.content[start:stop])
             end = stop
     return texts
@@ -104,9 +102,7 @@ def fit(
     keep, step = available, 1
     while keep > 0:
         kept = share(counts, keep)
-        cut = replace_spans(
-            messages, [cut_text(*entry, policy) for entry in zip(texts, tokens, kept, strict=True)]
-        )
+        cut = replace_spans(messages, [cut_text(*entry, policy) for entry in zip(texts, tokens, kept, strict=True)])
         over = fits(cut)
         if over <= 0:
             return cut

@@ -124,7 +124,11 @@ class Vocabulary:
     def count(self, text: str) -> int:
         """About how many tokens `text` has: exact up to 65,536 characters, beyond that counted in pieces."""
         pieces = range(0, len(text), _COUNTED_PIECE_CHARS)
-        return sum(len(self.offsets(text[start : start + _COUNTED_PIECE_CHARS])) for start in pieces)
+        tokenizer = self._tokenizers["continuation"]
+        return sum(
+            len(tokenizer.encode(text[start : start + _COUNTED_PIECE_CHARS], add_special_tokens=False))
+            for start in pieces
+        )
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of token ids, without special tokens; unknown ids are left out."""
@@ -163,9 +167,7 @@ class Vocabulary:
         cuts = [0, *(found.start() + 1 for found in self._marker_start.finditer(run)), len(run)]
         parts = [run[start:stop] for start, stop in itertools.pairwise(cuts)]
         split = [
-            token
-            for index, part in enumerate(parts)
-            for token in self._ids(part, "continuation" if index else place)
+            token for index, part in enumerate(parts) for token in self._ids(part, "continuation" if index else place)
         ]
         if self._forbidden.isdisjoint(split):
             return tuple(split)

@@ -141,9 +141,7 @@ def needed_text(values: Mapping[str, Any], name: str) -> str:
 def check_lengths(choices: Collection[object], logprobs: Sequence[float], lengths: Sequence[int]) -> None:
     """Raises ValueError unless there is one log-probability and one length for each choice."""
     if not len(choices) == len(logprobs) == len(lengths):
-        raise ValueError(
-            f"{len(choices)} choices have {len(logprobs)} log-probabilities and {len(lengths)} lengths"
-        )
+        raise ValueError(f"{len(choices)} choices have {len(logprobs)} log-probabilities and {len(lengths)} lengths")
 
 
 def _kind(value: object) -> str:

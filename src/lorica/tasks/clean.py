@@ -19,9 +19,7 @@ _LABEL = re.compile(
     r"\s*\**\s*[:：]\s*\**\s*",
     re.IGNORECASE,
 )
-_REFUSAL = re.compile(
-    r"\s*(?:[\w'’]+[,.!]?\s+){0,4}as an? (?:ai|artificial intelligence|language model)\b", re.I
-)
+_REFUSAL = re.compile(r"\s*(?:[\w'’]+[,.!]?\s+){0,4}as an? (?:ai|artificial intelligence|language model)\b", re.I)
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "`": "`"}
 
 # A phrase that comes this often in a row is a loop; running to the very end that often, it never stopped.
@@ -146,15 +144,10 @@ def _collapse_words(words: list[str]) -> list[str]:
         index = 0
         while index < len(words):
             matched = 0
-            while (
-                index + period + matched < len(words)
-                and keys[index + matched] == keys[index + period + matched]
-            ):
+            while index + period + matched < len(words) and keys[index + matched] == keys[index + period + matched]:
                 matched += 1
             repeats = matched // period + 1
-            if repeats >= _LOOP and any(
-                char.isalpha() for word in words[index : index + period] for char in word
-            ):
+            if repeats >= _LOOP and any(char.isalpha() for word in words[index : index + period] for char in word):
                 kept += words[index : index + period]
                 index += repeats * period
             else:

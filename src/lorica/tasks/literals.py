@@ -43,9 +43,7 @@ def literal_cell(value: object, name: str) -> Any:
 
 def _check(value: object, name: str) -> None:
     if not isinstance(value, str):
-        raise ValueError(
-            f"{name!r} is {type(value).__name__}, and must be a list, an object or text that holds one"
-        )
+        raise ValueError(f"{name!r} is {type(value).__name__}, and must be a list, an object or text that holds one")
     if len(value) > MAX_CHARS:
         raise ValueError(f"{name!r} has {len(value)} characters; at most {MAX_CHARS} are read")
     depth = 0

@@ -76,9 +76,7 @@ class McqTask:
         """One user message: instruction, passage if any, question, options as lines "A. text"."""
         case = _case(row)
         letters = self.settings.method == "choice"
-        draft = Draft().add(
-            "Answer with the letter of the right option.\n" if letters else "Answer the question.\n"
-        )
+        draft = Draft().add("Answer with the letter of the right option.\n" if letters else "Answer the question.\n")
         if case.passage:
             draft.add("Passage: ").add_long(case.passage).add("\n")
         draft.add(f"Question: {case.question}")
@@ -222,8 +220,7 @@ def _without_labels(options: list[str]) -> list[str]:
     patterns = [rf"\s*(?:\({letter}\)|{letter}[.):：、．])\s*" for letter in LETTERS[: len(options)]]
     found = [re.match(pattern, option) for pattern, option in zip(patterns, options, strict=True)]
     return [
-        option[match.end() :] if match and all(found) else option
-        for match, option in zip(found, options, strict=True)
+        option[match.end() :] if match and all(found) else option for match, option in zip(found, options, strict=True)
     ]
 
 

@@ -26,9 +26,7 @@ _LABEL = re.compile(
 _NUMBER = r"(?:\d{1,6}(?:\.\d{0,12})?|\.\d{1,12})(?:e-?\d{1,2})?"
 _WHOLE = re.compile(rf"({_NUMBER})\s*(%|per\s?cent\b)?", re.IGNORECASE)
 # Glued to a letter, digit, sign, currency or separator, a number is part of something else.
-_LOOSE = re.compile(
-    rf"(?<![\w.,/$£€#+-])(?<!\d:)({_NUMBER})(?![\w/-]|[.,:]\d)\s*(%|per\s?cent\b)?", re.IGNORECASE
-)
+_LOOSE = re.compile(rf"(?<![\w.,/$£€#+-])(?<!\d:)({_NUMBER})(?![\w/-]|[.,:]\d)\s*(%|per\s?cent\b)?", re.IGNORECASE)
 _NAMED = re.compile(
     r"\b(?:rules?|steps?|examples?|sections?|parts?|options?|points?|posts?|comments?|articles?|lines?|no|nos"
     r"|numbers?|paragraphs?|stages?|levels?|items?|cases?|class|labels?)\.?\s*[#(]?\s*$",
@@ -37,9 +35,7 @@ _NAMED = re.compile(
 _SCALE_BEFORE = re.compile(r"\d\s*(?:to|and|or|[-–—])\s*$", re.IGNORECASE)
 _SCALE_AFTER = re.compile(r"\s*(?:(?:to|and|or|[-–—])\s*\.?\d|out of\s*(?!1(?:\.0+)?\b)\d)", re.IGNORECASE)
 _ENDS_THERE = re.compile(r"\s*(?:$|[\n.,;:!)\]\"'*`–—-])")
-_LEADS_TO_IT = re.compile(
-    r"(?:^|\n|[:=]|\b(?:is|be|of|say|as|a|an|around|about|approximately))[\s*\"'`(]*$", re.I
-)
+_LEADS_TO_IT = re.compile(r"(?:^|\n|[:=]|\b(?:is|be|of|say|as|a|an|around|about|approximately))[\s*\"'`(]*$", re.I)
 
 _IDIOM = re.compile(r"\bno\s+(?:doubt|question|matter)\b", re.IGNORECASE)
 _LEADING = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)

@@ -100,7 +100,5 @@ ANNOTATED = RowShape(
     "ID",
     _build_annotated,
 )
-BY_SUBJECT = RowShape(
-    "subject questions", ("questionID", "question"), _OPTIONAL, "questionID", _build_question
-)
+BY_SUBJECT = RowShape("subject questions", ("questionID", "question"), _OPTIONAL, "questionID", _build_question)
 QUESTIONS = RowShape("questions and answers", ("question",), ("id", *_OPTIONAL), "id", _build_question)

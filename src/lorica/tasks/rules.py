@@ -70,9 +70,7 @@ class RulesTask:
             style=pick("style", settings.style, STYLES, task=self.name),
         )
         if not 0 <= settings.fallback_score <= 1:
-            raise ConfigError(
-                f"task.fallback_score={settings.fallback_score} is no probability", fix="use 0 to 1"
-            )
+            raise ConfigError(f"task.fallback_score={settings.fallback_score} is no probability", fix="use 0 to 1")
         self._labels = _label_table(settings)
         self.shapes: tuple[RowShape, ...] = (
             RowShape("rule violations", ("row_id", "body", "rule"), _OPTIONAL, "row_id", self._build),

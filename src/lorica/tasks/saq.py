@@ -29,9 +29,7 @@ class SaqTask:
 
     def render(self, row: Row) -> tuple[Message, ...]:
         """One user message: the instruction and the question."""
-        return (
-            Draft().add(f"Answer in a few words.\nQuestion: {question_case(row).question}").message("user"),
-        )
+        return (Draft().add(f"Answer in a few words.\nQuestion: {question_case(row).question}").message("user"),)
 
     def choices(self, row: Row) -> tuple[str, ...] | None:
         """None: the answer is generated."""
