@@ -16,7 +16,7 @@ ANSWER_COLUMNS: tuple[str, ...] = Answer.__struct_fields__
 """The columns of a result file, in this order, in CSV and Parquet; a JSON line leaves out what has its
 default."""
 
-_TEXTS = ("id", "answer", "adapter", "route", "stage", "raw")
+_TEXTS = ("id", "answer", "adapter", "route", "stage", "raw", "problem")
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)*")
 
 
@@ -47,13 +47,14 @@ def to_cells(answer: Answer) -> list[str]:
         _guarded(answer.answer, formulas=True),
         "" if answer.score is None else repr(answer.score),
         "" if answer.scores is None else json.dumps(answer.scores, ensure_ascii=False),
-        _guarded(answer.adapter, formulas=True),
-        _guarded(answer.route, formulas=True),
-        _guarded(answer.stage, formulas=True),
+        _guarded(answer.adapter or None, formulas=True),
+        _guarded(answer.route or None, formulas=True),
+        _guarded(answer.stage or None, formulas=True),
         str(answer.retries),
         str(answer.dropped_tokens),
         " ".join(answer.flags),
         _guarded(answer.raw, formulas=True),
+        _guarded(answer.problem, formulas=True),
     ]
 
 
@@ -64,7 +65,7 @@ def from_cells(cells: Mapping[str, str]) -> dict[str, Any]:
     for name, cell in cells.items():
         if name in _TEXTS:
             text = _unguarded(cell)
-            if text is not None or name in ("answer", "raw"):
+            if text is not None:
                 values[name] = text
         elif cell == "":
             continue

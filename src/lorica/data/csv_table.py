@@ -50,9 +50,7 @@ def raw_rows(path: Path, fmt: FileFormat) -> _Rows:
             yield start, cells
         elif width == 1:
             # In a table of one column a blank line may be an empty value: nobody can tell.
-            raise DataError(
-                "a blank line in a table of one column", path=path, line=start, fix="remove the line"
-            )
+            raise DataError("a blank line in a table of one column", path=path, line=start, fix="remove the line")
 
 
 def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
@@ -84,13 +82,7 @@ def _check_header(path: Path, line: int, header: list[str], fmt: FileFormat) -> 
             )
     other = "," if fmt.kind == "tsv" else next((c for c in "\t;|" if c in header[0]), "")
     if len(header) == 1 and other and other in header[0]:
-        fix = (
-            "name it .tsv"
-            if other == "\t"
-            else "name it .csv"
-            if other == ","
-            else "save it separated by commas"
-        )
+        fix = "name it .tsv" if other == "\t" else "name it .csv" if other == "," else "save it separated by commas"
         raise DataError(
             f"the header is one column, {header[0]!r}: the file seems to be separated by {other!r}",
             path=path,

@@ -16,6 +16,4 @@ def file_digest(path: Path | str) -> str:
         with file.open("rb") as stream:
             return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(
-            f"the file cannot be read ({error.strerror})", path=file, fix="check the path"
-        ) from error
+        raise DataError(f"the file cannot be read ({error.strerror})", path=file, fix="check the path") from error

@@ -71,9 +71,7 @@ def file_format(path: Path) -> FileFormat:
     kind = SUFFIXES.get(suffix)
     if kind is None or (gzipped and kind == "parquet"):
         got = f"the suffix {suffix + ('.gz' if gzipped else '')!r}" if suffix or gzipped else "no suffix"
-        raise DataError(
-            f"cannot tell the format of this file: {got}", path=path, fix=f"use one of {_ALLOWED}"
-        )
+        raise DataError(f"cannot tell the format of this file: {got}", path=path, fix=f"use one of {_ALLOWED}")
     return FileFormat(kind, gzipped)
 
 
@@ -106,9 +104,7 @@ def open_checked(path: Path, fmt: FileFormat) -> BinaryIO:
 def unreadable(path: Path, line: int, error: Exception) -> DataError:
     """The DataError for a read that failed at about `line`."""
     if isinstance(error, EOFError):
-        return DataError(
-            "the gzip stream is cut off", path=path, line=line, fix="copy or download the file again"
-        )
+        return DataError("the gzip stream is cut off", path=path, line=line, fix="copy or download the file again")
     if isinstance(error, zlib.error | gzip.BadGzipFile):
         return DataError(
             f"the gzip stream is damaged ({error})",
@@ -191,15 +187,11 @@ def _require_file(path: Path) -> None:
     if path.is_file():
         return
     if path.is_dir():
-        names = sorted(
-            p.name for p in path.iterdir() if Path(p.name.lower().removesuffix(".gz")).suffix in SUFFIXES
-        )
+        names = sorted(p.name for p in path.iterdir() if Path(p.name.lower().removesuffix(".gz")).suffix in SUFFIXES)
         fix = f"name a file in it, such as {names[0]!r}" if names else "name a file"
         raise DataError("this is a folder, not a file", path=path, fix=fix)
     if path.exists():
-        raise DataError(
-            "this is not a regular file (rows may have to be read twice)", path=path, fix="save it first"
-        )
+        raise DataError("this is not a regular file (rows may have to be read twice)", path=path, fix="save it first")
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, siblings, n=1)
     where = "" if path.parent.is_dir() else f"; the folder {str(path.parent)!r} does not exist either"
@@ -217,14 +209,10 @@ def _refuse_other_kinds(path: Path, fmt: FileFormat, head: bytes) -> None:
         if head[: len(magic)].lower() == magic.lower():
             raise DataError(f"the suffix says {fmt.kind}, the content is {what}", path=path, line=1, fix=fix)
     if fmt.kind == "parquet":
-        raise DataError(
-            "the content is not Parquet", path=path, line=1, fix="give it the suffix of what it is"
-        )
+        raise DataError("the content is not Parquet", path=path, line=1, fix="give it the suffix of what it is")
     if head.count(0) > max(4, len(head) // 4):
         fix = "convert it to UTF-8: iconv -f UTF-16LE -t UTF-8"
-        raise DataError(
-            "the content looks like UTF-16 without its mark, or binary", path=path, line=1, fix=fix
-        )
+        raise DataError("the content looks like UTF-16 without its mark, or binary", path=path, line=1, fix=fix)
 
 
 def _bad_byte(path: Path, line: int, offset: int, byte: int) -> DataError:

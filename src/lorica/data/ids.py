@@ -21,7 +21,7 @@ class HashSet:
     """
 
     def __init__(self) -> None:
-        self._slots = array("Q", bytes(8 * 1024))
+        self._slots = array("Q", [0]) * 1024
         self._used = 0
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class HashSet:
 
     def _grow(self) -> None:
         # Half as much again, not double: the table never holds more than two slots a text.
-        larger = array("Q", bytes(8 * (len(self._slots) * 3 // 2 | 1)))
+        larger = array("Q", [0]) * (len(self._slots) * 3 // 2)
         for value in self._slots:
             if value:
                 self._insert(larger, value)

@@ -57,15 +57,11 @@ def _line_records(path: Path, fmt: FileFormat) -> Iterator[_Record]:
             value = _DECODER.decode(stripped)
         except json.JSONDecodeError as error:
             place = f"{error.msg} at column {error.colno}"
-            raise DataError(
-                f"not a JSON object: {place}", path=path, line=line, fix=_line_fix(stripped)
-            ) from error
+            raise DataError(f"not a JSON object: {place}", path=path, line=line, fix=_line_fix(stripped)) from error
         except ValueError as error:
             raise DataError(str(error), path=path, line=line, fix="mend the line") from error
         except RecursionError as error:
-            raise DataError(
-                "JSON nested too deeply", path=path, line=line, fix="flatten the object"
-            ) from error
+            raise DataError("JSON nested too deeply", path=path, line=line, fix="flatten the object") from error
         yield line, _checked(path, line, value, stripped, _line_fix(stripped))
 
 
@@ -79,9 +75,7 @@ def _line_fix(text: str) -> str:
 
 def _checked(path: Path, line: int, value: Any, text: str, fix: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise DataError(
-            f"a JSON {_kind(value)} where an object {{...}} is expected", path=path, line=line, fix=fix
-        )
+        raise DataError(f"a JSON {_kind(value)} where an object {{...}} is expected", path=path, line=line, fix=fix)
     if _SURROGATE.search(text):
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -205,6 +199,4 @@ def _array_records(path: Path, fmt: FileFormat) -> Iterator[_Record]:
             if follow == "]":
                 break
     if cursor.peek():
-        raise DataError(
-            "text after the end of the array", path=path, line=cursor.line, fix="one array per file"
-        )
+        raise DataError("text after the end of the array", path=path, line=cursor.line, fix="one array per file")

@@ -5,7 +5,7 @@ Two texts are near-duplicates when their sets of 5-character shingles (after cas
 white space were evened out) have a Jaccard similarity of at least 0.8. Candidates come from MinHash
 signatures in bands: a pair at the threshold is missed about once in 20 million, one further above practically
 never. Candidates are then measured exactly. In files of one template with small differences, where a text
-has hundreds of candidates, only some are looked at, and after 16 measurements in vain the estimate decides.
+has hundreds of candidates, only some are looked at, and after 20 measurements in vain the estimate decides.
 """
 
 from __future__ import annotations
@@ -27,10 +27,8 @@ MAX_CHARACTERS = 4000
 _BANDS, _BAND_ROWS = 32, 4
 _CHUNK = 1 << 18  # shingles hashed at a time, to stay within the processor's caches
 _NEIGHBOURS = 12  # candidates on either side that a text is compared with, in each band's bucket
-_MARGIN = (
-    0.2  # a pair at the threshold looks so much less alike once in 10^7 (the estimate's deviation is 0.035)
-)
-_IN_VAIN = 16  # exact measurements of a text in vain, after which the estimate alone decides
+_MARGIN = 0.2  # a pair at the threshold looks so much less alike once in 10^7 (the estimate's deviation is 0.035)
+_IN_VAIN = 20  # pairs of a text measured exactly in vain, after which the estimate alone decides
 _ASCII = {code: " " for code in range(128) if not chr(code).isalnum()}
 
 
@@ -109,12 +107,11 @@ def join_near(texts: Sequence[str], union: Union) -> None:
     _join_candidates(_signatures(sets), distinct, sets, union)
 
 
-def _join_candidates(
-    signatures: _Hashes, distinct: Sequence[int], sets: Sequence[_Hashes], union: Union
-) -> None:
+def _join_candidates(signatures: _Hashes, distinct: Sequence[int], sets: Sequence[_Hashes], union: Union) -> None:
     """Measure the pairs that share a band, and join those that are near. distinct: index in `union` of each
     text."""
     spent = np.zeros(len(sets), dtype=np.int32)  # exact measurements that were in vain, by text
+    unlike: set[int] = set()  # the pairs of these measurements: they meet again in other bands
     for start in range(0, _BANDS * _BAND_ROWS, _BAND_ROWS):
         order, bucket = _buckets(signatures[:, start : start + _BAND_ROWS])
         roots = np.array([union.find(index) for index in distinct])
@@ -132,16 +129,18 @@ def _join_candidates(
                 one, other = int(ones[pair]), int(others[pair])
                 if union.find(distinct[one]) == union.find(distinct[other]):
                     continue
+                name = min(one, other) * len(sets) + max(one, other)
+                if name in unlike:
+                    continue
                 if tired[pair] or jaccard(sets[one], sets[other]) >= THRESHOLD:
                     union.join(distinct[one], distinct[other])
                 else:
+                    unlike.add(name)
                     spent[one] += 1
                     spent[other] += 1
 
 
-def _likeness(
-    signatures: _Hashes, ones: npt.NDArray[np.intp], others: npt.NDArray[np.intp]
-) -> npt.NDArray[np.float64]:
+def _likeness(signatures: _Hashes, ones: npt.NDArray[np.intp], others: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
     """The share of equal places in the signatures of each pair [pairs]: an estimate of their Jaccard
     similarity."""
     result = np.empty(len(ones))

@@ -44,14 +44,10 @@ def read_parquet(path: Path) -> Table:
         with parquet.ParquetFile(path) as file:
             names = tuple(file.schema_arrow.names)
     except failures as error:
-        raise DataError(
-            f"{_DAMAGED} ({error})", path=path, line=1, fix="copy or download it again"
-        ) from error
+        raise DataError(f"{_DAMAGED} ({error})", path=path, line=1, fix="copy or download it again") from error
     for name in names:
         if names.count(name) > 1:
-            raise DataError(
-                f"the column {name!r} appears twice", path=path, line=1, fix="rename or remove one"
-            )
+            raise DataError(f"the column {name!r} appears twice", path=path, line=1, fix="rename or remove one")
 
     def records(columns: Sequence[str]) -> Iterator[Record]:
         line = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -50,9 +51,7 @@ def read_rows(
     rows = (row for _, row in numbered)
     first = next(rows, None)
     if first is None:
-        raise DataError(
-            "the file has a header and no rows", path=file, line=table.line, fix="check how it was made"
-        )
+        raise DataError("the file has a header and no rows", path=file, line=table.line, fix="check how it was made")
     return chain([first], rows)
 
 
@@ -105,7 +104,7 @@ def count_rows(path: Path | str) -> int | None:
             return None
         if fmt.kind == "jsonl":
             with file.open("rb") as lines:
-                return sum(1 for line in lines if not line.isspace())
+                return sum(1 for line in lines if line.removeprefix(codecs.BOM_UTF8).strip())
         return _count_csv(file, fmt)
     except (OSError, LoricaError, csv.Error):
         return None

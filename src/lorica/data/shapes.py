@@ -23,9 +23,7 @@ class Layout(msgspec.Struct, frozen=True):
     numbered: bool  # the file has no id column: rows are row-1, row-2, ...
 
 
-def check_mapping(
-    shapes: Sequence[RowShape], columns: Mapping[str, str], constants: Mapping[str, str]
-) -> None:
+def check_mapping(shapes: Sequence[RowShape], columns: Mapping[str, str], constants: Mapping[str, str]) -> None:
     """Raise ConfigError for a mapping or constant whose name no shape knows, or that contradicts itself."""
     known = sorted({name for shape in shapes for name in (*shape.required, *shape.optional)})
     for setting, names in (("columns", columns), ("constants", constants)):
@@ -42,9 +40,7 @@ def check_mapping(
                 fix=f"keep one of task.columns.{name} and task.constants.{name}",
             )
         if any(name == shape.id_column for shape in shapes):
-            raise ConfigError(
-                f"task.constants.{name}: one id for every row", fix="map a column, or leave it out"
-            )
+            raise ConfigError(f"task.constants.{name}: one id for every row", fix="map a column, or leave it out")
 
 
 def choose_layout(
@@ -89,9 +85,7 @@ def choose_layout(
     raise _no_shape(path, line, names, shapes, lacks, explicit)
 
 
-def build_row(
-    layout: Layout, record: Mapping[str, Any], *, path: Path, line: int, number: int, memory: bool
-) -> Row:
+def build_row(layout: Layout, record: Mapping[str, Any], *, path: Path, line: int, number: int, memory: bool) -> Row:
     """The row of one record. `number` counts rows from 1; `memory` rows carry line 0. Raises DataError."""
     shape = layout.shape
     row_id = f"row-{number}" if layout.numbered else _row_id(layout, record, path, line)
@@ -111,9 +105,7 @@ def build_row(
             raise _missing_value(layout, record, name, path=path, line=line, row_id=row_id)
         values[name] = value
     for name in shape.optional:
-        if name not in layout.constants and not is_missing(
-            value := record.get(layout.columns.get(name, name))
-        ):
+        if name not in layout.constants and not is_missing(value := record.get(layout.columns.get(name, name))):
             values[name] = value
     if shape.id_column:
         values[shape.id_column] = row_id
@@ -147,9 +139,7 @@ def _row_id(layout: Layout, record: Mapping[str, Any], path: Path, line: int) ->
     try:
         return id_text(record.get(column))
     except ValueError as error:
-        fix = (
-            "write ids as text or whole numbers" if record.get(column) is not None else "give every row an id"
-        )
+        fix = "write ids as text or whole numbers" if record.get(column) is not None else "give every row an id"
         raise DataError(f"{error} (column {column!r})", path=path, line=line, fix=fix) from error
 
 
@@ -196,20 +186,12 @@ def _no_shape(
     hints = []
     for name in absent:
         close = _closest(name, names)
-        hints.append(
-            f"task.columns.{name}={close or '<your column>'}" + (" (did you mean it?)" if close else "")
-        )
-    fix = (
-        "rename your columns or map them: " + ", ".join(hints)
-        if hints
-        else "remove the mappings that do not fit"
-    )
+        hints.append(f"task.columns.{name}={close or '<your column>'}" + (" (did you mean it?)" if close else ""))
+    fix = "rename your columns or map them: " + ", ".join(hints) if hints else "remove the mappings that do not fit"
     fixed = absent[0] if absent else ""
     if fixed and fixed != nearest.id_column:
         fix += f"; a value that is the same for every row: task.constants.{fixed}=..."
-    return DataError(
-        f"the columns {_listed(names)} fit no table of this task:{told}", path=path, line=line, fix=fix
-    )
+    return DataError(f"the columns {_listed(names)} fit no table of this task:{told}", path=path, line=line, fix=fix)
 
 
 def _closest(name: str, names: Collection[str]) -> str:

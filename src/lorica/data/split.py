@@ -23,9 +23,7 @@ class _Component(msgspec.Struct, frozen=True):
     classes: dict[str, int]  # class -> number of members
 
 
-def split(
-    rows: Sequence[Row], *, ratio: float, seed: int, text: Callable[[Row], str]
-) -> tuple[list[Row], list[Row]]:
+def split(rows: Sequence[Row], *, ratio: float, seed: int, text: Callable[[Row], str]) -> tuple[list[Row], list[Row]]:
     """(rows to train on, rows held out), each in the order of `rows`; about `ratio` of them are held out.
 
     Stratified by `gold` where it is an integer. The same rows and seed give the same split. Neither side is
@@ -59,9 +57,7 @@ def split(
     )
 
 
-def folds(
-    rows: Sequence[Row], k: int, *, seed: int, text: Callable[[Row], str]
-) -> list[tuple[list[Row], list[Row]]]:
+def folds(rows: Sequence[Row], k: int, *, seed: int, text: Callable[[Row], str]) -> list[tuple[list[Row], list[Row]]]:
     """k pairs (rows to train on, rows held out); every row is held out exactly once. Rules as for `split`.
 
     Raises ConfigError for k < 2, and DataError when there are fewer than k components.
@@ -77,8 +73,7 @@ def folds(
     for component in sorted(components, key=lambda c: -len(c.members)):
         # The fold where these classes are rarest; an empty fold costs nothing, so none stays empty.
         costs = [
-            sum(n * counts[f][name] / totals[name] for name, n in component.classes.items())
-            + sizes[f] / len(rows)
+            sum(n * counts[f][name] / totals[name] for name, n in component.classes.items()) + sizes[f] / len(rows)
             for f in range(k)
         ]
         best = costs.index(min(costs))

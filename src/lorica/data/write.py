@@ -55,9 +55,7 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
         target.parent.mkdir(parents=True, exist_ok=True)
         file = temporary.open("xb")
     except OSError as error:
-        raise DataError(
-            f"cannot be written ({error.strerror})", path=path, fix="choose another place"
-        ) from error
+        raise DataError(f"cannot be written ({error.strerror})", path=path, fix="choose another place") from error
     try:
         with file:
             yield file
@@ -68,9 +66,7 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            raise DataError(
-                f"cannot be written ({error.strerror})", path=path, fix="free some space"
-            ) from error
+            raise DataError(f"cannot be written ({error.strerror})", path=path, fix="free some space") from error
         raise
 
 
@@ -125,14 +121,10 @@ def read_answers(path: Path | str) -> Iterator[Answer]:
     """
     file = Path(path)
     check_output(file)
-    pairs = refuse_duplicates(
-        _read(file), key=lambda item: (item[1].id, item[0]), again=lambda: _read(file), path=file
-    )
+    pairs = refuse_duplicates(_read(file), key=lambda item: (item[1].id, item[0]), again=lambda: _read(file), path=file)
     first = next(pairs, None)
     if first is None:
-        raise DataError(
-            "the file has a header and no answers", path=file, line=1, fix="check how it was made"
-        )
+        raise DataError("the file has a header and no answers", path=file, line=1, fix="check how it was made")
     return chain([first[1]], (answer for _, answer in pairs))
 
 
@@ -222,6 +214,7 @@ def _write_parquet(path: Path, file: BinaryIO, answers: Iterable[Answer]) -> int
             pyarrow.field("dropped_tokens", whole, nullable=False),
             pyarrow.field("flags", pyarrow.list_(text), nullable=False),
             pyarrow.field("raw", text),
+            pyarrow.field("problem", text),
         ]
     )
     count = 0

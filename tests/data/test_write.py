@@ -1,0 +1,196 @@
+"""Result files: read back equal in every format, whole or absent, the same bytes for the same answers."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import math
+import os
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorica.data.answers import ANSWER_COLUMNS
+from lorica.data.write import atomic_file, read_answers, write_answers
+from lorica.errors import DataError
+from lorica.records import Answer
+
+SUFFIXES = [".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet"]
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(
+    ["", '"', '""', "=1+1", "-5", "- item", "+x", "@a", "\t", "\r", "a\rb", "a\r\nb", "\0", " ", "\n", "a,b", "null"]
+)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+ANSWERS = st.lists(
+    st.builds(
+        Answer,
+        id=TEXT.filter(lambda text: text.strip() != ""),
+        answer=st.none() | TEXT,
+        score=st.none() | FLOATS,
+        scores=st.none() | st.dictionaries(TEXT, FLOATS, max_size=3),
+        adapter=TEXT,
+        route=TEXT,
+        stage=TEXT,
+        retries=st.integers(0, 9),
+        dropped_tokens=st.integers(0, 10**6),
+        flags=st.lists(st.sampled_from(["truncated", "retried", "invalid"]), unique=True).map(
+            lambda f: tuple(sorted(f))
+        ),
+        raw=st.none() | TEXT,
+        problem=st.none() | TEXT,
+    ),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda answer: answer.id,
+)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@settings(max_examples=60, deadline=None)
+@given(answers=ANSWERS)
+def test_answers_are_read_back_equal(
+    suffix: str, answers: list[Answer], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"answers{suffix}"
+    assert write_answers(path, answers) == len(answers)
+    assert list(read_answers(path)) == answers
+    first = path.read_bytes()
+    write_answers(path, answers)
+    assert path.read_bytes() == first
+
+
+def test_csv_has_fixed_columns_and_guards_formulas(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    write_answers(
+        path,
+        [
+            Answer(id="-1", answer="=HYPERLINK(1)", score=0.1, flags=("retried", "truncated")),
+            Answer(id="2", answer="-5.5", scores={"A": 1.0}),
+        ],
+    )
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert tuple(rows[0]) == ANSWER_COLUMNS
+    assert rows[0] == [
+        "id",
+        "answer",
+        "score",
+        "scores",
+        "adapter",
+        "route",
+        "stage",
+        "retries",
+        "dropped_tokens",
+        "flags",
+        "raw",
+        "problem",
+    ]
+    assert rows[1] == ["-1", '"=HYPERLINK(1)"', "0.1", "", "", "", "", "0", "0", "retried truncated", "", ""]
+    assert rows[2][:4] == ["2", "-5.5", "", '{"A": 1.0}']
+
+
+def test_unknown_suffix_names_what_is_allowed(tmp_path: Path) -> None:
+    for name in ("a.txt", "a.json", "a.ndjson", "a.tsv", "a.parquet.gz", "a"):
+        with pytest.raises(DataError, match=r"use one of .jsonl, .csv \(each also with .gz\) or .parquet"):
+            write_answers(tmp_path / name, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("bad", "part"),
+    [
+        (Answer(id="b", score=math.nan), "not a finite number"),
+        (Answer(id="b", scores={"A": math.inf}), "not a finite number"),
+        (Answer(id="b", flags=("two words",)), "not one word"),
+    ],
+)
+def test_an_answer_that_cannot_be_written_leaves_the_old_file(
+    suffix: str, bad: Answer, part: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    write_answers(path, [Answer(id="a")])
+    before = path.read_bytes()
+    with pytest.raises(DataError, match=rf"\(row 'b'\): this answer cannot be written: .*{part}"):
+        write_answers(path, [Answer(id="c"), bad])
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("a.csv", "id,scor\n1,0.5\n", r"a.csv:1: 'scor' is no column.*\n.*did you mean 'score'"),
+        ("a.csv", "answer\nx\n", r"a.csv:1: no column 'id'"),
+        ("a.csv", "id,score\n1,0.5\n2,high\n", r"a.csv:3 \(row '2'\): the column 'score' holds 'high'"),
+        ("a.csv", "id,score\n1,nan\n", r"a.csv:2 \(row '1'\): a score is not a finite number"),
+        ("a.csv", 'id,answer\n1,"""x"\n', r"a.csv:2 \(row '1'\): a cell that begins with a quote"),
+        ("a.csv", "id,score\n", "no answers"),
+        ("a.csv", "id,score\n1,0.5\n1,0.5\n", r"a.csv:3 \(row '1'\): the id was already used on line 2"),
+        ("a.jsonl", '{"id": "1", "score": "0.5"}\n', r"a.jsonl:1 \(row '1'\): Expected `float \| null`"),
+        ("a.jsonl", '{"id": "1"}\n{"id": "2", "sore": 1}\n', r"a.jsonl:2: 'sore' is no column"),
+        ("a.jsonl", '{"id": 1.5}\n', "the id 1.5 is a float"),
+    ],
+)
+def test_malformed_result_files(name: str, content: str, part: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=part):
+        list(read_answers(tmp_path / name))
+
+
+def test_answers_of_other_programs_need_only_an_id(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,score\n007,1\n8,\n")
+    assert list(read_answers(tmp_path / "a.csv")) == [Answer(id="007", score=1.0), Answer(id="8")]
+
+
+def test_atomic_file_makes_the_folder_and_follows_links(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "file.bin"
+    link = tmp_path / "link.bin"
+    link.symlink_to(target)
+    with atomic_file(link) as file:
+        file.write(b"new")
+        assert not target.exists()
+    assert target.read_bytes() == b"new"
+    assert link.is_symlink()
+    with pytest.raises(DataError, match="a folder, not a file"), atomic_file(tmp_path):
+        pass
+
+
+def test_atomic_file_failing_leaves_nothing(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with atomic_file(tmp_path / "f") as file:
+            file.write(b"half")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DataError, match=r"No space left.*\n  -> free some space"), atomic_file(tmp_path / "f"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    (tmp_path / "plain").write_bytes(b"")
+    with pytest.raises(DataError, match="choose another place"), atomic_file(tmp_path / "plain" / "f"):
+        pass
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_writing_streams(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorica.data.write._ROW_GROUP", 500)
+
+    def answers(count: int) -> Iterator[Answer]:
+        return (Answer(id=f"row-{i}", answer=f"an answer of some length, number {i} " * 4) for i in range(count))
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        try:
+            write_answers(tmp_path / f"a{suffix}", answers(count))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(10)
+    assert peak(10_000) - peak(1_000) < 300_000  # the texts alone are 1.4 MB
+    assert sum(1 for _ in read_answers(tmp_path / f"a{suffix}")) == 1_000
