@@ -168,3 +168,21 @@ def test_a_span_changes_its_own_tokens_only() -> None:
     torch.testing.assert_close(mixed[[0, 4, 5]], base[[0, 4, 5]])
     torch.testing.assert_close(mixed[1:4], project(x[1:4], linear, "here", [LoraSpan(first, 0, 3)]))
     torch.testing.assert_close(mixed[6:], project(x[6:], linear, "here", [LoraSpan(second, 0, 3)]))
+
+
+def test_under_autocast_a_float32_adapter_follows_the_base(tiny: Callable[[str], Any]) -> None:
+    decoder = tiny("qwen2").decoder
+    settings = AdapterConfig(r=4, lora_alpha=8, target_modules="all-linear")
+    lora = create_lora("one", decoder.config, settings, seed=0)
+    with torch.no_grad():
+        for pair in lora.pairs.values():
+            pair.b.normal_(std=0.2)
+    tokens, attention = torch.arange(20), PackedAttention([20], decoder.config)
+    spans = [LoraSpan(lora, 0, 20)]
+    exact = decoder.logits(decoder.hidden(tokens, tokens, attention, spans))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = decoder.logits(decoder.hidden(tokens, tokens, attention, spans))
+    assert mixed.dtype == torch.bfloat16
+    assert 0 < (mixed - exact).abs().mean() < 0.05 * exact.abs().mean()
+    torch.autograd.backward(mixed.float().square().mean())
+    assert all(tensor.grad is not None and tensor.grad.any() for tensor in lora.parameters())

@@ -184,3 +184,12 @@ def test_the_weights_need_no_gradient(folder: Path) -> None:
     assert not decoder.training
     assert not any(parameter.requires_grad for parameter in decoder.parameters())
     assert not any(parameter.is_meta for parameter in decoder.parameters())
+
+
+def test_weights_that_a_file_overwrites_are_not_drawn_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Drawing them on the meta device imported torch's compiler: most of the seconds a start took.
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("drew a table that is loaded")
+
+    monkeypatch.setattr(torch.nn.init, "normal_", forbidden)
+    load_decoder(folder)

@@ -104,7 +104,10 @@ class Body(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        table = torch.empty(config.vocab_size, config.hidden_size)
+        if not table.is_meta:  # there it would draw nothing, and import a compiler for it: seconds
+            nn.init.normal_(table)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, _weight=table)
         self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.layers))
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 

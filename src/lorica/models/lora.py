@@ -64,17 +64,21 @@ def project(x: Tensor, linear: torch.nn.Module, path: str, lora: Sequence[LoraSp
         pair = span.adapter.pairs.get(path)
         if pair is None:
             continue
-        if span.start == 0 and span.stop == x.shape[0]:
-            return y + _update(x, pair, span.adapter).to(y.dtype)
-        y[span.start : span.stop] += _update(x[span.start : span.stop], pair, span.adapter).to(y.dtype)
+        whole = span.start == 0 and span.stop == x.shape[0]
+        part, out = (x, y) if whole else (x[span.start : span.stop], y[span.start : span.stop])
+        # Scaling the [N, r] middle rather than the [N, out] result saves a pass over the larger one.
+        middle = _down(part, pair, span.adapter) * pair.scaling
+        if middle.dtype == pair.b.dtype == out.dtype:
+            out.addmm_(middle, pair.b.t())
+        else:
+            out += F.linear(middle, pair.b).to(out.dtype)
     return y
 
 
-def _update(x: Tensor, pair: LoraPair, adapter: LoraWeights) -> Tensor:
-    # [N, in] -> [N, out]
+def _down(x: Tensor, pair: LoraPair, adapter: LoraWeights) -> Tensor:
+    # [N, in] -> [N, r]
     if x.dtype != pair.a.dtype and not torch.is_autocast_enabled(x.device.type):
         x = x.to(pair.a.dtype)
     if adapter.training and adapter.dropout:
         x = F.dropout(x, adapter.dropout)
-    # Scaling the [N, r] middle rather than the [N, out] result saves a pass over the larger one.
-    return F.linear(F.linear(x, pair.a) * pair.scaling, pair.b)
+    return F.linear(x, pair.a)
