@@ -188,9 +188,8 @@ def _no_shape(
         close = _closest(name, names)
         hints.append(f"task.columns.{name}={close or '<your column>'}" + (" (did you mean it?)" if close else ""))
     fix = "rename your columns or map them: " + ", ".join(hints) if hints else "remove the mappings that do not fit"
-    fixed = absent[0] if absent else ""
-    if fixed and fixed != nearest.id_column:
-        fix += f"; a value that is the same for every row: task.constants.{fixed}=..."
+    if any(name != nearest.id_column for name in absent):
+        fix += "; a value that is the same for every row: task.constants.NAME=..."
     return DataError(f"the columns {_listed(names)} fit no table of this task:{told}", path=path, line=line, fix=fix)
 
 
