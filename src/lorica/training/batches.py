@@ -1,0 +1,142 @@
+"""Which rows are learned together, and the tensors of such a batch."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from lorica.errors import TrainingError
+from lorica.training.types import Example
+
+# Rows of a bucket are sorted by length, so that a batch holds rows of about one length: attention pads to the
+# longest.
+BUCKET_BATCHES = 16
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows laid end to end, T tokens in all, A of them answer tokens.
+
+    tokens, positions: [T]. sources: [A] indices into the T whose hidden state predicts `targets` [A].
+    """
+
+    ids: tuple[str, ...]
+    lengths: tuple[int, ...]
+    tokens: Tensor
+    positions: Tensor
+    sources: Tensor
+    targets: Tensor
+
+
+def answer_tokens(example: Example) -> int:
+    """How many tokens of a row are learned; a very first token has nothing to be predicted from."""
+    return max(0, len(example.encoded.tokens) - max(1, example.encoded.answer_start))
+
+
+def check_examples(examples: Sequence[Example], *, vocab_size: int, what: str) -> None:
+    """Raise TrainingError, naming rows, for rows without an answer token or with tokens the base does not
+    have.
+    """
+    empty = [example.id for example in examples if answer_tokens(example) == 0]
+    if empty:
+        raise TrainingError(
+            f"{len(empty)} of {len(examples)} {what} rows have no answer token to learn: {name_rows(empty)}",
+            fix="raise training.max_seq_length, and see whether these rows have an answer",
+        )
+    foreign = [
+        example.id
+        for example in examples
+        if not 0 <= min(example.encoded.tokens) <= max(example.encoded.tokens) < vocab_size
+    ]
+    if foreign:
+        raise TrainingError(
+            f"{len(foreign)} {what} rows hold token ids outside the base model's vocabulary of {vocab_size}: "
+            f"{name_rows(foreign)}",
+            fix="tokenizer and weights are of different models; use those of one folder",
+        )
+
+
+def name_rows(ids: Sequence[str], limit: int = 8) -> str:
+    """Row ids for a message: the first few, and how many more."""
+    shown = ", ".join(repr(row) for row in ids[:limit])
+    return shown + (f" and {len(ids) - limit} more" if len(ids) > limit else "")
+
+
+def digest_examples(examples: Iterable[Example]) -> str:
+    """ "sha256:..." of ids, tokens and loss masks in their order."""
+    whole = hashlib.sha256()
+    for example in examples:
+        name = example.id.encode("utf-8", "surrogatepass")
+        tokens = array("q", example.encoded.tokens)
+        whole.update(array("q", (len(name), len(tokens), example.encoded.answer_start)).tobytes())
+        whole.update(name)
+        whole.update(tokens.tobytes())
+    return f"sha256:{whole.hexdigest()}"
+
+
+def plan_epoch(
+    lengths: Sequence[int], *, batch_size: int, accumulation: int, seed: int, epoch: int
+) -> list[list[list[int]]]:
+    """Updates of one epoch -> their batches -> indices of rows. A pure function of its arguments.
+
+    Every row appears once. Rows are shuffled, sorted by length within buckets, cut into batches, and the
+    batches shuffled again so that no update sees one length only. The last update may be smaller.
+    """
+    chance = random.Random(f"lorica:{seed}:{epoch}")
+    order = list(range(len(lengths)))
+    chance.shuffle(order)
+    bucket = BUCKET_BATCHES * batch_size
+    batches: list[list[int]] = []
+    for start in range(0, len(order), bucket):
+        rows = sorted(order[start : start + bucket], key=lambda index: lengths[index])
+        batches += [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
+    chance.shuffle(batches)
+    return [batches[start : start + accumulation] for start in range(0, len(batches), accumulation)]
+
+
+def updates_per_epoch(rows: int, *, batch_size: int, accumulation: int) -> int:
+    """How many updates `plan_epoch` plans."""
+    whole, rest = divmod(rows, BUCKET_BATCHES * batch_size)
+    batches = whole * BUCKET_BATCHES + -(-rest // batch_size)
+    return -(-batches // accumulation)
+
+
+def evaluation_plan(lengths: Sequence[int], *, token_budget: int) -> list[list[int]]:
+    """Indices of rows by length, cut so that a padded batch stays within the budget (one row always fits)."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        # Ascending lengths: the newest row is the longest of its batch.
+        if not batches or (len(batches[-1]) + 1) * lengths[index] > token_budget:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+def make_batch(examples: Sequence[Example], device: torch.device) -> Batch:
+    """Lay the rows end to end."""
+    rows = [example.encoded for example in examples]
+    tokens = list(chain.from_iterable(row.tokens for row in rows))
+    positions: list[int] = []
+    targets: list[int] = []
+    for row in rows:
+        start = len(positions)
+        positions += range(len(row.tokens))
+        targets += range(start + max(1, row.answer_start), start + len(row.tokens))
+    packed = torch.tensor([tokens, positions])
+    chosen = torch.tensor(targets)
+    placed = packed.to(device)
+    return Batch(
+        ids=tuple(example.id for example in examples),
+        lengths=tuple(len(row.tokens) for row in rows),
+        tokens=placed[0],
+        positions=placed[1],
+        sources=(chosen - 1).to(device),
+        targets=packed[0][chosen].to(device),
+    )

@@ -1,0 +1,26 @@
+"""The learning rate of each update, as a pure function: nothing to save, nothing to restore."""
+
+from __future__ import annotations
+
+import math
+
+
+def warmup_steps(total: int, ratio: float) -> int:
+    """Updates of warm-up: `ratio` of all, rounded up as transformers does, but never the whole run."""
+    return min(math.ceil(total * ratio), total - 1)
+
+
+def rate_factor(step: int, total: int, *, warmup: int, scheduler: str) -> float:
+    """The share of the peak learning rate for the update number `step` (0-based) of `total`.
+
+    Equals transformers' get_{cosine,linear,constant}_schedule_with_warmup; like there the first update of a
+    warm-up has rate 0.
+    """
+    if step < warmup:
+        return step / max(1, warmup)
+    if scheduler == "constant":
+        return 1.0
+    left = max(1, total - warmup)
+    if scheduler == "linear":
+        return max(0.0, (total - step) / left)
+    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / left)))

@@ -1,0 +1,91 @@
+"""Where a run stands, and what identifies it: plain values that go to JSON and back without loss."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lorica.adapters.config import AdapterConfig
+from lorica.errors import ResumeError
+from lorica.training.batches import digest_examples
+from lorica.training.types import COSMETIC, Example, TrainSettings
+
+
+@dataclass
+class State:
+    """Everything besides weights and moments that the rest of a run depends on. Losses are sums over answer
+    tokens.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    epoch_loss: float = 0.0
+    epoch_tokens: int = 0
+    window_loss: float = 0.0
+    window_tokens: int = 0
+    base_loss: float | None = None
+    best_step: int = 0
+    best_loss: float | None = None
+    waiting: int = 0  # evaluations since the best one
+    stopped_early: bool = False
+    skipped: int = 0
+    scaler: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """The values, keys sorted."""
+        return to_json(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, raw: bytes, *, where: str) -> State:
+        """Raises ResumeError for anything but what `to_json` wrote."""
+        try:
+            return cls(**json.loads(raw))
+        except (ValueError, TypeError) as error:
+            raise ResumeError(f"{where}: unreadable: {error}", fix="delete this checkpoint's folder") from error
+
+
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """Indented JSON with sorted keys; floats keep every bit."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False).encode("utf-8") + b"\n"
+
+
+def make_manifest(
+    *,
+    name: str,
+    settings: TrainSettings,
+    config: AdapterConfig,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    base: Mapping[str, str],
+    digests: Mapping[str, str],
+) -> dict[str, str]:
+    """What must be equal for a run to be the same run: dotted key -> text."""
+    manifest = {
+        "name": name,
+        "examples": digest_examples(examples),
+        "validation": digest_examples(validation),
+    }
+    for key, value in dataclasses.asdict(settings).items():
+        if key not in COSMETIC:
+            manifest[f"training.{key}"] = json.dumps(value)
+    for key, value in json.loads(config.to_json()).items():
+        manifest[f"lora.{key}"] = json.dumps(value, sort_keys=not key.endswith("_pattern"))
+    manifest |= {f"base.{key}": value for key, value in base.items()}
+    manifest |= {f"digest.{key}": value for key, value in digests.items()}
+    return dict(sorted(manifest.items()))
+
+
+def refuse_differences(found: Mapping[str, str], wanted: Mapping[str, str], *, where: str) -> None:
+    """Raise ResumeError naming each key in which the run on disk differs from the one asked for."""
+    keys = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+    if not keys:
+        return
+    lines = [f"  {key}: {found.get(key, 'nothing')} there, {wanted.get(key, 'nothing')} now" for key in keys]
+    raise ResumeError(
+        f"{where}: holds a run with other inputs, so it cannot be resumed:\n" + "\n".join(lines),
+        fix="give what was given before, or train into another run_dir",
+    )

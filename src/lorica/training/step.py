@@ -1,0 +1,197 @@
+"""One update, and one evaluation: everything that computes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lorica.errors import TrainingError
+from lorica.models.attention import Attention, PackedAttention
+from lorica.models.decoder import Decoder
+from lorica.models.lora import LoraSpan, LoraWeights
+from lorica.training.batches import Batch, name_rows
+
+# float16 overflows now and then, and the scaler answers by skipping an update; so many in a row mean
+# something else.
+MAX_SKIPPED = 50
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How numbers are computed: `dtype` None is float32 throughout; `scaler` is there for float16 only."""
+
+    device: str
+    dtype: torch.dtype | None
+    scaler: torch.amp.GradScaler | None
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Matrix products in `dtype`, sums and norms in float32."""
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device, dtype=self.dtype)
+
+
+def choose_precision(decoder: Decoder, *, fp16: bool, bf16: bool) -> Precision:
+    """The precision asked for, else that of the base weights. Adapter weights and their moments are always
+    float32.
+    """
+    device = decoder.device.type
+    dtype = torch.bfloat16 if bf16 else torch.float16 if fp16 else decoder.dtype
+    scaler = torch.amp.GradScaler(device) if dtype == torch.float16 else None
+    return Precision(device, None if dtype == torch.float32 else dtype, scaler)
+
+
+@dataclass
+class Learner:
+    """What changes while training, and what it needs to."""
+
+    decoder: Decoder
+    lora: LoraWeights
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+    max_grad_norm: float
+    gradient_checkpointing: bool
+    skipped: int = 0  # updates skipped in a row (float16 only)
+
+
+@dataclass(frozen=True)
+class Update:
+    """loss: nats per answer token. grad_norm: L2 norm over all adapter weights before clipping."""
+
+    loss: float
+    grad_norm: float
+    answer_tokens: int
+    tokens: int
+
+
+class _Float32Attention:
+    """Attention alone in float32: on a CPU, torch's bfloat16 kernel takes 3 times as long for short rows."""
+
+    def __init__(self, inner: Attention) -> None:
+        self._inner = inner
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """As `Attention.attend`."""
+        with torch.autocast("cpu", enabled=False):
+            return self._inner.attend(layer, query.float(), key.float(), value.float())
+
+
+def make_optimizer(lora: LoraWeights, *, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW (https://arxiv.org/abs/1711.05101); the learning rate is set at each update."""
+    return torch.optim.AdamW(
+        lora.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay, fused=True
+    )
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of an update's dropout: a function of its number, so that resuming has no generator to
+    restore.
+    """
+    return int.from_bytes(hashlib.sha256(f"lorica:{seed}:{step}".encode()).digest()[:7], "little")
+
+
+def answer_loss(learner: Learner, batch: Batch) -> Tensor:
+    """Summed cross-entropy in nats over the answer tokens of a batch, scalar; the head meets only their
+    positions.
+    """
+    decoder = learner.decoder
+    attention: Attention = PackedAttention(batch.lengths, decoder.config, batch.tokens.device)
+    if learner.precision.dtype is not None and decoder.device.type == "cpu":
+        attention = _Float32Attention(attention)
+    span = LoraSpan(learner.lora, 0, batch.tokens.shape[0])
+    checkpoint = learner.gradient_checkpointing and torch.is_grad_enabled()
+    hidden = decoder.hidden(batch.tokens, batch.positions, attention, (span,), checkpoint=checkpoint)
+    logits = decoder.logits(hidden.index_select(0, batch.sources))
+    return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
+
+
+def update(learner: Learner, batches: Sequence[Batch], *, step: int, rate: float, seed: int) -> Update:
+    """One AdamW update from the mean loss over all answer tokens of all batches, however they are spread.
+
+    step: 1-based, for messages. rate: learning rate. Raises TrainingError, leaving the weights as they were,
+    when the loss or the gradient is not finite.
+    """
+    learner.lora.training = True
+    torch.manual_seed(seed)
+    learner.optimizer.zero_grad(set_to_none=True)
+    count = sum(batch.targets.shape[0] for batch in batches)
+    scaler = learner.precision.scaler
+    losses: list[Tensor] = []
+    for batch in batches:
+        with learner.precision.autocast():
+            loss = answer_loss(learner, batch) / count
+        (loss if scaler is None else scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+    if scaler is not None:
+        scaler.unscale_(learner.optimizer)
+    norm = _clip(learner)
+    # The one moment at which the accelerator is waited for.
+    *values, length = torch.stack([*losses, norm]).tolist()
+    _refuse_non_finite(learner, batches, values, length, step=step, rate=rate)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = rate
+    if scaler is None:
+        learner.optimizer.step()
+    else:
+        scaler.step(learner.optimizer)
+        scaler.update()
+    tokens = sum(batch.tokens.shape[0] for batch in batches)
+    return Update(math.fsum(values), length, count, tokens)
+
+
+def evaluate(learner: Learner, batches: Sequence[Batch], *, step: int) -> float:
+    """Mean cross-entropy in nats per answer token, without dropout. Raises TrainingError when it is not
+    finite.
+    """
+    learner.lora.training = False
+    sums: list[Tensor] = []
+    with torch.inference_mode(), learner.precision.autocast():
+        sums = [answer_loss(learner, batch) for batch in batches]
+    values = torch.stack(sums).tolist()
+    broken = [batch for batch, value in zip(batches, values, strict=True) if not math.isfinite(value)]
+    if broken:
+        rows = [row for batch in broken for row in batch.ids]
+        raise TrainingError(
+            f"the held-out loss after update {step} is not finite; rows: {name_rows(rows)}",
+            fix="lower training.learning_rate"
+            if step
+            else "the base model itself fails on these rows: try model.dtype=float32, or vet its weights",
+        )
+    return math.fsum(values) / sum(batch.targets.shape[0] for batch in batches)
+
+
+def _clip(learner: Learner) -> Tensor:
+    longest = learner.max_grad_norm or math.inf
+    return torch.nn.utils.clip_grad_norm_(learner.lora.parameters(), longest, foreach=True).to(torch.float32)
+
+
+def _refuse_non_finite(
+    learner: Learner,
+    batches: Sequence[Batch],
+    losses: Sequence[float],
+    norm: float,
+    *,
+    step: int,
+    rate: float,
+) -> None:
+    finite = all(map(math.isfinite, losses))
+    learner.skipped = 0 if math.isfinite(norm) else learner.skipped + 1
+    if finite and (learner.skipped == 0 or (learner.precision.scaler and learner.skipped <= MAX_SKIPPED)):
+        return
+    broken = [batch for batch, loss in zip(batches, losses, strict=True) if not math.isfinite(loss)]
+    rows = [row for batch in broken or batches for row in batch.ids]
+    what = "gradient" if finite else "loss"
+    again = f" ({learner.skipped} updates in a row)" if learner.skipped > 1 else ""
+    advice = "training.bf16=true in place of fp16" if learner.precision.scaler else "training.max_grad_norm=1"
+    raise TrainingError(
+        f"the {what} is not finite at update {step}{again}, learning rate {rate:.3g}; "
+        f"rows in the batch: {name_rows(rows)}",
+        fix=f"lower training.learning_rate (a tenth), try {advice}, and look at these rows",
+    )

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from lorica.errors import MissingExtraError, TrainingError
+from lorica.training.tfidf import fit_choose, fit_score, nearest_answers
+
+SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+
+
+def test_spam_is_told_from_ham() -> None:
+    path = SHARED / "sms_spam"
+    if not path.is_dir():
+        pytest.skip(f"{path} is not there")
+    rows = [json.loads(line) for file in sorted(path.glob("*.jsonl")) for line in file.read_text("utf-8").splitlines()]
+    texts, labels = [row["text"] for row in rows], [int(row["label"] == "spam") for row in rows]
+    scores = fit_score(texts[:1000], labels[:1000], texts[1000:2000])
+    assert roc_auc_score(labels[1000:2000], scores) > 0.97
+    assert scores.min() >= 0
+    assert scores.max() <= 1
+    assert np.array_equal(scores, fit_score(texts[:1000], labels[:1000], texts[1000:2000]))
+
+
+def test_one_kind_of_label_or_no_words_are_refused() -> None:
+    with pytest.raises(TrainingError, match=r"the 2 rows have: 1"):
+        fit_score(["a b", "c d"], [1, 1], ["a"])
+    with pytest.raises(TrainingError, match="have: none"):
+        fit_score([], [], ["a"])
+    with pytest.raises(TrainingError, match="no words to learn from in 2 texts"):
+        fit_score(["", " "], [0, 1], ["a"])
+
+
+def test_nothing_to_score_gives_nothing() -> None:
+    assert fit_score(["a b", "c d"], [0, 1], []).shape == (0,)
+    assert fit_choose(["q a"], [["a", "b"]], [0], [], []) == []
+    assert nearest_answers(["q a"], ["a"], []) == []
+
+
+def test_a_text_without_known_words_gets_the_prior() -> None:
+    scores = fit_score(["buy gold", "buy silver", "good day", "good night"], [1, 1, 0, 0], ["buy", "", "good"])
+    assert scores[0] > scores[1] > scores[2]
+
+
+def test_options_are_scored_against_their_question_whatever_their_number() -> None:
+    questions = [f"which {colour} thing is {colour}?" for colour in ("red", "blue", "green", "black", "white")] * 4
+    options = [
+        [f"a {colour} thing", "something else", "nothing at all"][:: 1 if index % 2 else -1]
+        for index, colour in enumerate(["red", "blue", "green", "black", "white"] * 4)
+    ]
+    answers = [0 if index % 2 else 2 for index in range(20)]
+    found = fit_choose(questions, options, answers, ["which yellow thing is yellow?"], [["nothing", "a yellow thing"]])
+    assert len(found) == 1
+    assert found[0].sum() == pytest.approx(1)
+    assert found[0].argmax() == 1
+
+
+def test_an_answer_outside_the_options_is_refused() -> None:
+    with pytest.raises(TrainingError, match="question 1 of the baseline: answer 2 of 2 options"):
+        fit_choose(["q"], [["a", "b"]], [2], ["q"], [["a", "b"]])
+
+
+def test_the_nearest_question_lends_its_answer() -> None:
+    found = nearest_answers(
+        ["What is the capital of France?", "How many legs has a spider?"],
+        ["Paris", "eight"],
+        ["How many legs do spiders have?", "what is the capital of france", "How many legs has a spider?"],
+    )
+    assert [answer for answer, _ in found] == ["eight", "Paris", "eight"]
+    assert found[2][1] == pytest.approx(1)
+    assert 0 < found[0][1] < 1
+
+
+def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'lorica\[baseline\]'"):
+        fit_score(["a", "b"], [0, 1], ["a"])
+
+
+def test_sequences_of_unequal_length_are_a_programming_error() -> None:
+    with pytest.raises(ValueError, match="one length"):
+        nearest_answers(["a", "b"], ["c"], ["a"])

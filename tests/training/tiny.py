@@ -1,0 +1,137 @@
+"""A decoder small enough to train in a test, and rows for it; also run as a script by the test that kills it."""
+
+from __future__ import annotations
+
+import random
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from lorica.adapters.config import AdapterConfig
+from lorica.models.decoder import Decoder
+from lorica.models.families import DecoderConfig, RopeScaling
+from lorica.records import Encoded
+from lorica.training.loop import train
+from lorica.training.progress import Silent
+from lorica.training.types import Example, StepReport, TrainResult, TrainSettings
+
+SHAPE = DecoderConfig(
+    family="qwen3",
+    hidden_size=32,
+    intermediate_size=48,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    vocab_size=64,
+    max_positions=128,
+    rms_norm_eps=1e-6,
+    rope_theta=10000.0,
+    rope_scaling=RopeScaling(),
+    tied_embeddings=True,
+    qkv_bias=False,
+    output_bias=False,
+    mlp_bias=False,
+    qk_norm=True,
+    windows=(None, None),
+)
+LORA = AdapterConfig(
+    r=4,
+    lora_alpha=8,
+    lora_dropout=0.1,
+    target_modules=["q_proj", "v_proj", "down_proj"],
+    base_model_name_or_path="tiny/base",
+)
+KILLED = TrainSettings(
+    epochs=6,
+    batch_size=3,
+    gradient_accumulation_steps=2,
+    learning_rate=5e-3,
+    logging_steps=3,
+    save_steps=2,
+    eval_steps=5,
+    seed=7,
+    weight_decay=0.01,
+)
+
+
+def tiny_decoder(shape: DecoderConfig = SHAPE) -> Decoder:
+    """Random weights, large enough that the base is far from uniform."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        decoder = Decoder(shape)
+        with torch.no_grad():
+            for parameter in decoder.parameters():
+                if parameter.dim() > 1:
+                    parameter.normal_(std=0.15)
+    return decoder.requires_grad_(False)
+
+
+def rows(count: int, *, seed: int = 0, prefix: str = "row") -> list[Example]:
+    """Rows whose answer is a function of the first token: learnable. Lengths and answer lengths differ."""
+    chance = random.Random(seed)
+    found = []
+    for index in range(count):
+        prompt = [chance.randrange(8, 64) for _ in range(chance.randrange(3, 16))]
+        answer = [prompt[0] % 4] * chance.randrange(1, 4)
+        found.append(Example(f"{prefix}-{index}", Encoded((*prompt, *answer), len(prompt))))
+    return found
+
+
+class Recorder(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[StepReport] = []
+        self.evaluations: list[tuple[int, float, bool]] = []
+        self.notes: list[str] = []
+        self.closings = 0
+
+    def stepped(self, report: StepReport) -> None:
+        self.steps.append(report)
+
+    def evaluated(self, step: int, loss: float, best: bool) -> None:
+        self.evaluations.append((step, loss, best))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def closed(self) -> None:
+        self.closings += 1
+
+
+def run(
+    folder: Path,
+    settings: TrainSettings,
+    *,
+    listener: Silent | None = None,
+    examples: list[Example] | None = None,
+    validation: list[Example] | None = None,
+    config: AdapterConfig = LORA,
+) -> TrainResult:
+    """Train on the tiny decoder."""
+    return train(
+        tiny_decoder(),
+        config,
+        rows(20) if examples is None else examples,
+        rows(7, seed=1, prefix="held") if validation is None else validation,
+        settings,
+        folder,
+        name="tiny",
+        listener=listener or Silent(),
+        digests={"base": "sha256:tiny"},
+    )
+
+
+class _Speaker(Silent):
+    """Tells the parent process how far it is."""
+
+    def stepped(self, report: StepReport) -> None:
+        print(report.step, flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run(Path(sys.argv[1]), TrainSettings(**{**asdict(KILLED), "resume": True}), listener=_Speaker())
