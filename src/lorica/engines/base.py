@@ -84,9 +84,9 @@ def find_problem(request: Request, *, vocab_size: int, max_positions: int) -> st
         longest += max(map(len, request.choices)) - 1
     if longest > max_positions:
         return f"needs {longest} positions, the model has {max_positions}"
-    worst = max(max(part) for part in tokens)
-    if worst >= vocab_size or min(min(part) for part in tokens) < 0:
-        return f"token {worst} is outside the model's vocabulary of {vocab_size}"
+    for token in (edge for part in tokens for edge in (min(part), max(part))):
+        if not 0 <= token < vocab_size:
+            return f"token {token} is outside the model's vocabulary of {vocab_size}"
     return ""
 
 

@@ -41,9 +41,7 @@ def plain_block(
     return torch.exp(scores - total).to(value.dtype) @ value, total.squeeze(-1)
 
 
-def _fast(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool
-) -> tuple[Tensor, Tensor]:
+def _fast(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> tuple[Tensor, Tensor]:
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     output, total = kernel(query, key, value, 0.0, causal, attn_mask=mask)
     return output, total

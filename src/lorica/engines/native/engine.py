@@ -37,9 +37,7 @@ class NativeEngine:
 
     def __init__(self, decoder: Decoder, *, batch_tokens: int = 4096, share_prefixes: bool = True) -> None:
         if batch_tokens < 1:
-            raise EngineError(
-                f"batch_tokens is {batch_tokens}; at least 1 is needed", fix="try batch_tokens=4096"
-            )
+            raise EngineError(f"batch_tokens is {batch_tokens}; at least 1 is needed", fix="try batch_tokens=4096")
         self._decoder = decoder
         self._batch_tokens = batch_tokens
         self._share_prefixes = share_prefixes
@@ -197,9 +195,7 @@ def load_native(
 ) -> NativeEngine:
     """The factory for `load_engine`. Raises EngineError for what only the transformers engine does."""
     if load_in_4bit:
-        raise EngineError(
-            "the native engine has no 4-bit weights", fix="use engine=transformers for load_in_4bit"
-        )
+        raise EngineError("the native engine has no 4-bit weights", fix="use engine=transformers for load_in_4bit")
     if device_map not in ("", "auto"):
         raise EngineError(
             f"the native engine runs on one device; device_map={device_map!r}", fix="use engine=transformers"

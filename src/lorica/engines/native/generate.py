@@ -59,9 +59,7 @@ class Generation:
         lengths += [p.length + self._room(r) for p, r in zip(pieces, requests, strict=True)]
         return not self._rows or len(lengths) * max(lengths) <= self._cache_tokens
 
-    def admit(
-        self, indices: Sequence[int], pieces: Sequence[Piece], requests: Sequence[Generate]
-    ) -> Finished:
+    def admit(self, indices: Sequence[int], pieces: Sequence[Piece], requests: Sequence[Generate]) -> Finished:
         """Read the own parts of new rows and pick the first token of each. Returns rows that are done
         already.
         """
@@ -142,6 +140,4 @@ def _accept(row: _Row, token: int) -> Output | None:
 
 
 def _broken(row: _Row) -> Output:
-    return failed(
-        row.picker.request, "the model's output is not a number (NaN): weights or precision are broken"
-    )
+    return failed(row.picker.request, "the model's output is not a number (NaN): weights or precision are broken")

@@ -139,9 +139,7 @@ def _hang(
 
 def _ordered(requests: Sequence[Request], placed: list[PlannedRow]) -> list[PlannedRow]:
     # Segments are numbered depth first, so sorting by number keeps every subtree together.
-    return sorted(
-        placed, key=lambda row: (row.segment, -own_tokens(requests[row.request], row.start), row.request)
-    )
+    return sorted(placed, key=lambda row: (row.segment, -own_tokens(requests[row.request], row.start), row.request))
 
 
 def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
@@ -174,19 +172,15 @@ def _row_batches(
     costs = [own_tokens(requests[row.request], row.start) for row in rows]
     most = len(rows) if chooses else ADMITTED_ROWS
     return [
-        Batch("choose" if chooses else "generate", rows=tuple(rows[a:b]))
-        for a, b in _chunks(costs, batch_tokens, most)
+        Batch("choose" if chooses else "generate", rows=tuple(rows[a:b])) for a, b in _chunks(costs, batch_tokens, most)
     ]
 
 
-def _with_prefixes(
-    batches: Sequence[Batch], segments: Sequence[Segment], batch_tokens: int
-) -> Iterator[Batch]:
+def _with_prefixes(batches: Sequence[Batch], segments: Sequence[Segment], batch_tokens: int) -> Iterator[Batch]:
     """Put each segment's computation before its first use, parents first, and its release after the last."""
     chains = [_chain(segments, index) for index in range(len(segments))]
     needs = [
-        sorted({index for row in batch.rows if row.segment >= 0 for index in chains[row.segment]})
-        for batch in batches
+        sorted({index for row in batch.rows if row.segment >= 0 for index in chains[row.segment]}) for batch in batches
     ]
     last = {index: number for number, needed in enumerate(needs) for index in needed}
     computed: set[int] = set()

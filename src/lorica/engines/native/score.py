@@ -18,9 +18,7 @@ def branches_of(request: Choose) -> tuple[tuple[int, ...], ...]:
     return tuple(choice[:-1] for choice in request.choices if len(choice) > 1)
 
 
-def score(
-    decoder: Decoder, hidden: Tensor, requests: Sequence[Choose], ends: Sequence[int]
-) -> list[list[float]]:
+def score(decoder: Decoder, hidden: Tensor, requests: Sequence[Choose], ends: Sequence[int]) -> list[list[float]]:
     """Summed natural-log probability of every choice of every request, over the full vocabulary.
 
     hidden: [T, hidden] of the pass. ends[i]: where the branches of request i begin; its last prompt token

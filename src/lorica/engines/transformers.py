@@ -1,0 +1,349 @@
+"""Any architecture that transformers and PEFT know: slower, padded, one adapter at a time, with the same
+answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from lorica.adapters.folder import AdapterFolder, module_of, open_adapter
+from lorica.engines.base import OnDone, check_adapters, failed, find_problem, room_for
+from lorica.errors import AdapterError, EngineError, MissingExtraError, ModelError
+from lorica.records import Choose, Generate, Output, Request
+
+_BROKEN = "the model's output is not a number (NaN): weights or precision are broken"
+
+
+class TransformersEngine:
+    """AutoModelForCausalLM with PEFT adapters. Nothing is downloaded and no code of a model folder is run.
+
+    dtype: auto, float32, bfloat16 or float16. device: auto, cpu, cuda, ... device_map: as in transformers,
+    empty for one device. load_in_4bit: NF4 weights through bitsandbytes. batch_tokens: tokens of one padded
+    batch.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        device_map: str = "",
+        load_in_4bit: bool = False,
+        batch_tokens: int = 4096,
+    ) -> None:
+        self._model = _load(folder, dtype, device, device_map, load_in_4bit)
+        self._batch_tokens = batch_tokens
+        self._load_in_4bit = load_in_4bit
+        self._adapters: dict[str, str] = {}  # name -> the name inside PEFT, where dots are not allowed
+        self._digests: dict[str, str] = {}
+        config = self._model.config.get_text_config()
+        self._vocab_size = int(self._model.get_input_embeddings().num_embeddings)
+        self._max_positions = int(getattr(config, "max_position_embeddings", None) or 1 << 62)
+        self._accepted = frozenset(inspect.signature(self._model.forward).parameters)
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        """Load an adapter under a name; the same adapter again changes nothing.
+
+        Raises AdapterError for a folder that cannot be used or that PEFT would apply only in part,
+        EngineError when another adapter has the name, MissingExtraError without PEFT.
+        """
+        opened = open_adapter(folder)
+        if name in self._digests:
+            if self._digests[name] != opened.digest:
+                raise EngineError(f"the adapter name {name!r} is taken by another adapter than {folder}")
+            return
+        inner = f"adapter_{len(self._adapters)}"
+        self._model = _attach(self._model, opened, inner)
+        self._adapters[name], self._digests[name] = inner, opened.digest
+
+    def describe(self) -> dict[str, str]:
+        """What decides the results and the speed."""
+        import transformers
+
+        return {
+            "engine": "transformers",
+            "family": str(self._model.config.model_type),
+            "dtype": "nf4" if self._load_in_4bit else str(self._model.dtype).removeprefix("torch."),
+            "device": str(self._model.device),
+            "threads": str(torch.get_num_threads()),
+            "batch_tokens": str(self._batch_tokens),
+            "torch": str(torch.__version__),
+            "transformers": str(transformers.__version__),
+        }
+
+    @torch.inference_mode()
+    def run(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Output]:
+        """Answer all requests in their order; see `Engine.run`."""
+        check_adapters(requests, self._adapters)
+        outputs: list[Output | None] = [None] * len(requests)
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for index, request in enumerate(requests):
+            outputs[index] = self._answer_unread(request)
+            if outputs[index] is None:
+                groups.setdefault(self._alike(request), []).append(index)
+        for members in groups.values():
+            with self._using(requests[members[0]].adapter):
+                for batch in self._batches(requests, members):
+                    for index, output in zip(batch, self._answer([requests[i] for i in batch]), strict=True):
+                        outputs[index] = output
+                    if on_done is not None:
+                        on_done(len(batch))
+        if on_done is not None:
+            on_done(len(requests) - sum(map(len, groups.values())))
+        return cast(list[Output], outputs)
+
+    def _answer_unread(self, request: Request) -> Output | None:
+        problem = find_problem(request, vocab_size=self._vocab_size, max_positions=self._max_positions)
+        if problem:
+            return failed(request, problem)
+        if isinstance(request, Generate) and request.sampling.max_new_tokens < 1:
+            return Output(id=request.id, finish="length")
+        return None
+
+    def _alike(self, request: Request) -> tuple[object, ...]:
+        """Requests with the same key may share a batch."""
+        if isinstance(request, Choose):
+            return (request.adapter,)
+        # Drawn rows go alone: transformers has one random stream for a batch, and a row's must be its own.
+        alone = request.id if _samples(request) else ""
+        room = room_for(request, self._max_positions)
+        return (request.adapter, request.sampling, request.stop_tokens, room, alone)
+
+    def _using(self, adapter: str | None) -> AbstractContextManager[object]:
+        if adapter is not None:
+            self._model.set_adapter(self._adapters[adapter])
+            return nullcontext()
+        wrapped = hasattr(self._model, "disable_adapter")
+        return cast(AbstractContextManager[object], self._model.disable_adapter() if wrapped else nullcontext())
+
+    def _batches(self, requests: Sequence[Request], members: Sequence[int]) -> Iterator[list[int]]:
+        """Rows of similar length together, so that padding is small and within the budget."""
+        batch: list[int] = []
+        for index in sorted(members, key=lambda i: (-_size(requests[i]), i)):
+            padded = _size(requests[batch[0]] if batch else requests[index])
+            rows = sum(_count(requests[i]) for i in [*batch, index])
+            if batch and padded * rows > self._batch_tokens:
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    def _answer(self, requests: Sequence[Request]) -> list[Output]:
+        if isinstance(requests[0], Choose):
+            return self._score(cast(Sequence[Choose], requests))
+        return self._generate(cast(Sequence[Generate], requests))
+
+    def _score(self, requests: Sequence[Choose]) -> list[Output]:
+        sequences: dict[tuple[int, tuple[int, ...]], int] = {}
+        for number, request in enumerate(requests):
+            for choice in request.choices:
+                sequences.setdefault((number, choice[:-1]), len(sequences))
+        tokens, mask = self._pad([requests[number].prompt + more for number, more in sequences])
+        # Only the ends of the sequences are scored.
+        kept = 1 + max(len(more) for _, more in sequences)
+        arguments: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask}
+        if "position_ids" in self._accepted:
+            arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        if "logits_to_keep" in self._accepted:
+            arguments["logits_to_keep"] = kept
+        logits = self._model(**arguments, use_cache=False).logits[:, -kept:].float()
+        scores = logits.log_softmax(dim=-1)
+        outputs = []
+        for number, request in enumerate(requests):
+            sums = []
+            for choice in request.choices:
+                at = scores[sequences[number, choice[:-1]], -len(choice) :]
+                picked = at.gather(1, torch.tensor(choice, device=at.device)[:, None])
+                sums.append(float(picked.double().sum()))
+            broken = any(math.isnan(value) for value in sums)
+            output = failed(request, _BROKEN) if broken else Output(id=request.id, logprobs=tuple(sums))
+            outputs.append(output)
+        return outputs
+
+    def _generate(self, requests: Sequence[Generate]) -> list[Output]:
+        from transformers import GenerationConfig
+
+        first = requests[0]
+        sampling = first.sampling
+        settings: dict[str, Any] = {
+            "max_new_tokens": room_for(first, self._max_positions),
+            "do_sample": _samples(first),
+            "repetition_penalty": sampling.repetition_penalty,
+            "eos_token_id": [token for token in first.stop_tokens if token < self._vocab_size] or None,
+            "pad_token_id": 0,
+        }
+        if settings["eos_token_id"] and sampling.min_new_tokens:
+            settings["min_new_tokens"] = min(sampling.min_new_tokens, settings["max_new_tokens"])
+        if _samples(first):
+            settings |= {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
+            }
+        tokens, mask = self._pad([request.prompt for request in requests])
+        devices = [tokens.device] if tokens.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(_seed(first))
+            found = self._model.generate(
+                input_ids=tokens, attention_mask=mask, generation_config=GenerationConfig(**settings)
+            )
+        new = found[:, tokens.shape[1] :].tolist()
+        return [_cut(request, row) for request, row in zip(requests, new, strict=True)]
+
+    def _pad(self, sequences: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+        """Left-padded tokens and their mask, both [B, L]."""
+        longest = max(map(len, sequences))
+        device = self._model.device
+        tokens = torch.tensor([(0,) * (longest - len(row)) + row for row in sequences], device=device)
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in sequences], device=device)
+        return tokens, mask
+
+
+def _samples(request: Generate) -> bool:
+    return request.sampling.do_sample and request.sampling.temperature > 0
+
+
+def _seed(request: Generate) -> int:
+    text = f"{request.sampling.seed}:{request.id}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
+
+
+def _size(request: Request) -> int:
+    if isinstance(request, Choose):
+        return len(request.prompt) + max(map(len, request.choices)) - 1
+    return len(request.prompt) + request.sampling.max_new_tokens
+
+
+def _count(request: Request) -> int:
+    return len({choice[:-1] for choice in request.choices}) if isinstance(request, Choose) else 1
+
+
+def _cut(request: Generate, tokens: Sequence[int]) -> Output:
+    for index, token in enumerate(tokens):
+        if token in request.stop_tokens:
+            return Output(id=request.id, tokens=tuple(tokens[:index]), finish="stop")
+    return Output(id=request.id, tokens=tuple(tokens), finish="length")
+
+
+def _load(folder: Path, dtype: str, device: str, device_map: str, load_in_4bit: bool) -> Any:
+    try:
+        from transformers import AutoModelForCausalLM, GenerationConfig
+    except ImportError as error:
+        raise MissingExtraError("transformers", extra="local", needed_for="engine=transformers") from error
+    settings: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+    if load_in_4bit:
+        settings["quantization_config"] = _four_bits(dtype)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings["device_map"] = device_map or (device if load_in_4bit else None)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, **settings
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{folder}: transformers cannot load this model: {error}",
+            fix="download the model again, all files",
+        ) from error
+    # The folder's own defaults (temperature, stop tokens) must not mix with the request's.
+    model.generation_config = GenerationConfig()
+    if settings["device_map"] is None:
+        model = model.to(device)
+    return model.eval()
+
+
+def _four_bits(dtype: str) -> Any:
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtraError("bitsandbytes", extra="quant", needed_for="model.load_in_4bit")
+    from transformers import BitsAndBytesConfig
+
+    compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+
+
+def _attach(model: Any, opened: AdapterFolder, inner: str) -> Any:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        needed_for = "an adapter with engine=transformers"
+        raise MissingExtraError("peft", extra="peft", needed_for=needed_for) from error
+    _check_fit(model, opened)
+    try:
+        with warnings.catch_warnings():
+            # PEFT reads this attribute, which transformers 5 deprecates; nothing a user could act on.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            if isinstance(model, PeftModel):
+                model.load_adapter(opened.path, adapter_name=inner)
+            else:
+                model = PeftModel.from_pretrained(model, opened.path, adapter_name=inner)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise _unfit(opened, f"PEFT refuses it: {error}") from error
+    # PEFT passes over what does not match with a warning at most.
+    applied = {name.replace(f".{inner}", "") for name, _ in model.named_parameters() if f".{inner}." in name}
+    difference = sorted(applied ^ set(opened.tensors))
+    if difference:
+        raise _unfit(opened, f"{len(difference)} tensors have no counterpart, the first is {difference[0]}")
+    return model.eval()
+
+
+def _check_fit(model: Any, opened: AdapterFolder) -> None:
+    """Compare names and shapes before PEFT changes the model, which it cannot undo."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    modules = dict(base.named_modules())
+    for name, info in opened.tensors.items():
+        path, part = module_of(name)
+        if path not in modules:
+            raise _unfit(opened, f"it adapts {path}, which the base model does not have")
+        module = modules[path]
+        if not (hasattr(module, "in_features") and hasattr(module, "out_features")):
+            raise _unfit(opened, f"it adapts {path}, which is no linear layer of the base model")
+        wide_in, wide_out = module.in_features, module.out_features
+        found, expected = (info.shape[1], wide_in) if part == "lora_A" else (info.shape[0], wide_out)
+        if found != expected:
+            raise _unfit(opened, f"{path}.{part} is made for width {found}, the base model has {expected}")
+
+
+def _unfit(opened: AdapterFolder, reason: str) -> AdapterError:
+    return AdapterError(
+        f"{opened.path}: does not fit the base model: {reason}",
+        fix="use the base model the adapter was trained on",
+    )
+
+
+def load_transformers(
+    folder: Path,
+    *,
+    dtype: str,
+    device: str,
+    device_map: str,
+    load_in_4bit: bool,
+    batch_tokens: int,
+    threads: int,
+    share_prefixes: bool,
+) -> TransformersEngine:
+    """The factory for `load_engine`. share_prefixes is a matter of the native engine and changes no answer
+    here.
+    """
+    if threads > 0:
+        torch.set_num_threads(threads)
+    return TransformersEngine(
+        folder,
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        load_in_4bit=load_in_4bit,
+        batch_tokens=batch_tokens,
+    )

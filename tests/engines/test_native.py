@@ -1,0 +1,212 @@
+"""Choice scores of the native engine: right, and the same whatever else is in the batch."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from lorica.engines.native import attention, block, plan  # noqa: E402
+from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
+from lorica.errors import AdapterError, EngineError  # noqa: E402
+from lorica.records import Choose, Generate, Output, Request, Sampling  # noqa: E402
+
+Prompts = Callable[[int], list[tuple[str | None, tuple[int, ...]]]]
+FAMILIES = ["llama", "mistral", "qwen2", "qwen3"]
+CHOICES = (((1,), (2,)), ((3, 4, 5), (6,), (3, 9)), ((7, 7, 7, 7), (8, 7)))
+
+
+def native(
+    bench: Any, *, batch_tokens: int = 4096, share_prefixes: bool = True, dtype: str = "float32"
+) -> NativeEngine:
+    engine = load_native(
+        bench.base,
+        dtype=dtype,
+        device="cpu",
+        device_map="",
+        load_in_4bit=False,
+        batch_tokens=batch_tokens,
+        threads=0,
+        share_prefixes=share_prefixes,
+    )
+    for name, folder in bench.adapters.items():
+        engine.add_adapter(name, folder)
+    return engine
+
+
+def chooses(prompts: Prompts, count: int = 32) -> list[Request]:
+    return [Choose(f"r{i}", prompt, CHOICES[i % 3], name) for i, (name, prompt) in enumerate(prompts(count))]
+
+
+def difference(a: Sequence[Output], b: Sequence[Output]) -> float:
+    """The largest difference between the scores of the same rows."""
+    right = {output.id: output.logprobs for output in b}
+    assert len(a) == len(b) == len(right)
+    assert not [output.error for output in (*a, *b) if output.error]
+    return max(abs(x - y) for one in a for x, y in zip(one.logprobs, right[one.id], strict=True))
+
+
+@pytest.fixture
+def eager_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments where the few rows of a test would not earn them, so that two levels occur."""
+    monkeypatch.setattr(plan, "MIN_SAVED_TOKENS", 16)
+
+
+@pytest.mark.usefixtures("eager_sharing")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_agree_with_transformers_and_peft(benches: Any, prompts: Prompts, family: str) -> None:
+    bench, requests = benches(family), chooses(prompts)
+    engine = native(bench, batch_tokens=300)
+    planned = engine.plan(requests)
+    assert max(segment.parent for segment in planned.segments) >= 0, "two levels are to be tested"
+    assert any(len({requests[row.request].adapter for row in batch.rows}) > 1 for batch in planned.batches), (
+        "adapters are to be mixed"
+    )
+    expected = [Output(request.id, logprobs=tuple(bench.logprobs(request))) for request in requests]
+    # The promise is 1e-4.
+    assert difference(engine.run(requests), expected) < 2e-5
+    spread = [abs(output.logprobs[0] - expected[0].logprobs[0]) for output in expected[4::4]]
+    assert max(spread) > 0.1, "rows of one adapter must differ, or nothing is tested"
+
+
+@pytest.mark.usefixtures("eager_sharing")
+@pytest.mark.parametrize("family", ["mistral", "qwen3"])
+def test_order_budget_and_sharing_change_nothing(benches: Any, prompts: Prompts, family: str) -> None:
+    bench, requests = benches(family), chooses(prompts)
+    right = native(bench).run(requests)
+    for seed, (budget, share) in enumerate(((1, True), (64, True), (333, False), (100_000, True), (100_000, False))):
+        engine = native(bench, batch_tokens=budget, share_prefixes=share)
+        shuffled = random.Random(seed).sample(requests, len(requests))
+        outputs = engine.run(shuffled)
+        assert [output.id for output in outputs] == [request.id for request in shuffled]
+        assert difference(outputs, right) < 1e-5
+    alone = [native(bench).run([request])[0] for request in requests[:5]]
+    assert difference(alone, right[:5]) < 1e-5
+
+
+@pytest.mark.usefixtures("eager_sharing")
+@pytest.mark.parametrize("family", ["mistral", "qwen3"])
+def test_public_operators_give_the_same_scores(
+    benches: Any, prompts: Prompts, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, requests = benches(family), chooses(prompts)
+    fast = native(bench).run(requests)
+    monkeypatch.setattr(attention, "attend_block", block.plain_block)
+    assert difference(native(bench).run(requests), fast) < 1e-5
+
+
+def test_adapters_change_the_scores(benches: Any) -> None:
+    bench = benches("qwen3")
+    requests = [Choose(str(name), tuple(range(20)), ((1,), (2,)), name) for name in (None, *bench.adapters)]
+    scores = {output.logprobs for output in native(bench).run(requests)}
+    assert len(scores) == 1 + len(bench.adapters)
+
+
+def test_logprobs_are_over_the_full_vocabulary(benches: Any) -> None:
+    every = tuple((token,) for token in range(97))
+    (output,) = native(benches("llama")).run([Choose("r", (5, 6, 7), every)])
+    assert sum(math.exp(value) for value in output.logprobs) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_head_is_applied_in_parts(benches: Any, prompts: Prompts, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lorica.engines.native import score
+
+    bench, requests = benches("qwen2"), chooses(prompts)
+    whole = native(bench).run(requests)
+    monkeypatch.setattr(score, "_HEAD_ELEMENTS", 97 * 3)
+    assert difference(native(bench).run(requests), whole) < 1e-6
+
+
+def test_half_precision_is_near(benches: Any, prompts: Prompts) -> None:
+    bench, requests = benches("qwen3"), chooses(prompts, 12)
+    exact = native(bench).run(requests)
+    rough = native(bench, dtype="bfloat16").run(requests)
+    assert 0 < difference(rough, exact) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("request_", "word"),
+    [
+        (Choose("bad", tuple(range(90)) * 2, ((1,),)), "180 positions, the model has 160"),
+        (Choose("bad", (1,) * 159, ((1, 2, 3),)), "161 positions"),
+        (Generate("bad", (1,) * 161), "161 positions"),
+        (Choose("bad", (), ((1,),)), "the prompt has no tokens"),
+        (Choose("bad", (1,), ()), "there are no choices"),
+        (Choose("bad", (1,), ((1,), ())), "choice 1 has no tokens"),
+        (Choose("bad", (1, 97), ((1,),)), "token 97 is outside"),
+        (Choose("bad", (1,), ((-1,),)), "token -1 is outside"),
+    ],
+)
+def test_a_row_that_cannot_be_answered_fails_alone(benches: Any, request_: Request, word: str) -> None:
+    good = Choose("good", (1, 2, 3), ((1,), (2,)))
+    engine = native(benches("qwen3"))
+    outputs = engine.run([request_, good])
+    assert (outputs[0].id, outputs[0].finish) == ("bad", "error")
+    assert word in outputs[0].error
+    assert outputs[0].logprobs == ()
+    assert outputs[1] == engine.run([good])[0]
+
+
+def test_the_longest_prompt_that_fits_is_answered(benches: Any) -> None:
+    bench = benches("llama")
+    request = Choose("r", tuple(i % 97 for i in range(158)), ((1, 2, 3), (4,)))
+    assert difference(native(bench).run([request]), [Output("r", tuple(bench.logprobs(request)))]) < 2e-5
+
+
+def test_broken_weights_are_an_error_of_the_row(benches: Any) -> None:
+    engine = native(benches("llama"))
+    engine._decoder.model.embed_tokens.weight[5] = torch.nan
+    spoilt, fine, text = engine.run(
+        [Choose("a", (5,), ((1,),)), Choose("b", (6,), ((1,),)), Generate("c", (5,), Sampling(max_new_tokens=2))]
+    )
+    assert "NaN" in spoilt.error
+    assert "NaN" in text.error
+    assert fine.error == ""
+
+
+def test_an_unknown_adapter_is_named_with_the_nearest(benches: Any) -> None:
+    with pytest.raises(EngineError, match="did you mean 'algebra'"):
+        native(benches("qwen3")).run([Choose("r", (1,), ((1,),), "algebr")])
+
+
+def test_a_name_belongs_to_one_adapter(benches: Any) -> None:
+    bench = benches("qwen3")
+    engine = native(bench)
+    engine.add_adapter("algebra", bench.adapters["algebra"])
+    with pytest.raises(EngineError, match="taken by another adapter"):
+        engine.add_adapter("algebra", bench.adapters["history"])
+
+
+def test_an_adapter_of_another_base_is_refused_and_its_name_stays_free(benches: Any, tmp_path: Path) -> None:
+    engine, folder = native(benches("llama")), tmp_path / "copy"
+    with pytest.raises(AdapterError, match="the base model has"):
+        engine.add_adapter("other", benches("qwen3").adapters["algebra"])
+    shutil.copytree(benches("llama").adapters["algebra"], folder)
+    engine.add_adapter("other", folder)
+    assert json.loads((folder / "adapter_config.json").read_text("utf-8"))["r"] == 4
+    assert engine.run([Choose("r", (1,), ((1,),), "other")])[0].error == ""
+
+
+def test_progress_adds_up_to_all_requests(benches: Any, prompts: Prompts) -> None:
+    steps: list[int] = []
+    requests = [*chooses(prompts), Choose("bad", (), ((1,),)), Generate("g", (1,), Sampling(max_new_tokens=3))]
+    native(benches("qwen3"), batch_tokens=100).run(requests, steps.append)
+    assert sum(steps) == len(requests)
+    assert len(steps) > 3
+
+
+def test_nothing_to_do(benches: Any) -> None:
+    assert native(benches("qwen3")).run([]) == []
+
+
+def test_describe_names_what_decides_the_results(benches: Any) -> None:
+    told = native(benches("qwen3"), batch_tokens=77).describe()
+    assert told.items() >= {"engine": "native", "family": "qwen3", "dtype": "float32", "batch_tokens": "77"}.items()
