@@ -113,16 +113,23 @@ def main() -> None:
         raise SystemExit("the two sides do not give the same scores; no speed is reported")
 
     times: dict[bool, list[float]] = {True: [], False: []}
+    worked: dict[bool, list[float]] = {True: [], False: []}  # processor seconds: what other programs cannot stretch
     for number in range(arguments.rounds):
         for share in (True, False) if number % 2 == 0 else (False, True):
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             engines[share].run(requests)
             times[share].append(time.perf_counter() - start)
+            worked[share].append(time.process_time() - busy)
     speed = {share: arguments.rows / statistics.median(found) for share, found in times.items()}
-    ratio = statistics.median(slow / fast for slow, fast in zip(times[False], times[True], strict=True))
+    ratio, cpu_ratio = (
+        statistics.median(slow / fast for slow, fast in zip(taken[False], taken[True], strict=True))
+        for taken in (times, worked)
+    )
+    cpu = {share: arguments.rows / statistics.median(found) for share, found in worked.items()}
     tokens = {share: engine.plan(requests).computed_tokens() for share, engine in engines.items()}
     print(
         f"ratio={ratio:.2f} rows_per_s_shared={speed[True]:.1f} rows_per_s_alone={speed[False]:.1f} "
+        f"cpu_ratio={cpu_ratio:.2f} rows_per_cpu_s_shared={cpu[True]:.1f} rows_per_cpu_s_alone={cpu[False]:.1f} "
         f"tokens_shared={tokens[True]} tokens_alone={tokens[False]} threads={torch.get_num_threads()} "
         f"max_difference={apart:.1e}"
     )
