@@ -170,4 +170,4 @@ def test_the_public_surface_is_explicit() -> None:
     for name in lorica.__all__:
         assert getattr(lorica, name) is not None
     with pytest.raises(AttributeError, match="load_pipelin"):
-        _ = lorica.load_pipelin  # type: ignore[attr-defined]
+        _ = lorica.load_pipelin

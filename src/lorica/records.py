@@ -105,7 +105,7 @@ class Sampling(msgspec.Struct, frozen=True):
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True):
-    """Ask for a continuation of `prompt` (token ids), ended by any of `stop_tokens`, which is not part of the output."""
+    """Ask for a continuation of `prompt` (token ids), ended by any of `stop_tokens`, which the output leaves out."""
 
     id: str
     prompt: tuple[int, ...]

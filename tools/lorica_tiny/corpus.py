@@ -12,7 +12,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tools.lorica_tiny import exercises
@@ -45,14 +45,14 @@ def digest(docs: Sequence[tuple[str, str]], chats: Sequence[Chat]) -> str:
 def chats(data: Path, docs: Sequence[tuple[str, str]], seed: int, count: int) -> list[Chat]:
     """About `count` chats of the mixture, in random order."""
     rng = random.Random(seed)
-    sentences = [(source, sentence) for source, text in docs for sentence in _sentences(text)]
+    sentences = [(source, sentence) for source, text in docs for sentence in sentences_of(text)]
     words = Counter(word for _, text in docs for word in re.findall(r"[a-z]{3,}", text))
-    makers = (
+    makers: tuple[tuple[float, Callable[[], Chat]], ...] = (
         (0.24, lambda: _cloze(rng, sentences, words)),
         (0.16, lambda: _topic(rng, sentences)),
         (0.08, lambda: _mention(rng, sentences, words)),
         (0.28, lambda: exercises.reading(rng)),
-        (0.12, lambda: _word_form(rng, words)),
+        (0.12, lambda: word_form(rng, words)),
         (0.12, lambda: _next_sentence(rng, docs)),
     )
     found: list[Chat] = []
@@ -77,7 +77,8 @@ def _tidy(text: str) -> str:
     return re.sub(r"\n\s*\n+", "\n", re.sub(r"^#+ *", "", text, flags=re.M)).strip()
 
 
-def _sentences(text: str) -> list[str]:
+def sentences_of(text: str) -> list[str]:
+    """Whole sentences of 30 to 220 characters."""
     found = re.split(r"(?<=[.!?])\s+", text.replace("\n", " "))
     return [s for s in found if 30 <= len(s) <= 220 and s[0].isupper() and s[-1] in ".!?"]
 
@@ -106,7 +107,7 @@ def _cloze(rng: random.Random, sentences: Sequence[tuple[str, str]], words: Coun
     return "Answer with the letter of the right option.", f"{gap}\n{ask}\n{lines}", letter
 
 
-_TOPICS = {
+TOPICS = {
     "chemistry": ("chemistry", "atoms and reactions"),
     "college-algebra": ("mathematics", "algebra"),
     "prealgebra": ("mathematics", "numbers"),
@@ -121,8 +122,8 @@ _TOPICS = {
 def _topic(rng: random.Random, sentences: Sequence[tuple[str, str]]) -> Chat:
     source, sentence = rng.choice(sentences)
     truth = rng.random() < 0.5
-    others = [name for name in _TOPICS if _TOPICS[name][0] != _TOPICS[source][0]]
-    topic = rng.choice(_TOPICS[source if truth else rng.choice(others)])
+    others = [name for name in TOPICS if TOPICS[name][0] != TOPICS[source][0]]
+    topic = rng.choice(TOPICS[source if truth else rng.choice(others)])
     form = rng.choice(
         (
             f"Rule: do not write about {topic}.\nPost: {sentence}\nDoes the post break the rule? Answer Yes or No.",
@@ -142,7 +143,8 @@ def _mention(rng: random.Random, sentences: Sequence[tuple[str, str]], words: Co
     return "", form, "Yes" if truth else "No"
 
 
-def _word_form(rng: random.Random, words: Counter[str]) -> Chat:
+def word_form(rng: random.Random, words: Counter[str]) -> Chat:
+    """A question for the plural, the past tense or another form that the corpus itself holds."""
     endings = {
         "s": ("What is the plural of '{}'?", "Write the plural of {}.", "One {}, two ...?"),
         "ed": ("What is the past tense of '{}'?", "Today I {}. Yesterday I ...?"),
@@ -169,7 +171,7 @@ def _forms(words: Counter[str]) -> list[str]:
 def _next_sentence(rng: random.Random, docs: Sequence[tuple[str, str]]) -> Chat:
     while True:
         _, text = rng.choice(docs)
-        found = _sentences(text)
+        found = sentences_of(text)
         if len(found) > 4:
             start = rng.randrange(len(found) - 2)
             return "", f"Continue: {found[start]}", found[start + 1]

@@ -4,266 +4,45 @@ from __future__ import annotations
 
 import random
 
-_NAMES = [
-    "Ada",
-    "Amir",
-    "Bela",
-    "Bruno",
-    "Carla",
-    "Chen",
-    "Dora",
-    "Emil",
-    "Esra",
-    "Fay",
-    "Goran",
-    "Hana",
-    "Igor",
-    "Ines",
-    "Jamal",
-    "Joy",
-    "Kofi",
-    "Lars",
-    "Lea",
-    "Luca",
-    "Mara",
-    "Milo",
-    "Nadia",
-    "Nils",
-    "Olga",
-    "Omar",
-    "Pablo",
-    "Petra",
-    "Quinn",
-    "Rosa",
-    "Rui",
-    "Sana",
-    "Sven",
-    "Tara",
-    "Tomas",
-    "Uma",
-    "Vera",
-    "Wanda",
-    "Yara",
-    "Yusuf",
-    "Zoe",
-    "Zora",
-    "Mina",
-    "Leo",
-    "Max",
-    "Sara",
-    "Nina",
-    "Paul",
-    "Eva",
-    "Ali",
-    "Maya",
-    "Jan",
-    "Lily",
-    "Sam",
-    "Anna",
-    "Ben",
-    "Tom",
-    "Kate",
-    "Peter",
-    "Mary",
-    "Jack",
-    "Rani",
-    "Ravi",
-    "Meena",
-    "Gita",
-    "Raju",
-]
-_THINGS = [
-    "ball",
-    "book",
-    "boat",
-    "bell",
-    "box",
-    "cup",
-    "coat",
-    "clock",
-    "coin",
-    "drum",
-    "doll",
-    "fan",
-    "flag",
-    "fork",
-    "gift",
-    "hat",
-    "jar",
-    "key",
-    "kite",
-    "knife",
-    "lamp",
-    "letter",
-    "map",
-    "mat",
-    "mirror",
-    "mug",
-    "net",
-    "pan",
-    "pen",
-    "pencil",
-    "pie",
-    "plate",
-    "pot",
-    "ring",
-    "rope",
-    "rug",
-    "sack",
-    "scarf",
-    "shell",
-    "shoe",
-    "sock",
-    "spoon",
-    "stick",
-    "stone",
-    "stool",
-    "toy",
-    "umbrella",
-    "vase",
-    "violin",
-    "wheel",
-    "whistle",
-    "apple",
-    "banana",
-    "basket",
-    "blanket",
-    "bottle",
-    "bucket",
-    "bun",
-    "cake",
-    "candle",
-    "chair",
-]
-_COLOURS = [
-    "red",
-    "blue",
-    "green",
-    "yellow",
-    "black",
-    "white",
-    "brown",
-    "orange",
-    "purple",
-    "pink",
-    "grey",
-    "golden",
-    "silver",
-]
-_PLACES = [
-    "garden",
-    "kitchen",
-    "forest",
-    "market",
-    "school",
-    "river",
-    "house",
-    "tent",
-    "barn",
-    "cave",
-    "shop",
-    "station",
-    "library",
-    "park",
-    "attic",
-    "cellar",
-    "tower",
-    "field",
-    "beach",
-    "harbour",
-    "bakery",
-    "hall",
-    "village",
-    "castle",
-    "yard",
-    "meadow",
-    "bridge",
-    "hut",
-    "temple",
-    "hospital",
-]
-_SPOTS = [
-    "table",
-    "bed",
-    "chair",
-    "shelf",
-    "cupboard",
-    "drawer",
-    "basket",
-    "bench",
-    "tree",
-    "wall",
-    "window",
-    "door",
-    "box",
-    "bag",
-    "sofa",
-    "cart",
-]
-_ANIMALS = [
-    "cat",
-    "dog",
-    "fox",
-    "hen",
-    "goat",
-    "cow",
-    "duck",
-    "frog",
-    "owl",
-    "crow",
-    "mouse",
-    "rabbit",
-    "horse",
-    "sheep",
-    "pig",
-    "lion",
-    "bear",
-    "wolf",
-    "deer",
-    "snake",
-    "turtle",
-    "parrot",
-    "monkey",
-    "elephant",
-    "tiger",
-    "camel",
-    "donkey",
-    "goose",
-    "bee",
-    "ant",
-]
-_NUMBERS = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty"]
-_DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
-_VERBS = ["sang", "danced", "slept", "cried", "laughed", "shouted", "waited", "worked", "played", "rested"]
-_JOBS = [
-    "baker",
-    "teacher",
-    "farmer",
-    "doctor",
-    "sailor",
-    "painter",
-    "nurse",
-    "driver",
-    "cook",
-    "tailor",
-    "singer",
-    "gardener",
-]
-_FOODS = [
-    "bread",
-    "rice",
-    "soup",
-    "fish",
-    "cheese",
-    "mango",
-    "corn",
-    "beans",
-    "honey",
-    "eggs",
-    "noodles",
-    "salad",
-    "porridge",
-]
+# Word lists read better as words than as one string a line.
+# ruff: noqa: E501, SIM905
+_NAMES = (
+    "Ada Amir Bela Bruno Carla Chen Dora Emil Esra Fay Goran Hana Igor Ines Jamal Joy Kofi Lars Lea Luca Mara Milo Nadia "
+    "Nils Olga Omar Pablo Petra Quinn Rosa Rui Sana Sven Tara Tomas Uma Vera Wanda Yara Yusuf Zoe Zora Mina Leo Max Sara "
+    "Nina Paul Eva Ali Maya Jan Lily Sam Anna Ben Tom Kate Peter Mary Jack Rani Ravi Meena Gita Raju"
+).split()
+_THINGS = (
+    "ball book boat bell box cup coat clock coin drum doll fan flag fork gift hat jar key kite knife lamp letter map mat "
+    "mirror mug net pan pen pencil pie plate pot ring rope rug sack scarf shell shoe sock spoon stick stone stool toy "
+    "umbrella vase violin wheel whistle apple banana basket blanket bottle bucket bun cake candle chair"
+).split()
+_COLOURS = "red blue green yellow black white brown orange purple pink grey golden silver".split()
+_PLACES = (
+    "garden kitchen forest market school river house tent barn cave shop station library park attic cellar tower field "
+    "beach harbour bakery hall village castle yard meadow bridge hut temple hospital"
+).split()
+_SPOTS = "table bed chair shelf cupboard drawer basket bench tree wall window door box bag sofa cart".split()
+_ANIMALS = (
+    "cat dog fox hen goat cow duck frog owl crow mouse rabbit horse sheep pig lion bear wolf deer snake turtle parrot "
+    "monkey elephant tiger camel donkey goose bee ant"
+).split()
+_NUMBERS = "two three four five six seven eight nine ten eleven twelve twenty".split()
+_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+_VERBS = "sang danced slept cried laughed shouted waited worked played rested".split()
+_JOBS = "baker teacher farmer doctor sailor painter nurse driver cook tailor singer gardener".split()
+_FOODS = "bread rice soup fish cheese mango corn beans honey eggs noodles salad porridge".split()
+
+KINDS = {
+    "a name": _NAMES,
+    "a colour": _COLOURS,
+    "a place": _PLACES,
+    "an animal": _ANIMALS,
+    "a number": _NUMBERS,
+    "a day": _DAYS,
+    "a job": _JOBS,
+    "a food": _FOODS,
+    "something people do": _VERBS,
+}
 
 Fact = tuple[str, list[tuple[str, str, list[str]]]]  # sentence, [(question, answer, other answers of the kind)]
 
@@ -272,51 +51,9 @@ def _fact(rng: random.Random, name: str) -> Fact:
     thing, colour, place, spot = (rng.choice(x) for x in (_THINGS, _COLOURS, _PLACES, _SPOTS))
     animal, number, day, food = (rng.choice(x) for x in (_ANIMALS, _NUMBERS, _DAYS, _FOODS))
     job, verb = rng.choice(_JOBS), rng.choice(_VERBS)
-    facts: list[Fact] = [
-        (
-            rng.choice((f"{name} has a {colour} {thing}.", f"The {thing} of {name} is {colour}.")),
-            [
-                (f"What colour is the {thing}?", colour, _COLOURS),
-                (f"Who has the {colour} {thing}?", name, _NAMES),
-            ],
-        ),
-        (
-            rng.choice((f"{name} went to the {place} on {day}.", f"On {day}, {name} walked to the {place}.")),
-            [
-                (f"Where did {name} go?", f"to the {place}", [f"to the {p}" for p in _PLACES]),
-                (f"When did {name} go to the {place}?", f"on {day}", [f"on {d}" for d in _DAYS]),
-                (f"Who went to the {place}?", name, _NAMES),
-            ],
-        ),
-        (
-            rng.choice(
-                (
-                    f"{name} put the {thing} under the {spot}.",
-                    f"The {thing} is under the {spot}, said {name}.",
-                )
-            ),
-            [(f"Where is the {thing}?", f"under the {spot}", [f"under the {s}" for s in _SPOTS])],
-        ),
-        (
-            rng.choice(
-                (
-                    f"{name} saw {number} {animal}s in the {place}.",
-                    f"In the {place} {name} counted {number} {animal}s.",
-                )
-            ),
-            [
-                (f"How many {animal}s did {name} see?", number, _NUMBERS),
-                (f"What animals did {name} see?", f"{animal}s", [f"{a}s" for a in _ANIMALS]),
-            ],
-        ),
-        (
-            rng.choice((f"{name} is a {job}.", f"{name} works as a {job}.")),
-            [(f"What is {name}'s job?", job, _JOBS), (f"Who is the {job}?", name, _NAMES)],
-        ),
-        (
-            rng.choice((f"{name} ate {food} in the {place}.", f"For lunch {name} ate {food}.")),
-            [(f"What did {name} eat?", food, _FOODS), (f"Who ate {food}?", name, _NAMES)],
-        ),
+    facts = [
+        *_things(rng, name, thing, colour, place, spot, day),
+        *_numbers_and_jobs(rng, name, animal, number, place, job, food),
         (
             f"The {animal} {verb} in the {place}, and {name} watched it.",
             [
@@ -331,6 +68,61 @@ def _fact(rng: random.Random, name: str) -> Fact:
         ),
     ]
     return rng.choice(facts)
+
+
+def _things(rng: random.Random, name: str, thing: str, colour: str, place: str, spot: str, day: str) -> list[Fact]:
+    return [
+        (
+            rng.choice((f"{name} has a {colour} {thing}.", f"The {thing} of {name} is {colour}.")),
+            [(f"What colour is the {thing}?", colour, _COLOURS), (f"Who has the {colour} {thing}?", name, _NAMES)],
+        ),
+        (
+            rng.choice((f"{name} went to the {place} on {day}.", f"On {day}, {name} walked to the {place}.")),
+            [
+                (f"Where did {name} go?", f"to the {place}", [f"to the {p}" for p in _PLACES]),
+                (f"When did {name} go to the {place}?", f"on {day}", [f"on {d}" for d in _DAYS]),
+                (f"Who went to the {place}?", name, _NAMES),
+            ],
+        ),
+        (
+            rng.choice((f"{name} put the {thing} under the {spot}.", f"The {thing} is under the {spot}, said {name}.")),
+            [(f"Where is the {thing}?", f"under the {spot}", [f"under the {s}" for s in _SPOTS])],
+        ),
+    ]
+
+
+def _numbers_and_jobs(
+    rng: random.Random, name: str, animal: str, number: str, place: str, job: str, food: str
+) -> list[Fact]:
+    seen = (f"{name} saw {number} {animal}s in the {place}.", f"In the {place} {name} counted {number} {animal}s.")
+    return [
+        (
+            rng.choice(seen),
+            [
+                (f"How many {animal}s did {name} see?", number, _NUMBERS),
+                (f"What animals did {name} see?", f"{animal}s", [f"{a}s" for a in _ANIMALS]),
+            ],
+        ),
+        (
+            rng.choice((f"{name} is a {job}.", f"{name} works as a {job}.")),
+            [(f"What is {name}'s job?", job, _JOBS), (f"Who is the {job}?", name, _NAMES)],
+        ),
+        (
+            rng.choice((f"{name} ate {food} in the {place}.", f"For lunch {name} ate {food}.")),
+            [(f"What did {name} eat?", food, _FOODS), (f"Who ate {food}?", name, _NAMES)],
+        ),
+    ]
+
+
+def question(rng: random.Random) -> tuple[str, str, list[str]]:
+    """(story and question, answer, three wrong answers): stories hold rivals, so that the right fact must be found."""
+    names = rng.sample(_NAMES, rng.randint(1, 4))
+    facts = [_fact(rng, name) for name in names]
+    asked, answer, others = rng.choice(rng.choice(facts)[1])
+    story = " ".join(sentence for sentence, _ in facts)
+    rivals = [other for other in others if other != answer and other in story][:2]
+    wrong = rivals + rng.sample([other for other in others if other not in (answer, *rivals)], 3 - len(rivals))
+    return rng.choice((f"{story}\n{asked}", f"{story} {asked}")), answer, wrong
 
 
 def reading(rng: random.Random) -> tuple[str, str, str]:

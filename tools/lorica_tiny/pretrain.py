@@ -27,14 +27,15 @@ from torch import Tensor, nn
 from lorica.models.attention import PackedAttention
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig, RopeScaling
-from tools.lorica_tiny import corpus, tokenizer
+from tools.lorica_tiny import corpus, task_forms, tokenizer
 
 SEED = 20261120
 VOCABULARY = 6144
 WINDOW = 512  # tokens of one stretch of running text
-TEXT_WINDOWS = 6  # stretches a step
-CHAT_TOKENS = 1400  # about this many tokens of chats a step
-CHATS = 70_000
+STAGE_TWO = 1500  # from this step on: less text and more of it stories, more chats, in the tasks' own prompts
+TEXT_WINDOWS = (6, 4)  # stretches a step, in each stage
+CHAT_TOKENS = (1400, 2600)  # about this many tokens of chats a step, in each stage
+CHATS = (70_000, 60_000)
 PROMPT_WEIGHT = 0.15  # the loss weight of a chat's prompt tokens against 1 for its answer
 
 CONFIG = DecoderConfig(
@@ -61,29 +62,51 @@ CONFIG = DecoderConfig(
 
 @dataclass(frozen=True)
 class Material:
-    """text: [N] token ids of all documents; chats: token ids with the index of the first answer token."""
+    """text: [N] token ids of each stage's documents; chats: per stage, token ids with the index of the first answer
+    token."""
 
-    text: NDArray[np.uint16]
+    text: tuple[NDArray[np.uint16], NDArray[np.uint16]]
     held_out: NDArray[np.uint16]
-    chats: list[tuple[list[int], int]]
+    chats: tuple[list[tuple[list[int], int]], list[tuple[list[int], int]]]
     digest: str
+
+
+def stage(step: int) -> int:
+    """0 or 1."""
+    return int(step >= STAGE_TWO)
 
 
 def prepare(data: Path, work: Path) -> Material:
     """Build the corpus, train the tokenizer once, and encode everything."""
     docs = corpus.documents(data)
-    chats = corpus.chats(data, docs, SEED, CHATS)
+    chats = corpus.chats(data, docs, SEED, CHATS[0])
+    forms = task_forms.chats(docs, SEED, CHATS[1])
     folder = work / "model"
     if not (folder / "tokenizer.json").is_file():
         sample = [text for _, text in docs] + ["\n".join(chat) for chat in chats[:8000]]
         tokenizer.save(tokenizer.train(sample, VOCABULARY), folder)
     coder = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    end = coder.token_to_id("<|endoftext|>")
     order = np.random.default_rng(SEED).permutation(len(docs))
-    encoded = coder.encode_batch([docs[i][1] for i in order])
-    flat = np.array([token for one in encoded for token in (*one.ids, end)], dtype=np.uint16)
-    cut = len(flat) - 40 * WINDOW
-    return Material(flat[:cut], flat[cut:], _encode_chats(coder, chats), corpus.digest(docs, chats))
+    shuffled = [docs[i] for i in order]
+    everything = _encode_text(coder, [text for _, text in shuffled])
+    cut = len(everything) - 40 * WINDOW
+    held_out = everything[cut:]
+    # Formulas teach a model this small little, and stories are rare.
+    prose = [
+        text for source, text in shuffled[:-60] if "algebra" not in source for _ in range(3 if source == "story" else 1)
+    ]
+    return Material(
+        (everything[:cut], _encode_text(coder, prose)),
+        held_out,
+        (_encode_chats(coder, chats), _encode_chats(coder, forms)),
+        corpus.digest(docs, [*chats, *forms]),
+    )
+
+
+def _encode_text(coder: Tokenizer, texts: Sequence[str]) -> NDArray[np.uint16]:
+    end = coder.token_to_id("<|endoftext|>")
+    encoded = coder.encode_batch(list(texts))
+    return np.array([token for one in encoded for token in (*one.ids, end)], dtype=np.uint16)
 
 
 def _encode_chats(coder: Tokenizer, chats: Sequence[corpus.Chat]) -> list[tuple[list[int], int]]:
@@ -97,15 +120,16 @@ def _encode_chats(coder: Tokenizer, chats: Sequence[corpus.Chat]) -> list[tuple[
 
 
 def text_batch(material: Material, step: int) -> Tensor:
-    """[TEXT_WINDOWS, WINDOW + 1] token ids; stretches of one epoch do not overlap."""
-    per_epoch = (len(material.text) - WINDOW - 1) // WINDOW
+    """[windows, WINDOW + 1] token ids; stretches of one epoch do not overlap."""
+    text, windows = material.text[stage(step)], TEXT_WINDOWS[stage(step)]
+    per_epoch = (len(text) - WINDOW - 1) // WINDOW
     rows = []
-    for index in range(step * TEXT_WINDOWS, (step + 1) * TEXT_WINDOWS):
+    for index in range(step * windows, (step + 1) * windows):
         epoch, place = divmod(index, per_epoch)
         rng = np.random.default_rng((SEED, epoch))
         start = int(rng.permutation(per_epoch)[place]) * WINDOW + int(rng.integers(WINDOW))
-        start = min(start, len(material.text) - WINDOW - 1)
-        rows.append(material.text[start : start + WINDOW + 1].astype(np.int64))
+        start = min(start, len(text) - WINDOW - 1)
+        rows.append(text[start : start + WINDOW + 1].astype(np.int64))
     return torch.from_numpy(np.stack(rows))
 
 
@@ -118,15 +142,16 @@ def text_loss(decoder: Decoder, batch: Tensor) -> Tensor:
 
 
 def chat_batch(material: Material, step: int) -> list[tuple[list[int], int]]:
-    """About CHAT_TOKENS tokens of chats of similar length, in an order fixed by the step."""
+    """About CHAT_TOKENS of chats of similar length, in an order fixed by the step."""
     rng = np.random.default_rng((SEED, 1, step))
-    pool = [material.chats[int(i)] for i in rng.integers(len(material.chats), size=120)]
+    chats = material.chats[stage(step)]
+    pool = [chats[int(i)] for i in rng.integers(len(chats), size=120)]
     pool.sort(key=lambda chat: len(chat[0]))
     start = int(rng.integers(len(pool)))
     chosen: list[tuple[list[int], int]] = []
     total = 0
     for chat in pool[start:] + pool[:start][::-1]:
-        if total >= CHAT_TOKENS:
+        if total >= CHAT_TOKENS[stage(step)]:
             break
         chosen.append(chat)
         total += len(chat[0])
@@ -165,7 +190,13 @@ def run(data: Path, work: Path, steps: int) -> None:
     """Train to `steps`, resuming from work/state.safetensors where it exists."""
     work.mkdir(parents=True, exist_ok=True)
     material = prepare(data, work)
-    print(f"{len(material.text):,} text tokens, {len(material.chats):,} chats, {material.digest}", flush=True)
+    size = {
+        "digest": material.digest,
+        "text_tokens": [len(text) for text in material.text],
+        "chats": [len(chats) for chats in material.chats],
+    }
+    (work / "corpus.json").write_text(json.dumps(size))
+    print(size, flush=True)
     torch.manual_seed(SEED)
     decoder = Decoder(CONFIG)
     for name, parameter in decoder.named_parameters():
@@ -204,9 +235,6 @@ def run(data: Path, work: Path, steps: int) -> None:
             with (work / "log.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
             print(entry, flush=True)
-    (work / "corpus.json").write_text(
-        json.dumps({"digest": material.digest, "text_tokens": len(material.text), "chats": len(material.chats)})
-    )
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import msgspec
 from lorica.engines.base import Engine
 from lorica.errors import PromptError
 from lorica.prompts.encoder import Encoder
-from lorica.records import Answer, Choose, Encoded, Generate, Output, Request, Route, Row, Sampling
+from lorica.records import Answer, Choose, Generate, Output, Request, Route, Row, Sampling
 from lorica.routing import route
 from lorica.tasks.base import Reading, Task
 
@@ -36,11 +36,14 @@ class AnswerSettings:
 
 @dataclass(frozen=True)
 class _Prepared:
+    """A row on its way. Without a request (`problem` says why) it fails alone."""
+
     row: Row
     route: Route
-    encoded: Encoded
-    request: Request
-    lengths: tuple[int, ...]  # tokens of each choice
+    request: Request | None
+    lengths: tuple[int, ...] = ()  # tokens of each choice
+    dropped: int = 0  # tokens that truncation removed
+    problem: str = ""
 
 
 class Pipeline:
@@ -63,11 +66,11 @@ class Pipeline:
     def answer(self, rows: Sequence[Row], on_done: Callable[[int], None] | None = None) -> list[Answer]:
         """Answer rows, in their order. `on_done(n)` is called as rows get their first answer.
 
-        Raises PromptError (with the row's id) for a prompt that cannot be rendered or, under truncate="error", does
-        not fit; AdapterError for a missing adapter under fallback="error".
+        A row whose prompt cannot be rendered or does not fit gets an answer flagged `error`; the others go on. Raises
+        AdapterError for a missing adapter under fallback="error", and what the engine raises.
         """
         prepared = [self._prepare(row) for row in rows]
-        outputs = self.engine.run([one.request for one in prepared], on_done)
+        outputs = self._run(prepared, on_done)
         readings = [self._read(one, output) for one, output in zip(prepared, outputs, strict=True)]
         tries = [0] * len(rows)
         for attempt in range(1, self._retries() + 1):
@@ -89,6 +92,16 @@ class Pipeline:
             for one, output, reading, tried in zip(prepared, outputs, readings, tries, strict=True)
         ]
 
+    def _run(self, prepared: Sequence[_Prepared], on_done: Callable[[int], None] | None) -> list[Output]:
+        outputs = iter(self.engine.run([one.request for one in prepared if one.request is not None], on_done))
+        refused = sum(one.request is None for one in prepared)
+        if on_done is not None and refused:
+            on_done(refused)
+        return [
+            Output(one.row.id, finish="error", error=one.problem) if one.request is None else next(outputs)
+            for one in prepared
+        ]
+
     def _retries(self) -> int:
         return self.settings.max_retries if self.settings.validate else 0
 
@@ -106,16 +119,16 @@ class Pipeline:
                 self.task.render(row), max_tokens=settings.max_input_tokens, truncate=settings.truncate
             )
         except PromptError as error:
-            raise PromptError(f"row {row.id!r}: {error.message}", fix=error.fix) from error
+            return _Prepared(row, way, None, problem=str(error))
         texts = self.task.choices(row)
         if texts is None:
             stops = self.encoder.stop_tokens if settings.use_stop_tokens else ()
             sampling = msgspec.structs.replace(settings.sampling, seed=_seed(settings.sampling.seed, row.id, 0))
             request: Request = Generate(row.id, encoded.tokens, sampling, stops, way.adapter)
-            return _Prepared(row, way, encoded, request, ())
+            return _Prepared(row, way, request, dropped=encoded.dropped)
         choices = tuple(self.encoder.encode_choice(text) for text in texts)
         request = Choose(row.id, encoded.tokens, choices, way.adapter)
-        return _Prepared(row, way, encoded, request, tuple(len(choice) for choice in choices))
+        return _Prepared(row, way, request, tuple(len(choice) for choice in choices), encoded.dropped)
 
     def _retry(self, one: _Prepared, attempt: int) -> Generate:
         assert isinstance(one.request, Generate)
@@ -138,7 +151,7 @@ class Pipeline:
 
     def _answer(self, one: _Prepared, output: Output, reading: Reading, retries: int) -> Answer:
         flags = {
-            "truncated": one.encoded.dropped > 0,
+            "truncated": one.dropped > 0,
             "adapter_fallback": one.route.fallback,
             "retried": retries > 0,
             "cut_off": output.finish == "length",
@@ -155,7 +168,7 @@ class Pipeline:
             route=one.route.why,
             stage=reading.stage,
             retries=retries,
-            dropped_tokens=one.encoded.dropped,
+            dropped_tokens=one.dropped,
             flags=tuple(sorted(name for name, set_ in flags.items() if set_)),
             raw=self.encoder.decode(output.tokens) if isinstance(one.request, Generate) else None,
             problem=reading.problem or None,

@@ -30,6 +30,7 @@ class Summary:
     routes: Counter[str] = field(default_factory=Counter)
     stages: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
+    first_error: str = ""
 
     def count(self, answer: Answer) -> None:
         """Add one answer."""
@@ -38,6 +39,8 @@ class Summary:
         self.routes[answer.route] += 1
         self.stages[answer.stage] += 1
         self.flags.update(answer.flags)
+        if "error" in answer.flags and not self.first_error:
+            self.first_error = f"{answer.id}: {answer.problem}"
 
 
 def answer_file(

@@ -3,50 +3,52 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from lorica.reports.page import IntervalPlot, IntervalPoint, Line, LineChart, Report, Section, Table
+from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Line, LineChart, Report, Section, Table
 from lorica.reports.table import plain_table
 from lorica.verbs.eval import estimate_dict, evaluation_dict
+from lorica.verbs.experiment import ADAPTER, Outcome
 
 if TYPE_CHECKING:
-    from lorica.verbs.demo import Outcome
+    from lorica.verbs.demo import DemoTask
+
+    Outcomes = Mapping[DemoTask, Outcome]
 
 # What guessing gives, where a metric has such a value.
 _CHANCE = {"roc_auc": 0.5}
 
 
-def demo_report(outcomes: Sequence[Outcome], seconds: float) -> Report:
+def demo_report(outcomes: Outcomes, seconds: float) -> Report:
     """The page: a summary table, then a section per task."""
-    first = outcomes[0].config.model
     return Report(
         title="Lorica demo",
         summary=(
-            f"LoRA adapters trained on {first.name} ({first.path}) with the shipped examples, looked at, routed, and "
-            f"scored on rows they never saw, in {seconds:.0f} seconds. Brackets are 95% bootstrap intervals."
+            "LoRA adapters trained on the shipped examples, looked at, routed to, and scored on rows they never saw, "
+            f"in {seconds:.0f} seconds. Brackets are 95% bootstrap intervals."
         ),
         sections=(
             Section("All results", tables=(_results(outcomes),)),
-            *(_section(outcome) for outcome in outcomes),
+            *(_section(demo, outcome) for demo, outcome in outcomes.items()),
         ),
         footer="The base model is tiny on purpose: the demo shows the work, not the state of the art.",
     )
 
 
-def demo_text(outcomes: Sequence[Outcome]) -> str:
+def demo_text(outcomes: Outcomes) -> str:
     """The summary table for a terminal."""
     return plain_table(_results(outcomes))
 
 
-def demo_dict(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
+def demo_dict(outcomes: Outcomes, seconds: float) -> dict[str, Any]:
     """The figures for a program."""
     return {
         "seconds": seconds,
         "tasks": {
-            outcome.demo.name: {
-                "train_rows": outcome.train_rows,
+            demo.name: {
+                "train_rows": len(outcome.train),
                 "systems": {name: evaluation_dict(found) for name, found in outcome.systems.items()},
                 "gain": estimate_dict(outcome.gain),
                 "rows_per_second": outcome.rows_per_second,
@@ -56,33 +58,28 @@ def demo_dict(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
                 },
                 "checks": {name: [asdict(check) for check in checks] for name, checks in outcome.checks.items()},
             }
-            for outcome in outcomes
+            for demo, outcome in outcomes.items()
         },
     }
 
 
-def _results(outcomes: Sequence[Outcome]) -> Table:
-    rows = [
-        (
-            outcome.demo.name,
-            metric,
-            *(str(found.metrics[metric]) for found in outcome.systems.values()),
-            found_n,
-        )
-        for outcome in outcomes
-        for metric in next(iter(outcome.systems.values())).metrics
-        for found_n in (next(iter(outcome.systems.values())).n,)
-    ]
-    return Table(("task", "metric", *outcomes[0].systems, "n"), tuple(rows))
+def _results(outcomes: Outcomes) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    names = tuple(next(iter(outcomes.values())).systems)
+    for demo, outcome in outcomes.items():
+        for metric in outcome.systems[ADAPTER].metrics:
+            found = [outcome.systems[name].metrics[metric] for name in names]
+            rows.append((demo.name, metric, *map(str, found), found[0].n))
+    return Table(("task", "metric", *names, "n"), tuple(rows))
 
 
-def _section(outcome: Outcome) -> Section:
-    main = next(iter(next(iter(outcome.systems.values())).metrics))
+def _section(demo: DemoTask, outcome: Outcome) -> Section:
+    main = next(iter(outcome.systems[ADAPTER].metrics))
     gain = outcome.gain
     return Section(
-        heading=f"{outcome.demo.name}: {outcome.demo.question}",
+        heading=f"{demo.name}: {demo.question}",
         text=(
-            f"{outcome.train_rows} rows to train on, {gain.n} held out. The adapter changes {main} by "
+            f"{len(outcome.train)} rows to train on, {gain.n} held out. The adapter changes {main} by "
             f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over the base model on the same rows. "
             f"{outcome.rows_per_second:.0f} rows per second."
         ),
@@ -133,9 +130,8 @@ def _stages(outcome: Outcome) -> Table:
 
 
 def _samples(outcome: Outcome) -> Table:
-    rows = tuple(
-        (row.id, _gold(row.gold), answer.answer, answer.score, answer.adapter) for row, answer in outcome.samples
-    )
+    shown = [(row, outcome.answers[ADAPTER][row.id]) for row in outcome.held[:6]]
+    rows = tuple((row.id, _gold(row.gold), answer.answer, answer.score, answer.adapter) for row, answer in shown)
     return Table(("row", "gold", "answer", "score", "adapter"), rows, caption="The first held-out rows")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ def run(arguments: Sequence[str]) -> int:
         )
     else:
         emit({"output": str(output), **summary_dict(summary)}, as_json=given.json, text=_text(summary, output))
+        if summary.flags["error"]:
+            print(f"lorica: {summary.flags['error']} rows failed, first {summary.first_error}", file=sys.stderr)
     return 0
 
 

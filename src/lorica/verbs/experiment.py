@@ -1,0 +1,92 @@
+"""Train on some rows, answer others with base, adapters and a baseline, and compare: what a demo or a bench runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorica.config.schema import Config
+from lorica.engines.base import Engine
+from lorica.metrics.bootstrap import Estimate
+from lorica.pipeline.answer import Pipeline
+from lorica.pipeline.baseline import baseline_answers
+from lorica.pipeline.evaluate import Evaluation, difference, evaluate
+from lorica.pipeline.fit import Fit
+from lorica.pipeline.plausible import Check, look
+from lorica.records import Answer, Row
+from lorica.tasks.base import Task
+from lorica.training.types import TrainResult
+from lorica.verbs import build
+from lorica.verbs.train import listener, train_fits
+
+BASE, ADAPTER, BASELINE = "base model alone", "with adapter", "TF-IDF baseline"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one experiment gave.
+
+    systems: name -> evaluation on the held-out rows. answers: name -> answers by row id. gain: adapter minus base on
+    the main metric, on the same rows. routes: rows answered by each adapter. rows_per_second: of the adapters' run.
+    """
+
+    trained: dict[str, TrainResult]
+    checks: dict[str, list[Check]]
+    systems: dict[str, Evaluation]
+    answers: dict[str, dict[str, Answer]]
+    gain: Estimate
+    routes: dict[str, int]
+    rows_per_second: float
+    train: Sequence[Row]
+    held: Sequence[Row]
+
+
+def run_experiment(
+    config: Config, task: Task, train: Sequence[Row], held: Sequence[Row], fits: Sequence[Fit]
+) -> Outcome:
+    """Train `fits` (made of `train`), then answer and evaluate `held`. Progress goes to standard error."""
+    trained = train_fits(config, task, fits, listener(config))
+    engine = build.build_engine(config, build.model_folder(config))
+    base, _ = _answers(config, task, engine, {}, held)
+    folders = {name: result.folder for name, result in trained.items()}
+    adapted, rate = _answers(config, task, engine, folders, held)
+    answers = {BASE: base, ADAPTER: adapted, BASELINE: baseline_answers(task, train, held)}
+    return Outcome(
+        trained=trained,
+        checks=_checks(trained, base, adapted),
+        systems={name: evaluate(task, held, found) for name, found in answers.items()},
+        answers=answers,
+        gain=difference(task, held, adapted, base),
+        routes={name: sum(answer.adapter == name for answer in adapted.values()) for name in sorted(folders)},
+        rows_per_second=rate,
+        train=train,
+        held=held,
+    )
+
+
+def _answers(
+    config: Config, task: Task, engine: Engine, folders: Mapping[str, Path], rows: Sequence[Row]
+) -> tuple[dict[str, Answer], float]:
+    for name, folder in folders.items():
+        engine.add_adapter(name, folder)
+    encoder = build.build_encoder(config, build.model_folder(config))
+    pipeline = Pipeline(task, encoder, engine, folders, build.answer_settings(config))
+    started = time.perf_counter()
+    answers = {answer.id: answer for answer in pipeline.answer(rows)}
+    return answers, len(rows) / (time.perf_counter() - started)
+
+
+def _checks(
+    trained: Mapping[str, TrainResult], base: Mapping[str, Answer], adapted: Mapping[str, Answer]
+) -> dict[str, list[Check]]:
+    found = {}
+    for name, result in trained.items():
+        own = {row_id: answer for row_id, answer in adapted.items() if answer.adapter == name}
+        if own:  # `general` answers nothing while every subject has its own
+            found[name] = look(result.folder, result, base, own)
+            for check in found[name]:
+                print(f"  {name}: {check.question} {check.seen}", file=sys.stderr, flush=True)
+    return found

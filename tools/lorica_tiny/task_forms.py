@@ -1,0 +1,117 @@
+"""The second chat mixture, for the end of pretraining: exercises in the very prompts that Lorica's tasks write.
+
+Rules on random sentences (topics, words, questions, numbers, speech, length), lettered and short questions on random
+stories, word kinds and word forms. All of it is composed from the corpus and from word lists; none of it is a test row.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from lorica.records import Row
+from lorica.tasks import load_task
+from lorica.tasks.base import TaskSettings
+from lorica.tasks.mcq import McqCase
+from lorica.tasks.questions import QuestionCase
+from lorica.tasks.rules import RulesCase
+from tools.lorica_tiny import corpus, exercises
+
+Test = Callable[[str, str], bool]  # (source, sentence) -> whether the sentence breaks the rule
+
+_MANNERS: tuple[tuple[tuple[str, ...], Test], ...] = (
+    (("No questions: do not ask anything.", "Do not ask questions."), lambda _, s: "?" in s),
+    (("No numbers: do not write digits.", "Posts must not hold numbers."), lambda _, s: bool(re.search(r"\d", s))),
+    (("No shouting: do not use exclamation marks.",), lambda _, s: "!" in s),
+    (("No direct speech: do not quote what someone said.", "No quotes."), lambda _, s: '"' in s or "“" in s),
+    (("Keep it short: write at most ten words.",), lambda _, s: len(s.split()) > 10),
+    (("No stories: do not tell tales.", "No tales for children."), lambda source, _: source == "story"),
+    (("Do not talk about yourself.", "Do not write about I or me."), lambda _, s: bool(re.search(r"\b(I|my|me)\b", s))),
+    (("Do not speak to the reader.", "Do not say you."), lambda _, s: bool(re.search(r"\b[Yy]our?\b", s))),
+)
+
+
+def chats(docs: Sequence[tuple[str, str]], seed: int, count: int) -> list[corpus.Chat]:
+    """`count` chats in random order."""
+    rng = random.Random(seed)
+    sentences = [(source, sentence) for source, text in docs for sentence in corpus.sentences_of(text)]
+    words = Counter(word for _, text in docs for word in re.findall(r"[a-z]{3,}", text))
+    makers: tuple[tuple[float, Callable[[], corpus.Chat]], ...] = (
+        (0.36, lambda: _rule(rng, sentences, words)),
+        (0.20, lambda: _lettered(rng, *_story(rng))),
+        (0.08, lambda: _lettered(rng, *_kind(rng))),
+        (0.22, lambda: _short(rng, *_story(rng)[:2], "reading")),
+        (0.08, lambda: _short(rng, *corpus.word_form(rng, words)[1:], "language")),
+        (0.06, lambda: _short(rng, *_kind(rng)[:2], "language")),
+    )
+    found = [make() for share, make in makers for _ in range(int(share * count))]
+    rng.shuffle(found)
+    return found
+
+
+def _rule(rng: random.Random, sentences: Sequence[tuple[str, str]], words: Counter[str]) -> corpus.Chat:
+    rules, breaks = _law(rng, sentences, words)
+    wanted = rng.random() < 0.5
+    sample = [rng.choice(sentences) for _ in range(80)]
+    bad = [text for source, text in sample if breaks(source, text)]
+    good = [text for source, text in sample if not breaks(source, text)]
+    if len(bad) < 3 or len(good) < 3:
+        return _rule(rng, sentences, words)
+    body = (bad if wanted else good)[0]
+    style = "structured" if rng.random() < 0.3 else "plain"
+    case = RulesCase(body, rng.choice(rules), "", tuple(bad[1:3]), tuple(good[1:3]))
+    return _chat(rng, "rules", style, Row("x", case, gold=int(wanted)))
+
+
+def _law(rng: random.Random, sentences: Sequence[tuple[str, str]], words: Counter[str]) -> tuple[tuple[str, ...], Test]:
+    draw = rng.random()
+    if draw < 0.45:
+        source = rng.choice(sorted(corpus.TOPICS))
+        topic = rng.choice(corpus.TOPICS[source])
+        same = {name for name in corpus.TOPICS if corpus.TOPICS[name][0] == corpus.TOPICS[source][0]}
+        rules = (f"No posts about {topic}.", f"Do not write about {topic}.", f"No {topic}: write about other things.")
+        return rules, lambda found, _: found in same
+    if draw < 0.6:
+        common = [word for word in re.findall(r"[a-z]{4,}", rng.choice(sentences)[1]) if words[word] >= 200] or ["from"]
+        word = rng.choice(common)
+        bans = (f"Do not use the word {word}.", f"No {word}: do not write about {word}.")
+        return bans, lambda _, text: re.search(rf"\b{word}\b", text) is not None
+    return rng.choice(_MANNERS)
+
+
+def _story(rng: random.Random) -> tuple[str, str, list[str]]:
+    """(story and question, answer, three wrong answers)."""
+    return exercises.question(rng)
+
+
+def _kind(rng: random.Random) -> tuple[str, str, list[str]]:
+    name, members = rng.choice(sorted(exercises.KINDS.items()))
+    others = [word for kind, words in exercises.KINDS.items() if kind != name for word in words if word not in members]
+    if rng.random() < 0.3:
+        odd = rng.choice(others)
+        return "Which word does not belong with the others?", odd, rng.sample(members, 3)
+    right = rng.choice(members)
+    wrong = rng.sample(sorted(set(others)), 3)
+    form = rng.choice((f"Which word is {name}?", f"Which of these is {name}?", f"Find {name}."))
+    return form, right, wrong
+
+
+def _lettered(rng: random.Random, question: str, answer: str, wrong: Sequence[str]) -> corpus.Chat:
+    options = [answer, *wrong]
+    rng.shuffle(options)
+    return _chat(rng, "mcq", "", Row("x", McqCase(question, tuple(options)), gold=options.index(answer)))
+
+
+def _short(rng: random.Random, question: str, answer: str, subject: str) -> corpus.Chat:
+    if question.startswith(("Which word", "Which of", "Find")):  # without options it has no answer
+        return _lettered(rng, *_kind(rng))
+    task = "saq" if rng.random() < 0.75 else "qa"
+    return _chat(rng, task, "", Row("x", QuestionCase(question), subject=subject, gold=(answer,)))
+
+
+def _chat(rng: random.Random, name: str, style: str, row: Row) -> corpus.Chat:
+    task = load_task(name, TaskSettings(style=style))
+    messages = {message.role: message.content for message in task.render(row)}
+    return messages.get("system", ""), messages["user"], task.target(row)
