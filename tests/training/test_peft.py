@@ -79,7 +79,7 @@ def test_peft_loads_the_adapter_and_gives_our_logits(build: Any, config: Adapter
         attention = PackedAttention(lengths, decoder.config)
         span = LoraSpan(lora, 0, len(tokens))
         packed = decoder.logits(decoder.hidden(tokens, positions, attention, (span,)))
-        ours = torch.split(packed, lengths)  # type: ignore[no-untyped-call]
+        ours = torch.split(packed, lengths)
         plain = [model(torch.tensor([example.encoded.tokens])).logits[0] for example in examples]
         wrapped = PeftModel.from_pretrained(model, str(tmp_path / "adapter")).eval()
         for example, base, mine in zip(examples, plain, ours, strict=True):
