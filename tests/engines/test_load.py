@@ -45,10 +45,20 @@ def test_an_unknown_engine_is_named_with_the_nearest(tmp_path: Path) -> None:
         load("nativ", tmp_path)
 
 
-@pytest.mark.parametrize("changed", [{"load_in_4bit": True}, {"device_map": "balanced"}])
-def test_what_only_transformers_does_is_refused_by_the_native_engine(tmp_path: Path, changed: dict[str, Any]) -> None:
+def test_what_only_transformers_does_is_refused_by_the_native_engine(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="use engine=transformers"):
-        load("native", tmp_path, **changed)
+        load("native", tmp_path, device_map="balanced")
+
+
+def test_four_bits_agree_between_the_engines(benches: Any) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra `quant`")
+    bench = benches("wide")
+    request = Choose("r", (1, 2, 3), ((1,), (2,)))
+    engines = [load(name, bench.base, dtype="float32", load_in_4bit=True) for name in ("native", "transformers")]
+    assert [engine.describe()["dtype"] for engine in engines] == ["nf4", "nf4"]
+    ours, theirs = (engine.run([request])[0].logprobs for engine in engines)
+    assert ours == pytest.approx(theirs, abs=1e-4)
+    assert ours != pytest.approx(bench.logprobs(request), abs=1e-3)
 
 
 def test_the_package_and_the_fake_need_no_torch() -> None:

@@ -40,6 +40,11 @@ def require_bitsandbytes() -> Any:
             sys.modules["kernels"] = kernels
 
 
+def quantised(model: nn.Module) -> bool:
+    """Whether any layer of the model is held in 4 bits."""
+    return any(isinstance(module, Nf4Linear) for module in model.modules())
+
+
 class Nf4Linear(nn.Module):
     """A frozen linear layer: y = x W^T + bias with W in 4 bits. Gradients flow to x, so adapters train
     through it.

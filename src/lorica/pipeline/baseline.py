@@ -33,7 +33,8 @@ def baseline_answers(task: Task, train: Sequence[Row], rows: Sequence[Row]) -> d
 
 
 def _rules(train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Answer]:
-    scores = tfidf.fit_score([_post(row) for row in train], [_label(row) for row in train], [_post(row) for row in rows])
+    posts = [_post(row) for row in train]
+    scores = tfidf.fit_score(posts, [_label(row) for row in train], [_post(row) for row in rows])
     return {
         row.id: Answer(
             id=row.id,

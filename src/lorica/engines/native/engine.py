@@ -22,6 +22,7 @@ from lorica.errors import EngineError
 from lorica.models.adapter_weights import load_lora
 from lorica.models.decoder import Decoder
 from lorica.models.lora import LoraWeights
+from lorica.models.quantised import quantised
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.records import Choose, Generate, Output, Request
 
@@ -69,7 +70,7 @@ class NativeEngine:
         return {
             "engine": "native",
             "family": decoder.config.family,
-            "dtype": str(decoder.dtype).removeprefix("torch."),
+            "dtype": "nf4" if quantised(decoder) else str(decoder.dtype).removeprefix("torch."),
             "device": str(decoder.device),
             "threads": str(torch.get_num_threads()),
             "batch_tokens": str(self._batch_tokens),
@@ -194,8 +195,6 @@ def load_native(
     share_prefixes: bool,
 ) -> NativeEngine:
     """The factory for `load_engine`. Raises EngineError for what only the transformers engine does."""
-    if load_in_4bit:
-        raise EngineError("the native engine has no 4-bit weights", fix="use engine=transformers for load_in_4bit")
     if device_map not in ("", "auto"):
         raise EngineError(
             f"the native engine runs on one device; device_map={device_map!r}", fix="use engine=transformers"
@@ -204,5 +203,6 @@ def load_native(
         torch.set_num_threads(threads)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    decoder = load_decoder(folder, dtype=None if dtype == "auto" else DTYPES[dtype], device=device)
+    kind = None if dtype == "auto" else DTYPES[dtype]
+    decoder = load_decoder(folder, dtype=kind, device=device, load_in_4bit=load_in_4bit)
     return NativeEngine(decoder, batch_tokens=batch_tokens, share_prefixes=share_prefixes)

@@ -1,0 +1,45 @@
+"""Small inputs and one trained adapter, shared by the tests of the verbs."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from lorica.cli import main
+
+QUICK = (
+    "training.epochs=2",
+    "training.batch_size=8",
+    "training.gradient_accumulation_steps=1",
+    "training.learning_rate=2e-3",
+    "training.save_steps=2",
+    "lora.r=4",
+)
+
+
+@pytest.fixture(scope="session")
+def posts() -> Path:
+    return Path(__file__).resolve().parents[2] / "examples" / "rules" / "posts.csv"
+
+
+@pytest.fixture(scope="session")
+def few_posts(posts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 posts, every eleventh of the example."""
+    with posts.open(newline="", encoding="utf-8") as source:
+        rows = list(csv.DictReader(source))
+    path = tmp_path_factory.mktemp("posts") / "posts.csv"
+    with path.open("w", newline="", encoding="utf-8") as target:
+        writer = csv.DictWriter(target, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows[::11][:40])
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(few_posts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with the adapter `rules`."""
+    run_dir = tmp_path_factory.mktemp("run")
+    assert main(["train", "task=rules", f"input={few_posts}", f"run_dir={run_dir}", *QUICK]) == 0
+    return run_dir

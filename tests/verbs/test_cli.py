@@ -1,0 +1,66 @@
+"""The command line itself: help, versions, exit codes, JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorica import __version__
+from lorica.cli import VERBS, main
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"  {verb} " in said for verb in VERBS)
+    assert main([]) == 0
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_every_verb_explains_itself_with_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    assert f"usage: lorica {verb}" in said
+    assert f"  lorica {verb} " in said or f"  lorica {verb}\n" in said
+    assert "--json" in said
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lorica {__version__}\n"
+
+
+def test_config_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "--json", "task=mcq", "lora.r=8"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["config"]["lora"]["r"] == 8
+    assert said["origins"]["lora.r"] == "command line"
+    assert said["presets"]["task"] == "mcq"
+
+
+def test_eval_against_the_gold_file(posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "answers.csv"
+    assert main(["infer", "engine=fake", "task=rules", f"input={posts}", f"output={output}"]) == 0
+    capsys.readouterr()
+    assert main(["eval", str(output), str(posts), "task=rules", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    auc = said["metrics"]["roc_auc"]
+    assert auc["low"] <= auc["value"] <= auc["high"]
+    assert auc["n"] == said["n"] == 464
+    assert main(["eval", str(output), str(posts), "task=rules"]) == 0
+    assert "roc_auc" in capsys.readouterr().out
+
+
+def test_output_into_a_closed_pipe_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m lorica.cli config | head -1", shell=True, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith("# presets")

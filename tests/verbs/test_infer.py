@@ -1,0 +1,117 @@
+"""`lorica infer` from the outside: formats, order, and that a kill loses and doubles nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lorica import load_pipeline
+from lorica.cli import main
+from lorica.data.write import read_answers
+
+
+def _many(path: Path, count: int) -> Path:
+    with path.open("w", newline="") as target:
+        writer = csv.writer(target)
+        writer.writerow(["row_id", "body", "rule"])
+        writer.writerows([f"r{i:06}", f"post number {i} of many", f"Rule {i % 4}: be kind."] for i in range(count))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet", ".jsonl.gz"])
+def test_every_format_holds_every_row_in_order(tmp_path: Path, suffix: str) -> None:
+    rows = _many(tmp_path / "rows.csv", 50)
+    output = tmp_path / f"out{suffix}"
+    assert (
+        main(["infer", "engine=fake", "task=rules", f"input={rows}", f"output={output}", "inference.window_rows=7"])
+        == 0
+    )
+    assert [answer.id for answer in read_answers(output)] == [f"r{i:06}" for i in range(50)]
+    assert not list(tmp_path.glob("*.partial"))
+    record = json.loads((tmp_path / f"out{suffix}.run.json").read_text())
+    assert record["summary"]["rows"] == 50
+    assert record["manifest"]["input"].startswith("sha256:")
+
+
+@pytest.mark.parametrize(
+    "setting", ["inference.window_rows=5", "inference.batch_tokens=150", "engine.share_prefixes=false"]
+)
+def test_how_rows_are_batched_changes_no_score(posts: Path, trained: Path, tmp_path: Path, setting: str) -> None:
+    (tmp_path / "rows.csv").write_text("\n".join(posts.read_text("utf-8").splitlines()[:41]) + "\n")
+    command = ["infer", "task=rules", f"input={tmp_path / 'rows.csv'}", f"adapters.dir={trained}"]
+    assert main([*command, f"output={tmp_path / 'a.jsonl'}"]) == 0
+    assert main([*command, f"output={tmp_path / 'b.jsonl'}", setting]) == 0
+    for one, other in zip(read_answers(tmp_path / "a.jsonl"), read_answers(tmp_path / "b.jsonl"), strict=True):
+        assert one.id == other.id
+        assert one.score == pytest.approx(other.score, abs=1e-5)
+
+
+def test_a_killed_run_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    rows = _many(tmp_path / "rows.csv", 3000)
+    whole, broken = tmp_path / "whole.csv", tmp_path / "broken.csv"
+
+    def command(output: Path) -> list[str]:
+        arguments = ["engine=fake", "task=rules", f"input={rows}", f"output={output}", "inference.window_rows=50"]
+        return [sys.executable, "-m", "lorica.cli", "infer", *arguments, "inference.resume=true"]
+
+    subprocess.run(command(whole), check=True, capture_output=True)
+    chance = random.Random(5)
+    kills = 0
+    for _ in range(4):
+        process = subprocess.Popen(command(broken), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        journal = tmp_path / "broken.csv.partial" / "answers.jsonl"
+        before = journal.stat().st_size if journal.exists() else 0
+        while process.poll() is None and time.monotonic() < deadline:
+            if journal.exists() and journal.stat().st_size > before:
+                break
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.15))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    subprocess.run(command(broken), check=True, capture_output=True)
+    assert broken.read_bytes() == whole.read_bytes()
+    assert kills > 0
+    again = subprocess.run(command(broken), check=True, capture_output=True, text=True)
+    assert "already complete" in again.stdout
+
+
+def test_an_unfinished_run_is_not_mixed_with_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = _many(tmp_path / "rows.csv", 30)
+    output = tmp_path / "out.csv"
+    command = ["infer", "engine=fake", "task=rules", f"input={rows}", f"output={output}", "inference.window_rows=10"]
+    folder = tmp_path / "out.csv.partial"
+    from lorica.data.journal import Journal
+    from lorica.records import Answer
+
+    with Journal.open(folder, {"input": "sha256:other"}, resume=False) as journal:
+        journal.commit([Answer(id="r000000")])
+    assert main(command) == 6
+    assert "inference.resume=true" in capsys.readouterr().err
+    assert main([*command, "inference.resume=true"]) == 6
+    assert "input" in capsys.readouterr().err
+
+
+def test_records_in_memory_keep_their_order(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_NEW_TOKENS", "4")
+    pipeline = load_pipeline("inference.validation.enabled=false")
+    records = [{"questionID": f"q{i}", "subject": "s", "question": f"Who has {i} boats?"} for i in (3, 1, 2)]
+    answers = pipeline(records)
+    assert [answer.id for answer in answers] == ["q3", "q1", "q2"]
+    assert {answer.adapter for answer in answers} == {"base"}
+    scores = load_pipeline("task=rules", f"adapters.dir={trained}")
+    (scored,) = scores([{"row_id": "1", "body": "buy now", "rule": "No advertising."}])
+    assert scored.adapter == "rules"
+    assert scored.score is not None
