@@ -32,9 +32,7 @@ def test_all_real_configs_are_read_or_refused_by_their_type() -> None:
             for key in ("r", "lora_alpha", "target_modules", "bias"):
                 assert getattr(config, key) == values[key], (path, key)
             assert parse_adapter_config(config.to_json()) == config
-            unsupported = bool(
-                values.get("use_dora") or values.get("use_bdlora") or values.get("kasa_config")
-            )
+            unsupported = bool(values.get("use_dora") or values.get("use_bdlora") or values.get("kasa_config"))
             assert bool(config.unsupported()) == unsupported, (path, config.unsupported())
             read += 1
         else:

@@ -68,9 +68,7 @@ def test_replacing_an_adapter_keeps_other_files_and_changes_the_digest(tmp_path:
     assert (tmp_path / "a" / "log.jsonl").read_text() == "kept"
 
 
-def test_an_interrupted_replacement_leaves_no_half_adapter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_replacement_leaves_no_half_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_adapter(tmp_path / "a", CONFIG, pair(Q0, 4, 0))
 
     def broken(*_: object) -> None:
@@ -144,9 +142,7 @@ def test_contradictions_are_neither_written_nor_read(case: str, tmp_path: Path) 
     folder = tmp_path / "b"
     folder.mkdir()
     (folder / "adapter_config.json").write_bytes(CONFIG.to_json())
-    arrays = {
-        n: np.frombuffer(raw, kinds[dtype]).reshape(shape) for n, (dtype, shape, raw) in tensors.items()
-    }
+    arrays = {n: np.frombuffer(raw, kinds[dtype]).reshape(shape) for n, (dtype, shape, raw) in tensors.items()}
     save_file(arrays, folder / "adapter_model.safetensors")
     with pytest.raises(AdapterError, match=reason):
         open_adapter(folder)
@@ -190,9 +186,7 @@ def pointer(path: Path) -> Path:
 
 
 def dora(path: Path) -> Path:
-    (path / "adapter_config.json").write_bytes(
-        AdapterConfig(r=4, target_modules=["q_proj"], use_dora=True).to_json()
-    )
+    (path / "adapter_config.json").write_bytes(AdapterConfig(r=4, target_modules=["q_proj"], use_dora=True).to_json())
     return path
 
 
@@ -253,9 +247,7 @@ def test_peft_loads_what_was_saved_and_applies_the_same_update(case: str, tmp_pa
     config = PEFT_CASES[case]
     modules = [module for module in (Q0, Q1) if config.targets(module)]
     tensors = {
-        name: value
-        for n, module in enumerate(modules)
-        for name, value in pair(module, config.rank(module), n).items()
+        name: value for n, module in enumerate(modules) for name, value in pair(module, config.rank(module), n).items()
     }
     save_adapter(tmp_path / "a", config, tensors)
     base = tiny_llama()
@@ -265,10 +257,7 @@ def test_peft_loads_what_was_saved_and_applies_the_same_update(case: str, tmp_pa
         update = (model.get_submodule(module).weight.detach() - before[module]).numpy()
         expected = np.zeros((16, 16), np.float32)
         if module in modules:
-            a, b = (
-                np.frombuffer(tensors[f"base_model.model.{module}.lora_{side}.weight"][2], "<f4")
-                for side in "AB"
-            )
+            a, b = (np.frombuffer(tensors[f"base_model.model.{module}.lora_{side}.weight"][2], "<f4") for side in "AB")
             rank = config.rank(module)
             expected = config.scaling(module) * (b.reshape(16, rank) @ a.reshape(rank, 16))
         np.testing.assert_allclose(update, expected, atol=1e-5)
@@ -294,9 +283,7 @@ def test_what_peft_saves_is_opened(tmp_path: Path) -> None:
         theirs = state[name.replace(".weight", ".default.weight")].numpy()
         assert read_tensor(folder, name) == theirs.tobytes()
     # Saving PEFT's own tensors again changes nothing about them.
-    again = {
-        name: (info.dtype, info.shape, read_tensor(folder, name)) for name, info in folder.tensors.items()
-    }
+    again = {name: (info.dtype, info.shape, read_tensor(folder, name)) for name, info in folder.tensors.items()}
     save_adapter(tmp_path / "b", folder.config, again)
     assert open_adapter(tmp_path / "b").config == folder.config
     assert read_header(tmp_path / "b" / "adapter_model.safetensors").metadata == {"format": "pt"}

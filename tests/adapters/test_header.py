@@ -30,11 +30,7 @@ def deserialize(raw: bytes) -> list[tuple[str, dict[str, Any]]]:
 
 
 def pack(header: str | bytes | dict[str, Any], body: bytes = bytes(12)) -> bytes:
-    text = (
-        header
-        if isinstance(header, bytes)
-        else (header if isinstance(header, str) else json.dumps(header)).encode()
-    )
+    text = header if isinstance(header, bytes) else (header if isinstance(header, str) else json.dumps(header)).encode()
     return struct.pack("<Q", len(text)) + text + body
 
 
@@ -169,9 +165,7 @@ MUTATIONS = [
 
 @settings(max_examples=600, deadline=None)
 @given(
-    edits=st.lists(
-        st.tuples(st.integers(0, 400), st.integers(0, 12), st.sampled_from(MUTATIONS)), max_size=4
-    ),
+    edits=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 12), st.sampled_from(MUTATIONS)), max_size=4),
     fix_length=st.booleans(),
 )
 def test_mutated_files_are_never_accepted_where_the_library_refuses(

@@ -15,9 +15,7 @@ PARSED = {
     f"base_model.model.{Q}.lora_B.default.bias": TensorName(Q, "lora_B.bias", "default", "bias"),
     f"base_model.model.{Q}.lora_magnitude_vector": TensorName(Q, "lora_magnitude_vector", "", ""),
     f"base_model.model.{Q}.lora_magnitude_vector.weight": TensorName(Q, "lora_magnitude_vector"),
-    f"base_model.model.{Q}.lora_magnitude_vector.default.weight": TensorName(
-        Q, "lora_magnitude_vector", "default"
-    ),
+    f"base_model.model.{Q}.lora_magnitude_vector.default.weight": TensorName(Q, "lora_magnitude_vector", "default"),
     "base_model.model.model.embed_tokens.lora_embedding_A": TensorName(
         "model.embed_tokens", "lora_embedding_A", "", ""
     ),

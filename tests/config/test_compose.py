@@ -34,15 +34,11 @@ def test_every_key_has_an_origin_and_is_in_the_dictionary() -> None:
             node = node[part]
 
 
-@pytest.mark.parametrize(
-    ("group", "name"), [(group, name) for group in GROUPS for name in preset_names(group)]
-)
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in preset_names(group)])
 def test_every_preset_composes(group: str, name: str) -> None:
     resolved = made(f"{group}={name}")  # an unknown key in a preset would raise
     assert resolved.presets[group] == name
-    assert (
-        (FOLDER / group / f"{name}.yaml").read_text(encoding="utf-8").startswith("# ")
-    )  # what the docs quote
+    assert (FOLDER / group / f"{name}.yaml").read_text(encoding="utf-8").startswith("# ")  # what the docs quote
     if group in ("task", "model", "engine"):
         assert resolved.as_dict()[group]["name"] == name
         assert resolved.origins[f"{group}.name"] == f"preset {group}/{name}"
@@ -107,9 +103,7 @@ def test_the_last_of_two_values_counts_and_of_two_files(tmp_path: Path) -> None:
     first, second = tmp_path / "1.yaml", tmp_path / "2.yaml"
     first.write_text("lora: {r: 4, alpha: 5}\n")
     second.write_text("lora: {r: 6}\n")
-    resolved = made(
-        f"config={first}", f"config={second}", "task=mcq", "task=saq", "training.seed=1", "training.seed=2"
-    )
+    resolved = made(f"config={first}", f"config={second}", "task=mcq", "task=saq", "training.seed=1", "training.seed=2")
     assert (resolved.config.lora.r, resolved.config.lora.alpha) == (6, 5)
     assert (resolved.config.task.name, resolved.config.training.seed) == ("saq", 2)
 

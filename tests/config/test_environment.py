@@ -90,9 +90,7 @@ def test_model_name_may_be_an_id_or_a_folder(tmp_path: Path, monkeypatch: pytest
     assert made(MODEL_NAME="gpt2").config.model.path == "gpt2"
     (tmp_path / "qwen3_4bb").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert (
-        made(MODEL_NAME="qwen3_4bb").config.model.path == "qwen3_4bb"
-    )  # close to a preset, and a folder here
+    assert made(MODEL_NAME="qwen3_4bb").config.model.path == "qwen3_4bb"  # close to a preset, and a folder here
 
 
 def test_a_model_on_the_command_line_wins_over_model_name() -> None:

@@ -17,9 +17,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
 def test_it_shows_values_and_origins() -> None:
-    text = render_config(
-        compose(["task=mcq", "lora.r=8", "data.algebra=my file.csv"], environ={"TOP_P": "0.9"})
-    )
+    text = render_config(compose(["task=mcq", "lora.r=8", "data.algebra=my file.csv"], environ={"TOP_P": "0.9"}))
     lines = {line.split(":")[0].strip(): line for line in text.splitlines()}
     assert lines["r"].endswith("# command line")
     assert lines["r"].split() == ["r:", "8", "#", "command", "line"]
@@ -36,9 +34,7 @@ def test_the_comments_are_aligned() -> None:
 
 
 def test_yaml_reads_the_same_values() -> None:
-    resolved = compose(
-        ["task=mcq", "training.learning_rate=1e-7", "data.7=x: y #z", "data.no=on"], environ={}
-    )
+    resolved = compose(["task=mcq", "training.learning_rate=1e-7", "data.7=x: y #z", "data.no=on"], environ={})
     assert yaml.safe_load(render_config(resolved)) == resolved.as_dict()
 
 

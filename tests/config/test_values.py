@@ -95,17 +95,13 @@ def test_texts_in_a_list_stay_texts() -> None:
 
 
 def test_tables_in_one_override_add_to_single_entries() -> None:
-    made = config(
-        "task.columns={body:text, rule:'the: rule'}", "task.columns.subreddit=sub", "data={a:C:\\x.csv}"
-    )
+    made = config("task.columns={body:text, rule:'the: rule'}", "task.columns.subreddit=sub", "data={a:C:\\x.csv}")
     assert made.task.columns == {"body": "text", "rule": "the: rule", "subreddit": "sub"}
     assert made.data == {"a": "C:\\x.csv"}
 
 
 def test_pattern_names_keep_their_dots() -> None:
-    made = config(
-        "lora.rank_pattern.layers.0.self_attn.q_proj=8", "lora.alpha_pattern={layers.1.q_proj:4,v_proj:2}"
-    )
+    made = config("lora.rank_pattern.layers.0.self_attn.q_proj=8", "lora.alpha_pattern={layers.1.q_proj:4,v_proj:2}")
     assert made.lora.rank_pattern == {"layers.0.self_attn.q_proj": 8}
     assert made.lora.alpha_pattern == {"layers.1.q_proj": 4, "v_proj": 2}
 

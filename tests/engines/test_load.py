@@ -57,8 +57,11 @@ def test_four_bits_agree_between_the_engines(benches: Any) -> None:
     engines = [load(name, bench.base, dtype="float32", load_in_4bit=True) for name in ("native", "transformers")]
     assert [engine.describe()["dtype"] for engine in engines] == ["nf4", "nf4"]
     ours, theirs = (engine.run([request])[0].logprobs for engine in engines)
-    assert ours == pytest.approx(theirs, abs=1e-4)
-    assert ours != pytest.approx(bench.logprobs(request), abs=1e-3)
+    exact = bench.logprobs(request)
+    # bitsandbytes multiplies in bfloat16 on some CPUs, in one engine's shapes and not in the other's.
+    apart, rounded = (max(abs(a - b) for a, b in zip(ours, other, strict=True)) for other in (theirs, exact))
+    assert apart < 0.02
+    assert apart < rounded / 4
 
 
 def test_the_package_and_the_fake_need_no_torch() -> None:

@@ -39,9 +39,7 @@ def words(text: str) -> list[str]:
 def near_duplicates(texts: list[str], limit: float) -> list[tuple[str, str]]:
     bags = [(text, set(words(text))) for text in texts]
     return [
-        (one, other)
-        for (one, a), (other, b) in itertools.combinations(bags, 2)
-        if len(a & b) / len(a | b) >= limit
+        (one, other) for (one, a), (other, b) in itertools.combinations(bags, 2) if len(a & b) / len(a | b) >= limit
     ]
 
 

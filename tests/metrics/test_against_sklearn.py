@@ -43,9 +43,7 @@ def test_score_metrics(name: str, rows: list[tuple[int, float, int]]) -> None:
         assert value == pytest.approx(ORACLES[name](gold[drawn], score[drawn]), abs=1e-12)
 
 
-CLASSES = st.lists(
-    st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30
-)
+CLASSES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30)
 
 
 @settings(max_examples=150, deadline=None)
@@ -74,9 +72,7 @@ def recall_mean(gold: Any, label: Any) -> float:
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    rows=ROWS, weights=st.lists(st.lists(st.integers(0, 3), min_size=30, max_size=30), min_size=2, max_size=4)
-)
+@given(rows=ROWS, weights=st.lists(st.lists(st.integers(0, 3), min_size=30, max_size=30), min_size=2, max_size=4))
 @pytest.mark.parametrize("name", ["roc_auc", "average_precision", "brier", "log_loss"])
 def test_many_resamples_at_once_equal_each_alone(
     name: str, rows: list[tuple[int, float, int]], weights: list[list[int]]

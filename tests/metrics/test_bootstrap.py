@@ -87,9 +87,7 @@ def test_drawing_whole_groups_widens_the_interval_of_repeated_rows() -> None:
     repeated = np.repeat(np.arange(60), 10)
     alone = estimate(AUC, gold, score, resamples=800)
     naive = estimate(AUC, gold[repeated], score[repeated], resamples=800)
-    grouped = estimate(
-        AUC, gold[repeated], score[repeated], resamples=800, groups=[f"g{n}" for n in repeated]
-    )
+    grouped = estimate(AUC, gold[repeated], score[repeated], resamples=800, groups=[f"g{n}" for n in repeated])
     assert naive.high - naive.low < (alone.high - alone.low) / 2
     assert (grouped.low, grouped.high) == pytest.approx((alone.low, alone.high), abs=1e-12)
 

@@ -30,9 +30,9 @@ def squad_f1(answer: str, gold: str) -> float:
 
 
 ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
-WORDS = st.lists(
-    st.sampled_from(["the", "a", "An", "cat", "Cat!", "sat", "...", "don't", "U.S."]), max_size=6
-).map(" ".join)
+WORDS = st.lists(st.sampled_from(["the", "a", "An", "cat", "Cat!", "sat", "...", "don't", "U.S."]), max_size=6).map(
+    " ".join
+)
 
 
 @given(text=st.one_of(ASCII, WORDS))
@@ -42,12 +42,8 @@ def test_ascii_is_normalised_as_in_squad(text: str) -> None:
 
 @given(answer=st.one_of(ASCII, WORDS), gold=st.lists(WORDS, min_size=1, max_size=3))
 def test_f1_and_exact_match_are_those_of_squad(answer: str, gold: list[str]) -> None:
-    assert token_f1([gold], [answer]) == pytest.approx(
-        max(squad_f1(answer, each) for each in gold), abs=1e-12
-    )
-    assert exact_match([gold], [answer]) == max(
-        squad_normalise(answer) == squad_normalise(each) for each in gold
-    )
+    assert token_f1([gold], [answer]) == pytest.approx(max(squad_f1(answer, each) for each in gold), abs=1e-12)
+    assert exact_match([gold], [answer]) == max(squad_normalise(answer) == squad_normalise(each) for each in gold)
 
 
 @given(text=st.text(max_size=30))

@@ -192,11 +192,7 @@ def test_interval_positions_follow_the_numbers() -> None:
     root = ET.fromstring(interval_svg(PLOT))
     circles = [float(element.attrib["cx"]) for element in root.iter("circle")]
     assert len(circles) == 2  # the undefined point has none
-    ticks = {
-        text.text: float(text.attrib["x"])
-        for text in root.iter("text")
-        if text.attrib["text-anchor"] == "middle"
-    }
+    ticks = {text.text: float(text.attrib["x"]) for text in root.iter("text") if text.attrib["text-anchor"] == "middle"}
     assert circles[0] == pytest.approx(ticks["0.7"], abs=0.1)
     assert ticks["chance"] == pytest.approx(ticks["0.5"], abs=0.1)
 
@@ -213,9 +209,7 @@ def test_plain_table() -> None:
 
 
 def test_plain_tables_keep_their_columns_whatever_the_cells_hold() -> None:
-    table = Table(
-        ("a", "b"), (("東京", 1), ("e\u0301", 2), ("two\nlines\x1b[31m", 3), ("x" * 200, 4), ("", 5))
-    )
+    table = Table(("a", "b"), (("東京", 1), ("e\u0301", 2), ("two\nlines\x1b[31m", 3), ("x" * 200, 4), ("", 5)))
     lines = plain_table(table, max_cell=20).split("\n")
     assert len({display_width(line) for line in lines}) == 1
     assert "\x1b" not in plain_table(table)
@@ -224,9 +218,7 @@ def test_plain_tables_keep_their_columns_whatever_the_cells_hold() -> None:
 
 def test_markdown() -> None:
     text = to_markdown(REPORT)
-    assert text.startswith(
-        "# A demo\n\nFirst.\n\nSecond line.\n\n## Results\n\nText.\n\nHeld-out rows\n\n| system |"
-    )
+    assert text.startswith("# A demo\n\nFirst.\n\nSecond line.\n\n## Results\n\nText.\n\nHeld-out rows\n\n| system |")
     assert "| adapter | 0.9812 | 1,000 |" in text
     assert "| --- | ---: | ---: |" in text
     assert "| adapter | 0.980 \\[0.970, 0.990\\] |" in text
@@ -247,11 +239,7 @@ def test_markdown_escapes_markup() -> None:
 
 def test_markdown_renders_as_meant() -> None:
     markdown = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
-    page = (
-        markdown.MarkdownIt("commonmark")
-        .enable("table")
-        .render(to_markdown(evil_report("a|b *c* <i> _d_ &amp;")))
-    )
+    page = markdown.MarkdownIt("commonmark").enable("table").render(to_markdown(evil_report("a|b *c* <i> _d_ &amp;")))
     shown = "a|b *c* &lt;i&gt; _d_ &amp;amp;"
     assert page.count(shown) == 1 + 1 + 3 * 12 + 1 + 3  # title, summary, sections, footer, axis names
     assert page.count("<table>") == 9
@@ -267,9 +255,7 @@ def test_long_curves_become_short_tables() -> None:
 def test_cells() -> None:
     cells = ("x", 1234567, 0.123456, None, math.nan, True, 1e-9)
     assert [cell_text(cell) for cell in cells] == ["x", "1,234,567", "0.1235", "n/a", "n/a", "yes", "1e-09"]
-    table = Table(
-        ("text", "number", "mixed", "share"), (("3 cats", 1, "a", "12%"), ("4 dogs", None, 2, "-3.5%"))
-    )
+    table = Table(("text", "number", "mixed", "share"), (("3 cats", 1, "a", "12%"), ("4 dogs", None, 2, "-3.5%")))
     assert right_aligned(table) == [False, True, False, True]
 
 

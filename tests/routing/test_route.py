@@ -32,9 +32,7 @@ def test_order_of_choice(case: tuple[str, str, tuple[str, ...], str]) -> None:
 
 
 def test_a_fixed_adapter_wins() -> None:
-    assert route(subject="algebra", task="qa", adapters=SUBJECTS, fixed="history") == Route(
-        "history", "fixed"
-    )
+    assert route(subject="algebra", task="qa", adapters=SUBJECTS, fixed="history") == Route("history", "fixed")
 
 
 def test_a_missing_fixed_adapter_is_an_error_with_a_suggestion() -> None:
@@ -42,9 +40,7 @@ def test_a_missing_fixed_adapter_is_an_error_with_a_suggestion() -> None:
         route(subject="algebra", task="qa", adapters=SUBJECTS, fixed="histroy")
 
 
-@pytest.mark.parametrize(
-    ("subject", "adapters"), [("physics", SUBJECTS), ("", ("algebra",)), ("algebra", ())]
-)
+@pytest.mark.parametrize(("subject", "adapters"), [("physics", SUBJECTS), ("", ("algebra",)), ("algebra", ())])
 def test_error_means_no_row_without_its_adapter(subject: str, adapters: tuple[str, ...]) -> None:
     with pytest.raises(AdapterError, match="there is no adapter for"):
         route(subject=subject, task="qa", adapters=adapters, fallback="error")

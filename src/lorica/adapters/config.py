@@ -111,9 +111,7 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
             return True
         if self.layers_pattern:
             return None
-        layer = re.match(
-            r".*?\.[^.]*\.(\d+)\.", module
-        )  # the first number, as in PEFT: experts are numbered, too
+        layer = re.match(r".*?\.[^.]*\.(\d+)\.", module)  # the first number, as in PEFT: experts are numbered, too
         return layer is not None and int(layer[1]) in ([chosen] if isinstance(chosen, int) else chosen)
 
     def unsupported(self) -> list[str]:
@@ -127,9 +125,7 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.bias != "none":
             reasons.append(f"bias={self.bias!r}: biases of the base model are replaced")
         if isinstance(self.init_lora_weights, str) and self.init_lora_weights.startswith(_BASE_CHANGING_INIT):
-            reasons.append(
-                f"init_lora_weights={self.init_lora_weights!r}: the base weights were changed in training"
-            )
+            reasons.append(f"init_lora_weights={self.init_lora_weights!r}: the base weights were changed in training")
         for key, value in self.other.items():
             why = OTHER_KEYS.get(key, "unknown to Lorica (written by another version of PEFT?)")
             if why and value not in (None, False, "", [], {}):
@@ -176,14 +172,8 @@ def parse_adapter_config(raw: bytes) -> AdapterConfig:
     values = _object(raw)
     kind = values.get("peft_type")
     if kind != "LORA":
-        named = (
-            f"is a {kind} adapter"
-            if isinstance(kind, str) and kind
-            else "does not say which kind of adapter it is"
-        )
-        raise AdapterError(
-            f"{named}; Lorica reads LORA", fix="use a LoRA adapter saved by PEFT (peft_type LORA)"
-        )
+        named = f"is a {kind} adapter" if isinstance(kind, str) and kind else "does not say which kind of adapter it is"
+        raise AdapterError(f"{named}; Lorica reads LORA", fix="use a LoRA adapter saved by PEFT (peft_type LORA)")
     fields = set(AdapterConfig.__struct_fields__) - {"other"}
     known = {key: value for key, value in values.items() if key in fields}
     for key in ("rank_pattern", "alpha_pattern"):
@@ -206,9 +196,7 @@ def _object(raw: bytes) -> dict[str, Any]:
     if len(raw) > MAX_CONFIG_BYTES:
         raise AdapterError(f"is larger than {MAX_CONFIG_BYTES} bytes")
     try:
-        values = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
+        values = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except RecursionError:
         raise AdapterError("is nested too deeply") from None
     except UnicodeDecodeError as error:

@@ -69,9 +69,7 @@ def open_adapter(path: Path) -> AdapterFolder:
         )
     weights = path / WEIGHTS_NAME
     tensors = read_header(weights).tensors
-    check_structure(
-        config, {name: (info.dtype, info.shape) for name, info in tensors.items()}, where=str(weights)
-    )
+    check_structure(config, {name: (info.dtype, info.shape) for name, info in tensors.items()}, where=str(weights))
     return AdapterFolder(path, config, tensors, _digest(path))
 
 
@@ -79,9 +77,7 @@ def _check_files(path: Path) -> None:
     if not path.exists():
         raise AdapterError(f"{path}: no such folder", fix="name the folder that holds " + CONFIG_NAME)
     if not path.is_dir():
-        raise AdapterError(
-            f"{path}: is a file, not an adapter's folder", fix=f"name its folder: {path.parent}"
-        )
+        raise AdapterError(f"{path}: is a file, not an adapter's folder", fix=f"name its folder: {path.parent}")
     if not (path / CONFIG_NAME).exists():
         inside = sorted(entry.parent.name for entry in path.glob(f"*/{CONFIG_NAME}"))
         fix = f"did you mean {path / inside[0]}?" if inside else "is this really an adapter saved by PEFT?"
@@ -98,9 +94,7 @@ def _check_files(path: Path) -> None:
     raise AdapterError(f"{path}: holds no {WEIGHTS_NAME}{found}", fix="copy the whole folder again")
 
 
-def check_structure(
-    config: AdapterConfig, tensors: Mapping[str, tuple[str, tuple[int, ...]]], *, where: str
-) -> None:
+def check_structure(config: AdapterConfig, tensors: Mapping[str, tuple[str, tuple[int, ...]]], *, where: str) -> None:
     """Check that tensors (name -> dtype, shape) are complete LoRA pairs of the config's ranks and targets.
 
     Raises AdapterError beginning with `where`.
@@ -122,9 +116,7 @@ def check_structure(
                 fix="save the adapter in one of these",
             )
         if len(shape) != 2 or 0 in shape:
-            raise AdapterError(
-                f"{where}: tensor {name!r} has shape {list(shape)}; a LoRA factor has two dimensions"
-            )
+            raise AdapterError(f"{where}: tensor {name!r} has shape {list(shape)}; a LoRA factor has two dimensions")
         if part in pairs.setdefault(module, {}):
             adapters = sorted({parse_tensor_name(each).adapter for each in tensors})
             raise AdapterError(
@@ -142,9 +134,7 @@ def _check_pair(config: AdapterConfig, module: str, both: Mapping[str, tuple[int
     if len(both) != 2:
         (has,) = both
         missing = "lora_B" if has == "lora_A" else "lora_A"
-        raise AdapterError(
-            f"{where}: {module} has {has} and no {missing}", fix="copy or save the adapter again"
-        )
+        raise AdapterError(f"{where}: {module} has {has} and no {missing}", fix="copy or save the adapter again")
     rank_a, rank_b = both["lora_A"][0], both["lora_B"][1]
     if rank_a != rank_b:
         raise AdapterError(f"{where}: {module}: lora_A has rank {rank_a}, lora_B has rank {rank_b}")
@@ -200,9 +190,7 @@ def save_adapter(
     extra = dict(extra_files or {})
     for name in extra:
         if name != Path(name).name or name in ("", ".", "..", CONFIG_NAME, WEIGHTS_NAME):
-            raise ValueError(
-                f"extra file {name!r}: a plain file name other than {CONFIG_NAME} and {WEIGHTS_NAME}"
-            )
+            raise ValueError(f"extra file {name!r}: a plain file name other than {CONFIG_NAME} and {WEIGHTS_NAME}")
     shapes = {name: (dtype, tuple(shape)) for name, (dtype, shape, _) in tensors.items()}
     check_structure(config, shapes, where=str(path))
     for name, (dtype, shape, raw) in tensors.items():

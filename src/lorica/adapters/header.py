@@ -95,9 +95,7 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise AdapterError(f"{path}: cannot be read ({error.strerror})") from error
     except _HeaderError as problem:
-        text, fix = (
-            problem.args if len(problem.args) == 2 else (problem.args[0], "fetch or save the file again")
-        )
+        text, fix = problem.args if len(problem.args) == 2 else (problem.args[0], "fetch or save the file again")
         raise AdapterError(f"{path}: {text}", fix=fix) from None
 
 
@@ -132,9 +130,7 @@ def _parse(text: bytes) -> dict[str, Any]:
         raise _HeaderError("header does not begin with '{'")
     for mark, most in _MOST.items():
         if text.count(mark) > most:
-            raise _HeaderError(
-                f"header holds more than {most} times {mark.decode()!r} (over {MAX_TENSORS} tensors?)"
-            )
+            raise _HeaderError(f"header holds more than {most} times {mark.decode()!r} (over {MAX_TENSORS} tensors?)")
     try:
         parsed = json.loads(
             decoded.rstrip(" "),
@@ -247,9 +243,7 @@ def header_bytes(
     """
     for name, (dtype, _) in tensors.items():
         if dtype not in DTYPE_BITS:
-            raise ValueError(
-                f"tensor {name!r} has the unknown dtype {dtype!r}; allowed: {', '.join(DTYPE_BITS)}"
-            )
+            raise ValueError(f"tensor {name!r} has the unknown dtype {dtype!r}; allowed: {', '.join(DTYPE_BITS)}")
     order = sorted(tensors, key=lambda name: (-DTYPE_BITS[tensors[name][0]], name))
     entries: dict[str, Any] = {}
     position = 0

@@ -118,9 +118,7 @@ def _follow(chosen: Chosen, values: Mapping[str, Any], outside: Source) -> None:
 
 
 def _replace(chosen: Chosen, key: str, value: Any, decider: Setting, origin: str) -> None:
-    chosen[key] = replace(
-        chosen[key], value=value, rank=decider.rank, origin=origin, place=decider.place, literal=True
-    )
+    chosen[key] = replace(chosen[key], value=value, rank=decider.rank, origin=origin, place=decider.place, literal=True)
 
 
 def _values(chosen: Chosen) -> dict[str, Any]:

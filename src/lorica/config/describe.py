@@ -25,9 +25,7 @@ class KeyDoc(NamedTuple):
 def describe_keys() -> list[KeyDoc]:
     """Every key with its type and range, its default and its meaning, in the order of the schema."""
     docs = _field_docs()
-    return [
-        KeyDoc(leaf.key, leaf.takes(), yaml_value(leaf.default), docs[leaf.key]) for leaf in leaves().values()
-    ]
+    return [KeyDoc(leaf.key, leaf.takes(), yaml_value(leaf.default), docs[leaf.key]) for leaf in leaves().values()]
 
 
 def split_unit(doc: str) -> tuple[str, str]:

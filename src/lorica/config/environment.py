@@ -43,12 +43,8 @@ ENVIRONMENT = (
         "Above 0 also switches `inference.do_sample` on, 0 switches it off, unless the command line sets it.",
     ),
     Variable("TOP_P", "inference.top_p", "Probability that sampling is cut to; counts only when sampling."),
-    Variable(
-        "TOP_K", "inference.top_k", "Tokens that sampling is cut to, 0 for all; counts only when sampling."
-    ),
-    Variable(
-        "REPETITION_PENALTY", "inference.repetition_penalty", "Penalty on tokens that were seen, 1 for none."
-    ),
+    Variable("TOP_K", "inference.top_k", "Tokens that sampling is cut to, 0 for all; counts only when sampling."),
+    Variable("REPETITION_PENALTY", "inference.repetition_penalty", "Penalty on tokens that were seen, 1 for none."),
     Variable("ADAPTERS_BASE_DIR", "adapters.dir", "Folder whose subfolders are adapters."),
     Variable(
         SUBJECT_PREFIX + "<SUBJECT>",
@@ -89,9 +85,7 @@ def read_environment(environ: Mapping[str, str]) -> Source:
         if name.startswith(SUBJECT_PREFIX) and text.strip():
             subject = name.removeprefix(SUBJECT_PREFIX).lower()
             if not subject:
-                raise ConfigError(
-                    f"environment variable {name}: it names no subject", fix=f"{SUBJECT_PREFIX}ALGEBRA"
-                )
+                raise ConfigError(f"environment variable {name}: it names no subject", fix=f"{SUBJECT_PREFIX}ALGEBRA")
             source.settings.append(_setting(f"adapters.paths.{subject}", text.strip(), name))
     return source
 

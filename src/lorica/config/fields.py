@@ -39,9 +39,7 @@ class Leaf:
         if self.kind == "list":
             return "a list of texts" + (f", or {words}" if words else "")
         if self.kind == "table":
-            return "a table of names and " + (
-                "texts" if self.item == "text" else _number("whole numbers", self.limits)
-            )
+            return "a table of names and " + ("texts" if self.item == "text" else _number("whole numbers", self.limits))
         if words:
             return f"one of {words}"
         if self.kind == "text":
@@ -147,9 +145,7 @@ def _closest_keys(key: str) -> str:
     if found:
         return f"did you mean {' or '.join(found)}?"
     if section in sections():
-        return f"the keys of {section}: " + ", ".join(
-            name for name in known if name.startswith(section + ".")
-        )
+        return f"the keys of {section}: " + ", ".join(name for name in known if name.startswith(section + "."))
     return "`lorica config` lists all keys"
 
 

@@ -28,9 +28,7 @@ def read_config_file(path: str) -> Source:
         ((group, name),) = item.items()
         if group not in GROUPS:
             known = f"the groups are {', '.join(GROUPS)}"
-            raise ConfigError(
-                f"{place}unknown group {group!r}; {known}", fix=did_you_mean(str(group), GROUPS)
-            )
+            raise ConfigError(f"{place}unknown group {group!r}; {known}", fix=did_you_mean(str(group), GROUPS))
         source.presets[group] = check_preset(group, str(name), place=place)
     source.settings.extend(flatten(tree, rank=Rank.FILE, origin=f"config {path}", place=place))
     return source
@@ -45,21 +43,13 @@ def _load(path: str) -> dict[Any, Any]:
     try:
         tree = OmegaConf.to_container(OmegaConf.load(Path(path).expanduser()), resolve=False)
     except FileNotFoundError:
-        raise ConfigError(
-            f"there is no configuration file {path!r} in {Path.cwd()}", fix="config=FILE.yaml"
-        ) from None
+        raise ConfigError(f"there is no configuration file {path!r} in {Path.cwd()}", fix="config=FILE.yaml") from None
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise ConfigError(
-            f"{path}:{line}: not YAML: {error.problem or error.context}", fix="mend this line"
-        ) from None
+        raise ConfigError(f"{path}:{line}: not YAML: {error.problem or error.context}", fix="mend this line") from None
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(
-            f"{path}: cannot be read as a configuration: {reason}", fix="write UTF-8 YAML"
-        ) from None
+        raise ConfigError(f"{path}: cannot be read as a configuration: {reason}", fix="write UTF-8 YAML") from None
     if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path}: the file is not a mapping of keys", fix="write lines such as `lora: {r: 8}`"
-        )
+        raise ConfigError(f"{path}: the file is not a mapping of keys", fix="write lines such as `lora: {r: 8}`")
     return tree

@@ -62,13 +62,9 @@ def _composed(overrides: tuple[str, ...]) -> Presets:
         with _LOCK, _hydra():
             composed = compose("lorica", overrides=list(overrides), return_hydra_config=True)
             chosen = composed.hydra.runtime.choices
-            values = {
-                group: OmegaConf.to_container(composed.get(group) or OmegaConf.create()) for group in GROUPS
-            }
+            values = {group: OmegaConf.to_container(composed.get(group) or OmegaConf.create()) for group in GROUPS}
     except (HydraException, OmegaConfBaseException) as error:  # only a damaged installation gets here
-        raise ConfigError(
-            f"the presets under {FOLDER} cannot be read: {error}", fix="install lorica again"
-        ) from None
+        raise ConfigError(f"the presets under {FOLDER} cannot be read: {error}", fix="install lorica again") from None
     return Presets({group: str(chosen[group]) for group in GROUPS}, cast(dict[str, dict[str, Any]], values))
 
 

@@ -53,9 +53,7 @@ def yaml_value(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float):
         text = repr(value)
-        return (
-            text.replace("e", ".0e") if "e" in text and "." not in text else text
-        )  # YAML 1.1 wants the point
+        return text.replace("e", ".0e") if "e" in text and "." not in text else text  # YAML 1.1 wants the point
     if isinstance(value, str):
         return scalar(escape(value))
     return str(value)

@@ -82,9 +82,7 @@ def _halves(override: str) -> tuple[str, str]:
     key, equals, text = override.partition("=")
     key = key.removeprefix("+").removeprefix("+")  # Hydra's "+" for new keys is never needed here
     if key.startswith("~"):
-        raise ConfigError(
-            f"{override!r} would delete a key", fix="leave the key out, or set it to its default"
-        )
+        raise ConfigError(f"{override!r} would delete a key", fix="leave the key out, or set it to its default")
     if key.startswith("-") or not equals or not key:
         hint = f"an option is written {key.lstrip('-')}={text or 'VALUE'}" if key.startswith("-") else ""
         raise ConfigError(f"{override!r} is not an override of the form KEY=VALUE", fix=hint or _example(key))
@@ -107,17 +105,13 @@ def spread(
     if leaf.kind == "table" and not entry and isinstance(value, Mapping):
         for name, item in value.items():
             if not isinstance(name, str) or not name:
-                raise ConfigError(
-                    f"{place}{leaf.key}: the name {name!r} is not a text", fix=f"quote it: '{name}'"
-                )
+                raise ConfigError(f"{place}{leaf.key}: the name {name!r} is not a text", fix=f"quote it: '{name}'")
             yield Setting(leaf, name, item, rank, origin, place, literal)
     else:
         yield Setting(leaf, entry, value, rank, origin, place, literal)
 
 
-def flatten(
-    tree: Mapping[Any, Any], *, rank: Rank, origin: str, place: str, prefix: str = ""
-) -> Iterator[Setting]:
+def flatten(tree: Mapping[Any, Any], *, rank: Rank, origin: str, place: str, prefix: str = "") -> Iterator[Setting]:
     """The settings in nested values, as YAML files hold them. Raises ConfigError for unknown keys."""
     for name, value in tree.items():
         key = f"{prefix}{name}"

@@ -51,17 +51,13 @@ def _check_task(config: Config, facts: _Facts) -> None:
             fix=f"task={task.name} chooses the method that fits",
         )
     if task.name == "rules" and not task.style:
-        raise ConfigError(
-            f"task.style is empty; rules needs one of {', '.join(STYLES)}", fix="task.style=plain"
-        )
+        raise ConfigError(f"task.style is empty; rules needs one of {', '.join(STYLES)}", fix="task.style=plain")
     if task.name != "rules" and task.style:
         raise ConfigError(
             f"{facts['task.style']} is a style of rules; {facts['task.name']} has none",
             fix="leave task.style out",
         )
-    both = {label.casefold() for label in task.positive_labels} & {
-        label.casefold() for label in task.negative_labels
-    }
+    both = {label.casefold() for label in task.positive_labels} & {label.casefold() for label in task.negative_labels}
     if both:
         raise ConfigError(
             f"{min(both)!r} is in both {facts['task.positive_labels']} and {facts['task.negative_labels']}",
@@ -78,9 +74,7 @@ def _check_task(config: Config, facts: _Facts) -> None:
 def _check_model(config: Config, facts: _Facts) -> None:
     model = config.model
     if not model.path:
-        raise ConfigError(
-            "model.path is empty", fix="model.path=FOLDER, or a preset such as model=qwen3_0_6b"
-        )
+        raise ConfigError("model.path is empty", fix="model.path=FOLDER, or a preset such as model=qwen3_0_6b")
     if model.device_map and model.device != "auto":
         raise ConfigError(
             f"{facts['model.device_map']} and {facts['model.device']} both place the model",
@@ -96,9 +90,7 @@ def _check_model(config: Config, facts: _Facts) -> None:
 def _check_training(config: Config, facts: _Facts) -> None:
     training = config.training
     if training.fp16 and training.bf16:
-        raise ConfigError(
-            f"{facts['training.fp16']} and {facts['training.bf16']} exclude each other", fix="set one"
-        )
+        raise ConfigError(f"{facts['training.fp16']} and {facts['training.bf16']} exclude each other", fix="set one")
     if training.early_stopping and not training.val_ratio:
         raise ConfigError(
             f"{facts['training.early_stopping']} needs the rows that {facts['training.val_ratio']} lacks",

@@ -66,9 +66,7 @@ def _parse_table(leaf: Leaf, text: str, place: str) -> dict[str, Any]:
         name = next(_split(part, ":", at_most=1))
         value = part[len(name) + 1 :].strip()
         if len(name) == len(part) or not name.strip():
-            raise ConfigError(
-                f"{place}{leaf.key}: {part!r} is not NAME:VALUE", fix=f"{leaf.key}={{name:value}}"
-            )
+            raise ConfigError(f"{place}{leaf.key}: {part!r} is not NAME:VALUE", fix=f"{leaf.key}={{name:value}}")
         clean = _item_text(name)
         table[clean] = (
             _item_text(value)
@@ -84,9 +82,7 @@ def _items(key: str, text: str, place: str) -> list[str]:
         return []
     parts = [part.strip() for part in _split(inner, ",")]
     if "" in parts:
-        raise ConfigError(
-            f"{place}{key}: an item of {text!r} is empty", fix="remove the extra comma, or write ''"
-        )
+        raise ConfigError(f"{place}{key}: an item of {text!r} is empty", fix="remove the extra comma, or write ''")
     return parts
 
 
@@ -149,9 +145,7 @@ def coerce(leaf: Leaf, entry: str, value: Any, *, place: str = "") -> Any:
         for item in value:
             if not isinstance(item, str) or not item:
                 quoting = f"quote it: '{show(item)}'" if isinstance(item, bool | int | float) else fix
-                raise ConfigError(
-                    f"{place}{key} takes {leaf.takes()}; one item is {_quoted(item)}", fix=quoting
-                )
+                raise ConfigError(f"{place}{key} takes {leaf.takes()}; one item is {_quoted(item)}", fix=quoting)
         return list(value)
     kind = leaf.item if leaf.kind == "table" else leaf.kind
     checked = _scalar(leaf, kind, value)
@@ -159,9 +153,7 @@ def coerce(leaf: Leaf, entry: str, value: Any, *, place: str = "") -> Any:
         if kind == "text" and isinstance(value, bool | int | float):
             fix = f"quote it: '{show(value)}'"
         elif value is None:
-            fix = (
-                "leave the key out, or write '' for an empty text" if kind == "text" else "leave the key out"
-            )
+            fix = "leave the key out, or write '' for an empty text" if kind == "text" else "leave the key out"
         raise ConfigError(f"{place}{key} takes {leaf.takes(item=bool(entry))}; got {_quoted(value)}", fix=fix)
     if leaf.kind == "table" and kind == "text" and checked == "":
         raise ConfigError(f"{place}{key} is empty", fix=f"write {key}=VALUE, or leave the key out")

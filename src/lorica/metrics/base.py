@@ -48,9 +48,7 @@ def evaluate(prepare: Callable[[Column, Column], Evaluator], gold: Column, predi
 def check_lengths(gold: Column, prediction: Column) -> None:
     """Raises ValueError unless there are as many predictions as gold values."""
     if len(gold) != len(prediction):
-        raise ValueError(
-            f"{len(gold)} gold values and {len(prediction)} predictions; there must be as many of both"
-        )
+        raise ValueError(f"{len(gold)} gold values and {len(prediction)} predictions; there must be as many of both")
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:

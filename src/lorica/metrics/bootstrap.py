@@ -100,9 +100,7 @@ def by_group(
     for row, name in enumerate(groups):
         members.setdefault(str(name), []).append(row)
     if len(gold) != len(groups):
-        raise ValueError(
-            f"{len(gold)} gold values and {len(groups)} group names; there must be as many of both"
-        )
+        raise ValueError(f"{len(gold)} gold values and {len(groups)} group names; there must be as many of both")
     return {
         name: estimate(
             metric,
@@ -131,9 +129,7 @@ def _interval(whole: float, values: Floats, n: int, confidence: float) -> Estima
     return Estimate(whole, float(low), float(high), n, "; ".join(notes))
 
 
-def _draws(
-    gold: Column, resamples: int, seed: int, groups: Column | None, stratified: bool
-) -> Iterator[Floats]:
+def _draws(gold: Column, resamples: int, seed: int, groups: Column | None, stratified: bool) -> Iterator[Floats]:
     """Blocks [b, n] of how often each row was drawn; `resamples` rows of them in all."""
     if resamples < 1:
         raise ValueError(f"resamples {resamples}; allowed: 1 or more")

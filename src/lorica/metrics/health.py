@@ -65,9 +65,7 @@ def score_health(
     """
     for name, column in (("gold", gold), ("fallback", fallback)):
         if column is not None and len(column) != len(scores):
-            raise ValueError(
-                f"{len(scores)} scores and {len(column)} values of {name}; there must be as many of both"
-            )
+            raise ValueError(f"{len(scores)} scores and {len(column)} values of {name}; there must be as many of both")
     column = np.array([math.nan if each is None else each for each in scores], dtype=np.float64)
     present = ~np.isnan(column)
     values = column[present]
@@ -117,13 +115,9 @@ def _reasons(found: ScoreHealth, auc: float, low: float, high: float) -> dict[st
     elif many and found.mode_share > DOMINANT_SHARE:
         reasons["dominant_value"] = f"{found.mode_share:.0%} of the rows have one and the same score"
     if many and found.at_low + found.at_high > SATURATED_SHARE:
-        reasons["saturated"] = (
-            f"{found.at_low + found.at_high:.0%} of the scores are exactly {low:g} or {high:g}"
-        )
+        reasons["saturated"] = f"{found.at_low + found.at_high:.0%} of the scores are exactly {low:g} or {high:g}"
     if found.fallback_share > FALLBACK_SHARE:
-        reasons["fallbacks"] = (
-            f"{found.fallback_share:.1%} of the rows were answered by the fall-back constant"
-        )
+        reasons["fallbacks"] = f"{found.fallback_share:.1%} of the rows were answered by the fall-back constant"
     if found.n >= TOO_GOOD_ROWS and auc > TOO_GOOD_AUC:
         reasons["too_good"] = f"ROC-AUC {auc:.4f} on {found.n} rows: look for a leak of gold into the input"
     elif found.n >= TOO_GOOD_ROWS and auc < 1 - TOO_GOOD_AUC:

@@ -22,8 +22,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 # Thai, Lao, Myanmar, Khmer, kana, and Han ideographs with their extensions: words are not separated by
 # spaces.
 _UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff]"
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 
 

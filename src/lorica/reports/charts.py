@@ -120,9 +120,7 @@ def _ends(line: Line) -> str:
     return f"from {line.points[0][1]:.4g} to {line.points[-1][1]:.4g}"
 
 
-def _text(
-    x: float, y: float, text: str, *, anchor: str = "start", quiet: bool = False, title: str = ""
-) -> str:
+def _text(x: float, y: float, text: str, *, anchor: str = "start", quiet: bool = False, title: str = "") -> str:
     look = ' class="quiet"' if quiet else ""
     tip = f"<title>{escape(clean(title))}</title>" if title else ""
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}"{look}>{tip}{escape(clean(text))}</text>'

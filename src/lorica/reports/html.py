@@ -75,14 +75,11 @@ def _section(section: Section, number: int) -> str:
 def _table(table: Table) -> str:
     classes = [' class="number"' if right else "" for right in right_aligned(table)]
     head = "".join(
-        f'<th scope="col"{look}>{_inline(heading)}</th>'
-        for heading, look in zip(table.columns, classes, strict=True)
+        f'<th scope="col"{look}>{_inline(heading)}</th>' for heading, look in zip(table.columns, classes, strict=True)
     )
     rows = "\n".join(
         "<tr>"
-        + "".join(
-            f"<td{look}>{_inline(cell_text(cell))}</td>" for cell, look in zip(row, classes, strict=True)
-        )
+        + "".join(f"<td{look}>{_inline(cell_text(cell))}</td>" for cell, look in zip(row, classes, strict=True))
         + "</tr>"
         for row in table.rows
     )

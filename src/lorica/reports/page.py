@@ -22,9 +22,7 @@ class Table(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         for number, row in enumerate(self.rows, 1):
             if len(row) != len(self.columns):
-                raise ValueError(
-                    f"row {number} has {len(row)} cells, the table has {len(self.columns)} columns"
-                )
+                raise ValueError(f"row {number} has {len(row)} cells, the table has {len(self.columns)} columns")
 
 
 class IntervalPoint(msgspec.Struct, frozen=True):
@@ -124,9 +122,7 @@ def clean(text: str) -> str:
     """Text from anywhere without what would disturb a terminal or break a file: control and direction
     characters and lone surrogates become U+FFFD, line breaks and tabs stay."""
     return "".join(
-        "\ufffd"
-        if (unicodedata.category(each) in ("Cc", "Cs") and each not in "\n\t") or each in _DIRECTION
-        else each
+        "\ufffd" if (unicodedata.category(each) in ("Cc", "Cs") and each not in "\n\t") or each in _DIRECTION else each
         for each in text
     )
 

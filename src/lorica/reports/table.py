@@ -17,9 +17,7 @@ def plain_table(table: Table, *, max_cell: int = 60) -> str:
     lines += [[_shorten(cell_text(cell), max_cell) for cell in row] for row in table.rows]
     widths = [max(display_width(line[column]) for line in lines) for column in range(len(table.columns))]
     drawn = [
-        "  ".join(
-            _pad(cell, width, end) for cell, width, end in zip(line, widths, right, strict=True)
-        ).rstrip()
+        "  ".join(_pad(cell, width, end) for cell, width, end in zip(line, widths, right, strict=True)).rstrip()
         for line in lines
     ]
     drawn.insert(1, "  ".join("─" * width for width in widths))
@@ -31,8 +29,7 @@ def plain_table(table: Table, *, max_cell: int = 60) -> str:
 def display_width(text: str) -> int:
     """Columns of a terminal that a text takes: wide characters two, combining ones none."""
     return sum(
-        0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1
-        for each in text
+        0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in text
     )
 
 

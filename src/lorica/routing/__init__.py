@@ -12,9 +12,7 @@ GENERAL = "general"
 FALLBACKS = ("general", "base", "error")
 
 
-def route(
-    *, subject: str, task: str, adapters: Collection[str], fixed: str = "", fallback: str = GENERAL
-) -> Route:
+def route(*, subject: str, task: str, adapters: Collection[str], fixed: str = "", fallback: str = GENERAL) -> Route:
     """Choose the adapter of one row.
 
     `fixed` (one adapter for all rows) wins; then the adapter named like the task, then the one named like the
