@@ -186,7 +186,7 @@ class TrainingConfig:
     """Distance of two checkpoints to resume from. Unit: updates."""
 
     eval_steps: Positive = 100
-    """Distance of two evaluations on the held-out rows; there is also one at the end. Unit: updates."""
+    """Distance of two evaluations on the held-out rows; there is also one after each epoch. Unit: updates."""
 
     save_total_limit: Positive = 2
     """Checkpoints that are kept, the best one not counted. Unit: checkpoints."""
