@@ -14,6 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from lorica.engines.base import EngineSettings  # noqa: E402
 from lorica.engines.native import attention, block, plan  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
 from lorica.errors import AdapterError, EngineError  # noqa: E402
@@ -27,16 +28,8 @@ CHOICES = (((1,), (2,)), ((3, 4, 5), (6,), (3, 9)), ((7, 7, 7, 7), (8, 7)))
 def native(
     bench: Any, *, batch_tokens: int = 4096, share_prefixes: bool = True, dtype: str = "float32"
 ) -> NativeEngine:
-    engine = load_native(
-        bench.base,
-        dtype=dtype,
-        device="cpu",
-        device_map="",
-        load_in_4bit=False,
-        batch_tokens=batch_tokens,
-        threads=0,
-        share_prefixes=share_prefixes,
-    )
+    settings = EngineSettings(dtype=dtype, device="cpu", batch_tokens=batch_tokens, share_prefixes=share_prefixes)
+    engine = load_native(bench.base, settings)
     for name, folder in bench.adapters.items():
         engine.add_adapter(name, folder)
     return engine

@@ -13,6 +13,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from lorica.engines import transformers as module  # noqa: E402
+from lorica.engines.base import EngineSettings  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
 from lorica.engines.transformers import TransformersEngine  # noqa: E402
 from lorica.errors import AdapterError, EngineError, MissingExtraError, ModelError  # noqa: E402
@@ -24,7 +25,7 @@ CHOICES = (((1,), (2,)), ((3, 4, 5), (6,), (3, 9)))
 
 
 def load(bench: Any, *, batch_tokens: int = 300) -> TransformersEngine:
-    engine = TransformersEngine(bench.base, dtype="float32", device="cpu", batch_tokens=batch_tokens)
+    engine = TransformersEngine(bench.base, EngineSettings(dtype="float32", device="cpu", batch_tokens=batch_tokens))
     for name, folder in bench.adapters.items():
         engine.add_adapter(name, folder)
     return engine
@@ -111,13 +112,13 @@ def test_defaults_of_the_model_folder_do_not_leak_into_generation(benches: Any) 
 
 def test_an_adapter_that_does_not_fit_is_refused_and_leaves_the_base_as_it_was(benches: Any) -> None:
     bench = benches("gemma")
-    engine = TransformersEngine(bench.base, dtype="float32", device="cpu")
+    engine = TransformersEngine(bench.base, EngineSettings(dtype="float32", device="cpu"))
     request = Choose("r", (1, 2, 3), ((1,), (2,)))
     before = engine.run([request])
     with pytest.raises(AdapterError, match="is made for width"):
         engine.add_adapter("other", benches("mistral").adapters["algebra"])
     with pytest.raises(AdapterError, match="does not have"):
-        TransformersEngine(benches("gpt2").base, device="cpu").add_adapter("other", bench.adapters["algebra"])
+        load(benches("gpt2")).add_adapter("other", bench.adapters["algebra"])
     assert engine.run([request]) == before
     engine.add_adapter("other", bench.adapters["algebra"])
     assert engine.run([request]) == before
@@ -140,7 +141,7 @@ def test_four_bits_are_near_and_are_told(benches: Any) -> None:
     pytest.importorskip("bitsandbytes", reason="needs the extra `quant`")
     bench = benches("wide")
     request = Choose("r", (1, 2, 3), ((1,), (2,)))
-    engine = TransformersEngine(bench.base, dtype="float32", device="cpu", load_in_4bit=True)
+    engine = TransformersEngine(bench.base, EngineSettings(dtype="float32", device="cpu", load_in_4bit=True))
     found, exact = engine.run([request])[0].logprobs, bench.logprobs(request)
     assert engine.describe()["dtype"] == "nf4"
     assert 0 < max(abs(a - b) for a, b in zip(found, exact, strict=True)) < 1.5
@@ -149,16 +150,16 @@ def test_four_bits_are_near_and_are_told(benches: Any) -> None:
 def test_four_bits_without_the_package(benches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"lorica\[quant\]"):
-        TransformersEngine(benches("qwen3").base, device="cpu", load_in_4bit=True)
+        TransformersEngine(benches("qwen3").base, EngineSettings(device="cpu", load_in_4bit=True))
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot load this model"):
-        TransformersEngine(tmp_path, device="cpu")
+        TransformersEngine(tmp_path, EngineSettings(device="cpu"))
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}', "utf-8")
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(ModelError, match="safetensors"):
-        TransformersEngine(tmp_path, device="cpu")
+        TransformersEngine(tmp_path, EngineSettings(device="cpu"))
 
 
 def test_describe(benches: Any) -> None:

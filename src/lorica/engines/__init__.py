@@ -7,12 +7,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from lorica.engines.base import Engine, EngineFactory
+from lorica.engines.base import Engine, EngineFactory, EngineSettings
 from lorica.errors import EngineError
 
 __all__ = ["ENGINES", "load_engine"]
 
-# name -> "module:factory"; each factory has the signature of `EngineFactory`
+# name -> "module:factory"; each factory is an `EngineFactory`
 ENGINES: dict[str, str] = {
     "native": "lorica.engines.native.engine:load_native",
     "transformers": "lorica.engines.transformers:load_transformers",
@@ -20,24 +20,11 @@ ENGINES: dict[str, str] = {
 }
 
 
-def load_engine(
-    name: str,
-    folder: Path,
-    *,
-    dtype: str,
-    device: str,
-    device_map: str,
-    load_in_4bit: bool,
-    batch_tokens: int,
-    threads: int,
-    share_prefixes: bool,
-) -> Engine:
+def load_engine(name: str, folder: Path, settings: EngineSettings) -> Engine:
     """The engine of this name, with the base model of `folder` loaded and no adapter yet.
 
-    dtype: auto, float32, bfloat16 or float16. device: auto, cpu, cuda, cuda:1, ... batch_tokens: tokens per
-    forward pass. threads: CPU threads, 0 leaves the choice to torch. Raises EngineError for an unknown name
-    or a setting this engine cannot follow, ModelError for a model it cannot load, MissingExtraError for a
-    package it lacks.
+    Raises EngineError for an unknown name or a setting this engine cannot follow, ModelError for a model it cannot
+    load, MissingExtraError for a package it lacks.
     """
     if name not in ENGINES:
         near = difflib.get_close_matches(name, ENGINES, n=1)
@@ -45,13 +32,4 @@ def load_engine(
         raise EngineError(f"no engine {name!r}; there are: {', '.join(ENGINES)}", fix=hint)
     module, attribute = ENGINES[name].split(":")
     factory = cast(EngineFactory, getattr(import_module(module), attribute))
-    return factory(
-        folder,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        load_in_4bit=load_in_4bit,
-        batch_tokens=batch_tokens,
-        threads=threads,
-        share_prefixes=share_prefixes,
-    )
+    return factory(folder, settings)

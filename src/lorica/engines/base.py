@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -35,21 +36,35 @@ class Engine(Protocol):
         ...
 
 
-class EngineFactory(Protocol):
-    """The signature of the factories in `lorica.engines.ENGINES`."""
+@dataclass(frozen=True)
+class EngineSettings:
+    """How an engine loads and computes."""
 
-    def __call__(
-        self,
-        folder: Path,
-        *,
-        dtype: str,
-        device: str,
-        device_map: str,
-        load_in_4bit: bool,
-        batch_tokens: int,
-        threads: int,
-        share_prefixes: bool,
-    ) -> Engine: ...
+    dtype: str = "auto"
+    """Precision of the weights: auto (as the model's files have them), float32, bfloat16 or float16."""
+
+    device: str = "auto"
+    """auto (the GPU where there is one), cpu, cuda, cuda:1, ..."""
+
+    device_map: str = ""
+    """How transformers spreads a model over several devices; empty for one device."""
+
+    load_in_4bit: bool = False
+    """Hold the base model's linear layers in NF4; needs the extra `quant`."""
+
+    batch_tokens: int = 8192
+    """Tokens of one forward pass: the memory budget."""
+
+    threads: int = 0
+    """CPU threads; 0 leaves the choice to torch."""
+
+    share_prefixes: bool = True
+    """Compute what prompts have in common at their beginning once. A matter of the native engine alone, and of speed
+    alone: scores differ by rounding."""
+
+
+EngineFactory = Callable[[Path, EngineSettings], Engine]
+"""The signature of the factories in `lorica.engines.ENGINES`."""
 
 
 def check_adapters(requests: Sequence[Request], known: Collection[str]) -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lorica.engines.base import OnDone, check_adapters, failed, find_problem
+from lorica.engines.base import EngineSettings, OnDone, check_adapters, failed, find_problem
 from lorica.errors import EngineError
 from lorica.records import Choose, Generate, Output, Request
 
@@ -83,16 +83,6 @@ def _unit(request: Choose, choice: tuple[int, ...]) -> float:
     return (number + 1) / (2**48 + 1)
 
 
-def load_fake(
-    folder: Path,
-    *,
-    dtype: str,
-    device: str,
-    device_map: str,
-    load_in_4bit: bool,
-    batch_tokens: int,
-    threads: int,
-    share_prefixes: bool,
-) -> FakeEngine:
+def load_fake(folder: Path, settings: EngineSettings) -> FakeEngine:
     """The factory for `load_engine`; nothing of what it is given changes a fake answer."""
     return FakeEngine()

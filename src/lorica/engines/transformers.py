@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lorica.adapters.folder import AdapterFolder, module_of, open_adapter
-from lorica.engines.base import OnDone, check_adapters, failed, find_problem, room_for
+from lorica.engines.base import EngineSettings, OnDone, check_adapters, failed, find_problem, room_for
 from lorica.errors import AdapterError, EngineError, MissingExtraError, ModelError
 from lorica.records import Choose, Generate, Output, Request
 
@@ -26,26 +26,11 @@ _BROKEN = "the model's output is not a number (NaN): weights or precision are br
 
 
 class TransformersEngine:
-    """AutoModelForCausalLM with PEFT adapters. Nothing is downloaded and no code of a model folder is run.
+    """AutoModelForCausalLM with PEFT adapters. Nothing is downloaded and no code of a model folder is run."""
 
-    dtype: auto, float32, bfloat16 or float16. device: auto, cpu, cuda, ... device_map: as in transformers,
-    empty for one device. load_in_4bit: NF4 weights through bitsandbytes. batch_tokens: tokens of one padded
-    batch.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        dtype: str = "auto",
-        device: str = "auto",
-        device_map: str = "",
-        load_in_4bit: bool = False,
-        batch_tokens: int = 4096,
-    ) -> None:
-        self._model = _load(folder, dtype, device, device_map, load_in_4bit)
-        self._batch_tokens = batch_tokens
-        self._load_in_4bit = load_in_4bit
+    def __init__(self, folder: Path, settings: EngineSettings) -> None:
+        self._model = _load(folder, settings)
+        self._settings = settings
         self._adapters: dict[str, str] = {}  # name -> the name inside PEFT, where dots are not allowed
         self._digests: dict[str, str] = {}
         config = self._model.config.get_text_config()
@@ -75,10 +60,10 @@ class TransformersEngine:
         return {
             "engine": "transformers",
             "family": str(self._model.config.model_type),
-            "dtype": "nf4" if self._load_in_4bit else str(self._model.dtype).removeprefix("torch."),
+            "dtype": "nf4" if self._settings.load_in_4bit else str(self._model.dtype).removeprefix("torch."),
             "device": str(self._model.device),
             "threads": str(torch.get_num_threads()),
-            "batch_tokens": str(self._batch_tokens),
+            "batch_tokens": str(self._settings.batch_tokens),
             "torch": str(torch.__version__),
             "transformers": str(transformers.__version__),
         }
@@ -134,7 +119,7 @@ class TransformersEngine:
         for index in sorted(members, key=lambda i: (-_size(requests[i]), i)):
             padded = _size(requests[batch[0]] if batch else requests[index])
             rows = sum(_count(requests[i]) for i in [*batch, index])
-            if batch and padded * rows > self._batch_tokens:
+            if batch and padded * rows > self._settings.batch_tokens:
                 yield batch
                 batch = []
             batch.append(index)
@@ -238,20 +223,21 @@ def _cut(request: Generate, tokens: Sequence[int]) -> Output:
     return Output(id=request.id, tokens=tuple(tokens), finish="length")
 
 
-def _load(folder: Path, dtype: str, device: str, device_map: str, load_in_4bit: bool) -> Any:
+def _load(folder: Path, settings: EngineSettings) -> Any:
     try:
         from transformers import AutoModelForCausalLM, GenerationConfig
     except ImportError as error:
         raise MissingExtraError("transformers", extra="local", needed_for="engine=transformers") from error
-    settings: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
-    if load_in_4bit:
-        settings["quantization_config"] = _four_bits(dtype)
+    dtype, device = settings.dtype, settings.device
+    given: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+    if settings.load_in_4bit:
+        given["quantization_config"] = _four_bits(dtype)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings["device_map"] = device_map or (device if load_in_4bit else None)
+    given["device_map"] = settings.device_map or (device if settings.load_in_4bit else None)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, **settings
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, **given
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
@@ -260,7 +246,7 @@ def _load(folder: Path, dtype: str, device: str, device_map: str, load_in_4bit: 
         ) from error
     # The folder's own defaults (temperature, stop tokens) must not mix with the request's.
     model.generation_config = GenerationConfig()
-    if settings["device_map"] is None:
+    if given["device_map"] is None:
         model = model.to(device)
     return model.eval()
 
@@ -323,27 +309,8 @@ def _unfit(opened: AdapterFolder, reason: str) -> AdapterError:
     )
 
 
-def load_transformers(
-    folder: Path,
-    *,
-    dtype: str,
-    device: str,
-    device_map: str,
-    load_in_4bit: bool,
-    batch_tokens: int,
-    threads: int,
-    share_prefixes: bool,
-) -> TransformersEngine:
-    """The factory for `load_engine`. share_prefixes is a matter of the native engine and changes no answer
-    here.
-    """
-    if threads > 0:
-        torch.set_num_threads(threads)
-    return TransformersEngine(
-        folder,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        load_in_4bit=load_in_4bit,
-        batch_tokens=batch_tokens,
-    )
+def load_transformers(folder: Path, settings: EngineSettings) -> TransformersEngine:
+    """The factory for `load_engine`."""
+    if settings.threads > 0:
+        torch.set_num_threads(settings.threads)
+    return TransformersEngine(folder, settings)

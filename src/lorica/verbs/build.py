@@ -11,7 +11,7 @@ from lorica.adapters.config import AdapterConfig
 from lorica.adapters.registry import find_adapters
 from lorica.config.schema import Config
 from lorica.engines import load_engine
-from lorica.engines.base import Engine
+from lorica.engines.base import Engine, EngineSettings
 from lorica.models.families import read_decoder_config
 from lorica.models.locate import locate_model
 from lorica.models.weights import weight_files
@@ -73,9 +73,7 @@ def dtype(config: Config, folder: Path) -> str:
 def build_engine(config: Config, folder: Path) -> Engine:
     """The configured engine with the base model loaded."""
     fake = config.engine.name == "fake"
-    return load_engine(
-        config.engine.name,
-        folder,
+    settings = EngineSettings(
         dtype="float32" if fake else dtype(config, folder),
         device="cpu" if fake else device(config),
         device_map=config.model.device_map,
@@ -84,6 +82,7 @@ def build_engine(config: Config, folder: Path) -> Engine:
         threads=config.engine.threads,
         share_prefixes=config.engine.share_prefixes,
     )
+    return load_engine(config.engine.name, folder, settings)
 
 
 def adapter_folders(config: Config) -> dict[str, Path]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lorica.adapters.folder import open_adapter
-from lorica.engines.base import OnDone, check_adapters, failed, find_problem
+from lorica.engines.base import EngineSettings, OnDone, check_adapters, failed, find_problem
 from lorica.engines.native.attention import SharedAttention
 from lorica.engines.native.block import has_fast_kernel
 from lorica.engines.native.generate import Finished, Generation
@@ -183,26 +183,17 @@ def _scored(request: Choose, values: Sequence[float]) -> Output:
     return Output(id=request.id, logprobs=tuple(values))
 
 
-def load_native(
-    folder: Path,
-    *,
-    dtype: str,
-    device: str,
-    device_map: str,
-    load_in_4bit: bool,
-    batch_tokens: int,
-    threads: int,
-    share_prefixes: bool,
-) -> NativeEngine:
+def load_native(folder: Path, settings: EngineSettings) -> NativeEngine:
     """The factory for `load_engine`. Raises EngineError for what only the transformers engine does."""
-    if device_map not in ("", "auto"):
+    if settings.device_map not in ("", "auto"):
         raise EngineError(
-            f"the native engine runs on one device; device_map={device_map!r}", fix="use engine=transformers"
+            f"the native engine runs on one device; device_map={settings.device_map!r}", fix="use engine=transformers"
         )
-    if threads > 0:
-        torch.set_num_threads(threads)
+    if settings.threads > 0:
+        torch.set_num_threads(settings.threads)
+    device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind = None if dtype == "auto" else DTYPES[dtype]
-    decoder = load_decoder(folder, dtype=kind, device=device, load_in_4bit=load_in_4bit)
-    return NativeEngine(decoder, batch_tokens=batch_tokens, share_prefixes=share_prefixes)
+    dtype = None if settings.dtype == "auto" else DTYPES[settings.dtype]
+    decoder = load_decoder(folder, dtype=dtype, device=device, load_in_4bit=settings.load_in_4bit)
+    return NativeEngine(decoder, batch_tokens=settings.batch_tokens, share_prefixes=settings.share_prefixes)
