@@ -9,7 +9,6 @@ has a beginning of its own that its rows share. Scores of both sides are compare
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import tempfile
@@ -25,29 +24,17 @@ from lorica.engines.native.engine import NativeEngine
 from lorica.models.adapter_weights import create_lora
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig, read_decoder_config
+from lorica.models.locate import locate_model
 from lorica.records import Choose, Request
 
-VOCABULARY = 6144
-MODEL = {
-    "model_type": "qwen3",
-    "hidden_size": 256,
-    "intermediate_size": 768,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 32,
-    "vocab_size": VOCABULARY,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": True,
-}
 ADAPTERS = ("a", "b", "c", "d")
 
 
-def make_decoder(folder: Path) -> Decoder:
+def make_decoder() -> Decoder:
     """Random weights at the embedded model's shape."""
-    (folder / "config.json").write_text(json.dumps(MODEL), "utf-8")
     torch.manual_seed(0)
-    decoder = Decoder(read_decoder_config(folder)).requires_grad_(False).eval()
+    shape = read_decoder_config(locate_model("embedded:lorica_tiny", environ={}))
+    decoder = Decoder(shape).requires_grad_(False).eval()
     for weight in decoder.parameters():
         if weight.dim() > 1:  # torch's own start would make logits of hundreds, and rounding errors to match
             weight.normal_(std=0.04)
@@ -72,12 +59,12 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().contiguous().numpy().tobytes()
 
 
-def make_requests(rows: int, shared: int, own: int) -> list[Request]:
+def make_requests(rows: int, shared: int, own: int, vocab_size: int) -> list[Request]:
     """Two-choice rows, adapters interleaved."""
     rng = random.Random(0)
 
     def some(count: int) -> tuple[int, ...]:
-        return tuple(rng.randrange(VOCABULARY) for _ in range(count))
+        return tuple(rng.randrange(vocab_size) for _ in range(count))
 
     starts = {name: some(shared) for name in ADAPTERS}
     names = [ADAPTERS[i % len(ADAPTERS)] for i in range(rows)]
@@ -93,11 +80,11 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    requests = make_requests(arguments.rows, arguments.shared, arguments.own)
+    decoder = make_decoder()
+    requests = make_requests(arguments.rows, arguments.shared, arguments.own, decoder.config.vocab_size)
     engines: dict[bool, NativeEngine] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        decoder = make_decoder(folder)
         for share in (True, False):
             engines[share] = NativeEngine(decoder, batch_tokens=arguments.batch_tokens, share_prefixes=share)
             for seed, name in enumerate(ADAPTERS):

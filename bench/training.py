@@ -16,42 +16,22 @@ import torch
 from lorica.adapters.config import AdapterConfig
 from lorica.models.adapter_weights import create_lora
 from lorica.models.decoder import Decoder
-from lorica.models.families import DecoderConfig, RopeScaling
+from lorica.models.families import DecoderConfig, read_decoder_config
+from lorica.models.locate import locate_model
 from lorica.records import Encoded
 from lorica.training.batches import make_batch
 from lorica.training.step import Learner, choose_precision, make_optimizer, update
 from lorica.training.types import Example
 
-SHAPE = DecoderConfig(
-    family="qwen3",
-    hidden_size=256,
-    intermediate_size=768,
-    layers=6,
-    heads=8,
-    kv_heads=4,
-    head_dim=32,
-    vocab_size=6144,
-    max_positions=1024,
-    rms_norm_eps=1e-6,
-    rope_theta=10000.0,
-    rope_scaling=RopeScaling(),
-    tied_embeddings=True,
-    qkv_bias=False,
-    output_bias=False,
-    mlp_bias=False,
-    qk_norm=True,
-    windows=(None,) * 6,
-)
 
-
-def make_learner(*, bf16: bool, dropout: float) -> Learner:
+def make_learner(shape: DecoderConfig, *, bf16: bool, dropout: float) -> Learner:
     """A fresh adapter on random weights."""
     torch.manual_seed(0)
-    decoder = Decoder(SHAPE).requires_grad_(False)
+    decoder = Decoder(shape).requires_grad_(False)
     config = AdapterConfig(
         r=16, lora_alpha=32, lora_dropout=dropout, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]
     )
-    lora = create_lora("bench", SHAPE, config, seed=0)
+    lora = create_lora("bench", shape, config, seed=0)
     return Learner(
         decoder,
         lora,
@@ -62,21 +42,22 @@ def make_learner(*, bf16: bool, dropout: float) -> Learner:
     )
 
 
-def rows(count: int, length: int) -> list[Example]:
+def rows(count: int, length: int, vocab_size: int) -> list[Example]:
     """Random rows of about `length` tokens, two of them to learn."""
     chance = random.Random(0)
     found = []
     for index in range(count):
         size = length + chance.randrange(-4, 5)
-        tokens = tuple(chance.randrange(SHAPE.vocab_size) for _ in range(size))
+        tokens = tuple(chance.randrange(vocab_size) for _ in range(size))
         found.append(Example(str(index), Encoded(tokens, size - 2)))
     return found
 
 
 def measure(*, bf16: bool, dropout: float, batch_size: int, length: int, updates: int, accumulation: int) -> float:
     """Tokens per second, the best of three rounds."""
-    learner = make_learner(bf16=bf16, dropout=dropout)
-    examples = rows(batch_size * accumulation, length)
+    shape = read_decoder_config(locate_model("embedded:lorica_tiny", environ={}))
+    learner = make_learner(shape, bf16=bf16, dropout=dropout)
+    examples = rows(batch_size * accumulation, length, shape.vocab_size)
     best = float("inf")
     for _ in range(4):
         begun = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,30 +11,15 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
+from tests.shapes import TINY  # noqa: E402
+
 from lorica.models.attention import PackedAttention  # noqa: E402
-from lorica.models.families import DecoderConfig, RopeScaling  # noqa: E402
+from lorica.models.families import DecoderConfig  # noqa: E402
 
 
 def config(heads: int, kv_heads: int, windows: tuple[int | None, ...]) -> DecoderConfig:
-    return DecoderConfig(
-        family="qwen3",
-        hidden_size=8 * heads,
-        intermediate_size=16,
-        layers=len(windows),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=8,
-        vocab_size=11,
-        max_positions=64,
-        rms_norm_eps=1e-6,
-        rope_theta=10000.0,
-        rope_scaling=RopeScaling(),
-        tied_embeddings=True,
-        qkv_bias=False,
-        output_bias=False,
-        mlp_bias=False,
-        qk_norm=True,
-        windows=windows,
+    return replace(
+        TINY, hidden_size=8 * heads, layers=len(windows), heads=heads, kv_heads=kv_heads, head_dim=8, windows=windows
     )
 
 

@@ -1,15 +1,11 @@
-"""One thread: results then do not depend on the machine. The root on the path: tests here share a tiny model."""
+"""One thread: results then do not depend on the machine."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
 @pytest.fixture(autouse=True)

@@ -8,35 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from tests.shapes import TINY
 
 from lorica.adapters.config import AdapterConfig
 from lorica.models.decoder import Decoder
-from lorica.models.families import DecoderConfig, RopeScaling
+from lorica.models.families import DecoderConfig
 from lorica.records import Encoded
 from lorica.training.loop import train
 from lorica.training.progress import Silent
 from lorica.training.types import Example, StepReport, TrainResult, TrainSettings
 
-SHAPE = DecoderConfig(
-    family="qwen3",
-    hidden_size=32,
-    intermediate_size=48,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    head_dim=8,
-    vocab_size=64,
-    max_positions=128,
-    rms_norm_eps=1e-6,
-    rope_theta=10000.0,
-    rope_scaling=RopeScaling(),
-    tied_embeddings=True,
-    qkv_bias=False,
-    output_bias=False,
-    mlp_bias=False,
-    qk_norm=True,
-    windows=(None, None),
-)
 LORA = AdapterConfig(
     r=4,
     lora_alpha=8,
@@ -57,7 +38,7 @@ KILLED = TrainSettings(
 )
 
 
-def tiny_decoder(shape: DecoderConfig = SHAPE) -> Decoder:
+def tiny_decoder(shape: DecoderConfig = TINY) -> Decoder:
     """Random weights, large enough that the base is far from uniform."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
