@@ -6,7 +6,6 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import lorica
@@ -19,6 +18,7 @@ from lorica.reports.write import write_report
 from lorica.verbs import build
 from lorica.verbs.arguments import emit, parser, resolve
 from lorica.verbs.demo_report import demo_dict, demo_report, demo_text
+from lorica.verbs.demo_tasks import TASKS, DemoTask
 from lorica.verbs.experiment import ADAPTER, Outcome, run_experiment
 from lorica.verbs.train import by_subject
 
@@ -29,24 +29,6 @@ _TRAINING = (
     "training.learning_rate=2e-3",
     "training.eval_steps=1000",
     "lora=all_linear",
-)
-
-
-@dataclass(frozen=True)
-class DemoTask:
-    """One of the demo's tasks: what it asks, where its rows are, and what differs from the common settings."""
-
-    name: str
-    question: str
-    file: str
-    overrides: tuple[str, ...]
-    per_subject: bool = False
-
-
-TASKS = (
-    DemoTask("rules", "Does this post break this community rule?", "rules/posts.csv", ("training.epochs=8",)),
-    DemoTask("mcq", "Which of A to D is right?", "mcq/questions.jsonl", ("training.epochs=8",)),
-    DemoTask("saq", "Answer in a few words.", "saq/questions.jsonl", ("training.epochs=12",), per_subject=True),
 )
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Line, LineChart, Report, Section, Table
 from lorica.reports.table import plain_table
+from lorica.verbs.demo_tasks import DemoTask
 from lorica.verbs.eval import estimate_dict, evaluation_dict
 from lorica.verbs.experiment import ADAPTER, Outcome
 
-if TYPE_CHECKING:
-    from lorica.verbs.demo import DemoTask
-
-    Outcomes = Mapping[DemoTask, Outcome]
+Outcomes = Mapping[DemoTask, Outcome]
 
 # What guessing gives, where a metric has such a value.
 _CHANCE = {"roc_auc": 0.5}
