@@ -17,6 +17,7 @@ SOURCE = ROOT / "src" / "lorica"
 RANKS = {
     "errors": 0,
     "records": 0,
+    "formats": 0,  # data, adapters, prompts and models all refuse a file that is something else
     "config": 1,
     "data": 1,
     "tasks": 1,

@@ -108,9 +108,9 @@ REFUSED = {
     "Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
     "pickle": (b"\x80\x02}q\x00.", "pickle"),
     "zip": (b"PK\x03\x04" + bytes(100), "zip"),
-    "GGUF": (b"GGUF" + bytes(100), "GGUF"),
+    "GGUF": (b"GGUF\3" + bytes(100), "GGUF"),
     "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(100), "7z"),
-    "web page": (b"<!DOCTYPE html><html>" + bytes(100), "web page"),
+    "web page": (b"<!DOCTYPE html><html>" + bytes(100), "an HTML page"),
 }  # fmt: skip
 
 
@@ -124,6 +124,15 @@ def test_refuses_with_file_and_reason(case: str, tmp_path: Path) -> None:
     assert reason in str(caught.value)
     assert str(path) in str(caught.value)
     assert len(str(caught.value)) < 1_000
+
+
+@pytest.mark.parametrize("length", [*(256 * protocol + 128 for protocol in range(2, 6)), 0x8B1F, 0xFEFF])
+def test_a_header_whose_length_looks_like_another_format_is_read(length: int, tmp_path: Path) -> None:
+    raw = pack(json.dumps(GOOD).ljust(length))
+    assert deserialize(raw)
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(raw)
+    assert list(read_header(path).tensors) == ["a", "b"]
 
 
 def test_refuses_more_tensors_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

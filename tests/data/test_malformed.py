@@ -48,7 +48,7 @@ MALFORMED: dict[str, tuple[str, bytes, int | None, str | None, str]] = {
     "a required cell empty": ("t.csv", HEADER + b"a, ,r,1\n", 2, "a", "'body' is empty"),
     "a value the task refuses": ("t.csv", HEADER + b"a,x,r,1\nb,x,r,maybe\n", 3, "b", "got 'maybe'"),
     "zip named csv": ("t.csv", b"PK\x03\x04rest", 1, None, "an .xlsx workbook is one"),
-    "Parquet named csv": ("t.csv", b"PAR1rest", 1, None, "give it the suffix .parquet"),
+    "Parquet named csv": ("t.csv", b"PAR1\x15\x04rest", 1, None, "give it the suffix .parquet"),
     "gzip named csv": ("t.csv", ZIPPED, 1, None, "add the suffix .gz"),
     "csv named gz": ("t.csv.gz", HEADER, 1, None, "the content is not gzip"),
     "csv named Parquet": ("t.parquet", HEADER, 1, None, "the content is not Parquet"),

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from lorica.errors import AdapterError
+from lorica.formats import HEAD_BYTES, LFS_FIX, Content, recognise
 
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 MAX_TENSORS = 100_000
@@ -36,24 +37,18 @@ DTYPE_BITS = {
     "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64,
 }  # fmt: skip
 
-# First bytes of files that are often found under a name ending in .safetensors or .json.
-_FOREIGN = (
-    (
-        b"version https://git-lfs.github.com/spec",
-        "a Git LFS pointer, not the file itself",
-        "run: git lfs pull",
-    ),
-    (b"PK\x03\x04", "a zip archive or a PyTorch pickle", "convert it to safetensors where it was made"),
-    (b"\x80\x02", "a Python pickle", "pickles are never loaded; convert it to safetensors where it was made"),
-    (b"\x80\x03", "a Python pickle", "pickles are never loaded; convert it to safetensors where it was made"),
-    (b"\x80\x04", "a Python pickle", "pickles are never loaded; convert it to safetensors where it was made"),
-    (b"\x80\x05", "a Python pickle", "pickles are never loaded; convert it to safetensors where it was made"),
-    (b"GGUF", "a GGUF file", "use the PEFT adapter it was converted from"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first"),
-    (b"\x1f\x8b", "a gzip file", "unpack it first"),
-    (b"<!DOCTYPE", "a web page", "download the file itself"),
-    (b"<html", "a web page", "download the file itself"),
-)
+_CONVERT = "convert it to safetensors where it was made"
+_FIXES = {
+    Content.LFS_POINTER: LFS_FIX,
+    Content.ZIP: _CONVERT,
+    Content.PICKLE: f"pickles are never loaded; {_CONVERT}",
+    Content.GGUF: "use the PEFT adapter it was converted from",
+    Content.GZIP: "unpack it first",
+    Content.SEVEN_ZIP: "unpack it first",
+    Content.HTML: "download the file itself",
+    Content.UTF16: "save it as UTF-8",
+    Content.UTF32: "save it as UTF-8",
+}
 
 
 class TensorInfo(msgspec.Struct, frozen=True):
@@ -78,10 +73,8 @@ class _HeaderError(ValueError):
 
 def foreign_format(first_bytes: bytes) -> tuple[str, str] | None:
     """(what it is, what to do) when a file begins like something that is neither safetensors nor JSON."""
-    for magic, name, fix in _FOREIGN:
-        if first_bytes.startswith(magic):
-            return name, fix
-    return None
+    content = recognise(first_bytes)
+    return None if content is None else (content, _FIXES.get(content, "fetch or save the file again"))
 
 
 def read_header(path: Path) -> Header:
@@ -100,8 +93,9 @@ def read_header(path: Path) -> Header:
 
 
 def _read(file: BinaryIO, size: int) -> Header:
-    first = file.read(64)
-    foreign = foreign_format(first)
+    first = file.read(HEAD_BYTES)
+    # The length in front may look like another format: 640 is a pickle's first two bytes.
+    foreign = None if first[4:9] == b"\0\0\0\0{" else foreign_format(first)
     if foreign is not None:
         raise _HeaderError(f"is {foreign[0]}", foreign[1])
     if size < 8:

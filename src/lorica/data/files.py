@@ -14,6 +14,7 @@ from typing import BinaryIO, Literal, cast
 import msgspec
 
 from lorica.errors import DataError
+from lorica.formats import HEAD_BYTES, LFS_FIX, Content, recognise
 
 MAX_TEXT = 16 * 1024 * 1024
 """Most bytes of one physical line, and most characters of one CSV cell or one element of a JSON array."""
@@ -30,29 +31,23 @@ SUFFIXES: dict[str, Kind] = {
 }
 _ALLOWED = ".csv, .tsv, .jsonl, .ndjson, .json (each also with .gz) or .parquet"
 
-_MAGIC: tuple[tuple[bytes, str, str], ...] = (
-    (
-        b"version https://git-lfs",
-        "a Git LFS pointer, not the file itself",
-        "fetch the real file: git lfs pull",
-    ),
-    (b"PK\x03\x04", "a zip archive (an .xlsx workbook is one)", "unzip it, or save the sheet as CSV (UTF-8)"),
-    (b"\xd0\xcf\x11\xe0", "an old Excel workbook (.xls)", "save the sheet as CSV (UTF-8)"),
-    (b"PAR1", "a Parquet file", "give it the suffix .parquet"),
-    (b"\x1f\x8b", "gzip-compressed", "add the suffix .gz to its name"),
-    (b"ARROW1", "an Arrow (Feather) file", "write it as Parquet or CSV"),
-    (b"BZh", "bzip2-compressed", "decompress it first, or compress it with gzip"),
-    (b"\xfd7zXZ", "xz-compressed", "decompress it first, or compress it with gzip"),
-    (b"\x28\xb5\x2f\xfd", "zstd-compressed", "decompress it first, or compress it with gzip"),
-    (b"SQLite format 3", "an SQLite database", "export the table as CSV"),
-    (b"%PDF", "a PDF document", "export the table as CSV"),
-    (b"\xff\xfe\x00\x00", "UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8"),
-    (b"\x00\x00\xfe\xff", "UTF-32 text", "convert it: iconv -f UTF-32 -t UTF-8"),
-    (b"\xff\xfe", "UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8, or save it as CSV UTF-8"),
-    (b"\xfe\xff", "UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8, or save it as CSV UTF-8"),
-    (b"<!DOCTYPE", "an HTML page (a download that went wrong?)", "download the file itself"),
-    (b"<html", "an HTML page (a download that went wrong?)", "download the file itself"),
-)
+_UNPACK = "decompress it first, or compress it with gzip"
+_FIXES = {
+    Content.LFS_POINTER: LFS_FIX,
+    Content.ZIP: "unzip it, or save the sheet as CSV (UTF-8)",
+    Content.XLS: "save the sheet as CSV (UTF-8)",
+    Content.PARQUET: "give it the suffix .parquet",
+    Content.ARROW: "write it as Parquet or CSV",
+    Content.GZIP: "add the suffix .gz to its name",
+    Content.BZIP2: _UNPACK,
+    Content.XZ: _UNPACK,
+    Content.ZSTD: _UNPACK,
+    Content.SEVEN_ZIP: _UNPACK,
+    Content.HTML: "download the file itself",
+    Content.UTF16: "convert it: iconv -f UTF-16 -t UTF-8, or save it as CSV UTF-8",
+    Content.UTF32: "convert it: iconv -f UTF-32 -t UTF-8",
+}
+_OTHER_FIX = "export the table as CSV"
 _READ_ERRORS = (EOFError, zlib.error, OSError)
 
 
@@ -84,7 +79,7 @@ def open_checked(path: Path, fmt: FileFormat) -> BinaryIO:
     _require_file(path)
     try:
         with path.open("rb") as raw:
-            head = raw.read(64)
+            head = raw.read(HEAD_BYTES)
         if not head:
             raise DataError("the file is empty", path=path, line=1, fix="check how it was made")
         if not fmt.gzipped:
@@ -95,7 +90,7 @@ def open_checked(path: Path, fmt: FileFormat) -> BinaryIO:
             _refuse_other_kinds(path, fmt, head)
             raise DataError("the suffix says gzip, the content is not gzip", path=path, line=1, fix=fix)
         with gzip.open(path, "rb") as inner:
-            _refuse_other_kinds(path, fmt, inner.read(64))
+            _refuse_other_kinds(path, fmt, inner.read(HEAD_BYTES))
         return cast(BinaryIO, gzip.open(path, "rb"))
     except _READ_ERRORS as error:
         raise unreadable(path, 1, error) from error
@@ -205,9 +200,10 @@ def _require_file(path: Path) -> None:
 def _refuse_other_kinds(path: Path, fmt: FileFormat, head: bytes) -> None:
     if fmt.kind == "parquet" and head.startswith(b"PAR1"):
         return
-    for magic, what, fix in _MAGIC:
-        if head[: len(magic)].lower() == magic.lower():
-            raise DataError(f"the suffix says {fmt.kind}, the content is {what}", path=path, line=1, fix=fix)
+    content = recognise(head)
+    if content is not None:
+        fix = _FIXES.get(content, _OTHER_FIX)
+        raise DataError(f"the suffix says {fmt.kind}, the content is {content}", path=path, line=1, fix=fix)
     if fmt.kind == "parquet":
         raise DataError("the content is not Parquet", path=path, line=1, fix="give it the suffix of what it is")
     if head.count(0) > max(4, len(head) // 4):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorica.errors import ModelError
+from lorica.formats import LFS_FIX, Content, recognise
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,6 @@ _MAX_WINDOW_LAYERS = 28  # what a Qwen config without `max_window_layers` means
 _ROPE_KINDS = ("default", "linear", "llama3")
 _OTHER_ENGINE = "use engine=transformers for this model"
 _AGAIN = "download the model's config.json again"
-
-LFS_MARK = "version https://git-lfs"
-LFS_FIX = "run `git lfs pull` in the folder"
 
 
 @dataclass(frozen=True)
@@ -145,8 +143,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
     object.
     """
     try:
-        text = path.read_text("utf-8")
-        value = None if text.startswith(LFS_MARK) else json.loads(text)
+        raw = path.read_bytes()
+        pointer = recognise(raw) is Content.LFS_POINTER
+        value = None if pointer else json.loads(raw.decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise ModelError(
             f"{path.parent}: no {path.name}, so this is not a Hugging Face model folder",
@@ -156,8 +155,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: cannot be read ({error.strerror})", fix="check its permissions") from None
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not valid JSON: {error}", fix="download the file again") from error
-    if text.startswith(LFS_MARK):
-        raise ModelError(f"{path}: a Git LFS pointer, not the file", fix=LFS_FIX)
+    if pointer:
+        raise ModelError(f"{path}: {Content.LFS_POINTER}", fix=LFS_FIX)
     if not isinstance(value, dict):
         raise ModelError(f"{path}: expected a JSON object, got {type(value).__name__}", fix="download the file again")
     return value

@@ -9,8 +9,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lorica.errors import ModelError
+from lorica.formats import HEAD_BYTES, LFS_FIX, Content, recognise
 from lorica.models.decoder import Decoder
-from lorica.models.families import LFS_FIX, LFS_MARK, DecoderConfig, read_decoder_config, read_json_object
+from lorica.models.families import DecoderConfig, read_decoder_config, read_json_object
 from lorica.models.quantised import Nf4Linear, require_bitsandbytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -120,8 +121,9 @@ class _Reader:
     def read(self, dtype: torch.dtype | None) -> None:
         files = weight_files(self._folder)
         for path in files:
-            if path.stat().st_size < 1024 and path.read_bytes().startswith(LFS_MARK.encode()):
-                raise ModelError(f"{path}: a Git LFS pointer, not the weights", fix=LFS_FIX)
+            with path.open("rb") as file:
+                if recognise(file.read(HEAD_BYTES)) is Content.LFS_POINTER:
+                    raise ModelError(f"{path}: {Content.LFS_POINTER}", fix=LFS_FIX)
         for path in files:
             try:
                 with safe_open(path, framework="pt", device=str(self._device)) as shard:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from lorica.errors import PromptError
+from lorica.formats import LFS_FIX, Content, recognise
 from lorica.prompts.template import ChatTemplate, find_template
 from lorica.prompts.vocabulary import Vocabulary
 
@@ -67,8 +68,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     data = path.read_bytes()
-    if data.startswith(b"version https://git-lfs"):
-        raise PromptError(f"{path} is a Git LFS pointer, not the file itself", fix="run `git lfs pull` there")
+    if recognise(data) is Content.LFS_POINTER:
+        raise PromptError(f"{path} is {Content.LFS_POINTER}", fix=LFS_FIX)
     try:
         return msgspec.json.decode(data, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
