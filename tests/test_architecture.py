@@ -164,6 +164,12 @@ def test_the_command_line_imports_next_to_nothing() -> None:
     assert not loaded & (HEAVY | {"numpy", "msgspec", "rich", "jinja2"})
 
 
+@pytest.mark.parametrize("verb", ["infer", "eval", "config"])
+def test_a_mistake_on_the_command_line_does_not_wait_for_torch(verb: str) -> None:
+    code = f"import sys, lorica.verbs.{verb}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT / "src").returncode == 0
+
+
 def test_the_public_surface_is_explicit() -> None:
     import lorica
 

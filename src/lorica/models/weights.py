@@ -11,13 +11,13 @@ from torch import Tensor
 from lorica.errors import ModelError
 from lorica.formats import HEAD_BYTES, LFS_FIX, Content, recognise
 from lorica.models.decoder import Decoder
-from lorica.models.families import DecoderConfig, read_decoder_config, read_json_object
+from lorica.models.families import DecoderConfig, read_decoder_config
 from lorica.models.quantised import Nf4Linear, require_bitsandbytes
+from lorica.models.weight_files import AGAIN, weight_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _READABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_AGAIN = "download the model again, all shards"
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
 
@@ -51,39 +51,6 @@ def load_decoder(
     if config.tied_embeddings:
         decoder.lm_head.weight = decoder.model.embed_tokens.weight
     return decoder.requires_grad_(False).eval()
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, in order. Raises ModelError when there are none, or one is
-    missing.
-    """
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    files = [single] if single.is_file() or not index.is_file() else _indexed(index)
-    absent = [path for path in files if not path.is_file()]
-    if not absent:
-        return files
-    if absent == [single] and [*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")]:
-        raise ModelError(
-            f"{folder}: holds pickled weights (*.bin, *.pth, *.pt), which are never loaded",
-            fix="use the repository's safetensors revision, or convert it with transformers in a sandbox",
-        )
-    counted = f"{len(absent)} of {len(files)} weight files missing"
-    raise ModelError(f"{absent[0]}: not found ({counted})", fix=_AGAIN)
-
-
-def _indexed(index: Path) -> list[Path]:
-    placed = read_json_object(index).get("weight_map")
-    if not isinstance(placed, dict) or not placed:
-        raise ModelError(f"{index}: no weight_map, so not an index of shards", fix="download the file again")
-    names = set()
-    for name in placed.values():
-        if not isinstance(name, str) or not name or Path(name).name != name:
-            raise ModelError(
-                f"{index}: names the shard {name!r}; allowed are file names of the same folder",
-                fix="download the file again",
-            )
-        names.add(name)
-    return [index.parent / name for name in sorted(names)]
 
 
 def _device(device: torch.device | str) -> torch.device:
@@ -131,11 +98,11 @@ class _Reader:
                         if self._expects(path, name):
                             self._take(path, name, shard.get_tensor(name), dtype)
             except (SafetensorError, OSError) as error:
-                raise ModelError(f"{path}: not a whole safetensors file: {error}", fix=_AGAIN) from error
+                raise ModelError(f"{path}: not a whole safetensors file: {error}", fix=AGAIN) from error
         missing = sorted(set(self._shapes) - self._done)
         if missing:
             counted = f"{len(missing)} of {len(self._shapes)} weights are missing"
-            raise ModelError(f"{self._folder}: {counted}, the first is {missing[0]}", fix=_AGAIN)
+            raise ModelError(f"{self._folder}: {counted}, the first is {missing[0]}", fix=AGAIN)
         if dtype is None:
             self._unify()
 
@@ -164,7 +131,7 @@ class _Reader:
                 fix="config.json and weights are of different models; download both again",
             )
         if name in self._done:
-            raise ModelError(f"{path}: {name} is in two shards", fix=_AGAIN)
+            raise ModelError(f"{path}: {name} is in two shards", fix=AGAIN)
         self._done.add(name)
         owner = name.removesuffix(".weight")
         if owner in self._quantise:

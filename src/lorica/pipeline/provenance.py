@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lorica.adapters.folder import open_adapter
-from lorica.models.weights import weight_files
+from lorica.models.weight_files import weight_files
 
 _PACKAGES = ("lorica", "torch", "transformers", "tokenizers")
 

@@ -14,7 +14,7 @@ from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings
 from lorica.models.families import read_decoder_config
 from lorica.models.locate import locate_model
-from lorica.models.weights import weight_files
+from lorica.models.weight_files import weight_files
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.pipeline.provenance import adapter_digests, base_digest, versions
 from lorica.prompts.encoder import Encoder

@@ -1,0 +1,43 @@
+"""Which safetensors files hold a base model. No torch: naming and hashing them must not load it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorica.errors import ModelError
+from lorica.models.families import read_json_object
+
+AGAIN = "download the model again, all shards"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, in order. Raises ModelError when there are none, or one is
+    missing.
+    """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    files = [single] if single.is_file() or not index.is_file() else _indexed(index)
+    absent = [path for path in files if not path.is_file()]
+    if not absent:
+        return files
+    if absent == [single] and [*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")]:
+        raise ModelError(
+            f"{folder}: holds pickled weights (*.bin, *.pth, *.pt), which are never loaded",
+            fix="use the repository's safetensors revision, or convert it with transformers in a sandbox",
+        )
+    counted = f"{len(absent)} of {len(files)} weight files missing"
+    raise ModelError(f"{absent[0]}: not found ({counted})", fix=AGAIN)
+
+
+def _indexed(index: Path) -> list[Path]:
+    placed = read_json_object(index).get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise ModelError(f"{index}: no weight_map, so not an index of shards", fix="download the file again")
+    names = set()
+    for name in placed.values():
+        if not isinstance(name, str) or not name or Path(name).name != name:
+            raise ModelError(
+                f"{index}: names the shard {name!r}; allowed are file names of the same folder",
+                fix="download the file again",
+            )
+        names.add(name)
+    return [index.parent / name for name in sorted(names)]
