@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 TASKS = {
     "rules": "lorica.tasks.rules:RulesTask",
     "mcq": "lorica.tasks.mcq:McqTask",
-    "saq": "lorica.tasks.saq:SaqTask",
-    "qa": "lorica.tasks.qa:QaTask",
+    "saq": "lorica.tasks.saq:saq_task",
+    "qa": "lorica.tasks.qa:qa_task",
 }
 
 

@@ -1,0 +1,59 @@
+"""A question whose answer is written, cleaned and judged: all that `saq` and `qa` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from lorica.records import Message, Row, RowShape
+from lorica.tasks.base import Reading, TaskSettings, invalid, pick
+from lorica.tasks.questions import gold_text, question_case, read_answer
+
+
+class WrittenTask:
+    """A task that generates. Gold is the tuple of accepted answers, the preferred one first."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: TaskSettings,
+        *,
+        prompt: Callable[[Row], tuple[Message, ...]],
+        shapes: tuple[RowShape, ...],
+        metric_names: tuple[str, ...],
+    ) -> None:
+        """Raises ConfigError for an unknown method or style."""
+        self.name = name
+        self.shapes = shapes
+        self.metric_names = metric_names
+        self.settings = msgspec.structs.replace(
+            settings,
+            method=pick("method", settings.method, ("generate",), task=name),
+            style=pick("style", settings.style, ("",), task=name),
+        )
+        self._prompt = prompt
+
+    def render(self, row: Row) -> tuple[Message, ...]:
+        """The task's own prompt."""
+        return self._prompt(row)
+
+    def choices(self, row: Row) -> tuple[str, ...] | None:
+        """None: the answer is generated."""
+        return None
+
+    def target(self, row: Row) -> str:
+        """The preferred answer. Raises ValueError for a row without one."""
+        return gold_text(row)
+
+    def read_choices(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> Reading:
+        """The task generates; log-probabilities are not read."""
+        return invalid(f"the task {self.name} answers in words and got log-probabilities")
+
+    def read_text(self, row: Row, text: str) -> Reading:
+        """The cleaned answer; what is no answer has its problem named."""
+        return read_answer(row, text)
+
+    def text(self, row: Row) -> str:
+        """The question."""
+        return question_case(row).question
