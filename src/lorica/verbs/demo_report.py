@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from lorica.pipeline.evaluate import Evaluation
+from lorica.records import Answer, Row
 from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Line, LineChart, Report, Section, Table
 from lorica.reports.table import plain_table
+from lorica.tasks.mcq import LETTERS
 from lorica.verbs.demo_tasks import DemoTask
 from lorica.verbs.eval import estimate_dict, evaluation_dict
 from lorica.verbs.experiment import ADAPTER, Outcome
@@ -36,8 +39,8 @@ def demo_report(outcomes: Outcomes, seconds: float) -> Report:
 
 
 def demo_text(outcomes: Outcomes) -> str:
-    """The summary table for a terminal."""
-    return plain_table(_results(outcomes))
+    """Results and how they came about, for a terminal."""
+    return f"{plain_table(_results(outcomes))}\n\n{plain_table(_ways(outcomes))}"
 
 
 def demo_dict(outcomes: Outcomes, seconds: float) -> dict[str, Any]:
@@ -69,6 +72,20 @@ def _results(outcomes: Outcomes) -> Table:
             found = [outcome.systems[name].metrics[metric] for name in names]
             rows.append((demo.name, metric, *map(str, found), found[0].n))
     return Table(("task", "metric", *names, "n"), tuple(rows))
+
+
+def _ways(outcomes: Outcomes) -> Table:
+    rows = tuple(
+        (
+            demo.name,
+            f"{outcome.gain.value:+.3f} [{outcome.gain.low:+.3f}, {outcome.gain.high:+.3f}]",
+            f"{outcome.rows_per_second:.0f}",
+            ", ".join(f"{name} {count}" for name, count in outcome.routes.items()),
+            _counts(outcome.systems[ADAPTER]),
+        )
+        for demo, outcome in outcomes.items()
+    )
+    return Table(("task", "adapter - base", "rows/s", "rows by adapter", "rows by parse stage and flag"), rows)
 
 
 def _section(demo: DemoTask, outcome: Outcome) -> Section:
@@ -120,21 +137,30 @@ def _adapters(outcome: Outcome) -> Table:
 
 
 def _stages(outcome: Outcome) -> Table:
-    rows = tuple(
-        (name, ", ".join(f"{key} {count}" for key, count in sorted({**found.stages, **found.flags}.items())))
-        for name, found in outcome.systems.items()
-    )
+    rows = tuple((name, _counts(found)) for name, found in outcome.systems.items())
     return Table(("system", "rows by parse stage and flag"), rows)
 
 
+def _counts(found: Evaluation) -> str:
+    return ", ".join(f"{key} {count}" for key, count in sorted({**found.stages, **found.flags}.items()))
+
+
 def _samples(outcome: Outcome) -> Table:
-    shown = [(row, outcome.answers[ADAPTER][row.id]) for row in outcome.held[:6]]
-    rows = tuple((row.id, _gold(row.gold), answer.answer, answer.score, answer.adapter) for row, answer in shown)
-    return Table(("row", "gold", "answer", "score", "adapter"), rows, caption="The first held-out rows")
+    shown = [(row, outcome.answers[ADAPTER][row.id]) for row in outcome.held[:8]]
+    rows = tuple(
+        (row.id, outcome.texts[row.id], _gold(row, answer), answer.answer, answer.score, answer.adapter)
+        for row, answer in shown
+    )
+    return Table(("row", "text", "gold", "answer", "score", "adapter"), rows, caption="The first held-out rows")
 
 
-def _gold(gold: int | tuple[str, ...] | None) -> str:
-    return " / ".join(gold) if isinstance(gold, tuple) else str(gold)
+def _gold(row: Row, answer: Answer) -> str:
+    """The gold answer in the words of the answer."""
+    if isinstance(row.gold, tuple):
+        return " / ".join(row.gold)
+    if answer.score is not None:
+        return "Yes" if row.gold else "No"
+    return LETTERS[row.gold or 0]
 
 
 def _losses(outcome: Outcome) -> LineChart:

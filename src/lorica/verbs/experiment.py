@@ -31,6 +31,7 @@ class Outcome:
 
     systems: name -> evaluation on the held-out rows. answers: name -> answers by row id. gain: adapter minus base on
     the main metric, on the same rows. routes: rows answered by each adapter. rows_per_second: of the adapters' run.
+    texts: what each held-out row says, for people.
     """
 
     trained: dict[str, TrainResult]
@@ -42,6 +43,7 @@ class Outcome:
     rows_per_second: float
     train: Sequence[Row]
     held: Sequence[Row]
+    texts: dict[str, str]
 
 
 def run_experiment(
@@ -64,6 +66,7 @@ def run_experiment(
         rows_per_second=rate,
         train=train,
         held=held,
+        texts={row.id: task.text(row) for row in held},
     )
 
 
