@@ -10,17 +10,21 @@ from lorica.errors import AdapterError
 
 # Where a training run keeps the adapter that did best on validation.
 BEST = "best"
+# What a training run writes before its adapter is there.
+TRAINING_RECORD = "training.json"
+CHECKPOINTS = "checkpoints"
 
 
 def find_adapters(base_dir: Path | None, paths: Mapping[str, str]) -> dict[str, Path]:
     """Name -> folder, sorted by name; nothing is opened.
 
     base_dir: each of its subfolders `name` (or `name/best`) that holds an adapter_config.json; other
-    subfolders are not adapters, unless they hold adapter weights: then the config is missing. paths: name ->
-    folder (or its parent of `best`); these win over base_dir.
+    subfolders are not adapters, unless they hold adapter weights (then the config is missing) or what a
+    training leaves before it is finished. paths: name -> folder (or its parent of `best`); these win over
+    base_dir.
 
     Raises AdapterError naming where it looked when base_dir or one of `paths` is missing or holds no adapter
-    config.
+    config, and naming the training that did not finish.
     """
     found: dict[str, Path] = {}
     if base_dir is not None:
@@ -28,6 +32,7 @@ def find_adapters(base_dir: Path | None, paths: Mapping[str, str]) -> dict[str, 
     for name, place in paths.items():
         folder = _adapter_in(Path(place).expanduser())
         if folder is None:
+            _refuse_unfinished(Path(place).expanduser())
             raise AdapterError(
                 f"adapter {name!r}: no {CONFIG_NAME} in {place} nor in {Path(place) / BEST}",
                 fix=f"correct adapters.paths.{name}, or train the adapter",
@@ -48,19 +53,27 @@ def _search(base_dir: Path) -> dict[str, Path]:
             f"{base_dir} is itself an adapter, not a folder of adapters",
             fix=f"set adapters.paths.{base_dir.name}={base_dir}",
         )
+    if (base_dir / TRAINING_RECORD).is_file():
+        _refuse_unfinished(base_dir)
     found = {}
-    for entry in sorted(base_dir.iterdir()):
-        if entry.name.startswith(".") or not entry.is_dir():
-            continue
+    for entry in _subfolders(base_dir):
         folder = _adapter_in(entry)
         if folder is not None:
             found[entry.name] = folder
-        elif any(entry.glob("adapter_model.*")):
+            continue
+        _refuse_unfinished(entry)
+        if any(entry.glob("adapter_model.*")):
             raise AdapterError(
                 f"{entry} holds adapter weights and no {CONFIG_NAME}",
                 fix="complete the folder, or move it elsewhere",
             )
+    if not found:
+        raise _nothing_in(base_dir)
     return found
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _adapter_in(folder: Path) -> Path | None:
@@ -68,3 +81,30 @@ def _adapter_in(folder: Path) -> Path | None:
         if (place / CONFIG_NAME).is_file():
             return place
     return None
+
+
+def _is_unfinished(folder: Path) -> bool:
+    return (folder / TRAINING_RECORD).is_file() or (folder / CHECKPOINTS).is_dir()
+
+
+def _refuse_unfinished(folder: Path) -> None:
+    if _is_unfinished(folder):
+        raise AdapterError(
+            f"training of {folder.name} did not finish: no {CONFIG_NAME} in {folder}",
+            fix="go on with training.resume=true, or remove the folder",
+        )
+
+
+def _nothing_in(base_dir: Path) -> AdapterError:
+    """Why a folder of adapters holds none, as far as it can be told."""
+    if any(base_dir.glob("*.safetensors")) and (base_dir / "config.json").is_file():
+        return AdapterError(
+            f"{base_dir} is a base model, not a folder of adapters",
+            fix=f"set model.path={base_dir}, and adapters.dir to the folder of its adapters",
+        )
+    deeper = [entry for entry in _subfolders(base_dir) if any(map(_adapter_in, _subfolders(entry)))]
+    hint = f"did you mean adapters.dir={' or adapters.dir='.join(map(str, deeper[:3]))}?" if deeper else ""
+    return AdapterError(
+        f"no adapter in {base_dir}: none of its subfolders holds {CONFIG_NAME}",
+        fix=hint or "correct adapters.dir, train adapters first, or leave it out to ask the base model",
+    )
