@@ -109,6 +109,34 @@ def test_targets_that_do_not_exist_are_refused(
     assert fix in caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("settings", "said", "fix"),
+    [
+        ({"rank_pattern": {"q_porj": 2}}, "lora.rank_pattern.q_porj: no adapted module", "did you mean q_proj?"),
+        ({"alpha_pattern": {"gate_proj": 2}}, "lora.alpha_pattern.gate_proj: no adapted", "lora.target_modules"),
+        ({"rank_pattern": {"layers.9.self_attn.q_proj": 2}}, "lora.rank_pattern.layers.9", ".self_attn.q_proj?"),
+        ({"alpha_pattern": {"^layers.0.self_attn.q_proj": 2}}, "adapted are q_proj, v_proj", "did you mean"),
+        ({"rank_pattern": {"proj": 2}}, "lora.rank_pattern.proj", "name the end of a module's path"),
+    ],
+)
+def test_patterns_that_match_no_adapted_module_are_refused(
+    settings: dict[str, Any], said: str, fix: str, tiny: Callable[[str], Any]
+) -> None:
+    config = AdapterConfig(target_modules=["q_proj", "v_proj"], **settings)
+    with pytest.raises(ConfigError) as caught:
+        create_lora("one", tiny("llama").decoder.config, config, seed=0)
+    assert said in caught.value.message
+    assert fix in caught.value.fix
+
+
+def test_patterns_that_match_are_followed(tiny: Callable[[str], Any]) -> None:
+    ranks = {"^model.layers.0.self_attn.q_proj": 2, "layers.1.self_attn.q_proj": 3, "v_proj": 5}
+    config = AdapterConfig(r=4, target_modules=["q_proj", "v_proj"], rank_pattern=ranks)
+    pairs = create_lora("one", tiny("llama").decoder.config, config, seed=0).pairs
+    assert [pairs[f"model.layers.{n}.self_attn.q_proj"].a.shape[0] for n in range(3)] == [2, 3, 4]
+    assert {pairs[f"model.layers.{n}.self_attn.v_proj"].a.shape[0] for n in range(3)} == {5}
+
+
 def test_an_adapter_of_another_base_is_refused(tiny: Callable[[str], Any], adapter_of: Callable[..., Any]) -> None:
     from dataclasses import replace
 

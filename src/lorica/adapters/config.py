@@ -242,20 +242,23 @@ def _is_plain(pattern: str) -> bool:
     return re.fullmatch(r"\^?[\w.\-]+", pattern) is not None
 
 
+def names_module(pattern: str, module: str) -> bool:
+    """Whether a plain key of a rank or alpha pattern means this module, as PEFT decides it:
+    re.match(rf"(.*\\.)?({pattern})$", module). Raises AdapterError for a pattern that is no plain name."""
+    if not _is_plain(pattern):
+        raise AdapterError(
+            f"{pattern!r} is a regular expression, which is never executed",
+            fix="name the modules plainly, for example q_proj or layers.1.self_attn.q_proj",
+        )
+    return module == pattern[1:] if pattern.startswith("^") else _ends_with_any(module, [pattern])
+
+
 def _first_match(patterns: dict[str, Any], module: str, name: str) -> str | None:
-    """PEFT's rule re.match(rf"(.*\\.)?({key})$", module), first key in the file's order, for plain names."""
-    for key in patterns:
-        if not _is_plain(key):
-            raise AdapterError(
-                f"{name}: {key!r} is a regular expression, which is never executed",
-                fix="name the modules plainly, for example q_proj or layers.1.self_attn.q_proj",
-            )
-        if key.startswith("^"):
-            if module == key[1:]:
-                return key
-        elif _ends_with_any(module, [key]):
-            return key
-    return None
+    """The first key in the file's order that means this module."""
+    try:
+        return next((key for key in patterns if names_module(key, module)), None)
+    except AdapterError as error:
+        raise AdapterError(f"{name}: {error.message}", fix=error.fix) from None
 
 
 def _ends_with_any(module: str, names: list[str]) -> bool:

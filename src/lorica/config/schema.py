@@ -129,12 +129,12 @@ class LoraConfig:
     """Rank-stabilised scaling: alpha / sqrt(r) instead of alpha / r."""
 
     rank_pattern: dict[str, Positive] = field(default_factory=dict)
-    """Other ranks for some modules: end of a module's name, or a regular expression of it -> rank. Unit:
-    dimensions."""
+    """Other ranks for some modules: the end of a module's path, or after `^` all of it -> rank; of several that fit
+    the first counts. One that fits no adapted module is refused. Unit: dimensions."""
 
     alpha_pattern: dict[str, Positive] = field(default_factory=dict)
-    """Other alphas for some modules: end of a module's name, or a regular expression of it -> alpha. Unit:
-    none."""
+    """Other alphas for some modules: the end of a module's path, or after `^` all of it -> alpha; of several that fit
+    the first counts. One that fits no adapted module is refused. Unit: none."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from lorica.adapters.config import AdapterConfig
+from lorica.adapters.config import AdapterConfig, names_module
 from lorica.adapters.folder import AdapterFolder, module_of, read_tensor
 from lorica.errors import AdapterError, ConfigError
 from lorica.models.families import DecoderConfig
@@ -23,11 +23,12 @@ _KINDS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F
 def create_lora(name: str, config: DecoderConfig, adapter: AdapterConfig, *, seed: int) -> LoraWeights:
     """Fresh trainable float32 weights: A uniform as in PEFT (kaiming, a = sqrt 5), B zero.
 
-    Raises ConfigError when a target module does not exist in this family, AdapterError for a rank or alpha
-    pattern that is no plain name.
+    Raises ConfigError when a target module does not exist in this family or a rank or alpha pattern matches no
+    module that is adapted, AdapterError for a pattern that is no plain name.
     """
     shapes = config.linear_shapes()
     targets = _targets(config, adapter)
+    _check_patterns(adapter, targets)
     generator = torch.Generator().manual_seed(seed)
     pairs = {}
     for path in targets:
@@ -68,6 +69,23 @@ def _targets(config: DecoderConfig, adapter: AdapterConfig) -> list[str]:
             fix=f"this model has {config.layers} layers, numbered from 0",
         )
     return chosen
+
+
+def _check_patterns(adapter: AdapterConfig, targets: list[str]) -> None:
+    """Raises ConfigError for a pattern without an adapted module: it would change nothing, silently."""
+    split = [path.split(".") for path in targets]
+    endings = sorted({".".join(parts[start:]) for parts in split for start in range(len(parts))})
+    for key, patterns in (("rank_pattern", adapter.rank_pattern), ("alpha_pattern", adapter.alpha_pattern)):
+        for pattern in patterns:
+            if any(names_module(pattern, path) for path in targets):
+                continue
+            names = sorted({path.rsplit(".", 1)[1] for path in targets})
+            near = difflib.get_close_matches(pattern.removeprefix("^"), endings, n=1, cutoff=0.6)
+            raise ConfigError(
+                f"lora.{key}.{pattern}: no adapted module has this name; adapted are {', '.join(names)}",
+                fix=(f"did you mean {near[0]}? Otherwise " if near else "") + "name the end of a module's path, or "
+                "add the module to lora.target_modules",
+            )
 
 
 def load_lora(
