@@ -58,6 +58,19 @@ def test_eval_against_the_gold_file(posts: Path, tmp_path: Path, capsys: pytest.
     assert "roc_auc" in capsys.readouterr().out
 
 
+def test_the_demo_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["demo", "--json", "--out", str(tmp_path), "--tasks", "saq", "training.epochs=1", "lora.r=2"]
+    assert main([*command, "training.per_subject=false"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    saq = said["tasks"]["saq"]
+    assert set(saq["systems"]) == {"base model alone", "with adapter", "TF-IDF baseline"}
+    assert set(saq["adapters"]) == {"general", "language", "nature", "reading"}
+    assert all(check["passed"] for check in saq["checks"]["language"][:1])
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "saq: Answer in a few words." in page
+    assert "<svg" in page
+
+
 def test_output_into_a_closed_pipe_is_no_error() -> None:
     done = subprocess.run(
         f"{sys.executable} -m lorica.cli config | head -1", shell=True, capture_output=True, text=True, check=True

@@ -108,6 +108,37 @@ def test_an_unfinished_run_is_not_mixed_with_another(tmp_path: Path, capsys: pyt
     assert "input" in capsys.readouterr().err
 
 
+def test_a_finished_file_that_was_changed_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = _many(tmp_path / "rows.csv", 5)
+    output = tmp_path / "out.csv"
+    command = ["infer", "engine=fake", "task=rules", f"input={rows}", f"output={output}", "inference.resume=true"]
+    assert main(command) == 0
+    whole = output.read_bytes()
+    assert main(command) == 0
+    assert "already complete" in capsys.readouterr().out
+    output.write_text("junk")
+    assert main(command) == 0
+    assert output.read_bytes() == whole
+
+
+def test_a_run_in_which_every_row_fails_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = _many(tmp_path / "rows.csv", 3)
+    command = ["infer", "engine=fake", "task=rules", f"input={rows}", f"output={tmp_path / 'out.csv'}"]
+    assert main([*command, "inference.max_input_tokens=5"]) == 5
+    assert "3 rows failed, first r000000" in capsys.readouterr().err
+
+
+def test_an_adapter_used_otherwise_than_trained_is_told(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = _many(tmp_path / "rows.csv", 3)
+    command = ["infer", "task=rules", f"input={rows}", f"output={tmp_path / 'out.csv'}", f"adapters.dir={trained}"]
+    assert main(command) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert main([*command, "task.style=structured"]) == 0
+    assert "adapter rules: was trained with style 'plain', and is used with 'structured'" in capsys.readouterr().err
+
+
 def test_records_in_memory_keep_their_order(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_NEW_TOKENS", "4")
     pipeline = load_pipeline("inference.validation.enabled=false")

@@ -63,6 +63,29 @@ MISTAKES = [
     Mistake("method of another task", "config task=mcq task.method=generate", ("mcq", "generate")),
     Mistake("no input", "infer engine=fake output={d}/o.csv", ("input", "input=")),
     Mistake("no training file", "train task=rules", ("input=FILE", "data.SUBJECT=FILE")),
+    Mistake("another engine to train", "train engine=fake input=a.csv", ("engine=fake", "engine=native")),
+    Mistake("a run_dir that is a file", "train input={d}/rows.csv run_dir={d}/rows.csv", ("run_dir",), _rows(GOOD)),
+    Mistake("input as output", "infer engine=fake input={d}/rows.csv output={d}/rows.csv", ("same file",), _rows(GOOD)),
+    Mistake("a demo with a run_dir", "demo run_dir={d}", ("run_dir", "--out")),
+    Mistake("a demo of an unknown task", "demo --tasks rule", ("rule", "rules")),
+    Mistake(
+        "a subject that climbs",
+        "train task=saq data.../../x={d}/rows.jsonl run_dir={d}/run",
+        ("../../x", "rename"),
+        _rows('{"question": "q", "answer": "a"}\n', "rows.jsonl"),
+    ),
+    Mistake(
+        "a subject in the file that climbs",
+        "train task=saq input={d}/rows.jsonl run_dir={d}/run training.per_subject=true",
+        ("../../x", "rename"),
+        _rows('{"question": "q", "answer": "a", "subject": "../../x"}\n', "rows.jsonl"),
+    ),
+    Mistake(
+        "another subject in the file",
+        "train task=saq data.history={d}/rows.jsonl run_dir={d}/run",
+        ("rows.jsonl:1", "algebra", "data.history"),
+        _rows('{"question": "q", "answer": "a", "subject": "algebra"}\n', "rows.jsonl"),
+    ),
     Mistake("two kinds of training files", "train input=a.csv data.x=b.csv", ("both", "input")),
     # rows
     Mistake("missing file", INFER, ("rows.csv",)),
@@ -132,6 +155,13 @@ MISTAKES = [
         "adapter config is no JSON", INFER + " adapters.dir={d}/adapters", ("adapter_config.json",), _adapter("{", b"")
     ),
     Mistake("misspelt adapter", INFER + " adapters.use=rule", ("rule",), _rows(GOOD)),
+    Mistake(
+        "no adapter for the last row",
+        "infer engine=fake task=saq input={d}/rows.jsonl output={d}/out.csv adapters.fallback=error",
+        ("algebra", "adapters.fallback"),
+        _rows('{"question": "q", "subject": "algebra"}\n', "rows.jsonl"),
+    ),
+    Mistake("one file to evaluate", "eval a.csv task=rules", ("two files", "ANSWERS GOLD")),
     Mistake("answers that are missing", "eval {d}/a.jsonl {d}/rows.csv", ("a.jsonl",), _rows(GOOD)),
 ]
 

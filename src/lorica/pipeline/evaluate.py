@@ -30,12 +30,20 @@ class Evaluation:
     flags: dict[str, int]
 
 
-def evaluate(task: Task, rows: Sequence[Row], answers: Mapping[str, Answer], *, seed: int = 0) -> Evaluation:
+def evaluate(
+    task: Task,
+    rows: Sequence[Row],
+    answers: Mapping[str, Answer],
+    *,
+    seed: int = 0,
+    gold_file: str = "gold",
+    answer_file: str = "answers",
+) -> Evaluation:
     """Measure answers (by row id) on rows with gold.
 
-    Raises DataError when a row has no gold or no answer, naming the first.
+    Raises DataError when a row has no gold or no answer, naming the first and its file.
     """
-    pairs = _join(rows, answers)
+    pairs = _join(rows, answers, gold_file, answer_file)
     metrics = {}
     for name in task.metric_names:
         gold, predicted, _ = _columns(METRICS[name], pairs)
@@ -63,13 +71,15 @@ def difference(
     return paired_difference(main, gold, first, second, seed=seed)
 
 
-def _join(rows: Sequence[Row], answers: Mapping[str, Answer]) -> list[tuple[Row, Answer]]:
+def _join(
+    rows: Sequence[Row], answers: Mapping[str, Answer], gold_file: str = "gold", answer_file: str = "answers"
+) -> list[tuple[Row, Answer]]:
     pairs = []
     for row in rows:
         if row.gold is None:
             raise DataError(
                 "the row has no gold answer",
-                path="gold",
+                path=gold_file,
                 line=row.line or None,
                 row_id=row.id,
                 fix="evaluate on a file whose every row has the label column",
@@ -77,7 +87,7 @@ def _join(rows: Sequence[Row], answers: Mapping[str, Answer]) -> list[tuple[Row,
         if row.id not in answers:
             raise DataError(
                 "the row has no answer",
-                path="answers",
+                path=answer_file,
                 row_id=row.id,
                 fix="answer the same file that is evaluated; `lorica infer` writes every row",
             )

@@ -59,7 +59,6 @@ def fit_adapter(
         **provenance,
         "rows": ids_digest(row.id for row in chosen),
         "validation_rows": ids_digest(row.id for row in held),
-        "task": f"{task.name} {task.settings}",
         "source": fit.source,
     }
     return train(

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lorica.adapters.folder import open_adapter
+from lorica.models.families import read_json_object
 from lorica.models.weight_files import weight_files
+from lorica.prompts.encoder import Encoder
+from lorica.tasks.base import Task
 
 _PACKAGES = ("lorica", "torch", "transformers", "tokenizers")
 
@@ -34,6 +37,33 @@ def base_digest(folder: Path) -> str:
 def adapter_digests(folders: Mapping[str, Path]) -> dict[str, str]:
     """Name -> content digest of each adapter."""
     return {name: open_adapter(folder).digest for name, folder in sorted(folders.items())}
+
+
+def trained_as(task: Task, encoder: Encoder, base: Path) -> dict[str, str]:
+    """What an adapter's training and its use must share: task, method, style, template and base."""
+    return {
+        "task": task.name,
+        "method": task.settings.method,
+        "style": task.settings.style,
+        "template": encoder.template_digest,
+        "base": base_digest(base),
+    }
+
+
+def trained_otherwise(folder: Path, used: Mapping[str, str]) -> list[str]:
+    """How an adapter was trained otherwise than it is used now, by the record that `lorica train` leaves beside it.
+
+    Adapters from elsewhere have no such record, and nothing is said about them.
+    """
+    record = folder / "training.json"
+    if not record.is_file():
+        return []
+    trained = read_json_object(record).get("manifest", {})
+    return [
+        f"was trained with {key} {trained[f'digest.{key}']!r}, and is used with {value!r}"
+        for key, value in used.items()
+        if trained.get(f"digest.{key}", value) != value
+    ]
 
 
 def ids_digest(ids: Iterable[str]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from lorica.adapters.registry import find_adapters
 from lorica.config.schema import Config
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings
-from lorica.models.families import read_decoder_config
+from lorica.models.families import read_decoder_config, read_json_object
 from lorica.models.locate import locate_model
 from lorica.models.weight_files import weight_files
 from lorica.pipeline.answer import AnswerSettings, Pipeline
-from lorica.pipeline.provenance import adapter_digests, base_digest, versions
+from lorica.pipeline.provenance import adapter_digests, base_digest, trained_as, trained_otherwise, versions
 from lorica.prompts.encoder import Encoder
-from lorica.records import Sampling
+from lorica.records import Route, Row, Sampling
+from lorica.routing import route
 from lorica.tasks import load_task
 from lorica.tasks.base import Task, TaskSettings
 from lorica.training.types import TrainSettings
@@ -91,11 +93,13 @@ def adapter_folders(config: Config) -> dict[str, Path]:
     return find_adapters(base, config.adapters.paths)
 
 
-def answer_settings(config: Config) -> AnswerSettings:
-    """The `inference` and `adapters` keys as the pipeline takes them."""
+def answer_settings(config: Config, folder: Path) -> AnswerSettings:
+    """The `inference` and `adapters` keys as the pipeline takes them; no prompt exceeds the model's positions."""
     given = config.inference
+    positions = read_json_object(folder / "config.json").get("max_position_embeddings")
+    room = positions - given.max_new_tokens if isinstance(positions, int) else given.max_input_tokens
     return AnswerSettings(
-        max_input_tokens=given.max_input_tokens,
+        max_input_tokens=max(1, min(given.max_input_tokens, room)),
         truncate=config.task.truncate,
         sampling=Sampling(
             max_new_tokens=given.max_new_tokens,
@@ -123,8 +127,34 @@ def build_pipeline(config: Config) -> Pipeline:
     encoder = build_encoder(config, folder)
     engine = build_engine(config, folder)
     for name, place in adapters.items():
+        for difference in trained_otherwise(place, trained_as(task, encoder, folder)):
+            print(f"lorica: warning: adapter {name}: {difference}", file=sys.stderr)
         engine.add_adapter(name, place)
-    return Pipeline(task, encoder, engine, adapters, answer_settings(config))
+    return Pipeline(task, encoder, engine, adapters, answer_settings(config, folder))
+
+
+def check_routes(config: Config, task: Task, rows: Iterable[Row]) -> int:
+    """Read and count all rows. Raises what reading raises, and AdapterError for a row that no adapter may answer."""
+    adapters = adapter_folders(config)
+    known: set[str] = set()
+    total = 0
+    for row in rows:
+        total += 1
+        if row.subject not in known:
+            known.add(row.subject)
+            choose(row.subject, task.name, adapters, config)
+    return total
+
+
+def choose(subject: str, task: str, adapters: Collection[str], config: Config) -> Route:
+    """The route of a row of this subject."""
+    return route(
+        subject=subject,
+        task=task,
+        adapters=adapters,
+        fixed=config.adapters.use,
+        fallback=config.adapters.fallback,
+    )
 
 
 def manifest(config: Config, pipeline: Pipeline, extra: Mapping[str, str]) -> dict[str, str]:
@@ -135,6 +165,7 @@ def manifest(config: Config, pipeline: Pipeline, extra: Mapping[str, str]) -> di
     found |= {f"inference.{key}": str(value) for key, value in vars(pipeline.settings).items()}
     found |= {f"adapter.{name}": digest for name, digest in adapter_digests(adapter_folders(config)).items()}
     found |= {
+        "model": config.model.name,
         "base": base_digest(folder),
         "template": pipeline.encoder.template_digest,
         "tokenizer": pipeline.encoder.tokenizer_digest,

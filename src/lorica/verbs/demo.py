@@ -15,6 +15,7 @@ from lorica.data.write import write_answers
 from lorica.errors import LoricaError, UsageError
 from lorica.pipeline.fit import Fit
 from lorica.reports.write import write_report
+from lorica.training.checkpoints import RECORD
 from lorica.verbs import build
 from lorica.verbs.arguments import emit, parser, resolve
 from lorica.verbs.demo_report import demo_dict, demo_report, demo_text
@@ -23,6 +24,8 @@ from lorica.verbs.experiment import ADAPTER, Outcome, run_experiment
 from lorica.verbs.train import by_subject
 
 HELD_OUT = 0.3
+# What the demo decides itself; everything else may be overridden.
+_OWN = ("task", "input", "output", "run_dir", "data", "adapters")
 _TRAINING = (
     "training.batch_size=16",
     "training.gradient_accumulation_steps=1",
@@ -43,6 +46,9 @@ def run(arguments: Sequence[str]) -> int:
     asked.add_argument("--out", type=Path, default=Path("demo-report"), help="folder of the report (%(default)s)")
     asked.add_argument("--tasks", default="rules,mcq,saq", help="which of the tasks, by name (%(default)s)")
     given = asked.parse_args(list(arguments))
+    for override in given.overrides:
+        if override.partition("=")[0].split(".")[0] in _OWN and not override.startswith("task."):
+            raise UsageError(f"{override}: the demo decides {', '.join(_OWN)} itself", fix="use --out and --tasks")
     started = time.perf_counter()
     outcomes = {demo: run_task(demo, given.out, given.overrides) for demo in choose(given.tasks)}
     seconds = time.perf_counter() - started
@@ -69,15 +75,16 @@ def choose(names: str) -> list[DemoTask]:
 def run_task(demo: DemoTask, out: Path, overrides: Sequence[str]) -> Outcome:
     """One task, from its example file to its evaluation; the answers are kept in `out`."""
     source = examples_folder() / demo.file
-    common = (f"task={demo.name}", f"run_dir={out / 'adapters' / demo.name}", *_TRAINING, *demo.overrides)
+    common = (f"task={demo.name}", *_TRAINING, *demo.overrides)
     config = resolve((*common, *overrides)).config
     task = build.build_task(config)
     rows = list(read_rows(source, task.shapes))
     train, held = split(rows, ratio=HELD_OUT, seed=config.training.seed, text=task.text)
     heading = f"== {demo.name}: {demo.question} {len(train)} rows to train on, {len(held)} held out"
     print(f"\n{heading}", file=sys.stderr, flush=True)
-    root = Path(config.run_dir)
-    shutil.rmtree(root, ignore_errors=True)  # an earlier demo's adapters: the demo shows training, every time
+    root = out / "adapters" / demo.name
+    for earlier in root.glob(f"*/{RECORD}"):  # the demo shows training every time
+        shutil.rmtree(earlier.parent)
     if demo.per_subject:
         fits = by_subject(train, str(source), root)
     else:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lorica.data.read import read_rows
 from lorica.data.write import read_answers
-from lorica.errors import DataError
+from lorica.errors import DataError, UsageError
 from lorica.metrics.bootstrap import Estimate
 from lorica.metrics.health import ScoreHealth, score_health
 from lorica.pipeline.evaluate import Evaluation, evaluate
@@ -32,16 +32,18 @@ def run(arguments: Sequence[str]) -> int:
         "  lorica eval answers.jsonl gold.jsonl task=mcq --json",
         overrides=False,
     )
-    asked.add_argument("answers", type=Path, help="what `lorica infer` wrote")
-    asked.add_argument("gold", type=Path, help="the rows with their gold answers")
+    asked.add_argument("answers", type=Path, nargs="?", help="what `lorica infer` wrote")
+    asked.add_argument("gold", type=Path, nargs="?", help="the rows with their gold answers")
     asked.add_argument("overrides", nargs="*", metavar="key=value", help="task=... and column mappings")
     given = asked.parse_args(list(arguments))
+    if given.gold is None or "=" in given.gold.name:
+        raise UsageError("lorica eval needs two files", fix="lorica eval ANSWERS GOLD task=...")
     config = resolve(given.overrides).config
     task = build.build_task(config)
     rows = list(read_rows(given.gold, task.shapes, columns=config.task.columns, constants=config.task.constants))
     answers = {answer.id: answer for answer in read_answers(given.answers)}
     _refuse_strangers(answers, rows, given.answers, given.gold)
-    found = evaluate(task, rows, answers)
+    found = evaluate(task, rows, answers, gold_file=str(given.gold), answer_file=str(given.answers))
     health = _health(task, rows, answers)
     emit(
         evaluation_dict(found) | {"health": None if health is None else _health_dict(health)},

@@ -75,8 +75,9 @@ def _answers(
 ) -> tuple[dict[str, Answer], float]:
     for name, folder in folders.items():
         engine.add_adapter(name, folder)
-    encoder = build.build_encoder(config, build.model_folder(config))
-    pipeline = Pipeline(task, encoder, engine, folders, build.answer_settings(config))
+    base = build.model_folder(config)
+    encoder = build.build_encoder(config, base)
+    pipeline = Pipeline(task, encoder, engine, folders, build.answer_settings(config, base))
     started = time.perf_counter()
     answers = {answer.id: answer for answer in pipeline.answer(rows)}
     return answers, len(rows) / (time.perf_counter() - started)

@@ -17,6 +17,7 @@ from lorica.data.digest import file_digest
 from lorica.data.journal import Journal
 from lorica.data.read import read_rows
 from lorica.data.write import atomic_file, check_output
+from lorica.errors import ConfigError, EngineError
 from lorica.pipeline.infer import Summary, answer_file
 from lorica.records import Row
 from lorica.tasks.base import Task
@@ -50,18 +51,18 @@ def run(arguments: Sequence[str]) -> int:
         emit({"output": str(output), **summary_dict(summary)}, as_json=given.json, text=_text(summary, output))
         if summary.flags["error"]:
             print(f"lorica: {summary.flags['error']} rows failed, first {summary.first_error}", file=sys.stderr)
+        if summary.flags["error"] == summary.rows:
+            return EngineError.exit_code
     return 0
 
 
 def infer_file(resolved: Resolved) -> tuple[Summary | None, Path]:
     """Answer `input` into `output`; the summary is None when a resumed run finds everything done already."""
     config = resolved.config
-    source = required(config.input, "input", "rows.csv")
-    output = required(config.output, "output", "answers.csv")
-    check_output(output)
+    source, output = _places(config)
     task = build.build_task(config)
-    # Reading a file takes seconds and answering it hours: a bad last row must not wait until the end.
-    total = sum(1 for _ in _rows(config, task, source))
+    # Reading a file takes seconds and answering it hours: a bad last row or subject must not wait until the end.
+    total = build.check_routes(config, task, _rows(config, task, source))
     pipeline = build.build_pipeline(config)
     manifest = build.manifest(config, pipeline, {"input": file_digest(source), "output": output.name})
     record = output.with_name(output.name + RECORD_SUFFIX)
@@ -78,11 +79,28 @@ def infer_file(resolved: Resolved) -> tuple[Summary | None, Path]:
                 window_rows=config.inference.window_rows,
                 on_done=advance,
             )
-        kept = {"manifest": manifest, "summary": summary_dict(summary), "config": resolved.as_dict()}
+        kept = {
+            "manifest": manifest,
+            "summary": summary_dict(summary),
+            "config": resolved.as_dict(),
+            "output": file_digest(output),
+        }
         with atomic_file(record) as file:
             file.write(json.dumps(kept, indent=2, ensure_ascii=False, sort_keys=True).encode() + b"\n")
         journal.remove()
     return summary, output
+
+
+def _places(config: Config) -> tuple[Path, Path]:
+    """Input and output. Raises ConfigError when one is not set or they are one file, DataError for an unusable one."""
+    source = required(config.input, "input", "rows.csv")
+    output = required(config.output, "output", "answers.csv")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ConfigError(f"input and output are the same file, {source}", fix="write the answers to another file")
+    if config.run_dir and Path(config.run_dir).exists() and not Path(config.run_dir).is_dir():
+        raise ConfigError(f"run_dir={config.run_dir} is a file", fix="name a folder")
+    check_output(output)
+    return source, output
 
 
 @contextmanager
@@ -114,7 +132,7 @@ def _complete(record: Path, output: Path, manifest: dict[str, str]) -> bool:
     if not (record.is_file() and output.is_file()):
         return False
     found = json.loads(record.read_text("utf-8"))
-    return bool(found.get("manifest") == manifest)
+    return bool(found.get("manifest") == manifest and found.get("output") == file_digest(output))
 
 
 def _text(summary: Summary, output: Path) -> str:

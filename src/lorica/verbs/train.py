@@ -7,14 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
+from lorica.adapters.registry import BEST
 from lorica.config.schema import Config
 from lorica.data.read import read_rows
-from lorica.errors import ConfigError
+from lorica.errors import ConfigError, DataError
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.pipeline.fit import Fit, fit_adapter
-from lorica.pipeline.provenance import base_digest, versions
+from lorica.pipeline.provenance import trained_as, versions
 from lorica.records import Row
 from lorica.tasks.base import Task
 from lorica.training.progress import make_listener
@@ -64,9 +66,9 @@ def train_fits(config: Config, task: Task, fits: Sequence[Fit], told: Listener) 
         load_in_4bit=config.model.load_in_4bit,
     )
     provenance = {
-        "base": base_digest(folder),
-        "template": encoder.template_digest,
+        **trained_as(task, encoder, folder),
         "tokenizer": encoder.tokenizer_digest,
+        "model": config.model.name,
         **versions(),
     }
     return {
@@ -78,7 +80,7 @@ def train_fits(config: Config, task: Task, fits: Sequence[Fit], told: Listener) 
             adapter=build.adapter_config(config, folder),
             settings=build.train_settings(config),
             val_ratio=config.training.val_ratio,
-            max_seq_length=config.training.max_seq_length,
+            max_seq_length=min(config.training.max_seq_length, decoder.config.max_positions),
             truncate=config.task.truncate,
             provenance=provenance,
             listener=told,
@@ -88,8 +90,17 @@ def train_fits(config: Config, task: Task, fits: Sequence[Fit], told: Listener) 
 
 
 def plan_fits(config: Config, task: Task) -> list[Fit]:
-    """Which adapters to train from which rows. Raises ConfigError when no training file is named, or two ways are."""
+    """Which adapters to train from which rows.
+
+    Raises ConfigError when no training file is named, two ways are, or a name cannot be a folder's.
+    """
     root = Path(config.run_dir or f"runs/{task.name}")
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"run_dir={root} is a file", fix="name a folder")
+    if config.engine.name != "native":
+        raise ConfigError(
+            f"engine={config.engine.name} cannot train", fix="leave engine=native; the adapters run on every engine"
+        )
     if bool(config.input) == bool(config.data):
         got = "both input and data.* are set" if config.input else "no training file is set"
         raise ConfigError(got, fix="give input=FILE for one adapter, or data.SUBJECT=FILE for one per subject")
@@ -101,8 +112,8 @@ def plan_fits(config: Config, task: Task) -> list[Fit]:
     fits = []
     everything: list[Row] = []
     for subject, file in sorted(config.data.items()):
-        rows = _read(config, task, file)
-        fits.append(Fit(subject, rows, file, root / subject))
+        rows = [_of_subject(row, subject, file) for row in _read(config, task, file)]
+        fits.append(Fit(subject, rows, file, _place(root, subject, f"data.{subject}")))
         everything += rows
     if len(fits) > 1 and GENERAL not in config.data:
         fits.append(Fit(GENERAL, everything, ", ".join(config.data.values()), root / GENERAL))
@@ -118,11 +129,41 @@ def by_subject(rows: Sequence[Row], source: str, root: Path) -> list[Fit]:
             fix="add a `subject` column, or map one with task.columns.subject=NAME",
         )
     fits = [
-        Fit(subject, [row for row in rows if row.subject == subject], source, root / subject)
+        Fit(subject, [row for row in rows if row.subject == subject], source, _place(root, subject, source))
         for subject in subjects
         if subject
     ]
+    if GENERAL in subjects:
+        raise ConfigError(
+            f"{source} has a subject {GENERAL!r}, which is the name of the adapter on all rows",
+            fix="rename the subject",
+        )
     return [*fits, Fit(GENERAL, rows, source, root / GENERAL)]
+
+
+def _place(root: Path, name: str, origin: str) -> Path:
+    """The folder of an adapter. A name from a file or a command line must not lead anywhere else."""
+    if name != name.strip() or name.startswith(".") or any(mark in name for mark in "/\\\0") or name == BEST:
+        raise ConfigError(
+            f"{origin}: the subject {name!r} cannot be the name of an adapter's folder",
+            fix=f"rename it: no slash, no dot or space at its beginning, and not {BEST!r}",
+        )
+    return root / name
+
+
+def _of_subject(row: Row, subject: str, file: str) -> Row:
+    """The row with its subject set: prompts may name it, and must be the same as in inference."""
+    if subject == GENERAL or row.subject == subject:
+        return row
+    if row.subject:
+        raise DataError(
+            f"its subject is {row.subject!r}, and the file is given as data.{subject}",
+            path=file,
+            line=row.line or None,
+            row_id=row.id,
+            fix="give the file as input=FILE with training.per_subject=true",
+        )
+    return msgspec.structs.replace(row, subject=subject)
 
 
 def _read(config: Config, task: Task, file: str) -> list[Row]:
