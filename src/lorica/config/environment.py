@@ -50,7 +50,7 @@ ENVIRONMENT = (
         SUBJECT_PREFIX + "<SUBJECT>",
         "adapters.paths.<subject>",
         "Folder of one adapter; the subject is written in small letters: `PEFT_ADAPTER_WORLD_HISTORY` is "
-        "`world_history`.",
+        "`world_history`, which also answers rows of the subject `World History`.",
     ),
 )
 

@@ -288,7 +288,8 @@ class AdaptersConfig:
     """Which adapters answer rows."""
 
     dir: str = ""
-    """Folder whose subfolders are adapters, each named after its task or subject, or `general`."""
+    """Folder whose subfolders are adapters, each named after its task or subject, or `general`. A subject is met
+    exactly, or else in another spelling: `world_history` answers `World History`."""
 
     paths: dict[str, str] = field(default_factory=dict)
     """Single adapters: name -> folder, as in `adapters.paths.algebra=runs/algebra`. Goes before

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+import unicodedata
+from collections.abc import Collection, Mapping
+from functools import lru_cache
 
 from lorica.errors import AdapterError, ConfigError
 from lorica.records import Route
@@ -16,13 +18,14 @@ def route(*, subject: str, task: str, adapters: Collection[str], fixed: str = ""
     """Choose the adapter of one row.
 
     `fixed` (one adapter for all rows) wins; then the adapter named like the task, then the one named like the
-    row's subject. A row with neither goes to `general`, then to the base model. `fallback` says what happens
-    to a row whose subject has no adapter: "general" (then base), "base", or "error"; such a row is marked
-    `fallback=True`. Without any adapter every row goes to the base model, and that is no fall-back: nobody
-    asked for an adapter.
+    row's subject: exactly, or else by `subject_key`, so that `world_history` answers "World History". A row with
+    neither goes to `general`, then to the base model. `fallback` says what happens to a row whose subject has no
+    adapter: "general" (then base), "base", or "error"; such a row is marked `fallback=True`, and so is a row
+    without a subject that the base model answers although there are adapters. Without any adapter every row goes
+    to the base model, and that is no fall-back: nobody asked for an adapter.
 
-    Raises AdapterError for a fixed name that does not exist, and with fallback="error" for a row without an
-    adapter; ConfigError for an unknown `fallback`.
+    Raises AdapterError for a fixed name that does not exist, for a subject that two adapters answer to, and with
+    fallback="error" for a row without an adapter; ConfigError for an unknown `fallback`.
     """
     if fallback not in FALLBACKS:
         raise ConfigError(f"adapters.fallback is {fallback!r}; allowed: {', '.join(FALLBACKS)}")
@@ -32,15 +35,49 @@ def route(*, subject: str, task: str, adapters: Collection[str], fixed: str = ""
         return Route(fixed, "fixed")
     if task and task in adapters:
         return Route(task, "task")
-    if subject and subject in adapters:
-        return Route(subject, "subject")
+    found = _answering(subject, adapters) if subject and adapters else None
+    if found is not None:
+        return Route(found, "subject")
     if fallback == "error":
         what = f"subject {subject!r}" if subject else "a row without a subject"
         raise _missing(f"there is no adapter for {what} (task {task!r})", subject or task, adapters)
     missed = bool(subject) and bool(adapters)
     if GENERAL in adapters and not (missed and fallback == "base"):
         return Route(GENERAL, "general", fallback=missed)
-    return Route(None, "base", fallback=missed)
+    return Route(None, "base", fallback=bool(adapters))
+
+
+@lru_cache(maxsize=65_536)
+def subject_key(name: str) -> str:
+    """What two spellings of a subject have in common: small letters, and "_" for each run of other characters than
+    letters and digits. "World History" and "world-history" are "world_history"; "C++" is not "C"."""
+    text = unicodedata.normalize("NFKC", name).casefold()
+    # Marks belong to their letter: without them many words of Indic scripts would be one.
+    kept = "".join(char if char.isalnum() or unicodedata.category(char)[0] == "M" else " " for char in text)
+    words = ["_" if kept[:1] == " " else "", "_".join(kept.split()), "_" if kept[-1:] == " " else ""]
+    return "".join(words) if words[1] else ""
+
+
+def _answering(subject: str, adapters: Collection[str]) -> str | None:
+    if subject in adapters:
+        return subject
+    key = subject_key(subject)
+    names = _names_by_key(tuple(adapters)).get(key, ()) if key else ()
+    if len(names) > 1:
+        raise AdapterError(
+            f"the subject {subject!r} could mean the adapters {' and '.join(map(repr, names))}",
+            fix="rename one of them, or spell the subject like the adapter that is meant",
+        )
+    return names[0] if names else None
+
+
+@lru_cache(maxsize=64)
+def _names_by_key(adapters: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for name in sorted(adapters):
+        key = subject_key(name)
+        found[key] = (*found.get(key, ()), name)
+    return found
 
 
 def _missing(message: str, wanted: str, adapters: Collection[str]) -> AdapterError:
