@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorica.data.answers import ANSWER_COLUMNS
-from lorica.data.write import atomic_file, read_answers, write_answers
+from lorica.data.write import atomic_file, check_output, read_answers, write_answers
 from lorica.errors import DataError
 from lorica.records import Answer
 
@@ -158,6 +158,44 @@ def test_atomic_file_makes_the_folder_and_follows_links(tmp_path: Path) -> None:
     assert link.is_symlink()
     with pytest.raises(DataError, match="a folder, not a file"), atomic_file(tmp_path):
         pass
+
+
+def test_a_place_that_can_be_written_is_probed_without_a_trace(tmp_path: Path) -> None:
+    check_output(tmp_path / "a.jsonl")
+    check_output(tmp_path / "not" / "yet" / "there" / "a.csv.gz")
+    (tmp_path / "b.csv").write_text("old")
+    check_output(tmp_path / "b.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["b.csv"]
+    assert (tmp_path / "b.csv").read_text() == "old"
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plain").write_text("")
+    (tmp_path / "folder.csv").mkdir()
+    for place, part in (
+        (tmp_path / "plain" / "a.csv", "cannot be written"),
+        (tmp_path / "plain" / "deeper" / "a.csv", "cannot be written"),
+        (tmp_path / ("x" * 250 + ".csv"), "File name too long"),
+        (tmp_path / ("x" * 300) / "a.csv", "File name too long"),
+        (tmp_path / "folder.csv", "a folder, not a file"),
+    ):
+        with pytest.raises(DataError, match=part):
+            check_output(place)
+
+    def denied(self: Path, *_: object) -> None:  # the superuser of a test machine may write anywhere
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(DataError, match=r"a\.csv: cannot be written \(Permission denied\)\n  -> choose another place"):
+        check_output(tmp_path / "a.csv")
+
+
+def test_a_result_file_in_a_read_only_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_answers(tmp_path / "a.jsonl", [Answer(id="1")])
+    monkeypatch.setattr("secrets.token_hex", lambda _: pytest.fail("reading tried to write"))
+    assert list(read_answers(tmp_path / "a.jsonl")) == [Answer(id="1")]
 
 
 def test_atomic_file_failing_leaves_nothing(tmp_path: Path) -> None:

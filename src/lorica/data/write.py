@@ -50,7 +50,7 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise DataError("this is a folder, not a file", path=path, fix="name a file in it")
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary = _temporary(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         file = temporary.open("xb")
@@ -70,6 +70,10 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
         raise
 
 
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames, creations and removals in `folder` outlast a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -80,15 +84,33 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_output(path: Path | str) -> None:
-    """Raise DataError unless this is the name of a result file; MissingExtraError for Parquet without
-    pyarrow."""
+    """Raise DataError unless this is the name of a result file whose place can be written, so that a long run does
+    not fail at its end; MissingExtraError for Parquet without pyarrow. Nothing is left behind."""
     file = Path(path)
+    _check_name(file)
+    target = Path(os.path.realpath(file))
+    if target.is_dir():
+        raise DataError("this is a folder, not a file", path=path, fix="name a file in it")
+    folder = target.parent
+    try:
+        while not folder.exists():
+            folder = folder.parent  # what is missing would be made inside this one
+        # A name of the same length as the real temporary one, so that too long a name is found as well.
+        probe = folder / _temporary(target).name
+        with probe.open("xb"):
+            pass
+        probe.unlink()
+    except OSError as error:
+        raise DataError(f"cannot be written ({error.strerror})", path=path, fix="choose another place") from error
+
+
+def _check_name(file: Path) -> None:
     try:
         kind = file_format(file).kind
     except DataError:
         kind = None
     if kind not in _KINDS or file.name.lower().endswith((".ndjson", ".ndjson.gz")):
-        raise DataError("not the suffix of a result file", path=path, fix=f"use one of {_ALLOWED}")
+        raise DataError("not the suffix of a result file", path=file, fix=f"use one of {_ALLOWED}")
     if kind == "parquet":
         load_pyarrow(file, "the result file")
 
@@ -100,8 +122,8 @@ def write_answers(path: Path | str, answers: Iterable[Answer]) -> int:
     The same answers give the same bytes. Raises DataError for another suffix, an answer with a score that is
     not finite, or a place that cannot be written.
     """
-    check_output(path)
     file = Path(path)
+    _check_name(file)
     fmt = file_format(file)
     with atomic_file(file) as raw:
         if fmt.kind == "parquet":
@@ -120,7 +142,7 @@ def read_answers(path: Path | str) -> Iterator[Answer]:
     Raises DataError, with the line, for unknown columns, values of the wrong type and ids used twice.
     """
     file = Path(path)
-    check_output(file)
+    _check_name(file)
     pairs = refuse_duplicates(_read(file), key=lambda item: (item[1].id, item[0]), again=lambda: _read(file), path=file)
     first = next(pairs, None)
     if first is None:
