@@ -48,10 +48,9 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     followed. Raises DataError when the place cannot be written or the disk is full.
     """
     target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise DataError("this is a folder, not a file", path=path, fix="name a file in it")
     temporary = _temporary(target)
     try:
+        _refuse_folder(target, path)
         target.parent.mkdir(parents=True, exist_ok=True)
         file = temporary.open("xb")
     except OSError as error:
@@ -68,6 +67,11 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise DataError(f"cannot be written ({error.strerror})", path=path, fix="free some space") from error
         raise
+
+
+def _refuse_folder(target: Path, path: Path | str) -> None:
+    if target.is_dir():
+        raise DataError("this is a folder, not a file", path=path, fix="name a file in it")
 
 
 def _temporary(target: Path) -> Path:
@@ -89,10 +93,9 @@ def check_output(path: Path | str) -> None:
     file = Path(path)
     _check_name(file)
     target = Path(os.path.realpath(file))
-    if target.is_dir():
-        raise DataError("this is a folder, not a file", path=path, fix="name a file in it")
     folder = target.parent
     try:
+        _refuse_folder(target, path)
         while not folder.exists():
             folder = folder.parent  # what is missing would be made inside this one
         # A name of the same length as the real temporary one, so that too long a name is found as well.
