@@ -122,6 +122,22 @@ def test_huge_fixed_texts_are_refused_at_once(tiny: Path) -> None:
         encoder.encode(prompt("x" * 100_000), max_tokens=128, truncate="error")
 
 
+@pytest.mark.parametrize(
+    ("content", "trim", "policy"),
+    [(WORDS, (), "middle"), (WORDS, ((0, len(WORDS)),), "error"), ("x" * 10_000_000, (), "middle")],
+)
+def test_a_refusal_names_the_key_that_sets_the_limit(
+    tiny: Path, content: str, trim: tuple[tuple[int, int], ...], policy: str
+) -> None:
+    encoder, message = load_encoder(tiny), Message("user", content, trim)
+    with pytest.raises(PromptError) as caught:
+        encoder.encode([message], max_tokens=100, truncate=policy)
+    assert caught.value.fix.startswith("raise inference.max_input_tokens, or ")
+    with pytest.raises(PromptError) as caught:
+        encoder.encode([message], answer="Yes", max_tokens=100, truncate=policy, limit_key="training.max_seq_length")
+    assert caught.value.fix.startswith("raise training.max_seq_length, or ")
+
+
 def test_share_levels_the_longest_down() -> None:
     assert share([10, 100, 50], 200) == [10, 100, 50]
     assert share([10, 100, 50], 90) == [10, 40, 40]

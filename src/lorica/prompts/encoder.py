@@ -15,7 +15,6 @@ from lorica.records import Encoded, Message
 # No tokenizer in use has longer tokens: a text with more characters a token than this cannot fit.
 _CHARS_PER_TOKEN = 256
 _PRIVATE_USE = range(0xE000, 0xF900)
-_RAISE_LIMIT = "raise inference.max_input_tokens (training.max_seq_length)"
 
 
 class Encoder:
@@ -55,12 +54,19 @@ class Encoder:
         return cls(model_folder.read_parts(Path(folder), chat_template=chat_template, thinking=thinking))
 
     def encode(
-        self, messages: Sequence[Message], *, answer: str | None = None, max_tokens: int, truncate: str
+        self,
+        messages: Sequence[Message],
+        *,
+        answer: str | None = None,
+        max_tokens: int,
+        truncate: str,
+        limit_key: str = "inference.max_input_tokens",
     ) -> Encoded:
         """Token ids of a prompt, or of a prompt with its answer and the end of turn.
 
         max_tokens counts everything. truncate ("middle", "left", "right": what is dropped; or "error")
-        applies to the messages' trim spans only. The prompt's ids are the same with and without an answer.
+        applies to the messages' trim spans only. limit_key: the key that an error tells to raise. The
+        prompt's ids are the same with and without an answer.
         Raises PromptError when the prompt does not fit and may not or cannot be cut, when the template
         refuses the messages, or for text that is not valid Unicode; ConfigError for an unknown policy.
         """
@@ -70,7 +76,7 @@ class Encoder:
         for message in messages:
             _check_unicode(message.content)
         folded = self._template.fold(messages)
-        shortened, unseen = self._drop_hopeless(folded, max_tokens, truncate)
+        shortened, unseen = self._drop_hopeless(folded, max_tokens, truncate, limit_key)
         prompt = self._prompt(shortened)
         dropped = unseen
         if len(prompt) > budget or unseen:
@@ -78,10 +84,10 @@ class Encoder:
                 raise PromptError(
                     f"a prompt has {len(prompt) + unseen} tokens{self._with_answer(ending)}; "
                     f"max_tokens is {max_tokens}",
-                    fix=f"{_RAISE_LIMIT}, or set task.truncate=middle",
+                    fix=f"raise {limit_key}, or set task.truncate=middle",
                 )
             whole = len(prompt)
-            prompt = self._cut(shortened, budget, max_tokens, truncate, ending)
+            prompt = self._cut(shortened, budget, max_tokens, truncate, ending, limit_key)
             dropped += max(whole - len(prompt), 0 if unseen else 1)
         return Encoded(tokens=prompt + ending, answer_start=len(prompt), dropped=dropped)
 
@@ -136,7 +142,7 @@ class Encoder:
         return stand_ins
 
     def _drop_hopeless(
-        self, messages: Sequence[Message], max_tokens: int, policy: str
+        self, messages: Sequence[Message], max_tokens: int, policy: str, limit_key: str
     ) -> tuple[Sequence[Message], int]:
         """Cut what can never fit before it is tokenised; the messages, and about how many tokens are gone."""
         limit = max(max_tokens, 1) * _CHARS_PER_TOKEN
@@ -145,7 +151,7 @@ class Encoder:
         if fixed > limit:
             raise PromptError(
                 f"a prompt has {fixed} characters that may not be cut; max_tokens is {max_tokens}",
-                fix="shorten the instruction or the question, or raise the limit",
+                fix=f"raise {limit_key}, or shorten the instruction or the question",
             )
         if all(len(text) <= limit for text in texts):
             return messages, 0
@@ -158,7 +164,13 @@ class Encoder:
         return cutting.replace_spans(messages, kept), unseen
 
     def _cut(
-        self, messages: Sequence[Message], budget: int, max_tokens: int, policy: str, ending: tuple[int, ...]
+        self,
+        messages: Sequence[Message],
+        budget: int,
+        max_tokens: int,
+        policy: str,
+        ending: tuple[int, ...],
+        limit_key: str,
     ) -> tuple[int, ...]:
         empty = cutting.replace_spans(messages, [""] * len(cutting.span_texts(messages)))
         fixed = len(self._prompt(empty))
@@ -166,7 +178,7 @@ class Encoder:
             raise PromptError(
                 f"the fixed text of a prompt needs {fixed} tokens{self._with_answer(ending)}; "
                 f"max_tokens is {max_tokens}",
-                fix=f"{_RAISE_LIMIT}, or shorten the instruction or the question",
+                fix=f"raise {limit_key}, or shorten the instruction or the question",
             )
         fitted = cutting.fit(
             messages,
