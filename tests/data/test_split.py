@@ -134,6 +134,19 @@ def test_what_cannot_be_divided_is_explained() -> None:
         folds(rows, 1, seed=0, text=_text)
 
 
+def test_a_refusal_names_the_rows_and_the_way_without_a_split() -> None:
+    rows = _rows([("one thing", "g", 0), ("another", "g", 1)])
+    with pytest.raises(
+        DataError, match=r"^posts\.csv: 2 rows(.|\n)*training\.val_ratio=0 trains on all rows"
+    ) as caught:
+        split(rows, ratio=0.5, seed=0, text=_text, source="posts.csv")
+    assert caught.value.path == Path("posts.csv")
+    with pytest.raises(DataError, match=r"^posts\.csv: 2 rows(.|\n)*fewer folds"):
+        folds(rows, 2, seed=0, text=_text, source="posts.csv")
+    with pytest.raises(DataError, match=r"^<rows>: 2 rows"):
+        split(rows, ratio=0.5, seed=0, text=_text)
+
+
 def _shared_rows(name: str, group: str) -> list[Row]:
     path = SHARED / name
     if not path.is_file():

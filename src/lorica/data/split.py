@@ -23,18 +23,22 @@ class _Component(msgspec.Struct, frozen=True):
     classes: dict[str, int]  # class -> number of members
 
 
-def split(rows: Sequence[Row], *, ratio: float, seed: int, text: Callable[[Row], str]) -> tuple[list[Row], list[Row]]:
+def split(
+    rows: Sequence[Row], *, ratio: float, seed: int, text: Callable[[Row], str], source: str = "<rows>"
+) -> tuple[list[Row], list[Row]]:
     """(rows to train on, rows held out), each in the order of `rows`; about `ratio` of them are held out.
 
     Stratified by `gold` where it is an integer. The same rows and seed give the same split. Neither side is
-    empty. Raises ConfigError unless 0 < ratio < 1, and DataError when all rows form one component.
+    empty. source: what a message calls the rows, such as their file. Raises ConfigError unless 0 < ratio < 1, and
+    DataError when all rows form one component.
     """
     if not 0 < ratio < 1:
         raise ConfigError(
             f"the held-out share must lie between 0 and 1, got {ratio}", fix="e.g. training.val_ratio=0.15"
         )
     components = _shuffled(rows, text, seed)
-    _require(rows, components, 2, "a training and a held-out side")
+    why = "a training and a held-out side"
+    _require(rows, components, 2, why, source, "training.val_ratio=0 trains on all rows")
     target = {name: ratio * n for name, n in _classes(components).items()}
     held = Counter[str]()
     chosen: list[_Component] = []
@@ -57,7 +61,9 @@ def split(rows: Sequence[Row], *, ratio: float, seed: int, text: Callable[[Row],
     )
 
 
-def folds(rows: Sequence[Row], k: int, *, seed: int, text: Callable[[Row], str]) -> list[tuple[list[Row], list[Row]]]:
+def folds(
+    rows: Sequence[Row], k: int, *, seed: int, text: Callable[[Row], str], source: str = "<rows>"
+) -> list[tuple[list[Row], list[Row]]]:
     """k pairs (rows to train on, rows held out); every row is held out exactly once. Rules as for `split`.
 
     Raises ConfigError for k < 2, and DataError when there are fewer than k components.
@@ -65,7 +71,7 @@ def folds(rows: Sequence[Row], k: int, *, seed: int, text: Callable[[Row], str])
     if k < 2:
         raise ConfigError(f"the number of folds must be at least 2, got {k}")
     components = _shuffled(rows, text, seed)
-    _require(rows, components, k, f"{k} folds")
+    _require(rows, components, k, f"{k} folds", source, "ask for fewer folds")
     totals = _classes(components)
     sizes = [0] * k
     counts = [Counter[str]() for _ in range(k)]
@@ -135,13 +141,15 @@ def _gain(component: _Component, held: Counter[str], target: dict[str, float]) -
     return gain
 
 
-def _require(rows: Sequence[Row], components: Sequence[_Component], least: int, what: str) -> None:
+def _require(
+    rows: Sequence[Row], components: Sequence[_Component], least: int, what: str, source: str, otherwise: str
+) -> None:
     if len(components) >= least:
         return
     groups = len({row.group for row in rows if row.group})
     raise DataError(
         f"{len(rows)} rows in {groups} groups cannot be divided into {what}: rows of one group and "
         f"near-duplicate texts stay together, which leaves {len(components)} that can be told apart",
-        path="<rows>",
-        fix="add rows that differ, or group them less coarsely",
+        path=source,
+        fix=f"add rows that differ, or group them less coarsely; {otherwise}",
     )
