@@ -8,9 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lorica.data.read import rows_from_memory
 from lorica.errors import PromptError
 from lorica.prompts.truncate import cut_text, replace_spans, share, span_texts
 from lorica.records import Message
+from lorica.tasks import load_task
+from lorica.tasks.base import TaskSettings
 
 from .conftest import load_encoder
 
@@ -101,6 +104,25 @@ def test_a_limit_below_the_fixed_text_says_what_it_needs(tiny: Path) -> None:
 def test_a_prompt_without_spans_is_never_cut(tiny: Path) -> None:
     with pytest.raises(PromptError, match="the fixed text of a prompt needs"):
         load_encoder(tiny).encode([Message("user", WORDS)], max_tokens=100, truncate="middle")
+
+
+@pytest.mark.parametrize("policy", ["middle", "left", "right"])
+def test_a_pathological_question_keeps_its_ends_and_its_instruction(tiny: Path, policy: str) -> None:
+    encoder = load_encoder(tiny)
+    question = " ".join(f"w{number}" for number in range(300))
+    task = load_task("saq", TaskSettings())
+    (row,) = rows_from_memory([{"question": question}], task.shapes)
+    cut = encoder.encode(task.render(row), max_tokens=400, truncate=policy)
+    assert len(cut.tokens) <= 400
+    assert cut.dropped > 0
+    text = encoder.decode(cut.tokens)
+    assert "Answer in a few words.\nQuestion: w0 w1 " in text
+    assert " w38 w39 " in text
+    assert " w260 w261 " in text
+    assert " w298 w299" in text
+    assert text.count(" ... ") == 1
+    with pytest.raises(PromptError, match="a prompt has"):
+        encoder.encode(task.render(row), max_tokens=400, truncate="error")
 
 
 @pytest.mark.parametrize("policy", ["middle", "left", "right"])

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from itertools import islice
+
 from lorica.records import Message, Role
+
+# From here on a question or a rule counts as pathologically long. Characters count for scripts without spaces.
+WHOLE_WORDS, WHOLE_CHARS = 200, 1200
+# What always stays of each end of such a text.
+KEPT_WORDS, KEPT_CHARS = 40, 240
 
 
 class Draft:
@@ -25,6 +33,35 @@ class Draft:
             self._trim.append((self._length, self._length + len(text)))
         return self.add(text)
 
+    def add_whole(self, text: str) -> Draft:
+        """A question or a rule: it stays whole, unless it is longer than 200 words (or 1,200 characters). Of such
+        a text truncation may cut the middle, never the first and last 40 words (or 240 characters)."""
+        middle = _middle(text)
+        if middle:
+            self._trim.append((self._length + middle[0], self._length + middle[1]))
+        return self.add(text)
+
     def message(self, role: Role) -> Message:
         """The finished message."""
         return Message(role, "".join(self._pieces), tuple(self._trim))
+
+
+def _middle(text: str) -> tuple[int, int] | None:
+    """The characters that truncation may cut from a text that should stay whole; None for a normal one."""
+    if len(text) <= WHOLE_CHARS and len(text.split()) <= WHOLE_WORDS:
+        return None
+    start, stop = _kept(text), len(text) - _kept(text[::-1])
+    inner = text[start:stop]
+    if not inner.strip():
+        return None
+    # White space stays, so that what is left of the ends never runs together.
+    return start + len(inner) - len(inner.lstrip()), stop - (len(inner) - len(inner.rstrip()))
+
+
+def _kept(text: str) -> int:
+    """How many characters of the beginning stay: whole words where there are any of usual length."""
+    found = re.finditer(r"\S+", text[: KEPT_CHARS + 1])
+    ends = [word.end() for word in islice(found, KEPT_WORDS) if word.end() <= KEPT_CHARS]
+    if len(ends) < KEPT_WORDS and (not ends or ends[-1] < KEPT_CHARS // 2):
+        return KEPT_CHARS
+    return ends[-1]

@@ -79,10 +79,11 @@ class McqTask:
         draft = Draft().add("Answer with the letter of the right option.\n" if letters else "Answer the question.\n")
         if case.passage:
             draft.add("Passage: ").add_long(case.passage).add("\n")
-        draft.add(f"Question: {case.question}")
+        end = _end_of_question(case)
+        draft.add("Question: ").add_whole(case.question[:end]).add(case.question[end:])
         if letters and not case.listed:
             for letter, option in zip(LETTERS, case.options, strict=False):
-                draft.add(f"\n{letter}. {option}")
+                draft.add(f"\n{letter}. ").add_whole(option)
         return (draft.message("user"),)
 
     def choices(self, row: Row) -> tuple[str, ...] | None:
@@ -235,10 +236,22 @@ def _countries(value: object, keys: Sequence[str]) -> tuple[str, ...]:
 
 def _lists_options(prompt: str, options: Sequence[str]) -> bool:
     lines = {line.strip() for line in prompt.splitlines()}
-    return all(
-        any(f"{letter}{mark}{option}" in lines for mark in (". ", ".", ") ", ")", ": "))
-        for letter, option in zip(LETTERS, options, strict=False)
-    )
+    return all(not lines.isdisjoint(_spellings(letter, text)) for letter, text in zip(LETTERS, options, strict=False))
+
+
+def _spellings(letter: str, option: str) -> list[str]:
+    return [f"{letter}{mark}{option}" for mark in (". ", ".", ") ", ")", ": ")]
+
+
+def _end_of_question(case: McqCase) -> int:
+    """Where the options begin in a question that lists them: from there on nothing may be cut."""
+    at = 0
+    options = {line for pair in zip(LETTERS, case.options, strict=False) for line in _spellings(*pair)}
+    for line in case.question.splitlines(keepends=True) if case.listed else ():
+        if line.strip() in options:
+            return at
+        at += len(line)
+    return len(case.question)
 
 
 def _case(row: Row) -> McqCase:

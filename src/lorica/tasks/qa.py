@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lorica.records import Message, Row
 from lorica.tasks.base import TaskSettings
+from lorica.tasks.drafts import Draft
 from lorica.tasks.questions import BY_SUBJECT, QUESTIONS, question_case
 from lorica.tasks.written import WrittenTask
 
@@ -23,4 +24,4 @@ def _prompt(row: Row) -> tuple[Message, ...]:
     """A system message with the subject, and the question as the user's message."""
     about = f"questions about {row.subject}" if row.subject else "questions"
     system = Message("system", f"You answer {about}. Reply in one sentence.")
-    return (system, Message("user", question_case(row).question))
+    return (system, Draft().add_whole(question_case(row).question).message("user"))

@@ -82,9 +82,10 @@ class RulesTask:
         case = _case(row)
         reply = _REPLY[self.settings.method]
         if self.settings.style == "plain":
-            draft = Draft().add(f"Rule: {case.rule}\nDoes the post break the rule? {reply}\nPost: ")
+            draft = Draft().add("Rule: ").add_whole(case.rule)
+            draft.add(f"\nDoes the post break the rule? {reply}\nPost: ")
             return (draft.add_long(case.body).message("user"),)
-        draft = Draft().add(f"Rule:\n{case.rule}\n\n")
+        draft = Draft().add("Rule:\n").add_whole(case.rule).add("\n\n")
         _add_examples(draft, "Posts that break the rule:", case.breaking)
         _add_examples(draft, "Posts that do not break the rule:", case.allowed)
         if self.settings.style == "contrastive":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lorica.records import Message, Row
 from lorica.tasks.base import TaskSettings
+from lorica.tasks.drafts import Draft
 from lorica.tasks.questions import ANNOTATED, BY_SUBJECT, QUESTIONS, question_case
 from lorica.tasks.written import WrittenTask
 
@@ -21,4 +22,4 @@ def saq_task(settings: TaskSettings) -> WrittenTask:
 
 def _prompt(row: Row) -> tuple[Message, ...]:
     """One user message: the instruction and the question."""
-    return (Message("user", f"Answer in a few words.\nQuestion: {question_case(row).question}"),)
+    return (Draft().add("Answer in a few words.\nQuestion: ").add_whole(question_case(row).question).message("user"),)
