@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lorica.adapters.folder import AdapterFolder, module_of, open_adapter
 from lorica.engines.base import EngineSettings, OnDone, check_adapters, failed, find_problem, room_for
+from lorica.engines.offline import import_bitsandbytes_offline, offline
 from lorica.errors import AdapterError, EngineError, MissingExtraError, ModelError
 from lorica.records import Choose, Generate, Output, Request
 
@@ -236,9 +237,10 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     given["device_map"] = settings.device_map or (device if settings.load_in_4bit else None)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, **given
-        )
+        with offline():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, **given
+            )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"{folder}: transformers cannot load this model: {error}",
@@ -254,6 +256,7 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
 def _four_bits(dtype: str) -> Any:
     if find_spec("bitsandbytes") is None:
         raise MissingExtraError("bitsandbytes", extra="quant", needed_for="model.load_in_4bit")
+    import_bitsandbytes_offline()
     from transformers import BitsAndBytesConfig
 
     compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
@@ -261,6 +264,7 @@ def _four_bits(dtype: str) -> Any:
 
 
 def _attach(model: Any, opened: AdapterFolder, inner: str) -> Any:
+    import_bitsandbytes_offline()
     try:
         from peft import PeftModel
     except ImportError as error:
@@ -268,7 +272,7 @@ def _attach(model: Any, opened: AdapterFolder, inner: str) -> Any:
         raise MissingExtraError("peft", extra="peft", needed_for=needed_for) from error
     _check_fit(model, opened)
     try:
-        with warnings.catch_warnings():
+        with offline(), warnings.catch_warnings():
             # PEFT reads this attribute, which transformers 5 deprecates; nothing a user could act on.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
             if isinstance(model, PeftModel):
