@@ -135,18 +135,37 @@ def find(key: str, *, place: str = "") -> tuple[Leaf, str]:
 def _closest_keys(key: str) -> str:
     known = list(leaves())
     last = key.rpartition(".")[2]
-    same_end = [name for name in known if name.rpartition(".")[2] == last]
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-    if not same_end and not close:
+    found = [*_closest_entries(key), *(name for name in known if name.rpartition(".")[2] == last)]
+    if not found:
+        found = difflib.get_close_matches(
+            key, [*known, "config"], n=1, cutoff=0.75
+        )  # config=FILE is no key, but a word
+    if not found:
         ends = difflib.get_close_matches(last, {name.rpartition(".")[2] for name in known}, n=1, cutoff=0.75)
-        close = [name for name in known if name.rpartition(".")[2] in ends]
-    found = list(dict.fromkeys([*same_end, *close]))[:3]
-    section = key.partition(".")[0]
+        found = [name for name in known if name.rpartition(".")[2] in ends]
     if found:
-        return f"did you mean {' or '.join(found)}?"
-    if section in sections():
-        return f"the keys of {section}: " + ", ".join(name for name in known if name.startswith(section + "."))
+        return f"did you mean {' or '.join(list(dict.fromkeys(found))[:3])}?"
+    section = key.partition(".")[0]
+    hint = ""
+    if section not in sections():
+        close = difflib.get_close_matches(section, sections(), n=1, cutoff=0.6)
+        section, hint = (close[0], f"did you mean {close[0]}? ") if close else ("", "")
+    if section and "." not in key:
+        return hint.strip()
+    if section:
+        return f"{hint}the keys of {section}: " + ", ".join(name for name in known if name.startswith(section + "."))
     return "`lorica config` lists all keys"
+
+
+def _closest_entries(key: str) -> list[str]:
+    """An entry of a table whose name is misspelt: `dta.algebra` is close to `data.algebra`."""
+    parts = key.split(".")
+    tables = {leaf.key for leaf in leaves().values() if leaf.kind == "table"}
+    for count in range(len(parts) - 1, 0, -1):
+        close = difflib.get_close_matches(".".join(parts[:count]), tables, n=1, cutoff=0.75)
+        if close and close[0].count(".") == count - 1:
+            return [".".join([close[0], *parts[count:]])]
+    return []
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

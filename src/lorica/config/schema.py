@@ -41,7 +41,8 @@ class TaskConfig:
     written text (rules, saq, qa)."""
 
     style: Style = "plain"
-    """How a `rules` prompt is written; empty for every other task."""
+    """How a `rules` prompt is written, and for `rules` only: `plain`, `structured` (labelled sections with the row's
+    examples) or `contrastive` (the same, with three reasoning steps). Empty for every other task."""
 
     truncate: Truncate = "middle"
     """What is cut from a row's long texts when its prompt does not fit; `error` refuses the row instead."""
@@ -201,7 +202,8 @@ class TrainingConfig:
     """Whether to go on from the last checkpoint in `run_dir` where there is one."""
 
     per_subject: bool = False
-    """Whether each subject in the rows of `input` gets an adapter of its own, beside `general` on all rows."""
+    """Whether each subject in the rows of `input` gets an adapter of its own, beside `general` on all rows. Not
+    together with `data.*`, which names one file per subject."""
 
     gradient_checkpointing: bool = False
     """Whether activations are computed again in the backward pass: less memory, about a third more time."""

@@ -55,7 +55,7 @@ def _check_task(config: Config, facts: _Facts) -> None:
     if task.name != "rules" and task.style:
         raise ConfigError(
             f"{facts['task.style']} is a style of rules; {facts['task.name']} has none",
-            fix="leave task.style out",
+            fix=f"leave task.style out, and choose the task with task={task.name}",
         )
     both = {label.casefold() for label in task.positive_labels} & {label.casefold() for label in task.negative_labels}
     if both:
@@ -95,6 +95,13 @@ def _check_training(config: Config, facts: _Facts) -> None:
         raise ConfigError(
             f"{facts['training.early_stopping']} needs the rows that {facts['training.val_ratio']} lacks",
             fix="training.val_ratio=0.15, or training.early_stopping=0",
+        )
+    if training.per_subject and config.data:
+        first = next(iter(config.data))
+        raise ConfigError(
+            f"{facts['training.per_subject']} divides one file, and data.{first}={config.data[first]} is a file of one "
+            "subject already",
+            fix="give input=FILE with training.per_subject=true, or data.SUBJECT=FILE without it",
         )
 
 
