@@ -56,6 +56,30 @@ def test_a_csv_file_of_that_table(tmp_path: Path) -> None:
     assert row.case == one(TABLE).case
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "['bread', \"a cook's rice\", 'soup']",
+        '["bread", "a cook\'s rice", "soup"]',
+        "{'A': 'bread', 'B': \"a cook's rice\", 'C': 'soup'}",
+    ],
+)
+def test_options_as_json_or_as_a_python_literal(cell: str) -> None:
+    row = one({"question": "Which?", "options": cell, "answer": "B"})
+    assert isinstance(row.case, McqCase)
+    assert (row.case.options, row.gold) == (("bread", "a cook's rice", "soup"), 1)
+    row = one({"MCQID": "1", "prompt": "Which?", "choices": cell, "answer_idx": "B"})
+    assert isinstance(row.case, McqCase)
+    assert (row.case.options, row.gold) == (("bread", "a cook's rice", "soup"), 1)
+
+
+def test_an_answer_that_is_nan_is_missing_and_an_option_that_is_nan_is_empty() -> None:
+    assert one({"question": "?", "options": ["a", "b"], "answer": math.nan}).gold is None
+    for options in (["a", math.nan], "['a', nan]", '["a", NaN]'):
+        with pytest.raises(DataError, match="option B of 'options' is empty"):
+            one({"question": "?", "options": options})
+
+
 def test_a_prompt_that_lists_its_options_is_not_given_them_twice() -> None:
     prompt = "What do children eat?\n\nA. bread\nB. rice\nC. soup\nD. figs\n\nAnswer:"
     (message,) = task_of().render(one({**TABLE, "prompt": prompt}))
@@ -113,7 +137,9 @@ def test_labels_inside_options_are_left_out_when_all_have_them() -> None:
     ("options", "message"),
     [
         ("bread, rice", "not JSON"),
-        ('"bread"', "list or object"),
+        ('"bread"', "list or an object"),
+        ("'bread'", "list or an object"),
+        ("[str(i) for i in range(3)]", "no Python literal"),
         ([], "0 options"),
         (["one"], "1 options"),
         ([str(i) for i in range(27)], "27 options"),

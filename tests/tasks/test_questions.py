@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,10 @@ def test_the_english_question_by_mapping() -> None:
     assert SAQ.text(one(SAQ, ANNOTATED, question="en_question")) == "What is the most popular fruit?"
 
 
-@pytest.mark.parametrize("annotations", ["[]", [], "[{'answers': [], 'en_answers': [], 'count': 0}]", None, ""])
+@pytest.mark.parametrize(
+    "annotations",
+    ["nan", "NaN", "None", "null", math.nan, "[]", [], "[{'answers': [], 'en_answers': [], 'count': 0}]", None, ""],
+)
 def test_no_annotations_no_gold(annotations: object) -> None:
     assert one(SAQ, {**ANNOTATED, "annotations": annotations}).gold is None
 
@@ -57,8 +61,37 @@ def test_annotations_as_json_or_as_a_list() -> None:
 
 
 @pytest.mark.parametrize(
+    "annotations",
+    [
+        "[{'answers': ['x', nan], 'en_answers': nan, 'count': 1}, {'answers': ['y'], 'count': nan}]",
+        '[{"answers": ["x", NaN], "en_answers": null, "count": 1}, {"answers": ["y"], "count": NaN}]',
+        [{"answers": ["x", math.nan], "en_answers": math.nan, "count": 1}, {"answers": ["y"], "count": math.nan}],
+    ],
+)
+def test_nan_among_annotations_is_a_missing_value(annotations: object) -> None:
+    assert one(SAQ, {**ANNOTATED, "annotations": annotations}).gold == ("x", "y")
+
+
+def test_json_annotations_keep_the_meaning_of_their_escapes() -> None:
+    cell = '[{"answers": ["\\ud83c\\udf4e a\\/b"], "en_answers": [], "count": 1}]'
+    assert one(SAQ, {**ANNOTATED, "annotations": cell}).gold == ("🍎 a/b",)
+
+
+def test_a_strange_escape_in_a_literal_is_taken_as_it_stands() -> None:
+    assert one(SAQ, {**ANNOTATED, "annotations": r"[{'answers': ['a\d'], 'count': 1}]"}).gold == (r"a\d",)
+
+
+def test_nan_is_no_question_and_no_answer() -> None:
+    assert one(QA, {"question": "Who?", "answer": math.nan, "subject": math.nan}) == one(QA, {"question": "Who?"})
+    with pytest.raises(DataError, match="'question' is empty"):
+        one(QA, {"question": math.nan})
+
+
+@pytest.mark.parametrize(
     ("annotations", "message"),
     [
+        ("[{'answers': [nan_], 'count': 1}]", "no Python literal"),
+        ("[{'answers': [nan()], 'count': 1}]", "no Python literal"),
         ("__import__('os').system('true')", "not JSON"),
         ("[x for x in (1,)]", "not JSON"),
         ("{'answers': ['x']}", "list of objects"),

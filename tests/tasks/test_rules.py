@@ -68,6 +68,7 @@ def test_body_and_rule_are_enough() -> None:
         (" no ", 0),
         ("", None),
         (None, None),
+        (math.nan, None),
     ],
 )
 def test_spellings_of_labels(label: object, gold: int | None) -> None:
@@ -130,6 +131,48 @@ def test_contrastive_has_three_steps_and_no_empty_sections() -> None:
     assert [line[:2] for line in user.content.splitlines() if line[:1].isdigit()] == ["1.", "2.", "3."]
     assert "Posts that" not in user.content
     assert "Community" not in user.content
+
+
+def test_contrastive_with_examples_is_exactly_this() -> None:
+    system, user = task_of(style="contrastive").render(one({**FULL, "subreddit": ""}))
+    assert system.content == (
+        "You compare a post with examples to judge whether it breaks a community rule. Answer Yes or No."
+    )
+    assert user.content.split("- I repaired my watch.\n\n")[1] == (
+        "Think in three steps, silently:\n"
+        "1. What do the posts that break the rule have in common?\n"
+        "2. What sets the posts that do not break it apart?\n"
+        "3. Which of the two is the new post closer to?\n\n"
+        "New post:\nCheap watches at my shop!"
+    )
+
+
+def test_contrastive_without_examples_asks_to_imagine_them() -> None:
+    system, user = task_of(style="contrastive").render(one({"body": "hello", "rule": "Be kind"}))
+    assert system.content == "You judge whether a post breaks a community rule. Answer Yes or No."
+    assert user.content == (
+        "Rule:\nBe kind\n\n"
+        "Think in three steps, silently:\n"
+        "1. What would a post that breaks the rule look like?\n"
+        "2. What would a post that does not break it look like?\n"
+        "3. Which of the two is the new post closer to?\n\n"
+        "New post:\nhello"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "first", "second"),
+    [
+        ("positive_example_1", "1. What do the posts", "2. What would a post that does not break it"),
+        ("negative_example_2", "1. What would a post that breaks", "2. What sets the posts"),
+    ],
+)
+def test_contrastive_speaks_only_of_examples_that_are_there(given: str, first: str, second: str) -> None:
+    record = {"body": "hello", "rule": "Be kind", given: "an example"}
+    system, user = task_of(style="contrastive").render(one(record))
+    assert "with examples" in system.content
+    assert f"\n{first}" in user.content
+    assert f"\n{second}" in user.content
 
 
 @pytest.mark.parametrize("style", ["plain", "structured", "contrastive"])

@@ -117,13 +117,19 @@ def invalid(problem: str) -> Reading:
     return Reading(answer=None, stage="invalid", valid=False, problem=problem)
 
 
+def is_missing(value: object) -> bool:
+    """None, and NaN, which is how pandas holds a value that is not there."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def text_value(values: Mapping[str, Any], name: str) -> str:
     """A text cell without outer white space, "" when the row has none.
 
-    Numbers count as text, as a CSV file would have it. Raises ValueError for lists, objects and true/false.
+    Numbers count as text, as a CSV file would have it, and NaN as nothing. Raises ValueError for lists, objects and
+    true/false.
     """
     value = values.get(name)
-    if value is None:
+    if is_missing(value):
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError(f"{name!r} is {_kind(value)}, and must be text")

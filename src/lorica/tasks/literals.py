@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from typing import Any
 
 import msgspec
@@ -11,34 +12,46 @@ MAX_CHARS = 262_144
 MAX_DEPTH = 32
 
 
-def json_cell(value: object, name: str) -> Any:
-    """A list or object as it is, or read from JSON text. Raises ValueError for anything else."""
-    if isinstance(value, (list, dict)):
-        return value
-    _check(value, name)
-    try:
-        found = msgspec.json.decode(str(value))
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ValueError(f"{name!r} is not JSON ({error}): {_shown(value)}") from error
-    if not isinstance(found, (list, dict)):
-        raise ValueError(f"{name!r} must hold a JSON list or object, not {_shown(value)}")
-    return found
+# How JSON writers and pandas spell values that no Python literal knows; NaN is how pandas holds what is missing.
+_WORDS = {"nan": None, "NaN": None, "null": None, "true": True, "false": False}
 
 
-def literal_cell(value: object, name: str) -> Any:
-    """As `json_cell`, and it reads Python literals too. Raises ValueError for anything else."""
+def literal_cell(value: object, name: str) -> list[Any] | dict[str, Any]:
+    """A list or object as it is, or read from JSON text or a Python literal; a NaN inside is None.
+
+    Raises ValueError for anything else.
+    """
     if isinstance(value, (list, dict)):
         return value
     _check(value, name)
     text = str(value).strip()
     try:
-        # Literals only: numbers, strings, containers. Nothing in the text is run.
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        return json_cell(text, name)
+        # First, since Python reads the escapes of a JSON text otherwise.
+        found = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        try:
+            found = _python(text)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            raise ValueError(f"{name!r} is not JSON ({error}) and no Python literal: {_shown(value)}") from error
     if not isinstance(found, (list, dict)):
         raise ValueError(f"{name!r} must hold a list or an object, not {_shown(value)}")
     return found
+
+
+def _python(text: str) -> object:
+    """Literals only: numbers, strings, containers. Nothing in the text is run."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a strange escape in the user's text
+        tree = ast.parse(text, mode="eval")
+    for node in ast.walk(tree):
+        for items in (getattr(node, field, None) for field in ("elts", "keys", "values")):
+            if isinstance(items, list):
+                items[:] = map(_word, items)
+    return ast.literal_eval(tree)
+
+
+def _word(node: ast.expr) -> ast.expr:
+    return ast.Constant(_WORDS[node.id]) if isinstance(node, ast.Name) and node.id in _WORDS else node
 
 
 def _check(value: object, name: str) -> None:

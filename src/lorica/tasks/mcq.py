@@ -19,13 +19,14 @@ from lorica.tasks.base import (
     TaskSettings,
     check_lengths,
     invalid,
+    is_missing,
     needed_text,
     pick,
     softmax,
     text_value,
 )
 from lorica.tasks.drafts import Draft
-from lorica.tasks.literals import json_cell
+from lorica.tasks.literals import literal_cell
 
 METHODS = ("choice", "likelihood")
 LETTERS = string.ascii_uppercase
@@ -132,7 +133,7 @@ def find_option(value: object, options: Sequence[str]) -> int | None:
 
     Raises ValueError for a value that names no option, or that could name two.
     """
-    if value is None or value == "":
+    if is_missing(value) or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError(f"the answer {value!r} is no letter, index or text of an option")
@@ -204,7 +205,7 @@ def _gold(answer: object, keys: Sequence[str], options: Sequence[str]) -> int | 
 
 def _options(value: object, name: str) -> tuple[list[str], tuple[str, ...]]:
     """The keys of an object of options (empty for a list) and the options' texts, in the file's order."""
-    cell = json_cell(value, name)
+    cell = literal_cell(value, name)
     keys = [str(key).strip() for key in cell] if isinstance(cell, dict) else []
     texts = list(cell.values()) if isinstance(cell, dict) else cell
     options = [text_value({name: text}, name) for text in texts]
@@ -226,9 +227,9 @@ def _without_labels(options: list[str]) -> list[str]:
 
 
 def _countries(value: object, keys: Sequence[str]) -> tuple[str, ...]:
-    if value is None:
+    if is_missing(value):
         return ()
-    cell = json_cell(value, "choice_countries")
+    cell = literal_cell(value, "choice_countries")
     if isinstance(cell, dict):
         return tuple(str(cell.get(key, "")) for key in keys) if keys else tuple(map(str, cell.values()))
     return tuple(map(str, cell))

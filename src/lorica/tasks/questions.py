@@ -8,10 +8,12 @@ from typing import Any
 import msgspec
 
 from lorica.records import Row, RowShape
-from lorica.tasks.base import Reading, invalid, needed_text, text_value
+from lorica.tasks.base import Reading, invalid, is_missing, needed_text, text_value
 from lorica.tasks.clean import clean_answer, find_problem
 from lorica.tasks.literals import literal_cell
 
+# A whole cell that says there are no annotations, as pandas and others write it.
+_MISSING = ("nan", "NaN", "None", "null")
 _OPTIONAL = ("answer", "subject", "country", "group")
 
 
@@ -57,7 +59,7 @@ def _build_question(values: Mapping[str, Any], row_id: str, line: int) -> Row:
 
 def _build_annotated(values: Mapping[str, Any], row_id: str, line: int) -> Row:
     row = _build_question(values, row_id, line)
-    if values.get("annotations") is None:
+    if is_missing(values.get("annotations")) or str(values["annotations"]).strip() in _MISSING:
         return row
     return msgspec.structs.replace(row, gold=_annotated(literal_cell(values["annotations"], "annotations")))
 
@@ -72,14 +74,17 @@ def _answers(value: object) -> tuple[str, ...] | None:
 def _annotated(annotations: Any) -> tuple[str, ...] | None:
     """All accepted answers, the most often given first, each in its own language before English.
 
-    annotations: a list of {"answers": [...], "en_answers": [...], "count": n}. Raises ValueError otherwise.
+    annotations: a list of {"answers": [...], "en_answers": [...], "count": n}, where what is None or NaN is
+    missing. Raises ValueError otherwise.
     """
     if not isinstance(annotations, list) or not all(isinstance(entry, dict) for entry in annotations):
         raise ValueError("'annotations' must be a list of objects with answers, en_answers and count")
     found: list[str] = []
     for entry in sorted(annotations, key=_count, reverse=True):
         for name in ("answers", "en_answers"):
-            texts = entry.get(name, [])
+            texts = entry.get(name)
+            if is_missing(texts):
+                continue
             if not isinstance(texts, list):
                 raise ValueError(f"{name!r} of an annotation must be a list, not {texts!r:.40}")
             found += [text_value({name: text}, name) for text in texts]
@@ -87,7 +92,9 @@ def _annotated(annotations: Any) -> tuple[str, ...] | None:
 
 
 def _count(entry: Mapping[str, Any]) -> float:
-    count = entry.get("count", 0)
+    count = entry.get("count")
+    if is_missing(count):
+        return 0.0
     if isinstance(count, bool) or not isinstance(count, (int, float)):
         raise ValueError(f"the count {count!r} of an annotation is not a number")
     return float(count)

@@ -20,6 +20,7 @@ from lorica.tasks.base import (
     TaskSettings,
     check_lengths,
     invalid,
+    is_missing,
     needed_text,
     pick,
     softmax,
@@ -40,10 +41,20 @@ _REPLY = {
 }
 _STEPS = """\
 Think in three steps, silently:
-1. What do the posts that break the rule have in common?
-2. What sets the posts that do not break it apart?
+1. {breaking}
+2. {allowed}
 3. Which of the two is the new post closer to?
+
 """
+# Whether there are such examples -> what is asked about them.
+_BREAKING = {
+    True: "What do the posts that break the rule have in common?",
+    False: "What would a post that breaks the rule look like?",
+}
+_ALLOWED = {
+    True: "What sets the posts that do not break it apart?",
+    False: "What would a post that does not break it look like?",
+}
 
 
 class RulesCase(msgspec.Struct, frozen=True):
@@ -88,11 +99,12 @@ class RulesTask:
         draft = Draft().add("Rule:\n").add_whole(case.rule).add("\n\n")
         _add_examples(draft, "Posts that break the rule:", case.breaking)
         _add_examples(draft, "Posts that do not break the rule:", case.allowed)
+        role = "You judge whether a post breaks a community rule."
         if self.settings.style == "contrastive":
-            role = "You compare a post with examples to judge whether it breaks a community rule."
-            draft.add(_STEPS + "\n")
-        else:
-            role = "You judge whether a post breaks a community rule."
+            if case.breaking or case.allowed:
+                role = "You compare a post with examples to judge whether it breaks a community rule."
+            breaking, allowed = _BREAKING[bool(case.breaking)], _ALLOWED[bool(case.allowed)]
+            draft.add(_STEPS.format(breaking=breaking, allowed=allowed))
         if case.subreddit:
             draft.add(f"Community: {case.subreddit}\n")
         draft.add("New post:\n").add_long(case.body)
@@ -186,7 +198,7 @@ def _label_table(settings: TaskSettings) -> dict[str, int]:
 
 def _spelling(value: object) -> str:
     """A label as it is compared: "Spam " is "spam", 1.0 and "1.0" are "1", true is "true"."""
-    text = "" if value is None else str(value).strip().casefold()
+    text = "" if is_missing(value) else str(value).strip().casefold()
     return text.removesuffix(".0") if text in ("1.0", "0.0") else text
 
 
