@@ -52,7 +52,7 @@ def fit_adapter(
     training loop raises.
     """
     if val_ratio > 0 and len(fit.rows) >= _FEWEST_TO_SPLIT:
-        chosen, held = split(fit.rows, ratio=val_ratio, seed=settings.seed, text=task.text)
+        chosen, held = split(fit.rows, ratio=val_ratio, seed=settings.seed, text=task.text, source=fit.source)
     else:
         chosen, held = list(fit.rows), []
     known = {
@@ -82,7 +82,13 @@ def encode_rows(
     for row in rows:
         try:
             answer = task.target(row)
-            encoded = encoder.encode(task.render(row), answer=answer, max_tokens=max_tokens, truncate=truncate)
+            encoded = encoder.encode(
+                task.render(row),
+                answer=answer,
+                max_tokens=max_tokens,
+                truncate=truncate,
+                limit_key="training.max_seq_length",
+            )
         except ValueError as error:
             raise DataError(
                 str(error),
