@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from tests.training.tiny import LORA, Recorder, rows, run, tiny_decoder
@@ -224,3 +225,19 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(loop_module, "update", twice)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "a", QUICK)
+
+
+def test_what_cannot_start_leaves_no_trace(tmp_path: Path) -> None:
+    config = msgspec.structs.replace(LORA, rank_pattern={"nonsense": 2})
+    with pytest.raises(ConfigError, match="nonsense"):
+        loop_module.train(
+            tiny_decoder(),
+            config,
+            rows(4),
+            [],
+            TrainSettings(epochs=1),
+            tmp_path / "run",
+            name="x",
+            listener=Recorder(),
+        )
+    assert not (tmp_path / "run").exists()

@@ -107,11 +107,11 @@ def train(
         listener.note(f"{name}: finished before, nothing to do")
         return finished
     facts = _facts(name, decoder, examples, validation)
-    checkpoints.write_record(folder, manifest, facts, None)
     decoder.requires_grad_(False)
     devices = [decoder.device] if decoder.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         learner = _learner(decoder, name, config, settings)
+        checkpoints.write_record(folder, manifest, facts, None)  # only now: what cannot start leaves no trace
         state = checkpoints.load_checkpoint(folder, learner)
         try:
             with Log(folder, keep_until=None if state is None else state.step) as log:
