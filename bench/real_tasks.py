@@ -27,7 +27,7 @@ _COMMON = (
     "lora=all_linear",
     "training.batch_size=16",
     "training.gradient_accumulation_steps=1",
-    "training.learning_rate=2e-3",
+    "training.learning_rate=1e-3",
     "training.eval_steps=1000",
 )
 
@@ -53,7 +53,7 @@ TASKS = {
             "task.constants.rule=No unsolicited advertising.",
             "task.positive_labels=[spam]",
             "task.negative_labels=[ham]",
-            "training.epochs=4",
+            "training.epochs=6",
         ),
     ),
     "hatecheck": RealTask(
@@ -68,7 +68,7 @@ TASKS = {
             "task.constants.rule=No hateful content.",
             "task.positive_labels=[hateful]",
             "task.negative_labels=[non-hateful]",
-            "training.epochs=4",
+            "training.epochs=6",
         ),
     ),
     "openstax": RealTask("openstax/mcq.jsonl", 0.5, ("task=mcq", "task.columns.group=module", "training.epochs=4")),

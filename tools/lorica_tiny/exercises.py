@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 # Word lists read better as words than as one string a line.
 # ruff: noqa: E501, SIM905
@@ -44,80 +46,112 @@ KINDS = {
     "something people do": _VERBS,
 }
 
+
+@dataclass(frozen=True)
+class Pools:
+    """The words that stories are made of: closed lists of simple words, or random words that can only be copied."""
+
+    names: list[str]
+    things: list[str]
+    colours: list[str]
+    places: list[str]
+    spots: list[str]
+    animals: list[str]
+    numbers: list[str]
+    days: list[str]
+    verbs: list[str]
+    jobs: list[str]
+    foods: list[str]
+
+
+SIMPLE = Pools(_NAMES, _THINGS, _COLOURS, _PLACES, _SPOTS, _ANIMALS, _NUMBERS, _DAYS, _VERBS, _JOBS, _FOODS)
+
+
+def random_pools(rng: random.Random, words: Sequence[str]) -> Pools:
+    """Pools of 12 random words each; names begin with a capital letter."""
+    drawn = [rng.sample(words, 12) for _ in range(11)]
+    return Pools([word.capitalize() for word in drawn[0]], *drawn[1:])
+
+
 Fact = tuple[str, list[tuple[str, str, list[str]]]]  # sentence, [(question, answer, other answers of the kind)]
 
 
-def _fact(rng: random.Random, name: str) -> Fact:
-    thing, colour, place, spot = (rng.choice(x) for x in (_THINGS, _COLOURS, _PLACES, _SPOTS))
-    animal, number, day, food = (rng.choice(x) for x in (_ANIMALS, _NUMBERS, _DAYS, _FOODS))
-    job, verb = rng.choice(_JOBS), rng.choice(_VERBS)
+def _fact(rng: random.Random, name: str, pools: Pools) -> Fact:
+    thing, colour, place, spot = (rng.choice(x) for x in (pools.things, pools.colours, pools.places, pools.spots))
+    animal, number, day, food = (rng.choice(x) for x in (pools.animals, pools.numbers, pools.days, pools.foods))
+    job, verb = rng.choice(pools.jobs), rng.choice(pools.verbs)
     facts = [
-        *_things(rng, name, thing, colour, place, spot, day),
-        *_numbers_and_jobs(rng, name, animal, number, place, job, food),
+        *_things(rng, pools, name, thing, colour, place, spot, day),
+        *_numbers_and_jobs(rng, pools, name, animal, number, place, job, food),
         (
             f"The {animal} {verb} in the {place}, and {name} watched it.",
             [
-                (f"Where was the {animal}?", f"in the {place}", [f"in the {p}" for p in _PLACES]),
-                ("Which animal is in the story?", animal, _ANIMALS),
-                (f"Who watched the {animal}?", name, _NAMES),
+                (f"Where was the {animal}?", f"in the {place}", [f"in the {p}" for p in pools.places]),
+                ("Which animal is in the story?", animal, pools.animals),
+                (f"Who watched the {animal}?", name, pools.names),
             ],
         ),
         (
-            f"{name} gave the {thing} to {rng.choice(_NAMES)}.",
-            [(f"What did {name} give away?", f"the {thing}", [f"the {t}" for t in _THINGS])],
+            f"{name} gave the {thing} to {rng.choice(pools.names)}.",
+            [(f"What did {name} give away?", f"the {thing}", [f"the {t}" for t in pools.things])],
         ),
     ]
     return rng.choice(facts)
 
 
-def _things(rng: random.Random, name: str, thing: str, colour: str, place: str, spot: str, day: str) -> list[Fact]:
+def _things(
+    rng: random.Random, pools: Pools, name: str, thing: str, colour: str, place: str, spot: str, day: str
+) -> list[Fact]:
     return [
         (
             rng.choice((f"{name} has a {colour} {thing}.", f"The {thing} of {name} is {colour}.")),
-            [(f"What colour is the {thing}?", colour, _COLOURS), (f"Who has the {colour} {thing}?", name, _NAMES)],
+            [
+                (f"What colour is the {thing}?", colour, pools.colours),
+                (f"Who has the {colour} {thing}?", name, pools.names),
+            ],
         ),
         (
             rng.choice((f"{name} went to the {place} on {day}.", f"On {day}, {name} walked to the {place}.")),
             [
-                (f"Where did {name} go?", f"to the {place}", [f"to the {p}" for p in _PLACES]),
-                (f"When did {name} go to the {place}?", f"on {day}", [f"on {d}" for d in _DAYS]),
-                (f"Who went to the {place}?", name, _NAMES),
+                (f"Where did {name} go?", f"to the {place}", [f"to the {p}" for p in pools.places]),
+                (f"When did {name} go to the {place}?", f"on {day}", [f"on {d}" for d in pools.days]),
+                (f"Who went to the {place}?", name, pools.names),
             ],
         ),
         (
             rng.choice((f"{name} put the {thing} under the {spot}.", f"The {thing} is under the {spot}, said {name}.")),
-            [(f"Where is the {thing}?", f"under the {spot}", [f"under the {s}" for s in _SPOTS])],
+            [(f"Where is the {thing}?", f"under the {spot}", [f"under the {s}" for s in pools.spots])],
         ),
     ]
 
 
 def _numbers_and_jobs(
-    rng: random.Random, name: str, animal: str, number: str, place: str, job: str, food: str
+    rng: random.Random, pools: Pools, name: str, animal: str, number: str, place: str, job: str, food: str
 ) -> list[Fact]:
     seen = (f"{name} saw {number} {animal}s in the {place}.", f"In the {place} {name} counted {number} {animal}s.")
     return [
         (
             rng.choice(seen),
             [
-                (f"How many {animal}s did {name} see?", number, _NUMBERS),
-                (f"What animals did {name} see?", f"{animal}s", [f"{a}s" for a in _ANIMALS]),
+                (f"How many {animal}s did {name} see?", number, pools.numbers),
+                (f"What animals did {name} see?", f"{animal}s", [f"{a}s" for a in pools.animals]),
             ],
         ),
         (
             rng.choice((f"{name} is a {job}.", f"{name} works as a {job}.")),
-            [(f"What is {name}'s job?", job, _JOBS), (f"Who is the {job}?", name, _NAMES)],
+            [(f"What is {name}'s job?", job, pools.jobs), (f"Who is the {job}?", name, pools.names)],
         ),
         (
             rng.choice((f"{name} ate {food} in the {place}.", f"For lunch {name} ate {food}.")),
-            [(f"What did {name} eat?", food, _FOODS), (f"Who ate {food}?", name, _NAMES)],
+            [(f"What did {name} eat?", food, pools.foods), (f"Who ate {food}?", name, pools.names)],
         ),
     ]
 
 
-def question(rng: random.Random) -> tuple[str, str, list[str]]:
+def question(rng: random.Random, pools: Pools = SIMPLE) -> tuple[str, str, list[str]]:
     """(story and question, answer, three wrong answers): stories hold rivals, so that the right fact must be found."""
-    names = rng.sample(_NAMES, rng.randint(1, 4))
-    facts = [_fact(rng, name) for name in names]
+    names = rng.sample(pools.names, rng.randint(1, 4))
+    facts = [_fact(rng, name, pools) for name in names]
     asked, answer, others = rng.choice(rng.choice(facts)[1])
     story = " ".join(sentence for sentence, _ in facts)
     rivals = [other for other in others if other != answer and other in story][:2]
@@ -127,8 +161,9 @@ def question(rng: random.Random) -> tuple[str, str, list[str]]:
 
 def reading(rng: random.Random) -> tuple[str, str, str]:
     """(system, user, assistant): a short-answer or a lettered question on a random story."""
-    names = rng.sample(_NAMES, rng.randint(1, 4))
-    facts = [_fact(rng, name) for name in names]
+    pools = SIMPLE
+    names = rng.sample(pools.names, rng.randint(1, 4))
+    facts = [_fact(rng, name, pools) for name in names]
     question, answer, others = rng.choice(rng.choice(facts)[1])
     story = " ".join(sentence for sentence, _ in facts)
     if rng.random() < 0.5:

@@ -13,15 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from tools.lorica_tiny.pretrain import (
-    CHAT_TOKENS,
-    CONFIG,
-    PROMPT_WEIGHT,
-    SEED,
-    TEXT_WINDOWS,
-    VOCABULARY,
-    WINDOW,
-)
+from tools.lorica_tiny.pretrain import CONFIG, PROMPT_WEIGHT, SEED, STAGES, VOCABULARY, WINDOW
 
 MAX_BYTES = 16_000_000
 
@@ -78,8 +70,13 @@ def _card(work: Path, parameters: int, size: int, steps: int) -> str:
     held = {entry["step"]: entry for entry in log if "held_out_loss" in entry}
     corpus = json.loads((work / "corpus.json").read_text("utf-8"))
     curve = "\n".join(
-        f"| {step} | {entry['text_loss']:.3f} | {entry['held_out_loss']:.3f} | {entry['answer_loss']:.3f} |"
+        f"| {step} | {entry['text_loss']:.3f} | {entry['held_out_loss']:.3f} | {entry['answer_loss']:.3f} | {entry.get('copy_loss') or ''} |"
         for step, entry in sorted(held.items())
+    )
+    stages = "; ".join(
+        f"from step {one.start} on {one.text_windows} x {WINDOW} tokens of text, {one.copy_windows} x {WINDOW} of copying "
+        f"and about {one.chat_tokens} of chats"
+        for one in STAGES
     )
     return f"""# lorica_tiny: the embedded base model
 
@@ -92,11 +89,12 @@ to ask: alone it is wrong most of the time.
 |---|---|
 | shape | {CONFIG.layers} layers, hidden {CONFIG.hidden_size}, feed-forward {CONFIG.intermediate_size}, {CONFIG.heads} heads ({CONFIG.kv_heads} for keys and values), head size {CONFIG.head_dim}, tied embeddings |
 | tokenizer | byte-level BPE, {VOCABULARY} tokens, digits one by one, ChatML template |
-| text | English sections of seven OpenStax textbooks and English children's stories (StoryWeaver, African Storybook): {corpus["text_tokens"]:,} tokens |
-| chats | {corpus["chats"]:,}, composed from that text (cloze, topic, word forms, next sentence), from random reading exercises, and the textbooks' short-answer questions without algebra |
+| text | English sections of seven OpenStax textbooks and English children's stories (StoryWeaver, African Storybook): {corpus["text_tokens"][0]:,} tokens; later without algebra and with every story three times |
+| chats | first {corpus["chats"][0]:,}: composed from that text (cloze, topic, word forms, next sentence), from random reading exercises, and the textbooks' short-answer questions without algebra; then {corpus["chats"][1]:,} in the prompts of Lorica's own tasks: made-up rules on random sentences, lettered and short questions on random stories, word kinds and forms; then {corpus["chats"][2]:,} of the same with words of the whole corpus, and gaps in real passages, whose answers must be looked up |
+| copying | in the last stages, runs of random tokens followed by their repetition |
 | never seen | the multiple-choice questions of the same books, any message or post data, anything in `examples/` |
 | corpus digest | `{corpus["digest"]}` |
-| training | {steps} steps of {TEXT_WINDOWS} x {WINDOW} text and about {CHAT_TOKENS} chat tokens; Muon and AdamW, linear decay over the last half; bfloat16 autocast; prompt tokens of chats weigh {PROMPT_WEIGHT}; seed {SEED}; 2 CPU cores |
+| training | {steps} steps: {stages}. Muon and AdamW, linear decay over the last half (planned for 2,800 steps, extended to 3,300 at step 2,000 and to 3,900 at step 3,300); bfloat16 autocast; prompt tokens of chats weigh {PROMPT_WEIGHT}; seed {SEED}; 2 CPU cores |
 | how to repeat | `python -m tools.lorica_tiny.pretrain --data DATA --work WORK --steps {steps}`, then `python -m tools.lorica_tiny.export` |
 | licence | Apache-2.0 for the weights; texts CC BY 4.0: OpenStax (Rice University), Pratham Books, African Storybook |
 
@@ -105,8 +103,8 @@ generalisation; results on their multiple-choice questions do.
 
 ## Loss curve (nats per token)
 
-| step | text | held-out text | answers of chats |
-|---|---|---|---|
+| step | text | held-out text | answers of chats | copying |
+|---|---|---|---|---|
 {curve}
 """
 

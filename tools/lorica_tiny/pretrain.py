@@ -32,11 +32,30 @@ from tools.lorica_tiny import corpus, task_forms, tokenizer
 SEED = 20261120
 VOCABULARY = 6144
 WINDOW = 512  # tokens of one stretch of running text
-STAGE_TWO = 1500  # from this step on: less text and more of it stories, more chats, in the tasks' own prompts
-TEXT_WINDOWS = (6, 4)  # stretches a step, in each stage
-CHAT_TOKENS = (1400, 2600)  # about this many tokens of chats a step, in each stage
-CHATS = (70_000, 60_000)
+CHATS = (70_000, 60_000, 40_000)  # of the first mixture, of the tasks' own prompts, and of those with open words
 PROMPT_WEIGHT = 0.15  # the loss weight of a chat's prompt tokens against 1 for its answer
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a step sees from `start` on: stretches of text, stretches of copying, tokens of chats of a mixture."""
+
+    start: int
+    text_windows: int
+    copy_windows: int
+    chat_tokens: int
+    mixture: int
+
+
+STAGES = (
+    Stage(start=0, text_windows=6, copy_windows=0, chat_tokens=1400, mixture=0),
+    # Less text and more of it stories; chats in the tasks' own prompts.
+    Stage(start=1500, text_windows=4, copy_windows=0, chat_tokens=2600, mixture=1),
+    # Plain text alone teaches a model this small too slowly to look a word up in its prompt; copying does.
+    Stage(start=2000, text_windows=2, copy_windows=2, chat_tokens=2600, mixture=1),
+    # Closed word lists were learned by heart: answers that can only be looked up.
+    Stage(start=3300, text_windows=2, copy_windows=1, chat_tokens=3200, mixture=2),
+)
 
 CONFIG = DecoderConfig(
     family="qwen3",
@@ -67,13 +86,13 @@ class Material:
 
     text: tuple[NDArray[np.uint16], NDArray[np.uint16]]
     held_out: NDArray[np.uint16]
-    chats: tuple[list[tuple[list[int], int]], list[tuple[list[int], int]]]
+    chats: tuple[list[tuple[list[int], int]], ...]
     digest: str
 
 
-def stage(step: int) -> int:
-    """0 or 1."""
-    return int(step >= STAGE_TWO)
+def stage(step: int) -> Stage:
+    """The stage of a step."""
+    return [one for one in STAGES if step >= one.start][-1]
 
 
 def prepare(data: Path, work: Path) -> Material:
@@ -81,6 +100,7 @@ def prepare(data: Path, work: Path) -> Material:
     docs = corpus.documents(data)
     chats = corpus.chats(data, docs, SEED, CHATS[0])
     forms = task_forms.chats(docs, SEED, CHATS[1])
+    lookups = task_forms.open_chats(docs, SEED, CHATS[2])
     folder = work / "model"
     if not (folder / "tokenizer.json").is_file():
         sample = [text for _, text in docs] + ["\n".join(chat) for chat in chats[:8000]]
@@ -98,8 +118,8 @@ def prepare(data: Path, work: Path) -> Material:
     return Material(
         (everything[:cut], _encode_text(coder, prose)),
         held_out,
-        (_encode_chats(coder, chats), _encode_chats(coder, forms)),
-        corpus.digest(docs, [*chats, *forms]),
+        (_encode_chats(coder, chats), _encode_chats(coder, forms), _encode_chats(coder, lookups)),
+        corpus.digest(docs, [*chats, *forms, *lookups]),
     )
 
 
@@ -121,7 +141,7 @@ def _encode_chats(coder: Tokenizer, chats: Sequence[corpus.Chat]) -> list[tuple[
 
 def text_batch(material: Material, step: int) -> Tensor:
     """[windows, WINDOW + 1] token ids; stretches of one epoch do not overlap."""
-    text, windows = material.text[stage(step)], TEXT_WINDOWS[stage(step)]
+    text, windows = material.text[min(1, stage(step).mixture)], stage(step).text_windows
     per_epoch = (len(text) - WINDOW - 1) // WINDOW
     rows = []
     for index in range(step * windows, (step + 1) * windows):
@@ -141,17 +161,46 @@ def text_loss(decoder: Decoder, batch: Tensor) -> Tensor:
     return F.cross_entropy(decoder.logits(hidden).float(), batch[:, 1:].reshape(-1))
 
 
+def copy_batch(material: Material, step: int) -> tuple[Tensor, Tensor]:
+    """(token ids [windows, WINDOW + 1], whether each target can be known [windows, WINDOW]).
+
+    Runs of random tokens of the text, each followed at once by its repetition.
+    """
+    rng = np.random.default_rng((SEED, 2, step))
+    text = material.text[1]
+    rows, known = [], []
+    for _ in range(stage(step).copy_windows):
+        tokens: list[int] = []
+        repeated: list[bool] = []
+        while len(tokens) <= WINDOW:
+            run = text[rng.integers(len(text), size=int(rng.integers(6, 60)))].tolist()
+            tokens += run + run
+            repeated += [False] * (len(run) + 1) + [True] * (len(run) - 1)
+        rows.append(tokens[: WINDOW + 1])
+        known.append(repeated[1 : WINDOW + 1])
+    return torch.tensor(rows), torch.tensor(known)
+
+
+def copy_loss(decoder: Decoder, batch: Tensor, known: Tensor) -> Tensor:
+    """Mean loss of the repeated tokens."""
+    rows, length = batch.shape[0], batch.shape[1] - 1
+    attention = PackedAttention([length] * rows, CONFIG)
+    hidden = decoder.hidden(batch[:, :-1].reshape(-1), torch.arange(length).repeat(rows), attention)
+    chosen = known.reshape(-1)
+    return F.cross_entropy(decoder.logits(hidden[chosen]).float(), batch[:, 1:].reshape(-1)[chosen])
+
+
 def chat_batch(material: Material, step: int) -> list[tuple[list[int], int]]:
-    """About CHAT_TOKENS of chats of similar length, in an order fixed by the step."""
+    """Chats of about the stage's tokens, of similar length, in an order fixed by the step."""
     rng = np.random.default_rng((SEED, 1, step))
-    chats = material.chats[stage(step)]
+    chats = material.chats[stage(step).mixture]
     pool = [chats[int(i)] for i in rng.integers(len(chats), size=120)]
     pool.sort(key=lambda chat: len(chat[0]))
     start = int(rng.integers(len(pool)))
     chosen: list[tuple[list[int], int]] = []
     total = 0
     for chat in pool[start:] + pool[:start][::-1]:
-        if total >= CHAT_TOKENS[stage(step)]:
+        if total >= stage(step).chat_tokens:
             break
         chosen.append(chat)
         total += len(chat[0])
@@ -216,6 +265,11 @@ def run(data: Path, work: Path, steps: int) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             chat, answers = chat_loss(decoder, chat_batch(material, step))
         chat.backward()  # type: ignore[no-untyped-call]
+        copied = None
+        if stage(step).copy_windows:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                copied = copy_loss(decoder, *copy_batch(material, step))
+            copied.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(decoder.parameters(), 2.0)
         for one in found:
             one.step()
@@ -226,6 +280,7 @@ def run(data: Path, work: Path, steps: int) -> None:
                 "text_loss": round(text.item(), 4),
                 "chat_loss": round(chat.item(), 4),
                 "answer_loss": round(answers.item(), 4),
+                "copy_loss": None if copied is None else round(copied.item(), 4),
                 "grad_norm": round(norm.item(), 3),
                 "seconds": round(time.time() - began, 1),
             }

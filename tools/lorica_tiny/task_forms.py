@@ -51,6 +51,60 @@ def chats(docs: Sequence[tuple[str, str]], seed: int, count: int) -> list[corpus
     return found
 
 
+def open_chats(docs: Sequence[tuple[str, str]], seed: int, count: int) -> list[corpus.Chat]:
+    """`count` chats whose answers must be looked up, in random order: words are any of the corpus, not a short list."""
+    rng = random.Random(seed + 1)
+    sentences = [(source, sentence) for source, text in docs for sentence in corpus.sentences_of(text)]
+    words = Counter(word for _, text in docs for word in re.findall(r"[a-z]{3,}", text))
+    common = [word for word, seen in words.items() if seen >= 8 and 3 <= len(word) <= 9]
+    prose = [text for source, text in docs if "algebra" not in source]
+    makers: tuple[tuple[float, Callable[[], corpus.Chat]], ...] = (
+        (0.20, lambda: _short(rng, *exercises.question(rng, exercises.random_pools(rng, common))[:2], "reading")),
+        (0.06, lambda: _short(rng, *_story(rng)[:2], "reading")),
+        (0.10, lambda: _lettered(rng, *exercises.question(rng, exercises.random_pools(rng, common)))),
+        (0.20, lambda: _short(rng, *_gap(rng, prose)[:2], "reading")),
+        (0.06, lambda: _lettered(rng, *_gap(rng, prose))),
+        (0.10, lambda: _short(rng, *_either(rng), "nature")),
+        (0.10, lambda: _short(rng, *corpus.word_form(rng, words)[1:], "language")),
+        (0.18, lambda: _rule(rng, sentences, words)),
+    )
+    found = [make() for share, make in makers for _ in range(int(share * count))]
+    rng.shuffle(found)
+    return found
+
+
+def _gap(rng: random.Random, prose: Sequence[str]) -> tuple[str, str, list[str]]:
+    """A passage, a part of it with a gap, and the word that stands there."""
+    while True:
+        found = corpus.sentences_of(rng.choice(prose))
+        start = rng.randrange(max(1, len(found) - 2))
+        passage = found[start : start + rng.randint(1, 3)]
+        tokens = rng.choice(passage or [""]).split()
+        places = [i for i, token in enumerate(tokens) if re.fullmatch(r"[A-Za-z]{4,}[.,]?", token)]
+        if len(tokens) < 6 or not places:
+            continue
+        place = rng.choice(places)
+        answer = tokens[place].strip(".,")
+        left, right = tokens[max(0, place - 5) : place], tokens[place + 1 : place + 4]
+        gap = " ".join([*left, "____", *right]).rstrip(".,")
+        wrong = [w for w in re.findall(r"[A-Za-z]{4,}", " ".join(passage)) if w.lower() != answer.lower()]
+        if len(set(wrong)) >= 3:
+            form = rng.choice((f"Which word is missing: {gap}?", f"What fits here: {gap}?", f"{gap}: which word?"))
+            return f"{' '.join(passage)} {form}", answer, rng.sample(sorted(set(wrong)), 3)
+
+
+def _either(rng: random.Random) -> tuple[str, str]:
+    """A choice between two words that stand in the question, or between yes and no."""
+    right, wrong = rng.sample(sorted(exercises.KINDS.items())[:8], 2)
+    member = rng.choice(right[1])
+    if rng.random() < 0.4:
+        asked, said = rng.choice(((right, "yes"), (wrong, "no")))
+        return rng.choice((f"Is {member} {asked[0]}, yes or no?", f"Yes or no: is {member} {asked[0]}?")), said
+    pair = [right[0], wrong[0]]
+    rng.shuffle(pair)
+    return f"Is {member} {pair[0]} or {pair[1]}?", right[0].split()[-1]
+
+
 def _rule(rng: random.Random, sentences: Sequence[tuple[str, str]], words: Counter[str]) -> corpus.Chat:
     rules, breaks = _law(rng, sentences, words)
     wanted = rng.random() < 0.5

@@ -29,7 +29,7 @@ _OWN = ("task", "input", "output", "run_dir", "data", "adapters")
 _TRAINING = (
     "training.batch_size=16",
     "training.gradient_accumulation_steps=1",
-    "training.learning_rate=2e-3",
+    "training.learning_rate=1e-3",
     "training.eval_steps=1000",
     "lora=all_linear",
 )

@@ -19,5 +19,5 @@ class DemoTask:
 TASKS = (
     DemoTask("rules", "Does this post break this community rule?", "rules/posts.csv", ("training.epochs=8",)),
     DemoTask("mcq", "Which of A to D is right?", "mcq/questions.jsonl", ("training.epochs=8",)),
-    DemoTask("saq", "Answer in a few words.", "saq/questions.jsonl", ("training.epochs=12",), per_subject=True),
+    DemoTask("saq", "Answer in a few words.", "saq/questions.jsonl", ("training.epochs=10",), per_subject=True),
 )
