@@ -1,6 +1,6 @@
 """Pretrain the embedded base model `lorica_tiny` on two CPU cores; logs, checkpoints and resumes.
 
-    python -m tools.lorica_tiny.pretrain --data ../shared/data --work runs/lorica_tiny --steps 3600
+    python -m tools.lorica_tiny.pretrain --data ../shared/data --work runs/lorica_tiny --steps 3900
     python -m tools.lorica_tiny.export --work runs/lorica_tiny --to src/lorica/models/lorica_tiny
 
 The same command again continues from the last checkpoint. Every source of chance is seeded by the step, so an
@@ -334,7 +334,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with openstax/ and stories/")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, logs and the result")
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--steps", type=int, default=3900)
     arguments = parser.parse_args()
     run(arguments.data, arguments.work, arguments.steps)
 
