@@ -23,13 +23,7 @@ from lorica.verbs import build
 from lorica.verbs.arguments import resolve
 from lorica.verbs.experiment import ADAPTER, Outcome, run_experiment
 
-_COMMON = (
-    "lora=all_linear",
-    "training.batch_size=16",
-    "training.gradient_accumulation_steps=1",
-    "training.learning_rate=1e-3",
-    "training.eval_steps=1000",
-)
+_COMMON = ("training=tiny", "lora=all_linear")
 
 
 @dataclass(frozen=True)

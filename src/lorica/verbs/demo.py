@@ -26,13 +26,7 @@ from lorica.verbs.train import by_subject
 HELD_OUT = 0.3
 # What the demo decides itself; everything else may be overridden.
 _OWN = ("task", "input", "output", "run_dir", "data", "adapters")
-_TRAINING = (
-    "training.batch_size=16",
-    "training.gradient_accumulation_steps=1",
-    "training.learning_rate=1e-3",
-    "training.eval_steps=1000",
-    "lora=all_linear",
-)
+_TRAINING = ("training=tiny", "lora=all_linear")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -12,12 +12,14 @@ class DemoTask:
     name: str
     question: str
     file: str
-    overrides: tuple[str, ...]
+    overrides: tuple[str, ...] = ()
     per_subject: bool = False
 
 
 TASKS = (
-    DemoTask("rules", "Does this post break this community rule?", "rules/posts.csv", ("training.epochs=8",)),
-    DemoTask("mcq", "Which of A to D is right?", "mcq/questions.jsonl", ("training.epochs=8",)),
-    DemoTask("saq", "Answer in a few words.", "saq/questions.jsonl", ("training.epochs=10",), per_subject=True),
+    DemoTask("rules", "Does this post break this community rule?", "rules/posts.csv"),
+    DemoTask("mcq", "Which of A to D is right?", "mcq/questions.jsonl"),
+    DemoTask(
+        "saq", "Answer in a few words.", "saq/questions.jsonl", overrides=("training.epochs=10",), per_subject=True
+    ),
 )
