@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from lorica.models.weight_files import weight_files
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.pipeline.provenance import adapter_digests, base_digest, trained_as, trained_otherwise, versions
 from lorica.prompts.encoder import Encoder
-from lorica.records import Route, Row, Sampling
+from lorica.records import Row, Sampling
 from lorica.routing import route
 from lorica.tasks import load_task
 from lorica.tasks.base import Task, TaskSettings
@@ -142,19 +142,14 @@ def check_routes(config: Config, task: Task, rows: Iterable[Row]) -> int:
         total += 1
         if row.subject not in known:
             known.add(row.subject)
-            choose(row.subject, task.name, adapters, config)
+            route(
+                subject=row.subject,
+                task=task.name,
+                adapters=adapters,
+                fixed=config.adapters.use,
+                fallback=config.adapters.fallback,
+            )
     return total
-
-
-def choose(subject: str, task: str, adapters: Collection[str], config: Config) -> Route:
-    """The route of a row of this subject."""
-    return route(
-        subject=subject,
-        task=task,
-        adapters=adapters,
-        fixed=config.adapters.use,
-        fallback=config.adapters.fallback,
-    )
 
 
 def manifest(config: Config, pipeline: Pipeline, extra: Mapping[str, str]) -> dict[str, str]:
