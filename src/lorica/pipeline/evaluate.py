@@ -41,15 +41,19 @@ def evaluate(
 ) -> Evaluation:
     """Measure answers (by row id) on rows with gold.
 
+    Where rows belong to groups (variants of a question, a functionality), the bootstrap draws whole groups: rows of one
+    group say much the same, and drawing them one by one would make intervals too narrow.
+
     Raises DataError when a row has no gold or no answer, naming the first and its file.
     """
     pairs = _join(rows, answers, gold_file, answer_file)
     metrics = {}
     for name in task.metric_names:
-        gold, predicted, _ = _columns(METRICS[name], pairs)
-        metrics[name] = estimate(METRICS[name], gold, predicted, seed=seed)
+        gold, predicted, scored = _columns(METRICS[name], pairs)
+        metrics[name] = estimate(METRICS[name], gold, predicted, seed=seed, groups=_clusters(scored))
     main = METRICS[task.metric_names[0]]
-    gold, predicted, groups = _columns(main, pairs)
+    gold, predicted, scored = _columns(main, pairs)
+    groups = [row.group or row.subject for row in scored]
     return Evaluation(
         n=len(pairs),
         metrics=metrics,
@@ -66,9 +70,9 @@ def difference(
     """The main metric of `a` minus that of `b`, with a paired interval over the rows that both have scored."""
     main = METRICS[task.metric_names[0]]
     rows = [row for row in rows if main.takes != "score" or None not in (a[row.id].score, b[row.id].score)]
-    gold, first, _ = _columns(main, _join(rows, a))
+    gold, first, scored = _columns(main, _join(rows, a))
     _, second, _ = _columns(main, _join(rows, b))
-    return paired_difference(main, gold, first, second, seed=seed)
+    return paired_difference(main, gold, first, second, seed=seed, groups=_clusters(scored))
 
 
 def _join(
@@ -95,8 +99,8 @@ def _join(
     return pairs
 
 
-def _columns(metric: Metric, pairs: Sequence[tuple[Row, Answer]]) -> tuple[Column, Column, list[str]]:
-    """gold [n], prediction [n] as the metric takes them, and the rows' groups."""
+def _columns(metric: Metric, pairs: Sequence[tuple[Row, Answer]]) -> tuple[Column, Column, list[Row]]:
+    """gold [n] and prediction [n] as the metric takes them, and the n rows they are of."""
     if metric.takes == "score":
         pairs = [(row, answer) for row, answer in pairs if answer.score is not None]
         predicted: list[object] = [answer.score for _, answer in pairs]
@@ -104,7 +108,14 @@ def _columns(metric: Metric, pairs: Sequence[tuple[Row, Answer]]) -> tuple[Colum
         predicted = [_label(answer) for _, answer in pairs]
     else:
         predicted = [answer.answer or "" for _, answer in pairs]
-    return [row.gold for row, _ in pairs], predicted, [row.group or row.subject for row, _ in pairs]
+    return [row.gold for row, _ in pairs], predicted, [row for row, _ in pairs]
+
+
+def _clusters(rows: Sequence[Row]) -> list[str] | None:
+    """What is drawn together, [n]; None when every row stands for itself."""
+    if not any(row.group for row in rows):
+        return None
+    return [f"group {row.group}" if row.group else f"row {row.id}" for row in rows]
 
 
 def _label(answer: Answer) -> int | None:
