@@ -46,6 +46,16 @@ class _Prepared:
     problem: str = ""
 
 
+@dataclass(frozen=True)
+class _Result:
+    """What came back for a row at its last attempt. `raw` is the generated text, None for choices."""
+
+    output: Output
+    reading: Reading
+    raw: str | None
+    retries: int = 0
+
+
 class Pipeline:
     """One task on one engine. `adapters` are the names that the engine has loaded."""
 
@@ -70,27 +80,21 @@ class Pipeline:
         AdapterError for a missing adapter under fallback="error", and what the engine raises.
         """
         prepared = [self._prepare(row) for row in rows]
-        outputs = self._run(prepared, on_done)
-        readings = [self._read(one, output) for one, output in zip(prepared, outputs, strict=True)]
-        tries = [0] * len(rows)
+        results = [
+            self._read(one, output, 0) for one, output in zip(prepared, self._run(prepared, on_done), strict=True)
+        ]
         for attempt in range(1, self._retries() + 1):
             again = [
                 i
-                for i, reading in enumerate(readings)
-                if not reading.valid and not outputs[i].error and isinstance(prepared[i].request, Generate)
+                for i, result in enumerate(results)
+                if not result.reading.valid and not result.output.error and result.raw is not None
             ]
             if not again:
                 break
-            for i, output in zip(
-                again, self.engine.run([self._retry(prepared[i], attempt) for i in again]), strict=True
-            ):
-                tries[i] = attempt
-                outputs[i] = output
-                readings[i] = self._read(prepared[i], output)
-        return [
-            self._answer(one, output, reading, tried)
-            for one, output, reading, tried in zip(prepared, outputs, readings, tries, strict=True)
-        ]
+            outputs = self.engine.run([self._retry(prepared[i], attempt) for i in again])
+            for i, output in zip(again, outputs, strict=True):
+                results[i] = self._read(prepared[i], output, attempt)
+        return [self._answer(one, result) for one, result in zip(prepared, results, strict=True)]
 
     def _run(self, prepared: Sequence[_Prepared], on_done: Callable[[int], None] | None) -> list[Output]:
         outputs = iter(self.engine.run([one.request for one in prepared if one.request is not None], on_done))
@@ -142,18 +146,22 @@ class Pipeline:
         )
         return msgspec.structs.replace(one.request, sampling=changed)
 
-    def _read(self, one: _Prepared, output: Output) -> Reading:
+    def _read(self, one: _Prepared, output: Output, attempt: int) -> _Result:
+        raw = self.encoder.decode(output.tokens) if isinstance(one.request, Generate) else None
         if output.error:
-            return Reading(answer=None, stage="invalid", valid=False, problem=output.error)
-        if isinstance(one.request, Choose):
-            return self.task.read_choices(one.row, output.logprobs, one.lengths)
-        return self.task.read_text(one.row, self.encoder.decode(output.tokens))
+            reading = Reading(answer=None, stage="invalid", valid=False, problem=output.error)
+        elif raw is None:
+            reading = self.task.read_choices(one.row, output.logprobs, one.lengths)
+        else:
+            reading = self.task.read_text(one.row, raw)
+        return _Result(output, reading, raw, attempt)
 
-    def _answer(self, one: _Prepared, output: Output, reading: Reading, retries: int) -> Answer:
+    def _answer(self, one: _Prepared, result: _Result) -> Answer:
+        output, reading = result.output, result.reading
         flags = {
             "truncated": one.dropped > 0,
             "adapter_fallback": one.route.fallback,
-            "retried": retries > 0,
+            "retried": result.retries > 0,
             "cut_off": output.finish == "length",
             "parse_fallback": reading.stage == "fallback",
             "invalid": self.settings.validate and not reading.valid,
@@ -167,10 +175,10 @@ class Pipeline:
             adapter=one.route.adapter or "base",
             route=one.route.why,
             stage=reading.stage,
-            retries=retries,
+            retries=result.retries,
             dropped_tokens=one.dropped,
             flags=tuple(sorted(name for name, set_ in flags.items() if set_)),
-            raw=self.encoder.decode(output.tokens) if isinstance(one.request, Generate) else None,
+            raw=result.raw,
             problem=reading.problem or None,
         )
 

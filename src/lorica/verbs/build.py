@@ -126,8 +126,9 @@ def build_pipeline(config: Config) -> Pipeline:
     task = build_task(config)
     encoder = build_encoder(config, folder)
     engine = build_engine(config, folder)
+    used = trained_as(task, encoder, folder) if adapters else {}
     for name, place in adapters.items():
-        for difference in trained_otherwise(place, trained_as(task, encoder, folder)):
+        for difference in trained_otherwise(place, used):
             print(f"lorica: warning: adapter {name}: {difference}", file=sys.stderr)
         engine.add_adapter(name, place)
     return Pipeline(task, encoder, engine, adapters, answer_settings(config, folder))
