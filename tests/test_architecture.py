@@ -29,9 +29,10 @@ RANKS = {
     "reports": 2,
     "engines": 3,
     "training": 3,
-    "pipeline": 4,  # the stages in a line; vetting and serving will stand on it
-    "verbs": 5,
-    "cli": 6,
+    "pipeline": 4,  # the stages in a line
+    "vetting": 5,  # asks the pipeline's stages what an adapter does; its levels 0 to 2 load no torch
+    "verbs": 6,
+    "cli": 7,
 }
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

@@ -1,0 +1,120 @@
+"""Where an adapter's tensors belong in a base model: read tolerantly, to judge what loaders would drop.
+
+`names.parse_tensor_name` is the strict reader of what PEFT writes; here every name that holds a LoRA part is placed,
+whatever wrappers stand in front of it.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from lorica.adapters.header import Header, TensorInfo
+from lorica.adapters.names import PREFIX
+
+_PART = re.compile(
+    r"(?P<module>.+?)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
+    r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?(?:\.(?P<leaf>weight|bias))?"
+)
+_SAVED = re.compile(r"(?P<module>.+)\.modules_to_save(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?\.(?P<leaf>[^.]+)")
+# The container of repeated layers in the families there are, and the layer's number.
+_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(?P<number>\d{1,4})(?=\.|$)")
+
+
+class Factors(msgspec.Struct, frozen=True):
+    """One adapted module. path: dotted, without PEFT's prefix. layer: its number, None outside layers. kind: the last
+    part of the path ("q_proj"). a, b, magnitude: the names of the tensors in the file, "" where there is none.
+    more: names of further tensors of it (biases, second copies). embedding: whether the pair is an embedding's.
+    """
+
+    path: str
+    layer: int | None
+    kind: str
+    a: str = ""
+    b: str = ""
+    magnitude: str = ""
+    more: tuple[str, ...] = ()
+    embedding: bool = False
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """modules: by path, in the file's order. saved: path -> names of whole parameters kept beside the pairs.
+    strange: tensors that are neither. unprefixed: adapter tensors whose name does not begin with PEFT's prefix.
+    adapters: adapter names that stand in tensor names ("default"). tensors: every tensor by its name.
+    """
+
+    modules: dict[str, Factors]
+    saved: dict[str, tuple[str, ...]]
+    strange: tuple[str, ...]
+    unprefixed: tuple[str, ...]
+    adapters: tuple[str, ...]
+    tensors: dict[str, TensorInfo]
+
+    @property
+    def pairs(self) -> list[Factors]:
+        """The modules that have both halves."""
+        return [each for each in self.modules.values() if each.a and each.b]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor; () for the name ""."""
+        return self.tensors[name].shape if name else ()
+
+
+def read_layout(header: Header) -> Layout:
+    """Place every tensor of a file."""
+    found: dict[str, dict[str, list[str]]] = {}
+    saved: dict[str, list[str]] = {}
+    strange, unprefixed, adapters = [], [], set()
+    for name in header.tensors:
+        path = name.removeprefix(PREFIX)
+        if hit := _PART.fullmatch(path):
+            part = hit["part"] if hit["leaf"] != "bias" else "bias"
+            found.setdefault(_module(hit["module"]), {}).setdefault(part, []).append(name)
+        elif hit := _SAVED.fullmatch(path):
+            saved.setdefault(_module(hit["module"]), []).append(name)
+        elif path != name and "." in path:
+            saved.setdefault(_module(path.rsplit(".", 1)[0]), []).append(name)
+            continue
+        else:
+            strange.append(name)
+            continue
+        if path == name:
+            unprefixed.append(name)
+        if hit["adapter"]:
+            adapters.add(hit["adapter"])
+    return Layout(
+        modules={path: _factors(path, parts) for path, parts in found.items()},
+        saved={path: tuple(names) for path, names in saved.items()},
+        strange=tuple(strange),
+        unprefixed=tuple(unprefixed),
+        adapters=tuple(sorted(adapters)),
+        tensors=header.tensors,
+    )
+
+
+def layer_number(path: str) -> int | None:
+    """ "model.layers.3.mlp.up_proj" -> 3; None for a module outside the layers."""
+    hit = _LAYER.search(path)
+    return int(hit["number"]) if hit else None
+
+
+def _factors(path: str, parts: dict[str, list[str]]) -> Factors:
+    embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
+    half = "lora_embedding_" if embedding else "lora_"
+    chosen = {part: parts[part][0] for part in (half + "A", half + "B", "lora_magnitude_vector") if part in parts}
+    return Factors(
+        path=path,
+        layer=layer_number(path),
+        kind=path.rsplit(".", 1)[-1],
+        a=chosen.get(half + "A", ""),
+        b=chosen.get(half + "B", ""),
+        magnitude=chosen.get("lora_magnitude_vector", ""),
+        more=tuple(name for names in parts.values() for name in names if name not in chosen.values()),
+        embedding=embedding,
+    )
+
+
+def _module(path: str) -> str:
+    # A wrapped layer keeps its own weights under `base_layer`; it is not a level of the base model.
+    return path.removesuffix(".base_layer")

@@ -1,0 +1,36 @@
+"""An adapter as it was found, before any judgement: what could be read of it, and what could not stays None."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.header import Header
+
+Kind = Literal["folder", "checkpoint", "file", "archive", "cache"]
+
+
+class Specimen(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is known of an adapter without interpreting a tensor.
+
+    name: how tables call it. given: the path as the user wrote it. folder: where its files lie (for an archive: where
+    they were unpacked). weights: the safetensors file. raw_config: the config's JSON object, whatever the method;
+    config: the same as a LoRA config. header: the checked header of `weights`. files: names relative to `folder` ->
+    bytes. documents: parsed small JSON files beside it by name ("lorica.json", "training.json", "trainer_state.json",
+    "tokenizer_config.json", ...). card: text of README.md, "" without one.
+    """
+
+    name: str
+    given: Path
+    kind: Kind
+    folder: Path
+    weights: Path | None = None
+    raw_config: dict[str, Any] | None = None
+    config: AdapterConfig | None = None
+    header: Header | None = None
+    files: dict[str, int] = {}
+    documents: dict[str, Any] = {}
+    card: str = ""

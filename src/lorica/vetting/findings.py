@@ -1,0 +1,100 @@
+"""What a check says: findings with stable codes, and the verdict they add up to.
+
+    L0 safe to read · L1 structure and claims · L2 numbers · L3 base · L4 behaviour
+
+A finding's code never changes its meaning; `lorica.vetting.codes` lists them all, docs/findings.md explains them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from lorica.vetting.codes import CODES, Severity
+
+LEVELS = {0: "files", 1: "structure", 2: "numbers", 3: "base", 4: "behaviour"}
+
+Status = Literal["trusted", "warnings", "rejected", "unchecked"]
+LevelResult = Literal["passed", "noted", "warned", "failed", "skipped"]
+
+# For scripts and CI.
+EXIT_CODES: dict[Status, int] = {"trusted": 0, "warnings": 1, "rejected": 2, "unchecked": 3}
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that was found. `file` is relative to the adapter ("" when no one file is meant).
+
+    seen, expected, fix: for people, one line each. facts: the same as numbers, for the diagnosis and for programs.
+    """
+
+    code: str
+    severity: Severity
+    seen: str
+    expected: str = ""
+    fix: str = ""
+    file: str = ""
+    facts: dict[str, Any] = {}
+
+    @property
+    def level(self) -> int:
+        """0 to 4, from the code."""
+        return int(self.code[1])
+
+    @property
+    def title(self) -> str:
+        """What findings of this code have in common."""
+        return CODES[self.code].title
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """All that was found about one adapter. levels: level -> how it went; a level that could not run is skipped."""
+
+    name: str
+    path: str
+    status: Status
+    levels: dict[int, LevelResult]
+    findings: tuple[Finding, ...]
+
+
+def finding(
+    code: str,
+    seen: str,
+    *,
+    expected: str = "",
+    fix: str = "",
+    file: str = "",
+    facts: Mapping[str, Any] | None = None,
+    severity: Severity | None = None,
+) -> Finding:
+    """A finding of a listed code, with its usual severity and fix unless others are given. KeyError for another."""
+    known = CODES[code]
+    return Finding(
+        code=code,
+        severity=severity or known.severity,
+        seen=seen,
+        expected=expected,
+        fix=fix or known.fix,
+        file=file,
+        facts=dict(facts or {}),
+    )
+
+
+def judge(name: str, path: str, findings: Iterable[Finding], ran: Iterable[int], *, readable: bool = True) -> Verdict:
+    """The verdict over findings. ran: the levels that were carried out. readable: whether anything could be judged.
+
+    Any `reject` rejects; else any `warn` warns. Notes never change the verdict.
+    """
+    found = tuple(sorted(findings, key=lambda each: (_WEIGHT[each.severity], each.code, each.file)))
+    levels: dict[int, LevelResult] = dict.fromkeys(LEVELS, "skipped")
+    for level in ran:
+        worst = min((_WEIGHT[each.severity] for each in found if each.level == level), default=len(_RESULTS) - 1)
+        levels[level] = _RESULTS[worst]
+    severities = {each.severity for each in found}
+    status: Status = "rejected" if "reject" in severities else "warnings" if "warn" in severities else "trusted"
+    return Verdict(name=name, path=path, status=status if readable else "unchecked", levels=levels, findings=found)
+
+
+_WEIGHT: dict[Severity, int] = {"reject": 0, "warn": 1, "note": 2}
+_RESULTS: tuple[LevelResult, ...] = ("failed", "warned", "noted", "passed")
