@@ -25,6 +25,10 @@ FALLBACK_SHARE = 0.01
 # On real tasks with noisy labels such a value is more often a leak than a success.
 TOO_GOOD_AUC = 0.995
 TOO_GOOD_ROWS = 100
+# So near a bound a probability counts as being at it.
+NEAR = 1e-3
+BINS = 20
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
 class ScoreHealth(msgspec.Struct, frozen=True):
@@ -32,7 +36,10 @@ class ScoreHealth(msgspec.Struct, frozen=True):
 
     missing: rows without a score (None or nan). at_low, at_high: share exactly at the bounds. mode_share:
     share of the most frequent value. fallback_share: share of all rows that the caller marked as fall-backs.
-    flags: sorted words, empty when nothing is suspicious; `reasons` explains each.
+    flags: sorted words, empty when nothing is suspicious; `reasons` explains each. near_low, near_high: share within
+    NEAR of the bounds. mode: the most frequent value. diversity: different values per score, 1 when all differ.
+    entropy: of the histogram over low to high in BINS bins, 0 (all in one) to 1 (spread evenly). balance: share
+    above the middle. quantiles: the values at QUANTILES.
     """
 
     n: int
@@ -48,6 +55,13 @@ class ScoreHealth(msgspec.Struct, frozen=True):
     fallback_share: float
     flags: tuple[str, ...]
     reasons: dict[str, str]
+    near_low: float = 0.0
+    near_high: float = 0.0
+    mode: float = math.nan
+    diversity: float = 0.0
+    entropy: float = 0.0
+    balance: float = 0.0
+    quantiles: tuple[float, ...] = ()
 
 
 def score_health(
@@ -86,6 +100,13 @@ def score_health(
         fallback_share=share,
         flags=(),
         reasons={},
+        near_low=_share((values >= low) & (values <= low + NEAR)),
+        near_high=_share((values <= high) & (values >= high - NEAR)),
+        mode=float(distinct[times.argmax()]) if n else math.nan,
+        diversity=len(distinct) / n if n else 0.0,
+        entropy=_entropy(values, low, high),
+        balance=_share(values > (low + high) / 2),
+        quantiles=tuple(np.quantile(values, QUANTILES).tolist()) if n and np.isfinite(values).all() else (),
     )
     auc = math.nan
     if gold is not None and n:
@@ -96,6 +117,13 @@ def score_health(
 
 def _share(hits: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
     return float(hits.mean()) if hits.size else 0.0
+
+
+def _entropy(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], low: float, high: float) -> float:
+    """Of the histogram, in units of the entropy of an even one; values outside the bounds count at them."""
+    counts, _ = np.histogram(np.clip(values, low, high), bins=BINS, range=(low, high))
+    shares = counts[counts > 0] / max(counts.sum(), 1)
+    return abs(float(-(shares * np.log(shares)).sum() / math.log(BINS)))
 
 
 def _reasons(found: ScoreHealth, auc: float, low: float, high: float) -> dict[str, str]:

@@ -1,0 +1,213 @@
+"""What is said about a column of scores."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from lorica.metrics.bootstrap import Estimate, estimate
+from lorica.metrics.health import ENOUGH_ROWS, SATURATED_SHARE, TOO_GOOD_AUC, TOO_GOOD_ROWS, ScoreHealth
+from lorica.metrics.table import METRICS
+from lorica.vetting.findings import Finding, finding
+
+# A value is round when so few decimals write it; models do not put these out often.
+_DECIMALS = 2
+# A round value is suspicious from this share and count on, where at most so many of the other values are round.
+_ROUND_SHARE, _ROUND_COUNT, _OTHERS_ROUND = 0.01, 5, 0.2
+_FEW_VALUES = 10
+_ONE_SIDED = 0.98
+_BAD_ROWS = 0.01
+_LABELLED = 30
+# So wide a spread of the log-odds still ranks rows, however small the probabilities are.
+_LOG_ODDS_STD = 0.25
+
+
+def judge_scores(
+    health: ScoreHealth,
+    *,
+    values: Sequence[float | None],
+    ids: Sequence[str] = (),
+    broken: Sequence[tuple[int, str]] = (),
+    flags: Mapping[str, int] | None = None,
+    gold: Sequence[int] = (),
+    ranked: Sequence[float] = (),
+    column: str = "score",
+    file: str = "",
+    low: float = 0.0,
+    high: float = 1.0,
+) -> list[Finding]:
+    """Findings on a column of scores, in the order of their codes.
+
+    values: [rows], None where there is none. ids: [rows] or empty. broken: (line, text) of cells that are no number.
+    flags: rows by flag of Lorica's answers. gold, ranked: labels 0 and 1 and the scores of the rows that have both.
+    """
+    rows = len(values)
+    facts: dict[str, object] = {"column": column, "rows": rows, "n": health.n}
+    found = [*_spread(health, values, column, low, high), *_rows(health, rows, broken, flags or {}, column)]
+    found += _duplicates(ids, values)
+    found += _constants(values, low, high)
+    found += _against_gold(gold, ranked)
+    named = [
+        Finding(
+            code=each.code,
+            severity=each.severity,
+            seen=each.seen,
+            expected=each.expected,
+            fix=each.fix,
+            file=file,
+            facts=facts | each.facts,
+        )
+        for each in found
+    ]
+    return sorted(named, key=lambda each: each.code)
+
+
+def _spread(
+    health: ScoreHealth, values: Sequence[float | None], column: str, low: float, high: float
+) -> Iterator[Finding]:
+    if not health.n:
+        yield finding("L468", f"the column {column!a} is empty in all rows")
+        return
+    many = health.n >= ENOUGH_ROWS
+    facts = {"unique": health.unique, "std": health.std, "mode": health.mode, "mode_share": health.mode_share}
+    if health.unique == 1 and health.n > 1:
+        yield finding(
+            "L450",
+            f"all {health.n} rows have the score {health.mode:g}",
+            expected="scores that differ from row to row",
+            severity="reject" if many else "warn",
+            facts=facts,
+        )
+    elif many and "collapsed" in health.reasons and not _still_ranks(values, low, high):
+        yield finding("L451", f"{health.unique} values, standard deviation {health.std:.1e}", facts=facts)
+    if many and health.unique == 2:
+        yield finding("L452", f"{health.minimum:g} and {health.maximum:g} only, in {health.n} rows", facts=facts)
+    elif many and "dominant_value" in health.reasons:
+        yield finding("L466", f"{health.mode_share:.0%} of the rows have the score {health.mode:g}", facts=facts)
+    elif health.n >= 5 * _FEW_VALUES and 2 < health.unique <= _FEW_VALUES:
+        yield finding("L460", f"{health.unique} different scores in {health.n} rows", facts=facts)
+    at_bounds = health.near_low + health.near_high
+    if many and health.unique > 2 and at_bounds > SATURATED_SHARE:
+        sides = {"near_low": health.near_low, "near_high": health.near_high}
+        yield finding("L456", f"{at_bounds:.0%} of the scores lie within 0.001 of {low:g} or {high:g}", facts=sides)
+    if health.minimum < low or health.maximum > high:
+        percent = low == 0 and high == 1 and health.minimum >= 0 and 1 < health.maximum <= 100
+        fix = "divide by 100: these look like per cent" if percent else ""
+        logs = high == 1 and health.maximum <= 0
+        yield finding(
+            "L455",
+            f"{health.minimum:g} to {health.maximum:g}",
+            expected=f"{low:g} to {high:g}",
+            fix="take the exponential: these look like log-probabilities" if logs else fix,
+            facts={"minimum": health.minimum, "maximum": health.maximum},
+        )
+    elif many and health.unique > 2 and max(health.balance, 1 - health.balance) > _ONE_SIDED:
+        side = "above" if health.balance > 0.5 else "at or below"
+        share = max(health.balance, 1 - health.balance)
+        yield finding("L463", f"{share:.1%} of the scores lie {side} the middle", facts={"balance": health.balance})
+
+
+def _still_ranks(values: Sequence[float | None], low: float, high: float) -> bool:
+    """Whether tiny differences are those of tiny probabilities, which rank rows well."""
+    inside = np.array([each for each in values if each is not None and low < each < high])
+    if low != 0 or high != 1 or len(inside) < len(values) / 2:
+        return False
+    return float(np.std(np.log(inside) - np.log1p(-inside))) > _LOG_ODDS_STD
+
+
+def _rows(
+    health: ScoreHealth,
+    rows: int,
+    broken: Sequence[tuple[int, str]],
+    flags: Mapping[str, int],
+    column: str,
+) -> Iterator[Finding]:
+    if broken:
+        line, text = broken[0]
+        yield finding(
+            "L453",
+            f"{len(broken)} of {rows} cells of {column!a} are no finite number, the first is "
+            f"{text[:40]!a} in line {line}",
+            facts={"broken": len(broken), "first_line": line},
+        )
+    missing = health.missing - len(broken)
+    if missing > 0 and health.n:
+        yield finding("L454", f"{missing} of {rows} rows have no score", facts={"missing": missing})
+    if health.fallback_share:
+        yield finding(
+            "L458",
+            f"{health.fallback_share:.1%} of the rows were answered by the fall-back constant",
+            severity="warn" if health.fallback_share > _BAD_ROWS else "note",
+            facts={"fallback_share": health.fallback_share},
+        )
+    bad = {name: flags[name] / rows for name in ("cut_off", "error", "invalid") if flags.get(name)}
+    if bad:
+        words = ", ".join(f"{share:.1%} {name}" for name, share in bad.items())
+        severity = "warn" if max(bad.values()) > _BAD_ROWS else "note"
+        yield finding("L464", words, severity=severity, facts={f"{name}_share": share for name, share in bad.items()})
+    if flags.get("adapter_fallback"):
+        share = flags["adapter_fallback"] / rows
+        yield finding("L465", f"{share:.1%} of the rows", facts={"adapter_fallback_share": share})
+
+
+def _duplicates(ids: Sequence[str], values: Sequence[float | None]) -> Iterator[Finding]:
+    times = Counter(ids)
+    again = {each for each, count in times.items() if count > 1}
+    if not again:
+        return
+    seen: dict[str, set[float | None]] = {}
+    for each, value in zip(ids, values, strict=True):
+        if each in again:
+            seen.setdefault(each, set()).add(value)
+    clashing = sorted(each for each, found in seen.items() if len(found) > 1)
+    first = ascii((clashing or sorted(again))[0][:40])
+    yield finding(
+        "L459",
+        f"{len(again)} ids stand in several rows, {len(clashing)} with different scores; the first is {first}",
+        severity="reject" if clashing else "warn",
+        facts={"duplicate_ids": len(again), "clashing_ids": len(clashing)},
+    )
+
+
+def _constants(values: Sequence[float | None], low: float, high: float) -> Iterator[Finding]:
+    """Round values that come up again and again inside the range, among values that are not round."""
+    inside = [each for each in values if each is not None and low < each < high]
+    if len(inside) < ENOUGH_ROWS:
+        return
+    times = Counter(each for each in inside if each == round(each, _DECIMALS))
+    often = {
+        each: count
+        for each, count in times.most_common()
+        if count >= _ROUND_COUNT and count >= _ROUND_SHARE * len(values)
+    }
+    others = len(inside) - sum(often.values())
+    other_round = sum(times.values()) - sum(often.values())
+    # A column that is round throughout was written with few decimals; its values say nothing.
+    if not often or others < _ROUND_COUNT or other_round > _OTHERS_ROUND * others:
+        return
+    named = list(often.items())[:3]
+    yield finding(
+        "L457",
+        " and ".join(f"{each:g} in {count / len(values):.1%} of the rows" for each, count in named),
+        expected="scores with more than two decimals, as the other rows have",
+        facts={"constants": [[each, count / len(values)] for each, count in named]},
+    )
+
+
+def _against_gold(gold: Sequence[int], ranked: Sequence[float]) -> Iterator[Finding]:
+    if not gold:
+        return
+    auc: Estimate = estimate(METRICS["roc_auc"], list(gold), list(ranked), resamples=1_000)
+    if math.isnan(auc.value):
+        return
+    facts = {"auc": auc.value, "auc_low": auc.low, "auc_high": auc.high, "labelled": auc.n}
+    yield finding("L467", f"ROC-AUC {auc} on {auc.n} labelled rows", facts=facts)
+    if auc.n < _LABELLED:
+        return
+    if auc.high < 0.5:
+        yield finding("L461", f"ROC-AUC {auc} on {auc.n} rows", expected="above 0.5", facts=facts)
+    elif auc.n >= TOO_GOOD_ROWS and auc.value > TOO_GOOD_AUC:
+        yield finding("L462", f"ROC-AUC {auc.value:.4f} on {auc.n} rows", facts=facts)
