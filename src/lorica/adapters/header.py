@@ -11,10 +11,12 @@ not be given twice, and every byte of the file belongs to exactly one tensor.
 from __future__ import annotations
 
 import json
+import os
+import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 
@@ -26,9 +28,11 @@ MAX_TENSORS = 100_000
 MAX_DIMENSIONS = 16
 MAX_NAME_LENGTH = 2_048
 MAX_INTEGER = 2**63 - 1
+# The library sets no bound. PEFT writes {"format": "pt"}; a header is no place to hide a megabyte in.
+MAX_METADATA_BYTES = 1024 * 1024
 # Counted before parsing, so that a small file cannot make the parser build millions of objects: what
 # MAX_TENSORS tensors need, with room for metadata.
-_MOST = {b"{": 3 * MAX_TENSORS, b"[": 3 * MAX_TENSORS, b'"': 12 * MAX_TENSORS, b",": 20 * MAX_TENSORS}
+_MOST = {b"{": 3 * MAX_TENSORS, b"[": 3 * MAX_TENSORS, b'"': 12 * MAX_TENSORS, b",": 10 * MAX_TENSORS}
 
 # Bits per element of every element type the format knows.
 DTYPE_BITS = {
@@ -67,50 +71,70 @@ class Header(msgspec.Struct, frozen=True):
     metadata: dict[str, str]
 
 
-class _HeaderError(ValueError):
-    pass
+Problem = Literal[
+    "unreadable", "special", "foreign", "empty", "short", "length", "too large", "truncated", "not UTF-8", "not JSON",
+    "nested", "duplicate", "too many", "metadata", "oversized metadata", "name", "entry", "dtype", "shape", "size",
+    "overlap", "hole", "trailing",
+]  # fmt: skip
+
+
+class HeaderError(AdapterError):
+    """A file that is not safetensors, or a broken one. problem: which rule it breaks. content: what it is instead,
+    where its first bytes tell."""
+
+    def __init__(self, problem: Problem, message: str, *, fix: str = "", content: Content | None = None) -> None:
+        super().__init__(message, fix=fix or "fetch or save the file again")
+        self.problem = problem
+        self.content = content
 
 
 def foreign_format(first_bytes: bytes) -> tuple[str, str] | None:
     """(what it is, what to do) when a file begins like something that is neither safetensors nor JSON."""
     content = recognise(first_bytes)
-    return None if content is None else (content, _FIXES.get(content, "fetch or save the file again"))
+    return None if content is None else (content, _fix(content))
+
+
+def _fix(content: Content) -> str:
+    return _FIXES.get(content, "fetch or save the file again")
 
 
 def read_header(path: Path) -> Header:
     """Read and check the header of a safetensors file; the tensors themselves are not read.
 
-    Raises AdapterError naming the file and the first thing that is wrong with it.
+    Raises HeaderError, an AdapterError, naming the file and the first thing that is wrong with it. Something that is
+    no regular file is never opened.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise HeaderError("special", "is a pipe, a device or a socket, not a file")
         with path.open("rb") as file:
-            return _read(file, path.stat().st_size)
+            return _read(file, os.fstat(file.fileno()).st_size)
     except OSError as error:
-        raise AdapterError(f"{path}: cannot be read ({error.strerror})") from error
-    except _HeaderError as problem:
-        text, fix = problem.args if len(problem.args) == 2 else (problem.args[0], "fetch or save the file again")
-        raise AdapterError(f"{path}: {text}", fix=fix) from None
+        raise HeaderError("unreadable", f"{path}: cannot be read ({error.strerror})") from error
+    except HeaderError as error:
+        raise HeaderError(error.problem, f"{path}: {error.message}", fix=error.fix, content=error.content) from None
 
 
 def _read(file: BinaryIO, size: int) -> Header:
     first = file.read(HEAD_BYTES)
     # The length in front may look like another format: 640 is a pickle's first two bytes.
-    foreign = None if first[4:9] == b"\0\0\0\0{" else foreign_format(first)
-    if foreign is not None:
-        raise _HeaderError(f"is {foreign[0]}", foreign[1])
+    content = None if first[4:9] == b"\0\0\0\0{" else recognise(first)
+    if content is not None:
+        raise HeaderError("foreign", f"is {content}", fix=_fix(content), content=content)
     if size < 8:
-        raise _HeaderError(f"has {size} bytes; a safetensors file has at least 8")
+        raise HeaderError("short" if size else "empty", f"has {size} bytes; a safetensors file has at least 8")
     (length,) = struct.unpack("<Q", first[:8])
     if length > MAX_HEADER_BYTES:
-        raise _HeaderError(
-            f"announces a header of {length} bytes; allowed: {MAX_HEADER_BYTES} (not a safetensors file?)"
+        raise HeaderError(
+            "too large" if length <= size - 8 else "length",
+            f"announces a header of {length} bytes; allowed: {MAX_HEADER_BYTES} (not a safetensors file?)",
         )
     if length > size - 8:
-        raise _HeaderError(f"is cut short: {size} bytes cannot hold a header of {length} bytes")
+        raise HeaderError("truncated", f"is cut short: {size} bytes cannot hold a header of {length} bytes")
     file.seek(8)
     text = file.read(length)
     if len(text) != length:
-        raise _HeaderError("became shorter while it was read")
+        raise HeaderError("unreadable", "became shorter while it was read")
     return _check(_parse(text), start=8 + length, size=size)
 
 
@@ -119,12 +143,14 @@ def _parse(text: bytes) -> dict[str, Any]:
     try:
         decoded = text.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _HeaderError(f"header is not UTF-8 (byte {error.start})") from None
+        raise HeaderError("not UTF-8", f"header is not UTF-8 (byte {error.start})") from None
     if not decoded.startswith("{"):
-        raise _HeaderError("header does not begin with '{'")
+        raise HeaderError("not JSON", "header does not begin with '{'")
     for mark, most in _MOST.items():
         if text.count(mark) > most:
-            raise _HeaderError(f"header holds more than {most} times {mark.decode()!r} (over {MAX_TENSORS} tensors?)")
+            raise HeaderError(
+                "too many", f"header holds more than {most} times {mark.decode()!r} (over {MAX_TENSORS} tensors?)"
+            )
     try:
         parsed = json.loads(
             decoded.rstrip(" "),
@@ -134,9 +160,9 @@ def _parse(text: bytes) -> dict[str, Any]:
             parse_constant=_no_number,
         )
     except RecursionError:
-        raise _HeaderError("header is nested too deeply") from None
+        raise HeaderError("nested", "header is nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise _HeaderError(f"header is not JSON: {error.msg} at character {error.pos}") from None
+        raise HeaderError("not JSON", f"header is not JSON: {error.msg} at character {error.pos}") from None
     assert isinstance(parsed, dict)  # it begins with "{" and was parsed
     return parsed
 
@@ -146,79 +172,90 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise _HeaderError(f"header gives the key {_short(twice)} twice")
+        raise HeaderError("duplicate", f"header gives the key {_short(twice)} twice")
     return found
 
 
 def _integer(digits: str) -> int:
     if digits.startswith("-") or len(digits) > 19 or int(digits) > MAX_INTEGER:
-        raise _HeaderError(f"header holds the number {_short(digits)}; allowed: 0 to 2^63 - 1")
+        raise HeaderError("entry", f"header holds the number {_short(digits)}; allowed: 0 to 2^63 - 1")
     return int(digits)
 
 
 def _no_number(digits: str) -> Any:
-    raise _HeaderError(f"header holds the number {_short(digits)}; allowed: whole numbers")
+    raise HeaderError("entry", f"header holds the number {_short(digits)}; allowed: whole numbers")
 
 
 def _check(parsed: dict[str, Any], *, start: int, size: int) -> Header:
     metadata = parsed.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _HeaderError("header's __metadata__ is not an object of texts")
-    for text in (*metadata, *metadata.values()):
-        _encodable(text)
+        raise HeaderError("metadata", "header's __metadata__ is not an object of texts")
+    held = sum(_encoded_bytes(text) for item in metadata.items() for text in item)
+    if held > MAX_METADATA_BYTES:
+        raise HeaderError(
+            "oversized metadata", f"header's __metadata__ holds {held} bytes; allowed: {MAX_METADATA_BYTES}"
+        )
     if len(parsed) > MAX_TENSORS:
-        raise _HeaderError(f"header lists {len(parsed)} tensors; allowed: {MAX_TENSORS}")
+        raise HeaderError("too many", f"header lists {len(parsed)} tensors; allowed: {MAX_TENSORS}")
     tensors = [(name, _tensor(name, entry, start)) for name, entry in parsed.items()]
     tensors.sort(key=lambda item: (item[1].start, item[1].stop, item[0]))
     position = start
     for name, info in tensors:
         if info.start != position:
             what = "overlaps another tensor" if info.start < position else "leaves unused bytes before it"
-            raise _HeaderError(f"tensor {_short(name)} {what} (at byte {info.start}, expected {position})")
+            raise HeaderError(
+                "overlap" if info.start < position else "hole",
+                f"tensor {_short(name)} {what} (at byte {info.start}, expected {position})",
+            )
         position = info.stop
     if position > size:
-        raise _HeaderError(f"is cut short: {size} bytes, its tensors end at byte {position}")
+        raise HeaderError("truncated", f"is cut short: {size} bytes, its tensors end at byte {position}")
     if position < size:
-        raise _HeaderError(f"has {size - position} bytes after its last tensor")
+        raise HeaderError("trailing", f"has {size - position} bytes after its last tensor")
     return Header(dict(tensors), metadata)
 
 
 def _tensor(name: str, entry: Any, base: int) -> TensorInfo:
     shown = _short(name)
-    _encodable(name)
-    if not name or len(name) > MAX_NAME_LENGTH or not name.isprintable():
-        raise _HeaderError(f"tensor name {shown} is empty, too long or holds control characters")
+    _encoded_bytes(name)
+    if not _is_sound(name):
+        raise HeaderError("name", f"tensor name {shown} is empty, too long or holds control characters or '..'")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise _HeaderError(f"tensor {shown} is not described by exactly dtype, shape and data_offsets")
+        raise HeaderError("entry", f"tensor {shown} is not described by exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise _HeaderError(f"tensor {shown} has the unknown dtype {_short(dtype)}")
+        raise HeaderError("dtype", f"tensor {shown} has the unknown dtype {_short(dtype)}")
     for label, numbers in (("shape", shape), ("data_offsets", offsets)):
         # `type(...) is int`: True is an int to Python and not to the format.
         if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
-            raise _HeaderError(f"tensor {shown}: {label} is not a list of whole numbers")
+            raise HeaderError("entry", f"tensor {shown}: {label} is not a list of whole numbers")
     if len(shape) > MAX_DIMENSIONS:
-        raise _HeaderError(f"tensor {shown} has {len(shape)} dimensions; allowed: {MAX_DIMENSIONS}")
+        raise HeaderError("shape", f"tensor {shown} has {len(shape)} dimensions; allowed: {MAX_DIMENSIONS}")
     if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _HeaderError(f"tensor {shown}: data_offsets {_short(offsets)} is not [start, stop]")
+        raise HeaderError("entry", f"tensor {shown}: data_offsets {_short(offsets)} is not [start, stop]")
     bits = DTYPE_BITS[dtype]
     for dimension in shape:
         # A dimension of 0 must not hide an overflow in the others.
         bits *= max(dimension, 1)
         if bits > MAX_INTEGER:
-            raise _HeaderError(f"tensor {shown}: shape {_short(shape)} is too large")
+            raise HeaderError("shape", f"tensor {shown}: shape {_short(shape)} is too large")
     bits = 0 if 0 in shape else bits
     if bits % 8 or bits // 8 != offsets[1] - offsets[0]:
         held = offsets[1] - offsets[0]
-        raise _HeaderError(f"tensor {shown}: {dtype} {_short(shape)} takes {bits / 8:g} bytes, not {held}")
+        raise HeaderError("size", f"tensor {shown}: {dtype} {_short(shape)} takes {bits / 8:g} bytes, not {held}")
     return TensorInfo(dtype, tuple(shape), base + offsets[0], base + offsets[1])
 
 
-def _encodable(text: str) -> None:
+def _is_sound(name: str) -> bool:
+    # Neither a module nor a parameter has an empty name, so that ".." is no part of a dotted path.
+    return 0 < len(name) <= MAX_NAME_LENGTH and name.isprintable() and ".." not in name
+
+
+def _encoded_bytes(text: str) -> int:
     try:
-        text.encode("utf-8")
+        return len(text.encode("utf-8"))
     except UnicodeEncodeError:
-        raise _HeaderError(f"header holds the broken text {_short(text)} (a lone surrogate)") from None
+        raise HeaderError("name", f"header holds the broken text {_short(text)} (a lone surrogate)") from None
 
 
 def _short(value: object) -> str:
@@ -233,9 +270,11 @@ def header_bytes(
 
     tensors: name -> (dtype, shape). Keys are sorted; the whole is padded to 8 bytes and wide elements come
     first, so that every tensor is aligned. Equal input gives equal bytes. Raises ValueError for an unknown
-    dtype.
+    dtype and for a name that the reader refuses.
     """
     for name, (dtype, _) in tensors.items():
+        if not _is_sound(name):
+            raise ValueError(f"tensor name {_short(name)} is empty, too long or holds control characters or '..'")
         if dtype not in DTYPE_BITS:
             raise ValueError(f"tensor {name!r} has the unknown dtype {dtype!r}; allowed: {', '.join(DTYPE_BITS)}")
     order = sorted(tensors, key=lambda name: (-DTYPE_BITS[tensors[name][0]], name))
