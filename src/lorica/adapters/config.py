@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lorica.adapters.header import foreign_format
+from lorica.adapters.document import DocumentError, read_capped, read_object, short_text
 from lorica.errors import AdapterError
 
 CONFIG_NAME = "adapter_config.json"
@@ -114,13 +115,13 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
         layer = re.match(r".*?\.[^.]*\.(\d+)\.", module)  # the first number, as in PEFT: experts are numbered, too
         return layer is not None and int(layer[1]) in ([chosen] if isinstance(chosen, int) else chosen)
 
-    def unsupported(self) -> list[str]:
+    def unsupported(self, applied: Collection[str] = ()) -> list[str]:
         """What this config asks for that Lorica's decoder does not do, one reason each; empty when all is
-        well."""
+        well. applied: keys ("use_dora", "modules_to_save", "lora_bias") that the caller does apply."""
         reasons = []
-        if self.use_dora:
+        if self.use_dora and "use_dora" not in applied:
             reasons.append("use_dora: DoRA rescales each row of the base weights")
-        if self.modules_to_save:
+        if self.modules_to_save and "modules_to_save" not in applied:
             reasons.append(f"modules_to_save: whole layers are replaced ({', '.join(self.modules_to_save)})")
         if self.bias != "none":
             reasons.append(f"bias={self.bias!r}: biases of the base model are replaced")
@@ -128,10 +129,10 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
             reasons.append(f"init_lora_weights={self.init_lora_weights!r}: the base weights were changed in training")
         for key, value in self.other.items():
             why = OTHER_KEYS.get(key, "unknown to Lorica (written by another version of PEFT?)")
-            if why and value not in (None, False, "", [], {}):
+            if why and key not in applied and value not in (None, False, "", [], {}):
                 reasons.append(f"{key}: {why}")
         for name, patterns in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
-            reasons += [f"{name}: {key!r} is a regular expression" for key in patterns if not _is_plain(key)]
+            reasons += [f"{name}: {key!r} is a regular expression" for key in patterns if not is_plain(key)]
         return reasons
 
     def to_json(self) -> bytes:
@@ -152,8 +153,7 @@ def read_adapter_config(path: Path) -> AdapterConfig:
     """
     file = path / CONFIG_NAME if path.is_dir() else path
     try:
-        with file.open("rb") as opened:
-            raw = opened.read(MAX_CONFIG_BYTES + 1)
+        return parse_adapter_config(read_capped(file, MAX_CONFIG_BYTES + 1))
     except FileNotFoundError:
         raise AdapterError(
             f"{file}: no such file",
@@ -161,19 +161,29 @@ def read_adapter_config(path: Path) -> AdapterConfig:
         ) from None
     except OSError as error:
         raise AdapterError(f"{file}: cannot be read ({error.strerror})") from error
-    try:
-        return parse_adapter_config(raw)
     except AdapterError as error:
         raise AdapterError(f"{file}: {error.message}", fix=error.fix) from None
 
 
 def parse_adapter_config(raw: bytes) -> AdapterConfig:
     """Bytes of an `adapter_config.json` -> config. Raises AdapterError."""
-    values = _object(raw)
+    values, problems = read_object(raw, MAX_CONFIG_BYTES)
+    if values is None or problems:
+        raise problems[0]
+    return config_from(values)
+
+
+def config_from(values: Mapping[str, Any]) -> AdapterConfig:
+    """The object that a config's file holds -> config. Raises AdapterError for another method than LoRA (DocumentError
+    "method"), and for a value of a wrong type ("type") or out of range ("range")."""
     kind = values.get("peft_type")
     if kind != "LORA":
-        named = f"is a {kind} adapter" if isinstance(kind, str) and kind else "does not say which kind of adapter it is"
-        raise AdapterError(f"{named}; Lorica reads LORA", fix="use a LoRA adapter saved by PEFT (peft_type LORA)")
+        named = f"is a {short_text(kind)} adapter" if isinstance(kind, str) and kind else ""
+        raise DocumentError(
+            "method",
+            f"{named or 'does not say which kind of adapter it is'}; Lorica reads LORA",
+            fix="use a LoRA adapter saved by PEFT (peft_type LORA)",
+        )
     fields = set(AdapterConfig.__struct_fields__) - {"other"}
     known = {key: value for key, value in values.items() if key in fields}
     for key in ("rank_pattern", "alpha_pattern"):
@@ -184,68 +194,33 @@ def parse_adapter_config(raw: bytes) -> AdapterConfig:
     try:
         config = msgspec.convert(known, AdapterConfig)
     except msgspec.ValidationError as error:
-        raise AdapterError(f"{error}", fix="compare it with the config that PEFT saved") from None
+        raise DocumentError("type", f"{error}", fix="compare it with the config that PEFT saved") from None
     _check_numbers(config)
     return config
-
-
-def _object(raw: bytes) -> dict[str, Any]:
-    foreign = foreign_format(raw)
-    if foreign is not None:
-        raise AdapterError(f"is {foreign[0]}", fix=foreign[1])
-    if len(raw) > MAX_CONFIG_BYTES:
-        raise AdapterError(f"is larger than {MAX_CONFIG_BYTES} bytes")
-    try:
-        values = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except RecursionError:
-        raise AdapterError("is nested too deeply") from None
-    except UnicodeDecodeError as error:
-        raise AdapterError(f"is not UTF-8 (byte {error.start})") from None
-    except json.JSONDecodeError as error:
-        raise AdapterError(f"is not JSON: {error.msg} (line {error.lineno})") from None
-    except ValueError as error:  # a number with thousands of digits
-        raise AdapterError(f"is not JSON: {error}") from None
-    try:
-        json.dumps(values, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        raise AdapterError("holds a broken text (a lone surrogate)") from None
-    if not isinstance(values, dict):
-        raise AdapterError(f"holds a JSON {type(values).__name__}, not an object")
-    return values
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise AdapterError(f"gives the key {ascii(key)[:120]} twice")
-        found[key] = value
-    return found
-
-
-def _no_constant(text: str) -> Any:
-    raise AdapterError(f"holds {text}, which is not JSON")
 
 
 def _check_numbers(config: AdapterConfig) -> None:
     for place, rank in {"r": config.r, **config.rank_pattern}.items():
         if not 1 <= rank <= 65_536:
-            raise AdapterError(f"rank {rank} ({place}); allowed: 1 to 65536")
+            raise DocumentError("range", f"rank {short_text(rank, most=24)} ({short_text(place)}); allowed: 1 to 65536")
     for place, alpha in {"lora_alpha": config.lora_alpha, **config.alpha_pattern}.items():
         if not 0 < alpha < 1e9:
-            raise AdapterError(f"alpha {alpha} ({place}); allowed: above 0, below 1e9")
+            raise DocumentError(
+                "range", f"alpha {short_text(alpha, most=24)} ({short_text(place)}); allowed: above 0, below 1e9"
+            )
     if not 0 <= config.lora_dropout < 1:
-        raise AdapterError(f"lora_dropout {config.lora_dropout}; allowed: 0 to below 1")
+        raise DocumentError("range", f"lora_dropout {config.lora_dropout}; allowed: 0 to below 1")
 
 
-def _is_plain(pattern: str) -> bool:
+def is_plain(pattern: str) -> bool:
+    """Whether a key of a rank or alpha pattern is a name, not a regular expression that would need to be executed."""
     return re.fullmatch(r"\^?[\w.\-]+", pattern) is not None
 
 
 def names_module(pattern: str, module: str) -> bool:
     """Whether a plain key of a rank or alpha pattern means this module, as PEFT decides it:
     re.match(rf"(.*\\.)?({pattern})$", module). Raises AdapterError for a pattern that is no plain name."""
-    if not _is_plain(pattern):
+    if not is_plain(pattern):
         raise AdapterError(
             f"{pattern!r} is a regular expression, which is never executed",
             fix="name the modules plainly, for example q_proj or layers.1.self_attn.q_proj",
