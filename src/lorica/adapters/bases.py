@@ -1,0 +1,184 @@
+"""Base models by their shapes: a table of public facts, and how base ids name its rows.
+
+The table (`bases.csv`) is built by tools/bases from public configs; `python -m tools.bases` rebuilds and checks it.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import re
+from pathlib import Path
+
+import msgspec
+
+from lorica.adapters.schemes import SCHEMES, Scheme, role, scheme_of
+
+TABLE = Path(__file__).with_name("bases.csv")
+COLUMNS = ("name", "family", "hidden", "layers", "heads", "kv_heads", "head_dim", "ffn", "vocabulary", "tied",
+           "experts", "more", "aliases")  # fmt: skip
+
+
+class BaseShape(msgspec.Struct, frozen=True, kw_only=True):
+    """One base model's shape, in elements. 0: unknown, or not one number (it then fits anything).
+
+    name: as Hugging Face has it. family: `model_type`. heads, kv_heads, head_dim: of the attention. ffn: width of the
+    feed-forward layer ("gate_proj" puts it out). vocabulary: rows of the embedding, padding included. experts: routed
+    experts per layer. more: widths that do not follow from these, by name ("expert_ffn"); "hybrid" marks models whose
+    layers are of several kinds, so that the highest adapted layer does not tell how many there are.
+    """
+
+    name: str
+    family: str
+    hidden: int
+    layers: int
+    heads: int = 0
+    kv_heads: int = 0
+    head_dim: int = 0
+    ffn: int = 0
+    vocabulary: int = 0
+    tied: bool | None = None
+    experts: int = 0
+    more: tuple[tuple[str, int], ...] = ()
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def scheme(self) -> Scheme:
+        """What its linear layers are called."""
+        return SCHEMES[scheme_of(self.family)]
+
+    @property
+    def hybrid(self) -> bool:
+        """Whether its layers are of several kinds."""
+        return ("hybrid", 1) in self.more
+
+    def width(self, name: str) -> int:
+        """A width by its name in `schemes.WIDTHS`; 0 when it is unknown or not one number."""
+        for key, value in self.more:
+            if key == name:
+                return value
+        query, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        match name:
+            case "hidden" | "embedding":
+                return self.hidden
+            case "query":
+                return query
+            case "context":
+                return self.width("query")
+            case "kv":
+                return kv
+            case "qkv":
+                return query + 2 * kv if query and kv else 0
+            case "ffn" | "vocabulary" | "experts":
+                return int(getattr(self, name))
+            case "gate_up":
+                return 2 * self.ffn
+            case "expert_ffn":
+                return self.ffn
+        return 0
+
+    def widths(self, slot: str) -> tuple[tuple[str, int], tuple[str, int]] | None:
+        """((name, elements) in, (name, elements) out) of a place in its layers; None when it has no such layer."""
+        found = role(self.scheme, slot)
+        return None if found is None else ((found[0], self.width(found[0])), (found[1], self.width(found[1])))
+
+
+@functools.cache
+def all_bases() -> tuple[BaseShape, ...]:
+    """The shipped table, in its order. Raises OSError when the package is incomplete."""
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        next(rows)
+        return tuple(_base(row) for row in rows)
+
+
+def _base(row: list[str]) -> BaseShape:
+    name, family, *numbers, tied, experts, more, aliases = row
+    hidden, layers, heads, kv_heads, head_dim, ffn, vocabulary = (int(each or 0) for each in numbers)
+    pairs = (each.partition("=") for each in more.split())
+    return BaseShape(
+        name=name,
+        family=family,
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        ffn=ffn,
+        vocabulary=vocabulary,
+        tied={"yes": True, "no": False}.get(tied),
+        experts=int(experts or 0),
+        more=tuple((key, int(value)) for key, _, value in pairs),
+        aliases=tuple(aliases.split()),
+    )
+
+
+def named(base_id: str, *, loosely: bool = True) -> list[BaseShape]:
+    """The rows that a base id or path means; empty for a model the table does not know.
+
+    Case, publisher, punctuation and the suffixes of quantised copies (-GPTQ, -AWQ, -bnb-4bit, -GGUF ...) do not
+    count. loosely: where no row has that name, the row of the same family and size ("Qwen2.5-7B-Instruct-medical"
+    means Qwen2.5-7B): a likely reading, not a certain one.
+    """
+    wanted = normalise(base_id)
+    if not wanted:
+        return []
+    found = _index().get(wanted, ())
+    if not found and loosely:
+        found = _loose_index().get(_untuned(wanted)) or _beginning(wanted)
+    return list(found)
+
+
+def normalise(base_id: str) -> str:
+    """ "unsloth/Qwen2.5-7B-Instruct-bnb-4bit" -> "qwen2-5-7b-instruct"; "" for what names no model."""
+    path = base_id.strip().replace("\\", "/").rstrip("/")[-512:]
+    if cached := re.search(r"models--[^/]*?--([^/]+)/snapshots", path):
+        path = cached[1]
+    text = re.sub(r"[^a-z0-9]+", "-", path.rsplit("/", 1)[-1].lower()).strip("-")
+    text = text.removeprefix("meta-")
+    while (shorter := _QUANTISED.sub("", text)) != text:
+        text = shorter
+    return text
+
+
+_QUANTISED = re.compile(
+    r"-(?:gptq|awq|gguf|ggml|exl2|hqq|aqlm|bnb|unsloth|mlx|nf4|fp4|fp8|fp16|bf16|fp32|hf|quantized|dynamic"
+    r"|marlin|safetensors|w4a16|w8a8|w8a16|[48]bit|int[48]|q[2-8](?:-k)?(?:-[msl0])?|g(?:32|64|128))$"
+)
+_TUNED = re.compile(r"-(?:instruct|chat|it|base|sft|dpo|rlhf|pt|preview|beta|alpha|1m|thinking|v\d(?:-\d)*|\d{4})$")
+_SIZE = re.compile(r"(?:^|-)\d+(?:-\d+)?[bm](?:-|$)")
+
+
+@functools.cache
+def _index() -> dict[str, tuple[BaseShape, ...]]:
+    found: dict[str, list[BaseShape]] = {}
+    for base in all_bases():
+        for name in dict.fromkeys(normalise(each) for each in (base.name, *base.aliases)):
+            found.setdefault(name, []).append(base)
+    return {name: tuple(bases) for name, bases in found.items()}
+
+
+@functools.cache
+def _loose_index() -> dict[str, tuple[BaseShape, ...]]:
+    """Names without their tuning -> every row that has such a name, tuned or not."""
+    found: dict[str, dict[str, BaseShape]] = {}
+    for name, bases in _index().items():
+        found.setdefault(_untuned(name), {}).update({base.name: base for base in bases})
+    return {name: tuple(bases.values()) for name, bases in found.items()}
+
+
+def _untuned(name: str) -> str:
+    while (shorter := _TUNED.sub("", name)) != name:
+        name = shorter
+    return name
+
+
+def _beginning(wanted: str) -> tuple[BaseShape, ...]:
+    """The longest name of the table that `wanted` begins with, unless what follows names another size."""
+    parts = wanted.split("-")
+    for count in range(len(parts) - 1, 1, -1):
+        begins = "-".join(parts[:count])
+        found = _index().get(begins) or _loose_index().get(begins)
+        if found and _SIZE.search(begins):
+            return () if _SIZE.search("-".join(parts[count:])) else found
+    return ()

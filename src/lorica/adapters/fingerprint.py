@@ -1,0 +1,331 @@
+"""Which base models an adapter's tensors fit, from their shapes alone.
+
+A pair (A: rank x in, B: out x rank) states two widths of the base's layer. Each base of the table is held against all
+of them at once, by the names that its family gives to its layers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+
+import msgspec
+
+from lorica.adapters.bases import BaseShape, all_bases, named
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.layout import Factors, Layout
+from lorica.adapters.schemes import SCHEMES, WIDTHS, Scheme, known_to_any, role
+
+__all__ = ["BaseShape", "Match", "Shapes", "Slot", "describe", "fits", "match", "named", "shapes_of"]
+
+# A saved embedding may be cut to the tokenizer's size, padded, or grown by the user's own tokens.
+_PADDING = 512
+_GROWTH = 1.8
+
+# Widths that users change, judged apart.
+_FREE = ("vocabulary", "labels")
+
+# What would settle a width that the adapted modules leave open.
+_TELLS = {
+    "query": "a query projection",
+    "kv": "a key or value projection",
+    "context": "an output projection",
+    "ffn": "a feed-forward projection (gate, up or down)",
+    "layers": "the number of layers",
+    "experts": "the number of experts",
+    "names": "the modules' names",
+}
+# Parts of a path that lead out of the language model.
+_OTHER_PARTS = frozenset(
+    (
+        *("visual", "vision", "vision_model", "vision_tower", "vision_encoder", "image_encoder", "embed_vision"),
+        *("audio", "audio_tower", "speech_encoder", "embed_audio"),
+        *("multi_modal_projector", "mm_projector", "connector", "unet", "text_encoder"),
+    )
+)
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """One place in the layers. name: its path within a layer, without numbers ("self_attn.q_proj", "lm_head").
+    widths: the (in, out) found there, sorted; 0 for a half that is missing. count: modules. first: the first's path.
+    """
+
+    name: str
+    widths: tuple[tuple[int, int], ...]
+    count: int
+    first: str
+
+
+class Shapes(msgspec.Struct, frozen=True, kw_only=True):
+    """What tensors' shapes state about the base. layers_at_least: highest adapted layer + 1; layers: the same when
+    the config leaves no layer out, so that it is the base's number. vocabulary: rows of a saved or adapted embedding
+    or output head. decided: widths by name (`schemes.WIDTHS`). contradictions: widths that no one base can have.
+    other: adapted modules of a vision or audio part, which are left out. unknown: places no family of the table has.
+    """
+
+    slots: tuple[Slot, ...]
+    layers_at_least: int = 0
+    layers: int | None = None
+    experts_at_least: int = 0
+    vocabulary: int | None = None
+    decided: tuple[tuple[str, int], ...] = ()
+    contradictions: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    other: int = 0
+
+    def width(self, name: str) -> int | None:
+        """A decided width by its name, or None."""
+        return dict(self.decided).get(name)
+
+
+class Match(msgspec.Struct, frozen=True, kw_only=True):
+    """Which bases fit. candidates: their names in the table's order. shapes: how many shapes of linear layers these
+    have. open: what the candidates differ in. would_decide: what would settle that, in words. nearest: when none
+    fits, the closest (name, reasons). nothing_decided: no adapted module has a name that tells anything.
+    """
+
+    shapes: int
+    candidates: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
+    would_decide: tuple[str, ...] = ()
+    nearest: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    nothing_decided: bool = False
+
+    @property
+    def text(self) -> str:
+        """For people: "fits Qwen/Qwen3-4B and 3 others"."""
+        if self.nothing_decided:
+            return "its modules' names tell nothing about its base"
+        if self.candidates:
+            return f"fits {_and_others(self.candidates)}"
+        near = "".join(f"; nearest: {name} ({', '.join(reasons)})" for name, reasons in self.nearest[:1])
+        return f"fits none of the {len(all_bases())} base models known by shape{near}"
+
+
+def shapes_of(layout: Layout, config: AdapterConfig | None) -> Shapes:
+    """What the shapes of an adapter's tensors decide. Never raises, whatever the shapes and names are."""
+    widths: dict[str, dict[tuple[int, int], int]] = {}
+    first: dict[str, str] = {}
+    layers, experts, other = 0, 0, 0
+    for each in layout.modules.values():
+        parts = each.path.split(".")
+        if not _OTHER_PARTS.isdisjoint(parts):
+            other += 1
+            continue
+        pair = _in_out(layout, each)
+        slot = _slot(parts, each.layer)
+        if any(pair):
+            found = widths.setdefault(slot, {})
+            found[pair] = found.get(pair, 0) + 1
+            first.setdefault(slot, each.path)
+        layers = max(layers, 0 if each.layer is None else each.layer + 1)
+        if "experts" in parts:
+            numbers = [int(part) for part in parts[parts.index("experts") + 1 :][:1] if _is_number(part)]
+            experts = max(experts, *(number + 1 for number in numbers), 0)
+    slots = tuple(
+        Slot(name, tuple(sorted(pairs)), sum(pairs.values()), first[name]) for name, pairs in sorted(widths.items())
+    )
+    repeated = config is not None and bool(config.other.get("layer_replication"))
+    decided, contradictions = _decide(slots)
+    return Shapes(
+        slots=slots,
+        layers_at_least=0 if repeated else layers,
+        layers=layers if layers and not repeated and _leaves_no_layer_out(config) else None,
+        experts_at_least=experts,
+        vocabulary=_vocabulary(layout, slots),
+        decided=decided,
+        contradictions=contradictions,
+        unknown=tuple(slot.name for slot in slots if not _known(slot.name)),
+        other=other,
+    )
+
+
+def fits(shapes: Shapes, base: BaseShape) -> list[str]:
+    """Why an adapter of these shapes does not fit a base, in a few words each ("hidden 2560, not 1536"); empty
+    when it does."""
+    return list(_reasons(shapes, base, vocabulary=True).values())
+
+
+@functools.lru_cache(maxsize=64)
+def match(shapes: Shapes) -> Match:
+    """The bases of the table that shapes fit. An adapter for an unknown base fits none, which is legal."""
+    if not any(_known(slot.name) for slot in shapes.slots):
+        return Match(shapes=0, nothing_decided=True)
+    groups: dict[tuple[object, ...], list[BaseShape]] = {}
+    for base in all_bases():
+        groups.setdefault(_shape_key(base), []).append(base)
+    reasons = {key: _reasons(shapes, bases[0], vocabulary=False) for key, bases in groups.items()}
+    found = [base for key, bases in groups.items() if not reasons[key] for base in bases]
+    if shapes.vocabulary is not None:
+        # The nearest vocabulary decides only among bases that fit otherwise: users add tokens of their own.
+        tight = [each for each in found if abs(each.vocabulary - shapes.vocabulary) <= _PADDING]
+        found = tight or [each for each in found if not _vocabulary_reason(shapes.vocabulary, each)]
+    if not found:
+        near = sorted(groups, key=lambda key: (len(reasons[key]) or 1, _distance(shapes, groups[key][0])))[:3]
+        nearest = ((groups[key][0].name, tuple(_reasons(shapes, groups[key][0], True).values())) for key in near)
+        return Match(shapes=0, nearest=tuple(nearest))
+    keys = {_shape_key(base) for base in found}
+    open_widths = _differing(found) if len(keys) > 1 else ()
+    return Match(
+        candidates=tuple(base.name for base in found),
+        shapes=len(keys),
+        open=open_widths,
+        would_decide=tuple(_TELLS[name] for name in open_widths),
+    )
+
+
+def describe(shapes: Shapes, found: Match, claimed: Iterable[BaseShape] = ()) -> str:
+    """One line: what fits, and why a claimed base does not ("fits Qwen/Qwen3-4B and 3 others; does not fit
+    Qwen/Qwen2.5-1.5B: hidden 2560, not 1536")."""
+    bases = list(claimed)
+    misfits = [(base, fits(shapes, base)) for base in bases]
+    if not bases or not all(reasons for _, reasons in misfits):
+        return found.text
+    base, reasons = min(misfits, key=lambda item: len(item[1]))
+    return f"{found.text}; does not fit {base.name}: {', '.join(reasons)}"
+
+
+def _in_out(layout: Layout, each: Factors) -> tuple[int, int]:
+    a, b = layout.shape(each.a), layout.shape(each.b)
+    if len(a) not in (2, 4) or len(b) not in (2, 4):
+        a, b = (a if len(a) in (2, 4) else ()), (b if len(b) in (2, 4) else ())
+    return (a[1] if a else 0), (b[0] if b else 0)
+
+
+def _slot(parts: list[str], layer: int | None) -> str:
+    """The path within its layer, without numbers."""
+    if layer is not None:
+        number = next(i for i, part in enumerate(parts) if i and _is_number(part) and int(part) == layer)
+        inside = [part for part in parts[number + 1 :] if not _is_number(part)]
+        return ".".join(inside) or parts[number - 1]
+    return ".".join([part for part in parts if not _is_number(part)][-2:]) or parts[-1]
+
+
+def _is_number(part: str) -> bool:
+    return part.isascii() and part.isdigit() and len(part) <= 6
+
+
+@functools.cache
+def _known(slot: str) -> bool:
+    return known_to_any(slot)
+
+
+def _leaves_no_layer_out(config: AdapterConfig | None) -> bool:
+    """Whether PEFT adapts every layer that has the targets: then the highest layer is the base's last."""
+    if config is None or config.layers_to_transform not in (None, []) or config.exclude_modules:
+        return False
+    if not isinstance(config.target_modules, list) or not config.target_modules:
+        return False
+    return not any(_is_number(part) for name in config.target_modules for part in name.split("."))
+
+
+def _vocabulary(layout: Layout, slots: tuple[Slot, ...]) -> int | None:
+    """Rows of the embedding or the output head, where the file holds either."""
+    rows = []
+    for path, names in layout.saved.items():
+        if path.rsplit(".", 1)[-1] in ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings"):
+            rows += [layout.shape(name)[0] for name in names if len(layout.shape(name)) == 2]
+    for slot in slots:
+        roles = {role(scheme, slot.name) for scheme in SCHEMES.values()} - {None}
+        for seen in slot.widths:
+            rows += [seen[side] for each in roles if each for side in (0, 1) if each[side] == "vocabulary"]
+    return max((row for row in rows if row), default=None)
+
+
+def _decide(slots: tuple[Slot, ...]) -> tuple[tuple[tuple[str, int], ...], tuple[str, ...]]:
+    """(widths by name, contradictions) under the naming that explains most."""
+    best: tuple[tuple[int, int], dict[str, dict[int, str]]] | None = None
+    for scheme in SCHEMES.values():
+        read, missed = _read(slots, scheme)
+        worth = (missed, sum(len(values) > 1 for values in read.values()))
+        if best is None or worth < best[0]:
+            best = worth, read
+    found = best[1] if best else {}
+    decided = tuple((name, next(iter(values))) for name, values in found.items() if len(values) == 1)
+    contradictions = tuple(
+        f"{WIDTHS.get(name, name)} " + ", ".join(f"{value} ({path})" for value, path in sorted(values.items())[:4])
+        for name, values in found.items()
+        if len(values) > 1
+    )
+    return decided, contradictions
+
+
+def _read(slots: tuple[Slot, ...], scheme: Scheme) -> tuple[dict[str, dict[int, str]], int]:
+    """Width's name -> value -> a module that states it; and how many places the scheme does not have."""
+    found: dict[str, dict[int, str]] = {}
+    missed = 0
+    for slot in slots:
+        names = role(scheme, slot.name)
+        if names is None:
+            missed += 1
+            continue
+        for pair in slot.widths:
+            for name, value in zip(names, pair, strict=True):
+                if value and name not in _FREE:
+                    found.setdefault(name, {}).setdefault(value, slot.first)
+    return found, missed
+
+
+def _reasons(shapes: Shapes, base: BaseShape, vocabulary: bool) -> dict[str, str]:
+    """What differs -> in words; what matters most comes first."""
+    found: dict[str, str] = {}
+    for slot in shapes.slots:
+        expected = base.widths(slot.name)
+        if expected is None:
+            if _known(slot.name):
+                found.setdefault("names", f"no {slot.name.rsplit('.', 1)[-1]} in {base.family} models")
+            continue
+        for pair in slot.widths:
+            for (name, wanted), seen in zip(expected, pair, strict=True):
+                if seen and wanted and seen != wanted and name not in _FREE:
+                    found.setdefault(name, f"{WIDTHS.get(name, name)} {seen}, not {wanted}")
+    if base.layers:
+        if shapes.layers_at_least > base.layers:
+            number = f"{shapes.layers_at_least} layers"
+            found["layers"] = f"{'' if shapes.layers else 'at least '}{number}, not {base.layers}"
+        elif shapes.layers is not None and shapes.layers < base.layers and not base.hybrid:
+            found["layers"] = f"{shapes.layers} layers, not {base.layers}"
+    if shapes.experts_at_least > base.experts > 0:
+        found["experts"] = f"at least {shapes.experts_at_least} experts, not {base.experts}"
+    if vocabulary and shapes.vocabulary is not None and (reason := _vocabulary_reason(shapes.vocabulary, base)):
+        found["vocabulary"] = reason
+    if "query" in found and "context" in found:
+        del found["context"]  # the same number twice in nearly all families
+    order = ["hidden", "layers", "names", "query", "kv", "context", "qkv", "ffn"]
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+
+
+def _vocabulary_reason(seen: int, base: BaseShape) -> str:
+    if not base.vocabulary or base.vocabulary - _PADDING <= seen <= max(
+        base.vocabulary + _PADDING, int(base.vocabulary * _GROWTH)
+    ):
+        return ""
+    return f"vocabulary {seen}, not {base.vocabulary}"
+
+
+@functools.cache
+def _shape_key(base: BaseShape) -> tuple[object, ...]:
+    """Equal for bases that no linear layer's shape tells apart."""
+    widths = {name for pair in base.scheme.values() for name in pair} - {"vocabulary", "labels", "embedding"}
+    return (tuple(sorted(base.scheme)), base.layers, base.experts, *((w, base.width(w)) for w in sorted(widths)))
+
+
+def _differing(found: list[BaseShape]) -> tuple[str, ...]:
+    differs = [name for name in ("query", "kv", "context", "ffn") if len({base.width(name) for base in found}) > 1]
+    differs += ["layers"] if len({base.layers for base in found}) > 1 else []
+    differs += ["experts"] if len({base.experts for base in found}) > 1 else []
+    if "query" in differs and "context" in differs:
+        differs.remove("context")  # the same number in nearly all families
+    return tuple(differs) or ("names",)
+
+
+def _distance(shapes: Shapes, base: BaseShape) -> float:
+    """How far a base's widths are from those decided, as a sum of relative differences."""
+    pairs = [(value, base.width(name)) for name, value in shapes.decided if base.width(name)]
+    pairs += [(shapes.layers_at_least, base.layers)] if shapes.layers_at_least and base.layers else []
+    return sum(abs(seen - wanted) / max(seen, wanted) for seen, wanted in pairs)
+
+
+def _and_others(names: tuple[str, ...]) -> str:
+    others = len(names) - 1
+    return names[0] + (f" and {others} other{'s' if others > 1 else ''}" if others else "")
