@@ -47,7 +47,7 @@ def test_every_bit_pattern_is_read_as_torch_reads_it(dtype: str, tmp_path: Path)
 
 @pytest.mark.parametrize(("dtype", "kind"), [("F32", np.float32), ("F64", np.float64)])
 def test_wide_types(dtype: str, kind: type, tmp_path: Path) -> None:
-    values = np.array([[0.1, -2.0], [1e-30, 3e38]], kind)
+    values: np.ndarray[tuple[int, ...], np.dtype[np.generic]] = np.array([[0.1, -2.0], [1e-30, 3e38]], kind)
     got = read_array(tmp_path / "w", write(tmp_path / "w", dtype, (2, 2), values.tobytes()))
     np.testing.assert_array_equal(got, values.astype(np.float32))
 

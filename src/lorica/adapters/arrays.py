@@ -50,7 +50,8 @@ def _table(dtype: str) -> Floats:
     if dtype == "F8_E8M0":
         values = np.ldexp(1.0, code - 127)
         values[255] = np.nan
-        return values.astype(np.float32)
+        scales: Floats = values.astype(np.float32)
+        return scales
     exponent_bits, mantissa_bits, bias, fnuz = _EIGHT_BIT[dtype]
     exponent = (code >> mantissa_bits) & (2**exponent_bits - 1)
     mantissa = code & (2**mantissa_bits - 1)
@@ -64,7 +65,8 @@ def _table(dtype: str) -> Floats:
     else:
         special = exponent == 2**exponent_bits - 1
         values[special] = np.where(mantissa[special] > 0, np.nan, np.where(code[special] >= 128, -np.inf, np.inf))
-    return values.astype(np.float32)
+    table: Floats = values.astype(np.float32)
+    return table
 
 
 def decode(raw: Bytes, dtype: str) -> Floats:
@@ -82,7 +84,8 @@ def decode(raw: Bytes, dtype: str) -> Floats:
         with np.errstate(over="ignore"):  # infinite is what float32 makes of it, and the checks say so
             return raw.view("<f2" if dtype == "F16" else "<f8").astype(np.float32)
     if dtype in READABLE:
-        return _table(dtype)[raw]
+        looked_up: Floats = _table(dtype)[raw]
+        return looked_up
     raise AdapterError(f"values of type {dtype} are not floating point", fix="save the adapter as F32, BF16 or F16")
 
 
