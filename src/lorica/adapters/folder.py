@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -51,8 +51,19 @@ class AdapterFolder(msgspec.Struct, frozen=True):
         return sorted({module_of(name)[0] for name in self.tensors})
 
 
-def open_adapter(path: Path) -> AdapterFolder:
+# What PEFT applies beyond plain pairs -> the parts of it that stand in the file.
+MORE_THAN_PAIRS = {
+    "use_dora": ("lora_magnitude_vector",),
+    "modules_to_save": ("saved",),
+    "lora_bias": ("lora_B.bias",),
+    "embedding": ("lora_embedding_A", "lora_embedding_B"),
+}
+
+
+def open_adapter(path: Path, *, applied: Collection[str] = ()) -> AdapterFolder:
     """Read and check an adapter: config, header, names, pairs and ranks. No tensor is interpreted.
+
+    applied: keys of MORE_THAN_PAIRS that the caller applies; their tensors are let through unchecked.
 
     Raises AdapterError when the folder or a file is missing, a file is broken or something else than its name
     says, the method is not LoRA, a feature is used that Lorica does not apply, or tensors and config
@@ -61,7 +72,7 @@ def open_adapter(path: Path) -> AdapterFolder:
     path = Path(path)
     _check_files(path)
     config = read_adapter_config(path)
-    reasons = config.unsupported()
+    reasons = config.unsupported(applied)
     if reasons:
         raise AdapterError(
             f"{path}: uses what Lorica does not apply: {'; '.join(reasons)}",
@@ -69,8 +80,18 @@ def open_adapter(path: Path) -> AdapterFolder:
         )
     weights = path / WEIGHTS_NAME
     tensors = read_header(weights).tensors
-    check_structure(config, {name: (info.dtype, info.shape) for name, info in tensors.items()}, where=str(weights))
+    allowed = {part for key in applied for part in MORE_THAN_PAIRS[key]}
+    pairs = {name: (info.dtype, info.shape) for name, info in tensors.items() if _part(name) not in allowed}
+    if pairs or not allowed:
+        check_structure(config, pairs, where=str(weights))
     return AdapterFolder(path, config, tensors, _digest(path))
+
+
+def _part(name: str) -> str:
+    try:
+        return module_of(name)[1]
+    except AdapterError:
+        return ""  # for `check_structure` to refuse
 
 
 def _check_files(path: Path) -> None:

@@ -23,6 +23,10 @@ class Engine(Protocol):
         """
         ...
 
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter and free its memory. Raises EngineError for one that was never added."""
+        ...
+
     def run(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Output]:
         """Answer all requests; outputs are in their order. on_done(n): n more requests are answered.
 
@@ -78,6 +82,11 @@ def check_adapters(requests: Sequence[Request], known: Collection[str]) -> None:
                 f"request {request.id!r} asks for the adapter {name!r}; this engine has: {have}",
                 fix=f"did you mean {near[0]!r}?" if near else "add the adapter to the engine before running",
             )
+
+
+def not_there(name: str, known: Collection[str]) -> EngineError:
+    """The error for an adapter to remove that was never added."""
+    return EngineError(f"there is no adapter {name!r} to remove; this engine has: {', '.join(sorted(known)) or 'none'}")
 
 
 def find_problem(request: Request, *, vocab_size: int, max_positions: int) -> str:

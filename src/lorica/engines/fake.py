@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lorica.engines.base import EngineSettings, OnDone, check_adapters, failed, find_problem
+from lorica.engines.base import EngineSettings, OnDone, check_adapters, failed, find_problem, not_there
 from lorica.errors import EngineError
 from lorica.records import Choose, Generate, Output, Request
 
@@ -42,6 +42,11 @@ class FakeEngine:
         """
         if self._adapters.setdefault(name, Path(folder)) != Path(folder):
             raise EngineError(f"the adapter name {name!r} is taken by {self._adapters[name]}")
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget the name. Raises EngineError for one that was never added."""
+        if self._adapters.pop(name, None) is None:
+            raise not_there(name, self._adapters)
 
     def run(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Output]:
         """Answer all requests in their order; see `Engine.run`."""

@@ -9,16 +9,20 @@ import inspect
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
+import msgspec
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
-from lorica.adapters.folder import AdapterFolder, module_of, open_adapter
-from lorica.engines.base import EngineSettings, OnDone, check_adapters, failed, find_problem, room_for
+from lorica.adapters.folder import MORE_THAN_PAIRS, AdapterFolder, module_of, open_adapter
+from lorica.adapters.variants import write_variant
+from lorica.engines.base import EngineSettings, OnDone, check_adapters, failed, find_problem, not_there, room_for
 from lorica.engines.offline import import_bitsandbytes_offline, offline
 from lorica.errors import AdapterError, EngineError, MissingExtraError, ModelError
 from lorica.records import Choose, Generate, Output, Request
@@ -34,6 +38,9 @@ class TransformersEngine:
         self._settings = settings
         self._adapters: dict[str, str] = {}  # name -> the name inside PEFT, where dots are not allowed
         self._digests: dict[str, str] = {}
+        self._added = 0
+        self._leftovers: list[str] = []
+        self._spoiled = ""
         config = self._model.config.get_text_config()
         self._vocab_size = int(self._model.get_input_embeddings().num_embeddings)
         self._max_positions = int(getattr(config, "max_position_embeddings", None) or 1 << 62)
@@ -45,14 +52,43 @@ class TransformersEngine:
         Raises AdapterError for a folder that cannot be used or that PEFT would apply only in part,
         EngineError when another adapter has the name, MissingExtraError without PEFT.
         """
-        opened = open_adapter(folder)
+        opened = open_adapter(folder, applied=MORE_THAN_PAIRS)
         if name in self._digests:
             if self._digests[name] != opened.digest:
                 raise EngineError(f"the adapter name {name!r} is taken by another adapter than {folder}")
             return
-        inner = f"adapter_{len(self._adapters)}"
-        self._model = _attach(self._model, opened, inner)
+        inner = f"adapter_{self._added}"
+        self._added += 1
+        try:
+            self._model, difference = _attach(self._model, opened, inner)
+        except AdapterError as error:
+            # PEFT changes the model before it knows that it fails.
+            if any(f".{inner}" in each for each, _ in self._model.named_parameters()):
+                self._spoiled = f"{folder} failed to load half-way: {error.message}"
+            raise
+        if difference:
+            self._leftovers.append(inner)
+            self._clear()
+            raise _unfit(opened, f"{len(difference)} tensors have no counterpart, the first is {difference[0]}")
         self._adapters[name], self._digests[name] = inner, opened.digest
+        self._clear()
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter and free its memory. Raises EngineError for one that was never added."""
+        inner = self._adapters.pop(name, None)
+        if inner is None:
+            raise not_there(name, self._adapters)
+        del self._digests[name]
+        self._leftovers.append(inner)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Delete what was removed, as soon as another adapter is there: PEFT cannot be without any."""
+        with warnings.catch_warnings():
+            # PEFT tells that it activates another one; every run chooses its own.
+            warnings.simplefilter("ignore")
+            while self._leftovers and self._adapters:
+                self._model.delete_adapter(self._leftovers.pop())
 
     def describe(self) -> dict[str, str]:
         """What decides the results and the speed."""
@@ -73,6 +109,8 @@ class TransformersEngine:
     def run(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Output]:
         """Answer all requests in their order; see `Engine.run`."""
         check_adapters(requests, self._adapters)
+        if self._spoiled:
+            raise EngineError(f"this engine's model was changed: {self._spoiled}", fix="load the engine again")
         outputs: list[Output | None] = [None] * len(requests)
         groups: dict[tuple[object, ...], list[int]] = {}
         for index, request in enumerate(requests):
@@ -263,7 +301,8 @@ def _four_bits(dtype: str) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
 
 
-def _attach(model: Any, opened: AdapterFolder, inner: str) -> Any:
+def _attach(model: Any, opened: AdapterFolder, inner: str) -> tuple[Any, list[str]]:
+    """The model with the adapter, and the names of tensors that stand on one side only."""
     import_bitsandbytes_offline()
     try:
         from peft import PeftModel
@@ -272,21 +311,53 @@ def _attach(model: Any, opened: AdapterFolder, inner: str) -> Any:
         raise MissingExtraError("peft", extra="peft", needed_for=needed_for) from error
     _check_fit(model, opened)
     try:
-        with offline(), warnings.catch_warnings():
+        with offline(), warnings.catch_warnings(), _without_patterns(opened) as folder:
             # PEFT reads this attribute, which transformers 5 deprecates; nothing a user could act on.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            warnings.filterwarnings("ignore", ".*merging LoRA weights won't be possible")  # nothing is merged
             if isinstance(model, PeftModel):
-                model.load_adapter(opened.path, adapter_name=inner)
+                model.load_adapter(folder, adapter_name=inner)
             else:
-                model = PeftModel.from_pretrained(model, opened.path, adapter_name=inner)
+                model = PeftModel.from_pretrained(model, folder, adapter_name=inner)
     except (ValueError, RuntimeError, KeyError) as error:
         raise _unfit(opened, f"PEFT refuses it: {error}") from error
     # PEFT passes over what does not match with a warning at most.
-    applied = {name.replace(f".{inner}", "") for name, _ in model.named_parameters() if f".{inner}." in name}
-    difference = sorted(applied ^ set(opened.tensors))
-    if difference:
-        raise _unfit(opened, f"{len(difference)} tensors have no counterpart, the first is {difference[0]}")
-    return model.eval()
+    applied = {_plain(name, inner) for name, _ in model.named_parameters() if f".{inner}" in name}
+    difference = sorted(applied ^ {_plain(name, inner) for name in opened.tensors if not _of_base(name)})
+    return model.eval(), difference
+
+
+def _of_base(name: str) -> bool:
+    """Whether a tensor is one of the base model's own, which PEFT saves beside an adapted embedding."""
+    return ".base_layer." in name
+
+
+def _read(opened: AdapterFolder, name: str) -> Tensor:
+    with safe_open(opened.weights, framework="pt") as file:
+        return cast(Tensor, file.get_tensor(name))
+
+
+@contextmanager
+def _without_patterns(opened: AdapterFolder) -> Iterator[Path]:
+    """A folder that says the same without a regular expression, which PEFT would run: the tensors name the targets."""
+    config = opened.config
+    if not isinstance(config.target_modules, str) and not isinstance(config.exclude_modules, str):
+        yield opened.path
+        return
+    targets = sorted({module_of(name)[0] for name in opened.tensors if ".lora_" in name})
+    plain = msgspec.structs.replace(
+        config, target_modules=targets, exclude_modules=None, layers_to_transform=None, layers_pattern=None
+    )
+    with TemporaryDirectory(prefix="lorica-") as place:
+        write_variant(Path(place) / "adapter", plain, opened.weights)
+        yield Path(place) / "adapter"
+
+
+def _plain(name: str, inner: str) -> str:
+    """The name of a parameter inside PEFT, and of the same tensor in a file."""
+    short = name.replace(".modules_to_save", "").replace(f".{inner}", "")
+    # Magnitudes are parameters of a small module in memory, and bare tensors in the file.
+    return short.removesuffix(".weight") if "lora_magnitude_vector" in short else short
 
 
 def _check_fit(model: Any, opened: AdapterFolder) -> None:
@@ -298,6 +369,13 @@ def _check_fit(model: Any, opened: AdapterFolder) -> None:
         if path not in modules:
             raise _unfit(opened, f"it adapts {path}, which the base model does not have")
         module = modules[path]
+        if part not in ("lora_A", "lora_B"):
+            whole = getattr(module, name.rsplit(".", 1)[1], None) if part == "saved" else None
+            if part == "saved" and tuple(getattr(whole, "shape", ())) != info.shape:
+                raise _unfit(opened, f"it replaces {path} by one of another shape, {list(info.shape)}")
+            if _of_base(name) and not torch.equal(_read(opened, name).to(whole), cast(Tensor, whole)):
+                raise _unfit(opened, f"it brings its own {path}, which would replace the base model's")
+            continue
         if not (hasattr(module, "in_features") and hasattr(module, "out_features")):
             raise _unfit(opened, f"it adapts {path}, which is no linear layer of the base model")
         wide_in, wide_out = module.in_features, module.out_features

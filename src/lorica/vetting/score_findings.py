@@ -11,6 +11,7 @@ import numpy as np
 from lorica.metrics.bootstrap import Estimate, estimate
 from lorica.metrics.health import ENOUGH_ROWS, SATURATED_SHARE, TOO_GOOD_AUC, TOO_GOOD_ROWS, ScoreHealth
 from lorica.metrics.table import METRICS
+from lorica.vetting.codes import Severity
 from lorica.vetting.findings import Finding, finding
 
 # A value is round when so few decimals write it; models do not put these out often.
@@ -146,7 +147,7 @@ def _rows(
     bad = {name: flags[name] / rows for name in ("cut_off", "error", "invalid") if flags.get(name)}
     if bad:
         words = ", ".join(f"{share:.1%} {name}" for name, share in bad.items())
-        severity = "warn" if max(bad.values()) > _BAD_ROWS else "note"
+        severity: Severity = "warn" if max(bad.values()) > _BAD_ROWS else "note"
         yield finding("L464", words, severity=severity, facts={f"{name}_share": share for name, share in bad.items()})
     if flags.get("adapter_fallback"):
         share = flags["adapter_fallback"] / rows

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lorica.adapters.folder import open_adapter
-from lorica.engines.base import EngineSettings, OnDone, check_adapters, failed, find_problem
+from lorica.engines.base import EngineSettings, OnDone, check_adapters, failed, find_problem, not_there
 from lorica.engines.native.attention import SharedAttention
 from lorica.engines.native.block import has_fast_kernel
 from lorica.engines.native.generate import Finished, Generation
@@ -62,6 +62,12 @@ class NativeEngine:
                 del self._digests[name]
                 raise
             self._adapters[name] = weights
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter and free its memory. Raises EngineError for one that was never added."""
+        if self._adapters.pop(name, None) is None:
+            raise not_there(name, self._adapters)
+        del self._digests[name]
 
     def describe(self) -> dict[str, str]:
         """What decides the results and the speed."""
