@@ -79,12 +79,15 @@ Problem = Literal[
 
 
 class HeaderError(AdapterError):
-    """A file that is not safetensors, or a broken one. problem: which rule it breaks. content: what it is instead,
-    where its first bytes tell."""
+    """A file that is not safetensors, or a broken one. problem: which rule it breaks. reason: the message without the
+    file. content: what it is instead, where its first bytes tell."""
 
-    def __init__(self, problem: Problem, message: str, *, fix: str = "", content: Content | None = None) -> None:
-        super().__init__(message, fix=fix or "fetch or save the file again")
+    def __init__(
+        self, problem: Problem, reason: str, *, path: Path | None = None, fix: str = "", content: Content | None = None
+    ) -> None:
+        super().__init__(f"{path}: {reason}" if path else reason, fix=fix or "fetch or save the file again")
         self.problem = problem
+        self.reason = reason
         self.content = content
 
 
@@ -110,9 +113,9 @@ def read_header(path: Path) -> Header:
         with path.open("rb") as file:
             return _read(file, os.fstat(file.fileno()).st_size)
     except OSError as error:
-        raise HeaderError("unreadable", f"{path}: cannot be read ({error.strerror})") from error
+        raise HeaderError("unreadable", f"cannot be read ({error.strerror})", path=path) from error
     except HeaderError as error:
-        raise HeaderError(error.problem, f"{path}: {error.message}", fix=error.fix, content=error.content) from None
+        raise HeaderError(error.problem, error.reason, path=path, fix=error.fix, content=error.content) from None
 
 
 def _read(file: BinaryIO, size: int) -> Header:

@@ -1,0 +1,146 @@
+"""`adapter_config.json` as a file to be wary of: what it holds, and what in it must not be trusted or executed."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES, OTHER_KEYS, AdapterConfig, config_from, is_plain
+from lorica.adapters.document import DocumentError, read_object, short_text
+from lorica.formats import Content
+from lorica.vetting.findings import Finding, finding
+
+_CODES = {
+    "foreign": "L011",
+    "too large": "L050",
+    "not UTF-8": "L051",
+    "not JSON": "L052",
+    "nested": "L053",
+    "not an object": "L054",
+    "duplicate": "L055",
+    "constant": "L056",
+    "text": "L057",
+    "method": "L058",
+    "type": "L059",
+    "range": "L060",
+}
+# Packages whose classes adapters are trained on; AutoPeftModel imports whatever module the config names.
+_LIBRARIES = ("transformers", "peft", "diffusers", "sentence_transformers", "torch", "timm", "open_clip", "lorica")
+_CODE_KEYS = ("auto_map", "custom_code", "trust_remote_code", "custom_pipelines")
+_KNOWN = (set(AdapterConfig.__struct_fields__) - {"other"}) | set(OTHER_KEYS)
+# Control characters other than blanks, and marks that turn the direction of writing.
+_ODD = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
+# Keys that PEFT wrote before version 0.3.
+_OLD = {"enable_lora", "merge_weights"}
+
+
+def examine_config(raw: bytes) -> tuple[dict[str, Any] | None, AdapterConfig | None, list[Finding]]:
+    """(the JSON object, the same as a LoRA config, what is wrong with it).
+
+    The object is there for every method; the config only for LoRA. Where a key is given twice or a constant is no
+    JSON, both are there as far as they can be read.
+    """
+    values, problems = read_object(raw, MAX_CONFIG_BYTES)
+    found = [_problem(problem) for problem in problems[:3]]
+    if values is None:
+        return None, None, found
+    config = None
+    kind = values.get("peft_type")
+    if not isinstance(kind, str) or not kind:
+        shown = "no peft_type" if "peft_type" not in values else f"peft_type {short_text(kind, quoted=True)}"
+        found.append(finding("L058", f"it has {shown}", expected='a name such as "LORA"', file=CONFIG_NAME))
+    elif kind == "LORA":
+        try:
+            config = config_from(values)
+        except DocumentError as error:
+            if not problems:
+                found.append(_problem(error))
+        found += _unknown_keys(values)
+    found += _code_keys(values)
+    found += _expressions(values)
+    found += _control_characters(values)
+    return values, config, found
+
+
+def _problem(problem: DocumentError) -> Finding:
+    code = "L010" if problem.content is Content.LFS_POINTER else _CODES[problem.problem]
+    return finding(code, f"it {problem.message}" if code < "L059" else short_text(problem.message), file=CONFIG_NAME)
+
+
+def _unknown_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
+    strange = [key for key in values if key not in _KNOWN | _OLD and key not in _CODE_KEYS]
+    if not strange:
+        return
+    # An empty value of a key from another version of PEFT switches nothing on.
+    at_work = [key for key in strange if values[key] not in (None, False, "", [], {})]
+    first = (at_work or strange)[0]
+    near = difflib.get_close_matches(first[:100], sorted(_KNOWN), n=1, cutoff=0.8)
+    listed = ", ".join(short_text(key, quoted=True, most=40) for key in (at_work or strange)[:5])
+    yield finding(
+        "L061",
+        f"{len(strange)} unknown, {len(at_work)} of them not empty: {listed}",
+        expected="keys of PEFT 0.21's LoraConfig",
+        fix=f"did you mean {near[0]!r}?" if near else "",
+        file=CONFIG_NAME,
+        facts={"unknown": len(strange), "at_work": len(at_work)},
+        severity="warn" if at_work else "note",
+    )
+
+
+def _code_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
+    asked = [key for key in _CODE_KEYS if values.get(key) not in (None, False, "", [], {})]
+    if asked:
+        yield finding("L063", f"it has {', '.join(asked)}; Lorica never runs code of an adapter", file=CONFIG_NAME)
+    mapping = values.get("auto_mapping")
+    if mapping in (None, {}):
+        return
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else None
+    shown = short_text(library if isinstance(mapping, dict) else mapping, quoted=True)
+    if isinstance(library, str) and library.split(".")[0] in _LIBRARIES:
+        yield finding("L062", f"AutoPeftModel would import {shown}; Lorica does not", file=CONFIG_NAME)
+    elif library is not None or not isinstance(mapping, dict):
+        yield finding(
+            "L063",
+            f"auto_mapping makes AutoPeftModel import {shown}; Lorica does not",
+            expected=f"a module of {', '.join(_LIBRARIES[:4])}",
+            fix="remove auto_mapping, or look at what it names",
+            file=CONFIG_NAME,
+        )
+
+
+def _expressions(values: Mapping[str, Any]) -> Iterator[Finding]:
+    places = []
+    for key in ("target_modules", "exclude_modules", "target_parameters"):
+        value = values.get(key)
+        if isinstance(value, str) and value not in ("", "all-linear"):
+            places.append((key, value))
+    for key in ("rank_pattern", "alpha_pattern"):
+        pattern = values.get(key)
+        if isinstance(pattern, dict):
+            places += [(key, each) for each in pattern if not is_plain(each)]
+    if places:
+        key, text = places[0]
+        yield finding(
+            "L064",
+            f"{len(places)} taken as text, first in {key}: {short_text(text, quoted=True)}",
+            file=CONFIG_NAME,
+            facts={"expressions": len(places)},
+        )
+
+
+def _control_characters(values: Mapping[str, Any]) -> Iterator[Finding]:
+    """Texts that would change what a terminal shows. Values only of the top level and of lists and objects in it."""
+    texts: list[tuple[str, object]] = []
+    for key, value in values.items():
+        within = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else [value]
+        texts += [(key, each) for each in (key, *within)]
+    hits = [(key, text) for key, text in texts if isinstance(text, str) and _ODD.search(text)]
+    if hits:
+        key, text = hits[0]
+        yield finding(
+            "L065",
+            f"{len(hits)} texts, first in {short_text(key, quoted=True)}: {short_text(text, quoted=True)}",
+            file=CONFIG_NAME,
+        )

@@ -1,0 +1,105 @@
+"""The small documents beside an adapter's weights: records of training, tokenizer notes, the card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lorica.adapters.document import DocumentError, read_capped, read_json
+from lorica.errors import LoricaError
+from lorica.formats import Content, recognise
+from lorica.vetting.findings import Finding, finding
+
+_MIB = 1024 * 1024
+CARD = "README.md"
+MAX_CARD = _MIB
+
+# Name -> the most bytes that are read of it. A trainer's state grows with every logged step.
+DOCUMENTS = {
+    "lorica.json": 4 * _MIB,
+    "training.json": 16 * _MIB,
+    "trainer_state.json": 16 * _MIB,
+    "state.json": 4 * _MIB,
+    "tokenizer_config.json": 4 * _MIB,
+    "special_tokens_map.json": _MIB,
+    "added_tokens.json": 4 * _MIB,
+    "generation_config.json": _MIB,
+    "config.json": _MIB,
+    "args.json": _MIB,
+    "all_results.json": _MIB,
+    "train_results.json": _MIB,
+    "eval_results.json": _MIB,
+}
+# Of these only the first bytes are looked at: is it the file itself?
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+
+
+def read_documents(
+    folder: Path, names: dict[str, int], found: list[Finding], allowed: Callable[[str], bool]
+) -> tuple[dict[str, Any], str]:
+    """(parsed documents by name, the card's text). names: files in the folder -> bytes. allowed: whether a file may be
+    read; it says so itself where not. A broken one is a finding, and the others are read."""
+    documents: dict[str, Any] = {}
+    for name, most in DOCUMENTS.items():
+        if name not in names or not allowed(name):
+            continue
+        if names[name] > most:
+            found.append(finding("L071", f"{names[name]} bytes", expected=f"at most {most}", file=name))
+            continue
+        try:
+            value, problems = read_json(read_capped(folder / name, most + 1), most, allow_nan=True)
+        except OSError as error:
+            found.append(finding("L008", f"it cannot be read ({error.strerror})", file=name, severity="warn"))
+            continue
+        if value is not None:
+            documents[name] = value
+        found += [_broken(name, problem) for problem in problems[:1]]
+    for name in TOKENIZERS:
+        if name in names and allowed(name):
+            found += _pointer(folder, name)
+    return documents, _card(folder, names, found, allowed)
+
+
+def _broken(name: str, problem: DocumentError) -> Finding:
+    if problem.content is Content.LFS_POINTER:
+        return finding("L010", f"it {problem.message}", file=name, severity="warn")
+    code = "L071" if problem.problem == "too large" else "L070"
+    return finding(code, f"it {problem.message}", file=name)
+
+
+def _pointer(folder: Path, name: str) -> list[Finding]:
+    try:
+        content = recognise(read_capped(folder / name, 64))
+    except OSError as error:
+        return [finding("L008", f"it cannot be read ({error.strerror})", file=name, severity="warn")]
+    if content is Content.LFS_POINTER:
+        return [finding("L010", f"it is {content}", file=name, severity="warn")]
+    return []
+
+
+def _card(folder: Path, names: dict[str, int], found: list[Finding], allowed: Callable[[str], bool]) -> str:
+    name = next((each for each in names if each.lower() == CARD.lower()), "")
+    if not name or not allowed(name):
+        return ""
+    try:
+        raw = read_capped(folder / name, MAX_CARD)
+    except OSError as error:
+        found.append(finding("L008", f"it cannot be read ({error.strerror})", file=name, severity="warn"))
+        return ""
+    if recognise(raw) is Content.LFS_POINTER:
+        found.append(finding("L010", f"it is {Content.LFS_POINTER}", file=name, severity="warn"))
+        return ""
+    text = raw.decode("utf-8", "replace")
+    if names[name] > MAX_CARD or "\ufffd" in text:
+        found.append(finding("L072", f"{names[name]} bytes; its first {MAX_CARD} are read as UTF-8", file=name))
+    return text
+
+
+def run_record(run: Path, name: str) -> Any:
+    """A document of the training run that a checkpoint belongs to, or None where it is absent or broken."""
+    try:
+        value, problems = read_json(read_capped(run / name, DOCUMENTS[name] + 1), DOCUMENTS[name], allow_nan=True)
+    except (OSError, LoricaError):
+        return None
+    return None if problems else value

@@ -1,0 +1,222 @@
+"""What a pickle would import if somebody loaded it, told from its opcodes; nothing of it is ever executed.
+
+https://docs.python.org/3/library/pickletools.html lists the opcodes. torch.save writes either a zip archive with a
+`data.pkl`, or (before torch 1.6) several pickles in a row with the tensors' bytes after them.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+MAX_PICKLE_BYTES = 1 << 30
+MAX_OPCODES = 2_000_000
+MAX_IMPORTS = 200
+_MAX_TEXT = 4_096
+# A file of torch.save before 1.6 begins with three small pickles; the fourth describes the tensors.
+_MAX_PICKLES = 5
+_MAX_MEMBERS_BYTES = 4 << 20
+
+# What torch.save needs to bring tensors back, and numpy's arrays and plain containers within.
+HARMLESS = frozenset(
+    {
+        "collections.OrderedDict", "collections.defaultdict", "_codecs.encode",
+        "torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3",
+        "torch._utils._rebuild_parameter", "torch._utils._rebuild_qtensor", "torch._utils._rebuild_sparse_tensor",
+        "torch.Size", "torch.device", "torch.Tensor", "torch.nn.parameter.Parameter", "torch.serialization._get_layout",
+        "torch.storage.UntypedStorage", "torch.storage.TypedStorage", "torch.UntypedStorage",
+        *(f"torch.{kind}Storage" for kind in (
+            "Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool", "ComplexFloat")),
+        *(f"torch.{kind}" for kind in (
+            "float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool",
+            "float8_e4m3fn", "float8_e5m2")),
+        "numpy.ndarray", "numpy.dtype",
+        *(f"{core}.{name}" for core in ("numpy.core.multiarray", "numpy._core.multiarray")
+          for name in ("_reconstruct", "scalar")),
+        *(f"{module}.{name}" for module in ("builtins", "__builtin__")
+          for name in ("set", "frozenset", "dict", "list", "tuple", "int", "float", "str", "bytes", "bytearray", "bool",
+                       "complex", "slice", "range")),
+    }
+)  # fmt: skip
+
+_ARGUMENTS = {each.code.encode("latin-1"): each.arg.n if each.arg else 0 for each in pickletools.opcodes}
+_NAMES = {each.code.encode("latin-1"): each.name for each in pickletools.opcodes}
+_LENGTHS = {-2: "<B", -3: "<i", -4: "<I", -5: "<Q"}  # pickletools.TAKEN_FROM_ARGUMENT1, 4, 4U, 8U
+_LINE = -1  # pickletools.UP_TO_NEWLINE
+
+
+class PickleScan(msgspec.Struct, frozen=True):
+    """imports: "module.name" of all that loading would import, in order. complete: whether the scan came to the end.
+    pickled: whether this is a pickle at all."""
+
+    imports: tuple[str, ...]
+    complete: bool
+    pickled: bool
+
+    @property
+    def dangerous(self) -> tuple[str, ...]:
+        """The imports that bringing tensors back does not need."""
+        return tuple(each for each in self.imports if each not in HARMLESS)
+
+
+class _EndOfScanError(Exception):
+    pass
+
+
+def scan_pickle(path: Path) -> PickleScan:
+    """Scan a pickle, or a zip archive that torch.save wrote. Raises OSError when it cannot be read."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            file.seek(0)
+            return _scan(file)
+    try:
+        return _scan_zip(path)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error):
+        return PickleScan((), complete=False, pickled=True)
+
+
+def _scan_zip(path: Path) -> PickleScan:
+    imports: dict[str, None] = {}
+    complete = directory_bytes(path) <= _MAX_MEMBERS_BYTES
+    if complete:
+        with zipfile.ZipFile(path) as archive:
+            names = [info for info in archive.infolist() if info.filename.endswith(".pkl")]
+            for info in names[:_MAX_PICKLES]:
+                with archive.open(info) as file:
+                    scan = _scan(file)
+                imports |= dict.fromkeys(scan.imports)
+                complete = complete and scan.complete
+            complete = complete and 0 < len(names) <= _MAX_PICKLES
+            if any("/code/" in f"/{info.filename}" for info in archive.infolist()):
+                imports["TorchScript program"] = None
+    return PickleScan(tuple(imports), complete, pickled=True)
+
+
+def directory_bytes(path: Path) -> int:
+    """How long a zip archive says that its list of members is: zipfile reads all of it at once. Raises BadZipFile."""
+    with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - 65_557))
+        tail = file.read()
+        at = tail.rfind(b"PK\x05\x06")
+        if at < 0 or len(tail) - at < 22:
+            raise zipfile.BadZipFile("the end of the archive is missing")
+        (length,) = struct.unpack_from("<I", tail, at + 12)
+        if tail[max(0, at - 20) : at].startswith(b"PK\x06\x07"):  # the 64-bit record's place
+            (place,) = struct.unpack_from("<Q", tail, at - 12)
+            for start in {min(place, size), max(0, size - len(tail) + at - 20 - 56)}:
+                file.seek(start)
+                record = file.read(56)
+                if len(record) == 56 and record.startswith(b"PK\x06\x06"):
+                    length = max(length, struct.unpack_from("<Q", record, 40)[0])
+    return int(length)
+
+
+def _scan(file: IO[bytes]) -> PickleScan:
+    walk = _Walk(file)
+    pickles = 0
+    try:
+        while pickles < _MAX_PICKLES and walk.one():
+            pickles += 1
+    except _EndOfScanError:
+        # After the first pickles of an old torch file its tensors' bytes follow, which are none.
+        return PickleScan(tuple(walk.imports), complete=pickles >= 1, pickled=pickles >= 1 or bool(walk.imports))
+    return PickleScan(tuple(walk.imports), complete=True, pickled=pickles >= 1)
+
+
+class _Walk:
+    """A walk over opcodes that keeps no more than texts which may become an import's name."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.imports: dict[str, None] = {}
+        self.texts: list[str | None] = []  # what was pushed of late; None for anything that is no text
+        self.memo: dict[int, str | None] = {}
+        self.opcodes = 0
+        self.read_bytes = 0
+
+    def one(self) -> bool:
+        """Walk one pickle; False where the file ends before it. Raises _EndOfScanError at bytes that are none."""
+        first = True
+        self.memo.clear()
+        while code := self.file.read(1):
+            self.opcodes += 1
+            if code not in _ARGUMENTS or self.opcodes > MAX_OPCODES or len(self.imports) >= MAX_IMPORTS:
+                raise _EndOfScanError
+            name = _NAMES[code]
+            argument = self._argument(_ARGUMENTS[code], lines=2 if name in ("GLOBAL", "INST") else 1)
+            if name == "STOP":
+                return True
+            self._step(name, argument)
+            first = False
+        if first:
+            return False
+        raise _EndOfScanError
+
+    def _argument(self, size: int, *, lines: int) -> bytes:
+        if size == _LINE:
+            return b"\n".join(self._line() for _ in range(lines))
+        if size < 0:
+            form = _LENGTHS[size]
+            (size,) = struct.unpack(form, self._exactly(struct.calcsize(form)))
+            if size < 0:
+                raise _EndOfScanError
+        if size <= _MAX_TEXT:
+            return self._exactly(size)
+        while size:  # bytes of an array, or a text too long for a name: passed over
+            size -= len(self._exactly(min(size, 1 << 20)))
+        return b""
+
+    def _line(self) -> bytes:
+        line = self.file.readline(_MAX_TEXT)
+        if not line.endswith(b"\n"):
+            raise _EndOfScanError
+        return line[:-1]
+
+    def _exactly(self, size: int) -> bytes:
+        self.read_bytes += size
+        found = self.file.read(size) if self.read_bytes <= MAX_PICKLE_BYTES else b""
+        if len(found) != size:
+            raise _EndOfScanError
+        return found
+
+    def _step(self, name: str, argument: bytes) -> None:
+        if name in ("GLOBAL", "INST"):
+            self._found(".".join(argument.decode("utf-8", "replace").split("\n")))
+        elif name == "STACK_GLOBAL":
+            module, attribute = self.texts[-2:] if len(self.texts) > 1 else (None, None)
+            self._found(f"{module or '(hidden)'}.{attribute or '(hidden)'}")
+        elif name.startswith("EXT"):
+            self._found(f"copyreg extension {int.from_bytes(argument, 'little')}")
+        elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
+            if len(self.memo) < MAX_OPCODES // 4:
+                key = len(self.memo) if name == "MEMOIZE" else _index(argument, text=name == "PUT")
+                self.memo[key] = self.texts[-1] if self.texts else None
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            self._push(self.memo.get(_index(argument, text=name == "GET")))
+        elif "UNICODE" in name or "STRING" in name:
+            self._push(argument.decode("utf-8", "replace").strip("'\""))
+        elif name not in ("PROTO", "FRAME", "MARK"):
+            self._push(None)
+
+    def _push(self, text: str | None) -> None:
+        self.texts.append(text)
+        if len(self.texts) > 64:
+            del self.texts[:32]
+
+    def _found(self, name: str) -> None:
+        self.imports[name[:200]] = None
+        self._push(None)
+
+
+def _index(argument: bytes, *, text: bool) -> int:
+    if not text:
+        return int.from_bytes(argument, "little")
+    return int(argument) if argument.isdigit() and len(argument) < 12 else -1
