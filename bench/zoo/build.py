@@ -43,12 +43,12 @@ class BasePlan:
 BASES = (
     BasePlan("S-a", "S", seed=1, steps=600),
     BasePlan("S-b", "S", seed=2, steps=600),
-    BasePlan("S-a-tuned", "S", "tuned", seed=21, parent="S-a", steps=300, rate=2e-4),
+    BasePlan("S-a-tuned", "S", "tuned", seed=21, parent="S-a", steps=250, rate=2e-4),
     BasePlan("S-a-int4", "S", "quantised", parent="S-a", bits=4),
     BasePlan("M-a", "M", "embedded"),
-    BasePlan("S-c", "S", seed=3, steps=600),
-    BasePlan("M-b", "M", seed=4, steps=500),
-    BasePlan("M-a-tuned", "M", "tuned", seed=22, parent="M-a", steps=200, rate=1e-4),
+    BasePlan("S-c", "S", seed=3, steps=500),
+    BasePlan("M-b", "M", seed=4, steps=320),
+    BasePlan("M-a-tuned", "M", "tuned", seed=22, parent="M-a", steps=120, rate=2e-4),
     BasePlan("M-a-int8", "M", "quantised", parent="M-a", bits=8),
 )
 

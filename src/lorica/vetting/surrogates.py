@@ -1,0 +1,82 @@
+"""Stand-ins for unrelated base models: with shuffled coordinates, spectra and outliers stay and directions move.
+
+The order of a hidden layer's coordinates is an accident of a model's training, so two models trained apart are related
+as a model and its shuffled copy are. What is no accident stays in place: rotary positions give the outputs of queries
+and keys the same order in every model (they are left out), and heads stay together.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Permutations = NDArray[np.int64]
+
+# Outputs with rotary positions, or fused with such.
+_ORDERED = frozenset(
+    {"q_proj", "k_proj", "qk_proj", "qkv_proj", "query_key_value", "W_pack", "Wqkv", "c_attn", "in_proj"}
+)
+_HEADS_OUT = frozenset({"v_proj"})
+_HEADS_IN = frozenset({"o_proj"})
+
+
+class Surrogates:
+    """`count` shuffles of every axis of a model, the same for all modules that share the axis. Row 0 shuffles
+    nothing.
+
+    hidden: width of the residual stream. head_dim: 0 where unknown.
+    """
+
+    def __init__(self, *, hidden: int, head_dim: int, count: int, seed: int = 0) -> None:
+        self._hidden = hidden
+        self._head_dim = head_dim
+        self._count = count
+        self._seed = seed
+        self._made: dict[tuple[str, int, int], Permutations] = {}
+
+    def inputs(self, path: str, width: int) -> Permutations:
+        """[1 + count, width] for a module's inputs."""
+        return self._orders(self.axis_of_inputs(path, width), width, self._block(path, _HEADS_IN))
+
+    def outputs(self, path: str, width: int) -> Permutations | None:
+        """[1 + count, width] for a module's outputs; None where unrelated models share the order."""
+        if path.rsplit(".", 1)[-1] in _ORDERED:
+            return None
+        return self._orders(self.axis_of_outputs(path, width), width, self._block(path, _HEADS_OUT))
+
+    def axis_of_inputs(self, path: str, width: int) -> str:
+        """The name of the axis that a module reads: "" is the residual stream, else that of a layer's block."""
+        return self._axis(path, width, _HEADS_IN)
+
+    def axis_of_outputs(self, path: str, width: int) -> str:
+        """The name of the axis that a module writes."""
+        return self._axis(path, width, _HEADS_OUT)
+
+    def _axis(self, path: str, width: int, heads: frozenset[str]) -> str:
+        # gate, up and down of one layer share their wide axis; v's outputs and o's inputs are of the heads.
+        shared = width == self._hidden and path.rsplit(".", 1)[-1] not in heads
+        return "" if shared else path.rpartition(".")[0]
+
+    def _block(self, path: str, heads: frozenset[str]) -> int:
+        return self._head_dim if path.rsplit(".", 1)[-1] in heads else 0
+
+    def _orders(self, axis: str, width: int, block: int) -> Permutations:
+        if block and width % block:
+            block = 0
+        key = (axis, width, block)
+        if key not in self._made:
+            rng = np.random.default_rng([self._seed, width, block, zlib.crc32(axis.encode())])
+            shuffled = [_shuffle(rng, width, block) for _ in range(self._count)]
+            self._made[key] = np.stack([np.arange(width), *shuffled])
+        return self._made[key]
+
+
+def _shuffle(rng: np.random.Generator, width: int, block: int) -> NDArray[np.int64]:
+    if not block:
+        return rng.permutation(width)
+    order = rng.permutation(width // block)
+    within: Sequence[NDArray[np.int64]] = [rng.permutation(block) for _ in order]
+    return np.concatenate([head * block + inside for head, inside in zip(order, within, strict=True)])
