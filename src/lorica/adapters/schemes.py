@@ -145,7 +145,7 @@ SCHEMES: dict[str, Scheme] = {
     "internlm2": _scheme(
         {"wqkv": "hidden qkv", "attention.wo": "context hidden"},
         {"feed_forward.w1": "hidden ffn", "feed_forward.w3": "hidden ffn", "feed_forward.w2": "ffn hidden"},
-        {"tok_embeddings": "vocabulary embedding", "output": "hidden vocabulary"},
+        {"tok_embeddings": "vocabulary embedding"},
     ),
     "qwen": _scheme(
         {"attn.c_attn": "hidden qkv", "attn.c_proj": "context hidden"},
