@@ -42,8 +42,8 @@ def check_duplicates(entries: Sequence[Entry]) -> dict[str, list[Finding]]:
     """Findings by the specimen's name; a name that nothing was found for is left out."""
     found: dict[str, list[Finding]] = {}
     same = _copies(entries, found)
-    _near(entries, same, found)
-    _origins(entries, same, found)
+    leaders = _near(entries, same, found)
+    _origins(entries, [leaders.get(i, i) for i in same], found)
     return found
 
 
@@ -149,8 +149,8 @@ def _rescaled(entries: Sequence[Entry], others: list[int], seen: str, ratio: flo
     )
 
 
-def _near(entries: Sequence[Entry], first: list[int], found: Found) -> None:
-    """Findings for updates that point the same way though their tensors differ."""
+def _near(entries: Sequence[Entry], first: list[int], found: Found) -> dict[int, int]:
+    """Findings for updates that point the same way though their tensors differ; returns later -> earlier of each."""
     leaders: dict[int, int] = {}
     confirmed = 0
     for i, j, rough in _close(entries, first, "sketch", CANDIDATE):
@@ -168,6 +168,7 @@ def _near(entries: Sequence[Entry], first: list[int], found: Found) -> None:
         leaders[i] = j
         for one, other in ((i, j), (j, i)):
             found.setdefault(entries[one][0].name, []).append(_similar(entries, one, other, angle))
+    return leaders
 
 
 def _similar(entries: Sequence[Entry], i: int, j: int, angle: float) -> Finding:
@@ -194,7 +195,10 @@ def _similar(entries: Sequence[Entry], i: int, j: int, angle: float) -> Finding:
 
 
 def _origins(entries: Sequence[Entry], first: list[int], found: Found) -> None:
-    """Findings for folds, and for runs that started from the same values."""
+    """Findings for folds, and for runs that started from the same values.
+
+    first: for each entry, the first of those that were already said to be one update with it.
+    """
     folds: dict[tuple[str, str, str], dict[int, str]] = {}
     for i, (specimen, numbers) in enumerate(entries):
         for part in (specimen.name, *reversed(specimen.given.parts[-3:])):
@@ -220,7 +224,9 @@ def _origins(entries: Sequence[Entry], first: list[int], found: Found) -> None:
             others = [
                 j
                 for j in group
-                if _run(entries[j][0]) != own and not (i in in_folds and in_folds.get(j) == in_folds[i])
+                if first[j] != first[i]
+                and _run(entries[j][0]) != own
+                and not (i in in_folds and in_folds.get(j) == in_folds[i])
             ]
             if others:
                 found.setdefault(entries[i][0].name, []).append(

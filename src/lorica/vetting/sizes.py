@@ -22,8 +22,8 @@ from lorica.vetting.spectra import Measure
 NO_EFFECT = 1e-8
 # A thousandth of what half precision resolves beside an output of size one.
 FAINT = 1e-5
-# Ten times a base layer's own effect, and a thousand times.
-LARGE, ABSURD = 10.0, 1000.0
+# A base layer's own effect, ten times that, and a thousand times.
+NOTABLE, LARGE, ABSURD = 1.0, 10.0, 1000.0
 # Peers of one role lie within a factor of ten of their median in healthy adapters.
 STANDS_OUT = 50.0
 # Gaussian initialisation of rank 1 in a wide layer reaches 250, EVA's and PiSSA's a few; small ones are rescaled.
@@ -145,6 +145,13 @@ def _scale(measures: dict[str, Measure], *, special: bool) -> Iterable[Finding]:
             expected="0.001 to 1 after training; a base layer's own are near 1",
             facts=facts,
             severity="reject" if facts["median_gain"] > ABSURD and not special else "warn",
+        )
+    elif facts["median_gain"] > NOTABLE:
+        yield finding(
+            "L213",
+            f"for inputs of size 1 the updates add outputs of size {facts['median_gain']:.3g} ({by})",
+            expected="0.001 to 1 after training; a base layer's own are near 1",
+            facts=facts,
         )
 
 

@@ -40,7 +40,7 @@ def check_values(
         _unreadable({name: facts[name] for name in a | b}),
         _zeros(layout, facts, (a | b) - sparse, a),
         _constant(facts, a, b),
-        _components(measures),
+        _components({path: each for path, each in measures.items() if not layout.modules[path].embedding}),
         _saturated(facts),
         _shapes_of_values(specimen, facts, a - sparse, b - sparse),
         _copies(layout, facts),
@@ -189,8 +189,8 @@ def _shapes_of_values(specimen: Specimen, facts: dict[str, TensorFacts], a: set[
     names = list(samples)
     if not names:
         return
-    sizes = np.abs(np.stack(list(samples.values())).astype(np.float64))
     with np.errstate(all="ignore"):
+        sizes = np.abs(np.stack(list(samples.values())).astype(np.float64))
         filled = np.isfinite(sizes) & (sizes > 0)
         count = np.maximum(filled.sum(axis=1), 1)
         logs = np.where(filled, np.log2(np.where(filled, sizes, 1)), 0)

@@ -49,6 +49,7 @@ NUMBERS: dict[str, Code] = {
         "check alpha and rank, and whether it was trained at all",
         ("no_effect", "under_scaled"),
     ),
+    "L213": Code("note", "a large update", "check alpha, rank and the rsLoRA flag against training", ("over_scaled",)),
     "L214": Code(
         "warn",
         "the update is far too large",
