@@ -25,6 +25,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Scheduler = Literal["cosine", "linear", "constant"]
 EngineName = Literal["native", "transformers", "fake"]
 Fallback = Literal["general", "base", "error"]
+Gate = Literal["auto", "require", "off"]
 
 
 @dataclass(frozen=True)
@@ -303,6 +304,11 @@ class AdaptersConfig:
 
     use: str = ""
     """The one adapter that answers every row; empty chooses per row: task, subject, general, base."""
+
+    gate: Gate = "auto"
+    """What an adapter must prove before it answers. `auto`: that the engine reproduces the canaries of its passport
+    (`lorica.json`), or without a passport that it changes the base's answers; `require`: the same, and every adapter
+    has a passport; `off`: nothing."""
 
 
 @dataclass(frozen=True)

@@ -133,4 +133,5 @@ def _to_torch(folder: AdapterFolder, name: str) -> Tensor:
             fix="save the adapter again in one of these",
         )
     raw = bytearray(read_tensor(folder, name))  # torch wants memory it may write to
-    return torch.frombuffer(raw, dtype=_KINDS[info.dtype]).reshape(info.shape)
+    # Memory of torch's own, aligned alike in every process: the last bits of a product depend on it.
+    return torch.frombuffer(raw, dtype=_KINDS[info.dtype]).reshape(info.shape).clone()

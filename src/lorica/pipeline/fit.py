@@ -32,6 +32,21 @@ class Fit:
     folder: Path
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The rows of a fit: those to learn from, and those held out to choose the best checkpoint (maybe none)."""
+
+    train: Sequence[Row]
+    validation: Sequence[Row]
+
+
+def divide(fit: Fit, task: Task, *, val_ratio: float, seed: int) -> Parts:
+    """Hold rows out, unless there are too few of them. Raises what `split` raises."""
+    if val_ratio > 0 and len(fit.rows) >= _FEWEST_TO_SPLIT:
+        return Parts(*split(fit.rows, ratio=val_ratio, seed=seed, text=task.text, source=fit.source))
+    return Parts(list(fit.rows), [])
+
+
 def fit_adapter(
     fit: Fit,
     *,
@@ -45,16 +60,17 @@ def fit_adapter(
     truncate: Literal["middle", "left", "right", "error"],
     provenance: Mapping[str, str],
     listener: Listener,
+    parts: Parts | None = None,
 ) -> TrainResult:
     """Train one adapter and leave it, with its log and checkpoints, in `fit.folder`.
+
+    parts: the fit's rows where they are divided already, as `divide` does.
 
     Raises DataError for rows without gold, PromptError for a row that does not fit under truncate="error", and what the
     training loop raises.
     """
-    if val_ratio > 0 and len(fit.rows) >= _FEWEST_TO_SPLIT:
-        chosen, held = split(fit.rows, ratio=val_ratio, seed=settings.seed, text=task.text, source=fit.source)
-    else:
-        chosen, held = list(fit.rows), []
+    parts = parts or divide(fit, task, val_ratio=val_ratio, seed=settings.seed)
+    chosen, held = parts.train, parts.validation
     known = {
         **provenance,
         "rows": ids_digest(row.id for row in chosen),

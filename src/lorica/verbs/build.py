@@ -17,7 +17,8 @@ from lorica.models.families import read_decoder_config, read_json_object
 from lorica.models.locate import locate_model
 from lorica.models.weight_files import weight_files
 from lorica.pipeline.answer import AnswerSettings, Pipeline
-from lorica.pipeline.provenance import adapter_digests, base_digest, trained_as, trained_otherwise, versions
+from lorica.pipeline.gate import Admission, admit_all
+from lorica.pipeline.provenance import adapter_digests, base_digest, trained_as, versions
 from lorica.prompts.encoder import Encoder
 from lorica.records import Row, Sampling
 from lorica.routing import route
@@ -127,11 +128,23 @@ def build_pipeline(config: Config) -> Pipeline:
     encoder = build_encoder(config, folder)
     engine = build_engine(config, folder)
     used = trained_as(task, encoder, folder) if adapters else {}
-    for name, place in adapters.items():
-        for difference in trained_otherwise(place, used):
-            print(f"lorica: warning: adapter {name}: {difference}", file=sys.stderr)
-        engine.add_adapter(name, place)
+    tell_admissions(admit_all(engine, adapters, folder, used=used, policy=config.adapters.gate))
     return Pipeline(task, encoder, engine, adapters, answer_settings(config, folder))
+
+
+def tell_admissions(admitted: Mapping[str, Admission]) -> None:
+    """Warn on standard error of what a person should know about the adapters that came through the gate."""
+    for name, one in admitted.items():
+        for text in (*one.differences, *one.notes):
+            print(f"lorica: warning: adapter {name}: {text}", file=sys.stderr)
+    bare = [name for name, one in admitted.items() if one.trial is None and one.proof == "differs"]
+    if bare:
+        names = ", ".join(bare[:5]) + (f" and {len(bare) - 5} more" if len(bare) > 5 else "")
+        print(
+            f"lorica: warning: no passport: {names}; applied, and not proved to be on the right base. "
+            "Make one with `lorica passport DIR --base BASE`",
+            file=sys.stderr,
+        )
 
 
 def check_routes(config: Config, task: Task, rows: Iterable[Row]) -> int:
@@ -174,6 +187,11 @@ def train_settings(config: Config) -> TrainSettings:
     given = asdict(config.training)
     names = TrainSettings.__dataclass_fields__
     return TrainSettings(**{key: value for key, value in given.items() if key in names})
+
+
+def prompt_settings(config: Config) -> dict[str, object]:
+    """What else changes prompts, for a passport."""
+    return {"thinking": config.task.thinking, "truncate": config.task.truncate}
 
 
 def adapter_config(config: Config, folder: Path) -> AdapterConfig:

@@ -15,7 +15,9 @@ from lorica.pipeline.answer import Pipeline
 from lorica.pipeline.baseline import baseline_answers
 from lorica.pipeline.evaluate import Evaluation, difference, evaluate
 from lorica.pipeline.fit import Fit
+from lorica.pipeline.gate import admit_all
 from lorica.pipeline.plausible import Check, look
+from lorica.pipeline.provenance import trained_as
 from lorica.records import Answer, Row
 from lorica.tasks.base import Task
 from lorica.training.types import TrainResult
@@ -73,10 +75,11 @@ def run_experiment(
 def _answers(
     config: Config, task: Task, engine: Engine, folders: Mapping[str, Path], rows: Sequence[Row]
 ) -> tuple[dict[str, Answer], float]:
-    for name, folder in folders.items():
-        engine.add_adapter(name, folder)
     base = build.model_folder(config)
     encoder = build.build_encoder(config, base)
+    if folders:
+        used = trained_as(task, encoder, base)
+        build.tell_admissions(admit_all(engine, folders, base, used=used, policy=config.adapters.gate))
     pipeline = Pipeline(task, encoder, engine, folders, build.answer_settings(config, base))
     started = time.perf_counter()
     answers = {answer.id: answer for answer in pipeline.answer(rows)}

@@ -10,13 +10,18 @@ from typing import Any
 import msgspec
 import torch
 
+from lorica.adapters.passport import PASSPORT_NAME, BaseFacts, write_passport
 from lorica.adapters.registry import BEST
 from lorica.config.schema import Config
 from lorica.data.read import read_rows
+from lorica.engines.native.engine import NativeEngine
 from lorica.errors import ConfigError, DataError
+from lorica.models.decoder import Decoder
 from lorica.models.weights import DTYPES, load_decoder
-from lorica.pipeline.fit import Fit, fit_adapter
-from lorica.pipeline.provenance import trained_as, versions
+from lorica.pipeline.fit import Fit, Parts, divide, fit_adapter
+from lorica.pipeline.passport import data_facts, make_passport, measure, prompt_facts, shipped_canaries, training_facts
+from lorica.pipeline.provenance import base_facts, trained_as, versions
+from lorica.prompts.encoder import Encoder
 from lorica.records import Row
 from lorica.tasks.base import Task
 from lorica.training.progress import make_listener
@@ -71,22 +76,58 @@ def train_fits(config: Config, task: Task, fits: Sequence[Fit], told: Listener) 
         "model": config.model.name,
         **versions(),
     }
-    return {
-        fit.name: fit_adapter(
+    facts = base_facts(folder, name=config.model.path, revision=config.model.revision)
+    results = {}
+    for fit in fits:
+        settings = build.train_settings(config)
+        parts = divide(fit, task, val_ratio=config.training.val_ratio, seed=settings.seed)
+        results[fit.name] = fit_adapter(
             fit,
             task=task,
             encoder=encoder,
             decoder=decoder,
             adapter=build.adapter_config(config, folder),
-            settings=build.train_settings(config),
+            settings=settings,
             val_ratio=config.training.val_ratio,
             max_seq_length=min(config.training.max_seq_length, decoder.config.max_positions),
             truncate=config.task.truncate,
             provenance=provenance,
             listener=told,
+            parts=parts,
         )
-        for fit in fits
-    }
+        # A run that was killed between its adapter and its passport is finished, and has none yet.
+        if not (fit.folder / PASSPORT_NAME).exists():
+            _issue(config, task, encoder, decoder, facts, fit, parts, results[fit.name])
+    return results
+
+
+def _issue(
+    config: Config,
+    task: Task,
+    encoder: Encoder,
+    decoder: Decoder,
+    base: BaseFacts,
+    fit: Fit,
+    parts: Parts,
+    result: TrainResult,
+) -> None:
+    """Write the passport of a finished adapter, asked through the engine that will answer."""
+    folder = build.model_folder(config)
+    engine = NativeEngine(
+        decoder, batch_tokens=config.inference.batch_tokens, share_prefixes=config.engine.share_prefixes
+    )
+    engine.add_adapter(fit.name, fit.folder)
+    answering = build.answer_settings(config, folder)
+    passport = make_passport(
+        fit.folder,
+        base=base,
+        prompt=prompt_facts(encoder, task, build.prompt_settings(config)),
+        canaries=shipped_canaries(engine, fit.name, task, encoder, folder),
+        metrics=measure(task, encoder, engine, fit.name, parts.validation, answering, on="validation"),
+        data=data_facts(fit, parts),
+        training=training_facts(build.train_settings(config), result),
+    )
+    write_passport(fit.folder, passport)
 
 
 def plan_fits(config: Config, task: Task) -> list[Fit]:

@@ -1,0 +1,88 @@
+"""How exactly engines of other precisions reproduce canaries made in float32: what the tolerances are set from.
+
+    python bench/canary_tolerance.py [RUN_DIR/ADAPTER:TASK ...]
+
+Without adapters it trains two short ones on the examples. Prints a line per adapter and engine with the largest error
+of a log-probability, the same for the base, and how odd the adapter's effect is (0 as expected, 1 not applied).
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from lorica.cli import main as lorica
+from lorica.engines import load_engine
+from lorica.engines.base import Engine, EngineSettings
+from lorica.models.locate import locate_model
+from lorica.pipeline.canaries import TOLERANCE, canary_requests, compare, make_canaries
+from lorica.pipeline.probes import shipped_probes
+from lorica.prompts.encoder import Encoder
+from lorica.tasks import load_task
+from lorica.tasks.base import TaskSettings
+
+BASE = locate_model("embedded:lorica_tiny", environ={})
+ENGINES = (
+    ("native", EngineSettings(dtype="float32", device="cpu", share_prefixes=False, batch_tokens=256)),
+    ("transformers", EngineSettings(dtype="float32", device="cpu")),
+    ("native", EngineSettings(dtype="float16", device="cpu")),
+    ("native", EngineSettings(dtype="bfloat16", device="cpu")),
+    ("native", EngineSettings(dtype="float32", device="cpu", load_in_4bit=True)),
+)
+
+
+def main(given: list[str]) -> None:
+    """Measure every adapter on every engine."""
+    with tempfile.TemporaryDirectory() as scratch:
+        adapters = given or _train(Path(scratch))
+        worst: dict[str, tuple[float, float]] = {}
+        engines = [(name, load_engine(name, BASE, settings)) for name, settings in ENGINES]
+        reference = load_engine("native", BASE, EngineSettings(dtype="float32", device="cpu"))
+        for number, adapter in enumerate(adapters):
+            folder, _, task = adapter.rpartition(":")
+            for name, engine in engines:
+                label, error, odd = _one(Path(folder), task, f"a{number}", name, engine, reference)
+                before = worst.get(label, (0.0, 0.0))
+                worst[label] = (max(before[0], error), max(before[1], odd))
+    figures = [f"{key}_excess={error:.3g} {key}_odd={odd:.3g}" for key, (error, odd) in worst.items()]
+    print(" ".join(figures))
+
+
+def _one(
+    folder: Path, task: str, name: str, engine_name: str, engine: Engine, reference: Engine
+) -> tuple[str, float, float]:
+    probes = shipped_probes(load_task(task, TaskSettings()), Encoder.load(BASE), BASE)
+    reference.add_adapter(name, folder)
+    engine.add_adapter(name, folder)
+    facts = make_canaries(reference, name, probes)
+    asked = [*canary_requests(facts, None), *canary_requests(facts, name)]
+    outputs = engine.run(asked)
+    half = len(facts.items)
+    dtype = engine.describe()["dtype"]
+    trial = compare(facts, outputs[:half], outputs[half:], dtype=dtype)
+    tolerance = TOLERANCE[dtype]
+    errors = [
+        abs(value - (choice.base if index < half else choice.adapter))
+        / (tolerance.absolute + tolerance.relative * abs(choice.adapter))
+        for index, output in enumerate(outputs)
+        for value, choice in zip(output.logprobs, facts.items[index % half].choices, strict=True)
+    ]
+    print(
+        f"{folder.name:<8} {engine_name:<12} {dtype:<9} {trial.reading:<12} largest {trial.largest:.2e} base "
+        f"{trial.base_largest:.2e} of allowed {max(errors):.2f} odd {trial.odd:.4f} effect {trial.effect:.3f} "
+        f"gap {facts.gap:.3f}"
+    )
+    return f"{engine_name}_{dtype}", max(errors), trial.odd
+
+
+def _train(scratch: Path) -> list[str]:
+    examples = Path(__file__).resolve().parents[1] / "examples"
+    quick = ("training=tiny", "lora=all_linear", "training.epochs=1")
+    for task, file in (("rules", "rules/posts.csv"), ("saq", "saq/questions.jsonl")):
+        lorica(["train", f"task={task}", *quick, f"input={examples / file}", f"run_dir={scratch / task}"])
+    return [f"{scratch / task / task}:{task}" for task in ("rules", "saq")]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,142 @@
+"""What a passport says of an adapter's own files, and how files differ from what one says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lorica.adapters.config import CONFIG_NAME, AdapterConfig
+from lorica.adapters.folder import AdapterFolder
+from lorica.adapters.header import Header, read_header
+from lorica.adapters.passport import AdapterFacts
+from lorica.errors import AdapterError
+
+# Settings without which the result is another; the others are for training, for tools, or for people.
+DECISIVE = (
+    "peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "exclude_modules", "modules_to_save",
+    "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "bias", "fan_in_fan_out", "lora_bias",
+    "layer_replication", "trainable_token_indices", "target_parameters",
+)  # fmt: skip
+_BASE_NAME = "base_model_name_or_path"
+
+
+def adapter_facts(adapter: AdapterFolder) -> AdapterFacts:
+    """The facts of an opened adapter. Raises AdapterError when a file can no longer be read."""
+    config, modules = adapter.config, adapter.modules()
+    raw = json.loads(config.to_json())
+    return AdapterFacts(
+        config=file_sha256(adapter.path / CONFIG_NAME),
+        weights=file_sha256(adapter.weights),
+        content=content_digest(adapter.weights),
+        settings=effective_settings(raw),
+        tensors=len(adapter.tensors),
+        parameters=sum(_size(info.shape) for info in adapter.tensors.values()),
+        modules=len(modules),
+        ranks=tuple(sorted({config.rank(module) for module in modules})),
+        scalings=tuple(sorted({config.scaling(module) for module in modules})),
+    )
+
+
+def effective_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's values as a passport keeps them: PEFT's defaults filled in, nothing that is null, false or empty,
+    lists of names sorted, and of a path of the base model the last part."""
+    defaults = {name: getattr(AdapterConfig(), name) for name in AdapterConfig.__struct_fields__ if name != "other"}
+    found = {key: value for key, value in {**defaults, **raw}.items() if value not in (None, False, "", [], {})}
+    for key in ("target_modules", "exclude_modules", "modules_to_save"):
+        value = found.get(key)
+        if isinstance(value, list) and all(isinstance(each, str) for each in value):
+            found[key] = sorted(value)
+    if isinstance(found.get(_BASE_NAME), str):
+        found[_BASE_NAME] = plain_name(found[_BASE_NAME])
+    return found
+
+
+def changed_settings(recorded: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Key -> (recorded value, value in the config now) where they differ; what is missing is None."""
+    now = effective_settings(raw)
+    return {
+        key: (recorded.get(key), now.get(key))
+        for key in sorted({*recorded, *now})
+        if not _alike(recorded.get(key), now.get(key))
+    }
+
+
+def name_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    """ "lora_alpha 32 -> 16; use_rslora (none) -> true", for people."""
+    return "; ".join(f"{_short(key)} {_show(before)} -> {_show(after)}" for key, (before, after) in changes.items())
+
+
+def file_changes(facts: AdapterFacts, folder: Path, raw: Mapping[str, Any], weights: Path) -> list[str]:
+    """How an adapter's files differ from a passport, in words; empty when they are the same bytes or mean the same."""
+    found = []
+    if facts.config != file_sha256(folder / CONFIG_NAME):
+        changes = changed_settings(facts.settings, raw)
+        decisive = {key: change for key, change in changes.items() if key in DECISIVE}
+        if changes := decisive or changes:
+            found.append(f"{CONFIG_NAME} was changed since the passport was made: {name_changes(changes)}")
+    if facts.weights != file_sha256(weights) and facts.content != content_digest(weights):
+        found.append(f"{weights.name} holds other weights than when the passport was made")
+    return found
+
+
+def file_sha256(path: Path) -> str:
+    """ "sha256:..." of a file's bytes. Raises AdapterError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise AdapterError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def content_digest(weights: Path, header: Header | None = None) -> str:
+    """sha256 over every tensor's name, type, shape and bytes, sorted by name: equal however the file was arranged.
+
+    Raises AdapterError for a broken file.
+    """
+    known = header or read_header(weights)
+    state = hashlib.sha256()
+    try:
+        with weights.open("rb") as file:
+            for name, info in sorted(known.tensors.items()):
+                state.update(json.dumps([name, info.dtype, list(info.shape)]).encode())
+                file.seek(info.start)
+                left = info.stop - info.start
+                while left:
+                    chunk = file.read(min(left, 1 << 22))
+                    if not chunk:
+                        raise AdapterError(f"{weights}: changed while it was in use", fix="open the adapter again")
+                    state.update(chunk)
+                    left -= len(chunk)
+    except OSError as error:
+        raise AdapterError(f"{weights}: cannot be read ({error.strerror})") from error
+    return "sha256:" + state.hexdigest()
+
+
+def plain_name(model: str) -> str:
+    """A base model as it may be written down: an id stays, of a path only the last part, which is no secret."""
+    looks_like_path = model.startswith((".", "~", "/", "\\")) or model.count("/") > 1 or "\\" in model
+    return Path(model.replace("\\", "/").rstrip("/")).name if looks_like_path else model
+
+
+def _alike(one: Any, other: Any) -> bool:
+    # True is 1 to Python.
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for each in shape:
+        size *= each
+    return size
+
+
+def _show(value: Any) -> str:
+    return "(none)" if value is None else _short(json.dumps(value))
+
+
+def _short(text: str) -> str:
+    plain = ascii(text)[1:-1]
+    return plain if len(plain) <= 80 else plain[:77] + "..."

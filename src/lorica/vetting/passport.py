@@ -1,0 +1,310 @@
+"""The passport against the files it speaks of, and against a base model's folder. No torch; nothing is believed.
+
+Adapters that Lorica trained before there were passports carry `training.json`, which is checked as far as it goes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.header import Header
+from lorica.adapters.passport import FEWEST_CANARIES, PASSPORT_NAME, Passport, to_passport
+from lorica.adapters.passport_facts import (
+    DECISIVE,
+    changed_settings,
+    content_digest,
+    effective_settings,
+    file_sha256,
+    name_changes,
+    plain_name,
+)
+from lorica.adapters.registry import TRAINING_RECORD
+from lorica.adapters.specimen import Specimen
+from lorica.errors import AdapterError, LoricaError
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.wording import shown
+
+_BASE_NAME = "base_model_name_or_path"
+# A gap below this says that the adapter changes nothing, in nats.
+_NO_GAP = 1e-5
+
+
+def check_passport(specimen: Specimen, base: Path | None) -> list[Finding]:
+    """The passport against the adapter's files and, where a folder is given, against that base model.
+
+    Never raises for what is in the files. Without a passport: a note, and what training.json says.
+    """
+    if specimen.kind == "file":
+        return []  # a single file carries nothing beside it
+    if PASSPORT_NAME not in specimen.files and PASSPORT_NAME not in specimen.documents:
+        old = _check_record(specimen, base)
+        missing = finding("L340", f"no {PASSPORT_NAME}", expected="a passport beside the config", file=PASSPORT_NAME)
+        return old if specimen.kind == "checkpoint" else [missing, *old]
+    try:
+        passport = _read(specimen)
+    except AdapterError as error:
+        return [finding("L341", shown(error.message, 200), file=PASSPORT_NAME)]
+    found = _against_files(specimen, passport)
+    found += _inside(passport)
+    if base is not None:
+        found += _against_base(passport, base)
+    return found
+
+
+def _read(specimen: Specimen) -> Passport:
+    if PASSPORT_NAME not in specimen.documents:
+        raise AdapterError("it is not readable as JSON")
+    return to_passport(specimen.documents[PASSPORT_NAME])
+
+
+def _against_files(specimen: Specimen, passport: Passport) -> list[Finding]:
+    facts, found, same = passport.adapter, [], []
+    config = specimen.folder / CONFIG_NAME
+    if specimen.raw_config is not None and config.is_file() and _digest(config) != facts.config:
+        changes = changed_settings(facts.settings, specimen.raw_config)
+        found += _changed_config(changes, "the passport")
+        if not found:
+            same.append(CONFIG_NAME)
+    if specimen.weights is not None and specimen.header is not None and specimen.weights.is_file():
+        if _digest(specimen.weights) == facts.weights:
+            found += _against_header(passport, specimen.header)
+        elif _content(specimen.weights, specimen.header) == facts.content:
+            same.append(specimen.weights.name)
+        else:
+            found.append(
+                finding(
+                    "L343",
+                    f"{shown(specimen.weights.name)} holds other tensors than those the passport was made for",
+                    expected=f"content {facts.content[:23]}...",
+                    file=specimen.weights.name,
+                    facts={"tensors": len(specimen.header.tensors), "recorded_tensors": facts.tensors},
+                )
+            )
+    if same:
+        found.append(finding("L344", f"{' and '.join(same)}: other bytes, the same meaning", file=same[0]))
+    return found
+
+
+def _changed_config(changes: Mapping[str, tuple[Any, Any]], by: str) -> list[Finding]:
+    """changes: key -> (recorded, now)."""
+    found = []
+    decisive = {key: change for key, change in changes.items() if key in DECISIVE}
+    if decisive:
+        found.append(
+            finding(
+                "L342",
+                f"since {by}: {shown(name_changes(decisive), 240)}",
+                expected="; ".join(f"{key} {shown(json.dumps(before))}" for key, (before, _) in decisive.items())[:240],
+                file=CONFIG_NAME,
+                facts={
+                    "changed": {key: [before, after] for key, (before, after) in decisive.items()},
+                    **_scale(decisive),
+                },
+            )
+        )
+    if _BASE_NAME in changes:
+        before, after = changes[_BASE_NAME]
+        found.append(
+            finding(
+                "L350",
+                f"{_BASE_NAME} is {shown(json.dumps(after))}",
+                expected=f"{shown(json.dumps(before))}, as {by} says",
+                file=CONFIG_NAME,
+                facts={"recorded": before, "now": after},
+            )
+        )
+    return found
+
+
+def _scale(changes: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
+    """By what factor a changed alpha scales the update, where that alone can be said."""
+    before, after = changes.get("lora_alpha", (None, None))
+    if _number(before) and _number(after) and before and set(changes) == {"lora_alpha"}:
+        return {"scale_factor": float(after) / float(before)}
+    return {}
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _against_header(passport: Passport, header: Header) -> list[Finding]:
+    size = 0
+    for info in header.tensors.values():
+        product = 1
+        for each in info.shape:
+            product *= each
+        size += product
+    facts = passport.adapter
+    if (facts.tensors, facts.parameters) == (len(header.tensors), size):
+        return []
+    return [
+        finding(
+            "L348",
+            f"it speaks of {facts.tensors} tensors with {facts.parameters} parameters",
+            expected=f"{len(header.tensors)} tensors with {size} parameters, as in the file it speaks of",
+            file=PASSPORT_NAME,
+        )
+    ]
+
+
+def _inside(passport: Passport) -> list[Finding]:
+    """What is wrong with a passport by itself."""
+    items = passport.canaries.items
+    gap = max((abs(each.adapter - each.base) for item in items for each in item.choices), default=0.0)
+    if len(items) < FEWEST_CANARIES:
+        return [finding("L349", f"{len(items)} canaries", expected=f"at least {FEWEST_CANARIES}", file=PASSPORT_NAME)]
+    if gap < _NO_GAP:
+        return [
+            finding(
+                "L349",
+                f"base and adapter are expected to say the same (largest gap {gap:.2g})",
+                expected="canaries in which they differ",
+                file=PASSPORT_NAME,
+                facts={"gap": gap},
+            )
+        ]
+    if abs(gap - passport.canaries.gap) > 1e-6 + 1e-6 * gap:
+        return [
+            finding(
+                "L348",
+                f"it states a gap of {passport.canaries.gap:.6g} between base and adapter",
+                expected=f"{gap:.6g}, from its canaries",
+                file=PASSPORT_NAME,
+            )
+        ]
+    return []
+
+
+def _against_base(passport: Passport, folder: Path) -> list[Finding]:
+    from lorica.pipeline.provenance import base_facts
+
+    try:
+        now = base_facts(folder, name=passport.base.name)
+    except (LoricaError, OSError):
+        return []  # a base that cannot be read is the fit's finding
+    then, parts = passport.base, []
+    if now.weights != then.weights:
+        parts.append("weights")
+    if now.config != then.config:
+        parts.append("config.json")
+    found = []
+    if parts:
+        sizes = {key: (then.shape[key], size) for key, size in now.shape.items() if then.shape.get(key, size) != size}
+        odd = [f"{key} {size} instead of {recorded}" for key, (recorded, size) in sizes.items()]
+        odd += [f"family {now.family} instead of {shown(then.family)}"] if then.family not in ("", now.family) else []
+        found.append(
+            finding(
+                "L345",
+                f"other {' and '.join(parts)} in {folder.name}"
+                + (f": {', '.join(odd)}" if odd else ", of equal shape"),
+                expected=f"{shown(then.name)}: weights {then.weights[:19]}..., config {then.config[:19]}...",
+                file=PASSPORT_NAME,
+                facts={
+                    "weights_differ": "weights" in parts,
+                    "config_differs": "config.json" in parts,
+                    "equal_shape": not odd,
+                    "recorded_base": then.name,
+                },
+                severity="reject" if odd else None,
+            )
+        )
+    thinking = passport.prompt.settings.get("thinking") is True
+    prompt = passport.prompt
+    return found + _against_prompts(
+        {"tokenizer": prompt.tokenizer, "template": prompt.template}, prompt.origin, thinking, folder
+    )
+
+
+def _against_prompts(recorded: Mapping[str, str], origin: str, thinking: bool, folder: Path) -> list[Finding]:
+    from lorica.prompts.encoder import Encoder  # tokenizers take 0.1 s to import
+
+    try:
+        encoder = Encoder.load(folder, chat_template="plain" if origin == "plain" else "auto", thinking=thinking)
+    except LoricaError as error:
+        return [finding("L346", shown(error.message, 160), expected="the tokenizer of the passport")]
+    found = []
+    if recorded.get("tokenizer", encoder.tokenizer_digest) != encoder.tokenizer_digest:
+        found.append(
+            finding(
+                "L346",
+                f"{folder.name}: {encoder.tokenizer_digest[:19]}...",
+                expected=f"{shown(recorded['tokenizer'])[:19]}...",
+                file=PASSPORT_NAME,
+            )
+        )
+    # A template from a file of the user's own is not in the base's folder: nothing to compare.
+    own = origin not in ("", "plain") and not (folder / origin).exists()
+    if not own and recorded.get("template", encoder.template_digest) != encoder.template_digest:
+        found.append(
+            finding(
+                "L347",
+                f"{folder.name}: {encoder.template_digest[:19]}... from {Path(encoder.template_origin).name}",
+                expected=f"{shown(recorded['template'])[:19]}...",
+                file=PASSPORT_NAME,
+            )
+        )
+    return found
+
+
+def _check_record(specimen: Specimen, base: Path | None) -> list[Finding]:
+    """training.json, which Lorica leaves beside what it trains: the config and the digests it was made with."""
+    record = specimen.documents.get(TRAINING_RECORD)
+    manifest = record.get("manifest") if isinstance(record, dict) else None
+    if not isinstance(manifest, dict) or "digest.base" not in manifest:
+        return []
+    texts = {key: value for key, value in manifest.items() if isinstance(key, str) and isinstance(value, str)}
+    found: list[Finding] = []
+    recorded = _settings_of(texts)
+    if recorded and specimen.raw_config is not None:
+        now = {key: value for key, value in specimen.raw_config.items() if f"lora.{key}" in texts}
+        found += _changed_config(changed_settings(effective_settings(recorded), now), "the training")
+    if base is None:
+        return found
+    from lorica.pipeline.provenance import base_digest
+
+    try:
+        digest = base_digest(base)
+    except (LoricaError, OSError):
+        return found
+    if digest != texts["digest.base"]:
+        found.append(
+            finding(
+                "L345",
+                f"{base.name}: {digest[:19]}...",
+                expected=f"{shown(texts['digest.base'])[:19]}..., by {TRAINING_RECORD}",
+                file=TRAINING_RECORD,
+                facts={"recorded_base": plain_name(texts.get("model", ""))},
+            )
+        )
+    prompts = {key: texts[f"digest.{key}"] for key in ("tokenizer", "template") if f"digest.{key}" in texts}
+    return found + _against_prompts(prompts, "", False, base)
+
+
+def _settings_of(manifest: Mapping[str, str]) -> dict[str, Any]:
+    found = {}
+    for key, value in manifest.items():
+        if key.startswith("lora."):
+            try:
+                found[key.removeprefix("lora.")] = json.loads(value)
+            except (ValueError, RecursionError):
+                return {}
+    return found
+
+
+def _digest(path: Path) -> str:
+    try:
+        return file_sha256(path)
+    except AdapterError:
+        return ""
+
+
+def _content(weights: Path, header: Header) -> str:
+    try:
+        return content_digest(weights, header)
+    except AdapterError:
+        return ""
