@@ -23,9 +23,11 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(?P<number>\d{1,4
 
 
 class Factors(msgspec.Struct, frozen=True):
-    """One adapted module. path: dotted, without PEFT's prefix. layer: its number, None outside layers. kind: the last
-    part of the path ("q_proj"). a, b, magnitude: the names of the tensors in the file, "" where there is none.
-    more: names of further tensors of it (biases, second copies). embedding: whether the pair is an embedding's.
+    """One adapted module. path: dotted, without PEFT's prefix; where several parameters of one module are adapted
+    (`target_parameters`), PEFT tells them apart by as many `.base_layer` at the end, and the path keeps them.
+    layer: its number, None outside layers. kind: the last part of the path ("q_proj") without `base_layer`. a, b,
+    magnitude: the names of the tensors in the file, "" where there is none. more: names of further tensors of it
+    (biases, second copies). embedding: whether the pair is an embedding's.
     """
 
     path: str
@@ -51,6 +53,11 @@ class Layout(msgspec.Struct, frozen=True):
     adapters: tuple[str, ...]
     tensors: dict[str, TensorInfo]
 
+    def factors(self) -> dict[str, TensorInfo]:
+        """The tensors of lora_A and lora_B, by name."""
+        names = (name for each in self.modules.values() for name in (each.a, each.b) if name)
+        return {name: self.tensors[name] for name in names}
+
     @property
     def pairs(self) -> list[Factors]:
         """The modules that have both halves."""
@@ -70,11 +77,11 @@ def read_layout(header: Header) -> Layout:
         path = name.removeprefix(PREFIX)
         if hit := _PART.fullmatch(path):
             part = hit["part"] if hit["leaf"] != "bias" else "bias"
-            found.setdefault(_module(hit["module"]), {}).setdefault(part, []).append(name)
+            found.setdefault(hit["module"], {}).setdefault(part, []).append(name)
         elif hit := _SAVED.fullmatch(path):
-            saved.setdefault(_module(hit["module"]), []).append(name)
+            saved.setdefault(module_path(hit["module"]), []).append(name)
         elif path != name and "." in path:
-            saved.setdefault(_module(path.rsplit(".", 1)[0]), []).append(name)
+            saved.setdefault(module_path(path.rsplit(".", 1)[0]), []).append(name)
             continue
         else:
             strange.append(name)
@@ -99,6 +106,22 @@ def layer_number(path: str) -> int | None:
     return int(hit["number"]) if hit else None
 
 
+def split_layer(path: str) -> tuple[str, str]:
+    """ "model.layers.3.mlp.up_proj" -> ("model.layers", "model.layers.*.mlp.up_proj"): the container of the repeated
+    layers, and what is the same in all of them. ("", path) for a module outside layers."""
+    hit = _LAYER.search(path)
+    if hit is None:
+        return "", path
+    return path[: hit.start("number") - 1], f"{path[: hit.start('number')]}*{path[hit.end('number') :]}"
+
+
+def module_path(path: str) -> str:
+    """The base model's module: a wrapped layer keeps its own weights under `base_layer`, which is no level of it."""
+    while path.endswith(".base_layer"):
+        path = path.removesuffix(".base_layer")
+    return path
+
+
 def _factors(path: str, parts: dict[str, list[str]]) -> Factors:
     embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
     half = "lora_embedding_" if embedding else "lora_"
@@ -106,15 +129,10 @@ def _factors(path: str, parts: dict[str, list[str]]) -> Factors:
     return Factors(
         path=path,
         layer=layer_number(path),
-        kind=path.rsplit(".", 1)[-1],
+        kind=module_path(path).rsplit(".", 1)[-1],
         a=chosen.get(half + "A", ""),
         b=chosen.get(half + "B", ""),
         magnitude=chosen.get("lora_magnitude_vector", ""),
         more=tuple(name for names in parts.values() for name in names if name not in chosen.values()),
         embedding=embedding,
     )
-
-
-def _module(path: str) -> str:
-    # A wrapped layer keeps its own weights under `base_layer`; it is not a level of the base model.
-    return path.removesuffix(".base_layer")

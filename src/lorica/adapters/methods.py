@@ -1,0 +1,127 @@
+"""Adapter methods and formats other than PEFT's LoRA: known by name, so that they can be refused by name.
+
+Prefixes of tensors are those of peft 0.21.2 (PEFT_TYPE_TO_PREFIX_MAPPING), and of the tools' own documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+_PEFT = "PEFT reads it: PeftModel.from_pretrained; where it can be merged, merge_and_unload() gives a plain model"
+_PROMPT = "PEFT reads it: PeftModel.from_pretrained; it steers the prompt and cannot be merged into weights"
+
+
+class Method(msgspec.Struct, frozen=True):
+    """title: for people. marks: parts of tensor names that no other method uses. reader: what reads it."""
+
+    title: str
+    marks: tuple[str, ...] = ()
+    reader: str = _PEFT
+
+
+# By PEFT's name of the method. Marks stand in this order: the first that is found names the method.
+METHODS: dict[str, Method] = {
+    "ADALORA": Method("AdaLoRA", (".lora_E.", ".ranknum.")),
+    "ADAMSS": Method("AdaMSS", (".adamss_",)),
+    "ADAPTION_PROMPT": Method("LLaMA-Adapter (adaption prompt)", (".adaption_prompt", ".adaption_gate"), _PROMPT),
+    "BEFT": Method("BEFT", (".beft_",)),
+    "BOFT": Method("BOFT", (".boft_",)),
+    "BONE": Method("Bone", (".bone_",), "older versions of PEFT read it (0.14 to 0.17); it became MiSS"),
+    "C3A": Method("C3A", (".c3a_",)),
+    "CARTRIDGE": Method("Cartridge", (".cartridge_",), _PROMPT),
+    "CPT": Method("Context-aware prompt tuning", (".cpt_",), _PROMPT),
+    "DEFT": Method("DEFT", (".deft_",)),
+    "DELORA": Method("DeLoRA", (".delora_",)),
+    "FOURIERFT": Method("FourierFT", (".fourierft_",)),
+    "FROD": Method("FROD", (".frod_",)),
+    "GLORA": Method("GLoRA", (".glora_",)),
+    "GRALORA": Method("GraLoRA", (".gralora_",)),
+    "HIRA": Method("HiRA", (".hira_",)),
+    "HRA": Method("HRA", (".hra_",)),
+    "IA3": Method("IA3", (".ia3_",)),
+    "LILY": Method("Lily", (".lily_",)),
+    "LN_TUNING": Method("layer-norm tuning", (".ln_tuning_",)),
+    "LOHA": Method("LoHa", (".hada_",)),
+    "LOKR": Method("LoKr", (".lokr_",)),
+    "MISS": Method("MiSS", (".miss_",)),
+    "MULTITASK_PROMPT_TUNING": Method("multi-task prompt tuning", ("prefix_task_",), _PROMPT),
+    "OFT": Method("OFT", (".oft_",)),
+    "OSF": Method("OSF", (".osf_",)),
+    "P_TUNING": Method("p-tuning", (".mlp_head.",), _PROMPT),
+    "PEANUT": Method("PEANuT", (".peanut_",)),
+    "POLY": Method("Poly", (".poly_",)),
+    "PREFIX_TUNING": Method("prefix tuning", (), _PROMPT),
+    "PROMPT_TUNING": Method("prompt tuning", ("prompt_embeddings",), _PROMPT),
+    "PSOFT": Method("PSOFT", (".psoft_",)),
+    "PVERA": Method("PVeRA", (".pvera_",)),
+    "RANDLORA": Method("RandLoRA", (".randlora_",)),
+    "ROAD": Method("RoAd", (".road_",)),
+    "SHADOW": Method("Shadow", (".shadow_",)),
+    "SHIRA": Method("SHiRA", (".shira_",)),
+    "SUPERTUNING": Method("Supertuning", (".supertuning_",)),
+    "TINYLORA": Method("TinyLoRA", (".tinylora_",)),
+    "TRAINABLE_TOKENS": Method("trainable tokens"),
+    "UNILORA": Method("Uni-LoRA", (".unilora_",)),
+    "VBLORA": Method("VB-LoRA", (".vblora_",)),
+    "VERA": Method("VeRA", (".vera_lambda_",)),
+    "WAVEFT": Method("WaveFT", (".waveft_",)),
+    "XLORA": Method("X-LoRA", (".xlora_",)),
+}
+
+# Formats of tools other than PEFT, by what their tensors' names hold.
+FORMATS: dict[str, Method] = {
+    "kohya": Method(
+        "kohya's or LyCORIS' format (lora_down / lora_up)",
+        (".lora_down.", ".lora_up.", "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_"),
+        "image tools read it (kohya sd-scripts, diffusers); diffusers converts it to PEFT's names",
+    ),
+    "mlx": Method(
+        "MLX's format (lora_a / lora_b, transposed)",
+        (".lora_a.", ".lora_b."),
+        "mlx_lm reads it; `mlx_lm.fuse` merges it into its base model",
+    ),
+    "adapterhub": Method(
+        "AdapterHub's format", (".loras.", ".adapters."), "the `adapters` package reads it: model.load_adapter"
+    ),
+}
+
+
+def method_of_config(config: Mapping[str, Any]) -> tuple[str, Method] | None:
+    """(key, method) that a config's JSON object speaks of; None for LoRA as PEFT writes it and for what is unknown.
+
+    An unknown `peft_type` gives a Method of that title.
+    """
+    kind = config.get("peft_type")
+    if isinstance(kind, str) and kind:
+        if kind.upper() == "LORA":
+            return None
+        return kind.upper(), METHODS.get(kind.upper(), Method(ascii(kind)[1:-1][:60], reader="a newer version of PEFT"))
+    if "lora_parameters" in config or "fine_tune_type" in config or "lora_layers" in config:
+        return "mlx", FORMATS["mlx"]
+    if isinstance(config.get("config"), dict) and ("model_class" in config or "model_type" in config):
+        return "adapterhub", FORMATS["adapterhub"]
+    return None
+
+
+def method_of_names(names: Iterable[str]) -> tuple[str, Method, int] | None:
+    """(key, method, how many tensors) when tensors are named as another method or tool names them; the most frequent
+    wins. None when no name shows one."""
+    counts: dict[str, int] = {}
+    known = FORMATS | METHODS
+    for name in names:
+        hit = next((key for key, method in known.items() if _marked(name, method)), None)
+        if hit is not None:
+            counts[hit] = counts.get(hit, 0) + 1
+    if not counts:
+        return None
+    best = max(counts, key=lambda key: counts[key])
+    return best, known[best], counts[best]
+
+
+def _marked(name: str, method: Method) -> bool:
+    # With a dot on both sides, marks mean whole parts: PEFT's lora_A is not MLX's lora_a, nor "x.lora_around".
+    dotted = f".{name}."
+    return any(mark in dotted for mark in method.marks)

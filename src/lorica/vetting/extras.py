@@ -1,0 +1,157 @@
+"""What an adapter holds beside its pairs (modules, biases, tokens), and features that not every engine applies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lorica.adapters.config import CONFIG_NAME, AdapterConfig
+from lorica.adapters.folder import WEIGHTS_NAME
+from lorica.adapters.layout import Layout
+from lorica.adapters.methods import method_of_names
+from lorica.adapters.names import PREFIX
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.wording import listed, shown, some
+
+_INPUT_EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings", "shared", "embedding")
+_OUTPUT_EMBEDDINGS = ("lm_head", "embed_out", "output")
+# PEFT adds these two to modules_to_save for classification; a base has one of them.
+_HEADS = ("classifier", "score")
+_BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
+
+
+def check_extras(config: AdapterConfig | None, layout: Layout) -> list[Finding]:
+    """Findings about everything that is stored or asked for beside the pairs."""
+    if config is None or method_of_names(layout.tensors) is not None:
+        return []
+    return _kept_modules(config, layout) + _whole(config, layout) + _tokens(config, layout) + _features(config, layout)
+
+
+def _asked(config: AdapterConfig, path: str) -> bool:
+    """Whether modules_to_save covers this path: PEFT takes every module whose path ends with one of the names."""
+    parts = path.split(".")
+    starts = [".".join(parts[: end + 1]) for end in range(len(parts))]
+    return any(start.endswith(name) for name in config.modules_to_save or () for start in starts)
+
+
+def _in_memory(names: tuple[str, ...]) -> bool:
+    return all(".modules_to_save." in name for name in names)
+
+
+def _kept_modules(config: AdapterConfig, layout: Layout) -> list[Finding]:
+    asked = list(config.modules_to_save or ())
+    if not asked:
+        return []
+    stored = [path for path, names in layout.saved.items() if not _in_memory(names)]
+    lost = [name for name in asked if not any(_covers(name, path) for path in stored)]
+    if config.task_type not in (None, "CAUSAL_LM") and any(name in asked and name not in lost for name in _HEADS):
+        lost = [name for name in lost if name not in _HEADS]
+    if not lost:
+        return []
+    inside = [path for path, names in layout.saved.items() if _in_memory(names)]
+    seen = f"no tensors for {listed(lost)} of modules_to_save ({listed(asked)})"
+    if inside:
+        seen += f"; {shown(layout.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
+    expected = f"names such as {PREFIX}{lost[0]}.weight"
+    return [finding("L131", seen, expected=expected, file=WEIGHTS_NAME, facts={"lost": lost, "asked": asked})]
+
+
+def _covers(name: str, path: str) -> bool:
+    parts = path.split(".")
+    return any(".".join(parts[: end + 1]).endswith(name) for end in range(len(parts)))
+
+
+def _whole(config: AdapterConfig, layout: Layout) -> list[Finding]:
+    """Whole parameters that neither modules_to_save nor bias nor an adapted embedding explains."""
+    biases, parameters = [], []
+    for path, names in layout.saved.items():
+        if _asked(config, path):
+            continue
+        for name in names:
+            leaf = name.rsplit(".", 1)[-1]
+            if leaf == "trainable_tokens_delta" or name.startswith("base_model.") is False:
+                continue
+            if leaf == "bias":
+                biases += [name] if config.bias == "none" else []
+            elif not (".base_layer." in name and path in layout.modules and _is_embedding(path)):
+                parameters.append((path, name))
+    found = []
+    if biases:
+        seen = f'{some(biases, None, "bias tensors")}, and "bias" is "none"'
+        found.append(
+            finding("L135", seen, expected='"bias": "all" or "lora_only"', file=CONFIG_NAME, facts={"n": len(biases)})
+        )
+    if not parameters:
+        return found
+    kinds = {path.rsplit(".", 1)[-1] for path, _ in parameters}
+    whole = [name for _, name in parameters]
+    inputs, outputs = kinds & set(_INPUT_EMBEDDINGS), kinds & set(_OUTPUT_EMBEDDINGS)
+    # save_pretrained(save_embedding_layers=True) stores both, where the model has both.
+    resized = kinds == inputs | outputs and inputs and (outputs or config.task_type not in ("CAUSAL_LM", None))
+    facts: dict[str, Any] = {"tensors": len(whole), "kinds": sorted(kinds)}
+    if resized:
+        rows = layout.shape(whole[0])[0] if layout.shape(whole[0]) else 0
+        seen = f"{listed(sorted(kinds))}, {rows} rows"
+        return [*found, finding("L133", seen, file=WEIGHTS_NAME, facts=facts | {"rows": rows})]
+    saved = listed(config.modules_to_save or ["nothing"])
+    seen = f"{some(whole, len(layout.tensors), 'tensors')}, and modules_to_save names {saved}"
+    return [*found, finding("L132", seen, expected="only what the config names", file=CONFIG_NAME, facts=facts)]
+
+
+def _is_embedding(path: str) -> bool:
+    return path.rsplit(".", 1)[-1] in (*_INPUT_EMBEDDINGS, *_OUTPUT_EMBEDDINGS)
+
+
+def _tokens(config: AdapterConfig, layout: Layout) -> list[Finding]:
+    """Rows of trained tokens against trainable_token_indices."""
+    stored = {
+        path.removesuffix(".token_adapter"): name
+        for path, names in layout.saved.items()
+        for name in names
+        if name.rsplit(".", 1)[-1] == "trainable_tokens_delta"
+    }
+    asked = config.other.get("trainable_token_indices")
+    wanted: dict[str, int | None] = {}
+    if isinstance(asked, list):
+        wanted = {"": len(asked)}
+    elif isinstance(asked, dict):
+        wanted = {str(name): len(ids) if isinstance(ids, list) else None for name, ids in asked.items()}
+    says = (
+        f"trainable_token_indices names {'none' if not asked else listed(name or 'the embedding' for name in wanted)}"
+    )
+    facts: dict[str, Any] = {"stored": len(stored), "asked": sorted(wanted)}
+    if stored and not asked:
+        seen = f"rows of trained tokens in {listed(stored)}, and {says}: PEFT drops them without a word"
+        return [finding("L134", seen, expected="trainable_token_indices as in training", file=CONFIG_NAME, facts=facts)]
+    if asked and not stored:
+        seen = f"{says}, and the file holds no trained rows: PEFT fails to load it"
+        return [finding("L134", seen, expected="trainable_tokens_delta tensors", file=WEIGHTS_NAME, facts=facts)]
+    for path, name in stored.items():
+        rows = layout.shape(name)[0] if layout.shape(name) else 0
+        want = next((count for key, count in wanted.items() if not key or path.endswith(key)), None)
+        if want is not None and want != rows:
+            seen = f"{rows} trained rows for {shown(path)}, {want} tokens in trainable_token_indices"
+            return [finding("L134", seen, expected=f"{want} rows", file=CONFIG_NAME, facts=facts | {"rows": rows})]
+    return []
+
+
+def _features(config: AdapterConfig, layout: Layout) -> list[Finding]:
+    uses = [reason for reason in config.unsupported() if not reason.startswith("init_lora_weights")]
+    uses = [shown(reason, 120) for reason in uses if "is a regular expression" not in reason]
+    if any(each.embedding for each in layout.modules.values()):
+        uses.append("the embedding is adapted")
+    if any(len(layout.shape(each.a)) > 2 for each in layout.modules.values()):
+        uses.append("convolutions are adapted")
+    found = []
+    if uses:
+        found.append(finding("L136", "; ".join(uses), file=CONFIG_NAME, facts={"features": len(uses)}))
+    how = config.init_lora_weights
+    if isinstance(how, str) and how.startswith(_BASE_CHANGING):
+        seen = f"init_lora_weights is {shown(how)!r}: the base's weights were changed in training"
+        found.append(finding("L137", seen, file=CONFIG_NAME, facts={"init": how[:40]}))
+    kinds = sorted({each.kind for each in layout.modules.values()})
+    if config.other.get("fan_in_fan_out") is True and kinds and not set(kinds) & set(_CONV1D):
+        seen = f"fan_in_fan_out is true for {listed(kinds)}"
+        expected = "only for the Conv1D layers of GPT-2 and its kin (c_attn, c_proj, c_fc)"
+        found.append(finding("L139", seen, expected=expected, file=CONFIG_NAME, facts={"kinds": kinds}))
+    return found
