@@ -30,7 +30,7 @@ SHUFFLES = 64
 # Scores of unrelated bases have mean 0 and standard deviation about 1 (docs/alignment.md).
 MATCH = 5.0
 MISMATCH = 3.0
-INFORMED = 6.0
+INFORMED = 4.5
 # A healthy update is a small part of its base weight; all-linear, high-rank ones of tiny models reach 0.6.
 TOO_LARGE = 1.0
 NEGLIGIBLE = 1e-4
@@ -239,21 +239,20 @@ def _standardised(values: Array) -> Array:
 
 
 def _probability(score: float, information: float) -> float:
-    """By Bayes with even odds. Unrelated bases: normal around 0. The right one: normal around what its information
-    lets expect, and a score above that speaks for it no less."""
+    """By Bayes with even odds. Unrelated bases: standard normal. The right one: normal around what the information
+    lets expect, and a score above that speaks for it no less, nor one below 0 less than 0 does."""
     if math.isnan(score):
         return 0.5
     expected = max(0.0, information) * _SCORE_PER_INFORMATION
-    spread = math.hypot(_UNRELATED_SPREAD, expected / 2)
-    against = -0.5 * (score / _UNRELATED_SPREAD) ** 2 - math.log(_UNRELATED_SPREAD)
-    towards = -0.5 * (min(0.0, score - expected) / spread) ** 2 - math.log(spread)
-    if score < 0:
-        against = -math.log(_UNRELATED_SPREAD)
+    spread = math.hypot(1.0, expected / 3)
+    reached = max(0.0, score)
+    towards = -0.5 * (min(0.0, reached - expected) / spread) ** 2 - math.log(spread)
+    against = -0.5 * reached**2
     return 1 / (1 + math.exp(max(-700.0, min(700.0, against - towards))))
 
 
-_UNRELATED_SPREAD = 1.3
-_SCORE_PER_INFORMATION = 1.0
+# The least that was measured on the right base: docs/alignment.md.
+_SCORE_PER_INFORMATION = 0.9
 
 
 def _rounded(value: float) -> float | None:

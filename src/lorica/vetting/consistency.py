@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 
-_NEIGHBOURS = 3
+_NEIGHBOURS = 8
 _SHUFFLES = 24
 _MOST_ROWS = 16
 _COPY = 0.999  # rows of two modules that are the same were never trained apart: they prove nothing
