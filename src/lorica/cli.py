@@ -16,6 +16,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("lorica.verbs.train:run", "train LoRA adapters: per task, or one per subject"),
     "infer": ("lorica.verbs.infer:run", "rows in, answers out: routed, batched, validated, resumable"),
     "eval": ("lorica.verbs.eval:run", "metrics of answers against gold, with confidence intervals"),
+    "passport": ("lorica.verbs.passport:run", "write or check the passport of an adapter: digests and canaries"),
     "config": ("lorica.verbs.config:run", "print the resolved configuration and where each value came from"),
 }
 

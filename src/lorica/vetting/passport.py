@@ -33,10 +33,11 @@ _BASE_NAME = "base_model_name_or_path"
 _NO_GAP = 1e-5
 
 
-def check_passport(specimen: Specimen, base: Path | None) -> list[Finding]:
+def check_passport(specimen: Specimen, base: Path | None, *, full: bool = False) -> list[Finding]:
     """The passport against the adapter's files and, where a folder is given, against that base model.
 
-    Never raises for what is in the files. Without a passport: a note, and what training.json says.
+    full: read the base's weight files as a whole where the passport holds their digests. Never raises for what is in
+    the files. Without a passport: a note, and what training.json says.
     """
     if specimen.kind == "file":
         return []  # a single file carries nothing beside it
@@ -51,7 +52,7 @@ def check_passport(specimen: Specimen, base: Path | None) -> list[Finding]:
     found = _against_files(specimen, passport)
     found += _inside(passport)
     if base is not None:
-        found += _against_base(passport, base)
+        found += _against_base(passport, base, full=full)
     return found
 
 
@@ -180,15 +181,15 @@ def _inside(passport: Passport) -> list[Finding]:
     return []
 
 
-def _against_base(passport: Passport, folder: Path) -> list[Finding]:
+def _against_base(passport: Passport, folder: Path, *, full: bool) -> list[Finding]:
     from lorica.pipeline.provenance import base_facts
 
     try:
-        now = base_facts(folder, name=passport.base.name)
+        now = base_facts(folder, name=passport.base.name, full=full and bool(passport.base.files))
     except (LoricaError, OSError):
         return []  # a base that cannot be read is the fit's finding
     then, parts = passport.base, []
-    if now.weights != then.weights:
+    if now.weights != then.weights or (now.files and now.files != then.files):
         parts.append("weights")
     if now.config != then.config:
         parts.append("config.json")

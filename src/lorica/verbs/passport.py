@@ -1,0 +1,258 @@
+"""`lorica passport`: a passport for an adapter from elsewhere, or the check of one that is there."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lorica.adapters.passport import (
+    PASSPORT_NAME,
+    SCHEMA,
+    CanaryFacts,
+    MetricsFacts,
+    Passport,
+    read_passport,
+    write_passport,
+)
+from lorica.adapters.registry import TRAINING_RECORD
+from lorica.config.schema import Config
+from lorica.errors import AdapterError, LoricaError, UsageError
+from lorica.verbs.arguments import emit, parser, resolve
+
+# A gap below this is no proof of anything, in nats.
+_NO_GAP = 1e-5
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Make or check a passport; the exit code of --check is 0 trusted, 1 warnings, 2 rejected, 3 could not check."""
+    given = _parse(arguments)
+    if given.schema:
+        print(SCHEMA.read_text("utf-8"), end="")
+        return 0
+    if given.check:
+        return _check(given)
+    config = _config(given)
+    passport, path = make(given, config)
+    emit(
+        {"path": str(path), "passport": msgspec.to_builtins(passport)},
+        as_json=given.json,
+        text=_text(passport, path),
+    )
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    asked = parser(
+        "passport",
+        "Write lorica.json beside an adapter from elsewhere: digests of its files, its base, the tokenizer and the\n"
+        "template, and canaries with the log-probabilities of base and adapter. What `lorica train` makes has one\n"
+        "already. With --check: verify what is there, and write nothing.",
+        "  lorica passport adapters/news --base Qwen/Qwen3-0.6B task=rules\n"
+        "  lorica passport adapters/news --base models/qwen task=rules --rows labelled.csv\n"
+        "  lorica passport runs/rules/rules --base embedded:lorica_tiny --check",
+        overrides=False,
+    )
+    asked.add_argument("adapter", nargs="?", type=Path, help="the adapter's folder")
+    asked.add_argument("overrides", nargs="*", metavar="key=value", help="task=..., model.dtype=..., engine=..., ...")
+    asked.add_argument("--base", default="", help="base model: a folder, a Hugging Face id, or embedded:lorica_tiny")
+    asked.add_argument("--rows", type=Path, help="labelled rows of the task: adds metrics with intervals")
+    asked.add_argument("--canaries-from", choices=("probes", "rows"), default="probes",
+                       help="where the prompts come from: shipped texts (default), or --rows, whose texts then stand "
+                       "in the passport")  # fmt: skip
+    asked.add_argument("--full", action="store_true", help="hash the base's weight files as a whole, not their ends")
+    asked.add_argument("--force", action="store_true", help="write over a passport that is there")
+    asked.add_argument("--check", action="store_true", help="verify digests and canaries; exit code 0, 1, 2 or 3")
+    asked.add_argument("--schema", action="store_true", help="print the JSON Schema of lorica.json")
+    given = asked.parse_intermixed_args(list(arguments))
+    if given.adapter is None and not given.schema:
+        raise UsageError("lorica passport: no adapter is named", fix="lorica passport DIR --base BASE")
+    if given.adapter is not None and "=" in given.adapter.name and not given.adapter.exists():
+        raise UsageError(f"lorica passport: {given.adapter} is no folder", fix="name the adapter first")
+    if not given.schema and not given.check and not given.base:
+        raise UsageError("lorica passport needs the base model", fix="lorica passport DIR --base BASE")
+    if given.canaries_from == "rows" and given.rows is None:
+        raise UsageError("--canaries-from rows needs the rows", fix="add --rows FILE")
+    return given
+
+
+def _config(given: argparse.Namespace) -> Config:
+    config = resolve([*given.overrides, f"model.path={given.base}"]).config
+    if config.engine.name == "fake":
+        raise UsageError("engine=fake computes nothing, so it proves nothing", fix="leave engine=native")
+    return config
+
+
+def make(given: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
+    """Make the passport that a command line asks for, and write it.
+
+    Raises AdapterError for a folder that cannot be used, that has a passport already, or whose adapter changes nothing.
+    """
+    from lorica.adapters.folder import open_adapter
+    from lorica.pipeline.passport import make_passport, measure, prompt_facts
+    from lorica.pipeline.provenance import base_facts
+    from lorica.tasks.base import Task
+    from lorica.verbs import build
+
+    folder: Path = given.adapter
+    open_adapter(folder)
+    before = _before(folder, force=given.force)
+    base = build.model_folder(config)
+    task: Task | None = _task(given, config, folder)
+    if task is None and given.rows is not None:
+        raise UsageError("--rows needs the task they belong to", fix="add task=rules, task=mcq, task=saq or task=qa")
+    encoder = build.build_encoder(config, base)
+    rows = _rows(given, config, task)
+    engine = build.build_engine(config, base)
+    engine.add_adapter(folder.name, folder)
+    canaries = _canaries(given, engine, folder, task, encoder, base, rows)
+    settings = build.answer_settings(config, base)
+    if task is not None and rows:
+        metrics = measure(task, encoder, engine, folder.name, rows, settings, on="given")
+    else:
+        metrics = MetricsFacts(on="none", note="no labelled rows were given")
+    passport = make_passport(
+        folder,
+        base=base_facts(base, name=config.model.path, revision=config.model.revision, full=given.full),
+        prompt=prompt_facts(encoder, task, build.prompt_settings(config)),
+        canaries=canaries,
+        metrics=metrics,
+    )
+    if before is not None and before.adapter.content == passport.adapter.content:
+        # The weights are those it speaks of: what it says of their training stays true.
+        passport = msgspec.structs.replace(passport, data=before.data, training=before.training)
+    return passport, write_passport(folder, passport)
+
+
+def _before(folder: Path, *, force: bool) -> Passport | None:
+    """The passport that will be written over. Raises AdapterError when that was not asked for."""
+    if not (folder / PASSPORT_NAME).exists():
+        return None
+    if not force:
+        raise AdapterError(
+            f"{folder} has a passport already",
+            fix=f"verify it with `lorica passport {folder} --base BASE --check`; --force makes a new one",
+        )
+    try:
+        return read_passport(folder)
+    except AdapterError:
+        return None
+
+
+def _task(given: argparse.Namespace, config: Config, folder: Path) -> Any:
+    """The task of the command line, or else that of Lorica's own training record; None when neither tells."""
+    from lorica.models.families import read_json_object
+    from lorica.tasks import TASKS, load_task
+    from lorica.tasks.base import TaskSettings
+    from lorica.verbs import build
+
+    if any(override.partition("=")[0].split(".")[0] == "task" for override in given.overrides):
+        return build.build_task(config)
+    record = folder / TRAINING_RECORD
+    manifest = read_json_object(record).get("manifest") if record.is_file() else None
+    if not isinstance(manifest, dict) or manifest.get("digest.task") not in TASKS:
+        return None
+    told = {key: str(manifest.get(f"digest.{key}", "")) for key in ("task", "method", "style")}
+    return load_task(told["task"], TaskSettings(method=told["method"], style=told["style"]))
+
+
+def _rows(given: argparse.Namespace, config: Config, task: Any) -> list[Any]:
+    if given.rows is None:
+        return []
+    from lorica.data.read import read_rows
+
+    return list(read_rows(given.rows, task.shapes, columns=config.task.columns, constants=config.task.constants))
+
+
+def _canaries(
+    given: argparse.Namespace, engine: Any, folder: Path, task: Any, encoder: Any, base: Path, rows: list[Any]
+) -> CanaryFacts:
+    from lorica.pipeline.canaries import make_canaries
+    from lorica.pipeline.passport import shipped_canaries
+    from lorica.pipeline.probes import row_probes
+
+    if given.canaries_from == "rows":
+        step = max(1, len(rows) // 64)
+        made = make_canaries(engine, folder.name, row_probes(task, rows[::step][:64], encoder, base), kind="rows")
+    else:
+        made = shipped_canaries(engine, folder.name, task, encoder, base)
+    if made.gap < _NO_GAP:
+        raise AdapterError(
+            f"{folder}: base and adapter say the same to every probe (largest difference {made.gap:.2g}), so a "
+            "passport would prove nothing",
+            fix=f"look at it with `lorica check {folder}`: a zero lora_B, or names that are dropped",
+        )
+    return made
+
+
+def _check(given: argparse.Namespace) -> int:
+    """Verify what is there. Nothing is written."""
+    from lorica.vetting.findings import EXIT_CODES, judge
+
+    try:
+        found, readable = _verify(given)
+    except LoricaError as error:
+        print(f"lorica: {error}", file=sys.stderr)
+        return EXIT_CODES["unchecked"]
+    verdict = judge(given.adapter.name, str(given.adapter), found, (0, 3), readable=readable)
+    plain = {**msgspec.to_builtins(verdict), "exit_code": EXIT_CODES[verdict.status]}
+    lines = [f"{given.adapter}: {verdict.status}"]
+    for each in verdict.findings:
+        lines.append(f"  {each.severity:<6} {each.code} {each.title}: {each.seen}")
+        if each.severity != "note" and each.fix:
+            lines.append(f"         -> {each.fix}")
+    emit(plain, as_json=given.json, text="\n".join(lines))
+    return EXIT_CODES[verdict.status]
+
+
+def _verify(given: argparse.Namespace) -> tuple[list[Any], bool]:
+    """Findings, and whether there was a passport to judge by."""
+    from lorica.vetting.files import examine_files
+    from lorica.vetting.passport import check_passport
+    from lorica.vetting.sources import find_sources
+
+    sources = find_sources([given.adapter])
+    if len(sources) != 1:
+        raise AdapterError(f"{given.adapter} holds {len(sources)} adapters", fix="name one of them")
+    specimen, found = examine_files(sources[0])
+    if specimen is None:
+        return found, True
+    if not given.base:
+        found += check_passport(specimen, None)
+    else:
+        from lorica.verbs import build
+        from lorica.vetting.canaries import check_canaries
+
+        config = _config(given)
+        base = build.model_folder(config)
+        found += check_passport(specimen, base, full=given.full)
+        if not any(each.code in ("L340", "L341") for each in found):
+            found += check_canaries(specimen, build.build_engine(config, base))
+    return found, not any(each.code == "L340" for each in found)
+
+
+def _text(passport: Passport, path: Path) -> str:
+    canaries = passport.canaries
+    lines = [
+        f"{path}",
+        f"  adapter   {passport.adapter.modules} modules, {passport.adapter.parameters} parameters, "
+        f"{passport.adapter.content[:19]}...",
+        f"  base      {passport.base.name}, {passport.base.weights[:19]}...",
+        f"  prompts   {passport.prompt.task or 'no task: plain questions'} {passport.prompt.style or ''}".rstrip(),
+        f"  canaries  {len(canaries.items)} ({canaries.kind}), {canaries.engine} in {canaries.dtype}; the adapter "
+        f"moves a log-probability by up to {canaries.gap:.3g}",
+    ]
+    both = zip((passport.metrics.base or {}).items(), (passport.metrics.adapter or {}).values(), strict=True)
+    for (metric, before), after in both:
+        lines.append(f"  {metric:<9} {_figure(before)} -> {_figure(after)}, n={after.n}")
+    if not passport.metrics.adapter:
+        lines.append(f"  metrics   none: {passport.metrics.note}")
+    return "\n".join(lines)
+
+
+def _figure(one: Any) -> str:
+    return "undefined" if one.value is None else f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
