@@ -250,12 +250,12 @@ class Bench:
         forget_peak()
         start, busy = time.perf_counter(), time.process_time()
         try:
-            (source,) = find_sources([place])
-            specimen, findings = examine_files(source)
+            examined = [examine_files(source) for source in find_sources([place])]
         except Exception:
             traceback.print_exc()
             self.counts["crashes"] += 1
             return
+        specimen, findings = examined[0][0], [each for _, found in examined for each in found]
         taken, worked = time.perf_counter() - start, time.process_time() - busy
         self.peak = max(self.peak, peak_megabytes())
         self.counts["slow"] += taken > 1

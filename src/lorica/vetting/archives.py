@@ -41,6 +41,7 @@ SUFFIXES = (
     ".bz2", ".zst",
 )  # fmt: skip
 _PACKED: dict[Content, Callable[..., Any]] = {Content.GZIP: gzip.open, Content.BZIP2: bz2.open, Content.XZ: lzma.open}
+_EMPTY_ZIP = b"PK\x05\x06"
 _NOT_READ = (Content.SEVEN_ZIP, Content.ZSTD)
 DAMAGED = (
     zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, NotImplementedError,
@@ -104,7 +105,8 @@ def walk(path: Path) -> Iterator[tuple[Member, Opener]]:
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        content = recognise(file.read(64))
+        first = file.read(64)
+    content = Content.ZIP if first.startswith(_EMPTY_ZIP) else recognise(first)
     if content in _NOT_READ:
         raise NotImplementedError(f"it is {content}")
     members = _walk_zip(path) if content is Content.ZIP else _walk_tar(path, content, allowance(size))
@@ -151,6 +153,8 @@ def _walk_tar(path: Path, content: Content | None, most: int) -> Iterator[tuple[
         archive = stack.enter_context(tarfile.TarFile(fileobj=guarded, mode="r"))
         while (info := archive.next()) is not None:
             guarded.reads = 0
+            if info.size < 0:
+                raise tarfile.ReadError("a member of negative size")
             kind: MemberKind = "special"
             if info.isreg() and not info.issparse():
                 kind = "file"
