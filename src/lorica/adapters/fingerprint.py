@@ -16,7 +16,22 @@ from lorica.adapters.config import AdapterConfig
 from lorica.adapters.layout import Factors, Layout
 from lorica.adapters.schemes import SCHEMES, WIDTHS, Scheme, known_to_any, role
 
-__all__ = ["BaseShape", "Match", "Shapes", "Slot", "describe", "fits", "match", "named", "shapes_of"]
+__all__ = [
+    "BaseShape",
+    "Match",
+    "Place",
+    "Shapes",
+    "Slot",
+    "describe",
+    "fits",
+    "in_out",
+    "leaves_no_layer_out",
+    "match",
+    "named",
+    "place_of",
+    "shapes_of",
+    "vocabulary_reason",
+]
 
 # A saved embedding may be cut to the tokenizer's size, padded, or grown by the user's own tokens.
 _PADDING = 512
@@ -35,6 +50,8 @@ _TELLS = {
     "experts": "the number of experts",
     "names": "the modules' names",
 }
+# What families call the list of their repeated layers.
+_CONTAINERS = frozenset(("layers", "layer", "h", "blocks", "block"))
 # Parts of a path that lead out of the language model.
 _OTHER_PARTS = frozenset(
     (
@@ -54,6 +71,17 @@ class Slot(msgspec.Struct, frozen=True):
     widths: tuple[tuple[int, int], ...]
     count: int
     first: str
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a module stands. layer: None outside layers. slot: its path within its layer, without numbers. other: in a
+    vision or audio part. tail: its path from the layer's number on, the same whatever stands before the layers.
+    """
+
+    layer: int | None
+    slot: str
+    other: bool
+    tail: str
 
 
 class Shapes(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,17 +136,17 @@ def shapes_of(layout: Layout, config: AdapterConfig | None) -> Shapes:
     first: dict[str, str] = {}
     layers, experts, other = 0, 0, 0
     for each in layout.modules.values():
-        parts = each.path.split(".")
-        if not _OTHER_PARTS.isdisjoint(parts):
+        place = place_of(each.path)
+        if place.other:
             other += 1
             continue
-        pair = _in_out(layout, each)
-        slot = _slot(parts, each.layer)
+        pair = in_out(layout, each, config)
+        slot, parts = place.slot, each.path.split(".")
         if any(pair):
             found = widths.setdefault(slot, {})
             found[pair] = found.get(pair, 0) + 1
             first.setdefault(slot, each.path)
-        layers = max(layers, 0 if each.layer is None else each.layer + 1)
+        layers = max(layers, 0 if place.layer is None else place.layer + 1)
         if "experts" in parts:
             numbers = [int(part) for part in parts[parts.index("experts") + 1 :][:1] if _is_number(part)]
             experts = max(experts, *(number + 1 for number in numbers), 0)
@@ -130,7 +158,7 @@ def shapes_of(layout: Layout, config: AdapterConfig | None) -> Shapes:
     return Shapes(
         slots=slots,
         layers_at_least=0 if repeated else layers,
-        layers=layers if layers and not repeated and _leaves_no_layer_out(config) else None,
+        layers=layers if layers and not repeated and leaves_no_layer_out(config) else None,
         experts_at_least=experts,
         vocabulary=_vocabulary(layout, slots),
         decided=decided,
@@ -159,7 +187,7 @@ def match(shapes: Shapes) -> Match:
     if shapes.vocabulary is not None:
         # The nearest vocabulary decides only among bases that fit otherwise: users add tokens of their own.
         tight = [each for each in found if abs(each.vocabulary - shapes.vocabulary) <= _PADDING]
-        found = tight or [each for each in found if not _vocabulary_reason(shapes.vocabulary, each)]
+        found = tight or [each for each in found if not vocabulary_reason(shapes.vocabulary, each.vocabulary)]
     if not found:
         near = sorted(groups, key=lambda key: (len(reasons[key]) or 1, _distance(shapes, groups[key][0])))[:3]
         nearest = ((groups[key][0].name, tuple(_reasons(shapes, groups[key][0], True).values())) for key in near)
@@ -185,24 +213,30 @@ def describe(shapes: Shapes, found: Match, claimed: Iterable[BaseShape] = ()) ->
     return f"{found.text}; does not fit {base.name}: {', '.join(reasons)}"
 
 
-def _in_out(layout: Layout, each: Factors) -> tuple[int, int]:
+def in_out(layout: Layout, each: Factors, config: AdapterConfig | None) -> tuple[int, int]:
+    """(in, out) of the base's layer by a pair's shapes; 0 for a half that is missing or does not tell."""
     a, b = layout.shape(each.a), layout.shape(each.b)
-    if len(a) not in (2, 4) or len(b) not in (2, 4):
-        a, b = (a if len(a) in (2, 4) else ()), (b if len(b) in (2, 4) else ())
-    return (a[1] if a else 0), (b[0] if b else 0)
+    # QALoRA pools the inputs, and BD-LoRA's factors are blocks of the whole.
+    pooled = config is not None and bool(config.other.get("use_qalora") or config.other.get("use_bdlora"))
+    into = a[1] if len(a) in (2, 4) and not pooled else 0
+    return into, (b[0] if len(b) in (2, 4) and not (pooled and config and config.other.get("use_bdlora")) else 0)
 
 
-def _slot(parts: list[str], layer: int | None) -> str:
-    """The path within its layer, without numbers."""
-    if layer is not None:
-        number = next(i for i, part in enumerate(parts) if i and _is_number(part) and int(part) == layer)
-        inside = [part for part in parts[number + 1 :] if not _is_number(part)]
-        return ".".join(inside) or parts[number - 1]
-    return ".".join([part for part in parts if not _is_number(part)][-2:]) or parts[-1]
+@functools.lru_cache(maxsize=32_768)
+def place_of(path: str) -> Place:
+    """Where a module stands: in which layer, at which place in it, and whether in the language model at all."""
+    parts = [part for part in path.split(".") if part != "base_layer"]
+    other = not _OTHER_PARTS.isdisjoint(parts)
+    for i in range(1, len(parts)):
+        if parts[i - 1] in _CONTAINERS and _is_number(parts[i]):
+            inside = [part for part in parts[i + 1 :] if not _is_number(part)] or [parts[i - 1]]
+            return Place(int(parts[i]), ".".join(inside), other, ".".join((str(int(parts[i])), *parts[i + 1 :])))
+    inside = [part for part in parts if not _is_number(part)][-2:] or parts[-1:] or [""]
+    return Place(None, ".".join(inside), other, inside[-1])
 
 
 def _is_number(part: str) -> bool:
-    return part.isascii() and part.isdigit() and len(part) <= 6
+    return part.isascii() and part.isdigit() and len(part) <= 4
 
 
 @functools.cache
@@ -210,8 +244,8 @@ def _known(slot: str) -> bool:
     return known_to_any(slot)
 
 
-def _leaves_no_layer_out(config: AdapterConfig | None) -> bool:
-    """Whether PEFT adapts every layer that has the targets: then the highest layer is the base's last."""
+def leaves_no_layer_out(config: AdapterConfig | None) -> bool:
+    """Whether PEFT adapts every layer that has the targets: the highest adapted layer is then the base's last."""
     if config is None or config.layers_to_transform not in (None, []) or config.exclude_modules:
         return False
     if not isinstance(config.target_modules, list) or not config.target_modules:
@@ -287,7 +321,11 @@ def _reasons(shapes: Shapes, base: BaseShape, vocabulary: bool) -> dict[str, str
             found["layers"] = f"{shapes.layers} layers, not {base.layers}"
     if shapes.experts_at_least > base.experts > 0:
         found["experts"] = f"at least {shapes.experts_at_least} experts, not {base.experts}"
-    if vocabulary and shapes.vocabulary is not None and (reason := _vocabulary_reason(shapes.vocabulary, base)):
+    if (
+        vocabulary
+        and shapes.vocabulary is not None
+        and (reason := vocabulary_reason(shapes.vocabulary, base.vocabulary))
+    ):
         found["vocabulary"] = reason
     if "query" in found and "context" in found:
         del found["context"]  # the same number twice in nearly all families
@@ -295,12 +333,13 @@ def _reasons(shapes: Shapes, base: BaseShape, vocabulary: bool) -> dict[str, str
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
 
-def _vocabulary_reason(seen: int, base: BaseShape) -> str:
-    if not base.vocabulary or base.vocabulary - _PADDING <= seen <= max(
-        base.vocabulary + _PADDING, int(base.vocabulary * _GROWTH)
-    ):
+def vocabulary_reason(seen: int, vocabulary: int) -> str:
+    """Why rows of a saved embedding do not belong to a vocabulary, "" when they may: cut to the tokenizer, padded, or
+    grown by tokens of the user's own. 0: an unknown vocabulary."""
+    highest = max(vocabulary + _PADDING, int(vocabulary * _GROWTH))
+    if not vocabulary or vocabulary - _PADDING <= seen <= highest:
         return ""
-    return f"vocabulary {seen}, not {base.vocabulary}"
+    return f"vocabulary {seen}, not {vocabulary}"
 
 
 @functools.cache

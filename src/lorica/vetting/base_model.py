@@ -1,0 +1,161 @@
+"""A base model's modules and widths, from its config.json and the headers of its weights; nothing is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lorica.adapters.bases import BaseShape, all_bases
+from lorica.adapters.fingerprint import place_of
+from lorica.adapters.header import DTYPE_BITS, TensorInfo, read_header
+from lorica.errors import AdapterError, ModelError
+from lorica.models.families import read_json_object
+from lorica.models.weight_files import AGAIN, weight_files
+
+# A quantised layer keeps these instead of, or beside, its weight.
+_PARTS = (
+    *("weight", "bias", "qweight", "qzeros", "scales", "g_idx", "SCB", "weight_packed", "weight_shape", "weight_scale"),
+    *("weight_scale_inv", "weight_zero_point", "input_scale", "weight_format"),
+)
+# These store a layer's weights as (in, out): transformers' Conv1D.
+_TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+_KEYS = {
+    "hidden": ("hidden_size", "n_embd", "d_model", "dim"),
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
+    "head_dim": ("head_dim", "d_kv"),
+    "ffn": ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size"),
+    "vocabulary": ("vocab_size",),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+}
+
+
+class BaseModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A base model's folder, read without loading it.
+
+    config: its config.json; text: the part of it that describes the language model. family: the text's `model_type`.
+    modules: path -> (in, out), or None where the stored shape does not tell (quantised, not a matrix); empty when the
+    folder holds no safetensors. shape: widths by the config alone, None for a family the table does not have.
+    layers, vocabulary: 0 when unknown. quantised: how, "" when it is not.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    text: dict[str, Any]
+    family: str
+    modules: dict[str, tuple[int, int] | None]
+    shape: BaseShape | None
+    layers: int
+    vocabulary: int
+    quantised: str
+
+    @property
+    def identity(self) -> str:
+        """The id it says it has, or the name of its folder."""
+        stated = self.config.get("_name_or_path")
+        return stated if isinstance(stated, str) and stated else str(self.folder)
+
+
+def read_base(folder: Path) -> BaseModel:
+    """Read a Hugging Face model folder. Raises ModelError when config.json or a listed weight file is missing or
+    broken; a folder with a config and no weights at all is read by its config."""
+    config = read_json_object(folder / "config.json")
+    nested = next((config[key] for key in ("text_config", "llm_config") if isinstance(config.get(key), dict)), None)
+    text: dict[str, Any] = nested if nested is not None else config
+    family = str(text.get("model_type") or config.get("model_type") or "")
+    tensors = _tensors(folder)
+    modules = _modules(tensors, transposed=family in _TRANSPOSED)
+    numbers = {name: _number(text, keys) for name, keys in _KEYS.items()}
+    stored = max(
+        (place.layer + 1 for place in map(place_of, modules) if place.layer is not None and not place.other), default=0
+    )
+    return BaseModel(
+        folder=folder,
+        config=config,
+        text=text,
+        family=family,
+        modules=modules,
+        shape=_shape(folder.name, family, numbers),
+        layers=numbers["layers"] or stored,
+        vocabulary=_embedding_rows(modules) or numbers["vocabulary"],
+        quantised=_quantisation(config),
+    )
+
+
+def _tensors(folder: Path) -> dict[str, TensorInfo]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if not single.is_file() and not index.is_file():
+        return {}
+    tensors: dict[str, TensorInfo] = {}
+    for path in weight_files(folder):
+        try:
+            tensors |= read_header(path).tensors
+        except AdapterError as error:
+            raise ModelError(error.message, fix=AGAIN) from None
+    return tensors
+
+
+def _modules(tensors: Mapping[str, TensorInfo], *, transposed: bool) -> dict[str, tuple[int, int] | None]:
+    found: dict[str, tuple[int, int] | None] = {}
+    packed = {name.split(".weight.")[0] for name in tensors if ".weight." in name}
+    for name, info in tensors.items():
+        path, _, leaf = name.split(".weight.")[0].rpartition(".")
+        if ".weight." in name or leaf not in _PARTS:
+            found.setdefault(name.split(".weight.")[0], None)
+            continue
+        found.setdefault(path, None)
+        whole = DTYPE_BITS[info.dtype] >= 16 or info.dtype.startswith("F8")
+        if leaf == "weight" and len(info.shape) in (2, 4) and whole and path not in packed:
+            out, into = info.shape[0], info.shape[1]
+            outside = place_of(path).layer is None  # embeddings and heads are no Conv1D
+            found[path] = (out, into) if transposed and not outside else (into, out)
+    return found
+
+
+def _number(text: Mapping[str, Any], keys: tuple[str, ...]) -> int:
+    values = (text.get(key) for key in keys)
+    return next((value for value in values if type(value) is int and 0 < value < 2**40), 0)
+
+
+def _shape(name: str, family: str, numbers: Mapping[str, int]) -> BaseShape | None:
+    """Widths by the config, for families of the table whose widths all follow from it."""
+    alike = [base for base in all_bases() if base.family == family]
+    plain = {"expert_ffn", "shared_ffn", "embedding"}
+    if not alike or not numbers["hidden"] or any(key not in plain for base in alike for key, _ in base.more):
+        return None
+    heads = numbers["heads"]
+    return BaseShape(
+        name=name,
+        family=family,
+        hidden=numbers["hidden"],
+        layers=numbers["layers"],
+        heads=heads,
+        kv_heads=numbers["kv_heads"],  # unknown stays unknown: families differ in what a missing key means
+        head_dim=numbers["head_dim"],
+        ffn=0 if family == "qwen" else numbers["ffn"],
+        vocabulary=numbers["vocabulary"],
+        experts=numbers["experts"],
+        more=tuple((key, 0) for key in ("expert_ffn", "shared_ffn") if numbers["experts"]),
+    )
+
+
+def _embedding_rows(modules: Mapping[str, tuple[int, int] | None]) -> int:
+    names = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings", "shared")
+    for path, widths in modules.items():
+        if path.rsplit(".", 1)[-1] in names and widths is not None and not place_of(path).other:
+            return widths[1]  # an embedding is stored as (rows, hidden)
+    return 0
+
+
+def _quantisation(config: Mapping[str, Any]) -> str:
+    stated = config.get("quantization_config")
+    if not isinstance(stated, dict) or not stated:
+        return ""
+    method = str(stated.get("quant_method") or "method unknown")
+    bits = stated.get("bits") or (4 if stated.get("load_in_4bit") else 8 if stated.get("load_in_8bit") else None)
+    kind = stated.get("bnb_4bit_quant_type") if stated.get("load_in_4bit") else None
+    return " ".join(str(part) for part in (method, kind, f"{bits} bit" if bits else None) if part)
