@@ -63,6 +63,16 @@ HEALTHY: dict[str, Callable[[], tuple[Arrays, str, AdapterConfig | None]]] = {
     "f16": lambda: (healthy(), "F16", None),
     "fp8 e4m3": lambda: (change(healthy(), "B", lambda x: x * 4), "F8_E4M3", None),
     "fp8 e5m2": lambda: (healthy(), "F8_E5M2", None),
+    "pruned": lambda: (
+        change(
+            change(healthy(inputs=640), "A", lambda x: x * (np.random.default_rng(2).random(x.shape) < 0.1)),
+            "B", lambda x: x * (np.random.default_rng(3).random(x.shape) < 0.02),
+        ), "BF16", None,
+    ),
+    "ranks padded": lambda: (
+        change(change(healthy(inputs=640), "A", lambda x: x * (np.arange(8) < 5)[:, None]), "B",
+               lambda x: x * (np.arange(8) < 5)), "F32", None,
+    ),
     "one layer": lambda: (healthy(layers=1), "F32", None),
     "tiny but real B": lambda: (change(healthy(), "B", lambda x: x * 2e-3), "F32", None),
     "tiny but real B in f16": lambda: (change(healthy(), "B", lambda x: x * 4e-3), "F16", None),
@@ -104,6 +114,14 @@ def put(value: float, *places: tuple[int, int]) -> Callable[[np.ndarray], np.nda
     return change_it
 
 
+def overwrite(x: np.ndarray, raw: bytes) -> np.ndarray:
+    """The same with bytes put into its middle."""
+    whole = bytearray(x.tobytes())
+    start = len(whole) // 3
+    whole[start : start + len(raw)] = raw
+    return np.frombuffer(bytes(whole[: x.nbytes]), np.float32).reshape(x.shape)
+
+
 def copied(arrays: Arrays, halves: str) -> Arrays:
     """Layer 1's q_proj in layer 4's place."""
     found = dict(arrays)
@@ -136,6 +154,17 @@ BROKEN: dict[str, tuple[Callable[[], Arrays], str, str]] = {
     "B absurdly large": (lambda: change(healthy(), "B", lambda x: x * 3e5), "L214", "reject"),
     "one layer large": (lambda: one(healthy(), "B", lambda x: x * 200), "L215", "warn"),
     "A tiny": (lambda: change(healthy(), "A", lambda x: x * 1e-6), "L216", "warn"),
+    "bytes of one value": (
+        lambda: one(healthy(inputs=640), "A", lambda x: overwrite(x, b"\xcc" * 2048)), "L203", "reject",
+    ),
+    "a page of text": (
+        lambda: one(healthy(inputs=640), "A", lambda x: overwrite(x, b"<html>504 Gateway Time-out</html>\n" * 60)),
+        "L201", "reject",
+    ),
+    "random bytes": (
+        lambda: one(healthy(inputs=640), "B", lambda x: overwrite(x, np.random.default_rng(0).bytes(512))),
+        "L201", "reject",
+    ),
     "a hole": (lambda: one(healthy(inputs=640), "A", put(0.0, *((2, i) for i in range(50, 400)))), "L203", "reject"),
 }  # fmt: skip
 

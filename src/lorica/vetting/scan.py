@@ -26,13 +26,15 @@ MOST_FACTOR_VALUES = 16 * 1024 * 1024
 MOST_RANK = 512
 # Shorter stretches of zeros are not looked for: 8-bit types flush many small values to zero.
 ZERO_RUN_BYTES = 1024
+# Stretches of one value are looked for in pieces of so many values.
+EQUAL_RUN = 128
 
 
 class TensorFacts(msgspec.Struct):
     """What is known of a tensor's values. largest: of the finite ones, in size. sample: SAMPLES values spread over it.
 
     zero_run: (first value, values) of the longest stretch of zeros at least ZERO_RUN_BYTES long, else (0, 0);
-    zero_tail: zeros that end the tensor.
+    zero_tail: zeros that end the tensor. equal_run: values of the longest stretch of one other value, if it is long.
     """
 
     info: TensorInfo
@@ -46,6 +48,7 @@ class TensorFacts(msgspec.Struct):
     constant: bool = False
     readable: bool = True
     zero_run: tuple[int, int] = (0, 0)
+    equal_run: int = 0
     zero_tail: int = 0
     sample: Floats | None = None
 
@@ -112,6 +115,8 @@ def _tensor(
             facts.sample = values[_spread(values.size)]
         if look_for_runs and facts.zeros > 16 and whole:
             facts.zero_run, facts.zero_tail = _zero_runs(values, max(1, ZERO_RUN_BYTES * values.size // raw.size))
+        if look_for_runs and whole:
+            facts.equal_run = _equal_run(values)
         if whole and not facts.broken and values.size == facts.count:
             half = _half(values, info.shape, side)
     facts.digest = digest.digest()
@@ -153,6 +158,15 @@ def _zero_runs(values: Floats, shortest: int) -> tuple[tuple[int, int], int]:
     longest = int(gaps.argmax())
     run = (int(edges[longest]) + 1, int(gaps[longest]))
     return (run if run[1] >= shortest else (0, 0)), int(gaps[-1])
+
+
+def _equal_run(values: Floats) -> int:
+    """About how many values in a row are one and the same, not zero; 0 where fewer than EQUAL_RUN are."""
+    pieces = values[: values.size // EQUAL_RUN * EQUAL_RUN].reshape(-1, EQUAL_RUN)
+    # A stretch twice as long fills a whole piece; the first two values already tell most pieces apart.
+    suspects = np.flatnonzero((pieces[:, 0] == pieces[:, 1]) & (pieces[:, 0] == pieces[:, -1]) & (pieces[:, 0] != 0))
+    full = [i for i in suspects.tolist() if (pieces[i] == pieces[i, 0]).all()]
+    return len(full) * EQUAL_RUN
 
 
 def _half(values: Floats, shape: tuple[int, ...], side: str) -> Half | None:

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
-import numpy as np
-import numpy.typing as npt
-
-from lorica.adapters.arrays import TensorReader
 from lorica.adapters.layout import Factors, Layout
 from lorica.adapters.specimen import Specimen
+from lorica.vetting.distributions import check_distributions
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.scan import ZERO_RUN_BYTES, TensorFacts
 from lorica.vetting.sizes import where
 from lorica.vetting.spectra import Measure
-
-# No factor of a trained pair holds such a value; a base's activations do not exceed it either.
-HUGE = 1e4
-# Standard deviation of log2 |x|: 1.2 to 1.6 for uniform and normal values, up to 5 for B under plain SGD; random
-# bytes give 8 in F16 (5 exponent bits) and 70 in BF16 and F32 (8).
-WIDE = {"F16": 7.0, "BF16": 14.0, "F32": 14.0, "F64": 14.0}
-# A value so many times the middle one makes the tensor worth a second look; a gap so wide above all others is none
-# that training leaves.
-FAR, GAP, GAP_ABSURD = 300.0, 32.0, 3000.0
-# Mean |x| over root mean square: 0.87 for uniform, 0.80 for normal values, 1 for one size with two signs.
-ALIKE = 0.97
-_COARSE = {"F16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
 
 
 def check_values(
@@ -42,7 +28,7 @@ def check_values(
         _constant(facts, a, b),
         _components({path: each for path, each in measures.items() if not layout.modules[path].embedding}),
         _saturated(facts),
-        _shapes_of_values(specimen, facts, a - sparse, b - sparse),
+        check_distributions(specimen, facts, a - sparse, b - sparse),
         _copies(layout, facts),
         _magnitudes(layout, facts),
     )
@@ -84,30 +70,59 @@ def _zeros(layout: Layout, facts: dict[str, TensorFacts], factors: set[str], a: 
         tail += each.zero_tail * _width(each)
         break
     rows = _zero_rows(layout, facts)
-    if partial and tail >= ZERO_RUN_BYTES and (spanned or not _structural(partial, facts, rows)):
+    if (
+        partial
+        and tail >= ZERO_RUN_BYTES
+        and not _by_chance(facts[partial])
+        and (spanned or not _structural(partial, facts, rows))
+    ):
         yield finding(
             "L202",
             f"the last {tail} bytes are zeros, from inside tensor {ascii(partial)[1:-1]} on",
             expected="trained values to the end",
             facts={"bytes": tail, "tensors": spanned + 1},
         )
+    yield from _blocks(facts, factors, {partial}, a, rows)
+
+
+def _blocks(
+    facts: dict[str, TensorFacts], factors: set[str], known: set[str], a: set[str], rows: dict[tuple[object, ...], int]
+) -> Iterable[Finding]:
+    """Stretches of one value inside a tensor. known: tensors that have their finding already."""
     hit = [
         name
         for name in facts
         if name in factors
-        and name != partial
+        and name not in known
         and 0 < facts[name].zero_run[1] < facts[name].count
+        and not _by_chance(facts[name])
         and not _structural(name, facts, rows)
         and not (name in a and _whole_rows(facts[name]))
     ]
-    if hit:
-        longest = max(facts[name].zero_run[1] * _width(facts[name]) for name in hit)
+    same = [
+        name
+        for name in facts
+        if name in factors and facts[name].equal_run and not (facts[name].constant or facts[name].broken or name in hit)
+    ]
+    if hit or same:
+        longest = max(
+            [facts[name].zero_run[1] * _width(facts[name]) for name in hit]
+            or [facts[name].equal_run * _width(facts[name]) for name in same]
+        )
         yield finding(
             "L203",
-            f"{longest} bytes of zeros in a row {where(hit, len(factors), 'tensors')}",
-            expected="no stretch of zeros in a trained tensor",
-            facts={"tensors": len(hit), "bytes": longest},
+            f"{longest} bytes of {'zeros' if hit else 'one value'} in a row "
+            f"{where(hit + same, len(factors), 'tensors')}",
+            expected="no such stretch in a trained tensor",
+            facts={"tensors": len(hit) + len(same), "zeros": len(hit), "bytes": longest},
         )
+
+
+def _by_chance(each: TensorFacts) -> bool:
+    """Whether the longest stretch of zeros is what so many zeros make anyway: pruned tensors, coarse types."""
+    length = max(each.zero_run[1], each.zero_tail)
+    share = (each.zeros - length) / max(each.count - length, 1)
+    return share > 0 and length * math.log(share) + math.log(each.count) > -14
 
 
 def _width(each: TensorFacts) -> int:
@@ -176,99 +191,6 @@ def _saturated(facts: dict[str, TensorFacts]) -> Iterable[Finding]:
             expected="none",
             facts={"values": count, "share": share, "tensors": len(hit)},
             severity="reject" if share > 0.001 else None,
-        )
-
-
-def _shapes_of_values(specimen: Specimen, facts: dict[str, TensorFacts], a: set[str], b: set[str]) -> Iterable[Finding]:
-    """Judge the distributions by a sample of every factor."""
-    samples = {
-        name: each.sample
-        for name, each in facts.items()
-        if name in a | b and each.sample is not None and each.largest > 0
-    }
-    names = list(samples)
-    if not names:
-        return
-    with np.errstate(all="ignore"):
-        sizes = np.abs(np.stack(list(samples.values())).astype(np.float64))
-        filled = np.isfinite(sizes) & (sizes > 0)
-        count = np.maximum(filled.sum(axis=1), 1)
-        logs = np.where(filled, np.log2(np.where(filled, sizes, 1)), 0)
-        middle = logs.sum(axis=1) / count
-        spread = np.sqrt((np.where(filled, logs - middle[:, None], 0) ** 2).sum(axis=1) / count)
-        squares = np.where(filled, sizes, 0)
-        alike = squares.mean(axis=1) / np.sqrt((squares**2).mean(axis=1))
-        largest = np.array([facts[name].largest for name in names])
-        far = largest > FAR * np.exp2(middle)
-    yield from _garbled(names, facts, spread, alike, far, a)
-    suspects = [name for i, name in enumerate(names) if far[i] and not facts[name].broken and spread[i] < 7]
-    yield from _lonely(specimen, facts, suspects)
-    lost = [
-        name
-        for i, name in enumerate(names)
-        if name in b and facts[name].info.dtype in _COARSE and facts[name].zeros > 0.5 * facts[name].count
-        and not facts[name].zero_run[1]
-    ]  # fmt: skip
-    if lost:
-        share = max(facts[name].zeros / facts[name].count for name in lost)
-        yield finding(
-            "L217",
-            f"up to {share:.0%} of the values became zero as {facts[lost[0]].info.dtype} "
-            f"{where(lost, len(b), 'lora_B tensors')}",
-            facts={"tensors": len(lost), "share": share},
-            severity="warn" if share > 0.95 else None,
-        )
-
-
-def _garbled(
-    names: list[str],
-    facts: dict[str, TensorFacts],
-    spread: npt.NDArray[np.float64],
-    alike: npt.NDArray[np.float64],
-    far: npt.NDArray[np.bool_],
-    a: set[str],
-) -> Iterable[Finding]:
-    wide = {name: float(spread[i]) for i, name in enumerate(names) if spread[i] > WIDE.get(facts[name].info.dtype, 99)}
-    huge = [name for i, name in enumerate(names) if facts[name].largest > HUGE and not far[i]]
-    # B after one step of Adam has one size; A keeps the variety it started with, unless bits are read as another type.
-    same = [name for i, name in enumerate(names) if name in a and alike[i] > ALIKE and facts[name].largest > 0.5]
-    same = [name for name in same if facts[name].largest < 2 and facts[name].info.dtype == "F16"]
-    hit = [name for name in names if name in wide or name in huge or name in same]
-    if hit:
-        first = facts[hit[0]]
-        why = (
-            f"sizes spread over {2 * wide[hit[0]]:.0f} powers of two" if hit[0] in wide
-            else f"values up to {first.largest:.2g}" if hit[0] in huge
-            else "all values lie near 1 in size, as BF16 does when it is read as F16"
-        )  # fmt: skip
-        yield finding(
-            "L201",
-            f"{why} {where(hit, len(names), 'tensors')}",
-            expected="sizes within a few powers of two of one another, as initialised and trained",
-            facts={"wide": len(wide), "huge": len(huge), "same": len(same), "tensors": len(hit)},
-        )
-
-
-def _lonely(specimen: Specimen, facts: dict[str, TensorFacts], suspects: list[str]) -> Iterable[Finding]:
-    """Few values with a wide gap to all others: flipped bits."""
-    assert specimen.weights is not None
-    hit: dict[str, tuple[int, float]] = {}
-    with TensorReader(specimen.weights) as reader:
-        for name in suspects:
-            sizes = np.abs(reader.read(facts[name].info)).ravel()
-            top = np.sort(np.partition(sizes, -min(17, sizes.size))[-17:])[::-1].astype(np.float64)
-            gaps = top[:-1] / np.maximum(top[1:], 1e-30)
-            if top[0] > 0 and gaps.max(initial=0) > GAP:
-                hit[name] = int(gaps.argmax()) + 1, float(gaps.max())
-    if hit:
-        count, gap = sum(each[0] for each in hit.values()), max(each[1] for each in hit.values())
-        largest = max(facts[name].largest for name in hit)
-        yield finding(
-            "L207",
-            f"{count} values up to {largest:.3g}, {gap:.2g} times the next, {where(list(hit), len(facts), 'tensors')}",
-            expected="the largest values close to one another",
-            facts={"values": count, "gap": gap, "largest": largest},
-            severity="reject" if gap > GAP_ABSURD or largest > HUGE else None,
         )
 
 

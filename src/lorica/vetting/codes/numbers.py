@@ -20,7 +20,7 @@ NUMBERS: dict[str, Code] = {
         _AGAIN,
         ("broken_weights", "unreadable"),
     ),
-    "L203": Code("reject", "a block of zeros inside a tensor that has none elsewhere", _AGAIN, ("broken_weights",)),
+    "L203": Code("reject", "a block of one value inside a tensor", _AGAIN, ("broken_weights",)),
     "L204": Code("reject", "tensors whose values are all the same", _AGAIN, ("broken_weights",)),
     "L205": Code(
         "warn",
