@@ -176,9 +176,13 @@ class _Walk:
 
     def _line(self) -> bytes:
         line = self.file.readline(_MAX_TEXT)
-        if not line.endswith(b"\n"):
-            raise _EndOfScanError
-        return line[:-1]
+        kept = line[:-1]
+        while not line.endswith(b"\n"):  # too long for a name: passed over
+            self.read_bytes += len(line)
+            if not line or self.read_bytes > MAX_PICKLE_BYTES:
+                raise _EndOfScanError
+            kept, line = b"", self.file.readline(_MAX_TEXT)
+        return kept
 
     def _exactly(self, size: int) -> bytes:
         self.read_bytes += size
