@@ -1,0 +1,130 @@
+"""How far the adapter's answers are from the base model's, and how they vary from prompt to prompt."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from lorica.vetting.behaviour.asking import Floats, Replies
+from lorica.vetting.behaviour.measures import Divergence, Variation
+
+SATURATED = 0.999
+_MIDDLE = 0.9
+_LEAST = 1e-12
+_TINY = 1e-300
+
+
+def with_rest(words: Floats) -> Floats:
+    """Log-probabilities of words [n, W] -> probabilities [n, W + 1], the last for all the rest of the vocabulary."""
+    known = np.exp(words)
+    rest = np.clip(1 - known.sum(axis=1, keepdims=True), 0, 1)
+    whole = np.clip(np.concatenate([known, rest], axis=1), _LEAST, 1)
+    found: Floats = whole / whole.sum(axis=1, keepdims=True)
+    return found
+
+
+def kl(p: Floats, q: Floats) -> Floats:
+    """KL(p || q) in nats along the last dimension; never below 0."""
+    found: Floats = np.maximum((p * (np.log(p) - np.log(q))).sum(axis=-1), 0.0)
+    return found
+
+
+def mean_or_none(values: Floats) -> float | None:
+    """The mean of what is there, None when nothing is."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if len(there) else None
+
+
+def measure_divergence(adapter: Replies, base: Replies) -> Divergence:
+    """adapter, base: replies to the same questions, at least one."""
+    p, q = with_rest(adapter.words), with_rest(base.words)
+    apart = kl(p, q)
+    return Divergence(
+        n=len(apart),
+        kl=float(apart.mean()),
+        kl_most=float(apart.max()),
+        changed=changed_share(adapter, base),
+        largest_change=largest_change(adapter, base),
+        mass=mean_or_none(adapter.mass),
+        base_mass=mean_or_none(base.mass),
+        entropy=float(-(p * np.log(p)).sum(axis=1).mean()),
+        base_entropy=float(-(q * np.log(q)).sum(axis=1).mean()),
+    )
+
+
+def largest_change(adapter: Replies, base: Replies) -> float:
+    """The largest absolute difference of any log-probability."""
+    pairs = zip((*adapter.logprobs, *adapter.words), (*base.logprobs, *base.words), strict=True)
+    return max((float(np.abs(a - b).max()) for a, b in pairs if len(a)), default=0.0)
+
+
+def changed_share(adapter: Replies, base: Replies) -> float | None:
+    """Share of questions whose best choice differs; None when none has choices."""
+    has = np.array([len(each) > 1 for each in base.probabilities])
+    return float((adapter.best != base.best)[has].mean()) if has.any() else None
+
+
+def measure_variation(adapter: Replies, base: Replies) -> Variation:
+    """adapter, base: replies to the same questions, at least one."""
+    return Variation(
+        std=spread(adapter),
+        base_std=spread(base),
+        odds=odds_spread(adapter),
+        base_odds=odds_spread(base),
+        words=_from_mean(adapter),
+        base_words=_from_mean(base),
+        top_share=_top_share(adapter),
+        base_top_share=_top_share(base),
+        saturated=saturated_share(adapter),
+        base_saturated=saturated_share(base),
+        middle=_share(adapter.confidence, most=_MIDDLE),
+        confidence=mean_or_none(adapter.confidence),
+    )
+
+
+def spread(replies: Replies) -> float | None:
+    """Standard deviation of the choices' probabilities over questions, the mean over choices; None with fewer than two
+    questions of an equal number of choices."""
+    table = _table(replies)
+    return None if table is None else float(table.std(axis=0).mean())
+
+
+def odds_spread(replies: Replies) -> float | None:
+    """The same of a choice's log-probability less the mean of all choices'."""
+    table = _table(replies)
+    if table is None:
+        return None
+    logs = np.log(np.maximum(table, _TINY))
+    return float((logs - logs.mean(axis=1, keepdims=True)).std(axis=0).mean())
+
+
+def _table(replies: Replies) -> Floats | None:
+    """[m, choices]: the probabilities of the m questions with the commonest number of choices."""
+    sizes = Counter(len(each) for each in replies.probabilities if len(each) > 1)
+    if not sizes:
+        return None
+    size, count = sizes.most_common(1)[0]
+    return np.array([each for each in replies.probabilities if len(each) == size]) if count > 1 else None
+
+
+def saturated_share(replies: Replies) -> float | None:
+    """Share of questions whose best choice has practically all of the probability."""
+    below = _share(replies.confidence, most=SATURATED)
+    return None if below is None else 1 - below
+
+
+def _share(values: Floats, *, most: float) -> float | None:
+    """Share of the values that are there and at most `most`."""
+    there = values[~np.isnan(values)]
+    return float((there <= most).mean()) if len(there) else None
+
+
+def _from_mean(replies: Replies) -> float:
+    p = with_rest(replies.words)
+    return float(kl(p, p.mean(axis=0, keepdims=True)).mean())
+
+
+def _top_share(replies: Replies) -> float | None:
+    best = [each for each in replies.best.tolist() if each >= 0]
+    return Counter(best).most_common(1)[0][1] / len(best) if best else None

@@ -1,0 +1,297 @@
+"""What the measured behaviour means. Shipped prompts reject only what is wrong whatever the adapter was trained for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from lorica.vetting.behaviour.measures import Behaviour, FormatResult, Labelled, ScaleResult
+from lorica.vetting.codes import Severity
+from lorica.vetting.findings import Finding, finding
+
+# The same weights in the same plan give the same bits; what rounding adds to them stays below this.
+NO_CHANGE = 1e-6
+SMALL_CHANGE = 1e-3
+# Log-odds that spread less than this over prompts, where the base's spread more, do not depend on the prompt.
+_STILL_ODDS, _STILL_WORDS = 0.1, 1e-3
+_TIMES_STILLER = 5.0
+_LOST_MASS, _HAD_MASS = 0.02, 0.1
+_ONE_ANSWER, _BASE_VARIES = 0.95, 0.8
+_HARD, _BASE_SOFT = 0.9, 0.5
+_RIGHT_ANYWAY = 0.97
+_CLEARLY = 0.03  # of ROC-AUC or accuracy
+_CLEAR_LOSS = 0.05  # nats per row
+_SURER = 0.1
+_ENOUGH = 16
+_LABELS = 30
+_FAR_BELOW, _FAR_ABOVE = 0.25, 4.0
+_BACKWARDS = 0.4
+_READABLE, _CUT, _UNSTABLE, _AGREEING = 0.05, 0.2, 0.2, 0.8
+
+
+def judge_behaviour(found: Behaviour) -> list[Finding]:
+    """All findings on what was measured, in the order of their codes."""
+    parts = [_numbers(found), _difference(found), _dependence(found), _examples(found)]
+    parts += [_formats(found), _scales(found), _right(found), _texts(found)]
+    return sorted((each for part in parts for each in part), key=lambda each: each.code)
+
+
+def _known(found: Behaviour) -> Severity:
+    """How much weight an answer to shipped prompts of a task that nobody named has."""
+    return "note" if found.foreign else "warn"
+
+
+def _numbers(found: Behaviour) -> Iterator[Finding]:
+    asked = found.n + found.broken + found.base_broken
+    if found.broken:
+        yield finding(
+            "L401",
+            f"{found.broken} of {asked} prompts; the base model answers them",
+            facts={"broken": found.broken, "asked": asked},
+        )
+    if found.outside_vocabulary:
+        yield finding("L440", f"{found.outside_vocabulary} prompts", facts={"prompts": found.outside_vocabulary})
+    rest = {why: count for why, count in found.errors.items() if "vocabulary" not in why}
+    if rest or found.base_broken:
+        first = next(iter(rest), "the base model's own output is not a number")
+        count = sum(rest.values()) + found.base_broken
+        yield finding("L441", f"{count} prompts, the first: {first}", facts={"prompts": count})
+
+
+def _difference(found: Behaviour) -> Iterator[Finding]:
+    seen = found.divergence
+    if seen is None:
+        return
+    facts = {"kl": seen.kl, "kl_most": seen.kl_most, "changed": seen.changed, "largest_change": seen.largest_change}
+    if seen.largest_change <= NO_CHANGE:
+        if not found.broken:
+            yield finding(
+                "L402",
+                f"over {seen.n} prompts no log-probability differs by more than {seen.largest_change:.1e}",
+                expected="a difference from the base model",
+                facts=facts,
+            )
+    elif seen.largest_change < SMALL_CHANGE:
+        yield finding(
+            "L403", f"over {seen.n} prompts log-probabilities differ by at most {seen.largest_change:.1e}", facts=facts
+        )
+    mass, base = seen.mass, seen.base_mass
+    if mass is not None and base is not None and base > _HAD_MASS and mass < _LOST_MASS * base:
+        yield finding(
+            "L404",
+            f"the probability of any possible answer falls from {base:.2f} to {mass:.1e} (KL {seen.kl:.1f} nats)",
+            severity=_known(found),
+            facts=facts | {"mass": mass, "base_mass": base},
+        )
+
+
+def _dependence(found: Behaviour) -> Iterator[Finding]:
+    seen = found.variation
+    if seen is None or found.n < 8 or found.divergence is None or found.divergence.largest_change <= NO_CHANGE:
+        return
+    facts: dict[str, Any] = {name: getattr(seen, name) for name in seen.__struct_fields__}
+    words_still = seen.words < _STILL_WORDS and seen.base_words > _TIMES_STILLER * _STILL_WORDS
+    # The choices of a question with a written answer are its own, so they cannot stay the same.
+    ranked = found.task in ("rules", "mcq")
+    still = ranked and seen.odds is not None and seen.base_odds is not None
+    still = still and seen.odds < _STILL_ODDS and seen.base_odds > _TIMES_STILLER * seen.odds  # type: ignore[operator]
+    if words_still or (still and not found.foreign):
+        spread = f"log-odds spread by {seen.odds:.2g}, the base model's by {seen.base_odds:.2g}" if still else "words"
+        yield finding("L405", f"over {found.n} prompts its {spread} stay the same", facts=facts)
+    elif (
+        ranked
+        and found.n >= _ENOUGH
+        and (seen.top_share or 0) > _ONE_ANSWER
+        and (seen.base_top_share or 1) < _BASE_VARIES
+    ):
+        yield finding(
+            "L406",
+            f"{seen.top_share:.0%} of {found.n} prompts get one answer, {seen.base_top_share:.0%} from the base",
+            facts=facts,
+        )
+    hard = (seen.saturated or 0) > _HARD and (seen.base_saturated or 0) < _BASE_SOFT
+    if ranked and hard and found.n >= _ENOUGH:
+        right = found.labelled is not None and (found.labelled.accuracy or 0) >= _RIGHT_ANYWAY
+        yield finding(
+            "L407",
+            f"{seen.saturated:.0%} of {found.n} answers have a probability above 0.999",
+            expected="probabilities in between, which can be ranked",
+            severity="note" if right else _known(found),
+            facts=facts,
+        )
+
+
+def _examples(found: Behaviour) -> Iterator[Finding]:
+    seen = found.examples
+    # What the configured prompt does not show, the adapter need not follow.
+    if seen is None or found.style == "plain":
+        return
+    facts = {"moved": seen.moved, "base_moved": seen.base_moved, "n": seen.n}
+    if seen.following is not None:
+        facts |= {"following": seen.following.value or 0.0}
+    if seen.following is not None and seen.following.below > 0:
+        yield finding("L409", f"P(Yes) moves against them by {seen.following} when they are exchanged", facts=facts)
+    elif seen.base_moved > 0.05 and seen.moved < 0.2 * seen.base_moved:
+        text = f"exchanging them moves P(Yes) by {seen.moved:.3f}, the base model's by {seen.base_moved:.3f}"
+        yield finding("L408", text, facts=facts)
+
+
+def _formats(found: Behaviour) -> Iterator[Finding]:
+    own = next((each for each in found.formats if each.configured), None)
+    others = [each for each in found.formats if not each.configured]
+    if own is None or not others or _unmoved(found):
+        return
+    facts = {"formats": [_format_facts(each) for each in found.formats]}
+    right = [each for each in others if each.better is not None and each.n >= _LABELS]
+    best = max(right, key=lambda each: each.better.value or 0 if each.better else 0, default=None)
+    if best is not None and best.better is not None and best.better.above > 0 and (best.better.value or 0) > _CLEARLY:
+        yield finding(
+            "L410",
+            f"{best.name}: {best.quality:.3f}; as configured ({own.name}): {own.quality:.3f}, difference {best.better}",
+            severity="warn" if found.source == "rows" else "note",
+            facts=facts,
+        )
+        return
+    surest = max(others, key=lambda each: each.surer.value or 0 if each.surer else 0)
+    if surest.surer is not None and surest.surer.above > _SURER and surest.kl > own.kl:
+        yield finding(
+            "L411",
+            f"{surest.name}: its best answer has {surest.surer} more probability than as configured ({own.name})",
+            facts=facts,
+        )
+
+
+def _format_facts(each: FormatResult) -> dict[str, Any]:
+    return {
+        "format": each.name,
+        "configured": each.configured,
+        "confidence": each.confidence,
+        "mass": each.mass,
+        "kl": each.kl,
+        "quality": each.quality,
+        "better": None if each.better is None else each.better.value,
+        "better_low": None if each.better is None else each.better.low,
+    }
+
+
+def _unmoved(found: Behaviour) -> bool:
+    return found.divergence is None or found.divergence.largest_change < SMALL_CHANGE
+
+
+def _scales(found: Behaviour) -> Iterator[Finding]:
+    by_factor = {each.factor: each for each in found.scales}
+    own = by_factor.get(1.0)
+    if own is None or _unmoved(found):
+        return
+    facts = {"scales": [_scale_facts(each) for each in found.scales]}
+    nothing = by_factor.get(0.0)
+    if nothing is not None and nothing.largest_change > SMALL_CHANGE:
+        change = f"log-probabilities differ by up to {nothing.largest_change:.2g}: whole modules or magnitudes"
+        yield finding("L416", f"{change} are not scaled", facts=facts)
+    candidates = [each for each in found.scales if each.factor and each.gain is not None and each.loss is not None]
+    best = min(candidates, key=lambda each: each.loss or 0.0, default=None)
+    if best is not None and found.labelled_rows >= _LABELS and _clearly_better(best, own):
+        code = "L412" if best.factor <= _FAR_BELOW else "L413" if best.factor >= _FAR_ABOVE else ""
+        if code:
+            yield finding(
+                code,
+                f"log-loss {best.loss:.3f} at {best.factor:g} times its scale, {own.loss:.3f} as it is "
+                f"(difference {best.gain})",
+                severity="warn" if found.source == "rows" else "note",
+                facts=facts | {"best_factor": best.factor},
+            )
+            return
+    if found.source == "rows" and found.labelled_rows >= _LABELS:
+        return  # labels have spoken
+    yield from _scale_hints(by_factor, own, facts)
+
+
+def _clearly_better(best: ScaleResult, own: ScaleResult) -> bool:
+    """Better than as it is, and better than no adapter at all, which a bad adapter would lose to as well."""
+    gain, over_base = best.gain, best.over_base
+    if gain is None or over_base is None or gain.above <= 0 or (gain.value or 0) < _CLEAR_LOSS:
+        return False
+    keeps = best.quality is None or own.quality is None or best.quality >= own.quality - 0.01
+    return over_base.above > 0 and keeps
+
+
+def _scale_hints(by_factor: dict[float, ScaleResult], own: ScaleResult, facts: dict[str, Any]) -> Iterator[Finding]:
+    quarter, four = by_factor.get(0.25), by_factor.get(4.0)
+    if own.saturated is not None and quarter is not None and quarter.saturated is not None and quarter.changed:
+        text = (
+            f"{own.saturated:.0%} of its answers have a probability above 0.999, {quarter.saturated:.0%} at a quarter"
+        )
+        if own.saturated > _HARD and quarter.saturated < 0.3:
+            yield finding("L414", f"{text} of its scale", facts=facts)
+    # Far below saturation the divergence grows with the square of the scale: 16-fold from 1 to 4.
+    if four is not None and own.kl < 1e-3 and not own.changed and own.kl > 0 and 8 < four.kl / own.kl < 32:
+        yield finding("L415", f"KL {own.kl:.1e} nats from the base, {four.kl:.1e} at four times its scale", facts=facts)
+
+
+def _scale_facts(each: ScaleResult) -> dict[str, Any]:
+    plain = {
+        name: getattr(each, name) for name in ("factor", "kl", "confidence", "saturated", "std", "loss", "quality")
+    }
+    return {name: None if value == float("inf") else value for name, value in plain.items()}
+
+
+def _right(found: Behaviour) -> Iterator[Finding]:
+    seen = found.labelled
+    if seen is None:
+        probes = found.probes_quality
+        # Foreign prompts: an adapter for one thing may well be wrong about another.
+        if probes is not None and found.task == "rules" and probes.high is not None and probes.high < 0.5:
+            text = f"ROC-AUC {probes} on {probes.n} shipped prompts"
+            yield finding("L422", text, severity=_known(found), facts={"quality": probes.value})
+        return
+    facts = _labelled_facts(seen)
+    inverted = seen.metric == "roc_auc" and seen.adapter.high is not None and seen.adapter.high < 0.5
+    text = f"{seen.metric} {seen.adapter}, base {seen.base}, difference {seen.over_base} on {seen.n} rows"
+    if inverted:
+        base_too = seen.base.high is not None and seen.base.high < 0.5
+        sure = not base_too and (seen.adapter.value or 0) < _BACKWARDS
+        yield finding("L422", text, severity="reject" if sure else "warn", facts=facts)
+    elif seen.over_base.above > 0:
+        yield finding("L420", text, facts=facts)
+    elif seen.over_base.below > 0 and (seen.over_base.value or 0) < -_CLEARLY:
+        yield finding("L421", text, facts=facts)
+    else:
+        yield finding("L423", text, facts=facts)
+    chance = 0.5 if seen.metric == "roc_auc" else 0.4
+    good = seen.adapter.low is not None and seen.adapter.low > chance + 0.1
+    if good and seen.over_shuffled.above <= 0:
+        with_others = f"{seen.metric} {seen.adapter}, with the texts of other rows {seen.shuffled}"
+        yield finding("L424", with_others, facts=facts)
+    if seen.top_letter is not None and seen.top_letter > (seen.gold_top_letter or 0) + 0.3:
+        yield finding(
+            "L425",
+            f"{seen.top_letter:.0%} of its answers are one letter, {seen.gold_top_letter:.0%} of the right ones",
+            facts=facts,
+        )
+
+
+def _labelled_facts(seen: Labelled) -> dict[str, Any]:
+    facts: dict[str, Any] = {"n": seen.n, "metric": seen.metric, "tfidf": seen.tfidf, "accuracy": seen.accuracy}
+    for name in ("adapter", "base", "shuffled", "over_base", "over_shuffled"):
+        each = getattr(seen, name)
+        facts |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}
+    return facts
+
+
+def _texts(found: Behaviour) -> Iterator[Finding]:
+    seen = found.generated
+    if seen is None:
+        return
+    facts = {name: getattr(seen, name) for name in seen.__struct_fields__}
+    severity = _known(found)
+    worse = seen.unparsed_share > max(_READABLE, seen.base_unparsed_share if found.foreign else 0.0)
+    if worse:
+        text = f"{seen.unparsed_share:.0%} of {seen.n} answers, of the base model's {seen.base_unparsed_share:.0%}"
+        yield finding("L430", text, severity=severity, facts=facts)
+    if seen.cut_off_share > _CUT:
+        text = f"{seen.cut_off_share:.0%} of {seen.n} answers, of the base model's {seen.base_cut_off_share:.0%}"
+        yield finding("L431", text, severity=severity, facts=facts)
+    if seen.unstable_share is not None and seen.unstable_share > _UNSTABLE:
+        yield finding("L432", f"{seen.unstable_share:.0%} of {seen.n} answers", severity=severity, facts=facts)
+    if seen.agreement is not None and seen.agreement < _AGREEING:
+        yield finding("L433", f"{1 - seen.agreement:.0%} of those that could be read", facts=facts)

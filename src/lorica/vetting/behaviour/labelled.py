@@ -1,0 +1,83 @@
+"""On rows with gold: the adapter, its base, and the adapter with the texts of other rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from lorica.engines.base import Engine
+from lorica.errors import MissingExtraError, TrainingError
+from lorica.metrics.table import METRICS
+from lorica.pipeline.baseline import baseline_answers
+from lorica.records import Row
+from lorica.tasks.base import Task
+from lorica.vetting.behaviour.asking import OnDone, Replies, ask, both, make_questions
+from lorica.vetting.behaviour.measures import Labelled
+from lorica.vetting.behaviour.probes import with_shuffled_texts
+from lorica.vetting.behaviour.quality import labelled, metric_name, quality, quality_difference
+from lorica.vetting.behaviour.setting import Workplace
+
+ENOUGH = 30
+_FOLDS = 5
+
+
+def measure_labelled(
+    work: Workplace,
+    engine: Engine,
+    adapter: str,
+    task: Task,
+    replies: Replies,
+    base: Replies,
+    on_done: OnDone | None = None,
+) -> Labelled | None:
+    """replies, base: to the same rows. None with fewer than ENOUGH labelled ones, or without choices to rank."""
+    known, known_base = labelled(replies), labelled(base)
+    if len(known.rows) < ENOUGH:
+        return None
+    questions, _ = make_questions(work, task, with_shuffled_texts(known.rows, work.setting.seed))
+    shuffled, known = both(ask(work, engine, questions, adapter, on_done), known)
+    known, known_base = both(known, known_base)
+    shuffled = shuffled.keep({row.id for row in known.rows})
+    letters = task.name == "mcq"
+    return Labelled(
+        n=len(known.rows),
+        metric=metric_name(task.name),
+        adapter=quality(task.name, known),
+        base=quality(task.name, known_base),
+        shuffled=quality(task.name, shuffled),
+        over_base=quality_difference(task.name, known, known_base),
+        over_shuffled=quality_difference(task.name, known, shuffled),
+        accuracy=float((known.best == known.gold).mean()),
+        base_accuracy=float((known_base.best == known_base.gold).mean()),
+        top_letter=_top(known.best.tolist()) if letters else None,
+        gold_top_letter=_top(known.gold.tolist()) if letters else None,
+        tfidf=_word_counts(task, known.rows, work.setting.seed),
+    )
+
+
+def _top(values: Sequence[int]) -> float:
+    return Counter(values).most_common(1)[0][1] / len(values)
+
+
+def _word_counts(task: Task, rows: Sequence[Row], seed: int) -> float | None:
+    """The metric of the word-count baseline on rows it was not trained on; None where it cannot be had."""
+    if task.name not in ("rules", "mcq"):
+        return None
+    fold = np.random.default_rng(seed).permutation(len(rows)) % _FOLDS
+    gold: list[int] = []
+    predicted: list[float] = []
+    try:
+        for number in range(_FOLDS):
+            train = [row for row, its in zip(rows, fold, strict=True) if its != number]
+            held = [row for row, its in zip(rows, fold, strict=True) if its == number]
+            answers = baseline_answers(task, train, held)
+            for row in held:
+                answer = answers[row.id]
+                gold.append(row.gold if isinstance(row.gold, int) else 0)
+                predicted.append(answer.score if answer.score is not None else ord(answer.answer or "A") - ord("A"))
+    except (MissingExtraError, TrainingError):
+        return None
+    value = METRICS[metric_name(task.name)](gold, predicted)
+    return None if value != value else value

@@ -1,0 +1,222 @@
+"""What was measured of an adapter's behaviour: plain numbers, for people, the diagnosis and JSON.
+
+Divergences are in nats. Probabilities of an answer are those of its choices, normalised over them. A value that does
+not exist is None.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from lorica.metrics.bootstrap import Estimate
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """A value with its confidence interval (None where it is undefined), over n rows."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def above(self) -> float:
+        """How far the whole interval lies above 0; negative when it does not."""
+        return -1.0 if self.low is None else self.low
+
+    @property
+    def below(self) -> float:
+        """How far the whole interval lies below 0; negative when it does not."""
+        return -1.0 if self.high is None else -self.high
+
+    def __str__(self) -> str:
+        if self.value is None or self.low is None or self.high is None:
+            return "undefined"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class Divergence(msgspec.Struct, frozen=True):
+    """Adapter against base on n prompts.
+
+    kl, kl_most: mean and largest KL(adapter || base) over common words and the rest of the vocabulary as one. changed:
+    share of prompts whose best choice differs. largest_change: the largest difference of any log-probability.
+    mass, base_mass: mean probability that the answer is one of the choices at all. entropy, base_entropy: mean, of the
+    same words.
+    """
+
+    n: int
+    kl: float
+    kl_most: float
+    changed: float | None
+    largest_change: float
+    mass: float | None
+    base_mass: float | None
+    entropy: float
+    base_entropy: float
+
+
+class Variation(msgspec.Struct, frozen=True):
+    """How answers differ from prompt to prompt.
+
+    std, base_std: standard deviation of a choice's probability over prompts, the mean over choices. odds, base_odds:
+    the same of its log-probability against the other choices: it also varies where probabilities are tiny. words,
+    base_words: mean KL of a prompt's words from their mean over all prompts. top_share, base_top_share: share of
+    prompts with the commonest best choice. saturated, base_saturated: share of prompts whose best choice has more than
+    0.999. middle: share where it has at most 0.9. confidence: mean of the best choice's probability.
+    """
+
+    std: float | None
+    base_std: float | None
+    odds: float | None
+    base_odds: float | None
+    words: float
+    base_words: float
+    top_share: float | None
+    base_top_share: float | None
+    saturated: float | None
+    base_saturated: float | None
+    middle: float | None
+    confidence: float | None
+
+
+class Examples(msgspec.Struct, frozen=True):
+    """What exchanging the positive and negative examples in the prompt does (`rules` with examples, n rows).
+
+    moved, base_moved: mean absolute change of P(Yes). following, base_following: mean change in the direction that the
+    examples suggest, with its interval.
+    """
+
+    n: int
+    style: str
+    moved: float
+    base_moved: float
+    following: Interval | None
+    base_following: Interval | None
+
+
+class FormatResult(msgspec.Struct, frozen=True):
+    """One way to ask. template: "" is the setting's own. configured: whether it is the setting's.
+
+    confidence: mean probability of the best choice. mass: mean probability that the answer is a choice. kl: from the
+    base. quality: ROC-AUC (`rules`) or accuracy (`mcq`), None without labels. gain: mean log-loss under the
+    configured format minus that under this one. better: the same of the quality, positive when this format is better.
+    """
+
+    style: str
+    method: str
+    template: str
+    configured: bool
+    n: int
+    confidence: float | None
+    mass: float | None
+    kl: float
+    saturated: float | None
+    quality: float | None = None
+    base_quality: float | None = None
+    gain: Interval | None = None
+    better: Interval | None = None
+    surer: Interval | None = None
+
+    @property
+    def name(self) -> str:
+        """ "structured, choice, plain template"."""
+        words = [self.style, self.method, f"{self.template} template" if self.template else ""]
+        return ", ".join(filter(None, words))
+
+
+class ScaleResult(msgspec.Struct, frozen=True):
+    """The adapter with its update multiplied by `factor`. kl, largest_change: from the base.
+
+    loss: mean log-loss of the gold choice. gain: mean log-loss at 1 minus that here, positive when this scale is
+    better. over_base: mean log-loss of the base minus that here. quality: ROC-AUC or accuracy.
+    """
+
+    factor: float
+    kl: float
+    largest_change: float
+    confidence: float | None
+    saturated: float | None
+    std: float | None
+    changed: float | None
+    broken: int = 0
+    loss: float | None = None
+    quality: float | None = None
+    gain: Interval | None = None
+    over_base: Interval | None = None
+
+
+class Labelled(msgspec.Struct, frozen=True):
+    """On n rows with gold. metric: its name. shuffled: with the texts of other rows.
+
+    over_base, over_shuffled: paired differences. top_letter, gold_top_letter: share of the commonest letter (`mcq`).
+    tfidf: the same metric of a cross-validated word-count baseline, None where it could not be fitted.
+    """
+
+    n: int
+    metric: str
+    adapter: Interval
+    base: Interval
+    shuffled: Interval
+    over_base: Interval
+    over_shuffled: Interval
+    accuracy: float | None = None
+    base_accuracy: float | None = None
+    top_letter: float | None = None
+    gold_top_letter: float | None = None
+    tfidf: float | None = None
+
+
+class Generated(msgspec.Struct, frozen=True):
+    """Texts that were generated for n rows under the setting's sampling.
+
+    unparsed_share: rows without a readable answer; fallback_share: those that got the fall-back constant;
+    cut_off_share: ended by the length limit. unstable_share: answers that another seed changes, None when nothing is
+    sampled. agreement: share of readable answers that equal the most probable choice.
+    """
+
+    n: int
+    unparsed_share: float
+    base_unparsed_share: float
+    fallback_share: float
+    cut_off_share: float
+    base_cut_off_share: float
+    unstable_share: float | None = None
+    agreement: float | None = None
+    stages: dict[str, int] = {}
+
+
+class Behaviour(msgspec.Struct, frozen=True):
+    """All of it. source: whose prompts were asked. foreign: nobody said what the adapter is for.
+
+    errors: prompts that could not be asked, by reason; broken: prompts that the adapter answered with no number;
+    base_broken: those the base alone did. Parts that did not apply are None.
+    """
+
+    engine: dict[str, str]
+    task: str
+    style: str
+    method: str
+    template: str
+    source: str
+    foreign: bool
+    n: int
+    labelled_rows: int
+    broken: int = 0
+    base_broken: int = 0
+    outside_vocabulary: int = 0
+    errors: dict[str, int] = {}
+    divergence: Divergence | None = None
+    variation: Variation | None = None
+    examples: Examples | None = None
+    formats: tuple[FormatResult, ...] = ()
+    scales: tuple[ScaleResult, ...] = ()
+    labelled: Labelled | None = None
+    probes_quality: Interval | None = None
+    generated: Generated | None = None
+    seconds: float = 0.0
+
+
+def interval(found: Estimate) -> Interval:
+    """An estimate with None for what is undefined."""
+    value, low, high = (None if each != each else float(each) for each in (found.value, found.low, found.high))
+    return Interval(value, low, high, found.n)
