@@ -53,6 +53,7 @@ def test_all_real_configs_are_read_with_their_type(tmp_path: Path) -> None:
         (folder / CONFIG_NAME).write_bytes(path.read_bytes())
         specimen, findings = examine_files(find_sources([folder])[0])
         assert specimen is not None
+        assert specimen.raw_config is not None
         assert specimen.raw_config == json.loads(path.read_bytes())
         assert (specimen.config is not None) == (specimen.raw_config["peft_type"] == "LORA"), path
         lora += specimen.config is not None

@@ -42,7 +42,7 @@ def test_every_protocol(protocol: int, tmp_path: Path) -> None:
     assert scan.complete
     assert scan.pickled
     assert scan.dangerous == (f"{os.system.__module__}.system",)
-    named = {arg.replace(" ", ".") for op, arg, _ in pickletools.genops(raw) if op.name == "GLOBAL"}
+    named = {str(arg).replace(" ", ".") for op, arg, _ in pickletools.genops(raw) if op.name == "GLOBAL"}
     assert named <= set(scan.imports)
     assert "collections.OrderedDict" in scan.imports
 

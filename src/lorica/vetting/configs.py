@@ -50,6 +50,8 @@ def examine_config(raw: bytes) -> tuple[dict[str, Any] | None, AdapterConfig | N
     kind = values.get("peft_type")
     if not isinstance(kind, str) or not kind:
         shown = "no peft_type" if "peft_type" not in values else f"peft_type {short_text(kind, quoted=True)}"
+        keys = ", ".join(short_text(key, most=40) for key in list(values)[:6])
+        shown += f"; its keys begin with {keys}" if keys else ""
         found.append(finding("L058", f"it has {shown}", expected='a name such as "LORA"', file=CONFIG_NAME))
     elif kind == "LORA":
         try:

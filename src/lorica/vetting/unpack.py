@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from lorica.adapters.document import short_text
+from lorica.errors import AdapterError
 from lorica.vetting.archives import (
     DAMAGED,
     SUFFIXES,
@@ -32,11 +33,19 @@ def opened(source: Source) -> Iterator[Source]:
     """The source, ready to be examined. An archive's adapter lies in a private temporary folder meanwhile.
 
     Whatever is wrong with the archive is in the `findings` of what is given; it never raises for a file's contents.
+    Raises AdapterError when there is no place to unpack to.
     """
     if source.kind != "archive" or source.unpacked:
         yield source
         return
-    with tempfile.TemporaryDirectory(prefix="lorica-", ignore_cleanup_errors=True) as private:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="lorica-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise AdapterError(
+            f"{source.place}: cannot be unpacked, there is no temporary folder ({error.strerror})",
+            fix="set TMPDIR to a folder with room",
+        ) from error
+    with folder as private:
         yield _unpack(source, Path(private))
 
 
