@@ -222,6 +222,13 @@ def test_saved_modules_act_without_an_update(tmp_path: Path) -> None:
     assert found["L210"].severity == "warn"
 
 
+def test_a_saved_head_of_zeros(tmp_path: Path) -> None:
+    arrays = healthy()
+    arrays["base_model.model.score.modules_to_save.weight"] = np.zeros((2, 64), np.float32)
+    _, found = check(tmp_path, arrays)
+    assert found["L204"].severity == "reject"
+
+
 def test_experts_that_no_token_reached(tmp_path: Path) -> None:
     arrays = {name.replace("self_attn", "mlp.experts.3"): x for name, x in healthy().items()}
     _, found = check(tmp_path, one(arrays, "B", lambda x: x * 0))

@@ -25,7 +25,7 @@ HUGE = 1e4
 WIDE = {"F16": 7.0, "BF16": 14.0, "F32": 14.0, "F64": 14.0}
 # A value so many times the middle one makes the tensor worth a second look; a gap so wide above all others is none
 # that training leaves.
-FAR, GAP, GAP_ABSURD = 300.0, 32.0, 3000.0
+FAR, GAP, GAP_ABSURD = 300.0, 64.0, 3000.0
 # Mean |x| over root mean square: 0.87 for uniform, 0.80 for normal values, 1 for one size with two signs.
 ALIKE = 0.97
 _COARSE = {"F16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}

@@ -35,7 +35,7 @@ SAME_START = 0.7
 _MOST_CONFIRMED = 200
 _BLOCK = 256
 _PART_OF_RUN = re.compile(r"best|last|final|checkpoints|(?:checkpoint|step|epoch)[-_]\d+")
-_FOLD = re.compile(r"(?i)(?:^|[^a-z])(?:fold|cv|split|k)[-_ ]?(\d{1,3})(?:$|[^0-9])")
+_FOLD = re.compile(r"(?i)(?:^|[^a-z])(?:fold|cv)[-_ ]?(\d{1,3})(?:$|[^0-9])")
 
 
 def check_duplicates(entries: Sequence[Entry]) -> dict[str, list[Finding]]:

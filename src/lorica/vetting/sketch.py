@@ -20,14 +20,19 @@ SIDE = 16
 SIZE = SIDE * SIDE
 
 
-@functools.lru_cache(maxsize=64)
 def _signs(label: str, count: int) -> Floats:
     """[count] of +1 and -1, fixed by the label."""
     drawn = hashlib.shake_128(label.encode()).digest((count + 7) // 8)
     return np.unpackbits(np.frombuffer(drawn, np.uint8), count=count).astype(np.float32) * 2 - 1
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
+def _row_signs(rank: int) -> Floats:
+    """[16, r] of signs."""
+    return _signs(f"rows {rank}", SIDE * rank).reshape(SIDE, rank)
+
+
+@functools.lru_cache(maxsize=12)
 def probes(width: int) -> Floats:
     """[width, 17] sixteen columns of signs, and one of ones, which sums."""
     columns = np.ones((width, SIDE + 1), np.float32)
@@ -54,7 +59,7 @@ class Sketcher:
         own = _own_signs(path)
         self.update += own * (b.T @ a) * np.float64(scale)
         # The rows of A keep their order from the initialisation on; their signs depend on it.
-        self.start += own * (_signs(f"rows {a.shape[0]}", a.shape[0] * SIDE).reshape(SIDE, -1) @ a)
+        self.start += own * (_row_signs(a.shape[0]) @ a)
         self._shapes.append(f"{path} {shape[0]} {shape[1]}")
 
     def signature(self) -> str:

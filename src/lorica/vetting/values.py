@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 from lorica.adapters.layout import Factors, Layout
@@ -12,6 +13,9 @@ from lorica.vetting.findings import Finding, finding
 from lorica.vetting.scan import ZERO_RUN_BYTES, TensorFacts
 from lorica.vetting.sizes import where
 from lorica.vetting.spectra import Measure
+
+# Saved modules that nothing can come of when they are constant; others may start at zero and stay there unused.
+_HEAD = re.compile(r"\b(lm_head|score|classifier|embed_tokens|wte|embed_out)\b")
 
 
 def check_values(
@@ -25,7 +29,7 @@ def check_values(
         _not_finite(facts),
         _unreadable({name: facts[name] for name in a | b}),
         _zeros(layout, facts, (a | b) - sparse, a),
-        _constant(facts, a, b),
+        _constant(facts, a, b, [name for names in layout.saved.values() for name in names]),
         _components({path: each for path, each in measures.items() if not layout.modules[path].embedding}),
         _saturated(facts),
         check_distributions(specimen, facts, a - sparse, b - sparse),
@@ -154,15 +158,24 @@ def _structural(name: str, facts: dict[str, TensorFacts], rows: dict[tuple[objec
     return _whole_rows(each) and rows.get(_pattern(each), 0) > 1
 
 
-def _constant(facts: dict[str, TensorFacts], a: set[str], b: set[str]) -> Iterable[Finding]:
+def _constant(facts: dict[str, TensorFacts], a: set[str], b: set[str], whole: list[str]) -> Iterable[Finding]:
     hit = [name for name in facts if name in a | b and facts[name].constant and facts[name].zeros == 0]
     hit = [name for name in hit if facts[name].count >= 16]
+    saved = [name for name in whole if facts[name].constant and len(facts[name].info.shape) > 1]
     if hit:
         yield finding(
             "L204",
             f"every value is {facts[hit[0]].largest:.4g} in size {where(hit, len(a | b), 'tensors')}",
             expected="values that differ",
             facts={"tensors": len(hit), "a": sum(name in a for name in hit)},
+        )
+    elif saved:
+        yield finding(
+            "L204",
+            f"every value is {facts[saved[0]].largest:.4g} in size {where(saved, len(whole), 'saved tensors')}",
+            expected="trained weights",
+            facts={"tensors": len(saved), "a": 0},
+            severity=None if any(_HEAD.search(name) for name in saved) else "warn",
         )
 
 
