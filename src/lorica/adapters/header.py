@@ -197,6 +197,8 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int:
+    if len(digits) < 19 and digits[0] != "-":
+        return int(digits)
     if digits.startswith("-") or len(digits) > 19 or int(digits) > MAX_INTEGER:
         raise HeaderError("entry", f"header holds the number {_short(digits)}; allowed: 0 to 2^63 - 1")
     return int(digits)
@@ -236,7 +238,7 @@ def _check(parsed: dict[str, Any], *, start: int, size: int) -> Header:
 
 
 def _tensor(name: str, entry: Any, base: int) -> TensorInfo:
-    shown = _short(name)
+    shown = repr(name) if len(name) < 100 and name.isascii() else _short(name)
     _encoded_bytes(name)
     if not _is_sound(name):
         raise HeaderError("name", f"tensor name {shown} is empty, too long or holds control characters or '..'")
@@ -247,7 +249,7 @@ def _tensor(name: str, entry: Any, base: int) -> TensorInfo:
         raise HeaderError("dtype", f"tensor {shown} has the unknown dtype {_short(dtype)}")
     for label, numbers in (("shape", shape), ("data_offsets", offsets)):
         # `type(...) is int`: True is an int to Python and not to the format.
-        if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
+        if not isinstance(numbers, list) or not set(map(type, numbers)) <= {int}:
             raise HeaderError("entry", f"tensor {shown}: {label} is not a list of whole numbers")
     if len(shape) > MAX_DIMENSIONS:
         raise HeaderError("shape", f"tensor {shown} has {len(shape)} dimensions; allowed: {MAX_DIMENSIONS}")
