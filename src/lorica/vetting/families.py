@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import msgspec
@@ -17,52 +18,54 @@ class Traits(msgspec.Struct, frozen=True):
     text: bool | None = None
 
 
-# Words as they stand in ids, lower case, separators removed: "qwen2.5" for Qwen2.5-1.5B-Instruct. The longest wins.
+# Words as they stand in ids, lower case; a "-" may be missing: "qwen-2.5" for Qwen2.5-1.5B. The longest wins.
 _WORDS: dict[str, Traits] = {
     "tinyllama": Traits("llama", True, True),
     "codellama": Traits("llama", True, True),
     "llama": Traits("llama", True, True),
-    "llama2": Traits("llama", True, True),
-    "llama3": Traits("llama3", True, True),
-    "llama3.1": Traits("llama3", True, True),
-    "llama3.2": Traits("llama3", True, None),
-    "llama3.3": Traits("llama3", True, True),
-    "llama4": Traits("llama4"),
+    "llama-2": Traits("llama", True, True),
+    "llama-3": Traits("llama3", True, True),
+    "llama-3.1": Traits("llama3", True, True),
+    "llama-3.2": Traits("llama3", True, None),
+    "llama-3.3": Traits("llama3", True, True),
+    "llama-4": Traits("llama4"),
     "vicuna": Traits("llama", True, True),
     "yi": Traits("yi", True, None),
     "mistral": Traits("mistral", True, True),
-    "mistralsmall3.1": Traits("mistral", True, None),
-    "mistralsmall3.2": Traits("mistral", True, None),
+    "mistral-small-3.1": Traits("mistral", True, None),
+    "mistral-small-3.2": Traits("mistral", True, None),
     "ministral": Traits("mistral", True, None),
     "magistral": Traits("mistral", True, None),
     "zephyr": Traits("mistral", True, True),
     "mixtral": Traits("mixtral", False, True),
     "qwen": Traits("qwen", False, None),
-    "qwen1.5": Traits("qwen1.5", True, True),
-    "qwen2": Traits("qwen2", True, True),
-    "qwen2.5": Traits("qwen2.5", True, True),
+    "qwen-1.5": Traits("qwen1.5", True, True),
+    "qwen-2": Traits("qwen2", True, True),
+    "qwen-2.5": Traits("qwen2.5", True, True),
     "qwq": Traits("qwen2.5", True, True),
-    "qwen3": Traits("qwen3", True, True),
-    "qwen3next": Traits("qwen3-next"),
-    "qwen3.5": Traits("qwen3.5"),
+    "qwen-3": Traits("qwen3", True, True),
+    "qwen-3-next": Traits("qwen3-next"),
+    "qwen-3.5": Traits("qwen3.5"),
     "gemma": Traits("gemma", True, True),
-    "gemma2": Traits("gemma2", True, True),
-    "gemma3": Traits("gemma3", True, None),
-    "gemma3n": Traits("gemma3n"),
-    "gemma4": Traits("gemma4"),
-    "phi1": Traits("phi", False, True),
-    "phi2": Traits("phi", False, True),
-    "phi3": Traits("phi3", False, None),
-    "phi4": Traits("phi4", False, None),
+    "gemma-2": Traits("gemma2", True, True),
+    "gemma-3": Traits("gemma3", True, None),
+    "gemma-3n": Traits("gemma3n"),
+    "gemma-4": Traits("gemma4"),
+    "phi-1": Traits("phi", False, True),
+    "phi-1.5": Traits("phi", False, True),
+    "phi-2": Traits("phi", False, True),
+    "phi-3.5": Traits("phi3", False, None),
+    "phi-3": Traits("phi3", False, None),
+    "phi-4": Traits("phi4", False, None),
     "smollm": Traits("smollm", True, True),
-    "smollm2": Traits("smollm", True, True),
-    "smollm3": Traits("smollm", True, True),
+    "smollm-2": Traits("smollm", True, True),
+    "smollm-3": Traits("smollm", True, True),
     "deepseek": Traits("deepseek"),
-    "gptneox": Traits("gptneox", False, True),
+    "gpt-neox": Traits("gptneox", False, True),
     "pythia": Traits("gptneox", False, True),
-    "gpt2": Traits("gpt2", False, True),
-    "gptj": Traits("gptj", False, True),
-    "gptoss": Traits("gptoss"),
+    "gpt-2": Traits("gpt2", False, True),
+    "gpt-j": Traits("gptj", False, True),
+    "gpt-oss": Traits("gptoss"),
     "opt": Traits("opt", False, True),
     "bloom": Traits("bloom", False, True),
     "falcon": Traits("falcon", False, True),
@@ -107,19 +110,33 @@ _TUNED = re.compile(r"(?:^|[^a-z0-9])(?:instruct|it|chat|sft|dpo)(?![a-z0-9])")
 
 
 def family(name: str) -> Traits | None:
-    """The family that an id speaks of ("Qwen/Qwen2.5-1.5B-Instruct" -> qwen2.5), or None."""
-    text = re.sub(r"[-_ ]", "", name.lower())
-    hits = []
+    """The family that an id speaks of ("Qwen/Qwen2.5-1.5B-Instruct" -> qwen2.5), or None. The longest word decides."""
+    hits = _hits(name)
+    return _WORDS[max(hits, key=len)] if hits else None
+
+
+def families(name: str, shortest: int = 2) -> frozenset[str]:
+    """All families that a name speaks of: "DeepSeek-R1-Distill-Qwen-7B" has two. shortest: length of a word."""
+    hits = [word for word in _hits(name) if len(word) >= shortest]
+    # Of "qwen" and "qwen2.5" at one place, only the longer is meant.
+    return frozenset(_WORDS[word].family for word in hits if not any(word != other and word in other for other in hits))
+
+
+def _hits(name: str) -> list[str]:
+    text = name.lower().replace("\\", "/").rstrip("/").rsplit("/", 1)[-1][-256:]
+    return [word for word, pattern in _patterns() if pattern.search(text)]
+
+
+@functools.cache
+def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
+    """Words in their boundaries: "llama-3" is neither in Llama-3.2 nor in open_llama_3b, "opt" not in "adopted"."""
+    found = []
     for word in _WORDS:
-        for hit in re.finditer(re.escape(word), text):
-            before, after = text[: hit.start()], text[hit.end() :]
-            # "llama3" in "llama3.2" and "opt" in "adopted" are no words of their own; "phi1.5" and "qwen314b" are.
-            starts = not before or not before[-1].isalpha() or before.endswith(("meta", "unsloth", "code", "nous"))
-            ends = word[-1].isalpha() or not re.match(r"\.\d(?!\d*[bm])", after)
-            whole = len(word) > 3 or not after or not after[0].isalpha()
-            if (starts or len(word) > 4) and ends and whole:
-                hits.append((len(word), word))
-    return _WORDS[max(hits)[1]] if hits else None
+        letters = "[-_ ]?".join(re.escape(part) for part in word.split("-"))
+        before = "" if len(word) > 5 else "(?<![a-z])"
+        after = r"(?!\d|\.\d|[bm](?![a-z]))" if word[-1].isdigit() else "" if len(word) > 4 else "(?![a-z])"
+        found.append((word, re.compile(before + letters + after)))
+    return tuple(found)
 
 
 def sizes(name: str) -> tuple[str, ...]:
@@ -128,8 +145,8 @@ def sizes(name: str) -> tuple[str, ...]:
     for hit in _SIZE.finditer(name.lower().replace("_", "-")):
         many = f"{hit['many']}x" if hit["many"] else ""
         number = float(hit["number"])
-        if number == 0:
-            continue
+        if number == 0 or (hit["unit"] == "m" and number < 10):
+            continue  # "1M" is a length of context
         if hit["unit"] == "m" and not many and number >= 1000:
             number, unit = number / 1000, "b"
         else:

@@ -1,0 +1,286 @@
+"""What an adapter's folder says of its training: loss curve, validation, folds. Read into facts, then judged gently.
+
+Sources, all optional: trainer_state.json (transformers' Trainer), training.json (Lorica), *_results.json, the config.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from lorica.adapters.specimen import Specimen
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.wording import figure, shown
+
+STATE = "trainer_state.json"
+RECORD = "training.json"
+_RESULTS = ("all_results.json", "train_results.json", "eval_results.json")
+_MOST_POINTS = 200
+_MOST_LOGS = 1_000_000
+_FOLD = re.compile(r"(?:^|[^a-z])fold[-_ ]?(\d{1,3})(?:[-_ ]?of[-_ ]?(\d{1,3}))?(?!\d)")
+
+Point = tuple[int, float]
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts about a training; None or empty where nothing says so. Losses in nats per token.
+
+    sources: files that were read. losses, eval_losses: (step, loss) in their order, at most 200 points; first, last and
+    lowest are of all points. strange: logged losses or gradient norms that were NaN or infinite. rate, seed, dropout:
+    settings. held_out: whether rows were kept for validation. metrics: what was last measured on validation, by name.
+    base_loss, trained_loss: without and with the adapter on held-out rows. finished: whether the training came to its
+    end. fold, folds: of a cross-validation, by the folder's name or the record. card: README.md is there.
+    """
+
+    sources: tuple[str, ...] = ()
+    losses: tuple[Point, ...] = ()
+    loss_first: float | None = None
+    loss_last: float | None = None
+    loss_lowest: float | None = None
+    eval_losses: tuple[Point, ...] = ()
+    eval_last: float | None = None
+    eval_lowest: float | None = None
+    eval_lowest_step: int | None = None
+    strange: int = 0
+    metrics: dict[str, float] = {}
+    best_metric: float | None = None
+    best_checkpoint: str = ""
+    steps: int | None = None
+    max_steps: int | None = None
+    epochs: float | None = None
+    rate: float | None = None
+    seed: int | None = None
+    dropout: float | None = None
+    held_out: bool | None = None
+    held_out_rows: int | None = None
+    training_rows: int | None = None
+    base_loss: float | None = None
+    trained_loss: float | None = None
+    finished: bool | None = None
+    fold: int | None = None
+    folds: int | None = None
+    card: bool = False
+
+
+def training_evidence(specimen: Specimen) -> Evidence:
+    """Everything the documents beside an adapter say of its training. Never raises for what is in them."""
+    found: dict[str, Any] = {"card": bool(specimen.card.strip())}
+    sources = []
+    if specimen.config is not None:
+        found["dropout"] = float(specimen.config.lora_dropout)
+    fold = _FOLD.search(specimen.name.lower()) or _FOLD.search(str(specimen.given).lower())
+    if fold:
+        found |= {"fold": int(fold[1]), "folds": int(fold[2]) if fold[2] else None}
+    for name, read in ((STATE, _state), (RECORD, _record), *((each, _results) for each in _RESULTS)):
+        document = specimen.documents.get(name)
+        if isinstance(document, Mapping):
+            facts = {key: value for key, value in read(document).items() if value is not None}
+            found |= {key: value for key, value in facts.items() if found.get(key) in (None, (), {})}
+            sources.append(name)
+    return Evidence(sources=tuple(sources), **found)
+
+
+def _state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """trainer_state.json of transformers."""
+    logs = state.get("log_history")
+    entries = [each for each in logs[:_MOST_LOGS] if isinstance(each, Mapping)] if isinstance(logs, list) else []
+    train, strange = _curve(entries, "loss")
+    held, more = _curve(entries, "eval_loss")
+    norms = [each["grad_norm"] for each in entries if isinstance(each.get("grad_norm"), float)]
+    last = next((each for each in reversed(entries) if any(key.startswith("eval_") for key in each)), {})
+    metrics = {str(key)[5:85]: value for key, value in _numbers(last) if key.startswith("eval_")}
+    steps, most = _whole(state.get("global_step")), _whole(state.get("max_steps"))
+    rates = [value for each in entries for key, value in _numbers(each) if key == "learning_rate"]
+    return {
+        **_losses(train, held),
+        "strange": strange + more + sum(not math.isfinite(norm) for norm in norms),
+        "metrics": {key: value for key, value in metrics.items() if not key.endswith(("per_second", "runtime"))},
+        "best_metric": _real(state.get("best_metric")),
+        "best_checkpoint": _text(state.get("best_model_checkpoint")),
+        "steps": steps,
+        "max_steps": most,
+        "epochs": _real(state.get("epoch")),
+        "rate": max(rates, default=None),
+        "held_out": bool(held) or bool(metrics) if entries else None,
+        "finished": None if steps is None or not most or most < 0 else steps >= most,
+    }
+
+
+def _curve(entries: Sequence[Mapping[str, Any]], key: str) -> tuple[list[Point], int]:
+    """Finite (step, loss) points, and how many were not finite."""
+    points, strange = [], 0
+    for number, each in enumerate(entries):
+        value = each.get(key)
+        if isinstance(value, str) and value.lower() in ("nan", "inf", "-inf", "infinity", "-infinity"):
+            value = math.nan  # some writers of strict JSON quote them
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if not math.isfinite(value):
+            strange += 1
+            continue
+        step = _whole(each.get("step"))
+        points.append((number if step is None else step, float(value)))
+    return points, strange
+
+
+def _losses(train: Sequence[Point], held: Sequence[Point]) -> dict[str, Any]:
+    values = [loss for _, loss in train]
+    lowest = min(held, key=lambda point: point[1], default=None)
+    return {
+        "losses": _thin(train),
+        "loss_first": values[0] if values else None,
+        "loss_last": values[-1] if values else None,
+        "loss_lowest": min(values, default=None),
+        "eval_losses": _thin(held),
+        "eval_last": held[-1][1] if held else None,
+        "eval_lowest": lowest[1] if lowest else None,
+        "eval_lowest_step": lowest[0] if lowest else None,
+    }
+
+
+def _thin(points: Sequence[Point]) -> tuple[Point, ...]:
+    if len(points) <= _MOST_POINTS:
+        return tuple(points)
+    return tuple(points[round(i * (len(points) - 1) / (_MOST_POINTS - 1))] for i in range(_MOST_POINTS))
+
+
+def _record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """training.json of Lorica."""
+    result, rows = _mapping(record.get("result")), _mapping(record.get("rows"))
+    manifest = _mapping(record.get("manifest"))
+    held = _whole(rows.get("held_out"))
+    return {
+        "steps": _whole(result.get("steps")),
+        "loss_last": _real(result.get("train_loss")),
+        "eval_lowest": _real(result.get("eval_loss")),
+        "eval_lowest_step": _whole(result.get("best_step")),
+        "base_loss": _real(result.get("base_loss")),
+        "trained_loss": _real(result.get("trained_loss")),
+        "epochs": _setting(manifest, "training.epochs"),
+        "rate": _setting(manifest, "training.learning_rate"),
+        "seed": _whole(_setting(manifest, "training.seed")),
+        "dropout": _setting(manifest, "lora.lora_dropout"),
+        "fold": _whole(_setting(manifest, "fold")) or _whole(record.get("fold")),
+        "folds": _whole(_setting(manifest, "folds")) or _whole(record.get("folds")),
+        "held_out": None if held is None else held > 0,
+        "held_out_rows": held,
+        "training_rows": _whole(rows.get("training")),
+        "finished": record.get("status") == "finished" if "status" in record else None,
+    }
+
+
+def _results(results: Mapping[str, Any]) -> dict[str, Any]:
+    """all_results.json and its kin, of transformers."""
+    found = dict(_numbers(results))
+    return {
+        "loss_last": found.get("train_loss"),
+        "eval_last": found.get("eval_loss"),
+        "epochs": found.get("epoch"),
+        "training_rows": _whole(found.get("train_samples")),
+        "held_out_rows": _whole(found.get("eval_samples")),
+        "metrics": {key[5:85]: value for key, value in found.items() if key.startswith("eval_")},
+        "held_out": True if "eval_loss" in found else None,
+    }
+
+
+def _numbers(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for key, value in entry.items():
+        number = _real(value)
+        if number is not None:
+            yield key, number
+
+
+def _setting(manifest: Mapping[str, Any], key: str) -> float | None:
+    """A number of a manifest, whose values are JSON texts."""
+    value = manifest.get(key)
+    if isinstance(value, str) and len(value) <= 64:
+        try:
+            return _real(float(value))
+        except ValueError:
+            return None
+    return _real(value)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _real(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _whole(value: object) -> int | None:
+    number = _real(value)
+    return int(number) if number is not None and number == int(number) and abs(number) < 2**53 else None
+
+
+def _text(value: object) -> str:
+    return shown(value, 200) if isinstance(value, str) else ""
+
+
+def check_evidence(specimen: Specimen, evidence: Evidence) -> list[Finding]:
+    """Findings L170-L179 about how the training went."""
+    found = []
+    file = next(iter(evidence.sources), "")
+    if evidence.strange:
+        seen = f"{evidence.strange} logged losses or gradient norms are NaN or infinite"
+        found.append(finding("L170", seen, expected="finite ones", file=file, facts={"strange": evidence.strange}))
+    found += _fall(evidence, file) + _validation(evidence, file)
+    if evidence.steps == 0:
+        found.append(finding("L177", "0 steps", expected="a training that took steps", file=file))
+    elif evidence.finished is False:
+        of = f" of {evidence.max_steps}" if evidence.max_steps else ""
+        found.append(finding("L175", f"{evidence.steps or 'unknown'}{of} steps", file=file))
+    best = re.search(r"checkpoint-(\d+)$", evidence.best_checkpoint.replace("\\", "/").rstrip("/"))
+    here = re.fullmatch(r"checkpoint-(\d+)", specimen.folder.name)
+    if best and here and best[1] != here[1]:
+        seen = f"this is checkpoint-{here[1]}, the best one by validation is checkpoint-{best[1]}"
+        found.append(finding("L174", seen, file=file, facts={"best": int(best[1]), "here": int(here[1])}))
+    return found
+
+
+def _fall(evidence: Evidence, file: str) -> list[Finding]:
+    """Did the loss fall? Compared in thirds, as single steps are noisy."""
+    values = [loss for _, loss in evidence.losses]
+    if len(values) < 6:
+        return []
+    third = len(values) // 3
+    first, middle, last = (_mean(part) for part in (values[:third], values[third:-third], values[-third:]))
+    facts = {"first": first, "middle": middle, "last": last, "points": len(values)}
+    seen = f"mean loss {figure(first)} in the first third, {figure(middle)} and {figure(last)} in the others"
+    if last > 1.2 * min(first, middle) and last - min(first, middle) > 0.05:
+        return [finding("L172", seen, expected="a loss that falls", file=file, facts=facts)]
+    if last >= first and middle >= first and first > 0.05:
+        return [finding("L171", seen, expected="a loss that falls", file=file, facts=facts)]
+    return []
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _validation(evidence: Evidence, file: str) -> list[Finding]:
+    found = []
+    last, lowest = evidence.eval_last, evidence.eval_lowest
+    if last is not None and lowest is not None and len(evidence.eval_losses) >= 3 and last > 1.1 * lowest + 0.02:
+        seen = f"validation loss {figure(last)} at the end, {figure(lowest)} at step {evidence.eval_lowest_step}"
+        found.append(finding("L173", seen, file=file, facts={"last": last, "lowest": lowest}))
+    if evidence.base_loss is not None and evidence.trained_loss is not None:
+        base, own = evidence.base_loss, evidence.trained_loss
+        if own >= base:
+            seen = f"loss {figure(own)} with the adapter, {figure(base)} without it, on held-out rows"
+            found.append(
+                finding("L179", seen, expected="a lower loss with it", file=file, facts={"base": base, "own": own})
+            )
+    if evidence.held_out is False:
+        found.append(finding("L176", "no row was held out for validation", file=file))
+    return found
