@@ -1,0 +1,20 @@
+"""Why does an adapter misbehave? Hypotheses, evidence with weights, experiments that decide, the next command.
+
+evidence.py     what evidence is, and what it makes of the hypotheses
+checks.py       findings as evidence, and the absence of findings
+numeric.py      measured numbers as evidence
+experiments.py  the table of experiments; on_files, on_base, on_rows, on_answers: how they are carried out
+partners.py     whether the halves of each pair belong together
+variants.py     changed copies of an adapter; trial.py: asking a model with and without them
+context.py      what can be asked about one adapter
+diagnose.py     the driver; settle.py: what is left; text.py: for people
+"""
+
+from __future__ import annotations
+
+from lorica.vetting.diagnosis.context import Means
+from lorica.vetting.diagnosis.diagnose import Diagnosis, diagnose
+from lorica.vetting.diagnosis.evidence import Evidence, Hypothesis
+from lorica.vetting.diagnosis.text import to_report, to_text
+
+__all__ = ["Diagnosis", "Evidence", "Hypothesis", "Means", "diagnose", "to_report", "to_text"]

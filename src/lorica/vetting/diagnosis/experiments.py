@@ -1,0 +1,127 @@
+"""The experiments, in one visible table: what each asks, which causes it separates, what it needs and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from lorica.vetting.diagnosis import on_answers, on_base, on_files, on_rows
+from lorica.vetting.diagnosis.context import Context
+from lorica.vetting.diagnosis.evidence import Evidence
+
+Need = Literal["base", "rows", "expected", "answers"]
+
+# How to give what is missing, for "what would settle the rest".
+GIVE: dict[Need, str] = {
+    "base": "the base model's folder (--base B)",
+    "rows": "labelled rows (--rows F task=...)",
+    "expected": "the bases it may belong to (--expected-base OTHER ...)",
+    "answers": "the answers that are doubted (--answers F)",
+}
+
+
+class Experiment(msgspec.Struct, frozen=True, kw_only=True):
+    """One experiment. asks: its question. separates: causes whose probability its outcome moves most. needs: what must
+    have been given. cost: about how long it takes, 0 for reading files, 1 for one pass over the rows. run: carries it
+    out; no evidence means that it could tell nothing. unless: what makes it needless, for others then tell the same and
+    more.
+    """
+
+    name: str
+    asks: str
+    separates: frozenset[str]
+    needs: tuple[Need, ...]
+    cost: float
+    run: Callable[[Context], list[Evidence]]
+    unless: tuple[Need, ...] = ()
+
+
+def _experiment(
+    name: str, asks: str, separates: str, needs: tuple[Need, ...], cost: float, run: Callable[[Context], list[Evidence]]
+) -> Experiment:
+    return Experiment(name=name, asks=asks, separates=frozenset(separates.split()), needs=needs, cost=cost, run=run)
+
+
+# The cheap ones first. All of cost 0 are always run; of the others, those that separate the leading causes.
+EXPERIMENTS: tuple[Experiment, ...] = (
+    _experiment(
+        "record", "is it configured as it was trained?",
+        "altered over_scaled under_scaled not_applied incomplete wrong_revision wrong_base", (), 0,
+        on_files.compare_record,
+    ),
+    _experiment(
+        "partners", "were the two halves of each pair trained together?", "broken_weights", (), 0,
+        on_files.match_halves,
+    ),
+    _experiment(
+        "tokenizer", "is its tokenizer the base's?", "tokenizer_mismatch prompt_mismatch", ("base",), 0,
+        on_files.compare_tokenizers,
+    ),
+    _experiment("fit", "do its shapes fit the base?", "wrong_size incomplete", ("base",), 0, on_base.fit_base),
+    _experiment(
+        "fit_elsewhere", "do its shapes fit a base that was expected?", "wrong_size", ("base", "expected"), 0,
+        on_base.fit_elsewhere,
+    ),
+    _experiment(
+        "passport", "are files and base those of its passport?", "altered wrong_revision wrong_base", (), 0,
+        on_base.check_passport_here,
+    ),
+    _experiment(
+        "answers", "are the answers healthy?",
+        "parser_fallbacks generation_settings ignores_input hard_labels inverted", ("answers",), 0,
+        on_answers.judge_answers,
+    ),
+    _experiment(
+        "alignment", "do its directions belong to this base's activations?",
+        "wrong_base healthy hard_task broken_weights wrong_revision", ("base",), 1, on_base.align_base,
+    ),
+    _experiment(
+        "mend", "does it load as it is and, if not, does a mended copy work?",
+        "not_applied broken_weights wrong_size incomplete altered unsupported healthy hard_task", ("base", "rows"), 1,
+        on_rows.mend,
+    ),
+    _experiment(
+        "canaries", "does the effect that its passport promises arrive?",
+        "over_scaled under_scaled not_applied no_effect wrong_base wrong_revision altered broken_weights", ("base",), 1,
+        on_base.ask_canaries,
+    ),
+    _experiment(
+        "skill", "does it make the right answers more probable?",
+        "healthy hard_task inverted no_effect ignores_input hard_labels wrong_base prompt_mismatch not_applied",
+        ("base", "rows"), 1, on_rows.skill,
+    ),
+    _experiment(
+        "align_elsewhere", "does it belong to a base that was expected?", "wrong_base wrong_revision",
+        ("base", "expected"), 2, on_base.align_elsewhere,
+    ),
+    _experiment(
+        "swapped_texts", "does its answer depend on the text?", "ignores_input hard_task healthy", ("base", "rows"), 1,
+        on_rows.swap_texts,
+    ),
+    _experiment(
+        "learnable", "can a simple baseline learn these rows?", "hard_task healthy", ("base", "rows"), 2,
+        on_rows.learnable,
+    ),
+    _experiment(
+        "scale_sweep", "under which scale are the right answers most probable?",
+        "over_scaled under_scaled hard_labels healthy hard_task", ("base", "rows"), 8, on_rows.sweep_scale,
+    ),
+    _experiment(
+        "format_sweep", "does another prompt format do better?",
+        "prompt_mismatch healthy hard_task wrong_base tokenizer_mismatch", ("base", "rows"), 6, on_rows.sweep_formats,
+    ),
+    _experiment(
+        "behaviour", "how does it behave on probes?",
+        "ignores_input hard_labels generation_settings parser_fallbacks tokenizer_mismatch over_scaled under_scaled "
+        "no_effect prompt_mismatch inverted healthy", ("base",), 10, on_base.behave, ("rows",),
+    ),
+    _experiment(
+        "layer_order", "does each layer lie where it belongs?", "broken_weights", ("base",), 20, on_base.order_layers,
+    ),
+    _experiment(
+        "kind_sweep", "is one kind of module at a wrong scale?", "over_scaled under_scaled healthy altered",
+        ("base", "rows"), 15, on_rows.sweep_kinds,
+    ),
+)  # fmt: skip

@@ -1,0 +1,203 @@
+"""From measured numbers to weights: small pure functions, each with the reason for its thresholds.
+
+Weights are natural-log likelihood ratios; see `evidence.py`. The thresholds on z are those of a two-sided test: 2 is a
+hint, 3 is beyond chance even after a dozen looks. Where a threshold comes from trials, the trials are named.
+"""
+
+from __future__ import annotations
+
+import math
+
+Weights = dict[str, float]
+
+HINT, SURE = 2.0, 3.0
+# Optimal scales of adapters that are as they were trained lie between these: 0.7 to 1.2 on held-out and on training
+# rows (lorica_tiny, ranks 8 and 16, 160 rows); overtrained ones are a little too confident, hence the lower bound.
+SCALE_LOW, SCALE_HIGH = 0.5, 2.0
+# Beyond these no training explains the optimum; a lost rsLoRA flag moves it by sqrt(r), so by 2.8 at rank 8.
+SCALE_FAR_LOW, SCALE_FAR_HIGH = 0.36, 2.8
+
+
+def scale_weights(best: float, over_one: float, over_base: float, ranking_gain: float) -> Weights:
+    """best: the factor on the update under which the gold answers are most probable. over_one: z of that scale against
+    the adapter as it is. over_base: z of that scale against the base. ranking_gain: what AUC or accuracy gains by it.
+    """
+    if over_base < SURE:
+        # No scale helps, so the scale is not what is wrong.
+        return {"over_scaled": -3.0, "under_scaled": -3.0, "healthy": -2.0}
+    far = best <= SCALE_FAR_LOW or best >= SCALE_FAR_HIGH
+    if SCALE_LOW <= best <= SCALE_HIGH or over_one < HINT:
+        return {"over_scaled": -4.0, "under_scaled": -4.0, "no_effect": -2.0, "wrong_base": -2.0}
+    towards, away = ("over_scaled", "under_scaled") if best < 1 else ("under_scaled", "over_scaled")
+    strength = 6.0 if far and over_one >= SURE else 2.0
+    found = {towards: strength, away: -5.0, "healthy": -3.0 if far else -1.0, "hard_task": -3.0, "wrong_base": -3.0}
+    if best < 1 and ranking_gain < 0.03:
+        # Only the confidence is mended, not the order: so speak adapters that were trained to 0 and 1.
+        found["over_scaled"] -= 2.0
+        found["hard_labels"] = 2.0
+    return found | {"broken_weights": -2.0, "no_effect": -3.0}
+
+
+def skill_weights(auc: float, error: float, gain_z: float, base_auc: float) -> Weights:
+    """auc: of the adapter's answers, error: its standard error (nan for tasks that are no ranking). gain_z: how much
+    more probable the gold answers are than under the base alone, over its standard error. base_auc: of the base.
+    """
+    z = (auc - 0.5) / error if error > 0 else gain_z
+    if z >= SURE and gain_z >= HINT:
+        # A wrong base, broken weights or missing names would not make right answers more probable. Nothing is
+        # generated or parsed here, so what spoils generated answers is not to blame for these.
+        works = {"generation_settings": -1.5, "parser_fallbacks": -1.5, "not_applied": -5.0, "unsupported": -3.0}
+        works |= {"no_effect": -6.0, "ignores_input": -5.0, "inverted": -7.0, "wrong_base": -2.5}
+        strong = not error > 0 or auc >= 0.75
+        more = 2.5 if strong else 1.0
+        return works | {
+            "healthy": more,
+            "hard_task": -3.0 if strong else 0.0,
+            "broken_weights": -1.0 - more,
+            "prompt_mismatch": -1.0,
+        }
+    # The base itself may order the rows backwards; the adapter is to blame only for what it adds to that.
+    if z <= -SURE and gain_z <= -HINT and not auc > base_auc - error:
+        refuted = dict.fromkeys(("broken_weights", "ignores_input", "prompt_mismatch"), -2.0) | {"wrong_base": -1.0}
+        return refuted | {"inverted": 6.0, "no_effect": -5.0, "not_applied": -4.0, "healthy": -7.0, "hard_task": -5.0}
+    if z < HINT and gain_z < SURE:
+        failing = {"healthy": -4.0, "inverted": -3.0, "over_scaled": -0.5, "under_scaled": -0.5}
+        return failing | {"hard_task": 1.0, "wrong_base": 1.0, "broken_weights": 0.5, "prompt_mismatch": 0.5}
+    return {"inverted": -2.0, "no_effect": -2.0, "not_applied": -2.0}
+
+
+def change_weights(changed: float, kl: float) -> Weights:
+    """changed: share of rows whose probabilities differ from the base's at all. kl: mean divergence in nats."""
+    if changed == 0:
+        return {"no_effect": 3.0, "not_applied": 3.0, "healthy": -7.0, "hard_task": -6.0, "over_scaled": -6.0}
+    found = {"not_applied": -4.0}
+    if kl < 1e-5:
+        return found | {"no_effect": 2.5, "under_scaled": 2.0, "healthy": -3.0}
+    return found | {"no_effect": -5.0}
+
+
+def format_weights(margin_z: float, gain_z: float, here_z: float) -> Weights:
+    """margin_z: the best other format against the one in use, in z of the gold answers' log-probability. gain_z: the
+    adapter against the base in that format. here_z: the same in the format in use.
+    """
+    if margin_z >= SURE and gain_z >= SURE:
+        elsewhere = {"healthy": -4.0, "hard_task": -5.0, "wrong_base": -4.0, "broken_weights": -4.0, "inverted": -2.0}
+        return elsewhere | {"prompt_mismatch": 6.0 if here_z < gain_z else 2.0, "ignores_input": -2.0}
+    if margin_z >= HINT and gain_z >= SURE:
+        return {"prompt_mismatch": 1.5, "healthy": -0.5}
+    if here_z >= SURE:
+        return {"prompt_mismatch": -5.0}
+    # It is no better under any of them; but not every format that exists was tried.
+    return {"prompt_mismatch": -2.0}
+
+
+def repair_weights(gain_z: float, auc_z: float, changed: bool) -> Weights:
+    """What a mended copy does to causes that mending could not help. gain_z: of the copy over the base."""
+    if gain_z >= SURE or auc_z >= SURE:
+        return {"broken_weights": -4.0, "wrong_base": -4.0, "wrong_size": -4.0, "no_effect": -5.0, "hard_task": -4.0}
+    return {"no_effect": -2.0} if changed else {"no_effect": 3.0}
+
+
+def partner_weights(judged: int, own: float, torn: int) -> Weights:
+    """own: median correlation of the halves of a pair. torn: pairs whose half clearly goes with another module's.
+
+    On adapters trained here every pair of 42 is its own best partner (median 0.67; strangers 0.00 with a deviation of
+    0.09), so a tenth of them torn is no accident.
+    """
+    if judged and torn >= max(2, 0.1 * judged):
+        return {"broken_weights": 7.0, "healthy": -6.0, "hard_task": -5.0, "wrong_base": -3.0, "wrong_size": -1.0}
+    if judged >= 4 and own >= 0.3:
+        return {"broken_weights": -1.5}
+    return {}
+
+
+def learnable_weights(auc: float, error: float) -> Weights:
+    """auc: cross-validated, of a TF-IDF baseline on the same rows."""
+    z = (auc - 0.5) / error if error > 0 else 0.0
+    if z >= SURE and auc >= 0.65:
+        return {"hard_task": -4.0}
+    if z < HINT:
+        return {"hard_task": 3.0}
+    return {"hard_task": -0.5}
+
+
+def input_weights(auc_shuffled_z: float, drop_z: float, skill_z: float) -> Weights:
+    """drop_z: how much less probable the gold answers are with the texts of other rows. skill_z: with their own, how
+    far the answers are better than chance."""
+    if drop_z >= SURE:
+        return {"ignores_input": -4.0, "no_effect": -1.0}
+    if skill_z >= SURE and auc_shuffled_z >= SURE:
+        return {"ignores_input": 3.0, "healthy": -2.0}
+    return {}
+
+
+def spread_weights(spread: float, saturated: float, base_spread: float) -> Weights:
+    """spread: standard deviation of P(first choice) over the rows. saturated: share of rows within 0.001 of 0 or 1."""
+    if spread < 1e-4:
+        return {"ignores_input": 5.0, "healthy": -6.0, "hard_task": -3.0, "inverted": -4.0}
+    if spread < 0.02 and spread < base_spread / 2:
+        return {"ignores_input": 2.0, "healthy": -2.0}
+    found: Weights = {"ignores_input": -3.0}
+    if saturated >= 0.9:
+        return found | {"hard_labels": 3.5, "over_scaled": 1.5, "healthy": -2.0, "under_scaled": -4.0}
+    if saturated <= 0.5:
+        found["hard_labels"] = -3.0
+    return found
+
+
+def alignment_weights(decided: str, p_true: float) -> Weights:
+    """decided, p_true: see `lorica.vetting.alignment.Alignment`. Its own benches say how seldom it errs: a match or a
+    mismatch is wrong less than once in a thousand pairs of adapters and bases."""
+    if decided == "match":
+        return {"wrong_base": -6.0, "wrong_size": -2.0, "unsupported": -2.0, "no_effect": -1.0}
+    if decided == "mismatch":
+        elsewhere = dict.fromkeys(
+            ("wrong_revision", "prompt_mismatch", "hard_labels", "ignores_input", "inverted"), -2.0
+        )
+        # wrong_size: where only the number of layers differs, shapes leave it open and this decides.
+        return elsewhere | {
+            "wrong_base": 6.0,
+            "wrong_size": 4.0,
+            "broken_weights": 1.5,
+            "healthy": -5.0,
+            "hard_task": -5.0,
+        }
+    if math.isnan(p_true):
+        return {}
+    odds = math.log(max(p_true, 1e-6) / max(1 - p_true, 1e-6))
+    return {"wrong_base": max(-1.5, min(1.5, -odds))}
+
+
+def order_weights(layers: int, torn: int, in_place: int) -> Weights:
+    """torn: layers that lie clearly better, and mutually so, in another layer's directions. in_place: layers that lie
+    best where they are."""
+    if torn >= max(2, layers // 4):
+        return {"broken_weights": 6.0, "healthy": -5.0, "hard_task": -4.0, "wrong_base": -3.0, "prompt_mismatch": -2.0}
+    return {"broken_weights": -1.5} if in_place >= 0.8 * layers else {}
+
+
+def rival_weights(here: float, there: float) -> Weights:
+    """here, there: alignment scores (z against chance) with the given base and with the best of the expected ones."""
+    if there - here >= SURE:
+        return {"wrong_base": 4.0, "healthy": -3.0, "hard_task": -3.0}
+    return {"wrong_base": -3.0} if here - there >= SURE else {}
+
+
+def canary_weights(reading: str, effect: float, odd: float, base_largest: float) -> Weights:
+    """All four: see `lorica.pipeline.canaries.Trial`. effect: the shift from base to adapter, as a factor of what was
+    promised; odd: what is left of it otherwise."""
+    if reading in ("reproduced", "faint"):
+        proved = ("altered", "wrong_base", "wrong_size", "wrong_revision", "not_applied", "over_scaled", "under_scaled")
+        return dict.fromkeys(proved, -6.0) | dict.fromkeys(("broken_weights", "incomplete", "no_effect"), -4.0)
+    unsound = {"healthy": -6.0, "hard_task": -5.0}
+    if reading == "not_applied":
+        return unsound | {"not_applied": 3.0, "no_effect": 3.0, "over_scaled": -4.0, "wrong_base": -2.0}
+    if reading == "other_base":
+        # Unrelated weights are several nats away; a revision or a quantised copy is near.
+        near = base_largest < 2.0
+        return unsound | {"wrong_base": 2.0 if near else 4.0, "wrong_revision": 4.0 if near else 2.0, "altered": -1.0}
+    if effect > 1.3 and odd < effect / 2:
+        return unsound | {"over_scaled": 5.0, "under_scaled": -4.0, "altered": 2.0, "wrong_base": -4.0}
+    if 0 < effect < 0.77 and odd < 0.5:
+        return unsound | {"under_scaled": 4.0, "over_scaled": -4.0, "altered": 2.0, "wrong_base": -4.0}
+    return unsound | {"altered": 2.0, "broken_weights": 2.0, "incomplete": 1.5, "over_scaled": 1.0, "wrong_base": -4.0}

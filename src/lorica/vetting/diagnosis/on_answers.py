@@ -1,0 +1,30 @@
+"""Experiments on answers that exist already: fall-backs, cut-off texts, constants, order against gold."""
+
+from __future__ import annotations
+
+from lorica.errors import LoricaError
+from lorica.vetting.diagnosis.checks import from_findings
+from lorica.vetting.diagnosis.context import Context
+from lorica.vetting.diagnosis.evidence import Evidence
+
+
+def judge_answers(context: Context) -> list[Evidence]:
+    """The file given with --answers: a result file of Lorica's, or any table with a column of scores."""
+    from lorica.vetting.scores import check_scores
+
+    path = context.means.answers
+    if path is None:
+        return []
+    gold = {row.id: row.gold for row in context.means.rows if isinstance(row.gold, int) and row.gold in (0, 1)}
+    try:
+        health, findings = check_scores(path, gold=gold or None)
+    except LoricaError as error:
+        context.notes.append(f"the answers could not be read: {error.message}")
+        return []
+    context.add(findings)
+    found = from_findings(findings)
+    if not any(weight > 0 for each in found for weight in each.weights.values()):
+        text = f"the {health.n} scores of {path.name} are healthy: {health.unique} distinct, deviation {health.std:.2g}"
+        weights = {"parser_fallbacks": -5.0, "generation_settings": -4.0, "ignores_input": -3.0, "hard_labels": -2.0}
+        found.append(Evidence(id="answers", text=text, source="answers", group="answers", weights=weights))
+    return found

@@ -1,0 +1,347 @@
+"""Experiments with labelled rows on the base: what makes the right answers more probable tells what is wrong."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+
+from lorica.errors import LoricaError
+from lorica.prompts.encoder import Encoder
+from lorica.tasks import load_task
+from lorica.tasks.base import Task
+from lorica.tasks.rules import STYLES, RulesCase
+from lorica.vetting.diagnosis import numeric
+from lorica.vetting.diagnosis.context import Context, Subject
+from lorica.vetting.diagnosis.evidence import Evidence
+from lorica.vetting.diagnosis.trial import Comparison, Scored, Trial, auc_error, compare, divergence
+from lorica.vetting.diagnosis.variants import Repair, rescaled
+
+# The update's factors that are tried first, and how far the search goes when the best lies at an end of them.
+_FIRST_SCALES, _SMALLEST, _LARGEST = (0.25, 4.0), 1 / 32, 32.0
+# Rows for the sweep over kinds of modules, which asks them dozens of times.
+_KIND_ROWS = 80
+
+
+def ready(context: Context) -> tuple[Trial, Subject] | None:
+    """The trial and the adapter in it; None when there are no labelled rows, or the engine takes the adapter in no
+    form."""
+    trial = context.trial
+    if trial is None or context.subject.folder is None:
+        return None
+    return trial, context.subject
+
+
+def mend(context: Context) -> list[Evidence]:
+    """Whether the engine takes the adapter as it is and, if not, whether a mended copy works: if it does, its weights
+    and its base are right, and what was mended is what was wrong."""
+    found = ready(context)
+    if context.trial is None:
+        return []
+    if found is None:
+        text = f"the engine refuses it, and no mended copy of it loads: {context.subject.refused}"
+        weights = {"healthy": -6.0, "hard_task": -6.0, "over_scaled": -4.0, "under_scaled": -4.0, "inverted": -5.0,
+                   "prompt_mismatch": -5.0, "ignores_input": -4.0, "hard_labels": -5.0}  # fmt: skip
+        return [_evidence("mend", text, "mend", weights)]
+    trial, subject = found
+    if subject.repair is None:
+        taken = {"unsupported": -3.0, "unreadable": -6.0, "wrong_size": -4.0, "incomplete": -1.0}
+        return [_evidence("mend", "the engine takes it as it is", "mend", taken)]
+    with_it, base = trial.score(subject.folder), trial.score(None)
+    gain = compare(with_it, base)
+    auc, error = trial.auc(with_it)
+    auc_z = (auc - 0.5) / error if error > 0 else 0.0
+    kl = divergence(with_it, base)
+    weights = numeric.repair_weights(gain.z, auc_z, bool(math.isnan(kl) or kl > 1e-6)) | _mended(subject.repair)
+    what = _what_was_mended(subject.repair)
+    works = "works" if gain.z >= numeric.SURE or auc_z >= numeric.SURE else "is no better than the base"
+    text = f"the engine refuses it ({subject.refused}); a copy with {what} loads and {works}{_skill(auc, error)}"
+    return [_evidence("mend", text, "mend", weights | {"healthy": -5.0, "hard_task": -5.0})]
+
+
+def skill(context: Context) -> list[Evidence]:
+    """How well it does on the rows, against the base: the rows' gold must become more probable."""
+    found = ready(context)
+    if found is None:
+        return []
+    trial, subject = found
+    scored, base = trial.score(subject.folder), trial.score(None)
+    gain, (auc, error) = compare(scored, base), trial.auc(scored)
+    text = f"the right answers are {_gain(gain)} than without it, n={len(trial.rows)}{_skill(auc, error)}"
+    evidence = [_evidence("skill", text, "skill", numeric.skill_weights(auc, error, gain.z, trial.auc(base)[0]))]
+    if subject.repair is None:
+        changed = _changed(scored, base)
+        kl = divergence(scored, base)
+        text = f"it changes the probabilities of {changed:.0%} of the rows (divergence {kl:.2g} nats)"
+        evidence.append(
+            _evidence("change", text, "change", numeric.change_weights(changed, 1.0 if math.isnan(kl) else kl))
+        )
+    if scored.vectors:
+        evidence.append(_spread(scored, base))
+    return evidence
+
+
+def sweep_scale(context: Context) -> list[Evidence]:
+    """The update at 1/16 to 16 times its size: under which are the right answers most probable?"""
+    found = ready(context)
+    if found is None:
+        return []
+    trial, subject = found
+    scored = _search_scale(context, trial, subject)
+    means = {factor: float(each.gold.mean()) for factor, each in scored.items()}
+    best = max(means, key=lambda factor: (means[factor], -abs(math.log(factor))))
+    peak = _peak(means, best)
+    base, here = trial.score(None), scored[1.0]
+    over_base, over_one = compare(scored[best], base), compare(scored[best], here)
+    ranking = _ranks(trial, scored[best]) - _ranks(trial, here)
+    weights = numeric.scale_weights(peak, over_one.z, over_base.z, ranking)
+    if over_base.z < numeric.SURE:
+        text = "at no scale from 1/16 to 16 are the right answers more probable than under the base alone"
+    elif numeric.SCALE_LOW <= peak <= numeric.SCALE_HIGH or over_one.z < numeric.HINT:
+        text = f"its scale is right: the best factor on it is {peak:.2g}"
+    else:
+        text = f"at {peak:.2g} times its scale the right answers are {_gain(over_one)} than as it is"
+    return [_evidence("scale_sweep", text, "scale", weights)]
+
+
+def _search_scale(context: Context, trial: Trial, subject: Subject) -> dict[float, Scored]:
+    """Factor -> the rows under it: a quarter and four times, then on towards the best until it is enclosed, and twice
+    closer around it."""
+    assert subject.folder is not None
+    specimen = context.specimen if subject.repair is None else context.reread(subject.folder)
+    scored = {1.0: trial.score(subject.folder)}
+
+    def best() -> float:
+        return max(scored, key=lambda factor: float(scored[factor].gold.mean()))
+
+    def add(factor: float) -> bool:
+        if factor in scored:
+            return True
+        found = context.scored(rescaled(specimen, factor, context.new_place()))
+        if found is not None:
+            scored[factor] = found
+        return found is not None
+
+    for factor in _FIRST_SCALES:
+        add(factor)
+    while best() in (min(scored), max(scored)) and _SMALLEST < best() < _LARGEST:
+        if not add(best() * (4.0 if best() == max(scored) else 0.25)):
+            break
+    for step in (2.0, math.sqrt(2.0)):
+        middle = best()
+        add(middle / step)
+        add(middle * step)
+    return scored
+
+
+def sweep_kinds(context: Context) -> list[Evidence]:
+    """The same for one kind of module at a time: a lost alpha_pattern leaves some kinds at a wrong scale."""
+    found = ready(context)
+    if found is None or context.layout is None or found[1].repair is not None:
+        return []
+    subject = found[1]
+    best: tuple[float, str, float, Comparison] = (0.0, "", 1.0, Comparison(0.0, 0.0))
+    with context.fewer_rows(_KIND_ROWS) as trial:
+        here, base = trial.score(subject.folder), trial.score(None)
+        for kind in sorted({factors.kind for factors in context.layout.pairs}):
+            for factor in (0.25, 4.0):
+                changed = rescaled(context.specimen, factor, context.new_place(), kind=kind, layout=context.layout)
+                scored = context.scored(changed)
+                gain = Comparison(0.0, 0.0) if scored is None else compare(scored, here)
+                if gain.z > best[0] and gain.mean > 0.03:
+                    best = (gain.z, kind, factor, gain)
+    z, kind, factor, gain = best
+    if z < numeric.SURE + 0.5 or compare(here, base).z < -numeric.SURE:  # the best of dozens of looks
+        return [_evidence("kind_sweep", "no kind of module is at a wrong scale of its own", "scale",
+                          {"over_scaled": -1.0, "under_scaled": -1.0})]  # fmt: skip
+    towards = "over_scaled" if factor < 1 else "under_scaled"
+    text = f"with {kind} alone at {factor:g} times its scale the right answers are {_gain(gain)} (alpha_pattern lost?)"
+    return [_evidence("kind_sweep", text, "kinds", {towards: 3.0, "healthy": -2.0, "hard_task": -1.0, "altered": 0.5})]
+
+
+def sweep_formats(context: Context) -> list[Evidence]:
+    """Other styles of the task and other templates: an adapter knows the format it was trained with."""
+    found = ready(context)
+    if found is None:
+        return []
+    trial, subject = found
+    here, base = trial.score(subject.folder), trial.score(None)
+    tried: list[tuple[float, str, Task, Encoder]] = []
+    for name, task, encoder in _formats(context, trial):
+        try:
+            scored = trial.score(subject.folder, task=task, encoder=encoder)
+        except LoricaError:
+            continue
+        tried.append((compare(scored, here).z, name, task, encoder))
+    if not tried:
+        return []
+    margin, name, task, encoder = max(tried, key=lambda each: each[0])
+    gain = 0.0
+    if margin >= numeric.HINT:
+        scored, alone = (trial.score(each, task=task, encoder=encoder) for each in (subject.folder, None))
+        gain = compare(scored, alone).z
+    weights = numeric.format_weights(margin, gain, compare(here, base).z)
+    if margin >= numeric.HINT and gain >= numeric.HINT:
+        text = f"asked with {name} it gives the right answers more probability than as it is asked now (z {margin:.1f})"
+    else:
+        text = f"none of {len(tried)} other prompt formats ({', '.join(each[1] for each in tried)}) does better"
+    return [_evidence("format_sweep", text, "format", weights)]
+
+
+def swap_texts(context: Context) -> list[Evidence]:
+    """Every row asked with the text of another: if nothing is lost, the input does not matter."""
+    found = ready(context)
+    if found is None or len(found[0].rows) < 10:
+        return []
+    trial, subject = found
+    here = trial.score(subject.folder)
+    shift = 1 + len(trial.rows) // 3
+    other = trial.score(subject.folder, shift=shift)
+    drop = compare(here, other)
+    auc, error = trial.auc(other)
+    own, own_error = trial.auc(here)
+    weights = numeric.input_weights(_z(auc, error), drop.z, _z(own, own_error))
+    if not weights:
+        return []
+    lost = "are lost" if drop.z >= numeric.SURE else "stay"
+    return [_evidence("swapped_texts", f"with the texts of other rows the right answers {lost}{_skill(auc, error)}",
+                      "input", weights)]  # fmt: skip
+
+
+def learnable(context: Context) -> list[Evidence]:
+    """Whether a TF-IDF baseline can learn the rows at all (five folds): if it can, the task is not out of reach."""
+    trial = context.trial
+    if trial is None or trial.task.name != "rules" or min(sum(trial.gold), len(trial.gold) - sum(trial.gold)) < 10:
+        return []
+    from lorica.metrics.scores import roc_auc
+    from lorica.training.tfidf import fit_score
+
+    texts = [f"{row.case.rule}\n{row.case.body}" if isinstance(row.case, RulesCase) else trial.task.text(row)
+             for row in trial.rows]  # fmt: skip
+    gold = np.array(trial.gold)
+    # Folds by position within each label, so that every fold has both.
+    fold = np.zeros(len(gold), dtype=int)
+    for side in (0, 1):
+        fold[gold == side] = np.arange(int((gold == side).sum())) % 5
+    scores = np.zeros(len(gold))
+    try:
+        for part in range(5):
+            rest = np.flatnonzero(fold != part)
+            mine = np.flatnonzero(fold == part)
+            scores[mine] = fit_score([texts[i] for i in rest], gold[rest].tolist(), [texts[i] for i in mine])
+    except LoricaError as error:
+        context.notes.append(f"the TF-IDF baseline could not run: {error.message}")
+        return []
+    auc = roc_auc(gold, scores)
+    error_ = auc_error(auc, int(gold.sum()), int(len(gold) - gold.sum()))
+    weights = numeric.learnable_weights(auc, error_)
+    text = f"a TF-IDF baseline, cross-validated on the same rows, has an AUC of {auc:.2f} ± {error_:.2f}"
+    return [_evidence("learnable", text, "learnable", weights)]
+
+
+def _formats(context: Context, trial: Trial) -> list[tuple[str, Task, Encoder]]:
+    """(name, task, encoder) of every other way to ask."""
+    assert context.means.base is not None
+    tasks = [("", trial.task)]
+    if trial.task.name == "rules":
+        settings = trial.task.settings
+        others = [style for style in STYLES if style != settings.style]
+        tasks += [
+            (f"task.style={style}", load_task("rules", msgspec.structs.replace(settings, style=style)))
+            for style in others
+        ]
+    encoders = [("", trial.encoder)]
+    known = {trial.encoder.template_digest}
+    for template in ("auto", "plain"):
+        try:
+            encoder = Encoder.load(context.means.base, chat_template=template)
+        except LoricaError:
+            continue
+        if encoder.template_digest not in known:
+            known.add(encoder.template_digest)
+            encoders.append((f"model.chat_template={template}", encoder))
+    pairs = [(f"{a} {b}".strip(), task, encoder) for a, task in tasks for b, encoder in encoders]
+    return [each for each in pairs if each[0]]
+
+
+def _mended(repair: Repair) -> dict[str, float]:
+    """What was mended is what was wrong."""
+    found: dict[str, float] = {}
+    if repair.renamed or repair.retargeted:
+        found["not_applied"] = 4.0
+    if repair.turned:
+        found["broken_weights"] = 4.0
+    if repair.reranked:
+        found["altered"] = 3.0
+    if repair.halves:
+        found["incomplete"] = 2.0
+    if repair.foreign:
+        found["wrong_size"] = 2.0
+    return found
+
+
+def _what_was_mended(repair: Repair) -> str:
+    done = [
+        f"{repair.renamed} pairs renamed" if repair.renamed else "",
+        "its targets restored" if repair.retargeted else "",
+        f"{repair.turned} pairs turned over" if repair.turned else "",
+        "ranks as its tensors have them" if repair.reranked else "",
+        f"{repair.halves} single halves left out" if repair.halves else "",
+        f"{repair.foreign} pairs that are no layer of the base left out" if repair.foreign else "",
+    ]
+    return ", ".join(filter(None, done)) or "nothing but its complete pairs"
+
+
+def _spread(scored: Scored, base: Scored) -> Evidence:
+    spread, before = float(np.std(scored.first)), float(np.std(base.first))
+    saturated = float(np.mean((scored.first < 0.001) | (scored.first > 0.999)))
+    if spread < 1e-4:
+        text = "it gives every row the same probability"
+    else:
+        text = f"its probabilities vary over the rows (deviation {spread:.2g}); {saturated:.0%} are 0 or 1"
+    return _evidence("spread", text, "spread", numeric.spread_weights(spread, saturated, before))
+
+
+def _changed(left: Scored, right: Scored) -> float:
+    if not left.vectors:
+        return float(np.mean(np.abs(left.gold - right.gold) > 1e-6))
+    pairs = zip(left.vectors, right.vectors, strict=True)
+    return float(np.mean([max(abs(a - b) for a, b in zip(p, q, strict=True)) > 1e-6 for p, q in pairs]))
+
+
+def _peak(means: dict[float, float], best: float) -> float:
+    """Where a parabola through the best factor and its neighbours, over the logarithm, has its top."""
+    factors = sorted(means)
+    place = factors.index(best)
+    if not 0 < place < len(factors) - 1:
+        return best
+    x = [math.log(factors[place + step]) for step in (-1, 0, 1)]
+    a, b, _ = np.polyfit(x, [means[factors[place + step]] for step in (-1, 0, 1)], 2)
+    return float(math.exp(min(max(-b / (2 * a), x[0]), x[2]))) if a < 0 else best
+
+
+def _ranks(trial: Trial, scored: Scored) -> float:
+    """AUC where there is one, else accuracy, else 0."""
+    auc, _ = trial.auc(scored)
+    if not math.isnan(auc):
+        return auc
+    right = float(np.mean(scored.right))
+    return 0.0 if math.isnan(right) else right
+
+
+def _gain(gain: Comparison) -> str:
+    more = "more" if gain.mean >= 0 else "less"
+    return f"{math.exp(min(abs(gain.mean), 20.0)):.2f} times {more} probable (z {gain.z:.1f})"
+
+
+def _skill(auc: float, error: float) -> str:
+    return "" if math.isnan(auc) else f": AUC {auc:.2f} ± {error:.2f}"
+
+
+def _z(auc: float, error: float) -> float:
+    return 0.0 if math.isnan(auc) or math.isnan(error) else (auc - 0.5) / error
+
+
+def _evidence(name: str, text: str, group: str, weights: dict[str, float]) -> Evidence:
+    return Evidence(id=name, text=text, source=name, group=group, weights=weights)

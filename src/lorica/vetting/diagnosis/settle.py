@@ -1,0 +1,97 @@
+"""What would settle a diagnosis that is still open, and the command to type next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Sequence
+
+from lorica.vetting.diagnosis.context import Means
+from lorica.vetting.diagnosis.evidence import NONE, Hypothesis
+from lorica.vetting.diagnosis.experiments import EXPERIMENTS, GIVE, Need
+from lorica.vetting.findings import Finding
+
+# A rival this probable is worth settling.
+OPEN = 0.05
+
+# Cause -> what to type. {path}, {base}, {task}, {rows}: as given, or a word in capitals that says what to put there.
+_NEXT: dict[str, str] = {
+    "unreadable": "lorica check {path}",
+    "unsupported": "lorica check {path}",
+    "incomplete": "lorica check {path} --base {base}",
+    "not_applied": "lorica check {path} --base {base}",
+    "no_effect": "lorica train task={task} input={rows} run_dir=NEW_RUN",
+    "broken_weights": "lorica check {path}",
+    "wrong_size": "lorica diagnose {path} --base THE_BASE_IT_FITS",
+    "wrong_base": "lorica diagnose {path} --base {base} --expected-base ANOTHER_BASE_OF_THIS_SHAPE",
+    "wrong_revision": "lorica diagnose {path} --base THE_REVISION_IT_WAS_TRAINED_ON",
+    "altered": "lorica check {path} --base {base}",
+    "over_scaled": "lorica diagnose {path} --base {base} --rows {rows} --task {task}",
+    "under_scaled": "lorica diagnose {path} --base {base} --rows {rows} --task {task}",
+    "prompt_mismatch": "lorica diagnose {path} --base {base} --rows {rows} --task {task} {format}",
+    "tokenizer_mismatch": "lorica diagnose {path} --base THE_BASE_WITH_ITS_TOKENIZER",
+    "inverted": "lorica diagnose {path} --base {base} --rows {rows} --task {task} "
+    "task.positive_labels=[THE_NEGATIVE_LABEL] task.negative_labels=[THE_POSITIVE_LABEL]",
+    "hard_labels": "lorica train task={task} input={rows} run_dir=NEW_RUN training.epochs=FEWER",
+    "ignores_input": "lorica train task={task} input={rows} run_dir=NEW_RUN",
+    "generation_settings": "lorica infer task={task} input={rows} output=ANSWERS inference.do_sample=false "
+    "inference.max_new_tokens=256",
+    "parser_fallbacks": "lorica infer task={task} input={rows} output=ANSWERS task.method=choice",
+    "hard_task": "lorica train task={task} input=MORE_ROWS run_dir=NEW_RUN",
+    "healthy": "lorica passport {path} --base {base}",
+    NONE: "lorica check {path} --base {base} --json",
+}
+# What has to be done by hand before the command tells something new.
+FIRST: dict[str, str] = {
+    "over_scaled": "set lora_alpha (or use_rslora, alpha_pattern) in adapter_config.json to the values of training",
+    "under_scaled": "set lora_alpha (or use_rslora, alpha_pattern) in adapter_config.json to the values of training",
+    "unreadable": "fetch or copy the files again",
+    "broken_weights": "fetch or copy the weights again; if they are the same, train again",
+    "incomplete": "copy the whole folder again, or save it again where it was trained",
+    "not_applied": "save it again with PEFT's save_pretrained, or correct target_modules and the tensors' names",
+    "altered": "put config and weights of one and the same training together again",
+}
+
+
+def settling(hypotheses: Sequence[Hypothesis], missing: Collection[Need]) -> list[str]:
+    """What to give so that experiments could decide among the causes that are still possible, the most telling
+    first."""
+    top = hypotheses[0]
+    rivals = {each.cause for each in hypotheses[1:] if each.posterior >= OPEN}
+    if not rivals and top.posterior >= 1 - OPEN:
+        return []
+    possible = rivals | {top.cause}
+    found = []
+    for need in missing:
+        decided = sorted(
+            {cause for each in EXPERIMENTS if need in each.needs for cause in each.separates} & possible,
+            key=lambda cause: next(-each.posterior for each in hypotheses if each.cause == cause),
+        )
+        if decided:
+            titles = [each.title for each in hypotheses if each.cause in decided][:4]
+            found.append((len(decided), f"{GIVE[need]} would decide about: {', '.join(titles)}"))
+    return [text for _, text in sorted(found, key=lambda each: -each[0])]
+
+
+def next_command(top: Hypothesis, path: str, means: Means, findings: Sequence[Finding]) -> str:
+    """One command line."""
+    if top.cause == "unreadable" and any(each.code == "L010" for each in findings):
+        return f"git -C {shlex.quote(path)} lfs pull"
+    task = means.task or "TASK"
+    return (
+        _NEXT[top.cause]
+        .format(
+            path=shlex.quote(path),
+            base=shlex.quote(str(means.base)) if means.base is not None else "BASE",
+            rows=shlex.quote(means.rows_file) if means.rows_file else "ROWS",
+            task=task,
+            format=_best_format(top),
+        )
+        .strip()
+    )
+
+
+def _best_format(top: Hypothesis) -> str:
+    """The overrides of the format that did better, from the evidence of the format sweep."""
+    said = next((each.text for each in top.evidence_for if each.source == "format_sweep"), "")
+    words = [word for word in said.split() if word.startswith(("task.style=", "model.chat_template="))]
+    return " ".join(words)

@@ -1,0 +1,204 @@
+"""Changed copies of an adapter, to find out by experiment what is wrong with it. The adapter itself is never touched.
+
+A variant that only differs in its config shares the weights' bytes through a symbolic link.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.folder import WEIGHTS_NAME
+from lorica.adapters.header import TensorInfo, header_bytes
+from lorica.adapters.layout import Factors, Layout
+from lorica.adapters.names import tensor_name
+from lorica.adapters.specimen import Specimen
+from lorica.errors import AdapterError
+
+# What keeps a config's targets from being applied, or asks for parts that a mended copy does not have.
+_RESTRICTING = ("exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
+
+# Which tensors of the original stand where in a variant: new name -> (old name, whether to transpose it).
+Plan = Mapping[str, tuple[str, bool]]
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A mended copy, and what was done to it. renamed: pairs whose names changed. retargeted: whether the config's
+    targets were other ones. turned: pairs that lay transposed. reranked: whether the config had other ranks. halves:
+    modules of which one half is missing. foreign: pairs that belong to no layer of the base. pairs: pairs of the copy.
+    """
+
+    folder: Path
+    pairs: int
+    renamed: int
+    retargeted: bool
+    turned: int
+    reranked: bool
+    halves: int
+    foreign: int
+
+
+def with_config(specimen: Specimen, changes: Mapping[str, Any], place: Path) -> Path:
+    """A copy whose config has other values; None as a value takes the key away."""
+    values = _config(specimen) | dict(changes)
+    place.mkdir(parents=True)
+    _write_config(place, {key: value for key, value in values.items() if value is not None})
+    (place / WEIGHTS_NAME).symlink_to(_weights(specimen).resolve())
+    return place
+
+
+def rescaled(specimen: Specimen, factor: float, place: Path, *, kind: str = "", layout: Layout | None = None) -> Path:
+    """A copy whose update is `factor` times as large: in every module, or in those of one kind ("q_proj")."""
+    values = _config(specimen)
+    alpha, patterns = values.get("lora_alpha", 8), dict(values.get("alpha_pattern") or {})
+    if not kind:
+        changed = {"lora_alpha": alpha * factor, "alpha_pattern": {key: v * factor for key, v in patterns.items()}}
+        return with_config(specimen, changed, place)
+    assert specimen.config is not None
+    assert layout is not None
+    named: dict[str, float] = {}
+    for path, factors in layout.modules.items():
+        if factors.kind == kind:
+            rank = specimen.config.rank(path)
+            root = math.sqrt(rank) if specimen.config.use_rslora else rank
+            # "^" binds the key to this very module, and stands first so that it wins.
+            named["^" + path] = specimen.config.scaling(path) * root * factor
+    return with_config(specimen, {"alpha_pattern": named | patterns}, place)
+
+
+def repaired(specimen: Specimen, layout: Layout, modules: Mapping[str, tuple[int, int]], place: Path) -> Repair | None:
+    """A copy with the names, targets and ranks that its tensors ought to have on a base with these linear layers.
+
+    modules: the base's paths -> (out_features, in_features). Wrappers' prefixes are taken off, factors that lie
+    transposed are turned, halves without their other half and whole saved parameters are left out, and the config's
+    targets and rank patterns follow the tensors. None when no pair of it belongs to the base.
+    """
+    plan: dict[str, tuple[str, bool]] = {}
+    ranks: dict[str, int] = {}
+    renamed = 0
+    for factors in layout.pairs:
+        target = _belongs(factors.path, modules)
+        turned = None if target is None else _turned(layout, factors, modules[target])
+        if target is None or turned is None or target in ranks:
+            continue
+        names = tensor_name(target, "lora_A"), tensor_name(target, "lora_B")
+        renamed += names[0] != factors.a
+        plan |= {names[0]: (factors.a, turned), names[1]: (factors.b, turned)}
+        ranks[target] = layout.shape(factors.a)[1 if turned else 0]
+    if not plan:
+        return None
+    before = _config(specimen)
+    usual = before.get("r", 8) if before.get("r") in ranks.values() else max(ranks.values())
+    targets = sorted({path.rsplit(".", 1)[1] for path in ranks})
+    patterns = {"^" + path: rank for path, rank in ranks.items() if rank != usual}
+    plain = {key: value for key, value in before.items() if key not in _RESTRICTING}
+    config = plain | {"peft_type": "LORA", "r": usual, "target_modules": targets, "rank_pattern": patterns}
+    known = specimen.config
+    return Repair(
+        folder=rearranged(specimen, layout, plan, place, config=config | {"use_dora": False, "bias": "none"}),
+        pairs=len(ranks),
+        renamed=renamed,
+        retargeted=known is not None and any(known.targets(path) is False for path in ranks),
+        turned=sum(turned for _, turned in plan.values()) // 2,
+        reranked=known is not None and bool(patterns) and not known.rank_pattern,
+        halves=len(layout.modules) - len(layout.pairs),
+        foreign=len(layout.pairs) - len(ranks),
+    )
+
+
+def rearranged(
+    specimen: Specimen, layout: Layout, plan: Plan, place: Path, *, config: Mapping[str, Any] | None = None
+) -> Path:
+    """A copy whose tensors are those of the original under other names."""
+    weights = _weights(specimen)
+    shapes = {}
+    for name, (source, turn) in plan.items():
+        info = layout.tensors[source]
+        shapes[name] = (info.dtype, info.shape[::-1] if turn else info.shape)
+    head, order = header_bytes(shapes, {"format": "pt"})
+    place.mkdir(parents=True)
+    with weights.open("rb") as source_file, (place / WEIGHTS_NAME).open("wb") as target:
+        target.write(head)
+        for name in order:
+            source, turn = plan[name]
+            info = layout.tensors[source]
+            source_file.seek(info.start)
+            raw = source_file.read(info.stop - info.start)
+            target.write(_transposed(raw, info) if turn else raw)
+    _write_config(place, _config(specimen) if config is None else config)
+    return place
+
+
+def swapped(layout: Layout, half: str, partner: Callable[[Factors], str]) -> dict[str, tuple[str, bool]] | None:
+    """A plan in which half ("a" or "b") of every module comes from its partner; None when nothing would change.
+
+    partner: a module -> the path of the module whose half it gets (its own path, to keep it).
+    """
+    plan: dict[str, tuple[str, bool]] = {}
+    changed = False
+    for factors in layout.pairs:
+        other = layout.modules.get(partner(factors))
+        mine = factors.a if half == "a" else factors.b
+        theirs = (other.a if half == "a" else other.b) if other is not None else ""
+        if not theirs or layout.shape(theirs) != layout.shape(mine):
+            theirs = mine
+        changed |= theirs != mine
+        plan[tensor_name(factors.path, "lora_A")] = (theirs if half == "a" else factors.a, False)
+        plan[tensor_name(factors.path, "lora_B")] = (theirs if half == "b" else factors.b, False)
+    return plan if changed else None
+
+
+def _belongs(path: str, modules: Mapping[str, tuple[int, int]]) -> str | None:
+    """The base's module that a path means once everything in front of its layers is left aside."""
+    if path in modules:
+        return path
+    ends = [module for module in modules if path.endswith("." + module)]
+    if ends:
+        return max(ends, key=len)
+    parts = path.split(".")
+    for start in range(len(parts)):
+        tail = ".".join(parts[start:])
+        hits = [module for module in modules if module == tail or module.endswith("." + tail)]
+        if len(hits) == 1:
+            return hits[0]
+    return None
+
+
+def _turned(layout: Layout, factors: Factors, shape: tuple[int, int]) -> bool | None:
+    """Whether a pair lies transposed; None when it fits the layer neither way."""
+    a, b = layout.shape(factors.a), layout.shape(factors.b)
+    if len(a) != 2 or len(b) != 2:
+        return None
+    out_features, in_features = shape
+    if a[1] == in_features and b[0] == out_features and a[0] == b[1]:
+        return False
+    return True if a[0] == in_features and b[1] == out_features and a[1] == b[0] else None
+
+
+def _transposed(raw: bytes, info: TensorInfo) -> bytes:
+    import numpy as np
+
+    rows, columns = info.shape
+    width = len(raw) // (rows * columns)
+    turned = np.frombuffer(raw, dtype=f"V{width}").reshape(rows, columns).T
+    return np.ascontiguousarray(turned).tobytes()
+
+
+def _config(specimen: Specimen) -> dict[str, Any]:
+    return dict(specimen.raw_config or {})
+
+
+def _weights(specimen: Specimen) -> Path:
+    if specimen.weights is None:
+        raise AdapterError(f"{specimen.given}: has no weights that can be read", fix="see `lorica check`")
+    return specimen.weights
+
+
+def _write_config(place: Path, values: Mapping[str, Any]) -> None:
+    (place / CONFIG_NAME).write_text(json.dumps(values, indent=2, sort_keys=False), encoding="utf-8")
