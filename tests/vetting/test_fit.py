@@ -262,6 +262,28 @@ def test_the_base_that_the_adapter_names(
     assert not codes(found, "reject")
 
 
+def test_another_revision_of_the_named_base(tmp_path: Path) -> None:
+    old, new = "a" * 40, "b" * 40
+    base = save_base(tmp_path / "models--meta-llama--Llama-2-7b-hf" / "snapshots" / new)
+    named = {"base_model_name_or_path": "meta-llama/Llama-2-7b-hf"}
+    assert codes(judged(base, config={**named, "revision": new})) == []
+    assert codes(judged(base, config={**named, "revision": "main"})) == []
+    (found,) = judged(base, config={**named, "revision": old})
+    assert (found.code, found.severity) == ("L306", "warn")
+
+
+def test_a_quantised_copy_is_mentioned(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    (found,) = judged(base, config={"base_model_name_or_path": "TheBloke/Llama-2-7B-GPTQ"})
+    assert (found.code, found.severity) == ("L308", "note")
+    assert "not quantised" in found.seen
+
+
+def test_an_adapted_head_of_a_task_is_no_missing_module(tmp_path: Path) -> None:
+    head = {"base_model.model.score.lora_A.weight": (4, 48), "base_model.model.score.lora_B.weight": (2, 4)}
+    assert codes(judged(save_base(tmp_path / "base"), extra=head)) == ["L315"]
+
+
 def tokenizer(folder: Path, vocabulary: dict[str, int], added: dict[str, int], template: str | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     entries = [{"id": number, "content": token} for token, number in added.items()]

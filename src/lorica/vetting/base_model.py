@@ -80,7 +80,8 @@ def read_base(folder: Path) -> BaseModel:
         family=family,
         modules=modules,
         shape=_shape(folder.name, family, numbers),
-        layers=numbers["layers"] or stored,
+        # An encoder-decoder states its encoder's; checkpoints of others may hold layers beyond, for other predictions.
+        layers=max(numbers["layers"], stored if config.get("is_encoder_decoder") is True else 0) or stored,
         vocabulary=_embedding_rows(modules) or numbers["vocabulary"],
         quantised=_quantisation(config),
     )

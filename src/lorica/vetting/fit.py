@@ -33,6 +33,8 @@ from lorica.vetting.wording import listed, numbers, shown, some
 
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings", "shared")
 _HEADS = ("lm_head", "embed_out", "output_layer")
+# Layers that a task puts on top of a base, outside its repeated layers.
+_TASK_HEADS = ("score", "classifier", "pre_classifier", "pooler", "qa_outputs", "v_head", "summary", "head")
 # One and the same layer, whole or in parts: what fused modules are called, and what their parts are.
 _FUSED = {
     **dict.fromkeys(
@@ -55,8 +57,6 @@ def check_fit(specimen: Specimen, layout: Layout, base: Path) -> list[Finding]:
     if not model.modules:
         found.append(finding("L309", f"{shown(model.folder.name)} holds config.json and no *.safetensors"))
     found += _Fit(specimen, layout, model, shapes).findings()
-    if model.quantised:
-        found.append(finding("L308", f"its config.json says {shown(model.quantised)}"))
     return found + check_identity(specimen, model) + check_text(specimen, layout, model)
 
 
@@ -83,7 +83,10 @@ class _Fit:
         high = [each for each in modules if self._beyond(each)]
         rest = [each for each in modules if not self._beyond(each)]
         places = {each.path: self._place(each) for each in rest}
-        found = self._layers(high, len(modules)) + self._absent([e for e in rest if not places[e.path].path], modules)
+        absent = [each for each in rest if not places[each.path].path]
+        heads = [each.path for each in absent if each.layer is None and each.kind in _TASK_HEADS]
+        found = self._layers(high, len(modules)) + _heads(heads)
+        found += self._absent([each for each in absent if each.path not in heads], modules)
         found += self._widths([(each, places[each.path]) for each in rest])
         found += self._moved([each for each in rest if places[each.path].moved], len(modules))
         if not high:

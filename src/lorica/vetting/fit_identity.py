@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from lorica.adapters.bases import BaseShape, named, normalise
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.specimen import Specimen
@@ -22,18 +24,25 @@ _ALIKE = (
 )
 
 
+_QUANTISED = re.compile(
+    r"gptq|awq|gguf|exl2|(?<![a-z])(?:bnb|nf4|fp4|hqq|aqlm|eetq)(?![a-z])|int[48]|[48][-_ ]?bit", re.I
+)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
 def check_identity(specimen: Specimen, model: BaseModel) -> list[Finding]:
-    """L306 and L307. Ids that say nothing certain are passed over: a folder may be called anything."""
+    """L306 to L308. Ids that say nothing certain are passed over: a folder may be called anything."""
     wanted = specimen.config.base_model_name_or_path if specimen.config else None
+    found = _quantisation(wanted or "", model)
     if not wanted:
-        return []
-    meant = named(wanted, loosely=False)
-    found = _family(wanted, meant, model)
-    is_named = _is_named(wanted, model)
-    theirs = named(model.identity, loosely=False)
-    if is_named or not theirs or not meant or {base.name for base in theirs} & {base.name for base in meant}:
         return found
-    facts = {"adapter": wanted, "base": model.identity}
+    meant = named(wanted, loosely=False)
+    found += _family(wanted, meant, model)
+    if _is_named(wanted, model):
+        return found + _revision(specimen, model)
+    theirs = named(model.identity, loosely=False)
+    if not theirs or not meant or {base.name for base in theirs} & {base.name for base in meant}:
+        return found
     return [
         *found,
         finding(
@@ -41,8 +50,39 @@ def check_identity(specimen: Specimen, model: BaseModel) -> list[Finding]:
             f"{CONFIG_NAME} names {shown(wanted)}; the base is {shown(model.identity)}",
             expected=shown(wanted),
             file=CONFIG_NAME,
-            facts=facts,
+            facts={"adapter": wanted, "base": model.identity},
         ),
+    ]
+
+
+def _quantisation(wanted: str, model: BaseModel) -> list[Finding]:
+    hit = _QUANTISED.search(wanted.rpartition("/")[2])
+    if not model.quantised and not hit:
+        return []
+    seen = f"the base is {shown(model.quantised)}" if model.quantised else "the base is not quantised"
+    return [
+        finding(
+            "L308",
+            seen + (f"; the adapter names {shown(wanted)}" if wanted else ""),
+            facts={"base": model.quantised, "adapter_names_quantised": hit is not None},
+        )
+    ]
+
+
+def _revision(specimen: Specimen, model: BaseModel) -> list[Finding]:
+    """A commit that the adapter states, against the one whose snapshot the base is."""
+    stated = specimen.config.revision if specimen.config else None
+    held = model.folder.name
+    if not stated or not _COMMIT.fullmatch(stated) or not _COMMIT.fullmatch(held) or stated == held:
+        return []
+    return [
+        finding(
+            "L306",
+            f"{CONFIG_NAME} names revision {stated[:12]}; the base is the snapshot {held[:12]}",
+            expected=f"revision {stated[:12]}",
+            file=CONFIG_NAME,
+            facts={"adapter": stated, "base": held},
+        )
     ]
 
 

@@ -52,7 +52,7 @@ FIT: dict[str, Code] = {
         "use the base model that adapter_config.json names",
         ("wrong_base",),
     ),
-    "L308": Code("note", "the base is quantised", causes=("wrong_revision",)),
+    "L308": Code("note", "the base is quantised, or the model that the adapter names is", causes=("wrong_revision",)),
     "L309": Code("note", "the base's folder holds no safetensors: only its config was compared"),
     "L310": Code("note", "nothing in the adapter can be compared with the base's modules"),
     "L311": Code(
@@ -76,5 +76,5 @@ FIT: dict[str, Code] = {
     "L314": Code(
         "note", "the base's tokenizer has ids beyond its embedding", "download the base again", ("tokenizer_mismatch",)
     ),
-    "L315": Code("note", "whole parameters are saved that the base does not have: a new head"),
+    "L315": Code("note", "the adapter brings a head that the base does not have"),
 }
