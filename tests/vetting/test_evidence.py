@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from typing import Any
+
+from tests.vetting.specimens import pairs, specimen
+
+from lorica.vetting.evidence import training_evidence
+
+PLAIN = pairs({"self_attn.q_proj": (32, 32)}, range(2))
+
+
+def documents(**named: Any) -> dict[str, Any]:
+    return {"documents": {f"{name}.json": value for name, value in named.items()}}
+
+
+def test_evidence_of_a_trainer() -> None:
+    logs: list[dict[str, Any]] = [{"step": i, "loss": 2 - i / 1000, "learning_rate": 1e-4} for i in range(1, 1001)]
+    logs += [{"step": 500, "eval_loss": 1.6}, {"step": 1000, "eval_loss": 1.4, "eval_auc": 0.8, "eval_runtime": 9.0}]
+    state = {"log_history": logs, "global_step": 1000, "max_steps": 1000, "epoch": 2.0, "best_metric": 1.4}
+    found = training_evidence(specimen(PLAIN, name="run-fold2", card="# x", **documents(trainer_state=state))[0])
+    assert len(found.losses) == 200
+    assert found.losses[0][0] == 1
+    assert found.losses[-1] == (1000, 1.0)
+    assert (found.loss_first, found.loss_last, found.loss_lowest) == (1.999, 1.0, 1.0)
+    assert (found.eval_last, found.eval_lowest, found.eval_lowest_step) == (1.4, 1.4, 1000)
+    assert found.metrics == {"loss": 1.4, "auc": 0.8}
+    assert (found.steps, found.finished, found.epochs, found.rate) == (1000, True, 2.0, 1e-4)
+    assert (found.held_out, found.fold, found.card, found.dropout) == (True, 2, True, 0.0)
+
+
+def test_evidence_of_lorica() -> None:
+    record = {
+        "status": "finished",
+        "manifest": {"training.seed": "7", "training.epochs": "6", "lora.lora_dropout": "0.1"},
+        "result": {
+            "steps": 24,
+            "best_step": 12,
+            "base_loss": 3.5,
+            "trained_loss": 3.2,
+            "train_loss": 2.9,
+            "eval_loss": 3.1,
+        },
+        "rows": {"held_out": 7, "training": 20},
+    }
+    found = training_evidence(specimen(PLAIN, **documents(training=record))[0])
+    assert (found.seed, found.epochs, found.steps, found.finished) == (7, 6.0, 24, True)
+    assert (found.held_out, found.held_out_rows, found.training_rows) == (True, 7, 20)
+    assert (found.base_loss, found.trained_loss, found.eval_lowest_step) == (3.5, 3.2, 12)
+    assert training_evidence(specimen(PLAIN)[0]).steps is None

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+
+from lorica.vetting.cards import read_card
+from lorica.vetting.families import families, mixed, quantised, sees, sizes, tuned, uniform
+
+
+def test_cards_are_read_without_yaml() -> None:
+    text = (
+        "---\r\nlicense: mit\r\nbase_model:\r\n  - 'a/b'   # why\r\n- c/d\r\ndatasets: [x/y, \"z\"]\r\n"
+        "tags:\n- base_model:adapter:e/f\n- lora\nmodel-index:\n- name: no\n---\n# Title\n"
+        "- **Finetuned from model:** g/h\n"
+        "R: 8 and learning rate: 5\n"
+    )
+    found = read_card(text)
+    assert found.bases == ("a/b", "c/d", "e/f", "g/h")
+    assert found.datasets == ("x/y", "z")
+    assert (found.title, found.ranks) == ("Title", (8,))
+    assert read_card("---\nbase_model: x") == read_card("---\nbase_model: x\n")
+    assert read_card(" " * 2**20 + ":" * 2**20).bases == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "size"),
+    [
+        ("Qwen/Qwen2.5-1.5B-Instruct", "qwen2.5", "1.5b"),
+        ("unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit", "llama3", "8b"),
+        ("openlm-research/open_llama_3b", "llama", "3b"),
+        ("google/gemma-2b", "gemma", "2b"),
+        ("google/gemma-2-9b-it", "gemma2", "9b"),
+        ("mistralai/Mixtral-8x7B-v0.1", "mixtral", "8x7b"),
+        ("Qwen/Qwen3-30B-A3B", "qwen3", "30b"),
+        ("Qwen/Qwen2.5-7B-Instruct-1M", "qwen2.5", "7b"),
+        ("microsoft/Phi-3-mini-4k-instruct", "phi3", None),
+        ("EleutherAI/pythia-70m", "gptneox", "70m"),
+    ],
+)
+def test_words_of_names(name: str, family: str, size: str | None) -> None:
+    assert families(name) == {family}
+    assert sizes(name) == (() if size is None else (size,))
+
+
+def test_traits_of_names() -> None:
+    assert quantised("TheBloke/Llama-2-7B-AWQ") == "awq"
+    assert quantised("a/b-bnb-4bit") == "bnb 4-bit"
+    assert not quantised("Qwen/Qwen2.5-7B")
+    assert tuned("gemma-2-2b-it")
+    assert not tuned("with-items")
+    assert uniform("Qwen/Qwen2.5-7B")
+    assert not uniform("Qwen/Qwen3-30B-A3B")
+    assert mixed("Qwen/Qwen3-Next-80B-A3B")
+    assert sees("Qwen/Qwen2-VL-2B") is True
+    assert sees("Qwen/Qwen2.5-7B") is False
+    assert sees("someone/something") is None
