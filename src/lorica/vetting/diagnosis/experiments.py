@@ -39,9 +39,16 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _experiment(
-    name: str, asks: str, separates: str, needs: tuple[Need, ...], cost: float, run: Callable[[Context], list[Evidence]]
+    name: str,
+    asks: str,
+    separates: str,
+    needs: tuple[Need, ...],
+    cost: float,
+    run: Callable[[Context], list[Evidence]],
+    unless: tuple[Need, ...] = (),
 ) -> Experiment:
-    return Experiment(name=name, asks=asks, separates=frozenset(separates.split()), needs=needs, cost=cost, run=run)
+    causes = frozenset(separates.split())
+    return Experiment(name=name, asks=asks, separates=causes, needs=needs, cost=cost, run=run, unless=unless)
 
 
 # The cheap ones first. All of cost 0 are always run; of the others, those that separate the leading causes.
