@@ -26,6 +26,7 @@ MOST_FACTOR_VALUES = 16 * 1024 * 1024
 MOST_RANK = 512
 # Shorter stretches of zeros are not looked for: 8-bit types flush many small values to zero.
 ZERO_RUN_BYTES = 1024
+_ONE_THREAD = 2**18
 # Stretches of one value are looked for in pieces of so many values.
 EQUAL_RUN = 128
 
@@ -169,6 +170,24 @@ def _equal_run(values: Floats) -> int:
     return len(full) * EQUAL_RUN
 
 
+def _products(matrix: Floats, columns: Floats) -> tuple[Floats, Floats]:
+    """matrix [r, n], columns [n, 17] -> matrix matrix^T [r, r] and matrix columns [r, 17], summed over pieces of n.
+
+    OpenBLAS hands products of more than 2^18 multiplications to its threads, and on busy cores those cost a hundred
+    times what they save; numpy multiplies a stack of smaller ones without leaving its loop.
+    """
+    rank, width = matrix.shape
+    piece = _ONE_THREAD // (rank * max(rank, columns.shape[1]))
+    if piece >= width or piece < 16:
+        return matrix @ matrix.T, matrix @ columns
+    whole = width // piece * piece
+    pieces = matrix[:, :whole].reshape(rank, -1, piece).transpose(1, 0, 2)
+    rest, tail = matrix[:, whole:], columns[whole:]
+    gram = (pieces @ pieces.transpose(0, 2, 1)).sum(axis=0) + rest @ rest.T
+    projected = (pieces @ columns[:whole].reshape(-1, piece, columns.shape[1])).sum(axis=0) + rest @ tail
+    return gram, projected
+
+
 def _half(values: Floats, shape: tuple[int, ...], side: str) -> Half | None:
     """The products of one factor; None for what is no matrix or too large."""
     rows = shape[0] if shape else 0
@@ -180,8 +199,7 @@ def _half(values: Floats, shape: tuple[int, ...], side: str) -> Half | None:
     rank, width = matrix.shape
     if rank > MOST_RANK:
         return None
-    projected = matrix @ probes(width)
-    gram = matrix @ matrix.T
+    gram, projected = _products(matrix, probes(width))
     if not np.isfinite(gram.trace()):
         return None  # sizes beyond float32's square root; the tensor's own finding says so
     return Half(gram=gram, image=projected[:, :-1], sums=projected[:, -1], width=width)

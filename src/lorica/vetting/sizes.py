@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.layout import Layout
@@ -129,7 +130,7 @@ def _unused(measures: dict[str, Measure]) -> Iterable[Finding]:
 def _scale(measures: dict[str, Measure], *, special: bool) -> Iterable[Finding]:
     """special: DoRA, where the base's own row lengths bound the result."""
     gains = np.array([each.gain for each in measures.values()])
-    facts = {"median_gain": float(np.median(gains)), "max_gain": float(gains.max())}
+    facts = {"median_gain": _middle(gains), "max_gain": float(gains.max())}
     scales = sorted({each.scale for each in measures.values()})
     by = f"scaling {scales[0]:.4g}" if len(scales) == 1 else f"scalings {scales[0]:.4g} to {scales[-1]:.4g}"
     if facts["max_gain"] < SLIGHT:
@@ -173,6 +174,11 @@ def _spread(measures: dict[str, Measure]) -> Iterable[Finding]:
         )
 
 
+def _middle(values: npt.NDArray[np.float64]) -> float:
+    # np.median would import numpy.ma, which costs as much as everything here.
+    return float(np.sort(values)[len(values) // 2])
+
+
 def _outliers(measures: dict[str, Measure]) -> Iterable[Finding]:
     """Modules whose gain is far from that of the same module in the other layers."""
     roles: dict[str, list[str]] = {}
@@ -183,9 +189,9 @@ def _outliers(measures: dict[str, Measure]) -> Iterable[Finding]:
         if len(paths) < 4 or _UNREACHED.search(paths[0]):
             continue
         logs = np.log([measures[path].gain for path in paths])
-        away = logs - np.median(logs)
+        away = logs - _middle(logs)
         # Robust: the usual distance from the median, which a few bad layers do not move.
-        usual = max(float(np.median(np.abs(away))), 0.2)
+        usual = max(_middle(np.abs(away)), 0.2)
         for path, distance in zip(paths, away, strict=True):
             if distance > max(np.log(STANDS_OUT), 8 * usual) or distance < -max(2 * np.log(STANDS_OUT), 12 * usual):
                 hit[path] = float(np.exp(distance))
