@@ -105,6 +105,6 @@ def test_a_killed_training_ends_the_same(trained: Path, few_posts: Path, tmp_pat
         process.wait()
         kills += 1
     assert main(arguments) == 0
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
+    for name in ("adapter_model.safetensors", "adapter_config.json", "lorica.json"):
         assert (broken / "rules" / name).read_bytes() == (trained / "rules" / name).read_bytes()
     assert kills > 0

@@ -24,7 +24,7 @@ TOLERANCE: dict[str, Tolerance] = {
 # From coarse to exact.
 _PRECISIONS = ("nf4", "bfloat16", "float16", "float32")
 # Below this root mean square an adapter's effect drowns in the rounding of an engine of this precision.
-_FAINT = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 0.05, "nf4": 0.05}
+_FAINT = {"float32": 1e-4, "float16": 0.02, "bfloat16": 0.15, "nf4": 0.15}
 # How far the adapter's effect may be from the expected one, as a part of it. Not applied: 1. Twice as strong: 1.
 _MOST_ODD = 0.5
 # Up to this part of the expected effect, an adapter has none.

@@ -28,9 +28,13 @@ Policy = Literal["auto", "require", "off"]
 
 # So many prompts are asked of adapters without a passport: any prompt shows whether an adapter does anything.
 _BLIND_PROMPTS = 8
-# Root mean square of an update's entries, per unit of the base weights' usual 0.02, that an engine of each precision
-# must show; a smaller one may drown in rounding.
-_VISIBLE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2, "nf4": 3e-2}
+# How far two log-probabilities of one state may be apart, in nats: batches are packed otherwise with an adapter.
+_NOISE = {"float32": 1e-4, "float16": 0.02, "bfloat16": 0.15, "nf4": 0.15}
+# Updates of this size (root mean square of the entries, per unit of base weights' usual 0.02) an engine of each
+# precision must show: beyond its noise, and at all. An applied update of relative size s moves some log-probability of
+# the probes by s to 15 s.
+_VISIBLE = {"float32": 2e-3, "float16": 0.1, "bfloat16": 0.5, "nf4": 0.5}
+_MOVES = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2, "nf4": 1e-2}
 _USUAL_WEIGHT = 0.02
 
 
@@ -188,16 +192,22 @@ def _without_passport(
     broken = next((output.error for output in adapter if output.error), "")
     if broken:
         raise AdapterError(f"adapter {name!r} ({folder}): {broken}", fix=f"look at it with `lorica check {folder}`")
-    if any(one.logprobs != other.logprobs for one, other in zip(base, adapter, strict=True)):
+    moved = max(
+        abs(before - after)
+        for one, other in zip(base, adapter, strict=True)
+        for before, after in zip(one.logprobs, other.logprobs, strict=True)
+    )
+    if moved > _NOISE.get(dtype, _NOISE["bfloat16"]):
         return Admission(name, "differs")
     size = update_size(open_adapter(folder))
     if size == 0:
         return Admission(name, "none", notes=("its update is zero: it answers as the base model does",))
-    if size < _VISIBLE.get(dtype, 1.0) * _USUAL_WEIGHT:
-        return Admission(name, "none", notes=(f"its update is too small to be seen in {dtype}",))
+    must = _VISIBLE if moved else _MOVES
+    if size < must.get(dtype, must["bfloat16"]) * _USUAL_WEIGHT:
+        return Admission(name, "none", notes=(f"its update is too small to be proved in {dtype}",))
     raise AdapterError(
-        f"adapter {name!r} ({folder}) is not applied: the engine answers {len(base)} probes exactly as the base alone "
-        f"does, though the update is not zero (root mean square {size:.2g})",
+        f"adapter {name!r} ({folder}) is not applied: the engine answers {len(base)} probes as the base alone does "
+        f"(largest difference {moved:.2g}), though the update is not small (root mean square {size:.2g})",
         fix="the engine drops it; use another engine, and look at the adapter with `lorica check`",
     )
 

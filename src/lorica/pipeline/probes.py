@@ -91,7 +91,7 @@ QUESTIONS = (
     ("What is a young cat called?", ("a kitten", "a puppy", "a foal", "a calf")),
 )
 _SCORES = ("1.0", "0.0", "0.5")
-_NUMBER_PROBES, _NUMBER_LENGTH, _NUMBER_CHOICES = 24, 12, 4
+_NUMBER_PROBES, _NUMBER_LENGTH, _NUMBER_CHOICES = 24, 24, 4
 
 
 @dataclass(frozen=True)

@@ -119,8 +119,10 @@ def _in_passport(passport: Passport) -> dict[str, str]:
 
 def _in_record(folder: Path) -> dict[str, str]:
     record = folder / "training.json"
-    manifest = read_json_object(record).get("manifest", {}) if record.is_file() else {}
-    return {key.removeprefix("digest."): value for key, value in manifest.items() if key.startswith("digest.")}
+    manifest = read_json_object(record).get("manifest") if record.is_file() else None
+    if not isinstance(manifest, dict):
+        return {}
+    return {key.removeprefix("digest."): str(value) for key, value in manifest.items() if key.startswith("digest.")}
 
 
 def ids_digest(ids: Iterable[str]) -> str:

@@ -256,9 +256,11 @@ def _check_record(specimen: Specimen, base: Path | None) -> list[Finding]:
     """training.json, which Lorica leaves beside what it trains: the config and the digests it was made with."""
     record = specimen.documents.get(TRAINING_RECORD)
     manifest = record.get("manifest") if isinstance(record, dict) else None
-    if not isinstance(manifest, dict) or "digest.base" not in manifest:
+    if not isinstance(manifest, dict):
         return []
     texts = {key: value for key, value in manifest.items() if isinstance(key, str) and isinstance(value, str)}
+    if "digest.base" not in texts:
+        return []
     found: list[Finding] = []
     recorded = _settings_of(texts)
     if recorded and specimen.raw_config is not None:

@@ -1,0 +1,79 @@
+"""Adapters for the embedded base with passports of their own, for the tests of everything that reads passports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.folder import save_adapter
+from lorica.adapters.passport import MetricsFacts, Passport, write_passport
+from lorica.engines.base import Engine, OnDone
+from lorica.models.families import read_decoder_config
+from lorica.models.locate import locate_model
+from lorica.pipeline.passport import make_passport, prompt_facts, shipped_canaries
+from lorica.pipeline.provenance import base_facts
+from lorica.prompts.encoder import Encoder
+from lorica.records import Output, Request
+from lorica.tasks import load_task
+from lorica.tasks.base import TaskSettings
+
+BASE = locate_model("embedded:lorica_tiny", environ={})
+
+
+def make_adapter(folder: Path, *, b: float = 0.05, seed: int = 0, alpha: int = 8) -> Path:
+    """A random adapter of rank 4 on q_proj and v_proj. b: standard deviation of lora_B."""
+    shapes = read_decoder_config(BASE).linear_shapes()
+    chance = np.random.default_rng(seed)
+    tensors = {}
+    for module, (out_features, in_features) in shapes.items():
+        if module.rsplit(".", 1)[1] not in ("q_proj", "v_proj"):
+            continue
+        halves = {"lora_A": (4, in_features, 0.06), "lora_B": (out_features, 4, b)}
+        for part, (rows, columns, scale) in halves.items():
+            values = (chance.standard_normal((rows, columns)) * scale).astype("<f4")
+            name = f"base_model.model.{module}.{part}.weight"
+            tensors[name] = ("F32", (rows, columns), values.tobytes())
+    config = AdapterConfig(
+        r=4, lora_alpha=alpha, target_modules=["q_proj", "v_proj"], base_model_name_or_path="embedded:lorica_tiny"
+    )
+    save_adapter(folder, config, tensors)
+    return folder
+
+
+def give_passport(folder: Path, engine: Engine, base: Path = BASE, *, task: str | None = "rules") -> Passport:
+    """Make and write the passport of an adapter, asked through `engine`."""
+    encoder = Encoder.load(base)
+    asked = None if task is None else load_task(task, TaskSettings())
+    engine.add_adapter(str(folder), folder)
+    passport = make_passport(
+        folder,
+        base=base_facts(base, name="embedded:lorica_tiny"),
+        prompt=prompt_facts(encoder, asked, {"thinking": False}),
+        canaries=shipped_canaries(engine, str(folder), asked, encoder, base),
+        metrics=MetricsFacts(on="none", note="a test"),
+    )
+    write_passport(folder, passport)
+    return passport
+
+
+class Deaf:
+    """An engine that loads adapters and never applies them, as servers do that drop names they do not know."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.runs: list[int] = []
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        self._engine.add_adapter(name, folder)
+
+    def run(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Output]:
+        from msgspec.structs import replace
+
+        self.runs.append(len(requests))
+        return self._engine.run([replace(request, adapter=None) for request in requests], on_done)
+
+    def describe(self) -> dict[str, str]:
+        return self._engine.describe()
