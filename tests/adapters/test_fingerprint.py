@@ -109,7 +109,11 @@ def test_the_story_of_an_adapter_for_another_width() -> None:
     text = describe(shapes, found, named("Qwen/Qwen2.5-1.5B"))
     assert text.startswith("fits Qwen/Qwen3-4B and ")
     assert "does not fit Qwen/Qwen2.5-1.5B: hidden 2560, not 1536" in text
-    assert describe(shapes, found, named("Qwen/Qwen3-4B")) == found.text
+    assert describe(shapes, found, named("Qwen/Qwen3-4B")) == found.text == describe(shapes, found)
+    others = len(found.candidates) - 1
+    assert describe(shapes, found, named("Qwen/Qwen3-VL-4B-Instruct")) == (
+        f"fits Qwen/Qwen3-VL-4B-Instruct and {others} others"
+    )
 
 
 def test_few_targets_say_what_they_leave_open() -> None:

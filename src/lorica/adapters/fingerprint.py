@@ -7,7 +7,7 @@ of them at once, by the names that its family gives to its layers.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -107,7 +107,7 @@ class Shapes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True):
-    """Which bases fit. candidates: their names in the table's order. shapes: how many shapes of linear layers these
+    """Which bases fit. candidates: their names, by shape, in the table's order. shapes: how many shapes of linear layers these
     have. open: what the candidates differ in. would_decide: what would settle that, in words. nearest: when none
     fits, the closest (name, reasons). nothing_decided: no adapted module has a name that tells anything.
     """
@@ -171,7 +171,15 @@ def shapes_of(layout: Layout, config: AdapterConfig | None) -> Shapes:
 def fits(shapes: Shapes, base: BaseShape) -> list[str]:
     """Why an adapter of these shapes does not fit a base, in a few words each ("hidden 2560, not 1536"); empty
     when it does."""
-    return list(_reasons(shapes, base, vocabulary=True).values())
+    found: dict[str, str] = {}
+    for name, reason in _differences(shapes, base):
+        found.setdefault(name, reason)
+    if shapes.vocabulary is not None and (reason := vocabulary_reason(shapes.vocabulary, base.vocabulary)):
+        found["vocabulary"] = reason
+    if "query" in found and "context" in found:
+        del found["context"]  # the same number twice in nearly all families
+    order = ["hidden", "layers", "names", "query", "kv", "context", "qkv", "ffn"]
+    return [found[name] for name in sorted(found, key=lambda name: order.index(name) if name in order else len(order))]
 
 
 @functools.lru_cache(maxsize=64)
@@ -179,19 +187,15 @@ def match(shapes: Shapes) -> Match:
     """The bases of the table that shapes fit. An adapter for an unknown base fits none, which is legal."""
     if not any(_known(slot.name) for slot in shapes.slots):
         return Match(shapes=0, nothing_decided=True)
-    groups: dict[tuple[object, ...], list[BaseShape]] = {}
-    for base in all_bases():
-        groups.setdefault(_shape_key(base), []).append(base)
-    reasons = {key: _reasons(shapes, bases[0], vocabulary=False) for key, bases in groups.items()}
-    found = [base for key, bases in groups.items() if not reasons[key] for base in bases]
+    found = [base for bases in _groups() if next(_differences(shapes, bases[0]), None) is None for base in bases]
     if shapes.vocabulary is not None:
         # The nearest vocabulary decides only among bases that fit otherwise: users add tokens of their own.
         tight = [each for each in found if abs(each.vocabulary - shapes.vocabulary) <= _PADDING]
         found = tight or [each for each in found if not vocabulary_reason(shapes.vocabulary, each.vocabulary)]
     if not found:
-        near = sorted(groups, key=lambda key: (len(reasons[key]) or 1, _distance(shapes, groups[key][0])))[:3]
-        nearest = ((groups[key][0].name, tuple(_reasons(shapes, groups[key][0], True).values())) for key in near)
-        return Match(shapes=0, nearest=tuple(nearest))
+        heads = [bases[0] for bases in _groups()]
+        near = sorted(heads, key=lambda base: (len(fits(shapes, base)), _distance(shapes, base)))[:3]
+        return Match(shapes=0, nearest=tuple((base.name, tuple(fits(shapes, base))) for base in near))
     keys = {_shape_key(base) for base in found}
     open_widths = _differing(found) if len(keys) > 1 else ()
     return Match(
@@ -207,7 +211,10 @@ def describe(shapes: Shapes, found: Match, claimed: Iterable[BaseShape] = ()) ->
     Qwen/Qwen2.5-1.5B: hidden 2560, not 1536")."""
     bases = list(claimed)
     misfits = [(base, fits(shapes, base)) for base in bases]
-    if not bases or not all(reasons for _, reasons in misfits):
+    fitting = tuple(base.name for base, reasons in misfits if not reasons)
+    if fitting and found.candidates:
+        return f"fits {_and_others(tuple(dict.fromkeys(fitting + found.candidates)))}"
+    if not bases or fitting:
         return found.text
     base, reasons = min(misfits, key=lambda item: len(item[1]))
     return f"{found.text}; does not fit {base.name}: {', '.join(reasons)}"
@@ -300,37 +307,26 @@ def _read(slots: tuple[Slot, ...], scheme: Scheme) -> tuple[dict[str, dict[int, 
     return found, missed
 
 
-def _reasons(shapes: Shapes, base: BaseShape, vocabulary: bool) -> dict[str, str]:
-    """What differs -> in words; what matters most comes first."""
-    found: dict[str, str] = {}
+def _differences(shapes: Shapes, base: BaseShape) -> Iterator[tuple[str, str]]:
+    """(what differs, in words), one by one: the first alone decides whether a base fits."""
+    if base.layers:
+        if shapes.layers_at_least > base.layers:
+            number = f"{shapes.layers_at_least} layers"
+            yield "layers", f"{'' if shapes.layers else 'at least '}{number}, not {base.layers}"
+        elif shapes.layers is not None and shapes.layers < base.layers and not base.hybrid:
+            yield "layers", f"{shapes.layers} layers, not {base.layers}"
     for slot in shapes.slots:
         expected = base.widths(slot.name)
         if expected is None:
             if _known(slot.name):
-                found.setdefault("names", f"no {slot.name.rsplit('.', 1)[-1]} in {base.family} models")
+                yield "names", f"no {slot.name.rsplit('.', 1)[-1]} in {base.family} models"
             continue
         for pair in slot.widths:
             for (name, wanted), seen in zip(expected, pair, strict=True):
                 if seen and wanted and seen != wanted and name not in _FREE:
-                    found.setdefault(name, f"{WIDTHS.get(name, name)} {seen}, not {wanted}")
-    if base.layers:
-        if shapes.layers_at_least > base.layers:
-            number = f"{shapes.layers_at_least} layers"
-            found["layers"] = f"{'' if shapes.layers else 'at least '}{number}, not {base.layers}"
-        elif shapes.layers is not None and shapes.layers < base.layers and not base.hybrid:
-            found["layers"] = f"{shapes.layers} layers, not {base.layers}"
+                    yield name, f"{WIDTHS.get(name, name)} {seen}, not {wanted}"
     if shapes.experts_at_least > base.experts > 0:
-        found["experts"] = f"at least {shapes.experts_at_least} experts, not {base.experts}"
-    if (
-        vocabulary
-        and shapes.vocabulary is not None
-        and (reason := vocabulary_reason(shapes.vocabulary, base.vocabulary))
-    ):
-        found["vocabulary"] = reason
-    if "query" in found and "context" in found:
-        del found["context"]  # the same number twice in nearly all families
-    order = ["hidden", "layers", "names", "query", "kv", "context", "qkv", "ffn"]
-    return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+        yield "experts", f"at least {shapes.experts_at_least} experts, not {base.experts}"
 
 
 def vocabulary_reason(seen: int, vocabulary: int) -> str:
@@ -343,6 +339,14 @@ def vocabulary_reason(seen: int, vocabulary: int) -> str:
 
 
 @functools.cache
+def _groups() -> tuple[tuple[BaseShape, ...], ...]:
+    """The table's bases by shape."""
+    found: dict[tuple[object, ...], list[BaseShape]] = {}
+    for base in all_bases():
+        found.setdefault((*_shape_key(base), base.hybrid), []).append(base)
+    return tuple(map(tuple, found.values()))
+
+
 def _shape_key(base: BaseShape) -> tuple[object, ...]:
     """Equal for bases that no linear layer's shape tells apart."""
     widths = {name for pair in base.scheme.values() for name in pair} - {"vocabulary", "labels", "embedding"}
