@@ -13,6 +13,8 @@ from lorica.errors import LoricaError, UsageError
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("lorica.verbs.demo:run", "the whole life cycle on the embedded model, offline, with a report"),
+    "check": ("lorica.verbs.check:run", "vet adapters: files, structure, numbers, base, behaviour; many side by side"),
+    "diagnose": ("lorica.verbs.diagnose:run", "ranked causes for an adapter that misbehaves, with the evidence"),
     "train": ("lorica.verbs.train:run", "train LoRA adapters: per task, or one per subject"),
     "infer": ("lorica.verbs.infer:run", "rows in, answers out: routed, batched, validated, resumable"),
     "eval": ("lorica.verbs.eval:run", "metrics of answers against gold, with confidence intervals"),

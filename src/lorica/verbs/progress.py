@@ -11,16 +11,16 @@ _LINE_EVERY = 30.0  # seconds, where standard error is no terminal
 
 
 @contextmanager
-def row_progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """Yield a function that is told how many further rows are done."""
+def row_progress(total: int | None, things: str = "rows") -> Iterator[Callable[[int], None]]:
+    """Yield a function that is told how many further rows, or other things, are done."""
     if not sys.stderr.isatty():
-        yield _lines(total)
+        yield _lines(total, things)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("rows"),
+        TextColumn(things),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -28,17 +28,17 @@ def row_progress(total: int | None) -> Iterator[Callable[[int], None]]:
     )
     started = time.perf_counter()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("rows", total=total, rate="")
+        task = bar.add_task(things, total=total, rate="")
 
         def advance(count: int) -> None:
             bar.advance(task, count)
             done = bar.tasks[0].completed
-            bar.update(task, rate=f"{done / max(time.perf_counter() - started, 1e-9):.1f} rows/s")
+            bar.update(task, rate=f"{done / max(time.perf_counter() - started, 1e-9):.1f} {things}/s")
 
         yield advance
 
 
-def _lines(total: int | None) -> Callable[[int], None]:
+def _lines(total: int | None, things: str) -> Callable[[int], None]:
     done = 0
     said = time.perf_counter()
 
@@ -47,6 +47,6 @@ def _lines(total: int | None) -> Callable[[int], None]:
         done += count
         if time.perf_counter() - said >= _LINE_EVERY:
             said = time.perf_counter()
-            print(f"{done} of {total or 'unknown'} rows", file=sys.stderr, flush=True)
+            print(f"{done} of {total or 'unknown'} {things}", file=sys.stderr, flush=True)
 
     return advance

@@ -1,0 +1,161 @@
+"""`lorica check`: do adapters prove themselves, on disk and, with a base model, on it and in its engine?"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorica.errors import LoricaError, UsageError
+from lorica.verbs.arguments import emit, parser
+from lorica.verbs.progress import row_progress
+from lorica.vetting.findings import EXIT_CODES, LEVELS
+
+if TYPE_CHECKING:
+    from lorica.vetting.check import Examination
+    from lorica.vetting.ranking import Place
+    from lorica.vetting.tried import Tried
+
+_EXAMPLES = """\
+  lorica check runs/rules/rules                         files, structure and numbers: no base needed
+  lorica check runs/rules/rules --base embedded:lorica-tiny
+  lorica check ADAPTER --base DIR --rows held_out.csv --task rules
+  lorica check adapters/ --html compare.html --keep-working working.yaml
+  lorica check --scores answers.csv --gold rows.csv"""
+_ABOUT = """\
+Vet adapters: folders, checkpoints, single files, archives, cache entries, or a folder of many.
+L0 safe to read, L1 structure and claims, L2 numbers; with --base also L3 (is it this base?) and
+L4 (what does it do?). Exit code: 0 trusted, 1 warnings, 2 rejected, 3 could not check."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Check, print, and return the exit code for CI."""
+    try:
+        return _run(_parse(arguments))
+    except LoricaError as error:
+        # 2 says "rejected" here, so no error of this verb may end with it.
+        print(f"lorica: {error}", file=sys.stderr)
+        return EXIT_CODES["unchecked"]
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    asked = parser("check", _ABOUT, _EXAMPLES, overrides=False)
+    asked.add_argument("paths", nargs="*", metavar="PATH|key=value", help="adapters; configuration for L4 as key=value")
+    asked.add_argument(
+        "--base", default="", help="base model: a folder, embedded:NAME, or a Hugging Face id in the cache"
+    )
+    asked.add_argument("--rows", type=Path, help="rows to ask; with gold answers the effect is measured")
+    asked.add_argument("--task", default="", help="the task of the rows: rules, mcq, saq, qa")
+    asked.add_argument("--level", type=int, choices=sorted(LEVELS), help="the highest level to carry out")
+    asked.add_argument("--scores", type=Path, help="judge the health of a column of scores instead")
+    asked.add_argument("--column", default="", help="the column of --scores, where its name does not tell")
+    asked.add_argument("--gold", type=Path, help="rows with gold labels for --scores, by id")
+    asked.add_argument("--gold-column", default="", metavar="NAME", help="the column of --scores that holds the labels")
+    asked.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page")
+    asked.add_argument("--csv", type=Path, metavar="FILE", help="write the comparison as a table")
+    asked.add_argument("--keep-working", type=Path, metavar="FILE", help="write the adapters that are not rejected, "
+                       "as adapters.paths that config=FILE reads")  # fmt: skip
+    asked.add_argument("--jobs", type=int, default=0, help="processes; 0 for one a core")
+    given = asked.parse_args(list(arguments))
+    given.overrides = [each for each in given.paths if _is_override(each)]
+    given.paths = [Path(each) for each in given.paths if not _is_override(each)]
+    if given.scores is None and not given.paths:
+        raise UsageError("lorica check: no adapter is named", fix="lorica check DIR ..., or --scores FILE")
+    return given
+
+
+def _is_override(argument: str) -> bool:
+    """A key=value, unless a file of that very name is there."""
+    key, equals, _ = argument.partition("=")
+    return bool(equals) and "/" not in key and not Path(argument).exists()
+
+
+def _run(given: argparse.Namespace) -> int:
+    if given.scores is not None:
+        from lorica.verbs.check_scores import check
+
+        return check(given)
+    # Numpy and the levels are imported here, so that a mistaken command line is answered at once.
+    from lorica.vetting.many import examine_all
+    from lorica.vetting.sources import find_sources
+
+    sources = find_sources(given.paths)
+    top = 4 if given.level is None else given.level
+    with ExitStack() as stack:
+        with row_progress(len(sources), "adapters") as advance:
+            found = examine_all(sources, stack, most=min(top, 2), jobs=given.jobs, on_done=advance)
+        behaviours: list[Tried | None] = [None] * len(found)
+        if given.base and top > 2:
+            from lorica.verbs.check_base import try_on_base
+
+            found, behaviours = try_on_base(found, given, top)
+    return _tell(given, found, behaviours)
+
+
+def _tell(given: argparse.Namespace, found: Sequence[Examination], tried: Sequence[Tried | None]) -> int:
+    """Print and write the result; returns the worst adapter's exit code."""
+    from lorica.verbs import check_text
+    from lorica.vetting.ranking import Standing, rank
+
+    standings = [
+        Standing(
+            verdict=each.verdict,
+            gain=None if trial is None else trial.gain,
+            metric=None if trial is None else trial.metric,
+        )
+        for each, trial in zip(found, tried, strict=True)
+    ]
+    places = rank(standings)
+    code = max(EXIT_CODES[each.verdict.status] for each in standings)
+    _write(given, found, tried, places)
+    text = check_text.one(found[0], tried[0]) if len(found) == 1 else check_text.several(found, tried, places)
+    result = {
+        "exit_code": code,
+        "adapters": [check_text.plain(*both) for both in zip(found, tried, strict=True)] if given.json else [],
+        "ranking": [{"place": each.place, "name": each.name, "above": each.above} for each in places],
+    }
+    emit(result, as_json=given.json, text=text)
+    return code
+
+
+def _write(
+    given: argparse.Namespace,
+    found: Sequence[Examination],
+    tried: Sequence[Tried | None],
+    places: Sequence[Place],
+) -> None:
+    """The files that were asked for, each whole or not at all."""
+    from lorica.data.write import atomic_file
+    from lorica.reports.write import write_report
+    from lorica.verbs import check_text
+
+    if given.html is not None:
+        write_report(check_text.page(found, tried, places), given.html)
+    if given.csv is not None:
+        table = check_text.comparison(found, tried, places)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([table.columns, *table.rows])
+        with atomic_file(given.csv) as file:
+            file.write(text.getvalue().encode("utf-8"))
+    if given.keep_working is not None:
+        with atomic_file(given.keep_working) as file:
+            file.write(_working(found, places).encode("utf-8"))
+
+
+def _working(found: Sequence[Examination], places: Sequence[Place]) -> str:
+    """The adapters that are not rejected, best first, as a configuration file: names and paths in JSON's quoting,
+    which is YAML's, too."""
+    by_name = {each.source.name: each for each in found}
+    kept = [place.name for place in places if EXIT_CODES[by_name[place.name].verdict.status] < EXIT_CODES["rejected"]]
+    lines = [
+        f"    {json.dumps(name)}: {json.dumps(str(by_name[name].source.place.resolve()))}"
+        f"  # {by_name[name].verdict.status}"
+        for name in kept
+    ]
+    return "\n".join(["adapters:", "  paths:" + ("" if lines else " {}"), *lines, ""])

@@ -1,0 +1,86 @@
+"""The levels that need nothing but an adapter's files (L0 to L2), in a line. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from lorica.adapters.fingerprint import Match, match, shapes_of
+from lorica.adapters.layout import Layout, read_layout
+from lorica.adapters.specimen import Specimen
+from lorica.vetting.claims import check_claims
+from lorica.vetting.evidence import Evidence, training_evidence
+from lorica.vetting.files import examine_files
+from lorica.vetting.findings import Finding, Verdict, judge
+from lorica.vetting.numbers import Numbers, check_numbers
+from lorica.vetting.passport import check_passport
+from lorica.vetting.profile import Profile, profile
+from lorica.vetting.sources import Source
+from lorica.vetting.structure import check_structure
+
+
+class Examination(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of one adapter so far. What could not be read is None; ran: the levels carried out."""
+
+    source: Source
+    profile: Profile
+    findings: tuple[Finding, ...]
+    ran: tuple[int, ...]
+    specimen: Specimen | None = None
+    layout: Layout | None = None
+    match: Match | None = None
+    numbers: Numbers | None = None
+    evidence: Evidence | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the findings add up to."""
+        rejected = any(each.severity == "reject" for each in self.findings)
+        readable = rejected or self.specimen is not None
+        return judge(self.source.name, str(self.source.given), self.findings, self.ran, readable=readable)
+
+    def add(self, findings: Iterable[Finding], level: int | None = None) -> Examination:
+        """The same with further findings and, where given, a further level carried out."""
+        ran = self.ran if level is None or level in self.ran else (*self.ran, level)
+        return msgspec.structs.replace(self, findings=(*self.findings, *findings), ran=ran)
+
+    def slim(self) -> Examination:
+        """The same without what only further levels need, so that thousands of them take little memory."""
+        numbers = None if self.numbers is None else self.numbers.slim()
+        return msgspec.structs.replace(self, layout=None, numbers=numbers)
+
+
+def examine(source: Source, *, most: int = 2) -> Examination:
+    """Levels 0 to 2, or fewer, of an opened source. Never raises for what is in the files."""
+    specimen, findings = examine_files(source)
+    if specimen is None:
+        nothing = Profile(name=source.name, path=str(source.given), kind=source.kind)
+        return Examination(source=source, profile=nothing, findings=tuple(findings), ran=(0,))
+    layout = None if specimen.header is None else read_layout(specimen.header)
+    found = Examination(
+        source=source,
+        profile=profile(specimen, layout),
+        findings=tuple(findings),
+        ran=(0,),
+        specimen=specimen,
+        layout=layout,
+        evidence=training_evidence(specimen),
+    )
+    if layout is None or most < 1:
+        return found
+    found = _structure(found, specimen, layout)
+    if specimen.weights is None or most < 2:
+        return found
+    numbers, more = check_numbers(specimen, layout)
+    return msgspec.structs.replace(found.add(more, 2), numbers=numbers)
+
+
+def _structure(found: Examination, specimen: Specimen, layout: Layout) -> Examination:
+    matched = match(shapes_of(layout, specimen.config))
+    findings = [
+        *check_structure(specimen, layout),
+        *check_claims(specimen, layout, matched),
+        *check_passport(specimen, None),
+    ]
+    return msgspec.structs.replace(found.add(findings, 1), match=matched)

@@ -1,0 +1,95 @@
+"""What an adapter is, in one line of a table: read from its files, not judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import msgspec
+
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.layout import Layout
+from lorica.adapters.specimen import Specimen
+from lorica.errors import AdapterError
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """name, path, kind: see `Specimen`. method: PEFT's name for it. base, revision: as the config claims.
+
+    ranks, alphas, scalings: the distinct values, sorted; from the tensors and the config. targets: kinds of adapted
+    modules. layers: numbers of adapted layers, sorted. modules: adapted modules. parameters: elements of all tensors.
+    bytes: size of the weights file. dtypes: element types in the file.
+    """
+
+    name: str
+    path: str
+    kind: str
+    method: str = ""
+    base: str = ""
+    revision: str = ""
+    ranks: tuple[int, ...] = ()
+    alphas: tuple[float, ...] = ()
+    scalings: tuple[float, ...] = ()
+    rslora: bool = False
+    dora: bool = False
+    targets: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    modules: int = 0
+    dropout: float | None = None
+    saved: tuple[str, ...] = ()
+    parameters: int = 0
+    bytes: int = 0
+    dtypes: tuple[str, ...] = ()
+
+
+def profile(specimen: Specimen, layout: Layout | None) -> Profile:
+    """The profile of what could be read; everything else keeps its empty value."""
+    config, raw = specimen.config, specimen.raw_config or {}
+    found = Profile(
+        name=specimen.name,
+        path=str(specimen.given),
+        kind=specimen.kind,
+        method=_text(raw.get("peft_type")),
+        base=_text(raw.get("base_model_name_or_path")),
+        revision=_text(raw.get("revision")),
+        rslora=config is not None and config.use_rslora,
+        dora=config is not None and config.use_dora,
+        dropout=float(config.lora_dropout) if config is not None else None,
+    )
+    if layout is None:
+        return found
+    ranks = {layout.shape(each.a)[0] for each in layout.pairs if layout.shape(each.a)}
+    alphas, scalings = _scalings(config, (each.path for each in layout.pairs))
+    return msgspec.structs.replace(
+        found,
+        ranks=tuple(sorted(ranks)),
+        alphas=alphas,
+        scalings=scalings,
+        targets=tuple(sorted({each.kind for each in layout.modules.values()})),
+        layers=tuple(sorted({each.layer for each in layout.modules.values() if each.layer is not None})),
+        modules=len(layout.modules),
+        saved=tuple(sorted(layout.saved)),
+        parameters=sum(math.prod(info.shape) for info in layout.tensors.values()),
+        bytes=max((info.stop for info in layout.tensors.values()), default=0),
+        dtypes=tuple(sorted({info.dtype for info in layout.tensors.values()})),
+    )
+
+
+def _scalings(config: AdapterConfig | None, modules: Iterable[str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Distinct alphas and scalings of the modules; empty where a pattern is a regular expression."""
+    if config is None:
+        return (), ()
+    alphas, scalings = set(), set()
+    try:
+        for module in modules:
+            factor = config.scaling(module)
+            rank = config.rank(module)
+            scalings.add(round(factor, 9))
+            alphas.add(round(factor * (math.sqrt(rank) if config.use_rslora else rank), 6))
+    except AdapterError:
+        return (float(config.lora_alpha),), ()
+    return tuple(sorted(alphas)), tuple(sorted(scalings))
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

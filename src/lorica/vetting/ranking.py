@@ -1,0 +1,93 @@
+"""Many adapters side by side: which to trust first, and why each stands above the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import msgspec
+
+from lorica.vetting.findings import LEVELS, Status, Verdict
+
+_ORDER: tuple[Status, ...] = ("trusted", "warnings", "unchecked", "rejected")
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ranking looks at, of one adapter.
+
+    gain: lower end of the interval of the paired gain over the base model on the same labelled rows, None when it was
+    not measured. metric: the adapter's own main metric on them.
+    """
+
+    verdict: Verdict
+    gain: float | None = None
+    metric: float | None = None
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A place in the ranking, from 1. above: why it stands above the next, "" for the last."""
+
+    place: int
+    name: str
+    above: str
+
+
+def rank(standings: Sequence[Standing]) -> list[Place]:
+    """Order adapters by criteria that can be defended one by one; the first that differs decides.
+
+    1. verdict: trusted, then warnings, then what could not be checked, then rejected; 2. how sure the gain over the
+    base model is (the lower end of its interval), where it was measured; 3. levels passed; 4. number of warnings; 5.
+    the main metric; last the name, so that the order never depends on the order of the arguments.
+    """
+    ordered = sorted(standings, key=lambda each: (*_criteria(each), each.verdict.name))
+    reasons = [_why(first, second) for first, second in pairwise(ordered)] + [""]
+    return [
+        Place(number, each.verdict.name, reason)
+        for number, (each, reason) in enumerate(zip(ordered, reasons, strict=True), 1)
+    ]
+
+
+def levels_passed(verdict: Verdict) -> int:
+    """Levels that ran without a warning or a rejection."""
+    return sum(result in ("passed", "noted") for result in verdict.levels.values())
+
+
+def warnings(verdict: Verdict) -> int:
+    """Findings that a person must look at."""
+    return sum(each.severity == "warn" for each in verdict.findings)
+
+
+def _criteria(each: Standing) -> tuple[float, ...]:
+    """Smaller is better."""
+    return (
+        _ORDER.index(each.verdict.status),
+        0.0 if each.gain is None else -each.gain,
+        -levels_passed(each.verdict),
+        warnings(each.verdict),
+        0.0 if each.metric is None else -each.metric,
+    )
+
+
+def _why(first: Standing, second: Standing) -> str:
+    pairs = zip(_criteria(first), _criteria(second), strict=True)
+    decided = next((number for number, (a, b) in enumerate(pairs) if a != b), None)
+    a, b = first.verdict, second.verdict
+    if decided == 0:
+        return f"verdict {a.status} before {b.status}"
+    if decided == 1:
+        return f"gain over the base at least {_signed(first.gain)}, the next {_signed(second.gain)}"
+    if decided == 2:
+        return f"{levels_passed(a)} of {len(LEVELS)} levels passed, the next {levels_passed(b)}"
+    if decided == 3:
+        return f"{warnings(a)} warnings, the next {warnings(b)}"
+    if decided == 4:
+        return f"metric {_number(first.metric)}, the next {_number(second.metric)}"
+    return "equal in all that was measured; by name"
+
+
+def _signed(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:+.3f}"
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}"

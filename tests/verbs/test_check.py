@@ -1,0 +1,190 @@
+"""`lorica check`, as a person or CI would call it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.folder import WEIGHTS_NAME, save_adapter
+from lorica.cli import main
+
+BASE = "embedded:lorica-tiny"
+SHAPES = {"q_proj": (256, 256), "v_proj": (128, 256)}
+
+
+def adapter(place: Path, *, seed: int = 0, scale: float = 0.01) -> Path:
+    """A small adapter of plausible values for the embedded base, as PEFT would save it."""
+    draw = np.random.default_rng(seed)
+    tensors = {}
+    for layer in range(6):
+        for kind, (out, into) in SHAPES.items():
+            path = f"base_model.model.model.layers.{layer}.self_attn.{kind}"
+            for half, shape in (("lora_A", (4, into)), ("lora_B", (out, 4))):
+                bound = 1 / np.sqrt(into) if half == "lora_A" else scale
+                values = draw.normal(0, bound, shape).astype("<f4")
+                tensors[f"{path}.{half}.weight"] = ("F32", shape, values.tobytes())
+    config = AdapterConfig(r=4, lora_alpha=8, target_modules=sorted(SHAPES), base_model_name_or_path=BASE)
+    save_adapter(place, config, tensors)
+    return place
+
+
+def change_config(folder: Path, **values: object) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
+
+
+def check(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, object]]:
+    code = main(["check", *map(str, arguments), "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_a_sound_adapter_is_trusted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, result = check(capsys, adapter(tmp_path / "sound"))
+    assert code == 0, result
+    (one,) = result["adapters"]  # type: ignore[misc]
+    assert one["status"] == "trusted"
+    assert [one["levels"][f"L{level}"] for level in range(5)] == ["passed", "noted", "passed", "noted", "skipped"] or [
+        one["levels"][f"L{level}"] for level in (0, 2)
+    ] == ["passed", "passed"]
+    assert one["profile"]["ranks"] == [4]
+    assert one["profile"]["scalings"] == [2.0]
+    assert one["profile"]["parameters"] == 6 * 4 * (256 + 256 + 256 + 128)
+    assert "lorica/lorica-tiny" in one["fits"]["text"]
+
+
+def test_a_broken_one_is_rejected_and_a_missing_one_could_not_be_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = adapter(tmp_path / "broken")
+    weights = broken / WEIGHTS_NAME
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert main(["check", str(broken)]) == 2
+    text = capsys.readouterr().out
+    assert "REJECTED" in text
+    assert "L023" in text
+    assert main(["check", str(tmp_path / "brokn")]) == 3
+    assert "did you mean" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--nonsense"],
+        ["DIR", "--level", "9"],
+        ["DIR", "--rows", "rows.csv", "--base", BASE],
+        ["DIR", "--base", "no"],
+    ],
+    ids=["nothing", "unknown option", "unknown level", "rows without a task", "no such base"],
+)
+def test_a_mistaken_command_line_never_ends_like_a_rejection(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = adapter(tmp_path / "sound")
+    assert main(["check", *(str(sound) if each == "DIR" else each for each in arguments)]) == 3
+    assert capsys.readouterr().err.startswith("lorica: ")
+
+
+def test_many_are_compared_and_ranked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "adapters"
+    adapter(folder / "fold_0", seed=1)
+    adapter(folder / "fold_1", seed=2)
+    shutil.copytree(folder / "fold_0", folder / "copy")
+    change_config(adapter(folder / "dropped", seed=3), target_modules=["q_proj"])
+    pages = {suffix: tmp_path / f"compare{suffix}" for suffix in (".html", ".csv", ".yaml")}
+    code, result = check(
+        capsys, folder, "--html", pages[".html"], "--csv", pages[".csv"], "--keep-working", pages[".yaml"]
+    )
+    assert code == 2
+    ranking = result["ranking"]
+    assert [each["place"] for each in ranking] == [1, 2, 3, 4]  # type: ignore[attr-defined]
+    assert ranking[-1]["name"] == "dropped"  # type: ignore[index]
+    assert all(each["above"] for each in ranking[:-1])  # type: ignore[index]
+    found = {each["name"]: each for each in result["adapters"]}  # type: ignore[attr-defined]
+    assert found["dropped"]["status"] == "rejected"
+    assert any(each["code"].startswith("L25") for each in found["copy"]["findings"])
+
+    with pages[".csv"].open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["adapter"] for row in table] == [each["name"] for each in ranking]  # type: ignore[attr-defined]
+    kept = yaml.safe_load(pages[".yaml"].read_text("utf-8"))["adapters"]["paths"]
+    assert sorted(kept) == ["copy", "fold_0", "fold_1"]
+    assert all(Path(path).is_dir() for path in kept.values())
+    assert "dropped" in pages[".html"].read_text("utf-8")
+
+
+def test_the_kept_ones_are_read_as_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter(tmp_path / "adapters" / "fold: 0 # odd", seed=1)
+    kept = tmp_path / "kept.yaml"
+    main(["check", str(tmp_path / "adapters"), "--keep-working", str(kept)])
+    capsys.readouterr()
+    assert main(["config", f"config={kept}", "task=rules", "--json"]) == 0
+    assert "fold: 0 # odd" in capsys.readouterr().out
+
+
+def test_on_its_base_it_is_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, result = check(capsys, adapter(tmp_path / "sound", scale=0.05), "--base", BASE, "--level", "4")
+    (one,) = result["adapters"]  # type: ignore[misc]
+    assert code in (0, 1), one["findings"]
+    assert one["levels"]["L3"] != "skipped"
+    assert one["levels"]["L4"] != "skipped"
+    assert one["behaviour"]["measured"]["divergence"]["kl"] > 0
+
+
+def test_an_update_of_zero_is_named_before_a_base_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, result = check(capsys, adapter(tmp_path / "zero", scale=0.0))
+    (one,) = result["adapters"]  # type: ignore[misc]
+    assert code == 2
+    assert any(each["severity"] == "reject" and each["code"].startswith("L2") for each in one["findings"])
+
+
+def test_scores_are_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = tmp_path / "scores.csv"
+    scores.write_text("id,score\n" + "".join(f"{row},0.0\n" for row in range(50)), "utf-8")
+    code, result = check(capsys, "--scores", scores)
+    assert code == 2
+    assert result["status"] == "rejected"
+    scores.write_text("id,score\n" + "".join(f"{row},{row / 50:.3f}\n" for row in range(50)), "utf-8")
+    code, result = check(capsys, "--scores", scores)
+    assert code == 0, result
+    assert result["health"]["unique"] == 50  # type: ignore[index]
+
+
+def test_the_levels_on_files_load_no_torch(tmp_path: Path) -> None:
+    """A cold process, so that what other tests import does not count."""
+    place = adapter(tmp_path / "sound")
+    program = (
+        "import sys; from lorica.cli import main; code = main(sys.argv[1:]);"
+        "heavy = {'torch', 'hydra', 'omegaconf', 'transformers', 'peft', 'scipy', 'tokenizers'} & set(sys.modules);"
+        "print(sorted(heavy), file=sys.stderr); sys.exit(code or bool(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "check", str(place)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_archive_and_a_single_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = adapter(tmp_path / "sound")
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "sound")
+    code, result = check(capsys, packed)
+    assert code == 0, result
+    assert result["adapters"][0]["profile"]["kind"] == "archive"  # type: ignore[index]
+    code, result = check(capsys, packed, place)
+    assert len(result["adapters"]) == 2  # type: ignore[arg-type]
+    header = struct.unpack("<Q", (place / WEIGHTS_NAME).read_bytes()[:8])[0]
+    assert header > 0
