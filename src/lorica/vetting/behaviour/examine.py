@@ -185,7 +185,7 @@ def _measure(subject: _Subject, task: Task, rows: Sequence[Row], source: str) ->
         divergence=measure_divergence(wide, wide_base),
         variation=measure_variation(replies, base),
         examples=measure_examples(work, engine, name, task, few, on_done),
-        formats=tuple(sweep(work, engine, name, task, replies.keep(swept), base.keep(swept), on_done)),
+        formats=tuple(sweep(work, engine, name, task, replies, base, swept, on_done)),
         scales=tuple(
             respond(
                 work,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from lorica.vetting.behaviour.formats import CLEARLY
 from lorica.vetting.behaviour.measures import Behaviour, FormatResult, Labelled, ScaleResult
 from lorica.vetting.codes import Severity
 from lorica.vetting.findings import Finding, finding
@@ -19,8 +20,8 @@ _LOST_MASS, _HAD_MASS = 0.02, 0.1
 _ONE_ANSWER, _BASE_VARIES = 0.95, 0.8
 _HARD, _BASE_SOFT = 0.9, 0.5
 _RIGHT_ANYWAY = 0.97
-_CLEARLY = 0.03  # of ROC-AUC or accuracy
 _CLEAR_LOSS = 0.05  # nats per row
+_KEPT = 0.05  # so much ROC-AUC or accuracy may chance take from a scale that is better in log-loss
 _SURER = 0.1
 _ENOUGH = 16
 _LABELS = 30
@@ -142,23 +143,33 @@ def _formats(found: Behaviour) -> Iterator[Finding]:
     if own is None or not others or _unmoved(found):
         return
     facts = {"formats": [_format_facts(each) for each in found.formats]}
-    right = [each for each in others if each.better is not None and each.n >= _LABELS]
+    right = [each for each in others if each.better is not None and each.n >= _LABELS and _knows(each)]
     best = max(right, key=lambda each: each.better.value or 0 if each.better else 0, default=None)
-    if best is not None and best.better is not None and best.better.above > 0 and (best.better.value or 0) > _CLEARLY:
+    if best is not None and best.better is not None and best.better.above > 0 and (best.better.value or 0) > CLEARLY:
         yield finding(
             "L410",
-            f"{best.name}: {best.quality:.3f}; as configured ({own.name}): {own.quality:.3f}, difference {best.better}",
+            f"{best.name}: {best.quality:.3f} on {best.n} rows, by {best.better} more than as configured ({own.name})",
             severity="warn" if found.source == "rows" else "note",
-            facts=facts,
+            facts=facts | {"best_format": best.name, "best_style": best.style, "best_method": best.method},
         )
         return
-    surest = max(others, key=lambda each: each.surer.value or 0 if each.surer else 0)
-    if surest.surer is not None and surest.surer.above > _SURER and surest.kl > own.kl:
+    surest = max(others, key=_made_surer)
+    if surest.surer is not None and surest.surer.above > _SURER and _made_surer(surest) > _SURER:
         yield finding(
             "L411",
             f"{surest.name}: its best answer has {surest.surer} more probability than as configured ({own.name})",
-            facts=facts,
+            facts=facts | {"surer_format": surest.name, "surer": surest.surer.value},
         )
+
+
+def _knows(each: FormatResult) -> bool:
+    """Whether the adapter adds something in this format: not being as wrong as in another is not enough."""
+    return (each.quality or 0.0) > (each.base_quality or 0.0) + CLEARLY
+
+
+def _made_surer(each: FormatResult) -> float:
+    """How much surer a format makes the adapter than it makes the base."""
+    return (each.surer.value or 0.0) - (each.base_surer or 0.0) if each.surer else 0.0
 
 
 def _format_facts(each: FormatResult) -> dict[str, Any]:
@@ -169,6 +180,7 @@ def _format_facts(each: FormatResult) -> dict[str, Any]:
         "mass": each.mass,
         "kl": each.kl,
         "quality": each.quality,
+        "base_quality": each.base_quality,
         "better": None if each.better is None else each.better.value,
         "better_low": None if each.better is None else each.better.low,
     }
@@ -211,7 +223,7 @@ def _clearly_better(best: ScaleResult, own: ScaleResult) -> bool:
     gain, over_base = best.gain, best.over_base
     if gain is None or over_base is None or gain.above <= 0 or (gain.value or 0) < _CLEAR_LOSS:
         return False
-    keeps = best.quality is None or own.quality is None or best.quality >= own.quality - 0.01
+    keeps = best.quality is None or own.quality is None or best.quality >= own.quality - _KEPT
     return over_base.above > 0 and keeps
 
 
@@ -253,7 +265,7 @@ def _right(found: Behaviour) -> Iterator[Finding]:
         yield finding("L422", text, severity="reject" if sure else "warn", facts=facts)
     elif seen.over_base.above > 0:
         yield finding("L420", text, facts=facts)
-    elif seen.over_base.below > 0 and (seen.over_base.value or 0) < -_CLEARLY:
+    elif seen.over_base.below > 0 and (seen.over_base.value or 0) < -CLEARLY:
         yield finding("L421", text, facts=facts)
     else:
         yield finding("L423", text, facts=facts)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from lorica.engines.base import Engine
-from lorica.records import Row
 from lorica.tasks.base import Task
 from lorica.tasks.rules import STYLES
-from lorica.vetting.behaviour.asking import OnDone, Replies, ask, both, make_questions, other_settings
+from lorica.vetting.behaviour.asking import Floats, OnDone, Replies, ask, both, make_questions, other_settings
 from lorica.vetting.behaviour.divergence import kl, mean_or_none, saturated_share, with_rest
 from lorica.vetting.behaviour.measures import FormatResult
 from lorica.vetting.behaviour.quality import (
@@ -23,6 +21,8 @@ from lorica.vetting.behaviour.quality import (
 )
 from lorica.vetting.behaviour.setting import Workplace
 
+# So much more ROC-AUC or accuracy is worth a word.
+CLEARLY = 0.03
 _METHODS = {"rules": ("choice", "generate"), "mcq": ("choice", "likelihood")}
 
 
@@ -58,48 +58,67 @@ def sweep(
     task: Task,
     own: Replies,
     base: Replies,
+    few: set[str],
     on_done: OnDone | None = None,
 ) -> list[FormatResult]:
     """Ask rows in every format; the configured one comes first, and the others are compared with it.
 
-    own, base: what the adapter and the base say to the rows as configured.
+    own, base: what the adapter and the base say to all rows as configured. few: ids of the rows that are asked in
+    every format; the one that does best on them, with labels, is then asked all rows, to be sure.
     """
-    rows: Sequence[Row] = own.rows
     configured, *others = formats_of(work, task)
-    found = [_result(task.name, configured, own, base, own)]
-    for each in others:
+    mine, theirs = own.keep(few), base.keep(few)
+    found = {configured: _result(task.name, configured, mine, theirs, mine, theirs, configured=True)}
+
+    def visit(each: Format, wanted: set[str]) -> None:
+        rows = [row for row in own.rows if row.id in wanted]
         asked = other_settings(task, style=each.style, method=each.method)
         questions, _ = make_questions(work, asked, rows, each.template)
-        if not questions:
-            continue
         replies, alone = both(ask(work, engine, questions, adapter, on_done), ask(work, engine, questions, None))
         if replies.rows:
-            found.append(_result(task.name, each, replies, alone, own))
-    return found
+            before = own.keep(wanted), base.keep(wanted)
+            found[each] = _result(task.name, each, replies, alone, *before, configured=False)
+
+    for each in others:
+        visit(each, few)
+    promising = [(result.better.value or 0, each) for each, result in found.items() if result.better is not None]
+    most, best = max(promising, key=lambda pair: pair[0], default=(0.0, configured))
+    if most > CLEARLY and len(own.rows) > len(few):
+        visit(best, {row.id for row in own.rows})
+    return list(found.values())
 
 
-def _result(task: str, asked: Format, replies: Replies, base: Replies, own: Replies) -> FormatResult:
-    apart = kl(with_rest(replies.words), with_rest(base.words))
+def _result(
+    task: str, asked: Format, replies: Replies, base: Replies, own: Replies, own_base: Replies, *, configured: bool
+) -> FormatResult:
     result = FormatResult(
         style=asked.style,
         method=asked.method,
         template=asked.template,
-        configured=replies is own,
+        configured=configured,
         n=len(replies.rows),
         confidence=mean_or_none(replies.confidence),
         mass=mean_or_none(replies.mass),
-        kl=float(apart.mean()),
+        kl=float(kl(with_rest(replies.words), with_rest(base.words)).mean()),
         saturated=saturated_share(replies),
     )
     here, there = both(replies, own)
+    alone, alone_there = both(base, own_base)
     updates: dict[str, object] = {}
-    if replies is not own and here.rows and mean_or_none(here.confidence) is not None:
-        updates["surer"] = mean_difference(here.confidence * here.mass, there.confidence * there.mass, here.rows)
+    if not configured and here.rows and mean_or_none(here.confidence) is not None:
+        updates["surer"] = mean_difference(_sure(here), _sure(there), here.rows)
+        updates["base_surer"] = mean_or_none(_sure(alone) - _sure(alone_there))
     known, compared = labelled(here), labelled(there)
     if known.rows:
         updates["quality"] = quality_value(task, known)
         updates["base_quality"] = quality_value(task, labelled(base))
-        if replies is not own:
+        if not configured:
             updates["gain"] = mean_difference(compared.losses, known.losses, known.rows)
             updates["better"] = quality_difference(task, known, compared, STRICT)
     return msgspec.structs.replace(result, **updates)
+
+
+def _sure(replies: Replies) -> Floats:
+    """[n]: the probability of the best choice among all that could be said."""
+    found: Floats = replies.confidence * replies.mass
+    return found

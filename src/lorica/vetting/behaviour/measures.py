@@ -100,6 +100,8 @@ class FormatResult(msgspec.Struct, frozen=True):
     confidence: mean probability of the best choice. mass: mean probability that the answer is a choice. kl: from the
     base. quality: ROC-AUC (`rules`) or accuracy (`mcq`), None without labels. gain: mean log-loss under the
     configured format minus that under this one. better: the same of the quality, positive when this format is better.
+    surer: by how much more probability the best choice has than under the configured format; base_surer: the same of
+    the base model, for some formats make every model surer.
     """
 
     style: str
@@ -116,6 +118,7 @@ class FormatResult(msgspec.Struct, frozen=True):
     gain: Interval | None = None
     better: Interval | None = None
     surer: Interval | None = None
+    base_surer: float | None = None
 
     @property
     def name(self) -> str:

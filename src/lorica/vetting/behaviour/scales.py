@@ -45,7 +45,8 @@ def respond(
 ) -> list[ScaleResult]:
     """Ask at every factor, in rising order; farther ones only where the best is still at the edge.
 
-    own: what the adapter as it is says to the questions. place: a folder for the copies of the adapter, which are removed from the engine again.
+    own: what the adapter as it is says to the questions. place: a folder for the copies of the adapter, which are
+    removed from the engine again.
     """
     base = ask(work, engine, questions, None)
     replies: dict[float, Replies | None] = {1.0: own}

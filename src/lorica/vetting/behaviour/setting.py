@@ -59,6 +59,14 @@ class Workplace:
         self._known: dict[tuple[int, Request], Output] = {}
         self._count = 0
 
+    def asking(self, setting: Setting) -> Workplace:
+        """A workplace that asks otherwise, with the engines of this one: base and engine settings must be equal."""
+        if setting == self.setting:
+            return self
+        other = Workplace(setting, self._given)
+        other._engines, other._known = self._engines, self._known
+        return other
+
     @property
     def settled(self) -> bool:
         """Whether the engine was chosen from outside, so that no other may be tried."""
