@@ -132,9 +132,9 @@ def texts(kind: str) -> list[str] | None:
 
 def run(sample: str) -> list[Result]:
     """All pairs of equal shape, base by base."""
-    known = zoo.bases()
-    hard = [name for name, one in known.items() if one.kind in ("trained", "embedded")]
+    hard = [name for name, one in zoo.bases().items() if one.kind in ("trained", "embedded")]
     everything = cases(hard)
+    known = zoo.bases()
     found = []
     for base in known.values():
         directions = collect(base.folder, texts(sample))

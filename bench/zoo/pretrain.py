@@ -38,7 +38,8 @@ SHAPES: dict[str, DecoderConfig] = {
     "M": CONFIG,
 }
 _TEXT = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-_WINDOW, _WINDOWS, _CHAT_TOKENS = 192, 5, 900
+_WINDOW = 192  # tokens of one stretch of text
+_MIXTURE = {4: (5, 900), 6: (3, 500)}  # layers -> stretches of text and tokens of chats in a step
 
 
 class _Float32Attention:
@@ -62,7 +63,14 @@ def pretrain(shape: DecoderConfig, material: Material, *, seed: int, steps: int,
             narrow = name.endswith(("o_proj.weight", "down_proj.weight"))
             nn.init.normal_(parameter, std=0.02 / (2 * shape.layers) ** 0.5 if narrow else 0.02)
     rng = np.random.default_rng(seed)
-    _learn(decoder, optimisers(decoder), lambda: _mixed(material, rng), steps=steps, warmup=50, log=log)
+    _learn(
+        decoder,
+        optimisers(decoder),
+        lambda: _mixed(material, rng, *_MIXTURE[shape.layers]),
+        steps=steps,
+        warmup=50,
+        log=log,
+    )
     return decoder
 
 
@@ -153,10 +161,10 @@ def _loss(decoder: Decoder, batch: Chats) -> Tensor:
     return (losses * weights).sum() / weights.sum()
 
 
-def _mixed(material: Material, rng: np.random.Generator) -> Chats:
-    starts: Iterable[int] = rng.integers(len(material.text) - _WINDOW - 1, size=_WINDOWS)
+def _mixed(material: Material, rng: np.random.Generator, windows: int, chat_tokens: int) -> Chats:
+    starts: Iterable[int] = rng.integers(len(material.text) - _WINDOW - 1, size=windows)
     text = [(material.text[start : start + _WINDOW + 1].astype(int).tolist(), 0) for start in starts]
-    return text + _draw(material.chats, rng, _CHAT_TOKENS)
+    return text + _draw(material.chats, rng, chat_tokens)
 
 
 def _draw(chats: Chats, rng: np.random.Generator, tokens: int) -> Chats:
