@@ -24,7 +24,9 @@ _ALPHA = re.compile(r"(?:lora[_ -]?)?alpha[\W_]{0,8}[:=|][\W_]{0,6}(\d{1,6}(?:\.
 _TRAINABLE = re.compile(
     r"trainable params\W{1,4}([\d,]{1,20})(?:\D{1,12}all params\W{1,4}([\d,]{1,20}))?", re.IGNORECASE
 )
-_MENTION = re.compile(r"[A-Za-z][\w.\-/]{3,100}")
+# Only words with a size in them: "Qwen2.5-7B".
+_MENTION = re.compile(r"(?<![\w.\-/])[A-Za-z][\w.\-/]{0,100}\d[bBmM](?![A-Za-z0-9])")
+_MOST = 200
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,14 +66,14 @@ def read_card(text: str) -> Card:
             trainable, parameters = _count(hit[1]), _count(hit[2] or "")
         mentions += _MENTION.findall(line)
     return Card(
-        bases=tuple(dict.fromkeys(base for base in bases if _tells(base))),
-        datasets=tuple(keys.get("datasets", [])),
+        bases=tuple(dict.fromkeys(base for base in bases if _tells(base)))[:8],
+        datasets=tuple(keys.get("datasets", []))[:32],
         title=title[:200],
-        ranks=tuple(dict.fromkeys(ranks)),
-        alphas=tuple(dict.fromkeys(alphas)),
+        ranks=tuple(dict.fromkeys(ranks))[:_MOST],
+        alphas=tuple(dict.fromkeys(alphas))[:_MOST],
         trainable=trainable,
         parameters=parameters,
-        mentions=tuple(dict.fromkeys(mentions)),
+        mentions=tuple(dict.fromkeys(mentions))[:_MOST],
     )
 
 

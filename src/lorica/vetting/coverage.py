@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection
-
 import msgspec
 
-from lorica.adapters.config import CONFIG_NAME, AdapterConfig
+from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import WEIGHTS_NAME
-from lorica.adapters.layout import Layout, module_path, split_layer
+from lorica.adapters.layout import Layout, module_path
 from lorica.vetting.codes import Severity
 from lorica.vetting.families import family, mixed, uniform
 from lorica.vetting.findings import Finding, finding
+from lorica.vetting.layers import check_layers, layers
 from lorica.vetting.targets import (
+    Asked,
     by_default,
-    means_module,
-    names_any,
+    ends_with,
     read_expression,
-    targeted,
-    tells_layers,
+    suffixes,
 )
-from lorica.vetting.wording import listed, numbers, shown, some
+from lorica.vetting.wording import listed, shown, some
 
 _INPUTS = ("q_proj", "k_proj", "v_proj")
 _LLAMA_MLP = ("gate_proj", "up_proj", "down_proj")
@@ -29,45 +26,25 @@ _LLAMA_MLP = ("gate_proj", "up_proj", "down_proj")
 _OTHER_OUTPUTS = ("dense", "out_proj", "fc1", "fc2")
 
 
-class Rows(msgspec.Struct, frozen=True):
-    """Repeated layers of one container ("model.layers"). templates: path with "*" for the layer -> its layers."""
-
-    container: str
-    last: int
-    templates: dict[str, frozenset[int]]
-
-
-def rows_of(layout: Layout) -> list[Rows]:
-    """The adapted layers, by container."""
-    found: dict[str, dict[str, set[int]]] = {}
-    for path, each in layout.modules.items():
-        if each.layer is not None:
-            container, template = split_layer(path)
-            found.setdefault(container, {}).setdefault(template, set()).add(each.layer)
-    return [
-        Rows(container, max(map(max, templates.values())), {name: frozenset(on) for name, on in templates.items()})
-        for container, templates in found.items()
-    ]
-
-
-def check_coverage(config: AdapterConfig | None, layout: Layout) -> list[Finding]:
+def check_coverage(asked: Asked | None, layout: Layout) -> list[Finding]:
     """Findings about targets, layers and pattern keys."""
     if not layout.modules:
         return []
-    if config is None:
-        return _holes(None, layout)
+    if asked is None:
+        return check_layers(None, layout)
     return (
-        _outside(config, layout)
-        + _without_tensors(config, layout)
-        + _holes(config, layout)
-        + _chosen_layers(config, layout)
-        + _pattern_keys(config, layout)
-        + _expressions(config)
+        _outside(asked, layout)
+        + _without_tensors(asked, layout)
+        + check_layers(asked, layout)
+        + _chosen_layers(asked, layout)
+        + _pattern_keys(asked, layout)
+        + _expressions(asked)
     )
 
 
-def _outside(config: AdapterConfig, layout: Layout) -> list[Finding]:
+def _outside(asked: Asked, layout: Layout) -> list[Finding]:
     """Modules that PEFT would not adapt."""
+    config = asked.config
     if config.target_modules is None and not config.other.get("target_parameters"):
         outside = [] if by_default(layout) else list(layout.modules)
         kinds = sorted({each.kind for each in layout.modules.values()})
@@ -75,9 +52,9 @@ def _outside(config: AdapterConfig, layout: Layout) -> list[Finding]:
             seen = f"no target_modules; the tensors adapt {listed(kinds)}"
             return [finding("L140", seen, file=CONFIG_NAME, facts={"kinds": kinds})]
     elif config.target_modules is None:
-        outside = [path for path in layout.modules if targeted(config, path) is not True]
+        outside = [path for path in layout.modules if asked.targeted(path) is not True]
     else:
-        outside = [path for path in layout.modules if targeted(config, path) is False]
+        outside = [path for path in layout.modules if asked.targeted(path) is False]
     if not outside:
         return []
     kinds = sorted({layout.modules[path].kind for path in outside})
@@ -86,7 +63,7 @@ def _outside(config: AdapterConfig, layout: Layout) -> list[Finding]:
     also = ""
     if config.layers_to_transform not in (None, []):
         chosen = config.layers_to_transform
-        also = f", in {_layers([chosen] if isinstance(chosen, int) else chosen or [])}"
+        also = f", in {layers([chosen] if isinstance(chosen, int) else chosen or [])}"
     if config.exclude_modules:
         also += ", but exclude_modules"
     return [
@@ -100,8 +77,9 @@ def _outside(config: AdapterConfig, layout: Layout) -> list[Finding]:
     ]
 
 
-def _without_tensors(config: AdapterConfig, layout: Layout) -> list[Finding]:
+def _without_tensors(asked: Asked, layout: Layout) -> list[Finding]:
     """Targets by name for which the file holds nothing."""
+    config = asked.config
     targets = config.target_modules
     if isinstance(targets, str):
         names = read_expression(targets) if targets != "all-linear" else None
@@ -109,13 +87,14 @@ def _without_tensors(config: AdapterConfig, layout: Layout) -> list[Finding]:
         wanted = [name.removeprefix(".") for name in wanted]
     else:
         wanted = list(targets or ())
-    lost = [name for name in dict.fromkeys(wanted) if not any(_named(path, name) for path in layout.modules)]
+    there = {end for path in layout.modules for end in suffixes(module_path(path))}
     excluded = config.exclude_modules if isinstance(config.exclude_modules, list) else []
-    saved = [*excluded, *(config.modules_to_save or [])]
-    lost = [name for name in lost if not names_any(name, saved)]
+    left_out = frozenset([*excluded, *(config.modules_to_save or [])])
+    lost = [name for name in dict.fromkeys(wanted) if name not in there and not ends_with(name, left_out)]
     if not lost:
         return []
-    severities = [_loss(config, layout, name) for name in lost]
+    bases = _Base.of(asked, layout)
+    severities = [bases.lacks(name) for name in lost]
     severity: Severity = "reject" if "reject" in severities else "warn" if "warn" in severities else "note"
     sure = [name for name, each in zip(lost, severities, strict=True) if each == "reject"]
     seen = f"no tensors for {listed(lost)}, which target_modules names"
@@ -128,175 +107,91 @@ def _without_tensors(config: AdapterConfig, layout: Layout) -> list[Finding]:
             expected="tensors for each target that the base has",
             file=WEIGHTS_NAME,
             severity=severity,
-            facts={"targets": lost, "sure": sure},
+            facts={"targets": lost[:64], "sure": sure[:64]},
         )
     ]
 
 
-def _named(path: str, name: str) -> bool:
-    return names_any(module_path(path), [name])
+class _Base(msgspec.Struct, frozen=True):
+    """What the adapted modules say of the base. kinds: of modules in layers. targets: names the config gives."""
+
+    name: str
+    kinds: frozenset[str]
+    targets: frozenset[str]
+    llama: bool
+    plain_layers: bool
+
+    @classmethod
+    def of(cls, asked: Asked, layout: Layout) -> _Base:
+        targets = asked.config.target_modules
+        return cls(
+            name=asked.config.base_model_name_or_path or "",
+            kinds=frozenset(each.kind for each in layout.modules.values() if each.layer is not None),
+            targets=frozenset(targets if isinstance(targets, list) else ()),
+            llama=any(".self_attn." in path for path in layout.modules),
+            plain_layers=any(".layers." in f".{path}" and ".decoder." not in path for path in layout.modules),
+        )
+
+    def lacks(self, target: str) -> Severity:
+        """How sure it is that the base has modules of this name, so that their tensors were lost."""
+        kind, kinds = target.rsplit(".", 1)[-1], self.kinds
+        attention = kinds & set(_INPUTS)
+        if kind in _INPUTS and attention:
+            return "reject"
+        if (kind in _LLAMA_MLP and "gate_proj" in kinds) or (kind == "down_proj" and "up_proj" in kinds):
+            return "note" if mixed(self.name) else "reject"
+        if kind == "o_proj" and attention and self.llama:
+            others = (kinds | self.targets) & set(_OTHER_OUTPUTS)
+            return "reject" if self.plain_layers and not others else "note"
+        if kind in (*_INPUTS, "o_proj", *_LLAMA_MLP) and self.llama:
+            traits = family(self.name)
+            if (traits is not None and not traits.uniform) or kinds == {"o_proj", "down_proj"}:
+                return "note"  # Phi-3 and its kin have qkv_proj and gate_up_proj instead
+            return "reject" if uniform(self.name) else "note" if mixed(self.name) else "warn"
+        return "warn" if kind in ("lm_head", "embed_tokens") and uniform(self.name) else "note"
 
 
-def _loss(config: AdapterConfig, layout: Layout, name: str) -> Severity:
-    """How sure it is that the base has modules of this name, so that their tensors were lost."""
-    kind = name.rsplit(".", 1)[-1]
-    kinds = {each.kind for each in layout.modules.values() if each.layer is not None}
-    base = config.base_model_name_or_path or ""
-    attention, llama = kinds & set(_INPUTS), any(".self_attn." in path for path in layout.modules)
-    if kind in _INPUTS and attention:
-        return "reject"
-    if (kind in _LLAMA_MLP and "gate_proj" in kinds) or (kind == "down_proj" and "up_proj" in kinds):
-        return "note" if mixed(base) else "reject"
-    if kind == "o_proj" and attention and llama:
-        others = {*kinds, *(config.target_modules or ())} & set(_OTHER_OUTPUTS)
-        inside = any(".layers." in f".{path}" and ".decoder." not in path for path in layout.modules)
-        return "reject" if inside and not others else "note"
-    if kind in (*_INPUTS, "o_proj", *_LLAMA_MLP) and llama:
-        traits = family(base)
-        if (traits is not None and not traits.uniform) or kinds == {"o_proj", "down_proj"}:
-            return "note"  # Phi-3 and its kin have qkv_proj and gate_up_proj instead
-        return "reject" if uniform(base) else "note" if mixed(base) else "warn"
-    return "warn" if uniform(base) and kind in ("lm_head", "embed_tokens") else "note"
-
-
-def _holes(config: AdapterConfig | None, layout: Layout) -> list[Finding]:
-    """Layers that lack a module which other layers have, unless config or architecture explain it."""
-    lost: dict[str, dict[str, list[int]]] = {}
-    steps: list[str] = []
-    for rows in rows_of(layout):
-        for template, on in rows.templates.items():
-            missing = [
-                layer
-                for layer in range(rows.last + 1)
-                if layer not in on
-                and not _elsewhere(rows, on, layer)
-                and _wanted(config, template.replace("*", str(layer)))
-            ]
-            if not missing or ("expert" in template and missing == list(range(len(missing))) and len(missing) <= 3):
-                continue  # the first layers of some mixtures of experts are dense
-            if _regular(on, missing):
-                steps.append(template)
-            else:
-                lost.setdefault(rows.container, {})[template] = missing
-    found = []
-    base = (config.base_model_name_or_path or "") if config else ""
-    if steps:
-        severity: Severity = "note" if mixed(base) else "reject" if uniform(base) else "warn"
-        on = next(rows.templates[steps[0]] for rows in rows_of(layout) if steps[0] in rows.templates)
-        seen = f"{shown(steps[0])} in {_layers(on)} only"
-        facts = {"templates": len(steps), "layers": sorted(on)}
-        code = "L125" if severity == "reject" else "L126"
-        found.append(finding(code, seen, file=WEIGHTS_NAME, severity=severity, facts=facts))
-    if lost:
-        found.append(_hole(lost, {rows.container: rows for rows in rows_of(layout)}))
-    return found
-
-
-def _hole(lost: dict[str, dict[str, list[int]]], rows: dict[str, Rows]) -> Finding:
-    says, facts = [], {}
-    for container, templates in lost.items():
-        present = frozenset[int]().union(*rows[container].templates.values())
-        empty = sorted({layer for missing in templates.values() for layer in missing} - present)
-        if empty:
-            says.append(f"no tensors in {_layers(empty)} of {shown(container)}")
-        partial = {
-            template: layers for template, each in templates.items() if (layers := sorted(set(each) - set(empty)))
-        }
-        if partial:
-            template, layers = next(iter(partial.items()))
-            more = f" (and {len(partial) - 1} more modules)" if len(partial) > 1 else ""
-            says.append(f"{shown(template)} is missing in {_layers(layers)}{more}")
-        facts[container] = {"empty": empty, "partial": dict(list(partial.items())[:16])}
-    first = next(iter(lost))
-    return finding(
-        "L125",
-        "; ".join(says),
-        expected=f"every target in each of the layers 0-{rows[first].last}, as nothing in {CONFIG_NAME} leaves one out",
-        file=WEIGHTS_NAME,
-        facts={"missing": facts},
-    )
-
-
-def _layers(which: Collection[int]) -> str:
-    return f"layer{'s' if len(which) > 1 else ''} {numbers(which)}"
-
-
-def _wanted(config: AdapterConfig | None, path: str) -> bool:
-    """Whether the config asks for a module that the file lacks."""
-    if config is None:
-        return True
-    means = targeted(config, path)
-    if means is not None:
-        return means
-    expressions = [each for each in (config.target_modules, config.exclude_modules) if isinstance(each, str)]
-    if config.layers_to_transform not in (None, []):
-        return False
-    # An expression without a number cannot tell layers apart.
-    return not any(tells_layers(each) for each in expressions)
-
-
-def _elsewhere(rows: Rows, on: frozenset[int], layer: int) -> bool:
-    """Whether this layer has modules of its own kind instead: hybrid bases, and dense layers among experts."""
-    return any(layer in other and not other & on for other in rows.templates.values())
-
-
-def _regular(on: frozenset[int], missing: list[int]) -> bool:
-    """Whether layers repeat in equal steps, as in bases with attention in every fourth layer."""
-
-    def steps(layers: list[int]) -> set[int]:
-        return {after - before for before, after in itertools.pairwise(layers)}
-
-    have = sorted(on)
-    sparse = len(have) >= 3 and len(steps(have)) == 1 and have[1] - have[0] > 1
-    gaps = len(missing) >= 2 and len(steps(missing)) == 1 and missing[1] - missing[0] >= 3
-    return sparse or gaps
-
-
-def _chosen_layers(config: AdapterConfig, layout: Layout) -> list[Finding]:
-    chosen = config.layers_to_transform
+def _chosen_layers(asked: Asked, layout: Layout) -> list[Finding]:
+    chosen = asked.config.layers_to_transform
     if chosen is None or chosen == []:
         return []
-    asked = {chosen} if isinstance(chosen, int) else set(chosen)
+    wanted = {chosen} if isinstance(chosen, int) else set(chosen)
     present = {each.layer for each in layout.modules.values() if each.layer is not None}
     # What lies between the layers that are there is a hole, L125.
-    lost = sorted(layer for layer in asked - present if not present or layer > max(present))
+    lost = sorted(layer for layer in wanted - present if not present or layer > max(present))
     if not lost:
         return []
-    seen = f"no tensors in {_layers(lost)}; there are {_layers(present)}"
-    facts = {"missing": lost, "present": sorted(present)}
-    return [finding("L127", seen, expected=_layers(asked), file=CONFIG_NAME, facts=facts)]
+    seen = f"no tensors in {layers(lost)}; there are {layers(present)}"
+    facts = {"missing": lost[:512], "present": sorted(present)[:512]}
+    return [finding("L127", seen, expected=layers(wanted), file=CONFIG_NAME, facts=facts)]
 
 
-def _pattern_keys(config: AdapterConfig, layout: Layout) -> list[Finding]:
-    useless, unread = [], []
-    for name, patterns in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
-        for key in patterns:
-            means = [means_module(key, path) for path in layout.modules]
-            if any(each is None for each in means):
-                unread.append(f"{name} {key}")
-            elif not any(means) and not _names_parameter(config, key):
-                useless.append(f"{name} {key}")
+def _pattern_keys(asked: Asked, layout: Layout) -> list[Finding]:
+    useless, unread, total = [], [], 0
+    for name, patterns in (("rank_pattern", asked.ranks), ("alpha_pattern", asked.alphas)):
+        none, unknown = patterns.useless(layout.modules.keys())
+        # Keys may name parameters ("gate_up_proj") whose tensors stand under their module's name ("experts").
+        none = [key for key in none if not (asked.parameters and _means_parameter(asked, key))]
+        useless += [f"{name} {key}" for key in none]
+        unread += [f"{name} {key}" for key in unknown]
+        total += len(patterns.values)
     found = []
     if useless:
-        seen = (
-            f"{listed(useless)} of {len(config.rank_pattern) + len(config.alpha_pattern)} keys mean no adapted module"
-        )
-        found.append(
-            finding("L129", seen, expected="names of adapted modules", file=CONFIG_NAME, facts={"keys": useless})
-        )
+        seen = f"{listed(useless)} of {total} keys mean no adapted module"
+        facts = {"keys": useless[:64]}
+        found.append(finding("L129", seen, expected="names of adapted modules", file=CONFIG_NAME, facts=facts))
     if unread:
-        found.append(finding("L130", listed(unread), file=CONFIG_NAME, facts={"keys": unread}))
+        found.append(finding("L130", listed(unread), file=CONFIG_NAME, facts={"keys": unread[:64]}))
     return found
 
 
-def _names_parameter(config: AdapterConfig, key: str) -> bool:
-    # Keys may name parameters ("gate_up_proj") whose tensors stand under their module's name ("experts").
-    named = config.other.get("target_parameters")
-    return isinstance(named, list) and any(means_module(key, f"x.{one}") is not False for one in map(str, named))
+def _means_parameter(asked: Asked, key: str) -> bool:
+    last = key.rsplit(".", 1)[-1].rstrip("$)")
+    return any(name == last or name.endswith(f".{last}") for name in asked.parameters)
 
 
-def _expressions(config: AdapterConfig) -> list[Finding]:
-    unread = []
+def _expressions(asked: Asked) -> list[Finding]:
+    config, unread = asked.config, []
     for name, value in (("target_modules", config.target_modules), ("exclude_modules", config.exclude_modules)):
         if isinstance(value, str) and value and value != "all-linear" and read_expression(value) is None:
             unread.append(f"{name} {shown(value, 60)}")

@@ -17,6 +17,8 @@ _OUTPUT_EMBEDDINGS = ("lm_head", "embed_out", "output")
 # PEFT adds these two to modules_to_save for classification; a base has one of them.
 _HEADS = ("classifier", "score")
 _BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Nobody saves more kinds of modules.
+_MOST_KEYS = 256
 _CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
 
 
@@ -31,7 +33,7 @@ def _asked(config: AdapterConfig, path: str) -> bool:
     """Whether modules_to_save covers this path: PEFT takes every module whose path ends with one of the names."""
     parts = path.split(".")
     starts = [".".join(parts[: end + 1]) for end in range(len(parts))]
-    return any(start.endswith(name) for name in config.modules_to_save or () for start in starts)
+    return any(start.endswith(name) for name in (config.modules_to_save or [])[:_MOST_KEYS] for start in starts)
 
 
 def _in_memory(names: tuple[str, ...]) -> bool:
@@ -39,7 +41,7 @@ def _in_memory(names: tuple[str, ...]) -> bool:
 
 
 def _kept_modules(config: AdapterConfig, layout: Layout) -> list[Finding]:
-    asked = list(config.modules_to_save or ())
+    asked = (config.modules_to_save or [])[:_MOST_KEYS]
     if not asked:
         return []
     stored = [path for path, names in layout.saved.items() if not _in_memory(names)]

@@ -118,7 +118,7 @@ def _decoded(value: object) -> str:
         return ""
     try:
         return _text(json.loads(value))
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 

@@ -12,7 +12,7 @@ from lorica.adapters.names import PREFIX
 from lorica.adapters.specimen import Specimen
 from lorica.vetting.families import sees
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.targets import of_parameters
+from lorica.vetting.targets import Asked
 from lorica.vetting.wording import listed, shown, some
 
 # Parts of a path that training wrappers leave in a state dict.
@@ -29,12 +29,12 @@ _BARE = re.compile(r"(?:layers|h)\.\d+\.")
 _LANGUAGE = re.compile(r"(?:^|\.)(?:language_model|text_model|llm)\.")
 
 
-def check_naming(specimen: Specimen, layout: Layout) -> list[Finding]:
+def check_naming(specimen: Specimen, asked: Asked | None, layout: Layout) -> list[Finding]:
     """Findings about the method, the prefixes and the adapter names in tensor names."""
     strangers = _method(specimen, layout)
     if strangers and (not layout.modules or strangers[0].code != "L103"):
         return strangers
-    found = strangers + _prefix(layout) + _wrappers(specimen, layout) + _language_model(specimen, layout)
+    found = strangers + _prefix(layout) + _wrappers(asked, layout) + _language_model(specimen, layout)
     found += _bare(specimen, layout) + _adapter_names(layout)
     if layout.strange and not strangers:
         lora = [name for name in layout.strange if "lora" in name.lower()]
@@ -115,7 +115,7 @@ def _begins_wrapped(name: str) -> bool:
     return first in ("module", *_WRAPPERS) and first != "base_model"
 
 
-def _wrappers(specimen: Specimen, layout: Layout) -> list[Finding]:
+def _wrappers(asked: Asked | None, layout: Layout) -> list[Finding]:
     wrong: dict[str, list[str]] = {}
     for path in (*layout.modules, *layout.saved):
         # A module that is not prefixed by PEFT's name and only begins with "base_model" is L104's.
@@ -128,7 +128,7 @@ def _wrappers(specimen: Specimen, layout: Layout) -> list[Finding]:
             why = next((f"{part} ({_WRAPPERS[part]})" for part in inner if part in _WRAPPERS), "")
         if not why and _DOUBLED.match(path):
             why = "model.model (a model inside a model)"
-        if not why and path.endswith(".base_layer") and path in layout.modules and not _stacked(specimen, path):
+        if not why and path.endswith(".base_layer") and path in layout.modules and not _stacked(asked, path):
             why = "base_layer (an adapted layer adapted again)"
         if why:
             wrong.setdefault(why, []).append(path)
@@ -153,11 +153,9 @@ def _is_prefixed(layout: Layout, path: str) -> bool:
     return any(name.startswith(PREFIX) for name in names if name)
 
 
-def _stacked(specimen: Specimen, path: str) -> bool:
+def _stacked(asked: Asked | None, path: str) -> bool:
     # Several parameters of one module (target_parameters) are told apart by `base_layer` levels.
-    if specimen.config is not None and of_parameters(specimen.config, path):
-        return True
-    return specimen.config is None and "expert" in path
+    return "expert" in path if asked is None else asked.of_parameters(path)
 
 
 def _language_model(specimen: Specimen, layout: Layout) -> list[Finding]:

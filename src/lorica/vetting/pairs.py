@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from lorica.adapters.config import CONFIG_NAME, AdapterConfig
+from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.layout import Factors, Layout
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.targets import UnknownKeyError, of_parameters, pattern_value
+from lorica.vetting.targets import Asked
 from lorica.vetting.wording import figure, listed, some
 
 _WHOLE = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL", "C64")
@@ -21,19 +21,19 @@ _WHOLE = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL", "C64")
 _SCALING = (0.05, 8.0)
 
 
-def check_pairs(config: AdapterConfig | None, layout: Layout) -> list[Finding]:
+def check_pairs(asked: Asked | None, layout: Layout) -> list[Finding]:
     """Findings about halves, shapes, ranks, DoRA magnitudes, biases and element types."""
-    usable, found = _shapes(config, layout)
+    usable, found = _shapes(asked, layout)
     found += _halves(layout) + _types(layout)
-    found += _ranks(config, layout, usable) + _magnitudes(config, layout, usable) + _biases(config, layout)
-    if config is not None:
-        found += _scaling(config, layout, usable)
+    found += _ranks(asked, layout, usable) + _magnitudes(asked, layout, usable) + _biases(asked, layout)
+    if asked is not None:
+        found += _scaling(asked, layout, usable)
     return found
 
 
-def usable_pairs(config: AdapterConfig | None, layout: Layout) -> list[Factors]:
+def usable_pairs(asked: Asked | None, layout: Layout) -> list[Factors]:
     """Pairs whose factors have sound shapes and stand the right way round."""
-    return _shapes(config, layout)[0]
+    return _shapes(asked, layout)[0]
 
 
 def _halves(layout: Layout) -> list[Finding]:
@@ -53,14 +53,14 @@ def _halves(layout: Layout) -> list[Finding]:
     ]
 
 
-def _shapes(config: AdapterConfig | None, layout: Layout) -> tuple[list[Factors], list[Finding]]:
+def _shapes(asked: Asked | None, layout: Layout) -> tuple[list[Factors], list[Finding]]:
     """The pairs that can be judged further, and what is wrong with the others."""
     shapeless, turned, unequal, usable = [], [], [], []
     for each in layout.pairs:
         a, b = layout.shape(each.a), layout.shape(each.b)
         if len(a) != len(b) or not 2 <= len(a) <= 5 or 0 in a or 0 in b:
             shapeless.append((each.path, a, b))
-        elif _is_turned(config, each, a, b):
+        elif _is_turned(asked, each, a, b):
             turned.append((each.path, a, b))
         elif a[0] != b[1]:
             unequal.append((each.path, a, b))
@@ -81,11 +81,11 @@ def _shapes(config: AdapterConfig | None, layout: Layout) -> tuple[list[Factors]
     return usable, found
 
 
-def _is_turned(config: AdapterConfig | None, each: Factors, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+def _is_turned(asked: Asked | None, each: Factors, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     """Whether the rank stands where inputs and outputs belong."""
-    if len(a) != 2 or a[1] != b[0] or (config is not None and of_parameters(config, each.path)):
+    if len(a) != 2 or a[1] != b[0] or (asked is not None and asked.of_parameters(each.path)):
         return False
-    rank = None if config is None else _expected_rank(config, each.path)
+    rank = None if asked is None else asked.rank(each.path)
     if a[0] == b[1]:  # they agree as they stand: only the config's rank can tell, if it fits the other way
         return rank is not None and a[0] != rank and a[1] == rank
     return a[1] == rank or a[1] < min(a[0], b[1])
@@ -113,29 +113,21 @@ def _types(layout: Layout) -> list[Finding]:
     return found
 
 
-def _expected_rank(config: AdapterConfig, path: str) -> int | None:
-    try:
-        value = pattern_value(config.rank_pattern, path)
-    except UnknownKeyError:
-        return None
-    return config.r if value is None else int(value)
-
-
-def _ranks(config: AdapterConfig | None, layout: Layout, usable: list[Factors]) -> list[Finding]:
-    if config is None:
+def _ranks(asked: Asked | None, layout: Layout, usable: list[Factors]) -> list[Finding]:
+    if asked is None:
         return []
     wrong = []
-    allowed = {config.r, *config.rank_pattern.values()}
+    allowed = {asked.config.r, *asked.config.rank_pattern.values()}
     for each in usable:
         rank = layout.shape(each.a)[0]
-        if of_parameters(config, each.path):
+        if asked.of_parameters(each.path):
             # rank x experts; which of the module's parameters it is, the file does not say.
             fits = any(rank % one == 0 for one in allowed)
-            expected = config.r
+            expected = asked.config.r
         else:
-            known = _expected_rank(config, each.path)
+            known = asked.rank(each.path)
             fits = rank in allowed if known is None else rank == known
-            expected = config.r if known is None else known
+            expected = asked.config.r if known is None else known
         if not fits:
             wrong.append((each.path, rank, expected))
     if not wrong:
@@ -158,10 +150,10 @@ def _ranks(config: AdapterConfig | None, layout: Layout, usable: list[Factors]) 
     ]
 
 
-def _magnitudes(config: AdapterConfig | None, layout: Layout, usable: list[Factors]) -> list[Finding]:
+def _magnitudes(asked: Asked | None, layout: Layout, usable: list[Factors]) -> list[Finding]:
     have = [each for each in layout.modules.values() if each.magnitude]
     total, found = len(layout.modules), []
-    if config is not None and have and not config.use_dora:
+    if asked is not None and have and not asked.config.use_dora:
         found.append(
             finding(
                 "L119",
@@ -171,7 +163,7 @@ def _magnitudes(config: AdapterConfig | None, layout: Layout, usable: list[Facto
                 facts={"modules": len(have), "of": total},
             )
         )
-    if config is not None and config.use_dora and len(have) < total:
+    if asked is not None and asked.config.use_dora and len(have) < total:
         lack = [each.path for each in layout.modules.values() if not each.magnitude]
         found.append(
             finding(
@@ -195,10 +187,10 @@ def _magnitudes(config: AdapterConfig | None, layout: Layout, usable: list[Facto
     return found
 
 
-def _biases(config: AdapterConfig | None, layout: Layout) -> list[Finding]:
-    if config is None:
+def _biases(asked: Asked | None, layout: Layout) -> list[Finding]:
+    if asked is None:
         return []
-    flag = bool(config.other.get("lora_bias"))
+    flag = bool(asked.config.other.get("lora_bias"))
     have = [each.path for each in layout.modules.values() if any(name.endswith(".bias") for name in each.more)]
     if bool(have) == flag and (not flag or len(have) == len(layout.modules)):
         return []
@@ -212,45 +204,40 @@ def _biases(config: AdapterConfig | None, layout: Layout) -> list[Finding]:
     return [finding("L122", seen, expected="lora_B.bias exactly if lora_bias is true", file=CONFIG_NAME, facts=facts)]
 
 
-def scalings(config: AdapterConfig, layout: Layout) -> dict[str, float]:
+def scalings(asked: Asked, layout: Layout) -> dict[str, float]:
     """Path -> factor of B A x (alpha / r, alpha / sqrt(r) with rsLoRA) where the config tells it."""
     found = {}
     for each in layout.pairs:
-        try:
-            alpha = pattern_value(config.alpha_pattern, each.path)
-        except UnknownKeyError:
+        alpha, rank = asked.alpha(each.path), asked.rank(each.path)
+        if alpha is None or rank is None or rank <= 0 or asked.of_parameters(each.path):
             continue
-        rank = _expected_rank(config, each.path)
-        if rank is None or rank <= 0 or of_parameters(config, each.path):
-            continue
-        alpha = config.lora_alpha if alpha is None else alpha
-        found[each.path] = alpha / math.sqrt(rank) if config.use_rslora else alpha / rank
+        found[each.path] = alpha / math.sqrt(rank) if asked.config.use_rslora else alpha / rank
     return found
 
 
-def _scaling(config: AdapterConfig, layout: Layout, usable: list[Factors]) -> list[Finding]:
-    factors = scalings(config, layout)
+def _scaling(asked: Asked, layout: Layout, usable: list[Factors]) -> list[Finding]:
+    factors = scalings(asked, layout)
     if not factors or not usable:
         return []
     low, high = min(factors.values()), max(factors.values())
-    kind = "alpha / sqrt(r), rsLoRA" if config.use_rslora else "alpha / r"
+    kind = "alpha / sqrt(r), rsLoRA" if asked.config.use_rslora else "alpha / r"
     facts = {
         "lowest": low,
         "highest": high,
-        "r": config.r,
-        "alpha": config.lora_alpha,
-        "rslora": config.use_rslora,
-        "alpha_pattern": bool(config.alpha_pattern),
-        "rank_pattern": bool(config.rank_pattern),
+        "r": asked.config.r,
+        "alpha": asked.config.lora_alpha,
+        "rslora": asked.config.use_rslora,
+        "alpha_pattern": bool(asked.config.alpha_pattern),
+        "rank_pattern": bool(asked.config.rank_pattern),
     }
     found = []
     if high > _SCALING[1] or low < _SCALING[0]:
         span = figure(low) if low == high else f"{figure(low)} to {figure(high)}"
-        seen = f"{kind} = {span} (r {config.r}, lora_alpha {figure(config.lora_alpha)})"
+        seen = f"{kind} = {span} (r {asked.config.r}, lora_alpha {figure(asked.config.lora_alpha)})"
         usual = f"mostly {figure(_SCALING[0])} to {figure(_SCALING[1])}"
         found.append(finding("L138", seen, expected=usual, file=CONFIG_NAME, facts=facts))
     if high > 1.01 * low:
-        lost = config.rank_pattern and not config.alpha_pattern
+        lost = asked.config.rank_pattern and not asked.config.alpha_pattern
         found.append(
             finding(
                 "L142",

@@ -61,7 +61,7 @@ def _record(specimen: Specimen, config: AdapterConfig) -> list[Finding]:
             continue
         try:
             was = json.loads(written)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         now = getattr(config, key)
         if _plain(was) != _plain(now):

@@ -14,13 +14,16 @@ from lorica.vetting.extras import check_extras
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.naming import check_naming
 from lorica.vetting.pairs import check_pairs
+from lorica.vetting.targets import Asked
 from lorica.vetting.widths import check_widths
 from lorica.vetting.wording import shown
 
 
 def check_structure(specimen: Specimen, layout: Layout) -> list[Finding]:
     """Findings L100-L149. specimen: with its config where it is a LoRA config; layout: of specimen.header."""
-    found = check_naming(specimen, layout)
+    config = specimen.config
+    asked = None if config is None else Asked(config)
+    found = check_naming(specimen, asked, layout)
     if any(each.code in ("L101", "L102") for each in found):
         return found  # it is something else: LoRA's rules say nothing about it
     if not layout.pairs and not any(each.code == "L103" for each in found):
@@ -28,13 +31,12 @@ def check_structure(specimen: Specimen, layout: Layout) -> list[Finding]:
         what = "no complete pair" if layout.modules else "no LoRA tensor"
         seen = f"{what} among {len(layout.tensors)} tensors{first}"
         found.append(finding("L100", seen, expected="pairs of lora_A and lora_B", file=WEIGHTS_NAME))
-    config = specimen.config
     if config is None and method_of_config(specimen.raw_config or {}) is not None:
         return found
     return (
         found
-        + check_pairs(config, layout)
-        + check_coverage(config, layout)
-        + check_widths(config, layout)
+        + check_pairs(asked, layout)
+        + check_coverage(asked, layout)
+        + check_widths(asked, layout)
         + check_extras(config, layout)
     )

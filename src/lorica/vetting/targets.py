@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping
 from typing import Literal
 
 import msgspec
 
-from lorica.adapters.config import AdapterConfig, names_module
+from lorica.adapters.config import AdapterConfig
 from lorica.adapters.layout import Layout, module_path
-from lorica.errors import AdapterError
 
 # How expressions begin whose meaning is plain; the longest first. "dot": the name is a last part of the path;
 # "end": the path ends so; "whole": the path is this.
@@ -27,6 +26,8 @@ _OPENINGS: tuple[tuple[str, Literal["dot", "end", "whole"]], ...] = (
 _PLAIN = re.compile(r"(?:[\w\-]|\\?\.)+")
 # The layer's number as PEFT takes it: the first number after two parts.
 _INDEX = re.compile(r".*?\.([^.]*)\.(\d+)\.")
+# Lists of a config that are longer are cut here: nobody writes them, and they must not cost a check its time.
+_MOST_KEYS = 1000
 # Modules that PEFT's "all-linear" leaves out.
 _OUTPUTS = ("lm_head", "embed_out", "score", "classifier")
 # What PEFT 0.21 targets by itself where a config names nothing, over all base types.
@@ -93,97 +94,155 @@ def tells_layers(text: str) -> bool:
     return re.search(r"(?<![A-Za-z_\d])\d", free) is not None
 
 
-def targeted(config: AdapterConfig, path: str) -> bool | None:
-    """Whether PEFT would adapt the module of this path; None when only an expression could tell."""
-    module = module_path(path)
-    if of_parameters(config, module):
-        return True
-    excluded = config.exclude_modules
-    if isinstance(excluded, str) and excluded:
-        names = read_expression(excluded)
-        if names is None:
-            return None
-        if names.match(module):
-            return False
-    elif excluded and names_any(module, excluded):
-        return False
-    if any(f".{name}." in f".{module}." for name in config.modules_to_save or ()):
-        return False
-    targets = config.target_modules
-    if targets is None:
-        return None
-    if isinstance(targets, str):
-        if targets == "all-linear":
-            return module.rsplit(".", 1)[-1] not in _OUTPUTS
-        names = read_expression(targets)
-        return None if names is None else names.match(module)
-    return module in targets or (names_any(module, targets) and _in_layers(config, module))
-
-
-def of_parameters(config: AdapterConfig, path: str) -> bool:
-    """Whether the module holds a parameter that `target_parameters` names ("mlp.experts.gate_up_proj")."""
-    named = config.other.get("target_parameters")
-    if not isinstance(named, list):
-        return False
-    module = module_path(path)
-    for name in named:
-        if not isinstance(name, str):
-            continue
-        owner, _, _ = name.rpartition(".")
-        if names_any(module, [owner]) if owner else "expert" in module:
-            return True
-    return False
-
-
-def names_any(module: str, names: Sequence[str]) -> bool:
-    """Whether one of the names is the module's path or its last parts."""
-    return any(module == name or module.endswith(f".{name}") for name in names)
-
-
-def _in_layers(config: AdapterConfig, module: str) -> bool | None:
-    chosen = config.layers_to_transform
-    if chosen is None or chosen == []:
-        return True
-    hit = _INDEX.match(module)
-    patterns = [config.layers_pattern] if isinstance(config.layers_pattern, str) else config.layers_pattern or []
-    if patterns and not all(_PLAIN.fullmatch(pattern) for pattern in patterns):
-        return None
-    if patterns:
-        hit = next(
-            (found for name in patterns if (found := re.match(rf"(?:^|.*?\.)({re.escape(name)})\.(\d+)\.", module))),
-            None,
-        )
-    return hit is not None and int(hit[2]) in ([chosen] if isinstance(chosen, int) else chosen)
-
-
-def by_default(layout: Layout) -> bool:
-    """Whether the adapted modules are within what PEFT targets by itself for some type of base."""
-    kinds = {each.kind for each in layout.modules.values()}
-    return any(kinds <= default for default in _DEFAULTS)
+def suffixes(path: str) -> Iterator[str]:
+    """A path and its last parts: "a.b.c", "b.c", "c"."""
+    yield path
+    at = path.find(".")
+    while at >= 0:
+        yield path[at + 1 :]
+        at = path.find(".", at + 1)
 
 
 class UnknownKeyError(Exception):
     """A key of a pattern whose meaning only execution could tell stands before any key that fits."""
 
 
-def pattern_value(patterns: Mapping[str, float], module: str) -> float | None:
-    """The value of the first key that means a module, as PEFT takes it, None when none does. Raises UnknownKeyError."""
-    for key, value in patterns.items():
-        means = means_module(key, module)
-        if means is None:
-            raise UnknownKeyError(key)
-        if means:
-            return value
-    return None
+class Patterns:
+    """rank_pattern or alpha_pattern: in PEFT the first key that means a module gives its value."""
+
+    def __init__(self, patterns: Mapping[str, float]) -> None:
+        self.values = list(patterns.items())
+        self.plain: dict[str, int] = {}
+        self.whole: dict[str, int] = {}
+        self.others: list[tuple[int, str, Names | None]] = []
+        for number, key in enumerate(patterns):
+            if re.fullmatch(r"\^?[\w.\-]+", key) is None:
+                self.others.append((number, key, _read_key(key)))
+            elif key.startswith("^"):
+                self.whole[key[1:]] = number
+            else:
+                self.plain[key] = number
+
+    def value(self, module: str) -> float | None:
+        """The value for a module, None when no key means it. Raises UnknownKeyError."""
+        hits = [self.plain[end] for end in suffixes(module) if end in self.plain]
+        hits += [self.whole[module]] if module in self.whole else []
+        first = min(hits, default=len(self.values))
+        for number, key, names in self.others:
+            if number > first:
+                break
+            if names is None:
+                raise UnknownKeyError(key)
+            if names.match(module):
+                first = number
+        return self.values[first][1] if first < len(self.values) else None
+
+    def useless(self, modules: Collection[str]) -> tuple[list[str], list[str]]:
+        """(keys that mean none of the modules, keys whose meaning only execution could tell)."""
+        ends = {end for module in modules for end in suffixes(module)}
+        none = [key for key in self.plain if key not in ends] + [f"^{key}" for key in self.whole if key not in modules]
+        unread = [key for _, key, names in self.others if names is None]
+        none += [key for _, key, names in self.others[:_MOST_KEYS] if names and not any(map(names.match, modules))]
+        return none, unread
 
 
-def means_module(key: str, module: str) -> bool | None:
-    """Whether a key of rank_pattern or alpha_pattern means a module; None when only execution could tell."""
-    try:
-        return names_module(key, module)
-    except AdapterError:
-        names = None if key.startswith("^") else read_expression(key.removesuffix("$"))
+def _read_key(key: str) -> Names | None:
+    names = None if key.startswith("^") else read_expression(key)
     if names is None:
         return None
     # In PEFT a key may begin anywhere after a dot: "whole" is "dot" here.
-    return Names(tuple(("end" if how == "end" else "dot", name) for how, name in names.ends)).match(module)
+    return Names(tuple(("end" if how == "end" else "dot", name) for how, name in names.ends))
+
+
+class Asked:
+    """What a config asks for, made ready once: which modules it targets, with which rank and alpha."""
+
+    def __init__(self, config: AdapterConfig) -> None:
+        self.config = config
+        self.ranks, self.alphas = Patterns(config.rank_pattern), Patterns(config.alpha_pattern)
+        self._targets = frozenset(config.target_modules) if isinstance(config.target_modules, list) else None
+        self._excluded = frozenset(config.exclude_modules) if isinstance(config.exclude_modules, list) else None
+        self._kept = (config.modules_to_save or [])[:_MOST_KEYS]
+        chosen = config.layers_to_transform
+        self._layers = frozenset([chosen] if isinstance(chosen, int) else chosen or [])
+        self._target_names = _names(config.target_modules)
+        self._excluded_names = _names(config.exclude_modules)
+        named = config.other.get("target_parameters")
+        parameters = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+        self.parameters = frozenset(parameters)
+        self._owners = frozenset(name.rpartition(".")[0] for name in parameters)
+
+    def targeted(self, path: str) -> bool | None:
+        """Whether PEFT would adapt the module of this path; None when only an expression could tell."""
+        module = module_path(path)
+        if self.of_parameters(module):
+            return True
+        if isinstance(self.config.exclude_modules, str) and self.config.exclude_modules:
+            if self._excluded_names is None:
+                return None
+            if self._excluded_names.match(module):
+                return False
+        elif self._excluded and ends_with(module, self._excluded):
+            return False
+        if any(f".{name}." in f".{module}." for name in self._kept):
+            return False
+        if isinstance(self.config.target_modules, str):
+            if self.config.target_modules == "all-linear":
+                return module.rsplit(".", 1)[-1] not in _OUTPUTS
+            return None if self._target_names is None else self._target_names.match(module)
+        if self._targets is None:
+            return None
+        if module in self._targets:
+            return True
+        return ends_with(module, self._targets) and self._in_layers(module)
+
+    def of_parameters(self, path: str) -> bool:
+        """Whether the module holds a parameter that `target_parameters` names ("mlp.experts.gate_up_proj")."""
+        if not self.parameters:
+            return False
+        module = module_path(path)
+        return ends_with(module, self._owners) or ("" in self._owners and "expert" in module)
+
+    def rank(self, path: str) -> int | None:
+        """The rank the config gives a module; None when only an expression could tell."""
+        try:
+            value = self.ranks.value(path)
+        except UnknownKeyError:
+            return None
+        return self.config.r if value is None else int(value)
+
+    def alpha(self, path: str) -> float | None:
+        """The alpha the config gives a module; None when only an expression could tell."""
+        try:
+            value = self.alphas.value(path)
+        except UnknownKeyError:
+            return None
+        return self.config.lora_alpha if value is None else value
+
+    def _in_layers(self, module: str) -> bool | None:
+        if not self._layers:
+            return True
+        given = self.config.layers_pattern
+        patterns = ([given] if isinstance(given, str) else given or [])[:_MOST_KEYS]
+        if not all(_PLAIN.fullmatch(pattern) for pattern in patterns):
+            return None
+        hit = _INDEX.match(module)
+        if patterns:
+            parts = "|".join(re.escape(pattern) for pattern in patterns)
+            hit = re.match(rf"(?:^|.*?\.)({parts})\.(\d+)\.", module)
+        return hit is not None and len(hit[2]) < 10 and int(hit[2]) in self._layers
+
+
+def _names(value: list[str] | str | None) -> Names | None:
+    return read_expression(value) if isinstance(value, str) and value != "all-linear" else None
+
+
+def ends_with(module: str, names: Container[str]) -> bool:
+    """Whether one of the names is the module's path or its last parts."""
+    return any(end in names for end in suffixes(module))
+
+
+def by_default(layout: Layout) -> bool:
+    """Whether the adapted modules are within what PEFT targets by itself for some type of base."""
+    kinds = {each.kind for each in layout.modules.values()}
+    return any(kinds <= default for default in _DEFAULTS)

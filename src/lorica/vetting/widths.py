@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.layout import Factors, Layout, split_layer
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.pairs import usable_pairs
-from lorica.vetting.targets import of_parameters
+from lorica.vetting.targets import Asked
 from lorica.vetting.wording import listed, numbers, shown
 
 # Of the modules of one layer in families that name them so: which read the residual stream, which write to it.
@@ -17,14 +16,12 @@ _READ = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_p
 _WRITE = {"self_attn.o_proj", "mlp.down_proj"}
 
 
-def check_widths(config: AdapterConfig | None, layout: Layout) -> list[Finding]:
+def check_widths(asked: Asked | None, layout: Layout) -> list[Finding]:
     """Findings about widths that contradict each other, and about layers that differ from the others."""
     pairs = [
         each
-        for each in usable_pairs(config, layout)
-        if each.layer is not None
-        and len(layout.shape(each.a)) == 2
-        and not (config and of_parameters(config, each.path))
+        for each in usable_pairs(asked, layout)
+        if each.layer is not None and len(layout.shape(each.a)) == 2 and not (asked and asked.of_parameters(each.path))
     ]
     found = _residual(layout, pairs) + _feed_forward(layout, pairs)
     return found[:1] or _odd_layers(layout, pairs)
