@@ -107,9 +107,9 @@ class Shapes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True):
-    """Which bases fit. candidates: their names, by shape, in the table's order. shapes: how many shapes of linear layers these
-    have. open: what the candidates differ in. would_decide: what would settle that, in words. nearest: when none
-    fits, the closest (name, reasons). nothing_decided: no adapted module has a name that tells anything.
+    """Which bases fit. candidates: their names, by shape, in the table's order. shapes: how many shapes of linear
+    layers these have. open: what the candidates differ in. would_decide: what would settle that, in words. nearest:
+    when none fits, the closest (name, reasons). nothing_decided: no adapted module has a name that tells anything.
     """
 
     shapes: int
