@@ -19,7 +19,7 @@ from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import WEIGHTS_NAME, save_adapter
 from lorica.cli import main
 
-BASE = "embedded:lorica-tiny"
+BASE = "embedded:lorica_tiny"
 SHAPES = {"q_proj": (256, 256), "v_proj": (128, 256)}
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\
   lorica check runs/rules/rules                         files, structure and numbers: no base needed
-  lorica check runs/rules/rules --base embedded:lorica-tiny
+  lorica check runs/rules/rules --base embedded:lorica_tiny
   lorica check ADAPTER --base DIR --rows held_out.csv --task rules
   lorica check adapters/ --html compare.html --keep-working working.yaml
   lorica check --scores answers.csv --gold rows.csv"""
