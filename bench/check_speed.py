@@ -10,6 +10,7 @@ adapters stands beside it. The last line is `key=value`.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import statistics
@@ -51,22 +52,39 @@ def make_adapter(folder: Path, seed: int, *, hidden: int, layers: int, rank: int
     return weights.stat().st_size
 
 
-def check(paths: list[Path]) -> tuple[float, float, float]:
-    """Run the verb as a new process: seconds, processor seconds, and the most memory of it and its children in MB."""
-    command = [sys.executable, "-m", "lorica.cli", "check", *map(str, paths)]
-    start, busy = time.perf_counter(), _busy()
-    running = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    most = 0
-    while running.poll() is None:
-        most = max(most, _memory(running.pid))
-        time.sleep(0.002 if time.perf_counter() - start < 1 else 0.05)
-    taken = time.perf_counter() - start
-    # 1 is "warnings": random adapters name no base model.
-    if running.returncode not in (0, 1):
-        raise SystemExit(f"check ended with {running.returncode}: {running.stderr.read() if running.stderr else ''}")
-    return taken, _busy() - busy, most / 1e6
+def check(paths: list[Path], count: int) -> tuple[float, float, float]:
+    """Run the verb as a new process: seconds, processor seconds, and the most memory of it and its children in MB.
+
+    Ends the program unless all `count` adapters were read to their last tensor: a crash is quick, and Python ends it
+    with the same 1 that means "warnings".
+    """
+    command = [sys.executable, "-m", "lorica.cli", "check", "--json", *map(str, paths)]
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        start, busy = time.perf_counter(), _busy()
+        running = subprocess.Popen(command, stdout=output, stderr=errors, start_new_session=True)
+        most = 0
+        while running.poll() is None:
+            most = max(most, _memory(running.pid))
+            time.sleep(0.002 if time.perf_counter() - start < 1 else 0.05)
+        taken, cpu = time.perf_counter() - start, _busy() - busy
+        output.seek(0)
+        errors.seek(0)
+        _prove(output.read(), errors.read(), running.returncode, count)
+    return taken, cpu, most / 1e6
+
+
+def _prove(output: str, errors: str, code: int, count: int) -> None:
+    """End the program unless the numbers of `count` different adapters were judged, and none was rejected."""
+    try:
+        found = json.loads(output)["adapters"]
+    except (ValueError, KeyError):
+        raise SystemExit(f"check ended with {code} and no result; no speed is reported\n{errors[-2000:]}") from None
+    digests = {each["content_digest"] for each in found if each["levels"]["L2"] in ("passed", "noted", "warned")}
+    if code not in (0, 1) or len(digests - {None, ""}) != count or len(found) != count:
+        raise SystemExit(
+            f"check ended with {code}; {len(found)} adapters, {len(digests)} of them judged and different, "
+            f"not {count}; no speed is reported\n{errors[-2000:]}"
+        )
 
 
 def _busy() -> float:
@@ -99,8 +117,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         size = make_adapter(place / "one", 0, hidden=2048, layers=29, rank=16)
-        single = [check([place / "one"]) for _ in range(arguments.rounds)]
-        few, some, many = (max(2, arguments.many // part) for part in (100, 10, 1))
+        single = [check([place / "one"], 1) for _ in range(arguments.rounds)]
+        few = max(2, arguments.many // 100)
+        some = max(few + 1, arguments.many // 10)
+        many = max(some + 1, arguments.many)
         folders = {"few": few, "some": some - few, "many": many - some}
         seed, small = 1, 0
         for name, count in folders.items():
@@ -109,9 +129,9 @@ def main() -> None:
                 seed += 1
         memory = []
         for names in (["few"], ["few", "some"], ["few", "some", "many"]):
-            seconds, cpu, held = check([place / name for name in names])
-            memory.append(held)
             count = sum(folders[name] for name in names)
+            seconds, cpu, held = check([place / name for name in names], count)
+            memory.append(held)
             print(f"{count} adapters: {seconds:.1f} s, {cpu:.1f} processor seconds, {held:.0f} MB")
     one, one_cpu = (statistics.median(each[i] for each in single) for i in (0, 1))
     one_memory = max(each[2] for each in single)
