@@ -315,6 +315,7 @@ def _attach(model: Any, opened: AdapterFolder, inner: str) -> tuple[Any, list[st
             # PEFT reads this attribute, which transformers 5 deprecates; nothing a user could act on.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
             warnings.filterwarnings("ignore", ".*merging LoRA weights won't be possible")  # nothing is merged
+            warnings.filterwarnings("ignore", "Found missing adapter keys|Model has `tie_word")  # judged below
             if isinstance(model, PeftModel):
                 model.load_adapter(folder, adapter_name=inner)
             else:

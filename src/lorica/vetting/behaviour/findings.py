@@ -202,9 +202,12 @@ def _scales(found: Behaviour) -> Iterator[Finding]:
         yield finding("L416", f"{change} are not scaled", facts=facts)
     candidates = [each for each in found.scales if each.factor and each.gain is not None and each.loss is not None]
     best = min(candidates, key=lambda each: each.loss or 0.0, default=None)
-    if best is not None and found.labelled_rows >= _LABELS and _clearly_better(best, own):
-        code = "L412" if best.factor <= _FAR_BELOW else "L413" if best.factor >= _FAR_ABOVE else ""
-        if code:
+    if best is not None and found.labelled_rows >= _LABELS:
+        better = [each.factor for each in candidates if _clearly_better(each, own)]
+        below = best.factor < 1 and any(factor <= _FAR_BELOW for factor in better)
+        above = best.factor > 1 and any(factor >= _FAR_ABOVE for factor in better)
+        if below or above:
+            code = "L412" if below else "L413"
             yield finding(
                 code,
                 f"log-loss {best.loss:.3f} at {best.factor:g} times its scale, {own.loss:.3f} as it is "

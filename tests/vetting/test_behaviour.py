@@ -1,0 +1,294 @@
+"""L4 with an engine whose adapters are written by hand: what is true of them is known, so findings can be checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+pytest.importorskip("torch")
+
+from lorica.adapters.config import AdapterConfig, read_adapter_config
+from lorica.adapters.header import read_header
+from lorica.adapters.layout import read_layout
+from lorica.adapters.specimen import Specimen
+from lorica.engines.base import OnDone
+from lorica.errors import AdapterError, ConfigError
+from lorica.models.locate import locate_model
+from lorica.prompts.encoder import Encoder
+from lorica.records import Choose, Output, Request, Row, Sampling
+from lorica.tasks.base import TaskSettings
+from lorica.tasks.rules import RulesCase
+from lorica.vetting.behaviour.examine import examine_behaviour
+from lorica.vetting.behaviour.measures import Behaviour
+from lorica.vetting.behaviour.probes import shipped_rows, with_shuffled_texts, with_swapped_examples
+from lorica.vetting.behaviour.setting import Setting, Workplace
+from lorica.vetting.findings import Finding
+
+BASE = locate_model("embedded:lorica_tiny", environ={})
+PATH = "model.layers.0.self_attn.q_proj"
+# What an adapter adds to the log-odds of Yes: (text of the prompt, scale) -> nats.
+Behave = Callable[[str, float], float]
+
+
+def noise(text: str, size: float) -> float:
+    return size * (int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**31 - 1)
+
+
+def post(text: str) -> str:
+    return text.rsplit("ost:", 1)[-1]
+
+
+def knows(text: str) -> float:
+    """1 for a post that breaks the rule, -1 for another; in the rows of these tests a word tells."""
+    return 1.0 if "awful" in post(text) else -1.0
+
+
+ADAPTERS: dict[str, Behave] = {
+    "healthy": lambda text, scale: scale * 2 * knows(text) + noise(text, 1.0),
+    "nothing": lambda text, scale: 0.0,
+    "inverted": lambda text, scale: -scale * 2 * knows(text),
+    "constant": lambda text, scale: scale * 50,
+    "hard": lambda text, scale: scale * 40 * knows(text),
+    "over": lambda text, scale: scale * 80 * (knows(text) + noise(text, 1.3)),
+    "saturated": lambda text, scale: scale * 13 * (knows(text) + noise(text, 0.25)),
+    "under": lambda text, scale: scale * 0.2 * knows(text),
+    "contrastive only": lambda text, scale: scale * (2 * knows(text) * ("three steps" in text) + noise(text, 0.3)),
+    "follows examples": lambda text, scale: scale * 2 * (1 if text.find("good one") > text.find("awful one") else -1),
+    "broken": lambda text, scale: math.nan,
+}
+
+
+@lru_cache
+def encoder() -> Encoder:
+    return Encoder.load(BASE)
+
+
+@cache
+def decoded(prompt: tuple[int, ...]) -> str:
+    return encoder().decode(prompt)
+
+
+class WrittenEngine:
+    """Log-probabilities of Yes and No from a function of prompt and scale; the base is undecided."""
+
+    def __init__(self, behave: Behave) -> None:
+        self._behave = behave
+        self._scales: dict[str, float] = {}
+        self._yes, self._no = (encoder().encode_choice(text) for text in ("Yes", "No"))
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        self._scales[name] = read_adapter_config(folder).scaling(PATH)
+
+    def remove_adapter(self, name: str) -> None:
+        del self._scales[name]
+
+    def describe(self) -> dict[str, str]:
+        return {"engine": "written"}
+
+    def run(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Output]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Request) -> Output:
+        assert isinstance(request, Choose)
+        text = decoded(request.prompt)
+        odds = noise(text, 1.5)
+        if request.adapter is not None:
+            odds += self._behave(text, self._scales[request.adapter])
+            if math.isnan(odds):
+                return Output(request.id, finish="error", error="the model's output is not a number (NaN): broken")
+        yes = -math.log1p(math.exp(-odds)) if odds > -500 else odds
+        no = -math.log1p(math.exp(odds)) if odds < 500 else -odds
+        known = {self._yes: math.log(0.9) + yes, self._no: math.log(0.9) + no}
+        return Output(request.id, tuple(known.get(choice, -9.0) for choice in request.choices))
+
+
+def specimen(folder: Path, **changes: Any) -> Specimen:
+    config = msgspec.structs.replace(AdapterConfig(r=2, lora_alpha=2, target_modules=["q_proj"]), **changes)
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_bytes(config.to_json())
+    random = np.random.default_rng(0)
+    pairs = {
+        f"base_model.model.{PATH}.lora_A.weight": random.normal(size=(2, 256)).astype(np.float32),
+        f"base_model.model.{PATH}.lora_B.weight": random.normal(size=(256, 2)).astype(np.float32),
+    }
+    save_file(pairs, folder / "adapter_model.safetensors")
+    weights = folder / "adapter_model.safetensors"
+    return Specimen(
+        name="it",
+        given=folder,
+        kind="folder",
+        folder=folder,
+        weights=weights,
+        config=config,
+        header=read_header(weights),
+    )
+
+
+def rows(count: int = 60, labels: bool = True) -> list[Row]:
+    found = []
+    for number in range(count):
+        bad = number % 2
+        case = RulesCase(
+            body=f"number {number} {'awful' if bad else 'nice'}",
+            rule="Be nice.",
+            breaking=("awful one", "awful two"),
+            allowed=("good one", "good two"),
+        )
+        found.append(Row(id=f"r{number}", case=case, gold=bad if labels else None))
+    return found
+
+
+def examine(
+    tmp_path: Path, kind: str, given: list[Row] | None, style: str = "plain", task: str = "rules"
+) -> tuple[Behaviour, dict[str, Finding]]:
+    setting = Setting(BASE, task=task, task_settings=TaskSettings(style=style))
+    one = specimen(tmp_path / "adapter")
+    assert one.header is not None
+    work = Workplace(setting, WrittenEngine(ADAPTERS[kind]))
+    found, findings = examine_behaviour(one, read_layout(one.header), setting, given, work=work)
+    json.loads(msgspec.json.encode(found))
+    for each in findings:
+        assert each.level == 4
+        json.dumps(each.facts, allow_nan=False)
+    return found, {each.code: each for each in findings}
+
+
+def severities(findings: dict[str, Finding]) -> dict[str, str]:
+    return {code: each.severity for code, each in findings.items()}
+
+
+EXPECTED: dict[str, dict[str, str]] = {
+    "healthy": {"L420": "note"},
+    "nothing": {"L402": "reject", "L423": "note"},
+    "inverted": {"L421": "", "L422": "reject"},
+    "constant": {"L405": "warn", "L407": "warn", "L423": "note"},
+    "hard": {"L407": "note", "L420": "note"},
+    "over": {"L407": "warn", "L412": "warn"},
+    "under": {"L413": "warn"},
+    "contrastive only": {"L410": "warn", "L423": "note"},
+}
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_labelled_rows_tell_what_is_wrong(tmp_path: Path, kind: str) -> None:
+    found, findings = examine(tmp_path, kind, rows())
+    got = severities(findings)
+    for code, severity in EXPECTED[kind].items():
+        assert got.get(code, "") == severity, (got, found)
+    rejects = {code for code, severity in got.items() if severity == "reject"}
+    assert rejects == {code for code, severity in EXPECTED[kind].items() if severity == "reject"}
+    assert found.labelled is not None
+    assert found.labelled.n == found.labelled_rows == 60
+
+
+WORKING = sorted(set(ADAPTERS) - {"nothing", "broken"})
+
+
+@pytest.mark.parametrize(("kind", "task"), [*((kind, "") for kind in WORKING), ("inverted", "rules")])
+def test_foreign_prompts_reject_nothing_that_works(tmp_path: Path, kind: str, task: str) -> None:
+    found, findings = examine(tmp_path, kind, None, task=task)
+    assert "reject" not in severities(findings).values()
+    assert (found.source, found.foreign, found.n) == ("probes", not task, 32)
+    assert found.divergence is not None
+    assert found.divergence.n == 32 + 10 + 10  # with those of the other tasks
+
+
+@pytest.mark.parametrize(("kind", "code"), [("nothing", "L402"), ("broken", "L401")])
+def test_foreign_prompts_reject_what_is_wrong_for_every_task(tmp_path: Path, kind: str, code: str) -> None:
+    assert severities(examine(tmp_path, kind, None, task="")[1])[code] == "reject"
+
+
+def test_numbers_of_a_healthy_adapter(tmp_path: Path) -> None:
+    """The oracle is the function that the engine answers by."""
+    found, _ = examine(tmp_path, "healthy", rows())
+    assert found.labelled is not None
+    assert found.divergence is not None
+    assert found.divergence.mass == pytest.approx(0.9)
+    by_factor = {each.factor: each for each in found.scales}
+    assert set(by_factor) >= {0.0, 0.25, 0.5, 1.0, 2.0, 4.0}
+    changes = [by_factor[factor].kl for factor in (0.25, 0.5, 1.0, 2.0, 4.0)]
+    assert changes == sorted(changes)
+    assert (found.labelled.shuffled.low or 0) < 0.5 < (found.labelled.shuffled.high or 1)
+    assert found.labelled.over_shuffled.above > 0
+    assert found.labelled.tfidf == 1.0  # a word gives the label away
+    assert [each.configured for each in found.formats] == [True] + [False] * (len(found.formats) - 1)
+    assert {each.style for each in found.formats} == {"plain", "structured", "contrastive"}
+
+
+def test_rows_without_labels_give_hints_only(tmp_path: Path) -> None:
+    found, findings = examine(tmp_path, "saturated", rows(labels=False))
+    assert found.labelled is None
+    assert severities(findings)["L414"] == "note"
+    assert not {"L412", "L413", "L420", "L421", "L422"} & set(findings)
+
+
+def test_swapped_examples_are_followed_or_not(tmp_path: Path) -> None:
+    found, findings = examine(tmp_path, "follows examples", rows(), style="structured")
+    assert found.examples is not None
+    assert found.examples.following is not None
+    assert found.examples.following.n == 32
+    assert found.examples.moved > found.examples.base_moved
+    assert "L408" not in findings
+
+
+def test_shuffled_texts_are_all_from_other_rows_and_swaps_exchange() -> None:
+    given = rows(20)
+    shuffled = with_shuffled_texts(given, seed=1)
+    bodies = [row.case.body for row in given if isinstance(row.case, RulesCase)]
+    moved = [row.case.body for row in shuffled if isinstance(row.case, RulesCase)]
+    assert sorted(moved) == sorted(bodies)
+    assert all(a != b for a, b in zip(bodies, moved, strict=True))
+    assert [(row.id, row.gold) for row in shuffled] == [(row.id, row.gold) for row in given]
+    case = with_swapped_examples(given)[0].case
+    assert isinstance(case, RulesCase)
+    assert case.breaking == ("good one", "good two")
+
+
+@pytest.mark.parametrize("task", ["rules", "mcq", "saq", "qa"])
+def test_shipped_probes_are_read_and_balanced(task: str) -> None:
+    found = shipped_rows(task)
+    assert all(row.gold is not None for row in found)
+    if task == "rules":
+        assert len(found) == 32
+        assert [row.gold for row in found] == [1, 0] * 16
+    if task == "mcq":
+        letters = [row.gold for row in found]
+        assert max(letters.count(each) for each in range(4)) <= 3
+
+
+def test_what_cannot_be_asked_is_said(tmp_path: Path) -> None:
+    one = specimen(tmp_path / "adapter")
+    assert one.header is not None
+    layout = read_layout(one.header)
+    bare = msgspec.structs.replace(one, config=None)
+    with pytest.raises(AdapterError, match="nothing can be asked"):
+        examine_behaviour(bare, layout, Setting(BASE))
+    with pytest.raises(ConfigError, match="did you mean 'rules'"):
+        examine_behaviour(one, layout, Setting(BASE, task="rule"))
+
+
+def test_generated_answers_are_read_counted_and_drawn_again(tmp_path: Path) -> None:
+    """With the embedded model itself, which was never taught to answer with a number."""
+    task = TaskSettings(method="generate")
+    sampling = Sampling(max_new_tokens=4, do_sample=True, temperature=1.0)
+    setting = Setting(BASE, task="rules", task_settings=task, sampling=sampling, probes=8)
+    one = specimen(tmp_path / "adapter")
+    assert one.header is not None
+    found, findings = examine_behaviour(one, read_layout(one.header), setting)
+    assert found.generated is not None
+    assert found.generated.n == 8
+    assert sum(found.generated.stages.values()) == 8
+    assert found.generated.unstable_share is not None
+    assert found.generated.unstable_share > 0.2
+    assert "L432" in {each.code for each in findings}
+    assert found.engine["engine"] == "native"
