@@ -69,6 +69,9 @@ class Deaf:
     def add_adapter(self, name: str, folder: Path) -> None:
         self._engine.add_adapter(name, folder)
 
+    def remove_adapter(self, name: str) -> None:
+        self._engine.remove_adapter(name)
+
     def run(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Output]:
         from msgspec.structs import replace
 

@@ -110,14 +110,14 @@ def test_a_write_that_fails_leaves_the_old_passport(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(room.os, "fsync", full)
+    monkeypatch.setattr("lorica.adapters.passport.os.fsync", full)
     with pytest.raises(AdapterError, match="cannot be written"):
         write_passport(tmp_path, _passport(adapter, value=-0.5))
     assert [each.name for each in tmp_path.iterdir()] == [PASSPORT_NAME]
     assert (tmp_path / PASSPORT_NAME).read_bytes() == before
 
 
-def _change(values: dict[str, Any], place: str, value: Any) -> None:
+def _change(values: Any, place: str, value: Any) -> None:
     *parents, last = place.split(".")
     for parent in parents:
         values = values[int(parent)] if isinstance(values, list) else values[parent]
@@ -211,7 +211,8 @@ def _problems(root: dict[str, Any], schema: dict[str, Any], value: Any) -> Any:
     assert set(schema) <= known
     if "anyOf" in schema and all(list(_problems(root, one, value)) for one in schema["anyOf"]):
         yield "anyOf"
-    kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "null": type(None)}
+    kinds: dict[str, Any] = {"object": dict, "array": list, "string": str, "integer": int, "null": type(None)}
+    kinds["number"] = (int, float)
     if "type" in schema and (not isinstance(value, kinds[schema["type"]]) or isinstance(value, bool)):
         yield schema["type"]
         return

@@ -24,13 +24,13 @@ from lorica.adapters.passport import PASSPORT_NAME, Passport, Tolerance, read_pa
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings
 from lorica.engines.fake import FakeEngine
-from lorica.errors import AdapterError
+from lorica.errors import AdapterError, EngineError
 from lorica.pipeline.canaries import make_canaries, run_canaries
 from lorica.pipeline.gate import admit, admit_all, update_size
 from lorica.pipeline.probes import number_probes, row_probes, shipped_probes
 from lorica.pipeline.provenance import trained_as
 from lorica.prompts.encoder import Encoder
-from lorica.records import Output
+from lorica.records import Choose, Output
 from lorica.tasks import TASKS, load_task
 from lorica.tasks.base import TaskSettings
 
@@ -108,9 +108,11 @@ def test_every_engine_and_precision_admits_it(signed: Path, name: str, settings:
 
 def test_an_adapter_that_is_not_applied_is_refused(signed: Path, engine: Engine) -> None:
     with pytest.raises(AdapterError) as caught:
-        admit(Deaf(engine), "rules", signed, BASE)
+        admit(Deaf(engine), "deaf", signed, BASE)
     assert "the adapter is not applied" in caught.value.message
     assert "largest difference" in caught.value.message
+    with pytest.raises(EngineError, match="asks for the adapter 'deaf'"):
+        engine.run([Choose("1", (1,), ((2,),), "deaf")])
 
 
 def test_without_a_passport_it_must_still_be_applied(tmp_path: Path, engine: Engine) -> None:

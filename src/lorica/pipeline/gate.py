@@ -80,7 +80,7 @@ def admit_all(
 
     Raises AdapterError for what `Engine.add_adapter` refuses, a broken or missing passport, and an adapter whose
     canaries are not reproduced: with the largest difference, and whether the base's own answer came instead or the
-    base differs. The engine then knows the adapter's name still: do not ask it.
+    base differs. The engine no longer knows what was refused.
     """
     passports = {} if policy == "off" else {name: read_passport(folder) for name, folder in folders.items()}
     missing = [name for name, passport in passports.items() if passport is None]
@@ -108,6 +108,7 @@ def admit_all(
                 found = _with_passport(name, folders[name], passport, base_outputs, outputs, dtype, differences[name])
         except AdapterError as error:
             refused.append((name, error))
+            engine.remove_adapter(name)
             continue
         admitted[name] = Admission(name, found.proof, found.trial, found.notes, differences[name])
     if refused:
