@@ -6,7 +6,9 @@ import argparse
 import csv
 import io
 import json
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,6 +43,10 @@ def run(arguments: Sequence[str]) -> int:
     except LoricaError as error:
         # 2 says "rejected" here, so no error of this verb may end with it.
         print(f"lorica: {error}", file=sys.stderr)
+        return EXIT_CODES["unchecked"]
+    except Exception:
+        # Python would end with 1, which says "warnings" here: to CI, a crash of ours must not look like a verdict.
+        traceback.print_exc()
         return EXIT_CODES["unchecked"]
 
 
@@ -81,7 +87,9 @@ def _run(given: argparse.Namespace) -> int:
         from lorica.verbs.check_scores import check
 
         return check(given)
-    # Numpy and the levels are imported here, so that a mistaken command line is answered at once.
+    # The matrices are small: threads would only wait for one another. It counts when numpy is imported, which is here,
+    # so that a mistaken command line is answered at once.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from lorica.vetting.many import examine_all
     from lorica.vetting.sources import find_sources
 
@@ -89,13 +97,15 @@ def _run(given: argparse.Namespace) -> int:
     top = 4 if given.level is None else given.level
     with ExitStack() as stack:
         with row_progress(len(sources), "adapters") as advance:
-            found = examine_all(sources, stack, most=min(top, 2), jobs=given.jobs, on_done=advance)
-        behaviours: list[Tried | None] = [None] * len(found)
+            found = examine_all(
+                sources, stack, most=min(top, 2), jobs=given.jobs, whole=bool(given.base), on_done=advance
+            )
+        tried: list[Tried | None] = [None] * len(found)
         if given.base and top > 2:
             from lorica.verbs.check_base import try_on_base
 
-            found, behaviours = try_on_base(found, given, top)
-    return _tell(given, found, behaviours)
+            found, tried = try_on_base(found, given, top)
+    return _tell(given, found, tried)
 
 
 def _tell(given: argparse.Namespace, found: Sequence[Examination], tried: Sequence[Tried | None]) -> int:

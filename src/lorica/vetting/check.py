@@ -48,7 +48,10 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     def slim(self) -> Examination:
         """The same without what only further levels need, so that thousands of them take little memory."""
         numbers = None if self.numbers is None else self.numbers.slim()
-        return msgspec.structs.replace(self, layout=None, numbers=numbers)
+        specimen = self.specimen
+        if specimen is not None:
+            specimen = msgspec.structs.replace(specimen, header=None, documents={}, card="")
+        return msgspec.structs.replace(self, layout=None, numbers=numbers, specimen=specimen)
 
 
 def examine(source: Source, *, most: int = 2) -> Examination:

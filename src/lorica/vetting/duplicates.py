@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lorica.adapters.arrays import Floats, TensorReader
-from lorica.adapters.header import Header, TensorInfo
+from lorica.adapters.header import Header, TensorInfo, read_header
 from lorica.adapters.layout import Factors, read_layout
 from lorica.adapters.specimen import Specimen
 from lorica.errors import AdapterError
@@ -71,7 +71,7 @@ Half = tuple[Floats, Floats, float]
 
 def _factors(one: Specimen, two: Specimen) -> Iterator[tuple[Half, Half]]:
     """A [r, in], B [out, r] and scaling of every module that both have, one module at a time."""
-    layouts = [read_layout(each.header or Header({}, {})) for each in (one, two)]
+    layouts = [read_layout(_header(each)) for each in (one, two)]
     factors = [scalings(each.config, layout.modules)[0] for each, layout in zip((one, two), layouts, strict=True)]
     if one.weights is None or two.weights is None:
         return
@@ -84,6 +84,13 @@ def _factors(one: Specimen, two: Specimen) -> Iterator[tuple[Half, Half]]:
             second = (*_pair(right, other, layouts[1].tensors), factors[1][module.path])
             if first[0].shape[1] == second[0].shape[1] and first[1].shape[0] == second[1].shape[0]:
                 yield first, second
+
+
+def _header(specimen: Specimen) -> Header:
+    """Read again where it was not kept: thousands of headers would fill the memory."""
+    if specimen.header is not None or specimen.weights is None:
+        return specimen.header or Header({}, {})
+    return read_header(specimen.weights)
 
 
 def _pair(reader: TensorReader, module: Factors, tensors: dict[str, TensorInfo]) -> tuple[Floats, Floats]:

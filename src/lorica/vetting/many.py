@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from multiprocessing import get_context
 
 from lorica.vetting.check import Examination, examine
 from lorica.vetting.duplicates import check_duplicates
@@ -21,16 +19,23 @@ _WORTH_A_PROCESS = 4
 
 
 def examine_all(
-    sources: Sequence[Source], stack: ExitStack, *, most: int = 2, jobs: int = 0, on_done: OnDone | None = None
+    sources: Sequence[Source],
+    stack: ExitStack,
+    *,
+    most: int = 2,
+    jobs: int = 0,
+    whole: bool = False,
+    on_done: OnDone | None = None,
 ) -> list[Examination]:
     """Examine adapters, in their order, and compare their updates. `stack` keeps unpacked archives until it closes.
 
-    most: the highest level to carry out, 0 to 2. jobs: processes, 0 for one a core. on_done(n): n more are done.
+    most: the highest level to carry out, 0 to 2. jobs: processes, 0 for one a core. whole: keep what further levels
+    need, which takes memory for each adapter. on_done(n): n more are done.
     """
     ready = [stack.enter_context(opened(source)) for source in sources]
     jobs = min(jobs or os.cpu_count() or 1, -(-len(ready) // _WORTH_A_PROCESS))
     found = []
-    for each in _each(partial(_slim if len(ready) > 1 else examine, most=most), ready, jobs):
+    for each in _each(partial(examine if whole or len(ready) == 1 else _slim, most=most), ready, jobs):
         found.append(each)
         if on_done is not None:
             on_done(1)
@@ -45,6 +50,10 @@ def _each(work: Callable[[Source], Examination], sources: Sequence[Source], jobs
     if jobs <= 1:
         yield from map(work, sources)
         return
+    # Imported here: one adapter needs neither, and a cold process would wait for them.
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
     # One thread a process: the matrices are small, and the processes fill the cores.
     with _environment("OPENBLAS_NUM_THREADS", "1"), ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         yield from pool.map(work, sources, chunksize=_WORTH_A_PROCESS)
