@@ -216,8 +216,6 @@ def _scales(found: Behaviour) -> Iterator[Finding]:
                 facts=facts | {"best_factor": best.factor},
             )
             return
-    if found.source == "rows" and found.labelled_rows >= _LABELS:
-        return  # labels have spoken
     yield from _scale_hints(by_factor, own, facts)
 
 
@@ -238,6 +236,14 @@ def _scale_hints(by_factor: dict[float, ScaleResult], own: ScaleResult, facts: d
         )
         if own.saturated > _HARD and quarter.saturated < 0.3:
             yield finding("L414", f"{text} of its scale", facts=facts)
+            return
+    nothing = by_factor.get(0.0)
+    if nothing is not None and quarter is not None and None not in (nothing.mass, own.mass, quarter.mass):
+        whole, left, back = nothing.mass or 0.0, own.mass or 0.0, quarter.mass or 0.0
+        if whole > _HAD_MASS and left < _LOST_MASS * whole and back > 0.5 * whole:
+            text = f"the probability of any possible answer is {left:.1e}, and {back:.2f} at a quarter of its scale"
+            yield finding("L414", text, facts=facts)
+            return
     # Far below saturation the divergence grows with the square of the scale: 16-fold from 1 to 4.
     if four is not None and own.kl < 1e-3 and not own.changed and own.kl > 0 and 8 < four.kl / own.kl < 32:
         yield finding("L415", f"KL {own.kl:.1e} nats from the base, {four.kl:.1e} at four times its scale", facts=facts)
@@ -245,7 +251,8 @@ def _scale_hints(by_factor: dict[float, ScaleResult], own: ScaleResult, facts: d
 
 def _scale_facts(each: ScaleResult) -> dict[str, Any]:
     plain = {
-        name: getattr(each, name) for name in ("factor", "kl", "confidence", "saturated", "std", "loss", "quality")
+        name: getattr(each, name)
+        for name in ("factor", "kl", "confidence", "saturated", "std", "mass", "loss", "quality")
     }
     return {name: None if value == float("inf") else value for name, value in plain.items()}
 

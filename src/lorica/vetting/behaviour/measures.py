@@ -128,7 +128,8 @@ class FormatResult(msgspec.Struct, frozen=True):
 
 
 class ScaleResult(msgspec.Struct, frozen=True):
-    """The adapter with its update multiplied by `factor`. kl, largest_change: from the base.
+    """The adapter with its update multiplied by `factor`. kl, largest_change: from the base. mass: mean probability
+    that the answer is one of the choices at all.
 
     loss: mean log-loss of the gold choice. gain: mean log-loss at 1 minus that here, positive when this scale is
     better. over_base: mean log-loss of the base minus that here. quality: ROC-AUC or accuracy.
@@ -146,6 +147,7 @@ class ScaleResult(msgspec.Struct, frozen=True):
     quality: float | None = None
     gain: Interval | None = None
     over_base: Interval | None = None
+    mass: float | None = None
 
 
 class Labelled(msgspec.Struct, frozen=True):

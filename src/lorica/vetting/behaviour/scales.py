@@ -99,6 +99,7 @@ def _result(task: str, factor: float, replies: Replies, base: Replies, own: Repl
         std=spread(here),
         changed=changed_share(here, alone),
         broken=broken,
+        mass=mean_or_none(here.mass),
     )
     known, known_base = labelled(here), labelled(alone)
     if not known.rows:
