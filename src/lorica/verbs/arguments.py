@@ -8,10 +8,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from lorica.config.compose import Resolved, compose
 from lorica.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from lorica.config.compose import Resolved
 
 _OVERRIDES = "configuration as key=value; `lorica config` prints every key, docs/configuration.md explains them"
 
@@ -38,6 +40,8 @@ def parser(verb: str, about: str, examples: str, *, overrides: bool = True) -> a
 
 def resolve(overrides: Sequence[str]) -> Resolved:
     """The configuration of a command line and this process's environment."""
+    from lorica.config.compose import compose  # not every verb is configured, and `check` has no time to lose
+
     return compose(overrides, environ=os.environ)
 
 

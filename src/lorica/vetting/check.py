@@ -6,13 +6,14 @@ from collections.abc import Iterable
 
 import msgspec
 
+from lorica.adapters.document import short_text
 from lorica.adapters.fingerprint import Match, match, shapes_of
 from lorica.adapters.layout import Layout, read_layout
 from lorica.adapters.specimen import Specimen
 from lorica.vetting.claims import check_claims
 from lorica.vetting.evidence import Evidence, training_evidence
 from lorica.vetting.files import examine_files
-from lorica.vetting.findings import Finding, Verdict, judge
+from lorica.vetting.findings import Finding, Verdict, finding, judge
 from lorica.vetting.numbers import Numbers, check_numbers
 from lorica.vetting.passport import check_passport
 from lorica.vetting.profile import Profile, profile
@@ -56,6 +57,16 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
 
 def examine(source: Source, *, most: int = 2) -> Examination:
     """Levels 0 to 2, or fewer, of an opened source. Never raises for what is in the files."""
+    try:
+        return _examine(source, most)
+    except Exception as error:
+        # A mistake of ours over one adapter must not hide what is found in a thousand others.
+        said = f"{type(error).__name__}: {short_text(str(error))}"
+        nothing = Profile(name=source.name, path=str(source.given), kind=source.kind)
+        return Examination(source=source, profile=nothing, findings=(finding("L099", said),), ran=())
+
+
+def _examine(source: Source, most: int) -> Examination:
     specimen, findings = examine_files(source)
     if specimen is None:
         nothing = Profile(name=source.name, path=str(source.given), kind=source.kind)

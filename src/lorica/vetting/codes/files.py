@@ -112,4 +112,9 @@ FILES: dict[str, Code] = {
     "L087": Code("note", "archives within the archive are not opened"),
     "L088": Code("reject", "the archive holds several adapters", "unpack it and name the folder"),
     "L089": Code("reject", "the archive holds a file twice", _AGAIN, ("unreadable", "altered")),
+    "L099": Code(
+        "warn",
+        "the check itself failed, so nothing is known of the adapter",
+        "this is a mistake in Lorica: please report it with the adapter's config and header",
+    ),
 }
