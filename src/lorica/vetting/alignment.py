@@ -28,14 +28,14 @@ __all__ = ["Alignment", "align", "check_alignment", "collect"]
 
 SHUFFLES = 64
 # Scores of unrelated bases have mean 0 and standard deviation about 1 (docs/alignment.md).
-MATCH = 5.0
+MATCH = 4.0
 MISMATCH = 3.0
-INFORMED = 4.5
+INFORMED = 4.0
 # A healthy update is a small part of its base weight; all-linear, high-rank ones of tiny models reach 0.6.
 TOO_LARGE = 1.0
 NEGLIGIBLE = 1e-4
 
-_MOST_ROWS = 64  # singular directions of one update that are looked at; the rest carry next to nothing
+_MOST_ROWS = 32  # singular directions of one update that are looked at; the rest carry next to nothing
 _CHUNK = 1 << 23  # elements of shuffled rows held at a time
 
 Decision = Literal["match", "mismatch", "undecided"]
@@ -243,16 +243,17 @@ def _probability(score: float, information: float) -> float:
     lets expect, and a score above that speaks for it no less, nor one below 0 less than 0 does."""
     if math.isnan(score):
         return 0.5
-    expected = max(0.0, information) * _SCORE_PER_INFORMATION
-    spread = math.hypot(1.0, expected / 3)
+    informed = min(1.0, max(0.0, information) / INFORMED)
+    expected = _LEAST_EXPECTED * informed**2 + _MORE_EXPECTED * max(0.0, information)
+    spread = math.hypot(1.0, expected / 4)
     reached = max(0.0, score)
     towards = -0.5 * (min(0.0, reached - expected) / spread) ** 2 - math.log(spread)
     against = -0.5 * reached**2
     return 1 / (1 + math.exp(max(-700.0, min(700.0, against - towards))))
 
 
-# The least that was measured on the right base: docs/alignment.md.
-_SCORE_PER_INFORMATION = 0.9
+# Scores on the right base are at least 6 where the modules agree, and grow with their agreement (docs/alignment.md).
+_LEAST_EXPECTED, _MORE_EXPECTED = 6.0, 0.6
 
 
 def _rounded(value: float) -> float | None:

@@ -5,25 +5,25 @@ from __future__ import annotations
 from lorica.vetting.codes.base import Code
 
 ALIGNMENT: dict[str, Code] = {
-    "L320": Code("note", "Its directions are those of this base model: it was trained on it or on a relative"),
+    "L320": Code("note", "its directions are this base's: it was trained on it or on a relative"),
     "L321": Code(
         "reject",
-        "It was trained on another base model of equal shape",
+        "it was trained on another base model of equal shape",
         "use the base model that the adapter was trained on; its config, card or passport may name it",
         ("wrong_base",),
     ),
-    "L322": Code("note", "Its directions do not say whether it belongs to this base model"),
+    "L322": Code("note", "its directions do not say whether it belongs to this base"),
     "L330": Code(
         "warn",
-        "Its update is larger than the base weights it is added to",
+        "its update is larger than the base weights it is added to",
         "compare alpha, rank and the rsLoRA flag with the training configuration, and try it at half its scale",
         ("over_scaled", "broken_weights"),
     ),
     "L331": Code(
         "note",
-        "Its update is negligible beside the base weights",
+        "its update is negligible beside the base weights",
         "compare alpha, rank and the rsLoRA flag with the training configuration",
         ("under_scaled", "no_effect"),
     ),
-    "L332": Code("note", "How large its update is beside the base weights"),
+    "L332": Code("note", "how large its update is beside the base weights"),
 }
