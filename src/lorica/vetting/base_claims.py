@@ -30,11 +30,11 @@ _ELSEWHERE = re.compile(
 
 def check_named_base(specimen: Specimen, layout: Layout, bases: list[Named], match: Match | None) -> list[Finding]:
     """Findings L163-L165 and L169. bases: every place that names the base, the config first."""
-    shapes = shapes_of(layout, specimen.config)
     for claim in bases:
         exact = named(claim.text, loosely=False)
         known = exact or named(claim.text)
         if known:
+            shapes = shapes_of(layout, specimen.config)
             return _misfit(shapes, claim, known, bool(exact), match) + _container(layout, claim, known)
     return []
 

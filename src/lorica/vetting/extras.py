@@ -18,7 +18,7 @@ _OUTPUT_EMBEDDINGS = ("lm_head", "embed_out", "output")
 _HEADS = ("classifier", "score")
 _BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # Nobody saves more kinds of modules.
-_MOST_KEYS = 256
+_MOST_KEPT = 64
 _CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
 
 
@@ -31,9 +31,14 @@ def check_extras(config: AdapterConfig | None, layout: Layout) -> list[Finding]:
 
 def _asked(config: AdapterConfig, path: str) -> bool:
     """Whether modules_to_save covers this path: PEFT takes every module whose path ends with one of the names."""
-    parts = path.split(".")
-    starts = [".".join(parts[: end + 1]) for end in range(len(parts))]
-    return any(start.endswith(name) for name in (config.modules_to_save or [])[:_MOST_KEYS] for start in starts)
+    names = tuple((config.modules_to_save or [])[:_MOST_KEPT])
+    return bool(names) and any(start.endswith(names) for start in _starts(path))
+
+
+def _starts(path: str) -> list[str]:
+    """ "a.b.c" -> "a", "a.b", "a.b.c"; of more than 64 parts, the first 64."""
+    parts = path.split(".", 64)[:64]
+    return [".".join(parts[: end + 1]) for end in range(len(parts))]
 
 
 def _in_memory(names: tuple[str, ...]) -> bool:
@@ -41,11 +46,12 @@ def _in_memory(names: tuple[str, ...]) -> bool:
 
 
 def _kept_modules(config: AdapterConfig, layout: Layout) -> list[Finding]:
-    asked = (config.modules_to_save or [])[:_MOST_KEYS]
+    asked = (config.modules_to_save or [])[:_MOST_KEPT]
     if not asked:
         return []
     stored = [path for path, names in layout.saved.items() if not _in_memory(names)]
-    lost = [name for name in asked if not any(_covers(name, path) for path in stored)]
+    ends = "".join(f"{start}\n" for path in stored for start in _starts(path))
+    lost = [name for name in asked if f"{name}\n" not in ends]
     if config.task_type not in (None, "CAUSAL_LM") and any(name in asked and name not in lost for name in _HEADS):
         lost = [name for name in lost if name not in _HEADS]
     if not lost:
@@ -56,11 +62,6 @@ def _kept_modules(config: AdapterConfig, layout: Layout) -> list[Finding]:
         seen += f"; {shown(layout.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
     expected = f"names such as {PREFIX}{lost[0]}.weight"
     return [finding("L131", seen, expected=expected, file=WEIGHTS_NAME, facts={"lost": lost, "asked": asked})]
-
-
-def _covers(name: str, path: str) -> bool:
-    parts = path.split(".")
-    return any(".".join(parts[: end + 1]).endswith(name) for end in range(len(parts)))
 
 
 def _whole(config: AdapterConfig, layout: Layout) -> list[Finding]:

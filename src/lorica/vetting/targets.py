@@ -27,7 +27,7 @@ _PLAIN = re.compile(r"(?:[\w\-]|\\?\.)+")
 # The layer's number as PEFT takes it: the first number after two parts.
 _INDEX = re.compile(r".*?\.([^.]*)\.(\d+)\.")
 # Lists of a config that are longer are cut here: nobody writes them, and they must not cost a check its time.
-_MOST_KEYS = 1000
+_MOST_KEPT, _MOST_EXPRESSIONS, _DEEPEST = 64, 64, 64
 # Modules that PEFT's "all-linear" leaves out.
 _OUTPUTS = ("lm_head", "embed_out", "score", "classifier")
 # What PEFT 0.21 targets by itself where a config names nothing, over all base types.
@@ -95,12 +95,12 @@ def tells_layers(text: str) -> bool:
 
 
 def suffixes(path: str) -> Iterator[str]:
-    """A path and its last parts: "a.b.c", "b.c", "c"."""
+    """A path and its last parts: "a.b.c", "b.c", "c". Of more than 64 parts, the last 64 and the whole."""
     yield path
-    at = path.find(".")
-    while at >= 0:
+    at, deepest = len(path), _DEEPEST
+    while deepest and (at := path.rfind(".", 0, at)) >= 0:
         yield path[at + 1 :]
-        at = path.find(".", at + 1)
+        deepest -= 1
 
 
 class UnknownKeyError(Exception):
@@ -117,7 +117,8 @@ class Patterns:
         self.others: list[tuple[int, str, Names | None]] = []
         for number, key in enumerate(patterns):
             if re.fullmatch(r"\^?[\w.\-]+", key) is None:
-                self.others.append((number, key, _read_key(key)))
+                if len(self.others) <= _MOST_EXPRESSIONS:
+                    self.others.append((number, key, _read_key(key) if len(self.others) < _MOST_EXPRESSIONS else None))
             elif key.startswith("^"):
                 self.whole[key[1:]] = number
             else:
@@ -125,6 +126,8 @@ class Patterns:
 
     def value(self, module: str) -> float | None:
         """The value for a module, None when no key means it. Raises UnknownKeyError."""
+        if not self.values:
+            return None
         hits = [self.plain[end] for end in suffixes(module) if end in self.plain]
         hits += [self.whole[module]] if module in self.whole else []
         first = min(hits, default=len(self.values))
@@ -142,7 +145,7 @@ class Patterns:
         ends = {end for module in modules for end in suffixes(module)}
         none = [key for key in self.plain if key not in ends] + [f"^{key}" for key in self.whole if key not in modules]
         unread = [key for _, key, names in self.others if names is None]
-        none += [key for _, key, names in self.others[:_MOST_KEYS] if names and not any(map(names.match, modules))]
+        none += [key for _, key, names in self.others if names and not any(map(names.match, modules))]
         return none, unread
 
 
@@ -162,7 +165,7 @@ class Asked:
         self.ranks, self.alphas = Patterns(config.rank_pattern), Patterns(config.alpha_pattern)
         self._targets = frozenset(config.target_modules) if isinstance(config.target_modules, list) else None
         self._excluded = frozenset(config.exclude_modules) if isinstance(config.exclude_modules, list) else None
-        self._kept = (config.modules_to_save or [])[:_MOST_KEYS]
+        self._kept = (config.modules_to_save or [])[:_MOST_KEPT]
         chosen = config.layers_to_transform
         self._layers = frozenset([chosen] if isinstance(chosen, int) else chosen or [])
         self._target_names = _names(config.target_modules)
@@ -223,7 +226,7 @@ class Asked:
         if not self._layers:
             return True
         given = self.config.layers_pattern
-        patterns = ([given] if isinstance(given, str) else given or [])[:_MOST_KEYS]
+        patterns = ([given] if isinstance(given, str) else given or [])[:_MOST_KEPT]
         if not all(_PLAIN.fullmatch(pattern) for pattern in patterns):
             return None
         hit = _INDEX.match(module)
