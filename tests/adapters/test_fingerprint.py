@@ -289,3 +289,12 @@ def test_place_of_reads_any_prefix() -> None:
     for prefix in ("model.", "model.language_model.", "language_model.model.", "base.model.model.", ""):
         place = place_of(f"{prefix}layers.12.self_attn.q_proj")
         assert (place.layer, place.slot, place.tail) == (12, "self_attn.q_proj", "12.self_attn.q_proj")
+
+
+def test_a_file_that_names_a_hundred_thousand_kinds_of_layers_is_not_read_to_the_end() -> None:
+    tensors = {
+        f"base_model.model.model.layers.0.odd{number}.q_proj.lora_{half}.weight": TensorInfo("F32", shape, 0, 0)
+        for number in range(5000)
+        for half, shape in (("A", (4, 8)), ("B", (8, 4)))
+    }
+    assert len(shapes_of(read_layout(Header(tensors, {})), None).slots) == 1000

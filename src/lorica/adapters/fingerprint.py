@@ -62,6 +62,10 @@ _OTHER_PARTS = frozenset(
 )
 
 
+# No model has so many kinds of linear layers; a crafted file may name a hundred thousand.
+_MOST_SLOTS = 1000
+
+
 class Slot(msgspec.Struct, frozen=True):
     """One place in the layers. name: its path within a layer, without numbers ("self_attn.q_proj", "lm_head").
     widths: the (in, out) found there, sorted; 0 for a half that is missing. count: modules. first: the first's path.
@@ -142,7 +146,7 @@ def shapes_of(layout: Layout, config: AdapterConfig | None) -> Shapes:
             continue
         pair = in_out(layout, each, config)
         slot, parts = place.slot, each.path.split(".")
-        if any(pair):
+        if any(pair) and (slot in widths or len(widths) < _MOST_SLOTS):
             found = widths.setdefault(slot, {})
             found[pair] = found.get(pair, 0) + 1
             first.setdefault(slot, each.path)
