@@ -74,6 +74,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Raw], metadata: Mapping[str,
     path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(data for *_, data in tensors.values()))
 
 
-def data_start(raw: bytes) -> int:
+def data_start(raw: bytes | bytearray) -> int:
     """Where the data of a safetensors file begins."""
     return 8 + int.from_bytes(raw[:8], "little")

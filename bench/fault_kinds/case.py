@@ -32,10 +32,11 @@ class Case:
 
 @dataclass
 class Site:
-    """Where one case is built. place: an empty folder of its own."""
+    """Where one case is built. place: an empty folder of its own. used: the healthy adapter that was taken."""
 
     seed: int
     place: Path
+    used: zoo.AdapterInfo | None = None
     rng: random.Random = field(init=False)
     numbers: np.random.Generator = field(init=False)
 
@@ -52,7 +53,8 @@ class Site:
         known = [one for one in zoo.adapters() if one.base in bases and len(one.targets) >= targets]
         wanted = bases[self.seed % len(bases)]
         on_base = [one for one in known if one.base == wanted] or known
-        return on_base[(self.seed // len(bases) + self.seed) % len(on_base)]
+        self.used = on_base[(self.seed // len(bases) + self.seed) % len(on_base)]
+        return self.used
 
     def siblings(self, info: zoo.AdapterInfo) -> list[zoo.AdapterInfo]:
         """The other adapters of equal shapes' base: of its own base, or where that has none, of its ancestor."""
@@ -70,7 +72,9 @@ class Kind:
     """One kind of fault, or of healthy variant.
 
     level: what is needed to find it: the files alone, the base too, or the base and labelled rows.
-    truth: what happened, in words. unseen: written before its author had read a check.
+    truth: what happened, in words. causes: the keys of `lorica.vetting.causes` that name it rightly; for the unseen
+    kinds they stand in `truths`. unseen: written before its author had read a check. healthy: nothing is wrong.
+    passport: it is about the passport, so what the adapter has of its training stays with it.
     """
 
     name: str
@@ -78,3 +82,6 @@ class Kind:
     truth: str
     build: Callable[[Site], Case]
     unseen: bool = False
+    causes: frozenset[str] = frozenset()
+    healthy: bool = False
+    passport: bool = False

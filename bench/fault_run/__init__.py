@@ -1,0 +1,1 @@
+"""Running the fault bench: judging a case, what PEFT says of it, and the tables."""

@@ -1,0 +1,161 @@
+"""What `lorica check`, `lorica diagnose` and PEFT say of one case. Bases are loaded once and shared."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bench import zoo
+from bench.fault_kinds.case import Case, Kind
+from bench.fault_run.harm import auc, harmless
+from bench.fault_run.peft_column import load_with_peft
+
+from lorica.engines.base import EngineSettings
+from lorica.errors import LoricaError
+from lorica.records import Row
+from lorica.tasks.base import TaskSettings
+from lorica.vetting.behaviour.setting import Setting, Workplace
+from lorica.vetting.check import Examination
+from lorica.vetting.codes import CODES
+from lorica.vetting.diagnosis import Means, diagnose
+from lorica.vetting.findings import Finding, judge
+from lorica.vetting.many import examine_all
+from lorica.vetting.scores import check_scores
+from lorica.vetting.sources import find_sources
+from lorica.vetting.tried import Bench
+
+Key = TypeVar("Key")
+Made = TypeVar("Made")
+SHOWN = 6  # hypotheses kept in the log
+
+
+class Judge:
+    """Judges cases one after the other. rows: how many held-out rows each is asked."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows: tuple[Row, ...] = tuple(zoo.rows()[1][:rows])
+        self._before: dict[Path, float | None] = {}
+        self._benches: dict[tuple[Path, str, bool, int], Bench] = {}
+        self._places: dict[tuple[Path, str, bool], Workplace] = {}
+
+    def judge(self, kind: Kind, case: Case, causes: frozenset[str]) -> dict[str, Any]:
+        """One case's part of its entry in the log."""
+        return {
+            "check": _timed(lambda: self._check(kind, case, causes)),
+            "diagnosis": _timed(lambda: self._diagnose(kind, case)),
+            "peft": _timed(lambda: load_with_peft(case.path, case.base)),
+        }
+
+    def harm(self, kind: Kind, case: Case, used: zoo.AdapterInfo | None) -> dict[str, Any]:
+        """The AUC before and after a fault of behaviour that was made from a healthy adapter."""
+        if kind.level != "behaviour" or kind.healthy or case.answers is not None or used is None:
+            return {}
+        if used.folder not in self._before:
+            base = zoo.root() / "bases" / used.base
+            self._before[used.folder] = auc(base, used.folder, self._rows, "")
+        before, after = self._before[used.folder], auc(case.base, case.path, self._rows, case.style)
+        return {"auc_before": before, "auc": after, "harmless": harmless(before, after)}
+
+    def _check(self, kind: Kind, case: Case, causes: frozenset[str]) -> dict[str, Any]:
+        try:
+            with ExitStack() as stack:
+                found = examine_all(find_sources([case.path]), stack, jobs=1)
+                tops = {"files": (), "base": (3, 4), "behaviour": (4,)}[kind.level]
+                unable: tuple[str, ...] = ()
+                for top in tops:
+                    tried = [self._bench(case, kind, top).try_on(each) for each in found]
+                    unable = tried[0][1].unable
+                    if top == tops[-1] or tried[0][0].verdict.status == "rejected":
+                        found = [each for each, _ in tried]
+                        break
+                return self._told(found, case, causes) | {"unable": list(unable)}
+        except LoricaError as error:
+            return {"status": "unchecked", "caught": "refused", "said": str(error)[:300], "findings": []}
+
+    def _told(self, found: list[Examination], case: Case, causes: frozenset[str]) -> dict[str, Any]:
+        verdict = found[0].verdict
+        findings = [*verdict.findings, *self._scores(case)]
+        status = judge("", "", findings, found[0].ran, readable=verdict.status != "unchecked").status
+        return {"status": status, "caught": caught(status, findings, causes), "findings": _short(findings)}
+
+    def _scores(self, case: Case) -> list[Finding]:
+        if case.answers is None:
+            return []
+        gold = {row.id: row.gold for row in self._rows if isinstance(row.gold, int)}
+        return check_scores(case.answers, gold=gold)[1]
+
+    def _diagnose(self, kind: Kind, case: Case) -> dict[str, Any]:
+        asked = kind.level == "behaviour"
+        base = None if kind.level == "files" else case.base
+        means = Means(
+            base=base,
+            rows=self._rows if asked else (),
+            answers=case.answers,
+            setting=None if base is None else self._setting(case, asked),
+            work=None if base is None else self._place(case, asked),
+            rows_file="held_out.csv" if asked else "",
+        )
+        try:
+            said = diagnose(case.path, means)
+        except LoricaError as error:
+            return {"causes": [], "said": str(error)[:300]}
+        best = said.hypotheses[:SHOWN]
+        return {
+            "causes": [each.cause for each in best],
+            "posteriors": [round(each.posterior, 3) for each in best],
+            "for": [f"{one.text[:160]} ({one.weight:+.1f})" for one in best[0].evidence_for[:3]],
+            "ran": [one.name for one in said.experiments],
+            "untested": [one[:160] for one in said.untested[:3]],
+        }
+
+    def _setting(self, case: Case, asked: bool) -> Setting:
+        return Setting(
+            base=case.base,
+            task="rules" if asked else "",
+            task_settings=TaskSettings(style=case.style if asked else ""),
+            engine_settings=EngineSettings(dtype="float32", device="cpu", threads=1),
+        )
+
+    def _place(self, case: Case, asked: bool) -> Workplace:
+        return _kept(self._places, (case.base, case.style, asked), lambda: Workplace(self._setting(case, asked)))
+
+    def _bench(self, case: Case, kind: Kind, top: int) -> Bench:
+        asked = kind.level == "behaviour"
+        key = (case.base, case.style, asked, top)
+        rows = self._rows if asked else None
+        return _kept(self._benches, key, lambda: Bench(self._setting(case, asked), rows, top=top))
+
+
+def caught(status: str, findings: list[Finding], causes: frozenset[str]) -> str:
+    """rejected, warned (a warning speaks for a right cause), warned otherwise, or missed."""
+    if status == "rejected":
+        return "rejected"
+    if status != "warnings":
+        return "missed"
+    warnings = [each for each in findings if each.severity == "warn"]
+    return "warned" if any(causes & set(CODES[each.code].causes) for each in warnings) else "warned otherwise"
+
+
+def _kept(store: dict[Key, Made], key: Key, make: Callable[[], Made]) -> Made:
+    if key not in store:
+        if len(store) > 24:  # bases of single cases come and go
+            store.pop(next(iter(store)))
+        store[key] = make()
+    return store[key]
+
+
+def _short(findings: list[Finding]) -> list[list[str]]:
+    return [[each.code, each.severity, each.seen[:200]] for each in findings if each.severity != "note"][:12]
+
+
+def _timed(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    started = time.perf_counter()
+    try:
+        found = work()
+    except Exception:  # a crash is a result of the bench, and stands in its log
+        found = {"crash": traceback.format_exc(limit=-3)[-900:]}
+    return found | {"seconds": round(time.perf_counter() - started, 2)}
