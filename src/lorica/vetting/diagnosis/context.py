@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from lorica.adapters.config import CONFIG_NAME, read_adapter_config
+from lorica.adapters.fingerprint import Match
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.header import read_header
 from lorica.adapters.layout import Layout
@@ -74,6 +75,7 @@ class Context:
     layout: Layout | None
     means: Means
     place: Path
+    match: Match | None = None
     findings: list[Finding] = field(default_factory=list)
     ran: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)

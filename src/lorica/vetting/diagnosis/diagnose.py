@@ -81,6 +81,7 @@ def diagnose(source: Source | Path, means: Means, *, on_step: Callable[[str], No
             layout=examined.layout,
             means=means,
             place=Path(temporary),
+            match=examined.match,
             findings=list(examined.findings),
             ran=set(examined.ran),
         )
@@ -133,7 +134,7 @@ def _decider(left: Sequence[Experiment], hypotheses: Sequence[Hypothesis]) -> Ex
     still possible; None when there is none. So what says "nothing is wrong" is named only when nothing is left that
     could refute it."""
     first, second = _leading(hypotheses)
-    possible = {each.cause for each in hypotheses if each.posterior >= _WORTH} - {*SOUND, NONE}
+    possible = {each.cause for each in hypotheses if each.posterior >= _WORTH} - {"healthy", NONE}
 
     def worth(each: Experiment) -> tuple[bool, bool, float]:
         decides = (first.cause in each.separates) != (second.cause in each.separates)
@@ -178,7 +179,7 @@ def _result(source: Source, context: Context, evidence: Sequence[Evidence], ran:
         experiments=tuple(ran),
         untested=tuple(dict.fromkeys([*context.notes, *_untested(top, missing)])),
         settle=tuple(settling(hypotheses, missing)),
-        command=next_command(top, str(source.given), means, context.findings),
+        command=next_command(top, str(source.given), means, context.findings, context.match),
         findings=tuple(context.findings),
     )
 

@@ -54,6 +54,9 @@ def _experiment(
 # The cheap ones first. All of cost 0 are always run; of the others, those that separate the leading causes.
 EXPERIMENTS: tuple[Experiment, ...] = (
     _experiment(
+        "fingerprint", "which known bases do its shapes fit?", "wrong_size", (), 0, on_files.fingerprint, ("base",)
+    ),
+    _experiment(
         "record", "is it configured as it was trained?",
         "altered over_scaled under_scaled not_applied incomplete wrong_revision wrong_base", (), 0,
         on_files.compare_record,

@@ -16,26 +16,32 @@ HINT, SURE = 2.0, 3.0
 SCALE_LOW, SCALE_HIGH = 0.5, 2.0
 # Beyond these no training explains the optimum; a lost rsLoRA flag moves it by sqrt(r), so by 2.8 at rank 8.
 SCALE_FAR_LOW, SCALE_FAR_HIGH = 0.36, 2.8
+# What AUC or accuracy must gain before a better scale is more than a better calibration.
+RANKING = 0.03
 
 
-def scale_weights(best: float, over_one: float, over_base: float, ranking_gain: float) -> Weights:
+def scale_weights(best: float, over_one: float, over_base: float, ranking_gain: float, ranking_z: float) -> Weights:
     """best: the factor on the update under which the gold answers are most probable. over_one: z of that scale against
-    the adapter as it is. over_base: z of that scale against the base. ranking_gain: what AUC or accuracy gains by it.
+    the adapter as it is. over_base: z of that scale against the base. ranking_gain: what AUC or accuracy gains by it;
+    ranking_z: in standard errors, where AUC is then better than chance.
     """
-    if over_base < SURE:
+    if over_base < SURE and ranking_z < SURE:
         # No scale helps, so the scale is not what is wrong.
         return {"over_scaled": -3.0, "under_scaled": -3.0, "healthy": -2.0}
-    far = best <= SCALE_FAR_LOW or best >= SCALE_FAR_HIGH
-    if SCALE_LOW <= best <= SCALE_HIGH or over_one < HINT:
+    if SCALE_LOW <= best <= SCALE_HIGH:
         return {"over_scaled": -4.0, "under_scaled": -4.0, "no_effect": -2.0, "wrong_base": -2.0}
+    if over_one < HINT:
+        return {"over_scaled": -2.0, "under_scaled": -2.0, "no_effect": -2.0, "wrong_base": -2.0}
     towards, away = ("over_scaled", "under_scaled") if best < 1 else ("under_scaled", "over_scaled")
-    strength = 6.0 if far and over_one >= SURE else 2.0
-    found = {towards: strength, away: -5.0, "healthy": -3.0 if far else -1.0, "hard_task": -3.0, "wrong_base": -3.0}
-    if best < 1 and ranking_gain < 0.03:
-        # Only the confidence is mended, not the order: so speak adapters that were trained to 0 and 1.
-        found["over_scaled"] -= 2.0
-        found["hard_labels"] = 2.0
-    return found | {"broken_weights": -2.0, "no_effect": -3.0}
+    works = {away: -5.0, "wrong_base": -3.0, "broken_weights": -2.0, "no_effect": -3.0}
+    if ranking_gain < RANKING:
+        # Only the confidence is mended, not the order of the rows. Too little of it is what short training leaves, and
+        # too much what training to 0 and 1 does.
+        excess = best < SCALE_FAR_LOW / 2 or best > SCALE_FAR_HIGH * 2
+        other = {"hard_labels": 2.0} if best < 1 else {}
+        return works | other | {towards: 3.0 if excess else 1.5 if best < 1 else 0.5, "healthy": -0.5}
+    far = (best <= SCALE_FAR_LOW or best >= SCALE_FAR_HIGH) and over_one >= SURE
+    return works | {towards: 6.0 if far else 2.0, "healthy": -3.0 if far else -1.0, "hard_task": -3.0}
 
 
 def skill_weights(auc: float, error: float, gain_z: float, base_auc: float) -> Weights:
@@ -43,21 +49,25 @@ def skill_weights(auc: float, error: float, gain_z: float, base_auc: float) -> W
     more probable the gold answers are than under the base alone, over its standard error. base_auc: of the base.
     """
     z = (auc - 0.5) / error if error > 0 else gain_z
-    if z >= SURE and gain_z >= HINT:
-        # A wrong base, broken weights or missing names would not make right answers more probable. Nothing is
-        # generated or parsed here, so what spoils generated answers is not to blame for these.
-        works = {"generation_settings": -1.5, "parser_fallbacks": -1.5, "not_applied": -5.0, "unsupported": -3.0}
+    # Against the base, in ranking: its own error is that of the adapter's about twice over.
+    risen = (auc - base_auc) / (2 * max(error, 0.02)) if error > 0 and base_auc == base_auc else 0.0
+    if z >= SURE and (gain_z >= HINT or risen >= SURE):
+        # A wrong base, broken weights or missing names would not make right answers more probable.
+        works = {"not_applied": -5.0, "unsupported": -3.0}
         works |= {"no_effect": -6.0, "ignores_input": -5.0, "inverted": -7.0, "wrong_base": -2.5}
         strong = not error > 0 or auc >= 0.75
         more = 2.5 if strong else 1.0
         return works | {
             "healthy": more,
             "hard_task": -3.0 if strong else 0.0,
+            "tokenizer_mismatch": -0.6 * more,
+            "incomplete": -0.4 * more,
+            "altered": -0.4 * more,
             "broken_weights": -1.0 - more,
             "prompt_mismatch": -1.0,
         }
     # The base itself may order the rows backwards; the adapter is to blame only for what it adds to that.
-    if z <= -SURE and gain_z <= -HINT and not auc > base_auc - error:
+    if z <= -SURE and (risen <= -SURE or (gain_z <= -HINT and risen <= 0)):
         refuted = dict.fromkeys(("broken_weights", "ignores_input", "prompt_mismatch"), -2.0) | {"wrong_base": -1.0}
         return refuted | {"inverted": 6.0, "no_effect": -5.0, "not_applied": -4.0, "healthy": -7.0, "hard_task": -5.0}
     if z < HINT and gain_z < SURE:
@@ -76,14 +86,24 @@ def change_weights(changed: float, kl: float) -> Weights:
     return found | {"no_effect": -5.0}
 
 
-def format_weights(margin_z: float, gain_z: float, here_z: float) -> Weights:
+def kind_weights(factor: float, gain: float, z: float, next_gain: float) -> Weights:
+    """factor: on the update of one kind of module, whose gain in nats per row is the largest. next_gain: the largest
+    of another kind in the same direction; a scale of all is another matter."""
+    if z >= SURE + 0.5 and gain >= 0.08 and gain >= 3 * max(next_gain, 0.0):
+        towards = "over_scaled" if factor < 1 else "under_scaled"
+        return {towards: 3.0, "healthy": -2.0, "hard_task": -1.0, "altered": 0.5}
+    return {}
+
+
+def format_weights(margin_z: float, gain_z: float, here_z: float, ranking_z: float = 0.0) -> Weights:
     """margin_z: the best other format against the one in use, in z of the gold answers' log-probability. gain_z: the
-    adapter against the base in that format. here_z: the same in the format in use.
+    adapter against the base in that format. here_z: the same in the format in use. ranking_z: AUC in that format
+    against AUC in the one in use; 0 where there is none, or where it is no better than chance.
     """
-    if margin_z >= SURE and gain_z >= SURE:
+    if ranking_z >= SURE or (margin_z >= SURE and gain_z >= SURE):
         elsewhere = {"healthy": -4.0, "hard_task": -5.0, "wrong_base": -4.0, "broken_weights": -4.0, "inverted": -2.0}
-        return elsewhere | {"prompt_mismatch": 6.0 if here_z < gain_z else 2.0, "ignores_input": -2.0}
-    if margin_z >= HINT and gain_z >= SURE:
+        return elsewhere | {"prompt_mismatch": 6.0 if ranking_z >= SURE or here_z < gain_z else 2.0}
+    if (margin_z >= HINT and gain_z >= SURE) or ranking_z >= HINT:
         return {"prompt_mismatch": 1.5, "healthy": -0.5}
     if here_z >= SURE:
         return {"prompt_mismatch": -5.0}

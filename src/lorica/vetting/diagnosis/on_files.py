@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lorica.adapters.fingerprint import describe, fits, named, shapes_of
 from lorica.errors import LoricaError
 from lorica.models.families import read_json_object
 from lorica.pipeline.provenance import base_digest
@@ -18,6 +19,22 @@ from lorica.vetting.diagnosis.partners import find_partners
 # A larger tokenizer.json than any in use; beyond it the file is not compared.
 _MAX_TOKENIZER_BYTES = 64 * 1024 * 1024
 _SETTINGS = ("target_modules", "r", "rank_pattern", "alpha_pattern", "use_dora", "modules_to_save", "bias", "revision")
+
+
+def fingerprint(context: Context) -> list[Evidence]:
+    """Which bases of the shipped table its shapes fit, and whether the one that its config names is among them."""
+    match, config = context.match, context.specimen.config
+    if match is None or context.layout is None or context.means.base is not None:
+        return []
+    name = config.base_model_name_or_path if config is not None else None
+    claimed = named(name, loosely=False) if name else []
+    if not claimed or not match.candidates:
+        return []
+    shapes = shapes_of(context.layout, config)
+    if any(not fits(shapes, base) for base in claimed):
+        text = f"its shapes are those of {_short(name)}, which its config names"
+        return [_evidence("fingerprint", text, "fingerprint", {"wrong_size": -3.0})]
+    return [_evidence("fingerprint", describe(shapes, match, claimed), "L1.wrong_size", {"wrong_size": 5.0})]
 
 
 def compare_record(context: Context) -> list[Evidence]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,6 +23,17 @@ from lorica.vetting.diagnosis.variants import Repair, rescaled
 _FIRST_SCALES, _SMALLEST, _LARGEST = (0.25, 4.0), 1 / 32, 32.0
 # Rows for the sweep over kinds of modules, which asks them dozens of times.
 _KIND_ROWS = 80
+
+
+class _Format(NamedTuple):
+    """A prompt format that was tried. margin: z of the gold answers against the format in use. gain: z against the
+    base in this format. ranking: z of AUC against AUC in the format in use. skill: AUC in words."""
+
+    name: str
+    margin: float
+    gain: float
+    ranking: float
+    skill: str
 
 
 def ready(context: Context) -> tuple[Trial, Subject] | None:
@@ -70,6 +82,10 @@ def skill(context: Context) -> list[Evidence]:
     gain, (auc, error) = compare(scored, base), trial.auc(scored)
     text = f"the right answers are {_gain(gain)} than without it, n={len(trial.rows)}{_skill(auc, error)}"
     evidence = [_evidence("skill", text, "skill", numeric.skill_weights(auc, error, gain.z, trial.auc(base)[0]))]
+    if trial.task.settings.method != "generate":
+        # What spoils generated answers is then not to blame for these.
+        text = "the answers are probabilities of choices: nothing is generated or parsed"
+        evidence.append(_evidence("method", text, "method", {"generation_settings": -2.0, "parser_fallbacks": -2.0}))
     if subject.repair is None:
         changed = _changed(scored, base)
         kl = divergence(scored, base)
@@ -95,13 +111,17 @@ def sweep_scale(context: Context) -> list[Evidence]:
     base, here = trial.score(None), scored[1.0]
     over_base, over_one = compare(scored[best], base), compare(scored[best], here)
     ranking = _ranks(trial, scored[best]) - _ranks(trial, here)
-    weights = numeric.scale_weights(peak, over_one.z, over_base.z, ranking)
-    if over_base.z < numeric.SURE:
+    ranking_z = _ranking_z(trial, scored[best], here)
+    weights = numeric.scale_weights(peak, over_one.z, over_base.z, ranking, ranking_z)
+    if max(over_base.z, ranking_z) < numeric.SURE:
         text = "at no scale from 1/16 to 16 are the right answers more probable than under the base alone"
-    elif numeric.SCALE_LOW <= peak <= numeric.SCALE_HIGH or over_one.z < numeric.HINT:
+    elif numeric.SCALE_LOW <= peak <= numeric.SCALE_HIGH:
         text = f"its scale is right: the best factor on it is {peak:.2g}"
+    elif over_one.z < numeric.HINT:
+        text = f"no scale does clearly better than its own (the best, {peak:.2g} times it, by z {over_one.z:.1f})"
     else:
-        text = f"at {peak:.2g} times its scale the right answers are {_gain(over_one)} than as it is"
+        better = f"the right answers are {_gain(over_one)} than as it is, and the ranking gains {ranking:.2f}"
+        text = f"at {peak:.2g} times its scale {better}"
     return [_evidence("scale_sweep", text, "scale", weights)]
 
 
@@ -141,23 +161,31 @@ def sweep_kinds(context: Context) -> list[Evidence]:
     if found is None or context.layout is None or found[1].repair is not None:
         return []
     subject = found[1]
-    best: tuple[float, str, float, Comparison] = (0.0, "", 1.0, Comparison(0.0, 0.0))
+    gains: list[tuple[float, float, str, float]] = []  # mean, z, kind, factor
+    if compare(found[0].score(subject.folder), found[0].score(None)).z < numeric.SURE:
+        return []  # where the adapter does not help at all, any change of it may do "better"
     with context.fewer_rows(_KIND_ROWS) as trial:
-        here, base = trial.score(subject.folder), trial.score(None)
+        here = trial.score(subject.folder)
         for kind in sorted({factors.kind for factors in context.layout.pairs}):
             for factor in (0.25, 4.0):
                 changed = rescaled(context.specimen, factor, context.new_place(), kind=kind, layout=context.layout)
                 scored = context.scored(changed)
-                gain = Comparison(0.0, 0.0) if scored is None else compare(scored, here)
-                if gain.z > best[0] and gain.mean > 0.03:
-                    best = (gain.z, kind, factor, gain)
-    z, kind, factor, gain = best
-    if z < numeric.SURE + 0.5 or compare(here, base).z < -numeric.SURE:  # the best of dozens of looks
-        return [_evidence("kind_sweep", "no kind of module is at a wrong scale of its own", "scale",
-                          {"over_scaled": -1.0, "under_scaled": -1.0})]  # fmt: skip
-    towards = "over_scaled" if factor < 1 else "under_scaled"
-    text = f"with {kind} alone at {factor:g} times its scale the right answers are {_gain(gain)} (alpha_pattern lost?)"
-    return [_evidence("kind_sweep", text, "kinds", {towards: 3.0, "healthy": -2.0, "hard_task": -1.0, "altered": 0.5})]
+                if scored is not None:
+                    gain = compare(scored, here)
+                    gains.append((gain.mean, gain.z, kind, factor))
+    if len(gains) < 4:
+        return []
+    mean, z, kind, factor = max(gains)
+    others = max((each[0] for each in gains if each[2] != kind and each[3] == factor), default=0.0)
+    weights = numeric.kind_weights(factor, mean, z, others)
+    if not weights:
+        return [_evidence("kind_sweep", "no kind of module is at a wrong scale of its own", "kinds",
+                          {"over_scaled": -0.5, "under_scaled": -0.5})]  # fmt: skip
+    text = (
+        f"with {kind} alone at {factor:g} times its scale the right answers are {_gain(Comparison(mean, z))} "
+        "(alpha_pattern lost?)"
+    )
+    return [_evidence("kind_sweep", text, "kinds", weights)]
 
 
 def sweep_formats(context: Context) -> list[Evidence]:
@@ -167,25 +195,26 @@ def sweep_formats(context: Context) -> list[Evidence]:
         return []
     trial, subject = found
     here, base = trial.score(subject.folder), trial.score(None)
-    tried: list[tuple[float, str, Task, Encoder]] = []
+    tried: list[_Format] = []
     for name, task, encoder in _formats(context, trial):
         try:
             scored = trial.score(subject.folder, task=task, encoder=encoder)
+            margin, gain = compare(scored, here).z, 0.0
+            if margin >= numeric.HINT:
+                # In some formats the base itself does better: what the adapter knows is what it adds to that.
+                gain = compare(scored, trial.score(None, task=task, encoder=encoder)).z
         except LoricaError:
             continue
-        tried.append((compare(scored, here).z, name, task, encoder))
+        tried.append(_Format(name, margin, gain, _ranking_z(trial, scored, here), _skill(*trial.auc(scored))))
     if not tried:
         return []
-    margin, name, task, encoder = max(tried, key=lambda each: each[0])
-    gain = 0.0
-    if margin >= numeric.HINT:
-        scored, alone = (trial.score(each, task=task, encoder=encoder) for each in (subject.folder, None))
-        gain = compare(scored, alone).z
-    weights = numeric.format_weights(margin, gain, compare(here, base).z)
-    if margin >= numeric.HINT and gain >= numeric.HINT:
-        text = f"asked with {name} it gives the right answers more probability than as it is asked now (z {margin:.1f})"
+    best = max(tried, key=lambda each: max(min(each.margin, each.gain), each.ranking))
+    weights = numeric.format_weights(best.margin, best.gain, compare(here, base).z, best.ranking)
+    if weights["prompt_mismatch"] > 0:
+        more = f"more probability than as it is asked now (z {best.margin:.1f}){best.skill}"
+        text = f"asked with {best.name} it gives the right answers {more}"
     else:
-        text = f"none of {len(tried)} other prompt formats ({', '.join(each[1] for each in tried)}) does better"
+        text = f"none of {len(tried)} other prompt formats ({', '.join(each.name for each in tried)}) does better"
     return [_evidence("format_sweep", text, "format", weights)]
 
 
@@ -328,6 +357,16 @@ def _ranks(trial: Trial, scored: Scored) -> float:
         return auc
     right = float(np.mean(scored.right))
     return 0.0 if math.isnan(right) else right
+
+
+def _ranking_z(trial: Trial, other: Scored, here: Scored) -> float:
+    """AUC there against AUC here; 0 where there is none, or where it is no better than chance there."""
+    (there, error), (now, _) = trial.auc(other), trial.auc(here)
+    if math.isnan(there) or error <= 0 or (there - 0.5) / error < numeric.SURE:
+        return 0.0
+    return (there - now) / (
+        math.sqrt(2) * max(error, auc_error(now, sum(trial.gold), len(trial.gold) - sum(trial.gold)))
+    )
 
 
 def _gain(gain: Comparison) -> str:

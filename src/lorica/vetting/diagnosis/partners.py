@@ -22,8 +22,9 @@ Floats = NDArray[np.float64]
 
 # Fewer entries beside the diagonal than a rank of 6 has tell nothing.
 LEAST_RANK = 6
-# A correlation that such partners do not reach by chance.
-TELLING = 0.5
+# So many standard deviations (of Fisher's z) chance does not reach, even among all pairs of some hundred modules; a
+# stranger must be so much better than the own partner to be believed.
+TELLING, BETTER = 5.5, 3.0
 
 
 class Partners(msgspec.Struct, frozen=True):
@@ -52,11 +53,12 @@ def find_partners(weights: Path, layout: Layout) -> Partners:
         right = np.stack([_beside(read_array(weights, layout.tensors[each.b]), rows=False) for each in members])
         table = left @ right.T  # [modules, modules]: correlation of A's matrix with B's
         own += np.diag(table).tolist()
+        sure = np.arctanh(np.clip(table, -0.9999, 0.9999)) * np.sqrt(left.shape[1] - 3)
         for index, each in enumerate(members):
             best = int(table[index].argmax())
             # Both must prefer each other, and clearly: chance alone has a best partner, too.
             mutual = int(table[:, best].argmax()) == index
-            if best != index and mutual and table[index, best] > max(TELLING, table[index, index] + 0.25):
+            if best != index and mutual and sure[index, best] > max(TELLING, sure[index, index] + BETTER):
                 torn[each.path] = members[best].path
                 others.append(float(table[index, best]))
     return Partners(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Sequence
 
+from lorica.adapters.fingerprint import Match
 from lorica.vetting.diagnosis.context import Means
 from lorica.vetting.diagnosis.evidence import NONE, Hypothesis
 from lorica.vetting.diagnosis.experiments import EXPERIMENTS, GIVE, Need
@@ -21,7 +22,7 @@ _NEXT: dict[str, str] = {
     "not_applied": "lorica check {path} --base {base}",
     "no_effect": "lorica train task={task} input={rows} run_dir=NEW_RUN",
     "broken_weights": "lorica check {path}",
-    "wrong_size": "lorica diagnose {path} --base THE_BASE_IT_FITS",
+    "wrong_size": "lorica diagnose {path} --base {fitting}",
     "wrong_base": "lorica diagnose {path} --base {base} --expected-base ANOTHER_BASE_OF_THIS_SHAPE",
     "wrong_revision": "lorica diagnose {path} --base THE_REVISION_IT_WAS_TRAINED_ON",
     "altered": "lorica check {path} --base {base}",
@@ -72,8 +73,10 @@ def settling(hypotheses: Sequence[Hypothesis], missing: Collection[Need]) -> lis
     return [text for _, text in sorted(found, key=lambda each: -each[0])]
 
 
-def next_command(top: Hypothesis, path: str, means: Means, findings: Sequence[Finding]) -> str:
-    """One command line."""
+def next_command(
+    top: Hypothesis, path: str, means: Means, findings: Sequence[Finding], match: Match | None = None
+) -> str:
+    """One command line. match: the bases that the adapter's shapes fit."""
     if top.cause == "unreadable" and any(each.code == "L010" for each in findings):
         return f"git -C {shlex.quote(path)} lfs pull"
     task = means.task or "TASK"
@@ -85,6 +88,7 @@ def next_command(top: Hypothesis, path: str, means: Means, findings: Sequence[Fi
             rows=shlex.quote(means.rows_file) if means.rows_file else "ROWS",
             task=task,
             format=_best_format(top),
+            fitting=shlex.quote(match.candidates[0]) if match and match.candidates else "THE_BASE_IT_FITS",
         )
         .strip()
     )

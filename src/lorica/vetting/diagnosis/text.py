@@ -10,6 +10,8 @@ from lorica.vetting.diagnosis.settle import FIRST
 
 # Runners-up and lines of evidence that a terminal shows; the report has them all.
 _SHOWN, _LINES = 4, 6
+# Where a cause is as sure as this, a terminal is spared what more could have been tested.
+_SETTLED = 0.95
 # In a terminal, a cause less probable than this is not mentioned.
 _MENTIONED = 0.005
 
@@ -26,13 +28,16 @@ def to_text(found: Diagnosis) -> str:
             "then\n" + _indented(plain_table(Table(("cause", "probability", "most telling"), rows), max_cell=90))
         )
     if found.experiments:
-        lines = [f"  {each.asks} {'; '.join(each.found) or 'nothing to tell'}" for each in found.experiments]
+        lines = [f"  {each.asks} {'; '.join(each.found)}" for each in found.experiments if each.found]
+        silent = sum(not each.found for each in found.experiments)
+        lines += [f"  {silent} more could tell nothing"] if silent else []
         parts.append("asked\n" + "\n".join(lines))
     if found.settle:
         parts.append("what would settle it\n" + "\n".join(f"  {each}" for each in found.settle))
-    if found.untested:
-        count = len(found.untested)
-        parts.append(f"not tested ({count})\n" + "\n".join(f"  {each}" for each in found.untested[:_LINES]))
+    if found.untested and top.posterior < _SETTLED:
+        lines = [f"  {each}" for each in found.untested[:_LINES]]
+        more = len(found.untested) - len(lines)
+        parts.append("not tested\n" + "\n".join([*lines, *([f"  and {more} more"] if more else [])]))
     first = FIRST.get(found.cause, "")
     parts.append("next\n" + (f"  {first}, then\n" if first else "") + f"  {found.command}")
     return clean("\n\n".join(parts))

@@ -23,9 +23,13 @@ Floats = NDArray[np.float64]
 
 
 class Scored(msgspec.Struct, frozen=True):
-    """gold [n]: log-probability of each row's gold answer. first [n]: probability of the first choice (for `rules` that
-    is P(Yes)); nan for tasks without choices. right [n]: 1 where the gold choice is the most probable, nan without
-    choices. vectors: the log-probabilities of all choices of each row, normalised; empty for tasks without choices.
+    """What was answered to n rows.
+
+    gold [n]: log-probability of each row's gold answer; for yes-or-no tasks after the shift of all log-odds that suits
+    the rows best, so that a mere preference for one answer, which a threshold mends, hides nothing. first [n]:
+    probability of the first choice (for `rules` that is P(Yes)); nan for tasks without choices. right [n]: 1 where the
+    gold choice is the most probable, nan without choices. vectors: the log-probabilities of all choices of each row,
+    normalised; empty for tasks without choices.
     """
 
     gold: Floats
@@ -142,14 +146,29 @@ class Trial:
             for v, g in zip(vectors, self.gold, strict=True)
         ]
         single = bool(vectors) and len(vectors[0]) == 1
+        gold = np.array([vector[place] for vector, place in zip(vectors, places, strict=True)])
+        if task.name == "rules" and not single and len(set(places)) == 2:
+            gold = centred(np.array([v[0] - v[1] for v in vectors]), np.array(places) == 0)
         return Scored(
-            gold=np.array([vector[place] for vector, place in zip(vectors, places, strict=True)]),
+            gold=gold,
             first=np.array([np.nan if single else float(np.exp(vector[0])) for vector in vectors]),
             right=np.array(
                 [np.nan if single else float(np.argmax(v) == p) for v, p in zip(vectors, places, strict=True)]
             ),
             vectors=() if single else tuple(vectors),
         )
+
+
+def centred(odds: Floats, first: NDArray[np.bool_]) -> Floats:
+    """Log-probability of the gold answers [n] from log-odds [n] of the first answer, all shifted by the constant that
+    makes the gold answers most probable. first [n]: whether the gold is the first answer."""
+    signs = np.where(first, 1.0, -1.0)
+    low, high = -float(np.abs(odds).max()) - 10.0, float(np.abs(odds).max()) + 10.0
+    for _ in range(60):  # the slope falls with the shift: halve until it is zero
+        shift = (low + high) / 2
+        slope = float(np.sum(signs / (1 + np.exp(np.clip(signs * (odds + shift), -700, 700)))))
+        low, high = (shift, high) if slope > 0 else (low, shift)
+    return np.asarray(-np.logaddexp(0.0, -signs * (odds + (low + high) / 2)))
 
 
 def compare(left: Scored, right: Scored) -> Comparison:

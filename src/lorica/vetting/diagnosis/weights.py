@@ -157,10 +157,10 @@ SPECIFIC: dict[str, Weights] = {
     "L432": {"generation_settings": 0.5},
     # --- scores that were given
     # one score everywhere: the answers ignore the input, or a parser put a constant in their place
-    "L450": _doubt("ignores_input", 4.0, parser_fallbacks=2.5, no_effect=1.5, hard_labels=-3.0),
+    "L450": _sure("ignores_input", 4.0, parser_fallbacks=2.5, no_effect=1.5, hard_labels=-3.0),
     "L451": _doubt("ignores_input", 3.0, parser_fallbacks=1.0, no_effect=1.0, under_scaled=1.0),
     "L452": _doubt("hard_labels", 5.0, ignores_input=-1.0),
-    "L453": _doubt("broken_weights", 3.0, parser_fallbacks=2.0),
+    "L453": _sure("broken_weights", 3.0, parser_fallbacks=2.0),
     "L454": {"parser_fallbacks": 1.5, "generation_settings": 1.0, "healthy": -1.0},
     "L456": _doubt("hard_labels", 3.5, over_scaled=1.5),
     "L457": _doubt("parser_fallbacks", 5.0),
@@ -169,7 +169,7 @@ SPECIFIC: dict[str, Weights] = {
     "L461": _sure("inverted", 6.0),
     "L465": _doubt("not_applied", 5.0),
     "L466": _doubt("parser_fallbacks", 3.0, ignores_input=2.0),
-    "L468": _doubt("parser_fallbacks", 4.0, generation_settings=2.0),
+    "L468": _sure("parser_fallbacks", 4.0, generation_settings=2.0),
 }
 
 

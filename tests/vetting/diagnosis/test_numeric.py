@@ -1,0 +1,117 @@
+"""Measured numbers as weights: the directions that must hold whatever the thresholds are."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from lorica.vetting.causes import CAUSES
+from lorica.vetting.diagnosis import numeric
+from lorica.vetting.diagnosis.evidence import NONE
+
+NAN = float("nan")
+
+
+def best(weights: dict[str, float]) -> str:
+    return max(weights, key=lambda cause: weights[cause])
+
+
+def test_the_scale_that_does_best_tells_in_which_direction_it_is_wrong() -> None:
+    over = numeric.scale_weights(0.12, over_one=8, over_base=9, ranking_gain=0.2, ranking_z=4)
+    under = numeric.scale_weights(8.0, over_one=8, over_base=9, ranking_gain=0.2, ranking_z=4)
+    assert (best(over), best(under)) == ("over_scaled", "under_scaled")
+    assert over["under_scaled"] < -3
+    right = numeric.scale_weights(1.2, over_one=1, over_base=9, ranking_gain=0.0, ranking_z=0)
+    assert right["over_scaled"] < -3
+    assert right["under_scaled"] < -3
+
+
+def test_short_training_is_no_wrong_scale() -> None:
+    """Too little confidence with the right order of rows is what few steps leave."""
+    weights = numeric.scale_weights(3.5, over_one=4, over_base=9, ranking_gain=0.0, ranking_z=0)
+    assert weights["under_scaled"] < 1
+    assert weights["healthy"] > -1
+
+
+def test_when_no_scale_helps_the_scale_is_not_what_is_wrong() -> None:
+    weights = numeric.scale_weights(0.06, over_one=5, over_base=0.4, ranking_gain=0.1, ranking_z=1)
+    assert max(weights.values()) < 0
+
+
+def test_too_much_confidence_in_the_right_order_speaks_of_hard_labels() -> None:
+    weights = numeric.scale_weights(0.4, over_one=5, over_base=6, ranking_gain=0.0, ranking_z=0)
+    assert best(weights) == "hard_labels"
+
+
+def test_skill() -> None:
+    assert best(numeric.skill_weights(0.9, 0.03, 6.0, 0.5)) == "healthy"
+    assert best(numeric.skill_weights(0.1, 0.03, -6.0, 0.5)) == "inverted"
+    # The base orders the rows backwards by itself, and the adapter adds nothing to it.
+    assert numeric.skill_weights(0.1, 0.03, 0.1, 0.1).get("inverted", 0) < 0
+    nothing = numeric.skill_weights(0.52, 0.05, 0.3, 0.5)
+    assert nothing["healthy"] < -2
+    assert nothing["hard_task"] > 0
+    # A task that is no ranking has no AUC: the gain over the base decides.
+    assert best(numeric.skill_weights(NAN, NAN, 6.0, NAN)) == "healthy"
+
+
+def test_no_change_at_all_leaves_two_causes() -> None:
+    weights = numeric.change_weights(0.0, 0.0)
+    assert weights["no_effect"] == weights["not_applied"] > 2
+    assert numeric.change_weights(1.0, 0.5)["no_effect"] < -3
+
+
+def test_formats() -> None:
+    assert best(numeric.format_weights(8.0, 8.0, 0.1)) == "prompt_mismatch"
+    assert numeric.format_weights(-3.0, 0.0, 6.0)["prompt_mismatch"] < -3
+    assert numeric.format_weights(0.5, 0.0, 0.5)["prompt_mismatch"] < 0
+
+
+def test_inputs_that_do_not_matter() -> None:
+    assert best(numeric.spread_weights(1e-6, 0.0, 0.1)) == "ignores_input"
+    assert best(numeric.spread_weights(0.4, 0.99, 0.1)) == "hard_labels"
+    assert best(numeric.input_weights(6.0, 0.2, 6.0)) == "ignores_input"
+    assert numeric.input_weights(0.1, 8.0, 6.0)["ignores_input"] < -3
+
+
+def test_the_base_by_alignment() -> None:
+    assert best(numeric.alignment_weights("mismatch", 0.001)) == "wrong_base"
+    assert numeric.alignment_weights("match", 0.999)["wrong_base"] < -5
+    assert abs(numeric.alignment_weights("undecided", 0.5)["wrong_base"]) < 1e-9
+    assert numeric.alignment_weights("undecided", NAN) == {}
+    assert best(numeric.rival_weights(1.0, 20.0)) == "wrong_base"
+
+
+@pytest.mark.parametrize(
+    ("reading", "effect", "odd", "cause"),
+    [
+        ("other_adapter", 8.0, 0.5, "over_scaled"),
+        ("other_adapter", 0.12, 0.2, "under_scaled"),
+        ("not_applied", 0.0, 1.0, "not_applied"),
+    ],
+)
+def test_canaries_tell_how_much_of_the_effect_arrives(reading: str, effect: float, odd: float, cause: str) -> None:
+    assert best(numeric.canary_weights(reading, effect, odd, 0.0)) == cause
+
+
+def test_canaries_tell_a_revision_from_a_stranger() -> None:
+    near, far = (numeric.canary_weights("other_base", 1.0, 0.2, distance) for distance in (0.3, 9.0))
+    assert (best(near), best(far)) == ("wrong_revision", "wrong_base")
+    assert max(numeric.canary_weights("reproduced", 1.0, 0.0, 0.0).values()) < 0
+
+
+def test_all_speak_of_known_causes() -> None:
+    found = [
+        numeric.repair_weights(5, 5, True),
+        numeric.partner_weights(40, 0.6, 10),
+        numeric.partner_weights(40, 0.6, 0),
+        numeric.order_weights(12, 6, 6),
+        numeric.learnable_weights(0.9, 0.03),
+        numeric.learnable_weights(0.5, 0.05),
+        numeric.kind_weights(4.0, 0.3, 6, 0.02),
+    ]
+    for weights in found:
+        assert weights
+        assert set(weights) <= {*CAUSES, NONE}
+        assert all(math.isfinite(value) for value in weights.values())

@@ -1,0 +1,67 @@
+"""Halves that were trained together are told from halves that were not."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+from tests.vetting.diagnosis.conftest import WEIGHTS, Arrays, broken
+
+from lorica.adapters.header import read_header
+from lorica.adapters.layout import read_layout
+from lorica.vetting.diagnosis.partners import Partners, find_partners
+
+
+def partners(folder: Path) -> Partners:
+    weights = folder / WEIGHTS
+    return find_partners(weights, read_layout(read_header(weights)))
+
+
+def test_trained_pairs_belong_together(trained: Path) -> None:
+    found = partners(trained)
+    assert found.judged == 12
+    assert found.own > 0.5
+    assert found.torn == {}
+
+
+def test_halves_that_changed_places_are_named_with_their_partners(trained: Path, tmp_path: Path) -> None:
+    first, second = (f"base_model.model.model.layers.{n}.mlp.up_proj.lora_B.weight" for n in (0, 2))
+
+    def swap(arrays: Arrays) -> Arrays:
+        return arrays | {first: arrays[second], second: arrays[first]}
+
+    found = partners(broken(trained, tmp_path / "torn", swap))
+    assert found.torn == {"model.layers.0.mlp.up_proj": "model.layers.2.mlp.up_proj",
+                          "model.layers.2.mlp.up_proj": "model.layers.0.mlp.up_proj"}  # fmt: skip
+    assert found.others > 0.5
+
+
+def test_noise_and_untrained_pairs_say_nothing(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    for name, scale in (("noise", 1.0), ("zero", 0.0)):
+        arrays = {}
+        for layer in range(6):
+            path = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+            arrays[f"{path}.lora_A.weight"] = chance.standard_normal((8, 32)).astype(np.float32)
+            arrays[f"{path}.lora_B.weight"] = (scale * chance.standard_normal((32, 8))).astype(np.float32)
+        (tmp_path / name).mkdir()
+        save_file(arrays, tmp_path / name / WEIGHTS)
+        found = partners(tmp_path / name)
+        assert found.torn == {}
+        assert abs(found.own) < 0.4
+
+
+def test_small_ranks_and_broken_values_are_left_out(tmp_path: Path) -> None:
+    path = "base_model.model.model.layers.0.self_attn.q_proj"
+    arrays = {
+        f"{path}.lora_A.weight": np.ones((4, 32), np.float32),
+        f"{path}.lora_B.weight": np.ones((32, 4), np.float32),
+    }
+    save_file(arrays, tmp_path / WEIGHTS)
+    assert partners(tmp_path).judged == 0
+    assert math.isnan(partners(tmp_path).own)
+    broken_values = {name: np.full((8, 32) if "lora_A" in name else (32, 8), np.nan, np.float32) for name in arrays}
+    save_file(broken_values, tmp_path / WEIGHTS)
+    assert partners(tmp_path).own == 0

@@ -1,0 +1,130 @@
+"""What evidence makes of hypotheses: Bayes against a plain computation, groups, floors, words."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from lorica.vetting.causes import CAUSES
+from lorica.vetting.codes import CODES
+from lorica.vetting.diagnosis.checks import CLEAN, finding_weights, from_clean, from_findings
+from lorica.vetting.diagnosis.evidence import (
+    GROUP_CAP,
+    NONE,
+    NONE_FLOOR,
+    NONE_PRIOR,
+    Evidence,
+    direction,
+    weigh,
+)
+from lorica.vetting.diagnosis.experiments import EXPERIMENTS
+from lorica.vetting.diagnosis.settle import _NEXT
+from lorica.vetting.diagnosis.weights import BY_FACTS, GROUPS, SPECIFIC
+from lorica.vetting.findings import finding
+
+
+def seen(name: str, group: str, **weights: float) -> Evidence:
+    return Evidence(id=name, text=name, source="test", group=group, weights=weights)
+
+
+def posteriors(*evidence: Evidence) -> dict[str, float]:
+    return {each.cause: each.posterior for each in weigh(evidence)}
+
+
+def test_without_evidence_the_priors_stand() -> None:
+    found = weigh([])
+    assert math.isclose(sum(each.posterior for each in found), 1, abs_tol=1e-3)
+    assert all(math.isclose(each.prior, each.posterior, abs_tol=1e-3) for each in found)
+    assert {each.cause for each in found} == {*CAUSES, NONE}
+
+
+def test_it_is_bayes() -> None:
+    found = posteriors(seen("a", "one", healthy=2.0), seen("b", "two", healthy=-1.0, inverted=0.5))
+    priors = {name: cause.prior for name, cause in CAUSES.items()} | {NONE: NONE_PRIOR}
+    odds = priors | {"healthy": priors["healthy"] * math.e, "inverted": priors["inverted"] * math.exp(0.5)}
+    for cause, value in odds.items():
+        assert found[cause] == pytest.approx(value / sum(odds.values()), abs=2e-4)
+
+
+def test_evidence_of_one_group_counts_once() -> None:
+    once = posteriors(seen("a", "same", wrong_base=2.0))
+    assert posteriors(*(seen(str(n), "same", wrong_base=2.0) for n in range(5))) == once
+    assert posteriors(seen("a", "one", wrong_base=2.0), seen("b", "two", wrong_base=2.0)) != once
+    # Within a group the heaviest for and the heaviest against both count.
+    both = posteriors(seen("a", "same", wrong_base=2.0), seen("b", "same", wrong_base=-2.0))
+    assert both["wrong_base"] == pytest.approx(posteriors()["wrong_base"])
+
+
+def test_no_group_outweighs_all_others() -> None:
+    assert posteriors(seen("a", "one", healthy=1e6)) == posteriors(seen("a", "one", healthy=GROUP_CAP))
+
+
+def test_room_is_left_for_a_cause_that_nobody_listed() -> None:
+    assert posteriors(seen("a", "one", healthy=GROUP_CAP))[NONE] == pytest.approx(NONE_FLOOR)
+    refuted = posteriors(seen("a", "one", **dict.fromkeys(CAUSES, -GROUP_CAP)))
+    assert refuted[NONE] > 0.99
+
+
+@pytest.mark.parametrize(
+    ("weight", "word"),
+    [
+        (3, "strongly for"),
+        (1.2, "for"),
+        (0.4, "neutral"),
+        (-0.9, "neutral"),
+        (-1.5, "against"),
+        (-7, "strongly against"),
+    ],
+)
+def test_weights_in_words(weight: float, word: str) -> None:
+    assert direction(weight) == word
+
+
+def test_the_tables_speak_of_causes_and_codes_that_exist() -> None:
+    known = set(CAUSES) | {NONE}
+    assert set(SPECIFIC) | set(BY_FACTS) | set(GROUPS) <= set(CODES)
+    assert {cause for weights in SPECIFIC.values() for cause in weights} <= known
+    assert {cause for _, weights in CLEAN.values() for cause in weights} <= known
+    assert {cause for each in EXPERIMENTS for cause in each.separates} <= known
+    assert {cause for code in CODES.values() for cause in code.causes} <= known
+    assert set(_NEXT) == known
+
+
+def test_every_cause_but_two_can_be_spoken_for_by_a_finding_or_an_experiment() -> None:
+    for cause in set(CAUSES) - {"healthy", "hard_task"}:
+        assert any(cause in each.separates for each in EXPERIMENTS) or any(
+            cause in code.causes for code in CODES.values()
+        ), cause
+
+
+@pytest.mark.parametrize("code", sorted(code for code, each in CODES.items() if each.severity == "reject"))
+def test_every_rejection_refutes_that_all_is_well(code: str) -> None:
+    weights = finding_weights(finding(code, "seen"))
+    if code in ("L370", "L371", "L372", "L373"):
+        return  # the canaries are weighed as an experiment, with their figures
+    assert weights["healthy"] <= -4
+    assert max(weights.values()) < 10
+
+
+@pytest.mark.parametrize("code", sorted(code for code, each in CODES.items() if each.severity == "note"))
+def test_no_note_alone_makes_a_diagnosis(code: str) -> None:
+    before, after = posteriors(), posteriors(*from_findings([finding(code, "seen")]))
+    assert after["healthy"] > before["healthy"] / 3
+    assert max(after, key=lambda cause: after[cause] / before[cause]) == "healthy" or max(after.values()) < 0.35
+
+
+def test_what_was_not_found_speaks_against() -> None:
+    (clean,) = [each for each in from_clean([], {2}) if each.id == "clean.numbers"]
+    assert clean.weights["no_effect"] < -3
+    assert from_clean([], {0})[0].weights.keys() == {"unreadable"}
+    spoken = from_clean([finding("L210", "zero")], {2})
+    assert "no_effect" not in spoken[0].weights
+    assert "broken_weights" in spoken[0].weights
+
+
+def test_rows_that_were_cut_off_speak_of_the_settings_and_invalid_ones_of_the_parser() -> None:
+    cut = finding_weights(finding("L464", "cut", facts={"cut_off_share": 0.4}))
+    invalid = finding_weights(finding("L464", "invalid", facts={"invalid_share": 0.4}))
+    assert max(cut, key=lambda cause: cut[cause]) == "generation_settings"
+    assert max(invalid, key=lambda cause: invalid[cause]) == "parser_fallbacks"
