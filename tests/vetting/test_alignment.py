@@ -306,3 +306,19 @@ def test_a_base_is_run_once_until_it_changes(bases: tuple[Path, Path], tmp_path:
     assert collect(base, ["The cat sat on the boat."]) is not first
     with pytest.raises(PromptError, match="no text"):
         collect(base, ["", "  "])
+
+
+def test_a_family_that_only_transformers_knows_is_seen_too(bases: tuple[Path, Path], tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=6144, n_embd=32, n_layer=1, n_head=2, n_positions=256, eos_token_id=2)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(bases[0] / name, tmp_path / "gpt2" / name)
+    found = collect(tmp_path / "gpt2", ["The cat sat on the red boat, and the boat went down the river."])
+    assert {path.removeprefix("transformer.h.0."): seen.width for path, seen in found.inputs.items()} == {
+        "attn.c_attn": 32,
+        "attn.c_proj": 32,
+        "mlp.c_fc": 32,
+        "mlp.c_proj": 128,
+    }
+    assert found.outputs["transformer.h.0.attn.c_attn"].width == 96

@@ -117,7 +117,7 @@ def _encode(base: Path, texts: Sequence[str], max_tokens: int) -> list[list[int]
 def _observe(base: Path, rows: Sequence[Sequence[int]]) -> Directions:
     config = read_json_object(base / "config.json")
     native = config.get("model_type") in FAMILIES and not config.get("quantization_config")
-    model = _native(base) if native else _foreign(base)
+    model = _precise(load_decoder(base) if native else _foreign(base))
     layers = {name: module for name, module in model.named_modules() if _is_linear(name, module)}
     longest = max(map(len, rows))
     real = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
@@ -143,10 +143,11 @@ def _observe(base: Path, rows: Sequence[Sequence[int]]) -> Directions:
     )
 
 
-def _native(base: Path) -> Decoder:
-    decoder = load_decoder(base)
-    small = sum(parameter.numel() for parameter in decoder.parameters()) < _SMALL
-    return decoder.float() if small or decoder.dtype == torch.float16 else decoder
+def _precise(model: nn.Module) -> nn.Module:
+    """In float32 where that is affordable, or needed: a CPU computes float16 slowly and without room for gradients."""
+    parameters = list(model.parameters())
+    small = sum(parameter.numel() for parameter in parameters) < _SMALL
+    return model.float() if small or parameters[0].dtype == torch.float16 else model
 
 
 def _foreign(base: Path) -> nn.Module:
@@ -162,7 +163,7 @@ def _foreign(base: Path) -> nn.Module:
             f"{base}: transformers cannot load this model: {(str(error).splitlines() or ['no reason given'])[0][:200]}",
             fix="give a folder with config.json and safetensors of an architecture that transformers knows",
         ) from error
-    return cast(nn.Module, model.requires_grad_(False).eval().float())
+    return cast(nn.Module, model.requires_grad_(False).eval())
 
 
 def _run_packed(decoder: Decoder, rows: Sequence[Sequence[int]]) -> None:
@@ -209,7 +210,8 @@ class _Watch:
     @contextmanager
     def on(self, model: nn.Module, layers: dict[str, nn.Module]) -> Iterator[None]:
         """Watch these layers; gradients start at the embedding, since no weight asks for one."""
-        embedding = next(module for module in model.modules() if isinstance(module, nn.Embedding))
+        asked = getattr(model, "get_input_embeddings", None)  # transformers' way; Lorica's decoder has one embedding
+        embedding = asked() if asked else next(each for each in model.modules() if isinstance(each, nn.Embedding))
         handles = [embedding.register_forward_hook(lambda _, __, out: out.requires_grad_())]
         handles += [module.register_forward_hook(self._hook(name)) for name, module in layers.items()]
         try:
