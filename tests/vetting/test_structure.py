@@ -171,6 +171,11 @@ FAULTS: dict[str, tuple[Shapes, dict[str, Any], str]] = {
         {"modules_to_save": ["lm_head"]},
         "L131",
     ),
+    "the one meant by an ending lost": (
+        PLAIN | {f"{PREFIX}model.layers.0.input_layernorm.weight": (32,)},
+        {"modules_to_save": ["norm"]},
+        "L131",
+    ),
     "modules_to_save lost": (PLAIN | HEAD, {}, "L132"),
     "a norm of the base": (PLAIN | {f"{PREFIX}model.norm.weight": (32,)}, {}, "L132"),
     "a weight of the base": (PLAIN | {f"{PREFIX}model.layers.0.self_attn.k_proj.weight": (16, 32)}, {}, "L132"),

@@ -50,18 +50,32 @@ def _kept_modules(config: AdapterConfig, layout: Layout) -> list[Finding]:
     if not asked:
         return []
     stored = [path for path, names in layout.saved.items() if not _in_memory(names)]
-    ends = "".join(f"{start}\n" for path in stored for start in _starts(path))
+    ends = "".join(f".{start}\n" for path in stored for start in _starts(path))
     lost = [name for name in asked if f"{name}\n" not in ends]
+    if not lost:
+        return _kept_by_ending(asked, ends, stored)
     if config.task_type not in (None, "CAUSAL_LM") and any(name in asked and name not in lost for name in _HEADS):
         lost = [name for name in lost if name not in _HEADS]
     if not lost:
-        return []
+        return []  # the heads of a classifier
     inside = [path for path, names in layout.saved.items() if _in_memory(names)]
     seen = f"no tensors for {listed(lost)} of modules_to_save ({listed(asked)})"
     if inside:
         seen += f"; {shown(layout.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
     expected = f"names such as {PREFIX}{lost[0]}.weight"
     return [finding("L131", seen, expected=expected, file=WEIGHTS_NAME, facts={"lost": lost, "asked": asked})]
+
+
+def _kept_by_ending(asked: list[str], ends: str, stored: list[str]) -> list[Finding]:
+    """PEFT goes by the ending: "norm" means every layer's input_layernorm, too. Where nothing is called exactly so, the
+    module that was meant (model.norm) is probably the one that was lost."""
+    vague = [name for name in asked if f".{name}\n" not in ends]
+    if not vague:
+        return []
+    seen = f"no module is called exactly {listed(vague)}; stored are {shown(stored[0])} and others that end so"
+    expected = f"names such as {PREFIX}model.{vague[0]}.weight, unless only the others were meant"
+    facts = {"lost": vague, "asked": asked}
+    return [finding("L131", seen, expected=expected, file=WEIGHTS_NAME, facts=facts, severity="warn")]
 
 
 def _whole(config: AdapterConfig, layout: Layout) -> list[Finding]:
