@@ -171,11 +171,6 @@ FAULTS: dict[str, tuple[Shapes, dict[str, Any], str]] = {
         {"modules_to_save": ["lm_head"]},
         "L131",
     ),
-    "the one meant by an ending lost": (
-        PLAIN | {f"{PREFIX}model.layers.0.input_layernorm.weight": (32,)},
-        {"modules_to_save": ["norm"]},
-        "L131",
-    ),
     "modules_to_save lost": (PLAIN | HEAD, {}, "L132"),
     "a norm of the base": (PLAIN | {f"{PREFIX}model.norm.weight": (32,)}, {}, "L132"),
     "a weight of the base": (PLAIN | {f"{PREFIX}model.layers.0.self_attn.k_proj.weight": (16, 32)}, {}, "L132"),
@@ -197,6 +192,15 @@ def test_faults_are_rejected(name: str) -> None:
     assert one.file
     assert json.dumps(one.facts) is not None
     assert len(codes(found)) == len(set(codes(found))), "one finding for each kind of problem"
+
+
+def test_the_module_that_an_ending_meant_is_missed() -> None:
+    """PEFT goes by endings, so that ["norm"] stores every input_layernorm; here model.norm itself was lost."""
+    kept = {f"{PREFIX}model.layers.0.input_layernorm.weight": (32,)}
+    found = check_structure(*specimen(PLAIN | kept, {"modules_to_save": ["norm"]}))
+    assert [each.severity for each in found if each.code == "L131"] == ["warn"]
+    whole = kept | {f"{PREFIX}model.norm.weight": (32,)}
+    assert "L131" not in codes(check_structure(*specimen(PLAIN | whole, {"modules_to_save": ["norm"]})))
 
 
 def test_findings_count_instead_of_repeating() -> None:
