@@ -181,16 +181,15 @@ def _records(info: zoo.AdapterInfo, folder: Path) -> None:
 
 
 def permute_tokens(base: Path, site: Site) -> None:
-    """Give a third of the ordinary tokens each other's ids, in a base's copy."""
+    """Give the ordinary tokens each other's ids at random, as another training of the tokenizer would."""
     path = base / "tokenizer.json"
     whole = json.loads(path.read_text("utf-8"))
     special = {one["content"] for one in whole.get("added_tokens", [])}
     vocabulary = whole["model"]["vocab"]
     names = [name for name in sorted(vocabulary) if name not in special]
-    some = site.rng.sample(names, len(names) // 3)
-    ids = [vocabulary[name] for name in some]
+    ids = [vocabulary[name] for name in names]
     site.rng.shuffle(ids)
-    vocabulary.update(zip(some, ids, strict=True))
+    vocabulary.update(zip(names, ids, strict=True))
     path.write_text(json.dumps(whole, ensure_ascii=False), "utf-8")
 
 
@@ -220,6 +219,7 @@ def _kind(name: str, truth: str, build: Callable[[Site], Case], *causes: str, le
     return Kind(name, level, truth, build, causes=frozenset(causes), passport=about)
 
 
+# Which way an edited scaling errs is as right a name as that it was edited.
 KINDS = (
     _kind("base-other-seed", "equal shapes, unrelated weights", other_seed, "wrong_base"),
     _kind("base-other-family", "equal shapes, another family", other_family, "wrong_base"),
@@ -237,5 +237,6 @@ KINDS = (
     _kind("passport-template", "another template than the passport's", template_of_another, "prompt_mismatch"),
     _kind("passport-weights", "weights changed since the passport",
           passport_of_other_weights, "altered", "broken_weights", level="files"),
-    _kind("passport-config", "config changed since the passport", passport_of_other_config, "altered", level="files"),
+    _kind("passport-config", "config changed since the passport", passport_of_other_config,
+          "altered", "over_scaled", "under_scaled", level="files"),
 )  # fmt: skip

@@ -39,7 +39,8 @@ def alpha_pattern_lost(site: Site) -> Case:
     """Trained with alpha 256 on v and 8 elsewhere; the pattern is gone, so v counts a 32nd."""
     bundle, base = _trained(site, "alpha-pattern")
     bundle.config["alpha_pattern"] = {}
-    return Case(bundle.save(site.place / "adapter"), base)
+    sound = trained("alpha-pattern", base.name, site.seed)
+    return Case(bundle.save(site.place / "adapter"), base, sound=(sound, ""))
 
 
 def _trained(site: Site, name: str) -> tuple[Bundle, Path]:
@@ -55,6 +56,15 @@ def _of_training(name: str) -> Callable[[Site], Case]:
     return build
 
 
+def _style(trained_in: str, asked_in: str) -> Callable[[Site], Case]:
+    def build(site: Site) -> Case:
+        bundle, base = _trained(site, trained_in)
+        sound = trained(trained_in, base.name, site.seed)
+        return Case(bundle.save(site.place / "adapter"), base, style=asked_in, sound=(sound, trained_in))
+
+    return build
+
+
 def other_template(site: Site) -> Case:
     """The base's folder holds another chat template than in training."""
     bundle, base = site.start()
@@ -64,7 +74,7 @@ def other_template(site: Site) -> Case:
 
 
 def other_tokenizer(site: Site) -> Case:
-    """A third of the ordinary tokens have each other's ids."""
+    """The ordinary tokens have each other's ids."""
     bundle, base = site.start()
     other = copy_base(base, site.place / "base")
     permute_tokens(other, site)
@@ -72,9 +82,9 @@ def other_tokenizer(site: Site) -> Case:
 
 
 def asked_otherwise(site: Site) -> Case:
-    """Trained on plain prompts, asked with structured or contrastive ones."""
+    """Trained on plain prompts, asked with contrastive ones."""
     bundle, base = site.start()
-    return Case(bundle.save(site.place / "adapter"), base, style=site.rng.choice(["structured", "contrastive"]))
+    return Case(bundle.save(site.place / "adapter"), base, style="contrastive")
 
 
 def halves_of_two(site: Site) -> Case:
@@ -148,9 +158,8 @@ def _kind(name: str, truth: str, build: Callable[[Site], Case], *causes: str) ->
     return Kind(name, "behaviour", truth, build, causes=frozenset(causes))
 
 
-# Labels shuffled in training leave what a task that cannot be learned leaves: an adapter that is applied and does not
-# rank. An answer for another task is a wrong prompt: nothing about this task was in its prompts. Where alpha was edited
-# that is "altered", too.
+# An adapter for another task is a prompt mismatch: nothing about this task was in its prompts. Labels shuffled in
+# training are no kind here: the tiny bases' own knowledge still ranks, and nothing can tell.
 KINDS = (
     _kind("alpha-up", "alpha 8 to 64 times too large",
           _scaled(lambda site: site.rng.choice([8, 16, 32, 64])), "over_scaled"),
@@ -160,15 +169,14 @@ KINDS = (
     _kind("alpha-pattern-lost", "alpha_pattern is gone", alpha_pattern_lost, "under_scaled"),
     _kind("labels-inverted", "trained on inverted labels", _of_training("inverted"), "inverted"),
     _kind("one-label", "trained on one label", _of_training("one-label"), "ignores_input"),
-    _kind("labels-shuffled", "trained on shuffled labels", _of_training("shuffled"), "ignores_input", "hard_task"),
     _kind("hard-labels", "trained until it puts out two values", _of_training("hard"), "hard_labels"),
-    _kind("style-structured", "trained on structured prompts, asked plainly",
-          _of_training("structured"), "prompt_mismatch"),
+    _kind("style-structured", "trained on structured prompts, asked contrastive ones",
+          _style("structured", "contrastive"), "prompt_mismatch"),
     _kind("style-contrastive", "trained on contrastive prompts, asked plainly",
-          _of_training("contrastive"), "prompt_mismatch"),
-    _kind("style-asked", "trained on plain prompts, asked otherwise", asked_otherwise, "prompt_mismatch"),
+          _style("contrastive", ""), "prompt_mismatch"),
+    _kind("style-asked", "trained on plain prompts, asked contrastive ones", asked_otherwise, "prompt_mismatch"),
     _kind("template-other", "another chat template than in training", other_template, "prompt_mismatch"),
-    _kind("tokenizer-other", "a third of the tokens have other ids", other_tokenizer, "tokenizer_mismatch"),
+    _kind("tokenizer-other", "the tokens have other ids", other_tokenizer, "tokenizer_mismatch"),
     _kind("task-other", "trained for another task", _of_training("mcq"), "prompt_mismatch"),
     _kind("halves-of-two", "half of the layers from an adapter of another base",
           halves_of_two, "wrong_base", "broken_weights"),

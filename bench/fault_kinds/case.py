@@ -28,6 +28,7 @@ class Case:
     base: Path
     style: str = ""
     answers: Path | None = None
+    sound: tuple[Path, str] | None = None
 
 
 @dataclass

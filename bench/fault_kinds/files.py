@@ -150,7 +150,7 @@ def _link(site: Site) -> Case:
 def _config_twice(site: Site) -> Case:
     def spoil(folder: Path) -> None:
         text = (folder / CONFIG).read_text("utf-8").rstrip()[:-1].rstrip()
-        key, value = site.rng.choice([("r", "4"), ("lora_alpha", "512"), ("target_modules", '["k_proj"]')])
+        key, value = site.rng.choice([("r", "4"), ("lora_alpha", "512"), ("use_dora", "true")])
         (folder / CONFIG).write_text(f'{text},\n  "{key}": {value}\n}}\n', "utf-8")
 
     return _spoil(site, spoil)

@@ -225,7 +225,7 @@ KINDS = (
     _kind("dora-flag-lost", "magnitudes without use_dora",
           _from_training("dora", 8, _set("use_dora", False)), "altered", "incomplete"),
     _kind("saved-module-lost", "modules_to_save without tensors",
-          _from_training("head-saved", 13, _drop("model.norm")), "incomplete"),
+          _from_training("head-saved", 13, _drop("norm.weight")), "incomplete"),
     _kind("saved-not-named", "tensors of modules_to_save, which the config does not name",
           _from_training("head-saved", 13, _set("modules_to_save", None)), "altered", "not_applied"),
     _kind("nan", "NaN in some tensors", _edit(_numbers(float("nan"))), "broken_weights"),

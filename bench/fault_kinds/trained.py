@@ -6,6 +6,7 @@ python -m bench.fault_kinds.trained [--seeds 5]     # trains all of them beforeh
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import random
 import shutil
@@ -41,12 +42,6 @@ def _one_label(rows: list[Row], rng: random.Random) -> list[Row]:
     return [msgspec.structs.replace(row, gold=0) for row in rows]
 
 
-def _shuffled(rows: list[Row], rng: random.Random) -> list[Row]:
-    gold = [row.gold for row in rows]
-    rng.shuffle(gold)
-    return [msgspec.structs.replace(row, gold=one) for row, one in zip(rows, gold, strict=True)]
-
-
 @dataclass(frozen=True)
 class Plan:
     """One short training. lora: arguments of PEFT's LoraConfig beside rank 8 on q and v. change: of the rows."""
@@ -65,8 +60,7 @@ _ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pr
 FAULTY = (
     Plan("inverted", change=_inverted),
     Plan("one-label", change=_one_label),
-    Plan("shuffled", change=_shuffled),
-    Plan("hard", rows=48, epochs=20, rate=6e-3, lora={"r": 16, "lora_alpha": 64, "target_modules": _ALL}),
+    Plan("hard", rows=64, epochs=25, rate=2e-3, lora={"target_modules": _ALL}),
     Plan("structured", style="structured", epochs=4),
     Plan("contrastive", style="contrastive", epochs=4),
     Plan("mcq", task="mcq", epochs=4),
@@ -105,10 +99,14 @@ def trained(name: str, base: str, seed: int) -> Path:
     plan = next(one for one in (*FAULTY, *HEALTHY) if one.name == name)
     place = zoo.root() / "faults" / "trained" / base / f"{name}-{seed}"
     if not (place / "adapter_model.safetensors").is_file():
-        work = place.with_name("." + place.name)
-        shutil.rmtree(work, ignore_errors=True)
-        _train(plan, zoo.root() / "bases" / base, seed, work)
-        work.rename(place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with (place.parent / f".{place.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be training it
+            if not place.exists():
+                work = place.with_name("." + place.name)
+                shutil.rmtree(work, ignore_errors=True)
+                _train(plan, zoo.root() / "bases" / base, seed, work)
+                work.rename(place)
     return place
 
 

@@ -38,7 +38,7 @@ class Judge:
 
     def __init__(self, rows: int) -> None:
         self._rows: tuple[Row, ...] = tuple(zoo.rows()[1][:rows])
-        self._before: dict[Path, float | None] = {}
+        self._before: dict[tuple[Path, str], float | None] = {}
         self._benches: dict[tuple[Path, str, bool, int], Bench] = {}
         self._places: dict[tuple[Path, str, bool], Workplace] = {}
 
@@ -51,13 +51,17 @@ class Judge:
         }
 
     def harm(self, kind: Kind, case: Case, used: zoo.AdapterInfo | None) -> dict[str, Any]:
-        """The AUC before and after a fault of behaviour that was made from a healthy adapter."""
-        if kind.level != "behaviour" or kind.healthy or case.answers is not None or used is None:
+        """The AUC before and after a fault of behaviour."""
+        if kind.level != "behaviour" or kind.healthy or case.answers is not None:
             return {}
-        if used.folder not in self._before:
-            base = zoo.root() / "bases" / used.base
-            self._before[used.folder] = auc(base, used.folder, self._rows, "")
-        before, after = self._before[used.folder], auc(case.base, case.path, self._rows, case.style)
+        before = None
+        if used is not None or case.sound is not None:
+            folder, style = case.sound or (used.folder if used is not None else Path(), "")
+            base = case.base if used is None else zoo.root() / "bases" / used.base
+            if (folder, style) not in self._before:
+                self._before[folder, style] = auc(base, folder, self._rows, style)
+            before = self._before[folder, style]
+        after = auc(case.base, case.path, self._rows, case.style)
         return {"auc_before": before, "auc": after, "harmless": harmless(before, after)}
 
     def _check(self, kind: Kind, case: Case, causes: frozenset[str]) -> dict[str, Any]:
