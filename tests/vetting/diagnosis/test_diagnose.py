@@ -88,7 +88,7 @@ def _torn(arrays: Arrays) -> Arrays:
     [
         (_zero, "no_effect"),
         (_nan, "broken_weights"),
-        (_turned, "broken_weights"),
+        (_turned, "unsupported"),
         (_torn, "broken_weights"),
         (_wrapped, "not_applied"),
         (_halved, "incomplete"),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+import msgspec
+
 from lorica.vetting.codes import CODES, Severity
 from lorica.vetting.diagnosis.evidence import Evidence
 from lorica.vetting.diagnosis.weights import BY_FACTS, GROUPS, SPECIFIC
@@ -20,6 +22,8 @@ _BY_SEVERITY: dict[Severity, tuple[float, float, float]] = {
     "warn": (2.2, 1.2, -1.2),
     "note": (0.5, 0.3, 0.0),
 }
+# From this weight on a finding counts as having found its cause.
+_FOUND = 2.0
 # A file that cannot be read settles the matter: nothing else of it can be judged.
 _UNREADABLE = (8.0, 3.0, -8.0)
 # These two say that nothing is wrong with the adapter itself, so every rejection refutes them.
@@ -91,6 +95,19 @@ def from_clean(findings: Sequence[Finding], ran: Collection[int]) -> list[Eviden
                 )
             )
     return found
+
+
+def consistent(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """The evidence, where a check that found nothing does not speak against a cause that another check found: what
+    names alone do not show, names beside the base's do."""
+    found = {cause for each in evidence if each.source in CODES for cause, w in each.weights.items() if w >= _FOUND}
+    kept = []
+    for each in evidence:
+        if each.source != "checks":
+            kept.append(each)
+        elif left := {cause: weight for cause, weight in each.weights.items() if cause not in found}:
+            kept.append(msgspec.structs.replace(each, weights=left))
+    return kept
 
 
 def sentence(each: Finding) -> str:

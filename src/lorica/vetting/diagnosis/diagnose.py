@@ -11,7 +11,7 @@ import msgspec
 from lorica.adapters.specimen import Specimen
 from lorica.errors import AdapterError
 from lorica.vetting.check import examine
-from lorica.vetting.diagnosis.checks import SOUND, from_clean, from_findings
+from lorica.vetting.diagnosis.checks import SOUND, consistent, from_clean, from_findings
 from lorica.vetting.diagnosis.context import Context, Means
 from lorica.vetting.diagnosis.evidence import NONE, Evidence, Hypothesis, weigh
 from lorica.vetting.diagnosis.experiments import EXPERIMENTS, GIVE, Experiment, Need
@@ -25,6 +25,15 @@ from lorica.vetting.unpack import opened
 SURE_ENOUGH = 0.95
 # When it is so certain that nothing can be read or that it is no LoRA adapter, nothing else can be judged.
 _FINAL = ("unreadable", "unsupported")
+# A wrong format looks like a scale that is too small, two values like one that is too large, and so on.
+_RIVALS: dict[str, tuple[str, ...]] = {
+    "over_scaled": ("skill", "format_sweep"),
+    "under_scaled": ("skill", "format_sweep"),
+    "prompt_mismatch": ("skill", "scale_sweep"),
+    "hard_labels": ("skill", "scale_sweep"),
+    "ignores_input": ("skill", "format_sweep"),
+    "inverted": ("format_sweep",),
+}
 # Causes less probable than this are not worth an experiment.
 _WORTH = 0.003
 
@@ -106,14 +115,15 @@ def _run_all(context: Context, evidence: list[Evidence], on_step: Callable[[str]
     ran: list[Ran] = []
     left = [each for each in EXPERIMENTS if _can_run(each, context.means)]
     while left:
-        hypotheses = weigh(evidence)
+        hypotheses = weigh(consistent(evidence))
         first, second = _leading(hypotheses)
         chosen = next((each for each in left if each.cost == 0), None)
         always = chosen is not None
         if chosen is None:
-            if first.posterior >= SURE_ENOUGH and first.cause not in (*SOUND, NONE):
-                break
-            chosen = _decider(left, hypotheses)
+            sure = first.posterior >= SURE_ENOUGH and first.cause not in (*SOUND, NONE)
+            # What is only seen in answers has rivals that look alike: those are tried before it is named.
+            owed = [each for each in left if each.name in _RIVALS.get(first.cause, ())]
+            chosen = owed[0] if owed else None if sure else _decider(left, hypotheses)
             if chosen is None:
                 break
         elif first.cause in _FINAL and first.posterior >= SURE_ENOUGH and chosen.name != "answers":
@@ -165,7 +175,7 @@ def _has(means: Means, need: Need) -> bool:
 
 
 def _result(source: Source, context: Context, evidence: Sequence[Evidence], ran: Sequence[Ran]) -> Diagnosis:
-    hypotheses = weigh(evidence)
+    hypotheses = weigh(consistent(evidence))
     top, means = hypotheses[0], context.means
     missing = [need for need in GIVE if not _has(means, need)]
     return Diagnosis(
@@ -175,7 +185,7 @@ def _result(source: Source, context: Context, evidence: Sequence[Evidence], ran:
         title=top.title,
         confidence=top.posterior,
         hypotheses=tuple(hypotheses),
-        evidence=tuple(evidence),
+        evidence=tuple(consistent(evidence)),
         experiments=tuple(ran),
         untested=tuple(dict.fromkeys([*context.notes, *_untested(top, missing)])),
         settle=tuple(settling(hypotheses, missing)),

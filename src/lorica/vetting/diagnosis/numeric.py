@@ -44,6 +44,17 @@ def scale_weights(best: float, over_one: float, over_base: float, ranking_gain: 
     return works | {towards: 6.0 if far else 2.0, "healthy": -3.0 if far else -1.0, "hard_task": -3.0}
 
 
+def ratio_weights(ratio: float) -> Weights:
+    """ratio: the scale of the config over that of training, which the record or the passport states."""
+    unsound = {"healthy": -5.0, "hard_task": -5.0}
+    if 0.99 <= ratio <= 1.01:
+        return unsound | {"altered": 4.0}
+    towards = "over_scaled" if ratio > 1 else "under_scaled"
+    # An edit of a factor of two may be meant, and changes little; what spoils the answers is a large one.
+    large = max(ratio, 1 / ratio) >= 6
+    return unsound | ({towards: 6.5, "altered": 4.0} if large else {"altered": 6.0, towards: 4.0})
+
+
 def skill_weights(auc: float, error: float, gain_z: float, base_auc: float) -> Weights:
     """auc: of the adapter's answers, error: its standard error (nan for tasks that are no ranking). gain_z: how much
     more probable the gold answers are than under the base alone, over its standard error. base_auc: of the base.
@@ -101,7 +112,9 @@ def format_weights(margin_z: float, gain_z: float, here_z: float, ranking_z: flo
     against AUC in the one in use; 0 where there is none, or where it is no better than chance.
     """
     if ranking_z >= SURE or (margin_z >= SURE and gain_z >= SURE):
+        # Weights, base and scale are then those that this other format was trained with.
         elsewhere = {"healthy": -4.0, "hard_task": -5.0, "wrong_base": -4.0, "broken_weights": -4.0, "inverted": -2.0}
+        elsewhere |= {"over_scaled": -3.0, "under_scaled": -3.0, "ignores_input": -2.0}
         return elsewhere | {"prompt_mismatch": 6.0 if ranking_z >= SURE or here_z < gain_z else 2.0}
     if (margin_z >= HINT and gain_z >= SURE) or ranking_z >= HINT:
         return {"prompt_mismatch": 1.5, "healthy": -0.5}
@@ -188,12 +201,27 @@ def alignment_weights(decided: str, p_true: float) -> Weights:
     return {"wrong_base": max(-1.5, min(1.5, -odds))}
 
 
+def stranger_weights(strangers: int, layers: int) -> Weights:
+    """strangers: layers that lie in no directions of the base, while the others clearly do."""
+    if strangers and layers - strangers >= 1:
+        return {"broken_weights": 3.5, "wrong_base": 3.0, "wrong_revision": 1.5, "healthy": -1.5, "hard_task": -1.5}
+    return {}
+
+
 def order_weights(layers: int, torn: int, in_place: int) -> Weights:
     """torn: layers that lie clearly better, and mutually so, in another layer's directions. in_place: layers that lie
     best where they are."""
     if torn >= max(2, layers // 4):
         return {"broken_weights": 6.0, "healthy": -5.0, "hard_task": -4.0, "wrong_base": -3.0, "prompt_mismatch": -2.0}
     return {"broken_weights": -1.5} if in_place >= 0.8 * layers else {}
+
+
+def token_order_weights(ascending: float) -> Weights:
+    """ascending: share of neighbouring merges whose tokens' numbers ascend. 1.000 in every tokenizer that was looked at
+    (GPT-2, Qwen, Mistral, SmolLM2, lorica_tiny), for training numbers tokens as it makes them."""
+    if ascending < 0.98:
+        return {"tokenizer_mismatch": 5.0, "healthy": -3.0, "hard_task": -3.0, "prompt_mismatch": -1.0}
+    return {}
 
 
 def rival_weights(here: float, there: float) -> Weights:

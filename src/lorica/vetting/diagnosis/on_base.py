@@ -17,6 +17,9 @@ from lorica.vetting.diagnosis.checks import from_clean, from_findings
 from lorica.vetting.diagnosis.context import Context
 from lorica.vetting.diagnosis.evidence import Evidence
 
+# Mean scores of a layer's modules, in standard deviations: layers of healthy adapters of the zoo have 2.2 to 9.9, those
+# of an adapter of another base -0.2 to 0.1.
+_STRANGE, _AT_HOME = 0.7, 2.0
 # One pass over the adapter for each layer; deeper models would take too long.
 _MOST_LAYERS = 48
 _FEW_SHUFFLES = 16
@@ -63,7 +66,30 @@ def align_base(context: Context) -> list[Evidence]:
     context.add(findings, level=3)
     told, sizes = findings[0], findings[1:]
     weights = numeric.alignment_weights(alignment.decided, alignment.p_true)
-    return [_evidence("alignment", told.seen, "alignment", weights), *from_findings(sizes)]
+    found = [_evidence("alignment", told.seen, "alignment", weights), *from_findings(sizes)]
+    strange = _strangers(alignment.modules)
+    if strange and alignment.decided != "mismatch":
+        text = (
+            f"{len(strange)} of its layers ({', '.join(map(str, strange[:8]))}) lie in no directions of this base, "
+            "while the others do"
+        )
+        layers = len({layer_number(path) for path in alignment.modules})
+        found.append(_evidence("strangers", text, "strangers", numeric.stranger_weights(len(strange), layers)))
+    return found
+
+
+def _strangers(modules: Mapping[str, float]) -> list[int]:
+    """Layers whose modules align no better than chance, where the other layers clearly do."""
+    scores: dict[int, list[float]] = {}
+    for path, score in modules.items():
+        layer = layer_number(path)
+        if layer is not None:
+            scores.setdefault(layer, []).append(score)
+    # Several modules of a layer make its mean; one alone is too uncertain.
+    means = {layer: float(np.mean(each)) for layer, each in scores.items() if len(each) >= 2}
+    at_home = [mean for mean in means.values() if mean > _AT_HOME]
+    strange = [layer for layer, mean in means.items() if mean < _STRANGE]
+    return sorted(strange) if at_home and len(at_home) + len(strange) >= 0.7 * len(means) else []
 
 
 def align_elsewhere(context: Context) -> list[Evidence]:
@@ -186,7 +212,8 @@ def behave(context: Context) -> list[Evidence]:
         context.notes.append(f"its behaviour could not be examined: {error.message}")
         return []
     context.add(findings, level=4)
-    return [*from_findings(findings), *from_clean(findings, {4})]
+    unheard = any(each.code in ("L400", "L401") for each in findings)
+    return [*from_findings(findings), *([] if unheard else from_clean(findings, {4}))]
 
 
 def _name(base: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,8 @@ def _scale_changes(context: Context, changed: dict[str, tuple[Any, Any]]) -> lis
     ratio = after / before
     if "alpha_pattern" in changed and 0.99 < ratio < 1.01:
         ratio = _pattern_ratio(then["alpha_pattern"], alpha, config.alpha_pattern)
-    towards = "over_scaled" if ratio > 1.01 else "under_scaled" if ratio < 0.99 else "altered"
-    weights = {towards: 6.0, "healthy": -4.0, "hard_task": -4.0}
     text = f"the update is {ratio:.3g} times as large as in training ({said})"
-    return [_evidence("record.scale", text, "record.scale", {"altered": 2.5} | weights)]
+    return [_evidence("record.scale", text, "record.config", numeric.ratio_weights(ratio))]
 
 
 def _pattern_ratio(then: Any, alpha: float, now: dict[str, int | float]) -> float:
@@ -141,6 +140,10 @@ def compare_tokenizers(context: Context) -> list[Evidence]:
         return []
     found = []
     mine, theirs = _tokenizer(folder), _tokenizer(base)
+    ascending = 1.0 if theirs is None else _ascending(theirs)
+    if weights := numeric.token_order_weights(ascending):
+        text = f"the base's tokenizer was changed: the numbers of {1 - ascending:.0%} of its tokens are out of order"
+        found.append(_evidence("tokenizer.order", text, "tokenizer", weights))
     if mine is not None and theirs is not None:
         found.append(_vocabularies(mine, theirs))
     added = context.specimen.documents.get("added_tokens.json")
@@ -199,6 +202,19 @@ def _tokens(tokenizer: dict[str, Any]) -> dict[str, int]:
         if isinstance(entry, dict) and isinstance(entry.get("id"), int):
             found[str(entry.get("content"))] = entry["id"]
     return found
+
+
+def _ascending(tokenizer: dict[str, Any]) -> float:
+    """Share of neighbouring merges of a BPE tokenizer whose tokens' numbers ascend; 1 for other kinds."""
+    model = tokenizer.get("model")
+    merges = model.get("merges") if isinstance(model, dict) else None
+    if not isinstance(merges, list) or len(merges) < 100:
+        return 1.0
+    known = _tokens(tokenizer)
+    pairs = (each if isinstance(each, list) else str(each).split(" ", 1) for each in merges)
+    numbers = [known[token] for token in map("".join, pairs) if token in known]
+    steps = [second >= first for first, second in pairwise(numbers)]
+    return sum(steps) / len(steps) if steps else 1.0
 
 
 def _template(folder: Path) -> str:

@@ -30,12 +30,13 @@ SPECIFIC: dict[str, Weights] = {
     "L061": {"altered": 0.3},
     "L063": {"altered": 0.5, "healthy": -0.3},
     "L070": {"altered": 0.5},
+    # which of two values counts differs among loaders: whatever else contradicts the tensors comes from that
+    "L055": _sure("altered", 9.0, unreadable=8.0),
     # a number out of range or of the wrong type was never written by a trainer: somebody edited the config
-    "L055": _sure("altered", 4.0, unreadable=3.5),
     "L059": _sure("unreadable", 4.0, altered=3.5),
     "L060": _sure("altered", 5.0, unreadable=2.0, over_scaled=1.0, under_scaled=1.0),
     # --- structure
-    "L100": _sure("unsupported", 5.0, not_applied=4.0),
+    "L100": _sure("unsupported", 6.0, not_applied=3.0, unreadable=2.0),
     "L101": _sure("unsupported", 8.0),
     "L102": _sure("unsupported", 8.0),
     "L103": _sure("unsupported", 7.0, altered=2.0, not_applied=2.0),
@@ -43,11 +44,13 @@ SPECIFIC: dict[str, Weights] = {
     "L105": _sure("not_applied"),
     "L107": _sure("not_applied"),
     "L108": _sure("not_applied"),
+    "L109": {"not_applied": 1.5, "unsupported": 1.0, "altered": 0.5, "healthy": -1.0, "hard_task": -1.0},
     # half a pair is lost in copying or conversion; names alone do not lose halves
     "L110": _sure("incomplete"),
     # the file can be read, so these are no damaged files: the values stand in the wrong shape
     "L111": _sure("broken_weights", 5.0, incomplete=2.0, unreadable=1.0),
-    "L113": _sure("broken_weights", 7.0, unsupported=2.5),
+    # factors the other way round are how other tools write them, or a conversion that went wrong
+    "L113": _sure("unsupported", 5.5, unreadable=4.5, broken_weights=3.5),
     "L114": _sure("broken_weights", 4.0, incomplete=3.5),
     "L117": _sure("broken_weights", 4.0, wrong_size=3.5),
     "L121": _sure("broken_weights", 5.0, incomplete=1.0),
@@ -104,7 +107,7 @@ SPECIFIC: dict[str, Weights] = {
     "L212": _doubt("under_scaled", 2.5, no_effect=2.0),
     "L214": _doubt("over_scaled", 3.0, broken_weights=0.5),
     # a layer that stands out is the trace of a lost alpha_pattern as well as of damage
-    "L215": {"broken_weights": 1.0, "altered": 0.5, "over_scaled": 0.5, "healthy": -0.5},
+    "L215": {"broken_weights": 2.5, "over_scaled": 1.5, "altered": 0.5, "healthy": -1.5, "hard_task": -1.0},
     "L216": {"broken_weights": 0.3},
     "L220": _sure("broken_weights", 6.0),
     "L221": _sure("unreadable", 7.0),
