@@ -19,8 +19,9 @@ from lorica.vetting.diagnosis.evidence import Evidence
 from lorica.vetting.diagnosis.trial import Comparison, Scored, Trial, auc_error, compare, divergence
 from lorica.vetting.diagnosis.variants import Repair, rescaled
 
-# The update's factors that are tried first, and how far the search goes when the best lies at an end of them.
-_FIRST_SCALES, _SMALLEST, _LARGEST = (0.25, 4.0), 1 / 32, 32.0
+# The factors on the update that are tried first: far apart and far out, for over the scale the answers can have more
+# than one optimum.
+_FIRST_SCALES = (1 / 64, 1 / 16, 1 / 4, 4.0, 16.0, 64.0)
 # Rows for the sweep over kinds of modules, which asks them dozens of times.
 _KIND_ROWS = 80
 
@@ -99,7 +100,7 @@ def skill(context: Context) -> list[Evidence]:
 
 
 def sweep_scale(context: Context) -> list[Evidence]:
-    """The update at 1/16 to 16 times its size: under which are the right answers most probable?"""
+    """The update at 1/64 to 64 times its size: under which are the right answers most probable?"""
     found = ready(context)
     if found is None:
         return []
@@ -112,9 +113,10 @@ def sweep_scale(context: Context) -> list[Evidence]:
     over_base, over_one = compare(scored[best], base), compare(scored[best], here)
     ranking = _ranks(trial, scored[best]) - _ranks(trial, here)
     ranking_z = _ranking_z(trial, scored[best], here)
-    weights = numeric.scale_weights(peak, over_one.z, over_base.z, ranking, ranking_z)
-    if max(over_base.z, ranking_z) < numeric.SURE:
-        text = "at no scale from 1/16 to 16 are the right answers more probable than under the base alone"
+    auc, error = trial.auc(scored[best])
+    by_chance = error > 0 and (auc - 0.5) / error < numeric.HINT
+    if by_chance or max(over_base.z, ranking_z) < numeric.SURE:
+        text = "at no scale from 1/64 to 64 are the right answers more probable than under the base alone"
     elif numeric.SCALE_LOW <= peak <= numeric.SCALE_HIGH:
         text = f"its scale is right: the best factor on it is {peak:.2g}"
     elif over_one.z < numeric.HINT:
@@ -122,12 +124,13 @@ def sweep_scale(context: Context) -> list[Evidence]:
     else:
         better = f"the right answers are {_gain(over_one)} than as it is, and the ranking gains {ranking:.2f}"
         text = f"at {peak:.2g} times its scale {better}"
+    useful = 0.0 if by_chance else over_base.z
+    weights = numeric.scale_weights(peak, over_one.z, useful, ranking, ranking_z)
     return [_evidence("scale_sweep", text, "scale", weights)]
 
 
 def _search_scale(context: Context, trial: Trial, subject: Subject) -> dict[float, Scored]:
-    """Factor -> the rows under it: a quarter and four times, then on towards the best until it is enclosed, and twice
-    closer around it."""
+    """Factor -> the rows under it: a wide grid, then twice closer around the best."""
     assert subject.folder is not None
     specimen = context.specimen if subject.repair is None else context.reread(subject.folder)
     scored = {1.0: trial.score(subject.folder)}
@@ -135,19 +138,13 @@ def _search_scale(context: Context, trial: Trial, subject: Subject) -> dict[floa
     def best() -> float:
         return max(scored, key=lambda factor: float(scored[factor].gold.mean()))
 
-    def add(factor: float) -> bool:
-        if factor in scored:
-            return True
-        found = context.scored(rescaled(specimen, factor, context.new_place()))
+    def add(factor: float) -> None:
+        found = None if factor in scored else context.scored(rescaled(specimen, factor, context.new_place()))
         if found is not None:
             scored[factor] = found
-        return found is not None
 
     for factor in _FIRST_SCALES:
         add(factor)
-    while best() in (min(scored), max(scored)) and _SMALLEST < best() < _LARGEST:
-        if not add(best() * (4.0 if best() == max(scored) else 0.25)):
-            break
     for step in (2.0, math.sqrt(2.0)):
         middle = best()
         add(middle / step)
@@ -200,7 +197,9 @@ def sweep_formats(context: Context) -> list[Evidence]:
         try:
             scored = trial.score(subject.folder, task=task, encoder=encoder)
             margin, gain = compare(scored, here).z, 0.0
-            if margin >= numeric.HINT:
+            auc, error = trial.auc(scored)
+            # Where a ranking is no better than chance, no probability makes the format the right one.
+            if margin >= numeric.HINT and not (error > 0 and (auc - 0.5) / error < numeric.HINT):
                 # In some formats the base itself does better: what the adapter knows is what it adds to that.
                 gain = compare(scored, trial.score(None, task=task, encoder=encoder)).z
         except LoricaError:
