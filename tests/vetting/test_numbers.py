@@ -326,3 +326,14 @@ def test_no_torch_is_needed() -> None:
 def test_codes_name_known_causes() -> None:
     assert {cause for code in NUMBERS.values() for cause in code.causes} <= set(CAUSES)
     assert all("L200" <= code <= "L299" for code in NUMBERS)
+
+
+def test_one_module_of_four_layers_stands_out(tmp_path: Path) -> None:
+    """Of so few layers, the largest must not hide in the spread it makes itself."""
+    arrays = healthy(layers=4)
+    # Layers that differ much from one another, as some trainings leave them.
+    for layer, factor in enumerate((0.1, 1.0, 3.0, 3.0)):
+        arrays[f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_B.weight"] *= factor
+    assert "L215" not in [each.code for each in check(tmp_path / "varied", arrays)[1]]
+    arrays["base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight"] *= 300
+    assert "L215" in [each.code for each in check(tmp_path / "one", arrays)[1]]

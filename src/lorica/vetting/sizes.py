@@ -192,8 +192,11 @@ def _outliers(measures: dict[str, Measure]) -> Iterable[Finding]:
         away = logs - _middle(logs)
         # Robust: the usual distance from the median, which a few bad layers do not move.
         usual = max(_middle(np.abs(away)), 0.2)
-        for path, distance in zip(paths, away, strict=True):
-            if distance > max(np.log(STANDS_OUT), 8 * usual) or distance < -max(2 * np.log(STANDS_OUT), 12 * usual):
+        next_best = np.sort(logs)[-2]
+        for path, distance, log in zip(paths, away, logs, strict=True):
+            # Of four layers one cannot tell what is usual: the largest must not hide in its own distance.
+            far_above = distance > max(np.log(STANDS_OUT), 8 * usual) or log - next_best > np.log(STANDS_OUT)
+            if far_above or distance < -max(2 * np.log(STANDS_OUT), 12 * usual):
                 hit[path] = float(np.exp(distance))
     if hit:
         worst = max(hit, key=lambda path: abs(np.log(hit[path])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -11,7 +12,7 @@ import msgspec
 
 from lorica.adapters.passport import PASSPORT_NAME, to_passport
 from lorica.adapters.specimen import Specimen
-from lorica.errors import AdapterError, LoricaError
+from lorica.errors import AdapterError, EngineError, LoricaError
 from lorica.records import Row
 from lorica.tasks.base import TaskSettings
 from lorica.vetting.alignment import align, check_alignment, collect
@@ -128,7 +129,10 @@ class Bench:
                 found.specimen, found.layout, work.setting, self._rows, work=work, on_done=self._on_done
             )
             engine = work.engine(all_kinds=bool(found.specimen.config and found.specimen.config.unsupported()))
-            findings += check_canaries(found.specimen, engine)
+            name = work.new_name()
+            findings += check_canaries(found.specimen, engine, name)
+            with suppress(EngineError):  # without a passport it was not added
+                engine.remove_adapter(name)
         except LoricaError as error:
             return found, Tried(unable=(*unable, f"could not be asked: {error.message}"))
         return found.add(findings, 4), Tried(behaviour=behaviour, unable=tuple(unable))
