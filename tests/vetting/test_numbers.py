@@ -334,6 +334,6 @@ def test_one_module_of_four_layers_stands_out(tmp_path: Path) -> None:
     # Layers that differ much from one another, as some trainings leave them.
     for layer, factor in enumerate((0.1, 1.0, 3.0, 3.0)):
         arrays[f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_B.weight"] *= factor
-    assert "L215" not in [each.code for each in check(tmp_path / "varied", arrays)[1]]
+    assert "L215" not in check(tmp_path / "varied", arrays)[1]
     arrays["base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight"] *= 300
-    assert "L215" in [each.code for each in check(tmp_path / "one", arrays)[1]]
+    assert "L215" in check(tmp_path / "one", arrays)[1]
