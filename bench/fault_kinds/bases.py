@@ -45,9 +45,10 @@ def fewer_layers(site: Site) -> Case:
 
 
 def more_layers(site: Site) -> Case:
-    """The base has one to three further layers."""
+    """The base is another model of equal widths with one to three layers more."""
     bundle, base = site.start()
-    return Case(bundle.save(site.place / "adapter"), _depth(site, base, site.rng.choice([5, 6, 7])))
+    other = site.base(_UNRELATED[base.name])
+    return Case(bundle.save(site.place / "adapter"), _depth(site, other, site.rng.choice([5, 6, 7])))
 
 
 def _depth(site: Site, base: Path, layers: int) -> Path:
