@@ -23,6 +23,8 @@ _RIGHT_ANYWAY = 0.97
 _CLEAR_LOSS = 0.05  # nats per row
 _KEPT = 0.05  # so much ROC-AUC or accuracy may chance take from a scale that is better in log-loss
 _SURER = 0.1
+_KNOWN_GAIN = 0.01  # nats per row, the lower end of the interval
+_REACHED = 0.3  # of the fall in log-loss that the best scale brings
 _ENOUGH = 16
 _LABELS = 30
 _FAR_BELOW, _FAR_ABOVE = 0.25, 4.0
@@ -99,17 +101,12 @@ def _dependence(found: Behaviour) -> Iterator[Finding]:
     if words_still or (still and not found.foreign):
         spread = f"log-odds spread by {seen.odds:.2g}, the base model's by {seen.base_odds:.2g}" if still else "words"
         yield finding("L405", f"over {found.n} prompts its {spread} stay the same", facts=facts)
-    elif (
-        ranked
-        and found.n >= _ENOUGH
-        and (seen.top_share or 0) > _ONE_ANSWER
-        and (seen.base_top_share or 1) < _BASE_VARIES
-    ):
-        yield finding(
-            "L406",
-            f"{seen.top_share:.0%} of {found.n} prompts get one answer, {seen.base_top_share:.0%} from the base",
-            facts=facts,
-        )
+    elif ranked and found.n >= _ENOUGH and (seen.top_share or 0) > _ONE_ANSWER:
+        wrong = _is_surer_and_wrong(found)
+        if wrong or (seen.base_top_share or 1) < _BASE_VARIES:
+            text = f"{seen.top_share:.0%} of {found.n} prompts get one answer, {seen.base_top_share:.0%} from the base"
+            more = "; it makes the right answers less probable than the base does" if wrong else ""
+            yield finding("L406", text + more, severity="warn" if wrong else "note", facts=facts)
     hard = (seen.saturated or 0) > _HARD and (seen.base_saturated or 0) < _BASE_SOFT
     if ranked and hard and found.n >= _ENOUGH:
         right = found.labelled is not None and (found.labelled.accuracy or 0) >= _RIGHT_ANYWAY
@@ -120,6 +117,12 @@ def _dependence(found: Behaviour) -> Iterator[Finding]:
             severity="note" if right else _known(found),
             facts=facts,
         )
+
+
+def _is_surer_and_wrong(found: Behaviour) -> bool:
+    """Whether labelled rows have clearly less probable right answers than the base alone gives them."""
+    own = next((each for each in found.scales if each.factor == 1.0), None)
+    return own is not None and own.over_base is not None and own.over_base.below > 0 and found.source == "rows"
 
 
 def _examples(found: Behaviour) -> Iterator[Finding]:
@@ -143,12 +146,13 @@ def _formats(found: Behaviour) -> Iterator[Finding]:
     if own is None or not others or _unmoved(found):
         return
     facts = {"formats": [_format_facts(each) for each in found.formats]}
-    right = [each for each in others if each.better is not None and each.n >= _LABELS and _knows(each)]
+    right = [each for each in others if each.n >= _LABELS and _knows(each) and _suits_better(each)]
     best = max(right, key=lambda each: each.better.value or 0 if each.better else 0, default=None)
-    if best is not None and best.better is not None and best.better.above > 0 and (best.better.value or 0) > CLEARLY:
+    if best is not None:
         yield finding(
             "L410",
-            f"{best.name}: {best.quality:.3f} on {best.n} rows, by {best.better} more than as configured ({own.name})",
+            f"{best.name}: {best.quality:.3f} on {best.n} rows, by {best.better} more than as configured ({own.name}), "
+            f"log-loss lower by {best.gain}",
             severity="warn" if found.source == "rows" else "note",
             facts=facts | {"best_format": best.name, "best_style": best.style, "best_method": best.method},
         )
@@ -165,6 +169,16 @@ def _formats(found: Behaviour) -> Iterator[Finding]:
 def _knows(each: FormatResult) -> bool:
     """Whether the adapter adds something in this format: not being as wrong as in another is not enough."""
     return (each.quality or 0.0) > (each.base_quality or 0.0) + CLEARLY
+
+
+def _suits_better(each: FormatResult) -> bool:
+    """Whether the adapter clearly ranks better in this format, or ranks no worse and is clearly surer of what is right:
+    where nearly everything is ranked rightly in any format, only the probabilities tell which it was trained with."""
+    if each.better is None or each.better.value is None:
+        return False
+    ranks = each.better.above > 0 and each.better.value > CLEARLY
+    knows = each.gain is not None and each.gain.above > _KNOWN_GAIN and each.better.value >= 0
+    return ranks or knows
 
 
 def _made_surer(each: FormatResult) -> float:
@@ -208,15 +222,25 @@ def _scales(found: Behaviour) -> Iterator[Finding]:
         above = best.factor > 1 and any(factor >= _FAR_ABOVE for factor in better)
         if below or above:
             code = "L412" if below else "L413"
+            # Short trainings leave every adapter less sure than it could be; ranking does not suffer from that.
+            enough = above and _reached(by_factor, own, best) > _REACHED
             yield finding(
                 code,
                 f"log-loss {best.loss:.3f} at {best.factor:g} times its scale, {own.loss:.3f} as it is "
                 f"(difference {best.gain})",
-                severity="warn" if found.source == "rows" else "note",
+                severity="warn" if found.source == "rows" and not enough else "note",
                 facts=facts | {"best_factor": best.factor},
             )
             return
     yield from _scale_hints(by_factor, own, facts)
+
+
+def _reached(by_factor: dict[float, ScaleResult], own: ScaleResult, best: ScaleResult) -> float:
+    """The part of what the best scale gains over the base model that the adapter reaches as it is; 0 without both."""
+    nothing = by_factor.get(0.0)
+    if nothing is None or nothing.loss is None or own.loss is None or best.loss is None or nothing.loss <= best.loss:
+        return 0.0
+    return (nothing.loss - own.loss) / (nothing.loss - best.loss)
 
 
 def _clearly_better(best: ScaleResult, own: ScaleResult) -> bool:

@@ -81,11 +81,22 @@ def sweep(
 
     for each in others:
         visit(each, few)
-    promising = [(result.better.value or 0, each) for each, result in found.items() if result.better is not None]
-    most, best = max(promising, key=lambda pair: pair[0], default=(0.0, configured))
-    if most > CLEARLY and len(own.rows) > len(few):
+    promising = [each for each, result in found.items() if is_promising(result)]
+    if promising and len(own.rows) > len(few):
+        best = max(promising, key=lambda each: _promise(found[each]))
         visit(best, {row.id for row in own.rows})
     return list(found.values())
+
+
+def is_promising(each: FormatResult) -> bool:
+    """Whether the adapter ranks better in this format or, ranking no worse, is surer of what is right."""
+    better = None if each.better is None else each.better.value
+    return better is not None and (better > CLEARLY or (better >= 0 and each.gain is not None and each.gain.above > 0))
+
+
+def _promise(each: FormatResult) -> tuple[float, float]:
+    better, gain = each.better, each.gain
+    return (better.value or 0.0) if better else 0.0, (gain.value or 0.0) if gain else 0.0
 
 
 def _result(

@@ -34,7 +34,12 @@ BEHAVIOUR: dict[str, Code] = {
         "see whether it was trained on one label only, or for another prompt",
         ("ignores_input", "over_scaled", "prompt_mismatch"),
     ),
-    "L406": Code("note", "Most rows get one and the same answer", "", ("ignores_input", "prompt_mismatch")),
+    "L406": Code(
+        "note",
+        "Most rows get one and the same answer",
+        "see whether it was trained on one label only",
+        ("ignores_input", "prompt_mismatch"),
+    ),
     "L407": Code(
         "warn",
         "It puts out hard labels, not probabilities",

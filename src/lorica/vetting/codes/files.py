@@ -21,8 +21,10 @@ FILES: dict[str, Code] = {
         ("unreadable", "incomplete"),
     ),
     "L003": Code("reject", "the weights are missing", "copy the whole folder again", ("unreadable", "incomplete")),
-    "L004": Code("reject", "a file's name differs in capitals, so that loaders miss it", "", ("unreadable",)),
-    "L005": Code("reject", "the weights have another name than loaders look for", "", ("unreadable", "unsupported")),
+    "L004": Code("reject", "a file's name differs in capitals, so that loaders miss it", "rename it", ("unreadable",)),
+    "L005": Code(
+        "reject", "the weights have another name than loaders look for", "rename them", ("unreadable", "unsupported")
+    ),
     "L006": Code(
         "reject",
         "the weights are in parts, which PEFT does not write or load",
@@ -67,7 +69,7 @@ FILES: dict[str, Code] = {
     "L029": Code("reject", "the header's metadata is not an object of texts", _AGAIN, _DAMAGED),
     "L030": Code("reject", "the header's metadata is larger than 1 MiB", "save the adapter with PEFT", _DAMAGED),
     "L031": Code(
-        "reject", "a tensor's name is empty, too long, climbs ('..') or holds control characters", "", _DAMAGED
+        "reject", "a tensor's name is empty, too long, climbs ('..') or holds control characters", _AGAIN, _DAMAGED
     ),
     "L032": Code("reject", "a tensor is not described as the format demands", _AGAIN, _DAMAGED),
     "L033": Code("reject", "a tensor of an unknown element type", _AGAIN, _DAMAGED),

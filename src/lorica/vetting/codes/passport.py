@@ -52,7 +52,12 @@ PASSPORT: dict[str, Code] = {
         _ANEW,
         ("altered", "over_scaled", "under_scaled", "broken_weights"),
     ),
-    "L373": Code("reject", "the canaries give no numbers", "", ("broken_weights", "wrong_size")),
+    "L373": Code(
+        "reject",
+        "the canaries give no numbers",
+        "see what `lorica check` says of its values",
+        ("broken_weights", "wrong_size"),
+    ),
     "L374": Code("note", "the canaries are reproduced", "", ("healthy", "hard_task")),
     "L375": Code("note", "the adapter's effect is too small to be proved in this precision", "", ("no_effect",)),
     "L376": Code("warn", "the canaries could not be run", "look at what the engine says of this adapter"),

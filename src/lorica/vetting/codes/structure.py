@@ -16,8 +16,13 @@ STRUCTURE: dict[str, Code] = {
         _AGAIN,
         ("unsupported", "not_applied"),
     ),
-    "L101": Code("reject", "an adapter of another method than LoRA", causes=("unsupported",)),
-    "L102": Code("reject", "an adapter in another tool's format", causes=("unsupported",)),
+    "L101": Code(
+        "reject",
+        "an adapter of another method than LoRA",
+        "use the tool that reads its method",
+        causes=("unsupported",),
+    ),
+    "L102": Code("reject", "an adapter in another tool's format", "convert it with that tool", causes=("unsupported",)),
     "L103": Code(
         "reject",
         "config and tensors are of different methods: PEFT drops the tensors",
