@@ -60,7 +60,7 @@ _ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pr
 FAULTY = (
     Plan("inverted", change=_inverted),
     Plan("one-label", change=_one_label),
-    Plan("hard", rows=64, epochs=25, rate=2e-3, lora={"target_modules": _ALL}),
+    Plan("hard", rows=64, epochs=60, rate=3e-3, lora={"target_modules": _ALL}),
     Plan("structured", style="structured", epochs=4),
     Plan("contrastive", style="contrastive", epochs=4),
     Plan("mcq", task="mcq", epochs=4),
