@@ -34,6 +34,25 @@ def test_short_training_is_no_wrong_scale() -> None:
     assert weights["healthy"] > -1
 
 
+def test_an_update_that_moves_much_is_not_too_small() -> None:
+    weights = numeric.scale_weights(64.0, over_one=5, over_base=6, ranking_gain=0.3, ranking_z=4, kl=0.5)
+    assert weights["under_scaled"] < 0
+
+
+def test_the_better_of_two_explanations() -> None:
+    assert best(numeric.rivals_weights(4.0, 0.1)) == "over_scaled"
+    assert best(numeric.rivals_weights(4.0, 16.0)) == "under_scaled"
+    assert best(numeric.rivals_weights(-4.0, 16.0)) == "prompt_mismatch"
+    assert numeric.rivals_weights(0.5, 16.0) == {}
+
+
+def test_a_small_edit_of_the_scale_is_an_edit_and_a_large_one_a_wrong_scale() -> None:
+    assert best(numeric.ratio_weights(2.0)) == "altered"
+    assert best(numeric.ratio_weights(0.5)) == "altered"
+    assert best(numeric.ratio_weights(8.0)) == "over_scaled"
+    assert best(numeric.ratio_weights(1 / 32)) == "under_scaled"
+
+
 def test_when_no_scale_helps_the_scale_is_not_what_is_wrong() -> None:
     weights = numeric.scale_weights(0.06, over_one=5, over_base=0.4, ranking_gain=0.1, ranking_z=1)
     assert max(weights.values()) < 0
@@ -69,8 +88,11 @@ def test_formats() -> None:
 
 
 def test_inputs_that_do_not_matter() -> None:
-    assert best(numeric.spread_weights(1e-6, 0.0, 0.1)) == "ignores_input"
-    assert best(numeric.spread_weights(0.4, 0.99, 0.1)) == "hard_labels"
+    assert best(numeric.spread_weights(1e-6, 0.0, 0.1, 0.0, 0.0)) == "ignores_input"
+    assert best(numeric.spread_weights(0.3, 0.0, 0.1, 1.0, 0.0)) == "ignores_input"
+    assert best(numeric.spread_weights(0.4, 0.99, 0.1, 0.5, 0.0)) == "hard_labels"
+    assert best(numeric.spread_weights(0.4, 0.0, 0.1, 0.0, 0.9)) == "hard_labels"
+    assert max(numeric.spread_weights(0.3, 0.0, 0.1, 0.2, 0.3).values()) < 0
     assert best(numeric.input_weights(6.0, 0.2, 6.0)) == "ignores_input"
     assert numeric.input_weights(0.1, 8.0, 6.0)["ignores_input"] < -3
 

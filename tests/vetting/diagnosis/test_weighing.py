@@ -8,7 +8,7 @@ import pytest
 
 from lorica.vetting.causes import CAUSES
 from lorica.vetting.codes import CODES
-from lorica.vetting.diagnosis.checks import CLEAN, finding_weights, from_clean, from_findings
+from lorica.vetting.diagnosis.checks import CLEAN, consistent, finding_weights, from_clean, from_findings
 from lorica.vetting.diagnosis.evidence import (
     GROUP_CAP,
     NONE,
@@ -118,9 +118,22 @@ def test_what_was_not_found_speaks_against() -> None:
     (clean,) = [each for each in from_clean([], {2}) if each.id == "clean.numbers"]
     assert clean.weights["no_effect"] < -3
     assert from_clean([], {0})[0].weights.keys() == {"unreadable"}
-    spoken = from_clean([finding("L210", "zero")], {2})
+    spoken = from_clean([finding("L211", "some are zero")], {2})
     assert "no_effect" not in spoken[0].weights
     assert "broken_weights" in spoken[0].weights
+    # A level that rejects is not clean at all.
+    assert from_clean([finding("L210", "zero")], {2}) == []
+
+
+def test_what_one_check_finds_another_does_not_refute() -> None:
+    clean = Evidence(id="c", text="", source="checks", group="c", weights={"not_applied": -4.0, "unsupported": -5.0})
+    (kept, _) = consistent([clean, *from_findings([finding("L304", "elsewhere")])])
+    assert kept.weights == {"unsupported": -5.0}
+
+
+def test_what_follows_from_a_finding_is_not_weighed_again() -> None:
+    found = consistent(from_findings([finding("L113", "turned"), finding("L301", "widths")]))
+    assert [each.source for each in found] == ["L113"]
 
 
 def test_rows_that_were_cut_off_speak_of_the_settings_and_invalid_ones_of_the_parser() -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from lorica.vetting.codes import CODES, Severity
 from lorica.vetting.diagnosis.evidence import Evidence
-from lorica.vetting.diagnosis.weights import BY_FACTS, GROUPS, SPECIFIC
+from lorica.vetting.diagnosis.weights import BY_FACTS, EXPLAINED, GROUPS, SPECIFIC
 from lorica.vetting.findings import Finding
 
 # Weight for the first cause that a code names, for its further causes, and against what needs a sound adapter.
@@ -82,10 +82,11 @@ def finding_weights(each: Finding) -> dict[str, float]:
 
 def from_clean(findings: Sequence[Finding], ran: Collection[int]) -> list[Evidence]:
     """What levels that ran did not find."""
+    failed = {each.level for each in findings if each.severity == "reject"}
     spoken = {cause for each in findings for cause, weight in finding_weights(each).items() if weight >= 0.5}
     found = []
     for area, (level, weights) in CLEAN.items():
-        if level not in ran:
+        if level not in ran or level in failed:
             continue
         left = {cause: weight for cause, weight in weights.items() if cause not in spoken}
         if left:
@@ -98,8 +99,11 @@ def from_clean(findings: Sequence[Finding], ran: Collection[int]) -> list[Eviden
 
 
 def consistent(evidence: Sequence[Evidence]) -> list[Evidence]:
-    """The evidence, where a check that found nothing does not speak against a cause that another check found: what
-    names alone do not show, names beside the base's do."""
+    """The evidence without what other evidence explains, and where a check that found nothing does not speak against a
+    cause that another check found: what names alone do not show, names beside the base's do."""
+    there = {each.source for each in evidence}
+    explained = {code for by, codes in EXPLAINED.items() if by in there for code in codes}
+    evidence = [each for each in evidence if each.source not in explained]
     found = {cause for each in evidence if each.source in CODES for cause, w in each.weights.items() if w >= _FOUND}
     kept = []
     for each in evidence:

@@ -69,7 +69,9 @@ class Subject:
 @dataclass
 class Context:
     """One adapter under diagnosis. place: an empty folder for variants. findings, ran: of all checks so far, and the
-    levels they belong to. notes: what could not be tested, and why."""
+    levels they belong to. notes: what could not be tested, and why. best: what did best in a
+    sweep ("scale", "format"): the factor on the update, and the rows with it.
+    """
 
     specimen: Specimen
     layout: Layout | None
@@ -79,6 +81,7 @@ class Context:
     findings: list[Finding] = field(default_factory=list)
     ran: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    best: dict[str, tuple[float, Scored]] = field(default_factory=dict)
     _made: int = 0
     _names: dict[Path, str] = field(default_factory=dict)
     _alignments: dict[Path, Any] = field(default_factory=dict)

@@ -27,9 +27,9 @@ SURE_ENOUGH = 0.95
 _FINAL = ("unreadable", "unsupported")
 # A wrong format looks like a scale that is too small, two values like one that is too large, and so on.
 _RIVALS: dict[str, tuple[str, ...]] = {
-    "over_scaled": ("skill", "format_sweep"),
-    "under_scaled": ("skill", "format_sweep"),
-    "prompt_mismatch": ("skill", "scale_sweep"),
+    "over_scaled": ("skill", "format_sweep", "scale_or_format"),
+    "under_scaled": ("skill", "format_sweep", "scale_or_format"),
+    "prompt_mismatch": ("skill", "scale_sweep", "scale_or_format"),
     "hard_labels": ("skill", "scale_sweep"),
     "ignores_input": ("skill", "format_sweep"),
     "inverted": ("format_sweep",),
@@ -122,8 +122,9 @@ def _run_all(context: Context, evidence: list[Evidence], on_step: Callable[[str]
         if chosen is None:
             sure = first.posterior >= SURE_ENOUGH and first.cause not in (*SOUND, NONE)
             # What is only seen in answers has rivals that look alike: those are tried before it is named.
-            owed = [each for each in left if each.name in _RIVALS.get(first.cause, ())]
-            chosen = owed[0] if owed else None if sure else _decider(left, hypotheses)
+            ready = [each for each in left if set(each.after) <= {done.name for done in ran}]
+            owed = [each for each in ready if each.name in _RIVALS.get(first.cause, ())]
+            chosen = owed[0] if owed else None if sure else _decider(ready, hypotheses)
             if chosen is None:
                 break
         elif first.cause in _FINAL and first.posterior >= SURE_ENOUGH and chosen.name != "answers":

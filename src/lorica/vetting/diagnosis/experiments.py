@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from lorica.vetting.diagnosis import on_answers, on_base, on_files, on_rows
+from lorica.vetting.diagnosis import on_answers, on_base, on_files, on_rows, sweeps
 from lorica.vetting.diagnosis.context import Context
 from lorica.vetting.diagnosis.evidence import Evidence
 
@@ -26,7 +26,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     """One experiment. asks: its question. separates: causes whose probability its outcome moves most. needs: what must
     have been given. cost: about how long it takes, 0 for reading files, 1 for one pass over the rows. run: carries it
     out; no evidence means that it could tell nothing. unless: what makes it needless, for others then tell the same and
-    more.
+    more. after: experiments whose outcome it compares.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     cost: float
     run: Callable[[Context], list[Evidence]]
     unless: tuple[Need, ...] = ()
+    after: tuple[str, ...] = ()
 
 
 def _experiment(
@@ -46,9 +47,12 @@ def _experiment(
     cost: float,
     run: Callable[[Context], list[Evidence]],
     unless: tuple[Need, ...] = (),
+    after: tuple[str, ...] = (),
 ) -> Experiment:
     causes = frozenset(separates.split())
-    return Experiment(name=name, asks=asks, separates=causes, needs=needs, cost=cost, run=run, unless=unless)
+    return Experiment(
+        name=name, asks=asks, separates=causes, needs=needs, cost=cost, run=run, unless=unless, after=after
+    )
 
 
 # The cheap ones first. All of cost 0 are always run; of the others, those that separate the leading causes.
@@ -116,11 +120,15 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     _experiment(
         "scale_sweep", "under which scale are the right answers most probable?",
-        "over_scaled under_scaled hard_labels healthy hard_task", ("base", "rows"), 8, on_rows.sweep_scale,
+        "over_scaled under_scaled hard_labels healthy hard_task", ("base", "rows"), 8, sweeps.sweep_scale,
     ),
     _experiment(
         "format_sweep", "does another prompt format do better?",
-        "prompt_mismatch healthy hard_task wrong_base tokenizer_mismatch", ("base", "rows"), 6, on_rows.sweep_formats,
+        "prompt_mismatch healthy hard_task wrong_base tokenizer_mismatch", ("base", "rows"), 6, sweeps.sweep_formats,
+    ),
+    _experiment(
+        "scale_or_format", "does a scale or a format make up for more?", "over_scaled under_scaled prompt_mismatch",
+        ("base", "rows"), 0.1, sweeps.weigh_rivals, (), ("scale_sweep", "format_sweep"),
     ),
     _experiment(
         "behaviour", "how does it behave on probes?",
@@ -132,6 +140,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     _experiment(
         "kind_sweep", "is one kind of module at a wrong scale?", "over_scaled under_scaled healthy altered",
-        ("base", "rows"), 15, on_rows.sweep_kinds,
+        ("base", "rows"), 15, sweeps.sweep_kinds,
     ),
 )  # fmt: skip

@@ -220,3 +220,13 @@ GROUPS: dict[str, str] = {
     "L407": "spread",
     **dict.fromkeys(("L160", "L161", "L342"), "record.config"),
 }
+
+# Findings that follow from another one, and then say nothing themselves.
+EXPLAINED: dict[str, tuple[str, ...]] = {
+    # transposed or swapped factors have the widths of no base
+    "L113": ("L111", "L117", "L163", "L301", "L302"),
+    # zeros everywhere have no directions and no size
+    "L210": ("L211", "L212", "L322", "L331", "L402"),
+    # broken values make their layers stand out
+    "L200": ("L206", "L207", "L214", "L215"),
+}

@@ -1,0 +1,230 @@
+"""Sweeps over labelled rows on the base: scales, kinds of modules, prompt formats, and which makes up for more."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from lorica.errors import LoricaError
+from lorica.prompts.encoder import Encoder
+from lorica.tasks import load_task
+from lorica.tasks.base import Task
+from lorica.tasks.rules import STYLES
+from lorica.vetting.diagnosis import numeric
+from lorica.vetting.diagnosis.context import Context, Subject
+from lorica.vetting.diagnosis.evidence import Evidence
+from lorica.vetting.diagnosis.on_rows import evidence, gain_text, ready, skill_text
+from lorica.vetting.diagnosis.trial import Comparison, Scored, Trial, auc_error, compare, divergence
+from lorica.vetting.diagnosis.variants import rescaled
+
+# The factors on the update that are tried first: far apart and far out, for over the scale the answers can have more
+# than one optimum.
+_FIRST_SCALES = (1 / 64, 1 / 16, 1 / 4, 4.0, 16.0, 64.0)
+# Rows for the sweep over kinds of modules, which asks them dozens of times.
+_KIND_ROWS = 80
+
+
+class _Format(NamedTuple):
+    """A prompt format that was tried. margin: z of the gold answers against the format in use. gain: z against the
+    base in this format. ranking: z of AUC against AUC in the format in use. skill: AUC in words. scored: the
+    rows in it."""
+
+    name: str
+    margin: float
+    gain: float
+    ranking: float
+    skill: str
+    scored: Scored
+
+
+def sweep_scale(context: Context) -> list[Evidence]:
+    """The update at 1/64 to 64 times its size: under which are the right answers most probable?"""
+    found = ready(context)
+    if found is None:
+        return []
+    trial, subject = found
+    scored = _search_scale(context, trial, subject)
+    means = {factor: float(each.gold.mean()) for factor, each in scored.items()}
+    best = max(means, key=lambda factor: (means[factor], -abs(math.log(factor))))
+    peak = _peak(means, best)
+    base, here = trial.score(None), scored[1.0]
+    over_base, over_one = compare(scored[best], base), compare(scored[best], here)
+    ranking = _ranks(trial, scored[best]) - _ranks(trial, here)
+    ranking_z = _ranking_z(trial, scored[best], here)
+    auc, error = trial.auc(scored[best])
+    by_chance = error > 0 and (auc - 0.5) / error < numeric.HINT
+    if by_chance or max(over_base.z, ranking_z) < numeric.SURE:
+        text = "at no scale from 1/64 to 64 are the right answers more probable than under the base alone"
+    elif numeric.SCALE_LOW <= peak <= numeric.SCALE_HIGH:
+        text = f"its scale is right: the best factor on it is {peak:.2g}"
+    elif over_one.z < numeric.HINT:
+        text = f"no scale does clearly better than its own (the best, {peak:.2g} times it, by z {over_one.z:.1f})"
+    else:
+        better = f"the right answers are {gain_text(over_one)} than as it is, and the ranking gains {ranking:.2f}"
+        text = f"at {peak:.2g} times its scale {better}"
+    useful = 0.0 if by_chance else over_base.z
+    weights = numeric.scale_weights(peak, over_one.z, useful, ranking, ranking_z, divergence(here, base))
+    context.best["scale"] = (best, scored[best])
+    return [evidence("scale_sweep", text, "scale", weights)]
+
+
+def _search_scale(context: Context, trial: Trial, subject: Subject) -> dict[float, Scored]:
+    """Factor -> the rows under it: a wide grid, then twice closer around the best."""
+    assert subject.folder is not None
+    specimen = context.specimen if subject.repair is None else context.reread(subject.folder)
+    scored = {1.0: trial.score(subject.folder)}
+
+    def best() -> float:
+        return max(scored, key=lambda factor: float(scored[factor].gold.mean()))
+
+    def add(factor: float) -> None:
+        found = None if factor in scored else context.scored(rescaled(specimen, factor, context.new_place()))
+        if found is not None:
+            scored[factor] = found
+
+    for factor in _FIRST_SCALES:
+        add(factor)
+    for step in (2.0, math.sqrt(2.0)):
+        middle = best()
+        add(middle / step)
+        add(middle * step)
+    return scored
+
+
+def sweep_kinds(context: Context) -> list[Evidence]:
+    """The same for one kind of module at a time: a lost alpha_pattern leaves some kinds at a wrong scale."""
+    found = ready(context)
+    if found is None or context.layout is None or found[1].repair is not None:
+        return []
+    subject = found[1]
+    gains: list[tuple[float, float, str, float]] = []  # mean, z, kind, factor
+    if compare(found[0].score(subject.folder), found[0].score(None)).z < numeric.SURE:
+        return []  # where the adapter does not help at all, any change of it may do "better"
+    with context.fewer_rows(_KIND_ROWS) as trial:
+        here = trial.score(subject.folder)
+        for kind in sorted({factors.kind for factors in context.layout.pairs}):
+            for factor in (0.25, 4.0):
+                changed = rescaled(context.specimen, factor, context.new_place(), kind=kind, layout=context.layout)
+                scored = context.scored(changed)
+                if scored is not None:
+                    gain = compare(scored, here)
+                    gains.append((gain.mean, gain.z, kind, factor))
+    if len(gains) < 4:
+        return []
+    mean, z, kind, factor = max(gains)
+    others = max((each[0] for each in gains if each[2] != kind and each[3] == factor), default=0.0)
+    weights = numeric.kind_weights(factor, mean, z, others)
+    if not weights:
+        return [evidence("kind_sweep", "no kind of module is at a wrong scale of its own", "kinds",
+                          {"over_scaled": -0.5, "under_scaled": -0.5})]  # fmt: skip
+    text = (
+        f"with {kind} alone at {factor:g} times its scale the right answers are {gain_text(Comparison(mean, z))} "
+        "(alpha_pattern lost?)"
+    )
+    return [evidence("kind_sweep", text, "kinds", weights)]
+
+
+def sweep_formats(context: Context) -> list[Evidence]:
+    """Other styles of the task and other templates: an adapter knows the format it was trained with."""
+    found = ready(context)
+    if found is None:
+        return []
+    trial, subject = found
+    here, base = trial.score(subject.folder), trial.score(None)
+    tried: list[_Format] = []
+    for name, task, encoder in _formats(context, trial):
+        try:
+            scored = trial.score(subject.folder, task=task, encoder=encoder)
+            margin, gain = compare(scored, here).z, 0.0
+            auc, error = trial.auc(scored)
+            # Where a ranking is no better than chance, no probability makes the format the right one.
+            if margin >= numeric.HINT and not (error > 0 and (auc - 0.5) / error < numeric.HINT):
+                # In some formats the base itself does better: what the adapter knows is what it adds to that.
+                gain = compare(scored, trial.score(None, task=task, encoder=encoder)).z
+        except LoricaError:
+            continue
+        tried.append(_Format(name, margin, gain, _ranking_z(trial, scored, here), skill_text(auc, error), scored))
+    if not tried:
+        return []
+    best = max(tried, key=lambda each: max(min(each.margin, each.gain), each.ranking))
+    weights = numeric.format_weights(best.margin, best.gain, compare(here, base).z, best.ranking)
+    context.best["format"] = (1.0, best.scored)
+    if weights["prompt_mismatch"] > 0:
+        more = f"more probability than as it is asked now (z {best.margin:.1f}){best.skill}"
+        text = f"asked with {best.name} it gives the right answers {more}"
+    else:
+        text = f"none of {len(tried)} other prompt formats ({', '.join(each.name for each in tried)}) does better"
+    return [evidence("format_sweep", text, "format", weights)]
+
+
+def weigh_rivals(context: Context) -> list[Evidence]:
+    """The best scale in the format in use against the best format at the scale as it is: each makes up for some of what
+    the other spoils, and the true one for more."""
+    if not {"scale", "format"} <= context.best.keys():
+        return []
+    (factor, scaled), (_, formatted) = context.best["scale"], context.best["format"]
+    gain = compare(scaled, formatted)
+    weights = numeric.rivals_weights(gain.z, factor) if factor != 1.0 else {}
+    if not weights:
+        return []
+    more = "more" if gain.mean > 0 else "less"
+    text = f"{factor:.2g} times its scale makes up for {more} than the best other format does (z {gain.z:.1f})"
+    return [evidence("scale_or_format", text, "rivals", weights)]
+
+
+def _formats(context: Context, trial: Trial) -> list[tuple[str, Task, Encoder]]:
+    """(name, task, encoder) of every other way to ask."""
+    assert context.means.base is not None
+    tasks = [("", trial.task)]
+    if trial.task.name == "rules":
+        settings = trial.task.settings
+        others = [style for style in STYLES if style != settings.style]
+        tasks += [
+            (f"task.style={style}", load_task("rules", msgspec.structs.replace(settings, style=style)))
+            for style in others
+        ]
+    encoders = [("", trial.encoder)]
+    known = {trial.encoder.template_digest}
+    for template in ("auto", "plain"):
+        try:
+            encoder = Encoder.load(context.means.base, chat_template=template)
+        except LoricaError:
+            continue
+        if encoder.template_digest not in known:
+            known.add(encoder.template_digest)
+            encoders.append((f"model.chat_template={template}", encoder))
+    pairs = [(f"{a} {b}".strip(), task, encoder) for a, task in tasks for b, encoder in encoders]
+    return [each for each in pairs if each[0]]
+
+
+def _peak(means: dict[float, float], best: float) -> float:
+    """Where a parabola through the best factor and its neighbours, over the logarithm, has its top."""
+    factors = sorted(means)
+    place = factors.index(best)
+    if not 0 < place < len(factors) - 1:
+        return best
+    x = [math.log(factors[place + step]) for step in (-1, 0, 1)]
+    a, b, _ = np.polyfit(x, [means[factors[place + step]] for step in (-1, 0, 1)], 2)
+    return float(math.exp(min(max(-b / (2 * a), x[0]), x[2]))) if a < 0 else best
+
+
+def _ranking_z(trial: Trial, other: Scored, here: Scored) -> float:
+    """AUC there against AUC here; 0 where there is none, or where it is no better than chance there."""
+    (there, error), (now, _) = trial.auc(other), trial.auc(here)
+    if math.isnan(there) or error <= 0 or (there - 0.5) / error < numeric.SURE:
+        return 0.0
+    return (there - now) / (
+        math.sqrt(2) * max(error, auc_error(now, sum(trial.gold), len(trial.gold) - sum(trial.gold)))
+    )
+
+
+def _ranks(trial: Trial, scored: Scored) -> float:
+    """AUC where there is one, else accuracy, else 0."""
+    auc, _ = trial.auc(scored)
+    if not math.isnan(auc):
+        return auc
+    right = float(np.mean(scored.right))
+    return 0.0 if math.isnan(right) else right
