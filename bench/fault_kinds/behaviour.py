@@ -26,13 +26,18 @@ def _scaled(choose: Callable[[Site], float]) -> Callable[[Site], Case]:
 
 
 def rslora_toggled(site: Site) -> Case:
-    """use_rslora is switched, at rank 16 or 32: the scale changes four- to six-fold."""
-    wanted = [one for one in zoo.adapters() if one.rank >= 16 and one.base in BASES]
-    info = wanted[site.seed % len(wanted)]
-    site.used = info
-    bundle = read_bundle(info.folder)
+    """use_rslora is lost at rank 32, or added at 16 and 64: the scale changes four- to eight-fold."""
+    places = [
+        ("S-a", zoo.root() / "adapters" / "S-a" / "all-r32-rslora-s4"),
+        ("S-b", zoo.root() / "adapters" / "S-b" / "all-r32-rslora-s4"),
+        ("S-a-tuned", trained("r64-all", "S-a-tuned", 2)),
+        ("S-b", trained("rslora-r32", "S-b", 7)),
+        ("S-a", zoo.root() / "adapters" / "S-a" / "attention-r16-s1"),
+    ]
+    base, folder = places[site.seed % len(places)]
+    bundle = read_bundle(folder)
     bundle.config["use_rslora"] = not bundle.config["use_rslora"]
-    return Case(bundle.save(site.place / "adapter"), site.base(info.base))
+    return Case(bundle.save(site.place / "adapter"), site.base(base), sound=(folder, ""))
 
 
 def alpha_pattern_lost(site: Site) -> Case:
@@ -87,16 +92,15 @@ def asked_otherwise(site: Site) -> Case:
     return Case(bundle.save(site.place / "adapter"), base, style="contrastive")
 
 
-def halves_of_two(site: Site) -> Case:
-    """Half of the layers from an adapter of this base, half from one of another base of equal shape."""
+def layers_of_two(site: Site) -> Case:
+    """One layer of an adapter of this base, the others from one of another base of equal shape."""
     bundle, base = site.start(bases=("S-a", "S-b"))
     assert site.used is not None
-    other = next(
-        one for one in zoo.adapters()
-        if one.base == ("S-b" if site.used.base == "S-a" else "S-a") and one.name == site.used.name
-    )  # fmt: skip
+    beside = "S-b" if site.used.base == "S-a" else "S-a"
+    wanted = (beside, site.used.rank, site.used.targets)
+    other = next(one for one in zoo.adapters() if (one.base, one.rank, one.targets) == wanted)
     theirs = read_bundle(other.folder).tensors
-    layers = site.rng.sample(range(4), 2)
+    layers = site.rng.sample(range(4), 3)
     for name in bundle.tensors:
         found = re.search(r"\.layers\.(\d+)\.", name)
         if found and int(found[1]) in layers:
@@ -165,7 +169,7 @@ KINDS = (
           _scaled(lambda site: site.rng.choice([8, 16, 32, 64])), "over_scaled"),
     _kind("alpha-down", "alpha 8 to 64 times too small",
           _scaled(lambda site: 1 / site.rng.choice([8, 16, 32, 64])), "under_scaled"),
-    _kind("rslora-toggled", "use_rslora switched at rank 16 or 32", rslora_toggled, "over_scaled", "under_scaled"),
+    _kind("rslora-toggled", "use_rslora lost or added at rank 16 to 64", rslora_toggled, "over_scaled", "under_scaled"),
     _kind("alpha-pattern-lost", "alpha_pattern is gone", alpha_pattern_lost, "under_scaled"),
     _kind("labels-inverted", "trained on inverted labels", _of_training("inverted"), "inverted"),
     _kind("one-label", "trained on one label", _of_training("one-label"), "ignores_input"),
@@ -178,8 +182,8 @@ KINDS = (
     _kind("template-other", "another chat template than in training", other_template, "prompt_mismatch"),
     _kind("tokenizer-other", "the tokens have other ids", other_tokenizer, "tokenizer_mismatch"),
     _kind("task-other", "trained for another task", _of_training("mcq"), "prompt_mismatch"),
-    _kind("halves-of-two", "half of the layers from an adapter of another base",
-          halves_of_two, "wrong_base", "broken_weights"),
+    _kind("layers-of-two", "three of four layers from an adapter of another base",
+          layers_of_two, "wrong_base", "broken_weights"),
     _kind("scores-zero", "every row scored 0.0", all_zero, "ignores_input", "no_effect", "parser_fallbacks"),
     _kind("scores-fall-backs", "a parser's constants among the scores", fall_backs, "parser_fallbacks"),
     _kind("scores-cut-off", "generation was cut off, most rows unscored",

@@ -210,7 +210,7 @@ def _second_factors(bundle: Bundle, site: Site, base: str) -> dict[str, Floats]:
             tensors = read_bundle(one.folder).tensors
             if {n: a.shape for n, a in tensors.items()} == {n: a.shape for n, a in bundle.tensors.items()}:
                 return {name: array for name, array in tensors.items() if ".lora_B." in name}
-    raise LookupError("no other adapter of equal shapes")
+    raise LookupError(f"no adapter of equal shapes on {other}: is the zoo whole? python -m bench.zoo")
 
 
 def _kind(name: str, level: Level, truth: str, build: object) -> Kind:
