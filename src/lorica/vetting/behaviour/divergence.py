@@ -13,6 +13,8 @@ SATURATED = 0.999
 _MIDDLE = 0.9
 _LEAST = 1e-12
 _TINY = 1e-300
+# Log-odds between two plateaus; values that are nearer each other are no labels, only hardly spread at all.
+_PLATEAUS_APART = 2.0
 
 
 def with_rest(words: Floats) -> Floats:
@@ -76,6 +78,7 @@ def measure_variation(adapter: Replies, base: Replies) -> Variation:
         base_words=_from_mean(base),
         top_share=_top_share(adapter),
         base_top_share=_top_share(base),
+        plateaus=None if (table := _table(adapter)) is None or table.shape[1] != 2 else plateaus(table[:, 0]),
         saturated=saturated_share(adapter),
         base_saturated=saturated_share(base),
         middle=_share(adapter.confidence, most=_MIDDLE),
@@ -106,6 +109,16 @@ def _table(replies: Replies) -> Floats | None:
         return None
     size, count = sizes.most_common(1)[0]
     return np.array([each for each in replies.probabilities if len(each) == size]) if count > 1 else None
+
+
+def plateaus(first: Floats) -> float:
+    """Share of probabilities within 0.1 of the middle log-odds of their side of one half: near 1 where only two values
+    come out, wherever they lie. 0 where nearly all are on one side. first: [n]."""
+    odds = np.log(np.clip(first, 1e-9, 1 - 1e-9)) - np.log(np.clip(1 - first, 1e-9, 1 - 1e-9))
+    sides = [odds[odds < 0], odds[odds >= 0]]
+    if min(map(len, sides)) < 0.1 * len(odds) or float(np.median(sides[1]) - np.median(sides[0])) < _PLATEAUS_APART:
+        return 0.0
+    return float(sum(np.sum(np.abs(side - np.median(side)) < 0.1) for side in sides) / len(odds))
 
 
 def saturated_share(replies: Replies) -> float | None:

@@ -62,7 +62,8 @@ class Variation(msgspec.Struct, frozen=True):
     the same of its log-probability against the other choices: it also varies where probabilities are tiny. words,
     base_words: mean KL of a prompt's words from their mean over all prompts. top_share, base_top_share: share of
     prompts with the commonest best choice. saturated, base_saturated: share of prompts whose best choice has more than
-    0.999. middle: share where it has at most 0.9. confidence: mean of the best choice's probability.
+    0.999. middle: share where it has at most 0.9. confidence: mean of the best choice's probability. plateaus: share of
+    prompts that have one of two values, None with more than two choices.
     """
 
     std: float | None
@@ -77,6 +78,7 @@ class Variation(msgspec.Struct, frozen=True):
     base_saturated: float | None
     middle: float | None
     confidence: float | None
+    plateaus: float | None = None
 
 
 class Examples(msgspec.Struct, frozen=True):
