@@ -196,10 +196,10 @@ def test_faults_are_rejected(name: str) -> None:
 
 def test_the_module_that_an_ending_meant_is_missed() -> None:
     """PEFT goes by endings, so that ["norm"] stores every input_layernorm; here model.norm itself was lost."""
-    kept = {f"{PREFIX}model.layers.0.input_layernorm.weight": (32,)}
+    kept: Shapes = {f"{PREFIX}model.layers.0.input_layernorm.weight": (32,)}
     found = check_structure(*specimen(PLAIN | kept, {"modules_to_save": ["norm"]}))
     assert [each.severity for each in found if each.code == "L131"] == ["warn"]
-    whole = kept | {f"{PREFIX}model.norm.weight": (32,)}
+    whole: Shapes = kept | {f"{PREFIX}model.norm.weight": (32,)}
     assert "L131" not in codes(check_structure(*specimen(PLAIN | whole, {"modules_to_save": ["norm"]})))
 
 
