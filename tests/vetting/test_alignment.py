@@ -322,3 +322,23 @@ def test_a_family_that_only_transformers_knows_is_seen_too(bases: tuple[Path, Pa
         "mlp.c_proj": 128,
     }
     assert found.outputs["transformer.h.0.attn.c_attn"].width == 96
+
+
+def test_layers_from_another_base_are_named() -> None:
+    def judged(*layers: float, information: float = 10.0) -> list[str]:
+        modules = {
+            f"model.layers.{number}.self_attn.{kind}": score / 2**0.5
+            for number, score in enumerate(layers)
+            for kind in ("q_proj", "v_proj")
+        }
+        alignment = Alignment(
+            score=9.0, p_true=1.0, information=information, effect=0.1, modules=modules, sizes={}, tested=len(modules),
+            pairs=len(modules), base="base", decided="match",
+        )  # fmt: skip
+        return [each.code for each in check_alignment(alignment)]
+
+    assert judged(9, 0.3, -0.5, 0.8) == ["L320", "L323"]
+    assert judged(9, 7, 8, 6) == ["L320"]
+    assert judged(9, 7, 8, 6, 7, 8, 1.5, 9) == ["L320"], "one of many may be at chance"
+    assert judged(3, 3, 1, 0.5) == ["L320"], "a weak adapter's layers say little one by one"
+    assert judged(9, 0.3, -0.5, 0.8, information=1.0) == ["L320"]

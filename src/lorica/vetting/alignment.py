@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from lorica.adapters.arrays import read_array
-from lorica.adapters.layout import Factors, Layout
+from lorica.adapters.layout import Factors, Layout, layer_number
 from lorica.adapters.specimen import Specimen
 from lorica.errors import AdapterError
 from lorica.vetting.consistency import Spread, consistency
@@ -31,6 +31,8 @@ SHUFFLES = 64
 MATCH = 4.0
 MISMATCH = 3.0
 INFORMED = 4.0
+# Of one layer: below this it is at chance, and from this on it clearly belongs to the base.
+STRANGE, BELONGS = 2.0, 5.0
 # A healthy update is a small part of its base weight; all-linear, high-rank ones of tiny models reach 0.6.
 TOO_LARGE = 1.0
 NEGLIGIBLE = 1e-4
@@ -110,7 +112,30 @@ def check_alignment(alignment: Alignment) -> list[Finding]:
         why = "no module could be tested" if not alignment.tested else "it was hardly trained, or the score is between"
         expected = f"at least {MATCH:g}, or below {MISMATCH:g} with an agreement of {INFORMED:g} or more"
         found = [finding("L322", f"{seen}: {why}", expected=expected, facts=facts)]
-    return found + _size_findings(alignment)
+    return found + _strange_layers(alignment) + _size_findings(alignment)
+
+
+def _strange_layers(alignment: Alignment) -> list[Finding]:
+    """Layers at chance in an adapter whose other layers clearly belong to this base: they came from elsewhere.
+
+    Only where a good part of the layers is so: among many layers of a weak adapter one or two are at chance, too.
+    """
+    if alignment.decided != "match" or alignment.information < INFORMED:
+        return []
+    by_layer: dict[int, list[float]] = {}
+    for path, score in alignment.modules.items():
+        layer = layer_number(path)
+        if layer is not None:
+            by_layer.setdefault(layer, []).append(score)
+    scores = {layer: sum(each) / math.sqrt(len(each)) for layer, each in by_layer.items()}
+    strange = sorted(layer for layer, score in scores.items() if score < STRANGE)
+    others = [score for layer, score in scores.items() if layer not in strange]
+    if not strange or len(strange) < len(scores) / 4 or not others or float(np.median(others)) < BELONGS:
+        return []
+    layers = ", ".join(map(str, strange[:8])) + (", ..." if len(strange) > 8 else "")
+    text = f"layers {layers} of {len(scores)} are at chance (below {STRANGE:g}), the others at {np.median(others):.1f}"
+    facts = {"layers": strange, "of": len(scores), "others": _rounded(float(np.median(others)))}
+    return [finding("L323", text, expected="all layers trained on one base", facts=facts)]
 
 
 def _size_findings(alignment: Alignment) -> list[Finding]:

@@ -13,6 +13,12 @@ ALIGNMENT: dict[str, Code] = {
         ("wrong_base",),
     ),
     "L322": Code("note", "its directions do not say whether it belongs to this base"),
+    "L323": Code(
+        "warn",
+        "Some of its layers were not trained on this base model, though the others were",
+        "look for a merge of adapters of two bases, or for files that were put together",
+        ("wrong_base", "broken_weights"),
+    ),
     "L330": Code(
         "warn",
         "its update is larger than the base weights it is added to",
