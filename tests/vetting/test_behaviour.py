@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -25,10 +26,11 @@ from lorica.engines.base import OnDone
 from lorica.errors import AdapterError, ConfigError
 from lorica.models.locate import locate_model
 from lorica.prompts.encoder import Encoder
-from lorica.records import Choose, Output, Request, Row, Sampling
+from lorica.records import Choose, Message, Output, Request, Row, Sampling
 from lorica.tasks.base import TaskSettings
 from lorica.tasks.rules import RulesCase
 from lorica.vetting.behaviour.examine import examine_behaviour
+from lorica.vetting.behaviour.formats import other_templates
 from lorica.vetting.behaviour.measures import Behaviour
 from lorica.vetting.behaviour.probes import shipped_rows, with_shuffled_texts, with_swapped_examples
 from lorica.vetting.behaviour.setting import Setting, Workplace
@@ -292,3 +294,15 @@ def test_generated_answers_are_read_counted_and_drawn_again(tmp_path: Path) -> N
     assert found.generated.unstable_share > 0.2
     assert "L432" in {each.code for each in findings}
     assert found.engine["engine"] == "native"
+
+
+def test_a_well_known_template_is_tried_where_its_markers_are_tokens(tmp_path: Path) -> None:
+    base = locate_model("embedded:lorica_tiny", environ={})
+    assert other_templates(Workplace(Setting(base))) == [], "its own is ChatML"
+    changed = tmp_path / "base"
+    shutil.copytree(base, changed)
+    (changed / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}\n{% endfor %}>", "utf-8")
+    work = Workplace(Setting(changed))
+    assert other_templates(work) == ["chatml"]
+    sample = (Message("system", "Answer."), Message("user", "Why?"))
+    assert work.encoder("chatml").render(sample) == Workplace(Setting(base)).encoder().render(sample)

@@ -16,6 +16,7 @@ from lorica.errors import AdapterError, EngineError, LoricaError
 from lorica.records import Row
 from lorica.tasks.base import TaskSettings
 from lorica.vetting.alignment import align, check_alignment, collect
+from lorica.vetting.base_sense import check_sense, sense
 from lorica.vetting.behaviour.asking import OnDone
 from lorica.vetting.behaviour.examine import examine_behaviour
 from lorica.vetting.behaviour.measures import Behaviour
@@ -24,6 +25,7 @@ from lorica.vetting.behaviour.setting import Setting, Workplace
 from lorica.vetting.canaries import check_canaries
 from lorica.vetting.check import Examination
 from lorica.vetting.directions import Directions
+from lorica.vetting.findings import Finding
 from lorica.vetting.fit import check_fit
 from lorica.vetting.passport import check_passport
 
@@ -81,6 +83,11 @@ class Bench:
     def _workplace(self) -> Workplace:
         return Workplace(self._setting)
 
+    @cached_property
+    def _sense(self) -> list[Finding]:
+        engine = self._workplace.engine(all_kinds=False)
+        return check_sense(sense(engine, self._workplace.encoder(), self._setting.base))
+
     def _asked(self, specimen: Specimen) -> Workplace:
         """Where the adapter is asked: as the setting says, else as its own passport does."""
         setting = self._setting
@@ -114,6 +121,10 @@ class Bench:
                 findings += check_alignment(align(specimen, layout, self._directions))
             except LoricaError as error:
                 unable.append(f"the alignment with the base could not be measured: {error.message}")
+            try:
+                findings += self._sense
+            except LoricaError as error:
+                unable.append(f"the base could not be asked plain text: {error.message}")
         found = found.add(findings, 3)
         if self._top < 4 or broken or not fits:
             why = "it is rejected already" if broken or not fits else ""

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import msgspec
 
 from lorica.engines.base import Engine
+from lorica.errors import ModelError
+from lorica.models.families import read_json_object
+from lorica.records import Message
 from lorica.tasks.base import Task
 from lorica.tasks.rules import STYLES
 from lorica.vetting.behaviour.asking import Floats, OnDone, Replies, ask, both, make_questions, other_settings
@@ -19,7 +22,7 @@ from lorica.vetting.behaviour.quality import (
     quality_difference,
     quality_value,
 )
-from lorica.vetting.behaviour.setting import Workplace
+from lorica.vetting.behaviour.setting import TEMPLATES, Workplace
 
 # So much more ROC-AUC or accuracy is worth a word.
 CLEARLY = 0.03
@@ -44,11 +47,26 @@ def formats_of(work: Workplace, task: Task) -> list[Format]:
     origin = work.encoder().template_origin
     # The folder's own template may be the plain one.
     templates += [other for other in ("auto", "plain") if work.encoder(other).template_origin != origin]
+    templates += other_templates(work)
     found = [own]
     found += [Format(style, own.method) for style in styles]
     found += [Format(own.style, own.method, template) for template in templates]
     found += [Format(own.style, method) for method in _METHODS.get(task.name, ())]
     return list(dict.fromkeys(found))
+
+
+def other_templates(work: Workplace) -> list[str]:
+    """Well-known chat templates (`setting.TEMPLATES`) whose markers are tokens of this base, and that write another
+    prompt than its own: what an adapter was trained with when the base's own was changed since."""
+    try:
+        tokenizer = read_json_object(work.setting.base / "tokenizer.json")
+        markers = {each["content"] for each in tokenizer.get("added_tokens", ())}
+    except (ModelError, TypeError, KeyError):
+        return []
+    sample = (Message("system", "Answer."), Message("user", "Why?"))
+    own = work.encoder().render(sample)
+    able = [name for name, needed in TEMPLATES.items() if markers.issuperset(needed)]
+    return [name for name in able if work.encoder(name).render(sample) != own]
 
 
 def sweep(

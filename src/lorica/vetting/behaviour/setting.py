@@ -14,6 +14,13 @@ from lorica.records import Encoded, Message, Output, Request, Sampling
 from lorica.tasks import load_task
 from lorica.tasks.base import Task, TaskSettings
 
+# Well-known chat templates that are shipped, and the tokens each needs.
+TEMPLATES = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+}
+_FOLDER = Path(__file__).parent / "templates"
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -92,8 +99,10 @@ class Workplace:
         return self._engines[name]
 
     def encoder(self, chat_template: str = "") -> Encoder:
-        """The base model's encoder with this template, the setting's when none is named."""
+        """The base model's encoder with this template, the setting's when none is named; `TEMPLATES` go by name."""
         wanted = chat_template or self.setting.chat_template
+        if wanted in TEMPLATES:
+            wanted = str(_FOLDER / f"{wanted}.jinja")
         if wanted not in self._encoders:
             self._encoders[wanted] = Encoder.load(
                 self.setting.base, chat_template=wanted, thinking=self.setting.thinking

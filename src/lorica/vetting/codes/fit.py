@@ -77,4 +77,10 @@ FIT: dict[str, Code] = {
         "note", "the base's tokenizer has ids beyond its embedding", "download the base again", ("tokenizer_mismatch",)
     ),
     "L315": Code("note", "the adapter brings a head that the base does not have"),
+    "L316": Code(
+        "warn",
+        "The base model itself makes no sense of plain text: its weights or its tokenizer are not what they should be",
+        "fetch the base model again, weights and tokenizer together",
+        ("wrong_base", "tokenizer_mismatch", "wrong_revision"),
+    ),
 }
