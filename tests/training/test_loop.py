@@ -223,8 +223,13 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path, monkeypatch: pytest.Monke
         raise AssertionError("went on")
 
     monkeypatch.setattr(loop_module, "update", twice)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "a", QUICK)
+    # A job that a shell put in the background ignores Ctrl-C, and so would this test.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "a", QUICK)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_what_cannot_start_leaves_no_trace(tmp_path: Path) -> None:
