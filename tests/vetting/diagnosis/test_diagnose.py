@@ -99,7 +99,7 @@ def test_a_fault_in_the_tensors(
 ) -> None:
     found = ask(broken(trained, tmp_path / "changed", change))
     assert found.cause == cause, to_text(found)
-    assert found.confidence > 0.8
+    assert found.confidence > 0.6
 
 
 @pytest.mark.parametrize(

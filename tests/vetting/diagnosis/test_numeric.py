@@ -94,7 +94,7 @@ def test_inputs_that_do_not_matter() -> None:
     assert best(numeric.spread_weights(0.4, 0.0, 0.1, 0.0, 0.9)) == "hard_labels"
     assert max(numeric.spread_weights(0.3, 0.0, 0.1, 0.2, 0.3).values()) < 0
     assert best(numeric.input_weights(6.0, 0.2, 6.0)) == "ignores_input"
-    assert numeric.input_weights(0.1, 8.0, 6.0)["ignores_input"] < -3
+    assert numeric.input_weights(0.1, 8.0, 6.0)["ignores_input"] < -1
 
 
 def test_the_base_by_alignment() -> None:
@@ -121,6 +121,17 @@ def test_canaries_tell_a_revision_from_a_stranger() -> None:
     near, far = (numeric.canary_weights("other_base", 1.0, 0.2, distance) for distance in (0.3, 9.0))
     assert (best(near), best(far)) == ("wrong_revision", "wrong_base")
     assert max(numeric.canary_weights("reproduced", 1.0, 0.0, 0.0).values()) < 0
+
+
+def test_a_base_that_makes_no_sense() -> None:
+    assert best(numeric.sense_weights(1.23)) == "tokenizer_mismatch"
+    assert best(numeric.sense_weights(1.0)) == "wrong_base"
+    assert numeric.sense_weights(0.3)["tokenizer_mismatch"] < 0
+
+
+def test_tokens_out_of_their_order() -> None:
+    assert numeric.token_order_weights(1.0) == {}
+    assert best(numeric.token_order_weights(0.6)) == "tokenizer_mismatch"
 
 
 def test_all_speak_of_known_causes() -> None:

@@ -88,6 +88,10 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         on_answers.judge_answers,
     ),
     _experiment(
+        "base_text", "does the base itself predict plain text?", "tokenizer_mismatch wrong_base wrong_revision",
+        ("base",), 0.5, on_base.read_text,
+    ),
+    _experiment(
         "alignment", "do its directions belong to this base's activations?",
         "wrong_base healthy hard_task broken_weights wrong_revision", ("base",), 1, on_base.align_base,
     ),

@@ -76,6 +76,7 @@ def skill_weights(auc: float, error: float, gain_z: float, base_auc: float) -> W
         works |= {"no_effect": -6.0, "ignores_input": -5.0, "inverted": -7.0, "wrong_base": -2.5}
         strong = not error > 0 or auc >= 0.75
         more = 2.5 if strong else 1.0
+        works["ignores_input"] = -5.0 if strong else -1.0
         return works | {
             "healthy": more,
             "hard_task": -3.0 if strong else 0.0,
@@ -90,7 +91,8 @@ def skill_weights(auc: float, error: float, gain_z: float, base_auc: float) -> W
         refuted = dict.fromkeys(("broken_weights", "ignores_input", "prompt_mismatch"), -2.0) | {"wrong_base": -1.0}
         return refuted | {"inverted": 6.0, "no_effect": -5.0, "not_applied": -4.0, "healthy": -7.0, "hard_task": -5.0}
     if z < HINT and gain_z < SURE:
-        failing = {"healthy": -4.0, "inverted": -3.0, "over_scaled": -0.5, "under_scaled": -0.5}
+        # On a relative of its base it would still do something of what it learned.
+        failing = {"healthy": -4.0, "inverted": -3.0, "over_scaled": -0.5, "under_scaled": -0.5, "wrong_revision": -1.5}
         return failing | {"hard_task": 1.0, "wrong_base": 1.0, "broken_weights": 0.5, "prompt_mismatch": 0.5}
     return {"inverted": -2.0, "no_effect": -2.0, "not_applied": -2.0}
 
@@ -138,8 +140,8 @@ def format_weights(margin_z: float, gain_z: float, here_z: float, ranking_z: flo
         return {"prompt_mismatch": 1.5, "healthy": -0.5}
     if here_z >= SURE:
         return {"prompt_mismatch": -5.0}
-    # It is no better under any of them; but not every format that exists was tried.
-    return {"prompt_mismatch": -2.0}
+    # It is no better under any of them; but not every format that exists was tried, and no other task.
+    return {"prompt_mismatch": -0.5}
 
 
 def repair_weights(gain_z: float, auc_z: float, changed: bool) -> Weights:
@@ -176,7 +178,8 @@ def input_weights(auc_shuffled_z: float, drop_z: float, skill_z: float) -> Weigh
     """drop_z: how much less probable the gold answers are with the texts of other rows. skill_z: with their own, how
     far the answers are better than chance."""
     if drop_z >= SURE:
-        return {"ignores_input": -4.0, "no_effect": -1.0}
+        # A trace of the input is left in answers that hardly vary, too.
+        return {"ignores_input": -2.0, "no_effect": -1.0}
     if skill_z >= SURE and auc_shuffled_z >= SURE:
         return {"ignores_input": 3.0, "healthy": -2.0}
     return {}
@@ -235,7 +238,7 @@ def alignment_weights(decided: str, p_true: float) -> Weights:
 def stranger_weights(strangers: int, layers: int) -> Weights:
     """strangers: layers that lie in no directions of the base, while the others clearly do."""
     if strangers and layers - strangers >= 1:
-        return {"broken_weights": 3.5, "wrong_base": 3.0, "wrong_revision": 1.5, "healthy": -1.5, "hard_task": -1.5}
+        return {"broken_weights": 6.0, "wrong_base": 5.0, "wrong_revision": 2.0, "healthy": -4.0, "hard_task": -4.0}
     return {}
 
 
@@ -245,6 +248,20 @@ def order_weights(layers: int, torn: int, in_place: int) -> Weights:
     if torn >= max(2, layers // 4):
         return {"broken_weights": 6.0, "healthy": -5.0, "hard_task": -4.0, "wrong_base": -3.0, "prompt_mismatch": -2.0}
     return {"broken_weights": -1.5} if in_place >= 0.8 * layers else {}
+
+
+def sense_weights(ratio: float) -> Weights:
+    """ratio: the base's loss on plain text over that of guessing evenly. Sound bases of the zoo have 0.59 to 0.70, with
+    untrained weights 1.00, with layers of another model up to 1.01, with permuted tokens 1.21 to 1.24."""
+    if not math.isfinite(ratio):
+        return {"wrong_base": 2.0, "healthy": -4.0, "hard_task": -4.0}
+    unsound = {"healthy": -5.0, "hard_task": -5.0, "prompt_mismatch": -3.0, "over_scaled": -2.0, "under_scaled": -2.0}
+    if ratio > 1.08:
+        return unsound | {"tokenizer_mismatch": 6.0, "wrong_base": 3.0, "wrong_revision": 1.0}
+    if ratio > 0.95:
+        # It knows nothing; an adapter may have been trained on it all the same, which the alignment tells.
+        return {"wrong_base": 2.0, "wrong_revision": 1.0, "tokenizer_mismatch": 0.5, "healthy": -1.0}
+    return {"tokenizer_mismatch": -2.5} if ratio < 0.85 else {}
 
 
 def token_order_weights(ascending: float) -> Weights:

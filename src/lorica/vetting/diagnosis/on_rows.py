@@ -14,6 +14,10 @@ from lorica.vetting.diagnosis.evidence import Evidence
 from lorica.vetting.diagnosis.trial import Comparison, Floats, Scored, Trial, auc_error, compare, divergence
 from lorica.vetting.diagnosis.variants import Repair
 
+# Log-odds between two plateaus; values that are nearer each other are no labels, only hardly spread at all.
+_PLATEAUS_APART = 2.0
+_FLAWLESS = 0.495  # of AUC from one half, either way
+
 
 def ready(context: Context) -> tuple[Trial, Subject] | None:
     """The trial and the adapter in it; None when there are no labelled rows, or the engine takes the adapter in no
@@ -61,7 +65,7 @@ def skill(context: Context) -> list[Evidence]:
     gain, (auc, error) = compare(scored, base), trial.auc(scored)
     text = f"the right answers are {gain_text(gain)} than without it, n={len(trial.rows)}{skill_text(auc, error)}"
     told = [evidence("skill", text, "skill", numeric.skill_weights(auc, error, gain.z, trial.auc(base)[0]))]
-    if trial.task.settings.method != "generate":
+    if trial.task.settings.method != "generate" and context.means.answers is None:
         # What spoils generated answers is then not to blame for these.
         text = "the answers are probabilities of choices: nothing is generated or parsed"
         told.append(evidence("method", text, "method", {"generation_settings": -2.0, "parser_fallbacks": -2.0}))
@@ -71,7 +75,7 @@ def skill(context: Context) -> list[Evidence]:
         text = f"it changes the probabilities of {changed:.0%} of the rows (divergence {kl:.2g} nats)"
         told.append(evidence("change", text, "change", numeric.change_weights(changed, 1.0 if math.isnan(kl) else kl)))
     if scored.vectors:
-        told.append(_spread(scored, base))
+        told.append(_spread(scored, base, right=abs(auc - 0.5) >= _FLAWLESS))
     return told
 
 
@@ -155,12 +159,13 @@ def _what_was_mended(repair: Repair) -> str:
     return ", ".join(filter(None, done)) or "nothing but its complete pairs"
 
 
-def _spread(scored: Scored, base: Scored) -> Evidence:
+def _spread(scored: Scored, base: Scored, *, right: bool) -> Evidence:
     first = scored.first
     spread, before = float(np.std(first)), float(np.std(base.first))
     saturated = float(np.mean((first < 0.001) | (first > 0.999)))
     one_sided = max(float(np.mean(first < 0.02)), float(np.mean(first > 0.98)))
-    plateaus = _plateaus(first)
+    # Two values that are right leave no ranking to be missed.
+    plateaus = 0.0 if right else _plateaus(first)
     if spread < 1e-4:
         text = "it gives every row the same probability"
     else:
@@ -174,7 +179,7 @@ def _plateaus(first: Floats) -> float:
     """Share of rows within 0.1 of the middle log-odds of their side of one half; 0 where nearly all are on one side."""
     odds = np.log(np.clip(first, 1e-9, 1 - 1e-9)) - np.log(np.clip(1 - first, 1e-9, 1 - 1e-9))
     sides = [odds[odds < 0], odds[odds >= 0]]
-    if min(map(len, sides)) < 0.1 * len(odds):
+    if min(map(len, sides)) < 0.1 * len(odds) or float(np.median(sides[1]) - np.median(sides[0])) < _PLATEAUS_APART:
         return 0.0
     return float(sum(np.sum(np.abs(side - np.median(side)) < 0.1) for side in sides) / len(odds))
 

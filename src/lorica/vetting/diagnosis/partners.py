@@ -71,7 +71,8 @@ def find_partners(weights: Path, layout: Layout) -> Partners:
 
 def _beside(factor: NDArray[np.float32], *, rows: bool) -> Floats:
     """The entries beside the diagonal of A A^T (rows) or B^T B, centred and of length 1; zeros where undefined."""
-    values = np.nan_to_num(factor.astype(np.float64), posinf=0.0, neginf=0.0)
+    with np.errstate(invalid="ignore"):  # some patterns of NaN cannot be widened silently
+        values = np.nan_to_num(factor.astype(np.float64), posinf=0.0, neginf=0.0)
     scale = np.abs(values).max()
     values = values / scale if scale > 0 else values
     gram = values @ values.T if rows else values.T @ values

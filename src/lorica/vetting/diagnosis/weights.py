@@ -164,7 +164,7 @@ SPECIFIC: dict[str, Weights] = {
     "L451": _doubt("ignores_input", 3.0, parser_fallbacks=1.0, no_effect=1.0, under_scaled=1.0),
     "L452": _doubt("hard_labels", 5.0, ignores_input=-1.0),
     "L453": _sure("broken_weights", 3.0, parser_fallbacks=2.0),
-    "L454": {"parser_fallbacks": 1.5, "generation_settings": 1.0, "healthy": -1.0},
+    "L454": _doubt("generation_settings", 3.0, parser_fallbacks=3.0),
     "L456": _doubt("hard_labels", 3.5, over_scaled=1.5),
     "L457": _doubt("parser_fallbacks", 5.0),
     "L458": _doubt("parser_fallbacks", 6.0),
