@@ -30,7 +30,7 @@ from lorica.adapters.config import read_adapter_config
 from lorica.adapters.header import read_header
 from lorica.adapters.layout import read_layout
 from lorica.adapters.specimen import Specimen
-from lorica.vetting.alignment import Alignment, align, collect
+from lorica.vetting.base.alignment import Alignment, align, collect
 
 # 4, 10 and 19 updates; the extreme ranks.
 HARD = (

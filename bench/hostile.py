@@ -35,8 +35,8 @@ from lorica.adapters.config import AdapterConfig, parse_adapter_config
 from lorica.adapters.header import header_bytes
 from lorica.errors import LoricaError
 from lorica.vetting.codes import CODES
-from lorica.vetting.files import examine_files
-from lorica.vetting.sources import find_sources
+from lorica.vetting.files.examine import examine_files
+from lorica.vetting.files.sources import find_sources
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 MODULE = "base_model.model.model.layers.{}.self_attn.{}.lora_{}.weight"

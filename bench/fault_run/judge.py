@@ -22,10 +22,10 @@ from lorica.vetting.behaviour.setting import Setting, Workplace
 from lorica.vetting.check import Examination
 from lorica.vetting.codes import CODES
 from lorica.vetting.diagnosis import Means, diagnose
+from lorica.vetting.files.sources import find_sources
 from lorica.vetting.findings import Finding, judge
 from lorica.vetting.many import examine_all
 from lorica.vetting.scores import check_scores
-from lorica.vetting.sources import find_sources
 from lorica.vetting.tried import Bench
 
 Key = TypeVar("Key")

@@ -7,9 +7,9 @@ from pathlib import Path
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import save_adapter
 from lorica.adapters.specimen import Specimen
-from lorica.vetting.files import examine_files, opened
+from lorica.vetting.files.examine import examine_files, opened
+from lorica.vetting.files.sources import find_sources
 from lorica.vetting.findings import Finding
-from lorica.vetting.sources import find_sources
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _Q = "base_model.model.model.layers.0.self_attn.q_proj."

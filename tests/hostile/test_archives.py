@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from tests.hostile.folders import CONFIG, WEIGHTS, codes, examine, make_adapter
 
-from lorica.vetting.files import opened
-from lorica.vetting.sources import find_sources
+from lorica.vetting.files.examine import opened
+from lorica.vetting.files.sources import find_sources
 
 
 def make_zip(path: Path, folder: Path, *, inner: str = "a/", more: dict[str, bytes] | None = None) -> Path:
@@ -150,7 +150,7 @@ def test_archives_made_to_harm(case: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lorica.vetting.archives.MAX_MEMBERS", 3)
+    monkeypatch.setattr("lorica.vetting.files.archives.MAX_MEMBERS", 3)
     folder = make_adapter(tmp_path / "adapter")
     more = {f"a/{number}.txt": b"" for number in range(5)}
     assert codes(examine(make_zip(tmp_path / "x.zip", folder, more=more))[1]) == ["L081"]
@@ -166,7 +166,7 @@ def test_a_healthy_archive_is_read_and_removed(mode: str, tmp_path: Path) -> Non
     archive = make_zip(tmp_path / "x.zip", folder) if mode == "zip" else make_tar(tmp_path / "x.tar", folder, mode)
     (source,) = find_sources([archive])
     with opened(source) as ready:
-        from lorica.vetting.files import examine_files
+        from lorica.vetting.files.examine import examine_files
 
         specimen, findings = examine_files(ready)
         assert specimen is not None

@@ -100,8 +100,8 @@ def test_spoilt_folders(case: str, tmp_path: Path) -> None:
 
 
 def test_both_missing(tmp_path: Path) -> None:
-    from lorica.vetting.files import examine_files
-    from lorica.vetting.sources import Source
+    from lorica.vetting.files.examine import examine_files
+    from lorica.vetting.files.sources import Source
 
     (tmp_path / "notes.txt").write_text("nothing")
     specimen, findings = examine_files(Source(name="x", given=tmp_path, kind="folder", place=tmp_path))

@@ -30,10 +30,10 @@ from lorica.records import Message  # noqa: E402
 from lorica.training.loop import train  # noqa: E402
 from lorica.training.progress import Silent  # noqa: E402
 from lorica.training.types import Example, TrainSettings  # noqa: E402
-from lorica.vetting import directions as seeing  # noqa: E402
-from lorica.vetting.alignment import Alignment, align, check_alignment, collect  # noqa: E402
-from lorica.vetting.consistency import Spread, consistency  # noqa: E402
-from lorica.vetting.surrogates import Surrogates  # noqa: E402
+from lorica.vetting.base import directions as seeing  # noqa: E402
+from lorica.vetting.base.alignment import Alignment, align, check_alignment, collect  # noqa: E402
+from lorica.vetting.base.consistency import Spread, consistency  # noqa: E402
+from lorica.vetting.base.surrogates import Surrogates  # noqa: E402
 
 SHAPE = replace(
     TINY,

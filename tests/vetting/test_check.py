@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lorica.vetting import check
+from lorica.vetting.files.sources import Source
 from lorica.vetting.many import examine_all
-from lorica.vetting.sources import Source
 
 
 def test_a_mistake_of_ours_leaves_one_adapter_unchecked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 from tests.vetting.numbers_fixtures import Arrays, change, factors, healthy, specimen, write
 
 from lorica.adapters.config import AdapterConfig
-from lorica.vetting.duplicates import Entry, check_duplicates, cosine
 from lorica.vetting.findings import Finding
-from lorica.vetting.numbers import check_numbers
+from lorica.vetting.numbers.check import check_numbers
+from lorica.vetting.numbers.duplicates import Entry, check_duplicates, cosine
 
 
 def entry(folder: Path, arrays: Arrays, *, dtype: str = "F32", alpha: float = 16, base: str | None = None) -> Entry:

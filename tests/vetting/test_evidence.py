@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.vetting.specimens import pairs, specimen
 
-from lorica.vetting.evidence import training_evidence
+from lorica.vetting.claims.evidence import training_evidence
 
 PLAIN = pairs({"self_attn.q_proj": (32, 32)}, range(2))
 

@@ -16,8 +16,8 @@ from tests.vetting.specimens import codes, pairs, specimen, specimen_of
 import lorica.models
 from lorica.adapters.header import header_bytes
 from lorica.errors import ModelError
+from lorica.vetting.base.fit import check_fit
 from lorica.vetting.findings import Finding
-from lorica.vetting.fit import check_fit
 
 TINY = Path(lorica.models.__file__).parent / "lorica_tiny"
 SMALL = {
@@ -379,7 +379,7 @@ def _wider(values: Mapping[str, Any]) -> dict[str, int]:
 
 
 def test_fitting_needs_no_torch() -> None:
-    code = "import sys, lorica.vetting.fit; print(' '.join(sys.modules))"
+    code = "import sys, lorica.vetting.base.fit; print(' '.join(sys.modules))"
     source = Path(lorica.models.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=source)
     loaded = {name.split(".")[0] for name in done.stdout.split()}

@@ -17,8 +17,8 @@ from lorica.adapters.header import header_bytes
 from lorica.vetting.causes import CAUSES
 from lorica.vetting.codes.numbers import NUMBERS
 from lorica.vetting.findings import Finding
-from lorica.vetting.numbers import Numbers, check_numbers
-from lorica.vetting.spectra import scalings
+from lorica.vetting.numbers.check import Numbers, check_numbers
+from lorica.vetting.numbers.spectra import scalings
 
 
 def check(
@@ -318,7 +318,7 @@ def test_a_file_that_became_shorter(tmp_path: Path) -> None:
 
 
 def test_no_torch_is_needed() -> None:
-    code = "import sys, lorica.vetting.duplicates; print(sorted({'torch', 'scipy', 'hydra'} & set(sys.modules)))"
+    code = "import sys, lorica.vetting.numbers.duplicates; print(sorted({'torch', 'scipy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

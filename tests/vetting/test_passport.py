@@ -21,10 +21,10 @@ from lorica.engines.base import Engine, EngineSettings
 from lorica.pipeline.provenance import base_digest
 from lorica.prompts.encoder import Encoder
 from lorica.vetting.canaries import check_canaries
-from lorica.vetting.files import examine_files
+from lorica.vetting.files.examine import examine_files
+from lorica.vetting.files.sources import find_sources
 from lorica.vetting.findings import Finding
 from lorica.vetting.passport import check_passport
-from lorica.vetting.sources import find_sources
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lorica.vetting.pickles import HARMLESS, scan_pickle
+from lorica.vetting.files.pickles import HARMLESS, scan_pickle
 
 
 class Evil:

@@ -10,8 +10,8 @@ import pytest
 from tests.hostile.folders import CONFIG, WEIGHTS, make_adapter
 
 from lorica.errors import AdapterError
-from lorica.vetting.files import examine_files
-from lorica.vetting.sources import Source, find_sources
+from lorica.vetting.files.examine import examine_files
+from lorica.vetting.files.sources import Source, find_sources
 
 
 def names(*places: Path) -> list[str]:

@@ -15,7 +15,7 @@ from tests.vetting.specimens import Shapes, codes, pairs, specimen, specimen_of
 from lorica.adapters.names import PREFIX
 from lorica.vetting.causes import CAUSES
 from lorica.vetting.codes.structure import STRUCTURE
-from lorica.vetting.structure import check_structure
+from lorica.vetting.structure.check import check_structure
 
 Q, V = "self_attn.q_proj", "self_attn.v_proj"
 QV = {Q: (32, 32), V: (32, 16)}
@@ -390,7 +390,7 @@ def test_all_titles_end_without_a_full_stop_and_name_known_causes() -> None:
 
 
 def test_nothing_heavy_is_imported() -> None:
-    code = "import sys, lorica.vetting.structure; print(' '.join(sys.modules))"
+    code = "import sys, lorica.vetting.structure.check; print(' '.join(sys.modules))"
     source = Path(__file__).resolve().parents[2] / "src"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=source)
     loaded = {name.split(".")[0] for name in done.stdout.split()}

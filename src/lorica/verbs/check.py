@@ -90,8 +90,8 @@ def _run(given: argparse.Namespace) -> int:
     # The matrices are small: threads would only wait for one another. It counts when numpy is imported, which is here,
     # so that a mistaken command line is answered at once.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from lorica.vetting.files.sources import find_sources
     from lorica.vetting.many import examine_all
-    from lorica.vetting.sources import find_sources
 
     sources = find_sources(given.paths)
     top = 4 if given.level is None else given.level

@@ -10,7 +10,7 @@ import msgspec
 from lorica.reports.page import Cell, Report, Section, Table, clean
 from lorica.reports.table import plain_table
 from lorica.vetting.check import Examination
-from lorica.vetting.evidence import Evidence
+from lorica.vetting.claims.evidence import Evidence
 from lorica.vetting.findings import LEVELS, Finding
 from lorica.vetting.profile import Profile
 from lorica.vetting.ranking import Place

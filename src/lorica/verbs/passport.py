@@ -211,9 +211,9 @@ def _check(given: argparse.Namespace) -> int:
 
 def _verify(given: argparse.Namespace) -> tuple[list[Any], bool]:
     """Findings, and whether there was a passport to judge by."""
-    from lorica.vetting.files import examine_files
+    from lorica.vetting.files.examine import examine_files
+    from lorica.vetting.files.sources import find_sources
     from lorica.vetting.passport import check_passport
-    from lorica.vetting.sources import find_sources
 
     sources = find_sources([given.adapter])
     if len(sources) != 1:

@@ -10,15 +10,15 @@ from lorica.adapters.document import short_text
 from lorica.adapters.fingerprint import Match, match, shapes_of
 from lorica.adapters.layout import Layout, read_layout
 from lorica.adapters.specimen import Specimen
-from lorica.vetting.claims import check_claims
-from lorica.vetting.evidence import Evidence, training_evidence
-from lorica.vetting.files import examine_files
+from lorica.vetting.claims.check import check_claims
+from lorica.vetting.claims.evidence import Evidence, training_evidence
+from lorica.vetting.files.examine import examine_files
+from lorica.vetting.files.sources import Source
 from lorica.vetting.findings import Finding, Verdict, finding, judge
-from lorica.vetting.numbers import Numbers, check_numbers
+from lorica.vetting.numbers.check import Numbers, check_numbers
 from lorica.vetting.passport import check_passport
 from lorica.vetting.profile import Profile, profile
-from lorica.vetting.sources import Source
-from lorica.vetting.structure import check_structure
+from lorica.vetting.structure.check import check_structure
 
 
 class Examination(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from lorica.vetting.check import Examination, examine
-from lorica.vetting.duplicates import check_duplicates
-from lorica.vetting.sources import Source
-from lorica.vetting.unpack import opened
+from lorica.vetting.files.sources import Source
+from lorica.vetting.files.unpack import opened
+from lorica.vetting.numbers.duplicates import check_duplicates
 
 OnDone = Callable[[int], None]
 

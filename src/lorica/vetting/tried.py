@@ -15,8 +15,10 @@ from lorica.adapters.specimen import Specimen
 from lorica.errors import AdapterError, EngineError, LoricaError
 from lorica.records import Row
 from lorica.tasks.base import TaskSettings
-from lorica.vetting.alignment import align, check_alignment, collect
-from lorica.vetting.base_sense import check_sense, sense
+from lorica.vetting.base.alignment import align, check_alignment, collect
+from lorica.vetting.base.directions import Directions
+from lorica.vetting.base.fit import check_fit
+from lorica.vetting.base.sense import check_sense, sense
 from lorica.vetting.behaviour.asking import OnDone
 from lorica.vetting.behaviour.examine import examine_behaviour
 from lorica.vetting.behaviour.measures import Behaviour
@@ -24,9 +26,7 @@ from lorica.vetting.behaviour.probes import TASKS
 from lorica.vetting.behaviour.setting import Setting, Workplace
 from lorica.vetting.canaries import check_canaries
 from lorica.vetting.check import Examination
-from lorica.vetting.directions import Directions
 from lorica.vetting.findings import Finding
-from lorica.vetting.fit import check_fit
 from lorica.vetting.passport import check_passport
 
 

@@ -199,8 +199,8 @@ class Context:
 
     def alignment(self, base: Path | None) -> Any:
         """The adapter's `Alignment` with a base; None when it cannot be had."""
-        from lorica.vetting.alignment import align
-        from lorica.vetting.directions import collect
+        from lorica.vetting.base.alignment import align
+        from lorica.vetting.base.directions import collect
 
         if base is None or self.layout is None or self.specimen.weights is None:
             return None

@@ -16,9 +16,9 @@ from lorica.vetting.diagnosis.context import Context, Means
 from lorica.vetting.diagnosis.evidence import NONE, Evidence, Hypothesis, weigh
 from lorica.vetting.diagnosis.experiments import EXPERIMENTS, GIVE, Experiment, Need
 from lorica.vetting.diagnosis.settle import next_command, settling
+from lorica.vetting.files.sources import Source, find_sources
+from lorica.vetting.files.unpack import opened
 from lorica.vetting.findings import Finding
-from lorica.vetting.sources import Source, find_sources
-from lorica.vetting.unpack import opened
 
 # A cause this probable is named without further experiments. What says that nothing is wrong with the adapter is only
 # ever what is left when every experiment that could refute it was run.

@@ -213,7 +213,7 @@ def spread_weights(spread: float, saturated: float, base_spread: float, one_side
 
 
 def alignment_weights(decided: str, p_true: float) -> Weights:
-    """decided, p_true: see `lorica.vetting.alignment.Alignment`. Its own benches say how seldom it errs: a match or a
+    """decided, p_true: see `vetting.base.alignment.Alignment`. Its own benches say how seldom it errs: a match or a
     mismatch is wrong less than once in a thousand pairs of adapters and bases."""
     if decided == "match":
         return {"wrong_base": -6.0, "wrong_size": -2.0, "unsupported": -2.0, "no_effect": -1.0}

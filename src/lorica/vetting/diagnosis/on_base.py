@@ -13,11 +13,11 @@ from lorica.adapters.layout import Layout, layer_number
 from lorica.adapters.passport import PASSPORT_NAME
 from lorica.errors import LoricaError
 from lorica.records import Choose
+from lorica.vetting.base.sample_text import SAMPLE_TEXTS
 from lorica.vetting.diagnosis import numeric
 from lorica.vetting.diagnosis.checks import from_clean, from_findings
 from lorica.vetting.diagnosis.context import Context
 from lorica.vetting.diagnosis.evidence import Evidence
-from lorica.vetting.sample_text import SAMPLE_TEXTS
 
 # Mean scores of a layer's modules, in standard deviations: layers of healthy adapters of the zoo have 2.2 to 9.9, those
 # of an adapter of another base -0.2 to 0.1.
@@ -31,7 +31,7 @@ _FEW_SHUFFLES = 16
 
 def fit_base(context: Context) -> list[Evidence]:
     """Do the tensors' shapes fit the base's layers? (Its config and headers are read, not its weights.)"""
-    from lorica.vetting.fit import check_fit
+    from lorica.vetting.base.fit import check_fit
 
     base, layout = context.means.base, context.layout
     if base is None or layout is None:
@@ -43,7 +43,7 @@ def fit_base(context: Context) -> list[Evidence]:
 
 def fit_elsewhere(context: Context) -> list[Evidence]:
     """Do the shapes fit one of the bases that were named with --expected-base, where they do not fit --base?"""
-    from lorica.vetting.fit import check_fit
+    from lorica.vetting.base.fit import check_fit
 
     if context.layout is None or not context.means.expected:
         return []
@@ -61,7 +61,7 @@ def fit_elsewhere(context: Context) -> list[Evidence]:
 
 def align_base(context: Context) -> list[Evidence]:
     """Do the adapter's directions lie where this base's activations and gradients lie?"""
-    from lorica.vetting.alignment import check_alignment
+    from lorica.vetting.base.alignment import check_alignment
 
     alignment = context.alignment(context.means.base)
     if alignment is None:
@@ -135,8 +135,8 @@ def read_text(context: Context) -> list[Evidence]:
 
 def order_layers(context: Context) -> list[Evidence]:
     """Each layer's update at the place of every other one: does it lie better in another layer's directions?"""
-    from lorica.vetting.alignment import align
-    from lorica.vetting.directions import collect
+    from lorica.vetting.base.alignment import align
+    from lorica.vetting.base.directions import collect
 
     base, layout = context.means.base, context.layout
     if base is None or layout is None:

@@ -1,0 +1,285 @@
+"""Was this adapter trained on this base model? Told from its weights and the base's activations, without provenance.
+
+The gradient of A is (B^T delta) x^T and that of B is delta (A x)^T, where x are the layer's inputs and delta the
+gradients at its outputs. So training turns the update BA towards directions that inputs and gradients of its own base
+use. The score compares how much of the update lies there with how much lies in shuffled stand-ins for unrelated bases
+(`surrogates`); docs/alignment.md explains the test, its calibration and its limits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from lorica.adapters.arrays import read_array
+from lorica.adapters.layout import Factors, Layout, layer_number
+from lorica.adapters.specimen import Specimen
+from lorica.errors import AdapterError
+from lorica.vetting.base.consistency import Spread, consistency
+from lorica.vetting.base.directions import Array, Directions, Subspace, collect
+from lorica.vetting.base.surrogates import Permutations, Surrogates
+from lorica.vetting.findings import Finding, finding
+
+__all__ = ["Alignment", "align", "check_alignment", "collect"]
+
+SHUFFLES = 64
+# Scores of unrelated bases have mean 0 and standard deviation about 1 (docs/alignment.md).
+MATCH = 4.0
+MISMATCH = 3.0
+INFORMED = 4.0
+# Of one layer: below this it is at chance, and from this on it clearly belongs to the base.
+STRANGE, BELONGS = 2.0, 5.0
+# A healthy update is a small part of its base weight; all-linear, high-rank ones of tiny models reach 0.6.
+TOO_LARGE = 1.0
+NEGLIGIBLE = 1e-4
+
+_MOST_ROWS = 32  # singular directions of one update that are looked at; the rest carry next to nothing
+_CHUNK = 1 << 23  # elements of shuffled rows held at a time
+
+Decision = Literal["match", "mismatch", "undecided"]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What the test says.
+
+    score: standard deviations by which the update lies more in this base's directions than in shuffled stand-ins;
+    NaN when nothing could be tested. p_true: probability that the base is the right one or a relative, when that is
+    as likely as not beforehand. information: how far the adapter's modules agree with each other, in standard
+    deviations; training makes them agree, and without it no base can be told. effect: mean gain in log energy.
+    modules: path -> its own score. sizes: path -> norm of the update over that of the base weight. tested, pairs:
+    modules that could be tested, and that the adapter has.
+    """
+
+    score: float
+    p_true: float
+    information: float
+    effect: float
+    modules: dict[str, float]
+    sizes: dict[str, float]
+    tested: int
+    pairs: int
+    base: str
+    decided: Decision
+
+
+def align(specimen: Specimen, layout: Layout, directions: Directions, *, shuffles: int = SHUFFLES) -> Alignment:
+    """Compare an adapter with what was collected of a base. Modules whose shapes do not fit, or whose update is zero
+    or not finite, are left out. Raises AdapterError for weights that cannot be read."""
+    surrogates = Surrogates(hidden=directions.hidden, head_dim=directions.head_dim, count=shuffles)
+    gains: dict[str, list[Array]] = {}
+    spreads: list[Spread] = []
+    sizes: dict[str, float] = {}
+    for factors, rows, columns, norm in _updates(specimen, layout, directions):
+        path = factors.path
+        if directions.weights.get(path):
+            sizes[path] = norm / directions.weights[path]
+        order = surrogates.inputs(path, rows.shape[1])
+        found = [_gain(rows, directions.inputs[path], order)]
+        spreads.append(Spread("in", surrogates.axis_of_inputs(path, rows.shape[1]), rows))
+        turned = surrogates.outputs(path, columns.shape[1])
+        if turned is not None:
+            found.append(_gain(columns, directions.outputs[path], turned))
+            spreads.append(Spread("out", surrogates.axis_of_outputs(path, columns.shape[1]), columns))
+        gains[path] = found
+    return _conclude(layout, directions, gains, spreads, sizes)
+
+
+def check_alignment(alignment: Alignment) -> list[Finding]:
+    """At most one finding about the base, and one about the size of the update."""
+    facts = {
+        "score": _rounded(alignment.score),
+        "p_true": _rounded(alignment.p_true),
+        "information": _rounded(alignment.information),
+        "effect": _rounded(alignment.effect),
+        "tested": alignment.tested,
+        "pairs": alignment.pairs,
+    }
+    score = "not computed" if math.isnan(alignment.score) else f"{alignment.score:.1f}"
+    seen = f"alignment {score} with {alignment.base} over {alignment.tested} of {alignment.pairs} modules"
+    if alignment.decided == "match":
+        found = [finding("L320", seen, expected=f"at least {MATCH:g} for the right base", facts=facts)]
+    elif alignment.decided == "mismatch":
+        told = (
+            f"{seen}, as of an unrelated model, though its modules agree with each other ({alignment.information:.1f})"
+        )
+        found = [finding("L321", told, expected=f"at least {MATCH:g} for the right base or a relative", facts=facts)]
+    else:
+        why = "no module could be tested" if not alignment.tested else "it was hardly trained, or the score is between"
+        expected = f"at least {MATCH:g}, or below {MISMATCH:g} with an agreement of {INFORMED:g} or more"
+        found = [finding("L322", f"{seen}: {why}", expected=expected, facts=facts)]
+    return found + _strange_layers(alignment) + _size_findings(alignment)
+
+
+def _strange_layers(alignment: Alignment) -> list[Finding]:
+    """Layers at chance in an adapter whose other layers clearly belong to this base: they came from elsewhere.
+
+    Only where a good part of the layers is so: among many layers of a weak adapter one or two are at chance, too.
+    """
+    if alignment.decided != "match" or alignment.information < INFORMED:
+        return []
+    by_layer: dict[int, list[float]] = {}
+    for path, score in alignment.modules.items():
+        layer = layer_number(path)
+        if layer is not None:
+            by_layer.setdefault(layer, []).append(score)
+    scores = {layer: sum(each) / math.sqrt(len(each)) for layer, each in by_layer.items()}
+    strange = sorted(layer for layer, score in scores.items() if score < STRANGE)
+    others = [score for layer, score in scores.items() if layer not in strange]
+    if not strange or len(strange) < len(scores) / 4 or not others or float(np.median(others)) < BELONGS:
+        return []
+    layers = ", ".join(map(str, strange[:8])) + (", ..." if len(strange) > 8 else "")
+    text = f"layers {layers} of {len(scores)} are at chance (below {STRANGE:g}), the others at {np.median(others):.1f}"
+    facts = {"layers": strange, "of": len(scores), "others": _rounded(float(np.median(others)))}
+    return [finding("L323", text, expected="all layers trained on one base", facts=facts)]
+
+
+def _size_findings(alignment: Alignment) -> list[Finding]:
+    if not alignment.sizes:
+        return []
+    largest = max(alignment.sizes, key=lambda path: alignment.sizes[path])
+    most, median = alignment.sizes[largest], float(np.median(list(alignment.sizes.values())))
+    over = sum(size > TOO_LARGE for size in alignment.sizes.values())
+    facts = {"median": _rounded(median), "largest": _rounded(most), "over": over, "modules": len(alignment.sizes)}
+    seen = f"the update is {median:.2g} times its base weight in the median module, at most {most:.2g} ({largest})"
+    if median > TOO_LARGE:
+        return [finding("L330", seen, expected=f"below {TOO_LARGE:g}; 0.001 to 0.5 is usual", facts=facts)]
+    if most < NEGLIGIBLE:
+        return [finding("L331", seen, expected=f"above {NEGLIGIBLE:g}; 0.001 to 0.5 is usual", facts=facts)]
+    return [finding("L332", seen, facts=facts)]
+
+
+def _updates(
+    specimen: Specimen, layout: Layout, directions: Directions
+) -> Iterator[tuple[Factors, Array, Array, float]]:
+    """(module, right singular rows [k, in], left singular rows [k, out], norm of the scaled update) of each module
+    that can be tested. Squared norms of the rows are the singular values, as shares of their sum."""
+    if specimen.weights is None:
+        return
+    for factors in layout.pairs:
+        seen, wanted = directions.inputs.get(factors.path), directions.outputs.get(factors.path)
+        shape_a, shape_b = layout.shape(factors.a), layout.shape(factors.b)
+        if factors.embedding or seen is None or wanted is None or len(shape_a) != 2 or len(shape_b) != 2:
+            continue
+        if shape_a[0] != shape_b[1] or shape_a[1] != seen.width or shape_b[0] != wanted.width:
+            continue
+        a = read_array(specimen.weights, layout.tensors[factors.a])
+        b = read_array(specimen.weights, layout.tensors[factors.b])
+        found = _factorise(a, b)
+        if found is not None:
+            rows, columns, norm = found
+            yield factors, rows, columns, norm * _scaling(specimen, factors.path)
+
+
+def _factorise(a: Array, b: Array) -> tuple[Array, Array, float] | None:
+    """a [r, in], b [out, r] -> singular rows of BA weighted by the roots of its singular values, and its norm."""
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return None
+    try:
+        left, upper = np.linalg.qr(b.astype(np.float64))
+        turned, values, right = np.linalg.svd(upper @ a.astype(np.float64), full_matrices=False)
+    except np.linalg.LinAlgError:
+        return None
+    norm = float(np.sqrt(np.square(values).sum()))
+    if not math.isfinite(norm) or norm <= 0:
+        return None
+    kept = (values > 1e-5 * values[0])[:_MOST_ROWS].nonzero()[0]
+    weights = np.sqrt(values[kept] / values[kept].sum())[:, None]
+    rows: Array = (right[kept] * weights).astype(np.float32)
+    columns: Array = ((left @ turned[:, kept]).T * weights).astype(np.float32)
+    return rows, columns, norm
+
+
+def _scaling(specimen: Specimen, path: str) -> float:
+    if specimen.config is None:
+        return math.nan
+    try:
+        return abs(specimen.config.scaling(path))
+    except AdapterError:  # a pattern that is a regular expression
+        return math.nan
+
+
+def _gain(rows: Array, subspace: Subspace, orders: Permutations) -> Array:
+    """[1 + shuffles] log of the rows' energy in the subspace over what rows of any direction have.
+
+    Directions are weighted by the root of their energy: by the energy itself, one outlier dimension would decide.
+    """
+    weights = np.sqrt(subspace.energies)
+    rest = math.sqrt(max(0.0, subspace.rest))
+    mean = (float(weights.sum()) + rest * (subspace.width - len(weights))) / subspace.width
+    gains = np.clip(weights - rest, 0, None) / mean
+    seen = (subspace.vectors * np.sqrt(gains)[:, None]).T  # [width, k]
+    step = max(1, _CHUNK // rows.size)
+    found = []
+    for start in range(0, len(orders), step):
+        part = rows[:, orders[start : start + step]]  # [rows, shuffles, width]
+        energy = np.square(part.reshape(-1, subspace.width) @ seen).reshape(len(rows), part.shape[1], -1)
+        found.append(energy.sum((0, 2)))
+    logs: Array = np.log(np.concatenate(found) + rest / mean + 1e-12).astype(np.float32)
+    return logs
+
+
+def _conclude(
+    layout: Layout,
+    directions: Directions,
+    gains: dict[str, list[Array]],
+    spreads: Sequence[Spread],
+    sizes: dict[str, float],
+) -> Alignment:
+    # A [1 + shuffles] row per tested side of each module, in units of its own spread over the shuffles.
+    standard = {path: np.stack([_standardised(each) for each in found]) for path, found in gains.items()}
+    score, effect = math.nan, math.nan
+    if standard:
+        total = np.concatenate(list(standard.values())).mean(0)
+        score = float(_standardised(total)[0])
+        effect = float(np.mean([each[0] - each[1:].mean() for found in gains.values() for each in found]))
+    information = consistency(spreads)
+    decided: Decision = "undecided"
+    if score >= MATCH:
+        decided = "match"
+    elif score < MISMATCH and information >= INFORMED:
+        decided = "mismatch"
+    return Alignment(
+        score=score,
+        p_true=_probability(score, information),
+        information=information,
+        effect=effect,
+        modules={path: float(_standardised(each.mean(0))[0]) for path, each in standard.items()},
+        sizes={path: size for path, size in sizes.items() if math.isfinite(size)},
+        tested=len(standard),
+        pairs=len(layout.pairs),
+        base=directions.base.name,
+        decided=decided,
+    )
+
+
+def _standardised(values: Array) -> Array:
+    shuffled = values[1:]
+    found: Array = (values - shuffled.mean()) / max(float(shuffled.std(ddof=1)), 1e-9)
+    return found
+
+
+def _probability(score: float, information: float) -> float:
+    """By Bayes with even odds. Unrelated bases: standard normal. The right one: normal around what the information
+    lets expect, and a score above that speaks for it no less, nor one below 0 less than 0 does."""
+    if math.isnan(score):
+        return 0.5
+    informed = min(1.0, max(0.0, information) / INFORMED)
+    expected = _LEAST_EXPECTED * informed**2 + _MORE_EXPECTED * max(0.0, information)
+    spread = math.hypot(1.0, expected / 4)
+    reached = max(0.0, score)
+    towards = -0.5 * (min(0.0, reached - expected) / spread) ** 2 - math.log(spread)
+    against = -0.5 * reached**2
+    return 1 / (1 + math.exp(max(-700.0, min(700.0, against - towards))))
+
+
+# Scores on the right base are at least 6 where the modules agree, and grow with their agreement (docs/alignment.md).
+_LEAST_EXPECTED, _MORE_EXPECTED = 6.0, 0.6
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None

@@ -1,0 +1,285 @@
+"""Which directions a base model's activations and gradients use: a forward and a backward pass over some text.
+
+For each linear layer y = W x: the principal directions of its inputs x, and those of the gradients of the loss with
+respect to its outputs y. The loss is the model's own (targets drawn from its predictions), so no labels are needed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lorica.errors import ModelError, PromptError
+from lorica.models.attention import PackedAttention
+from lorica.models.decoder import Decoder
+from lorica.models.families import FAMILIES, read_json_object
+from lorica.models.weight_files import weight_files
+from lorica.models.weights import load_decoder
+from lorica.prompts.encoder import Encoder
+from lorica.records import Message
+from lorica.vetting.base.sample_text import SAMPLE_TEXTS
+
+Array = NDArray[np.float32]
+
+MAX_TOKENS = 1200  # of all texts together
+_LONGEST = 160  # tokens of one text
+KEPT = 256  # principal directions kept of one layer's inputs or output gradients
+_LOSS_POSITIONS = 512
+_SMALL = 300_000_000  # parameters up to which a model is computed in float32
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """Principal directions of some vectors of one width, uncentred.
+
+    vectors: [k, width] orthonormal rows. energies: [k] mean squares along them, falling. rest: mean square along each
+    of the other width - k directions.
+    """
+
+    vectors: Array
+    energies: Array
+    rest: float
+
+    @property
+    def width(self) -> int:
+        """The vectors' length."""
+        return int(self.vectors.shape[1])
+
+
+@dataclass(frozen=True)
+class Directions:
+    """What `collect` saw of one base. inputs, outputs: module path -> directions of its inputs and of its output
+    gradients. weights: module path -> Frobenius norm of its weight. hidden, head_dim: widths, 0 where unknown.
+    tokens: how many were run.
+    """
+
+    base: Path
+    inputs: dict[str, Subspace]
+    outputs: dict[str, Subspace]
+    weights: dict[str, float]
+    hidden: int
+    head_dim: int
+    tokens: int
+
+
+_CACHE: dict[tuple[object, ...], Directions] = {}
+
+
+def collect(base: Path, texts: Sequence[str] | None = None, *, max_tokens: int = MAX_TOKENS) -> Directions:
+    """Run texts (the shipped ones by default) through a base model; kept in memory for the next call.
+
+    Half of the tokens stand in the chat template's user turn, half alone. Models that the native decoder does not know
+    are run with transformers. Raises ModelError for a base that cannot be loaded or run, PromptError for one without a
+    usable tokenizer.
+    """
+    chosen = tuple(SAMPLE_TEXTS if texts is None else texts)
+    stamps = tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in weight_files(base))
+    key = (base.resolve(), stamps, chosen, max_tokens)
+    if key not in _CACHE:
+        rows = _encode(base, chosen, max_tokens)
+        _CACHE.clear()  # one base at a time: a large one's directions take a gigabyte
+        _CACHE[key] = _observe(base, rows)
+    return _CACHE[key]
+
+
+def _encode(base: Path, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+    encoder = Encoder.load(base)
+    rows: list[list[int]] = []
+    left = max_tokens
+    for text in texts:
+        if left < 8 or not text.strip():
+            continue
+        message = Message("user", text, ((0, len(text)),))
+        try:
+            chat = list(encoder.encode([message], max_tokens=_LONGEST, truncate="right").tokens)
+        except PromptError:
+            chat = []  # a template longer than that
+        for row in (chat, list(encoder.encode_choice(text))):
+            if len(row) > 1 and left >= 8:
+                rows.append(row[: min(_LONGEST, left)])
+                left -= len(rows[-1])
+    if not rows:
+        raise PromptError("there is no text to run through the base model", fix="give texts with at least two tokens")
+    return rows
+
+
+def _observe(base: Path, rows: Sequence[Sequence[int]]) -> Directions:
+    config = read_json_object(base / "config.json")
+    native = config.get("model_type") in FAMILIES and not config.get("quantization_config")
+    model = _precise(load_decoder(base) if native else _foreign(base))
+    layers = {name: module for name, module in model.named_modules() if _is_linear(name, module)}
+    longest = max(map(len, rows))
+    real = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    watch = _Watch(None if isinstance(model, Decoder) else real.flatten().bool())
+    with watch.on(model, layers):
+        if isinstance(model, Decoder):
+            _run_packed(model, rows)
+        else:
+            _run_padded(model, rows, real)
+    weights = {
+        name: float(weight.detach().float().norm())
+        for name, module in layers.items()
+        if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.is_floating_point()
+    }
+    return Directions(
+        base=base,
+        inputs=watch.inputs,
+        outputs=watch.outputs,
+        weights=weights,
+        hidden=_hidden(config),
+        head_dim=_head_dim(config),
+        tokens=sum(map(len, rows)),
+    )
+
+
+def _precise(model: nn.Module) -> nn.Module:
+    """In float32 where that is affordable, or needed: a CPU computes float16 slowly and without room for gradients."""
+    parameters = list(model.parameters())
+    small = sum(parameter.numel() for parameter in parameters) < _SMALL
+    return model.float() if small or parameters[0].dtype == torch.float16 else model
+
+
+def _foreign(base: Path) -> nn.Module:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype="auto", local_files_only=True, trust_remote_code=False, use_safetensors=True
+        )
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"{base}: transformers cannot load this model: {(str(error).splitlines() or ['no reason given'])[0][:200]}",
+            fix="give a folder with config.json and safetensors of an architecture that transformers knows",
+        ) from error
+    return cast(nn.Module, model.requires_grad_(False).eval())
+
+
+def _run_packed(decoder: Decoder, rows: Sequence[Sequence[int]]) -> None:
+    lengths = [len(row) for row in rows]
+    tokens = torch.tensor([token for row in rows for token in row])
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    hidden = decoder.hidden(tokens, positions, PackedAttention(lengths, decoder.config))
+    _backward(decoder.logits(hidden[_spread(len(tokens))]))
+
+
+def _run_padded(model: nn.Module, rows: Sequence[Sequence[int]], real: Tensor) -> None:
+    tokens = torch.tensor([[*row, *[0] * (real.shape[1] - len(row))] for row in rows])
+    logits = model(input_ids=tokens, attention_mask=real, use_cache=False).logits[real.bool()]
+    _backward(logits[_spread(len(logits))])
+
+
+def _backward(logits: Tensor) -> None:
+    """Backward from the model's own loss: targets [N] are drawn from its predictions [N, vocabulary]."""
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(_SEED)
+        targets = torch.multinomial(logits.float().softmax(-1), 1, generator=generator)[:, 0]
+    F.cross_entropy(logits.float(), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
+
+
+def _spread(count: int) -> Tensor:
+    # Every position's loss would need the whole vocabulary for each; evenly spread ones serve as well.
+    return torch.arange(0, count, max(1, -(-count // _LOSS_POSITIONS)))
+
+
+class _Watch:
+    """Hooks that reduce what passes through linear layers to its principal directions at once: no activations are
+    kept.
+
+    real: [rows * columns] which positions of a padded batch hold a token; None when there is no padding. Padding has
+    no gradient, so only inputs need it.
+    """
+
+    def __init__(self, real: Tensor | None) -> None:
+        self._real = real
+        self.inputs: dict[str, Subspace] = {}
+        self.outputs: dict[str, Subspace] = {}
+        self._last: tuple[Tensor, Subspace | None] | None = None
+
+    @contextmanager
+    def on(self, model: nn.Module, layers: dict[str, nn.Module]) -> Iterator[None]:
+        """Watch these layers; gradients start at the embedding, since no weight asks for one."""
+        asked = getattr(model, "get_input_embeddings", None)  # transformers' way; Lorica's decoder has one embedding
+        embedding = asked() if asked else next(each for each in model.modules() if isinstance(each, nn.Embedding))
+        handles = [embedding.register_forward_hook(lambda _, __, out: out.requires_grad_())]
+        handles += [module.register_forward_hook(self._hook(name)) for name, module in layers.items()]
+        try:
+            yield
+        finally:
+            self._last = None
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def seen(_: nn.Module, arguments: Any, out: Tensor) -> None:
+            given = arguments[0]
+            # q, k and v (gate and up) have one input.
+            if self._last is None or self._last[0] is not given:
+                self._last = (given, principal(self._tokens(given.detach())))
+            if (found := self._last[1]) is not None:
+                self.inputs[name] = found
+            out.register_hook(lambda gradient: self._gradient(name, gradient))  # type: ignore[no-untyped-call]
+
+        return seen
+
+    def _tokens(self, given: Tensor) -> Tensor:
+        flat = given.reshape(-1, given.shape[-1])
+        return flat if self._real is None or len(self._real) != len(flat) else flat[self._real]
+
+    def _gradient(self, name: str, gradient: Tensor) -> None:
+        if (found := principal(gradient.detach())) is not None:
+            self.outputs[name] = found
+
+
+def principal(vectors: Tensor, kept: int = KEPT) -> Subspace | None:
+    """The principal directions of [..., width] vectors; None when they are all zero or not finite.
+
+    Zero vectors (padding has no gradient) change nothing.
+    """
+    x = vectors.reshape(-1, vectors.shape[-1]).float()
+    x = x[x.abs().amax(1) > 0]
+    count, width = x.shape
+    if not count or not bool(torch.isfinite(x).all()):
+        return None
+    x = x / x.square().mean().sqrt()  # gradients may be too small to be squared
+    small = x.T @ x if width <= count else x @ x.T
+    energies, axes = torch.linalg.eigh(small.double())
+    energies, axes = energies.flip(0)[:kept].clamp_min(0), axes.flip(1)[:, :kept].float()
+    good = energies > 1e-7 * energies[0]
+    energies, axes = energies[good], axes[:, good]
+    found = axes.T if width <= count else (x.T @ axes / energies.sqrt().float()).T
+    rest = (x.square().sum() - energies.sum()).clamp_min(0) / max(1, width - len(energies))
+    return Subspace(
+        vectors=found.contiguous().numpy().astype(np.float32),
+        energies=(energies / count).numpy().astype(np.float32),
+        rest=float(rest / count),
+    )
+
+
+def _is_linear(name: str, module: nn.Module) -> bool:
+    # GPT-2's Conv1D is a linear layer with its weight transposed.
+    kind = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    return kind and name.rsplit(".", 1)[-1] not in ("lm_head", "embed_out")
+
+
+def _hidden(config: dict[str, Any]) -> int:
+    given = config.get("hidden_size", config.get("n_embd"))
+    return given if isinstance(given, int) else 0
+
+
+def _head_dim(config: dict[str, Any]) -> int:
+    given, hidden, heads = (config.get(key) for key in ("head_dim", "hidden_size", "num_attention_heads"))
+    if isinstance(given, int) and given > 0:
+        return given
+    return hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 else 0

@@ -1,0 +1,326 @@
+"""L3 by files alone: do an adapter's shapes, names and claims fit a base model's folder? No tensor is read.
+
+The headers of the base's weights say which modules there are and how wide; where they do not (quantised weights, a
+config without weights) its config.json does, for the families of the table of bases.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.fingerprint import (
+    Shapes,
+    in_out,
+    leaves_no_layer_out,
+    match,
+    place_of,
+    shapes_of,
+    vocabulary_reason,
+)
+from lorica.adapters.folder import WEIGHTS_NAME
+from lorica.adapters.layout import Factors, Layout
+from lorica.adapters.schemes import WIDTHS, role
+from lorica.adapters.specimen import Specimen
+from lorica.models.families import FAMILIES
+from lorica.vetting.base.fit_identity import check_identity
+from lorica.vetting.base.fit_text import check_text
+from lorica.vetting.base.model import BaseModel, read_base
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.wording import listed, numbers, shown, some
+
+_EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings", "shared")
+_HEADS = ("lm_head", "embed_out", "output_layer")
+# Layers that a task puts on top of a base, outside its repeated layers.
+_TASK_HEADS = ("score", "classifier", "pre_classifier", "pooler", "qa_outputs", "v_head", "summary", "head")
+# One and the same layer, whole or in parts: what fused modules are called, and what their parts are.
+_FUSED = {
+    **dict.fromkeys(
+        ("q_proj", "k_proj", "v_proj"), ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "W_pack", "wqkv")
+    ),
+    **dict.fromkeys(("gate_proj", "up_proj"), ("gate_up_proj", "dense_h_to_4h")),
+    **dict.fromkeys(
+        ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "W_pack", "wqkv"), ("q_proj", "k_proj", "v_proj")
+    ),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+
+
+def check_fit(specimen: Specimen, layout: Layout, base: Path) -> list[Finding]:
+    """Everything that a base model's files say about an adapter. Raises ModelError for a folder that is no whole
+    base model."""
+    model = read_base(base)
+    shapes = shapes_of(layout, specimen.config)
+    found: list[Finding] = []
+    if not model.modules:
+        found.append(finding("L309", f"{shown(model.folder.name)} holds config.json and no *.safetensors"))
+    found += _Fit(specimen, layout, model, shapes).findings()
+    return found + check_identity(specimen, model) + check_text(specimen, layout, model)
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """Where a module of the adapter stands in the base. path: "" when nowhere. moved: under another prefix."""
+
+    path: str
+    widths: tuple[int, int] | None = None
+    moved: bool = False
+
+
+class _Fit:
+    """One adapter against one base. Everything found is summed up over modules."""
+
+    def __init__(self, specimen: Specimen, layout: Layout, model: BaseModel, shapes: Shapes) -> None:
+        self.specimen, self.layout, self.model, self.shapes = specimen, layout, model, shapes
+        self.containers = {path.rpartition(".")[0] for path in model.modules}
+        self.by_tail: dict[tuple[bool, str], str] = {}
+        for path in model.modules:
+            self.by_tail.setdefault(_tail(path), path)
+
+    def findings(self) -> list[Finding]:
+        modules = [each for each in self.layout.modules.values() if each.a or each.b]
+        high = [each for each in modules if self._beyond(each)]
+        rest = [each for each in modules if not self._beyond(each)]
+        places = {each.path: self._place(each) for each in rest}
+        absent = [each for each in rest if not places[each.path].path]
+        heads = [each.path for each in absent if each.layer is None and each.kind in _TASK_HEADS]
+        found = self._layers(high, len(modules)) + _heads(heads)
+        found += self._absent([each for each in absent if each.path not in heads], modules)
+        found += self._widths([(each, places[each.path]) for each in rest])
+        found += self._moved([each for each in rest if places[each.path].moved], len(modules))
+        if not high:
+            found += self._covered(rest)
+        found += self._saved()
+        known = any(place.path for place in places.values()) or high
+        if modules and not known and not found:
+            found.append(finding("L310", f"{len(modules)} modules, such as {shown(modules[0].path)}"))
+        return found
+
+    def _beyond(self, each: Factors) -> bool:
+        place = place_of(each.path)
+        return not place.other and place.layer is not None and 0 < self.model.layers <= place.layer
+
+    def _place(self, each: Factors) -> _Place:
+        """Look a module up by its path, else by its place in the layers under another prefix."""
+        path = ".".join(part for part in each.path.split(".") if part != "base_layer")
+        known = self.model.modules
+        if not known:
+            return _Place(path, self._by_config(each)) if self._config_has(each) else _Place("")
+        if path in known:
+            return _Place(path, known[path] or self._by_config(each))
+        if path in self.containers or path.rpartition(".")[2] == "experts":
+            return _Place(path)  # parameters of a module, such as experts in one tensor
+        other = self.by_tail.get(_tail(path))
+        if other is not None:
+            return _Place(other, known[other] or self._by_config(each), moved=self._is_lost(path, other))
+        if path.rpartition(".")[2] in _HEADS:  # tied: the embedding is the head
+            return _Place(path, next((known[p] for p in known if p.rpartition(".")[2] in _EMBEDDINGS), None))
+        return _Place("")
+
+    def _by_config(self, each: Factors) -> tuple[int, int] | None:
+        place = place_of(each.path)
+        found = None if self.model.shape is None or place.other else self.model.shape.widths(place.slot)
+        return None if found is None or "vocabulary" in (found[0][0], found[1][0]) else (found[0][1], found[1][1])
+
+    def _config_has(self, each: Factors) -> bool:
+        """Without weights: only a family that is known can lack a module."""
+        return self.model.shape is None or self.model.shape.widths(place_of(each.path).slot) is not None
+
+    def _is_lost(self, path: str, other: str) -> bool:
+        """Whether loaders would not find the module: checkpoints of older families leave out the model's own name, and
+        those of vision-language models are renamed while loading; those of the families below are as they are."""
+        if self.model.family not in FAMILIES or self.model.text is not self.model.config:
+            return False
+        bare = other.removeprefix("model.")
+        return path not in (bare, f"model.{bare}")
+
+    def _layers(self, high: list[Factors], total: int) -> list[Finding]:
+        if not high:
+            return []
+        return [
+            finding(
+                "L302",
+                f"it adapts {self.shapes.layers_at_least} layers; the base has {self.model.layers} "
+                f"(beyond them: {some([each.path for each in high], total)})",
+                expected=f"at most {self.model.layers} layers",
+                fix=self._which(),
+                file=WEIGHTS_NAME,
+                facts={
+                    "adapter_layers": self.shapes.layers_at_least,
+                    "base_layers": self.model.layers,
+                    "modules": len(high),
+                },
+            )
+        ]
+
+    def _absent(self, absent: list[Factors], modules: list[Factors]) -> list[Finding]:
+        if not absent:
+            return []
+        kinds = sorted({each.kind for each in absent})
+        have = {path.rpartition(".")[2] for path in self.model.modules}
+        fused = {kind: [name for name in _FUSED.get(kind, ()) if name in have] for kind in kinds}
+        twins = sorted({name for names in fused.values() for name in names})
+        seen = f"{listed(kinds)}: {some([each.path for each in absent], len(modules))}"
+        return [
+            finding(
+                "L300",
+                seen + (f"; the base has {listed(twins)} in their place" if twins else ""),
+                expected=f"modules of a {shown(self.model.family)} model",
+                fix=self._which(),
+                file=WEIGHTS_NAME,
+                facts={"kinds": kinds, "modules": len(absent), "of": len(modules), "fused": bool(twins)},
+            )
+        ]
+
+    def _widths(self, placed: list[tuple[Factors, _Place]]) -> list[Finding]:
+        wrong: dict[str, tuple[str, int, int]] = {}
+        paths: list[str] = []
+        for each, place in placed:
+            if place.widths is None:
+                continue
+            wanted = place.widths[::-1] if each.embedding and place.path in self.model.modules else place.widths
+            if each.kind in _EMBEDDINGS + _HEADS:
+                wanted = (0, wanted[1]) if each.embedding else (wanted[0], 0)  # rows are judged with those saved
+            seen = in_out(self.layout, each, self.specimen.config)
+            for side, (got, want) in enumerate(zip(seen, wanted, strict=True)):
+                if got and want and got != want:
+                    wrong.setdefault(self._label(each, side), (each.path, got, want))
+                    paths += [each.path] if not paths or paths[-1] != each.path else []
+        if not wrong:
+            return []
+        differs = [f"{label} {got}, not {want}" for label, (_, got, want) in list(wrong.items())[:4]]
+        return [
+            finding(
+                "L301",
+                f"{', '.join(differs)} (in {some(paths, len(placed))})",
+                expected=f"the widths of {shown(self.model.folder.name)}",
+                fix=self._which(),
+                file=WEIGHTS_NAME,
+                facts={
+                    "widths": {label: [got, want] for label, (_, got, want) in wrong.items()},
+                    "modules": len(paths),
+                },
+            )
+        ]
+
+    def _label(self, each: Factors, side: int) -> str:
+        names = None if self.model.shape is None else role(self.model.shape.scheme, place_of(each.path).slot)
+        name = names[side] if names else ""
+        return WIDTHS.get(name) or f"{shown(each.kind)}'s {'output' if side else 'input'}"
+
+    def _moved(self, moved: list[Factors], total: int) -> list[Finding]:
+        if not moved:
+            return []
+        theirs = self.by_tail[_tail(moved[0].path)]
+        return [
+            finding(
+                "L304",
+                f"{some([each.path for each in moved], total)}",
+                expected=f"as in the base: {shown(theirs)}",
+                file=WEIGHTS_NAME,
+                facts={"modules": len(moved), "path": moved[0].path, "expected": theirs},
+            )
+        ]
+
+    def _covered(self, modules: list[Factors]) -> list[Finding]:
+        """Does the adapter end before the base's last layers, in every kind of module at once?"""
+        config, depth = self.specimen.config, self.shapes.layers_at_least
+        if (
+            not depth
+            or depth >= self.model.layers
+            or (config is not None and config.layers_to_transform not in (None, []))
+        ):
+            return []
+        if config is not None and config.other.get("layer_replication"):
+            return []
+        slots = {place_of(each.path).slot for each in modules}
+        if self.model.modules:
+            places = ((place_of(path), path) for path in self.model.modules)
+            beyond = {
+                p.layer
+                for p, _ in places
+                if p.layer is not None and p.layer >= depth and p.slot in slots and not p.other
+            }
+        else:
+            uniform = self.model.shape is not None and not self.model.shape.hybrid
+            beyond = set(range(depth, self.model.layers)) if uniform else set()
+        if not beyond:
+            return []
+        certain = leaves_no_layer_out(config)
+        why = "" if certain else " (its config may choose layers)" if config is not None else " (it has no config)"
+        return [
+            finding(
+                "L303",
+                f"it adapts layers 0 to {depth - 1}; the base has {self.model.layers}{why}",
+                expected=f"layers {numbers(beyond)}, too, or layers_to_transform in {CONFIG_NAME}",
+                fix=f"{self._which()}, or copy the adapter again if layers were lost",
+                file=WEIGHTS_NAME,
+                facts={"adapter_layers": depth, "base_layers": self.model.layers, "certain": certain},
+                severity="reject" if certain else "warn" if config is None else "note",
+            )
+        ]
+
+    def _saved(self) -> list[Finding]:
+        shapes: list[tuple[str, tuple[int, ...], tuple[int, int]]] = []
+        unknown = []
+        for path, names in self.layout.saved.items():
+            kind = path.rpartition(".")[2]
+            widths = self._place(Factors(path=path, layer=None, kind=kind)).widths
+            if widths is None:
+                unknown += [path] if self.model.modules and path not in self.model.modules else []
+                continue
+            wanted = widths[::-1]
+            for name in names:
+                shape = self.layout.shape(name)
+                if len(shape) != 2 or not name.endswith(".weight"):
+                    continue
+                if shape[1] != wanted[1] or (kind not in _EMBEDDINGS + _HEADS and shape != wanted):
+                    shapes.append((path, shape, wanted))
+        return self._rows() + _other_shapes(shapes) + _heads(unknown)
+
+    def _rows(self) -> list[Finding]:
+        """Rows of an embedding or a head, saved or adapted, against the base's vocabulary."""
+        seen, wanted = self.shapes.vocabulary, self.model.vocabulary
+        if not seen or not wanted or seen == wanted:
+            return []
+        reason = vocabulary_reason(seen, wanted)
+        return [
+            finding(
+                "L305",
+                f"{seen} rows of the vocabulary; the base has {wanted}",
+                expected=f"{wanted} rows, or the tokens that were added in training",
+                file=WEIGHTS_NAME,
+                facts={"adapter_rows": seen, "base_rows": wanted, "explained": not reason},
+                severity="reject" if reason else "warn",
+            )
+        ]
+
+    def _which(self) -> str:
+        found = match(self.shapes)
+        return f"use the base model it was trained on; by its shapes it {found.text}" if found.candidates else ""
+
+
+def _other_shapes(shapes: list[tuple[str, tuple[int, ...], tuple[int, int]]]) -> list[Finding]:
+    if not shapes:
+        return []
+    path, seen, wanted = shapes[0]
+    return [
+        finding(
+            "L301",
+            f"the saved {shown(path)} is {list(seen)} (of {len(shapes)} such)",
+            expected=f"{list(wanted)}",
+            file=WEIGHTS_NAME,
+            facts={"saved": path, "shape": list(seen), "base": list(wanted)},
+        )
+    ]
+
+
+def _heads(unknown: list[str]) -> list[Finding]:
+    return [finding("L315", listed(unknown), file=WEIGHTS_NAME)] if unknown else []
+
+
+def _tail(path: str) -> tuple[bool, str]:
+    """Equal for modules that differ in prefix only."""
+    place = place_of(path)
+    return place.other, place.tail

@@ -1,0 +1,110 @@
+"""Is a base model the one that an adapter names? Its words against the base's own: ids, families, quantisation."""
+
+from __future__ import annotations
+
+import re
+
+from lorica.adapters.bases import BaseShape, named, normalise
+from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.specimen import Specimen
+from lorica.vetting.base.model import BaseModel
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.wording import listed, shown
+
+# Families whose configs differ in name and whose language models are one.
+_ALIKE = (
+    {"qwen2", "qwen2_vl", "qwen2_5_vl", "qwen2_vl_text", "qwen2_5_vl_text"},
+    {"qwen3", "qwen3_vl", "qwen3_vl_text"},
+    {"gemma3", "gemma3_text"},
+    {"mistral", "mistral3", "ministral", "ministral3"},
+    {"llama", "llava", "mllama", "mllama_text_model", "llama4", "llama4_text"},
+    {"gemma", "paligemma"},
+    {"phi3", "phi4mm", "phi3_v"},
+    {"minicpm", "minicpm_moe"},
+)
+
+
+_QUANTISED = re.compile(
+    r"gptq|awq|gguf|exl2|(?<![a-z])(?:bnb|nf4|fp4|hqq|aqlm|eetq)(?![a-z])|int[48]|[48][-_ ]?bit", re.I
+)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def check_identity(specimen: Specimen, model: BaseModel) -> list[Finding]:
+    """L306 to L308. Ids that say nothing certain are passed over: a folder may be called anything."""
+    wanted = specimen.config.base_model_name_or_path if specimen.config else None
+    found = _quantisation(wanted or "", model)
+    if not wanted:
+        return found
+    meant = named(wanted, loosely=False)
+    found += _family(wanted, meant, model)
+    if _is_named(wanted, model):
+        return found + _revision(specimen, model)
+    theirs = named(model.identity, loosely=False)
+    if not theirs or not meant or {base.name for base in theirs} & {base.name for base in meant}:
+        return found
+    return [
+        *found,
+        finding(
+            "L306",
+            f"{CONFIG_NAME} names {shown(wanted)}; the base is {shown(model.identity)}",
+            expected=shown(wanted),
+            file=CONFIG_NAME,
+            facts={"adapter": wanted, "base": model.identity},
+        ),
+    ]
+
+
+def _quantisation(wanted: str, model: BaseModel) -> list[Finding]:
+    hit = _QUANTISED.search(wanted.rpartition("/")[2])
+    if not model.quantised and not hit:
+        return []
+    seen = f"the base is {shown(model.quantised)}" if model.quantised else "the base is not quantised"
+    return [
+        finding(
+            "L308",
+            seen + (f"; the adapter names {shown(wanted)}" if wanted else ""),
+            facts={"base": model.quantised, "adapter_names_quantised": hit is not None},
+        )
+    ]
+
+
+def _revision(specimen: Specimen, model: BaseModel) -> list[Finding]:
+    """A commit that the adapter states, against the one whose snapshot the base is."""
+    stated = specimen.config.revision if specimen.config else None
+    held = model.folder.name
+    if not stated or not _COMMIT.fullmatch(stated) or not _COMMIT.fullmatch(held) or stated == held:
+        return []
+    return [
+        finding(
+            "L306",
+            f"{CONFIG_NAME} names revision {stated[:12]}; the base is the snapshot {held[:12]}",
+            expected=f"revision {stated[:12]}",
+            file=CONFIG_NAME,
+            facts={"adapter": stated, "base": held},
+        )
+    ]
+
+
+def _is_named(wanted: str, model: BaseModel) -> bool:
+    """Whether the base is what the adapter names, by its stated id or by the name of its folder."""
+    return normalise(wanted) in {normalise(model.identity), normalise(str(model.folder)), normalise(model.folder.name)}
+
+
+def _family(wanted: str, meant: list[BaseShape], model: BaseModel) -> list[Finding]:
+    families = {base.family for base in meant}
+    if not families or not model.family:
+        return []
+    also = families.union(*(alike for alike in _ALIKE if alike & families))
+    if {model.family, str(model.config.get("model_type"))} & also:
+        return []
+    return [
+        finding(
+            "L307",
+            f"{CONFIG_NAME} names {shown(wanted)}, of the family {listed(sorted(families))}; "
+            f"the base's config.json says {shown(model.family)}",
+            expected=f"a {listed(sorted(families))} model",
+            file=CONFIG_NAME,
+            facts={"adapter": sorted(families), "base": model.family},
+        )
+    ]

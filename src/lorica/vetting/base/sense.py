@@ -1,0 +1,48 @@
+"""Does a base model itself make sense of plain text? Damaged weights and foreign tokenizers do not."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from lorica.engines.base import Engine
+from lorica.models.families import read_json_object
+from lorica.prompts.encoder import Encoder
+from lorica.records import Choose
+from lorica.vetting.base.sample_text import SAMPLE_TEXTS
+from lorica.vetting.findings import Finding, finding
+
+# Plain texts that the base is asked to go on with, tokens of each, and how many of these it is given.
+_TEXTS, _TEXT_TOKENS, _LEAD = 12, 96, 16
+# Of the loss of guessing evenly. Sound bases of bench/zoo have 0.59 to 0.70, with untrained weights 1.00, with layers
+# of another model up to 1.01, with permuted tokens 1.21 to 1.24.
+NO_SENSE = 0.95
+
+
+def sense(engine: Engine, encoder: Encoder, base: Path) -> float | None:
+    """The base's loss on plain text over that of guessing evenly; NaN for an output that is no number, None where it
+    cannot be told. Raises EngineError and PromptError."""
+    size = read_json_object(base / "config.json").get("vocab_size")
+    texts = [encoder.encode_choice(text)[:_TEXT_TOKENS] for text in SAMPLE_TEXTS[:_TEXTS]]
+    asked = [
+        Choose(str(number), tokens[:_LEAD], (tokens[_LEAD:],))
+        for number, tokens in enumerate(texts)
+        if len(tokens) > 2 * _LEAD
+    ]
+    outputs = engine.run(asked)
+    if not isinstance(size, int) or size < 2 or not outputs:
+        return None
+    if any(output.error for output in outputs):
+        return math.nan if all("not a number" in output.error for output in outputs) else None
+    count = sum(len(request.choices[0]) for request in asked)
+    return -sum(output.logprobs[0] for output in outputs) / count / math.log(size)
+
+
+def check_sense(ratio: float | None) -> list[Finding]:
+    """A warning where the base predicts plain text no better than guessing."""
+    if ratio is None or ratio < NO_SENSE:
+        return []
+    if math.isnan(ratio):
+        return [finding("L316", "its output on plain text is not a number")]
+    seen = f"its loss on plain text is {ratio:.2f} times that of guessing evenly"
+    return [finding("L316", seen, expected="0.3 to 0.8 for a trained model", facts={"ratio": ratio})]

@@ -1,0 +1,130 @@
+"""Where an adapter names its base model, and whether two names mean the same one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from lorica.adapters.bases import normalise
+from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.specimen import Specimen
+from lorica.vetting.claims.cards import Card
+from lorica.vetting.claims.families import families, sizes, tuned
+
+_TUNED = re.compile(r"-(?:instruct|it|chat|sft|dpo)(?=-|$)")
+# Names of folders that say nothing about what is in them.
+_EMPTY = re.compile(
+    r"(?:base|model|models|merged|final|output|outputs|out|checkpoint|checkpoints|pretrained|weights|snapshot|best|last|"
+    r"adapter|adapters|lora|tmp|test|[0-9a-f]{7,64}|checkpoint-\d+|main|latest|local|\d+)?"
+)
+
+
+class Named(msgspec.Struct, frozen=True):
+    """A base model as one place names it. place: a file. text: as it is written there."""
+
+    place: str
+    text: str
+
+    @property
+    def plain(self) -> str:
+        """The model's own name, without publisher, path and quantisation."""
+        return normalise(self.text)
+
+    @property
+    def tail(self) -> str:
+        """The last part of a path or id; of a cache's folder, the repository."""
+        path = self.text.strip().replace("\\", "/").rstrip("/")
+        cached = re.search(r"models--[^/]{0,200}?--([^/]{1,200})", path)
+        return cached[1] if cached else path.rsplit("/", 1)[-1]
+
+    @property
+    def is_path(self) -> bool:
+        """Whether it is a place in a file system and not an id."""
+        text = self.text.strip()
+        return bool(re.match(r"[/.~\\]|[A-Za-z]:[\\/]", text)) or text.count("/") > 1 or "\\" in text
+
+    @property
+    def tells(self) -> bool:
+        """Whether the name says anything of which model it is."""
+        if families(self.tail) or sizes(self.tail):
+            return True
+        return not self.is_path and "/" in self.text and not _EMPTY.fullmatch(self.plain)
+
+
+def named_bases(specimen: Specimen, card: Card) -> list[Named]:
+    """Every place that names the base, the config first where it does."""
+    found = []
+    raw = specimen.raw_config or {}
+    found.append(Named(CONFIG_NAME, _text(raw.get("base_model_name_or_path"))))
+    found += [Named("README.md", base) for base in card.bases]
+    documents = specimen.documents
+    manifest = _mapping(_mapping(documents.get("training.json")).get("manifest"))
+    written = manifest.get("lora.base_model_name_or_path")
+    found.append(Named("training.json", _decoded(written)))
+    found.append(Named("lorica.json", _text(_mapping(_mapping(documents.get("lorica.json")).get("base")).get("name"))))
+    arguments = _mapping(documents.get("args.json"))
+    for key in ("model_name_or_path", "model", "model_id", "base_model"):
+        found.append(Named("args.json", _text(arguments.get(key))))
+    found.append(Named("config.json", _text(_mapping(documents.get("config.json")).get("_name_or_path"))))
+    found.append(
+        Named("tokenizer_config.json", _text(_mapping(documents.get("tokenizer_config.json")).get("name_or_path")))
+    )
+    return list({(each.place, each.text): each for each in found if each.text.strip()}.values())
+
+
+def difference(one: Named, other: Named) -> str:
+    """In what two names differ: "family", "size", "variant" (tuned or not), "name"; "" when they may be the same."""
+    if not one.tells or not other.tells or one.plain == other.plain:
+        return ""
+    if disjoint(families(one.tail), families(other.tail)):
+        return "family"
+    if not same_size(sizes(one.tail), sizes(other.tail)):
+        return "size"
+    bare = [_TUNED.sub("", name.plain) for name in (one, other)]
+    if bare[0] == bare[1]:
+        return "variant" if tuned(one.tail) != tuned(other.tail) else ""
+    if one.plain.startswith(other.plain) or other.plain.startswith(one.plain):
+        return ""  # "mistral-7b" is short for "mistral-7b-v0.1"
+    # A folder may be called after what is in it; only two ids are two names.
+    return "" if one.is_path or other.is_path else "name"
+
+
+def disjoint(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Whether two sets of families share none; a family's older name ("qwen") agrees with all of its line."""
+    if not one or not other:
+        return False
+    return not any(a.startswith(b) or b.startswith(a) for a in one for b in other)
+
+
+def same_size(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether some size of one is some size of the other, within 12%; True where either has none."""
+    pairs = [(billions(a), billions(b)) for a in one for b in other]
+    known = [(a, b) for a, b in pairs if a is not None and b is not None]
+    return not known or any(abs(a - b) <= 0.12 * max(a, b) for a, b in known)
+
+
+def billions(size: str) -> float | None:
+    """ "1.5b" -> 1.5, "500m" -> 0.5; None for "8x7b", whose total nobody agrees on."""
+    if "x" in size:
+        return None
+    return float(size[:-1]) / (1000 if size.endswith("m") else 1)
+
+
+def _decoded(value: object) -> str:
+    if not isinstance(value, str) or len(value) > 4096:
+        return ""
+    try:
+        return _text(json.loads(value))
+    except (ValueError, RecursionError):
+        return value
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(value: object) -> str:
+    return value[:1024] if isinstance(value, str) else ""

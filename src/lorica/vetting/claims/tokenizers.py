@@ -1,0 +1,123 @@
+"""Tokenizer files beside an adapter: do they belong to the base that is named, and were new tokens trained?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lorica.adapters.bases import named
+from lorica.adapters.layout import Layout
+from lorica.adapters.specimen import Specimen
+from lorica.vetting.claims.families import families
+from lorica.vetting.claims.named_bases import Named, disjoint
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.wording import listed, shown
+
+_CONFIG = "tokenizer_config.json"
+_ADDED = "added_tokens.json"
+# Families that are judged at all: of the others, several kinds of tokenizers are in use.
+_JUDGED = frozenset(
+    ("llama", "llama3", "mistral", "qwen2", "qwen2.5", "qwen3", "qwen1.5", "gemma", "gemma2", "gemma3", "gpt2", "phi3")
+)
+_CLASSES = {
+    "Qwen2Tokenizer": frozenset(("qwen",)),
+    "GemmaTokenizer": frozenset(("gemma",)),
+    "LlamaTokenizer": frozenset(("llama", "mistral", "phi3")),
+    "GPT2Tokenizer": frozenset(("gpt2", "phi")),
+}
+# First tokens by which a tokenizer's family is known.
+_BEGINNINGS = {
+    "<|begin_of_text|>": frozenset(("llama3",)),
+    "<bos>": frozenset(("gemma",)),
+    "<s>": frozenset(("llama", "mistral", "phi3")),
+}
+# What a chat template writes -> (its kind, families whose own templates are of this kind).
+_TEMPLATES = (
+    ("<|start_header_id|>", "Llama 3", frozenset(("llama3",))),
+    ("<start_of_turn>", "Gemma", frozenset(("gemma",))),
+    ("<|im_start|>", "ChatML", frozenset(("qwen",))),
+    ("[INST]", "[INST]", frozenset(("mistral", "llama"))),
+)
+
+
+def check_tokenizer(specimen: Specimen, layout: Layout, bases: list[Named]) -> list[Finding]:
+    """Findings L166-L168."""
+    base = next((each for each in bases if families(each.tail)), None)
+    found = []
+    if base is not None and families(base.tail) <= _JUDGED:
+        found = _foreign(specimen, base) + _template(specimen, base)
+    return found + _new_tokens(specimen, layout, bases)
+
+
+def _tokenizer(specimen: Specimen) -> Mapping[str, Any]:
+    value = specimen.documents.get(_CONFIG)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _foreign(specimen: Specimen, base: Named) -> list[Finding]:
+    tokenizer = _tokenizer(specimen)
+    own = families(base.tail)
+    signs = []
+    kind = tokenizer.get("tokenizer_class")
+    known = _CLASSES.get(kind.removesuffix("Fast")) if isinstance(kind, str) else None
+    # Llama 3 was published with several classes.
+    if known is not None and disjoint(own, known) and not (own == {"llama3"} and "llama" in known):
+        signs.append(f"tokenizer_class {shown(kind)}")
+    first = tokenizer.get("bos_token")
+    first = first.get("content") if isinstance(first, Mapping) else first
+    known = _BEGINNINGS.get(first) if isinstance(first, str) else None
+    if known is not None and (disjoint(own, known) or ("llama3" in known) != ("llama3" in own)):
+        signs.append(f"first token {shown(first)}")
+    if not signs:
+        return []
+    seen = f"{', '.join(signs)}; {base.place} names {shown(base.text)}"
+    facts = {"signs": signs, "base": sorted(own)}
+    return [finding("L166", seen, expected="the base's own tokenizer", file=_CONFIG, facts=facts)]
+
+
+def _template(specimen: Specimen, base: Named) -> list[Finding]:
+    template = _tokenizer(specimen).get("chat_template")
+    if isinstance(template, list):
+        template = " ".join(str(each.get("template")) for each in template[:16] if isinstance(each, Mapping))
+    if not isinstance(template, str):
+        return []
+    for mark, kind, known in _TEMPLATES:
+        if mark in template:
+            if not disjoint(families(base.tail), known):
+                return []
+            seen = f"a {kind} template; {base.place} names {shown(base.text)}"
+            return [finding("L168", seen, file=_CONFIG, facts={"template": kind})]
+    return []
+
+
+def _new_tokens(specimen: Specimen, layout: Layout, bases: list[Named]) -> list[Finding]:
+    """Ids beyond the base's embedding, for which nothing was trained."""
+    known = next((found for each in bases if (found := named(each.text))), [])
+    vocabulary = max((base.vocabulary for base in known), default=0)
+    if not vocabulary or any(each.embedding for each in layout.modules.values()):
+        return []
+    rows = [
+        layout.shape(name) for path, names in layout.saved.items() for name in names if "embed" in path or "wte" in path
+    ]
+    if any(rows) or any("trainable_tokens_delta" in name for name in layout.tensors):
+        return []
+    ids = _ids(specimen)
+    new = sorted(token for token, number in ids.items() if number >= vocabulary)
+    if not new:
+        return []
+    seen = f"{len(new)} tokens ({listed(new, 3)}) have ids beyond the base's {vocabulary} rows"
+    facts = {"tokens": len(new), "vocabulary": vocabulary}
+    return [finding("L167", seen, expected="trained embeddings for them", file=_ADDED, facts=facts)]
+
+
+def _ids(specimen: Specimen) -> dict[str, int]:
+    found: dict[str, int] = {}
+    added = specimen.documents.get(_ADDED)
+    if isinstance(added, Mapping):
+        found |= {str(token): number for token, number in added.items() if type(number) is int}
+    decoder = _tokenizer(specimen).get("added_tokens_decoder")
+    if isinstance(decoder, Mapping):
+        for number, entry in decoder.items():
+            if str(number).isascii() and str(number).isdigit() and len(str(number)) < 10 and isinstance(entry, Mapping):
+                found[str(entry.get("content"))] = int(number)
+    return found

@@ -1,0 +1,263 @@
+"""An adapter in a zip or tar archive: what is in it is listed first, and only the adapter's own files are unpacked.
+
+Nothing is written under a name that the archive chooses: a member is copied to its last part only, into a private
+folder, and counted while it is copied, whatever the archive says of its size.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import io
+import lzma
+import re
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Literal
+
+import msgspec
+
+from lorica.formats import Content, recognise
+from lorica.vetting.files.pickles import directory_bytes
+
+MAX_MEMBERS = 10_000
+MAX_UNPACKED = 8 << 30
+MAX_RATIO = 100  # of unpacked to packed bytes, above the first MAX_FREE bytes
+MAX_FREE = 64 << 20
+_MAX_DIRECTORY = 8 << 20
+# A header of a tar archive that is longer than this, or that looks so, is made to exhaust its reader.
+_MAX_TAR_HEADER = 64 << 10
+_MAX_TAR_READS = 256
+_CHUNK = 1 << 20
+
+SUFFIXES = (
+    ".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".rar", ".tar.zst", ".gz", ".xz",
+    ".bz2", ".zst",
+)  # fmt: skip
+_PACKED: dict[Content, Callable[..., Any]] = {Content.GZIP: gzip.open, Content.BZIP2: bz2.open, Content.XZ: lzma.open}
+_EMPTY_ZIP = b"PK\x05\x06"
+_NOT_READ = (Content.SEVEN_ZIP, Content.ZSTD)
+DAMAGED = (
+    zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, NotImplementedError,
+    RuntimeError, ValueError, OverflowError, struct.error, AttributeError, IndexError, KeyError, TypeError,
+)  # fmt: skip
+"""What the readers of the standard library raise for archives that are damaged or made to harm."""
+
+MemberKind = Literal["file", "folder", "link", "special"]
+Opener = Callable[[], IO[bytes]]
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One member: its name as the archive gives it, its unpacked bytes by its own account, whether it is encrypted."""
+
+    name: str
+    size: int
+    kind: MemberKind
+    encrypted: bool = False
+
+
+class BombError(Exception):
+    """An archive that unpacks to far more than it is, or whose headers do."""
+
+
+class TooManyError(Exception):
+    """An archive of too many members."""
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file's name says that it is an archive; it is not opened."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def peek(path: Path) -> list[str]:
+    """The folders within an archive that hold an adapter ("" is its root), where that is known without unpacking
+    it all: a zip archive, a tar archive that is not packed. Else, and for a damaged one, []."""
+    try:
+        with path.open("rb") as file:
+            packed = recognise(file.read(64))
+        if packed in (None, Content.ZIP):
+            return adapters_in([member for member, _ in walk(path)])
+    except (*DAMAGED, BombError, TooManyError):
+        pass  # `unpack` says what is wrong with it
+    return []
+
+
+def adapters_in(members: list[Member]) -> list[str]:
+    """Folders that hold a config or weights of an adapter, without checkpoints of a run that is there itself."""
+    found = set()
+    for member in members:
+        folder, _, name = member.name.strip("/").rpartition("/")
+        if member.kind != "folder" and name.lower().startswith(("adapter_config.json", "adapter_model.")):
+            found.add(folder.removeprefix("./").removesuffix("."))
+    return sorted(each for each in found if not any(each != other and _is_below(each, other) for other in found))
+
+
+def walk(path: Path) -> Iterator[tuple[Member, Opener]]:
+    """Every member with a way to open it, which holds until the next one is asked for.
+
+    Raises TooManyError, BombError, and what DAMAGED lists.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        first = file.read(64)
+    content = Content.ZIP if first.startswith(_EMPTY_ZIP) else recognise(first)
+    if content in _NOT_READ:
+        raise NotImplementedError(f"it is {content}")
+    members = _walk_zip(path) if content is Content.ZIP else _walk_tar(path, content, allowance(size))
+    for number, found in enumerate(members):
+        if number >= MAX_MEMBERS:
+            raise TooManyError(f"more than {MAX_MEMBERS} members")
+        yield found
+
+
+def allowance(size: int) -> int:
+    """How many bytes an archive of `size` bytes may unpack to."""
+    return min(MAX_UNPACKED, max(MAX_FREE, MAX_RATIO * size))
+
+
+def _walk_zip(path: Path) -> Iterator[tuple[Member, Opener]]:
+    if directory_bytes(path) > _MAX_DIRECTORY:
+        raise TooManyError(f"a list of members longer than {_MAX_DIRECTORY} bytes")
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            kind = _kind(stat.S_IFMT(info.external_attr >> 16), info.is_dir())
+            name = info.orig_filename  # `filename` is already mended
+
+            def opener(info: zipfile.ZipInfo = info) -> IO[bytes]:
+                return archive.open(info)
+
+            yield Member(name, info.file_size, kind, bool(info.flag_bits & 1)), opener
+
+
+def _kind(mode: int, folder: bool) -> MemberKind:
+    if mode == stat.S_IFLNK:
+        return "link"
+    if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "special"
+    return "folder" if folder else "file"
+
+
+def _walk_tar(path: Path, content: Content | None, most: int) -> Iterator[tuple[Member, Opener]]:
+    if content is not None and content not in _PACKED:
+        raise NotImplementedError(f"it is {content}")
+    with contextlib.ExitStack() as stack:
+        plain: Any = _PACKED[content](path, "rb") if content is not None else path.open("rb")
+        # What is not packed cannot unpack to more than it is.
+        guarded = _Guarded(stack.enter_context(plain), most if content is not None else path.stat().st_size)
+        archive = stack.enter_context(tarfile.TarFile(fileobj=guarded, mode="r"))
+        while (info := archive.next()) is not None:
+            guarded.reads = 0
+            if info.size < 0:
+                raise tarfile.ReadError("a member of negative size")
+            kind: MemberKind = "special"
+            if info.isreg() and not info.issparse():
+                kind = "file"
+            elif info.isdir() or info.issym() or info.islnk():
+                kind = "folder" if info.isdir() else "link"
+
+            def opener(info: tarfile.TarInfo = info) -> IO[bytes]:
+                found = archive.extractfile(info)
+                if found is None:
+                    raise tarfile.ReadError("a member that is no file")
+                return found
+
+            guarded.copying = True
+            yield Member(info.name, info.size, kind), opener
+            guarded.copying = False
+        guarded.drain()  # so that a packed archive's own checksum is checked
+
+
+class _Guarded(io.RawIOBase):
+    """Stands between tarfile and an archive: tarfile believes the sizes that headers announce."""
+
+    def __init__(self, file: BinaryIO, most: int) -> None:
+        self._file, self._most, self._reached = file, most, 0
+        self.reads = 0
+        self.copying = False
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence != io.SEEK_SET:
+            raise ValueError("only positions from the beginning")
+        if offset > self._most:
+            raise BombError(f"more than {self._most} bytes unpacked")
+        if offset < self._reached - 2 * tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("headers that lead back")
+        return self._file.seek(offset)
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            raise tarfile.ReadError("a negative size")
+        if not self.copying:
+            self.reads += 1
+            if size > _MAX_TAR_HEADER or self.reads > _MAX_TAR_READS:
+                raise BombError("headers that are far longer than any file's name")
+        found = self._file.read(size)
+        self._reached = max(self._reached, self._file.tell())
+        if self._reached > self._most:
+            raise BombError(f"more than {self._most} bytes unpacked")
+        if not self.copying and size > tarfile.BLOCKSIZE and _DIGITS.search(found):
+            raise BombError("headers made to keep their reader busy")  # gh-121285, in Python before 3.11.10
+        return found
+
+    def drain(self) -> None:
+        """Read to the end."""
+        self.copying = True
+        while self.read(_CHUNK):
+            pass
+
+
+_DIGITS = re.compile(rb"[0-9]{64}")
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+def leads_out(name: str) -> bool:
+    """Whether a member's name is absolute, climbs, or is no plain path."""
+    return (
+        not name
+        or name.startswith("/")
+        or "\\" in name
+        or ".." in name.split("/")
+        or _DRIVE.match(name) is not None
+        or not name.isprintable()
+    )
+
+
+def copy_members(path: Path, wanted: dict[str, str], into: Path) -> dict[str, int]:
+    """Unpack the members `wanted` (name -> plain file name) into a folder; returns file name -> bytes.
+
+    Of a name that is there twice, the first is taken. Raises BombError when more comes out than `allowance` says, and
+    what `walk` raises.
+    """
+    left = most = allowance(path.stat().st_size)
+    done: dict[str, int] = {}
+    for member, opener in walk(path):
+        target = wanted.get(member.name)
+        if target is None or target in done or member.kind != "file":
+            continue
+        with opener() as stream, (into / target).open("xb") as file:
+            while chunk := stream.read(_CHUNK):
+                left -= len(chunk)
+                if left < 0:
+                    raise BombError(f"more than {most} bytes unpacked")
+                file.write(chunk)
+            done[target] = file.tell()
+    return done
+
+
+def _is_below(inner: str, outer: str) -> bool:
+    return not outer or inner.startswith(outer + "/")

@@ -1,0 +1,129 @@
+"""An adapter's folder as a list of files, with those refused that are no files or that links lead out of it to."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from lorica.adapters.document import short_text
+from lorica.vetting.codes import Severity
+from lorica.vetting.files.sources import Source, checkpoint_like
+from lorica.vetting.findings import Finding, finding
+
+MAX_FILES = 2_000
+_LEVELS = 3
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class Place:
+    """The files of one adapter. files: names below `folder`, with "/" -> bytes. single: only one file is meant."""
+
+    def __init__(self, folder: Path, *, single: bool, limit: Path | None, found: list[Finding]) -> None:
+        self.folder = folder
+        self.single = single
+        self.files: dict[str, int] = {}
+        self._refused: dict[str, tuple[str, str]] = {}
+        self._found = found
+        self._limits = [os.path.realpath(each) for each in (folder, limit) if each is not None]
+
+    def find(self, name: str) -> str | None:
+        """The entry of the folder itself with this name, else one that differs in capitals only, else None."""
+        names = self.names()
+        if name in names:
+            return name
+        return next((each for each in names if each.lower() == name.lower()), None)
+
+    def names(self) -> list[str]:
+        """Everything that may be asked for: files, and what was refused."""
+        return sorted({*self.files, *self._refused})
+
+    def allows(self, name: str, severity: Severity = "warn") -> bool:
+        """Whether a file may be read; where not, a finding of this severity is added."""
+        if name not in self._refused:
+            return True
+        code, seen = self._refused[name]
+        self._found.append(finding(code, seen, file=name, severity=severity))
+        return False
+
+    def listing(self) -> str:
+        """What is there, for a message."""
+        names = [short_text(name, most=60) for name in self.names()[:5]]
+        more = len(self.files) + len(self._refused) - len(names)
+        return (", ".join(names) + (f" and {more} more" if more else "")) or "nothing"
+
+    def add(self, entry: os.DirEntry[str], name: str) -> bool:
+        """List one entry; True for a folder of the adapter, to be looked into."""
+        try:
+            found = entry.stat()
+        except OSError as error:
+            what = "a broken link" if entry.is_symlink() else f"not readable ({error.strerror})"
+            self._refused[name] = ("L009" if entry.is_symlink() else "L008", f"it is {what}")
+            return False
+        if stat.S_ISREG(found.st_mode):
+            if entry.is_symlink() and not self._contains(entry.path):
+                target = short_text(os.path.realpath(entry.path))
+                self._refused[name] = ("L009", f"it leads to {target}")
+            else:
+                self.files[name] = found.st_size
+            return False
+        if stat.S_ISDIR(found.st_mode) and not _looks_like_file(name):
+            return not entry.is_symlink()
+        self._refused[name] = ("L007", f"it is {_KINDS.get(stat.S_IFMT(found.st_mode), 'no file')}")
+        return False
+
+    def _contains(self, path: str) -> bool:
+        target = os.path.realpath(path)
+        if any(target.startswith(limit.rstrip(os.sep) + os.sep) for limit in self._limits):
+            return True
+        # A download into a folder of one's own may be links into the hub's cache.
+        store = Path(target).parent
+        return store.name == "blobs" and store.parent.name.startswith("models--")
+
+
+def open_place(source: Source, found: list[Finding]) -> Place:
+    """List an adapter's files. Raises OSError when its folder cannot be listed.
+
+    Checkpoints and hidden folders below it are left out.
+    """
+    single = source.place.is_file()
+    folder = source.place.parent if single else source.place
+    place = Place(folder, single=single, limit=source.limit, found=found)
+    if single:
+        with os.scandir(folder) as listing:
+            for entry in listing:
+                if entry.name in (source.place.name, "adapter_config.json"):
+                    place.add(entry, entry.name)
+        return place
+    waiting = [(str(folder), "", 0)]
+    while waiting:
+        where, prefix, level = waiting.pop(0)
+        try:
+            with os.scandir(where) as listing:
+                entries = sorted(listing, key=lambda each: each.name)
+        except OSError:
+            if not prefix:
+                raise
+            continue
+        for entry in entries:
+            if len(place.files) >= MAX_FILES:
+                found.append(finding("L016", f"the first {MAX_FILES} are", expected="the files of one adapter"))
+                return place
+            name = f"{prefix}{entry.name}"
+            if place.add(entry, name) and level < _LEVELS and not _is_apart(entry.name):
+                waiting.append((entry.path, f"{name}/", level + 1))
+    return place
+
+
+def _is_apart(name: str) -> bool:
+    return name.startswith(".") or checkpoint_like(name)
+
+
+def _looks_like_file(name: str) -> bool:
+    return "/" not in name and name.lower().endswith((".safetensors", ".json", ".bin", ".md", ".gguf"))

@@ -1,0 +1,306 @@
+"""Where adapters are: a folder, a checkpoint, a run, a file, an archive, a Hugging Face cache entry, a folder of many.
+
+Finding opens nothing but folders (and the list of contents of an archive that has one), so that a thousand adapters
+cost a thousand listings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.registry import BEST, CHECKPOINTS
+from lorica.adapters.specimen import Kind
+from lorica.errors import AdapterError
+from lorica.vetting.files.archives import is_archive, peek
+from lorica.vetting.findings import Finding
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".ckpt", ".gguf")
+# A folder of adapters is searched so many levels below the one that was named.
+_LEVELS = 2
+_CHECKPOINT = re.compile(r"(?:checkpoint|step|best|epoch|global_step)[-_]?\d+|best|last|final")
+_BASE_WEIGHTS = re.compile(
+    r"(?:model|pytorch_model|consolidated|tf_model|flax_model)\b.*\.(?:safetensors|bin|pth|h5|msgpack)"
+)
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """One adapter to look at. name: unique among those found together. given: the path for people. place: its folder,
+    its one file, or the archive.
+
+    inner: the folder within the archive. limit: the folder that links may lead about in. run: the folder of the
+    training run it is a checkpoint of. checkpoints: those beside a published adapter, by their paths below `place`.
+    unpacked, members, findings: for an opened archive, whether `place` is now where it was unpacked, names -> bytes of
+    what was left packed, and what unpacking found.
+    """
+
+    name: str
+    given: Path
+    kind: Kind
+    place: Path
+    inner: str = ""
+    limit: Path | None = None
+    run: Path | None = None
+    checkpoints: tuple[str, ...] = ()
+    unpacked: bool = False
+    members: dict[str, int] = {}
+    findings: tuple[Finding, ...] = ()
+
+
+def find_sources(paths: Sequence[Path]) -> list[Source]:
+    """Every adapter at these places, in their order, names made unique; the same one twice is there once.
+
+    Raises AdapterError for a path that does not exist (naming the nearest that does), cannot be read, or holds no
+    adapter, saying what it holds instead.
+    """
+    return _distinct([source for path in paths for source in _at(Path(path))])
+
+
+def _at(given: Path) -> list[Source]:
+    try:
+        place = given.expanduser()
+        mode = place.stat().st_mode
+        if stat.S_ISDIR(mode):
+            found = _one(place, _folder_name(place), given) or _many(place, "", _LEVELS)
+            if not found:
+                raise _nothing_in(place)
+            return found
+    except FileNotFoundError:
+        raise _missing(given) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise AdapterError(f"{str(given)!a}: cannot be read ({why})", fix="correct the path") from error
+    if not stat.S_ISREG(mode):
+        raise AdapterError(f"{given}: is a pipe, a device or a socket", fix="name an adapter's folder or file")
+    return _file(place, given)
+
+
+def _file(place: Path, given: Path) -> list[Source]:
+    lower = place.name.lower()
+    folder = place.parent
+    if lower == CONFIG_NAME or (lower.startswith("adapter_model.") and (folder / CONFIG_NAME).exists()):
+        return [_adapter(folder, _folder_name(folder), given)]
+    if is_archive(place):
+        return _archive(place, place.name)
+    if lower.endswith(WEIGHT_SUFFIXES):
+        return [Source(name=place.name, given=given, kind="file", place=place)]
+    raise AdapterError(
+        f"{given}: is no adapter, nor an archive of one",
+        fix="name an adapter's folder, its .safetensors file, or a .zip or .tar of it",
+    )
+
+
+def _archive(place: Path, name: str) -> list[Source]:
+    inside = peek(place)
+    if len(inside) < 2:
+        return [Source(name=name, given=place, kind="archive", place=place)]
+    return [
+        Source(name=f"{name}/{inner}", given=place / inner, kind="archive", place=place, inner=inner)
+        for inner in inside
+    ]
+
+
+def _one(place: Path, name: str, given: Path | None = None) -> list[Source]:
+    """The adapter, or the cache entry's adapters, that this folder is; [] where it is only a place of others."""
+    if place.name.startswith("models--") and (place / "snapshots").is_dir():
+        return _cached(place)
+    entries = _entries(place)
+    if _is_adapter(entries):
+        return [_adapter(place, name, given or place)]
+    folders = {entry.name for entry in entries if _is_folder(entry)}
+    if BEST in folders and _is_adapter(_entries(place / BEST)):
+        others = (each for each in folders if not checkpoint_like(each))
+        if not any(_holds_adapter(place / each) for each in others):
+            best = _adapter(place / BEST, name, (given or place) / BEST)
+            return [msgspec.structs.replace(best, checkpoints=_checkpoints(place), run=place)]
+    return []
+
+
+def _adapter(place: Path, name: str, given: Path) -> Source:
+    cache = _cache_entry(place)
+    run = _run_of(place)
+    return Source(
+        name=name,
+        given=given,
+        kind="cache" if cache else "checkpoint" if run else "folder",
+        place=place,
+        limit=cache,
+        run=run,
+        checkpoints=_checkpoints(place),
+    )
+
+
+def _many(place: Path, prefix: str, levels: int) -> list[Source]:
+    """The adapters below a folder, sorted by name; hidden folders and base models are passed over."""
+    entries = _entries(place)
+    found: list[Source] = []
+    if _is_base(entries):
+        return found
+    for entry in entries:
+        path, name = place / entry.name, f"{prefix}{entry.name}"
+        if entry.name.startswith("."):
+            continue
+        if not _is_folder(entry):
+            if entry.name.lower().endswith(".safetensors"):
+                found.append(Source(name=name, given=path, kind="file", place=path))
+            elif is_archive(path) and (not path.name.lower().endswith(".zip") or peek(path)):
+                found += _archive(path, name)
+            continue
+        try:
+            below = levels if entry.name == CHECKPOINTS else levels - 1
+            found += _one(path, name) or (_many(path, f"{name}/", below) if below else [])
+        except AdapterError:
+            continue  # a cached base model beside cached adapters
+        except OSError:
+            found.append(Source(name=name, given=path, kind="folder", place=path))  # examining it says why
+    return found
+
+
+def _cached(place: Path) -> list[Source]:
+    """The adapters of a Hugging Face cache entry: of its main revision, else of the newest snapshot."""
+    snapshots = {entry.name: entry.stat().st_mtime for entry in _entries(place / "snapshots") if _is_folder(entry)}
+    name = "/".join(place.name.split("--")[1:])
+    if not snapshots:
+        raise AdapterError(f"{place}: the cache entry holds no snapshot", fix=f"download {name} again")
+    chosen = max(snapshots, key=lambda each: (snapshots[each], each))
+    main = place / "refs" / "main"
+    if main.is_file() and main.stat().st_size < 256:
+        revision = main.read_text("utf-8", "replace").strip()
+        chosen = revision if revision in snapshots else chosen
+    snapshot = place / "snapshots" / chosen
+    if _is_adapter(_entries(snapshot)):
+        return [_adapter(snapshot, name, place)]
+    found = _many(snapshot, f"{name}/", _LEVELS)
+    if not found:
+        raise _nothing_in(snapshot)
+    return found
+
+
+def _is_adapter(entries: Iterable[os.DirEntry[str]]) -> bool:
+    names = [entry.name.lower() for entry in entries]
+    if any(name == CONFIG_NAME or name.startswith(("adapter_model.", "adapter_model-")) for name in names):
+        return True
+    loose = [name for name in names if name.endswith(".safetensors")]
+    return len(loose) == 1 and not _is_base(entries)
+
+
+def _is_base(entries: Iterable[os.DirEntry[str]]) -> bool:
+    names = [entry.name.lower() for entry in entries]
+    return "config.json" in names and any(_BASE_WEIGHTS.fullmatch(name) for name in names)
+
+
+def _holds_adapter(folder: Path) -> bool:
+    try:
+        return _is_adapter(_entries(folder))
+    except OSError:
+        return False
+
+
+def _checkpoints(place: Path) -> tuple[str, ...]:
+    """Checkpoints in a run's folder, as paths below it."""
+    found = []
+    for entry in _entries(place):
+        if not _is_folder(entry):
+            continue
+        if _CHECKPOINT.fullmatch(entry.name):
+            found.append(entry.name)
+        elif entry.name == CHECKPOINTS:
+            found += [f"{CHECKPOINTS}/{each.name}" for each in _entries(place / CHECKPOINTS) if _is_folder(each)]
+    return tuple(found)
+
+
+def _run_of(place: Path) -> Path | None:
+    whole = place.absolute()
+    if whole.parent.name == CHECKPOINTS:
+        return place.parent.parent if len(place.parts) > 2 else whole.parent.parent
+    return whole.parent if _CHECKPOINT.fullmatch(whole.name) else None
+
+
+def _cache_entry(place: Path) -> Path | None:
+    parts = place.absolute().parts
+    for number in range(len(parts) - 2, 0, -1):
+        if parts[number] == "snapshots" and parts[number - 1].startswith("models--"):
+            return Path(*parts[:number])
+    return None
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as listing:
+        return sorted(listing, key=lambda entry: entry.name)
+
+
+def checkpoint_like(name: str) -> bool:
+    """Whether a folder of this name within an adapter's is a checkpoint, or holds checkpoints."""
+    return name == CHECKPOINTS or _CHECKPOINT.fullmatch(name) is not None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
+def _folder_name(place: Path) -> str:
+    whole = Path(os.path.abspath(place))
+    run = _run_of(whole)
+    return str(whole.relative_to(run.parent)) if run and run.name else whole.name or str(whole)
+
+
+def _distinct(sources: list[Source]) -> list[Source]:
+    once = {(os.path.realpath(source.place), source.inner): source for source in reversed(sources)}
+    kept = list(reversed(once.values()))
+    for rename in (lambda source, _: f"{source.place.absolute().parent.name}/{source.name}", _numbered):
+        counts: dict[str, int] = {}
+        for source in kept:
+            counts[source.name] = counts.get(source.name, 0) + 1
+        seen: dict[str, int] = {}
+        for place, source in enumerate(kept):
+            if counts[source.name] > 1:
+                seen[source.name] = number = seen.get(source.name, 0) + 1
+                kept[place] = msgspec.structs.replace(source, name=rename(source, number))
+    return kept
+
+
+def _numbered(source: Source, number: int) -> str:
+    return f"{source.name} ({number})"
+
+
+def _missing(given: Path) -> AdapterError:
+    parent = given.expanduser().parent
+    try:
+        beside = [entry.name for entry in _entries(parent)]
+    except OSError:
+        beside = []
+    near = difflib.get_close_matches(given.name, beside, n=1, cutoff=0.6)
+    fix = f"did you mean {parent / near[0]}?" if near else "correct the path"
+    if not near and re.fullmatch(r"[\w.-]+/[\w.-]+", str(given)):
+        cached = _hub_cache() / f"models--{str(given).replace('/', '--')}"
+        fix = f"did you mean {cached}?" if cached.is_dir() else "nothing is downloaded; download the adapter first"
+    return AdapterError(f"{given}: no such file or folder", fix=fix)
+
+
+def _hub_cache() -> Path:
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+
+
+def _nothing_in(place: Path) -> AdapterError:
+    entries = _entries(place)
+    if not entries:
+        return AdapterError(f"{place}: is empty", fix="name an adapter's folder")
+    if _is_base(entries):
+        return AdapterError(
+            f"{place}: is a base model, not an adapter", fix=f"name an adapter, and this with --base {place}"
+        )
+    return AdapterError(
+        f"{place}: holds no adapter, nor do its subfolders down to {_LEVELS} levels",
+        fix=f"name a folder that holds {CONFIG_NAME} and adapter_model.safetensors",
+    )

@@ -1,0 +1,146 @@
+"""Opening a source: an archive's adapter is unpacked into a private folder, and what was refused becomes findings."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from lorica.adapters.document import short_text
+from lorica.errors import AdapterError
+from lorica.vetting.files.archives import (
+    DAMAGED,
+    SUFFIXES,
+    BombError,
+    Member,
+    TooManyError,
+    adapters_in,
+    allowance,
+    copy_members,
+    leads_out,
+    walk,
+)
+from lorica.vetting.files.documents import CARD, DOCUMENTS
+from lorica.vetting.files.sources import Source
+from lorica.vetting.findings import Finding, finding
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[Source]:
+    """The source, ready to be examined. An archive's adapter lies in a private temporary folder meanwhile.
+
+    Whatever is wrong with the archive is in the `findings` of what is given; it never raises for a file's contents.
+    Raises AdapterError when there is no place to unpack to.
+    """
+    if source.kind != "archive" or source.unpacked:
+        yield source
+        return
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="lorica-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise AdapterError(
+            f"{source.place}: cannot be unpacked, there is no temporary folder ({error.strerror})",
+            fix="set TMPDIR to a folder with room",
+        ) from error
+    with folder as private:
+        yield _unpack(source, Path(private))
+
+
+def _unpack(source: Source, into: Path) -> Source:
+    found: list[Finding] = []
+    left: dict[str, int] = {}
+    try:
+        members = [member for member, _ in walk(source.place)]
+        safe = _safe(members, found)
+        folder = _choose(safe, source, found)
+        if folder is not None:
+            wanted, left = _wanted(safe, folder, found)
+            sizes = {member.name: member.size for member in safe}
+            announced = sum(sizes[name] for name in wanted)
+            if announced > allowance(source.place.stat().st_size):
+                raise BombError(f"its files announce {announced} bytes")
+            copy_members(source.place, wanted, into)
+        elif any(member.name.rpartition("/")[2] == "data.pkl" for member in safe):
+            return msgspec.structs.replace(source, unpacked=True, findings=tuple(found))  # torch.save's archive
+    except TooManyError as error:
+        found.append(finding("L081", f"it has {error}", expected="at most 10,000 members"))
+    except BombError as error:
+        size = source.place.stat().st_size
+        found.append(
+            finding("L082", f"{size} bytes packed; {error}", expected=f"at most {allowance(size)} bytes unpacked")
+        )
+    except DAMAGED as error:
+        found.append(finding("L080", f"it cannot be unpacked: {short_text(error) or type(error).__name__}"))
+    return msgspec.structs.replace(source, place=into, unpacked=True, members=left, findings=tuple(found))
+
+
+def _safe(members: Sequence[Member], found: list[Finding]) -> list[Member]:
+    out = [member for member in members if leads_out(member.name)]
+    if out:
+        found.append(_about("L083", out, "lead out of it or are no plain paths"))
+    special = [member for member in members if member.kind == "special"]
+    if special:
+        found.append(_about("L085", special, "are no files"))
+    bad = {id(member) for member in (*out, *special)}
+    return [member for member in members if id(member) not in bad]
+
+
+def _choose(members: Sequence[Member], source: Source, found: list[Finding]) -> str | None:
+    if source.inner:
+        return source.inner
+    folders = adapters_in(list(members))
+    if len(folders) > 1:
+        shown = ", ".join(short_text(each) for each in folders[:5])
+        found.append(finding("L088", f"it holds {len(folders)}: {shown}", facts={"adapters": len(folders)}))
+        return None
+    if folders:
+        return folders[0]
+    loose = [member.name for member in members if member.name.lower().endswith(".safetensors")]
+    return loose[0].rpartition("/")[0] if len(loose) == 1 else None
+
+
+def _wanted(members: Sequence[Member], folder: str, found: list[Finding]) -> tuple[dict[str, str], dict[str, int]]:
+    """(member -> file name to unpack it to, name below the folder -> bytes of what stays packed)."""
+    wanted: dict[str, str] = {}
+    left: dict[str, int] = {}
+    links, locked, twice = [], [], []
+    for member in members:
+        plain = member.name.removeprefix("./")
+        below = plain.removeprefix(f"{folder}/") if folder else plain
+        if member.kind == "folder" or (folder and below == plain):
+            continue
+        if "/" in below or not is_wanted(below):
+            left[below] = member.size
+        elif member.kind == "link":
+            links.append(member)
+        elif member.encrypted:
+            locked.append(member)
+        elif below in wanted.values():
+            twice.append(member)
+        else:
+            wanted[member.name] = below
+    for code, those, what in (
+        ("L084", links, "are links"),
+        ("L086", locked, "are"),
+        ("L089", twice, "are there twice"),
+    ):
+        if those:
+            found.append(_about(code, those, what))
+    nested = [name for name in left if name.lower().endswith(SUFFIXES)]
+    if nested:
+        found.append(finding("L087", f"{len(nested)}: {', '.join(short_text(name) for name in nested[:5])}"))
+    return wanted, left
+
+
+def is_wanted(name: str) -> bool:
+    """Whether examining an adapter reads a file of this name in its folder."""
+    lower = name.lower()
+    return lower.endswith(".safetensors") or lower.startswith(("adapter_", CARD.lower())) or lower in DOCUMENTS
+
+
+def _about(code: str, members: Sequence[Member], what: str) -> Finding:
+    first = short_text(members[0].name, quoted=True)
+    return finding(code, f"{len(members)} {what}, first {first}", facts={"members": len(members)})

@@ -1,0 +1,1 @@
+"""What the values of the tensors say, of one adapter and of many beside each other (L2)."""

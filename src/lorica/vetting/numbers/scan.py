@@ -1,0 +1,205 @@
+"""One pass over an adapter's tensors: what their values are like, and what two halves of a pair are enough to know.
+
+The update of a module is never formed: of A [r, in] and B [out, r] only A A^T and B^T B [r, r] and two projections
+[r, 16] are kept, and everything in `spectra` and `sketch` follows from those.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lorica.adapters.arrays import BLOCK_VALUES, LARGEST, READABLE, Floats, TensorReader, decode
+from lorica.adapters.header import TensorInfo
+from lorica.adapters.layout import Factors, Layout
+from lorica.vetting.numbers.sketch import probes
+
+SAMPLES = 256
+# A factor above this size, or of this rank, is scanned for broken values only; none is known.
+MOST_FACTOR_VALUES = 16 * 1024 * 1024
+MOST_RANK = 512
+# Shorter stretches of zeros are not looked for: 8-bit types flush many small values to zero.
+ZERO_RUN_BYTES = 1024
+_ONE_THREAD = 2**18
+# Stretches of one value are looked for in pieces of so many values.
+EQUAL_RUN = 128
+
+
+class TensorFacts(msgspec.Struct):
+    """What is known of a tensor's values. largest: of the finite ones, in size. sample: SAMPLES values spread over it.
+
+    zero_run: (first value, values) of the longest stretch of zeros at least ZERO_RUN_BYTES long, else (0, 0);
+    zero_tail: zeros that end the tensor. equal_run: values of the longest stretch of one other value, if it is long.
+    """
+
+    info: TensorInfo
+    digest: bytes = b""
+    count: int = 0
+    nans: int = 0
+    infinities: int = 0
+    zeros: int = 0
+    saturated: int = 0
+    largest: float = 0.0
+    constant: bool = False
+    readable: bool = True
+    zero_run: tuple[int, int] = (0, 0)
+    equal_run: int = 0
+    zero_tail: int = 0
+    sample: Floats | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether it holds values that are no numbers."""
+        return self.nans + self.infinities > 0
+
+
+class Half(msgspec.Struct):
+    """What is kept of one factor. gram: [r, r]. image: [r, 16], its projection. sums: [r], over the other axis.
+    width: length of the other axis.
+    """
+
+    gram: npt.NDArray[np.float32]
+    image: npt.NDArray[np.float32]
+    sums: npt.NDArray[np.float32]
+    width: int
+
+
+def scan(weights: Path, layout: Layout, on_pair: Callable[[Factors, Half, Half], None]) -> dict[str, TensorFacts]:
+    """Read every tensor once: facts by tensor name, in the file's order.
+
+    on_pair: called with a module and its halves A and B as soon as both are read, so that few are held at a time.
+    Raises AdapterError when the file cannot be read to its end.
+    """
+    factors = {each.a: "a" for each in layout.modules.values() if each.a}
+    factors |= {each.b: "b" for each in layout.modules.values() if each.b}
+    sparse = {name for each in layout.modules.values() if each.embedding for name in (each.a, each.b)}
+    modules = {name: each for each in layout.pairs for name in (each.a, each.b)}
+    facts: dict[str, TensorFacts] = {}
+    waiting: dict[str, Half] = {}
+    with TensorReader(weights) as reader, np.errstate(all="ignore"):
+        for name, info in layout.tensors.items():
+            side = factors.get(name, "")
+            facts[name], half = _tensor(reader, info, side, look_for_runs=side != "" and name not in sparse)
+            if half is None or name not in modules:
+                continue
+            module = modules[name]
+            other = waiting.pop(module.b if side == "a" else module.a, None)
+            if other is None:
+                waiting[name] = half
+            else:
+                on_pair(module, *((half, other) if side == "a" else (other, half)))
+    return facts
+
+
+def _tensor(
+    reader: TensorReader, info: TensorInfo, side: str, *, look_for_runs: bool
+) -> tuple[TensorFacts, Half | None]:
+    facts = TensorFacts(info, readable=info.dtype in READABLE)
+    digest = hashlib.sha256(f"{info.dtype}{list(info.shape)}".encode())
+    half = None
+    whole = info.stop - info.start <= 4 * MOST_FACTOR_VALUES and side != ""
+    lowest, highest = np.inf, -np.inf
+    for raw in reader.raw_blocks(info, MOST_FACTOR_VALUES if whole else BLOCK_VALUES):
+        digest.update(raw.data)
+        if not facts.readable:
+            continue
+        values = decode(raw, info.dtype)
+        low, high = _look(values, facts)
+        lowest, highest = min(lowest, low), max(highest, high)
+        if facts.sample is None:
+            facts.sample = values[_spread(values.size)]
+        if look_for_runs and facts.zeros > 16 and whole:
+            facts.zero_run, facts.zero_tail = _zero_runs(values, max(1, ZERO_RUN_BYTES * values.size // raw.size))
+        if look_for_runs and whole:
+            facts.equal_run = _equal_run(values)
+        if whole and not facts.broken and values.size == facts.count:
+            half = _half(values, info.shape, side)
+    facts.digest = digest.digest()
+    facts.largest = max(abs(lowest), abs(highest)) if facts.count else 0.0
+    facts.constant = facts.count > 1 and lowest == highest and not facts.broken
+    return facts, half
+
+
+def _look(values: Floats, facts: TensorFacts) -> tuple[float, float]:
+    """Count what is in a block; its smallest and largest finite value."""
+    facts.count += values.size
+    facts.zeros += values.size - int(np.count_nonzero(values))
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        nans, infinite = np.isnan(values), np.isinf(values)
+        facts.nans += int(np.count_nonzero(nans))
+        facts.infinities += int(np.count_nonzero(infinite))
+        rest = values[~(nans | infinite)]
+        low, high = (float(rest.min()), float(rest.max())) if rest.size else (0.0, 0.0)
+    limit = LARGEST.get(facts.info.dtype, np.inf)
+    if max(abs(low), abs(high)) >= limit:
+        facts.saturated += int(np.count_nonzero(np.abs(values) == np.float32(limit)))
+    return low, high
+
+
+@functools.lru_cache(maxsize=64)
+def _spread(size: int) -> npt.NDArray[np.int64]:
+    # An odd step, so that no column of a matrix of even width is left out.
+    return np.arange(SAMPLES) * (max(size // SAMPLES, 1) | 1) % size
+
+
+def _zero_runs(values: Floats, shortest: int) -> tuple[tuple[int, int], int]:
+    """The longest stretch of zeros (first, length), if long enough, and how many end the tensor."""
+    filled = np.flatnonzero(values)
+    if not filled.size:
+        return (0, values.size), values.size
+    edges = np.concatenate(([-1], filled, [values.size]))
+    gaps = np.diff(edges) - 1
+    longest = int(gaps.argmax())
+    run = (int(edges[longest]) + 1, int(gaps[longest]))
+    return (run if run[1] >= shortest else (0, 0)), int(gaps[-1])
+
+
+def _equal_run(values: Floats) -> int:
+    """About how many values in a row are one and the same, not zero; 0 where fewer than EQUAL_RUN are."""
+    pieces = values[: values.size // EQUAL_RUN * EQUAL_RUN].reshape(-1, EQUAL_RUN)
+    # A stretch twice as long fills a whole piece; the first two values already tell most pieces apart.
+    suspects = np.flatnonzero((pieces[:, 0] == pieces[:, 1]) & (pieces[:, 0] == pieces[:, -1]) & (pieces[:, 0] != 0))
+    full = [i for i in suspects.tolist() if (pieces[i] == pieces[i, 0]).all()]
+    return len(full) * EQUAL_RUN
+
+
+def _products(matrix: Floats, columns: Floats) -> tuple[Floats, Floats]:
+    """matrix [r, n], columns [n, 17] -> matrix matrix^T [r, r] and matrix columns [r, 17], summed over pieces of n.
+
+    OpenBLAS hands products of more than 2^18 multiplications to its threads, and on busy cores those cost a hundred
+    times what they save; numpy multiplies a stack of smaller ones without leaving its loop.
+    """
+    rank, width = matrix.shape
+    piece = _ONE_THREAD // (rank * max(rank, columns.shape[1]))
+    if piece >= width or piece < 16:
+        return matrix @ matrix.T, matrix @ columns
+    whole = width // piece * piece
+    pieces = matrix[:, :whole].reshape(rank, -1, piece).transpose(1, 0, 2)
+    rest, tail = matrix[:, whole:], columns[whole:]
+    gram = (pieces @ pieces.transpose(0, 2, 1)).sum(axis=0) + rest @ rest.T
+    projected = (pieces @ columns[:whole].reshape(-1, piece, columns.shape[1])).sum(axis=0) + rest @ tail
+    return gram, projected
+
+
+def _half(values: Floats, shape: tuple[int, ...], side: str) -> Half | None:
+    """The products of one factor; None for what is no matrix or too large."""
+    rows = shape[0] if shape else 0
+    if len(shape) < 2 or not values.size or (len(shape) > 2 and side == "b" and values.size != rows * shape[1]):
+        return None
+    matrix = values.reshape(rows, -1)
+    if side == "b":
+        matrix = matrix.T
+    rank, width = matrix.shape
+    if rank > MOST_RANK:
+        return None
+    gram, projected = _products(matrix, probes(width))
+    if not np.isfinite(gram.trace()):
+        return None  # sizes beyond float32's square root; the tensor's own finding says so
+    return Half(gram=gram, image=projected[:, :-1], sums=projected[:, -1], width=width)

@@ -1,0 +1,209 @@
+"""Is an adapter's update of a size that training leaves: not zero, not faint, not overwhelming, even over the layers?
+
+The measure is the gain: for an input of entries of size one (what a norm layer hands on), the size of the entries that
+the update adds to the output. A base layer's own gain is near 1, a trained update's between 0.001 and 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.layout import Layout
+from lorica.vetting.codes import Severity
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.numbers.scan import TensorFacts
+from lorica.vetting.numbers.spectra import Measure
+
+# Below the resolution of float32 beside an output of size one: no engine can show it.
+NO_EFFECT = 1e-8
+# A hundredth of what half precision resolves beside an output of size one, and a tenth of that: one step of Adam at a
+# rate of 1e-5 still leaves more than the latter.
+SLIGHT, FAINT = 1e-4, 1e-5
+# A base layer's own effect, ten times that, and a thousand times.
+NOTABLE, LARGE, ABSURD = 1.0, 10.0, 1000.0
+# Peers of one role lie within a factor of ten of their median in healthy adapters.
+STANDS_OUT = 50.0
+# Gaussian initialisation of rank 1 in a wide layer reaches 250, EVA's and PiSSA's a few; small ones are rescaled.
+A_SPREAD, A_SPREAD_ABSURD = (0.02, 500.0), (1e-5, 1e5)
+# Initialisations under which A and B start large and the base is changed to match.
+_BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Modules that text alone, or one prompt, may never reach: other modalities, and the experts of a mixture.
+_UNREACHED = re.compile(r"vision|visual|image|audio|speech|expert|mm_|projector|encoder\.", re.IGNORECASE)
+
+
+def check_sizes(
+    config: AdapterConfig | None,
+    layout: Layout,
+    facts: dict[str, TensorFacts],
+    measures: dict[str, Measure],
+    *,
+    scaled: bool,
+) -> list[Finding]:
+    """scaled: whether alpha and rank are known, without which only zero is judged."""
+    pairs = [each.path for each in layout.pairs]
+    if not pairs:
+        return []
+    silent = [path for path in pairs if _silent(path, layout, facts, measures)]
+    if len(silent) == len(pairs):
+        return [_no_effect(pairs, layout, facts, measures)]
+    found = [*_partly_silent(silent, pairs, measures), *_unused(measures)]
+    linear = {path: each for path, each in measures.items() if not layout.modules[path].embedding}
+    special = config is not None and str(config.init_lora_weights).startswith(_BASE_CHANGING)
+    if linear and scaled and not special:
+        found += [*_scale(linear, special=config is not None and config.use_dora), *_spread(linear)]
+    found += _outliers({path: each for path, each in linear.items() if each.norm > 0})
+    return found
+
+
+def where(paths: Sequence[str], total: int, what: str = "modules") -> str:
+    """ "in 3 of 12 modules, first model.layers.0.self_attn.q_proj" with nothing unprintable in it."""
+    first = ascii(paths[0])[1:-1]
+    return f"in {len(paths)} of {total} {what}, first {first if len(first) <= 120 else '...' + first[-117:]}"
+
+
+def _silent(path: str, layout: Layout, facts: dict[str, TensorFacts], measures: dict[str, Measure]) -> bool:
+    if path in measures:
+        return measures[path].gain <= NO_EFFECT
+    module = layout.modules[path]
+    halves = [facts[name] for name in (module.a, module.b)]
+    return any(each.count > 0 and each.zeros == each.count for each in halves)
+
+
+def _no_effect(
+    pairs: list[str], layout: Layout, facts: dict[str, TensorFacts], measures: dict[str, Measure]
+) -> Finding:
+    zero = {
+        half: sum(facts[name].zeros == facts[name].count for name in names)
+        for half, names in {
+            "lora_A": [layout.modules[path].a for path in pairs],
+            "lora_B": [layout.modules[path].b for path in pairs],
+        }.items()
+    }
+    gain = max((measures[path].gain for path in pairs if path in measures), default=0.0)
+    which = " and ".join(half for half, count in zero.items() if count == len(pairs))
+    seen = f"{which} is zero in all {len(pairs)} modules" if which else (
+        f"the largest update changes outputs of size 1 by {gain:.1e}, less than float32 can show"
+    )  # fmt: skip
+    others = [each.path for each in layout.modules.values() if each.magnitude or each.more] + list(layout.saved)
+    severity: Severity | None = None
+    if others:
+        seen += f"; only {len(others)} saved parameters or magnitudes can act"
+        severity = "warn"
+    return finding(
+        "L210",
+        seen,
+        expected="lora_B away from zero after training",
+        facts={"modules": len(pairs), "zero_a": zero["lora_A"], "zero_b": zero["lora_B"], "gain": gain},
+        severity=severity,
+    )
+
+
+def _partly_silent(silent: list[str], pairs: list[str], measures: dict[str, Measure]) -> Iterable[Finding]:
+    if not silent:
+        return
+    reached = [path for path in silent if not _UNREACHED.search(path)]
+    yield finding(
+        "L211",
+        f"the update is zero {where(reached or silent, len(pairs))}",
+        expected="an update in every adapted module" if reached else "",
+        facts={"modules": len(pairs), "silent": len(silent), "reached": len(reached)},
+        severity="warn" if reached else "note",
+    )
+
+
+def _unused(measures: dict[str, Measure]) -> Iterable[Finding]:
+    hit = [path for path, each in measures.items() if 0 < each.unused < each.rank]
+    if hit:
+        first = measures[hit[0]]
+        yield finding(
+            "L218",
+            f"{first.unused} of {first.rank} rank components are zero {where(hit, len(measures))}",
+            facts={"modules": len(hit), "unused": sum(measures[path].unused for path in hit)},
+        )
+
+
+def _scale(measures: dict[str, Measure], *, special: bool) -> Iterable[Finding]:
+    """special: DoRA, where the base's own row lengths bound the result."""
+    gains = np.array([each.gain for each in measures.values()])
+    facts = {"median_gain": _middle(gains), "max_gain": float(gains.max())}
+    scales = sorted({each.scale for each in measures.values()})
+    by = f"scaling {scales[0]:.4g}" if len(scales) == 1 else f"scalings {scales[0]:.4g} to {scales[-1]:.4g}"
+    if facts["max_gain"] < SLIGHT:
+        yield finding(
+            "L212",
+            f"the largest update changes outputs of size 1 by {facts['max_gain']:.1e} ({by})",
+            expected="0.001 to 1 after training",
+            facts=facts,
+            severity=None if facts["max_gain"] < FAINT else "note",
+        )
+    if facts["median_gain"] > LARGE:
+        yield finding(
+            "L214",
+            f"for inputs of size 1 the updates add outputs of size {facts['median_gain']:.3g} ({by})",
+            expected="0.001 to 1 after training; a base layer's own are near 1",
+            facts=facts,
+            severity="reject" if facts["median_gain"] > ABSURD and not special else "warn",
+        )
+    elif facts["median_gain"] > NOTABLE:
+        yield finding(
+            "L213",
+            f"for inputs of size 1 the updates add outputs of size {facts['median_gain']:.3g} ({by})",
+            expected="0.001 to 1 after training; a base layer's own are near 1",
+            facts=facts,
+        )
+
+
+def _spread(measures: dict[str, Measure]) -> Iterable[Finding]:
+    spreads = {path: each.a_spread for path, each in measures.items() if each.a_spread > 0}
+    low, high = A_SPREAD
+    hit = [path for path, value in spreads.items() if not low <= value <= high]
+    if hit:
+        worst = max((spreads[path] for path in hit), key=lambda value: abs(np.log(value)))
+        extreme = not A_SPREAD_ABSURD[0] <= worst <= A_SPREAD_ABSURD[1]
+        yield finding(
+            "L216",
+            f"lora_A is {worst:.2g} times the size PEFT starts it with {where(hit, len(measures))}",
+            expected="0.5 to 20 times",
+            facts={"modules": len(hit), "worst": worst},
+            severity="warn" if extreme else "note",
+        )
+
+
+def _middle(values: npt.NDArray[np.float64]) -> float:
+    # np.median would import numpy.ma, which costs as much as everything here.
+    return float(np.sort(values)[len(values) // 2])
+
+
+def _outliers(measures: dict[str, Measure]) -> Iterable[Finding]:
+    """Modules whose gain is far from that of the same module in the other layers."""
+    roles: dict[str, list[str]] = {}
+    for path in measures:
+        roles.setdefault(re.sub(r"\d+", "*", path), []).append(path)
+    hit: dict[str, float] = {}
+    for paths in roles.values():
+        if len(paths) < 4 or _UNREACHED.search(paths[0]):
+            continue
+        logs = np.log([measures[path].gain for path in paths])
+        away = logs - _middle(logs)
+        # Robust: the usual distance from the median, which a few bad layers do not move.
+        usual = max(_middle(np.abs(away)), 0.2)
+        next_best = np.sort(logs)[-2]
+        for path, distance, log in zip(paths, away, logs, strict=True):
+            # Of four layers one cannot tell what is usual: the largest must not hide in its own distance.
+            far_above = distance > max(np.log(STANDS_OUT), 8 * usual) or log - next_best > np.log(STANDS_OUT)
+            if far_above or distance < -max(2 * np.log(STANDS_OUT), 12 * usual):
+                hit[path] = float(np.exp(distance))
+    if hit:
+        worst = max(hit, key=lambda path: abs(np.log(hit[path])))
+        yield finding(
+            "L215",
+            f"the update is {hit[worst]:.3g} times that of the same module in other layers "
+            f"{where([worst, *(path for path in hit if path != worst)], len(measures))}",
+            expected="within a factor of 50 of one another",
+            facts={"modules": len(hit), "worst": hit[worst], "path": worst},
+        )

@@ -1,0 +1,1 @@
+"""Do names, shapes and config agree with each other (L1)?"""

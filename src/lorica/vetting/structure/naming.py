@@ -1,0 +1,229 @@
+"""Are the tensors named as PEFT's loader expects them? What it does not expect it drops, mostly without a word."""
+
+from __future__ import annotations
+
+import re
+
+from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.folder import WEIGHTS_NAME
+from lorica.adapters.layout import Layout
+from lorica.adapters.methods import method_of_config, method_of_names
+from lorica.adapters.names import PREFIX
+from lorica.adapters.specimen import Specimen
+from lorica.vetting.claims.families import sees
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.structure.targets import Asked
+from lorica.vetting.wording import listed, shown, some
+
+# Parts of a path that training wrappers leave in a state dict.
+_WRAPPERS = {
+    "_orig_mod": "torch.compile",
+    "_fsdp_wrapped_module": "FSDP",
+    "_checkpoint_wrapped_module": "activation checkpointing",
+    "_forward_module": "Lightning or DeepSpeed",
+    "base_model": "PEFT, twice",
+}
+_DOUBLED = re.compile(r"model\.model\.(?:layers|h|embed_tokens|norm)(?:\.|$)")
+# Every model with a head keeps its layers in an inner model: "model.layers", "transformer.h", "gpt_neox.layers".
+_BARE = re.compile(r"(?:layers|h)\.\d+\.")
+_LANGUAGE = re.compile(r"(?:^|\.)(?:language_model|text_model|llm)\.")
+
+
+def check_naming(specimen: Specimen, asked: Asked | None, layout: Layout) -> list[Finding]:
+    """Findings about the method, the prefixes and the adapter names in tensor names."""
+    strangers = _method(specimen, layout)
+    if strangers and (not layout.modules or strangers[0].code != "L103"):
+        return strangers
+    found = strangers + _prefix(layout) + _wrappers(asked, layout) + _language_model(specimen, layout)
+    found += _bare(specimen, layout) + _adapter_names(layout)
+    if layout.strange and not strangers:
+        lora = [name for name in layout.strange if "lora" in name.lower()]
+        found.append(
+            finding(
+                "L109",
+                f"{some(layout.strange, len(layout.tensors), 'tensors')}: neither LoRA factors nor parameters of "
+                "the base model",
+                expected=f"names like {PREFIX}model.layers.0.self_attn.q_proj.lora_A.weight",
+                file=WEIGHTS_NAME,
+                severity="reject" if lora else None,
+                facts={"tensors": len(layout.strange), "first": layout.strange[0]},
+            )
+        )
+    return found
+
+
+def _method(specimen: Specimen, layout: Layout) -> list[Finding]:
+    claimed = method_of_config(specimen.raw_config or {})
+    named = method_of_names(layout.tensors)
+    pairs = bool(layout.pairs)
+    if claimed is not None:
+        key, method = claimed
+        code = "L102" if key in ("mlx", "adapterhub", "kohya") else "L101"
+        if pairs and key not in ("ADALORA", "HIRA", "PEANUT", "LILY") and named is None:
+            return [
+                finding(
+                    "L103",
+                    f"{CONFIG_NAME} says {shown(method.title)}, and {len(layout.pairs)} modules have LoRA pairs",
+                    expected="peft_type LORA with LoRA pairs",
+                    file=CONFIG_NAME,
+                    facts={"config": key, "tensors": "LORA"},
+                )
+            ]
+        return [
+            finding(
+                code,
+                f"it is {shown(method.title)} ({len(layout.tensors)} tensors); Lorica reads LoRA as PEFT saves it",
+                fix=method.reader,
+                file=CONFIG_NAME,
+                facts={"method": key},
+            )
+        ]
+    if named is None:
+        return []
+    key, method, count = named
+    first = next(name for name in layout.tensors if method_of_names([name]))
+    seen = f"{count} of {len(layout.tensors)} tensors are named as in {method.title}, such as {shown(first)}"
+    facts = {"method": key, "tensors": count}
+    if specimen.raw_config is not None and key not in ("mlx", "adapterhub", "kohya"):
+        seen = f"{CONFIG_NAME} says LORA, and {seen}"
+        return [finding("L103", seen, expected="LoRA pairs", fix=method.reader, file=WEIGHTS_NAME, facts=facts)]
+    code = "L102" if key in ("mlx", "adapterhub", "kohya") else "L101"
+    return [finding(code, seen, fix=method.reader, file=WEIGHTS_NAME, facts=facts)]
+
+
+def _prefix(layout: Layout) -> list[Finding]:
+    if not layout.unprefixed:
+        return []
+    wrapped = [name for name in layout.unprefixed if name.split(".")[0] in _WRAPPERS | {"module": "DDP"}]
+    plain = [name for name in layout.unprefixed if name not in set(wrapped) or not _begins_wrapped(name)]
+    if not plain:
+        return []
+    return [
+        finding(
+            "L104",
+            some(plain, len(layout.tensors), "tensors"),
+            expected=f"names that begin with {PREFIX}",
+            file=WEIGHTS_NAME,
+            facts={"tensors": len(plain), "of": len(layout.tensors), "first": plain[0]},
+        )
+    ]
+
+
+def _begins_wrapped(name: str) -> bool:
+    # "base_model.layers..." lacks PEFT's second part; "module.base_model.model..." stands behind a wrapper.
+    first = name.split(".")[0]
+    return first in ("module", *_WRAPPERS) and first != "base_model"
+
+
+def _wrappers(asked: Asked | None, layout: Layout) -> list[Finding]:
+    wrong: dict[str, list[str]] = {}
+    for path in (*layout.modules, *layout.saved):
+        # A module that is not prefixed by PEFT's name and only begins with "base_model" is L104's.
+        parts = path.split(".")
+        first, inner = parts[0], parts[1:]
+        why = "module (DistributedDataParallel)" if first == "module" else ""
+        if not why and first in _WRAPPERS and (first != "base_model" or _is_prefixed(layout, path)):
+            why = f"{first} ({_WRAPPERS[first]})"
+        if not why:
+            why = next((f"{part} ({_WRAPPERS[part]})" for part in inner if part in _WRAPPERS), "")
+        if not why and _DOUBLED.match(path):
+            why = "model.model (a model inside a model)"
+        if not why and path.endswith(".base_layer") and path in layout.modules and not _stacked(asked, path):
+            why = "base_layer (an adapted layer adapted again)"
+        if why:
+            wrong.setdefault(why, []).append(path)
+    if not wrong:
+        return []
+    paths = [path for each in wrong.values() for path in each]
+    total = len(layout.modules) + len(layout.saved)
+    return [
+        finding(
+            "L105",
+            f"{listed(wrong)} in the names of {some(paths, total)}",
+            expected="the module's path in the unwrapped base model after base_model.model.",
+            file=WEIGHTS_NAME,
+            facts={"modules": len(paths), "of": total, "wrappers": {why: len(each) for why, each in wrong.items()}},
+        )
+    ]
+
+
+def _is_prefixed(layout: Layout, path: str) -> bool:
+    one = layout.modules.get(path)
+    names = (one.a, one.b, *one.more) if one is not None else layout.saved.get(path, ())
+    return any(name.startswith(PREFIX) for name in names if name)
+
+
+def _stacked(asked: Asked | None, path: str) -> bool:
+    # Several parameters of one module (target_parameters) are told apart by `base_layer` levels.
+    return "expert" in path if asked is None else asked.of_parameters(path)
+
+
+def _language_model(specimen: Specimen, layout: Layout) -> list[Finding]:
+    inside = [path for path in layout.modules if _LANGUAGE.search(path)]
+    base = specimen.config.base_model_name_or_path if specimen.config else None
+    if not inside or (base and sees(base)):
+        return []
+    known = sees(base) if base else None
+    return [
+        finding(
+            "L106",
+            f"{some(inside, len(layout.modules))} lie inside a larger model; the named base is "
+            + (f"{shown(base)}, which reads text only" if known is False else shown(base or "not named")),
+            expected="names of a text model, such as model.layers.0.self_attn.q_proj, or a vision-language base",
+            file=WEIGHTS_NAME,
+            severity="reject" if known is False else None,
+            facts={"modules": len(inside), "of": len(layout.modules), "base": base or ""},
+        )
+    ]
+
+
+def _bare(specimen: Specimen, layout: Layout) -> list[Finding]:
+    """Names that begin with the layers themselves: those of a model without a head (AutoModel), or a lost part."""
+    bare = [path for path in layout.modules if _BARE.match(path)]
+    task = specimen.config.task_type if specimen.config else None
+    if not bare or layout.unprefixed or task == "FEATURE_EXTRACTION":
+        return []
+    return [
+        finding(
+            "L143",
+            f"{some(bare, len(layout.modules))}: the names lack the model inside the model; task_type is {shown(task)}",
+            expected="names such as model.layers.0.self_attn.q_proj after base_model.model.",
+            file=WEIGHTS_NAME,
+            severity="reject" if task is not None else None,
+            facts={"modules": len(bare), "of": len(layout.modules), "task": task or ""},
+        )
+    ]
+
+
+def _adapter_names(layout: Layout) -> list[Finding]:
+    twice: list[str] = []
+    for path, each in layout.modules.items():
+        parts = [name for name in each.more if ".lora_A" in name or ".lora_B" in name or "lora_embedding" in name]
+        if any(not name.endswith(".bias") for name in parts):
+            twice.append(path)
+    if len(layout.adapters) > 1 or (layout.adapters and twice):
+        names = listed(layout.adapters)
+        return [
+            finding(
+                "L108",
+                f"adapter names {names} in tensor names; {len(twice)} modules have a factor several times",
+                expected="one adapter, without its name",
+                file=WEIGHTS_NAME,
+                facts={"adapters": list(layout.adapters), "modules": len(twice)},
+            )
+        ]
+    if twice:
+        seen = some(twice, len(layout.modules))
+        return [finding("L141", seen, expected="one lora_A and one lora_B", file=WEIGHTS_NAME, facts={"n": len(twice)})]
+    if layout.adapters:
+        named = [name for name in layout.tensors if f".{layout.adapters[0]}" in name]
+        return [
+            finding(
+                "L107",
+                f"the adapter's name {shown(layout.adapters[0])!r} in {some(named, len(layout.tensors), 'tensors')}",
+                expected="names without it, as save_pretrained writes them",
+                file=WEIGHTS_NAME,
+                facts={"adapter": layout.adapters[0], "tensors": len(named)},
+            )
+        ]
+    return []
