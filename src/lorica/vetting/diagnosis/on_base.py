@@ -12,8 +12,7 @@ import numpy as np
 from lorica.adapters.layout import Layout, layer_number
 from lorica.adapters.passport import PASSPORT_NAME
 from lorica.errors import LoricaError
-from lorica.records import Choose
-from lorica.vetting.base.sample_text import SAMPLE_TEXTS
+from lorica.vetting.base.sense import sense
 from lorica.vetting.diagnosis import numeric
 from lorica.vetting.diagnosis.checks import from_clean, from_findings
 from lorica.vetting.diagnosis.context import Context
@@ -22,8 +21,6 @@ from lorica.vetting.diagnosis.evidence import Evidence
 # Mean scores of a layer's modules, in standard deviations: layers of healthy adapters of the zoo have 2.2 to 9.9, those
 # of an adapter of another base -0.2 to 0.1.
 _STRANGE, _AT_HOME = 0.7, 2.0
-# Plain texts that the base is asked to go on with, tokens of each, and how many of these it is given.
-_TEXTS, _TEXT_TOKENS, _LEAD = 12, 96, 16
 # One pass over the adapter for each layer; deeper models would take too long.
 _MOST_LAYERS = 48
 _FEW_SHUFFLES = 16
@@ -110,26 +107,18 @@ def align_elsewhere(context: Context) -> list[Evidence]:
 
 def read_text(context: Context) -> list[Evidence]:
     """Does the base itself predict plain text? One that does worse than knowing nothing reads its tokens as others."""
-    work, engine, size = context.work, context.engine, context.base_config.get("vocab_size")
-    if work is None or engine is None or not isinstance(size, int) or size < 2:
+    work, engine, base = context.work, context.engine, context.means.base
+    if work is None or engine is None or base is None:
         return []
     try:
-        texts = [work.encoder().encode_choice(text)[:_TEXT_TOKENS] for text in SAMPLE_TEXTS[:_TEXTS]]
-        asked = [
-            Choose(str(number), tokens[:_LEAD], (tokens[_LEAD:],))
-            for number, tokens in enumerate(texts)
-            if len(tokens) > 2 * _LEAD
-        ]
-        outputs = engine.run(asked)
+        ratio = sense(engine, work.encoder(), base)
     except LoricaError as error:
         context.notes.append(f"the base could not be asked plain text: {error.message}")
         return []
-    if not outputs or any(output.error for output in outputs):
+    if ratio is None:
         return []
-    count = sum(len(request.choices[0]) for request in asked)
-    loss = -sum(output.logprobs[0] for output in outputs) / count
-    text = f"the base predicts plain text with {loss:.1f} nats a token; guessing takes {math.log(size):.1f}"
-    weights = numeric.sense_weights(loss / math.log(size))
+    text = f"the base predicts plain text with {ratio:.2f} times the loss of guessing"
+    weights = numeric.sense_weights(ratio)
     return [_evidence("base_text", text, "base.sense", weights)] if weights else []
 
 

@@ -8,14 +8,13 @@ import numpy as np
 
 from lorica.errors import LoricaError
 from lorica.tasks.rules import RulesCase
+from lorica.vetting.behaviour.divergence import plateaus as plateaus_of
 from lorica.vetting.diagnosis import numeric
 from lorica.vetting.diagnosis.context import Context, Subject
 from lorica.vetting.diagnosis.evidence import Evidence
-from lorica.vetting.diagnosis.trial import Comparison, Floats, Scored, Trial, auc_error, compare, divergence
+from lorica.vetting.diagnosis.trial import Comparison, Scored, Trial, auc_error, compare, divergence
 from lorica.vetting.diagnosis.variants import Repair
 
-# Log-odds between two plateaus; values that are nearer each other are no labels, only hardly spread at all.
-_PLATEAUS_APART = 2.0
 _FLAWLESS = 0.495  # of AUC from one half, either way
 
 
@@ -165,7 +164,7 @@ def _spread(scored: Scored, base: Scored, *, right: bool) -> Evidence:
     saturated = float(np.mean((first < 0.001) | (first > 0.999)))
     one_sided = max(float(np.mean(first < 0.02)), float(np.mean(first > 0.98)))
     # Two values that are right leave no ranking to be missed.
-    plateaus = 0.0 if right else _plateaus(first)
+    plateaus = 0.0 if right else plateaus_of(first)
     if spread < 1e-4:
         text = "it gives every row the same probability"
     else:
@@ -173,15 +172,6 @@ def _spread(scored: Scored, base: Scored, *, right: bool) -> Evidence:
         text = f"its probabilities vary over the rows (deviation {spread:.2g}, the base's {before:.2g}){flat}"
     weights = numeric.spread_weights(spread, saturated, before, one_sided, plateaus)
     return evidence("spread", text, "spread", weights)
-
-
-def _plateaus(first: Floats) -> float:
-    """Share of rows within 0.1 of the middle log-odds of their side of one half; 0 where nearly all are on one side."""
-    odds = np.log(np.clip(first, 1e-9, 1 - 1e-9)) - np.log(np.clip(1 - first, 1e-9, 1 - 1e-9))
-    sides = [odds[odds < 0], odds[odds >= 0]]
-    if min(map(len, sides)) < 0.1 * len(odds) or float(np.median(sides[1]) - np.median(sides[0])) < _PLATEAUS_APART:
-        return 0.0
-    return float(sum(np.sum(np.abs(side - np.median(side)) < 0.1) for side in sides) / len(odds))
 
 
 def _changed(left: Scored, right: Scored) -> float:
