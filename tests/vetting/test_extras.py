@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.vetting.specimens import Shapes, codes, specimen
 from tests.vetting.test_structure import PLAIN
 
@@ -16,3 +17,16 @@ def test_the_module_that_an_ending_meant_is_missed() -> None:
     assert [each.severity for each in found if each.code == "L131"] == ["warn"]
     whole: Shapes = kept | {f"{PREFIX}model.norm.weight": (32,)}
     assert "L131" not in codes(check_structure(*specimen(PLAIN | whole, {"modules_to_save": ["norm"]})))
+
+
+@pytest.mark.parametrize("text", ["q_proj, v_proj", "q_proj,v_proj", "['q_proj', 'v_proj']", "q_proj v_proj"])
+def test_a_list_of_targets_that_became_one_text_targets_nothing(text: str) -> None:
+    """PEFT takes a text as an expression, and this one can only match itself."""
+    found = check_structure(*specimen(PLAIN, {"target_modules": text}))
+    assert "L123" in codes(found, "reject")
+
+
+@pytest.mark.parametrize("text", [r".*layers\.\d{1,2}\..*_proj", "model.layers.0.self_attn.[q,v]_proj"])
+def test_an_expression_with_a_comma_of_its_own_is_left_alone(text: str) -> None:
+    found = check_structure(*specimen(PLAIN, {"target_modules": text}))
+    assert "L123" not in codes(found)

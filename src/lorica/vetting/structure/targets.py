@@ -24,6 +24,9 @@ _OPENINGS: tuple[tuple[str, Literal["dot", "end", "whole"]], ...] = (
     ("", "whole"),
 )
 _PLAIN = re.compile(r"(?:[\w\-]|\\?\.)+")
+# Names with commas or spaces between them: a list that became one text. As an expression it means itself, and no
+# module's path has a comma or a space.
+_LIST_AS_TEXT = re.compile(r"\[?[\w\-.'\"]*[\s,;][\w\-.,;\s'\"]*\]?")
 # The layer's number as PEFT takes it: the first number after two parts.
 _INDEX = re.compile(r".*?\.([^.]*)\.(\d+)\.")
 # Lists of a config that are longer are cut here: nobody writes them, and they must not cost a check its time.
@@ -64,6 +67,8 @@ def read_expression(text: str) -> Names | None:
     """The plain names behind a well-known form of expression (`.*\\.(q_proj|v_proj)$`), read by hand; else None."""
     if len(text) > 4096:
         return None
+    if _LIST_AS_TEXT.fullmatch(text):
+        return Names(())
     if "(" not in text and "|" in text:
         pieces = [_read_piece(piece) for piece in text.split("|")]
         if any(piece is None for piece in pieces):
