@@ -15,9 +15,9 @@ from lorica.engines.base import EngineSettings, OnDone, check_adapters, failed, 
 from lorica.engines.native.attention import SharedAttention
 from lorica.engines.native.block import has_fast_kernel
 from lorica.engines.native.generate import Finished, Generation
-from lorica.engines.native.pack import Pass, Piece, Prefix, pack
+from lorica.engines.native.pack import Piece, Prefix, pack
 from lorica.engines.native.plan import Batch, Plan, PlannedRow, make_plan
-from lorica.engines.native.score import branches_of, score
+from lorica.engines.native.score import branches_of, find_scored, score
 from lorica.errors import EngineError
 from lorica.models.adapter_weights import load_lora
 from lorica.models.decoder import Decoder
@@ -164,23 +164,22 @@ class NativeEngine:
                 prefix.values.append(value[part].transpose(0, 1).contiguous())
 
         attention = SharedAttention(work, self._decoder.config.windows, self._decoder.dtype, keep=keep)
-        self._decoder.hidden(work.tokens, work.positions, attention, work.spans)
+        nothing = work.tokens[:0]
+        self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=nothing)
         computed.update(zip(batch.segments, prefixes, strict=True))
 
     def _score(self, plan: Plan, batch: Batch, computed: dict[int, Prefix]) -> Finished:
         work = pack([self._piece(plan, row, computed) for row in batch.rows], self._decoder.device)
-        hidden = self._hidden(work)
         requests = [cast(Choose, plan.requests[row.request]) for row in batch.rows]
         ends = [start + len(piece.tokens) for start, piece in zip(work.offsets, work.pieces, strict=True)]
-        found = score(self._decoder, hidden, requests, ends)
+        wanted = find_scored(requests, ends, self._decoder.device)
+        attention = SharedAttention(work, self._decoder.config.windows, self._decoder.dtype)
+        hidden = self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=wanted.rows)
+        found = score(self._decoder, hidden, requests, wanted)
         return [
             (row.request, _scored(request, values))
             for row, request, values in zip(batch.rows, requests, found, strict=True)
         ]
-
-    def _hidden(self, work: Pass) -> Tensor:
-        attention = SharedAttention(work, self._decoder.config.windows, self._decoder.dtype)
-        return self._decoder.hidden(work.tokens, work.positions, attention, work.spans)
 
 
 def _scored(request: Choose, values: Sequence[float]) -> Output:

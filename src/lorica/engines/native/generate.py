@@ -77,10 +77,11 @@ class Generation:
                 self._cache.write(layer, row.line, key[start:stop], value[start:stop])
 
         attention = SharedAttention(work, self._decoder.config.windows, self._decoder.dtype, keep=keep)
-        hidden = self._decoder.hidden(work.tokens, work.positions, attention, work.spans)
         ends = [start + row.piece.length - 1 for row, start in zip(rows, work.offsets, strict=True)]
+        read = torch.tensor(ends, device=self._decoder.device)
+        hidden = self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=read)
         self._rows += rows
-        return self._advance(rows, self._decoder.logits(hidden[ends]))
+        return self._advance(rows, self._decoder.logits(hidden))
 
     def step(self) -> Finished:
         """One more token for every row. Returns the rows that are done."""
