@@ -20,7 +20,8 @@ from lorica.engines.native.plan import Batch, Plan, PlannedRow, make_plan
 from lorica.engines.native.score import branches_of, find_scored, score
 from lorica.errors import EngineError
 from lorica.models.adapter_weights import load_lora
-from lorica.models.decoder import Decoder
+from lorica.models.fast import AnyDecoder, FastDecoder
+from lorica.models.linear import PRECISIONS
 from lorica.models.lora import LoraWeights
 from lorica.models.quantised import quantised
 from lorica.models.weights import DTYPES, load_decoder
@@ -36,7 +37,7 @@ class NativeEngine:
     adapter have in common at their beginning only once.
     """
 
-    def __init__(self, decoder: Decoder, *, batch_tokens: int = 4096, share_prefixes: bool = True) -> None:
+    def __init__(self, decoder: AnyDecoder, *, batch_tokens: int = 4096, share_prefixes: bool = True) -> None:
         if batch_tokens < 1:
             raise EngineError(f"batch_tokens is {batch_tokens}; at least 1 is needed", fix="try batch_tokens=4096")
         self._decoder = decoder
@@ -68,6 +69,8 @@ class NativeEngine:
         if self._adapters.pop(name, None) is None:
             raise not_there(name, self._adapters)
         del self._digests[name]
+        if isinstance(self._decoder, FastDecoder):
+            self._decoder.forget_adapters()
 
     def describe(self) -> dict[str, str]:
         """What decides the results and the speed."""
@@ -76,7 +79,7 @@ class NativeEngine:
         return {
             "engine": "native",
             "family": decoder.config.family,
-            "dtype": "nf4" if quantised(decoder) else str(decoder.dtype).removeprefix("torch."),
+            "dtype": _precision(decoder),
             "device": str(decoder.device),
             "threads": str(torch.get_num_threads()),
             "batch_tokens": str(self._batch_tokens),
@@ -182,6 +185,12 @@ class NativeEngine:
         ]
 
 
+def _precision(decoder: AnyDecoder) -> str:
+    if isinstance(decoder, FastDecoder):
+        return decoder.precision
+    return "nf4" if quantised(decoder) else str(decoder.dtype).removeprefix("torch.")
+
+
 def _scored(request: Choose, values: Sequence[float]) -> Output:
     if any(math.isnan(value) for value in values):
         return failed(request, "the model's output is not a number (NaN): weights or precision are broken")
@@ -199,6 +208,22 @@ def load_native(folder: Path, settings: EngineSettings) -> NativeEngine:
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = None if settings.dtype == "auto" else DTYPES[settings.dtype]
-    decoder = load_decoder(folder, dtype=dtype, device=device, load_in_4bit=settings.load_in_4bit)
-    return NativeEngine(decoder, batch_tokens=settings.batch_tokens, share_prefixes=settings.share_prefixes)
+    return NativeEngine(
+        _load(folder, settings, device), batch_tokens=settings.batch_tokens, share_prefixes=settings.share_prefixes
+    )
+
+
+def _load(folder: Path, settings: EngineSettings, device: str) -> AnyDecoder:
+    """On a CPU the fast decoder; elsewhere, and for four bits, the plain one."""
+    dtype = settings.dtype
+    if dtype not in ("auto", *PRECISIONS):
+        raise EngineError(f"dtype={dtype!r} is none of auto, {', '.join(PRECISIONS)}", fix="choose one of these")
+    if device == "cpu" and not settings.load_in_4bit:
+        decoder = load_decoder(folder, as_stored=True)
+        return FastDecoder(decoder, str(decoder.dtype).removeprefix("torch.") if dtype == "auto" else dtype)
+    if dtype not in ("auto", *DTYPES):
+        told = "with load_in_4bit the weights have four bits already" if settings.load_in_4bit else f"device={device}"
+        raise EngineError(
+            f"dtype={dtype} computes in whole numbers on a CPU; {told}", fix="use dtype=bfloat16, or device=cpu"
+        )
+    return load_decoder(folder, dtype=DTYPES.get(dtype), device=device, load_in_4bit=settings.load_in_4bit)

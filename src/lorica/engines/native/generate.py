@@ -14,7 +14,7 @@ from lorica.engines.native.attention import SharedAttention, prefix_parts
 from lorica.engines.native.cache import RowCache, StepAttention
 from lorica.engines.native.pack import Piece, find_spans, pack
 from lorica.engines.native.sample import Picker, pick
-from lorica.models.decoder import Decoder
+from lorica.models.fast import AnyDecoder
 from lorica.records import Generate, Output
 
 Finished = list[tuple[int, Output]]
@@ -42,7 +42,7 @@ class Generation:
     cache_tokens: own tokens for which the cache may have room, rows times the longest of them.
     """
 
-    def __init__(self, decoder: Decoder, *, cache_tokens: int) -> None:
+    def __init__(self, decoder: AnyDecoder, *, cache_tokens: int) -> None:
         self._decoder = decoder
         self._cache_tokens = cache_tokens
         self._cache = RowCache(decoder.config, decoder.dtype, decoder.device)

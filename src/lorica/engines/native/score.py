@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lorica.models.decoder import Decoder
+from lorica.models.fast import AnyDecoder
 from lorica.records import Choose
 
 _HEAD_ELEMENTS = 1 << 24  # logits held at once: 64 MiB in float32, whatever the vocabulary
@@ -53,7 +53,7 @@ def find_scored(requests: Sequence[Choose], ends: Sequence[int], device: torch.d
     return Scored(*(torch.tensor(each, device=device) for each in (rows, read, tokens, choice_of)))
 
 
-def score(decoder: Decoder, hidden: Tensor, requests: Sequence[Choose], scored: Scored) -> list[list[float]]:
+def score(decoder: AnyDecoder, hidden: Tensor, requests: Sequence[Choose], scored: Scored) -> list[list[float]]:
     """Summed natural-log probability of every choice of every request, over the full vocabulary.
 
     hidden: [P, hidden] at the positions of `scored`.
@@ -66,7 +66,7 @@ def score(decoder: Decoder, hidden: Tensor, requests: Sequence[Choose], scored: 
     return [[next(flat) for _ in request.choices] for request in requests]
 
 
-def _token_logprobs(decoder: Decoder, hidden: Tensor, read: Tensor, tokens: Tensor) -> Tensor:
+def _token_logprobs(decoder: AnyDecoder, hidden: Tensor, read: Tensor, tokens: Tensor) -> Tensor:
     """hidden [P, hidden]; read, tokens [S] -> float64 [S]: log-probability of tokens[i] after
     hidden[read[i]].
     """
