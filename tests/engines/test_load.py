@@ -13,7 +13,7 @@ import pytest
 from lorica.engines import ENGINES, load_engine
 from lorica.engines.base import EngineSettings
 from lorica.errors import EngineError
-from lorica.records import Choose
+from lorica.records import Choose, Generate, Sampling
 
 SETTINGS = EngineSettings(device="cpu", batch_tokens=512, threads=1)
 
@@ -53,6 +53,31 @@ def test_four_bits_agree_between_the_engines(benches: Any) -> None:
     apart, rounded = (max(abs(a - b) for a, b in zip(ours, other, strict=True)) for other in (theirs, exact))
     assert apart < 0.02
     assert apart < rounded / 4
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int8-weights"])
+def test_less_exact_precisions_are_named_and_stay_near(benches: Any, dtype: str) -> None:
+    bench = benches("wide")
+    engine = load_engine("native", bench.base, replace(SETTINGS, dtype=dtype))
+    engine.add_adapter("algebra", bench.adapters["algebra"])
+    assert engine.describe()["dtype"] == dtype
+    requests = [Choose(f"r{i}", (*range(1, 40), 5 * i), ((1,), (2, 3)), (None, "algebra")[i % 2]) for i in range(8)]
+    for request, output in zip(requests, engine.run(requests), strict=True):
+        assert output.logprobs == pytest.approx(bench.logprobs(request), abs=0.5)
+    words = engine.run([Generate("g", (1, 2, 3), Sampling(max_new_tokens=5), adapter="algebra")])[0].tokens
+    assert len(words) == 5
+    engine.remove_adapter("algebra")
+
+
+def test_whole_numbers_are_for_the_native_engine_without_four_bits(benches: Any) -> None:
+    base, settings = benches("wide").base, replace(SETTINGS, dtype="int8")
+    with pytest.raises(EngineError, match="does not compute in int8") as caught:
+        load_engine("transformers", base, settings)
+    assert "native" in caught.value.fix
+    with pytest.raises(EngineError, match="four bits already"):
+        load_engine("native", base, replace(settings, load_in_4bit=True))
+    with pytest.raises(EngineError, match="dtype='int4' is none of auto, float32"):
+        load_engine("native", base, replace(settings, dtype="int4"))
 
 
 def test_the_package_and_the_fake_need_no_torch() -> None:

@@ -18,6 +18,7 @@ from lorica.engines.base import EngineSettings  # noqa: E402
 from lorica.engines.native import attention, block, plan  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
 from lorica.errors import AdapterError, EngineError  # noqa: E402
+from lorica.models.fast import FastDecoder  # noqa: E402
 from lorica.records import Choose, Generate, Output, Request, Sampling  # noqa: E402
 
 Prompts = Callable[[int], list[tuple[str | None, tuple[int, ...]]]]
@@ -156,7 +157,8 @@ def test_the_longest_prompt_that_fits_is_answered(benches: Any) -> None:
 
 def test_broken_weights_are_an_error_of_the_row(benches: Any) -> None:
     engine = native(benches("llama"))
-    engine._decoder.model.embed_tokens.weight[5] = torch.nan
+    assert isinstance(engine._decoder, FastDecoder)
+    engine._decoder.embedding[5] = torch.nan
     spoilt, fine, text = engine.run(
         [Choose("a", (5,), ((1,),)), Choose("b", (6,), ((1,),)), Generate("c", (5,), Sampling(max_new_tokens=2))]
     )

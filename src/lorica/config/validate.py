@@ -80,6 +80,17 @@ def _check_model(config: Config, facts: _Facts) -> None:
             f"{facts['model.device_map']} and {facts['model.device']} both place the model",
             fix="set one of them",
         )
+    if model.dtype.startswith("int8"):
+        if config.engine.name == "transformers":
+            raise ConfigError(
+                f"{facts['model.dtype']} is computed by the native engine alone, not by {facts['engine.name']}",
+                fix="model.dtype=bfloat16, or engine=native",
+            )
+        if model.load_in_4bit:
+            raise ConfigError(
+                f"{facts['model.dtype']} and {facts['model.load_in_4bit']} both say how the weights are held",
+                fix="set one of them",
+            )
     if not config.lora.target_modules:
         raise ConfigError(
             "lora.target_modules is empty: there would be nothing to train",

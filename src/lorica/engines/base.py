@@ -45,7 +45,8 @@ class EngineSettings:
     """How an engine loads and computes."""
 
     dtype: str = "auto"
-    """Precision of the weights: auto (as the model's files have them), float32, bfloat16 or float16."""
+    """Precision: auto (as the model's files have the weights), float32, bfloat16 or float16; on a CPU and with the
+    native engine also int8 (weights and activations) and int8-weights."""
 
     device: str = "auto"
     """auto (the GPU where there is one), cpu, cuda, cuda:1, ..."""

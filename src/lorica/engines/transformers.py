@@ -268,6 +268,8 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
     except ImportError as error:
         raise MissingExtraError("transformers", extra="local", needed_for="engine=transformers") from error
     dtype, device = settings.dtype, settings.device
+    if dtype.startswith("int8"):
+        raise EngineError(f"the transformers engine does not compute in {dtype}", fix="use engine=native")
     given: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     if settings.load_in_4bit:
         given["quantization_config"] = _four_bits(dtype)

@@ -21,7 +21,10 @@ class Attention(Protocol):
     """One object per forward pass; it alone knows segments, masks and caches."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
+        """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh].
+
+        A query of no rows [0, H, Dh] asks for nothing: key and value are kept, where this attention keeps any.
+        """
         ...
 
 

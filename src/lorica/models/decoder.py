@@ -7,6 +7,7 @@ Parameter names equal those of the published checkpoints, so weights load withou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -16,8 +17,16 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from lorica.models.attention import Attention
 from lorica.models.families import DecoderConfig
-from lorica.models.lora import LoraSpan, project
+from lorica.models.lora import LoraSpan, project, spans_of
 from lorica.models.rope import inverse_frequencies, rotate, rotation
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What is read of the last layer: rows [R], ascending positions of the packed tokens; lora: their spans."""
+
+    rows: Tensor
+    lora: Sequence[LoraSpan]
 
 
 class RmsNorm(nn.Module):
@@ -26,11 +35,11 @@ class RmsNorm(nn.Module):
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
-        self._eps = eps
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] -> [..., width]."""
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self._eps)
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
 class SelfAttention(nn.Module):
@@ -50,18 +59,28 @@ class SelfAttention(nn.Module):
         self.k_norm = RmsNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
 
     def forward(
-        self, x: Tensor, cosine: Tensor, sine: Tensor, attention: Attention, lora: Sequence[LoraSpan]
+        self,
+        x: Tensor,
+        cosine: Tensor,
+        sine: Tensor,
+        attention: Attention,
+        lora: Sequence[LoraSpan],
+        reads: Reads | None = None,
     ) -> Tensor:
-        """x [T, hidden]; cosine, sine [T, 1, Dh] -> [T, hidden]."""
+        """x [T, hidden]; cosine, sine [T, 1, Dh] -> [T, hidden], or [R, hidden] at the R positions of `reads`."""
         heads = (x.shape[0], -1, self._head_dim)
-        query = project(x, self.q_proj, f"{self._path}.q_proj", lora).view(heads)
         key = project(x, self.k_proj, f"{self._path}.k_proj", lora).view(heads)
         value = project(x, self.v_proj, f"{self._path}.v_proj", lora).view(heads)
-        if self.q_norm is not None and self.k_norm is not None:
-            query, key = self.q_norm(query), self.k_norm(key)
-        query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
-        mixed = attention.attend(self._layer, query, key, value)
-        return project(mixed.reshape(x.shape[0], -1), self.o_proj, f"{self._path}.o_proj", lora)
+        key = rotate(key if self.k_norm is None else self.k_norm(key), cosine, sine)
+        if reads is not None and not len(reads.rows):
+            attention.attend(self._layer, key[:0], key, value)
+            return x[:0]
+        query = project(x, self.q_proj, f"{self._path}.q_proj", lora).view(heads)
+        query = rotate(query if self.q_norm is None else self.q_norm(query), cosine, sine)
+        mixed = attention.attend(self._layer, query, key, value).reshape(x.shape[0], -1)
+        if reads is not None:
+            mixed, lora = mixed.index_select(0, reads.rows), reads.lora
+        return project(mixed, self.o_proj, f"{self._path}.o_proj", lora)
 
 
 class Mlp(nn.Module):
@@ -92,10 +111,19 @@ class Layer(nn.Module):
         self.mlp = Mlp(config, layer)
 
     def forward(
-        self, x: Tensor, cosine: Tensor, sine: Tensor, attention: Attention, lora: Sequence[LoraSpan]
+        self,
+        x: Tensor,
+        cosine: Tensor,
+        sine: Tensor,
+        attention: Attention,
+        lora: Sequence[LoraSpan],
+        reads: Reads | None = None,
     ) -> Tensor:
-        """[T, hidden] -> [T, hidden]."""
-        x = x + self.self_attn(self.input_layernorm(x), cosine, sine, attention, lora)
+        """[T, hidden] -> [T, hidden], or [R, hidden] at the R positions of `reads`."""
+        mixed = self.self_attn(self.input_layernorm(x), cosine, sine, attention, lora, reads)
+        if reads is not None:
+            x, lora = x.index_select(0, reads.rows), reads.lora
+        x = x + mixed
         return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x), lora))
 
 
@@ -141,22 +169,24 @@ class Decoder(nn.Module):
         attention: Attention,
         lora: Sequence[LoraSpan] = (),
         *,
+        read: Tensor | None = None,
         checkpoint: bool = False,
     ) -> Tensor:
         """Hidden states before the final norm.
 
-        tokens, positions: [T] integers. lora: disjoint spans of the packed tokens. checkpoint: recompute each
-        layer in the backward pass to save memory. Returns [T, hidden].
+        tokens, positions: [T] integers. lora: disjoint spans of the packed tokens. read: the R positions whose
+        states are wanted, ascending, on the device of the tokens; what the last layer would compute for others is
+        left out, but for keys and values. checkpoint: recompute each layer in the backward pass to save memory.
+        Returns [T, hidden], or [R, hidden] with `read`.
         """
         x = self.model.embed_tokens(tokens)
         if self._speeds.device != tokens.device:
             self._speeds = self._speeds.to(tokens.device)
         cosine, sine = rotation(positions, self._speeds, x.dtype)
-        for layer in self.model.layers:
-            if checkpoint:
-                x = recompute(layer, x, cosine, sine, attention, lora, use_reentrant=False)
-            else:
-                x = layer(x, cosine, sine, attention, lora)
+        reads = None if read is None else Reads(read, spans_of(lora, read))
+        for number, layer in enumerate(self.model.layers, 1):
+            given = (x, cosine, sine, attention, lora, reads if number == self.config.layers else None)
+            x = recompute(layer, *given, use_reentrant=False) if checkpoint else layer(*given)
         return cast(Tensor, x)
 
     def logits(self, hidden: Tensor, vocabulary: Tensor | None = None) -> Tensor:

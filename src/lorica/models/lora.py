@@ -54,6 +54,15 @@ class LoraSpan:
     stop: int
 
 
+def spans_of(lora: Sequence[LoraSpan], rows: Tensor) -> list[LoraSpan]:
+    """The spans as they fall on some of the packed tokens: rows [R], ascending; the result counts in 0..R."""
+    if not lora:
+        return []
+    edges = torch.tensor([[span.start, span.stop] for span in lora], device=rows.device)
+    found: list[tuple[int, int]] = torch.searchsorted(rows, edges).tolist()
+    return [LoraSpan(span.adapter, a, b) for span, (a, b) in zip(lora, found, strict=True) if b > a]
+
+
 def project(x: Tensor, linear: torch.nn.Module, path: str, lora: Sequence[LoraSpan]) -> Tensor:
     """x [T, in] -> [T, out]: the base layer, plus each span's update on its own tokens.
 

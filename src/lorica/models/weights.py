@@ -28,13 +28,15 @@ def load_decoder(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     load_in_4bit: bool = False,
+    as_stored: bool = False,
 ) -> Decoder:
     """Load a base model for inference or as the frozen part of training.
 
     dtype: None keeps the precision of the file. In float32, bfloat16 or float16 weights that need no
     conversion are mapped from the file, not copied. load_in_4bit: the linear layers of all decoder blocks are
     held as NF4 and computed in `dtype`; each is quantised as it is read, so the full weights never exist at
-    once.
+    once. as_stored: every weight keeps the precision of the file, also where they differ; for `FastDecoder`, which
+    converts them one layer after the other.
 
     Raises ModelError for missing, truncated or unexpected weights and for a device that is not there,
     MissingExtraError when 4-bit loading needs bitsandbytes and it is not installed.
@@ -46,7 +48,7 @@ def load_decoder(
     with torch.device("meta"):
         decoder = Decoder(config)
     reader = _Reader(folder, config, decoder, place, load_in_4bit)
-    reader.read(dtype)
+    reader.read(dtype, unify=not as_stored)
     decoder.load_state_dict(reader.loaded, strict=False, assign=True)
     if config.tied_embeddings:
         decoder.lm_head.weight = decoder.model.embed_tokens.weight
@@ -85,7 +87,7 @@ class _Reader:
         self._done: set[str] = set()
         self.loaded: dict[str, Tensor] = {}
 
-    def read(self, dtype: torch.dtype | None) -> None:
+    def read(self, dtype: torch.dtype | None, *, unify: bool) -> None:
         files = weight_files(self._folder)
         for path in files:
             with path.open("rb") as file:
@@ -103,7 +105,7 @@ class _Reader:
         if missing:
             counted = f"{len(missing)} of {len(self._shapes)} weights are missing"
             raise ModelError(f"{self._folder}: {counted}, the first is {missing[0]}", fix=AGAIN)
-        if dtype is None:
+        if dtype is None and unify:
             self._unify()
 
     def _expects(self, path: Path, name: str) -> bool:

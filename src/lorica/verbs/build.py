@@ -13,6 +13,7 @@ from lorica.adapters.registry import find_adapters
 from lorica.config.schema import Config
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings
+from lorica.errors import ConfigError
 from lorica.models.families import read_decoder_config, read_json_object
 from lorica.models.locate import locate_model
 from lorica.models.weight_files import weight_files
@@ -71,6 +72,17 @@ def dtype(config: Config, folder: Path) -> str:
         return config.model.dtype
     small = sum(path.stat().st_size for path in weight_files(folder)) <= _FLOAT32_UP_TO
     return "float32" if small and device(config) == "cpu" else "bfloat16"
+
+
+def training_dtype(config: Config, folder: Path) -> str:
+    """The precision to train in. Raises ConfigError for one that nothing can be trained through."""
+    chosen = dtype(config, folder)
+    if chosen.startswith("int8"):
+        raise ConfigError(
+            f"model.dtype={chosen} is for answering: no gradient passes through whole numbers",
+            fix="model.dtype=auto, or model.load_in_4bit=true for less memory",
+        )
+    return chosen
 
 
 def build_engine(config: Config, folder: Path) -> Engine:

@@ -66,7 +66,7 @@ def train_fits(config: Config, task: Task, fits: Sequence[Fit], told: Listener) 
         torch.set_num_threads(config.engine.threads)
     decoder = load_decoder(
         folder,
-        dtype=DTYPES[build.dtype(config, folder)],
+        dtype=DTYPES[build.training_dtype(config, folder)],
         device=build.device(config),
         load_in_4bit=config.model.load_in_4bit,
     )

@@ -191,9 +191,11 @@ class SharedAttention:
             start += bucket.padded
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
+        """query [T, H, Dh], or of no rows; key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
         if self._keep is not None:
             self._keep(layer, key, value)
+        if not len(query):
+            return query
         window = self._windows[layer]
         found = [bucket.attend(window, query, key, value) for bucket in self._buckets]
         outputs, totals = zip(*found, strict=True)

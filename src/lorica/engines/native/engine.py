@@ -15,12 +15,13 @@ from lorica.engines.base import EngineSettings, OnDone, check_adapters, failed, 
 from lorica.engines.native.attention import SharedAttention
 from lorica.engines.native.block import has_fast_kernel
 from lorica.engines.native.generate import Finished, Generation
-from lorica.engines.native.pack import Pass, Piece, Prefix, pack
+from lorica.engines.native.pack import Piece, Prefix, pack
 from lorica.engines.native.plan import Batch, Plan, PlannedRow, make_plan
-from lorica.engines.native.score import branches_of, score
+from lorica.engines.native.score import branches_of, find_scored, score
 from lorica.errors import EngineError
 from lorica.models.adapter_weights import load_lora
-from lorica.models.decoder import Decoder
+from lorica.models.fast import AnyDecoder, FastDecoder
+from lorica.models.linear import PRECISIONS
 from lorica.models.lora import LoraWeights
 from lorica.models.quantised import quantised
 from lorica.models.weights import DTYPES, load_decoder
@@ -36,7 +37,7 @@ class NativeEngine:
     adapter have in common at their beginning only once.
     """
 
-    def __init__(self, decoder: Decoder, *, batch_tokens: int = 4096, share_prefixes: bool = True) -> None:
+    def __init__(self, decoder: AnyDecoder, *, batch_tokens: int = 4096, share_prefixes: bool = True) -> None:
         if batch_tokens < 1:
             raise EngineError(f"batch_tokens is {batch_tokens}; at least 1 is needed", fix="try batch_tokens=4096")
         self._decoder = decoder
@@ -68,6 +69,8 @@ class NativeEngine:
         if self._adapters.pop(name, None) is None:
             raise not_there(name, self._adapters)
         del self._digests[name]
+        if isinstance(self._decoder, FastDecoder):
+            self._decoder.forget_adapters()
 
     def describe(self) -> dict[str, str]:
         """What decides the results and the speed."""
@@ -76,7 +79,7 @@ class NativeEngine:
         return {
             "engine": "native",
             "family": decoder.config.family,
-            "dtype": "nf4" if quantised(decoder) else str(decoder.dtype).removeprefix("torch."),
+            "dtype": _precision(decoder),
             "device": str(decoder.device),
             "threads": str(torch.get_num_threads()),
             "batch_tokens": str(self._batch_tokens),
@@ -164,23 +167,28 @@ class NativeEngine:
                 prefix.values.append(value[part].transpose(0, 1).contiguous())
 
         attention = SharedAttention(work, self._decoder.config.windows, self._decoder.dtype, keep=keep)
-        self._decoder.hidden(work.tokens, work.positions, attention, work.spans)
+        nothing = work.tokens[:0]
+        self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=nothing)
         computed.update(zip(batch.segments, prefixes, strict=True))
 
     def _score(self, plan: Plan, batch: Batch, computed: dict[int, Prefix]) -> Finished:
         work = pack([self._piece(plan, row, computed) for row in batch.rows], self._decoder.device)
-        hidden = self._hidden(work)
         requests = [cast(Choose, plan.requests[row.request]) for row in batch.rows]
         ends = [start + len(piece.tokens) for start, piece in zip(work.offsets, work.pieces, strict=True)]
-        found = score(self._decoder, hidden, requests, ends)
+        wanted = find_scored(requests, ends, self._decoder.device)
+        attention = SharedAttention(work, self._decoder.config.windows, self._decoder.dtype)
+        hidden = self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=wanted.rows)
+        found = score(self._decoder, hidden, requests, wanted)
         return [
             (row.request, _scored(request, values))
             for row, request, values in zip(batch.rows, requests, found, strict=True)
         ]
 
-    def _hidden(self, work: Pass) -> Tensor:
-        attention = SharedAttention(work, self._decoder.config.windows, self._decoder.dtype)
-        return self._decoder.hidden(work.tokens, work.positions, attention, work.spans)
+
+def _precision(decoder: AnyDecoder) -> str:
+    if isinstance(decoder, FastDecoder):
+        return decoder.precision
+    return "nf4" if quantised(decoder) else str(decoder.dtype).removeprefix("torch.")
 
 
 def _scored(request: Choose, values: Sequence[float]) -> Output:
@@ -200,6 +208,22 @@ def load_native(folder: Path, settings: EngineSettings) -> NativeEngine:
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = None if settings.dtype == "auto" else DTYPES[settings.dtype]
-    decoder = load_decoder(folder, dtype=dtype, device=device, load_in_4bit=settings.load_in_4bit)
-    return NativeEngine(decoder, batch_tokens=settings.batch_tokens, share_prefixes=settings.share_prefixes)
+    return NativeEngine(
+        _load(folder, settings, device), batch_tokens=settings.batch_tokens, share_prefixes=settings.share_prefixes
+    )
+
+
+def _load(folder: Path, settings: EngineSettings, device: str) -> AnyDecoder:
+    """On a CPU the fast decoder; elsewhere, and for four bits, the plain one."""
+    dtype = settings.dtype
+    if dtype not in ("auto", *PRECISIONS):
+        raise EngineError(f"dtype={dtype!r} is none of auto, {', '.join(PRECISIONS)}", fix="choose one of these")
+    if device == "cpu" and not settings.load_in_4bit:
+        decoder = load_decoder(folder, as_stored=True)
+        return FastDecoder(decoder, str(decoder.dtype).removeprefix("torch.") if dtype == "auto" else dtype)
+    if dtype not in ("auto", *DTYPES):
+        told = "with load_in_4bit the weights have four bits already" if settings.load_in_4bit else f"device={device}"
+        raise EngineError(
+            f"dtype={dtype} computes in whole numbers on a CPU; {told}", fix="use dtype=bfloat16, or device=cpu"
+        )
+    return load_decoder(folder, dtype=DTYPES.get(dtype), device=device, load_in_4bit=settings.load_in_4bit)

@@ -14,7 +14,7 @@ from lorica.engines.native.attention import SharedAttention, prefix_parts
 from lorica.engines.native.cache import RowCache, StepAttention
 from lorica.engines.native.pack import Piece, find_spans, pack
 from lorica.engines.native.sample import Picker, pick
-from lorica.models.decoder import Decoder
+from lorica.models.fast import AnyDecoder
 from lorica.records import Generate, Output
 
 Finished = list[tuple[int, Output]]
@@ -42,7 +42,7 @@ class Generation:
     cache_tokens: own tokens for which the cache may have room, rows times the longest of them.
     """
 
-    def __init__(self, decoder: Decoder, *, cache_tokens: int) -> None:
+    def __init__(self, decoder: AnyDecoder, *, cache_tokens: int) -> None:
         self._decoder = decoder
         self._cache_tokens = cache_tokens
         self._cache = RowCache(decoder.config, decoder.dtype, decoder.device)
@@ -77,10 +77,11 @@ class Generation:
                 self._cache.write(layer, row.line, key[start:stop], value[start:stop])
 
         attention = SharedAttention(work, self._decoder.config.windows, self._decoder.dtype, keep=keep)
-        hidden = self._decoder.hidden(work.tokens, work.positions, attention, work.spans)
         ends = [start + row.piece.length - 1 for row, start in zip(rows, work.offsets, strict=True)]
+        read = torch.tensor(ends, device=self._decoder.device)
+        hidden = self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=read)
         self._rows += rows
-        return self._advance(rows, self._decoder.logits(hidden[ends]))
+        return self._advance(rows, self._decoder.logits(hidden))
 
     def step(self) -> Finished:
         """One more token for every row. Returns the rows that are done."""

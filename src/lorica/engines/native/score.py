@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lorica.models.decoder import Decoder
+from lorica.models.fast import AnyDecoder
 from lorica.records import Choose
 
 _HEAD_ELEMENTS = 1 << 24  # logits held at once: 64 MiB in float32, whatever the vocabulary
@@ -18,41 +19,54 @@ def branches_of(request: Choose) -> tuple[tuple[int, ...], ...]:
     return tuple(choice[:-1] for choice in request.choices if len(choice) > 1)
 
 
-def score(decoder: Decoder, hidden: Tensor, requests: Sequence[Choose], ends: Sequence[int]) -> list[list[float]]:
-    """Summed natural-log probability of every choice of every request, over the full vocabulary.
+@dataclass(frozen=True)
+class Scored:
+    """Which positions of a pass are read, and what for. rows: [P], ascending.
 
-    hidden: [T, hidden] of the pass. ends[i]: where the branches of request i begin; its last prompt token
-    stands at ends[i] - 1.
+    For each of the S scored tokens: read [S], the index into `rows` of the position it follows; tokens [S], its id;
+    choice_of [S], the number of its choice, counted through all requests.
     """
-    where: list[int] = []  # positions of the pass whose next token is scored
-    read: list[int] = []  # for each scored token: index into `where`, the token, and the choice it counts for
+
+    rows: Tensor
+    read: Tensor
+    tokens: Tensor
+    choice_of: Tensor
+
+
+def find_scored(requests: Sequence[Choose], ends: Sequence[int], device: torch.device) -> Scored:
+    """ends[i]: where the branches of request i begin, in the pass; its last prompt token stands at ends[i] - 1."""
+    rows: list[int] = []
+    read: list[int] = []
     tokens: list[int] = []
     choice_of: list[int] = []
     count = 0
     for request, end in zip(requests, ends, strict=True):
-        last = len(where)
-        where.append(end - 1)
+        last = len(rows)
+        rows.append(end - 1)
         for choice in request.choices:
-            read += [last, *range(len(where), len(where) + len(choice) - 1)]
-            where += range(end, end + len(choice) - 1)
+            read += [last, *range(len(rows), len(rows) + len(choice) - 1)]
+            rows += range(end, end + len(choice) - 1)
             end += len(choice) - 1
             tokens += choice
             choice_of += [count] * len(choice)
             count += 1
-    device = hidden.device
-    values = _token_logprobs(
-        decoder,
-        hidden[torch.tensor(where, device=device)],
-        torch.tensor(read, device=device),
-        torch.tensor(tokens, device=device),
-    )
-    sums = torch.zeros(count, dtype=torch.float64, device=device)
-    sums.index_add_(0, torch.tensor(choice_of, device=device), values)
+    return Scored(*(torch.tensor(each, device=device) for each in (rows, read, tokens, choice_of)))
+
+
+def score(decoder: AnyDecoder, hidden: Tensor, requests: Sequence[Choose], scored: Scored) -> list[list[float]]:
+    """Summed natural-log probability of every choice of every request, over the full vocabulary.
+
+    hidden: [P, hidden] at the positions of `scored`.
+    """
+    values = _token_logprobs(decoder, hidden, scored.read, scored.tokens)
+    count = sum(len(request.choices) for request in requests)
+    sums = torch.zeros(count, dtype=torch.float64, device=hidden.device)
+    sums.index_add_(0, scored.choice_of, values)
     flat = iter(sums.tolist())
     return [[next(flat) for _ in request.choices] for request in requests]
 
 
-def _token_logprobs(decoder: Decoder, hidden: Tensor, read: Tensor, tokens: Tensor) -> Tensor:
+def _token_logprobs(decoder: AnyDecoder, hidden: Tensor, read: Tensor, tokens: Tensor) -> Tensor:
     """hidden [P, hidden]; read, tokens [S] -> float64 [S]: log-probability of tokens[i] after
     hidden[read[i]].
     """

@@ -1,0 +1,189 @@
+"""The decoder for inference on a CPU: what `Decoder` computes, with packed weights, few calls, and in the cache.
+
+Rows of a pass are worked through in blocks that stay in the processor's cache; query, key and value are one product,
+gate and up another; adapters are added by `Updates`. `Decoder` stays the one that trains, and what this is held to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lorica.models.attention import Attention
+from lorica.models.decoder import Decoder, Layer, RmsNorm
+from lorica.models.families import DecoderConfig
+from lorica.models.linear import make_product, stream_dtype, working_dtype
+from lorica.models.lora import LoraSpan, spans_of
+from lorica.models.rope import inverse_frequencies, rotation
+from lorica.models.updates import FactorMemory, Updates
+
+_BLOCK_ROWS = 256
+
+
+class FastLayer:
+    """One layer; its states are changed in place."""
+
+    def __init__(self, layer: Layer, config: DecoderConfig, number: int, precision: str) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        stream = stream_dtype(precision)
+        path = f"model.layers.{number}"
+        self._number, self._head_dim, self._kept = number, config.head_dim, working_dtype(precision)
+        self._heads, self._kv_heads = config.heads, config.kv_heads
+        self._input_norm = _Norm(layer.input_layernorm, stream)
+        self._post_norm = _Norm(layer.post_attention_layernorm, stream)
+        self._query_norm = None if attention.q_norm is None else _Norm(attention.q_norm, stream)
+        self._key_norm = None if attention.k_norm is None else _Norm(attention.k_norm, stream)
+        self._qkv = make_product((attention.q_proj, attention.k_proj, attention.v_proj), precision)
+        self._output = make_product((attention.o_proj,), precision)
+        self._gate_up = make_product((mlp.gate_proj, mlp.up_proj), precision)
+        self._down = make_product((mlp.down_proj,), precision)
+        self._qkv_paths = tuple(f"{path}.self_attn.{name}_proj" for name in "qkv")
+        self._output_path = (f"{path}.self_attn.o_proj",)
+        self._gate_up_paths = (f"{path}.mlp.gate_proj", f"{path}.mlp.up_proj")
+        self._down_path = (f"{path}.mlp.down_proj",)
+        query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        self._qkv_widths, self._hidden, self._wide = [query, key, key], config.hidden_size, config.intermediate_size
+
+    def mix(self, x: Tensor, turn: tuple[Tensor, Tensor], attention: Attention, updates: Updates) -> Tensor:
+        """x [T, hidden], turn: cosines and signed sines [T, 1, Dh] -> what attention gives [T, H * Dh]."""
+        query, key, value = self._new(x, self._heads), self._new(x, self._kv_heads), self._new(x, self._kv_heads)
+        for rows in blocks(len(x)):
+            normed = self._input_norm(x[rows])
+            y = self._qkv(normed)
+            updates.add(self._qkv_paths, self._qkv_widths, normed, y, rows.start)
+            q, k, v = (part.view(len(y), -1, self._head_dim) for part in torch.split(y, self._qkv_widths, dim=1))
+            if self._query_norm is not None and self._key_norm is not None:
+                q, k = self._query_norm(q), self._key_norm(k)
+            cosine, sine = turn[0][rows], turn[1][rows]
+            query[rows], key[rows], value[rows] = _turned(q, cosine, sine), _turned(k, cosine, sine), v
+        return attention.attend(self._number, query, key, value).flatten(1)
+
+    def keep(self, x: Tensor, turn: tuple[Tensor, Tensor], attention: Attention, updates: Updates) -> None:
+        """Compute keys and values for `attention` to keep, and nothing else."""
+        self.mix(x, turn, _KeepOnly(attention), updates)
+
+    def finish(self, x: Tensor, mixed: Tensor, updates: Updates) -> None:
+        """x [T, hidden] += output projection of `mixed` [T, H * Dh], then += feed-forward; in place."""
+        for rows in blocks(len(x)):
+            states, given = x[rows], mixed[rows].to(x.dtype)
+            y = self._output(given)
+            updates.add(self._output_path, (self._hidden,), given, y, rows.start)
+            states += y
+            normed = self._post_norm(states)
+            both = self._gate_up(normed)
+            updates.add(self._gate_up_paths, (self._wide, self._wide), normed, both, rows.start)
+            inner = F.silu(both[:, : self._wide]).mul_(both[:, self._wide :])
+            y = self._down(inner)
+            updates.add(self._down_path, (self._hidden,), inner, y, rows.start)
+            states += y
+
+    def _new(self, x: Tensor, heads: int) -> Tensor:
+        return torch.empty(len(x), heads, self._head_dim, dtype=self._kept)
+
+
+class FastDecoder:
+    """Packed tokens in, hidden states out: the interface of `Decoder`, without gradients.
+
+    dtype: the precision of keys, values and adapters. precision: of the products, one of `linear.PRECISIONS`.
+    bundle: whether short spans of different adapters share products, which rounds them by their company.
+    """
+
+    def __init__(self, decoder: Decoder, precision: str) -> None:
+        """Takes the decoder's weights layer by layer, so that both forms never exist at once; it is of no use after."""
+        self.config, self.precision = decoder.config, precision
+        self.device, self.dtype = decoder.device, working_dtype(precision)
+        self.embedding = decoder.model.embed_tokens.weight.detach()
+        self._stream = stream_dtype(precision)
+        layers = decoder.model.layers
+        self._layers: list[FastLayer] = []
+        for number in range(self.config.layers):
+            layer = layers[number]
+            assert isinstance(layer, Layer)
+            self._layers.append(FastLayer(layer, self.config, number, precision))
+            layers[number] = nn.Identity()
+        self._norm = _Norm(decoder.model.norm, self._stream)
+        self._head = make_product((decoder.lm_head,), precision)
+        self._speeds = inverse_frequencies(self.config)
+        self._memory = FactorMemory()
+        self.bundle = True
+
+    @torch.inference_mode()
+    def hidden(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        attention: Attention,
+        lora: Sequence[LoraSpan] = (),
+        *,
+        read: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states before the final norm; see `Decoder.hidden`. lora: in the order of the tokens."""
+        x = self.embedding[tokens].to(self._stream)
+        cosine, sine = rotation(positions, self._speeds, self._stream)
+        sine[..., : self.config.head_dim // 2].neg_()
+        turn = cosine, sine
+        updates = Updates(lora, len(tokens), self._memory, bundle=self.bundle)
+        for layer in self._layers[:-1]:
+            layer.finish(x, layer.mix(x, turn, attention, updates), updates)
+        last = self._layers[-1]
+        if read is not None and not len(read):
+            last.keep(x, turn, attention, updates)
+            return x[:0]
+        mixed = last.mix(x, turn, attention, updates)
+        if read is not None:
+            x, mixed = x[read], mixed[read]
+            updates = Updates(spans_of(lora, read), len(read), bundle=self.bundle)
+        last.finish(x, mixed, updates)
+        return x
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [N, hidden] -> final norm and head -> [N, vocab_size]."""
+        return self._head(self._norm(hidden))
+
+    def forget_adapters(self) -> None:
+        """Let go of what was joined of adapters' matrices for generation."""
+        self._memory.keep_only(())
+
+
+AnyDecoder = Decoder | FastDecoder
+
+
+class _KeepOnly:
+    """An attention that is asked for nothing."""
+
+    def __init__(self, attention: Attention) -> None:
+        self._attention = attention
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Returns [0, H, Dh]."""
+        return self._attention.attend(layer, query[:0], key, value)
+
+
+class _Norm:
+    """Root-mean-square norm in fewer passes than torch's: one over the squares, one for each factor."""
+
+    def __init__(self, norm: RmsNorm, dtype: torch.dtype) -> None:
+        self._weight, self._eps = norm.weight.detach().to(dtype), norm.eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # [..., width] -> [..., width]
+        if x.dtype != torch.float32:
+            return F.rms_norm(x, self._weight.shape, self._weight, self._eps)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        factor: Tensor = length.square_().div_(x.shape[-1]).add_(self._eps).rsqrt_()
+        return (x * factor).mul_(self._weight)
+
+
+def _turned(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    # x [N, H, Dh], cosine and sine [N, 1, Dh]; the first half of the sines is negated (see `rotate`)
+    return torch.mul(x, cosine).add_(x.roll(x.shape[-1] // 2, -1).mul_(sine))
+
+
+def blocks(rows: int) -> Iterator[slice]:
+    """0..rows in blocks whose intermediate results stay in the cache."""
+    for start in range(0, rows, _BLOCK_ROWS):
+        yield slice(start, min(start + _BLOCK_ROWS, rows))

@@ -1,0 +1,104 @@
+"""torch's private operators for products on a CPU: each is tried once on a small case before it is trusted.
+
+They may change unannounced. What is missing or wrong is replaced by public operators that give the same result, slower.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ZERO_POINT = 128  # what stands for 0 among the codes of activations, which are unsigned
+
+
+@cache
+def can_prepack(dtype: torch.dtype) -> bool:
+    """Whether oneDNN holds weights of this precision in its own order, which is faster than torch's own product.
+
+    Where torch uses MKL for float32 and the processor is not Intel's, it is twice as fast.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in ((5, 48), (40, 48), (40,)))
+    if dtype not in (torch.float32, torch.bfloat16):
+        return False  # float16 needs instructions that few processors have
+    try:
+        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
+        found = packed_product(x, prepack(weight), bias)
+        return torch.allclose(found, F.linear(x, weight, bias), atol=1e-4 if dtype == torch.float32 else 0.1, rtol=1e-2)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+def prepack(weight: Tensor) -> Tensor:
+    """weight [out, in] -> an opaque copy for `packed_product`; only where `can_prepack`."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+    return packed
+
+
+def packed_product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    """x [T, in] -> x W^T + bias [T, out]."""
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return y
+
+
+@cache
+def has_int8() -> bool:
+    """Whether whole numbers are multiplied without overflow in between, which processors without VNNI suffer."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 256, (6, 96), generator=generator, dtype=torch.uint8)
+    weight = torch.randint(-127, 128, (32, 96), generator=generator, dtype=torch.int8)
+    codes[0], weight[0] = 255, 127  # the largest sums of neighbours
+    codes[1], weight[1] = 1, -127
+    scales = torch.rand(32, generator=generator) + 0.5
+    try:
+        found = int8_product(codes, prepack_int8(weight), scales)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return torch.allclose(found, plain_int8_product(codes, weight, scales), rtol=1e-5, atol=1e-2)
+
+
+def prepack_int8(weight: Tensor) -> Tensor:
+    """weight [out, in] int8 -> an opaque copy for `int8_product`; only where `has_int8`."""
+    packed: Tensor = torch.ops.onednn.qlinear_prepack(weight, None)
+    return packed
+
+
+def int8_product(codes: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
+    """codes [T, in] uint8 around ZERO_POINT, scales [out] float32 of the weight's rows -> float32 [T, out].
+
+    Symmetric scales need no zero points of the weight, but the operator wants them named.
+    """
+    zeros = torch.zeros(1, dtype=torch.int64)
+    y: Tensor = torch.ops.onednn.qlinear_pointwise(
+        codes, 1.0, ZERO_POINT, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return y
+
+
+def plain_int8_product(codes: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+    """`int8_product` in public operators, for an unpacked weight [out, in] int8."""
+    return F.linear(codes.float() - ZERO_POINT, weight.float()) * scales
+
+
+@cache
+def has_int8_weights() -> bool:
+    """Whether bfloat16 activations are multiplied with int8 weights without restoring these first."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 64, generator=generator).bfloat16()
+    weight = torch.randint(-127, 128, (32, 64), generator=generator, dtype=torch.int8)
+    scales = (torch.rand(32, generator=generator) / 100).bfloat16()
+    try:
+        found = int8_weights_product(x, weight, scales)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return torch.allclose(found.float(), F.linear(x.float(), weight.float()) * scales.float(), rtol=0.02, atol=0.02)
+
+
+def int8_weights_product(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+    """x [T, in] bfloat16, weight [out, in] int8, scales [out] bfloat16 -> [T, out]; only where `has_int8_weights`."""
+    y: Tensor = torch._weight_int8pack_mm(x, weight, scales)
+    return y

@@ -1,0 +1,150 @@
+"""Linear layers for inference on a CPU: frozen weights in the form in which they are multiplied fastest.
+
+One `Product` may stand for several layers of the same input (query, key and value; gate and up), whose weights lie
+below each other. Nothing here is trained through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lorica.models import kernels
+
+PRECISIONS = ("float32", "bfloat16", "float16", "int8", "int8-weights")
+"""How a base is computed. int8: weights and activations in whole numbers; int8-weights: the weights alone."""
+
+_LEVELS = 127  # symmetric: -127..127
+_SMALLEST = 1e-30  # a row of zeros has this scale
+_FEW_ROWS = 16  # up to here int8 weights are multiplied as they are; above, restoring them first costs less
+_ROWS_AT_ONCE = 1024  # weights' rows that are quantised at once, so that their float32 copy stays in the cache
+
+
+class Product(Protocol):
+    """y = x W^T + bias for frozen W."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [T, in] -> a new tensor [T, out]."""
+        ...
+
+
+def make_product(layers: Sequence[nn.Linear], precision: str) -> Product:
+    """Several layers of one input as one product; their weights are copied, so that they can be let go of.
+
+    precision: one of PRECISIONS.
+    """
+    dtype = working_dtype(precision)
+    weight = torch.cat([layer.weight.detach() for layer in layers]) if len(layers) > 1 else layers[0].weight.detach()
+    biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+    bias = torch.cat(biases).to(torch.float32 if precision == "int8" else dtype) if biases else None
+    if precision == "int8":
+        return Int8Product(weight, bias)
+    if precision == "int8-weights":
+        return Int8WeightsProduct(weight, bias, dtype)
+    return PackedProduct(weight.to(dtype), bias) if kernels.can_prepack(dtype) else PlainProduct(weight.to(dtype), bias)
+
+
+def working_dtype(precision: str) -> torch.dtype:
+    """The precision of keys, values and adapters beside a base that is computed in `precision`."""
+    if precision in ("int8", "int8-weights"):
+        return torch.bfloat16 if kernels.can_prepack(torch.bfloat16) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+
+
+def stream_dtype(precision: str) -> torch.dtype:
+    """The precision of the states between layers: with int8, whose results are float32, they stay so."""
+    return torch.float32 if precision == "int8" else working_dtype(precision)
+
+
+class PlainProduct:
+    """torch's own product."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[T, in] -> [T, out]."""
+        return F.linear(x, self._weight, self._bias)
+
+
+class PackedProduct:
+    """Weights in oneDNN's own order."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._packed, self._bias = kernels.prepack(weight), bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[T, in] -> [T, out]."""
+        return kernels.packed_product(x, self._packed, self._bias)
+
+
+class Int8Product:
+    """Weights in int8 with one scale a row, activations in int8 with one scale a token, sums in int32.
+
+    The result is float32.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        codes, self._scales = quantise_weight(weight)
+        self._fast = kernels.has_int8()
+        self._weight = kernels.prepack_int8(codes) if self._fast else codes
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[T, in] -> [T, out]."""
+        codes, scale = quantise_rows(x)
+        product = kernels.int8_product if self._fast else kernels.plain_int8_product
+        y = product(codes, self._weight, self._scales).mul_(scale)
+        return y if self._bias is None else y.add_(self._bias)
+
+
+class Int8WeightsProduct:
+    """Weights in int8 with one scale a row, activations as they are: half the memory of bfloat16."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        # The scales are rounded first, so that their rounding is no error.
+        self._codes, scales = quantise_weight(weight, scales_in=dtype)
+        self._scales, self._bias, self._dtype = scales.to(dtype), bias, dtype
+        self._fast = dtype == torch.bfloat16 and kernels.has_int8_weights()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[T, in] -> [T, out]."""
+        if self._fast and len(x) <= _FEW_ROWS:
+            y = kernels.int8_weights_product(x.contiguous(), self._codes, self._scales)
+        else:
+            y = F.linear(x, self._codes.to(self._dtype)).mul_(self._scales)
+        return y if self._bias is None else y.add_(self._bias)
+
+
+def quantise_weight(weight: Tensor, *, scales_in: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """[out, in] -> int8 codes [out, in] and float32 scales [out], rounded to `scales_in` (upwards or downwards)."""
+    codes = torch.empty(weight.shape, dtype=torch.int8)
+    scales = torch.empty(len(weight))
+    for start in range(0, len(weight), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        part = weight[rows].float()
+        scale = _largest(part).div_(_LEVELS).to(scales_in).float()
+        # A scale that was rounded down would push the largest weight to 128.
+        codes[rows] = (part / scale).round_().clamp_(-_LEVELS, _LEVELS).to(torch.int8)
+        scales[rows] = scale.squeeze(1)
+    return codes, scales
+
+
+def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [T, in] -> uint8 codes [T, in] around 128, and the float32 scale of each row [T, 1].
+
+    A row that holds NaN gets the scale NaN.
+    """
+    x = x.float()
+    largest = _largest(x)
+    codes = (x * (_LEVELS / largest)).round_().to(torch.int8)
+    return codes.view(torch.uint8).bitwise_xor_(kernels.ZERO_POINT), largest.div_(_LEVELS)
+
+
+def _largest(x: Tensor) -> Tensor:
+    # [N, in] -> [N, 1]; both ends are found faster than absolute values are made
+    return torch.maximum(x.amax(1, keepdim=True), x.amin(1, keepdim=True).neg_()).clamp_min_(_SMALLEST)
