@@ -1,6 +1,4 @@
-"""Any architecture that transformers and PEFT know: slower, padded, one adapter at a time, with the same
-answers.
-"""
+"""Any architecture that transformers and PEFT know: slower, padded, one adapter at a time, with the same answers."""
 
 from __future__ import annotations
 
