@@ -75,6 +75,10 @@ def write(folder: Path, changes: dict[str, Any], drop: tuple[str, ...] = ()) -> 
         ),
         ({"model_type": "mistral", "sliding_window": -1}, (), "sliding_window is -1"),
         ({"quantization_config": {"quant_method": "gptq"}}, (), "quantised (gptq)"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 3}}, (), "quantised (gptq: bits 3)"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 0}}, (), "quantised (gptq: bits 4)"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4, "version": "gemv"}}, (), "version gemv)"),
+        ({"quantization_config": {"quant_method": "fp8"}}, (), "quantised (fp8)"),
         ({"quantization_config": "awq"}, (), "quantised (method unknown)"),
     ],
 )

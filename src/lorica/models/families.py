@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from lorica.errors import ModelError
 from lorica.formats import LFS_FIX, Content, recognise
+from lorica.models.packing import read_packing
 
 
 @dataclass(frozen=True)
@@ -119,14 +120,7 @@ def read_decoder_config(folder: Path) -> DecoderConfig:
             f"{path}: model_type {name!r} is not one of {', '.join(FAMILIES)}",
             fix="use engine=transformers for other architectures",
         )
-    quantised = raw.get("quantization_config")
-    if quantised:
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
-        raise ModelError(
-            f"{path}: the weights are quantised ({method or 'method unknown'}); "
-            "the native decoder reads fp32, bf16 and fp16",
-            fix="use the model's unquantised repository (load_in_4bit quantises while loading), or engine=transformers",
-        )
+    read_packing(raw, path)  # refuses what is packed otherwise
     try:
         unsupported = _unsupported(name, raw)
         if unsupported:

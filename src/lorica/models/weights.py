@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,8 +12,10 @@ from torch import Tensor
 from lorica.errors import ModelError
 from lorica.formats import HEAD_BYTES, LFS_FIX, Content, recognise
 from lorica.models.decoder import Decoder
-from lorica.models.families import DecoderConfig, read_decoder_config
+from lorica.models.families import DecoderConfig, read_decoder_config, read_json_object
+from lorica.models.packing import PARTS, Packing, read_packing
 from lorica.models.quantised import Nf4Linear, require_bitsandbytes
+from lorica.models.unpacking import unpack
 from lorica.models.weight_files import AGAIN, weight_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,7 +39,8 @@ def load_decoder(
     conversion are mapped from the file, not copied. load_in_4bit: the linear layers of all decoder blocks are
     held as NF4 and computed in `dtype`; each is quantised as it is read, so the full weights never exist at
     once. as_stored: every weight keeps the precision of the file, also where they differ; for `FastDecoder`, which
-    converts them one layer after the other.
+    converts them one layer after the other. GPTQ and AWQ checkpoints are restored exactly, then in `dtype`, or that
+    of their scales.
 
     Raises ModelError for missing, truncated or unexpected weights and for a device that is not there,
     MissingExtraError when 4-bit loading needs bitsandbytes and it is not installed.
@@ -47,8 +51,9 @@ def load_decoder(
     config = read_decoder_config(folder)
     with torch.device("meta"):
         decoder = Decoder(config)
-    reader = _Reader(folder, config, decoder, place, load_in_4bit)
-    reader.read(dtype, unify=not as_stored)
+    packing = read_packing(read_json_object(folder / "config.json"), folder / "config.json")
+    reader = _Reader(folder, config, decoder, place, load_in_4bit, packing)
+    reader.read(dtype, as_stored=as_stored)
     decoder.load_state_dict(reader.loaded, strict=False, assign=True)
     if config.tied_embeddings:
         decoder.lm_head.weight = decoder.model.embed_tokens.weight
@@ -74,7 +79,13 @@ class _Reader:
     """Collects the tensors of all shards, checked against what the decoder expects."""
 
     def __init__(
-        self, folder: Path, config: DecoderConfig, decoder: Decoder, device: torch.device, quantise: bool
+        self,
+        folder: Path,
+        config: DecoderConfig,
+        decoder: Decoder,
+        device: torch.device,
+        quantise: bool,
+        packing: Packing | None,
     ) -> None:
         self._folder = folder
         self._config = config
@@ -85,9 +96,11 @@ class _Reader:
         if config.tied_embeddings:
             del self._shapes[_HEAD]
         self._done: set[str] = set()
+        self._packing = packing
+        self._parts: dict[str, dict[str, Tensor]] = {}  # of packed layers, by the layer's path
         self.loaded: dict[str, Tensor] = {}
 
-    def read(self, dtype: torch.dtype | None, *, unify: bool) -> None:
+    def read(self, dtype: torch.dtype | None, *, as_stored: bool) -> None:
         files = weight_files(self._folder)
         for path in files:
             with path.open("rb") as file:
@@ -97,20 +110,41 @@ class _Reader:
             try:
                 with safe_open(path, framework="pt", device=str(self._device)) as shard:
                     for name in shard.keys():  # noqa: SIM118 - a safe_open handle is no mapping
-                        if self._expects(path, name):
-                            self._take(path, name, shard.get_tensor(name), dtype)
+                        if self._gathers(name):
+                            layer, _, part = name.rpartition(".")
+                            self._parts.setdefault(layer, {})[part] = shard.get_tensor(name)
+                        elif self._expects(path, name, shard):
+                            self._take(path, name, shard.get_tensor(name), None if as_stored else dtype)
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"{path}: not a whole safetensors file: {error}", fix=AGAIN) from error
+        self._unpack(dtype)
         missing = sorted(set(self._shapes) - self._done)
         if missing:
             counted = f"{len(missing)} of {len(self._shapes)} weights are missing"
             raise ModelError(f"{self._folder}: {counted}, the first is {missing[0]}", fix=AGAIN)
-        if dtype is None and unify:
+        if dtype is None and not as_stored:
             self._unify()
 
-    def _expects(self, path: Path, name: str) -> bool:
+    def _gathers(self, name: str) -> bool:
+        layer, _, part = name.rpartition(".")
+        return self._packing is not None and part in PARTS and f"{layer}.weight" in self._shapes
+
+    def _unpack(self, dtype: torch.dtype | None) -> None:
+        """Restore the packed layers, each exactly, then in `dtype` or that of its scales."""
+        for layer, parts in self._parts.items():
+            if self._packing is None or not {"qweight", "qzeros", "scales"} <= parts.keys():
+                continue  # it is missed below
+            name = f"{layer}.weight"
+            whole = unpack({part: each.cpu() for part, each in parts.items()}, self._packing, self._shapes[name], layer)
+            self._take(self._folder, name, whole.to(self._device), dtype or parts["scales"].dtype)
+            parts.clear()
+
+    def _expects(self, path: Path, name: str, shard: Any) -> bool:
         if name in self._shapes:
             return True
+        # Packed checkpoints give a bias to layers that have none: zeros.
+        if self._packing is not None and name.endswith(".bias") and not bool(shard.get_tensor(name).any()):
+            return False
         # Old checkpoints carry rotary tables, and tied ones sometimes a copy of the head; both are derived.
         if name.endswith("rotary_emb.inv_freq") or (name == _HEAD and self._config.tied_embeddings):
             return False

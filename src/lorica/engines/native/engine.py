@@ -219,7 +219,7 @@ def _load(folder: Path, settings: EngineSettings, device: str) -> AnyDecoder:
     if dtype not in ("auto", *PRECISIONS):
         raise EngineError(f"dtype={dtype!r} is none of auto, {', '.join(PRECISIONS)}", fix="choose one of these")
     if device == "cpu" and not settings.load_in_4bit:
-        decoder = load_decoder(folder, as_stored=True)
+        decoder = load_decoder(folder, dtype=DTYPES.get(dtype), as_stored=True)
         return FastDecoder(decoder, str(decoder.dtype).removeprefix("torch.") if dtype == "auto" else dtype)
     if dtype not in ("auto", *DTYPES):
         told = "with load_in_4bit the weights have four bits already" if settings.load_in_4bit else f"device={device}"

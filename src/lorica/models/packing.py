@@ -1,0 +1,53 @@
+"""How a checkpoint packs its linear layers into few bits: GPTQ and AWQ, from `config.json`. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lorica.errors import ModelError
+
+PARTS = ("qweight", "qzeros", "scales", "g_idx")
+"""What stands in the files instead of a layer's `weight`; g_idx may be missing."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """W[o, i] = scales[g, o] * (codes[o, i] - zeros[g, o]) for the group g of input i.
+
+    group_size: inputs that share a group, -1 for all; g_idx in the file overrides it. least_zero: what is added to a
+    stored zero (the first format of GPTQ stores zeros less one).
+    """
+
+    method: Literal["gptq", "awq"]
+    bits: int
+    group_size: int
+    least_zero: int
+
+
+def read_packing(raw: Mapping[str, Any], path: Path) -> Packing | None:
+    """From the content of `config.json` at `path`; None for plain weights.
+
+    Raises ModelError for other methods and for variants whose order of bits is another.
+    """
+    stated = raw.get("quantization_config")
+    if not stated:
+        return None
+    given = stated if isinstance(stated, dict) else {}
+    method = given.get("quant_method")
+    bits, group = given.get("bits"), given.get("group_size", 128)
+    whole = isinstance(bits, int) and isinstance(group, int) and (group == -1 or group > 0)
+    if method == "gptq" and whole and bits in (2, 4, 8):
+        form = given.get("checkpoint_format") or "gptq"
+        if form in ("gptq", "gptq_v2"):
+            return Packing("gptq", bits, group, 1 if form == "gptq" else 0)
+    if method == "awq" and whole and bits == 4 and str(given.get("version", "gemm")).lower() == "gemm":
+        return Packing("awq", 4, group, 0)
+    told = ", ".join(f"{key} {given[key]}" for key in ("bits", "version", "checkpoint_format") if key in given)
+    raise ModelError(
+        f"{path}: the weights are quantised ({method or 'method unknown'}{': ' + told if told else ''}); the native "
+        "decoder reads fp32, bf16, fp16, GPTQ of 2, 4 or 8 bits and AWQ (gemm) of 4 bits",
+        fix="use the model's unquantised repository (load_in_4bit quantises while loading), or engine=transformers",
+    )
