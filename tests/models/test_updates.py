@@ -10,6 +10,7 @@ pytest.importorskip("torch")
 
 import torch
 
+from lorica.models import updates
 from lorica.models.lora import LoraPair, LoraSpan, LoraWeights, project
 from lorica.models.updates import FactorMemory, Updates
 
