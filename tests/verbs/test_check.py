@@ -187,3 +187,45 @@ def test_an_archive_and_a_single_file(tmp_path: Path, capsys: pytest.CaptureFixt
     assert len(result["adapters"]) == 2
     header = struct.unpack("<Q", (place / WEIGHTS_NAME).read_bytes()[:8])[0]
     assert header > 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["DIR", "--level", "3"],
+        ["DIR", "--task", "rules"],
+        ["DIR", "--jobs", "-1"],
+        ["DIR", "--column", "score"],
+        ["DIR", "lora.rr=3"],
+        ["--scores", "DIR", "--html", "page.html"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_an_option_without_effect_is_refused(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = adapter(tmp_path / "sound")
+    assert main(["check", *(str(sound) if each == "DIR" else each for each in arguments)]) == 3
+    assert "has no effect here" in capsys.readouterr().err
+
+
+def test_nothing_is_kept_where_nothing_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file without adapters would be read as "ask the base model alone"."""
+    kept = tmp_path / "kept.yaml"
+    assert main(["check", str(adapter(tmp_path / "zero", scale=0.0)), "--keep-working", str(kept)]) == 2
+    assert "was not written" in capsys.readouterr().err
+    assert not kept.exists()
+
+
+def test_scores_and_gold_of_different_rows_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = tmp_path / "scores.csv"
+    scores.write_text("id,score\n" + "".join(f"x{row},{row / 50:.3f}\n" for row in range(50)), "utf-8")
+    gold = Path(__file__).resolve().parents[2] / "examples" / "rules" / "posts.csv"
+    assert main(["check", "--scores", str(scores), "--gold", str(gold)]) == 3
+    assert "none of its 50 ids" in capsys.readouterr().err
+
+
+def test_configuration_may_follow_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sound = adapter(tmp_path / "sound", scale=0.05)
+    code, _ = check(capsys, sound, "--base", BASE, "--level", "3", "task=rules", "task.style=structured")
+    assert code in (0, 1)

@@ -165,6 +165,8 @@ def test_a_new_passport_keeps_what_is_known_of_the_same_weights(copy: Path) -> N
 def test_what_changes_nothing_gets_no_passport(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_adapter(tmp_path / "zero", b=0.0)
     assert main(["passport", str(folder), "--base", BASE]) == 4
+    assert "L210" in capsys.readouterr().err
+    assert main(["passport", str(folder), "--base", BASE, "--force"]) == 4
     assert "would prove nothing" in capsys.readouterr().err
     assert not (folder / "lorica.json").exists()
 

@@ -126,6 +126,8 @@ def compare(facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output
     states are for other tools, and no file may widen what is accepted here.
     """
     precision = _coarser(facts.dtype, dtype)
+    if not any(item.choices for item in facts.items):
+        return Trial("failed", dtype=precision, problem="the passport has no canaries, so it proves nothing")
     broken = next((output for output in (*base, *adapter) if not _sound(output)), None)
     if broken is not None:
         return Trial("failed", dtype=precision, problem=f"canary {broken.id}: {broken.error or 'no finite number'}")
@@ -165,7 +167,8 @@ def compare(facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output
 
 
 def _explain(found: Trial, *, silent: bool, other_base: bool) -> Trial:
-    if silent:
+    # On another base of random weights an adapter hardly moves anything, though it is applied.
+    if silent and not other_base:
         why = "the engine answers as the base alone does: the adapter is not applied"
         return replace(found, reading="not_applied", problem=why)
     if other_base:

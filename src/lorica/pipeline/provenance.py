@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lorica.adapters.folder import open_adapter
+from lorica.adapters.folder import MORE_THAN_PAIRS, open_adapter
 from lorica.adapters.passport import BaseFacts, Passport, RowsFacts
 from lorica.adapters.passport_facts import plain_name
 from lorica.models.families import read_json_object
@@ -81,7 +81,7 @@ def base_facts(folder: Path, *, name: str, revision: str = "", full: bool = Fals
 
 def adapter_digests(folders: Mapping[str, Path]) -> dict[str, str]:
     """Name -> content digest of each adapter."""
-    return {name: open_adapter(folder).digest for name, folder in sorted(folders.items())}
+    return {name: open_adapter(folder, applied=MORE_THAN_PAIRS).digest for name, folder in sorted(folders.items())}
 
 
 def trained_as(task: Task, encoder: Encoder, base: Path) -> dict[str, str]:

@@ -44,6 +44,8 @@ def run(arguments: Sequence[str]) -> int:
         # 2 says "rejected" here, so no error of this verb may end with it.
         print(f"lorica: {error}", file=sys.stderr)
         return EXIT_CODES["unchecked"]
+    except BrokenPipeError:
+        raise  # the reader of our output went away; nothing is wrong
     except Exception:
         # Python would end with 1, which says "warnings" here: to CI, a crash of ours must not look like a verdict.
         traceback.print_exc()
@@ -68,12 +70,35 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     asked.add_argument("--keep-working", type=Path, metavar="FILE", help="write the adapters that are not rejected, "
                        "as adapters.paths that config=FILE reads")  # fmt: skip
     asked.add_argument("--jobs", type=int, default=0, help="processes; 0 for one a core")
-    given = asked.parse_args(list(arguments))
+    given = asked.parse_intermixed_args(list(arguments))
     given.overrides = [each for each in given.paths if _is_override(each)]
     given.paths = [Path(each) for each in given.paths if not _is_override(each)]
     if given.scores is None and not given.paths:
         raise UsageError("lorica check: no adapter is named", fix="lorica check DIR ..., or --scores FILE")
+    _refuse_idle(given)
     return given
+
+
+def _refuse_idle(given: argparse.Namespace) -> None:
+    """Raises UsageError for an option that would change nothing: whoever gave it believes that it did."""
+    scores = given.scores is not None
+    idle = [
+        ("--base", bool(given.base) and scores, "without --scores"),
+        ("--level", (given.level or 0) > 2 and not given.base, "with --base, above level 2"),
+        ("--rows", given.rows is not None and not given.base, "with --base"),
+        ("--task", bool(given.task) and not given.base, "with --base"),
+        ("key=value", bool(given.overrides) and not given.base and given.gold is None, "with --base, or with --gold"),
+        ("--column", bool(given.column) and not scores, "with --scores"),
+        ("--gold", given.gold is not None and not scores, "with --scores"),
+        ("--gold-column", bool(given.gold_column) and not scores, "with --scores"),
+        ("--html", given.html is not None and scores, "without --scores"),
+        ("--csv", given.csv is not None and scores, "without --scores"),
+        ("--keep-working", given.keep_working is not None and scores, "without --scores"),
+        ("--jobs", given.jobs < 0, "with 0 or more"),
+    ]
+    for option, wrong, meant in idle:
+        if wrong:
+            raise UsageError(f"lorica check: {option} has no effect here", fix=f"use it {meant}")
 
 
 def _is_override(argument: str) -> bool:
@@ -154,18 +179,32 @@ def _write(
         with atomic_file(given.csv) as file:
             file.write(text.getvalue().encode("utf-8"))
     if given.keep_working is not None:
+        kept = _kept(found, places)
+        if not kept:
+            # A file without adapters would be read as "ask the base model alone".
+            print(f"lorica: no adapter is left to keep: {given.keep_working} was not written", file=sys.stderr)
+            return
         with atomic_file(given.keep_working) as file:
-            file.write(_working(found, places).encode("utf-8"))
+            file.write(_working(kept).encode("utf-8"))
 
 
-def _working(found: Sequence[Examination], places: Sequence[Place]) -> str:
-    """The adapters that are not rejected, best first, as a configuration file: names and paths in JSON's quoting,
-    which is YAML's, too."""
+def _kept(found: Sequence[Examination], places: Sequence[Place]) -> list[Examination]:
+    """The adapters that are not rejected, best first."""
     by_name = {each.source.name: each for each in found}
-    kept = [place.name for place in places if EXIT_CODES[by_name[place.name].verdict.status] < EXIT_CODES["rejected"]]
-    lines = [
-        f"    {json.dumps(name)}: {json.dumps(str(by_name[name].source.place.resolve()))}"
-        f"  # {by_name[name].verdict.status}"
-        for name in kept
-    ]
-    return "\n".join(["adapters:", "  paths:" + ("" if lines else " {}"), *lines, ""])
+    ranked = [by_name[place.name] for place in places]
+    return [each for each in ranked if EXIT_CODES[each.verdict.status] < EXIT_CODES["rejected"]]
+
+
+def _working(kept: Sequence[Examination]) -> str:
+    """A configuration file with their paths: names and paths in JSON's quoting, which is YAML's, too.
+
+    One that only engine=transformers applies is a comment: it would stop the native engine, and with it all others.
+    """
+    lines = []
+    for each in kept:
+        config = None if each.specimen is None else each.specimen.config
+        more = config is not None and bool(config.unsupported())
+        entry = f"{json.dumps(each.source.name)}: {json.dumps(str(each.source.place.resolve()))}"
+        lines.append(f"    # {entry}  # needs engine=transformers" if more else f"    {entry}  # {each.verdict.status}")
+    usable = any(not line.startswith("    #") for line in lines)
+    return "\n".join(["adapters:", "  paths:" + ("" if usable else " {}"), *lines, ""])

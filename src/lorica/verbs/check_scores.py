@@ -9,18 +9,21 @@ from typing import Any
 
 import msgspec
 
+from lorica.errors import DataError
 from lorica.metrics.health import ScoreHealth
 from lorica.reports.page import Cell, Table
 from lorica.reports.table import plain_table
 from lorica.verbs.arguments import emit
 from lorica.verbs.check_text import finding_dict, finding_text
 from lorica.vetting.findings import EXIT_CODES, judge
-from lorica.vetting.scores import check_scores
+from lorica.vetting.scores import check_scores, read_scores
 
 
 def check(given: argparse.Namespace) -> int:
     """Judge one file of scores, print, and return the exit code. Raises DataError for a file without scores."""
     gold = None if given.gold is None else _gold(given.gold, given.overrides)
+    if gold is not None:
+        _refuse_strangers(given, gold)
     health, findings = check_scores(given.scores, column=given.column, gold_column=given.gold_column, gold=gold)
     verdict = judge(given.scores.name, str(given.scores), findings, {4})
     text = [
@@ -40,6 +43,17 @@ def check(given: argparse.Namespace) -> int:
         text="\n".join(text),
     )
     return EXIT_CODES[verdict.status]
+
+
+def _refuse_strangers(given: argparse.Namespace, gold: dict[str, int]) -> None:
+    """Raises DataError when no score has a label: nothing would be compared, and nobody would know."""
+    ids = read_scores(given.scores, column=given.column, gold_column=given.gold_column).ids
+    if not any(each in gold for each in ids):
+        raise DataError(
+            f"none of its {len(ids)} ids is in {given.gold}",
+            path=given.scores,
+            fix="give the file that was scored, or map its id column with task.columns.row_id=NAME",
+        )
 
 
 def _gold(path: Path, overrides: list[str]) -> dict[str, int]:

@@ -41,7 +41,7 @@ _EXAMPLES = """\
 
 def run(arguments: Sequence[str]) -> int:
     """Diagnose one adapter; the exit code is 0 whatever the cause is."""
-    given = _parser().parse_args(list(arguments))
+    given = _parser().parse_intermixed_args(list(arguments))
     if given.adapter is None:
         raise UsageError("lorica diagnose needs an adapter", fix="lorica diagnose DIR --base B")
     if given.html is not None and given.html.suffix.lower() not in FORMATS:

@@ -107,6 +107,8 @@ def make(given: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
         raise UsageError("--rows needs the task they belong to", fix="add task=rules, task=mcq, task=saq or task=qa")
     encoder = build.build_encoder(config, base)
     rows = _rows(given, config, task)
+    if not given.force:
+        _vet(folder, base)
     engine = build.build_engine(config, base)
     engine.add_adapter(folder.name, folder)
     canaries = _canaries(given, engine, folder, task, encoder, base, rows)
@@ -126,6 +128,28 @@ def make(given: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
         # The weights are those it speaks of: what it says of their training stays true.
         passport = msgspec.structs.replace(passport, data=before.data, training=before.training)
     return passport, write_passport(folder, passport)
+
+
+def _vet(folder: Path, base: Path) -> None:
+    """A passport says that this adapter belongs to this base. Raises AdapterError where a check says otherwise."""
+    from lorica.vetting.base.alignment import align, check_alignment, collect
+    from lorica.vetting.base.fit import check_fit
+    from lorica.vetting.check import examine
+    from lorica.vetting.files.sources import find_sources
+
+    found = examine(find_sources([folder])[0])
+    findings = list(found.findings)
+    if found.specimen is not None and found.layout is not None:
+        findings += check_fit(found.specimen, found.layout, base)
+        if not any(each.severity == "reject" for each in findings):
+            findings += check_alignment(align(found.specimen, found.layout, collect(base)))
+    rejected = [each for each in findings if each.severity == "reject"]
+    if rejected:
+        first = rejected[0]
+        raise AdapterError(
+            f"{folder} is not given a passport for this base: {first.code} {first.title}: {first.seen}",
+            fix=f"look at it with `lorica check {folder} --base {base}`; --force makes one all the same",
+        )
 
 
 def _before(folder: Path, *, force: bool) -> Passport | None:

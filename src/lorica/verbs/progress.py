@@ -47,6 +47,6 @@ def _lines(total: int | None, things: str) -> Callable[[int], None]:
         done += count
         if time.perf_counter() - said >= _LINE_EVERY:
             said = time.perf_counter()
-            print(f"{done} of {total or 'unknown'} {things}", file=sys.stderr, flush=True)
+            print(f"{done} of {total} {things}" if total else f"{done} {things}", file=sys.stderr, flush=True)
 
     return advance

@@ -97,4 +97,5 @@ def _structure(found: Examination, specimen: Specimen, layout: Layout) -> Examin
         *check_claims(specimen, layout, matched),
         *check_passport(specimen, None),
     ]
-    return msgspec.structs.replace(found.add(findings, 1), match=matched)
+    # Without a config hardly anything of it could be compared.
+    return msgspec.structs.replace(found.add(findings, None if specimen.raw_config is None else 1), match=matched)

@@ -146,7 +146,8 @@ class Bench:
                 engine.remove_adapter(name)
         except LoricaError as error:
             return found, Tried(unable=(*unable, f"could not be asked: {error.message}"))
-        return found.add(findings, 4), Tried(behaviour=behaviour, unable=tuple(unable))
+        asked = None if any(each.code == "L400" for each in findings) else 4
+        return found.add(findings, asked), Tried(behaviour=behaviour, unable=tuple(unable))
 
 
 def _lines(found: Behaviour | None) -> list[str]:

@@ -37,13 +37,15 @@ def test_short_training_is_no_wrong_scale() -> None:
 def test_an_update_that_moves_much_is_not_too_small() -> None:
     weights = numeric.scale_weights(64.0, over_one=5, over_base=6, ranking_gain=0.3, ranking_z=4, kl=0.5)
     assert weights["under_scaled"] < 0
+    # Nor one whose effect at the better scale would be beyond all measure.
+    weights = numeric.scale_weights(180.0, over_one=5, over_base=6, ranking_gain=0.6, ranking_z=4, kl=0.05)
+    assert weights["under_scaled"] < 0
 
 
-def test_the_better_of_two_explanations() -> None:
-    assert best(numeric.rivals_weights(4.0, 0.1)) == "over_scaled"
-    assert best(numeric.rivals_weights(4.0, 16.0)) == "under_scaled"
-    assert best(numeric.rivals_weights(-4.0, 16.0)) == "prompt_mismatch"
-    assert numeric.rivals_weights(0.5, 16.0) == {}
+def test_the_worse_of_two_explanations_falls() -> None:
+    assert numeric.rivals_weights(4.0) == {"prompt_mismatch": -5.0}
+    assert set(numeric.rivals_weights(-4.0)) == {"over_scaled", "under_scaled"}
+    assert numeric.rivals_weights(0.5) == {}
 
 
 def test_a_small_edit_of_the_scale_is_an_edit_and_a_large_one_a_wrong_scale() -> None:

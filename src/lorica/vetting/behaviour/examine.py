@@ -90,6 +90,8 @@ def examine_behaviour(
             found = _measure(subject, task, asked, "rows" if rows else "probes")
         finally:
             engine.remove_adapter(name)
+            if engine.describe().get("engine") == "transformers":
+                work.retire(engine)
     found = msgspec.structs.replace(found, seconds=time.monotonic() - started)
     return found, judge_behaviour(found)
 

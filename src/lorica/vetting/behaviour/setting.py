@@ -98,6 +98,11 @@ class Workplace:
                 self._engines[name] = self.engine(all_kinds=True)
         return self._engines[name]
 
+    def retire(self, engine: Engine) -> None:
+        """Forget an engine in which an adapter replaced whole modules: PEFT leaves its wrappers in the base model, and
+        the next adapter must find a base as it was."""
+        self._engines = {name: each for name, each in self._engines.items() if each is not engine}
+
     def encoder(self, chat_template: str = "") -> Encoder:
         """The base model's encoder with this template, the setting's when none is named; `TEMPLATES` go by name."""
         wanted = chat_template or self.setting.chat_template

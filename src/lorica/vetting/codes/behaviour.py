@@ -17,7 +17,7 @@ BEHAVIOUR: dict[str, Code] = {
         ("no_effect", "not_applied"),
     ),
     "L403": Code(
-        "note",
+        "warn",
         "It changes next to nothing",
         "raise the scale, or train longer",
         ("under_scaled", "no_effect", "hard_task"),

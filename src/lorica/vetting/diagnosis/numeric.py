@@ -18,6 +18,8 @@ SCALE_LOW, SCALE_HIGH = 0.5, 2.0
 SCALE_FAR_LOW, SCALE_FAR_HIGH = 0.36, 2.8
 # Nats of divergence that an update of the right size makes (0.3 to 0.7), and an eighth of it does not (0.01 to 0.03).
 MUCH = 0.15
+# Divergence grows with the square of the scale while it is small; no adapter has more nats than this at its own scale.
+MOST = 30.0
 # What AUC or accuracy must gain before a better scale is more than a better calibration.
 RANKING = 0.03
 
@@ -38,7 +40,7 @@ def scale_weights(
     if over_one < HINT:
         return {"over_scaled": -2.0, "under_scaled": -2.0, "no_effect": -2.0, "wrong_base": -2.0}
     towards, away = ("over_scaled", "under_scaled") if best < 1 else ("under_scaled", "over_scaled")
-    if best > 1 and kl > MUCH:
+    if best > 1 and (kl > MUCH or kl * best**2 > MOST):
         # An update that is far too small moves little; one that moves much and does better elsewhere by chance is not.
         return {"under_scaled": -2.0, "over_scaled": -1.0}
     works = {away: -5.0, "wrong_base": -3.0, "broken_weights": -2.0, "no_effect": -3.0}
@@ -107,13 +109,13 @@ def change_weights(changed: float, kl: float) -> Weights:
     return found | {"no_effect": -5.0}
 
 
-def rivals_weights(z: float, best: float) -> Weights:
-    """z: the gold answers under the best scale against those under the best format. best: that scale."""
-    towards = "over_scaled" if best < 1 else "under_scaled"
+def rivals_weights(z: float) -> Weights:
+    """z: the gold answers under the best scale against those under the best format. The worse explanation falls; the
+    better one has its own evidence."""
     if z >= HINT:
-        return {towards: 2.0, "prompt_mismatch": -5.0}
+        return {"prompt_mismatch": -5.0}
     if z <= -HINT:
-        return {"over_scaled": -5.0, "under_scaled": -5.0, "prompt_mismatch": 2.0}
+        return {"over_scaled": -5.0, "under_scaled": -5.0}
     return {}
 
 

@@ -167,7 +167,7 @@ def weigh_rivals(context: Context) -> list[Evidence]:
         return []
     (factor, scaled), (_, formatted) = context.best["scale"], context.best["format"]
     gain = compare(scaled, formatted)
-    weights = numeric.rivals_weights(gain.z, factor) if factor != 1.0 else {}
+    weights = numeric.rivals_weights(gain.z) if factor != 1.0 else {}
     if not weights:
         return []
     more = "more" if gain.mean > 0 else "less"

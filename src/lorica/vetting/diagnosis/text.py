@@ -112,7 +112,7 @@ def _evidence(found: Diagnosis) -> Table:
 def _evidence_lines(top: Hypothesis) -> str:
     lines = [_line(each) for each in top.evidence_for[:_LINES]]
     lines += [_line(each) for each in top.evidence_against[:3]]
-    return "\n".join(lines) or "  no evidence speaks for it; all others were refuted"
+    return "\n".join(lines) or "  nothing speaks for it: too little was tested to decide"
 
 
 def _line(each: Weighed) -> str:

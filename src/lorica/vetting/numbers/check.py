@@ -53,6 +53,8 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, measures={})
 
 
+# NaN and infinity are what is looked for; numpy need not warn of them.
+@np.errstate(all="ignore")
 def check_numbers(specimen: Specimen, layout: Layout) -> tuple[Numbers, list[Finding]]:
     """Read every tensor once and judge what is in it. The specimen must have weights."""
     assert specimen.weights is not None, "only an adapter with weights has numbers"
