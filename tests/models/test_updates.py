@@ -47,7 +47,7 @@ def spans_of_lengths(lengths: list[int], gap: int = 0) -> tuple[list[LoraSpan], 
 
 def one_by_one(spans: list[LoraSpan], x: Any, y: Any) -> Any:
     parts = []
-    for path, base in zip(PATHS, torch.split(y, WIDTHS, dim=1), strict=True):
+    for path, base in zip(PATHS, torch.split(y, list(WIDTHS), dim=1), strict=True):
 
         class Base(torch.nn.Module):
             def __init__(self, given: Any) -> None:
