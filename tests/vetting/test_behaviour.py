@@ -171,13 +171,13 @@ def severities(findings: dict[str, Finding]) -> dict[str, str]:
 
 EXPECTED: dict[str, dict[str, str]] = {
     "healthy": {"L420": "note"},
-    "nothing": {"L402": "reject", "L423": "note"},
+    "nothing": {"L402": "reject", "L423": "warn"},
     "inverted": {"L421": "", "L422": "reject"},
-    "constant": {"L405": "warn", "L407": "warn", "L423": "note"},
+    "constant": {"L405": "warn", "L407": "warn", "L423": "warn"},
     "hard": {"L407": "note", "L420": "note"},
     "over": {"L407": "warn", "L412": "warn"},
     "under": {"L413": "warn"},
-    "contrastive only": {"L410": "warn", "L423": "note"},
+    "contrastive only": {"L410": "warn", "L423": "warn"},
 }
 
 

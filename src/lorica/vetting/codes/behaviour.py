@@ -79,7 +79,7 @@ BEHAVIOUR: dict[str, Code] = {
         ("inverted",),
     ),
     "L423": Code(
-        "note",
+        "warn",
         "It is not better than the base model, as far as these rows can tell",
         "give more labelled rows, or see whether the task can be learned from them",
         ("hard_task", "prompt_mismatch", "under_scaled"),

@@ -153,7 +153,7 @@ SPECIFIC: dict[str, Weights] = {
     "L420": {"healthy": 1.5, "hard_task": -1.0},
     "L421": {"wrong_base": 1.5, "prompt_mismatch": 1.2, "broken_weights": 1.0, "healthy": -3.0, "hard_task": -1.0},
     "L422": _sure("inverted", 7.0),
-    "L423": {"hard_task": 0.5, "healthy": -1.5},
+    "L423": {"hard_task": 0.2, "healthy": -0.5},
     # an adapter that is used by probabilities need not be able to write a number
     "L430": {"parser_fallbacks": 1.0},
     "L431": {"generation_settings": 1.0},
