@@ -130,7 +130,7 @@ def _strange_layers(alignment: Alignment) -> list[Finding]:
     scores = {layer: sum(each) / math.sqrt(len(each)) for layer, each in by_layer.items()}
     strange = sorted(layer for layer, score in scores.items() if score < STRANGE)
     others = [score for layer, score in scores.items() if layer not in strange]
-    if not strange or len(strange) < len(scores) / 4 or not others or float(np.median(others)) < BELONGS:
+    if len(strange) < max(2, len(scores) / 4) or not others or float(np.median(others)) < BELONGS:
         return []
     layers = ", ".join(map(str, strange[:8])) + (", ..." if len(strange) > 8 else "")
     text = f"layers {layers} of {len(scores)} are at chance (below {STRANGE:g}), the others at {np.median(others):.1f}"

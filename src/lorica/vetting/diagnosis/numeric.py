@@ -248,7 +248,9 @@ def order_weights(layers: int, torn: int, in_place: int) -> Weights:
     """torn: layers that lie clearly better, and mutually so, in another layer's directions. in_place: layers that lie
     best where they are."""
     if torn >= max(2, layers // 4):
-        return {"broken_weights": 6.0, "healthy": -5.0, "hard_task": -4.0, "wrong_base": -3.0, "prompt_mismatch": -2.0}
+        found = {"broken_weights": 7.0, "healthy": -5.0, "hard_task": -4.0, "wrong_base": -3.0, "prompt_mismatch": -2.0}
+        # Layers in wrong places do little, and a larger scale then seems to help.
+        return found | {"under_scaled": -4.0, "over_scaled": -2.0}
     return {"broken_weights": -1.5} if in_place >= 0.8 * layers else {}
 
 
