@@ -37,6 +37,9 @@ def test_short_training_is_no_wrong_scale() -> None:
 def test_an_update_that_moves_much_is_not_too_small() -> None:
     weights = numeric.scale_weights(64.0, over_one=5, over_base=6, ranking_gain=0.3, ranking_z=4, kl=0.5)
     assert weights["under_scaled"] < 0
+    # Nor one that as it is helps nothing: a small step in the right direction helps a little.
+    weights = numeric.scale_weights(12.0, over_one=5, over_base=6, ranking_gain=0.6, ranking_z=4, kl=0.01, here_z=0.3)
+    assert weights["under_scaled"] < 0
     # Nor one whose effect at the better scale would be beyond all measure.
     weights = numeric.scale_weights(180.0, over_one=5, over_base=6, ranking_gain=0.6, ranking_z=4, kl=0.05)
     assert weights["under_scaled"] < 0

@@ -25,12 +25,19 @@ RANKING = 0.03
 
 
 def scale_weights(
-    best: float, over_one: float, over_base: float, ranking_gain: float, ranking_z: float, kl: float = math.nan
+    best: float,
+    over_one: float,
+    over_base: float,
+    ranking_gain: float,
+    ranking_z: float,
+    *,
+    kl: float = math.nan,
+    here_z: float = math.inf,
 ) -> Weights:
     """best: the factor on the update under which the gold answers are most probable. over_one: z of that scale against
     the adapter as it is. over_base: z of that scale against the base. ranking_gain: what AUC or accuracy gains by it;
     ranking_z: in standard errors, where AUC is then better than chance. kl: nats by which the adapter as it is diverges
-    from the base.
+    from the base; here_z: z of the adapter as it is against the base.
     """
     if over_base < SURE and ranking_z < SURE:
         # No scale helps, so the scale is not what is wrong.
@@ -40,8 +47,9 @@ def scale_weights(
     if over_one < HINT:
         return {"over_scaled": -2.0, "under_scaled": -2.0, "no_effect": -2.0, "wrong_base": -2.0}
     towards, away = ("over_scaled", "under_scaled") if best < 1 else ("under_scaled", "over_scaled")
-    if best > 1 and (kl > MUCH or kl * best**2 > MOST):
-        # An update that is far too small moves little; one that moves much and does better elsewhere by chance is not.
+    if best > 1 and (kl > MUCH or kl * best**2 > MOST or here_z < HINT):
+        # An update that is far too small moves little, and that little surely in the right direction. One that moves
+        # much, or as it is helps nothing, does better elsewhere by chance.
         return {"under_scaled": -2.0, "over_scaled": -1.0}
     works = {away: -5.0, "wrong_base": -3.0, "broken_weights": -2.0, "no_effect": -3.0}
     if ranking_gain < RANKING:

@@ -66,7 +66,15 @@ def sweep_scale(context: Context) -> list[Evidence]:
         better = f"the right answers are {gain_text(over_one)} than as it is, and the ranking gains {ranking:.2f}"
         text = f"at {peak:.2g} times its scale {better}"
     useful = 0.0 if by_chance else over_base.z
-    weights = numeric.scale_weights(peak, over_one.z, useful, ranking, ranking_z, divergence(here, base))
+    weights = numeric.scale_weights(
+        peak,
+        over_one.z,
+        useful,
+        ranking,
+        ranking_z,
+        kl=divergence(here, base),
+        here_z=compare(here, base).z,
+    )
     context.best["scale"] = (best, scored[best])
     return [evidence("scale_sweep", text, "scale", weights)]
 
