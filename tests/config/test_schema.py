@@ -53,7 +53,8 @@ EXIST = {
     "inference.top_k", "inference.repetition_penalty", "inference.min_new_tokens",
     "inference.use_stop_tokens",
     "inference.batch_tokens", "inference.max_input_tokens", "inference.window_rows",
-    "task.columns", "task.constants", "model.load_in_4bit", "adapters.use", "engine.share_prefixes",
+    "task.columns", "task.constants", "model.load_in_4bit", "adapters.use",
+    "engine.share_prefixes", "engine.deterministic",
     "data", "input", "output", "run_dir",
 }  # fmt: skip
 

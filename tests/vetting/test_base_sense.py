@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from lorica.engines.base import OnDone
+from lorica.engines.base import OnDone, OnOutputs
 from lorica.engines.native.engine import NativeEngine
 from lorica.models.locate import locate_model
 from lorica.models.weights import load_decoder
@@ -42,7 +42,9 @@ def test_tokens_out_of_order_make_no_sense(base: Path) -> None:
 
 def test_no_number_is_named(base: Path) -> None:
     class Broken(NativeEngine):
-        def run(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Output]:
+        def run(
+            self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
+        ) -> list[Output]:
             return [Output(each.id, finish="error", error="the model's output is not a number") for each in requests]
 
     ratio = sense(Broken(load_decoder(base)), Encoder.load(base), base)

@@ -287,6 +287,10 @@ class EngineConfig:
     share_prefixes: bool = True
     """Whether the native engine computes the common beginning of prompts once."""
 
+    deterministic: bool = True
+    """Whether the native engine on a CPU scores a row the same to the last bit, whatever the other rows, their order,
+    the batches and the number of threads; off, they differ by rounding."""
+
 
 @dataclass(frozen=True)
 class AdaptersConfig:

@@ -19,12 +19,14 @@ from types import TracebackType
 import msgspec
 
 from lorica.data.answers import to_line
+from lorica.data.outputs import OutputLog
 from lorica.data.write import atomic_file, sync_folder
 from lorica.errors import DataError, ResumeError
 from lorica.records import Answer
 
 _MANIFEST = "manifest.json"
 _ANSWERS = "answers.jsonl"
+_OUTPUTS = "outputs.jsonl"
 _COMMIT = b'{"commit":'
 
 
@@ -65,6 +67,7 @@ class Journal:
         try:
             known = _read_manifest(place)
             if known is None:
+                (place / _OUTPUTS).unlink(missing_ok=True)  # of a run that nothing is known of any more
                 with atomic_file(place / _MANIFEST) as file:
                     file.write(json.dumps(dict(manifest), indent=1, sort_keys=True).encode() + b"\n")
             elif not resume:
@@ -84,6 +87,21 @@ class Journal:
         """Rows committed; rows are committed in the order of the input, so the next one is row number
         `done`."""
         return self._done
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing would be lost with it."""
+        outputs = self._folder / _OUTPUTS
+        return self._done == 0 and not (outputs.exists() and outputs.stat().st_size)
+
+    @contextlib.contextmanager
+    def outputs(self) -> Iterator[OutputLog]:
+        """The log of what an engine has finished of the rows that are to be committed next."""
+        log = OutputLog(self._folder / _OUTPUTS, self._done)
+        try:
+            yield log
+        finally:
+            log.close()
 
     def commit(self, answers: Sequence[Answer]) -> None:
         """Append the answers as one frame and fsync: afterwards they outlast a kill. No answers: nothing is
@@ -128,6 +146,7 @@ class Journal:
     def remove(self) -> None:
         """Delete the journal, and its folder if nothing else is in it, and close it."""
         self._path.unlink(missing_ok=True)
+        (self._folder / _OUTPUTS).unlink(missing_ok=True)
         (self._folder / _MANIFEST).unlink(missing_ok=True)
         sync_folder(self._folder)
         with contextlib.suppress(OSError):  # other files of the run may lie there

@@ -6,12 +6,14 @@ import difflib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lorica.errors import EngineError
 from lorica.records import Choose, Generate, Output, Request
 
 OnDone = Callable[[int], None]
+OnOutputs = Callable[[Sequence[tuple[int, Output]]], None]
+"""Receives (number of the request, its output) of what was just finished, before anything else is begun."""
 
 
 class Engine(Protocol):
@@ -40,6 +42,21 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class RepeatableEngine(Protocol):
+    """An engine that gives some requests the same output to the last bit, whatever it is asked beside them."""
+
+    def repeatable(self, request: Request) -> bool:
+        """Whether this request is one of them."""
+        ...
+
+    def run(
+        self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
+    ) -> list[Output]:
+        """As `Engine.run`, telling of outputs as they are finished."""
+        ...
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """How an engine loads and computes."""
@@ -65,7 +82,11 @@ class EngineSettings:
 
     share_prefixes: bool = True
     """Compute what prompts have in common at their beginning once. A matter of the native engine alone, and of speed
-    alone: scores differ by rounding."""
+    alone: scores differ by rounding, and where `deterministic` is on not even by that."""
+
+    deterministic: bool = True
+    """The native engine on a CPU gives a row the same scores to the last bit, whatever the other rows, their order, the
+    batches and the number of threads; off, they differ by rounding."""
 
 
 EngineFactory = Callable[[Path, EngineSettings], Engine]

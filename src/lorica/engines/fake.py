@@ -9,12 +9,13 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lorica.engines.base import EngineSettings, OnDone, check_adapters, failed, find_problem, not_there
+from lorica.engines.base import EngineSettings, OnDone, OnOutputs, check_adapters, failed, find_problem, not_there
 from lorica.errors import EngineError
 from lorica.records import Choose, Generate, Output, Request
 
 Reply = Callable[[Generate], Sequence[int]]
 
+_BATCH_ROWS = 100
 _ANY = 1 << 62  # neither vocabulary nor positions limit this engine
 
 
@@ -48,13 +49,24 @@ class FakeEngine:
         if self._adapters.pop(name, None) is None:
             raise not_there(name, self._adapters)
 
-    def run(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Output]:
-        """Answer all requests in their order; see `Engine.run`."""
+    def run(
+        self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
+    ) -> list[Output]:
+        """Answer all requests in their order, batch by batch; see `RepeatableEngine.run`."""
         check_adapters(requests, self._adapters)
-        outputs = [self._answer(request) for request in requests]
-        if on_done is not None:
-            on_done(len(outputs))
+        outputs: list[Output] = []
+        for start in range(0, len(requests), _BATCH_ROWS):
+            batch = [self._answer(request) for request in requests[start : start + _BATCH_ROWS]]
+            outputs += batch
+            if on_outputs is not None:
+                on_outputs(list(enumerate(batch, start)))
+            if on_done is not None:
+                on_done(len(batch))
         return outputs
+
+    def repeatable(self, request: Request) -> bool:
+        """Always: an answer comes of its request alone."""
+        return True
 
     def describe(self) -> dict[str, str]:
         """Name only: nothing else decides the results."""

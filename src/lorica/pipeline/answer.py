@@ -9,7 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from lorica.engines.base import Engine
+from lorica.data.outputs import OutputLog
+from lorica.engines.base import Engine, RepeatableEngine
 from lorica.errors import PromptError
 from lorica.prompts.encoder import Encoder
 from lorica.records import Answer, Choose, Generate, Output, Request, Route, Row, Sampling
@@ -73,15 +74,19 @@ class Pipeline:
         self.adapters = frozenset(adapters)
         self.settings = settings
 
-    def answer(self, rows: Sequence[Row], on_done: Callable[[int], None] | None = None) -> list[Answer]:
-        """Answer rows, in their order. `on_done(n)` is called as rows get their first answer.
+    def answer(
+        self, rows: Sequence[Row], on_done: Callable[[int], None] | None = None, log: OutputLog | None = None
+    ) -> list[Answer]:
+        """Answer rows, in their order. `on_done(n)` is called as rows get their first answer. log: what the engine
+        finished of these rows before an interruption is taken from there, and what it finishes now is added, where
+        the engine would give the same again to the last bit.
 
         A row whose prompt cannot be rendered or does not fit gets an answer flagged `error`; the others go on. Raises
         AdapterError for a missing adapter under fallback="error", and what the engine raises.
         """
         prepared = [self._prepare(row) for row in rows]
         results = [
-            self._read(one, output, 0) for one, output in zip(prepared, self._run(prepared, on_done), strict=True)
+            self._read(one, output, 0) for one, output in zip(prepared, self._run(prepared, on_done, log), strict=True)
         ]
         for attempt in range(1, self._retries() + 1):
             again = [
@@ -96,8 +101,14 @@ class Pipeline:
                 results[i] = self._read(prepared[i], output, attempt)
         return [self._answer(one, result) for one, result in zip(prepared, results, strict=True)]
 
-    def _run(self, prepared: Sequence[_Prepared], on_done: Callable[[int], None] | None) -> list[Output]:
-        outputs = iter(self.engine.run([one.request for one in prepared if one.request is not None], on_done))
+    def _run(
+        self, prepared: Sequence[_Prepared], on_done: Callable[[int], None] | None, log: OutputLog | None
+    ) -> list[Output]:
+        requests = [one.request for one in prepared if one.request is not None]
+        if log is not None and isinstance(self.engine, RepeatableEngine):
+            outputs = iter(_run_logged(self.engine, requests, on_done, log))
+        else:
+            outputs = iter(self.engine.run(requests, on_done))
         refused = sum(one.request is None for one in prepared)
         if on_done is not None and refused:
             on_done(refused)
@@ -181,6 +192,23 @@ class Pipeline:
             raw=result.raw,
             problem=reading.problem or None,
         )
+
+
+def _run_logged(
+    engine: RepeatableEngine, requests: Sequence[Request], on_done: Callable[[int], None] | None, log: OutputLog
+) -> list[Output]:
+    known = {request.id for request in requests if request.id in log.known and engine.repeatable(request)}
+    left = [request for request in requests if request.id not in known]
+    if on_done is not None and known:
+        on_done(len(known))
+
+    def keep(finished: Sequence[tuple[int, Output]]) -> None:
+        lasting = [output for index, output in finished if engine.repeatable(left[index])]
+        if lasting:
+            log.add(lasting)
+
+    fresh = iter(engine.run(left, on_done, keep))
+    return [log.known[request.id] if request.id in known else next(fresh) for request in requests]
 
 
 def _seed(seed: int, row_id: str, attempt: int) -> int:

@@ -1,4 +1,6 @@
-"""A file of rows answered window by window through a journal, so that an interruption loses at most one window."""
+"""A file of rows answered window by window through a journal: an interruption loses one batch of scores at most, or
+one window of texts.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,8 @@ def answer_file(
 ) -> Summary:
     """Answer `rows` in windows, committing each to the journal, and write `output` in input order at the end.
 
-    Rows that the journal already holds are skipped, not computed again. Memory holds one window.
+    Rows that the journal already holds are skipped, not computed again; of the window under way, what the engine
+    finished is not either, where it would give the same again. Memory holds one window.
     """
     summary = Summary()
     started = time.perf_counter()
@@ -62,7 +65,8 @@ def answer_file(
     if on_done is not None and skipped:
         on_done(skipped)
     while window := list(itertools.islice(rows, window_rows)):
-        journal.commit(pipeline.answer(window, on_done))
+        with journal.outputs() as log:
+            journal.commit(pipeline.answer(window, on_done, log))
         summary.answered += len(window)
     write_answers(output, _counted(journal.answers(), summary))
     summary.seconds = time.perf_counter() - started

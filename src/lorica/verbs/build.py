@@ -96,6 +96,7 @@ def build_engine(config: Config, folder: Path) -> Engine:
         batch_tokens=config.inference.batch_tokens,
         threads=config.engine.threads,
         share_prefixes=config.engine.share_prefixes,
+        deterministic=config.engine.deterministic,
     )
     return load_engine(config.engine.name, folder, settings)
 

@@ -109,10 +109,11 @@ def _nothing_lost(journal: Journal) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if journal.done == 0:
+        if journal.empty:
             journal.remove()
         elif isinstance(error, KeyboardInterrupt):
-            kept = f"{journal.done} rows are kept; go on with the same command and inference.resume=true"
+            kept = f"{journal.done} rows are kept, and the batches since; "
+            kept += "go on with the same command and inference.resume=true"
             raise KeyboardInterrupt(kept) from error
         raise
 

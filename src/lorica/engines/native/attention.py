@@ -127,7 +127,7 @@ class _Bucket:
         self.tokens = self._gather.reshape(-1)[self.real]
         self.padded = len(pieces) * self._longest
         self._masks: dict[int | None, Tensor | None] = dict.fromkeys([None, *windows])
-        branched = any(piece.branches for piece in pieces)
+        branched = any(piece.branches.tokens for piece in pieces)
         for window in self._masks:
             if branched or (window is not None and window < self._longest):
                 self._masks[window] = additive(self._seen(pieces, window, column), dtype)
@@ -148,9 +148,9 @@ class _Bucket:
         # [B, 1, L, L]; a padding query sees itself, so that no query sees nothing
         pad = [0] * self._longest
         device = column.device
-        branch = torch.tensor([(p.branch_numbers() + pad)[: self._longest] for p in pieces], device=device)
-        seen = column[:, None] >= column[None, :]
-        seen = seen & ((branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :]))
+        endless = [self._longest] * self._longest
+        until = torch.tensor([(p.until() + endless)[: self._longest] for p in pieces], device=device)
+        seen = (column[:, None] >= column[None, :]) & (column[:, None] < until[:, None, :])
         if window is not None:
             position = torch.tensor([(p.positions() + pad)[: self._longest] for p in pieces], device=device)
             near = position[:, :, None] - position[:, None, :] < window
@@ -171,7 +171,7 @@ class SharedAttention:
         sized: dict[tuple[bool, int], list[int]] = {}
         for index, piece in enumerate(work.pieces):
             size = max(_SMALLEST_BUCKET, 1 << (piece.length - 1).bit_length())
-            sized.setdefault((bool(piece.branches), size), []).append(index)
+            sized.setdefault((bool(piece.branches.tokens), size), []).append(index)
         self._buckets = [
             _Bucket([work.pieces[i] for i in each], [work.offsets[i] for i in each], distinct, dtype, device)
             for each in sized.values()

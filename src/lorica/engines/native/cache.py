@@ -25,7 +25,8 @@ class RowCache:
 
     def reserve(self, lines: int, length: int) -> None:
         """Have room for so many lines of so many tokens; what is there stays."""
-        have_lines, _, have_length, _ = self.keys[0].shape
+        # Asked of what is grown last: growing may end half-way for want of memory.
+        have_lines, _, have_length, _ = self.values[-1].shape
         if lines <= have_lines and length <= have_length:
             return
         shape = (
@@ -37,8 +38,9 @@ class RowCache:
         for tensors in (self.keys, self.values):
             for layer, old in enumerate(tensors):
                 # Zeros: what a mask hides is still multiplied by 0, and 0 * NaN is NaN.
-                tensors[layer] = old.new_zeros(shape)
-                tensors[layer][:have_lines, :, :have_length] = old
+                grown = old.new_zeros(shape)
+                grown[: old.shape[0], :, : old.shape[2]] = old
+                tensors[layer] = grown
 
     def write(self, layer: int, line: int, key: Tensor, value: Tensor) -> None:
         """Begin a line with key, value [L, Hkv, Dh]."""

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
 
 from lorica.adapters.folder import open_adapter
-from lorica.engines.base import EngineSettings, OnDone, check_adapters, failed, find_problem, not_there
-from lorica.engines.native.attention import SharedAttention
+from lorica.engines.base import EngineSettings, OnDone, OnOutputs, check_adapters, failed, find_problem, not_there
 from lorica.engines.native.block import has_fast_kernel
-from lorica.engines.native.generate import Finished, Generation
-from lorica.engines.native.pack import Piece, Prefix, pack
+from lorica.engines.native.branches import NO_BRANCHES, branches_of
+from lorica.engines.native.generate import Finished, Generation, Waiting
+from lorica.engines.native.memory import free_memory, in_halves, tokens_that_fit
+from lorica.engines.native.pack import Piece, Prefix
+from lorica.engines.native.passes import Passes
 from lorica.engines.native.plan import Batch, Plan, PlannedRow, make_plan
-from lorica.engines.native.score import branches_of, find_scored, score
 from lorica.errors import EngineError
 from lorica.models.adapter_weights import load_lora
 from lorica.models.fast import AnyDecoder, FastDecoder
@@ -34,15 +34,20 @@ class NativeEngine:
     """Lorica's own decoder with any number of adapters, mixed freely in one batch.
 
     batch_tokens: tokens of one forward pass, the memory budget. share_prefixes: compute what prompts of one
-    adapter have in common at their beginning only once.
+    adapter have in common at their beginning only once. deterministic: on a CPU, the bits of a row's scores depend on
+    nothing but the row, its adapter and the base.
     """
 
-    def __init__(self, decoder: AnyDecoder, *, batch_tokens: int = 4096, share_prefixes: bool = True) -> None:
+    def __init__(
+        self, decoder: AnyDecoder, *, batch_tokens: int = 4096, share_prefixes: bool = True, deterministic: bool = True
+    ) -> None:
         if batch_tokens < 1:
             raise EngineError(f"batch_tokens is {batch_tokens}; at least 1 is needed", fix="try batch_tokens=4096")
         self._decoder = decoder
         self._batch_tokens = batch_tokens
         self._share_prefixes = share_prefixes
+        self._deterministic = deterministic
+        self._passes = Passes(decoder, deterministic=deterministic)
         self._adapters: dict[str, LoraWeights] = {}
         self._digests: dict[str, str] = {}
 
@@ -84,12 +89,19 @@ class NativeEngine:
             "threads": str(torch.get_num_threads()),
             "batch_tokens": str(self._batch_tokens),
             "share_prefixes": str(self._share_prefixes).lower(),
+            "deterministic": str(self._deterministic and decoder.device.type == "cpu").lower(),
             "attention": "flash" if fast else "plain",
             "torch": str(torch.__version__),
         }
 
-    def run(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Output]:
-        """Answer all requests in their order; see `Engine.run`."""
+    def repeatable(self, request: Request) -> bool:
+        """Scores are, where `deterministic` holds; texts are not, for their steps are products of few rows."""
+        return isinstance(request, Choose) and self._deterministic and self._decoder.device.type == "cpu"
+
+    def run(
+        self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
+    ) -> list[Output]:
+        """Answer all requests in their order; see `RepeatableEngine.run`."""
         check_adapters(requests, self._adapters)
         outputs: list[Output | None] = [None] * len(requests)
         able: list[int] = []
@@ -102,31 +114,34 @@ class NativeEngine:
         for committed in self.execute(self.plan([requests[index] for index in able])):
             for index, output in committed:
                 outputs[able[index]] = output
+            if on_outputs is not None and committed:
+                on_outputs([(able[index], output) for index, output in committed])
             if on_done is not None and committed:
                 on_done(len(committed))
         return cast(list[Output], outputs)
 
     def plan(self, requests: Sequence[Request]) -> Plan:
-        """The plan for valid requests; a pure function of them and the engine's settings."""
-        return make_plan(requests, batch_tokens=self._batch_tokens, share_prefixes=self._share_prefixes)
+        """The plan for valid requests: a pure function of them, the settings and, where that is short, free memory."""
+        return make_plan(requests, batch_tokens=self._budget(), share_prefixes=self._share_prefixes)
 
     @torch.inference_mode()
     def execute(self, plan: Plan) -> Iterator[Finished]:
         """Run a plan batch by batch; yields (index of the request, output) of what each step finished."""
         computed: dict[int, Prefix] = {}
-        generation = Generation(self._decoder, cache_tokens=_CACHE_PER_BATCH * self._batch_tokens)
+        generation = Generation(self._decoder, cache_tokens=_CACHE_PER_BATCH * self._budget())
         for batch in plan.batches:
             if batch.kind == "prefix":
                 self._compute(plan, batch, computed)
             elif batch.kind == "choose":
                 yield self._score(plan, batch, computed)
             else:
-                indices = [row.request for row in batch.rows]
-                requests = [cast(Generate, plan.requests[index]) for index in indices]
-                pieces = [self._piece(plan, row, computed) for row in batch.rows]
-                while not generation.fits(pieces, requests):
+                waiting = [
+                    Waiting(row.request, self._piece(plan, row, computed), cast(Generate, plan.requests[row.request]))
+                    for row in batch.rows
+                ]
+                while not generation.fits(waiting):
                     yield generation.step()
-                yield generation.admit(indices, pieces, requests)
+                yield in_halves(generation.admit, waiting, lambda one: (one.index, _too_large(one.request)))
             for index in batch.release:
                 # Rows that are still being continued hold on to their prefix themselves.
                 del computed[index]
@@ -142,6 +157,10 @@ class NativeEngine:
             return Output(id=request.id, finish="length")
         return None
 
+    def _budget(self) -> int:
+        decoder = self._decoder
+        return min(self._batch_tokens, tokens_that_fit(decoder.config, decoder.dtype, free_memory(decoder.device)))
+
     def _adapter(self, name: str | None) -> LoraWeights | None:
         return None if name is None else self._adapters[name]
 
@@ -151,44 +170,37 @@ class NativeEngine:
             request.prompt[row.start :],
             computed.get(row.segment),
             self._adapter(request.adapter),
-            branches_of(request) if isinstance(request, Choose) else (),
+            branches_of(request.choices) if isinstance(request, Choose) else NO_BRANCHES,
         )
 
     def _compute(self, plan: Plan, batch: Batch, computed: dict[int, Prefix]) -> None:
         segments = [plan.segments[index] for index in batch.segments]
         pieces = [Piece(s.tokens, computed.get(s.parent), self._adapter(s.adapter)) for s in segments]
-        work = pack(pieces, self._decoder.device)
-        prefixes = [Prefix(piece.prefix, piece.start, piece.length, [], []) for piece in pieces]
-
-        def keep(layer: int, key: Tensor, value: Tensor) -> None:
-            for prefix, start in zip(prefixes, work.offsets, strict=True):
-                part = slice(start, start + prefix.length)
-                prefix.keys.append(key[part].transpose(0, 1).contiguous())
-                prefix.values.append(value[part].transpose(0, 1).contiguous())
-
-        attention = SharedAttention(work, self._decoder.config.windows, self._decoder.dtype, keep=keep)
-        nothing = work.tokens[:0]
-        self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=nothing)
-        computed.update(zip(batch.segments, prefixes, strict=True))
+        computed.update(zip(batch.segments, in_halves(self._passes.read, pieces), strict=True))
 
     def _score(self, plan: Plan, batch: Batch, computed: dict[int, Prefix]) -> Finished:
-        work = pack([self._piece(plan, row, computed) for row in batch.rows], self._decoder.device)
-        requests = [cast(Choose, plan.requests[row.request]) for row in batch.rows]
-        ends = [start + len(piece.tokens) for start, piece in zip(work.offsets, work.pieces, strict=True)]
-        wanted = find_scored(requests, ends, self._decoder.device)
-        attention = SharedAttention(work, self._decoder.config.windows, self._decoder.dtype)
-        hidden = self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=wanted.rows)
-        found = score(self._decoder, hidden, requests, wanted)
-        return [
-            (row.request, _scored(request, values))
-            for row, request, values in zip(batch.rows, requests, found, strict=True)
-        ]
+        asked = [(self._piece(plan, row, computed), cast(Choose, plan.requests[row.request])) for row in batch.rows]
+
+        def score(part: Sequence[tuple[Piece, Choose]]) -> list[Output]:
+            pieces, requests = zip(*part, strict=True)
+            found = self._passes.score(pieces, requests)
+            return [_scored(request, values) for request, values in zip(requests, found, strict=True)]
+
+        def refuse(one: tuple[Piece, Choose]) -> Output:
+            return _too_large(one[1])
+
+        outputs = in_halves(score, asked, refuse)
+        return [(row.request, output) for row, output in zip(batch.rows, outputs, strict=True)]
 
 
 def _precision(decoder: AnyDecoder) -> str:
     if isinstance(decoder, FastDecoder):
         return decoder.precision
     return "nf4" if quantised(decoder) else str(decoder.dtype).removeprefix("torch.")
+
+
+def _too_large(request: Request) -> Output:
+    return failed(request, "there is not enough memory for this row, even alone")
 
 
 def _scored(request: Choose, values: Sequence[float]) -> Output:
@@ -209,7 +221,10 @@ def load_native(folder: Path, settings: EngineSettings) -> NativeEngine:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return NativeEngine(
-        _load(folder, settings, device), batch_tokens=settings.batch_tokens, share_prefixes=settings.share_prefixes
+        _load(folder, settings, device),
+        batch_tokens=settings.batch_tokens,
+        share_prefixes=settings.share_prefixes,
+        deterministic=settings.deterministic,
     )
 
 

@@ -21,6 +21,15 @@ Finished = list[tuple[int, Output]]
 """(index of the request, its output) of rows that are done."""
 
 
+@dataclass(frozen=True, eq=False)
+class Waiting:
+    """A row that is to be continued: the number of its request, its own part, the request."""
+
+    index: int
+    piece: Piece
+    request: Generate
+
+
 @dataclass(eq=False)
 class _Row:
     index: int
@@ -53,21 +62,23 @@ class Generation:
         """Whether any row is unfinished."""
         return bool(self._rows)
 
-    def fits(self, pieces: Sequence[Piece], requests: Sequence[Generate]) -> bool:
+    def fits(self, waiting: Sequence[Waiting]) -> bool:
         """Whether these rows can join now. When none is active, anything can."""
         lengths = [row.piece.length + row.limit for row in self._rows]
-        lengths += [p.length + self._room(r) for p, r in zip(pieces, requests, strict=True)]
+        lengths += [one.piece.length + self._room(one.request) for one in waiting]
         return not self._rows or len(lengths) * max(lengths) <= self._cache_tokens
 
-    def admit(self, indices: Sequence[int], pieces: Sequence[Piece], requests: Sequence[Generate]) -> Finished:
-        """Read the own parts of new rows and pick the first token of each. Returns rows that are done
-        already.
+    def admit(self, waiting: Sequence[Waiting]) -> Finished:
+        """Read the own parts of new rows and pick the first token of each. Returns rows that are done already.
+
+        When it raises, no row has joined.
         """
         first = len(self._rows)
         rows = [
-            _Row(index, piece, Picker(request), self._room(request), first + offset)
-            for offset, (index, piece, request) in enumerate(zip(indices, pieces, requests, strict=True))
+            _Row(one.index, one.piece, Picker(one.request), self._room(one.request), first + offset)
+            for offset, one in enumerate(waiting)
         ]
+        pieces = [one.piece for one in waiting]
         work = pack(pieces, self._decoder.device)
         self._cache.reserve(first + len(rows), max(piece.length for piece in pieces))
 

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lorica.engines.native.branches import NO_BRANCHES, Branches
 from lorica.models.lora import LoraSpan, LoraWeights
+
+ALIGNMENT = 16
+"""Rows of every matrix product are a multiple of this where bits matter: kernels for few rows, and for the remainders
+of many, round otherwise.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +44,13 @@ class Prefix:
 class Piece:
     """One sequence of a pass, which sees `prefix`, itself, and nothing else.
 
-    branches: alternative continuations; each follows `tokens` directly and does not see the other branches.
+    branches: alternative continuations, which follow `tokens` and do not see each other.
     """
 
     tokens: tuple[int, ...]
     prefix: Prefix | None = None
     adapter: LoraWeights | None = None
-    branches: tuple[tuple[int, ...], ...] = ()
+    branches: Branches = NO_BRANCHES
 
     @property
     def start(self) -> int:
@@ -54,22 +60,17 @@ class Piece:
     @property
     def length(self) -> int:
         """Tokens it takes in the pass."""
-        return len(self.tokens) + sum(map(len, self.branches))
+        return len(self.tokens) + len(self.branches.tokens)
 
     def positions(self) -> list[int]:
         """The position of each of its tokens; every branch goes on where `tokens` end."""
         end = self.start + len(self.tokens)
-        found = list(range(self.start, end))
-        for branch in self.branches:
-            found += range(end, end + len(branch))
-        return found
+        return [*range(self.start, end), *(end + depth for depth in self.branches.depths)]
 
-    def branch_numbers(self) -> list[int]:
-        """0 for each of `tokens`, n for the tokens of the n-th branch."""
-        found = [0] * len(self.tokens)
-        for number, branch in enumerate(self.branches, 1):
-            found += [number] * len(branch)
-        return found
+    def until(self) -> list[int]:
+        """For each of its tokens, the first one behind it that does not see it any more, nor do later ones."""
+        end = len(self.tokens)
+        return [self.length] * end + [end + node for node in self.branches.until]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,23 +84,30 @@ class Pass:
     spans: list[LoraSpan]
 
 
-def pack(pieces: Sequence[Piece], device: torch.device) -> Pass:
-    """Lay the pieces end to end. Neighbours of one adapter share a span."""
+def pack(pieces: Sequence[Piece], device: torch.device, *, align: int = 1) -> Pass:
+    """Lay the pieces end to end. Neighbours of one adapter share a span.
+
+    align: the tokens of neighbours of one adapter are filled up to a multiple of this with tokens of no piece.
+    """
     tokens: list[int] = []
     positions: list[int] = []
     offsets: list[int] = []
-    for piece in pieces:
+    lengths: list[int] = []
+    for index, piece in enumerate(pieces):
         offsets.append(len(tokens))
-        tokens += piece.tokens
-        for branch in piece.branches:
-            tokens += branch
+        tokens += piece.tokens + piece.branches.tokens
         positions += piece.positions()
+        if index + 1 == len(pieces) or pieces[index + 1].adapter is not piece.adapter:
+            filling = [0] * (-len(tokens) % align)
+            tokens += filling
+            positions += filling
+        lengths.append(len(tokens) - offsets[-1])
     return Pass(
         pieces,
         offsets,
         torch.tensor(tokens, device=device),
         torch.tensor(positions, device=device),
-        find_spans([piece.adapter for piece in pieces], [piece.length for piece in pieces]),
+        find_spans([piece.adapter for piece in pieces], lengths),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from lorica.engines.native.branches import branches_of
 from lorica.records import Choose, Request
 
 MIN_SHARED_TOKENS = 16
@@ -24,6 +25,9 @@ MIN_SAVED_TOKENS = 64
 
 MAX_LEVELS = 4
 """Segments in a chain; prompts seldom share in more steps."""
+
+SMALLEST_CUT = 256
+"""Tokens up to which a row or segment is never read in parts, whatever the budget."""
 
 ADMITTED_ROWS = 8
 """Rows of one `generate` batch: they join the rows under continuation, and few join sooner than many."""
@@ -78,16 +82,17 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def own_tokens(request: Request, start: int) -> int:
-    """Tokens of a row's own part: the prompt from `start` on, and all but the last token of every choice."""
-    longer = sum(len(choice) - 1 for choice in request.choices) if isinstance(request, Choose) else 0
+    """Tokens of a row's own part: the prompt from `start` on, and what must be read of its choices."""
+    longer = len(branches_of(request.choices).tokens) if isinstance(request, Choose) else 0
     return len(request.prompt) - start + longer
 
 
 def make_plan(requests: Sequence[Request], *, batch_tokens: int, share_prefixes: bool = True) -> Plan:
     """Plan valid requests: every prompt and every choice has at least one token.
 
-    batch_tokens: no batch holds more tokens, unless it is a single row or segment. share_prefixes: False
-    gives every row its whole prompt as own part.
+    batch_tokens: no batch holds more tokens, unless it is a single row or segment of at most SMALLEST_CUT; what is
+    longer is read in several passes, as segments one below the other. share_prefixes: False gives every row its whole
+    prompt as own part.
     """
     requests = tuple(requests)
     groups: dict[tuple[bool, str | None], list[int]] = {}
@@ -101,20 +106,20 @@ def make_plan(requests: Sequence[Request], *, batch_tokens: int, share_prefixes:
     batches: list[Batch] = []
     rows: dict[bool, list[PlannedRow]] = {True: [], False: []}
     for key in sorted(groups, key=longest_first):
-        rows[key[0]] += _hang(requests, groups[key], segments, share_prefixes)
+        rows[key[0]] += _hang(requests, groups[key], segments, share_prefixes, max(batch_tokens, SMALLEST_CUT))
     for chooses, placed in rows.items():
         batches += _row_batches(requests, placed, batch_tokens, chooses)
     return Plan(requests, tuple(segments), tuple(_with_prefixes(batches, segments, batch_tokens)))
 
 
 def _hang(
-    requests: Sequence[Request], members: Sequence[int], segments: list[Segment], share: bool
+    requests: Sequence[Request], members: Sequence[int], segments: list[Segment], share: bool, most: int
 ) -> list[PlannedRow]:
     """Hang the requests of one adapter into the tree; returns them so that each segment's rows stand
-    together.
+    together. most: tokens of one segment, and of a row's own part.
     """
     if not share:
-        return _ordered(requests, [PlannedRow(index, -1, 0) for index in members])
+        return _ordered(requests, [_cut(requests, PlannedRow(index, -1, 0), segments, most) for index in members])
     # The last token of a prompt is never shared: the row's own scores are read from its position.
     keys = {index: requests[index].prompt[:-1] for index in members}
     order = sorted(members, key=lambda index: (keys[index], index))
@@ -124,17 +129,30 @@ def _hang(
     while work:  # depth first, so that a segment's descendants are numbered right after it
         low, high, parent, depth, level = work.pop()
         if high - low == 1:
-            placed.append(PlannedRow(order[low], parent, depth))
+            placed.append(_cut(requests, PlannedRow(order[low], parent, depth), segments, most))
             continue
         reach = min(alike[low + 1 : high])
         gain = reach - depth
         if level < MAX_LEVELS and gain >= MIN_SHARED_TOKENS and gain * (high - low - 1) >= MIN_SAVED_TOKENS:
             first = order[low]
-            segments.append(Segment(requests[first].adapter, parent, depth, keys[first][depth:reach]))
-            parent, depth, level = len(segments) - 1, reach, level + 1
+            while depth < reach:
+                stop = min(reach, depth + most)
+                segments.append(Segment(requests[first].adapter, parent, depth, keys[first][depth:stop]))
+                parent, depth = len(segments) - 1, stop
+            level += 1
         cuts = [low, *(at for at in range(low + 1, high) if alike[at] == reach), high]
         work += [(a, b, parent, depth, level) for a, b in reversed(list(pairwise(cuts)))]
     return _ordered(requests, placed)
+
+
+def _cut(requests: Sequence[Request], row: PlannedRow, segments: list[Segment], most: int) -> PlannedRow:
+    """A row too long for one pass, with segments of its own before what is left."""
+    request = requests[row.request]
+    while own_tokens(request, row.start) > most and len(request.prompt) - row.start > 1:
+        stop = min(row.start + most, len(request.prompt) - 1)
+        segments.append(Segment(request.adapter, row.segment, row.start, request.prompt[row.start : stop]))
+        row = PlannedRow(row.request, len(segments) - 1, stop)
+    return row
 
 
 def _ordered(requests: Sequence[Request], placed: list[PlannedRow]) -> list[PlannedRow]:

@@ -8,15 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lorica.engines.native.branches import branches_of
+from lorica.engines.native.pack import ALIGNMENT
 from lorica.models.fast import AnyDecoder
 from lorica.records import Choose
 
 _HEAD_ELEMENTS = 1 << 24  # logits held at once: 64 MiB in float32, whatever the vocabulary
-
-
-def branches_of(request: Choose) -> tuple[tuple[int, ...], ...]:
-    """What must be read to score the choices: all but the last token of each that has several."""
-    return tuple(choice[:-1] for choice in request.choices if len(choice) > 1)
 
 
 @dataclass(frozen=True)
@@ -43,10 +40,10 @@ def find_scored(requests: Sequence[Choose], ends: Sequence[int], device: torch.d
     for request, end in zip(requests, ends, strict=True):
         last = len(rows)
         rows.append(end - 1)
-        for choice in request.choices:
-            read += [last, *range(len(rows), len(rows) + len(choice) - 1)]
-            rows += range(end, end + len(choice) - 1)
-            end += len(choice) - 1
+        branches = branches_of(request.choices)
+        rows += range(end, end + len(branches.tokens))
+        for choice, path in zip(request.choices, branches.paths, strict=True):
+            read += [last, *(last + 1 + node for node in path)]
             tokens += choice
             choice_of += [count] * len(choice)
             count += 1
@@ -71,11 +68,10 @@ def _token_logprobs(decoder: AnyDecoder, hidden: Tensor, read: Tensor, tokens: T
     hidden[read[i]].
     """
     values = torch.empty(len(tokens), dtype=torch.float64, device=hidden.device)
-    step = max(1, _HEAD_ELEMENTS // decoder.config.vocab_size)
+    step = max(ALIGNMENT, _HEAD_ELEMENTS // decoder.config.vocab_size // ALIGNMENT * ALIGNMENT)
     for start in range(0, len(hidden), step):
-        logits = decoder.logits(hidden[start : start + step]).float()
-        total = logits.logsumexp(dim=-1)
+        # Not `logsumexp`, whose rounding depends on where among all rows one stands: this works row by row.
+        found = decoder.logits(hidden[start : start + step]).float().log_softmax(dim=-1)
         here = ((read >= start) & (read < start + step)).nonzero().squeeze(1)
-        row = read[here] - start
-        values[here] = (logits[row, tokens[here]] - total[row]).double()
+        values[here] = found[read[here] - start, tokens[here]].double()
     return values

@@ -1,0 +1,112 @@
+"""Kill `lorica infer` at random moments until it is done: is the file the same to the byte, and what was lost?
+
+    python bench/kills.py [--kills 50] [--rows 120]
+
+Two runs on the embedded model, one of scores (two choices a row, as W1) and one of short texts (as W3): each once
+without interruption, then killed (`kill -9`) after a random time, again and again, and resumed by the same command. A
+kill counts when it hit a run that had not finished. Between a kill and the next start the journal and its log are
+compared with what was there before: committed rows may only grow. The last line is `key=value`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def make_rows(path: Path, kind: str, rows: int) -> Path:
+    """A file for the task `rules` (scores) or `saq` (texts)."""
+    draw = random.Random(kind)
+    words = ("post", "cats", "dogs", "money", "cheap", "sale", "visit", "my", "site", "friends", "today", "never")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row_id", "body", "rule"] if kind == "rules" else ["id", "question"])
+        for i in range(rows):
+            text = " ".join(draw.choice(words) for _ in range(draw.randrange(10, 60)))
+            writer.writerow([f"r{i}", text, "No advertising."] if kind == "rules" else [f"r{i}", f"{text}?"])
+    return path
+
+
+def command(kind: str, rows: Path, output: Path) -> list[str]:
+    """The same command for the first run and every resume."""
+    given = [f"task={kind}", f"input={rows}", f"output={output}", "inference.resume=true", "inference.batch_tokens=512"]
+    given += (
+        ["inference.window_rows=40"] if kind == "rules" else ["inference.window_rows=8", "inference.max_new_tokens=12"]
+    )
+    return [sys.executable, "-m", "lorica.cli", "infer", *given]
+
+
+def run(kind: str, rows: Path, output: Path, after: float | None) -> tuple[bool, float]:
+    """Run, and kill after so many seconds; returns whether it was killed, and how long it took."""
+    begun = time.perf_counter()
+    process = subprocess.Popen(command(kind, rows, output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        code = process.wait(after)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return True, time.perf_counter() - begun
+    if code:
+        raise SystemExit((process.stderr.read() if process.stderr else b"").decode())
+    return False, time.perf_counter() - begun
+
+
+def kept(output: Path) -> tuple[int, ...]:
+    """Bytes on disk: of committed rows, and of the batches since."""
+    folder = output.with_name(output.name + ".partial")
+    sizes = [
+        (folder / name).stat().st_size if (folder / name).exists() else 0 for name in ("answers.jsonl", "outputs.jsonl")
+    ]
+    return sizes[0], sizes[1]
+
+
+def main() -> None:
+    """Kill, resume, compare, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50, help="of each kind of run")
+    parser.add_argument("--rows", type=int, default=120)
+    given = parser.parse_args()
+    figures = ["bench=kills"]
+    nothing: tuple[int, ...] = (0, 0)
+    chance = random.Random(0)
+    for kind in ("rules", "saq"):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            rows = make_rows(folder / "rows.csv", kind, given.rows)
+            _, whole_seconds = run(kind, rows, folder / "whole.jsonl", None)
+            right = (folder / "whole.jsonl").read_bytes()
+            kills = finished = same = 0
+            output = folder / "out.jsonl"
+            before = nothing
+            while kills < given.kills:
+                killed, _ = run(kind, rows, output, chance.uniform(0.3, 1.0) * whole_seconds)
+                if killed:
+                    kills += 1
+                    now = kept(output)
+                    if now[0] < before[0]:
+                        raise SystemExit("committed answers were lost")
+                    before = now
+                    continue
+                finished += 1
+                same += output.read_bytes() == right
+                for path in (output, output.with_name(output.name + ".run.json")):
+                    path.unlink()
+                before = nothing
+            while run(kind, rows, output, None)[0]:
+                pass
+            finished += 1
+            same += output.read_bytes() == right
+            print(f"{kind}: {kills} kills over {finished} files, {same} of them the same to the byte")
+            figures.append(f"{kind}_kills={kills} {kind}_files={finished} {kind}_identical={same}")
+    print(" ".join(figures))
+
+
+if __name__ == "__main__":
+    main()

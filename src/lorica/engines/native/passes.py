@@ -1,0 +1,70 @@
+"""Forward passes over shared beginnings and over rows to score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from lorica.engines.native.attention import Keep, SharedAttention
+from lorica.engines.native.pack import ALIGNMENT, Pass, Piece, Prefix, pack
+from lorica.engines.native.score import find_scored, score
+from lorica.engines.native.tiles import TiledAttention, align_reads
+from lorica.models.attention import Attention
+from lorica.models.fast import AnyDecoder, FastDecoder
+from lorica.records import Choose
+
+
+class Passes:
+    """deterministic: the bits of what is computed for a piece depend on no other piece."""
+
+    def __init__(self, decoder: AnyDecoder, *, deterministic: bool) -> None:
+        self._decoder, self._deterministic = decoder, deterministic
+
+    def read(self, pieces: Sequence[Piece]) -> list[Prefix]:
+        """Compute the keys and values of shared beginnings."""
+        work = self._pack(pieces)
+        prefixes = [Prefix(piece.prefix, piece.start, piece.length, [], []) for piece in pieces]
+
+        def keep(layer: int, key: Tensor, value: Tensor) -> None:
+            for prefix, start in zip(prefixes, work.offsets, strict=True):
+                part = slice(start, start + prefix.length)
+                prefix.keys.append(key[part].clone().transpose(0, 1))
+                prefix.values.append(value[part].clone().transpose(0, 1))
+
+        attention = self._attention(work, keep)
+        with self._alone():
+            self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=work.tokens[:0])
+        return prefixes
+
+    def score(self, pieces: Sequence[Piece], requests: Sequence[Choose]) -> list[list[float]]:
+        """The log-probability of every choice; pieces[i] is the own part of requests[i], its branches included."""
+        work = self._pack(pieces)
+        ends = [start + len(piece.tokens) for start, piece in zip(work.offsets, work.pieces, strict=True)]
+        wanted = find_scored(requests, ends, self._decoder.device)
+        if self._deterministic:
+            wanted = align_reads(wanted, work.spans)
+        attention = self._attention(work)
+        with self._alone():
+            hidden = self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=wanted.rows)
+            return score(self._decoder, hidden, requests, wanted)
+
+    def _pack(self, pieces: Sequence[Piece]) -> Pass:
+        return pack(pieces, self._decoder.device, align=ALIGNMENT if self._deterministic else 1)
+
+    def _attention(self, work: Pass, keep: Keep | None = None) -> Attention:
+        kind = TiledAttention if self._deterministic else SharedAttention
+        return kind(work, self._decoder.config.windows, self._decoder.dtype, keep=keep)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Adapters' products of their own, which round alike in any company."""
+        if isinstance(self._decoder, FastDecoder) and self._deterministic:
+            self._decoder.bundle = False
+            try:
+                yield
+            finally:
+                self._decoder.bundle = True
+        else:
+            yield

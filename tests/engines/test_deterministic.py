@@ -1,0 +1,163 @@
+"""Scores whose bits depend on the row alone: other rows, their order, budgets, sharing and threads change nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from lorica.adapters.config import AdapterConfig  # noqa: E402
+from lorica.adapters.folder import save_adapter  # noqa: E402
+from lorica.engines.base import EngineSettings  # noqa: E402
+from lorica.engines.native import plan, tiles  # noqa: E402
+from lorica.engines.native.attention import SharedAttention  # noqa: E402
+from lorica.engines.native.branches import branches_of  # noqa: E402
+from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
+from lorica.engines.native.pack import ALIGNMENT, Piece, Prefix, pack  # noqa: E402
+from lorica.engines.native.score import find_scored  # noqa: E402
+from lorica.engines.native.tiles import TILE, TiledAttention, align_reads  # noqa: E402
+from lorica.models.adapter_weights import create_lora  # noqa: E402
+from lorica.models.families import read_decoder_config  # noqa: E402
+from lorica.models.locate import locate_model  # noqa: E402
+from lorica.models.lora import LoraSpan, LoraWeights  # noqa: E402
+from lorica.records import Choose, Request  # noqa: E402
+
+NAMES = (None, "first", "second")
+BUDGETS = (512, 1024, 4096)
+Prompts = Callable[[int], list[tuple[str | None, tuple[int, ...]]]]
+
+
+@pytest.fixture(scope="module")
+def base() -> Path:
+    return locate_model("embedded:lorica_tiny", environ={})
+
+
+@pytest.fixture(scope="module")
+def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    shape, found = read_decoder_config(base), {}
+    for rank, name in ((16, "first"), (4, "second")):
+        config = AdapterConfig(peft_type="LORA", r=rank, lora_alpha=16, target_modules=["q_proj", "v_proj", "o_proj"])
+        weights = create_lora(name, shape, config, seed=rank)
+        generator = torch.Generator().manual_seed(rank)
+        for pair in weights.pairs.values():
+            pair.b = torch.randn(pair.b.shape, generator=generator) * 0.05
+        tensors = weights.to_tensors()
+        packed = {key: ("F32", tuple(value.shape), value.detach().numpy().tobytes()) for key, value in tensors.items()}
+        found[name] = tmp_path_factory.mktemp("adapters") / name
+        save_adapter(found[name], config, packed)
+    return found
+
+
+def engine(base: Path, adapters: dict[str, Path], dtype: str, budget: int, *, share: bool = True) -> NativeEngine:
+    settings = EngineSettings(dtype=dtype, device="cpu", batch_tokens=budget, share_prefixes=share)
+    made = load_native(base, settings)
+    for name, folder in adapters.items():
+        made.add_adapter(name, folder)
+    return made
+
+
+def rows() -> list[Request]:
+    """Two levels of shared beginnings, three adapters, choices of one and of several tokens."""
+    rng = random.Random(3)
+
+    def some(count: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(6144) for _ in range(count))
+
+    first = {name: some(50 + 9 * i) for i, name in enumerate(NAMES)}
+    second = {name: some(33) for name in NAMES}
+    choices = (((11,), (12,)), ((5, 6, 7), (5, 9), (8,)))
+    made: list[Request] = []
+    for i in range(9):
+        name = NAMES[i % 3]
+        prompt = first[name] + (second[name] if i >= 3 else ()) + some(rng.randrange(1, 40))
+        made.append(Choose(f"r{i}", prompt, choices[i % 2], name))
+    return made
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_rows_scores_never_change_by_a_bit(
+    base: Path, adapters: dict[str, Path], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "MIN_SAVED_TOKENS", 16)
+    requests = rows()
+    engines = [engine(base, adapters, dtype, budget) for budget in BUDGETS]
+    assert max(segment.parent for segment in engines[0].plan(requests).segments) >= 0, "two levels are to be tested"
+    right = {output.id: output for output in engine(base, adapters, dtype, 4096, share=False).run(requests)}
+    assert all(output.logprobs for output in right.values())
+    for number in range(20):
+        shuffled = random.Random(number).sample(requests, random.Random(number).randrange(1, len(requests) + 1))
+        for at, one in enumerate(engines):
+            # Two threads wait for each other in every operation, which takes long where the processor is busy.
+            torch.set_num_threads(2 if number % 7 == 0 and at == number % 3 else 1)
+            assert one.run(shuffled) == [right[request.id] for request in shuffled]
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_tiny_models_and_windows_too(
+    benches: Any, prompts: Prompts, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "MIN_SAVED_TOKENS", 16)
+    bench = benches(family)
+    requests: Sequence[Request] = [
+        Choose(f"r{i}", prompt, ((1,), (2, 3), (2, 4, 5)), name) for i, (name, prompt) in enumerate(prompts(16))
+    ]
+    right = {output.id: output for output in engine(bench.base, bench.adapters, "float32", 4096).run(requests)}
+    for seed, (budget, share) in enumerate(((1, True), (70, True), (333, False), (9999, True))):
+        shuffled = random.Random(seed).sample(requests, len(requests))
+        found = engine(bench.base, bench.adapters, "float32", budget, share=share).run(shuffled)
+        assert found == [right[request.id] for request in shuffled]
+
+
+@pytest.mark.parametrize("window", [None, 11])
+def test_tiles_give_what_merged_parts_give(window: int | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def some(count: int, heads: int) -> Any:
+        return torch.randn(count, heads, 8, generator=generator)
+
+    def prefix(parent: Prefix | None, start: int, length: int) -> Prefix:
+        keys, values = (some(length, 2).transpose(0, 1) for _ in range(2))
+        return Prefix(parent, start, length, [keys], [values])
+
+    older = prefix(None, 0, 40)
+    newer = prefix(older, 40, 7)
+    pieces = [
+        Piece((1,) * 70),
+        Piece((1,) * 5, newer, None, branches_of(((1, 2, 3), (1, 2, 4, 5), (6, 7)))),
+        Piece((1,) * 30, newer),
+        Piece((1,), older),
+    ]
+    work = pack(pieces, torch.device("cpu"))
+    tokens = len(work.tokens)
+    query, key, value = some(tokens, 4), some(tokens, 2), some(tokens, 2)
+    expected = SharedAttention(work, (window,), torch.float32).attend(0, query, key, value)
+    for elements in (tiles._MASK_ELEMENTS, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tiles, "_MASK_ELEMENTS", elements)
+            found = TiledAttention(work, (window,), torch.float32).attend(0, query, key, value)
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_every_adapter_gets_whole_alignments() -> None:
+    one, other = (LoraWeights(name, {}) for name in "ab")
+    pieces = [Piece((1,) * n, None, adapter) for n, adapter in ((3, None), (20, one), (1, one), (30, other))]
+    work = pack(pieces, torch.device("cpu"), align=ALIGNMENT)
+    assert [(span.adapter.name, span.start, span.stop) for span in work.spans] == [("a", 16, 48), ("b", 48, 80)]
+    assert len(work.tokens) == 80
+    assert TILE % ALIGNMENT == 0
+
+
+def test_reads_are_repeated_to_whole_alignments_and_mean_the_same() -> None:
+    requests = [Choose(str(i), (1,) * 8, ((1, 2), (3,))) for i in range(4)]
+    scored = find_scored(requests, [8, 17, 30, 50], torch.device("cpu"))
+    adapter = LoraWeights("a", {})
+    aligned = align_reads(scored, [LoraSpan(adapter, 16, 32)])
+    assert aligned.rows[aligned.read].tolist() == scored.rows[scored.read].tolist()
+    assert aligned.rows.tolist() == sorted(aligned.rows.tolist())
+    inside = ((aligned.rows >= 16) & (aligned.rows < 32)).sum()
+    assert (int(inside) % ALIGNMENT, len(aligned.rows) % ALIGNMENT) == (0, 0)

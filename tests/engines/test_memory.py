@@ -1,0 +1,165 @@
+"""Memory: how much there is, and what becomes of rows when it runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from lorica.engines.base import EngineSettings  # noqa: E402
+from lorica.engines.native import engine as native  # noqa: E402
+from lorica.engines.native import memory, plan  # noqa: E402
+from lorica.engines.native.generate import Generation  # noqa: E402
+from lorica.engines.native.passes import Passes  # noqa: E402
+from lorica.models.families import read_decoder_config  # noqa: E402
+from lorica.records import Choose, Generate, Request, Sampling  # noqa: E402
+
+CPU = torch.device("cpu")
+Prompts = Callable[[int], list[tuple[str | None, tuple[int, ...]]]]
+
+
+def place(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, "ascii")
+    return root
+
+
+def test_the_machine_tells_what_is_free(tmp_path: Path) -> None:
+    root = place(tmp_path, {"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    2048 kB\n"})
+    assert memory.free_memory(CPU, root=root) == 2048 * 1024
+
+
+def test_the_limit_of_a_container_counts_without_its_cached_files(tmp_path: Path) -> None:
+    group = "sys/fs/cgroup/box"
+    files = {
+        "proc/meminfo": "MemAvailable: 999999 kB\n",
+        "proc/self/cgroup": "0::/box\n",
+        f"{group}/memory.max": "10000\n",
+        f"{group}/memory.current": "9000\n",
+        f"{group}/memory.stat": "anon 5\ninactive_file 3000\n",
+    }
+    assert memory.free_memory(CPU, root=place(tmp_path, files)) == 4000
+
+
+def test_older_limits_count_too_and_none_is_none(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "4:memory:/a/b\n3:cpu:/\n",
+        "sys/fs/cgroup/memory/a/b/memory.limit_in_bytes": "9223372036854771712\n",
+        "sys/fs/cgroup/memory/a/b/memory.usage_in_bytes": "5\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "700\n",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": "100\n",
+    }
+    assert memory.free_memory(CPU, root=place(tmp_path, files)) == 600
+    assert memory.free_memory(CPU, root=tmp_path / "nothing") is None
+
+
+def test_little_memory_makes_small_batches(benches: Any) -> None:
+    config = read_decoder_config(benches("qwen3").base)
+    assert memory.tokens_that_fit(config, torch.float32, 0) == memory.SMALLEST_BATCH
+    many = memory.tokens_that_fit(config, torch.float32, 1 << 30)
+    assert memory.SMALLEST_BATCH < many < memory.tokens_that_fit(config, torch.float32, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 5 bytes"), True),
+        (RuntimeError("shapes cannot be multiplied"), False),
+        (ValueError("not enough memory"), False),
+    ],
+)
+def test_which_errors_mean_that_memory_ran_out(error: Exception, is_memory: bool) -> None:
+    assert memory.is_out_of_memory(error) is is_memory
+
+
+def test_halves_until_it_fits() -> None:
+    calls: list[int] = []
+
+    def work(items: Sequence[int]) -> list[int]:
+        calls.append(len(items))
+        if sum(items) > 10:
+            raise MemoryError
+        return [10 * item for item in items]
+
+    assert memory.in_halves(work, [1, 2, 3, 4, 5], lambda item: -item) == [10, 20, 30, 40, 50]
+    assert calls == [5, 2, 3, 1, 2]
+    assert memory.in_halves(work, [1, 50, 2], lambda item: -item) == [10, -50, 20]
+    with pytest.raises(MemoryError):
+        memory.in_halves(work, [50])
+    with pytest.raises(RuntimeError, match="something else"):
+        memory.in_halves(lambda _: (_ for _ in ()).throw(RuntimeError("something else")), [1], lambda item: item)
+
+
+def _engine(bench: Any) -> native.NativeEngine:
+    made = native.load_native(bench.base, EngineSettings(dtype="float32", device="cpu"))
+    for name, folder in bench.adapters.items():
+        made.add_adapter(name, folder)
+    return made
+
+
+def test_a_row_that_does_not_fit_fails_alone_and_the_others_keep_their_bits(
+    benches: Any, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "MIN_SAVED_TOKENS", 16)
+    requests: list[Request] = [
+        Choose(f"r{i}", prompt, ((1,), (2, 3)), name) for i, (name, prompt) in enumerate(prompts(12))
+    ]
+    requests += [
+        Generate(f"g{i}", prompt, Sampling(max_new_tokens=3), (), name) for i, (name, prompt) in enumerate(prompts(6))
+    ]
+    large: Request = Choose("large", tuple(range(90)), ((1,),))
+    engine = _engine(benches("qwen3"))
+    right = engine.run(requests)
+    score, read, admit = Passes.score, Passes.read, Generation.admit
+
+    def refuse(count: int, most: int) -> None:
+        if count > most:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 5 bytes")
+
+    def hard_score(self: Passes, pieces: Any, given: Any) -> Any:
+        refuse(sum(piece.length for piece in pieces), 85)
+        return score(self, pieces, given)
+
+    def hard_read(self: Passes, pieces: Any) -> Any:
+        refuse(len(pieces), 1)
+        return read(self, pieces)
+
+    def hard_admit(self: Generation, waiting: Any) -> Any:
+        refuse(len(waiting), 2)
+        return admit(self, waiting)
+
+    monkeypatch.setattr(Passes, "score", hard_score)
+    monkeypatch.setattr(Passes, "read", hard_read)
+    monkeypatch.setattr(Generation, "admit", hard_admit)
+    *found, last = engine.run([*requests, large])
+    assert found == right
+    assert (last.id, last.finish) == ("large", "error")
+    assert "memory" in last.error
+
+
+def test_a_long_row_is_read_in_parts(benches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "SMALLEST_CUT", 20)
+    bench = benches("mistral")
+    prompt = tuple(i % 97 for i in range(130))
+    requests: list[Request] = [
+        Choose("a", prompt, ((1,), (2, 3)), "algebra"),
+        Choose("b", prompt[:100] + (5,) * 40, ((1,),), "algebra"),
+        Generate("c", prompt, Sampling(max_new_tokens=4)),
+    ]
+    whole = _engine(bench).run(requests)
+    settings = EngineSettings(dtype="float32", device="cpu", batch_tokens=30)
+    engine = native.load_native(bench.base, settings)
+    for name, folder in bench.adapters.items():
+        engine.add_adapter(name, folder)
+    made = engine.plan(requests)
+    assert max(len(segment.tokens) for segment in made.segments) <= 30
+    assert max(plan.own_tokens(made.requests[r.request], r.start) for b in made.batches for r in b.rows) <= 30
+    assert engine.run(requests) == whole

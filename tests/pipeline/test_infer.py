@@ -1,0 +1,82 @@
+"""Going on inside a window: what was finished is not computed again, and the file is the same to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from lorica.data.journal import Journal
+from lorica.data.read import rows_from_memory
+from lorica.engines import fake
+from lorica.engines.base import OnDone, OnOutputs
+from lorica.engines.fake import FakeEngine
+from lorica.models.locate import locate_model
+from lorica.pipeline.answer import AnswerSettings, Pipeline
+from lorica.pipeline.infer import answer_file
+from lorica.prompts.encoder import Encoder
+from lorica.records import Output, Request, Row
+from lorica.tasks import load_task
+from lorica.tasks.base import TaskSettings
+
+
+class Dying(FakeEngine):
+    """Dies once `left` batches were finished; remembers what it was asked."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self.left, self.asked = left, 0
+
+    def run(
+        self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
+    ) -> list[Output]:
+        """As `FakeEngine.run`, until it dies."""
+        self.asked += len(requests)
+
+        def count(finished: Sequence[tuple[int, Output]]) -> None:
+            if on_outputs is not None:
+                on_outputs(finished)
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+        return super().run(requests, on_done, count)
+
+
+def rows() -> list[Row]:
+    task = load_task("rules", TaskSettings())
+    return rows_from_memory([{"body": f"post {i}", "rule": "No numbers."} for i in range(50)], task.shapes)
+
+
+def answer(folder: Path, output: Path, engine: FakeEngine) -> None:
+    encoder = Encoder.load(locate_model("embedded:lorica_tiny", environ={}))
+    pipeline = Pipeline(load_task("rules", TaskSettings()), encoder, engine, (), AnswerSettings())
+    with Journal.open(folder, {"run": "1"}, resume=True) as journal:
+        done: list[int] = []
+        answer_file(pipeline, iter(rows()), journal, output, window_rows=20, on_done=done.append)
+        assert sum(done) == 50
+        journal.remove()
+
+
+@pytest.mark.parametrize("left", [1, 3, 4, 7])
+def test_only_the_batch_under_way_is_computed_again(tmp_path: Path, left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake, "_BATCH_ROWS", 5)  # four batches a window
+    answer(tmp_path / "whole", tmp_path / "whole.jsonl", FakeEngine())
+    with pytest.raises(KeyboardInterrupt):
+        answer(tmp_path / "run", tmp_path / "out.jsonl", Dying(left))
+    second = Dying(-1)
+    answer(tmp_path / "run", tmp_path / "out.jsonl", second)
+    assert second.asked == 50 - 5 * left
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_an_engine_cannot_repeat_is_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake, "_BATCH_ROWS", 5)
+    monkeypatch.setattr(FakeEngine, "repeatable", lambda self, request: False)
+    with pytest.raises(KeyboardInterrupt):
+        answer(tmp_path / "run", tmp_path / "out.jsonl", Dying(2))
+    second = Dying(-1)
+    answer(tmp_path / "run", tmp_path / "out.jsonl", second)
+    assert second.asked == 50
