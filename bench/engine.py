@@ -1,0 +1,173 @@
+"""The native engine beside other ways to score and answer rows with many adapters: W1 to W4, side by side.
+
+    python bench/engine.py [--smoke] [--shape qwen2.5-0.5b] [--works w1,w2,w3] [--rows N] [--rounds 3] [--sides ...]
+                           [--llama PYTHON] [--cache FOLDER] [--threads N]
+
+Weights are random at a model's real shape (made once, in the cache folder) and token ids are drawn from a seed: speed
+depends on neither. Every side is a process of its own below this one, loaded before anything is timed, run once unseen
+(the quality check) and then in turns, so that whatever else the machine does falls on all. A ratio is the median of the
+ratios within each round. Sides that are not installed are named and left out.
+
+Quality first: the log-probabilities of every side beside the native engine's in float32; of texts, their mean
+log-probability per token in float32. Share of the ceiling: the operations that remain once shared beginnings are
+computed once, per second, over the best rate of large products measured in the same rounds.
+
+--smoke: the embedded model, few rows, one round: does everything run? The last line is `key=value`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import statistics
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.peers import material, workloads
+from bench.peers.side import Side, known_sides
+
+ARITHMETIC = {"native-bf16": "bfloat16", "native-int8": "int8", "native-fp32": "float32"}
+REFERENCE = "native-fp32"
+
+
+@dataclass
+class Measured:
+    """What one side did with one workload, round by round."""
+
+    seconds: list[float] = field(default_factory=list)
+    answer: dict[str, Any] = field(default_factory=dict)
+    peak_mib: float = 0.0
+
+
+def main() -> None:
+    """Prepare, check, measure, print."""
+    given = arguments()
+    works = given.works.split(",")
+    adapters = max([4, *(int(work[3:]) for work in works if work.startswith("w4-"))])
+    model = material.make_model(given.cache, given.shape)
+    folders = material.make_adapters(given.cache, given.shape, model, workloads.names(adapters))
+    sides = known_sides(model, folders["adapter-0"].parent, given)
+    figures: dict[str, str] = {"bench": "engine", "shape": given.shape, "threads": str(given.threads)}
+    try:
+        for side in list(sides):
+            problem = side.start()
+            if problem:
+                print(f"{side.name}: left out: {problem}")
+                sides.remove(side)
+            else:
+                print(f"{side.name}: ready after {side.ready:.1f} s")
+        for work in works:
+            figures |= compare(work, sides, given)
+    finally:
+        for side in sides:
+            side.stop()
+    print(" ".join(f"{key}={value}" for key, value in figures.items()))
+
+
+def arguments() -> argparse.Namespace:
+    """The command line, with what --smoke implies."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--shape", default="qwen2.5-0.5b", choices=[*material.CONFIGS, material.EMBEDDED])
+    parser.add_argument("--works", default="w1,w2,w3,w4-1,w4-4,w4-32,w4-128")
+    parser.add_argument("--rows", type=int, default=0, help="0: as many as the workload has")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sides", default="", help="comma-separated; empty for all")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--llama", default=os.environ.get("LLAMA_PYTHON", ""), help="interpreter with llama-cpp-python")
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "lorica-bench")
+    given = parser.parse_args()
+    if given.smoke:
+        given.shape, given.rows, given.rounds = material.EMBEDDED, given.rows or 12, 1
+        given.works = given.works.replace("w4-32,w4-128", "w4-8")
+    return given
+
+
+def compare(work: str, sides: list[Side], given: argparse.Namespace) -> dict[str, str]:
+    """Run one workload on all sides; returns its figures."""
+    print(f"\n{work}")
+    found: dict[str, Measured] = {}
+    able: list[Side] = []
+    for side in sides:
+        if not side.does(work):
+            continue
+        answer = side.ask(work, given.rows)
+        if "error" in answer:
+            print(f"  {side.name}: failed: {answer['error']}")
+            continue
+        able.append(side)
+        found[side.name] = Measured(answer=answer)
+    check(work, found, sides, given.rows)
+    for number in range(given.rounds):
+        for side in able if number % 2 == 0 else able[::-1]:
+            answer = side.ask(work, given.rows)
+            one = found[side.name]
+            one.seconds.append(answer.get("seconds", float("nan")))
+            one.peak_mib = answer.get("peak_mib", 0.0)
+            if side.name == "ceiling":
+                one.answer.setdefault("rates", []).append(answer["gops"])
+    return report(work, found, given)
+
+
+def check(work: str, found: dict[str, Measured], sides: list[Side], rows: int) -> None:
+    """Print how far each side's results are from the native engine's in float32."""
+    right = found.get(REFERENCE)
+    if right is None:
+        print("  quality: not checked, for native-fp32 does not run")
+        return
+    for name, one in found.items():
+        results = one.answer["results"]
+        if results is None:
+            if name != "ceiling":
+                print(f"  quality of {name}: it gives no scores of choices, or none for these adapters")
+        elif work == "w3":
+            judge = next(side for side in sides if side.name == REFERENCE)
+            told = judge.ask(work, rows, texts=results)
+            one.answer["text_logprob"] = told["text_logprob"]
+            print(f"  quality of {name}: {told['text_logprob']:.4f} mean log-probability of a token in float32")
+        else:
+            mine, exact = (itertools.chain.from_iterable(each) for each in (results, right.answer["results"]))
+            apart = [abs(a - b) for a, b in zip(mine, exact, strict=True)]
+            one.answer["apart"] = statistics.mean(apart)
+            print(f"  quality of {name}: {statistics.mean(apart):.4f} mean, {max(apart):.4f} at most from float32")
+
+
+def report(work: str, found: dict[str, Measured], given: argparse.Namespace) -> dict[str, str]:
+    """Print the table of a workload and return its figures."""
+    rows = given.rows or workloads.SHAPES["w1" if work.startswith("w4") else work].rows
+    figures: dict[str, str] = {}
+    rates = found.pop("ceiling").answer.get("rates", []) if "ceiling" in found else []
+    for name, one in found.items():
+        middle = statistics.median(one.seconds)
+        line = f"  {name:24} {rows / middle:8.2f} rows/s  peak {one.peak_mib:6.0f} MiB"
+        key = f"{work}_{name}".replace("-", "_")
+        figures[f"{key}_rows_per_s"] = f"{rows / middle:.3f}"
+        figures[f"{key}_peak_mib"] = f"{one.peak_mib:.0f}"
+        if "computed_tokens" in one.answer:
+            tokens = one.answer["computed_tokens"]
+            line += f"  {tokens / middle:8.0f} tokens/s"
+            figures[f"{key}_tokens_per_s"] = f"{tokens / middle:.0f}"
+        if name in ARITHMETIC and rates:
+            operations = one.answer["operations"]
+            shares = [
+                operations / seconds / 1e9 / rate[ARITHMETIC[name]]
+                for seconds, rate in zip(one.seconds, rates, strict=True)
+            ]
+            line += f"  {statistics.median(shares):.0%} of the {ARITHMETIC[name]} ceiling"
+            figures[f"{key}_ceiling_share"] = f"{statistics.median(shares):.3f}"
+        print(line)
+    for mine in [name for name in found if name.startswith("native")]:
+        for other in [name for name in found if name != mine]:
+            pairs = zip(found[other].seconds, found[mine].seconds, strict=True)
+            ratio = statistics.median(slow / fast for slow, fast in pairs)
+            figures[f"{work}_{mine}_over_{other}".replace("-", "_")] = f"{ratio:.2f}"
+    return figures
+
+
+if __name__ == "__main__":
+    main()

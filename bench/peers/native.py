@@ -1,0 +1,68 @@
+"""Lorica's native engine. Options: dtype, threads, batch_tokens, deterministic (true or false)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.peers.operations import count_operations
+from bench.peers.workloads import NEW_TOKENS, Item
+
+from lorica.engines.base import EngineSettings
+from lorica.engines.native.engine import load_native
+from lorica.models.families import read_decoder_config
+from lorica.records import Choose, Generate, Request, Sampling
+
+
+class Native:
+    """The engine, with adapters loaded when a workload first names them."""
+
+    def __init__(self, model: Path, adapters: Path, options: dict[str, str]) -> None:
+        settings = EngineSettings(
+            dtype=options["dtype"],
+            device="cpu",
+            threads=int(options.get("threads", 0)),
+            batch_tokens=int(options.get("batch_tokens", 8192)),
+            deterministic=options.get("deterministic", "true") == "true",
+        )
+        self._engine = load_native(model, settings)
+        self._adapters = adapters
+        self._config = read_decoder_config(model)
+        self._loaded: set[str] = set()
+
+    def run(self, items: list[Item]) -> dict[str, Any]:
+        """Results, and what had to be computed for them."""
+        for name in {item.adapter for item in items} - self._loaded:
+            self._engine.add_adapter(name, self._adapters / name)
+            self._loaded.add(name)
+        requests = [_request(item) for item in items]
+        outputs = self._engine.run(requests)
+        failed = [output for output in outputs if output.error]
+        if failed:
+            raise RuntimeError(failed[0].error)
+        plan = self._engine.plan(requests)
+        return {
+            "results": [list(output.logprobs or output.tokens) for output in outputs],
+            "computed_tokens": plan.computed_tokens() + sum(max(0, len(output.tokens) - 1) for output in outputs),
+            "operations": count_operations(self._config, plan),
+            "told": self._engine.describe(),
+        }
+
+    def judge(self, items: list[Item], texts: list[list[int]]) -> dict[str, Any]:
+        """The mean log-probability of a token of these texts, one for each item."""
+        requests = [
+            Choose(item.id, item.prompt, (tuple(text),), item.adapter) for item, text in zip(items, texts, strict=True)
+        ]
+        outputs = self._engine.run(requests)
+        return {"text_logprob": sum(output.logprobs[0] for output in outputs) / sum(map(len, texts))}
+
+
+def _request(item: Item) -> Request:
+    if item.choices:
+        return Choose(item.id, item.prompt, tuple((choice,) for choice in item.choices), item.adapter)
+    return Generate(item.id, item.prompt, Sampling(max_new_tokens=NEW_TOKENS), adapter=item.adapter)
+
+
+def load(model: Path, adapters: Path, options: dict[str, str]) -> Native:
+    """For the worker."""
+    return Native(model, adapters, options)
