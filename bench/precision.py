@@ -1,0 +1,150 @@
+"""What each precision of the native engine costs in exactness: errors of log-probabilities, and the AUC on a real task.
+
+    python bench/precision.py --data ../shared/data [--rows 1000] [--epochs 3] [--adapter DIR]
+
+Trains an adapter on half of sms_spam (or takes one), answers rows of the other half with the embedded base model in
+float32 and in each other precision, and compares: the mean and the largest difference of the choices' log-probabilities
+from float32's (base and adapter each), and the change of the adapter's AUC with its paired 95% interval. The last line
+is `key=value`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorica.config.schema import Config
+from lorica.data.read import read_rows
+from lorica.data.split import split
+from lorica.engines import load_engine
+from lorica.engines.base import Engine, EngineSettings
+from lorica.metrics.bootstrap import Estimate, paired_difference
+from lorica.metrics.table import METRICS
+from lorica.pipeline.answer import Pipeline
+from lorica.pipeline.fit import Fit
+from lorica.records import Output, Request, Row
+from lorica.verbs import build
+from lorica.verbs.arguments import resolve
+from lorica.verbs.train import listener, train_fits
+
+NAME = "sms_spam"
+OVERRIDES = (
+    "task=rules",
+    "task.columns.row_id=id",
+    "task.columns.body=text",
+    "task.columns.rule_violation=label",
+    "task.constants.rule=No unsolicited advertising.",
+    "task.positive_labels=[spam]",
+    "task.negative_labels=[ham]",
+    "training=tiny",
+    "lora=all_linear",
+)
+EXACT = "float32"
+OTHERS = ("bfloat16", "int8", "int8-weights", "nf4")
+
+Floats = NDArray[np.float64]
+
+
+class _Recorder:
+    """An engine that keeps the log-probabilities it gave."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.logprobs: list[Floats] = []
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        """As the engine does."""
+        self._engine.add_adapter(name, folder)
+
+    def remove_adapter(self, name: str) -> None:
+        """As the engine does."""
+        self._engine.remove_adapter(name)
+
+    def describe(self) -> dict[str, str]:
+        """As the engine does."""
+        return self._engine.describe()
+
+    def run(self, requests: Sequence[Request], on_done: object = None) -> list[Output]:
+        """As the engine does, and keep what it says."""
+        outputs = self._engine.run(requests)
+        self.logprobs += [np.array(output.logprobs) for output in outputs]
+        return outputs
+
+
+def ask(config: Config, precision: str, adapter: Path | None, rows: Sequence[Row]) -> tuple[Floats, Floats]:
+    """Scores of the rows [N], and the log-probabilities of all their choices [M]."""
+    folder = build.model_folder(config)
+    settings = EngineSettings(dtype=EXACT if precision == "nf4" else precision, device="cpu")
+    engine = _Recorder(load_engine("native", folder, replace(settings, load_in_4bit=precision == "nf4")))
+    names = []
+    if adapter is not None:
+        engine.add_adapter(NAME, adapter)
+        config, names = replace(config, adapters=replace(config.adapters, use=NAME)), [NAME]
+    pipeline = Pipeline(
+        build.build_task(config),
+        build.build_encoder(config, folder),
+        engine,
+        names,
+        build.answer_settings(config, folder),
+    )
+    scores = np.array([answer.score for answer in pipeline.answer(rows)], dtype=np.float64)
+    return scores, np.concatenate(engine.logprobs)
+
+
+def train(config: Config, rows: Sequence[Row], out: Path) -> Path:
+    """An adapter of these rows."""
+    fit = Fit(NAME, rows, NAME, out / NAME)
+    return train_fits(config, build.build_task(config), [fit], listener(config))[NAME].folder
+
+
+def change(gold: Sequence[int], found: Floats, exact: Floats) -> Estimate:
+    """Of the AUC, against float32's."""
+    return paired_difference(METRICS["roc_auc"], gold, found, exact)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--adapter", type=Path, help="a trained one, instead of training")
+    arguments = parser.parse_args()
+    source = arguments.data / "sms_spam" / "messages.jsonl"
+    if not source.is_file():
+        print(f"skipped=1 reason=no data at {source}")
+        return
+    others = [name for name in OTHERS if name != "nf4" or find_spec("bitsandbytes")]
+    with tempfile.TemporaryDirectory() as scratch:
+        config = resolve((*OVERRIDES, f"training.epochs={arguments.epochs}", f"run_dir={scratch}")).config
+        task = build.build_task(config)
+        rows = list(read_rows(source, task.shapes, columns=config.task.columns, constants=config.task.constants))
+        learned, held = split(rows, ratio=0.5, seed=0, text=task.text)
+        adapter = arguments.adapter or train(config, learned, Path(scratch))
+        asked = held[: arguments.rows]
+        gold = [int(bool(row.gold)) for row in asked]
+        exact = {use: ask(config, EXACT, use, asked) for use in (None, adapter)}
+        figures = [f"rows={len(asked)} auc_float32={METRICS['roc_auc'](gold, exact[adapter][0]):.4f}"]
+        print(f"{'':14s} {'base mean':>10s} {'largest':>8s} {'adapter':>8s} {'largest':>8s}  change of AUC")
+        for name in others:
+            apart = {use: np.abs(ask(config, name, use, asked)[1] - exact[use][1]) for use in (None, adapter)}
+            moved = change(gold, ask(config, name, adapter, asked)[0], exact[adapter][0])
+            base, own = apart[None], apart[adapter]
+            print(f"{name:14s} {base.mean():10.4f} {base.max():8.3f} {own.mean():8.4f} {own.max():8.3f}  {moved}")
+            figures.append(
+                f"{name}_mean_error={own.mean():.4f} {name}_largest_error={own.max():.3f} "
+                f"{name}_auc_change={moved.value:+.4f} "
+                f"{name}_auc_low={moved.low:+.4f} {name}_auc_high={moved.high:+.4f}"
+            )
+    print(" ".join(figures))
+
+
+if __name__ == "__main__":
+    main()
