@@ -122,6 +122,44 @@ def test_digests_follow_content_not_formatting(tiny: Path, tmp_path: Path) -> No
     assert Encoder.load(copy).tokenizer_digest != first.tokenizer_digest
 
 
+def test_the_tokenizer_digest_is_of_what_encodes(tiny: Path, tmp_path: Path) -> None:
+    """As transformers saves a tokenizer after a padded call: other bytes, the same tokens for every text."""
+    copy = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    file = copy / "tokenizer.json"
+    original = json.loads(file.read_text())
+    assert original["padding"] is None
+    whole = [{"Sequence": {"id": "A", "type_id": 0}}]
+    template = {"type": "TemplateProcessing", "single": whole, "pair": whole, "special_tokens": {}}
+    bytes_ = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+    model = {**original["model"], "merges": [" ".join(each) for each in original["model"]["merges"]]}
+    cut = {"direction": "Right", "max_length": 48, "strategy": "LongestFirst", "stride": 0}
+    pad: dict[str, object] = {
+        "strategy": "BatchLongest",
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+    }
+    pad["pad_token"] = "<|endoftext|>"
+    for changes in (
+        {"padding": pad, "truncation": cut},
+        {"post_processor": template},
+        {"post_processor": {"type": "Sequence", "processors": [bytes_, template]}},
+        {"model": model},
+    ):
+        file.write_text(json.dumps({**original, **changes}))
+        assert Encoder.load(copy).tokenizer_digest == Encoder.load(tiny).tokenizer_digest, changes
+    opening = [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, *whole]
+    tokens = {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}}
+    for changes in (
+        {"post_processor": {**template, "single": opening, "special_tokens": tokens}},
+        {"pre_tokenizer": {**original["pre_tokenizer"], "add_prefix_space": True}},
+        {"normalizer": {"type": "Lowercase"}},
+    ):
+        file.write_text(json.dumps({**original, **changes}))
+        assert Encoder.load(copy).tokenizer_digest != Encoder.load(tiny).tokenizer_digest, changes
+
+
 def test_a_template_without_system_role_gets_it_folded(tmp_path: Path) -> None:
     refusing = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"

@@ -53,7 +53,7 @@ def read_parts(folder: Path, *, chat_template: str, thinking: bool) -> Parts:
             fix="add eos_token to tokenizer_config.json",
         )
     template_bytes = msgspec.json.encode([source.text, thinking])
-    tokenizer_bytes = msgspec.json.encode(tokenizer, order="sorted")
+    tokenizer_bytes = msgspec.json.encode(_what_encodes(tokenizer), order="sorted")
     return Parts(
         vocabulary=vocabulary,
         template=template,
@@ -62,6 +62,36 @@ def read_parts(folder: Path, *, chat_template: str, thinking: bool) -> Parts:
         template_digest=f"sha256:{hashlib.sha256(template_bytes).hexdigest()}",
         tokenizer_digest=f"sha256:{hashlib.sha256(tokenizer_bytes).hexdigest()}",
     )
+
+
+def _what_encodes(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The tokenizer without what no prompt of ours depends on, and merges in one of their two ways of writing:
+    transformers leaves the padding and cutting of its last call in the file, and a post-processor that adds nothing."""
+    processor = tokenizer.get("post_processor")
+    kept = {
+        **tokenizer,
+        "padding": None,
+        "truncation": None,
+        "post_processor": None if _adds_nothing(processor) else processor,
+    }
+    merges = tokenizer["model"].get("merges")
+    if isinstance(merges, list):
+        pairs = [each.split(" ", 1) if isinstance(each, str) else each for each in merges]
+        kept["model"] = {**tokenizer["model"], "merges": pairs}
+    return kept
+
+
+def _adds_nothing(processor: object) -> bool:
+    """Whether a post-processor leaves the ids as they are: it puts no token before or behind a text."""
+    if not isinstance(processor, dict):
+        return processor is None
+    if processor.get("type") == "Sequence":
+        inner = processor.get("processors")
+        return isinstance(inner, list) and all(map(_adds_nothing, inner))
+    if processor.get("type") == "TemplateProcessing":
+        single = processor.get("single")
+        return isinstance(single, list) and all(isinstance(each, dict) and "Sequence" in each for each in single)
+    return processor.get("type") == "ByteLevel"
 
 
 def _read_json(path: Path) -> dict[str, Any]:
