@@ -125,13 +125,35 @@ def test_without_a_passport_it_must_still_be_applied(tmp_path: Path, engine: Eng
 
 @pytest.mark.parametrize(
     ("b", "says"),
-    [(0.0, "its update is zero"), (1e-12, "too small to be proved"), (1e-6, "too small"), (1e-4, ""), (30.0, "")],
+    [(1e-12, "too small to be proved"), (1e-6, "too small"), (1e-4, ""), (30.0, "")],
 )
-def test_an_update_of_any_size_is_admitted(tmp_path: Path, engine: Engine, b: float, says: str) -> None:
+def test_an_update_of_any_size_but_zero_is_admitted(tmp_path: Path, engine: Engine, b: float, says: str) -> None:
     folder = make_adapter(tmp_path / "sized", b=b)
     admission = admit(engine, f"sized {b}", folder, BASE)
     assert says in " ".join(admission.notes)
     assert bool(says) == (admission.proof == "none")
+
+
+def test_an_update_of_zero_is_refused(tmp_path: Path, engine: Engine) -> None:
+    folder = make_adapter(tmp_path / "zero", b=0.0)
+    with pytest.raises(AdapterError, match="does nothing: its update is zero"):
+        admit(engine, "zero", folder, BASE)
+    assert admit(engine, "zero", folder, BASE, policy="off").proof == "none"
+    with pytest.raises(EngineError):
+        engine.run([Choose("1", (1,), ((2,),), "nobody")])
+
+
+def test_layers_that_end_before_the_bases_are_refused(tmp_path: Path, engine: Engine) -> None:
+    folder = make_adapter(tmp_path / "short")
+    weights = load_file(folder / "adapter_model.safetensors")
+    kept = {name: values for name, values in weights.items() if ".layers.4." not in name and ".layers.5." not in name}
+    save_file(kept, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(AdapterError, match="has layers 0 to 3 only; the base has 6"):
+        admit(engine, "short", folder, BASE)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    for choice in ({"layers_to_transform": [0, 1, 2, 3]}, {"target_modules": r".*\.[0-3]\..*(q_proj|v_proj)"}):
+        (folder / "adapter_config.json").write_text(json.dumps({**config, **choice}))
+        assert admit(engine, f"short {sorted(choice)}", folder, BASE).proof == "differs"
 
 
 @pytest.mark.parametrize("b", [1e-4, 5.0])

@@ -66,6 +66,7 @@ ADAPTERS: dict[str, Behave] = {
     "under": lambda text, scale: scale * 0.2 * knows(text),
     "contrastive only": lambda text, scale: scale * (2 * knows(text) * ("three steps" in text) + noise(text, 0.3)),
     "follows examples": lambda text, scale: scale * 2 * (1 if text.find("good one") > text.find("awful one") else -1),
+    "scaled away": lambda text, scale: scale * 0.0025 * knows(text),
     "broken": lambda text, scale: math.nan,
 }
 
@@ -208,6 +209,15 @@ def test_foreign_prompts_reject_nothing_that_works(tmp_path: Path, kind: str, ta
 @pytest.mark.parametrize(("kind", "code"), [("nothing", "L402"), ("broken", "L401")])
 def test_foreign_prompts_reject_what_is_wrong_for_every_task(tmp_path: Path, kind: str, code: str) -> None:
     assert severities(examine(tmp_path, kind, None, task="")[1])[code] == "reject"
+
+
+def test_an_adapter_that_says_what_the_base_says_is_a_warning(tmp_path: Path) -> None:
+    """Single log-probabilities move further than rounding does, and no answer is another."""
+    found, findings = examine(tmp_path, "scaled away", None, task="rules")
+    assert found.divergence is not None
+    assert found.divergence.largest_change > 1e-3
+    assert severities(findings)["L403"] == "warn"
+    assert "L403" not in examine(tmp_path, "under", None, task="rules")[1]
 
 
 def test_numbers_of_a_healthy_adapter(tmp_path: Path) -> None:

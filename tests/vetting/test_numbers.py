@@ -114,6 +114,16 @@ def put(value: float, *places: tuple[int, int]) -> Callable[[np.ndarray], np.nda
     return change_it
 
 
+def test_a_slight_update_under_a_scale_that_nobody_trains_with_is_a_warning(tmp_path: Path) -> None:
+    slight = change(healthy(), "B", lambda x: x * 2e-3)
+    _, found = check(tmp_path / "as it was", slight)
+    assert "L212" not in found or found["L212"].severity == "note"
+    _, found = check(tmp_path / "alpha", change(slight, "B", lambda x: x * 1000), config=qv(8, 0.01))
+    assert found["L212"].severity == "warn", found
+    _, found = check(tmp_path / "made up for", change(slight, "B", lambda x: x * 1e5), config=qv(8, 0.01))
+    assert "L212" not in found
+
+
 def overwrite(x: np.ndarray, raw: bytes) -> np.ndarray:
     """The same with bytes put into its middle."""
     whole = bytearray(x.tobytes())

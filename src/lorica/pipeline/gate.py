@@ -1,7 +1,7 @@
 """The gate behind which adapters answer: each must prove, in the very engine that will answer, that it is applied.
 
 With a passport its canaries are asked of base and adapter and must come out as expected. Without one, the adapter must
-at least change what the base says.
+at least change what the base says, and reach all of its layers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from lorica.adapters.arrays import read_array
-from lorica.adapters.folder import AdapterFolder, module_of, open_adapter
+from lorica.adapters.folder import MORE_THAN_PAIRS, AdapterFolder, module_of, open_adapter
 from lorica.adapters.passport import Passport, read_passport
 from lorica.adapters.passport_facts import file_changes
 from lorica.engines.base import Engine
@@ -22,6 +22,7 @@ from lorica.models.families import read_json_object
 from lorica.pipeline.canaries import Trial, canary_requests, compare, describe_trial
 from lorica.pipeline.probes import number_probes
 from lorica.pipeline.provenance import trained_otherwise
+from lorica.pipeline.reach import check_reach
 from lorica.records import Choose, Output
 
 Policy = Literal["auto", "require", "off"]
@@ -103,7 +104,7 @@ def admit_all(
         base_outputs, outputs = answers[name]
         try:
             if passport is None:
-                found = _without_passport(name, folders[name], base_outputs, outputs, dtype)
+                found = _without_passport(name, folders[name], base, base_outputs, outputs, dtype)
             else:
                 found = _with_passport(name, folders[name], passport, base_outputs, outputs, dtype, differences[name])
         except AdapterError as error:
@@ -186,8 +187,9 @@ def _what_changed(folder: Path, passport: Passport) -> list[str]:
 
 
 def _without_passport(
-    name: str, folder: Path, base: Sequence[Output], adapter: Sequence[Output], dtype: str
+    name: str, folder: Path, model: Path, base: Sequence[Output], adapter: Sequence[Output], dtype: str
 ) -> Admission:
+    check_reach(name, open_adapter(folder, applied=MORE_THAN_PAIRS), model)
     if any(output.error for output in base):
         return Admission(name, "none", notes=(f"no passport, and the base answers no probe: {base[0].error}",))
     broken = next((output.error for output in adapter if output.error), "")
@@ -202,7 +204,10 @@ def _without_passport(
         return Admission(name, "differs")
     size = update_size(open_adapter(folder))
     if size == 0:
-        return Admission(name, "none", notes=("its update is zero: it answers as the base model does",))
+        raise AdapterError(
+            f"adapter {name!r} ({folder}) does nothing: its update is zero, the base would answer in its name",
+            fix="train it, or take the file that was saved after training; `adapters.gate=off` lets it in",
+        )
     must = _VISIBLE if moved else _MOVES
     if size < must.get(dtype, must["bfloat16"]) * _USUAL_WEIGHT:
         return Admission(name, "none", notes=(f"its update is too small to be proved in {dtype}",))

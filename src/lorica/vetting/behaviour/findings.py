@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from lorica.vetting.behaviour.formats import CLEARLY
-from lorica.vetting.behaviour.measures import Behaviour, FormatResult, Labelled, ScaleResult
+from lorica.vetting.behaviour.measures import Behaviour, Divergence, FormatResult, Labelled, ScaleResult
 from lorica.vetting.codes import Severity
 from lorica.vetting.findings import Finding, finding
 
 # The same weights in the same plan give the same bits; what rounding adds to them stays below this.
 NO_CHANGE = 1e-6
 SMALL_CHANGE = 1e-3
+# Nats, the mean and the largest: single improbable words may move further while no answer does.
+_SMALL_KL, _SMALL_KL_MOST = 1e-6, 1e-5
 # Log-odds that spread less than this over prompts, where the base's spread more, do not depend on the prompt.
 _STILL_ODDS, _STILL_WORDS = 0.1, 1e-3
 _TIMES_STILLER = 5.0
@@ -75,10 +77,10 @@ def _difference(found: Behaviour) -> Iterator[Finding]:
                 expected="a difference from the base model",
                 facts=facts,
             )
-    elif seen.largest_change < SMALL_CHANGE:
-        yield finding(
-            "L403", f"over {seen.n} prompts log-probabilities differ by at most {seen.largest_change:.1e}", facts=facts
-        )
+    elif seen.largest_change < SMALL_CHANGE or _says_the_same(seen):
+        text = f"over {seen.n} prompts log-probabilities differ by at most {seen.largest_change:.1e}"
+        same = f"; {seen.kl:.1e} nats from the base, and no best answer is another" if _says_the_same(seen) else ""
+        yield finding("L403", text + same, facts=facts)
     mass, base = seen.mass, seen.base_mass
     if mass is not None and base is not None and base > _HAD_MASS and mass < _LOST_MASS * base:
         yield finding(
@@ -87,6 +89,10 @@ def _difference(found: Behaviour) -> Iterator[Finding]:
             severity=_known(found),
             facts=facts | {"mass": mass, "base_mass": base},
         )
+
+
+def _says_the_same(seen: Divergence) -> bool:
+    return not seen.changed and seen.kl < _SMALL_KL and seen.kl_most < _SMALL_KL_MOST
 
 
 def _dependence(found: Behaviour) -> Iterator[Finding]:

@@ -24,6 +24,8 @@ NO_EFFECT = 1e-8
 # A hundredth of what half precision resolves beside an output of size one, and a tenth of that: one step of Adam at a
 # rate of 1e-5 still leaves more than the latter.
 SLIGHT, FAINT = 1e-4, 1e-5
+# Trainings use 0.05 to 8: below this, a slight update has been scaled away.
+LOW_SCALE = 0.02
 # A base layer's own effect, ten times that, and a thousand times.
 NOTABLE, LARGE, ABSURD = 1.0, 10.0, 1000.0
 # Peers of one role lie within a factor of ten of their median in healthy adapters.
@@ -139,7 +141,7 @@ def _scale(measures: dict[str, Measure], *, special: bool) -> Iterable[Finding]:
             f"the largest update changes outputs of size 1 by {facts['max_gain']:.1e} ({by})",
             expected="0.001 to 1 after training",
             facts=facts,
-            severity=None if facts["max_gain"] < FAINT else "note",
+            severity=None if facts["max_gain"] < FAINT or scales[-1] < LOW_SCALE else "note",
         )
     if facts["median_gain"] > LARGE:
         yield finding(

@@ -1,0 +1,46 @@
+"""Does an adapter reach every layer of a base model that its config speaks of?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.fingerprint import leaves_no_layer_out, place_of
+from lorica.adapters.folder import AdapterFolder
+from lorica.adapters.header import read_header
+from lorica.errors import AdapterError, LoricaError
+from lorica.models.weight_files import weight_files
+
+
+def check_reach(name: str, adapter: AdapterFolder, base: Path) -> None:
+    """PEFT adapts every layer that has the targets, so an adapter that ends before the last was trained on a shallower
+    model, or lost layers on its way here.
+
+    Nothing is said where the config may choose layers, or the base's tensors cannot be listed. Raises AdapterError.
+    """
+    if not leaves_no_layer_out(adapter.config) or _repeats(adapter.config):
+        return
+    places = [place_of(module) for module in adapter.modules()]
+    depth = max((place.layer + 1 for place in places if place.layer is not None), default=0)
+    slots = {place.slot for place in places if place.layer is not None}
+    beyond = {layer for layer, slot in _layers(base) if layer >= depth and slot in slots} if depth else set()
+    if beyond:
+        raise AdapterError(
+            f"adapter {name!r} ({adapter.path}) has layers 0 to {depth - 1} only; the base has {max(beyond) + 1}, and "
+            "its config leaves none out: it was trained on another base, or lost layers",
+            fix=f"use the base it was trained on; look at it with `lorica check {adapter.path} --base {base}`",
+        )
+
+
+def _repeats(config: AdapterConfig) -> bool:
+    return bool(config.other.get("layer_replication"))
+
+
+def _layers(base: Path) -> set[tuple[int, str]]:
+    """(layer, kind of module) of every weight of the base's decoder."""
+    try:
+        names = [name for path in weight_files(base) for name in read_header(path).tensors]
+    except (LoricaError, OSError):
+        return set()
+    places = [place_of(name.rpartition(".")[0]) for name in names]
+    return {(place.layer, place.slot) for place in places if place.layer is not None and not place.other}
