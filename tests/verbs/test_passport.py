@@ -208,6 +208,35 @@ def test_nothing_to_check_by_is_its_own_exit_code(tmp_path: Path, capsys: pytest
     assert "unchecked" in capsys.readouterr().out
 
 
+def test_a_check_without_a_base_says_that_the_canaries_were_not_asked(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["passport", str(copy), "--check"]) == 0
+    said = capsys.readouterr().out
+    assert "its canaries were not asked" in said.splitlines()[0]
+    assert "L377" in said
+    assert "--base BASE" in said
+
+
+def test_archives_are_checked_where_they_are_unpacked(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = shutil.make_archive(str(tmp_path / "rules"), "zip", copy.parent, "rules")
+    assert main(["passport", archive, "--check", "--base", BASE]) == 0
+    said = capsys.readouterr().out
+    assert "L374" in said
+    entry = tmp_path / "models--org--name" / "snapshots" / "0123"
+    shutil.copytree(copy, entry)
+    assert main(["passport", str(entry.parents[1]), "--check", "--base", BASE]) == 0
+    assert "L374" in capsys.readouterr().out
+    _alter(copy, {"target_modules": ["q_proj"]})
+    archive = shutil.make_archive(str(tmp_path / "broken"), "zip", copy.parent, "rules")
+    assert main(["passport", archive, "--check", "--base", BASE]) == 2
+    said = capsys.readouterr().out
+    assert "L376" in said
+    assert "lorica-" not in said.replace("lorica-tiny", "")
+
+
 def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["passport", "--schema"]) == 0
     assert capsys.readouterr().out == SCHEMA.read_text("utf-8")

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from lorica.adapters.config import AdapterConfig
 from lorica.vetting import check
-from lorica.vetting.files.sources import Source
+from lorica.vetting.files.sources import Source, find_sources
 from lorica.vetting.many import examine_all
+
+from .numbers_fixtures import healthy, write
+
+QV = AdapterConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
 
 
 def test_a_mistake_of_ours_leaves_one_adapter_unchecked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -23,3 +28,27 @@ def test_a_mistake_of_ours_leaves_one_adapter_unchecked(monkeypatch: pytest.Monk
     assert [each.verdict.status for each in found] == ["unchecked", "unchecked"]
     assert [each.findings[0].code for each in found] == ["L099", "L099"]
     assert "IndexError" in found[0].findings[0].seen
+
+
+def _levels(folder: Path) -> dict[str, str]:
+    (source,) = find_sources([folder])
+    return {each.code: each.severity for each in check.examine(source).verdict.findings}
+
+
+def test_a_rejected_adapter_is_not_told_to_get_a_passport(tmp_path: Path) -> None:
+    assert _levels(write(tmp_path / "a", healthy(), config=QV))["L340"] == "note"
+    nothing = {name: values * (0 if "lora_B" in name else 1) for name, values in healthy().items()}
+    found = _levels(write(tmp_path / "b", nothing, config=QV))
+    assert found["L210"] == "reject"
+    assert "L340" not in found
+
+
+def test_a_passport_that_is_no_json_is_told_once(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", healthy(), config=QV)
+    for text, code in (("", "L070"), ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "L010")):
+        (folder / "lorica.json").write_text(text)
+        found = _levels(folder)
+        assert code in found
+        assert "L341" not in found
+    (folder / "lorica.json").write_text("{}")
+    assert _levels(folder)["L341"] == "warn"

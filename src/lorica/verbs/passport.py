@@ -222,12 +222,16 @@ def _check(given: argparse.Namespace) -> int:
     except LoricaError as error:
         print(f"lorica: {error}", file=sys.stderr)
         return EXIT_CODES["unchecked"]
-    verdict = judge(given.adapter.name, str(given.adapter), found, (0, 3), readable=readable)
+    verdict = judge(given.adapter.name, str(given.adapter), found, (0, 3) if given.base else (0,), readable=readable)
     plain = {**msgspec.to_builtins(verdict), "exit_code": EXIT_CODES[verdict.status]}
-    lines = [f"{given.adapter}: {verdict.status}"]
+    how = verdict.status
+    if not given.base and verdict.status == "trusted":
+        # Digests agree; whether an engine does with it what the passport says is what canaries are for.
+        how = "its files are those of the passport; its canaries were not asked"
+    lines = [f"{given.adapter}: {how}"]
     for each in verdict.findings:
         lines.append(f"  {each.severity:<6} {each.code} {each.title}: {each.seen}")
-        if each.severity != "note" and each.fix:
+        if each.fix and (each.severity != "note" or each.code == "L377"):
             lines.append(f"         -> {each.fix}")
     emit(plain, as_json=given.json, text="\n".join(lines))
     return EXIT_CODES[verdict.status]
@@ -237,26 +241,36 @@ def _verify(given: argparse.Namespace) -> tuple[list[Any], bool]:
     """Findings, and whether there was a passport to judge by."""
     from lorica.vetting.files.examine import examine_files
     from lorica.vetting.files.sources import find_sources
-    from lorica.vetting.passport import check_passport
+    from lorica.vetting.files.unpack import opened
 
     sources = find_sources([given.adapter])
     if len(sources) != 1:
         raise AdapterError(f"{given.adapter} holds {len(sources)} adapters", fix="name one of them")
-    specimen, found = examine_files(sources[0])
-    if specimen is None:
-        return found, True
-    if not given.base:
-        found += check_passport(specimen, None)
-    else:
-        from lorica.verbs import build
-        from lorica.vetting.canaries import check_canaries
-
-        config = _config(given)
-        base = build.model_folder(config)
-        found += check_passport(specimen, base, full=given.full)
-        if not any(each.code in ("L340", "L341") for each in found):
-            found += check_canaries(specimen, build.build_engine(config, base))
+    with opened(sources[0]) as source:
+        specimen, found = examine_files(source)
+        if specimen is not None:
+            found += _by_passport(given, specimen, found)
     return found, not any(each.code == "L340" for each in found)
+
+
+def _by_passport(given: argparse.Namespace, specimen: Any, known: list[Any]) -> list[Any]:
+    """What the passport says of the files and, with a base, what its canaries find there."""
+    from lorica.vetting.findings import finding
+    from lorica.vetting.passport import check_passport
+
+    if not given.base:
+        found = check_passport(specimen, None, known=known)
+        asked = any(each.code in ("L340", "L341") or each.file == PASSPORT_NAME for each in [*known, *found])
+        return found if asked else [*found, finding("L377", "no base model was named", file=PASSPORT_NAME)]
+    from lorica.verbs import build
+    from lorica.vetting.canaries import check_canaries
+
+    config = _config(given)
+    base = build.model_folder(config)
+    found = check_passport(specimen, base, full=given.full, known=known)
+    if not any(each.code in ("L340", "L341") for each in found):
+        found += check_canaries(specimen, build.build_engine(config, base))
+    return found
 
 
 def _text(passport: Passport, path: Path) -> str:

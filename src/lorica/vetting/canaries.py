@@ -41,7 +41,9 @@ def check_canaries(specimen: Specimen, engine: Engine, name: str = "") -> list[F
         engine.add_adapter(used, Path(specimen.folder))
         trial = run_canaries(engine, used, passport.canaries)
     except LoricaError as error:
-        return [finding("L376", shown(error.message, 200), file=PASSPORT_NAME)]
+        # The folder may be where an archive was unpacked, which is nowhere by the time this is read.
+        said = error.message.replace(str(specimen.folder), specimen.name)
+        return [finding("L376", shown(said, 200), file=PASSPORT_NAME)]
     return [canary_finding(trial, len(passport.canaries.items))]
 
 

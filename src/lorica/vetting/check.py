@@ -39,7 +39,9 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
         """What the findings add up to."""
         rejected = any(each.severity == "reject" for each in self.findings)
         readable = rejected or self.specimen is not None
-        return judge(self.source.name, str(self.source.given), self.findings, self.ran, readable=readable)
+        # Nobody makes a passport for what is rejected: that it has none is no news.
+        findings = [each for each in self.findings if not (rejected and each.code == "L340")]
+        return judge(self.source.name, str(self.source.given), findings, self.ran, readable=readable)
 
     def add(self, findings: Iterable[Finding], level: int | None = None) -> Examination:
         """The same with further findings and, where given, a further level carried out."""
@@ -95,7 +97,7 @@ def _structure(found: Examination, specimen: Specimen, layout: Layout) -> Examin
     findings = [
         *check_structure(specimen, layout),
         *check_claims(specimen, layout, matched),
-        *check_passport(specimen, None),
+        *check_passport(specimen, None, known=found.findings),
     ]
     # Without a config hardly anything of it could be compared.
     return msgspec.structs.replace(found.add(findings, None if specimen.raw_config is None else 1), match=matched)

@@ -6,7 +6,7 @@ Adapters that Lorica trained before there were passports carry `training.json`, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,14 @@ _BASE_NAME = "base_model_name_or_path"
 _NO_GAP = 1e-5
 
 
-def check_passport(specimen: Specimen, base: Path | None, *, full: bool = False) -> list[Finding]:
+def check_passport(
+    specimen: Specimen, base: Path | None, *, full: bool = False, known: Sequence[Finding] = ()
+) -> list[Finding]:
     """The passport against the adapter's files and, where a folder is given, against that base model.
 
-    full: read the base's weight files as a whole where the passport holds their digests. Never raises for what is in
-    the files. Without a passport: a note, and what training.json says.
+    full: read the base's weight files as a whole where the passport holds their digests. known: what was found before;
+    a passport that is no JSON or no file is not named twice. Never raises for what is in the files. Without a passport:
+    a note, and what training.json says.
     """
     if specimen.kind == "file":
         return []  # a single file carries nothing beside it
@@ -48,6 +51,8 @@ def check_passport(specimen: Specimen, base: Path | None, *, full: bool = False)
     try:
         passport = _read(specimen)
     except AdapterError as error:
+        if PASSPORT_NAME not in specimen.documents and any(each.file == PASSPORT_NAME for each in known):
+            return []
         return [finding("L341", shown(error.message, 200), file=PASSPORT_NAME)]
     found = _against_files(specimen, passport)
     found += _inside(passport)

@@ -113,7 +113,8 @@ class Bench:
             return found, Tried(unable=("not tried on the base: nothing of it could be read",))
         broken = any(each.severity == "reject" for each in found.findings)
         findings = check_fit(specimen, layout, self._setting.base)
-        findings += [each for each in check_passport(specimen, self._setting.base) if each not in found.findings]
+        passport = check_passport(specimen, self._setting.base, known=found.findings)
+        findings += [each for each in passport if each not in found.findings]
         unable: list[str] = []
         fits = not any(each.code.startswith("L30") and each.severity == "reject" for each in findings)
         if layout.pairs and specimen.weights is not None and fits:

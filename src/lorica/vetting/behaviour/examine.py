@@ -84,7 +84,8 @@ def examine_behaviour(
             engine, name = _load(work, specimen.config, specimen.weights, layout, place)
         except (AdapterError, MissingExtraError) as error:
             found = _empty(setting, task, work, {}, "rows" if rows else "probes")
-            return found, [_cannot_load(specimen.config, layout, error)]
+            said = error.message.replace(str(place / "itself"), specimen.name)
+            return found, [_cannot_load(specimen.config, layout, error, said)]
         subject = _Subject(work, engine, name, specimen.config, specimen.weights, place, on_done)
         try:
             found = _measure(subject, task, asked, "rows" if rows else "probes")
@@ -128,14 +129,14 @@ def _is_more(layout: Layout) -> list[bool]:
     return [bool(each.magnitude) or each.embedding or bool(each.more) for each in layout.modules.values()]
 
 
-def _cannot_load(config: AdapterConfig, layout: Layout, error: AdapterError | MissingExtraError) -> Finding:
+def _cannot_load(config: AdapterConfig, layout: Layout, error: AdapterError | MissingExtraError, said: str) -> Finding:
     """What no engine here applies is no fault of the adapter."""
     strange = {info.dtype for info in layout.tensors.values()} - set(FLOATS)
     reasons = config.unsupported(MORE_THAN_PAIRS)
     beyond = bool(strange or reasons) or isinstance(error, MissingExtraError)
     return finding(
         "L400",
-        error.message if not reasons else f"it uses what no engine here applies: {'; '.join(reasons)}",
+        said if not reasons else f"it uses what no engine here applies: {'; '.join(reasons)}",
         fix=error.fix,
         severity="note" if beyond else "reject",
         facts={"unsupported": reasons, "dtypes": sorted(strange)},

@@ -61,4 +61,9 @@ PASSPORT: dict[str, Code] = {
     "L374": Code("note", "the canaries are reproduced", "", ("healthy", "hard_task")),
     "L375": Code("note", "the adapter's effect is too small to be proved in this precision", "", ("no_effect",)),
     "L376": Code("warn", "the canaries could not be run", "look at what the engine says of this adapter"),
+    "L377": Code(
+        "note",
+        "the canaries were not asked: digests alone do not show that an engine applies it",
+        "`lorica passport DIR --base BASE --check` asks them",
+    ),
 }

@@ -136,7 +136,7 @@ SPECIFIC: dict[str, Weights] = {
     "L347": {"prompt_mismatch": 3.5, "healthy": -1.5},
     "L350": {"altered": 2.0, "wrong_base": 1.0, "wrong_revision": 1.0, "wrong_size": 1.0, "healthy": -1.0},
     # canaries are weighed as an experiment, with their figures
-    **{code: {} for code in ("L370", "L371", "L372", "L373", "L374", "L375", "L376")},
+    **{code: {} for code in ("L370", "L371", "L372", "L373", "L374", "L375", "L376", "L377")},
     # --- behaviour
     # whatever is wrong with a file can keep an engine from loading it; the findings of files say what
     "L400": {"not_applied": 0.5, **_UNSOUND},
