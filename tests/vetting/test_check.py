@@ -52,3 +52,13 @@ def test_a_passport_that_is_no_json_is_told_once(tmp_path: Path) -> None:
         assert "L341" not in found
     (folder / "lorica.json").write_text("{}")
     assert _levels(folder)["L341"] == "warn"
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"r": 8, "lora_alpha": 16}'])
+def test_without_a_config_to_compare_with_the_structure_did_not_pass(tmp_path: Path, text: str) -> None:
+    folder = write(tmp_path / "a", healthy())
+    (folder / "adapter_config.json").write_text(text)
+    (source,) = find_sources([folder])
+    levels = check.examine(source).verdict.levels
+    assert levels[0] == "failed"
+    assert levels[1] in ("skipped", "warned")

@@ -109,6 +109,13 @@ def test_gold_in_a_column_or_by_id(tmp_path: Path) -> None:
     assert codes(leaked, gold_column="gold") == {"L462": "warn", "L467": "note"}
 
 
+def test_a_ranking_by_chance_is_a_warning(tmp_path: Path) -> None:
+    coin = [float(each) for each in np.random.default_rng(0).uniform(0.1, 0.9, 200)]
+    assert codes(table(tmp_path / "coin.csv", coin, gold=GOLD), gold_column="gold") == {"L467": "note", "L469": "warn"}
+    few = table(tmp_path / "few.csv", coin[:20], gold=GOLD[:20])
+    assert "L469" not in codes(few, gold_column="gold")
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_lorica_answers_tell_their_fallbacks(tmp_path: Path, suffix: str) -> None:
     rows = [Answer(id=f"r{i}", answer="Yes", score=each, stage="choice") for i, each in enumerate(HEALTHY)]

@@ -224,7 +224,7 @@ def _check(given: argparse.Namespace) -> int:
         return EXIT_CODES["unchecked"]
     verdict = judge(given.adapter.name, str(given.adapter), found, (0, 3) if given.base else (0,), readable=readable)
     plain = {**msgspec.to_builtins(verdict), "exit_code": EXIT_CODES[verdict.status]}
-    how = verdict.status
+    how: str = verdict.status
     if not given.base and verdict.status == "trusted":
         # Digests agree; whether an engine does with it what the passport says is what canaries are for.
         how = "its files are those of the passport; its canaries were not asked"

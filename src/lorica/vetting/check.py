@@ -99,5 +99,6 @@ def _structure(found: Examination, specimen: Specimen, layout: Layout) -> Examin
         *check_claims(specimen, layout, matched),
         *check_passport(specimen, None, known=found.findings),
     ]
-    # Without a config hardly anything of it could be compared.
-    return msgspec.structs.replace(found.add(findings, None if specimen.raw_config is None else 1), match=matched)
+    # Without a config that can be read hardly anything of it could be compared.
+    compared = specimen.config is not None or any(each.level == 1 and each.severity != "note" for each in findings)
+    return msgspec.structs.replace(found.add(findings, 1 if compared else None), match=matched)

@@ -22,6 +22,8 @@ _FEW_VALUES = 10
 _ONE_SIDED = 0.98
 _BAD_ROWS = 0.01
 _LABELLED = 30
+# So many rows tell chance from a ranking worth having; with fewer, a wide interval says little.
+_MANY_LABELLED, _COIN = 100, 0.55
 # So wide a spread of the log-odds still ranks rows, however small the probabilities are.
 _LOG_ODDS_STD = 0.25
 
@@ -210,5 +212,7 @@ def _against_gold(gold: Sequence[int], ranked: Sequence[float]) -> Iterator[Find
         return
     if auc.high < 0.5:
         yield finding("L461", f"ROC-AUC {auc} on {auc.n} rows", expected="above 0.5", facts=facts)
+    elif auc.low <= 0.5 and (auc.n >= _MANY_LABELLED or auc.value < _COIN) and len(set(ranked)) > 1:
+        yield finding("L469", f"ROC-AUC {auc} on {auc.n} rows", expected="an interval above 0.5", facts=facts)
     elif auc.n >= TOO_GOOD_ROWS and auc.value > TOO_GOOD_AUC:
         yield finding("L462", f"ROC-AUC {auc.value:.4f} on {auc.n} rows", facts=facts)

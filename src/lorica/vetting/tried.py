@@ -23,6 +23,7 @@ from lorica.vetting.behaviour.asking import OnDone
 from lorica.vetting.behaviour.examine import examine_behaviour
 from lorica.vetting.behaviour.measures import Behaviour
 from lorica.vetting.behaviour.probes import TASKS
+from lorica.vetting.behaviour.seen import unseen
 from lorica.vetting.behaviour.setting import Setting, Workplace
 from lorica.vetting.canaries import check_canaries
 from lorica.vetting.check import Examination
@@ -137,9 +138,13 @@ class Bench:
         assert found.layout is not None
         try:
             work = self._asked(found.specimen)
+            rows, seen = self._rows, []
+            if rows:
+                rows, seen = unseen(found.specimen, rows, work.setting.load_task())
             behaviour, findings = examine_behaviour(
-                found.specimen, found.layout, work.setting, self._rows, work=work, on_done=self._on_done
+                found.specimen, found.layout, work.setting, rows, work=work, on_done=self._on_done
             )
+            findings += seen
             engine = work.engine(all_kinds=bool(found.specimen.config and found.specimen.config.unsupported()))
             name = work.new_name()
             findings += check_canaries(found.specimen, engine, name)

@@ -91,6 +91,12 @@ BEHAVIOUR: dict[str, Code] = {
         ("ignores_input",),
     ),
     "L425": Code("note", "It prefers some letters whatever they stand for", "", ("ignores_input",)),
+    "L426": Code(
+        "warn",
+        "It was trained on rows that were given to measure it",
+        "give rows it has not seen: on these it shows its memory",
+        (),
+    ),
     "L430": Code(
         "warn",
         "Generated answers cannot be read",
@@ -162,4 +168,10 @@ BEHAVIOUR: dict[str, Code] = {
     "L466": Code("warn", "More than half of the rows have one score", "", ("parser_fallbacks", "ignores_input")),
     "L467": Code("note", "How well the scores rank the labelled rows", "", ()),
     "L468": Code("reject", "There is no score at all", "see what wrote the file", ("parser_fallbacks",)),
+    "L469": Code(
+        "warn",
+        "The scores rank the labelled rows no better than chance",
+        "see whether the adapter was applied, and whether ids and labels belong to these rows",
+        ("hard_task", "not_applied", "prompt_mismatch"),
+    ),
 }

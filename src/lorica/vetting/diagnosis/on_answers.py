@@ -27,8 +27,9 @@ def judge_answers(context: Context) -> list[Evidence]:
         text = f"the {health.n} scores of {path.name} are healthy: {health.unique} distinct, deviation {health.std:.2g}"
         weights = {"parser_fallbacks": -5.0, "generation_settings": -4.0, "ignores_input": -3.0, "hard_labels": -2.0}
         found.append(Evidence(id="answers", text=text, source="answers", group="answers", weights=weights))
-    elif any(each.severity != "note" for each in findings):
-        # Whatever the adapter is worth: these answers were doubted, and rightly.
+    elif any(each.severity != "note" and each.code != "L469" for each in findings):
+        # Scores at chance are what a hard task gives. Else, whatever the adapter is worth: these answers were doubted,
+        # and rightly.
         weights = {"healthy": -5.0, "hard_task": -4.0}
         text = f"the scores of {path.name} are not healthy, whatever the adapter is worth"
         found.append(Evidence(id="answers", text=text, source="answers", group="answers", weights=weights))

@@ -154,6 +154,7 @@ SPECIFIC: dict[str, Weights] = {
     "L421": {"wrong_base": 1.5, "prompt_mismatch": 1.2, "broken_weights": 1.0, "healthy": -3.0, "hard_task": -1.0},
     "L422": _sure("inverted", 7.0),
     "L423": {"hard_task": 0.2, "healthy": -0.5},
+    "L426": {},  # it says what the rows are worth, not the adapter
     # an adapter that is used by probabilities need not be able to write a number
     "L430": {"parser_fallbacks": 1.0},
     "L431": {"generation_settings": 1.0},
@@ -172,6 +173,7 @@ SPECIFIC: dict[str, Weights] = {
     "L461": _sure("inverted", 6.0),
     "L465": _doubt("not_applied", 5.0),
     "L466": _doubt("parser_fallbacks", 3.0, ignores_input=2.0),
+    "L469": {"hard_task": 1.0, "not_applied": 0.5, "prompt_mismatch": 0.5, "healthy": -1.5},
     "L468": _sure("parser_fallbacks", 4.0, generation_settings=2.0),
 }
 

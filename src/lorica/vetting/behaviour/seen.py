@@ -1,0 +1,139 @@
+"""Which of the user's rows an adapter was trained on, by the digests that it carries: on those it proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from lorica.adapters.passport import PASSPORT_NAME, DataFacts, to_passport
+from lorica.adapters.registry import TRAINING_RECORD
+from lorica.adapters.specimen import Specimen
+from lorica.data.split import split
+from lorica.errors import AdapterError, LoricaError
+from lorica.pipeline.provenance import ids_digest, rows_facts
+from lorica.records import Row
+from lorica.tasks.base import Task
+from lorica.vetting.behaviour.labelled import ENOUGH
+from lorica.vetting.findings import Finding, finding
+
+# Held-out shares that are tried besides the one that the counts tell; a digest says which was the right one.
+_RATIOS = (0.15, 0.1, 0.2, 0.05, 0.25, 0.3, 0.5)
+
+Same = Callable[[Sequence[Row]], bool]
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """What an adapter says of the rows of its training. Each of the functions compares a digest."""
+
+    whole: Same
+    train: Same
+    held: Same
+    seed: int
+    ratios: tuple[float, ...]
+    divided: bool
+
+
+def unseen(specimen: Specimen, rows: Sequence[Row], task: Task) -> tuple[Sequence[Row], list[Finding]]:
+    """The rows to ask, and what is said of the others.
+
+    Digests are of whole files and of the parts they were divided into: where the rows are those of the training, the
+    split is made again, and only held-out rows are asked where enough of them have gold. A part of the training rows
+    that was picked by hand is not recognised.
+    """
+    record = _record(specimen)
+    for given in _as_trained(specimen, rows) if record is not None else ():
+        assert record is not None
+        trained, held = _divide(record, given, task)
+        if not trained:
+            continue
+        kept = [row for row in rows if row.id not in {each.id for each in trained}] if held else []
+        enough = sum(row.gold is not None for row in kept) >= ENOUGH
+        facts = {"rows": len(rows), "trained_on": len(trained), "left": len(kept)}
+        seen = f"{len(trained)} of {len(rows)} rows"
+        if enough:
+            return kept, [
+                finding("L426", f"{seen}; only the {len(kept)} others are asked", severity="note", facts=facts)
+            ]
+        return rows, [finding("L426", f"{seen}; {len(kept)} others are too few to measure on", facts=facts)]
+    return rows, []
+
+
+def _record(specimen: Specimen) -> _Record | None:
+    try:
+        passport = to_passport(specimen.documents.get(PASSPORT_NAME))
+    except AdapterError:
+        passport = None
+    if passport is not None and passport.data is not None:
+        return _of_passport(passport.data, 0 if passport.training is None else passport.training.seed)
+    record = specimen.documents.get(TRAINING_RECORD)
+    manifest = record.get("manifest") if isinstance(record, dict) else None
+    return _of_manifest(manifest) if isinstance(manifest, dict) else None
+
+
+def _of_passport(data: DataFacts, seed: int) -> _Record:
+    held = data.validation
+
+    def same(digest: str, count: int) -> Same:
+        return lambda rows: len(rows) == count and rows_facts(rows).content == digest
+
+    return _Record(
+        whole=same(data.all.content, data.all.rows),
+        train=same(data.train.content, data.train.rows),
+        held=same(held.content, held.rows) if held else lambda rows: not rows,
+        seed=seed,
+        ratios=() if held is None else (*_RATIOS, held.rows / max(1, data.all.rows)),
+        divided=held is not None,
+    )
+
+
+def _of_manifest(manifest: dict[str, Any]) -> _Record | None:
+    """The older record knows the ids of the parts only."""
+    ids, held, seed = (manifest.get(key) for key in ("digest.rows", "digest.validation_rows", "training.seed"))
+    if not isinstance(ids, str) or not isinstance(held, str) or not str(seed).isdecimal():
+        return None
+
+    def same(digest: str) -> Same:
+        return lambda rows: ids_digest(row.id for row in rows) == digest
+
+    divided = held != ids_digest(())
+    # Of the whole there is no digest: whether a split gives the parts decides.
+    return _Record(
+        whole=(lambda rows: True) if divided else same(ids),
+        train=same(ids),
+        held=same(held),
+        seed=int(str(seed)),
+        ratios=_RATIOS if divided else (),
+        divided=divided,
+    )
+
+
+def _as_trained(specimen: Specimen, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """The rows as a training may have had them: all, those of a subject, or all as of the subject it is named after."""
+    yield rows
+    subjects = sorted({row.subject for row in rows})
+    if len(subjects) > 1:
+        for subject in subjects:
+            yield [row for row in rows if row.subject == subject]
+    elif subjects == [""]:
+        name = specimen.name.rpartition("/")[2]
+        yield [msgspec.structs.replace(row, subject=name) for row in rows]
+
+
+def _divide(record: _Record, rows: Sequence[Row], task: Task) -> tuple[Sequence[Row], Sequence[Row]]:
+    """(rows it was trained on, rows it held out); nothing where these are other rows."""
+    if record.train(rows):
+        return rows, ()
+    if not record.divided:
+        return (rows, ()) if record.whole(rows) else ((), ())
+    if not record.whole(rows):
+        return (), ()
+    for ratio in dict.fromkeys(record.ratios):
+        try:
+            trained, held = split(rows, ratio=ratio, seed=record.seed, text=task.text)
+        except LoricaError:
+            continue
+        if record.train(trained) and record.held(held):
+            return trained, held
+    return (), ()
