@@ -11,6 +11,7 @@ from lorica.vetting.check import Examination, examine
 from lorica.vetting.files.sources import Source
 from lorica.vetting.files.unpack import opened
 from lorica.vetting.numbers.duplicates import check_duplicates
+from lorica.vetting.numbers.originals import clear_originals, standing
 
 OnDone = Callable[[int], None]
 
@@ -65,7 +66,8 @@ def _compare(found: list[Examination]) -> list[Examination]:
     ]
     if len(entries) < 2:
         return found
-    alike = check_duplicates(entries)
+    known = {each.source.name: standing(each.specimen, each.findings) for each in found if each.specimen is not None}
+    alike = clear_originals(check_duplicates(entries), known)
     return [each.add(alike.get(each.source.name, ())) for each in found]
 
 

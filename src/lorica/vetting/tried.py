@@ -138,7 +138,7 @@ class Bench:
         assert found.layout is not None
         try:
             work = self._asked(found.specimen)
-            rows, seen = self._rows, []
+            rows, seen = self._rows, list[Finding]()
             if rows:
                 rows, seen = unseen(found.specimen, rows, work.setting.load_task())
             behaviour, findings = examine_behaviour(
