@@ -152,7 +152,7 @@ STRUCTURE: dict[str, Code] = {
     "L127": Code("warn", "layers_to_transform names layers that have no tensors", _AGAIN, ("incomplete",)),
     "L128": Code(
         "note",
-        "targets given as a regular expression, which is never executed",
+        "targets given as a regular expression that could not be judged, for it is never executed",
         "what PEFT would adapt is taken from the tensors' names",
     ),
     "L129": Code(

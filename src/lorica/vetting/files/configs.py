@@ -126,7 +126,7 @@ def _expressions(values: Mapping[str, Any]) -> Iterator[Finding]:
         key, text = places[0]
         yield finding(
             "L064",
-            f"{len(places)} taken as text, first in {key}: {short_text(text, quoted=True)}",
+            f"{len(places)} read as text, first in {key}: {short_text(text, quoted=True)}",
             file=CONFIG_NAME,
             facts={"expressions": len(places)},
         )

@@ -38,7 +38,7 @@ def check_coverage(asked: Asked | None, layout: Layout) -> list[Finding]:
         + check_layers(asked, layout)
         + _chosen_layers(asked, layout)
         + _pattern_keys(asked, layout)
-        + _expressions(asked)
+        + _expressions(asked, layout)
     )
 
 
@@ -190,12 +190,14 @@ def _means_parameter(asked: Asked, key: str) -> bool:
     return any(name == last or name.endswith(f".{last}") for name in asked.parameters)
 
 
-def _expressions(asked: Asked) -> list[Finding]:
+def _expressions(asked: Asked, layout: Layout) -> list[Finding]:
     config, unread = asked.config, []
     for name, value in (("target_modules", config.target_modules), ("exclude_modules", config.exclude_modules)):
         if isinstance(value, str) and value and value != "all-linear" and read_expression(value) is None:
             unread.append(f"{name} {shown(value, 60)}")
-    if not unread:
+    undecided = [path for path in layout.modules if asked.targeted(path) is None] if unread else []
+    if not undecided:
         return []
-    seen = f"{'; '.join(unread)}: whether it means exactly the modules with tensors is not checked"
-    return [finding("L128", seen, file=CONFIG_NAME, facts={"expressions": len(unread)})]
+    seen = f"{'; '.join(unread)}: whether it means {some(undecided, len(layout.modules))} is not known"
+    facts = {"expressions": len(unread), "modules": len(undecided), "of": len(layout.modules)}
+    return [finding("L128", seen, file=CONFIG_NAME, facts=facts)]

@@ -10,6 +10,7 @@ import msgspec
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.layout import Layout, module_path
+from lorica.vetting.structure.expressions import Expression, UnreadError
 
 # How expressions begin whose meaning is plain; the longest first. "dot": the name is a last part of the path;
 # "end": the path ends so; "whole": the path is this.
@@ -186,10 +187,9 @@ class Asked:
         if self.of_parameters(module):
             return True
         if isinstance(self.config.exclude_modules, str) and self.config.exclude_modules:
-            if self._excluded_names is None:
-                return None
-            if self._excluded_names.match(module):
-                return False
+            excluded = None if self._excluded_names is None else self._excluded_names.match(module)
+            if excluded is not False:
+                return None if excluded is None else False
         elif self._excluded and ends_with(module, self._excluded):
             return False
         if any(f".{name}." in f".{module}." for name in self._kept):
@@ -241,8 +241,27 @@ class Asked:
         return hit is not None and len(hit[2]) < 10 and int(hit[2]) in self._layers
 
 
-def _names(value: list[str] | str | None) -> Names | None:
-    return read_expression(value) if isinstance(value, str) and value != "all-linear" else None
+class _Other:
+    """An expression of no well-known form, followed state by state."""
+
+    def __init__(self, expression: Expression) -> None:
+        self._expression = expression
+
+    def match(self, path: str) -> bool | None:
+        """As of `Names`; None where it depends on how a path begins, which loaders and wrappers change."""
+        hit = re.search(r"(?:^|\.)(\d{1,5}\..*)$", path)
+        return self._expression.means(path, hit[1] if hit else path.rpartition(".")[2])
+
+
+def _names(value: list[str] | str | None) -> Names | _Other | None:
+    if not isinstance(value, str) or value in ("", "all-linear"):
+        return None
+    if (names := read_expression(value)) is not None:
+        return names
+    try:
+        return _Other(Expression(value))
+    except UnreadError:
+        return None
 
 
 def ends_with(module: str, names: Container[str]) -> bool:

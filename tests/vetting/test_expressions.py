@@ -1,0 +1,52 @@
+"""The oracle is Python's own engine, on expressions that cannot make it hang."""
+
+from __future__ import annotations
+
+import random
+import re
+import warnings
+
+import pytest
+
+from lorica.vetting.structure.expressions import Expression, UnreadError
+
+PIECES = (
+    *("a", "b", "q_proj", "v_proj", r"\.", ".", "*", "+", "?", "(", "(?:", ")", "|", "[ab]", "[^a]", "[0-9]", r"\d"),
+    *(r"\w", "{2}", "{1,2}", "{2,}", "$", "^", "0", "1", "layers", ".*", "[0-2]", "*?"),
+)
+PATHS = ("a", "b", "ab", "aab", "layers.0.q_proj", "layers.1.v_proj", "a.b", "q_proj", "0", "10", "abab")
+
+
+def test_random_expressions_mean_what_python_says() -> None:
+    chance = random.Random(1)
+    read = 0
+    while read < 2_000:
+        text = "".join(chance.choice(PIECES) for _ in range(chance.randint(1, 7)))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                python = re.compile(text)
+            expression = Expression(text)
+        except (re.error, UnreadError):
+            continue
+        read += 1
+        for path in PATHS:
+            truth = python.fullmatch(path) is not None
+            said = expression.means(path, path[-2:])
+            assert (said is True) == truth, (text, path)
+            assert said is not False or not truth
+
+
+@pytest.mark.parametrize("text", [
+    "(?=a)b", "(?i)a", r"(a)\1", "a++", "a{2}{3}", "a**", "(a", "a)", "[a", "[[a]]", "[b-a]", r"\b", "a" * 2000,
+    "(a{60}){60}", "(" * 50 + "a" + ")" * 50, "a^b", "*", "a\n", "[]a]", "a{2000}",
+])  # fmt: skip
+def test_what_is_not_read_is_said(text: str) -> None:
+    with pytest.raises(UnreadError):
+        Expression(text)
+
+
+def test_expressions_that_never_end_end() -> None:
+    assert Expression("(a+)+b").means("a" * 5_000, "a") is None
+    assert Expression("(a+)+b").means("a" * 5_000, "c") is False
+    assert Expression("(x+x+)+y").means("x" * 5_000 + "y", "y") is True
