@@ -76,3 +76,34 @@ def _raises(*_: Any) -> tuple[Any, Any]:
 def _wrong_total(query: Any, key: Any, value: Any, mask: Any, causal: bool) -> tuple[Any, Any]:
     output, total = block.plain_block(query, key, value, mask, causal=causal)
     return output, total * 1.4427  # as if in base 2
+
+
+@pytest.mark.parametrize("settled", [0, 32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_heads_of_one_key_head_together_give_what_plain_attention_gives(dtype: Any, settled: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    query = torch.randn(3, 2, 3, 8, 64, generator=generator).to(dtype)
+    key, value = torch.randn(2, 3, 2, 48, 64, generator=generator).to(dtype)
+    mask = torch.zeros(3, 1, 8, 16).masked_fill(torch.ones(8, 16).triu(9).bool(), -torch.inf).to(dtype)
+    whole = torch.cat([torch.zeros(3, 1, 8, 32, dtype=dtype), mask], dim=-1).float()
+    expected, _ = block.plain_block(query.float().flatten(1, 2), key.float(), value.float(), whole)
+    found = block.attend_heads(query, key, value, mask, settled)
+    assert found.dtype == dtype
+    exact = dtype == torch.float32
+    torch.testing.assert_close(found.flatten(1, 2).float(), expected, atol=1e-6 if exact else 1e-2, rtol=0)
+
+
+def test_a_bias_of_all_keys_costs_no_digits() -> None:
+    if not block.has_products():
+        pytest.skip("no products of bfloat16 on this processor")
+    generator = torch.Generator().manual_seed(6)
+    query, (key, value) = (
+        torch.randn(1, 1, 4, 32, 64, generator=generator),
+        torch.randn(2, 1, 1, 96, 64, generator=generator),
+    )
+    query[..., 0], key[..., 0] = 16, 300  # scores of 600 and a little
+    query, key = query.bfloat16(), key.bfloat16()
+    expected, _ = block.plain_block(query[0].float(), key.float(), value)
+    mask = torch.zeros(1, 1, 32, 32).bfloat16()
+    found = block.attend_heads(query, key, value.bfloat16(), mask, 64)
+    assert (found[0] - expected).abs().mean() < 0.01

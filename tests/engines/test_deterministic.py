@@ -136,10 +136,10 @@ def test_tiles_give_what_merged_parts_give(window: int | None) -> None:
     tokens = len(work.tokens)
     query, key, value = some(tokens, 4), some(tokens, 2), some(tokens, 2)
     expected = SharedAttention(work, (window,), torch.float32).attend(0, query, key, value)
-    for elements in (tiles._MASK_ELEMENTS, 1):
+    for scores in (tiles._SCORES, 1):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tiles, "_MASK_ELEMENTS", elements)
-            found = TiledAttention(work, (window,), torch.float32).attend(0, query, key, value)
+            patch.setattr(tiles, "_SCORES", scores)
+            found = TiledAttention(work, (window,), query, heads=(4, 2)).attend(0, query, key, value)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 

@@ -41,6 +41,50 @@ def plain_block(
     return torch.exp(scores - total).to(value.dtype) @ value, total.squeeze(-1)
 
 
+def attend_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, settled: int) -> Tensor:
+    """query [B, Hkv, R, Q, Dh], R heads for each key head, key and value [B, Hkv, K, Dh] -> [B, Hkv, R, Q, Dh].
+
+    mask: additive, in the query's precision, [B or 1, 1, Q, M] for the last M of the keys; the others are seen by all.
+    settled: the first keys, of which the mean may be taken.
+
+    In bfloat16 on a CPU this is two products and a softmax: the flash kernel multiplies in a sixth of the products'
+    speed there. Scores are rounded to bfloat16 in between; keys lose their mean before (which no softmax notices), so
+    that a bias that all keys share does not use up the digits (SageAttention, arXiv:2410.02367, section 4.2).
+    """
+    batch, kv_heads, repeat, queries, _ = query.shape
+    if not (query.device.type == "cpu" and query.dtype == torch.bfloat16 and settled and has_products()):
+        hidden = mask.new_zeros(*mask.shape[:3], key.shape[2])
+        hidden[..., key.shape[2] - mask.shape[3] :] = mask
+        output, _ = attend_block(query.flatten(1, 2), key, value, hidden)
+        return output.view(query.shape)
+    key, value = key.flatten(0, 1), value.flatten(0, 1)
+    centred = key - key[:, :settled].mean(1, keepdim=True)
+    scores = _scaled_scores(query.flatten(2, 3).flatten(0, 1), centred)
+    seen = scores.view(batch, kv_heads * repeat, queries, key.shape[1])[..., key.shape[1] - mask.shape[3] :]
+    seen += mask
+    return torch.bmm(scores.softmax(-1), value).view(query.shape)
+
+
+def _scaled_scores(query: Tensor, key: Tensor) -> Tensor:
+    # [N, M, Dh], [N, K, Dh] -> [N, M, K]; the factor is applied before the sums are rounded
+    nothing = query.new_empty(len(query), query.shape[1], key.shape[1])
+    return torch.baddbmm(nothing, query, key.transpose(1, 2), beta=0, alpha=query.shape[-1] ** -0.5)
+
+
+@cache
+def has_products() -> bool:
+    """Whether batched products of bfloat16 are multiplied as such on this processor, and give what they should."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(3, 32, 64, generator=generator), torch.randn(3, 96, 64, generator=generator)
+    try:
+        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
+        found = _scaled_scores(query.bfloat16(), key.bfloat16())
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return torch.allclose(found.float(), query @ key.transpose(1, 2) / 8, atol=0.05, rtol=0.02)
+
+
 def _fast(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> tuple[Tensor, Tensor]:
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     output, total = kernel(query, key, value, 0.0, causal, attn_mask=mask)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 from lorica.engines.native.attention import Keep, SharedAttention
@@ -54,8 +55,11 @@ class Passes:
         return pack(pieces, self._decoder.device, align=ALIGNMENT if self._deterministic else 1)
 
     def _attention(self, work: Pass, keep: Keep | None = None) -> Attention:
-        kind = TiledAttention if self._deterministic else SharedAttention
-        return kind(work, self._decoder.config.windows, self._decoder.dtype, keep=keep)
+        config, dtype = self._decoder.config, self._decoder.dtype
+        if not self._deterministic:
+            return SharedAttention(work, config.windows, dtype, keep=keep)
+        like = torch.empty(0, dtype=dtype, device=self._decoder.device)
+        return TiledAttention(work, config.windows, like, heads=(config.heads, config.kv_heads), keep=keep)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lorica.engines.native.attention import Keep, additive
-from lorica.engines.native.block import attend_block
+from lorica.engines.native.block import attend_heads
 from lorica.engines.native.pack import ALIGNMENT, Pass, Piece, Prefix
 from lorica.engines.native.score import Scored
 from lorica.models.lora import LoraSpan
@@ -22,7 +22,8 @@ from lorica.models.lora import LoraSpan
 TILE = 32
 """Queries of one attention call, and the step in which its keys grow; the kernel works in blocks of 32 queries."""
 
-_MASK_ELEMENTS = 1 << 22  # of one attention call's mask, when rows differ in it
+_SCORES = 1 << 20
+"""Queries times keys of one attention call, all heads counted: what is computed of them stays in the cache."""
 
 
 @dataclass(frozen=True)
@@ -38,43 +39,68 @@ class _Tile:
     keys: list[int]
 
 
-class _Call:
-    """Tiles of one number, in one attention call."""
+@dataclass(frozen=True)
+class _Heads:
+    """of the queries, of the keys."""
 
-    def __init__(self, tiles: Sequence[_Tile], windows: set[int | None], dtype: torch.dtype, device: torch.device):
-        self._count, self._keys = len(tiles), (tiles[0].number + 1) * TILE
+    query: int
+    key: int
+
+
+class _Call:
+    """Tiles of one number, in one attention call. pool: keys in it."""
+
+    def __init__(
+        self, tiles: Sequence[_Tile], windows: set[int | None], heads: _Heads, pool: int, like: Tensor
+    ) -> None:
+        device = like.device
+        self._tiles, self._heads = len(tiles), heads
+        self._settled = tiles[0].number * TILE  # keys that are there whoever computes the tile
         cells = torch.tensor([tile.cells for tile in tiles], device=device)
-        self._query = cells.clamp(min=0)
-        self.real = (cells.view(-1) >= 0).nonzero().squeeze(1)
-        self.tokens = cells.view(-1)[self.real]
-        self._pool = torch.tensor([tile.keys for tile in tiles], device=device).view(-1)
-        self._masks = {window: additive(_seen(tiles, window, device), dtype) for window in windows}
+        each = torch.arange(heads.query, device=device)[:, None]
+        self._query = (cells.clamp(min=0)[:, None] * heads.query + each).view(-1)
+        keys = torch.tensor([tile.keys for tile in tiles], device=device)
+        self._pool = (keys[:, None] + torch.arange(heads.key, device=device)[:, None] * pool).view(-1)
+        real = (cells >= 0).nonzero()
+        self.tokens = cells[real[:, 0], real[:, 1]]
+        # [real, H]: where each query's heads stand in what `attend` returns
+        self.places = ((real[:, :1] * heads.query + each.view(1, -1)) * TILE) + real[:, 1:]
+        self._masks = {window: additive(_hidden_part(tiles, window, device), like.dtype) for window in windows}
 
     @property
     def slots(self) -> int:
-        """Queries, those that stand for none included."""
-        return self._count * TILE
+        """Vectors that `attend` returns."""
+        return self._tiles * self._heads.query * TILE
 
     def attend(self, window: int | None, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """query [T, H, Dh]; keys, values [P, Hkv, Dh], the pool -> [slots, H, Dh]."""
-        shape = (self._count, self._keys, *keys.shape[1:])
-        found, _ = attend_block(
-            query[self._query].transpose(1, 2),
-            keys.index_select(0, self._pool).view(shape).transpose(1, 2),
-            values.index_select(0, self._pool).view(shape).transpose(1, 2),
+        """query [T * H, Dh]; keys, values [Hkv * P, Dh], the pool -> [slots, Dh]."""
+        held = (self._tiles, self._heads.key, -1, query.shape[1])
+        found = attend_heads(
+            query.index_select(0, self._query).view(*held[:2], self._heads.query // self._heads.key, TILE, -1),
+            keys.index_select(0, self._pool).view(held),
+            values.index_select(0, self._pool).view(held),
             self._masks[window],
+            self._settled,
         )
-        return found.transpose(1, 2).flatten(0, 1)
+        return found.view(-1, query.shape[1])
 
 
 class TiledAttention:
-    """Attention of a pass over new sequences, for `Decoder.hidden`: `SharedAttention`, with bits that never change."""
+    """Attention of a pass over new sequences, for `Decoder.hidden`: `SharedAttention`, with bits that never change.
+
+    heads: of queries and of keys. like: a tensor of the device and the precision of keys.
+    """
 
     def __init__(
-        self, work: Pass, windows: Sequence[int | None], dtype: torch.dtype, *, keep: Keep | None = None
+        self,
+        work: Pass,
+        windows: Sequence[int | None],
+        like: Tensor,
+        *,
+        heads: tuple[int, int],
+        keep: Keep | None = None,
     ) -> None:
         self._windows, self._keep = windows, keep
-        device = work.tokens.device
         self._links: list[Prefix] = []
         starts: dict[int, int] = {}
         size = 1  # the pool begins with one key of zeros, for places that hold none: what is masked may not be NaN
@@ -88,19 +114,20 @@ class TiledAttention:
         for piece, offset in zip(work.pieces, work.offsets, strict=True):
             for tile in _tiles(piece, offset, starts, size):
                 tiles.setdefault((tile.number, bool(piece.branches.tokens)), []).append(tile)
-        distinct = {*windows}
+        pool = size + len(work.tokens)
         self._calls = [
-            _Call(alike[at : at + step], distinct, dtype, device)
+            _Call(alike[at : at + step], {*windows}, _Heads(*heads), pool, like)
             for (number, _), alike in sorted(tiles.items())
-            for step in [max(1, _MASK_ELEMENTS // (TILE * TILE * (number + 1)))]
+            for step in [max(1, _SCORES // (TILE * TILE * (number + 1) * heads[0]))]
             for at in range(0, len(alike), step)
         ]
-        # token -> its row in the outputs of the calls laid end to end; padding takes whatever stands first
-        self._place = torch.zeros_like(work.tokens)
+        # [T, H]: token and head -> its row in what the calls return, end to end; padding takes whatever stands first
+        place = torch.zeros(len(work.tokens), heads[0], dtype=torch.long, device=like.device)
         start = 0
         for call in self._calls:
-            self._place[call.tokens] = call.real + start
+            place[call.tokens] = call.places + start
             start += call.slots
+        self._place = place.view(-1)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [T, H, Dh], or of no rows; key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
@@ -108,12 +135,18 @@ class TiledAttention:
             self._keep(layer, key, value)
         if not len(query):
             return query
-        keys = torch.cat([torch.zeros_like(key[:1]), *(link.keys[layer].transpose(0, 1) for link in self._links), key])
-        values = torch.cat(
-            [torch.zeros_like(value[:1]), *(link.values[layer].transpose(0, 1) for link in self._links), value]
-        )
-        window = self._windows[layer]
-        return torch.cat([call.attend(window, query, keys, values) for call in self._calls])[self._place]
+        keys = _pooled(key, [link.keys[layer] for link in self._links])
+        values = _pooled(value, [link.values[layer] for link in self._links])
+        window, width = self._windows[layer], query.shape[2]
+        asked = query.reshape(-1, width)
+        found = torch.cat([call.attend(window, asked, keys, values) for call in self._calls])
+        return found.index_select(0, self._place).view(query.shape)
+
+
+def _pooled(fresh: Tensor, links: Sequence[Tensor]) -> Tensor:
+    # fresh [T, Hkv, Dh], links [Hkv, L, Dh] each -> [Hkv * P, Dh]
+    own = fresh.transpose(0, 1)
+    return torch.cat([torch.zeros_like(own[:, :1]), *links, own], dim=1).view(-1, fresh.shape[2])
 
 
 def align_reads(scored: Scored, spans: Sequence[LoraSpan]) -> Scored:
@@ -152,14 +185,16 @@ def _tiles(piece: Piece, offset: int, starts: dict[int, int], fresh: int) -> Ite
         yield _Tile(piece, number, cells, pool[:high] + [0] * (high - len(pool)))
 
 
-def _seen(tiles: Sequence[_Tile], window: int | None, device: torch.device) -> Tensor:
-    """[B or 1, 1, TILE, keys]: every query sees itself at least, those that stand for none too."""
+def _hidden_part(tiles: Sequence[_Tile], window: int | None, device: torch.device) -> Tensor:
+    """[B or 1, 1, TILE, M]: what is seen of the last M keys, the others being seen by all; every query sees itself at
+    least, those that stand for none too.
+    """
     number = tiles[0].number
     key = torch.arange((number + 1) * TILE, device=device)
     query = key[number * TILE :, None]
     seen = query >= key
     if not tiles[0].piece.branches.tokens:
-        return (seen if window is None else seen & (query - key < window))[None, None]
+        return (seen[:, number * TILE :] if window is None else seen & (query - key < window))[None, None]
     places = torch.tensor([_places(tile) for tile in tiles], device=device)  # [B, 2, keys]
     until, position = places[:, None, 0], places[:, None, 1]
     seen = seen & (query < until)
