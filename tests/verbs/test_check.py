@@ -84,8 +84,9 @@ def test_a_broken_one_is_rejected_and_a_missing_one_could_not_be_checked(
         ["DIR", "--level", "9"],
         ["DIR", "--rows", "rows.csv", "--base", BASE],
         ["DIR", "--base", "no"],
+        ["DIR", "--csv", "-"],
     ],
-    ids=["nothing", "unknown option", "unknown level", "rows without a task", "no such base"],
+    ids=["nothing", "unknown option", "unknown level", "rows without a task", "no such base", "no file"],
 )
 def test_a_mistaken_command_line_never_ends_like_a_rejection(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -121,6 +122,20 @@ def test_many_are_compared_and_ranked(tmp_path: Path, capsys: pytest.CaptureFixt
     assert sorted(kept) == ["copy", "fold_0", "fold_1"]
     assert all(Path(path).is_dir() for path in kept.values())
     assert "dropped" in pages[".html"].read_text("utf-8")
+
+
+def test_no_cell_is_a_formula(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter(tmp_path / "adapters" / "=HYPERLINK(1)", seed=1)
+    adapter(tmp_path / "adapters" / "@sum", seed=2)
+    table = tmp_path / "compare.csv"
+    check(capsys, tmp_path / "adapters", "--csv", table)
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["adapter"] for row in rows) == ["'=HYPERLINK(1)", "'@sum"]
+    assert all(row["levels"] == "+++--" for row in rows)
+    assert not [
+        cell for row in rows for column, cell in row.items() if column != "levels" and cell[:1] in tuple("=+-@")
+    ]
 
 
 def test_the_kept_ones_are_read_as_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

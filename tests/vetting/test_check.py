@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from lorica.adapters.config import AdapterConfig
@@ -62,3 +63,21 @@ def test_without_a_config_to_compare_with_the_structure_did_not_pass(tmp_path: P
     levels = check.examine(source).verdict.levels
     assert levels[0] == "failed"
     assert levels[1] in ("skipped", "warned")
+
+
+def test_swapped_halves_are_told_once(tmp_path: Path) -> None:
+    swapped = {
+        name.replace("lora_A", "?").replace("lora_B", "lora_A").replace("?", "lora_B"): values
+        for name, values in healthy().items()
+    }
+    config = msgspec.structs.replace(QV, base_model_name_or_path="embedded:lorica_tiny")
+    found = _levels(write(tmp_path / "a", swapped, config=config))
+    assert found["L113"] == "reject"
+    assert "L163" not in found
+
+
+def test_a_file_called_gguf_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF\0\0\0\0" + bytes(64))
+    found = _levels(tmp_path / "model.gguf")
+    assert found["L011"] == "reject"
+    assert "L022" not in found

@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.vetting.specimens import pairs, specimen
 
-from lorica.vetting.claims.evidence import training_evidence
+from lorica.vetting.claims.evidence import check_evidence, training_evidence
 
 PLAIN = pairs({"self_attn.q_proj": (32, 32)}, range(2))
 
@@ -47,3 +47,24 @@ def test_evidence_of_lorica() -> None:
     assert (found.held_out, found.held_out_rows, found.training_rows) == (True, 7, 20)
     assert (found.base_loss, found.trained_loss, found.eval_lowest_step) == (3.5, 3.2, 12)
     assert training_evidence(specimen(PLAIN)[0]).steps is None
+
+
+def test_a_checkpoint_is_described_as_of_its_own_step() -> None:
+    manifest = {"training.epochs": "8"}
+    result = {
+        "steps": 200,
+        "best_step": 125,
+        "trained_loss": 0.2,
+        "base_loss": 0.5,
+        "train_loss": 0.1,
+        "eval_loss": 0.3,
+    }
+    record = {"status": "finished", "manifest": manifest, "result": result}
+    whole = training_evidence(specimen(PLAIN, name="step-200", **documents(training=record))[0])
+    assert (whole.steps, whole.epochs, whole.loss_last, whole.finished) == (200, 8.0, 0.1, True)
+    one, _ = specimen(PLAIN, name="step-100", **documents(training=record))
+    found = training_evidence(one)
+    assert (found.steps, found.epochs, found.loss_last, found.trained_loss) == (100, 4.0, None, None)
+    assert (found.base_loss, found.finished) == (0.5, None)
+    (said,) = check_evidence(one, found)
+    assert (said.code, said.facts) == ("L174", {"best": 125, "here": 100})

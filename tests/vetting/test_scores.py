@@ -136,6 +136,18 @@ def test_answers_to_multiple_choice_are_read_by_their_best_choice(tmp_path: Path
         assert read_scores(path, column="scores").values == (0.75, 0.6)
 
 
+def test_decimals_with_a_comma_are_told(tmp_path: Path) -> None:
+    path = table(tmp_path / "german.csv", [f"0,{i:03}" for i in range(1, 50)])
+    with pytest.raises(DataError) as caught:
+        check_scores(path)
+    assert "point" in caught.value.fix
+
+
+def test_one_id_is_one_id(tmp_path: Path) -> None:
+    path = table(tmp_path / "twice.csv", [0.1, 0.2, 0.3], id=["a", "a", "b"])
+    assert {each.code: each.seen for each in check_scores(path)[1]}["L459"].startswith("1 id stands in several rows")
+
+
 def test_columns_are_found_by_name_or_named_in_the_message(tmp_path: Path) -> None:
     assert read_scores(table(tmp_path / "a.csv", HEALTHY, name="rule_violation")).name == "rule_violation"
     assert read_scores(table(tmp_path / "b.csv", HEALTHY, name="my own")).name == "my own"

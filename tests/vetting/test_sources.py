@@ -122,6 +122,7 @@ def test_a_cache_entry_gives_its_main_revision(tmp_path: Path) -> None:
     assert specimen is not None
     assert specimen.header is not None
     assert one(entry / "snapshots" / "bbb").kind == "cache"
+    assert one(entry / "snapshots" / "bbb").name == one(entry).name == "/".join(entry.name.split("--")[1:])
     assert names(tmp_path / "hub") == ["org/name"]
 
 

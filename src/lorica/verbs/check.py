@@ -20,6 +20,7 @@ from lorica.verbs.progress import row_progress
 from lorica.vetting.findings import EXIT_CODES, LEVELS
 
 if TYPE_CHECKING:
+    from lorica.reports.page import Cell
     from lorica.vetting.check import Examination
     from lorica.vetting.ranking import Place
     from lorica.vetting.tried import Tried
@@ -95,6 +96,14 @@ def _refuse_idle(given: argparse.Namespace) -> None:
         ("--csv", given.csv is not None and scores, "without --scores"),
         ("--keep-working", given.keep_working is not None and scores, "without --scores"),
         ("--jobs", given.jobs < 0, "with 0 or more"),
+        *(
+            (option, str(path) == "-", "with a file's name; --json writes to the standard output")
+            for option, path in (
+                ("--html -", given.html),
+                ("--csv -", given.csv),
+                ("--keep-working -", given.keep_working),
+            )
+        ),
     ]
     for option, wrong, meant in idle:
         if wrong:
@@ -175,7 +184,8 @@ def _write(
     if given.csv is not None:
         table = check_text.comparison(found, tried, places)
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([table.columns, *table.rows])
+        rows = [[_tame(cell, column) for cell, column in zip(row, table.columns, strict=True)] for row in table.rows]
+        csv.writer(text, lineterminator="\n").writerows([table.columns, *rows])
         with atomic_file(given.csv) as file:
             file.write(text.getvalue().encode("utf-8"))
     if given.keep_working is not None:
@@ -186,6 +196,12 @@ def _write(
             return
         with atomic_file(given.keep_working) as file:
             file.write(_working(kept).encode("utf-8"))
+
+
+def _tame(cell: Cell, column: str) -> Cell:
+    """A cell that no spreadsheet takes for a formula; the marks of the levels are ours and stay."""
+    risky = isinstance(cell, str) and column != "levels" and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{cell}" if risky else cell
 
 
 def _kept(found: Sequence[Examination], places: Sequence[Place]) -> list[Examination]:

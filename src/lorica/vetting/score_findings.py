@@ -167,9 +167,10 @@ def _duplicates(ids: Sequence[str], values: Sequence[float | None]) -> Iterator[
             seen.setdefault(each, set()).add(value)
     clashing = sorted(each for each, found in seen.items() if len(found) > 1)
     first = ascii((clashing or sorted(again))[0][:40])
+    many = "1 id stands" if len(again) == 1 else f"{len(again)} ids stand"
     yield finding(
         "L459",
-        f"{len(again)} ids stand in several rows, {len(clashing)} with different scores; the first is {first}",
+        f"{many} in several rows, {len(clashing)} with different scores; the first is {first}",
         severity="reject" if clashing else "warn",
         facts={"duplicate_ids": len(again), "clashing_ids": len(clashing)},
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ _GOLD_NAMES = ("gold", "truth", "ytrue")
 _EMPTY = frozenset({"", "null", "none", "na", "n/a"})
 # A column with more text than this share is a column of texts, not of scores.
 _TEXT_SHARE = 0.5
+_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 
 
 class ScoreColumn(msgspec.Struct, frozen=True):
@@ -150,11 +152,12 @@ class _Reader:
             raise DataError("the file has a header and no rows", path=self._path, line=1, fix="check how it was made")
         texts = [text for _, text in self._broken if text.lower() not in _NOT_FINITE]
         if len(texts) > _TEXT_SHARE * len(self._values):
+            commas = sum(_COMMA.fullmatch(text) is not None for text in texts) > _TEXT_SHARE * len(texts)
             raise DataError(
                 f"the column {self._name!r} holds texts such as {texts[0][:40]!a}, not scores",
                 path=self._path,
                 line=self._broken[0][0],
-                fix="name the column of scores",
+                fix="write decimals with a point (0.5), not a comma" if commas else "name the column of scores",
             )
         return ScoreColumn(
             path=self._path,

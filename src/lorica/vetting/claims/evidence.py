@@ -22,6 +22,8 @@ _RESULTS = ("all_results.json", "train_results.json", "eval_results.json")
 _MOST_POINTS = 200
 _MOST_LOGS = 1_000_000
 _FOLD = re.compile(r"(?:^|[^a-z])fold[-_ ]?(\d{1,3})(?:[-_ ]?of[-_ ]?(\d{1,3}))?(?!\d)")
+# A checkpoint that `lorica train` leaves.
+_STEP = re.compile(r"step-(\d{1,9})")
 
 Point = tuple[int, float]
 
@@ -81,7 +83,20 @@ def training_evidence(specimen: Specimen) -> Evidence:
             facts = {key: value for key, value in read(document).items() if value is not None}
             found |= {key: value for key, value in facts.items() if found.get(key) in (None, (), {})}
             sources.append(name)
+    step = _STEP.fullmatch(specimen.folder.name)
+    if step:
+        found = _until(found, int(step[1]))
     return Evidence(sources=tuple(sources), **found)
+
+
+def _until(found: dict[str, Any], step: int) -> dict[str, Any]:
+    """What a run's record says of a checkpoint in its midst: of what came later it knows nothing."""
+    steps, epochs = found.get("steps"), found.get("epochs")
+    if not steps or step >= steps:
+        return found
+    later = ("loss_last", "trained_loss", "eval_last", "finished")
+    kept = {key: value for key, value in found.items() if key not in later}
+    return {**kept, "steps": step, **({"epochs": epochs * step / steps} if epochs else {})}
 
 
 def _state(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,6 +260,11 @@ def check_evidence(specimen: Specimen, evidence: Evidence) -> list[Finding]:
     if best and here and best[1] != here[1]:
         seen = f"this is checkpoint-{here[1]}, the best one by validation is checkpoint-{best[1]}"
         found.append(finding("L174", seen, file=file, facts={"best": int(best[1]), "here": int(here[1])}))
+    own = _STEP.fullmatch(specimen.folder.name)
+    if own and evidence.eval_lowest_step not in (None, int(own[1])):
+        seen = f"this is step {int(own[1])}, the best one by validation is step {evidence.eval_lowest_step}"
+        facts = {"best": evidence.eval_lowest_step, "here": int(own[1])}
+        found.append(finding("L174", seen, file=file, facts=facts))
     return found
 
 

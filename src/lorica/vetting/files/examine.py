@@ -208,6 +208,9 @@ def _header_finding(error: HeaderError, path: Path, name: str) -> Finding:
         scan = _scan(path)
         if scan is not None and scan.pickled and (scan.imports or error.content is Content.PICKLE):
             return _pickle(path, name, scan)
+    if error.problem == "length" and name.lower().endswith(".gguf"):
+        fix = "use the PEFT adapter it was converted from"
+        return finding("L011", "its name says that it is GGUF", expected="a safetensors file", fix=fix, file=name)
     code = _HEADER_CODES[error.problem]
     seen = error.reason if error.reason.startswith(("tensor", "header")) else f"it {error.reason}"
     fix = error.fix if error.content else ""

@@ -250,6 +250,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _folder_name(place: Path) -> str:
     whole = Path(os.path.abspath(place))
+    cache = _cache_entry(whole)
+    if cache is not None and whole.parent == cache / "snapshots":
+        return "/".join(cache.name.split("--")[1:])  # people know the repository, not the commit
     run = _run_of(whole)
     return str(whole.relative_to(run.parent)) if run and run.name else whole.name or str(whole)
 
