@@ -27,7 +27,9 @@ from lorica.errors import AdapterError, ConfigError
 from lorica.models.locate import locate_model
 from lorica.prompts.encoder import Encoder
 from lorica.records import Choose, Message, Output, Request, Row, Sampling
+from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
+from lorica.tasks.questions import QuestionCase
 from lorica.tasks.rules import RulesCase
 from lorica.vetting.behaviour.examine import examine_behaviour
 from lorica.vetting.behaviour.formats import other_templates
@@ -316,3 +318,19 @@ def test_a_well_known_template_is_tried_where_its_markers_are_tokens(tmp_path: P
     assert other_templates(work) == ["chatml"]
     sample = (Message("system", "Answer."), Message("user", "Why?"))
     assert work.encoder("chatml").render(sample) == Workplace(Setting(base)).encoder().render(sample)
+
+
+def test_written_answers_are_generated_and_judged(tmp_path: Path) -> None:
+    given = [Row(f"q{i}", QuestionCase(f"What is {i} and {i}?"), gold=(str(2 * i),)) for i in range(12)]
+    setting = Setting(BASE, task="saq", sampling=Sampling(max_new_tokens=4))
+    one = specimen(tmp_path / "adapter")
+    assert one.header is not None
+    found, findings = examine_behaviour(one, read_layout(one.header), setting, given)
+    assert found.generated is not None
+    written = found.generated.written
+    assert written is not None
+    assert written.n == 12
+    assert set(written.adapter) == set(written.base) == set(load_task("saq", TaskSettings()).metric_names)
+    assert all(each.value is not None and 0 <= each.value <= 1 for each in written.adapter.values())
+    assert "on 12 rows" in {each.code: each.seen for each in findings}["L434"]
+    json.loads(msgspec.json.encode(found))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lorica.vetting.behaviour.formats import CLEARLY
-from lorica.vetting.behaviour.measures import Behaviour, Divergence, FormatResult, Labelled, ScaleResult
+from lorica.vetting.behaviour.measures import Behaviour, Divergence, FormatResult, Labelled, ScaleResult, Written
 from lorica.vetting.codes import Severity
 from lorica.vetting.findings import Finding, finding
 
@@ -337,7 +337,7 @@ def _texts(found: Behaviour) -> Iterator[Finding]:
     seen = found.generated
     if seen is None:
         return
-    facts = {name: getattr(seen, name) for name in seen.__struct_fields__}
+    facts = {name: getattr(seen, name) for name in seen.__struct_fields__ if name != "written"}
     severity = _known(found)
     worse = seen.unparsed_share > max(_READABLE, seen.base_unparsed_share if found.foreign else 0.0)
     if worse:
@@ -348,5 +348,14 @@ def _texts(found: Behaviour) -> Iterator[Finding]:
         yield finding("L431", text, severity=severity, facts=facts)
     if seen.unstable_share is not None and seen.unstable_share > _UNSTABLE:
         yield finding("L432", f"{seen.unstable_share:.0%} of {seen.n} answers", severity=severity, facts=facts)
+    if seen.written is not None and found.source == "rows":
+        yield _written(seen.written)
     if seen.agreement is not None and seen.agreement < _AGREEING:
         yield finding("L433", f"{1 - seen.agreement:.0%} of those that could be read", facts=facts)
+
+
+def _written(seen: Written) -> Finding:
+    parts = [f"{name} {value}, base {seen.base[name]}" for name, value in seen.adapter.items()]
+    worse = seen.over_base.below > 0 and seen.n >= _LABELS
+    facts = {name: value.value for name, value in seen.adapter.items()} | {"n": seen.n}
+    return finding("L434", f"{'; '.join(parts)} on {seen.n} rows", severity="warn" if worse else "note", facts=facts)

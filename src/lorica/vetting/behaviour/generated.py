@@ -9,14 +9,16 @@ import msgspec
 
 from lorica.engines.base import Engine
 from lorica.pipeline.answer import AnswerSettings, Pipeline
+from lorica.pipeline.evaluate import difference, evaluate
 from lorica.records import Answer, Row
 from lorica.tasks.base import Task
 from lorica.vetting.behaviour.asking import Replies, other_settings
-from lorica.vetting.behaviour.measures import Generated
+from lorica.vetting.behaviour.measures import Generated, Written, interval
 from lorica.vetting.behaviour.setting import Workplace
 
 # Generating costs a pass per token: so many rows show what is to be seen.
 MOST_ROWS = 40
+_FEWEST = 8
 _UNPARSED_STAGES = frozenset({"fallback", "invalid"})
 
 
@@ -47,6 +49,21 @@ def measure_generated(
         unstable_share=unstable,
         agreement=_share(agree) if agree else None,
         stages=dict(sorted(stages.items())),
+        written=_written(asked, rows, answers, alone),
+    )
+
+
+def _written(task: Task, rows: Sequence[Row], answers: Sequence[Answer], alone: Sequence[Answer]) -> Written | None:
+    """As `lorica eval` would judge them; None for tasks whose choices are judged, and with few accepted answers."""
+    rows = [row for row in rows if isinstance(row.gold, tuple)]
+    if task.name not in ("saq", "qa") or len(rows) < _FEWEST:
+        return None
+    mine, theirs = ({answer.id: answer for answer in each} for each in (answers, alone))
+    return Written(
+        n=len(rows),
+        adapter={name: interval(each) for name, each in evaluate(task, rows, mine).metrics.items()},
+        base={name: interval(each) for name, each in evaluate(task, rows, theirs).metrics.items()},
+        over_base=interval(difference(task, rows, mine, theirs)),
     )
 
 

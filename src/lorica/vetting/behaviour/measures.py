@@ -173,12 +173,23 @@ class Labelled(msgspec.Struct, frozen=True):
     tfidf: float | None = None
 
 
+class Written(msgspec.Struct, frozen=True):
+    """Generated answers against the accepted ones, over n rows: metric -> interval of adapter and of base alone.
+    over_base: paired difference of the task's main metric."""
+
+    n: int
+    adapter: dict[str, Interval]
+    base: dict[str, Interval]
+    over_base: Interval
+
+
 class Generated(msgspec.Struct, frozen=True):
     """Texts that were generated for n rows under the setting's sampling.
 
     unparsed_share: rows without a readable answer; fallback_share: those that got the fall-back constant;
     cut_off_share: ended by the length limit. unstable_share: answers that another seed changes, None when nothing is
-    sampled. agreement: share of readable answers that equal the most probable choice.
+    sampled. agreement: share of readable answers that equal the most probable choice. written: how right they are, for
+    questions with written answers.
     """
 
     n: int
@@ -190,6 +201,7 @@ class Generated(msgspec.Struct, frozen=True):
     unstable_share: float | None = None
     agreement: float | None = None
     stages: dict[str, int] = {}
+    written: Written | None = None
 
 
 class Behaviour(msgspec.Struct, frozen=True):

@@ -118,6 +118,12 @@ BEHAVIOUR: dict[str, Code] = {
     "L433": Code(
         "note", "Generated answers contradict the probabilities", "", ("generation_settings", "prompt_mismatch")
     ),
+    "L434": Code(
+        "note",
+        "How right its generated answers are",
+        "where the base alone does better, do not use it for this task as it is asked here",
+        (),
+    ),
     "L440": Code(
         "warn",
         "Prompts hold tokens that the model does not have",

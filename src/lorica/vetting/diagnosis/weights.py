@@ -159,6 +159,7 @@ SPECIFIC: dict[str, Weights] = {
     "L430": {"parser_fallbacks": 1.0},
     "L431": {"generation_settings": 1.0},
     "L432": {"generation_settings": 0.5},
+    "L434": {},  # the likelihood of the same answers is weighed, on more rows
     # --- scores that were given
     # one score everywhere: the answers ignore the input, or a parser put a constant in their place
     "L450": _sure("ignores_input", 4.0, parser_fallbacks=2.5, no_effect=1.5, hard_labels=-3.0),
