@@ -10,11 +10,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-_KINDS = {
-    "bf16": gguf.GGMLQuantizationType.BF16,
-    "q8_0": gguf.GGMLQuantizationType.Q8_0,
-    "q4_0": gguf.GGMLQuantizationType.Q4_0,
-}
+_BF16 = gguf.GGMLQuantizationType.BF16
 _NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -31,8 +27,8 @@ _NAMES = {
 Tensor = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def write_model(folder: Path, path: Path, kind: str) -> Path:
-    """The model in `folder` as GGUF, unless the file is there; vectors and the embedding's norm stay float32."""
+def write_model(folder: Path, path: Path) -> Path:
+    """The model in `folder` as GGUF with matrices in bfloat16 and vectors in float32, unless the file is there."""
     if path.exists():
         return path
     config = json.loads((folder / "config.json").read_text("utf-8"))
@@ -58,15 +54,14 @@ def write_model(folder: Path, path: Path, kind: str) -> Path:
         if tensor.ndim == 1:
             writer.add_tensor(target, tensor)
         else:
-            chosen = _KINDS[kind]
-            writer.add_tensor(target, gguf.quants.quantize(tensor, chosen), raw_dtype=chosen)
+            writer.add_tensor(target, gguf.quants.quantize(tensor, _BF16), raw_dtype=_BF16)
     _finish(writer)
     part.rename(path)
     return path
 
 
-def write_adapter(folder: Path, model: Path, path: Path) -> Path:
-    """The adapter in `folder` for the model in another as GGUF, unless the file is there."""
+def write_adapter(folder: Path, model: Path, path: Path, kind: str = "f32") -> Path:
+    """The adapter in `folder` for the model in another as GGUF (kind: f32 or bf16), unless the file is there."""
     if path.exists():
         return path
     config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
@@ -79,7 +74,11 @@ def write_adapter(folder: Path, model: Path, path: Path) -> Path:
     writer.add_float32("adapter.lora.alpha", float(config["lora_alpha"]))
     for name, tensor in _tensors(folder / "adapter_model.safetensors"):
         module, side = name.removeprefix("base_model.model.").removesuffix(".weight").rsplit(".lora_", 1)
-        writer.add_tensor(f"{_name(module + '.weight')}.lora_{side.lower()}", tensor)
+        target = f"{_name(module + '.weight')}.lora_{side.lower()}"
+        if kind == "bf16":
+            writer.add_tensor(target, gguf.quants.quantize(tensor, _BF16), raw_dtype=_BF16)
+        else:
+            writer.add_tensor(target, tensor)
     _finish(writer)
     part.rename(path)
     return path

@@ -89,7 +89,7 @@ def known_sides(model: Path, adapters: Path, given: argparse.Namespace) -> list[
         side("peft-mixed-bf16", "transformers", "way=mixed", "dtype=bfloat16", needs="peft"),
         side("paged-bf16", "transformers", "way=paged", "dtype=bfloat16", needs="peft", works="w1,w2,w3"),
     ]
-    for kind in ("bf16", "q8_0", "q4_0"):
+    for kind in ("bf16", "q8_0", "q4_0", "q4_k_m"):
         found.append(
             side(
                 f"llama-{kind}", "llama", f"kind={kind}", f"cache={given.cache}", python=given.llama, needs="llama_cpp"
