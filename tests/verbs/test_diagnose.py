@@ -50,6 +50,20 @@ def test_an_adapter_for_width_2560_relabelled_as_one_for_width_1536(
     assert said["command"] == f"lorica diagnose {renamed} --base Qwen/Qwen3-4B"
 
 
+def test_the_adapter_may_follow_the_expected_bases(renamed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = "embedded:lorica_tiny"
+    assert main(["diagnose", "--base", tiny, "--expected-base", tiny, str(renamed)]) == 0
+    assert "another size" in capsys.readouterr().out
+
+
+def test_what_cannot_be_diagnosed_ends_as_it_does_with_check(
+    renamed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wrong in ([], [str(tmp_path / "none")], [str(renamed), "--base", "no/such"], [str(renamed), "--bogus"]):
+        assert main(["diagnose", *wrong]) == main(["check", *wrong]) == 3, wrong
+    assert "no such" in capsys.readouterr().err
+
+
 def test_a_base_folder_of_another_width_says_the_same(renamed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diagnose", str(renamed), "--base", "embedded:lorica_tiny"]) == 0
     said = capsys.readouterr().out

@@ -45,8 +45,13 @@ def locate_model(name: str, *, cache_dir: str = "", revision: str = "", environ:
     )
 
 
+def embedded_names() -> list[str]:
+    """The models that are shipped, as they stand behind `embedded:`."""
+    return sorted(path.parent.name for path in Path(__file__).parent.glob("*/config.json"))
+
+
 def _embedded(name: str) -> Path:
-    have = sorted(path.parent.name for path in Path(__file__).parent.glob("*/config.json"))
+    have = embedded_names()
     if name not in have:
         raise ModelError(
             f"no embedded model {name!r}; this installation has: {', '.join(have) or 'none'}",

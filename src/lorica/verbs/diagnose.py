@@ -14,7 +14,7 @@ import msgspec
 from lorica.config.schema import Config
 from lorica.data.read import read_rows
 from lorica.engines.base import EngineSettings
-from lorica.errors import UsageError
+from lorica.errors import LoricaError, UsageError
 from lorica.models.locate import locate_model
 from lorica.records import Row
 from lorica.reports.write import FORMATS, write_report
@@ -30,7 +30,8 @@ _MOST_ROWS = 20_000
 
 _ABOUT = """\
 Rank the causes for which an adapter may misbehave, each with the evidence for and against it, and run the experiments
-that decide between the best. More is told with the base, and more again with labelled rows."""
+that decide between the best. More is told with the base, and more again with labelled rows.
+Exit code: 0 diagnosed, whatever the cause; 3 could not diagnose."""
 _EXAMPLES = """\
   lorica diagnose runs/rules/rules
   lorica diagnose adapter --base models/qwen3-4b
@@ -39,9 +40,21 @@ _EXAMPLES = """\
   lorica diagnose adapter --base models/a --rows posts.csv --task rules task.style=structured --answers answers.csv"""
 
 
+# As for `lorica check`: nothing could be said.
+_UNABLE = 3
+
+
 def run(arguments: Sequence[str]) -> int:
-    """Diagnose one adapter; the exit code is 0 whatever the cause is."""
-    given = _parser().parse_intermixed_args(list(arguments))
+    """Diagnose one adapter; the exit code is 0 whatever the cause is, 3 where nothing could be diagnosed."""
+    try:
+        return _run(_parser().parse_intermixed_args(list(arguments)))
+    except LoricaError as error:
+        print(f"lorica: {error}", file=sys.stderr)
+        return _UNABLE
+
+
+def _run(given: argparse.Namespace) -> int:
+    _take_back(given)
     if given.adapter is None:
         raise UsageError("lorica diagnose needs an adapter", fix="lorica diagnose DIR --base B")
     if given.html is not None and given.html.suffix.lower() not in FORMATS:
@@ -73,6 +86,17 @@ def _parser() -> argparse.ArgumentParser:
         "overrides", nargs="*", metavar="key=value", help="configuration: how the rows are read and asked"
     )
     return asked
+
+
+def _take_back(given: argparse.Namespace) -> None:
+    """`--expected-base A B DIR` takes the adapter, too: give it back, the last one that is no base model."""
+    if given.adapter is not None:
+        return
+    others = [each for each in given.expected_base if "=" not in each and not (Path(each) / "config.json").is_file()]
+    there = [each for each in others if Path(each).exists()]
+    if there and len(given.expected_base) > 1:
+        given.adapter = Path(there[-1])
+        given.expected_base.remove(there[-1])
 
 
 def _means(given: argparse.Namespace) -> Means:

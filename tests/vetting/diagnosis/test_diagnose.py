@@ -38,6 +38,27 @@ def test_a_base_of_equal_shape_and_other_weights(trained: Path, ask: Ask, bases:
     found = ask(trained, 1, expected=(bases[0],))
     assert found.cause == "wrong_base", to_text(found)
     assert any(each.source == "alignment" for each in found.hypotheses[0].evidence_for)
+    # Whether it belongs to the other one was asked, so it is answered, and typed next.
+    assert "align_elsewhere" in [each.name for each in found.experiments]
+    assert found.command == f"lorica diagnose {trained} --base {bases[0]}"
+
+
+def test_files_alone_decide_nothing_about_a_sound_adapter(trained: Path) -> None:
+    found = diagnose(trained, Means())
+    assert not found.decided
+    assert found.command == f"lorica diagnose {trained} --base BASE"
+    assert to_text(found).startswith(f"{found.name}: undecided\n")
+    assert "base model's folder" in to_text(found)
+
+
+def test_a_pickle_is_saved_again(trained: Path, tmp_path: Path) -> None:
+    folder = only_the_adapter(trained, tmp_path / "pickled")
+    (folder / WEIGHTS).unlink()
+    (folder / "adapter_model.bin").write_bytes(b"\x80\x02}q\x00.")
+    said = to_text(diagnose(folder, Means()))
+    assert "pickle" in said
+    assert "safe_serialization=True" in said
+    assert "copy the files again" not in said
 
 
 def test_no_labels_are_needed_to_tell_another_base(trained: Path, ask: Ask) -> None:

@@ -9,6 +9,7 @@ import pytest
 from lorica.vetting.causes import CAUSES
 from lorica.vetting.diagnosis import numeric
 from lorica.vetting.diagnosis.evidence import NONE
+from lorica.vetting.diagnosis.weights import changed_config
 
 NAN = float("nan")
 
@@ -46,9 +47,34 @@ def test_an_update_that_moves_much_is_not_too_small() -> None:
 
 
 def test_the_worse_of_two_explanations_falls() -> None:
-    assert numeric.rivals_weights(4.0) == {"prompt_mismatch": -5.0}
-    assert set(numeric.rivals_weights(-4.0)) == {"over_scaled", "under_scaled"}
+    """The format of training is the better one at every scale."""
+    still = numeric.rivals_weights(4.0)
+    assert max(still["over_scaled"], still["under_scaled"]) < -5 < 0 < still["prompt_mismatch"]
+    assert numeric.rivals_weights(-4.0) == {"prompt_mismatch": -6.0}
     assert numeric.rivals_weights(0.5) == {}
+
+
+def test_what_moves_another_task_and_not_this_one_was_trained_for_that() -> None:
+    assert best(numeric.elsewhere_weights(here=0.0005, there=0.03)) == "prompt_mismatch"
+    assert numeric.elsewhere_weights(here=0.0005, there=0.03)["under_scaled"] < -5
+    # An update that is too small for its own task moves others as much less.
+    assert numeric.elsewhere_weights(here=0.0012, there=0.00003) == {}
+    assert numeric.elsewhere_weights(here=0.04, there=0.16) == {}
+
+
+def test_all_rows_moved_alike_is_one_answer_for_all() -> None:
+    assert best(numeric.shift_weights(-2.5, 0.06, 0.14)) == "ignores_input"
+    # Hardly trained, and found the commoner answer first; well trained, and prefers one answer.
+    assert numeric.shift_weights(-0.41, 0.07, 0.11) == {}
+    assert numeric.shift_weights(-1.8, 1.42, 1.41) == {}
+
+
+def test_the_opposite_needs_knowledge_of_the_rows() -> None:
+    sure = numeric.skill_weights(0.03, 0.02, -9.0, 0.6, -0.3)
+    assert best(sure) == "inverted"
+    assert max(sure["prompt_mismatch"], sure["under_scaled"]) <= -6
+    # The base is backwards by itself, and the adapter takes a hundredth of a nat.
+    assert numeric.skill_weights(0.04, 0.02, -4.6, 0.05, -0.006).get("inverted", 0) <= 0
 
 
 def test_a_small_edit_of_the_scale_is_an_edit_and_a_large_one_a_wrong_scale() -> None:
@@ -56,6 +82,10 @@ def test_a_small_edit_of_the_scale_is_an_edit_and_a_large_one_a_wrong_scale() ->
     assert best(numeric.ratio_weights(0.5)) == "altered"
     assert best(numeric.ratio_weights(8.0)) == "over_scaled"
     assert best(numeric.ratio_weights(1 / 32)) == "under_scaled"
+    # Which way it went is known.
+    assert numeric.ratio_weights(8.0)["under_scaled"] < -5
+    assert changed_config({"changed": {"lora_alpha": [32, 256]}, "scale_factor": 8.0})["under_scaled"] < -5
+    assert changed_config({"changed": {"use_rslora": [False, True]}})["under_scaled"] < 0
 
 
 def test_when_no_scale_helps_the_scale_is_not_what_is_wrong() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from lorica.vetting.causes import CAUSES
 from lorica.vetting.codes import CODES
+from lorica.vetting.diagnosis import numeric
 from lorica.vetting.diagnosis.checks import CLEAN, consistent, finding_weights, from_clean, from_findings
 from lorica.vetting.diagnosis.evidence import (
     GROUP_CAP,
@@ -19,7 +20,7 @@ from lorica.vetting.diagnosis.evidence import (
     weigh,
 )
 from lorica.vetting.diagnosis.experiments import EXPERIMENTS
-from lorica.vetting.diagnosis.settle import _NEXT
+from lorica.vetting.diagnosis.settle import _NEXT, runnable
 from lorica.vetting.diagnosis.weights import BY_FACTS, GROUPS, SPECIFIC
 from lorica.vetting.findings import finding
 
@@ -141,3 +142,22 @@ def test_rows_that_were_cut_off_speak_of_the_settings_and_invalid_ones_of_the_pa
     invalid = finding_weights(finding("L464", "invalid", facts={"invalid_share": 0.4}))
     assert max(cut, key=lambda cause: cut[cause]) == "generation_settings"
     assert max(invalid, key=lambda cause: invalid[cause]) == "parser_fallbacks"
+
+
+def test_that_the_rest_works_is_nothing_against_parts_from_elsewhere() -> None:
+    strange = Evidence(id="s", text="", source="strangers", group="s", weights=numeric.stranger_weights(3, 4))
+    works = Evidence(id="k", text="", source="skill", group="k", weights=numeric.skill_weights(0.95, 0.02, 9.0, 0.5))
+    there = Evidence(id="a", text="", source="alignment", group="a", weights=numeric.alignment_weights("match", 1.0))
+    assert weigh(consistent([strange, works, there]))[0].cause in ("broken_weights", "wrong_base")
+    assert weigh(consistent([works, there]))[0].cause == "healthy"
+
+
+def test_bases_that_are_shipped_are_typed_as_such() -> None:
+    assert runnable("lorica/lorica-tiny") == "embedded:lorica_tiny"
+    assert runnable("Qwen/Qwen3-4B") == "Qwen/Qwen3-4B"
+
+
+def test_one_layer_at_chance_is_no_damage() -> None:
+    strange = Evidence(id="s", text="", source="strangers", group="s", weights=numeric.stranger_weights(1, 4))
+    works = Evidence(id="k", text="", source="skill", group="k", weights=numeric.skill_weights(0.95, 0.02, 9.0, 0.5))
+    assert weigh(consistent([strange, works]))[0].cause == "healthy"

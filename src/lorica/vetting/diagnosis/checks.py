@@ -29,6 +29,12 @@ _UNREADABLE = (8.0, 3.0, -8.0)
 # These two say that nothing is wrong with the adapter itself, so every rejection refutes them.
 SOUND = ("healthy", "hard_task")
 
+# What shows that a part of an adapter belongs elsewhere; that the rest of it works, or lies where it belongs, then does
+# not speak against it.
+_PARTLY = ("strangers", "layer_order", "partners")
+_OF_THE_REST = ("alignment", "skill", "scale_sweep", "format_sweep")
+_ELSEWHERE = ("broken_weights", "wrong_base")
+
 # Area -> (the level that must have run, cause -> weight when no finding of that level speaks for the cause).
 CLEAN: dict[str, tuple[int, dict[str, float]]] = {
     "files": (0, {"unreadable": -8.0}),
@@ -104,6 +110,8 @@ def consistent(evidence: Sequence[Evidence]) -> list[Evidence]:
     there = {each.source for each in evidence}
     explained = {code for by, codes in EXPLAINED.items() if by in there for code in codes}
     evidence = [each for each in evidence if each.source not in explained]
+    if any(each.source in _PARTLY and each.weights.get("broken_weights", 0.0) >= _FOUND for each in evidence):
+        evidence = [_without_the_rest(each) if each.source in _OF_THE_REST else each for each in evidence]
     found = {cause for each in evidence if each.source in CODES for cause, w in each.weights.items() if w >= _FOUND}
     kept = []
     for each in evidence:
@@ -112,6 +120,11 @@ def consistent(evidence: Sequence[Evidence]) -> list[Evidence]:
         elif left := {cause: weight for cause, weight in each.weights.items() if cause not in found}:
             kept.append(msgspec.structs.replace(each, weights=left))
     return kept
+
+
+def _without_the_rest(each: Evidence) -> Evidence:
+    left = {cause: weight for cause, weight in each.weights.items() if cause not in _ELSEWHERE or weight > 0}
+    return msgspec.structs.replace(each, weights=left)
 
 
 def sentence(each: Finding) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -21,7 +21,9 @@ from lorica.adapters.specimen import Specimen
 from lorica.engines.base import Engine
 from lorica.errors import LoricaError
 from lorica.models.families import read_decoder_config, read_json_object
+from lorica.prompts.encoder import Encoder
 from lorica.records import Row
+from lorica.tasks.base import Task
 from lorica.vetting.behaviour.setting import Setting, Workplace
 from lorica.vetting.diagnosis.trial import Scored, Trial, refusal
 from lorica.vetting.diagnosis.variants import Repair, repaired, with_config
@@ -55,6 +57,13 @@ class Means:
         return self.setting.task if self.setting is not None else ""
 
 
+class Asked(NamedTuple):
+    """How rows were asked."""
+
+    task: Task
+    encoder: Encoder
+
+
 @dataclass(frozen=True)
 class Subject:
     """The adapter as an engine can take it. folder: None when it can take it in no way. refused: why not as it is.
@@ -70,7 +79,8 @@ class Subject:
 class Context:
     """One adapter under diagnosis. place: an empty folder for variants. findings, ran: of all checks so far, and the
     levels they belong to. notes: what could not be tested, and why. best: what did best in a
-    sweep ("scale", "format"): the factor on the update, and the rows with it.
+    sweep ("scale", "format"): the factor on the update, and how the rows were asked. home: the one
+    of the expected bases to which it belongs.
     """
 
     specimen: Specimen
@@ -81,7 +91,8 @@ class Context:
     findings: list[Finding] = field(default_factory=list)
     ran: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
-    best: dict[str, tuple[float, Scored]] = field(default_factory=dict)
+    best: dict[str, tuple[float, Asked]] = field(default_factory=dict)
+    home: Path | None = None
     _made: int = 0
     _names: dict[Path, str] = field(default_factory=dict)
     _alignments: dict[Path, Any] = field(default_factory=dict)
@@ -252,11 +263,12 @@ class Context:
             self.engine.remove_adapter(name)
         self._names.clear()
 
-    def scored(self, changed: Path) -> Scored | None:
+    def scored(self, changed: Path, asked: Asked | None = None) -> Scored | None:
         """The rows with a variant that is needed once only; None when the engine does not take it."""
         assert self.trial is not None
+        task, encoder = asked or (None, None)
         try:
-            return self.trial.score(changed)
+            return self.trial.score(changed, task=task, encoder=encoder)
         except LoricaError:
             return None
         finally:

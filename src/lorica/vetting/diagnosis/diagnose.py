@@ -15,7 +15,7 @@ from lorica.vetting.diagnosis.checks import SOUND, consistent, from_clean, from_
 from lorica.vetting.diagnosis.context import Context, Means
 from lorica.vetting.diagnosis.evidence import NONE, Evidence, Hypothesis, weigh
 from lorica.vetting.diagnosis.experiments import EXPERIMENTS, GIVE, Experiment, Need
-from lorica.vetting.diagnosis.settle import next_command, settling
+from lorica.vetting.diagnosis.settle import DECIDED, next_command, settling
 from lorica.vetting.files.sources import Source, find_sources
 from lorica.vetting.files.unpack import opened
 from lorica.vetting.findings import Finding
@@ -28,11 +28,12 @@ _FINAL = ("unreadable", "unsupported")
 # A wrong format looks like a scale that is too small, two values like one that is too large, and so on.
 _RIVALS: dict[str, tuple[str, ...]] = {
     "over_scaled": ("skill", "format_sweep", "scale_or_format"),
-    "under_scaled": ("skill", "format_sweep", "scale_or_format", "layer_order"),
+    "under_scaled": ("skill", "other_tasks", "format_sweep", "scale_or_format", "layer_order"),
     "prompt_mismatch": ("skill", "scale_sweep", "scale_or_format"),
     "hard_labels": ("skill", "scale_sweep"),
     "ignores_input": ("skill", "format_sweep"),
-    "inverted": ("format_sweep",),
+    "no_effect": ("other_tasks",),
+    "inverted": ("format_sweep", "other_tasks"),
 }
 # Causes less probable than this are not worth an experiment.
 _WORTH = 0.003
@@ -51,7 +52,8 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True):
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     """What is probably wrong with an adapter, and why.
 
-    name, path: of the adapter. cause: the most probable hypothesis; confidence: its posterior. hypotheses: all of them,
+    name, path: of the adapter. cause: the most probable hypothesis; confidence: its posterior; decided: whether that
+    is enough to name it. hypotheses: all of them,
     the most probable first. evidence: everything that was weighed. experiments: in the order in which they ran.
     untested: what could not be tested, and why. settle: what would decide what is left. command: what to type next.
     findings: of all checks.
@@ -62,6 +64,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     cause: str
     title: str
     confidence: float
+    decided: bool
     hypotheses: tuple[Hypothesis, ...]
     evidence: tuple[Evidence, ...]
     experiments: tuple[Ran, ...]
@@ -117,7 +120,8 @@ def _run_all(context: Context, evidence: list[Evidence], on_step: Callable[[str]
     while left:
         hypotheses = weigh(consistent(evidence))
         first, second = _leading(hypotheses)
-        chosen = next((each for each in left if each.cost == 0), None)
+        # What is cheap, and what somebody asks by naming other bases, is always answered.
+        chosen = next((each for each in left if _is_asked(each, context.means)), None)
         always = chosen is not None
         if chosen is None:
             sure = first.posterior >= SURE_ENOUGH and first.cause not in (*SOUND, NONE)
@@ -161,6 +165,10 @@ def _leading(hypotheses: Sequence[Hypothesis]) -> tuple[Hypothesis, Hypothesis]:
     return listed[0], listed[1]
 
 
+def _is_asked(each: Experiment, means: Means) -> bool:
+    return each.cost == 0 or "expected" in each.needs or (each.name == "alignment" and bool(means.expected))
+
+
 def _can_run(each: Experiment, means: Means) -> bool:
     needless = bool(each.unless) and all(_has(means, need) for need in each.unless)
     return not needless and all(_has(means, need) for need in each.needs)
@@ -185,12 +193,13 @@ def _result(source: Source, context: Context, evidence: Sequence[Evidence], ran:
         cause=top.cause,
         title=top.title,
         confidence=top.posterior,
+        decided=top.posterior >= DECIDED,
         hypotheses=tuple(hypotheses),
         evidence=tuple(consistent(evidence)),
         experiments=tuple(ran),
         untested=tuple(dict.fromkeys([*context.notes, *_untested(top, missing)])),
         settle=tuple(settling(hypotheses, missing)),
-        command=next_command(top, str(source.given), means, context.findings, context.match),
+        command=next_command(top, context),
         findings=tuple(context.findings),
     )
 

@@ -119,6 +119,10 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         on_rows.swap_texts,
     ),
     _experiment(
+        "other_tasks", "does it do more to another task than to these rows?",
+        "prompt_mismatch under_scaled no_effect inverted healthy hard_task", ("base", "rows"), 0.5, on_rows.other_tasks,
+    ),
+    _experiment(
         "learnable", "can a simple baseline learn these rows?", "hard_task healthy", ("base", "rows"), 2,
         on_rows.learnable,
     ),
@@ -131,8 +135,9 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "prompt_mismatch healthy hard_task wrong_base tokenizer_mismatch", ("base", "rows"), 6, sweeps.sweep_formats,
     ),
     _experiment(
-        "scale_or_format", "does a scale or a format make up for more?", "over_scaled under_scaled prompt_mismatch",
-        ("base", "rows"), 0.1, sweeps.weigh_rivals, (), ("scale_sweep", "format_sweep"),
+        "scale_or_format", "is the other format still the better one at the better scale?",
+        "over_scaled under_scaled prompt_mismatch", ("base", "rows"), 0.1, sweeps.weigh_rivals, (),
+        ("scale_sweep", "format_sweep"),
     ),
     _experiment(
         "behaviour", "how does it behave on probes?",

@@ -52,6 +52,7 @@ def fit_elsewhere(context: Context) -> list[Evidence]:
     ]
     if not fitting or not here:
         return []
+    context.home = fitting[0]
     text = f"it fits {_name(fitting[0])}, which was named as expected, and not the base that was given"
     return [_evidence("fit_elsewhere", text, "elsewhere", {"wrong_size": 4.0, "healthy": -4.0, "broken_weights": -2.0})]
 
@@ -101,6 +102,8 @@ def align_elsewhere(context: Context) -> list[Evidence]:
     if not known or here is None or math.isnan(here.score):
         return []
     best, score = max(known, key=lambda each: each[1])
+    if score - here.score >= numeric.SURE:
+        context.home = best
     text = f"alignment {here.score:.1f} with the base given, {score:.1f} with {_name(best)}"
     return [_evidence("align_elsewhere", text, "alignment", numeric.rival_weights(here.score, score))]
 

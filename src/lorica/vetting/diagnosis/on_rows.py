@@ -7,12 +7,15 @@ import math
 import numpy as np
 
 from lorica.errors import LoricaError
+from lorica.tasks import load_task
+from lorica.tasks.base import TaskSettings
 from lorica.tasks.rules import RulesCase
 from lorica.vetting.behaviour.divergence import plateaus as plateaus_of
+from lorica.vetting.behaviour.probes import shipped_rows
 from lorica.vetting.diagnosis import numeric
 from lorica.vetting.diagnosis.context import Context, Subject
 from lorica.vetting.diagnosis.evidence import Evidence
-from lorica.vetting.diagnosis.trial import Comparison, Scored, Trial, auc_error, compare, divergence
+from lorica.vetting.diagnosis.trial import Comparison, Floats, Scored, Trial, auc_error, compare, divergence
 from lorica.vetting.diagnosis.variants import Repair
 
 _FLAWLESS = 0.495  # of AUC from one half, either way
@@ -63,7 +66,7 @@ def skill(context: Context) -> list[Evidence]:
     scored, base = trial.score(subject.folder), trial.score(None)
     gain, (auc, error) = compare(scored, base), trial.auc(scored)
     text = f"the right answers are {gain_text(gain)} than without it, n={len(trial.rows)}{skill_text(auc, error)}"
-    told = [evidence("skill", text, "skill", numeric.skill_weights(auc, error, gain.z, trial.auc(base)[0]))]
+    told = [evidence("skill", text, "skill", numeric.skill_weights(auc, error, gain.z, trial.auc(base)[0], gain.mean))]
     if trial.task.settings.method != "generate" and context.means.answers is None:
         # What spoils generated answers is then not to blame for these.
         text = "the answers are probabilities of choices: nothing is generated or parsed"
@@ -75,7 +78,41 @@ def skill(context: Context) -> list[Evidence]:
         told.append(evidence("change", text, "change", numeric.change_weights(changed, 1.0 if math.isnan(kl) else kl)))
     if scored.vectors:
         told.append(_spread(scored, base, right=abs(auc - 0.5) >= _FLAWLESS))
+        shift = _shift(scored, base)
+        if shift:
+            # The order that is left in answers that hardly vary is a trace of the input, no proof that it counts.
+            told[0].weights.pop("ignores_input", None)
+        told += shift
     return told
+
+
+def other_tasks(context: Context) -> list[Evidence]:
+    """The shipped probes of another task: an adapter that leaves these rows nearly alone, and moves those, was trained
+    for that task."""
+    found = ready(context)
+    if found is None or found[1].folder is None or context.work is None:
+        return []
+    trial, subject = found
+    here = divergence(trial.score(subject.folder), trial.score(None))
+    for name in ("mcq", "rules"):
+        if name == trial.task.name or math.isnan(here):
+            continue
+        task = load_task(name, TaskSettings())
+        other = Trial(trial.engine, task, trial.encoder, shipped_rows(name), prefix=f"{name} ")
+        try:
+            there = divergence(other.score(subject.folder), other.score(None))
+        except LoricaError:
+            continue
+        finally:
+            other.forget_all()
+        weights = numeric.elsewhere_weights(here, there)
+        if weights:
+            text = (
+                f"it moves the answers to shipped questions of the task {name} {there / max(here, 1e-9):.0f} times as "
+                f"much as those to these rows ({there:.2g} nats, not {here:.2g})"
+            )
+            return [evidence("other_tasks", text, "elsewhere", weights)]
+    return []
 
 
 def swap_texts(context: Context) -> list[Evidence]:
@@ -172,6 +209,22 @@ def _spread(scored: Scored, base: Scored, *, right: bool) -> Evidence:
         text = f"its probabilities vary over the rows (deviation {spread:.2g}, the base's {before:.2g}){flat}"
     weights = numeric.spread_weights(spread, saturated, before, one_sided, plateaus)
     return evidence("spread", text, "spread", weights)
+
+
+def _shift(scored: Scored, base: Scored) -> list[Evidence]:
+    odds, before = (_log_odds(each.first) for each in (scored, base))
+    change = odds - before
+    shift, spread = float(change.mean()), float(odds.std())
+    weights = numeric.shift_weights(shift, spread, float(change.std()))
+    if not weights:
+        return []
+    text = f"it moves the log-odds of all rows alike, by {shift:.1f}; what is left of them varies by {spread:.2f}"
+    return [evidence("shift", text, "spread", weights)]
+
+
+def _log_odds(probabilities: Floats) -> Floats:
+    inside = np.clip(probabilities, 1e-9, 1 - 1e-9)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
 
 
 def _changed(left: Scored, right: Scored) -> float:

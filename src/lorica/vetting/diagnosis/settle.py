@@ -5,14 +5,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Sequence
 
-from lorica.adapters.fingerprint import Match
-from lorica.vetting.diagnosis.context import Means
+from lorica.adapters.passport import PASSPORT_NAME
+from lorica.models.locate import EMBEDDED, embedded_names
+from lorica.vetting.diagnosis.context import Context, Means
 from lorica.vetting.diagnosis.evidence import NONE, Hypothesis
 from lorica.vetting.diagnosis.experiments import EXPERIMENTS, GIVE, Need
 from lorica.vetting.findings import Finding
 
 # A rival this probable is worth settling.
 OPEN = 0.05
+# A cause less probable than this is not named: it would be wrong more often than right.
+DECIDED = 0.5
 
 # Cause -> what to type. {path}, {base}, {task}, {rows}: as given, or a word in capitals that says what to put there.
 _NEXT: dict[str, str] = {
@@ -73,25 +76,66 @@ def settling(hypotheses: Sequence[Hypothesis], missing: Collection[Need]) -> lis
     return [text for _, text in sorted(found, key=lambda each: -each[0])]
 
 
-def next_command(
-    top: Hypothesis, path: str, means: Means, findings: Sequence[Finding], match: Match | None = None
-) -> str:
-    """One command line. match: the bases that the adapter's shapes fit."""
-    if top.cause == "unreadable" and any(each.code == "L010" for each in findings):
+def next_command(top: Hypothesis, context: Context) -> str:
+    """One command line, which works as it is once the words in capitals are replaced."""
+    path, means = str(context.specimen.given), context.means
+    if top.cause == "unreadable" and any(each.code == "L010" for each in context.findings):
         return f"git -C {shlex.quote(path)} lfs pull"
-    task = means.task or "TASK"
-    return (
-        _NEXT[top.cause]
-        .format(
-            path=shlex.quote(path),
-            base=shlex.quote(str(means.base)) if means.base is not None else "BASE",
-            rows=shlex.quote(means.rows_file) if means.rows_file else "ROWS",
-            task=task,
-            format=_best_format(top),
-            fitting=shlex.quote(match.candidates[0]) if match and match.candidates else "THE_BASE_IT_FITS",
-        )
-        .strip()
-    )
+    match = context.match
+    fitting = runnable(match.candidates[0]) if match and match.candidates else ""
+    if context.home is not None and top.cause in ("wrong_size", "wrong_base", "wrong_revision"):
+        wanted = "lorica diagnose {path} --base {home}"
+    elif top.posterior < DECIDED:
+        wanted = _undecided(means)
+    elif top.cause == "healthy" and (not context.specimen.folder.is_dir() or PASSPORT_NAME in context.specimen.files):
+        # A passport is made for a folder, and once.
+        wanted = "lorica check {path} --base {base}"
+    else:
+        wanted = _NEXT[top.cause]
+    return wanted.format(
+        path=shlex.quote(path),
+        base=shlex.quote(str(means.base)) if means.base is not None else _named(context) or "BASE",
+        rows=shlex.quote(means.rows_file) if means.rows_file else "ROWS",
+        task=means.task or "TASK",
+        format=_best_format(top),
+        fitting=shlex.quote(fitting) if fitting else "THE_BASE_IT_FITS",
+        home=shlex.quote(str(context.home)),
+    ).strip()
+
+
+def _undecided(means: Means) -> str:
+    """What gives the experiments that are missing."""
+    if means.base is None:
+        return "lorica diagnose {path} --base {base}"
+    if not (means.rows and means.task):
+        return "lorica diagnose {path} --base {base} --rows {rows} --task {task}"
+    return "lorica diagnose {path} --base {base} --rows MORE_ROWS --task {task}"
+
+
+def _named(context: Context) -> str:
+    """The embedded base that the config names, as it is typed; "" for all others, which may not be here."""
+    config = context.specimen.raw_config
+    named = config.get("base_model_name_or_path") if config else None
+    typed = runnable(named) if isinstance(named, str) else ""
+    return typed if typed.startswith(EMBEDDED) else ""
+
+
+def runnable(name: str) -> str:
+    """A base model's name as it is typed: those that are shipped are not found under the names of their table."""
+    short = name.rpartition("/")[2].removeprefix(EMBEDDED).replace("-", "_")
+    return f"{EMBEDDED}{short}" if short in embedded_names() else name
+
+
+def first_step(cause: str, findings: Sequence[Finding]) -> str:
+    """What has to be done by hand before the command tells something new; "" for nothing."""
+    if cause == "unreadable" and is_pickle(findings):
+        return "save it again where it was made, with save_pretrained(..., safe_serialization=True)"
+    return FIRST.get(cause, "")
+
+
+def is_pickle(findings: Sequence[Finding]) -> bool:
+    """Whether all that was wrong with the files is that their weights are a pickle, which is not opened."""
+    return {each.code for each in findings if each.level == 0 and each.severity == "reject"} == {"L012"}
 
 
 def _best_format(top: Hypothesis) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -13,8 +14,9 @@ from lorica.prompts.encoder import Encoder
 from lorica.tasks import load_task
 from lorica.tasks.base import Task
 from lorica.tasks.rules import STYLES
+from lorica.vetting.behaviour.formats import other_templates
 from lorica.vetting.diagnosis import numeric
-from lorica.vetting.diagnosis.context import Context, Subject
+from lorica.vetting.diagnosis.context import Asked, Context, Subject
 from lorica.vetting.diagnosis.evidence import Evidence
 from lorica.vetting.diagnosis.on_rows import evidence, gain_text, ready, skill_text
 from lorica.vetting.diagnosis.trial import Comparison, Scored, Trial, auc_error, compare, divergence
@@ -29,15 +31,15 @@ _KIND_ROWS = 80
 
 class _Format(NamedTuple):
     """A prompt format that was tried. margin: z of the gold answers against the format in use. gain: z against the
-    base in this format. ranking: z of AUC against AUC in the format in use. skill: AUC in words. scored: the
-    rows in it."""
+    base in this format. ranking: z of AUC against AUC in the format in use; all three are 0 where the adapter adds
+    nothing in it to what the base knows. skill: AUC in words."""
 
     name: str
     margin: float
     gain: float
     ranking: float
     skill: str
-    scored: Scored
+    asked: Asked
 
 
 def sweep_scale(context: Context) -> list[Evidence]:
@@ -75,7 +77,8 @@ def sweep_scale(context: Context) -> list[Evidence]:
         kl=divergence(here, base),
         here_z=compare(here, base).z,
     )
-    context.best["scale"] = (best, scored[best])
+    if max(weights.get("over_scaled", 0), weights.get("under_scaled", 0)) > 0:
+        context.best["scale"] = (best, Asked(trial.task, trial.encoder))
     return [evidence("scale_sweep", text, "scale", weights)]
 
 
@@ -145,22 +148,15 @@ def sweep_formats(context: Context) -> list[Evidence]:
     tried: list[_Format] = []
     for name, task, encoder in _formats(context, trial):
         try:
-            scored = trial.score(subject.folder, task=task, encoder=encoder)
-            margin, gain = compare(scored, here).z, 0.0
-            auc, error = trial.auc(scored)
-            # Where a ranking is no better than chance, no probability makes the format the right one.
-            if margin >= numeric.HINT and not (error > 0 and (auc - 0.5) / error < numeric.HINT):
-                # In some formats the base itself does better: what the adapter knows is what it adds to that.
-                gain = compare(scored, trial.score(None, task=task, encoder=encoder)).z
+            tried.append(_try(name, Asked(task, encoder), trial, subject, here))
         except LoricaError:
             continue
-        tried.append(_Format(name, margin, gain, _ranking_z(trial, scored, here), skill_text(auc, error), scored))
     if not tried:
         return []
     best = max(tried, key=lambda each: max(min(each.margin, each.gain), each.ranking))
     weights = numeric.format_weights(best.margin, best.gain, compare(here, base).z, best.ranking)
-    context.best["format"] = (1.0, best.scored)
     if weights["prompt_mismatch"] > 0:
+        context.best["format"] = (1.0, best.asked)
         more = f"more probability than as it is asked now (z {best.margin:.1f}){best.skill}"
         text = f"asked with {best.name} it gives the right answers {more}"
     else:
@@ -168,18 +164,45 @@ def sweep_formats(context: Context) -> list[Evidence]:
     return [evidence("format_sweep", text, "format", weights)]
 
 
+def _try(name: str, asked: Asked, trial: Trial, subject: Subject, here: Scored) -> _Format:
+    """One format. Raises LoricaError where it cannot be asked."""
+    scored = trial.score(subject.folder, task=asked.task, encoder=asked.encoder)
+    more, ranking, gain = compare(scored, here), _ranking_z(trial, scored, here), 0.0
+    margin, (auc, error) = more.z, trial.auc(scored)
+    if max(margin, ranking) >= numeric.HINT:
+        # In some formats the base itself does better: what the adapter knows is what it adds to that.
+        alone = trial.score(None, task=asked.task, encoder=asked.encoder)
+        added = compare(scored, alone)
+        gain, known = added.z, max(0.5, trial.auc(alone)[0])
+        # Where a ranking is no better than chance, no probability makes the format the right one.
+        backwards = error > 0 and (auc - 0.5) / error < numeric.HINT
+        ranks = not error > 0 or (auc - known) / error >= numeric.HINT or added.mean >= 3 * numeric.SUITED
+        if backwards or not ranks or min(added.mean, more.mean) < numeric.SUITED:
+            margin = ranking = gain = 0.0
+    return _Format(name, margin, gain, ranking, skill_text(auc, error), asked)
+
+
 def weigh_rivals(context: Context) -> list[Evidence]:
-    """The best scale in the format in use against the best format at the scale as it is: each makes up for some of what
-    the other spoils, and the true one for more."""
-    if not {"scale", "format"} <= context.best.keys():
+    """The better scale and the better format each make up for some of what the other spoils. So both formats are asked
+    at the better scale: where the scale is what is wrong, the format in use is then the better one."""
+    found = ready(context)
+    if found is None or not {"scale", "format"} <= context.best.keys():
         return []
-    (factor, scaled), (_, formatted) = context.best["scale"], context.best["format"]
-    gain = compare(scaled, formatted)
-    weights = numeric.rivals_weights(gain.z) if factor != 1.0 else {}
+    (factor, now), (_, other) = context.best["scale"], context.best["format"]
+    subject = found[1]
+    assert subject.folder is not None
+    specimen = context.specimen if subject.repair is None else context.reread(subject.folder)
+    scaled = rescaled(specimen, factor, context.new_place())
+    here = context.scored(scaled, now)
+    there = context.scored(scaled, other)
+    if here is None or there is None:
+        return []
+    gain = compare(there, here)
+    weights = numeric.rivals_weights(gain.z)
     if not weights:
         return []
-    more = "more" if gain.mean > 0 else "less"
-    text = f"{factor:.2g} times its scale makes up for {more} than the best other format does (z {gain.z:.1f})"
+    more = "still" if gain.mean > 0 else "no longer"
+    text = f"at {factor:.2g} times its scale the other format is {more} the better one (z {gain.z:.1f})"
     return [evidence("scale_or_format", text, "rivals", weights)]
 
 
@@ -205,7 +228,17 @@ def _formats(context: Context, trial: Trial) -> list[tuple[str, Task, Encoder]]:
             known.add(encoder.template_digest)
             encoders.append((f"model.chat_template={template}", encoder))
     pairs = [(f"{a} {b}".strip(), task, encoder) for a, task in tasks for b, encoder in encoders]
-    return [each for each in pairs if each[0]]
+    return [*(each for each in pairs if each[0]), *_well_known(context, trial, known)]
+
+
+def _well_known(context: Context, trial: Trial, known: set[str]) -> Iterator[tuple[str, Task, Encoder]]:
+    """The shipped chat templates that this base's tokens allow, in the style in use."""
+    if context.work is None:
+        return
+    for name in other_templates(context.work):
+        encoder = context.work.encoder(name)
+        if encoder.template_digest not in known:
+            yield f"model.chat_template={name}", trial.task, encoder
 
 
 def _peak(means: dict[float, float], best: float) -> float:

@@ -6,7 +6,7 @@ from lorica.reports.page import Report, Section, Table, clean
 from lorica.reports.table import plain_table
 from lorica.vetting.diagnosis.diagnose import Diagnosis
 from lorica.vetting.diagnosis.evidence import Hypothesis, Weighed
-from lorica.vetting.diagnosis.settle import FIRST
+from lorica.vetting.diagnosis.settle import first_step, is_pickle
 
 # Runners-up and lines of evidence that a terminal shows; the report has them all.
 _SHOWN, _LINES = 4, 6
@@ -19,8 +19,11 @@ _MENTIONED = 0.005
 def to_text(found: Diagnosis) -> str:
     """The top cause with its evidence, the runners-up, the experiments, and the next command."""
     top = found.hypotheses[0]
-    parts = [f"{found.name}: {top.title} ({_percent(top.posterior)})\n  {top.means}"]
-    parts.append(_evidence_lines(top))
+    if found.decided:
+        parts = [f"{found.name}: {top.title} ({_percent(top.posterior)})\n  {_means(found, top)}", _evidence_lines(top)]
+    else:
+        said = f"most probable is {top.title} ({_percent(top.posterior)}), which is too little to name it"
+        parts = [f"{found.name}: undecided\n  {_known(found)}\n  {said}", _evidence_lines(top)]
     others = [each for each in found.hypotheses[1 : 1 + _SHOWN] if each.posterior >= _MENTIONED]
     if others:
         rows = tuple((each.title, _percent(each.posterior), _best(each)) for each in others)
@@ -38,7 +41,7 @@ def to_text(found: Diagnosis) -> str:
         lines = [f"  {each}" for each in found.untested[:_LINES]]
         more = len(found.untested) - len(lines)
         parts.append("not tested\n" + "\n".join([*lines, *([f"  and {more} more"] if more else [])]))
-    first = FIRST.get(found.cause, "")
+    first = first_step(found.cause, found.findings) if found.decided else ""
     parts.append("next\n" + (f"  {first}, then\n" if first else "") + f"  {found.command}")
     return clean("\n\n".join(parts))
 
@@ -46,9 +49,10 @@ def to_text(found: Diagnosis) -> str:
 def to_report(found: Diagnosis) -> Report:
     """The whole diagnosis as a page."""
     top = found.hypotheses[0]
-    first = FIRST.get(found.cause, "")
+    first = first_step(found.cause, found.findings) if found.decided else ""
+    named = "" if found.decided else f"Undecided: {_known(found)}. Most probable, but not enough to name it: "
     summary = (
-        f"{top.title}: {top.means}. Probability {_percent(top.posterior)}.\n\n"
+        f"{named}{top.title}: {_means(found, top)}. Probability {_percent(top.posterior)}.\n\n"
         f"Next: {first + ', then ' if first else ''}{found.command}"
     )
     return Report(
@@ -68,6 +72,19 @@ def to_report(found: Diagnosis) -> Report:
         ),
         footer=f"{found.path}. A weight is a natural-log likelihood ratio; evidence of one group counts once.",
     )
+
+
+def _means(found: Diagnosis, top: Hypothesis) -> str:
+    if found.cause == "unreadable" and is_pickle(found.findings):
+        return "its weights are a pickle: that can run code, so it is not opened, and nothing is known of what is in it"
+    return top.means
+
+
+def _known(found: Diagnosis) -> str:
+    """What is known where no cause can be named."""
+    codes = dict.fromkeys(each.code for each in found.findings if each.severity != "note")
+    told = f"what was found ({', '.join(codes)}) does not settle it"
+    return told if codes else "nothing wrong was found in what could be looked at"
 
 
 def _causes(found: Diagnosis) -> Table:

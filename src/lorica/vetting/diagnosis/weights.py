@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lorica.vetting.diagnosis.numeric import ratio_weights
+
 Weights = dict[str, float]
 
 # What makes an adapter useless as it is refutes both causes that say nothing is wrong with it.
@@ -184,9 +186,14 @@ def changed_config(facts: dict[str, Any]) -> Weights:
     changed = facts.get("changed")
     keys = set(changed) if isinstance(changed, dict) else set()
     weights: Weights = {"altered": 4.5, **_UNSOUND}
-    if keys & {"lora_alpha", "use_rslora", "alpha_pattern", "r"}:
+    if isinstance(facts.get("scale_factor"), float) and facts["scale_factor"] > 0:
+        weights |= ratio_weights(facts["scale_factor"])
+    elif keys & {"lora_alpha", "use_rslora", "alpha_pattern", "r"}:
         # The record experiment says by how much, and in which direction.
         weights |= {"altered": 2.5, "over_scaled": 2.0, "under_scaled": 2.0}
+        if keys & {"lora_alpha", "use_rslora", "alpha_pattern", "r"} == {"use_rslora"}:
+            # alpha/sqrt(r) is never smaller than alpha/r.
+            weights["under_scaled" if changed["use_rslora"][1] else "over_scaled"] = -6.0  # type: ignore[index]
     if keys & {"target_modules", "exclude_modules", "layers_to_transform"}:
         weights |= {"not_applied": 4.0, "altered": 2.5}
     if "modules_to_save" in keys:
