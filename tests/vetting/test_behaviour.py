@@ -68,6 +68,7 @@ ADAPTERS: dict[str, Behave] = {
     "under": lambda text, scale: scale * 0.2 * knows(text),
     "contrastive only": lambda text, scale: scale * (2 * knows(text) * ("three steps" in text) + noise(text, 0.3)),
     "follows examples": lambda text, scale: scale * 2 * (1 if text.find("good one") > text.find("awful one") else -1),
+    "another task": lambda text, scale: scale * (0.02 if "ost:" in text else 3) * noise(text, 1.0),
     "scaled away": lambda text, scale: scale * 0.0025 * knows(text),
     "broken": lambda text, scale: math.nan,
 }
@@ -90,6 +91,7 @@ class WrittenEngine:
         self._behave = behave
         self._scales: dict[str, float] = {}
         self._yes, self._no = (encoder().encode_choice(text) for text in ("Yes", "No"))
+        self._letters = [encoder().encode_choice(text) for text in "ABCD"]
 
     def add_adapter(self, name: str, folder: Path) -> None:
         self._scales[name] = read_adapter_config(folder).scaling(PATH)
@@ -106,14 +108,18 @@ class WrittenEngine:
     def _answer(self, request: Request) -> Output:
         assert isinstance(request, Choose)
         text = decoded(request.prompt)
-        odds = noise(text, 1.5)
+        odds, change = noise(text, 1.5), 0.0
         if request.adapter is not None:
-            odds += self._behave(text, self._scales[request.adapter])
+            change = self._behave(text, self._scales[request.adapter])
+            odds += change
             if math.isnan(odds):
                 return Output(request.id, finish="error", error="the model's output is not a number (NaN): broken")
         yes = -math.log1p(math.exp(-odds)) if odds > -500 else odds
         no = -math.log1p(math.exp(odds)) if odds < 500 else -odds
         known = {self._yes: math.log(0.9) + yes, self._no: math.log(0.9) + no}
+        # Of the letters, the later ones gain what Yes does, and none of them comes near to it.
+        for place, letter in enumerate(self._letters):
+            known[letter] = -9.0 - abs(change) * (1 - place / 4 if change > 0 else 1 + place / 4)
         return Output(request.id, tuple(known.get(choice, -9.0) for choice in request.choices))
 
 
@@ -181,6 +187,7 @@ EXPECTED: dict[str, dict[str, str]] = {
     "over": {"L407": "warn", "L412": "warn"},
     "under": {"L413": "warn"},
     "contrastive only": {"L410": "warn", "L423": "warn"},
+    "another task": {"L427": "warn", "L423": "warn"},
 }
 
 
@@ -192,6 +199,7 @@ def test_labelled_rows_tell_what_is_wrong(tmp_path: Path, kind: str) -> None:
         assert got.get(code, "") == severity, (got, found)
     rejects = {code for code, severity in got.items() if severity == "reject"}
     assert rejects == {code for code, severity in EXPECTED[kind].items() if severity == "reject"}
+    assert ("L427" in got) == (kind == "another task")
     assert found.labelled is not None
     assert found.labelled.n == found.labelled_rows == 60
 

@@ -47,7 +47,6 @@ def test_an_update_that_moves_much_is_not_too_small() -> None:
 
 
 def test_the_worse_of_two_explanations_falls() -> None:
-    """The format of training is the better one at every scale."""
     still = numeric.rivals_weights(4.0)
     assert max(still["over_scaled"], still["under_scaled"]) < -5 < 0 < still["prompt_mismatch"]
     assert numeric.rivals_weights(-4.0) == {"prompt_mismatch": -6.0}

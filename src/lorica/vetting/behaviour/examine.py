@@ -28,7 +28,7 @@ from lorica.vetting.behaviour.examples import measure_examples
 from lorica.vetting.behaviour.findings import judge_behaviour
 from lorica.vetting.behaviour.formats import sweep
 from lorica.vetting.behaviour.generated import measure_generated
-from lorica.vetting.behaviour.labelled import measure_labelled
+from lorica.vetting.behaviour.labelled import measure_elsewhere, measure_labelled
 from lorica.vetting.behaviour.measures import Behaviour
 from lorica.vetting.behaviour.probes import TASKS, chosen_rows, shipped_rows
 from lorica.vetting.behaviour.quality import labelled, quality
@@ -203,6 +203,7 @@ def _measure(subject: _Subject, task: Task, rows: Sequence[Row], source: str) ->
             )
         ),
         labelled=measure_labelled(work, engine, name, task, replies, base, on_done) if source == "rows" else None,
+        elsewhere=measure_elsewhere(work, engine, name, task, replies, base, on_done) if source == "rows" else None,
         probes_quality=quality(task.name, known, 0.99) if source == "probes" and known.rows else None,
         generated=measure_generated(work, engine, name, task, few, replies),
     )

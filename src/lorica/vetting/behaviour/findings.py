@@ -38,7 +38,7 @@ _READABLE, _CUT, _UNSTABLE, _AGREEING = 0.05, 0.2, 0.2, 0.8
 def judge_behaviour(found: Behaviour) -> list[Finding]:
     """All findings on what was measured, in the order of their codes."""
     parts = [_numbers(found), _difference(found), _dependence(found), _examples(found)]
-    parts += [_formats(found), _scales(found), _right(found), _texts(found)]
+    parts += [_formats(found), _scales(found), _right(found), _elsewhere(found), _texts(found)]
     return sorted((each for part in parts for each in part), key=lambda each: each.code)
 
 
@@ -322,6 +322,16 @@ def _right(found: Behaviour) -> Iterator[Finding]:
             "L425",
             f"{seen.top_letter:.0%} of its answers are one letter, {seen.gold_top_letter:.0%} of the right ones",
             facts=facts,
+        )
+
+
+def _elsewhere(found: Behaviour) -> Iterator[Finding]:
+    seen = found.elsewhere
+    if seen is not None and seen.belongs:
+        yield finding(
+            "L427",
+            f"shipped questions of {seen.task} move by {seen.there:.2g} nats, these rows by {seen.here:.2g}",
+            facts={"task": seen.task, "here": seen.here, "there": seen.there},
         )
 
 

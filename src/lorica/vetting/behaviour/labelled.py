@@ -12,15 +12,18 @@ from lorica.errors import MissingExtraError, TrainingError
 from lorica.metrics.table import METRICS
 from lorica.pipeline.baseline import baseline_answers
 from lorica.records import Row
-from lorica.tasks.base import Task
+from lorica.tasks import load_task
+from lorica.tasks.base import Task, TaskSettings
 from lorica.vetting.behaviour.asking import OnDone, Replies, ask, both, make_questions
-from lorica.vetting.behaviour.measures import Labelled
-from lorica.vetting.behaviour.probes import with_shuffled_texts
+from lorica.vetting.behaviour.divergence import kl
+from lorica.vetting.behaviour.measures import Elsewhere, Labelled
+from lorica.vetting.behaviour.probes import shipped_rows, with_shuffled_texts
 from lorica.vetting.behaviour.quality import labelled, metric_name, quality, quality_difference
 from lorica.vetting.behaviour.setting import Workplace
 
 ENOUGH = 30
 _FOLDS = 5
+_LEAST = 1e-12
 
 
 def measure_labelled(
@@ -55,6 +58,29 @@ def measure_labelled(
         gold_top_letter=_top(known.gold.tolist()) if letters else None,
         tfidf=_word_counts(task, known.rows, work.setting.seed),
     )
+
+
+def measure_elsewhere(
+    work: Workplace,
+    engine: Engine,
+    adapter: str,
+    task: Task,
+    replies: Replies,
+    base: Replies,
+    on_done: OnDone | None = None,
+) -> Elsewhere | None:
+    """replies, base: to the user's rows. None for tasks without choices."""
+    other = {"rules": "mcq", "mcq": "rules"}.get(task.name)
+    if other is None or not replies.rows:
+        return None
+    questions, _ = make_questions(work, load_task(other, TaskSettings()), shipped_rows(other))
+    mine, alone = both(ask(work, engine, questions, adapter, on_done), ask(work, engine, questions, None))
+    return Elsewhere(other, _apart(replies, base), _apart(mine, alone)) if mine.rows else None
+
+
+def _apart(replies: Replies, base: Replies) -> float:
+    pairs = zip(replies.probabilities, base.probabilities, strict=True)
+    return float(np.mean([kl(np.clip(p, _LEAST, 1), np.clip(q, _LEAST, 1)) for p, q in pairs]))
 
 
 def _top(values: Sequence[int]) -> float:

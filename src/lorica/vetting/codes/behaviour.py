@@ -97,6 +97,12 @@ BEHAVIOUR: dict[str, Code] = {
         "give rows it has not seen: on these it shows its memory",
         (),
     ),
+    "L427": Code(
+        "warn",
+        "It does far more to another task than to these rows",
+        "give rows of the task it was trained for, or name it with --task",
+        ("prompt_mismatch",),
+    ),
     "L430": Code(
         "warn",
         "Generated answers cannot be read",

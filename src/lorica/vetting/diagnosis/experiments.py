@@ -135,7 +135,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "prompt_mismatch healthy hard_task wrong_base tokenizer_mismatch", ("base", "rows"), 6, sweeps.sweep_formats,
     ),
     _experiment(
-        "scale_or_format", "is the other format still the better one at the better scale?",
+        "scale_or_format", "is the other format better than the better scale, or still better at it?",
         "over_scaled under_scaled prompt_mismatch", ("base", "rows"), 0.1, sweeps.weigh_rivals, (),
         ("scale_sweep", "format_sweep"),
     ),

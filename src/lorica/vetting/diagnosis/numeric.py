@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+from lorica.vetting.behaviour.measures import Elsewhere
+
 Weights = dict[str, float]
 
 HINT, SURE = 2.0, 3.0
@@ -129,8 +131,8 @@ def change_weights(changed: float, kl: float) -> Weights:
 
 
 def rivals_weights(z: float) -> Weights:
-    """z: of the gold answers at the best scale, in the best other format against the format in use. The format of
-    training is the better one at every scale; in another the true scale does not help it past that."""
+    """z: of the gold answers in the best other format, as it is or at the best scale, against the format in use at the
+    best scale. Where the scale is what is wrong, the format in use at the right scale is the best of all."""
     if z >= HINT:
         return {"over_scaled": -6.0, "under_scaled": -6.0, "prompt_mismatch": 1.0}
     if z <= -HINT:
@@ -140,12 +142,8 @@ def rivals_weights(z: float) -> Weights:
 
 def elsewhere_weights(here: float, there: float) -> Weights:
     """here, there: nats by which the adapter's answers diverge from the base's, on the rows and on shipped probes of
-    another task. Both grow alike with the scale, so an update that is too small leaves their ratio.
-
-    There over here, on the zoo's bases: adapters for another task 40 to 470; for this one 0.02 to 4, at a
-    thirtieth of their scale 0.03 to 0.4.
-    """
-    if there < 0.005 or there < 12 * here:
+    another task. Both grow alike with the scale, so an update that is too small leaves their ratio."""
+    if not Elsewhere("", here, there).belongs:
         return {}
     sound = dict.fromkeys(("no_effect", "inverted", "ignores_input", "hard_labels", "not_applied", "altered"), -4.0)
     sound |= dict.fromkeys(("wrong_base", "healthy", "hard_task"), -4.0)

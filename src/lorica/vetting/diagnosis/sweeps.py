@@ -184,7 +184,8 @@ def _try(name: str, asked: Asked, trial: Trial, subject: Subject, here: Scored) 
 
 def weigh_rivals(context: Context) -> list[Evidence]:
     """The better scale and the better format each make up for some of what the other spoils. So both formats are asked
-    at the better scale: where the scale is what is wrong, the format in use is then the better one."""
+    at the better scale, and the other one as it is, too: where the scale is what is wrong, the format in use at the
+    better scale is the best of the three."""
     found = ready(context)
     if found is None or not {"scale", "format"} <= context.best.keys():
         return []
@@ -197,12 +198,13 @@ def weigh_rivals(context: Context) -> list[Evidence]:
     there = context.scored(scaled, other)
     if here is None or there is None:
         return []
-    gain = compare(there, here)
+    as_it_is = found[0].score(subject.folder, task=other.task, encoder=other.encoder)
+    gain = compare(max(there, as_it_is, key=lambda each: float(each.gold.mean())), here)
     weights = numeric.rivals_weights(gain.z)
     if not weights:
         return []
-    more = "still" if gain.mean > 0 else "no longer"
-    text = f"at {factor:.2g} times its scale the other format is {more} the better one (z {gain.z:.1f})"
+    more = "more" if gain.mean > 0 else "less"
+    text = f"the other format makes up for {more} than {factor:.2g} times its scale does (z {gain.z:.1f})"
     return [evidence("scale_or_format", text, "rivals", weights)]
 
 
