@@ -88,7 +88,6 @@ class FastDecoder:
     """Packed tokens in, hidden states out: the interface of `Decoder`, without gradients.
 
     dtype: the precision of keys, values and adapters. precision: of the products, one of `linear.PRECISIONS`.
-    bundle: whether short spans of different adapters share products, which rounds them by their company.
     """
 
     def __init__(self, decoder: Decoder, precision: str) -> None:
@@ -108,7 +107,6 @@ class FastDecoder:
         self._head = make_product((decoder.lm_head,), precision)
         self._speeds = inverse_frequencies(self.config)
         self._memory = FactorMemory()
-        self.bundle = True
 
     @torch.inference_mode()
     def hidden(
@@ -119,13 +117,19 @@ class FastDecoder:
         lora: Sequence[LoraSpan] = (),
         *,
         read: Tensor | None = None,
+        bundle: bool = True,
     ) -> Tensor:
-        """Hidden states before the final norm; see `Decoder.hidden`. lora: in the order of the tokens."""
+        """Hidden states before the final norm; see `Decoder.hidden`. lora: in the order of the tokens.
+
+        bundle: whether short spans of different adapters share products, which rounds them by their company. What is
+        joined for that is kept for the next pass where all is read, as in the steps of generation: these do not run
+        side by side.
+        """
         x = self.embedding[tokens].to(self._stream)
         cosine, sine = rotation(positions, self._speeds, self._stream)
         sine[..., : self.config.head_dim // 2].neg_()
         turn = cosine, sine
-        updates = Updates(lora, len(tokens), self._memory, bundle=self.bundle)
+        updates = Updates(lora, len(tokens), self._memory if read is None else None, bundle=bundle)
         for layer in self._layers[:-1]:
             layer.finish(x, layer.mix(x, turn, attention, updates), updates)
         last = self._layers[-1]
@@ -135,7 +139,7 @@ class FastDecoder:
         mixed = last.mix(x, turn, attention, updates)
         if read is not None:
             x, mixed = x[read], mixed[read]
-            updates = Updates(spans_of(lora, read), len(read), bundle=self.bundle)
+            updates = Updates(spans_of(lora, read), len(read), bundle=bundle)
         last.finish(x, mixed, updates)
         return x
 

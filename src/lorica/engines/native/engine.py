@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +20,7 @@ from lorica.engines.native.memory import free_memory, in_halves, tokens_that_fit
 from lorica.engines.native.pack import Piece, Prefix
 from lorica.engines.native.passes import Passes
 from lorica.engines.native.plan import Batch, Plan, PlannedRow, make_plan
+from lorica.engines.native.workers import Workers, count_workers
 from lorica.errors import EngineError
 from lorica.models.adapter_weights import load_lora
 from lorica.models.fast import AnyDecoder, FastDecoder
@@ -27,6 +30,8 @@ from lorica.models.quantised import quantised
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.records import Choose, Generate, Output, Request
 
+_SHARES = 8  # batches that a worker should have at least, so that none works long while the others are done
+_SMALLEST_SHARE = 512  # tokens of a batch below which its calls cost more than idle workers
 _CACHE_PER_BATCH = 4  # tokens that rows under continuation may hold, in units of batch_tokens
 
 
@@ -122,29 +127,33 @@ class NativeEngine:
 
     def plan(self, requests: Sequence[Request]) -> Plan:
         """The plan for valid requests: a pure function of them, the settings and, where that is short, free memory."""
-        return make_plan(requests, batch_tokens=self._budget(), share_prefixes=self._share_prefixes)
+        budget, workers = self._budget(), count_workers(self._decoder.device)
+        plan = make_plan(requests, batch_tokens=max(1, budget // workers), share_prefixes=self._share_prefixes)
+        # All workers are to be done at about the same time.
+        share = max(_SMALLEST_SHARE, plan.computed_tokens() // (workers * _SHARES))
+        if workers > 1 and share < budget // workers:
+            plan = make_plan(requests, batch_tokens=share, share_prefixes=self._share_prefixes)
+        return plan
 
     @torch.inference_mode()
     def execute(self, plan: Plan) -> Iterator[Finished]:
         """Run a plan batch by batch; yields (index of the request, output) of what each step finished."""
-        computed: dict[int, Prefix] = {}
+        computed: dict[int, Future[Prefix]] = {}
         generation = Generation(self._decoder, cache_tokens=_CACHE_PER_BATCH * self._budget())
-        for batch in plan.batches:
-            if batch.kind == "prefix":
-                self._compute(plan, batch, computed)
-            elif batch.kind == "choose":
-                yield self._score(plan, batch, computed)
-            else:
-                waiting = [
-                    Waiting(row.request, self._piece(plan, row, computed), cast(Generate, plan.requests[row.request]))
-                    for row in batch.rows
-                ]
-                while not generation.fits(waiting):
-                    yield generation.step()
-                yield in_halves(generation.admit, waiting, lambda one: (one.index, _too_large(one.request)))
-            for index in batch.release:
-                # Rows that are still being continued hold on to their prefix themselves.
-                del computed[index]
+        with Workers[Finished](count_workers(self._decoder.device)) as workers:
+            for batch in plan.batches:
+                release = partial(_forget, computed, batch.release)
+                if batch.kind == "prefix":
+                    workers.submit(self._to_compute(plan, batch, computed))
+                elif batch.kind == "choose":
+                    workers.submit(self._to_score(plan, batch, computed), release)
+                else:
+                    yield from workers.finished(all_of_it=True)
+                    yield from self._admit(plan, batch, computed, generation)
+                    # Rows that are still being continued hold on to their prefix themselves.
+                    release()
+                yield from workers.finished()
+            yield from workers.finished(all_of_it=True)
         while generation.busy:
             yield generation.step()
 
@@ -164,22 +173,39 @@ class NativeEngine:
     def _adapter(self, name: str | None) -> LoraWeights | None:
         return None if name is None else self._adapters[name]
 
-    def _piece(self, plan: Plan, row: PlannedRow, computed: dict[int, Prefix]) -> Piece:
+    def _piece(self, plan: Plan, row: PlannedRow, prefix: Prefix | None) -> Piece:
         request = plan.requests[row.request]
         return Piece(
             request.prompt[row.start :],
-            computed.get(row.segment),
+            prefix,
             self._adapter(request.adapter),
             branches_of(request.choices) if isinstance(request, Choose) else NO_BRANCHES,
         )
 
-    def _compute(self, plan: Plan, batch: Batch, computed: dict[int, Prefix]) -> None:
+    def _to_compute(self, plan: Plan, batch: Batch, computed: dict[int, Future[Prefix]]) -> Callable[[], Finished]:
         segments = [plan.segments[index] for index in batch.segments]
-        pieces = [Piece(s.tokens, computed.get(s.parent), self._adapter(s.adapter)) for s in segments]
-        computed.update(zip(batch.segments, in_halves(self._passes.read, pieces), strict=True))
+        parents = [computed.get(segment.parent) for segment in segments]
+        promised: list[Future[Prefix]] = [Future() for _ in segments]
+        computed.update(zip(batch.segments, promised, strict=True))
 
-    def _score(self, plan: Plan, batch: Batch, computed: dict[int, Prefix]) -> Finished:
-        asked = [(self._piece(plan, row, computed), cast(Choose, plan.requests[row.request])) for row in batch.rows]
+        def work() -> Finished:
+            try:
+                pieces = [
+                    Piece(segment.tokens, _kept(parent), self._adapter(segment.adapter))
+                    for segment, parent in zip(segments, parents, strict=True)
+                ]
+                for promise, prefix in zip(promised, in_halves(self._passes.read, pieces), strict=True):
+                    promise.set_result(prefix)
+            except BaseException as error:
+                for promise in promised:  # whoever waits for them must not wait for ever
+                    promise.set_exception(error)
+                raise
+            return []
+
+        return work
+
+    def _to_score(self, plan: Plan, batch: Batch, computed: dict[int, Future[Prefix]]) -> Callable[[], Finished]:
+        prefixes = [computed.get(row.segment) for row in batch.rows]
 
         def score(part: Sequence[tuple[Piece, Choose]]) -> list[Output]:
             pieces, requests = zip(*part, strict=True)
@@ -189,8 +215,35 @@ class NativeEngine:
         def refuse(one: tuple[Piece, Choose]) -> Output:
             return _too_large(one[1])
 
-        outputs = in_halves(score, asked, refuse)
-        return [(row.request, output) for row, output in zip(batch.rows, outputs, strict=True)]
+        def work() -> Finished:
+            asked = [
+                (self._piece(plan, row, _kept(prefix)), cast(Choose, plan.requests[row.request]))
+                for row, prefix in zip(batch.rows, prefixes, strict=True)
+            ]
+            outputs = in_halves(score, asked, refuse)
+            return [(row.request, output) for row, output in zip(batch.rows, outputs, strict=True)]
+
+        return work
+
+    def _admit(
+        self, plan: Plan, batch: Batch, computed: dict[int, Future[Prefix]], generation: Generation
+    ) -> Iterator[Finished]:
+        waiting = []
+        for row in batch.rows:
+            piece = self._piece(plan, row, _kept(computed.get(row.segment)))
+            waiting.append(Waiting(row.request, piece, cast(Generate, plan.requests[row.request])))
+        while not generation.fits(waiting):
+            yield generation.step()
+        yield in_halves(generation.admit, waiting, lambda one: (one.index, _too_large(one.request)))
+
+
+def _kept(promised: Future[Prefix] | None) -> Prefix | None:
+    return None if promised is None else promised.result()
+
+
+def _forget(computed: dict[int, Future[Prefix]], indices: Sequence[int]) -> None:
+    for index in indices:
+        del computed[index]
 
 
 def _precision(decoder: AnyDecoder) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -35,8 +34,7 @@ class Passes:
                 prefix.values.append(value[part].clone().transpose(0, 1))
 
         attention = self._attention(work, keep)
-        with self._alone():
-            self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=work.tokens[:0])
+        self._hidden(work, attention, work.tokens[:0])
         return prefixes
 
     def score(self, pieces: Sequence[Piece], requests: Sequence[Choose]) -> list[list[float]]:
@@ -47,9 +45,7 @@ class Passes:
         if self._deterministic:
             wanted = align_reads(wanted, work.spans)
         attention = self._attention(work)
-        with self._alone():
-            hidden = self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=wanted.rows)
-            return score(self._decoder, hidden, requests, wanted)
+        return score(self._decoder, self._hidden(work, attention, wanted.rows), requests, wanted)
 
     def _pack(self, pieces: Sequence[Piece]) -> Pass:
         return pack(pieces, self._decoder.device, align=ALIGNMENT if self._deterministic else 1)
@@ -61,14 +57,10 @@ class Passes:
         like = torch.empty(0, dtype=dtype, device=self._decoder.device)
         return TiledAttention(work, config.windows, like, heads=(config.heads, config.kv_heads), keep=keep)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Adapters' products of their own, which round alike in any company."""
-        if isinstance(self._decoder, FastDecoder) and self._deterministic:
-            self._decoder.bundle = False
-            try:
-                yield
-            finally:
-                self._decoder.bundle = True
-        else:
-            yield
+    def _hidden(self, work: Pass, attention: Attention, read: Tensor) -> Tensor:
+        if isinstance(self._decoder, FastDecoder):
+            # Adapters' products of their own round alike in any company, and batches run side by side.
+            return self._decoder.hidden(
+                work.tokens, work.positions, attention, work.spans, read=read, bundle=not self._deterministic
+            )
+        return self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=read)
