@@ -11,7 +11,7 @@ from tests.vetting.diagnosis.conftest import WEIGHTS, Arrays, broken
 
 from lorica.adapters.header import read_header
 from lorica.adapters.layout import read_layout
-from lorica.vetting.diagnosis.partners import Partners, find_partners
+from lorica.vetting.numbers.partners import Partners, find_partners
 
 
 def partners(folder: Path) -> Partners:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -19,8 +19,11 @@ from lorica.adapters.arrays import read_array
 from lorica.adapters.layout import Factors, Layout, layer_number
 from lorica.adapters.specimen import Specimen
 from lorica.errors import AdapterError
+from lorica.vetting.base.bonds import bond, together
 from lorica.vetting.base.consistency import Spread, consistency
 from lorica.vetting.base.directions import Array, Directions, Subspace, collect
+from lorica.vetting.base.halves import Halves, check_halves
+from lorica.vetting.base.order import find_order, layer_table
 from lorica.vetting.base.surrogates import Permutations, Surrogates
 from lorica.vetting.findings import Finding, finding
 
@@ -38,6 +41,8 @@ TOO_LARGE = 1.0
 NEGLIGIBLE = 1e-4
 
 _MOST_ROWS = 32  # singular directions of one update that are looked at; the rest carry next to nothing
+_FEW_ROWS, _FEW_DIRECTIONS = 8, 64  # of them, and of the base's, for other layers: those pairs are many
+MOST_LAYERS = 128  # in deeper models that comparison is left out
 _CHUNK = 1 << 23  # elements of shuffled rows held at a time
 
 Decision = Literal["match", "mismatch", "undecided"]
@@ -52,7 +57,7 @@ class Alignment:
     as likely as not beforehand. information: how far the adapter's modules agree with each other, in standard
     deviations; training makes them agree, and without it no base can be told. effect: mean gain in log energy.
     modules: path -> its own score. sizes: path -> norm of the update over that of the base weight. tested, pairs:
-    modules that could be tested, and that the adapter has.
+    modules that could be tested, and that the adapter has. halves: what else the same measurements say of its parts.
     """
 
     score: float
@@ -65,6 +70,7 @@ class Alignment:
     pairs: int
     base: str
     decided: Decision
+    halves: Halves = field(default_factory=Halves)
 
 
 def align(specimen: Specimen, layout: Layout, directions: Directions, *, shuffles: int = SHUFFLES) -> Alignment:
@@ -74,8 +80,12 @@ def align(specimen: Specimen, layout: Layout, directions: Directions, *, shuffle
     gains: dict[str, list[Array]] = {}
     spreads: list[Spread] = []
     sizes: dict[str, float] = {}
-    for factors, rows, columns, norm in _updates(specimen, layout, directions):
+    bonds: list[float] = []
+    aligned: dict[tuple[str, str, int], float] = {}
+    for factors, rows, columns, norm, bound in _updates(specimen, layout, directions):
         path = factors.path
+        bonds += [] if bound is None else [bound]
+        aligned |= _elsewhere(path, rows, columns, directions, surrogates)
         if directions.weights.get(path):
             sizes[path] = norm / directions.weights[path]
         order = surrogates.inputs(path, rows.shape[1])
@@ -86,7 +96,8 @@ def align(specimen: Specimen, layout: Layout, directions: Directions, *, shuffle
             found.append(_gain(columns, directions.outputs[path], turned))
             spreads.append(Spread("out", surrogates.axis_of_outputs(path, columns.shape[1]), columns))
         gains[path] = found
-    return _conclude(layout, directions, gains, spreads, sizes)
+    whole = _conclude(layout, directions, gains, spreads, sizes)
+    return replace(whole, halves=_halves(gains, bonds, aligned, directions))
 
 
 def check_alignment(alignment: Alignment) -> list[Finding]:
@@ -112,7 +123,13 @@ def check_alignment(alignment: Alignment) -> list[Finding]:
         why = "no module could be tested" if not alignment.tested else "it was hardly trained, or the score is between"
         expected = f"at least {MATCH:g}, or below {MISMATCH:g} with an agreement of {INFORMED:g} or more"
         found = [finding("L322", f"{seen}: {why}", expected=expected, facts=facts)]
-    return found + _strange_layers(alignment) + _size_findings(alignment)
+    if alignment.decided == "mismatch":  # no part of it is this base's
+        parts = []
+    else:
+        parts = check_halves(alignment.halves, trained=alignment.information >= INFORMED)
+    if not any(each.code in ("L317", "L324") for each in parts):  # which make layers strange
+        parts += _strange_layers(alignment)
+    return found + parts + _size_findings(alignment)
 
 
 def _strange_layers(alignment: Alignment) -> list[Finding]:
@@ -153,11 +170,69 @@ def _size_findings(alignment: Alignment) -> list[Finding]:
     return [finding("L332", seen, facts=facts)]
 
 
+def _elsewhere(
+    path: str, rows: Array, columns: Array, directions: Directions, surrogates: Surrogates
+) -> dict[tuple[str, str, int], float]:
+    """(side, module, layer) -> log gain of the module's update in the directions of its like in each layer."""
+    own = layer_number(path)
+    found = {}
+    if own is None or directions.layers > MOST_LAYERS:
+        return {}
+    for layer in range(directions.layers):
+        other = path.replace(f".{own}.", f".{layer}.", 1)
+        seen, wanted = directions.inputs.get(other), directions.outputs.get(other)
+        if seen is not None and seen.width == rows.shape[1]:
+            found["in", path, layer] = _gain_as_it_is(rows, seen)
+        if wanted is not None and wanted.width == columns.shape[1] and not surrogates.ordered(path):
+            found["out", path, layer] = _gain_as_it_is(columns, wanted)
+    return found
+
+
+def _gain_as_it_is(rows: Array, subspace: Subspace) -> float:
+    left = subspace.energies[_FEW_DIRECTIONS:]
+    rest = (float(left.sum()) + subspace.rest * (subspace.width - len(subspace.energies))) / max(
+        1, subspace.width - _FEW_DIRECTIONS
+    )
+    brief = Subspace(subspace.vectors[:_FEW_DIRECTIONS], subspace.energies[:_FEW_DIRECTIONS], rest)
+    return float(_gain(rows[:_FEW_ROWS], brief if len(left) else subspace, np.arange(subspace.width)[None])[0])
+
+
+def _halves(
+    gains: dict[str, list[Array]],
+    bonds: Sequence[float],
+    aligned: dict[tuple[str, str, int], float],
+    directions: Directions,
+) -> Halves:
+    sides = {"in": [found[0] for found in gains.values()], "out": [found[1] for found in gains.values() if found[1:]]}
+    scores = {
+        side: float(_standardised(np.stack([_standardised(each) for each in found]).mean(0))[0]) if found else math.nan
+        for side, found in sides.items()
+    }
+    layers: list[int] = []
+    table = np.zeros((0, 0))
+    for place, side in enumerate(("in", "out")):
+        values = {(path, layer): value for (where, path, layer), value in aligned.items() if where == side}
+        spreads = {path: float(found[place][1:].std(ddof=1)) for path, found in gains.items() if len(found) > place}
+        known, more = layer_table(values, spreads)
+        if table.size and known != layers:
+            continue
+        layers, table = known, more + table if table.size else more
+    return Halves(
+        inputs=scores["in"],
+        outputs=scores["out"],
+        tested=len(sides["out"]),
+        bound=together(bonds),
+        bonds=len(bonds),
+        order=find_order(layers, table),
+        strangers=directions.strangers,
+    )
+
+
 def _updates(
     specimen: Specimen, layout: Layout, directions: Directions
-) -> Iterator[tuple[Factors, Array, Array, float]]:
-    """(module, right singular rows [k, in], left singular rows [k, out], norm of the scaled update) of each module
-    that can be tested. Squared norms of the rows are the singular values, as shares of their sum."""
+) -> Iterator[tuple[Factors, Array, Array, float, float | None]]:
+    """(module, right singular rows [k, in], left singular rows [k, out], norm of the scaled update, bond of its halves)
+    of each module that can be tested. Squared norms of the rows are the singular values, as shares of their sum."""
     if specimen.weights is None:
         return
     for factors in layout.pairs:
@@ -172,7 +247,7 @@ def _updates(
         found = _factorise(a, b)
         if found is not None:
             rows, columns, norm = found
-            yield factors, rows, columns, norm * _scaling(specimen, factors.path)
+            yield factors, rows, columns, norm * _scaling(specimen, factors.path), bond(a, b, seen)
 
 
 def _factorise(a: Array, b: Array) -> tuple[Array, Array, float] | None:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lorica.adapters.layout import layer_number
 from lorica.errors import ModelError, PromptError
 from lorica.models.attention import PackedAttention
 from lorica.models.decoder import Decoder
@@ -27,7 +28,9 @@ from lorica.models.weight_files import weight_files
 from lorica.models.weights import load_decoder
 from lorica.prompts.encoder import Encoder
 from lorica.records import Message
+from lorica.vetting.base.kinship import EMBEDDING, sample, strangers
 from lorica.vetting.base.sample_text import SAMPLE_TEXTS
+from lorica.vetting.base.surrogates import Surrogates
 
 Array = NDArray[np.float32]
 
@@ -61,7 +64,7 @@ class Subspace:
 class Directions:
     """What `collect` saw of one base. inputs, outputs: module path -> directions of its inputs and of its output
     gradients. weights: module path -> Frobenius norm of its weight. hidden, head_dim: widths, 0 where unknown.
-    tokens: how many were run.
+    tokens: how many were run. strangers: layers of the base that have nothing in common with its others.
     """
 
     base: Path
@@ -71,6 +74,12 @@ class Directions:
     hidden: int
     head_dim: int
     tokens: int
+    strangers: tuple[int, ...] = ()
+
+    @property
+    def layers(self) -> int:
+        """How many layers the base has."""
+        return 1 + max((number for path in self.inputs if (number := layer_number(path)) is not None), default=-1)
 
 
 _CACHE: dict[tuple[object, ...], Directions] = {}
@@ -140,7 +149,29 @@ def _observe(base: Path, rows: Sequence[Sequence[int]]) -> Directions:
         hidden=_hidden(config),
         head_dim=_head_dim(config),
         tokens=sum(map(len, rows)),
+        strangers=_strangers(model, layers, _hidden(config), _head_dim(config)),
     )
+
+
+def _strangers(model: nn.Module, layers: dict[str, nn.Module], hidden: int, head_dim: int) -> tuple[int, ...]:
+    """Layers whose weights read and write other coordinates of the residual stream than most layers do."""
+    axes = Surrogates(hidden=hidden, head_dim=head_dim, count=0)
+    parts: dict[int, list[Array]] = {}
+    for name, module in layers.items():
+        number, weight = layer_number(name), getattr(module, "weight", None)
+        if number is None or not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
+            continue
+        weight = weight.detach().T if type(module).__name__ == "Conv1D" else weight.detach()
+        out, into = weight.shape
+        if into == hidden and not axes.axis_of_inputs(name, into):
+            parts.setdefault(number, []).append(sample(weight))
+        if out == hidden and axes.writes(name, out):
+            parts.setdefault(number, []).append(sample(weight.T))
+    nodes = {number: np.concatenate(found) for number, found in parts.items()}
+    embedding = _embedding(model).weight.detach()
+    if embedding.shape[1] == hidden and embedding.is_floating_point():
+        nodes[EMBEDDING] = sample(embedding)
+    return strangers(nodes)
 
 
 def _precise(model: nn.Module) -> nn.Module:
@@ -210,9 +241,7 @@ class _Watch:
     @contextmanager
     def on(self, model: nn.Module, layers: dict[str, nn.Module]) -> Iterator[None]:
         """Watch these layers; gradients start at the embedding, since no weight asks for one."""
-        asked = getattr(model, "get_input_embeddings", None)  # transformers' way; Lorica's decoder has one embedding
-        embedding = asked() if asked else next(each for each in model.modules() if isinstance(each, nn.Embedding))
-        handles = [embedding.register_forward_hook(lambda _, __, out: out.requires_grad_())]
+        handles = [_embedding(model).register_forward_hook(lambda _, __, out: out.requires_grad_())]
         handles += [module.register_forward_hook(self._hook(name)) for name, module in layers.items()]
         try:
             yield
@@ -271,6 +300,12 @@ def _is_linear(name: str, module: nn.Module) -> bool:
     # GPT-2's Conv1D is a linear layer with its weight transposed.
     kind = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
     return kind and name.rsplit(".", 1)[-1] not in ("lm_head", "embed_out")
+
+
+def _embedding(model: nn.Module) -> nn.Embedding:
+    asked = getattr(model, "get_input_embeddings", None)  # transformers' way; Lorica's decoder has one embedding
+    found = asked() if asked else next(each for each in model.modules() if isinstance(each, nn.Embedding))
+    return cast(nn.Embedding, found)
 
 
 def _hidden(config: dict[str, Any]) -> int:

@@ -43,7 +43,7 @@ class Surrogates:
 
     def outputs(self, path: str, width: int) -> Permutations | None:
         """[1 + count, width] for a module's outputs; None where unrelated models share the order."""
-        if path.rsplit(".", 1)[-1] in _ORDERED:
+        if self.ordered(path):
             return None
         return self._orders(self.axis_of_outputs(path, width), width, self._block(path, _HEADS_OUT))
 
@@ -54,6 +54,14 @@ class Surrogates:
     def axis_of_outputs(self, path: str, width: int) -> str:
         """The name of the axis that a module writes."""
         return self._axis(path, width, _HEADS_OUT)
+
+    def writes(self, path: str, width: int) -> bool:
+        """Whether a module's outputs are added to the residual stream."""
+        return not self.ordered(path) and not self.axis_of_outputs(path, width)
+
+    def ordered(self, path: str) -> bool:
+        """Whether unrelated models share the order of a module's outputs."""
+        return path.rsplit(".", 1)[-1] in _ORDERED
 
     def _axis(self, path: str, width: int, heads: frozenset[str]) -> str:
         # gate, up and down of one layer share their wide axis; v's outputs and o's inputs are of the heads.

@@ -19,6 +19,24 @@ ALIGNMENT: dict[str, Code] = {
         "look for a merge of adapters of two bases, or for files that were put together",
         ("wrong_base", "broken_weights"),
     ),
+    "L324": Code(
+        "reject",
+        "its layers stand in another order than they were trained in",
+        "fetch the adapter again, or ask whoever converted it for the order of its layers",
+        ("broken_weights", "not_applied"),
+    ),
+    "L325": Code(
+        "warn",
+        "one half of it belongs to this base model, the other does not",
+        "fetch the adapter again; lora_A and lora_B may come from two runs, or one was drawn anew, reordered or spoilt",
+        ("broken_weights",),
+    ),
+    "L326": Code(
+        "warn",
+        "its halves were not trained together",
+        "fetch the adapter again; lora_A and lora_B may come from two runs",
+        ("broken_weights",),
+    ),
     "L330": Code(
         "warn",
         "its update is larger than the base weights it is added to",

@@ -83,4 +83,10 @@ FIT: dict[str, Code] = {
         "fetch the base model again, weights and tokenizer together",
         ("wrong_base", "tokenizer_mismatch", "wrong_revision"),
     ),
+    "L317": Code(
+        "warn",
+        "Some layers of the base model are of another model, or were never trained",
+        "fetch the base model again: files of two models may lie in its folder, or a conversion lost some layers",
+        ("wrong_base", "wrong_revision"),
+    ),
 }

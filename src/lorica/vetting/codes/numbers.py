@@ -75,6 +75,12 @@ NUMBERS: dict[str, Code] = {
     ),
     "L220": Code("reject", "DoRA magnitudes that cannot be right", _AGAIN, ("broken_weights",)),
     "L221": Code("reject", "the weights cannot be read to their end", _AGAIN, ("unreadable",)),
+    "L222": Code(
+        "reject",
+        "halves of pairs stand in each other's places",
+        "fetch the adapter again, or save it again where it was trained: names and contents were mixed up",
+        ("broken_weights",),
+    ),
     "L250": Code("warn", "a copy of another adapter", "keep one of them", ("altered",)),
     "L251": Code("note", "nearly the same update as another adapter", "in a blend, count them as one", ()),
     "L252": Code(

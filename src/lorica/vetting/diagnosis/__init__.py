@@ -4,7 +4,6 @@ evidence.py     what evidence is, and what it makes of the hypotheses
 checks.py       findings as evidence, and the absence of findings; weights.py: the table by code
 numeric.py      measured numbers as evidence
 experiments.py  the table of experiments; on_files, on_base, on_rows, sweeps, on_answers: how they are carried out
-partners.py     whether the halves of each pair belong together
 variants.py     changed copies of an adapter; trial.py: asking a model with and without them
 context.py      what can be asked about one adapter
 diagnose.py     the driver; settle.py: what is left; text.py: for people

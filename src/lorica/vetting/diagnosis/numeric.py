@@ -202,9 +202,9 @@ def partner_weights(judged: int, own: float, torn: int) -> Weights:
     """own: median correlation of the halves of a pair. torn: pairs whose half clearly goes with another module's.
 
     On adapters trained here every pair of 42 is its own best partner (median 0.67; strangers 0.00 with a deviation of
-    0.09), so a tenth of them torn is no accident.
+    0.09), so two of them torn are no accident.
     """
-    if judged and torn >= max(2, 0.1 * judged):
+    if torn >= 2:
         return {"broken_weights": 7.0, "healthy": -6.0, "hard_task": -5.0, "wrong_base": -3.0, "wrong_size": -1.0}
     if judged >= 4 and own >= 0.3:
         return {"broken_weights": -1.5}

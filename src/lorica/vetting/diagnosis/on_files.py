@@ -15,7 +15,7 @@ from lorica.pipeline.provenance import base_digest
 from lorica.vetting.diagnosis import numeric
 from lorica.vetting.diagnosis.context import Context
 from lorica.vetting.diagnosis.evidence import Evidence
-from lorica.vetting.diagnosis.partners import find_partners
+from lorica.vetting.numbers.partners import find_partners
 
 # A larger tokenizer.json than any in use; beyond it the file is not compared.
 _MAX_TOKENIZER_BYTES = 64 * 1024 * 1024

@@ -17,6 +17,8 @@ Weights = dict[str, float]
 # What makes an adapter useless as it is refutes both causes that say nothing is wrong with it.
 _UNSOUND: Weights = {"healthy": -6.0, "hard_task": -6.0}
 _DOUBTFUL: Weights = {"healthy": -2.0, "hard_task": -2.0}
+# What a spoilt adapter or base seems to suffer from besides.
+_POORER: Weights = {"under_scaled": -4.0, "over_scaled": -2.0, "prompt_mismatch": -3.0, "altered": -2.0}
 
 
 def _sure(cause: str, weight: float = 7.0, **others: float) -> Weights:
@@ -112,6 +114,7 @@ SPECIFIC: dict[str, Weights] = {
     "L215": {"broken_weights": 2.5, "over_scaled": 1.5, "altered": 0.5, "healthy": -1.5, "hard_task": -1.0},
     "L216": {"broken_weights": 0.3},
     "L220": _sure("broken_weights", 6.0),
+    "L222": _sure("broken_weights", 7.0, wrong_base=-3.0, wrong_size=-1.0),
     "L221": _sure("unreadable", 7.0),
     # --- fit: other widths leave no doubt; other paths may be a wrapper's or another family's
     "L300": _sure("not_applied", 3.5, wrong_base=2.0, wrong_size=2.0),
@@ -128,6 +131,13 @@ SPECIFIC: dict[str, Weights] = {
     "L312": _doubt("tokenizer_mismatch", 5.0),
     "L313": _doubt("tokenizer_mismatch", 5.0, wrong_base=0.5),
     "L314": {"tokenizer_mismatch": 1.0},
+    # the adapter's layers that fit no more are then the base's fault, and so is what it does
+    "L317": _doubt("wrong_base", 6.5, wrong_revision=4.0, broken_weights=-2.0, **_POORER),
+    # --- damage inside: what is left of such an adapter does little, and then another scale or format may seem to help
+    "L323": _doubt("broken_weights", 3.0, wrong_base=2.0, wrong_revision=-1.0),
+    "L324": _sure("broken_weights", 7.5, not_applied=2.0, wrong_base=-3.0, **_POORER),
+    "L325": _sure("broken_weights", 7.5, wrong_base=1.0, wrong_revision=-2.0, **_POORER),
+    "L326": _doubt("broken_weights", 6.0, wrong_base=-1.0, wrong_revision=-1.0, **_POORER),
     # --- size beside the base
     "L330": _doubt("over_scaled", 3.0, broken_weights=1.0),
     "L331": {"under_scaled": 1.5, "no_effect": 1.0, "healthy": -0.5},
@@ -227,6 +237,10 @@ GROUPS: dict[str, str] = {
     **dict.fromkeys(("L420", "L421", "L422", "L423"), "skill"),
     **dict.fromkeys(("L402", "L403"), "change"),
     **dict.fromkeys(("L405", "L406", "L424"), "input"),
+    "L222": "partners",
+    "L323": "strangers",
+    "L324": "layer_order",
+    **dict.fromkeys(("L325", "L326"), "halves"),
     "L407": "spread",
     **dict.fromkeys(("L160", "L161", "L342"), "record.config"),
 }

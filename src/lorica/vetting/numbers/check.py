@@ -13,6 +13,7 @@ from lorica.adapters.layout import Factors, Layout
 from lorica.adapters.specimen import Specimen
 from lorica.errors import AdapterError
 from lorica.vetting.findings import Finding, finding
+from lorica.vetting.numbers.partners import Grams, check_partners
 from lorica.vetting.numbers.scan import Half, TensorFacts, scan
 from lorica.vetting.numbers.sizes import check_sizes
 from lorica.vetting.numbers.sketch import Sketcher, unit
@@ -84,6 +85,7 @@ def check_numbers(specimen: Specimen, layout: Layout) -> tuple[Numbers, list[Fin
     )
     findings = check_values(specimen, layout, facts, measures)
     findings += check_sizes(specimen.config, layout, facts, measures, scaled=scaled)
+    findings += check_partners(collector.grams.partners())
     return numbers, [msgspec.structs.replace(each, file=specimen.weights.name) for each in findings]
 
 
@@ -92,6 +94,7 @@ class _Collector:
 
     def __init__(self, scales: dict[str, float]) -> None:
         self.sketcher = Sketcher()
+        self.grams = Grams()
         self._scales = scales
         self._waiting: dict[int, list[Pair]] = {}
         self._held = 0
@@ -102,6 +105,7 @@ class _Collector:
         rank = len(a.gram)
         if len(b.gram) != rank:
             return
+        self.grams.add(module.path, a.gram, b.gram)
         scale = self._scales[module.path]
         shape = (b.width, a.width)
         self.sketcher.add(module.path, scale, a.image, b.image, shape)

@@ -1,0 +1,85 @@
+"""Is a part of the adapter, or of the base, from elsewhere, though the whole belongs to this base?
+
+Damage inside an adapter (halves of two runs, an A drawn anew, channels or layers in another order, noise) leaves the
+names and shapes as they were, and some of its directions, too. Each part is held against the base for itself.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from lorica.vetting.base.order import Order
+from lorica.vetting.findings import Finding, finding
+
+# A side that clearly belongs to the base, where many or few modules show it; docs/alignment.md has the figures.
+_BELONGS, _BELONGS_OUT = 6.0, 4.0
+# At chance. Healthy adapters' outputs have at least 4.5 with eight modules or more, and 2.7 with four; on a base that
+# was never trained 2.5, a sixth of their inputs.
+_CHANCE, _CHANCE_OF_MANY, _CHANCE_OF_FEW, _BESIDE = 2.0, 2.5, 1.5, 10.0
+_MANY, _FEW = 8, 4
+# Over all pairs, halves that were trained together reach at least 5, after four updates 2.7; those of runs that began
+# alike can exceed that, too.
+_UNBOUND = 2.5
+
+
+@dataclass(frozen=True)
+class Halves:
+    """inputs, outputs: alignment of lora_A's side and of lora_B's, in standard deviations over shuffles; NaN where
+    nothing could be tested. tested: modules whose outputs were. bound: how far the halves of all pairs go together, 0
+    ± 1 by chance, over `bonds` pairs. order: where its layers belong. strangers: layers of the base that are not of its
+    model."""
+
+    inputs: float = math.nan
+    outputs: float = math.nan
+    tested: int = 0
+    bound: float = math.nan
+    bonds: int = 0
+    order: Order = field(default_factory=lambda: Order({}, 0.0))
+    strangers: tuple[int, ...] = ()
+
+
+def check_halves(halves: Halves, *, trained: bool) -> list[Finding]:
+    """Findings about the adapter's parts, and about the base's layers. trained: its modules agree with each other."""
+    if halves.strangers:
+        # What the adapter seems to lack then, the base may lack.
+        layers = _listed(halves.strangers)
+        text = f"what layers {layers} of the base read and write has nothing in common with its other layers"
+        return [finding("L317", text, expected="layers of one model", facts={"layers": list(halves.strangers)})]
+    if halves.order.places:
+        return [_misplaced(halves.order)]
+    return _sides(halves, trained=trained)
+
+
+def _misplaced(order: Order) -> Finding:
+    old, new = next(iter(order.places.items()))
+    text = (
+        f"{len(order.places)} of its layers fit this base by {order.gain:.1f} deviations better in other places: layer "
+        f"{old} as layer {new}, for one"
+    )
+    facts: dict[str, Any] = {"places": {str(one): two for one, two in order.places.items()}, "gain": order.gain}
+    return finding("L324", text, expected="each layer fits best where it stands", facts=facts)
+
+
+def _sides(halves: Halves, *, trained: bool) -> list[Finding]:
+    facts = {"inputs": halves.inputs, "outputs": halves.outputs, "bound": halves.bound, "bonds": halves.bonds}
+    facts = {name: round(value, 4) for name, value in facts.items() if math.isfinite(value)}
+    unbound = halves.bonds >= _FEW and abs(halves.bound) < _UNBOUND
+    seen = f"lora_A's directions are this base's ({halves.inputs:.1f}), lora_B's are not ({halves.outputs:.1f})"
+    many = halves.tested >= _MANY and halves.outputs < halves.inputs / _BESIDE
+    limit = _CHANCE_OF_MANY if many else _CHANCE_OF_FEW
+    if halves.inputs >= _BELONGS and halves.outputs < limit and halves.tested >= _FEW:
+        return [finding("L325", seen, expected="both, as training leaves them", facts=facts)]
+    seen = f"lora_B's directions are this base's ({halves.outputs:.1f}), lora_A's are not ({halves.inputs:.1f})"
+    # A that was frozen, or hardly moved, is at chance too; but then B grew with it.
+    if halves.outputs >= _BELONGS_OUT and halves.inputs < _CHANCE and unbound:
+        return [finding("L325", f"{seen}, nor do the halves go together", expected="both", facts=facts)]
+    if trained and unbound and max(halves.inputs, halves.outputs) >= _BELONGS:
+        text = f"the halves of its {halves.bonds} pairs go together no more than by chance ({halves.bound:.1f})"
+        return [finding("L326", text, expected="5 or more for halves that were trained together", facts=facts)]
+    return []
+
+
+def _listed(layers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, layers[:8])) + (", ..." if len(layers) > 8 else "")

@@ -1,0 +1,172 @@
+"""Damage that leaves names and shapes as they were: parts of an adapter, or of a base, that are from elsewhere."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file as load_arrays
+from safetensors.torch import load_file, save_file
+from tests.vetting.diagnosis.conftest import WEIGHTS, Arrays, broken
+
+from lorica.adapters.config import read_adapter_config
+from lorica.adapters.header import read_header
+from lorica.adapters.layout import read_layout
+from lorica.adapters.specimen import Specimen
+from lorica.models.locate import locate_model
+from lorica.vetting.base.alignment import Alignment, align, check_alignment, collect
+from lorica.vetting.base.halves import Halves, check_halves
+from lorica.vetting.base.kinship import EMBEDDING, strangers
+from lorica.vetting.base.order import assign, find_order
+from lorica.vetting.diagnosis import Diagnosis, to_text
+from lorica.vetting.numbers.check import check_numbers
+
+torch = pytest.importorskip("torch")
+
+
+def specimen(folder: Path) -> Specimen:
+    weights = folder / WEIGHTS
+    return Specimen(
+        name=folder.name, given=folder, kind="folder", folder=folder, weights=weights,
+        config=read_adapter_config(folder), header=read_header(weights),
+    )  # fmt: skip
+
+
+def aligned(folder: Path, base: Path) -> Alignment:
+    found = specimen(folder)
+    assert found.header is not None
+    return align(found, read_layout(found.header), collect(base))
+
+
+def codes(alignment: Alignment) -> set[str]:
+    return {each.code for each in check_alignment(alignment) if each.severity != "note"}
+
+
+def other_channels(arrays: Arrays) -> Arrays:
+    chance = np.random.default_rng(0)
+    orders = {len(v): chance.permutation(len(v)) for k, v in sorted(arrays.items()) if "lora_B" in k}
+    return {k: v[orders[len(v)]] if "lora_B" in k else v for k, v in arrays.items()}
+
+
+def noise(arrays: Arrays) -> Arrays:
+    chance = np.random.default_rng(0)
+    return {
+        k: (v + chance.normal(0, 6 * v.std(), v.shape)).astype(np.float32) if "lora_B" in k else v
+        for k, v in arrays.items()
+    }
+
+
+def other_components(arrays: Arrays) -> Arrays:
+    """Both halves still belong to the base, but not to each other."""
+    chance = np.random.default_rng(0)
+    return {k: v[:, chance.permutation(v.shape[1])] if "lora_B" in k else v for k, v in sorted(arrays.items())}
+
+
+def reversed_layers(arrays: Arrays) -> Arrays:
+    return {re.sub(r"\.layers\.(\d+)\.", lambda hit: f".layers.{2 - int(hit[1])}.", k): v for k, v in arrays.items()}
+
+
+def swapped_twice(arrays: Arrays) -> Arrays:
+    first, second = (f"base_model.model.model.layers.{n}.mlp.up_proj.lora_A.weight" for n in (0, 1))
+    return arrays | {first: arrays[second], second: arrays[first]}
+
+
+def test_a_sound_adapter_is_left_alone(trained: Path, bases: tuple[Path, Path]) -> None:
+    found = aligned(trained, bases[0])
+    assert codes(found) == set()
+    assert found.halves.bound > 5
+    assert found.halves.strangers == ()
+    # On another base nothing fits, and that is all there is to say.
+    assert codes(aligned(trained, bases[1])) == {"L321"}
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (other_channels, "L325"),
+        (noise, "L325"),
+        (other_components, "L326"),
+        (reversed_layers, "L324"),
+    ],
+)
+def test_check_sees_what_is_from_elsewhere(
+    trained: Path, bases: tuple[Path, Path], tmp_path: Path, change: Callable[[Arrays], Arrays], code: str
+) -> None:
+    found = aligned(broken(trained, tmp_path / "changed", change), bases[0])
+    assert codes(found) & {"L324", "L325", "L326"} == {code}, found
+
+
+@pytest.mark.parametrize("change", [other_channels, reversed_layers])
+def test_the_diagnosis_names_broken_weights(
+    trained: Path, tmp_path: Path, ask: Callable[..., Diagnosis], change: Callable[[Arrays], Arrays]
+) -> None:
+    found = ask(broken(trained, tmp_path / "changed", change), rows=())
+    assert found.cause == "broken_weights", to_text(found)
+
+
+def test_an_a_that_was_drawn_anew_is_told_from_one_that_never_moved() -> None:
+    anew = Halves(inputs=0.5, outputs=5.0, tested=4, bound=-0.6, bonds=8)
+    assert [each.code for each in check_halves(anew, trained=False)] == ["L325"]
+    for change in ({"bound": 5.3}, {"bonds": 0}, {"outputs": 3.0}, {"inputs": 3.0}):
+        assert check_halves(replace(anew, **change), trained=False) == []
+
+
+def test_halves_of_two_modules_that_changed_places_need_no_base(trained: Path, tmp_path: Path) -> None:
+    for change, expected in ((None, set()), (swapped_twice, {"L222"})):
+        found = specimen(broken(trained, tmp_path / f"one{len(expected)}", change))
+        assert found.header is not None
+        _, findings = check_numbers(found, read_layout(found.header))
+        assert {each.code for each in findings if each.severity != "note"} == expected
+
+
+def test_modules_with_one_a_in_common_are_no_strangers(trained: Path, tmp_path: Path) -> None:
+    """As adapters of fused modules have them, once they are split."""
+    arrays = load_arrays(trained / WEIGHTS)
+    for name in [name for name in arrays if "q_proj.lora_A" in name]:
+        arrays[name.replace("q_proj", "v_proj")] = arrays[name]
+    found = specimen(broken(trained, tmp_path / "shared", lambda _: arrays))
+    assert found.header is not None
+    _, findings = check_numbers(found, read_layout(found.header))
+    assert "L222" not in {each.code for each in findings}
+
+
+def test_layers_of_another_model_are_found_in_the_base_alone(tmp_path: Path) -> None:
+    tiny = locate_model("embedded:lorica_tiny", environ={})
+    assert collect(tiny).strangers == ()
+    shutil.copytree(tiny, tmp_path / "damaged")
+    weights = load_file(tiny / "model.safetensors")
+    torch.manual_seed(0)
+    for name, tensor in weights.items():
+        if tensor.ndim == 2 and re.search(r"\.layers\.[23]\.", name):
+            weights[name] = (torch.randn(tensor.shape) * 0.02).to(tensor.dtype)
+    save_file(weights, tmp_path / "damaged" / "model.safetensors", metadata={"format": "pt"})
+    found = collect(tmp_path / "damaged")
+    assert found.strangers == (2, 3)
+    told = check_halves(Halves(strangers=found.strangers), trained=True)
+    assert [(each.code, each.severity) for each in told] == [("L317", "warn")]
+
+
+def test_layers_that_share_nothing_at_all_were_never_trained() -> None:
+    chance = np.random.default_rng(0)
+    nodes = {layer: chance.normal(size=(300, 64)).astype(np.float32) for layer in range(EMBEDDING, 4)}
+    assert strangers(nodes) == ()
+    assert strangers({0: nodes[0], 1: nodes[1]}) == ()
+
+
+def test_the_best_order_is_found() -> None:
+    chance = np.random.default_rng(0)
+    order = chance.permutation(9)
+    table = chance.normal(size=(9, 9))
+    table[np.arange(9), order] += 20
+    assert assign(table) == order.tolist()
+    found = find_order(list(range(10, 19)), table)
+    assert found.places == {10 + place: 10 + int(other) for place, other in enumerate(order) if place != other}
+    assert find_order(list(range(9)), chance.normal(size=(9, 9))).places == {}
+    # Rows and columns that are high everywhere say nothing.
+    assert find_order(list(range(9)), chance.normal(size=(9, 9)) + 30 * np.arange(9)[:, None]).places == {}
+    assert find_order([3], table[:1, :1]).places == {}
