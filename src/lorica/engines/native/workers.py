@@ -55,7 +55,10 @@ class Workers(Generic[Result]):
             self._pending.append((self._pool.submit(_without_gradients, work), after))
             return
         future: Future[Result] = Future()
-        future.set_result(_without_gradients(work))
+        try:
+            future.set_result(_without_gradients(work))
+        except Exception as error:
+            future.set_exception(error)
         self._pending.append((future, after))
 
     def finished(self, *, all_of_it: bool = False) -> Iterator[Result]:
