@@ -42,6 +42,16 @@ def _one_label(rows: list[Row], rng: random.Random) -> list[Row]:
     return [msgspec.structs.replace(row, gold=0) for row in rows]
 
 
+def _cut(rows: list[Row], rng: random.Random) -> list[Row]:
+    """The first two words of each post."""
+    made = []
+    for row in rows:
+        case: Any = row.case
+        case = msgspec.structs.replace(case, body=" ".join(case.body.split()[:2]))
+        made.append(msgspec.structs.replace(row, case=case))
+    return made
+
+
 @dataclass(frozen=True)
 class Plan:
     """One short training. lora: arguments of PEFT's LoraConfig beside rank 8 on q and v. change: of the rows."""
@@ -53,6 +63,7 @@ class Plan:
     rate: float = 3e-3
     style: str = ""
     task: str = "rules"
+    method: str = ""
     change: Callable[[list[Row], random.Random], list[Row]] = _as_they_are
 
 
@@ -65,6 +76,9 @@ FAULTY = (
     Plan("contrastive", style="contrastive", epochs=4),
     Plan("mcq", task="mcq", epochs=4),
     Plan("alpha-pattern", lora={"alpha_pattern": {"v_proj": 256.0}, "lora_alpha": 8}, rate=1e-3),
+    Plan("rows-cut", change=_cut),
+    Plan("numbers-for-words", method="generate"),
+    Plan("diverged", rows=96, epochs=2, rate=0.1),
 )
 HEALTHY = (
     Plan("r1", lora={"r": 1}, rate=4e-3),
@@ -128,7 +142,7 @@ def _train(plan: Plan, base: Path, seed: int, folder: Path) -> None:
 
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    task = load_task(plan.task, TaskSettings(style=plan.style))
+    task = load_task(plan.task, TaskSettings(style=plan.style, method=plan.method))
     pool = rows_of(task, plan.task)
     rows = plan.change(rng.sample(pool, min(plan.rows, len(pool))), rng)
     examples = encode_rows(task, Encoder.load(base), rows, "bench", _MAX_TOKENS, "middle")
