@@ -165,13 +165,13 @@ def wrapped(site: Site) -> Case:
         return made | {"model.visual.patch_embed.proj.weight": eye.to(torch.bfloat16)}
 
     def say(values: Config) -> None:
-        inner = dict(values)
+        inner = {key: value for key, value in values.items() if value is not None}
         values.clear()
         values |= {
             "architectures": [architecture],
             "model_type": kind,
             "text_config": inner,
-            "vision_config": {"hidden_size": 64, "patch_size": 14, "image_size": 224},
+            "vision_config": {"hidden_size": 64, "num_attention_heads": 4, "patch_size": 14, "image_size": 224},
             "torch_dtype": "bfloat16",
         }
 
