@@ -160,7 +160,7 @@ def shift_weights(shift: float, spread: float, change_spread: float) -> Weights:
     """
     if abs(shift) >= 1.0 and abs(shift) >= 6 * change_spread and spread <= 0.25:
         refuted = dict.fromkeys(("inverted", "under_scaled", "prompt_mismatch", "hard_labels"), -3.0)
-        return refuted | {"ignores_input": 6.0, "healthy": -6.0, "hard_task": -2.0, "wrong_revision": -2.0}
+        return refuted | {"ignores_input": 5.0, "healthy": -6.0, "hard_task": -1.0, "wrong_revision": -2.0}
     return {}
 
 
