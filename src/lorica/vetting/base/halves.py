@@ -15,11 +15,11 @@ from lorica.vetting.findings import Finding, finding
 
 # A side that clearly belongs to the base, where many or few modules show it; docs/alignment.md has the figures.
 _BELONGS, _BELONGS_OUT = 6.0, 4.0
-# At chance. Healthy adapters' outputs have at least 4.5 with eight modules or more, and 2.7 with four; on a base that
+# At chance. Healthy adapters' outputs have at least 3.7 with eight modules or more, and 2.1 with four; on a base that
 # was never trained 2.5, a sixth of their inputs.
 _CHANCE, _CHANCE_OF_MANY, _CHANCE_OF_FEW, _BESIDE = 2.0, 2.5, 1.5, 10.0
 _MANY, _FEW = 8, 4
-# Over all pairs, halves that were trained together reach at least 5, after four updates 2.7; those of runs that began
+# Over all pairs, halves that were trained together reach 5, after few updates at least 2.7; those of runs that began
 # alike can exceed that, too.
 _UNBOUND = 2.5
 
