@@ -4,15 +4,15 @@
 
 Trains an adapter on half of sms_spam (or takes one), answers rows of the other half with the embedded base model in
 float32 and in each other precision, and compares: the mean and the largest difference of the choices' log-probabilities
-from float32's (base and adapter each), and the change of the adapter's AUC with its paired 95% interval. The last line
-is `key=value`.
+from float32's (base and adapter each; then with the adapter merged into the weights), and the change of the adapter's
+AUC with its paired 95% interval. The last line is `key=value`.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +24,7 @@ from lorica.config.schema import Config
 from lorica.data.read import read_rows
 from lorica.data.split import split
 from lorica.engines import load_engine
-from lorica.engines.base import Engine, EngineSettings
+from lorica.engines.base import Engine, EngineSettings, MergingEngine
 from lorica.metrics.bootstrap import Estimate, paired_difference
 from lorica.metrics.table import METRICS
 from lorica.pipeline.answer import Pipeline
@@ -71,6 +71,10 @@ class _Recorder:
         """As the engine does."""
         return self._engine.describe()
 
+    def settle(self, uses: Mapping[str | None, int], sample: Sequence[Request]) -> str:
+        """As the engine does."""
+        return self._engine.settle(uses, sample) if isinstance(self._engine, MergingEngine) else ""
+
     def run(self, requests: Sequence[Request], on_done: object = None) -> list[Output]:
         """As the engine does, and keep what it says."""
         outputs = self._engine.run(requests)
@@ -78,11 +82,16 @@ class _Recorder:
         return outputs
 
 
-def ask(config: Config, precision: str, adapter: Path | None, rows: Sequence[Row]) -> tuple[Floats, Floats]:
-    """Scores of the rows [N], and the log-probabilities of all their choices [M]."""
+def ask(
+    config: Config, precision: str, adapter: Path | None, rows: Sequence[Row], *, merged: bool = False
+) -> tuple[Floats, Floats]:
+    """Scores of the rows [N], and the log-probabilities of all their choices [M]. merged: with the adapter as part of
+    the weights.
+    """
     folder = build.model_folder(config)
     settings = EngineSettings(dtype=EXACT if precision == "nf4" else precision, device="cpu")
-    engine = _Recorder(load_engine("native", folder, replace(settings, load_in_4bit=precision == "nf4")))
+    settings = replace(settings, load_in_4bit=precision == "nf4", merge="always")
+    engine = _Recorder(load_engine("native", folder, settings))
     names = []
     if adapter is not None:
         engine.add_adapter(NAME, adapter)
@@ -94,6 +103,8 @@ def ask(config: Config, precision: str, adapter: Path | None, rows: Sequence[Row
         names,
         build.answer_settings(config, folder),
     )
+    if merged:
+        print(f"{precision}: {pipeline.settle({NAME: len(rows)}, rows[:64])}")
     scores = np.array([answer.score for answer in pipeline.answer(rows)], dtype=np.float64)
     return scores, np.concatenate(engine.logprobs)
 
@@ -143,6 +154,11 @@ def main() -> None:
                 f"{name}_auc_change={moved.value:+.4f} "
                 f"{name}_auc_low={moved.low:+.4f} {name}_auc_high={moved.high:+.4f}"
             )
+        for name in (EXACT, *(each for each in others if each != "nf4")):
+            scores, logprobs = ask(config, name, adapter, asked, merged=True)
+            far, moved = np.abs(logprobs - exact[adapter][1]), change(gold, scores, exact[adapter][0])
+            print(f"{name + ' merged':34s} {far.mean():8.2g} {far.max():8.2g}  {moved}")
+            figures.append(f"{name}_merged_mean_error={far.mean():.2g} {name}_merged_auc_change={moved.value:+.4f}")
     print(" ".join(figures))
 
 

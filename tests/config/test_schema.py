@@ -54,7 +54,7 @@ EXIST = {
     "inference.use_stop_tokens",
     "inference.batch_tokens", "inference.max_input_tokens", "inference.window_rows",
     "task.columns", "task.constants", "model.load_in_4bit", "adapters.use",
-    "engine.share_prefixes", "engine.deterministic",
+    "engine.share_prefixes", "engine.deterministic", "engine.merge",
     "data", "input", "output", "run_dir",
 }  # fmt: skip
 

@@ -26,6 +26,7 @@ Scheduler = Literal["cosine", "linear", "constant"]
 EngineName = Literal["native", "transformers", "fake"]
 Fallback = Literal["general", "base", "error"]
 Gate = Literal["auto", "require", "off"]
+Merge = Literal["auto", "never", "always"]
 
 
 @dataclass(frozen=True)
@@ -290,6 +291,12 @@ class EngineConfig:
     deterministic: bool = True
     """Whether the native engine on a CPU scores a row the same to the last bit, whatever the other rows, their order,
     the batches and the number of threads; off, they differ by rounding."""
+
+    merge: Merge = "auto"
+    """Whether `lorica infer` with the native engine on a CPU merges the adapter into the weights when one answers all
+    rows. `auto`: in float32 and bfloat16, for runs long enough to gain by it, and for scores only with
+    `engine.deterministic=false`; `always`: whatever the precision and length; `never`. The run says what was decided,
+    and a resumed one must decide alike."""
 
 
 @dataclass(frozen=True)

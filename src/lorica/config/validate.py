@@ -91,6 +91,11 @@ def _check_model(config: Config, facts: _Facts) -> None:
                 f"{facts['model.dtype']} and {facts['model.load_in_4bit']} both say how the weights are held",
                 fix="set one of them",
             )
+    if config.engine.merge == "always" and config.engine.name != "native":
+        raise ConfigError(
+            f"{facts['engine.merge']} is done by the native engine alone, not by {facts['engine.name']}",
+            fix="engine.merge=auto, or engine=native",
+        )
     if not config.lora.target_modules:
         raise ConfigError(
             "lora.target_modules is empty: there would be nothing to train",

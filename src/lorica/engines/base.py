@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from lorica.errors import EngineError
 from lorica.records import Choose, Generate, Output, Request
@@ -57,6 +57,19 @@ class RepeatableEngine(Protocol):
         ...
 
 
+@runtime_checkable
+class MergingEngine(Protocol):
+    """An engine that may make an adapter part of the weights."""
+
+    def settle(self, uses: Mapping[str | None, int], sample: Sequence[Request]) -> str:
+        """Decide for a run of `uses[adapter]` requests, of which `sample` are the first. Returns what was decided and
+        why, for a person; "" where there is nothing to decide.
+
+        What is asked later of another adapter than the merged one gets the unmerged base back first.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """How an engine loads and computes."""
@@ -87,6 +100,10 @@ class EngineSettings:
     deterministic: bool = True
     """The native engine on a CPU gives a row the same scores to the last bit, whatever the other rows, their order, the
     batches and the number of threads; off, they differ by rounding."""
+
+    merge: Literal["auto", "never", "always"] = "auto"
+    """Whether the native engine makes a run's one adapter part of the weights, where it is told of the run (`settle`).
+    auto: where that is faster, and no guarantee is lost."""
 
 
 EngineFactory = Callable[[Path, EngineSettings], Engine]

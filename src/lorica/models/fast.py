@@ -6,7 +6,7 @@ gate and up another; adapters are added by `Updates`. `Decoder` stays the one th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from lorica.models.lora import LoraSpan, spans_of
 from lorica.models.rope import inverse_frequencies, rotation
 from lorica.models.updates import FactorMemory, Updates
 
+ALL_MODULES = frozenset(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
 _BLOCK_ROWS = 256
 
 
@@ -27,8 +28,7 @@ class FastLayer:
     """One layer; its states are changed in place."""
 
     def __init__(self, layer: Layer, config: DecoderConfig, number: int, precision: str) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        stream = stream_dtype(precision)
+        attention, stream = layer.self_attn, stream_dtype(precision)
         path = f"model.layers.{number}"
         self._number, self._head_dim, self._kept = number, config.head_dim, working_dtype(precision)
         self._heads, self._kv_heads = config.heads, config.kv_heads
@@ -36,16 +36,25 @@ class FastLayer:
         self._post_norm = _Norm(layer.post_attention_layernorm, stream)
         self._query_norm = None if attention.q_norm is None else _Norm(attention.q_norm, stream)
         self._key_norm = None if attention.k_norm is None else _Norm(attention.k_norm, stream)
-        self._qkv = make_product((attention.q_proj, attention.k_proj, attention.v_proj), precision)
-        self._output = make_product((attention.o_proj,), precision)
-        self._gate_up = make_product((mlp.gate_proj, mlp.up_proj), precision)
-        self._down = make_product((mlp.down_proj,), precision)
+        self.renew(layer, precision)
         self._qkv_paths = tuple(f"{path}.self_attn.{name}_proj" for name in "qkv")
         self._output_path = (f"{path}.self_attn.o_proj",)
         self._gate_up_paths = (f"{path}.mlp.gate_proj", f"{path}.mlp.up_proj")
         self._down_path = (f"{path}.mlp.down_proj",)
         query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
         self._qkv_widths, self._hidden, self._wide = [query, key, key], config.hidden_size, config.intermediate_size
+
+    def renew(self, layer: Layer, precision: str, modules: Set[str] = ALL_MODULES) -> None:
+        """Make the products anew from `layer`: those that any of these modules (their last names) takes part in."""
+        attention, mlp = layer.self_attn, layer.mlp
+        if modules & {"q_proj", "k_proj", "v_proj"}:
+            self._qkv = make_product((attention.q_proj, attention.k_proj, attention.v_proj), precision)
+        if "o_proj" in modules:
+            self._output = make_product((attention.o_proj,), precision)
+        if modules & {"gate_proj", "up_proj"}:
+            self._gate_up = make_product((mlp.gate_proj, mlp.up_proj), precision)
+        if "down_proj" in modules:
+            self._down = make_product((mlp.down_proj,), precision)
 
     def mix(self, x: Tensor, turn: tuple[Tensor, Tensor], attention: Attention, updates: Updates) -> Tensor:
         """x [T, hidden], turn: cosines and signed sines [T, 1, Dh] -> what attention gives [T, H * Dh]."""
@@ -147,6 +156,10 @@ class FastDecoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [N, hidden] -> final norm and head -> [N, vocab_size]."""
         return self._head(self._norm(hidden))
+
+    def renew_layer(self, number: int, layer: Layer, modules: Set[str]) -> None:
+        """Put other weights in the place of some of a layer's: see `FastLayer.renew`."""
+        self._layers[number].renew(layer, self.precision, modules)
 
     def forget_adapters(self) -> None:
         """Let go of what was joined of adapters' matrices for generation."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
 
 from lorica.data.outputs import OutputLog
-from lorica.engines.base import Engine, RepeatableEngine
+from lorica.engines.base import Engine, MergingEngine, RepeatableEngine
 from lorica.errors import PromptError
 from lorica.prompts.encoder import Encoder
 from lorica.records import Answer, Choose, Generate, Output, Request, Route, Row, Sampling
@@ -73,6 +73,16 @@ class Pipeline:
         self.engine = engine
         self.adapters = frozenset(adapters)
         self.settings = settings
+
+    def settle(self, uses: Mapping[str | None, int], rows: Iterable[Row]) -> str:
+        """Let the engine decide whether the run's adapter is merged; see `MergingEngine.settle`. rows: the first ones.
+
+        Returns what was decided, "" where the engine decides nothing.
+        """
+        if not isinstance(self.engine, MergingEngine):
+            return ""
+        prepared = [self._prepare(row) for row in rows]
+        return self.engine.settle(uses, [one.request for one in prepared if one.request is not None])
 
     def answer(
         self, rows: Sequence[Row], on_done: Callable[[int], None] | None = None, log: OutputLog | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -97,6 +98,7 @@ def build_engine(config: Config, folder: Path) -> Engine:
         threads=config.engine.threads,
         share_prefixes=config.engine.share_prefixes,
         deterministic=config.engine.deterministic,
+        merge=config.engine.merge,
     )
     return load_engine(config.engine.name, folder, settings)
 
@@ -160,23 +162,24 @@ def tell_admissions(admitted: Mapping[str, Admission]) -> None:
         )
 
 
-def check_routes(config: Config, task: Task, rows: Iterable[Row]) -> int:
-    """Read and count all rows. Raises what reading raises, and AdapterError for a row that no adapter may answer."""
+def check_routes(config: Config, task: Task, rows: Iterable[Row]) -> Counter[str | None]:
+    """Read all rows and count them by the adapter that answers. Raises what reading raises, and AdapterError for a row
+    that no adapter may answer.
+    """
     adapters = adapter_folders(config)
-    known: set[str] = set()
-    total = 0
+    ways: dict[str, str | None] = {}
+    uses: Counter[str | None] = Counter()
     for row in rows:
-        total += 1
-        if row.subject not in known:
-            known.add(row.subject)
-            route(
+        if row.subject not in ways:
+            ways[row.subject] = route(
                 subject=row.subject,
                 task=task.name,
                 adapters=adapters,
                 fixed=config.adapters.use,
                 fallback=config.adapters.fallback,
-            )
-    return total
+            ).adapter
+        uses[ways[row.subject]] += 1
+    return uses
 
 
 def manifest(config: Config, pipeline: Pipeline, extra: Mapping[str, str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections import Counter
@@ -26,6 +27,7 @@ from lorica.verbs.arguments import emit, parser, required, resolve
 from lorica.verbs.progress import row_progress
 
 RECORD_SUFFIX = ".run.json"
+_SAMPLE_ROWS = 64  # by which the engine judges the run; not a window, whose size must change nothing
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -62,15 +64,18 @@ def infer_file(resolved: Resolved) -> tuple[Summary | None, Path]:
     source, output = _places(config)
     task = build.build_task(config)
     # Reading a file takes seconds and answering it hours: a bad last row or subject must not wait until the end.
-    total = build.check_routes(config, task, _rows(config, task, source))
+    uses = build.check_routes(config, task, _rows(config, task, source))
     pipeline = build.build_pipeline(config)
+    settled = pipeline.settle(uses, itertools.islice(_rows(config, task, source), _SAMPLE_ROWS))
+    if settled and (config.engine.merge == "always" or pipeline.engine.describe().get("merged", "none") != "none"):
+        print(f"lorica: {settled}", file=sys.stderr)
     manifest = build.manifest(config, pipeline, {"input": file_digest(source), "output": output.name})
     record = output.with_name(output.name + RECORD_SUFFIX)
     if config.inference.resume and _complete(record, output, manifest):
         return None, output
     folder = Path(config.run_dir) if config.run_dir else output.with_name(output.name + ".partial")
     with Journal.open(folder, manifest, resume=config.inference.resume) as journal:
-        with _nothing_lost(journal), row_progress(total) as advance:
+        with _nothing_lost(journal), row_progress(uses.total()) as advance:
             summary = answer_file(
                 pipeline,
                 _rows(config, task, source),
@@ -83,6 +88,7 @@ def infer_file(resolved: Resolved) -> tuple[Summary | None, Path]:
             "manifest": manifest,
             "summary": summary_dict(summary),
             "config": resolved.as_dict(),
+            "merging": settled,
             "output": file_digest(output),
         }
         with atomic_file(record) as file:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 
 from lorica.adapters.folder import open_adapter
 from lorica.engines.base import EngineSettings, OnDone, OnOutputs, check_adapters, failed, find_problem, not_there
+from lorica.engines.native import merging
 from lorica.engines.native.block import has_fast_kernel
 from lorica.engines.native.branches import NO_BRANCHES, branches_of
 from lorica.engines.native.generate import Finished, Generation, Waiting
@@ -23,9 +24,11 @@ from lorica.engines.native.plan import Batch, Plan, PlannedRow, make_plan
 from lorica.engines.native.workers import Workers, count_workers
 from lorica.errors import EngineError
 from lorica.models.adapter_weights import load_lora
+from lorica.models.decoder import Decoder
 from lorica.models.fast import AnyDecoder, FastDecoder
 from lorica.models.linear import PRECISIONS
 from lorica.models.lora import LoraWeights
+from lorica.models.merging import merge, restore
 from lorica.models.quantised import quantised
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.records import Choose, Generate, Output, Request
@@ -40,11 +43,19 @@ class NativeEngine:
 
     batch_tokens: tokens of one forward pass, the memory budget. share_prefixes: compute what prompts of one
     adapter have in common at their beginning only once. deterministic: on a CPU, the bits of a row's scores depend on
-    nothing but the row, its adapter and the base.
+    nothing but the row, its adapter and the base. merge: see `EngineSettings`. stored: the base anew, as its files have
+    it; without that nothing is merged.
     """
 
     def __init__(
-        self, decoder: AnyDecoder, *, batch_tokens: int = 4096, share_prefixes: bool = True, deterministic: bool = True
+        self,
+        decoder: AnyDecoder,
+        *,
+        batch_tokens: int = 4096,
+        share_prefixes: bool = True,
+        deterministic: bool = True,
+        merge: merging.Merge = "auto",
+        stored: Callable[[], Decoder] | None = None,
     ) -> None:
         if batch_tokens < 1:
             raise EngineError(f"batch_tokens is {batch_tokens}; at least 1 is needed", fix="try batch_tokens=4096")
@@ -55,6 +66,8 @@ class NativeEngine:
         self._passes = Passes(decoder, deterministic=deterministic)
         self._adapters: dict[str, LoraWeights] = {}
         self._digests: dict[str, str] = {}
+        self._merge, self._stored = merge, stored
+        self._merged: str | None = None
 
     def add_adapter(self, name: str, folder: Path) -> None:
         """Load an adapter under a name; the same adapter again changes nothing.
@@ -76,8 +89,11 @@ class NativeEngine:
 
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter and free its memory. Raises EngineError for one that was never added."""
-        if self._adapters.pop(name, None) is None:
+        if name not in self._adapters:
             raise not_there(name, self._adapters)
+        if self._merged == name:
+            self._restore()
+        del self._adapters[name]
         del self._digests[name]
         if isinstance(self._decoder, FastDecoder):
             self._decoder.forget_adapters()
@@ -96,6 +112,7 @@ class NativeEngine:
             "share_prefixes": str(self._share_prefixes).lower(),
             "deterministic": str(self._deterministic and decoder.device.type == "cpu").lower(),
             "attention": "flash" if fast else "plain",
+            "merged": self._merged or "none",
             "torch": str(torch.__version__),
         }
 
@@ -103,11 +120,53 @@ class NativeEngine:
         """Scores are, where `deterministic` holds; texts are not, for their steps are products of few rows."""
         return isinstance(request, Choose) and self._deterministic and self._decoder.device.type == "cpu"
 
+    def settle(self, uses: Mapping[str | None, int], sample: Sequence[Request]) -> str:
+        """See `MergingEngine.settle`."""
+        name = merging.one_adapter(uses)
+        if name != self._merged:
+            self._restore()
+        if name is None:
+            return f"not merged: {merging.told(uses)}" if uses.keys() != {None} else ""
+        if name == self._merged:
+            return f"adapter {name!r} is part of the weights"
+        decoder, precision = self._decoder, _precision(self._decoder)
+        if not isinstance(decoder, FastDecoder) or self._stored is None:
+            return f"adapter {name!r} is not merged: that is done for a base of a folder on a CPU, and not in 4 bits"
+        reason = merging.why_not(
+            self._merge, precision, sample, uses[name], batch_tokens=self._budget(), repeatable=self.repeatable
+        )
+        if reason:
+            return f"adapter {name!r} is not merged: {reason}"
+        asked = merging.probes(sample, self.run)
+        before = self.run(asked)
+        merge(decoder, self._stored(), self._adapters[name])
+        self._merged = name
+        decoder.forget_adapters()
+        difference = merging.mean_difference(before, self.run(asked))
+        if not merging.exact_enough(difference, precision):
+            self._restore()
+            return f"adapter {name!r} is not merged: log-probabilities would differ by {difference:.2g} in the mean"
+        return (
+            f"adapter {name!r} is merged into the weights in {precision}: log-probabilities differ by {difference:.1e} "
+            f"in the mean over {len(asked)} rows"
+        )
+
+    def _restore(self) -> None:
+        """The base as it was, to the last bit."""
+        if self._merged is None:
+            return
+        assert isinstance(self._decoder, FastDecoder)
+        assert self._stored is not None
+        restore(self._decoder, self._stored(), self._adapters[self._merged])
+        self._merged = None
+
     def run(
         self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
     ) -> list[Output]:
         """Answer all requests in their order; see `RepeatableEngine.run`."""
         check_adapters(requests, self._adapters)
+        if any(request.adapter != self._merged for request in requests):
+            self._restore()
         outputs: list[Output | None] = [None] * len(requests)
         able: list[int] = []
         for index, request in enumerate(requests):
@@ -171,7 +230,7 @@ class NativeEngine:
         return min(self._batch_tokens, tokens_that_fit(decoder.config, decoder.dtype, free_memory(decoder.device)))
 
     def _adapter(self, name: str | None) -> LoraWeights | None:
-        return None if name is None else self._adapters[name]
+        return None if name is None or name == self._merged else self._adapters[name]
 
     def _piece(self, plan: Plan, row: PlannedRow, prefix: Prefix | None) -> Piece:
         request = plan.requests[row.request]
@@ -278,6 +337,8 @@ def load_native(folder: Path, settings: EngineSettings) -> NativeEngine:
         batch_tokens=settings.batch_tokens,
         share_prefixes=settings.share_prefixes,
         deterministic=settings.deterministic,
+        merge=settings.merge,
+        stored=lambda: _stored(folder, settings),
     )
 
 
@@ -287,7 +348,7 @@ def _load(folder: Path, settings: EngineSettings, device: str) -> AnyDecoder:
     if dtype not in ("auto", *PRECISIONS):
         raise EngineError(f"dtype={dtype!r} is none of auto, {', '.join(PRECISIONS)}", fix="choose one of these")
     if device == "cpu" and not settings.load_in_4bit:
-        decoder = load_decoder(folder, dtype=DTYPES.get(dtype), as_stored=True)
+        decoder = _stored(folder, settings)
         return FastDecoder(decoder, str(decoder.dtype).removeprefix("torch.") if dtype == "auto" else dtype)
     if dtype not in ("auto", *DTYPES):
         told = "with load_in_4bit the weights have four bits already" if settings.load_in_4bit else f"device={device}"
@@ -295,3 +356,7 @@ def _load(folder: Path, settings: EngineSettings, device: str) -> AnyDecoder:
             f"dtype={dtype} computes in whole numbers on a CPU; {told}", fix="use dtype=bfloat16, or device=cpu"
         )
     return load_decoder(folder, dtype=DTYPES.get(dtype), device=device, load_in_4bit=settings.load_in_4bit)
+
+
+def _stored(folder: Path, settings: EngineSettings) -> Decoder:
+    return load_decoder(folder, dtype=DTYPES.get(settings.dtype), as_stored=True)

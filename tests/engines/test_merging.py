@@ -1,0 +1,190 @@
+"""An adapter as part of the weights: near what it gives unmerged, gone without a trace, and only where sensible."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from lorica.cli import main  # noqa: E402
+from lorica.engines.base import EngineSettings, MergingEngine  # noqa: E402
+from lorica.engines.native import merging  # noqa: E402
+from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
+from lorica.errors import EngineError  # noqa: E402
+from lorica.models.linear import PRECISIONS  # noqa: E402
+from lorica.models.lora import LoraPair  # noqa: E402
+from lorica.models.merging import merged_weight  # noqa: E402
+from lorica.records import Choose, Generate, Output, Request, Sampling  # noqa: E402
+
+SETTINGS = EngineSettings("float32", "cpu", merge="always")
+# Of log-probabilities that the adapters move by about 1.
+NEAR = {"float32": 1e-4, "bfloat16": 0.3, "float16": 0.05, "int8": 1.5, "int8-weights": 0.8}
+
+
+def native(bench: Any, settings: EngineSettings = SETTINGS) -> NativeEngine:
+    engine = load_native(bench.base, settings)
+    for name, folder in bench.adapters.items():
+        engine.add_adapter(name, folder)
+    return engine
+
+
+def rows(adapter: str | None, count: int = 12) -> list[Request]:
+    return [
+        Choose(f"r{i}", tuple((i * 7 + j * 5) % 97 for j in range(20 + i)), ((1,), (2, 3)), adapter)
+        for i in range(count)
+    ]
+
+
+def texts(adapter: str | None, count: int = 12) -> list[Request]:
+    return [Generate(row.id, row.prompt, Sampling(max_new_tokens=6), adapter=adapter) for row in rows(adapter, count)]
+
+
+def scores(outputs: list[Output]) -> Any:
+    assert not [output.error for output in outputs if output.error]
+    return torch.tensor([output.logprobs for output in outputs])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_merged_is_near_unmerged_and_leaves_no_trace(benches: Any, family: str, precision: str) -> None:
+    engine = native(benches(family), replace(SETTINGS, dtype=precision))
+    base, before = scores(engine.run(rows(None))), scores(engine.run(rows("algebra")))
+    other = scores(engine.run(rows("history")))
+    engine.settle({"algebra": 12}, rows("algebra"))
+    if precision in ("float32", "bfloat16"):
+        assert engine.describe()["merged"] == "algebra"
+    merged = scores(engine.run(rows("algebra")))
+    assert (merged - before).abs().mean() < NEAR[precision]
+    assert (base - before).abs().mean() > 0.2, "the adapter must matter, or nothing is tested"
+    # Whoever asks for something else gets the base to the last bit, and the adapter as it was.
+    assert torch.equal(scores(engine.run(rows("history"))), other)
+    assert engine.describe()["merged"] == "none"
+    assert torch.equal(scores(engine.run(rows(None))), base)
+    assert torch.equal(scores(engine.run(rows("algebra"))), before)
+
+
+def test_a_merged_weight_is_the_sum_rounded_once() -> None:
+    torch.manual_seed(0)
+    weight, pair = torch.randn(6, 5).bfloat16(), LoraPair(torch.randn(2, 5), torch.randn(6, 2), 0.25)
+    expected = weight.double() + 0.25 * pair.b.double() @ pair.a.double()
+    found = merged_weight(weight, pair)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_merged_agrees_with_transformers_and_peft(benches: Any, family: str) -> None:
+    bench = benches(family)
+    engine = native(bench)
+    told = engine.settle(Counter({"history": 12}), rows("history"))
+    assert "history" in told
+    assert engine.describe()["merged"] == "history"
+    right = torch.tensor([bench.logprobs(request) for request in rows("history")])
+    assert (scores(engine.run(rows("history"))) - right).abs().max() < 1e-4
+    for request, output in zip(texts("history", 3), engine.run(texts("history", 3)), strict=True):
+        assert list(output.tokens) == bench.greedy(request.prompt, "history", 6)
+
+
+def test_merged_scores_do_not_depend_on_their_company(benches: Any) -> None:
+    engine = native(benches("qwen3"))
+    engine.settle({"algebra": 12}, rows("algebra"))
+    whole = scores(engine.run(rows("algebra")))
+    alone = torch.cat([scores(engine.run([row])) for row in reversed(rows("algebra"))]).flip(0)
+    assert engine.describe()["merged"] == "algebra"
+    assert torch.equal(whole, alone)
+
+
+def test_a_merged_adapter_can_be_removed(benches: Any) -> None:
+    engine = native(benches("qwen3"))
+    base = scores(engine.run(rows(None)))
+    engine.settle({"algebra": 12}, rows("algebra"))
+    engine.remove_adapter("algebra")
+    assert engine.describe()["merged"] == "none"
+    assert torch.equal(scores(engine.run(rows(None))), base)
+
+
+def test_another_run_is_decided_anew(benches: Any) -> None:
+    engine = native(benches("qwen3"))
+    assert isinstance(engine, MergingEngine)
+    engine.settle({"algebra": 12}, rows("algebra"))
+    engine.settle({"history": 12}, rows("history"))
+    assert engine.describe()["merged"] == "history"
+    assert "in turn" in engine.settle({"history": 6, None: 6}, rows("history"))
+    assert engine.describe()["merged"] == "none"
+    assert engine.settle({None: 6}, rows(None)) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "asked", "word"),
+    [
+        ({}, texts, ""),
+        ({}, rows, "last bit"),
+        ({"deterministic": False}, rows, ""),
+        ({"merge": "never"}, texts, "engine.merge=never"),
+        ({"dtype": "int8-weights"}, texts, "rounds"),
+        ({"merge": "always", "dtype": "int8-weights"}, texts, ""),
+        ({"merge": "always"}, rows, ""),
+    ],
+)
+def test_what_is_merged(benches: Any, change: dict[str, Any], asked: Callable[[str], list[Request]], word: str) -> None:
+    settings = replace(EngineSettings("float32", "cpu"), **change)
+    engine = native(benches("qwen2"), settings)
+    told = engine.settle({"algebra": 5000}, asked("algebra"))
+    if word:
+        assert word in told
+    assert engine.describe()["merged"] == ("none" if word else "algebra"), told
+
+
+def test_a_short_run_is_not_merged(benches: Any) -> None:
+    engine = native(benches("qwen2"), replace(SETTINGS, merge="auto"))
+    assert "too few" in engine.settle({"algebra": 12}, texts("algebra"))
+    assert engine.describe()["merged"] == "none"
+
+
+def test_merging_that_changes_too_much_is_undone(benches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = native(benches("qwen2"))
+    before = scores(engine.run(rows("algebra")))
+    monkeypatch.setattr(merging, "_TOLERANCE", {"float32": 0.0, "bfloat16": 0.0})
+    assert "would differ" in engine.settle({"algebra": 12}, rows("algebra"))
+    assert engine.describe()["merged"] == "none"
+    assert torch.equal(scores(engine.run(rows("algebra"))), before)
+
+
+def test_what_cannot_be_compared_is_not_merged() -> None:
+    broken = [Output("r", error="too long", finish="error")]
+    assert not merging.exact_enough(merging.mean_difference(broken, broken), "float32")
+    assert not merging.exact_enough(merging.mean_difference([Output("r", (1.0,))], broken), "float32")
+
+
+def test_an_unknown_setting_is_refused(benches: Any) -> None:
+    engine = native(benches("qwen2"), replace(SETTINGS, merge="sometimes"))  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="sometimes"):
+        engine.settle({"algebra": 12}, rows("algebra"))
+
+
+def test_infer_says_what_was_merged_and_resumes_no_mix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    posts = Path(__file__).resolve().parents[2] / "examples" / "rules" / "posts.csv"
+    few = tmp_path / "rows.csv"
+    few.write_text("\n".join(posts.read_text("utf-8").splitlines()[:13]) + "\n")
+    quick = ["training.epochs=1", "lora.r=4", "training.learning_rate=2e-3", "training.save_steps=2"]
+    assert main(["train", "task=rules", f"input={few}", f"run_dir={tmp_path / 'run'}", *quick]) == 0
+    capsys.readouterr()
+    command = ["infer", "task=rules", f"input={few}", f"adapters.dir={tmp_path / 'run'}"]
+    assert main([*command, f"output={tmp_path / 'a.jsonl'}", "engine.merge=always"]) == 0
+    assert "merged into the weights in float32" in capsys.readouterr().err
+    record = json.loads((tmp_path / "a.jsonl.run.json").read_text())
+    assert record["manifest"]["engine.merged"] == "rules"
+    assert "merged into the weights" in record["merging"]
+    # By default scores are left as they are, and nobody is told.
+    assert main([*command, f"output={tmp_path / 'b.jsonl'}"]) == 0
+    assert "merged" not in capsys.readouterr().err
+    record = json.loads((tmp_path / "b.jsonl.run.json").read_text())
+    assert record["manifest"]["engine.merged"] == "none"
+    assert "last bit" in record["merging"]
