@@ -7,6 +7,7 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,47 @@ MODELS: dict[str, Callable[[], Any]] = {
     "gemma": lambda: transformers.GemmaForCausalLM(transformers.GemmaConfig(**SHAPE, head_dim=16)),
     "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2)),
 }
+# What else configs of these families say: biases, tied and untied heads, stretched positions, windows in some layers.
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+_LINEAR = {"rope_type": "linear", "rope_theta": 3000.0, "factor": 2.5}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama-biases-tied-llama3": (
+        "Llama",
+        {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "rope_parameters": _LLAMA3},
+    ),
+    "llama-linear-ungrouped": ("Llama", {"num_key_value_heads": 4, "rope_parameters": _LINEAR}),
+    "mistral-tied-no-window": ("Mistral", {"sliding_window": None, "tie_word_embeddings": True, "head_dim": 12}),
+    "qwen2-window-tied": (
+        "Qwen2",
+        {"use_sliding_window": True, "sliding_window": 11, "max_window_layers": 1, "tie_word_embeddings": True},
+    ),
+    "qwen3-biases-tied-window": (
+        "Qwen3",
+        {
+            "head_dim": 24,
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+            "use_sliding_window": True,
+            "sliding_window": 11,
+            "layer_types": ["full_attention", "sliding_attention"],
+        },
+    ),
+}
+
+
+def _variant(family: str, changes: dict[str, Any]) -> Any:
+    config = getattr(transformers, f"{family}Config")(**(SHAPE | changes))
+    return getattr(transformers, f"{family}ForCausalLM")(config)
+
+
+MODELS |= {kind: partial(_variant, *given) for kind, given in VARIANTS.items()}
 ADAPTERS = ("algebra", "biology", "history")
 
 
@@ -147,6 +189,8 @@ def _make(kind: str, folder: Path) -> Bench:
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(4)
+            elif kind in VARIANTS:  # biases that are not 0, norms that are not 1
+                parameter.add_(0.3 * torch.randn_like(parameter))
     model.save_pretrained(folder / "base")
     adapters = {}
     for number, name in enumerate(ADAPTERS if kind != "gpt2" else ()):

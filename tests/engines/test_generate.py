@@ -37,7 +37,9 @@ def _eager_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "MIN_SAVED_TOKENS", 16)
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "family", ["llama", "mistral", "qwen2", "qwen3", "llama-biases-tied-llama3", "qwen3-biases-tied-window"]
+)
 def test_greedy_text_is_that_of_transformers(benches: Any, prompts: Prompts, family: str) -> None:
     bench = benches(family)
     requests = generates(prompts, Sampling(max_new_tokens=10))

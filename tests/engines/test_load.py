@@ -12,7 +12,9 @@ import pytest
 
 from lorica.engines import ENGINES, load_engine
 from lorica.engines.base import EngineSettings
+from lorica.engines.native.engine import NativeEngine
 from lorica.errors import EngineError
+from lorica.models.weights import load_decoder
 from lorica.records import Choose, Generate, Sampling
 
 SETTINGS = EngineSettings(device="cpu", batch_tokens=512, threads=1)
@@ -83,3 +85,13 @@ def test_whole_numbers_are_for_the_native_engine_without_four_bits(benches: Any)
 def test_the_package_and_the_fake_need_no_torch() -> None:
     code = "import sys, lorica.engines, lorica.engines.fake; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": "src"}, check=False).returncode == 0
+
+
+def test_an_adapter_takes_no_more_memory_than_its_file(benches: Any) -> None:
+    bench = benches("qwen3")
+    engine = NativeEngine(load_decoder(bench.base))
+    for name, folder in bench.adapters.items():
+        engine.add_adapter(name, folder)
+        held = {one.untyped_storage().data_ptr(): one for one in engine._adapters[name].parameters()}
+        file = (folder / "adapter_model.safetensors").stat().st_size
+        assert sum(one.untyped_storage().nbytes() for one in held.values()) <= 1.2 * file

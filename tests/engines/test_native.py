@@ -19,11 +19,16 @@ from lorica.engines.base import EngineSettings  # noqa: E402
 from lorica.engines.native import block, plan  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
 from lorica.errors import AdapterError, EngineError  # noqa: E402
+from lorica.models import families  # noqa: E402
 from lorica.models.fast import FastDecoder  # noqa: E402
 from lorica.records import Choose, Generate, Output, Request, Sampling  # noqa: E402
 
 Prompts = Callable[[int], list[tuple[str | None, tuple[int, ...]]]]
-FAMILIES = ["llama", "mistral", "qwen2", "qwen3"]
+KINDS = [
+    *("llama", "mistral", "qwen2", "qwen3"),
+    *("llama-biases-tied-llama3", "llama-linear-ungrouped", "mistral-tied-no-window"),
+    *("qwen2-window-tied", "qwen3-biases-tied-window"),
+]
 CHOICES = (((1,), (2,)), ((3, 4, 5), (6,), (3, 9)), ((7, 7, 7, 7), (8, 7)))
 
 
@@ -60,9 +65,13 @@ def eager_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "MIN_SAVED_TOKENS", 16)
 
 
+def test_every_family_is_held_to_transformers() -> None:
+    assert {kind.partition("-")[0] for kind in KINDS} == set(families.FAMILIES)
+
+
 @pytest.mark.usefixtures("eager_sharing")
 @pytest.mark.parametrize("deterministic", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 def test_scores_agree_with_transformers_and_peft(
     benches: Any, prompts: Prompts, family: str, deterministic: bool
 ) -> None:
