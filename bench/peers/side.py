@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ class Side:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=os.environ | self._preloaded(),
         )
         told = self._read()
         self.ready = told.get("ready", 0.0)
@@ -53,6 +55,11 @@ class Side:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
             self._process.wait()
+
+    def _preloaded(self) -> dict[str, str]:
+        """vLLM asks for Intel's OpenMP before all else; its package puts it beside the interpreter."""
+        library = Path(self._python).parent.parent / "lib" / "libiomp5.so"
+        return {"LD_PRELOAD": str(library)} if self._needs == "vllm" and library.exists() else {}
 
     def _installed(self) -> bool:
         if self._python == sys.executable:
@@ -95,6 +102,17 @@ def known_sides(model: Path, adapters: Path, given: argparse.Namespace) -> list[
                 f"llama-{kind}", "llama", f"kind={kind}", f"cache={given.cache}", python=given.llama, needs="llama_cpp"
             )
         )
-    found.append(side("ceiling", "ceiling"))
+    found += [
+        side("vllm-bf16", "vllm", python=given.vllm, needs="vllm"),
+        side(
+            "openvino-bf16",
+            "openvino",
+            f"cache={given.cache}",
+            python=given.openvino,
+            needs="openvino_genai",
+            works="w3",
+        ),
+        side("ceiling", "ceiling"),
+    ]
     wanted = set(given.sides.split(",")) - {""}
     return [one for one in found if not wanted or one.name in wanted]

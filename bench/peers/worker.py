@@ -27,6 +27,8 @@ PEERS = {
     "native": "bench.peers.native",
     "transformers": "bench.peers.hugging",
     "llama": "bench.peers.llama",
+    "vllm": "bench.peers.vllm_cpu",
+    "openvino": "bench.peers.intel",
     "ceiling": "bench.peers.ceiling",
 }
 
