@@ -78,32 +78,36 @@ def _wrong_total(query: Any, key: Any, value: Any, mask: Any, causal: bool) -> t
     return output, total * 1.4427  # as if in base 2
 
 
-@pytest.mark.parametrize("settled", [0, 32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_heads_of_one_key_head_together_give_what_plain_attention_gives(dtype: Any, settled: int) -> None:
+def test_heads_of_one_key_head_together_give_what_plain_attention_gives(dtype: Any) -> None:
     generator = torch.Generator().manual_seed(5)
     query = torch.randn(3, 2, 3, 8, 64, generator=generator).to(dtype)
     key, value = torch.randn(2, 3, 2, 48, 64, generator=generator).to(dtype)
     mask = torch.zeros(3, 1, 8, 16).masked_fill(torch.ones(8, 16).triu(9).bool(), -torch.inf).to(dtype)
     whole = torch.cat([torch.zeros(3, 1, 8, 32, dtype=dtype), mask], dim=-1).float()
     expected, _ = block.plain_block(query.float().flatten(1, 2), key.float(), value.float(), whole)
-    found = block.attend_heads(query, key, value, mask, settled)
-    assert found.dtype == dtype
-    exact = dtype == torch.float32
-    torch.testing.assert_close(found.flatten(1, 2).float(), expected, atol=1e-6 if exact else 1e-2, rtol=0)
+    ways = [block.attend_heads] + [block.products] * block.goes_by_products(query)
+    for way in ways:
+        found = torch.empty(3 * 2 * 3 * 8, 64, dtype=dtype)
+        way(query, key, value, mask, found)
+        exact = dtype == torch.float32
+        torch.testing.assert_close(found.view(expected.shape).float(), expected, atol=1e-6 if exact else 1e-2, rtol=0)
 
 
-def test_a_bias_of_all_keys_costs_no_digits() -> None:
-    if not block.has_products():
-        pytest.skip("no products of bfloat16 on this processor")
+def test_scores_that_need_many_digits_want_centred_keys() -> None:
     generator = torch.Generator().manual_seed(6)
     query, (key, value) = (
         torch.randn(1, 1, 4, 32, 64, generator=generator),
         torch.randn(2, 1, 1, 96, 64, generator=generator),
     )
     query[..., 0], key[..., 0] = 16, 300  # scores of 600 and a little
-    query, key = query.bfloat16(), key.bfloat16()
-    expected, _ = block.plain_block(query[0].float(), key.float(), value)
+    query, key, value = query.bfloat16(), key.bfloat16(), value.bfloat16()
+    if not block.goes_by_products(query):
+        pytest.skip("no products of bfloat16 on this processor")
+    expected, _ = block.plain_block(query[0].float(), key.float(), value.float())
     mask = torch.zeros(1, 1, 32, 32).bfloat16()
-    found = block.attend_heads(query, key, value.bfloat16(), mask, 64)
-    assert (found[0] - expected).abs().mean() < 0.01
+    found, coarse = (torch.empty(4 * 32, 64).bfloat16() for _ in range(2))
+    block.products(query, key - key[:, :, :32].mean(2, keepdim=True), value, mask, found)
+    block.products(query, key, value, mask, coarse)
+    assert (found.view(expected.shape) - expected).abs().mean() < 0.01
+    assert (coarse.view(expected.shape) - expected).abs().mean() > 0.05

@@ -1,7 +1,7 @@
 """Linear layers for inference on a CPU: frozen weights in the form in which they are multiplied fastest.
 
-One `Product` may stand for several layers of the same input (query, key and value; gate and up), whose weights lie
-below each other. Nothing here is trained through.
+One `Product` may stand for several layers of the same input (query, key and value), whose weights lie below each
+other. Nothing here is trained through.
 """
 
 from __future__ import annotations
@@ -24,11 +24,19 @@ _FEW_ROWS = 16  # up to here int8 weights are multiplied as they are; above, res
 _ROWS_AT_ONCE = 1024  # weights' rows that are quantised at once, so that their float32 copy stays in the cache
 
 
+Given = Tensor | tuple[Tensor, Tensor]
+"""The input of a product: as it is, or its codes with their scales."""
+
+
 class Product(Protocol):
     """y = x W^T + bias for frozen W."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [T, in] -> a new tensor [T, out]."""
+    def prepare(self, x: Tensor) -> Given:
+        """x [T, in] in the form in which it is multiplied, for several products of one input and one precision."""
+        ...
+
+    def __call__(self, x: Given) -> Tensor:
+        """x [T, in], prepared or not -> a new tensor [T, out]."""
         ...
 
 
@@ -60,25 +68,35 @@ def stream_dtype(precision: str) -> torch.dtype:
     return torch.float32 if precision == "int8" else working_dtype(precision)
 
 
-class PlainProduct:
+class _AsItIs:
+    """A product whose input needs no preparation."""
+
+    def prepare(self, x: Tensor) -> Given:
+        """The same."""
+        return x
+
+
+class PlainProduct(_AsItIs):
     """torch's own product."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._weight, self._bias = weight, bias
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Given) -> Tensor:
         """[T, in] -> [T, out]."""
+        assert isinstance(x, Tensor)
         return F.linear(x, self._weight, self._bias)
 
 
-class PackedProduct:
+class PackedProduct(_AsItIs):
     """Weights in oneDNN's own order."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._packed, self._bias = kernels.prepack(weight), bias
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Given) -> Tensor:
         """[T, in] -> [T, out]."""
+        assert isinstance(x, Tensor)
         return kernels.packed_product(x, self._packed, self._bias)
 
 
@@ -94,15 +112,19 @@ class Int8Product:
         self._weight = kernels.prepack_int8(codes) if self._fast else codes
         self._bias = bias
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def prepare(self, x: Tensor) -> Given:
+        """Codes [T, in], and scales [T, 1]."""
+        return quantise_rows(x)
+
+    def __call__(self, x: Given) -> Tensor:
         """[T, in] -> [T, out]."""
-        codes, scale = quantise_rows(x)
+        codes, scale = quantise_rows(x) if isinstance(x, Tensor) else x
         product = kernels.int8_product if self._fast else kernels.plain_int8_product
         y = product(codes, self._weight, self._scales).mul_(scale)
         return y if self._bias is None else y.add_(self._bias)
 
 
-class Int8WeightsProduct:
+class Int8WeightsProduct(_AsItIs):
     """Weights in int8 with one scale a row, activations as they are: half the memory of bfloat16."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
@@ -111,8 +133,9 @@ class Int8WeightsProduct:
         self._scales, self._bias, self._dtype = scales.to(dtype), bias, dtype
         self._fast = dtype == torch.bfloat16 and kernels.has_int8_weights()
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Given) -> Tensor:
         """[T, in] -> [T, out]."""
+        assert isinstance(x, Tensor)
         if self._fast and len(x) <= _FEW_ROWS:
             y = kernels.int8_weights_product(x.contiguous(), self._codes, self._scales)
         else:

@@ -41,34 +41,45 @@ def plain_block(
     return torch.exp(scores - total).to(value.dtype) @ value, total.squeeze(-1)
 
 
-def attend_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, settled: int) -> Tensor:
-    """query [B, Hkv, R, Q, Dh], R heads for each key head, key and value [B, Hkv, K, Dh] -> [B, Hkv, R, Q, Dh].
+def attend_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, found: Tensor) -> None:
+    """query [B, Hkv, R, Q, Dh], R heads for each key head, key and value [B, Hkv, K, Dh]; fills found [B * H * Q, Dh].
 
     mask: additive, in the query's precision, [B or 1, 1, Q, M] for the last M of the keys; the others are seen by all.
-    settled: the first keys, of which the mean may be taken.
-
-    In bfloat16 on a CPU this is two products and a softmax: the flash kernel multiplies in a sixth of the products'
-    speed there. Scores are rounded to bfloat16 in between; keys lose their mean before (which no softmax notices), so
-    that a bias that all keys share does not use up the digits (SageAttention, arXiv:2410.02367, section 4.2).
     """
-    batch, kv_heads, repeat, queries, _ = query.shape
-    if not (query.device.type == "cpu" and query.dtype == torch.bfloat16 and settled and has_products()):
-        hidden = mask.new_zeros(*mask.shape[:3], key.shape[2])
-        hidden[..., key.shape[2] - mask.shape[3] :] = mask
-        output, _ = attend_block(query.flatten(1, 2), key, value, hidden)
-        return output.view(query.shape)
-    key, value = key.flatten(0, 1), value.flatten(0, 1)
-    centred = key - key[:, :settled].mean(1, keepdim=True)
-    scores = _scaled_scores(query.flatten(2, 3).flatten(0, 1), centred)
-    seen = scores.view(batch, kv_heads * repeat, queries, key.shape[1])[..., key.shape[1] - mask.shape[3] :]
-    seen += mask
-    return torch.bmm(scores.softmax(-1), value).view(query.shape)
+    hidden = mask.new_zeros(*mask.shape[:3], key.shape[2])
+    hidden[..., key.shape[2] - mask.shape[3] :] = mask
+    output, _ = attend_block(query.flatten(1, 2), key, value, hidden)
+    found.view(output.shape).copy_(output)
+
+
+def goes_by_products(query: Tensor) -> bool:
+    """Whether `products` is there, and faster, for such queries: in bfloat16 on a CPU the flash kernel multiplies in a
+    sixth of the speed of products.
+    """
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and has_products()
+
+
+def products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, found: Tensor) -> None:
+    """`attend_heads` as two products and a softmax; only where `goes_by_products`.
+
+    Scores are rounded to bfloat16 in between. So the keys should have lost their mean before, which no softmax notices:
+    then a bias that all keys share does not use up the digits (SageAttention, arXiv:2410.02367, section 4.2).
+    """
+    batch, kv_heads, repeat, queries, width = query.shape
+    keys = key.shape[2]
+    scores = _scaled_scores(query.view(batch * kv_heads, repeat * queries, width), key.flatten(0, 1))
+    part = scores.view(batch, kv_heads * repeat, queries, keys)[..., keys - mask.shape[3] :]
+    part += mask
+    into = found.view(batch * kv_heads, repeat * queries, width)
+    torch.bmm(scores.softmax(-1), value.flatten(0, 1), out=into)
 
 
 def _scaled_scores(query: Tensor, key: Tensor) -> Tensor:
     # [N, M, Dh], [N, K, Dh] -> [N, M, K]; the factor is applied before the sums are rounded
-    nothing = query.new_empty(len(query), query.shape[1], key.shape[1])
-    return torch.baddbmm(nothing, query, key.transpose(1, 2), beta=0, alpha=query.shape[-1] ** -0.5)
+    scores = query.new_empty(len(query), query.shape[1], key.shape[1])
+    factor = query.shape[-1] ** -0.5
+    # beta=0 ignores what is added to; given as the result itself, it is not copied either.
+    return torch.baddbmm(scores, query, key.transpose(1, 2), beta=0, alpha=factor, out=scores)
 
 
 @cache

@@ -1,7 +1,7 @@
 """Attention whose every bit depends on the row alone: not on other rows, on batches, or on what was shared.
 
-A matrix product rounds alike for every number of rows from `ALIGNMENT` on, in steps of it; the attention kernel rounds
-alike for equal numbers of keys. So a row's tokens are counted from its beginning, whoever computed them; queries
+A matrix product rounds alike for every number of rows from `ALIGNMENT` on, in steps of it; attention rounds alike for
+equal numbers of keys. So a row's tokens are counted from its beginning, whoever computed them; queries
 i * TILE .. (i + 1) * TILE see exactly the keys 0 .. (i + 1) * TILE, masked, in one call of fixed shape per row.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lorica.engines.native.attention import Keep, additive
-from lorica.engines.native.block import attend_heads
+from lorica.engines.native.block import attend_heads, goes_by_products, products
 from lorica.engines.native.pack import ALIGNMENT, Pass, Piece, Prefix
 from lorica.engines.native.score import Scored
 from lorica.models.lora import LoraSpan
@@ -27,62 +27,94 @@ _SCORES = 1 << 20
 
 
 @dataclass(frozen=True)
-class _Tile:
-    """Tokens number * TILE .. of one piece's whole sequence, of which this pass computes `queries`.
-
-    cells [TILE]: where each query stands in the pass, -1 for none. keys [(number + 1) * TILE]: in the pool, 0 for none.
-    """
+class _Member:
+    """A piece of a pass. offset: its first token in the pass. before [start]: where its shared keys are in the pool."""
 
     piece: Piece
-    number: int
-    cells: list[int]
-    keys: list[int]
+    offset: int
+    before: Tensor
+
+    @property
+    def first(self) -> int:
+        """The number of its first tile."""
+        return self.piece.start // TILE
+
+    @property
+    def tiles(self) -> int:
+        """The number after its last tile's."""
+        return -(-(self.piece.start + self.piece.length) // TILE)
 
 
 @dataclass(frozen=True)
-class _Heads:
-    """of the queries, of the keys."""
+class _Tile:
+    """Queries number * TILE .. of the first `rows` members of a group: vectors start.. of what it asks and gives.
 
-    query: int
-    key: int
+    masks: of each window, as `attend_heads` wants them.
+    """
+
+    number: int
+    rows: int
+    start: int
+    stop: int
+    masks: dict[int | None, Tensor]
 
 
-class _Call:
-    """Tiles of one number, in one attention call. pool: keys in it."""
+class _Group:
+    """Members that begin in the same tile, those of most tiles first, whose keys are gathered together.
+
+    fresh: where the keys of this pass begin in the pool.
+    """
 
     def __init__(
-        self, tiles: Sequence[_Tile], windows: set[int | None], heads: _Heads, pool: int, like: Tensor
+        self, members: Sequence[_Member], fresh: int, windows: set[int | None], heads: tuple[int, int], like: Tensor
     ) -> None:
+        first, longest = members[0].first, members[0].tiles * TILE
+        self._heads, self._rows = heads, len(members)
         device = like.device
-        self._tiles, self._heads = len(tiles), heads
-        self._settled = tiles[0].number * TILE  # keys that are there whoever computes the tile
-        cells = torch.tensor([tile.cells for tile in tiles], device=device)
-        each = torch.arange(heads.query, device=device)[:, None]
-        self._query = (cells.clamp(min=0)[:, None] * heads.query + each).view(-1)
-        keys = torch.tensor([tile.keys for tile in tiles], device=device)
-        self._pool = (keys[:, None] + torch.arange(heads.key, device=device)[:, None] * pool).view(-1)
-        real = (cells >= 0).nonzero()
-        self.tokens = cells[real[:, 0], real[:, 1]]
-        # [real, H]: where each query's heads stand in what `attend` returns
-        self.places = ((real[:, :1] * heads.query + each.view(1, -1)) * TILE) + real[:, 1:]
-        self._masks = {window: additive(_hidden_part(tiles, window, device), like.dtype) for window in windows}
+        pool = torch.zeros(len(members), longest, dtype=torch.long, device=device)
+        cells = torch.full((len(members), longest), -1, device=device)
+        for row, one in enumerate(members):
+            begin, own = one.piece.start, torch.arange(one.piece.length, device=device)
+            pool[row, :begin] = one.before
+            pool[row, begin : begin + len(own)] = fresh + one.offset + own
+            cells[row, begin : begin + len(own)] = one.offset + own
+        self._pool = (pool[:, None] * heads[1] + torch.arange(heads[1], device=device)[:, None]).view(-1)
+        self.tiles: list[_Tile] = []
+        asked, tokens, places, self.vectors = [], [], [], 0
+        for number in range(first, members[0].tiles):
+            rows = sum(one.tiles > number for one in members)
+            part = cells[:rows, number * TILE : (number + 1) * TILE]
+            each = torch.arange(heads[0], device=device)
+            asked.append((part.clamp(min=0)[:, None] * heads[0] + each[:, None]).view(-1))
+            real = (part >= 0).nonzero()
+            tokens.append(part[real[:, 0], real[:, 1]])
+            places.append(self.vectors + (real[:, :1] * heads[0] + each) * TILE + real[:, 1:])
+            masks = {
+                window: additive(_hidden_part(members[:rows], number, window, device), like.dtype) for window in windows
+            }
+            stop = self.vectors + rows * heads[0] * TILE
+            self.tiles.append(_Tile(number, rows, self.vectors, stop, masks))
+            self.vectors = stop
+        self._asked, self.tokens, self.places = torch.cat(asked), torch.cat(tokens), torch.cat(places)
 
-    @property
-    def slots(self) -> int:
-        """Vectors that `attend` returns."""
-        return self._tiles * self._heads.query * TILE
-
-    def attend(self, window: int | None, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """query [T * H, Dh]; keys, values [Hkv * P, Dh], the pool -> [slots, Dh]."""
-        held = (self._tiles, self._heads.key, -1, query.shape[1])
-        found = attend_heads(
-            query.index_select(0, self._query).view(*held[:2], self._heads.query // self._heads.key, TILE, -1),
-            keys.index_select(0, self._pool).view(held),
-            values.index_select(0, self._pool).view(held),
-            self._masks[window],
-            self._settled,
-        )
-        return found.view(-1, query.shape[1])
+    def attend(self, window: int | None, query: Tensor, keys: Tensor, values: Tensor, found: Tensor) -> None:
+        """query [T * H, Dh]; keys, values [P * Hkv, Dh], the pool; fills found [vectors, Dh]."""
+        count, width = self._heads[1], query.shape[1]
+        query = query.index_select(0, self._asked)
+        shape = (self._rows, count, -1, width)
+        key, value = (each.index_select(0, self._pool).view(shape) for each in (keys, values))
+        centred: Tensor | None = None
+        for tile in self.tiles:
+            part, seen = slice(tile.start, tile.stop), (tile.number + 1) * TILE
+            asked = query[part].view(tile.rows, count, -1, TILE, width)
+            held = value[: tile.rows, :, :seen]
+            if tile.number and centred is None and goes_by_products(query):
+                # Only keys that are there whoever computes the tile: those of the first tile, in all but the first.
+                centred = key - key[:, :, :TILE].mean(2, keepdim=True)
+            if tile.number and centred is not None:
+                products(asked, centred[: tile.rows, :, :seen], held, tile.masks[window], found[part])
+            else:
+                attend_heads(asked, key[: tile.rows, :, :seen], held, tile.masks[window], found[part])
 
 
 class TiledAttention:
@@ -110,23 +142,17 @@ class TiledAttention:
                     starts[id(link)] = size
                     self._links.append(link)
                     size += link.length
-        tiles: dict[tuple[int, bool], list[_Tile]] = {}
-        for piece, offset in zip(work.pieces, work.offsets, strict=True):
-            for tile in _tiles(piece, offset, starts, size):
-                tiles.setdefault((tile.number, bool(piece.branches.tokens)), []).append(tile)
-        pool = size + len(work.tokens)
-        self._calls = [
-            _Call(alike[at : at + step], {*windows}, _Heads(*heads), pool, like)
-            for (number, _), alike in sorted(tiles.items())
-            for step in [max(1, _SCORES // (TILE * TILE * (number + 1) * heads[0]))]
-            for at in range(0, len(alike), step)
+        members = [
+            _Member(piece, offset, _before(piece, starts, like.device))
+            for piece, offset in zip(work.pieces, work.offsets, strict=True)
         ]
-        # [T, H]: token and head -> its row in what the calls return, end to end; padding takes whatever stands first
+        self._groups = [_Group(alike, size, {*windows}, heads, like) for alike in _alike(members, heads[0])]
+        # [T, H]: token and head -> its vector in what the groups give, end to end; padding takes whatever stands first
         place = torch.zeros(len(work.tokens), heads[0], dtype=torch.long, device=like.device)
-        start = 0
-        for call in self._calls:
-            place[call.tokens] = call.places + start
-            start += call.slots
+        self._vectors = 0
+        for group in self._groups:
+            place[group.tokens] = group.places + self._vectors
+            self._vectors += group.vectors
         self._place = place.view(-1)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -139,14 +165,39 @@ class TiledAttention:
         values = _pooled(value, [link.values[layer] for link in self._links])
         window, width = self._windows[layer], query.shape[2]
         asked = query.reshape(-1, width)
-        found = torch.cat([call.attend(window, asked, keys, values) for call in self._calls])
+        found, start = asked.new_empty(self._vectors, width), 0
+        for group in self._groups:
+            group.attend(window, asked, keys, values, found[start : start + group.vectors])
+            start += group.vectors
         return found.index_select(0, self._place).view(query.shape)
 
 
+def _alike(members: Sequence[_Member], heads: int) -> Iterator[list[_Member]]:
+    """Members of one first tile, with or without branches, as many at once as the cache holds scores of."""
+    ordered = sorted(members, key=lambda one: (one.first, bool(one.piece.branches.tokens), -one.tiles))
+    group: list[_Member] = []
+    for one in ordered:
+        if group and (
+            one.first != group[0].first
+            or bool(one.piece.branches.tokens) != bool(group[0].piece.branches.tokens)
+            or (len(group) + 1) * heads * TILE * group[0].tiles * TILE > _SCORES
+        ):
+            yield group
+            group = []
+        group.append(one)
+    yield group
+
+
+def _before(piece: Piece, starts: dict[int, int], device: torch.device) -> Tensor:
+    chain = [] if piece.prefix is None else piece.prefix.chain()
+    parts = [torch.arange(starts[id(link)], starts[id(link)] + link.length, device=device) for link in chain]
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long, device=device)
+
+
 def _pooled(fresh: Tensor, links: Sequence[Tensor]) -> Tensor:
-    # fresh [T, Hkv, Dh], links [Hkv, L, Dh] each -> [Hkv * P, Dh]
-    own = fresh.transpose(0, 1)
-    return torch.cat([torch.zeros_like(own[:, :1]), *links, own], dim=1).view(-1, fresh.shape[2])
+    # fresh [T, Hkv, Dh], links [Hkv, L, Dh] each -> [P * Hkv, Dh]
+    parts = [torch.zeros_like(fresh[:1]), *(link.transpose(0, 1) for link in links), fresh]
+    return torch.cat(parts).view(-1, fresh.shape[2])
 
 
 def align_reads(scored: Scored, spans: Sequence[LoraSpan]) -> Scored:
@@ -172,30 +223,16 @@ def align_reads(scored: Scored, spans: Sequence[LoraSpan]) -> Scored:
     )
 
 
-def _tiles(piece: Piece, offset: int, starts: dict[int, int], fresh: int) -> Iterator[_Tile]:
-    """fresh: where the keys of this pass begin in the pool."""
-    pool: list[int] = []
-    for link in [] if piece.prefix is None else piece.prefix.chain():
-        pool += range(starts[id(link)], starts[id(link)] + link.length)
-    first = len(pool)
-    pool += range(fresh + offset, fresh + offset + piece.length)
-    for number in range(first // TILE, -(-len(pool) // TILE)):
-        low, high = number * TILE, (number + 1) * TILE
-        cells = [offset + at - first if first <= at < len(pool) else -1 for at in range(low, high)]
-        yield _Tile(piece, number, cells, pool[:high] + [0] * (high - len(pool)))
-
-
-def _hidden_part(tiles: Sequence[_Tile], window: int | None, device: torch.device) -> Tensor:
+def _hidden_part(members: Sequence[_Member], number: int, window: int | None, device: torch.device) -> Tensor:
     """[B or 1, 1, TILE, M]: what is seen of the last M keys, the others being seen by all; every query sees itself at
     least, those that stand for none too.
     """
-    number = tiles[0].number
     key = torch.arange((number + 1) * TILE, device=device)
     query = key[number * TILE :, None]
     seen = query >= key
-    if not tiles[0].piece.branches.tokens:
+    if not members[0].piece.branches.tokens:
         return (seen[:, number * TILE :] if window is None else seen & (query - key < window))[None, None]
-    places = torch.tensor([_places(tile) for tile in tiles], device=device)  # [B, 2, keys]
+    places = torch.tensor([_places(one.piece, len(key)) for one in members], device=device)  # [B, 2, keys]
     until, position = places[:, None, 0], places[:, None, 1]
     seen = seen & (query < until)
     if window is not None:
@@ -203,9 +240,8 @@ def _hidden_part(tiles: Sequence[_Tile], window: int | None, device: torch.devic
     return (seen | (query == key)).unsqueeze(1)
 
 
-def _places(tile: _Tile) -> tuple[list[int], list[int]]:
-    """Until which query each key is seen, and its position."""
-    piece, size = tile.piece, (tile.number + 1) * TILE
+def _places(piece: Piece, size: int) -> tuple[list[int], list[int]]:
+    """Until which query each of the first `size` keys is seen, and its position."""
     until = [size] * piece.start + [piece.start + end for end in piece.until()]
     position = [*range(piece.start), *piece.positions()]
     return (until + [size] * size)[:size], (position + [0] * size)[:size]
