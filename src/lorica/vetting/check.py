@@ -96,8 +96,8 @@ def _structure(found: Examination, specimen: Specimen, layout: Layout) -> Examin
     matched = match(shapes_of(layout, specimen.config))
     structure = check_structure(specimen, layout)
     claims = check_claims(specimen, layout, matched)
-    if any(each.code == "L113" for each in structure):
-        # Of swapped halves the shapes tell nothing about the base.
+    if any(each.code in ("L113", "L144") for each in structure):
+        # Of swapped or packed halves the shapes tell nothing about the base.
         claims = [each for each in claims if each.code != "L163"]
     findings = [
         *structure,

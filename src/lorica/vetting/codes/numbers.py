@@ -81,6 +81,12 @@ NUMBERS: dict[str, Code] = {
         "fetch the adapter again, or save it again where it was trained: names and contents were mixed up",
         ("broken_weights",),
     ),
+    "L223": Code(
+        "reject",
+        "tensors of alpha contradict the config: loaders go by the config, at another scale than in training",
+        "set lora_alpha (or alpha_pattern) to what the tensors say, and save the adapter without them",
+        ("altered", "over_scaled", "under_scaled", "unsupported"),
+    ),
     "L250": Code("warn", "a copy of another adapter", "keep one of them", ("altered",)),
     "L251": Code("note", "nearly the same update as another adapter", "in a blend, count them as one", ()),
     "L252": Code(

@@ -219,4 +219,16 @@ STRUCTURE: dict[str, Code] = {
         "load it on the bare model (AutoModel), or rename the tensors",
         ("not_applied",),
     ),
+    "L144": Code(
+        "reject",
+        "factors packed by a quantiser: loaders of adapters do not unpack them",
+        "dequantise the adapter where it was trained, and save it as float32, bfloat16 or float16",
+        ("unsupported", "unreadable"),
+    ),
+    "L145": Code(
+        "warn",
+        "tensors of alpha beside the pairs: PEFT drops them without a word and goes by the config",
+        "write their value into lora_alpha (or alpha_pattern) and save the adapter without them",
+        ("altered", "unsupported"),
+    ),
 }

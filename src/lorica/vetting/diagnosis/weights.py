@@ -55,7 +55,6 @@ SPECIFIC: dict[str, Weights] = {
     "L111": _sure("broken_weights", 5.0, incomplete=2.0, unreadable=1.0),
     # factors the other way round are how other tools write them, or a conversion that went wrong
     "L113": _sure("unsupported", 5.5, unreadable=4.5, broken_weights=3.5),
-    "L114": _sure("broken_weights", 4.0, incomplete=3.5),
     "L117": _sure("broken_weights", 4.0, wrong_size=3.5),
     "L121": _sure("broken_weights", 5.0, incomplete=1.0),
     # ranks in the config that the tensors do not have: r or rank_pattern was edited or lost
@@ -114,6 +113,7 @@ SPECIFIC: dict[str, Weights] = {
     "L215": {"broken_weights": 2.5, "over_scaled": 1.5, "altered": 0.5, "healthy": -1.5, "hard_task": -1.0},
     "L216": {"broken_weights": 0.3},
     "L220": _sure("broken_weights", 6.0),
+    "L145": {"altered": 1.5, "unsupported": 1.5, "healthy": -1.0, "hard_task": -0.5},
     "L222": _sure("broken_weights", 7.0, wrong_base=-3.0, wrong_size=-1.0),
     "L221": _sure("unreadable", 7.0),
     # --- fit: other widths leave no doubt; other paths may be a wrapper's or another family's
@@ -191,6 +191,20 @@ SPECIFIC: dict[str, Weights] = {
 }
 
 
+def shapeless(facts: dict[str, Any]) -> Weights:
+    """L114: values that a sharded trainer did not gather are lost; halves of other shapes were spoilt."""
+    if facts.get("empty") or facts.get("flat"):
+        return _sure("incomplete", 7.0, unreadable=4.0, broken_weights=2.0)
+    return _sure("broken_weights", 4.0, incomplete=3.5)
+
+
+def other_alpha(facts: dict[str, Any]) -> Weights:
+    """L223: the tensors say how it was trained, and by how much the config's scale is another."""
+    ratio = facts.get("scale_factor")
+    towards = ratio_weights(ratio) if isinstance(ratio, float) else {"over_scaled": 3.0, "under_scaled": 3.0}
+    return {"altered": 5.0, **_UNSOUND, **towards, "unsupported": 2.0}
+
+
 def changed_config(facts: dict[str, Any]) -> Weights:
     """L342: what was changed since training or the passport tells what it does."""
     changed = facts.get("changed")
@@ -224,7 +238,12 @@ def failed_rows(facts: dict[str, Any]) -> Weights:
 
 
 # Codes whose weights depend on their facts.
-BY_FACTS: dict[str, Callable[[dict[str, Any]], Weights]] = {"L342": changed_config, "L464": failed_rows}
+BY_FACTS: dict[str, Callable[[dict[str, Any]], Weights]] = {
+    "L114": shapeless,
+    "L223": other_alpha,
+    "L342": changed_config,
+    "L464": failed_rows,
+}
 
 # Findings and experiments that look at one and the same thing count once: code -> the experiments' group.
 GROUPS: dict[str, str] = {

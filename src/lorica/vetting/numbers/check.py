@@ -13,6 +13,7 @@ from lorica.adapters.layout import Factors, Layout
 from lorica.adapters.specimen import Specimen
 from lorica.errors import AdapterError
 from lorica.vetting.findings import Finding, finding
+from lorica.vetting.numbers.alphas import check_alphas
 from lorica.vetting.numbers.partners import Grams, check_partners
 from lorica.vetting.numbers.scan import Half, TensorFacts, scan
 from lorica.vetting.numbers.sizes import check_sizes
@@ -85,7 +86,7 @@ def check_numbers(specimen: Specimen, layout: Layout) -> tuple[Numbers, list[Fin
     )
     findings = check_values(specimen, layout, facts, measures)
     findings += check_sizes(specimen.config, layout, facts, measures, scaled=scaled)
-    findings += check_partners(collector.grams.partners())
+    findings += check_partners(collector.grams.partners()) + check_alphas(specimen, layout)
     return numbers, [msgspec.structs.replace(each, file=specimen.weights.name) for each in findings]
 
 

@@ -12,6 +12,7 @@ from lorica.adapters.specimen import Specimen
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.coverage import check_coverage
 from lorica.vetting.structure.extras import check_extras
+from lorica.vetting.structure.leftovers import check_leftovers, packed_factors
 from lorica.vetting.structure.naming import check_naming
 from lorica.vetting.structure.pairs import check_pairs
 from lorica.vetting.structure.targets import Asked
@@ -33,8 +34,12 @@ def check_structure(specimen: Specimen, layout: Layout) -> list[Finding]:
         found.append(finding("L100", seen, expected="pairs of lora_A and lora_B", file=WEIGHTS_NAME))
     if config is None and method_of_config(specimen.raw_config or {}) is not None:
         return found
+    if packed_factors(layout):
+        # The shapes are those of the packing, and what lies beside the factors belongs to it.
+        return found + check_leftovers(layout) + check_coverage(asked, layout)
     return (
         found
+        + check_leftovers(layout)
         + check_pairs(asked, layout)
         + check_coverage(asked, layout)
         + check_widths(asked, layout)

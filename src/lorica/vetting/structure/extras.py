@@ -10,6 +10,7 @@ from lorica.adapters.layout import Layout
 from lorica.adapters.methods import method_of_names
 from lorica.adapters.names import PREFIX
 from lorica.vetting.findings import Finding, finding
+from lorica.vetting.structure.leftovers import alpha_tensors
 from lorica.vetting.wording import listed, shown, some
 
 _INPUT_EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings", "shared", "embedding")
@@ -81,12 +82,13 @@ def _kept_by_ending(asked: list[str], ends: str, stored: list[str]) -> list[Find
 def _whole(config: AdapterConfig, layout: Layout) -> list[Finding]:
     """Whole parameters that neither modules_to_save nor bias nor an adapted embedding explains."""
     biases, parameters = [], []
+    alphas = set(alpha_tensors(layout).values())
     for path, names in layout.saved.items():
         if _asked(config, path):
             continue
         for name in names:
             leaf = name.rsplit(".", 1)[-1]
-            if leaf == "trainable_tokens_delta" or name.startswith("base_model.") is False:
+            if name in alphas or leaf == "trainable_tokens_delta" or name.startswith("base_model.") is False:
                 continue
             if leaf == "bias":
                 biases += [name] if config.bias == "none" else []

@@ -77,8 +77,18 @@ def _shapes(asked: Asked | None, layout: Layout) -> tuple[list[Factors], list[Fi
             path, a, b = bad[0]
             seen = f"{some([one[0] for one in bad], total)}: lora_A {list(a)}, lora_B {list(b)}"
             facts = {"modules": len(bad), "of": total, "first": path, "a": list(a), "b": list(b)}
+            facts |= _gone(bad) if code == "L114" else {}
             found.append(finding(code, seen, expected=expected, file=WEIGHTS_NAME, facts=facts))
     return usable, found
+
+
+def _gone(bad: list[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> dict[str, int]:
+    """How many of these modules have a half without values, and one that is flat: what sharded trainers save of
+    parameters that nobody gathered."""
+    return {
+        "empty": sum(0 in a or 0 in b for _, a, b in bad),
+        "flat": sum(len(a) == 1 or len(b) == 1 for _, a, b in bad),
+    }
 
 
 def _is_turned(asked: Asked | None, each: Factors, a: tuple[int, ...], b: tuple[int, ...]) -> bool:

@@ -1,0 +1,45 @@
+"""Tensors of alpha, as some trainers keep them beside each pair, against the config that loaders go by."""
+
+from __future__ import annotations
+
+import math
+
+from lorica.adapters.arrays import READABLE, read_array
+from lorica.adapters.layout import Layout
+from lorica.adapters.specimen import Specimen
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.structure.leftovers import alpha_tensors
+from lorica.vetting.structure.targets import Asked
+from lorica.vetting.wording import figure, shown, some
+
+# So much two figures of one alpha may differ: bfloat16 has three digits.
+_SAME = 0.01
+_MOST = 4096  # of so many modules the values are read
+
+
+def check_alphas(specimen: Specimen, layout: Layout) -> list[Finding]:
+    """At most one finding: modules whose tensor of alpha is not the config's alpha. Raises AdapterError for a file
+    that became shorter."""
+    if specimen.config is None or specimen.weights is None:
+        return []
+    asked = Asked(specimen.config)
+    wrong: dict[str, tuple[float, float]] = {}
+    for path, name in list(alpha_tensors(layout).items())[:_MOST]:
+        info = layout.tensors[name]
+        wanted = asked.alpha(path)
+        if info.dtype not in READABLE or wanted is None:
+            continue
+        stored = float(read_array(specimen.weights, info).reshape(-1)[0])
+        if not (math.isfinite(stored) and abs(stored - wanted) <= _SAME * abs(wanted)):
+            wrong[path] = stored, wanted
+    if not wrong:
+        return []
+    path, (stored, wanted) = next(iter(wrong.items()))
+    ratios = [wanted / stored for stored, wanted in wrong.values() if stored > 0 and wanted > 0]
+    facts: dict[str, object] = {"modules": len(wrong), "stored": stored, "config": wanted}
+    if ratios and len(ratios) == len(wrong) and max(ratios) <= min(ratios) * (1 + _SAME):
+        facts["scale_factor"] = ratios[0]
+    seen = (
+        f"{some(list(wrong), len(layout.modules))}: {figure(stored)} in {shown(path)}, {figure(wanted)} in the config"
+    )
+    return [finding("L223", seen, expected="the same alpha in both", facts=facts)]

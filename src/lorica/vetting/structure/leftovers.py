@@ -1,0 +1,63 @@
+"""What a converter or a quantiser left beside the factors: packed numbers with their scales, and tensors of alpha."""
+
+from __future__ import annotations
+
+import math
+
+from lorica.adapters.folder import WEIGHTS_NAME
+from lorica.adapters.layout import Layout
+from lorica.adapters.names import PREFIX
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.wording import shown, some
+
+_PACKED = ("U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
+# As kohya's trainers and their converters call a module's alpha.
+_ALPHAS = ("alpha", "lora_alpha")
+
+
+def check_leftovers(layout: Layout) -> list[Finding]:
+    """Findings about packed factors and about tensors of alpha, by names, types and shapes alone."""
+    found = []
+    factors, packed = layout.factors(), packed_factors(layout)
+    if packed:
+        first = packed[0]
+        beside = [name for name in layout.tensors if name.startswith(f"{first}.")]
+        seen = f"{some(packed, len(factors), 'factors')}: {factors[first].dtype} {list(factors[first].shape)}" + (
+            f", with {shown(beside[0].removeprefix(first + '.'))} beside it" if beside else ""
+        )
+        facts = {"tensors": len(packed), "of": len(factors)}
+        found.append(finding("L144", seen, expected="F32, BF16 or F16", file=WEIGHTS_NAME, facts=facts))
+    alphas = list(alpha_tensors(layout).values())
+    if alphas:
+        seen = some(alphas, len(layout.tensors), "tensors")
+        found.append(finding("L145", seen, expected="lora_alpha or alpha_pattern in the config", file=WEIGHTS_NAME))
+    return found
+
+
+def packed_factors(layout: Layout) -> list[str]:
+    """Factors of whole numbers that a quantiser packed: what unpacks them lies beside them under their own names
+    (bitsandbytes writes X.absmax, X.quant_map, X.quant_state...), or they are one column of bytes.
+
+    Whole numbers in a factor's own shape are none: those were rounded.
+    """
+    whole = {name: info.shape for name, info in layout.factors().items() if info.dtype in _PACKED}
+    if not whole:
+        return []
+    stems = {_stem(name) for name in layout.tensors}
+    return [name for name, shape in whole.items() if name in stems or (len(shape) == 2 and shape[1] == 1 < shape[0])]
+
+
+def _stem(name: str) -> str:
+    """ "x.lora_A.weight.quant_state.bitsandbytes__nf4" -> "x.lora_A.weight"; "" for a name without such an end."""
+    start, _, end = name.partition(".weight.")
+    return f"{start}.weight" if end else ""
+
+
+def alpha_tensors(layout: Layout) -> dict[str, str]:
+    """Module -> its tensor of alpha: one number, kept beside the pair."""
+    found = {}
+    for name, info in layout.tensors.items():
+        path, _, leaf = name.removeprefix(PREFIX).rpartition(".")
+        if leaf in _ALPHAS and path in layout.modules and math.prod(info.shape) == 1:
+            found[path] = name
+    return found
