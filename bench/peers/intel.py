@@ -74,6 +74,7 @@ class OpenVino:
     def _ask(self, adapter: str, prompts: list[tuple[int, ...]], new: int) -> list[list[int]]:
         wanted = genai.GenerationConfig()
         wanted.max_new_tokens = wanted.min_new_tokens = new
+        wanted.set_eos_token_id(0)  # ignored, but a model without one is refused
         wanted.ignore_eos, wanted.do_sample = True, False
         wanted.adapters = genai.AdapterConfig(self._adapters[adapter], float(self._options.get("scale", _SCALE)))
         given = [ov.Tensor(np.array([prompt], dtype=np.int64)) for prompt in prompts]
