@@ -105,13 +105,18 @@ class Sampling(msgspec.Struct, frozen=True):
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True):
-    """Ask for a continuation of `prompt` (token ids), ended by any of `stop_tokens`, which the output leaves out."""
+    """Ask for a continuation of `prompt` (token ids), ended by any of `stop_tokens`, which the output leaves out.
+
+    stop_texts: an engine that knows the text (`engines.base.ReadingEngine`) ends it as soon as it holds one of these,
+    with the token that completes it; others go on, and whoever asked cuts the text there.
+    """
 
     id: str
     prompt: tuple[int, ...]
     sampling: Sampling = Sampling()
     stop_tokens: tuple[int, ...] = ()
     adapter: str | None = None
+    stop_texts: tuple[str, ...] = ()
 
 
 Request = Choose | Generate

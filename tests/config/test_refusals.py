@@ -11,6 +11,8 @@ from lorica.errors import ConfigError
 
 # override(s), what the message says, what to do next
 REFUSED: list[tuple[str, str, str]] = [
+    ("inference.stop=['']", "inference.stop takes a list of texts", ""),
+    ("engine=transformers engine.merge=always", "engine.merge", "engine=native"),
     ("lora.rr=8", "unknown configuration key 'lora.rr'", "did you mean lora.r?"),
     ("r=8", "unknown configuration key 'r'", "did you mean lora.r?"),
     ("epochs=3", "unknown configuration key 'epochs'", "did you mean training.epochs?"),

@@ -51,7 +51,7 @@ EXIST = {
     "lora.use_rslora", "lora.rank_pattern", "lora.alpha_pattern",
     "training.weight_decay", "training.seed", "training.max_grad_norm", "training.gradient_checkpointing",
     "inference.top_k", "inference.repetition_penalty", "inference.min_new_tokens",
-    "inference.use_stop_tokens",
+    "inference.use_stop_tokens", "inference.stop",
     "inference.batch_tokens", "inference.max_input_tokens", "inference.window_rows",
     "task.columns", "task.constants", "model.load_in_4bit", "adapters.use",
     "engine.share_prefixes", "engine.deterministic", "engine.merge",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from lorica.engines.base import ReadingEngine  # noqa: E402
 from lorica.engines.native import plan  # noqa: E402
+from lorica.engines.native.cache import RowCache  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
+from lorica.engines.native.stops import holds_stop  # noqa: E402
 from lorica.errors import EngineError  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 from lorica.records import Generate, Output, Request, Sampling  # noqa: E402
@@ -90,6 +94,57 @@ def test_a_stop_token_ends_the_text_and_is_not_part_of_it(benches: Any) -> None:
     expected = whole[: whole.index(stop)]
     request = Generate("r", (1, 2, 3, 4), Sampling(max_new_tokens=12), (stop, 5000), "algebra")
     assert native(bench).run([request]) == [Output("r", tokens=tuple(expected), finish="stop")]
+
+
+def say(tokens: Sequence[int]) -> str:
+    """A tokenizer whose pieces are letters, some of half a character."""
+    return bytes(97 + token % 26 if token % 7 else 0xC3 for token in tokens).decode("utf-8", "replace").lstrip("b")
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_a_stop_text_ends_the_text_with_the_token_that_completes_it(benches: Any, length: int) -> None:
+    bench = benches("qwen3")
+    whole = bench.greedy((1, 2, 3, 4), "algebra", 40)
+    stop = say(whole)[25 : 25 + length]
+    needed = next(count for count in range(41) if stop in say(whole[:count]))
+    engine = native(bench)
+    engine.read_text_with(say)
+    assert isinstance(engine, ReadingEngine)
+    request = Generate("r", (1, 2, 3, 4), Sampling(max_new_tokens=40), (), "algebra", ("not said", stop))
+    beside = Generate("s", (1, 2, 3, 4), Sampling(max_new_tokens=40), (), "algebra")
+    first, second = engine.run([request, beside])
+    assert first == Output("r", tokens=tuple(whole[:needed]), finish="stop")
+    assert second == Output("s", tokens=tuple(whole), finish="length")
+
+
+def test_stop_texts_are_found_as_in_the_whole_text() -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        tokens = [rng.randrange(97) for _ in range(60)]
+        stops = [say(tokens)[at : at + rng.randrange(1, 4)] or "x" for at in (rng.randrange(60), rng.randrange(60))]
+        right = next((count for count in range(1, 61) if any(one in say(tokens[:count]) for one in stops)), None)
+        found = next((count for count in range(1, 61) if holds_stop(say, tokens[:count], stops)), None)
+        assert found == right
+    assert not holds_stop(say, tokens, ())
+
+
+def test_the_cache_grows_in_blocks_and_keeps_what_it_holds() -> None:
+    config = SimpleNamespace(kv_heads=2, head_dim=4, layers=2)
+    cache = RowCache(config, torch.float32, torch.device("cpu"))  # type: ignore[arg-type]
+    cache.reserve(3, 50)
+    first = cache.keys[0]
+    assert first.shape == (16, 2, 64, 4)
+    key, value = torch.randn(50, 2, 4), torch.randn(50, 2, 4)
+    cache.write(1, 2, key, value)
+    cache.reserve(16, 64)
+    assert cache.keys[0] is first, "within the block nothing is allocated"
+    cache.reserve(17, 65)
+    assert cache.keys[1].shape == cache.values[1].shape == (32, 2, 128, 4)
+    cache.move(2, 0)
+    for line in (0, 2):
+        assert torch.equal(cache.keys[1][line, :, :50], key.transpose(0, 1))
+        assert torch.equal(cache.values[1][line, :, :50], value.transpose(0, 1))
+    assert not cache.keys[1][:, :, 50:].any()
 
 
 def test_min_new_tokens_forbids_an_early_stop(benches: Any) -> None:

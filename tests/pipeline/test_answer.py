@@ -153,3 +153,26 @@ def test_progress_counts_every_row_once(encoder: Encoder) -> None:
     told: list[int] = []
     _pipeline(encoder, "saq", AnswerSettings(), says=["", "blue"]).answer(_questions(7), told.append)
     assert sum(told) == 7
+
+
+def test_a_line_break_can_be_written_on_a_command_line() -> None:
+    from lorica.config.compose import compose
+    from lorica.verbs import build
+
+    config = compose([r"inference.stop=['\n', 'Q:']"], environ={}).config
+    folder = locate_model("embedded:lorica_tiny", environ={})
+    assert build.answer_settings(config, folder).stop_texts == ("\n", "Q:")
+
+
+@pytest.mark.parametrize("stops", [("\n",), ("Second", "\n")])
+def test_an_answer_ends_before_the_first_stop_text_in_any_engine(encoder: Encoder, stops: tuple[str, ...]) -> None:
+    settings = AnswerSettings(stop_texts=stops, sampling=Sampling(max_new_tokens=64))
+    pipeline = _pipeline(encoder, "saq", settings, says=["First line\nSecond line\nThird"])
+    (answer,) = pipeline.answer(_questions(1))
+    assert answer.raw == "First line"
+    assert answer.answer == "First line"
+    # The limit came after it.
+    short = AnswerSettings(stop_texts=stops, sampling=Sampling(max_new_tokens=12))
+    (cut,) = _pipeline(encoder, "saq", short, says=["First line\n" * 9]).answer(_questions(1))
+    assert "cut_off" not in cut.flags
+    assert cut.raw == "First line"

@@ -256,6 +256,10 @@ class InferenceConfig:
     use_stop_tokens: bool = True
     """Whether generation ends at the model's stop tokens, or only at `inference.max_new_tokens`."""
 
+    stop: list[str] = field(default_factory=list)
+    """Texts that end a generated answer; the answer is what stands before the first of them. Backslash and n stands for
+    a line break, as in `inference.stop=['\\n']`."""
+
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     batch_tokens: Positive = 8192

@@ -57,6 +57,19 @@ class RepeatableEngine(Protocol):
         ...
 
 
+Decode = Callable[[Sequence[int]], str]
+"""Generated token ids -> their text."""
+
+
+@runtime_checkable
+class ReadingEngine(Protocol):
+    """An engine that can end a text at one of its request's `stop_texts`."""
+
+    def read_text_with(self, decode: Decode) -> None:
+        """What tokens say, which an engine does not know by itself."""
+        ...
+
+
 @runtime_checkable
 class MergingEngine(Protocol):
     """An engine that may make an adapter part of the weights."""

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from lorica.data.outputs import OutputLog
-from lorica.engines.base import Engine, MergingEngine, RepeatableEngine
+from lorica.engines.base import Engine, MergingEngine, ReadingEngine, RepeatableEngine
 from lorica.errors import PromptError
 from lorica.prompts.encoder import Encoder
 from lorica.records import Answer, Choose, Generate, Output, Request, Route, Row, Sampling
@@ -29,6 +29,7 @@ class AnswerSettings:
     truncate: Literal["middle", "left", "right", "error"] = "middle"
     sampling: Sampling = field(default_factory=Sampling)
     use_stop_tokens: bool = True
+    stop_texts: tuple[str, ...] = ()
     validate: bool = True
     max_retries: int = 2
     fallback: Literal["general", "base", "error"] = "general"
@@ -73,6 +74,8 @@ class Pipeline:
         self.engine = engine
         self.adapters = frozenset(adapters)
         self.settings = settings
+        if settings.stop_texts and isinstance(engine, ReadingEngine):
+            engine.read_text_with(encoder.decode)
 
     def settle(self, uses: Mapping[str | None, int], rows: Iterable[Row]) -> str:
         """Let the engine decide whether the run's adapter is merged; see `MergingEngine.settle`. rows: the first ones.
@@ -149,7 +152,7 @@ class Pipeline:
         if texts is None:
             stops = self.encoder.stop_tokens if settings.use_stop_tokens else ()
             sampling = msgspec.structs.replace(settings.sampling, seed=_seed(settings.sampling.seed, row.id, 0))
-            request: Request = Generate(row.id, encoded.tokens, sampling, stops, way.adapter)
+            request: Request = Generate(row.id, encoded.tokens, sampling, stops, way.adapter, settings.stop_texts)
             return _Prepared(row, way, request, dropped=encoded.dropped)
         choices = tuple(self.encoder.encode_choice(text) for text in texts)
         request = Choose(row.id, encoded.tokens, choices, way.adapter)
@@ -169,6 +172,10 @@ class Pipeline:
 
     def _read(self, one: _Prepared, output: Output, attempt: int) -> _Result:
         raw = self.encoder.decode(output.tokens) if isinstance(one.request, Generate) else None
+        if raw is not None:
+            raw, stopped = _cut(raw, self.settings.stop_texts)
+            # An engine that does not know the text wrote on.
+            output = msgspec.structs.replace(output, finish="stop") if stopped and not output.error else output
         if output.error:
             reading = Reading(answer=None, stage="invalid", valid=False, problem=output.error)
         elif raw is None:
@@ -202,6 +209,12 @@ class Pipeline:
             raw=result.raw,
             problem=reading.problem or None,
         )
+
+
+def _cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """The text before the first of any of these, and whether there was one."""
+    found = [at for at in map(text.find, stops) if at >= 0]
+    return (text[: min(found)], True) if found else (text, False)
 
 
 def _run_logged(

@@ -128,6 +128,7 @@ def answer_settings(config: Config, folder: Path) -> AnswerSettings:
             seed=given.seed,
         ),
         use_stop_tokens=given.use_stop_tokens,
+        stop_texts=tuple(text.replace("\\n", "\n") for text in given.stop),  # no shell writes a line break easily
         validate=given.validation.enabled,
         max_retries=given.validation.max_retries,
         fallback=config.adapters.fallback,

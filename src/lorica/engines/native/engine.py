@@ -12,7 +12,16 @@ from typing import cast
 import torch
 
 from lorica.adapters.folder import open_adapter
-from lorica.engines.base import EngineSettings, OnDone, OnOutputs, check_adapters, failed, find_problem, not_there
+from lorica.engines.base import (
+    Decode,
+    EngineSettings,
+    OnDone,
+    OnOutputs,
+    check_adapters,
+    failed,
+    find_problem,
+    not_there,
+)
 from lorica.engines.native import merging
 from lorica.engines.native.block import has_fast_kernel
 from lorica.engines.native.branches import NO_BRANCHES, branches_of
@@ -68,6 +77,7 @@ class NativeEngine:
         self._digests: dict[str, str] = {}
         self._merge, self._stored = merge, stored
         self._merged: str | None = None
+        self._decode: Decode | None = None
 
     def add_adapter(self, name: str, folder: Path) -> None:
         """Load an adapter under a name; the same adapter again changes nothing.
@@ -119,6 +129,10 @@ class NativeEngine:
     def repeatable(self, request: Request) -> bool:
         """Scores are, where `deterministic` holds; texts are not, for their steps are products of few rows."""
         return isinstance(request, Choose) and self._deterministic and self._decoder.device.type == "cpu"
+
+    def read_text_with(self, decode: Decode) -> None:
+        """See `ReadingEngine`."""
+        self._decode = decode
 
     def settle(self, uses: Mapping[str | None, int], sample: Sequence[Request]) -> str:
         """See `MergingEngine.settle`."""
@@ -198,7 +212,7 @@ class NativeEngine:
     def execute(self, plan: Plan) -> Iterator[Finished]:
         """Run a plan batch by batch; yields (index of the request, output) of what each step finished."""
         computed: dict[int, Future[Prefix]] = {}
-        generation = Generation(self._decoder, cache_tokens=_CACHE_PER_BATCH * self._budget())
+        generation = Generation(self._decoder, cache_tokens=_CACHE_PER_BATCH * self._budget(), decode=self._decode)
         with Workers[Finished](count_workers(self._decoder.device)) as workers:
             for batch in plan.batches:
                 release = partial(_forget, computed, batch.release)

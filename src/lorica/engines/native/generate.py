@@ -9,11 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lorica.engines.base import failed, room_for
+from lorica.engines.base import Decode, failed, room_for
 from lorica.engines.native.attention import SharedAttention, prefix_parts
 from lorica.engines.native.cache import RowCache, StepAttention
 from lorica.engines.native.pack import Piece, find_spans, pack
 from lorica.engines.native.sample import Picker, pick
+from lorica.engines.native.stops import holds_stop
 from lorica.models.fast import AnyDecoder
 from lorica.records import Generate, Output
 
@@ -48,10 +49,12 @@ class _Row:
 class Generation:
     """The rows that are being continued. Rows keep the order of the plan, so that adapters stand together.
 
-    cache_tokens: own tokens for which the cache may have room, rows times the longest of them.
+    cache_tokens: own tokens for which the cache may have room, rows times the longest of them. decode: what tokens say;
+    without it stop texts end nothing.
     """
 
-    def __init__(self, decoder: AnyDecoder, *, cache_tokens: int) -> None:
+    def __init__(self, decoder: AnyDecoder, *, cache_tokens: int, decode: Decode | None = None) -> None:
+        self._decode = decode
         self._decoder = decoder
         self._cache_tokens = cache_tokens
         self._cache = RowCache(decoder.config, decoder.dtype, decoder.device)
@@ -123,7 +126,7 @@ class Generation:
         chosen = pick(logits.nan_to_num(nan=0.0) if any(broken) else logits, [row.picker for row in rows])
         done: Finished = []
         for row, token, bad in zip(rows, chosen, broken, strict=True):
-            output = _broken(row) if bad else _accept(row, token)
+            output = _broken(row) if bad else _accept(row, token, self._decode)
             if output is not None:
                 done.append((row.index, output))
                 self._leave(row)
@@ -138,7 +141,7 @@ class Generation:
         self._rows.remove(row)
 
 
-def _accept(row: _Row, token: int) -> Output | None:
+def _accept(row: _Row, token: int, decode: Decode | None) -> Output | None:
     request, tokens = row.picker.request, row.picker.tokens
     finish: Literal["stop", "length"] | None = None
     if token in request.stop_tokens:
@@ -146,7 +149,9 @@ def _accept(row: _Row, token: int) -> Output | None:
     else:
         tokens.append(token)
         row.last = token
-        if len(tokens) == row.limit:
+        if decode is not None and holds_stop(decode, tokens, request.stop_texts):
+            finish = "stop"
+        elif len(tokens) == row.limit:
             finish = "length"
     return None if finish is None else Output(id=request.id, tokens=tuple(tokens), finish=finish)
 
