@@ -23,6 +23,7 @@ from lorica.adapters.variants import write_variant
 from lorica.engines.base import EngineSettings, OnDone, check_adapters, failed, find_problem, not_there, room_for
 from lorica.engines.offline import import_bitsandbytes_offline, offline
 from lorica.errors import AdapterError, EngineError, MissingExtraError, ModelError
+from lorica.models.allocator import keep_buffers
 from lorica.records import Choose, Generate, Output, Request
 
 _BROKEN = "the model's output is not a number (NaN): weights or precision are broken"
@@ -265,6 +266,7 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
         from transformers import AutoModelForCausalLM, GenerationConfig
     except ImportError as error:
         raise MissingExtraError("transformers", extra="local", needed_for="engine=transformers") from error
+    keep_buffers()
     dtype, device = settings.dtype, settings.device
     if dtype.startswith("int8"):
         raise EngineError(f"the transformers engine does not compute in {dtype}", fix="use engine=native")

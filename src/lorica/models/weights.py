@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lorica.errors import ModelError
 from lorica.formats import HEAD_BYTES, LFS_FIX, Content, recognise
+from lorica.models.allocator import keep_buffers
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig, read_decoder_config, read_json_object
 from lorica.models.packing import PARTS, Packing, read_packing
@@ -46,6 +47,7 @@ def load_decoder(
     MissingExtraError when 4-bit loading needs bitsandbytes and it is not installed.
     """
     place = _device(device)
+    keep_buffers()
     if load_in_4bit:
         require_bitsandbytes()
     config = read_decoder_config(folder)

@@ -1,0 +1,40 @@
+"""The C library's allocator, told to keep what a forward pass frees.
+
+glibc gives buffers above its threshold back to the system when they are freed, and gets them back empty, page by page,
+for the next operation: in passes whose every operation makes buffers of megabytes that costs more than the arithmetic
+(measured: quantising [256, 4864] 1.7 ms instead of 11).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping
+from functools import cache
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # of mallopt(3)
+_LARGEST = 32 << 20  # bytes: glibc accepts no larger threshold; larger buffers stay the system's
+_AHEAD = 64 << 20  # bytes got from the system at once
+_NEVER = (1 << 31) - 1
+
+
+@cache
+def keep_buffers() -> bool:
+    """Once per process; returns whether the allocator took the settings.
+
+    Where a user has set one of glibc's own variables (MALLOC_TRIM_THRESHOLD_, ...), nothing is changed.
+    """
+    if is_chosen(os.environ):
+        return False
+    try:
+        option = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library, another system
+        return False
+    settings = ((_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _AHEAD))
+    return all([option(name, value) == 1 for name, value in settings])
+
+
+def is_chosen(environ: Mapping[str, str]) -> bool:
+    """Whether the user has settings of their own."""
+    names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
+    return any(name in environ for name in names) or "glibc.malloc" in environ.get("GLIBC_TUNABLES", "")
