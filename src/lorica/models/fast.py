@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lorica.models.attention import Attention
 from lorica.models.decoder import Decoder, Layer, RmsNorm
 from lorica.models.families import DecoderConfig
-from lorica.models.linear import make_product, stream_dtype, working_dtype
+from lorica.models.linear import gate, make_product, stream_dtype, working_dtype
 from lorica.models.lora import LoraSpan, spans_of
 from lorica.models.rope import inverse_frequencies, rotation
 from lorica.models.updates import FactorMemory, Updates
@@ -90,10 +90,10 @@ class FastLayer:
         # Two products: side by side in one, gate and up would lie in strides, which costs more than a larger product
         # gains.
         given = self._gate.prepare(normed)
-        gate, up = self._gate(given), self._up(given)
-        updates.add(self._gate_path, (self._wide,), normed, gate, start)
+        opened, up = self._gate(given), self._up(given)
+        updates.add(self._gate_path, (self._wide,), normed, opened, start)
         updates.add(self._up_path, (self._wide,), normed, up, start)
-        return F.silu(gate).mul_(up)
+        return gate(opened, up)
 
     def _new(self, x: Tensor, heads: int) -> Tensor:
         return torch.empty(len(x), heads, self._head_dim, dtype=self._kept)
