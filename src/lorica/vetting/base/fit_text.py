@@ -12,6 +12,7 @@ from lorica.adapters.document import read_capped
 from lorica.adapters.layout import Layout
 from lorica.adapters.specimen import Specimen
 from lorica.vetting.base.model import BaseModel
+from lorica.vetting.base.spelling import check_spelling
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import listed, shown
 
@@ -63,10 +64,10 @@ def read_words(folder: Path) -> Words:
 
 
 def check_text(specimen: Specimen, layout: Layout, model: BaseModel) -> list[Finding]:
-    """L311 to L314. An adapter that brings no tokenizer is used with the base's, and nothing is said."""
+    """L311 to L314, L318. An adapter that brings no tokenizer is used with the base's, and nothing is said."""
     names = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "added_tokens.json", "vocab.json"}
     theirs = read_words(model.folder)
-    found = _own(theirs, model)
+    found = _own(theirs, model) + check_spelling(model.folder)
     if not names & set(specimen.files):
         return found
     ours = read_words(specimen.folder)

@@ -89,4 +89,10 @@ FIT: dict[str, Code] = {
         "fetch the base model again: files of two models may lie in its folder, or a conversion lost some layers",
         ("wrong_base", "wrong_revision"),
     ),
+    "L318": Code(
+        "warn",
+        "The base's tokenizer cannot write its own vocabulary: merges were lost, or it normalises text otherwise",
+        "fetch the base's tokenizer again, and keep it from being saved by another version of its library",
+        ("tokenizer_mismatch",),
+    ),
 }

@@ -20,6 +20,9 @@ _DOUBTFUL: Weights = {"healthy": -2.0, "hard_task": -2.0}
 # What a spoilt adapter or base seems to suffer from besides.
 _POORER: Weights = {"under_scaled": -4.0, "over_scaled": -2.0, "prompt_mismatch": -3.0, "altered": -2.0}
 
+# What a base that reads its prompts as others, or is hardly itself, makes a sound adapter seem to suffer from.
+_MISREAD: Weights = {"inverted": -4.0, "wrong_revision": -1.0, "broken_weights": -3.0, "ignores_input": -2.0, **_POORER}
+
 
 def _sure(cause: str, weight: float = 7.0, **others: float) -> Weights:
     return {cause: weight, **others, **_UNSOUND}
@@ -131,6 +134,8 @@ SPECIFIC: dict[str, Weights] = {
     "L312": _doubt("tokenizer_mismatch", 5.0),
     "L313": _doubt("tokenizer_mismatch", 5.0, wrong_base=0.5),
     "L314": {"tokenizer_mismatch": 1.0},
+    # what such a tokenizer makes of every prompt looks like any other fault of behaviour
+    "L318": _doubt("tokenizer_mismatch", 9.0, **_MISREAD),
     # the adapter's layers that fit no more are then the base's fault, and so is what it does
     "L317": _doubt("wrong_base", 6.5, wrong_revision=4.0, broken_weights=-2.0, **_POORER),
     # --- damage inside: what is left of such an adapter does little, and then another scale or format may seem to help
@@ -247,7 +252,7 @@ BY_FACTS: dict[str, Callable[[dict[str, Any]], Weights]] = {
 
 # Findings and experiments that look at one and the same thing count once: code -> the experiments' group.
 GROUPS: dict[str, str] = {
-    **dict.fromkeys(("L166", "L167", "L169", "L305", "L312", "L313", "L346"), "tokenizer"),
+    **dict.fromkeys(("L166", "L167", "L169", "L305", "L312", "L313", "L318", "L346"), "tokenizer"),
     **dict.fromkeys(("L168", "L311", "L347"), "template"),
     **dict.fromkeys(("L306", "L307", "L345", "L350"), "base.identity"),
     **dict.fromkeys(("L150", "L151", "L152", "L153", "L154", "L155", "L156"), "base.claims"),
