@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from itertools import groupby
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.engines.native.plan import ADMITTED_ROWS, MIN_SAVED_TOKENS, Plan, make_plan, own_tokens
+from lorica.engines.native.plan import (
+    ADMITTED_ROWS,
+    MIN_SAVED_TOKENS,
+    Batch,
+    Plan,
+    beginnings_first,
+    make_plan,
+    own_tokens,
+)
 from lorica.records import Choose, Generate, Request
 
 few = settings(max_examples=30, deadline=None)
@@ -168,3 +177,11 @@ def test_the_digest_tells_plans_apart(changed: str) -> None:
         share_prefixes=changed != "sharing",
     )
     assert before.digest() != after.digest()
+
+
+def test_beginnings_come_earlier_and_rows_keep_their_order() -> None:
+    kinds: list[Literal["prefix", "choose"]] = ["prefix", "choose", "choose", "prefix", "choose", "prefix", "choose"]
+    batches = [Batch(kind, release=(number,)) for number, kind in enumerate(kinds)]
+    order = [batch.release[0] for batch in beginnings_first(batches, ahead=2)]
+    assert order == [0, 3, 1, 5, 2, 4, 6]
+    assert list(beginnings_first(batches, ahead=0)) == batches

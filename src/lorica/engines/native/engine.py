@@ -29,7 +29,7 @@ from lorica.engines.native.generate import Finished, Generation, Waiting
 from lorica.engines.native.memory import free_memory, in_halves, tokens_that_fit
 from lorica.engines.native.pack import Piece, Prefix
 from lorica.engines.native.passes import Passes
-from lorica.engines.native.plan import Batch, Plan, PlannedRow, make_plan
+from lorica.engines.native.plan import Batch, Plan, PlannedRow, beginnings_first, make_plan
 from lorica.engines.native.workers import Workers, count_workers
 from lorica.errors import EngineError
 from lorica.models.adapter_weights import load_lora
@@ -42,7 +42,7 @@ from lorica.models.quantised import quantised
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.records import Choose, Generate, Output, Request
 
-_SHARES = 8  # batches that a worker should have at least, so that none works long while the others are done
+_SHARES = 12  # batches that a worker should have at least, so that none works long while the others are done
 _SMALLEST_SHARE = 512  # tokens of a batch below which its calls cost more than idle workers
 _CACHE_PER_BATCH = 4  # tokens that rows under continuation may hold, in units of batch_tokens
 
@@ -213,8 +213,9 @@ class NativeEngine:
         """Run a plan batch by batch; yields (index of the request, output) of what each step finished."""
         computed: dict[int, Future[Prefix]] = {}
         generation = Generation(self._decoder, cache_tokens=_CACHE_PER_BATCH * self._budget(), decode=self._decode)
-        with Workers[Finished](count_workers(self._decoder.device)) as workers:
-            for batch in plan.batches:
+        count = count_workers(self._decoder.device)
+        with Workers[Finished](count) as workers:
+            for batch in beginnings_first(plan.batches, ahead=count):
                 release = partial(_forget, computed, batch.release)
                 if batch.kind == "prefix":
                     workers.submit(self._to_compute(plan, batch, computed))

@@ -8,6 +8,7 @@ adapters; tokens of one adapter, and those below one segment, always stand toget
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
@@ -212,6 +213,21 @@ def _with_prefixes(batches: Sequence[Batch], segments: Sequence[Segment], batch_
                 yield Batch("prefix", segments=tuple(peers[a:b]))
         release = tuple(index for index in needed if last[index] == number)
         yield Batch(batch.kind, rows=batch.rows, release=release)
+
+
+def beginnings_first(batches: Sequence[Batch], *, ahead: int) -> Iterator[Batch]:
+    """The same batches, those of shared beginnings up to `ahead` batches of rows earlier, so that nobody who works on
+    the next rows has to wait for them.
+    """
+    rows: deque[Batch] = deque()
+    for batch in batches:
+        if batch.kind == "prefix":
+            yield batch
+            continue
+        rows.append(batch)
+        if len(rows) > ahead:
+            yield rows.popleft()
+    yield from rows
 
 
 def _chain(segments: Sequence[Segment], index: int) -> list[int]:
