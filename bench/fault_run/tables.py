@@ -77,14 +77,26 @@ def healthy_table(healthy: Sequence[Entry]) -> str:
     return "\n".join(lines)
 
 
+LEVELS = ("files", "base", "behaviour")
+ROUNDS = ("design", "field", "wild")
+"""Kinds that the design names, and two rounds of kinds by authors who had read no check."""
+
+
+def round_of(entry: Entry) -> str:
+    """One of ROUNDS."""
+    begins = str(entry["kind"]).split("-", 1)[0]
+    return begins if begins in ROUNDS else ROUNDS[0]
+
+
 def split_lines(faults: Sequence[Entry]) -> list[str]:
-    """Figures by level, by seen and unseen; cases without harm left out."""
+    """Figures by level, and by the round in which the kinds were written; cases without harm left out."""
     faults = [each for each in faults if not each.get("harmless")]
-    parts = [(name, [each for each in faults if each["level"] == name]) for name in ("files", "base", "behaviour")]
-    parts += [("seen", [each for each in faults if not each["unseen"]])]
-    parts += [("unseen", [each for each in faults if each["unseen"]])]
-    for level in ("files", "base", "behaviour"):
-        parts.append((f"unseen {level}", [each for each in faults if each["unseen"] and each["level"] == level]))
+    parts = [(name, [each for each in faults if each["level"] == name]) for name in LEVELS]
+    parts.append(("base, behaviour", [each for each in faults if each["level"] != "files"]))
+    for name in ROUNDS:
+        own = [each for each in faults if round_of(each) == name]
+        parts.append((name, own))
+        parts += [(f"{name} {level}", [each for each in own if each["level"] == level]) for level in LEVELS]
     return [
         f"{name:18} cases {len(some):4}  recall {share(some, is_caught):.4f}  "
         f"rejected {share(some, lambda one: outcome(one) in ('rejected', 'refused')):.4f}  "
@@ -97,7 +109,8 @@ def split_lines(faults: Sequence[Entry]) -> list[str]:
 
 def last_line(faults: Sequence[Entry], healthy: Sequence[Entry]) -> str:
     """The bench's figures as key=value."""
-    of = {name: [each for each in faults if each["level"] == name] for name in ("files", "base", "behaviour")}
+    of = {name: [each for each in faults if each["level"] == name] for name in LEVELS}
+    of["base_and_behaviour"] = of["base"] + of["behaviour"]
     unseen = [each for each in faults if each["unseen"]]
     figures: dict[str, float | int] = {f"recall_{name}": share(some, is_caught) for name, some in of.items()}
     figures |= {
