@@ -74,6 +74,10 @@ class ModelError(LoricaError):
     exit_code = 4
 
 
+class ModelConfigError(ModelError):
+    """A config.json from which no model can be built, whatever the engine."""
+
+
 class AdapterError(LoricaError):
     """An adapter folder that is missing, broken or does not fit its base model."""
 

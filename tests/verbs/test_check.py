@@ -19,6 +19,7 @@ import yaml
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import WEIGHTS_NAME, save_adapter
 from lorica.cli import main
+from lorica.models.locate import locate_model
 
 BASE = "embedded:lorica_tiny"
 SHAPES = {"q_proj": (256, 256), "v_proj": (128, 256)}
@@ -154,6 +155,33 @@ def test_on_its_base_it_is_tried(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert one["levels"]["L3"] != "skipped"
     assert one["levels"]["L4"] != "skipped"
     assert one["behaviour"]["measured"]["divergence"]["kl"] > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"num_attention_heads": "four"}, "num_attention_heads"),
+        ({"rope_theta": "large"}, "unusable value"),
+        ({"hidden_size": None}, "hidden_size"),
+        ({"quantization_config": "4 bits"}, "transformers refuses it"),
+        ({"model_type": "gpt2", "bos_token_id": "x"}, "transformers refuses it"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["check", "diagnose"])
+def test_a_base_that_no_engine_could_load_is_one_clear_error(
+    verb: str, values: dict[str, object], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    base = tmp_path / "base"
+    base.mkdir()
+    config = json.loads((locate_model(BASE, environ={}) / "config.json").read_text("utf-8"))
+    (base / "config.json").write_text(json.dumps(config | values), "utf-8")
+    (base / "model.safetensors").write_bytes(b"never read")
+    assert main([verb, str(adapter(tmp_path / "sound")), "--base", str(base)]) == 3
+    said = capsys.readouterr().err
+    assert "config.json" in said
+    assert says in said
+    assert "Traceback" not in said
 
 
 def test_an_update_of_zero_is_named_before_a_base_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,8 +22,9 @@ from lorica.adapters.folder import MORE_THAN_PAIRS, AdapterFolder, module_of, op
 from lorica.adapters.variants import write_variant
 from lorica.engines.base import EngineSettings, OnDone, check_adapters, failed, find_problem, not_there, room_for
 from lorica.engines.offline import import_bitsandbytes_offline, offline
-from lorica.errors import AdapterError, EngineError, MissingExtraError, ModelError
+from lorica.errors import AdapterError, EngineError, MissingExtraError
 from lorica.models.allocator import keep_buffers
+from lorica.models.transformers_models import load_causal
 from lorica.records import Choose, Generate, Output, Request
 
 _BROKEN = "the model's output is not a number (NaN): weights or precision are broken"
@@ -263,7 +264,7 @@ def _cut(request: Generate, tokens: Sequence[int]) -> Output:
 
 def _load(folder: Path, settings: EngineSettings) -> Any:
     try:
-        from transformers import AutoModelForCausalLM, GenerationConfig
+        from transformers import GenerationConfig
     except ImportError as error:
         raise MissingExtraError("transformers", extra="local", needed_for="engine=transformers") from error
     keep_buffers()
@@ -276,16 +277,8 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     given["device_map"] = settings.device_map or (device if settings.load_in_4bit else None)
-    try:
-        with offline():
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, **given
-            )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"{folder}: transformers cannot load this model: {error}",
-            fix="download the model again, all files",
-        ) from error
+    with offline():
+        model = load_causal(folder, **given)
     # The folder's own defaults (temperature, stop tokens) must not mix with the request's.
     model.generation_config = GenerationConfig()
     if given["device_map"] is None:

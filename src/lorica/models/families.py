@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lorica.errors import ModelError
+from lorica.errors import ModelConfigError, ModelError
 from lorica.formats import LFS_FIX, Content, recognise
 from lorica.models.packing import read_packing
 
@@ -127,9 +127,9 @@ def read_decoder_config(folder: Path) -> DecoderConfig:
             raise ModelError(f"{path}: the native decoder does not do {unsupported}", fix=_OTHER_ENGINE)
         return _decoder_config(name, raw)
     except KeyError as error:
-        raise ModelError(f"{path}: the key {error} is missing", fix=_AGAIN) from None
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{path}: unusable value: {error}", fix=_AGAIN) from error
+        raise ModelConfigError(f"{path}: the key {error} is missing", fix=_AGAIN) from None
+    except (AttributeError, TypeError, ValueError) as error:  # a text where there should be an object, for one
+        raise ModelConfigError(f"{path}: unusable value: {error}", fix=_AGAIN) from error
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from itertools import islice
@@ -15,11 +14,10 @@ from lorica.config.schema import Config
 from lorica.data.read import read_rows
 from lorica.engines.base import EngineSettings
 from lorica.errors import LoricaError, UsageError
-from lorica.models.locate import locate_model
 from lorica.records import Row
 from lorica.reports.write import FORMATS, write_report
 from lorica.tasks.base import TaskSettings
-from lorica.verbs import build
+from lorica.verbs import build, on_base
 from lorica.verbs.arguments import emit, parser, resolve
 from lorica.vetting.behaviour.setting import Setting
 from lorica.vetting.diagnosis import Means, diagnose, to_report, to_text
@@ -109,11 +107,11 @@ def _means(given: argparse.Namespace) -> Means:
     if given.rows is not None and not any(each.split("=")[0] == "task" for each in (*overrides, *more)):
         raise UsageError("--rows needs the task they belong to", fix="add --task rules (or mcq, saq, qa)")
     config = resolve([*overrides, *more]).config
-    base = _locate(given.base, config) if given.base else None
+    base = on_base.locate(given.base, config) if given.base else None
     return Means(
         base=base,
         rows=_rows(given.rows, config) if given.rows is not None else (),
-        expected=tuple(_locate(each, config) for each in expected),
+        expected=tuple(on_base.locate(each, config) for each in expected),
         answers=given.answers,
         setting=None if base is None else _setting(config, base, asked=given.rows is not None),
         rows_file=str(given.rows) if given.rows is not None else "",
@@ -148,7 +146,3 @@ def _rows(path: Path, config: Config) -> tuple[Row, ...]:
     task = build.build_task(config)
     rows = read_rows(path, task.shapes, columns=config.task.columns, constants=config.task.constants)
     return tuple(islice(rows, _MOST_ROWS))
-
-
-def _locate(name: str, config: Config) -> Path:
-    return locate_model(name, cache_dir=config.model.cache_dir, revision="", environ=os.environ)

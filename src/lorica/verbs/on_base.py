@@ -11,6 +11,7 @@ from lorica.data.read import read_rows
 from lorica.engines.base import EngineSettings
 from lorica.errors import DataError
 from lorica.models.locate import locate_model
+from lorica.models.transformers_models import check_config
 from lorica.records import Row
 from lorica.tasks.base import TaskSettings
 from lorica.verbs import build
@@ -21,8 +22,13 @@ _MOST_ROWS = 20_000
 
 
 def locate(name: str, config: Config) -> Path:
-    """The folder of a base model: a folder, `embedded:NAME` or a Hugging Face id in the cache. Raises ModelError."""
-    return locate_model(name, cache_dir=config.model.cache_dir, revision="", environ=os.environ)
+    """The folder of a base model: a folder, `embedded:NAME` or a Hugging Face id in the cache.
+
+    Raises ModelError where there is none, or one that no engine could load for its config.
+    """
+    folder = locate_model(name, cache_dir=config.model.cache_dir, revision="", environ=os.environ)
+    check_config(folder)
+    return folder
 
 
 def some_rows(path: Path, config: Config) -> tuple[Row, ...]:

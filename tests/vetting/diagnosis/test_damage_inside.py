@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -170,3 +171,31 @@ def test_the_best_order_is_found() -> None:
     # Rows and columns that are high everywhere say nothing.
     assert find_order(list(range(9)), chance.normal(size=(9, 9)) + 30 * np.arange(9)[:, None]).places == {}
     assert find_order([3], table[:1, :1]).places == {}
+
+
+def test_a_base_that_was_turned_is_not_the_one_of_training(
+    trained: Path, bases: tuple[Path, Path], tmp_path: Path
+) -> None:
+    turn = torch.linalg.qr(torch.randn((64, 64), generator=torch.Generator().manual_seed(0)))[0]
+    own, turned = load_file(bases[0] / "model.safetensors"), {}
+    for name, each in own.items():
+        layer = name.rsplit(".", 3)[0]
+        if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
+            turned[name] = each * own[f"{layer}.input_layernorm.weight"] @ turn
+        elif name.endswith(("gate_proj.weight", "up_proj.weight")):
+            turned[name] = each * own[f"{layer}.post_attention_layernorm.weight"] @ turn
+        elif name.endswith(("o_proj.weight", "down_proj.weight")):
+            turned[name] = turn.T @ each
+        elif name == "model.embed_tokens.weight":
+            turned["lm_head.weight"] = each * own["model.norm.weight"] @ turn
+            turned[name] = each @ turn
+        else:
+            turned[name] = torch.ones_like(each)
+    shutil.copytree(bases[0], tmp_path / "turned")
+    made = {name: each.contiguous() for name, each in turned.items()}
+    save_file(made, tmp_path / "turned" / "model.safetensors", metadata={"format": "pt"})
+    config = tmp_path / "turned" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text("utf-8")) | {"tie_word_embeddings": False}), "utf-8")
+    found = aligned(trained, tmp_path / "turned")
+    assert found.stream < 2 < 4 < found.inner
+    assert {"L328"} <= codes(found) or found.decided == "mismatch"

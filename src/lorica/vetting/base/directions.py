@@ -6,10 +6,9 @@ respect to its outputs y. The loss is the model's own (targets drawn from its pr
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,10 +23,12 @@ from lorica.errors import ModelError, PromptError
 from lorica.models.attention import PackedAttention
 from lorica.models.decoder import Decoder
 from lorica.models.families import FAMILIES, read_json_object
+from lorica.models.transformers_models import load_causal
 from lorica.models.weight_files import weight_files
 from lorica.models.weights import load_decoder
 from lorica.prompts.encoder import Encoder
 from lorica.records import Message
+from lorica.vetting.base.form import Form, find_form, follow
 from lorica.vetting.base.kinship import EMBEDDING, sample, strangers
 from lorica.vetting.base.sample_text import SAMPLE_TEXTS
 from lorica.vetting.base.surrogates import Surrogates
@@ -64,7 +65,8 @@ class Subspace:
 class Directions:
     """What `collect` saw of one base. inputs, outputs: module path -> directions of its inputs and of its output
     gradients. weights: module path -> Frobenius norm of its weight. hidden, head_dim: widths, 0 where unknown.
-    tokens: how many were run. strangers: layers of the base that have nothing in common with its others.
+    tokens: how many were run. strangers: layers of the base that have nothing in common with its others. form: whether
+    its weights are as its config says, and its predictions follow its text.
     """
 
     base: Path
@@ -75,6 +77,7 @@ class Directions:
     head_dim: int
     tokens: int
     strangers: tuple[int, ...] = ()
+    form: Form = field(default_factory=Form)
 
     @property
     def layers(self) -> int:
@@ -132,10 +135,10 @@ def _observe(base: Path, rows: Sequence[Sequence[int]]) -> Directions:
     real = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
     watch = _Watch(None if isinstance(model, Decoder) else real.flatten().bool())
     with watch.on(model, layers):
-        if isinstance(model, Decoder):
-            _run_packed(model, rows)
-        else:
-            _run_padded(model, rows, real)
+        form = _run_packed(model, rows) if isinstance(model, Decoder) else _run_padded(model, rows, real)
+    if isinstance(model, Decoder):
+        other, loss, as_it_is = find_form(model, rows)
+        form = replace(form, other=other, other_loss=loss, as_it_is=as_it_is)
     weights = {
         name: float(weight.detach().float().norm())
         for name, module in layers.items()
@@ -150,6 +153,7 @@ def _observe(base: Path, rows: Sequence[Sequence[int]]) -> Directions:
         head_dim=_head_dim(config),
         tokens=sum(map(len, rows)),
         strangers=_strangers(model, layers, _hidden(config), _head_dim(config)),
+        form=form,
     )
 
 
@@ -182,33 +186,30 @@ def _precise(model: nn.Module) -> nn.Module:
 
 
 def _foreign(base: Path) -> nn.Module:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from transformers import AutoModelForCausalLM
-
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base, dtype="auto", local_files_only=True, trust_remote_code=False, use_safetensors=True
-        )
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"{base}: transformers cannot load this model: {(str(error).splitlines() or ['no reason given'])[0][:200]}",
-            fix="give a folder with config.json and safetensors of an architecture that transformers knows",
-        ) from error
+        model = load_causal(base, dtype="auto")
+    except ImportError as error:
+        raise ModelError(f"{base}: only transformers could load this model: {error}") from error
     return cast(nn.Module, model.requires_grad_(False).eval())
 
 
-def _run_packed(decoder: Decoder, rows: Sequence[Sequence[int]]) -> None:
+def _run_packed(decoder: Decoder, rows: Sequence[Sequence[int]]) -> Form:
     lengths = [len(row) for row in rows]
     tokens = torch.tensor([token for row in rows for token in row])
     positions = torch.cat([torch.arange(length) for length in lengths])
     hidden = decoder.hidden(tokens, positions, PackedAttention(lengths, decoder.config))
-    _backward(decoder.logits(hidden[_spread(len(tokens))]))
+    kept = _spread(len(tokens))
+    logits = decoder.logits(hidden[kept])
+    _backward(logits)
+    return follow(logits, kept, rows)
 
 
-def _run_padded(model: nn.Module, rows: Sequence[Sequence[int]], real: Tensor) -> None:
+def _run_padded(model: nn.Module, rows: Sequence[Sequence[int]], real: Tensor) -> Form:
     tokens = torch.tensor([[*row, *[0] * (real.shape[1] - len(row))] for row in rows])
     logits = model(input_ids=tokens, attention_mask=real, use_cache=False).logits[real.bool()]
-    _backward(logits[_spread(len(logits))])
+    kept = _spread(len(logits))
+    _backward(logits[kept])
+    return follow(logits[kept], kept, rows)
 
 
 def _backward(logits: Tensor) -> None:

@@ -37,6 +37,18 @@ ALIGNMENT: dict[str, Code] = {
         "fetch the adapter again; lora_A and lora_B may come from two runs",
         ("broken_weights",),
     ),
+    "L328": Code(
+        "reject",
+        "between its layers the base model's space is turned: it answers as the adapter's base, and the update is lost",
+        "use the base model as it was before it was rotated for quantisation",
+        ("wrong_revision", "wrong_base"),
+    ),
+    "L329": Code(
+        "reject",
+        "the base model's weights are in another form than its config says: it was converted wrongly",
+        "convert it again, or fetch the base model as its maker published it",
+        ("wrong_revision", "wrong_base"),
+    ),
     "L330": Code(
         "warn",
         "its update is larger than the base weights it is added to",

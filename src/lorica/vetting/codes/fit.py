@@ -95,4 +95,10 @@ FIT: dict[str, Code] = {
         "fetch the base's tokenizer again, and keep it from being saved by another version of its library",
         ("tokenizer_mismatch",),
     ),
+    "L319": Code(
+        "warn",
+        "the base model's predictions hardly follow its text: a failed merge, or damaged weights",
+        "fetch the base model as its maker published it; the mean of two unrelated models is none",
+        ("wrong_revision", "wrong_base", "tokenizer_mismatch"),
+    ),
 }

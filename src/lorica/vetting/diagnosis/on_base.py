@@ -71,7 +71,7 @@ def align_base(context: Context) -> list[Evidence]:
     found = [_evidence("alignment", told.seen, "alignment", weights), *from_findings(sizes)]
     strange = _strangers(alignment.modules)
     # Layers in another order, or of a base of two models, are strange for a reason that is known already.
-    explained = any(each.code in ("L317", "L324") for each in sizes)
+    explained = any(each.code in ("L317", "L319", "L324", "L328", "L329") for each in sizes)
     if strange and alignment.decided != "mismatch" and not explained:
         text = (
             f"{len(strange)} of its layers ({', '.join(map(str, strange[:8]))}) lie in no directions of this base, "

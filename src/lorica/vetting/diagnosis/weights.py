@@ -138,11 +138,14 @@ SPECIFIC: dict[str, Weights] = {
     "L318": _doubt("tokenizer_mismatch", 9.0, **_MISREAD),
     # the adapter's layers that fit no more are then the base's fault, and so is what it does
     "L317": _doubt("wrong_base", 6.5, wrong_revision=4.0, broken_weights=-2.0, **_POORER),
+    "L329": _sure("wrong_revision", 7.0, wrong_base=5.0, broken_weights=-2.0, **_POORER),
+    "L319": _doubt("wrong_revision", 6.0, wrong_base=5.0, tokenizer_mismatch=2.0, broken_weights=-2.0, **_POORER),
     # --- damage inside: what is left of such an adapter does little, and then another scale or format may seem to help
     "L323": _doubt("broken_weights", 3.0, wrong_base=2.0, wrong_revision=-1.0),
     "L324": _sure("broken_weights", 7.5, not_applied=2.0, wrong_base=-3.0, **_POORER),
     "L325": _sure("broken_weights", 7.5, wrong_base=1.0, wrong_revision=-2.0, **_POORER),
     "L326": _doubt("broken_weights", 6.0, wrong_base=-1.0, wrong_revision=-1.0, **_POORER),
+    "L328": _sure("wrong_revision", 7.0, wrong_base=5.0, broken_weights=-2.0, **_POORER),
     # --- size beside the base
     "L330": _doubt("over_scaled", 3.0, broken_weights=1.0),
     "L331": {"under_scaled": 1.5, "no_effect": 1.0, "healthy": -0.5},
@@ -275,6 +278,9 @@ EXPLAINED: dict[str, tuple[str, ...]] = {
     "L113": ("L111", "L117", "L163", "L301", "L302"),
     # zeros everywhere have no directions and no size
     "L210": ("L211", "L212", "L322", "L331", "L402"),
+    # a base in another form predicts text badly for that reason
+    "L329": ("L316", "base_text"),
+    "L319": ("base_text",),
     # broken values make their layers stand out
     "L200": ("L206", "L207", "L214", "L215"),
 }

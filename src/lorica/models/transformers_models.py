@@ -1,0 +1,69 @@
+"""Models of transformers: loaded from a folder alone, with whatever is wrong with it told as the user's to mend."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lorica.errors import ModelConfigError, ModelError
+from lorica.models.families import FAMILIES, read_decoder_config, read_json_object
+
+_AGAIN = "download the model's config.json again"
+
+
+def load_causal(folder: Path, **given: Any) -> Any:
+    """AutoModelForCausalLM of a folder; no code of the folder is run. given: what `from_pretrained` takes besides.
+
+    Raises ModelError for what transformers refuses, ImportError without transformers.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, **given
+        )
+    except MemoryError:
+        raise
+    # Each config's class of transformers raises what its own checks raise, without a common base.
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        raise ModelError(
+            f"{folder}: transformers cannot load this model: {_reason(error)}",
+            fix="give a folder with config.json and safetensors of an architecture that transformers knows",
+        ) from error
+
+
+def check_config(folder: Path) -> None:
+    """Raises ModelConfigError where no model can be built from a folder's config.json, ModelError where there is none.
+
+    An architecture that neither the native decoder nor transformers knows is no mistake of the config, and passes.
+    """
+    path = folder / "config.json"
+    raw = read_json_object(path)
+    if raw.get("model_type") in FAMILIES and not raw.get("quantization_config"):
+        try:
+            read_decoder_config(folder)
+            return
+        except ModelConfigError:
+            raise
+        except ModelError:
+            pass  # sound, as far as is known, and more than the native decoder does
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        from transformers import CONFIG_MAPPING, AutoConfig
+    except ImportError:
+        return
+    if not isinstance(raw.get("model_type"), str) or raw["model_type"] not in CONFIG_MAPPING:
+        return
+    try:
+        AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise ModelConfigError(f"{path}: transformers refuses it: {_reason(error)}", fix=_AGAIN) from error
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line."""
+    return " ".join(str(error).split())[:240] or type(error).__name__
