@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,7 +88,7 @@ def main() -> None:
             before = nothing
             while kills < given.kills:
                 killed, _ = run(kind, rows, output, chance.uniform(0.3, 1.0) * whole_seconds)
-                if killed:
+                if killed and not output.exists():  # it appears whole, when all is done
                     kills += 1
                     now = kept(output)
                     if now[0] < before[0]:
@@ -96,8 +97,9 @@ def main() -> None:
                     continue
                 finished += 1
                 same += output.read_bytes() == right
-                for path in (output, output.with_name(output.name + ".run.json")):
-                    path.unlink()
+                output.unlink()
+                output.with_name(output.name + ".run.json").unlink(missing_ok=True)  # written last
+                shutil.rmtree(output.with_name(output.name + ".partial"), ignore_errors=True)
                 before = nothing
             while run(kind, rows, output, None)[0]:
                 pass
