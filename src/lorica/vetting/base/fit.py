@@ -1,4 +1,4 @@
-"""L3 by files alone: do an adapter's shapes, names and claims fit a base model's folder? No tensor is read.
+"""L3 by files alone: do an adapter's shapes, names and claims fit a base model's folder? Few of its tensors are read.
 
 The headers of the base's weights say which modules there are and how wide; where they do not (quantised weights, a
 config without weights) its config.json does, for the families of the table of bases.
@@ -27,7 +27,10 @@ from lorica.adapters.specimen import Specimen
 from lorica.models.families import FAMILIES
 from lorica.vetting.base.fit_identity import check_identity
 from lorica.vetting.base.fit_text import check_text
+from lorica.vetting.base.levels import check_levels
 from lorica.vetting.base.model import BaseModel, read_base
+from lorica.vetting.base.principal import check_principal
+from lorica.vetting.base.stored import stored
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import listed, numbers, shown, some
 
@@ -57,7 +60,10 @@ def check_fit(specimen: Specimen, layout: Layout, base: Path) -> list[Finding]:
     if not model.modules:
         found.append(finding("L309", f"{shown(model.folder.name)} holds config.json and no *.safetensors"))
     found += _Fit(specimen, layout, model, shapes).findings()
-    return found + check_identity(specimen, model) + check_text(specimen, layout, model)
+    found += check_identity(specimen, model) + check_text(specimen, layout, model) + check_levels(model.folder)
+    if any(each.severity == "reject" for each in found):
+        return found
+    return found + check_principal(specimen, layout, stored(model.folder))
 
 
 class _Place(msgspec.Struct, frozen=True):

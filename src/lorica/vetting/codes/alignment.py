@@ -37,6 +37,13 @@ ALIGNMENT: dict[str, Code] = {
         "fetch the adapter again; lora_A and lora_B may come from two runs",
         ("broken_weights",),
     ),
+    "L327": Code(
+        "warn",
+        "its update is a part of the base's own weights, which then counts twice",
+        "convert it with save_pretrained(path_initial_model_for_weight_conversion=...), or load it on the residual "
+        "model that PiSSA or OLoRA left",
+        ("wrong_revision", "over_scaled", "wrong_base"),
+    ),
     "L328": Code(
         "reject",
         "between its layers the base model's space is turned: it answers as the adapter's base, and the update is lost",
@@ -62,4 +69,10 @@ ALIGNMENT: dict[str, Code] = {
         ("under_scaled", "no_effect"),
     ),
     "L332": Code("note", "how large its update is beside the base weights"),
+    "L333": Code(
+        "warn",
+        "the base's weights have few levels: it was rounded to 3 bits or fewer (4 are a note) and stored as before",
+        "use the base model as it was before it was quantised, or in 4 bits or more",
+        ("wrong_revision", "wrong_base"),
+    ),
 }

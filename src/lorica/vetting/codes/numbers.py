@@ -87,6 +87,12 @@ NUMBERS: dict[str, Code] = {
         "set lora_alpha (or alpha_pattern) to what the tensors say, and save the adapter without them",
         ("altered", "over_scaled", "under_scaled", "unsupported"),
     ),
+    "L224": Code(
+        "warn",
+        "most numbers of the factors were dropped, and the others were not scaled up",
+        "use the adapter as it was before it was pruned, or have the others scaled by 1 / (1 - share of zeros)",
+        ("under_scaled", "broken_weights", "no_effect"),
+    ),
     "L250": Code("warn", "a copy of another adapter", "keep one of them", ("altered",)),
     "L251": Code("note", "nearly the same update as another adapter", "in a blend, count them as one", ()),
     "L252": Code(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lorica.vetting.base.levels import FEW
 from lorica.vetting.diagnosis.numeric import ratio_weights
 
 Weights = dict[str, float]
@@ -118,12 +119,15 @@ SPECIFIC: dict[str, Weights] = {
     "L220": _sure("broken_weights", 6.0),
     "L145": {"altered": 1.5, "unsupported": 1.5, "healthy": -1.0, "hard_task": -0.5},
     "L222": _sure("broken_weights", 7.0, wrong_base=-3.0, wrong_size=-1.0),
+    # what is left of it lies in fewer directions of its base, and does little
+    "L224": _doubt("broken_weights", 7.0, under_scaled=4.0, no_effect=1.0, wrong_base=-6.0, wrong_revision=-3.0),
     "L221": _sure("unreadable", 7.0),
     # --- fit: other widths leave no doubt; other paths may be a wrapper's or another family's
     "L300": _sure("not_applied", 3.5, wrong_base=2.0, wrong_size=2.0),
     "L301": _sure("wrong_size", 9.0),
     "L302": _sure("wrong_size", 7.0),
-    "L303": _sure("wrong_size", 4.0, incomplete=3.5),
+    # what an adapter with lost layers does says nothing of prompts, scale or labels
+    "L303": _sure("wrong_size", 4.0, incomplete=3.5, inverted=-4.0, **{**_POORER, "prompt_mismatch": -7.0}),
     "L304": _sure("not_applied"),
     "L305": _doubt("tokenizer_mismatch", 4.0, wrong_base=0.5),
     # names of bases are often wrong and say nothing about weights; the alignment decides
@@ -140,9 +144,10 @@ SPECIFIC: dict[str, Weights] = {
     "L317": _doubt("wrong_base", 6.5, wrong_revision=4.0, broken_weights=-2.0, **_POORER),
     "L329": _sure("wrong_revision", 7.0, wrong_base=5.0, broken_weights=-2.0, **_POORER),
     "L319": _doubt("wrong_revision", 6.0, wrong_base=5.0, tokenizer_mismatch=2.0, broken_weights=-2.0, **_POORER),
+    # an update that is like the weight it is added to comes from an initialisation that changes the base
+    "L327": _sure("wrong_revision", 8.0, over_scaled=6.0, wrong_base=1.0, under_scaled=-4.0, prompt_mismatch=-3.0),
     # --- damage inside: what is left of such an adapter does little, and then another scale or format may seem to help
     "L323": _doubt("broken_weights", 3.0, wrong_base=2.0, wrong_revision=-1.0),
-    "L324": _sure("broken_weights", 7.5, not_applied=2.0, wrong_base=-3.0, **_POORER),
     "L325": _sure("broken_weights", 7.5, wrong_base=1.0, wrong_revision=-2.0, **_POORER),
     "L326": _doubt("broken_weights", 6.0, wrong_base=-1.0, wrong_revision=-1.0, **_POORER),
     "L328": _sure("wrong_revision", 7.0, wrong_base=5.0, broken_weights=-2.0, **_POORER),
@@ -245,10 +250,29 @@ def failed_rows(facts: dict[str, Any]) -> Weights:
     return weights
 
 
+def few_levels(facts: dict[str, Any]) -> Weights:
+    """L333: rounded to 4 bits, a base is nearly what it was; to 2 or 3, whatever is asked of it goes wrong."""
+    if facts.get("levels", 0) > FEW:
+        return {"wrong_revision": 0.7}
+    return {**_MISREAD, **_doubt("wrong_revision", 9.0, wrong_base=4.0, tokenizer_mismatch=-3.0, hard_labels=-3.0)}
+
+
+def misplaced(facts: dict[str, Any]) -> Weights:
+    """L324: layers that all stand as many places too low or too high were renumbered. Those at one end were lost, and
+    the layer whose own place is beyond what is looked at takes the one that is left."""
+    places = facts.get("places")
+    moved = {int(old): int(new) for old, new in places.items()} if isinstance(places, dict) else {}
+    if len(moved) > 2 and len({(new - old) % len(moved) for old, new in moved.items()}) == 1:
+        return _sure("not_applied", 8.5, incomplete=5.0, broken_weights=3.0, wrong_base=-3.0, **_POORER)
+    return _sure("broken_weights", 7.5, not_applied=2.0, wrong_base=-3.0, **_POORER)
+
+
 # Codes whose weights depend on their facts.
 BY_FACTS: dict[str, Callable[[dict[str, Any]], Weights]] = {
     "L114": shapeless,
     "L223": other_alpha,
+    "L333": few_levels,
+    "L324": misplaced,
     "L342": changed_config,
     "L464": failed_rows,
 }

@@ -18,6 +18,7 @@ from lorica.vetting.numbers.partners import Grams, check_partners
 from lorica.vetting.numbers.scan import Half, TensorFacts, scan
 from lorica.vetting.numbers.sizes import check_sizes
 from lorica.vetting.numbers.sketch import Sketcher, unit
+from lorica.vetting.numbers.sparse import check_sparse
 from lorica.vetting.numbers.spectra import Measure, Pair, measure, scalings
 from lorica.vetting.numbers.values import check_values
 
@@ -87,6 +88,7 @@ def check_numbers(specimen: Specimen, layout: Layout) -> tuple[Numbers, list[Fin
     findings = check_values(specimen, layout, facts, measures)
     findings += check_sizes(specimen.config, layout, facts, measures, scaled=scaled)
     findings += check_partners(collector.grams.partners()) + check_alphas(specimen, layout)
+    findings += check_sparse(specimen.weights, layout, facts)
     return numbers, [msgspec.structs.replace(each, file=specimen.weights.name) for each in findings]
 
 

@@ -1,0 +1,51 @@
+"""A base's matrices where they are stored, and rows or the whole of one as numbers. No torch, no loaded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from lorica.adapters.arrays import READABLE, Floats, TensorReader
+from lorica.adapters.header import DTYPE_BITS, TensorInfo, read_header
+from lorica.errors import LoricaError
+from lorica.models.weight_files import weight_files
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """One matrix [out, in] of floating point numbers in a file."""
+
+    file: Path
+    info: TensorInfo
+
+    def rows(self, most: int) -> Floats:
+        """At most so many rows, spread evenly. Raises AdapterError when the file cannot be read."""
+        out, into = self.info.shape
+        size = into * DTYPE_BITS[self.info.dtype] // 8
+        chosen = range(0, out, max(1, out // most))
+        parts = []
+        with TensorReader(self.file) as reader:
+            for row in chosen[:most]:
+                start = self.info.start + row * size
+                parts.append(reader.read(TensorInfo(self.info.dtype, (1, into), start, start + size))[0])
+        return np.stack(parts)
+
+    def whole(self) -> Floats:
+        """All of it. Raises AdapterError when the file cannot be read."""
+        with TensorReader(self.file) as reader:
+            return reader.read(self.info)
+
+
+def stored(folder: Path) -> dict[str, Stored]:
+    """Path -> matrix, of every weight that is one; nothing of a base that cannot be read, which other checks name."""
+    found: dict[str, Stored] = {}
+    try:
+        for file in weight_files(folder):
+            for name, info in read_header(file).tensors.items():
+                path, _, leaf = name.rpartition(".")
+                if leaf == "weight" and len(info.shape) == 2 and info.dtype in READABLE and min(info.shape) > 0:
+                    found[path] = Stored(file, info)
+    except LoricaError:
+        return {}
+    return found

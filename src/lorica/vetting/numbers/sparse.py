@@ -1,0 +1,70 @@
+"""Were most numbers of the factors dropped, and the rest left as they were? (DARE on factors without its rescaling.)
+
+Training leaves no zeros scattered over both halves of a pair. Where they were dropped on purpose, what is left is made
+larger by as much; lora_A, which begins between -1/√in and 1/√in and moves little, shows whether that was done.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from lorica.adapters.arrays import Floats, TensorReader
+from lorica.adapters.layout import Layout
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.numbers.scan import TensorFacts
+
+_TYPES = ("F32", "BF16", "F16")  # coarser ones round small values to zero
+# Of both halves; what is dropped to any use is more than half, and at all zeros nothing can be said.
+_LEAST, _MOST = 0.5, 0.995
+_READ = 8  # pairs that are looked into, spread evenly
+_MOST_VALUES = 16 * 1024 * 1024
+# lora_A's size over that of its start. Scaled up for a half that was dropped it is 2, or at least its root; where the
+# largest numbers were kept, which needs no scaling, 1.3 for a half and 1.6 for a tenth.
+_AS_STARTED = (0.3, 1.2)
+
+
+def check_sparse(weights: Path, layout: Layout, facts: dict[str, TensorFacts]) -> list[Finding]:
+    """L224. Raises AdapterError when the file cannot be read."""
+    pairs = [each for each in layout.pairs if not each.embedding]
+    hit = [each for each in pairs if all(_is_sparse(facts[name]) for name in (each.a, each.b))]
+    if len(hit) < 2 or len(hit) < 0.8 * len(pairs):
+        return []
+    shares, sizes = [], []
+    with TensorReader(weights) as reader:
+        for each in hit[:: max(1, len(hit) // _READ)]:
+            a, b = reader.read(layout.tensors[each.a]), reader.read(layout.tensors[each.b])
+            shares += [min(_scattered(a), _scattered(b.T))]
+            sizes += [_size(a)]
+    if not shares or float(np.median(shares)) < _LEAST:
+        return []
+    share, size = float(np.median(shares)), float(np.median(sizes))
+    kept = _AS_STARTED[0] <= size <= _AS_STARTED[1]
+    rest = "the others have the size that training starts with" if kept else f"the others are {size:.2g} times as large"
+    return [
+        finding(
+            "L224",
+            f"{share:.0%} of the numbers in both halves of {len(hit)} pairs are zero, here and there; {rest}",
+            expected="no zeros, or the others scaled up by as much",
+            facts={"share": round(share, 4), "size": round(size, 4), "pairs": len(hit)},
+            severity="warn" if kept else "note",
+        )
+    ]
+
+
+def _is_sparse(each: TensorFacts) -> bool:
+    right = each.info.dtype in _TYPES and len(each.info.shape) == 2 and 64 <= each.count <= _MOST_VALUES
+    return right and not each.broken and _LEAST <= each.zeros / each.count <= _MOST
+
+
+def _scattered(rows: Floats) -> float:
+    """[rank, width] -> share of zeros in those rows that are not zero as a whole: padded ranks are."""
+    live = rows[np.any(rows != 0, axis=1)]
+    return float((live == 0).mean()) if live.size else 0.0
+
+
+def _size(a: Floats) -> float:
+    """The spread of lora_A's other numbers over that of PEFT's start, 1/√(3 in)."""
+    left = a[a != 0]
+    return float(np.sqrt(np.mean(np.square(left.astype(np.float64)))) * np.sqrt(3 * a.shape[1])) if left.size else 0.0
