@@ -278,7 +278,7 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     given["device_map"] = settings.device_map or (device if settings.load_in_4bit else None)
     with offline():
-        model = load_causal(folder, **given)
+        model = load_causal(folder, given)
     # The folder's own defaults (temperature, stop tokens) must not mix with the request's.
     model.generation_config = GenerationConfig()
     if given["device_map"] is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lorica.models.families import FAMILIES, read_decoder_config, read_json_obje
 _AGAIN = "download the model's config.json again"
 
 
-def load_causal(folder: Path, **given: Any) -> Any:
+def load_causal(folder: Path, given: Mapping[str, Any]) -> Any:
     """AutoModelForCausalLM of a folder; no code of the folder is run. given: what `from_pretrained` takes besides.
 
     Raises ModelError for what transformers refuses, ImportError without transformers.

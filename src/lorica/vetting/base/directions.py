@@ -187,7 +187,7 @@ def _precise(model: nn.Module) -> nn.Module:
 
 def _foreign(base: Path) -> nn.Module:
     try:
-        model = load_causal(base, dtype="auto")
+        model = load_causal(base, {"dtype": "auto"})
     except ImportError as error:
         raise ModelError(f"{base}: only transformers could load this model: {error}") from error
     return cast(nn.Module, model.requires_grad_(False).eval())
