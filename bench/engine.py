@@ -10,7 +10,8 @@ ratios within each round. Sides that are not installed are named and left out.
 
 Quality first: the log-probabilities of every side beside the native engine's in float32; of texts, their mean
 log-probability per token in float32. Share of the ceiling: the operations that remain once shared beginnings are
-computed once, per second, over the best rate of large products measured in the same rounds.
+computed once, per second, over the rate of large products measured in the same rounds, kept up for a while (and over
+that of the fastest single product).
 
 --smoke: the embedded model, few rows, one round: does everything run? The last line is `key=value`.
 """
@@ -115,6 +116,7 @@ def compare(work: str, sides: list[Side], given: argparse.Namespace) -> dict[str
             one.peak_mib = answer.get("peak_mib", 0.0)
             if side.name == "ceiling":
                 one.answer.setdefault("rates", []).append(answer["gops"])
+                one.answer.setdefault("peaks", []).append(answer["peak_gops"])
     return report(work, found, given)
 
 
@@ -145,7 +147,8 @@ def report(work: str, found: dict[str, Measured], given: argparse.Namespace) -> 
     """Print the table of a workload and return its figures."""
     rows = given.rows or workloads.SHAPES["w1" if work.startswith("w4") else work].rows
     figures: dict[str, str] = {}
-    rates = found.pop("ceiling").answer.get("rates", []) if "ceiling" in found else []
+    ceiling = found.pop("ceiling").answer if "ceiling" in found else {}
+    rates, peaks = ceiling.get("rates", []), ceiling.get("peaks", [])
     for name, one in found.items():
         middle = statistics.median(one.seconds)
         line = f"  {name:24} {rows / middle:8.2f} rows/s  peak {one.peak_mib:6.0f} MiB"
@@ -157,13 +160,15 @@ def report(work: str, found: dict[str, Measured], given: argparse.Namespace) -> 
             line += f"  {tokens / middle:8.0f} tokens/s"
             figures[f"{key}_tokens_per_s"] = f"{tokens / middle:.0f}"
         if name in ARITHMETIC and rates:
-            operations = one.answer["operations"]
-            shares = [
-                operations / seconds / 1e9 / rate[ARITHMETIC[name]]
-                for seconds, rate in zip(one.seconds, rates, strict=True)
-            ]
-            line += f"  {statistics.median(shares):.0%} of the {ARITHMETIC[name]} ceiling"
-            figures[f"{key}_ceiling_share"] = f"{statistics.median(shares):.3f}"
+            rate = one.answer["operations"] / 1e9
+            shares, of_peak = (
+                statistics.median(
+                    rate / seconds / top[ARITHMETIC[name]] for seconds, top in zip(one.seconds, tops, strict=True)
+                )
+                for tops in (rates, peaks)
+            )
+            line += f"  {shares:.0%} of the {ARITHMETIC[name]} ceiling ({of_peak:.0%} of the fastest product)"
+            figures[f"{key}_ceiling_share"], figures[f"{key}_peak_share"] = f"{shares:.3f}", f"{of_peak:.3f}"
         print(line)
     for mine in [name for name in found if name.startswith("native")]:
         for other in [name for name in found if name != mine]:

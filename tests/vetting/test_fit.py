@@ -161,6 +161,8 @@ def test_prefixes_that_loading_changes_are_no_fault(tmp_path: Path) -> None:
     seeing = {"model_type": "llava", "text_config": LLAMA, "num_hidden_layers": 3}
     base = save_base(tmp_path / "seeing", seeing, prefix="language_model.model.")
     assert judged(base, container="model.language_model.layers") == []
+    (found,) = judged(base)  # an adapter of the language model alone: whoever loads by name drops it
+    assert (found.code, found.severity) == ("L304", "reject")
     bare = save_base(tmp_path / "bare", prefix="")  # saved from the model without its head
     assert judged(bare) == []
     whole = save_base(tmp_path / "whole")

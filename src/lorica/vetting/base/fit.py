@@ -49,6 +49,7 @@ _FUSED = {
     ),
     "gate_up_proj": ("gate_proj", "up_proj"),
 }
+_INSIDE = "language_model"  # of a vision-language model, in the paths of its text layers
 
 
 def check_fit(specimen: Specimen, layout: Layout, base: Path) -> list[Finding]:
@@ -134,9 +135,12 @@ class _Fit:
         return self.model.shape is None or self.model.shape.widths(place_of(each.path).slot) is not None
 
     def _is_lost(self, path: str, other: str) -> bool:
-        """Whether loaders would not find the module: checkpoints of older families leave out the model's own name, and
-        those of vision-language models are renamed while loading; those of the families below are as they are."""
-        if self.model.family not in FAMILIES or self.model.text is not self.model.config:
+        """Whether loaders would not find the module: checkpoints of older families leave out the model's own name;
+        those of the families below are as they are. Those of vision-language models are renamed while loading, but the
+        language model inside keeps a name of its own."""
+        if self.model.text is not self.model.config:
+            return _INSIDE in other.split(".") and _INSIDE not in path.split(".")
+        if self.model.family not in FAMILIES:
             return False
         bare = other.removeprefix("model.")
         return path not in (bare, f"model.{bare}")
