@@ -26,7 +26,8 @@ BEHAVIOUR: dict[str, Code] = {
         "warn",
         "It carries the model far away from the base",
         "see whether its answers are still sensible; lower lora_alpha if a smaller scale does better",
-        ("over_scaled", "broken_weights", "wrong_base"),
+        # Answers of another kind than the choices are far away, too.
+        ("over_scaled", "broken_weights", "wrong_base", "prompt_mismatch"),
     ),
     "L405": Code(
         "warn",
