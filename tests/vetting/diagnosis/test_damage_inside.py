@@ -204,5 +204,5 @@ def test_a_base_that_was_turned_is_not_the_one_of_training(
 def test_what_was_learned_well_must_be_bound_though_modules_disagree() -> None:
     learned = Halves(inputs=14.2, outputs=4.8, tested=8, bound=0.1, bonds=8)
     assert [one.code for one in check_halves(learned, trained=False)] == ["L326"]
-    for change in ({"bound": 3.0}, {"inputs": 7.5}):
-        assert check_halves(replace(learned, **change), trained=False) == []
+    for other in (replace(learned, bound=3.0), replace(learned, inputs=7.5)):
+        assert check_halves(other, trained=False) == []
