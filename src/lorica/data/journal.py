@@ -20,7 +20,7 @@ import msgspec
 
 from lorica.data.answers import to_line
 from lorica.data.outputs import OutputLog
-from lorica.data.write import atomic_file, sync_folder
+from lorica.data.write import append_synced, atomic_file, sync_folder
 from lorica.errors import DataError, ResumeError
 from lorica.records import Answer
 
@@ -118,18 +118,15 @@ class Journal:
             raise DataError(f"an answer cannot be written: {error}", path=self._path) from error
         done = self._done + len(answers)
         commit = _CommitLine(_Commit(len(answers), done, hashlib.sha256(lines).hexdigest()))
-        frame = memoryview(lines + msgspec.json.encode(commit) + b"\n")
-        size = len(frame)
+        frame = lines + msgspec.json.encode(commit) + b"\n"
         try:
-            while frame:
-                frame = frame[os.write(self._file, frame) :]
-            os.fsync(self._file)
+            append_synced(self._file, frame)
         except OSError as error:
             self._cut()
             reason = error.strerror or str(error)
             fix = "free some space, then go on with inference.resume=true"
             raise DataError(f"cannot be written ({reason})", path=self._path, fix=fix) from error
-        self._done, self._end = done, self._end + size
+        self._done, self._end = done, self._end + len(frame)
 
     def answers(self) -> Iterator[Answer]:
         """The committed answers in their order, streamed."""

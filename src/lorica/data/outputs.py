@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from lorica.data.write import append_synced
 from lorica.errors import DataError
 from lorica.records import Output
 
@@ -40,11 +41,8 @@ class OutputLog:
         """Append; afterwards they outlast a kill. Raises DataError when the disk refuses."""
         body = msgspec.json.encode(outputs)
         line = msgspec.json.encode(_Line(self._window, tuple(outputs), hashlib.sha256(body).hexdigest())) + b"\n"
-        left = memoryview(line)
         try:
-            while left:
-                left = left[os.write(self._file, left) :]
-            os.fsync(self._file)
+            append_synced(self._file, line)
         except OSError as error:
             raise DataError(f"cannot be written ({error.strerror or error})", path=self._path) from error
         self.known.update((output.id, output) for output in outputs)

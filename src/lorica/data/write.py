@@ -39,6 +39,14 @@ _ROW_GROUP = 8192
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
+def append_synced(descriptor: int, data: bytes) -> None:
+    """Write all of it; afterwards it outlasts a kill. Raises OSError, and then a part of it may be there."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+    os.fsync(descriptor)
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     """A binary file to write to, which becomes `path` when the block ends, and is removed when the block

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
+from lorica.adapters.header import Header, read_header
 from lorica.errors import ModelError
 from lorica.models.families import read_json_object
 
@@ -26,6 +28,28 @@ def weight_files(folder: Path) -> list[Path]:
         )
     counted = f"{len(absent)} of {len(files)} weight files missing"
     raise ModelError(f"{absent[0]}: not found ({counted})", fix=AGAIN)
+
+
+Stamps = tuple[tuple[Path, int, int, int], ...]
+"""Of files: path, inode, time of the last change in ns, bytes. Equal ones mean that nothing was changed."""
+
+
+def weight_stamps(folder: Path) -> Stamps:
+    """Of a model's weight files. Raises ModelError as `weight_files`, OSError for a file that vanished."""
+    found = [(path, path.stat()) for path in weight_files(folder)]
+    return tuple((path, stat.st_ino, stat.st_mtime_ns, stat.st_size) for path, stat in found)
+
+
+def weight_headers(folder: Path) -> dict[Path, Header]:
+    """The header of each weight file, read once as long as the files stay as they are: one base is held against many
+    adapters. Raises ModelError as `weight_files`, AdapterError for a file that is no safetensors, OSError.
+    """
+    return _headers(weight_stamps(folder))
+
+
+@lru_cache(maxsize=4)
+def _headers(stamps: Stamps) -> dict[Path, Header]:
+    return {path: read_header(path) for path, *_ in stamps}
 
 
 def _indexed(index: Path) -> list[Path]:

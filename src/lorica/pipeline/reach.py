@@ -7,9 +7,8 @@ from pathlib import Path
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.fingerprint import leaves_no_layer_out, place_of
 from lorica.adapters.folder import AdapterFolder
-from lorica.adapters.header import read_header
 from lorica.errors import AdapterError, LoricaError
-from lorica.models.weight_files import weight_files
+from lorica.models.weight_files import weight_headers
 
 
 def check_reach(name: str, adapter: AdapterFolder, base: Path) -> None:
@@ -39,7 +38,7 @@ def _repeats(config: AdapterConfig) -> bool:
 def _layers(base: Path) -> set[tuple[int, str]]:
     """(layer, kind of module) of every weight of the base's decoder."""
     try:
-        names = [name for path in weight_files(base) for name in read_header(path).tensors]
+        names = [name for header in weight_headers(base).values() for name in header.tensors]
     except (LoricaError, OSError):
         return set()
     places = [place_of(name.rpartition(".")[0]) for name in names]

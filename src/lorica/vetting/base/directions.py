@@ -24,7 +24,7 @@ from lorica.models.attention import PackedAttention
 from lorica.models.decoder import Decoder
 from lorica.models.families import FAMILIES, read_json_object
 from lorica.models.transformers_models import load_causal
-from lorica.models.weight_files import weight_files
+from lorica.models.weight_files import weight_stamps
 from lorica.models.weights import load_decoder
 from lorica.prompts.encoder import Encoder
 from lorica.records import Message
@@ -96,8 +96,7 @@ def collect(base: Path, texts: Sequence[str] | None = None, *, max_tokens: int =
     usable tokenizer.
     """
     chosen = tuple(SAMPLE_TEXTS if texts is None else texts)
-    stamps = tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in weight_files(base))
-    key = (base.resolve(), stamps, chosen, max_tokens)
+    key = (base.resolve(), weight_stamps(base), chosen, max_tokens)
     if key not in _CACHE:
         rows = _encode(base, chosen, max_tokens)
         _CACHE.clear()  # one base at a time: a large one's directions take a gigabyte

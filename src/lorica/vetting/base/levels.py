@@ -14,7 +14,8 @@ import numpy as np
 from lorica.adapters.arrays import Floats
 from lorica.adapters.fingerprint import place_of
 from lorica.adapters.header import DTYPE_BITS
-from lorica.errors import AdapterError
+from lorica.errors import AdapterError, LoricaError
+from lorica.models.weight_files import weight_stamps
 from lorica.vetting.base.stored import stored
 from lorica.vetting.findings import Finding, finding
 
@@ -27,8 +28,8 @@ FEW, SOME = 8, 16
 def check_levels(base: Path) -> list[Finding]:
     """L333: a warning for 3 bits or fewer, a note for 4, to which adapters are usually trained. Nothing raises."""
     try:
-        stamps = tuple((each.name, each.stat().st_mtime_ns) for each in sorted(base.glob("*.safetensors")))
-    except OSError:
+        stamps = weight_stamps(base)
+    except (LoricaError, OSError):
         return []
     found = levels(base, stamps)
     if found is None or found > SOME:

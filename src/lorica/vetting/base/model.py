@@ -10,10 +10,10 @@ import msgspec
 
 from lorica.adapters.bases import BaseShape, all_bases
 from lorica.adapters.fingerprint import place_of
-from lorica.adapters.header import DTYPE_BITS, TensorInfo, read_header
+from lorica.adapters.header import DTYPE_BITS, TensorInfo
 from lorica.errors import AdapterError, ModelError
 from lorica.models.families import read_json_object
-from lorica.models.weight_files import AGAIN, weight_files
+from lorica.models.weight_files import AGAIN, weight_headers
 
 # A quantised layer keeps these instead of, or beside, its weight.
 _PARTS = (
@@ -91,13 +91,11 @@ def _tensors(folder: Path) -> dict[str, TensorInfo]:
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if not single.is_file() and not index.is_file():
         return {}
-    tensors: dict[str, TensorInfo] = {}
-    for path in weight_files(folder):
-        try:
-            tensors |= read_header(path).tensors
-        except AdapterError as error:
-            raise ModelError(error.message, fix=AGAIN) from None
-    return tensors
+    try:
+        headers = weight_headers(folder)
+    except AdapterError as error:
+        raise ModelError(error.message, fix=AGAIN) from None
+    return {name: info for header in headers.values() for name, info in header.tensors.items()}
 
 
 def _modules(tensors: Mapping[str, TensorInfo], *, transposed: bool) -> dict[str, tuple[int, int] | None]:

@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 
 from lorica.adapters.arrays import READABLE, Floats, TensorReader
-from lorica.adapters.header import DTYPE_BITS, TensorInfo, read_header
+from lorica.adapters.header import DTYPE_BITS, TensorInfo
 from lorica.errors import LoricaError
-from lorica.models.weight_files import weight_files
+from lorica.models.weight_files import weight_headers
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -41,11 +41,11 @@ def stored(folder: Path) -> dict[str, Stored]:
     """Path -> matrix, of every weight that is one; nothing of a base that cannot be read, which other checks name."""
     found: dict[str, Stored] = {}
     try:
-        for file in weight_files(folder):
-            for name, info in read_header(file).tensors.items():
+        for file, header in weight_headers(folder).items():
+            for name, info in header.tensors.items():
                 path, _, leaf = name.rpartition(".")
                 if leaf == "weight" and len(info.shape) == 2 and info.dtype in READABLE and min(info.shape) > 0:
                     found[path] = Stored(file, info)
-    except LoricaError:
+    except (LoricaError, OSError):
         return {}
     return found
