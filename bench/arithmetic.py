@@ -13,42 +13,30 @@ other programs do not stretch. The last line is `key=value`.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.peers.material import read_shape
+
 from lorica.models import kernels
 from lorica.models.attention import PackedAttention
 from lorica.models.decoder import Decoder
-from lorica.models.families import DecoderConfig, RopeScaling
+from lorica.models.families import DecoderConfig
 from lorica.models.fast import FastDecoder
 from lorica.models.linear import make_product, quantise_rows, quantise_weight
 from lorica.models.lora import LoraPair, LoraSpan, LoraWeights
 
-SHAPE = DecoderConfig(
-    family="qwen2",
-    hidden_size=896,
-    intermediate_size=4864,
-    layers=24,
-    heads=14,
-    kv_heads=2,
-    head_dim=64,
-    vocab_size=1024,  # the output head is no part of the passes
-    max_positions=32768,
-    rms_norm_eps=1e-6,
-    rope_theta=1e6,
-    rope_scaling=RopeScaling(),
-    tied_embeddings=True,
-    qkv_bias=True,
-    output_bias=False,
-    mlp_bias=False,
-    qk_norm=False,
-    windows=(None,) * 24,
-)
+NAME, VOCABULARY = "qwen2.5-0.5b", 1024  # the output head is no part of the passes
 LAYERS = {"qkv": (1152, 896), "o": (896, 896), "gate_up": (9728, 896), "down": (896, 4864)}
 SEQUENCE = 128  # tokens: what is left of a row once its beginning is shared
 
@@ -87,9 +75,7 @@ def make_decoder(layers: int) -> Decoder:
 
 def shape_of(layers: int) -> DecoderConfig:
     """The shape with fewer layers, for a short look."""
-    from dataclasses import replace
-
-    return replace(SHAPE, layers=layers, windows=(None,) * layers)
+    return replace(read_shape(NAME), vocab_size=VOCABULARY, layers=layers, windows=(None,) * layers)
 
 
 def make_adapter(dtype: torch.dtype, layers: int, seed: int) -> LoraWeights:
@@ -145,14 +131,15 @@ def operations(tokens: int, layers: int) -> tuple[float, float]:
     """Of one pass: in linear layers, and in causal attention."""
     linear = 2.0 * tokens * layers * sum(out * into for out, into in LAYERS.values())
     seen = tokens * (SEQUENCE + 1) / 2
-    return linear, 4.0 * seen * layers * SHAPE.heads * SHAPE.head_dim
+    shape = shape_of(layers)
+    return linear, 4.0 * seen * layers * shape.heads * shape.head_dim
 
 
 def forward(precision: str, arguments: argparse.Namespace, clock: Clock) -> dict[str, float]:
     """Seconds of a pass, without and with adapters."""
     decoder = FastDecoder(make_decoder(arguments.layers), precision)
     count = arguments.tokens // SEQUENCE
-    tokens = torch.arange(count * SEQUENCE) % SHAPE.vocab_size
+    tokens = torch.arange(count * SEQUENCE) % VOCABULARY
     positions = torch.arange(SEQUENCE).repeat(count)
     attention = PackedAttention([SEQUENCE] * count, decoder.config)
     share = -(-len(tokens) // 4)

@@ -11,6 +11,7 @@ AUC with its paired 95% interval. The last line is `key=value`.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.real_tasks import COMMON, TASKS
 
 from lorica.config.schema import Config
 from lorica.data.read import read_rows
@@ -35,17 +40,7 @@ from lorica.verbs.arguments import resolve
 from lorica.verbs.train import listener, train_fits
 
 NAME = "sms_spam"
-OVERRIDES = (
-    "task=rules",
-    "task.columns.row_id=id",
-    "task.columns.body=text",
-    "task.columns.rule_violation=label",
-    "task.constants.rule=No unsolicited advertising.",
-    "task.positive_labels=[spam]",
-    "task.negative_labels=[ham]",
-    "training=tiny",
-    "lora=all_linear",
-)
+TASK = TASKS[NAME]
 EXACT = "float32"
 OTHERS = ("bfloat16", "int8", "int8-weights", "nf4")
 
@@ -128,16 +123,17 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--adapter", type=Path, help="a trained one, instead of training")
     arguments = parser.parse_args()
-    source = arguments.data / "sms_spam" / "messages.jsonl"
+    source = arguments.data / TASK.file
     if not source.is_file():
         print(f"skipped=1 reason=no data at {source}")
         return
     others = [name for name in OTHERS if name != "nf4" or find_spec("bitsandbytes")]
     with tempfile.TemporaryDirectory() as scratch:
-        config = resolve((*OVERRIDES, f"training.epochs={arguments.epochs}", f"run_dir={scratch}")).config
+        settings = (*COMMON, *TASK.overrides, f"training.epochs={arguments.epochs}", f"run_dir={scratch}")
+        config = resolve(settings).config
         task = build.build_task(config)
         rows = list(read_rows(source, task.shapes, columns=config.task.columns, constants=config.task.constants))
-        learned, held = split(rows, ratio=0.5, seed=0, text=task.text)
+        learned, held = split(rows, ratio=TASK.held_out, seed=0, text=task.text)
         adapter = arguments.adapter or train(config, learned, Path(scratch))
         asked = held[: arguments.rows]
         gold = [int(bool(row.gold)) for row in asked]
@@ -145,8 +141,9 @@ def main() -> None:
         figures = [f"rows={len(asked)} auc_float32={METRICS['roc_auc'](gold, exact[adapter][0]):.4f}"]
         print(f"{'':14s} {'base mean':>10s} {'largest':>8s} {'adapter':>8s} {'largest':>8s}  change of AUC")
         for name in others:
-            apart = {use: np.abs(ask(config, name, use, asked)[1] - exact[use][1]) for use in (None, adapter)}
-            moved = change(gold, ask(config, name, adapter, asked)[0], exact[adapter][0])
+            found = {use: ask(config, name, use, asked) for use in (None, adapter)}
+            apart = {use: np.abs(logprobs - exact[use][1]) for use, (_, logprobs) in found.items()}
+            moved = change(gold, found[adapter][0], exact[adapter][0])
             base, own = apart[None], apart[adapter]
             print(f"{name:14s} {base.mean():10.4f} {base.max():8.3f} {own.mean():8.4f} {own.max():8.3f}  {moved}")
             figures.append(

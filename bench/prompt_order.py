@@ -20,6 +20,7 @@ import gzip
 import json
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,9 @@ from typing import Any
 
 import msgspec
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from bench.real_tasks import TASKS
 
 from lorica.config.schema import Config

@@ -23,7 +23,7 @@ from lorica.verbs import build
 from lorica.verbs.arguments import resolve
 from lorica.verbs.experiment import ADAPTER, Outcome, run_experiment
 
-_COMMON = ("training=tiny", "lora=all_linear")
+COMMON = ("training=tiny", "lora=all_linear")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ TASKS = {
 def run_task(name: str, data: Path, out: Path) -> tuple[Outcome, float]:
     """Train and evaluate one task; the outcome and the seconds it took."""
     real = TASKS[name]
-    config = resolve((*_COMMON, *real.overrides, f"run_dir={out / name}")).config
+    config = resolve((*COMMON, *real.overrides, f"run_dir={out / name}")).config
     task = build.build_task(config)
     source = data / real.file
     rows = list(read_rows(source, task.shapes, columns=config.task.columns, constants=config.task.constants))

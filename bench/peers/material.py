@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -73,6 +74,13 @@ def make_model(cache: Path, shape: str) -> Path:
         save_file(tensors, part, metadata={"format": "pt"})
         part.rename(folder / "model.safetensors")
     return folder
+
+
+def read_shape(shape: str) -> DecoderConfig:
+    """A shape of CONFIGS, as the decoder takes it; nothing is made."""
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "config.json").write_text(json.dumps(CONFIGS[shape]), "utf-8")
+        return read_decoder_config(Path(place))
 
 
 def make_adapters(cache: Path, shape: str, model: Path, names: list[str]) -> dict[str, Path]:
