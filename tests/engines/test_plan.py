@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lorica.engines.native.plan import (
     ADMITTED_ROWS,
     MIN_SAVED_TOKENS,
+    SMALLEST_SHARE,
     Batch,
     Plan,
     beginnings_first,
@@ -182,6 +183,30 @@ def test_the_digest_tells_plans_apart(changed: str) -> None:
 def test_beginnings_come_earlier_and_rows_keep_their_order() -> None:
     kinds: list[Literal["prefix", "choose"]] = ["prefix", "choose", "choose", "prefix", "choose", "prefix", "choose"]
     batches = [Batch(kind, release=(number,)) for number, kind in enumerate(kinds)]
-    order = [batch.release[0] for batch in beginnings_first(batches, ahead=2)]
-    assert order == [0, 3, 1, 5, 2, 4, 6]
+    for ahead, right in ((1, [0, 3, 1, 2, 5, 4, 6]), (2, [0, 3, 5, 1, 2, 4, 6])):
+        assert [batch.release[0] for batch in beginnings_first(batches, ahead=ahead)] == right
     assert list(beginnings_first(batches, ahead=0)) == batches
+
+
+def test_batches_of_several_workers_begin_large_and_end_small() -> None:
+    requests: list[Request] = [Choose(f"r{i}", (i, *range(99)), ((1,),)) for i in range(200)]
+    plan = make_plan(requests, batch_tokens=6000, workers=2)
+    sizes = [sum(own_tokens(requests[row.request], row.start) for row in batch.rows) for batch in plan.batches]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 3000
+    assert sizes[-2] == SMALLEST_SHARE // 100 * 100
+    assert sum(sizes) == plan.computed_tokens() == 20_000
+
+
+def test_beginnings_are_shared_out_among_workers() -> None:
+    requests: list[Request] = [Choose(f"r{i}", (*range(400), i), ((1,),), str(i % 4)) for i in range(80)]
+    sizes = {
+        workers: [
+            sum(len(plan.segments[index].tokens) for index in batch.segments)
+            for batch in plan.batches
+            if batch.kind == "prefix"
+        ]
+        for workers in (1, 2)
+        for plan in [make_plan(requests, batch_tokens=8000, workers=workers)]
+    }
+    assert sizes == {1: [1600], 2: [400] * 4}

@@ -41,7 +41,7 @@ def run(**variables: str) -> tuple[bool, int]:
 def test_buffers_are_kept_unless_the_user_has_chosen() -> None:
     took, faults = run()
     assert took
-    assert faults < 10_000  # 60 buffers of 2048 pages each: 122,880 where each page is asked for anew
+    assert faults < 30_000  # 60 buffers of 2048 pages each: 122,880 where each page is asked for anew
     took, more = run(MALLOC_TRIM_THRESHOLD_="0", MALLOC_MMAP_THRESHOLD_="65536")
     assert not took
     assert more > 3 * max(faults, 1000)

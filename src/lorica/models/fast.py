@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Set
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorica.models.attention import Attention
@@ -188,23 +187,23 @@ class _KeepOnly:
 
 
 class _Norm:
-    """Root-mean-square norm in fewer passes than torch's: one over the squares, one for each factor."""
+    """Root-mean-square norm in float32, in fewer passes than torch's: one over the squares, one for each factor."""
 
     def __init__(self, norm: RmsNorm, dtype: torch.dtype) -> None:
-        self._weight, self._eps = norm.weight.detach().to(dtype), norm.eps
+        self._weight, self._eps = norm.weight.detach().to(dtype).float(), norm.eps
 
     def __call__(self, x: Tensor) -> Tensor:
         # [..., width] -> [..., width]
-        if x.dtype != torch.float32:
-            return F.rms_norm(x, self._weight.shape, self._weight, self._eps)
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        factor: Tensor = length.square_().div_(x.shape[-1]).add_(self._eps).rsqrt_()
-        return (x * factor).mul_(self._weight)
+        states = x.float()
+        length = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+        factor = length.square_().div_(x.shape[-1]).add_(self._eps).rsqrt_()
+        scaled = states * factor if states is x else states.mul_(factor)
+        return scaled.mul_(self._weight).to(x.dtype)
 
 
 def _turned(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     # x [N, H, Dh], cosine and sine [N, 1, Dh]; the first half of the sines is negated (see `rotate`)
-    return torch.mul(x, cosine).add_(x.roll(x.shape[-1] // 2, -1).mul_(sine))
+    return torch.mul(x, cosine).addcmul_(x.roll(x.shape[-1] // 2, -1), sine)
 
 
 def blocks(rows: int) -> Iterator[slice]:

@@ -41,15 +41,18 @@ def plain_block(
     return torch.exp(scores - total).to(value.dtype) @ value, total.squeeze(-1)
 
 
-def attend_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, found: Tensor) -> None:
-    """query [B, Hkv, R, Q, Dh], R heads for each key head, key and value [B, Hkv, K, Dh]; fills found [B * H * Q, Dh].
+def attend_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, found: Tensor, *, repeat: int) -> None:
+    """query [B, Hkv, M, Dh], key and value [B, Hkv, K, Dh]; fills found [B * Hkv * M, Dh].
 
-    mask: additive, in the query's precision, [B or 1, 1, Q, M] for the last M of the keys; the others are seen by all.
+    mask: additive, in the query's precision, [B or 1, 1, Q, S] for the last S of the keys; the others are seen by all.
+    repeat: heads for each key head. Their Q queries stand below each other; what of the M follows is of no matter.
     """
-    hidden = mask.new_zeros(*mask.shape[:3], key.shape[2])
-    hidden[..., key.shape[2] - mask.shape[3] :] = mask
-    output, _ = attend_block(query.flatten(1, 2), key, value, hidden)
-    found.view(output.shape).copy_(output)
+    queries, keys = mask.shape[2], key.shape[2]
+    hidden = mask.new_zeros(*mask.shape[:3], keys)
+    hidden[..., keys - mask.shape[3] :] = mask
+    asked = query[:, :, : repeat * queries].reshape(len(query), -1, queries, query.shape[3])
+    output, _ = attend_block(asked, key, value, hidden)
+    found.view(query.shape)[:, :, : repeat * queries] = output.view(*query.shape[:2], -1, query.shape[3])
 
 
 def goes_by_products(query: Tensor) -> bool:
@@ -59,19 +62,18 @@ def goes_by_products(query: Tensor) -> bool:
     return query.device.type == "cpu" and query.dtype == torch.bfloat16 and has_products()
 
 
-def products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, found: Tensor) -> None:
+def products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, found: Tensor, *, repeat: int) -> None:
     """`attend_heads` as two products and a softmax; only where `goes_by_products`.
 
     Scores are rounded to bfloat16 in between. So the keys should have lost their mean before, which no softmax notices:
     then a bias that all keys share does not use up the digits (SageAttention, arXiv:2410.02367, section 4.2).
     """
-    batch, kv_heads, repeat, queries, width = query.shape
-    keys = key.shape[2]
-    scores = _scaled_scores(query.view(batch * kv_heads, repeat * queries, width), key.flatten(0, 1))
-    part = scores.view(batch, kv_heads * repeat, queries, keys)[..., keys - mask.shape[3] :]
-    part += mask
-    into = found.view(batch * kv_heads, repeat * queries, width)
-    torch.bmm(scores.softmax(-1), value.flatten(0, 1), out=into)
+    keys, queries = key.shape[2], mask.shape[2]
+    # Not in strides: the product would copy them element by element.
+    scores = _scaled_scores(query.flatten(0, 1), key.flatten(0, 1).contiguous())
+    part = scores[:, : repeat * queries, keys - mask.shape[3] :].unflatten(1, (repeat, queries))
+    part.unflatten(0, query.shape[:2]).add_(mask.unsqueeze(2))
+    torch.bmm(scores.softmax(-1), value.flatten(0, 1), out=found.view(len(scores), *query.shape[2:]))
 
 
 def _scaled_scores(query: Tensor, key: Tensor) -> Tensor:

@@ -42,8 +42,6 @@ from lorica.models.quantised import quantised
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.records import Choose, Generate, Output, Request
 
-_SHARES = 12  # batches that a worker should have at least, so that none works long while the others are done
-_SMALLEST_SHARE = 512  # tokens of a batch below which its calls cost more than idle workers
 _CACHE_PER_BATCH = 4  # tokens that rows under continuation may hold, in units of batch_tokens
 
 
@@ -200,13 +198,12 @@ class NativeEngine:
 
     def plan(self, requests: Sequence[Request]) -> Plan:
         """The plan for valid requests: a pure function of them, the settings and, where that is short, free memory."""
-        budget, workers = self._budget(), count_workers(self._decoder.device)
-        plan = make_plan(requests, batch_tokens=max(1, budget // workers), share_prefixes=self._share_prefixes)
-        # All workers are to be done at about the same time.
-        share = max(_SMALLEST_SHARE, plan.computed_tokens() // (workers * _SHARES))
-        if workers > 1 and share < budget // workers:
-            plan = make_plan(requests, batch_tokens=share, share_prefixes=self._share_prefixes)
-        return plan
+        return make_plan(
+            requests,
+            batch_tokens=self._budget(),
+            share_prefixes=self._share_prefixes,
+            workers=count_workers(self._decoder.device),
+        )
 
     @torch.inference_mode()
     def execute(self, plan: Plan) -> Iterator[Finished]:
@@ -215,7 +212,7 @@ class NativeEngine:
         generation = Generation(self._decoder, cache_tokens=_CACHE_PER_BATCH * self._budget(), decode=self._decode)
         count = count_workers(self._decoder.device)
         with Workers[Finished](count) as workers:
-            for batch in beginnings_first(plan.batches, ahead=count):
+            for batch in beginnings_first(plan.batches, ahead=count - 1):
                 release = partial(_forget, computed, batch.release)
                 if batch.kind == "prefix":
                     workers.submit(self._to_compute(plan, batch, computed))

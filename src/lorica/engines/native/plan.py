@@ -30,8 +30,15 @@ MAX_LEVELS = 4
 SMALLEST_CUT = 256
 """Tokens up to which a row or segment is never read in parts, whatever the budget."""
 
+SMALLEST_SHARE = 512
+"""Tokens of a batch below which its calls cost more than idle workers."""
+
 ADMITTED_ROWS = 8
 """Rows of one `generate` batch: they join the rows under continuation, and few join sooner than many."""
+
+
+_PREFIX_SHARES = 12  # of all work, per worker: a batch of beginnings is no larger, so that few wait for it
+_ROW_SHARES = 3  # of what is left, per worker: batches of rows begin large and end small
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -88,13 +95,15 @@ def own_tokens(request: Request, start: int) -> int:
     return len(request.prompt) - start + longer
 
 
-def make_plan(requests: Sequence[Request], *, batch_tokens: int, share_prefixes: bool = True) -> Plan:
+def make_plan(requests: Sequence[Request], *, batch_tokens: int, share_prefixes: bool = True, workers: int = 1) -> Plan:
     """Plan valid requests: every prompt and every choice has at least one token.
 
-    batch_tokens: no batch holds more tokens, unless it is a single row or segment of at most SMALLEST_CUT; what is
-    longer is read in several passes, as segments one below the other. share_prefixes: False gives every row its whole
-    prompt as own part.
+    batch_tokens: the batches that are computed at once hold no more tokens together, unless one is a single row or
+    segment of at most SMALLEST_CUT; what is longer is read in several passes, as segments one below the other.
+    share_prefixes: False gives every row its whole prompt as own part. workers: batches computed at once; they shall be
+    done at about the same time (guided self-scheduling: Polychronopoulos and Kuck, 1987).
     """
+    batch_tokens = max(1, batch_tokens // workers)
     requests = tuple(requests)
     groups: dict[tuple[bool, str | None], list[int]] = {}
     for index, request in enumerate(requests):
@@ -108,9 +117,12 @@ def make_plan(requests: Sequence[Request], *, batch_tokens: int, share_prefixes:
     rows: dict[bool, list[PlannedRow]] = {True: [], False: []}
     for key in sorted(groups, key=longest_first):
         rows[key[0]] += _hang(requests, groups[key], segments, share_prefixes, max(batch_tokens, SMALLEST_CUT))
+    left = sum(own_tokens(requests[row.request], row.start) for row in rows[True])
+    total = left + sum(len(segment.tokens) for segment in segments)
+    even = batch_tokens if workers == 1 else min(batch_tokens, max(SMALLEST_SHARE, total // (workers * _PREFIX_SHARES)))
     for chooses, placed in rows.items():
-        batches += _row_batches(requests, placed, batch_tokens, chooses)
-    return Plan(requests, tuple(segments), tuple(_with_prefixes(batches, segments, batch_tokens)))
+        batches += _row_batches(requests, placed, batch_tokens, chooses, workers)
+    return Plan(requests, tuple(segments), tuple(_with_prefixes(batches, segments, even)))
 
 
 def _hang(
@@ -173,12 +185,16 @@ def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     return low
 
 
-def _chunks(costs: Sequence[int], budget: int, most: int) -> Iterator[tuple[int, int]]:
-    """Cut 0..len(costs) into runs whose cost is within the budget and that have at most `most` members."""
-    start, total = 0, 0
+def _chunks(costs: Sequence[int], budget: int, most: int, workers: int = 1) -> Iterator[tuple[int, int]]:
+    """Cut 0..len(costs) into runs whose cost is within the budget and that have at most `most` members; for several
+    workers no run is more than a share of what is left.
+    """
+    start, total, left = 0, 0, sum(costs)
     for index, cost in enumerate(costs):
-        if index > start and (total + cost > budget or index - start == most):
+        share = budget if workers == 1 else min(budget, max(SMALLEST_SHARE, left // (workers * _ROW_SHARES)))
+        if index > start and (total + cost > share or index - start == most):
             yield start, index
+            left -= total
             start, total = index, 0
         total += cost
     if start < len(costs):
@@ -186,12 +202,13 @@ def _chunks(costs: Sequence[int], budget: int, most: int) -> Iterator[tuple[int,
 
 
 def _row_batches(
-    requests: Sequence[Request], rows: Sequence[PlannedRow], batch_tokens: int, chooses: bool
+    requests: Sequence[Request], rows: Sequence[PlannedRow], batch_tokens: int, chooses: bool, workers: int
 ) -> list[Batch]:
     costs = [own_tokens(requests[row.request], row.start) for row in rows]
     most = len(rows) if chooses else ADMITTED_ROWS
     return [
-        Batch("choose" if chooses else "generate", rows=tuple(rows[a:b])) for a, b in _chunks(costs, batch_tokens, most)
+        Batch("choose" if chooses else "generate", rows=tuple(rows[a:b]))
+        for a, b in _chunks(costs, batch_tokens, most, workers if chooses else 1)
     ]
 
 
@@ -216,18 +233,20 @@ def _with_prefixes(batches: Sequence[Batch], segments: Sequence[Segment], batch_
 
 
 def beginnings_first(batches: Sequence[Batch], *, ahead: int) -> Iterator[Batch]:
-    """The same batches, those of shared beginnings up to `ahead` batches of rows earlier, so that nobody who works on
-    the next rows has to wait for them.
+    """The same batches; those of shared beginnings are `ahead` of their like before rows are, so that nobody who works
+    on the next rows has to wait for them.
     """
-    rows: deque[Batch] = deque()
+    rows: deque[tuple[int, Batch]] = deque()
+    computed = 0
     for batch in batches:
         if batch.kind == "prefix":
             yield batch
-            continue
-        rows.append(batch)
-        if len(rows) > ahead:
-            yield rows.popleft()
-    yield from rows
+            computed += 1
+        else:
+            rows.append((computed + ahead, batch))
+        while rows and rows[0][0] <= computed:
+            yield rows.popleft()[1]
+    yield from (batch for _, batch in rows)
 
 
 def _chain(segments: Sequence[Segment], index: int) -> list[int]:

@@ -68,10 +68,13 @@ def _token_logprobs(decoder: AnyDecoder, hidden: Tensor, read: Tensor, tokens: T
     hidden[read[i]].
     """
     values = torch.empty(len(tokens), dtype=torch.float64, device=hidden.device)
+    asked, place = read.unique(return_inverse=True)
     step = max(ALIGNMENT, _HEAD_ELEMENTS // decoder.config.vocab_size // ALIGNMENT * ALIGNMENT)
-    for start in range(0, len(hidden), step):
+    for start in range(0, len(asked), step):
+        some = asked[start : start + step]
+        filled = torch.cat([some, some[-1:].expand(-len(some) % ALIGNMENT)])
         # Not `logsumexp`, whose rounding depends on where among all rows one stands: this works row by row.
-        found = decoder.logits(hidden[start : start + step]).float().log_softmax(dim=-1)
-        here = ((read >= start) & (read < start + step)).nonzero().squeeze(1)
-        values[here] = found[read[here] - start, tokens[here]].double()
+        found = decoder.logits(hidden[filled])[: len(some)].float().log_softmax(dim=-1)
+        here = ((place >= start) & (place < start + step)).nonzero().squeeze(1)
+        values[here] = found[place[here] - start, tokens[here]].double()
     return values

@@ -2,7 +2,8 @@
 
 A matrix product rounds alike for every number of rows from `ALIGNMENT` on, in steps of it; attention rounds alike for
 equal numbers of keys. So a row's tokens are counted from its beginning, whoever computed them; queries
-i * TILE .. (i + 1) * TILE see exactly the keys 0 .. (i + 1) * TILE, masked, in one call of fixed shape per row.
+i * TILE .. (i + 1) * TILE see exactly the keys 0 .. (i + 1) * TILE, masked. Where attention is made of products, only
+those queries of a tile are asked that are there; the flash kernel always gets all.
 """
 
 from __future__ import annotations
@@ -40,14 +41,20 @@ class _Member:
         return self.piece.start // TILE
 
     @property
+    def stop(self) -> int:
+        """The position after its last token."""
+        return self.piece.start + self.piece.length
+
+    @property
     def tiles(self) -> int:
         """The number after its last tile's."""
-        return -(-(self.piece.start + self.piece.length) // TILE)
+        return -(-self.stop // TILE)
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """Queries number * TILE .. of the first `rows` members of a group: vectors start.. of what it asks and gives.
+    """Queries of tile `number` of the first `rows` members of a group: vectors start.. of what it asks and gives, and
+    `wide` of them for each member and key head.
 
     masks: of each window, as `attend_heads` wants them.
     """
@@ -55,7 +62,7 @@ class _Tile:
     number: int
     rows: int
     start: int
-    stop: int
+    wide: int
     masks: dict[int | None, Tensor]
 
 
@@ -69,7 +76,7 @@ class _Group:
         self, members: Sequence[_Member], fresh: int, windows: set[int | None], heads: tuple[int, int], like: Tensor
     ) -> None:
         first, longest = members[0].first, members[0].tiles * TILE
-        self._heads, self._rows = heads, len(members)
+        self._kv_heads, self._repeat, self._rows = heads[1], heads[0] // heads[1], len(members)
         device = like.device
         pool = torch.zeros(len(members), longest, dtype=torch.long, device=device)
         cells = torch.full((len(members), longest), -1, device=device)
@@ -81,40 +88,48 @@ class _Group:
         self._pool = (pool[:, None] * heads[1] + torch.arange(heads[1], device=device)[:, None]).view(-1)
         self.tiles: list[_Tile] = []
         asked, tokens, places, self.vectors = [], [], [], 0
+        each = torch.arange(heads[0], device=device)
         for number in range(first, members[0].tiles):
-            rows = sum(one.tiles > number for one in members)
-            part = cells[:rows, number * TILE : (number + 1) * TILE]
-            each = torch.arange(heads[0], device=device)
-            asked.append((part.clamp(min=0)[:, None] * heads[0] + each[:, None]).view(-1))
+            part = cells[: sum(one.tiles > number for one in members), number * TILE : (number + 1) * TILE]
+            asked_for = _asked_for(part) if number and goes_by_products(like) else slice(0, TILE)
+            part, count = part[:, asked_for], asked_for.stop - asked_for.start
+            # Heads of a key head below each other, and the last query again until the alignment is whole.
+            wide = -(-self._repeat * count // ALIGNMENT) * ALIGNMENT
+            line = torch.arange(wide, device=device).clamp_(max=self._repeat * count - 1)
+            head = torch.arange(self._kv_heads, device=device)[:, None] * self._repeat + line // count
+            asked.append((part.clamp(min=0)[:, None, line % count] * heads[0] + head).view(-1))
             real = (part >= 0).nonzero()
             tokens.append(part[real[:, 0], real[:, 1]])
-            places.append(self.vectors + (real[:, :1] * heads[0] + each) * TILE + real[:, 1:])
+            block = real[:, :1] * self._kv_heads + each // self._repeat
+            places.append(self.vectors + block * wide + each % self._repeat * count + real[:, 1:])
             masks = {
-                window: additive(_hidden_part(members[:rows], number, window, device), like.dtype) for window in windows
+                window: additive(
+                    _hidden_part(members[: len(part)], number, window, device)[:, :, asked_for], like.dtype
+                )
+                for window in windows
             }
-            stop = self.vectors + rows * heads[0] * TILE
-            self.tiles.append(_Tile(number, rows, self.vectors, stop, masks))
-            self.vectors = stop
+            self.tiles.append(_Tile(number, len(part), self.vectors, wide, masks))
+            self.vectors += len(part) * self._kv_heads * wide
         self._asked, self.tokens, self.places = torch.cat(asked), torch.cat(tokens), torch.cat(places)
 
     def attend(self, window: int | None, query: Tensor, keys: Tensor, values: Tensor, found: Tensor) -> None:
         """query [T * H, Dh]; keys, values [P * Hkv, Dh], the pool; fills found [vectors, Dh]."""
-        count, width = self._heads[1], query.shape[1]
+        count, width = self._kv_heads, query.shape[1]
         query = query.index_select(0, self._asked)
         shape = (self._rows, count, -1, width)
         key, value = (each.index_select(0, self._pool).view(shape) for each in (keys, values))
         centred: Tensor | None = None
         for tile in self.tiles:
-            part, seen = slice(tile.start, tile.stop), (tile.number + 1) * TILE
-            asked = query[part].view(tile.rows, count, -1, TILE, width)
-            held = value[: tile.rows, :, :seen]
+            part, seen = slice(tile.start, tile.start + tile.rows * count * tile.wide), (tile.number + 1) * TILE
+            asked = query[part].view(tile.rows, count, tile.wide, width)
+            held, mask = value[: tile.rows, :, :seen], tile.masks[window]
             if tile.number and centred is None and goes_by_products(query):
                 # Only keys that are there whoever computes the tile: those of the first tile, in all but the first.
                 centred = key - key[:, :, :TILE].mean(2, keepdim=True)
             if tile.number and centred is not None:
-                products(asked, centred[: tile.rows, :, :seen], held, tile.masks[window], found[part])
+                products(asked, centred[: tile.rows, :, :seen], held, mask, found[part], repeat=self._repeat)
             else:
-                attend_heads(asked, key[: tile.rows, :, :seen], held, tile.masks[window], found[part])
+                attend_heads(asked, key[: tile.rows, :, :seen], held, mask, found[part], repeat=self._repeat)
 
 
 class TiledAttention:
@@ -174,7 +189,7 @@ class TiledAttention:
 
 def _alike(members: Sequence[_Member], heads: int) -> Iterator[list[_Member]]:
     """Members of one first tile, with or without branches, as many at once as the cache holds scores of."""
-    ordered = sorted(members, key=lambda one: (one.first, bool(one.piece.branches.tokens), -one.tiles))
+    ordered = sorted(members, key=lambda one: (one.first, bool(one.piece.branches.tokens), -one.stop))
     group: list[_Member] = []
     for one in ordered:
         if group and (
@@ -186,6 +201,12 @@ def _alike(members: Sequence[_Member], heads: int) -> Iterator[list[_Member]]:
             group = []
         group.append(one)
     yield group
+
+
+def _asked_for(cells: Tensor) -> slice:
+    """cells [B, TILE], negative where there is no token: the queries of a tile that stand for any."""
+    used = (cells >= 0).any(0).nonzero()
+    return slice(int(used[0]), int(used[-1]) + 1)
 
 
 def _before(piece: Piece, starts: dict[int, int], device: torch.device) -> Tensor:
