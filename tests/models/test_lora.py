@@ -18,6 +18,7 @@ from lorica.adapters.folder import open_adapter, save_adapter  # noqa: E402
 from lorica.errors import AdapterError, ConfigError  # noqa: E402
 from lorica.models.adapter_weights import create_lora, load_lora  # noqa: E402
 from lorica.models.attention import PackedAttention  # noqa: E402
+from lorica.models.fast import FastDecoder  # noqa: E402
 from lorica.models.lora import LoraPair, LoraSpan, LoraWeights, project  # noqa: E402
 
 
@@ -169,6 +170,30 @@ def test_adapters_saved_in_other_precisions_load(
     for name, tensor in lora.to_tensors().items():
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, saved[name].float())
+
+
+def test_adapters_that_are_kept_narrow_are_multiplied_wide(
+    tiny: Callable[[str], Any], adapter_of: Callable[..., Any]
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    made = tiny("llama")
+    _, folder = adapter_of(made.reference, target_modules=["q_proj", "o_proj"])
+    path = folder / "adapter_model.safetensors"
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path)
+    config, tokens = made.decoder.config, torch.arange(1, 10)
+    wide, narrow = (
+        load_lora("one", open_adapter(folder), config, keep_narrow=keep_narrow) for keep_narrow in (False, True)
+    )
+    assert {tensor.dtype for tensor in wide.parameters()} == {torch.float32}
+    assert {tensor.dtype for tensor in narrow.parameters()} == {torch.bfloat16}
+    for decoder in (made.decoder, FastDecoder(copy.deepcopy(made.decoder), "float32")):
+        found = []
+        for lora in (wide, narrow):
+            attention = PackedAttention([9], config)
+            with torch.no_grad():
+                found.append(decoder.hidden(tokens, torch.arange(9), attention, [LoraSpan(lora, 0, 9)]))
+        assert torch.equal(*found)
 
 
 def test_dropout_acts_only_in_training_and_keeps_the_mean() -> None:

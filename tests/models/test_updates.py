@@ -106,9 +106,9 @@ def test_steps_of_generation_join_once_and_forget(monkeypatch: pytest.MonkeyPatc
     joined: list[tuple[str, ...]] = []
     original = updates._join
 
-    def counted(bundle: Any, paths: tuple[str, ...]) -> Any:
+    def counted(bundle: Any, paths: tuple[str, ...], dtype: Any) -> Any:
         joined.append(paths)
-        return original(bundle, paths)
+        return original(bundle, paths, dtype)
 
     monkeypatch.setattr(updates, "_join", counted)
     memory, (spans, tokens) = FactorMemory(), spans_of_lengths([1] * 4)

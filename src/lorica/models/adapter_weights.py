@@ -95,9 +95,11 @@ def load_lora(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    keep_narrow: bool = False,
 ) -> LoraWeights:
-    """The weights of a PEFT folder for a base of the given shape.
+    """The weights of a PEFT folder for a base of the given shape, in `dtype`.
 
+    keep_narrow: what the file stores in fewer bytes stays so, for whoever widens it as it is multiplied.
     Raises AdapterError when a tensor names a module the base does not have, or has another shape than the
     base implies.
     """
@@ -118,14 +120,16 @@ def load_lora(
                 f"{folder.path}: {path}.{part} is made for width {found}, the base model has {expected}",
                 fix="use the base model the adapter was trained on",
             )
-        halves.setdefault(path, {})[part] = _to_torch(folder, tensor_name).to(device=device, dtype=dtype)
+        halves.setdefault(path, {})[part] = _to_torch(folder, tensor_name, device, dtype, keep_narrow)
     pairs = {
         path: LoraPair(both["lora_A"], both["lora_B"], folder.config.scaling(path)) for path, both in halves.items()
     }
     return LoraWeights(name, pairs)
 
 
-def _to_torch(folder: AdapterFolder, name: str) -> Tensor:
+def _to_torch(
+    folder: AdapterFolder, name: str, device: torch.device | str, dtype: torch.dtype, keep_narrow: bool
+) -> Tensor:
     info = folder.tensors[name]
     if info.dtype not in _KINDS:
         raise AdapterError(
@@ -134,4 +138,5 @@ def _to_torch(folder: AdapterFolder, name: str) -> Tensor:
         )
     raw = bytearray(read_tensor(folder, name))  # torch wants memory it may write to
     # Memory of torch's own, aligned alike in every process: the last bits of a product depend on it.
-    return torch.frombuffer(raw, dtype=_KINDS[info.dtype]).reshape(info.shape).clone()
+    stored = torch.frombuffer(raw, dtype=_KINDS[info.dtype]).reshape(info.shape).clone()
+    return stored.to(device, stored.dtype if keep_narrow and stored.itemsize < dtype.itemsize else dtype)

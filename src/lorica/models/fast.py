@@ -144,7 +144,7 @@ class FastDecoder:
         cosine, sine = rotation(positions, self._speeds, self._stream)
         sine[..., : self.config.head_dim // 2].neg_()
         turn = cosine, sine
-        updates = Updates(lora, len(tokens), self._memory if read is None else None, bundle=bundle)
+        updates = Updates(lora, len(tokens), self._memory if read is None else None, bundle=bundle, dtype=self.dtype)
         for layer in self._layers[:-1]:
             layer.finish(x, layer.mix(x, turn, attention, updates), updates)
         last = self._layers[-1]
@@ -154,7 +154,7 @@ class FastDecoder:
         mixed = last.mix(x, turn, attention, updates)
         if read is not None:
             x, mixed = x[read], mixed[read]
-            updates = Updates(spans_of(lora, read), len(read), bundle=bundle)
+            updates = Updates(spans_of(lora, read), len(read), bundle=bundle, dtype=self.dtype)
         last.finish(x, mixed, updates)
         return x
 

@@ -66,7 +66,7 @@ def spans_of(lora: Sequence[LoraSpan], rows: Tensor) -> list[LoraSpan]:
 def project(x: Tensor, linear: torch.nn.Module, path: str, lora: Sequence[LoraSpan]) -> Tensor:
     """x [T, in] -> [T, out]: the base layer, plus each span's update on its own tokens.
 
-    The update is computed in the adapter's precision and added in the base's, as PEFT does.
+    The update is computed in the adapter's precision, or the input's where that is wider, and added in the base's.
     """
     y: Tensor = linear(x)
     for span in lora:
@@ -77,17 +77,20 @@ def project(x: Tensor, linear: torch.nn.Module, path: str, lora: Sequence[LoraSp
         part, out = (x, y) if whole else (x[span.start : span.stop], y[span.start : span.stop])
         # Scaling the [N, r] middle rather than the [N, out] result saves a pass over the larger one.
         middle = _down(part, pair, span.adapter) * pair.scaling
-        if middle.dtype == pair.b.dtype == out.dtype:
-            out.addmm_(middle, pair.b.t())
+        b = pair.b if torch.is_autocast_enabled(x.device.type) else pair.b.to(middle.dtype)
+        if middle.dtype == b.dtype == out.dtype:
+            out.addmm_(middle, b.t())
         else:
-            out += F.linear(middle, pair.b).to(out.dtype)
+            out += F.linear(middle, b).to(out.dtype)
     return y
 
 
 def _down(x: Tensor, pair: LoraPair, adapter: LoraWeights) -> Tensor:
     # [N, in] -> [N, r]
-    if x.dtype != pair.a.dtype and not torch.is_autocast_enabled(x.device.type):
-        x = x.to(pair.a.dtype)
+    a = pair.a
+    if x.dtype != a.dtype and not torch.is_autocast_enabled(x.device.type):
+        wide = torch.promote_types(x.dtype, a.dtype)
+        x, a = x.to(wide), a.to(wide)
     if adapter.training and adapter.dropout:
         x = F.dropout(x, adapter.dropout)
-    return F.linear(x, pair.a)
+    return F.linear(x, a)

@@ -56,12 +56,12 @@ class FactorMemory:
     def __init__(self) -> None:
         self._kept: dict[tuple[int, ...], tuple[tuple[LoraSpan, ...], dict[tuple[str, ...], _Factors | None]]] = {}
 
-    def of(self, bundle: _Bundle, paths: tuple[str, ...]) -> _Factors | None:
+    def of(self, bundle: _Bundle, paths: tuple[str, ...], dtype: torch.dtype | None) -> _Factors | None:
         """Joined once for a bundle's adapters, and kept until `keep_only` drops them."""
         # The spans are kept with what was made of them, so that no other adapter takes their identity.
         _, made = self._kept.setdefault(bundle.key, (bundle.spans, {}))
         if paths not in made:
-            made[paths] = _join(bundle, paths)
+            made[paths] = _join(bundle, paths, dtype)
         return made[paths]
 
     def keep_only(self, bundles: Sequence[_Bundle]) -> None:
@@ -75,11 +75,19 @@ class Updates:
     """What the adapters of one pass add to the base's products."""
 
     def __init__(
-        self, spans: Sequence[LoraSpan], tokens: int, memory: FactorMemory | None = None, *, bundle: bool = True
+        self,
+        spans: Sequence[LoraSpan],
+        tokens: int,
+        memory: FactorMemory | None = None,
+        *,
+        bundle: bool = True,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """spans: disjoint, in order. tokens: of the pass. memory: where steps of generation keep joined matrices.
-        bundle: False keeps every span alone, so that its rounding does not depend on its neighbours.
+        bundle: False keeps every span alone, so that its rounding does not depend on its neighbours. dtype: the
+        precision in which matrices are multiplied, whatever they are kept in; None for the latter.
         """
+        self._dtype = dtype
         self._bundles = _bundle(spans) if bundle else [_Bundle((span,)) for span in spans]
         self._memory = memory if tokens <= _CACHED_TOKENS else None
         self._masks: dict[tuple[int, tuple[tuple[int, int, float], ...]], Tensor] = {}
@@ -96,7 +104,11 @@ class Updates:
             start, stop = max(bundle.start, first), min(bundle.stop, first + len(x))
             if start >= stop:
                 continue
-            factors = _join(bundle, paths) if self._memory is None else self._memory.of(bundle, paths)
+            factors = (
+                _join(bundle, paths, self._dtype)
+                if self._memory is None
+                else self._memory.of(bundle, paths, self._dtype)
+            )
             if factors is None:
                 continue
             part = slice(start - first, stop - first)
@@ -147,7 +159,7 @@ def _rank(adapter: LoraWeights) -> int:
     return max((len(pair.a) for pair in adapter.pairs.values()), default=0)
 
 
-def _join(bundle: _Bundle, paths: tuple[str, ...]) -> _Factors | None:
+def _join(bundle: _Bundle, paths: tuple[str, ...], dtype: torch.dtype | None) -> _Factors | None:
     """None when no adapter of the bundle changes any of these modules."""
     a: list[Tensor] = []
     blocks: list[tuple[int, int, float]] = []
@@ -160,10 +172,11 @@ def _join(bundle: _Bundle, paths: tuple[str, ...]) -> _Factors | None:
             continue
         begin = column
         for owner, pair in pairs:
-            a.append(pair.a)
+            a.append(pair.a.to(dtype))
             blocks.append((len(pair.a), owner, pair.scaling))
             column += len(pair.a)
-        b = pairs[0][1].b if len(pairs) == 1 else torch.cat([pair.b for _, pair in pairs], dim=1)
+        each = [pair.b.to(dtype) for _, pair in pairs]
+        b = each[0] if len(each) == 1 else torch.cat(each, dim=1)
         parts.append((output, slice(begin, column), b))
     if not a:
         return None

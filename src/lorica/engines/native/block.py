@@ -71,8 +71,8 @@ def products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, found: Ten
     keys, queries = key.shape[2], mask.shape[2]
     # Not in strides: the product would copy them element by element.
     scores = _scaled_scores(query.flatten(0, 1), key.flatten(0, 1).contiguous())
-    part = scores[:, : repeat * queries, keys - mask.shape[3] :].unflatten(1, (repeat, queries))
-    part.unflatten(0, query.shape[:2]).add_(mask.unsqueeze(2))
+    part = scores[:, : repeat * queries, keys - mask.shape[3] :]
+    part.view(*query.shape[:2], repeat, queries, mask.shape[3]).add_(mask.unsqueeze(2))
     torch.bmm(scores.softmax(-1), value.flatten(0, 1), out=found.view(len(scores), *query.shape[2:]))
 
 

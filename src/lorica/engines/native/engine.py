@@ -23,7 +23,7 @@ from lorica.engines.base import (
     not_there,
 )
 from lorica.engines.native import merging
-from lorica.engines.native.block import has_fast_kernel
+from lorica.engines.native.block import goes_by_products, has_fast_kernel
 from lorica.engines.native.branches import NO_BRANCHES, branches_of
 from lorica.engines.native.generate import Finished, Generation, Waiting
 from lorica.engines.native.memory import free_memory, in_halves, tokens_that_fit
@@ -89,7 +89,9 @@ class NativeEngine:
         if name not in self._adapters:
             decoder = self._decoder
             try:
-                weights = load_lora(name, opened, decoder.config, dtype=decoder.dtype, device=decoder.device)
+                weights = load_lora(
+                    name, opened, decoder.config, dtype=decoder.dtype, device=decoder.device, keep_narrow=True
+                )
             except BaseException:
                 del self._digests[name]
                 raise
@@ -109,7 +111,9 @@ class NativeEngine:
     def describe(self) -> dict[str, str]:
         """What decides the results and the speed."""
         decoder = self._decoder
-        fast = decoder.device.type == "cpu" and has_fast_kernel()
+        repeats = self._deterministic and decoder.device.type == "cpu"
+        by_products = repeats and goes_by_products(torch.empty(0, dtype=decoder.dtype))
+        flash = "flash" if decoder.device.type == "cpu" and has_fast_kernel() else "plain"
         return {
             "engine": "native",
             "family": decoder.config.family,
@@ -118,8 +122,8 @@ class NativeEngine:
             "threads": str(torch.get_num_threads()),
             "batch_tokens": str(self._batch_tokens),
             "share_prefixes": str(self._share_prefixes).lower(),
-            "deterministic": str(self._deterministic and decoder.device.type == "cpu").lower(),
-            "attention": "flash" if fast else "plain",
+            "deterministic": str(repeats).lower(),
+            "attention": "products" if by_products else flash,
             "merged": self._merged or "none",
             "torch": str(torch.__version__),
         }

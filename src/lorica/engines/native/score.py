@@ -68,7 +68,8 @@ def _token_logprobs(decoder: AnyDecoder, hidden: Tensor, read: Tensor, tokens: T
     hidden[read[i]].
     """
     values = torch.empty(len(tokens), dtype=torch.float64, device=hidden.device)
-    asked, place = read.unique(return_inverse=True)
+    asked = torch.tensor(sorted({*read.tolist()}), device=hidden.device)
+    place = torch.searchsorted(asked, read)
     step = max(ALIGNMENT, _HEAD_ELEMENTS // decoder.config.vocab_size // ALIGNMENT * ALIGNMENT)
     for start in range(0, len(asked), step):
         some = asked[start : start + step]
