@@ -21,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from lorica.pipeline.kept import TEXTS_TOGETHER
+
 
 def make_rows(path: Path, kind: str, rows: int) -> Path:
     """A file for the task `rules` (scores) or `saq` (texts)."""
@@ -38,9 +40,7 @@ def make_rows(path: Path, kind: str, rows: int) -> Path:
 def command(kind: str, rows: Path, output: Path) -> list[str]:
     """The same command for the first run and every resume."""
     given = [f"task={kind}", f"input={rows}", f"output={output}", "inference.resume=true", "inference.batch_tokens=512"]
-    given += (
-        ["inference.window_rows=40"] if kind == "rules" else ["inference.window_rows=8", "inference.max_new_tokens=12"]
-    )
+    given += ["inference.window_rows=40"] if kind == "rules" else ["inference.max_new_tokens=12"]
     return [sys.executable, "-m", "lorica.cli", "infer", *given]
 
 
@@ -72,7 +72,7 @@ def main() -> None:
     """Kill, resume, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="of each kind of run")
-    parser.add_argument("--rows", type=int, default=120)
+    parser.add_argument("--rows", type=int, default=120, help="of scores; texts are three groups")
     given = parser.parse_args()
     figures = ["bench=kills"]
     nothing: tuple[int, ...] = (0, 0)
@@ -80,7 +80,8 @@ def main() -> None:
     for kind in ("rules", "saq"):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            rows = make_rows(folder / "rows.csv", kind, given.rows)
+            count = given.rows if kind == "rules" else 3 * TEXTS_TOGETHER
+            rows = make_rows(folder / "rows.csv", kind, count)
             _, whole_seconds = run(kind, rows, folder / "whole.jsonl", None)
             right = (folder / "whole.jsonl").read_bytes()
             kills = finished = same = 0

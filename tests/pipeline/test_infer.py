@@ -13,6 +13,7 @@ from lorica.engines import fake
 from lorica.engines.base import OnDone, OnOutputs
 from lorica.engines.fake import FakeEngine
 from lorica.models.locate import locate_model
+from lorica.pipeline import kept
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.pipeline.infer import answer_file
 from lorica.prompts.encoder import Encoder
@@ -80,3 +81,51 @@ def test_what_an_engine_cannot_repeat_is_computed_again(tmp_path: Path, monkeypa
     second = Dying(-1)
     answer(tmp_path / "run", tmp_path / "out.jsonl", second)
     assert second.asked == 50
+
+
+class Writing(Dying):
+    """Gives texts, which it could not give again; remembers each company in which it was asked for some."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__(left)
+        self.companies: list[list[tuple[str | None, str]]] = []
+
+    def repeatable(self, request: Request) -> bool:
+        """Never."""
+        return False
+
+    def run(
+        self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
+    ) -> list[Output]:
+        """As `Dying.run`."""
+        self.companies.append([(request.adapter, request.id) for request in requests])
+        return super().run(requests, on_done, on_outputs)
+
+
+def write(folder: Path, output: Path, engine: FakeEngine) -> None:
+    encoder = Encoder.load(locate_model("embedded:lorica_tiny", environ={}))
+    task = load_task("saq", TaskSettings())
+    for name in ("a", "b"):
+        engine.add_adapter(name, folder)
+    given = [{"question": f"What is {i}?", "subject": "ab"[i % 2]} for i in range(24)]
+    asked = iter(rows_from_memory(given, task.shapes))
+    pipeline = Pipeline(task, encoder, engine, ("a", "b"), AnswerSettings(validate=False))
+    with Journal.open(folder, {"run": "1"}, resume=True) as journal:
+        answer_file(pipeline, asked, journal, output, window_rows=12)
+        journal.remove()
+
+
+@pytest.mark.parametrize("left", [1, 2, 4, 6])
+def test_texts_are_asked_in_the_same_company_again_and_only_a_group_is_lost(
+    tmp_path: Path, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "TEXTS_TOGETHER", 4)  # three groups a window
+    whole, first, second = Writing(-1), Writing(left), Writing(-1)
+    write(tmp_path / "whole", tmp_path / "whole.jsonl", whole)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "run", tmp_path / "out.jsonl", first)
+    write(tmp_path / "run", tmp_path / "out.jsonl", second)
+    assert len(whole.companies) == 6
+    assert first.companies + second.companies == [*whole.companies[:left], *whole.companies[left - 1 :]]
+    assert [adapter for adapter, _ in whole.companies[0]] == ["a"] * 4
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()

@@ -272,7 +272,7 @@ class InferenceConfig:
     """Decides sampling, together with the row's id. Unit: none."""
 
     window_rows: Positive = 1024
-    """Rows read, planned and committed together: what an interrupted run repeats at most. Unit: rows."""
+    """Rows read and planned together; an interrupted run repeats a batch of scores or 128 texts. Unit: rows."""
 
     resume: bool = False
     """Whether to go on with the unfinished output of the same command."""

@@ -10,8 +10,9 @@ from typing import Literal
 import msgspec
 
 from lorica.data.outputs import OutputLog
-from lorica.engines.base import Engine, MergingEngine, ReadingEngine, RepeatableEngine
+from lorica.engines.base import Engine, MergingEngine, ReadingEngine
 from lorica.errors import PromptError
+from lorica.pipeline.kept import run_kept
 from lorica.prompts.encoder import Encoder
 from lorica.records import Answer, Choose, Generate, Output, Request, Route, Row, Sampling
 from lorica.routing import route
@@ -118,10 +119,8 @@ class Pipeline:
         self, prepared: Sequence[_Prepared], on_done: Callable[[int], None] | None, log: OutputLog | None
     ) -> list[Output]:
         requests = [one.request for one in prepared if one.request is not None]
-        if log is not None and isinstance(self.engine, RepeatableEngine):
-            outputs = iter(_run_logged(self.engine, requests, on_done, log))
-        else:
-            outputs = iter(self.engine.run(requests, on_done))
+        run = self.engine.run(requests, on_done) if log is None else run_kept(self.engine, requests, on_done, log)
+        outputs = iter(run)
         refused = sum(one.request is None for one in prepared)
         if on_done is not None and refused:
             on_done(refused)
@@ -215,23 +214,6 @@ def _cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     """The text before the first of any of these, and whether there was one."""
     found = [at for at in map(text.find, stops) if at >= 0]
     return (text[: min(found)], True) if found else (text, False)
-
-
-def _run_logged(
-    engine: RepeatableEngine, requests: Sequence[Request], on_done: Callable[[int], None] | None, log: OutputLog
-) -> list[Output]:
-    known = {request.id for request in requests if request.id in log.known and engine.repeatable(request)}
-    left = [request for request in requests if request.id not in known]
-    if on_done is not None and known:
-        on_done(len(known))
-
-    def keep(finished: Sequence[tuple[int, Output]]) -> None:
-        lasting = [output for index, output in finished if engine.repeatable(left[index])]
-        if lasting:
-            log.add(lasting)
-
-    fresh = iter(engine.run(left, on_done, keep))
-    return [log.known[request.id] if request.id in known else next(fresh) for request in requests]
 
 
 def _seed(seed: int, row_id: str, attempt: int) -> int:

@@ -1,5 +1,5 @@
 """A file of rows answered window by window through a journal: an interruption loses one batch of scores at most, or
-one window of texts.
+one group of texts.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def answer_file(
 ) -> Summary:
     """Answer `rows` in windows, committing each to the journal, and write `output` in input order at the end.
 
-    Rows that the journal already holds are skipped, not computed again; of the window under way, what the engine
-    finished is not either, where it would give the same again. Memory holds one window.
+    Rows that the journal already holds are skipped, not computed again; nor is what was finished of the window under
+    way. Memory holds one window.
     """
     summary = Summary()
     started = time.perf_counter()

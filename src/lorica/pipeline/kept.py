@@ -1,0 +1,67 @@
+"""A window's requests through the engine, each part kept as it is finished, so that an interruption costs one part.
+
+Of repeatable requests (scores) the engine's batches are kept. A text depends on its company to the last bit, for rows
+that are continued together share the products of each step: texts are asked in groups that are the same in every run,
+and a group is kept whole or asked again whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from lorica.data.outputs import OutputLog
+from lorica.engines.base import Engine, RepeatableEngine
+from lorica.records import Generate, Output, Request
+
+TEXTS_TOGETHER = 128
+"""Texts of one group: fewer would leave more steps with few rows, which take as long as steps with many."""
+
+
+def run_kept(
+    engine: Engine, requests: Sequence[Request], on_done: Callable[[int], None] | None, log: OutputLog
+) -> list[Output]:
+    """The outputs in the order of the requests; what `log` knows is not asked again. Raises what the engine raises."""
+    outputs: dict[int, Output] = {}
+    for group in _groups(engine, requests):
+        asked = [requests[index] for index in group]
+        if all(request.id in log.known for request in asked):
+            found = [log.known[request.id] for request in asked]
+            if on_done is not None:
+                on_done(len(found))
+        elif isinstance(engine, RepeatableEngine) and engine.repeatable(asked[0]):
+            found = _run_repeatable(engine, asked, on_done, log)
+        else:
+            found = engine.run(asked, on_done)
+            log.add(found)
+        outputs.update(zip(group, found, strict=True))
+    return [outputs[index] for index in range(len(requests))]
+
+
+def _groups(engine: Engine, requests: Sequence[Request]) -> Iterator[list[int]]:
+    """Repeatable requests, other questions, and texts: those of one adapter, and prompts that begin alike, together."""
+    repeatable: list[int] = []
+    questions: list[int] = []
+    texts: list[int] = []
+    for index, request in enumerate(requests):
+        if isinstance(engine, RepeatableEngine) and engine.repeatable(request):
+            repeatable.append(index)
+        else:
+            (texts if isinstance(request, Generate) else questions).append(index)
+    texts.sort(key=lambda index: (requests[index].adapter or "", requests[index].prompt))
+    parts = [texts[start : start + TEXTS_TOGETHER] for start in range(0, len(texts), TEXTS_TOGETHER)]
+    yield from (group for group in (repeatable, questions, *parts) if group)
+
+
+def _run_repeatable(
+    engine: RepeatableEngine, requests: Sequence[Request], on_done: Callable[[int], None] | None, log: OutputLog
+) -> list[Output]:
+    known = {request.id for request in requests if request.id in log.known}
+    left = [request for request in requests if request.id not in known]
+    if on_done is not None and known:
+        on_done(len(known))
+
+    def keep(finished: Sequence[tuple[int, Output]]) -> None:
+        log.add([output for _, output in finished])
+
+    fresh = iter(engine.run(left, on_done, keep))
+    return [log.known[request.id] if request.id in known else next(fresh) for request in requests]
