@@ -46,10 +46,8 @@ class Ceiling:
     @torch.inference_mode()
     def _cube(self) -> float:
         a, b = (torch.randn(_CUBE, _CUBE).bfloat16() for _ in range(2))
-        found = torch.mm(a, b)
-        begun = time.perf_counter()
-        torch.mm(a, b, out=found)
-        return 2 * _CUBE**3 / 1e9 / (time.perf_counter() - begun)
+        found = torch.empty(_CUBE, _CUBE, dtype=torch.bfloat16)
+        return _rates(partial(torch.mm, a, b, out=found), 2 * _CUBE**3 / 1e9, 2 * _SECONDS)[1]
 
     @torch.inference_mode()
     def _best(self, dtype: torch.dtype) -> tuple[float, float]:
@@ -69,11 +67,11 @@ class Ceiling:
         return max(kept for kept, _ in found), max(peak for _, peak in found)
 
 
-def _rates(product: Callable[[], object], cost: float) -> tuple[float, float]:
-    """cost: of one product, in 10^9 operations -> the rate of all, and of the fastest."""
+def _rates(product: Callable[[], object], cost: float, seconds: float = _SECONDS) -> tuple[float, float]:
+    """cost: of one product, in 10^9 operations -> the rate of all that are done in a while, and of the fastest."""
     product()
     taken: list[float] = []
-    while sum(taken) < _SECONDS:
+    while sum(taken) < seconds:
         begun = time.perf_counter()
         product()
         taken.append(time.perf_counter() - begun)
