@@ -21,10 +21,13 @@ def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def work():
     for _ in range(20):
         a = torch.zeros(1 << 21); b = a + 1; c = b * 2  # 8 MiB each
+def asked():
+    before = faults()
+    work()
+    return faults() - before
 work()
-before = faults()
-work()
-print(faults() - before)
+# A round may still find a hole too small and go on in fresh memory; what is given back is asked for in every round.
+print(min(asked() for _ in range(4)))
 """
 
 
@@ -41,10 +44,10 @@ def run(**variables: str) -> tuple[bool, int]:
 def test_buffers_are_kept_unless_the_user_has_chosen() -> None:
     took, faults = run()
     assert took
-    assert faults < 30_000  # 60 buffers of 2048 pages each: 122,880 where each page is asked for anew
+    assert faults < 2000  # 60 buffers of 2048 pages each: 122,880 where each page is asked for anew
     took, more = run(MALLOC_TRIM_THRESHOLD_="0", MALLOC_MMAP_THRESHOLD_="65536")
     assert not took
-    assert more > 3 * max(faults, 1000)
+    assert more > 10 * max(faults, 100)
 
 
 def test_what_counts_as_a_choice() -> None:
