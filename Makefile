@@ -12,7 +12,9 @@ help:  ## list the targets
 
 install: $(STAMP)  ## create .venv and install Lorica with everything it needs
 
-$(STAMP): pyproject.toml constraints.txt
+KERNELS := $(wildcard src/lorica/models/compiled/*.[ch]) src/lorica/models/compiled/build.py hatch_build.py
+
+$(STAMP): pyproject.toml constraints.txt $(KERNELS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Lorica needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; run: make PYTHON=python3.11 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lorica.engines.native.pack import ALIGNMENT, Piece, Prefix, pack  # noqa: E
 from lorica.engines.native.score import find_scored  # noqa: E402
 from lorica.engines.native.tiles import TILE, TiledAttention, align_reads  # noqa: E402
 from lorica.models.adapter_weights import create_lora  # noqa: E402
+from lorica.models.compiled import kernels  # noqa: E402
 from lorica.models.families import read_decoder_config  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.models.lora import LoraSpan, LoraWeights  # noqa: E402
@@ -79,10 +81,14 @@ def rows() -> list[Request]:
     return made
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "compiled"), [("float32", True), ("bfloat16", True), ("bfloat16", False), ("int8", True)]
+)
 def test_a_rows_scores_never_change_by_a_bit(
-    base: Path, adapters: dict[str, Path], dtype: str, monkeypatch: pytest.MonkeyPatch
+    base: Path, adapters: dict[str, Path], dtype: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not compiled:
+        monkeypatch.setattr(kernels, "fits", lambda width: False)
     monkeypatch.setattr(plan, "MIN_SAVED_TOKENS", 16)
     requests = rows()
     engines = [engine(base, adapters, dtype, budget) for budget in BUDGETS]
@@ -161,3 +167,22 @@ def test_reads_are_repeated_to_whole_alignments_and_mean_the_same() -> None:
     assert aligned.rows.tolist() == sorted(aligned.rows.tolist())
     inside = ((aligned.rows >= 16) & (aligned.rows < 32)).sum()
     assert (int(inside) % ALIGNMENT, len(aligned.rows) % ALIGNMENT) == (0, 0)
+
+
+def test_compiled_kernels_change_nothing_but_rounding(
+    base: Path, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = rows()
+    right = engine(base, adapters, "float32", 4096).run(requests)
+    as_it_is = kernels.fits
+    for dtype, most in (("bfloat16", 0.06), ("int8", 0.2)):
+        ways = []
+        for fits in (as_it_is, lambda width: False):
+            monkeypatch.setattr(kernels, "fits", fits)
+            ways.append(engine(base, adapters, dtype, 4096))
+        assert ways[1].describe()["kernels"] == "torch"
+        assert ways[0].describe()["kernels"] == ("compiled" if kernels.is_there() else "torch")
+        for way in ways:
+            pairs = zip(way.run(requests), right, strict=True)
+            errors = [abs(a - b) for mine, exact in pairs for a, b in zip(mine.logprobs, exact.logprobs, strict=True)]
+            assert statistics.mean(errors) < most, (dtype, way.describe()["kernels"])

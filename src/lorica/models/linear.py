@@ -172,11 +172,6 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return codes.view(torch.uint8).bitwise_xor_(kernels.ZERO_POINT), scales
 
 
-def gate(x: Tensor, up: Tensor) -> Tensor:
-    """silu(x) * up, in the place of x [T, in]."""
-    return F.silu(x, inplace=True).mul_(up)
-
-
 def in_cache(x: Tensor) -> Iterator[slice]:
     """The rows of x [T, in], a few at a time: several operations in a row on them stay in the processor's own cache."""
     step = max(1, _CACHED_CELLS // x.shape[1])

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lorica.models.compiled import kernels
 from lorica.models.lora import LoraPair, LoraSpan, LoraWeights
 
 # A bundle grows while its tokens times the ranks of its adapters stay within this: beyond, what is computed only to be
@@ -181,3 +183,36 @@ def _join(bundle: _Bundle, paths: tuple[str, ...], dtype: torch.dtype | None) ->
     if not a:
         return None
     return _Factors(a[0] if len(a) == 1 else torch.cat(a), tuple(parts), tuple(blocks))
+
+
+class CompiledUpdates:
+    """`Updates` by the compiled kernel, which takes every span alone: bfloat16 on a CPU."""
+
+    def __init__(self, spans: Sequence[LoraSpan]) -> None:
+        """spans: disjoint."""
+        self._adapters = [span.adapter for span in spans]
+        self._spans = np.array([(span.start, span.stop) for span in spans], np.int64)
+        self._tables: dict[tuple[str, ...], kernels.Integers | None] = {}
+        self._held: list[Tensor] = []  # what the tables point to, where adapters have it otherwise
+
+    def add(self, paths: tuple[str, ...], widths: Sequence[int], x: Tensor, y: Tensor, first: int = 0) -> None:
+        """See `Updates.add`; y is contiguous."""
+        if paths not in self._tables:
+            self._tables[paths] = self._table(paths)
+        pairs = self._tables[paths]
+        if pairs is not None:
+            layout = kernels.update_layout(widths, x.shape[1])
+            kernels.add_updates(x.to(torch.bfloat16), y, first, self._spans, pairs, layout)
+
+    def _table(self, paths: tuple[str, ...]) -> kernels.Integers | None:
+        """None when no adapter changes any of these modules."""
+        found = [adapter.pairs.get(path) for adapter in self._adapters for path in paths]
+        return kernels.update_pairs([None if one is None else self._of(one) for one in found]) if any(found) else None
+
+    def _of(self, pair: LoraPair) -> tuple[Tensor, Tensor, float]:
+        a, b = (each.to(torch.bfloat16).contiguous() for each in (pair.a, pair.b))
+        self._held += [each for each, own in ((a, pair.a), (b, pair.b)) if each is not own]
+        return a, b, pair.scaling
+
+
+AnyUpdates = Updates | CompiledUpdates

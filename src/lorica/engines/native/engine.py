@@ -114,6 +114,7 @@ class NativeEngine:
         repeats = self._deterministic and decoder.device.type == "cpu"
         by_products = repeats and goes_by_products(torch.empty(0, dtype=decoder.dtype))
         flash = "flash" if decoder.device.type == "cpu" and has_fast_kernel() else "plain"
+        compiled = isinstance(decoder, FastDecoder) and decoder.compiled
         return {
             "engine": "native",
             "family": decoder.config.family,
@@ -123,7 +124,8 @@ class NativeEngine:
             "batch_tokens": str(self._batch_tokens),
             "share_prefixes": str(self._share_prefixes).lower(),
             "deterministic": str(repeats).lower(),
-            "attention": "products" if by_products else flash,
+            "kernels": "compiled" if compiled else "torch",
+            "attention": "compiled" if compiled else "products" if by_products else flash,
             "merged": self._merged or "none",
             "torch": str(torch.__version__),
         }

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from lorica.engines.base import Decode, failed, room_for
-from lorica.engines.native.attention import SharedAttention, prefix_parts
+from lorica.engines.native.attention import prefix_parts
 from lorica.engines.native.cache import RowCache, StepAttention
 from lorica.engines.native.pack import Piece, find_spans, pack
+from lorica.engines.native.passes import attention_of
 from lorica.engines.native.sample import Picker, pick
 from lorica.engines.native.stops import holds_stop
 from lorica.models.fast import AnyDecoder
@@ -90,7 +91,7 @@ class Generation:
                 stop = start + row.piece.length
                 self._cache.write(layer, row.line, key[start:stop], value[start:stop])
 
-        attention = SharedAttention(work, self._decoder.config.windows, self._decoder.dtype, keep=keep)
+        attention = attention_of(work, self._decoder, deterministic=False, keep=keep)
         ends = [start + row.piece.length - 1 for row, start in zip(rows, work.offsets, strict=True)]
         read = torch.tensor(ends, device=self._decoder.device)
         hidden = self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=read)

@@ -10,6 +10,7 @@ from torch import Tensor
 from lorica.engines.native.attention import Keep, SharedAttention
 from lorica.engines.native.pack import ALIGNMENT, Pass, Piece, Prefix, pack
 from lorica.engines.native.score import find_scored, score
+from lorica.engines.native.sequences import CompiledAttention
 from lorica.engines.native.tiles import TiledAttention, align_reads
 from lorica.models.attention import Attention
 from lorica.models.fast import AnyDecoder, FastDecoder
@@ -33,7 +34,7 @@ class Passes:
                 prefix.keys.append(key[part].clone().transpose(0, 1))
                 prefix.values.append(value[part].clone().transpose(0, 1))
 
-        attention = self._attention(work, keep)
+        attention = attention_of(work, self._decoder, deterministic=self._deterministic, keep=keep)
         self._hidden(work, attention, work.tokens[:0])
         return prefixes
 
@@ -44,18 +45,11 @@ class Passes:
         wanted = find_scored(requests, ends, self._decoder.device)
         if self._deterministic:
             wanted = align_reads(wanted, work.spans)
-        attention = self._attention(work)
+        attention = attention_of(work, self._decoder, deterministic=self._deterministic)
         return score(self._decoder, self._hidden(work, attention, wanted.rows), requests, wanted)
 
     def _pack(self, pieces: Sequence[Piece]) -> Pass:
         return pack(pieces, self._decoder.device, align=ALIGNMENT if self._deterministic else 1)
-
-    def _attention(self, work: Pass, keep: Keep | None = None) -> Attention:
-        config, dtype = self._decoder.config, self._decoder.dtype
-        if not self._deterministic:
-            return SharedAttention(work, config.windows, dtype, keep=keep)
-        like = torch.empty(0, dtype=dtype, device=self._decoder.device)
-        return TiledAttention(work, config.windows, like, heads=(config.heads, config.kv_heads), keep=keep)
 
     def _hidden(self, work: Pass, attention: Attention, read: Tensor) -> Tensor:
         if isinstance(self._decoder, FastDecoder):
@@ -64,3 +58,14 @@ class Passes:
                 work.tokens, work.positions, attention, work.spans, read=read, bundle=not self._deterministic
             )
         return self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=read)
+
+
+def attention_of(work: Pass, decoder: AnyDecoder, *, deterministic: bool, keep: Keep | None = None) -> Attention:
+    """The attention of a pass over new sequences: the fastest there is."""
+    config = decoder.config
+    if isinstance(decoder, FastDecoder) and decoder.compiled:
+        return CompiledAttention(work, config.windows, keep=keep)
+    if not deterministic:
+        return SharedAttention(work, config.windows, decoder.dtype, keep=keep)
+    like = torch.empty(0, dtype=decoder.dtype, device=decoder.device)
+    return TiledAttention(work, config.windows, like, heads=(config.heads, config.kv_heads), keep=keep)

@@ -1,0 +1,167 @@
+"""The compiled kernels as functions of tensors. All tensors are contiguous and on the CPU.
+
+Where they are not there (no compiler when Lorica was installed, another processor), `is_there` says so, and torch's
+operators do the same, slower: whoever calls keeps both ways.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lorica.models.compiled.build import LIBRARY, digest
+
+OFF = "LORICA_COMPILED_KERNELS"
+"""Set to 0 in the environment, this turns the kernels off."""
+
+_WIDTH_STEP = 16  # numbers of one head: a multiple of this
+_MODULES = 8  # that `add_updates` knows at once
+
+Integers = NDArray[np.int64]
+
+
+@cache
+def why_not() -> str:
+    """Why the kernels are not used here, or ""."""
+    if os.environ.get(OFF, "").strip() == "0":
+        return f"{OFF} is 0"
+    if not LIBRARY.exists():
+        return "not built"
+    try:
+        library = _library()
+        if library.lorica_digest() != digest().encode():
+            return "built from other sources"
+        return "" if library.lorica_runs_here() else "this processor has no AVX-512 with BF16"
+    except (OSError, AttributeError):
+        return "the library cannot be loaded"
+
+
+def is_there() -> bool:
+    """Whether the kernels are built and this processor runs them."""
+    return not why_not()
+
+
+def fits(width: int) -> bool:
+    """Whether the kernels are there, and work on heads of so many numbers."""
+    return is_there() and width % _WIDTH_STEP == 0
+
+
+def add_and_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> Tensor:
+    """x [N, width] += added, in place; returns the root-mean-square norm of x times weight [width], a float32."""
+    normed = torch.empty_like(x)
+    _library().lorica_add_and_norm(
+        x.data_ptr(), None if added is None else added.data_ptr(), weight.data_ptr(), normed.data_ptr(),
+        x.shape[0], x.shape[1], eps, _is_wide(x),
+    )  # fmt: skip
+    return normed
+
+
+def gate(opened: Tensor, up: Tensor) -> Tensor:
+    """silu(opened) * up, in the place of opened."""
+    _library().lorica_gate(opened.data_ptr(), up.data_ptr(), opened.numel(), _is_wide(opened))
+    return opened
+
+
+def head_shape(
+    heads: int, kv_heads: int, width: int, query_norm: Tensor | None = None, key_norm: Tensor | None = None
+) -> Integers:
+    """For `split_and_turn`; the norms' weights are float32 [width] and must outlive it."""
+    norms = (0 if norm is None else norm.data_ptr() for norm in (query_norm, key_norm))
+    return np.array([heads, kv_heads, width, *norms], np.int64)
+
+
+def split_and_turn(
+    mixed: Tensor, into: tuple[Tensor, Tensor, Tensor], turn: tuple[Tensor, Tensor], shape: Integers, eps: float
+) -> None:
+    """mixed [N, (H + 2 * Hkv) * Dh] -> query [N, H, Dh], key and value [N, Hkv, Dh], bfloat16, the former two normed
+    and rotated by turn: cosines and sines [N, Dh / 2], float32.
+    """
+    _library().lorica_split_and_turn(
+        mixed.data_ptr(), *(one.data_ptr() for one in into), *(one.data_ptr() for one in turn),
+        len(mixed), shape.ctypes.data, eps, _is_wide(mixed),
+    )  # fmt: skip
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, sequences: Integers, links: tuple[Integers, Integers, Integers],
+    window: int | None,
+) -> Tensor:  # fmt: skip
+    """query [T, H, Dh], key and value [T, Hkv, Dh], bfloat16 -> [T, H, Dh]; zeros for tokens of no sequence.
+
+    sequences [S, 7]: offset in the pass, length, keys before, first link, number of links, and the addresses of
+    `until` and `position`, int32 for each of its keys, or 0 (see attention.c). links: addresses of keys and of values,
+    [length, Hkv, Dh] each, and lengths. Raises MemoryError.
+    """
+    found = torch.empty_like(query)
+    shape = np.array([query.shape[1], key.shape[1], query.shape[2], window or 0], np.int64)
+    short = _library().lorica_attend(
+        query.data_ptr(), key.data_ptr(), value.data_ptr(), found.data_ptr(), len(query),
+        sequences.ctypes.data, len(sequences), *(each.ctypes.data for each in links), shape.ctypes.data,
+    )  # fmt: skip
+    if short:
+        raise MemoryError("not enough memory to lay keys and values in order")
+    return found
+
+
+def update_layout(widths: Sequence[int], given: int) -> Integers:
+    """For `add_updates`: modules of these output widths side by side, of one input of width `given`."""
+    if len(widths) > _MODULES:
+        raise ValueError(f"{len(widths)} modules; at most {_MODULES} share a call")
+    filled = [*widths, *([0] * (_MODULES - len(widths)))]
+    return np.array([given, len(widths), *filled, sum(widths)], np.int64)
+
+
+def update_pairs(pairs: Sequence[tuple[Tensor, Tensor, float] | None]) -> Integers:
+    """For `add_updates`: A [r, in], B [out, r], bfloat16, and the scaling; None for a module without. They must outlive
+    it.
+    """
+    table = np.zeros((len(pairs), 4), np.int64)
+    for row, pair in zip(table, pairs, strict=True):
+        if pair is not None:
+            a, b, scaling = pair
+            row[:] = a.data_ptr(), b.data_ptr(), len(a), np.float64(scaling).view(np.int64)
+    return table
+
+
+def add_updates(x: Tensor, y: Tensor, first: int, spans: Integers, pairs: Integers, layout: Integers) -> None:
+    """y [N, sum of widths] += what adapters add for x [N, in], bfloat16, the tokens first.. of a pass; in place.
+
+    spans [S, 2]: first token and the one after the last, in the pass. pairs: of each span, one for each module. Raises
+    MemoryError.
+    """
+    short = _library().lorica_add_updates(
+        x.data_ptr(), y.data_ptr(), first, len(x), spans.ctypes.data, len(spans), pairs.ctypes.data,
+        layout.ctypes.data, _is_wide(y),
+    )  # fmt: skip
+    if short:
+        raise MemoryError("not enough memory for the products of adapters")
+
+
+def _is_wide(x: Tensor) -> int:
+    return int(x.dtype == torch.float32)
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(LIBRARY))
+    at, count, number, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+    library.lorica_digest.restype = ctypes.c_char_p
+    library.lorica_runs_here.restype = ctypes.c_int
+    for name, kinds in {
+        "lorica_add_and_norm": (at, at, at, at, count, count, number, flag),
+        "lorica_gate": (at, at, count, flag),
+        "lorica_split_and_turn": (at, at, at, at, at, at, count, at, number, flag),
+    }.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = kinds, None
+    library.lorica_attend.argtypes = (at, at, at, at, count, at, count, at, at, at, at)
+    library.lorica_add_updates.argtypes = (at, at, count, count, at, count, at, at, flag)
+    library.lorica_attend.restype = library.lorica_add_updates.restype = ctypes.c_int
+    return library

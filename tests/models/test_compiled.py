@@ -1,0 +1,185 @@
+"""The compiled kernels against torch's operators in float64, and their bits against each row's own."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from lorica.models import between  # noqa: E402
+from lorica.models.between import Heads, Norm, Turn  # noqa: E402
+from lorica.models.compiled import build, kernels  # noqa: E402
+from lorica.models.decoder import RmsNorm  # noqa: E402
+from lorica.models.lora import LoraPair, LoraSpan, LoraWeights  # noqa: E402
+from lorica.models.rope import rotate, rotation  # noqa: E402
+from lorica.models.updates import CompiledUpdates  # noqa: E402
+
+there = pytest.mark.skipif(not kernels.is_there(), reason=f"no compiled kernels: {kernels.why_not()}")
+STATES = [torch.bfloat16, torch.float32]
+ROUNDED = {torch.bfloat16: {"atol": 1e-2, "rtol": 8e-3}, torch.float32: {"atol": 2e-5, "rtol": 2e-5}}
+
+
+@pytest.fixture
+def some() -> Callable[..., Any]:
+    """Random numbers of a shape."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda *shape: torch.randn(*shape, generator=generator)
+
+
+def norm_of(width: int, some: Callable[..., Any], eps: float = 1e-6) -> RmsNorm:
+    made = RmsNorm(width, eps)
+    made.weight.data = some(width).abs() + 0.5
+    return made
+
+
+@there
+@pytest.mark.parametrize("dtype", STATES)
+@pytest.mark.parametrize("width", [16, 37, 64, 896])
+def test_norms_and_sums(some: Callable[..., Any], dtype: Any, width: int) -> None:
+    x, added = some(5, width).to(dtype), some(5, width).to(dtype)
+    norm = norm_of(width, some)
+    mine = Norm(norm, dtype, compiled=True)
+    wide = norm.double()
+    weight = norm.weight.data.to(dtype).double()
+    expected = wide(x.double()) / norm.weight.data.double() * weight
+    torch.testing.assert_close(mine(x).double(), expected, **ROUNDED[dtype])
+    states = x.clone()
+    found = mine.of_sum(states, added)
+    torch.testing.assert_close(states, x + added)
+    expected = wide(states.double()) / norm.weight.data.double() * weight
+    torch.testing.assert_close(found.double(), expected, **ROUNDED[dtype])
+    assert torch.equal(found[3:], mine(states[3:])), "a row's bits are its own"
+
+
+@there
+@pytest.mark.parametrize("dtype", STATES)
+@pytest.mark.parametrize("count", [1, 16, 35, 4864])
+def test_gates(some: Callable[..., Any], dtype: Any, count: int) -> None:
+    opened, up = (some(3, count) * 4).to(dtype), some(3, count).to(dtype)
+    opened[0, 0], opened[1, 0], opened[2, 0] = 300.0, -300.0, 0.0
+    expected = torch.nn.functional.silu(opened.double()) * up.double()
+    found = between.gate(opened.clone(), up, compiled=True)
+    torch.testing.assert_close(found.double(), expected, **ROUNDED[dtype])
+    opened[0, 0] = math.nan
+    assert between.gate(opened, up, compiled=True)[0, 0].isnan(), "what is broken stays visible"
+
+
+@there
+@pytest.mark.parametrize("dtype", STATES)
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "width", "normed"), [(14, 2, 64, False), (4, 4, 16, True), (6, 2, 80, True)]
+)
+def test_heads_are_taken_apart_and_turned(
+    some: Callable[..., Any], dtype: Any, heads: int, kv_heads: int, width: int, normed: bool
+) -> None:
+    class Config:
+        pass
+
+    config: Any = Config()
+    config.heads, config.kv_heads, config.head_dim = heads, kv_heads, width
+    norms = [norm_of(width, some) if normed else None for _ in range(2)]
+    mine = [None if norm is None else Norm(norm, dtype, compiled=True) for norm in norms]
+    positions = torch.tensor([0, 3, 77, 1000])
+    speeds = 1.0 / 10000 ** (torch.arange(0, width, 2) / width)
+    mixed = some(4, (heads + 2 * kv_heads) * width).to(dtype)
+    into = tuple(torch.empty(4, count, width, dtype=torch.bfloat16) for count in (heads, kv_heads, kv_heads))
+    turn = Turn(positions, speeds, dtype, compiled=True)
+    Heads(config, *mine, compiled=True).take_apart(mixed, turn.of(slice(0, 4)), into)
+    cosine, sine = (one.double() for one in rotation(positions, speeds, torch.float32))
+    parts = torch.split(mixed.double().view(4, -1, width), [heads, kv_heads, kv_heads], dim=1)
+    for number, (found, part) in enumerate(zip(into, parts, strict=True)):
+        norm = norms[number] if number < 2 else None
+        if norm is not None:
+            part = norm.double()(part) / norm.weight.data.double() * norm.weight.data.to(dtype).double()
+        expected = part if number == 2 else rotate(part, cosine, sine)
+        torch.testing.assert_close(found.double(), expected, **ROUNDED[torch.bfloat16])
+
+
+@there
+@pytest.mark.parametrize("dtype", STATES)
+@pytest.mark.parametrize(("inside", "outs", "rank"), [(896, (896, 128, 128), 16), (100, (33, 7, 5), 5), (64, (64,), 1)])
+def test_updates_of_several_adapters(
+    some: Callable[..., Any], dtype: Any, inside: int, outs: tuple[int, ...], rank: int
+) -> None:
+    paths = tuple(f"p{number}" for number in range(len(outs)))
+    adapters = []
+    for number in range(3):
+        own = rank + number
+        pairs = {
+            path: LoraPair((some(own, inside) / inside**0.5).bfloat16(), some(out, own).bfloat16(), 0.5)
+            for at, (path, out) in enumerate(zip(paths, outs, strict=True))
+            if number == 0 or (number + at) % 3
+        }
+        adapters.append(LoraWeights(str(number), pairs))
+    spans = [LoraSpan(adapters[0], 3, 50), LoraSpan(adapters[1], 50, 51), LoraSpan(adapters[2], 60, 190)]
+    x, y = some(200, inside).bfloat16(), some(200, sum(outs)).to(dtype)
+    expected, found = y.double(), y.clone()
+    for span in spans:
+        rows = slice(span.start, span.stop)
+        for number, path in enumerate(paths):
+            pair = span.adapter.pairs.get(path)
+            if pair is not None:
+                columns = slice(sum(outs[:number]), sum(outs[: number + 1]))
+                expected[rows, columns] += pair.scaling * (x[rows].double() @ pair.a.double().T) @ pair.b.double().T
+    updates = CompiledUpdates(spans)
+    for start, stop in ((0, 70), (70, 200)):
+        updates.add(paths, outs, x[start:stop], found[start:stop], start)
+    torch.testing.assert_close(found.double(), expected, atol=0.08, rtol=1e-2)
+    alone = y[50:51].clone()
+    CompiledUpdates([LoraSpan(adapters[1], 0, 1)]).add(paths, outs, x[50:51], alone)
+    assert torch.equal(alone, found[50:51]), "a row's bits are its own"
+    CompiledUpdates(spans).add(("nothing",), outs[:1], x, found)
+
+
+@pytest.fixture
+def own_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A place for a library that is made in a test."""
+    monkeypatch.delenv(kernels.OFF, raising=False)
+    for module in (build, kernels):
+        monkeypatch.setattr(module, "LIBRARY", tmp_path / "_kernels.so")
+    kernels.why_not.cache_clear()
+    kernels._library.cache_clear()
+    yield tmp_path / "_kernels.so"
+    kernels.why_not.cache_clear()
+    kernels._library.cache_clear()
+
+
+@pytest.mark.skipif(bool(build.why_not()), reason=build.why_not() or "a compiler is there")
+def test_a_library_of_other_sources_is_not_used(own_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels.why_not() == "not built"
+    assert build.build() == ""
+    assert ctypes.CDLL(str(own_library)).lorica_attend
+    kernels.why_not.cache_clear()
+    assert kernels.why_not() in ("", "this processor has no AVX-512 with BF16")
+    monkeypatch.setattr(kernels, "digest", lambda: "another")
+    kernels.why_not.cache_clear()
+    assert kernels.why_not() == "built from other sources"
+    monkeypatch.setenv(kernels.OFF, "0")
+    kernels.why_not.cache_clear()
+    assert kernels.why_not() == f"{kernels.OFF} is 0"
+
+
+@pytest.mark.skipif(bool(build.why_not()), reason=build.why_not() or "a compiler is there")
+def test_the_sources_compile_without_a_warning(own_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_OPTIONS", (*build._OPTIONS, "-Werror"))
+    assert build.build() == ""
+
+
+def test_without_a_compiler_nothing_is_built_and_the_reason_is_said(
+    own_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_library.write_bytes(b"an older one")
+    monkeypatch.setenv("CC", "")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert "no C compiler" in build.build() or "x86-64" in build.build()
+    assert not own_library.exists()
+    own_library.write_bytes(b"no library")
+    assert kernels.why_not() == "the library cannot be loaded"
+    assert not kernels.fits(64)
