@@ -42,8 +42,9 @@ def base() -> Path:
 @pytest.fixture(scope="module")
 def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     shape, found = read_decoder_config(base), {}
+    targets = {"first": ["q_proj", "v_proj", "o_proj"], "second": ["k_proj", "gate_proj", "up_proj", "down_proj"]}
     for rank, name in ((16, "first"), (4, "second")):
-        config = AdapterConfig(peft_type="LORA", r=rank, lora_alpha=16, target_modules=["q_proj", "v_proj", "o_proj"])
+        config = AdapterConfig(peft_type="LORA", r=rank, lora_alpha=16, target_modules=targets[name])
         weights = create_lora(name, shape, config, seed=rank)
         generator = torch.Generator().manual_seed(rank)
         for pair in weights.pairs.values():

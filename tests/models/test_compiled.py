@@ -17,6 +17,7 @@ from lorica.models import between  # noqa: E402
 from lorica.models.between import Heads, Norm, Turn  # noqa: E402
 from lorica.models.compiled import build, kernels  # noqa: E402
 from lorica.models.decoder import RmsNorm  # noqa: E402
+from lorica.models.linear import quantise_rows  # noqa: E402
 from lorica.models.lora import LoraPair, LoraSpan, LoraWeights  # noqa: E402
 from lorica.models.rope import rotate, rotation  # noqa: E402
 from lorica.models.updates import CompiledUpdates  # noqa: E402
@@ -136,6 +137,52 @@ def test_updates_of_several_adapters(
     CompiledUpdates([LoraSpan(adapters[1], 0, 1)]).add(paths, outs, x[50:51], alone)
     assert torch.equal(alone, found[50:51]), "a row's bits are its own"
     CompiledUpdates(spans).add(("nothing",), outs[:1], x, found)
+
+
+def restored(codes: Any, steps: Any) -> Any:
+    return (codes.double() - 128) * steps.double()[:, None]
+
+
+@there
+@pytest.mark.parametrize("dtype", STATES)
+@pytest.mark.parametrize("width", [5, 64, 4864])
+def test_rounding_to_int8(some: Callable[..., Any], dtype: Any, width: int) -> None:
+    x = some(6, width).to(dtype)
+    x[4], x[5, 1] = 0, math.nan
+    codes, steps = kernels.round_rows(x)
+    right, scales = quantise_rows(x)
+    assert torch.equal(codes[:5], right[:5])
+    torch.testing.assert_close(steps, scales[:, 0], equal_nan=True, rtol=1e-6, atol=0)
+
+
+@there
+@pytest.mark.parametrize("width", [20, 896])
+def test_between_products_of_whole_numbers(some: Callable[..., Any], width: int) -> None:
+    """Each against the same in steps: scale, add, norm or gate, round."""
+    x, added, scales, weight = some(4, width), some(4, width), some(4).abs(), some(width)
+    states = x.clone()
+    kernels.add_scaled(states, added, scales)
+    torch.testing.assert_close(states, x + added * scales[:, None])
+    states = x.clone()
+    codes, steps, plain = kernels.add_norm_round(states, (added, scales), weight, 1e-6, plain=True)
+    torch.testing.assert_close(states, x + added * scales[:, None])
+    normed = torch.nn.functional.rms_norm(states.double(), (width,), weight.double(), 1e-6)
+    assert plain is not None
+    torch.testing.assert_close(plain.double(), normed, **ROUNDED[torch.bfloat16])
+    assert (restored(codes, steps) - normed).abs().max() <= steps.max() * 0.501
+    opened, up = some(4, width) * 3, some(4, width)
+    for factor in (None, scales):
+        wide = torch.ones(4, 1, dtype=torch.double) if factor is None else factor.double()[:, None]
+        inner = torch.nn.functional.silu(opened.double() * wide) * up.double() * wide
+        codes, steps, plain = kernels.gate_round(opened, up, factor, plain=True)
+        assert plain is not None
+        torch.testing.assert_close(plain.double(), inner, **ROUNDED[torch.bfloat16])
+        assert (restored(codes, steps) - inner).abs().max() <= steps.max() * 0.501
+    bias = some(width)
+    for shift in (None, bias):
+        y = opened.clone()
+        kernels.scale(y, scales, shift)
+        torch.testing.assert_close(y, opened * scales[:, None] + (0 if shift is None else shift))
 
 
 @pytest.fixture

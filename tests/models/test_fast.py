@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from lorica.adapters.folder import open_adapter  # noqa: E402
-from lorica.models import fast, kernels  # noqa: E402
+from lorica.models import fast_layer, kernels  # noqa: E402
 from lorica.models.adapter_weights import load_lora  # noqa: E402
 from lorica.models.attention import PackedAttention  # noqa: E402
 from lorica.models.fast import FastDecoder  # noqa: E402
@@ -86,7 +86,7 @@ def test_rows_in_several_blocks_are_those_of_one(
     made, tokens = tiny("qwen3-bias-tied"), tokens_of(30)
     spans, ours = spans_on(made), make_fast(made.folder)
     whole = logits(ours, tokens, spans)
-    monkeypatch.setattr(fast, "_BLOCK_ROWS", 4)
+    monkeypatch.setattr(fast_layer, "_BLOCK_ROWS", 4)
     torch.testing.assert_close(logits(ours, tokens, spans), whole, atol=1e-5, rtol=1e-5)
 
 

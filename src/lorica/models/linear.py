@@ -111,7 +111,7 @@ class Int8Product:
         codes, self._scales = quantise_weight(weight)
         self._fast = kernels.has_int8()
         self._weight = kernels.prepack_int8(codes) if self._fast else codes
-        self._bias = bias
+        self.bias = bias
 
     def prepare(self, x: Tensor) -> Given:
         """Codes [T, in], and scales [T, 1]."""
@@ -120,9 +120,13 @@ class Int8Product:
     def __call__(self, x: Given) -> Tensor:
         """[T, in] -> [T, out]."""
         codes, scale = quantise_rows(x) if isinstance(x, Tensor) else x
+        y = self.unscaled(codes).mul_(scale)
+        return y if self.bias is None else y.add_(self.bias)
+
+    def unscaled(self, codes: Tensor) -> Tensor:
+        """[T, in] codes -> [T, out] without the scales of their rows, and without the bias."""
         product = kernels.int8_product if self._fast else kernels.plain_int8_product
-        y = product(codes, self._weight, self._scales).mul_(scale)
-        return y if self._bias is None else y.add_(self._bias)
+        return product(codes, self._weight, self._scales)
 
 
 class Int8WeightsProduct(_AsItIs):

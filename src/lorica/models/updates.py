@@ -197,17 +197,21 @@ class CompiledUpdates:
 
     def add(self, paths: tuple[str, ...], widths: Sequence[int], x: Tensor, y: Tensor, first: int = 0) -> None:
         """See `Updates.add`; y is contiguous."""
-        if paths not in self._tables:
-            self._tables[paths] = self._table(paths)
-        pairs = self._tables[paths]
+        pairs = self._table(paths)
         if pairs is not None:
             layout = kernels.update_layout(widths, x.shape[1])
             kernels.add_updates(x.to(torch.bfloat16), y, first, self._spans, pairs, layout)
 
+    def touches(self, paths: tuple[str, ...]) -> bool:
+        """Whether any adapter changes any of these modules."""
+        return self._table(paths) is not None
+
     def _table(self, paths: tuple[str, ...]) -> kernels.Integers | None:
-        """None when no adapter changes any of these modules."""
-        found = [adapter.pairs.get(path) for adapter in self._adapters for path in paths]
-        return kernels.update_pairs([None if one is None else self._of(one) for one in found]) if any(found) else None
+        if paths not in self._tables:
+            found = [adapter.pairs.get(path) for adapter in self._adapters for path in paths]
+            pairs = [None if one is None else self._of(one) for one in found]
+            self._tables[paths] = kernels.update_pairs(pairs) if any(found) else None
+        return self._tables[paths]
 
     def _of(self, pair: LoraPair) -> tuple[Tensor, Tensor, float]:
         a, b = (each.to(torch.bfloat16).contiguous() for each in (pair.a, pair.b))

@@ -4,6 +4,7 @@
 #define LORICA_COMMON_H
 
 #include <immintrin.h>
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -29,6 +30,18 @@ INLINE void store_bf16(bf16 *to, __mmask16 lanes, __m512 x) {
     _mm256_mask_storeu_epi16(to, lanes, (__m256i)_mm512_cvtneps_pbh(x));
 }
 
+/* Numbers at..at + 15 of what is bfloat16 or, `wide`, float32. */
+INLINE __m512 load(const void *from, int64_t at, __mmask16 lanes, const int wide) {
+    return wide ? _mm512_maskz_loadu_ps(lanes, (const float *)from + at) : load_bf16((const bf16 *)from + at, lanes);
+}
+
+INLINE void store(void *to, int64_t at, __mmask16 lanes, __m512 x, const int wide) {
+    if (wide)
+        _mm512_mask_storeu_ps((float *)to + at, lanes, x);
+    else
+        store_bf16((bf16 *)to + at, lanes, x);
+}
+
 /* 2^x with a relative error below 3e-6; exactly 1 at 0, exactly 0 below -150. NaN stays NaN. */
 INLINE __m512 exp2_of(__m512 x) {
     const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -42,5 +55,24 @@ INLINE __m512 exp2_of(__m512 x) {
 }
 
 #define LOG2_E 1.44269504f
+
+INLINE __m512 silu(__m512 x) {
+    const __m512 power = _mm512_mul_ps(x, _mm512_set1_ps(-LOG2_E)); /* may become endless: x / endless is 0 */
+    return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0f), exp2_of(power)));
+}
+
+/* 1 / root of the mean of the squares of x [width]. */
+INLINE __m512 inverse_length(const void *x, int64_t at, int64_t width, float eps, const int wide) {
+    __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
+    for (int64_t d = 0; d < width; d += 2 * LANES) {
+        const __m512 a = load(x, at + d, first_lanes(width - d), wide);
+        even = _mm512_fmadd_ps(a, a, even);
+        if (d + LANES < width) {
+            const __m512 b = load(x, at + d + LANES, first_lanes(width - d - LANES), wide);
+            odd = _mm512_fmadd_ps(b, b, odd);
+        }
+    }
+    return _mm512_set1_ps(1.0f / sqrtf(_mm512_reduce_add_ps(_mm512_add_ps(even, odd)) / (float)width + eps));
+}
 
 #endif

@@ -105,8 +105,7 @@ def attend(
         query.data_ptr(), key.data_ptr(), value.data_ptr(), found.data_ptr(), len(query),
         sequences.ctypes.data, len(sequences), *(each.ctypes.data for each in links), shape.ctypes.data,
     )  # fmt: skip
-    if short:
-        raise MemoryError("not enough memory to lay keys and values in order")
+    _checked(short)
     return found
 
 
@@ -140,8 +139,64 @@ def add_updates(x: Tensor, y: Tensor, first: int, spans: Integers, pairs: Intege
         x.data_ptr(), y.data_ptr(), first, len(x), spans.ctypes.data, len(spans), pairs.ctypes.data,
         layout.ctypes.data, _is_wide(y),
     )  # fmt: skip
+    _checked(short)
+
+
+def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [N, in] -> uint8 codes [N, in] around 128, and the float32 step of each row [N]; NaN where it holds any."""
+    codes, scales = torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x))
+    _checked(_library().lorica_round(x.data_ptr(), codes.data_ptr(), scales.data_ptr(), *x.shape, _is_wide(x)))
+    return codes, scales
+
+
+def add_norm_round(
+    x: Tensor, added: tuple[Tensor, Tensor] | None, weight: Tensor, eps: float, *, plain: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """x [N, width], float32, += added [N, width] times their scales [N], in place; codes and steps of its norm, as
+    `round_rows` gives them, and where `plain` the norm in bfloat16, too.
+    """
+    codes, scales = torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x))
+    normed = torch.empty(x.shape, dtype=torch.bfloat16) if plain else None
+    _add_norm_round(x, added, weight, eps, codes, scales, normed)
+    return codes, scales, normed
+
+
+def add_scaled(x: Tensor, added: Tensor, scales: Tensor) -> None:
+    """x [N, width], float32, += added [N, width] times scales [N], in place."""
+    _add_norm_round(x, (added, scales), None, 0.0, None, None, None)
+
+
+def _add_norm_round(
+    x: Tensor, added: tuple[Tensor, Tensor] | None, weight: Tensor | None, eps: float, *into: Tensor | None
+) -> None:
+    given = added or (None, None)
+    pointers = [None if one is None else one.data_ptr() for one in (*given, weight, *into)]
+    _checked(_library().lorica_add_norm_round(x.data_ptr(), *pointers[:3], eps, *pointers[3:], *x.shape))
+
+
+def gate_round(
+    opened: Tensor, up: Tensor, scales: Tensor | None, *, plain: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Codes and steps of silu(opened) * up [N, in], float32, both of which are multiplied by scales [N] first; and
+    where `plain` that in bfloat16, too.
+    """
+    codes, steps = torch.empty(opened.shape, dtype=torch.uint8), torch.empty(len(opened))
+    inner = torch.empty(opened.shape, dtype=torch.bfloat16) if plain else None
+    pointers = [None if one is None else one.data_ptr() for one in (scales, codes, steps, inner)]
+    _checked(_library().lorica_gate_round(opened.data_ptr(), up.data_ptr(), *pointers, *opened.shape))
+    return codes, steps, inner
+
+
+def scale(y: Tensor, scales: Tensor, bias: Tensor | None) -> None:
+    """y [N, out], float32, = y * scales [N] + bias [out], in place."""
+    _library().lorica_scale(
+        y.data_ptr(), scales.data_ptr(), None if bias is None else bias.data_ptr(), *y.shape
+    )  # fmt: skip
+
+
+def _checked(short: int) -> None:
     if short:
-        raise MemoryError("not enough memory for the products of adapters")
+        raise MemoryError("not enough memory for a compiled kernel")
 
 
 def _is_wide(x: Tensor) -> int:
@@ -153,15 +208,18 @@ def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(LIBRARY))
     at, count, number, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
     library.lorica_digest.restype = ctypes.c_char_p
-    library.lorica_runs_here.restype = ctypes.c_int
-    for name, kinds in {
-        "lorica_add_and_norm": (at, at, at, at, count, count, number, flag),
-        "lorica_gate": (at, at, count, flag),
-        "lorica_split_and_turn": (at, at, at, at, at, at, count, at, number, flag),
-    }.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = kinds, None
-    library.lorica_attend.argtypes = (at, at, at, at, count, at, count, at, at, at, at)
-    library.lorica_add_updates.argtypes = (at, at, count, count, at, count, at, at, flag)
-    library.lorica_attend.restype = library.lorica_add_updates.restype = ctypes.c_int
+    library.lorica_runs_here.restype = flag
+    for name, result, *kinds in (
+        ("add_and_norm", None, at, at, at, at, count, count, number, flag),
+        ("gate", None, at, at, count, flag),
+        ("split_and_turn", None, at, at, at, at, at, at, count, at, number, flag),
+        ("attend", flag, at, at, at, at, count, at, count, at, at, at, at),
+        ("add_updates", flag, at, at, count, count, at, count, at, at, flag),
+        ("scale", None, at, at, at, count, count),
+        ("round", flag, at, at, at, count, count, flag),
+        ("add_norm_round", flag, at, at, at, at, number, at, at, at, count, count),
+        ("gate_round", flag, at, at, at, at, at, at, count, count),
+    ):
+        function = getattr(library, f"lorica_{name}")
+        function.argtypes, function.restype = kinds, result
     return library

@@ -2,33 +2,6 @@
  * int8. Everything is computed in float32, row by row, and rounded once. States are bfloat16 or float32: `wide`. */
 #include "common.h"
 
-#include <math.h>
-
-INLINE __m512 load(const void *from, int64_t at, __mmask16 lanes, const int wide) {
-    return wide ? _mm512_maskz_loadu_ps(lanes, (const float *)from + at) : load_bf16((const bf16 *)from + at, lanes);
-}
-
-INLINE void store(void *to, int64_t at, __mmask16 lanes, __m512 x, const int wide) {
-    if (wide)
-        _mm512_mask_storeu_ps((float *)to + at, lanes, x);
-    else
-        store_bf16((bf16 *)to + at, lanes, x);
-}
-
-/* 1 / root of the mean of the squares of x [width]. */
-INLINE __m512 inverse_length(const void *x, int64_t at, int64_t width, float eps, const int wide) {
-    __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
-    for (int64_t d = 0; d < width; d += 2 * LANES) {
-        const __m512 a = load(x, at + d, first_lanes(width - d), wide);
-        even = _mm512_fmadd_ps(a, a, even);
-        if (d + LANES < width) {
-            const __m512 b = load(x, at + d + LANES, first_lanes(width - d - LANES), wide);
-            odd = _mm512_fmadd_ps(b, b, odd);
-        }
-    }
-    return _mm512_set1_ps(1.0f / sqrtf(_mm512_reduce_add_ps(_mm512_add_ps(even, odd)) / (float)width + eps));
-}
-
 /* x [rows, width] += added (unless NULL), in place; normed (unless NULL) = x, divided by its root mean square, times
  * weight. */
 INLINE void add_and_norm(void *x, const void *added, const float *weight, void *normed, int64_t rows, int64_t width,
@@ -57,11 +30,6 @@ EXPORT void lorica_add_and_norm(void *x, const void *added, const float *weight,
         add_and_norm(x, added, weight, normed, rows, width, eps, 1);
     else
         add_and_norm(x, added, weight, normed, rows, width, eps, 0);
-}
-
-INLINE __m512 silu(__m512 x) {
-    const __m512 power = _mm512_mul_ps(x, _mm512_set1_ps(-LOG2_E)); /* may become endless: x / endless is 0 */
-    return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0f), exp2_of(power)));
 }
 
 /* opened [count] = silu(opened) * up, in place. */
