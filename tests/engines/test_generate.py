@@ -133,18 +133,18 @@ def test_the_cache_grows_in_blocks_and_keeps_what_it_holds() -> None:
     cache = RowCache(config, torch.float32, torch.device("cpu"))  # type: ignore[arg-type]
     cache.reserve(3, 50)
     first = cache.keys[0]
-    assert first.shape == (16, 2, 64, 4)
+    assert first.shape == (16, 64, 2, 4)
     key, value = torch.randn(50, 2, 4), torch.randn(50, 2, 4)
     cache.write(1, 2, key, value)
     cache.reserve(16, 64)
     assert cache.keys[0] is first, "within the block nothing is allocated"
     cache.reserve(17, 65)
-    assert cache.keys[1].shape == cache.values[1].shape == (32, 2, 128, 4)
+    assert cache.keys[1].shape == cache.values[1].shape == (32, 128, 2, 4)
     cache.move(2, 0)
     for line in (0, 2):
-        assert torch.equal(cache.keys[1][line, :, :50], key.transpose(0, 1))
-        assert torch.equal(cache.values[1][line, :, :50], value.transpose(0, 1))
-    assert not cache.keys[1][:, :, 50:].any()
+        assert torch.equal(cache.keys[1][line, :50], key)
+        assert torch.equal(cache.values[1][line, :50], value)
+    assert not cache.keys[1][:, 50:].any()
 
 
 def test_min_new_tokens_forbids_an_early_stop(benches: Any) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from lorica.engines.native.attention import SharedAttention  # noqa: E402
+from lorica.engines.native.attention import SharedAttention, prefix_parts  # noqa: E402
 from lorica.engines.native.branches import NO_BRANCHES, Branches, branches_of  # noqa: E402
+from lorica.engines.native.cache import RowCache, StepAttention  # noqa: E402
 from lorica.engines.native.pack import Piece, Prefix, pack  # noqa: E402
-from lorica.engines.native.sequences import CompiledAttention  # noqa: E402
+from lorica.engines.native.sequences import CompiledAttention, CompiledStep  # noqa: E402
 from lorica.models.compiled import kernels  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not kernels.is_there(), reason=f"no compiled kernels: {kernels.why_not()}")
@@ -103,3 +105,29 @@ def test_what_is_broken_stays_visible() -> None:
     assert found[3:20].isnan().all()
     assert not found[:3].isnan().any()
     assert not found[20:].isnan().any()
+
+
+@pytest.mark.parametrize("window", [None, 50])
+def test_a_step_sees_beginnings_and_the_rows_own_line(window: int | None) -> None:
+    numbers = Numbers(6, 2, 64)
+    config = SimpleNamespace(kv_heads=2, head_dim=64, layers=1)
+    older = numbers.prefix(None, 0, 43)
+    newer = numbers.prefix(older, 43, 7)
+    prefixes, lengths, lines = [newer, newer, None, older], [100, 3, 17, 64], [2, 0, 3, 1]
+    query, key, value = numbers.three(4)
+    caches = [RowCache(config, dtype, CPU) for dtype in (torch.bfloat16, torch.float32)]  # type: ignore[arg-type]
+    for line, length in zip(lines, lengths, strict=True):
+        written = numbers.some(length, 2), numbers.some(length, 2)
+        for cache in caches:
+            cache.reserve(4, 100)
+            cache.write(0, line, *written)
+    found = CompiledStep(caches[0], lines, lengths, (window,), prefixes).attend(0, query, key, value)
+    known: dict[int, Prefix] = {}
+    wide = [in_float(one, known) for one in prefixes]
+    positions = torch.tensor([(one.stop if one else 0) + n for one, n in zip(prefixes, lengths, strict=True)])
+    parts = prefix_parts(wide, [1] * 4, positions, {window} if window else set(), torch.float32)
+    exact = StepAttention(caches[1], lines, lengths, (window,), parts)
+    expected = exact.attend(0, query.float(), key.float(), value.float())
+    torch.testing.assert_close(found.float(), expected, atol=1e-2, rtol=1e-2)
+    for mine, right in zip(caches[0].keys + caches[0].values, caches[1].keys + caches[1].values, strict=True):
+        assert torch.equal(mine.float(), right), "both keep the new keys and values"

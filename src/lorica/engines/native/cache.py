@@ -15,37 +15,40 @@ _BLOCK = 64  # tokens and, divided by four, rows by which the cache grows
 
 
 class RowCache:
-    """One line of keys and values per row, its own part only; lines 0..n-1 are in use, without holes."""
+    """One line of keys and values per row, its own part only; lines 0..n-1 are in use, without holes.
+
+    keys, values: of each layer, [lines, length, Hkv, Dh].
+    """
 
     def __init__(self, config: DecoderConfig, dtype: torch.dtype, device: torch.device) -> None:
         self._heads, self._head_dim = config.kv_heads, config.head_dim
-        empty = torch.empty(0, self._heads, 0, self._head_dim, dtype=dtype, device=device)
+        empty = torch.empty(0, 0, self._heads, self._head_dim, dtype=dtype, device=device)
         self.keys = [empty] * config.layers
         self.values = [empty] * config.layers
 
     def reserve(self, lines: int, length: int) -> None:
         """Have room for so many lines of so many tokens; what is there stays."""
         # Asked of what is grown last: growing may end half-way for want of memory.
-        have_lines, _, have_length, _ = self.values[-1].shape
+        have_lines, have_length, *_ = self.values[-1].shape
         if lines <= have_lines and length <= have_length:
             return
         shape = (
             max(have_lines, _round_up(lines, _BLOCK // 4)),
-            self._heads,
             max(have_length, _round_up(length, _BLOCK)),
+            self._heads,
             self._head_dim,
         )
         for tensors in (self.keys, self.values):
             for layer, old in enumerate(tensors):
                 # Zeros: what a mask hides is still multiplied by 0, and 0 * NaN is NaN.
                 grown = old.new_zeros(shape)
-                grown[: old.shape[0], :, : old.shape[2]] = old
+                grown[: old.shape[0], : old.shape[1]] = old
                 tensors[layer] = grown
 
     def write(self, layer: int, line: int, key: Tensor, value: Tensor) -> None:
         """Begin a line with key, value [L, Hkv, Dh]."""
-        self.keys[layer][line, :, : len(key)] = key.transpose(0, 1)
-        self.values[layer][line, :, : len(value)] = value.transpose(0, 1)
+        self.keys[layer][line, : len(key)] = key
+        self.values[layer][line, : len(value)] = value
 
     def move(self, source: int, target: int) -> None:
         """Copy a line over another."""
@@ -86,15 +89,15 @@ class StepAttention:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        keys[self._lines, :, self._at] = key
-        values[self._lines, :, self._at] = value
+        keys[self._lines, self._at] = key
+        values[self._lines, self._at] = value
         window = self._windows[layer]
         # The query heads of one key head stand in for queries: [n, H, Dh] -> [n, Hkv, H / Hkv, Dh].
         grouped = query[self._back].view(self._rows, key.shape[1], -1, query.shape[2])
         output, total = attend_block(
             grouped,
-            keys[: self._rows, :, : self._longest],
-            values[: self._rows, :, : self._longest],
+            keys[: self._rows, : self._longest].transpose(1, 2),
+            values[: self._rows, : self._longest].transpose(1, 2),
             self._masks[window],
         )
         output = output.reshape(query.shape)[self._lines]

@@ -15,8 +15,10 @@ from lorica.engines.native.cache import RowCache, StepAttention
 from lorica.engines.native.pack import Piece, find_spans, pack
 from lorica.engines.native.passes import attention_of
 from lorica.engines.native.sample import Picker, pick
+from lorica.engines.native.sequences import CompiledStep
 from lorica.engines.native.stops import holds_stop
-from lorica.models.fast import AnyDecoder
+from lorica.models.attention import Attention
+from lorica.models.fast import AnyDecoder, FastDecoder
 from lorica.records import Generate, Output
 
 Finished = list[tuple[int, Output]]
@@ -103,27 +105,26 @@ class Generation:
         rows, device = self._rows, self._decoder.device
         tokens = torch.tensor([row.last for row in rows], device=device)
         positions = torch.tensor([row.piece.start + row.cached for row in rows], device=device)
-        config, dtype = self._decoder.config, self._decoder.dtype
-        each_one = [1] * len(rows)
-        parts = prefix_parts(
-            [row.piece.prefix for row in rows],
-            each_one,
-            positions,
-            {window for window in config.windows if window is not None},
-            dtype,
-        )
-        attention = StepAttention(
-            self._cache, [row.line for row in rows], [row.cached for row in rows], config.windows, parts
-        )
-        spans = find_spans([row.piece.adapter for row in rows], each_one)
+        attention = self._attention(rows, positions)
+        spans = find_spans([row.piece.adapter for row in rows], [1] * len(rows))
         hidden = self._decoder.hidden(tokens, positions, attention, spans)
         return self._advance(list(rows), self._decoder.logits(hidden))
+
+    def _attention(self, rows: Sequence[_Row], positions: Tensor) -> Attention:
+        decoder = self._decoder
+        windows, prefixes = decoder.config.windows, [row.piece.prefix for row in rows]
+        lines, lengths = [row.line for row in rows], [row.cached for row in rows]
+        if isinstance(decoder, FastDecoder) and decoder.compiled:
+            return CompiledStep(self._cache, lines, lengths, windows, prefixes)
+        distinct = {window for window in windows if window is not None}
+        parts = prefix_parts(prefixes, [1] * len(rows), positions, distinct, decoder.dtype)
+        return StepAttention(self._cache, lines, lengths, windows, parts)
 
     def _room(self, request: Generate) -> int:
         return room_for(request, self._decoder.config.max_positions)
 
     def _advance(self, rows: Sequence[_Row], logits: Tensor) -> Finished:
-        broken = logits.isnan().any(dim=-1).tolist()
+        broken = logits.amax(dim=-1).isnan().tolist()  # a maximum is NaN where anything is, and found in one pass
         chosen = pick(logits.nan_to_num(nan=0.0) if any(broken) else logits, [row.picker for row in rows])
         done: Finished = []
         for row, token, bad in zip(rows, chosen, broken, strict=True):

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lorica.engines.native.attention import Keep
+from lorica.engines.native.cache import RowCache
 from lorica.engines.native.pack import Pass, Piece, Prefix
 from lorica.models.compiled import kernels
 
@@ -57,6 +59,56 @@ class CompiledAttention:
         both = np.array([until, places], np.int32)
         self._held.append(both)
         return both[0].ctypes.data, both[1].ctypes.data
+
+
+class CompiledStep:
+    """`StepAttention` by the compiled kernel: a row's line of the cache is one more shared beginning of its own.
+
+    lines[i]: the cache line of token i; lengths[i]: tokens in that line before this one; prefixes[i]: what lies before.
+    """
+
+    def __init__(
+        self,
+        cache: RowCache,
+        lines: Sequence[int],
+        lengths: Sequence[int],
+        windows: Sequence[int | None],
+        prefixes: Sequence[Prefix | None],
+    ) -> None:
+        self._cache, self._windows = cache, windows
+        cache.reserve(len(lines), max(lengths) + 1)
+        self._lines, self._at = torch.tensor(lines), torch.tensor(lengths)
+        self._shared: list[Prefix] = []
+        numbers: dict[int, int] = {}  # of each shared beginning among these
+        spans: list[int] = []
+        of_links: list[int] = []  # which shared beginning a link is, -1 for a row's line
+        rows = []
+        for row, (length, prefix) in enumerate(zip(lengths, prefixes, strict=True)):
+            chain = [] if prefix is None else prefix.chain()
+            start = (0 if prefix is None else prefix.stop) + length
+            rows.append((row, 1, start, len(spans), len(chain) + 1, 0, 0))
+            for link in chain:
+                if numbers.setdefault(id(link), len(self._shared)) == len(self._shared):
+                    self._shared.append(link)
+            of_links += [*(numbers[id(link)] for link in chain), -1]
+            spans += [*(link.length for link in chain), length]
+        self._sequences, self._lengths = np.array(rows, np.int64), np.array(spans, np.int64)
+        self._of_links = np.array(of_links)
+        self._numbers = np.array(lines, np.int64)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
+        keys, values = self._write(layer, "keys", key), self._write(layer, "values", value)
+        return kernels.attend(query, key, value, self._sequences, (keys, values, self._lengths), self._windows[layer])
+
+    def _write(self, layer: int, kind: str, fresh: Tensor) -> kernels.Integers:
+        """Put the new ones into the cache; returns where the links' are."""
+        held = getattr(self._cache, kind)[layer]
+        held[self._lines, self._at] = fresh
+        shared = np.append(_addresses(self._shared, kind, layer), 0)
+        found: kernels.Integers = shared[self._of_links]
+        found[self._of_links < 0] = held.data_ptr() + self._numbers * (held.stride(0) * held.element_size())
+        return found
 
 
 def _addresses(links: Sequence[Prefix], kind: str, layer: int) -> kernels.Integers:

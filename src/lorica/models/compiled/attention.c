@@ -37,30 +37,74 @@ typedef struct {
     uint32_t *keys, *values;
 } Packed;
 
+/* rows [16][16] of 32 bits, transposed in place. */
+INLINE void transpose(__m512i rows[LANES]) {
+    __m512i half[LANES];
+    for (int i = 0; i < LANES; i += 2) { /* pairs of rows, then pairs of pairs, within each 128 bits */
+        half[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        half[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < LANES; i += 4) {
+        rows[i] = _mm512_unpacklo_epi64(half[i], half[i + 2]);
+        rows[i + 1] = _mm512_unpackhi_epi64(half[i], half[i + 2]);
+        rows[i + 2] = _mm512_unpacklo_epi64(half[i + 1], half[i + 3]);
+        rows[i + 3] = _mm512_unpackhi_epi64(half[i + 1], half[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) { /* then the blocks of 4 x 4 among each other */
+        const __m512i a = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x88);
+        const __m512i b = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xDD);
+        const __m512i c = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0x88);
+        const __m512i d = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0xDD);
+        half[i] = _mm512_shuffle_i32x4(a, c, 0x88);
+        half[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
+        half[i + 8] = _mm512_shuffle_i32x4(a, c, 0xDD);
+        half[i + 12] = _mm512_shuffle_i32x4(b, d, 0xDD);
+    }
+    for (int i = 0; i < LANES; i++) rows[i] = half[i];
+}
+
+/* Puts `count` keys, `step` numbers apart, at places at.. of the packed ones. */
 TARGET static void pack_keys(uint32_t *to, int64_t at, const bf16 *from, int64_t count, int64_t step, int64_t pairs) {
-    const __m512i lines = _mm512_mullo_epi32(
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(LANES));
-    for (int64_t i = 0; i < count; i++, at++) {
+    for (int64_t i = 0; i < count;) {
         uint32_t *column = to + at / LANES * pairs * LANES + at % LANES;
-        const uint32_t *key = (const uint32_t *)(from + i * step);
+        const int64_t here = at % LANES == 0 && count - i >= LANES ? LANES : 1;
         for (int64_t d = 0; d < pairs; d += LANES) {
-            __mmask16 lanes = first_lanes(pairs - d);
-            _mm512_mask_i32scatter_epi32(column + d * LANES, lanes, lines, _mm512_maskz_loadu_epi32(lanes, key + d), 4);
+            const __mmask16 lanes = first_lanes(pairs - d);
+            if (here == 1) {
+                const uint32_t *key = (const uint32_t *)(from + i * step) + d;
+                for (int64_t p = 0; p < LANES && d + p < pairs; p++) column[(d + p) * LANES] = key[p];
+                continue;
+            }
+            __m512i rows[LANES];
+            for (int r = 0; r < LANES; r++)
+                rows[r] = _mm512_maskz_loadu_epi32(lanes, (const uint32_t *)(from + (i + r) * step) + d);
+            transpose(rows);
+            for (int r = 0; r < LANES && d + r < pairs; r++) _mm512_storeu_si512(column + (d + r) * LANES, rows[r]);
         }
+        i += here;
+        at += here;
     }
 }
 
+/* The same of values: neighbours side by side. */
 TARGET static void pack_values(uint32_t *to, int64_t at, const bf16 *from, int64_t count, int64_t step, int64_t width) {
-    for (int64_t i = 0; i < count; i++, at++) {
+    for (int64_t i = 0; i < count;) {
         uint32_t *line = to + at / 2 * width;
+        const int odd = at % 2, here = odd || count - i < 2 ? 1 : 2;
         for (int64_t d = 0; d < width; d += LANES) {
-            __m512i fresh = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(from + i * step + d)));
-            if (at % 2) {
+            const bf16 *value = from + i * step + d;
+            __m512i fresh = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)value));
+            if (odd) {
                 const __m512i older = _mm512_and_si512(_mm512_loadu_si512(line + d), _mm512_set1_epi32(0xFFFF));
                 fresh = _mm512_or_si512(older, _mm512_slli_epi32(fresh, 16));
+            } else if (here == 2) {
+                const __m512i next = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(value + step)));
+                fresh = _mm512_or_si512(fresh, _mm512_slli_epi32(next, 16));
             }
             _mm512_storeu_si512(line + d, fresh);
         }
+        i += here;
+        at += here;
     }
 }
 
@@ -255,12 +299,18 @@ EXPORT int lorica_attend(const bf16 *query, const bf16 *key, const bf16 *value, 
         for (int64_t i = 0; i < count; i++) {
             const Sequence *one = sequences + i, *last = i ? one - 1 : NULL;
             int64_t at = 0;
-            /* What the sequence before has of the same beginning is packed already. */
-            if (last && one->links && last->link == one->link && last->links == one->links) at = one->start;
-            for (int64_t l = one->link; l < one->link + one->links && at < one->start; l++) {
-                pack_keys(packed.keys, at, link_keys[l] + head * width, link_lengths[l], step, width / 2);
-                pack_values(packed.values, at, link_values[l] + head * width, link_lengths[l], step, width);
-                at += link_lengths[l];
+            for (int64_t l = 0; l < one->links; l++) {
+                const int64_t here = one->link + l, length = link_lengths[here];
+                /* What the sequence before has of the same beginnings is packed already. */
+                if (last && l < last->links && link_keys[last->link + l] == link_keys[here] &&
+                    link_lengths[last->link + l] == length) {
+                    at += length;
+                    continue;
+                }
+                last = NULL;
+                pack_keys(packed.keys, at, link_keys[here] + head * width, length, step, width / 2);
+                pack_values(packed.values, at, link_values[here] + head * width, length, step, width);
+                at += length;
             }
             const int64_t own = one->offset * step + head * width;
             pack_keys(packed.keys, at, key + own, one->length, step, width / 2);
