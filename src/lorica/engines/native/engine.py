@@ -23,9 +23,11 @@ from lorica.engines.base import (
     not_there,
 )
 from lorica.engines.native import merging
+from lorica.engines.native.beginnings import Beginnings, Wanted
 from lorica.engines.native.block import goes_by_products, has_fast_kernel
 from lorica.engines.native.branches import NO_BRANCHES, branches_of
 from lorica.engines.native.generate import Finished, Generation, Waiting
+from lorica.engines.native.load import load_for, load_stored
 from lorica.engines.native.memory import free_memory, in_halves, tokens_that_fit
 from lorica.engines.native.pack import Piece, Prefix
 from lorica.engines.native.passes import Passes
@@ -35,11 +37,9 @@ from lorica.errors import EngineError
 from lorica.models.adapter_weights import load_lora
 from lorica.models.decoder import Decoder
 from lorica.models.fast import AnyDecoder, FastDecoder
-from lorica.models.linear import PRECISIONS
 from lorica.models.lora import LoraWeights
 from lorica.models.merging import merge, restore
 from lorica.models.quantised import quantised
-from lorica.models.weights import DTYPES, load_decoder
 from lorica.records import Choose, Generate, Output, Request
 
 _CACHE_PER_BATCH = 4  # tokens that rows under continuation may hold, in units of batch_tokens
@@ -76,6 +76,7 @@ class NativeEngine:
         self._merge, self._stored = merge, stored
         self._merged: str | None = None
         self._decode: Decode | None = None
+        self._beginnings = Beginnings()
 
     def add_adapter(self, name: str, folder: Path) -> None:
         """Load an adapter under a name; the same adapter again changes nothing.
@@ -105,13 +106,14 @@ class NativeEngine:
             self._restore()
         del self._adapters[name]
         del self._digests[name]
+        self._beginnings.drop(name)
         if isinstance(self._decoder, FastDecoder):
             self._decoder.forget_adapters()
 
     def describe(self) -> dict[str, str]:
         """What decides the results and the speed."""
         decoder = self._decoder
-        repeats = self._deterministic and decoder.device.type == "cpu"
+        repeats = self._repeats()
         by_products = repeats and goes_by_products(torch.empty(0, dtype=decoder.dtype))
         flash = "flash" if decoder.device.type == "cpu" and has_fast_kernel() else "plain"
         compiled = isinstance(decoder, FastDecoder) and decoder.compiled
@@ -132,7 +134,10 @@ class NativeEngine:
 
     def repeatable(self, request: Request) -> bool:
         """Scores are, where `deterministic` holds; texts are not, for their steps are products of few rows."""
-        return isinstance(request, Choose) and self._deterministic and self._decoder.device.type == "cpu"
+        return isinstance(request, Choose) and self._repeats()
+
+    def _repeats(self) -> bool:
+        return self._deterministic and self._decoder.device.type == "cpu"
 
     def read_text_with(self, decode: Decode) -> None:
         """See `ReadingEngine`."""
@@ -159,6 +164,7 @@ class NativeEngine:
         before = self.run(asked)
         merge(decoder, self._stored(), self._adapters[name])
         self._merged = name
+        self._beginnings.clear()
         decoder.forget_adapters()
         difference = merging.mean_difference(before, self.run(asked))
         if not merging.exact_enough(difference, precision):
@@ -177,6 +183,11 @@ class NativeEngine:
         assert self._stored is not None
         restore(self._decoder, self._stored(), self._adapters[self._merged])
         self._merged = None
+        self._beginnings.clear()
+
+    def forget_beginnings(self) -> None:
+        """Let go of the shared beginnings that earlier runs computed; the next run computes its own."""
+        self._beginnings.clear()
 
     def run(
         self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
@@ -193,22 +204,28 @@ class NativeEngine:
                 able.append(index)
         if on_done is not None:
             on_done(len(requests) - len(able))
-        for committed in self.execute(self.plan([requests[index] for index in able])):
+        self._beginnings.trim(self._decoder.device)
+        asked = [requests[index] for index in able]
+        for committed in self.execute(self.plan(asked)):
             for index, output in committed:
                 outputs[able[index]] = output
             if on_outputs is not None and committed:
                 on_outputs([(able[index], output) for index, output in committed])
             if on_done is not None and committed:
                 on_done(len(committed))
+        self._beginnings.see(asked)
         return cast(list[Output], outputs)
 
     def plan(self, requests: Sequence[Request]) -> Plan:
-        """The plan for valid requests: a pure function of them, the settings and, where that is short, free memory."""
+        """The plan for valid requests: a pure function of them, the settings, the beginnings of earlier runs and, where
+        that is short, free memory.
+        """
         return make_plan(
             requests,
             batch_tokens=self._budget(),
             share_prefixes=self._share_prefixes,
             workers=count_workers(self._decoder.device),
+            known=self._beginnings.known(requests) if self._repeats() else {},
         )
 
     @torch.inference_mode()
@@ -260,22 +277,28 @@ class NativeEngine:
         )
 
     def _to_compute(self, plan: Plan, batch: Batch, computed: dict[int, Future[Prefix]]) -> Callable[[], Finished]:
-        segments = [plan.segments[index] for index in batch.segments]
-        parents = [computed.get(segment.parent) for segment in segments]
-        promised: list[Future[Prefix]] = [Future() for _ in segments]
+        wanted = self._beginnings.look_up(plan, batch.segments)
+        parents = [computed.get(one.segment.parent) for one in wanted]
+        promised: list[Future[Prefix]] = [Future() for _ in wanted]
         computed.update(zip(batch.segments, promised, strict=True))
+
+        def read(missing: Sequence[Wanted], before: Sequence[Prefix | None]) -> list[Prefix]:
+            pieces = [
+                Piece(one.segment.tokens, parent, self._adapter(one.segment.adapter))
+                for one, parent in zip(missing, before, strict=True)
+            ]
+            return in_halves(self._passes.read, pieces)
 
         def work() -> Finished:
             try:
-                pieces = [
-                    Piece(segment.tokens, _kept(parent), self._adapter(segment.adapter))
-                    for segment, parent in zip(segments, parents, strict=True)
-                ]
-                for promise, prefix in zip(promised, in_halves(self._passes.read, pieces), strict=True):
+                before = [_kept(parent) for parent in parents]
+                prefixes = self._beginnings.complete(wanted, before, read, keep=self._repeats())
+                for promise, prefix in zip(promised, prefixes, strict=True):
                     promise.set_result(prefix)
             except BaseException as error:
                 for promise in promised:  # whoever waits for them must not wait for ever
-                    promise.set_exception(error)
+                    if not promise.done():
+                        promise.set_exception(error)
                 raise
             return []
 
@@ -351,30 +374,10 @@ def load_native(folder: Path, settings: EngineSettings) -> NativeEngine:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return NativeEngine(
-        _load(folder, settings, device),
+        load_for(folder, settings, device),
         batch_tokens=settings.batch_tokens,
         share_prefixes=settings.share_prefixes,
         deterministic=settings.deterministic,
         merge=settings.merge,
-        stored=lambda: _stored(folder, settings),
+        stored=lambda: load_stored(folder, settings),
     )
-
-
-def _load(folder: Path, settings: EngineSettings, device: str) -> AnyDecoder:
-    """On a CPU the fast decoder; elsewhere, and for four bits, the plain one."""
-    dtype = settings.dtype
-    if dtype not in ("auto", *PRECISIONS):
-        raise EngineError(f"dtype={dtype!r} is none of auto, {', '.join(PRECISIONS)}", fix="choose one of these")
-    if device == "cpu" and not settings.load_in_4bit:
-        decoder = _stored(folder, settings)
-        return FastDecoder(decoder, str(decoder.dtype).removeprefix("torch.") if dtype == "auto" else dtype)
-    if dtype not in ("auto", *DTYPES):
-        told = "with load_in_4bit the weights have four bits already" if settings.load_in_4bit else f"device={device}"
-        raise EngineError(
-            f"dtype={dtype} computes in whole numbers on a CPU; {told}", fix="use dtype=bfloat16, or device=cpu"
-        )
-    return load_decoder(folder, dtype=DTYPES.get(dtype), device=device, load_in_4bit=settings.load_in_4bit)
-
-
-def _stored(folder: Path, settings: EngineSettings) -> Decoder:
-    return load_decoder(folder, dtype=DTYPES.get(settings.dtype), as_stored=True)

@@ -1,4 +1,4 @@
-"""What is computed, and in which order: a pure function of the requests. No torch here.
+"""What is computed, and in which order: a pure function of the requests and of what is known before. No torch here.
 
 Prompts of one adapter that begin alike are hung into a tree of segments, each computed once. What is left of
 every prompt, its own part, is packed without padding into batches of a token budget. Batches may mix
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -42,12 +43,15 @@ _ROW_SHARES = 3  # of what is left, per worker: batches of rows begin large and 
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """A shared beginning: `tokens` stand at positions start.. and follow the segment `parent` (-1: none)."""
+    """A shared beginning: `tokens` stand at positions start.. and follow the segment `parent` (-1: none). Not shared: a
+    part of a row that is too long for one pass.
+    """
 
     adapter: str | None
     parent: int
     start: int
     tokens: tuple[int, ...]
+    shared: bool = True
 
 
 class PlannedRow(msgspec.Struct, frozen=True):
@@ -88,6 +92,11 @@ class Plan(msgspec.Struct, frozen=True):
         rows = sum(own_tokens(self.requests[r.request], r.start) for b in self.batches for r in b.rows)
         return rows + sum(len(segment.tokens) for segment in self.segments)
 
+    def path(self, index: int) -> tuple[int, ...]:
+        """All tokens from position 0 to the end of a segment."""
+        chain = _chain(self.segments, index)
+        return tuple(token for each in reversed(chain) for token in self.segments[each].tokens)
+
 
 def own_tokens(request: Request, start: int) -> int:
     """Tokens of a row's own part: the prompt from `start` on, and what must be read of its choices."""
@@ -95,13 +104,21 @@ def own_tokens(request: Request, start: int) -> int:
     return len(request.prompt) - start + longer
 
 
-def make_plan(requests: Sequence[Request], *, batch_tokens: int, share_prefixes: bool = True, workers: int = 1) -> Plan:
+def make_plan(
+    requests: Sequence[Request],
+    *,
+    batch_tokens: int,
+    share_prefixes: bool = True,
+    workers: int = 1,
+    known: Mapping[str | None, Sequence[tuple[int, ...]]] = MappingProxyType({}),
+) -> Plan:
     """Plan valid requests: every prompt and every choice has at least one token.
 
     batch_tokens: the batches that are computed at once hold no more tokens together, unless one is a single row or
     segment of at most SMALLEST_CUT; what is longer is read in several passes, as segments one below the other.
     share_prefixes: False gives every row its whole prompt as own part. workers: batches computed at once; they shall be
-    done at about the same time (guided self-scheduling: Polychronopoulos and Kuck, 1987).
+    done at about the same time (guided self-scheduling: Polychronopoulos and Kuck, 1987). known: beginnings of each
+    adapter's prompts that were met before; what a row has in common with one of them is shared, too.
     """
     batch_tokens = max(1, batch_tokens // workers)
     requests = tuple(requests)
@@ -116,7 +133,12 @@ def make_plan(requests: Sequence[Request], *, batch_tokens: int, share_prefixes:
     batches: list[Batch] = []
     rows: dict[bool, list[PlannedRow]] = {True: [], False: []}
     for key in sorted(groups, key=longest_first):
-        rows[key[0]] += _hang(requests, groups[key], segments, share_prefixes, max(batch_tokens, SMALLEST_CUT))
+        most = max(batch_tokens, SMALLEST_CUT)
+        if share_prefixes:
+            rows[key[0]] += _hang(requests, groups[key], known.get(key[1], ()), segments, most)
+        else:
+            alone = [_cut(requests, PlannedRow(index, -1, 0), segments, most) for index in groups[key]]
+            rows[key[0]] += _ordered(requests, alone)
     left = sum(own_tokens(requests[row.request], row.start) for row in rows[True])
     total = left + sum(len(segment.tokens) for segment in segments)
     even = batch_tokens if workers == 1 else min(batch_tokens, max(SMALLEST_SHARE, total // (workers * _PREFIX_SHARES)))
@@ -126,21 +148,28 @@ def make_plan(requests: Sequence[Request], *, batch_tokens: int, share_prefixes:
 
 
 def _hang(
-    requests: Sequence[Request], members: Sequence[int], segments: list[Segment], share: bool, most: int
+    requests: Sequence[Request],
+    members: Sequence[int],
+    known: Sequence[tuple[int, ...]],
+    segments: list[Segment],
+    most: int,
 ) -> list[PlannedRow]:
     """Hang the requests of one adapter into the tree; returns them so that each segment's rows stand
-    together. most: tokens of one segment, and of a row's own part.
+    together. known: beginnings that hang there already. most: tokens of one segment, and of a row's own part.
     """
-    if not share:
-        return _ordered(requests, [_cut(requests, PlannedRow(index, -1, 0), segments, most) for index in members])
     # The last token of a prompt is never shared: the row's own scores are read from its position.
     keys = {index: requests[index].prompt[:-1] for index in members}
-    order = sorted(members, key=lambda index: (keys[index], index))
+    keys.update((-1 - number, path) for number, path in enumerate(known))  # below 0 stands no row
+    order = sorted(keys, key=lambda index: (keys[index], index))
+    rows = [0, *accumulate(index >= 0 for index in order)]
     alike = [0] + [_common(keys[a], keys[b]) for a, b in pairwise(order)]
+    adapter = requests[members[0]].adapter
     placed: list[PlannedRow] = []
     work = [(0, len(order), -1, 0, 0)]
     while work:  # depth first, so that a segment's descendants are numbered right after it
         low, high, parent, depth, level = work.pop()
+        if rows[high] == rows[low]:
+            continue
         if high - low == 1:
             placed.append(_cut(requests, PlannedRow(order[low], parent, depth), segments, most))
             continue
@@ -150,7 +179,7 @@ def _hang(
             first = order[low]
             while depth < reach:
                 stop = min(reach, depth + most)
-                segments.append(Segment(requests[first].adapter, parent, depth, keys[first][depth:stop]))
+                segments.append(Segment(adapter, parent, depth, keys[first][depth:stop]))
                 parent, depth = len(segments) - 1, stop
             level += 1
         cuts = [low, *(at for at in range(low + 1, high) if alike[at] == reach), high]
@@ -163,7 +192,8 @@ def _cut(requests: Sequence[Request], row: PlannedRow, segments: list[Segment], 
     request = requests[row.request]
     while own_tokens(request, row.start) > most and len(request.prompt) - row.start > 1:
         stop = min(row.start + most, len(request.prompt) - 1)
-        segments.append(Segment(request.adapter, row.segment, row.start, request.prompt[row.start : stop]))
+        part = request.prompt[row.start : stop]
+        segments.append(Segment(request.adapter, row.segment, row.start, part, shared=False))
         row = PlannedRow(row.request, len(segments) - 1, stop)
     return row
 

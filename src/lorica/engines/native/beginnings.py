@@ -1,0 +1,133 @@
+"""Shared beginnings that outlive a run: the next window of a file, or the next call, begins with the same prompts.
+
+What is kept gives the bits that computing it anew would give, so it is only used where these depend on nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from threading import Lock
+
+import torch
+
+from lorica.engines.native.memory import free_memory
+from lorica.engines.native.pack import Prefix
+from lorica.engines.native.plan import Plan, Segment
+from lorica.records import Request
+
+_SHARE = 0.125  # of the memory that is free without it
+_MOST_KNOWN = 64  # beginnings of one adapter that the next plan is shown
+
+Path = tuple[int, ...]
+"""All tokens from position 0 to the end of a beginning."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A segment of a plan, its path, and what is kept of it, without what lies before."""
+
+    segment: Segment
+    path: Path
+    kept: Prefix | None
+
+
+class Beginnings:
+    """Those of any number of adapters, the least used dropped first. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._kept: OrderedDict[tuple[str | None, Path], Prefix] = OrderedDict()
+        self._seen: dict[str | None, Path] = {}
+
+    def known(self, requests: Sequence[Request]) -> Mapping[str | None, Sequence[Path]]:
+        """Of each adapter that is asked: the ends of what is kept, and an earlier prompt, from which a plan learns what
+        prompts have in common even where it holds one of them alone.
+        """
+        found: dict[str | None, list[Path]] = {request.adapter: [] for request in requests}
+        with self._lock:
+            for adapter, path in reversed(self._kept):
+                if adapter in found and len(found[adapter]) < _MOST_KNOWN:
+                    found[adapter].append(path)
+            for adapter, members in found.items():
+                if adapter in self._seen:
+                    members.append(self._seen[adapter])
+        return found
+
+    def see(self, requests: Sequence[Request]) -> None:
+        """Remember a prompt of each adapter."""
+        with self._lock:
+            self._seen.update((request.adapter, request.prompt[:-1]) for request in reversed(requests))
+
+    def look_up(self, plan: Plan, segments: Sequence[int]) -> list[Wanted]:
+        """What is kept of these segments."""
+        found = []
+        for index in segments:
+            segment, path = plan.segments[index], plan.path(index)
+            found.append(Wanted(segment, path, self._find(segment.adapter, path, segment.start)))
+        return found
+
+    def complete(
+        self,
+        wanted: Sequence[Wanted],
+        parents: Sequence[Prefix | None],
+        read: Callable[[Sequence[Wanted], Sequence[Prefix | None]], list[Prefix]],
+        *,
+        keep: bool,
+    ) -> list[Prefix]:
+        """All that is wanted: what is kept, and from `read` what is not, which is kept then unless it is of a single
+        row. parents: what lies before each.
+        """
+        missing = [number for number, one in enumerate(wanted) if one.kept is None]
+        found = [one.kept and replace(one.kept, parent=parent) for one, parent in zip(wanted, parents, strict=True)]
+        if missing:
+            fresh = read([wanted[number] for number in missing], [parents[number] for number in missing])
+            for number, prefix in zip(missing, fresh, strict=True):
+                found[number], segment = prefix, wanted[number].segment
+                if keep and segment.shared:
+                    with self._lock:
+                        self._kept[segment.adapter, wanted[number].path] = replace(prefix, parent=None)
+        return [one for one in found if one is not None]
+
+    def trim(self, device: torch.device) -> None:
+        """Drop what takes more than its share of memory."""
+        free = free_memory(device)
+        with self._lock:
+            sizes = {key: _size(prefix) for key, prefix in self._kept.items()}
+            held = sum(sizes.values())
+            while free is not None and self._kept and held > (free + held) * _SHARE:
+                key, _ = self._kept.popitem(last=False)
+                held -= sizes[key]
+                free += sizes[key]
+
+    def drop(self, adapter: str | None) -> None:
+        """Forget an adapter: its name may come back with other weights."""
+        with self._lock:
+            self._seen.pop(adapter, None)
+            for key in [key for key in self._kept if key[0] == adapter]:
+                del self._kept[key]
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._kept.clear()
+            self._seen.clear()
+
+    def _find(self, adapter: str | None, path: Path, start: int) -> Prefix | None:
+        with self._lock:
+            for (name, whole), prefix in reversed(self._kept.items()):
+                if name == adapter and prefix.start <= start and whole[: len(path)] == path:
+                    self._kept.move_to_end((name, whole))
+                    return _cut(prefix, start, len(path))
+        return None
+
+
+def _cut(prefix: Prefix, start: int, stop: int) -> Prefix:
+    part = slice(start - prefix.start, stop - prefix.start)
+    keys, values = ([one[:, part] for one in each] for each in (prefix.keys, prefix.values))
+    return Prefix(None, start, stop - start, keys, values)
+
+
+def _size(prefix: Prefix) -> int:
+    return sum(one.numel() * one.element_size() for one in (*prefix.keys, *prefix.values))

@@ -1,0 +1,36 @@
+"""The base model of the native engine, loaded in the form that suits device and precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorica.engines.base import EngineSettings
+from lorica.errors import EngineError
+from lorica.models.decoder import Decoder
+from lorica.models.fast import AnyDecoder, FastDecoder
+from lorica.models.linear import PRECISIONS
+from lorica.models.weights import DTYPES, load_decoder
+
+
+def load_for(folder: Path, settings: EngineSettings, device: str) -> AnyDecoder:
+    """The base in the form in which it is run: on a CPU the fast decoder; elsewhere, and for four bits, the plain one.
+
+    Raises EngineError for a precision that does not exist there.
+    """
+    dtype = settings.dtype
+    if dtype not in ("auto", *PRECISIONS):
+        raise EngineError(f"dtype={dtype!r} is none of auto, {', '.join(PRECISIONS)}", fix="choose one of these")
+    if device == "cpu" and not settings.load_in_4bit:
+        decoder = load_stored(folder, settings)
+        return FastDecoder(decoder, str(decoder.dtype).removeprefix("torch.") if dtype == "auto" else dtype)
+    if dtype not in ("auto", *DTYPES):
+        told = "with load_in_4bit the weights have four bits already" if settings.load_in_4bit else f"device={device}"
+        raise EngineError(
+            f"dtype={dtype} computes in whole numbers on a CPU; {told}", fix="use dtype=bfloat16, or device=cpu"
+        )
+    return load_decoder(folder, dtype=DTYPES.get(dtype), device=device, load_in_4bit=settings.load_in_4bit)
+
+
+def load_stored(folder: Path, settings: EngineSettings) -> Decoder:
+    """The base as its files have it."""
+    return load_decoder(folder, dtype=DTYPES.get(settings.dtype), as_stored=True)
