@@ -30,8 +30,17 @@ INLINE void store_bf16(bf16 *to, __mmask16 lanes, __m512 x) {
     _mm256_mask_storeu_epi16(to, lanes, (__m256i)_mm512_cvtneps_pbh(x));
 }
 
+/* What is read from memory in one pass is asked for this many bytes ahead: results of a product lie in the third cache or
+ * beyond by the time they are read again, and the processor alone does not look far enough ahead (gate: 2.3 times). */
+enum { AHEAD = 4096 };
+
+INLINE void look_ahead(const void *from) {
+    _mm_prefetch((const char *)from + AHEAD, _MM_HINT_T0);
+}
+
 /* Numbers at..at + 15 of what is bfloat16 or, `wide`, float32. */
 INLINE __m512 load(const void *from, int64_t at, __mmask16 lanes, const int wide) {
+    look_ahead((const char *)from + at * (wide ? 4 : 2));
     return wide ? _mm512_maskz_loadu_ps(lanes, (const float *)from + at) : load_bf16((const bf16 *)from + at, lanes);
 }
 

@@ -38,7 +38,7 @@ EXPORT void lorica_scale(float *y, const float *scale, const float *bias, int64_
             const __mmask16 lanes = first_lanes(width - d);
             const __m512 shift = bias ? _mm512_maskz_loadu_ps(lanes, bias + d) : _mm512_setzero_ps();
             float *at = y + row * width + d;
-            _mm512_mask_storeu_ps(at, lanes, _mm512_fmadd_ps(_mm512_maskz_loadu_ps(lanes, at), _mm512_set1_ps(scale[row]), shift));
+            _mm512_mask_storeu_ps(at, lanes, _mm512_fmadd_ps(load(at, 0, lanes, 1), _mm512_set1_ps(scale[row]), shift));
         }
 }
 
@@ -72,8 +72,8 @@ EXPORT int lorica_add_norm_round(float *x, const float *added, const float *scal
         if (added)
             for (int64_t d = 0; d < width; d += LANES) {
                 const __mmask16 lanes = first_lanes(width - d);
-                const __m512 fresh = _mm512_maskz_loadu_ps(lanes, added + row * width + d);
-                const __m512 before = _mm512_maskz_loadu_ps(lanes, states + d);
+                const __m512 fresh = load(added, row * width + d, lanes, 1);
+                const __m512 before = load(states, d, lanes, 1);
                 _mm512_mask_storeu_ps(states + d, lanes, _mm512_fmadd_ps(fresh, _mm512_set1_ps(scale[row]), before));
             }
         if (!codes) continue;
@@ -104,8 +104,8 @@ EXPORT int lorica_gate_round(const float *opened, const float *up, const float *
         __m512 largest = _mm512_setzero_ps();
         for (int64_t d = 0; d < width; d += LANES) {
             const __mmask16 lanes = first_lanes(width - d);
-            const __m512 a = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, opened + row * width + d), factor);
-            const __m512 b = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, up + row * width + d), factor);
+            const __m512 a = _mm512_mul_ps(load(opened, row * width + d, lanes, 1), factor);
+            const __m512 b = _mm512_mul_ps(load(up, row * width + d, lanes, 1), factor);
             const __m512 inner = _mm512_mul_ps(silu(a), b);
             largest = larger(largest, inner);
             _mm512_mask_storeu_ps(line + d, lanes, inner);

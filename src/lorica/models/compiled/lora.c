@@ -41,7 +41,10 @@ INLINE void first_strip(const bf16 *x, int64_t rows, const bf16 *a, int64_t rank
     for (int64_t d = 0; d < in; d += 2 * LANES) {
         const __mmask32 lanes = in - d >= 2 * LANES ? 0xFFFFFFFFu : (1u << (in - d)) - 1;
         __m512bh given[ROWS];
-        for (int i = 0; i < ROWS; i++) given[i] = (__m512bh)_mm512_maskz_loadu_epi16(lanes, left[i] + d);
+        for (int i = 0; i < ROWS; i++) {
+            look_ahead(left[i] + d);
+            given[i] = (__m512bh)_mm512_maskz_loadu_epi16(lanes, left[i] + d);
+        }
         for (int j = 0; j < RANKS; j++) {
             const __m512bh factor = (__m512bh)_mm512_maskz_loadu_epi16(lanes, right[j] + d);
             for (int i = 0; i < ROWS; i++) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], given[i], factor);
@@ -99,6 +102,11 @@ INLINE void second_strip(const uint32_t *middle, int64_t rows, const uint32_t *t
         share[r] = middle + (r < rows ? r : rows - 1) * pairs;
         for (int v = 0; v < wide; v++) sum[r][v] = _mm512_setzero_ps();
     }
+    for (int64_t r = 0; r < STRIP; r++) /* the rows that come next; what is added to is read last */
+        for (int v = 0; v < wide; v += 2) {
+            const int64_t place = at + (r + STRIP) * total + v * LANES;
+            _mm_prefetch(floats ? (const char *)((float *)y + place) : (const char *)((bf16 *)y + place), _MM_HINT_T0);
+        }
     for (int64_t p = 0; p < pairs; p++) {
         __m512bh factor[WIDE];
         for (int v = 0; v < wide; v++)
