@@ -40,4 +40,4 @@ bench: $(STAMP)  ## every speed claim, each script ending in one line of key=val
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:  ## remove everything that make made
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis runs demo-report
+	rm -rf src/lorica/models/compiled/_kernels.so .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis runs demo-report

@@ -1,6 +1,6 @@
 """Kill `lorica infer` at random moments until it is done: is the file the same to the byte, and what was lost?
 
-    python bench/kills.py [--kills 50] [--rows 120]
+    python bench/kills.py [--kills 50] [--rows 120] [--dtype bfloat16] [--kinds rules,saq]
 
 Two runs on the embedded model, one of scores (two choices a row, as W1) and one of short texts (as W3): each once
 without interruption, then killed (`kill -9`) after a random time, again and again, and resumed by the same command. A
@@ -37,17 +37,24 @@ def make_rows(path: Path, kind: str, rows: int) -> Path:
     return path
 
 
-def command(kind: str, rows: Path, output: Path) -> list[str]:
+def command(kind: str, dtype: str, rows: Path, output: Path) -> list[str]:
     """The same command for the first run and every resume."""
-    given = [f"task={kind}", f"input={rows}", f"output={output}", "inference.resume=true", "inference.batch_tokens=512"]
+    given = [f"model.dtype={dtype}"]
+    given += [
+        f"task={kind}",
+        f"input={rows}",
+        f"output={output}",
+        "inference.resume=true",
+        "inference.batch_tokens=512",
+    ]
     given += ["inference.window_rows=40"] if kind == "rules" else ["inference.max_new_tokens=12"]
     return [sys.executable, "-m", "lorica.cli", "infer", *given]
 
 
-def run(kind: str, rows: Path, output: Path, after: float | None) -> tuple[bool, float]:
+def run(kind: str, dtype: str, rows: Path, output: Path, after: float | None) -> tuple[bool, float]:
     """Run, and kill after so many seconds; returns whether it was killed, and how long it took."""
     begun = time.perf_counter()
-    process = subprocess.Popen(command(kind, rows, output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command(kind, dtype, rows, output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         code = process.wait(after)
     except subprocess.TimeoutExpired:
@@ -73,22 +80,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="of each kind of run")
     parser.add_argument("--rows", type=int, default=120, help="of scores; texts are three groups")
+    parser.add_argument(
+        "--dtype", default="auto", help="of the base: beside compiled kernels, texts repeat in bfloat16"
+    )
+    parser.add_argument("--kinds", default="rules,saq", help="scores, texts")
     given = parser.parse_args()
-    figures = ["bench=kills"]
+    figures = [f"bench=kills dtype={given.dtype}"]
     nothing: tuple[int, ...] = (0, 0)
     chance = random.Random(0)
-    for kind in ("rules", "saq"):
+    for kind in given.kinds.split(","):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             count = given.rows if kind == "rules" else 3 * TEXTS_TOGETHER
             rows = make_rows(folder / "rows.csv", kind, count)
-            _, whole_seconds = run(kind, rows, folder / "whole.jsonl", None)
+            _, whole_seconds = run(kind, given.dtype, rows, folder / "whole.jsonl", None)
             right = (folder / "whole.jsonl").read_bytes()
             kills = finished = same = 0
             output = folder / "out.jsonl"
             before = nothing
             while kills < given.kills:
-                killed, _ = run(kind, rows, output, chance.uniform(0.3, 1.0) * whole_seconds)
+                killed, _ = run(kind, given.dtype, rows, output, chance.uniform(0.3, 1.0) * whole_seconds)
                 if killed and not output.exists():  # it appears whole, when all is done
                     kills += 1
                     now = kept(output)
@@ -102,7 +113,7 @@ def main() -> None:
                 output.with_name(output.name + ".run.json").unlink(missing_ok=True)  # written last
                 shutil.rmtree(output.with_name(output.name + ".partial"), ignore_errors=True)
                 before = nothing
-            while run(kind, rows, output, None)[0]:
+            while run(kind, given.dtype, rows, output, None)[0]:
                 pass
             finished += 1
             same += output.read_bytes() == right

@@ -27,7 +27,7 @@ from lorica.models.compiled import kernels  # noqa: E402
 from lorica.models.families import read_decoder_config  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.models.lora import LoraSpan, LoraWeights  # noqa: E402
-from lorica.records import Choose, Request  # noqa: E402
+from lorica.records import Choose, Generate, Request, Sampling  # noqa: E402
 
 NAMES = (None, "first", "second")
 BUDGETS = (512, 1024, 4096)
@@ -187,3 +187,29 @@ def test_compiled_kernels_change_nothing_but_rounding(
             pairs = zip(way.run(requests), right, strict=True)
             errors = [abs(a - b) for mine, exact in pairs for a, b in zip(mine.logprobs, exact.logprobs, strict=True)]
             assert statistics.mean(errors) < most, (dtype, way.describe()["kernels"])
+
+
+@pytest.mark.skipif(not kernels.is_there(), reason=f"no compiled kernels: {kernels.why_not()}")
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_a_rows_text_never_changes_either(
+    base: Path, adapters: dict[str, Path], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are drawn show every bit of their logits sooner or later."""
+    monkeypatch.setattr(plan, "MIN_SAVED_TOKENS", 16)
+    drawn = Sampling(max_new_tokens=24, do_sample=True, temperature=1.5, top_k=0)
+    requests: list[Request] = []
+    for number, row in enumerate([*rows(), *rows()]):
+        sampling = drawn if number % 2 else Sampling(max_new_tokens=5 + 3 * number)
+        requests.append(Generate(f"t{number}", (*row.prompt, number), sampling, adapter=row.adapter))
+    scored = rows()
+    engines = [engine(base, adapters, dtype, budget) for budget in BUDGETS]
+    assert engines[0].repeatable(requests[0])
+    one_by_one = engine(base, adapters, dtype, 4096, share=False)
+    right = {request.id: one_by_one.run([request])[0] for request in [*requests, *scored]}
+    assert len({output.tokens for output in right.values()}) > len(requests), "nothing is degenerate"
+    for number in range(6):
+        mixed = random.Random(number).sample([*requests, *scored], random.Random(number).randrange(2, 27))
+        torch.set_num_threads(2 if number == 1 else 1)
+        if number % 3 == 0:
+            engines[number % 3].forget_beginnings()
+        assert engines[number % 3].run(mixed) == [right[request.id] for request in mixed]

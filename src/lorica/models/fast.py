@@ -14,7 +14,7 @@ from lorica.models.attention import Attention
 from lorica.models.between import Norm, Turn
 from lorica.models.decoder import Decoder, Layer
 from lorica.models.fast_int8 import Int8Layer, suits
-from lorica.models.fast_layer import FastLayer, goes_compiled
+from lorica.models.fast_layer import AnyLayer, FastLayer, KeepOnly, Parts, goes_compiled
 from lorica.models.linear import make_product, stream_dtype, working_dtype
 from lorica.models.lora import LoraSpan, spans_of
 from lorica.models.rope import inverse_frequencies
@@ -35,12 +35,15 @@ class FastDecoder:
         self.embedding = decoder.model.embed_tokens.weight.detach()
         self._stream, self.compiled = stream_dtype(precision), goes_compiled(self.config, precision)
         layers = decoder.model.layers
-        self._layers: list[FastLayer] = []
+        self._parts: list[Parts] = []
+        self._layers: list[AnyLayer] = []
         for number in range(self.config.layers):
             layer = layers[number]
             assert isinstance(layer, Layer)
-            made = Int8Layer if self.compiled and suits(layer, precision) else FastLayer
-            self._layers.append(made(layer, self.config, number, precision))
+            parts = Parts(layer, self.config, number, precision)
+            whole = self.compiled and suits(layer, precision)
+            self._parts.append(parts)
+            self._layers.append(Int8Layer(parts) if whole else FastLayer(parts))
             layers[number] = nn.Identity()
         self._norm = Norm(decoder.model.norm, self._stream, compiled=self.compiled)
         self._head = make_product((decoder.lm_head,), precision)
@@ -71,7 +74,7 @@ class FastDecoder:
             layer.finish(x, layer.mix(x, turn, attention, updates), updates)
         last = self._layers[-1]
         if read is not None and not len(read):
-            last.keep(x, turn, attention, updates)
+            last.mix(x, turn, KeepOnly(attention), updates)
             return x[:0]
         mixed = last.mix(x, turn, attention, updates)
         if read is not None:
@@ -93,8 +96,8 @@ class FastDecoder:
         )
 
     def renew_layer(self, number: int, layer: Layer, modules: Set[str]) -> None:
-        """Put other weights in the place of some of a layer's: see `FastLayer.renew`."""
-        self._layers[number].renew(layer, self.precision, modules)
+        """Put other weights in the place of some of a layer's: see `Parts.renew`."""
+        self._parts[number].renew(layer, self.precision, modules)
 
     def forget_adapters(self) -> None:
         """Let go of what was joined of adapters' matrices for generation."""

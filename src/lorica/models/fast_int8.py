@@ -1,4 +1,4 @@
-"""`FastLayer` for whole numbers, by the compiled kernels: scaling and rounding are no passes of their own.
+"""A layer of whole numbers, by the compiled kernels: scaling and rounding are no passes of their own.
 
 The states stay float32. What adapters add for the output and down projections goes to the states at once.
 """
@@ -11,48 +11,53 @@ from lorica.models.attention import Attention
 from lorica.models.between import Turn
 from lorica.models.compiled import kernels
 from lorica.models.decoder import Layer
-from lorica.models.fast_layer import FastLayer, blocks
+from lorica.models.fast_layer import Parts, blocks
 from lorica.models.linear import Int8Product, Product
 from lorica.models.updates import AnyUpdates, CompiledUpdates
 
 
-class Int8Layer(FastLayer):
-    """Only where `suits`."""
+class Int8Layer:
+    """`FastLayer`, only where `suits`."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
 
     def mix(self, x: Tensor, turn: Turn, attention: Attention, updates: AnyUpdates) -> Tensor:
-        """See `FastLayer.mix`."""
+        """See `AnyLayer.mix`."""
+        parts = self._parts
         assert isinstance(updates, CompiledUpdates)
-        query, key, value = self._empty(len(x))
-        norm, changed = self._input_norm, updates.touches(self._qkv_paths)
+        query, key, value = parts.empty(len(x))
+        norm, changed = parts.input_norm, updates.touches(parts.qkv_paths)
         for rows in blocks(len(x)):
             codes, scales, plain = kernels.add_norm_round(x[rows], None, norm.weight, norm.eps, plain=changed)
-            y = _unscaled(self._qkv, codes)
-            kernels.scale(y, scales, _whole(self._qkv).bias)
+            y = _unscaled(parts.qkv, codes)
+            kernels.scale(y, scales, _whole(parts.qkv).bias)
             if plain is not None:
-                updates.add(self._qkv_paths, self._heads.widths, plain, y, rows.start)
-            self._heads.take_apart(y, turn.of(rows), (query[rows], key[rows], value[rows]))
-        return attention.attend(self._number, query, key, value).flatten(1)
+                updates.add(parts.qkv_paths, parts.heads.widths, plain, y, rows.start)
+            parts.heads.take_apart(y, turn.of(rows), (query[rows], key[rows], value[rows]))
+        return attention.attend(parts.number, query, key, value).flatten(1)
 
     def finish(self, x: Tensor, mixed: Tensor, updates: AnyUpdates) -> None:
-        """See `FastLayer.finish`."""
+        """See `AnyLayer.finish`."""
+        parts = self._parts
         assert isinstance(updates, CompiledUpdates)
-        norm, changed = self._post_norm, updates.touches(self._gate_path) or updates.touches(self._up_path)
-        down_changed = updates.touches(self._down_path)
+        norm, changed = parts.post_norm, updates.touches(parts.gate_path) or updates.touches(parts.up_path)
+        down_changed = updates.touches(parts.down_path)
         for rows in blocks(len(x)):
             states, given = x[rows], mixed[rows]
             codes, scales = kernels.round_rows(given)
-            y = _unscaled(self._output, codes)
-            updates.add(self._output_path, (self._hidden,), given, states, rows.start)
+            y = _unscaled(parts.output, codes)
+            updates.add(parts.output_path, (parts.hidden,), given, states, rows.start)
             codes, factors, plain = kernels.add_norm_round(states, (y, scales), norm.weight, norm.eps, plain=changed)
-            opened, up = _unscaled(self._gate, codes), _unscaled(self._up, codes)
+            opened, up = _unscaled(parts.gate, codes), _unscaled(parts.up, codes)
             if plain is not None:
-                for path, y in ((self._gate_path, opened), (self._up_path, up)):
+                for path, y in ((parts.gate_path, opened), (parts.up_path, up)):
                     kernels.scale(y, factors, None)
-                    updates.add(path, (self._wide,), plain, y, rows.start)
+                    updates.add(path, (parts.wide,), plain, y, rows.start)
             codes, scales, inner = kernels.gate_round(opened, up, None if changed else factors, plain=down_changed)
-            y = _unscaled(self._down, codes)
+            y = _unscaled(parts.down, codes)
             if inner is not None:
-                updates.add(self._down_path, (self._hidden,), inner, states, rows.start)
+                updates.add(parts.down_path, (parts.hidden,), inner, states, rows.start)
             kernels.add_scaled(states, y, scales)
 
 

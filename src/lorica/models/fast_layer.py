@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,83 +25,97 @@ _BLOCK_ROWS = 256
 _BLOCK_STEP = 32  # rows by which kernels go on; products of fewer round otherwise
 
 
-class FastLayer:
-    """One layer; its states are changed in place."""
+class Parts:
+    """What a layer is made of: products, norms, and the names by which adapters know its modules."""
 
     def __init__(self, layer: Layer, config: DecoderConfig, number: int, precision: str) -> None:
-        attention, stream = layer.self_attn, stream_dtype(precision)
-        path = f"model.layers.{number}"
-        self._number, self._head_dim, self._kept = number, config.head_dim, working_dtype(precision)
-        self._head_counts = config.heads, config.kv_heads
-        self._compiled = goes_compiled(config, precision)
-        norm = partial(Norm, dtype=stream, compiled=self._compiled)
-        self._input_norm, self._post_norm = norm(layer.input_layernorm), norm(layer.post_attention_layernorm)
+        attention, path = layer.self_attn, f"model.layers.{number}"
+        self.number, self.compiled = number, goes_compiled(config, precision)
+        norm = partial(Norm, dtype=stream_dtype(precision), compiled=self.compiled)
+        self.input_norm, self.post_norm = norm(layer.input_layernorm), norm(layer.post_attention_layernorm)
         of_heads = (None if one is None else norm(one) for one in (attention.q_norm, attention.k_norm))
-        self._heads = Heads(config, *of_heads, compiled=self._compiled)
+        self.heads = Heads(config, *of_heads, compiled=self.compiled)
         self.renew(layer, precision)
-        self._qkv_paths = tuple(f"{path}.self_attn.{name}_proj" for name in "qkv")
-        self._output_path = (f"{path}.self_attn.o_proj",)
-        self._gate_path, self._up_path = (f"{path}.mlp.gate_proj",), (f"{path}.mlp.up_proj",)
-        self._down_path = (f"{path}.mlp.down_proj",)
-        self._hidden, self._wide = config.hidden_size, config.intermediate_size
+        self.qkv_paths = tuple(f"{path}.self_attn.{name}_proj" for name in "qkv")
+        self.output_path = (f"{path}.self_attn.o_proj",)
+        self.gate_path, self.up_path = (f"{path}.mlp.gate_proj",), (f"{path}.mlp.up_proj",)
+        self.down_path = (f"{path}.mlp.down_proj",)
+        self.hidden, self.wide = config.hidden_size, config.intermediate_size
+        self._shapes, self._kept = (config.heads, config.kv_heads, config.head_dim), working_dtype(precision)
 
     def renew(self, layer: Layer, precision: str, modules: Set[str] = ALL_MODULES) -> None:
         """Make the products anew from `layer`: those that any of these modules (their last names) takes part in."""
         attention, mlp = layer.self_attn, layer.mlp
         if modules & {"q_proj", "k_proj", "v_proj"}:
-            self._qkv = make_product((attention.q_proj, attention.k_proj, attention.v_proj), precision)
+            self.qkv = make_product((attention.q_proj, attention.k_proj, attention.v_proj), precision)
         if "o_proj" in modules:
-            self._output = make_product((attention.o_proj,), precision)
+            self.output = make_product((attention.o_proj,), precision)
         if modules & {"gate_proj", "up_proj"}:
-            self._gate, self._up = make_product((mlp.gate_proj,), precision), make_product((mlp.up_proj,), precision)
+            self.gate, self.up = make_product((mlp.gate_proj,), precision), make_product((mlp.up_proj,), precision)
         if "down_proj" in modules:
-            self._down = make_product((mlp.down_proj,), precision)
+            self.down = make_product((mlp.down_proj,), precision)
+
+    def empty(self, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Room for queries, keys and values."""
+        heads, kv_heads, width = self._shapes
+        query, key, value = (torch.empty(tokens, n, width, dtype=self._kept) for n in (heads, kv_heads, kv_heads))
+        return query, key, value
+
+
+class AnyLayer(Protocol):
+    """One layer; its states are changed in place."""
 
     def mix(self, x: Tensor, turn: Turn, attention: Attention, updates: AnyUpdates) -> Tensor:
         """x [T, hidden] -> what attention gives [T, H * Dh]."""
-        query, key, value = self._empty(len(x))
-        for rows in blocks(len(x)):
-            normed = self._input_norm(x[rows])
-            y = self._qkv(normed)
-            updates.add(self._qkv_paths, self._heads.widths, normed, y, rows.start)
-            self._heads.take_apart(y, turn.of(rows), (query[rows], key[rows], value[rows]))
-        return attention.attend(self._number, query, key, value).flatten(1)
-
-    def keep(self, x: Tensor, turn: Turn, attention: Attention, updates: AnyUpdates) -> None:
-        """Compute keys and values for `attention` to keep, and nothing else."""
-        self.mix(x, turn, _KeepOnly(attention), updates)
+        ...
 
     def finish(self, x: Tensor, mixed: Tensor, updates: AnyUpdates) -> None:
         """x [T, hidden] += output projection of `mixed` [T, H * Dh], then += feed-forward; in place."""
+        ...
+
+
+class FastLayer:
+    """A layer of any precision."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def mix(self, x: Tensor, turn: Turn, attention: Attention, updates: AnyUpdates) -> Tensor:
+        """See `AnyLayer.mix`."""
+        parts = self._parts
+        query, key, value = parts.empty(len(x))
+        for rows in blocks(len(x)):
+            normed = parts.input_norm(x[rows])
+            y = parts.qkv(normed)
+            updates.add(parts.qkv_paths, parts.heads.widths, normed, y, rows.start)
+            parts.heads.take_apart(y, turn.of(rows), (query[rows], key[rows], value[rows]))
+        return attention.attend(parts.number, query, key, value).flatten(1)
+
+    def finish(self, x: Tensor, mixed: Tensor, updates: AnyUpdates) -> None:
+        """See `AnyLayer.finish`."""
+        parts = self._parts
         for rows in blocks(len(x)):
             states, given = x[rows], mixed[rows].to(x.dtype)
-            y = self._output(given)
-            updates.add(self._output_path, (self._hidden,), given, y, rows.start)
-            inner = self._inner(self._post_norm.of_sum(states, y), updates, rows.start)
-            y = self._down(inner)
-            updates.add(self._down_path, (self._hidden,), inner, y, rows.start)
+            y = parts.output(given)
+            updates.add(parts.output_path, (parts.hidden,), given, y, rows.start)
+            inner = self._inner(parts.post_norm.of_sum(states, y), updates, rows.start)
+            y = parts.down(inner)
+            updates.add(parts.down_path, (parts.hidden,), inner, y, rows.start)
             states += y
 
-    def _empty(self, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Room for queries, keys and values."""
-        heads, kv_heads = self._head_counts
-        query, key, value = (
-            torch.empty(tokens, n, self._head_dim, dtype=self._kept) for n in (heads, kv_heads, kv_heads)
-        )
-        return query, key, value
-
     def _inner(self, normed: Tensor, updates: AnyUpdates, start: int) -> Tensor:
+        parts = self._parts
         # Two products: side by side in one, gate and up would lie in strides, which costs more than a larger product
         # gains.
-        given = self._gate.prepare(normed)
-        opened, up = self._gate(given), self._up(given)
-        updates.add(self._gate_path, (self._wide,), normed, opened, start)
-        updates.add(self._up_path, (self._wide,), normed, up, start)
-        return gate(opened, up, compiled=self._compiled)
+        given = parts.gate.prepare(normed)
+        opened, up = parts.gate(given), parts.up(given)
+        updates.add(parts.gate_path, (parts.wide,), normed, opened, start)
+        updates.add(parts.up_path, (parts.wide,), normed, up, start)
+        return gate(opened, up, compiled=parts.compiled)
 
 
-class _KeepOnly:
-    """An attention that is asked for nothing."""
+class KeepOnly:
+    """An attention that keeps keys and values, and is asked for nothing."""
 
     def __init__(self, attention: Attention) -> None:
         self._attention = attention

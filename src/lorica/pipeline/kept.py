@@ -1,8 +1,8 @@
 """A window's requests through the engine, each part kept as it is finished, so that an interruption costs one part.
 
-Of repeatable requests (scores) the engine's batches are kept. A text depends on its company to the last bit, for rows
-that are continued together share the products of each step: texts are asked in groups that are the same in every run,
-and a group is kept whole or asked again whole.
+Of repeatable requests (scores; texts too, where the engine says so) whatever the engine has finished is kept. Elsewhere
+a text depends on its company to the last bit, for rows that are continued together share the products of each step:
+such texts are asked in groups that are the same in every run, and a group is kept whole or asked again whole.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class NativeEngine:
         repeats = self._repeats()
         by_products = repeats and goes_by_products(torch.empty(0, dtype=decoder.dtype))
         flash = "flash" if decoder.device.type == "cpu" and has_fast_kernel() else "plain"
-        compiled = isinstance(decoder, FastDecoder) and decoder.compiled
+        compiled = self._compiled()
         return {
             "engine": "native",
             "family": decoder.config.family,
@@ -133,8 +133,13 @@ class NativeEngine:
         }
 
     def repeatable(self, request: Request) -> bool:
-        """Scores are, where `deterministic` holds; texts are not, for their steps are products of few rows."""
-        return isinstance(request, Choose) and self._repeats()
+        """Where `deterministic` holds: scores are, and texts beside the compiled kernels. Elsewhere attention of a step
+        rounds by the rows that are continued together.
+        """
+        return self._repeats() and (isinstance(request, Choose) or self._compiled())
+
+    def _compiled(self) -> bool:
+        return isinstance(self._decoder, FastDecoder) and self._decoder.compiled
 
     def _repeats(self) -> bool:
         return self._deterministic and self._decoder.device.type == "cpu"
@@ -232,7 +237,12 @@ class NativeEngine:
     def execute(self, plan: Plan) -> Iterator[Finished]:
         """Run a plan batch by batch; yields (index of the request, output) of what each step finished."""
         computed: dict[int, Future[Prefix]] = {}
-        generation = Generation(self._decoder, cache_tokens=_CACHE_PER_BATCH * self._budget(), decode=self._decode)
+        generation = Generation(
+            self._decoder,
+            cache_tokens=_CACHE_PER_BATCH * self._budget(),
+            decode=self._decode,
+            deterministic=self._repeats() and self._compiled(),
+        )
         count = count_workers(self._decoder.device)
         with Workers[Finished](count) as workers:
             for batch in beginnings_first(plan.batches, ahead=count - 1):

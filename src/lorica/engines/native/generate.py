@@ -12,7 +12,7 @@ from torch import Tensor
 from lorica.engines.base import Decode, failed, room_for
 from lorica.engines.native.attention import prefix_parts
 from lorica.engines.native.cache import RowCache, StepAttention
-from lorica.engines.native.pack import Piece, find_spans, pack
+from lorica.engines.native.pack import ALIGNMENT, Piece, find_spans, pack
 from lorica.engines.native.passes import attention_of
 from lorica.engines.native.sample import Picker, pick
 from lorica.engines.native.sequences import CompiledStep
@@ -53,11 +53,13 @@ class Generation:
     """The rows that are being continued. Rows keep the order of the plan, so that adapters stand together.
 
     cache_tokens: own tokens for which the cache may have room, rows times the longest of them. decode: what tokens say;
-    without it stop texts end nothing.
+    without it stop texts end nothing. deterministic: beside compiled kernels, a row's bits depend on no other row.
     """
 
-    def __init__(self, decoder: AnyDecoder, *, cache_tokens: int, decode: Decode | None = None) -> None:
-        self._decode = decode
+    def __init__(
+        self, decoder: AnyDecoder, *, cache_tokens: int, decode: Decode | None = None, deterministic: bool = False
+    ) -> None:
+        self._decode, self._align = decode, ALIGNMENT if deterministic else 1
         self._decoder = decoder
         self._cache_tokens = cache_tokens
         self._cache = RowCache(decoder.config, decoder.dtype, decoder.device)
@@ -85,7 +87,7 @@ class Generation:
             for offset, one in enumerate(waiting)
         ]
         pieces = [one.piece for one in waiting]
-        work = pack(pieces, self._decoder.device)
+        work = pack(pieces, self._decoder.device, align=self._align)
         self._cache.reserve(first + len(rows), max(piece.length for piece in pieces))
 
         def keep(layer: int, key: Tensor, value: Tensor) -> None:
@@ -95,20 +97,24 @@ class Generation:
 
         attention = attention_of(work, self._decoder, deterministic=False, keep=keep)
         ends = [start + row.piece.length - 1 for row, start in zip(rows, work.offsets, strict=True)]
-        read = torch.tensor(ends, device=self._decoder.device)
+        read = torch.tensor(self._filled(ends, ends[-1]), device=self._decoder.device)
         hidden = self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=read)
         self._rows += rows
-        return self._advance(rows, self._decoder.logits(hidden))
+        return self._advance(rows, self._decoder.logits(hidden)[: len(rows)])
 
     def step(self) -> Finished:
         """One more token for every row. Returns the rows that are done."""
         rows, device = self._rows, self._decoder.device
-        tokens = torch.tensor([row.last for row in rows], device=device)
-        positions = torch.tensor([row.piece.start + row.cached for row in rows], device=device)
+        tokens = torch.tensor(self._filled([row.last for row in rows], 0), device=device)
+        positions = torch.tensor(self._filled([row.piece.start + row.cached for row in rows], 0), device=device)
         attention = self._attention(rows, positions)
         spans = find_spans([row.piece.adapter for row in rows], [1] * len(rows))
         hidden = self._decoder.hidden(tokens, positions, attention, spans)
-        return self._advance(list(rows), self._decoder.logits(hidden))
+        return self._advance(list(rows), self._decoder.logits(hidden)[: len(rows)])
+
+    def _filled(self, numbers: list[int], filling: int) -> list[int]:
+        """Up to a whole alignment: products of few rows, and the remainders of many, round otherwise."""
+        return numbers + [filling] * (-len(numbers) % self._align)
 
     def _attention(self, rows: Sequence[_Row], positions: Tensor) -> Attention:
         decoder = self._decoder

@@ -56,7 +56,7 @@ def why_not(
     if precision not in _AUTO:
         return f"{precision} rounds the merged weights anew, which only engine.merge=always asks for"
     if not sample or any(repeatable(request) for request in sample):
-        return "a row scores the same to the last bit in any company, merged or not merged it would not"
+        return "a row gets the same to the last bit in any company, merged or not merged it would not"
     tokens = expected_tokens(sample, total, batch_tokens=batch_tokens)
     if tokens < MIN_TOKENS:
         return f"about {tokens} tokens are too few to gain what merging costs"

@@ -65,6 +65,7 @@ class CompiledStep:
     """`StepAttention` by the compiled kernel: a row's line of the cache is one more shared beginning of its own.
 
     lines[i]: the cache line of token i; lengths[i]: tokens in that line before this one; prefixes[i]: what lies before.
+    Tokens behind these stand for nothing.
     """
 
     def __init__(
@@ -97,14 +98,14 @@ class CompiledStep:
         self._numbers = np.array(lines, np.int64)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
+        """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh]; zeros where no row stands."""
         keys, values = self._write(layer, "keys", key), self._write(layer, "values", value)
         return kernels.attend(query, key, value, self._sequences, (keys, values, self._lengths), self._windows[layer])
 
     def _write(self, layer: int, kind: str, fresh: Tensor) -> kernels.Integers:
         """Put the new ones into the cache; returns where the links' are."""
         held = getattr(self._cache, kind)[layer]
-        held[self._lines, self._at] = fresh
+        held[self._lines, self._at] = fresh[: len(self._lines)]
         shared = np.append(_addresses(self._shared, kind, layer), 0)
         found: kernels.Integers = shared[self._of_links]
         found[self._of_links < 0] = held.data_ptr() + self._numbers * (held.stride(0) * held.element_size())
