@@ -1,9 +1,12 @@
 """Lorica's native engine. Options: dtype, threads, batch_tokens, deterministic (true or false), kept (true: shared
-beginnings of earlier runs are kept, as they are from window to window of a file; otherwise every run computes its own).
+beginnings are kept of runs over other rows that begin alike, as from window to window of a file; otherwise every run
+computes its own).
 """
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,6 @@ class Native:
         self._config = read_decoder_config(model)
         self._loaded: set[str] = set()
         self._kept = options.get("kept", "false") == "true"
-        self._warm: set[str] = set()
 
     def run(self, items: list[Item]) -> dict[str, Any]:
         """Results, and what had to be computed for them."""
@@ -40,12 +42,12 @@ class Native:
             self._engine.add_adapter(name, self._adapters / name)
             self._loaded.add(name)
         requests = [_request(item) for item in items]
-        if not self._kept:
-            self._engine.forget_beginnings()
-        elif _name(items) not in self._warm:
-            self._warm.add(_name(items))
+        self._engine.forget_beginnings()
+        if self._kept:
+            others = [_request(replace(one, prompt=_with_another_end(one))) for one in items]
             for _ in range(2):  # an adapter of one row: its prompt is met first, then what is shared is computed
-                self._engine.run(requests)
+                self._engine.run(others)
+        begun = time.perf_counter()
         outputs = self._engine.run(requests)
         failed = [output for output in outputs if output.error]
         if failed:
@@ -53,6 +55,7 @@ class Native:
         found: dict[str, Any] = {
             "results": [list(output.logprobs or output.tokens) for output in outputs],
             "told": self._engine.describe(),
+            "seconds": time.perf_counter() - begun,
         }
         if not self._kept:
             self._engine.forget_beginnings()
@@ -70,8 +73,8 @@ class Native:
         return {"text_logprob": sum(output.logprobs[0] for output in outputs) / sum(map(len, texts))}
 
 
-def _name(items: list[Item]) -> str:
-    return f"{len(items)} {len({item.adapter for item in items})} {items[0].prompt[:8]}"
+def _with_another_end(item: Item) -> tuple[int, ...]:
+    return item.prompt[: item.shared] + item.prompt[: item.shared - 1 : -1]
 
 
 def _request(item: Item) -> Request:

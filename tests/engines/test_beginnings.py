@@ -149,11 +149,13 @@ def test_memory_that_is_wanted_is_given_back_the_oldest_first(made: Made, monkey
     engine.run(window(2, shared=some(7, 200)))
     kept = engine._beginnings
     sizes = sum(beginnings._size(prefix) for prefix in kept._kept.values())
-    monkeypatch.setattr(beginnings, "free_memory", lambda device: int(sizes / beginnings._SHARE * 0.5))
-    kept.trim(torch.device("cpu"))
+    monkeypatch.setattr(beginnings, "free_memory", lambda device: int(sizes * (0.8 / beginnings._SHARE - 1)))
+    kept.make_room(torch.device("cpu"))
     assert {len(path) for _, path in kept._kept} == {200}
+    engine.run(window(3, shared=some(8, 300)))
+    assert sum(beginnings._size(prefix) for prefix in kept._kept.values()) <= 0.8 * sizes, "not within a run either"
     monkeypatch.setattr(beginnings, "free_memory", lambda device: 0)
-    kept.trim(torch.device("cpu"))
+    kept.make_room(torch.device("cpu"))
     assert not kept._kept
     lengths.clear()
     engine.run(window(2, shared=some(7, 200)))

@@ -40,6 +40,7 @@ class Beginnings:
         self._lock = Lock()
         self._kept: OrderedDict[tuple[str | None, Path], Prefix] = OrderedDict()
         self._seen: dict[str | None, Path] = {}
+        self._limit = self._held = 0  # bytes
 
     def known(self, requests: Sequence[Request]) -> Mapping[str | None, Sequence[Path]]:
         """Of each adapter that is asked: the ends of what is kept, and an earlier prompt, from which a plan learns what
@@ -87,32 +88,43 @@ class Beginnings:
                 found[number], segment = prefix, wanted[number].segment
                 if keep and segment.shared:
                     with self._lock:
-                        self._kept[segment.adapter, wanted[number].path] = replace(prefix, parent=None)
+                        self._put((segment.adapter, wanted[number].path), replace(prefix, parent=None))
         return [one for one in found if one is not None]
 
-    def trim(self, device: torch.device) -> None:
-        """Drop what takes more than its share of memory."""
+    def make_room(self, device: torch.device) -> None:
+        """Before a run: find out what may be kept from now on, and drop what is more.
+
+        Nothing is kept where the system does not tell what is free.
+        """
         free = free_memory(device)
         with self._lock:
-            sizes = {key: _size(prefix) for key, prefix in self._kept.items()}
-            held = sum(sizes.values())
-            while free is not None and self._kept and held > (free + held) * _SHARE:
-                key, _ = self._kept.popitem(last=False)
-                held -= sizes[key]
-                free += sizes[key]
+            self._limit = 0 if free is None else int((free + self._held) * _SHARE)
+            self._shrink()
 
     def drop(self, adapter: str | None) -> None:
         """Forget an adapter: its name may come back with other weights."""
         with self._lock:
             self._seen.pop(adapter, None)
             for key in [key for key in self._kept if key[0] == adapter]:
-                del self._kept[key]
+                self._held -= _size(self._kept.pop(key))
 
     def clear(self) -> None:
         """Forget all."""
         with self._lock:
             self._kept.clear()
             self._seen.clear()
+            self._held = 0
+
+    def _put(self, key: tuple[str | None, Path], prefix: Prefix) -> None:
+        older = self._kept.pop(key, None)
+        self._held += _size(prefix) - (0 if older is None else _size(older))
+        self._kept[key] = prefix
+        self._shrink()
+
+    def _shrink(self) -> None:
+        while self._held > self._limit:
+            _, prefix = self._kept.popitem(last=False)  # the least used
+            self._held -= _size(prefix)
 
     def _find(self, adapter: str | None, path: Path, start: int) -> Prefix | None:
         with self._lock:

@@ -209,7 +209,7 @@ class NativeEngine:
                 able.append(index)
         if on_done is not None:
             on_done(len(requests) - len(able))
-        self._beginnings.trim(self._decoder.device)
+        self._beginnings.make_room(self._decoder.device)
         asked = [requests[index] for index in able]
         for committed in self.execute(self.plan(asked)):
             for index, output in committed:
