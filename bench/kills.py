@@ -1,6 +1,6 @@
 """Kill `lorica infer` at random moments until it is done: is the file the same to the byte, and what was lost?
 
-    python bench/kills.py [--kills 50] [--rows 120] [--dtype bfloat16] [--kinds rules,saq]
+    python bench/kills.py [--kills 50] [--rows 120] [--texts 384] [--dtype bfloat16] [--kinds rules,saq]
 
 Two runs on the embedded model, one of scores (two choices a row, as W1) and one of short texts (as W3): each once
 without interruption, then killed (`kill -9`) after a random time, again and again, and resumed by the same command. A
@@ -79,7 +79,8 @@ def main() -> None:
     """Kill, resume, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="of each kind of run")
-    parser.add_argument("--rows", type=int, default=120, help="of scores; texts are three groups")
+    parser.add_argument("--rows", type=int, default=120, help="of scores")
+    parser.add_argument("--texts", type=int, default=3 * TEXTS_TOGETHER, help="rows that are answered by texts")
     parser.add_argument(
         "--dtype", default="auto", help="of the base: beside compiled kernels, texts repeat in bfloat16"
     )
@@ -91,7 +92,7 @@ def main() -> None:
     for kind in given.kinds.split(","):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            count = given.rows if kind == "rules" else 3 * TEXTS_TOGETHER
+            count = given.rows if kind == "rules" else given.texts
             rows = make_rows(folder / "rows.csv", kind, count)
             _, whole_seconds = run(kind, given.dtype, rows, folder / "whole.jsonl", None)
             right = (folder / "whole.jsonl").read_bytes()
