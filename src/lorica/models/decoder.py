@@ -6,7 +6,6 @@ Parameter names equal those of the published checkpoints, so weights load withou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,7 +16,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from lorica.models.attention import Attention
 from lorica.models.families import DecoderConfig
-from lorica.models.lora import LoraSpan, project, spans_of
+from lorica.models.lora import Lora, RowAdapters, project, spans_of
 from lorica.models.rope import inverse_frequencies, rotate, rotation
 
 
@@ -26,7 +25,7 @@ class Reads:
     """What is read of the last layer: rows [R], ascending positions of the packed tokens; lora: their spans."""
 
     rows: Tensor
-    lora: Sequence[LoraSpan]
+    lora: Lora
 
 
 class RmsNorm(nn.Module):
@@ -64,7 +63,7 @@ class SelfAttention(nn.Module):
         cosine: Tensor,
         sine: Tensor,
         attention: Attention,
-        lora: Sequence[LoraSpan],
+        lora: Lora,
         reads: Reads | None = None,
     ) -> Tensor:
         """x [T, hidden]; cosine, sine [T, 1, Dh] -> [T, hidden], or [R, hidden] at the R positions of `reads`."""
@@ -93,7 +92,7 @@ class Mlp(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
-    def forward(self, x: Tensor, lora: Sequence[LoraSpan]) -> Tensor:
+    def forward(self, x: Tensor, lora: Lora) -> Tensor:
         """[T, hidden] -> [T, hidden]."""
         gate = project(x, self.gate_proj, f"{self._path}.gate_proj", lora)
         up = project(x, self.up_proj, f"{self._path}.up_proj", lora)
@@ -116,7 +115,7 @@ class Layer(nn.Module):
         cosine: Tensor,
         sine: Tensor,
         attention: Attention,
-        lora: Sequence[LoraSpan],
+        lora: Lora,
         reads: Reads | None = None,
     ) -> Tensor:
         """[T, hidden] -> [T, hidden], or [R, hidden] at the R positions of `reads`."""
@@ -167,23 +166,25 @@ class Decoder(nn.Module):
         tokens: Tensor,
         positions: Tensor,
         attention: Attention,
-        lora: Sequence[LoraSpan] = (),
+        lora: Lora = (),
         *,
         read: Tensor | None = None,
         checkpoint: bool = False,
     ) -> Tensor:
         """Hidden states before the final norm.
 
-        tokens, positions: [T] integers. lora: disjoint spans of the packed tokens. read: the R positions whose
-        states are wanted, ascending, on the device of the tokens; what the last layer would compute for others is
-        left out, but for keys and values. checkpoint: recompute each layer in the backward pass to save memory.
+        tokens, positions: [T] integers. lora: disjoint spans of the packed tokens, or the adapter of each. read: the R
+        positions whose states are wanted, ascending, on the device of the tokens; what the last layer would compute for
+        others is left out, but for keys and values. checkpoint: recompute each layer in the backward pass to save
+        memory.
         Returns [T, hidden], or [R, hidden] with `read`.
         """
         x = self.model.embed_tokens(tokens)
         if self._speeds.device != tokens.device:
             self._speeds = self._speeds.to(tokens.device)
         cosine, sine = rotation(positions, self._speeds, x.dtype)
-        reads = None if read is None else Reads(read, spans_of(lora, read))
+        assert read is None or not isinstance(lora, RowAdapters), "steps of generation read all positions"
+        reads = None if read is None or isinstance(lora, RowAdapters) else Reads(read, spans_of(lora, read))
         for number, layer in enumerate(self.model.layers, 1):
             given = (x, cosine, sine, attention, lora, reads if number == self.config.layers else None)
             x = recompute(layer, *given, use_reentrant=False) if checkpoint else layer(*given)

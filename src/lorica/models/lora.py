@@ -54,6 +54,48 @@ class LoraSpan:
     stop: int
 
 
+class RowAdapters:
+    """The adapters of a step of generation, told token by token by numbers on the device: what is computed has the same
+    shapes in any company, so that it can be captured as a CUDA graph.
+
+    All tokens are multiplied with the A matrices of all adapters, laid side by side; what is another adapter's is
+    blanked before the product with all B matrices.
+    """
+
+    def __init__(self, adapters: Sequence[LoraWeights], owners: Tensor, dtype: torch.dtype) -> None:
+        """owners: [T], the number of each token's adapter, len(adapters) for none; read at each `add`. dtype: in which
+        the products are computed.
+        """
+        self._adapters, self._owners, self._dtype = adapters, owners, dtype
+        self._joined: dict[str, tuple[Tensor, Tensor, Tensor] | None] = {}
+
+    def add(self, path: str, x: Tensor, y: Tensor) -> None:
+        """y [T, out] += what the tokens' adapters give for x [T, in] at the module `path`."""
+        if path not in self._joined:
+            self._joined[path] = self._join(path)
+        joined = self._joined[path]
+        if joined is not None:
+            a, b, own = joined
+            y.addmm_(F.linear(x, a) * own.index_select(0, self._owners), b)
+
+    def _join(self, path: str) -> tuple[Tensor, Tensor, Tensor] | None:
+        """[R, in], [R, out], and of each adapter its scaling in its own columns [adapters + 1, R]; None without any."""
+        found = [(owner, adapter.pairs[path]) for owner, adapter in enumerate(self._adapters) if path in adapter.pairs]
+        if not found:
+            return None
+        a, b = (torch.cat(each).to(self._dtype) for each in zip(*((p.a, p.b.t()) for _, p in found), strict=True))
+        own = a.new_zeros(len(self._adapters) + 1, len(a))
+        column = 0
+        for owner, pair in found:
+            own[owner, column : column + len(pair.a)] = pair.scaling
+            column += len(pair.a)
+        return a, b, own
+
+
+Lora = Sequence[LoraSpan] | RowAdapters
+"""Which tokens of a pass belong to which adapter."""
+
+
 def spans_of(lora: Sequence[LoraSpan], rows: Tensor) -> list[LoraSpan]:
     """The spans as they fall on some of the packed tokens: rows [R], ascending; the result counts in 0..R."""
     if not lora:
@@ -63,12 +105,15 @@ def spans_of(lora: Sequence[LoraSpan], rows: Tensor) -> list[LoraSpan]:
     return [LoraSpan(span.adapter, a, b) for span, (a, b) in zip(lora, found, strict=True) if b > a]
 
 
-def project(x: Tensor, linear: torch.nn.Module, path: str, lora: Sequence[LoraSpan]) -> Tensor:
+def project(x: Tensor, linear: torch.nn.Module, path: str, lora: Lora) -> Tensor:
     """x [T, in] -> [T, out]: the base layer, plus each span's update on its own tokens.
 
     The update is computed in the adapter's precision, or the input's where that is wider, and added in the base's.
     """
     y: Tensor = linear(x)
+    if isinstance(lora, RowAdapters):
+        lora.add(path, x, y)
+        return y
     for span in lora:
         pair = span.adapter.pairs.get(path)
         if pair is None:

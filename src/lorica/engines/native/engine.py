@@ -32,6 +32,7 @@ from lorica.engines.native.memory import free_memory, in_halves, tokens_that_fit
 from lorica.engines.native.pack import Piece, Prefix
 from lorica.engines.native.passes import Passes
 from lorica.engines.native.plan import Batch, Plan, PlannedRow, beginnings_first, make_plan
+from lorica.engines.native.varlen import fits_varlen
 from lorica.engines.native.workers import Workers, count_workers
 from lorica.errors import EngineError
 from lorica.models.adapter_weights import load_lora
@@ -70,7 +71,7 @@ class NativeEngine:
         self._batch_tokens = batch_tokens
         self._share_prefixes = share_prefixes
         self._deterministic = deterministic
-        self._passes = Passes(decoder, deterministic=deterministic)
+        self._passes = Passes(decoder, deterministic=self._repeats())
         self._adapters: dict[str, LoraWeights] = {}
         self._digests: dict[str, str] = {}
         self._merge, self._stored = merge, stored
@@ -115,7 +116,6 @@ class NativeEngine:
         decoder = self._decoder
         repeats = self._repeats()
         by_products = repeats and goes_by_products(torch.empty(0, dtype=decoder.dtype))
-        flash = "flash" if decoder.device.type == "cpu" and has_fast_kernel() else "plain"
         compiled = self._compiled()
         return {
             "engine": "native",
@@ -127,7 +127,7 @@ class NativeEngine:
             "share_prefixes": str(self._share_prefixes).lower(),
             "deterministic": str(repeats).lower(),
             "kernels": "compiled" if compiled else "torch",
-            "attention": "compiled" if compiled else "products" if by_products else flash,
+            "attention": "compiled" if compiled else "products" if by_products else _attention(decoder),
             "merged": self._merged or "none",
             "torch": str(torch.__version__),
         }
@@ -360,6 +360,12 @@ def _precision(decoder: AnyDecoder) -> str:
     if isinstance(decoder, FastDecoder):
         return decoder.precision
     return "nf4" if quantised(decoder) else str(decoder.dtype).removeprefix("torch.")
+
+
+def _attention(decoder: AnyDecoder) -> str:
+    if decoder.device.type == "cpu":
+        return "flash" if has_fast_kernel() else "plain"
+    return "varlen" if fits_varlen(decoder.config, decoder.dtype, decoder.device) else "plain"
 
 
 def _too_large(request: Request) -> Output:

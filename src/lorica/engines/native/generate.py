@@ -12,12 +12,15 @@ from torch import Tensor
 from lorica.engines.base import Decode, failed, room_for
 from lorica.engines.native.attention import prefix_parts
 from lorica.engines.native.cache import RowCache, StepAttention
+from lorica.engines.native.graph import GraphSteps, StepRow
 from lorica.engines.native.pack import ALIGNMENT, Piece, find_spans, pack
 from lorica.engines.native.passes import attention_of
 from lorica.engines.native.sample import Picker, pick
 from lorica.engines.native.sequences import CompiledStep
 from lorica.engines.native.stops import holds_stop
+from lorica.engines.native.varlen import fits_varlen
 from lorica.models.attention import Attention
+from lorica.models.decoder import Decoder
 from lorica.models.fast import AnyDecoder, FastDecoder
 from lorica.records import Generate, Output
 
@@ -48,6 +51,15 @@ class _Row:
         """Tokens in its cache line when the newest is about to be read."""
         return self.piece.length + len(self.picker.tokens) - 1
 
+    @property
+    def position(self) -> int:
+        """Of the newest token."""
+        return self.piece.start + self.cached
+
+    def to_step(self) -> StepRow:
+        """What a captured step must know."""
+        return StepRow(self.last, self.position, self.line, self.cached, self.piece.prefix, self.piece.adapter)
+
 
 class Generation:
     """The rows that are being continued. Rows keep the order of the plan, so that adapters stand together.
@@ -63,6 +75,9 @@ class Generation:
         self._decoder = decoder
         self._cache_tokens = cache_tokens
         self._cache = RowCache(decoder.config, decoder.dtype, decoder.device)
+        self._graphs: GraphSteps | None = None
+        if isinstance(decoder, Decoder) and fits_varlen(decoder.config, decoder.dtype, decoder.device):
+            self._graphs = GraphSteps(decoder, self._cache, pool_tokens=cache_tokens)
         self._rows: list[_Row] = []
 
     @property
@@ -88,7 +103,9 @@ class Generation:
         ]
         pieces = [one.piece for one in waiting]
         work = pack(pieces, self._decoder.device, align=self._align)
-        self._cache.reserve(first + len(rows), max(piece.length for piece in pieces))
+        # A captured step is of no use once the cache has grown, so it grows for all that is to come.
+        more = 0 if self._graphs is None else 1
+        self._cache.reserve(first + len(rows), max(row.piece.length + more * row.limit for row in rows))
 
         def keep(layer: int, key: Tensor, value: Tensor) -> None:
             for row, start in zip(rows, work.offsets, strict=True):
@@ -104,13 +121,19 @@ class Generation:
 
     def step(self) -> Finished:
         """One more token for every row. Returns the rows that are done."""
-        rows, device = self._rows, self._decoder.device
+        rows = list(self._rows)
+        logits = None if self._graphs is None else self._graphs.logits([row.to_step() for row in rows])
+        return self._advance(rows, self._read(rows) if logits is None else logits)
+
+    def _read(self, rows: Sequence[_Row]) -> Tensor:
+        """The logits after each row's newest token."""
+        device = self._decoder.device
         tokens = torch.tensor(self._filled([row.last for row in rows], 0), device=device)
-        positions = torch.tensor(self._filled([row.piece.start + row.cached for row in rows], 0), device=device)
+        positions = torch.tensor(self._filled([row.position for row in rows], 0), device=device)
         attention = self._attention(rows, positions)
         spans = find_spans([row.piece.adapter for row in rows], [1] * len(rows))
         hidden = self._decoder.hidden(tokens, positions, attention, spans)
-        return self._advance(list(rows), self._decoder.logits(hidden)[: len(rows)])
+        return self._decoder.logits(hidden)[: len(rows)]
 
     def _filled(self, numbers: list[int], filling: int) -> list[int]:
         """Up to a whole alignment: products of few rows, and the remainders of many, round otherwise."""

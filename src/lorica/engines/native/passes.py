@@ -12,6 +12,7 @@ from lorica.engines.native.pack import ALIGNMENT, Pass, Piece, Prefix, pack
 from lorica.engines.native.score import find_scored, score
 from lorica.engines.native.sequences import CompiledAttention
 from lorica.engines.native.tiles import TiledAttention, align_reads
+from lorica.engines.native.varlen import VarlenAttention, fits_varlen
 from lorica.models.attention import Attention
 from lorica.models.fast import AnyDecoder, FastDecoder
 from lorica.records import Choose
@@ -65,6 +66,9 @@ def attention_of(work: Pass, decoder: AnyDecoder, *, deterministic: bool, keep: 
     config = decoder.config
     if isinstance(decoder, FastDecoder) and decoder.compiled:
         return CompiledAttention(work, config.windows, keep=keep)
+    whole = not any(piece.branches.tokens for piece in work.pieces)
+    if whole and fits_varlen(config, decoder.dtype, decoder.device):
+        return VarlenAttention(work, keep=keep)
     if not deterministic:
         return SharedAttention(work, config.windows, decoder.dtype, keep=keep)
     like = torch.empty(0, dtype=decoder.dtype, device=decoder.device)
