@@ -16,6 +16,7 @@ from lorica.adapters.folder import save_adapter  # noqa: E402
 from lorica.engines.base import EngineSettings  # noqa: E402
 from lorica.engines.native import beginnings  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
+from lorica.engines.native.passes import Passes  # noqa: E402
 from lorica.models.adapter_weights import create_lora  # noqa: E402
 from lorica.models.families import read_decoder_config  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
@@ -51,13 +52,14 @@ def made(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
         folder = tmp_path / "a"
         engine.add_adapter("a", folder if folder.exists() else adapter(base, folder, 1))
         lengths: list[int] = []
-        read = engine._passes.read
+        read = Passes.read
 
-        def spy(pieces: Any) -> Any:
-            lengths.extend(piece.length for piece in pieces)
-            return read(pieces)
+        def spy(self: Passes, pieces: Any) -> Any:
+            if self._decoder is engine._decoder:
+                lengths.extend(piece.length for piece in pieces)
+            return read(self, pieces)
 
-        monkeypatch.setattr(engine._passes, "read", spy)
+        monkeypatch.setattr(Passes, "read", spy)
         return engine, lengths
 
     return make

@@ -55,6 +55,11 @@ class RowCache:
         for tensor in (*self.keys, *self.values):
             tensor[target] = tensor[source]
 
+    def copy(self, source: int, other: RowCache, target: int, length: int) -> None:
+        """Copy the first tokens of a line into another cache's, which has room for them."""
+        for mine, theirs in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
+            theirs[target, :length] = mine[source, :length]
+
 
 class StepAttention:
     """One new token per row: it sees its row's prefixes, its row's line of the cache, and itself.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -23,17 +20,15 @@ from lorica.engines.base import (
     not_there,
 )
 from lorica.engines.native import merging
-from lorica.engines.native.beginnings import Beginnings, Wanted
+from lorica.engines.native.beginnings import Beginnings
 from lorica.engines.native.block import goes_by_products, has_fast_kernel
-from lorica.engines.native.branches import NO_BRANCHES, branches_of
-from lorica.engines.native.generate import Finished, Generation, Waiting
+from lorica.engines.native.execution import Execution
+from lorica.engines.native.generate import Finished
 from lorica.engines.native.load import load_for, load_stored
-from lorica.engines.native.memory import free_memory, in_halves, tokens_that_fit
-from lorica.engines.native.pack import Piece, Prefix
-from lorica.engines.native.passes import Passes
-from lorica.engines.native.plan import Batch, Plan, PlannedRow, beginnings_first, make_plan
+from lorica.engines.native.memory import free_memory, tokens_that_fit
+from lorica.engines.native.plan import Plan, make_plan
 from lorica.engines.native.varlen import fits_varlen
-from lorica.engines.native.workers import Workers, count_workers
+from lorica.engines.native.workers import count_workers
 from lorica.errors import EngineError
 from lorica.models.adapter_weights import load_lora
 from lorica.models.decoder import Decoder
@@ -71,7 +66,6 @@ class NativeEngine:
         self._batch_tokens = batch_tokens
         self._share_prefixes = share_prefixes
         self._deterministic = deterministic
-        self._passes = Passes(decoder, deterministic=self._repeats())
         self._adapters: dict[str, LoraWeights] = {}
         self._digests: dict[str, str] = {}
         self._merge, self._stored = merge, stored
@@ -233,33 +227,18 @@ class NativeEngine:
             known=self._beginnings.known(requests) if self._repeats() else {},
         )
 
-    @torch.inference_mode()
     def execute(self, plan: Plan) -> Iterator[Finished]:
         """Run a plan batch by batch; yields (index of the request, output) of what each step finished."""
-        computed: dict[int, Future[Prefix]] = {}
-        generation = Generation(
+        execution = Execution(
             self._decoder,
-            cache_tokens=_CACHE_PER_BATCH * self._budget(),
-            decode=self._decode,
-            deterministic=self._repeats() and self._compiled(),
+            self._beginnings,
+            self._adapter,
+            _CACHE_PER_BATCH * self._budget(),
+            self._decode,
+            repeats=self._repeats(),
+            repeats_texts=self._repeats() and self._compiled(),
         )
-        count = count_workers(self._decoder.device)
-        with Workers[Finished](count) as workers:
-            for batch in beginnings_first(plan.batches, ahead=count - 1):
-                release = partial(_forget, computed, batch.release)
-                if batch.kind == "prefix":
-                    workers.submit(self._to_compute(plan, batch, computed))
-                elif batch.kind == "choose":
-                    workers.submit(self._to_score(plan, batch, computed), release)
-                else:
-                    yield from workers.finished(all_of_it=True)
-                    yield from self._admit(plan, batch, computed, generation)
-                    # Rows that are still being continued hold on to their prefix themselves.
-                    release()
-                yield from workers.finished()
-            yield from workers.finished(all_of_it=True)
-        while generation.busy:
-            yield generation.step()
+        return execution.run(plan)
 
     def _answer_unread(self, request: Request) -> Output | None:
         config = self._decoder.config
@@ -277,84 +256,6 @@ class NativeEngine:
     def _adapter(self, name: str | None) -> LoraWeights | None:
         return None if name is None or name == self._merged else self._adapters[name]
 
-    def _piece(self, plan: Plan, row: PlannedRow, prefix: Prefix | None) -> Piece:
-        request = plan.requests[row.request]
-        return Piece(
-            request.prompt[row.start :],
-            prefix,
-            self._adapter(request.adapter),
-            branches_of(request.choices) if isinstance(request, Choose) else NO_BRANCHES,
-        )
-
-    def _to_compute(self, plan: Plan, batch: Batch, computed: dict[int, Future[Prefix]]) -> Callable[[], Finished]:
-        wanted = self._beginnings.look_up(plan, batch.segments)
-        parents = [computed.get(one.segment.parent) for one in wanted]
-        promised: list[Future[Prefix]] = [Future() for _ in wanted]
-        computed.update(zip(batch.segments, promised, strict=True))
-
-        def read(missing: Sequence[Wanted], before: Sequence[Prefix | None]) -> list[Prefix]:
-            pieces = [
-                Piece(one.segment.tokens, parent, self._adapter(one.segment.adapter))
-                for one, parent in zip(missing, before, strict=True)
-            ]
-            return in_halves(self._passes.read, pieces)
-
-        def work() -> Finished:
-            try:
-                before = [_kept(parent) for parent in parents]
-                prefixes = self._beginnings.complete(wanted, before, read, keep=self._repeats())
-                for promise, prefix in zip(promised, prefixes, strict=True):
-                    promise.set_result(prefix)
-            except BaseException as error:
-                for promise in promised:  # whoever waits for them must not wait for ever
-                    if not promise.done():
-                        promise.set_exception(error)
-                raise
-            return []
-
-        return work
-
-    def _to_score(self, plan: Plan, batch: Batch, computed: dict[int, Future[Prefix]]) -> Callable[[], Finished]:
-        prefixes = [computed.get(row.segment) for row in batch.rows]
-
-        def score(part: Sequence[tuple[Piece, Choose]]) -> list[Output]:
-            pieces, requests = zip(*part, strict=True)
-            found = self._passes.score(pieces, requests)
-            return [_scored(request, values) for request, values in zip(requests, found, strict=True)]
-
-        def refuse(one: tuple[Piece, Choose]) -> Output:
-            return _too_large(one[1])
-
-        def work() -> Finished:
-            asked = [
-                (self._piece(plan, row, _kept(prefix)), cast(Choose, plan.requests[row.request]))
-                for row, prefix in zip(batch.rows, prefixes, strict=True)
-            ]
-            outputs = in_halves(score, asked, refuse)
-            return [(row.request, output) for row, output in zip(batch.rows, outputs, strict=True)]
-
-        return work
-
-    def _admit(
-        self, plan: Plan, batch: Batch, computed: dict[int, Future[Prefix]], generation: Generation
-    ) -> Iterator[Finished]:
-        waiting = []
-        for row in batch.rows:
-            piece = self._piece(plan, row, _kept(computed.get(row.segment)))
-            waiting.append(Waiting(row.request, piece, cast(Generate, plan.requests[row.request])))
-        while not generation.fits(waiting):
-            yield generation.step()
-        yield in_halves(generation.admit, waiting, lambda one: (one.index, _too_large(one.request)))
-
-
-def _kept(promised: Future[Prefix] | None) -> Prefix | None:
-    return None if promised is None else promised.result()
-
-
-def _forget(computed: dict[int, Future[Prefix]], indices: Sequence[int]) -> None:
-    for index in indices:
-        del computed[index]
-
 
 def _precision(decoder: AnyDecoder) -> str:
     if isinstance(decoder, FastDecoder):
@@ -366,16 +267,6 @@ def _attention(decoder: AnyDecoder) -> str:
     if decoder.device.type == "cpu":
         return "flash" if has_fast_kernel() else "plain"
     return "varlen" if fits_varlen(decoder.config, decoder.dtype, decoder.device) else "plain"
-
-
-def _too_large(request: Request) -> Output:
-    return failed(request, "there is not enough memory for this row, even alone")
-
-
-def _scored(request: Choose, values: Sequence[float]) -> Output:
-    if any(math.isnan(value) for value in values):
-        return failed(request, "the model's output is not a number (NaN): weights or precision are broken")
-    return Output(id=request.id, logprobs=tuple(values))
 
 
 def load_native(folder: Path, settings: EngineSettings) -> NativeEngine:

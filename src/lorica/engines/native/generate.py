@@ -85,6 +85,11 @@ class Generation:
         """Whether any row is unfinished."""
         return bool(self._rows)
 
+    @property
+    def rows(self) -> int:
+        """How many are unfinished."""
+        return len(self._rows)
+
     def fits(self, waiting: Sequence[Waiting]) -> bool:
         """Whether these rows can join now. When none is active, anything can."""
         lengths = [row.piece.length + row.limit for row in self._rows]
@@ -134,6 +139,16 @@ class Generation:
         spans = find_spans([row.piece.adapter for row in rows], [1] * len(rows))
         hidden = self._decoder.hidden(tokens, positions, attention, spans)
         return self._decoder.logits(hidden)[: len(rows)]
+
+    def hand_over(self, count: int, other: Generation) -> None:
+        """Have another generation of the same decoder continue the last so many rows."""
+        for row in self._rows[-count:]:
+            line = other.rows
+            other._cache.reserve(line + 1, row.cached)
+            self._cache.copy(row.line, other._cache, line, row.cached)
+            self._leave(row)
+            row.line = line
+            other._rows.append(row)
 
     def _filled(self, numbers: list[int], filling: int) -> list[int]:
         """Up to a whole alignment: products of few rows, and the remainders of many, round otherwise."""

@@ -61,6 +61,11 @@ class Workers(Generic[Result]):
             future.set_exception(error)
         self._pending.append((future, after))
 
+    def start(self, work: Callable[[], Result]) -> Future[Result]:
+        """Have something done whose result is taken as soon as it is there; only with several workers."""
+        assert self._pool is not None
+        return self._pool.submit(_without_gradients, work)
+
     def finished(self, *, all_of_it: bool = False) -> Iterator[Result]:
         """Results in the order of submission, until few are pending, or none. Raises what the work raised."""
         room = 0 if all_of_it or self._pool is None else self._count * _AHEAD

@@ -1,0 +1,192 @@
+"""A plan, executed batch by batch: beginnings and scores side by side, texts token by token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+
+from lorica.engines.base import Decode, failed
+from lorica.engines.native.beginnings import Beginnings, Wanted
+from lorica.engines.native.branches import NO_BRANCHES, branches_of
+from lorica.engines.native.generate import Finished, Generation, Waiting
+from lorica.engines.native.lanes import Group, Lanes, count_lanes
+from lorica.engines.native.memory import in_halves
+from lorica.engines.native.pack import Piece, Prefix
+from lorica.engines.native.passes import Passes
+from lorica.engines.native.plan import Batch, Plan, PlannedRow, beginnings_first
+from lorica.engines.native.workers import Workers, count_workers
+from lorica.models.fast import AnyDecoder
+from lorica.models.lora import LoraWeights
+from lorica.records import Choose, Generate, Output, Request
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What a plan is executed with.
+
+    adapter_of: the weights of an adapter that is asked for. cache_tokens: of rows that are continued. repeats: whether
+    beginnings and scores depend on no other row, repeats_texts: whether texts do not.
+    """
+
+    decoder: AnyDecoder
+    beginnings: Beginnings
+    adapter_of: Callable[[str | None], LoraWeights | None]
+    cache_tokens: int
+    decode: Decode | None
+    repeats: bool
+    repeats_texts: bool
+
+    @torch.inference_mode()
+    def run(self, plan: Plan) -> Iterator[Finished]:
+        """Yields (index of the request, output) of what each batch, and each step of generation, finished."""
+        count = count_workers(self.decoder.device)
+        rows = sum(len(batch.rows) for batch in plan.batches if batch.kind == "generate")
+        beside = count_lanes(rows, torch.get_num_threads(), count) if self.repeats_texts else 1
+        generations = [self._generation(beside) for _ in range(beside)]
+        work = _Work(self, plan, Passes(self.decoder, deterministic=self.repeats))
+        with Workers[Finished](count if beside == 1 else beside) as workers:
+            lanes = Lanes(generations, workers, _admit)
+            for batch in beginnings_first(plan.batches, ahead=count - 1):
+                if batch.kind == "prefix":
+                    workers.submit(work.to_compute(batch))
+                elif batch.kind == "choose":
+                    workers.submit(work.to_score(batch), partial(work.forget, batch))
+                elif beside > 1:
+                    group = work.to_continue(batch)
+                    work.forget(batch)
+                    yield from lanes.join(group)
+                else:
+                    yield from workers.finished(all_of_it=True)
+                    yield from _join(generations[0], work.to_continue(batch)())
+                    # Rows that are still being continued hold on to their prefix themselves.
+                    work.forget(batch)
+                yield from workers.finished()
+            yield from lanes.finish()
+            yield from workers.finished(all_of_it=True)
+        for generation in generations:
+            while generation.busy:
+                yield generation.step()
+
+    def _generation(self, beside: int) -> Generation:
+        return Generation(
+            self.decoder,
+            cache_tokens=self.cache_tokens // beside,
+            decode=self.decode,
+            deterministic=self.repeats_texts,
+        )
+
+
+class _Work:
+    """What is to be done for the batches of a plan, and the beginnings that were computed so far."""
+
+    def __init__(self, given: Execution, plan: Plan, passes: Passes) -> None:
+        self._given, self._plan, self._passes = given, plan, passes
+        self._computed: dict[int, Future[Prefix]] = {}
+
+    def forget(self, batch: Batch) -> None:
+        """Let go of the beginnings that no later batch needs."""
+        for index in batch.release:
+            del self._computed[index]
+
+    def to_compute(self, batch: Batch) -> Callable[[], Finished]:
+        """Compute shared beginnings, or find them among those that are kept."""
+        given, passes = self._given, self._passes
+        wanted = given.beginnings.look_up(self._plan, batch.segments)
+        parents = [self._computed.get(one.segment.parent) for one in wanted]
+        promised: list[Future[Prefix]] = [Future() for _ in wanted]
+        self._computed.update(zip(batch.segments, promised, strict=True))
+
+        def read(missing: Sequence[Wanted], before: Sequence[Prefix | None]) -> list[Prefix]:
+            pieces = [
+                Piece(one.segment.tokens, parent, given.adapter_of(one.segment.adapter))
+                for one, parent in zip(missing, before, strict=True)
+            ]
+            return in_halves(passes.read, pieces)
+
+        def work() -> Finished:
+            try:
+                before = [_kept(parent) for parent in parents]
+                prefixes = given.beginnings.complete(wanted, before, read, keep=given.repeats)
+                for promise, prefix in zip(promised, prefixes, strict=True):
+                    promise.set_result(prefix)
+            except BaseException as error:
+                for promise in promised:  # whoever waits for them must not wait for ever
+                    if not promise.done():
+                        promise.set_exception(error)
+                raise
+            return []
+
+        return work
+
+    def to_score(self, batch: Batch) -> Callable[[], Finished]:
+        """Score rows."""
+        prefixes = self._prefixes(batch)
+
+        def score(part: Sequence[tuple[Piece, Choose]]) -> list[Output]:
+            pieces, requests = zip(*part, strict=True)
+            found = self._passes.score(pieces, requests)
+            return [_scored(request, values) for request, values in zip(requests, found, strict=True)]
+
+        def work() -> Finished:
+            asked = [
+                (self._piece(row, _kept(prefix)), cast(Choose, self._plan.requests[row.request]))
+                for row, prefix in zip(batch.rows, prefixes, strict=True)
+            ]
+            outputs = in_halves(score, asked, lambda one: _too_large(one[1]))
+            return [(row.request, output) for row, output in zip(batch.rows, outputs, strict=True)]
+
+        return work
+
+    def to_continue(self, batch: Batch) -> Group:
+        """Rows whose texts are wanted."""
+        prefixes = self._prefixes(batch)
+
+        def rows() -> list[Waiting]:
+            return [
+                Waiting(row.request, self._piece(row, _kept(prefix)), cast(Generate, self._plan.requests[row.request]))
+                for row, prefix in zip(batch.rows, prefixes, strict=True)
+            ]
+
+        return rows
+
+    def _prefixes(self, batch: Batch) -> list[Future[Prefix] | None]:
+        return [self._computed.get(row.segment) for row in batch.rows]
+
+    def _piece(self, row: PlannedRow, prefix: Prefix | None) -> Piece:
+        request = self._plan.requests[row.request]
+        return Piece(
+            request.prompt[row.start :],
+            prefix,
+            self._given.adapter_of(request.adapter),
+            branches_of(request.choices) if isinstance(request, Choose) else NO_BRANCHES,
+        )
+
+
+def _join(generation: Generation, rows: list[Waiting]) -> Iterator[Finished]:
+    while not generation.fits(rows):
+        yield generation.step()
+    yield _admit(generation, rows)
+
+
+def _admit(generation: Generation, rows: list[Waiting]) -> Finished:
+    return in_halves(generation.admit, rows, lambda one: (one.index, _too_large(one.request)))
+
+
+def _kept(promised: Future[Prefix] | None) -> Prefix | None:
+    return None if promised is None else promised.result()
+
+
+def _too_large(request: Request) -> Output:
+    return failed(request, "there is not enough memory for this row, even alone")
+
+
+def _scored(request: Choose, values: Sequence[float]) -> Output:
+    if any(math.isnan(value) for value in values):
+        return failed(request, "the model's output is not a number (NaN): weights or precision are broken")
+    return Output(id=request.id, logprobs=tuple(values))
