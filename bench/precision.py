@@ -42,7 +42,7 @@ from lorica.verbs.train import listener, train_fits
 NAME = "sms_spam"
 TASK = TASKS[NAME]
 EXACT = "float32"
-OTHERS = ("bfloat16", "int8", "int8-weights", "nf4")
+OTHERS = ("bfloat16", "int8", "int8-weights", "int4-weights", "nf4")
 
 Floats = NDArray[np.float64]
 

@@ -1,6 +1,7 @@
 """What the processor multiplies: the largest rate of several large products in each arithmetic (torch's own, and of
-packed weights), each held for a while, for a run of seconds cannot be faster than what can be kept up; beside it the
-rate of the fastest single product, and in bfloat16 that of torch's own product of 8192 x 8192 x 8192.
+packed weights; on a GPU in bfloat16 alone), each held for a while, for a run of seconds cannot be faster than what can
+be kept up; beside it the rate of the fastest single product, and in bfloat16 that of torch's own product of 8192 x 8192
+x 8192.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ class Ceiling:
         config = read_decoder_config(model)
         wide = max(config.intermediate_size, 1024)
         self._sizes = [(config.hidden_size, wide), (wide, config.hidden_size), (2048, 2048)]
+        self._device = options.get("device", "cpu")
         if int(options.get("threads", 0)):
             torch.set_num_threads(int(options["threads"]))
 
     def run(self, items: list[Item]) -> dict[str, Any]:
         """GFLOP/s (for int8 GOP/s); the workload is of no matter."""
         del items
-        rates = {name: self._best(dtype) for name, dtype in _DTYPES.items()}
+        rates = {name: self._best(_DTYPES[name]) for name in (_DTYPES if self._device == "cpu" else ("bfloat16",))}
         return {
             "results": None,
             "gops": {name: kept for name, (kept, _) in rates.items()},
@@ -45,8 +47,8 @@ class Ceiling:
 
     @torch.inference_mode()
     def _cube(self) -> float:
-        a, b = (torch.randn(_CUBE, _CUBE).bfloat16() for _ in range(2))
-        found = torch.empty(_CUBE, _CUBE, dtype=torch.bfloat16)
+        a, b = (torch.randn(_CUBE, _CUBE).to(self._device, torch.bfloat16) for _ in range(2))
+        found = torch.empty(_CUBE, _CUBE, dtype=torch.bfloat16, device=self._device)
         return _rates(partial(torch.mm, a, b, out=found), 2 * _CUBE**3 / 1e9, 2 * _SECONDS)[1]
 
     @torch.inference_mode()
@@ -62,9 +64,9 @@ class Ceiling:
                     packed, scales = kernels.prepack_int8(b.t().contiguous()), torch.ones(outputs)
                     products.append(partial(kernels.int8_product, a.view(torch.uint8), packed, scales))
             else:
-                x, w = torch.randn(_ROWS, inputs).to(dtype), torch.randn(outputs, inputs).to(dtype)
+                x, w = (torch.randn(rows, inputs).to(self._device, dtype) for rows in (_ROWS, outputs))
                 products = [partial(F.linear, x, w)]
-                if kernels.can_prepack(dtype):
+                if self._device == "cpu" and kernels.can_prepack(dtype):
                     products.append(partial(kernels.packed_product, x, kernels.prepack(w), None))
             found += [_rates(product, 2 * _ROWS * inputs * outputs / 1e9) for product in products]
         return max(kept for kept, _ in found), max(peak for _, peak in found)
@@ -72,11 +74,17 @@ class Ceiling:
 
 def _rates(product: Callable[[], object], cost: float, seconds: float = _SECONDS) -> tuple[float, float]:
     """cost: of one product, in 10^9 operations -> the rate of all that are done in a while, and of the fastest."""
-    product()
+
+    def done() -> None:
+        product()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    done()
     taken: list[float] = []
     while sum(taken) < seconds:
         begun = time.perf_counter()
-        product()
+        done()
         taken.append(time.perf_counter() - begun)
     return cost * len(taken) / sum(taken), cost / min(taken)
 

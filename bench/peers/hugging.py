@@ -1,5 +1,5 @@
 """transformers + PEFT. Option `way`: one (row by row), grouped (batches of one adapter), mixed (`adapter_names`), paged
-(`generate_batch`, one adapter merged into the weights); `dtype`, `threads`, `batch` (rows).
+(`generate_batch`, one adapter merged into the weights); `dtype`, `device`, `threads`, `batch` (rows).
 
 As an expert would: rows of similar length together, left padding only to the longest of a batch, no gradient, logits of
 the last position alone, no cache where nothing is generated.
@@ -29,7 +29,9 @@ class Hugging:
         self._way, self._batch = options["way"], int(options.get("batch", 16))
         self._adapters, self._loaded = adapters, set[str]()
         dtype = getattr(torch, options["dtype"])
-        self._model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, local_files_only=True).eval()
+        self._device = options.get("device", "cpu")
+        whole = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, local_files_only=True)
+        self._model: Any = whole.to(self._device).eval()
         self._model.generation_config.eos_token_id = None
         self._model.generation_config.pad_token_id = 0
 
@@ -76,9 +78,9 @@ class Hugging:
         for row, item in enumerate(items):
             tokens[row, longest - len(item.prompt) :] = torch.tensor(item.prompt)
             mask[row, longest - len(item.prompt) :] = 1
-        given: dict[str, Any] = {"input_ids": tokens}
+        given: dict[str, Any] = {"input_ids": tokens.to(self._device)}
         if len(items) > 1:
-            given["attention_mask"] = mask
+            given["attention_mask"] = mask.to(self._device)
         if self._way == "mixed":
             given["adapter_names"] = [item.adapter for item in items]
         else:
@@ -119,7 +121,10 @@ class Hugging:
             inputs=[list(item.prompt) for item in items],
             generation_config=GenerationConfig(max_new_tokens=new, do_sample=False, eos_token_id=-1, pad_token_id=0),
             continuous_batching_config=ContinuousBatchingConfig(
-                page_size=_PAGE, num_blocks=_BLOCKS, max_batch_tokens=_BATCH_TOKENS, use_cuda_graph=False
+                page_size=_PAGE,
+                num_blocks=_BLOCKS,
+                max_batch_tokens=_BATCH_TOKENS,
+                use_cuda_graph=self._device != "cpu",
             ),
             warmup=False,
         )

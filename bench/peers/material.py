@@ -52,6 +52,33 @@ CONFIGS: dict[str, dict[str, object]] = {
         "attention_bias": False,
         "max_position_embeddings": 40960,
     },
+    "qwen3-4b": _COMMON
+    | {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "hidden_size": 2560,
+        "intermediate_size": 9728,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "attention_bias": False,
+        "max_position_embeddings": 40960,
+    },
+    "qwen3-8b": _COMMON
+    | {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "attention_bias": False,
+        "tie_word_embeddings": False,
+        "max_position_embeddings": 40960,
+    },
 }
 EMBEDDED = "lorica-tiny"
 RANK = 16

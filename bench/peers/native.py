@@ -1,6 +1,6 @@
-"""Lorica's native engine. Options: dtype, threads, batch_tokens, deterministic (true or false), kept (true: shared
-beginnings are kept of runs over other rows that begin alike, as from window to window of a file; otherwise every run
-computes its own).
+"""Lorica's native engine. Options: dtype, device, threads, batch_tokens, deterministic (true or false), kept (true:
+shared beginnings are kept of runs over other rows that begin alike, as from window to window of a file; otherwise every
+run computes its own).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Native:
     def __init__(self, model: Path, adapters: Path, options: dict[str, str]) -> None:
         settings = EngineSettings(
             dtype=options["dtype"],
-            device="cpu",
+            device=options.get("device", "cpu"),
             threads=int(options.get("threads", 0)),
             batch_tokens=int(options.get("batch_tokens", 8192)),
             deterministic=options.get("deterministic", "true") == "true",

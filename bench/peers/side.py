@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 WORKER = Path(__file__).with_name("worker.py")
+_ON_A_GPU = ("native", "transformers", "ceiling")
 
 
 class Side:
@@ -25,7 +26,7 @@ class Side:
     def start(self) -> str:
         """Load the peer; returns why it cannot be, or ""."""
         if not self._python:
-            return "not installed: no interpreter was named for it"
+            return "not installed, or not on this device: no interpreter was named for it"
         if self._needs and not self._installed():
             return f"not installed: {self._needs}"
         self._process = subprocess.Popen(
@@ -82,8 +83,9 @@ def known_sides(model: Path, adapters: Path, given: argparse.Namespace) -> list[
     here, threads = sys.executable, f"threads={given.threads}"
 
     def side(name: str, peer: str, *options: str, python: str = here, needs: str = "", works: str = "w") -> Side:
-        command = [peer, str(model), str(adapters), threads, *options]
-        return Side(name, python, command, needs=needs, works=works)
+        command = [peer, str(model), str(adapters), threads, f"device={given.device}", *options]
+        here_too = given.device == "cpu" or peer in _ON_A_GPU
+        return Side(name, python if here_too else "", command, needs=needs, works=works)
 
     found = [
         side("native-fp32", "native", "dtype=float32"),
@@ -91,6 +93,8 @@ def known_sides(model: Path, adapters: Path, given: argparse.Namespace) -> list[
         side("native-bf16-free", "native", "dtype=bfloat16", "deterministic=false"),
         side("native-bf16-kept", "native", "dtype=bfloat16", "kept=true"),
         side("native-int8", "native", "dtype=int8"),
+        side("native-int8-weights", "native", "dtype=int8-weights"),
+        side("native-int4-weights", "native", "dtype=int4-weights"),
         side("peft-one-bf16", "transformers", "way=one", "dtype=bfloat16", needs="peft", works="w1,w2,w3"),
         side("peft-grouped-bf16", "transformers", "way=grouped", "dtype=bfloat16", needs="peft", works="w1,w2,w3"),
         side("peft-grouped-fp32", "transformers", "way=grouped", "dtype=float32", needs="peft", works="w1,w2,w3"),

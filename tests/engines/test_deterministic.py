@@ -83,7 +83,11 @@ def rows() -> list[Request]:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "compiled"), [("float32", True), ("bfloat16", True), ("bfloat16", False), ("int8", True)]
+    ("dtype", "compiled"),
+    [
+        *(("float32", True), ("bfloat16", True), ("bfloat16", False)),
+        *(("int8", True), ("int8-weights", True), ("int8-weights", False), ("int4-weights", True)),
+    ],
 )
 def test_a_rows_scores_never_change_by_a_bit(
     base: Path, adapters: dict[str, Path], dtype: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
@@ -190,7 +194,7 @@ def test_compiled_kernels_change_nothing_but_rounding(
 
 
 @pytest.mark.skipif(not kernels.is_there(), reason=f"no compiled kernels: {kernels.why_not()}")
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int8-weights", "int4-weights"])
 def test_a_rows_text_never_changes_either(
     base: Path, adapters: dict[str, Path], dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from lorica.records import Choose, Generate, Output, Request, Sampling  # noqa: 
 
 SETTINGS = EngineSettings("float32", "cpu", merge="always")
 # Of log-probabilities that the adapters move by about 1.
-NEAR = {"float32": 1e-4, "bfloat16": 0.3, "float16": 0.05, "int8": 1.5, "int8-weights": 0.8}
+NEAR = {"float32": 1e-4, "bfloat16": 0.3, "float16": 0.05, "int8": 1.5, "int8-weights": 0.8, "int4-weights": 1.5}
 
 
 def native(bench: Any, settings: EngineSettings = SETTINGS) -> NativeEngine:

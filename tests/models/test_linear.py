@@ -23,7 +23,8 @@ def layers() -> list[Any]:
 
 @pytest.mark.parametrize("rows", [1, 3, 64, 300])
 @pytest.mark.parametrize(
-    ("precision", "off"), [("float32", 1e-5), ("bfloat16", 0.02), ("int8", 0.03), ("int8-weights", 0.03)]
+    ("precision", "off"),
+    [("float32", 1e-5), ("bfloat16", 0.02), ("int8", 0.03), ("int8-weights", 0.03), ("int4-weights", 0.2)],
 )
 def test_layers_of_one_input_as_one_product(layers: list[Any], rows: int, precision: str, off: float) -> None:
     x = torch.randn(rows, 128, generator=torch.Generator().manual_seed(1))

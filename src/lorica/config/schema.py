@@ -21,7 +21,7 @@ TaskName = Literal["rules", "mcq", "saq", "qa"]
 Method = Literal["choice", "likelihood", "generate"]
 Style = Literal["plain", "structured", "contrastive", ""]
 Truncate = Literal["middle", "left", "right", "error"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "int8-weights"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "int8-weights", "int4-weights"]
 Scheduler = Literal["cosine", "linear", "constant"]
 EngineName = Literal["native", "transformers", "fake"]
 Fallback = Literal["general", "base", "error"]
@@ -90,7 +90,8 @@ class ModelConfig:
     dtype: Dtype = "auto"
     """Number format the base computes in; `auto` is float32 for weight files up to 1 GiB on a CPU, else bfloat16.
     To answer on a CPU with the native engine there are also `int8` (weights and activations in whole numbers:
-    faster, a little less exact) and `int8-weights` (half the memory of bfloat16)."""
+    faster, a little less exact) and `int8-weights` and `int4-weights` (half and a quarter of the memory of
+    bfloat16)."""
 
     device: str = "auto"
     """Where the model runs: `auto`, `cpu`, `cuda`, `cuda:1`, ..."""

@@ -89,7 +89,7 @@ class EngineSettings:
 
     dtype: str = "auto"
     """Precision: auto (as the model's files have the weights), float32, bfloat16 or float16; on a CPU and with the
-    native engine also int8 (weights and activations) and int8-weights."""
+    native engine also int8 (weights and activations), int8-weights and int4-weights."""
 
     device: str = "auto"
     """auto (the GPU where there is one), cpu, cuda, cuda:1, ..."""

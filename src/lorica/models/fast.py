@@ -46,7 +46,8 @@ class FastDecoder:
             self._layers.append(Int8Layer(parts) if whole else FastLayer(parts))
             layers[number] = nn.Identity()
         self._norm = Norm(decoder.model.norm, self._stream, compiled=self.compiled)
-        self._head = make_product((decoder.lm_head,), precision)
+        # The head decides between tokens: 4 bits would cost as much there as in all layers together.
+        self._head = make_product((decoder.lm_head,), "int8-weights" if precision == "int4-weights" else precision)
         self._speeds = inverse_frequencies(self.config)
         self._memory = FactorMemory()
 

@@ -14,13 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorica.models import kernels
+from lorica.models.restored import Codes, Int4Codes, Int8Codes, RestoredProduct, group_of
 
-PRECISIONS = ("float32", "bfloat16", "float16", "int8", "int8-weights")
-"""How a base is computed. int8: weights and activations in whole numbers; int8-weights: the weights alone."""
+PRECISIONS = ("float32", "bfloat16", "float16", "int8", "int8-weights", "int4-weights")
+"""How a base is computed. int8: weights and activations in whole numbers; int8- and int4-weights: the weights alone."""
+
+WEIGHTS_ALONE = ("int8-weights", "int4-weights")
+"""Those whose activations stay as they are."""
 
 _LEVELS = 127  # symmetric: -127..127
 _SMALLEST = 1e-30  # a row of zeros has this scale
-_FEW_ROWS = 16  # up to here int8 weights are multiplied as they are; above, restoring them first costs less
 _CACHED_CELLS = 1 << 18  # numbers that are worked on at once: 1 MiB of float32
 _ROWS_AT_ONCE = 1024  # weights' rows that are quantised at once, so that their float32 copy stays in the cache
 
@@ -52,14 +55,14 @@ def make_product(layers: Sequence[nn.Linear], precision: str) -> Product:
     bias = torch.cat(biases).to(torch.float32 if precision == "int8" else dtype) if biases else None
     if precision == "int8":
         return Int8Product(weight, bias)
-    if precision == "int8-weights":
-        return Int8WeightsProduct(weight, bias, dtype)
+    if precision in WEIGHTS_ALONE:
+        return RestoredProduct(_codes(weight, precision, dtype), bias, dtype)
     return PackedProduct(weight.to(dtype), bias) if kernels.can_prepack(dtype) else PlainProduct(weight.to(dtype), bias)
 
 
 def working_dtype(precision: str) -> torch.dtype:
     """The precision of keys, values and adapters beside a base that is computed in `precision`."""
-    if precision in ("int8", "int8-weights"):
+    if precision == "int8" or precision in WEIGHTS_ALONE:
         return torch.bfloat16 if kernels.can_prepack(torch.bfloat16) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
 
@@ -129,23 +132,12 @@ class Int8Product:
         return product(codes, self._weight, self._scales)
 
 
-class Int8WeightsProduct(_AsItIs):
-    """Weights in int8 with one scale a row, activations as they are: half the memory of bfloat16."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
-        # The scales are rounded first, so that their rounding is no error.
-        self._codes, scales = quantise_weight(weight, scales_in=dtype)
-        self._scales, self._bias, self._dtype = scales.to(dtype), bias, dtype
-        self._fast = dtype == torch.bfloat16 and kernels.has_int8_weights()
-
-    def __call__(self, x: Given) -> Tensor:
-        """[T, in] -> [T, out]."""
-        assert isinstance(x, Tensor)
-        if self._fast and len(x) <= _FEW_ROWS:
-            y = kernels.int8_weights_product(x.contiguous(), self._codes, self._scales)
-        else:
-            y = F.linear(x, self._codes.to(self._dtype)).mul_(self._scales)
-        return y if self._bias is None else y.add_(self._bias)
+def _codes(weight: Tensor, precision: str, dtype: torch.dtype) -> Codes:
+    if precision == "int4-weights" and group_of(weight.shape[1]):
+        return Int4Codes(weight, dtype)
+    # The scales are rounded first, so that their rounding is no error.
+    codes, scales = quantise_weight(weight, scales_in=dtype)
+    return Int8Codes(codes, scales.to(dtype))
 
 
 def quantise_weight(weight: Tensor, *, scales_in: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:

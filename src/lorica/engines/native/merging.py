@@ -23,7 +23,7 @@ MIN_TOKENS = 16384
 _AUTO = ("float32", "bfloat16")
 # Mean difference of log-probabilities, merged and not, in nats. On a task whose adapter moves them by 0.34 it is 2e-6
 # in float32 and 0.02 in bfloat16, and half-precision rounding is no larger merged than unmerged.
-_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.05, "int8": 0.2, "int8-weights": 0.2}
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.05, "int8": 0.2, "int8-weights": 0.2, "int4-weights": 0.2}
 _PROBES = 4
 _PROBE_TOKENS = 4  # of a text
 

@@ -194,6 +194,19 @@ def scale(y: Tensor, scales: Tensor, bias: Tensor | None) -> None:
     )  # fmt: skip
 
 
+def restore_int8(codes: Tensor, scales: Tensor, into: Tensor) -> None:
+    """codes [n, in] int8, scales [n] bfloat16 -> into [n, in], bfloat16."""
+    _library().lorica_restore_int8(codes.data_ptr(), scales.data_ptr(), into.data_ptr(), *into.shape)
+
+
+def restore_int4(codes: Tensor, scales: Tensor, into: Tensor, group: int) -> None:
+    """codes [n, in / 2] uint8, scales and least weights [n, in / group, 2] bfloat16 -> into [n, in], bfloat16.
+
+    16 bytes hold 32 weights, the first 16 in their lower halves.
+    """
+    _library().lorica_restore_int4(codes.data_ptr(), scales.data_ptr(), into.data_ptr(), *into.shape, group)
+
+
 def _checked(short: int) -> None:
     if short:
         raise MemoryError("not enough memory for a compiled kernel")
@@ -219,6 +232,8 @@ def _library() -> ctypes.CDLL:
         ("round", flag, at, at, at, count, count, flag),
         ("add_norm_round", flag, at, at, at, at, number, at, at, at, count, count),
         ("gate_round", flag, at, at, at, at, at, at, count, count),
+        ("restore_int8", None, at, at, at, count, count),
+        ("restore_int4", None, at, at, at, count, count, count),
     ):
         function = getattr(library, f"lorica_{name}")
         function.argtypes, function.restype = kinds, result
