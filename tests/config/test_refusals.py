@@ -40,6 +40,8 @@ REFUSED: list[tuple[str, str, str]] = [
     ("hydra.run.dir=x", "unknown configuration key 'hydra.run.dir'", ""),
     ("task@other=mcq", "unknown configuration key", ""),
     ("model.dtype=int8 engine=transformers", "is computed by the native engine alone", "engine=native"),
+    ("model.dtype=int4-weights engine=transformers", "is computed by the native engine alone", "engine=native"),
+    ("model.dtype=int4-weights model.load_in_4bit=true", "both say how the weights are held", "set one of them"),
     ("model.dtype=int8-weights model.load_in_4bit=true", "both say how the weights are held", "set one of them"),
     ("task=mqc", "unknown preset task=mqc; there are: mcq, qa, rules, saq", "did you mean mcq?"),
     ("model=llama3", "unknown preset model=llama3", "did you mean llama3_8b?"),

@@ -71,9 +71,10 @@ def test_less_exact_precisions_are_named_and_stay_near(benches: Any, dtype: str)
     engine.remove_adapter("algebra")
 
 
-def test_whole_numbers_are_for_the_native_engine_without_four_bits(benches: Any) -> None:
-    base, settings = benches("wide").base, replace(SETTINGS, dtype="int8")
-    with pytest.raises(EngineError, match="does not compute in int8") as caught:
+@pytest.mark.parametrize("dtype", ["int8", "int4-weights"])
+def test_whole_numbers_are_for_the_native_engine_without_four_bits(benches: Any, dtype: str) -> None:
+    base, settings = benches("wide").base, replace(SETTINGS, dtype=dtype)
+    with pytest.raises(EngineError, match=f"does not compute in {dtype}") as caught:
         load_engine("transformers", base, settings)
     assert "native" in caught.value.fix
     with pytest.raises(EngineError, match="four bits already"):

@@ -80,7 +80,7 @@ def _check_model(config: Config, facts: _Facts) -> None:
             f"{facts['model.device_map']} and {facts['model.device']} both place the model",
             fix="set one of them",
         )
-    if model.dtype.startswith("int8"):
+    if model.dtype.startswith("int"):
         if config.engine.name == "transformers":
             raise ConfigError(
                 f"{facts['model.dtype']} is computed by the native engine alone, not by {facts['engine.name']}",

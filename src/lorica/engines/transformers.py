@@ -269,7 +269,7 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
         raise MissingExtraError("transformers", extra="local", needed_for="engine=transformers") from error
     keep_buffers()
     dtype, device = settings.dtype, settings.device
-    if dtype.startswith("int8"):
+    if dtype.startswith("int"):
         raise EngineError(f"the transformers engine does not compute in {dtype}", fix="use engine=native")
     given: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     if settings.load_in_4bit:

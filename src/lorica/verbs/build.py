@@ -78,7 +78,7 @@ def dtype(config: Config, folder: Path) -> str:
 def training_dtype(config: Config, folder: Path) -> str:
     """The precision to train in. Raises ConfigError for one that nothing can be trained through."""
     chosen = dtype(config, folder)
-    if chosen.startswith("int8"):
+    if chosen.startswith("int"):
         raise ConfigError(
             f"model.dtype={chosen} is for answering: no gradient passes through whole numbers",
             fix="model.dtype=auto, or model.load_in_4bit=true for less memory",

@@ -6,6 +6,7 @@ One call for all own parts, one for each level of shared beginnings, merged exac
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 
@@ -84,38 +85,53 @@ def has_varlen(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, dev
     def some(tokens: int, count: int) -> Tensor:
         return torch.randn(tokens, count, head_dim, generator=generator).to(device, dtype)
 
-    own = (some(7, heads), some(7, kv_heads), some(7, kv_heads), [5, 2], [5, 2])
-    shared = (some(7, heads), some(12, kv_heads), some(12, kv_heads), [3, 4], [1, 11])
-    step = (some(2, heads), some(16, kv_heads), some(16, kv_heads), [1, 1], [8, 8])
-    used = torch.tensor([3, 8], dtype=torch.int32, device=device)
+    def case(queries: list[int], keys: list[int]) -> _Case:
+        count, seen = sum(queries), sum(keys)
+        return _Case(some(count, heads), some(seen, kv_heads), some(seen, kv_heads), queries, keys)
+
     try:
         return (
-            _right(own, causal=True, used=None) and _right(shared, causal=False, used=None) and _right(step, used=used)
+            case([5, 2], [5, 2]).is_right(causal=True)
+            and case([3, 4], [1, 11]).is_right()
+            and case([1, 1], [8, 8]).is_right(used=[3, 8])
         )
     except (AttributeError, ImportError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return False
 
 
-def _right(
-    case: tuple[Tensor, Tensor, Tensor, list[int], list[int]], *, causal: bool = False, used: Tensor | None
-) -> bool:
-    query, key, value, queries, keys = case
-    device = query.device
-    found, total = attend_varlen(
-        query, key, value, Ends.of(queries, device), Ends.of(keys, device), causal=causal, used=used
-    )
-    there = keys if used is None else used.tolist()
-    right = True
-    for index, (a, c) in enumerate(zip(accumulate(queries, initial=0), accumulate(keys, initial=0), strict=True)):
-        if index == len(queries):
-            break
-        asked = query[a : a + queries[index]].transpose(0, 1).unsqueeze(0)
-        seen = (each[c : c + there[index]].transpose(0, 1).unsqueeze(0) for each in (key, value))
-        output, sums = plain_block(asked, *seen, causal=causal)
-        part = slice(a, a + queries[index])
-        right &= torch.allclose(found[part].float(), output[0].transpose(0, 1).float(), atol=0.03, rtol=0.03)
-        right &= torch.allclose(total[part], sums[0].t(), atol=0.03, rtol=0.03)
-    return right
+@dataclass(frozen=True)
+class _Case:
+    """Sequences of so many queries and keys each."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    queries: list[int]
+    keys: list[int]
+
+    def is_right(self, *, causal: bool = False, used: list[int] | None = None) -> bool:
+        """Whether the kernel gives what public operators give for each sequence."""
+        device = self.query.device
+        found, total = attend_varlen(
+            self.query,
+            self.key,
+            self.value,
+            Ends.of(self.queries, device),
+            Ends.of(self.keys, device),
+            causal=causal,
+            used=None if used is None else torch.tensor(used, dtype=torch.int32, device=device),
+        )
+        right, first, of_keys = True, 0, 0
+        for queries, keys, there in zip(self.queries, self.keys, used or self.keys, strict=True):
+            asked, seen = slice(first, first + queries), slice(of_keys, of_keys + there)
+            given = (
+                each.transpose(0, 1).unsqueeze(0) for each in (self.query[asked], self.key[seen], self.value[seen])
+            )
+            output, sums = plain_block(*given, causal=causal)
+            right &= torch.allclose(found[asked].float(), output[0].transpose(0, 1).float(), atol=0.03, rtol=0.03)
+            right &= torch.allclose(total[asked], sums[0].t(), atol=0.03, rtol=0.03)
+            first, of_keys = first + queries, of_keys + keys
+        return right
 
 
 class VarlenAttention:
