@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from lorica.models import kernels  # noqa: E402
-from lorica.models.linear import make_product, quantise_rows, quantise_weight  # noqa: E402
+from lorica.models.linear import make_product, quantise_rows, quantise_weight, stream_dtype  # noqa: E402
 
 F = torch.nn.functional
 
@@ -30,7 +30,7 @@ def test_layers_of_one_input_as_one_product(layers: list[Any], rows: int, precis
     x = torch.randn(rows, 128, generator=torch.Generator().manual_seed(1))
     expected = torch.cat([layer(x) for layer in layers], dim=1)
     product = make_product(layers, precision)
-    found = product(x if precision in ("float32", "int8") else x.bfloat16()).float()
+    found = product(x.to(stream_dtype(precision))).float()
     assert (found - expected).abs().max() < off * expected.abs().max()
     assert found.shape == expected.shape
 
