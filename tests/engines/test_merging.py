@@ -18,6 +18,7 @@ from lorica.engines.base import EngineSettings, MergingEngine  # noqa: E402
 from lorica.engines.native import merging  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
 from lorica.errors import EngineError  # noqa: E402
+from lorica.models.fast import FastDecoder  # noqa: E402
 from lorica.models.linear import PRECISIONS  # noqa: E402
 from lorica.models.lora import LoraPair  # noqa: E402
 from lorica.models.merging import merged_weight  # noqa: E402
@@ -49,6 +50,30 @@ def texts(adapter: str | None, count: int = 12) -> list[Request]:
 def scores(outputs: list[Output]) -> Any:
     assert not [output.error for output in outputs if output.error]
     return torch.tensor([output.logprobs for output in outputs])
+
+
+@pytest.mark.parametrize("undone", [True, False])
+def test_an_interrupted_merge_leaves_nothing_behind(
+    benches: Any, monkeypatch: pytest.MonkeyPatch, undone: bool
+) -> None:
+    engine = native(benches("qwen3"))
+    right, base = scores(engine.run(rows("algebra"))), scores(engine.run(rows(None)))
+    renew, calls = FastDecoder.renew_layer, [0]
+
+    def interrupted(*given: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise KeyboardInterrupt
+        renew(*given)
+
+    if undone:  # and the undoing is interrupted, not the merge
+        engine.settle({"algebra": 12}, rows("algebra"))
+    monkeypatch.setattr(FastDecoder, "renew_layer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(rows(None)) if undone else engine.settle({"algebra": 12}, rows("algebra"))
+    assert engine.describe()["merged"] == "none"
+    assert torch.equal(scores(engine.run(rows("algebra"))), right)
+    assert torch.equal(scores(engine.run(rows(None))), base)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

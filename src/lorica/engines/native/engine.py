@@ -70,6 +70,7 @@ class NativeEngine:
         self._digests: dict[str, str] = {}
         self._merge, self._stored = merge, stored
         self._merged: str | None = None
+        self._half_merged: str | None = None
         self._decode: Decode | None = None
         self._beginnings = Beginnings()
 
@@ -97,7 +98,7 @@ class NativeEngine:
         """Forget an adapter and free its memory. Raises EngineError for one that was never added."""
         if name not in self._adapters:
             raise not_there(name, self._adapters)
-        if self._merged == name:
+        if name in (self._merged, self._half_merged):
             self._restore()
         del self._adapters[name]
         del self._digests[name]
@@ -145,7 +146,7 @@ class NativeEngine:
     def settle(self, uses: Mapping[str | None, int], sample: Sequence[Request]) -> str:
         """See `MergingEngine.settle`."""
         name = merging.one_adapter(uses)
-        if name != self._merged:
+        if name != self._merged or self._half_merged is not None:
             self._restore()
         if name is None:
             return f"not merged: {merging.told(uses)}" if uses.keys() != {None} else ""
@@ -161,8 +162,9 @@ class NativeEngine:
             return f"adapter {name!r} is not merged: {reason}"
         asked = merging.probes(sample, self.run)
         before = self.run(asked)
+        self._half_merged = name  # until all of it is: an interruption must not leave half of it unnoticed
         merge(decoder, self._stored(), self._adapters[name])
-        self._merged = name
+        self._merged, self._half_merged = name, None
         self._beginnings.clear()
         decoder.forget_adapters()
         difference = merging.mean_difference(before, self.run(asked))
@@ -176,12 +178,14 @@ class NativeEngine:
 
     def _restore(self) -> None:
         """The base as it was, to the last bit."""
-        if self._merged is None:
+        name = self._merged or self._half_merged
+        if name is None:
             return
         assert isinstance(self._decoder, FastDecoder)
         assert self._stored is not None
-        restore(self._decoder, self._stored(), self._adapters[self._merged])
-        self._merged = None
+        self._merged, self._half_merged = None, name
+        restore(self._decoder, self._stored(), self._adapters[name])
+        self._half_merged = None
         self._beginnings.clear()
 
     def forget_beginnings(self) -> None:
@@ -193,7 +197,7 @@ class NativeEngine:
     ) -> list[Output]:
         """Answer all requests in their order; see `RepeatableEngine.run`."""
         check_adapters(requests, self._adapters)
-        if any(request.adapter != self._merged for request in requests):
+        if self._half_merged is not None or any(request.adapter != self._merged for request in requests):
             self._restore()
         outputs: list[Output | None] = [None] * len(requests)
         able: list[int] = []
