@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from lorica.adapters.folder import save_adapter  # noqa: E402
 from lorica.engines.base import EngineSettings  # noqa: E402
 from lorica.engines.native import beginnings  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
+from lorica.engines.native.pack import Prefix  # noqa: E402
 from lorica.engines.native.passes import Passes  # noqa: E402
 from lorica.models.adapter_weights import create_lora  # noqa: E402
+from lorica.models.compiled import kernels  # noqa: E402
 from lorica.models.families import read_decoder_config  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.records import Choose, Generate, Request, Sampling  # noqa: E402
@@ -125,6 +127,67 @@ def test_texts_begin_with_what_is_kept_too(made: Made) -> None:
     assert [one.tokens for one in found] == [one.tokens for one in made()[0].run(texts)]
 
 
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv(kernels.OFF, "0")
+    kernels.why_not.cache_clear()
+    yield
+    kernels.why_not.cache_clear()
+
+
+@pytest.mark.usefixtures("without_kernels")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_texts_that_depend_on_their_company_are_planned_as_if_nothing_were_kept(made: Made, dtype: str) -> None:
+    documents = [some(seed, 90) for seed in range(8)]
+
+    def ask(window: int, rows: int) -> list[Request]:
+        """A run that continues after a kill knows nothing of the windows before."""
+        return [
+            Generate(f"{window}-{number}-{row}", (*document, *some(10 * window + row, 9)), Sampling(max_new_tokens=12))
+            for number, document in enumerate(documents)
+            for row in range(rows)
+        ]
+
+    engine, _ = made(dtype)
+    assert not engine.repeatable(ask(1, 1)[0])
+    engine.run(ask(1, 3))
+    anew = made(dtype)[0]
+    assert engine.plan(ask(2, 1)).digest() == anew.plan(ask(2, 1)).digest()
+    assert engine.run(ask(2, 1)) == anew.run(ask(2, 1))
+
+
+def test_what_is_wanted_is_found_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beginnings, "free_memory", lambda device: 1 << 40)
+    rng = random.Random(3)
+    kept = beginnings.Beginnings()
+    kept.make_room(torch.device("cpu"))
+    there: set[tuple[str | None, tuple[int, ...]]] = set()
+
+    def put(adapter: str | None, path: tuple[int, ...]) -> None:
+        length = len(path)
+        numbers = [torch.tensor(path, dtype=torch.float32).view(1, length, 1)]
+        kept._put((adapter, path), Prefix(None, 0, length, numbers, numbers))
+        there.add((adapter, path))
+
+    for turn in range(600):
+        path = tuple(rng.randrange(3) for _ in range(rng.randrange(1, 8)))
+        adapter = rng.choice([None, "a"])
+        if turn % 3 == 0:
+            put(adapter, path)
+        if turn == 500:
+            kept.drop("a")
+            there = {key for key in there if key[0] is None}
+        found = kept._find(adapter, path, 0)
+        assert (found is not None) == any(name == adapter and whole[: len(path)] == path for name, whole in there)
+        if found is not None:
+            assert found.keys[0].flatten().tolist() == list(path)
+    assert kept.give_up()
+    assert not kept.give_up()
+    assert kept._find(None, (1,), 0) is None
+    put(None, (1, 2))
+    assert kept._find(None, (1,), 0) is None, "nothing is kept before there is room again"
+
+
 def test_another_adapter_of_the_name_gets_its_own(made: Made, base: Path, tmp_path: Path) -> None:
     engine, lengths = made()
     before = engine.run(window(1))
@@ -150,12 +213,14 @@ def test_memory_that_is_wanted_is_given_back_the_oldest_first(made: Made, monkey
     engine.run(window(1))
     engine.run(window(2, shared=some(7, 200)))
     kept = engine._beginnings
-    sizes = sum(beginnings._size(prefix) for prefix in kept._kept.values())
+    sizes = sum(beginnings._size(path, prefix) for (_, path), prefix in kept._kept.items())
     monkeypatch.setattr(beginnings, "free_memory", lambda device: int(sizes * (0.8 / beginnings._SHARE - 1)))
     kept.make_room(torch.device("cpu"))
     assert {len(path) for _, path in kept._kept} == {200}
     engine.run(window(3, shared=some(8, 300)))
-    assert sum(beginnings._size(prefix) for prefix in kept._kept.values()) <= 0.8 * sizes, "not within a run either"
+    assert sum(beginnings._size(path, prefix) for (_, path), prefix in kept._kept.items()) <= 0.8 * sizes, (
+        "not within a run either"
+    )
     monkeypatch.setattr(beginnings, "free_memory", lambda device: 0)
     kept.make_room(torch.device("cpu"))
     assert not kept._kept

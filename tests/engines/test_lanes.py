@@ -149,6 +149,33 @@ def test_rows_are_spread_in_whole_blocks(before: tuple[int, ...], after: tuple[i
     assert not lanes._uneven([each.rows for each in made])
 
 
+@compiled
+def test_rows_stay_where_there_is_no_room_for_them(
+    threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(1)
+    some = [tuple(rng.randrange(6144) for _ in range(count)) for count in [1800, *[8] * 80]]
+    requests: list[Request] = [
+        Generate(str(i), prompt, Sampling(max_new_tokens=200 if i == 0 else 40 + i % 60))
+        for i, prompt in enumerate(some)
+    ]
+    threads(1)
+    right = engine().run(requests)
+    hand_over = Generation.hand_over
+    found: list[int] = []
+
+    def over(self: Generation, count: int, other: Generation) -> None:
+        before = other.rows
+        hand_over(self, count, other)
+        if other.rows > before:
+            found.append(other.rows * max(row.longest for row in other._rows) if before else 0)
+
+    monkeypatch.setattr(Generation, "hand_over", over)
+    threads(2)
+    assert engine().run(requests) == right
+    assert all(tokens <= 2 * 4096 for tokens in found)
+
+
 @pytest.mark.parametrize("rows", [(16, 16), (24, 16), (32, 16), (16, 0), (3, 0), (0, 0), (16, 16, 15)])
 def test_what_would_be_filled_up_alike_stays(rows: tuple[int, ...]) -> None:
     assert not lanes._uneven(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ torch = pytest.importorskip("torch")
 
 from lorica.engines.base import EngineSettings  # noqa: E402
 from lorica.engines.native import engine as native  # noqa: E402
-from lorica.engines.native import memory, plan  # noqa: E402
+from lorica.engines.native import generate, memory, plan  # noqa: E402
+from lorica.engines.native.cache import RowCache  # noqa: E402
 from lorica.engines.native.generate import Generation  # noqa: E402
 from lorica.engines.native.passes import Passes  # noqa: E402
 from lorica.models.families import read_decoder_config  # noqa: E402
+from lorica.models.fast import FastDecoder  # noqa: E402
+from lorica.models.locate import locate_model  # noqa: E402
 from lorica.records import Choose, Generate, Request, Sampling  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -118,7 +122,7 @@ def test_a_row_that_does_not_fit_fails_alone_and_the_others_keep_their_bits(
     large: Request = Choose("large", tuple(range(90)), ((1,),))
     engine = _engine(benches("qwen3"))
     right = engine.run(requests)
-    score, read, admit = Passes.score, Passes.read, Generation.admit
+    score, read, join = Passes.score, Passes.read, Generation._join
 
     def refuse(count: int, most: int) -> None:
         if count > most:
@@ -132,17 +136,110 @@ def test_a_row_that_does_not_fit_fails_alone_and_the_others_keep_their_bits(
         refuse(len(pieces), 1)
         return read(self, pieces)
 
-    def hard_admit(self: Generation, waiting: Any) -> Any:
+    def hard_join(self: Generation, waiting: Any) -> Any:
         refuse(len(waiting), 2)
-        return admit(self, waiting)
+        return join(self, waiting)
 
     monkeypatch.setattr(Passes, "score", hard_score)
     monkeypatch.setattr(Passes, "read", hard_read)
-    monkeypatch.setattr(Generation, "admit", hard_admit)
+    monkeypatch.setattr(Generation, "_join", hard_join)
     *found, last = engine.run([*requests, large])
     assert found == right
     assert (last.id, last.finish) == ("large", "error")
     assert "memory" in last.error
+
+
+def texts(count: int) -> list[Request]:
+    return [
+        Generate(f"t{i}", tuple(range(3, 9 + i)), Sampling(max_new_tokens=4 + i % 9, do_sample=i % 2 == 0))
+        for i in range(count)
+    ]
+
+
+def tiny(dtype: str, threads: int = 1) -> native.NativeEngine:
+    return native.load_native(
+        locate_model("embedded:lorica_tiny", environ={}), EngineSettings(dtype=dtype, device="cpu", threads=threads)
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("place", ["logits", "pick"])
+def test_memory_that_runs_out_anywhere_in_a_step_costs_no_row(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, place: str
+) -> None:
+    engine, requests = tiny(dtype), texts(24)
+    right = engine.run(requests)
+    owner: Any = FastDecoder if place == "logits" else generate
+    plain = getattr(owner, place)
+    calls: list[int] = []
+
+    def hard(*given: Any) -> Any:
+        calls.append(1)
+        found = plain(*given)
+        if len(calls) % 3 == 1:
+            raise MemoryError
+        return found
+
+    monkeypatch.setattr(owner, place, hard)
+    said: list[int] = []
+    found = engine.run(requests, on_outputs=lambda outputs: said.extend(index for index, _ in outputs))
+    assert found == right
+    assert sorted(said) == list(range(24)), "each once"
+
+
+def test_a_text_that_does_not_fit_any_more_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, requests = tiny("bfloat16"), texts(20)
+    right = engine.run(requests)
+    read = Generation._read
+
+    def hard(self: Generation, rows: Any) -> Any:
+        if any(row.index == 7 and row.cached > 16 for row in rows):
+            raise MemoryError
+        return read(self, rows)
+
+    monkeypatch.setattr(Generation, "_read", hard)
+    found = engine.run(requests)
+    assert found[:7] + found[8:] == right[:7] + right[8:]
+    assert "memory" in found[7].error
+
+
+def test_kept_beginnings_are_given_up_before_rows_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tiny("bfloat16")
+    ask: list[Request] = [Choose(f"{i}", (*range(100), i), ((1,), (2,))) for i in range(4)]
+    right = engine.run(ask)
+    assert engine._beginnings._kept
+    score = Passes.score
+
+    def hard(self: Passes, pieces: Any, given: Any) -> Any:
+        if engine._beginnings._kept:
+            raise MemoryError
+        return score(self, pieces, given)
+
+    monkeypatch.setattr(Passes, "score", hard)
+    assert engine.run(ask) == right
+    assert not engine._beginnings._kept
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_long_row_does_not_make_the_cache_long_for_all(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    rng = random.Random(1)
+    before = torch.get_num_threads()
+    engine = tiny("bfloat16", threads)
+    reserve = RowCache.reserve
+    largest: list[int] = []
+
+    def seen(self: RowCache, lines: int, length: int) -> None:
+        reserve(self, lines, length)
+        largest.append(self.keys[0].shape[0] * self.keys[0].shape[1])
+
+    monkeypatch.setattr(RowCache, "reserve", seen)
+    some = [tuple(rng.randrange(6144) for _ in range(count)) for count in [1700, *[8] * 300]]
+    requests: list[Request] = [
+        Generate(str(i), prompt, Sampling(max_new_tokens=90 if i == 0 else 9 + i % 40)) for i, prompt in enumerate(some)
+    ]
+    engine.run(requests)
+    torch.set_num_threads(before)
+    assert max(largest) <= 4 * engine._budget() // threads
 
 
 def test_a_long_row_is_read_in_parts(benches: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,7 @@ def test_a_step_sees_beginnings_and_the_rows_own_line(window: int | None) -> Non
     newer = numbers.prefix(older, 43, 7)
     prefixes, lengths, lines = [newer, newer, None, older], [100, 3, 17, 64], [2, 0, 3, 1]
     query, key, value = numbers.three(4)
-    caches = [RowCache(config, dtype, CPU) for dtype in (torch.bfloat16, torch.float32)]  # type: ignore[arg-type]
+    caches = [RowCache(config, dtype, CPU, most_tokens=512) for dtype in (torch.bfloat16, torch.float32)]  # type: ignore[arg-type]
     for line, length in zip(lines, lengths, strict=True):
         written = numbers.some(length, 2), numbers.some(length, 2)
         for cache in caches:

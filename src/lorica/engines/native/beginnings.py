@@ -5,7 +5,8 @@ What is kept gives the bits that computing it anew would give, so it is only use
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from bisect import bisect_left, insort
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -19,6 +20,8 @@ from lorica.records import Request
 
 _SHARE = 0.125  # of the memory that is free without it
 _MOST_KNOWN = 64  # beginnings of one adapter that the next plan is shown
+_MOST_LOOKED_AT = 16  # longer ones, of which what is wanted may be a part
+_TOKEN_BYTES = 40  # of a path: a number, and where it is
 
 Path = tuple[int, ...]
 """All tokens from position 0 to the end of a beginning."""
@@ -39,6 +42,7 @@ class Beginnings:
     def __init__(self) -> None:
         self._lock = Lock()
         self._kept: OrderedDict[tuple[str | None, Path], Prefix] = OrderedDict()
+        self._paths: defaultdict[str | None, list[Path]] = defaultdict(list)  # the same, in order
         self._seen: dict[str | None, Path] = {}
         self._limit = self._held = 0  # bytes
 
@@ -101,36 +105,55 @@ class Beginnings:
             self._limit = 0 if free is None else int((free + self._held) * _SHARE)
             self._shrink()
 
+    def give_up(self) -> bool:
+        """When memory runs out: keep nothing, until there is room again. Returns whether there was anything."""
+        with self._lock:
+            held, self._limit = self._held, 0
+            self._shrink()
+        return held > 0
+
     def drop(self, adapter: str | None) -> None:
         """Forget an adapter: its name may come back with other weights."""
         with self._lock:
             self._seen.pop(adapter, None)
-            for key in [key for key in self._kept if key[0] == adapter]:
-                self._held -= _size(self._kept.pop(key))
+            for path in list(self._paths[adapter]):
+                self._remove((adapter, path))
 
     def clear(self) -> None:
         """Forget all."""
         with self._lock:
             self._kept.clear()
+            self._paths.clear()
             self._seen.clear()
             self._held = 0
 
     def _put(self, key: tuple[str | None, Path], prefix: Prefix) -> None:
-        older = self._kept.pop(key, None)
-        self._held += _size(prefix) - (0 if older is None else _size(older))
+        if key in self._kept:
+            self._remove(key)
+        self._held += _size(key[1], prefix)
         self._kept[key] = prefix
+        insort(self._paths[key[0]], key[1])
         self._shrink()
 
     def _shrink(self) -> None:
         while self._held > self._limit:
-            _, prefix = self._kept.popitem(last=False)  # the least used
-            self._held -= _size(prefix)
+            self._remove(next(iter(self._kept)))  # the least used
+
+    def _remove(self, key: tuple[str | None, Path]) -> None:
+        adapter, path = key
+        self._held -= _size(path, self._kept.pop(key))
+        del self._paths[adapter][bisect_left(self._paths[adapter], path)]
 
     def _find(self, adapter: str | None, path: Path, start: int) -> Prefix | None:
         with self._lock:
-            for (name, whole), prefix in reversed(self._kept.items()):
-                if name == adapter and prefix.start <= start and whole[: len(path)] == path:
-                    self._kept.move_to_end((name, whole))
+            paths = self._paths[adapter]
+            first = bisect_left(paths, path)  # whatever begins with it follows
+            for whole in paths[first : first + _MOST_LOOKED_AT]:
+                if whole[: len(path)] != path:
+                    break
+                prefix = self._kept[adapter, whole]
+                if prefix.start <= start:
+                    self._kept.move_to_end((adapter, whole))
                     return _cut(prefix, start, len(path))
         return None
 
@@ -141,5 +164,5 @@ def _cut(prefix: Prefix, start: int, stop: int) -> Prefix:
     return Prefix(None, start, stop - start, keys, values)
 
 
-def _size(prefix: Prefix) -> int:
-    return sum(one.numel() * one.element_size() for one in (*prefix.keys, *prefix.values))
+def _size(path: Path, prefix: Prefix) -> int:
+    return sum(one.nbytes for one in (*prefix.keys, *prefix.values)) + len(path) * _TOKEN_BYTES

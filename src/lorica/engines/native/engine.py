@@ -220,15 +220,15 @@ class NativeEngine:
         return cast(list[Output], outputs)
 
     def plan(self, requests: Sequence[Request]) -> Plan:
-        """The plan for valid requests: a pure function of them, the settings, the beginnings of earlier runs and, where
-        that is short, free memory.
+        """The plan for valid requests: a pure function of them, the settings, if they are repeatable the beginnings of
+        earlier runs, and, where that is short, free memory.
         """
         return make_plan(
             requests,
             batch_tokens=self._budget(),
             share_prefixes=self._share_prefixes,
             workers=count_workers(self._decoder.device),
-            known=self._beginnings.known(requests) if self._repeats() else {},
+            known=self._beginnings.known(requests) if all(map(self.repeatable, requests)) else {},
         )
 
     def execute(self, plan: Plan) -> Iterator[Finished]:

@@ -16,14 +16,14 @@ from lorica.engines.native.beginnings import Beginnings, Wanted
 from lorica.engines.native.branches import NO_BRANCHES, branches_of
 from lorica.engines.native.generate import Finished, Generation, Waiting
 from lorica.engines.native.lanes import Group, Lanes, count_lanes
-from lorica.engines.native.memory import in_halves
+from lorica.engines.native.memory import in_halves, too_large
 from lorica.engines.native.pack import Piece, Prefix
 from lorica.engines.native.passes import Passes
 from lorica.engines.native.plan import Batch, Plan, PlannedRow, beginnings_first
 from lorica.engines.native.workers import Workers, count_workers
 from lorica.models.fast import AnyDecoder
 from lorica.models.lora import LoraWeights
-from lorica.records import Choose, Generate, Output, Request
+from lorica.records import Choose, Generate, Output
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Execution:
         generations = [self._generation(beside) for _ in range(beside)]
         work = _Work(self, plan, Passes(self.decoder, deterministic=self.repeats))
         with Workers[Finished](count if beside == 1 else beside) as workers:
-            lanes = Lanes(generations, workers, _admit)
+            lanes = Lanes(generations, workers)
             for batch in beginnings_first(plan.batches, ahead=count - 1):
                 if batch.kind == "prefix":
                     workers.submit(work.to_compute(batch))
@@ -79,6 +79,7 @@ class Execution:
             cache_tokens=self.cache_tokens // beside,
             decode=self.decode,
             deterministic=self.repeats_texts,
+            give_up=self.beginnings.give_up,
         )
 
 
@@ -107,7 +108,7 @@ class _Work:
                 Piece(one.segment.tokens, parent, given.adapter_of(one.segment.adapter))
                 for one, parent in zip(missing, before, strict=True)
             ]
-            return in_halves(passes.read, pieces)
+            return in_halves(passes.read, pieces, give_up=given.beginnings.give_up)
 
         def work() -> Finished:
             try:
@@ -138,7 +139,7 @@ class _Work:
                 (self._piece(row, _kept(prefix)), cast(Choose, self._plan.requests[row.request]))
                 for row, prefix in zip(batch.rows, prefixes, strict=True)
             ]
-            outputs = in_halves(score, asked, lambda one: _too_large(one[1]))
+            outputs = in_halves(score, asked, lambda one: too_large(one[1]), give_up=self._given.beginnings.give_up)
             return [(row.request, output) for row, output in zip(batch.rows, outputs, strict=True)]
 
         return work
@@ -171,19 +172,11 @@ class _Work:
 def _join(generation: Generation, rows: list[Waiting]) -> Iterator[Finished]:
     while not generation.fits(rows):
         yield generation.step()
-    yield _admit(generation, rows)
-
-
-def _admit(generation: Generation, rows: list[Waiting]) -> Finished:
-    return in_halves(generation.admit, rows, lambda one: (one.index, _too_large(one.request)))
+    yield generation.admit(rows)
 
 
 def _kept(promised: Future[Prefix] | None) -> Prefix | None:
     return None if promised is None else promised.result()
-
-
-def _too_large(request: Request) -> Output:
-    return failed(request, "there is not enough memory for this row, even alone")
 
 
 def _scored(request: Choose, values: Sequence[float]) -> Output:

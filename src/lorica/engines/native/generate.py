@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ from lorica.engines.base import Decode, failed, room_for
 from lorica.engines.native.attention import prefix_parts
 from lorica.engines.native.cache import RowCache, StepAttention
 from lorica.engines.native.graph import GraphSteps, StepRow
+from lorica.engines.native.memory import in_halves, is_out_of_memory, too_large
 from lorica.engines.native.pack import ALIGNMENT, Piece, find_spans, pack
 from lorica.engines.native.passes import attention_of
 from lorica.engines.native.sample import Picker, pick
@@ -52,13 +53,19 @@ class _Row:
         return self.piece.length + len(self.picker.tokens) - 1
 
     @property
+    def longest(self) -> int:
+        """Tokens that its cache line may come to hold."""
+        return self.piece.length + self.limit
+
+    @property
     def position(self) -> int:
         """Of the newest token."""
         return self.piece.start + self.cached
 
     def to_step(self) -> StepRow:
         """What a captured step must know."""
-        return StepRow(self.last, self.position, self.line, self.cached, self.piece.prefix, self.piece.adapter)
+        piece = self.piece
+        return StepRow(self.last, self.position, self.line, self.cached, self.longest, piece.prefix, piece.adapter)
 
 
 class Generation:
@@ -66,15 +73,22 @@ class Generation:
 
     cache_tokens: own tokens for which the cache may have room, rows times the longest of them. decode: what tokens say;
     without it stop texts end nothing. deterministic: beside compiled kernels, a row's bits depend on no other row.
+    give_up: see `in_halves`.
     """
 
     def __init__(
-        self, decoder: AnyDecoder, *, cache_tokens: int, decode: Decode | None = None, deterministic: bool = False
+        self,
+        decoder: AnyDecoder,
+        *,
+        cache_tokens: int,
+        decode: Decode | None = None,
+        deterministic: bool = False,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._decode, self._align = decode, ALIGNMENT if deterministic else 1
+        self._decode, self._align, self._give_up = decode, ALIGNMENT if deterministic else 1, give_up
         self._decoder = decoder
         self._cache_tokens = cache_tokens
-        self._cache = RowCache(decoder.config, decoder.dtype, decoder.device)
+        self._cache = RowCache(decoder.config, decoder.dtype, decoder.device, most_tokens=cache_tokens)
         self._graphs: GraphSteps | None = None
         if isinstance(decoder, Decoder) and fits_varlen(decoder.config, decoder.dtype, decoder.device):
             self._graphs = GraphSteps(decoder, self._cache, pool_tokens=cache_tokens)
@@ -92,15 +106,16 @@ class Generation:
 
     def fits(self, waiting: Sequence[Waiting]) -> bool:
         """Whether these rows can join now. When none is active, anything can."""
-        lengths = [row.piece.length + row.limit for row in self._rows]
-        lengths += [one.piece.length + self._room(one.request) for one in waiting]
-        return not self._rows or len(lengths) * max(lengths) <= self._cache_tokens
+        return self._has_room([one.piece.length + self._room(one.request) for one in waiting])
 
     def admit(self, waiting: Sequence[Waiting]) -> Finished:
-        """Read the own parts of new rows and pick the first token of each. Returns rows that are done already.
-
-        When it raises, no row has joined.
+        """Read the own parts of new rows and pick the first token of each. Returns rows that are done already, or do
+        not fit into memory even alone.
         """
+        return in_halves(self._join, waiting, lambda one: (one.index, too_large(one.request)), give_up=self._give_up)
+
+    def _join(self, waiting: Sequence[Waiting]) -> Finished:
+        # Until its first token is picked no row has joined, for memory may run out.
         first = len(self._rows)
         rows = [
             _Row(one.index, one.piece, Picker(one.request), self._room(one.request), first + offset)
@@ -110,7 +125,7 @@ class Generation:
         work = pack(pieces, self._decoder.device, align=self._align)
         # A captured step is of no use once the cache has grown, so it grows for all that is to come.
         more = 0 if self._graphs is None else 1
-        self._cache.reserve(first + len(rows), max(row.piece.length + more * row.limit for row in rows))
+        self._reserve(first + len(rows), max(row.piece.length + more * row.limit for row in rows))
 
         def keep(layer: int, key: Tensor, value: Tensor) -> None:
             for row, start in zip(rows, work.offsets, strict=True):
@@ -121,17 +136,27 @@ class Generation:
         ends = [start + row.piece.length - 1 for row, start in zip(rows, work.offsets, strict=True)]
         read = torch.tensor(self._filled(ends, ends[-1]), device=self._decoder.device)
         hidden = self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=read)
+        chosen = self._pick(rows, self._decoder.logits(hidden)[: len(rows)])
         self._rows += rows
-        return self._advance(rows, self._decoder.logits(hidden)[: len(rows)])
+        return self._advance(rows, chosen)
 
     def step(self) -> Finished:
-        """One more token for every row. Returns the rows that are done."""
-        rows = list(self._rows)
-        logits = None if self._graphs is None else self._graphs.logits([row.to_step() for row in rows])
-        return self._advance(rows, self._read(rows) if logits is None else logits)
+        """One more token for every row. Returns the rows that are done, or do not fit into memory even alone."""
+        return in_halves(self._continue, list(self._rows), self._refuse, give_up=self._give_up)
+
+    def _continue(self, rows: Sequence[_Row]) -> Finished:
+        logits = None
+        if self._graphs is not None and len(rows) == len(self._rows):
+            logits = self._graphs.logits([row.to_step() for row in rows])
+        return self._advance(rows, self._pick(rows, self._read(rows) if logits is None else logits))
+
+    def _refuse(self, row: _Row) -> tuple[int, Output]:
+        self._leave(row)
+        return row.index, too_large(row.picker.request)
 
     def _read(self, rows: Sequence[_Row]) -> Tensor:
         """The logits after each row's newest token."""
+        self._reserve(len(self._rows), max(row.cached for row in rows) + 1)
         device = self._decoder.device
         tokens = torch.tensor(self._filled([row.last for row in rows], 0), device=device)
         positions = torch.tensor(self._filled([row.position for row in rows], 0), device=device)
@@ -141,14 +166,34 @@ class Generation:
         return self._decoder.logits(hidden)[: len(rows)]
 
     def hand_over(self, count: int, other: Generation) -> None:
-        """Have another generation of the same decoder continue the last so many rows."""
+        """Have another generation of the same decoder continue the last so many rows, as far as it has room."""
         for row in self._rows[-count:]:
             line = other.rows
-            other._cache.reserve(line + 1, row.cached)
+            if not other._makes_room(row):
+                return
             self._cache.copy(row.line, other._cache, line, row.cached)
             self._leave(row)
             row.line = line
             other._rows.append(row)
+
+    def _makes_room(self, row: _Row) -> bool:
+        if not self._has_room([row.longest]):
+            return False
+        try:
+            self._reserve(len(self._rows) + 1, row.cached)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def _has_room(self, longest: Sequence[int]) -> bool:
+        every = [*(row.longest for row in self._rows), *longest]
+        return not self._rows or len(every) * max(every) <= self._cache_tokens
+
+    def _reserve(self, lines: int, length: int) -> None:
+        """Room in the cache, beside what the rows have there."""
+        self._cache.reserve(lines, max(length, *(row.cached for row in self._rows), 0))
 
     def _filled(self, numbers: list[int], filling: int) -> list[int]:
         """Up to a whole alignment: products of few rows, and the remainders of many, round otherwise."""
@@ -167,12 +212,16 @@ class Generation:
     def _room(self, request: Generate) -> int:
         return room_for(request, self._decoder.config.max_positions)
 
-    def _advance(self, rows: Sequence[_Row], logits: Tensor) -> Finished:
+    def _pick(self, rows: Sequence[_Row], logits: Tensor) -> list[int | None]:
+        """The next token of each row; None where logits are not numbers."""
         broken = logits.amax(dim=-1).isnan().tolist()  # a maximum is NaN where anything is, and found in one pass
         chosen = pick(logits.nan_to_num(nan=0.0) if any(broken) else logits, [row.picker for row in rows])
+        return [None if bad else token for token, bad in zip(chosen, broken, strict=True)]
+
+    def _advance(self, rows: Sequence[_Row], chosen: Sequence[int | None]) -> Finished:
         done: Finished = []
-        for row, token, bad in zip(rows, chosen, broken, strict=True):
-            output = _broken(row) if bad else _accept(row, token, self._decode)
+        for row, token in zip(rows, chosen, strict=True):
+            output = _broken(row) if token is None else _accept(row, token, self._decode)
             if output is not None:
                 done.append((row.index, output))
                 self._leave(row)

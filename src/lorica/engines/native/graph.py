@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -28,20 +29,23 @@ MOST_RANKS = 512
 
 Item = TypeVar("Item")
 
+_NEVER: WeakSet[Decoder] = WeakSet()  # whose steps cannot be captured
+
 _ROOM = 16  # rows by which a step grows
 _SHRINK = 4  # a step with more than so many times the room that is needed is captured anew
 
 
 @dataclass(frozen=True)
 class StepRow:
-    """A row that is continued: its newest token and that token's position, its line of the cache and the tokens that
-    are there, what lies before these, and its adapter.
+    """A row that is continued: its newest token and that token's position, its line of the cache, the tokens that are
+    there and may come to be there, what lies before these, and its adapter.
     """
 
     token: int
     position: int
     line: int
     cached: int
+    longest: int
     prefix: Prefix | None
     adapter: LoraWeights | None
 
@@ -57,12 +61,12 @@ class GraphSteps:
         self._decoder, self._cache, self._pool_tokens = decoder, cache, pool_tokens
         self._pool: Pool | None = None
         self._step: _Step | None = None
-        self._broken = False
+        self._broken = decoder in _NEVER
 
     def logits(self, rows: Sequence[StepRow]) -> Tensor | None:
         """The logits [n, vocab_size] after each row's newest token; None where a graph does not suit.
 
-        The new tokens' keys and values are in the cache then. Raises what says that memory ran out.
+        The new tokens' keys and values are in the cache then.
         """
         adapters = _distinct([row.adapter for row in rows])
         prefixes = _distinct([row.prefix for row in rows])
@@ -72,17 +76,17 @@ class GraphSteps:
         try:
             return self._prepared(rows, adapters, prefixes).run(rows)
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
             logging.getLogger(__name__).warning("steps are not captured as a CUDA graph, and take longer: %s", error)
             self._broken, self._step, self._pool = True, None, None
+            if not is_out_of_memory(error):
+                _NEVER.add(self._decoder)
             return None
 
     def _prepared(self, rows: Sequence[StepRow], adapters: list[LoraWeights], prefixes: list[Prefix]) -> _Step:
         room = -(-len(rows) // _ROOM) * _ROOM
         if self._step is not None and room <= self._step.room <= room * _SHRINK:
             room = self._step.room
-        self._cache.reserve(room, max(row.cached for row in rows) + 1)
+        self._cache.reserve(room, max(row.longest for row in rows))
         if self._pool is None or not self._pool.hold(prefixes, most=room):
             self._step = None  # what it reads is given up before more is taken
             self._pool = Pool(self._decoder.config, prefixes, self._decoder.dtype, self._decoder.device)

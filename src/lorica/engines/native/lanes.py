@@ -18,8 +18,6 @@ from lorica.engines.native.workers import Workers
 Group = Callable[[], list[Waiting]]
 """Rows that are to be continued, once what they begin with is computed."""
 
-Admit = Callable[[Generation, list[Waiting]], Finished]
-
 _PER_THREAD = 2  # rows of a lane for each thread of the machine: with fewer, memory is what all lanes wait for
 
 
@@ -29,10 +27,10 @@ def count_lanes(rows: int, threads: int, workers: int) -> int:
 
 
 class Lanes:
-    """generations: one for each worker. admit: has rows join one of them, or refuses what does not fit."""
+    """generations: one for each worker."""
 
-    def __init__(self, generations: Sequence[Generation], workers: Workers[Finished], admit: Admit) -> None:
-        self._lanes = [_Lane(each, admit) for each in generations]
+    def __init__(self, generations: Sequence[Generation], workers: Workers[Finished]) -> None:
+        self._lanes = [_Lane(each) for each in generations]
         self._workers = workers
         self._waiting: deque[Group] = deque()
         self._running: dict[Future[Finished], _Lane] = {}
@@ -48,16 +46,22 @@ class Lanes:
     def finish(self) -> Iterator[Finished]:
         """Continue until at most one lane has rows left, which then go faster in all threads together."""
         while True:
-            joining = any(lane.group for lane in self._lanes)
-            if joining or not _uneven([lane.generation.rows for lane in self._lanes]):
-                if joining or sum(lane.busy for lane in self._lanes) > 1:
-                    self._start()
-            elif not self._running:
-                _even_out([lane.generation for lane in self._lanes])
-                continue
+            if self._may_go_on():
+                self._start()
             if not self._running:
                 return
             yield from self._next()
+
+    def _may_go_on(self) -> bool:
+        """Whether no lane must wait for others, so that they can hand over rows, or has the only rows left."""
+        if any(lane.group for lane in self._lanes):
+            return True
+        generations = [lane.generation for lane in self._lanes]
+        if _uneven([each.rows for each in generations]):
+            if self._running:
+                return False
+            _even_out(generations)
+        return sum(each.busy for each in generations) > 1
 
     def _start(self) -> None:
         resting = set(self._lanes) - set(self._running.values())
@@ -79,8 +83,8 @@ class Lanes:
 class _Lane:
     """A generation, and the rows that join it next."""
 
-    def __init__(self, generation: Generation, admit: Admit) -> None:
-        self.generation, self._admit = generation, admit
+    def __init__(self, generation: Generation) -> None:
+        self.generation = generation
         self.group: Group | None = None
 
     @property
@@ -93,7 +97,7 @@ class _Lane:
             rows = self.group()
             if self.generation.fits(rows):
                 self.group = None
-                return self._admit(self.generation, rows)
+                return self.generation.admit(rows)
         return self.generation.step()
 
 
@@ -104,7 +108,9 @@ def _uneven(rows: Sequence[int]) -> bool:
 
 
 def _even_out(generations: Sequence[Generation]) -> None:
-    """Spread the rows so that at most one block is not full, which weighs least where there are most."""
+    """Spread the rows so that at most one block is not full, which weighs least where there are most: as far as there
+    is room for them.
+    """
     ordered = sorted(generations, key=lambda each: -each.rows)
     rows = sum(each.rows for each in ordered)
     whole, more = divmod(-(-rows // ALIGNMENT), len(ordered))

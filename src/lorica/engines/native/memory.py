@@ -8,7 +8,9 @@ from typing import TypeVar
 
 import torch
 
+from lorica.engines.base import failed
 from lorica.models.families import DecoderConfig
+from lorica.records import Output, Request
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -54,23 +56,37 @@ def in_halves(
     work: Callable[[Sequence[Item]], list[Result]],
     items: Sequence[Item],
     refuse: Callable[[Item], Result] | None = None,
+    *,
+    give_up: Callable[[], bool] = lambda: False,
 ) -> list[Result]:
     """work(items), or where memory runs out, that of each half, and so on; what does not fit alone is refused.
 
+    give_up: lets go of memory that can be done without, before anything is halved; returns whether there was any.
     Raises the error itself without `refuse`.
     """
     try:
         return work(items)
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error) or (len(items) == 1 and refuse is None):
+        if not is_out_of_memory(error):
+            raise
+        given_up = give_up()
+        if len(items) == 1 and refuse is None and not given_up:
             raise
     # Outside the handler: the error holds on to the frames, and with them to what was computed so far.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if given_up:
+        return in_halves(work, items, refuse, give_up=give_up)
     if len(items) == 1 and refuse is not None:
         return [refuse(items[0])]
     middle = len(items) // 2
-    return in_halves(work, items[:middle], refuse) + in_halves(work, items[middle:], refuse)
+    halves = (in_halves(work, half, refuse, give_up=give_up) for half in (items[:middle], items[middle:]))
+    return [result for half in halves for result in half]
+
+
+def too_large(request: Request) -> Output:
+    """The output of a row for which memory is short."""
+    return failed(request, "there is not enough memory for this row, even alone")
 
 
 def _available(path: Path) -> int | None:

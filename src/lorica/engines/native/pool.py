@@ -19,8 +19,10 @@ class Pool:
     def __init__(
         self, config: DecoderConfig, prefixes: Sequence[Prefix], dtype: torch.dtype, device: torch.device
     ) -> None:
-        """With room for these beginnings, which it holds, and a little more; for none it has no room at all."""
-        self.capacity = -(-sum(prefix.stop for prefix in prefixes) // _GROWS) * _GROWS
+        """With room for these beginnings, which it holds, and half as many more: an outgrown one is made anew, and
+        whatever reads it. For none it has no room at all.
+        """
+        self.capacity = -(-sum(prefix.stop for prefix in prefixes) * 3 // 2 // _GROWS) * _GROWS
         shape = (self.capacity, config.kv_heads, config.head_dim)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]

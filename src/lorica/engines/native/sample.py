@@ -21,6 +21,7 @@ class Picker:
         self.request = request
         self.tokens: list[int] = []
         self._random = random.Random(f"{request.sampling.seed}:{request.id}")
+        self._drawn = (-1, 0.0)  # the number of the token for which something was drawn, and what
 
     @property
     def forbidden(self) -> tuple[int, ...]:
@@ -33,8 +34,10 @@ class Picker:
         return sorted({*self.request.prompt, *self.tokens})
 
     def draw(self) -> float:
-        """The next number in [0, 1) of this row's own sequence."""
-        return self._random.random()
+        """The number in [0, 1) for the next token, of this row's own sequence: the same until there is that token."""
+        if self._drawn[0] < len(self.tokens):
+            self._drawn = len(self.tokens), self._random.random()
+        return self._drawn[1]
 
 
 def pick(logits: Tensor, pickers: Sequence[Picker]) -> list[int]:

@@ -65,7 +65,7 @@ class CompiledStep:
     """`StepAttention` by the compiled kernel: a row's line of the cache is one more shared beginning of its own.
 
     lines[i]: the cache line of token i; lengths[i]: tokens in that line before this one; prefixes[i]: what lies before.
-    Tokens behind these stand for nothing.
+    Tokens behind these stand for nothing. The cache has room for the new ones.
     """
 
     def __init__(
@@ -77,7 +77,6 @@ class CompiledStep:
         prefixes: Sequence[Prefix | None],
     ) -> None:
         self._cache, self._windows = cache, windows
-        cache.reserve(len(lines), max(lengths) + 1)
         self._lines, self._at = torch.tensor(lines), torch.tensor(lengths)
         self._shared: list[Prefix] = []
         numbers: dict[int, int] = {}  # of each shared beginning among these
