@@ -3,7 +3,8 @@
     python bench/canary_tolerance.py [RUN_DIR/ADAPTER:TASK ...]
 
 Without adapters it trains two short ones on the examples. Prints a line per adapter and engine with the largest error
-of a log-probability, the same for the base, and how odd the adapter's effect is (0 as expected, 1 not applied).
+of a log-probability, the same for the base, how odd the adapter's effect is (0 as expected, 1 not applied), and the
+noise behind that: what is left of the effect without the expected one, in nats (root mean square).
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ ENGINES = (
     ("transformers", EngineSettings(dtype="float32", device="cpu")),
     ("native", EngineSettings(dtype="float16", device="cpu")),
     ("native", EngineSettings(dtype="bfloat16", device="cpu")),
+    ("native", EngineSettings(dtype="int8", device="cpu")),
+    ("native", EngineSettings(dtype="int8-weights", device="cpu")),
+    ("native", EngineSettings(dtype="int4-weights", device="cpu")),
     ("native", EngineSettings(dtype="float32", device="cpu", load_in_4bit=True)),
 )
 
@@ -36,22 +40,24 @@ def main(given: list[str]) -> None:
     """Measure every adapter on every engine."""
     with tempfile.TemporaryDirectory() as scratch:
         adapters = given or _train(Path(scratch))
-        worst: dict[str, tuple[float, float]] = {}
+        worst: dict[str, tuple[float, ...]] = {}
         engines = [(name, load_engine(name, BASE, settings)) for name, settings in ENGINES]
         reference = load_engine("native", BASE, EngineSettings(dtype="float32", device="cpu"))
         for number, adapter in enumerate(adapters):
             folder, _, task = adapter.rpartition(":")
             for name, engine in engines:
-                label, error, odd = _one(Path(folder), task, f"a{number}", name, engine, reference)
-                before = worst.get(label, (0.0, 0.0))
-                worst[label] = (max(before[0], error), max(before[1], odd))
-    figures = [f"{key}_excess={error:.3g} {key}_odd={odd:.3g}" for key, (error, odd) in worst.items()]
+                label, *found = _one(Path(folder), task, f"a{number}", name, engine, reference)
+                worst[label] = tuple(map(max, found, worst.get(label, (0.0, 0.0, 0.0))))
+    figures = [
+        f"{key}_excess={error:.3g} {key}_odd={odd:.3g} {key}_noise={noise:.3g}"
+        for key, (error, odd, noise) in worst.items()
+    ]
     print(" ".join(figures))
 
 
 def _one(
     folder: Path, task: str, name: str, engine_name: str, engine: Engine, reference: Engine
-) -> tuple[str, float, float]:
+) -> tuple[str, float, float, float]:
     probes = shipped_probes(load_task(task, TaskSettings()), Encoder.load(BASE), BASE)
     reference.add_adapter(name, folder)
     engine.add_adapter(name, folder)
@@ -68,12 +74,13 @@ def _one(
         for index, output in enumerate(outputs)
         for value, choice in zip(output.logprobs, facts.items[index % half].choices, strict=True)
     ]
+    noise = trial.odd * trial.strength
     print(
-        f"{folder.name:<8} {engine_name:<12} {dtype:<9} {trial.reading:<12} largest {trial.largest:.2e} base "
+        f"{folder.name:<8} {engine_name:<12} {dtype:<12} {trial.reading:<12} largest {trial.largest:.2e} base "
         f"{trial.base_largest:.2e} of allowed {max(errors):.2f} odd {trial.odd:.4f} effect {trial.effect:.3f} "
-        f"gap {facts.gap:.3f}"
+        f"noise {noise:.4f} strength {trial.strength:.3f}"
     )
-    return f"{engine_name}_{dtype}", max(errors), trial.odd
+    return f"{engine_name}_{dtype}", max(errors), trial.odd, noise
 
 
 def _train(scratch: Path) -> list[str]:

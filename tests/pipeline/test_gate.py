@@ -85,10 +85,13 @@ def _other_base(place: Path, *, noise: float) -> Path:
         ("native", EngineSettings(dtype="float32", device="cpu", share_prefixes=False, batch_tokens=64)),
         ("native", EngineSettings(dtype="bfloat16", device="cpu")),
         ("native", EngineSettings(dtype="float16", device="cpu")),
+        ("native", EngineSettings(dtype="int8", device="cpu")),
+        ("native", EngineSettings(dtype="int8-weights", device="cpu")),
+        ("native", EngineSettings(dtype="int4-weights", device="cpu")),
         ("native", EngineSettings(dtype="float32", device="cpu", load_in_4bit=True)),
         ("transformers", EngineSettings(dtype="float32", device="cpu")),
     ],
-    ids=["float32", "bfloat16", "float16", "nf4", "transformers"],
+    ids=["float32", "bfloat16", "float16", "int8", "int8-weights", "int4-weights", "nf4", "transformers"],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_every_engine_and_precision_admits_it(signed: Path, name: str, settings: EngineSettings) -> None:
@@ -101,6 +104,7 @@ def test_every_engine_and_precision_admits_it(signed: Path, name: str, settings:
     assert admission.trial is not None
     assert admission.trial.ok
     assert admission.trial.effect == pytest.approx(1, abs=0.3)
+    assert admission.trial.dtype == tried.describe()["dtype"]
     # And no precision is so coarse that an adapter which is not applied would pass.
     with pytest.raises(AdapterError, match="answers as the base alone"):
         admit(Deaf(tried), "rules", signed, BASE)
@@ -156,15 +160,16 @@ def test_layers_that_end_before_the_bases_are_refused(tmp_path: Path, engine: En
         assert admit(engine, f"short {sorted(choice)}", folder, BASE).proof == "differs"
 
 
-@pytest.mark.parametrize("b", [1e-4, 5.0])
-def test_a_faint_or_huge_adapter_keeps_its_passport_in_every_precision(
+@pytest.mark.parametrize("b", [1e-4, 0.01, 0.02, 0.04, 0.08, 0.2, 5.0])
+def test_an_adapter_of_any_strength_keeps_its_passport_in_every_precision(
     tmp_path: Path, engine: Engine, b: float
 ) -> None:
     folder = make_adapter(tmp_path / f"sized {b}", b=b)
     give_passport(folder, engine)
     assert admit(engine, str(folder), folder, BASE).proof == "canaries"
-    coarse = _engine(settings=EngineSettings(dtype="bfloat16", device="cpu"))
-    assert admit(coarse, "it", folder, BASE).trial is not None
+    for dtype in ("bfloat16", "int8", "int8-weights", "int4-weights"):
+        coarse = _engine(settings=EngineSettings(dtype=dtype, device="cpu"))
+        assert admit(coarse, "it", folder, BASE).trial is not None
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.3])

@@ -171,8 +171,8 @@ class Tolerance(msgspec.Struct, frozen=True, kw_only=True):
 class CanaryFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The canaries. engine, dtype, device: what computed the expected values. kind: where the prompts come from:
     `probes` ship with Lorica, `numbers` are token ids without a text, `rows` are the user's. gap: the largest
-    |adapter - base| over all choices. tolerance: precision of an engine (float32, bfloat16, float16, nf4) -> how
-    exactly it must reproduce them.
+    |adapter - base| over all choices. tolerance: precision of an engine (float32, bfloat16, float16, int8,
+    int8-weights, int4-weights, nf4) -> how exactly it must reproduce them.
     """
 
     engine: str

@@ -13,18 +13,29 @@ from lorica.errors import AdapterError
 from lorica.pipeline.probes import Probe
 from lorica.records import Choose, Output
 
-# How exactly an engine of each precision reproduces log-probabilities; measured by bench/canary_tolerance.py. The
-# coarser of the two precisions counts where the expected values were computed in another one.
+# How exactly an engine of each precision reproduces log-probabilities, from coarse to exact; measured by
+# bench/canary_tolerance.py. The coarser of the two precisions counts where the expected values were computed in another
+# one.
 TOLERANCE: dict[str, Tolerance] = {
-    "float32": Tolerance(absolute=1e-3, relative=1e-4),
-    "float16": Tolerance(absolute=0.03, relative=0.02),
-    "bfloat16": Tolerance(absolute=0.15, relative=0.1),
     "nf4": Tolerance(absolute=1.5, relative=0.5),
+    "int8": Tolerance(absolute=0.5, relative=0.2),
+    "int4-weights": Tolerance(absolute=1.5, relative=0.5),
+    "int8-weights": Tolerance(absolute=0.3, relative=0.15),
+    "bfloat16": Tolerance(absolute=0.15, relative=0.1),
+    "float16": Tolerance(absolute=0.03, relative=0.02),
+    "float32": Tolerance(absolute=1e-3, relative=1e-4),
 }
-# From coarse to exact.
-_PRECISIONS = ("nf4", "bfloat16", "float16", "float32")
-# Below this root mean square an adapter's effect drowns in the rounding of an engine of this precision.
-_FAINT = {"float32": 1e-4, "float16": 0.02, "bfloat16": 0.15, "nf4": 0.15}
+# Below this root mean square an adapter's effect drowns in the rounding of an engine of this precision: a few times the
+# noise that the same script finds.
+_FAINT = {
+    "nf4": 0.15,
+    "int8": 0.5,
+    "int4-weights": 0.6,
+    "int8-weights": 0.25,
+    "bfloat16": 0.15,
+    "float16": 0.02,
+    "float32": 1e-4,
+}
 # How far the adapter's effect may be from the expected one, as a part of it. Not applied: 1. Twice as strong: 1.
 _MOST_ODD = 0.5
 # Up to this part of the expected effect, an adapter has none.
@@ -41,8 +52,8 @@ class Trial:
     largest: the largest |seen - expected| of the adapter's log-probabilities, in nats, at canary and choice `worst`,
     where `seen` came instead of `expected`; allowed: the tolerance there. base_largest: the same of the base's.
     effect: the shift from base to adapter as a factor of the expected one (least squares): 1 as it should be, 0 not
-    applied. odd: root mean square of what is left of the shift after taking off the expected one, as a part of it.
-    problem: why it failed, in words, "" when admitted.
+    applied. strength: the root mean square of the expected shift, in nats. odd: that of what is left of the shift after
+    taking off the expected one, as a part of it. problem: why it failed, in words, "" when admitted.
     """
 
     reading: Reading
@@ -53,6 +64,7 @@ class Trial:
     seen: float = 0.0
     expected: float = 0.0
     effect: float = 1.0
+    strength: float = 0.0
     odd: float = 0.0
     dtype: str = ""
     problem: str = ""
@@ -154,6 +166,7 @@ def compare(facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output
         seen=seen[at],
         expected=worst.adapter,
         effect=effect,
+        strength=strength,
         odd=odd,
         dtype=precision,
     )
@@ -177,7 +190,10 @@ def _explain(found: Trial, *, silent: bool, other_base: bool) -> Trial:
             "this is another base model than the passport's"
         )
         return replace(found, reading="other_base", problem=why)
-    why = f"the base answers as it should and the adapter does not: its effect is {found.effect:.2g} times the expected"
+    why = (
+        f"the base answers as it should and the adapter does not: its effect is {found.effect:.2g} times the expected, "
+        f"and what else it does is {found.odd:.2g} of that ({_MOST_ODD:.2g} allowed in {found.dtype})"
+    )
     return replace(found, reading="other_adapter", problem=why)
 
 
@@ -239,8 +255,8 @@ def _nine(value: float) -> float:
 
 
 def _coarser(one: str, other: str) -> str:
-    known = [_PRECISIONS.index(each) if each in _PRECISIONS else 0 for each in (one, other)]
-    return _PRECISIONS[min(known)]
+    precisions = list(TOLERANCE)
+    return precisions[min(precisions.index(each) if each in precisions else 0 for each in (one, other))]
 
 
 def _excess(seen: float, expected: float, tolerance: Tolerance) -> float:
