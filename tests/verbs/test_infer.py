@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from lorica import load_pipeline
 from lorica.cli import main
+from lorica.data.journal import Journal
 from lorica.data.write import read_answers
+from lorica.records import Answer
 
 
 def _many(path: Path, count: int) -> Path:
@@ -97,9 +102,6 @@ def test_an_unfinished_run_is_not_mixed_with_another(tmp_path: Path, capsys: pyt
     output = tmp_path / "out.csv"
     command = ["infer", "engine=fake", "task=rules", f"input={rows}", f"output={output}", "inference.window_rows=10"]
     folder = tmp_path / "out.csv.partial"
-    from lorica.data.journal import Journal
-    from lorica.records import Answer
-
     with Journal.open(folder, {"input": "sha256:other"}, resume=False) as journal:
         journal.commit([Answer(id="r000000")])
     assert main(command) == 6
@@ -118,7 +120,91 @@ def test_a_finished_file_that_was_changed_is_made_again(tmp_path: Path, capsys: 
     assert "already complete" in capsys.readouterr().out
     output.write_text("junk")
     assert main(command) == 0
+    assert "was changed after its run had ended" in capsys.readouterr().err
     assert output.read_bytes() == whole
+
+
+def test_a_resume_does_not_write_over_another_run_that_has_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, output = _many(tmp_path / "rows.csv", 5), tmp_path / "out.csv"
+    command = ["infer", "engine=fake", "task=rules", f"output={output}"]
+    assert main([*command, f"input={rows}"]) == 0
+    whole = output.read_bytes()
+    more = _many(tmp_path / "more.csv", 6)
+    for other in (f"input={more}", "inference.seed=7"):
+        assert main([*command, f"input={rows}", other, "inference.resume=true"]) == 6
+        said = capsys.readouterr().err
+        assert f"{other.split('=')[0].removeprefix('inference.')}: was" in said
+        assert "seed=" not in said, "only what differs is named"
+        assert output.read_bytes() == whole
+        assert not list(tmp_path.glob("*.partial"))
+    # The journal of a run that was begun after it is gone on with.
+    with Journal.open(tmp_path / "out.csv.partial", {"input": "other"}, resume=False) as journal:
+        journal.commit([Answer(id="r000000")])
+    assert main([*command, f"input={rows}", "inference.resume=true"]) == 0
+    assert "already complete" in capsys.readouterr().out
+    assert main([*command, f"input={more}", "inference.resume=true"]) == 6
+    assert "out.csv.partial belongs to a different run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_a_run_may_go_on_with_other_threads_where_no_bit_depends_on_them(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], repeats: bool
+) -> None:
+    import torch
+
+    from lorica.engines.native.engine import NativeEngine
+
+    monkeypatch.setattr(NativeEngine, "repeatable", lambda self, request: repeats)
+    rows, before = _many(tmp_path / "rows.csv", 12), torch.get_num_threads()
+    command = ["infer", "task=rules", f"adapters.dir={trained}", f"input={rows}", "inference.window_rows=4"]
+    commit, kept = Journal.commit, [0]
+
+    def stopped(self: Journal, answers: Sequence[Answer]) -> None:
+        if kept[0] == 2:
+            raise KeyboardInterrupt
+        kept[0] += 1
+        commit(self, answers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "commit", stopped)
+        with contextlib.suppress(KeyboardInterrupt):
+            main([*command, f"output={tmp_path / 'out.csv'}", "engine.threads=1"])
+    other = ["engine.threads=2", "inference.batch_tokens=300"]
+    ended = main([*command, f"output={tmp_path / 'out.csv'}", "inference.resume=true", *other])
+    assert ended == (0 if repeats else 6)
+    torch.set_num_threads(before)
+    if repeats:
+        assert "(8 from before)" in capsys.readouterr().out
+        assert main([*command, f"output={tmp_path / 'whole.csv'}"]) == 0
+        assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    else:
+        assert "engine.threads: was '1', is now '2'" in capsys.readouterr().err
+
+
+def test_only_the_adapter_that_is_used_must_prove_itself(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = _many(tmp_path / "rows.csv", 3)
+    broken = shutil.copytree(trained / "rules", tmp_path / "broken")
+    (broken / "adapter_config.json").write_text("{")
+    command = ["infer", "task=rules", f"input={rows}", f"output={tmp_path / 'out.csv'}", f"adapters.dir={trained}"]
+    command.append(f"adapters.paths.broken={broken}")
+    assert main(command) == 4
+    assert "broken" in capsys.readouterr().err
+    assert main([*command, "adapters.use=rules"]) == 0
+    assert main([*command, "adapters.use=ruls"]) == 4
+    assert "did you mean 'rules'?" in capsys.readouterr().err
+
+
+def test_words_may_stand_before_and_behind_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = _many(tmp_path / "rows.csv", 3)
+    given = [f"input={rows}", f"output={tmp_path / 'out.csv'}", "engine=fake"]
+    assert main(["infer", "task=rules", "--json", *given]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 3
+    assert main(["config", "lora.r=4", "--json", "task=mcq"]) == 0
+    assert json.loads(capsys.readouterr().out)
 
 
 def test_a_run_in_which_every_row_fails_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

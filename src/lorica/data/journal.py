@@ -54,6 +54,11 @@ class Journal:
             self._cut()
         sync_folder(folder)
 
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Whether there is a journal to go on with."""
+        return (folder / _MANIFEST).exists()
+
     @classmethod
     def open(cls, folder: Path | str, manifest: Mapping[str, str], *, resume: bool) -> Journal:
         """Start a journal in `folder`, or go on with the one that is there.
@@ -76,7 +81,7 @@ class Journal:
                     fix=f"go on with it: inference.resume=true; or {_anew(place)}",
                 )
             else:
-                _compare(place, known, manifest)
+                check_same_run(place, known, manifest, otherwise=_anew(place))
             return cls(place, lock)
         except BaseException:
             os.close(lock)
@@ -217,7 +222,11 @@ def _read_manifest(folder: Path) -> dict[str, str] | None:
         raise ResumeError(f"{path} is damaged ({error})", fix=_anew(folder)) from error
 
 
-def _compare(folder: Path, known: Mapping[str, str], manifest: Mapping[str, str]) -> None:
+def check_same_run(place: Path, known: Mapping[str, str], manifest: Mapping[str, str], *, otherwise: str) -> None:
+    """Raises ResumeError naming each key in which two manifests differ. place: what is known of one of them.
+
+    otherwise: what can be done but to put them back.
+    """
     differing = [
         f"\n     {key}: was {known.get(key, '(nothing)')!r}, is now {manifest.get(key, '(nothing)')!r}"
         for key in sorted({*known, *manifest})
@@ -225,8 +234,8 @@ def _compare(folder: Path, known: Mapping[str, str], manifest: Mapping[str, str]
     ]
     if differing:
         raise ResumeError(
-            f"{folder} belongs to a different run:{''.join(differing)}",
-            fix=f"put these back as they were; or {_anew(folder)}",
+            f"{place} belongs to a different run:{''.join(differing)}",
+            fix=f"put these back as they were; or {otherwise}",
         )
 
 

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
+
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.registry import find_adapters
 from lorica.config.schema import Config
 from lorica.engines import load_engine
-from lorica.engines.base import Engine, EngineSettings
+from lorica.engines.base import Engine, EngineSettings, RepeatableEngine
 from lorica.errors import ConfigError
 from lorica.models.families import read_decoder_config, read_json_object
 from lorica.models.locate import locate_model
@@ -22,7 +24,7 @@ from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.pipeline.gate import Admission, admit_all
 from lorica.pipeline.provenance import adapter_digests, base_digest, trained_as, versions
 from lorica.prompts.encoder import Encoder
-from lorica.records import Row, Sampling
+from lorica.records import Generate, Row, Sampling
 from lorica.routing import route
 from lorica.tasks import load_task
 from lorica.tasks.base import Task, TaskSettings
@@ -30,6 +32,9 @@ from lorica.training.types import TrainSettings
 
 # Up to this size a CPU computes the base in float32: exact, and the memory does not hurt.
 _FLOAT32_UP_TO = 1 << 30  # bytes of weight files
+
+# What an engine that repeats every request may change on the way: a run may go on on another machine.
+_SPEED_ALONE = ("threads", "batch_tokens")
 
 
 def model_folder(config: Config) -> Path:
@@ -104,9 +109,10 @@ def build_engine(config: Config, folder: Path) -> Engine:
 
 
 def adapter_folders(config: Config) -> dict[str, Path]:
-    """Name -> folder of every adapter the configuration names."""
+    """Name -> folder of every adapter that may answer: all that the configuration names, or `adapters.use` alone."""
     base = Path(config.adapters.dir) if config.adapters.dir else None
-    return find_adapters(base, config.adapters.paths)
+    found, chosen = find_adapters(base, config.adapters.paths), config.adapters.use
+    return {chosen: found[chosen]} if chosen in found else found
 
 
 def answer_settings(config: Config, folder: Path) -> AnswerSettings:
@@ -185,10 +191,13 @@ def check_routes(config: Config, task: Task, rows: Iterable[Row]) -> Counter[str
 
 def manifest(config: Config, pipeline: Pipeline, extra: Mapping[str, str]) -> dict[str, str]:
     """Everything that decides the answers, as text: what a resumed run must share with the first one."""
-    folder = model_folder(config)
-    found = {f"engine.{key}": value for key, value in pipeline.engine.describe().items()}
+    folder, engine, settings = model_folder(config), pipeline.engine, dict(vars(pipeline.settings))
+    sampling = msgspec.structs.asdict(settings.pop("sampling"))
+    repeats = isinstance(engine, RepeatableEngine) and engine.repeatable(Generate("", (0,)))
+    without = _SPEED_ALONE if repeats else ()
+    found = {f"engine.{key}": value for key, value in engine.describe().items() if key not in without}
     found |= {f"task.{key}": str(value) for key, value in asdict(config.task).items()}
-    found |= {f"inference.{key}": str(value) for key, value in vars(pipeline.settings).items()}
+    found |= {f"inference.{key}": str(value) for key, value in {**settings, **sampling}.items() if key != "truncate"}
     found |= {f"adapter.{name}": digest for name, digest in adapter_digests(adapter_folders(config)).items()}
     found |= {
         "model": config.model.name,

@@ -11,14 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from lorica import __version__
 from lorica.config.compose import Resolved
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest
-from lorica.data.journal import Journal
+from lorica.data.journal import Journal, check_same_run
 from lorica.data.read import read_rows
 from lorica.data.write import atomic_file, check_output
-from lorica.errors import ConfigError, EngineError
+from lorica.errors import ConfigError, EngineError, ResumeError
 from lorica.pipeline.infer import Summary, answer_file
 from lorica.records import Row
 from lorica.tasks.base import Task
@@ -40,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
         "  lorica infer task=saq input=questions.jsonl output=answers.jsonl adapters.dir=runs/saq\n"
         "  lorica infer task=rules task.columns.body=text task.constants.rule='No advertising' input=sms.jsonl "
         "output=out.parquet",
-    ).parse_args(list(arguments))
+    ).parse_intermixed_args(list(arguments))
     resolved = resolve(given.overrides)
     summary, output = infer_file(resolved)
     if summary is None:
@@ -71,9 +73,9 @@ def infer_file(resolved: Resolved) -> tuple[Summary | None, Path]:
         print(f"lorica: {settled}", file=sys.stderr)
     manifest = build.manifest(config, pipeline, {"input": file_digest(source), "output": output.name})
     record = output.with_name(output.name + RECORD_SUFFIX)
-    if config.inference.resume and _complete(record, output, manifest):
-        return None, output
     folder = Path(config.run_dir) if config.run_dir else output.with_name(output.name + ".partial")
+    if config.inference.resume and _complete(record, output, manifest, began_anew=Journal.is_in(folder)):
+        return None, output
     with Journal.open(folder, manifest, resume=config.inference.resume) as journal:
         with _nothing_lost(journal), row_progress(uses.total()) as advance:
             summary = answer_file(
@@ -128,6 +130,13 @@ def _rows(config: Config, task: Task, source: Path) -> Iterator[Row]:
     return read_rows(source, task.shapes, columns=config.task.columns, constants=config.task.constants)
 
 
+class _Record(msgspec.Struct):
+    """What is read of the record beside an output."""
+
+    manifest: dict[str, str]
+    output: str
+
+
 def summary_dict(summary: Summary) -> dict[str, Any]:
     """The summary as plain values, with the version that made it."""
     # Not `asdict`: it rebuilds a Counter from pairs, and counts the pairs.
@@ -135,11 +144,26 @@ def summary_dict(summary: Summary) -> dict[str, Any]:
     return {**counts, "version": __version__}
 
 
-def _complete(record: Path, output: Path, manifest: dict[str, str]) -> bool:
+def _complete(record: Path, output: Path, manifest: dict[str, str], *, began_anew: bool) -> bool:
+    """Whether this very run has ended. began_anew: whether one began after it, which is to be gone on with.
+
+    Raises ResumeError where another run has ended: a resume does not write over its output.
+    """
     if not (record.is_file() and output.is_file()):
         return False
-    found = json.loads(record.read_text("utf-8"))
-    return bool(found.get("manifest") == manifest and found.get("output") == file_digest(output))
+    anew = f"run it without inference.resume=true, which writes over {output}; or name another output"
+    try:
+        kept = msgspec.json.decode(record.read_bytes(), type=_Record)
+    except msgspec.MsgspecError as error:
+        if began_anew:
+            return False
+        raise ResumeError(f"{record} is damaged ({error})", fix=anew) from error
+    if kept.manifest == manifest and kept.output == file_digest(output):
+        return True
+    if not began_anew:
+        check_same_run(output, kept.manifest, manifest, otherwise=anew)
+        print(f"lorica: {output} was changed after its run had ended: it is made again", file=sys.stderr)
+    return False
 
 
 def _text(summary: Summary, output: Path) -> str:
