@@ -287,7 +287,7 @@ class EngineConfig:
     """`native`: Lorica's own decoder; `transformers`: any architecture transformers and PEFT know, slower;
     `fake`: answers from a hash of the prompt, for trying out files and settings."""
 
-    threads: NotNegative = 0
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """CPU threads; 0 leaves the choice to torch. Unit: threads."""
 
     share_prefixes: bool = True

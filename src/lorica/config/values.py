@@ -5,8 +5,9 @@ quoting; a text that is quoted as a whole loses its quotes."""
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lorica.config.fields import Leaf, within
@@ -152,12 +153,21 @@ def coerce(leaf: Leaf, entry: str, value: Any, *, place: str = "") -> Any:
     if checked is None:
         if kind == "text" and isinstance(value, bool | int | float):
             fix = f"quote it: '{show(value)}'"
+        elif isinstance(value, str) and leaf.words and (near := _near(value, leaf.words)):
+            fix = f"did you mean {near}? {fix[:1].upper()}{fix[1:]}"
         elif value is None:
             fix = "leave the key out, or write '' for an empty text" if kind == "text" else "leave the key out"
         raise ConfigError(f"{place}{key} takes {leaf.takes(item=bool(entry))}; got {_quoted(value)}", fix=fix)
     if leaf.kind == "table" and kind == "text" and checked == "":
         raise ConfigError(f"{place}{key} is empty", fix=f"write {key}=VALUE, or leave the key out")
     return checked
+
+
+def _near(text: str, words: Sequence[str]) -> str:
+    """The word that is meant, in lower case or cut short or misspelt, or ""."""
+    low = text.lower()
+    begun = [word for word in words if low and word.startswith(low)]
+    return (begun or difflib.get_close_matches(low, words, n=1, cutoff=0.5) or [""])[0]
 
 
 def _scalar(leaf: Leaf, kind: str, value: Any) -> Any:
