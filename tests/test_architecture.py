@@ -33,6 +33,7 @@ RANKS = {
     "vetting": 5,  # asks the pipeline's stages what an adapter does; its levels 0 to 2 load no torch
     "verbs": 6,
     "cli": 7,
+    "__main__": 8,  # `python -m lorica`
 }
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

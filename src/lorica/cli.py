@@ -70,7 +70,11 @@ def _help() -> str:
         "  lorica train task=rules input=examples/rules/posts.csv run_dir=runs/rules\n"
         "  lorica infer task=rules input=posts.csv output=answers.csv adapters.dir=runs/rules\n"
         "  lorica passport adapters/news --base Qwen/Qwen3-0.6B task=rules\n"
-        "  lorica config task=mcq lora.r=8"
+        "  lorica config task=mcq lora.r=8\n\n"
+        "exit codes:\n"
+        "  0 done  2 command line or configuration  3 rows or prompts  4 base model or adapter  5 engine or training\n"
+        "  6 a resume in the place of another run  7 a package that is not installed  130 interrupted\n"
+        "  `check` and `passport --check` end with their verdict instead, 0 to 3"
     )
 
 

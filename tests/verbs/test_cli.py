@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lorica import __version__
+from lorica import __version__, errors
 from lorica.cli import VERBS, main
 
 
@@ -19,6 +19,20 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"  {verb} " in said for verb in VERBS)
     assert main([]) == 0
     assert capsys.readouterr().out == said
+
+
+def test_help_names_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out.split("exit codes:")[1]
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.LoricaError)]
+    codes = {kind.exit_code for kind in kinds} - {errors.LoricaError.exit_code}
+    assert len(codes) == 6
+    assert all(f"  {code} " in said for code in codes | {0, 130})
+
+
+def test_it_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "lorica", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"lorica {__version__}\n"
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
