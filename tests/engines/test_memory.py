@@ -96,8 +96,7 @@ def test_halves_until_it_fits() -> None:
     assert memory.in_halves(work, [1, 2, 3, 4, 5], lambda item: -item) == [10, 20, 30, 40, 50]
     assert calls == [5, 2, 3, 1, 2]
     assert memory.in_halves(work, [1, 50, 2], lambda item: -item) == [10, -50, 20]
-    with pytest.raises(MemoryError):
-        memory.in_halves(work, [50])
+    assert memory.in_halves(work, [], lambda item: item) == []
     with pytest.raises(RuntimeError, match="something else"):
         memory.in_halves(lambda _: (_ for _ in ()).throw(RuntimeError("something else")), [1], lambda item: item)
 
@@ -185,6 +184,36 @@ def test_memory_that_runs_out_anywhere_in_a_step_costs_no_row(
     found = engine.run(requests, on_outputs=lambda outputs: said.extend(index for index, _ in outputs))
     assert found == right
     assert sorted(said) == list(range(24)), "each once"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_fail_whose_beginning_does_not_fit_and_no_others(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    rng, before = random.Random(4), torch.get_num_threads()
+
+    def some(count: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(6144) for _ in range(count))
+
+    small, large = some(70), some(90)
+    larger = large + some(60)
+    begun = [(small, large, larger)[i % 3] + some(9) for i in range(90)]
+    requests: list[Request] = [Choose(f"c{i}", prompt, ((1,), (2, 3))) for i, prompt in enumerate(begun)]
+    requests += [Generate(f"g{i}", prompt, Sampling(max_new_tokens=5)) for i, prompt in enumerate(begun)]
+    right = tiny("bfloat16").run(requests)
+    read = Passes.read
+
+    def hard(self: Passes, pieces: Any) -> Any:
+        if any(len(piece.tokens) == 90 for piece in pieces):
+            raise MemoryError
+        return read(self, pieces)
+
+    monkeypatch.setattr(Passes, "read", hard)
+    found = tiny("bfloat16", threads).run(requests)
+    torch.set_num_threads(before)
+    for request, output, expected in zip(requests, found, right, strict=True):
+        if request.prompt[:70] == small:
+            assert output == expected
+        else:
+            assert "memory" in output.error, "what lies behind it can not be computed either"
 
 
 def test_a_text_that_does_not_fit_any_more_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:

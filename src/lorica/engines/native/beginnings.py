@@ -77,12 +77,12 @@ class Beginnings:
         self,
         wanted: Sequence[Wanted],
         parents: Sequence[Prefix | None],
-        read: Callable[[Sequence[Wanted], Sequence[Prefix | None]], list[Prefix]],
+        read: Callable[[Sequence[Wanted], Sequence[Prefix | None]], list[Prefix | None]],
         *,
         keep: bool,
-    ) -> list[Prefix]:
+    ) -> list[Prefix | None]:
         """All that is wanted: what is kept, and from `read` what is not, which is kept then unless it is of a single
-        row. parents: what lies before each.
+        row. parents: what lies before each. None stands for what `read` could not compute.
         """
         missing = [number for number, one in enumerate(wanted) if one.kept is None]
         found = [one.kept and replace(one.kept, parent=parent) for one, parent in zip(wanted, parents, strict=True)]
@@ -90,10 +90,10 @@ class Beginnings:
             fresh = read([wanted[number] for number in missing], [parents[number] for number in missing])
             for number, prefix in zip(missing, fresh, strict=True):
                 found[number], segment = prefix, wanted[number].segment
-                if keep and segment.shared:
+                if prefix is not None and keep and segment.shared:
                     with self._lock:
                         self._put((segment.adapter, wanted[number].path), replace(prefix, parent=None))
-        return [one for one in found if one is not None]
+        return found
 
     def make_room(self, device: torch.device) -> None:
         """Before a run: find out what may be kept from now on, and drop what is more.

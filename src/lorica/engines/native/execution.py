@@ -63,7 +63,7 @@ class Execution:
                     yield from lanes.join(group)
                 else:
                     yield from workers.finished(all_of_it=True)
-                    yield from _join(generations[0], work.to_continue(batch)())
+                    yield from _join(generations[0], work.to_continue(batch))
                     # Rows that are still being continued hold on to their prefix themselves.
                     work.forget(batch)
                 yield from workers.finished()
@@ -81,6 +81,10 @@ class Execution:
             deterministic=self.repeats_texts,
             give_up=self.beginnings.give_up,
         )
+
+
+class _TooLargeError(MemoryError):
+    """There is not enough memory for a beginning, even alone: the rows behind it fail."""
 
 
 class _Work:
@@ -103,19 +107,27 @@ class _Work:
         promised: list[Future[Prefix]] = [Future() for _ in wanted]
         self._computed.update(zip(batch.segments, promised, strict=True))
 
-        def read(missing: Sequence[Wanted], before: Sequence[Prefix | None]) -> list[Prefix]:
+        def read(missing: Sequence[Wanted], before: Sequence[Prefix | None]) -> list[Prefix | None]:
             pieces = [
                 Piece(one.segment.tokens, parent, given.adapter_of(one.segment.adapter))
                 for one, parent in zip(missing, before, strict=True)
             ]
-            return in_halves(passes.read, pieces, give_up=given.beginnings.give_up)
+            return in_halves(
+                lambda some: [*passes.read(some)], pieces, lambda _: None, give_up=given.beginnings.give_up
+            )
 
         def work() -> Finished:
             try:
-                before = [_kept(parent) for parent in parents]
-                prefixes = given.beginnings.complete(wanted, before, read, keep=given.repeats)
-                for promise, prefix in zip(promised, prefixes, strict=True):
-                    promise.set_result(prefix)
+                able = [number for number, parent in enumerate(parents) if not _lacks(parent)]
+                before = [_kept(parents[number]) for number in able]
+                found = given.beginnings.complete([wanted[number] for number in able], before, read, keep=given.repeats)
+                prefixes = dict(zip(able, found, strict=True))
+                for number, promise in enumerate(promised):
+                    prefix = prefixes.get(number)
+                    if prefix is None:
+                        promise.set_exception(_TooLargeError())
+                    else:
+                        promise.set_result(prefix)
             except BaseException as error:
                 for promise in promised:  # whoever waits for them must not wait for ever
                     if not promise.done():
@@ -135,12 +147,10 @@ class _Work:
             return [_scored(request, values) for request, values in zip(requests, found, strict=True)]
 
         def work() -> Finished:
-            asked = [
-                (self._piece(row, _kept(prefix)), cast(Choose, self._plan.requests[row.request]))
-                for row, prefix in zip(batch.rows, prefixes, strict=True)
-            ]
+            able, refused = self._pieces(batch, prefixes)
+            asked = [(piece, cast(Choose, self._plan.requests[index])) for index, piece in able]
             outputs = in_halves(score, asked, lambda one: too_large(one[1]), give_up=self._given.beginnings.give_up)
-            return [(row.request, output) for row, output in zip(batch.rows, outputs, strict=True)]
+            return [*((index, output) for (index, _), output in zip(able, outputs, strict=True)), *refused]
 
         return work
 
@@ -148,13 +158,23 @@ class _Work:
         """Rows whose texts are wanted."""
         prefixes = self._prefixes(batch)
 
-        def rows() -> list[Waiting]:
-            return [
-                Waiting(row.request, self._piece(row, _kept(prefix)), cast(Generate, self._plan.requests[row.request]))
-                for row, prefix in zip(batch.rows, prefixes, strict=True)
-            ]
+        def rows() -> tuple[list[Waiting], Finished]:
+            able, refused = self._pieces(batch, prefixes)
+            return [Waiting(index, piece, cast(Generate, self._plan.requests[index])) for index, piece in able], refused
 
         return rows
+
+    def _pieces(
+        self, batch: Batch, prefixes: Sequence[Future[Prefix] | None]
+    ) -> tuple[list[tuple[int, Piece]], Finished]:
+        """Of each request: what is to be computed, or the output where there was no memory for its beginning."""
+        able, refused = [], []
+        for row, prefix in zip(batch.rows, prefixes, strict=True):
+            if _lacks(prefix):
+                refused.append((row.request, too_large(self._plan.requests[row.request])))
+            else:
+                able.append((row.request, self._piece(row, _kept(prefix))))
+        return able, refused
 
     def _prefixes(self, batch: Batch) -> list[Future[Prefix] | None]:
         return [self._computed.get(row.segment) for row in batch.rows]
@@ -169,10 +189,17 @@ class _Work:
         )
 
 
-def _join(generation: Generation, rows: list[Waiting]) -> Iterator[Finished]:
+def _join(generation: Generation, group: Group) -> Iterator[Finished]:
+    rows, refused = group()
+    if refused:
+        yield refused
     while not generation.fits(rows):
         yield generation.step()
     yield generation.admit(rows)
+
+
+def _lacks(promised: Future[Prefix] | None) -> bool:
+    return promised is not None and isinstance(promised.exception(), _TooLargeError)
 
 
 def _kept(promised: Future[Prefix] | None) -> Prefix | None:

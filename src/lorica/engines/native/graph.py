@@ -89,7 +89,8 @@ class GraphSteps:
         self._cache.reserve(room, max(row.longest for row in rows))
         if self._pool is None or not self._pool.hold(prefixes, most=room):
             self._step = None  # what it reads is given up before more is taken
-            self._pool = Pool(self._decoder.config, prefixes, self._decoder.dtype, self._decoder.device)
+            decoder = self._decoder
+            self._pool = Pool(decoder.config, prefixes, decoder.dtype, decoder.device, most_tokens=self._pool_tokens)
         if self._step is None or not self._step.suits(room, adapters, self._cache):
             self._step = _Step(self._decoder, self._cache, self._pool, room, adapters)
         return self._step

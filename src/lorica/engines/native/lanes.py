@@ -15,8 +15,8 @@ from lorica.engines.native.generate import Finished, Generation, Waiting
 from lorica.engines.native.pack import ALIGNMENT
 from lorica.engines.native.workers import Workers
 
-Group = Callable[[], list[Waiting]]
-"""Rows that are to be continued, once what they begin with is computed."""
+Group = Callable[[], tuple[list[Waiting], Finished]]
+"""Rows that are to be continued, once what they begin with is computed, and those for which there was no memory."""
 
 _PER_THREAD = 2  # rows of a lane for each thread of the machine: with fewer, memory is what all lanes wait for
 
@@ -94,10 +94,10 @@ class _Lane:
     def turn(self) -> Finished:
         """Have the next rows join if there is room, or continue those that are there by a token."""
         if self.group is not None:
-            rows = self.group()
+            rows, refused = self.group()
             if self.generation.fits(rows):
                 self.group = None
-                return self.generation.admit(rows)
+                return [*refused, *self.generation.admit(rows)]
         return self.generation.step()
 
 

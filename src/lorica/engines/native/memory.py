@@ -55,29 +55,28 @@ def is_out_of_memory(error: BaseException) -> bool:
 def in_halves(
     work: Callable[[Sequence[Item]], list[Result]],
     items: Sequence[Item],
-    refuse: Callable[[Item], Result] | None = None,
+    refuse: Callable[[Item], Result],
     *,
     give_up: Callable[[], bool] = lambda: False,
 ) -> list[Result]:
     """work(items), or where memory runs out, that of each half, and so on; what does not fit alone is refused.
 
     give_up: lets go of memory that can be done without, before anything is halved; returns whether there was any.
-    Raises the error itself without `refuse`.
     """
+    if not items:
+        return []
     try:
         return work(items)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        given_up = give_up()
-        if len(items) == 1 and refuse is None and not given_up:
-            raise
     # Outside the handler: the error holds on to the frames, and with them to what was computed so far.
+    given_up = give_up()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if given_up:
         return in_halves(work, items, refuse, give_up=give_up)
-    if len(items) == 1 and refuse is not None:
+    if len(items) == 1:
         return [refuse(items[0])]
     middle = len(items) // 2
     halves = (in_halves(work, half, refuse, give_up=give_up) for half in (items[:middle], items[middle:]))

@@ -17,12 +17,19 @@ class Pool:
     """keys, values: of each layer [capacity, Hkv, Dh]. ends[i]: where the i-th beginning ends, ancestors included."""
 
     def __init__(
-        self, config: DecoderConfig, prefixes: Sequence[Prefix], dtype: torch.dtype, device: torch.device
+        self,
+        config: DecoderConfig,
+        prefixes: Sequence[Prefix],
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        most_tokens: int,
     ) -> None:
-        """With room for these beginnings, which it holds, and half as many more: an outgrown one is made anew, and
-        whatever reads it. For none it has no room at all.
+        """With room for these beginnings, which it holds, and up to most_tokens for half as many more: an outgrown one
+        is made anew, and whatever reads it. For none it has no room at all.
         """
-        self.capacity = -(-sum(prefix.stop for prefix in prefixes) * 3 // 2 // _GROWS) * _GROWS
+        tokens = sum(prefix.stop for prefix in prefixes)
+        self.capacity = -(-max(tokens, min(tokens * 3 // 2, most_tokens)) // _GROWS) * _GROWS
         shape = (self.capacity, config.kv_heads, config.head_dim)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
