@@ -17,12 +17,15 @@ from lorica.engines.native import generate, memory, plan  # noqa: E402
 from lorica.engines.native.cache import RowCache  # noqa: E402
 from lorica.engines.native.generate import Generation  # noqa: E402
 from lorica.engines.native.passes import Passes  # noqa: E402
+from lorica.models.compiled import kernels  # noqa: E402
 from lorica.models.families import read_decoder_config  # noqa: E402
 from lorica.models.fast import FastDecoder  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.records import Choose, Generate, Request, Sampling  # noqa: E402
 
 CPU = torch.device("cpu")
+# Texts repeat to the last bit in bfloat16 beside the compiled kernels, and as good as always in float32.
+REPEATS = "bfloat16" if kernels.is_there() else "float32"
 Prompts = Callable[[int], list[tuple[str | None, tuple[int, ...]]]]
 
 
@@ -182,7 +185,10 @@ def test_memory_that_runs_out_anywhere_in_a_step_costs_no_row(
     monkeypatch.setattr(owner, place, hard)
     said: list[int] = []
     found = engine.run(requests, on_outputs=lambda outputs: said.extend(index for index, _ in outputs))
-    assert found == right
+    if dtype == "float32" or engine.repeatable(requests[0]):
+        assert found == right
+    else:  # in other company a text may be another there, but it is a whole one
+        assert [(len(one.tokens), one.finish) for one in found] == [(len(one.tokens), one.finish) for one in right]
     assert sorted(said) == list(range(24)), "each once"
 
 
@@ -198,7 +204,7 @@ def test_rows_fail_whose_beginning_does_not_fit_and_no_others(monkeypatch: pytes
     begun = [(small, large, larger)[i % 3] + some(9) for i in range(90)]
     requests: list[Request] = [Choose(f"c{i}", prompt, ((1,), (2, 3))) for i, prompt in enumerate(begun)]
     requests += [Generate(f"g{i}", prompt, Sampling(max_new_tokens=5)) for i, prompt in enumerate(begun)]
-    right = tiny("bfloat16").run(requests)
+    right = tiny(REPEATS).run(requests)
     read = Passes.read
 
     def hard(self: Passes, pieces: Any) -> Any:
@@ -207,7 +213,7 @@ def test_rows_fail_whose_beginning_does_not_fit_and_no_others(monkeypatch: pytes
         return read(self, pieces)
 
     monkeypatch.setattr(Passes, "read", hard)
-    found = tiny("bfloat16", threads).run(requests)
+    found = tiny(REPEATS, threads).run(requests)
     torch.set_num_threads(before)
     for request, output, expected in zip(requests, found, right, strict=True):
         if request.prompt[:70] == small:
@@ -217,7 +223,7 @@ def test_rows_fail_whose_beginning_does_not_fit_and_no_others(monkeypatch: pytes
 
 
 def test_a_text_that_does_not_fit_any_more_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, requests = tiny("bfloat16"), texts(20)
+    engine, requests = tiny(REPEATS), texts(20)
     right = engine.run(requests)
     read = Generation._read
 
@@ -233,7 +239,7 @@ def test_a_text_that_does_not_fit_any_more_fails_alone(monkeypatch: pytest.Monke
 
 
 def test_kept_beginnings_are_given_up_before_rows_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = tiny("bfloat16")
+    engine = tiny(REPEATS)
     ask: list[Request] = [Choose(f"{i}", (*range(100), i), ((1,), (2,))) for i in range(4)]
     right = engine.run(ask)
     assert engine._beginnings._kept
@@ -253,7 +259,7 @@ def test_kept_beginnings_are_given_up_before_rows_are(monkeypatch: pytest.Monkey
 def test_a_long_row_does_not_make_the_cache_long_for_all(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     rng = random.Random(1)
     before = torch.get_num_threads()
-    engine = tiny("bfloat16", threads)
+    engine = tiny(REPEATS, threads)
     reserve = RowCache.reserve
     largest: list[int] = []
 
@@ -268,7 +274,8 @@ def test_a_long_row_does_not_make_the_cache_long_for_all(monkeypatch: pytest.Mon
     ]
     engine.run(requests)
     torch.set_num_threads(before)
-    assert max(largest) <= 4 * engine._budget() // threads
+    lanes = threads if engine.repeatable(requests[0]) else 1
+    assert max(largest) <= 4 * engine._budget() // lanes
 
 
 def test_a_long_row_is_read_in_parts(benches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
