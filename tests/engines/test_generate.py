@@ -130,7 +130,7 @@ def test_stop_texts_are_found_as_in_the_whole_text() -> None:
 
 def test_the_cache_grows_in_blocks_and_keeps_what_it_holds() -> None:
     config = SimpleNamespace(kv_heads=2, head_dim=4, layers=2)
-    cache = RowCache(config, torch.float32, torch.device("cpu"), most_tokens=32 * 96)  # type: ignore[arg-type]
+    cache = RowCache(config, torch.float32, torch.device("cpu"), most_tokens=32 * 128)  # type: ignore[arg-type]
     cache.reserve(3, 50)
     first = cache.keys[0]
     assert first.shape == (16, 64, 2, 4)
@@ -139,7 +139,7 @@ def test_the_cache_grows_in_blocks_and_keeps_what_it_holds() -> None:
     cache.reserve(16, 64)
     assert cache.keys[0] is first, "within the block nothing is allocated"
     cache.reserve(17, 65)
-    assert cache.keys[1].shape == cache.values[1].shape == (32, 96, 2, 4)
+    assert cache.keys[1].shape == cache.values[1].shape == (32, 128, 2, 4)
     cache.move(2, 0)
     cache.reserve(33, 50)
     assert cache.keys[1].shape == cache.values[1].shape == (48, 64, 2, 4), "both sides together would be too much"

@@ -13,7 +13,7 @@ from lorica.models.families import DecoderConfig
 
 # By which the cache grows.
 _LINES = 16
-_TOKENS = 32
+_TOKENS = 64
 
 
 class RowCache:
