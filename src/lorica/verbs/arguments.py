@@ -19,6 +19,10 @@ _OVERRIDES = "configuration as key=value; `lorica config` prints every key, docs
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # Words may stand on both sides of an option.
+        return self.parse_intermixed_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"lorica {self.prog.split()[-1]}: {message}", fix=f"see `{self.prog} --help`")
 

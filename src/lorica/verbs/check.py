@@ -71,7 +71,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     asked.add_argument("--keep-working", type=Path, metavar="FILE", help="write the adapters that are not rejected, "
                        "as adapters.paths that config=FILE reads")  # fmt: skip
     asked.add_argument("--jobs", type=int, default=0, help="processes; 0 for one a core")
-    given = asked.parse_intermixed_args(list(arguments))
+    given = asked.parse_args(list(arguments))
     given.overrides = [each for each in given.paths if _is_override(each)]
     given.paths = [Path(each) for each in given.paths if not _is_override(each)]
     if given.scores is None and not given.paths:

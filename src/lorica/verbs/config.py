@@ -14,7 +14,7 @@ def run(arguments: Sequence[str]) -> int:
         "config",
         "Print the resolved configuration and where each value came from.",
         "  lorica config task=mcq lora.r=8\n  lorica config --json model=qwen3_0_6b\n  TOP_P=0.9 lorica config",
-    ).parse_intermixed_args(list(arguments))
+    ).parse_args(list(arguments))
     resolved = resolve(given.overrides)
     emit(
         {"config": resolved.as_dict(), "origins": resolved.origins, "presets": resolved.presets},

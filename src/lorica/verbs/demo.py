@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     asked.add_argument("--out", type=Path, default=Path("demo-report"), help="folder of the report (%(default)s)")
     asked.add_argument("--tasks", default="rules,mcq,saq", help="which of the tasks, by name (%(default)s)")
-    given = asked.parse_intermixed_args(list(arguments))
+    given = asked.parse_args(list(arguments))
     for override in given.overrides:
         if override.partition("=")[0].split(".")[0] in _OWN and not override.startswith("task."):
             raise UsageError(f"{override}: the demo decides {', '.join(_OWN)} itself", fix="use --out and --tasks")

@@ -45,7 +45,7 @@ _UNABLE = 3
 def run(arguments: Sequence[str]) -> int:
     """Diagnose one adapter; the exit code is 0 whatever the cause is, 3 where nothing could be diagnosed."""
     try:
-        return _run(_parser().parse_intermixed_args(list(arguments)))
+        return _run(_parser().parse_args(list(arguments)))
     except LoricaError as error:
         print(f"lorica: {error}", file=sys.stderr)
         return _UNABLE

@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     asked.add_argument("answers", type=Path, nargs="?", help="what `lorica infer` wrote")
     asked.add_argument("gold", type=Path, nargs="?", help="the rows with their gold answers")
     asked.add_argument("overrides", nargs="*", metavar="key=value", help="task=... and column mappings")
-    given = asked.parse_intermixed_args(list(arguments))
+    given = asked.parse_args(list(arguments))
     if given.gold is None or "=" in given.gold.name:
         raise UsageError("lorica eval needs two files", fix="lorica eval ANSWERS GOLD task=...")
     config = resolve(given.overrides).config

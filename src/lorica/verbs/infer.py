@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
         "  lorica infer task=saq input=questions.jsonl output=answers.jsonl adapters.dir=runs/saq\n"
         "  lorica infer task=rules task.columns.body=text task.constants.rule='No advertising' input=sms.jsonl "
         "output=out.parquet",
-    ).parse_intermixed_args(list(arguments))
+    ).parse_args(list(arguments))
     resolved = resolve(given.overrides)
     summary, output = infer_file(resolved)
     if summary is None:

@@ -68,7 +68,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     asked.add_argument("--force", action="store_true", help="write over a passport that is there")
     asked.add_argument("--check", action="store_true", help="verify digests and canaries; exit code 0, 1, 2 or 3")
     asked.add_argument("--schema", action="store_true", help="print the JSON Schema of lorica.json")
-    given = asked.parse_intermixed_args(list(arguments))
+    given = asked.parse_args(list(arguments))
     if given.adapter is None and not given.schema:
         raise UsageError("lorica passport: no adapter is named", fix="lorica passport DIR --base BASE")
     if given.adapter is not None and "=" in given.adapter.name and not given.adapter.exists():

@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
         "  lorica train task=rules input=examples/rules/posts.csv run_dir=runs/rules\n"
         "  lorica train task=saq data.algebra=algebra.jsonl data.history=history.jsonl run_dir=runs/saq\n"
         "  lorica train task=mcq input=mcq.jsonl model=qwen3_0_6b training.bf16=true training.resume=true",
-    ).parse_intermixed_args(list(arguments))
+    ).parse_args(list(arguments))
     config = resolve(given.overrides).config
     task = build.build_task(config)
     results = train_fits(config, task, plan_fits(config, task), listener(config))
