@@ -168,7 +168,7 @@ def _closest_entries(key: str) -> list[str]:
     return []
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The closest known name as a question, or ""."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """The closest known name as a question, or "". cutoff: difflib's."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"did you mean {close[0]}?" if close else ""

@@ -5,12 +5,11 @@ quoting; a text that is quoted as a whole loses its quotes."""
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lorica.config.fields import Leaf, within
+from lorica.config.fields import Leaf, did_you_mean, within
 from lorica.errors import ConfigError
 
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
@@ -153,8 +152,8 @@ def coerce(leaf: Leaf, entry: str, value: Any, *, place: str = "") -> Any:
     if checked is None:
         if kind == "text" and isinstance(value, bool | int | float):
             fix = f"quote it: '{show(value)}'"
-        elif isinstance(value, str) and leaf.words and (near := _near(value, leaf.words)):
-            fix = f"did you mean {near}? {fix[:1].upper()}{fix[1:]}"
+        elif isinstance(value, str) and (hint := _hint(value, leaf.words)):
+            fix = f"{hint} {fix[:1].upper()}{fix[1:]}"
         elif value is None:
             fix = "leave the key out, or write '' for an empty text" if kind == "text" else "leave the key out"
         raise ConfigError(f"{place}{key} takes {leaf.takes(item=bool(entry))}; got {_quoted(value)}", fix=fix)
@@ -163,11 +162,11 @@ def coerce(leaf: Leaf, entry: str, value: Any, *, place: str = "") -> Any:
     return checked
 
 
-def _near(text: str, words: Sequence[str]) -> str:
-    """The word that is meant, in lower case or cut short or misspelt, or ""."""
+def _hint(text: str, words: Sequence[str]) -> str:
+    """Which word is meant by one in capitals, cut short or misspelt, as a question, or ""."""
     low = text.lower()
     begun = [word for word in words if low and word.startswith(low)]
-    return (begun or difflib.get_close_matches(low, words, n=1, cutoff=0.5) or [""])[0]
+    return did_you_mean(begun[0] if begun else low, words, cutoff=0.5)
 
 
 def _scalar(leaf: Leaf, kind: str, value: Any) -> Any:
