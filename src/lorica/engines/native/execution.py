@@ -112,9 +112,7 @@ class _Work:
                 Piece(one.segment.tokens, parent, given.adapter_of(one.segment.adapter))
                 for one, parent in zip(missing, before, strict=True)
             ]
-            return in_halves(
-                lambda some: [*passes.read(some)], pieces, lambda _: None, give_up=given.beginnings.give_up
-            )
+            return in_halves(passes.read, pieces, lambda _: None, give_up=given.beginnings.give_up)
 
         def work() -> Finished:
             try:

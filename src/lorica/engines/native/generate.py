@@ -125,7 +125,7 @@ class Generation:
         work = pack(pieces, self._decoder.device, align=self._align)
         # A captured step is of no use once the cache has grown, so it grows for all that is to come.
         more = 0 if self._graphs is None else 1
-        self._reserve(first + len(rows), max(row.piece.length + more * row.limit for row in rows))
+        self._reserve(len(rows), max(row.piece.length + more * row.limit for row in rows))
 
         def keep(layer: int, key: Tensor, value: Tensor) -> None:
             for row, start in zip(rows, work.offsets, strict=True):
@@ -156,7 +156,7 @@ class Generation:
 
     def _read(self, rows: Sequence[_Row]) -> Tensor:
         """The logits after each row's newest token."""
-        self._reserve(len(self._rows), max(row.cached for row in rows) + 1)
+        self._reserve()
         device = self._decoder.device
         tokens = torch.tensor(self._filled([row.last for row in rows], 0), device=device)
         positions = torch.tensor(self._filled([row.position for row in rows], 0), device=device)
@@ -180,7 +180,7 @@ class Generation:
         if not self._has_room([row.longest]):
             return False
         try:
-            self._reserve(len(self._rows) + 1, row.cached)
+            self._reserve(1, row.cached)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -191,9 +191,9 @@ class Generation:
         every = [*(row.longest for row in self._rows), *longest]
         return not self._rows or len(every) * max(every) <= self._cache_tokens
 
-    def _reserve(self, lines: int, length: int) -> None:
-        """Room in the cache, beside what the rows have there."""
-        self._cache.reserve(lines, max(length, *(row.cached for row in self._rows), 0))
+    def _reserve(self, more: int = 0, length: int = 0) -> None:
+        """Room in the cache for one more token of every row, and for so many more rows of so many tokens."""
+        self._cache.reserve(len(self._rows) + more, max([length, *(row.cached + 1 for row in self._rows)]))
 
     def _filled(self, numbers: list[int], filling: int) -> list[int]:
         """Up to a whole alignment: products of few rows, and the remainders of many, round otherwise."""

@@ -53,7 +53,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def in_halves(
-    work: Callable[[Sequence[Item]], list[Result]],
+    work: Callable[[Sequence[Item]], Sequence[Result]],
     items: Sequence[Item],
     refuse: Callable[[Item], Result],
     *,
@@ -66,7 +66,7 @@ def in_halves(
     if not items:
         return []
     try:
-        return work(items)
+        return list(work(items))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
