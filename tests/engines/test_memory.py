@@ -194,7 +194,7 @@ def test_memory_that_runs_out_anywhere_in_a_step_costs_no_row(
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_rows_fail_whose_beginning_does_not_fit_and_no_others(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    rng, before = random.Random(4), torch.get_num_threads()
+    rng = random.Random(4)
 
     def some(count: int) -> tuple[int, ...]:
         return tuple(rng.randrange(6144) for _ in range(count))
@@ -214,7 +214,6 @@ def test_rows_fail_whose_beginning_does_not_fit_and_no_others(monkeypatch: pytes
 
     monkeypatch.setattr(Passes, "read", hard)
     found = tiny(REPEATS, threads).run(requests)
-    torch.set_num_threads(before)
     for request, output, expected in zip(requests, found, right, strict=True):
         if request.prompt[:70] == small:
             assert output == expected
@@ -258,7 +257,6 @@ def test_kept_beginnings_are_given_up_before_rows_are(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_long_row_does_not_make_the_cache_long_for_all(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     rng = random.Random(1)
-    before = torch.get_num_threads()
     engine = tiny(REPEATS, threads)
     reserve = RowCache.reserve
     largest: list[int] = []
@@ -273,7 +271,6 @@ def test_a_long_row_does_not_make_the_cache_long_for_all(monkeypatch: pytest.Mon
         Generate(str(i), prompt, Sampling(max_new_tokens=90 if i == 0 else 9 + i % 40)) for i, prompt in enumerate(some)
     ]
     engine.run(requests)
-    torch.set_num_threads(before)
     lanes = threads if engine.repeatable(requests[0]) else 1
     assert max(largest) <= 4 * engine._budget() // lanes
 
