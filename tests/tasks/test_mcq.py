@@ -13,7 +13,8 @@ from lorica.data.read import read_rows, rows_from_memory
 from lorica.errors import DataError
 from lorica.records import Row
 from lorica.tasks.base import TaskSettings
-from lorica.tasks.mcq import McqCase, McqTask, find_option
+from lorica.tasks.mcq import McqCase, McqTask
+from lorica.tasks.options import read_option
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is not beside the repository")
@@ -112,12 +113,12 @@ def test_answers_that_name_nothing_are_refused(answer: object, message: str) -> 
 
 def test_an_answer_with_two_meanings_is_refused() -> None:
     with pytest.raises(ValueError, match="could mean the options A and B"):
-        find_option("1", ["1", "2"])
-    assert find_option(1, ["1", "2"]) == 1
-    assert find_option("2", ["1", "2"]) == 1
+        read_option("1", ["1", "2"])
+    assert read_option(1, ["1", "2"]) == 1
+    assert read_option("2", ["1", "2"]) == 1
     with pytest.raises(ValueError, match="A and B"):
-        find_option("A", ["B", "A"])
-    assert find_option("", ["x", "y"]) is None
+        read_option("A", ["B", "A"])
+    assert read_option("", ["x", "y"]) is None
 
 
 def test_the_keys_of_an_object_of_options_name_them() -> None:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from lorica.records import Answer, Row
 from lorica.tasks.base import Task
-from lorica.tasks.mcq import LETTERS, McqCase
+from lorica.tasks.mcq import McqCase
+from lorica.tasks.options import LETTERS
 from lorica.tasks.rules import RulesCase
 from lorica.training import tfidf
 

@@ -7,7 +7,6 @@ could be read in two ways is refused.
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,9 +26,9 @@ from lorica.tasks.base import (
 )
 from lorica.tasks.drafts import Draft
 from lorica.tasks.literals import literal_cell
+from lorica.tasks.options import LETTERS, read_option
 
 METHODS = ("choice", "likelihood")
-LETTERS = string.ascii_uppercase
 
 
 class McqCase(msgspec.Struct, frozen=True):
@@ -128,36 +127,6 @@ class McqTask:
         return case.question if case.listed else "\n".join((case.question, *case.options))
 
 
-def find_option(value: object, options: Sequence[str]) -> int | None:
-    """The index of the right option, given by letter, index (from 0) or text; None when empty.
-
-    Raises ValueError for a value that names no option, or that could name two.
-    """
-    if is_missing(value) or value == "":
-        return None
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"the answer {value!r} is no letter, index or text of an option")
-    if isinstance(value, float) and not value.is_integer():
-        raise ValueError(f"the answer {value!r} is no index of an option")
-    by_index = isinstance(value, (int, float))
-    text = str(int(value)) if by_index else str(value).strip()
-    if not text:
-        return None
-    meanings = set() if by_index else {index for index, option in enumerate(options) if option == text}
-    bare = text.strip("().: ")
-    if len(bare) == 1 and bare.upper() in LETTERS[: len(options)]:
-        meanings.add(LETTERS.index(bare.upper()))
-    if text.isascii() and text.isdigit() and int(text) < len(options):
-        meanings.add(int(text))
-    if len(meanings) == 1:
-        return meanings.pop()
-    allowed = f"A to {LETTERS[len(options) - 1]}, 0 to {len(options) - 1}, or the option's exact text"
-    if meanings:
-        named = " and ".join(LETTERS[index] for index in sorted(meanings))
-        raise ValueError(f"the answer {value!r} could mean the options {named}; write the letter ({allowed})")
-    raise ValueError(f"the answer {value!r} names none of the {len(options)} options ({allowed})")
-
-
 def _build_table(values: Mapping[str, Any], row_id: str, line: int) -> Row:
     keys, options = _options(values["choices"], "choices")
     prompt = needed_text(values, "prompt")
@@ -172,7 +141,7 @@ def _build_table(values: Mapping[str, Any], row_id: str, line: int) -> Row:
         id=row_id,
         case=case,
         subject=text_value(values, "subject"),
-        gold=_gold(values.get("answer_idx"), keys, options),
+        gold=read_option(values.get("answer_idx"), options, keys),
         group=text_value(values, "group") or text_value(values, "ID"),
         line=line,
     )
@@ -190,17 +159,10 @@ def _build_question(values: Mapping[str, Any], row_id: str, line: int) -> Row:
         id=row_id,
         case=case,
         subject=text_value(values, "subject"),
-        gold=_gold(values.get("answer"), keys, options),
+        gold=read_option(values.get("answer"), options, keys),
         group=text_value(values, "group"),
         line=line,
     )
-
-
-def _gold(answer: object, keys: Sequence[str], options: Sequence[str]) -> int | None:
-    """An object's own keys come first: with options {"1": ..., "2": ...} the answer 1 is the first."""
-    if isinstance(answer, (str, int)) and str(answer).strip() in keys:
-        return keys.index(str(answer).strip())
-    return find_option(answer, options)
 
 
 def _options(value: object, name: str) -> tuple[list[str], tuple[str, ...]]:

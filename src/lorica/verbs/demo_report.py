@@ -11,7 +11,7 @@ from lorica.pipeline.evaluate import Evaluation
 from lorica.records import Answer, Row
 from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Line, LineChart, Report, Section, Table
 from lorica.reports.table import plain_table
-from lorica.tasks.mcq import LETTERS
+from lorica.tasks.options import LETTERS
 from lorica.verbs.demo_tasks import DemoTask
 from lorica.verbs.eval import estimate_dict, evaluation_dict
 from lorica.verbs.experiment import ADAPTER, Outcome
