@@ -18,6 +18,9 @@ RANKS = {
     "errors": 0,
     "records": 0,
     "formats": 0,  # data, adapters, prompts and models all refuse a file that is something else
+    "names": 0,  # of files and subjects, as every package compares and writes them
+    "failures": 1,
+    "streams": 1,
     "config": 1,
     "data": 1,
     "tasks": 1,

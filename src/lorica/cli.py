@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from lorica import __version__
 from lorica.errors import LoricaError, UsageError
+from lorica.failures import DEBUG, explain
+from lorica.streams import SturdyStream, sturdy_streams
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("lorica.verbs.demo:run", "the whole life cycle on the embedded model, offline, with a report"),
@@ -23,21 +25,50 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 
+UNCHECKED = 3  # `check`: no verdict
+UNPRINTED = 8
+INTERRUPTED = 130  # 128 and the signal's number, as shells have it
+CLOSED_PIPE = 141
+
+# Their exit codes are verdicts, and 2 says "rejected", 1 "warnings": what stops them must end with neither.
+_VERDICTS = ("check", "diagnose")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code. A user's mistake is one message on stderr, never a traceback."""
+    """Run one verb; returns the exit code. Whatever stops it is one message on stderr, never a traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    with sturdy_streams() as output:
+        try:
+            code = _run(given)
+        except SystemExit as end:  # `--help`
+            output.flush()
+            raise SystemExit(_printed(output, int(end.code or 0))) from None
+        output.flush()
+        return _printed(output, code)
+
+
+def _run(given: list[str]) -> int:
     try:
         return _dispatch(given)
-    except LoricaError as error:
-        print(f"lorica: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt as interrupt:
-        print(f"\nlorica: interrupted. {interrupt}".rstrip(), file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output (head, less) went away; nothing is wrong. Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except KeyboardInterrupt as error:
+        print(f"\nlorica: {explain(error)}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        print(f"lorica: {explain(error)}", file=sys.stderr)
+        if given[0] in _VERDICTS or (given[0] == "passport" and "--check" in given):
+            return UNCHECKED
+        return error.exit_code if isinstance(error, LoricaError) else LoricaError.exit_code
+
+
+def _printed(output: SturdyStream, code: int) -> int:
+    """The exit code, after all was printed that could be. What a verb has to say by its code goes first."""
+    if output.failure is None:
+        return code
+    if isinstance(output.failure, BrokenPipeError):  # head, or a pager that was left: nothing is wrong
+        return code or CLOSED_PIPE
+    reason = getattr(output.failure, "strerror", None) or output.failure
+    print(f"lorica: standard output cannot be written ({reason}); all else is done", file=sys.stderr)
+    return code or UNPRINTED
 
 
 def _dispatch(given: list[str]) -> int:
@@ -47,6 +78,10 @@ def _dispatch(given: list[str]) -> int:
     if given[0] in ("-V", "--version"):
         print(f"lorica {__version__}")
         return 0
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the working folder was removed", fix="cd to a folder that exists") from None
     verb, rest = given[0], given[1:]
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
@@ -74,7 +109,10 @@ def _help() -> str:
         "exit codes:\n"
         "  0 done  2 command line or configuration  3 rows or prompts  4 base model or adapter  5 engine or training\n"
         "  6 a resume in the place of another run  7 a package that is not installed  130 interrupted\n"
-        "  `check` and `passport --check` end with their verdict instead, 0 to 3"
+        "  8 done, but standard output could not be written  141 done, but its reader went away\n"
+        "  1 the machine (memory, disk), or a fault of Lorica's own, whose traceback is kept\n"
+        "  `check` and `passport --check` end with their verdict instead, 0 to 3\n\n"
+        f"{DEBUG}=1 prints the traceback of every error."
     )
 
 

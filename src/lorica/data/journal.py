@@ -88,6 +88,11 @@ class Journal:
             raise
 
     @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self._folder
+
+    @property
     def done(self) -> int:
         """Rows committed; rows are committed in the order of the input, so the next one is row number
         `done`."""
@@ -129,8 +134,7 @@ class Journal:
         except OSError as error:
             self._cut()
             reason = error.strerror or str(error)
-            fix = "free some space, then go on with inference.resume=true"
-            raise DataError(f"cannot be written ({reason})", path=self._path, fix=fix) from error
+            raise DataError(f"cannot be written ({reason})", path=self._path, fix="free some space") from error
         self._done, self._end = done, self._end + len(frame)
 
     def answers(self) -> Iterator[Answer]:

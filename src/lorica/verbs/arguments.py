@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lorica.errors import ConfigError, UsageError
+from lorica.names import shell_word, visible_values
+from lorica.streams import carries_unicode
 
 if TYPE_CHECKING:
     from lorica.config.compose import Resolved
@@ -49,6 +51,13 @@ def resolve(overrides: Sequence[str]) -> Resolved:
     return compose(overrides, environ=os.environ)
 
 
+def going_on(verb: str, arguments: Sequence[str], override: str) -> str:
+    """The command that goes on with the one of `arguments`: the same with `override`, for a shell."""
+    key = override.partition("=")[0]
+    same = [word for word in arguments if not word.startswith(f"{key}=")]
+    return " ".join(["lorica", verb, *map(shell_word, [*same, override])])
+
+
 def required(value: str, key: str, example: str) -> Path:
     """A path that must have been given. Raises ConfigError naming the key."""
     if not value:
@@ -59,7 +68,7 @@ def required(value: str, key: str, example: str) -> Path:
 def emit(result: Any, *, as_json: bool, text: str) -> None:
     """Print a result for a program or for a person."""
     if as_json:
-        json.dump(result, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-        print()
+        plain = visible_values(result)
+        print(json.dumps(plain, indent=2, ensure_ascii=not carries_unicode(sys.stdout), allow_nan=False))
     else:
         print(text)

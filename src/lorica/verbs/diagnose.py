@@ -13,7 +13,7 @@ import msgspec
 from lorica.config.schema import Config
 from lorica.data.read import read_rows
 from lorica.engines.base import EngineSettings
-from lorica.errors import LoricaError, UsageError
+from lorica.errors import UsageError
 from lorica.records import Row
 from lorica.reports.write import FORMATS, write_report
 from lorica.tasks.base import TaskSettings
@@ -38,17 +38,9 @@ _EXAMPLES = """\
   lorica diagnose adapter --base models/a --rows posts.csv --task rules task.style=structured --answers answers.csv"""
 
 
-# As for `lorica check`: nothing could be said.
-_UNABLE = 3
-
-
 def run(arguments: Sequence[str]) -> int:
-    """Diagnose one adapter; the exit code is 0 whatever the cause is, 3 where nothing could be diagnosed."""
-    try:
-        return _run(_parser().parse_args(list(arguments)))
-    except LoricaError as error:
-        print(f"lorica: {error}", file=sys.stderr)
-        return _UNABLE
+    """Diagnose one adapter; the exit code is 0 whatever the cause is."""
+    return _run(_parser().parse_args(list(arguments)))
 
 
 def _run(given: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from lorica.data.journal import Journal, check_same_run
 from lorica.data.read import read_rows
 from lorica.data.write import atomic_file, check_output
 from lorica.errors import ConfigError, EngineError, ResumeError
+from lorica.names import visible, visible_values
 from lorica.pipeline.infer import Summary, answer_file
 from lorica.records import Row
 from lorica.tasks.base import Task
 from lorica.verbs import build
-from lorica.verbs.arguments import emit, parser, required, resolve
+from lorica.verbs.arguments import emit, going_on, parser, required, resolve
 from lorica.verbs.progress import row_progress
 
 RECORD_SUFFIX = ".run.json"
@@ -44,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
         "output=out.parquet",
     ).parse_args(list(arguments))
     resolved = resolve(given.overrides)
-    summary, output = infer_file(resolved)
+    summary, output = infer_file(resolved, again=going_on("infer", arguments, "inference.resume=true"))
     if summary is None:
         emit(
             {"output": str(output), "complete": True},
@@ -60,8 +61,13 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def infer_file(resolved: Resolved) -> tuple[Summary | None, Path]:
-    """Answer `input` into `output`; the summary is None when a resumed run finds everything done already."""
+def infer_file(
+    resolved: Resolved, *, again: str = "the same command and inference.resume=true"
+) -> tuple[Summary | None, Path]:
+    """Answer `input` into `output`; the summary is None when a resumed run finds everything done already.
+
+    again: the command that goes on after an interruption; whatever raises here carries it as a note.
+    """
     config = resolved.config
     source, output = _places(config)
     task = build.build_task(config)
@@ -71,13 +77,13 @@ def infer_file(resolved: Resolved) -> tuple[Summary | None, Path]:
     settled = pipeline.settle(uses, itertools.islice(_rows(config, task, source), _SAMPLE_ROWS))
     if settled and (config.engine.merge == "always" or pipeline.engine.describe().get("merged", "none") != "none"):
         print(f"lorica: {settled}", file=sys.stderr)
-    manifest = build.manifest(config, pipeline, {"input": file_digest(source), "output": output.name})
+    manifest = build.manifest(config, pipeline, {"input": file_digest(source), "output": visible(output.name)})
     record = output.with_name(output.name + RECORD_SUFFIX)
     folder = Path(config.run_dir) if config.run_dir else output.with_name(output.name + ".partial")
     if config.inference.resume and _complete(record, output, manifest, began_anew=Journal.is_in(folder)):
         return None, output
-    with Journal.open(folder, manifest, resume=config.inference.resume) as journal:
-        with _nothing_lost(journal), row_progress(uses.total()) as advance:
+    with Journal.open(folder, manifest, resume=config.inference.resume) as journal, _nothing_lost(journal, again):
+        with row_progress(uses.total()) as advance:
             summary = answer_file(
                 pipeline,
                 _rows(config, task, source),
@@ -94,7 +100,8 @@ def infer_file(resolved: Resolved) -> tuple[Summary | None, Path]:
             "output": file_digest(output),
         }
         with atomic_file(record) as file:
-            file.write(json.dumps(kept, indent=2, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+            text = json.dumps(visible_values(kept), indent=2, ensure_ascii=False, sort_keys=True)
+            file.write(text.encode() + b"\n")
         journal.remove()
     return summary, output
 
@@ -112,17 +119,18 @@ def _places(config: Config) -> tuple[Path, Path]:
 
 
 @contextmanager
-def _nothing_lost(journal: Journal) -> Iterator[None]:
-    """On an error or Ctrl-C: keep what is committed and say how to go on, or leave no trace of an empty journal."""
+def _nothing_lost(journal: Journal, again: str) -> Iterator[None]:
+    """Whatever ends the block: keep what is committed and say how to go on, or leave no trace of an empty journal."""
     try:
         yield
     except BaseException as error:
-        if journal.empty:
-            journal.remove()
-        elif isinstance(error, KeyboardInterrupt):
-            kept = f"{journal.done} rows are kept, and the batches since; "
-            kept += "go on with the same command and inference.resume=true"
-            raise KeyboardInterrupt(kept) from error
+        with suppress(OSError):  # of a disk that fails; the error that ended the run is the one to tell
+            if journal.empty:
+                journal.remove()
+            else:
+                error.add_note(
+                    f"{journal.done} rows and the batches since are kept in {journal.folder}; go on: {again}"
+                )
         raise
 
 

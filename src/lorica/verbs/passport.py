@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from lorica.adapters.passport import (
 )
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.config.schema import Config
-from lorica.errors import AdapterError, LoricaError, UsageError
+from lorica.errors import AdapterError, UsageError
 from lorica.verbs.arguments import emit, parser, resolve
 
 # A gap below this is no proof of anything, in nats.
@@ -217,11 +216,7 @@ def _check(given: argparse.Namespace) -> int:
     """Verify what is there. Nothing is written."""
     from lorica.vetting.findings import EXIT_CODES, judge
 
-    try:
-        found, readable = _verify(given)
-    except LoricaError as error:
-        print(f"lorica: {error}", file=sys.stderr)
-        return EXIT_CODES["unchecked"]
+    found, readable = _verify(given)
     verdict = judge(given.adapter.name, str(given.adapter), found, (0, 3) if given.base else (0,), readable=readable)
     plain = {**msgspec.to_builtins(verdict), "exit_code": EXIT_CODES[verdict.status]}
     how: str = verdict.status

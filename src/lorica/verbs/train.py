@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import msgspec
 import torch
 
 from lorica.adapters.passport import PASSPORT_NAME, BaseFacts, write_passport
-from lorica.adapters.registry import BEST
+from lorica.adapters.registry import BEST, TRAINING_RECORD
 from lorica.config.schema import Config
 from lorica.data.read import read_rows
 from lorica.engines.native.engine import NativeEngine
-from lorica.errors import ConfigError, DataError
+from lorica.errors import ConfigError, DataError, LoricaError
 from lorica.models.decoder import Decoder
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.pipeline.fit import Fit, Parts, divide, fit_adapter
@@ -27,7 +28,7 @@ from lorica.tasks.base import Task
 from lorica.training.progress import make_listener
 from lorica.training.types import Listener, TrainResult
 from lorica.verbs import build
-from lorica.verbs.arguments import emit, parser, resolve
+from lorica.verbs.arguments import emit, going_on, parser, resolve
 
 GENERAL = "general"
 
@@ -44,13 +45,28 @@ def run(arguments: Sequence[str]) -> int:
     ).parse_args(list(arguments))
     config = resolve(given.overrides).config
     task = build.build_task(config)
-    results = train_fits(config, task, plan_fits(config, task), listener(config))
+    fits = plan_fits(config, task)
+    with _nothing_lost(fits, going_on("train", arguments, "training.resume=true")):
+        results = train_fits(config, task, fits, listener(config))
     emit(
         {name: _plain(result) for name, result in results.items()},
         as_json=given.json,
         text="\n".join(_line(name, result) for name, result in results.items()),
     )
     return 0
+
+
+@contextmanager
+def _nothing_lost(fits: Sequence[Fit], again: str) -> Iterator[None]:
+    """Whatever ends the block but a mistake that must be mended first: say what is kept and how to go on."""
+    try:
+        yield
+    except BaseException as error:
+        mistake = isinstance(error, LoricaError) and not isinstance(error.__cause__, OSError)
+        kept = [fit for fit in fits if (fit.folder / TRAINING_RECORD).is_file()]
+        if kept and not mistake:
+            error.add_note(f"kept: {', '.join(str(fit.folder) for fit in kept)}; go on: {again}")
+        raise
 
 
 def listener(config: Config) -> Listener:

@@ -1,0 +1,72 @@
+"""What ended a command, as one message: what happened, what to do, what was kept, and where the traceback is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import tempfile
+import traceback
+
+from lorica.errors import LoricaError
+
+DEBUG = "LORICA_DEBUG"
+"""The environment variable that shows tracebacks."""
+
+_FIXES = {
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some of your quota",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or use another file system",
+    errno.EROFS: "name a place that can be written",
+    errno.EIO: "the disk or its connection fails: use another one",
+    errno.EMFILE: "let a process open more files: ulimit -n 4096",
+    errno.ENFILE: "this machine has too many open files: end other programs",
+    errno.ENOMEM: "end other programs, or use a machine with more memory",
+}
+_LESS_MEMORY = (
+    "end other programs; or compute less at once: inference.batch_tokens, inference.window_rows, training.batch_size"
+)
+_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def explain(error: BaseException) -> str:
+    """The message for an exception that ends a command; notes (PEP 678) that it carries are its last lines."""
+    text = _message(error)
+    notes = [f"  -> {note}" for note in getattr(error, "__notes__", ())]
+    return "\n".join([text, *notes])
+
+
+def _message(error: BaseException) -> str:
+    if os.environ.get(DEBUG):
+        traceback.print_exception(error)
+    if isinstance(error, LoricaError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return f"interrupted. {error}".rstrip()
+    if isinstance(error, MemoryError) or any(word in str(error).lower() for word in _MEMORY):
+        return f"there is not enough memory ({str(error) or type(error).__name__})\n  -> {_LESS_MEMORY}"
+    if isinstance(error, OSError) and error.errno in _FIXES:
+        return f"{_at(error)}{error.strerror}\n  -> {_FIXES[error.errno]}"
+    if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding() != "utf-8":
+        return f"{error.object!r} cannot be a file's name in this locale ({error.encoding})\n  -> LC_ALL=C.UTF-8"
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"a fault of Lorica's own, not of yours: {what}\n  -> {_traceback(error)}"
+
+
+def _at(error: OSError) -> str:
+    return f"{error.filename}: " if isinstance(error.filename, str) else ""
+
+
+def _traceback(error: BaseException) -> str:
+    """Where the traceback is: in a file, so that no long run is repeated to see it; printed where that fails."""
+    if os.environ.get(DEBUG):
+        return "please report it with the traceback above"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", errors="backslashreplace", prefix="lorica-", suffix=".traceback", delete=False
+        ) as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        traceback.print_exception(error)
+        return "please report it with the traceback above"
+    return f"please report it with the traceback in {file.name}; {DEBUG}=1 prints it"
