@@ -52,6 +52,14 @@ OTHER_KEYS = {
     "velora_config": "",
 }
 
+# Modules that PEFT keeps beside the pairs for a task, whatever the config says: its model class of the task adds them
+# to modules_to_save. Configs saved by older versions hold null there.
+TASK_HEADS = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+
 # Initialisations that subtract something from the base weights: the pair alone is not the update.
 _BASE_CHANGING_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -82,6 +90,16 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
     alpha_pattern: dict[str, int | float] = {}
     init_lora_weights: bool | str = True
     other: dict[str, Any] = {}
+
+    @property
+    def task_heads(self) -> tuple[str, ...]:
+        """The names that PEFT adds to modules_to_save for the task; a base has one of them at most."""
+        return TASK_HEADS.get(self.task_type or "", ())
+
+    @property
+    def saved_modules(self) -> list[str]:
+        """modules_to_save as PEFT applies it, with the heads of the task."""
+        return list(dict.fromkeys([*(self.modules_to_save or ()), *self.task_heads]))
 
     def rank(self, module: str) -> int:
         """The rank of a module ("model.layers.0.self_attn.q_proj"). Raises AdapterError for a pattern that is
@@ -121,8 +139,8 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
         reasons = []
         if self.use_dora and "use_dora" not in applied:
             reasons.append("use_dora: DoRA rescales each row of the base weights")
-        if self.modules_to_save and "modules_to_save" not in applied:
-            reasons.append(f"modules_to_save: whole layers are replaced ({', '.join(self.modules_to_save)})")
+        if self.saved_modules and "modules_to_save" not in applied:
+            reasons.append(f"modules_to_save: whole layers are replaced ({', '.join(self.saved_modules)})")
         if self.bias != "none":
             reasons.append(f"bias={self.bias!r}: biases of the base model are replaced")
         if isinstance(self.init_lora_weights, str) and self.init_lora_weights.startswith(_BASE_CHANGING_INIT):

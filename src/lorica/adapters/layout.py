@@ -18,6 +18,9 @@ _PART = re.compile(
     r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?(?:\.(?P<leaf>weight|bias))?"
 )
 _SAVED = re.compile(r"(?P<module>.+)\.modules_to_save(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?\.(?P<leaf>[^.]+)")
+# The names that a kept module's parameters have in memory. With bias="all" PEFT stores its biases under them, too, with
+# the adapter's own name or (older versions) without it.
+_IN_MEMORY = re.compile(r"(?P<module>.+)\.(?:modules_to_save|original_module)\.(?:(?P<adapter>[^.]+)\.)?(?P<rest>.+)")
 # The container of repeated layers in the families there are, and the layer's number.
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(?P<number>\d{1,4})(?=\.|$)")
 
@@ -43,7 +46,8 @@ class Factors(msgspec.Struct, frozen=True):
 class Layout(msgspec.Struct, frozen=True):
     """modules: by path, in the file's order. saved: path -> names of whole parameters kept beside the pairs.
     strange: tensors that are neither. unprefixed: adapter tensors whose name does not begin with PEFT's prefix.
-    adapters: adapter names that stand in tensor names ("default"). tensors: every tensor by its name.
+    adapters: adapter names that stand in tensor names ("default"). tensors: every tensor by its name. copies: names
+    that stand beside the stored parameter they belong to, in the form they have in memory: PEFT passes over them.
     """
 
     modules: dict[str, Factors]
@@ -52,6 +56,7 @@ class Layout(msgspec.Struct, frozen=True):
     unprefixed: tuple[str, ...]
     adapters: tuple[str, ...]
     tensors: dict[str, TensorInfo]
+    copies: tuple[str, ...] = ()
 
     def factors(self) -> dict[str, TensorInfo]:
         """The tensors of lora_A and lora_B, by name."""
@@ -72,8 +77,11 @@ def read_layout(header: Header) -> Layout:
     """Place every tensor of a file."""
     found: dict[str, dict[str, list[str]]] = {}
     saved: dict[str, list[str]] = {}
-    strange, unprefixed, adapters = [], [], set()
+    strange, unprefixed, adapters, copies = [], [], set(), []
     for name in header.tensors:
+        if _is_copy(name, header):
+            copies.append(name)
+            continue
         path = name.removeprefix(PREFIX)
         if hit := _PART.fullmatch(path):
             part = hit["part"] if hit["leaf"] != "bias" else "bias"
@@ -97,7 +105,20 @@ def read_layout(header: Header) -> Layout:
         unprefixed=tuple(unprefixed),
         adapters=tuple(sorted(adapters)),
         tensors=header.tensors,
+        copies=tuple(copies),
     )
+
+
+def _is_copy(name: str, header: Header) -> bool:
+    """Whether the file holds the same parameter under the name that PEFT stores and loads, too."""
+    if ".modules_to_save." not in name and ".original_module." not in name:
+        return False
+    hit = _IN_MEMORY.fullmatch(name)
+    if hit is None:
+        return False
+    # The first part may be an adapter's name or a module inside the kept one: the plain name tells.
+    inner = {hit["rest"], f"{hit['adapter']}.{hit['rest']}" if hit["adapter"] else hit["rest"]}
+    return any(f"{hit['module']}.{rest}" in header.tensors for rest in inner)
 
 
 def layer_number(path: str) -> int | None:

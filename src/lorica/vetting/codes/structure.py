@@ -164,7 +164,12 @@ STRUCTURE: dict[str, Code] = {
     "L130": Code(
         "note", "patterns given as regular expressions, which are never executed", "ranks are taken from the tensors"
     ),
-    "L131": Code("reject", "modules_to_save without tensors: PEFT fails to load it", _AGAIN, ("incomplete",)),
+    "L131": Code(
+        "reject",
+        "modules_to_save without tensors: PEFT fails to load it or leaves them untrained",
+        _AGAIN,
+        ("incomplete",),
+    ),
     "L132": Code(
         "reject",
         "whole parameters the config does not name: PEFT writes them over the base or drops them without a word",
@@ -230,5 +235,10 @@ STRUCTURE: dict[str, Code] = {
         "tensors of alpha beside the pairs: PEFT drops them without a word and goes by the config",
         "write their value into lora_alpha (or alpha_pattern) and save the adapter without them",
         ("altered", "unsupported"),
+    ),
+    "L146": Code(
+        "note",
+        "parameters of a kept module that are stored again under the names they have in memory: PEFT passes over them",
+        'nothing; PEFT writes them with "bias": "all"',
     ),
 }

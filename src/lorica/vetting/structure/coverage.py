@@ -89,7 +89,7 @@ def _without_tensors(asked: Asked, layout: Layout) -> list[Finding]:
         wanted = list(targets or ())
     there = {end for path in layout.modules for end in suffixes(module_path(path))}
     excluded = config.exclude_modules if isinstance(config.exclude_modules, list) else []
-    left_out = frozenset([*excluded, *(config.modules_to_save or [])])
+    left_out = frozenset([*excluded, *config.saved_modules])
     lost = [name for name in dict.fromkeys(wanted) if name not in there and not ends_with(name, left_out)]
     if not lost:
         return []

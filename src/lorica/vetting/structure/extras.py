@@ -15,8 +15,6 @@ from lorica.vetting.wording import listed, shown, some
 
 _INPUT_EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings", "shared", "embedding")
 _OUTPUT_EMBEDDINGS = ("lm_head", "embed_out", "output")
-# PEFT adds these two to modules_to_save for classification; a base has one of them.
-_HEADS = ("classifier", "score")
 _BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # Nobody saves more kinds of modules.
 _MOST_KEPT = 64
@@ -27,12 +25,16 @@ def check_extras(config: AdapterConfig | None, layout: Layout) -> list[Finding]:
     """Findings about everything that is stored or asked for beside the pairs."""
     if config is None or method_of_names(layout.tensors) is not None:
         return []
-    return _kept_modules(config, layout) + _whole(config, layout) + _tokens(config, layout) + _features(config, layout)
+    found = _kept_modules(config, layout) + _whole(config, layout) + _tokens(config, layout)
+    if layout.copies:
+        seen = some(layout.copies, len(layout.tensors), "tensors")
+        found.append(finding("L146", seen, file=WEIGHTS_NAME, facts={"tensors": list(layout.copies[:64])}))
+    return found + _features(config, layout)
 
 
 def _asked(config: AdapterConfig, path: str) -> bool:
     """Whether modules_to_save covers this path: PEFT takes every module whose path ends with one of the names."""
-    names = tuple((config.modules_to_save or [])[:_MOST_KEPT])
+    names = tuple(config.saved_modules[:_MOST_KEPT])
     return bool(names) and any(start.endswith(names) for start in _starts(path))
 
 
@@ -47,7 +49,7 @@ def _in_memory(names: tuple[str, ...]) -> bool:
 
 
 def _kept_modules(config: AdapterConfig, layout: Layout) -> list[Finding]:
-    asked = (config.modules_to_save or [])[:_MOST_KEPT]
+    asked = config.saved_modules[:_MOST_KEPT]
     if not asked:
         return []
     stored = [path for path, names in layout.saved.items() if not _in_memory(names)]
@@ -55,16 +57,31 @@ def _kept_modules(config: AdapterConfig, layout: Layout) -> list[Finding]:
     lost = [name for name in asked if f"{name}\n" not in ends]
     if not lost:
         return _kept_by_ending(asked, ends, stored)
-    if config.task_type not in (None, "CAUSAL_LM") and any(name in asked and name not in lost for name in _HEADS):
-        lost = [name for name in lost if name not in _HEADS]
+    named = [name for name in lost if name in (config.modules_to_save or ())]
+    if any(name not in lost for name in config.task_heads):
+        named = lost = [name for name in lost if name not in config.task_heads]
     if not lost:
-        return []  # the heads of a classifier
+        return []  # a classifier with its head
+    if not named:
+        return _without_head(config, lost, layout)
+    lost = named
     inside = [path for path, names in layout.saved.items() if _in_memory(names)]
     seen = f"no tensors for {listed(lost)} of modules_to_save ({listed(asked)})"
     if inside:
         seen += f"; {shown(layout.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
     expected = f"names such as {PREFIX}{lost[0]}.weight"
     return [finding("L131", seen, expected=expected, file=WEIGHTS_NAME, facts={"lost": lost, "asked": asked})]
+
+
+def _without_head(config: AdapterConfig, heads: list[str], layout: Layout) -> list[Finding]:
+    """The config leaves the head to PEFT, which makes one for the task, and nothing is stored of it."""
+    seen = f"no tensors for {' or '.join(heads)}, which PEFT keeps for {config.task_type} by itself"
+    inside = [path for path, names in layout.saved.items() if _in_memory(names)]
+    if inside:
+        seen += f"; {shown(layout.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
+    expected = f"names such as {PREFIX}{heads[-1]}.weight: without them the head stays as it was initialised"
+    facts = {"lost": heads, "asked": []}
+    return [finding("L131", seen, expected=expected, file=WEIGHTS_NAME, facts=facts, severity="warn")]
 
 
 def _kept_by_ending(asked: list[str], ends: str, stored: list[str]) -> list[Finding]:
@@ -112,7 +129,7 @@ def _whole(config: AdapterConfig, layout: Layout) -> list[Finding]:
         rows = layout.shape(whole[0])[0] if layout.shape(whole[0]) else 0
         seen = f"{listed(sorted(kinds))}, {rows} rows"
         return [*found, finding("L133", seen, file=WEIGHTS_NAME, facts=facts | {"rows": rows})]
-    saved = listed(config.modules_to_save or ["nothing"])
+    saved = listed(config.saved_modules or ["nothing"])
     seen = f"{some(whole, len(layout.tensors), 'tensors')}, and modules_to_save names {saved}"
     return [*found, finding("L132", seen, expected="only what the config names", file=CONFIG_NAME, facts=facts)]
 

@@ -171,7 +171,7 @@ class Asked:
         self.ranks, self.alphas = Patterns(config.rank_pattern), Patterns(config.alpha_pattern)
         self._targets = frozenset(config.target_modules) if isinstance(config.target_modules, list) else None
         self._excluded = frozenset(config.exclude_modules) if isinstance(config.exclude_modules, list) else None
-        self._kept = (config.modules_to_save or [])[:_MOST_KEPT]
+        self._kept = config.saved_modules[:_MOST_KEPT]
         chosen = config.layers_to_transform
         self._layers = frozenset([chosen] if isinstance(chosen, int) else chosen or [])
         self._target_names = _names(config.target_modules)
