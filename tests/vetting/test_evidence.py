@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import random
 from typing import Any
 
-from tests.vetting.specimens import pairs, specimen
+import pytest
+from tests.vetting.specimens import codes, pairs, specimen
 
 from lorica.vetting.claims.evidence import check_evidence, training_evidence
 
@@ -68,3 +70,50 @@ def test_a_checkpoint_is_described_as_of_its_own_step() -> None:
     assert (found.base_loss, found.finished) == (0.5, None)
     (said,) = check_evidence(one, found)
     assert (said.code, said.facts) == ("L174", {"best": 125, "here": 100})
+
+
+def _curve(losses: list[float], *, begin: int = 1, every: int = 1) -> list[str]:
+    """Codes of the findings on a trainer's log of these losses."""
+    logs = [{"step": begin + i * every, "loss": loss} for i, loss in enumerate(losses)]
+    one = specimen(PLAIN, **documents(trainer_state={"log_history": logs}))[0]
+    return codes(check_evidence(one, training_evidence(one)), "warn")
+
+
+def _noise(level: float, spread: float, count: int, seed: int = 0) -> list[float]:
+    rng = random.Random(seed)
+    return [level + rng.gauss(0, spread) for _ in range(count)]
+
+
+EARLY = [1.39, 1.38, 1.34, 0.84, 0.44, 0.36]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_curve_that_falls_early_and_is_then_flat_has_fallen(seed: int) -> None:
+    assert _curve(EARLY + _noise(0.25, 0.02, 500, seed)) == []
+    assert _curve(EARLY + _noise(0.25, 0.12, 500, seed)) == []  # noisy
+    assert _curve(EARLY + [0.25 + i * 1e-5 for i in range(500)]) == []  # creeping up afterwards
+    assert _curve([2.4, *_noise(1.1, 0.1, 3000, seed)]) == []  # in one step
+    assert _curve([1.4] * 12 + _noise(1.0, 0.2, 1000, seed)) == []  # after a warm-up
+    assert _curve([3.0, 0.41, 0.4, 0.4, 0.41, 0.4, 0.41]) == []  # a log of few entries
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_flat_curve_has_not_fallen(seed: int) -> None:
+    assert _curve(_noise(1.386, 0.002, 500, seed)) == ["L171"]
+    assert _curve(_noise(1.386, 0.03, 2000, seed)) == ["L171"]
+    assert _curve([1.386 + i * 1e-5 for i in range(600)]) == ["L171"]
+    assert _curve([2.0] * 7) == ["L171"]
+    assert _curve([1.386, 1.36, *_noise(1.386, 0.03, 500, seed)]) == ["L171"]
+
+
+def test_a_log_that_begins_in_the_middle_says_nothing_of_the_fall() -> None:
+    """A resumed training of which only the later log was kept."""
+    flat = _noise(0.25, 0.01, 100)
+    assert _curve(flat, begin=5010, every=10) == []
+    assert _curve(flat, begin=10, every=10) == ["L171"]
+    assert _curve(EARLY + flat + flat) == []
+    assert _curve([0.25, 0.24, 0.26]) == []  # too few to tell
+
+
+def test_a_curve_that_falls_and_rises_again_has_risen() -> None:
+    assert _curve(EARLY + _noise(0.25, 0.01, 100) + _noise(0.9, 0.01, 100)) == ["L172"]

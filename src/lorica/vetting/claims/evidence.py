@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from lorica.adapters.specimen import Specimen
+from lorica.vetting.claims.curves import FEWEST, has_fallen, thirds
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import figure, shown
 
@@ -32,10 +33,11 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Facts about a training; None or empty where nothing says so. Losses in nats per token.
 
     sources: files that were read. losses, eval_losses: (step, loss) in their order, at most 200 points; first, last and
-    lowest are of all points. strange: logged losses or gradient norms that were NaN or infinite. rate, seed, dropout:
-    settings. held_out: whether rows were kept for validation. metrics: what was last measured on validation, by name.
-    base_loss, trained_loss: without and with the adapter on held-out rows. finished: whether the training came to its
-    end. fold, folds: of a cross-validation, by the folder's name or the record. card: README.md is there.
+    lowest are of all points, as is fell: whether the loss came down from where it began. strange: logged losses or
+    gradient norms that were NaN or infinite. rate, seed, dropout: settings. held_out: whether rows were kept for
+    validation. metrics: what was last measured on validation, by name. base_loss, trained_loss: without and with the
+    adapter on held-out rows. finished: whether the training came to its end. fold, folds: of a cross-validation, by the
+    folder's name or the record. card: README.md is there.
     """
 
     sources: tuple[str, ...] = ()
@@ -43,6 +45,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     loss_first: float | None = None
     loss_last: float | None = None
     loss_lowest: float | None = None
+    fell: bool | None = None
     eval_losses: tuple[Point, ...] = ()
     eval_last: float | None = None
     eval_lowest: float | None = None
@@ -150,6 +153,7 @@ def _losses(train: Sequence[Point], held: Sequence[Point]) -> dict[str, Any]:
         "loss_first": values[0] if values else None,
         "loss_last": values[-1] if values else None,
         "loss_lowest": min(values, default=None),
+        "fell": has_fallen(train),
         "eval_losses": _thin(held),
         "eval_last": held[-1][1] if held else None,
         "eval_lowest": lowest[1] if lowest else None,
@@ -269,23 +273,19 @@ def check_evidence(specimen: Specimen, evidence: Evidence) -> list[Finding]:
 
 
 def _fall(evidence: Evidence, file: str) -> list[Finding]:
-    """Did the loss fall? Compared in thirds, as single steps are noisy."""
+    """Did the loss rise, or never fall? Its rise is compared in thirds, as single steps are noisy."""
     values = [loss for _, loss in evidence.losses]
-    if len(values) < 6:
+    if len(values) < FEWEST:
         return []
-    third = len(values) // 3
-    first, middle, last = (_mean(part) for part in (values[:third], values[third:-third], values[-third:]))
+    first, middle, last = thirds(values)
     facts = {"first": first, "middle": middle, "last": last, "points": len(values)}
     seen = f"mean loss {figure(first)} in the first third, {figure(middle)} and {figure(last)} in the others"
     if last > 1.2 * min(first, middle) and last - min(first, middle) > 0.05:
         return [finding("L172", seen, expected="a loss that falls", file=file, facts=facts)]
-    if last >= first and middle >= first and first > 0.05:
+    if evidence.fell is False and first > 0.05:
+        seen += f"; it began at {figure(values[0])}"
         return [finding("L171", seen, expected="a loss that falls", file=file, facts=facts)]
     return []
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _validation(evidence: Evidence, file: str) -> list[Finding]:
