@@ -123,7 +123,7 @@ def _one(found: list[Finding], code: str) -> Finding:
     return hit
 
 
-HEADS = {
+HEADS: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
     "more than the head": ({"task_type": "SEQ_CLS", "modules_to_save": ["norm"]}, ["score", "model.norm"], []),
     "a head inside": ({"task_type": "TOKEN_CLS"}, ["classifier.dense", "classifier.out_proj"], []),
     "named by its end": ({"task_type": "SEQ_CLS"}, ["pre_classifier", "classifier"], []),

@@ -151,6 +151,7 @@ def _tell(given: argparse.Namespace, found: Sequence[Examination], tried: Sequen
         "exit_code": code,
         "adapters": [check_text.plain(*both) for both in zip(found, tried, strict=True)] if given.json else [],
         "ranking": [{"place": each.place, "name": each.name, "above": each.above} for each in places],
+        "runs": [{"run": run, "members": names} for run, names in check_text.runs_of(found).items()],
     }
     emit(result, as_json=given.json, text=text)
     return code

@@ -48,7 +48,22 @@ def several(found: Sequence[Examination], behaviours: Sequence[Tried | None], pl
     ranking = ["", "Why in this order:", *why[:20]] if len(found) > 1 else []
     if len(why) > 20:
         ranking.append(f"... and {len(why) - 20} more, in --json")
-    return "\n".join([plain_table(table, max_cell=36), "levels: + passed, ! warned, x failed, - skipped", *ranking])
+    legend = "levels: + passed, ! warned, x failed, - skipped"
+    return "\n".join([plain_table(table, max_cell=36), legend, *_sequences(found), *ranking])
+
+
+def runs_of(found: Sequence[Examination]) -> dict[str, list[str]]:
+    """The training runs that several of the adapters are of -> the adapters' names in the order of their steps."""
+    facts = [each.facts for one in found for each in one.findings if each.code == "L256"]
+    return {each["run"]: each["members"] for each in facts}
+
+
+def _sequences(found: Sequence[Examination]) -> list[str]:
+    lines = []
+    for run, names in runs_of(found).items():
+        shown = names if len(names) <= 8 else [*names[:4], "...", *names[-3:]]
+        lines.append(clean(f"{run}: {' -> '.join(shown)} ({len(names)} of one run)"))
+    return ["", "Training runs, in the order of their steps:", *lines] if lines else []
 
 
 def comparison(

@@ -12,6 +12,7 @@ from lorica.vetting.files.sources import Source
 from lorica.vetting.files.unpack import opened
 from lorica.vetting.numbers.duplicates import check_duplicates
 from lorica.vetting.numbers.originals import clear_originals, standing
+from lorica.vetting.numbers.runs import Member, check_runs, find_runs
 
 OnDone = Callable[[int], None]
 
@@ -61,14 +62,26 @@ def _each(work: Callable[[Source], Examination], sources: Sequence[Source], jobs
 
 
 def _compare(found: list[Examination]) -> list[Examination]:
-    entries = [
-        (each.specimen, each.numbers) for each in found if each.specimen is not None and each.numbers is not None
-    ]
+    numbered = [each for each in found if each.specimen is not None and each.numbers is not None]
+    entries = [(each.specimen, each.numbers) for each in numbered if each.specimen and each.numbers]
     if len(entries) < 2:
         return found
+    members = [_member(each) for each in numbered]
+    runs = find_runs(members)
     known = {each.source.name: standing(each.specimen, each.findings) for each in found if each.specimen is not None}
-    alike = clear_originals(check_duplicates(entries), known)
-    return [each.add(alike.get(each.source.name, ())) for each in found]
+    alike = clear_originals(check_duplicates(entries, runs), known)
+    sequences = check_runs(members, [each.source.name for each in numbered], runs)
+    return [each.add((*alike.get(each.source.name, ()), *sequences.get(each.source.name, ()))) for each in found]
+
+
+def _member(found: Examination) -> Member:
+    evidence, numbers = found.evidence, found.numbers
+    return Member(
+        found.source.given,
+        logged=() if evidence is None else evidence.beginning,
+        step=None if evidence is None else evidence.steps,
+        signature="" if numbers is None else numbers.signature,
+    )
 
 
 @contextmanager

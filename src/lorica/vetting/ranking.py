@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -37,14 +38,21 @@ def rank(standings: Sequence[Standing]) -> list[Place]:
 
     1. verdict: trusted, then warnings, then what could not be checked, then rejected; 2. how sure the gain over the
     base model is (the lower end of its interval), where it was measured; 3. levels passed; 4. number of warnings; 5.
-    the main metric; last the name, so that the order never depends on the order of the arguments.
+    the main metric; last the name, numbers in it by size, so that the order never depends on the order of the
+    arguments.
     """
-    ordered = sorted(standings, key=lambda each: (*_criteria(each), each.verdict.name))
+    ordered = sorted(standings, key=lambda each: (_criteria(each), _by_numbers(each.verdict.name), each.verdict.name))
     reasons = [_why(first, second) for first, second in pairwise(ordered)] + [""]
     return [
         Place(number, each.verdict.name, reason)
         for number, (each, reason) in enumerate(zip(ordered, reasons, strict=True), 1)
     ]
+
+
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    """ "checkpoint-90" before "checkpoint-100"."""
+    parts = (part.lstrip("0") if part.isdecimal() else part for part in re.split(r"(\d+)", name))
+    return [(len(part) if number % 2 else 0, part) for number, part in enumerate(parts)]
 
 
 def levels_passed(verdict: Verdict) -> int:

@@ -21,6 +21,8 @@ STATE = "trainer_state.json"
 RECORD = "training.json"
 _RESULTS = ("all_results.json", "train_results.json", "eval_results.json")
 _MOST_POINTS = 200
+# So many of the first points tell one training from another.
+_BEGINNING = 8
 _MOST_LOGS = 1_000_000
 _FOLD = re.compile(r"(?:^|[^a-z])fold[-_ ]?(\d{1,3})(?:[-_ ]?of[-_ ]?(\d{1,3}))?(?!\d)")
 # A checkpoint that `lorica train` leaves.
@@ -33,11 +35,11 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Facts about a training; None or empty where nothing says so. Losses in nats per token.
 
     sources: files that were read. losses, eval_losses: (step, loss) in their order, at most 200 points; first, last and
-    lowest are of all points, as is fell: whether the loss came down from where it began. strange: logged losses or
-    gradient norms that were NaN or infinite. rate, seed, dropout: settings. held_out: whether rows were kept for
-    validation. metrics: what was last measured on validation, by name. base_loss, trained_loss: without and with the
-    adapter on held-out rows. finished: whether the training came to its end. fold, folds: of a cross-validation, by the
-    folder's name or the record. card: README.md is there.
+    lowest are of all points, as is fell: whether the loss came down from where it began. beginning: the first 8 of
+    losses. strange: logged losses or gradient norms that were NaN or infinite. rate, seed, dropout: settings. held_out:
+    whether rows were kept for validation. metrics: what was last measured on validation, by name. base_loss,
+    trained_loss: without and with the adapter on held-out rows. finished: whether the training came to its end. fold,
+    folds: of a cross-validation, by the folder's name or the record. card: README.md is there.
     """
 
     sources: tuple[str, ...] = ()
@@ -46,6 +48,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     loss_last: float | None = None
     loss_lowest: float | None = None
     fell: bool | None = None
+    beginning: tuple[Point, ...] = ()
     eval_losses: tuple[Point, ...] = ()
     eval_last: float | None = None
     eval_lowest: float | None = None
@@ -154,6 +157,7 @@ def _losses(train: Sequence[Point], held: Sequence[Point]) -> dict[str, Any]:
         "loss_last": values[-1] if values else None,
         "loss_lowest": min(values, default=None),
         "fell": has_fallen(train),
+        "beginning": tuple(train[:_BEGINNING]),
         "eval_losses": _thin(held),
         "eval_last": held[-1][1] if held else None,
         "eval_lowest": lowest[1] if lowest else None,

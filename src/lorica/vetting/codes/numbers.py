@@ -111,4 +111,5 @@ NUMBERS: dict[str, Code] = {
         "note", "started from the same initial values as others", "nothing; runs of one seed and folds do", ()
     ),
     "L255": Code("note", "folds of one run", "nothing; blend them, or choose by their validation", ()),
+    "L256": Code("note", "checkpoints of one training run", "nothing; choose by validation", ()),
 }

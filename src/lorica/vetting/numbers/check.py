@@ -158,7 +158,7 @@ def _content(weights: str, config: AdapterConfig | None) -> str:
             "r": config.r,
             "rank_pattern": [list(pair) for pair in config.rank_pattern.items()],
             "rslora": config.use_rslora,
-            "saved": sorted(config.modules_to_save or []),
+            "saved": sorted(config.saved_modules),
             "targets": sorted(listed) if isinstance(listed, list) else listed,
         }
     text = json.dumps([weights, meaning], sort_keys=True)

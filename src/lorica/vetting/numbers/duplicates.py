@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from lorica.adapters.specimen import Specimen
 from lorica.errors import AdapterError
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.check import Numbers
+from lorica.vetting.numbers.runs import Member, find_runs
 from lorica.vetting.numbers.sketch import SIZE
 from lorica.vetting.numbers.spectra import scalings
 
@@ -29,21 +29,26 @@ Found = dict[str, list[Finding]]
 CANDIDATE, NEAR = 0.95, 0.99
 # Above it, two updates are one update and rounding.
 SAME = 0.9999
+# Above it, and of another size, an update was multiplied: training turns what it lets grow.
+PROPORTIONAL = 0.99999
 # A's rows after short training still point where they started; unrelated starts are below 0.3.
 SAME_START = 0.7
 # Beyond so many confirmations the sketch's own angle is taken: a run may save hundreds of checkpoints.
 _MOST_CONFIRMED = 200
 _BLOCK = 256
-_PART_OF_RUN = re.compile(r"best|last|final|checkpoints|(?:checkpoint|step|epoch)[-_]\d+")
 _FOLD = re.compile(r"(?i)(?:^|[^a-z])(?:fold|cv)[-_ ]?(\d{1,3})(?:$|[^0-9])")
 
 
-def check_duplicates(entries: Sequence[Entry]) -> dict[str, list[Finding]]:
-    """Findings by the specimen's name; a name that nothing was found for is left out."""
+def check_duplicates(entries: Sequence[Entry], runs: Sequence[int] | None = None) -> dict[str, list[Finding]]:
+    """Findings by the specimen's name; a name that nothing was found for is left out.
+
+    runs: equal numbers for adapters of one training run, see `runs.find_runs`; by default as their paths say.
+    """
     found: dict[str, list[Finding]] = {}
-    same = _copies(entries, found)
-    leaders = _near(entries, same, found)
-    _origins(entries, [leaders.get(i, i) for i in same], found)
+    runs = find_runs([Member(specimen.given) for specimen, _ in entries]) if runs is None else runs
+    same = _copies(entries, runs, found)
+    leaders = _near(entries, runs, same, found)
+    _origins(entries, runs, [leaders.get(i, i) for i in same], found)
     return found
 
 
@@ -98,7 +103,7 @@ def _pair(reader: TensorReader, module: Factors, tensors: dict[str, TensorInfo])
     return a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
 
 
-def _copies(entries: Sequence[Entry], found: Found) -> list[int]:
+def _copies(entries: Sequence[Entry], runs: Sequence[int], found: Found) -> list[int]:
     """Findings for equal tensors. Returns for each entry the number of the first with the same tensors."""
     groups: dict[str, list[int]] = {}
     for i, (_, numbers) in enumerate(entries):
@@ -109,11 +114,11 @@ def _copies(entries: Sequence[Entry], found: Found) -> list[int]:
             first[i] = group[0]
         for i in group if len(group) > 1 else ():
             others = [j for j in group if j != i]
-            _say_copies(entries, i, others, found)
+            _say_copies(entries, runs, i, others, found)
     return first
 
 
-def _say_copies(entries: Sequence[Entry], i: int, others: list[int], found: Found) -> None:
+def _say_copies(entries: Sequence[Entry], runs: Sequence[int], i: int, others: list[int], found: Found) -> None:
     specimen, numbers = entries[i]
     say = found.setdefault(specimen.name, []).append
     base = _base(specimen)
@@ -136,7 +141,7 @@ def _say_copies(entries: Sequence[Entry], i: int, others: list[int], found: Foun
         say(_rescaled(entries, changed, f"the tensors of {_names(entries, changed)}, {how}", ratio, 1.0))
     equal = [j for j in others if j not in changed]
     if equal:
-        own_run = all(_run(entries[j][0]) == _run(specimen) for j in equal)
+        own_run = all(runs[j] == runs[i] for j in equal)
         say(
             finding(
                 "L250",
@@ -156,7 +161,7 @@ def _rescaled(entries: Sequence[Entry], others: list[int], seen: str, ratio: flo
     )
 
 
-def _near(entries: Sequence[Entry], first: list[int], found: Found) -> dict[int, int]:
+def _near(entries: Sequence[Entry], runs: Sequence[int], first: list[int], found: Found) -> dict[int, int]:
     """Findings for updates that point the same way though their tensors differ; returns later -> earlier of each."""
     leaders: dict[int, int] = {}
     confirmed = 0
@@ -174,19 +179,21 @@ def _near(entries: Sequence[Entry], first: list[int], found: Found) -> dict[int,
             continue
         leaders[i] = j
         for one, other in ((i, j), (j, i)):
-            found.setdefault(entries[one][0].name, []).append(_similar(entries, one, other, angle))
+            found.setdefault(entries[one][0].name, []).append(
+                _similar(entries, one, other, angle, own_run=runs[i] == runs[j])
+            )
     return leaders
 
 
-def _similar(entries: Sequence[Entry], i: int, j: int, angle: float) -> Finding:
+def _similar(entries: Sequence[Entry], i: int, j: int, angle: float, *, own_run: bool) -> Finding:
     ratio = entries[i][1].norm / entries[j][1].norm
-    own_run = _run(entries[i][0]) == _run(entries[j][0])
     name = _names(entries, [j])
     if angle < 0:
         return _rescaled(entries, [j], f"the opposite of {name}'s update, {ratio:.4g} times as strong", -ratio, angle)
-    if angle >= SAME and abs(ratio - 1) > 0.02:
+    # Within a run an update that grew is the training's; one that was multiplied is not.
+    if angle >= (PROPORTIONAL if own_run else SAME) and abs(ratio - 1) > 0.02:
         return _rescaled(entries, [j], f"{name}'s update, {ratio:.4g} times as strong", ratio, angle)
-    if angle >= SAME:
+    if angle >= SAME and abs(ratio - 1) <= 0.02:
         return finding(
             "L250",
             f"the update of {name}, stored in other numbers",
@@ -201,7 +208,7 @@ def _similar(entries: Sequence[Entry], i: int, j: int, angle: float) -> Finding:
     )
 
 
-def _origins(entries: Sequence[Entry], first: list[int], found: Found) -> None:
+def _origins(entries: Sequence[Entry], runs: Sequence[int], first: list[int], found: Found) -> None:
     """Findings for folds, and for runs that started from the same values.
 
     first: for each entry, the first of those that were already said to be one update with it.
@@ -227,12 +234,11 @@ def _origins(entries: Sequence[Entry], first: list[int], found: Found) -> None:
         groups.setdefault(_root(start, i), []).append(i)
     for group in groups.values():
         for i in group if len(group) > 1 else ():
-            own = _run(entries[i][0])
             others = [
                 j
                 for j in group
                 if first[j] != first[i]
-                and _run(entries[j][0]) != own
+                and runs[j] != runs[i]
                 and not (i in in_folds and in_folds.get(j) == in_folds[i])
             ]
             if others:
@@ -293,11 +299,3 @@ def _base(specimen: Specimen) -> str:
     """The base model's name without its owner's or folder's, "" where there is none."""
     path = specimen.config.base_model_name_or_path if specimen.config else None
     return (path or "").replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].lower()
-
-
-def _run(specimen: Specimen) -> Path:
-    """The folder of the training run that an adapter or a checkpoint belongs to."""
-    place = specimen.given if specimen.given.suffix != ".safetensors" else specimen.given.parent
-    while place.parent != place and _PART_OF_RUN.fullmatch(place.name):
-        place = place.parent
-    return place

@@ -1,0 +1,172 @@
+"""Which adapters are of one training run: by their paths, and by what trainers log in each checkpoint.
+
+A run leaves its checkpoints and its final model side by side. That they are alike, or equal, is no news; that an
+adapter of another name is equal to one of them is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from lorica.vetting.files.archives import SUFFIXES
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.wording import shown
+
+Point = tuple[int, float]
+
+_NUMBER = r"[-_=. ]?(?P<{0}>\d{{1,9}})"
+_COUNTED = r"(?:checkpoint|chkpt|ckpt|(?:global[-_ ]?)?steps?|epochs?|ep|iter(?:ation)?s?)"
+_RANKED = r"(?:best|last|latest|final)"
+_THING = r"(?:lora|peft|adapter|model|weights|checkpoint)"
+# What the end of a name says of a place in a run: "checkpoint-100", "run_step200", "500-steps", "final_model",
+# "best-30".
+_MARK = re.compile(
+    rf"(?:^|[-_=. ])(?:{_COUNTED}{_NUMBER.format('after')}|(?P<before>\d{{1,9}})[-_ ]?{_COUNTED}"
+    rf"|{_RANKED}(?:[-_ ]{_THING})?(?:{_NUMBER.format('ranked')})?)$",
+    re.IGNORECASE,
+)
+# Names that say nothing but that an adapter, or checkpoints, are in them.
+_PLAIN = re.compile(rf"(?:(?:{_THING}[-_ ]?){{1,2}}|checkpoints|ckpts)", re.IGNORECASE)
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+# So many of the first logged losses, equal to the last digit, are one training's.
+_TELLING = 2
+
+
+class Member(msgspec.Struct, frozen=True):
+    """What tells an adapter's run. given: its path as the user wrote it. logged: the (step, loss) its trainer logged
+    first. step: how far the training had come. signature: equal for adapters of the same modules and shapes."""
+
+    given: Path
+    logged: tuple[Point, ...] = ()
+    step: int | None = None
+    signature: str = ""
+
+
+class _Spot(msgspec.Struct, frozen=True):
+    """run: the folder, or the folder and the stem, that its run has in common. own: whether the adapter bears that very
+    name, and is no checkpoint by its path. step: the number in its name."""
+
+    run: str
+    own: bool
+    step: int | None
+
+
+def find_runs(members: Sequence[Member]) -> list[int]:
+    """For each member the number of the first that is of the same run; its own where there is none before it.
+
+    Paths tell first: `run/checkpoint-100`, `run/checkpoints/step-5`, `run-step200`, `run/best` and `run` itself are one
+    run. Then equal logs, wherever they lie; but two adapters that stand at one step of a training are one and its copy
+    under another name, unless the one is the last checkpoint and the other the model that the run published.
+    """
+    spots = [_spot(each.given) for each in members]
+    by_path: dict[str, list[int]] = {}
+    for number, spot in enumerate(spots):
+        by_path.setdefault(spot.run, []).append(number)
+    logs: dict[tuple[Point, ...], list[list[int]]] = {}
+    for group in by_path.values():
+        for log in {members[i].logged[:_TELLING] for i in group if len(members[i].logged) >= _TELLING}:
+            logs.setdefault(log, []).append(group)
+    run = list(range(len(members)))
+    for group in by_path.values():
+        _join(run, group)
+    for groups in logs.values():
+        # The adapter that came furthest is the run's own; what else bears a name of its own is measured by it.
+        groups.sort(key=lambda group: -max(_step(members[i], spots[i]) or 0 for i in group))
+        whole = groups[0]
+        for group in groups[1:]:
+            if _agree(members, whole, group) and not _pretends(members, spots, whole, group):
+                whole = [*whole, *group]
+        _join(run, whole)
+    return [_root(run, i) for i in range(len(members))]
+
+
+def _agree(members: Sequence[Member], whole: Sequence[int], group: Sequence[int]) -> bool:
+    """Whether the logs say the same as far as both go."""
+    logs = [members[i].logged for i in (*whole, *group) if members[i].logged]
+    longest = max(logs, key=len)
+    return all(log == longest[: len(log)] for log in logs)
+
+
+def _pretends(members: Sequence[Member], spots: Sequence[_Spot], whole: Sequence[int], group: Sequence[int]) -> bool:
+    steps = [{_step(members[i], spots[i]) for i in each} for each in (whole, group)]
+    if None in steps[0] | steps[1]:
+        return True
+    shared = steps[0] & steps[1]
+    named = [any(spots[i].own for i in each) for each in (whole, group)]
+    last = max(step for step in steps[0] | steps[1] if step is not None)
+    return bool(shared) and not (shared == {last} and named[0] != named[1])
+
+
+def _step(member: Member, spot: _Spot) -> int | None:
+    return member.step if spot.step is None else spot.step
+
+
+def _join(run: list[int], group: Sequence[int]) -> None:
+    roots = [_root(run, i) for i in group]
+    for root in roots:
+        run[root] = min(roots)
+
+
+def _root(run: list[int], i: int) -> int:
+    while run[i] != i:
+        run[i] = run[run[i]]
+        i = run[i]
+    return i
+
+
+def _spot(given: Path) -> _Spot:
+    path = os.path.abspath(given)
+    folder, name = os.path.split(path)
+    lower = name.lower()
+    if lower.startswith("adapter_") and lower.endswith((*_WEIGHTS, ".json")):
+        folder, name = os.path.split(folder)
+    else:
+        suffix = next((end for end in (*_WEIGHTS, *SUFFIXES) if lower.endswith(end)), "")
+        name = name[: len(name) - len(suffix)]
+    whole, step = os.path.join(folder, name), None
+    while name:
+        if hit := _MARK.search(name):
+            number = hit["after"] or hit["before"] or hit["ranked"]
+            step = int(number) if step is None and number else step
+            name = name[: hit.start()]
+        elif _PLAIN.fullmatch(name):
+            name = ""
+        else:
+            break
+        if not name:
+            folder, name = os.path.split(folder)
+    run = os.path.join(folder, name)
+    return _Spot(run, own=run == whole, step=step)
+
+
+def check_runs(members: Sequence[Member], names: Sequence[str], runs: Sequence[int]) -> dict[str, list[Finding]]:
+    """A note for each adapter that has others of its run beside it, with the run's order. names: of the members."""
+    found: dict[str, list[Finding]] = {}
+    groups: dict[tuple[int, str], list[int]] = {}
+    for i, run in enumerate(runs):
+        groups.setdefault((run, members[i].signature), []).append(i)
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        spots = {i: _spot(members[i].given) for i in group}
+        order = sorted(group, key=lambda i: _order(members[i], spots[i], names[i]))
+        steps = [_step(members[i], spots[i]) for i in order]
+        common = spots[order[-1]].run
+        title = os.path.basename(common) or common
+        for place, i in enumerate(order):
+            at = "" if steps[place] is None else f", step {steps[place]}"
+            seen = f"number {place + 1} of {len(order)} of the run {shown(title, 60)}{at}"
+            facts = {"run": title, "members": [names[j] for j in order], "steps": steps, "place": place + 1}
+            found[names[i]] = [finding("L256", seen, facts=facts)]
+    return found
+
+
+def _order(member: Member, spot: _Spot, name: str) -> tuple[bool, int, bool, str]:
+    """By step; the model that the run published comes after its checkpoints."""
+    step = _step(member, spot)
+    return spot.own and spot.step is None and step is None, step if step is not None else 1 << 62, spot.own, name
