@@ -48,7 +48,11 @@ def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in _FIXES:
         return f"{_at(error)}{error.strerror}\n  -> {_FIXES[error.errno]}"
     if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding() != "utf-8":
-        return f"{error.object!r} cannot be a file's name in this locale ({error.encoding})\n  -> LC_ALL=C.UTF-8"
+        return (
+            f"{error.object!r} cannot be the name of a file in this locale ({error.encoding})\n  -> set LC_ALL=C.UTF-8"
+        )
+    if str(error) == "embedded null byte":
+        return "a path holds a null character\n  -> remove it"
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return f"a fault of Lorica's own, not of yours: {what}\n  -> {_traceback(error)}"
 

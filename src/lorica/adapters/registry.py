@@ -30,9 +30,9 @@ def find_adapters(base_dir: Path | None, paths: Mapping[str, str]) -> dict[str, 
     if base_dir is not None:
         found |= _search(Path(base_dir))
     for name, place in paths.items():
-        folder = _adapter_in(Path(place).expanduser())
+        folder = _adapter_in(Path(place))
         if folder is None:
-            _refuse_unfinished(Path(place).expanduser())
+            _refuse_unfinished(Path(place))
             raise AdapterError(
                 f"adapter {name!r}: no {CONFIG_NAME} in {place} nor in {Path(place) / BEST}",
                 fix=f"correct adapters.paths.{name}, or train the adapter",
@@ -42,7 +42,6 @@ def find_adapters(base_dir: Path | None, paths: Mapping[str, str]) -> dict[str, 
 
 
 def _search(base_dir: Path) -> dict[str, Path]:
-    base_dir = base_dir.expanduser()
     if not base_dir.is_dir():
         raise AdapterError(
             f"the folder of adapters does not exist: {base_dir}",

@@ -14,6 +14,7 @@ from typing import Any
 from lorica.config.environment import read_environment
 from lorica.config.fields import find, leaves
 from lorica.config.files import read_config_file
+from lorica.config.paths import local_path
 from lorica.config.presets import Presets, compose_presets
 from lorica.config.schema import Config
 from lorica.config.settings import Rank, Setting, Source, flatten, read_command_line
@@ -122,12 +123,14 @@ def _replace(chosen: Chosen, key: str, value: Any, decider: Setting, origin: str
 
 
 def _values(chosen: Chosen) -> dict[str, Any]:
-    """Full key -> checked value, with `${key}` replaced."""
+    """Full key -> checked value, with `${key}` replaced and paths expanded."""
     raw = _interpolate(chosen) if any(_refers(setting) for setting in chosen.values()) else {}
-    return {
+    values = {
         key: coerce(setting.leaf, setting.entry, raw.get(key, setting.value), place=setting.place)
         for key, setting in chosen.items()
     }
+    paths = {key: setting.place + key for key, setting in chosen.items() if setting.leaf.path and values[key]}
+    return values | {key: local_path(values[key], what) for key, what in paths.items()}
 
 
 def _refers(setting: Setting) -> bool:

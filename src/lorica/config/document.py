@@ -34,10 +34,15 @@ counts.
 | `task.columns={body:text,rule:guideline}` | add several entries at once |
 | `lora.rank_pattern.layers.0.self_attn.q_proj=8` | add an entry whose name holds dots |
 | `'run_dir=runs/${model.name}'` | use another key's value (quoted for the shell); `\\${` is a plain `${` |
+| `data.algebra=~/algebra.jsonl` | a path in the home folder |
 | `config=my.yaml` | read a file of keys |
 
 A text between quotes loses them: `output="a b.csv"` and `output=a b.csv` are the same. In lists and tables,
 texts with commas, colons or brackets are quoted: `task.positive_labels=['yes, it does',1]`.
+
+A path may begin with `~` or `~user`, the home folder, wherever it is written: here, in a file, in a variable, from
+Python, and among the words and options of every command. `./~` is a folder of that name. Variables of the shell
+(`$HOME`) are not replaced.
 
 Nothing is dropped or repaired: an unknown key, a value of another type or out of its range, and values that
 contradict each other end the command with exit code 2 and say what is allowed.
@@ -63,7 +68,7 @@ does not), and `inference.do_sample=false` brings the temperature back to 0; `in
 ## A configuration file
 
 The same keys, nested, in YAML, with presets under `defaults`. Paths in it count from the folder the command
-runs in. What `lorica config` prints is such a file.
+runs in, not from the file's. What `lorica config` prints is such a file.
 
 ```yaml
 defaults:

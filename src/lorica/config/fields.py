@@ -21,7 +21,7 @@ class Leaf:
     """One key. `kind` is text, int, float, bool, list (of texts) or table (name -> `item`).
 
     `words` are the only texts allowed (for a list: allowed instead of it); `limits` bounds a number or, for a
-    table, its items."""
+    table, its items. `path`: the text, or for a table each item, is a path."""
 
     key: str
     kind: Literal["text", "int", "float", "bool", "list", "table"]
@@ -29,6 +29,7 @@ class Leaf:
     words: tuple[str, ...] = ()
     limits: Meta | None = None
     item: Literal["text", "int"] = "text"
+    path: bool = False
 
     def takes(self, *, item: bool = False) -> str:
         """What this key takes, as the object of a sentence: "a whole number, at least 1". item: one entry of
@@ -102,7 +103,8 @@ def _leaf(key: str, hint: Any, default: Any) -> Leaf:
         item, bounds = arguments[1], None
         if typing.get_origin(item) is Annotated:
             item, bounds = typing.get_args(item)
-        return Leaf(key, "table", default, item="int" if item is int else "text", limits=bounds)
+        kind: Literal["text", "int"] = "int" if item is int else "text"
+        return Leaf(key, "table", default, item=kind, limits=bounds, path=_is_path(bounds))
     if origin is list:
         return Leaf(key, "list", default)
     if origin is types.UnionType or origin is typing.Union:  # a list, or words that stand for one
@@ -110,7 +112,11 @@ def _leaf(key: str, hint: Any, default: Any) -> Leaf:
     scalars: dict[type, Literal["text", "int", "float", "bool"]] = {
         str: "text", int: "int", float: "float", bool: "bool",
     }  # fmt: skip
-    return Leaf(key, scalars[hint], default, limits=limits)
+    return Leaf(key, scalars[hint], default, limits=limits, path=_is_path(limits))
+
+
+def _is_path(limits: Meta | None) -> bool:
+    return limits is not None and "path" in (limits.extra or ())
 
 
 def find(key: str, *, place: str = "") -> tuple[Leaf, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.config.fields import did_you_mean
+from lorica.config.paths import local_path
 from lorica.config.presets import GROUPS, check_preset
 from lorica.config.settings import Rank, Source, flatten
 from lorica.errors import ConfigError
@@ -41,7 +42,7 @@ def _load(path: str) -> dict[Any, Any]:
     from yaml.error import MarkedYAMLError
 
     try:
-        tree = OmegaConf.to_container(OmegaConf.load(Path(path).expanduser()), resolve=False)
+        tree = OmegaConf.to_container(OmegaConf.load(local_path(path, "config")), resolve=False)
     except FileNotFoundError:
         raise ConfigError(f"there is no configuration file {path!r} in {Path.cwd()}", fix="config=FILE.yaml") from None
     except MarkedYAMLError as error:

@@ -16,6 +16,7 @@ NotNegative = Annotated[int, Meta(ge=0)]
 Seed = Annotated[int, Meta(ge=0, lt=2**32)]
 Share = Annotated[float, Meta(ge=0, lt=1)]  # a part of a whole, never all of it
 Probability = Annotated[float, Meta(ge=0, le=1)]
+LocalPath = Annotated[str, Meta(extra={"path": True})]  # `~` in it is expanded, by `config.paths`
 
 TaskName = Literal["rules", "mcq", "saq", "qa"]
 Method = Literal["choice", "likelihood", "generate"]
@@ -80,7 +81,7 @@ class ModelConfig:
     name: str = "lorica_tiny"
     """The model's name in reports. Follows `model.path` when only that is set."""
 
-    path: str = "embedded:lorica_tiny"
+    path: LocalPath = "embedded:lorica_tiny"
     """A Hugging Face id, a folder, or `embedded:lorica_tiny` for the small model in this package. Ids are
     looked up in the local cache; nothing is downloaded."""
 
@@ -100,13 +101,13 @@ class ModelConfig:
     """How the `transformers` engine spreads the model over devices (`auto`, `balanced`, ...); empty puts all
     of it on `model.device`."""
 
-    cache_dir: str = ""
+    cache_dir: LocalPath = ""
     """Folder of the Hugging Face cache; empty for the usual places (`HF_HOME`, `~/.cache/huggingface`)."""
 
     load_in_4bit: bool = False
     """Whether the base weights are held in four bits (NF4). Needs bitsandbytes."""
 
-    chat_template: str = "auto"
+    chat_template: LocalPath = "auto"
     """`auto`: the model's own template, or the plain format where it has none; `plain`: the plain format;
     anything else is the path of a Jinja file."""
 
@@ -308,11 +309,11 @@ class EngineConfig:
 class AdaptersConfig:
     """Which adapters answer rows."""
 
-    dir: str = ""
+    dir: LocalPath = ""
     """Folder whose subfolders are adapters, each named after its task or subject, or `general`. A subject is met
     exactly, or else in another spelling: `world_history` answers `World History`."""
 
-    paths: dict[str, str] = field(default_factory=dict)
+    paths: dict[str, LocalPath] = field(default_factory=dict)
     """Single adapters: name -> folder, as in `adapters.paths.algebra=runs/algebra`. Goes before
     `adapters.dir`."""
 
@@ -341,16 +342,16 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     adapters: AdaptersConfig = field(default_factory=AdaptersConfig)
 
-    data: dict[str, str] = field(default_factory=dict)
+    data: dict[str, LocalPath] = field(default_factory=dict)
     """Training files: subject -> file, as in `data.algebra=algebra.jsonl`. One adapter is trained for each,
     and with more than one also `general` on all rows."""
 
-    input: str = ""
+    input: LocalPath = ""
     """The file of rows to answer."""
 
-    output: str = ""
+    output: LocalPath = ""
     """The file to write; its suffix (.jsonl, .csv, .parquet, .jsonl.gz, .csv.gz) decides the format."""
 
-    run_dir: str = ""
+    run_dir: LocalPath = ""
     """Folder for what a run leaves behind: logs, checkpoints, adapters. Empty for one beside the output or
     under `runs/`."""

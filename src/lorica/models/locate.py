@@ -20,7 +20,7 @@ def locate_model(name: str, *, cache_dir: str = "", revision: str = "", environ:
     """
     if name.startswith(EMBEDDED):
         return _embedded(name.removeprefix(EMBEDDED))
-    folder = Path(name).expanduser()
+    folder = Path(name)
     if (folder / "config.json").is_file():
         return folder.resolve()
     if folder.exists():

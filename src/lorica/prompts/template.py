@@ -77,7 +77,7 @@ def find_template(folder: Path, choice: str, tokenizer_config: Mapping[str, Any]
     if choice == "plain":
         return TemplateSource(PLAIN_TEMPLATE, "plain")
     if choice != "auto":
-        return _read_template(Path(choice).expanduser())
+        return _read_template(Path(choice))
     if (folder / "chat_template.jinja").is_file():
         return _read_template(folder / "chat_template.jinja")
     declared = tokenizer_config.get("chat_template")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from lorica.config.paths import local_path
 from lorica.errors import ConfigError, UsageError
 from lorica.names import shell_word, visible_values
 from lorica.streams import carries_unicode
@@ -56,6 +57,16 @@ def going_on(verb: str, arguments: Sequence[str], override: str) -> str:
     key = override.partition("=")[0]
     same = [word for word in arguments if not word.startswith(f"{key}=")]
     return " ".join(["lorica", verb, *map(shell_word, [*same, override])])
+
+
+def as_path(text: str) -> Path:
+    """A path among a command's words, for argparse. Raises ConfigError for what can be none."""
+    return Path(local_path(text, "command line"))
+
+
+def as_base(text: str) -> str:
+    """A base model's folder, `embedded:NAME` or Hugging Face id, for argparse. Raises ConfigError as `as_path`."""
+    return local_path(text, "command line")
 
 
 def required(value: str, key: str, example: str) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorica.errors import UsageError
-from lorica.verbs.arguments import emit, parser
+from lorica.verbs.arguments import as_base, as_path, emit, parser
 from lorica.verbs.progress import row_progress
 from lorica.vetting.findings import EXIT_CODES, LEVELS
 
@@ -45,23 +45,26 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     asked = parser("check", _ABOUT, _EXAMPLES, overrides=False)
     asked.add_argument("paths", nargs="*", metavar="PATH|key=value", help="adapters; configuration for L4 as key=value")
     asked.add_argument(
-        "--base", default="", help="base model: a folder, embedded:NAME, or a Hugging Face id in the cache"
+        "--base",
+        type=as_base,
+        default="",
+        help="base model: a folder, embedded:NAME, or a Hugging Face id in the cache",
     )
-    asked.add_argument("--rows", type=Path, help="rows to ask; with gold answers the effect is measured")
+    asked.add_argument("--rows", type=as_path, help="rows to ask; with gold answers the effect is measured")
     asked.add_argument("--task", default="", help="the task of the rows: rules, mcq, saq, qa")
     asked.add_argument("--level", type=int, choices=sorted(LEVELS), help="the highest level to carry out")
-    asked.add_argument("--scores", type=Path, help="judge the health of a column of scores instead")
+    asked.add_argument("--scores", type=as_path, help="judge the health of a column of scores instead")
     asked.add_argument("--column", default="", help="the column of --scores, where its name does not tell")
-    asked.add_argument("--gold", type=Path, help="rows with gold labels for --scores, by id")
+    asked.add_argument("--gold", type=as_path, help="rows with gold labels for --scores, by id")
     asked.add_argument("--gold-column", default="", metavar="NAME", help="the column of --scores that holds the labels")
-    asked.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page")
-    asked.add_argument("--csv", type=Path, metavar="FILE", help="write the comparison as a table")
-    asked.add_argument("--keep-working", type=Path, metavar="FILE", help="write the adapters that are not rejected, "
+    asked.add_argument("--html", type=as_path, metavar="FILE", help="write the comparison as a page")
+    asked.add_argument("--csv", type=as_path, metavar="FILE", help="write the comparison as a table")
+    asked.add_argument("--keep-working", type=as_path, metavar="FILE", help="write the adapters that are not rejected, "
                        "as adapters.paths that config=FILE reads")  # fmt: skip
     asked.add_argument("--jobs", type=int, default=0, help="processes; 0 for one a core")
     given = asked.parse_args(list(arguments))
     given.overrides = [each for each in given.paths if _is_override(each)]
-    given.paths = [Path(each) for each in given.paths if not _is_override(each)]
+    given.paths = [as_path(each) for each in given.paths if not _is_override(each)]
     if given.scores is None and not given.paths:
         raise UsageError("lorica check: no adapter is named", fix="lorica check DIR ..., or --scores FILE")
     _refuse_idle(given)

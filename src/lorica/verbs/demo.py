@@ -17,7 +17,7 @@ from lorica.pipeline.fit import Fit
 from lorica.reports.write import write_report
 from lorica.training.checkpoints import RECORD
 from lorica.verbs import build
-from lorica.verbs.arguments import emit, parser, resolve
+from lorica.verbs.arguments import as_path, emit, parser, resolve
 from lorica.verbs.demo_report import demo_dict, demo_report, demo_text
 from lorica.verbs.demo_tasks import TASKS, DemoTask
 from lorica.verbs.experiment import ADAPTER, Outcome, run_experiment
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
         "write a report. Needs no network and no GPU; takes a few minutes on two cores.",
         "  lorica demo\n  lorica demo --out /tmp/demo --tasks rules,saq\n  lorica demo model=qwen3_0_6b",
     )
-    asked.add_argument("--out", type=Path, default=Path("demo-report"), help="folder of the report (%(default)s)")
+    asked.add_argument("--out", type=as_path, default=Path("demo-report"), help="folder of the report (%(default)s)")
     asked.add_argument("--tasks", default="rules,mcq,saq", help="which of the tasks, by name (%(default)s)")
     given = asked.parse_args(list(arguments))
     for override in given.overrides:

@@ -18,7 +18,7 @@ from lorica.records import Row
 from lorica.reports.write import FORMATS, write_report
 from lorica.tasks.base import TaskSettings
 from lorica.verbs import build, on_base
-from lorica.verbs.arguments import emit, parser, resolve
+from lorica.verbs.arguments import as_base, as_path, emit, parser, resolve
 from lorica.vetting.behaviour.setting import Setting
 from lorica.vetting.diagnosis import Means, diagnose, to_report, to_text
 from lorica.vetting.diagnosis.diagnose import the_one
@@ -61,17 +61,25 @@ def _run(given: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     asked = parser("diagnose", _ABOUT, _EXAMPLES, overrides=False)
-    asked.add_argument("adapter", type=Path, nargs="?", metavar="DIR", help="the adapter: a folder, a file, an archive")
     asked.add_argument(
-        "--base", metavar="B", default="", help="the base it is used with: a folder, embedded:NAME or id"
+        "adapter", type=as_path, nargs="?", metavar="DIR", help="the adapter: a folder, a file, an archive"
     )
-    asked.add_argument("--rows", type=Path, metavar="F", help="rows with their gold answers")
+    asked.add_argument(
+        "--base", type=as_base, metavar="B", default="", help="the base it is used with: a folder, embedded:NAME or id"
+    )
+    asked.add_argument("--rows", type=as_path, metavar="F", help="rows with their gold answers")
     asked.add_argument("--task", default="", metavar="TASK", help="the task of these rows: rules, mcq, saq, qa")
-    asked.add_argument("--answers", type=Path, metavar="F", help="answers or scores that are doubted")
+    asked.add_argument("--answers", type=as_path, metavar="F", help="answers or scores that are doubted")
     asked.add_argument(
-        "--expected-base", action="extend", nargs="+", default=[], metavar="OTHER", help="bases it may belong to"
+        "--expected-base",
+        type=as_base,
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="OTHER",
+        help="bases it may belong to",
     )
-    asked.add_argument("--html", type=Path, metavar="F", help="write the whole diagnosis as a page (.html, .md)")
+    asked.add_argument("--html", type=as_path, metavar="F", help="write the whole diagnosis as a page (.html, .md)")
     asked.add_argument(
         "overrides", nargs="*", metavar="key=value", help="configuration: how the rows are read and asked"
     )

@@ -19,7 +19,7 @@ from lorica.reports.page import Table
 from lorica.reports.table import plain_table
 from lorica.tasks.base import Task
 from lorica.verbs import build
-from lorica.verbs.arguments import emit, parser, resolve
+from lorica.verbs.arguments import as_path, emit, parser, resolve
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -32,8 +32,8 @@ def run(arguments: Sequence[str]) -> int:
         "  lorica eval answers.jsonl gold.jsonl task=mcq --json",
         overrides=False,
     )
-    asked.add_argument("answers", type=Path, nargs="?", help="what `lorica infer` wrote")
-    asked.add_argument("gold", type=Path, nargs="?", help="the rows with their gold answers")
+    asked.add_argument("answers", type=as_path, nargs="?", help="what `lorica infer` wrote")
+    asked.add_argument("gold", type=as_path, nargs="?", help="the rows with their gold answers")
     asked.add_argument("overrides", nargs="*", metavar="key=value", help="task=... and column mappings")
     given = asked.parse_args(list(arguments))
     if given.gold is None or "=" in given.gold.name:

@@ -21,7 +21,7 @@ from lorica.adapters.passport import (
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.config.schema import Config
 from lorica.errors import AdapterError, UsageError
-from lorica.verbs.arguments import emit, parser, resolve
+from lorica.verbs.arguments import as_base, as_path, emit, parser, resolve
 
 # A gap below this is no proof of anything, in nats.
 _NO_GAP = 1e-5
@@ -56,10 +56,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "  lorica passport runs/rules/rules --base embedded:lorica_tiny --check",
         overrides=False,
     )
-    asked.add_argument("adapter", nargs="?", type=Path, help="the adapter's folder")
+    asked.add_argument("adapter", nargs="?", type=as_path, help="the adapter's folder")
     asked.add_argument("overrides", nargs="*", metavar="key=value", help="task=..., model.dtype=..., engine=..., ...")
-    asked.add_argument("--base", default="", help="base model: a folder, a Hugging Face id, or embedded:lorica_tiny")
-    asked.add_argument("--rows", type=Path, help="labelled rows of the task: adds metrics with intervals")
+    asked.add_argument(
+        "--base", type=as_base, default="", help="base model: a folder, a Hugging Face id, or embedded:lorica_tiny"
+    )
+    asked.add_argument("--rows", type=as_path, help="labelled rows of the task: adds metrics with intervals")
     asked.add_argument("--canaries-from", choices=("probes", "rows"), default="probes",
                        help="where the prompts come from: shipped texts (default), or --rows, whose texts then stand "
                        "in the passport")  # fmt: skip

@@ -65,12 +65,11 @@ def find_sources(paths: Sequence[Path]) -> list[Source]:
 
 def _at(given: Path) -> list[Source]:
     try:
-        place = given.expanduser()
-        mode = place.stat().st_mode
+        mode = given.stat().st_mode
         if stat.S_ISDIR(mode):
-            found = _one(place, _folder_name(place), given) or _many(place, "", _LEVELS)
+            found = _one(given, _folder_name(given), given) or _many(given, "", _LEVELS)
             if not found:
-                raise _nothing_in(place)
+                raise _nothing_in(given)
             return found
     except FileNotFoundError:
         raise _missing(given) from None
@@ -79,20 +78,20 @@ def _at(given: Path) -> list[Source]:
         raise AdapterError(f"{str(given)!a}: cannot be read ({why})", fix="correct the path") from error
     if not stat.S_ISREG(mode):
         raise AdapterError(f"{given}: is a pipe, a device or a socket", fix="name an adapter's folder or file")
-    return _file(place, given)
+    return _file(given)
 
 
-def _file(place: Path, given: Path) -> list[Source]:
+def _file(place: Path) -> list[Source]:
     lower = place.name.lower()
     folder = place.parent
     if lower == CONFIG_NAME or (lower.startswith("adapter_model.") and (folder / CONFIG_NAME).exists()):
-        return [_adapter(folder, _folder_name(folder), given)]
+        return [_adapter(folder, _folder_name(folder), place)]
     if is_archive(place):
         return _archive(place, place.name)
     if lower.endswith(WEIGHT_SUFFIXES):
-        return [Source(name=place.name, given=given, kind="file", place=place)]
+        return [Source(name=place.name, given=place, kind="file", place=place)]
     raise AdapterError(
-        f"{given}: is no adapter, nor an archive of one",
+        f"{place}: is no adapter, nor an archive of one",
         fix="name an adapter's folder, its .safetensors file, or a .zip or .tar of it",
     )
 
@@ -277,7 +276,7 @@ def _numbered(source: Source, number: int) -> str:
 
 
 def _missing(given: Path) -> AdapterError:
-    parent = given.expanduser().parent
+    parent = given.parent
     try:
         beside = [entry.name for entry in _entries(parent)]
     except OSError:
