@@ -62,6 +62,14 @@ class DataError(LoricaError):
         self.row_id = row_id
 
 
+class CellError(ValueError):
+    """A value of a row that cannot be used; whoever knows file, line and row id makes a DataError of it."""
+
+    def __init__(self, message: str, *, fix: str) -> None:
+        super().__init__(message)
+        self.fix = fix
+
+
 class PromptError(LoricaError):
     """A chat template or a prompt that cannot be rendered, or does not fit its token budget."""
 

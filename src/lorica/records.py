@@ -7,7 +7,8 @@ Every record carries its row's `id`; order never carries meaning. All records ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -27,6 +28,13 @@ class Message(msgspec.Struct, frozen=True):
     trim: tuple[tuple[int, int], ...] = ()
 
 
+class Problem(msgspec.Struct, frozen=True):
+    """Something wrong that stops only those whom it concerns, and what to do about it."""
+
+    message: str
+    fix: str
+
+
 class Row(msgspec.Struct, frozen=True):
     """One row of a user's file, after it was read and checked.
 
@@ -34,6 +42,8 @@ class Row(msgspec.Struct, frozen=True):
     `gold` is the expected answer where the file has one: 0/1 for `rules`, the index of the right option for `mcq`,
     the accepted answers for `saq` and `qa`.
     `group` ties rows together that a split must not separate (a question id, a functionality, a rule).
+    `gold_problem` says why the file's answer is not in `gold`: to train on the row or to evaluate with it is an error.
+    `notes` are what a person should know of how the row was read; equal ones are told once.
     """
 
     id: str
@@ -42,6 +52,11 @@ class Row(msgspec.Struct, frozen=True):
     gold: int | tuple[str, ...] | None = None
     group: str = ""
     line: int = 0  # 1-based line in the file it came from; 0 when it came from memory
+    gold_problem: Problem | None = None
+    notes: tuple[str, ...] = ()
+
+
+Build = Callable[[Mapping[str, Any], str, int], Row]
 
 
 class RowShape(msgspec.Struct, frozen=True):
@@ -49,14 +64,18 @@ class RowShape(msgspec.Struct, frozen=True):
 
     `required` and `optional` are names that `build` expects; `id_column` is one of them, or "" to number the rows
     `row-1`, `row-2`, ... `build(values, id, line)` raises `ValueError` with a message for a value it cannot use;
-    the reader adds file, line and row id.
+    the reader adds file, line and row id. `aliases`: name -> other names that files use for it, the likeliest first.
+    `of_table`, where the reading of a row depends on the whole table, takes a function that starts a pass over the
+    values of all rows and returns the `build` for that table.
     """
 
     name: str
     required: tuple[str, ...]
     optional: tuple[str, ...]
     id_column: str
-    build: Callable[[Mapping[str, Any], str, int], Row]
+    build: Build
+    aliases: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    of_table: Callable[[Callable[[], Iterator[Mapping[str, Any]]]], Build] | None = None
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -89,7 +89,7 @@ def test_a_prompt_that_lists_its_options_is_not_given_them_twice() -> None:
     assert message.content.endswith("\nA. bread\nB. rice\nC. soup\nD. figs")
 
 
-@pytest.mark.parametrize("answer", ["C", "c", "(C)", "C.", 2, 2.0, "2", "soup", " soup "])
+@pytest.mark.parametrize("answer", ["C", "c", "(C)", "C.", "soup", " soup ", "Soup"])
 def test_spellings_of_an_answer(answer: object) -> None:
     assert one({"question": "?", "options": ["bread", "rice", "soup"], "answer": answer}).gold == 2
 
@@ -98,7 +98,7 @@ def test_spellings_of_an_answer(answer: object) -> None:
     ("answer", "message"),
     [
         ("D", "names none of the 3 options"),
-        (3, "0 to 2"),
+        (4, "0 to 2, 1 to 3"),
         (-1, "names none"),
         (True, "no letter, index or text"),
         (0.5, "no index"),
@@ -114,7 +114,8 @@ def test_answers_that_name_nothing_are_refused(answer: object, message: str) -> 
 def test_an_answer_with_two_meanings_is_refused() -> None:
     with pytest.raises(ValueError, match="could mean the options A and B"):
         read_option("1", ["1", "2"])
-    assert read_option(1, ["1", "2"]) == 1
+    with pytest.raises(ValueError, match=r"A as an option's text, B counted from 0, A counted from 1"):
+        read_option(1, ["1", "2"])
     assert read_option("2", ["1", "2"]) == 1
     with pytest.raises(ValueError, match="A and B"):
         read_option("A", ["B", "A"])
@@ -170,7 +171,7 @@ def test_choice_prompt_is_exactly_this() -> None:
 
 def test_likelihood_asks_without_options_and_normalises_by_length() -> None:
     task = task_of(method="likelihood")
-    row = one({"question": "Why?", "options": ["x", "a long y"], "answer": 1})
+    row = one({"question": "Why?", "options": ["x", "a long y"], "answer": "B"})
     assert task.render(row)[0].content == "Answer the question.\nQuestion: Why?"
     assert task.choices(row) == ("x", "a long y")
     assert task.target(row) == "a long y"

@@ -24,10 +24,6 @@ COLOURS = ["Monday", "blue", "an old Red car", "x < 3"]
         "**B**",
         "'B'",
         "Ｂ",
-        "1",
-        1,
-        1.0,
-        "1.0",
         "blue",
         "Blue",
         "BLUE.",
@@ -50,7 +46,7 @@ def test_spellings_of_an_option(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["E", "both", "A and B", "A, B", "AB", "A) blue", "B or A", "4", "-1", "1.5", "nan", "x < 4"]
+    "value", ["E", "both", "A and B", "A, B", "AB", "A) blue", "B or A", "5", "-1", "1.5", "nan", "x < 4"]
 )
 def test_what_names_no_option_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match="names none of the 4 options"):
@@ -93,3 +89,11 @@ def test_two_meanings_are_refused(value: str, options: list[str]) -> None:
 def test_the_keys_of_the_file_come_first() -> None:
     assert read_option("1", ["red", "blue"], ["1", "2"]) == 0
     assert read_option("2) blue", ["red", "blue"], ["1", "2"]) == 1
+
+
+@pytest.mark.parametrize("value", ["1", 1, 1.0, "1.0", "(1)", "１"])
+def test_numbers_are_counted_as_is_told_or_refused(value: object) -> None:
+    assert read_option(value, COLOURS, numbering=lambda: "from_0") == 1
+    assert read_option(value, COLOURS, numbering=lambda: "from_1") == 0
+    with pytest.raises(ValueError, match="could mean the options A and B"):
+        read_option(value, COLOURS)

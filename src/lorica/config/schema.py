@@ -21,6 +21,7 @@ LocalPath = Annotated[str, Meta(extra={"path": True})]  # `~` in it is expanded,
 TaskName = Literal["rules", "mcq", "saq", "qa"]
 Method = Literal["choice", "likelihood", "generate"]
 Style = Literal["plain", "structured", "contrastive", ""]
+AnswerNumbers = Literal["auto", "from_0", "from_1", "text"]
 Truncate = Literal["middle", "left", "right", "error"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "int8-weights", "int4-weights"]
 Scheduler = Literal["cosine", "linear", "constant"]
@@ -65,6 +66,11 @@ class TaskConfig:
     negative_labels: list[str] = field(default_factory=list)
     """How the label column of a `rules` file spells "keeps the rule", in any capitals; empty for 0, false,
     no, no violation."""
+
+    answer_numbers: AnswerNumbers = "auto"
+    """What a number in the answer column of `mcq` means: the option counted `from_0`, counted `from_1`, or whose `text`
+    it is. `auto`: what all numbers of the file allow (a 0, or one as high as the options are many, decides); where they
+    allow two, rows that need the answer are refused."""
 
     thinking: bool = False
     """Whether a model that can think before it answers (Qwen3) is asked to."""

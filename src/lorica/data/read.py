@@ -14,7 +14,8 @@ from lorica.data.csv_table import raw_rows
 from lorica.data.files import FileFormat, file_format
 from lorica.data.formats import open_table
 from lorica.data.ids import ID_FIX, refuse_duplicates
-from lorica.data.shapes import Layout, build_row, check_mapping, choose_layout
+from lorica.data.shapes import Layout, build_row, check_mapping, choose_layout, for_table
+from lorica.data.table import Record
 from lorica.errors import DataError, LoricaError
 from lorica.records import Row, RowShape
 
@@ -42,6 +43,7 @@ def read_rows(
     file = Path(path)
     table = open_table(file)
     layout = choose_layout(file, table.line, table.names, shapes, columns, constants)
+    layout = for_table(layout, lambda: (record for _, record in _records(file, layout)))
     numbered = refuse_duplicates(
         _rows(file, layout),
         key=lambda item: (item[1].id, item[0]),
@@ -77,6 +79,7 @@ def rows_from_memory(
             raise DataError(f"a {kind} where a dictionary is expected", path=_MEMORY, line=number)
         if layout is None:
             layout = choose_layout(_MEMORY, number, list(map(str, record)), shapes, columns, constants)
+            layout = for_table(layout, lambda: iter(records))
         row = build_row(layout, record, path=_MEMORY, line=number, number=number, memory=True)
         if (earlier := first_use.setdefault(row.id, number)) != number:
             raise DataError(
@@ -114,7 +117,10 @@ def _count_csv(path: Path, fmt: FileFormat) -> int:
     return sum(1 for _ in raw_rows(path, fmt)) - 1
 
 
+def _records(path: Path, layout: Layout) -> Iterator[Record]:
+    return open_table(path).records(list(dict.fromkeys(layout.columns.values())))
+
+
 def _rows(path: Path, layout: Layout) -> Iterator[tuple[int, Row]]:
-    used = list(dict.fromkeys(layout.columns.values()))
-    for number, (line, record) in enumerate(open_table(path).records(used), 1):
+    for number, (line, record) in enumerate(_records(path, layout), 1):
         yield line, build_row(layout, record, path=path, line=line, number=number, memory=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import msgspec
 
 from lorica.errors import ConfigError, DataError
 from lorica.records import Row, RowShape
+
+_NEAREST = 4  # shapes that a message compares a table with
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -69,7 +71,11 @@ def choose_layout(
     explicit = {*columns, *constants}
     lacks: dict[str, list[str]] = {}
     for shape in shapes:
-        available = {n: columns.get(n, n) for n in (*shape.required, *shape.optional) if n not in constants}
+        available = {
+            n: columns.get(n) or _alias(shape, n, names)
+            for n in (*shape.required, *shape.optional)
+            if n not in constants
+        }
         present = {name: column for name, column in available.items() if column in names}
         missing = [n for n in shape.required if n not in present and n not in constants]
         foreign = sorted(explicit.difference(shape.required, shape.optional))
@@ -96,23 +102,43 @@ def build_row(layout: Layout, record: Mapping[str, Any], *, path: Path, line: in
             line=line,
             fix="give every record an id, or none",
         )
-    values: dict[str, Any] = dict(layout.constants)
+    values = row_values(layout, record)
     for name in shape.required:
-        if name in layout.constants or name == shape.id_column:
-            continue
-        column = layout.columns[name]
-        if is_missing(value := record.get(column)):
+        if name not in values and name != shape.id_column:
             raise _missing_value(layout, record, name, path=path, line=line, row_id=row_id)
-        values[name] = value
-    for name in shape.optional:
-        if name not in layout.constants and not is_missing(value := record.get(layout.columns.get(name, name))):
-            values[name] = value
     if shape.id_column:
         values[shape.id_column] = row_id
     try:
         return shape.build(values, row_id, 0 if memory else line)
     except (ValueError, msgspec.ValidationError) as error:
-        raise DataError(str(error), path=path, line=line, row_id=row_id, fix="mend this row") from error
+        raise DataError(
+            str(error), path=path, line=line, row_id=row_id, fix=getattr(error, "fix", "mend this row")
+        ) from error
+
+
+def row_values(layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record has of the shape's names, the id left out; cells without a value are left out."""
+    shape = layout.shape
+    values: dict[str, Any] = dict(layout.constants)
+    for name in (*shape.required, *shape.optional):
+        column = layout.columns.get(name) or _alias(shape, name, record)
+        if name not in layout.constants and name != shape.id_column and not is_missing(value := record.get(column)):
+            values[name] = value
+    return values
+
+
+def for_table(layout: Layout, again: Callable[[], Iterator[Mapping[str, Any]]]) -> Layout:
+    """The layout whose rows are read as those of one table; `again` starts a pass over its records."""
+    of_table = layout.shape.of_table
+    if of_table is None:
+        return layout
+    build = of_table(lambda: (row_values(layout, record) for record in again()))
+    return msgspec.structs.replace(layout, shape=msgspec.structs.replace(layout.shape, build=build))
+
+
+def _alias(shape: RowShape, name: str, names: Collection[str]) -> str:
+    """The column that holds `name`: that very one, or the first of its other names that is there."""
+    return next((other for other in (name, *shape.aliases.get(name, ())) if other in names), name)
 
 
 def is_missing(value: Any) -> bool:
@@ -180,7 +206,8 @@ def _no_shape(
     lacks: Mapping[str, Sequence[str]],
     explicit: Collection[str],
 ) -> DataError:
-    told = "".join(f"\n     a {shape} table: lacks {', '.join(what)}" for shape, what in lacks.items())
+    likely = sorted(lacks.items(), key=lambda item: len(item[1]))[:_NEAREST]
+    told = "".join(f"\n     a {shape} table: lacks {', '.join(what)}" for shape, what in likely)
     nearest = min(shapes, key=lambda shape: len(lacks[shape.name]))
     absent = [n for n in nearest.required if n not in names and n not in explicit]
     hints = []

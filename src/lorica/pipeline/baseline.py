@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from lorica.records import Answer, Row
 from lorica.tasks.base import Task
 from lorica.tasks.mcq import McqCase
-from lorica.tasks.options import LETTERS
 from lorica.tasks.rules import RulesCase
 from lorica.training import tfidf
 
@@ -58,7 +57,7 @@ def _choices(train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Answer]:
         [case.options for case in asked],
     )
     return {
-        row.id: Answer(id=row.id, answer=LETTERS[int(score.argmax())], adapter=NAME, stage="choice")
+        row.id: Answer(id=row.id, answer=_case(row).names[int(score.argmax())], adapter=NAME, stage="choice")
         for row, score in zip(rows, scores, strict=True)
     }
 

@@ -10,8 +10,12 @@ from lorica.errors import DataError
 from lorica.metrics.base import Column, Metric
 from lorica.metrics.bootstrap import Estimate, by_group, estimate, paired_difference
 from lorica.metrics.table import METRICS
-from lorica.records import Answer, Row
+from lorica.records import Answer, Problem, Row
 from lorica.tasks.base import Task
+from lorica.tasks.mcq import McqCase
+from lorica.tasks.options import read_option
+
+_NO_GOLD = Problem("the row has no gold answer", "evaluate on a file whose every row has the label column")
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,13 @@ def _join(
     pairs = []
     for row in rows:
         if row.gold is None:
+            problem = row.gold_problem or _NO_GOLD
             raise DataError(
-                "the row has no gold answer",
+                problem.message,
                 path=gold_file,
                 line=row.line or None,
                 row_id=row.id,
-                fix="evaluate on a file whose every row has the label column",
+                fix=problem.fix,
             )
         if row.id not in answers:
             raise DataError(
@@ -105,7 +110,7 @@ def _columns(metric: Metric, pairs: Sequence[tuple[Row, Answer]]) -> tuple[Colum
         pairs = [(row, answer) for row, answer in pairs if answer.score is not None]
         predicted: list[object] = [answer.score for _, answer in pairs]
     elif metric.takes == "label":
-        predicted = [_label(answer) for _, answer in pairs]
+        predicted = [_label(row, answer) for row, answer in pairs]
     else:
         predicted = [answer.answer or "" for _, answer in pairs]
     return [row.gold for row, _ in pairs], predicted, [row for row, _ in pairs]
@@ -118,9 +123,13 @@ def _clusters(rows: Sequence[Row]) -> list[str] | None:
     return [f"group {row.group}" if row.group else f"row {row.id}" for row in rows]
 
 
-def _label(answer: Answer) -> int | None:
-    """0 or 1 from a score, the index of a lettered option otherwise; None (always wrong) without either."""
+def _label(row: Row, answer: Answer) -> int | None:
+    """0 or 1 from a score, the index of the option that is named otherwise; None (always wrong) without either."""
     if answer.score is not None:
         return int(answer.score >= 0.5)
-    letter = answer.answer or ""
-    return ord(letter) - ord("A") if len(letter) == 1 and "A" <= letter <= "Z" else None
+    if not isinstance(row.case, McqCase):
+        return None
+    try:
+        return read_option(answer.answer, row.case.options, row.case.keys or ())
+    except ValueError:
+        return None

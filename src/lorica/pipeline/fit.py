@@ -111,7 +111,7 @@ def encode_rows(
                 path=source,
                 line=row.line or None,
                 row_id=row.id,
-                fix="training needs an answer in every row",
+                fix=getattr(error, "fix", "training needs an answer in every row"),
             ) from error
         except PromptError as error:
             raise PromptError(f"{source}: row {row.id!r}: {error.message}", fix=error.fix) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -35,6 +35,7 @@ class TaskSettings(msgspec.Struct, frozen=True):
     """How a task asks and reads. Empty strings and empty tuples stand for the task's defaults.
 
     fallback_score: the probability given to a `rules` row whose generated text cannot be read, 0 to 1.
+    answer_numbers: what a number in the answer column of `mcq` means; "auto" reads it off the whole table.
     """
 
     method: str = ""
@@ -42,6 +43,7 @@ class TaskSettings(msgspec.Struct, frozen=True):
     positive_labels: tuple[str, ...] = DEFAULT_POSITIVE
     negative_labels: tuple[str, ...] = DEFAULT_NEGATIVE
     fallback_score: float = 0.5
+    answer_numbers: Literal["auto", "from_0", "from_1", "text"] = "auto"
 
 
 class Task(Protocol):

@@ -1,18 +1,21 @@
 """`mcq`: which option is right? Scored by the letters, or by the options' length-normalised likelihood.
 
-An answer in a file is a letter ("B", "(b)"), an index counted from 0, or the option's own text; a value that
-could be read in two ways is refused.
+A prompt shows letters; an answer comes back as the file's own key of the option, or as the letter where the options
+are a list. How an answer in a file is read: `options.read_option`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from lorica.records import Message, Row, RowShape
+from lorica.errors import CellError
+from lorica.records import Build, Message, Problem, Row, RowShape
 from lorica.tasks.base import (
     Reading,
     TaskSettings,
@@ -26,13 +29,36 @@ from lorica.tasks.base import (
 )
 from lorica.tasks.drafts import Draft
 from lorica.tasks.literals import literal_cell
-from lorica.tasks.options import LETTERS, read_option
+from lorica.tasks.option_cells import OptionSet, column_options, read_options
+from lorica.tasks.options import (
+    LETTERS,
+    Numbering,
+    UndecidedNumberError,
+    find_numbering,
+    option_names,
+    read_option,
+    shown_letters,
+)
 
 METHODS = ("choice", "likelihood")
+_OPTIONAL = ("answer", "passage", "subject", "country", "group")
+_ALIASES = {
+    "question": ("prompt", "stem"),
+    "options": ("choices",),
+    "answer": ("answerKey", "answer_key", "answer_idx", "correct_answer", "correct_option", "cop"),
+    "passage": ("context",),
+}
+# How tables name a column for each option; {l} is a letter from a on, {z} a number from 0 on, {n} one from 1 on.
+_COLUMNS = (
+    *("{L}", "{l}", "option_{l}", "option_{L}", "option{L}", "choice_{l}", "choice_{L}", "choice{L}"),
+    *("op{l}", "opt_{l}", "option{z}", "option_{z}", "choice{z}", "choice_{z}", "ending{z}"),
+    *("option{n}", "option_{n}", "choice{n}", "choice_{n}", "ending{n}", "sol{n}"),
+)
 
 
 class McqCase(msgspec.Struct, frozen=True):
-    """A question and its options. listed: the question's own text lists the options already."""
+    """A question and its options. listed: the question's own text lists the options already. keys: what the file calls
+    the options, where it is not A, B, C ...; unset then, so that digests of such rows stay what passports say."""
 
     question: str
     options: tuple[str, ...]
@@ -40,6 +66,17 @@ class McqCase(msgspec.Struct, frozen=True):
     country: str = ""
     option_countries: tuple[str, ...] = ()
     listed: bool = False
+    keys: tuple[str, ...] | UnsetType = UNSET
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What an answer calls each option: the file's keys, or letters."""
+        return option_names(self.keys or (), len(self.options))
+
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """What a prompt calls each option."""
+        return shown_letters(self.keys or (), len(self.options))
 
 
 class McqTask:
@@ -56,21 +93,51 @@ class McqTask:
             style=pick("style", settings.style, ("",), task=self.name),
         )
         self.shapes: tuple[RowShape, ...] = (
-            RowShape(
+            self._shape(
                 "multiple choice with MCQID",
                 ("MCQID", "prompt", "choices"),
                 ("ID", "country", "choice_countries", "answer_idx", "subject", "group"),
-                "MCQID",
-                _build_table,
+                _table_row,
+                id_column="MCQID",
             ),
-            RowShape(
-                "question and options",
-                ("question", "options"),
-                ("id", "answer", "passage", "subject", "country", "group"),
-                "id",
-                _build_question,
-            ),
+            self._shape("question and options", ("question", "options"), ("id", *_OPTIONAL), _question_row),
+            *(self._shape_of_columns(pattern) for pattern in _COLUMNS),
         )
+
+    def _shape_of_columns(self, pattern: str) -> RowShape:
+        columns = [pattern.format(L=letter, l=letter.lower(), n=i + 1, z=i) for i, letter in enumerate(LETTERS)]
+        keys = [column[-1] for column in columns] if "l}" in pattern.lower() else columns
+        return self._shape(
+            f"question and columns {columns[0]}, {columns[1]}",
+            ("question", *columns[:2]),
+            ("id", *columns[2:], *_OPTIONAL),
+            partial(_columns_row, columns=columns, keys=keys),
+        )
+
+    def _shape(
+        self,
+        name: str,
+        required: tuple[str, ...],
+        optional: tuple[str, ...],
+        read: Callable[[Mapping[str, Any]], McqRow],
+        *,
+        id_column: str = "id",
+    ) -> RowShape:
+        """A table of which `read` makes rows; what its numbers mean as answers is for the whole table to say."""
+
+        def of_table(again: Callable[[], Iterator[Mapping[str, Any]]]) -> Build:
+            return partial(_build, read, functools.cache(lambda: self._numbering(read, again())))
+
+        return RowShape(
+            name, required, optional, id_column, of_table(lambda: iter(())), aliases=_ALIASES, of_table=of_table
+        )
+
+    def _numbering(
+        self, read: Callable[[Mapping[str, Any]], McqRow], table: Iterator[Mapping[str, Any]]
+    ) -> Numbering | None:
+        if self.settings.answer_numbers != "auto":
+            return self.settings.answer_numbers
+        return find_numbering(_answers(read, table))
 
     def render(self, row: Row) -> tuple[Message, ...]:
         """One user message: instruction, passage if any, question, options as lines "A. text"."""
@@ -82,39 +149,41 @@ class McqTask:
         end = _end_of_question(case)
         draft.add("Question: ").add_whole(case.question[:end]).add(case.question[end:])
         if letters and not case.listed:
-            for letter, option in zip(LETTERS, case.options, strict=False):
+            for letter, option in zip(case.letters, case.options, strict=True):
                 draft.add(f"\n{letter}. ").add_whole(option)
         return (draft.message("user"),)
 
     def choices(self, row: Row) -> tuple[str, ...] | None:
         """The letters, or for method=likelihood the options' texts."""
         case = _case(row)
-        return tuple(LETTERS[: len(case.options)]) if self.settings.method == "choice" else case.options
+        return case.letters if self.settings.method == "choice" else case.options
 
     def target(self, row: Row) -> str:
         """The right letter (method=likelihood: the right text). Raises ValueError for an unlabelled row."""
         choices = self.choices(row)
+        if row.gold_problem is not None:
+            raise CellError(row.gold_problem.message, fix=row.gold_problem.fix)
         if not isinstance(row.gold, int) or choices is None:
             raise ValueError(f"row {row.id!r} has no right answer, so there is nothing to train on")
         return choices[row.gold]
 
     def read_choices(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> Reading:
-        """The most probable letter. scores: softmax over the letters' log-probabilities, or over the options'
-        log-probabilities per token (method=likelihood). Ties go to the first."""
-        options = _case(row).options
-        check_lengths(options, logprobs, lengths)
+        """The file's name of the most probable option. scores: softmax over the letters' log-probabilities, or over the
+        options' log-probabilities per token (method=likelihood). Ties go to the first."""
+        names = _case(row).names
+        check_lengths(names, logprobs, lengths)
         values = list(logprobs)
         if self.settings.method == "likelihood":
             values = [value / max(length, 1) for value, length in zip(logprobs, lengths, strict=True)]
         probabilities = softmax(values)
         if probabilities is None:
             return invalid("the log-probabilities of the options are not numbers")
-        best = max(range(len(options)), key=probabilities.__getitem__)
+        best = max(range(len(names)), key=probabilities.__getitem__)
         return Reading(
-            answer=LETTERS[best],
+            answer=names[best],
             stage="choice",
             valid=True,
-            scores=dict(zip(LETTERS, probabilities, strict=False)),
+            scores=dict(zip(names, probabilities, strict=True)),
         )
 
     def read_text(self, row: Row, text: str) -> Reading:
@@ -127,79 +196,116 @@ class McqTask:
         return case.question if case.listed else "\n".join((case.question, *case.options))
 
 
-def _build_table(values: Mapping[str, Any], row_id: str, line: int) -> Row:
-    keys, options = _options(values["choices"], "choices")
-    prompt = needed_text(values, "prompt")
-    case = McqCase(
-        question=prompt,
-        options=options,
-        country=text_value(values, "country"),
-        option_countries=_countries(values.get("choice_countries"), keys),
-        listed=_lists_options(prompt, options),
-    )
+class McqRow(msgspec.Struct, frozen=True):
+    """What the cells of one record say, before its answer is read."""
+
+    case: McqCase
+    options: OptionSet
+    answer: object
+    group: str
+
+
+def _build(
+    read: Callable[[Mapping[str, Any]], McqRow],
+    numbering: Callable[[], Numbering | None],
+    values: Mapping[str, Any],
+    row_id: str,
+    line: int,
+) -> Row:
+    row = read(values)
+    gold, problem = None, None
+    try:
+        gold = _gold(row, numbering)
+    except UndecidedNumberError as error:
+        # Whoever asks for an answer needs none; whoever trains or measures is told.
+        problem = Problem(str(error), error.fix)
+    repeated = len(set(row.options.texts)) < len(row.options.texts)
     return Row(
         id=row_id,
-        case=case,
+        case=row.case,
         subject=text_value(values, "subject"),
-        gold=read_option(values.get("answer_idx"), options, keys),
-        group=text_value(values, "group") or text_value(values, "ID"),
+        gold=gold,
+        group=row.group,
         line=line,
+        gold_problem=problem,
+        notes=("two options have the same text",) if repeated else (),
     )
 
 
-def _build_question(values: Mapping[str, Any], row_id: str, line: int) -> Row:
-    keys, options = _options(values["options"], "options")
-    case = McqCase(
-        question=needed_text(values, "question"),
-        options=options,
+def _gold(row: McqRow, numbering: Callable[[], Numbering | None]) -> int | None:
+    told = row.options.numbering
+    return read_option(
+        row.answer,
+        row.case.options,
+        row.options.keys,
+        numbering=numbering if told is None else lambda: told,
+        counted=row.options.counted,
+    )
+
+
+def _answers(
+    read: Callable[[Mapping[str, Any]], McqRow], table: Iterator[Mapping[str, Any]]
+) -> Iterator[tuple[object, Sequence[str], Sequence[str], bool]]:
+    """What `find_numbering` asks of a table; a row that cannot be read is told when it is met."""
+    for values in table:
+        try:
+            row = read(values)
+        except ValueError:
+            continue
+        yield row.answer, row.case.options, row.options.keys, row.options.counted and not row.options.numbering
+
+
+def _table_row(values: Mapping[str, Any]) -> McqRow:
+    options = read_options(values["choices"], "choices")
+    countries = _countries(values.get("choice_countries"), options)
+    group = text_value(values, "group") or text_value(values, "ID")
+    question = needed_text(values, "prompt")
+    return McqRow(_case_of(values, question, options, countries), options, values.get("answer_idx"), group)
+
+
+def _question_row(values: Mapping[str, Any]) -> McqRow:
+    return _row_of(values, read_options(values["options"], "options"))
+
+
+def _columns_row(values: Mapping[str, Any], *, columns: Sequence[str], keys: Sequence[str]) -> McqRow:
+    return _row_of(values, column_options(values, columns, keys))
+
+
+def _row_of(values: Mapping[str, Any], options: OptionSet) -> McqRow:
+    case = _case_of(values, needed_text(values, "question"), options, ())
+    return McqRow(case, options, values.get("answer"), text_value(values, "group"))
+
+
+def _case_of(values: Mapping[str, Any], question: str, options: OptionSet, countries: tuple[str, ...]) -> McqCase:
+    return McqCase(
+        question=question,
+        options=options.texts,
         passage=text_value(values, "passage"),
         country=text_value(values, "country"),
-    )
-    return Row(
-        id=row_id,
-        case=case,
-        subject=text_value(values, "subject"),
-        gold=read_option(values.get("answer"), options, keys),
-        group=text_value(values, "group"),
-        line=line,
+        option_countries=countries,
+        listed=_lists_options(question, options.texts, shown_letters(options.keys, len(options.texts))),
+        keys=UNSET if options.keys in ((), tuple(LETTERS[: len(options.keys)])) else options.keys,
     )
 
 
-def _options(value: object, name: str) -> tuple[list[str], tuple[str, ...]]:
-    """The keys of an object of options (empty for a list) and the options' texts, in the file's order."""
-    cell = literal_cell(value, name)
-    keys = [str(key).strip() for key in cell] if isinstance(cell, dict) else []
-    texts = list(cell.values()) if isinstance(cell, dict) else cell
-    options = [text_value({name: text}, name) for text in texts]
-    if not 2 <= len(options) <= len(LETTERS):
-        raise ValueError(f"{name!r} has {len(options)} options; 2 to {len(LETTERS)} are allowed")
-    options = _without_labels(options)
-    if not all(options):
-        raise ValueError(f"option {LETTERS[options.index('')]} of {name!r} is empty")
-    return keys, tuple(options)
-
-
-def _without_labels(options: list[str]) -> list[str]:
-    """Options that all carry their own letter ("(A) red", "B. blue") without it."""
-    patterns = [rf"\s*(?:\({letter}\)|{letter}[.):：、．])\s*" for letter in LETTERS[: len(options)]]
-    found = [re.match(pattern, option) for pattern, option in zip(patterns, options, strict=True)]
-    return [
-        option[match.end() :] if match and all(found) else option for match, option in zip(found, options, strict=True)
-    ]
-
-
-def _countries(value: object, keys: Sequence[str]) -> tuple[str, ...]:
+def _countries(value: object, options: OptionSet) -> tuple[str, ...]:
+    """The country of each option: by its key, or by its place."""
     if is_missing(value):
         return ()
     cell = literal_cell(value, "choice_countries")
     if isinstance(cell, dict):
-        return tuple(str(cell.get(key, "")) for key in keys) if keys else tuple(map(str, cell.values()))
-    return tuple(map(str, cell))
+        named = {str(key).strip(): str(country) for key, country in cell.items()}
+        names = option_names(options.keys, len(options.texts))
+        if named.keys() & set(names):
+            return tuple(named.get(name, "") for name in names)
+        cell = list(named.values())
+    countries = [str(country) for country in cell]
+    return tuple(countries[place] for place in options.order if place < len(countries))
 
 
-def _lists_options(prompt: str, options: Sequence[str]) -> bool:
+def _lists_options(prompt: str, options: Sequence[str], letters: Sequence[str]) -> bool:
     lines = {line.strip() for line in prompt.splitlines()}
-    return all(not lines.isdisjoint(_spellings(letter, text)) for letter, text in zip(LETTERS, options, strict=False))
+    return all(not lines.isdisjoint(_spellings(letter, text)) for letter, text in zip(letters, options, strict=True))
 
 
 def _spellings(letter: str, option: str) -> list[str]:
@@ -209,7 +315,7 @@ def _spellings(letter: str, option: str) -> list[str]:
 def _end_of_question(case: McqCase) -> int:
     """Where the options begin in a question that lists them: from there on nothing may be cut."""
     at = 0
-    options = {line for pair in zip(LETTERS, case.options, strict=False) for line in _spellings(*pair)}
+    options = {line for pair in zip(case.letters, case.options, strict=True) for line in _spellings(*pair)}
     for line in case.question.splitlines(keepends=True) if case.listed else ():
         if line.strip() in options:
             return at

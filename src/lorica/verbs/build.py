@@ -54,6 +54,7 @@ def build_task(config: Config) -> Task:
             positive_labels=tuple(task.positive_labels),
             negative_labels=tuple(task.negative_labels),
             fallback_score=task.fallback_score,
+            answer_numbers=task.answer_numbers,
         ),
     )
 

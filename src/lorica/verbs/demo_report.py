@@ -11,7 +11,7 @@ from lorica.pipeline.evaluate import Evaluation
 from lorica.records import Answer, Row
 from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Line, LineChart, Report, Section, Table
 from lorica.reports.table import plain_table
-from lorica.tasks.options import LETTERS
+from lorica.tasks.mcq import McqCase
 from lorica.verbs.demo_tasks import DemoTask
 from lorica.verbs.eval import estimate_dict, evaluation_dict
 from lorica.verbs.experiment import ADAPTER, Outcome
@@ -160,7 +160,8 @@ def _gold(row: Row, answer: Answer) -> str:
         return " / ".join(row.gold)
     if answer.score is not None:
         return "Yes" if row.gold else "No"
-    return LETTERS[row.gold or 0]
+    assert isinstance(row.case, McqCase)
+    return row.case.names[row.gold or 0]
 
 
 def _losses(outcome: Outcome) -> LineChart:

@@ -11,9 +11,10 @@ from lorica.engines.base import Engine
 from lorica.errors import MissingExtraError, TrainingError
 from lorica.metrics.table import METRICS
 from lorica.pipeline.baseline import baseline_answers
-from lorica.records import Row
+from lorica.records import Answer, Row
 from lorica.tasks import load_task
 from lorica.tasks.base import Task, TaskSettings
+from lorica.tasks.mcq import McqCase
 from lorica.vetting.behaviour.asking import OnDone, Replies, ask, both, make_questions
 from lorica.vetting.behaviour.divergence import kl
 from lorica.vetting.behaviour.measures import Elsewhere, Labelled
@@ -87,6 +88,11 @@ def _top(values: Sequence[int]) -> float:
     return Counter(values).most_common(1)[0][1] / len(values)
 
 
+def _index(row: Row, answer: Answer) -> int:
+    assert isinstance(row.case, McqCase)
+    return row.case.names.index(answer.answer or "")
+
+
 def _word_counts(task: Task, rows: Sequence[Row], seed: int) -> float | None:
     """The metric of the word-count baseline on rows it was not trained on; None where it cannot be had."""
     if task.name not in ("rules", "mcq"):
@@ -102,7 +108,7 @@ def _word_counts(task: Task, rows: Sequence[Row], seed: int) -> float | None:
             for row in held:
                 answer = answers[row.id]
                 gold.append(row.gold if isinstance(row.gold, int) else 0)
-                predicted.append(answer.score if answer.score is not None else ord(answer.answer or "A") - ord("A"))
+                predicted.append(answer.score if answer.score is not None else _index(row, answer))
     except (MissingExtraError, TrainingError):
         return None
     value = METRICS[metric_name(task.name)](gold, predicted)
