@@ -70,6 +70,22 @@ class CellError(ValueError):
         self.fix = fix
 
 
+class RowError(DataError):
+    """One row that cannot be used and that casts no doubt on the others: `data.bad_rows=skip` leaves it out."""
+
+    def __init__(
+        self, message: str, *, path: Path | str, line: int | None = None, row_id: str | None = None, fix: str = ""
+    ) -> None:
+        setting = "data.bad_rows=skip leaves such rows out and counts them"
+        super().__init__(message, path=path, line=line, row_id=row_id, fix=f"{fix}; {setting}" if fix else setting)
+        self.reason = message
+        self.remedy = fix
+
+    def as_data_error(self) -> DataError:
+        """The same error where no setting leaves rows out."""
+        return DataError(self.reason, path=self.path, line=self.line, row_id=self.row_id, fix=self.remedy)
+
+
 class PromptError(LoricaError):
     """A chat template or a prompt that cannot be rendered, or does not fit its token budget."""
 

@@ -77,6 +77,10 @@ class RowShape(msgspec.Struct, frozen=True):
     aliases: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     of_table: Callable[[Callable[[], Iterator[Mapping[str, Any]]]], Build] | None = None
 
+    def spelt(self, name: str) -> tuple[str, ...]:
+        """The columns that are read as `name`, its own first."""
+        return (name, *self.aliases.get(name, ()))
+
 
 class Route(msgspec.Struct, frozen=True):
     """Which adapter answers a row: its name, or None for the base model; `why` says how it was chosen."""

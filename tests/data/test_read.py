@@ -145,7 +145,7 @@ def test_csv_agrees_with_the_standard_library(table: list[list[str]], tmp_path_f
     with path.open(encoding="utf-8", newline="") as file:
         expected = list(csv.DictReader(file))
     opened = open_table(path)
-    records = list(opened.records(opened.names))
+    records = list(opened.whole_records(opened.names))
     assert [dict(values) for _, values in records] == expected
     assert [list(values.values()) for _, values in records] == table
     # A record starts one line below the line feeds of the records before it.
@@ -262,4 +262,4 @@ def test_real_files_are_read_whole(shapes: tuple[RowShape, ...]) -> None:
     models = csv_table.read_csv(SHARED / "base_models" / "architectures.csv", FileFormat("csv", False))
     with (SHARED / "base_models" / "architectures.csv").open(encoding="utf-8", newline="") as file:
         expected = list(csv.DictReader(file))
-    assert [dict(v) for _, v in models.records(models.names)] == expected
+    assert [dict(v) for _, v in models.whole_records(models.names)] == expected

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from lorica.config.environment import read_environment
-from lorica.config.fields import find, leaves
+from lorica.config.fields import find, key_name, leaves, own_keys
 from lorica.config.files import read_config_file
 from lorica.config.paths import local_path
 from lorica.config.presets import Presets, compose_presets
@@ -39,7 +39,11 @@ class Resolved:
 
     def as_dict(self) -> dict[str, Any]:
         """The configuration as nested plain values, ready for JSON."""
-        return asdict(self.config)
+        plain = asdict(self.config)
+        for spec in fields(self.config):
+            if (key := key_name(spec)) != spec.name:
+                plain[key] = plain.pop(spec.name) | plain[key]
+        return plain
 
 
 def compose(overrides: Sequence[str], *, environ: Mapping[str, str]) -> Resolved:
@@ -202,10 +206,12 @@ def _origins(chosen: Chosen) -> dict[str, str]:
     return origins
 
 
-def _build(template: Any, tree: Mapping[str, Any]) -> Any:
+def _build(template: Any, tree: Mapping[str, Any], prefix: str = "") -> Any:
     """A configuration dataclass like `template` with the values of `tree`."""
     parts = {}
     for spec in fields(template):
-        part, value = getattr(template, spec.name), tree[spec.name]
-        parts[spec.name] = _build(part, value) if is_dataclass(part) else value
+        part, value, shared = getattr(template, spec.name), tree[key_name(spec)], own_keys(prefix + spec.name)
+        if isinstance(part, dict):  # a table's own keys are fields elsewhere
+            value = {name: item for name, item in value.items() if name not in shared}
+        parts[spec.name] = _build(part, value, f"{prefix}{spec.name}.") if is_dataclass(part) else value
     return type(template)(**parts)

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from lorica.config import schema
-from lorica.config.fields import leaves
+from lorica.config.fields import key_name, leaves
 from lorica.config.render import yaml_value
 
 
@@ -39,7 +39,7 @@ def section_docs() -> dict[str, str]:
     """Section -> what it holds: the docstring of its dataclass."""
     classes = _classes()
     return {
-        spec.name: ast.get_docstring(classes[type(value).__name__]) or ""
+        key_name(spec): ast.get_docstring(classes[type(value).__name__]) or ""
         for spec in fields(schema.Config)
         if is_dataclass(value := getattr(schema.Config(), spec.name))
     }
@@ -65,7 +65,7 @@ def _collect(node: Any, prefix: str, classes: dict[str, ast.ClassDef], found: di
     for spec in fields(node):
         value = getattr(node, spec.name)
         if is_dataclass(value):
-            _collect(value, f"{prefix}{spec.name}.", classes, found)
+            _collect(value, f"{prefix}{key_name(spec)}.", classes, found)
         else:
             found[prefix + spec.name] = texts[spec.name]
 

@@ -6,7 +6,7 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -85,11 +85,22 @@ def _walk(node: Any, prefix: str) -> Iterable[Leaf]:
     hints = typing.get_type_hints(type(node), include_extras=True)
     for spec in fields(node):
         value = getattr(node, spec.name)
-        key = prefix + spec.name
+        key = prefix + key_name(spec)
         if is_dataclass(value):
             yield from _walk(value, key + ".")
         else:
             yield _leaf(key, hints[spec.name], value)
+
+
+def key_name(spec: Field[Any]) -> str:
+    """What a field is called in keys: its name, unless it shares another one's (`reading` holds `data.bad_rows`)."""
+    return str(spec.metadata.get("key", spec.name))
+
+
+def own_keys(table: str) -> list[str]:
+    """The names inside the key of a table that are keys of their own, and so no entries: `bad_rows` in `data`."""
+    inside = table + "."
+    return [key.removeprefix(inside) for key in leaves() if key.startswith(inside)]
 
 
 def _leaf(key: str, hint: Any, default: Any) -> Leaf:

@@ -29,6 +29,7 @@ EngineName = Literal["native", "transformers", "fake"]
 Fallback = Literal["general", "base", "error"]
 Gate = Literal["auto", "require", "off"]
 Merge = Literal["auto", "never", "always"]
+BadRows = Literal["error", "skip"]
 
 
 @dataclass(frozen=True)
@@ -337,6 +338,18 @@ class AdaptersConfig:
 
 
 @dataclass(frozen=True)
+class ReadingConfig:
+    """How files of rows are read, by every command that takes one. Entries of `data` with other names are training
+    files (see `data` below), so no subject can be called like one of these keys."""
+
+    bad_rows: BadRows = "error"
+    """What becomes of a row that cannot be used (an empty question, no accepted answer in training, an unreadable
+    label, too many cells): `error` stops at the first; `skip` leaves such rows out, counts them, and lists them with
+    line, id and reason in `OUTPUT.skipped.jsonl` (training: `RUN_DIR/skipped.jsonl`; eval:
+    `ANSWERS.gold-skipped.jsonl`)."""
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole configuration of one run."""
 
@@ -347,6 +360,9 @@ class Config:
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     adapters: AdaptersConfig = field(default_factory=AdaptersConfig)
+
+    # The keys are `data.bad_rows`, ...: short words for what a command line often needs, beside the training files.
+    reading: ReadingConfig = field(default_factory=ReadingConfig, metadata={"key": "data"})
 
     data: dict[str, LocalPath] = field(default_factory=dict)
     """Training files: subject -> file, as in `data.algebra=algebra.jsonl`. One adapter is trained for each,

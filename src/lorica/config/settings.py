@@ -106,7 +106,8 @@ def spread(
         for name, item in value.items():
             if not isinstance(name, str) or not name:
                 raise ConfigError(f"{place}{leaf.key}: the name {name!r} is not a text", fix=f"quote it: '{name}'")
-            yield Setting(leaf, name, item, rank, origin, place, literal)
+            own, entry = find(f"{leaf.key}.{name}")  # a name in a table may be a key of its own
+            yield Setting(own, entry, item, rank, origin, place, literal)
     else:
         yield Setting(leaf, entry, value, rank, origin, place, literal)
 
@@ -115,7 +116,7 @@ def flatten(tree: Mapping[Any, Any], *, rank: Rank, origin: str, place: str, pre
     """The settings in nested values, as YAML files hold them. Raises ConfigError for unknown keys."""
     for name, value in tree.items():
         key = f"{prefix}{name}"
-        if key not in sections():
+        if key not in sections() or key in leaves():
             leaf, entry = find(key, place=place)
             yield from spread(leaf, entry, value, rank=rank, origin=origin, place=place)
         elif isinstance(value, Mapping):

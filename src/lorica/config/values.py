@@ -5,11 +5,12 @@ quoting; a text that is quoted as a whole loses its quotes."""
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lorica.config.fields import Leaf, did_you_mean, within
+from lorica.config.fields import Leaf, did_you_mean, leaves, own_keys, within
 from lorica.errors import ConfigError
 
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
@@ -140,7 +141,11 @@ def coerce(leaf: Leaf, entry: str, value: Any, *, place: str = "") -> Any:
     Raises ConfigError with the key, what was got and what is allowed.
     """
     key = f"{leaf.key}.{entry}" if entry else leaf.key
+    _refuse_misspelt(leaf, entry, value, place)
     fix = f"the default is {leaf.key}={show(leaf.default)}" if leaf.kind != "table" else ""
+    table, _, name = leaf.key.rpartition(".")
+    if table in leaves():
+        fix += f"; {leaf.key} is a key, so an entry {name!r} of {table} needs another name"
     if leaf.kind == "list" and isinstance(value, list):
         for item in value:
             if not isinstance(item, str) or not item:
@@ -160,6 +165,16 @@ def coerce(leaf: Leaf, entry: str, value: Any, *, place: str = "") -> Any:
     if leaf.kind == "table" and kind == "text" and checked == "":
         raise ConfigError(f"{place}{key} is empty", fix=f"write {key}=VALUE, or leave the key out")
     return checked
+
+
+def _refuse_misspelt(leaf: Leaf, entry: str, value: Any, place: str) -> None:
+    """An entry of a table that is nearly one of the table's own keys and holds one of its words is meant to be it."""
+    for name in own_keys(leaf.key) if entry else ():
+        words = leaves()[f"{leaf.key}.{name}"].words
+        if difflib.SequenceMatcher(None, entry.casefold(), name).ratio() > 0.7 and str(value).casefold() in words:
+            raise ConfigError(
+                f"{place}unknown configuration key '{leaf.key}.{entry}'", fix=f"did you mean {leaf.key}.{name}?"
+            )
 
 
 def _hint(text: str, words: Sequence[str]) -> str:

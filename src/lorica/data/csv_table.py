@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lorica.data.files import MAX_TEXT, FileFormat, text_lines
 from lorica.data.table import Record, Table
-from lorica.errors import DataError
+from lorica.errors import DataError, RowError
 
 _Rows = Iterator[tuple[int, list[str]]]
 
@@ -25,9 +25,10 @@ def read_csv(path: Path, fmt: FileFormat) -> Table:
     def records(columns: Sequence[str]) -> Iterator[Record]:
         places = [(name, header.index(name)) for name in columns]
         for number, cells in rows:
-            if len(cells) != len(header):
-                raise _ragged(path, number, cells, len(header))
-            yield number, {name: cells[place] for name, place in places}
+            if len(cells) == len(header):
+                yield number, {name: cells[place] for name, place in places}
+            else:
+                yield number, _ragged(path, number, cells, len(header))
 
     return Table(tuple(header), line, False, records)
 
@@ -91,8 +92,8 @@ def _check_header(path: Path, line: int, header: list[str], fmt: FileFormat) -> 
         )
 
 
-def _ragged(path: Path, line: int, cells: list[str], width: int) -> DataError:
-    return DataError(
+def _ragged(path: Path, line: int, cells: list[str], width: int) -> RowError:
+    return RowError(
         f"{len(cells)} cells where the header has {width}; the row begins with {cells[0][:40]!r}",
         path=path,
         line=line,

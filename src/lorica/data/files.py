@@ -112,8 +112,9 @@ def unreadable(path: Path, line: int, error: Exception) -> DataError:
 
 
 def text_lines(path: Path, fmt: FileFormat) -> Iterator[str]:
-    """The physical lines of a UTF-8 file (a byte order mark is dropped), each with its line end, which is
-    "\\n".
+    """The physical lines of a UTF-8 file, each with its line end, which is "\\n".
+
+    Byte order marks at the file's beginning are dropped.
 
     A lone carriage return ends no line. Raises DataError with line and byte offset for anything but UTF-8
     text.
@@ -135,8 +136,8 @@ def text_lines(path: Path, fmt: FileFormat) -> Iterator[str]:
                     line=number,
                     fix="check the line ends",
                 )
-            if number == 1 and raw.startswith(codecs.BOM_UTF8):
-                raw, offset = raw[3:], 3
+            if number == 1:
+                raw, offset = _without_marks(raw)
             try:
                 text = raw.decode("utf-8")
             except UnicodeDecodeError as error:
@@ -158,8 +159,8 @@ def text_chunks(path: Path, fmt: FileFormat, size: int = 1 << 16) -> Iterator[st
                 raw = file.read(size)
             except _READ_ERRORS as error:
                 raise unreadable(path, line, error) from error
-            if first and raw.startswith(codecs.BOM_UTF8):
-                raw, offset = raw[3:], 3
+            if first:
+                raw, offset = _without_marks(raw)
             first = False
             pending = len(decoder.getstate()[0])
             try:
@@ -176,6 +177,15 @@ def text_chunks(path: Path, fmt: FileFormat, size: int = 1 << 16) -> Iterator[st
             offset += len(raw)
             line += text.count("\n")
             yield text
+
+
+def _without_marks(raw: bytes) -> tuple[bytes, int]:
+    """The beginning of a file without its byte order marks (programs that add one to a file that has one leave two),
+    and their length."""
+    rest = raw
+    while rest.startswith(codecs.BOM_UTF8):
+        rest = rest.removeprefix(codecs.BOM_UTF8)
+    return rest, len(raw) - len(rest)
 
 
 def _require_file(path: Path) -> None:

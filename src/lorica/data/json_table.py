@@ -12,9 +12,10 @@ from typing import Any, NoReturn
 
 from lorica.data.files import MAX_TEXT, FileFormat, text_chunks, text_lines
 from lorica.data.table import Record, Table
-from lorica.errors import DataError
+from lorica.errors import DataError, RowError
 
-_Record = tuple[int, dict[str, Any]]
+_Record = tuple[int, dict[str, Any] | RowError]
+_MOST_BAD = 1000  # so many records without one that can be read are no file of rows
 _SPACE = re.compile(r"[ \t\r\n]*")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -22,14 +23,23 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 def read_json(path: Path, fmt: FileFormat) -> Table:
     """The `Table` of .jsonl or .json. Raises DataError with file and line."""
     rows = _line_records(path, fmt) if fmt.kind == "jsonl" else _array_records(path, fmt)
-    first = next(rows, None)
-    if first is None:
+    head: list[_Record] = []
+    names: tuple[str, ...] | None = None
+    for line, value in rows:
+        head.append((line, value))
+        if not isinstance(value, RowError):
+            names = tuple(value)
+        if names is not None or len(head) == _MOST_BAD:
+            break
+    if not head:
         raise DataError("the file holds no rows", path=path, line=1, fix="check how it was made")
+    if names is None:
+        raise next(value for _, value in head if isinstance(value, RowError))
 
     def records(columns: Sequence[str]) -> Iterator[Record]:
-        return chain([first], rows)
+        return chain(head, rows)
 
-    return Table(tuple(first[1]), first[0], True, records)
+    return Table(names, head[-1][0], True, records)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -53,19 +63,27 @@ def _line_records(path: Path, fmt: FileFormat) -> Iterator[_Record]:
         stripped = text.strip()
         if not stripped:
             continue
-        try:
-            value = _DECODER.decode(stripped)
-        except json.JSONDecodeError as error:
-            place = f"{error.msg} at column {error.colno}"
-            raise DataError(f"not a JSON object: {place}", path=path, line=line, fix=_line_fix(stripped)) from error
-        except ValueError as error:
-            raise DataError(str(error), path=path, line=line, fix="mend the line") from error
-        except RecursionError as error:
-            raise DataError("JSON nested too deeply", path=path, line=line, fix="flatten the object") from error
-        yield line, _checked(path, line, value, stripped, _line_fix(stripped))
+        yield line, _line_record(path, line, stripped)
+
+
+def _line_record(path: Path, line: int, text: str) -> dict[str, Any] | RowError:
+    """The object of one line, or why there is none: lines are independent of each other."""
+    try:
+        return _checked(path, line, _DECODER.decode(text), text, _line_fix(text))
+    except json.JSONDecodeError as error:
+        place = f"{error.msg} at column {error.colno}"
+        return RowError(f"not a JSON object: {place}", path=path, line=line, fix=_line_fix(text))
+    except RowError as error:
+        return error
+    except ValueError as error:
+        return RowError(str(error), path=path, line=line, fix="mend the line")
+    except RecursionError:
+        return RowError("JSON nested too deeply", path=path, line=line, fix="flatten the object")
 
 
 def _line_fix(text: str) -> str:
+    if text.startswith("\ufeff"):
+        return "a byte order mark inside the file: files were joined; remove it"
     if text.startswith("["):
         return "this looks like a JSON array: give the file the suffix .json"
     if text == "{":
@@ -75,12 +93,12 @@ def _line_fix(text: str) -> str:
 
 def _checked(path: Path, line: int, value: Any, text: str, fix: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise DataError(f"a JSON {_kind(value)} where an object {{...}} is expected", path=path, line=line, fix=fix)
+        raise RowError(f"a JSON {_kind(value)} where an object {{...}} is expected", path=path, line=line, fix=fix)
     if _SURROGATE.search(text):
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError as error:
-            raise DataError(
+            raise RowError(
                 "half of a surrogate pair (\\uD800-\\uDFFF alone) is no character",
                 path=path,
                 line=line,
@@ -185,7 +203,10 @@ def _array_records(path: Path, fmt: FileFormat) -> Iterator[_Record]:
             cursor.peek()
             line = cursor.line
             value, text = cursor.element()
-            yield line, _checked(path, line, value, text, "every element of the array must be an object")
+            try:
+                yield line, _checked(path, line, value, text, "every element of the array must be an object")
+            except RowError as error:
+                yield line, error
             follow = cursor.peek()
             if follow not in (",", "]"):
                 got = repr(follow) if follow else "the end of the file"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -14,9 +14,11 @@ from lorica.data.csv_table import raw_rows
 from lorica.data.files import FileFormat, file_format
 from lorica.data.formats import open_table
 from lorica.data.ids import ID_FIX, refuse_duplicates
+from lorica.data.late_columns import LateColumns
+from lorica.data.read_log import ReadLog
 from lorica.data.shapes import Layout, build_row, check_mapping, choose_layout, for_table
-from lorica.data.table import Record
-from lorica.errors import DataError, LoricaError
+from lorica.data.table import Table
+from lorica.errors import DataError, LoricaError, RowError
 from lorica.records import Row, RowShape
 
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -30,28 +32,43 @@ def read_rows(
     *,
     columns: Mapping[str, str] = _NONE,
     constants: Mapping[str, str] = _NONE,
+    log: ReadLog | None = None,
+    check: Callable[[Row], object] | None = None,
 ) -> Iterator[Row]:
     """The rows of a CSV, TSV, JSONL, JSON or Parquet file, in its order, with memory that does not grow with
     it.
 
     columns: name a shape expects -> name in the file. constants: name a shape expects -> one value for every
     row. The header (JSON: the first record) decides the shape: the first whose required names are all there.
+    log: learns what is not read, and with `log.skip` takes the rows that cannot be used instead of an error.
+    check: raises ValueError for a row that the caller cannot use.
     The file's head is read, and mistakes in it raised, by this call; the other rows are checked as they are
     taken. Raises DataError, ConfigError (a mapping that no shape knows) and MissingExtraError (Parquet
     without pyarrow).
     """
     file = Path(path)
+    log = log or ReadLog()
     table = open_table(file)
     layout = choose_layout(file, table.line, table.names, shapes, columns, constants)
-    layout = for_table(layout, lambda: (record for _, record in _records(file, layout)))
+    layout = for_table(layout, lambda: _records(file, layout))
+    late = log.watch(file, layout, table.names)
     numbered = refuse_duplicates(
-        _rows(file, layout),
+        _rows(file, table, layout, late, check, log.take),
         key=lambda item: (item[1].id, item[0]),
-        again=lambda: _rows(file, layout),
+        again=lambda: _rows(file, open_table(file), layout, late, check, _drop),
         path=file,
     )
     rows = (row for _, row in numbered)
     first = next(rows, None)
+    if first is None and log.skipped:
+        bad = log.skipped[0]
+        raise DataError(
+            f"every row was left out (data.bad_rows=skip); the first because: {bad.reason}",
+            path=file,
+            line=bad.line,
+            row_id=bad.id,
+            fix="mend the rows, or how they are read (task.columns, task.positive_labels, ...)",
+        )
     if first is None:
         raise DataError("the file has a header and no rows", path=file, line=table.line, fix="check how it was made")
     return chain([first], rows)
@@ -117,10 +134,43 @@ def _count_csv(path: Path, fmt: FileFormat) -> int:
     return sum(1 for _ in raw_rows(path, fmt)) - 1
 
 
-def _records(path: Path, layout: Layout) -> Iterator[Record]:
-    return open_table(path).records(list(dict.fromkeys(layout.columns.values())))
+def _records(path: Path, layout: Layout) -> Iterator[Mapping[str, Any]]:
+    """The records that can be read, for a look at the whole table."""
+    used = list(dict.fromkeys(layout.columns.values()))
+    return (record for _, record in open_table(path).records(used) if not isinstance(record, RowError))
 
 
-def _rows(path: Path, layout: Layout) -> Iterator[tuple[int, Row]]:
-    for number, (line, record) in enumerate(_records(path, layout), 1):
-        yield line, build_row(layout, record, path=path, line=line, number=number, memory=False)
+def _drop(error: RowError) -> None:
+    """For a second look at rows that were told already."""
+
+
+def _rows(
+    path: Path,
+    table: Table,
+    layout: Layout,
+    late: LateColumns,
+    check: Callable[[Row], object] | None,
+    take: Callable[[RowError], None],
+) -> Iterator[tuple[int, Row]]:
+    """(line, row) of each record that is one; `take` gets the errors of the others, and may raise them."""
+    used = list(dict.fromkeys(layout.columns.values()))
+    for number, (line, record) in enumerate(table.records(used), 1):
+        try:
+            if isinstance(record, RowError):
+                raise record
+            if table.open_names:
+                late.check(record, path=path, line=line)
+            row = build_row(layout, record, path=path, line=line, number=number, memory=False)
+            if check is not None:
+                _checked(check, row, path)
+        except RowError as error:
+            take(error)
+        else:
+            yield line, row
+
+
+def _checked(check: Callable[[Row], object], row: Row, path: Path) -> None:
+    try:
+        check(row)
+    except ValueError as error:
+        raise RowError(str(error), path=path, line=row.line, row_id=row.id, fix="give the row an answer") from error

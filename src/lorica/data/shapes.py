@@ -9,10 +9,13 @@ from typing import Any
 
 import msgspec
 
-from lorica.errors import ConfigError, DataError
+from lorica.data.names import ID_NAMES, fold, mapping, resolve
+from lorica.errors import ConfigError, DataError, RowError
 from lorica.records import Row, RowShape
 
 _NEAREST = 4  # shapes that a message compares a table with
+# Below this a float holds every whole number; beyond it the digits of the file are lost already.
+_EXACT = 2**53
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -23,6 +26,12 @@ class Layout(msgspec.Struct, frozen=True):
     columns: dict[str, str]
     constants: dict[str, str]
     numbered: bool  # the file has no id column: rows are row-1, row-2, ...
+    spellings: dict[str, str]  # folded spelling of a column -> the shape's name that it looks meant to be
+
+    def meant(self, column: str) -> str | None:
+        """The shape's name that `column`, which is not read, looks meant to be."""
+        name = self.spellings.get(fold(column))
+        return None if name is None or column in (*self.shape.spelt(name), self.columns.get(name)) else name
 
 
 def check_mapping(shapes: Sequence[RowShape], columns: Mapping[str, str], constants: Mapping[str, str]) -> None:
@@ -60,19 +69,12 @@ def choose_layout(
     nearly right.
     """
     check_mapping(shapes, columns, constants)
-    for name, column in columns.items():
-        if column not in names:
-            raise DataError(
-                f"task.columns.{name}={column}: the file has no column {column!r}",
-                path=path,
-                line=line,
-                fix=f"{_did_you_mean(column, names)}its columns are: {_listed(names)}",
-            )
+    columns = {name: _mapped(path, line, names, name, column) for name, column in columns.items()}
     explicit = {*columns, *constants}
     lacks: dict[str, list[str]] = {}
     for shape in shapes:
         available = {
-            n: columns.get(n) or _alias(shape, n, names)
+            n: columns.get(n) or column_of(shape, n, names)
             for n in (*shape.required, *shape.optional)
             if n not in constants
         }
@@ -85,14 +87,27 @@ def choose_layout(
                 *(f"any use for the mapped {name!r}" for name in foreign),
             ]
             continue
-        layout = Layout(shape, present, dict(constants), shape.id_column not in present)
+        numbered = shape.id_column not in present
+        layout = Layout(shape, present, dict(constants), numbered, _spellings(shape, shapes if numbered else ()))
         _refuse_lookalikes(path, line, names, layout)
+        missed = [other for other in shapes if other.name in lacks and explicit <= {*other.required, *other.optional}]
+        _refuse_narrower(path, line, names, layout, missed, columns.values())
         return layout
     raise _no_shape(path, line, names, shapes, lacks, explicit)
 
 
 def build_row(layout: Layout, record: Mapping[str, Any], *, path: Path, line: int, number: int, memory: bool) -> Row:
-    """The row of one record. `number` counts rows from 1; `memory` rows carry line 0. Raises DataError."""
+    """The row of one record. `number` counts rows from 1; `memory` rows carry line 0.
+
+    Raises RowError for a record that no row can be made of, and for one of `memory` DataError.
+    """
+    try:
+        return _built(layout, record, path=path, line=line, number=number, memory=memory)
+    except RowError as error:
+        raise (error.as_data_error() if memory else error) from error.__cause__
+
+
+def _built(layout: Layout, record: Mapping[str, Any], *, path: Path, line: int, number: int, memory: bool) -> Row:
     shape = layout.shape
     row_id = f"row-{number}" if layout.numbered else _row_id(layout, record, path, line)
     if layout.numbered and record.get(shape.id_column) is not None:
@@ -111,9 +126,8 @@ def build_row(layout: Layout, record: Mapping[str, Any], *, path: Path, line: in
     try:
         return shape.build(values, row_id, 0 if memory else line)
     except (ValueError, msgspec.ValidationError) as error:
-        raise DataError(
-            str(error), path=path, line=line, row_id=row_id, fix=getattr(error, "fix", "mend this row")
-        ) from error
+        fix = getattr(error, "fix", "mend this row")
+        raise RowError(str(error), path=path, line=line, row_id=row_id, fix=fix) from error
 
 
 def row_values(layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +135,7 @@ def row_values(layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
     shape = layout.shape
     values: dict[str, Any] = dict(layout.constants)
     for name in (*shape.required, *shape.optional):
-        column = layout.columns.get(name) or _alias(shape, name, record)
+        column = layout.columns.get(name) or column_of(shape, name, record)
         if name not in layout.constants and name != shape.id_column and not is_missing(value := record.get(column)):
             values[name] = value
     return values
@@ -136,9 +150,9 @@ def for_table(layout: Layout, again: Callable[[], Iterator[Mapping[str, Any]]]) 
     return msgspec.structs.replace(layout, shape=msgspec.structs.replace(layout.shape, build=build))
 
 
-def _alias(shape: RowShape, name: str, names: Collection[str]) -> str:
+def column_of(shape: RowShape, name: str, names: Collection[str]) -> str:
     """The column that holds `name`: that very one, or the first of its other names that is there."""
-    return next((other for other in (name, *shape.aliases.get(name, ())) if other in names), name)
+    return next((other for other in shape.spelt(name) if other in names), name)
 
 
 def is_missing(value: Any) -> bool:
@@ -149,14 +163,18 @@ def is_missing(value: Any) -> bool:
 
 
 def id_text(value: Any) -> str:
-    """An id as text: text stays as it is, an integer becomes its digits. Raises ValueError for anything
-    else."""
+    """An id as text: text stays as it is, a whole number (7, 7.0, 7e0) becomes its digits. Raises ValueError for
+    anything else."""
     if is_missing(value):
         raise ValueError("the id is missing")
     if isinstance(value, str):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, float) and value.is_integer():
+        if abs(value) >= _EXACT:
+            raise ValueError(f"the id {value!r} is a float too large to have kept its digits")
+        return str(int(value))
     raise ValueError(f"the id {value!r} is a {type(value).__name__}; ids are text or whole numbers")
 
 
@@ -166,12 +184,12 @@ def _row_id(layout: Layout, record: Mapping[str, Any], path: Path, line: int) ->
         return id_text(record.get(column))
     except ValueError as error:
         fix = "write ids as text or whole numbers" if record.get(column) is not None else "give every row an id"
-        raise DataError(f"{error} (column {column!r})", path=path, line=line, fix=fix) from error
+        raise RowError(f"{error} (column {column!r})", path=path, line=line, fix=fix) from error
 
 
 def _missing_value(
     layout: Layout, record: Mapping[str, Any], name: str, *, path: Path, line: int, row_id: str
-) -> DataError:
+) -> RowError:
     column = layout.columns[name]
     if column in record:
         message = f"the column {column!r} is empty, and every row of a {layout.shape.name} table needs it"
@@ -179,23 +197,65 @@ def _missing_value(
     else:
         message = f"the key {column!r} is missing, which the first record had"
         fix = f"{_did_you_mean(column, record)}this record's keys are: {_listed(record)}"
-    return DataError(message, path=path, line=line, row_id=row_id, fix=fix)
+    return RowError(message, path=path, line=line, row_id=row_id, fix=fix)
+
+
+def _mapped(path: Path, line: int, names: Sequence[str], name: str, column: str) -> str:
+    """The column that `task.columns` names, be it in another spelling. Raises DataError for one that is not there."""
+    if (match := resolve(column, names)) is not None:
+        return match
+    raise DataError(
+        f"task.columns.{name}={column}: the file has no column {column!r}",
+        path=path,
+        line=line,
+        fix=f"{_did_you_mean(column, names)}its columns are: {_listed(names)}",
+    )
+
+
+def _spellings(shape: RowShape, siblings: Sequence[RowShape]) -> dict[str, str]:
+    """Folded name -> name, of all that a shape reads; where its id is absent, the ids of other shapes stand for it."""
+    ids = {*ID_NAMES, *(fold(sibling.id_column) for sibling in siblings)} if siblings and shape.id_column else set()
+    stand_ins = dict.fromkeys(ids - {""}, shape.id_column)
+    names = (*shape.optional, *shape.required)
+    aliases = {fold(column): name for name in names for column in shape.spelt(name)}
+    return stand_ins | aliases | {fold(name): name for name in names}
 
 
 def _refuse_lookalikes(path: Path, line: int, names: Sequence[str], layout: Layout) -> None:
-    """A column ' rule' or 'Rule' would be passed over without a word where 'rule' is optional: refuse it."""
+    """A column ' rule', 'Rule' or 'Row_ID' would be passed over without a word where 'rule' or 'row_id' need not be
+    there: refuse it."""
     taken = set(layout.columns.values())
-    for wanted in layout.shape.optional:
-        if wanted in layout.columns or wanted in layout.constants:
+    for name in names:
+        wanted = layout.meant(name)
+        if name in taken or wanted is None or wanted in layout.columns or wanted in layout.constants:
             continue
-        for name in names:
-            if name not in taken and name.strip().casefold() == wanted.casefold():
-                raise DataError(
-                    f"the column {name!r} is not {wanted!r}, but looks meant to be",
-                    path=path,
-                    line=line,
-                    fix=f"rename it to {wanted!r}, or say so: task.columns.{wanted}={name!r}",
-                )
+        raise DataError(
+            f"the column {name!r} is not {wanted!r}, but looks meant to be",
+            path=path,
+            line=line,
+            fix=f"rename it to {wanted!r}, or say so: {mapping(wanted, name)}",
+        )
+
+
+def _refuse_narrower(
+    path: Path, line: int, names: Sequence[str], layout: Layout, missed: Sequence[RowShape], mapped: Collection[str]
+) -> None:
+    """A table that only a spelling keeps from a shape which reads more of its columns is refused: with 'id' for 'ID'
+    the annotations beside it would not be read. mapped: columns of which somebody said what they are."""
+    for shape in missed:
+        every = (*shape.required, *shape.optional)
+        reads = {name: resolve(column_of(shape, name, names), names) for name in every}
+        more = [name for name in reads.values() if name is not None and name not in layout.columns.values()]
+        off = [name for name in shape.required if reads[name] not in shape.spelt(name)]
+        if not more or not off or any(reads[name] is None or reads[name] in mapped for name in off):
+            continue
+        raise DataError(
+            f"the column {reads[off[0]]!r} is not {off[0]!r}, but looks meant to be: with it this is a {shape.name} "
+            f"table, and {_listed(more)} would be read, too",
+            path=path,
+            line=line,
+            fix=f"rename it to {off[0]!r}, or say so: {mapping(off[0], str(reads[off[0]]))}",
+        )
 
 
 def _no_shape(
@@ -213,7 +273,9 @@ def _no_shape(
     hints = []
     for name in absent:
         close = _closest(name, names)
-        hints.append(f"task.columns.{name}={close or '<your column>'}" + (" (did you mean it?)" if close else ""))
+        plain = f"task.columns.{name}={close or '<your column>'}"
+        hint = mapping(name, close) if close and not close.isidentifier() else plain
+        hints.append(hint + (" (did you mean it?)" if close else ""))
     fix = "rename your columns or map them: " + ", ".join(hints) if hints else "remove the mappings that do not fit"
     if any(name != nearest.id_column for name in absent):
         fix += "; a value that is the same for every row: task.constants.NAME=..."
@@ -221,9 +283,8 @@ def _no_shape(
 
 
 def _closest(name: str, names: Collection[str]) -> str:
-    for other in names:
-        if other.strip().casefold() == name.casefold():
-            return other
+    if other := next((other for other in names if fold(other) == fold(name) != ""), ""):
+        return other
     close = difflib.get_close_matches(name, names, n=1)
     return close[0] if close else ""
 

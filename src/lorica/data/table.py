@@ -7,8 +7,10 @@ from typing import Any
 
 import msgspec
 
-Record = tuple[int, Mapping[str, Any]]
-"""(line, values by the file's own column names)"""
+from lorica.errors import RowError
+
+Record = tuple[int, Mapping[str, Any] | RowError]
+"""(line, values by the file's own column names, or why this one record cannot be read)"""
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -23,3 +25,11 @@ class Table(msgspec.Struct, frozen=True):
     line: int
     open_names: bool
     records: Callable[[Sequence[str]], Iterator[Record]]
+
+    def whole_records(self, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """As `records`, for files in which no record may be left out. Raises DataError at the first that cannot be
+        read."""
+        for line, record in self.records(columns):
+            if isinstance(record, RowError):
+                raise record.as_data_error()
+            yield line, record

@@ -166,7 +166,7 @@ def _read(path: Path) -> Iterator[tuple[int, Answer]]:
     table = open_table(path)
     prepare = {"csv": from_cells, "parquet": from_values}.get(fmt.kind, dict)
     _check_columns(path, table.line, table.names)
-    for line, record in table.records(table.names):
+    for line, record in table.whole_records(table.names):
         if table.open_names:
             _check_columns(path, line, tuple(record))
         try:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lorica.data.journal import Journal
 from lorica.data.write import write_answers
@@ -22,7 +23,7 @@ class Summary:
     """What happened to the rows of one output file; every count is in rows.
 
     `seconds` is the wall time of this call alone, in which `answered` rows were computed; after a resume that is fewer
-    than `rows`.
+    than `rows`. reading: what of the file was not read, as plain values.
     """
 
     rows: int = 0
@@ -33,6 +34,7 @@ class Summary:
     stages: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
     first_error: str = ""
+    reading: dict[str, Any] = field(default_factory=dict)
 
     def count(self, answer: Answer) -> None:
         """Add one answer."""

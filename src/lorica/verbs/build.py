@@ -198,6 +198,7 @@ def manifest(config: Config, pipeline: Pipeline, extra: Mapping[str, str]) -> di
     without = _SPEED_ALONE if repeats else ()
     found = {f"engine.{key}": value for key, value in engine.describe().items() if key not in without}
     found |= {f"task.{key}": str(value) for key, value in asdict(config.task).items()}
+    found |= {f"data.{key}": str(value) for key, value in asdict(config.reading).items()}
     found |= {f"inference.{key}": str(value) for key, value in {**settings, **sampling}.items() if key != "truncate"}
     found |= {f"adapter.{name}": digest for name, digest in adapter_digests(adapter_folders(config)).items()}
     found |= {

@@ -5,16 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 import msgspec
 
 from lorica.config.schema import Config
-from lorica.data.read import read_rows
 from lorica.engines.base import EngineSettings
 from lorica.errors import UsageError
-from lorica.records import Row
 from lorica.reports.write import FORMATS, write_report
 from lorica.tasks.base import TaskSettings
 from lorica.verbs import build, on_base
@@ -110,7 +107,7 @@ def _means(given: argparse.Namespace) -> Means:
     base = on_base.locate(given.base, config) if given.base else None
     return Means(
         base=base,
-        rows=_rows(given.rows, config) if given.rows is not None else (),
+        rows=on_base.some_rows(given.rows, config) if given.rows is not None else (),
         expected=tuple(on_base.locate(each, config) for each in expected),
         answers=given.answers,
         setting=None if base is None else _setting(config, base, asked=given.rows is not None),
@@ -140,9 +137,3 @@ def _setting(config: Config, base: Path, *, asked: bool) -> Setting:
         max_input_tokens=limits.max_input_tokens,
         truncate=limits.truncate,
     )
-
-
-def _rows(path: Path, config: Config) -> tuple[Row, ...]:
-    task = build.build_task(config)
-    rows = read_rows(path, task.shapes, columns=config.task.columns, constants=config.task.constants)
-    return tuple(islice(rows, _MOST_ROWS))

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lorica.data.read import read_rows
 from lorica.data.write import read_answers
 from lorica.errors import DataError, UsageError
 from lorica.metrics.bootstrap import Estimate
@@ -20,6 +19,9 @@ from lorica.reports.table import plain_table
 from lorica.tasks.base import Task
 from lorica.verbs import build
 from lorica.verbs.arguments import as_path, emit, parser, resolve
+from lorica.verbs.rows import list_skipped, open_rows, reading_log, tell
+
+GOLD_SUFFIX = ".gold-skipped.jsonl"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -40,17 +42,27 @@ def run(arguments: Sequence[str]) -> int:
         raise UsageError("lorica eval needs two files", fix="lorica eval ANSWERS GOLD task=...")
     config = resolve(given.overrides).config
     task = build.build_task(config)
-    rows = list(read_rows(given.gold, task.shapes, columns=config.task.columns, constants=config.task.constants))
+    log = reading_log(config)
+    rows = list(open_rows(config, task, given.gold, log=log, check=_need_gold))
+    tell(log)
     answers = {answer.id: answer for answer in read_answers(given.answers)}
+    for bad in log.skipped:  # their answers are judged by nothing
+        answers.pop(bad.id or "", None)
     _refuse_strangers(answers, rows, given.answers, given.gold)
     found = evaluate(task, rows, answers, gold_file=str(given.gold), answer_file=str(given.answers))
     health = _health(task, rows, answers)
+    reading = list_skipped(log, given.answers.with_name(given.answers.name + GOLD_SUFFIX))
     emit(
-        evaluation_dict(found) | {"health": None if health is None else _health_dict(health)},
+        evaluation_dict(found) | {"health": None if health is None else _health_dict(health), "reading": reading},
         as_json=given.json,
         text=_text(found, health),
     )
     return 0
+
+
+def _need_gold(row: Row) -> None:
+    if row.gold is None:
+        raise ValueError("the row has no gold answer")
 
 
 def evaluation_dict(found: Evaluation) -> dict[str, Any]:

@@ -18,17 +18,16 @@ from lorica.config.compose import Resolved
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest
 from lorica.data.journal import Journal, check_same_run
-from lorica.data.read import read_rows
 from lorica.data.write import atomic_file, check_output
 from lorica.errors import ConfigError, EngineError, ResumeError
 from lorica.names import visible, visible_values
 from lorica.pipeline.infer import Summary, answer_file
-from lorica.records import Row
-from lorica.tasks.base import Task
 from lorica.verbs import build
 from lorica.verbs.arguments import emit, going_on, parser, required, resolve
 from lorica.verbs.progress import row_progress
+from lorica.verbs.rows import list_skipped, open_rows, reading_log, tell
 
+SKIPPED_SUFFIX = ".skipped.jsonl"
 RECORD_SUFFIX = ".run.json"
 _SAMPLE_ROWS = 64  # by which the engine judges the run; not a window, whose size must change nothing
 
@@ -72,9 +71,11 @@ def infer_file(
     source, output = _places(config)
     task = build.build_task(config)
     # Reading a file takes seconds and answering it hours: a bad last row or subject must not wait until the end.
-    uses = build.check_routes(config, task, _rows(config, task, source))
+    log = reading_log(config)
+    uses = build.check_routes(config, task, open_rows(config, task, source, log=log))
+    tell(log)
     pipeline = build.build_pipeline(config)
-    settled = pipeline.settle(uses, itertools.islice(_rows(config, task, source), _SAMPLE_ROWS))
+    settled = pipeline.settle(uses, itertools.islice(open_rows(config, task, source), _SAMPLE_ROWS))
     if settled and (config.engine.merge == "always" or pipeline.engine.describe().get("merged", "none") != "none"):
         print(f"lorica: {settled}", file=sys.stderr)
     manifest = build.manifest(config, pipeline, {"input": file_digest(source), "output": visible(output.name)})
@@ -86,12 +87,13 @@ def infer_file(
         with row_progress(uses.total()) as advance:
             summary = answer_file(
                 pipeline,
-                _rows(config, task, source),
+                open_rows(config, task, source),
                 journal,
                 output,
                 window_rows=config.inference.window_rows,
                 on_done=advance,
             )
+        summary.reading = list_skipped(log, output.with_name(output.name + SKIPPED_SUFFIX))
         kept = {
             "manifest": manifest,
             "summary": summary_dict(summary),
@@ -132,10 +134,6 @@ def _nothing_lost(journal: Journal, again: str) -> Iterator[None]:
                     f"{journal.done} rows and the batches since are kept in {journal.folder}; go on: {again}"
                 )
         raise
-
-
-def _rows(config: Config, task: Task, source: Path) -> Iterator[Row]:
-    return read_rows(source, task.shapes, columns=config.task.columns, constants=config.task.constants)
 
 
 class _Record(msgspec.Struct):

@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 
 from lorica.config.schema import Config
-from lorica.data.read import read_rows
 from lorica.engines.base import EngineSettings
 from lorica.errors import DataError
 from lorica.models.locate import locate_model
@@ -15,6 +14,7 @@ from lorica.models.transformers_models import check_config
 from lorica.records import Row
 from lorica.tasks.base import TaskSettings
 from lorica.verbs import build
+from lorica.verbs.rows import open_rows, reading_log, tell
 from lorica.vetting.behaviour.setting import Setting
 
 # Experiments take an even sample of the rows; reading more only costs memory.
@@ -34,15 +34,18 @@ def locate(name: str, config: Config) -> Path:
 def some_rows(path: Path, config: Config) -> tuple[Row, ...]:
     """The first rows of a file in the configured task's shapes. Raises DataError."""
     task = build.build_task(config)
-    rows = read_rows(path, task.shapes, columns=config.task.columns, constants=config.task.constants)
-    return tuple(islice(rows, _MOST_ROWS))
+    log = reading_log(config)
+    rows = tuple(islice(open_rows(config, task, path, log=log), _MOST_ROWS))
+    tell(log)
+    return rows
 
 
 def labels(path: Path, config: Config) -> dict[str, int]:
     """Row id -> gold, of a file of rows with yes-or-no or multiple-choice gold. Raises DataError without any."""
     task = build.build_task(config)
-    rows = read_rows(path, task.shapes, columns=config.task.columns, constants=config.task.constants)
-    found = {row.id: row.gold for row in rows if isinstance(row.gold, int)}
+    log = reading_log(config)
+    found = {row.id: row.gold for row in open_rows(config, task, path, log=log) if isinstance(row.gold, int)}
+    tell(log)
     if not found:
         raise DataError("no row has a gold label", path=path, fix="name its column with task.columns.KEY=NAME")
     return found

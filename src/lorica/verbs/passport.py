@@ -188,9 +188,12 @@ def _task(given: argparse.Namespace, config: Config, folder: Path) -> Any:
 def _rows(given: argparse.Namespace, config: Config, task: Any) -> list[Any]:
     if given.rows is None:
         return []
-    from lorica.data.read import read_rows
+    from lorica.verbs.rows import open_rows, reading_log, tell
 
-    return list(read_rows(given.rows, task.shapes, columns=config.task.columns, constants=config.task.constants))
+    log = reading_log(config)
+    rows = list(open_rows(config, task, given.rows, log=log))
+    tell(log)
+    return rows
 
 
 def _canaries(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ import torch
 from lorica.adapters.passport import PASSPORT_NAME, BaseFacts, write_passport
 from lorica.adapters.registry import BEST, TRAINING_RECORD
 from lorica.config.schema import Config
-from lorica.data.read import read_rows
+from lorica.data.read_log import ReadLog
 from lorica.engines.native.engine import NativeEngine
 from lorica.errors import ConfigError, DataError, LoricaError
 from lorica.models.decoder import Decoder
@@ -29,7 +30,10 @@ from lorica.training.progress import make_listener
 from lorica.training.types import Listener, TrainResult
 from lorica.verbs import build
 from lorica.verbs.arguments import emit, going_on, parser, resolve
+from lorica.verbs.rows import list_skipped, open_rows, reading_log, tell
 
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+SKIPPED = "skipped.jsonl"
 GENERAL = "general"
 
 
@@ -45,11 +49,14 @@ def run(arguments: Sequence[str]) -> int:
     ).parse_args(list(arguments))
     config = resolve(given.overrides).config
     task = build.build_task(config)
-    fits = plan_fits(config, task)
+    log = reading_log(config)
+    fits = plan_fits(config, task, log)
+    tell(log)
     with _nothing_lost(fits, going_on("train", arguments, "training.resume=true")):
-        results = train_fits(config, task, fits, listener(config))
+        reading = list_skipped(log, fits[0].folder.with_name(SKIPPED))
+        results = train_fits(config, task, fits, listener(config), reading=log.digests())
     emit(
-        {name: _plain(result) for name, result in results.items()},
+        {name: _plain(result) | {"reading": reading} for name, result in results.items()},
         as_json=given.json,
         text="\n".join(_line(name, result) for name, result in results.items()),
     )
@@ -74,8 +81,11 @@ def listener(config: Config) -> Listener:
     return make_listener(logging_steps=config.training.logging_steps)
 
 
-def train_fits(config: Config, task: Task, fits: Sequence[Fit], told: Listener) -> dict[str, TrainResult]:
-    """Train adapters one after the other on one loaded base; name -> result."""
+def train_fits(
+    config: Config, task: Task, fits: Sequence[Fit], told: Listener, *, reading: Mapping[str, str] = _NOTHING
+) -> dict[str, TrainResult]:
+    """Train adapters one after the other on one loaded base; name -> result. reading: what of the files was not read,
+    for the training record."""
     folder = build.model_folder(config)
     encoder = build.build_encoder(config, folder)
     if config.engine.threads:
@@ -91,6 +101,7 @@ def train_fits(config: Config, task: Task, fits: Sequence[Fit], told: Listener) 
         "tokenizer": encoder.tokenizer_digest,
         "model": config.model.name,
         **versions(),
+        **reading,
     }
     facts = base_facts(folder, name=config.model.path, revision=config.model.revision)
     results = {}
@@ -146,8 +157,8 @@ def _issue(
     write_passport(fit.folder, passport)
 
 
-def plan_fits(config: Config, task: Task) -> list[Fit]:
-    """Which adapters to train from which rows.
+def plan_fits(config: Config, task: Task, log: ReadLog) -> list[Fit]:
+    """Which adapters to train from which rows; `log` takes what is not read.
 
     Raises ConfigError when no training file is named, two ways are, or a name cannot be a folder's.
     """
@@ -162,14 +173,14 @@ def plan_fits(config: Config, task: Task) -> list[Fit]:
         got = "both input and data.* are set" if config.input else "no training file is set"
         raise ConfigError(got, fix="give input=FILE for one adapter, or data.SUBJECT=FILE for one per subject")
     if config.input:
-        rows = _read(config, task, config.input)
+        rows = _read(config, task, config.input, log)
         if config.training.per_subject:
             return by_subject(rows, config.input, root)
         return [Fit(task.name, rows, config.input, root / task.name)]
     fits = []
     everything: list[Row] = []
     for subject, file in sorted(config.data.items()):
-        rows = [_of_subject(row, subject, file) for row in _read(config, task, file)]
+        rows = [_of_subject(row, subject, file) for row in _read(config, task, file, log)]
         fits.append(Fit(subject, rows, file, _place(root, subject, f"data.{subject}")))
         everything += rows
     if len(fits) > 1 and GENERAL not in config.data:
@@ -223,9 +234,8 @@ def _of_subject(row: Row, subject: str, file: str) -> Row:
     return msgspec.structs.replace(row, subject=subject)
 
 
-def _read(config: Config, task: Task, file: str) -> list[Row]:
-    rows = read_rows(Path(file), task.shapes, columns=config.task.columns, constants=config.task.constants)
-    return list(rows)
+def _read(config: Config, task: Task, file: str, log: ReadLog) -> list[Row]:
+    return list(open_rows(config, task, Path(file), log=log, check=task.target))
 
 
 def _plain(result: TrainResult) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def read_scores(
     own = [each for each in ("stage", "flags", "answer") if each in names and each != name] if "stage" in names else []
     reader = _Reader(path, name, id_name, gold_name, gold)
     wanted = list(dict.fromkeys([name, *own, *filter(None, (id_name, gold_name))]))
-    for line, record in table.records(wanted):
+    for line, record in table.whole_records(wanted):
         reader.take(line, record)
     return reader.column()
 

@@ -1,0 +1,51 @@
+"""Keys of records that were not in the first one, as JSON may have them: what is read of them, and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from lorica.data.shapes import Layout, column_of, is_missing
+from lorica.errors import RowError
+
+
+class LateColumns:
+    """Watches the keys of records that may bring new ones (JSON) for spellings of a column that is read.
+
+    names: all keys so far that no record is read by, in the order of the file.
+    """
+
+    def __init__(self, layout: Layout, first: Collection[str]) -> None:
+        self._layout = layout
+        free = (name for name in layout.shape.optional if name not in {**layout.columns, **layout.constants})
+        self._read = {column for name in free for column in layout.shape.spelt(name)}.union(layout.columns.values())
+        self._seen: set[str] = set()
+        self._suspects: dict[str, str] = {}
+        self.names: list[str] = []
+        self._learn(first)
+
+    def _learn(self, keys: Collection[str]) -> None:
+        for key in keys:
+            if key in self._seen:
+                continue
+            self._seen.add(key)
+            if (name := self._layout.meant(key)) is not None:
+                self._suspects[key] = name
+            if key not in self._read:
+                self.names.append(key)
+
+    def check(self, record: Mapping[str, Any], *, path: Path, line: int) -> None:
+        """Raises RowError for a record that has a value under another spelling of a name, and none under the name."""
+        if not record.keys() <= self._seen:
+            self._learn(record.keys())
+        for key, name in self._suspects.items():
+            column = self._layout.columns.get(name) or column_of(self._layout.shape, name, record)
+            if name in self._layout.constants or is_missing(record.get(key)) or not is_missing(record.get(column)):
+                continue
+            raise RowError(
+                f"the key {key!r} is not {column!r}, but looks meant to be",
+                path=path,
+                line=line,
+                fix=f"spell it {column!r} in every record",
+            )

@@ -1,0 +1,50 @@
+"""Names of columns as people write them: which two are meant to be one, and how to say which one is meant."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+ID_NAMES = frozenset({"id", "rowid", "questionid", "mcqid", "qid"})
+"""Folded names of columns that hold a row's own id in the tables of some task."""
+
+_PERHAPS_IDS = frozenset({"uid", "uuid", "guid", "index", "idx", "key", "number", "nr", "no"})
+
+
+def fold(name: str) -> str:
+    """A name without what spellings of one name differ in: case, width, white space, separators, invisible marks.
+
+    `Row_ID`, `rowId`, `row id` and `row_id` with a byte order mark or a no-break space are all "rowid".
+    """
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))
+
+
+def perhaps_id(name: str) -> bool:
+    """Whether a column may hold ids, by its name alone: `uid`, `index`, `post_id`, `commentId`."""
+    folded = fold(name)
+    return folded in ID_NAMES | _PERHAPS_IDS or name.rstrip().endswith(("_id", " id", "-id", "ID", "Id", "_ID"))
+
+
+def mapping(wanted: str, name: str) -> str:
+    """The override that reads `wanted` from the column `name`, to be copied into a shell.
+
+    Of a name with characters that cannot be seen the visible rest is written, by which the column is found as well.
+    """
+    visible = name if name.isprintable() and "\u00a0" not in name else " ".join(visible_text(name).split())
+    quote = '"' if "'" in visible else "'"
+    return f"task.columns.{wanted}={quote}{visible}{quote}"
+
+
+def visible_text(name: str) -> str:
+    """The characters of a name that can be seen; white space of every kind is a space."""
+    return "".join(" " if c.isspace() else c for c in name if c.isspace() or c.isprintable()).strip()
+
+
+def resolve(column: str, names: Iterable[str]) -> str | None:
+    """The name in the file that somebody means who writes `column`: that very one, or the only one in another
+    spelling."""
+    names = list(names)
+    if column in names:
+        return column
+    alike = [name for name in names if fold(name) == fold(column) != ""]
+    return alike[0] if len(alike) == 1 else None

@@ -1,0 +1,100 @@
+"""What a reading of a file did not hand on: columns that nothing reads, and rows that were left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lorica.data.late_columns import LateColumns
+from lorica.data.names import perhaps_id
+from lorica.data.shapes import Layout
+from lorica.data.write import atomic_file
+from lorica.errors import RowError
+
+_MOST_SHOWN = 20
+
+
+class BadRow(msgspec.Struct, frozen=True):
+    """A row that was left out: where it stands, its id where it could be read, and why."""
+
+    file: str
+    line: int | None
+    id: str | None
+    reason: str
+
+
+class ReadLog:
+    """Takes what one or several readings leave out. skip: rows that cannot be used are left out, not raised."""
+
+    def __init__(self, *, skip: bool = False) -> None:
+        self.skip = skip
+        self.skipped: list[BadRow] = []
+        self.remarks: list[str] = []
+        self._files: dict[str, tuple[Layout, LateColumns]] = {}
+
+    def watch(self, path: Path, layout: Layout, names: Sequence[str]) -> LateColumns:
+        """Begin with a file."""
+        late = LateColumns(layout, names)
+        self._files[str(path)] = (layout, late)
+        return late
+
+    def take(self, error: RowError) -> None:
+        """Keep the error of a row that is left out, or raise it."""
+        if not self.skip:
+            raise error
+        self.skipped.append(BadRow(str(error.path), error.line, error.row_id, error.reason))
+
+    def unused(self) -> dict[str, list[str]]:
+        """File -> its columns that nothing reads, of files that have some."""
+        return {path: list(late.names) for path, (_, late) in self._files.items() if late.names}
+
+    def notes(self) -> list[str]:
+        """A sentence for each thing that a person should know, with what to do."""
+        notes = list(self.remarks)
+        for path, names in self.unused().items():
+            layout = self._files[path][0]
+            note = f"{path}: not read: {_listed(names)}"
+            wanted = layout.shape.id_column
+            ids = [name for name in names if perhaps_id(name)]
+            if layout.numbered and wanted and ids:
+                note += f"; the rows are numbered row-1, row-2, ... (task.columns.{wanted}={ids[0]} takes their ids)"
+            notes.append(note)
+        if self.skipped:
+            first = self.skipped[0]
+            place = f"{first.file}:{first.line}" + (f" (row {first.id!r})" if first.id is not None else "")
+            notes.append(f"rows left out (data.bad_rows=skip): {len(self.skipped)}, first {place}: {first.reason}")
+        return notes
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return {
+            "unused_columns": self.unused(),
+            "skipped_rows": len(self.skipped),
+            "notes": self.notes(),
+        }
+
+    def digests(self) -> dict[str, str]:
+        """What is not read of the files as texts, for records that hold texts alone; empty where all is read."""
+        unused = self.unused()
+        columns = {"unused_columns": json.dumps(unused, ensure_ascii=False, sort_keys=True)} if unused else {}
+        return columns | ({"skipped_rows": str(len(self.skipped))} if self.skipped else {})
+
+
+def write_skipped(path: Path, rows: Iterable[BadRow]) -> bool:
+    """Write the rows that were left out as JSON lines, and whether there are any; without any no file stays there."""
+    lines = [json.dumps(msgspec.structs.asdict(row), ensure_ascii=False) for row in rows]
+    if not lines:
+        path.unlink(missing_ok=True)
+        return False
+    with atomic_file(path) as file:
+        file.write("".join(line + "\n" for line in lines).encode())
+    return True
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:_MOST_SHOWN])
+    return shown + (f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else "")

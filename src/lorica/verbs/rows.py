@@ -1,0 +1,58 @@
+"""Files of rows as the configuration says to read them: the one way in which verbs open them, and tell about it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lorica.config.schema import Config
+from lorica.data.read import read_rows
+from lorica.data.read_log import ReadLog, write_skipped
+from lorica.records import Row
+from lorica.tasks.base import Task
+
+
+def open_rows(
+    config: Config,
+    task: Task,
+    path: Path,
+    *,
+    log: ReadLog | None = None,
+    check: Callable[[Row], object] | None = None,
+) -> Iterator[Row]:
+    """The rows of a file in the shapes of the task. `log` is one of `reading_log`; without it nothing is told.
+
+    check: raises ValueError for a row that the verb cannot use. Raises what `lorica.data.read.read_rows` does.
+    """
+    return read_rows(
+        path,
+        task.shapes,
+        columns=config.task.columns,
+        constants=config.task.constants,
+        log=log or reading_log(config),
+        check=check,
+    )
+
+
+def reading_log(config: Config) -> ReadLog:
+    """What takes the rows that are left out, where the configuration wants them left out."""
+    return ReadLog(skip=config.reading.bad_rows == "skip")
+
+
+def tell(log: ReadLog) -> None:
+    """Say on standard error what was not read."""
+    for note in log.notes():
+        print(f"lorica: {note}", file=sys.stderr)
+
+
+def list_skipped(log: ReadLog, path: Path) -> dict[str, Any]:
+    """Write the rows that were left out to `path`, and give all that was not read as plain values for a record.
+
+    Where none was left out no file stays at `path`: one from an earlier run would tell of rows that are there now.
+    """
+    if not write_skipped(path, log.skipped):
+        return log.as_dict()
+    print(f"lorica: the rows that were left out: {path}", file=sys.stderr)
+    return log.as_dict() | {"skipped_file": str(path)}
