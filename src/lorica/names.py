@@ -1,16 +1,50 @@
-"""Names from outside: how a byte that is no text is spelt wherever text is written, and in a command line."""
+"""Names from outside: which spellings are one subject, and how a byte that is no text is written."""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
 # Python's spelling of the bytes of a file name that the locale's encoding cannot read (PEP 383).
 _UNDECODED = re.compile("[\udc80-\udcff]+")
+
+# Marks that carry meaning though Unicode has them among punctuation: "C#" is not "C".
+_MEANT = "#%*@"
+
+
+@lru_cache(maxsize=65_536)
+def subject_key(name: str) -> str:
+    """What the spellings of a subject have in common: small letters, one "_" for white space, punctuation and hyphens
+    between words and none around them, no characters that nobody sees.
+
+    "World History", "world-history" and "WORLD_HISTORY." are "world_history"; marks of accents, of scripts and symbols
+    stay: "C++" is neither "C" nor "C#". Equal for names that a file system without capitals takes for one.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    folded = folded.replace("i\u0307", "i").replace("ı", "i")  # Turkish İ and ı, as others write them
+    words = "".join(map(_in_key, folded)).split()
+    return "_".join(words) or folded.strip()
+
+
+def spellings(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """`subject_key` -> the different names that have it, both in the order of `names`."""
+    found: dict[str, dict[str, None]] = {}
+    for name in names:
+        found.setdefault(subject_key(name), {})[name] = None
+    return {key: tuple(same) for key, same in found.items()}
+
+
+def _in_key(letter: str) -> str:
+    kind = unicodedata.category(letter)
+    if kind == "Cf" or "\ufe00" <= letter <= "\ufe0f":  # zero-width, direction and variation marks
+        return ""
+    return " " if (kind[0] in "ZP" and letter not in _MEANT) or kind == "Cc" else letter
 
 
 def visible(text: str) -> str:

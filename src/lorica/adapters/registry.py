@@ -7,7 +7,10 @@ from pathlib import Path
 
 from lorica.adapters.config import CONFIG_NAME
 from lorica.errors import AdapterError
+from lorica.names import spellings, subject_key
 
+# How answers of the base model alone are marked, so no adapter can have the name.
+BASE = "base"
 # Where a training run keeps the adapter that did best on validation.
 BEST = "best"
 # What a training run writes before its adapter is there.
@@ -21,14 +24,15 @@ def find_adapters(base_dir: Path | None, paths: Mapping[str, str]) -> dict[str, 
     base_dir: each of its subfolders `name` (or `name/best`) that holds an adapter_config.json; other
     subfolders are not adapters, unless they hold adapter weights (then the config is missing) or what a
     training leaves before it is finished. paths: name -> folder (or its parent of `best`); these win over
-    base_dir.
+    what base_dir has under this name, in any spelling.
 
     Raises AdapterError naming where it looked when base_dir or one of `paths` is missing or holds no adapter
-    config, and naming the training that did not finish.
+    config, and naming the training that did not finish, and for an adapter called `base`.
     """
     found: dict[str, Path] = {}
     if base_dir is not None:
-        found |= _search(Path(base_dir))
+        own = set(map(subject_key, paths))
+        found |= {name: folder for name, folder in _search(Path(base_dir)).items() if subject_key(name) not in own}
     for name, place in paths.items():
         folder = _adapter_in(Path(place))
         if folder is None:
@@ -38,7 +42,24 @@ def find_adapters(base_dir: Path | None, paths: Mapping[str, str]) -> dict[str, 
                 fix=f"correct adapters.paths.{name}, or train the adapter",
             )
         found[name] = folder
+    for name, folder in found.items():
+        if subject_key(name) == BASE:
+            raise AdapterError(
+                f"the adapter in {folder} is called {name!r}, as answers of the base model alone are marked",
+                fix="give it another name: rename its folder, or adapters.paths.NAME=FOLDER",
+            )
     return dict(sorted(found.items()))
+
+
+def refuse_spellings(adapters: Mapping[str, Path]) -> None:
+    """Raise AdapterError for two adapters that the same subject could mean, naming both."""
+    for names in spellings(adapters).values():
+        if len(names) > 1:
+            folders = ", ".join(f"{name!r} in {adapters[name]}" for name in names)
+            raise AdapterError(
+                f"these adapters are one subject in {len(names)} spellings: {folders}",
+                fix="rename or move all but one, or choose the one for all rows with adapters.use=NAME",
+            )
 
 
 def _search(base_dir: Path) -> dict[str, Path]:
@@ -80,6 +101,11 @@ def _adapter_in(folder: Path) -> Path | None:
         if (place / CONFIG_NAME).is_file():
             return place
     return None
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder is an adapter's, or one of a training that did not finish."""
+    return _adapter_in(folder) is not None or _is_unfinished(folder)
 
 
 def _is_unfinished(folder: Path) -> bool:

@@ -215,8 +215,9 @@ class TrainingConfig:
     """Whether to go on from the last checkpoint in `run_dir` where there is one."""
 
     per_subject: bool = False
-    """Whether each subject in the rows of `input` gets an adapter of its own, beside `general` on all rows. Not
-    together with `data.*`, which names one file per subject."""
+    """Whether each subject in the rows of `input` gets an adapter of its own, beside `general` on all rows. Spellings
+    of one subject (`History`, `history.`) are one adapter, and told. Not together with `data.*`, which names one file
+    per subject."""
 
     gradient_checkpointing: bool = False
     """Whether activations are computed again in the backward pass: less memory, about a third more time."""
@@ -318,11 +319,11 @@ class AdaptersConfig:
 
     dir: LocalPath = ""
     """Folder whose subfolders are adapters, each named after its task or subject, or `general`. A subject is met
-    exactly, or else in another spelling: `world_history` answers `World History`."""
+    in any spelling: `world_history` answers `World History`. Two adapters in spellings of one name are an error."""
 
     paths: dict[str, LocalPath] = field(default_factory=dict)
-    """Single adapters: name -> folder, as in `adapters.paths.algebra=runs/algebra`. Goes before
-    `adapters.dir`."""
+    """Single adapters: name -> folder, as in `adapters.paths.algebra=runs/algebra`. Goes before what `adapters.dir`
+    has under this name, in any spelling."""
 
     fallback: Fallback = "general"
     """What answers a row for whose task and subject there is no adapter: the `general` adapter (the base

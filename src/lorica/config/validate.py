@@ -8,6 +8,7 @@ from typing import Any
 
 from lorica.config.schema import Config
 from lorica.errors import ConfigError
+from lorica.names import spellings
 
 METHODS = {
     "rules": ("choice", "generate"),
@@ -40,6 +41,8 @@ def check(config: Config, origins: Mapping[str, str]) -> None:
     _check_model(config, facts)
     _check_training(config, facts)
     _check_inference(config, facts)
+    _check_spellings("data", config.data)
+    _check_spellings("adapters.paths", config.adapters.paths)
 
 
 def _check_task(config: Config, facts: _Facts) -> None:
@@ -138,3 +141,13 @@ def _check_inference(config: Config, facts: _Facts) -> None:
             f"{facts['inference.temperature']} has no effect with {facts['inference.do_sample']}",
             fix="inference.do_sample=true, or inference.temperature=0",
         )
+
+
+def _check_spellings(table: str, entries: Mapping[str, str]) -> None:
+    for names in spellings(entries).values():
+        if len(names) > 1:
+            raise ConfigError(
+                " and ".join(f"{table}.{name}={entries[name]}" for name in names)
+                + f" are one subject in {len(names)} spellings",
+                fix="keep one of them; rows of one subject go into one file" if table == "data" else "keep one of them",
+            )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import unicodedata
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 
 from lorica.errors import AdapterError, ConfigError
+from lorica.names import spellings, subject_key
 from lorica.records import Route
 
 GENERAL = "general"
@@ -31,7 +31,7 @@ def route(*, subject: str, task: str, adapters: Collection[str], fixed: str = ""
         raise ConfigError(f"adapters.fallback is {fallback!r}; allowed: {', '.join(FALLBACKS)}")
     if fixed:
         if fixed not in adapters:
-            raise _missing(f"the adapter {fixed!r} does not exist", fixed, adapters)
+            raise _missing(f"the adapter {fixed!r} does not exist", fixed, adapters, "name one of them, or train it")
         return Route(fixed, "fixed")
     if task and task in adapters:
         return Route(task, "task")
@@ -40,29 +40,18 @@ def route(*, subject: str, task: str, adapters: Collection[str], fixed: str = ""
         return Route(found, "subject")
     if fallback == "error":
         what = f"subject {subject!r}" if subject else "a row without a subject"
-        raise _missing(f"there is no adapter for {what} (task {task!r})", subject or task, adapters)
+        otherwise = "train it, or set adapters.fallback=general or base"
+        raise _missing(f"there is no adapter for {what} (task {task!r})", subject or task, adapters, otherwise)
     missed = bool(subject) and bool(adapters)
     if GENERAL in adapters and not (missed and fallback == "base"):
         return Route(GENERAL, "general", fallback=missed)
     return Route(None, "base", fallback=bool(adapters))
 
 
-@lru_cache(maxsize=65_536)
-def subject_key(name: str) -> str:
-    """What two spellings of a subject have in common: small letters, and "_" for each run of other characters than
-    letters and digits. "World History" and "world-history" are "world_history"; "C++" is not "C"."""
-    text = unicodedata.normalize("NFKC", name).casefold()
-    # Marks belong to their letter: without them many words of Indic scripts would be one.
-    kept = "".join(char if char.isalnum() or unicodedata.category(char)[0] == "M" else " " for char in text)
-    words = ["_" if kept[:1] == " " else "", "_".join(kept.split()), "_" if kept[-1:] == " " else ""]
-    return "".join(words) if words[1] else ""
-
-
 def _answering(subject: str, adapters: Collection[str]) -> str | None:
     if subject in adapters:
         return subject
-    key = subject_key(subject)
-    names = _names_by_key(tuple(adapters)).get(key, ()) if key else ()
+    names = _names_by_key(tuple(adapters)).get(subject_key(subject), ())
     if len(names) > 1:
         raise AdapterError(
             f"the subject {subject!r} could mean the adapters {' and '.join(map(repr, names))}",
@@ -73,16 +62,13 @@ def _answering(subject: str, adapters: Collection[str]) -> str | None:
 
 @lru_cache(maxsize=64)
 def _names_by_key(adapters: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    for name in sorted(adapters):
-        key = subject_key(name)
-        found[key] = (*found.get(key, ()), name)
-    return found
+    return spellings(sorted(adapters))
 
 
-def _missing(message: str, wanted: str, adapters: Collection[str]) -> AdapterError:
+def _missing(message: str, wanted: str, adapters: Collection[str], otherwise: str) -> AdapterError:
     known = sorted(adapters)
-    close = difflib.get_close_matches(wanted, known, n=1)
+    close = [name for name in known if subject_key(name) == subject_key(wanted)]
+    close = close or difflib.get_close_matches(wanted, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     there = f"there are: {', '.join(known)}" if known else "there are no adapters at all"
-    return AdapterError(message, fix=f"{hint}{there}; train it, or set adapters.fallback=general or base")
+    return AdapterError(message, fix=f"{hint}{there}; {otherwise}")

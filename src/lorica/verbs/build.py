@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from lorica.adapters.config import AdapterConfig
-from lorica.adapters.registry import find_adapters
+from lorica.adapters.registry import find_adapters, refuse_spellings
 from lorica.config.schema import Config
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings, RepeatableEngine
@@ -110,10 +110,18 @@ def build_engine(config: Config, folder: Path) -> Engine:
 
 
 def adapter_folders(config: Config) -> dict[str, Path]:
-    """Name -> folder of every adapter that may answer: all that the configuration names, or `adapters.use` alone."""
+    """Name -> folder of every adapter that may answer: all that the configuration names, or `adapters.use` alone.
+
+    Raises AdapterError for a folder that is none, for `adapters.use` without such an adapter, and where two adapters
+    are one subject in two spellings.
+    """
     base = Path(config.adapters.dir) if config.adapters.dir else None
     found, chosen = find_adapters(base, config.adapters.paths), config.adapters.use
-    return {chosen: found[chosen]} if chosen in found else found
+    if chosen:
+        route(subject="", task=config.task.name, adapters=found, fixed=chosen)
+        return {chosen: found[chosen]}
+    refuse_spellings(found)
+    return found
 
 
 def answer_settings(config: Config, folder: Path) -> AnswerSettings:

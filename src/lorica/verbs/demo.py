@@ -21,7 +21,7 @@ from lorica.verbs.arguments import as_path, emit, parser, resolve
 from lorica.verbs.demo_report import demo_dict, demo_report, demo_text
 from lorica.verbs.demo_tasks import TASKS, DemoTask
 from lorica.verbs.experiment import ADAPTER, Outcome, run_experiment
-from lorica.verbs.train import by_subject
+from lorica.verbs.train_plan import by_subject
 
 HELD_OUT = 0.3
 # What the demo decides itself; everything else may be overridden.

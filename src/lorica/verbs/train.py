@@ -5,36 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import msgspec
 import torch
 
 from lorica.adapters.passport import PASSPORT_NAME, BaseFacts, write_passport
-from lorica.adapters.registry import BEST, TRAINING_RECORD
+from lorica.adapters.registry import TRAINING_RECORD
 from lorica.config.schema import Config
-from lorica.data.read_log import ReadLog
 from lorica.engines.native.engine import NativeEngine
-from lorica.errors import ConfigError, DataError, LoricaError
+from lorica.errors import LoricaError
 from lorica.models.decoder import Decoder
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.pipeline.fit import Fit, Parts, divide, fit_adapter
 from lorica.pipeline.passport import data_facts, make_passport, measure, prompt_facts, shipped_canaries, training_facts
 from lorica.pipeline.provenance import base_facts, trained_as, versions
 from lorica.prompts.encoder import Encoder
-from lorica.records import Row
 from lorica.tasks.base import Task
 from lorica.training.progress import make_listener
 from lorica.training.types import Listener, TrainResult
 from lorica.verbs import build
 from lorica.verbs.arguments import emit, going_on, parser, resolve
-from lorica.verbs.rows import list_skipped, open_rows, reading_log, tell
+from lorica.verbs.rows import list_skipped, reading_log, tell
+from lorica.verbs.train_plan import plan_fits
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 SKIPPED = "skipped.jsonl"
-GENERAL = "general"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -155,87 +151,6 @@ def _issue(
         training=training_facts(build.train_settings(config), result),
     )
     write_passport(fit.folder, passport)
-
-
-def plan_fits(config: Config, task: Task, log: ReadLog) -> list[Fit]:
-    """Which adapters to train from which rows; `log` takes what is not read.
-
-    Raises ConfigError when no training file is named, two ways are, or a name cannot be a folder's.
-    """
-    root = Path(config.run_dir or f"runs/{task.name}")
-    if root.exists() and not root.is_dir():
-        raise ConfigError(f"run_dir={root} is a file", fix="name a folder")
-    if config.engine.name != "native":
-        raise ConfigError(
-            f"engine={config.engine.name} cannot train", fix="leave engine=native; the adapters run on every engine"
-        )
-    if bool(config.input) == bool(config.data):
-        got = "both input and data.* are set" if config.input else "no training file is set"
-        raise ConfigError(got, fix="give input=FILE for one adapter, or data.SUBJECT=FILE for one per subject")
-    if config.input:
-        rows = _read(config, task, config.input, log)
-        if config.training.per_subject:
-            return by_subject(rows, config.input, root)
-        return [Fit(task.name, rows, config.input, root / task.name)]
-    fits = []
-    everything: list[Row] = []
-    for subject, file in sorted(config.data.items()):
-        rows = [_of_subject(row, subject, file) for row in _read(config, task, file, log)]
-        fits.append(Fit(subject, rows, file, _place(root, subject, f"data.{subject}")))
-        everything += rows
-    if len(fits) > 1 and GENERAL not in config.data:
-        fits.append(Fit(GENERAL, everything, ", ".join(config.data.values()), root / GENERAL))
-    return fits
-
-
-def by_subject(rows: Sequence[Row], source: str, root: Path) -> list[Fit]:
-    """One adapter for each subject of the rows, and `general` over all. Raises ConfigError without subjects."""
-    subjects = sorted({row.subject for row in rows})
-    if subjects == [""]:
-        raise ConfigError(
-            f"training.per_subject is set, and {source} has no subjects",
-            fix="add a `subject` column, or map one with task.columns.subject=NAME",
-        )
-    fits = [
-        Fit(subject, [row for row in rows if row.subject == subject], source, _place(root, subject, source))
-        for subject in subjects
-        if subject
-    ]
-    if GENERAL in subjects:
-        raise ConfigError(
-            f"{source} has a subject {GENERAL!r}, which is the name of the adapter on all rows",
-            fix="rename the subject",
-        )
-    return [*fits, Fit(GENERAL, rows, source, root / GENERAL)]
-
-
-def _place(root: Path, name: str, origin: str) -> Path:
-    """The folder of an adapter. A name from a file or a command line must not lead anywhere else."""
-    if name != name.strip() or name.startswith(".") or any(mark in name for mark in "/\\\0") or name == BEST:
-        raise ConfigError(
-            f"{origin}: the subject {name!r} cannot be the name of an adapter's folder",
-            fix=f"rename it: no slash, no dot or space at its beginning, and not {BEST!r}",
-        )
-    return root / name
-
-
-def _of_subject(row: Row, subject: str, file: str) -> Row:
-    """The row with its subject set: prompts may name it, and must be the same as in inference."""
-    if subject == GENERAL or row.subject == subject:
-        return row
-    if row.subject:
-        raise DataError(
-            f"its subject is {row.subject!r}, and the file is given as data.{subject}",
-            path=file,
-            line=row.line or None,
-            row_id=row.id,
-            fix="give the file as input=FILE with training.per_subject=true",
-        )
-    return msgspec.structs.replace(row, subject=subject)
-
-
-def _read(config: Config, task: Task, file: str, log: ReadLog) -> list[Row]:
-    return list(open_rows(config, task, Path(file), log=log, check=task.target))
 
 
 def _plain(result: TrainResult) -> dict[str, Any]:

@@ -1,0 +1,36 @@
+"""One key for the spellings of a subject, wherever subjects are compared."""
+
+from __future__ import annotations
+
+import pytest
+
+from lorica.names import spellings, subject_key
+
+SAME = [
+    ("History", "history", "HISTORY", " history ", "history.", "history\u00a0", "\u200bhistory\ufeff", "(History)"),
+    ("World History", "world_history", "WORLD-HISTORY", "world  history", "World\u00a0History", "world\u2011history"),
+    ("World History", "world\thistory", "WORLD.HISTORY", "world, history", "Ｗorld　History", "wor\u00adld history"),
+    ("Straße", "STRASSE", "strasse", "straſſe"),
+    ("İstanbul", "istanbul", "ISTANBUL", "i\u0307stanbul", "ıstanbul"),
+    ("café", "Cafe\u0301", "CAFÉ"),
+    ("ﬁlm", "FILM"),
+    ("हिन्दी कविता", "हिन्दी_कविता"),
+    ("C++", "c++", " C++"),
+    ("Women's studies", "women’s Studies"),
+    ("❤\ufe0f", "❤"),
+    ("???", " ??? "),
+]
+DIFFERENT = ["C", "C++", "C#", "C*", "का", "की", "???", "!!!", "x²", "x", "worldhistory", "world history", "1.1", "11"]
+DIFFERENT += ["C++ basics", "C# basics", "C basics", "100%", "100", "😀", "😁"]
+
+
+@pytest.mark.parametrize("names", SAME)
+def test_spellings_of_one_subject(names: tuple[str, ...]) -> None:
+    assert len(set(map(subject_key, names))) == 1
+    assert list(spellings(names).values()) == [names]
+    assert all(subject_key(subject_key(name)) == subject_key(name) for name in names)
+
+
+def test_other_subjects_stay_apart() -> None:
+    assert len(set(map(subject_key, DIFFERENT))) == len(DIFFERENT)
+    assert spellings(["b", "a", "B", "b"]) == {"b": ("b", "B"), "a": ("a",)}
