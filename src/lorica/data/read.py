@@ -16,6 +16,7 @@ from lorica.data.formats import open_table
 from lorica.data.ids import ID_FIX, refuse_duplicates
 from lorica.data.late_columns import LateColumns
 from lorica.data.read_log import ReadLog
+from lorica.data.plain import plain_records
 from lorica.data.shapes import Layout, build_row, check_mapping, choose_layout, for_table
 from lorica.data.table import Table
 from lorica.errors import DataError, LoricaError, RowError
@@ -75,7 +76,7 @@ def read_rows(
 
 
 def rows_from_memory(
-    records: Sequence[Mapping[str, Any]],
+    records: Any,
     shapes: Sequence[RowShape],
     *,
     columns: Mapping[str, str] = _NONE,
@@ -83,20 +84,19 @@ def rows_from_memory(
 ) -> list[Row]:
     """Rows of dictionaries, under the same rules as a JSONL file of them; rows carry line 0.
 
+    records: anything that yields mappings (a list, a generator, a dataset), or a data frame or table (pandas, polars,
+    pyarrow), whose index is no column; see `plain_records` for their values.
     Raises DataError, with the record's number (from 1) in the place of the line, and ConfigError.
     """
     check_mapping(shapes, columns, constants)
+    table = plain_records(records, _MEMORY)
     rows: list[Row] = []
     first_use: dict[str, int] = {}
     layout: Layout | None = None
-    for number, record in enumerate(records, 1):
-        given: object = record
-        if not isinstance(given, Mapping):
-            kind = type(given).__name__
-            raise DataError(f"a {kind} where a dictionary is expected", path=_MEMORY, line=number)
+    for number, record in enumerate(table, 1):
         if layout is None:
-            layout = choose_layout(_MEMORY, number, list(map(str, record)), shapes, columns, constants)
-            layout = for_table(layout, lambda: iter(records))
+            layout = choose_layout(_MEMORY, number, list(record), shapes, columns, constants)
+            layout = for_table(layout, lambda: iter(table))
         row = build_row(layout, record, path=_MEMORY, line=number, number=number, memory=True)
         if (earlier := first_use.setdefault(row.id, number)) != number:
             raise DataError(

@@ -1,0 +1,102 @@
+"""Values and tables of other libraries (numpy, pandas, polars, pyarrow, datasets) as plain Python, by what they offer.
+
+None of these libraries is imported: a value is known by the methods that all versions of them have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from lorica.errors import DataError
+
+_PLAIN = (str, int, float, bool, type(None), list, dict)
+_MISSING = ("NAType", "NaTType")  # pandas.NA, pandas.NaT
+_NOT_ROWS = "give a list of dictionaries, a data frame, or anything that yields dictionaries"
+
+
+def plain_value(value: Any) -> Any:
+    """A cell as a file of JSON would hold it: None, bool, int, float, str, list or dict.
+
+    Scalars of numpy and pyarrow become Python's, arrays and series lists, what pandas calls missing None, moments their
+    text. Anything else stays as it is, for the task to refuse.
+    """
+    kind = type(value)
+    if kind is list or kind is tuple:
+        return [plain_value(item) for item in value]
+    if kind in _PLAIN and kind is not dict:
+        return value
+    if isinstance(value, Mapping):
+        return {_key(key): plain_value(item) for key, item in value.items()}
+    if kind.__name__ in _MISSING:
+        return None
+    for method in ("as_py", "tolist", "to_list", "to_pylist"):  # pyarrow scalars; numpy, pandas; polars; pyarrow arrays
+        if callable(convert := getattr(value, method, None)):
+            return plain_value(convert())
+    if isinstance(value, (datetime, date, time, timedelta)):
+        return str(value)
+    return _plain_scalar(value)
+
+
+def plain_records(records: Any, path: Path) -> list[dict[str, Any]]:
+    """The rows of a data frame, a table, or whatever yields mappings, as dictionaries of plain values.
+
+    Raises DataError naming the record (from 1) that is none, and a table whose columns share a name.
+    """
+    return [_record(record, path, number) for number, record in enumerate(_records(records, path), 1)]
+
+
+def _records(records: Any, path: Path) -> Iterator[Any]:
+    if isinstance(records, (str, bytes, Path)):
+        raise DataError(
+            f"rows are expected, and this is a {type(records).__name__}",
+            path=path,
+            fix=f"{_NOT_ROWS}; a file is answered by `lorica infer input=FILE output=FILE`",
+        )
+    if isinstance(records, Mapping):
+        raise DataError(
+            "one dictionary is not a list of rows", path=path, fix="for one row write [row]; for columns, a data frame"
+        )
+    columns = getattr(records, "columns", None)  # of a frame; a method or absent elsewhere
+    if columns is not None and not callable(columns):
+        names = [_key(name) for name in getattr(records, "column_names", columns)]
+        if twice := next((name for name in names if names.count(name) > 1), ""):
+            raise DataError(f"two columns are called {twice!r}", path=path, fix="rename or remove one")
+        for method, arguments in (("to_dicts", ()), ("to_pylist", ()), ("to_dict", ("records",))):
+            if callable(convert := getattr(records, method, None)):
+                return iter(convert(*arguments))
+    if not isinstance(records, Iterable):
+        raise DataError(f"rows are expected, and this is a {type(records).__name__}", path=path, fix=_NOT_ROWS)
+    return iter(records)
+
+
+def _record(record: Any, path: Path, number: int) -> dict[str, Any]:
+    """A mapping, or what can be made one: a row of a frame as a series or a named tuple."""
+    kind = type(record).__name__
+    for method in ("to_dict", "_asdict"):
+        if not isinstance(record, Mapping) and callable(convert := getattr(record, method, None)):
+            record = convert()
+    if not isinstance(record, Mapping):
+        raise DataError(f"a {kind} where a dictionary is expected", path=path, line=number, fix=_NOT_ROWS)
+    plain = {_key(key): plain_value(value) for key, value in record.items()}
+    if len(plain) != len(record):
+        raise DataError("two keys of this record are written alike", path=path, line=number, fix="rename one")
+    return plain
+
+
+def _key(key: Any) -> str:
+    return str(plain_value(key))
+
+
+def _plain_scalar(value: Any) -> Any:
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Decimal) and value.is_finite():
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, (Real, Decimal)) else value
