@@ -211,5 +211,5 @@ def test_records_in_memory_are_refused_alike(shapes: tuple[RowShape, ...]) -> No
         (["text"], "<memory>:1: a str where a dictionary"),
     ):
         with pytest.raises(LoricaError) as caught:
-            rows_from_memory(records, shapes)  # type: ignore[arg-type]
+            rows_from_memory(records, shapes)
         assert part in str(caught.value)

@@ -15,8 +15,8 @@ from lorica.data.files import FileFormat, file_format
 from lorica.data.formats import open_table
 from lorica.data.ids import ID_FIX, refuse_duplicates
 from lorica.data.late_columns import LateColumns
-from lorica.data.read_log import ReadLog
 from lorica.data.plain import plain_records
+from lorica.data.read_log import ReadLog
 from lorica.data.shapes import Layout, build_row, check_mapping, choose_layout, for_table
 from lorica.data.table import Table
 from lorica.errors import DataError, LoricaError, RowError
@@ -59,7 +59,7 @@ def read_rows(
         again=lambda: _rows(file, open_table(file), layout, late, check, _drop),
         path=file,
     )
-    rows = (row for _, row in numbered)
+    rows = _noted((row for _, row in numbered), file, log)
     first = next(rows, None)
     if first is None and log.skipped:
         bad = log.skipped[0]
@@ -81,11 +81,12 @@ def rows_from_memory(
     *,
     columns: Mapping[str, str] = _NONE,
     constants: Mapping[str, str] = _NONE,
+    log: ReadLog | None = None,
 ) -> list[Row]:
     """Rows of dictionaries, under the same rules as a JSONL file of them; rows carry line 0.
 
     records: anything that yields mappings (a list, a generator, a dataset), or a data frame or table (pandas, polars,
-    pyarrow), whose index is no column; see `plain_records` for their values.
+    pyarrow), whose index is no column; see `plain_records` for their values. log: learns what is not read.
     Raises DataError, with the record's number (from 1) in the place of the line, and ConfigError.
     """
     check_mapping(shapes, columns, constants)
@@ -93,10 +94,16 @@ def rows_from_memory(
     rows: list[Row] = []
     first_use: dict[str, int] = {}
     layout: Layout | None = None
+    log = log or ReadLog()
     for number, record in enumerate(table, 1):
         if layout is None:
             layout = choose_layout(_MEMORY, number, list(record), shapes, columns, constants)
             layout = for_table(layout, lambda: iter(table))
+            late = log.watch(_MEMORY, layout, list(record))
+        try:
+            late.check(record, path=_MEMORY, line=number)
+        except RowError as error:
+            raise error.as_data_error() from None
         row = build_row(layout, record, path=_MEMORY, line=number, number=number, memory=True)
         if (earlier := first_use.setdefault(row.id, number)) != number:
             raise DataError(
@@ -106,6 +113,7 @@ def rows_from_memory(
                 row_id=row.id,
                 fix=ID_FIX,
             )
+        log.note(_MEMORY, row)
         rows.append(row)
     return rows
 
@@ -138,6 +146,12 @@ def _records(path: Path, layout: Layout) -> Iterator[Mapping[str, Any]]:
     """The records that can be read, for a look at the whole table."""
     used = list(dict.fromkeys(layout.columns.values()))
     return (record for _, record in open_table(path).records(used) if not isinstance(record, RowError))
+
+
+def _noted(rows: Iterator[Row], path: Path, log: ReadLog) -> Iterator[Row]:
+    for row in rows:
+        log.note(path, row)
+        yield row
 
 
 def _drop(error: RowError) -> None:
@@ -173,4 +187,5 @@ def _checked(check: Callable[[Row], object], row: Row, path: Path) -> None:
     try:
         check(row)
     except ValueError as error:
-        raise RowError(str(error), path=path, line=row.line, row_id=row.id, fix="give the row an answer") from error
+        fix = getattr(error, "fix", "give the row an answer")
+        raise RowError(str(error), path=path, line=row.line, row_id=row.id, fix=fix) from error

@@ -14,6 +14,7 @@ from lorica.data.names import perhaps_id
 from lorica.data.shapes import Layout
 from lorica.data.write import atomic_file
 from lorica.errors import RowError
+from lorica.records import Row
 
 _MOST_SHOWN = 20
 
@@ -35,12 +36,21 @@ class ReadLog:
         self.skipped: list[BadRow] = []
         self.remarks: list[str] = []
         self._files: dict[str, tuple[Layout, LateColumns]] = {}
+        self._noted: dict[tuple[str, str], tuple[str, int]] = {}
+        self._said: set[object] = set()
 
     def watch(self, path: Path, layout: Layout, names: Sequence[str]) -> LateColumns:
         """Begin with a file."""
         late = LateColumns(layout, names)
         self._files[str(path)] = (layout, late)
         return late
+
+    def note(self, path: Path, row: Row) -> None:
+        """Keep what a row says of its reading: each thing once a file, with its first row and how many say it."""
+        for note in row.notes:
+            place = f"{path}:{row.line} (row {row.id!r})" if row.line else f"row {row.id!r}"
+            first, count = self._noted.get((str(path), note), (place, 0))
+            self._noted[str(path), note] = (first, count + 1)
 
     def take(self, error: RowError) -> None:
         """Keep the error of a row that is left out, or raise it."""
@@ -52,9 +62,21 @@ class ReadLog:
         """File -> its columns that nothing reads, of files that have some."""
         return {path: list(late.names) for path, (_, late) in self._files.items() if late.names}
 
+    def unsaid(self) -> list[str]:
+        """The notes that were not asked for by this method before, however many rows came since."""
+        fresh = {key: note for key, note in self._notes().items() if key not in self._said}
+        self._said.update(fresh)
+        return list(fresh.values())
+
     def notes(self) -> list[str]:
         """A sentence for each thing that a person should know, with what to do."""
-        notes = list(self.remarks)
+        return list(self._notes().values())
+
+    def _notes(self) -> dict[object, str]:
+        """What a note is about -> its sentence."""
+        notes: dict[object, str] = {remark: remark for remark in self.remarks}
+        for key, (place, count) in self._noted.items():
+            notes[key] = f"{place}: {key[1]}" + (f" ({count} such rows)" if count > 1 else "")
         for path, names in self.unused().items():
             layout = self._files[path][0]
             note = f"{path}: not read: {_listed(names)}"
@@ -62,11 +84,11 @@ class ReadLog:
             ids = [name for name in names if perhaps_id(name)]
             if layout.numbered and wanted and ids:
                 note += f"; the rows are numbered row-1, row-2, ... (task.columns.{wanted}={ids[0]} takes their ids)"
-            notes.append(note)
+            notes[path, *names] = note
         if self.skipped:
             first = self.skipped[0]
             place = f"{first.file}:{first.line}" + (f" (row {first.id!r})" if first.id is not None else "")
-            notes.append(f"rows left out (data.bad_rows=skip): {len(self.skipped)}, first {place}: {first.reason}")
+            notes["skipped"] = f"rows left out (data.bad_rows=skip): {len(self.skipped)}, first {place}: {first.reason}"
         return notes
 
     def as_dict(self) -> dict[str, Any]:

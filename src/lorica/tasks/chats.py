@@ -54,7 +54,10 @@ def chat_shapes(gold: Callable[[str], Any]) -> tuple[RowShape, ...]:
     """The tables of chats. gold: the answer of the assistant -> gold of a row; raises ValueError for none of a task."""
 
     def shape(
-        name: str, required: str, optional: tuple[str, ...], turns: Callable[[Mapping[str, Any]], list[tuple[Role, str]]]
+        name: str,
+        required: str,
+        optional: tuple[str, ...],
+        turns: Callable[[Mapping[str, Any]], list[tuple[Role, str]]],
     ) -> RowShape:
         def build(values: Mapping[str, Any], row_id: str, line: int) -> Row:
             return _build(turns(values), values, gold, row_id, line)
@@ -82,7 +85,8 @@ def _build(
     if not any(role == "user" for role, _ in turns) or turns[-1][0] != "user":
         before = "before its answer" if answer is not None else "at its end"
         raise CellError(
-            f"the chat has no turn of the user {before}", fix="a chat ends with the user, or with the answer to the user"
+            f"the chat has no turn of the user {before}",
+            fix="a chat ends with the user, or with the answer to the user",
         )
     return Row(
         id=row_id,
@@ -123,7 +127,9 @@ def _turns(value: object, name: str) -> list[tuple[Role, str]]:
 
 def _turn(turn: object, name: str) -> tuple[Role, str]:
     if not isinstance(turn, Mapping):
-        raise CellError(f"{name} is {turn!r:.40}, and must be an object", fix='write {"role": "user", "content": "..."}')
+        raise CellError(
+            f"{name} is {turn!r:.40}, and must be an object", fix='write {"role": "user", "content": "..."}'
+        )
     who, what = (next((key for key in keys if key in turn), keys[0]) for keys in (_WHO, _WHAT))
     for key, value in turn.items():
         harmless = key in (who, what) or _is_empty(value) or (key == "weight" and value == 1)

@@ -56,6 +56,12 @@ _COLUMNS = (
 )
 
 
+_COUNTED_IN_TWO_WAYS = (
+    "its answer is a number that may be counted from 0 or from 1, and was not read; "
+    "task.answer_numbers=from_0, from_1 or text says what is meant"
+)
+
+
 class McqCase(msgspec.Struct, frozen=True):
     """A question and its options. listed: the question's own text lists the options already. keys: what the file calls
     the options, where it is not A, B, C ...; unset then, so that digests of such rows stay what passports say."""
@@ -219,7 +225,9 @@ def _build(
     except UndecidedNumberError as error:
         # Whoever asks for an answer needs none; whoever trains or measures is told.
         problem = Problem(str(error), error.fix)
-    repeated = len(set(row.options.texts)) < len(row.options.texts)
+    notes = [_COUNTED_IN_TWO_WAYS] if problem else []
+    if len(set(row.options.texts)) < len(row.options.texts):
+        notes.append("two options have the same text")
     return Row(
         id=row_id,
         case=row.case,
@@ -228,7 +236,7 @@ def _build(
         group=row.group,
         line=line,
         gold_problem=problem,
-        notes=("two options have the same text",) if repeated else (),
+        notes=tuple(notes),
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lorica.data.read import rows_from_memory
+from lorica.data.read_log import ReadLog
 from lorica.pipeline.answer import Pipeline
 from lorica.records import Answer
 from lorica.verbs import build
 from lorica.verbs.arguments import resolve
+from lorica.verbs.rows import tell
 
 
 class RecordPipeline:
@@ -19,13 +21,19 @@ class RecordPipeline:
         self._pipeline = pipeline
         self._columns = columns
         self._constants = constants
+        self._log = ReadLog()
 
-    def __call__(self, records: Sequence[Mapping[str, Any]]) -> list[Answer]:
-        """Answer records of one of the task's shapes, such as {"questionID", "subject", "question"}.
+    def __call__(self, records: Iterable[Mapping[str, Any]] | Any) -> list[Answer]:
+        """Answer records of one of the task's shapes, such as {"questionID", "subject", "question"}, in their order.
 
-        Raises DataError naming the position of a record that cannot be used.
+        records: dictionaries in anything that yields them (a list, a generator, a dataset), or a data frame or table of
+        pandas, polars or pyarrow; values may be numpy's and pandas' own. A frame's index is not read. What of them is
+        not read is said on standard error, once. Raises DataError naming the position of a record that cannot be used.
         """
-        rows = rows_from_memory(records, self._pipeline.task.shapes, columns=self._columns, constants=self._constants)
+        rows = rows_from_memory(
+            records, self._pipeline.task.shapes, columns=self._columns, constants=self._constants, log=self._log
+        )
+        tell(self._log)
         return self._pipeline.answer(rows)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.data.write import read_answers
-from lorica.errors import DataError, UsageError
+from lorica.errors import CellError, DataError, UsageError
 from lorica.metrics.bootstrap import Estimate
 from lorica.metrics.health import ScoreHealth, score_health
 from lorica.pipeline.evaluate import Evaluation, evaluate
@@ -61,6 +61,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _need_gold(row: Row) -> None:
+    if row.gold_problem is not None:
+        raise CellError(row.gold_problem.message, fix=row.gold_problem.fix)
     if row.gold is None:
         raise ValueError("the row has no gold answer")
 

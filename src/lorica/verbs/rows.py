@@ -42,8 +42,8 @@ def reading_log(config: Config) -> ReadLog:
 
 
 def tell(log: ReadLog) -> None:
-    """Say on standard error what was not read."""
-    for note in log.notes():
+    """Say on standard error what was not read, and was not said before."""
+    for note in log.unsaid():
         print(f"lorica: {note}", file=sys.stderr)
 
 

@@ -1,0 +1,52 @@
+"""`load_pipeline` with records as people hold them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lorica import load_pipeline
+from lorica.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def mcq() -> Any:
+    return load_pipeline("task=mcq", "engine=fake")
+
+
+def test_values_of_numpy_are_read(mcq: Any) -> None:
+    options = np.array(["a", "b"], dtype=object)
+    (plain,) = mcq([{"id": 7, "question": "Which?", "options": ["a", "b"], "answer": 0}])
+    (answer,) = mcq([{"id": np.int64(7), "question": np.str_("Which?"), "options": options, "answer": np.int64(0)}])
+    assert answer == plain
+    assert answer.id == "7"
+    (answer,) = load_pipeline("task=qa", "engine=fake")([{"questionID": 1.0, "question": "Who?"}])
+    assert answer.id == "1"
+
+
+def test_a_data_frame_is_answered_in_its_order(mcq: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {"id": ["b", "a"], "question": ["Which?", "Who?"], "options": [["x", "y"], ["v", "w"]]}, index=[9, 4]
+    )
+    assert [answer.id for answer in mcq(frame)] == ["b", "a"]
+    assert mcq(frame) == mcq(frame.to_dict("records")) == mcq([frame.iloc[0], frame.iloc[1]])
+
+
+def test_what_is_not_read_is_said_once(mcq: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    record = {"question": "Which?", "options": ["a", "a"], "colour": "red"}
+    mcq([record])
+    said = capsys.readouterr().err
+    assert "not read: 'colour'" in said
+    assert "row 'row-1': two options have the same text" in said
+    mcq([record, record])
+    assert capsys.readouterr().err == ""
+
+
+def test_one_record_is_no_list_and_the_remedy_works(mcq: Any) -> None:
+    record = {"question": "Which?", "options": ["a", "b"]}
+    with pytest.raises(DataError, match=r"for one row write \[row\]"):
+        mcq(record)
+    assert len(mcq([record])) == 1
