@@ -19,6 +19,7 @@ RANKS = {
     "records": 0,
     "formats": 0,  # data, adapters, prompts and models all refuse a file that is something else
     "names": 0,  # of files and subjects, as every package compares and writes them
+    "thoughts": 0,  # tasks read texts without them, prompts close what a template opens
     "failures": 1,
     "streams": 1,
     "config": 1,

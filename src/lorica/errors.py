@@ -92,6 +92,16 @@ class PromptError(LoricaError):
     exit_code = 3
 
 
+class TooLongError(PromptError):
+    """A prompt that does not fit. needed: the tokens it takes (with its answer, where one was given), at least.
+    otherwise: what helps where no setting does."""
+
+    def __init__(self, message: str, *, needed: int, limit_key: str, otherwise: str) -> None:
+        super().__init__(message, fix=f"raise {limit_key}, or {otherwise}")
+        self.needed = needed
+        self.otherwise = otherwise
+
+
 class ModelError(LoricaError):
     """A base model that is missing, incomplete or of an unsupported kind."""
 

@@ -167,7 +167,9 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     `scores` are the choices' normalised probabilities. `stage` says which parse stage produced the answer:
     `choice`, `whole`, `first_number`, `keyword`, `text`, `fallback` or `invalid`.
     `flags` are sorted words: `truncated`, `adapter_fallback`, `retried`, `cut_off` (the length limit ended the text),
-    `parse_fallback`, `invalid`, `error`. `problem` says in words why an answer is invalid.
+    `open_thought` (it was thinking still when it ended), `parse_fallback`, `invalid`, `error`. `problem` says in words
+    why an answer is invalid. `choice_mass` is the probability, over the whole vocabulary, that the model's answer is
+    one of the choices at all: what `scores` share out among them.
     """
 
     id: str
@@ -182,3 +184,4 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     flags: tuple[str, ...] = ()
     raw: str | None = None  # the model's own words, where it generated text
     problem: str | None = None
+    choice_mass: float | None = None

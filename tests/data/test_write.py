@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import gzip
 import math
 import os
 import tracemalloc
@@ -42,6 +43,7 @@ ANSWERS = st.lists(
         ),
         raw=st.none() | TEXT,
         problem=st.none() | TEXT,
+        choice_mass=st.none() | FLOATS,
     ),
     min_size=1,
     max_size=5,
@@ -88,9 +90,30 @@ def test_csv_has_fixed_columns_and_guards_formulas(tmp_path: Path) -> None:
         "flags",
         "raw",
         "problem",
+        "choice_mass",
     ]
-    assert rows[1] == ["-1", '"=HYPERLINK(1)"', "0.1", "", "", "", "", "0", "0", "retried truncated", "", ""]
+    assert rows[1] == ["-1", '"=HYPERLINK(1)"', "0.1", "", "", "", "", "0", "0", "retried truncated", "", "", ""]
     assert rows[2][:4] == ["2", "-5.5", "", '{"A": 1.0}']
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_files_from_before_the_mass_of_choices_are_read(suffix: str, tmp_path: Path) -> None:
+    """As they were written without the column; in JSON lines it is left out where it is not known."""
+    path, whole = tmp_path / f"old{suffix}", tmp_path / f"new{suffix}"
+    answers = [Answer(id="1", answer="Yes", score=0.75, scores={"Yes": 0.75, "No": 0.25}), Answer(id="2", raw="text")]
+    write_answers(whole, answers)
+    if suffix.startswith(".jsonl"):
+        path.write_bytes(whole.read_bytes())
+    elif suffix == ".parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(parquet.read_table(whole).drop_columns(["choice_mass"]), path)
+    else:
+        opened = gzip.open if suffix.endswith(".gz") else open
+        with opened(whole, "rt", encoding="utf-8", newline="") as file:
+            rows = [row[:-1] for row in csv.reader(file)]
+        with opened(path, "wt", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+    assert list(read_answers(path)) == answers
 
 
 def test_unknown_suffix_names_what_is_allowed(tmp_path: Path) -> None:
@@ -106,6 +129,7 @@ def test_unknown_suffix_names_what_is_allowed(tmp_path: Path) -> None:
     [
         (Answer(id="b", score=math.nan), "not a finite number"),
         (Answer(id="b", scores={"A": math.inf}), "not a finite number"),
+        (Answer(id="b", choice_mass=math.nan), "not a finite number"),
         (Answer(id="b", flags=("two words",)), "not one word"),
     ],
 )

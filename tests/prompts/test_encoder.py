@@ -96,7 +96,10 @@ def test_the_plain_format_opens_with_one_bos_if_the_tokenizer_does(tmp_path: Pat
 
 def test_templates_by_path_by_config_and_by_force(tiny: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.jinja"
-    own.write_text("{% for m in messages %}[{{ m.content | trim }}]{% endfor %}>")
+    own.write_text(
+        "{% for m in messages %}{{ m.content if m.role == 'assistant' else '[' + m.content | trim + ']' }}"
+        "{% if m.role == 'user' %}>{% endif %}{% endfor %}"
+    )
     assert Encoder.load(tiny, chat_template=str(own)).render(CHAT) == "[You judge.][The post sells watches.]>"
     assert Encoder.load(tiny, chat_template="plain").template_origin == "plain"
     declared = [{"name": "tools", "template": "x"}, {"name": "default", "template": own.read_text()}]
@@ -171,8 +174,9 @@ def test_a_template_without_system_role_gets_it_folded(tmp_path: Path) -> None:
             write_folder(tmp_path / name, tiny_tokenizer(), template=template, eos_token="<|im_end|>")
         )
         assert encoder.folds_system
-        assert encoder.render(CHAT) == "<|im_start|>You judge.\n\nThe post sells watches.<|im_end|>"
-        assert encoder.render(CHAT[:1]) == "<|im_start|>You judge.<|im_end|>"
+        # Neither knows a generation prompt: the mark of the answer's turn is added.
+        assert encoder.render(CHAT) == "<|im_start|>You judge.\n\nThe post sells watches.<|im_end|><|im_start|>"
+        assert encoder.render(CHAT[:1]) == "<|im_start|>You judge.<|im_end|><|im_start|>"
 
 
 def test_markers_that_swallow_white_space(tmp_path: Path) -> None:
@@ -180,7 +184,7 @@ def test_markers_that_swallow_white_space(tmp_path: Path) -> None:
         AddedToken("<|end|>", special=True, rstrip=True, normalized=False),
         AddedToken("<|user|>", special=True, lstrip=True, normalized=False),
     )
-    template = "{% for m in messages %}  <|user|>\n{{ m.content }} <|end|>\n{% endfor %}<|end|>\n"
+    template = "{% for m in messages %}  <|user|>\n{{ m.content }} <|end|>\n{% endfor %}"
     folder = write_folder(tmp_path / "m", tokenizer, template=template, eos_token="<|end|>")
     encoder = Encoder.load(folder)
     got = encoder.encode(CHAT, max_tokens=99, truncate="error").tokens
@@ -220,8 +224,8 @@ def test_the_template_language_is_that_of_transformers(tiny: Path, tmp_path: Pat
     file = tmp_path / "t.jinja"
     file.write_text(
         "{%- for m in messages %}{% if loop.index == 9 %}{% break %}{% endif %}\n"
-        "  {% generation %}{{ m.content }}{% endgeneration %}\n{%- endfor %}"
-        "|{{ {'a': '<ü>'} | tojson }}|{{ strftime_now('%Y') }}|{{ undefined_name }}"
+        "  {% generation %}{{ m.content }}{% endgeneration %}{% if m.role == 'user' %}"
+        "|{{ {'a': '<ü>'} | tojson }}|{{ strftime_now('%Y') }}|{{ undefined_name }}{% endif %}\n{%- endfor %}"
     )
     encoder = Encoder.load(tiny, chat_template=str(file))
     assert encoder.render([Message("user", "x")]) == 'x|{"a": "<ü>"}|2024|'

@@ -127,7 +127,7 @@ def test_real_templates_render_as_in_transformers(file: Path, monkeypatch: pytes
         return
     template = ChatTemplate(TemplateSource(text, file.name), VARIABLES)
     chat = template.fold([Message("system", "Judge. "), Message("user", " a post\n")])
-    assert (len(chat) == 1) == template.habits.folds_system
+    assert (len(chat) == 1) == template.folds_system
     turns = [(message.role, message.content) for message in chat]
     assert template.render(turns, generation=True) == theirs_renders(text, turns, generation=True)
     turns.append(("assistant", "Yes"))
@@ -138,8 +138,8 @@ def test_real_templates_render_as_in_transformers(file: Path, monkeypatch: pytes
 def test_gemma_refuses_a_system_role_and_gets_it_folded() -> None:
     text = (TEMPLATES / "google-gemma-2-2b-it.jinja").read_text(encoding="utf-8")
     template = ChatTemplate(TemplateSource(text, "gemma"), {"bos_token": "<bos>"})
-    assert template.habits.folds_system
-    assert template.habits.after_answer == "<end_of_turn>\n"
+    assert template.folds_system
+    assert template.position.after == "<end_of_turn>\n"
     (folded,) = template.fold([Message("system", "Judge it.", ((0, 5),)), Message("user", "the post", ((4, 8),))])
     assert folded.content == "Judge it.\n\nthe post"
     assert [folded.content[a:b] for a, b in folded.trim] == ["Judge", "post"]

@@ -71,7 +71,9 @@ def test_every_control_token_of_a_real_model_is_only_text(name: str, real: Calla
 
 def test_a_marker_of_one_letter(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(AddedToken("☃", special=True), AddedToken("☃☃x", special=True))
-    template = "{% for m in messages %}☃{{ m.content | trim }}☃{% endfor %}"
+    template = (
+        "{% for m in messages %}{{ m.content if m.role == 'assistant' else '☃' + m.content | trim + '☃' }}{% endfor %}"
+    )
     encoder = Encoder.load(write_folder(tmp_path / "m", tokenizer, template=template, eos_token="☃"))
     own = tokenizer.token_to_id("☃")
     for content in ("☃", "☃☃☃x☃", " ☃☃ ", "x"):

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorica.tasks.clean import clean_answer, find_problem, strip_thinking
+from lorica.tasks.clean import clean_answer, find_problem
+from lorica.thoughts import without_thoughts
 
 QUESTION = "What is the capital of Peru?"
 
@@ -79,9 +80,9 @@ def test_problems(raw: str, problem: str) -> None:
 
 
 def test_thinking_is_cut_wherever_it_stands() -> None:
-    assert strip_thinking("a<think>b</think>c<thinking>d</thinking>e") == "ace"
-    assert strip_thinking("a<think>b<think>c</think>d") == "ad"
-    assert strip_thinking("nothing to cut <b>here</b>") == "nothing to cut <b>here</b>"
+    assert without_thoughts("a<think>b</think>c<thinking>d</thinking>e") == "ace"
+    assert without_thoughts("a<think>b<think>c</think>d") == "ad"
+    assert without_thoughts("nothing to cut <b>here</b>") == "nothing to cut <b>here</b>"
 
 
 @given(st.text(max_size=300), st.text(max_size=60))

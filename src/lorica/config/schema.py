@@ -74,7 +74,7 @@ class TaskConfig:
     allow two, rows that need the answer are refused."""
 
     thinking: bool = False
-    """Whether a model that can think before it answers (Qwen3) is asked to."""
+    """Whether a model that can think before it writes an answer (Qwen3, R1) may; scored choices never wait for it."""
 
     fallback_score: Probability = 0.5
     """The score of a `rules` row whose written answer holds neither a number nor a keyword; such rows are
@@ -239,7 +239,8 @@ class InferenceConfig:
     """How rows are answered."""
 
     max_new_tokens: Positive = 64
-    """Longest generated answer. Unit: tokens."""
+    """Longest generated answer, with its thought where `task.thinking` lets it think; shares the model's positions with
+    the prompt. Unit: tokens."""
 
     do_sample: bool = False
     """Whether tokens are drawn at random; if not, the likeliest is taken. Follows `inference.temperature`

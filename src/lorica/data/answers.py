@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)*")
 def check(answer: Answer) -> None:
     """Raise ValueError for an answer that no format could carry: a score that is not finite, a flag that is
     no word."""
-    numbers = [] if answer.score is None else [answer.score]
+    numbers = [each for each in (answer.score, answer.choice_mass) if each is not None]
     numbers += (answer.scores or {}).values()
     if not all(map(math.isfinite, numbers)):
         raise ValueError("a score is not a finite number")
@@ -55,6 +55,7 @@ def to_cells(answer: Answer) -> list[str]:
         " ".join(answer.flags),
         _guarded(answer.raw, formulas=True),
         _guarded(answer.problem, formulas=True),
+        "" if answer.choice_mass is None else repr(answer.choice_mass),
     ]
 
 
@@ -69,7 +70,7 @@ def from_cells(cells: Mapping[str, str]) -> dict[str, Any]:
                 values[name] = text
         elif cell == "":
             continue
-        elif name == "score":
+        elif name in ("score", "choice_mass"):
             values[name] = _number(float, name, cell)
         elif name in ("retries", "dropped_tokens"):
             values[name] = _number(int, name, cell)

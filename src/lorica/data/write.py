@@ -248,6 +248,7 @@ def _write_parquet(path: Path, file: BinaryIO, answers: Iterable[Answer]) -> int
             pyarrow.field("flags", pyarrow.list_(text), nullable=False),
             pyarrow.field("raw", text),
             pyarrow.field("problem", text),
+            pyarrow.field("choice_mass", pyarrow.float64()),
         ]
     )
     count = 0

@@ -11,12 +11,13 @@ import msgspec
 
 from lorica.data.outputs import OutputLog
 from lorica.engines.base import Engine, MergingEngine, ReadingEngine
-from lorica.errors import PromptError
+from lorica.errors import ConfigError, PromptError, TooLongError
 from lorica.pipeline.kept import run_kept
 from lorica.prompts.encoder import Encoder
-from lorica.records import Answer, Choose, Generate, Output, Request, Route, Row, Sampling
+from lorica.records import Answer, Choose, Encoded, Generate, Message, Output, Request, Route, Row, Sampling
 from lorica.routing import route
-from lorica.tasks.base import Reading, Task
+from lorica.tasks.base import Reading, Task, invalid
+from lorica.thoughts import unclosed, without_thoughts
 
 # A retry samples, a little more boldly each time: asking greedily again would give the same answer again.
 _RETRY_TEMPERATURES = (0.5, 0.8, 1.0)
@@ -27,6 +28,7 @@ class AnswerSettings:
     """How rows are answered; the meanings and units are those of the `inference` and `adapters` configuration."""
 
     max_input_tokens: int = 1024
+    max_positions: int | None = None  # tokens that the base model sees at once, prompt and answer together
     truncate: Literal["middle", "left", "right", "error"] = "middle"
     sampling: Sampling = field(default_factory=Sampling)
     use_stop_tokens: bool = True
@@ -35,6 +37,11 @@ class AnswerSettings:
     max_retries: int = 2
     fallback: Literal["general", "base", "error"] = "general"
     fixed_adapter: str = ""
+
+    def prompt_tokens(self, answer: int) -> int:
+        """How long a prompt may be beside an answer that takes so many positions; at least 1."""
+        positions = self.max_positions
+        return self.max_input_tokens if positions is None else max(1, min(self.max_input_tokens, positions - answer))
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class _Result:
     reading: Reading
     raw: str | None
     retries: int = 0
+    open_thought: bool = False  # all it holds is the beginning of a thought
 
 
 class Pipeline:
@@ -70,6 +78,8 @@ class Pipeline:
         adapters: Collection[str],
         settings: AnswerSettings,
     ) -> None:
+        """Raises ConfigError as `check_room` does."""
+        check_room(task, settings)
         self.task = task
         self.encoder = encoder
         self.engine = engine
@@ -85,8 +95,12 @@ class Pipeline:
         """
         if not isinstance(self.engine, MergingEngine):
             return ""
-        prepared = [self._prepare(row) for row in rows]
-        return self.engine.settle(uses, [one.request for one in prepared if one.request is not None])
+        return self.engine.settle(uses, self.requests(rows))
+
+    def requests(self, rows: Iterable[Row]) -> list[Request]:
+        """What the engine is asked of rows; those that cannot be asked are left out."""
+        prepared = map(self._prepare, rows)
+        return [one.request for one in prepared if one.request is not None]
 
     def answer(
         self, rows: Sequence[Row], on_done: Callable[[int], None] | None = None, log: OutputLog | None = None
@@ -141,21 +155,44 @@ class Pipeline:
             fixed=settings.fixed_adapter,
             fallback=settings.fallback,
         )
+        texts = self.task.choices(row)
+        generated = texts is None
         try:
-            encoded = self.encoder.encode(
-                self.task.render(row), max_tokens=settings.max_input_tokens, truncate=settings.truncate
-            )
+            choices = tuple(map(self.encoder.encode_choice, texts or ()))
+            if self.task.settings.method == "choice" and len(set(choices)) < len(choices):
+                raise PromptError(
+                    f"the tokenizer writes two of the choices {', '.join(map(repr, texts or ()))} as the same tokens",
+                    fix="use the tokenizer of the model, or task.method=generate or likelihood",
+                )
+            # The last token of an answer is predicted, never read.
+            answer = settings.sampling.max_new_tokens if generated else max(map(len, choices), default=1) - 1
+            encoded = self._encode(self.task.render(row), answer, generated)
         except PromptError as error:
             return _Prepared(row, way, None, problem=str(error))
-        texts = self.task.choices(row)
-        if texts is None:
+        if generated:
             stops = self.encoder.stop_tokens if settings.use_stop_tokens else ()
             sampling = msgspec.structs.replace(settings.sampling, seed=_seed(settings.sampling.seed, row.id, 0))
             request: Request = Generate(row.id, encoded.tokens, sampling, stops, way.adapter, settings.stop_texts)
             return _Prepared(row, way, request, dropped=encoded.dropped)
-        choices = tuple(self.encoder.encode_choice(text) for text in texts)
         request = Choose(row.id, encoded.tokens, choices, way.adapter)
         return _Prepared(row, way, request, tuple(len(choice) for choice in choices), encoded.dropped)
+
+    def _encode(self, messages: Sequence[Message], answer: int, generated: bool) -> Encoded:
+        """A prompt with room for `answer` more positions. Raises PromptError with the settings that make it fit."""
+        settings = self.settings
+        positions, most = settings.max_positions, settings.max_input_tokens
+        limit = settings.prompt_tokens(answer)
+        try:
+            return self.encoder.encode(messages, max_tokens=limit, truncate=settings.truncate, generated=generated)
+        except TooLongError as error:
+            steps = [f"raise inference.max_input_tokens to at least {error.needed}"] if error.needed > most else []
+            if positions is not None and error.needed + answer > positions:
+                left = positions - error.needed
+                if not generated or left < 1:
+                    fix = f"{error.otherwise}: the base model sees {positions} tokens at once"
+                    raise PromptError(error.message, fix=fix) from error
+                steps.append(f"lower inference.max_new_tokens to at most {left}")
+            raise PromptError(error.message, fix=f"{' and '.join(steps)}, or {error.otherwise}") from error
 
     def _retry(self, one: _Prepared, attempt: int) -> Generate:
         assert isinstance(one.request, Generate)
@@ -171,17 +208,30 @@ class Pipeline:
 
     def _read(self, one: _Prepared, output: Output, attempt: int) -> _Result:
         raw = self.encoder.decode(output.tokens) if isinstance(one.request, Generate) else None
+        text = ""
         if raw is not None:
             raw, stopped = _cut(raw, self.settings.stop_texts)
             # An engine that does not know the text wrote on.
             output = msgspec.structs.replace(output, finish="stop") if stopped and not output.error else output
+            text = self.encoder.opened + raw  # a thought that the prompt opened
+        said = without_thoughts(text)
+        open_thought = not said.strip() and bool(unclosed(text))
         if output.error:
             reading = Reading(answer=None, stage="invalid", valid=False, problem=output.error)
         elif raw is None:
             reading = self.task.read_choices(one.row, output.logprobs, one.lengths)
+        elif open_thought:
+            reading = invalid(self._open_thought(output))
         else:
-            reading = self.task.read_text(one.row, raw)
-        return _Result(output, reading, raw, attempt)
+            reading = self.task.read_text(one.row, said)
+        return _Result(output, reading, raw, attempt, open_thought and not output.error)
+
+    def _open_thought(self, output: Output) -> str:
+        what = "it holds a thought that was not closed"
+        if output.finish != "length":
+            return f"{what}; see whether inference.stop ends it"
+        instead = ", or set task.thinking=false" if self.encoder.thinks else ""
+        return f"{what}: raise inference.max_new_tokens (now {self.settings.sampling.max_new_tokens}){instead}"
 
     def _answer(self, one: _Prepared, result: _Result) -> Answer:
         output, reading = result.output, result.reading
@@ -189,6 +239,7 @@ class Pipeline:
             "truncated": one.dropped > 0,
             "adapter_fallback": one.route.fallback,
             "retried": result.retries > 0,
+            "open_thought": result.open_thought,
             "cut_off": output.finish == "length",
             "parse_fallback": reading.stage == "fallback",
             "invalid": self.settings.validate and not reading.valid,
@@ -207,6 +258,18 @@ class Pipeline:
             flags=tuple(sorted(name for name, set_ in flags.items() if set_)),
             raw=result.raw,
             problem=reading.problem or None,
+            choice_mass=reading.choice_mass,
+        )
+
+
+def check_room(task: Task, settings: AnswerSettings) -> None:
+    """Raise ConfigError where a generated answer takes all positions of the base model, so that no prompt fits."""
+    new, positions = settings.sampling.max_new_tokens, settings.max_positions
+    if task.settings.method == "generate" and positions is not None and new >= positions:
+        raise ConfigError(
+            f"inference.max_new_tokens={new} leaves no room for a prompt: the base model sees {positions} tokens at "
+            "once, prompt and answer together",
+            fix=f"set inference.max_new_tokens to what an answer needs, such as {min(512, positions // 2)}",
         )
 
 

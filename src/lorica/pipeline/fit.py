@@ -9,7 +9,7 @@ from typing import Literal
 
 from lorica.adapters.config import AdapterConfig
 from lorica.data.split import split
-from lorica.errors import DataError, PromptError
+from lorica.errors import DataError, PromptError, TooLongError
 from lorica.models.decoder import Decoder
 from lorica.pipeline.provenance import ids_digest
 from lorica.prompts.encoder import Encoder
@@ -71,6 +71,7 @@ def fit_adapter(
     """
     parts = parts or divide(fit, task, val_ratio=val_ratio, seed=settings.seed)
     chosen, held = parts.train, parts.validation
+    positions = decoder.config.max_positions
     known = {
         **provenance,
         "rows": ids_digest(row.id for row in chosen),
@@ -80,8 +81,8 @@ def fit_adapter(
     return train(
         decoder,
         adapter,
-        encode_rows(task, encoder, chosen, fit.source, max_seq_length, truncate),
-        encode_rows(task, encoder, held, fit.source, max_seq_length, truncate),
+        encode_rows(task, encoder, chosen, fit.source, max_seq_length, truncate, positions),
+        encode_rows(task, encoder, held, fit.source, max_seq_length, truncate, positions),
         settings,
         fit.folder,
         name=fit.name,
@@ -91,9 +92,19 @@ def fit_adapter(
 
 
 def encode_rows(
-    task: Task, encoder: Encoder, rows: Sequence[Row], source: str, max_tokens: int, truncate: str
+    task: Task,
+    encoder: Encoder,
+    rows: Sequence[Row],
+    source: str,
+    max_tokens: int,
+    truncate: str,
+    max_positions: int | None = None,
 ) -> list[Example]:
-    """Prompt, answer and loss mask of each row. Raises DataError naming the first row without a gold answer."""
+    """Prompt, answer and loss mask of each row: the answer stands where inference asks for it.
+
+    max_positions: tokens that the base model sees at once, whatever the setting says. Raises DataError naming the first
+    row without a gold answer, PromptError for one that does not fit.
+    """
     examples = []
     for row in rows:
         try:
@@ -104,6 +115,7 @@ def encode_rows(
                 max_tokens=max_tokens,
                 truncate=truncate,
                 limit_key="training.max_seq_length",
+                generated=task.choices(row) is None,
             )
         except ValueError as error:
             raise DataError(
@@ -114,6 +126,11 @@ def encode_rows(
                 fix=getattr(error, "fix", "training needs an answer in every row"),
             ) from error
         except PromptError as error:
-            raise PromptError(f"{source}: row {row.id!r}: {error.message}", fix=error.fix) from error
+            fix = error.fix
+            if isinstance(error, TooLongError):
+                fix = f"raise training.max_seq_length to at least {error.needed}, or {error.otherwise}"
+                if max_positions is not None and error.needed > max_positions:
+                    fix = f"{error.otherwise}: the base model sees {max_positions} tokens at once"
+            raise PromptError(f"{source}: row {row.id!r}: {error.message}", fix=fix) from error
         examples.append(Example(row.id, encoded))
     return examples

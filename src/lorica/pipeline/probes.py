@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lorica.data.read import rows_from_memory
 from lorica.errors import PromptError
-from lorica.models.families import read_json_object
+from lorica.models.limits import read_limits
 from lorica.prompts.encoder import Encoder
 from lorica.records import Message, Row
 from lorica.tasks.base import Task
@@ -126,10 +126,7 @@ def shipped_probes(task: Task | None, encoder: Encoder, base: Path) -> list[Prob
 
 def number_probes(base: Path) -> list[Probe]:
     """Prompts of token ids spread over the base's vocabulary: no text, no tokenizer, always possible."""
-    raw = read_json_object(base / "config.json")
-    inner = raw.get("text_config")
-    size = raw.get("vocab_size", inner.get("vocab_size") if isinstance(inner, dict) else None)
-    vocabulary = size if isinstance(size, int) and size > 0 else 32
+    vocabulary = read_limits(base).vocabulary or 32
     width = _NUMBER_LENGTH + _NUMBER_CHOICES
     state, found = 12345, []
     for number in range(_NUMBER_PROBES):
@@ -170,8 +167,7 @@ def _probe(
     name: str, messages: Sequence[Message], texts: Sequence[str], group: str, encoder: Encoder, base: Path
 ) -> Probe:
     choices = tuple(encoder.encode_choice(text) for text in texts)
-    positions = read_json_object(base / "config.json").get("max_position_embeddings")
-    room = min(MAX_PROBE_TOKENS, positions if isinstance(positions, int) and positions > 0 else MAX_PROBE_TOKENS)
+    room = min(MAX_PROBE_TOKENS, read_limits(base).positions or MAX_PROBE_TOKENS)
     prompt = encoder.encode(messages, max_tokens=room - max(map(len, choices)), truncate="error").tokens
     return Probe(name, tuple(messages), tuple(texts), prompt, choices, group)
 

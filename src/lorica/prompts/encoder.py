@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lorica.errors import PromptError
+from lorica.errors import PromptError, TooLongError
 from lorica.prompts import folder as model_folder
 from lorica.prompts import truncate as cutting
+from lorica.prompts.notes import template_notes, vocabulary_notes
 from lorica.prompts.template import ChatTemplate
 from lorica.prompts.vocabulary import Place, Vocabulary
 from lorica.records import Encoded, Message
@@ -15,6 +16,7 @@ from lorica.records import Encoded, Message
 # No tokenizer in use has longer tokens: a text with more characters a token than this cannot fit.
 _CHARS_PER_TOKEN = 256
 _PRIVATE_USE = range(0xE000, 0xF900)
+_SHORTEN = "shorten the instruction or the question"
 
 
 class Encoder:
@@ -22,7 +24,9 @@ class Encoder:
 
     stop_tokens: ids that end an answer: the template's end of turn, the end of text, and those of
     generation_config.json. template_digest, tokenizer_digest: "sha256:..." of what they are made of.
-    template_origin: the file the template came from, or "plain".
+    template_origin: the file the template came from, or "plain". thinks: whether a generated answer may think first.
+    opened: the thought that a prompt for one leaves open, with its tag ("" for none), so that what is generated begins
+    inside it. notes: what a person should know of how prompts are made, one sentence each.
     """
 
     def __init__(self, parts: model_folder.Parts) -> None:
@@ -32,16 +36,19 @@ class Encoder:
         self.template_digest = parts.template_digest
         self.tokenizer_digest = parts.tokenizer_digest
         self.template_origin = parts.template.source.origin
-        habits = parts.template.habits
-        self.folds_system = habits.folds_system
-        after = self._vocabulary.first_marker(habits.after_answer)
+        self.folds_system = parts.template.folds_system
+        position = parts.template.position
+        after = self._vocabulary.first_marker(position.after)
         self.end_of_turn: int = parts.end_of_text if after is None else after
         self.stop_tokens: tuple[int, ...] = tuple(
             dict.fromkeys((self.end_of_turn, parts.end_of_text, *parts.more_stop_tokens))
         )
-        self._answer_prefix = habits.answer_prefix
-        follows_marker = self._vocabulary.ends_with_marker(habits.generation_tail)
-        self._answer_place: Place = "segment" if follows_marker else "continuation"
+        self._marker, self._closing, self._answer_prefix = position.marker, position.closing, position.prefix
+        self.thinks = parts.thinking and bool(position.closing)
+        self.opened = position.thought if self.thinks else ""
+        self.notes = template_notes(parts)
+        self._closing_place = self._place_after(position.tail + position.marker)
+        self._answer_place = self._place_after(position.tail + position.marker + position.closing)
 
     @classmethod
     def load(cls, folder: Path, *, chat_template: str = "auto", thinking: bool = False) -> Encoder:
@@ -61,33 +68,49 @@ class Encoder:
         max_tokens: int,
         truncate: str,
         limit_key: str = "inference.max_input_tokens",
+        generated: bool = False,
     ) -> Encoded:
         """Token ids of a prompt, or of a prompt with its answer and the end of turn.
 
         max_tokens counts everything. truncate ("middle", "left", "right": what is dropped; or "error")
         applies to the messages' trim spans only. limit_key: the key that an error tells to raise. The
         prompt's ids are the same with and without an answer.
+        generated: the answer is written, not scored, so that the model may think before it where `thinking` is on; an
+        answer given here then follows a thought without a word in it. Scored answers always stand behind thoughts.
         Raises PromptError when the prompt does not fit and may not or cannot be cut, when the template
         refuses the messages, or for text that is not valid Unicode; ConfigError for an unknown policy.
         """
         cutting.check_policy(truncate)
-        ending = () if answer is None else (*self.encode_choice(answer), self.end_of_turn)
+        thinks = generated and self.thinks
+        thought = self._encode_text(self._closing, self._closing_place) if thinks else ()
+        ending = () if answer is None else (*thought, *self.encode_choice(answer), self.end_of_turn)
         budget = max_tokens - len(ending)
         for message in messages:
             _check_unicode(message.content)
         folded = self._template.fold(messages)
         shortened, unseen = self._drop_hopeless(folded, max_tokens, truncate, limit_key)
-        prompt = self._prompt(shortened)
+        prompt = self._prompt(shortened, thinks)
         dropped = unseen
         if len(prompt) > budget or unseen:
             if truncate == "error":
-                raise PromptError(
-                    f"a prompt has {len(prompt) + unseen} tokens{self._with_answer(ending)}; "
-                    f"max_tokens is {max_tokens}",
-                    fix=f"raise {limit_key}, or set task.truncate=middle",
+                raise TooLongError(
+                    f"a prompt has {len(prompt) + unseen} tokens{_with_answer(ending)}; max_tokens is {max_tokens}",
+                    needed=len(prompt) + unseen + len(ending),
+                    limit_key=limit_key,
+                    otherwise="set task.truncate=middle",
                 )
             whole = len(prompt)
-            prompt = self._cut(shortened, budget, max_tokens, truncate, ending, limit_key)
+            empty = cutting.replace_spans(shortened, [""] * len(cutting.span_texts(shortened)))
+            fixed = len(self._prompt(empty, thinks))
+            if fixed > budget:
+                raise TooLongError(
+                    f"the fixed text of a prompt needs {fixed} tokens{_with_answer(ending)}; "
+                    f"max_tokens is {max_tokens}",
+                    needed=fixed + len(ending),
+                    limit_key=limit_key,
+                    otherwise=_SHORTEN,
+                )
+            prompt = self._cut(shortened, budget, fixed, truncate, thinks)
             dropped += max(whole - len(prompt), 0 if unseen else 1)
         return Encoded(tokens=prompt + ending, answer_start=len(prompt), dropped=dropped)
 
@@ -106,12 +129,26 @@ class Encoder:
         """The text of generated token ids; special tokens are left out, thinking tags stay."""
         return self._vocabulary.decode(tokens)
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt as the template writes it, for people to read."""
-        folded = self._template.fold(messages)
-        return self._template.render([(m.role, m.content) for m in folded], generation=True)
+    def check_vocabulary(self, rows: int) -> tuple[str, ...]:
+        """Hold the tokenizer against a base model whose embedding has so many rows; what a person should know of it.
 
-    def _prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        Raises PromptError where ordinary texts, the template or its end of turn have tokens that the model has not.
+        """
+        written = self._encode_text(self._template.sample(), "start")
+        return vocabulary_notes(self._vocabulary, rows, used={*written, self.end_of_turn})
+
+    def render(self, messages: Sequence[Message], *, generated: bool = True) -> str:
+        """The prompt as text, for people to read; see `encode`."""
+        folded = self._template.fold(messages)
+        return self._render([(m.role, m.content) for m in folded], generated and self.thinks)
+
+    def _render(self, turns: Sequence[tuple[str, str]], thinks: bool) -> str:
+        return self._template.render(turns, generation=True) + self._marker + ("" if thinks else self._closing)
+
+    def _place_after(self, text: str) -> Place:
+        return "segment" if self._vocabulary.ends_with_marker(text) else "continuation"
+
+    def _prompt(self, messages: Sequence[Message], thinks: bool) -> tuple[int, ...]:
         contents = [message.content for message in messages]
         restore: dict[int, str] = {}
         if any(self._vocabulary.has_marker(content) for content in contents):
@@ -119,9 +156,12 @@ class Encoder:
             contents = [self._vocabulary.shield(content, stand_ins) for content in contents]
             restore = {ord(stand_in): char for char, stand_in in stand_ins.items()}
         turns = [(message.role, content) for message, content in zip(messages, contents, strict=True)]
+        return self._encode_text(self._render(turns, thinks), "start", restore)
+
+    def _encode_text(self, text: str, place: Place, restore: Mapping[int, str] | None = None) -> tuple[int, ...]:
+        """What a template wrote. restore: stand-ins of characters that the user wrote -> these characters."""
         tokens: list[int] = []
-        place: Place = "start"
-        for piece in self._vocabulary.split(self._template.render(turns, generation=True)):
+        for piece in self._vocabulary.split(text):
             if isinstance(piece, int):
                 tokens.append(piece)
             else:
@@ -149,9 +189,11 @@ class Encoder:
         texts = cutting.span_texts(messages)
         fixed = sum(len(message.content) for message in messages) - sum(map(len, texts))
         if fixed > limit:
-            raise PromptError(
+            raise TooLongError(
                 f"a prompt has {fixed} characters that may not be cut; max_tokens is {max_tokens}",
-                fix=f"raise {limit_key}, or shorten the instruction or the question",
+                needed=-(-fixed // _CHARS_PER_TOKEN),
+                limit_key=limit_key,
+                otherwise=_SHORTEN,
             )
         if all(len(text) <= limit for text in texts):
             return messages, 0
@@ -163,35 +205,20 @@ class Encoder:
             unseen += self._vocabulary.count(text[start : start + excess])
         return cutting.replace_spans(messages, kept), unseen
 
-    def _cut(
-        self,
-        messages: Sequence[Message],
-        budget: int,
-        max_tokens: int,
-        policy: str,
-        ending: tuple[int, ...],
-        limit_key: str,
-    ) -> tuple[int, ...]:
-        empty = cutting.replace_spans(messages, [""] * len(cutting.span_texts(messages)))
-        fixed = len(self._prompt(empty))
-        if fixed > budget:
-            raise PromptError(
-                f"the fixed text of a prompt needs {fixed} tokens{self._with_answer(ending)}; "
-                f"max_tokens is {max_tokens}",
-                fix=f"raise {limit_key}, or shorten the instruction or the question",
-            )
+    def _cut(self, messages: Sequence[Message], budget: int, fixed: int, policy: str, thinks: bool) -> tuple[int, ...]:
+        """fixed: tokens of the prompt without the spans that may be cut."""
         fitted = cutting.fit(
             messages,
             policy=policy,
             available=budget - fixed,
             offsets=self._vocabulary.offsets,
-            fits=lambda cut: len(self._prompt(cut)) - budget,
+            fits=lambda cut: len(self._prompt(cut, thinks)) - budget,
         )
-        return self._prompt(fitted)
+        return self._prompt(fitted, thinks)
 
-    @staticmethod
-    def _with_answer(ending: tuple[int, ...]) -> str:
-        return f" and {len(ending)} for its answer" if ending else ""
+
+def _with_answer(ending: tuple[int, ...]) -> str:
+    return f" and {len(ending)} for its answer" if ending else ""
 
 
 def _check_unicode(text: str) -> None:

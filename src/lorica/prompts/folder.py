@@ -22,6 +22,7 @@ class Parts(msgspec.Struct, frozen=True):
 
     vocabulary: Vocabulary
     template: ChatTemplate
+    thinking: bool
     end_of_text: int
     more_stop_tokens: tuple[int, ...]
     template_digest: str
@@ -45,18 +46,22 @@ def read_parts(folder: Path, *, chat_template: str, thinking: bool) -> Parts:
     variables: dict[str, object] = {**names, "enable_thinking": thinking}
     if source.origin == "plain" and not _opens_with(vocabulary, names.get("bos_token")):
         variables.pop("bos_token", None)
-    template = ChatTemplate(source, variables)
+    template = ChatTemplate(source, variables, is_token=lambda text: vocabulary.marker_id(text) is not None)
     end = vocabulary.token_id(names["eos_token"]) if "eos_token" in names else next(iter(stops), None)
     if end is None:
         raise PromptError(
             f"{folder} names no end-of-text token, so an answer could not end",
             fix="add eos_token to tokenizer_config.json",
         )
-    template_bytes = msgspec.json.encode([source.text, thinking])
+    position = template.position
+    # What is added to a template's own prompts changes them, as another template would.
+    added = position.marker + ("" if thinking else position.closing)
+    template_bytes = msgspec.json.encode([source.text, thinking, *([added] if added else [])])
     tokenizer_bytes = msgspec.json.encode(_what_encodes(tokenizer), order="sorted")
     return Parts(
         vocabulary=vocabulary,
         template=template,
+        thinking=thinking,
         end_of_text=end,
         more_stop_tokens=stops,
         template_digest=f"sha256:{hashlib.sha256(template_bytes).hexdigest()}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +20,7 @@ import msgspec
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lorica.errors import PromptError
+from lorica.prompts.position import PROBE_ANSWER, PROBE_SYSTEM, PROBE_USER, Turn, find_position
 from lorica.records import Message
 
 # Meta's own templates fall back to this date when they are told none.
@@ -40,9 +41,6 @@ PLAIN_TEMPLATE = """\
 """
 
 _GENERATION_TAG = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
-_PROBE_SYSTEM = "lorica probe: system"
-_PROBE_USER = "lorica probe: user"
-_PROBE_ANSWER = "lorica probe: answer"
 
 
 class TemplateSource(msgspec.Struct, frozen=True):
@@ -50,21 +48,6 @@ class TemplateSource(msgspec.Struct, frozen=True):
 
     text: str
     origin: str
-
-
-class Habits(msgspec.Struct, frozen=True):
-    """What a template does, found by rendering probes.
-
-    folds_system: it refuses or drops a system message, which is then put before the first user message.
-    answer_prefix: white space it writes between the generation prompt and the answer.
-    after_answer: the text it writes after an assistant's answer.
-    generation_tail: the end of its generation prompt, after the user's text.
-    """
-
-    folds_system: bool
-    answer_prefix: str
-    after_answer: str
-    generation_tail: str
 
 
 def find_template(folder: Path, choice: str, tokenizer_config: Mapping[str, Any]) -> TemplateSource:
@@ -106,9 +89,18 @@ def _read_template(path: Path) -> TemplateSource:
 
 
 class ChatTemplate:
-    """One compiled template. `variables`: what it may use besides messages (bos_token, enable_thinking)."""
+    """One compiled template, with what rendering probes found of it.
 
-    def __init__(self, source: TemplateSource, variables: Mapping[str, object]) -> None:
+    folds_system: it refuses or drops a system message, which is then put before the first user message.
+    position: where its answers stand.
+    """
+
+    def __init__(
+        self, source: TemplateSource, variables: Mapping[str, object], is_token: Callable[[str], bool] = bool
+    ) -> None:
+        """variables: what it may use besides messages (bos_token, enable_thinking). is_token: whether a text is a
+        control token of the tokenizer it is for. Raises PromptError for a template that cannot be used.
+        """
         self.source = source
         self._variables = dict(variables)
         try:
@@ -118,16 +110,27 @@ class ChatTemplate:
                 f"the chat template of {source.origin} is not valid Jinja: {error}",
                 fix="mend it, or set model.chat_template=plain",
             ) from error
-        self.habits = self._probe()
+        self.folds_system = self._probe_system()
+        self.position = find_position(
+            self._render, folds_system=self.folds_system, origin=source.origin, is_token=is_token
+        )
 
     def render(self, turns: Sequence[tuple[str, str]], *, generation: bool) -> str:
         """Render (role, content) pairs. generation: end with the opening of the assistant's turn.
 
         Raises PromptError when the template refuses the conversation.
         """
+        return self._render([{"role": role, "content": content} for role, content in turns], generation)
+
+    def sample(self) -> str:
+        """A conversation as it writes one, with all marks of turns."""
+        system = [] if self.folds_system else [("system", PROBE_SYSTEM)]
+        return self.render([*system, ("user", PROBE_USER), ("assistant", PROBE_ANSWER)], generation=False)
+
+    def _render(self, turns: Sequence[Turn], generation: bool) -> str:
         try:
             return self._template.render(
-                messages=[{"role": role, "content": content} for role, content in turns],
+                messages=turns,
                 tools=None,
                 documents=None,
                 add_generation_prompt=generation,
@@ -136,13 +139,13 @@ class ChatTemplate:
         # A template is a program from elsewhere: whatever it raises is its refusal.
         except Exception as error:
             raise PromptError(
-                f"the chat template of {self.source.origin} refused {[role for role, _ in turns]}: {error}",
+                f"the chat template of {self.source.origin} refused {[turn['role'] for turn in turns]}: {error}",
                 fix="set model.chat_template to a template that accepts them, or to 'plain'",
             ) from error
 
     def fold(self, messages: Sequence[Message]) -> Sequence[Message]:
         """Put a leading system message before the first user message if the template knows no system role."""
-        if not self.habits.folds_system or not messages or messages[0].role != "system":
+        if not self.folds_system or not messages or messages[0].role != "system":
             return messages
         system, rest = messages[0], messages[1:]
         if not rest or rest[0].role != "user":
@@ -152,31 +155,19 @@ class ChatTemplate:
         trim = system.trim + tuple((start + offset, stop + offset) for start, stop in user.trim)
         return (Message("user", f"{system.content}\n\n{user.content}", trim), *rest[1:])
 
-    def _probe(self) -> Habits:
-        user = ("user", _PROBE_USER)
-        opening = self.render([user], generation=True)
-        if _PROBE_USER not in opening:
+    def _probe_system(self) -> bool:
+        """Whether a system message must be folded. Raises PromptError when the user's message is not shown."""
+        user = ("user", PROBE_USER)
+        if PROBE_USER not in self.render([user], generation=True):
             raise PromptError(
                 f"the chat template of {self.source.origin} does not show the user's message",
                 fix="set model.chat_template to a template that does, or to 'plain'",
             )
         try:
-            rendered = self.render([("system", _PROBE_SYSTEM), user], generation=True)
-            folds = _PROBE_SYSTEM not in rendered or _PROBE_USER not in rendered
+            rendered = self.render([("system", PROBE_SYSTEM), user], generation=True)
         except PromptError:
-            folds = True
-        prefix, after = "", ""
-        try:
-            closed = self.render([user, ("assistant", _PROBE_ANSWER)], generation=False)
-        except PromptError:
-            closed = ""
-        if _PROBE_ANSWER in closed:
-            start = closed.rindex(_PROBE_ANSWER)
-            after = closed[start + len(_PROBE_ANSWER) :]
-            between = closed[len(opening) : start] if closed.startswith(opening) else ""
-            prefix = between if not between.strip() else ""
-        tail = opening[opening.rindex(_PROBE_USER) + len(_PROBE_USER) :]
-        return Habits(folds, prefix, after, tail)
+            return True
+        return PROBE_SYSTEM not in rendered or PROBE_USER not in rendered
 
 
 def _without_generation_tags(text: str) -> str:

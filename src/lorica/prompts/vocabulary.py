@@ -17,6 +17,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from lorica.errors import PromptError
+from lorica.thoughts import is_tag
 
 # Where a run of text stands: at the very start, behind a marker, or directly behind other text.
 Place = Literal["start", "segment", "continuation"]
@@ -51,7 +52,8 @@ class Vocabulary:
         """tokenizer: the decoded tokenizer.json. Raises PromptError when the library refuses it."""
         added = msgspec.convert(tokenizer.get("added_tokens") or [], list[AddedToken])
         self._markers = {token.content: token for token in added if token.is_marker and token.content}
-        self._special_ids = {token.id for token in added if token.special}
+        # Thoughts are told from answers by their tags.
+        self._special_ids = {token.id for token in added if token.special and not is_tag(token.content)}
         # Leftmost-longest, as the tokenizer's own automaton matches; `(?!)` matches nothing.
         longest_first = sorted(self._markers, key=len, reverse=True)
         alternatives = "|".join(map(re.escape, longest_first)) or "(?!)"
@@ -131,7 +133,7 @@ class Vocabulary:
         )
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of token ids, without special tokens; unknown ids are left out."""
+        """The text of token ids, without special tokens but for the tags of thoughts; unknown ids are left out."""
         kept = [token for token in tokens if token not in self._special_ids]
         return str(self._tokenizers["start"].decode(kept, skip_special_tokens=False))
 
@@ -139,9 +141,9 @@ class Vocabulary:
         """What the tokenizer itself puts before a text (a beginning-of-text token, or nothing)."""
         return tuple(self._tokenizers["start"].encode("", add_special_tokens=True).ids)
 
-    def size(self) -> int:
-        """Number of entries, added tokens included."""
-        return int(self._tokenizers["start"].get_vocab_size(with_added_tokens=True))
+    def entries(self) -> dict[str, int]:
+        """Every entry and its id, added tokens included."""
+        return dict(self._tokenizers["start"].get_vocab(with_added_tokens=True))
 
     def token_id(self, content: str) -> int | None:
         """The id of a marker or of any other entry of the vocabulary with exactly this spelling."""

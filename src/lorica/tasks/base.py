@@ -20,7 +20,8 @@ class Reading(msgspec.Struct, frozen=True):
 
     answer: the text a person reads, None when there is none. stage: how it was read (see `Answer.stage`).
     valid: False asks for a retry. score: P(Yes), for `rules`. scores: normalised probability of each choice.
-    problem: why it is not valid.
+    problem: why it is not valid. choice_mass: see `Answer.choice_mass`; None where the choices' probabilities are not
+    compared as they are.
     """
 
     answer: str | None
@@ -29,6 +30,7 @@ class Reading(msgspec.Struct, frozen=True):
     score: float | None = None
     scores: dict[str, float] | None = None
     problem: str = ""
+    choice_mass: float | None = None
 
 
 class TaskSettings(msgspec.Struct, frozen=True):
@@ -112,6 +114,11 @@ def softmax(values: Sequence[float]) -> list[float] | None:
     weights = [math.exp(value - top) for value in values]
     total = sum(weights)
     return [weight / total for weight in weights]
+
+
+def choice_mass(logprobs: Sequence[float]) -> float:
+    """The probability of any of these choices: the sum of theirs, of which none begins with another."""
+    return min(1.0, sum(map(math.exp, logprobs)))
 
 
 def invalid(problem: str) -> Reading:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from lorica.thoughts import without_thoughts
+
 # Generated text is short; a cap keeps every step linear in practice whatever a model or a caller hands in.
 _MAX_CHARS = 20_000
-_THOUGHT_TAG = re.compile(r"<(/?)(?:think|thinking|thought|reasoning|reflection)>", re.IGNORECASE)
 _MARKER = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|\[/?INST\]|<</?SYS>>"
     r"|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>|\[/?(?:SYSTEM_PROMPT|AVAILABLE_TOOLS)\]"
@@ -31,21 +32,7 @@ _LONGEST_UNIT = 24  # characters
 
 def strip_markup(text: str) -> str:
     """Without thinking and template markers; a text that starts a second turn ends there."""
-    return _strip_markers(strip_thinking(text[:_MAX_CHARS])).strip()
-
-
-def strip_thinking(text: str) -> str:
-    """Without thinking blocks. An unclosed one hides all that follows; a lone end hides all before it."""
-    kept: list[str] = []
-    start, thinking = 0, False
-    for tag in _THOUGHT_TAG.finditer(text):
-        if tag.group(1):
-            kept = kept if thinking else []
-            start, thinking = tag.end(), False
-        elif not thinking:
-            kept.append(text[start : tag.start()])
-            thinking = True
-    return "".join(kept) if thinking else "".join((*kept, text[start:]))
+    return _strip_markers(without_thoughts(text[:_MAX_CHARS])).strip()
 
 
 def clean_answer(text: str, *, question: str) -> str:

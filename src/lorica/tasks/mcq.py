@@ -20,6 +20,7 @@ from lorica.tasks.base import (
     Reading,
     TaskSettings,
     check_lengths,
+    choice_mass,
     invalid,
     is_missing,
     needed_text,
@@ -190,6 +191,8 @@ class McqTask:
             stage="choice",
             valid=True,
             scores=dict(zip(names, probabilities, strict=True)),
+            # Of whole options the mass says little: a right one is long, and improbable word for word.
+            choice_mass=choice_mass(logprobs) if self.settings.method == "choice" else None,
         )
 
     def read_text(self, row: Row, text: str) -> Reading:

@@ -19,6 +19,7 @@ from lorica.tasks.base import (
     Reading,
     TaskSettings,
     check_lengths,
+    choice_mass,
     invalid,
     is_missing,
     needed_text,
@@ -135,6 +136,7 @@ class RulesTask:
             valid=True,
             score=score,
             scores=dict(zip(CHOICES, probabilities, strict=True)),
+            choice_mass=choice_mass(logprobs),
         )
 
     def read_text(self, row: Row, text: str) -> Reading:

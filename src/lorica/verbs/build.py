@@ -17,7 +17,8 @@ from lorica.config.schema import Config
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings, RepeatableEngine
 from lorica.errors import ConfigError
-from lorica.models.families import read_decoder_config, read_json_object
+from lorica.models.families import read_decoder_config
+from lorica.models.limits import read_limits
 from lorica.models.locate import locate_model
 from lorica.models.weight_files import weight_files
 from lorica.pipeline.answer import AnswerSettings, Pipeline
@@ -35,6 +36,12 @@ _FLOAT32_UP_TO = 1 << 30  # bytes of weight files
 
 # What an engine that repeats every request may change on the way: a run may go on on another machine.
 _SPEED_ALONE = ("threads", "batch_tokens")
+
+# Positions that are kept free behind a prompt where an adapter is tried, for a choice or a short text.
+SHORT_ANSWER = 64  # tokens
+
+# What answers of a run carry: a run that began without it is not gone on with.
+_ANSWERS = "choice_mass"
 
 
 def model_folder(config: Config) -> Path:
@@ -60,8 +67,15 @@ def build_task(config: Config) -> Task:
 
 
 def build_encoder(config: Config, folder: Path) -> Encoder:
-    """The base model's tokenizer and chat template."""
-    return Encoder.load(folder, chat_template=config.model.chat_template, thinking=config.task.thinking)
+    """The base model's tokenizer and chat template, held against the model; what a person should know of them is said.
+
+    Raises PromptError for a template that asks for answers where the model has none, and a tokenizer of another model.
+    """
+    encoder = Encoder.load(folder, chat_template=config.model.chat_template, thinking=config.task.thinking)
+    rows = read_limits(folder).vocabulary
+    for note in (*encoder.notes, *(() if rows is None else encoder.check_vocabulary(rows))):
+        print(f"lorica: {note}", file=sys.stderr)
+    return encoder
 
 
 def device(config: Config) -> str:
@@ -125,12 +139,11 @@ def adapter_folders(config: Config) -> dict[str, Path]:
 
 
 def answer_settings(config: Config, folder: Path) -> AnswerSettings:
-    """The `inference` and `adapters` keys as the pipeline takes them; no prompt exceeds the model's positions."""
+    """The `inference` and `adapters` keys as the pipeline takes them."""
     given = config.inference
-    positions = read_json_object(folder / "config.json").get("max_position_embeddings")
-    room = positions - given.max_new_tokens if isinstance(positions, int) else given.max_input_tokens
     return AnswerSettings(
-        max_input_tokens=max(1, min(given.max_input_tokens, room)),
+        max_input_tokens=given.max_input_tokens,
+        max_positions=read_limits(folder).positions,
         truncate=config.task.truncate,
         sampling=Sampling(
             max_new_tokens=given.max_new_tokens,
@@ -215,7 +228,7 @@ def manifest(config: Config, pipeline: Pipeline, extra: Mapping[str, str]) -> di
         "template": pipeline.encoder.template_digest,
         "tokenizer": pipeline.encoder.tokenizer_digest,
     }
-    return {**found, **versions(), **extra}
+    return {**found, **versions(), "answers": _ANSWERS, **extra}
 
 
 def train_settings(config: Config) -> TrainSettings:

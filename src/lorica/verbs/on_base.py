@@ -70,6 +70,6 @@ def setting(config: Config, base: Path, *, named: bool) -> Setting:
             threads=config.engine.threads,
         ),
         use_stop_tokens=config.inference.use_stop_tokens,
-        max_input_tokens=limits.max_input_tokens,
+        max_input_tokens=limits.prompt_tokens(build.SHORT_ANSWER),
         truncate=limits.truncate,
     )

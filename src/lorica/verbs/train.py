@@ -17,6 +17,7 @@ from lorica.engines.native.engine import NativeEngine
 from lorica.errors import LoricaError
 from lorica.models.decoder import Decoder
 from lorica.models.weights import DTYPES, load_decoder
+from lorica.pipeline.answer import check_room
 from lorica.pipeline.fit import Fit, Parts, divide, fit_adapter
 from lorica.pipeline.passport import data_facts, make_passport, measure, prompt_facts, shipped_canaries, training_facts
 from lorica.pipeline.provenance import base_facts, trained_as, versions
@@ -84,6 +85,7 @@ def train_fits(
     for the training record."""
     folder = build.model_folder(config)
     encoder = build.build_encoder(config, folder)
+    check_room(task, build.answer_settings(config, folder))  # for the passport's metrics, when all is trained
     if config.engine.threads:
         torch.set_num_threads(config.engine.threads)
     decoder = load_decoder(

@@ -1,0 +1,80 @@
+"""What a person should know of a template and its tokenizer: what is added to prompts, which marks are no tokens."""
+
+from __future__ import annotations
+
+import re
+
+from lorica.errors import PromptError
+from lorica.prompts.folder import Parts
+from lorica.prompts.vocabulary import Vocabulary
+
+# Embeddings are padded by some entries; public models have at least 97% of their rows in the tokenizer.
+_LEAST_SHARE = 0.9
+
+# How templates write control tokens; `[INST]` and `<|user|>` of some models are plain text by their training.
+_MARK = re.compile(r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|<(?:start|end)_of_turn>|\[/?[A-Z_]{3,40}\]")
+
+
+def template_notes(parts: Parts) -> tuple[str, ...]:
+    """One sentence each; () for a template that asks where its answers stand, in tokens that the tokenizer has."""
+    position, origin = parts.template.position, parts.template.source.origin
+    notes = []
+    if position.marker:
+        notes.append(
+            f"{origin} asks for an answer without {position.marker!r}, which it writes before every answer: "
+            "prompts end with it, in training too"
+        )
+    if position.closing and not parts.thinking and (position.thought or not position.marker):
+        notes.append(
+            f"{origin} lets the model think before it answers: prompts end with {position.closing!r}, so that the "
+            "answer follows at once; task.thinking=true lets a written answer think first"
+        )
+    return (*notes, *_marks(parts))
+
+
+def vocabulary_notes(vocabulary: Vocabulary, rows: int, *, used: set[int]) -> tuple[str, ...]:
+    """What a person should know of a tokenizer on an embedding of so many rows. used: ids that every prompt has.
+
+    Raises PromptError for one that gives ids beyond the embedding.
+    """
+    entries = vocabulary.entries()
+    beyond = {content: number for content, number in entries.items() if number >= rows}
+    if not beyond:
+        if len(entries) >= _LEAST_SHARE * rows:
+            return ()
+        return (
+            f"the tokenizer has {len(entries)} entries and the base model's embedding {rows} rows: it may be another "
+            "model's; compare its files with the model's own",
+        )
+    shown = ", ".join(f"{content!r} ({number})" for content, number in sorted(beyond.items(), key=lambda e: e[1])[:3])
+    message = (
+        f"the base model's embedding has {rows} rows, and {len(beyond)} of the tokenizer's ids lie beyond: {shown}"
+    )
+    if any(number in used or vocabulary.marker_id(content) is None for content, number in beyond.items()):
+        raise PromptError(
+            message,
+            fix="tokenizer and weights are of different models: use the files of one; or, where tokens were added, "
+            "save the model again after model.resize_token_embeddings(len(tokenizer))",
+        )
+    return (f"{message}; no prompt has them, and no text gives them",)
+
+
+def _marks(parts: Parts) -> list[str]:
+    vocabulary, position = parts.vocabulary, parts.template.position
+    origin = parts.template.source.origin
+    end = _MARK.match(position.after.lstrip())
+    if end is not None and vocabulary.marker_id(end.group()) is None:
+        return [
+            f"{origin} ends an answer with {end.group()!r}, which is no token of the tokenizer: it is written in plain "
+            "pieces, and no answer ends there. Set model.chat_template to the model's own template, or to 'plain'"
+        ]
+    marks = list(dict.fromkeys(_MARK.findall(parts.template.sample())))
+    lacking = [mark for mark in marks if vocabulary.marker_id(mark) is None]
+    kinds = {mark[:1] + mark[-2:-1] for mark in marks if mark not in lacking}
+    odd = [mark for mark in lacking if mark[:1] + mark[-2:-1] in kinds]
+    if not odd:
+        return []
+    return [
+        f"{origin} writes {', '.join(map(repr, odd[:5]))}, no token of the tokenizer beside others that are: written "
+        "in plain pieces. Compare the tokenizer with the template's model, or set model.chat_template"
+    ]
