@@ -20,7 +20,7 @@ def baseline_answers(task: Task, train: Sequence[Row], rows: Sequence[Row]) -> d
     `saq`, `qa`: the answer of the most similar training question. Raises MissingExtraError without scikit-learn.
     """
     if task.name == "rules":
-        return _rules(train, rows)
+        return _rules(task, train, rows)
     if task.name == "mcq":
         return _choices(train, rows)
     found = tfidf.nearest_answers(
@@ -32,9 +32,9 @@ def baseline_answers(task: Task, train: Sequence[Row], rows: Sequence[Row]) -> d
     }
 
 
-def _rules(train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Answer]:
-    posts = [_post(row) for row in train]
-    scores = tfidf.fit_score(posts, [_label(row) for row in train], [_post(row) for row in rows])
+def _rules(task: Task, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Answer]:
+    posts = [_post(task, row) for row in train]
+    scores = tfidf.fit_score(posts, [_label(row) for row in train], [_post(task, row) for row in rows])
     return {
         row.id: Answer(
             id=row.id,
@@ -62,9 +62,8 @@ def _choices(train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Answer]:
     }
 
 
-def _post(row: Row) -> str:
-    assert isinstance(row.case, RulesCase)
-    return f"{row.case.rule}\n{row.case.body}"
+def _post(task: Task, row: Row) -> str:
+    return f"{row.case.rule}\n{row.case.body}" if isinstance(row.case, RulesCase) else task.text(row)
 
 
 def _case(row: Row) -> McqCase:

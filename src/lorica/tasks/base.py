@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from lorica.errors import ConfigError
+from lorica.errors import CellError, ConfigError
 from lorica.records import Message, Row, RowShape
 
 DEFAULT_POSITIVE = ("1", "true", "yes", "violation")
@@ -141,7 +141,7 @@ def text_value(values: Mapping[str, Any], name: str) -> str:
     if is_missing(value):
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"{name!r} is {_kind(value)}, and must be text")
+        raise CellError(f"{name!r} is {_kind(value)}, and must be text", fix="write it as text")
     return str(value).strip()
 
 
@@ -149,7 +149,7 @@ def needed_text(values: Mapping[str, Any], name: str) -> str:
     """As `text_value`. Raises ValueError when it is missing or blank."""
     text = text_value(values, name)
     if not text:
-        raise ValueError(f"{name!r} is empty, and every row needs it")
+        raise CellError(f"{name!r} is empty, and every row needs it", fix="fill it, or leave the row out")
     return text
 
 

@@ -24,9 +24,13 @@ _ROLES: dict[str, Role] = {
 }
 _WHO, _WHAT = ("role", "from"), ("content", "value")
 _OWN = ("id", "subject", "group")
-# Columns beside a chat that change what it means; Lorica asks without them.
-_REFUSED = ("tools", "functions", "images", "videos", "audios", "documents", "chosen", "rejected", "label")
-_SEVERAL = "a chat has several turns of the assistant: the last one is the answer, and the loss is on it alone"
+# Columns beside a chat that change what it means: Lorica asks without them.
+_REFUSED = ("tools", "functions", "images", "videos", "audios", "documents", "chosen", "rejected", "label", "weight")
+_OPTIONS = ("options", "choices", "A", "B")
+_SEVERAL = "the chat has several turns of the assistant; the last one is its answer, and the loss is on that alone"
+
+Gold = Callable[[str], tuple[Any, tuple[str, ...]]]
+"""The assistant's answer -> gold of the row, and notes; raises ValueError for one that is none of the task's."""
 
 
 class ChatCase(msgspec.Struct, frozen=True):
@@ -37,7 +41,12 @@ class ChatCase(msgspec.Struct, frozen=True):
     @property
     def question(self) -> str:
         """What the user said last."""
-        return next((text for role, text in reversed(self.turns) if role == "user"), "")
+        return self.turns[-1][1]
+
+    @property
+    def text(self) -> str:
+        """All that was said."""
+        return "\n".join(text for _, text in self.turns)
 
 
 def chat_messages(case: ChatCase) -> tuple[Message, ...]:
@@ -50,68 +59,80 @@ def chat_messages(case: ChatCase) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def chat_shapes(gold: Callable[[str], Any]) -> tuple[RowShape, ...]:
-    """The tables of chats. gold: the answer of the assistant -> gold of a row; raises ValueError for none of a task."""
-
-    def shape(
-        name: str,
-        required: str,
-        optional: tuple[str, ...],
-        turns: Callable[[Mapping[str, Any]], list[tuple[Role, str]]],
-    ) -> RowShape:
-        def build(values: Mapping[str, Any], row_id: str, line: int) -> Row:
-            return _build(turns(values), values, gold, row_id, line)
-
-        aliases = {"completion": ("response", "answer", "output")}
-        return RowShape(name, (required,), (*optional, *_OWN, *_REFUSED), "id", build, aliases=aliases)
-
+def chat_shapes(gold: Gold) -> tuple[RowShape, ...]:
+    """The tables of chats, whose turns say who speaks."""
     return (
-        shape("chats as messages", "messages", (), lambda values: _turns(values["messages"], "messages")),
-        shape("ShareGPT", "conversations", ("system",), _conversation),
-        shape("prompt and completion", "prompt", ("completion",), _pair),
+        _shape("chats as messages", ("messages",), (), lambda values: _turns(values["messages"], "messages"), gold),
+        _shape("ShareGPT", ("conversations",), ("system",), _conversation, gold),
     )
 
 
-def _build(
-    turns: list[tuple[Role, str]], values: Mapping[str, Any], gold: Callable[[str], Any], row_id: str, line: int
-) -> Row:
-    for name in _REFUSED:
-        if not _is_empty(values.get(name)):
-            raise CellError(
-                f"a chat with {name!r} cannot be asked without it", fix=f"remove {name!r}, or ask these rows elsewhere"
-            )
+def pair_shape(gold: Gold) -> RowShape:
+    """The table of prompts and completions, asked as chats of one turn."""
+    return _shape("prompt and completion", ("prompt",), ("completion", "system", *_OPTIONS), _pair, gold)
+
+
+def _shape(
+    name: str,
+    required: tuple[str, ...],
+    optional: tuple[str, ...],
+    turns: Callable[[Mapping[str, Any]], list[tuple[Role, str]]],
+    gold: Gold,
+) -> RowShape:
+    def build(values: Mapping[str, Any], row_id: str, line: int) -> Row:
+        for column in (*_REFUSED, *_OPTIONS):
+            if column in values and not _is_harmless(column, values[column]):
+                raise CellError(
+                    f"the chat comes with {column!r}, and would be asked without it",
+                    fix=f"remove {column!r} where it does not matter, or leave such rows out",
+                )
+        return _build(turns(values), values, gold, row_id, line)
+
+    aliases = {"completion": ("response", "answer", "output"), "conversations": ("conversation",)}
+    return RowShape(name, required, (*optional, *_OWN, *_REFUSED), "id", build, aliases=aliases)
+
+
+def _build(turns: list[tuple[Role, str]], values: Mapping[str, Any], gold: Gold, row_id: str, line: int) -> Row:
     answers = sum(role == "assistant" for role, _ in turns)
-    answer = turns.pop()[1] if turns[-1][0] == "assistant" else None
-    if not any(role == "user" for role, _ in turns) or turns[-1][0] != "user":
-        before = "before its answer" if answer is not None else "at its end"
+    answer = turns.pop()[1].strip() if turns[-1][0] == "assistant" else None
+    if not turns or turns[-1][0] != "user":
+        place = "at its end" if answer is None else "before its answer"
         raise CellError(
-            f"the chat has no turn of the user {before}",
-            fix="a chat ends with the user, or with the answer to the user",
+            f"the chat has no turn of the user {place}", fix="end it with the user, or with the answer to the user"
         )
+    label, notes = (None, ()) if answer is None else gold(answer)
     return Row(
         id=row_id,
         case=ChatCase(tuple(turns)),
         subject=text_value(values, "subject"),
-        gold=None if answer is None else gold(answer),
+        gold=label,
         group=text_value(values, "group"),
         line=line,
-        notes=(_SEVERAL,) if answer is not None and answers > 1 else (),
+        notes=(*((_SEVERAL,) if answer is not None and answers > 1 else ()), *notes),
     )
 
 
 def _conversation(values: Mapping[str, Any]) -> list[tuple[Role, str]]:
-    turns = _turns(values["conversations"], "conversations")
-    system = text_value(values, "system")
-    return [("system", system), *turns] if system else turns
+    return _with_system(values, _turns(values["conversations"], "conversations"))
 
 
 def _pair(values: Mapping[str, Any]) -> list[tuple[Role, str]]:
     """Texts, or lists of messages."""
-    prompt, completion = values["prompt"], values.get("completion")
-    if not isinstance(prompt, str):
-        return [*_turns(prompt, "prompt"), *([] if completion is None else _turns(completion, "completion"))]
-    pair: list[tuple[Role, str]] = [("user", needed_text(values, "prompt"))]
-    return pair if is_missing(completion) else [*pair, ("assistant", needed_text(values, "completion"))]
+    turns: list[tuple[Role, str]] = []
+    for name, role in (("prompt", "user"), ("completion", "assistant")):
+        value = values.get(name)
+        if isinstance(value, list):
+            turns += _turns(value, name)
+        elif not is_missing(value):
+            turns.append((_ROLES[role], needed_text(values, name)))
+    return _with_system(values, turns)
+
+
+def _with_system(values: Mapping[str, Any], turns: list[tuple[Role, str]]) -> list[tuple[Role, str]]:
+    system = text_value(values, "system")
+    if system and turns[0][0] == "system":
+        raise CellError("the chat has two system messages", fix="keep one: the column 'system', or the first turn")
+    return [("system", system), *turns] if system else turns
 
 
 def _turns(value: object, name: str) -> list[tuple[Role, str]]:
@@ -132,17 +153,16 @@ def _turn(turn: object, name: str) -> tuple[Role, str]:
         )
     who, what = (next((key for key in keys if key in turn), keys[0]) for keys in (_WHO, _WHAT))
     for key, value in turn.items():
-        harmless = key in (who, what) or _is_empty(value) or (key == "weight" and value == 1)
-        if not harmless:
+        if key not in (who, what) and not _is_harmless(key, value):
             raise CellError(
                 f"{name} has {key!r}: {value!r:.40}, which is not read", fix=f"remove {key!r}, or leave the chat out"
             )
     role = turn.get(who)
-    if not isinstance(role, str) or role not in _ROLES:
+    if not isinstance(role, str) or role.lower() not in _ROLES:
         raise CellError(
             f"{name} is by {role!r}", fix=f"allowed are {', '.join(_ROLES)}; leave out chats with other turns"
         )
-    return _ROLES[role], _content(turn.get(what), name)
+    return _ROLES[role.lower()], _content(turn.get(what), name)
 
 
 def _content(value: object, name: str) -> str:
@@ -155,12 +175,15 @@ def _content(value: object, name: str) -> str:
         if not isinstance(part, str):
             kind = part.get("type", "an object") if isinstance(part, Mapping) else repr(part)
             raise CellError(f"{name} holds {kind}, and only text is read", fix="leave the chat out, or its other parts")
-        texts.append(part.strip())
-    text = "\n".join(filter(None, texts))
-    if not text:
+        texts.append(part)
+    text = "\n".join(texts)
+    if not text.strip():
         raise CellError(f"{name} is empty", fix="give the turn a text, or leave the chat out")
     return text
 
 
-def _is_empty(value: object) -> bool:
-    return is_missing(value) or value in ("", [], {}, False)
+def _is_harmless(name: str, value: object) -> bool:
+    """Whether it means the same as if it were not there."""
+    return (
+        is_missing(value) or (name == "weight" and value == 1) or (isinstance(value, (str, list, dict)) and not value)
+    )

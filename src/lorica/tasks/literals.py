@@ -8,8 +8,11 @@ from typing import Any
 
 import msgspec
 
+from lorica.errors import CellError
+
 MAX_CHARS = 262_144
 MAX_DEPTH = 32
+_AS_JSON = """write it as JSON, ["first", "second"] or {"A": "first", "B": "second"}"""
 
 
 # How JSON writers and pandas spell values that no Python literal knows; NaN is how pandas holds what is missing.
@@ -19,7 +22,7 @@ _WORDS = {"nan": None, "NaN": None, "null": None, "true": True, "false": False}
 def literal_cell(value: object, name: str) -> list[Any] | dict[str, Any]:
     """A list or object as it is, or read from JSON text or a Python literal; a NaN inside is None.
 
-    Raises ValueError for anything else.
+    Raises CellError for anything else.
     """
     if isinstance(value, (list, dict)):
         return value
@@ -32,9 +35,11 @@ def literal_cell(value: object, name: str) -> list[Any] | dict[str, Any]:
         try:
             found = _python(text)
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            raise ValueError(f"{name!r} is not JSON ({error}) and no Python literal: {_shown(value)}") from error
+            raise CellError(
+                f"{name!r} is not JSON ({error}) and no Python literal: {_shown(value)}", fix=_AS_JSON
+            ) from error
     if not isinstance(found, (list, dict)):
-        raise ValueError(f"{name!r} must hold a list or an object, not {_shown(value)}")
+        raise CellError(f"{name!r} must hold a list or an object, not {_shown(value)}", fix=_AS_JSON)
     return found
 
 
@@ -56,14 +61,16 @@ def _word(node: ast.expr) -> ast.expr:
 
 def _check(value: object, name: str) -> None:
     if not isinstance(value, str):
-        raise ValueError(f"{name!r} is {type(value).__name__}, and must be a list, an object or text that holds one")
+        raise CellError(
+            f"{name!r} is {type(value).__name__}, and must be a list, an object or text that holds one", fix=_AS_JSON
+        )
     if len(value) > MAX_CHARS:
-        raise ValueError(f"{name!r} has {len(value)} characters; at most {MAX_CHARS} are read")
+        raise CellError(f"{name!r} has {len(value)} characters; at most {MAX_CHARS} are read", fix="shorten it")
     depth = 0
     for char in value:
         depth += (char in "[{(") - (char in "]})")
         if depth > MAX_DEPTH:
-            raise ValueError(f"{name!r} is nested more than {MAX_DEPTH} deep")
+            raise CellError(f"{name!r} is nested more than {MAX_DEPTH} deep", fix="flatten it")
 
 
 def _shown(value: object) -> str:

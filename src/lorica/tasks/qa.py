@@ -5,7 +5,7 @@ from __future__ import annotations
 from lorica.records import Message, Row
 from lorica.tasks.base import TaskSettings
 from lorica.tasks.drafts import Draft
-from lorica.tasks.questions import BY_SUBJECT, QUESTIONS, question_case
+from lorica.tasks.questions import QUESTION_SHAPES, question_case
 from lorica.tasks.written import WrittenTask
 
 
@@ -15,13 +15,16 @@ def qa_task(settings: TaskSettings) -> WrittenTask:
         "qa",
         settings,
         prompt=_prompt,
-        shapes=(BY_SUBJECT, QUESTIONS),
+        shapes=QUESTION_SHAPES,
         metric_names=("token_f1", "exact_match"),
     )
 
 
 def _prompt(row: Row) -> tuple[Message, ...]:
-    """A system message with the subject, and the question as the user's message."""
+    """A system message with the subject, and the question as the user's message, behind its passage if it has one."""
     about = f"questions about {row.subject}" if row.subject else "questions"
     system = Message("system", f"You answer {about}. Reply in one sentence.")
-    return (system, Draft().add_whole(question_case(row).question).message("user"))
+    case, draft = question_case(row), Draft()
+    if case.passage:
+        draft.add("Passage: ").add_long(case.passage).add("\nQuestion: ")
+    return (system, draft.add_whole(case.question).message("user"))

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from lorica.errors import CellError
 from lorica.records import Row, RowShape
 from lorica.tasks.base import Reading, invalid, is_missing, needed_text, text_value
+from lorica.tasks.chats import ChatCase, chat_shapes, pair_shape
 from lorica.tasks.clean import clean_answer, find_problem
 from lorica.tasks.literals import literal_cell
 
 # A whole cell that says there are no annotations, as pandas and others write it.
 _MISSING = ("nan", "NaN", "None", "null")
-_OPTIONAL = ("answer", "subject", "country", "group")
+_OPTIONAL = ("answer", "passage", "input", "subject", "country", "group")
+_ALIASES = {"answer": ("answers",), "passage": ("context",), "output": ("response", "answer")}
+_WITH_INPUT = "the column 'input' is read as part of the question"
+
+
+# What a table of instructions may hold besides, and a question does not.
+_NOT_ASKED = ("system", "history", "images", "tools")
+_SQUAD = re.compile(r"\s*\{\s*['\"]text['\"]")
 
 
 class QuestionCase(msgspec.Struct, frozen=True):
-    """A question; country: where it was asked, if known."""
+    """A question; country: where it was asked, if known. passage: what it is asked about; unset where there is none, so
+    that digests of such rows stay what passports say."""
 
     question: str
     country: str = ""
+    passage: str | UnsetType = UNSET
 
 
 def read_answer(row: Row, text: str) -> Reading:
     """Clean a generated text and judge it; an invalid one has no answer and its problem named."""
-    question = question_case(row).question
+    question = row.case.question if isinstance(row.case, ChatCase) else question_case(row).question
     answer = clean_answer(text, question=question)
     problem = find_problem(answer, raw=text, question=question)
     return invalid(problem) if problem else Reading(answer=answer, stage="text", valid=True)
@@ -47,14 +60,31 @@ def question_case(row: Row) -> QuestionCase:
 
 
 def _build_question(values: Mapping[str, Any], row_id: str, line: int) -> Row:
+    given = text_value(values, "input")
     return Row(
         id=row_id,
-        case=QuestionCase(needed_text(values, "question"), text_value(values, "country")),
+        case=QuestionCase(
+            "\n\n".join(filter(None, (needed_text(values, "question"), given))),
+            text_value(values, "country"),
+            text_value(values, "passage") or UNSET,
+        ),
         subject=text_value(values, "subject"),
         gold=_answers(values.get("answer")),
         group=text_value(values, "group"),
         line=line,
+        notes=(_WITH_INPUT,) if given else (),
     )
+
+
+def _build_instruction(values: Mapping[str, Any], row_id: str, line: int) -> Row:
+    for name in _NOT_ASKED:
+        if name in values and values[name] != []:
+            raise CellError(
+                f"the instruction comes with {name!r}, and would be asked without it",
+                fix="write such rows as chats, in a column 'messages'",
+            )
+    named = {**values, "question": values["instruction"], "answer": values.get("output")}
+    return msgspec.structs.replace(_build_question(named, row_id, line), notes=())
 
 
 def _build_annotated(values: Mapping[str, Any], row_id: str, line: int) -> Row:
@@ -65,8 +95,13 @@ def _build_annotated(values: Mapping[str, Any], row_id: str, line: int) -> Row:
 
 
 def _answers(value: object) -> tuple[str, ...] | None:
-    """A text, or in JSON a list of accepted texts, the preferred one first."""
+    """A text, or in JSON a list of accepted texts, the preferred one first; or SQuAD's {"text": [...]} and the like."""
+    if isinstance(value, str) and _SQUAD.match(value):
+        value = literal_cell(value, "answer")
+    if isinstance(value, Mapping) and "text" in value:
+        value = value["text"]
     texts = value if isinstance(value, list) else [value]
+    texts = [text["text"] if isinstance(text, Mapping) and "text" in text else text for text in texts]
     found = [text_value({"answer": text}, "answer") for text in texts]
     return tuple(dict.fromkeys(filter(None, found))) or None
 
@@ -106,6 +141,25 @@ ANNOTATED = RowShape(
     ("en_question", "annotations", "idks", *_OPTIONAL),
     "ID",
     _build_annotated,
+    aliases=_ALIASES,
 )
-BY_SUBJECT = RowShape("subject questions", ("questionID", "question"), _OPTIONAL, "questionID", _build_question)
-QUESTIONS = RowShape("questions and answers", ("question",), ("id", *_OPTIONAL), "id", _build_question)
+BY_SUBJECT = RowShape(
+    "subject questions", ("questionID", "question"), _OPTIONAL, "questionID", _build_question, aliases=_ALIASES
+)
+QUESTIONS = RowShape(
+    "questions and answers", ("question",), ("id", *_OPTIONAL), "id", _build_question, aliases=_ALIASES
+)
+_ELSEWHERE = (
+    *chat_shapes(lambda answer: ((answer,), ())),
+    RowShape(
+        "instructions",
+        ("instruction",),
+        ("id", "input", "output", "subject", "group", *_NOT_ASKED),
+        "id",
+        _build_instruction,
+        aliases=_ALIASES,
+    ),
+    pair_shape(lambda answer: ((answer,), ())),
+)
+QUESTION_SHAPES = (BY_SUBJECT, QUESTIONS, *_ELSEWHERE)
+"""The tables of every task with written answers, the most specific first."""

@@ -6,6 +6,7 @@ the shared part is computed once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,13 +28,18 @@ from lorica.tasks.base import (
     softmax,
     text_value,
 )
+from lorica.tasks.chats import ChatCase, chat_messages, chat_shapes
 from lorica.tasks.drafts import Draft
 from lorica.tasks.numbers import read_probability
 
 METHODS = ("choice", "generate")
 STYLES = ("plain", "structured", "contrastive")
-CHOICES = ("Yes", "No")
+CHOICES: tuple[str, str] = ("Yes", "No")
 _EXAMPLES = ("positive_example_1", "positive_example_2", "negative_example_1", "negative_example_2")
+_EXAMPLES_UNUSED = (
+    "the examples of the rows (positive_example_1, negative_example_1, ...) are left out of prompts by "
+    "task.style=plain; task.style=structured shows them"
+)
 _OPTIONAL = ("subreddit", *_EXAMPLES, "rule_violation", "subject", "group")
 
 _REPLY = {
@@ -87,10 +93,19 @@ class RulesTask:
         self.shapes: tuple[RowShape, ...] = (
             RowShape("rule violations", ("row_id", "body", "rule"), _OPTIONAL, "row_id", self._build),
             RowShape("posts and rules", ("body", "rule"), ("id", *_OPTIONAL), "id", self._build),
+            *chat_shapes(self._chat_gold),
+        )
+        # The words by which a chat is answered; a prompt of the task's own asks for Yes or No.
+        self._words = (
+            settings.positive_labels[0] if _own(settings.positive_labels, DEFAULT_POSITIVE) else CHOICES[0],
+            settings.negative_labels[0] if _own(settings.negative_labels, DEFAULT_NEGATIVE) else CHOICES[1],
         )
 
     def render(self, row: Row) -> tuple[Message, ...]:
-        """One user message (`plain`), or a system and a user message (`structured`, `contrastive`)."""
+        """One user message (`plain`), or a system and a user message (`structured`, `contrastive`); the turns of a chat
+        as they are."""
+        if isinstance(row.case, ChatCase):
+            return chat_messages(row.case)
         case = _case(row)
         reply = _REPLY[self.settings.method]
         if self.settings.style == "plain":
@@ -112,30 +127,32 @@ class RulesTask:
         return (Message("system", f"{role} {reply}"), draft.message("user"))
 
     def choices(self, row: Row) -> tuple[str, ...] | None:
-        """("Yes", "No"), or None for method=generate."""
-        return CHOICES if self.settings.method == "choice" else None
+        """("Yes", "No"), or for a chat the first of the positive and of the negative labels that are configured; None
+        for method=generate."""
+        return self._answers(row) if self.settings.method == "choice" else None
 
     def target(self, row: Row) -> str:
-        """ "Yes"/"No", or "1.0"/"0.0" for method=generate. Raises ValueError for an unlabelled row."""
+        """ "Yes"/"No", or "1.0"/"0.0" for method=generate; of a chat its word. Raises ValueError without a label."""
         if row.gold not in (0, 1):
             raise ValueError(f"row {row.id!r} has no label (rule_violation): nothing to train on")
-        if self.settings.method == "choice":
-            return CHOICES[0] if row.gold else CHOICES[1]
+        if self.settings.method == "choice" or isinstance(row.case, ChatCase):
+            return self._answers(row)[0 if row.gold else 1]
         return "1.0" if row.gold else "0.0"
 
     def read_choices(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> Reading:
         """score = P(Yes) / (P(Yes) + P(No))."""
-        check_lengths(CHOICES, logprobs, lengths)
+        words = self._answers(row)
+        check_lengths(words, logprobs, lengths)
         probabilities = softmax(logprobs)
         if probabilities is None:
-            return invalid("the log-probabilities of Yes and No are not numbers")
+            return invalid(f"the log-probabilities of {' and '.join(words)} are not numbers")
         score = probabilities[0]
         return Reading(
-            answer=_verdict(score),
+            answer=words[0 if score >= 0.5 else 1],
             stage="choice",
             valid=True,
             score=score,
-            scores=dict(zip(CHOICES, probabilities, strict=True)),
+            scores=dict(zip(words, probabilities, strict=True)),
             choice_mass=choice_mass(logprobs),
         )
 
@@ -153,8 +170,20 @@ class RulesTask:
         return Reading(answer=_verdict(found.value), stage=found.stage, valid=True, score=found.value)
 
     def text(self, row: Row) -> str:
-        """The post."""
-        return _case(row).body
+        """The post, or all of a chat."""
+        return row.case.text if isinstance(row.case, ChatCase) else _case(row).body
+
+    def _answers(self, row: Row) -> tuple[str, str]:
+        return self._words if isinstance(row.case, ChatCase) else CHOICES
+
+    def _chat_gold(self, answer: str) -> tuple[int | None, tuple[str, ...]]:
+        """The label that a chat ends with, and a note where it is asked in other words."""
+        gold = self._gold(answer.rstrip(".。"))
+        word = self._words[0 if gold else 1]
+        if answer == word:
+            return gold, ()
+        told = f"the chat's answer {answer!r} is asked and trained as {word!r}; task.positive_labels and "
+        return gold, (f"{told}task.negative_labels, each with the chats' own words, keep them",)
 
     def _build(self, values: Mapping[str, Any], row_id: str, line: int) -> Row:
         examples = [text_value(values, name) for name in _EXAMPLES]
@@ -172,6 +201,7 @@ class RulesTask:
             gold=self._gold(values.get("rule_violation")),
             group=text_value(values, "group"),
             line=line,
+            notes=(_EXAMPLES_UNUSED,) if any(examples) and self.settings.style == "plain" else (),
         )
 
     def _gold(self, value: object) -> int | None:
@@ -187,6 +217,10 @@ class RulesTask:
         return self._labels[label]
 
 
+def _own(labels: Sequence[str], default: Sequence[str]) -> bool:
+    return bool(labels) and tuple(labels) != tuple(default)
+
+
 def _label_table(settings: TaskSettings) -> dict[str, int]:
     positive = {_spelling(label) for label in settings.positive_labels or DEFAULT_POSITIVE}
     negative = {_spelling(label) for label in settings.negative_labels or DEFAULT_NEGATIVE}
@@ -199,9 +233,9 @@ def _label_table(settings: TaskSettings) -> dict[str, int]:
 
 
 def _spelling(value: object) -> str:
-    """A label as it is compared: "Spam " is "spam", 1.0 and "1.0" are "1", true is "true"."""
+    """A label as it is compared: "Spam " is "spam", 1.0, 1e0 and "1.0" are "1", true is "true"."""
     text = "" if is_missing(value) else str(value).strip().casefold()
-    return text.removesuffix(".0") if text in ("1.0", "0.0") else text
+    return re.sub(r"([0-9])\.0+", r"\1", text) if re.fullmatch(r"[+-]?[0-9]+\.0+", text) else text
 
 
 def _add_examples(draft: Draft, label: str, examples: Sequence[str]) -> None:

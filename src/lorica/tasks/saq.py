@@ -5,7 +5,7 @@ from __future__ import annotations
 from lorica.records import Message, Row
 from lorica.tasks.base import TaskSettings
 from lorica.tasks.drafts import Draft
-from lorica.tasks.questions import ANNOTATED, BY_SUBJECT, QUESTIONS, question_case
+from lorica.tasks.questions import ANNOTATED, QUESTION_SHAPES, question_case
 from lorica.tasks.written import WrittenTask
 
 
@@ -15,11 +15,15 @@ def saq_task(settings: TaskSettings) -> WrittenTask:
         "saq",
         settings,
         prompt=_prompt,
-        shapes=(ANNOTATED, BY_SUBJECT, QUESTIONS),
+        shapes=(ANNOTATED, *QUESTION_SHAPES),
         metric_names=("exact_match", "token_f1"),
     )
 
 
 def _prompt(row: Row) -> tuple[Message, ...]:
-    """One user message: the instruction and the question."""
-    return (Draft().add("Answer in a few words.\nQuestion: ").add_whole(question_case(row).question).message("user"),)
+    """One user message: the instruction, the passage if there is one, and the question."""
+    case = question_case(row)
+    draft = Draft().add("Answer in a few words.\n")
+    if case.passage:
+        draft.add("Passage: ").add_long(case.passage).add("\n")
+    return (draft.add("Question: ").add_whole(case.question).message("user"),)

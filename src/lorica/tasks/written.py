@@ -8,6 +8,7 @@ import msgspec
 
 from lorica.records import Message, Row, RowShape
 from lorica.tasks.base import Reading, TaskSettings, invalid, pick
+from lorica.tasks.chats import ChatCase, chat_messages
 from lorica.tasks.questions import gold_text, question_case, read_answer
 
 
@@ -35,8 +36,8 @@ class WrittenTask:
         self._prompt = prompt
 
     def render(self, row: Row) -> tuple[Message, ...]:
-        """The task's own prompt."""
-        return self._prompt(row)
+        """The task's own prompt, or the turns of a chat as they are."""
+        return chat_messages(row.case) if isinstance(row.case, ChatCase) else self._prompt(row)
 
     def choices(self, row: Row) -> tuple[str, ...] | None:
         """None: the answer is generated."""
@@ -55,5 +56,5 @@ class WrittenTask:
         return read_answer(row, text)
 
     def text(self, row: Row) -> str:
-        """The question."""
-        return question_case(row).question
+        """The question, or all of a chat."""
+        return row.case.text if isinstance(row.case, ChatCase) else question_case(row).question

@@ -12,6 +12,7 @@ from lorica.data.read import read_rows
 from lorica.records import Row
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
+from lorica.tasks.chats import ChatCase
 from lorica.tasks.mcq import McqCase
 from lorica.tasks.questions import QuestionCase
 from lorica.tasks.rules import RulesCase
@@ -77,7 +78,9 @@ def _with_text(row: Row, other: Row) -> Row:
     elif isinstance(mine, McqCase) and isinstance(theirs, McqCase):
         case = msgspec.structs.replace(mine, question=theirs.question, passage=theirs.passage, listed=False)
     elif isinstance(mine, QuestionCase) and isinstance(theirs, QuestionCase):
-        case = msgspec.structs.replace(mine, question=theirs.question)
+        case = msgspec.structs.replace(mine, question=theirs.question, passage=theirs.passage)
+    elif isinstance(mine, ChatCase) and isinstance(theirs, ChatCase):
+        case = theirs
     else:
         case = mine
     return msgspec.structs.replace(row, case=case)
