@@ -81,3 +81,22 @@ def test_a_file_called_gguf_is_called_so(tmp_path: Path) -> None:
     found = _levels(tmp_path / "model.gguf")
     assert found["L011"] == "reject"
     assert "L022" not in found
+
+
+def _fits(folder: Path, name: str, *, hidden: int = 4096, layers: int = 32) -> str:
+    """What is said of the bases that an adapter of Llama-2-7B's shapes fits."""
+    shapes = {"inputs": hidden, "outputs": hidden, "layers": layers, "rank": 1}
+    config = msgspec.structs.replace(QV, r=1, base_model_name_or_path=name)
+    (source,) = find_sources([write(folder, healthy(**shapes), config=config)])
+    return check.examine(source, most=1).fits
+
+
+def test_the_named_base_stands_first_among_those_that_fit(tmp_path: Path) -> None:
+    text = _fits(tmp_path / "a", "meta-llama/Llama-2-7b-chat-hf")
+    assert text.startswith("fits meta-llama/Llama-2-7b-chat-hf and ")
+    assert _fits(tmp_path / "b", "NousResearch/Llama-2-7b-hf").startswith("fits meta-llama/Llama-2-7b-hf and ")
+    count = int(text.split(" and ")[1].split()[0])
+    assert _fits(tmp_path / "c", "me/my-own-7b").endswith(
+        "me/my-own-7b, which the config names, is not among those known by shape"
+    )
+    assert f" and {count} others; does not fit Qwen/Qwen3-4B: " in _fits(tmp_path / "d", "Qwen/Qwen3-4B")

@@ -133,6 +133,16 @@ def manifest(**values: Any) -> dict[str, Any]:
     return documents(training={"manifest": {f"lora.{key}": json.dumps(value) for key, value in values.items()}})
 
 
+RUGPT = "ai-forever/rugpt3small_based_on_gpt2"
+
+
+@pytest.mark.parametrize("name", [RUGPT, "me/llama-tokenizer-for-gpt", "me/not-llama"])
+def test_a_tokenizer_is_not_held_against_a_model_that_the_base_only_speaks_of(name: str) -> None:
+    beside = documents(tokenizer_config={"bos_token": "<s>", "tokenizer_class": "GPT2Tokenizer"})
+    found = check_claims(*specimen(PLAIN, base(name), **beside), None)
+    assert not {"L166", "L150"} & set(codes(found))
+
+
 CONFLICTS: dict[str, tuple[Shapes, dict[str, Any], dict[str, Any], str, str]] = {
     "card of another size": (PLAIN, base(QWEN), card("---\nbase_model: Qwen/Qwen2.5-7B\n---"), "L150", "7B"),
     "card of another family": (PLAIN, base(QWEN), card("---\nbase_model: [google/gemma-2-2b]\n---"), "L150", "gemma"),

@@ -150,3 +150,16 @@ def test_a_file_that_is_gone(tmp_path: Path) -> None:
     entries = [entry(tmp_path / "a", healthy()), entry(tmp_path / "b", moved(healthy(), 0.05))]
     (tmp_path / "b" / "adapter_model.safetensors").unlink()
     assert "L251" not in codes(check_duplicates(entries)).get("a", set())
+
+
+def test_nan_equals_nothing(tmp_path: Path) -> None:
+    """Runs of one seed that diverged are equal to the last bit; neither has an update that the other could copy."""
+    lost = {half: change(healthy(), half, lambda x: np.full_like(x, np.nan)) for half in "AB"}
+    lost["inf"] = change(healthy(), "B", lambda x: np.full_like(x, np.inf))
+    for name, arrays in lost.items():
+        entries = [entry(tmp_path / f"{name}-{adapter}", arrays) for adapter in ("history", "algebra")]
+        assert "L250" not in {code for each in codes(check_duplicates(entries)).values() for code in each}
+    partly = healthy()
+    partly[factors(partly, "B")[0]][:] = np.nan
+    entries = [entry(tmp_path / adapter, partly) for adapter in ("history", "algebra")]
+    assert codes(check_duplicates(entries)) == {"history": {"L250"}, "algebra": {"L250"}}

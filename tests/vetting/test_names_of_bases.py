@@ -53,3 +53,34 @@ def test_traits_of_names() -> None:
     assert sees("Qwen/Qwen2-VL-2B") is True
     assert sees("Qwen/Qwen2.5-7B") is False
     assert sees("someone/something") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ai-forever/rugpt3small_based_on_gpt2", "me/not-llama", "me/llama-tokenizer-for-gpt", "me/adapter-for-gemma"),
+        *("me/llama_tokenizer", "me/qwen-style-model", "me/Llama-like-1B", "me/distilled-from-mistral-7b"),
+        *("me/llamaindex-embedder", "me/allamanda", "me/mistralian", "me/non-qwen2", "me/better-than-llama-3"),
+    ],
+)
+def test_a_name_that_speaks_of_another_model_names_no_family(name: str) -> None:
+    assert families(name) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("openai-community/gpt2", "gpt2"),
+        ("meta-llama/LlamaGuard-7b", "llama"),
+        ("amazon/MistralLite", "mistral"),
+        ("microsoft/phi-2", "phi"),
+        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "llama"),
+        ("Qwen2VL-2B", "qwen2"),
+        ("NousResearch/Nous-Hermes-2-Mistral-7B-DPO", "mistral"),
+        ("codellama/CodeLlama-7b-hf", "llama"),
+        ("me/Llama-2-7b-for-summaries", "llama"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm"),
+    ],
+)
+def test_words_are_found_whole(name: str, family: str) -> None:
+    assert families(name) == {family}

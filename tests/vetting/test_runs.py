@@ -117,6 +117,7 @@ NO_RUN = [
     ["history.safetensors", "algebra.safetensors"],
     ["history-v1", "history-v2"],
     ["steps", "bestiary"],
+    ["all/lora.safetensors", "all/model.safetensors", "all/adapter_a.safetensors", "all/adapter_b.safetensors"],
 ]
 
 

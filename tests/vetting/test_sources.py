@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 from tests.hostile.folders import CONFIG, WEIGHTS, make_adapter
 
 from lorica.errors import AdapterError
+from lorica.verbs import check
 from lorica.vetting.files.examine import examine_files
-from lorica.vetting.files.sources import Source, find_sources
+from lorica.vetting.files.sources import Source, find_sources, search_sources
 
 
 def names(*places: Path) -> list[str]:
@@ -179,3 +181,101 @@ def test_what_is_no_adapter_is_named(tmp_path: Path) -> None:
     (tmp_path / "texts" / "x.txt").write_text("x")
     assert "holds no adapter" in refused(tmp_path / "texts")
     assert names(tmp_path) == ["adapter"]  # the base model beside it is passed over
+
+
+def passed(*places: Path) -> list[str]:
+    """What was not looked at, below the first place."""
+    return sorted(str(each.relative_to(places[0])) for each in search_sources(places)[1])
+
+
+def test_adapters_three_levels_down_are_found(tmp_path: Path) -> None:
+    for inner in ("a/b/c", "x/y/z", "x/run/checkpoints/step-1", "x/y/run/checkpoint-1"):
+        make_adapter(tmp_path / inner)
+    assert names(tmp_path) == ["a/b/c", "x/run/checkpoints/step-1", "x/y/z"]
+    assert passed(tmp_path) == ["x/y/run"]
+    assert names(tmp_path / "x" / "y") == ["run/checkpoint-1", "z"]
+
+
+def test_what_lies_deeper_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_adapter(tmp_path / "near")
+    make_adapter(tmp_path / "far" / "1" / "2" / "3" / "4")
+    make_adapter(tmp_path / "near" / "checkpoint-5")
+    assert names(tmp_path) == ["near"]
+    assert passed(tmp_path) == ["far/1/2", "near/checkpoint-5"]
+    check.run([str(tmp_path)])
+    assert f"Not looked at: {tmp_path / 'far/1/2'}, {tmp_path / 'near' / 'checkpoint-5'};" in capsys.readouterr().out
+    check.run([str(tmp_path), "--json"])
+    assert len(json.loads(capsys.readouterr().out)["not_looked_at"]) == 2
+    assert passed(tmp_path, tmp_path / "near" / "checkpoint-5") == ["far/1/2"]
+    shutil.rmtree(tmp_path / "near")
+    assert str(tmp_path / "far/1/2") in refused(tmp_path)
+    assert names(tmp_path / "far/1/2") == ["3/4"]
+
+
+def test_adapters_within_an_adapters_folder_are_said(tmp_path: Path) -> None:
+    make_adapter(tmp_path / "repo")
+    for inner in ("other", "checkpoints/step-2", "last"):
+        make_adapter(tmp_path / "repo" / inner)
+    (tmp_path / "repo" / "logs").mkdir()
+    assert names(tmp_path / "repo") == ["repo"]
+    assert passed(tmp_path / "repo") == ["checkpoints/step-2", "last", "other"]
+
+
+@pytest.mark.parametrize("beside", [(), ("training_args.bin", "optimizer.pt", "README.md")])
+@pytest.mark.parametrize("own_config", [True, False])
+def test_a_parent_with_a_config_whose_weights_lie_below(
+    beside: tuple[str, ...], own_config: bool, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    for inner in ("best", "checkpoint-10", "checkpoint-20"):
+        make_adapter(run / inner)
+        if not own_config:
+            (run / inner / CONFIG).unlink()
+    shutil.copy(make_adapter(tmp_path / "made") / CONFIG, run / CONFIG)
+    for name in beside:
+        (run / name).write_bytes(b"x")
+    source = one(run)
+    assert (source.name, source.place) == ("run", run / "best")
+    assert passed(run) == ["checkpoint-10", "checkpoint-20"]
+    specimen, findings = examine_files(source)
+    assert specimen is not None
+    assert [each.code for each in findings] == ([] if own_config else ["L002"])
+    if not own_config:  # what the advice says leads on
+        assert str(run / CONFIG) in findings[0].fix
+        shutil.copy(run / CONFIG, run / "best" / CONFIG)
+        assert examine_files(one(run))[1] == []
+    shutil.rmtree(run / "best")
+    assert names(run) == ["checkpoint-10", "checkpoint-20"]
+    assert names(tmp_path) == ["made", "run/checkpoint-10", "run/checkpoint-20"]
+
+
+def test_a_config_without_weights_anywhere_stays_one_adapter(tmp_path: Path) -> None:
+    shutil.copy(make_adapter(tmp_path / "made") / CONFIG, tmp_path / CONFIG)
+    shutil.rmtree(tmp_path / "made")
+    (tmp_path / "checkpoint-1").mkdir()
+    assert [each.code for each in examine_files(one(tmp_path))[1]] == ["L003"]
+
+
+def test_a_tree_of_loops_ends(tmp_path: Path) -> None:
+    """Links that lead round in circles, and chains of configs without weights."""
+    make_adapter(tmp_path / "real")
+    for number in range(30):
+        (tmp_path / f"loop{number:02}").symlink_to(tmp_path)
+        (tmp_path / f"self{number:02}").symlink_to(f"self{number:02}")
+    assert names(tmp_path) == ["real"]
+    inner = tmp_path / "deep"
+    for _ in range(100):
+        inner = inner / "checkpoints"
+        inner.mkdir(parents=True)
+        (inner / CONFIG).write_bytes(b"{}")
+    assert len(search_sources([tmp_path / "deep"])[0]) <= 1
+
+
+def test_so_many_folders_are_listed_and_the_others_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        make_adapter(tmp_path / f"{number:02}" / "inner")
+    assert len(names(tmp_path)) == 40
+    monkeypatch.setattr("lorica.vetting.files.sources.MAX_FOLDERS", 60)
+    found, left = search_sources([tmp_path])
+    assert 10 < len(found) < 40
+    assert len(found) + len(left) == 40

@@ -12,16 +12,24 @@ from typing import Any
 
 import msgspec
 
+from lorica.adapters.names import PREFIX
+
 _PEFT = "PEFT reads it: PeftModel.from_pretrained; where it can be merged, merge_and_unload() gives a plain model"
 _PROMPT = "PEFT reads it: PeftModel.from_pretrained; it steers the prompt and cannot be merged into weights"
 
 
 class Method(msgspec.Struct, frozen=True):
-    """title: for people. marks: parts of tensor names that no other method uses. reader: what reads it."""
+    """title: for people. marks: parts of tensor names that no other method uses. reader: what reads it. Of a tool's
+    format: names: an expression for its tensors where a part does not tell, files: one for whole names of its files,
+    keys: of its config.
+    """
 
     title: str
     marks: tuple[str, ...] = ()
     reader: str = _PEFT
+    names: str = ""
+    files: str = ""
+    keys: tuple[str, ...] = ()
 
 
 # By PEFT's name of the method. Marks stand in this order: the first that is found names the method.
@@ -73,22 +81,58 @@ METHODS: dict[str, Method] = {
     "XLORA": Method("X-LoRA", (".xlora_",)),
 }
 
-# Formats of tools other than PEFT, by what their tensors' names hold.
+_CONVERT = "`lorica convert` makes a PEFT adapter of it; or ask its maker for one"
+_IMAGES = "image tools read it (diffusers, ComfyUI); Lorica checks adapters of language models"
+
+# Formats of tools other than PEFT, by what their tensors' names hold, what their files are called, and keys of their
+# configs. Their order is that in which names are tried.
 FORMATS: dict[str, Method] = {
     "kohya": Method(
         "kohya's or LyCORIS' format (lora_down / lora_up)",
-        (".lora_down.", ".lora_up.", "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_"),
+        (".lora_down.", ".lora_up.", "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lycoris_"),
         "image tools read it (kohya sd-scripts, diffusers); diffusers converts it to PEFT's names",
     ),
     "mlx": Method(
         "MLX's format (lora_a / lora_b, transposed)",
-        (".lora_a.", ".lora_b."),
-        "mlx_lm reads it; `mlx_lm.fuse` merges it into its base model",
+        (),
+        f"mlx_lm reads it, and `mlx_lm.fuse` merges it into its base model; {_CONVERT}",
+        names=r"\.lora_[ab]$",
+        files=r"(?:\d+_)?adapters\.(?:safetensors|npz)",
+        keys=("lora_parameters", "fine_tune_type", "lora_layers"),
+    ),
+    "torchtune": Method(
+        "torchtune's format (lora_a.weight / lora_b.weight)",
+        (),
+        "torchtune reads it, and saves PEFT's format with save_adapter_weights_only=True and its HF checkpointer",
+        names=r"\.lora_[ab]\.weight$",
+        files=r"adapter_\d+\.(?:pt|safetensors)",
     ),
     "adapterhub": Method(
-        "AdapterHub's format", (".loras.", ".adapters."), "the `adapters` package reads it: model.load_adapter"
+        "AdapterHub's format",
+        (".loras.", ".adapters."),
+        "the `adapters` package reads it: model.load_adapter; PEFT cannot",
+        files=r"pytorch_adapter\.bin|adapter\.safetensors|head_config\.json|pytorch_model_head\.bin|model_head\.safetensors",
+    ),
+    "diffusers": Method(
+        "diffusers' format (LoRA of an image or video model)",
+        (".lora.down.", ".lora.up.", "_lora.down.", "_lora.up.", ".lora_linear_layer."),
+        f"diffusers reads it: pipeline.load_lora_weights; {_IMAGES}",
+        names=r"^(?:unet|text_encoder(?:_\d)?|diffusion_model|transformer\.(?:single_)?transformer_blocks)\.",
+        files=r"pytorch_lora_weights\.(?:safetensors|bin)",
+    ),
+    "xlabs": Method(
+        "XLabs' format (LoRA of an image model)",
+        (),
+        f"x-flux and diffusers read it; {_IMAGES}",
+        names=r"_blocks\.\d+\.processor\.",
     ),
 }
+_MLX_WHOLE = Method(
+    "a whole model's weights as MLX trains them (fine_tune_type full), no adapter",
+    reader="mlx_lm reads it, and `mlx_lm.fuse` makes a model of it, which other tools read as a base model",
+)
+# What names no method, whatever its writer meant.
+NO_METHOD = ("", "none", "null", "nan", "unknown")
 
 
 def method_of_config(config: Mapping[str, Any]) -> tuple[str, Method] | None:
@@ -97,13 +141,14 @@ def method_of_config(config: Mapping[str, Any]) -> tuple[str, Method] | None:
     An unknown `peft_type` gives a Method of that title.
     """
     kind = config.get("peft_type")
-    if isinstance(kind, str) and kind:
+    if isinstance(kind, str) and kind.strip().lower() not in NO_METHOD:
         if kind.upper() == "LORA":
             return None
         return kind.upper(), METHODS.get(kind.upper(), Method(ascii(kind)[1:-1][:60], reader="a newer version of PEFT"))
-    if "lora_parameters" in config or "fine_tune_type" in config or "lora_layers" in config:
-        return "mlx", FORMATS["mlx"]
-    if isinstance(config.get("config"), dict) and ("model_class" in config or "model_type" in config):
+    if any(key in config for key in FORMATS["mlx"].keys):
+        return "mlx", _MLX_WHOLE if config.get("fine_tune_type") == "full" else FORMATS["mlx"]
+    told = ("model_class", "model_type", "hidden_size")
+    if isinstance(config.get("config"), dict | str) and any(key in config for key in told):
         return "adapterhub", FORMATS["adapterhub"]
     return None
 
@@ -113,19 +158,34 @@ def method_of_names(names: Iterable[str]) -> tuple[str, Method, int] | None:
     wins. None when no name shows one."""
     counts: dict[str, int] = {}
     pattern, keys = _marks()
+    tools = _tool_names()
     for name in names:
         # Nearly all names are LoRA's own; a search through 60 marks is spared them.
-        if name.endswith((".lora_A.weight", ".lora_B.weight")) and ".loras." not in name:
+        if name.startswith(PREFIX) and name.endswith((".lora_A.weight", ".lora_B.weight")) and ".loras." not in name:
             continue
         # With a dot on both sides, marks mean whole parts: PEFT's lora_A is not MLX's lora_a, nor "x.lora_around".
         hit = pattern.search(f".{name}.")
-        if hit is not None:
-            key = keys[hit[0]]
+        key = keys[hit[0]] if hit is not None else next((key for key, form in tools if form.search(name)), "")
+        if key:
             counts[key] = counts.get(key, 0) + 1
     if not counts:
         return None
     best = max(counts, key=lambda key: counts[key])
     return best, (FORMATS | METHODS)[best], counts[best]
+
+
+def method_of_files(names: Iterable[str]) -> tuple[str, Method] | None:
+    """(key, format) of the tool that calls its files so; None when no name shows one."""
+    listed = [name.lower() for name in names]
+    for key, method in FORMATS.items():
+        if method.files and any(re.fullmatch(method.files, name) for name in listed):
+            return key, method
+    return None
+
+
+@functools.cache
+def _tool_names() -> tuple[tuple[str, re.Pattern[str]], ...]:
+    return tuple((key, re.compile(method.names)) for key, method in FORMATS.items() if method.names)
 
 
 @functools.cache

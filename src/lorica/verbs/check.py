@@ -115,10 +115,10 @@ def _run(given: argparse.Namespace) -> int:
     # The matrices are small: threads would only wait for one another. It counts when numpy is imported, which is here,
     # so that a mistaken command line is answered at once.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from lorica.vetting.files.sources import find_sources
+    from lorica.vetting.files.sources import search_sources
     from lorica.vetting.many import examine_all
 
-    sources = find_sources(given.paths)
+    sources, passed = search_sources(given.paths)
     top = 4 if given.level is None else given.level
     with ExitStack() as stack:
         with row_progress(len(sources), "adapters") as advance:
@@ -130,11 +130,13 @@ def _run(given: argparse.Namespace) -> int:
             from lorica.verbs.check_base import try_on_base
 
             found, tried = try_on_base(found, given, top)
-    return _tell(given, found, tried)
+    return _tell(given, found, tried, passed)
 
 
-def _tell(given: argparse.Namespace, found: Sequence[Examination], tried: Sequence[Tried | None]) -> int:
-    """Print and write the result; returns the worst adapter's exit code."""
+def _tell(
+    given: argparse.Namespace, found: Sequence[Examination], tried: Sequence[Tried | None], passed: Sequence[Path]
+) -> int:
+    """Print and write the result; returns the worst adapter's exit code. passed: folders that were not looked at."""
     from lorica.verbs import check_text
     from lorica.vetting.ranking import Standing, rank
 
@@ -150,11 +152,13 @@ def _tell(given: argparse.Namespace, found: Sequence[Examination], tried: Sequen
     code = max(EXIT_CODES[each.verdict.status] for each in standings)
     _write(given, found, tried, places)
     text = check_text.one(found[0], tried[0]) if len(found) == 1 else check_text.several(found, tried, places)
+    text += check_text.passed_over(passed)
     result = {
         "exit_code": code,
         "adapters": [check_text.plain(*both) for both in zip(found, tried, strict=True)] if given.json else [],
         "ranking": [{"place": each.place, "name": each.name, "above": each.above} for each in places],
         "runs": [{"run": run, "members": names} for run, names in check_text.runs_of(found).items()],
+        "not_looked_at": [str(each) for each in passed],
     }
     emit(result, as_json=given.json, text=text)
     return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -32,8 +33,8 @@ def one(found: Examination, behaviour: Tried | None) -> str:
     verdict = found.verdict
     levels = " · ".join(f"L{level} {name} {verdict.levels[level]}" for level, name in LEVELS.items())
     lines = [f"{clean(verdict.name)}: {verdict.status.upper()}", f"  {_about(found.profile)}"]
-    if found.match is not None:
-        lines.append(f"  {found.match.text}")
+    if found.fits:
+        lines.append(f"  {clean(found.fits)}")
     if trained := _training(found.evidence):
         lines.append(f"  {trained}")
     if behaviour is not None:
@@ -50,6 +51,15 @@ def several(found: Sequence[Examination], behaviours: Sequence[Tried | None], pl
         ranking.append(f"... and {len(why) - 20} more, in --json")
     legend = "levels: + passed, ! warned, x failed, - skipped"
     return "\n".join([plain_table(table, max_cell=36), legend, *_sequences(found), *ranking])
+
+
+def passed_over(folders: Sequence[Path]) -> str:
+    """What to say of folders that were not looked at; "" where there are none."""
+    if not folders:
+        return ""
+    shown = ", ".join(clean(str(each)) for each in folders[:3])
+    more = f" and {len(folders) - 3} more" if len(folders) > 3 else ""
+    return f"\nNot looked at: {shown}{more}; name a folder to check what is in it."
 
 
 def runs_of(found: Sequence[Examination]) -> dict[str, list[str]]:
@@ -93,7 +103,7 @@ def page(found: Sequence[Examination], behaviours: Sequence[Tried | None], place
         Section("Ranking", text="The first criterion that differs decides.", tables=(order,)),
     ]
     for each, behaviour in zip(found, behaviours, strict=True):
-        text = _about(each.profile) + ("" if each.match is None else f"\n\nShapes: {each.match.text}.")
+        text = _about(each.profile) + (f"\n\nShapes: {each.fits}." if each.fits else "")
         tables = (_findings_table(each.verdict.findings),) if each.verdict.findings else ()
         notes = () if behaviour is None else behaviour.lines
         sections.append(Section(f"{each.source.name}: {each.verdict.status}", text, tables, notes=notes))
@@ -110,7 +120,7 @@ def plain(found: Examination, behaviour: Tried | None) -> dict[str, Any]:
         "levels": {f"L{level}": result for level, result in verdict.levels.items()},
         "findings": [finding_dict(each) for each in verdict.findings],
         "profile": msgspec.to_builtins(found.profile),
-        "fits": None if found.match is None else {"text": found.match.text, **msgspec.to_builtins(found.match)},
+        "fits": None if found.match is None else {"text": found.fits, **msgspec.to_builtins(found.match)},
         "training": None if found.evidence is None else msgspec.to_builtins(found.evidence),
         "content_digest": None if found.numbers is None else found.numbers.content_digest,
         "update_norm": None if found.numbers is None else found.numbers.norm,
@@ -150,7 +160,7 @@ def _cells(found: Examination, behaviour: Tried | None, place: Place) -> dict[st
         "method": about.method + (" rsLoRA" if about.rslora else "") + (" DoRA" if about.dora else ""),
         "base": about.base,
         "revision": about.revision,
-        "fits": "" if found.match is None else found.match.text,
+        "fits": found.fits,
         "rank": _span(about.ranks),
         "alpha": _span(about.alphas),
         "scaling": _span(about.scalings),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from lorica.adapters.bases import named
+from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.document import short_text
-from lorica.adapters.fingerprint import Match, match, shapes_of
+from lorica.adapters.fingerprint import Match, Shapes, describe, match, shapes_of
 from lorica.adapters.layout import Layout, read_layout
+from lorica.adapters.methods import FORMATS
 from lorica.adapters.specimen import Specimen
 from lorica.vetting.claims.check import check_claims
 from lorica.vetting.claims.evidence import Evidence, training_evidence
+from lorica.vetting.claims.named_bases import Named
 from lorica.vetting.files.examine import examine_files
 from lorica.vetting.files.sources import Source
 from lorica.vetting.findings import Finding, Verdict, finding, judge
@@ -19,10 +23,12 @@ from lorica.vetting.numbers.check import Numbers, check_numbers
 from lorica.vetting.passport import check_passport
 from lorica.vetting.profile import Profile, profile
 from lorica.vetting.structure.check import check_structure
+from lorica.vetting.wording import shown
 
 
 class Examination(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of one adapter so far. What could not be read is None; ran: the levels carried out."""
+    """All that is known of one adapter so far. What could not be read is None; ran: the levels carried out. fits: which
+    bases its shapes fit, in words, the base it names before others."""
 
     source: Source
     profile: Profile
@@ -31,6 +37,7 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     specimen: Specimen | None = None
     layout: Layout | None = None
     match: Match | None = None
+    fits: str = ""
     numbers: Numbers | None = None
     evidence: Evidence | None = None
 
@@ -71,14 +78,15 @@ def examine(source: Source, *, most: int = 2) -> Examination:
 def _examine(source: Source, most: int) -> Examination:
     specimen, findings = examine_files(source)
     if specimen is None:
-        nothing = Profile(name=source.name, path=str(source.given), kind=source.kind)
-        return Examination(source=source, profile=nothing, findings=tuple(findings), ran=(0,))
+        tool = next((FORMATS[each.facts["method"]].title for each in findings if each.code == "L102"), "")
+        nothing = Profile(name=source.name, path=str(source.given), kind=source.kind, method=tool)
+        return Examination(source=source, profile=nothing, findings=tuple(findings), ran=_ran(findings))
     layout = None if specimen.header is None else read_layout(specimen.header)
     found = Examination(
         source=source,
         profile=profile(specimen, layout),
         findings=tuple(findings),
-        ran=(0,),
+        ran=_ran(findings),
         specimen=specimen,
         layout=layout,
         evidence=training_evidence(specimen),
@@ -92,8 +100,14 @@ def _examine(source: Source, most: int) -> Examination:
     return msgspec.structs.replace(found.add(more, 2), numbers=numbers)
 
 
+def _ran(findings: Sequence[Finding]) -> tuple[int, ...]:
+    """The levels that looking at the files carried out: another tool's folder is told by its names alone."""
+    return (0, 1) if any(each.level == 1 for each in findings) else (0,)
+
+
 def _structure(found: Examination, specimen: Specimen, layout: Layout) -> Examination:
-    matched = match(shapes_of(layout, specimen.config))
+    shapes = shapes_of(layout, specimen.config)
+    matched: Match | None = match(shapes)
     structure = check_structure(specimen, layout)
     claims = check_claims(specimen, layout, matched)
     if any(each.code in ("L113", "L144") for each in structure):
@@ -105,5 +119,18 @@ def _structure(found: Examination, specimen: Specimen, layout: Layout) -> Examin
         *check_passport(specimen, None, known=found.findings),
     ]
     # Without a config that can be read hardly anything of it could be compared.
+    if any(each.code == "L102" for each in structure):
+        matched = None  # another tool's names say nothing here
     compared = specimen.config is not None or any(each.level == 1 and each.severity != "note" for each in findings)
-    return msgspec.structs.replace(found.add(findings, 1 if compared else None), match=matched)
+    fits = "" if matched is None else _fits(specimen, shapes, matched)
+    return msgspec.structs.replace(found.add(findings, 1 if compared else None), match=matched, fits=fits)
+
+
+def _fits(specimen: Specimen, shapes: Shapes, matched: Match) -> str:
+    """Which bases the shapes fit, the one that the config names first; or that the table does not know that one."""
+    name = (specimen.config.base_model_name_or_path if specimen.config else None) or ""
+    bases = named(name)
+    text = describe(shapes, matched, bases)
+    if bases or not matched.candidates or not Named(CONFIG_NAME, name).tells:
+        return text
+    return f"{text}; {shown(name)}, which the config names, is not among those known by shape"

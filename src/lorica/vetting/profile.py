@@ -11,6 +11,10 @@ from lorica.adapters.config import AdapterConfig
 from lorica.adapters.layout import Layout
 from lorica.adapters.specimen import Specimen
 from lorica.errors import AdapterError
+from lorica.vetting.files.tools import tool_of
+
+# Where PEFT's config, MLX's and AdapterHub's name the base.
+_BASES = ("base_model_name_or_path", "model", "model_name")
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,18 +49,19 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 def profile(specimen: Specimen, layout: Layout | None) -> Profile:
     """The profile of what could be read; everything else keeps its empty value."""
     config, raw = specimen.config, specimen.raw_config or {}
+    tool = tool_of(raw, specimen.header, tuple(name for name in specimen.files if "/" not in name))
     found = Profile(
         name=specimen.name,
         path=str(specimen.given),
         kind=specimen.kind,
-        method=_text(raw.get("peft_type")),
-        base=_text(raw.get("base_model_name_or_path")),
+        method=_text(raw.get("peft_type")) if tool is None else tool.title,
+        base=next((text for key in _BASES if (text := _text(raw.get(key)))), ""),
         revision=_text(raw.get("revision")),
         rslora=config is not None and config.use_rslora,
         dora=config is not None and config.use_dora,
         dropout=float(config.lora_dropout) if config is not None else None,
     )
-    if layout is None:
+    if layout is None or tool is not None:
         return found
     ranks = {layout.shape(each.a)[0] for each in layout.pairs if layout.shape(each.a)}
     alphas, scalings = _scalings(config, (each.path for each in layout.pairs))

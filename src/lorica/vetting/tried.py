@@ -18,6 +18,7 @@ from lorica.tasks.base import TaskSettings
 from lorica.vetting.base.alignment import align, check_alignment, collect
 from lorica.vetting.base.directions import Directions
 from lorica.vetting.base.fit import check_fit
+from lorica.vetting.base.fit_identity import names_settled
 from lorica.vetting.base.sense import check_sense, sense
 from lorica.vetting.behaviour.asking import OnDone
 from lorica.vetting.behaviour.examine import examine_behaviour
@@ -127,7 +128,7 @@ class Bench:
                 findings += self._sense
             except LoricaError as error:
                 unable.append(f"the base could not be asked plain text: {error.message}")
-        found = found.add(findings, 3)
+        found = found.add(names_settled(findings), 3)
         if self._top < 4 or broken or not fits:
             why = "it is rejected already" if broken or not fits else ""
             return found, Tried(unable=(*unable, *([f"not asked anything: {why}"] if why else [])))

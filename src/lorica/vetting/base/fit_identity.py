@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+import msgspec
 
 from lorica.adapters.bases import BaseShape, named, normalise
 from lorica.adapters.config import CONFIG_NAME
@@ -50,8 +53,24 @@ def check_identity(specimen: Specimen, model: BaseModel) -> list[Finding]:
             f"{CONFIG_NAME} names {shown(wanted)}; the base is {shown(model.identity)}",
             expected=shown(wanted),
             file=CONFIG_NAME,
-            facts={"adapter": wanted, "base": model.identity},
+            facts={"adapter": wanted, "base": model.identity, "by": "name"},
         ),
+    ]
+
+
+def names_settled(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings of level 3 with a base's other name as a note where the alignment knows the base: a folder may be called
+    anything, and the adapter's directions may not. Commits stay: revisions of one model align alike."""
+    aligned = next((each.facts["score"] for each in findings if each.code == "L320"), None)
+    if aligned is None:
+        return list(findings)
+    told = f"; by the alignment, {aligned:.1f}, it was trained on this base or on a close relative of it"
+    fix = "nothing, unless it was trained on another variant (base, instruct) than this"
+    return [
+        msgspec.structs.replace(each, seen=each.seen + told, fix=fix, severity="note")
+        if each.code == "L306" and each.facts.get("by") == "name"
+        else each
+        for each in findings
     ]
 
 

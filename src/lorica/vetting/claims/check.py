@@ -46,7 +46,7 @@ def _bases(specimen: Specimen, bases: list[Named]) -> list[Finding]:
     """Ids of the base model, against each other."""
     found = []
     own = next((each for each in bases if each.place == CONFIG_NAME), None)
-    if own is None and specimen.raw_config is not None:
+    if own is None and specimen.raw_config is not None and method_of_config(specimen.raw_config) is None:
         others = f"; {_says(bases)}" if bases else ""
         seen = f"base_model_name_or_path is missing or empty{others}"
         found.append(finding("L156", seen, expected="the base's id", file=CONFIG_NAME))

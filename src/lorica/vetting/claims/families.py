@@ -106,6 +106,12 @@ _QUANTISED = {
     "8-bit": re.compile(r"(?<![a-z0-9])8[-_ ]?bit(?![a-z])"),
     "exl2": re.compile(r"(?<![a-z])exl[23](?![a-z0-9])"),
 }
+# "rugpt3small_based_on_gpt2", "not-llama", "adapter-for-gemma": the word after these is another model's.
+_RELATED = re.compile(r"(?:^|[^a-z])(?:based[-_ .]?on|on|for|from|not|non|no|anti|like|vs|versus|than|against)[-_ .]+$")
+# "llama-tokenizer-for-x", "qwen-style", "llama-like"
+_COMPARED = re.compile(
+    r"[-_ .]?[\d.]*[-_ .]+(?:tokeni[sz]er|vocab|style|like|format|template|compatible|inspired|free)(?![a-z])"
+)
 _TUNED = re.compile(r"(?:^|[^a-z0-9])(?:instruct|it|chat|sft|dpo)(?![a-z0-9])")
 
 
@@ -123,8 +129,19 @@ def families(name: str, shortest: int = 2) -> frozenset[str]:
 
 
 def _hits(name: str) -> list[str]:
-    text = name.lower().replace("\\", "/").rstrip("/").rsplit("/", 1)[-1][-256:]
-    return [word for word, pattern in _patterns() if pattern.search(text)]
+    text = name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1][-256:]
+    # "LlamaGuard" and "MistralLite" are two words each.
+    forms = {text.lower(), re.sub(r"(?<=[a-z])(?=[A-Z])", "-", text).lower()}
+    return [
+        word
+        for word, pattern in _patterns()
+        if any(_is_meant(form, *hit.span()) for form in forms for hit in pattern.finditer(form))
+    ]
+
+
+def _is_meant(text: str, start: int, end: int) -> bool:
+    """Whether a name speaks of the family itself, and not of what it is not, is like, or is made for or from."""
+    return not (_RELATED.search(text[:start]) or _COMPARED.match(text[end:]))
 
 
 @functools.cache
@@ -133,9 +150,8 @@ def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     found = []
     for word in _WORDS:
         letters = "[-_ ]?".join(re.escape(part) for part in word.split("-"))
-        before = "" if len(word) > 5 else "(?<![a-z])"
-        after = r"(?!\d|\.\d|[bm](?![a-z]))" if word[-1].isdigit() else "" if len(word) > 4 else "(?![a-z])"
-        found.append((word, re.compile(before + letters + after)))
+        after = r"(?!\d|\.\d|[bm](?![a-z]))" if word[-1].isdigit() else "(?![a-z])"
+        found.append((word, re.compile("(?<![a-z])" + letters + after)))
     return tuple(found)
 
 

@@ -57,6 +57,12 @@ FILES: dict[str, Code] = {
     "L015": Code("note", "the weights are there twice; only the safetensors file is read"),
     "L016": Code("note", "more files than are listed"),
     # the header of the safetensors file
+    "L017": Code(
+        "reject",
+        "several weights, and none under the name that loaders look for",
+        "rename the right one to adapter_model.safetensors, or check one of them: lorica check FILE",
+        ("unreadable", "unsupported"),
+    ),
     "L020": Code("reject", "the weights are an empty file", _AGAIN, _DAMAGED),
     "L021": Code("reject", "the weights are too short to be a safetensors file", _AGAIN, _DAMAGED),
     "L022": Code("reject", "the header's length is beyond the file and beyond any header", _AGAIN, _DAMAGED),

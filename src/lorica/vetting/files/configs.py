@@ -9,6 +9,7 @@ from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES, OTHER_KEYS, AdapterConfig, config_from, is_plain
 from lorica.adapters.document import DocumentError, read_object, short_text
+from lorica.adapters.methods import METHODS, NO_METHOD
 from lorica.formats import Content
 from lorica.vetting.findings import Finding, finding
 
@@ -48,11 +49,8 @@ def examine_config(raw: bytes) -> tuple[dict[str, Any] | None, AdapterConfig | N
         return None, None, found
     config = None
     kind = values.get("peft_type")
-    if not isinstance(kind, str) or not kind:
-        shown = "no peft_type" if "peft_type" not in values else f"peft_type {short_text(kind, quoted=True)}"
-        keys = ", ".join(short_text(key, most=40) for key in list(values)[:6])
-        shown += f"; its keys begin with {keys}" if keys else ""
-        found.append(finding("L058", f"it has {shown}", expected='a name such as "LORA"', file=CONFIG_NAME))
+    if not isinstance(kind, str) or kind.strip().lower() in NO_METHOD or kind != kind.upper():
+        found.append(_no_method(values, kind))
     elif kind == "LORA":
         try:
             config = config_from(values)
@@ -64,6 +62,18 @@ def examine_config(raw: bytes) -> tuple[dict[str, Any] | None, AdapterConfig | N
     found += _expressions(values)
     found += _control_characters(values)
     return values, config, found
+
+
+def _no_method(values: Mapping[str, Any], kind: object) -> Finding:
+    """peft_type is missing, is no name of a method, or is not written as PEFT writes them."""
+    keys = ", ".join(short_text(key, most=40) for key in list(values)[:6])
+    seen = "it has no peft_type" if "peft_type" not in values else f"its peft_type is {short_text(kind, quoted=True)}"
+    fix = 'set "peft_type": "LORA" if its weights are lora_A and lora_B; else compare it with the config PEFT saved'
+    if isinstance(kind, str) and kind.strip().upper() in METHODS | {"LORA": None}:
+        fix = f'write it as PEFT does: "peft_type": "{kind.strip().upper()}"'
+        keys = ""
+    seen += f"; its keys begin with {keys}" if keys else ""
+    return finding("L058", seen, expected='a name such as "LORA"', fix=fix, file=CONFIG_NAME)
 
 
 def _problem(problem: DocumentError) -> Finding:

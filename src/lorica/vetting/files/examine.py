@@ -16,6 +16,7 @@ from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES, AdapterConfig
 from lorica.adapters.document import read_capped, short_text
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.header import Header, HeaderError, read_header
+from lorica.adapters.methods import method_of_files
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.adapters.specimen import Specimen
 from lorica.formats import Content, recognise
@@ -23,7 +24,8 @@ from lorica.vetting.files.configs import examine_config
 from lorica.vetting.files.documents import read_documents, run_record
 from lorica.vetting.files.pickles import PickleScan, scan_pickle
 from lorica.vetting.files.place import Place, open_place
-from lorica.vetting.files.sources import Source
+from lorica.vetting.files.sources import OF_TRAINING, Source
+from lorica.vetting.files.tools import as_of_tool, is_file_of, tool_of
 from lorica.vetting.files.unpack import opened
 from lorica.vetting.findings import Finding, finding
 
@@ -33,8 +35,6 @@ _PICKLE_NAME = "adapter_model.bin"
 _INDEX_NAME = WEIGHTS_NAME + ".index.json"
 _SHARD = re.compile(r"adapter_model-\d+-of-\d+\.(?:safetensors|bin)", re.IGNORECASE)
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill")
-# What trainers leave beside an adapter; never its weights.
-_OF_TRAINING = re.compile(r"(?:training_args|optimizer|scheduler|scaler|rng_state.*|.*_states)\.(?:bin|pt|pth|pkl)")
 _CODE = (
     ".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ps1", ".js", ".jar", ".ipynb", ".npy",
     ".npz", ".h5", ".mlmodel", ".onnx",
@@ -84,8 +84,13 @@ def examine_files(source: Source) -> tuple[Specimen | None, list[Finding]]:
         place = open_place(source, found)
     except OSError as error:
         return None, [*found, finding("L008", f"the folder cannot be read ({error.strerror})")]
+    raw_config, config = _config(place, found)
     weights, header = _weights(place, source, found)
-    raw_config, config = _config(place, found, has_weights=weights is not None or _has_refused_weights(found))
+    if place.find(CONFIG_NAME) is None:
+        _say_no_config(place, found)
+    names = place.top()
+    if (tool := tool_of(raw_config, header, names)) is not None:
+        found = as_of_tool(tool, header, names, found)
     documents: dict[str, Any] = {}
     card = ""
     if not place.single:
@@ -112,20 +117,24 @@ def examine_files(source: Source) -> tuple[Specimen | None, list[Finding]]:
     return specimen, found
 
 
-def _has_refused_weights(found: list[Finding]) -> bool:
-    return any(each.file and each.file != CONFIG_NAME and each.code not in ("L002", "L003") for each in found)
+def _say_no_config(place: Place, found: list[Finding]) -> None:
+    """Add what is missing: the config, or the weights with it."""
+    lost = [each for each in found if each.code == "L003"]
+    for each in lost:
+        found.remove(each)
+        found.append(finding("L001", f"the folder holds {place.listing()}", expected=f"{CONFIG_NAME} and weights"))
+    if lost:
+        return
+    above = place.folder.parent / CONFIG_NAME
+    fix = f"there is one in the folder above: if it belongs to these weights, copy it here ({above})"
+    has_one = not place.single and above.is_file()
+    seen = f"beside the weights lies {place.listing()}"
+    found.append(finding("L002", seen, expected=CONFIG_NAME, fix=fix if has_one else ""))
 
 
-def _config(
-    place: Place, found: list[Finding], *, has_weights: bool
-) -> tuple[dict[str, Any] | None, AdapterConfig | None]:
+def _config(place: Place, found: list[Finding]) -> tuple[dict[str, Any] | None, AdapterConfig | None]:
     name = place.find(CONFIG_NAME)
     if name is None:
-        for each in [each for each in found if each.code == "L003"]:
-            found.remove(each)
-            found.append(finding("L001", f"the folder holds {place.listing()}", expected=f"{CONFIG_NAME} and weights"))
-        if has_weights or not any(each.code == "L001" for each in found):
-            found.append(finding("L002", f"beside the weights lies {place.listing()}", expected=CONFIG_NAME))
         return None, None
     if name != CONFIG_NAME:
         found.append(finding("L004", f"it is called {short_text(name)}", fix=f"rename it to {CONFIG_NAME}", file=name))
@@ -151,6 +160,8 @@ def _weights(place: Place, source: Source, found: list[Finding]) -> tuple[Path |
     if name is None or not place.allows(name, severity="reject"):
         return None, None
     path = place.folder / name
+    if name.lower().endswith(".npz") and method_of_files([name]) is not None:
+        return None, None  # whose it is says more than what it is packed in
     if name.lower().endswith(_PICKLES):
         found.append(_pickle(path, name))
         return None, None
@@ -168,7 +179,7 @@ def _weights(place: Place, source: Source, found: list[Finding]) -> tuple[Path |
 
 def _substitute(place: Place, found: list[Finding]) -> str | None:
     """The file to take for the weights when there is none of the right name; None when there is none at all."""
-    names = [name for name in place.names() if "/" not in name]
+    names = place.top()
     shards = [name for name in names if _SHARD.fullmatch(name) or name.lower() == _INDEX_NAME]
     if shards:
         found.append(
@@ -179,25 +190,28 @@ def _substitute(place: Place, found: list[Finding]) -> str | None:
         return None
     if (pickled := place.find(_PICKLE_NAME)) is not None:
         return pickled
-    others = [name for name in names if name.lower().endswith((".safetensors", ".gguf"))]
-    others += [name for name in names if name.lower().endswith(_PICKLES) and not _OF_TRAINING.fullmatch(name)]
-    if len(others) == 1 or (others and others[0].lower().startswith("adapter")):
-        if others[0].lower().endswith(".safetensors"):
-            found.append(
-                finding(
-                    "L005",
-                    f"the only weights are in {short_text(others[0])}",
-                    expected=WEIGHTS_NAME,
-                    fix=f"if it is PEFT's, rename it to {WEIGHTS_NAME}",
-                    file=others[0],
-                )
-            )
-        return others[0]
-    seen = (
-        f"there are {', '.join(short_text(name) for name in others[:5])}" if others else f"there is {place.listing()}"
-    )
-    found.append(finding("L003", seen, expected=WEIGHTS_NAME))
-    return None
+    open_formats = [name for name in names if name.lower().endswith((".safetensors", ".gguf"))]
+    others = open_formats + [
+        name for name in names if name.lower().endswith(_PICKLES) and not OF_TRAINING.fullmatch(name)
+    ]
+    usual = method_of_files(names)
+    # Of several files of one tool, the one without a step in its name is the last.
+    mine = [name for name in others if usual is not None and is_file_of(usual[1], name)]
+    alone = next((each[0] for each in (open_formats, others) if len(each) == 1), None)
+    chosen = min(mine, key=len) if mine else alone
+    if chosen is None:
+        if others:
+            listed = ", ".join(short_text(name) for name in others[:5])
+            seen = f"there are {len(others)}: {listed}" + (" ..." if len(others) > 5 else "")
+            found.append(finding("L017", seen, expected=WEIGHTS_NAME, facts={"files": others[:100]}))
+        else:
+            found.append(finding("L003", f"there is {place.listing()}", expected=WEIGHTS_NAME))
+        return None
+    if chosen.lower().endswith(".safetensors"):
+        seen = f"the weights are in {short_text(chosen)}"
+        fix = f"if it is PEFT's, rename it to {WEIGHTS_NAME}"
+        found.append(finding("L005", seen, expected=WEIGHTS_NAME, fix=fix, file=chosen))
+    return chosen
 
 
 def _header_finding(error: HeaderError, path: Path, name: str) -> Finding:

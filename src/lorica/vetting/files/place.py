@@ -44,6 +44,10 @@ class Place:
         """Everything that may be asked for: files, and what was refused."""
         return sorted({*self.files, *self._refused})
 
+    def top(self) -> list[str]:
+        """The same of the folder itself, without what lies in its subfolders."""
+        return [name for name in self.names() if "/" not in name]
+
     def allows(self, name: str, severity: Severity = "warn") -> bool:
         """Whether a file may be read; where not, a finding of this severity is added."""
         if name not in self._refused:

@@ -16,15 +16,20 @@ from pathlib import Path
 import msgspec
 
 from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.methods import method_of_files
 from lorica.adapters.registry import BEST, CHECKPOINTS
 from lorica.adapters.specimen import Kind
 from lorica.errors import AdapterError
 from lorica.vetting.files.archives import is_archive, peek
 from lorica.vetting.findings import Finding
 
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".ckpt", ".gguf")
-# A folder of adapters is searched so many levels below the one that was named.
-_LEVELS = 2
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".ckpt", ".gguf", ".npz")
+# What trainers leave beside an adapter; never its weights.
+OF_TRAINING = re.compile(r"(?:training_args|optimizer|scheduler|scaler|rng_state.*|.*_states)\.(?:bin|pt|pth|pkl)")
+# A folder of adapters is searched so many levels below the one that was named, and a run's checkpoints below that; in
+# all so many folders are listed, whatever links lead round in circles.
+_LEVELS, _MORE_FOR_RUNS = 3, 2
+MAX_FOLDERS = 100_000
 _CHECKPOINT = re.compile(r"(?:checkpoint|step|best|epoch|global_step)[-_]?\d+|best|last|final")
 _BASE_WEIGHTS = re.compile(
     r"(?:model|pytorch_model|consolidated|tf_model|flax_model)\b.*\.(?:safetensors|bin|pth|h5|msgpack)"
@@ -54,22 +59,47 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
 
 
+class _Search:
+    """What a search may still list, and the folders that it leaves alone."""
+
+    def __init__(self) -> None:
+        self.left = MAX_FOLDERS
+        self.passed: list[Path] = []
+
+    def may_list(self, folder: Path) -> bool:
+        """Whether one folder more may be listed; else it counts as passed over."""
+        self.left -= 1
+        if self.left < 0 and len(self.passed) < MAX_FOLDERS:
+            self.passed.append(folder)
+        return self.left >= 0
+
+
 def find_sources(paths: Sequence[Path]) -> list[Source]:
     """Every adapter at these places, in their order, names made unique; the same one twice is there once.
 
     Raises AdapterError for a path that does not exist (naming the nearest that does), cannot be read, or holds no
     adapter, saying what it holds instead.
     """
-    return _distinct([source for path in paths for source in _at(Path(path))])
+    return search_sources(paths)[0]
 
 
-def _at(given: Path) -> list[Source]:
+def search_sources(paths: Sequence[Path]) -> tuple[list[Source], list[Path]]:
+    """The same, and the folders that were not looked at: checkpoints and other adapters within an adapter's folder, and
+    what lies too deep."""
+    search = _Search()
+    found = _distinct([source for path in paths for source in _at(Path(path), search)])
+    taken = {os.path.realpath(source.place) for source in found}
+    passed = {os.path.realpath(each): each for each in search.passed}
+    return found, [each for real, each in passed.items() if real not in taken]
+
+
+def _at(given: Path, search: _Search) -> list[Source]:
     try:
         mode = given.stat().st_mode
         if stat.S_ISDIR(mode):
-            found = _one(given, _folder_name(given), given) or _many(given, "", _LEVELS)
+            found = _one(given, _folder_name(given), search, given) or _many(given, "", 0, search)
             if not found:
-                raise _nothing_in(given)
+                raise _nothing_in(given, search.passed)
             return found
     except FileNotFoundError:
         raise _missing(given) from None
@@ -85,7 +115,7 @@ def _file(place: Path) -> list[Source]:
     lower = place.name.lower()
     folder = place.parent
     if lower == CONFIG_NAME or (lower.startswith("adapter_model.") and (folder / CONFIG_NAME).exists()):
-        return [_adapter(folder, _folder_name(folder), place)]
+        return [_adapter(folder, _folder_name(folder), place, _Search())]
     if is_archive(place):
         return _archive(place, place.name)
     if lower.endswith(WEIGHT_SUFFIXES):
@@ -106,25 +136,47 @@ def _archive(place: Path, name: str) -> list[Source]:
     ]
 
 
-def _one(place: Path, name: str, given: Path | None = None) -> list[Source]:
+def _one(place: Path, name: str, search: _Search, given: Path | None = None) -> list[Source]:
     """The adapter, or the cache entry's adapters, that this folder is; [] where it is only a place of others."""
     if place.name.startswith("models--") and (place / "snapshots").is_dir():
-        return _cached(place)
+        return _cached(place, search)
     entries = _entries(place)
-    if _is_adapter(entries):
-        return [_adapter(place, name, given or place)]
+    if _is_adapter(entries) and not _is_hollow(place, entries):
+        return [_adapter(place, name, given or place, search)]
     folders = {entry.name for entry in entries if _is_folder(entry)}
     if BEST in folders and _is_adapter(_entries(place / BEST)):
         others = (each for each in folders if not checkpoint_like(each))
         if not any(_holds_adapter(place / each) for each in others):
-            best = _adapter(place / BEST, name, (given or place) / BEST)
-            return [msgspec.structs.replace(best, checkpoints=_checkpoints(place), run=place)]
+            best = _adapter(place / BEST, name, (given or place) / BEST, search)
+            checkpoints = tuple(each for each in _checkpoints(place) if each != BEST)
+            search.passed += [place / each for each in checkpoints]
+            return [msgspec.structs.replace(best, checkpoints=checkpoints, run=place)]
     return []
 
 
-def _adapter(place: Path, name: str, given: Path) -> Source:
+def _is_hollow(place: Path, entries: Sequence[os.DirEntry[str]]) -> bool:
+    """Whether a folder has an adapter's config and no weights, and folders in it have some: a run that published
+    nothing but its config, or a card for several adapters."""
+    return not _has_weights(entries) and any(_holds_adapter(place / name, whole=True) for name in _inner(place))
+
+
+def _has_weights(entries: Iterable[os.DirEntry[str]]) -> bool:
+    names = (entry.name.lower() for entry in entries if not _is_folder(entry))
+    return any(name.endswith(WEIGHT_SUFFIXES) and not OF_TRAINING.fullmatch(name) for name in names)
+
+
+def _inner(place: Path) -> list[str]:
+    """The folders within an adapter's that may be adapters themselves, checkpoints first."""
+    checkpoints = _checkpoints(place)
+    others = (entry.name for entry in _entries(place) if _is_folder(entry) and not entry.name.startswith("."))
+    return [*checkpoints, *(name for name in others if name not in checkpoints and name != CHECKPOINTS)]
+
+
+def _adapter(place: Path, name: str, given: Path, search: _Search) -> Source:
     cache = _cache_entry(place)
     run = _run_of(place)
+    inner = (place / each for each in _inner(place))
+    search.passed += [each for each in inner if search.may_list(each) and _holds_adapter(each)]
     return Source(
         name=name,
         given=given,
@@ -136,15 +188,17 @@ def _adapter(place: Path, name: str, given: Path) -> Source:
     )
 
 
-def _many(place: Path, prefix: str, levels: int) -> list[Source]:
-    """The adapters below a folder, sorted by name; hidden folders and base models are passed over."""
-    entries = _entries(place)
+def _many(place: Path, prefix: str, level: int, search: _Search) -> list[Source]:
+    """The adapters below a folder, sorted by name; hidden folders and base models are passed over. level: its own."""
     found: list[Source] = []
+    if not search.may_list(place):
+        return found
+    entries = _entries(place)
     if _is_base(entries):
         return found
     for entry in entries:
         path, name = place / entry.name, f"{prefix}{entry.name}"
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or (entry.is_symlink() and _leads_back(path)):
             continue
         if not _is_folder(entry):
             if entry.name.lower().endswith(".safetensors"):
@@ -153,8 +207,7 @@ def _many(place: Path, prefix: str, levels: int) -> list[Source]:
                 found += _archive(path, name)
             continue
         try:
-            below = levels if entry.name == CHECKPOINTS else levels - 1
-            found += _one(path, name) or (_many(path, f"{name}/", below) if below else [])
+            found += _below(path, name, level + 1, search)
         except AdapterError:
             continue  # a cached base model beside cached adapters
         except OSError:
@@ -162,7 +215,21 @@ def _many(place: Path, prefix: str, levels: int) -> list[Source]:
     return found
 
 
-def _cached(place: Path) -> list[Source]:
+def _below(place: Path, name: str, level: int, search: _Search) -> list[Source]:
+    if not search.may_list(place):
+        return []
+    if found := _one(place, name, search):
+        return found
+    entries = _entries(place)
+    of_run = place.name == CHECKPOINTS or _is_adapter(entries)
+    if level < _LEVELS + (_MORE_FOR_RUNS if of_run else 0):
+        return _many(place, f"{name}/", level, search)
+    if not _is_base(entries) and any(_is_folder(entry) and not entry.name.startswith(".") for entry in entries):
+        search.passed.append(place)
+    return []
+
+
+def _cached(place: Path, search: _Search) -> list[Source]:
     """The adapters of a Hugging Face cache entry: of its main revision, else of the newest snapshot."""
     snapshots = {entry.name: entry.stat().st_mtime for entry in _entries(place / "snapshots") if _is_folder(entry)}
     name = "/".join(place.name.split("--")[1:])
@@ -175,10 +242,10 @@ def _cached(place: Path) -> list[Source]:
         chosen = revision if revision in snapshots else chosen
     snapshot = place / "snapshots" / chosen
     if _is_adapter(_entries(snapshot)):
-        return [_adapter(snapshot, name, place)]
-    found = _many(snapshot, f"{name}/", _LEVELS)
+        return [_adapter(snapshot, name, place, search)]
+    found = _many(snapshot, f"{name}/", 0, search)
     if not found:
-        raise _nothing_in(snapshot)
+        raise _nothing_in(snapshot, search.passed)
     return found
 
 
@@ -186,6 +253,8 @@ def _is_adapter(entries: Iterable[os.DirEntry[str]]) -> bool:
     names = [entry.name.lower() for entry in entries]
     if any(name == CONFIG_NAME or name.startswith(("adapter_model.", "adapter_model-")) for name in names):
         return True
+    if method_of_files(names) is not None and not _is_base(entries):
+        return True  # another tool's, which examining it says
     loose = [name for name in names if name.endswith(".safetensors")]
     return len(loose) == 1 and not _is_base(entries)
 
@@ -195,11 +264,13 @@ def _is_base(entries: Iterable[os.DirEntry[str]]) -> bool:
     return "config.json" in names and any(_BASE_WEIGHTS.fullmatch(name) for name in names)
 
 
-def _holds_adapter(folder: Path) -> bool:
+def _holds_adapter(folder: Path, *, whole: bool = False) -> bool:
+    """Whether a folder looks like an adapter's. whole: with weights, not a config alone."""
     try:
-        return _is_adapter(_entries(folder))
+        entries = _entries(folder)
     except OSError:
         return False
+    return _is_adapter(entries) and (not whole or _has_weights(entries))
 
 
 def _checkpoints(place: Path) -> tuple[str, ...]:
@@ -238,6 +309,12 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def checkpoint_like(name: str) -> bool:
     """Whether a folder of this name within an adapter's is a checkpoint, or holds checkpoints."""
     return name == CHECKPOINTS or _CHECKPOINT.fullmatch(name) is not None
+
+
+def _leads_back(link: Path) -> bool:
+    """Whether a link leads to a folder that it lies in."""
+    target = os.path.realpath(link)
+    return os.path.commonpath([target, os.path.realpath(link.parent)]) == target
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -294,7 +371,7 @@ def _hub_cache() -> Path:
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 
 
-def _nothing_in(place: Path) -> AdapterError:
+def _nothing_in(place: Path, passed: Sequence[Path]) -> AdapterError:
     entries = _entries(place)
     if not entries:
         return AdapterError(f"{place}: is empty", fix="name an adapter's folder")
@@ -302,7 +379,8 @@ def _nothing_in(place: Path) -> AdapterError:
         return AdapterError(
             f"{place}: is a base model, not an adapter", fix=f"name an adapter, and this with --base {place}"
         )
+    deeper = f"; deeper ones were not looked at, name them: {passed[0]}" if passed else ""
     return AdapterError(
-        f"{place}: holds no adapter, nor do its subfolders down to {_LEVELS} levels",
+        f"{place}: holds no adapter, nor do its subfolders down to {_LEVELS} levels{deeper}",
         fix=f"name a folder that holds {CONFIG_NAME} and adapter_model.safetensors",
     )

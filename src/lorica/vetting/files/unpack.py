@@ -98,8 +98,8 @@ def _choose(members: Sequence[Member], source: Source, found: list[Finding]) -> 
         return None
     if folders:
         return folders[0]
-    loose = [member.name for member in members if member.name.lower().endswith(".safetensors")]
-    return loose[0].rpartition("/")[0] if len(loose) == 1 else None
+    loose = {member.name.rpartition("/")[0] for member in members if member.name.lower().endswith(".safetensors")}
+    return loose.pop() if len(loose) == 1 else None
 
 
 def _wanted(members: Sequence[Member], folder: str, found: list[Finding]) -> tuple[dict[str, str], dict[str, int]]:

@@ -32,7 +32,8 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     measures: by module path, for pairs that fit together. scaled: whether alpha and rank are known for all of them.
     weights_digest: of every tensor's name, type, shape and bytes, whatever their order in the file. content_digest: of
     these and the config's values that decide the result. signature, sketch, start: see `numbers.sketch`; sketch
-    is the direction of the update, start that of A's rows, 256 float32 each, b"" where there is none.
+    is the direction of the update, start that of A's rows, 256 float32 each, b"" where there is none. empty: whether no
+    update has a number in it (all NaN or infinite): such adapters do not equal one another.
     """
 
     tensors: int
@@ -45,6 +46,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     sketch: bytes
     start: bytes
     measures: dict[str, Measure]
+    empty: bool = False
 
     @property
     def norms(self) -> dict[str, float]:
@@ -84,6 +86,7 @@ def check_numbers(specimen: Specimen, layout: Layout) -> tuple[Numbers, list[Fin
         sketch=unit(collector.sketcher.update),
         start=unit(collector.sketcher.start),
         measures=measures,
+        empty=bool(layout.pairs) and all(_no_number(facts[p.a]) or _no_number(facts[p.b]) for p in layout.pairs),
     )
     findings = check_values(specimen, layout, facts, measures)
     findings += check_sizes(specimen.config, layout, facts, measures, scaled=scaled)
@@ -128,6 +131,10 @@ class _Collector:
             self._measures.update(measure(pairs))
         self._waiting.clear()
         self._held = 0
+
+
+def _no_number(facts: TensorFacts) -> bool:
+    return facts.count > 0 and facts.nans + facts.infinities == facts.count
 
 
 def _flat(half: Half) -> int:

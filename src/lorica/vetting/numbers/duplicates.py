@@ -107,7 +107,8 @@ def _copies(entries: Sequence[Entry], runs: Sequence[int], found: Found) -> list
     """Findings for equal tensors. Returns for each entry the number of the first with the same tensors."""
     groups: dict[str, list[int]] = {}
     for i, (_, numbers) in enumerate(entries):
-        groups.setdefault(numbers.weights_digest or f"none {i}", []).append(i)
+        known = numbers.weights_digest and not numbers.empty
+        groups.setdefault(numbers.weights_digest if known else f"none {i}", []).append(i)
     first = list(range(len(entries)))
     for group in groups.values():
         for i in group:

@@ -123,7 +123,8 @@ def _spot(given: Path) -> _Spot:
     path = os.path.abspath(given)
     folder, name = os.path.split(path)
     lower = name.lower()
-    if lower.startswith("adapter_") and lower.endswith((*_WEIGHTS, ".json")):
+    suffix = ""
+    if lower.startswith(("adapter_model.", "adapter_config.")):
         folder, name = os.path.split(folder)
     else:
         suffix = next((end for end in (*_WEIGHTS, *SUFFIXES) if lower.endswith(end)), "")
@@ -134,12 +135,12 @@ def _spot(given: Path) -> _Spot:
             number = hit["after"] or hit["before"] or hit["ranked"]
             step = int(number) if step is None and number else step
             name = name[: hit.start()]
-        elif _PLAIN.fullmatch(name):
+        elif _PLAIN.fullmatch(name) and not suffix:  # of loose files in one folder each has a name of its own
             name = ""
         else:
             break
         if not name:
-            folder, name = os.path.split(folder)
+            (folder, name), suffix = os.path.split(folder), ""
     run = os.path.join(folder, name)
     return _Spot(run, own=run == whole, step=step)
 

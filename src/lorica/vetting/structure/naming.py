@@ -7,7 +7,7 @@ import re
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.layout import Layout
-from lorica.adapters.methods import method_of_config, method_of_names
+from lorica.adapters.methods import FORMATS, method_of_config, method_of_names
 from lorica.adapters.names import PREFIX
 from lorica.adapters.specimen import Specimen
 from lorica.vetting.claims.families import sees
@@ -58,7 +58,7 @@ def _method(specimen: Specimen, layout: Layout) -> list[Finding]:
     pairs = bool(layout.pairs)
     if claimed is not None:
         key, method = claimed
-        code = "L102" if key in ("mlx", "adapterhub", "kohya") else "L101"
+        code = "L102" if key in FORMATS else "L101"
         if pairs and key not in ("ADALORA", "HIRA", "PEANUT", "LILY") and named is None:
             return [
                 finding(
@@ -82,13 +82,14 @@ def _method(specimen: Specimen, layout: Layout) -> list[Finding]:
         return []
     key, method, count = named
     first = next(name for name in layout.tensors if method_of_names([name]))
+    file = WEIGHTS_NAME if specimen.weights is None else specimen.weights.name
     seen = f"{count} of {len(layout.tensors)} tensors are named as in {method.title}, such as {shown(first)}"
     facts = {"method": key, "tensors": count}
-    if specimen.raw_config is not None and key not in ("mlx", "adapterhub", "kohya"):
+    if specimen.raw_config is not None and key not in FORMATS:
         seen = f"{CONFIG_NAME} says LORA, and {seen}"
-        return [finding("L103", seen, expected="LoRA pairs", fix=method.reader, file=WEIGHTS_NAME, facts=facts)]
-    code = "L102" if key in ("mlx", "adapterhub", "kohya") else "L101"
-    return [finding(code, seen, fix=method.reader, file=WEIGHTS_NAME, facts=facts)]
+        return [finding("L103", seen, expected="LoRA pairs", fix=method.reader, file=file, facts=facts)]
+    code = "L102" if key in FORMATS else "L101"
+    return [finding(code, seen, fix=method.reader, file=file, facts=facts)]
 
 
 def _prefix(layout: Layout) -> list[Finding]:

@@ -1,0 +1,50 @@
+"""Is a folder another tool's (MLX, AdapterHub, diffusers, kohya)? Then that is said, and not that it is a broken one of
+PEFT: to copy it again, to rename it, or to write a peft_type into it would lead nowhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lorica.adapters.document import short_text
+from lorica.adapters.header import Header
+from lorica.adapters.methods import FORMATS, NO_METHOD, Method, method_of_config, method_of_files, method_of_names
+from lorica.vetting.findings import Finding, finding
+
+# What is true of PEFT's folders only: files that are missing or have other names, a config without peft_type, a pickle
+# that PEFT could save anew.
+_OF_PEFT = ("L001", "L002", "L003", "L005", "L012", "L017", "L058")
+
+
+def tool_of(raw_config: Mapping[str, Any] | None, header: Header | None, names: Sequence[str]) -> Method | None:
+    """The format of another tool that config, tensors or, where these are not there, file names show. names: of the
+    folder's own files."""
+    claimed = method_of_config(raw_config or {})
+    if claimed is not None:
+        return FORMATS.get(claimed[0])
+    if header is not None:
+        named = method_of_names(header.tensors)
+        return None if named is None else FORMATS.get(named[0])
+    kind = None if raw_config is None else raw_config.get("peft_type")
+    if isinstance(kind, str) and kind.strip().lower() not in NO_METHOD:
+        return None
+    by_files = method_of_files(names)
+    return None if by_files is None else by_files[1]
+
+
+def as_of_tool(tool: Method, header: Header | None, names: Sequence[str], found: Sequence[Finding]) -> list[Finding]:
+    """The findings on a folder of this tool's. Where there is a header, level 1 names the tool."""
+    kept = [each for each in found if each.code not in _OF_PEFT]
+    if header is not None:
+        return kept
+    files = sorted((name for name in names if is_file_of(tool, name)), key=lambda name: name.endswith(".json"))
+    seen = f"it is {tool.title}" + (f", in {short_text(files[0])}" if files else "") + "; Lorica reads PEFT's LoRA"
+    key = next(key for key, method in FORMATS.items() if method is tool)
+    file = files[0] if files else ""
+    return [*kept, finding("L102", seen, fix=tool.reader, file=file, facts={"method": key})]
+
+
+def is_file_of(tool: Method, name: str) -> bool:
+    """Whether the tool calls a file so."""
+    return bool(tool.files) and re.fullmatch(tool.files, name.lower()) is not None
