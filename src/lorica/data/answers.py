@@ -91,11 +91,20 @@ def to_values(answer: Answer) -> dict[str, Any]:
 
 
 def from_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a Parquet row, ready for `to_answer`: columns that hold null stand at their default."""
-    kept = {name: value for name, value in values.items() if value is not None}
+    """The values of a Parquet row, ready for `to_answer`: columns that hold null, or NaN as pandas has it, stand at
+    their default."""
+    kept = from_record({name: value for name, value in values.items() if value is not None and value == value})
     if isinstance(kept.get("scores"), list):
         kept["scores"] = dict(kept["scores"])
     return kept
+
+
+def from_record(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a JSON object, ready for `to_answer`: an answer that is a number or true/false becomes its text."""
+    answer = values.get("answer")
+    if isinstance(answer, bool):
+        return {**values, "answer": str(answer).lower()}
+    return {**values, "answer": str(answer)} if isinstance(answer, (int, float)) else dict(values)
 
 
 def to_answer(values: Mapping[str, Any]) -> Answer:

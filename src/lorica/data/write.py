@@ -11,7 +11,7 @@ import gzip
 import io
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, cast
 from lorica.data.answers import (
     ANSWER_COLUMNS,
     from_cells,
+    from_record,
     from_values,
     to_answer,
     to_cells,
@@ -28,6 +29,7 @@ from lorica.data.answers import (
 from lorica.data.files import file_format
 from lorica.data.formats import open_table
 from lorica.data.ids import refuse_duplicates
+from lorica.data.names import fold
 from lorica.data.parquet_table import load_pyarrow
 from lorica.data.shapes import id_text
 from lorica.errors import DataError
@@ -36,6 +38,11 @@ from lorica.records import Answer
 _KINDS = ("csv", "jsonl", "parquet")
 _ALLOWED = ".jsonl, .csv (each also with .gz) or .parquet"
 _ROW_GROUP = 8192
+_PREPARE: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "csv": from_cells,
+    "tsv": from_cells,
+    "parquet": from_values,
+}
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
@@ -147,55 +154,72 @@ def write_answers(path: Path | str, answers: Iterable[Answer]) -> int:
             return write(file, cast(BinaryIO, packed), answers)
 
 
-def read_answers(path: Path | str) -> Iterator[Answer]:
-    """The answers of a file that `write_answers` wrote, or that has some of its columns (`id` at least).
+def read_answers(path: Path | str, *, id_names: Collection[str] = ()) -> Iterator[Answer]:
+    """The answers of a table that `write_answers` wrote, or that has some of its columns: `id` at least, which may also
+    bear one of `id_names`, in any spelling.
 
     Raises DataError, with the line, for unknown columns, values of the wrong type and ids used twice.
     """
     file = Path(path)
-    _check_name(file)
-    pairs = refuse_duplicates(_read(file), key=lambda item: (item[1].id, item[0]), again=lambda: _read(file), path=file)
+    ids = set(map(fold, ("id", *id_names)))
+    pairs = refuse_duplicates(
+        _read(file, ids), key=lambda item: (item[1].id, item[0]), again=lambda: _read(file, ids), path=file
+    )
     first = next(pairs, None)
     if first is None:
         raise DataError("the file has a header and no answers", path=file, line=1, fix="check how it was made")
     return chain([first[1]], (answer for _, answer in pairs))
 
 
-def _read(path: Path) -> Iterator[tuple[int, Answer]]:
+def _read(path: Path, ids: Collection[str]) -> Iterator[tuple[int, Answer]]:
     fmt = file_format(path)
     table = open_table(path)
-    prepare = {"csv": from_cells, "parquet": from_values}.get(fmt.kind, dict)
-    _check_columns(path, table.line, table.names)
+    prepare = _PREPARE.get(fmt.kind, from_record)
+    columns = _answer_columns(path, table.line, table.names, ids)
     for line, record in table.whole_records(table.names):
         if table.open_names:
-            _check_columns(path, line, tuple(record))
+            columns = _answer_columns(path, line, tuple(record), ids)
+        values = {columns[name]: value for name, value in record.items()}
         try:
-            values = prepare(record)
+            values = prepare(values)
             values["id"] = id_text(values.get("id"))
             yield line, to_answer(values)
         except ValueError as error:
-            raise DataError(str(error), path=path, line=line, row_id=_known_id(record)) from error
+            raise DataError(
+                str(error),
+                path=path,
+                line=line,
+                row_id=_known_id(values),
+                fix="docs/rows.md lists the columns of a result file and what they hold",
+            ) from error
 
 
-def _known_id(record: Mapping[str, Any]) -> str | None:
-    value = record.get("id")
+def _known_id(values: Mapping[str, Any]) -> str | None:
+    value = values.get("id")
     return str(value) if value else None
 
 
-def _check_columns(path: Path, line: int, names: tuple[str, ...]) -> None:
-    for name in names:
-        if name not in ANSWER_COLUMNS:
+def _answer_columns(path: Path, line: int, names: Sequence[str], ids: Collection[str]) -> dict[str, str]:
+    """The file's name of a column -> the result file's."""
+    columns = {name: "id" if fold(name) in ids else name for name in names}
+    for name, column in columns.items():
+        if column not in ANSWER_COLUMNS:
             close = difflib.get_close_matches(name, ANSWER_COLUMNS, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            columns = ", ".join(ANSWER_COLUMNS)
+            allowed = ", ".join(ANSWER_COLUMNS)
             raise DataError(
                 f"{name!r} is no column of a result file",
                 path=path,
                 line=line,
-                fix=f"{hint}they are: {columns}",
+                fix=f"{hint}they are: {allowed}",
             )
-    if "id" not in names:
+    bearers = [name for name, column in columns.items() if column == "id"]
+    if not bearers:
         raise DataError("no column 'id'", path=path, line=line, fix="every answer carries the id of its row")
+    if len(bearers) > 1:
+        listed = " and ".join(map(repr, bearers))
+        raise DataError(f"{listed} may both hold the ids", path=path, line=line, fix="keep the one that the rows have")
+    return columns
 
 
 def _unwritable(path: Path, answer: Answer, error: ValueError) -> DataError:

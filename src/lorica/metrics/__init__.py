@@ -4,6 +4,7 @@ table.py      METRICS: name -> Metric, called as metric(gold, prediction) -> flo
 scores.py     of a score for class 1: roc_auc, average_precision, log_loss, brier
 labels.py     of a label: accuracy, balanced_accuracy, f1
 text.py       of a text against accepted answers: exact_match, token_f1
+normalise.py  what those two compare under, by name; atoms.py: numbers, words and symbols of a text
 bootstrap.py  estimate, paired_difference, by_group: values with their interval
 health.py     what a column of scores looks like, without gold
 """

@@ -25,7 +25,7 @@ class Metric(msgspec.Struct, frozen=True):
 
     takes: what a prediction is: "score" (of class 1), "label", or "text" (against a tuple of accepted
     answers). prepare: checks and digests gold and prediction (ValueError for what cannot be meant); needs:
-    what must hold for the value to exist, in words.
+    what must hold for the value to exist, in words. normalisation: for texts, the name of what they are compared under.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Metric(msgspec.Struct, frozen=True):
     prepare: Callable[[Column, Column], Evaluator]
     higher_is_better: bool = True
     needs: str = "at least one row"
+    normalisation: str = ""
 
     def __call__(self, gold: Column, prediction: Column) -> float:
         """The value over all rows; nan where it is undefined (`needs` says when). ValueError for bad

@@ -1,11 +1,21 @@
-"""The metrics by name."""
+"""The metrics by name; those of texts under the default normalisation."""
 
 from __future__ import annotations
 
 from lorica.metrics import labels, scores, text
 from lorica.metrics.base import Metric
+from lorica.metrics.normalise import LORICA, NORMALISATIONS, Normalisation
 
 _BOTH = "rows of both classes"
+
+
+def _of_texts(normalisation: Normalisation) -> tuple[Metric, ...]:
+    prepared = {
+        "exact_match": text.prepare_exact_match(normalisation),
+        "token_f1": text.prepare_token_f1(normalisation),
+    }
+    return tuple(Metric(name, "text", prepare, normalisation=normalisation.name) for name, prepare in prepared.items())
+
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -17,7 +27,12 @@ METRICS: dict[str, Metric] = {
         Metric("accuracy", "label", labels.prepare_accuracy),
         Metric("balanced_accuracy", "label", labels.prepare_balanced_accuracy),
         Metric("f1", "label", labels.prepare_f1, needs="a row of class 1, in gold or prediction"),
-        Metric("exact_match", "text", text.prepare_exact_match),
-        Metric("token_f1", "text", text.prepare_token_f1),
+        *_of_texts(LORICA),
     )
 }
+
+
+def find_metric(name: str, normalisation: str = LORICA.name) -> Metric:
+    """The metric called `name`; one of texts compares under `normalisation`. Raises KeyError for unknown names."""
+    own = {metric.name: metric for metric in _of_texts(NORMALISATIONS[normalisation])}
+    return own.get(name) or METRICS[name]

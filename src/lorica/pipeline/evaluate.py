@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from lorica.errors import DataError
 from lorica.metrics.base import Column, Metric
 from lorica.metrics.bootstrap import Estimate, by_group, estimate, paired_difference
-from lorica.metrics.table import METRICS
+from lorica.metrics.normalise import LORICA, is_answer
+from lorica.metrics.table import find_metric
 from lorica.records import Answer, Problem, Row
 from lorica.tasks.base import Task
-from lorica.tasks.mcq import McqCase
-from lorica.tasks.options import read_option
 
 _NO_GOLD = Problem("the row has no gold answer", "evaluate on a file whose every row has the label column")
+
+# A row of these stages, or with one of these flags, has no answer, whatever else its record says.
+_FAILED_STAGES = frozenset({"invalid", "fallback"})
+_FAILED_FLAGS = frozenset({"invalid", "error", "parse_fallback"})
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The metrics within each group of rows that share a value of a column.
+
+    groups: value -> metric -> estimate. rows: value -> how many. means: metric -> its mean over the groups in which it
+    is defined, whatever their sizes; nan where it is in none.
+    """
+
+    groups: dict[str, dict[str, Estimate]]
+    rows: dict[str, int]
+    means: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -23,7 +41,9 @@ class Evaluation:
     """metrics: name -> estimate, the task's main metric first. groups: group -> estimate of the main metric.
 
     unscored: rows that have no score and are left out of metrics on scores (they count as wrong everywhere else).
-    stages, flags: rows by parse stage and by flag.
+    stages, flags: rows by parse stage and by flag. no_answer: ids of rows without an answer, which is right nowhere.
+    unreadable: id -> why, of answers that name no option and no label; they count as wrong. normalisations: metric ->
+    what its texts were compared under, where it compares texts. by: column -> the metrics within its groups.
     """
 
     n: int
@@ -32,6 +52,20 @@ class Evaluation:
     unscored: int
     stages: dict[str, int]
     flags: dict[str, int]
+    no_answer: tuple[str, ...] = ()
+    unreadable: dict[str, str] = field(default_factory=dict)
+    normalisations: dict[str, str] = field(default_factory=dict)
+    by: dict[str, Grouping] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A row with its answer as the task reads it: 0/1, an index or a text; None when there is none, or `problem`."""
+
+    row: Row
+    answer: Answer
+    value: int | str | None
+    problem: str = ""
 
 
 def evaluate(
@@ -39,32 +73,36 @@ def evaluate(
     rows: Sequence[Row],
     answers: Mapping[str, Answer],
     *,
+    by: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    normalisation: str = LORICA.name,
     seed: int = 0,
     gold_file: str = "gold",
     answer_file: str = "answers",
 ) -> Evaluation:
     """Measure answers (by row id) on rows with gold.
 
-    Where rows belong to groups (variants of a question, a functionality), the bootstrap draws whole groups: rows of one
-    group say much the same, and drawing them one by one would make intervals too narrow.
+    by: column -> row id -> value, of columns to group by. normalisation: what texts are compared under, a name of
+    `metrics.normalise.NORMALISATIONS`. Where rows belong to groups (variants of a question, a functionality), the
+    bootstrap draws whole groups: rows of one group say much the same, and drawing them one by one would make intervals
+    too narrow.
 
     Raises DataError when a row has no gold or no answer, naming the first and its file.
     """
-    pairs = _join(rows, answers, gold_file, answer_file)
-    metrics = {}
-    for name in task.metric_names:
-        gold, predicted, scored = _columns(METRICS[name], pairs)
-        metrics[name] = estimate(METRICS[name], gold, predicted, seed=seed, groups=_clusters(scored))
-    main = METRICS[task.metric_names[0]]
-    gold, predicted, scored = _columns(main, pairs)
-    groups = [row.group or row.subject for row in scored]
+    judged = _join(task, rows, answers, gold_file, answer_file)
+    used = [find_metric(name, normalisation) for name in task.metric_names]
+    main = used[0]
+    groups = [one.row.group or one.row.subject for one in judged]
     return Evaluation(
-        n=len(pairs),
-        metrics=metrics,
-        groups=by_group(main, gold, predicted, groups, seed=seed) if any(groups) else {},
-        unscored=sum(answer.score is None for _, answer in pairs) if main.takes == "score" else 0,
-        stages=dict(Counter(answer.stage for _, answer in pairs)),
-        flags=dict(Counter(flag for _, answer in pairs for flag in answer.flags)),
+        n=len(judged),
+        metrics={metric.name: _estimate(metric, judged, seed) for metric in used},
+        groups=_by_group(main, judged, groups, seed) if any(groups) else {},
+        unscored=sum(one.answer.score is None for one in judged) if main.takes == "score" else 0,
+        stages=dict(Counter(one.answer.stage for one in judged)),
+        flags=dict(Counter(flag for one in judged for flag in one.answer.flags)),
+        no_answer=tuple(one.row.id for one in judged if one.value is None and not one.problem),
+        unreadable={one.row.id: one.problem for one in judged if one.problem},
+        normalisations={metric.name: metric.normalisation for metric in used if metric.normalisation},
+        by={column: _grouping(used, judged, values, seed) for column, values in by.items()},
     )
 
 
@@ -72,27 +110,24 @@ def difference(
     task: Task, rows: Sequence[Row], a: Mapping[str, Answer], b: Mapping[str, Answer], *, seed: int = 0
 ) -> Estimate:
     """The main metric of `a` minus that of `b`, with a paired interval over the rows that both have scored."""
-    main = METRICS[task.metric_names[0]]
+    main = find_metric(task.metric_names[0])
     rows = [row for row in rows if main.takes != "score" or None not in (a[row.id].score, b[row.id].score)]
-    gold, first, scored = _columns(main, _join(rows, a))
-    _, second, _ = _columns(main, _join(rows, b))
+    gold, first, scored = _columns(main, _join(task, rows, a))
+    _, second, _ = _columns(main, _join(task, rows, b))
     return paired_difference(main, gold, first, second, seed=seed, groups=_clusters(scored))
 
 
 def _join(
-    rows: Sequence[Row], answers: Mapping[str, Answer], gold_file: str = "gold", answer_file: str = "answers"
-) -> list[tuple[Row, Answer]]:
-    pairs = []
+    task: Task,
+    rows: Sequence[Row],
+    answers: Mapping[str, Answer],
+    gold_file: str = "gold",
+    answer_file: str = "answers",
+) -> list[_Judged]:
     for row in rows:
         if row.gold is None:
             problem = row.gold_problem or _NO_GOLD
-            raise DataError(
-                problem.message,
-                path=gold_file,
-                line=row.line or None,
-                row_id=row.id,
-                fix=problem.fix,
-            )
+            raise DataError(problem.message, path=gold_file, line=row.line or None, row_id=row.id, fix=problem.fix)
         if row.id not in answers:
             raise DataError(
                 "the row has no answer",
@@ -100,20 +135,71 @@ def _join(
                 row_id=row.id,
                 fix="answer the same file that is evaluated; `lorica infer` writes every row",
             )
-        pairs.append((row, answers[row.id]))
-    return pairs
+    read = task.answer_reader([(row, text) for row in rows if (text := _said(answers[row.id]))])
+    by_score = find_metric(task.metric_names[0]).takes == "score"
+    return [_judge(read, row, answers[row.id], by_score=by_score) for row in rows]
 
 
-def _columns(metric: Metric, pairs: Sequence[tuple[Row, Answer]]) -> tuple[Column, Column, list[Row]]:
+def _judge(read: Callable[[Row, str], int | str], row: Row, answer: Answer, *, by_score: bool) -> _Judged:
+    if by_score and answer.score is not None and not _failed(answer):
+        return _Judged(row, answer, int(answer.score >= 0.5))
+    text = _said(answer)
+    if not text:
+        return _Judged(row, answer, None)
+    try:
+        return _Judged(row, answer, read(row, text))
+    except ValueError as error:
+        fix = getattr(error, "fix", "")
+        return _Judged(row, answer, None, f"{error} -> {fix}" if fix else str(error))
+
+
+def _said(answer: Answer) -> str:
+    """The text of an answer, "" where there is none."""
+    return answer.answer if answer.answer is not None and is_answer(answer.answer) and not _failed(answer) else ""
+
+
+def _failed(answer: Answer) -> bool:
+    return answer.stage in _FAILED_STAGES or not _FAILED_FLAGS.isdisjoint(answer.flags)
+
+
+def _estimate(metric: Metric, judged: Sequence[_Judged], seed: int, *, within: bool = False) -> Estimate:
+    """within: of the rows of one value of a column, which may be of one group; then its rows are drawn."""
+    gold, predicted, scored = _columns(metric, judged)
+    if not scored:
+        return Estimate(math.nan, math.nan, math.nan, 0, f"{metric.name} needs scores, and no row has one")
+    clusters = _clusters(scored)
+    if within and clusters is not None and len(set(clusters)) == 1:
+        clusters = None
+    return estimate(metric, gold, predicted, seed=seed, groups=clusters)
+
+
+def _by_group(metric: Metric, judged: Sequence[_Judged], groups: Sequence[str], seed: int) -> dict[str, Estimate]:
+    names = {one.row.id: name for one, name in zip(judged, groups, strict=True)}
+    gold, predicted, scored = _columns(metric, judged)
+    return by_group(metric, gold, predicted, [names[row.id] for row in scored], seed=seed)
+
+
+def _grouping(used: Sequence[Metric], judged: Sequence[_Judged], values: Mapping[str, str], seed: int) -> Grouping:
+    members: dict[str, list[_Judged]] = {}
+    for one in judged:
+        members.setdefault(values[one.row.id], []).append(one)
+    groups = {
+        name: {metric.name: _estimate(metric, members[name], seed, within=True) for metric in used}
+        for name in sorted(members)
+    }
+    means = {}
+    for metric in used:
+        defined = [found[metric.name].value for found in groups.values() if not math.isnan(found[metric.name].value)]
+        means[metric.name] = sum(defined) / len(defined) if defined else math.nan
+    return Grouping(groups, {name: len(members[name]) for name in groups}, means)
+
+
+def _columns(metric: Metric, judged: Sequence[_Judged]) -> tuple[Column, Column, list[Row]]:
     """gold [n] and prediction [n] as the metric takes them, and the n rows they are of."""
     if metric.takes == "score":
-        pairs = [(row, answer) for row, answer in pairs if answer.score is not None]
-        predicted: list[object] = [answer.score for _, answer in pairs]
-    elif metric.takes == "label":
-        predicted = [_label(row, answer) for row, answer in pairs]
-    else:
-        predicted = [answer.answer or "" for _, answer in pairs]
-    return [row.gold for row, _ in pairs], predicted, [row for row, _ in pairs]
+        judged = [one for one in judged if one.answer.score is not None]
+    predicted = [one.answer.score if metric.takes == "score" else one.value for one in judged]
+    return [one.row.gold for one in judged], predicted, [one.row for one in judged]
 
 
 def _clusters(rows: Sequence[Row]) -> list[str] | None:
@@ -121,15 +207,3 @@ def _clusters(rows: Sequence[Row]) -> list[str] | None:
     if not any(row.group for row in rows):
         return None
     return [f"group {row.group}" if row.group else f"row {row.id}" for row in rows]
-
-
-def _label(row: Row, answer: Answer) -> int | None:
-    """0 or 1 from a score, the index of the option that is named otherwise; None (always wrong) without either."""
-    if answer.score is not None:
-        return int(answer.score >= 0.5)
-    if not isinstance(row.case, McqCase):
-        return None
-    try:
-        return read_option(answer.answer, row.case.options, row.case.keys or ())
-    except ValueError:
-        return None

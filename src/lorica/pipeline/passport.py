@@ -138,15 +138,17 @@ def measure(
         return MetricsFacts(on="none", note=why)
     step = max(1.0, len(labelled) / MOST_ROWS)
     chosen = [labelled[int(number * step)] for number in range(min(MOST_ROWS, len(labelled)))]
-    figures = []
+    figures, compared = [], set()
     for adapters, use in (((), ""), ((name,), name)):
         own = dataclasses.replace(settings, fixed_adapter=use, fallback="base")
         answers = Pipeline(task, encoder, engine, adapters, own).answer(chosen)
         found = evaluate(task, chosen, {answer.id: answer for answer in answers})
+        compared |= set(found.normalisations.values())
         figures.append({metric: _measured(one) for metric, one in found.metrics.items()})
     notes = [_CHOSEN_ON] if on == "validation" else []
     if len(chosen) < len(rows):
         notes.append(f"{len(chosen)} of {len(rows)} rows")
+    notes += [f"texts compared under the normalisation {name!r}" for name in sorted(compared)]
     return MetricsFacts(on=on, rows=len(chosen), base=figures[0], adapter=figures[1], note="; ".join(notes))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -85,6 +85,13 @@ class Task(Protocol):
 
     def read_text(self, row: Row, text: str) -> Reading:
         """Read what the model generated; never invents an answer."""
+        ...
+
+    def answer_reader(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
+        """How answers of a result file are read: as gold is, to 0/1, an index or the text itself.
+
+        answers: all of the file, none of them blank; what a number means may depend on the others. What is returned
+        raises ValueError for an answer that the reader of gold would refuse."""
         ...
 
     def text(self, row: Row) -> str:

@@ -7,7 +7,7 @@ are a list. How an answer in a file is read: `options.read_option`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,9 +30,10 @@ from lorica.tasks.base import (
 )
 from lorica.tasks.drafts import Draft
 from lorica.tasks.literals import literal_cell
-from lorica.tasks.option_cells import OptionSet, column_options, read_options
+from lorica.tasks.option_cells import OptionSet, column_options, label_numbering, read_options
 from lorica.tasks.options import (
     LETTERS,
+    NamedAnswer,
     Numbering,
     UndecidedNumberError,
     find_numbering,
@@ -142,9 +143,13 @@ class McqTask:
     def _numbering(
         self, read: Callable[[Mapping[str, Any]], McqRow], table: Iterator[Mapping[str, Any]]
     ) -> Numbering | None:
+        return self._told(lambda: _answers(read, table))
+
+    def _told(self, answers: Callable[[], Iterable[NamedAnswer]]) -> Numbering | None:
+        """What numbers mean in a file with these answers."""
         if self.settings.answer_numbers != "auto":
             return self.settings.answer_numbers
-        return find_numbering(_answers(read, table))
+        return find_numbering(answers())
 
     def render(self, row: Row) -> tuple[Message, ...]:
         """One user message: instruction, passage if any, question, options as lines "A. text"."""
@@ -198,6 +203,20 @@ class McqTask:
     def read_text(self, row: Row, text: str) -> Reading:
         """Both methods score choices; a generated text is not read."""
         return invalid(f"the task mcq answers by scoring its options, and got the text {text[:40]!r}")
+
+    def answer_reader(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
+        """To the index of the option, by `read_option`; numbers mean what all numbers of the file allow."""
+        told = self._told(lambda: ((answer, *_named(row), _own_numbering(row) is None) for row, answer in answers))
+
+        def read(row: Row, answer: str) -> int | str:
+            options, keys = _named(row)
+            own = _own_numbering(row)
+            index = read_option(answer, options, keys, numbering=lambda: own or told)
+            if index is None:
+                raise ValueError("the answer is empty")
+            return index
+
+        return read
 
     def text(self, row: Row) -> str:
         """The question and its options."""
@@ -254,9 +273,7 @@ def _gold(row: McqRow, numbering: Callable[[], Numbering | None]) -> int | None:
     )
 
 
-def _answers(
-    read: Callable[[Mapping[str, Any]], McqRow], table: Iterator[Mapping[str, Any]]
-) -> Iterator[tuple[object, Sequence[str], Sequence[str], bool]]:
+def _answers(read: Callable[[Mapping[str, Any]], McqRow], table: Iterator[Mapping[str, Any]]) -> Iterator[NamedAnswer]:
     """What `find_numbering` asks of a table; a row that cannot be read is told when it is met."""
     for values in table:
         try:
@@ -332,6 +349,18 @@ def _end_of_question(case: McqCase) -> int:
             return at
         at += len(line)
     return len(case.question)
+
+
+def _named(row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The texts of a row's options, and the file's keys for them."""
+    case = _case(row)
+    return case.options, case.keys or ()
+
+
+def _own_numbering(row: Row) -> Numbering | None:
+    """What numbers mean for this row alone, by the labels of its options."""
+    options, keys = _named(row)
+    return None if keys else label_numbering(options)
 
 
 def _case(row: Row) -> McqCase:

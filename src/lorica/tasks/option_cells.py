@@ -81,7 +81,7 @@ def option_set(keys: Sequence[object], texts: Sequence[object], name: str) -> Op
         keys=tuple(own),
         order=tuple(order),
         counted=order == sorted(order),
-        numbering=None if own else _numbering(options),
+        numbering=None if own else label_numbering(options),
     )
 
 
@@ -95,7 +95,7 @@ def _without_letters(options: list[str], *, ordered: bool) -> tuple[list[str], l
     return letters, [option[match.end() :] for match, option in zip(matches, options, strict=True) if match]
 
 
-def _numbering(options: Sequence[str]) -> Numbering | None:
+def label_numbering(options: Sequence[str]) -> Numbering | None:
     """Where the count begins of the numbers that label all options."""
     matches = [_NUMBER_LABEL.match(option) for option in options]
     numbers = [match[1] or match[2] if match else "" for match in matches]

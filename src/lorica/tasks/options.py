@@ -19,6 +19,8 @@ from lorica.tasks.base import is_missing
 
 LETTERS = string.ascii_uppercase
 Numbering = Literal["from_0", "from_1", "text"]
+NamedAnswer = tuple[object, Sequence[str], Sequence[str], bool]
+"""(answer, options, keys, counted) as `read_option` takes them."""
 NUMBERINGS: tuple[Numbering, ...] = ("text", "from_0", "from_1")
 _COUNTED = {"text": "as an option's text", "from_0": "counted from 0", "from_1": "counted from 1"}
 
@@ -93,8 +95,8 @@ def read_option(
     raise CellError(two, fix=f"write the option's letter or key before its text, as in {both!r}")
 
 
-def find_numbering(answers: Iterable[tuple[object, Sequence[str], Sequence[str], bool]]) -> Numbering | None:
-    """What numbers mean in a table of (answer, options, keys, counted): the one reading that all its numbers allow.
+def find_numbering(answers: Iterable[NamedAnswer]) -> Numbering | None:
+    """What numbers mean in a table of these answers: the one reading that all its numbers allow.
 
     A 0 tells that they are counted from 0, a number as high as the options are many that they are counted from 1.
     None when several readings are left, or there are no numbers. Reads no further than it must.

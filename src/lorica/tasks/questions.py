@@ -95,13 +95,15 @@ def _build_annotated(values: Mapping[str, Any], row_id: str, line: int) -> Row:
 
 
 def _answers(value: object) -> tuple[str, ...] | None:
-    """A text, or in JSON a list of accepted texts, the preferred one first; or SQuAD's {"text": [...]} and the like."""
+    """A text, or in JSON a list of accepted texts, the preferred one first; or SQuAD's {"text": [...]} and the like.
+    True and false are the words."""
     if isinstance(value, str) and _SQUAD.match(value):
         value = literal_cell(value, "answer")
     if isinstance(value, Mapping) and "text" in value:
         value = value["text"]
     texts = value if isinstance(value, list) else [value]
     texts = [text["text"] if isinstance(text, Mapping) and "text" in text else text for text in texts]
+    texts = [str(text).lower() if isinstance(text, bool) else text for text in texts]
     found = [text_value({"answer": text}, "answer") for text in texts]
     return tuple(dict.fromkeys(filter(None, found))) or None
 

@@ -7,7 +7,7 @@ the shared part is computed once.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -40,6 +40,7 @@ _EXAMPLES_UNUSED = (
     "the examples of the rows (positive_example_1, negative_example_1, ...) are left out of prompts by "
     "task.style=plain; task.style=structured shows them"
 )
+_MARKS = " .!*_\"'`“”‘’()[]"
 _OPTIONAL = ("subreddit", *_EXAMPLES, "rule_violation", "subject", "group")
 
 _REPLY = {
@@ -169,6 +170,12 @@ class RulesTask:
             )
         return Reading(answer=_verdict(found.value), stage=found.stage, valid=True, score=found.value)
 
+    def answer_reader(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
+        """To 1 or 0, by the labels of gold or the task's own Yes and No."""
+        own = {choice.casefold(): int(choice == CHOICES[0]) for choice in CHOICES}
+        labels = own | self._labels
+        return lambda row, answer: self._read_label(answer, labels)
+
     def text(self, row: Row) -> str:
         """The post, or all of a chat."""
         return row.case.text if isinstance(row.case, ChatCase) else _case(row).body
@@ -205,16 +212,19 @@ class RulesTask:
         )
 
     def _gold(self, value: object) -> int | None:
-        label = _spelling(value)
-        if not label:
-            return None
-        if label not in self._labels:
-            positive, negative = ([k for k, v in self._labels.items() if v == side] for side in (1, 0))
+        return self._read_label(value, self._labels) if _spelling(value) else None
+
+    def _read_label(self, value: object, labels: Mapping[str, int]) -> int:
+        spelling = _spelling(value)
+        # "Yes." and "**Yes**" are labels as well, unless a label is spelt with such marks.
+        label = spelling if spelling in labels else spelling.strip(_MARKS)
+        if label not in labels:
+            positive, negative = ([k for k, v in labels.items() if v == side] for side in (1, 0))
             raise ValueError(
                 f"the label {value!r} is neither a violation ({', '.join(positive)}) nor none "
                 f"({', '.join(negative)}); set task.positive_labels and task.negative_labels"
             )
-        return self._labels[label]
+        return labels[label]
 
 
 def _own(labels: Sequence[str], default: Sequence[str]) -> bool:

@@ -55,6 +55,10 @@ class WrittenTask:
         """The cleaned answer; what is no answer has its problem named."""
         return read_answer(row, text)
 
+    def answer_reader(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
+        """To the text itself."""
+        return lambda row, answer: answer
+
     def text(self, row: Row) -> str:
         """The question, or all of a chat."""
         return row.case.text if isinstance(row.case, ChatCase) else question_case(row).question

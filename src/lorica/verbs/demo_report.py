@@ -13,7 +13,7 @@ from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Line, LineCha
 from lorica.reports.table import plain_table
 from lorica.tasks.mcq import McqCase
 from lorica.verbs.demo_tasks import DemoTask
-from lorica.verbs.eval import estimate_dict, evaluation_dict
+from lorica.verbs.eval_report import estimate_dict, evaluation_dict, metric_title
 from lorica.verbs.experiment import ADAPTER, Outcome
 
 Outcomes = Mapping[DemoTask, Outcome]
@@ -70,7 +70,8 @@ def _results(outcomes: Outcomes) -> Table:
     for demo, outcome in outcomes.items():
         for metric in outcome.systems[ADAPTER].metrics:
             found = [outcome.systems[name].metrics[metric] for name in names]
-            rows.append((demo.name, metric, *map(str, found), found[0].n))
+            title = metric_title(outcome.systems[ADAPTER], metric)
+            rows.append((demo.name, title, *map(str, found), found[0].n))
     return Table(("task", "metric", *names, "n"), tuple(rows))
 
 
@@ -101,7 +102,7 @@ def _section(demo: DemoTask, outcome: Outcome) -> Section:
         tables=(_adapters(outcome), _stages(outcome), _samples(outcome)),
         charts=(
             IntervalPlot(
-                title=main,
+                title=metric_title(outcome.systems[ADAPTER], main),
                 points=tuple(
                     IntervalPoint(name, found.metrics[main].value, found.metrics[main].low, found.metrics[main].high)
                     for name, found in outcome.systems.items()

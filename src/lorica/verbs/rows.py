@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorica.config.schema import Config
 from lorica.data.read import read_rows
 from lorica.data.read_log import ReadLog, write_skipped
-from lorica.records import Row
+from lorica.records import Row, RowShape
 from lorica.tasks.base import Task
 
 
@@ -19,16 +19,18 @@ def open_rows(
     task: Task,
     path: Path,
     *,
+    shapes: Sequence[RowShape] = (),
     log: ReadLog | None = None,
     check: Callable[[Row], object] | None = None,
 ) -> Iterator[Row]:
     """The rows of a file in the shapes of the task. `log` is one of `reading_log`; without it nothing is told.
 
-    check: raises ValueError for a row that the verb cannot use. Raises what `lorica.data.read.read_rows` does.
+    shapes: those of the task, where something is added to them. check: raises ValueError for a row that the verb cannot
+    use. Raises what `lorica.data.read.read_rows` does.
     """
     return read_rows(
         path,
-        task.shapes,
+        shapes or task.shapes,
         columns=config.task.columns,
         constants=config.task.constants,
         log=log or reading_log(config),

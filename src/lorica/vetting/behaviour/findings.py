@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from lorica.metrics.table import METRICS
 from lorica.vetting.behaviour.formats import CLEARLY
 from lorica.vetting.behaviour.measures import Behaviour, Divergence, FormatResult, Labelled, ScaleResult, Written
 from lorica.vetting.codes import Severity
@@ -365,7 +366,8 @@ def _texts(found: Behaviour) -> Iterator[Finding]:
 
 
 def _written(seen: Written) -> Finding:
-    parts = [f"{name} {value}, base {seen.base[name]}" for name, value in seen.adapter.items()]
+    titles = {name: f"{name} ({METRICS[name].normalisation})" for name in seen.adapter}
+    parts = [f"{titles[name]} {value}, base {seen.base[name]}" for name, value in seen.adapter.items()]
     worse = seen.over_base.below > 0 and seen.n >= _LABELS
     facts = {name: value.value for name, value in seen.adapter.items()} | {"n": seen.n}
     return finding("L434", f"{'; '.join(parts)} on {seen.n} rows", severity="warn" if worse else "note", facts=facts)

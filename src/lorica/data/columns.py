@@ -1,0 +1,55 @@
+"""Columns of a file that no row holds, kept beside the rows: to group by."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lorica.data.formats import open_table
+from lorica.errors import DataError
+from lorica.records import Build, Row, RowShape
+
+EMPTY = "(empty)"
+"""What a row without a value is grouped under."""
+
+
+class KeptColumns:
+    """Takes columns along while rows are read in `shapes`. values: column -> row id -> text, EMPTY for none."""
+
+    def __init__(self, shapes: Sequence[RowShape], columns: Sequence[str]) -> None:
+        self.values: dict[str, dict[str, str]] = {column: {} for column in columns}
+        self.shapes = tuple(self._keeping(shape) for shape in shapes)
+
+    def _keeping(self, shape: RowShape) -> RowShape:
+        new = [column for column in self.values if column not in (*shape.required, *shape.optional)]
+        of_table = shape.of_table
+        return msgspec.structs.replace(
+            shape,
+            optional=(*shape.optional, *new),
+            build=self._kept(shape.build),
+            of_table=None if of_table is None else lambda again: self._kept(of_table(again)),
+        )
+
+    def _kept(self, build: Build) -> Build:
+        def kept(values: Mapping[str, Any], row_id: str, line: int) -> Row:
+            for column, texts in self.values.items():
+                texts[row_id] = str(values.get(column, "")).strip() or EMPTY
+            return build(values, row_id, line)
+
+        return kept
+
+    def check(self, path: Path) -> None:
+        """Once all rows were read. Raises DataError for a column in which no row has a value."""
+        for column, texts in self.values.items():
+            if any(text != EMPTY for text in texts.values()):
+                continue
+            names = open_table(path).names
+            close = difflib.get_close_matches(column, names, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            what = "is empty in every row" if column in names else "is not in the file"
+            listed = ", ".join(map(repr, names))
+            raise DataError(f"the column {column!r} {what}", path=path, fix=f"{hint}its columns are: {listed}")
