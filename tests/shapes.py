@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lorica.models.families import DecoderConfig, RopeScaling
+from lorica.models.families import DecoderConfig
+from lorica.models.rope_config import RopeScaling
 
 TINY = DecoderConfig(
     family="qwen3",

@@ -109,7 +109,7 @@ class ModelError(LoricaError):
 
 
 class ModelConfigError(ModelError):
-    """A config.json from which no model can be built, whatever the engine."""
+    """A config.json from which no model can be built, whatever the engine, or whose keys contradict each other."""
 
 
 class AdapterError(LoricaError):

@@ -159,10 +159,38 @@ def test_derived_tensors_of_old_checkpoints_are_ignored(folder: Path, tiny: Call
 
 def test_a_copy_of_a_tied_head_is_ignored(tiny: Callable[[str], Any], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny("qwen2").folder, tmp_path / "model"))
-    change(folder, lambda tensors: tensors.update({"lm_head.weight": torch.zeros(67, 32)}))
+    change(folder, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}))
     decoder = load_decoder(folder)
     assert decoder.lm_head.weight is decoder.model.embed_tokens.weight
     assert decoder.lm_head.weight.abs().sum() > 0
+
+
+def test_another_head_of_a_tied_model_is_refused_and_the_advice_leads_on(
+    tiny: Callable[[str], Any], tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = Path(shutil.copytree(tiny("qwen2").folder, tmp_path / "model"))
+    change(folder, lambda tensors: tensors.update({"lm_head.weight": torch.ones(67, 32)}))
+    error = refused(folder, "lm_head.weight is another than model.embed_tokens.weight")
+    assert "tie_word_embeddings to false" in error.fix
+    reference = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}), "utf-8")
+    assert torch.equal(load_decoder(folder).lm_head.weight, reference.lm_head.weight)
+
+
+def test_a_tied_model_saved_with_its_head_alone_loads(tiny: Callable[[str], Any], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny("qwen2").folder, tmp_path / "model"))
+    change(folder, lambda tensors: tensors.update({"lm_head.weight": tensors.pop("model.embed_tokens.weight")}))
+    decoder = load_decoder(folder)
+    assert torch.equal(decoder.model.embed_tokens.weight, tiny("qwen2").decoder.model.embed_tokens.weight)
+    assert decoder.lm_head.weight is decoder.model.embed_tokens.weight
+
+
+def test_an_adapter_in_the_folder_of_the_base_is_refused(folder: Path) -> None:
+    # transformers with PEFT makes it part of the base without a word.
+    (folder / "adapter_config.json").write_text("{}", "utf-8")
+    assert "folder of their own" in refused(folder, "an adapter in the folder of a base model").fix
 
 
 def test_mixed_precisions_become_those_of_the_embedding(folder: Path) -> None:

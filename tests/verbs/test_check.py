@@ -19,7 +19,9 @@ import yaml
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import WEIGHTS_NAME, save_adapter
 from lorica.cli import main
+from lorica.config.schema import Config
 from lorica.models.locate import locate_model
+from lorica.verbs.on_base import locate
 
 BASE = "embedded:lorica_tiny"
 SHAPES = {"q_proj": (256, 256), "v_proj": (128, 256)}
@@ -165,6 +167,12 @@ def test_on_its_base_it_is_tried(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ({"hidden_size": None}, "hidden_size"),
         ({"quantization_config": "4 bits"}, "transformers refuses it"),
         ({"model_type": "gpt2", "bos_token_id": "x"}, "transformers refuses it"),
+        ({"rope_theta": None, "rope_scaling": {"type": "linear", "factor": 4}}, "rope_theta is None"),
+        (
+            {"rope_parameters": {"rope_theta": 500.0}, "rope_scaling": {"rope_type": "linear", "factor": 4}},
+            "rope_theta 500.0 would be lost",
+        ),
+        ({"attention_multiplier": 0.1}, "no qwen3 model computes with it"),
     ],
 )
 @pytest.mark.parametrize("verb", ["check", "diagnose"])
@@ -182,6 +190,16 @@ def test_a_base_that_no_engine_could_load_is_one_clear_error(
     assert "config.json" in said
     assert says in said
     assert "Traceback" not in said
+
+
+def test_a_key_that_nothing_heeds_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = Path(shutil.copytree(locate_model(BASE, environ={}), tmp_path / "base"))
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    (base / "config.json").write_text(json.dumps(config | {"rope_scalling": {"factor": 4}}), "utf-8")
+    assert locate(str(base), Config()) == base
+    told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(told) == 1
+    assert "rope_scalling (did you mean rope_scaling?)" in told[0]
 
 
 def test_an_update_of_zero_is_named_before_a_base_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

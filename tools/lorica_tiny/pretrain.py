@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from lorica.models.attention import PackedAttention
 from lorica.models.decoder import Decoder
-from lorica.models.families import DecoderConfig, RopeScaling
+from lorica.models.families import DecoderConfig
+from lorica.models.rope_config import RopeScaling
 from tools.lorica_tiny import corpus, task_forms, tokenizer
 
 SEED = 20261120

@@ -48,14 +48,16 @@ def gate(opened: Tensor, up: Tensor, *, compiled: bool) -> Tensor:
 class Turn:
     """Cosines and sines of the tokens of a pass, in the form in which they are multiplied."""
 
-    def __init__(self, positions: Tensor, speeds: Tensor, dtype: torch.dtype, *, compiled: bool) -> None:
-        """positions [T]; dtype: of what is rotated."""
+    def __init__(
+        self, positions: Tensor, speeds: Tensor, dtype: torch.dtype, *, compiled: bool, scale: float = 1.0
+    ) -> None:
+        """positions [T]; dtype: of what is rotated; scale: of cosines and sines."""
         half = len(speeds)
         if compiled:
-            both = rotation(positions, speeds, torch.float32)
+            both = rotation(positions, speeds, torch.float32, scale)
             self._cosine, self._sine = (each[:, 0, :half].contiguous() for each in both)
         else:
-            self._cosine, self._sine = rotation(positions, speeds, dtype)
+            self._cosine, self._sine = rotation(positions, speeds, dtype, scale)
             self._sine[..., :half].neg_()
 
     def of(self, rows: slice) -> tuple[Tensor, Tensor]:

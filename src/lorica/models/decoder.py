@@ -182,7 +182,7 @@ class Decoder(nn.Module):
         x = self.model.embed_tokens(tokens)
         if self._speeds.device != tokens.device:
             self._speeds = self._speeds.to(tokens.device)
-        cosine, sine = rotation(positions, self._speeds, x.dtype)
+        cosine, sine = rotation(positions, self._speeds, x.dtype, self.config.rope_scaling.attention_factor)
         assert read is None or not isinstance(lora, RowAdapters), "steps of generation read all positions"
         reads = None if read is None or isinstance(lora, RowAdapters) else Reads(read, spans_of(lora, read))
         for number, layer in enumerate(self.model.layers, 1):

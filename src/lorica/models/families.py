@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from lorica.errors import ModelConfigError, ModelError
 from lorica.formats import LFS_FIX, Content, recognise
+from lorica.models.config_keys import check_keys, key_notes
+from lorica.models.config_values import OTHER_ENGINE, Raw, UnsupportedError, flag, fraction, positive
 from lorica.models.packing import read_packing
+from lorica.models.rope_config import RopeScaling, read_rope
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Family:
     `attention_bias` decides. mlp_bias: whether `mlp_bias` is heeded. head_dim, kv_heads, sliding_window,
     max_positions: what a `config.json` without these keys means; None: hidden / heads, heads, no window.
     window_layers: which layers a `sliding_window` applies to: none, all, or those `layer_types` or
-    `max_window_layers` name once `use_sliding_window` is true.
+    `max_window_layers` name once `use_sliding_window` is true. nullable: keys that may be null, which then means what
+    other keys imply. whole_heads: hidden must be a multiple of heads, whatever `head_dim` says.
     """
 
     qkv_bias: bool | None = None
@@ -33,32 +36,47 @@ class Family:
     max_positions: int = 32768
     sliding_window: int | None = 4096
     window_layers: Literal["none", "all", "chosen"] = "none"
+    nullable: tuple[str, ...] = ()
+    whole_heads: bool = False
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The keys of a `config.json` that are read for this family and not for every one."""
+        windows = ("sliding_window", "use_sliding_window", "max_window_layers")
+        return frozenset(
+            {
+                *(("attention_bias",) if self.qkv_bias is None else ()),
+                *(("mlp_bias",) if self.mlp_bias else ()),
+                *windows[: {"none": 0, "all": 1, "chosen": 3}[self.window_layers]],
+            }
+        )
 
 
 FAMILIES: dict[str, Family] = {
-    "llama": Family(mlp_bias=True, max_positions=2048, sliding_window=None),
-    "mistral": Family(qkv_bias=False, output_bias=False, kv_heads=8, max_positions=131072, window_layers="all"),
-    "qwen2": Family(qkv_bias=True, output_bias=False, kv_heads=32, window_layers="chosen"),
-    "qwen3": Family(qk_norm=True, head_dim=128, kv_heads=32, window_layers="chosen"),
+    "llama": Family(
+        mlp_bias=True,
+        max_positions=2048,
+        sliding_window=None,
+        nullable=("num_key_value_heads", "head_dim"),
+        whole_heads=True,
+    ),
+    "mistral": Family(
+        qkv_bias=False,
+        output_bias=False,
+        kv_heads=8,
+        max_positions=131072,
+        window_layers="all",
+        nullable=("head_dim",),
+    ),
+    "qwen2": Family(
+        qkv_bias=True, output_bias=False, kv_heads=32, window_layers="chosen", nullable=("num_key_value_heads",)
+    ),
+    "qwen3": Family(qk_norm=True, head_dim=128, kv_heads=32, window_layers="chosen", nullable=("num_key_value_heads",)),
 }
 
 _MAX_WINDOW_LAYERS = 28  # what a Qwen config without `max_window_layers` means
-_ROPE_KINDS = ("default", "linear", "llama3")
-_OTHER_ENGINE = "use engine=transformers for this model"
+_EPS, _ACTIVATION = 1e-6, "silu"
 _AGAIN = "download the model's config.json again"
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """Rotary scaling: `default`, `linear` or `llama3` (https://arxiv.org/abs/2407.21783, released with Llama
-    3.1).
-    """
-
-    kind: str = "default"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_positions: int = 8192
 
 
 @dataclass(frozen=True)
@@ -122,14 +140,42 @@ def read_decoder_config(folder: Path) -> DecoderConfig:
         )
     read_packing(raw, path)  # refuses what is packed otherwise
     try:
-        unsupported = _unsupported(name, raw)
-        if unsupported:
-            raise ModelError(f"{path}: the native decoder does not do {unsupported}", fix=_OTHER_ENGINE)
+        check_keys(name, raw, {"rms_norm_eps": _EPS, "hidden_act": _ACTIVATION})
         return _decoder_config(name, raw)
+    except UnsupportedError as error:
+        if error.fix == OTHER_ENGINE:
+            raise ModelError(f"{path}: the native decoder does not do {error}", fix=error.fix) from None
+        raise ModelConfigError(f"{path}: {error}", fix=error.fix) from None
     except KeyError as error:
         raise ModelConfigError(f"{path}: the key {error} is missing", fix=_AGAIN) from None
-    except (AttributeError, TypeError, ValueError) as error:  # a text where there should be an object, for one
+    except (
+        AttributeError,
+        ArithmeticError,
+        TypeError,
+        ValueError,
+    ) as error:  # a text where an object should be, for one
         raise ModelConfigError(f"{path}: unusable value: {error}", fix=_AGAIN) from error
+
+
+def config_notes(folder: Path) -> tuple[str, ...]:
+    """What a `config.json` says that changes nothing although somebody may think so, or, of one that the native decoder
+    refuses as broken, why; () for other architectures. Raises ModelError where there is none.
+    """
+    path = folder / "config.json"
+    raw = read_json_object(path)
+    name = raw.get("model_type")
+    if not isinstance(name, str) or name not in FAMILIES:
+        return ()
+    try:
+        read_decoder_config(folder)
+    except ModelConfigError as error:
+        return (error.message,)
+    except ModelError:
+        pass  # sound, as far as is known, and more than the native decoder does
+    try:
+        return tuple(f"{path}: {note}" for note in key_notes(name, raw, FAMILIES[name].keys))
+    except (UnsupportedError, ValueError) as error:
+        return (f"{path}: {error}",)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -156,114 +202,91 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _unsupported(name: str, raw: Mapping[str, Any]) -> str:
-    """What the decoder cannot compute, in words; "" when all is well. Ignoring any of it would change the
-    result.
-    """
-    activation = raw.get("hidden_act", "silu")
-    if activation not in ("silu", "swish"):
-        return f"hidden_act {activation!r} (only silu)"
-    found = _rope_values(raw)
-    kind = _rope_kind(found)
-    if any(isinstance(value, dict) for value in found.values()):
-        return "rotary parameters that differ per kind of layer"
-    if kind not in _ROPE_KINDS:
-        return f"rope scaling {kind!r} (only {', '.join(_ROPE_KINDS)})"
-    partial = found.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
-    if partial not in (None, 1, 1.0):
-        return f"partial_rotary_factor {partial}"
-    kinds = raw.get("layer_types") or []
-    strange = sorted({str(each) for each in kinds} - {"full_attention", "sliding_attention"})
-    if strange:
-        return f"layer_types {', '.join(strange)} (only full_attention, sliding_attention)"
-    if name == "mistral" and raw.get("sliding_window") is not None and "full_attention" in kinds:
-        return "Mistral with a sliding window in some layers only"
-    return ""
-
-
-def _decoder_config(name: str, raw: Mapping[str, Any]) -> DecoderConfig:
+def _decoder_config(name: str, raw: Raw) -> DecoderConfig:
     family = FAMILIES[name]
-    hidden, heads = _positive(raw, "hidden_size"), _positive(raw, "num_attention_heads")
-    kv_heads = _positive(raw, "num_key_value_heads", family.kv_heads or heads)
-    head_dim = _positive(raw, "head_dim", family.head_dim or hidden // heads)
-    if heads % kv_heads:
-        raise ValueError(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
-    if head_dim % 2:
-        raise ValueError(f"head_dim {head_dim} is odd")
-    bias = bool(raw.get("attention_bias", False))
-    theta, scaling = _rope(raw)
+    activation = raw.get("hidden_act", _ACTIVATION)
+    if activation not in ("silu", "swish"):
+        raise UnsupportedError(f"hidden_act {activation!r} (only silu)")
+    hidden, heads = positive(raw, "hidden_size"), positive(raw, "num_attention_heads")
+    kv_heads, head_dim = _head_counts(family, raw, hidden, heads)
+    max_positions = positive(raw, "max_position_embeddings", family.max_positions)
+    bias = flag(raw, "attention_bias") if "attention_bias" in family.keys else False
+    theta, scaling = read_rope(raw, max_positions)
     return DecoderConfig(
         family=name,
         hidden_size=hidden,
-        intermediate_size=_positive(raw, "intermediate_size"),
-        layers=_positive(raw, "num_hidden_layers"),
+        intermediate_size=positive(raw, "intermediate_size"),
+        layers=positive(raw, "num_hidden_layers"),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        vocab_size=_positive(raw, "vocab_size"),
-        max_positions=_positive(raw, "max_position_embeddings", family.max_positions),
-        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        vocab_size=positive(raw, "vocab_size"),
+        max_positions=max_positions,
+        rms_norm_eps=fraction(raw, "rms_norm_eps", _EPS),
         rope_theta=theta,
         rope_scaling=scaling,
-        tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        tied_embeddings=flag(raw, "tie_word_embeddings"),
         qkv_bias=bias if family.qkv_bias is None else family.qkv_bias,
         output_bias=bias if family.output_bias is None else family.output_bias,
-        mlp_bias=family.mlp_bias and bool(raw.get("mlp_bias", False)),
+        mlp_bias=family.mlp_bias and flag(raw, "mlp_bias"),
         qk_norm=family.qk_norm,
         windows=_windows(family, raw),
     )
 
 
-def _positive(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    value = raw[key] if default is None else raw.get(key)
-    if value is None and default is not None:
-        return default
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise ValueError(f"{key} is {value!r}, not a positive whole number")
-    return value
+def _head_counts(family: Family, raw: Raw, hidden: int, heads: int) -> tuple[int, int]:
+    """Heads of keys and values, and the width of a head."""
+    null = {key for key in family.nullable if key in raw and raw[key] is None}
+    implied = heads if "num_key_value_heads" in null else family.kv_heads or heads
+    kv_heads = implied if "num_key_value_heads" in null else positive(raw, "num_key_value_heads", implied)
+    implied = family.head_dim or hidden // heads
+    head_dim = implied if "head_dim" in null else positive(raw, "head_dim", implied)
+    if family.whole_heads and hidden % heads:
+        raise ValueError(f"hidden_size {hidden} is no multiple of num_attention_heads {heads}")
+    if heads % kv_heads:
+        raise ValueError(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+    if head_dim % 2:
+        raise ValueError(f"head_dim {head_dim} is odd")
+    return kv_heads, head_dim
 
 
-def _rope_values(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    # transformers 5 writes one `rope_parameters`; before it there were `rope_theta` and `rope_scaling`.
-    found = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    return found if isinstance(found, dict) else {"rope_type": found}
-
-
-def _rope_kind(found: Mapping[str, Any]) -> str:
-    return str(found.get("rope_type") or found.get("type") or "default")
-
-
-def _rope(raw: Mapping[str, Any]) -> tuple[float, RopeScaling]:
-    found = _rope_values(raw)
-    theta = float(found.get("rope_theta") or raw.get("rope_theta") or 10000.0)
-    kind = _rope_kind(found)
-    if kind == "default":
-        return theta, RopeScaling()
-    if kind == "linear":
-        return theta, RopeScaling("linear", float(found["factor"]))
-    return theta, RopeScaling(
-        "llama3",
-        float(found["factor"]),
-        float(found["low_freq_factor"]),
-        float(found["high_freq_factor"]),
-        int(found["original_max_position_embeddings"]),
-    )
-
-
-def _windows(family: Family, raw: Mapping[str, Any]) -> tuple[int | None, ...]:
-    layers = _positive(raw, "num_hidden_layers")
-    off = (None,) * layers
-    if family.window_layers == "none" or raw.get("sliding_window", family.sliding_window) is None:
-        return off
-    size = _positive(raw, "sliding_window", family.sliding_window)
-    if family.window_layers == "all":
+def _windows(family: Family, raw: Raw) -> tuple[int | None, ...]:
+    layers = positive(raw, "num_hidden_layers")
+    kinds = _layer_types(raw, layers)
+    size = None
+    if "sliding_window" in family.keys and raw.get("sliding_window", family.sliding_window) is not None:
+        size = positive(raw, "sliding_window", family.sliding_window)
+    first = raw.get("max_window_layers", _MAX_WINDOW_LAYERS) if "max_window_layers" in family.keys else layers
+    if not isinstance(first, int) or isinstance(first, bool):
+        raise ValueError(f"max_window_layers is {first!r}, not a whole number")
+    everywhere = family.window_layers == "all"
+    used = everywhere or ("use_sliding_window" in family.keys and flag(raw, "use_sliding_window"))
+    if size is None or not used:
+        if "sliding_attention" in (kinds or ()) or (everywhere and "layer_types" in raw):
+            raise UnsupportedError(
+                f"layer_types {json.dumps(kinds)} where no sliding_window is in use",
+                fix="set sliding_window (and use_sliding_window: true) in config.json to what the weights were trained "
+                "with, or remove layer_types",
+            )
+        return (None,) * layers
+    if everywhere:
+        if "full_attention" in (kinds or ()):  # to transformers such a model is a Ministral
+            raise UnsupportedError("Mistral with a sliding window in some layers only")
         return (size,) * layers
-    if not raw.get("use_sliding_window", False):
-        return off
+    if kinds is None:
+        return tuple(size if layer >= first else None for layer in range(layers))
+    return tuple(size if kind == "sliding_attention" else None for kind in kinds)
+
+
+def _layer_types(raw: Raw, layers: int) -> list[str] | None:
     kinds = raw.get("layer_types")
     if kinds is None:
-        first = int(raw.get("max_window_layers", _MAX_WINDOW_LAYERS))
-        return tuple(size if layer >= first else None for layer in range(layers))
+        return None
+    if not isinstance(kinds, list):
+        raise ValueError(f"layer_types is {kinds!r}, not a list")
+    strange = sorted({str(kind) for kind in kinds} - {"full_attention", "sliding_attention"})
+    if strange:
+        raise UnsupportedError(f"layer_types {', '.join(strange)} (only full_attention, sliding_attention)")
     if len(kinds) != layers:
         raise ValueError(f"layer_types names {len(kinds)} layers, num_hidden_layers is {layers}")
-    return tuple(size if kind == "sliding_attention" else None for kind in kinds)
+    return kinds

@@ -69,7 +69,8 @@ class FastDecoder:
         side by side.
         """
         x = self.embedding[tokens].to(self._stream)
-        turn = Turn(positions, self._speeds, self._stream, compiled=self.compiled)
+        scale = self.config.rope_scaling.attention_factor
+        turn = Turn(positions, self._speeds, self._stream, compiled=self.compiled, scale=scale)
         updates = self._updates(lora, len(tokens), self._memory if read is None else None, bundle=bundle)
         for layer in self._layers[:-1]:
             layer.finish(x, layer.mix(x, turn, attention, updates), updates)

@@ -33,7 +33,7 @@ def read_packing(raw: Mapping[str, Any], path: Path) -> Packing | None:
     Raises ModelError for other methods and for variants whose order of bits is another.
     """
     stated = raw.get("quantization_config")
-    if not stated:
+    if stated is None:
         return None
     given = stated if isinstance(stated, dict) else {}
     method = given.get("quant_method")

@@ -9,6 +9,7 @@ from typing import Any
 
 from lorica.errors import ModelConfigError, ModelError
 from lorica.models.families import FAMILIES, read_decoder_config, read_json_object
+from lorica.models.weight_files import refuse_adapter_inside
 
 _AGAIN = "download the model's config.json again"
 
@@ -16,14 +17,20 @@ _AGAIN = "download the model's config.json again"
 def load_causal(folder: Path, given: Mapping[str, Any]) -> Any:
     """AutoModelForCausalLM of a folder; no code of the folder is run. given: what `from_pretrained` takes besides.
 
-    Raises ModelError for what transformers refuses, ImportError without transformers.
+    Raises ModelError for what transformers refuses or would make up, ImportError without transformers.
     """
+    refuse_adapter_inside(folder)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, **given
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **given,
         )
     except MemoryError:
         raise
@@ -35,6 +42,14 @@ def load_causal(folder: Path, given: Mapping[str, Any]) -> Any:
             f"{folder}: transformers cannot load this model: {_reason(error)}",
             fix="give a folder with config.json and safetensors of an architecture that transformers knows",
         ) from error
+    if missing := sorted(loaded["missing_keys"]):
+        raise ModelError(
+            f"{folder}: weights of the model are in no file ({len(missing)}, the first is {missing[0]}); transformers "
+            "would fill them with random numbers",
+            fix="give a folder that was saved with all its weights; for a missing output head alone, set "
+            "tie_word_embeddings in config.json to what the model was trained with",
+        )
+    return model
 
 
 def check_config(folder: Path) -> None:

@@ -30,6 +30,16 @@ def weight_files(folder: Path) -> list[Path]:
     raise ModelError(f"{absent[0]}: not found ({counted})", fix=AGAIN)
 
 
+def refuse_adapter_inside(folder: Path) -> None:
+    """Raises ModelError for an adapter in a base's own folder: to transformers it is part of the base."""
+    path = folder / "adapter_config.json"
+    if path.is_file():
+        raise ModelError(
+            f"{path}: an adapter in the folder of a base model, where transformers would make it part of the base",
+            fix="move adapter_config.json and the adapter's weights to a folder of their own, and name it as adapter",
+        )
+
+
 Stamps = tuple[tuple[Path, int, int, int], ...]
 """Of files: path, inode, time of the last change in ns, bytes. Equal ones mean that nothing was changed."""
 

@@ -17,7 +17,7 @@ from lorica.models.families import DecoderConfig, read_decoder_config, read_json
 from lorica.models.packing import PARTS, Packing, read_packing
 from lorica.models.quantised import Nf4Linear, require_bitsandbytes
 from lorica.models.unpacking import unpack
-from lorica.models.weight_files import AGAIN, weight_files
+from lorica.models.weight_files import AGAIN, refuse_adapter_inside, weight_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -47,6 +47,7 @@ def load_decoder(
     MissingExtraError when 4-bit loading needs bitsandbytes and it is not installed.
     """
     place = _device(device)
+    refuse_adapter_inside(folder)
     keep_buffers()
     if load_in_4bit:
         require_bitsandbytes()
@@ -100,6 +101,7 @@ class _Reader:
         self._done: set[str] = set()
         self._packing = packing
         self._parts: dict[str, dict[str, Tensor]] = {}  # of packed layers, by the layer's path
+        self._head: tuple[Path, Tensor] | None = None  # of a tied model whose file has one nevertheless
         self.loaded: dict[str, Tensor] = {}
 
     def read(self, dtype: torch.dtype | None, *, as_stored: bool) -> None:
@@ -115,11 +117,14 @@ class _Reader:
                         if self._gathers(name):
                             layer, _, part = name.rpartition(".")
                             self._parts.setdefault(layer, {})[part] = shard.get_tensor(name)
+                        elif name == _HEAD and self._config.tied_embeddings:
+                            self._head = path, shard.get_tensor(name)
                         elif self._expects(path, name, shard):
                             self._take(path, name, shard.get_tensor(name), None if as_stored else dtype)
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"{path}: not a whole safetensors file: {error}", fix=AGAIN) from error
         self._unpack(dtype)
+        self._settle_head(dtype, as_stored=as_stored)
         missing = sorted(set(self._shapes) - self._done)
         if missing:
             counted = f"{len(missing)} of {len(self._shapes)} weights are missing"
@@ -147,13 +152,29 @@ class _Reader:
         # Packed checkpoints give a bias to layers that have none: zeros.
         if self._packing is not None and name.endswith(".bias") and not bool(shard.get_tensor(name).any()):
             return False
-        # Old checkpoints carry rotary tables, and tied ones sometimes a copy of the head; both are derived.
-        if name.endswith("rotary_emb.inv_freq") or (name == _HEAD and self._config.tied_embeddings):
+        # Old checkpoints carry rotary tables, which follow from the config.
+        if name.endswith("rotary_emb.inv_freq"):
             return False
         raise ModelError(
             f"{path}: holds {name}; by its config.json this {self._config.family} model has no such weight",
             fix="download config.json and weights of the same revision, or use engine=transformers",
         )
+
+    def _settle_head(self, dtype: torch.dtype | None, *, as_stored: bool) -> None:
+        """A tied model's own head is the embedding where that is missing, else it must be a copy of it."""
+        if self._head is None:
+            return
+        path, head = self._head
+        if _EMBEDDING not in self._done:
+            self._take(path, _EMBEDDING, head, None if as_stored else dtype)
+            return
+        table = self.loaded[_EMBEDDING]
+        if head.shape != table.shape or not torch.equal(head.to(table.dtype), table):
+            raise ModelError(
+                f"{path}: {_HEAD} is another than {_EMBEDDING}; by config.json (tie_word_embeddings true) they are one",
+                fix="set tie_word_embeddings to false in config.json to compute with the file's own head (transformers "
+                f"does so), or save the model again without {_HEAD}",
+            )
 
     def _take(self, path: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) -> None:
         if tensor.dtype not in _READABLE:

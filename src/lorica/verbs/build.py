@@ -17,7 +17,7 @@ from lorica.config.schema import Config
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings, RepeatableEngine
 from lorica.errors import ConfigError
-from lorica.models.families import read_decoder_config
+from lorica.models.families import config_notes, read_decoder_config
 from lorica.models.limits import read_limits
 from lorica.models.locate import locate_model
 from lorica.models.weight_files import weight_files
@@ -120,7 +120,16 @@ def build_engine(config: Config, folder: Path) -> Engine:
         deterministic=config.engine.deterministic,
         merge=config.engine.merge,
     )
-    return load_engine(config.engine.name, folder, settings)
+    engine = load_engine(config.engine.name, folder, settings)
+    if not fake:
+        tell_base(folder)
+    return engine
+
+
+def tell_base(folder: Path) -> None:
+    """Warn on standard error of what a base's config.json says in vain."""
+    for note in config_notes(folder):
+        print(f"lorica: warning: {note}", file=sys.stderr)
 
 
 def adapter_folders(config: Config) -> dict[str, Path]:

@@ -24,10 +24,12 @@ _MOST_ROWS = 20_000
 def locate(name: str, config: Config) -> Path:
     """The folder of a base model: a folder, `embedded:NAME` or a Hugging Face id in the cache.
 
-    Raises ModelError where there is none, or one that no engine could load for its config.
+    Warns of what its config.json says in vain. Raises ModelError where there is none, or one that no engine could load
+    for its config.
     """
     folder = locate_model(name, cache_dir=config.model.cache_dir, revision="", environ=os.environ)
     check_config(folder)
+    build.tell_base(folder)
     return folder
 
 

@@ -94,6 +94,7 @@ def train_fits(
         device=build.device(config),
         load_in_4bit=config.model.load_in_4bit,
     )
+    build.tell_base(folder)
     provenance = {
         **trained_as(task, encoder, folder),
         "tokenizer": encoder.tokenizer_digest,

@@ -1,0 +1,156 @@
+"""Rotary position embeddings as a `config.json` states them, in each spelling, with the choices of transformers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lorica.models.config_values import Raw, UnsupportedError, flag, mapping, number
+
+DEFAULT_THETA = 10000.0
+
+# Kind -> its keys, beside those that each may have.
+_KEYS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": (
+        *("factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"),
+        *("mscale", "mscale_all_dim", "truncate"),
+    ),
+}
+# `finetuned` was written by early yarn models; nothing reads it.
+_COMMON = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor", "finetuned"})
+_MOVE = "write all of it into rope_parameters, rope_theta included, and remove rope_scaling"
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Rotary scaling: `default`, `linear`, `llama3` (https://arxiv.org/abs/2407.21783, released with Llama 3.1) or
+    `yarn` (https://arxiv.org/abs/2309.00071). attention_factor: what cosines and sines are multiplied by.
+    """
+
+    kind: str = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: float = 8192
+    beta_fast: float = 32
+    beta_slow: float = 1
+    truncate: bool = True
+    attention_factor: float = 1.0
+
+
+def read_rope(raw: Raw, max_positions: int) -> tuple[float, RopeScaling]:
+    """The base of the angular speeds (`rope_theta`), and their scaling. max_positions: of the model.
+
+    Raises UnsupportedError for what the decoder does not do and for two keys that contradict each other, KeyError and
+    ValueError for what transformers refuses as well.
+    """
+    values, stated = _values(raw), mapping(raw, "rope_parameters")
+    if any(isinstance(value, dict) for value in values.values()):
+        raise UnsupportedError("rotary parameters that differ per kind of layer")
+    kind = _kind(values)
+    theta = number(values if "rope_theta" in values else raw, "rope_theta", DEFAULT_THETA)
+    if values is not stated and stated:
+        _check_replaced(stated, values, kind, theta)
+    if kind not in _KEYS:
+        raise UnsupportedError(f"rope scaling {kind!r} (only {', '.join(_KEYS)})")
+    partial = values.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
+    if partial not in (None, 1, 1.0):
+        raise UnsupportedError(f"partial_rotary_factor {partial} (only 1: all of each head is rotated)")
+    if theta <= 1:
+        raise UnsupportedError(f"rope_theta {theta} (only above 1)")
+    if kind == "default":
+        return theta, RopeScaling()
+    factor = number(values, "factor")
+    if kind == "linear":
+        return theta, RopeScaling("linear", factor)
+    # transformers gives the key outside precedence, and lets the model's length stand for an absent one.
+    outside = "original_max_position_embeddings" in raw
+    original = number(raw if outside else values, "original_max_position_embeddings", max_positions)
+    return theta, (_llama3 if kind == "llama3" else _yarn)(values, factor, original)
+
+
+def rope_notes(raw: Raw) -> list[str]:
+    """What sound rotary parameters say that nothing heeds, transformers neither."""
+    values = _values(raw)
+    kind = _kind(values)
+    notes = []
+    unused = sorted(values.keys() - _COMMON - {*_KEYS.get(kind, values)})
+    if unused:
+        notes.append(f"{', '.join(unused)} of the rotary parameters: rope_type {kind!r} does not heed it")
+    for key, value in (("type", values.get("type", kind)), ("rope_theta", raw.get("rope_theta"))):
+        heeded = kind if key == "type" else values.get("rope_theta", value)
+        if value is not None and value != heeded:
+            notes.append(f"{key} {value!r} is stated beside {heeded!r} in the rotary parameters, which is used")
+    inside = values.get("original_max_position_embeddings")
+    outside = raw.get("original_max_position_embeddings", inside)
+    if "original_max_position_embeddings" in _KEYS.get(kind, ()) and inside not in (None, outside):
+        notes.append(f"original_max_position_embeddings {outside} is used, not {inside} of the rotary parameters")
+    return notes
+
+
+def _values(raw: Raw) -> Mapping[str, Any]:
+    # transformers 5 writes `rope_parameters`; a `rope_scaling` beside it replaces all of it.
+    return mapping(raw, "rope_scaling") or mapping(raw, "rope_parameters")
+
+
+def _kind(values: Mapping[str, Any]) -> str:
+    kind = values["rope_type"] if "rope_type" in values else values.get("type", "default")
+    if not isinstance(kind, str):
+        raise ValueError(f"rope_type is {kind!r}, not a name such as {', '.join(_KEYS)}")
+    if not {"rope_type", "type"} & values.keys() and (rest := sorted(values.keys() - _COMMON)):
+        raise UnsupportedError(
+            f"rotary parameters without rope_type ({', '.join(rest)}), which would change nothing",
+            fix=f"add rope_type ({', '.join(_KEYS)}), or remove them",
+        )
+    return kind
+
+
+def _check_replaced(stated: Mapping[str, Any], values: Mapping[str, Any], kind: str, theta: float) -> None:
+    """Of two objects one is used; what the other says must not be lost without a word."""
+    heeded = {"partial_rotary_factor": 1.0, **values, "rope_theta": theta}
+    named = {"type", "rope_type"}
+    lost = {key: value for key, value in stated.items() if key not in named and heeded.get(key) != value}
+    if _kind(stated) not in ("default", kind):
+        lost["rope_type"] = _kind(stated)
+    if lost:
+        told = ", ".join(f"{key} {value!r}" for key, value in sorted(lost.items()))
+        raise UnsupportedError(
+            f"rope_scaling beside rope_parameters: the former would replace all of the latter, and {told} would be "
+            f"lost (rope_theta would be {theta})",
+            fix=_MOVE,
+        )
+
+
+def _llama3(values: Mapping[str, Any], factor: float, original: float) -> RopeScaling:
+    low, high = number(values, "low_freq_factor"), number(values, "high_freq_factor")
+    if low >= high:
+        raise UnsupportedError(f"high_freq_factor {high} (only above low_freq_factor {low})")
+    return RopeScaling("llama3", factor, low, high, original)
+
+
+def _yarn(values: Mapping[str, Any], factor: float, original: float) -> RopeScaling:
+    optional = {key: value for key, value in values.items() if value}  # null and 0 stand for the default
+    if values.get("attention_factor") is not None:
+        attention = number(values, "attention_factor")
+    elif "mscale" in optional and "mscale_all_dim" in optional:
+        attention = _mscale(factor, number(values, "mscale")) / _mscale(factor, number(values, "mscale_all_dim"))
+    else:
+        attention = _mscale(factor, 1)
+    return RopeScaling(
+        "yarn",
+        factor,
+        original_max_positions=original,
+        beta_fast=number(optional, "beta_fast", 32),
+        beta_slow=number(optional, "beta_slow", 1),
+        truncate=flag(values, "truncate", True),
+        attention_factor=attention,
+    )
+
+
+def _mscale(factor: float, weight: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
