@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from lorica import load_pipeline
 from lorica.cli import main
-from lorica.data.write import read_answers
+from lorica.data.journal import Journal
+from lorica.data.write import read_answers, write_answers
 from lorica.models.locate import locate_model
 from lorica.records import Answer
 
@@ -124,3 +126,77 @@ def test_a_tokenizer_with_tokens_beyond_the_model(
     assert infer(*words, f"model.path={spoken}", output=tmp_path / "other.jsonl") == 3
     assert "'Watchmaker' (6144)" in capsys.readouterr().err
     assert not (tmp_path / "other.jsonl").exists()
+
+
+def test_a_low_mass_is_told_before_and_after_a_run_and_by_eval(
+    post: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The embedded model in a form it was not trained on, and in its own."""
+    words, output = ("task=rules", f"input={post}"), tmp_path / "out.jsonl"
+    assert infer(*words, "--json", output=output, engine="native") == 0
+    told = capsys.readouterr()
+    assert "probability" not in told.err
+    mass = json.loads(told.out)["choice_mass"]
+    assert mass["n"] == 2
+    assert not mass["low"]
+    assert mass["p10"] > 0.5
+    assert infer(*words, "model.chat_template=plain", output=output, engine="native") == 0
+    told = capsys.readouterr()
+    assert "choice mass: median 0.0" in told.out
+    assert told.err.count("the choices have little of the model's probability") == 2
+    assert "the model would rather write" in told.err
+    low = answers(output)
+    assert all(answer.choice_mass is not None and answer.choice_mass < 0.1 for answer in low)
+    record = json.loads((tmp_path / "out.jsonl.run.json").read_text())
+    assert record["summary"]["choice_mass"]["low"]
+    gold = tmp_path / "gold.jsonl"
+    rows = [json.loads(line) | {"rule_violation": n % 2} for n, line in enumerate(post.read_text().splitlines())]
+    gold.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["eval", str(output), str(gold), "task=rules"]) == 0
+    told = capsys.readouterr()
+    assert "choice mass: median 0.0" in told.out
+    assert told.out.count("warning: low_mass") == 1
+    assert main(["eval", str(output), str(gold), "task=rules", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["choice_mass"]["n"] == 2
+    assert "low_mass" in found["health"]["flags"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_check_of_scores_reads_the_mass(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / f"answers{suffix}"
+    failed = Answer(id="0", stage="invalid", flags=("error",))
+    rows = [Answer(id=str(n), score=0.01 * n, stage="choice", choice_mass=0.02) for n in range(1, 40)]
+    write_answers(path, [*rows, failed])
+    main(["check", "--scores", str(path)])
+    assert "L470" in capsys.readouterr().out
+    healthy = [Answer(id=str(n), score=0.01 * n, stage="choice", choice_mass=0.9) for n in range(1, 40)]
+    write_answers(path, [*healthy, failed])
+    main(["check", "--scores", str(path)])
+    assert "L470" not in capsys.readouterr().out
+    write_answers(path, [Answer(id=str(n), score=0.01 * n, stage="choice") for n in range(1, 40)])
+    main(["check", "--scores", str(path)])
+    assert "L470" not in capsys.readouterr().out
+
+
+def test_answers_in_memory_carry_the_mass() -> None:
+    pipeline = load_pipeline("task=rules", "engine=fake")
+    (answer,) = pipeline([{"body": "Buy my lamp!", "rule": "No advertising."}])
+    assert answer.choice_mass == pytest.approx(0.9)
+
+
+def test_an_unfinished_run_from_before_the_mass_is_refused(
+    post: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its answers would carry none, beside others that do."""
+    output = tmp_path / "out.jsonl"
+    words = ("task=rules", f"input={post}")
+    assert infer(*words, output=output) == 0
+    manifest = json.loads((tmp_path / "out.jsonl.run.json").read_text())["manifest"]
+    del manifest["answers"]
+    with Journal.open(tmp_path / "out.jsonl.partial", manifest, resume=False) as journal:
+        journal.commit([Answer(id="row-1", answer="Yes", score=0.5)])
+    output.unlink()
+    capsys.readouterr()
+    assert infer(*words, "inference.resume=true", output=output) == 6
+    assert "choice_mass" in capsys.readouterr().err

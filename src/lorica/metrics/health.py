@@ -25,6 +25,14 @@ FALLBACK_SHARE = 0.01
 # On real tasks with noisy labels such a value is more often a leak than a success.
 TOO_GOOD_AUC = 0.995
 TOO_GOOD_ROWS = 100
+# With less of the model's probability than this in half of the rows, choices are not what it would answer. Where prompt
+# and template fit, medians are 0.3 (an instruct model not trained for the task) to 1 (trained adapters); where prompts
+# ask for another form of answer 0.02 to 0.07, with the template of another model 0.01 and less (docs/tasks.md).
+LOW_MASS = 0.1
+_LOW_MASS_CAUSES = (
+    "a prompt column that asks for another form of answer, a chat template of another model (model.chat_template), an "
+    "adapter of another task"
+)
 # So near a bound a probability counts as being at it.
 NEAR = 1e-3
 BINS = 20
@@ -64,18 +72,50 @@ class ScoreHealth(msgspec.Struct, frozen=True):
     quantiles: tuple[float, ...] = ()
 
 
+class MassHealth(msgspec.Struct, frozen=True):
+    """How much of the model's probability the choices had (`Answer.choice_mass`), in the n rows that say so.
+
+    median, p10: over these rows; p10 is the 10th percentile. low: the median lies below LOW_MASS.
+    """
+
+    n: int
+    median: float
+    p10: float
+    low: bool
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, for a person, and what causes it; "" where nothing is wrong."""
+        seen = f"the choices have little of the model's probability (choice_mass: {self}), so scores mean little"
+        return f"{seen}; likely causes: {_LOW_MASS_CAUSES}" if self.low else ""
+
+    def __str__(self) -> str:
+        return f"median {self.median:.3g}, 10th percentile {self.p10:.3g}, n {self.n}"
+
+
+def mass_health(masses: Sequence[float | None]) -> MassHealth | None:
+    """Sum up the masses of rows; None where no row has one."""
+    values = np.array([mass for mass in masses if mass is not None], dtype=np.float64)
+    if not values.size:
+        return None
+    median, p10 = np.quantile(values, (0.5, 0.1)).tolist()
+    return MassHealth(int(values.size), median, p10, median < LOW_MASS)
+
+
 def score_health(
     scores: Sequence[float | None] | Column,
     *,
     gold: Column | None = None,
     fallback: Sequence[bool] | None = None,
+    masses: Sequence[float | None] = (),
     low: float = 0.0,
     high: float = 1.0,
 ) -> ScoreHealth:
     """Sum up scores [rows] that should lie in low to high.
 
     gold: [rows] of 0 and 1, where known, for the too-good flag. fallback: [rows], true where the score is a
-    declared constant because the answer could not be read. ValueError for lists of other lengths.
+    declared constant because the answer could not be read. masses: of the choices, where known. ValueError for lists of
+    other lengths.
     """
     for name, column in (("gold", gold), ("fallback", fallback)):
         if column is not None and len(column) != len(scores):
@@ -112,6 +152,9 @@ def score_health(
     if gold is not None and n:
         auc = roc_auc(np.asarray(gold)[present], values)
     reasons = _reasons(found, auc, low, high)
+    mass = mass_health(masses)
+    if mass is not None and mass.low:
+        reasons["low_mass"] = mass.problem
     return msgspec.structs.replace(found, flags=tuple(sorted(reasons)), reasons=reasons)
 
 

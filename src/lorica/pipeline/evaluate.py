@@ -11,6 +11,7 @@ from types import MappingProxyType
 from lorica.errors import DataError
 from lorica.metrics.base import Column, Metric
 from lorica.metrics.bootstrap import Estimate, by_group, estimate, paired_difference
+from lorica.metrics.health import MassHealth, mass_health
 from lorica.metrics.normalise import LORICA, is_answer
 from lorica.metrics.table import find_metric
 from lorica.records import Answer, Problem, Row
@@ -44,6 +45,7 @@ class Evaluation:
     stages, flags: rows by parse stage and by flag. no_answer: ids of rows without an answer, which is right nowhere.
     unreadable: id -> why, of answers that name no option and no label; they count as wrong. normalisations: metric ->
     what its texts were compared under, where it compares texts. by: column -> the metrics within its groups.
+    choice_mass: how much of the model's probability the choices had, where answers say so.
     """
 
     n: int
@@ -56,6 +58,7 @@ class Evaluation:
     unreadable: dict[str, str] = field(default_factory=dict)
     normalisations: dict[str, str] = field(default_factory=dict)
     by: dict[str, Grouping] = field(default_factory=dict)
+    choice_mass: MassHealth | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ def evaluate(
         unreadable={one.row.id: one.problem for one in judged if one.problem},
         normalisations={metric.name: metric.normalisation for metric in used if metric.normalisation},
         by={column: _grouping(used, judged, values, seed) for column, values in by.items()},
+        choice_mass=mass_health([one.answer.choice_mass for one in judged]),
     )
 
 

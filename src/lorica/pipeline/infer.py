@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Summary:
     flags: Counter[str] = field(default_factory=Counter)
     first_error: str = ""
     reading: dict[str, Any] = field(default_factory=dict)
+    masses: array[float] = field(default_factory=lambda: array("d"))  # `Answer.choice_mass` of the rows that have one
 
     def count(self, answer: Answer) -> None:
         """Add one answer."""
@@ -43,6 +45,8 @@ class Summary:
         self.routes[answer.route] += 1
         self.stages[answer.stage] += 1
         self.flags.update(answer.flags)
+        if answer.choice_mass is not None:
+            self.masses.append(answer.choice_mass)
         if "error" in answer.flags and not self.first_error:
             self.first_error = f"{answer.id}: {answer.problem}"
 

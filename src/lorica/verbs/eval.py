@@ -120,4 +120,5 @@ def _health(task: Task, rows: Sequence[Row], answers: dict[str, Answer]) -> Scor
         [answer.score for answer in chosen],
         gold=[row.gold for row in rows],
         fallback=[answer.stage == "fallback" for answer in chosen],
+        masses=[answer.choice_mass for answer in chosen],
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
+
 from lorica.metrics.bootstrap import Estimate
 from lorica.metrics.health import ScoreHealth
 from lorica.pipeline.evaluate import Evaluation, Grouping
@@ -43,6 +45,7 @@ def evaluation_dict(found: Evaluation) -> dict[str, Any]:
         "unscored": found.unscored,
         "stages": found.stages,
         "flags": found.flags,
+        "choice_mass": msgspec.to_builtins(found.choice_mass),
     }
 
 
@@ -90,7 +93,11 @@ def evaluation_text(found: Evaluation, health: ScoreHealth | None) -> str:
             f"scores: {health.unique} distinct, mean {health.mean:.3f}, std {health.std:.3f}, "
             f"{health.minimum:.3f} to {health.maximum:.3f}"
         )
-        parts += [f"warning: {flag}: {health.reasons[flag]}" for flag in health.flags]
+    mass = found.choice_mass
+    if mass is not None:
+        parts.append(f"choice mass: {mass}")
+    reasons = health.reasons if health is not None else {"low_mass": mass.problem} if mass is not None else {}
+    parts += [f"warning: {flag}: {why}" for flag, why in sorted(reasons.items()) if why]
     return "\n\n".join(parts)
 
 

@@ -20,8 +20,10 @@ from lorica.data.digest import file_digest
 from lorica.data.journal import Journal, check_same_run
 from lorica.data.write import atomic_file, check_output
 from lorica.errors import ConfigError, EngineError, ResumeError
+from lorica.metrics.health import mass_health
 from lorica.names import visible, visible_values
 from lorica.pipeline.infer import Summary, answer_file
+from lorica.pipeline.mass import explain_low_mass
 from lorica.verbs import build
 from lorica.verbs.arguments import emit, going_on, parser, required, resolve
 from lorica.verbs.progress import row_progress
@@ -29,6 +31,7 @@ from lorica.verbs.rows import list_skipped, open_rows, reading_log, tell
 
 SKIPPED_SUFFIX = ".skipped.jsonl"
 RECORD_SUFFIX = ".run.json"
+_MASS_ROWS = 16  # whose choices are held against what the model would say, before all are asked
 _SAMPLE_ROWS = 64  # by which the engine judges the run; not a window, whose size must change nothing
 
 
@@ -52,7 +55,10 @@ def run(arguments: Sequence[str]) -> int:
             text=f"{output} is already complete",
         )
     else:
+        mass = mass_health(summary.masses)
         emit({"output": str(output), **summary_dict(summary)}, as_json=given.json, text=_text(summary, output))
+        if mass is not None and mass.low:
+            print(f"lorica: warning: {mass.problem}", file=sys.stderr)
         if summary.flags["error"]:
             print(f"lorica: {summary.flags['error']} rows failed, first {summary.first_error}", file=sys.stderr)
         if summary.flags["error"] == summary.rows:
@@ -75,7 +81,8 @@ def infer_file(
     uses = build.check_routes(config, task, open_rows(config, task, source, log=log))
     tell(log)
     pipeline = build.build_pipeline(config)
-    settled = pipeline.settle(uses, itertools.islice(open_rows(config, task, source), _SAMPLE_ROWS))
+    sample = list(itertools.islice(open_rows(config, task, source), _SAMPLE_ROWS))
+    settled = pipeline.settle(uses, sample)
     if settled and (config.engine.merge == "always" or pipeline.engine.describe().get("merged", "none") != "none"):
         print(f"lorica: {settled}", file=sys.stderr)
     manifest = build.manifest(config, pipeline, {"input": file_digest(source), "output": visible(output.name)})
@@ -84,6 +91,8 @@ def infer_file(
     if config.inference.resume and _complete(record, output, manifest, began_anew=Journal.is_in(folder)):
         return None, output
     with Journal.open(folder, manifest, resume=config.inference.resume) as journal, _nothing_lost(journal, again):
+        if doubt := explain_low_mass(pipeline, sample[:_MASS_ROWS]):
+            print(f"lorica: warning: {doubt}", file=sys.stderr)
         with row_progress(uses.total()) as advance:
             summary = answer_file(
                 pipeline,
@@ -146,8 +155,9 @@ class _Record(msgspec.Struct):
 def summary_dict(summary: Summary) -> dict[str, Any]:
     """The summary as plain values, with the version that made it."""
     # Not `asdict`: it rebuilds a Counter from pairs, and counts the pairs.
-    counts = {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(summary).items()}
-    return {**counts, "version": __version__}
+    values = {name: value for name, value in vars(summary).items() if name != "masses"}
+    counts = {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}
+    return {**counts, "choice_mass": msgspec.to_builtins(mass_health(summary.masses)), "version": __version__}
 
 
 def _complete(record: Path, output: Path, manifest: dict[str, str], *, began_anew: bool) -> bool:
@@ -176,11 +186,12 @@ def _text(summary: Summary, output: Path) -> str:
     def listed(counts: dict[str, int]) -> str:
         return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "none"
 
+    mass = mass_health(summary.masses)
     rate = summary.answered / summary.seconds if summary.seconds else 0.0
     resumed = f" ({summary.rows - summary.answered} from before)" if summary.answered < summary.rows else ""
     return (
         f"{summary.rows} rows{resumed} in {summary.seconds:.1f} s ({rate:.1f} rows/s) -> {output}\n"
         f"  adapters: {listed(summary.adapters)}\n"
         f"  stages:   {listed(summary.stages)}\n"
-        f"  flags:    {listed(summary.flags)}"
+        f"  flags:    {listed(summary.flags)}" + (f"\n  choice mass: {mass}" if mass is not None else "")
     )

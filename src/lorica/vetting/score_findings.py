@@ -9,7 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from lorica.metrics.bootstrap import Estimate, estimate
-from lorica.metrics.health import ENOUGH_ROWS, SATURATED_SHARE, TOO_GOOD_AUC, TOO_GOOD_ROWS, ScoreHealth
+from lorica.metrics.health import (
+    ENOUGH_ROWS,
+    LOW_MASS,
+    SATURATED_SHARE,
+    TOO_GOOD_AUC,
+    TOO_GOOD_ROWS,
+    MassHealth,
+    ScoreHealth,
+)
 from lorica.metrics.table import METRICS
 from lorica.vetting.codes import Severity
 from lorica.vetting.findings import Finding, finding
@@ -37,6 +45,7 @@ def judge_scores(
     flags: Mapping[str, int] | None = None,
     gold: Sequence[int] = (),
     ranked: Sequence[float] = (),
+    mass: MassHealth | None = None,
     column: str = "score",
     file: str = "",
     low: float = 0.0,
@@ -46,10 +55,13 @@ def judge_scores(
 
     values: [rows], None where there is none. ids: [rows] or empty. broken: (line, text) of cells that are no number.
     flags: rows by flag of Lorica's answers. gold, ranked: labels 0 and 1 and the scores of the rows that have both.
+    mass: how much of the model's probability the choices had, where known.
     """
     rows = len(values)
     facts: dict[str, object] = {"column": column, "rows": rows, "n": health.n}
     found = [*_spread(health, values, column, low, high), *_rows(health, rows, broken, flags or {}, column)]
+    if mass is not None and mass.low:
+        found.append(finding("L470", f"choice_mass: {mass}", expected=f"a median above {LOW_MASS:g}"))
     found += _duplicates(ids, values)
     found += _constants(values, low, high)
     found += _against_gold(gold, ranked)

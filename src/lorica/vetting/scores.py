@@ -17,7 +17,7 @@ import msgspec
 
 from lorica.data.formats import open_table
 from lorica.errors import DataError
-from lorica.metrics.health import ScoreHealth, score_health
+from lorica.metrics.health import ScoreHealth, mass_health, score_health
 from lorica.vetting.findings import Finding
 from lorica.vetting.score_findings import judge_scores
 
@@ -40,7 +40,8 @@ class ScoreColumn(msgspec.Struct, frozen=True):
     ids: [n], "" without an id column. values: [n], None where nothing stands. broken: (line, text) of cells that are
     no finite number; their value is None. fallback: [n], whether a declared constant stands for an unread answer.
     flags: how many rows carry each flag of Lorica's answers. answers: how often each answer text occurs, "" excluded.
-    gold: [n], 0 or 1, None where unknown.
+    gold: [n], 0 or 1, None where unknown. masses: [n], how much of the model's probability the choices had, None where
+    unknown.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class ScoreColumn(msgspec.Struct, frozen=True):
     flags: dict[str, int]
     answers: dict[str, int]
     gold: tuple[int | None, ...]
+    masses: tuple[float | None, ...] = ()
 
 
 def check_scores(
@@ -74,7 +76,7 @@ def check_scores(
     """
     found = read_scores(path, column=column, id_column=id_column, gold_column=gold_column, gold=gold)
     known = [row for row, label in enumerate(found.gold) if label is not None and found.values[row] is not None]
-    health = score_health(found.values, fallback=found.fallback, low=low, high=high)
+    health = score_health(found.values, fallback=found.fallback, masses=found.masses, low=low, high=high)
     labels = [found.gold[row] or 0 for row in known]
     ranked = [found.values[row] or 0.0 for row in known]
     return health, judge_scores(
@@ -85,6 +87,7 @@ def check_scores(
         flags=found.flags,
         gold=labels,
         ranked=ranked,
+        mass=mass_health(found.masses),
         column=found.name,
         file=found.path.name,
         low=low,
@@ -110,7 +113,11 @@ def read_scores(
         id_name = ""
     gold_name = _chosen(path, names, gold_column) if gold_column else ""
     # Columns of Lorica's own answers, where they are there.
-    own = [each for each in ("stage", "flags", "answer") if each in names and each != name] if "stage" in names else []
+    own = (
+        [each for each in ("stage", "flags", "answer", "choice_mass") if each in names and each != name]
+        if "stage" in names
+        else []
+    )
     reader = _Reader(path, name, id_name, gold_name, gold)
     wanted = list(dict.fromkeys([name, *own, *filter(None, (id_name, gold_name))]))
     for line, record in table.whole_records(wanted):
@@ -129,6 +136,7 @@ class _Reader:
         self._flags: Counter[str] = Counter()
         self._answers: Counter[str] = Counter()
         self._gold: list[int | None] = []
+        self._masses: list[float | None] = []
 
     def take(self, line: int, record: Mapping[str, Any]) -> None:
         """One row."""
@@ -143,6 +151,7 @@ class _Reader:
         self._flags.update(flags)
         if record.get("answer"):
             self._answers[str(record["answer"])] += 1
+        self._masses.append(_number(record.get("choice_mass"))[0])
         label = record.get(self._gold_name) if self._gold_name else self._given.get(row_id)
         self._gold.append(self._label(label, line, row_id))
 
@@ -170,6 +179,7 @@ class _Reader:
             flags=dict(sorted(self._flags.items())),
             answers=dict(self._answers.most_common()),
             gold=tuple(self._gold),
+            masses=tuple(self._masses),
         )
 
     def _label(self, value: Any, line: int, row_id: str) -> int | None:

@@ -187,4 +187,10 @@ BEHAVIOUR: dict[str, Code] = {
         "see whether the adapter was applied, and whether ids and labels belong to these rows",
         ("hard_task", "not_applied", "prompt_mismatch"),
     ),
+    "L470": Code(
+        "warn",
+        "The choices have little of the model's probability",
+        "see whether a prompt column asks for another form of answer, and model.chat_template",
+        ("prompt_mismatch", "wrong_base"),
+    ),
 }

@@ -201,6 +201,7 @@ SPECIFIC: dict[str, Weights] = {
     "L466": _doubt("parser_fallbacks", 3.0, ignores_input=2.0),
     "L469": {"hard_task": 1.0, "not_applied": 0.5, "prompt_mismatch": 0.5, "healthy": -1.5},
     "L468": _sure("parser_fallbacks", 4.0, generation_settings=2.0),
+    "L470": _doubt("prompt_mismatch", 3.0, wrong_base=1.0),
 }
 
 

@@ -1,0 +1,77 @@
+"""Do the choices hold the model's probability? Asked of a few rows before a run, with what the model says instead."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+import numpy as np
+
+from lorica.metrics.health import mass_health
+from lorica.pipeline.answer import Pipeline
+from lorica.records import Choose, Generate, Output, Row, Sampling
+from lorica.tasks.base import choice_mass
+
+_SAID_TOKENS = 4
+# Another spelling is named where the choices have so many times the probability in it.
+_FAR_MORE = 5.0
+_SPELLINGS: tuple[Callable[[str], str], ...] = (
+    lambda text: f" {text}",
+    lambda text: f"\n{text}",
+    str.lower,
+    str.upper,
+    lambda text: f"({text}",
+    lambda text: f"**{text}",
+    lambda text: f'"{text}',
+    lambda text: f'{{"answer": "{text}',
+)
+
+
+def explain_low_mass(pipeline: Pipeline, rows: Sequence[Row]) -> str:
+    """For a person, what the model says instead of the choices of these rows; "" where these have their share.
+
+    Raises what the engine raises.
+    """
+    if pipeline.task.settings.method != "choice":
+        return ""
+    requests = [request for request in pipeline.requests(rows) if isinstance(request, Choose)]
+    mass = mass_health(_masses(pipeline.engine.run(requests)))
+    if mass is None or not mass.low:
+        return ""
+    seen = [mass.problem, *_other_spelling(pipeline, rows, requests, mass.median), *_said(pipeline, requests)]
+    return "in the first rows " + "; ".join(seen)
+
+
+def _masses(outputs: Iterable[Output]) -> list[float | None]:
+    return [None if output.error else choice_mass(output.logprobs) for output in outputs]
+
+
+def _other_spelling(pipeline: Pipeline, rows: Sequence[Row], requests: Sequence[Choose], own: float) -> list[str]:
+    """The spelling of the choices that has far more probability than their own, if any has."""
+    by_id = {row.id: pipeline.task.choices(row) or () for row in rows}
+    medians = []
+    for spell in _SPELLINGS:
+        asked = []
+        for request in requests:
+            choices = tuple(pipeline.encoder.encode_choice(spell(text)) for text in by_id[request.id])
+            if len(set(choices)) == len(request.choices) and not set(choices) & set(request.choices):
+                asked.append(msgspec.structs.replace(request, choices=choices))
+        mass = mass_health(_masses(pipeline.engine.run(asked)))
+        medians.append(0.0 if mass is None else mass.median)
+    best = int(np.argmax(medians))
+    if medians[best] < _FAR_MORE * own or medians[best] < _FAR_MORE / 100:
+        return []
+    texts = ", ".join(repr(_SPELLINGS[best](text)) for text in by_id[requests[0].id])
+    return [f"spelt {texts} they have {medians[best]:.3g}"]
+
+
+def _said(pipeline: Pipeline, requests: Sequence[Choose]) -> list[str]:
+    """How most texts begin that the model would write of itself."""
+    encoder, sampling = pipeline.encoder, Sampling(max_new_tokens=_SAID_TOKENS)
+    asked = [Generate(each.id, each.prompt, sampling, encoder.stop_tokens, each.adapter) for each in requests]
+    texts = Counter(encoder.decode(output.tokens) for output in pipeline.engine.run(asked) if not output.error)
+    if not texts:
+        return []
+    text, count = texts.most_common(1)[0]
+    return [f"the model would rather write {text!r} ({count} of {texts.total()} rows)"]
