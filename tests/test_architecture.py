@@ -15,8 +15,10 @@ SOURCE = ROOT / "src" / "lorica"
 
 # Imports go strictly downward; packages of one rank never import each other. The only copy of this table.
 RANKS = {
-    "errors": 0,
+    "errors": -1,  # rank 0 raises them, too
     "records": 0,
+    "locks": 0,  # journals, trainings and passports hold one; readers ask who does
+    "signals": 0,  # the command line ends by them, a training waits with them
     "formats": 0,  # data, adapters, prompts and models all refuse a file that is something else
     "names": 0,  # of files and subjects, as every package compares and writes them
     "thoughts": 0,  # tasks read texts without them, prompts close what a template opens

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lorica import __version__
+from lorica import __version__, signals
 from lorica.errors import LoricaError, UsageError
 from lorica.failures import DEBUG, explain
 from lorica.streams import SturdyStream, sturdy_streams
@@ -27,7 +27,6 @@ VERBS: dict[str, tuple[str, str]] = {
 
 UNCHECKED = 3  # `check`: no verdict
 UNPRINTED = 8
-INTERRUPTED = 130  # 128 and the signal's number, as shells have it
 CLOSED_PIPE = 141
 
 # Their exit codes are verdicts, and 2 says "rejected", 1 "warnings": what stops them must end with neither.
@@ -49,10 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: list[str]) -> int:
     try:
-        return _dispatch(given)
+        with signals.raised():
+            return _dispatch(given)
     except KeyboardInterrupt as error:
         print(f"\nlorica: {explain(error)}", file=sys.stderr)
-        return INTERRUPTED
+        return signals.exit_code(error)
     except Exception as error:
         print(f"lorica: {explain(error)}", file=sys.stderr)
         if given[0] in _VERDICTS or (given[0] == "passport" and "--check" in given):
@@ -108,7 +108,8 @@ def _help() -> str:
         "  lorica config task=mcq lora.r=8\n\n"
         "exit codes:\n"
         "  0 done  2 command line or configuration  3 rows or prompts  4 base model or adapter  5 engine or training\n"
-        "  6 a resume in the place of another run  7 a package that is not installed  130 interrupted\n"
+        "  6 a resume in the place of another run, or a folder that another process is working on\n"
+        "  7 a package that is not installed  130 interrupted by Ctrl-C  143 by SIGTERM  129 by SIGHUP\n"
         "  8 done, but standard output could not be written  141 done, but its reader went away\n"
         "  1 the machine (memory, disk), or a fault of Lorica's own, whose traceback is kept\n"
         "  `check` and `passport --check` end with their verdict instead, 0 to 3\n\n"

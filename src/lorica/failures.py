@@ -9,6 +9,7 @@ import tempfile
 import traceback
 
 from lorica.errors import LoricaError
+from lorica.signals import last_line
 
 DEBUG = "LORICA_DEBUG"
 """The environment variable that shows tracebacks."""
@@ -42,7 +43,7 @@ def _message(error: BaseException) -> str:
     if isinstance(error, LoricaError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):
-        return f"interrupted. {error}".rstrip()
+        return last_line(error)
     if isinstance(error, MemoryError) or any(word in str(error).lower() for word in _MEMORY):
         return f"there is not enough memory ({str(error) or type(error).__name__})\n  -> {_LESS_MEMORY}"
     if isinstance(error, OSError) and error.errno in _FIXES:

@@ -15,11 +15,16 @@ import msgspec
 from lorica.adapters.config import CONFIG_NAME, AdapterConfig, read_adapter_config
 from lorica.adapters.header import TensorInfo, byte_count, header_bytes, read_header
 from lorica.adapters.names import module_of, parse_tensor_name
+from lorica.adapters.passport import PASSPORT_NAME
+from lorica.adapters.registry import TRAINING_RECORD
 from lorica.errors import AdapterError
+from lorica.locks import describe, lock_owner
 
-__all__ = ["AdapterFolder", "TensorInfo", "module_of", "open_adapter", "read_tensor", "save_adapter"]
+__all__ = ["AdapterFolder", "TensorInfo", "module_of", "open_adapter", "read_tensor", "save_adapter", "snapshot"]
 
 WEIGHTS_NAME = "adapter_model.safetensors"
+# What appears together when an adapter is published.
+_PUBLISHED = frozenset({CONFIG_NAME, WEIGHTS_NAME, PASSPORT_NAME, TRAINING_RECORD})
 FLOATS = ("F16", "BF16", "F32", "F64")
 
 _PARTS = {
@@ -58,6 +63,18 @@ MORE_THAN_PAIRS = {
     "lora_bias": ("lora_B.bias",),
     "embedding": ("lora_embedding_A", "lora_embedding_B"),
 }
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Name -> (inode, bytes, time of change) of the files an adapter is made of: equal before and after reading them
+    when what was read is of one moment. Empty for what cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            stats = {entry.name: entry.stat() for entry in entries if entry.name in _PUBLISHED and entry.is_file()}
+    except OSError:
+        return {}
+    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 def open_adapter(path: Path, *, applied: Collection[str] = ()) -> AdapterFolder:
@@ -100,6 +117,8 @@ def _check_files(path: Path) -> None:
     if not path.is_dir():
         raise AdapterError(f"{path}: is a file, not an adapter's folder", fix=f"name its folder: {path.parent}")
     if not (path / CONFIG_NAME).exists():
+        if owner := lock_owner(path):
+            raise AdapterError(f"{path}: is being written now: {describe(owner)}", fix="wait until it ends")
         inside = sorted(entry.parent.name for entry in path.glob(f"*/{CONFIG_NAME}"))
         fix = f"did you mean {path / inside[0]}?" if inside else "is this really an adapter saved by PEFT?"
         raise AdapterError(f"{path}: holds no {CONFIG_NAME}", fix=fix)
@@ -229,7 +248,9 @@ def save_adapter(
 
 def _write_folder(path: Path, files: Mapping[str, list[bytes]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    # A folder that is there may lie in another file system than its parent, from which nothing can be renamed into it.
+    inside = path if path.exists() else path.parent
+    stage = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=inside))
     try:
         # mkdtemp makes the folder private; an adapter is as readable as any other new folder.
         stage.chmod(0o777 & ~_umask())

@@ -262,6 +262,8 @@ def write_passport(folder: Path, passport: Passport) -> Path:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        if path.read_bytes() != raw:
+            raise OSError(0, "it is not what was written")
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lorica.adapters.config import CONFIG_NAME
 from lorica.errors import AdapterError
+from lorica.locks import Owner, describe, lock_owner
 from lorica.names import spellings, subject_key
 
 # How answers of the base model alone are marked, so no adapter can have the name.
@@ -16,6 +17,8 @@ BEST = "best"
 # What a training run writes before its adapter is there.
 TRAINING_RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
+# What a training says it does, in the lock on its folder.
+TRAINING = "training"
 
 
 def find_adapters(base_dir: Path | None, paths: Mapping[str, str]) -> dict[str, Path]:
@@ -113,11 +116,19 @@ def _is_unfinished(folder: Path) -> bool:
 
 
 def _refuse_unfinished(folder: Path) -> None:
+    if owner := training_owner(folder):
+        raise AdapterError(f"{folder} is being trained now: {describe(owner)}", fix="wait until it ends")
     if _is_unfinished(folder):
         raise AdapterError(
             f"training of {folder.name} did not finish: no {CONFIG_NAME} in {folder}",
             fix="go on with training.resume=true, or remove the folder",
         )
+
+
+def training_owner(folder: Path) -> Owner | None:
+    """The process that trains an adapter in this folder now, if any."""
+    owner = lock_owner(folder)
+    return owner if owner is not None and owner.doing == TRAINING else None
 
 
 def _nothing_in(base_dir: Path) -> AdapterError:

@@ -22,6 +22,7 @@ from lorica.data.answers import to_line
 from lorica.data.outputs import OutputLog
 from lorica.data.write import append_synced, atomic_file, sync_folder
 from lorica.errors import DataError, ResumeError
+from lorica.locks import FolderLock, lock_folder
 from lorica.records import Answer
 
 _MANIFEST = "manifest.json"
@@ -43,7 +44,7 @@ class _CommitLine(msgspec.Struct, frozen=True):
 class Journal:
     """An open journal; only one process has it open at a time. Use it as a context manager, or `close` it."""
 
-    def __init__(self, folder: Path, lock: int) -> None:
+    def __init__(self, folder: Path, lock: FolderLock) -> None:
         """For `open` only."""
         self._folder = folder
         self._path = folder / _ANSWERS
@@ -68,7 +69,7 @@ class Journal:
         differing key is named), when another process has it open, and when committed rows are damaged.
         """
         place = Path(folder)
-        lock = _lock(place)
+        lock = lock_folder(place, doing="answering", fix="wait until it ends, or use another run_dir")
         try:
             known = _read_manifest(place)
             if known is None:
@@ -84,7 +85,7 @@ class Journal:
                 check_same_run(place, known, manifest, otherwise=_anew(place))
             return cls(place, lock)
         except BaseException:
-            os.close(lock)
+            lock.release()
             raise
 
     @property
@@ -122,6 +123,7 @@ class Journal:
         """
         if not answers:
             return
+        self._require_folder()
         try:
             lines = b"".join(map(to_line, answers))
         except ValueError as error:
@@ -139,6 +141,7 @@ class Journal:
 
     def answers(self) -> Iterator[Answer]:
         """The committed answers in their order, streamed."""
+        self._require_folder()
         decoder = msgspec.json.Decoder(Answer)
         end = self._end
         with self._path.open("rb") as file:
@@ -155,16 +158,16 @@ class Journal:
         (self._folder / _OUTPUTS).unlink(missing_ok=True)
         (self._folder / _MANIFEST).unlink(missing_ok=True)
         sync_folder(self._folder)
+        self.close()
         with contextlib.suppress(OSError):  # other files of the run may lie there
             self._folder.rmdir()
-        self.close()
 
     def close(self) -> None:
         """Let another process have the journal. May be called twice."""
-        for descriptor in (self._file, self._lock):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._file = self._lock = -1
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+        self._lock.release()
 
     def __enter__(self) -> Journal:
         return self
@@ -174,40 +177,13 @@ class Journal:
     ) -> None:
         self.close()
 
+    def _require_folder(self) -> None:
+        if reason := self._lock.lost():
+            raise DataError(f"the journal is gone: {reason}", path=self._folder, fix="answer the file again")
+
     def _cut(self) -> None:
         os.ftruncate(self._file, self._end)
         os.fsync(self._file)
-
-
-def _lock(folder: Path) -> int:
-    import fcntl  # not on Windows: imported where it is needed
-
-    # The folder itself is locked: a lock file could be removed under another process that waits for it.
-    while True:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(folder, os.O_RDONLY)
-        except OSError as error:
-            raise DataError(f"no journal can be kept here ({error.strerror})", path=folder) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(lock)
-            raise ResumeError(
-                f"another process is working on the journal {folder}",
-                fix="wait for it, or use another run_dir",
-            ) from error
-        except OSError as error:
-            os.close(lock)
-            raise DataError(
-                f"this file system cannot lock ({error.strerror})",
-                path=folder,
-                fix="use a run_dir on a local disk",
-            ) from error
-        with contextlib.suppress(FileNotFoundError):
-            if folder.stat().st_ino == os.fstat(lock).st_ino:
-                return lock
-        os.close(lock)  # removed by its last owner between our open and our lock
 
 
 def _anew(folder: Path) -> str:

@@ -43,7 +43,7 @@ _PREPARE: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "tsv": from_cells,
     "parquet": from_values,
 }
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def append_synced(descriptor: int, data: bytes) -> None:
@@ -79,7 +79,7 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
         sync_folder(target.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise DataError(f"cannot be written ({error.strerror})", path=path, fix="free some space") from error
         raise
 

@@ -10,12 +10,14 @@ from typing import Literal
 from lorica.adapters.config import AdapterConfig
 from lorica.data.split import split
 from lorica.errors import DataError, PromptError, TooLongError
+from lorica.locks import FolderLock
 from lorica.models.decoder import Decoder
 from lorica.pipeline.provenance import ids_digest
 from lorica.prompts.encoder import Encoder
 from lorica.records import Row
 from lorica.tasks.base import Task
 from lorica.training.loop import train
+from lorica.training.publish import Issue
 from lorica.training.types import Example, Listener, TrainResult, TrainSettings
 
 # Below this many rows a validation part says nothing and costs training rows.
@@ -61,10 +63,12 @@ def fit_adapter(
     provenance: Mapping[str, str],
     listener: Listener,
     parts: Parts | None = None,
+    issue: Issue | None = None,
+    lock: FolderLock | None = None,
 ) -> TrainResult:
     """Train one adapter and leave it, with its log and checkpoints, in `fit.folder`.
 
-    parts: the fit's rows where they are divided already, as `divide` does.
+    parts: the fit's rows where they are divided already, as `divide` does. issue, lock: as `train` takes them.
 
     Raises DataError for rows without gold, PromptError for a row that does not fit under truncate="error", and what the
     training loop raises.
@@ -88,6 +92,8 @@ def fit_adapter(
         name=fit.name,
         listener=listener,
         digests=known,
+        issue=issue,
+        lock=lock,
     )
 
 

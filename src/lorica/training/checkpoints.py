@@ -1,11 +1,10 @@
-"""The folder of a run: what is written when, so that a kill at any moment loses at most the updates since a
-checkpoint.
+"""The folder of a run while it goes on: what is written when, so that a kill at any moment loses at most the updates
+since a checkpoint. What appears at its end is in publish.py.
 
-adapter_config.json, adapter_model.safetensors   the published adapter, written when the run ends
-last/                                            the adapter after the last update
-checkpoints/step-N/                              adapter, optimizer.safetensors, state.json
-checkpoints/best-N/                              the adapter that did best on the held-out rows so far
-log.jsonl, training.json                         the log; what was trained from what, and the result
+last/                     the adapter after the last update
+checkpoints/step-N/       adapter, optimizer.safetensors, state.json
+checkpoints/best-N/       the adapter that did best on the held-out rows so far
+log.jsonl, training.json  the log; what was trained from what, and the result
 """
 
 from __future__ import annotations
@@ -20,40 +19,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorica.adapters.config import CONFIG_NAME, AdapterConfig
-from lorica.adapters.folder import open_adapter, save_adapter
-from lorica.data.write import atomic_file
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.folder import WEIGHTS_NAME, open_adapter, save_adapter
+from lorica.adapters.passport_facts import file_sha256
 from lorica.errors import LoricaError, ResumeError
 from lorica.models.adapter_weights import load_lora
 from lorica.models.families import DecoderConfig
 from lorica.models.lora import LoraWeights
-from lorica.training.state import State, refuse_differences, to_json
+from lorica.training.state import State, to_json
 from lorica.training.step import Learner
 from lorica.training.types import TrainResult
 
 RECORD = "training.json"
 _FORMAT = 1
-
-
-def open_run(folder: Path, manifest: Mapping[str, str], *, resume: bool) -> TrainResult | None:
-    """Make sure that this run may write here; the result when it is finished already, else None.
-
-    Raises ResumeError when the folder holds a run and `resume` is false, a run with another manifest (naming
-    each difference), or an adapter that did not come from here.
-    """
-    record = read_record(folder)
-    if record is None:
-        if (folder / CONFIG_NAME).exists():
-            raise ResumeError(f"{folder}: holds an adapter already", fix="train into another run_dir")
-        return None
-    finished = record["status"] == "finished"
-    if not resume:
-        state = "a finished run" if finished else "a run that did not end"
-        way = "training.resume=true takes its result" if finished else "training.resume=true goes on with it"
-        raise ResumeError(f"{folder}: holds {state}", fix=f"{way}; to train anew, delete the folder or name another")
-    refuse_differences(record["manifest"], manifest, where=str(folder))
-    _sweep(folder)
-    return TrainResult(**record["result"], folder=folder) if finished else None
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -72,10 +50,16 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         raise ResumeError(f"{path}: unreadable: {error}", fix="delete the folder or name another") from error
 
 
-def write_record(
-    folder: Path, manifest: Mapping[str, str], facts: Mapping[str, Any], result: TrainResult | None
-) -> None:
-    """Write `training.json`; a run is finished from the moment its result stands there."""
+def record_bytes(
+    manifest: Mapping[str, str],
+    facts: Mapping[str, Any],
+    result: TrainResult | None = None,
+    published: Mapping[str, str] | None = None,
+) -> bytes:
+    """`training.json`; a run is finished from the moment its result stands there.
+
+    published: file -> sha256, and "content": `content_digest` of the weights.
+    """
     values = None
     if result is not None:
         values = asdict(result)
@@ -87,19 +71,19 @@ def write_record(
         "result": values,
         **facts,
     }
-    with atomic_file(folder / RECORD) as file:
-        file.write(to_json(record))
+    return to_json({**record, "published": dict(published)} if published else record)
 
 
 def save_weights(
     place: Path, config: AdapterConfig, lora: LoraWeights, extra: Mapping[str, bytes] | None = None
-) -> None:
-    """Write an adapter in PEFT's format, float32."""
+) -> str:
+    """Write an adapter in PEFT's format, float32. Returns the digest of its weights' file."""
     tensors = {}
     for name, tensor in lora.to_tensors().items():
         plain = tensor.detach().to("cpu", torch.float32).contiguous()
         tensors[name] = ("F32", tuple(plain.shape), plain.numpy().tobytes())
     save_adapter(place, config, tensors, extra_files=extra)
+    return file_sha256(place / WEIGHTS_NAME)
 
 
 def load_weights(place: Path, lora: LoraWeights, shape: DecoderConfig) -> None:
@@ -129,22 +113,29 @@ def save_checkpoint(folder: Path, config: AdapterConfig, learner: Learner, state
     save_weights(place, config, learner.lora, extra)
     for old in _numbered(folder, "step")[:-limit]:
         shutil.rmtree(old)
-    _keep_best(folder, state.best_step)
+    keep_best(folder, state.best_step)
     return place
 
 
-def load_checkpoint(folder: Path, learner: Learner) -> State | None:
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that a resume goes on from."""
+    return max(_numbered(folder, "step"), key=_number, default=None)
+
+
+def load_checkpoint(folder: Path, learner: Learner, run: str) -> State | None:
     """Put the newest checkpoint's weights, moments and scale back; None when the run has none yet.
 
-    Raises ResumeError when the checkpoint, or the best adapter it refers to, cannot be used.
+    run: digest of the run's manifest. Raises ResumeError when the checkpoint, or the best adapter it refers to, cannot
+    be used or belongs to another run.
     """
-    places = _numbered(folder, "step")
-    if not places:
-        _keep_best(folder, 0)
+    place = newest_checkpoint(folder)
+    if place is None:
+        keep_best(folder)
         return None
-    place = places[-1]
     try:
         state = State.from_json((place / "state.json").read_bytes(), where=str(place / "state.json"))
+        if state.run not in ("", run):  # "": written before there was this digest
+            raise ResumeError("it is the checkpoint of another run")
         load_weights(place, learner.lora, learner.decoder.config)
         _load_moments(place, learner)
     except (LoricaError, OSError, ValueError, KeyError) as error:
@@ -161,8 +152,16 @@ def load_checkpoint(folder: Path, learner: Learner) -> State | None:
             fix="train into another run_dir",
         )
     # What was best after this checkpoint will be found again.
-    _keep_best(folder, state.best_step)
+    keep_best(folder, state.best_step)
     return state
+
+
+def load_best(folder: Path, state: State, lora: LoraWeights, shape: DecoderConfig) -> None:
+    """Put the weights back that did best. Raises ResumeError when they are not those that were evaluated."""
+    place = best_folder(folder, state.best_step)
+    if state.best_digest and file_sha256(place / WEIGHTS_NAME) != state.best_digest:
+        raise ResumeError(f"{place}: {WEIGHTS_NAME} is not what this run wrote there", fix="train into another run_dir")
+    load_weights(place, lora, shape)
 
 
 def best_folder(folder: Path, step: int) -> Path:
@@ -170,9 +169,18 @@ def best_folder(folder: Path, step: int) -> Path:
     return folder / "checkpoints" / f"best-{step}"
 
 
-def remove_best(folder: Path) -> None:
-    """Remove the copies of the best adapter, once it is published."""
-    _keep_best(folder, 0)
+def keep_best(folder: Path, *steps: int) -> None:
+    """Remove the copies of the best adapter but those of these updates."""
+    for path in _numbered(folder, "best"):
+        if _number(path) not in steps:
+            shutil.rmtree(path)
+
+
+def tidy(folder: Path, last: int, *, save_steps: int) -> None:
+    """Remove what was kept only until the adapter is published. last: the last update."""
+    keep_best(folder)
+    if last % save_steps:
+        shutil.rmtree(folder / "checkpoints" / f"step-{last}", ignore_errors=True)
 
 
 def _load_moments(place: Path, learner: Learner) -> None:
@@ -190,21 +198,16 @@ def _load_moments(place: Path, learner: Learner) -> None:
 
 
 def _numbered(folder: Path, kind: str) -> list[Path]:
-    found = [path for path in (folder / "checkpoints").glob(f"{kind}-*") if path.name[len(kind) + 1 :].isdecimal()]
-    return sorted(found, key=lambda path: int(path.name[len(kind) + 1 :]))
+    paths = (folder / "checkpoints").glob(f"{kind}-*")
+    return sorted((path for path in paths if path.name[len(kind) + 1 :].isdecimal()), key=_number)
 
 
-def _keep_best(folder: Path, step: int) -> None:
-    for path in _numbered(folder, "best"):
-        if path.name != f"best-{step}":
-            shutil.rmtree(path)
+def _number(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what a killed process left half written."""
-    for place, prefix in ((folder, "."), (folder / "checkpoints", "."), (folder.parent, f".{folder.name}.")):
-        if not place.is_dir():
-            continue
-        for path in list(place.iterdir()):
-            if path.name.startswith(prefix) and path.name.endswith(".tmp"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half written; the caller holds the lock, so nobody is writing it."""
+    for place in (folder, folder / "checkpoints"):
+        for path in list(place.glob(".*.tmp")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -8,61 +8,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from pathlib import Path
 
-import msgspec
 import torch
 
 from lorica.adapters.config import AdapterConfig
-from lorica.errors import TrainingError
-from lorica.models.adapter_weights import create_lora
+from lorica.adapters.registry import TRAINING
+from lorica.errors import LoricaError, TrainingError
+from lorica.locks import FolderLock, lock_folder
 from lorica.models.decoder import Decoder
-from lorica.models.families import DecoderConfig
-from lorica.models.lora import LoraWeights
-from lorica.training import checkpoints
-from lorica.training.batches import (
-    Batch,
-    answer_tokens,
-    check_examples,
-    evaluation_plan,
-    make_batch,
-    plan_epoch,
-    updates_per_epoch,
-)
-from lorica.training.interrupt import Interrupt
+from lorica.signals import Deferred, say
+from lorica.training import checkpoints, publish
+from lorica.training.batches import check_examples, make_batch, plan_epoch
 from lorica.training.log import Log
+from lorica.training.prepare import Run, complete_config, make_learner, prepare, run_facts
+from lorica.training.publish import Issue
 from lorica.training.schedule import rate_factor, warmup_steps
-from lorica.training.state import State, make_manifest
-from lorica.training.step import Learner, choose_precision, evaluate, make_optimizer, step_seed, update
+from lorica.training.state import State, make_manifest, run_digest
+from lorica.training.step import evaluate, step_seed, update
 from lorica.training.types import Example, Listener, StepReport, TrainResult, TrainSettings
 
 __all__ = ["Example", "Listener", "StepReport", "TrainResult", "TrainSettings", "train"]
-
-# Padded tokens per batch of an evaluation, which keeps no activations.
-EVALUATION_TOKENS = 4096
-# Rows on which base and result are compared when none are held out.
-PROBE_ROWS = 64
-
-
-@dataclass
-class _Run:
-    """One run under way."""
-
-    learner: Learner
-    config: AdapterConfig
-    examples: Sequence[Example]
-    validation: Sequence[Example]
-    settings: TrainSettings
-    folder: Path
-    listener: Listener
-    log: Log
-    state: State
-    per_epoch: int
-    total: int
-    window_seconds: float = 0.0
-    window_all_tokens: int = 0
-    probe: list[Batch] = field(default_factory=list)
 
 
 def train(
@@ -76,15 +43,20 @@ def train(
     name: str,
     listener: Listener,
     digests: Mapping[str, str] | None = None,
+    facts: Mapping[str, object] | None = None,
+    issue: Issue | None = None,
+    lock: FolderLock | None = None,
 ) -> TrainResult:
     """Train one adapter on a base model, which is frozen, and save it in `folder` in PEFT's format.
 
     validation may be empty: then the last state is published, else the one with the lowest held-out loss.
-    digests: what else identifies the run (base, tokenizer, template, files), compared when it is resumed.
+    digests: what else identifies the run (base, tokenizer, template, files), compared when it is resumed. facts: what
+    else its record says. issue: makes the passport that is published with the adapter. lock: on `folder`, where the
+    caller holds it already.
 
-    Ctrl-C finishes the update, writes a checkpoint and raises KeyboardInterrupt. Raises ConfigError for
-    impossible settings, TrainingError when there is nothing to learn or a loss is not finite, ResumeError
-    when `folder` holds another run.
+    Ctrl-C, SIGTERM and SIGHUP finish the update, write a checkpoint and raise KeyboardInterrupt. Raises ConfigError for
+    impossible settings, TrainingError when there is nothing to learn, a loss is not finite or the folder cannot be
+    written, ResumeError when `folder` holds another run or another process trains there.
     """
     folder = Path(folder)
     settings.check(device=decoder.device.type, validation=bool(validation))
@@ -92,7 +64,7 @@ def train(
         raise TrainingError(f"adapter {name!r}: no rows to train on", fix="give rows with answers")
     for rows, what in ((examples, "training"), (validation, "held-out")):
         check_examples(rows, vocab_size=decoder.config.vocab_size, what=what)
-    config = _complete(adapter_config, decoder.config)
+    config = complete_config(adapter_config, decoder.config)
     manifest = make_manifest(
         name=name,
         settings=settings,
@@ -102,107 +74,87 @@ def train(
         base={"shape": repr(decoder.config), "dtype": str(decoder.dtype)},
         digests=digests or {},
     )
-    finished = checkpoints.open_run(folder, manifest, resume=settings.resume)
-    if finished is not None:
-        listener.note(f"{name}: finished before, nothing to do")
-        return finished
-    facts = _facts(name, decoder, examples, validation)
-    decoder.requires_grad_(False)
-    devices = [decoder.device] if decoder.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        learner = _learner(decoder, name, config, settings)
-        checkpoints.write_record(folder, manifest, facts, None)  # only now: what cannot start leaves no trace
-        state = checkpoints.load_checkpoint(folder, learner)
-        try:
-            with Log(folder, keep_until=None if state is None else state.step) as log:
-                run = _prepare(learner, config, examples, validation, settings, folder, listener, log, state)
-                listener.started(name, run.state.step, run.total)
-                result = _go(run)
-        finally:
-            listener.closed()
-    checkpoints.write_record(folder, manifest, facts, result)
-    checkpoints.remove_best(folder)
+    known = {**run_facts(name, decoder, examples, validation), **(facts or {})}
+    with ExitStack() as stack:
+        held = lock or stack.enter_context(lock_run(folder))
+        finished = publish.open_run(folder, manifest, resume=settings.resume)
+        if finished is not None:
+            for change in publish.complete(folder, finished, issue) if issue is not None else ():
+                listener.note(f"{name}: {change}; look at it with `lorica check {folder}`")
+            checkpoints.tidy(folder, finished.steps, save_steps=settings.save_steps)
+            listener.note(f"{name}: finished before, nothing to do")
+            return finished
+        stage, result = _learn(
+            decoder, config, examples, validation, settings, held, name=name, listener=listener, manifest=manifest,
+            facts=known,
+        )  # fmt: skip
+        _publish(held, stage, manifest, known, result, issue)
+        checkpoints.tidy(folder, result.steps, save_steps=settings.save_steps)
     listener.finished(result)
     return result
 
 
-def _complete(config: AdapterConfig, shape: DecoderConfig) -> AdapterConfig:
-    """Targets as a sorted list of names, and what PEFT expects of a finished adapter."""
-    targets = config.target_modules
-    if targets == "all-linear":
-        targets = list({path.rsplit(".", 1)[1] for path in shape.linear_shapes()})
-    if isinstance(targets, list):
-        targets = sorted(set(targets))
-    return msgspec.structs.replace(config, target_modules=targets, other={**config.other, "inference_mode": True})
+def lock_run(folder: Path) -> FolderLock:
+    """The lock on a run's folder. Raises ResumeError naming the process that trains there."""
+    fix = "wait until it ends; or train into another run_dir"
+    return lock_folder(folder, doing=TRAINING, fix=fix)
 
 
-def _facts(
-    name: str, decoder: Decoder, examples: Sequence[Example], validation: Sequence[Example]
-) -> dict[str, object]:
-    return {
-        "name": name,
-        "rows": {"training": len(examples), "held_out": len(validation)},
-        "answer_tokens": sum(map(answer_tokens, examples)),
-        "dropped_tokens": sum(example.encoded.dropped for example in examples),
-        "environment": {
-            "torch": torch.__version__,
-            "device": decoder.device.type,
-            "threads": torch.get_num_threads(),
-        },
-    }
-
-
-def _learner(decoder: Decoder, name: str, config: AdapterConfig, settings: TrainSettings) -> Learner:
-    lora: LoraWeights = create_lora(name, decoder.config, config, seed=settings.seed)
-    for pair in lora.pairs.values():
-        pair.a = pair.a.detach().to(decoder.device).requires_grad_()
-        pair.b = pair.b.detach().to(decoder.device).requires_grad_()
-    return Learner(
-        decoder=decoder,
-        lora=lora,
-        optimizer=make_optimizer(lora, weight_decay=settings.weight_decay),
-        precision=choose_precision(decoder, fp16=settings.fp16, bf16=settings.bf16),
-        max_grad_norm=settings.max_grad_norm,
-        gradient_checkpointing=settings.gradient_checkpointing,
-    )
-
-
-def _prepare(
-    learner: Learner,
+def _learn(
+    decoder: Decoder,
     config: AdapterConfig,
     examples: Sequence[Example],
     validation: Sequence[Example],
     settings: TrainSettings,
-    folder: Path,
+    lock: FolderLock,
+    *,
+    name: str,
     listener: Listener,
-    log: Log,
-    state: State | None,
-) -> _Run:
-    per_epoch = updates_per_epoch(
-        len(examples), batch_size=settings.batch_size, accumulation=settings.gradient_accumulation_steps
-    )
-    run = _Run(
-        learner=learner,
-        config=config,
-        examples=examples,
-        validation=validation,
-        settings=settings,
-        folder=folder,
-        listener=listener,
-        log=log,
-        state=state or State(),
-        per_epoch=per_epoch,
-        total=per_epoch * settings.epochs,
-    )
-    rows = validation or examples[:PROBE_ROWS]
-    device = learner.decoder.device
-    plan = evaluation_plan([len(row.encoded.tokens) for row in rows], token_budget=EVALUATION_TOKENS)
-    run.probe = [make_batch([rows[index] for index in part], device) for part in plan]
-    return run
+    manifest: Mapping[str, str],
+    facts: Mapping[str, object],
+) -> tuple[Path, TrainResult]:
+    """Make the updates; where the adapter that is to be published is, and the result."""
+    folder = lock.folder
+    decoder.requires_grad_(False)
+    devices = [decoder.device] if decoder.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        learner = make_learner(decoder, name, config, settings)
+        with publish.writing(lock):
+            publish.begin(folder, manifest, facts)  # only now: what cannot start leaves no trace
+            state = checkpoints.load_checkpoint(folder, learner, run_digest(manifest))
+            try:
+                with Log(folder, keep_until=None if state is None else state.step) as log:
+                    state = state or State(run=run_digest(manifest))
+                    run = prepare(learner, config, examples, validation, settings, lock, listener, log, state)
+                    listener.started(name, run.state.step, run.total)
+                    return _go(run)
+            finally:
+                listener.closed()
 
 
-def _go(run: _Run) -> TrainResult:
-    """Make the updates that are left, then publish."""
+def _publish(
+    lock: FolderLock,
+    stage: Path,
+    manifest: Mapping[str, str],
+    facts: Mapping[str, object],
+    result: TrainResult,
+    issue: Issue | None,
+) -> None:
+    """Publish the staged adapter with its passport; without one when none can be made, and then say so."""
+    passport, problem = None, None
+    try:
+        passport = issue(stage, result) if issue is not None else None
+    except LoricaError as error:
+        problem = error
+    with publish.writing(lock):
+        publish.publish(lock, stage, manifest, facts, result, passport)
+    if problem is not None:
+        problem.message = f"{lock.folder} is saved, without a passport: {problem.message}"
+        raise problem
+
+
+def _go(run: Run) -> tuple[Path, TrainResult]:
+    """Make the updates that are left, and stage the adapter that is to be published."""
     state, settings = run.state, run.settings
     begun, before = time.perf_counter(), state.seconds
 
@@ -214,7 +166,7 @@ def _go(run: _Run) -> TrainResult:
         run.log.write({"step": 0, "base_loss": state.base_loss, "seconds": round(clock(), 3)})
         run.listener.evaluated(0, state.base_loss, False)
     plan: list[list[list[int]]] = []
-    with Interrupt() as interrupt:
+    with Deferred() as signals:
         while state.step < run.total and not state.stopped_early:
             epoch, index = divmod(state.step, run.per_epoch)
             if index == 0:
@@ -226,17 +178,30 @@ def _go(run: _Run) -> TrainResult:
             if run.validation and (ends or state.step % settings.eval_steps == 0):
                 _judge(run, clock)
             state.seconds = clock()
-            if interrupt.asked or state.step % settings.save_steps == 0:
-                checkpoints.save_checkpoint(run.folder, run.config, run.learner, state, limit=settings.save_total_limit)
-            if interrupt.asked and state.step < run.total and not state.stopped_early:
-                raise KeyboardInterrupt(
-                    f"stopped after update {state.step} of {run.total}; "
-                    "the same command with training.resume=true goes on from there"
+            # The last update is kept until the adapter is published: making its passport takes time, too.
+            last = state.step == run.total or state.stopped_early
+            if signals.asked or last or state.step % settings.save_steps == 0:
+                _save(run, extra=last and state.step % settings.save_steps != 0)
+            if signals.asked:
+                stop = signals.stop()
+                say(
+                    stop,
+                    f"the state after update {state.step} of {run.total} is kept; "
+                    "the same command with training.resume=true goes on from there",
                 )
-    return _publish(run, clock)
+                raise stop
+    return _stage(run, clock)
 
 
-def _plan(run: _Run, epoch: int) -> list[list[list[int]]]:
+def _save(run: Run, *, extra: bool) -> None:
+    """Write a checkpoint; an extra one is none of `save_total_limit`."""
+    publish.require_folder(run.lock)
+    limit = run.settings.save_total_limit + extra
+    checkpoints.save_checkpoint(run.folder, run.config, run.learner, run.state, limit=limit)
+    run.saved_best = run.state.best_step
+
+
+def _plan(run: Run, epoch: int) -> list[list[list[int]]]:
     return plan_epoch(
         [len(example.encoded.tokens) for example in run.examples],
         batch_size=run.settings.batch_size,
@@ -246,7 +211,7 @@ def _plan(run: _Run, epoch: int) -> list[list[list[int]]]:
     )
 
 
-def _advance(run: _Run, parts: Sequence[Sequence[int]]) -> None:
+def _advance(run: Run, parts: Sequence[Sequence[int]]) -> None:
     """Make one update and report it."""
     begun = time.perf_counter()
     state, settings = run.state, run.settings
@@ -267,6 +232,7 @@ def _advance(run: _Run, parts: Sequence[Sequence[int]]) -> None:
     speed = run.window_all_tokens / max(run.window_seconds, 1e-9)
     run.listener.stepped(StepReport(state.step, run.total, made.loss, rate, made.grad_norm, speed))
     if state.step % settings.logging_steps == 0 or state.step == run.total:
+        publish.require_folder(run.lock)
         run.log.write(
             {
                 "step": state.step,
@@ -281,14 +247,17 @@ def _advance(run: _Run, parts: Sequence[Sequence[int]]) -> None:
         run.window_seconds, run.window_all_tokens = 0.0, 0
 
 
-def _judge(run: _Run, clock: Callable[[], float]) -> None:
+def _judge(run: Run, clock: Callable[[], float]) -> None:
     """Evaluate on the held-out rows; keep the adapter when it is the best, or count towards stopping."""
     state = run.state
     loss = evaluate(run.learner, run.probe, step=state.step)
     best = state.best_loss is None or loss < state.best_loss
     if best:
-        checkpoints.save_weights(checkpoints.best_folder(run.folder, state.step), run.config, run.learner.lora)
+        place = checkpoints.best_folder(run.folder, state.step)
+        state.best_digest = checkpoints.save_weights(place, run.config, run.learner.lora)
         state.best_step, state.best_loss, state.waiting = state.step, loss, 0
+        # A resume begins at the newest checkpoint and needs the best one of that moment.
+        checkpoints.keep_best(run.folder, run.saved_best, state.best_step)
     else:
         state.waiting += 1
         state.stopped_early = 0 < run.settings.early_stopping <= state.waiting
@@ -296,17 +265,17 @@ def _judge(run: _Run, clock: Callable[[], float]) -> None:
     run.listener.evaluated(state.step, loss, best)
 
 
-def _publish(run: _Run, clock: Callable[[], float]) -> TrainResult:
-    """Write `last/` and the adapter itself, and say what was reached."""
+def _stage(run: Run, clock: Callable[[], float]) -> tuple[Path, TrainResult]:
+    """Write `last/`, stage the adapter itself, and say what was reached."""
     state, lora = run.state, run.learner.lora
     assert state.base_loss is not None
     checkpoints.save_weights(run.folder / "last", run.config, lora)
     if state.best_loss is not None:
         trained = state.best_loss
-        checkpoints.load_weights(checkpoints.best_folder(run.folder, state.best_step), lora, run.learner.decoder.config)
+        checkpoints.load_best(run.folder, state, lora, run.learner.decoder.config)
     else:
         trained = evaluate(run.learner, run.probe, step=state.step)
-    checkpoints.save_weights(run.folder, run.config, lora)
+    stage = publish.stage_adapter(run.folder, run.config, lora)
     run.log.write({"step": state.step, "trained_loss": trained, "base_loss": state.base_loss})
     if state.stopped_early:
         run.listener.note(f"stopped early: no better than update {state.best_step} in {state.waiting} evaluations")
@@ -315,7 +284,7 @@ def _publish(run: _Run, clock: Callable[[], float]) -> TrainResult:
             f"the adapter is no better than the base model ({trained:.4f} against {state.base_loss:.4f} nats "
             "per answer token): train longer, or raise training.learning_rate"
         )
-    return TrainResult(
+    result = TrainResult(
         best_step=state.best_step or state.step,
         steps=state.step,
         train_loss=state.epoch_loss / max(1, state.epoch_tokens),
@@ -327,3 +296,4 @@ def _publish(run: _Run, clock: Callable[[], float]) -> TrainResult:
         trained_loss=trained,
         stopped_early=state.stopped_early,
     )
+    return stage, result

@@ -66,8 +66,9 @@ class Lines:
         self._say(text)
 
     def finished(self, result: TrainResult) -> None:
-        """The result in one line."""
+        """The result in one line; what is said from now on is of another run."""
         self._say(summary(result))
+        self._name = ""
 
     def closed(self) -> None:
         """Nothing to give back."""

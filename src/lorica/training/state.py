@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ class State:
     base_loss: float | None = None
     best_step: int = 0
     best_loss: float | None = None
+    best_digest: str = ""  # of the weights' file
+    run: str = ""  # digest of the manifest
     waiting: int = 0  # evaluations since the best one
     stopped_early: bool = False
     skipped: int = 0
@@ -77,6 +80,11 @@ def make_manifest(
     manifest |= {f"base.{key}": value for key, value in base.items()}
     manifest |= {f"digest.{key}": value for key, value in digests.items()}
     return dict(sorted(manifest.items()))
+
+
+def run_digest(manifest: Mapping[str, str]) -> str:
+    """What tells a run's files from those of another run."""
+    return "sha256:" + hashlib.sha256(to_json(manifest)).hexdigest()
 
 
 def refuse_differences(found: Mapping[str, str], wanted: Mapping[str, str], *, where: str) -> None:

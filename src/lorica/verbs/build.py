@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
 
 from lorica.adapters.config import AdapterConfig
+from lorica.adapters.folder import snapshot
 from lorica.adapters.registry import find_adapters, refuse_spellings
 from lorica.config.schema import Config
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings, RepeatableEngine
-from lorica.errors import ConfigError
+from lorica.errors import AdapterError, ConfigError
 from lorica.models.families import config_notes, read_decoder_config
 from lorica.models.limits import read_limits
 from lorica.models.locate import locate_model
@@ -173,6 +175,19 @@ def answer_settings(config: Config, folder: Path) -> AnswerSettings:
     )
 
 
+@contextmanager
+def steady(adapters: Mapping[str, Path]) -> Iterator[None]:
+    """A block that reads adapters. Raises AdapterError when one was written meanwhile: a mix may have been read."""
+    before = {name: snapshot(folder) for name, folder in adapters.items()}
+    yield
+    for name, folder in adapters.items():
+        if snapshot(folder) != before[name]:
+            raise AdapterError(
+                f"adapter {name!r} ({folder}) was written while it was read",
+                fix="wait until that is done; try again",
+            )
+
+
 def build_pipeline(config: Config) -> Pipeline:
     """Task, encoder, engine and adapters, loaded and ready."""
     folder = model_folder(config)
@@ -181,7 +196,8 @@ def build_pipeline(config: Config) -> Pipeline:
     encoder = build_encoder(config, folder)
     engine = build_engine(config, folder)
     used = trained_as(task, encoder, folder) if adapters else {}
-    tell_admissions(admit_all(engine, adapters, folder, used=used, policy=config.adapters.gate))
+    with steady(adapters):
+        tell_admissions(admit_all(engine, adapters, folder, used=used, policy=config.adapters.gate))
     return Pipeline(task, encoder, engine, adapters, answer_settings(config, folder))
 
 

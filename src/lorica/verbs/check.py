@@ -115,6 +115,7 @@ def _run(given: argparse.Namespace) -> int:
     # The matrices are small: threads would only wait for one another. It counts when numpy is imported, which is here,
     # so that a mistaken command line is answered at once.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from lorica.vetting.check import require_unchanged
     from lorica.vetting.files.sources import search_sources
     from lorica.vetting.many import examine_all
 
@@ -130,6 +131,7 @@ def _run(given: argparse.Namespace) -> int:
             from lorica.verbs.check_base import try_on_base
 
             found, tried = try_on_base(found, given, top)
+            found = [require_unchanged(each) for each in found]
     return _tell(given, found, tried, passed)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lorica
+from lorica import signals
 from lorica.data.read import read_rows
 from lorica.data.split import split
 from lorica.data.write import write_answers
@@ -16,6 +17,7 @@ from lorica.errors import LoricaError, UsageError
 from lorica.pipeline.fit import Fit
 from lorica.reports.write import write_report
 from lorica.training.checkpoints import RECORD
+from lorica.training.loop import lock_run
 from lorica.verbs import build
 from lorica.verbs.arguments import as_path, emit, parser, resolve
 from lorica.verbs.demo_report import demo_dict, demo_report, demo_text
@@ -44,7 +46,11 @@ def run(arguments: Sequence[str]) -> int:
         if override.partition("=")[0].split(".")[0] in _OWN and not override.startswith("task."):
             raise UsageError(f"{override}: the demo decides {', '.join(_OWN)} itself", fix="use --out and --tasks")
     started = time.perf_counter()
-    outcomes = {demo: run_task(demo, given.out, given.overrides) for demo in choose(given.tasks)}
+    try:
+        outcomes = {demo: run_task(demo, given.out, given.overrides) for demo in choose(given.tasks)}
+    except KeyboardInterrupt as stop:
+        signals.say(stop, f"what was made is in {given.out}; the same command begins anew", over=True)
+        raise
     seconds = time.perf_counter() - started
     report = given.out / "report.html"
     write_report(demo_report(outcomes, seconds), report)
@@ -78,7 +84,8 @@ def run_task(demo: DemoTask, out: Path, overrides: Sequence[str]) -> Outcome:
     print(f"\n{heading}", file=sys.stderr, flush=True)
     root = out / "adapters" / demo.name
     for earlier in root.glob(f"*/{RECORD}"):  # the demo shows training every time
-        shutil.rmtree(earlier.parent)
+        with lock_run(earlier.parent):
+            shutil.rmtree(earlier.parent)
     if demo.per_subject:
         fits = by_subject(train, str(source), root)
     else:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from lorica import __version__
+from lorica import __version__, signals
 from lorica.config.compose import Resolved
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest
@@ -32,6 +32,7 @@ from lorica.verbs.rows import list_skipped, open_rows, reading_log, tell
 SKIPPED_SUFFIX = ".skipped.jsonl"
 RECORD_SUFFIX = ".run.json"
 _MASS_ROWS = 16  # whose choices are held against what the model would say, before all are asked
+_NOTHING_YET = "no row was answered since the start; give the same command again"
 _SAMPLE_ROWS = 64  # by which the engine judges the run; not a window, whose size must change nothing
 
 
@@ -47,7 +48,11 @@ def run(arguments: Sequence[str]) -> int:
         "output=out.parquet",
     ).parse_args(list(arguments))
     resolved = resolve(given.overrides)
-    summary, output = infer_file(resolved, again=going_on("infer", arguments, "inference.resume=true"))
+    try:
+        summary, output = infer_file(resolved, again=going_on("infer", arguments, "inference.resume=true"))
+    except KeyboardInterrupt as stop:
+        signals.say(stop, _NOTHING_YET)
+        raise
     if summary is None:
         emit(
             {"output": str(output), "complete": True},
@@ -80,12 +85,13 @@ def infer_file(
     log = reading_log(config)
     uses = build.check_routes(config, task, open_rows(config, task, source, log=log))
     tell(log)
-    pipeline = build.build_pipeline(config)
-    sample = list(itertools.islice(open_rows(config, task, source), _SAMPLE_ROWS))
-    settled = pipeline.settle(uses, sample)
-    if settled and (config.engine.merge == "always" or pipeline.engine.describe().get("merged", "none") != "none"):
-        print(f"lorica: {settled}", file=sys.stderr)
-    manifest = build.manifest(config, pipeline, {"input": file_digest(source), "output": visible(output.name)})
+    with build.steady(build.adapter_folders(config)):  # the manifest speaks of the adapters that were loaded
+        pipeline = build.build_pipeline(config)
+        sample = list(itertools.islice(open_rows(config, task, source), _SAMPLE_ROWS))
+        settled = pipeline.settle(uses, sample)
+        if settled and (config.engine.merge == "always" or pipeline.engine.describe().get("merged", "none") != "none"):
+            print(f"lorica: {settled}", file=sys.stderr)
+        manifest = build.manifest(config, pipeline, {"input": file_digest(source), "output": visible(output.name)})
     record = output.with_name(output.name + RECORD_SUFFIX)
     folder = Path(config.run_dir) if config.run_dir else output.with_name(output.name + ".partial")
     if config.inference.resume and _complete(record, output, manifest, began_anew=Journal.is_in(folder)):

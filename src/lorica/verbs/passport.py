@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from lorica.adapters.folder import open_adapter
 from lorica.adapters.passport import (
     PASSPORT_NAME,
     SCHEMA,
@@ -21,6 +22,7 @@ from lorica.adapters.passport import (
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.config.schema import Config
 from lorica.errors import AdapterError, UsageError
+from lorica.locks import lock_folder
 from lorica.verbs.arguments import as_base, as_path, emit, parser, resolve
 
 # A gap below this is no proof of anything, in nats.
@@ -36,7 +38,9 @@ def run(arguments: Sequence[str]) -> int:
     if given.check:
         return _check(given)
     config = _config(given)
-    passport, path = make(given, config)
+    open_adapter(given.adapter)  # a folder that is none is not made one by its lock
+    with lock_folder(given.adapter, doing="making a passport", fix="wait until it ends"):
+        passport, path = make(given, config)
     emit(
         {"path": str(path), "passport": msgspec.to_builtins(passport)},
         as_json=given.json,
@@ -93,14 +97,14 @@ def make(given: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
 
     Raises AdapterError for a folder that cannot be used, that has a passport already, or whose adapter changes nothing.
     """
-    from lorica.adapters.folder import open_adapter
+    from lorica.adapters.passport_facts import adapter_facts
     from lorica.pipeline.passport import make_passport, measure, prompt_facts
     from lorica.pipeline.provenance import base_facts
     from lorica.tasks.base import Task
     from lorica.verbs import build
 
     folder: Path = given.adapter
-    open_adapter(folder)
+    facts = adapter_facts(open_adapter(folder))
     before = _before(folder, force=given.force)
     base = build.model_folder(config)
     task: Task | None = _task(given, config, folder)
@@ -125,6 +129,8 @@ def make(given: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
         canaries=canaries,
         metrics=metrics,
     )
+    if passport.adapter != facts:
+        raise AdapterError(f"{folder} was changed while its passport was made", fix="make it again")
     if before is not None and before.adapter.content == passport.adapter.content:
         # The weights are those it speaks of: what it says of their training stays true.
         passport = msgspec.structs.replace(passport, data=before.data, training=before.training)

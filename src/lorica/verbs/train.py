@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from lorica.adapters.passport import PASSPORT_NAME, BaseFacts, write_passport
+from lorica import signals
+from lorica.adapters.passport import BaseFacts, Passport
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.config.schema import Config
 from lorica.engines.native.engine import NativeEngine
 from lorica.errors import LoricaError
+from lorica.locks import FolderLock, this_host
 from lorica.models.decoder import Decoder
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.pipeline.answer import check_room
@@ -23,6 +27,7 @@ from lorica.pipeline.passport import data_facts, make_passport, measure, prompt_
 from lorica.pipeline.provenance import base_facts, trained_as, versions
 from lorica.prompts.encoder import Encoder
 from lorica.tasks.base import Task
+from lorica.training.loop import lock_run
 from lorica.training.progress import make_listener
 from lorica.training.types import Listener, TrainResult
 from lorica.verbs import build
@@ -49,9 +54,9 @@ def run(arguments: Sequence[str]) -> int:
     log = reading_log(config)
     fits = plan_fits(config, task, log)
     tell(log)
-    with _nothing_lost(fits, going_on("train", arguments, "training.resume=true")):
+    with _nothing_lost(fits, going_on("train", arguments, "training.resume=true")), locked(fits) as locks:
         reading = list_skipped(log, fits[0].folder.with_name(SKIPPED))
-        results = train_fits(config, task, fits, listener(config), reading=log.digests())
+        results = train_locked(config, task, fits, listener(config), locks, reading=log.digests())
     emit(
         {name: _plain(result) | {"reading": reading} for name, result in results.items()},
         as_json=given.json,
@@ -68,6 +73,8 @@ def _nothing_lost(fits: Sequence[Fit], again: str) -> Iterator[None]:
     except BaseException as error:
         mistake = isinstance(error, LoricaError) and not isinstance(error.__cause__, OSError)
         kept = [fit for fit in fits if (fit.folder / TRAINING_RECORD).is_file()]
+        if isinstance(error, KeyboardInterrupt) and not kept:
+            signals.say(error, "nothing was trained yet; give the same command again")
         if kept and not mistake:
             error.add_note(f"kept: {', '.join(str(fit.folder) for fit in kept)}; go on: {again}")
         raise
@@ -78,11 +85,30 @@ def listener(config: Config) -> Listener:
     return make_listener(logging_steps=config.training.logging_steps)
 
 
-def train_fits(
-    config: Config, task: Task, fits: Sequence[Fit], told: Listener, *, reading: Mapping[str, str] = _NOTHING
+@contextmanager
+def locked(fits: Sequence[Fit]) -> Iterator[dict[str, FolderLock]]:
+    """The locks on the folders of all adapters, by name: what another process trains is known before anything is
+    loaded. Raises ResumeError naming that process."""
+    with ExitStack() as stack:
+        yield {fit.name: stack.enter_context(lock_run(fit.folder)) for fit in fits}
+
+
+def train_fits(config: Config, task: Task, fits: Sequence[Fit], told: Listener) -> dict[str, TrainResult]:
+    """Train adapters one after the other on one loaded base; name -> result."""
+    with locked(fits) as locks:
+        return train_locked(config, task, fits, told, locks)
+
+
+def train_locked(
+    config: Config,
+    task: Task,
+    fits: Sequence[Fit],
+    told: Listener,
+    locks: Mapping[str, FolderLock],
+    *,
+    reading: Mapping[str, str] = _NOTHING,
 ) -> dict[str, TrainResult]:
-    """Train adapters one after the other on one loaded base; name -> result. reading: what of the files was not read,
-    for the training record."""
+    """As `train_fits`, with the locks held. reading: what of the files was not read, for the training record."""
     folder = build.model_folder(config)
     encoder = build.build_encoder(config, folder)
     check_room(task, build.answer_settings(config, folder))  # for the passport's metrics, when all is trained
@@ -105,6 +131,7 @@ def train_fits(
     facts = base_facts(folder, name=config.model.path, revision=config.model.revision)
     results = {}
     for fit in fits:
+        _tell_previous(locks[fit.name], told)
         settings = build.train_settings(config)
         parts = divide(fit, task, val_ratio=config.training.val_ratio, seed=settings.seed)
         results[fit.name] = fit_adapter(
@@ -120,14 +147,23 @@ def train_fits(
             provenance=provenance,
             listener=told,
             parts=parts,
+            issue=partial(_passport, config, task, encoder, decoder, facts, fit, parts),
+            lock=locks[fit.name],
         )
-        # A run that was killed between its adapter and its passport is finished, and has none yet.
-        if not (fit.folder / PASSPORT_NAME).exists():
-            _issue(config, task, encoder, decoder, facts, fit, parts, results[fit.name])
     return results
 
 
-def _issue(
+def _tell_previous(lock: FolderLock, told: Listener) -> None:
+    """A run of another machine that did not let go was killed, or its lock is not seen from here."""
+    previous = lock.previous
+    if previous is not None and previous.host != this_host():
+        told.note(
+            f"{lock.folder}: a run on another machine did not end here ({previous}). Make sure that it is gone: not "
+            "every shared file system shows the locks of other machines"
+        )
+
+
+def _passport(
     config: Config,
     task: Task,
     encoder: Encoder,
@@ -135,17 +171,18 @@ def _issue(
     base: BaseFacts,
     fit: Fit,
     parts: Parts,
+    adapter: Path,
     result: TrainResult,
-) -> None:
-    """Write the passport of a finished adapter, asked through the engine that will answer."""
+) -> Passport:
+    """The passport of a trained adapter in the folder `adapter`, asked through the engine that will answer."""
     folder = build.model_folder(config)
     engine = NativeEngine(
         decoder, batch_tokens=config.inference.batch_tokens, share_prefixes=config.engine.share_prefixes
     )
-    engine.add_adapter(fit.name, fit.folder)
+    engine.add_adapter(fit.name, adapter)
     answering = build.answer_settings(config, folder)
-    passport = make_passport(
-        fit.folder,
+    return make_passport(
+        adapter,
         base=base,
         prompt=prompt_facts(encoder, task, build.prompt_settings(config)),
         canaries=shipped_canaries(engine, fit.name, task, encoder, folder),
@@ -153,7 +190,6 @@ def _issue(
         data=data_facts(fit, parts),
         training=training_facts(build.train_settings(config), result),
     )
-    write_passport(fit.folder, passport)
 
 
 def _plain(result: TrainResult) -> dict[str, Any]:

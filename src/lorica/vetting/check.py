@@ -10,9 +10,12 @@ from lorica.adapters.bases import named
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.document import short_text
 from lorica.adapters.fingerprint import Match, Shapes, describe, match, shapes_of
+from lorica.adapters.folder import snapshot
 from lorica.adapters.layout import Layout, read_layout
 from lorica.adapters.methods import FORMATS
+from lorica.adapters.registry import training_owner
 from lorica.adapters.specimen import Specimen
+from lorica.locks import describe as describe_owner
 from lorica.vetting.claims.check import check_claims
 from lorica.vetting.claims.evidence import Evidence, training_evidence
 from lorica.vetting.claims.named_bases import Named
@@ -40,6 +43,7 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     fits: str = ""
     numbers: Numbers | None = None
     evidence: Evidence | None = None
+    snapshot: dict[str, tuple[int, int, int]] = {}
 
     @property
     def verdict(self) -> Verdict:
@@ -66,13 +70,28 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
 
 def examine(source: Source, *, most: int = 2) -> Examination:
     """Levels 0 to 2, or fewer, of an opened source. Never raises for what is in the files."""
+    before = snapshot(source.place)
+    if CONFIG_NAME not in before and (owner := training_owner(source.place)):
+        return _unchecked(source, finding("L018", f"an adapter is being trained: {describe_owner(owner)}"))
     try:
-        return _examine(source, most)
+        found = msgspec.structs.replace(_examine(source, most), snapshot=before)
     except Exception as error:
         # A mistake of ours over one adapter must not hide what is found in a thousand others.
         said = f"{type(error).__name__}: {short_text(str(error))}"
-        nothing = Profile(name=source.name, path=str(source.given), kind=source.kind)
-        return Examination(source=source, profile=nothing, findings=(finding("L099", said),), ran=())
+        return _unchecked(source, finding("L099", said))
+    return require_unchanged(found)
+
+
+def require_unchanged(found: Examination) -> Examination:
+    """The same, or one that says that the files changed since they were read, so that nothing is known of them."""
+    if not found.ran or snapshot(found.source.place) == found.snapshot:
+        return found
+    return _unchecked(found.source, finding("L018", "its files were changed or removed while they were read"))
+
+
+def _unchecked(source: Source, why: Finding) -> Examination:
+    nothing = Profile(name=source.name, path=str(source.given), kind=source.kind)
+    return Examination(source=source, profile=nothing, findings=(why,), ran=())
 
 
 def _examine(source: Source, most: int) -> Examination:

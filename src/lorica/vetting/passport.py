@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.header import Header
 from lorica.adapters.passport import FEWEST_CANARIES, PASSPORT_NAME, Passport, to_passport
 from lorica.adapters.passport_facts import (
@@ -44,8 +45,9 @@ def check_passport(
     """
     if specimen.kind == "file":
         return []  # a single file carries nothing beside it
+    other = _another_record(specimen)
     if PASSPORT_NAME not in specimen.files and PASSPORT_NAME not in specimen.documents:
-        old = _check_record(specimen, base)
+        old = _check_record(specimen, base) + other
         missing = finding("L340", f"no {PASSPORT_NAME}", expected="a passport beside the config", file=PASSPORT_NAME)
         return old if specimen.kind == "checkpoint" else [missing, *old]
     try:
@@ -54,7 +56,7 @@ def check_passport(
         if PASSPORT_NAME not in specimen.documents and any(each.file == PASSPORT_NAME for each in known):
             return []
         return [finding("L341", shown(error.message, 200), file=PASSPORT_NAME)]
-    found = _against_files(specimen, passport)
+    found = _against_files(specimen, passport) + other
     found += _inside(passport)
     if base is not None:
         found += _against_base(passport, base, full=full)
@@ -255,6 +257,21 @@ def _against_prompts(recorded: Mapping[str, str], origin: str, thinking: bool, f
             )
         )
     return found
+
+
+def _another_record(specimen: Specimen) -> list[Finding]:
+    """Whether training.json beside the weights says that its run published others."""
+    record = specimen.documents.get(TRAINING_RECORD)
+    published = record.get("published") if isinstance(record, dict) else None
+    if not isinstance(published, dict) or specimen.kind == "checkpoint":
+        return []
+    weights, content = published.get(WEIGHTS_NAME), published.get("content")
+    if specimen.weights is None or specimen.header is None or not isinstance(weights, str):
+        return []
+    if _digest(specimen.weights) == weights or _content(specimen.weights, specimen.header) == content:
+        return []
+    seen = f"{shown(specimen.weights.name)} is not the file that the run of {TRAINING_RECORD} published"
+    return [finding("L178", seen, expected=f"weights {shown(weights, 23)}...", file=TRAINING_RECORD)]
 
 
 def _check_record(specimen: Specimen, base: Path | None) -> list[Finding]:

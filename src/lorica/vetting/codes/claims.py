@@ -80,6 +80,12 @@ CLAIMS: dict[str, Code] = {
     "L175": Code("note", "the training had not ended"),
     "L176": Code("note", "nothing was held out for validation", "measure it on rows it has not seen: --rows"),
     "L177": Code("warn", "trained for no steps", "train it", ("no_effect",)),
+    "L178": Code(
+        "warn",
+        "the record of a training beside it speaks of other weights",
+        "put the training.json of these weights there, or take it away",
+        ("altered",),
+    ),
     "L179": Code(
         "warn", "no better than its base on the held-out rows of its own training", "train again", ("no_effect",)
     ),

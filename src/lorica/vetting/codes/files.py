@@ -56,13 +56,14 @@ FILES: dict[str, Code] = {
     "L014": Code("note", "files beside the weights that are never read"),
     "L015": Code("note", "the weights are there twice; only the safetensors file is read"),
     "L016": Code("note", "more files than are listed"),
-    # the header of the safetensors file
     "L017": Code(
         "reject",
         "several weights, and none under the name that loaders look for",
         "rename the right one to adapter_model.safetensors, or check one of them: lorica check FILE",
         ("unreadable", "unsupported"),
     ),
+    "L018": Code("warn", "a training, or somebody else, is writing here", "wait until it is done, and check it then"),
+    # the header of the safetensors file
     "L020": Code("reject", "the weights are an empty file", _AGAIN, _DAMAGED),
     "L021": Code("reject", "the weights are too short to be a safetensors file", _AGAIN, _DAMAGED),
     "L022": Code("reject", "the header's length is beyond the file and beyond any header", _AGAIN, _DAMAGED),

@@ -125,6 +125,10 @@ def _say_no_config(place: Place, found: list[Finding]) -> None:
         found.append(finding("L001", f"the folder holds {place.listing()}", expected=f"{CONFIG_NAME} and weights"))
     if lost:
         return
+    if place.find(TRAINING_RECORD):
+        seen = f"its training did not end; there is {place.listing()}"
+        found.append(finding("L002", seen, expected=CONFIG_NAME, fix="go on with training.resume=true"))
+        return
     above = place.folder.parent / CONFIG_NAME
     fix = f"there is one in the folder above: if it belongs to these weights, copy it here ({above})"
     has_one = not place.single and above.is_file()

@@ -17,7 +17,7 @@ import msgspec
 
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.methods import method_of_files
-from lorica.adapters.registry import BEST, CHECKPOINTS
+from lorica.adapters.registry import BEST, CHECKPOINTS, training_owner
 from lorica.adapters.specimen import Kind
 from lorica.errors import AdapterError
 from lorica.vetting.files.archives import is_archive, peek
@@ -141,7 +141,8 @@ def _one(place: Path, name: str, search: _Search, given: Path | None = None) -> 
     if place.name.startswith("models--") and (place / "snapshots").is_dir():
         return _cached(place, search)
     entries = _entries(place)
-    if _is_adapter(entries) and not _is_hollow(place, entries):
+    # Of a training that goes on, checkpoints come and go: it is one adapter that is not there yet.
+    if (_is_adapter(entries) and not _is_hollow(place, entries)) or training_owner(place):
         return [_adapter(place, name, given or place, search)]
     folders = {entry.name for entry in entries if _is_folder(entry)}
     if BEST in folders and _is_adapter(_entries(place / BEST)):

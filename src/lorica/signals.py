@@ -1,0 +1,106 @@
+"""Signals that ask the process to end: SIGTERM (Slurm, Kubernetes, `docker stop`, `timeout`) and SIGHUP (a terminal
+that was closed) are what Ctrl-C is. One that the process was started to ignore (`nohup`) stays ignored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came. `exit_code` of any KeyboardInterrupt is 128 and the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """What a shell reports of a process that such a signal ended: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+    return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+
+
+def say(stop: KeyboardInterrupt, kept: str, *, over: bool = False) -> None:
+    """Have the last line of the command say what was kept and how to go on. over: also where that is said already."""
+    if over or not (str(stop) or hasattr(stop, "__notes__")):
+        stop.args = (kept,)
+
+
+def last_line(stop: KeyboardInterrupt) -> str:
+    """The last line of a command that a signal ended."""
+    how = f"stopped by {signal.Signals(stop.number).name}" if isinstance(stop, Stopped) else "interrupted"
+    return f"{how}. {stop}".rstrip()
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """A block in which SIGTERM and SIGHUP raise `Stopped`; a second one ends the process at once.
+
+    Outside the main thread signals cannot be handled, and are left alone.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_DFL)
+        raise Stopped(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, stop) for number in _ending() if _at_default(number)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Deferred:
+    """A block in which the first signal only sets `asked`; the next is handled as it was before the block.
+
+    Outside the main thread signals are left alone.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._before: dict[int, signal._HANDLER] = {}
+
+    def __enter__(self) -> Deferred:
+        if threading.current_thread() is threading.main_thread():
+            numbers = [signal.SIGINT, *filter(_is_heeded, _ending())]
+            self._before = {number: signal.signal(number, self._first) for number in numbers}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def stop(self) -> KeyboardInterrupt:
+        """The exception for the signal that came."""
+        return KeyboardInterrupt() if self.asked == signal.SIGINT else Stopped(self.asked)
+
+    def _first(self, number: int, frame: FrameType | None) -> None:
+        self.asked = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def _ending() -> tuple[int, ...]:
+    # Windows has no SIGHUP.
+    return tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+def _at_default(number: int) -> bool:
+    return signal.getsignal(number) == signal.SIG_DFL
+
+
+def _is_heeded(number: int) -> bool:
+    return signal.getsignal(number) not in (None, signal.SIG_IGN)
