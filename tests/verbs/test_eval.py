@@ -57,7 +57,7 @@ def test_rows_without_an_answer_are_wrong_counted_and_named(evaluated: Any) -> N
     said = evaluated(answers, gold, "task=saq")
     assert _values(said) == {"exact_match": 0.0, "token_f1": 0.0}
     assert said["no_answer"] == {"count": 6, "ids": [f"q{i}" for i in range(6)]}
-    assert "no answer: 6 of 6 rows, which count as wrong: 'q0', 'q1', 'q2', 'q3', 'q4' ..." in said["text"]
+    assert "no answer: 6 of 6 rows ('q0', 'q1', 'q2', 'q3', 'q4', ...), which count as wrong" in said["text"]
     assert said["unreadable"] == {"count": 0, "rows": []}
 
 
@@ -195,6 +195,14 @@ def test_a_score_counts_before_the_answer_and_a_fallback_is_no_answer(evaluated:
     assert said["metrics"]["roc_auc"]["n"] == 2
 
 
+def test_an_answer_that_contradicts_its_score_is_named(evaluated: Any) -> None:
+    said = evaluated("id,answer,score\n1,Yes,0.4\n2,No,0.1\n3,because,0.9\n", POSTS, "task=rules")
+    assert said["contradictory"] == {"count": 1, "ids": ["1"]}
+    assert said["metrics"]["accuracy"]["value"] == pytest.approx(2 / 3)
+    assert "the answer contradicts the score: 1 of 3 rows ('1'); the score (from 0.5 on) counts" in said["text"]
+    assert said["unreadable"]["count"] == 0
+
+
 @pytest.mark.parametrize("name", ["id", "row_id", "Row_ID", "post"])
 def test_ids_may_be_called_as_in_the_gold_file(name: str, evaluated: Any) -> None:
     gold = "row_id,body,rule,rule_violation\na,x,r,1\nb,y,r,0\n"
@@ -235,7 +243,7 @@ RIGHT_BUT_ONE = "id,answer\n0,0\n1,1\n2,none\n3,3.0\n"
 
 
 def test_rows_are_grouped_by_the_column_that_is_named(evaluated: Any) -> None:
-    said = evaluated(RIGHT_BUT_ONE, COUNTRIES, "task=saq", "--by", "country,topic, year")
+    said = evaluated(RIGHT_BUT_ONE, COUNTRIES, "task=saq", "--by", "country,topic", "--by= year")
     country = said["by"]["country"]
     assert {name: group["rows"] for name, group in country["groups"].items()} == {"Iran": 1, "UK": 3}
     assert country["groups"]["UK"]["metrics"]["exact_match"]["value"] == pytest.approx(2 / 3)
@@ -264,6 +272,7 @@ def test_groups_of_labels_without_scores(evaluated: Any) -> None:
     [
         (("--by", "contry"), ("'contry' is not in the file", "did you mean 'country'?", "'year'")),
         (("--by", "blank"), ("'blank' is empty in every row",)),
+        (("--by", "Country"), ("'Country' is not in the file", "did you mean 'country'?")),
         (("by=country",), ("--by country",)),
         (("normalisation=squad",), ("--normalisation squad",)),
         (("--normalisation", "squat"), ("squat", "squad")),

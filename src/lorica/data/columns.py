@@ -37,7 +37,7 @@ class KeptColumns:
     def _kept(self, build: Build) -> Build:
         def kept(values: Mapping[str, Any], row_id: str, line: int) -> Row:
             for column, texts in self.values.items():
-                texts[row_id] = str(values.get(column, "")).strip() or EMPTY
+                texts[row_id] = _text(values.get(column, "")) or EMPTY
             return build(values, row_id, line)
 
         return kept
@@ -53,3 +53,8 @@ class KeptColumns:
             what = "is empty in every row" if column in names else "is not in the file"
             listed = ", ".join(map(repr, names))
             raise DataError(f"the column {column!r} {what}", path=path, fix=f"{hint}its columns are: {listed}")
+
+
+def _text(value: object) -> str:
+    """As CSV has it; 1990.0 is the 1990 of a column with gaps."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()

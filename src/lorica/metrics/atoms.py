@@ -27,11 +27,14 @@ _MINUS_APART = re.compile(r"^\s*−\s+(?=\d)")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴-⁹⁺⁻]+")
 _VULGAR_FRACTION = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])")
 _DEGREE = re.compile(r"[˚º](?=\s?[CF]\b)")
-_IGNORED = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff©®™℠`]")
+_IGNORED = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\u0640\ufe00-\ufe0f\ufeff©®™℠`]")
 _SPELLINGS = str.maketrans(
     dict.fromkeys("‐‑‒–−", "-") | dict.fromkeys("’ʼ", "'") | {"⁄": "/", "∕": "/", "٫": ".", "٬": ",", "٪": "%"}
 )
 _EMPHASIS = re.compile(r"(?<![a-z0-9*])(\*{1,3})(?=[^\s*])([^*]+)(?<=\S)\1(?![a-z0-9*])")
+_LATEX = re.compile(r"\\[()\[\]]|\\(?=[%$#&_{}])")
+_LATEX_DOLLARS = re.compile(r"(\${1,2})(?=\S)([^$]+)(?<=\S)\1(?![0-9$])")
+_BULLET = re.compile(r"^\s*(?:\*|#{1,6})\s+(?=\S)", re.MULTILINE)
 _PERCENT = re.compile(r"\bper ?cent\b")
 _AREA = re.compile(r"(?<![^\W\d_])([kcmdhμ]?m)([23])(?![^\W_])")
 
@@ -44,6 +47,7 @@ _GROUPED = re.compile(
     r"([1-9]\d{0,2}(?:,\d{3})+|[1-9]\d?(?:,\d{2})+,\d{3})(\.\d+)?"  # 1,000.5 and 1,00,000.5
     r"|([1-9]\d{0,2}(?:[' ]\d{3})+)([.,]\d+)?"  # 1'000.5 and 1 000,5
     r"|([1-9]\d{0,2}(?:\.\d{3})+)(,\d+)"  # 1.000,5
+    r"|([1-9]\d{0,2}(?:\.\d{3}){2,})()"  # 1.000.000
 )
 _DECIMAL = re.compile(r"(\d*)([.,]\d+)?")
 
@@ -96,11 +100,13 @@ def tokens(atoms: Sequence[Atom]) -> list[str]:
 
 def _unified(text: str) -> str:
     """One spelling of each character: case, width, digits of all scripts, dashes, fractions, markup."""
-    text = _SUPERSCRIPT.sub(lambda match: "^" + unicodedata.normalize("NFKC", match[0]), _MINUS_APART.sub("-", text))
+    text = _LATEX.sub("", _BULLET.sub("", _MINUS_APART.sub("-", text)))
+    text = _SUPERSCRIPT.sub(lambda match: "^" + unicodedata.normalize("NFKC", match[0]), text)
     text = _IGNORED.sub("", _DEGREE.sub("°", _VULGAR_FRACTION.sub(" ", text)))
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_SPELLINGS)
     text = "".join(str(unicodedata.decimal(char)) if char.isdecimal() else char for char in text)
-    return _AREA.sub(r"\1^\2", _PERCENT.sub("%", _EMPHASIS.sub(r"\2", " ".join(text.split()))))
+    text = _LATEX_DOLLARS.sub(r"\2", _EMPHASIS.sub(r"\2", " ".join(text.split())))
+    return _AREA.sub(r"\1^\2", _PERCENT.sub("%", text))
 
 
 def _scan(text: str) -> Iterator[Atom]:

@@ -43,8 +43,9 @@ class Evaluation:
 
     unscored: rows that have no score and are left out of metrics on scores (they count as wrong everywhere else).
     stages, flags: rows by parse stage and by flag. no_answer: ids of rows without an answer, which is right nowhere.
-    unreadable: id -> why, of answers that name no option and no label; they count as wrong. normalisations: metric ->
-    what its texts were compared under, where it compares texts. by: column -> the metrics within its groups.
+    unreadable: id -> why, of answers that name no option and no label; they count as wrong. contradictory: ids of rows
+    whose answer says otherwise than their score, by which they are judged. normalisations: metric -> what its texts
+    were compared under, where it compares texts. by: column -> the metrics within its groups.
     choice_mass: how much of the model's probability the choices had, where answers say so.
     """
 
@@ -56,6 +57,7 @@ class Evaluation:
     flags: dict[str, int]
     no_answer: tuple[str, ...] = ()
     unreadable: dict[str, str] = field(default_factory=dict)
+    contradictory: tuple[str, ...] = ()
     normalisations: dict[str, str] = field(default_factory=dict)
     by: dict[str, Grouping] = field(default_factory=dict)
     choice_mass: MassHealth | None = None
@@ -63,12 +65,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Judged:
-    """A row with its answer as the task reads it: 0/1, an index or a text; None when there is none, or `problem`."""
+    """A row with its answer as the task reads it: 0/1, an index or a text; None when there is none, or `problem`.
+
+    contradictory: whether a label that is taken from a score is not the one that the answer names.
+    """
 
     row: Row
     answer: Answer
     value: int | str | None
     problem: str = ""
+    contradictory: bool = False
 
 
 def evaluate(
@@ -104,6 +110,7 @@ def evaluate(
         flags=dict(Counter(flag for one in judged for flag in one.answer.flags)),
         no_answer=tuple(one.row.id for one in judged if one.value is None and not one.problem),
         unreadable={one.row.id: one.problem for one in judged if one.problem},
+        contradictory=tuple(one.row.id for one in judged if one.contradictory),
         normalisations={metric.name: metric.normalisation for metric in used if metric.normalisation},
         by={column: _grouping(used, judged, values, seed) for column, values in by.items()},
         choice_mass=mass_health([one.answer.choice_mass for one in judged]),
@@ -145,16 +152,16 @@ def _join(
 
 
 def _judge(read: Callable[[Row, str], int | str], row: Row, answer: Answer, *, by_score: bool) -> _Judged:
-    if by_score and answer.score is not None and not _failed(answer):
-        return _Judged(row, answer, int(answer.score >= 0.5))
-    text = _said(answer)
-    if not text:
-        return _Judged(row, answer, None)
+    text, value, problem = _said(answer), None, ""
     try:
-        return _Judged(row, answer, read(row, text))
+        value = read(row, text) if text else None
     except ValueError as error:
         fix = getattr(error, "fix", "")
-        return _Judged(row, answer, None, f"{error} -> {fix}" if fix else str(error))
+        problem = f"{error} -> {fix}" if fix else str(error)
+    if by_score and answer.score is not None and not _failed(answer):
+        label = int(answer.score >= 0.5)
+        return _Judged(row, answer, label, contradictory=value is not None and value != label)
+    return _Judged(row, answer, value, problem)
 
 
 def _said(answer: Answer) -> str:

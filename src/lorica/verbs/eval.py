@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,37 +26,11 @@ _OPTIONS = ("by", "normalisation")
 
 def run(arguments: Sequence[str]) -> int:
     """Measure, and print metrics, groups and the health of the scores."""
-    asked = parser(
-        "eval",
-        "Compare answers with gold: every metric with its 95% bootstrap interval and n, per group, with the counts of\n"
-        "truncated, invalid and fall-back rows, of rows without an answer and of answers that cannot be read, and the\n"
-        "health of the score column. Texts are compared as docs/metrics.md says.",
-        "  lorica eval answers.csv examples/rules/posts.csv task=rules\n"
-        "  lorica eval answers.jsonl gold.jsonl task=mcq --json\n"
-        "  lorica eval answers.csv gold.csv task=saq --by country,subject --normalisation squad",
-        overrides=False,
-    )
-    asked.add_argument(
-        "answers",
-        type=as_path,
-        nargs="?",
-        help="what `lorica infer` wrote, or any table with the rows' ids and `answer`",
-    )
-    asked.add_argument("gold", type=as_path, nargs="?", help="the rows with their gold answers")
-    asked.add_argument("overrides", nargs="*", metavar="key=value", help="task=... and column mappings")
-    asked.add_argument("--by", metavar="COLUMN,...", default="", help="columns of the gold file to group by, as well")
-    asked.add_argument(
-        "--normalisation",
-        choices=tuple(NORMALISATIONS),
-        default=LORICA.name,
-        help="; ".join(f"{each.name}: {each.about}" for each in NORMALISATIONS.values()) + " (%(default)s)",
-    )
-    given = asked.parse_args(list(arguments))
-    if given.gold is None or "=" in given.gold.name:
-        raise UsageError("lorica eval needs two files", fix="lorica eval ANSWERS GOLD task=...")
-    config = resolve(_without_options(given.overrides)).config
+    given = _parsed(arguments)
+    config = resolve(given.overrides).config
     task = build.build_task(config)
-    kept = KeptColumns(task.shapes, list(dict.fromkeys(filter(None, map(str.strip, given.by.split(","))))))
+    by = dict.fromkeys(name.strip() for name in ",".join(given.by).split(",") if name.strip())
+    kept = KeptColumns(task.shapes, list(by))
     log = reading_log(config)
     rows = list(open_rows(config, task, given.gold, shapes=kept.shapes, log=log, check=_need_gold))
     tell(log)
@@ -84,20 +59,49 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    asked = parser(
+        "eval",
+        "Compare answers with gold: every metric with its 95% bootstrap interval and n, per group, with the counts of\n"
+        "truncated, invalid and fall-back rows, of rows without an answer and of answers that cannot be read, and the\n"
+        "health of the score column. Texts are compared as docs/metrics.md says.",
+        "  lorica eval answers.csv examples/rules/posts.csv task=rules\n"
+        "  lorica eval answers.jsonl gold.jsonl task=mcq --json\n"
+        "  lorica eval answers.csv gold.csv task=saq --by country,subject --normalisation squad",
+        overrides=False,
+    )
+    asked.add_argument(
+        "answers",
+        type=as_path,
+        nargs="?",
+        help="what `lorica infer` wrote, or any table with the rows' ids and `answer`",
+    )
+    asked.add_argument("gold", type=as_path, nargs="?", help="the rows with their gold answers")
+    asked.add_argument("overrides", nargs="*", metavar="key=value", help="task=... and column mappings")
+    asked.add_argument(
+        "--by", metavar="COLUMN,...", action="append", default=[], help="columns of the gold file to group by, as well"
+    )
+    asked.add_argument(
+        "--normalisation",
+        choices=tuple(NORMALISATIONS),
+        default=LORICA.name,
+        help="; ".join(f"{each.name}: {each.about}" for each in NORMALISATIONS.values()) + " (%(default)s)",
+    )
+    given = asked.parse_args(list(arguments))
+    if given.gold is None or "=" in given.gold.name:
+        raise UsageError("lorica eval needs two files", fix="lorica eval ANSWERS GOLD task=...")
+    for override in given.overrides:
+        name, _, value = override.partition("=")
+        if name in _OPTIONS:
+            raise UsageError(f"{override}: {name} is an option of lorica eval, not a key", fix=f"--{name} {value}")
+    return given
+
+
 def _need_gold(row: Row) -> None:
     if row.gold_problem is not None:
         raise CellError(row.gold_problem.message, fix=row.gold_problem.fix)
     if row.gold is None:
         raise ValueError("the row has no gold answer")
-
-
-def _without_options(overrides: Sequence[str]) -> Sequence[str]:
-    """The overrides. Raises UsageError for an option written as if it were a key."""
-    for override in overrides:
-        name, _, value = override.partition("=")
-        if name in _OPTIONS:
-            raise UsageError(f"{override}: {name} is an option of lorica eval, not a key", fix=f"--{name} {value}")
-    return overrides
 
 
 def _refuse_strangers(answers: dict[str, Answer], rows: Sequence[Row], path: Path, gold: Path) -> None:

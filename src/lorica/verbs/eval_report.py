@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -42,6 +43,7 @@ def evaluation_dict(found: Evaluation) -> dict[str, Any]:
             "count": len(found.unreadable),
             "rows": [{"id": row_id, "problem": problem} for row_id, problem in found.unreadable.items()],
         },
+        "contradictory": {"count": len(found.contradictory), "ids": list(found.contradictory)},
         "unscored": found.unscored,
         "stages": found.stages,
         "flags": found.flags,
@@ -80,12 +82,15 @@ def evaluation_text(found: Evaluation, health: ScoreHealth | None) -> str:
     counts = {name or "(no stage)": count for name, count in {**found.stages, **found.flags}.items()}
     parts.append("rows: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
     if found.no_answer:
-        named = ", ".join(map(repr, found.no_answer[:_NAMED])) + (" ..." if len(found.no_answer) > _NAMED else "")
-        parts.append(f"no answer: {len(found.no_answer)} of {found.n} rows, which count as wrong: {named}")
+        parts.append(f"no answer: {_some(found, found.no_answer)}, which count as wrong")
     if found.unreadable:
         shown = [f"  {row_id!r}: {why}" for row_id, why in list(found.unreadable.items())[:_NAMED]]
         head = f"cannot be read as an answer: {len(found.unreadable)} of {found.n} rows, which count as wrong, such as"
         parts.append("\n".join([head, *shown]))
+    if found.contradictory:
+        parts.append(
+            f"the answer contradicts the score: {_some(found, found.contradictory)}; the score (from 0.5 on) counts"
+        )
     if found.unscored:
         parts.append(f"{found.unscored} of {found.n} rows have no score and are left out of metrics on scores")
     if health is not None:
@@ -122,6 +127,11 @@ def _grouping_table(found: Evaluation, column: str, grouping: Grouping) -> str:
 
 def _cell(one: Estimate) -> str:
     return "undefined" if math.isnan(one.value) else f"{one.value:.4f} [{one.low:.4f}, {one.high:.4f}]"
+
+
+def _some(found: Evaluation, ids: Sequence[str]) -> str:
+    named = ", ".join(map(repr, ids[:_NAMED])) + (", ..." if len(ids) > _NAMED else "")
+    return f"{len(ids)} of {found.n} rows ({named})"
 
 
 def _compared(found: Evaluation, name: str) -> dict[str, str]:
