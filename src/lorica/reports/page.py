@@ -13,11 +13,19 @@ Cell = str | int | float | None
 
 class Table(msgspec.Struct, frozen=True):
     """columns: their headings. rows: as many cells each. caption: one line above. ValueError for ragged
-    rows."""
+    rows.
+
+    interactive: the reader may sort and filter it. sections: for each row the number, from 1, of the report's section
+    about it; () where there are none. choose: columns of few values. narrow: columns that a narrow screen shows.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     caption: str = ""
+    interactive: bool = False
+    sections: tuple[int, ...] = ()
+    choose: tuple[str, ...] = ()
+    narrow: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for number, row in enumerate(self.rows, 1):
@@ -63,13 +71,14 @@ class LineChart(msgspec.Struct, frozen=True):
 
 class Section(msgspec.Struct, frozen=True):
     """text: paragraphs, separated by empty lines. notes: short remarks, one per bullet, below everything
-    else."""
+    else. folded: shown when the reader asks for it, and not listed at the top."""
 
     heading: str
     text: str = ""
     tables: tuple[Table, ...] = ()
     charts: tuple[IntervalPlot | LineChart, ...] = ()
     notes: tuple[str, ...] = ()
+    folded: bool = False
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Collection
 
+from lorica.reports.names import short_names
 from lorica.reports.page import Table, cell_text, right_aligned
 
 
-def plain_table(table: Table, *, max_cell: int = 60) -> str:
+def plain_table(table: Table, *, max_cell: int = 60, names: Collection[str] = ()) -> str:
     """The table with aligned columns, without a final line break.
 
-    max_cell: columns of the terminal a cell may take; longer ones end in "…".
+    max_cell: columns of the terminal a cell may take; longer ones end in "…". names: headings of columns of names,
+    which are cut so that different names stay different.
     """
     right = right_aligned(table)
     lines = [[_shorten(heading, max_cell) for heading in table.columns]]
-    lines += [[_shorten(cell_text(cell), max_cell) for cell in row] for row in table.rows]
+    cells = [[_one_line(cell_text(cell)) for cell in row] for row in table.rows]
+    short = [
+        short_names((row[column] for row in cells), max_cell, display_width) if heading in names else {}
+        for column, heading in enumerate(table.columns)
+    ]
+    lines += [
+        [known.get(cell) or _shorten(cell, max_cell) for cell, known in zip(row, short, strict=True)] for row in cells
+    ]
     widths = [max(display_width(line[column]) for line in lines) for column in range(len(table.columns))]
     drawn = [
         "  ".join(_pad(cell, width, end) for cell, width, end in zip(line, widths, right, strict=True)).rstrip()
@@ -38,8 +48,12 @@ def _pad(text: str, width: int, right: bool) -> str:
     return space + text if right else text + space
 
 
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _shorten(text: str, limit: int) -> str:
-    line = " ".join(cell_text(text).split())
+    line = _one_line(cell_text(text))
     if display_width(line) <= limit:
         return line
     kept = ""

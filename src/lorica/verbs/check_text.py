@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,12 @@ COLUMNS = (
 )
 # What a terminal has room for; the page and the CSV have all columns.
 _SHORT = ("place", "adapter", "verdict", "levels", "base", "rank", "scaling", "targets", "parameters", "reasons")
+# On the page what a reader looks for first stands first.
+_FIRST = ("place", "adapter", "verdict", "levels", "reasons")
+_PAGE = (*_FIRST, *(column for column in COLUMNS if column not in _FIRST))
+_ABOVE = "stands above the next because"
+# So many adapters are shown one below the other at once.
+_FEW = 4
 _MARKS = {"passed": "+", "noted": "+", "warned": "!", "failed": "x", "skipped": "-"}
 
 
@@ -50,7 +57,7 @@ def several(found: Sequence[Examination], behaviours: Sequence[Tried | None], pl
     if len(why) > 20:
         ranking.append(f"... and {len(why) - 20} more, in --json")
     legend = "levels: + passed, ! warned, x failed, - skipped"
-    return "\n".join([plain_table(table, max_cell=36), legend, *_sequences(found), *ranking])
+    return "\n".join([plain_table(table, max_cell=36, names=("adapter", "base")), legend, *_sequences(found), *ranking])
 
 
 def passed_over(folders: Sequence[Path]) -> str:
@@ -92,21 +99,30 @@ def comparison(
 
 
 def page(found: Sequence[Examination], behaviours: Sequence[Tried | None], places: Sequence[Place]) -> Report:
-    """The page for people: the table, the ranking with its reasons, and every finding of every adapter."""
+    """The page for people: the table to sort and filter, the ranking with its reasons, and every finding of every
+    adapter; of many adapters each is folded behind its name in the table."""
     statuses = [each.verdict.status for each in found]
     counts = ", ".join(f"{statuses.count(each)} {each}" for each in dict.fromkeys(statuses))
-    order = Table(
-        ("place", "adapter", "stands above the next because"), tuple((p.place, p.name, p.above) for p in places)
+    number = {each.source.name: place for place, each in enumerate(found, 2)}
+    above = {place.name: place.above for place in places}
+    table = comparison(found, behaviours, places, _PAGE)
+    side_by_side = Table(
+        (*table.columns, _ABOVE),
+        tuple((*row, above[place.name]) for row, place in zip(table.rows, places, strict=True)),
+        interactive=True,
+        sections=tuple(number[place.name] for place in places),
+        choose=("verdict", "method"),
+        narrow=_SHORT,
     )
-    sections = [
-        Section("Side by side", tables=(comparison(found, behaviours, places),)),
-        Section("Ranking", text="The first criterion that differs decides.", tables=(order,)),
-    ]
+    how = "Best first; the first criterion that differs decides. A name leads to all that was found about the adapter."
+    runs = _sequences(found)[2:]
+    sections = [Section("Side by side", how, (side_by_side,), notes=tuple(runs))]
     for each, behaviour in zip(found, behaviours, strict=True):
         text = _about(each.profile) + (f"\n\nShapes: {each.fits}." if each.fits else "")
         tables = (_findings_table(each.verdict.findings),) if each.verdict.findings else ()
         notes = () if behaviour is None else behaviour.lines
-        sections.append(Section(f"{each.source.name}: {each.verdict.status}", text, tables, notes=notes))
+        heading = f"{_visible(each.source.name)}: {each.verdict.status}"
+        sections.append(Section(heading, text, tables, notes=notes, folded=len(found) > _FEW))
     return Report("Adapters checked by Lorica", f"{len(found)} adapters: {counts}.", tuple(sections))
 
 
@@ -148,13 +164,20 @@ def _about(about: Profile) -> str:
     return " · ".join(parts)
 
 
+def _visible(name: str) -> str:
+    """A name as a table shows it: what cannot be seen, and blanks that tables draw as one, are written out, so that
+    different names look different."""
+    plain = name if name.isprintable() else ascii(name)[1:-1]
+    return re.sub(r"(?<= ) |^ | $", r"\\x20", plain)
+
+
 def _cells(found: Examination, behaviour: Tried | None, place: Place) -> dict[str, Cell]:
     about, verdict = found.profile, found.verdict
     reasons = [each for each in verdict.findings if each.severity != "note"]
     claims = [each for each in verdict.findings if "L150" <= each.code < "L200" and each.severity != "note"]
     return {
         "place": place.place,
-        "adapter": verdict.name,
+        "adapter": _visible(verdict.name),
         "verdict": verdict.status,
         "levels": "".join(_MARKS[verdict.levels[level]] for level in LEVELS),
         "method": about.method + (" rsLoRA" if about.rslora else "") + (" DoRA" if about.dora else ""),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+import msgspec
 import numpy as np
 
 from lorica.adapters.arrays import Floats, TensorReader
@@ -16,14 +17,18 @@ from lorica.adapters.header import Header, TensorInfo, read_header
 from lorica.adapters.layout import Factors, read_layout
 from lorica.adapters.specimen import Specimen
 from lorica.errors import AdapterError
+from lorica.reports.names import short_names
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.check import Numbers
 from lorica.vetting.numbers.runs import Member, find_runs
 from lorica.vetting.numbers.sketch import SIZE
 from lorica.vetting.numbers.spectra import scalings
+from lorica.vetting.wording import shown
 
 Entry = tuple[Specimen, Numbers]
 Found = dict[str, list[Finding]]
+# Columns of a name in a finding.
+_NAME = 60
 
 # Sketches of updates with a true cosine of NEAR are hardly ever further apart than CANDIDATE.
 CANDIDATE, NEAR = 0.95, 0.99
@@ -39,6 +44,14 @@ _BLOCK = 256
 _FOLD = re.compile(r"(?i)(?:^|[^a-z])(?:fold|cv)[-_ ]?(\d{1,3})(?:$|[^0-9])")
 
 
+class _Known(msgspec.Struct, frozen=True):
+    """What is known of all entries together, in their order. runs: equal numbers for adapters of one training run.
+    labels: names as findings show them, all of them different."""
+
+    runs: Sequence[int]
+    labels: Sequence[str]
+
+
 def check_duplicates(entries: Sequence[Entry], runs: Sequence[int] | None = None) -> dict[str, list[Finding]]:
     """Findings by the specimen's name; a name that nothing was found for is left out.
 
@@ -46,9 +59,12 @@ def check_duplicates(entries: Sequence[Entry], runs: Sequence[int] | None = None
     """
     found: dict[str, list[Finding]] = {}
     runs = find_runs([Member(specimen.given) for specimen, _ in entries]) if runs is None else runs
-    same = _copies(entries, runs, found)
-    leaders = _near(entries, runs, same, found)
-    _origins(entries, runs, [leaders.get(i, i) for i in same], found)
+    names = [shown(specimen.name, 1000) for specimen, _ in entries]
+    labels = short_names(names, _NAME)
+    known = _Known(runs, [labels[name] for name in names])
+    same = _copies(entries, known, found)
+    leaders = _near(entries, known, same, found)
+    _origins(entries, known, [leaders.get(i, i) for i in same], found)
     return found
 
 
@@ -103,23 +119,23 @@ def _pair(reader: TensorReader, module: Factors, tensors: dict[str, TensorInfo])
     return a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
 
 
-def _copies(entries: Sequence[Entry], runs: Sequence[int], found: Found) -> list[int]:
+def _copies(entries: Sequence[Entry], known: _Known, found: Found) -> list[int]:
     """Findings for equal tensors. Returns for each entry the number of the first with the same tensors."""
     groups: dict[str, list[int]] = {}
     for i, (_, numbers) in enumerate(entries):
-        known = numbers.weights_digest and not numbers.empty
-        groups.setdefault(numbers.weights_digest if known else f"none {i}", []).append(i)
+        comparable = numbers.weights_digest and not numbers.empty
+        groups.setdefault(numbers.weights_digest if comparable else f"none {i}", []).append(i)
     first = list(range(len(entries)))
     for group in groups.values():
         for i in group:
             first[i] = group[0]
         for i in group if len(group) > 1 else ():
             others = [j for j in group if j != i]
-            _say_copies(entries, runs, i, others, found)
+            _say_copies(entries, known, i, others, found)
     return first
 
 
-def _say_copies(entries: Sequence[Entry], runs: Sequence[int], i: int, others: list[int], found: Found) -> None:
+def _say_copies(entries: Sequence[Entry], known: _Known, i: int, others: list[int], found: Found) -> None:
     specimen, numbers = entries[i]
     say = found.setdefault(specimen.name, []).append
     base = _base(specimen)
@@ -129,7 +145,7 @@ def _say_copies(entries: Sequence[Entry], runs: Sequence[int], i: int, others: l
         say(
             finding(
                 "L253",
-                f"the tensors of {_names(entries, foreign)}, which names {ascii(other)[1:-1]}, not {ascii(base)[1:-1]}",
+                f"the tensors of {_names(known, foreign)}, which names {ascii(other)[1:-1]}, not {ascii(base)[1:-1]}",
                 expected="one base model for one set of weights",
                 facts={"others": [entries[j][0].name for j in foreign[:20]], "bases": [base, other]},
             )
@@ -139,14 +155,14 @@ def _say_copies(entries: Sequence[Entry], runs: Sequence[int], i: int, others: l
         other_norm = entries[changed[0]][1].norm
         ratio = numbers.norm / other_norm if other_norm > 0 else 1.0
         how = f"{ratio:.4g} times as strong" if abs(ratio - 1) > 1e-6 else "with another config"
-        say(_rescaled(entries, changed, f"the tensors of {_names(entries, changed)}, {how}", ratio, 1.0))
+        say(_rescaled(entries, changed, f"the tensors of {_names(known, changed)}, {how}", ratio, 1.0))
     equal = [j for j in others if j not in changed]
     if equal:
-        own_run = all(runs[j] == runs[i] for j in equal)
+        own_run = all(known.runs[j] == known.runs[i] for j in equal)
         say(
             finding(
                 "L250",
-                f"equal to {_names(entries, equal)}",
+                f"equal to {_names(known, equal)}",
                 facts={"others": [entries[j][0].name for j in equal[:20]], "cosine": 1.0, "count": len(equal)},
                 severity="note" if own_run else None,
             )
@@ -162,7 +178,7 @@ def _rescaled(entries: Sequence[Entry], others: list[int], seen: str, ratio: flo
     )
 
 
-def _near(entries: Sequence[Entry], runs: Sequence[int], first: list[int], found: Found) -> dict[int, int]:
+def _near(entries: Sequence[Entry], known: _Known, first: list[int], found: Found) -> dict[int, int]:
     """Findings for updates that point the same way though their tensors differ; returns later -> earlier of each."""
     leaders: dict[int, int] = {}
     confirmed = 0
@@ -180,15 +196,14 @@ def _near(entries: Sequence[Entry], runs: Sequence[int], first: list[int], found
             continue
         leaders[i] = j
         for one, other in ((i, j), (j, i)):
-            found.setdefault(entries[one][0].name, []).append(
-                _similar(entries, one, other, angle, own_run=runs[i] == runs[j])
-            )
+            found.setdefault(entries[one][0].name, []).append(_similar(entries, known, one, other, angle))
     return leaders
 
 
-def _similar(entries: Sequence[Entry], i: int, j: int, angle: float, *, own_run: bool) -> Finding:
+def _similar(entries: Sequence[Entry], known: _Known, i: int, j: int, angle: float) -> Finding:
     ratio = entries[i][1].norm / entries[j][1].norm
-    name = _names(entries, [j])
+    own_run = known.runs[i] == known.runs[j]
+    name = _names(known, [j])
     if angle < 0:
         return _rescaled(entries, [j], f"the opposite of {name}'s update, {ratio:.4g} times as strong", -ratio, angle)
     # Within a run an update that grew is the training's; one that was multiplied is not.
@@ -209,7 +224,7 @@ def _similar(entries: Sequence[Entry], i: int, j: int, angle: float, *, own_run:
     )
 
 
-def _origins(entries: Sequence[Entry], runs: Sequence[int], first: list[int], found: Found) -> None:
+def _origins(entries: Sequence[Entry], known: _Known, first: list[int], found: Found) -> None:
     """Findings for folds, and for runs that started from the same values.
 
     first: for each entry, the first of those that were already said to be one update with it.
@@ -225,7 +240,7 @@ def _origins(entries: Sequence[Entry], runs: Sequence[int], first: list[int], fo
     for key, members in folds.items():
         if len(set(members.values())) > 1 and key[1]:
             in_folds |= dict.fromkeys(members, key)
-            _say_folds(entries, sorted(members), found)
+            _say_folds(entries, known, sorted(members), found)
     start = list(range(len(entries)))
     for i, j, _ in _close(entries, first, "start", SAME_START):
         one, two = _root(start, i), _root(start, j)
@@ -239,20 +254,20 @@ def _origins(entries: Sequence[Entry], runs: Sequence[int], first: list[int], fo
                 j
                 for j in group
                 if first[j] != first[i]
-                and runs[j] != runs[i]
+                and known.runs[j] != known.runs[i]
                 and not (i in in_folds and in_folds.get(j) == in_folds[i])
             ]
             if others:
                 found.setdefault(entries[i][0].name, []).append(
                     finding(
                         "L254",
-                        f"lora_A starts as in {_names(entries, others)}",
+                        f"lora_A starts as in {_names(known, others)}",
                         facts={"others": [entries[j][0].name for j in others[:20]], "count": len(others)},
                     )
                 )
 
 
-def _say_folds(entries: Sequence[Entry], members: list[int], found: Found) -> None:
+def _say_folds(entries: Sequence[Entry], known: _Known, members: list[int], found: Found) -> None:
     vectors = {i: np.frombuffer(entries[i][1].sketch, "<f4") for i in members if entries[i][1].sketch}
     for i in members:
         others = [j for j in members if j != i]
@@ -261,7 +276,7 @@ def _say_folds(entries: Sequence[Entry], members: list[int], found: Found) -> No
         found.setdefault(entries[i][0].name, []).append(
             finding(
                 "L255",
-                f"a fold beside {_names(entries, others)}{about}",
+                f"a fold beside {_names(known, others)}{about}",
                 facts={"others": [entries[j][0].name for j in others[:20]], "cosines": angles[:20]},
             )
         )
@@ -291,9 +306,9 @@ def _close(entries: Sequence[Entry], first: list[int], kind: str, least: float) 
                     yield members[begin + row], members[column], float(block[row, column])
 
 
-def _names(entries: Sequence[Entry], numbers: list[int]) -> str:
-    shown = ", ".join(ascii(entries[j][0].name)[1:-1][:60] for j in numbers[:3])
-    return shown + (f" and {len(numbers) - 3} more" if len(numbers) > 3 else "")
+def _names(known: _Known, numbers: list[int]) -> str:
+    listed = ", ".join(known.labels[j] for j in numbers[:3])
+    return listed + (f" and {len(numbers) - 3} more" if len(numbers) > 3 else "")
 
 
 def _base(specimen: Specimen) -> str:
