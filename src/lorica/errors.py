@@ -17,6 +17,7 @@ An error's text says what was got, what is allowed and, after "->", what to do n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -68,6 +69,14 @@ class CellError(ValueError):
     def __init__(self, message: str, *, fix: str) -> None:
         super().__init__(message)
         self.fix = fix
+
+
+class NoTableError(DataError):
+    """A table that has no shape of the task. columns: the names in it, where nothing was mapped; else ()."""
+
+    def __init__(self, message: str, *, path: Path | str, line: int, fix: str, columns: Sequence[str]) -> None:
+        super().__init__(message, path=path, line=line, fix=fix)
+        self.columns = tuple(columns)
 
 
 class RowError(DataError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,3 +52,37 @@ def test_one_record_is_no_list_and_the_remedy_works(mcq: Any) -> None:
     with pytest.raises(DataError, match=r"for one row write \[row\]"):
         mcq(record)
     assert len(mcq([record])) == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "record", "named"),
+    [
+        ("rules", {"id": 1, "prompt": "Which?", "A": "x", "B": "y", "answer": "A"}, "task=mcq"),
+        ("rules", {"instruction": "Name it.", "input": "", "output": "x"}, "task=saq or task=qa"),
+        ("mcq", {"messages": [{"role": "user", "content": "Who?"}]}, "task=rules or task=saq or task=qa"),
+        ("saq", {"body": "x", "rule": "y"}, "task=rules"),
+    ],
+)
+def test_the_table_of_another_task_is_named_by_it_and_that_task_reads_it(
+    task: str, record: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(DataError, match=f"-> it is a table of {named}; otherwise"):
+        load_pipeline(f"task={task}", "engine=fake")([record])
+    for other in named.split(" or "):
+        assert len(load_pipeline(other, "engine=fake")([record])) == 1
+
+
+def test_advice_on_columns_asks_for_no_id(mcq: Any) -> None:
+    with pytest.raises(DataError) as caught:
+        mcq([{"prompt": "Which?", "possibilities": ["x", "y"]}])
+    assert "MCQID=" not in caught.value.fix
+    pipeline = load_pipeline("task=mcq", "engine=fake", "task.columns.options=possibilities")
+    assert len(pipeline([{"prompt": "Which?", "possibilities": ["x", "y"]}])) == 1
+
+
+def test_a_file_of_chats(tmp_path: Path) -> None:
+    file = tmp_path / "chats.jsonl"
+    turns = [{"role": "user", "content": "Norway?"}, {"role": "assistant", "content": "Oslo"}]
+    file.write_text(json.dumps({"messages": turns}) + "\n")
+    with file.open() as lines:
+        assert len(load_pipeline("task=qa", "engine=fake")(map(json.loads, lines))) == 1

@@ -41,7 +41,15 @@ def test_one_adapter_per_subject_and_one_for_all(tmp_path: Path, capsys: pytest.
     files = [f"data.{subject}={tmp_path / subject}.json" for subject in ("algebra", "history")]
     run_dir = tmp_path / "run"
     assert main(["train", "--json", "task=qa", *files, f"run_dir={run_dir}", "training.val_ratio=0", *QUICK]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"algebra", "general", "history"}
+    said = capsys.readouterr()
+    made = json.loads(said.out)
+    assert set(made) == {"algebra", "general", "history"}
+    example = made["history"]["example"]
+    assert (example["row"], example["answer"]) == ("row-1", "answer 0<|im_end|>")
+    assert example["prompt"].endswith("history question 0<|im_end|>\n<|im_start|>assistant\n")
+    assert 0 < example["loss_tokens"] < example["tokens"]
+    assert said.err.count("carry loss, here between >>> and <<<") == 3  # once for each adapter
+    assert ">>>answer 0<|im_end|><<<" in said.err
     asked = [{"questionID": "1", "subject": "history", "question": "history question 2"}]
     asked += [{"questionID": "2", "subject": "music", "question": "what is a song"}]
     (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from lorica.data.names import ID_NAMES, fold, mapping, resolve
-from lorica.errors import ConfigError, DataError, RowError
+from lorica.errors import ConfigError, DataError, NoTableError, RowError
 from lorica.records import Row, RowShape
 
 _NEAREST = 4  # shapes that a message compares a table with
@@ -258,6 +258,17 @@ def _refuse_narrower(
         )
 
 
+def likeness(shape: RowShape, names: Collection[str]) -> int:
+    """How many of these columns the shape reads, those that it requires twice; 0 where it lacks one of them."""
+    if _lacking(shape, names):
+        return 0
+    return 2 * len(shape.required) + sum(column_of(shape, name, names) in names for name in shape.optional)
+
+
+def _lacking(shape: RowShape, names: Collection[str]) -> list[str]:
+    return [name for name in shape.required if column_of(shape, name, names) not in names]
+
+
 def _no_shape(
     path: Path,
     line: int,
@@ -266,11 +277,18 @@ def _no_shape(
     lacks: Mapping[str, Sequence[str]],
     explicit: Collection[str],
 ) -> DataError:
-    likely = sorted(lacks.items(), key=lambda item: len(item[1]))[:_NEAREST]
-    told = "".join(f"\n     a {shape} table: lacks {', '.join(what)}" for shape, what in likely)
-    nearest = min(shapes, key=lambda shape: len(lacks[shape.name]))
-    absent = [n for n in nearest.required if n not in names and n not in explicit]
+    given = [*names, *explicit]
+
+    def nearness(shape: RowShape) -> tuple[int, int, bool]:
+        # The shape of which most is there; where an id is required that may be numbered in another shape, that other.
+        foreign = len(set(explicit).difference(shape.required, shape.optional))
+        return foreign, len(_lacking(shape, given)) - len(shape.required), shape.id_column in shape.required
+
+    likely = sorted(shapes, key=nearness)
+    told = "".join(f"\n     a {shape.name} table: lacks {', '.join(lacks[shape.name])}" for shape in likely[:_NEAREST])
+    nearest = likely[0]
     hints = []
+    absent = _lacking(nearest, given)
     for name in absent:
         close = _closest(name, names)
         plain = f"task.columns.{name}={close or '<your column>'}"
@@ -279,7 +297,8 @@ def _no_shape(
     fix = "rename your columns or map them: " + ", ".join(hints) if hints else "remove the mappings that do not fit"
     if any(name != nearest.id_column for name in absent):
         fix += "; a value that is the same for every row: task.constants.NAME=..."
-    return DataError(f"the columns {_listed(names)} fit no table of this task:{told}", path=path, line=line, fix=fix)
+    message = f"the columns {_listed(names)} fit no table of this task:{told}"
+    return NoTableError(message, path=path, line=line, fix=fix, columns=() if explicit else names)
 
 
 def _closest(name: str, names: Collection[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -42,6 +42,28 @@ class Parts:
     validation: Sequence[Row]
 
 
+@dataclass(frozen=True)
+class LossExample:
+    """What of a training row carries loss, for people to read: `answer` and nothing of `prompt`, as a model sees them.
+
+    tokens, loss_tokens: of this row.
+    """
+
+    row: str
+    prompt: str
+    answer: str
+    tokens: int
+    loss_tokens: int
+
+
+def loss_example(encoder: Encoder, example: Example) -> LossExample:
+    """The loss mask of an encoded row as two texts."""
+    encoded = example.encoded
+    prompt, answer = encoder.spell(encoded)
+    count = len(encoded.tokens)
+    return LossExample(example.id, prompt, answer, tokens=count, loss_tokens=count - encoded.answer_start)
+
+
 def divide(fit: Fit, task: Task, *, val_ratio: float, seed: int) -> Parts:
     """Hold rows out, unless there are too few of them. Raises what `split` raises."""
     if val_ratio > 0 and len(fit.rows) >= _FEWEST_TO_SPLIT:
@@ -65,10 +87,12 @@ def fit_adapter(
     parts: Parts | None = None,
     issue: Issue | None = None,
     lock: FolderLock | None = None,
+    tell_example: Callable[[LossExample], None] | None = None,
 ) -> TrainResult:
     """Train one adapter and leave it, with its log and checkpoints, in `fit.folder`.
 
     parts: the fit's rows where they are divided already, as `divide` does. issue, lock: as `train` takes them.
+    tell_example: is given the first training row as it is learned, before training begins.
 
     Raises DataError for rows without gold, PromptError for a row that does not fit under truncate="error", and what the
     training loop raises.
@@ -82,10 +106,13 @@ def fit_adapter(
         "validation_rows": ids_digest(row.id for row in held),
         "source": fit.source,
     }
+    examples = encode_rows(task, encoder, chosen, fit.source, max_seq_length, truncate, positions)
+    if tell_example is not None and examples:
+        tell_example(loss_example(encoder, examples[0]))
     return train(
         decoder,
         adapter,
-        encode_rows(task, encoder, chosen, fit.source, max_seq_length, truncate, positions),
+        examples,
         encode_rows(task, encoder, held, fit.source, max_seq_length, truncate, positions),
         settings,
         fit.folder,

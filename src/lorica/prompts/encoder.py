@@ -137,6 +137,12 @@ class Encoder:
         written = self._encode_text(self._template.sample(), "start")
         return vocabulary_notes(self._vocabulary, rows, used={*written, self.end_of_turn})
 
+    def spell(self, encoded: Encoded) -> tuple[str, str]:
+        """Prompt and answer of a training example as the model sees them, special tokens written out; the loss is on
+        all of the answer."""
+        start = encoded.answer_start
+        return self._vocabulary.spell(encoded.tokens[:start]), self._vocabulary.spell(encoded.tokens[start:])
+
     def render(self, messages: Sequence[Message], *, generated: bool = True) -> str:
         """The prompt as text, for people to read; see `encode`."""
         folded = self._template.fold(messages)

@@ -137,6 +137,10 @@ class Vocabulary:
         kept = [token for token in tokens if token not in self._special_ids]
         return str(self._tokenizers["start"].decode(kept, skip_special_tokens=False))
 
+    def spell(self, tokens: Sequence[int]) -> str:
+        """The text of token ids with every special token written out, for people to read."""
+        return str(self._tokenizers["start"].decode(list(tokens), skip_special_tokens=False))
+
     def opening_tokens(self) -> tuple[int, ...]:
         """What the tokenizer itself puts before a text (a beginning-of-text token, or nothing)."""
         return tuple(self._tokenizers["start"].encode("", add_special_tokens=True).ids)

@@ -11,7 +11,7 @@ from lorica.pipeline.answer import Pipeline
 from lorica.records import Answer
 from lorica.verbs import build
 from lorica.verbs.arguments import resolve
-from lorica.verbs.rows import tell
+from lorica.verbs.rows import naming_its_task, tell
 
 
 class RecordPipeline:
@@ -30,9 +30,11 @@ class RecordPipeline:
         pandas, polars or pyarrow; values may be numpy's and pandas' own. A frame's index is not read. What of them is
         not read is said on standard error, once. Raises DataError naming the position of a record that cannot be used.
         """
-        rows = rows_from_memory(
-            records, self._pipeline.task.shapes, columns=self._columns, constants=self._constants, log=self._log
-        )
+        task = self._pipeline.task
+        with naming_its_task(task):
+            rows = rows_from_memory(
+                records, task.shapes, columns=self._columns, constants=self._constants, log=self._log
+            )
         tell(self._log)
         return self._pipeline.answer(rows)
 

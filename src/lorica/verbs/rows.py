@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lorica.config.schema import Config
 from lorica.data.read import read_rows
 from lorica.data.read_log import ReadLog, write_skipped
+from lorica.data.shapes import likeness
+from lorica.errors import NoTableError
 from lorica.records import Row, RowShape
-from lorica.tasks.base import Task
+from lorica.tasks import TASKS, load_task
+from lorica.tasks.base import Task, TaskSettings
 
 
 def open_rows(
@@ -28,14 +32,29 @@ def open_rows(
     shapes: those of the task, where something is added to them. check: raises ValueError for a row that the verb cannot
     use. Raises what `lorica.data.read.read_rows` does.
     """
-    return read_rows(
-        path,
-        shapes or task.shapes,
-        columns=config.task.columns,
-        constants=config.task.constants,
-        log=log or reading_log(config),
-        check=check,
-    )
+    with naming_its_task(task):
+        return read_rows(
+            path,
+            shapes or task.shapes,
+            columns=config.task.columns,
+            constants=config.task.constants,
+            log=log or reading_log(config),
+            check=check,
+        )
+
+
+@contextmanager
+def naming_its_task(task: Task) -> Iterator[None]:
+    """A table that this task does not know and another one does: name that one."""
+    try:
+        yield
+    except NoTableError as error:
+        shapes = {name: load_task(name, TaskSettings()).shapes for name in TASKS if name != task.name}
+        alike = {name: max(likeness(shape, error.columns) for shape in own) for name, own in shapes.items()}
+        best = [f"task={name}" for name, value in alike.items() if 0 < value == max(alike.values())]
+        if best:
+            error.fix = f"it is a table of {' or '.join(best)}; otherwise {error.fix}"
+        raise
 
 
 def reading_log(config: Config) -> ReadLog:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from lorica.locks import FolderLock, this_host
 from lorica.models.decoder import Decoder
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.pipeline.answer import check_room
-from lorica.pipeline.fit import Fit, Parts, divide, fit_adapter
+from lorica.pipeline.fit import Fit, LossExample, Parts, divide, fit_adapter
 from lorica.pipeline.passport import data_facts, make_passport, measure, prompt_facts, shipped_canaries, training_facts
 from lorica.pipeline.provenance import base_facts, trained_as, versions
 from lorica.prompts.encoder import Encoder
@@ -36,6 +37,7 @@ from lorica.verbs.rows import list_skipped, reading_log, tell
 from lorica.verbs.train_plan import plan_fits
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+_SHOWN = 800  # characters of each end of a long text
 SKIPPED = "skipped.jsonl"
 
 
@@ -56,9 +58,14 @@ def run(arguments: Sequence[str]) -> int:
     tell(log)
     with _nothing_lost(fits, going_on("train", arguments, "training.resume=true")), locked(fits) as locks:
         reading = list_skipped(log, fits[0].folder.with_name(SKIPPED))
-        results = train_locked(config, task, fits, listener(config), locks, reading=log.digests())
+        examples: dict[str, LossExample] = {}
+        digests = log.digests()
+        results = train_locked(config, task, fits, listener(config), locks, reading=digests, examples=examples)
     emit(
-        {name: _plain(result) | {"reading": reading} for name, result in results.items()},
+        {
+            name: _plain(result) | {"reading": reading, "example": asdict(examples[name])}
+            for name, result in results.items()
+        },
         as_json=given.json,
         text="\n".join(_line(name, result) for name, result in results.items()),
     )
@@ -107,8 +114,10 @@ def train_locked(
     locks: Mapping[str, FolderLock],
     *,
     reading: Mapping[str, str] = _NOTHING,
+    examples: dict[str, LossExample] | None = None,
 ) -> dict[str, TrainResult]:
-    """As `train_fits`, with the locks held. reading: what of the files was not read, for the training record."""
+    """As `train_fits`, with the locks held. reading: what of the files was not read, for the training record. examples:
+    takes an example of what each adapter learns, which is shown as well."""
     folder = build.model_folder(config)
     encoder = build.build_encoder(config, folder)
     check_room(task, build.answer_settings(config, folder))  # for the passport's metrics, when all is trained
@@ -149,8 +158,25 @@ def train_locked(
             parts=parts,
             issue=partial(_passport, config, task, encoder, decoder, facts, fit, parts),
             lock=locks[fit.name],
+            tell_example=None if examples is None else partial(_show_example, fit.name, examples),
         )
     return results
+
+
+def _show_example(name: str, examples: dict[str, LossExample], example: LossExample) -> None:
+    """Show, before hours of training, what is learned: with a wrong shape, template or column it is not the answer."""
+    examples[name] = example
+    print(
+        f"lorica: {name}: of the {example.tokens} tokens of row {example.row!r} the last {example.loss_tokens} carry "
+        f"loss, here between >>> and <<<:\n{_shortened(example.prompt)}>>>{_shortened(example.answer)}<<<",
+        file=sys.stderr,
+    )
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= 2 * _SHOWN:
+        return text
+    return f"{text[:_SHOWN]}\n[... {len(text) - 2 * _SHOWN} characters ...]\n{text[-_SHOWN:]}"
 
 
 def _tell_previous(lock: FolderLock, told: Listener) -> None:
