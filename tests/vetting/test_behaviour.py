@@ -23,7 +23,7 @@ from lorica.adapters.header import read_header
 from lorica.adapters.layout import read_layout
 from lorica.adapters.specimen import Specimen
 from lorica.engines.base import OnDone
-from lorica.errors import AdapterError, ConfigError
+from lorica.errors import AdapterError, ConfigError, PromptError
 from lorica.models.locate import locate_model
 from lorica.prompts.encoder import Encoder
 from lorica.records import Choose, Message, Output, Request, Row, Sampling
@@ -31,8 +31,9 @@ from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
 from lorica.tasks.questions import QuestionCase
 from lorica.tasks.rules import RulesCase
+from lorica.vetting.base.directions import _encode as texts_of
 from lorica.vetting.behaviour.examine import examine_behaviour
-from lorica.vetting.behaviour.formats import other_templates
+from lorica.vetting.behaviour.formats import formats_of, other_templates
 from lorica.vetting.behaviour.measures import Behaviour
 from lorica.vetting.behaviour.probes import shipped_rows, with_shuffled_texts, with_swapped_examples
 from lorica.vetting.behaviour.setting import Setting, Workplace
@@ -321,11 +322,40 @@ def test_a_well_known_template_is_tried_where_its_markers_are_tokens(tmp_path: P
     assert other_templates(Workplace(Setting(base))) == [], "its own is ChatML"
     changed = tmp_path / "base"
     shutil.copytree(base, changed)
-    (changed / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}\n{% endfor %}>", "utf-8")
+    (changed / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}\n{% endfor %}", "utf-8")
     work = Workplace(Setting(changed))
     assert other_templates(work) == ["chatml"]
     sample = (Message("system", "Answer."), Message("user", "Why?"))
     assert work.encoder("chatml").render(sample) == Workplace(Setting(base)).encoder().render(sample)
+
+
+def test_a_base_whose_own_template_asks_elsewhere_is_asked_in_another(tmp_path: Path) -> None:
+    """As the refusal of its own template says."""
+    changed = tmp_path / "base"
+    shutil.copytree(BASE, changed)
+    own = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}Sure: {% endif %}"
+    (changed / "chat_template.jinja").write_text(own, "utf-8")
+    with pytest.raises(PromptError, match=r"(?s)asks for an answer behind.*'plain'"):
+        Workplace(Setting(changed)).encoder()
+    work = Workplace(Setting(changed, task="mcq", chat_template="plain"))
+    assert [each.template for each in formats_of(work, work.setting.load_task())] == ["", "chatml", ""]
+    # Its inputs are measured on text in any form.
+    assert len(texts_of(changed, ["Some text to run through the base."], 64)) == 2
+
+
+def test_choices_with_little_of_the_probability_are_told(tmp_path: Path) -> None:
+    """In a form that neither base nor adapter knows; of an adapter whose task nobody named nothing is expected."""
+    one = specimen(tmp_path / "adapter")
+    assert one.header is not None
+    layout = read_layout(one.header)
+
+    def codes(**settings: Any) -> set[str]:
+        _, findings = examine_behaviour(one, layout, Setting(BASE, probes=8, **settings))
+        return {each.code for each in findings}
+
+    assert "L470" in codes(task="rules", chat_template="plain")
+    assert "L470" not in codes(chat_template="plain")
+    assert "L470" not in codes(task="rules")
 
 
 def test_written_answers_are_generated_and_judged(tmp_path: Path) -> None:

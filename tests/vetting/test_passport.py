@@ -185,6 +185,13 @@ def test_tokenizer_and_template_are_compared(copy: Path, tmp_path: Path) -> None
     with (template / "chat_template.jinja").open("a") as file:
         file.write("{# another one #}")
     assert set(_check(copy, template)) == {"L347"}
+    # One that is refused says nothing of the tokenizer.
+    refused = Path(shutil.copytree(BASE, tmp_path / "refused"))
+    with (refused / "chat_template.jinja").open("a") as file:
+        file.write("{% if add_generation_prompt %}Sure: {% endif %}")
+    found = _check(copy, refused)
+    assert set(found) == {"L347"}
+    assert found["L347"].seen.startswith("the chat template of")
     tokens = {"content": "<extra>", "special": True, "id": 6143, "single_word": False, "lstrip": False}
 
     def add(values: dict[str, Any]) -> dict[str, Any]:

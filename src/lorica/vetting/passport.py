@@ -231,10 +231,15 @@ def _against_base(passport: Passport, folder: Path, *, full: bool) -> list[Findi
 def _against_prompts(recorded: Mapping[str, str], origin: str, thinking: bool, folder: Path) -> list[Finding]:
     from lorica.prompts.encoder import Encoder  # tokenizers take 0.1 s to import
 
+    refused = ""
     try:
         encoder = Encoder.load(folder, chat_template="plain" if origin == "plain" else "auto", thinking=thinking)
     except LoricaError as error:
-        return [finding("L346", shown(error.message, 160), expected="the tokenizer of the passport")]
+        refused = error.message
+        try:
+            encoder = Encoder.load(folder, chat_template="plain")
+        except LoricaError:
+            return [finding("L346", shown(refused, 160), expected="the tokenizer of the passport")]
     found = []
     if recorded.get("tokenizer", encoder.tokenizer_digest) != encoder.tokenizer_digest:
         found.append(
@@ -247,7 +252,9 @@ def _against_prompts(recorded: Mapping[str, str], origin: str, thinking: bool, f
         )
     # A template from a file of the user's own is not in the base's folder: nothing to compare.
     own = origin not in ("", "plain") and not (folder / origin).exists()
-    if not own and recorded.get("template", encoder.template_digest) != encoder.template_digest:
+    if refused and not own:
+        found.append(finding("L347", shown(refused, 160), expected="the template of the passport", file=PASSPORT_NAME))
+    elif not own and recorded.get("template", encoder.template_digest) != encoder.template_digest:
         found.append(
             finding(
                 "L347",

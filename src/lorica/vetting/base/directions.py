@@ -105,7 +105,10 @@ def collect(base: Path, texts: Sequence[str] | None = None, *, max_tokens: int =
 
 
 def _encode(base: Path, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-    encoder = Encoder.load(base)
+    try:
+        encoder = Encoder.load(base)
+    except PromptError:  # nothing is answered here: text in any form will do
+        encoder = Encoder.load(base, chat_template="plain")
     rows: list[list[int]] = []
     left = max_tokens
     for text in texts:

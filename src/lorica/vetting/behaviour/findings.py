@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from lorica.metrics.health import LOW_MASS
 from lorica.metrics.table import METRICS
 from lorica.vetting.behaviour.formats import CLEARLY
 from lorica.vetting.behaviour.measures import Behaviour, Divergence, FormatResult, Labelled, ScaleResult, Written
@@ -90,6 +91,10 @@ def _difference(found: Behaviour) -> Iterator[Finding]:
             severity=_known(found),
             facts=facts | {"mass": mass, "base_mass": base},
         )
+    elif mass is not None and mass < LOW_MASS and found.method == "choice" and not found.foreign:
+        own = "" if base is None else f", of the base model's {base:.2g}"
+        text = f"{mass:.2g} on average{own}, over {seen.n} prompts"
+        yield finding("L470", text, expected=f"above {LOW_MASS:g}", facts={"mass": mass, "base_mass": base})
 
 
 def _says_the_same(seen: Divergence) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from lorica.engines.base import Engine
-from lorica.errors import ModelError
+from lorica.errors import ModelError, PromptError
 from lorica.models.families import read_json_object
 from lorica.records import Message
 from lorica.tasks.base import Task
@@ -44,15 +44,22 @@ def formats_of(work: Workplace, task: Task) -> list[Format]:
     own = Format(settings.style, settings.method)
     styles = STYLES if task.name == "rules" else ("",)
     templates = [""]
-    origin = work.encoder().template_origin
     # The folder's own template may be the plain one.
-    templates += [other for other in ("auto", "plain") if work.encoder(other).template_origin != origin]
+    templates += [other for other in ("auto", "plain") if _is_another(work, other)]
     templates += other_templates(work)
     found = [own]
     found += [Format(style, own.method) for style in styles]
     found += [Format(own.style, own.method, template) for template in templates]
     found += [Format(own.style, method) for method in _METHODS.get(task.name, ())]
     return list(dict.fromkeys(found))
+
+
+def _is_another(work: Workplace, template: str) -> bool:
+    """Whether it can be asked in, and is not the configured one."""
+    try:
+        return work.encoder(template).template_origin != work.encoder().template_origin
+    except PromptError:  # of the folder's own, which is why another one is configured
+        return False
 
 
 def other_templates(work: Workplace) -> list[str]:
