@@ -4,6 +4,7 @@ import math
 import re
 import string
 from collections import Counter
+from decimal import Decimal
 from itertools import combinations
 from pathlib import Path
 
@@ -200,6 +201,25 @@ def _examples() -> list[tuple[str, int, tuple[str, ...]]]:
 def test_the_examples_of_the_page_hold(rule: str, column: int, texts: tuple[str, ...]) -> None:
     for gold, answer in combinations(texts, 2):
         assert exact_match([(gold,)], [answer]) == 1.0 - column, rule
+
+
+NUMBERS = st.decimals(min_value=-(10**9), max_value=10**9, places=3)
+
+
+def spelt(number: Decimal, how: int) -> str:
+    size = abs(number)
+    european = f"{size:,f}".translate(str.maketrans(",.", ".,")) if size >= 1000 else f"{size:f}"
+    arabic = "".join(chr(0x660 + int(char)) if char.isdigit() else "٫" for char in f"{size:f}")
+    grouped = [f"{size:,f}".replace(",", mark) for mark in (",", " ", "\u202f", "'")]
+    spellings = [*grouped, f"{size:f}".rstrip("0").rstrip("."), f"{size:f}000", f"{size:E}", european, arabic]
+    return ("-−–"[how % 3] if number < 0 else "") + spellings[how]
+
+
+@given(a=NUMBERS, b=NUMBERS, first=st.integers(0, 8), second=st.integers(0, 8))
+def test_texts_of_numbers_are_equal_when_the_numbers_are(a: Decimal, b: Decimal, first: int, second: int) -> None:
+    assert exact_match([(spelt(a, first),)], [spelt(a, second)]) == 1.0
+    assert exact_match([("$" + spelt(a, first),)], [spelt(a, second) + " $"]) == 1.0
+    assert exact_match([(spelt(a, first),)], [spelt(b, second)]) == float(a == b)
 
 
 @pytest.mark.parametrize("answer", [None, "", "  \n", "\u200b", math.nan])

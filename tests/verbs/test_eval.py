@@ -195,6 +195,23 @@ def test_a_score_counts_before_the_answer_and_a_fallback_is_no_answer(evaluated:
     assert said["metrics"]["roc_auc"]["n"] == 2
 
 
+def test_yes_means_nothing_where_gold_turns_it_round(evaluated: Any) -> None:
+    gold = "id,body,rule,allowed\n1,Buy now,No ads,no\n2,Nice day,No ads,yes\n"
+    words = (
+        "task=rules",
+        "task.columns.rule_violation=allowed",
+        "task.positive_labels=[no]",
+        "task.negative_labels=[yes]",
+    )
+    said = evaluated("id,answer\n1,Yes\n2,No\n", gold, *words)
+    assert said["unreadable"]["count"] == 2
+    assert "write 1 for a violation and 0 for none" in said["unreadable"]["rows"][0]["problem"]
+    assert evaluated("id,answer\n1,1\n2,0\n", gold, *words)["metrics"]["accuracy"]["value"] == 1.0
+    said = evaluated("id,answer,score\n1,Yes,0.9\n2,No,0.1\n", gold, *words)
+    assert _values(said) == {"roc_auc": 1.0, "accuracy": 1.0, "f1": 1.0}
+    assert said["contradictory"]["count"] == said["unreadable"]["count"] == 0
+
+
 def test_an_answer_that_contradicts_its_score_is_named(evaluated: Any) -> None:
     said = evaluated("id,answer,score\n1,Yes,0.4\n2,No,0.1\n3,because,0.9\n", POSTS, "task=rules")
     assert said["contradictory"] == {"count": 1, "ids": ["1"]}

@@ -104,7 +104,8 @@ def _unified(text: str) -> str:
     text = _SUPERSCRIPT.sub(lambda match: "^" + unicodedata.normalize("NFKC", match[0]), text)
     text = _IGNORED.sub("", _DEGREE.sub("°", _VULGAR_FRACTION.sub(" ", text)))
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_SPELLINGS)
-    text = "".join(str(unicodedata.decimal(char)) if char.isdecimal() else char for char in text)
+    if not text.isascii():
+        text = "".join(str(unicodedata.decimal(char)) if char.isdecimal() else char for char in text)
     text = _LATEX_DOLLARS.sub(r"\2", _EMPHASIS.sub(r"\2", " ".join(text.split())))
     return _AREA.sub(r"\1^\2", _PERCENT.sub("%", text))
 
@@ -207,10 +208,12 @@ def _word(text: str, at: int) -> tuple[str, int]:
     return word, at
 
 
+@functools.lru_cache(maxsize=1 << 12)
 def _is_word(char: str) -> bool:
     return unicodedata.category(char)[0] in "LNM" and not UNSPACED.match(char)
 
 
+@functools.lru_cache(maxsize=1 << 12)
 def _joins(char: str) -> bool:
     return unicodedata.category(char)[0] == "P" and char not in _SYMBOLS and char not in _SEPARATORS
 

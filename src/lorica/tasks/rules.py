@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from lorica.errors import ConfigError
+from lorica.errors import CellError, ConfigError
 from lorica.records import Message, Row, RowShape
 from lorica.tasks.base import (
     DEFAULT_NEGATIVE,
@@ -40,6 +40,8 @@ _EXAMPLES_UNUSED = (
     "the examples of the rows (positive_example_1, negative_example_1, ...) are left out of prompts by "
     "task.style=plain; task.style=structured shows them"
 )
+# What answers of any file may say beside the labels of gold.
+_OWN_LABELS = {"yes": 1, "no": 0, "1": 1, "0": 0}
 _MARKS = " .!*_\"'`“”‘’()[]"
 _OPTIONAL = ("subreddit", *_EXAMPLES, "rule_violation", "subject", "group")
 
@@ -171,10 +173,21 @@ class RulesTask:
         return Reading(answer=_verdict(found.value), stage=found.stage, valid=True, score=found.value)
 
     def answer_reader(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
-        """To 1 or 0, by the labels of gold or the task's own Yes and No."""
-        own = {choice.casefold(): int(choice == CHOICES[0]) for choice in CHOICES}
-        labels = own | self._labels
-        return lambda row, answer: self._read_label(answer, labels)
+        """To 1 or 0, by the labels of gold or the task's own Yes and No. Where gold's `no` is a violation, as in a
+        column `allowed`, those words mean two things and are refused."""
+        labels = _OWN_LABELS | self._labels
+        unclear = {label for label, value in _OWN_LABELS.items() if labels[label] != value}
+
+        def read(row: Row, answer: str) -> int | str:
+            label = _find_label(answer, labels)
+            if label in unclear:
+                raise CellError(
+                    f"{answer!r} is the answer of the task for one thing, and the label of gold for the other",
+                    fix="evaluate with the column score, or write 1 for a violation and 0 for none",
+                )
+            return labels[label]
+
+        return read
 
     def text(self, row: Row) -> str:
         """The post, or all of a chat."""
@@ -212,19 +225,21 @@ class RulesTask:
         )
 
     def _gold(self, value: object) -> int | None:
-        return self._read_label(value, self._labels) if _spelling(value) else None
+        return self._labels[_find_label(value, self._labels)] if _spelling(value) else None
 
-    def _read_label(self, value: object, labels: Mapping[str, int]) -> int:
-        spelling = _spelling(value)
-        # "Yes." and "**Yes**" are labels as well, unless a label is spelt with such marks.
-        label = spelling if spelling in labels else spelling.strip(_MARKS)
-        if label not in labels:
-            positive, negative = ([k for k, v in labels.items() if v == side] for side in (1, 0))
-            raise ValueError(
-                f"the label {value!r} is neither a violation ({', '.join(positive)}) nor none "
-                f"({', '.join(negative)}); set task.positive_labels and task.negative_labels"
-            )
-        return labels[label]
+
+def _find_label(value: object, labels: Mapping[str, int]) -> str:
+    """The label that a value names. Raises ValueError when it is none."""
+    spelling = _spelling(value)
+    # "Yes." and "**Yes**" are labels as well, unless a label is spelt with such marks.
+    label = spelling if spelling in labels else spelling.strip(_MARKS)
+    if label not in labels:
+        positive, negative = ([k for k, v in labels.items() if v == side] for side in (1, 0))
+        raise ValueError(
+            f"the label {value!r} is neither a violation ({', '.join(positive)}) nor none "
+            f"({', '.join(negative)}); set task.positive_labels and task.negative_labels"
+        )
+    return label
 
 
 def _own(labels: Sequence[str], default: Sequence[str]) -> bool:
