@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import gzip
+import json
 import math
 import os
 import tracemalloc
@@ -96,6 +97,35 @@ def test_csv_has_fixed_columns_and_guards_formulas(tmp_path: Path) -> None:
     assert rows[2][:4] == ["2", "-5.5", "", '{"A": 1.0}']
 
 
+VERBATIM = [
+    "-3", "-1/2", "-x+3", "-3 °C", "+5%", "- item", "=3", "@home", "=2x+1", "-sin(x)", "+1 (555) 0100", "-|x|",
+    "- item (a)", '"Yes," he said', '"', "@user (on X)", "a,b", " x ", "line\nline",
+]  # fmt: skip
+RUN_BY_SPREADSHEETS = [
+    '=HYPERLINK("http://x")', "=cmd|' /C calc'!A0", "-2+3+cmd|' /C calc'!A0", "@SUM(1)", "\t=HYPERLINK(1)",
+    "+HYPERLINK(1)", '=IMPORTXML(CONCAT("http://x"),1)',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_answers_are_cells_as_they_are_but_for_what_a_spreadsheet_would_run(guard: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    texts = VERBATIM + RUN_BY_SPREADSHEETS
+    write_answers(path, [Answer(id=str(number), answer=text) for number, text in enumerate(texts)], csv_guard=guard)
+    assert [answer.answer for answer in read_answers(path)] == texts
+    with path.open(encoding="utf-8", newline="") as file:
+        cells = [row["answer"] for row in csv.DictReader(file)]
+    assert cells[: len(VERBATIM)] == VERBATIM
+    shown = RUN_BY_SPREADSHEETS if not guard else [json.dumps(text, ensure_ascii=False) for text in RUN_BY_SPREADSHEETS]
+    assert cells[len(VERBATIM) :] == shown
+
+
+def test_a_cell_of_another_program_that_begins_with_a_quote_is_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('id,answer\n1,"""x"\n', "utf-8")
+    assert next(iter(read_answers(path))).answer == '"x'
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_files_from_before_the_mass_of_choices_are_read(suffix: str, tmp_path: Path) -> None:
     """As they were written without the column; in JSON lines it is left out where it is not known."""
@@ -152,7 +182,6 @@ def test_an_answer_that_cannot_be_written_leaves_the_old_file(
         ("a.csv", "answer\nx\n", r"a.csv:1: no column 'id'"),
         ("a.csv", "id,score\n1,0.5\n2,high\n", r"a.csv:3 \(row '2'\): the column 'score' holds 'high'"),
         ("a.csv", "id,score\n1,nan\n", r"a.csv:2 \(row '1'\): a score is not a finite number"),
-        ("a.csv", 'id,answer\n1,"""x"\n', r"a.csv:2 \(row '1'\): a cell that begins with a quote"),
         ("a.csv", "id,score\n", "no answers"),
         ("a.csv", "id,score\n1,0.5\n1,0.5\n", r"a.csv:3 \(row '1'\): the id was already used on line 2"),
         ("a.jsonl", '{"id": "1", "score": "0.5"}\n', r"a.jsonl:1 \(row '1'\): Expected `float \| null`"),

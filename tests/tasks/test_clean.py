@@ -35,8 +35,15 @@ CLEANED = [
     ("Lima\nUser: thanks", "Lima"),
     ("Lima\nLima\nLima", "Lima"),
     ("Lima\nIt is on the coast.\nLima", "Lima\nIt is on the coast."),
-    ("Lima Lima Lima Lima", "Lima"),
-    ("in the city in the city in the city of Lima", "in the city of Lima"),
+    ("Lima Lima Lima Lima", "Lima Lima Lima Lima"),  # what a model repeats may be a name or a refrain
+    ("Tora! Tora! Tora!", "Tora! Tora! Tora!"),
+    ("Row, Row, Row Your Boat", "Row, Row, Row Your Boat"),
+    ("0 0 0\n0 1 0\n1 0 0\n0 1 0", "0 0 0\n0 1 0\n1 0 0\n0 1 0"),
+    ("System: sets the tone\nUser: asks", "System: sets the tone\nUser: asks"),
+    ("Model", "Model"),
+    ("<start_of_turn>model\nLima<end_of_turn>", "Lima"),
+    ("Use <s> around it", "Use <s> around it"),
+    ("<s>Lima</s>", "Lima"),
     ('"Lima"', "Lima"),
     ('"Lima" or "Callao"', '"Lima" or "Callao"'),
     ("had had", "had had"),
@@ -70,6 +77,8 @@ PROBLEMS = [
     ("北京北京北京北京北京北京北京北京北京", "endless repetition"),
     ("As an AI language model, I cannot say.", "a refusal"),
     ("I'm sorry, but as an AI I cannot say.", "a refusal"),
+    ("As a large language model, I don't have opinions.", "a refusal"),
+    ("As an AI assistant, I am unable to.", "a refusal"),
 ]  # fmt: skip
 
 
@@ -77,6 +86,50 @@ PROBLEMS = [
 def test_problems(raw: str, problem: str) -> None:
     cleaned = clean_answer(raw, question=QUESTION)
     assert find_problem(cleaned, raw=raw, question=QUESTION) == problem
+
+
+SIGNS = [
+    ("Which sign is the currency of Japan?", "¥"),
+    ("Which sign marks a comment in Python?", "#"),
+    ("What marks a comment in Python?", "#"),
+    ("Which emoji shows agreement?", "👍"),
+    ("What shows love?", "❤️"),
+    ("Which punctuation mark ends a sentence?", "."),
+    ("Which separator has a CSV file?", ","),
+    ("哪个符号表示句号？", "。"),
+    ("Which HTML tag strikes out text?", "<s>"),
+    ("How is text struck out in HTML?", "<s>text</s>"),
+    ("Which token ends a turn in ChatML?", "<|im_end|>"),
+    ("Which marker opens an instruction of Llama 2?", "[INST]"),
+]
+
+
+@pytest.mark.parametrize(("question", "sign"), SIGNS)
+def test_a_sign_that_was_asked_for_is_an_answer(question: str, sign: str) -> None:
+    assert clean_answer(sign, question=question) == sign
+    assert find_problem(sign, raw=sign, question=question) == ""
+
+
+VALID = [
+    "It is known as an AI winter.",
+    "As an artificial intelligence pioneer, Turing said it.",
+    "As an AI language model, GPT-4 was released in 2023.",
+    "abababababababab",
+    "CAGCAGCAGCAGCAGCAGCAGCAGCAG",
+    "Buffalo buffalo buffalo buffalo buffalo buffalo buffalo buffalo",
+]
+
+
+@pytest.mark.parametrize("answer", VALID)
+def test_what_may_be_the_answer_is_no_problem(answer: str) -> None:
+    assert find_problem(clean_answer(answer, question=QUESTION), raw=answer, question=QUESTION) == ""
+
+
+def test_a_model_that_stopped_by_itself_was_in_no_loop() -> None:
+    chant = "ole, ole, " * 9
+    assert find_problem(chant, raw=chant, question=QUESTION) == "endless repetition"
+    assert find_problem(chant, raw=chant, question=QUESTION, cut_off=False) == ""
+    assert find_problem(chant * 9, raw=chant * 9, question=QUESTION, cut_off=False) == "endless repetition"
 
 
 def test_thinking_is_cut_wherever_it_stands() -> None:

@@ -285,6 +285,10 @@ class InferenceConfig:
     window_rows: Positive = 1024
     """Rows read and planned together; an interrupted run repeats a batch of scores or 128 texts. Unit: rows."""
 
+    csv_guard: bool = True
+    """Whether an answer that a spreadsheet would run to some harm (a call, a link to a program or a page) is written to
+    .csv as a JSON text, which is shown instead; off, every cell holds the answer as it is."""
+
     resume: bool = False
     """Whether to go on with the unfinished output of the same command."""
 

@@ -17,7 +17,12 @@ ANSWER_COLUMNS: tuple[str, ...] = Answer.__struct_fields__
 default."""
 
 _TEXTS = ("id", "answer", "adapter", "route", "stage", "raw", "problem")
-_NUMBER = re.compile(r"[+-]?\d+([.,]\d+)*")
+# What a spreadsheet would run, and what could do harm then: a call, or a link to a program (DDE). "-1/2", "=3" and
+# "-sin(x)" are answers. https://owasp.org/www-community/attacks/CSV_Injection
+_FORMULA = re.compile(
+    r"\s*(?:[=@].*(?:\w\(|\|.*!|://)|[+-].*(?:\|.*!|\b(?:HYPERLINK|WEBSERVICE|IMPORT\w+|IMAGE|DDE|RTD|CALL|EXEC)\())",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def check(answer: Answer) -> None:
@@ -38,23 +43,23 @@ def to_line(answer: Answer) -> bytes:
     return msgspec.json.encode(answer) + b"\n"
 
 
-def to_cells(answer: Answer) -> list[str]:
+def to_cells(answer: Answer, *, guard: bool = True) -> list[str]:
     """CSV cells in the order of ANSWER_COLUMNS. Raises ValueError. See docs/rows.md for the guarded
-    spelling."""
+    spelling. guard: whether what a spreadsheet would run is spelled so."""
     check(answer)
     return [
         _guarded(answer.id, formulas=False),
-        _guarded(answer.answer, formulas=True),
+        _guarded(answer.answer, formulas=guard),
         "" if answer.score is None else repr(answer.score),
         "" if answer.scores is None else json.dumps(answer.scores, ensure_ascii=False),
-        _guarded(answer.adapter or None, formulas=True),
-        _guarded(answer.route or None, formulas=True),
-        _guarded(answer.stage or None, formulas=True),
+        _guarded(answer.adapter or None, formulas=guard),
+        _guarded(answer.route or None, formulas=guard),
+        _guarded(answer.stage or None, formulas=guard),
         str(answer.retries),
         str(answer.dropped_tokens),
         " ".join(answer.flags),
-        _guarded(answer.raw, formulas=True),
-        _guarded(answer.problem, formulas=True),
+        _guarded(answer.raw, formulas=guard),
+        _guarded(answer.problem, formulas=guard),
         "" if answer.choice_mass is None else repr(answer.choice_mass),
     ]
 
@@ -121,28 +126,31 @@ def _guarded(text: str | None, *, formulas: bool) -> str:
     """None is an empty cell. A text that a cell cannot hold as it is, is written as JSON, so it begins with a
     quote.
 
-    These are: the empty text, a text that itself begins with a quote, one with a NUL or a carriage return
-    (which CSV readers take for a line end), and (`formulas`) one that a spreadsheet would run: = + - @ or tab
-    first, and not a plain number.
+    These are: the empty text, one that would be read back as such a JSON text, one with a NUL or a carriage return
+    (which CSV readers take for a line end), and (`formulas`) one that a spreadsheet would run to some harm.
     """
     if text is None:
         return ""
-    runs = formulas and text[:1] in ("=", "+", "-", "@", "\t") and not _NUMBER.fullmatch(text)
-    if runs or not text or text[0] == '"' or "\0" in text or "\r" in text:
+    if not text or "\0" in text or "\r" in text or _json_text(text) is not None or (formulas and _FORMULA.match(text)):
         return json.dumps(text, ensure_ascii=False)
     return text
 
 
 def _unguarded(cell: str) -> str | None:
-    if not cell:
-        return None
+    """What `_guarded` wrote, or a cell of any other table as it is."""
+    text = _json_text(cell)
+    return text if text is not None else cell or None
+
+
+def _json_text(cell: str) -> str | None:
+    """The text that a cell holds as JSON, None for any other cell."""
     if not cell.startswith('"'):
-        return cell
+        return None
     try:
-        value = json.loads(cell)
-    except ValueError as error:
-        raise ValueError(f"a cell that begins with a quote must be a JSON text, got {cell[:40]!r}") from error
-    return str(value)
+        text = json.loads(cell)
+    except ValueError:
+        return None
+    return text if isinstance(text, str) else None
 
 
 def _number(kind: type[int] | type[float], name: str, cell: str) -> float:

@@ -12,6 +12,7 @@ import io
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -133,9 +134,9 @@ def _check_name(file: Path) -> None:
         load_pyarrow(file, "the result file")
 
 
-def write_answers(path: Path | str, answers: Iterable[Answer]) -> int:
+def write_answers(path: Path | str, answers: Iterable[Answer], *, csv_guard: bool = True) -> int:
     """Write answers in their order to .jsonl, .csv (each also .gz) or .parquet; returns how many. Atomic;
-    streams.
+    streams. csv_guard: whether a CSV cell that a spreadsheet would run is spelled so that it is shown instead.
 
     The same answers give the same bytes. Raises DataError for another suffix, an answer with a score that is
     not finite, or a place that cannot be written.
@@ -146,7 +147,7 @@ def write_answers(path: Path | str, answers: Iterable[Answer]) -> int:
     with atomic_file(file) as raw:
         if fmt.kind == "parquet":
             return _write_parquet(file, raw, answers)
-        write = _write_csv if fmt.kind == "csv" else _write_lines
+        write = partial(_write_csv, guard=csv_guard) if fmt.kind == "csv" else _write_lines
         if not fmt.gzipped:
             return write(file, raw, answers)
         # No name and no time in the gzip header: equal answers give equal bytes.
@@ -237,7 +238,7 @@ def _write_lines(path: Path, file: BinaryIO, answers: Iterable[Answer]) -> int:
     return count
 
 
-def _write_csv(path: Path, file: BinaryIO, answers: Iterable[Answer]) -> int:
+def _write_csv(path: Path, file: BinaryIO, answers: Iterable[Answer], *, guard: bool) -> int:
     count = 0
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=False)
     try:
@@ -245,7 +246,7 @@ def _write_csv(path: Path, file: BinaryIO, answers: Iterable[Answer]) -> int:
         writer.writerow(ANSWER_COLUMNS)
         for answer in answers:
             try:
-                writer.writerow(to_cells(answer))
+                writer.writerow(to_cells(answer, guard=guard))
             except ValueError as error:
                 raise _unwritable(path, answer, error) from error
             count += 1

@@ -223,7 +223,7 @@ class Pipeline:
         elif open_thought:
             reading = invalid(self._open_thought(output))
         else:
-            reading = self.task.read_text(one.row, said)
+            reading = self.task.read_text(one.row, said, cut_off=output.finish == "length")
         return _Result(output, reading, raw, attempt, open_thought and not output.error)
 
     def _open_thought(self, output: Output) -> str:

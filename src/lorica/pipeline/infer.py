@@ -58,6 +58,7 @@ def answer_file(
     output: Path,
     *,
     window_rows: int,
+    csv_guard: bool = True,
     on_done: Callable[[int], None] | None = None,
 ) -> Summary:
     """Answer `rows` in windows, committing each to the journal, and write `output` in input order at the end.
@@ -74,7 +75,7 @@ def answer_file(
         with journal.outputs() as log:
             journal.commit(pipeline.answer(window, on_done, log))
         summary.answered += len(window)
-    write_answers(output, _counted(journal.answers(), summary))
+    write_answers(output, _counted(journal.answers(), summary), csv_guard=csv_guard)
     summary.seconds = time.perf_counter() - started
     return summary
 

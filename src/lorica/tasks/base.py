@@ -83,8 +83,11 @@ class Task(Protocol):
         """logprobs: summed natural-log probability of each choice. lengths: tokens of each choice."""
         ...
 
-    def read_text(self, row: Row, text: str) -> Reading:
-        """Read what the model generated; never invents an answer."""
+    def read_text(self, row: Row, text: str, *, cut_off: bool = True) -> Reading:
+        """Read what the model generated; never invents an answer.
+
+        cut_off: whether the length limit may have ended it.
+        """
         ...
 
     def answer_reader(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:

@@ -1,4 +1,7 @@
-"""Cleaning and judging generated text: thinking tags, template markers, echoes, loops. It only ever cuts."""
+"""Cleaning and judging generated text: it only ever cuts, and only what a model adds to its answer.
+
+Thoughts, template markers, echoes of the prompt and repeated lines go; nothing that may be the answer does.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,46 @@ from lorica.thoughts import without_thoughts
 # Generated text is short; a cap keeps every step linear in practice whatever a model or a caller hands in.
 _MAX_CHARS = 20_000
 _MARKER = re.compile(
-    r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|\[/?INST\]|<</?SYS>>"
+    r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|\A\s*<s>|</s>(?=\s*(?:\Z|<s>))|\[/?INST\]|<</?SYS>>"
     r"|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>|\[/?(?:SYSTEM_PROMPT|AVAILABLE_TOOLS)\]"
 )
-_ROLE_LINE = re.compile(r"\s*(?:assistant|model|bot)\s*(?::|\n)\s*", re.IGNORECASE)
-_NEW_TURN = re.compile(r"\n[ \t]*(?:user|human|question|q|system|post|rule)\s*:", re.IGNORECASE)
+# Markers of Llama 2 that are tags of HTML and words of documentation, too.
+_SAYABLE = re.compile(r"</?s>|\[/?INST\]|<(?:bos|eos|pad|unk)>")
+_ROLE_LINE = re.compile(r"\s*(?:(?:assistant|bot)\s*(?::|\n)|model\s*\n)\s*", re.IGNORECASE)
+_ROLES = ("assistant", "model", "bot")
+_NEW_TURN = re.compile(r"\n[ \t]*(?:user|human|question|q)\s*:", re.IGNORECASE)
+# A first line that bears a label itself begins a list of such lines, as of the roles of a chat.
+_LABELLED = re.compile(r"[ \t]*[\w ]{1,20}:")
 _LABEL = re.compile(
     r"[\s*_#>-]*(?:the\s+)?(?:final\s+|short\s+|correct\s+|best\s+)?(?:answer|response|a)(?:\s+is)?"
     r"\s*\**\s*[:：]\s*\**\s*",
     re.IGNORECASE,
 )
-_REFUSAL = re.compile(r"\s*(?:[\w'’]+[,.!]?\s+){0,4}as an? (?:ai|artificial intelligence|language model)\b", re.I)
+# What it says it is, and that it will not answer: "an AI winter" is no refusal.
+_REFUSAL = re.compile(
+    r"\s*(?:[\w'’]+[,.!]?\s+){0,4}as an? (?:(?:ai|artificial intelligence|(?:large )?language)[\s-]*)+"
+    r"(?:model|assistant|system|chatbot|program)?\s*[,;:.]?\s+(?:so\s+)?(?:i|we)\b['’]?(?:\s*\w+['’]?\w*){0,3}?\s*"
+    r"(?:cannot|can['’]?t|can not|unable|not able|do not|don['’]?t|will not|won['’]?t|must not|decline|have no|am not"
+    r"|['’]m not|should not|shouldn['’]?t|lack)\b",
+    re.IGNORECASE,
+)
+# Questions whose answer may be a mark of any kind.
+_ASKS_FOR_A_SIGN = re.compile(
+    r"\b(?:signs?|symbols?|marks?|characters?|punctuation|operators?|emojis?|emoticons?|smileys?|tags?|tokens?|markers?"
+    r"|markup|html|xml|keys?|delimiters?|separators?|brackets?|parenthes[ie]s|prefix(?:es)?|suffix(?:es)?|notation|glyphs?|wildcards?"
+    r"|accents?|dash(?:es)?|hyphens?|quotes?|slash(?:es)?|literals?|strokes?|signos?|s[ií]mbolos?|signes?|symboles?"
+    r"|caract[eè]res?|zeichen|symbole?)\b|符号|标点|記号|记号|字符|表情|标签|знак|символ",
+    re.IGNORECASE,
+)
+# Marks that are written alone for a reason; others alone are what is left of a text that never came.
+_SAYING_MARKS = frozenset("#%&@§¶†‡?!‰№")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "`": "`"}
 
-# A phrase that comes this often in a row is a loop; running to the very end that often, it never stopped.
-_LOOP = 3
-_ENDLESS = 8
+# A phrase said this often in a row up to the very end never stopped. A model that did stop may have meant it.
+_ENDLESS, _ENDLESS_WORD, _ENDLESS_THOUGH_STOPPED = 8, 10, 24
 _LONGEST_PHRASE = 12  # words
 _LONGEST_UNIT = 24  # characters
+_LONGEST_WORD = 32  # characters: "abababababababab" may be asked for
 
 
 def strip_markup(text: str) -> str:
@@ -39,40 +64,50 @@ def clean_answer(text: str, *, question: str) -> str:
     """A generated text reduced to its answer; "" when nothing is left.
 
     Cut are thinking, template markers, an echo of the question, a leading "Answer:", a second turn, repeated
-    lines, quotes around the whole, and loops.
+    lines and quotes around the whole.
     """
-    cleaned = strip_markup(text)
+    said = without_thoughts(text[:_MAX_CHARS])
+    cleaned = _strip_markers(said, question).strip()
     cleaned = _strip_echo(_strip_label(cleaned), question)
     cleaned = _strip_label(cleaned)
     cut = _NEW_TURN.search(cleaned)
-    cleaned = cleaned[: cut.start()] if cut else cleaned
-    cleaned = _unquote(_once_per_line(cleaned).strip())
-    return _collapse_loops(cleaned)
+    if cut and not _LABELLED.match(cleaned):
+        cleaned = cleaned[: cut.start()]
+    return _unquote(_once_per_line(cleaned).strip())
 
 
-def find_problem(answer: str, *, raw: str, question: str) -> str:
-    """Why a cleaned answer is not one, "" when it is. raw: the text before cleaning, which shows loops."""
+def find_problem(answer: str, *, raw: str, question: str, cut_off: bool = True) -> str:
+    """Why a cleaned answer is not one, "" when it is.
+
+    raw: the text before cleaning, which shows loops. cut_off: whether the length limit may have ended it; a model that
+    stopped by itself is in no loop, unless it is a very long one.
+    """
     if not answer:
         return "empty"
-    if not any(_is_word(char) for char in answer):
+    if not any(map(_is_word, answer)) and not _is_sign(answer, question):
         return "only punctuation"
-    if _fold(answer) == _fold(question):
+    if _fold(answer) == _fold(question) != "":
         return "an echo of the question"
-    if _is_endless(strip_markup(raw)) or _is_endless(answer):
+    if _is_endless(strip_markup(raw), cut_off) or _is_endless(answer, cut_off):
         return "endless repetition"
     if _REFUSAL.match(answer):
         return "a refusal"
     return ""
 
 
-def _strip_markers(text: str) -> str:
-    """The first stretch between markers that says anything but a role's name."""
-    for piece in _MARKER.split(text):
+def _strip_markers(text: str, question: str = "") -> str:
+    """The first stretch between markers that says anything but a role's name; the marker itself where nothing does and
+    it may be what was asked for."""
+    pieces = _MARKER.split(text)
+    asked = bool(_ASKS_FOR_A_SIGN.search(question))
+    if asked and _SAYABLE.search(text):
+        return text
+    for piece in pieces:
         opening = _ROLE_LINE.match(piece)
         said = piece[opening.end() :] if opening else piece
-        if said.strip() and said.strip().casefold() not in ("assistant", "model"):
+        if said.strip() and (len(pieces) == 1 or said.strip().casefold() not in _ROLES):
             return said
-    return ""
+    return text if asked or len(pieces) == 1 else ""
 
 
 def _strip_label(text: str) -> str:
@@ -96,12 +131,12 @@ def _strip_echo(text: str, question: str) -> str:
 
 
 def _once_per_line(text: str) -> str:
-    """Each line once: a line that came before is not said again."""
+    """Each line once: a line that came before is not said again. One without a letter may be a table's or program's."""
     seen: set[str] = set()
     kept = []
     for line in text.splitlines():
         key = _fold(line)
-        if key and key in seen:
+        if key in seen and any(map(str.isalpha, key)):
             continue
         seen.add(key)
         kept.append(line.rstrip())
@@ -114,52 +149,29 @@ def _unquote(text: str) -> str:
     return text
 
 
-def _collapse_loops(text: str) -> str:
-    """A phrase of up to 12 words (not mere numbers) said three times or more in a row is kept once."""
-    lines = []
-    for line in text.splitlines():
-        words = line.split()
-        collapsed = _collapse_words(words)
-        lines.append(line if len(collapsed) == len(words) else " ".join(collapsed))
-    return "\n".join(lines).strip()
+def _is_endless(text: str, cut_off: bool) -> bool:
+    """Whether the text runs out in one word, phrase or string of characters said over and over."""
+    words = [word.strip(".,;:!?") or word for word in text.casefold().split()]
+    least = _ENDLESS if cut_off else _ENDLESS_THOUGH_STOPPED
+    return bool(words) and (_is_endless_word(words[-1], least) or _is_endless_phrase(words, least))
 
 
-def _collapse_words(words: list[str]) -> list[str]:
-    for period in range(1, min(_LONGEST_PHRASE, len(words) // _LOOP) + 1):
-        keys = [word.casefold().strip(".,;:!?") for word in words]
-        kept: list[str] = []
-        index = 0
-        while index < len(words):
-            matched = 0
-            while index + period + matched < len(words) and keys[index + matched] == keys[index + period + matched]:
-                matched += 1
-            repeats = matched // period + 1
-            if repeats >= _LOOP and any(char.isalpha() for word in words[index : index + period] for char in word):
-                kept += words[index : index + period]
-                index += repeats * period
-            else:
-                kept.append(words[index])
-                index += 1
-        words = kept
-    return words
-
-
-def _is_endless(text: str) -> bool:
-    """Whether the text runs out in one unit said eight times or more."""
-    bare = " ".join(text.casefold().split())
-    for period in range(1, min(_LONGEST_UNIT, len(bare) // _ENDLESS) + 1):
-        same = _tail_period(bare, period)
-        if same >= _ENDLESS * period and (period > 1 or same >= 2 * _ENDLESS):
-            unit = bare[-period:]
-            if any(_is_word(char) for char in unit) and not unit.strip().isdigit():
+def _is_endless_word(word: str, least: int) -> bool:
+    if len(word) <= _LONGEST_WORD and word.isascii():
+        return False
+    for period in range(1, min(_LONGEST_UNIT, len(word) // least) + 1):
+        same = _tail_period(word, period)
+        if same >= least * period and (period > 1 or same >= 2 * least):
+            unit = word[-period:]
+            if any(map(_is_word, unit)) and not unit.isdigit():
                 return True
-    return _endless_words(bare.split())
+    return False
 
 
-def _endless_words(words: list[str]) -> bool:
+def _is_endless_phrase(words: list[str], least: int) -> bool:
     return any(
-        _tail_period(words, period) >= _ENDLESS * period
-        for period in range(1, min(_LONGEST_PHRASE, len(words) // _ENDLESS) + 1)
+        _tail_period(words, period) >= (max(least, _ENDLESS_WORD) if period == 1 else least) * period
+        for period in range(1, min(_LONGEST_PHRASE, len(words) // least) + 1)
     )
 
 
@@ -173,9 +185,14 @@ def _tail_period(items: str | list[str], period: int) -> int:
 
 
 def _is_word(char: str) -> bool:
-    """Letters, digits and signs that can be an answer of their own, such as ∞ or <."""
+    """Letters, digits and symbols that can be an answer of their own, such as ∞, ¥ or an emoji."""
     category = unicodedata.category(char)
-    return category[0] in "LN" or (category == "Sm" and char not in "|~")
+    return category[0] in "LN" or category in ("Sc", "So") or (category == "Sm" and char not in "|~")
+
+
+def _is_sign(answer: str, question: str) -> bool:
+    """Whether marks alone are an answer to this question."""
+    return set(answer) <= _SAYING_MARKS or bool(_ASKS_FOR_A_SIGN.search(question))
 
 
 def _fold(text: str) -> str:

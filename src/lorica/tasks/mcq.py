@@ -200,7 +200,7 @@ class McqTask:
             choice_mass=choice_mass(logprobs) if self.settings.method == "choice" else None,
         )
 
-    def read_text(self, row: Row, text: str) -> Reading:
+    def read_text(self, row: Row, text: str, *, cut_off: bool = True) -> Reading:
         """Both methods score choices; a generated text is not read."""
         return invalid(f"the task mcq answers by scoring its options, and got the text {text[:40]!r}")
 

@@ -37,11 +37,11 @@ class QuestionCase(msgspec.Struct, frozen=True):
     passage: str | UnsetType = UNSET
 
 
-def read_answer(row: Row, text: str) -> Reading:
+def read_answer(row: Row, text: str, *, cut_off: bool = True) -> Reading:
     """Clean a generated text and judge it; an invalid one has no answer and its problem named."""
     question = row.case.question if isinstance(row.case, ChatCase) else question_case(row).question
     answer = clean_answer(text, question=question)
-    problem = find_problem(answer, raw=text, question=question)
+    problem = find_problem(answer, raw=text, question=question, cut_off=cut_off)
     return invalid(problem) if problem else Reading(answer=answer, stage="text", valid=True)
 
 

@@ -159,7 +159,7 @@ class RulesTask:
             choice_mass=choice_mass(logprobs),
         )
 
-    def read_text(self, row: Row, text: str) -> Reading:
+    def read_text(self, row: Row, text: str, *, cut_off: bool = True) -> Reading:
         """The three-stage number parser; what it cannot read gets the fall-back score and no answer."""
         found = read_probability(text)
         if found is None:

@@ -51,9 +51,9 @@ class WrittenTask:
         """The task generates; log-probabilities are not read."""
         return invalid(f"the task {self.name} answers in words and got log-probabilities")
 
-    def read_text(self, row: Row, text: str) -> Reading:
+    def read_text(self, row: Row, text: str, *, cut_off: bool = True) -> Reading:
         """The cleaned answer; what is no answer has its problem named."""
-        return read_answer(row, text)
+        return read_answer(row, text, cut_off=cut_off)
 
     def answer_reader(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
         """To the text itself."""

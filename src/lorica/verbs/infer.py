@@ -18,8 +18,10 @@ from lorica.config.compose import Resolved
 from lorica.config.schema import Config
 from lorica.data.digest import file_digest
 from lorica.data.journal import Journal, check_same_run
-from lorica.data.write import atomic_file, check_output
-from lorica.errors import ConfigError, EngineError, ResumeError
+from lorica.data.submission import SUFFIX as SUBMISSION_SUFFIX
+from lorica.data.submission import SubmissionColumn, parse_columns, write_submission
+from lorica.data.write import atomic_file, check_output, read_answers
+from lorica.errors import ConfigError, EngineError, ResumeError, UsageError
 from lorica.metrics.health import mass_health
 from lorica.names import visible, visible_values
 from lorica.pipeline.infer import Summary, answer_file
@@ -38,30 +40,38 @@ _SAMPLE_ROWS = 64  # by which the engine judges the run; not a window, whose siz
 
 def run(arguments: Sequence[str]) -> int:
     """Answer a file and say what happened to its rows."""
-    given = parser(
+    asked = parser(
         "infer",
         "Answer a file of rows: each is routed to its adapter (task, subject, general, base), rendered, scored or\n"
         "generated, parsed, and written in input order. Interrupted? Add inference.resume=true to the same command.",
         "  lorica infer task=rules input=posts.csv output=answers.csv adapters.dir=runs/rules\n"
         "  lorica infer task=saq input=questions.jsonl output=answers.jsonl adapters.dir=runs/saq\n"
         "  lorica infer task=rules task.columns.body=text task.constants.rule='No advertising' input=sms.jsonl "
-        "output=out.parquet",
-    ).parse_args(list(arguments))
+        "output=out.parquet\n"
+        "  lorica infer task=rules input=test.csv output=answers.csv --submission row_id=id,rule_violation=score",
+    )
+    asked.add_argument(
+        "--submission",
+        metavar="NAME=FIELD,...",
+        help="write these columns of the answers also as OUTPUT.submission.csv, every value as it is: `id,score`, or under "
+        "other names; fields are those of the output (`scores.A`: the probability of choice A)",
+    )
+    given = asked.parse_args(list(arguments))
+    columns = _submission_columns(given.submission)
     resolved = resolve(given.overrides)
     try:
         summary, output = infer_file(resolved, again=going_on("infer", arguments, "inference.resume=true"))
     except KeyboardInterrupt as stop:
         signals.say(stop, _NOTHING_YET)
         raise
+    written: dict[str, Any] = {"output": str(output)}
+    if columns:
+        written["submission"] = str(_write_submission(output, columns))
     if summary is None:
-        emit(
-            {"output": str(output), "complete": True},
-            as_json=given.json,
-            text=f"{output} is already complete",
-        )
+        emit(written | {"complete": True}, as_json=given.json, text=f"{output} is already complete")
     else:
         mass = mass_health(summary.masses)
-        emit({"output": str(output), **summary_dict(summary)}, as_json=given.json, text=_text(summary, output))
+        emit(written | summary_dict(summary), as_json=given.json, text=_text(summary, output))
         if mass is not None and mass.low:
             print(f"lorica: warning: {mass.problem}", file=sys.stderr)
         if summary.flags["error"]:
@@ -69,6 +79,29 @@ def run(arguments: Sequence[str]) -> int:
         if summary.flags["error"] == summary.rows:
             return EngineError.exit_code
     return 0
+
+
+def _submission_columns(text: str | None) -> tuple[SubmissionColumn, ...]:
+    if text is None:
+        return ()
+    try:
+        return parse_columns(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--submission {text}: {error}", fix="as in --submission row_id=id,rule_violation=score"
+        ) from error
+
+
+def _write_submission(output: Path, columns: Sequence[SubmissionColumn]) -> Path:
+    """Write it beside the output, and say of which rows a value is missing."""
+    path = output.with_name(output.name.removesuffix(".gz").rpartition(".")[0] + SUBMISSION_SUFFIX)
+    for field, ids in write_submission(path, read_answers(output), columns).items():
+        print(
+            f"lorica: warning: {path}: {len(ids)} rows have no {field}, first {ids[0]}: their cells are empty",
+            file=sys.stderr,
+        )
+    print(f"lorica: {path} holds {', '.join(column.name for column in columns)}", file=sys.stderr)
+    return path
 
 
 def infer_file(
@@ -106,6 +139,7 @@ def infer_file(
                 journal,
                 output,
                 window_rows=config.inference.window_rows,
+                csv_guard=config.inference.csv_guard,
                 on_done=advance,
             )
         summary.reading = list_skipped(log, output.with_name(output.name + SKIPPED_SUFFIX))
