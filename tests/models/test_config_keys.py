@@ -93,6 +93,7 @@ def test_no_key_stands_in_two_tables() -> None:
             {"model_type": "qwen3", "layer_types": ["sliding_attention"] * 2},
             ["where no sliding_window is in use", "remove layer_types"],
         ),
+        ({"sliding_window": 5}, ["sliding_window 5: this model_type has no window", "set sliding_window to null"]),
         ({"layer_types": ["full_attention"]}, ["layer_types names 1 layers, num_hidden_layers is 2"]),
         ({"model_type": "mistral", "sliding_window": None, "layer_types": None}, ["layer_types null where no sliding"]),
     ],
@@ -154,6 +155,7 @@ def test_what_changes_nothing_is_told_once(changes: dict[str, Any], told: list[s
         {"num_experts": None, "hidden_activation": "silu", "norm_eps": 1e-6, "qk_layernorm": False, "new_key": None},
         {"rope_scaling": {"type": "yarn", "factor": 4.0, "finetuned": True}},
         {"architectures": "LlamaForCausalLM"},
+        {"sliding_window": 2048},
         {"architectures": [["x"], 3]},
     ],
 )

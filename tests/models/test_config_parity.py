@@ -120,7 +120,7 @@ def test_weights_that_transformers_would_make_up_are_refused(tmp_path: Path) -> 
     load_causal(folder, {"dtype": "auto"})
 
 
-@pytest.mark.parametrize("changes", [{"is_causal": False}, {"hidden_act": "gelu"}, {"sliding_window": 3}])
+@pytest.mark.parametrize("changes", [{"is_causal": False}, {"hidden_act": "gelu"}, {"kv_sharing_modes": ["a"]}])
 def test_what_only_the_native_decoder_refuses_is_no_broken_config(changes: dict[str, Any], tmp_path: Path) -> None:
     check_config(edited(tmp_path / "model", "llama", changes))
 

@@ -149,6 +149,8 @@ def test_missing_and_given_keys_mean_what_they_mean_to_transformers(
     drop: tuple[str, ...] = ("num_key_value_heads", "rms_norm_eps") if "num_key_value_heads" not in changes else ()
     if family == "mistral" and changes.get("num_key_value_heads", 0) is None:
         drop = ("num_key_value_heads",)  # transformers refuses null here
+    if family == "llama" and changes.get("sliding_window"):
+        changes["max_position_embeddings"] = changes["sliding_window"]  # a shorter one is refused
     folder = write(tmp_path, changes, drop)
     ours = read_decoder_config(folder)
     theirs = transformers.AutoConfig.from_pretrained(folder)

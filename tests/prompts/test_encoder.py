@@ -61,6 +61,16 @@ def test_stop_tokens_come_from_template_tokenizer_and_generation_config(tmp_path
     assert Encoder.load(folder).stop_tokens == (2, 0, 7)
 
 
+@pytest.mark.parametrize("value", ["2", 2.0, True, [2, None], {}])
+def test_stop_tokens_that_are_no_ids_are_refused(value: object, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m", tiny_tokenizer(), eos_token="<|endoftext|>")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+    with pytest.raises(PromptError, match=r"generation_config\.json: eos_token_id is .*, neither a token id"):
+        Encoder.load(folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": null}')
+    assert Encoder.load(folder).stop_tokens == (2, 0)
+
+
 def test_the_end_of_text_may_be_named_by_config_json_alone(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "m", tiny_tokenizer(), template=None)
     with pytest.raises(PromptError, match="names no end-of-text token"):

@@ -20,7 +20,7 @@ READ = frozenset(
         *("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
         *("num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings", "rms_norm_eps", "hidden_act"),
         *("rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"),
-        *("tie_word_embeddings", "layer_types", "quantization_config"),
+        *("tie_word_embeddings", "sliding_window", "layer_types", "quantization_config"),
         *("eos_token_id", "architectures", "auto_map"),
     }
 )

@@ -42,12 +42,11 @@ class Family:
     @property
     def keys(self) -> frozenset[str]:
         """The keys of a `config.json` that are read for this family and not for every one."""
-        windows = ("sliding_window", "use_sliding_window", "max_window_layers")
         return frozenset(
             {
                 *(("attention_bias",) if self.qkv_bias is None else ()),
                 *(("mlp_bias",) if self.mlp_bias else ()),
-                *windows[: {"none": 0, "all": 1, "chosen": 3}[self.window_layers]],
+                *(("use_sliding_window", "max_window_layers") if self.window_layers == "chosen" else ()),
             }
         )
 
@@ -230,7 +229,7 @@ def _decoder_config(name: str, raw: Raw) -> DecoderConfig:
         output_bias=bias if family.output_bias is None else family.output_bias,
         mlp_bias=family.mlp_bias and flag(raw, "mlp_bias"),
         qk_norm=family.qk_norm,
-        windows=_windows(family, raw),
+        windows=_windows(family, raw, max_positions),
     )
 
 
@@ -250,17 +249,23 @@ def _head_counts(family: Family, raw: Raw, hidden: int, heads: int) -> tuple[int
     return kv_heads, head_dim
 
 
-def _windows(family: Family, raw: Raw) -> tuple[int | None, ...]:
+def _windows(family: Family, raw: Raw, max_positions: int) -> tuple[int | None, ...]:
     layers = positive(raw, "num_hidden_layers")
     kinds = _layer_types(raw, layers)
     size = None
-    if "sliding_window" in family.keys and raw.get("sliding_window", family.sliding_window) is not None:
+    if raw.get("sliding_window", family.sliding_window) is not None:
         size = positive(raw, "sliding_window", family.sliding_window)
+    if size is not None and family.window_layers == "none" and size < max_positions:
+        raise UnsupportedError(
+            f"sliding_window {size}: this model_type has no window, and transformers heeds one in generating alone",
+            fix="where the weights were trained with a window, give the model_type that has it, such as mistral; else "
+            "set sliding_window to null",
+        )
     first = raw.get("max_window_layers", _MAX_WINDOW_LAYERS) if "max_window_layers" in family.keys else layers
     if not isinstance(first, int) or isinstance(first, bool):
         raise ValueError(f"max_window_layers is {first!r}, not a whole number")
     everywhere = family.window_layers == "all"
-    used = everywhere or ("use_sliding_window" in family.keys and flag(raw, "use_sliding_window"))
+    used = everywhere or (family.window_layers == "chosen" and flag(raw, "use_sliding_window"))
     if size is None or not used:
         if "sliding_attention" in (kinds or ()) or (everywhere and "layer_types" in raw):
             raise UnsupportedError(

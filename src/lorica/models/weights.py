@@ -164,7 +164,7 @@ class _Reader:
         """A tied model's own head is the embedding where that is missing, else it must be a copy of it."""
         if self._head is None:
             return
-        path, head = self._head
+        (path, head), self._head = self._head, None
         if _EMBEDDING not in self._done:
             self._take(path, _EMBEDDING, head, None if as_stored else dtype)
             return

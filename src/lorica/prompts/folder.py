@@ -179,13 +179,18 @@ def _all_added_tokens(
 
 
 def _generation_stops(folder: Path) -> tuple[int, ...]:
-    """End tokens of generation_config.json, else of config.json."""
+    """End tokens of generation_config.json, else of config.json. Raises PromptError for what is no token id."""
     for name in ("generation_config.json", "config.json"):
         value = _read_json(folder / name).get("eos_token_id")
-        if isinstance(value, int):
-            return (value,)
-        if isinstance(value, list) and all(isinstance(entry, int) for entry in value):
-            return tuple(value)
+        if value is None:
+            continue
+        ids = value if isinstance(value, list) else [value]
+        if any(type(entry) is not int for entry in ids):
+            raise PromptError(
+                f"{folder / name}: eos_token_id is {value!r}, neither a token id nor a list of them",
+                fix="write the ids as whole numbers, or download the file again",
+            )
+        return tuple(ids)
     return ()
 
 
