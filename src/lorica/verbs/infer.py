@@ -53,8 +53,8 @@ def run(arguments: Sequence[str]) -> int:
     asked.add_argument(
         "--submission",
         metavar="NAME=FIELD,...",
-        help="write these columns of the answers also as OUTPUT.submission.csv, every value as it is: `id,score`, or under "
-        "other names; fields are those of the output (`scores.A`: the probability of choice A)",
+        help="write these columns of the answers also as OUTPUT.submission.csv, every value as it is: `id,score`, or "
+        "under other names; fields are those of the output (`scores.A`: the probability of choice A)",
     )
     given = asked.parse_args(list(arguments))
     columns = _submission_columns(given.submission)
