@@ -24,6 +24,12 @@ _CURRENCY = "$¢£¤¥֏؋৲৳૱௹฿៛₠-⃀"
 _ARTICLES = ("a", "an", "the")
 
 _MINUS_APART = re.compile(r"^\s*−\s+(?=\d)")
+# x-3, 3 - x and x-y subtract; 1e-3 is a number, B-12, 3-D and e-mail are names, and 3-4 is a range or a score.
+_VARIABLE = r"[a-z](?![^\W\d_])"
+_SUBTRACTION = re.compile(
+    rf"((?<![^\W\d_])(?!(?<=\d)e)[a-z])\s?[-−–]\s?(?=\d|{_VARIABLE})|(\d)\s?[-−–]\s?(?={_VARIABLE})"
+)
+_SUBTRACTED = r"\1\2∸"
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴-⁹⁺⁻]+")
 _VULGAR_FRACTION = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])")
 _DEGREE = re.compile(r"[˚º](?=\s?[CF]\b)")
@@ -100,7 +106,7 @@ def tokens(atoms: Sequence[Atom]) -> list[str]:
 
 def _unified(text: str) -> str:
     """One spelling of each character: case, width, digits of all scripts, dashes, fractions, markup."""
-    text = _LATEX.sub("", _BULLET.sub("", _MINUS_APART.sub("-", text)))
+    text = _LATEX.sub("", _BULLET.sub("", _SUBTRACTION.sub(_SUBTRACTED, _MINUS_APART.sub("-", text))))
     text = _SUPERSCRIPT.sub(lambda match: "^" + unicodedata.normalize("NFKC", match[0]), text)
     text = _IGNORED.sub("", _DEGREE.sub("°", _VULGAR_FRACTION.sub(" ", text)))
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_SPELLINGS)
