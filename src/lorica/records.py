@@ -7,7 +7,7 @@ Every record carries its row's `id`; order never carries meaning. All records ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -66,7 +66,8 @@ class RowShape(msgspec.Struct, frozen=True):
     `row-1`, `row-2`, ... `build(values, id, line)` raises `ValueError` with a message for a value it cannot use;
     the reader adds file, line and row id. `aliases`: name -> other names that files use for it, the likeliest first.
     `of_table`, where the reading of a row depends on the whole table, takes a function that starts a pass over the
-    values of all rows and returns the `build` for that table.
+    values of all rows and returns the `build` for that table. `of_columns`, where the names themselves vary from table
+    to table, makes the shape for the names of one, or None.
     """
 
     name: str
@@ -76,6 +77,8 @@ class RowShape(msgspec.Struct, frozen=True):
     build: Build
     aliases: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     of_table: Callable[[Callable[[], Iterator[Mapping[str, Any]]]], Build] | None = None
+
+    of_columns: Callable[[Sequence[str]], RowShape | None] | None = None
 
     def spelt(self, name: str) -> tuple[str, ...]:
         """The columns that are read as `name`, its own first."""

@@ -78,7 +78,7 @@ SAME: dict[str, dict[str, Any]] = {
             {"role": "user", "content": "Norway?", "tool_calls": None, "images": []},
             {"role": "assistant", "content": "Oslo", "weight": 1, "tool_calls": []},
         ],
-        "tools": None,
+        "tools": "[]",
     },
     "prompt and completion": {"prompt": "Norway?", "completion": " Oslo"},
     "prompt and response": {"prompt": "Norway?", "response": "Oslo"},

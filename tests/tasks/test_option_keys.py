@@ -55,6 +55,9 @@ def answered(row: Row, best: int) -> str | None:
 
 KEYED: dict[str, tuple[object, object, tuple[str, str]]] = {
     "letters in another order": ({"B": "red", "C": "seven", "A": "Tuesday"}, "B", ("B", "red")),
+    "letters in brackets": ({"(B)": "red", "(A)": "Tuesday"}, "B", ("(B)", "red")),
+    "letters with a mark": ({"A.": "red", "B.": "Tuesday"}, "b)", ("B.", "Tuesday")),
+    "numbers with a mark": ({"1.": "red", "2.": "Tuesday"}, 2, ("2.", "Tuesday")),
     "numbers": ({"1": "green", "2": "seven", "3": "Monday"}, "2", ("2", "seven")),
     "a number": ({"1": "green", "2": "seven", "3": "Monday"}, 3, ("3", "Monday")),
     "a number with a point": ({"1": "green", "2": "seven"}, 1.0, ("1", "green")),
@@ -94,6 +97,7 @@ def test_the_keys_of_the_file_name_its_options_and_come_back(name: str) -> None:
     [
         ({"B": "red", "C": "seven", "A": "Tuesday"}, "A. Tuesday\nB. red\nC. seven"),
         ({"a": "red", "b": "seven", "d": "Monday"}, "A. red\nB. seven\nD. Monday"),
+        ({"(B)": "red", "(A)": "seven"}, "A. seven\nB. red"),
         ({"1": "red", "2": "seven"}, "A. red\nB. seven"),
         ({"i": "red", "ii": "seven"}, "A. red\nB. seven"),
         (["red", "seven"], "A. red\nB. seven"),
@@ -278,12 +282,24 @@ def test_equal_options_are_told() -> None:
         ("option1 option2 option3", 2, "option2"),
         ("option_1 option_2", "option_2", "option_2"),
         ("choice0 choice1", "choice1", "choice1"),
+        ("option0 option1 option2", "option1", "option1"),
+        ("sol1 sol2", "sol2", "sol2"),
+        ("Option A|Option B|Option C", "B", "B"),
+        ("OPTION_A OPTION_B", "B", "B"),
+        ("Choice 1|Choice 2|Choice 3", "nitrogen", "Choice 2"),
+        ("A B D", "B", "B"),
         ("ending0 ending1 ending2 ending3", "nitrogen", "ending1"),
     ],
 )
 @pytest.mark.parametrize("question", ["question", "prompt"])
 def test_options_in_columns(columns: str, answer: object, name: str, question: str) -> None:
-    gases = dict(zip(columns.split(), ("oxygen", "nitrogen", "helium", "neon", "argon"), strict=False))
+    gases = dict(
+        zip(
+            columns.split("|" if "|" in columns else None),
+            ("oxygen", "nitrogen", "helium", "neon", "argon"),
+            strict=False,
+        )
+    )
     (row, last) = rows_of(
         {"id": "7", question: "Which gas?", **gases, "answer": answer},
         {"id": "8", question: "Which gas?", **gases, "answer": len(gases)},
@@ -312,6 +328,45 @@ def test_columns_counted_from_0_and_labels_of_0_and_1() -> None:
         *({"question": "Why?", "choice1": "rain", "choice2": "sun", "answer": label} for label in (1, 0))
     )
     assert (right(first), right(second)) == (("choice2", "sun"), ("choice1", "rain"))
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        ({"1": "x", "2": "y", "answer": 1}, ("1", "x")),
+        ({"0": "x", "1": "y", "answer": 1}, ("1", "y")),
+        ({"B": "x", "A": "y", "answer": "B"}, ("B", "x")),
+        ({"B": "x", "A": "y", "a": "other", "answer": "A"}, ("A", "y")),
+    ],
+)
+def test_columns_that_are_keys(record: Record, name: tuple[str, str]) -> None:
+    assert right(rows_of({"question": "?", **record})[0]) == name
+
+
+def test_all_columns_of_a_kind_are_options_and_later_records_may_have_more() -> None:
+    first, second = rows_of(
+        {"question": "?", "option_a": "x", "option_b": "y", "answer": "a"},
+        {"question": "?", "option_a": "x", "option_b": "y", "option_c": "z", "answer": "c"},
+    )
+    assert (texts(first), right(second)) == (("x", "y"), ("c", "z"))
+    with pytest.raises(DataError, match="a question and a column for each option table: lacks 'A'"):
+        rows_of({"question": "?", "b": "x", "c": "y", "answer": "b"})
+
+
+def test_a_question_that_holds_its_choices() -> None:
+    question = {"stem": "Which?", "choices": [{"text": "ice", "label": "A"}, {"text": "steam", "label": "B"}]}
+    (row,) = rows_of({"id": "x", "question": question, "answerKey": "B"})
+    assert (row.id, right(row)) == ("x", ("B", "steam"))
+    with pytest.raises(DataError, match=r"the question has no options\n  -> add a column 'options'"):
+        rows_of({"question": "Which?", "answerKey": "B"})
+
+
+def test_countries_follow_their_options() -> None:
+    record = {"MCQID": "1", "prompt": "Which?", "choices": {"B": "red", "A": "blue"}, "answer_idx": "B"}
+    for countries in ({"A": "Spain", "B": "Peru"}, ["Peru", "Spain"]):
+        (row,) = rows_of({**record, "choice_countries": countries})
+        assert isinstance(row.case, McqCase)
+        assert (row.case.options, row.case.option_countries) == (("blue", "red"), ("Spain", "Peru"))
 
 
 @pytest.mark.parametrize("answer", ["answer", "answerKey", "answer_idx", "correct_answer"])

@@ -72,7 +72,8 @@ def choose_layout(
     columns = {name: _mapped(path, line, names, name, column) for name, column in columns.items()}
     explicit = {*columns, *constants}
     lacks: dict[str, list[str]] = {}
-    for shape in shapes:
+    for general in shapes:
+        shape = _with_names(general, names)
         available = {
             n: columns.get(n) or column_of(shape, n, names)
             for n in (*shape.required, *shape.optional)
@@ -258,8 +259,14 @@ def _refuse_narrower(
         )
 
 
+def _with_names(shape: RowShape, names: Collection[str]) -> RowShape:
+    """The shape with the names that this table has for it, where they vary."""
+    return (shape.of_columns(list(names)) if shape.of_columns is not None else None) or shape
+
+
 def likeness(shape: RowShape, names: Collection[str]) -> int:
     """How many of these columns the shape reads, those that it requires twice; 0 where it lacks one of them."""
+    shape = _with_names(shape, names)
     if _lacking(shape, names):
         return 0
     return 2 * len(shape.required) + sum(column_of(shape, name, names) in names for name in shape.optional)

@@ -27,6 +27,7 @@ _OWN = ("id", "subject", "group")
 # Columns beside a chat that change what it means: Lorica asks without them.
 _REFUSED = ("tools", "functions", "images", "videos", "audios", "documents", "chosen", "rejected", "label", "weight")
 _OPTIONS = ("options", "choices", "A", "B")
+_EMPTY_TEXTS = ("", "[]", "{}", "null", "None")
 _SEVERAL = "the chat has several turns of the assistant; the last one is its answer, and the loss is on that alone"
 
 Gold = Callable[[str], tuple[Any, tuple[str, ...]]]
@@ -184,6 +185,6 @@ def _content(value: object, name: str) -> str:
 
 def _is_harmless(name: str, value: object) -> bool:
     """Whether it means the same as if it were not there."""
-    return (
-        is_missing(value) or (name == "weight" and value == 1) or (isinstance(value, (str, list, dict)) and not value)
-    )
+    if isinstance(value, str):
+        return value.strip() in _EMPTY_TEXTS
+    return is_missing(value) or value == [] or value == {} or (name == "weight" and value == 1)

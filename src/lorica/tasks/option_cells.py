@@ -11,7 +11,7 @@ import msgspec
 from lorica.errors import CellError
 from lorica.tasks.base import is_missing, text_value
 from lorica.tasks.literals import literal_cell
-from lorica.tasks.options import LETTERS, Numbering
+from lorica.tasks.options import LETTERS, Numbering, key_letter
 
 _KEY_NAMES, _TEXT_NAMES = ("label", "labels", "key", "letter"), ("text", "texts", "value", "content")
 _NUMBER_LABEL = re.compile(r"\s*(?:\(([0-9]{1,2})\)|([0-9]{1,2})(?:[):：、．]|\.(?![0-9])))\s*")
@@ -68,8 +68,8 @@ def option_set(keys: Sequence[object], texts: Sequence[object], name: str) -> Op
     labels, options = _without_letters(options, ordered=bool(own))
     own = own or labels
     order = list(range(len(options)))
-    if own and all(len(key) == 1 and key.upper() in LETTERS for key in own):
-        order.sort(key=lambda index: own[index].upper())
+    if own and all(map(key_letter, own)):
+        order.sort(key=lambda index: key_letter(own[index]))
     options = [options[index] for index in order]
     own = [own[index] for index in order] if own else []
     if not all(options):

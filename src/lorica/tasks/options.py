@@ -45,8 +45,14 @@ def option_names(keys: Sequence[str], count: int) -> tuple[str, ...]:
 
 def shown_letters(keys: Sequence[str], count: int) -> tuple[str, ...]:
     """The letters that a prompt shows: the file's own keys in capitals where they are letters, or A, B, C."""
-    own = tuple(key.upper() for key in keys if len(key) == 1 and key.upper() in LETTERS)
+    own = tuple(filter(None, map(key_letter, keys)))
     return own if len(set(own)) == count else tuple(LETTERS[:count])
+
+
+def key_letter(key: str) -> str:
+    """The capital letter that a key is, in whatever marks ("a", "(A)", "A."); "" for another key."""
+    letter = key.strip(_AROUND_A_NAME).upper()
+    return letter if len(letter) == 1 and letter in LETTERS else ""
 
 
 def read_option(
@@ -124,7 +130,8 @@ def _readings(value: object, options: Sequence[str], keys: Sequence[str], counte
     if not text:
         return None
     bare = _folded(text).strip(_AROUND_A_NAME)
-    if own := (_alike(text, keys) or (_alike(bare, keys) if bare else set())):
+    bare_keys = [_folded(key).strip(_AROUND_A_NAME) or key for key in keys]
+    if own := (_alike(text, keys) or (_alike(bare, bare_keys) if bare else set())):
         return {"key": own}
     texts = _alike(text, options)
     if isinstance(value, bool):
