@@ -100,20 +100,20 @@ def evaluate(
     judged = _join(task, rows, answers, gold_file, answer_file)
     used = [find_metric(name, normalisation) for name in task.metric_names]
     main = used[0]
-    groups = [one.row.group or one.row.subject for one in judged]
+    groups = [item.row.group or item.row.subject for item in judged]
     return Evaluation(
         n=len(judged),
         metrics={metric.name: _estimate(metric, judged, seed) for metric in used},
         groups=_by_group(main, judged, groups, seed) if any(groups) else {},
-        unscored=sum(one.answer.score is None for one in judged) if main.takes == "score" else 0,
-        stages=dict(Counter(one.answer.stage for one in judged)),
-        flags=dict(Counter(flag for one in judged for flag in one.answer.flags)),
-        no_answer=tuple(one.row.id for one in judged if one.value is None and not one.problem),
-        unreadable={one.row.id: one.problem for one in judged if one.problem},
-        contradictory=tuple(one.row.id for one in judged if one.contradictory),
+        unscored=sum(item.answer.score is None for item in judged) if main.takes == "score" else 0,
+        stages=dict(Counter(item.answer.stage for item in judged)),
+        flags=dict(Counter(flag for item in judged for flag in item.answer.flags)),
+        no_answer=tuple(item.row.id for item in judged if item.value is None and not item.problem),
+        unreadable={item.row.id: item.problem for item in judged if item.problem},
+        contradictory=tuple(item.row.id for item in judged if item.contradictory),
         normalisations={metric.name: metric.normalisation for metric in used if metric.normalisation},
         by={column: _grouping(used, judged, values, seed) for column, values in by.items()},
-        choice_mass=mass_health([one.answer.choice_mass for one in judged]),
+        choice_mass=mass_health([item.answer.choice_mass for item in judged]),
     )
 
 
@@ -185,22 +185,23 @@ def _estimate(metric: Metric, judged: Sequence[_Judged], seed: int, *, within: b
 
 
 def _by_group(metric: Metric, judged: Sequence[_Judged], groups: Sequence[str], seed: int) -> dict[str, Estimate]:
-    names = {one.row.id: name for one, name in zip(judged, groups, strict=True)}
+    names = {item.row.id: name for item, name in zip(judged, groups, strict=True)}
     gold, predicted, scored = _columns(metric, judged)
     return by_group(metric, gold, predicted, [names[row.id] for row in scored], seed=seed)
 
 
 def _grouping(used: Sequence[Metric], judged: Sequence[_Judged], values: Mapping[str, str], seed: int) -> Grouping:
     members: dict[str, list[_Judged]] = {}
-    for one in judged:
-        members.setdefault(values[one.row.id], []).append(one)
+    for item in judged:
+        members.setdefault(values[item.row.id], []).append(item)
     groups = {
         name: {metric.name: _estimate(metric, members[name], seed, within=True) for metric in used}
         for name in sorted(members)
     }
     means = {}
     for metric in used:
-        defined = [found[metric.name].value for found in groups.values() if not math.isnan(found[metric.name].value)]
+        values_of = [estimates[metric.name].value for estimates in groups.values()]
+        defined = [value for value in values_of if not math.isnan(value)]
         means[metric.name] = sum(defined) / len(defined) if defined else math.nan
     return Grouping(groups, {name: len(members[name]) for name in groups}, means)
 
@@ -208,9 +209,9 @@ def _grouping(used: Sequence[Metric], judged: Sequence[_Judged], values: Mapping
 def _columns(metric: Metric, judged: Sequence[_Judged]) -> tuple[Column, Column, list[Row]]:
     """gold [n] and prediction [n] as the metric takes them, and the n rows they are of."""
     if metric.takes == "score":
-        judged = [one for one in judged if one.answer.score is not None]
-    predicted = [one.answer.score if metric.takes == "score" else one.value for one in judged]
-    return [one.row.gold for one in judged], predicted, [one.row for one in judged]
+        judged = [item for item in judged if item.answer.score is not None]
+    predicted = [item.answer.score if metric.takes == "score" else item.value for item in judged]
+    return [item.row.gold for item in judged], predicted, [item.row for item in judged]
 
 
 def _clusters(rows: Sequence[Row]) -> list[str] | None:

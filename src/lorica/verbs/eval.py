@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
     for bad in log.skipped:  # their answers are judged by nothing
         answers.pop(bad.id or "", None)
     _refuse_strangers(answers, rows, given.answers, given.gold)
-    found = evaluate(
+    evaluation = evaluate(
         task,
         rows,
         answers,
@@ -52,15 +52,15 @@ def run(arguments: Sequence[str]) -> int:
     health = _health(task, rows, answers)
     reading = list_skipped(log, given.answers.with_name(given.answers.name + GOLD_SUFFIX))
     emit(
-        evaluation_dict(found) | {"health": None if health is None else health_dict(health), "reading": reading},
+        evaluation_dict(evaluation) | {"health": None if health is None else health_dict(health), "reading": reading},
         as_json=given.json,
-        text=evaluation_text(found, health),
+        text=evaluation_text(evaluation, health),
     )
     return 0
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    asked = parser(
+    options = parser(
         "eval",
         "Compare answers with gold: every metric with its 95% bootstrap interval and n, per group, with the counts of\n"
         "truncated, invalid and fall-back rows, of rows without an answer and of answers that cannot be read, and the\n"
@@ -70,24 +70,25 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
         "  lorica eval answers.csv gold.csv task=saq --by country,subject --normalisation squad",
         overrides=False,
     )
-    asked.add_argument(
+    options.add_argument(
         "answers",
         type=as_path,
         nargs="?",
         help="what `lorica infer` wrote, or any table with the rows' ids and `answer`",
     )
-    asked.add_argument("gold", type=as_path, nargs="?", help="the rows with their gold answers")
-    asked.add_argument("overrides", nargs="*", metavar="key=value", help="task=... and column mappings")
-    asked.add_argument(
+    options.add_argument("gold", type=as_path, nargs="?", help="the rows with their gold answers")
+    options.add_argument("overrides", nargs="*", metavar="key=value", help="task=... and column mappings")
+    options.add_argument(
         "--by", metavar="COLUMN,...", action="append", default=[], help="columns of the gold file to group by, as well"
     )
-    asked.add_argument(
+    options.add_argument(
         "--normalisation",
         choices=tuple(NORMALISATIONS),
         default=LORICA.name,
-        help="; ".join(f"{each.name}: {each.about}" for each in NORMALISATIONS.values()) + " (%(default)s)",
+        help="; ".join(f"{normalisation.name}: {normalisation.about}" for normalisation in NORMALISATIONS.values())
+        + " (%(default)s)",
     )
-    given = asked.parse_args(list(arguments))
+    given = options.parse_args(list(arguments))
     if given.gold is None or "=" in given.gold.name:
         raise UsageError("lorica eval needs two files", fix="lorica eval ANSWERS GOLD task=...")
     for override in given.overrides:
@@ -105,8 +106,8 @@ def _need_gold(row: Row) -> None:
 
 
 def _refuse_strangers(answers: dict[str, Answer], rows: Sequence[Row], path: Path, gold: Path) -> None:
-    known = {row.id for row in rows}
-    strangers = [row_id for row_id in answers if row_id not in known]
+    row_ids = {row.id for row in rows}
+    strangers = [row_id for row_id in answers if row_id not in row_ids]
     if strangers:
         raise DataError(
             f"{len(strangers)} of {len(answers)} answers belong to no row of {gold}",

@@ -16,18 +16,20 @@ from lorica.reports.table import plain_table
 
 # Rows without an answer, and unreadable answers, that the text names.
 _NAMED = 5
+# Notes and names of groups are read to their ends.
+_WIDEST = 200
 
 
-def evaluation_dict(found: Evaluation) -> dict[str, Any]:
+def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
     """The evaluation as plain values; what is undefined is null."""
 
     def estimates(of: dict[str, Estimate]) -> dict[str, Any]:
-        return {name: estimate_dict(one) | _compared(found, name) for name, one in of.items()}
+        return {name: estimate_dict(estimate) | _compared(evaluation, name) for name, estimate in of.items()}
 
     return {
-        "n": found.n,
-        "metrics": estimates(found.metrics),
-        "groups": {name: estimate_dict(one) for name, one in found.groups.items()},
+        "n": evaluation.n,
+        "metrics": estimates(evaluation.metrics),
+        "groups": {name: estimate_dict(estimate) for name, estimate in evaluation.groups.items()},
         "by": {
             column: {
                 "groups": {
@@ -36,29 +38,29 @@ def evaluation_dict(found: Evaluation) -> dict[str, Any]:
                 },
                 "mean_over_groups": {name: _number(mean) for name, mean in grouping.means.items()},
             }
-            for column, grouping in found.by.items()
+            for column, grouping in evaluation.by.items()
         },
-        "no_answer": {"count": len(found.no_answer), "ids": list(found.no_answer)},
+        "no_answer": {"count": len(evaluation.no_answer), "ids": list(evaluation.no_answer)},
         "unreadable": {
-            "count": len(found.unreadable),
-            "rows": [{"id": row_id, "problem": problem} for row_id, problem in found.unreadable.items()],
+            "count": len(evaluation.unreadable),
+            "rows": [{"id": row_id, "problem": problem} for row_id, problem in evaluation.unreadable.items()],
         },
-        "contradictory": {"count": len(found.contradictory), "ids": list(found.contradictory)},
-        "unscored": found.unscored,
-        "stages": found.stages,
-        "flags": found.flags,
-        "choice_mass": msgspec.to_builtins(found.choice_mass),
+        "contradictory": {"count": len(evaluation.contradictory), "ids": list(evaluation.contradictory)},
+        "unscored": evaluation.unscored,
+        "stages": evaluation.stages,
+        "flags": evaluation.flags,
+        "choice_mass": msgspec.to_builtins(evaluation.choice_mass),
     }
 
 
-def estimate_dict(one: Estimate) -> dict[str, Any]:
+def estimate_dict(estimate: Estimate) -> dict[str, Any]:
     """An estimate as plain values; NaN becomes None."""
     return {
-        "value": _number(one.value),
-        "low": _number(one.low),
-        "high": _number(one.high),
-        "n": one.n,
-        "note": one.note,
+        "value": _number(estimate.value),
+        "low": _number(estimate.low),
+        "high": _number(estimate.high),
+        "n": estimate.n,
+        "note": estimate.note,
     }
 
 
@@ -68,37 +70,40 @@ def health_dict(health: ScoreHealth) -> dict[str, Any]:
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in plain.items()}
 
 
-def metric_title(found: Evaluation, name: str) -> str:
+def metric_title(evaluation: Evaluation, name: str) -> str:
     """A metric's name, with what its texts were compared under."""
-    return f"{name} ({found.normalisations[name]})" if name in found.normalisations else name
+    return f"{name} ({evaluation.normalisations[name]})" if name in evaluation.normalisations else name
 
 
-def evaluation_text(found: Evaluation, health: ScoreHealth | None) -> str:
+def evaluation_text(evaluation: Evaluation, health: ScoreHealth | None) -> str:
     """Tables and sentences for a terminal."""
-    parts = [_table("metric", {metric_title(found, name): one for name, one in found.metrics.items()})]
-    parts += [_grouping_table(found, column, grouping) for column, grouping in found.by.items()]
-    if found.groups and not found.by:
-        parts.append(_table(f"group ({metric_title(found, next(iter(found.metrics)))})", found.groups))
-    counts = {name or "(no stage)": count for name, count in {**found.stages, **found.flags}.items()}
+    parts = [
+        _table("metric", {metric_title(evaluation, name): estimate for name, estimate in evaluation.metrics.items()})
+    ]
+    parts += [_grouping_table(evaluation, column, grouping) for column, grouping in evaluation.by.items()]
+    if evaluation.groups and not evaluation.by:
+        parts.append(_table(f"group ({metric_title(evaluation, next(iter(evaluation.metrics)))})", evaluation.groups))
+    counts = {name or "(no stage)": count for name, count in {**evaluation.stages, **evaluation.flags}.items()}
     parts.append("rows: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
-    if found.no_answer:
-        parts.append(f"no answer: {_some(found, found.no_answer)}, which count as wrong")
-    if found.unreadable:
-        shown = [f"  {row_id!r}: {why}" for row_id, why in list(found.unreadable.items())[:_NAMED]]
-        head = f"cannot be read as an answer: {len(found.unreadable)} of {found.n} rows, which count as wrong, such as"
-        parts.append("\n".join([head, *shown]))
-    if found.contradictory:
+    if evaluation.no_answer:
+        parts.append(f"no answer: {_some(evaluation, evaluation.no_answer)}, which count as wrong")
+    if evaluation.unreadable:
+        shown = [f"  {row_id!r}: {why}" for row_id, why in list(evaluation.unreadable.items())[:_NAMED]]
+        count = f"{len(evaluation.unreadable)} of {evaluation.n} rows"
+        parts.append("\n".join([f"cannot be read as an answer: {count}, which count as wrong, such as", *shown]))
+    if evaluation.contradictory:
+        named = _some(evaluation, evaluation.contradictory)
+        parts.append(f"the answer contradicts the score: {named}; the score (from 0.5 on) counts")
+    if evaluation.unscored:
         parts.append(
-            f"the answer contradicts the score: {_some(found, found.contradictory)}; the score (from 0.5 on) counts"
+            f"{evaluation.unscored} of {evaluation.n} rows have no score and are left out of metrics on scores"
         )
-    if found.unscored:
-        parts.append(f"{found.unscored} of {found.n} rows have no score and are left out of metrics on scores")
     if health is not None:
         parts.append(
             f"scores: {health.unique} distinct, mean {health.mean:.3f}, std {health.std:.3f}, "
             f"{health.minimum:.3f} to {health.maximum:.3f}"
         )
-    mass = found.choice_mass
+    mass = evaluation.choice_mass
     if mass is not None:
         parts.append(f"choice mass: {mass}")
     reasons = health.reasons if health is not None else {"low_mass": mass.problem} if mass is not None else {}
@@ -108,34 +113,36 @@ def evaluation_text(found: Evaluation, health: ScoreHealth | None) -> str:
 
 def _table(heading: str, estimates: dict[str, Estimate]) -> str:
     rows = [
-        (name, f"{one.value:.4f}", f"{one.low:.4f} to {one.high:.4f}", str(one.n), one.note)
-        for name, one in estimates.items()
+        (name, f"{estimate.value:.4f}", f"{estimate.low:.4f} to {estimate.high:.4f}", str(estimate.n), estimate.note)
+        for name, estimate in estimates.items()
     ]
-    return plain_table(Table((heading, "value", "95% interval", "n", "note"), tuple(rows)))
+    return plain_table(Table((heading, "value", "95% interval", "n", "note"), tuple(rows)), max_cell=_WIDEST)
 
 
-def _grouping_table(found: Evaluation, column: str, grouping: Grouping) -> str:
+def _grouping_table(evaluation: Evaluation, column: str, grouping: Grouping) -> str:
     rows = [
-        (name, str(grouping.rows[name]), *(_cell(one) for one in estimates.values()))
+        (name, str(grouping.rows[name]), *(_cell(estimate) for estimate in estimates.values()))
         for name, estimates in grouping.groups.items()
     ]
     means = ("undefined" if math.isnan(mean) else f"{mean:.4f}" for mean in grouping.means.values())
-    rows.append((f"mean of {len(grouping.groups)} groups", str(found.n), *means))
-    titles = (metric_title(found, name) for name in found.metrics)
-    return plain_table(Table((column, "rows", *titles), tuple(rows)))
+    rows.append((f"mean of {len(grouping.groups)} groups", str(evaluation.n), *means))
+    titles = (metric_title(evaluation, name) for name in evaluation.metrics)
+    return plain_table(Table((column, "rows", *titles), tuple(rows)), max_cell=_WIDEST)
 
 
-def _cell(one: Estimate) -> str:
-    return "undefined" if math.isnan(one.value) else f"{one.value:.4f} [{one.low:.4f}, {one.high:.4f}]"
+def _cell(estimate: Estimate) -> str:
+    return (
+        "undefined" if math.isnan(estimate.value) else f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
+    )
 
 
-def _some(found: Evaluation, ids: Sequence[str]) -> str:
+def _some(evaluation: Evaluation, ids: Sequence[str]) -> str:
     named = ", ".join(map(repr, ids[:_NAMED])) + (", ..." if len(ids) > _NAMED else "")
-    return f"{len(ids)} of {found.n} rows ({named})"
+    return f"{len(ids)} of {evaluation.n} rows ({named})"
 
 
-def _compared(found: Evaluation, name: str) -> dict[str, str]:
-    return {"normalisation": found.normalisations[name]} if name in found.normalisations else {}
+def _compared(evaluation: Evaluation, name: str) -> dict[str, str]:
+    return {"normalisation": evaluation.normalisations[name]} if name in evaluation.normalisations else {}
 
 
 def _number(value: float) -> float | None:
