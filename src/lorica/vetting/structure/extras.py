@@ -57,14 +57,12 @@ def _kept_modules(config: AdapterConfig, layout: Layout) -> list[Finding]:
     lost = [name for name in asked if f"{name}\n" not in ends]
     if not lost:
         return _kept_by_ending(asked, ends, stored)
-    named = [name for name in lost if name in (config.modules_to_save or ())]
     if any(name not in lost for name in config.task_heads):
-        named = lost = [name for name in lost if name not in config.task_heads]
-    if not lost:
-        return []  # a classifier with its head
-    if not named:
+        lost = [name for name in lost if name not in config.task_heads]  # a base has one of them
+    elif not set(lost) & set(config.modules_to_save or ()):
         return _without_head(config, lost, layout)
-    lost = named
+    if not lost:
+        return []
     inside = [path for path, names in layout.saved.items() if _in_memory(names)]
     seen = f"no tensors for {listed(lost)} of modules_to_save ({listed(asked)})"
     if inside:
