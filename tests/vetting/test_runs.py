@@ -185,3 +185,21 @@ def test_what_was_changed_within_a_run_stays_a_warning(tmp_path: Path) -> None:
     save(tmp_path / "other" / "final", healthy())
     found = look(tmp_path / "other")
     assert all("L252" in codes for codes in alike(found).values())
+
+
+def test_one_step_copied_as_another_is_warned_of(tmp_path: Path) -> None:
+    for step, k in ((100, 0), (200, 1)):
+        save(tmp_path / "run" / f"checkpoint-{step}", grown(2)[k], step)
+    shutil.copytree(tmp_path / "run" / "checkpoint-100", tmp_path / "run" / "checkpoint-300")
+    found = alike(look(tmp_path / "run"))
+    assert found["checkpoint-300"] == ["L250"]
+    assert found["checkpoint-200"] == []
+
+
+def test_the_best_checkpoint_published_at_the_end_is_no_copy(tmp_path: Path) -> None:
+    """Trainers load the best checkpoint at the end and save it: its weights are of an earlier step than its record."""
+    save(tmp_path / "run" / "checkpoint-100", grown(2)[0], 100)
+    save(tmp_path / "run" / "checkpoint-200", grown(2)[1], 200)
+    save(tmp_path / "run", grown(2)[0], 200)
+    run = tmp_path / "run"
+    assert set(map(str, alike(look(run, run / "checkpoint-100", run / "checkpoint-200")).values())) == {"[]"}

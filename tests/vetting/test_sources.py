@@ -249,6 +249,13 @@ def test_a_parent_with_a_config_whose_weights_lie_below(
     assert names(tmp_path) == ["made", "run/checkpoint-10", "run/checkpoint-20"]
 
 
+def test_a_parent_with_a_config_two_levels_above_the_weights(tmp_path: Path) -> None:
+    make_adapter(tmp_path / "run" / "final" / "adapter")
+    shutil.copy(tmp_path / "run" / "final" / "adapter" / CONFIG, tmp_path / "run" / CONFIG)
+    assert names(tmp_path / "run") == ["final/adapter"]
+    assert names(tmp_path) == ["run/final/adapter"]
+
+
 def test_a_config_without_weights_anywhere_stays_one_adapter(tmp_path: Path) -> None:
     shutil.copy(make_adapter(tmp_path / "made") / CONFIG, tmp_path / CONFIG)
     shutil.rmtree(tmp_path / "made")

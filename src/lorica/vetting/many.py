@@ -12,7 +12,7 @@ from lorica.vetting.files.sources import Source
 from lorica.vetting.files.unpack import opened
 from lorica.vetting.numbers.duplicates import check_duplicates
 from lorica.vetting.numbers.originals import clear_originals, standing
-from lorica.vetting.numbers.runs import Member, check_runs, find_runs
+from lorica.vetting.numbers.runs import Member, check_runs
 
 OnDone = Callable[[int], None]
 
@@ -67,10 +67,9 @@ def _compare(found: list[Examination]) -> list[Examination]:
     if len(entries) < 2:
         return found
     members = [_member(each) for each in numbered]
-    runs = find_runs(members)
     known = {each.source.name: standing(each.specimen, each.findings) for each in found if each.specimen is not None}
-    alike = clear_originals(check_duplicates(entries, runs), known)
-    sequences = check_runs(members, [each.source.name for each in numbered], runs)
+    alike = clear_originals(check_duplicates(entries, members), known)
+    sequences = check_runs(members, [each.source.name for each in numbered])
     return [each.add((*alike.get(each.source.name, ()), *sequences.get(each.source.name, ()))) for each in found]
 
 

@@ -22,9 +22,10 @@ from lorica.adapters.specimen import Specimen
 from lorica.formats import Content, recognise
 from lorica.vetting.files.configs import examine_config
 from lorica.vetting.files.documents import read_documents, run_record
+from lorica.vetting.files.listing import OF_TRAINING
 from lorica.vetting.files.pickles import PickleScan, scan_pickle
 from lorica.vetting.files.place import Place, open_place
-from lorica.vetting.files.sources import OF_TRAINING, Source
+from lorica.vetting.files.sources import Source
 from lorica.vetting.files.tools import as_of_tool, is_file_of, tool_of
 from lorica.vetting.files.unpack import opened
 from lorica.vetting.findings import Finding, finding

@@ -10,30 +10,36 @@ import difflib
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from lorica.adapters.config import CONFIG_NAME
-from lorica.adapters.methods import method_of_files
 from lorica.adapters.registry import BEST, CHECKPOINTS, training_owner
 from lorica.adapters.specimen import Kind
 from lorica.errors import AdapterError
 from lorica.vetting.files.archives import is_archive, peek
+from lorica.vetting.files.listing import (
+    CHECKPOINT,
+    WEIGHT_SUFFIXES,
+    checkpoint_like,
+    checkpoints_in,
+    entries_of,
+    holds_adapter,
+    inner_folders,
+    is_adapter,
+    is_base,
+    is_folder,
+    is_hollow,
+    leads_back,
+)
 from lorica.vetting.findings import Finding
 
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".ckpt", ".gguf", ".npz")
-# What trainers leave beside an adapter; never its weights.
-OF_TRAINING = re.compile(r"(?:training_args|optimizer|scheduler|scaler|rng_state.*|.*_states)\.(?:bin|pt|pth|pkl)")
 # A folder of adapters is searched so many levels below the one that was named, and a run's checkpoints below that; in
 # all so many folders are listed, whatever links lead round in circles.
 _LEVELS, _MORE_FOR_RUNS = 3, 2
 MAX_FOLDERS = 100_000
-_CHECKPOINT = re.compile(r"(?:checkpoint|step|best|epoch|global_step)[-_]?\d+|best|last|final")
-_BASE_WEIGHTS = re.compile(
-    r"(?:model|pytorch_model|consolidated|tf_model|flax_model)\b.*\.(?:safetensors|bin|pth|h5|msgpack)"
-)
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,44 +146,26 @@ def _one(place: Path, name: str, search: _Search, given: Path | None = None) -> 
     """The adapter, or the cache entry's adapters, that this folder is; [] where it is only a place of others."""
     if place.name.startswith("models--") and (place / "snapshots").is_dir():
         return _cached(place, search)
-    entries = _entries(place)
+    entries = entries_of(place)
     # Of a training that goes on, checkpoints come and go: it is one adapter that is not there yet.
-    if (_is_adapter(entries) and not _is_hollow(place, entries)) or training_owner(place):
+    if (is_adapter(entries) and not is_hollow(place, entries)) or training_owner(place):
         return [_adapter(place, name, given or place, search)]
-    folders = {entry.name for entry in entries if _is_folder(entry)}
-    if BEST in folders and _is_adapter(_entries(place / BEST)):
+    folders = {entry.name for entry in entries if is_folder(entry)}
+    if BEST in folders and is_adapter(entries_of(place / BEST)):
         others = (each for each in folders if not checkpoint_like(each))
-        if not any(_holds_adapter(place / each) for each in others):
+        if not any(holds_adapter(place / each) for each in others):
             best = _adapter(place / BEST, name, (given or place) / BEST, search)
-            checkpoints = tuple(each for each in _checkpoints(place) if each != BEST)
+            checkpoints = tuple(each for each in checkpoints_in(place) if each != BEST)
             search.passed += [place / each for each in checkpoints]
             return [msgspec.structs.replace(best, checkpoints=checkpoints, run=place)]
     return []
 
 
-def _is_hollow(place: Path, entries: Sequence[os.DirEntry[str]]) -> bool:
-    """Whether a folder has an adapter's config and no weights, and folders in it have some: a run that published
-    nothing but its config, or a card for several adapters."""
-    return not _has_weights(entries) and any(_holds_adapter(place / name, whole=True) for name in _inner(place))
-
-
-def _has_weights(entries: Iterable[os.DirEntry[str]]) -> bool:
-    names = (entry.name.lower() for entry in entries if not _is_folder(entry))
-    return any(name.endswith(WEIGHT_SUFFIXES) and not OF_TRAINING.fullmatch(name) for name in names)
-
-
-def _inner(place: Path) -> list[str]:
-    """The folders within an adapter's that may be adapters themselves, checkpoints first."""
-    checkpoints = _checkpoints(place)
-    others = (entry.name for entry in _entries(place) if _is_folder(entry) and not entry.name.startswith("."))
-    return [*checkpoints, *(name for name in others if name not in checkpoints and name != CHECKPOINTS)]
-
-
 def _adapter(place: Path, name: str, given: Path, search: _Search) -> Source:
     cache = _cache_entry(place)
     run = _run_of(place)
-    inner = (place / each for each in _inner(place))
-    search.passed += [each for each in inner if search.may_list(each) and _holds_adapter(each)]
+    inner = (place / each for each in inner_folders(place))
+    search.passed += [each for each in inner if search.may_list(each) and holds_adapter(each)]
     return Source(
         name=name,
         given=given,
@@ -185,7 +173,7 @@ def _adapter(place: Path, name: str, given: Path, search: _Search) -> Source:
         place=place,
         limit=cache,
         run=run,
-        checkpoints=_checkpoints(place),
+        checkpoints=checkpoints_in(place),
     )
 
 
@@ -194,14 +182,14 @@ def _many(place: Path, prefix: str, level: int, search: _Search) -> list[Source]
     found: list[Source] = []
     if not search.may_list(place):
         return found
-    entries = _entries(place)
-    if _is_base(entries):
+    entries = entries_of(place)
+    if is_base(entries):
         return found
     for entry in entries:
         path, name = place / entry.name, f"{prefix}{entry.name}"
-        if entry.name.startswith(".") or (entry.is_symlink() and _leads_back(path)):
+        if entry.name.startswith(".") or (entry.is_symlink() and leads_back(path)):
             continue
-        if not _is_folder(entry):
+        if not is_folder(entry):
             if entry.name.lower().endswith(".safetensors"):
                 found.append(Source(name=name, given=path, kind="file", place=path))
             elif is_archive(path) and (not path.name.lower().endswith(".zip") or peek(path)):
@@ -221,18 +209,18 @@ def _below(place: Path, name: str, level: int, search: _Search) -> list[Source]:
         return []
     if found := _one(place, name, search):
         return found
-    entries = _entries(place)
-    of_run = place.name == CHECKPOINTS or _is_adapter(entries)
+    entries = entries_of(place)
+    of_run = place.name == CHECKPOINTS or is_adapter(entries)
     if level < _LEVELS + (_MORE_FOR_RUNS if of_run else 0):
         return _many(place, f"{name}/", level, search)
-    if not _is_base(entries) and any(_is_folder(entry) and not entry.name.startswith(".") for entry in entries):
+    if not is_base(entries) and any(is_folder(entry) and not entry.name.startswith(".") for entry in entries):
         search.passed.append(place)
     return []
 
 
 def _cached(place: Path, search: _Search) -> list[Source]:
     """The adapters of a Hugging Face cache entry: of its main revision, else of the newest snapshot."""
-    snapshots = {entry.name: entry.stat().st_mtime for entry in _entries(place / "snapshots") if _is_folder(entry)}
+    snapshots = {entry.name: entry.stat().st_mtime for entry in entries_of(place / "snapshots") if is_folder(entry)}
     name = "/".join(place.name.split("--")[1:])
     if not snapshots:
         raise AdapterError(f"{place}: the cache entry holds no snapshot", fix=f"download {name} again")
@@ -242,7 +230,7 @@ def _cached(place: Path, search: _Search) -> list[Source]:
         revision = main.read_text("utf-8", "replace").strip()
         chosen = revision if revision in snapshots else chosen
     snapshot = place / "snapshots" / chosen
-    if _is_adapter(_entries(snapshot)):
+    if is_adapter(entries_of(snapshot)):
         return [_adapter(snapshot, name, place, search)]
     found = _many(snapshot, f"{name}/", 0, search)
     if not found:
@@ -250,48 +238,11 @@ def _cached(place: Path, search: _Search) -> list[Source]:
     return found
 
 
-def _is_adapter(entries: Iterable[os.DirEntry[str]]) -> bool:
-    names = [entry.name.lower() for entry in entries]
-    if any(name == CONFIG_NAME or name.startswith(("adapter_model.", "adapter_model-")) for name in names):
-        return True
-    if method_of_files(names) is not None and not _is_base(entries):
-        return True  # another tool's, which examining it says
-    loose = [name for name in names if name.endswith(".safetensors")]
-    return len(loose) == 1 and not _is_base(entries)
-
-
-def _is_base(entries: Iterable[os.DirEntry[str]]) -> bool:
-    names = [entry.name.lower() for entry in entries]
-    return "config.json" in names and any(_BASE_WEIGHTS.fullmatch(name) for name in names)
-
-
-def _holds_adapter(folder: Path, *, whole: bool = False) -> bool:
-    """Whether a folder looks like an adapter's. whole: with weights, not a config alone."""
-    try:
-        entries = _entries(folder)
-    except OSError:
-        return False
-    return _is_adapter(entries) and (not whole or _has_weights(entries))
-
-
-def _checkpoints(place: Path) -> tuple[str, ...]:
-    """Checkpoints in a run's folder, as paths below it."""
-    found = []
-    for entry in _entries(place):
-        if not _is_folder(entry):
-            continue
-        if _CHECKPOINT.fullmatch(entry.name):
-            found.append(entry.name)
-        elif entry.name == CHECKPOINTS:
-            found += [f"{CHECKPOINTS}/{each.name}" for each in _entries(place / CHECKPOINTS) if _is_folder(each)]
-    return tuple(found)
-
-
 def _run_of(place: Path) -> Path | None:
     whole = place.absolute()
     if whole.parent.name == CHECKPOINTS:
         return place.parent.parent if len(place.parts) > 2 else whole.parent.parent
-    return whole.parent if _CHECKPOINT.fullmatch(whole.name) else None
+    return whole.parent if CHECKPOINT.fullmatch(whole.name) else None
 
 
 def _cache_entry(place: Path) -> Path | None:
@@ -300,29 +251,6 @@ def _cache_entry(place: Path) -> Path | None:
         if parts[number] == "snapshots" and parts[number - 1].startswith("models--"):
             return Path(*parts[:number])
     return None
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as listing:
-        return sorted(listing, key=lambda entry: entry.name)
-
-
-def checkpoint_like(name: str) -> bool:
-    """Whether a folder of this name within an adapter's is a checkpoint, or holds checkpoints."""
-    return name == CHECKPOINTS or _CHECKPOINT.fullmatch(name) is not None
-
-
-def _leads_back(link: Path) -> bool:
-    """Whether a link leads to a folder that it lies in."""
-    target = os.path.realpath(link)
-    return os.path.commonpath([target, os.path.realpath(link.parent)]) == target
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link in a circle
-        return False
 
 
 def _folder_name(place: Path) -> str:
@@ -356,7 +284,7 @@ def _numbered(source: Source, number: int) -> str:
 def _missing(given: Path) -> AdapterError:
     parent = given.parent
     try:
-        beside = [entry.name for entry in _entries(parent)]
+        beside = [entry.name for entry in entries_of(parent)]
     except OSError:
         beside = []
     near = difflib.get_close_matches(given.name, beside, n=1, cutoff=0.6)
@@ -373,10 +301,10 @@ def _hub_cache() -> Path:
 
 
 def _nothing_in(place: Path, passed: Sequence[Path]) -> AdapterError:
-    entries = _entries(place)
+    entries = entries_of(place)
     if not entries:
         return AdapterError(f"{place}: is empty", fix="name an adapter's folder")
-    if _is_base(entries):
+    if is_base(entries):
         return AdapterError(
             f"{place}: is a base model, not an adapter", fix=f"name an adapter, and this with --base {place}"
         )

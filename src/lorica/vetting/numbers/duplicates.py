@@ -20,7 +20,7 @@ from lorica.errors import AdapterError
 from lorica.reports.names import short_names
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.check import Numbers
-from lorica.vetting.numbers.runs import Member, find_runs
+from lorica.vetting.numbers.runs import Member, find_runs, named_steps
 from lorica.vetting.numbers.sketch import SIZE
 from lorica.vetting.numbers.spectra import scalings
 from lorica.vetting.wording import shown
@@ -46,22 +46,29 @@ _FOLD = re.compile(r"(?i)(?:^|[^a-z])(?:fold|cv)[-_ ]?(\d{1,3})(?:$|[^0-9])")
 
 class _Known(msgspec.Struct, frozen=True):
     """What is known of all entries together, in their order. runs: equal numbers for adapters of one training run.
-    labels: names as findings show them, all of them different."""
+    steps: as their paths give them. labels: names as findings show them, all of them different."""
 
     runs: Sequence[int]
+    steps: Sequence[int | None]
     labels: Sequence[str]
 
+    def may_equal(self, i: int, j: int) -> bool:
+        """Whether two adapters are of one run and not of two steps of it, so that to be equal is no news."""
+        return self.runs[i] == self.runs[j] and (
+            None in (self.steps[i], self.steps[j]) or self.steps[i] == self.steps[j]
+        )
 
-def check_duplicates(entries: Sequence[Entry], runs: Sequence[int] | None = None) -> dict[str, list[Finding]]:
+
+def check_duplicates(entries: Sequence[Entry], members: Sequence[Member] | None = None) -> dict[str, list[Finding]]:
     """Findings by the specimen's name; a name that nothing was found for is left out.
 
-    runs: equal numbers for adapters of one training run, see `runs.find_runs`; by default as their paths say.
+    members: what tells the training run of each entry, by default their paths alone.
     """
     found: dict[str, list[Finding]] = {}
-    runs = find_runs([Member(specimen.given) for specimen, _ in entries]) if runs is None else runs
+    members = [Member(specimen.given) for specimen, _ in entries] if members is None else members
     names = [shown(specimen.name, 1000) for specimen, _ in entries]
     labels = short_names(names, _NAME)
-    known = _Known(runs, [labels[name] for name in names])
+    known = _Known(find_runs(members), named_steps(members), [labels[name] for name in names])
     same = _copies(entries, known, found)
     leaders = _near(entries, known, same, found)
     _origins(entries, known, [leaders.get(i, i) for i in same], found)
@@ -158,7 +165,7 @@ def _say_copies(entries: Sequence[Entry], known: _Known, i: int, others: list[in
         say(_rescaled(entries, changed, f"the tensors of {_names(known, changed)}, {how}", ratio, 1.0))
     equal = [j for j in others if j not in changed]
     if equal:
-        own_run = all(known.runs[j] == known.runs[i] for j in equal)
+        own_run = all(known.may_equal(i, j) for j in equal)
         say(
             finding(
                 "L250",

@@ -85,6 +85,11 @@ def find_runs(members: Sequence[Member]) -> list[int]:
     return [_root(run, i) for i in range(len(members))]
 
 
+def named_steps(members: Sequence[Member]) -> list[int | None]:
+    """The step that each member's own path gives it."""
+    return [_spot(each.given).step for each in members]
+
+
 def _agree(members: Sequence[Member], whole: Sequence[int], group: Sequence[int]) -> bool:
     """Whether the logs say the same as far as both go."""
     logs = [members[i].logged for i in (*whole, *group) if members[i].logged]
@@ -145,11 +150,11 @@ def _spot(given: Path) -> _Spot:
     return _Spot(run, own=run == whole, step=step)
 
 
-def check_runs(members: Sequence[Member], names: Sequence[str], runs: Sequence[int]) -> dict[str, list[Finding]]:
+def check_runs(members: Sequence[Member], names: Sequence[str]) -> dict[str, list[Finding]]:
     """A note for each adapter that has others of its run beside it, with the run's order. names: of the members."""
     found: dict[str, list[Finding]] = {}
     groups: dict[tuple[int, str], list[int]] = {}
-    for i, run in enumerate(runs):
+    for i, run in enumerate(find_runs(members)):
         groups.setdefault((run, members[i].signature), []).append(i)
     for group in groups.values():
         if len(group) < 2:

@@ -1,0 +1,116 @@
+"""What the listing of a folder says: an adapter's, a base model's, a run's with its checkpoints. No file is opened."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.methods import method_of_files
+from lorica.adapters.registry import CHECKPOINTS
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".ckpt", ".gguf", ".npz")
+# What trainers leave beside an adapter; never its weights.
+OF_TRAINING = re.compile(r"(?:training_args|optimizer|scheduler|scaler|rng_state.*|.*_states)\.(?:bin|pt|pth|pkl)")
+CHECKPOINT = re.compile(r"(?:checkpoint|step|best|epoch|global_step)[-_]?\d+|best|last|final")
+_BASE_WEIGHTS = re.compile(
+    r"(?:model|pytorch_model|consolidated|tf_model|flax_model)\b.*\.(?:safetensors|bin|pth|h5|msgpack)"
+)
+
+# How deep, and in how many folders each, the weights are looked for that a folder lacks.
+_DEEP, _MOST_INNER = 2, 100
+
+
+def entries_of(folder: Path) -> list[os.DirEntry[str]]:
+    """The entries of a folder, sorted by name. Raises OSError."""
+    with os.scandir(folder) as listing:
+        return sorted(listing, key=lambda entry: entry.name)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
+def leads_back(link: Path) -> bool:
+    """Whether a link leads to a folder that it lies in."""
+    target = os.path.realpath(link)
+    return os.path.commonpath([target, os.path.realpath(link.parent)]) == target
+
+
+def checkpoint_like(name: str) -> bool:
+    """Whether a folder of this name within an adapter's is a checkpoint, or holds checkpoints."""
+    return name == CHECKPOINTS or CHECKPOINT.fullmatch(name) is not None
+
+
+def checkpoints_in(place: Path) -> tuple[str, ...]:
+    """Checkpoints in a run's folder, as paths below it."""
+    found = []
+    for entry in entries_of(place):
+        if not is_folder(entry):
+            continue
+        if CHECKPOINT.fullmatch(entry.name):
+            found.append(entry.name)
+        elif entry.name == CHECKPOINTS:
+            found += [f"{CHECKPOINTS}/{each.name}" for each in entries_of(place / CHECKPOINTS) if is_folder(each)]
+    return tuple(found)
+
+
+def inner_folders(place: Path) -> list[str]:
+    """The folders within an adapter's that may be adapters themselves, checkpoints first."""
+    try:
+        checkpoints, entries = checkpoints_in(place), entries_of(place)
+    except OSError:
+        return []
+    others = (entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
+    return [*checkpoints, *(name for name in others if name not in checkpoints and name != CHECKPOINTS)]
+
+
+def is_adapter(entries: Iterable[os.DirEntry[str]]) -> bool:
+    """Whether a folder of these entries is an adapter's: of PEFT, of another tool, or of one loose file of weights."""
+    names = [entry.name.lower() for entry in entries]
+    if any(name == CONFIG_NAME or name.startswith(("adapter_model.", "adapter_model-")) for name in names):
+        return True
+    if method_of_files(names) is not None and not is_base(entries):
+        return True  # another tool's, which examining it says
+    loose = [name for name in names if name.endswith(".safetensors")]
+    return len(loose) == 1 and not is_base(entries)
+
+
+def is_base(entries: Iterable[os.DirEntry[str]]) -> bool:
+    """Whether a folder of these entries is a base model's."""
+    names = [entry.name.lower() for entry in entries]
+    return "config.json" in names and any(_BASE_WEIGHTS.fullmatch(name) for name in names)
+
+
+def _has_weights(entries: Iterable[os.DirEntry[str]]) -> bool:
+    names = (entry.name.lower() for entry in entries if not is_folder(entry))
+    return any(name.endswith(WEIGHT_SUFFIXES) and not OF_TRAINING.fullmatch(name) for name in names)
+
+
+def holds_adapter(folder: Path, *, whole: bool = False) -> bool:
+    """Whether a folder looks like an adapter's. whole: with weights, not a config alone."""
+    try:
+        entries = entries_of(folder)
+    except OSError:
+        return False
+    return is_adapter(entries) and (not whole or _has_weights(entries))
+
+
+def is_hollow(place: Path, entries: Sequence[os.DirEntry[str]]) -> bool:
+    """Whether a folder has an adapter's config and no weights, and folders in it have some: a run that published
+    nothing but its config, or a card for several adapters."""
+    return not _has_weights(entries) and _weights_below(place, _DEEP)
+
+
+def _weights_below(place: Path, levels: int) -> bool:
+    """Whether there is an adapter with weights so many levels below a folder, as far as few listings show."""
+    inner = [place / name for name in inner_folders(place)[:_MOST_INNER]]
+    if any(holds_adapter(each, whole=True) for each in inner):
+        return True
+    return levels > 1 and any(_weights_below(each, levels - 1) for each in inner)
