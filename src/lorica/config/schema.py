@@ -29,6 +29,8 @@ EngineName = Literal["native", "transformers", "fake"]
 Fallback = Literal["general", "base", "error"]
 Gate = Literal["auto", "require", "off"]
 Merge = Literal["auto", "never", "always"]
+Quoting = Literal["auto", "standard", "none", "backslash", "spaced"]
+Delimiter = Literal["auto", "comma", "tab", "semicolon", "pipe"]
 BadRows = Literal["error", "skip"]
 
 
@@ -353,6 +355,15 @@ class ReadingConfig:
     label, too many cells): `error` stops at the first; `skip` leaves such rows out, counts them, and lists them with
     line, id and reason in `OUTPUT.skipped.jsonl` (training: `RUN_DIR/skipped.jsonl`; eval:
     `ANSWERS.gold-skipped.jsonl`)."""
+
+    quoting: Quoting = "auto"
+    """How CSV and TSV files are quoted. `standard`: a `"` at the beginning of a cell opens a text that may hold
+    delimiters, line breaks and doubled quotes; `none`: every `"` is text, as in many TSV files; `backslash`: a quote
+    inside a quoted text is written `\\"`; `spaced`: spaces before an opening quote do not count. `auto`: the standard,
+    or for tabs none where only that makes a table; a file that can be read in two ways is refused."""
+
+    delimiter: Delimiter = "auto"
+    """What separates the cells of CSV and TSV files; `auto`: commas in `.csv`, tabs in `.tsv`."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""CSV and TSV, read strictly: every row as wide as the header, every quote closed, no guessing of
-dialects."""
+"""CSV and TSV, read strictly: every row as wide as the header, every quote closed, and never one of two readings."""
 
 from __future__ import annotations
 
@@ -7,51 +6,146 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lorica.data.files import MAX_TEXT, FileFormat, text_lines
-from lorica.data.table import Record, Table
+import msgspec
+
+from lorica.data.files import MAX_TEXT, FileFormat, open_checked, text_lines
+from lorica.data.quoting import READINGS, WORDS, Doubt, Watch, alternatives, choose
+from lorica.data.table import Record, Table, TableOptions
 from lorica.errors import DataError, RowError
 
-_Rows = Iterator[tuple[int, list[str]]]
+_Rows = Iterator[tuple[int, list[str] | RowError]]
+DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
+_NAMES = {mark: name for name, mark in DELIMITERS.items()}
+_CHUNK = 1 << 20
+_MARK = "\ufeff"  # a byte order mark
 
 
-def read_csv(path: Path, fmt: FileFormat) -> Table:
+class Dialect(msgspec.Struct, frozen=True):
+    """How one file is read. watched: records that may be meant otherwise are refused. note: what to tell of it."""
+
+    delimiter: str
+    reading: str
+    watched: bool
+    named: bool = False  # the delimiter was set, not taken from the file's name
+    note: str = ""
+
+
+def find_dialect(path: Path, fmt: FileFormat, options: TableOptions) -> Dialect:
+    """The settings, or what speaks for itself. Raises DataError where a file of tabs can be read in two ways."""
+    named = options.delimiter != "auto"
+    delimiter = DELIMITERS[options.delimiter] if named else "\t" if fmt.kind == "tsv" else ","
+    if options.quoting != "auto":
+        return Dialect(delimiter, options.quoting, False, named)
+    if delimiter != "\t" or not _opens_quotes(path, fmt):
+        return Dialect(delimiter, "standard", True, named)
+    previous = csv.field_size_limit(MAX_TEXT)
+    try:
+        choice = choose(text_lines(path, fmt), delimiter)
+    finally:
+        csv.field_size_limit(previous)
+    if choice.doubt is not None:
+        raise _doubtful(path, choice.doubt)
+    return Dialect(delimiter, choice.reading, choice.reading == "standard", named, choice.note)
+
+
+def _opens_quotes(path: Path, fmt: FileFormat) -> bool:
+    """Whether a cell of a file of tabs begins with a quote; without one, quotes are text in every reading."""
+    last = b"\n"
+    with open_checked(path, fmt) as file:
+        while chunk := file.read(_CHUNK):
+            text = last + chunk
+            if b'\t"' in text or b'\n"' in text:
+                return True
+            last = chunk[-1:]
+    return False
+
+
+def read_csv(path: Path, fmt: FileFormat, options: TableOptions | None = None) -> Table:
     """The `Table` of a CSV (or, by `fmt`, TSV) file. Raises DataError with file and line."""
-    rows = raw_rows(path, fmt)
+    dialect = find_dialect(path, fmt, options or TableOptions())
+    rows = raw_rows(path, fmt, dialect)
     line, header = next(rows, (1, None))
     if header is None:
         raise DataError("the file is empty", path=path, line=1, fix="check how it was made")
-    _check_header(path, line, header, fmt)
+    assert not isinstance(header, RowError)  # the header is what other rows are held to
+    _check_header(path, line, header, dialect)
+    names = set(header)
 
     def records(columns: Sequence[str]) -> Iterator[Record]:
         places = [(name, header.index(name)) for name in columns]
         for number, cells in rows:
-            if len(cells) == len(header):
-                yield number, {name: cells[place] for name, place in places}
+            if isinstance(cells, RowError):
+                yield number, cells
+            elif cells[0] in names or cells[0][:1] == _MARK:
+                yield number, _joined(path, number, cells, header) or {name: cells[place] for name, place in places}
             else:
-                yield number, _ragged(path, number, cells, len(header))
+                yield number, {name: cells[place] for name, place in places}
 
-    return Table(tuple(header), line, False, records)
+    return Table(tuple(header), line, False, records, (f"{path}: {dialect.note}",) if dialect.note else ())
 
 
-def raw_rows(path: Path, fmt: FileFormat) -> _Rows:
+def raw_rows(path: Path, fmt: FileFormat, dialect: Dialect | None = None) -> _Rows:
     """(physical line where the record starts, cells) of each record; blank lines between records are passed
-    over."""
-    reader = csv.reader(text_lines(path, fmt), delimiter="\t" if fmt.kind == "tsv" else ",", strict=True)
+    over. A record that is not as wide as the first one is an error in the place of its cells."""
+    dialect = dialect or find_dialect(path, fmt, TableOptions())
+    lines: list[str] = []
+    reader = csv.reader(_kept(text_lines(path, fmt), lines), delimiter=dialect.delimiter, **READINGS[dialect.reading])
+    watch: Watch | None = None
     width = 0
     while True:
         start = reader.line_num + 1
+        lines.clear()
         try:
             cells = _next_record(reader)
         except csv.Error as error:
-            raise _unparsable(path, start, str(error)) from error
+            raise _unparsable(path, start, str(error), dialect, lines, width) from error
         if cells is None:
-            return
-        if cells:
-            width = width or len(cells)
-            yield start, cells
-        elif width == 1:
-            # In a table of one column a blank line may be an empty value: nobody can tell.
-            raise DataError("a blank line in a table of one column", path=path, line=start, fix="remove the line")
+            break
+        if not cells:
+            if width == 1:
+                # In a table of one column a blank line may be an empty value: nobody can tell.
+                raise DataError("a blank line in a table of one column", path=path, line=start, fix="remove the line")
+            continue
+        if not width:
+            width = len(cells)
+            watch = Watch(dialect.delimiter, lines[0], width) if dialect.watched else None
+        elif watch is not None and (watch.learns or len(lines) > 1 or '"' in lines[0]):
+            _refuse(path, watch.check(start, lines, cells))
+        yield start, cells if len(cells) == width else _ragged(path, start, cells, width, dialect, lines)
+    _refuse(path, watch.finish() if watch else None)
+
+
+def _kept(texts: Iterator[str], lines: list[str]) -> Iterator[str]:
+    for text in texts:
+        lines.append(text)
+        yield text
+
+
+def _refuse(path: Path, doubt: Doubt | None) -> None:
+    if doubt is not None:
+        raise _doubtful(path, doubt)
+
+
+def _doubtful(path: Path, doubt: Doubt) -> DataError:
+    return DataError(doubt.message, path=path, line=doubt.line, fix=doubt.fix)
+
+
+def _joined(path: Path, line: int, cells: list[str], header: list[str]) -> RowError | None:
+    """Where another file begins inside this one. Raises DataError where its columns are others."""
+    bare = [cells[0].removeprefix(_MARK), *cells[1:]]
+    fix = "the file seems to be joined of several: remove the line"
+    if bare == header:
+        return RowError("the header stands here once more", path=path, line=line, fix=fix)
+    if len(header) > 1 and sum(cell in header for cell in bare) >= max(2, len(header) / 2):
+        raise DataError(
+            f"another header stands here: {', '.join(map(repr, bare))}",
+            path=path,
+            line=line,
+            fix="the file seems to be joined of several with other columns: read them one by one",
+        )
+    if cells[0].startswith(_MARK):
+        return RowError("the row begins with a byte order mark", path=path, line=line, fix="remove the mark")
+    return None
 
 
 def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
@@ -63,7 +157,7 @@ def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
         csv.field_size_limit(previous)
 
 
-def _check_header(path: Path, line: int, header: list[str], fmt: FileFormat) -> None:
+def _check_header(path: Path, line: int, header: list[str], dialect: Dialect) -> None:
     blank = [i for i, name in enumerate(header, 1) if not name.strip()]
     if blank:
         raise DataError(
@@ -81,28 +175,45 @@ def _check_header(path: Path, line: int, header: list[str], fmt: FileFormat) -> 
                 line=line,
                 fix="rename or remove all but one",
             )
-    other = "," if fmt.kind == "tsv" else next((c for c in "\t;|" if c in header[0]), "")
-    if len(header) == 1 and other and other in header[0]:
-        fix = "name it .tsv" if other == "\t" else "name it .csv" if other == "," else "save it separated by commas"
+    others = [mark for mark in DELIMITERS.values() if mark != dialect.delimiter]
+    other = max(others, key=lambda mark: sum(name.count(mark) for name in header))
+    if not dialect.named and sum(name.count(other) for name in header) >= len(header):
+        rename = {"\t": "name it .tsv, or say so: ", ",": "name it .csv, or say so: "}.get(other, "say so: ")
+        columns = "one column" if len(header) == 1 else f"{len(header)} columns"
         raise DataError(
-            f"the header is one column, {header[0]!r}: the file seems to be separated by {other!r}",
+            f"the header is {columns}, {', '.join(map(repr, header))}: the file seems to be separated by {other!r}",
             path=path,
             line=line,
-            fix=fix,
+            fix=f"{rename}data.delimiter={_NAMES[other]}",
         )
 
 
-def _ragged(path: Path, line: int, cells: list[str], width: int) -> RowError:
-    return RowError(
-        f"{len(cells)} cells where the header has {width}; the row begins with {cells[0][:40]!r}",
-        path=path,
-        line=line,
-        fix="put a text that holds commas or line breaks in double quotes, and double the quotes inside it",
-    )
+def _ragged(path: Path, line: int, cells: list[str], width: int, dialect: Dialect, lines: list[str]) -> RowError:
+    message = f"{len(cells)} cells where the header has {width}; the row begins with {cells[0][:40]!r}"
+    swallowed = sum(text.count(dialect.delimiter) == width - 1 for text in lines[1:])
+    if swallowed and dialect.reading != "none":
+        raise DataError(
+            f"{message}, and holds {len(lines)} lines of which {swallowed} are as wide as the header",
+            path=path,
+            line=line,
+            fix=_quoting_fix(dialect, lines, width),
+        )
+    return RowError(message, path=path, line=line, fix=_quoting_fix(dialect, lines, width))
 
 
-def _unparsable(path: Path, line: int, reason: str) -> DataError:
-    fix = "quotes inside a quoted text must be doubled"
+def _quoting_fix(dialect: Dialect, lines: list[str], width: int) -> str:
+    """What makes a table of a row that is none, in the words of its format."""
+    marks = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "pipes"}[dialect.delimiter]
+    if dialect.reading == "none":
+        return f"a text without quotes holds no {marks} and no line breaks; or: {WORDS['standard']}"
+    quoting = f"put a text that holds {marks} or line breaks in double quotes, and double the quotes inside it"
+    others = alternatives(lines, dialect.delimiter, width) if dialect.reading == "standard" else []
+    return "; or: ".join([quoting, *(WORDS[name] for name in others)])
+
+
+def _unparsable(path: Path, line: int, reason: str, dialect: Dialect, lines: list[str], width: int) -> DataError:
+    others = [WORDS[name] for name in alternatives(lines, dialect.delimiter, width)]
+    fix = "; or: ".join(["quotes inside a quoted text must be doubled", *others])
     if "unexpected end of data" in reason:
         message = "a quote opened in this row is never closed"
     elif "field larger than" in reason:

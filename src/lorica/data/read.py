@@ -18,7 +18,7 @@ from lorica.data.late_columns import LateColumns
 from lorica.data.plain import plain_records
 from lorica.data.read_log import ReadLog
 from lorica.data.shapes import Layout, build_row, check_mapping, choose_layout, for_table
-from lorica.data.table import Table
+from lorica.data.table import Table, TableOptions
 from lorica.errors import DataError, LoricaError, RowError
 from lorica.records import Row, RowShape
 
@@ -33,6 +33,7 @@ def read_rows(
     *,
     columns: Mapping[str, str] = _NONE,
     constants: Mapping[str, str] = _NONE,
+    options: TableOptions | None = None,
     log: ReadLog | None = None,
     check: Callable[[Row], object] | None = None,
 ) -> Iterator[Row]:
@@ -41,6 +42,7 @@ def read_rows(
 
     columns: name a shape expects -> name in the file. constants: name a shape expects -> one value for every
     row. The header (JSON: the first record) decides the shape: the first whose required names are all there.
+    options: how the file is laid out, where that is to be said.
     log: learns what is not read, and with `log.skip` takes the rows that cannot be used instead of an error.
     check: raises ValueError for a row that the caller cannot use.
     The file's head is read, and mistakes in it raised, by this call; the other rows are checked as they are
@@ -49,14 +51,15 @@ def read_rows(
     """
     file = Path(path)
     log = log or ReadLog()
-    table = open_table(file)
+    table = open_table(file, options)
     layout = choose_layout(file, table.line, table.names, shapes, columns, constants)
-    layout = for_table(layout, lambda: _records(file, layout))
+    layout = for_table(layout, lambda: _records(file, options, layout))
+    log.remarks += table.notes
     late = log.watch(file, layout, table.names)
     numbered = refuse_duplicates(
         _rows(file, table, layout, late, check, log.take),
         key=lambda item: (item[1].id, item[0]),
-        again=lambda: _rows(file, open_table(file), layout, late, check, _drop),
+        again=lambda: _rows(file, open_table(file, options), layout, late, check, _drop),
         path=file,
     )
     rows = _noted((row for _, row in numbered), file, log)
@@ -142,10 +145,10 @@ def _count_csv(path: Path, fmt: FileFormat) -> int:
     return sum(1 for _ in raw_rows(path, fmt)) - 1
 
 
-def _records(path: Path, layout: Layout) -> Iterator[Mapping[str, Any]]:
+def _records(path: Path, options: TableOptions | None, layout: Layout) -> Iterator[Mapping[str, Any]]:
     """The records that can be read, for a look at the whole table."""
     used = list(dict.fromkeys(layout.columns.values()))
-    return (record for _, record in open_table(path).records(used) if not isinstance(record, RowError))
+    return (record for _, record in open_table(path, options).records(used) if not isinstance(record, RowError))
 
 
 def _noted(rows: Iterator[Row], path: Path, log: ReadLog) -> Iterator[Row]:

@@ -27,6 +27,9 @@ class Layout(msgspec.Struct, frozen=True):
     constants: dict[str, str]
     numbered: bool  # the file has no id column: rows are row-1, row-2, ...
     spellings: dict[str, str]  # folded spelling of a column -> the shape's name that it looks meant to be
+    sources: tuple[
+        tuple[str, tuple[str, ...]], ...
+    ]  # name, id left out -> the columns it is read from, the first there
 
     def meant(self, column: str) -> str | None:
         """The shape's name that `column`, which is not read, looks meant to be."""
@@ -89,7 +92,8 @@ def choose_layout(
             ]
             continue
         numbered = shape.id_column not in present
-        layout = Layout(shape, present, dict(constants), numbered, _spellings(shape, shapes if numbered else ()))
+        spellings = _spellings(shape, shapes if numbered else ())
+        layout = Layout(shape, present, dict(constants), numbered, spellings, _sources(shape, present, constants))
         _refuse_lookalikes(path, line, names, layout)
         missed = [other for other in shapes if other.name in lacks and explicit <= {*other.required, *other.optional}]
         _refuse_narrower(path, line, names, layout, missed, columns.values())
@@ -133,13 +137,21 @@ def _built(layout: Layout, record: Mapping[str, Any], *, path: Path, line: int, 
 
 def row_values(layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
     """What a record has of the shape's names, the id left out; cells without a value are left out."""
-    shape = layout.shape
     values: dict[str, Any] = dict(layout.constants)
-    for name in (*shape.required, *shape.optional):
-        column = layout.columns.get(name) or column_of(shape, name, record)
-        if name not in layout.constants and name != shape.id_column and not is_missing(value := record.get(column)):
-            values[name] = value
+    for name, columns in layout.sources:
+        for column in columns:
+            if column in record:
+                if not is_missing(value := record[column]):
+                    values[name] = value
+                break
     return values
+
+
+def _sources(
+    shape: RowShape, columns: Mapping[str, str], constants: Mapping[str, str]
+) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    names = (name for name in (*shape.required, *shape.optional) if name != shape.id_column and name not in constants)
+    return tuple((name, (columns[name],) if name in columns else shape.spelt(name)) for name in names)
 
 
 def for_table(layout: Layout, again: Callable[[], Iterator[Mapping[str, Any]]]) -> Layout:

@@ -13,18 +13,32 @@ Record = tuple[int, Mapping[str, Any] | RowError]
 """(line, values by the file's own column names, or why this one record cannot be read)"""
 
 
+class TableOptions(msgspec.Struct, frozen=True):
+    """How a file of rows is laid out, where its name and content do not say.
+
+    quoting: of CSV and TSV: auto, standard, none, backslash or spaced. delimiter: of CSV and TSV: auto, comma, tab,
+    semicolon or pipe. sheet: of a workbook; empty for the only one that holds rows.
+    """
+
+    quoting: str = "auto"
+    delimiter: str = "auto"
+    sheet: str = ""
+
+
 class Table(msgspec.Struct, frozen=True):
     """An opened table.
 
     names: the header's columns; for JSON the keys of the first record. line: where the header (first record)
     is. open_names: records may hold other keys than `names` (JSON). records(columns): one pass over the rows;
-    formats with a header yield exactly `columns`, which must be in `names`. It can be called once.
+    formats with a header yield exactly `columns`, which must be in `names`. It can be called once. notes: what a
+    person should know about how it is read.
     """
 
     names: tuple[str, ...]
     line: int
     open_names: bool
     records: Callable[[Sequence[str]], Iterator[Record]]
+    notes: tuple[str, ...] = ()
 
     def whole_records(self, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """As `records`, for files in which no record may be left out. Raises DataError at the first that cannot be

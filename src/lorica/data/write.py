@@ -33,6 +33,7 @@ from lorica.data.ids import refuse_duplicates
 from lorica.data.names import fold
 from lorica.data.parquet_table import load_pyarrow
 from lorica.data.shapes import id_text
+from lorica.data.table import TableOptions
 from lorica.errors import DataError
 from lorica.records import Answer
 
@@ -45,6 +46,7 @@ _PREPARE: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "parquet": from_values,
 }
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_OWN = TableOptions(quoting="standard")  # what this module writes is quoted by the standard
 
 
 def append_synced(descriptor: int, data: bytes) -> None:
@@ -174,7 +176,7 @@ def read_answers(path: Path | str, *, id_names: Collection[str] = ()) -> Iterato
 
 def _read(path: Path, ids: Collection[str]) -> Iterator[tuple[int, Answer]]:
     fmt = file_format(path)
-    table = open_table(path)
+    table = open_table(path, _OWN if fmt.kind == "csv" else None)
     prepare = _PREPARE.get(fmt.kind, from_record)
     columns = _answer_columns(path, table.line, table.names, ids)
     for line, record in table.whole_records(table.names):

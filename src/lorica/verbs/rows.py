@@ -12,6 +12,7 @@ from lorica.config.schema import Config
 from lorica.data.read import read_rows
 from lorica.data.read_log import ReadLog, write_skipped
 from lorica.data.shapes import likeness
+from lorica.data.table import TableOptions
 from lorica.errors import NoTableError
 from lorica.records import Row, RowShape
 from lorica.tasks import TASKS, load_task
@@ -38,6 +39,7 @@ def open_rows(
             shapes or task.shapes,
             columns=config.task.columns,
             constants=config.task.constants,
+            options=TableOptions(quoting=config.reading.quoting, delimiter=config.reading.delimiter),
             log=log or reading_log(config),
             check=check,
         )

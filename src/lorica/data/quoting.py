@@ -1,0 +1,274 @@
+"""How a CSV or TSV file is quoted, by evidence: where two readings both make a table, none of them is chosen.
+
+Files separated by commas follow the standard's quotes unless something speaks against it. Files separated by tabs are
+as often written without any: there, a quote that opens a cell is text or a mark, and only the whole file tells which.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
+
+import msgspec
+
+Quoting = Literal["auto", "standard", "none", "backslash", "spaced"]
+
+READINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "standard": {"strict": True},
+        "none": {"strict": True, "quoting": csv.QUOTE_NONE},
+        "backslash": {"strict": True, "escapechar": "\\"},
+        "spaced": {"strict": True, "skipinitialspace": True},
+    }
+)
+WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "standard": 'data.quoting=standard (a " at the beginning of a cell opens a quoted text)',
+        "none": 'data.quoting=none (every " is text)',
+        "backslash": 'data.quoting=backslash (\\" is a quote inside a quoted text)',
+        "spaced": "data.quoting=spaced (spaces before an opening quote do not count)",
+    }
+)
+_TWO_WAYS = "the file can be read in two ways: "
+_MOST_LINES = 2000  # of one cell, by which is judged whether they are rows
+_CONTEXT = 30  # rows that others are compared with
+_ENOUGH = 5  # rows without which nothing is known about the columns
+_MOSTLY = 0.8
+_NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
+
+
+class Doubt(msgspec.Struct, frozen=True):
+    """Why a record may be read in two ways. line: where it starts. readings: the words of `READINGS` that decide."""
+
+    line: int
+    message: str
+    readings: tuple[str, ...]
+
+    @property
+    def fix(self) -> str:
+        """The settings that decide."""
+        return "say which one is meant: " + " or ".join(WORDS[name] for name in self.readings)
+
+
+def parse(lines: Sequence[str], reading: str, delimiter: str) -> list[list[str]] | None:
+    """The records of some lines that hold whole ones, in one reading; None where it cannot read them."""
+    try:
+        return list(csv.reader(lines, delimiter=delimiter, **READINGS[reading]))
+    except csv.Error:
+        return None
+
+
+def opens_quote(line: str, delimiter: str) -> bool:
+    """Whether a cell of the line begins with a quote."""
+    return line.startswith('"') or f'{delimiter}"' in line
+
+
+def alternatives(lines: Sequence[str], delimiter: str, width: int) -> list[str]:
+    """The readings other than the standard's that make whole rows of lines which the standard cannot read."""
+    lines = lines[:_MOST_LINES]
+    fits = []
+    for reading in ("none", "backslash", "spaced"):
+        rows = parse(lines, reading, delimiter)
+        if rows and all(len(row) == width for row in rows if row):
+            fits.append(reading)
+    # Where no quote is escaped or stands behind a space, these readings are the standard's.
+    return [r for r in fits if r == "none" or ('\\"' if r == "backslash" else f'{delimiter} "') in "".join(lines)]
+
+
+class Watch:
+    """Looks at the records of a file that is read by the standard, for those that could be meant otherwise.
+
+    header: the line of the header and its cells.
+    """
+
+    def __init__(self, delimiter: str, header: str, width: int) -> None:
+        self._delimiter = delimiter
+        self._width = width
+        # Whoever quotes a header quotes everything: there a raw quote is an error of its own.
+        self._all_quoted = header.startswith('"') and header.rstrip("\r\n").endswith('"')
+        self._context: list[list[str]] = []
+        self._waiting: list[tuple[int, list[str]]] = []
+
+    @property
+    def learns(self) -> bool:
+        """Whether records without quotes are needed, too: to know what the columns hold."""
+        return len(self._context) < _CONTEXT
+
+    def check(self, line: int, lines: Sequence[str], cells: list[str]) -> Doubt | None:
+        """What is doubtful about a record, the lines that hold it and its cells; or about one before it."""
+        if self._all_quoted or len(cells) != self._width:
+            return None
+        text = lines[0] if len(lines) == 1 else "".join(lines)
+        if '\\"' in text and opens_quote(lines[0], self._delimiter):
+            rows = parse(lines, "backslash", self._delimiter)
+            if rows and all(len(row) == self._width for row in rows) and rows != [cells]:
+                return Doubt(
+                    line, _TWO_WAYS + 'a \\" that may be an escaped quote or two characters', ("backslash", "standard")
+                )
+        if len(lines) > 1:
+            if self._width == 1 and self._delimiter != "\t":
+                return None  # without a second column nothing tells rows from lines of a text
+            if len(self._context) >= _ENOUGH:
+                return self._swallowed(line, lines)
+            self._waiting.append((line, list(lines[:_MOST_LINES])))
+            return None
+        if self.learns:
+            self._context.append(cells)
+            if len(self._context) == _ENOUGH and (doubt := self.finish()):
+                return doubt
+        if f'{self._delimiter} "' in text:
+            for cell in cells:
+                if cell.startswith(" ") and cell.strip(" ")[:1] == '"' == cell.strip(" ")[-1:]:
+                    message = f"{_TWO_WAYS}the cell {cell[:40]!r} begins with a space and a quote"
+                    return Doubt(line, message, ("spaced", "standard"))
+        return None
+
+    def finish(self) -> Doubt | None:
+        """The first doubt about records that were met before enough was known about the columns."""
+        waiting, self._waiting = self._waiting, []
+        return next(filter(None, (self._swallowed(line, lines) for line, lines in waiting)), None)
+
+    def _swallowed(self, line: int, lines: Sequence[str]) -> Doubt | None:
+        """A cell whose lines are themselves rows: a quote opened by chance, and closed by another one."""
+        rows = [text.rstrip("\r\n").split(self._delimiter) for text in lines[:_MOST_LINES] if text.strip()]
+        like = self._row_likeness(rows)
+        inside = like[1:-1]
+        many = sum(inside) >= _MOSTLY * len(inside)
+        if not (many and ((like[0] and like[-1]) or (len(inside) > 2 and len(self._context) >= _ENOUGH))):
+            return None
+        return _merged(line, len(lines))
+
+    def _row_likeness(self, rows: list[list[str]]) -> list[bool]:
+        """Whether each line is as wide as the header and, between commas, its cells are such as the columns hold."""
+        wide = [len(row) == self._width for row in rows]
+        if self._delimiter == "\t":  # texts hold no tabs
+            return wide
+        known = self._context or [row for row, fits in zip(rows, wide, strict=True) if fits]
+        columns = [[row[i] for row in known] for i in range(self._width)]
+        spaced = [sum(cell.startswith(" ") for cell in column) > len(column) / 2 for column in columns]
+        numbers = [_share(column) for column in columns]
+        if not self._context and any(1 - _MOSTLY < share < _MOSTLY for share in numbers):
+            return [False] * len(rows)
+        return [fits and self._alike(row, spaced, numbers) for row, fits in zip(rows, wide, strict=True)]
+
+    def _alike(self, row: list[str], spaced: list[bool], numbers: list[float]) -> bool:
+        for cell, space, share in zip(row, spaced, numbers, strict=True):
+            if cell.startswith(" ") and not space:
+                return False  # a comma of a sentence is followed by a space
+            if cell and share >= _MOSTLY and not _NUMBER.fullmatch(cell):
+                return False
+            if cell and share <= 1 - _MOSTLY and _NUMBER.fullmatch(cell):
+                return False
+        return True
+
+
+def _merged(line: int, count: int) -> Doubt:
+    last = line + count - 1
+    message = f"{_TWO_WAYS}a quote opened here holds {count} lines, to line {last}, that are rows by themselves"
+    return Doubt(line, message, ("none", "standard"))
+
+
+def _share(column: Sequence[str]) -> float:
+    filled = [cell for cell in column if cell]
+    return sum(bool(_NUMBER.fullmatch(cell)) for cell in filled) / len(filled) if filled else 0.5
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """How a whole file is quoted, or why that cannot be told. note: what a person should know of it."""
+
+    reading: str = "standard"
+    note: str = ""
+    doubt: Doubt | None = None
+
+
+class _Lines:
+    """Hands lines on to a reader, and counts those that are no whole rows without quotes."""
+
+    def __init__(self, lines: Iterator[str], delimiter: str) -> None:
+        self._lines = lines
+        self._delimiter = delimiter
+        self.number = 0
+        self.width = 0
+        self.ragged = 0
+        self.first_ragged = (0, 0)
+        self.first_quoted = 0
+        self.marked = False  # quoted texts hold what only a quoting writer writes
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        text = next(self._lines)
+        self.number += 1
+        if text.strip("\r\n"):
+            cells = text.count(self._delimiter) + 1
+            self.width = self.width or cells
+            if cells != self.width:
+                self.ragged += 1
+                self.first_ragged = self.first_ragged if self.ragged > 1 else (self.number, cells)
+            if '"' in text and opens_quote(text, self._delimiter):
+                self.first_quoted = self.first_quoted or self.number
+                self.marked = self.marked or self.number == 1 or _doubled(text, self._delimiter)
+        return text
+
+
+def _doubled(text: str, delimiter: str) -> bool:
+    """Whether a quoted cell of the line holds a doubled quote, and none that is not."""
+    cells = [cell for cell in text.rstrip("\r\n").split(delimiter) if cell[:1] == '"' == cell[-1:] and len(cell) > 2]
+    return any('""' in cell[1:-1] and '"' not in cell[1:-1].replace('""', "") for cell in cells)
+
+
+def choose(lines: Iterator[str], delimiter: str) -> Choice:
+    """Which of the standard's quotes and none makes a table of a whole file. Reads it once, in both ways."""
+    bare = _Lines(lines, delimiter)
+    quoted = _standard(bare, delimiter)
+    if quoted.broken or quoted.ragged > bare.ragged:
+        why = quoted.broken or quoted.first_ragged
+        if not bare.ragged:
+            return Choice("none", f'read without quoting (every " is text), since with quotes {why}')
+        number, cells = bare.first_ragged
+        message = f"with quotes {why}; without them line {number} has {cells} cells, the header {bare.width}"
+        return Choice(doubt=Doubt(quoted.line, message, ("none", "standard")))
+    if quoted.ragged < bare.ragged:
+        return Choice("standard")
+    if quoted.merged:
+        return Choice(doubt=_merged(*quoted.merged))
+    if bare.marked:
+        return Choice("standard")
+    message = f"{_TWO_WAYS}a cell stands in quotes that need not be there, and may be part of the text"
+    return Choice(doubt=Doubt(bare.first_quoted, message, ("none", "standard")))
+
+
+class _Standard(msgspec.Struct):
+    """A file read with quotes: how many rows are not as wide as the header, and what stands in the way."""
+
+    ragged: int = 0
+    first_ragged: str = ""
+    merged: tuple[int, int] | None = None  # the first row that is several lines: where it starts, and how many
+    broken: str = ""
+    line: int = 0  # of what stands in the way
+
+
+def _standard(source: _Lines, delimiter: str) -> _Standard:
+    result = _Standard()
+    reader = csv.reader(source, delimiter=delimiter, **READINGS["standard"])
+    width, start = 0, 1
+    try:
+        for row in reader:
+            width = width or len(row)
+            if row and len(row) != width:
+                result.ragged += 1
+                if result.ragged == 1:
+                    result.first_ragged = f"line {start} has {len(row)} cells, the header {width}"
+                    result.line = start
+            if source.number > start and result.merged is None:
+                result.merged = (start, source.number - start + 1)
+            start = source.number + 1
+    except csv.Error as error:
+        result.broken, result.line = f"line {start} cannot be read ({error})", start
+    deque(source, maxlen=0)  # what this reading did not come to
+    return result
