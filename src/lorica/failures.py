@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -19,6 +20,11 @@ _FIXES = {
     errno.EDQUOT: "free some of your quota",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f), or use another file system",
     errno.EROFS: "name a place that can be written",
+    errno.EACCES: "let this user read and write there, or name another place",
+    errno.EPERM: "let this user read and write there, or name another place",
+    errno.ENOTDIR: "name a folder where a file stands in the way",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.ELOOP: "mend the links, which lead in a circle",
     errno.EIO: "the disk or its connection fails: use another one",
     errno.EMFILE: "let a process open more files: ulimit -n 4096",
     errno.ENFILE: "this machine has too many open files: end other programs",
@@ -27,6 +33,7 @@ _FIXES = {
 _LESS_MEMORY = (
     "end other programs; or compute less at once: inference.batch_tokens, inference.window_rows, training.batch_size"
 )
+_QUOTED_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 _MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
@@ -34,7 +41,8 @@ def explain(error: BaseException) -> str:
     """The message for an exception that ends a command; notes (PEP 678) that it carries are its last lines."""
     text = _message(error)
     notes = [f"  -> {note}" for note in getattr(error, "__notes__", ())]
-    return "\n".join([text, *notes])
+    # Messages that quote a name have Python's own spelling of such bytes in it.
+    return _QUOTED_BYTE.sub(r"\\x\1", "\n".join([text, *notes]))
 
 
 def _message(error: BaseException) -> str:

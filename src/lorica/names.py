@@ -6,9 +6,10 @@ import os
 import re
 import shlex
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 # Python's spelling of the bytes of a file name that the locale's encoding cannot read (PEP 383).
@@ -65,6 +66,19 @@ def visible_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [visible_values(item) for item in value]
     return value
+
+
+@contextmanager
+def utf8_path(path: Path) -> Iterator[str]:
+    """Another path of the same file or folder, for libraries that take no name but UTF-8. Raises OSError."""
+    if visible(str(path)) == str(path):
+        yield str(path)
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def shell_word(text: str) -> str:

@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from lorica.adapters.document import read_capped, read_object
 from lorica.errors import AdapterError
+from lorica.names import visible_values
 
 PASSPORT_NAME = "lorica.json"
 FORMAT = 1
@@ -238,7 +239,7 @@ def to_passport(values: Any) -> Passport:
 
 def passport_bytes(passport: Passport) -> bytes:
     """The file's bytes: keys sorted, two spaces, lists of numbers on one line. Equal passports give equal bytes."""
-    plain = msgspec.to_builtins(passport)
+    plain = visible_values(msgspec.to_builtins(passport))
     text = json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     # A list of numbers may stand across lines only outside of texts, whose line ends are escaped.
     lines = re.sub(r"\[\n[\s\d.,eE+-]+\]", lambda hit: re.sub(r"\s+", " ", hit[0]).replace("[ ", "[")[:-2] + "]", text)

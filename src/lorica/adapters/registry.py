@@ -8,7 +8,7 @@ from pathlib import Path
 from lorica.adapters.config import CONFIG_NAME
 from lorica.errors import AdapterError
 from lorica.locks import Owner, describe, lock_owner
-from lorica.names import spellings, subject_key
+from lorica.names import spellings, subject_key, visible
 
 # How answers of the base model alone are marked, so no adapter can have the name.
 BASE = "base"
@@ -22,7 +22,7 @@ TRAINING = "training"
 
 
 def find_adapters(base_dir: Path | None, paths: Mapping[str, str]) -> dict[str, Path]:
-    """Name -> folder, sorted by name; nothing is opened.
+    """Name -> folder, sorted by name; nothing is opened. Names are text: `visible` ones of the folders.
 
     base_dir: each of its subfolders `name` (or `name/best`) that holds an adapter_config.json; other
     subfolders are not adapters, unless they hold adapter weights (then the config is missing) or what a
@@ -34,7 +34,7 @@ def find_adapters(base_dir: Path | None, paths: Mapping[str, str]) -> dict[str, 
     """
     found: dict[str, Path] = {}
     if base_dir is not None:
-        own = set(map(subject_key, paths))
+        own = set(map(subject_key, map(visible, paths)))
         found |= {name: folder for name, folder in _search(Path(base_dir)).items() if subject_key(name) not in own}
     for name, place in paths.items():
         folder = _adapter_in(Path(place))
@@ -44,7 +44,7 @@ def find_adapters(base_dir: Path | None, paths: Mapping[str, str]) -> dict[str, 
                 f"adapter {name!r}: no {CONFIG_NAME} in {place} nor in {Path(place) / BEST}",
                 fix=f"correct adapters.paths.{name}, or train the adapter",
             )
-        found[name] = folder
+        found[visible(name)] = folder
     for name, folder in found.items():
         if subject_key(name) == BASE:
             raise AdapterError(
@@ -82,7 +82,7 @@ def _search(base_dir: Path) -> dict[str, Path]:
     for entry in _subfolders(base_dir):
         folder = _adapter_in(entry)
         if folder is not None:
-            found[entry.name] = folder
+            found[visible(entry.name)] = folder
             continue
         _refuse_unfinished(entry)
         if any(entry.glob("adapter_model.*")):

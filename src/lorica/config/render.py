@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from lorica.config.compose import Resolved, escape
+from lorica.names import visible
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _NOT_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "y", "n", "nan", "inf"}
@@ -40,7 +41,7 @@ def _lines(
 
 
 def _comment(origin: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in origin)
+    return "".join(letter if letter.isprintable() else "?" for letter in visible(origin))
 
 
 def yaml_value(value: Any) -> str:

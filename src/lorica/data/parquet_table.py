@@ -9,6 +9,7 @@ from typing import Any
 from lorica.data.files import FileFormat, open_checked
 from lorica.data.table import Record, Table
 from lorica.errors import DataError, MissingExtraError
+from lorica.names import utf8_path
 
 _BATCH_ROWS = 1024
 _DAMAGED = "the Parquet file is damaged or cut off"
@@ -29,7 +30,7 @@ def count_parquet(path: Path) -> int:
     """The number of rows, from the file's footer."""
     pyarrow, parquet = load_pyarrow(path, "reading")
     try:
-        with parquet.ParquetFile(path) as file:
+        with utf8_path(path) as name, parquet.ParquetFile(name) as file:
             return int(file.metadata.num_rows)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{_DAMAGED} ({error})", path=path) from error
@@ -41,7 +42,7 @@ def read_parquet(path: Path) -> Table:
     pyarrow, parquet = load_pyarrow(path, "reading")
     failures = (pyarrow.ArrowException, OSError, UnicodeDecodeError)
     try:
-        with parquet.ParquetFile(path) as file:
+        with utf8_path(path) as name, parquet.ParquetFile(name) as file:
             names = tuple(file.schema_arrow.names)
     except failures as error:
         raise DataError(f"{_DAMAGED} ({error})", path=path, line=1, fix="copy or download it again") from error
@@ -53,7 +54,7 @@ def read_parquet(path: Path) -> Table:
         line = 0
         try:
             # buffer_size makes pyarrow stream the column chunks instead of loading whole row groups.
-            with parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+            with utf8_path(path) as name, parquet.ParquetFile(name, buffer_size=1 << 20) as file:
                 needed = list(columns) or list(names[:1])  # without any column, the rows could not be counted
                 for batch in file.iter_batches(_BATCH_ROWS, columns=needed, use_threads=False):
                     for values in batch.to_pylist():

@@ -11,6 +11,7 @@ import msgspec
 
 from lorica.data.names import ID_NAMES, fold, mapping, resolve
 from lorica.errors import ConfigError, DataError, NoTableError, RowError
+from lorica.names import visible
 from lorica.records import Row, RowShape
 
 _NEAREST = 4  # shapes that a message compares a table with
@@ -181,6 +182,8 @@ def id_text(value: Any) -> str:
     if is_missing(value):
         raise ValueError("the id is missing")
     if isinstance(value, str):
+        if visible(value) != value:  # only from memory: files are read as UTF-8
+            raise ValueError(f"the id {value!r} holds half of a surrogate pair, which is no character")
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)

@@ -63,12 +63,12 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     fails.
 
     It lies in the folder of `path` (made if missing), is fsynced, then renamed over `path`; a link is
-    followed. Raises DataError when the place cannot be written or the disk is full.
+    followed. Raises DataError when the place cannot be written, is no file's, or the disk is full.
     """
     target = Path(os.path.realpath(path))
     temporary = _temporary(target)
     try:
-        _refuse_folder(target, path)
+        _refuse_no_file(target, path)
         target.parent.mkdir(parents=True, exist_ok=True)
         file = temporary.open("xb")
     except OSError as error:
@@ -87,9 +87,19 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
         raise
 
 
-def _refuse_folder(target: Path, path: Path | str) -> None:
+def _refuse_no_file(target: Path, path: Path | str) -> None:
+    """A file is renamed over its place: what is no file there, or is being written by others, would be lost."""
     if target.is_dir():
         raise DataError("this is a folder, not a file", path=path, fix="name a file in it")
+    if not target.exists():
+        return
+    if not target.is_file():
+        raise DataError("this is a pipe or a device, not a file", path=path, fix="name a file")
+    for number in (0, 1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(number), target.stat()):
+                fix = "name another file; --json writes the result to standard output"
+                raise DataError("a standard stream of this command is this file", path=path, fix=fix)
 
 
 def _temporary(target: Path) -> Path:
@@ -108,12 +118,16 @@ def sync_folder(folder: Path) -> None:
 def check_output(path: Path | str) -> None:
     """Raise DataError unless this is the name of a result file whose place can be written, so that a long run does
     not fail at its end; MissingExtraError for Parquet without pyarrow. Nothing is left behind."""
-    file = Path(path)
-    _check_name(file)
-    target = Path(os.path.realpath(file))
+    _check_name(Path(path))
+    check_place(path)
+
+
+def check_place(path: Path | str) -> None:
+    """Raise DataError unless a file can be written here. Nothing is left behind."""
+    target = Path(os.path.realpath(path))
     folder = target.parent
     try:
-        _refuse_folder(target, path)
+        _refuse_no_file(target, path)
         while not folder.exists():
             folder = folder.parent  # what is missing would be made inside this one
         # A name of the same length as the real temporary one, so that too long a name is found as well.

@@ -25,6 +25,7 @@ from lorica.engines.offline import import_bitsandbytes_offline, offline
 from lorica.errors import AdapterError, EngineError, MissingExtraError
 from lorica.models.allocator import keep_buffers
 from lorica.models.transformers_models import load_causal
+from lorica.names import utf8_path
 from lorica.records import Choose, Generate, Output, Request
 
 _BROKEN = "the model's output is not a number (NaN): weights or precision are broken"
@@ -329,7 +330,7 @@ def _of_base(name: str) -> bool:
 
 
 def _read(opened: AdapterFolder, name: str) -> Tensor:
-    with safe_open(opened.weights, framework="pt") as file:
+    with utf8_path(opened.weights) as path, safe_open(path, framework="pt") as file:
         return cast(Tensor, file.get_tensor(name))
 
 
@@ -338,7 +339,8 @@ def _without_patterns(opened: AdapterFolder) -> Iterator[Path]:
     """A folder that says the same without a regular expression, which PEFT would run: the tensors name the targets."""
     config = opened.config
     if not isinstance(config.target_modules, str) and not isinstance(config.exclude_modules, str):
-        yield opened.path
+        with utf8_path(opened.path) as path:
+            yield Path(path)
         return
     targets = sorted({module_of(name)[0] for name in opened.tensors if ".lora_" in name})
     plain = msgspec.structs.replace(

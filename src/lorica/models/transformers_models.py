@@ -10,6 +10,7 @@ from typing import Any
 from lorica.errors import ModelConfigError, ModelError
 from lorica.models.families import FAMILIES, read_decoder_config, read_json_object
 from lorica.models.weight_files import refuse_adapter_inside
+from lorica.names import utf8_path
 
 _AGAIN = "download the model's config.json again"
 
@@ -24,14 +25,15 @@ def load_causal(folder: Path, given: Mapping[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            **given,
-        )
+        with utf8_path(folder) as place:
+            model, loaded = AutoModelForCausalLM.from_pretrained(
+                place,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **given,
+            )
     except MemoryError:
         raise
     # Each config's class of transformers raises what its own checks raise, without a common base.
@@ -75,7 +77,8 @@ def check_config(folder: Path) -> None:
     if not isinstance(raw.get("model_type"), str) or raw["model_type"] not in CONFIG_MAPPING:
         return
     try:
-        AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with utf8_path(folder) as place:
+            AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ModelConfigError(f"{path}: transformers refuses it: {_reason(error)}", fix=_AGAIN) from error
 

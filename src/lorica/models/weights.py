@@ -18,6 +18,7 @@ from lorica.models.packing import PARTS, Packing, read_packing
 from lorica.models.quantised import Nf4Linear, require_bitsandbytes
 from lorica.models.unpacking import unpack
 from lorica.models.weight_files import AGAIN, refuse_adapter_inside, weight_files
+from lorica.names import utf8_path
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -112,7 +113,7 @@ class _Reader:
                     raise ModelError(f"{path}: {Content.LFS_POINTER}", fix=LFS_FIX)
         for path in files:
             try:
-                with safe_open(path, framework="pt", device=str(self._device)) as shard:
+                with utf8_path(path) as own, safe_open(own, framework="pt", device=str(self._device)) as shard:
                     for name in shard.keys():  # noqa: SIM118 - a safe_open handle is no mapping
                         if self._gathers(name):
                             layer, _, part = name.rpartition(".")

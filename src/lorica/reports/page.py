@@ -8,6 +8,8 @@ import unicodedata
 
 import msgspec
 
+from lorica.names import visible
+
 Cell = str | int | float | None
 
 
@@ -129,10 +131,10 @@ def paragraphs(text: str) -> list[str]:
 
 def clean(text: str) -> str:
     """Text from anywhere without what would disturb a terminal or break a file: control and direction
-    characters and lone surrogates become U+FFFD, line breaks and tabs stay."""
+    characters become U+FFFD, what is no text becomes `visible`, line breaks and tabs stay."""
     return "".join(
-        "\ufffd" if (unicodedata.category(each) in ("Cc", "Cs") and each not in "\n\t") or each in _DIRECTION else each
-        for each in text
+        "\ufffd" if (unicodedata.category(each) == "Cc" and each not in "\n\t") or each in _DIRECTION else each
+        for each in visible(text)
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from lorica.adapters.config import AdapterConfig
 from lorica.errors import ResumeError
+from lorica.names import visible_values
 from lorica.training.batches import digest_examples
 from lorica.training.types import COSMETIC, Example, TrainSettings
 
@@ -53,7 +54,7 @@ class State:
 
 def to_json(value: Mapping[str, Any]) -> bytes:
     """Indented JSON with sorted keys; floats keep every bit."""
-    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False).encode("utf-8") + b"\n"
+    return json.dumps(visible_values(value), indent=2, sort_keys=True, ensure_ascii=False).encode("utf-8") + b"\n"
 
 
 def make_manifest(
@@ -79,7 +80,7 @@ def make_manifest(
         manifest[f"lora.{key}"] = json.dumps(value, sort_keys=not key.endswith("_pattern"))
     manifest |= {f"base.{key}": value for key, value in base.items()}
     manifest |= {f"digest.{key}": value for key, value in digests.items()}
-    return dict(sorted(manifest.items()))
+    return dict(sorted(visible_values(manifest).items()))
 
 
 def run_digest(manifest: Mapping[str, str]) -> str:

@@ -64,6 +64,24 @@ def as_path(text: str) -> Path:
     return Path(local_path(text, "command line"))
 
 
+def as_output(text: str) -> Path:
+    """A file to write at the end of a command, for argparse. Raises what `as_path` raises, and DataError where it
+    cannot be written: hours of work do not wait to find out."""
+    from lorica.data.write import check_place
+
+    check_place(as_path(text))
+    return as_path(text)
+
+
+def as_report(text: str) -> Path:
+    """As `as_output`, of a report. Raises UsageError for a suffix that no report has, too."""
+    from lorica.reports.write import FORMATS
+
+    if text != "-" and Path(text).suffix.lower() not in FORMATS:
+        raise UsageError(f"{text}: a report ends in {', '.join(FORMATS)}", fix="name it report.html")
+    return as_output(text)
+
+
 def as_base(text: str) -> str:
     """A base model's folder, `embedded:NAME` or Hugging Face id, for argparse. Raises ConfigError as `as_path`."""
     return local_path(text, "command line")

@@ -23,6 +23,7 @@ from lorica.models.families import config_notes, read_decoder_config
 from lorica.models.limits import read_limits
 from lorica.models.locate import locate_model
 from lorica.models.weight_files import weight_files
+from lorica.names import visible, visible_values
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.pipeline.gate import Admission, admit_all
 from lorica.pipeline.provenance import adapter_digests, base_digest, trained_as, versions
@@ -141,7 +142,7 @@ def adapter_folders(config: Config) -> dict[str, Path]:
     are one subject in two spellings.
     """
     base = Path(config.adapters.dir) if config.adapters.dir else None
-    found, chosen = find_adapters(base, config.adapters.paths), config.adapters.use
+    found, chosen = find_adapters(base, config.adapters.paths), visible(config.adapters.use)
     if chosen:
         route(subject="", task=config.task.name, adapters=found, fixed=chosen)
         return {chosen: found[chosen]}
@@ -171,7 +172,7 @@ def answer_settings(config: Config, folder: Path) -> AnswerSettings:
         validate=given.validation.enabled,
         max_retries=given.validation.max_retries,
         fallback=config.adapters.fallback,
-        fixed_adapter=config.adapters.use,
+        fixed_adapter=visible(config.adapters.use),
     )
 
 
@@ -229,7 +230,7 @@ def check_routes(config: Config, task: Task, rows: Iterable[Row]) -> Counter[str
                 subject=row.subject,
                 task=task.name,
                 adapters=adapters,
-                fixed=config.adapters.use,
+                fixed=visible(config.adapters.use),
                 fallback=config.adapters.fallback,
             ).adapter
         uses[ways[row.subject]] += 1
@@ -253,7 +254,8 @@ def manifest(config: Config, pipeline: Pipeline, extra: Mapping[str, str]) -> di
         "template": pipeline.encoder.template_digest,
         "tokenizer": pipeline.encoder.tokenizer_digest,
     }
-    return {**found, **versions(), "answers": _ANSWERS, **extra}
+    whole: dict[str, str] = visible_values({**found, **versions(), "answers": _ANSWERS, **extra})
+    return whole
 
 
 def train_settings(config: Config) -> TrainSettings:
@@ -276,7 +278,7 @@ def adapter_config(config: Config, folder: Path) -> AdapterConfig:
         shapes = read_decoder_config(folder).linear_shapes()
         targets = sorted({path.rsplit(".", 1)[1] for path in shapes})
     return AdapterConfig(
-        base_model_name_or_path=config.model.path,
+        base_model_name_or_path=visible(config.model.path),
         revision=config.model.revision or None,
         r=lora.r,
         lora_alpha=lora.alpha,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorica.errors import UsageError
-from lorica.verbs.arguments import as_base, as_path, emit, parser
+from lorica.verbs.arguments import as_base, as_output, as_path, as_report, emit, parser
 from lorica.verbs.progress import row_progress
 from lorica.vetting.findings import EXIT_CODES, LEVELS
 
@@ -57,10 +57,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     asked.add_argument("--column", default="", help="the column of --scores, where its name does not tell")
     asked.add_argument("--gold", type=as_path, help="rows with gold labels for --scores, by id")
     asked.add_argument("--gold-column", default="", metavar="NAME", help="the column of --scores that holds the labels")
-    asked.add_argument("--html", type=as_path, metavar="FILE", help="write the comparison as a page")
-    asked.add_argument("--csv", type=as_path, metavar="FILE", help="write the comparison as a table")
-    asked.add_argument("--keep-working", type=as_path, metavar="FILE", help="write the adapters that are not rejected, "
-                       "as adapters.paths that config=FILE reads")  # fmt: skip
+    asked.add_argument("--html", type=as_report, metavar="FILE", help="write the comparison as a page")
+    asked.add_argument("--csv", type=as_output, metavar="FILE", help="write the comparison as a table")
+    kept = "write the adapters that are not rejected, as adapters.paths that config=FILE reads"
+    asked.add_argument("--keep-working", type=as_output, metavar="FILE", help=kept)
     asked.add_argument("--jobs", type=int, default=0, help="processes; 0 for one a core")
     given = asked.parse_args(list(arguments))
     given.overrides = [each for each in given.paths if _is_override(each)]
@@ -152,7 +152,6 @@ def _tell(
     ]
     places = rank(standings)
     code = max(EXIT_CODES[each.verdict.status] for each in standings)
-    _write(given, found, tried, places)
     text = check_text.one(found[0], tried[0]) if len(found) == 1 else check_text.several(found, tried, places)
     text += check_text.passed_over(passed)
     result = {
@@ -163,6 +162,7 @@ def _tell(
         "not_looked_at": [str(each) for each in passed],
     }
     emit(result, as_json=given.json, text=text)
+    _write(given, found, tried, places)
     return code
 
 

@@ -12,7 +12,7 @@ import lorica
 from lorica import signals
 from lorica.data.read import read_rows
 from lorica.data.split import split
-from lorica.data.write import write_answers
+from lorica.data.write import check_place, write_answers
 from lorica.errors import LoricaError, UsageError
 from lorica.pipeline.fit import Fit
 from lorica.reports.write import write_report
@@ -45,6 +45,8 @@ def run(arguments: Sequence[str]) -> int:
     for override in given.overrides:
         if override.partition("=")[0].split(".")[0] in _OWN and not override.startswith("task."):
             raise UsageError(f"{override}: the demo decides {', '.join(_OWN)} itself", fix="use --out and --tasks")
+    report = given.out / "report.html"
+    check_place(report)
     started = time.perf_counter()
     try:
         outcomes = {demo: run_task(demo, given.out, given.overrides) for demo in choose(given.tasks)}
@@ -52,7 +54,6 @@ def run(arguments: Sequence[str]) -> int:
         signals.say(stop, f"what was made is in {given.out}; the same command begins anew", over=True)
         raise
     seconds = time.perf_counter() - started
-    report = given.out / "report.html"
     write_report(demo_report(outcomes, seconds), report)
     emit(
         demo_dict(outcomes, seconds) | {"report": str(report)},

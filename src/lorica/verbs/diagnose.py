@@ -12,10 +12,10 @@ import msgspec
 from lorica.config.schema import Config
 from lorica.engines.base import EngineSettings
 from lorica.errors import UsageError
-from lorica.reports.write import FORMATS, write_report
+from lorica.reports.write import write_report
 from lorica.tasks.base import TaskSettings
 from lorica.verbs import build, on_base
-from lorica.verbs.arguments import as_base, as_path, emit, parser, resolve
+from lorica.verbs.arguments import as_base, as_path, as_report, emit, parser, resolve
 from lorica.vetting.behaviour.setting import Setting
 from lorica.vetting.diagnosis import Means, diagnose, to_report, to_text
 from lorica.vetting.diagnosis.diagnose import the_one
@@ -44,15 +44,13 @@ def _run(given: argparse.Namespace) -> int:
     _take_back(given)
     if given.adapter is None:
         raise UsageError("lorica diagnose needs an adapter", fix="lorica diagnose DIR --base B")
-    if given.html is not None and given.html.suffix.lower() not in FORMATS:
-        raise UsageError(f"{given.html}: a report ends in {', '.join(FORMATS)}", fix="name it why.html")
     source = the_one(given.adapter)
     means = _means(given)
     on_step = None if given.json or not sys.stderr.isatty() else lambda asks: print(f"... {asks}", file=sys.stderr)
     found = diagnose(source, means, on_step=on_step)
+    emit(msgspec.to_builtins(found), as_json=given.json, text=to_text(found))
     if given.html is not None:
         write_report(to_report(found), given.html)
-    emit(msgspec.to_builtins(found), as_json=given.json, text=to_text(found))
     return 0
 
 
@@ -76,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="OTHER",
         help="bases it may belong to",
     )
-    asked.add_argument("--html", type=as_path, metavar="F", help="write the whole diagnosis as a page (.html, .md)")
+    asked.add_argument("--html", type=as_report, metavar="F", help="write the whole diagnosis as a page (.html, .md)")
     asked.add_argument(
         "overrides", nargs="*", metavar="key=value", help="configuration: how the rows are read and asked"
     )

@@ -20,10 +20,10 @@ from lorica.data.digest import file_digest
 from lorica.data.journal import Journal, check_same_run
 from lorica.data.submission import SUFFIX as SUBMISSION_SUFFIX
 from lorica.data.submission import SubmissionColumn, parse_columns, write_submission
-from lorica.data.write import atomic_file, check_output, read_answers
+from lorica.data.write import atomic_file, check_output, check_place, read_answers
 from lorica.errors import ConfigError, EngineError, ResumeError, UsageError
 from lorica.metrics.health import mass_health
-from lorica.names import visible, visible_values
+from lorica.names import visible_values
 from lorica.pipeline.infer import Summary, answer_file
 from lorica.pipeline.mass import explain_low_mass
 from lorica.verbs import build
@@ -124,8 +124,8 @@ def infer_file(
         settled = pipeline.settle(uses, sample)
         if settled and (config.engine.merge == "always" or pipeline.engine.describe().get("merged", "none") != "none"):
             print(f"lorica: {settled}", file=sys.stderr)
-        manifest = build.manifest(config, pipeline, {"input": file_digest(source), "output": visible(output.name)})
-    record = output.with_name(output.name + RECORD_SUFFIX)
+        manifest = build.manifest(config, pipeline, {"input": file_digest(source), "output": output.name})
+    record = _record_of(output)
     folder = Path(config.run_dir) if config.run_dir else output.with_name(output.name + ".partial")
     if config.inference.resume and _complete(record, output, manifest, began_anew=Journal.is_in(folder)):
         return None, output
@@ -166,7 +166,12 @@ def _places(config: Config) -> tuple[Path, Path]:
     if config.run_dir and Path(config.run_dir).exists() and not Path(config.run_dir).is_dir():
         raise ConfigError(f"run_dir={config.run_dir} is a file", fix="name a folder")
     check_output(output)
+    check_place(_record_of(output))
     return source, output
+
+
+def _record_of(output: Path) -> Path:
+    return output.with_name(output.name + RECORD_SUFFIX)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from lorica.adapters.registry import TRAINING_RECORD
 from lorica.config.schema import Config
 from lorica.errors import AdapterError, UsageError
 from lorica.locks import lock_folder
+from lorica.names import visible
 from lorica.verbs.arguments import as_base, as_path, emit, parser, resolve
 
 # A gap below this is no proof of anything, in nats.
@@ -115,11 +116,11 @@ def make(given: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
     if not given.force:
         _vet(folder, base)
     engine = build.build_engine(config, base)
-    engine.add_adapter(folder.name, folder)
+    engine.add_adapter(visible(folder.name), folder)
     canaries = _canaries(given, engine, folder, task, encoder, base, rows)
     settings = build.answer_settings(config, base)
     if task is not None and rows:
-        metrics = measure(task, encoder, engine, folder.name, rows, settings, on="given")
+        metrics = measure(task, encoder, engine, visible(folder.name), rows, settings, on="given")
     else:
         metrics = MetricsFacts(on="none", note="no labelled rows were given")
     passport = make_passport(
@@ -209,11 +210,12 @@ def _canaries(
     from lorica.pipeline.passport import shipped_canaries
     from lorica.pipeline.probes import row_probes
 
+    name = visible(folder.name)
     if given.canaries_from == "rows":
         step = max(1, len(rows) // 64)
-        made = make_canaries(engine, folder.name, row_probes(task, rows[::step][:64], encoder, base), kind="rows")
+        made = make_canaries(engine, name, row_probes(task, rows[::step][:64], encoder, base), kind="rows")
     else:
-        made = shipped_canaries(engine, folder.name, task, encoder, base)
+        made = shipped_canaries(engine, name, task, encoder, base)
     if made.gap < _NO_GAP:
         raise AdapterError(
             f"{folder}: base and adapter say the same to every probe (largest difference {made.gap:.2g}), so a "

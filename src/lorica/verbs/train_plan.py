@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -11,10 +10,11 @@ from pathlib import Path
 import msgspec
 
 from lorica.adapters.registry import BASE, BEST, CHECKPOINTS, is_adapter
+from lorica.config.paths import local_path
 from lorica.config.schema import Config
 from lorica.data.read_log import ReadLog
 from lorica.errors import ConfigError, DataError
-from lorica.names import subject_key
+from lorica.names import subject_key, visible
 from lorica.pipeline.fit import Fit
 from lorica.records import Row
 from lorica.routing import GENERAL
@@ -97,15 +97,12 @@ def _place(root: Path, name: str, origin: str) -> Path:
             fix=f"rename the subject, such as '{name} (subject)'",
         )
     strange = name != name.strip() or name.startswith(".") or any(mark in name for mark in "/\\\0\n\r\t")
-    try:
-        long = len(os.fsencode(name)) > _LONGEST
-    except UnicodeEncodeError:
-        strange, long = True, False
-    if strange or long:
+    if strange or visible(name) != name or len(name.encode()) > _LONGEST:
         raise ConfigError(
             f"{origin}: the subject {name!r} cannot be the name of an adapter's folder",
             fix=f"rename it: at most {_LONGEST} bytes, no slash or line break, no dot or space at its beginning",
         )
+    local_path(f"./{name}", f"{origin}: the subject")  # some locales cannot write every name
     return _free(root, name)
 
 

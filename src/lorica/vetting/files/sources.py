@@ -19,6 +19,7 @@ from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.registry import BEST, CHECKPOINTS, training_owner
 from lorica.adapters.specimen import Kind
 from lorica.errors import AdapterError
+from lorica.names import visible
 from lorica.vetting.files.archives import is_archive, peek
 from lorica.vetting.files.listing import (
     CHECKPOINT,
@@ -93,7 +94,8 @@ def search_sources(paths: Sequence[Path]) -> tuple[list[Source], list[Path]]:
     """The same, and the folders that were not looked at: checkpoints and other adapters within an adapter's folder, and
     what lies too deep."""
     search = _Search()
-    found = _distinct([source for path in paths for source in _at(Path(path), search)])
+    sources = [source for path in paths for source in _at(Path(path), search)]
+    found = _distinct([msgspec.structs.replace(source, name=visible(source.name)) for source in sources])
     taken = {os.path.realpath(source.place) for source in found}
     passed = {os.path.realpath(each): each for each in search.passed}
     return found, [each for real, each in passed.items() if real not in taken]
