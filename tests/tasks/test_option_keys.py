@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,7 @@ def answered(row: Row, best: int) -> str | None:
 KEYED: dict[str, tuple[object, object, tuple[str, str]]] = {
     "letters in another order": ({"B": "red", "C": "seven", "A": "Tuesday"}, "B", ("B", "red")),
     "letters in brackets": ({"(B)": "red", "(A)": "Tuesday"}, "B", ("(B)", "red")),
+    "a letter in brackets and text": ({"(B)": "red", "(A)": "Tuesday"}, "B) red", ("(B)", "red")),
     "letters with a mark": ({"A.": "red", "B.": "Tuesday"}, "b)", ("B.", "Tuesday")),
     "numbers with a mark": ({"1.": "red", "2.": "Tuesday"}, 2, ("2.", "Tuesday")),
     "numbers": ({"1": "green", "2": "seven", "3": "Monday"}, "2", ("2", "seven")),
@@ -187,6 +190,25 @@ def test_numbers_that_may_be_counted_in_two_ways_are_no_gold_until_somebody_says
     assert right(rows_of(*records, answer_numbers="from_1")[0])[1] == "red"
     with pytest.raises(DataError, match="names none"):
         rows_of(*records, answer_numbers="text")
+
+
+def test_no_random_table_of_numbers_is_read_otherwise_than_it_was_meant() -> None:
+    rng = random.Random(7)
+    pool = ["red", "blue", "seven", "cold", "1", "2", "3", "4", "10", "0"]
+    counts: Counter[str] = Counter()
+    for _ in range(300):
+        meant = rng.choice(["from_0", "from_1", "text"])
+        rows, gold = [], []
+        for _ in range(rng.randint(1, 5)):
+            options = rng.sample(pool[: rng.choice([5, 10])], rng.randint(2, 5))
+            right_one = rng.randrange(len(options))
+            answer = {"from_0": right_one, "from_1": right_one + 1, "text": options[right_one]}[meant]
+            rows.append(asked(options, rng.choice([answer, str(answer)])))
+            gold.append(right_one)
+        for row, expected in zip(rows_of(*rows), gold, strict=True):
+            counts["unread" if row.gold is None else "right" if row.gold == expected else "wrong"] += 1
+    assert counts["wrong"] == 0
+    assert counts["right"] > counts["unread"]
 
 
 def test_a_number_outside_what_the_file_counts_is_refused() -> None:

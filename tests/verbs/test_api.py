@@ -84,5 +84,10 @@ def test_a_file_of_chats(tmp_path: Path) -> None:
     file = tmp_path / "chats.jsonl"
     turns = [{"role": "user", "content": "Norway?"}, {"role": "assistant", "content": "Oslo"}]
     file.write_text(json.dumps({"messages": turns}) + "\n")
+    pipeline = load_pipeline("task=qa", "engine=fake")
     with file.open() as lines:
-        assert len(load_pipeline("task=qa", "engine=fake")(map(json.loads, lines))) == 1
+        answers = pipeline(map(json.loads, lines))
+    assert len(answers) == 1
+    assert pipeline(file) == pipeline(str(file)) == answers
+    with pytest.raises(DataError, match=r"chats.json: .*no such file\n  -> did you mean 'chats.jsonl'"):
+        pipeline(tmp_path / "chats.json")

@@ -175,7 +175,7 @@ def _by_label(text: str, options: Sequence[str], names: Sequence[str]) -> set[in
     said = _loosened(text[lead.end() :]) if lead else text
     meanings = set()
     for index, (name, option) in enumerate(zip(names, options, strict=True)):
-        label, wanted = _loosened(name), _loosened(option)
+        label, wanted = _loosened(name).strip(_AROUND_A_NAME) or _loosened(name), _loosened(option)
         behind = re.match(rf"[(\[]?{re.escape(label)}{_SEPARATORS}", said)
         if (lead and (said == wanted or said.strip(_AROUND_A_NAME) == label)) or (
             behind and said[behind.end() :] == wanted

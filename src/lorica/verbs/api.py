@@ -1,42 +1,48 @@
-"""The Python API: the same pipeline as `lorica infer`, for records in memory."""
+"""The Python API: the same pipeline as `lorica infer`, for records in memory, or a file whose answers stay there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from lorica.config.schema import Config
 from lorica.data.read import rows_from_memory
-from lorica.data.read_log import ReadLog
 from lorica.pipeline.answer import Pipeline
-from lorica.records import Answer
+from lorica.records import Answer, Row
 from lorica.verbs import build
-from lorica.verbs.arguments import resolve
-from lorica.verbs.rows import naming_its_task, tell
+from lorica.verbs.arguments import as_path, resolve
+from lorica.verbs.rows import naming_its_task, open_rows, reading_log, tell
 
 
 class RecordPipeline:
     """A loaded model with its adapters; call it with records, get their answers in the same order."""
 
-    def __init__(self, pipeline: Pipeline, columns: Mapping[str, str], constants: Mapping[str, str]) -> None:
+    def __init__(self, pipeline: Pipeline, config: Config) -> None:
         self._pipeline = pipeline
-        self._columns = columns
-        self._constants = constants
-        self._log = ReadLog()
+        self._config = config
+        self._log = reading_log(config)
 
     def __call__(self, records: Iterable[Mapping[str, Any]] | Any) -> list[Answer]:
         """Answer records of one of the task's shapes, such as {"questionID", "subject", "question"}, in their order.
 
         records: dictionaries in anything that yields them (a list, a generator, a dataset), or a data frame or table of
-        pandas, polars or pyarrow; values may be numpy's and pandas' own. A frame's index is not read. What of them is
-        not read is said on standard error, once. Raises DataError naming the position of a record that cannot be used.
+        pandas, polars or pyarrow; values may be numpy's and pandas' own. A frame's index is not read. Or the path of a
+        file of rows. What of them is not read is said on standard error, once. Raises DataError naming the line, or the
+        position of a record, that cannot be used.
         """
-        task = self._pipeline.task
-        with naming_its_task(task):
-            rows = rows_from_memory(
-                records, task.shapes, columns=self._columns, constants=self._constants, log=self._log
-            )
+        rows = self._read(records)
         tell(self._log)
         return self._pipeline.answer(rows)
+
+    def _read(self, records: Any) -> list[Row]:
+        task, given = self._pipeline.task, self._config.task
+        if isinstance(records, (str, Path)):
+            return list(open_rows(self._config, task, as_path(str(records)), log=self._log))
+        with naming_its_task(task):
+            return rows_from_memory(
+                records, task.shapes, columns=given.columns, constants=given.constants, log=self._log
+            )
 
 
 def load_pipeline(*overrides: str) -> RecordPipeline:
@@ -47,4 +53,4 @@ def load_pipeline(*overrides: str) -> RecordPipeline:
     """
     named = any(override.partition("=")[0] == "task" for override in overrides)
     config = resolve(overrides if named else ("task=qa", *overrides)).config
-    return RecordPipeline(build.build_pipeline(config), config.task.columns, config.task.constants)
+    return RecordPipeline(build.build_pipeline(config), config)
