@@ -137,8 +137,11 @@ def test_answers_name_the_keys_of_the_file(evaluated: Any) -> None:
         {"id": 3, "question": "?", "options": {"a": "green", "b": "seven", "d": "Monday"}, "answer": "d"},
     ]
     for answers in (("b", "(2)", "D"), ("Red", "2. seven", "The answer is d"), ("B", 2, "Monday")):
-        said = evaluated([{"id": i, "answer": text} for i, text in enumerate(answers, 1)], gold, "task=mcq")
+        said = evaluated(
+            [{"id": i, "answer": text} for i, text in enumerate(answers, 1)], gold, "task=mcq", "--by=answer"
+        )
         assert _values(said) == {"accuracy": 1.0}
+        assert list(said["by"]["answer"]["groups"]) == ["2", "B", "d"]
 
 
 def test_rows_without_gold_are_left_out_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
