@@ -55,7 +55,7 @@ def grown(count: int) -> list[Arrays]:
 
 def look(*paths: Path) -> dict[str, Examination]:
     with ExitStack() as stack:
-        return {each.source.name: each for each in examine_all(find_sources(paths), stack)}
+        return {each.source.name: each for each in examine_all(find_sources(paths), stack, jobs=1)}
 
 
 def alike(found: dict[str, Examination]) -> dict[str, list[str]]:
@@ -75,7 +75,7 @@ def test_checkpoints_of_one_run_are_a_sequence(tmp_path: Path, capsys: pytest.Ca
     assert all(codes == [] for codes in alike(found).values())
     members = next(f.facts["members"] for f in found["checkpoint-100"].findings if f.code == "L256")
     assert members == [*(f"checkpoint-{step}" for step in steps), "final_model"]
-    assert check.run([str(tmp_path)]) == 0
+    assert check.run([str(tmp_path), "--jobs", "1"]) == 0
     text = capsys.readouterr().out
     assert "checkpoint-100 -> checkpoint-200" in text
     assert text.index("checkpoint-900") < text.index("checkpoint-1000")
@@ -203,3 +203,15 @@ def test_the_best_checkpoint_published_at_the_end_is_no_copy(tmp_path: Path) -> 
     save(tmp_path / "run", grown(2)[0], 200)
     run = tmp_path / "run"
     assert set(map(str, alike(look(run, run / "checkpoint-100", run / "checkpoint-200")).values())) == {"[]"}
+
+
+def test_runs_of_one_name_stay_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, owner in enumerate(("a", "b")):
+        for step in (1, 2):
+            save(tmp_path / owner / "run" / f"checkpoint-{step}", healthy(10 * number + step))
+    check.run([str(tmp_path), "--jobs", "1", "--json"])
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [(run["run"], run["members"][0]) for run in runs] == [
+        ("run", "a/run/checkpoint-1"),
+        ("run", "b/run/checkpoint-1"),
+    ]

@@ -20,7 +20,7 @@ def short_names(names: Iterable[str], most: int, width: Width = len) -> dict[str
     where names differ in more places than there is room for, a number tells them apart. width: columns of a text.
     """
     distinct = list(dict.fromkeys(names))
-    own = _own_places(distinct)
+    own = _own_parts(distinct)
     shown = {name: name for name in distinct if width(name) <= most}
     for share in (0.0, 0.35, 0.7):
         tried = {name: _cut(name, own[name], share, most, width) for name in distinct if name not in shown}
@@ -35,29 +35,31 @@ def short_names(names: Iterable[str], most: int, width: Width = len) -> dict[str
     return shown
 
 
-def _own_places(names: Sequence[str]) -> dict[str, int]:
+def _own_parts(names: Sequence[str]) -> dict[str, int]:
     """Name -> where the word begins in which it first differs from every other name."""
     ordered = sorted(names)
-    common = [0, *(_shared(one, two) for one, two in pairwise(ordered)), 0]
-    places = {}
+    common = [0, *(_shared(first, second) for first, second in pairwise(ordered)), 0]
+    starts = {}
     for number, name in enumerate(ordered):
-        place = max(common[number], common[number + 1])
-        start = place
-        while start > 0 and place - start < _WORD and name[start - 1].isalnum():
+        position = max(common[number], common[number + 1])
+        start = position
+        while start > 0 and position - start < _WORD and name[start - 1].isalnum():
             start -= 1
-        places[name] = start if place - start < _WORD else place
-    return places
+        starts[name] = start if position - start < _WORD else position
+    return starts
 
 
-def _shared(one: str, two: str) -> int:
+def _shared(first: str, second: str) -> int:
     """How many characters two texts begin with alike."""
-    return next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
 
 
-def _cut(name: str, place: int, share: float, most: int, width: Width) -> str:
-    """A name's beginning and end with, in between, what stands at `place`: it has this share of the room."""
+def _cut(name: str, position: int, share: float, most: int, width: Width) -> str:
+    """A name's beginning and end with, in between, what stands at `position`: it has this share of the room."""
     room = most - 2 * width(CUT) if share else most - width(CUT)
-    middle = _fitting(name[place:], int(room * share), width)
+    middle = _fitting(name[position:], int(room * share), width)
     rest = room - width(middle)
     tail = _fitting(name[::-1], rest // 2, width)[::-1]
     head = _fitting(name, rest - width(tail), width)

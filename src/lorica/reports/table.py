@@ -23,7 +23,8 @@ def plain_table(table: Table, *, max_cell: int = 60, names: Collection[str] = ()
         for column, heading in enumerate(table.columns)
     ]
     lines += [
-        [known.get(cell) or _shorten(cell, max_cell) for cell, known in zip(row, short, strict=True)] for row in cells
+        [shorter.get(cell) or _shorten(cell, max_cell) for cell, shorter in zip(row, short, strict=True)]
+        for row in cells
     ]
     widths = [max(display_width(line[column]) for line in lines) for column in range(len(table.columns))]
     drawn = [

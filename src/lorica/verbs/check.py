@@ -158,7 +158,7 @@ def _tell(
         "exit_code": code,
         "adapters": [check_text.plain(*both) for both in zip(found, tried, strict=True)] if given.json else [],
         "ranking": [{"place": each.place, "name": each.name, "above": each.above} for each in places],
-        "runs": [{"run": run, "members": names} for run, names in check_text.runs_of(found).items()],
+        "runs": [{"run": run, "members": names} for run, names in check_text.runs_of(found)],
         "not_looked_at": [str(each) for each in passed],
     }
     emit(result, as_json=given.json, text=text)

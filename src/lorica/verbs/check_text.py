@@ -69,15 +69,15 @@ def passed_over(folders: Sequence[Path]) -> str:
     return f"\nNot looked at: {shown}{more}; name a folder to check what is in it."
 
 
-def runs_of(found: Sequence[Examination]) -> dict[str, list[str]]:
-    """The training runs that several of the adapters are of -> the adapters' names in the order of their steps."""
-    facts = [each.facts for one in found for each in one.findings if each.code == "L256"]
-    return {each["run"]: each["members"] for each in facts}
+def runs_of(found: Sequence[Examination]) -> list[tuple[str, list[str]]]:
+    """The training runs that several of the adapters are of, each with its adapters' names in the order of steps."""
+    notes = [note.facts for adapter in found for note in adapter.findings if note.code == "L256"]
+    return list({tuple(facts["members"]): (facts["run"], facts["members"]) for facts in notes}.values())
 
 
 def _sequences(found: Sequence[Examination]) -> list[str]:
     lines = []
-    for run, names in runs_of(found).items():
+    for run, names in runs_of(found):
         shown = names if len(names) <= 8 else [*names[:4], "...", *names[-3:]]
         lines.append(clean(f"{run}: {' -> '.join(shown)} ({len(names)} of one run)"))
     return ["", "Training runs, in the order of their steps:", *lines] if lines else []

@@ -48,23 +48,23 @@ def checkpoint_like(name: str) -> bool:
     return name == CHECKPOINTS or CHECKPOINT.fullmatch(name) is not None
 
 
-def checkpoints_in(place: Path) -> tuple[str, ...]:
+def checkpoints_in(folder: Path) -> tuple[str, ...]:
     """Checkpoints in a run's folder, as paths below it."""
-    found = []
-    for entry in entries_of(place):
+    paths = []
+    for entry in entries_of(folder):
         if not is_folder(entry):
             continue
         if CHECKPOINT.fullmatch(entry.name):
-            found.append(entry.name)
+            paths.append(entry.name)
         elif entry.name == CHECKPOINTS:
-            found += [f"{CHECKPOINTS}/{each.name}" for each in entries_of(place / CHECKPOINTS) if is_folder(each)]
-    return tuple(found)
+            paths += [f"{CHECKPOINTS}/{inner.name}" for inner in entries_of(folder / CHECKPOINTS) if is_folder(inner)]
+    return tuple(paths)
 
 
-def inner_folders(place: Path) -> list[str]:
+def inner_folders(folder: Path) -> list[str]:
     """The folders within an adapter's that may be adapters themselves, checkpoints first."""
     try:
-        checkpoints, entries = checkpoints_in(place), entries_of(place)
+        checkpoints, entries = checkpoints_in(folder), entries_of(folder)
     except OSError:
         return []
     others = (entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
@@ -102,15 +102,15 @@ def holds_adapter(folder: Path, *, whole: bool = False) -> bool:
     return is_adapter(entries) and (not whole or _has_weights(entries))
 
 
-def is_hollow(place: Path, entries: Sequence[os.DirEntry[str]]) -> bool:
+def is_hollow(folder: Path, entries: Sequence[os.DirEntry[str]]) -> bool:
     """Whether a folder has an adapter's config and no weights, and folders in it have some: a run that published
     nothing but its config, or a card for several adapters."""
-    return not _has_weights(entries) and _weights_below(place, _DEEP)
+    return not _has_weights(entries) and _weights_below(folder, _DEEP)
 
 
-def _weights_below(place: Path, levels: int) -> bool:
+def _weights_below(folder: Path, levels: int) -> bool:
     """Whether there is an adapter with weights so many levels below a folder, as far as few listings show."""
-    inner = [place / name for name in inner_folders(place)[:_MOST_INNER]]
-    if any(holds_adapter(each, whole=True) for each in inner):
+    inner = [folder / name for name in inner_folders(folder)[:_MOST_INNER]]
+    if any(holds_adapter(child, whole=True) for child in inner):
         return True
-    return levels > 1 and any(_weights_below(each, levels - 1) for each in inner)
+    return levels > 1 and any(_weights_below(child, levels - 1) for child in inner)

@@ -33,9 +33,9 @@ def tool_of(raw_config: Mapping[str, Any] | None, header: Header | None, names: 
     return None if by_files is None else by_files[1]
 
 
-def as_of_tool(tool: Method, header: Header | None, names: Sequence[str], found: Sequence[Finding]) -> list[Finding]:
+def as_of_tool(tool: Method, header: Header | None, names: Sequence[str], findings: Sequence[Finding]) -> list[Finding]:
     """The findings on a folder of this tool's. Where there is a header, level 1 names the tool."""
-    kept = [each for each in found if each.code not in _OF_PEFT]
+    kept = [other for other in findings if other.code not in _OF_PEFT]
     if header is not None:
         return kept
     files = sorted((name for name in names if is_file_of(tool, name)), key=lambda name: name.endswith(".json"))

@@ -44,8 +44,8 @@ _BLOCK = 256
 _FOLD = re.compile(r"(?i)(?:^|[^a-z])(?:fold|cv)[-_ ]?(\d{1,3})(?:$|[^0-9])")
 
 
-class _Known(msgspec.Struct, frozen=True):
-    """What is known of all entries together, in their order. runs: equal numbers for adapters of one training run.
+class _Context(msgspec.Struct, frozen=True):
+    """What holds of all entries together, in their order. runs: equal numbers for adapters of one training run.
     steps: as their paths give them. labels: names as findings show them, all of them different."""
 
     runs: Sequence[int]
@@ -68,10 +68,10 @@ def check_duplicates(entries: Sequence[Entry], members: Sequence[Member] | None 
     members = [Member(specimen.given) for specimen, _ in entries] if members is None else members
     names = [shown(specimen.name, 1000) for specimen, _ in entries]
     labels = short_names(names, _NAME)
-    known = _Known(find_runs(members), named_steps(members), [labels[name] for name in names])
-    same = _copies(entries, known, found)
-    leaders = _near(entries, known, same, found)
-    _origins(entries, known, [leaders.get(i, i) for i in same], found)
+    context = _Context(find_runs(members), named_steps(members), [labels[name] for name in names])
+    same = _copies(entries, context, found)
+    leaders = _near(entries, context, same, found)
+    _origins(entries, context, [leaders.get(i, i) for i in same], found)
     return found
 
 
@@ -126,7 +126,7 @@ def _pair(reader: TensorReader, module: Factors, tensors: dict[str, TensorInfo])
     return a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
 
 
-def _copies(entries: Sequence[Entry], known: _Known, found: Found) -> list[int]:
+def _copies(entries: Sequence[Entry], context: _Context, found: Found) -> list[int]:
     """Findings for equal tensors. Returns for each entry the number of the first with the same tensors."""
     groups: dict[str, list[int]] = {}
     for i, (_, numbers) in enumerate(entries):
@@ -138,11 +138,11 @@ def _copies(entries: Sequence[Entry], known: _Known, found: Found) -> list[int]:
             first[i] = group[0]
         for i in group if len(group) > 1 else ():
             others = [j for j in group if j != i]
-            _say_copies(entries, known, i, others, found)
+            _say_copies(entries, context, i, others, found)
     return first
 
 
-def _say_copies(entries: Sequence[Entry], known: _Known, i: int, others: list[int], found: Found) -> None:
+def _say_copies(entries: Sequence[Entry], context: _Context, i: int, others: list[int], found: Found) -> None:
     specimen, numbers = entries[i]
     say = found.setdefault(specimen.name, []).append
     base = _base(specimen)
@@ -152,7 +152,7 @@ def _say_copies(entries: Sequence[Entry], known: _Known, i: int, others: list[in
         say(
             finding(
                 "L253",
-                f"the tensors of {_names(known, foreign)}, which names {ascii(other)[1:-1]}, not {ascii(base)[1:-1]}",
+                f"the tensors of {_names(context, foreign)}, which names {ascii(other)[1:-1]}, not {ascii(base)[1:-1]}",
                 expected="one base model for one set of weights",
                 facts={"others": [entries[j][0].name for j in foreign[:20]], "bases": [base, other]},
             )
@@ -162,14 +162,14 @@ def _say_copies(entries: Sequence[Entry], known: _Known, i: int, others: list[in
         other_norm = entries[changed[0]][1].norm
         ratio = numbers.norm / other_norm if other_norm > 0 else 1.0
         how = f"{ratio:.4g} times as strong" if abs(ratio - 1) > 1e-6 else "with another config"
-        say(_rescaled(entries, changed, f"the tensors of {_names(known, changed)}, {how}", ratio, 1.0))
+        say(_rescaled(entries, changed, f"the tensors of {_names(context, changed)}, {how}", ratio, 1.0))
     equal = [j for j in others if j not in changed]
     if equal:
-        own_run = all(known.may_equal(i, j) for j in equal)
+        own_run = all(context.may_equal(i, j) for j in equal)
         say(
             finding(
                 "L250",
-                f"equal to {_names(known, equal)}",
+                f"equal to {_names(context, equal)}",
                 facts={"others": [entries[j][0].name for j in equal[:20]], "cosine": 1.0, "count": len(equal)},
                 severity="note" if own_run else None,
             )
@@ -185,7 +185,7 @@ def _rescaled(entries: Sequence[Entry], others: list[int], seen: str, ratio: flo
     )
 
 
-def _near(entries: Sequence[Entry], known: _Known, first: list[int], found: Found) -> dict[int, int]:
+def _near(entries: Sequence[Entry], context: _Context, first: list[int], found: Found) -> dict[int, int]:
     """Findings for updates that point the same way though their tensors differ; returns later -> earlier of each."""
     leaders: dict[int, int] = {}
     confirmed = 0
@@ -203,14 +203,14 @@ def _near(entries: Sequence[Entry], known: _Known, first: list[int], found: Foun
             continue
         leaders[i] = j
         for one, other in ((i, j), (j, i)):
-            found.setdefault(entries[one][0].name, []).append(_similar(entries, known, one, other, angle))
+            found.setdefault(entries[one][0].name, []).append(_similar(entries, context, one, other, angle))
     return leaders
 
 
-def _similar(entries: Sequence[Entry], known: _Known, i: int, j: int, angle: float) -> Finding:
+def _similar(entries: Sequence[Entry], context: _Context, i: int, j: int, angle: float) -> Finding:
     ratio = entries[i][1].norm / entries[j][1].norm
-    own_run = known.runs[i] == known.runs[j]
-    name = _names(known, [j])
+    own_run = context.runs[i] == context.runs[j]
+    name = _names(context, [j])
     if angle < 0:
         return _rescaled(entries, [j], f"the opposite of {name}'s update, {ratio:.4g} times as strong", -ratio, angle)
     # Within a run an update that grew is the training's; one that was multiplied is not.
@@ -231,7 +231,7 @@ def _similar(entries: Sequence[Entry], known: _Known, i: int, j: int, angle: flo
     )
 
 
-def _origins(entries: Sequence[Entry], known: _Known, first: list[int], found: Found) -> None:
+def _origins(entries: Sequence[Entry], context: _Context, first: list[int], found: Found) -> None:
     """Findings for folds, and for runs that started from the same values.
 
     first: for each entry, the first of those that were already said to be one update with it.
@@ -247,7 +247,7 @@ def _origins(entries: Sequence[Entry], known: _Known, first: list[int], found: F
     for key, members in folds.items():
         if len(set(members.values())) > 1 and key[1]:
             in_folds |= dict.fromkeys(members, key)
-            _say_folds(entries, known, sorted(members), found)
+            _say_folds(entries, context, sorted(members), found)
     start = list(range(len(entries)))
     for i, j, _ in _close(entries, first, "start", SAME_START):
         one, two = _root(start, i), _root(start, j)
@@ -261,20 +261,20 @@ def _origins(entries: Sequence[Entry], known: _Known, first: list[int], found: F
                 j
                 for j in group
                 if first[j] != first[i]
-                and known.runs[j] != known.runs[i]
+                and context.runs[j] != context.runs[i]
                 and not (i in in_folds and in_folds.get(j) == in_folds[i])
             ]
             if others:
                 found.setdefault(entries[i][0].name, []).append(
                     finding(
                         "L254",
-                        f"lora_A starts as in {_names(known, others)}",
+                        f"lora_A starts as in {_names(context, others)}",
                         facts={"others": [entries[j][0].name for j in others[:20]], "count": len(others)},
                     )
                 )
 
 
-def _say_folds(entries: Sequence[Entry], known: _Known, members: list[int], found: Found) -> None:
+def _say_folds(entries: Sequence[Entry], context: _Context, members: list[int], found: Found) -> None:
     vectors = {i: np.frombuffer(entries[i][1].sketch, "<f4") for i in members if entries[i][1].sketch}
     for i in members:
         others = [j for j in members if j != i]
@@ -283,7 +283,7 @@ def _say_folds(entries: Sequence[Entry], known: _Known, members: list[int], foun
         found.setdefault(entries[i][0].name, []).append(
             finding(
                 "L255",
-                f"a fold beside {_names(known, others)}{about}",
+                f"a fold beside {_names(context, others)}{about}",
                 facts={"others": [entries[j][0].name for j in others[:20]], "cosines": angles[:20]},
             )
         )
@@ -313,8 +313,8 @@ def _close(entries: Sequence[Entry], first: list[int], kind: str, least: float) 
                     yield members[begin + row], members[column], float(block[row, column])
 
 
-def _names(known: _Known, numbers: list[int]) -> str:
-    listed = ", ".join(known.labels[j] for j in numbers[:3])
+def _names(context: _Context, numbers: list[int]) -> str:
+    listed = ", ".join(context.labels[j] for j in numbers[:3])
     return listed + (f" and {len(numbers) - 3} more" if len(numbers) > 3 else "")
 
 

@@ -47,7 +47,7 @@ class Member(msgspec.Struct, frozen=True):
     signature: str = ""
 
 
-class _Spot(msgspec.Struct, frozen=True):
+class _PathInRun(msgspec.Struct, frozen=True):
     """run: the folder, or the folder and the stem, that its run has in common. own: whether the adapter bears that very
     name, and is no checkpoint by its path. step: the number in its name."""
 
@@ -63,10 +63,10 @@ def find_runs(members: Sequence[Member]) -> list[int]:
     run. Then equal logs, wherever they lie; but two adapters that stand at one step of a training are one and its copy
     under another name, unless the one is the last checkpoint and the other the model that the run published.
     """
-    spots = [_spot(each.given) for each in members]
+    paths = [_path_in_run(member.given) for member in members]
     by_path: dict[str, list[int]] = {}
-    for number, spot in enumerate(spots):
-        by_path.setdefault(spot.run, []).append(number)
+    for number, path in enumerate(paths):
+        by_path.setdefault(path.run, []).append(number)
     logs: dict[tuple[Point, ...], list[list[int]]] = {}
     for group in by_path.values():
         for log in {members[i].logged[:_TELLING] for i in group if len(members[i].logged) >= _TELLING}:
@@ -76,10 +76,10 @@ def find_runs(members: Sequence[Member]) -> list[int]:
         _join(run, group)
     for groups in logs.values():
         # The adapter that came furthest is the run's own; what else bears a name of its own is measured by it.
-        groups.sort(key=lambda group: -max(_step(members[i], spots[i]) or 0 for i in group))
+        groups.sort(key=lambda group: -max(_step(members[i], paths[i]) or 0 for i in group))
         whole = groups[0]
         for group in groups[1:]:
-            if _agree(members, whole, group) and not _pretends(members, spots, whole, group):
+            if _agree(members, whole, group) and not _pretends(members, paths, whole, group):
                 whole = [*whole, *group]
         _join(run, whole)
     return [_root(run, i) for i in range(len(members))]
@@ -87,7 +87,7 @@ def find_runs(members: Sequence[Member]) -> list[int]:
 
 def named_steps(members: Sequence[Member]) -> list[int | None]:
     """The step that each member's own path gives it."""
-    return [_spot(each.given).step for each in members]
+    return [_path_in_run(member.given).step for member in members]
 
 
 def _agree(members: Sequence[Member], whole: Sequence[int], group: Sequence[int]) -> bool:
@@ -97,18 +97,20 @@ def _agree(members: Sequence[Member], whole: Sequence[int], group: Sequence[int]
     return all(log == longest[: len(log)] for log in logs)
 
 
-def _pretends(members: Sequence[Member], spots: Sequence[_Spot], whole: Sequence[int], group: Sequence[int]) -> bool:
-    steps = [{_step(members[i], spots[i]) for i in each} for each in (whole, group)]
+def _pretends(
+    members: Sequence[Member], paths: Sequence[_PathInRun], whole: Sequence[int], group: Sequence[int]
+) -> bool:
+    steps = [{_step(members[i], paths[i]) for i in part} for part in (whole, group)]
     if None in steps[0] | steps[1]:
         return True
     shared = steps[0] & steps[1]
-    named = [any(spots[i].own for i in each) for each in (whole, group)]
+    named = [any(paths[i].own for i in part) for part in (whole, group)]
     last = max(step for step in steps[0] | steps[1] if step is not None)
     return bool(shared) and not (shared == {last} and named[0] != named[1])
 
 
-def _step(member: Member, spot: _Spot) -> int | None:
-    return member.step if spot.step is None else spot.step
+def _step(member: Member, path: _PathInRun) -> int | None:
+    return member.step if path.step is None else path.step
 
 
 def _join(run: list[int], group: Sequence[int]) -> None:
@@ -124,7 +126,7 @@ def _root(run: list[int], i: int) -> int:
     return i
 
 
-def _spot(given: Path) -> _Spot:
+def _path_in_run(given: Path) -> _PathInRun:
     path = os.path.abspath(given)
     folder, name = os.path.split(path)
     lower = name.lower()
@@ -147,32 +149,32 @@ def _spot(given: Path) -> _Spot:
         if not name:
             (folder, name), suffix = os.path.split(folder), ""
     run = os.path.join(folder, name)
-    return _Spot(run, own=run == whole, step=step)
+    return _PathInRun(run, own=run == whole, step=step)
 
 
 def check_runs(members: Sequence[Member], names: Sequence[str]) -> dict[str, list[Finding]]:
     """A note for each adapter that has others of its run beside it, with the run's order. names: of the members."""
-    found: dict[str, list[Finding]] = {}
+    findings: dict[str, list[Finding]] = {}
     groups: dict[tuple[int, str], list[int]] = {}
     for i, run in enumerate(find_runs(members)):
         groups.setdefault((run, members[i].signature), []).append(i)
     for group in groups.values():
         if len(group) < 2:
             continue
-        spots = {i: _spot(members[i].given) for i in group}
-        order = sorted(group, key=lambda i: _order(members[i], spots[i], names[i]))
-        steps = [_step(members[i], spots[i]) for i in order]
-        common = spots[order[-1]].run
+        paths = {i: _path_in_run(members[i].given) for i in group}
+        order = sorted(group, key=lambda i: _order(members[i], paths[i], names[i]))
+        steps = [_step(members[i], paths[i]) for i in order]
+        common = paths[order[-1]].run
         title = os.path.basename(common) or common
-        for place, i in enumerate(order):
-            at = "" if steps[place] is None else f", step {steps[place]}"
-            seen = f"number {place + 1} of {len(order)} of the run {shown(title, 60)}{at}"
-            facts = {"run": title, "members": [names[j] for j in order], "steps": steps, "place": place + 1}
-            found[names[i]] = [finding("L256", seen, facts=facts)]
-    return found
+        for position, i in enumerate(order):
+            at = "" if steps[position] is None else f", step {steps[position]}"
+            seen = f"number {position + 1} of {len(order)} of the run {shown(title, 60)}{at}"
+            facts = {"run": title, "members": [names[j] for j in order], "steps": steps, "position": position + 1}
+            findings[names[i]] = [finding("L256", seen, facts=facts)]
+    return findings
 
 
-def _order(member: Member, spot: _Spot, name: str) -> tuple[bool, int, bool, str]:
+def _order(member: Member, path: _PathInRun, name: str) -> tuple[bool, int, bool, str]:
     """By step; the model that the run published comes after its checkpoints."""
-    step = _step(member, spot)
-    return spot.own and spot.step is None and step is None, step if step is not None else 1 << 62, spot.own, name
+    step = _step(member, path)
+    return path.own and path.step is None and step is None, step if step is not None else 1 << 62, path.own, name
