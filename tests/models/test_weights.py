@@ -187,6 +187,18 @@ def test_a_tied_model_saved_with_its_head_alone_loads(tiny: Callable[[str], Any]
     assert decoder.lm_head.weight is decoder.model.embed_tokens.weight
 
 
+def test_a_missing_head_alone_and_an_adapter_inside_have_advice_of_their_own(
+    tiny: Callable[[str], Any], folder: Path, tmp_path: Path
+) -> None:
+    tied = Path(shutil.copytree(tiny("qwen2").folder, tmp_path / "tied"))
+    config = json.loads((tied / "config.json").read_text("utf-8"))
+    (tied / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}), "utf-8")
+    assert "tie_word_embeddings true" in refused(tied, "the first is lm_head.weight").fix
+    name = "model.layers.0.self_attn.q_proj.lora_A.default.weight"
+    change(folder, lambda tensors: tensors.update({name: torch.zeros(2, 32)}))
+    assert "merge_and_unload" in refused(folder, f"holds {name}").fix
+
+
 def test_an_adapter_in_the_folder_of_the_base_is_refused(folder: Path) -> None:
     # transformers with PEFT makes it part of the base without a word.
     (folder / "adapter_config.json").write_text("{}", "utf-8")

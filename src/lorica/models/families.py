@@ -147,12 +147,7 @@ def read_decoder_config(folder: Path) -> DecoderConfig:
         raise ModelConfigError(f"{path}: {error}", fix=error.fix) from None
     except KeyError as error:
         raise ModelConfigError(f"{path}: the key {error} is missing", fix=_AGAIN) from None
-    except (
-        AttributeError,
-        ArithmeticError,
-        TypeError,
-        ValueError,
-    ) as error:  # a text where an object should be, for one
+    except (AttributeError, ArithmeticError, TypeError, ValueError) as error:
         raise ModelConfigError(f"{path}: unusable value: {error}", fix=_AGAIN) from error
 
 
@@ -238,7 +233,7 @@ def _head_counts(family: Family, raw: Raw, hidden: int, heads: int) -> tuple[int
     null = {key for key in family.nullable if key in raw and raw[key] is None}
     implied = heads if "num_key_value_heads" in null else family.kv_heads or heads
     kv_heads = implied if "num_key_value_heads" in null else positive(raw, "num_key_value_heads", implied)
-    implied = family.head_dim or hidden // heads
+    implied = family.head_dim or max(1, hidden // heads)
     head_dim = implied if "head_dim" in null else positive(raw, "head_dim", implied)
     if family.whole_heads and hidden % heads:
         raise ValueError(f"hidden_size {hidden} is no multiple of num_attention_heads {heads}")

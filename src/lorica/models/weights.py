@@ -129,7 +129,10 @@ class _Reader:
         missing = sorted(set(self._shapes) - self._done)
         if missing:
             counted = f"{len(missing)} of {len(self._shapes)} weights are missing"
-            raise ModelError(f"{self._folder}: {counted}, the first is {missing[0]}", fix=AGAIN)
+            fix = f"{AGAIN}; a model that has no head of its own says tie_word_embeddings true in config.json"
+            raise ModelError(
+                f"{self._folder}: {counted}, the first is {missing[0]}", fix=fix if missing == [_HEAD] else AGAIN
+            )
         if dtype is None and not as_stored:
             self._unify()
 
@@ -156,9 +159,13 @@ class _Reader:
         # Old checkpoints carry rotary tables, which follow from the config.
         if name.endswith("rotary_emb.inv_freq"):
             return False
+        adapted = ".lora_" in name or ".base_layer." in name
         raise ModelError(
             f"{path}: holds {name}; by its config.json this {self._config.family} model has no such weight",
-            fix="download config.json and weights of the same revision, or use engine=transformers",
+            fix="merge the adapter into the model (merge_and_unload of PEFT) and save it again"
+            if adapted
+            else "download config.json and weights of the same revision; engine=transformers leaves out what it has no "
+            "place for",
         )
 
     def _settle_head(self, dtype: torch.dtype | None, *, as_stored: bool) -> None:
