@@ -52,6 +52,7 @@ HEAVY = {
     "omegaconf",
     "sklearn",
     "pyarrow",
+    "openpyxl",
     "bitsandbytes",
     "tokenizers",
 }

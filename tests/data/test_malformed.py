@@ -58,7 +58,7 @@ MALFORMED: dict[str, tuple[str, bytes, int | None, str | None, str]] = {
     "an HTML page": ("t.csv", b"<!doctype html><p>Not found", 1, None, "an HTML page"),
     "gzip cut off": ("t.csv.gz", ZIPPED[:-9], 1, None, "cut off"),
     "gzip damaged": ("t.csv.gz", ZIPPED[:-8] + b"\1\1\1\1" + ZIPPED[-4:], 1, None, "damaged"),
-    "unknown suffix": ("t.xlsx", b"PK\x03\x04", None, None, "the suffix '.xlsx'"),
+    "unknown suffix": ("t.ods", b"PK\x03\x04", None, None, "the suffix '.ods'"),
     "no suffix": ("rows", GOOD, None, None, "no suffix"),
     "JSONL: blank file": ("t.jsonl", b"\n \n", 1, None, "no rows"),
     "JSONL: not JSON": ("t.jsonl", GOOD + b"{'id': 'b'}\n", 2, None, "at column 2"),

@@ -365,6 +365,9 @@ class ReadingConfig:
     delimiter: Delimiter = "auto"
     """What separates the cells of CSV and TSV files; `auto`: commas in `.csv`, tabs in `.tsv`."""
 
+    sheet: str = ""
+    """The sheet of a workbook (.xlsx) that holds the rows; empty for the only one that holds anything."""
+
 
 @dataclass(frozen=True)
 class Config:

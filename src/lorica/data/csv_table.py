@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 from lorica.data.files import MAX_TEXT, FileFormat, open_checked, text_lines
-from lorica.data.quoting import READINGS, WORDS, Doubt, Watch, alternatives, choose
-from lorica.data.table import Record, Table, TableOptions
+from lorica.data.quoting import READINGS, WORDS, Doubt, Watch, alternatives, choose, parse
+from lorica.data.table import Record, Table, TableOptions, check_names
 from lorica.errors import DataError, RowError
 
 _Rows = Iterator[tuple[int, list[str] | RowError]]
@@ -158,34 +158,29 @@ def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
 
 
 def _check_header(path: Path, line: int, header: list[str], dialect: Dialect) -> None:
-    blank = [i for i, name in enumerate(header, 1) if not name.strip()]
-    if blank:
-        raise DataError(
-            f"column {blank[0]} of the header has no name",
-            path=path,
-            line=line,
-            fix="name it or remove it (pandas writes such a column for its index: use to_csv(index=False))",
-        )
-    for name in header:
-        if header.count(name) > 1:
-            places = [str(i) for i, other in enumerate(header, 1) if other == name]
-            raise DataError(
-                f"the header names {name!r} more than once (columns {', '.join(places)})",
-                path=path,
-                line=line,
-                fix="rename or remove all but one",
-            )
-    others = [mark for mark in DELIMITERS.values() if mark != dialect.delimiter]
-    other = max(others, key=lambda mark: sum(name.count(mark) for name in header))
-    if not dialect.named and sum(name.count(other) for name in header) >= len(header):
-        rename = {"\t": "name it .tsv, or say so: ", ",": "name it .csv, or say so: "}.get(other, "say so: ")
-        columns = "one column" if len(header) == 1 else f"{len(header)} columns"
-        raise DataError(
-            f"the header is {columns}, {', '.join(map(repr, header))}: the file seems to be separated by {other!r}",
-            path=path,
-            line=line,
-            fix=f"{rename}data.delimiter={_NAMES[other]}",
-        )
+    check_names(path, line, header)
+    if dialect.watched and any(name.startswith(" ") and name.strip(" ")[:1] == '"' for name in header):
+        message = "a name of the header begins with a space and a quote"
+        raise DataError(message, path=path, line=line, fix=f"remove the spaces, or say: {WORDS['spaced']}")
+    if not dialect.named:
+        other = max(_others(dialect), key=lambda mark: sum(name.count(mark) for name in header))
+        if sum(name.count(other) for name in header) >= len(header):
+            raise _other_delimiter(path, line, header, other)
+
+
+def _others(dialect: Dialect) -> list[str]:
+    return [mark for mark in DELIMITERS.values() if mark != dialect.delimiter]
+
+
+def _other_delimiter(path: Path, line: int, header: list[str], other: str) -> DataError:
+    rename = {"\t": "name it .tsv, or say so: ", ",": "name it .csv, or say so: "}.get(other, "say so: ")
+    columns = "one column" if len(header) == 1 else f"{len(header)} columns"
+    return DataError(
+        f"the header is {columns}, {', '.join(map(repr, header))}: the file seems to be separated by {other!r}",
+        path=path,
+        line=line,
+        fix=f"{rename}data.delimiter={_NAMES[other]}",
+    )
 
 
 def _ragged(path: Path, line: int, cells: list[str], width: int, dialect: Dialect, lines: list[str]) -> RowError:
@@ -212,6 +207,9 @@ def _quoting_fix(dialect: Dialect, lines: list[str], width: int) -> str:
 
 
 def _unparsable(path: Path, line: int, reason: str, dialect: Dialect, lines: list[str], width: int) -> DataError:
+    for mark in _others(dialect) if not width and not dialect.named else ():  # a header that is quoted as a whole
+        if (rows := parse(lines[:1], "standard", mark)) and len(rows[0]) > 1:
+            return _other_delimiter(path, line, [lines[0].strip()], mark)
     others = [WORDS[name] for name in alternatives(lines, dialect.delimiter, width)]
     fix = "; or: ".join(["quotes inside a quoted text must be doubled", *others])
     if "unexpected end of data" in reason:

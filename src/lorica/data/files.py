@@ -19,7 +19,7 @@ from lorica.formats import HEAD_BYTES, LFS_FIX, Content, recognise
 MAX_TEXT = 16 * 1024 * 1024
 """Most bytes of one physical line, and most characters of one CSV cell or one element of a JSON array."""
 
-Kind = Literal["csv", "tsv", "jsonl", "json", "parquet"]
+Kind = Literal["csv", "tsv", "jsonl", "json", "parquet", "xlsx"]
 
 SUFFIXES: dict[str, Kind] = {
     ".csv": "csv",
@@ -28,14 +28,16 @@ SUFFIXES: dict[str, Kind] = {
     ".ndjson": "jsonl",
     ".json": "json",
     ".parquet": "parquet",
+    ".xlsx": "xlsx",
+    ".xlsm": "xlsx",
 }
-_ALLOWED = ".csv, .tsv, .jsonl, .ndjson, .json (each also with .gz) or .parquet"
+_ALLOWED = ".csv, .tsv, .jsonl, .ndjson, .json (each also with .gz), .parquet or .xlsx"
 
 _UNPACK = "decompress it first, or compress it with gzip"
 _FIXES = {
     Content.LFS_POINTER: LFS_FIX,
-    Content.ZIP: "unzip it, or save the sheet as CSV (UTF-8)",
-    Content.XLS: "save the sheet as CSV (UTF-8)",
+    Content.ZIP: "unzip it, or name it .xlsx if it is a workbook",
+    Content.XLS: "save it as .xlsx without a password, or the sheet as CSV (UTF-8)",
     Content.PARQUET: "give it the suffix .parquet",
     Content.ARROW: "write it as Parquet or CSV",
     Content.GZIP: "add the suffix .gz to its name",
@@ -64,7 +66,7 @@ def file_format(path: Path) -> FileFormat:
     gzipped = name.endswith(".gz")
     suffix = Path(name.removesuffix(".gz")).suffix
     kind = SUFFIXES.get(suffix)
-    if kind is None or (gzipped and kind == "parquet"):
+    if kind is None or (gzipped and kind in ("parquet", "xlsx")):
         got = f"the suffix {suffix + ('.gz' if gzipped else '')!r}" if suffix or gzipped else "no suffix"
         raise DataError(f"cannot tell the format of this file: {got}", path=path, fix=f"use one of {_ALLOWED}")
     return FileFormat(kind, gzipped)
@@ -211,11 +213,14 @@ def _refuse_other_kinds(path: Path, fmt: FileFormat, head: bytes) -> None:
     if fmt.kind == "parquet" and head.startswith(b"PAR1"):
         return
     content = recognise(head)
+    if fmt.kind == "xlsx" and content is Content.ZIP:
+        return
     if content is not None:
         fix = _FIXES.get(content, _OTHER_FIX)
         raise DataError(f"the suffix says {fmt.kind}, the content is {content}", path=path, line=1, fix=fix)
-    if fmt.kind == "parquet":
-        raise DataError("the content is not Parquet", path=path, line=1, fix="give it the suffix of what it is")
+    if fmt.kind in ("parquet", "xlsx"):
+        name = "Parquet" if fmt.kind == "parquet" else "a workbook"
+        raise DataError(f"the content is not {name}", path=path, line=1, fix="give it the suffix of what it is")
     if head.count(0) > max(4, len(head) // 4):
         fix = "convert it to UTF-8: iconv -f UTF-16LE -t UTF-8"
         raise DataError("the content looks like UTF-16 without its mark, or binary", path=path, line=1, fix=fix)

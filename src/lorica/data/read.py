@@ -37,8 +37,8 @@ def read_rows(
     log: ReadLog | None = None,
     check: Callable[[Row], object] | None = None,
 ) -> Iterator[Row]:
-    """The rows of a CSV, TSV, JSONL, JSON or Parquet file, in its order, with memory that does not grow with
-    it.
+    """The rows of a CSV, TSV, JSONL, JSON or Parquet file or a workbook, in its order, with memory that does not
+    grow with it.
 
     columns: name a shape expects -> name in the file. constants: name a shape expects -> one value for every
     row. The header (JSON: the first record) decides the shape: the first whose required names are all there.
@@ -131,7 +131,7 @@ def count_rows(path: Path | str) -> int | None:
             from lorica.data.parquet_table import count_parquet
 
             return count_parquet(file)
-        if fmt.gzipped or fmt.kind == "json" or file.stat().st_size > _COUNT_LIMIT:
+        if fmt.gzipped or fmt.kind in ("json", "xlsx") or file.stat().st_size > _COUNT_LIMIT:
             return None
         if fmt.kind == "jsonl":
             with file.open("rb") as lines:

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lorica.errors import RowError
+from lorica.errors import DataError, RowError
 
 Record = tuple[int, Mapping[str, Any] | RowError]
 """(line, values by the file's own column names, or why this one record cannot be read)"""
+
+
+def check_names(path: Path, line: int, names: Sequence[str]) -> None:
+    """Raises DataError for a header with a column that has no name, or two of one name."""
+    blank = [i for i, name in enumerate(names, 1) if not name.strip()]
+    if blank:
+        raise DataError(
+            f"column {blank[0]} of the header has no name",
+            path=path,
+            line=line,
+            fix="name it or remove it (pandas writes such a column for its index: use to_csv(index=False))",
+        )
+    for name in names:
+        if names.count(name) > 1:
+            places = [str(i) for i, other in enumerate(names, 1) if other == name]
+            raise DataError(
+                f"the header names {name!r} more than once (columns {', '.join(places)})",
+                path=path,
+                line=line,
+                fix="rename or remove all but one",
+            )
 
 
 class TableOptions(msgspec.Struct, frozen=True):

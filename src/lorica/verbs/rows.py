@@ -39,7 +39,7 @@ def open_rows(
             shapes or task.shapes,
             columns=config.task.columns,
             constants=config.task.constants,
-            options=TableOptions(quoting=config.reading.quoting, delimiter=config.reading.delimiter),
+            options=TableOptions(config.reading.quoting, config.reading.delimiter, config.reading.sheet),
             log=log or reading_log(config),
             check=check,
         )
