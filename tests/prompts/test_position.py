@@ -182,6 +182,38 @@ def test_the_mark_of_an_answer_is_added_where_the_template_leaves_it_out(
     assert list(row.tokens[:-1]) == whole.encode(f"{text}{space}Yes", add_special_tokens=False).ids
 
 
+@pytest.mark.parametrize("spaces", [" ", "  ", "\t"])
+def test_a_space_at_the_end_of_the_prompt_belongs_to_the_answer(spaces: str, tmp_path: Path) -> None:
+    """Tokenizers write " Yes" as one token, and the template's own conversations have it."""
+    template = (
+        "{% for m in messages %}{{ m.role | upper + ':" + spaces + "' + m.content + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'ASSISTANT:" + spaces + "' }}{% endif %}"
+    )
+    encoder = load(tmp_path / "m", template)
+    assert encoder.render(CHAT, generated=False).endswith("\nASSISTANT:")
+    (note,) = encoder.notes
+    assert "belongs to the answer's first token" in note
+    whole = Tokenizer.from_file(str(tmp_path / "m" / "tokenizer.json"))
+    row = encoder.encode(CHAT, answer="Yes", max_tokens=999, truncate="error")
+    text = encoder.render(CHAT) + spaces + "Yes"
+    assert list(row.tokens[:-1]) == whole.encode(text, add_special_tokens=False).ids
+    without = load(tmp_path / "n", template.replace("'ASSISTANT:" + spaces, "'ASSISTANT:"))
+    assert without.notes == ()
+    assert without.encode(CHAT, answer="Yes", max_tokens=999, truncate="error") == row
+    assert without.template_digest != encoder.template_digest
+
+
+def test_a_space_that_a_marker_swallows_is_none(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(AddedToken("<|assistant|>", special=True, rstrip=True, normalized=False))
+    template = "{% for m in messages %}{{ '<|' + m.role + '|> ' + m.content + '<|im_end|>' }}{% endfor %}"
+    template += "{% if add_generation_prompt %}{{ '<|assistant|> ' }}{% endif %}"
+    encoder = Encoder.load(write_folder(tmp_path / "m", tokenizer, template=template, eos_token="<|im_end|>"))
+    assert encoder.render(CHAT).endswith("<|assistant|> ")
+    row = encoder.encode(CHAT, answer="Yes", max_tokens=99, truncate="error")
+    assert row.tokens[row.answer_start : -1] == encoder.encode_choice("Yes")
+    assert encoder.decode(encoder.encode_choice("Yes")) == "Yes"
+
+
 def test_what_is_added_counts_as_another_template(tmp_path: Path) -> None:
     def digest(template: str, *, thinking: bool = False) -> str:
         return load(tmp_path / "m", template, thinking=thinking).template_digest
@@ -303,6 +335,30 @@ def test_a_tokenizer_is_held_against_the_model(tmp_path: Path) -> None:
         PromptError, match=rf"(?s){size - 1} rows, and 1 of the tokenizer's ids.*resize_token_embeddings"
     ):
         encoder.check_vocabulary(size - 1)
+
+
+def test_ids_that_the_files_and_the_library_read_otherwise(tmp_path: Path) -> None:
+    """A gap before an added token: the library gives it the next free id, and the file another."""
+    template = CHATML.replace("<|im_start|>", "<|begin|>")
+    tokenizer = tiny_tokenizer(AddedToken("<|begin|>", special=True))
+    folder = write_folder(tmp_path / "m", tokenizer, template=template, eos_token="<|im_end|>")
+    size = tokenizer.get_vocab_size()
+    assert Encoder.load(folder).check_vocabulary(size) == ()
+    for moved in (size + 5, 7):
+        written = json.loads((folder / "tokenizer.json").read_text())
+        written["added_tokens"][-1]["id"] = moved
+        (folder / "tokenizer.json").write_text(json.dumps(written))
+        with pytest.raises(PromptError, match=rf"'<\|begin\|>' the id {moved}, and it is read as {size - 1}"):
+            Encoder.load(folder).check_vocabulary(size + 20)
+
+
+def test_an_end_of_text_that_the_tokenizer_does_not_know(tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match=r"(?s)names '<\|eot\|>', no token of it.*one of the tokenizer's tokens"):
+        Encoder.load(write_folder(tmp_path / "m", tiny_tokenizer(), eos_token="<|eot|>"))
+    names = {"eos_token": "<|im_end|>", "bos_token": "<s>"}
+    folder = write_folder(tmp_path / "n", tiny_tokenizer(), template="{{ bos_token }}" + CHATML, **names)
+    (note,) = Encoder.load(folder).notes
+    assert "writes '<s>'" in note
 
 
 def test_tokens_that_were_added_beyond_the_model(tmp_path: Path) -> None:

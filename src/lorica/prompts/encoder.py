@@ -43,7 +43,8 @@ class Encoder:
         self.stop_tokens: tuple[int, ...] = tuple(
             dict.fromkeys((self.end_of_turn, parts.end_of_text, *parts.more_stop_tokens))
         )
-        self._marker, self._closing, self._answer_prefix = position.marker, position.closing, position.prefix
+        self._marker, self._closing, self._trailing = position.marker, position.closing, parts.trailing
+        self._answer_prefix = parts.trailing + position.prefix
         self.thinks = parts.thinking and bool(position.closing)
         self.opened = position.thought if self.thinks else ""
         self.notes = template_notes(parts)
@@ -135,7 +136,7 @@ class Encoder:
         Raises PromptError where ordinary texts, the template or its end of turn have tokens that the model has not.
         """
         written = self._encode_text(self._template.sample(), "start")
-        return vocabulary_notes(self._vocabulary, rows, used={*written, self.end_of_turn})
+        return vocabulary_notes(self._vocabulary, rows, used={*written, *self.stop_tokens[:2]})
 
     def spell(self, encoded: Encoded) -> tuple[str, str]:
         """Prompt and answer of a training example as the model sees them, special tokens written out; the loss is on
@@ -149,7 +150,8 @@ class Encoder:
         return self._render([(m.role, m.content) for m in folded], generated and self.thinks)
 
     def _render(self, turns: Sequence[tuple[str, str]], thinks: bool) -> str:
-        return self._template.render(turns, generation=True) + self._marker + ("" if thinks else self._closing)
+        opening = self._template.render(turns, generation=True) + self._marker
+        return opening if thinks else (opening + self._closing).removesuffix(self._trailing)
 
     def _place_after(self, text: str) -> Place:
         return "segment" if self._vocabulary.ends_with_marker(text) else "continuation"

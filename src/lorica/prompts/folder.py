@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ class Parts(msgspec.Struct, frozen=True):
     vocabulary: Vocabulary
     template: ChatTemplate
     thinking: bool
+    trailing: str  # spaces that end the template's prompts, and belong to the first token of the answer
+    named_tokens: tuple[str, ...]  # the beginning and the end of text, as the tokenizer's config names them
     end_of_text: int
     more_stop_tokens: tuple[int, ...]
     template_digest: str
@@ -47,25 +49,41 @@ def read_parts(folder: Path, *, chat_template: str, thinking: bool) -> Parts:
     if source.origin == "plain" and not _opens_with(vocabulary, names.get("bos_token")):
         variables.pop("bos_token", None)
     template = ChatTemplate(source, variables, is_token=lambda text: vocabulary.marker_id(text) is not None)
-    end = vocabulary.token_id(names["eos_token"]) if "eos_token" in names else next(iter(stops), None)
-    if end is None:
-        raise PromptError(
-            f"{folder} names no end-of-text token, so an answer could not end",
-            fix="add eos_token to tokenizer_config.json",
-        )
     position = template.position
-    # What is added to a template's own prompts changes them, as another template would.
-    added = position.marker + ("" if thinking else position.closing)
-    template_bytes = msgspec.json.encode([source.text, thinking, *([added] if added else [])])
+    trailing = _trailing_spaces(position.tail + position.marker + position.closing, vocabulary)
+    # What is added to a template's own prompts, and taken from them, changes them, as another template would.
+    changed = [position.marker + ("" if thinking else position.closing), trailing]
+    template_bytes = msgspec.json.encode([source.text, thinking, *(changed if any(changed) else [])])
     tokenizer_bytes = msgspec.json.encode(_what_encodes(tokenizer), order="sorted")
     return Parts(
         vocabulary=vocabulary,
         template=template,
         thinking=thinking,
-        end_of_text=end,
+        trailing=trailing,
+        named_tokens=tuple(names[name] for name in ("bos_token", "eos_token") if name in names),
+        end_of_text=_end_of_text(folder, vocabulary, names, stops),
         more_stop_tokens=stops,
         template_digest=f"sha256:{hashlib.sha256(template_bytes).hexdigest()}",
         tokenizer_digest=f"sha256:{hashlib.sha256(tokenizer_bytes).hexdigest()}",
+    )
+
+
+def _trailing_spaces(prompt: str, vocabulary: Vocabulary) -> str:
+    """Tokenizers write a space and the word behind it as one token: a prompt that ends with the space has another."""
+    if vocabulary.ends_with_marker(prompt):
+        return ""
+    return prompt[len(prompt.rstrip(" \t")) :]
+
+
+def _end_of_text(folder: Path, vocabulary: Vocabulary, names: Mapping[str, str], stops: Sequence[int]) -> int:
+    named = names.get("eos_token")
+    end = next(iter(stops), None) if named is None else vocabulary.token_id(named)
+    if end is not None:
+        return end
+    what = "names no end-of-text token" if named is None else f"names {named!r}, no token of it, as its end of text"
+    raise PromptError(
+        f"{folder} {what}, so an answer could not end",
+        fix="add eos_token to tokenizer_config.json, one of the tokenizer's tokens",
     )
 
 

@@ -29,14 +29,26 @@ def template_notes(parts: Parts) -> tuple[str, ...]:
             f"{origin} lets the model think before it answers: prompts end with {position.closing!r}, so that the "
             "answer follows at once; task.thinking=true lets a written answer think first"
         )
+    if parts.trailing:
+        notes.append(
+            f"{origin} ends its generation prompt with {parts.trailing!r}, which belongs to the answer's first token: "
+            "prompts end before it, in training too"
+        )
     return (*notes, *_marks(parts))
 
 
 def vocabulary_notes(vocabulary: Vocabulary, rows: int, *, used: set[int]) -> tuple[str, ...]:
     """What a person should know of a tokenizer on an embedding of so many rows. used: ids that every prompt has.
 
-    Raises PromptError for one that gives ids beyond the embedding.
+    Raises PromptError for one that gives ids beyond the embedding, or whose files contradict each other.
     """
+    if moved := vocabulary.displaced(used):
+        content, number = next(iter(moved.items()))
+        raise PromptError(
+            f"the tokenizer's files give {content!r} the id {vocabulary.marker_id(content)}, "
+            f"and it is read as {number}",
+            fix="save the tokenizer again with tokenizer.save_pretrained(...), or download the model's files again",
+        )
     entries = vocabulary.entries()
     beyond = {content: number for content, number in entries.items() if number >= rows}
     if not beyond:
@@ -68,7 +80,11 @@ def _marks(parts: Parts) -> list[str]:
             f"{origin} ends an answer with {end.group()!r}, which is no token of the tokenizer: it is written in plain "
             "pieces, and no answer ends there. Set model.chat_template to the model's own template, or to 'plain'"
         ]
-    marks = list(dict.fromkeys(_MARK.findall(parts.template.sample())))
+    written = parts.template.sample()
+    foreign = [each for each in parts.named_tokens if each in written and vocabulary.marker_id(each) is None]
+    if foreign:
+        return [f"{origin} writes {foreign[0]!r}, which the tokenizer's config names and the tokenizer does not know"]
+    marks = list(dict.fromkeys(_MARK.findall(written)))
     lacking = [mark for mark in marks if vocabulary.marker_id(mark) is None]
     kinds = {mark[:1] + mark[-2:-1] for mark in marks if mark not in lacking}
     odd = [mark for mark in lacking if mark[:1] + mark[-2:-1] in kinds]

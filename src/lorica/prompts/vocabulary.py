@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -153,6 +153,13 @@ class Vocabulary:
         """The id of a marker or of any other entry of the vocabulary with exactly this spelling."""
         found = self._tokenizers["start"].token_to_id(content)
         return None if found is None else int(found)
+
+    def displaced(self, tokens: Collection[int]) -> dict[str, int | None]:
+        """Of these markers those that the file gives one id and the tokenizers library another: spelling -> the
+        library's.
+        """
+        given = {content: self.token_id(content) for content, token in self._markers.items() if token.id in tokens}
+        return {content: number for content, number in given.items() if number != self._markers[content].id}
 
     def _strip_beside_markers(self, pieces: list[str]) -> None:
         for index in range(1, len(pieces), 2):
