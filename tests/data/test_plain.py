@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import msgspec
 import numpy as np
@@ -135,6 +137,7 @@ class Scalar:
         (Scalar([Scalar(1)]), [1]),
         (Decimal("4.0"), 4),
         (Decimal("4.5"), 4.5),
+        (UUID(int=7), "00000000-0000-0000-0000-000000000007"),
         (datetime(2024, 1, 2, 3, 4), "2024-01-02 03:04:00"),
         (None, None),
         ("x", "x"),
@@ -169,6 +172,14 @@ def test_numbers_keep_their_kind_and_digits() -> None:
 )
 def test_rows_in_many_vessels(records: Any) -> None:
     assert read(records) == [("1", {"text": "x"}), ("2", {"text": "y"})]
+
+
+def test_rows_of_a_database() -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.row_factory = sqlite3.Row
+    rows = connection.execute("select 1 as id, 'x' as text union all select 2, 'y'")
+    assert read(rows) == [("1", {"text": "x"}), ("2", {"text": "y"})]
+    connection.close()
 
 
 def test_the_index_of_a_frame_is_no_id_and_its_order_stays() -> None:

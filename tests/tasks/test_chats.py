@@ -236,6 +236,19 @@ def test_it_is_not_left_out_when_the_columns_are_mapped_by_hand() -> None:
     assert row.notes == ("the column 'input' is read as part of the question",)
 
 
+def test_an_instruction_may_have_a_passage() -> None:
+    # As Dolly has them.
+    row = one(SAQ, {"instruction": "Which city?", "context": "Oslo is big.", "response": "Oslo", "category": "qa"})
+    assert asked(SAQ, row) == [("user", "Answer in a few words.\nPassage: Oslo is big.\nQuestion: Which city?")]
+    assert SAQ.target(row) == "Oslo"
+
+
+def test_one_column_is_not_read_twice() -> None:
+    row = one(SAQ, {"input": "Norway?", "output": "Oslo"}, question="input", answer="output")
+    assert asked(SAQ, row) == [("user", "Answer in a few words.\nQuestion: Norway?")]
+    assert row.notes == ()
+
+
 @pytest.mark.parametrize("name", ["system", "history"])
 def test_what_an_instruction_comes_with_is_refused_by_name(name: str) -> None:
     with pytest.raises(DataError, match=f"(?s)comes with '{name}'.*in a column 'messages'"):

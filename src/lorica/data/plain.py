@@ -11,6 +11,7 @@ from decimal import Decimal
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from lorica.errors import DataError
 
@@ -22,8 +23,8 @@ _NOT_ROWS = "give a list of dictionaries, a data frame, or anything that yields 
 def plain_value(value: Any) -> Any:
     """A cell as a file of JSON would hold it: None, bool, int, float, str, list or dict.
 
-    Scalars of numpy and pyarrow become Python's, arrays and series lists, what pandas calls missing None, moments their
-    text. Anything else stays as it is, for the task to refuse.
+    Scalars of numpy and pyarrow become Python's, arrays and series lists, what pandas calls missing None, moments and
+    UUIDs their text. Anything else stays as it is, for the task to refuse.
     """
     kind = type(value)
     if kind is list or kind is tuple:
@@ -37,7 +38,7 @@ def plain_value(value: Any) -> Any:
     for method in ("as_py", "tolist", "to_list", "to_pylist"):  # pyarrow scalars; numpy, pandas; polars; pyarrow arrays
         if callable(convert := getattr(value, method, None)):
             return plain_value(convert())
-    if isinstance(value, (datetime, date, time, timedelta)):
+    if isinstance(value, (datetime, date, time, timedelta, UUID)):
         return str(value)
     return _plain_scalar(value)
 
@@ -80,6 +81,8 @@ def _record(record: Any, path: Path, number: int) -> dict[str, Any]:
     for method in ("to_dict", "_asdict"):
         if not isinstance(record, Mapping) and callable(convert := getattr(record, method, None)):
             record = convert()
+    if not isinstance(record, Mapping) and callable(getattr(record, "keys", None)):
+        record = dict(record)  # a row of a database
     if not isinstance(record, Mapping):
         raise DataError(f"a {kind} where a dictionary is expected", path=path, line=number, fix=_NOT_ROWS)
     plain = {_key(key): plain_value(value) for key, value in record.items()}

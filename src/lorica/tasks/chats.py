@@ -97,9 +97,9 @@ def _build(turns: list[tuple[Role, str]], values: Mapping[str, Any], gold: Gold,
     answers = sum(role == "assistant" for role, _ in turns)
     answer = turns.pop()[1].strip() if turns[-1][0] == "assistant" else None
     if not turns or turns[-1][0] != "user":
-        place = "at its end" if answer is None else "before its answer"
+        where = "at its end" if answer is None else "before its answer"
         raise CellError(
-            f"the chat has no turn of the user {place}", fix="end it with the user, or with the answer to the user"
+            f"the chat has no turn of the user {where}", fix="end it with the user, or with the answer to the user"
         )
     label, notes = (None, ()) if answer is None else gold(answer)
     return Row(

@@ -247,7 +247,7 @@ def _countries(value: object, options: OptionSet) -> tuple[str, ...]:
             return tuple(named.get(name, "") for name in names)
         cell = list(named.values())
     countries = [str(country) for country in cell]
-    return tuple(countries[place] for place in options.order if place < len(countries))
+    return tuple(countries[index] for index in options.order if index < len(countries))
 
 
 def _stem_row(values: Mapping[str, Any]) -> McqRow:

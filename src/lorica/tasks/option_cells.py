@@ -21,7 +21,7 @@ _LETTER_LABEL = re.compile(r"\s*(?:\(([A-Z])\)|([A-Z])[.):：、．])\s*")
 class OptionSet(msgspec.Struct, frozen=True):
     """The options of one row, in the order in which a prompt shows them.
 
-    keys: the file's own names for them, () for a list. order: each one's place in the file. counted: whether a
+    keys: the file's own names for them, () for a list. order: their positions in the file. counted: whether a
     number may count them. numbering: how, where labels in the texts ("1) red") tell.
     """
 

@@ -92,7 +92,7 @@ def read_option(
         )
     two = f"the answer {value!r} could mean the options {' and '.join(names[index] for index in indices)}"
     if readings.keys() & {"from_0", "from_1"}:
-        told_apart = ", ".join(f"{names[min(found)]} {_COUNTED[name]}" for name, found in readings.items())
+        told_apart = ", ".join(f"{names[min(indices)]} {_COUNTED[name]}" for name, indices in readings.items())
         raise UndecidedNumberError(
             f"{two} ({told_apart}), and no row decides it",
             fix="say what numbers mean, task.answer_numbers=from_0, from_1 or text; or write letters or keys",
@@ -140,7 +140,8 @@ def _readings(value: object, options: Sequence[str], keys: Sequence[str], counte
     if whole and counted and not any(_number(key) is not None for key in keys):
         number = int(whole[1])
         counts = {"text": texts, "from_0": {number}, "from_1": {number - 1}}
-        return {name: found for name, indices in counts.items() if (found := indices & set(range(len(options))))}
+        within = {name: indices & set(range(len(options))) for name, indices in counts.items()}
+        return {name: indices for name, indices in within.items() if indices}
     letter = () if keys or len(bare) != 1 else {LETTERS.find(bare.upper())} & set(range(len(options)))
     return {"words": texts.union(letter) or _by_label(_loosened(text), options, option_names(keys, len(options)))}
 
@@ -163,8 +164,8 @@ def _alike(text: str, candidates: Sequence[str]) -> set[int]:
     leaves out, or else as a number."""
     for form in (str, _folded, _loosened):
         wanted = form(text)
-        if found := {index for index, candidate in enumerate(candidates) if form(candidate) == wanted}:
-            return found
+        if matches := {index for index, candidate in enumerate(candidates) if form(candidate) == wanted}:
+            return matches
     number = _number(text)
     return {i for i, candidate in enumerate(candidates) if number is not None and _number(candidate) == number}
 

@@ -60,11 +60,13 @@ def question_case(row: Row) -> QuestionCase:
 
 
 def _build_question(values: Mapping[str, Any], row_id: str, line: int) -> Row:
-    given = text_value(values, "input")
+    question, given = needed_text(values, "question"), text_value(values, "input")
+    if given == question:  # one column, which is the question by a mapping
+        given = ""
     return Row(
         id=row_id,
         case=QuestionCase(
-            "\n\n".join(filter(None, (needed_text(values, "question"), given))),
+            "\n\n".join(filter(None, (question, given))),
             text_value(values, "country"),
             text_value(values, "passage") or UNSET,
         ),
@@ -156,7 +158,7 @@ _ELSEWHERE = (
     RowShape(
         "instructions",
         ("instruction",),
-        ("id", "input", "output", "subject", "group", *_NOT_ASKED),
+        ("id", "input", "output", "passage", "subject", "group", *_NOT_ASKED),
         "id",
         _build_instruction,
         aliases=_ALIASES,

@@ -235,9 +235,9 @@ def _find_label(value: object, labels: Mapping[str, int]) -> str:
     label = spelling if spelling in labels else spelling.strip(_MARKS)
     if label not in labels:
         positive, negative = ([k for k, v in labels.items() if v == side] for side in (1, 0))
-        raise ValueError(
-            f"the label {value!r} is neither a violation ({', '.join(positive)}) nor none "
-            f"({', '.join(negative)}); set task.positive_labels and task.negative_labels"
+        raise CellError(
+            f"the label {value!r} is neither a violation ({', '.join(positive)}) nor none ({', '.join(negative)})",
+            fix="say what the file's labels mean, all of them: task.positive_labels=[...] task.negative_labels=[...]",
         )
     return label
 
