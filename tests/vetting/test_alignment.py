@@ -31,8 +31,11 @@ from lorica.training.loop import train  # noqa: E402
 from lorica.training.progress import Silent  # noqa: E402
 from lorica.training.types import Example, TrainSettings  # noqa: E402
 from lorica.vetting.base import directions as seeing  # noqa: E402
-from lorica.vetting.base.alignment import Alignment, align, check_alignment, collect  # noqa: E402
+from lorica.vetting.base.activation_subspaces import principal  # noqa: E402
+from lorica.vetting.base.alignment import Alignment, align, collect  # noqa: E402
+from lorica.vetting.base.alignment_findings import check_alignment  # noqa: E402
 from lorica.vetting.base.consistency import Spread, consistency  # noqa: E402
+from lorica.vetting.base.halves import Halves  # noqa: E402
 from lorica.vetting.base.surrogates import Surrogates  # noqa: E402
 
 SHAPE = replace(
@@ -260,14 +263,14 @@ def test_principal_directions_are_those_of_a_singular_value_decomposition() -> N
     rng = np.random.default_rng(0)
     for count, width in ((40, 12), (9, 30)):
         x = rng.normal(size=(count, width)) * np.linspace(3, 0.1, width)
-        found = seeing.principal(torch.tensor(x), kept=5)
+        found = principal(torch.tensor(x), kept=5)
         assert found is not None
         _, values, right = np.linalg.svd(x / np.sqrt(np.square(x).mean()), full_matrices=False)
         np.testing.assert_allclose(found.energies, values[:5] ** 2 / count, rtol=1e-4)
         np.testing.assert_allclose(np.abs(found.vectors @ right[:5].T), np.eye(5), atol=1e-3)
         assert found.energies.sum() + found.rest * (width - 5) == pytest.approx(width, rel=1e-4)
-    assert seeing.principal(torch.zeros(3, 4)) is None
-    assert seeing.principal(torch.tensor([[1.0, float("nan")]])) is None
+    assert principal(torch.zeros(3, 4)) is None
+    assert principal(torch.tensor([[1.0, float("nan")]])) is None
 
 
 def test_surrogates_keep_heads_together_and_share_an_axis() -> None:
@@ -342,3 +345,32 @@ def test_layers_from_another_base_are_named() -> None:
     assert judged(9, 7, 8, 6, 7, 8, 1.5, 9) == ["L320"], "one of many may be at chance"
     assert judged(3, 3, 1, 0.5) == ["L320"], "a weak adapter's layers say little one by one"
     assert judged(9, 0.3, -0.5, 0.8, information=1.0) == ["L320"]
+
+
+@pytest.mark.parametrize(
+    ("score", "bound", "size", "severity"),
+    [
+        (0.9, 1.2, 1e-3, "warn"),  # neither side knows this base
+        (0.9, 12.0, 1e-3, "note"),  # its halves do
+        (0.9, 1.2, 1e-6, "note"),  # it does nothing
+        (3.4, 1.2, 1e-3, "note"),  # between
+    ],
+)
+def test_a_weakly_trained_adapter_at_chance_is_warned_of(
+    score: float, bound: float, size: float, severity: str
+) -> None:
+    alignment = Alignment(
+        score=score,
+        p_true=0.5,
+        information=2.6,
+        effect=0.0,
+        modules={"a": score},
+        sizes={"a": size},
+        tested=1,
+        pairs=1,
+        base="base",
+        decided="undecided",
+        halves=Halves(bound=bound, bonds=8),
+    )
+    undecided = check_alignment(alignment)[0]
+    assert (undecided.code, undecided.severity) == ("L322", severity)

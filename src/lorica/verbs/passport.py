@@ -140,7 +140,8 @@ def make(given: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
 
 def _vet(folder: Path, base: Path) -> None:
     """A passport says that this adapter belongs to this base. Raises AdapterError where a check says otherwise."""
-    from lorica.vetting.base.alignment import align, check_alignment, collect
+    from lorica.vetting.base.alignment import align, collect
+    from lorica.vetting.base.alignment_findings import check_alignment
     from lorica.vetting.base.fit import check_fit
     from lorica.vetting.check import examine
     from lorica.vetting.files.sources import find_sources

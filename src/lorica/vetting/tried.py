@@ -15,8 +15,9 @@ from lorica.adapters.specimen import Specimen
 from lorica.errors import AdapterError, EngineError, LoricaError
 from lorica.records import Row
 from lorica.tasks.base import TaskSettings
-from lorica.vetting.base.alignment import align, check_alignment, collect
-from lorica.vetting.base.directions import Directions
+from lorica.vetting.base.activation_subspaces import Directions
+from lorica.vetting.base.alignment import align, collect
+from lorica.vetting.base.alignment_findings import check_alignment
 from lorica.vetting.base.fit import check_fit
 from lorica.vetting.base.fit_identity import names_settled
 from lorica.vetting.base.sense import check_sense, sense

@@ -20,7 +20,8 @@ from lorica.adapters.header import read_header
 from lorica.adapters.layout import read_layout
 from lorica.adapters.specimen import Specimen
 from lorica.models.locate import locate_model
-from lorica.vetting.base.alignment import Alignment, align, check_alignment, collect
+from lorica.vetting.base.alignment import Alignment, align, collect
+from lorica.vetting.base.alignment_findings import check_alignment
 from lorica.vetting.base.halves import Halves, check_halves
 from lorica.vetting.base.kinship import EMBEDDING, strangers
 from lorica.vetting.base.order import assign, find_order

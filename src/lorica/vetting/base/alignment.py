@@ -19,27 +19,22 @@ from lorica.adapters.arrays import read_array
 from lorica.adapters.layout import Factors, Layout, layer_number
 from lorica.adapters.specimen import Specimen
 from lorica.errors import AdapterError
+from lorica.vetting.base.activation_subspaces import Array, Directions, Subspace
 from lorica.vetting.base.bonds import bond, together
 from lorica.vetting.base.consistency import Spread, consistency
-from lorica.vetting.base.directions import Array, Directions, Subspace, collect
-from lorica.vetting.base.form import Form, check_form
-from lorica.vetting.base.halves import Halves, check_halves
+from lorica.vetting.base.directions import collect
+from lorica.vetting.base.form import Form
+from lorica.vetting.base.halves import Halves
 from lorica.vetting.base.order import find_order, layer_table
-from lorica.vetting.base.surrogates import Permutations, Surrogates
-from lorica.vetting.findings import Finding, finding
+from lorica.vetting.base.surrogates import Permutations, Surrogates, ordered
 
-__all__ = ["Alignment", "align", "check_alignment", "collect"]
+__all__ = ["Alignment", "align", "collect"]
 
 SHUFFLES = 64
 # Scores of unrelated bases have mean 0 and standard deviation about 1 (docs/alignment.md).
 MATCH = 4.0
 MISMATCH = 3.0
 INFORMED = 4.0
-# Of one layer: below this it is at chance, and from this on it clearly belongs to the base.
-STRANGE, BELONGS = 2.0, 5.0
-# A healthy update is a small part of its base weight; all-linear, high-rank ones of tiny models reach 0.6.
-TOO_LARGE = 1.0
-NEGLIGIBLE = 1e-4
 
 _SIDES = 8  # on the residual stream; with four of them one sound adapter of the zoo came down to 2.2
 _MOST_ROWS = 32  # singular directions of one update that are looked at; the rest carry next to nothing
@@ -108,50 +103,6 @@ def align(specimen: Specimen, layout: Layout, directions: Directions, *, shuffle
     return replace(whole, halves=halves, form=directions.form, stream=stream, inner=inner)
 
 
-def check_alignment(alignment: Alignment) -> list[Finding]:
-    """At most one finding about the base, and one about the size of the update."""
-    facts = {
-        "score": _rounded(alignment.score),
-        "p_true": _rounded(alignment.p_true),
-        "information": _rounded(alignment.information),
-        "effect": _rounded(alignment.effect),
-        "tested": alignment.tested,
-        "pairs": alignment.pairs,
-    }
-    score = "not computed" if math.isnan(alignment.score) else f"{alignment.score:.1f}"
-    seen = f"alignment {score} with {alignment.base} over {alignment.tested} of {alignment.pairs} modules"
-    if alignment.decided == "match":
-        found = [finding("L320", seen, expected=f"at least {MATCH:g} for the right base", facts=facts)]
-    elif alignment.decided == "mismatch":
-        told = (
-            f"{seen}, as of an unrelated model, though its modules agree with each other ({alignment.information:.1f})"
-        )
-        found = [finding("L321", told, expected=f"at least {MATCH:g} for the right base or a relative", facts=facts)]
-    else:
-        why = "no module could be tested" if not alignment.tested else "it was hardly trained, or the score is between"
-        expected = f"at least {MATCH:g}, or below {MISMATCH:g} with an agreement of {INFORMED:g} or more"
-        found = [finding("L322", f"{seen}: {why}", expected=expected, facts=facts)]
-    form, turned = check_form(alignment.form), _turned(alignment)
-    if alignment.decided == "mismatch" or form or turned:  # the base is to blame for what does not fit
-        parts = form + turned
-    else:
-        parts = check_halves(alignment.halves, trained=alignment.information >= INFORMED)
-    if not any(each.code in ("L317", "L319", "L324", "L328", "L329") for each in parts):  # which make layers strange
-        parts += _strange_layers(alignment)
-    return found + parts + _size_findings(alignment)
-
-
-def _turned(alignment: Alignment) -> list[Finding]:
-    """Inside its layers the base is the adapter's, and between them it is not: its residual stream was turned, as for
-    quantisation. Then the answers are the same, and the adapter's update acts elsewhere."""
-    known = alignment.information >= INFORMED and alignment.inner >= MATCH
-    if not known or not alignment.stream < STRANGE:
-        return []
-    seen = f"its directions are this base's inside layers ({alignment.inner:.1f}), not between ({alignment.stream:.1f})"
-    facts = {"stream": _rounded(alignment.stream), "inner": _rounded(alignment.inner)}
-    return [finding("L328", seen, expected=f"at least {MATCH:g} for both", facts=facts)]
-
-
 def _by_axis(gains: dict[str, list[Array]], spreads: Sequence[Spread]) -> tuple[float, float]:
     """Scores of the sides on the residual stream and of those inside layers; NaN where there are none, or on the stream
     too few to call it turned. spreads: one for each gain, in their order."""
@@ -164,44 +115,6 @@ def _by_axis(gains: dict[str, list[Array]], spreads: Sequence[Spread]) -> tuple[
         float(_standardised(np.stack(sides[each]).mean(0))[0]) if sides[each] else math.nan for each in (True, False)
     )
     return stream if len(sides[True]) >= _SIDES else math.nan, inner
-
-
-def _strange_layers(alignment: Alignment) -> list[Finding]:
-    """Layers at chance in an adapter whose other layers clearly belong to this base: they came from elsewhere.
-
-    Only where a good part of the layers is so: among many layers of a weak adapter one or two are at chance, too.
-    """
-    if alignment.decided != "match" or alignment.information < INFORMED:
-        return []
-    by_layer: dict[int, list[float]] = {}
-    for path, score in alignment.modules.items():
-        layer = layer_number(path)
-        if layer is not None:
-            by_layer.setdefault(layer, []).append(score)
-    scores = {layer: sum(each) / math.sqrt(len(each)) for layer, each in by_layer.items()}
-    strange = sorted(layer for layer, score in scores.items() if score < STRANGE)
-    others = [score for layer, score in scores.items() if layer not in strange]
-    if len(strange) < max(2, len(scores) / 4) or not others or float(np.median(others)) < BELONGS:
-        return []
-    layers = ", ".join(map(str, strange[:8])) + (", ..." if len(strange) > 8 else "")
-    text = f"layers {layers} of {len(scores)} are at chance (below {STRANGE:g}), the others at {np.median(others):.1f}"
-    facts = {"layers": strange, "of": len(scores), "others": _rounded(float(np.median(others)))}
-    return [finding("L323", text, expected="all layers trained on one base", facts=facts)]
-
-
-def _size_findings(alignment: Alignment) -> list[Finding]:
-    if not alignment.sizes:
-        return []
-    largest = max(alignment.sizes, key=lambda path: alignment.sizes[path])
-    most, median = alignment.sizes[largest], float(np.median(list(alignment.sizes.values())))
-    over = sum(size > TOO_LARGE for size in alignment.sizes.values())
-    facts = {"median": _rounded(median), "largest": _rounded(most), "over": over, "modules": len(alignment.sizes)}
-    seen = f"the update is {median:.2g} times its base weight in the median module, at most {most:.2g} ({largest})"
-    if median > TOO_LARGE:
-        return [finding("L330", seen, expected=f"below {TOO_LARGE:g}; 0.001 to 0.5 is usual", facts=facts)]
-    if most < NEGLIGIBLE:
-        return [finding("L331", seen, expected=f"above {NEGLIGIBLE:g}; 0.001 to 0.5 is usual", facts=facts)]
-    return [finding("L332", seen, facts=facts)]
 
 
 def _elsewhere(
@@ -217,7 +130,7 @@ def _elsewhere(
         seen, wanted = directions.inputs.get(other), directions.outputs.get(other)
         if seen is not None and seen.width == rows.shape[1]:
             found["in", path, layer] = _gain_as_it_is(rows, seen)
-        if wanted is not None and wanted.width == columns.shape[1] and not surrogates.ordered(path):
+        if wanted is not None and wanted.width == columns.shape[1] and not ordered(path):
             found["out", path, layer] = _gain_as_it_is(columns, wanted)
     return found
 
@@ -388,7 +301,3 @@ def _probability(score: float, information: float) -> float:
 
 # Scores on the right base are at least 6 where the modules agree, and grow with their agreement (docs/alignment.md).
 _LEAST_EXPECTED, _MORE_EXPECTED = 6.0, 0.6
-
-
-def _rounded(value: float) -> float | None:
-    return round(value, 4) if math.isfinite(value) else None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lorica.vetting.base.directions import Subspace
+from lorica.vetting.base.activation_subspaces import Subspace
 
 Array = NDArray[np.float32]
 Floats = NDArray[np.float64]

@@ -8,100 +8,76 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lorica.adapters.layout import layer_number
 from lorica.errors import ModelError, PromptError
+from lorica.models import kernels
 from lorica.models.attention import PackedAttention
 from lorica.models.decoder import Decoder
 from lorica.models.families import FAMILIES, read_json_object
 from lorica.models.transformers_models import load_causal
+from lorica.models.upcast import multiply_in_float32
 from lorica.models.weight_files import weight_stamps
 from lorica.models.weights import load_decoder
 from lorica.prompts.encoder import Encoder
 from lorica.records import Message
+from lorica.vetting.base import directions_cache
+from lorica.vetting.base.activation_subspaces import Array, Directions, Subspace, principal, width_alone
 from lorica.vetting.base.form import Form, find_form, follow
 from lorica.vetting.base.kinship import EMBEDDING, sample, strangers
 from lorica.vetting.base.sample_text import SAMPLE_TEXTS
-from lorica.vetting.base.surrogates import Surrogates
-
-Array = NDArray[np.float32]
+from lorica.vetting.base.surrogates import Surrogates, ordered
 
 MAX_TOKENS = 1200  # of all texts together
+# Of a base with larger files: wider layers leave less room for chance.
+LARGE_FILES, _TOKENS_OF_LARGE = 100 << 20, 768
 _LONGEST = 160  # tokens of one text
-KEPT = 256  # principal directions kept of one layer's inputs or output gradients
 _LOSS_POSITIONS = 512
 _SMALL = 300_000_000  # parameters up to which a model is computed in float32
 _SEED = 0
 
 
-@dataclass(frozen=True)
-class Subspace:
-    """Principal directions of some vectors of one width, uncentred.
-
-    vectors: [k, width] orthonormal rows. energies: [k] mean squares along them, falling. rest: mean square along each
-    of the other width - k directions.
-    """
-
-    vectors: Array
-    energies: Array
-    rest: float
-
-    @property
-    def width(self) -> int:
-        """The vectors' length."""
-        return int(self.vectors.shape[1])
-
-
-@dataclass(frozen=True)
-class Directions:
-    """What `collect` saw of one base. inputs, outputs: module path -> directions of its inputs and of its output
-    gradients. weights: module path -> Frobenius norm of its weight. hidden, head_dim: widths, 0 where unknown.
-    tokens: how many were run. strangers: layers of the base that have nothing in common with its others. form: whether
-    its weights are as its config says, and its predictions follow its text.
-    """
-
-    base: Path
-    inputs: dict[str, Subspace]
-    outputs: dict[str, Subspace]
-    weights: dict[str, float]
-    hidden: int
-    head_dim: int
-    tokens: int
-    strangers: tuple[int, ...] = ()
-    form: Form = field(default_factory=Form)
-
-    @property
-    def layers(self) -> int:
-        """How many layers the base has."""
-        return 1 + max((number for path in self.inputs if (number := layer_number(path)) is not None), default=-1)
-
-
 _CACHE: dict[tuple[object, ...], Directions] = {}
 
 
-def collect(base: Path, texts: Sequence[str] | None = None, *, max_tokens: int = MAX_TOKENS) -> Directions:
-    """Run texts (the shipped ones by default) through a base model; kept in memory for the next call.
+def collect(base: Path, texts: Sequence[str] | None = None, *, max_tokens: int | None = None) -> Directions:
+    """Run texts (the shipped ones by default) through a base model; kept in memory for the next call, and of a large
+    base also on disk.
 
-    Half of the tokens stand in the chat template's user turn, half alone. Models that the native decoder does not know
-    are run with transformers. Raises ModelError for a base that cannot be loaded or run, PromptError for one without a
-    usable tokenizer.
+    Half of the tokens stand in the chat template's user turn, half alone. max_tokens: of all texts together; None for
+    MAX_TOKENS, and fewer of a large base. Models that the native decoder does not know are run with transformers.
+    Raises ModelError for a base that cannot be loaded or run, PromptError for one without a usable tokenizer.
     """
     chosen = tuple(SAMPLE_TEXTS if texts is None else texts)
-    key = (base.resolve(), weight_stamps(base), chosen, max_tokens)
+    stamps = weight_stamps(base)
+    large = sum(size for *_, size in stamps) > LARGE_FILES
+    key = (base.resolve(), stamps, chosen, max_tokens)
     if key not in _CACHE:
-        rows = _encode(base, chosen, max_tokens)
+        most = max_tokens or (_TOKENS_OF_LARGE if large else MAX_TOKENS)
+        cacheable = large and texts is None and max_tokens is None
+        directions = _from_disk(base, chosen, most) if cacheable else _observe(base, _encode(base, chosen, most))
         _CACHE.clear()  # one base at a time: a large one's directions take a gigabyte
-        _CACHE[key] = _observe(base, rows)
+        _CACHE[key] = directions
     return _CACHE[key]
+
+
+def _from_disk(base: Path, texts: Sequence[str], most: int) -> Directions:
+    key = directions_cache.base_key(base)
+    kept = directions_cache.load(key, base)
+    if kept is not None:
+        return kept
+    directions = _observe(base, _encode(base, texts, most))
+    directions_cache.save(key, directions)
+    # What is stored is rounded: the same answer now and from there.
+    return directions_cache.load(key, base) or directions
 
 
 def _encode(base: Path, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
@@ -181,10 +157,14 @@ def _strangers(model: nn.Module, layers: dict[str, nn.Module], hidden: int, head
 
 
 def _precise(model: nn.Module) -> nn.Module:
-    """In float32 where that is affordable, or needed: a CPU computes float16 slowly and without room for gradients."""
+    """In float32 where that is affordable, or needed: a CPU computes float16 slowly and without room for gradients, and
+    many compute bfloat16 slowly, too."""
     parameters = list(model.parameters())
-    small = sum(parameter.numel() for parameter in parameters) < _SMALL
-    return model.float() if small or parameters[0].dtype == torch.float16 else model
+    if sum(parameter.numel() for parameter in parameters) < _SMALL:
+        return model.float()
+    if parameters[0].dtype == torch.bfloat16 and kernels.multiplies_bfloat16():
+        return model
+    return multiply_in_float32(model) if isinstance(model, Decoder) else model.float()
 
 
 def _foreign(base: Path) -> nn.Module:
@@ -270,33 +250,10 @@ class _Watch:
         return flat if self._real is None or len(self._real) != len(flat) else flat[self._real]
 
     def _gradient(self, name: str, gradient: Tensor) -> None:
-        if (found := principal(gradient.detach())) is not None:
+        if ordered(name):  # nothing is compared with them
+            self.outputs[name] = width_alone(gradient.shape[-1])
+        elif (found := principal(gradient.detach())) is not None:
             self.outputs[name] = found
-
-
-def principal(vectors: Tensor, kept: int = KEPT) -> Subspace | None:
-    """The principal directions of [..., width] vectors; None when they are all zero or not finite.
-
-    Zero vectors (padding has no gradient) change nothing.
-    """
-    x = vectors.reshape(-1, vectors.shape[-1]).float()
-    x = x[x.abs().amax(1) > 0]
-    count, width = x.shape
-    if not count or not bool(torch.isfinite(x).all()):
-        return None
-    x = x / x.square().mean().sqrt()  # gradients may be too small to be squared
-    small = x.T @ x if width <= count else x @ x.T
-    energies, axes = torch.linalg.eigh(small.double())
-    energies, axes = energies.flip(0)[:kept].clamp_min(0), axes.flip(1)[:, :kept].float()
-    good = energies > 1e-7 * energies[0]
-    energies, axes = energies[good], axes[:, good]
-    found = axes.T if width <= count else (x.T @ axes / energies.sqrt().float()).T
-    rest = (x.square().sum() - energies.sum()).clamp_min(0) / max(1, width - len(energies))
-    return Subspace(
-        vectors=found.contiguous().numpy().astype(np.float32),
-        energies=(energies / count).numpy().astype(np.float32),
-        rest=float(rest / count),
-    )
 
 
 def _is_linear(name: str, module: nn.Module) -> bool:

@@ -25,7 +25,8 @@ Rows = Sequence[Sequence[int]]
 Change = Callable[[], AbstractContextManager[None]]
 
 # Tokens on which each other form is tried first, and on which one that did better is.
-_FIRST_TOKENS, _ALL_TOKENS = 128, 768
+_FIRST_TOKENS, _FIRST_OF_LARGE, _ALL_TOKENS = 128, 64, 768
+_LARGE = 100_000_000  # parameters
 # What another form must gain, in nats per token and in standard errors, and what must be left of guessing evenly: sound
 # bases of the zoo lose 0.1 nats or more by any other form, wrongly converted ones win 0.13 to 4.5.
 _GAIN, _SURE, _SENSE = 0.05, 4.0, 0.85
@@ -102,7 +103,8 @@ def follow(logits: Tensor, kept: Tensor, rows: Rows) -> Form:
 def find_form(decoder: Decoder, rows: Rows) -> tuple[str, float, float]:
     """(another form in which the decoder predicts these rows clearly better, its loss in that form, and as it is);
     "" and NaN where there is none."""
-    few, many = _some(rows, _FIRST_TOKENS), _some(rows, _ALL_TOKENS)
+    large = sum(parameter.numel() for parameter in decoder.parameters()) > _LARGE
+    few, many = _some(rows, _FIRST_OF_LARGE if large else _FIRST_TOKENS), _some(rows, _ALL_TOKENS)
     nothing = "", math.nan, math.nan
     with torch.no_grad():
         here = _losses(decoder, few)
@@ -110,7 +112,7 @@ def find_form(decoder: Decoder, rows: Rows) -> tuple[str, float, float]:
         for name, change in _forms(decoder):
             with change():
                 loss = float(_losses(decoder, few).mean())
-            if loss < float(here.mean()):
+            if loss < float(here.mean()) - _GAIN / 2:
                 better.append((loss, name, change))
         if not better:
             return nothing

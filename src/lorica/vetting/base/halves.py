@@ -21,7 +21,7 @@ _CHANCE, _CHANCE_OF_MANY, _CHANCE_OF_FEW, _BESIDE = 2.0, 2.5, 1.5, 10.0
 _MANY, _FEW = 8, 4
 # Over all pairs, halves that were trained together reach 5, after few updates at least 2.7; those of runs that began
 # alike can exceed that, too.
-_UNBOUND = 2.5
+UNBOUND = 2.5
 # Inputs that were learned this well tell of training even where the modules do not agree with each other.
 _LEARNED = 10.0
 
@@ -67,7 +67,7 @@ def _misplaced(order: Order) -> Finding:
 def _sides(halves: Halves, *, trained: bool) -> list[Finding]:
     facts = {"inputs": halves.inputs, "outputs": halves.outputs, "bound": halves.bound, "bonds": halves.bonds}
     facts = {name: round(value, 4) for name, value in facts.items() if math.isfinite(value)}
-    unbound = halves.bonds >= _FEW and abs(halves.bound) < _UNBOUND
+    unbound = halves.bonds >= _FEW and abs(halves.bound) < UNBOUND
     seen = f"lora_A's directions are this base's ({halves.inputs:.1f}), lora_B's are not ({halves.outputs:.1f})"
     many = halves.tested >= _MANY and halves.outputs < halves.inputs / _BESIDE
     limit = _CHANCE_OF_MANY if many else _CHANCE_OF_FEW

@@ -41,16 +41,21 @@ def strangers(parts: Mapping[int, Array], seed: int = 0) -> tuple[int, ...]:
     if len(parts) < 3:
         return ()
     hidden = next(iter(parts.values())).shape[1]
-    # More rows than columns say no more than the triangle of their QR decomposition does.
-    parts = {
-        node: np.asarray(np.linalg.qr(rows, mode="r")) if len(rows) > hidden else rows for node, rows in parts.items()
-    }
+    # Where there are more rows than columns, second moments are less work.
+    many = sum(map(len, parts.values())) >= hidden * len(parts)
+    moments = {node: rows.T @ rows for node, rows in parts.items()} if many else {}
     rng = np.random.default_rng(seed)
     orders = np.stack([np.arange(hidden), *(rng.permutation(hidden) for _ in range(_SHUFFLES))])
     group = {node: node for node in parts}
 
     def join(one: int, two: int) -> None:
-        if group[one] != group[two] and _link(parts[one], parts[two], orders) >= LINKED:
+        if group[one] == group[two]:
+            return
+        if moments:
+            shared = _shared_moments(moments[one], moments[two], orders)
+        else:
+            shared = _shared(parts[one], parts[two], orders)
+        if _deviations(shared) >= LINKED:
             old = group[two]
             group.update({node: group[one] for node, name in group.items() if name == old})
 
@@ -66,7 +71,17 @@ def strangers(parts: Mapping[int, Array], seed: int = 0) -> tuple[int, ...]:
     return tuple(node for node in nodes if node != EMBEDDING and group[node] != home)
 
 
-def _link(first: Array, second: Array, orders: NDArray[np.int64]) -> float:
-    shared = np.array([float(np.square(first @ second[:, order].T).sum()) for order in orders])
+def _shared(first: Array, second: Array, orders: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[orders] squared overlap of rows [m, hidden] with rows [n, hidden] whose columns stand in each order."""
+    return np.array([float(np.square(first @ second[:, order].T).sum()) for order in orders])
+
+
+def _shared_moments(first: Array, second: Array, orders: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The same from the second moments [hidden, hidden] of both: with more rows than columns that is far less work."""
+    return np.array([float(np.vdot(first, second[np.ix_(order, order)])) for order in orders])
+
+
+def _deviations(shared: NDArray[np.float64]) -> float:
+    """How far the first lies above the others, in their standard deviations."""
     spread = float(shared[1:].std(ddof=1))
     return float((shared[0] - shared[1:].mean()) / spread) if spread > 0 else 0.0

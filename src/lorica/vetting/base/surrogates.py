@@ -43,7 +43,7 @@ class Surrogates:
 
     def outputs(self, path: str, width: int) -> Permutations | None:
         """[1 + count, width] for a module's outputs; None where unrelated models share the order."""
-        if self.ordered(path):
+        if ordered(path):
             return None
         return self._orders(self.axis_of_outputs(path, width), width, self._block(path, _HEADS_OUT))
 
@@ -57,11 +57,7 @@ class Surrogates:
 
     def writes(self, path: str, width: int) -> bool:
         """Whether a module's outputs are added to the residual stream."""
-        return not self.ordered(path) and not self.axis_of_outputs(path, width)
-
-    def ordered(self, path: str) -> bool:
-        """Whether unrelated models share the order of a module's outputs."""
-        return path.rsplit(".", 1)[-1] in _ORDERED
+        return not ordered(path) and not self.axis_of_outputs(path, width)
 
     def _axis(self, path: str, width: int, heads: frozenset[str]) -> str:
         # gate, up and down of one layer share their wide axis; v's outputs and o's inputs are of the heads.
@@ -80,6 +76,11 @@ class Surrogates:
             shuffled = [_shuffle(rng, width, block) for _ in range(self._count)]
             self._made[key] = np.stack([np.arange(width), *shuffled])
         return self._made[key]
+
+
+def ordered(path: str) -> bool:
+    """Whether unrelated models share the order of a module's outputs."""
+    return path.rsplit(".", 1)[-1] in _ORDERED
 
 
 def _shuffle(rng: np.random.Generator, width: int, block: int) -> NDArray[np.int64]:

@@ -59,7 +59,7 @@ def fit_elsewhere(context: Context) -> list[Evidence]:
 
 def align_base(context: Context) -> list[Evidence]:
     """Do the adapter's directions lie where this base's activations and gradients lie?"""
-    from lorica.vetting.base.alignment import check_alignment
+    from lorica.vetting.base.alignment_findings import check_alignment
 
     alignment = context.alignment(context.means.base)
     if alignment is None:

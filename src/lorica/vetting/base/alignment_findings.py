@@ -1,0 +1,126 @@
+"""What the alignment of an adapter with a base says, as findings: about the base, the adapter's parts and the size."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from lorica.adapters.layout import layer_number
+from lorica.vetting.base.alignment import INFORMED, MATCH, MISMATCH, Alignment
+from lorica.vetting.base.form import check_form
+from lorica.vetting.base.halves import UNBOUND, check_halves
+from lorica.vetting.findings import Finding, finding
+
+# Of one layer: below this it is at chance, and from this on it clearly belongs to the base.
+STRANGE, BELONGS = 2.0, 5.0
+# A healthy update is a small part of its base weight; all-linear, high-rank ones of tiny models reach 0.6.
+TOO_LARGE = 1.0
+NEGLIGIBLE = 1e-4
+
+
+def check_alignment(alignment: Alignment) -> list[Finding]:
+    """At most one finding about the base, and one about the size of the update."""
+    facts = {
+        "score": _rounded(alignment.score),
+        "p_true": _rounded(alignment.p_true),
+        "information": _rounded(alignment.information),
+        "effect": _rounded(alignment.effect),
+        "tested": alignment.tested,
+        "pairs": alignment.pairs,
+    }
+    score = "not computed" if math.isnan(alignment.score) else f"{alignment.score:.1f}"
+    seen = f"alignment {score} with {alignment.base} over {alignment.tested} of {alignment.pairs} modules"
+    if alignment.decided == "match":
+        found = [finding("L320", seen, expected=f"at least {MATCH:g} for the right base", facts=facts)]
+    elif alignment.decided == "mismatch":
+        told = (
+            f"{seen}, as of an unrelated model, though its modules agree with each other ({alignment.information:.1f})"
+        )
+        found = [finding("L321", told, expected=f"at least {MATCH:g} for the right base or a relative", facts=facts)]
+    else:
+        found = [_undecided(alignment, seen, facts)]
+    form, turned = check_form(alignment.form), _turned(alignment)
+    if alignment.decided == "mismatch" or form or turned:  # the base is to blame for what does not fit
+        parts = form + turned
+    else:
+        parts = check_halves(alignment.halves, trained=alignment.information >= INFORMED)
+    if not any(each.code in ("L317", "L319", "L324", "L328", "L329") for each in parts):  # which make layers strange
+        parts += _strange_layers(alignment)
+    return found + parts + _size_findings(alignment)
+
+
+def _undecided(alignment: Alignment, seen: str, facts: dict[str, Any]) -> Finding:
+    """A note; a warning where neither the directions nor the halves know this base, and yet the update does something:
+    on its own base even an adapter of four updates has shown at least one of the two."""
+    expected = f"at least {MATCH:g}, or below {MISMATCH:g} with an agreement of {INFORMED:g} or more"
+    if not alignment.tested:
+        return finding("L322", f"{seen}: no module could be tested", expected=expected, facts=facts)
+    halves = alignment.halves
+    at_chance = alignment.score < MISMATCH and (halves.bonds == 0 or halves.bound < UNBOUND)
+    if not at_chance or max(alignment.sizes.values(), default=0.0) < NEGLIGIBLE:
+        why = "it was hardly trained, or the score is between"
+        return finding("L322", f"{seen}: {why}", expected=expected, facts=facts)
+    bound = f" and its halves ({halves.bound:.1f})" if halves.bonds else ""
+    return finding(
+        "L322",
+        f"{seen}: its directions{bound} are at chance with this base, though its update is not negligible",
+        expected=f"at least {MATCH:g} on its own base, also after few updates",
+        fix="check the adapter on the base model that it was trained on",
+        facts={**facts, "bound": _rounded(halves.bound)},
+        severity="warn",
+    )
+
+
+def _turned(alignment: Alignment) -> list[Finding]:
+    """Inside its layers the base is the adapter's, and between them it is not: its residual stream was turned, as for
+    quantisation. Then the answers are the same, and the adapter's update acts elsewhere."""
+    known = alignment.information >= INFORMED and alignment.inner >= MATCH
+    if not known or not alignment.stream < STRANGE:
+        return []
+    seen = f"its directions are this base's inside layers ({alignment.inner:.1f}), not between ({alignment.stream:.1f})"
+    facts = {"stream": _rounded(alignment.stream), "inner": _rounded(alignment.inner)}
+    return [finding("L328", seen, expected=f"at least {MATCH:g} for both", facts=facts)]
+
+
+def _strange_layers(alignment: Alignment) -> list[Finding]:
+    """Layers at chance in an adapter whose other layers clearly belong to this base: they came from elsewhere.
+
+    Only where a good part of the layers is so: among many layers of a weak adapter one or two are at chance, too.
+    """
+    if alignment.decided != "match" or alignment.information < INFORMED:
+        return []
+    by_layer: dict[int, list[float]] = {}
+    for path, score in alignment.modules.items():
+        layer = layer_number(path)
+        if layer is not None:
+            by_layer.setdefault(layer, []).append(score)
+    scores = {layer: sum(each) / math.sqrt(len(each)) for layer, each in by_layer.items()}
+    strange = sorted(layer for layer, score in scores.items() if score < STRANGE)
+    others = [score for layer, score in scores.items() if layer not in strange]
+    if len(strange) < max(2, len(scores) / 4) or not others or float(np.median(others)) < BELONGS:
+        return []
+    layers = ", ".join(map(str, strange[:8])) + (", ..." if len(strange) > 8 else "")
+    text = f"layers {layers} of {len(scores)} are at chance (below {STRANGE:g}), the others at {np.median(others):.1f}"
+    facts = {"layers": strange, "of": len(scores), "others": _rounded(float(np.median(others)))}
+    return [finding("L323", text, expected="all layers trained on one base", facts=facts)]
+
+
+def _size_findings(alignment: Alignment) -> list[Finding]:
+    if not alignment.sizes:
+        return []
+    largest = max(alignment.sizes, key=lambda path: alignment.sizes[path])
+    most, median = alignment.sizes[largest], float(np.median(list(alignment.sizes.values())))
+    over = sum(size > TOO_LARGE for size in alignment.sizes.values())
+    facts = {"median": _rounded(median), "largest": _rounded(most), "over": over, "modules": len(alignment.sizes)}
+    seen = f"the update is {median:.2g} times its base weight in the median module, at most {most:.2g} ({largest})"
+    if median > TOO_LARGE:
+        return [finding("L330", seen, expected=f"below {TOO_LARGE:g}; 0.001 to 0.5 is usual", facts=facts)]
+    if most < NEGLIGIBLE:
+        return [finding("L331", seen, expected=f"above {NEGLIGIBLE:g}; 0.001 to 0.5 is usual", facts=facts)]
+    return [finding("L332", seen, facts=facts)]
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None
