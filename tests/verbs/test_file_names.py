@@ -43,6 +43,14 @@ def test_rows_and_answers(rows: Path, suffix: str, capsys: pytest.CaptureFixture
     assert "r\\xe8gles" in capsys.readouterr().out
 
 
+def test_rows_that_were_left_out(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows.write_text(ROWS + "3,,No ads,0\n")
+    command = ["infer", "engine=fake", "task=rules", f"input={rows}", f"output={rows.parent / ODD}.jsonl"]
+    assert main([*command, "data.bad_rows=skip"]) == 0
+    listed = json.loads((rows.parent / f"{ODD}.jsonl.skipped.jsonl").read_text("utf-8"))
+    assert (listed["id"], listed["file"].endswith("r\\xe8gles.csv")) == ("3", True)
+
+
 def test_a_run_goes_on_in_its_folder(
     rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ from lorica.data.names import perhaps_id
 from lorica.data.shapes import Layout
 from lorica.data.write import atomic_file
 from lorica.errors import RowError
+from lorica.names import visible_values
 from lorica.records import Row
 
 _MOST_SHOWN = 20
@@ -101,14 +102,14 @@ class ReadLog:
 
     def digests(self) -> dict[str, str]:
         """What is not read of the files as texts, for records that hold texts alone; empty where all is read."""
-        unused = self.unused()
+        unused = visible_values(self.unused())
         columns = {"unused_columns": json.dumps(unused, ensure_ascii=False, sort_keys=True)} if unused else {}
         return columns | ({"skipped_rows": str(len(self.skipped))} if self.skipped else {})
 
 
 def write_skipped(path: Path, rows: Iterable[BadRow]) -> bool:
     """Write the rows that were left out as JSON lines, and whether there are any; without any no file stays there."""
-    lines = [json.dumps(msgspec.structs.asdict(row), ensure_ascii=False) for row in rows]
+    lines = [json.dumps(visible_values(msgspec.structs.asdict(row)), ensure_ascii=False) for row in rows]
     if not lines:
         path.unlink(missing_ok=True)
         return False

@@ -125,7 +125,7 @@ def infer_file(
         if settled and (config.engine.merge == "always" or pipeline.engine.describe().get("merged", "none") != "none"):
             print(f"lorica: {settled}", file=sys.stderr)
         manifest = build.manifest(config, pipeline, {"input": file_digest(source), "output": output.name})
-    record = _record_of(output)
+    record = output.with_name(output.name + RECORD_SUFFIX)
     folder = Path(config.run_dir) if config.run_dir else output.with_name(output.name + ".partial")
     if config.inference.resume and _complete(record, output, manifest, began_anew=Journal.is_in(folder)):
         return None, output
@@ -166,12 +166,9 @@ def _places(config: Config) -> tuple[Path, Path]:
     if config.run_dir and Path(config.run_dir).exists() and not Path(config.run_dir).is_dir():
         raise ConfigError(f"run_dir={config.run_dir} is a file", fix="name a folder")
     check_output(output)
-    check_place(_record_of(output))
+    for suffix in (RECORD_SUFFIX, SKIPPED_SUFFIX):  # longer names, written when all rows are answered
+        check_place(output.with_name(output.name + suffix))
     return source, output
-
-
-def _record_of(output: Path) -> Path:
-    return output.with_name(output.name + RECORD_SUFFIX)
 
 
 @contextmanager
