@@ -9,7 +9,6 @@ from pathlib import Path
 
 from lorica.errors import ConfigError
 
-_LONGEST = 255  # bytes of one name, on every file system that is common
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -26,14 +25,12 @@ def local_path(text: str, what: str) -> str:
     if text.startswith("~"):
         text = _at_home(text, what)
     try:
-        parts = os.fsencode(text).split(b"/")
+        os.fsencode(text)
     except UnicodeEncodeError:
         raise ConfigError(
             f"{what}: {text!r} cannot be the name of a file in this locale ({sys.getfilesystemencoding()})",
             fix="write another name, or set LC_ALL=C.UTF-8",
         ) from None
-    if max(map(len, parts)) > _LONGEST:
-        raise ConfigError(f"{what}: a name in {text!r} is longer than {_LONGEST} bytes", fix="correct the path")
     return text
 
 
