@@ -235,6 +235,27 @@ def test_a_thought_that_the_model_opens_itself_is_no_answer_either(encoder: Enco
     assert "thinking" not in (answer.problem or "")
 
 
+@pytest.mark.parametrize(
+    ("thinking", "stops", "told"),
+    [
+        (True, (), "closed: set task.thinking=false"),
+        (True, ("\n",), "closed: take inference.stop back, or set task.thinking=false"),
+        (False, (), "closed, and the model wrote no more"),
+    ],
+)
+def test_what_to_do_about_an_open_thought_is_what_helps(
+    tmp_path: Path, thinking: bool, stops: tuple[str, ...], told: str
+) -> None:
+    settings = AnswerSettings(max_retries=0, stop_texts=stops)
+    encoder = _thinking(tmp_path, "<think>\n", thinking=thinking)
+    said = "I think.\n</think>\n\nLima" if stops else "<think>I think."
+    (answer,) = _pipeline(encoder, "saq", settings, says=[said]).answer(_questions(1))
+    assert (answer.problem or "").endswith(told)
+    if stops:
+        settings = dataclasses.replace(settings, stop_texts=())
+        assert _pipeline(encoder, "saq", settings, says=[said]).answer(_questions(1))[0].answer == "Lima"
+
+
 def test_a_long_thought_hides_no_answer(tmp_path: Path) -> None:
     settings = AnswerSettings(sampling=Sampling(max_new_tokens=20_000))
     said = "and then it rained again " * 2_000 + "</think>\n\nLima"

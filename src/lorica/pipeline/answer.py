@@ -162,7 +162,7 @@ class Pipeline:
             if self.task.settings.method == "choice" and len(set(choices)) < len(choices):
                 raise PromptError(
                     f"the tokenizer writes two of the choices {', '.join(map(repr, texts or ()))} as the same tokens",
-                    fix="use the tokenizer of the model, or task.method=generate or likelihood",
+                    fix="use the model's own tokenizer: this one does not know them",
                 )
             # The last token of an answer is predicted, never read.
             answer = settings.sampling.max_new_tokens if generated else max(map(len, choices), default=1) - 1
@@ -228,10 +228,12 @@ class Pipeline:
 
     def _open_thought(self, output: Output) -> str:
         what = "it holds a thought that was not closed"
-        if output.finish != "length":
-            return f"{what}; see whether inference.stop ends it"
-        instead = ", or set task.thinking=false" if self.encoder.thinks else ""
-        return f"{what}: raise inference.max_new_tokens (now {self.settings.sampling.max_new_tokens}){instead}"
+        instead = ["set task.thinking=false"] if self.encoder.thinks else []
+        if output.finish == "length":
+            steps = [f"raise inference.max_new_tokens (now {self.settings.sampling.max_new_tokens})", *instead]
+        else:
+            steps = [*(["take inference.stop back"] if self.settings.stop_texts else []), *instead]
+        return f"{what}: {', or '.join(steps)}" if steps else f"{what}, and the model wrote no more"
 
     def _answer(self, one: _Prepared, result: _Result) -> Answer:
         output, reading = result.output, result.reading

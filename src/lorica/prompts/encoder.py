@@ -49,7 +49,8 @@ class Encoder:
         self.opened = position.thought if self.thinks else ""
         self.notes = template_notes(parts)
         self._closing_place = self._place_after(position.tail + position.marker)
-        self._answer_place = self._place_after(position.tail + position.marker + position.closing)
+        whole = position.tail + position.marker + position.closing
+        self._answer_place = self._place_after(whole.removesuffix(parts.trailing))
 
     @classmethod
     def load(cls, folder: Path, *, chat_template: str = "auto", thinking: bool = False) -> Encoder:

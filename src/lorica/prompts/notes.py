@@ -8,7 +8,7 @@ from lorica.errors import PromptError
 from lorica.prompts.folder import Parts
 from lorica.prompts.vocabulary import Vocabulary
 
-# Embeddings are padded by some entries; public models have at least 97% of their rows in the tokenizer.
+# Embeddings are padded, by a few per cent at most: with less than this share of the rows it is another tokenizer.
 _LEAST_SHARE = 0.9
 
 # How templates write control tokens; `[INST]` and `<|user|>` of some models are plain text by their training.
