@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lorica.cli import main
 from lorica.data.formats import open_table
+from lorica.data.quoting import Watch
 from lorica.data.read import read_rows
 from lorica.data.read_log import ReadLog
 from lorica.data.table import TableOptions
@@ -111,6 +112,21 @@ def test_a_damaged_quote_that_swallows_rows_is_refused_though_its_own_line_is_no
     content = _text([HEADER]) + '1,"Buy my boots, they said,no ads,1\n' + rest + '99,the end",no ads,0\n' + rest
     with pytest.raises(DataError, match="holds 22 lines, to line 23"):
         _read(tmp_path / "t.csv", content)
+
+
+def test_a_header_that_is_quoted_in_part_excuses_nothing(tmp_path: Path) -> None:
+    content = '"id, own",body,"rule, whole"\n1,"Buy my boots,r\n2,the end",r\n3,x,r\n'
+    with pytest.raises(DataError, match="holds 2 lines"):
+        _read(tmp_path / "t.csv", content)
+
+
+def test_texts_of_several_lines_in_every_row_are_read_and_not_kept(tmp_path: Path) -> None:
+    rows = [[str(i), f"Dear all,\n\nthis is letter {i},\nyours", "no ads", "1"] for i in range(200)]
+    assert _read(tmp_path / "t.csv", _text([HEADER, *rows])) == rows
+    watch = Watch(",", ["a,b\n"], ["a", "b"])
+    for i in range(1000):
+        assert watch.check(i, ['x,"y\n', 'z"\n'], ["x", "y\nz"]) is None
+    assert len(watch._waiting) < 50
 
 
 LEGITIMATE = [

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from lorica.data.formats import open_table
+from lorica.data.table import TableOptions
 from lorica.errors import DataError
 from lorica.records import Build, Row, RowShape
 
@@ -42,12 +43,12 @@ class KeptColumns:
 
         return kept
 
-    def check(self, path: Path) -> None:
+    def check(self, path: Path, options: TableOptions | None = None) -> None:
         """Once all rows were read. Raises DataError for a column in which no row has a value."""
         for column, texts in self.values.items():
             if any(text != EMPTY for text in texts.values()):
                 continue
-            names = open_table(path).names
+            names = open_table(path, options).names
             close = difflib.get_close_matches(column, names, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}? " if close else ""
             what = "is empty in every row" if column in names else "is not in the file"

@@ -108,7 +108,7 @@ def raw_rows(path: Path, fmt: FileFormat, dialect: Dialect | None = None) -> _Ro
             continue
         if not width:
             width = len(cells)
-            watch = Watch(dialect.delimiter, lines[0], width) if dialect.watched else None
+            watch = Watch(dialect.delimiter, lines, cells) if dialect.watched else None
         elif watch is not None and (watch.learns or len(lines) > 1 or '"' in lines[0]):
             _refuse(path, watch.check(start, lines, cells))
         yield start, cells if len(cells) == width else _ragged(path, start, cells, width, dialect, lines)

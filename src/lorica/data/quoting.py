@@ -82,14 +82,16 @@ def alternatives(lines: Sequence[str], delimiter: str, width: int) -> list[str]:
 class Watch:
     """Looks at the records of a file that is read by the standard, for those that could be meant otherwise.
 
-    header: the line of the header and its cells.
+    header: the lines of the header. names: its cells.
     """
 
-    def __init__(self, delimiter: str, header: str, width: int) -> None:
+    def __init__(self, delimiter: str, header: Sequence[str], names: Sequence[str]) -> None:
         self._delimiter = delimiter
-        self._width = width
-        # Whoever quotes a header quotes everything: there a raw quote is an error of its own.
-        self._all_quoted = header.startswith('"') and header.rstrip("\r\n").endswith('"')
+        self._width = len(names)
+        self._spaced = f'{delimiter} "'
+        # Whoever quotes a whole header quotes every text: there a raw quote is an error of its own.
+        quoted = delimiter.join('"' + name.replace('"', '""') + '"' for name in names)
+        self._all_quoted = "".join(header).rstrip("\r\n") == quoted
         self._context: list[list[str]] = []
         self._waiting: list[tuple[int, list[str]]] = []
 
@@ -106,21 +108,20 @@ class Watch:
         if '\\"' in text and opens_quote(lines[0], self._delimiter):
             rows = parse(lines, "backslash", self._delimiter)
             if rows and all(len(row) == self._width for row in rows) and rows != [cells]:
-                return Doubt(
-                    line, _TWO_WAYS + 'a \\" that may be an escaped quote or two characters', ("backslash", "standard")
-                )
+                message = f'{_TWO_WAYS}a \\" may be an escaped quote, or two characters'
+                return Doubt(line, message, ("backslash", "standard"))
         if len(lines) > 1:
             if self._width == 1 and self._delimiter != "\t":
                 return None  # without a second column nothing tells rows from lines of a text
             if len(self._context) >= _ENOUGH:
                 return self._swallowed(line, lines)
             self._waiting.append((line, list(lines[:_MOST_LINES])))
-            return None
+            return self.finish() if len(self._waiting) == _CONTEXT else None
         if self.learns:
             self._context.append(cells)
             if len(self._context) == _ENOUGH and (doubt := self.finish()):
                 return doubt
-        if f'{self._delimiter} "' in text:
+        if self._spaced in text:
             for cell in cells:
                 if cell.startswith(" ") and cell.strip(" ")[:1] == '"' == cell.strip(" ")[-1:]:
                     message = f"{_TWO_WAYS}the cell {cell[:40]!r} begins with a space and a quote"

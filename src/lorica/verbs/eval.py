@@ -17,7 +17,7 @@ from lorica.tasks.base import Task
 from lorica.verbs import build
 from lorica.verbs.arguments import as_path, emit, parser, resolve
 from lorica.verbs.eval_report import evaluation_dict, evaluation_text, health_dict
-from lorica.verbs.rows import list_skipped, open_rows, reading_log, tell
+from lorica.verbs.rows import list_skipped, open_rows, reading_log, table_options, tell
 
 GOLD_SUFFIX = ".gold-skipped.jsonl"
 
@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     log = reading_log(config)
     rows = list(open_rows(config, task, given.gold, shapes=kept.shapes, log=log, check=_need_gold))
     tell(log)
-    kept.check(given.gold)
+    kept.check(given.gold, table_options(config))
     id_names = {config.task.columns.get(shape.id_column, shape.id_column) for shape in task.shapes}
     answers = {answer.id: answer for answer in read_answers(given.answers, id_names=id_names)}
     for bad in log.skipped:  # their answers are judged by nothing

@@ -39,7 +39,7 @@ def open_rows(
             shapes or task.shapes,
             columns=config.task.columns,
             constants=config.task.constants,
-            options=TableOptions(config.reading.quoting, config.reading.delimiter, config.reading.sheet),
+            options=table_options(config),
             log=log or reading_log(config),
             check=check,
         )
@@ -57,6 +57,11 @@ def naming_its_task(task: Task) -> Iterator[None]:
         if best:
             error.fix = f"it is a table of {' or '.join(best)}; otherwise {error.fix}"
         raise
+
+
+def table_options(config: Config) -> TableOptions:
+    """How files are laid out, where the configuration says so."""
+    return TableOptions(config.reading.quoting, config.reading.delimiter, config.reading.sheet)
 
 
 def reading_log(config: Config) -> ReadLog:
