@@ -80,6 +80,7 @@ SAME: dict[str, dict[str, Any]] = {
         ],
         "tools": "[]",
     },
+    "a list for every key": {"messages": {"role": ["user", "assistant"], "content": ["Norway?", "Oslo"]}},
     "prompt and completion": {"prompt": "Norway?", "completion": " Oslo"},
     "prompt and response": {"prompt": "Norway?", "response": "Oslo"},
     "prompt and completion of messages": {
@@ -134,6 +135,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "only a system": (messages(SYSTEM), "no turn of the user at its end"),
     "no turns": ({"messages": []}, "is no list of turns"),
     "text": ({"messages": "Norway?"}, "not JSON"),
+    "an object": ({"messages": {"role": "user", "content": "Norway?"}}, "no list of turns"),
+    "lists of two lengths": ({"messages": {"role": ["user", "assistant"], "content": ["Norway?"]}}, "no list of turns"),
     "a turn that is text": ({"messages": ["Norway?"]}, "must be an object"),
     "a late system": (messages(USER, OSLO, SYSTEM, USER), "system message behind its first turn"),
     "two systems": (

@@ -91,3 +91,15 @@ def test_a_file_of_chats(tmp_path: Path) -> None:
     assert pipeline(file) == pipeline(str(file)) == answers
     with pytest.raises(DataError, match=r"chats.json: .*no such file\n  -> did you mean 'chats.jsonl'"):
         pipeline(tmp_path / "chats.json")
+
+
+def test_a_workbook_is_answered_with_its_own_columns_of_options(mcq: Any, tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for cells in (("id", "prompt", "A", "B", "C", "answer"), (1, "Gas?", "neon", "iron", "salt", "A")):
+        book.active.append(cells)
+    book.active.append((2, "Metal?", "iron", "neon", None, "A"))
+    book.save(tmp_path / "rows.xlsx")
+    first, second = mcq(tmp_path / "rows.xlsx")
+    assert (first.id, set(first.scores)) == ("1", {"A", "B", "C"})
+    assert (second.id, set(second.scores)) == ("2", {"A", "B"})

@@ -35,7 +35,7 @@ _ALIASES = {
 }
 # A column of its own for each option: A, b, option_a, "Option B", opc, choice1, ending0, "3".
 _COLUMN = re.compile(
-    r"((?:(?:option|choice|opt|op|answer|ans|alternative|ending|sol)[ _-]?)?)([A-Z]|[a-z]|[0-9]{1,2})",
+    r"((?:(?:option|choice|opt|op|answer|ans|alternative|ending|sol)[ _-]?)?)([a-z]|[0-9]{1,2})",
     re.IGNORECASE,
 )
 _COUNTED_IN_TWO_WAYS = (
@@ -136,11 +136,9 @@ def _option_columns(names: Sequence[str], told: Told) -> RowShape | None:
     if not series:
         return None
     prefix, kind, ends = max(series, key=lambda entry: len(entry[2]))
-    last = max(ends)
-    # Later records of JSON may have more of them.
-    further = range(last + 1, last + 1 if kind == "number" else len(LETTERS))
-    letters = LETTERS if kind == "upper" else LETTERS.lower()
-    return _of_columns(prefix, [ends[index] for index in sorted(ends)] + [letters[index] for index in further], told)
+    letters = {"upper": LETTERS, "lower": LETTERS.lower(), "number": ""}[kind]
+    further = letters[max(ends) + 1 :]  # which later records of JSON may have
+    return _of_columns(prefix, [*(ends[index] for index in sorted(ends)), *further], told)
 
 
 class McqRow(msgspec.Struct, frozen=True):
