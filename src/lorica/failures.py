@@ -54,6 +54,8 @@ def _message(error: BaseException) -> str:
         return last_line(error)
     if isinstance(error, MemoryError) or any(word in str(error).lower() for word in _MEMORY):
         return f"there is not enough memory ({str(error) or type(error).__name__})\n  -> {_LESS_MEMORY}"
+    if isinstance(error, FileNotFoundError) and _is_nowhere():
+        return "the working folder was removed\n  -> cd to a folder that exists, and give full paths"
     if isinstance(error, OSError) and error.errno in _FIXES:
         return f"{_at(error)}{error.strerror}\n  -> {_FIXES[error.errno]}"
     if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding() != "utf-8":
@@ -64,6 +66,14 @@ def _message(error: BaseException) -> str:
         return "a path holds a null character\n  -> remove it"
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return f"a fault of Lorica's own, not of yours: {what}\n  -> {_traceback(error)}"
+
+
+def _is_nowhere() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _at(error: OSError) -> str:

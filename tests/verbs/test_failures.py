@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import shlex
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from lorica.cli import main
 from lorica.training import checkpoints
+from lorica.verbs import build
 
 
 @pytest.fixture
@@ -116,6 +118,25 @@ def test_the_traceback_of_a_fault_is_kept(
     monkeypatch.setenv("LORICA_DEBUG", "1")
     assert main(infer(rows)) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_working_folder_that_is_removed_meanwhile(
+    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone, build_task = tmp_path / "gone", build.build_task
+
+    def removed(config: Any) -> Any:
+        shutil.rmtree(gone, ignore_errors=True)
+        return build_task(config)
+
+    monkeypatch.setattr("lorica.verbs.build.build_task", removed)
+    for arguments, code in ((infer(rows), 0), ([*infer(rows)[:3], "input=rows.csv", "output=out.csv"], 1)):
+        gone.mkdir()
+        shutil.copy(rows, gone / "rows.csv")
+        monkeypatch.chdir(gone)
+        assert main(arguments) in (code, 3 * code)
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 61, "with full paths nothing is missing"
+    assert "fault of Lorica" not in capsys.readouterr().err
 
 
 def test_a_fault_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
