@@ -139,12 +139,10 @@ def _with_system(values: Mapping[str, Any], turns: list[tuple[Role, str]]) -> li
 def _turns(value: object, name: str) -> list[tuple[Role, str]]:
     """(role, text) of each turn. Raises ValueError for roles and parts that are not known."""
     cell = literal_cell(value, name)
-    if (
-        isinstance(cell, dict)
-        and len({len(column) if isinstance(column, list) else -1 for column in cell.values()}) == 1
-    ):
+    if isinstance(cell, dict) and all(isinstance(column, list) for column in cell.values()):
         # A sequence of objects as datasets may hold it: a list for every key.
-        cell = [dict(zip(cell, turn, strict=True)) for turn in zip(*cell.values(), strict=True)]
+        alike = len({len(column) for column in cell.values()}) == 1
+        cell = [dict(zip(cell, turn, strict=True)) for turn in zip(*cell.values(), strict=True)] if alike else []
     if not isinstance(cell, list) or not cell:
         raise CellError(f"{name!r} is no list of turns", fix='write [{"role": "user", "content": "..."}, ...]')
     turns = [_turn(turn, f"{name}[{number}]") for number, turn in enumerate(cell)]
