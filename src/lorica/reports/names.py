@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
+from itertools import count, groupby, pairwise
 
 CUT = "…"
 # A window on what tells names apart begins with the word that it lies in, if that is not longer.
 _WORD = 12
+_WORDS = re.compile(r"[^\W_]+|[\W_]+")
 
 Width = Callable[[str], int]
 
@@ -16,22 +18,48 @@ Width = Callable[[str], int]
 def short_names(names: Iterable[str], most: int, width: Width = len) -> dict[str, str]:
     """Name -> how it is shown, in at most `most` columns (16 or more); different names are shown differently.
 
-    Long names are cut in the middle. Where that hides what tells one from the others, a window on it stays as well, and
-    where names differ in more places than there is room for, a number tells them apart. width: columns of a text.
+    Long names are cut in the middle. Where that hides what tells one from the others, the words stay that names of the
+    same build do not share, or a window on the first difference; where names differ in more places than there is room
+    for, a number tells them apart. width: columns of a text.
     """
     distinct = list(dict.fromkeys(names))
     own = _own_parts(distinct)
     shown = {name: name for name in distinct if width(name) <= most}
-    for share in (0.0, 0.35, 0.7):
-        tried = {name: _cut(name, own[name], share, most, width) for name in distinct if name not in shown}
+    ways: tuple[Callable[[list[str]], dict[str, str]], ...] = (
+        lambda rest: {name: _cut(name, 0, 0.0, most, width) for name in rest},
+        lambda rest: _own_words(rest, most, width),
+        lambda rest: {name: _cut(name, own[name], 0.35, most, width) for name in rest},
+        lambda rest: {name: _cut(name, own[name], 0.7, most, width) for name in rest},
+    )
+    for way in ways:
+        tried = way([name for name in distinct if name not in shown])
         counts = Counter([*shown.values(), *tried.values()])
         shown |= {name: text for name, text in tried.items() if counts[text] == 1}
     used = set(shown.values())
+    marks = (f"{CUT}#{number}" for number in count(1))
     for name in (name for name in distinct if name not in shown):
-        numbered = (f"{CUT}#{number}" for number in range(1, len(distinct) + 2))
-        texts = (_cut(name, 0, 0.0, most - width(mark), width) + mark for mark in numbered)
+        texts = (_cut(name, 0, 0.0, most - width(mark), width) + mark for mark in marks)
         shown[name] = next(text for text in texts if text not in used)
         used.add(shown[name])
+    return shown
+
+
+def _own_words(names: Sequence[str], most: int, width: Width) -> dict[str, str]:
+    """Names of equally many words that begin alike -> the words in which they differ, behind their beginning."""
+    alike: dict[tuple[int, str], list[list[str]]] = {}
+    for name in names:
+        words = _WORDS.findall(name)
+        alike.setdefault((len(words), words[0] if words else ""), []).append(words)
+    shown = {}
+    for group in alike.values():
+        common = [len(set(column)) == 1 for column in zip(*group, strict=True)]
+        for words in group:
+            runs = groupby(zip(common, words, strict=True), key=lambda pair: pair[0])
+            pieces = [(shared, "".join(word for _, word in run)) for shared, run in runs]
+            text = "".join(CUT if shared else piece for shared, piece in pieces)
+            room = most - width(text)
+            if room >= 0 and pieces:
+                shown["".join(words)] = _fitting(pieces[0][1], room, width) * pieces[0][0] + text
     return shown
 
 
