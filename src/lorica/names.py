@@ -35,10 +35,10 @@ def subject_key(name: str) -> str:
 
 def spellings(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """`subject_key` -> the different names that have it, both in the order of `names`."""
-    found: dict[str, dict[str, None]] = {}
+    by_key: dict[str, dict[str, None]] = {}
     for name in names:
-        found.setdefault(subject_key(name), {})[name] = None
-    return {key: tuple(same) for key, same in found.items()}
+        by_key.setdefault(subject_key(name), {})[name] = None
+    return {key: tuple(same) for key, same in by_key.items()}
 
 
 def _in_key(letter: str) -> str:

@@ -25,9 +25,9 @@ def load_causal(folder: Path, given: Mapping[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        with utf8_path(folder) as place:
+        with utf8_path(folder) as own:
             model, loaded = AutoModelForCausalLM.from_pretrained(
-                place,
+                own,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
@@ -77,8 +77,8 @@ def check_config(folder: Path) -> None:
     if not isinstance(raw.get("model_type"), str) or raw["model_type"] not in CONFIG_MAPPING:
         return
     try:
-        with utf8_path(folder) as place:
-            AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+        with utf8_path(folder) as own:
+            AutoConfig.from_pretrained(own, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ModelConfigError(f"{path}: transformers refuses it: {_reason(error)}", fix=_AGAIN) from error
 
