@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 from pathlib import Path
 
@@ -223,6 +224,25 @@ def test_another_delimiter_is_named_and_its_setting_reads_it(
     assert f"data.delimiter={word}" in capsys.readouterr().err
     assert main([*command, f"data.delimiter={word}"]) == 0
     assert len(output.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["t.tsv", "t.csv"])
+def test_a_quoted_header_with_another_delimiter_is_named(name: str, tmp_path: Path) -> None:
+    for mark, word in ((",", "comma"), (";", "semicolon"), ("\t", "tab")):
+        text = io.StringIO(newline="")
+        csv.writer(text, delimiter=mark, quoting=csv.QUOTE_ALL).writerows([HEADER, *PLAIN])
+        if (name, word) in (("t.tsv", "tab"), ("t.csv", "comma")):
+            continue
+        with pytest.raises(DataError, match=f"data.delimiter={word}"):
+            _read(tmp_path / name, text.getvalue())
+
+
+def test_a_compressed_file_of_tabs_that_is_cut_off_is_one_error(tmp_path: Path) -> None:
+    content, _ = _plain(*(f"text {i * 7919 % 10007}" for i in range(5000)))
+    path = tmp_path / "t.tsv.gz"
+    path.write_bytes(gzip.compress(content.encode())[:-2000])
+    with pytest.raises(DataError, match="the gzip stream is cut off"):
+        open_table(path)
 
 
 JOINED = "id,body,rule\n1,x,r\n"

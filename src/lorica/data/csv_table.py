@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from lorica.data.files import MAX_TEXT, FileFormat, open_checked, text_lines
+from lorica.data.files import MAX_TEXT, READ_ERRORS, FileFormat, open_checked, text_lines, unreadable
 from lorica.data.quoting import READINGS, WORDS, Doubt, Watch, alternatives, choose, parse
 from lorica.data.table import Record, Table, TableOptions, check_names
 from lorica.errors import DataError, RowError
@@ -44,19 +44,23 @@ def find_dialect(path: Path, fmt: FileFormat, options: TableOptions) -> Dialect:
     finally:
         csv.field_size_limit(previous)
     if choice.doubt is not None:
-        raise _doubtful(path, choice.doubt)
+        first = next(filter(str.strip, text_lines(path, fmt)))
+        raise (None if named else _separated_otherwise(path, 1, first, delimiter)) or _doubtful(path, choice.doubt)
     return Dialect(delimiter, choice.reading, choice.reading == "standard", named, choice.note)
 
 
 def _opens_quotes(path: Path, fmt: FileFormat) -> bool:
     """Whether a cell of a file of tabs begins with a quote; without one, quotes are text in every reading."""
     last = b"\n"
-    with open_checked(path, fmt) as file:
-        while chunk := file.read(_CHUNK):
-            text = last + chunk
-            if b'\t"' in text or b'\n"' in text:
-                return True
-            last = chunk[-1:]
+    try:
+        with open_checked(path, fmt) as file:
+            while chunk := file.read(_CHUNK):
+                text = last + chunk
+                if b'\t"' in text or b'\n"' in text:
+                    return True
+                last = chunk[-1:]
+    except READ_ERRORS as error:
+        raise unreadable(path, 1, error) from error
     return False
 
 
@@ -163,13 +167,19 @@ def _check_header(path: Path, line: int, header: list[str], dialect: Dialect) ->
         message = "a name of the header begins with a space and a quote"
         raise DataError(message, path=path, line=line, fix=f"remove the spaces, or say: {WORDS['spaced']}")
     if not dialect.named:
-        other = max(_others(dialect), key=lambda mark: sum(name.count(mark) for name in header))
+        others = [mark for mark in DELIMITERS.values() if mark != dialect.delimiter]
+        other = max(others, key=lambda mark: sum(name.count(mark) for name in header))
         if sum(name.count(other) for name in header) >= len(header):
             raise _other_delimiter(path, line, header, other)
 
 
-def _others(dialect: Dialect) -> list[str]:
-    return [mark for mark in DELIMITERS.values() if mark != dialect.delimiter]
+def _separated_otherwise(path: Path, line: int, header: str, delimiter: str) -> DataError | None:
+    """Of the line of a header that is quoted as a whole: that another delimiter separates it."""
+    for mark in DELIMITERS.values():
+        rows = parse([header], "standard", mark)
+        if mark != delimiter and delimiter not in header and rows and len(rows[0]) > 1:
+            return _other_delimiter(path, line, [header.strip()], mark)
+    return None
 
 
 def _other_delimiter(path: Path, line: int, header: list[str], other: str) -> DataError:
@@ -207,9 +217,8 @@ def _quoting_fix(dialect: Dialect, lines: list[str], width: int) -> str:
 
 
 def _unparsable(path: Path, line: int, reason: str, dialect: Dialect, lines: list[str], width: int) -> DataError:
-    for mark in _others(dialect) if not width and not dialect.named else ():  # a header that is quoted as a whole
-        if (rows := parse(lines[:1], "standard", mark)) and len(rows[0]) > 1:
-            return _other_delimiter(path, line, [lines[0].strip()], mark)
+    if not width and not dialect.named and (error := _separated_otherwise(path, line, lines[0], dialect.delimiter)):
+        return error
     others = [WORDS[name] for name in alternatives(lines, dialect.delimiter, width)]
     fix = "; or: ".join(["quotes inside a quoted text must be doubled", *others])
     if "unexpected end of data" in reason:

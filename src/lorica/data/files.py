@@ -50,7 +50,8 @@ _FIXES = {
     Content.UTF32: "convert it: iconv -f UTF-32 -t UTF-8",
 }
 _OTHER_FIX = "export the table as CSV"
-_READ_ERRORS = (EOFError, zlib.error, OSError)
+READ_ERRORS = (EOFError, zlib.error, OSError)
+"""What reading a file, compressed or not, may raise; `unreadable` makes a DataError of it."""
 
 
 class FileFormat(msgspec.Struct, frozen=True):
@@ -94,7 +95,7 @@ def open_checked(path: Path, fmt: FileFormat) -> BinaryIO:
         with gzip.open(path, "rb") as inner:
             _refuse_other_kinds(path, fmt, inner.read(HEAD_BYTES))
         return cast(BinaryIO, gzip.open(path, "rb"))
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise unreadable(path, 1, error) from error
 
 
@@ -127,7 +128,7 @@ def text_lines(path: Path, fmt: FileFormat) -> Iterator[str]:
             number += 1
             try:
                 raw = file.readline(MAX_TEXT + 1)
-            except _READ_ERRORS as error:
+            except READ_ERRORS as error:
                 raise unreadable(path, number, error) from error
             if not raw:
                 return
@@ -159,7 +160,7 @@ def text_chunks(path: Path, fmt: FileFormat, size: int = 1 << 16) -> Iterator[st
         while True:
             try:
                 raw = file.read(size)
-            except _READ_ERRORS as error:
+            except READ_ERRORS as error:
                 raise unreadable(path, line, error) from error
             if first:
                 raw, offset = _without_marks(raw)
