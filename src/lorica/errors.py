@@ -139,6 +139,10 @@ class TrainingError(LoricaError):
     exit_code = 5
 
 
+class NotFiniteError(TrainingError):
+    """A loss or a gradient became NaN or infinite."""
+
+
 class ResumeError(LoricaError):
     """A run directory that belongs to a different run; the message names the differences."""
 

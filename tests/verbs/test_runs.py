@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -254,3 +255,43 @@ def test_a_journal_whose_folder_is_gone_is_named(
     command = ["infer", "task=rules", f"input={few_posts}", f"output={tmp_path / 'o.csv'}", f"adapters.dir={trained}"]
     assert main(command) == 3
     assert "the journal is gone: it was removed or moved" in capsys.readouterr().err
+
+
+def test_advice_after_divergence_leads_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [("Capital of France?", "Paris"), ("Capital of Peru?", "Lima"), ("Capital of Chile?", "Santiago")]
+    (tmp_path / "t.json").write_text(
+        json.dumps([{"question": question, "answer": answer} for question, answer in rows])
+    )
+    command = ["train", "task=saq", "training=tiny", "training.epochs=3", f"input={tmp_path / 't.json'}"]
+    command.append(f"run_dir={tmp_path / 'run'}")
+    assert main([*command, "training.learning_rate=1"]) == 5
+    out, err = capsys.readouterr()
+    assert "the training diverged: loss 4.3340 (base model) -> " in err
+    assert "do not use it" in err
+    assert "do not use it" in out
+    assert "raise" not in err
+    assert main(["check", str(tmp_path / "run" / "saq")]) == 1
+    assert "L172" in capsys.readouterr().out
+    rate = re.search(r"Train again with (training\.learning_rate=[\d.e-]+), into another run_dir, or after", err)
+    assert rate
+    shutil.rmtree(tmp_path / "run" / "saq")
+    assert main([*command, rate[1]]) == 0
+    assert "diverged" not in capsys.readouterr().err
+
+
+def test_rows_of_one_answer_are_said_and_never_trusted(
+    few_posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = few_posts.read_text("utf-8").splitlines()
+    (tmp_path / "one.csv").write_text("\n".join([lines[0], *(line[:-1] + "1" for line in lines[1:23])]) + "\n")
+    run = tmp_path / "run"
+    assert main(["train", "task=rules", f"input={tmp_path / 'one.csv'}", f"run_dir={run}", *QUICK]) == 0
+    said = capsys.readouterr().err.splitlines()
+    notes = [number for number, line in enumerate(said) if "training rows have the answer 'Yes'" in line]
+    begun = next(number for number, line in enumerate(said) if line == "rules: 6 updates")
+    assert len(notes) == 1
+    assert notes[0] < begun
+    for name in ("training.json", "lorica.json"):  # by the record, then by the passport
+        assert main(["check", str(run / "rules")]) == 1
+        assert f"L180 [{name}]" in capsys.readouterr().out
+        (run / "rules" / name).unlink()

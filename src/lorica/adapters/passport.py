@@ -85,11 +85,14 @@ class PromptFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RowsFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A set of rows. ids: digest of the row ids in their order. content: the same with texts and gold answers."""
+    """A set of rows. ids: digest of the row ids in their order. content: the same with texts and gold answers. answers:
+    how many different gold answers they have; largest: how many rows have the commonest; null where it is not known."""
 
     rows: Count
     ids: Digest
     content: Digest
+    answers: Count | None = None
+    largest: Count | None = None
 
 
 class DataFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from lorica.data.split import split
 from lorica.errors import DataError, PromptError, TooLongError
 from lorica.locks import FolderLock
 from lorica.models.decoder import Decoder
+from lorica.pipeline.labels import label_facts, label_notes, spread
 from lorica.pipeline.provenance import ids_digest
 from lorica.prompts.encoder import Encoder
 from lorica.records import Row
@@ -106,19 +107,25 @@ def fit_adapter(
         "validation_rows": ids_digest(row.id for row in held),
         "source": fit.source,
     }
-    examples = encode_rows(task, encoder, chosen, fit.source, max_seq_length, truncate, positions)
+    examples, validation = (
+        encode_rows(task, encoder, rows, fit.source, max_seq_length, truncate, positions) for rows in (chosen, held)
+    )
     if tell_example is not None and examples:
         tell_example(loss_example(encoder, examples[0]))
+    learned, checked = spread(chosen), spread(held)
+    for note in label_notes(task, learned, checked):
+        listener.note(f"{fit.name}: {note}")
     return train(
         decoder,
         adapter,
         examples,
-        encode_rows(task, encoder, held, fit.source, max_seq_length, truncate, positions),
+        validation,
         settings,
         fit.folder,
         name=fit.name,
         listener=listener,
         digests=known,
+        facts=label_facts(learned, checked),
         issue=issue,
         lock=lock,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from lorica.adapters.passport import BaseFacts, Passport, RowsFacts
 from lorica.adapters.passport_facts import plain_name
 from lorica.models.families import read_json_object
 from lorica.models.weight_files import weight_files
+from lorica.pipeline.labels import spread
 from lorica.records import Row
 
 if TYPE_CHECKING:  # tokenizers cost 0.1 s, and digests need none
@@ -133,13 +134,20 @@ def ids_digest(ids: Iterable[str]) -> str:
     return "sha256:" + state.hexdigest()
 
 
-def rows_facts(rows: Iterable[Row]) -> RowsFacts:
-    """Number and digests of rows: of their ids, and of ids, subjects, texts and gold answers."""
+def rows_facts(rows: Sequence[Row]) -> RowsFacts:
+    """Number and digests of rows (of their ids, and of ids, subjects, texts and gold answers) and of their answers."""
     state, ids = hashlib.sha256(), []
     for row in rows:
         ids.append(row.id)
         state.update(msgspec.json.encode((row.id, row.subject, row.case, row.gold)) + b"\n")
-    return RowsFacts(rows=len(ids), ids=ids_digest(ids), content="sha256:" + state.hexdigest())
+    answers = spread(rows)
+    return RowsFacts(
+        rows=len(ids),
+        ids=ids_digest(ids),
+        content="sha256:" + state.hexdigest(),
+        answers=answers.distinct,
+        largest=answers.largest,
+    )
 
 
 def versions() -> dict[str, str]:

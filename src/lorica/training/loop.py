@@ -6,6 +6,7 @@ epoch), dropout by (seed, update), the learning rate by the update. So a run tha
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,13 +16,14 @@ import torch
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.registry import TRAINING
-from lorica.errors import LoricaError, TrainingError
+from lorica.errors import LoricaError, NotFiniteError, TrainingError
 from lorica.locks import FolderLock, lock_folder
 from lorica.models.decoder import Decoder
 from lorica.signals import Deferred, say
 from lorica.training import checkpoints, publish
 from lorica.training.batches import check_examples, make_batch, plan_epoch
 from lorica.training.log import Log
+from lorica.training.outcome import Losses, advice, again, outcome_of
 from lorica.training.prepare import Run, complete_config, make_learner, prepare, run_facts
 from lorica.training.publish import Issue
 from lorica.training.schedule import rate_factor, warmup_steps
@@ -127,7 +129,11 @@ def _learn(
                     state = state or State(run=run_digest(manifest))
                     run = prepare(learner, config, examples, validation, settings, lock, listener, log, state)
                     listener.started(name, run.state.step, run.total)
-                    return _go(run)
+                    try:
+                        return _go(run)
+                    except NotFiniteError as error:
+                        publish.begin(folder, manifest, {**facts, "diverged": error.message})
+                        raise _diverged(run, error) from error
             finally:
                 listener.closed()
 
@@ -165,6 +171,10 @@ def _go(run: Run) -> tuple[Path, TrainResult]:
         state.base_loss = evaluate(run.learner, run.probe, step=0)
         run.log.write({"step": 0, "base_loss": state.base_loss, "seconds": round(clock(), 3)})
         run.listener.evaluated(0, state.base_loss, False)
+    if state.seen_base is None:
+        # A checkpoint of an earlier version does not hold it, and the base alone is not at hand any more.
+        measured = run.validation and state.step == 0
+        state.seen_base = evaluate(run.learner, run.seen, step=0) if measured else state.base_loss
     plan: list[list[list[int]]] = []
     with Deferred() as signals:
         while state.step < run.total and not state.stopped_early:
@@ -201,6 +211,22 @@ def _save(run: Run, *, extra: bool) -> None:
     run.saved_best = run.state.best_step
 
 
+def _diverged(run: Run, error: NotFiniteError) -> NotFiniteError:
+    """The same error, saying what is kept and how to train anew."""
+    state, message = run.state, error.message
+    if not state.step:
+        return error  # the base itself fails
+    message += f" (gradient norm up to {state.norm:.3g} in update {state.norm_step})" if state.norm else ""
+    if state.best_loss is not None and state.base_loss is not None and state.best_loss < state.base_loss:
+        message += (
+            f"; update {state.best_step} did best on the held-out rows ({state.best_loss:.4f} against "
+            f"{state.base_loss:.4f} of the base model): {checkpoints.best_folder(run.folder, state.best_step)}"
+        )
+    else:
+        message += "; nothing worth using is kept"
+    return NotFiniteError(message, fix=f"{error.fix}: {again(run.folder, run.settings.learning_rate)}")
+
+
 def _plan(run: Run, epoch: int) -> list[list[list[int]]]:
     return plan_epoch(
         [len(example.encoded.tokens) for example in run.examples],
@@ -222,6 +248,8 @@ def _advance(run: Run, parts: Sequence[Sequence[int]]) -> None:
     rate = settings.learning_rate * factor
     made = update(run.learner, batches, step=state.step + 1, rate=rate, seed=step_seed(settings.seed, state.step))
     state.step += 1
+    if state.norm < made.grad_norm < math.inf:
+        state.norm, state.norm_step = made.grad_norm, state.step
     state.tokens += made.tokens
     state.epoch_loss += made.loss * made.answer_tokens
     state.epoch_tokens += made.answer_tokens
@@ -269,23 +297,34 @@ def _stage(run: Run, clock: Callable[[], float]) -> tuple[Path, TrainResult]:
     """Write `last/`, stage the adapter itself, and say what was reached."""
     state, lora = run.state, run.learner.lora
     assert state.base_loss is not None
+    assert state.seen_base is not None
     checkpoints.save_weights(run.folder / "last", run.config, lora)
+    seen_last = evaluate(run.learner, run.seen, step=state.step)
     if state.best_loss is not None:
         trained = state.best_loss
         checkpoints.load_best(run.folder, state, lora, run.learner.decoder.config)
     else:
-        trained = evaluate(run.learner, run.probe, step=state.step)
+        trained = seen_last
     stage = publish.stage_adapter(run.folder, run.config, lora)
     run.log.write({"step": state.step, "trained_loss": trained, "base_loss": state.base_loss})
     if state.stopped_early:
         run.listener.note(f"stopped early: no better than update {state.best_step} in {state.waiting} evaluations")
-    if trained >= state.base_loss:
-        run.listener.note(
-            f"the adapter is no better than the base model ({trained:.4f} against {state.base_loss:.4f} nats "
-            "per answer token): train longer, or raise training.learning_rate"
-        )
+    best_step = state.best_step or state.step
+    losses = Losses(base=state.base_loss, published=trained, seen_base=state.seen_base, seen_last=seen_last)
+    outcome = outcome_of(losses)
+    text = advice(
+        outcome,
+        losses,
+        rate=run.settings.learning_rate,
+        norm=state.norm,
+        norm_step=state.norm_step,
+        best_step=best_step,
+        folder=run.folder,
+    )
+    if text:
+        run.listener.note(text)
     result = TrainResult(
-        best_step=state.best_step or state.step,
+        best_step=best_step,
         steps=state.step,
         train_loss=state.epoch_loss / max(1, state.epoch_tokens),
         eval_loss=state.best_loss,
@@ -295,5 +334,10 @@ def _stage(run: Run, clock: Callable[[], float]) -> tuple[Path, TrainResult]:
         base_loss=state.base_loss,
         trained_loss=trained,
         stopped_early=state.stopped_early,
+        outcome=outcome,
+        seen_base=state.seen_base,
+        seen_last=seen_last,
+        max_grad_norm=state.norm,
+        advice=text,
     )
     return stage, result

@@ -23,7 +23,7 @@ from lorica.training.types import Example, Listener, TrainSettings
 
 # Padded tokens per batch of an evaluation, which keeps no activations.
 EVALUATION_TOKENS = 4096
-# Rows on which base and result are compared when none are held out.
+# Training rows on which base and result are compared.
 PROBE_ROWS = 64
 
 
@@ -47,6 +47,7 @@ class Run:
     window_seconds: float = 0.0
     window_all_tokens: int = 0
     probe: list[Batch] = field(default_factory=list)
+    seen: list[Batch] = field(default_factory=list)  # training rows, to evaluate on; the probe when nothing is held out
 
 
 def complete_config(config: AdapterConfig, shape: DecoderConfig) -> AdapterConfig:
@@ -122,8 +123,11 @@ def prepare(
         per_epoch=per_epoch,
         total=per_epoch * settings.epochs,
     )
-    rows = validation or examples[:PROBE_ROWS]
-    device = learner.decoder.device
-    plan = evaluation_plan([len(row.encoded.tokens) for row in rows], token_budget=EVALUATION_TOKENS)
-    run.probe = [make_batch([rows[index] for index in part], device) for part in plan]
+    run.seen = _batches(examples[:PROBE_ROWS], learner)
+    run.probe = _batches(validation, learner) if validation else run.seen
     return run
+
+
+def _batches(rows: Sequence[Example], learner: Learner) -> list[Batch]:
+    plan = evaluation_plan([len(row.encoded.tokens) for row in rows], token_budget=EVALUATION_TOKENS)
+    return [make_batch([rows[index] for index in part], learner.decoder.device) for part in plan]

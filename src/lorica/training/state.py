@@ -30,6 +30,9 @@ class State:
     window_loss: float = 0.0
     window_tokens: int = 0
     base_loss: float | None = None
+    seen_base: float | None = None  # the base's loss on training rows
+    norm: float = 0.0  # the largest gradient norm that is finite
+    norm_step: int = 0
     best_step: int = 0
     best_loss: float | None = None
     best_digest: str = ""  # of the weights' file

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorica.errors import TrainingError
+from lorica.errors import NotFiniteError
 from lorica.models.attention import Attention, PackedAttention
 from lorica.models.decoder import Decoder
 from lorica.models.lora import LoraSpan, LoraWeights
@@ -158,7 +158,7 @@ def evaluate(learner: Learner, batches: Sequence[Batch], *, step: int) -> float:
     broken = [batch for batch, value in zip(batches, values, strict=True) if not math.isfinite(value)]
     if broken:
         rows = [row for batch in broken for row in batch.ids]
-        raise TrainingError(
+        raise NotFiniteError(
             f"the held-out loss after update {step} is not finite; rows: {name_rows(rows)}",
             fix="lower training.learning_rate"
             if step
@@ -190,8 +190,8 @@ def _refuse_non_finite(
     what = "gradient" if finite else "loss"
     again = f" ({learner.skipped} updates in a row)" if learner.skipped > 1 else ""
     advice = "training.bf16=true in place of fp16" if learner.precision.scaler else "training.max_grad_norm=1"
-    raise TrainingError(
+    raise NotFiniteError(
         f"the {what} is not finite at update {step}{again}, learning rate {rate:.3g}; "
         f"rows in the batch: {name_rows(rows)}",
-        fix=f"lower training.learning_rate (a tenth), try {advice}, and look at these rows",
+        fix=f"lower training.learning_rate, try {advice}, and look at these rows",
     )

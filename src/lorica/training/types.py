@@ -9,6 +9,7 @@ from typing import Protocol
 
 from lorica.errors import ConfigError
 from lorica.records import Encoded
+from lorica.training.outcome import Outcome
 
 SCHEDULERS = ("cosine", "linear", "constant")
 
@@ -91,7 +92,9 @@ class TrainResult:
     train_loss: nats per answer token, mean over the last epoch. eval_loss: the same on the held-out rows for
     the published adapter, or None. base_loss, trained_loss: the same without and with the published adapter,
     without dropout, on the held-out rows, or on the first training rows when nothing was held out. tokens:
-    prompt and answer tokens seen. seconds: wall time, over all resumed parts.
+    prompt and answer tokens seen. seconds: wall time, over all resumed parts. outcome, advice: what came of it, in a
+    word and for people. seen_base, seen_last: loss on training rows of the base and of the last update. max_grad_norm:
+    the largest before clipping.
     """
 
     best_step: int
@@ -104,6 +107,16 @@ class TrainResult:
     base_loss: float = 0.0
     trained_loss: float = 0.0
     stopped_early: bool = False
+    outcome: Outcome = "better"
+    seen_base: float = 0.0
+    seen_last: float = 0.0
+    max_grad_norm: float = 0.0
+    advice: str = ""
+
+    @property
+    def useful(self) -> bool:
+        """Whether the published adapter is better than the base."""
+        return self.trained_loss < self.base_loss
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from lorica.adapters.passport import BaseFacts, Passport
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.config.schema import Config
 from lorica.engines.native.engine import NativeEngine
-from lorica.errors import LoricaError
+from lorica.errors import LoricaError, TrainingError
 from lorica.locks import FolderLock, this_host
 from lorica.models.decoder import Decoder
 from lorica.models.weights import DTYPES, load_decoder
@@ -69,7 +69,8 @@ def run(arguments: Sequence[str]) -> int:
         as_json=given.json,
         text="\n".join(_line(name, result) for name, result in results.items()),
     )
-    return 0
+    useless = [result for result in results.values() if result.outcome == "diverged" and not result.useful]
+    return TrainingError.exit_code if useless else 0
 
 
 @contextmanager
@@ -226,5 +227,5 @@ def _line(name: str, result: TrainResult) -> str:
     validation = "" if result.eval_loss is None else f", validation loss {result.eval_loss:.4f}"
     return (
         f"{name}: {result.steps} updates in {result.seconds:.1f} s, loss {result.train_loss:.4f}{validation}, "
-        f"best at update {result.best_step}\n  {result.folder}"
+        f"best at update {result.best_step}\n  {result.folder}" + (f"\n  {result.advice}" if result.advice else "")
     )

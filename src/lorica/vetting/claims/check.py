@@ -18,6 +18,7 @@ from lorica.vetting.claims.cards import Card, read_card
 from lorica.vetting.claims.evidence import check_evidence, training_evidence
 from lorica.vetting.claims.families import families, quantised, sizes
 from lorica.vetting.claims.named_bases import Named, billions, difference, disjoint, named_bases, same_size
+from lorica.vetting.claims.own_runs import check_own_run
 from lorica.vetting.claims.settings import check_settings
 from lorica.vetting.claims.tokenizers import check_tokenizer
 from lorica.vetting.findings import Finding, finding
@@ -35,7 +36,7 @@ def check_claims(specimen: Specimen, layout: Layout, match: Match | None) -> lis
     bases = named_bases(specimen, card)
     found = _bases(specimen, bases) + _names(specimen, card, bases) + _config(specimen)
     found += check_settings(specimen, layout, card)
-    found += check_evidence(specimen, training_evidence(specimen))
+    found += check_evidence(specimen, training_evidence(specimen)) + check_own_run(specimen)
     if method_of_config(specimen.raw_config or {}) is None and layout.modules:
         found += check_named_base(specimen, layout, bases, match)
         found += check_tokenizer(specimen, layout, bases)

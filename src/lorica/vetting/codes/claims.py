@@ -89,4 +89,16 @@ CLAIMS: dict[str, Code] = {
     "L179": Code(
         "warn", "no better than its base on the held-out rows of its own training", "train again", ("no_effect",)
     ),
+    "L180": Code(
+        "warn",
+        "trained on rows that all have one answer: it can only have learned to say that",
+        "train again with rows of every answer",
+        ("no_effect",),
+    ),
+    "L181": Code(
+        "note", "nearly all training rows have one answer", "measure it by ROC-AUC and on rows of the rarer answers"
+    ),
+    "L182": Code(
+        "note", "the checkpoint was chosen on held-out rows of one answer", "measure it on rows of every answer: --rows"
+    ),
 }

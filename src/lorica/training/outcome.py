@@ -1,0 +1,87 @@
+"""What came of a run: better than the base, no better, overfitted or diverged; in words that say what to do next.
+
+Losses of single updates are noisy, so nothing is told by them. Base and adapter are compared on the same rows without
+dropout: held-out rows say which adapter is best, and training rows tell a rate that is too high (worse than the base on
+what it was trained on) from rows that were learned by heart (better on them, worse on others).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Outcome = Literal["better", "no better", "overfitted", "diverged"]
+
+# So much above the base's loss on the rows of the training itself no noise brings an adapter.
+_FACTOR, _NATS = 1.2, 0.05
+# A LoRA's rate beyond which nothing is gained by going down in small steps.
+_SAFE_RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Nats per answer token, of base and adapter. seen_*: on training rows, with the last state; base, published: on
+    the held-out rows, or on the training rows when nothing was held out, with the state that is published."""
+
+    base: float
+    published: float
+    seen_base: float
+    seen_last: float
+
+
+def outcome_of(losses: Losses) -> Outcome:
+    """Which of them it is. A run that diverged after its best checkpoint diverged, too."""
+    if losses.seen_last > _FACTOR * losses.seen_base + _NATS:
+        return "diverged"
+    if losses.published < losses.base:
+        return "better"
+    return "overfitted" if losses.seen_last < losses.seen_base / _FACTOR else "no better"
+
+
+def lower_rate(rate: float) -> float:
+    """The learning rate to try next."""
+    return float(f"{min(rate / 10, _SAFE_RATE):.3g}")
+
+
+def again(folder: Path, rate: float) -> str:
+    """How to train anew: the folder is taken."""
+    where = f"into another run_dir, or after deleting {folder}"
+    return f"train again with training.learning_rate={lower_rate(rate):g}, {where}"
+
+
+def advice(
+    outcome: Outcome, losses: Losses, *, rate: float, norm: float, norm_step: int, best_step: int, folder: Path
+) -> str:
+    """What a person should know of a run that is not simply better; empty for one that is.
+
+    norm: the largest gradient norm, in update norm_step. best_step: the update that is published.
+    """
+    compared = f"{losses.published:.4f} against {losses.base:.4f} nats per answer token"
+    if outcome == "better":
+        return ""
+    if outcome == "diverged":
+        useful = losses.published < losses.base
+        saved = f"what is saved is update {best_step}, " + (
+            f"from before, which is better than the base model ({compared})"
+            if useful
+            else f"which is no better than the base model ({compared}): do not use it"
+        )
+        return (
+            f"the training diverged: loss {losses.seen_base:.4f} (base model) -> {losses.seen_last:.4f} on its own "
+            f"training rows, gradient norm up to {norm:.3g} (update {norm_step}), learning rate {rate:g}; {saved}. "
+            f"{_sentence(again(folder, rate))}"
+        )
+    text = f"the adapter is no better than the base model ({compared}): "
+    if outcome == "overfitted":
+        return text + (
+            f"it learned its own rows by heart ({losses.seen_base:.4f} -> {losses.seen_last:.4f}): fewer "
+            "training.epochs, a lower training.learning_rate, or more rows"
+        )
+    if losses.seen_last > losses.seen_base * 1.01:
+        return text + f"its own rows became no likelier, either: {again(folder, rate)}"
+    return text + "train longer, or raise training.learning_rate"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
