@@ -15,6 +15,9 @@ from safetensors.numpy import save_file
 from tests.vetting.numbers_fixtures import healthy, write
 from tests.vetting.specimens import codes
 
+from lorica.adapters.folder import open_adapter
+from lorica.adapters.methods import FORMATS
+from lorica.errors import AdapterError
 from lorica.vetting.check import Examination
 from lorica.vetting.files.sources import find_sources
 from lorica.vetting.many import examine_all
@@ -204,3 +207,13 @@ def test_a_method_that_is_not_known_is_still_named(tmp_path: Path) -> None:
     found = check(peft(tmp_path / "x", ("adapter_model.safetensors",), peft_type="NEWLORA"))
     assert "L058" not in codes(found.findings)
     assert "L103" in codes(found.findings, "reject")
+
+
+@pytest.mark.parametrize("name", ["mlx", "old mlx", "adapterhub", "mlx under PEFT's name"])
+def test_an_engine_that_is_given_one_says_so_too(name: str, tmp_path: Path) -> None:
+    key, files, config = TOOLS[name]
+    folder = make(tmp_path / "x", files, config or MLX)
+    with pytest.raises(AdapterError) as caught:
+        open_adapter(folder)
+    assert FORMATS[key].title in caught.value.message
+    assert caught.value.fix == FORMATS[key].reader

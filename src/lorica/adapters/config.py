@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from lorica.adapters.document import DocumentError, read_capped, read_object, short_text
+from lorica.adapters.methods import FORMATS, method_of_config
 from lorica.errors import AdapterError
 
 CONFIG_NAME = "adapter_config.json"
@@ -197,10 +198,13 @@ def config_from(values: Mapping[str, Any]) -> AdapterConfig:
     kind = values.get("peft_type")
     if kind != "LORA":
         named = f"is a {short_text(kind)} adapter" if isinstance(kind, str) and kind else ""
+        claimed = method_of_config(values)
+        tool = FORMATS.get(claimed[0]) if claimed is not None else None
+        named = f"is of {tool.title}" if tool else named
         raise DocumentError(
             "method",
             f"{named or 'does not say which kind of adapter it is'}; Lorica reads LORA",
-            fix="use a LoRA adapter saved by PEFT (peft_type LORA)",
+            fix=tool.reader if tool else "use a LoRA adapter saved by PEFT (peft_type LORA)",
         )
     fields = set(AdapterConfig.__struct_fields__) - {"other"}
     known = {key: value for key, value in values.items() if key in fields}

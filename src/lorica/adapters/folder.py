@@ -14,6 +14,7 @@ import msgspec
 
 from lorica.adapters.config import CONFIG_NAME, AdapterConfig, read_adapter_config
 from lorica.adapters.header import TensorInfo, byte_count, header_bytes, read_header
+from lorica.adapters.methods import method_of_files
 from lorica.adapters.names import module_of, parse_tensor_name
 from lorica.adapters.passport import PASSPORT_NAME
 from lorica.adapters.registry import TRAINING_RECORD
@@ -129,6 +130,10 @@ def _check_files(path: Path) -> None:
             f"{path}: holds adapter_model.bin, a pickle, which can run any code and is never loaded",
             fix="where it was made, load it with PEFT and call save_pretrained(..., safe_serialization=True)",
         )
+    tool = method_of_files(entry.name for entry in path.iterdir())
+    if tool is not None:
+        what = f"its files are called as in {tool[1].title}"
+        raise AdapterError(f"{path}: holds no {WEIGHTS_NAME}; {what}", fix=tool[1].reader)
     shards = sorted(entry.name for entry in path.glob("adapter_model*safetensors*"))
     found = f"; there is {', '.join(shards)}" if shards else ""
     raise AdapterError(f"{path}: holds no {WEIGHTS_NAME}{found}", fix="copy the whole folder again")
