@@ -245,6 +245,12 @@ def test_a_compressed_file_of_tabs_that_is_cut_off_is_one_error(tmp_path: Path) 
         open_table(path)
 
 
+@pytest.mark.parametrize("note", ["sep=,", "sep=;", "SEP=,"])
+def test_a_note_to_a_spreadsheet_program_is_no_header(note: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a note to a spreadsheet program"):
+        _read(tmp_path / "t.csv", f"{note}\nid,body\n1,x\n")
+
+
 JOINED = "id,body,rule\n1,x,r\n"
 
 

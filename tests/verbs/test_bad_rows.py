@@ -182,6 +182,16 @@ def test_a_misspelt_key_is_no_subject(word: str, capsys: pytest.CaptureFixture[s
     assert "did you mean data.bad_rows?" in capsys.readouterr().err
 
 
+def test_rows_left_out_of_one_file_are_not_held_against_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.csv").write_text(SAQ)
+    (tmp_path / "b.csv").write_text("ID,question,annotations\n")
+    files = [f"data.{name}={tmp_path / name}.csv" for name in "ab"]
+    assert main(["train", "task=saq", *files, f"run_dir={tmp_path / 'run'}", "data.bad_rows=skip"]) == 3
+    assert "b.csv:1: the file has a header and no rows" in capsys.readouterr().err
+
+
 def test_a_subject_cannot_be_called_like_a_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "data.bad_rows=bad_rows.csv"]) == 2
     assert "an entry 'bad_rows' of data needs another name" in capsys.readouterr().err

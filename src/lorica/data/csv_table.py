@@ -162,6 +162,13 @@ def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
 
 
 def _check_header(path: Path, line: int, header: list[str], dialect: Dialect) -> None:
+    if header[0].lower().startswith("sep=") and len("".join(header)) <= len("sep=;"):
+        raise DataError(
+            "the first line is a note to a spreadsheet program, no header",
+            path=path,
+            line=line,
+            fix="remove the line (what it names as separator: data.delimiter)",
+        )
     check_names(path, line, header)
     if dialect.watched and any(name.startswith(" ") and name.strip(" ")[:1] == '"' for name in header):
         message = "a name of the header begins with a space and a quote"

@@ -51,6 +51,7 @@ def read_rows(
     """
     file = Path(path)
     log = log or ReadLog()
+    earlier = len(log.skipped)  # of other files
     table = open_table(file, options)
     layout = choose_layout(file, table.line, table.names, shapes, columns, constants)
     layout = for_table(layout, lambda: _records(file, options, layout))
@@ -64,8 +65,8 @@ def read_rows(
     )
     rows = _noted((row for _, row in numbered), file, log)
     first = next(rows, None)
-    if first is None and log.skipped:
-        bad = log.skipped[0]
+    if first is None and len(log.skipped) > earlier:
+        bad = log.skipped[earlier]
         raise DataError(
             f"every row was left out (data.bad_rows=skip); the first because: {bad.reason}",
             path=file,

@@ -21,16 +21,14 @@ _EXACT = 2**53
 
 class Layout(msgspec.Struct, frozen=True):
     """A shape matched to one file. `columns` maps the shape's names to the file's, for those that the file
-    has."""
+    has. `sources` holds the names but the id's with the columns they are read from, of which the first counts."""
 
     shape: RowShape
     columns: dict[str, str]
     constants: dict[str, str]
     numbered: bool  # the file has no id column: rows are row-1, row-2, ...
     spellings: dict[str, str]  # folded spelling of a column -> the shape's name that it looks meant to be
-    sources: tuple[
-        tuple[str, tuple[str, ...]], ...
-    ]  # name, id left out -> the columns it is read from, the first there
+    sources: tuple[tuple[str, tuple[str, ...]], ...]
 
     def meant(self, column: str) -> str | None:
         """The shape's name that `column`, which is not read, looks meant to be."""
