@@ -200,6 +200,10 @@ def test_folding_holds_for_any_name(name: str, spelling: str) -> None:
     assert resolve(name, [name, "other"]) == name
 
 
+def test_capitals_of_turkish_programs_are_folded_too() -> None:
+    assert fold("ROW_İD") == fold("row_ıd") == fold("row_id")
+
+
 def test_names_that_may_be_ids() -> None:
     assert all(map(perhaps_id, ["uid", "index", "post_id", "commentId", "Example ID", "QID"]))
     assert not any(map(perhaps_id, ["body", "paid", "valid", "rule", "answer"]))

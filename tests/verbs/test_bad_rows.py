@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,13 @@ def test_training_leaves_rows_without_an_answer_out(tmp_path: Path, capsys: pyte
 def test_a_misspelt_key_is_no_subject(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", word]) == 2
     assert "did you mean data.bad_rows?" in capsys.readouterr().err
+
+
+def test_rows_left_out_of_a_file_whose_name_is_no_text_are_listed(tmp_path: Path) -> None:
+    path, output = Path(os.fsdecode(bytes(tmp_path) + b"/r\xe8.csv")), tmp_path / "o.jsonl"
+    path.write_text(POSTS)
+    assert main(_infer(path, output, "data.bad_rows=skip")) == 0
+    assert len(_lines(tmp_path / "o.jsonl.skipped.jsonl")) == len(BAD)
 
 
 def test_rows_left_out_of_one_file_are_not_held_against_another(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable
+
+from lorica.names import subject_key
 
 ID_NAMES = frozenset({"id", "rowid", "questionid", "mcqid", "qid"})
 """Folded names of columns that hold a row's own id in the tables of some task."""
@@ -12,11 +13,11 @@ _PERHAPS_IDS = frozenset({"uid", "uuid", "guid", "index", "idx", "key", "number"
 
 
 def fold(name: str) -> str:
-    """A name without what spellings of one name differ in: case, width, white space, separators, invisible marks.
+    """A name without what spellings of one name differ in: all that `subject_key` evens out, and separators.
 
     `Row_ID`, `rowId`, `row id` and `row_id` with a byte order mark or a no-break space are all "rowid".
     """
-    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))
+    return "".join(filter(str.isalnum, subject_key(name)))
 
 
 def perhaps_id(name: str) -> bool:
