@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,18 @@ def test_two_trainings_at_once_leave_the_adapter_of_one(few_posts: Path, tmp_pat
         )
         for rows in (few_posts, tmp_path / "flip.csv")
     ]
+    folder = tmp_path / "run" / "rules"
+    verdicts = set()
+    while any(process.poll() is None for process in both):
+        time.sleep(0.5)
+        if folder.exists():
+            verdicts.add(main(["check", str(folder)]))
+    assert 2 not in verdicts  # there is nothing, or a training, or all of an adapter
     said = [process.communicate()[1] for process in both]
     codes = [process.returncode for process in both]
     assert sorted(codes) == [0, 6]
     loser, winner = codes.index(6), codes.index(0)
     assert "rules: holds a" in said[loser] or f"training, process {both[winner].pid} on" in said[loser]
-    folder = tmp_path / "run" / "rules"
     passport = read_passport(folder)
     assert passport is not None
     assert passport.adapter == adapter_facts(open_adapter(folder))
@@ -82,12 +89,14 @@ def test_all_folders_are_locked_before_anything_is_loaded(tmp_path: Path, capsys
         (tmp_path / f"{subject}.json").write_text(json.dumps(rows))
     run = tmp_path / "run"
     both = [f"data.{subject}={tmp_path / subject}.json" for subject in ("algebra", "history")]
+    nowhere = ["model.path=/nowhere", f"run_dir={run}", *QUICK]
     with lock_run(run / "history"):
-        assert main(["train", "task=qa", *both, f"run_dir={run}", "model.path=/nowhere", *QUICK]) == 6
+        assert main(["train", "task=qa", *both, *nowhere]) == 6
         assert "run/history: training, process" in capsys.readouterr().err
         # Another subject of the same run_dir has its own folder.
-        assert main(["train", "task=qa", both[0], f"run_dir={run}", *QUICK]) == 0
-    assert not (run / "history").exists()
+        assert main(["train", "task=qa", both[0], *nowhere]) == 4
+        assert "nowhere" in capsys.readouterr().err
+    assert not run.exists()
 
 
 def test_readers_say_that_a_training_is_writing(

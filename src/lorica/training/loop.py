@@ -76,9 +76,9 @@ def train(
         base={"shape": repr(decoder.config), "dtype": str(decoder.dtype)},
         digests=digests or {},
     )
-    known = {**run_facts(name, decoder, examples, validation), **(facts or {})}
+    record_facts = {**run_facts(name, decoder, examples, validation), **(facts or {})}
     with ExitStack() as stack:
-        held = lock or stack.enter_context(lock_run(folder))
+        run_lock = lock or stack.enter_context(lock_run(folder))
         finished = publish.open_run(folder, manifest, resume=settings.resume)
         if finished is not None:
             for change in publish.complete(folder, finished, issue) if issue is not None else ():
@@ -87,10 +87,10 @@ def train(
             listener.note(f"{name}: finished before, nothing to do")
             return finished
         stage, result = _learn(
-            decoder, config, examples, validation, settings, held, name=name, listener=listener, manifest=manifest,
-            facts=known,
+            decoder, config, examples, validation, settings, run_lock, name=name, listener=listener, manifest=manifest,
+            facts=record_facts,
         )  # fmt: skip
-        _publish(held, stage, manifest, known, result, issue)
+        _publish(run_lock, stage, manifest, record_facts, result, issue)
         checkpoints.tidy(folder, result.steps, save_steps=settings.save_steps)
     listener.finished(result)
     return result
