@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from lorica import __version__, signals
 from lorica.errors import LoricaError, UsageError
 from lorica.failures import DEBUG, explain
+from lorica.names import closest
 from lorica.streams import SturdyStream, sturdy_streams
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -84,8 +84,8 @@ def _dispatch(given: list[str]) -> int:
         raise UsageError("the working folder was removed", fix="cd to a folder that exists") from None
     verb, rest = given[0], given[1:]
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        guess = f"did you mean `lorica {near[0]}`? " if near else ""
+        near = closest(verb, VERBS)
+        guess = f"did you mean `lorica {near}`? " if near else ""
         raise UsageError(f"unknown verb {verb!r}; allowed: {', '.join(VERBS)}", fix=f"{guess}see `lorica --help`")
     module, function = VERBS[verb][0].split(":")
     code: int = getattr(importlib.import_module(module), function)(rest)

@@ -1,7 +1,8 @@
-"""Names from outside: which spellings are one subject, and how a byte that is no text is written."""
+"""Names from outside: which spellings are one subject, which name is nearly another, how names are written."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shlex
@@ -39,6 +40,17 @@ def spellings(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     for name in names:
         by_key.setdefault(subject_key(name), {})[name] = None
     return {key: tuple(same) for key, same in by_key.items()}
+
+
+def closest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """The one of `names` that is most like `name`, "" where none is. cutoff: difflib's ratio, 0 to 1."""
+    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)), "")
+
+
+def listed(texts: Iterable[str], most: int) -> str:
+    """ "a, b, c and 4 more": the first `most` of some texts, and how many more there are."""
+    texts = list(texts)
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def _in_key(letter: str) -> str:

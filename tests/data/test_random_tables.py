@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.data.test_names import SPELLINGS
+from tests.data.test_column_names import SPELLINGS
 
 from lorica.data.read import read_rows
 from lorica.errors import LoricaError

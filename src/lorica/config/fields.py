@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from msgspec import Meta
 
 from lorica.config.schema import Config
 from lorica.errors import ConfigError
+from lorica.names import closest
 
 
 @dataclass(frozen=True)
@@ -154,19 +154,18 @@ def _closest_keys(key: str) -> str:
     last = key.rpartition(".")[2]
     found = [*_closest_entries(key), *(name for name in known if name.rpartition(".")[2] == last)]
     if not found:
-        found = difflib.get_close_matches(
-            key, [*known, "config"], n=1, cutoff=0.75
-        )  # config=FILE is no key, but a word
+        # config=FILE is no key, but a word
+        found = list(filter(None, [closest(key, [*known, "config"], cutoff=0.75)]))
     if not found:
-        ends = difflib.get_close_matches(last, {name.rpartition(".")[2] for name in known}, n=1, cutoff=0.75)
-        found = [name for name in known if name.rpartition(".")[2] in ends]
+        end = closest(last, {name.rpartition(".")[2] for name in known}, cutoff=0.75)
+        found = [name for name in known if name.rpartition(".")[2] == end]
     if found:
         return f"did you mean {' or '.join(list(dict.fromkeys(found))[:3])}?"
     section = key.partition(".")[0]
     hint = ""
     if section not in sections():
-        close = difflib.get_close_matches(section, sections(), n=1, cutoff=0.6)
-        section, hint = (close[0], f"did you mean {close[0]}? ") if close else ("", "")
+        section = closest(section, sections())
+        hint = f"did you mean {section}? " if section else ""
     if section and "." not in key:
         return hint.strip()
     if section:
@@ -179,13 +178,13 @@ def _closest_entries(key: str) -> list[str]:
     parts = key.split(".")
     tables = {leaf.key for leaf in leaves().values() if leaf.kind == "table"}
     for count in range(len(parts) - 1, 0, -1):
-        close = difflib.get_close_matches(".".join(parts[:count]), tables, n=1, cutoff=0.75)
-        if close and close[0].count(".") == count - 1:
-            return [".".join([close[0], *parts[count:]])]
+        close = closest(".".join(parts[:count]), tables, cutoff=0.75)
+        if close and close.count(".") == count - 1:
+            return [".".join([close, *parts[count:]])]
     return []
 
 
 def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """The closest known name as a question, or "". cutoff: difflib's."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return f"did you mean {close[0]}?" if close else ""
+    close = closest(name, known, cutoff=cutoff)
+    return f"did you mean {close}?" if close else ""

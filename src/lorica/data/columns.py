@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from lorica.data.column_names import did_you_mean, quoted_names
 from lorica.data.formats import open_table
 from lorica.data.table import TableOptions
 from lorica.errors import DataError
@@ -49,11 +49,9 @@ class KeptColumns:
             if any(text != EMPTY for text in texts.values()):
                 continue
             names = open_table(path, options).names
-            close = difflib.get_close_matches(column, names, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}? " if close else ""
             what = "is empty in every row" if column in names else "is not in the file"
-            listed = ", ".join(map(repr, names))
-            raise DataError(f"the column {column!r} {what}", path=path, fix=f"{hint}its columns are: {listed}")
+            fix = f"{did_you_mean(column, names)}its columns are: {quoted_names(names)}"
+            raise DataError(f"the column {column!r} {what}", path=path, fix=fix)
 
 
 def _text(value: object) -> str:

@@ -4,7 +4,6 @@ from it."""
 from __future__ import annotations
 
 import codecs
-import difflib
 import gzip
 import zlib
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import msgspec
 
 from lorica.errors import DataError
 from lorica.formats import HEAD_BYTES, LFS_FIX, Content, recognise
+from lorica.names import closest
 
 MAX_TEXT = 16 * 1024 * 1024
 """Most bytes of one physical line, and most characters of one CSV cell or one element of a JSON array."""
@@ -201,12 +201,12 @@ def _require_file(path: Path) -> None:
     if path.exists():
         raise DataError("this is not a regular file (rows may have to be read twice)", path=path, fix="save it first")
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, siblings, n=1)
+    close = closest(path.name, siblings)
     where = "" if path.parent.is_dir() else f"; the folder {str(path.parent)!r} does not exist either"
     raise DataError(
         f"there is no such file{where}",
         path=path,
-        fix=f"did you mean {close[0]!r}?" if close else "check the path",
+        fix=f"did you mean {close!r}?" if close else "check the path",
     )
 
 

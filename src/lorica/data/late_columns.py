@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from lorica.data.shapes import Layout, column_of, is_missing
+from lorica.data.shapes import Layout, column_of, is_blank
 from lorica.errors import RowError
 
 
@@ -41,7 +41,7 @@ class LateColumns:
             self._learn(record.keys())
         for key, name in self._suspects.items():
             column = self._layout.columns.get(name) or column_of(self._layout.shape, name, record)
-            if name in self._layout.constants or is_missing(record.get(key)) or not is_missing(record.get(column)):
+            if name in self._layout.constants or is_blank(record.get(key)) or not is_blank(record.get(column)):
                 continue
             raise RowError(
                 f"the key {key!r} is not {column!r}, but looks meant to be",

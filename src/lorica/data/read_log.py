@@ -9,15 +9,13 @@ from typing import Any
 
 import msgspec
 
+from lorica.data.column_names import perhaps_id, quoted_names
 from lorica.data.late_columns import LateColumns
-from lorica.data.names import perhaps_id
 from lorica.data.shapes import Layout
 from lorica.data.write import atomic_file
 from lorica.errors import RowError
 from lorica.names import visible_values
 from lorica.records import Row
-
-_MOST_SHOWN = 20
 
 
 class BadRow(msgspec.Struct, frozen=True):
@@ -80,7 +78,7 @@ class ReadLog:
             notes[key] = f"{place}: {key[1]}" + (f" ({count} such rows)" if count > 1 else "")
         for path, names in self.unused().items():
             layout = self._files[path][0]
-            note = f"{path}: not read: {_listed(names)}"
+            note = f"{path}: not read: {quoted_names(names)}"
             wanted = layout.shape.id_column
             ids = [name for name in names if perhaps_id(name)]
             if layout.numbered and wanted and ids:
@@ -116,8 +114,3 @@ def write_skipped(path: Path, rows: Iterable[BadRow]) -> bool:
     with atomic_file(path) as file:
         file.write("".join(line + "\n" for line in lines).encode())
     return True
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:_MOST_SHOWN])
-    return shown + (f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else "")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lorica.data.names import ID_NAMES, fold, mapping, resolve
+from lorica.data.column_names import ID_NAMES, did_you_mean, fold, mapping, nearest_name, quoted_names, resolve
 from lorica.errors import ConfigError, DataError, NoTableError, RowError
 from lorica.names import visible
 from lorica.records import Row, RowShape
@@ -44,7 +43,7 @@ def check_mapping(shapes: Sequence[RowShape], columns: Mapping[str, str], consta
             if name not in known:
                 raise ConfigError(
                     f"task.{setting}.{name}: no table of this task has a value called {name!r}",
-                    fix=f"{_did_you_mean(name, known)}names are: {', '.join(known)}",
+                    fix=f"{did_you_mean(name, known)}names are: {', '.join(known)}",
                 )
     for name in constants:
         if name in columns:
@@ -140,7 +139,7 @@ def row_values(layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
     for name, columns in layout.sources:
         for column in columns:
             if column in record:
-                if not is_missing(value := record[column]):
+                if not is_blank(value := record[column]):
                     values[name] = value
                 break
     return values
@@ -167,7 +166,7 @@ def column_of(shape: RowShape, name: str, names: Collection[str]) -> str:
     return next((other for other in shape.spelt(name) if other in names), name)
 
 
-def is_missing(value: Any) -> bool:
+def is_blank(value: Any) -> bool:
     """Whether a cell holds no value: null, NaN (pandas' null), or text of nothing but white space."""
     if isinstance(value, str):
         return not value or value.isspace()
@@ -177,7 +176,7 @@ def is_missing(value: Any) -> bool:
 def id_text(value: Any) -> str:
     """An id as text: text stays as it is, a whole number (7, 7.0, 7e0) becomes its digits. Raises ValueError for
     anything else."""
-    if is_missing(value):
+    if is_blank(value):
         raise ValueError("the id is missing")
     if isinstance(value, str):
         if visible(value) != value:  # only from memory: files are read as UTF-8
@@ -210,7 +209,7 @@ def _missing_value(
         fix = f"fill it, or remove the row; the same value for all rows: task.constants.{name}=..."
     else:
         message = f"the key {column!r} is missing, which the first record had"
-        fix = f"{_did_you_mean(column, record)}this record's keys are: {_listed(record)}"
+        fix = f"{did_you_mean(column, record)}this record's keys are: {quoted_names(record)}"
     return RowError(message, path=path, line=line, row_id=row_id, fix=fix)
 
 
@@ -222,7 +221,7 @@ def _mapped(path: Path, line: int, names: Sequence[str], name: str, column: str)
         f"task.columns.{name}={column}: the file has no column {column!r}",
         path=path,
         line=line,
-        fix=f"{_did_you_mean(column, names)}its columns are: {_listed(names)}",
+        fix=f"{did_you_mean(column, names)}its columns are: {quoted_names(names)}",
     )
 
 
@@ -265,7 +264,7 @@ def _refuse_narrower(
             continue
         raise DataError(
             f"the column {reads[off[0]]!r} is not {off[0]!r}, but looks meant to be: with it this is a {shape.name} "
-            f"table, and {_listed(more)} would be read, too",
+            f"table, and {quoted_names(more)} would be read, too",
             path=path,
             line=line,
             fix=f"rename it to {off[0]!r}, or say so: {mapping(off[0], str(reads[off[0]]))}",
@@ -310,29 +309,12 @@ def _no_shape(
     hints = []
     absent = _lacking(nearest, given)
     for name in absent:
-        close = _closest(name, names)
+        close = nearest_name(name, names)
         plain = f"task.columns.{name}={close or '<your column>'}"
         hint = mapping(name, close) if close and not close.isidentifier() else plain
         hints.append(hint + (" (did you mean it?)" if close else ""))
     fix = "rename your columns or map them: " + ", ".join(hints) if hints else "remove the mappings that do not fit"
     if any(name != nearest.id_column for name in absent):
         fix += "; a value that is the same for every row: task.constants.NAME=..."
-    message = f"the columns {_listed(names)} fit no table of this task:{told}"
+    message = f"the columns {quoted_names(names)} fit no table of this task:{told}"
     return NoTableError(message, path=path, line=line, fix=fix, columns=() if explicit else names)
-
-
-def _closest(name: str, names: Collection[str]) -> str:
-    if other := next((other for other in names if fold(other) == fold(name) != ""), ""):
-        return other
-    close = difflib.get_close_matches(name, names, n=1)
-    return close[0] if close else ""
-
-
-def _did_you_mean(name: str, names: Collection[str]) -> str:
-    close = _closest(name, names)
-    return f"did you mean {close!r}? " if close else ""
-
-
-def _listed(names: Collection[str], most: int = 20) -> str:
-    shown = ", ".join(repr(name) for name in list(names)[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

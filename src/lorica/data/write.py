@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import difflib
 import errno
 import gzip
 import io
@@ -27,10 +26,10 @@ from lorica.data.answers import (
     to_line,
     to_values,
 )
+from lorica.data.column_names import did_you_mean, fold
 from lorica.data.files import file_format
 from lorica.data.formats import open_table
 from lorica.data.ids import refuse_duplicates
-from lorica.data.names import fold
 from lorica.data.parquet_table import load_pyarrow
 from lorica.data.shapes import id_text
 from lorica.data.table import TableOptions
@@ -221,14 +220,11 @@ def _answer_columns(path: Path, line: int, names: Sequence[str], ids: Collection
     columns = {name: "id" if fold(name) in ids else name for name in names}
     for name, column in columns.items():
         if column not in ANSWER_COLUMNS:
-            close = difflib.get_close_matches(name, ANSWER_COLUMNS, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            allowed = ", ".join(ANSWER_COLUMNS)
             raise DataError(
                 f"{name!r} is no column of a result file",
                 path=path,
                 line=line,
-                fix=f"{hint}they are: {allowed}",
+                fix=f"{did_you_mean(name, ANSWER_COLUMNS)}they are: {', '.join(ANSWER_COLUMNS)}",
             )
     bearers = [name for name, column in columns.items() if column == "id"]
     if not bearers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import io
 import re
 import warnings
@@ -16,9 +15,11 @@ from xml.etree.ElementTree import ParseError
 
 import msgspec
 
+from lorica.data.column_names import did_you_mean
 from lorica.data.files import FileFormat, open_checked
 from lorica.data.table import Record, Table, TableOptions, check_names
 from lorica.errors import DataError, MissingExtraError, RowError
+from lorica.names import listed
 
 _DAMAGED = "the workbook is damaged or cut off"
 _AGAIN = "copy or download it again"
@@ -95,12 +96,10 @@ def _sheet(path: Path, book: Any, name: str) -> Any:
     """The sheet that is named, or the only one that holds anything (hidden ones only if no other does)."""
     names = [sheet.title for sheet in book.worksheets]
     if name and name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
         raise DataError(
             f"data.sheet={name}: there is no such sheet",
             path=path,
-            fix=f"{hint}its sheets are: {', '.join(map(repr, names))}",
+            fix=f"{did_you_mean(name, names)}its sheets are: {', '.join(map(repr, names))}",
         )
     if name:
         return book[name]
@@ -206,6 +205,5 @@ def _notes(path: Path, book: Any, sheet: Any, marks: _Marks) -> Iterator[str]:
     if others:
         yield f"{path}: the sheet {sheet.title!r} is read, not {', '.join(map(repr, others[:_MOST_SHOWN]))}"
     if marks.hidden:
-        shown = ", ".join(map(str, marks.hidden[:_MOST_SHOWN]))
-        more = f" and {len(marks.hidden) - _MOST_SHOWN} more" if len(marks.hidden) > _MOST_SHOWN else ""
-        yield f"{path}: rows that are hidden in the sheet are read, too: {shown}{more}"
+        hidden = listed(map(str, marks.hidden), _MOST_SHOWN)
+        yield f"{path}: rows that are hidden in the sheet are read, too: {hidden}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import import_module
 from pathlib import Path
 from typing import cast
 
 from lorica.engines.base import Engine, EngineFactory, EngineSettings
 from lorica.errors import EngineError
+from lorica.names import closest
 
 __all__ = ["ENGINES", "load_engine"]
 
@@ -27,8 +27,8 @@ def load_engine(name: str, folder: Path, settings: EngineSettings) -> Engine:
     load, MissingExtraError for a package it lacks.
     """
     if name not in ENGINES:
-        near = difflib.get_close_matches(name, ENGINES, n=1)
-        hint = f"did you mean engine={near[0]}?" if near else "choose one of these with engine=NAME"
+        near = closest(name, ENGINES)
+        hint = f"did you mean engine={near}?" if near else "choose one of these with engine=NAME"
         raise EngineError(f"no engine {name!r}; there are: {', '.join(ENGINES)}", fix=hint)
     module, attribute = ENGINES[name].split(":")
     factory = cast(EngineFactory, getattr(import_module(module), attribute))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from lorica.errors import EngineError
+from lorica.names import closest
 from lorica.records import Choose, Generate, Output, Request
 
 OnDone = Callable[[int], None]
@@ -128,11 +128,11 @@ def check_adapters(requests: Sequence[Request], known: Collection[str]) -> None:
     for request in requests:
         name = request.adapter
         if name is not None and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = closest(name, known)
             have = ", ".join(sorted(known)) or "none"
             raise EngineError(
                 f"request {request.id!r} asks for the adapter {name!r}; this engine has: {have}",
-                fix=f"did you mean {near[0]!r}?" if near else "add the adapter to the engine before running",
+                fix=f"did you mean {near!r}?" if near else "add the adapter to the engine before running",
             )
 
 

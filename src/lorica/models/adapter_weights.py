@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 
 import msgspec
@@ -14,6 +13,7 @@ from lorica.adapters.folder import AdapterFolder, module_of, read_tensor
 from lorica.errors import AdapterError, ConfigError
 from lorica.models.families import DecoderConfig
 from lorica.models.lora import LoraPair, LoraWeights
+from lorica.names import closest
 
 ALL_LINEAR = "all-linear"
 
@@ -56,8 +56,8 @@ def _targets(config: DecoderConfig, adapter: AdapterConfig) -> list[str]:
         )
     for name in wanted:
         if not any(path == name or path.endswith(f".{name}") for path in paths):
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}? Otherwise " if near else ""
+            near = closest(name, names, cutoff=0.5)
+            hint = f"did you mean {near}? Otherwise " if near else ""
             raise ConfigError(
                 f"lora.target_modules: no {name!r}; the {config.family} family has {', '.join(names)}",
                 fix=f"{hint}name some of these, or {ALL_LINEAR}",
@@ -80,10 +80,10 @@ def _check_patterns(adapter: AdapterConfig, targets: list[str]) -> None:
             if any(names_module(pattern, path) for path in targets):
                 continue
             names = sorted({path.rsplit(".", 1)[1] for path in targets})
-            near = difflib.get_close_matches(pattern.removeprefix("^"), endings, n=1, cutoff=0.6)
+            near = closest(pattern.removeprefix("^"), endings)
             raise ConfigError(
                 f"lora.{key}.{pattern}: no adapted module has this name; adapted are {', '.join(names)}",
-                fix=(f"did you mean {near[0]}? Otherwise " if near else "") + "name the end of a module's path, or "
+                fix=(f"did you mean {near}? Otherwise " if near else "") + "name the end of a module's path, or "
                 "add the module to lora.target_modules",
             )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Collection
 
-from lorica.reports.names import short_names
 from lorica.reports.page import Table, cell_text, right_aligned
+from lorica.reports.short_names import short_names
 
 
 def plain_table(table: Table, *, max_cell: int = 60, names: Collection[str] = ()) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 
 from lorica.errors import AdapterError, ConfigError
-from lorica.names import spellings, subject_key
+from lorica.names import closest, spellings, subject_key
 from lorica.records import Route
 
 GENERAL = "general"
@@ -67,8 +66,8 @@ def _names_by_key(adapters: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
 
 def _missing(message: str, wanted: str, adapters: Collection[str], otherwise: str) -> AdapterError:
     known = sorted(adapters)
-    close = [name for name in known if subject_key(name) == subject_key(wanted)]
-    close = close or difflib.get_close_matches(wanted, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    alike = (name for name in known if subject_key(name) == subject_key(wanted))
+    close = next(alike, "") or closest(wanted, known)
+    hint = f"did you mean {close!r}? " if close else ""
     there = f"there are: {', '.join(known)}" if known else "there are no adapters at all"
     return AdapterError(message, fix=f"{hint}{there}; {otherwise}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import TYPE_CHECKING
 
 from lorica.errors import ConfigError
+from lorica.names import closest
 
 if TYPE_CHECKING:
     from lorica.tasks.base import Task, TaskSettings
@@ -22,8 +22,8 @@ TASKS = {
 def load_task(name: str, settings: TaskSettings) -> Task:
     """The task called `name`. Raises ConfigError for an unknown name, method or style, or clashing labels."""
     if name not in TASKS:
-        close = difflib.get_close_matches(name, TASKS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        close = closest(name, TASKS)
+        hint = f"did you mean {close!r}? " if close else ""
         raise ConfigError(f"task.name={name!r} is not a task", fix=f"{hint}tasks: {', '.join(TASKS)}")
     module, attribute = TASKS[name].split(":")
     task: Task = getattr(importlib.import_module(module), attribute)(settings)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lorica.errors import TrainingError
+from lorica.names import listed
 from lorica.training.types import Example
 
 # Rows of a bucket are sorted by length, so that a batch holds rows of about one length: attention pads to the
@@ -63,10 +64,9 @@ def check_examples(examples: Sequence[Example], *, vocab_size: int, what: str) -
         )
 
 
-def name_rows(ids: Sequence[str], limit: int = 8) -> str:
+def name_rows(ids: Sequence[str]) -> str:
     """Row ids for a message: the first few, and how many more."""
-    shown = ", ".join(repr(row) for row in ids[:limit])
-    return shown + (f" and {len(ids) - limit} more" if len(ids) > limit else "")
+    return listed(map(repr, ids), 8)
 
 
 def digest_examples(examples: Iterable[Example]) -> str:

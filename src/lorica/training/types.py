@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from lorica.errors import ConfigError
+from lorica.names import closest
 from lorica.records import Encoded
 from lorica.training.outcome import Outcome
 
@@ -65,10 +65,10 @@ class TrainSettings:
             if not getattr(self, key) >= 0:
                 raise ConfigError(f"training.{key}={getattr(self, key)}; allowed: 0 or more")
         if self.scheduler not in SCHEDULERS:
-            near = difflib.get_close_matches(self.scheduler, SCHEDULERS, 1)
+            near = closest(self.scheduler, SCHEDULERS)
             raise ConfigError(
                 f"training.scheduler={self.scheduler!r}; allowed: {', '.join(SCHEDULERS)}",
-                fix=f"did you mean {near[0]}?" if near else "",
+                fix=f"did you mean {near}?" if near else "",
             )
         if self.fp16 and self.bf16:
             raise ConfigError("training.fp16 and training.bf16 are both on", fix="switch one of them off")

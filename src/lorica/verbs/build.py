@@ -23,7 +23,7 @@ from lorica.models.families import config_notes, read_decoder_config
 from lorica.models.limits import read_limits
 from lorica.models.locate import locate_model
 from lorica.models.weight_files import weight_files
-from lorica.names import visible, visible_values
+from lorica.names import listed, visible, visible_values
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.pipeline.gate import Admission, admit_all
 from lorica.pipeline.provenance import adapter_digests, base_digest, trained_as, versions
@@ -209,9 +209,8 @@ def tell_admissions(admitted: Mapping[str, Admission]) -> None:
             print(f"lorica: warning: adapter {name}: {text}", file=sys.stderr)
     bare = [name for name, one in admitted.items() if one.trial is None and one.proof == "differs"]
     if bare:
-        names = ", ".join(bare[:5]) + (f" and {len(bare) - 5} more" if len(bare) > 5 else "")
         print(
-            f"lorica: warning: no passport: {names}; applied, and not proved to be on the right base. "
+            f"lorica: warning: no passport: {listed(bare, 5)}; applied, and not proved to be on the right base. "
             "Make one with `lorica passport DIR --base BASE`",
             file=sys.stderr,
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from lorica.names import listed
 from lorica.reports.page import Cell, Report, Section, Table, clean
 from lorica.reports.table import plain_table
 from lorica.vetting.check import Examination
@@ -64,9 +65,8 @@ def passed_over(folders: Sequence[Path]) -> str:
     """What to say of folders that were not looked at; "" where there are none."""
     if not folders:
         return ""
-    shown = ", ".join(clean(str(each)) for each in folders[:3])
-    more = f" and {len(folders) - 3} more" if len(folders) > 3 else ""
-    return f"\nNot looked at: {shown}{more}; name a folder to check what is in it."
+    names = listed((clean(str(folder)) for folder in folders), 3)
+    return f"\nNot looked at: {names}; name a folder to check what is in it."
 
 
 def runs_of(found: Sequence[Examination]) -> list[tuple[str, list[str]]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from lorica.names import listed as listed_texts
+
 _LONGEST = 96
 
 
@@ -26,9 +28,7 @@ def some(names: Sequence[str], of: int | None = None, what: str = "modules") -> 
 
 def listed(names: Iterable[object], most: int = 6) -> str:
     """ "a, b, c and 4 more"."""
-    texts = [shown(name) for name in names]
-    rest = f" and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + rest
+    return listed_texts(map(shown, names), most)
 
 
 def numbers(values: Iterable[int]) -> str:

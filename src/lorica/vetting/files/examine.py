@@ -20,6 +20,7 @@ from lorica.adapters.methods import method_of_files
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.adapters.specimen import Specimen
 from lorica.formats import Content, recognise
+from lorica.names import listed
 from lorica.vetting.files.configs import examine_config
 from lorica.vetting.files.documents import read_documents, run_record
 from lorica.vetting.files.listing import OF_TRAINING
@@ -288,6 +289,5 @@ def _beside(place: Place, weights: Path | None) -> list[Finding]:
     ]
     if not never:
         return []
-    listed = ", ".join(short_text(name, most=60) for name in never[:8])
-    more = f" and {len(never) - 8} more" if len(never) > 8 else ""
-    return [finding("L014", f"{len(never)}: {listed}{more}", facts={"files": never[:100]})]
+    names = listed((short_text(name, most=60) for name in never), 8)
+    return [finding("L014", f"{len(never)}: {names}", facts={"files": never[:100]})]

@@ -6,7 +6,6 @@ cost a thousand listings.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import stat
@@ -19,7 +18,7 @@ from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.registry import BEST, CHECKPOINTS, training_owner
 from lorica.adapters.specimen import Kind
 from lorica.errors import AdapterError
-from lorica.names import visible
+from lorica.names import closest, visible
 from lorica.vetting.files.archives import is_archive, peek
 from lorica.vetting.files.listing import (
     CHECKPOINT,
@@ -289,8 +288,8 @@ def _missing(given: Path) -> AdapterError:
         beside = [entry.name for entry in entries_of(parent)]
     except OSError:
         beside = []
-    near = difflib.get_close_matches(given.name, beside, n=1, cutoff=0.6)
-    fix = f"did you mean {parent / near[0]}?" if near else "correct the path"
+    near = closest(given.name, beside)
+    fix = f"did you mean {parent / near}?" if near else "correct the path"
     if not near and re.fullmatch(r"[\w.-]+/[\w.-]+", str(given)):
         cached = _hub_cache() / f"models--{str(given).replace('/', '--')}"
         fix = f"did you mean {cached}?" if cached.is_dir() else "nothing is downloaded; download the adapter first"

@@ -17,6 +17,7 @@ from lorica.adapters.header import Header, TensorInfo, read_header
 from lorica.adapters.layout import Factors, read_layout
 from lorica.adapters.specimen import Specimen
 from lorica.errors import AdapterError
+from lorica.names import listed
 from lorica.reports.names import short_names
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.check import Numbers
@@ -314,8 +315,7 @@ def _close(entries: Sequence[Entry], first: list[int], kind: str, least: float) 
 
 
 def _names(context: _Context, numbers: list[int]) -> str:
-    listed = ", ".join(context.labels[j] for j in numbers[:3])
-    return listed + (f" and {len(numbers) - 3} more" if len(numbers) > 3 else "")
+    return listed((context.labels[j] for j in numbers), 3)
 
 
 def _base(specimen: Specimen) -> str:

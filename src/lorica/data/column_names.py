@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lorica.names import subject_key
+from lorica.names import closest, listed, subject_key
 
 ID_NAMES = frozenset({"id", "rowid", "questionid", "mcqid", "qid"})
 """Folded names of columns that hold a row's own id in the tables of some task."""
 
 _PERHAPS_IDS = frozenset({"uid", "uuid", "guid", "index", "idx", "key", "number", "nr", "no"})
+
+_MOST_LISTED = 20
 
 
 def fold(name: str) -> str:
@@ -39,6 +41,24 @@ def mapping(wanted: str, name: str) -> str:
 def visible_text(name: str) -> str:
     """The characters of a name that can be seen; white space of every kind is a space."""
     return "".join(" " if c.isspace() else c for c in name if c.isspace() or c.isprintable()).strip()
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The nearest of some names as a question, to stand before what is allowed; "" where none is near."""
+    close = nearest_name(name, names)
+    return f"did you mean {close!r}? " if close else ""
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str:
+    """Another spelling of `name` among some names, else the one that is most like it; "" where none is."""
+    names = list(names)
+    alike = (other for other in names if fold(other) == fold(name) != "")
+    return next(alike, "") or closest(name, names)
+
+
+def quoted_names(names: Iterable[str]) -> str:
+    """Names for a message; of many the first."""
+    return listed(map(repr, names), _MOST_LISTED)
 
 
 def resolve(column: str, names: Iterable[str]) -> str | None:

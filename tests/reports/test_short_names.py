@@ -7,8 +7,8 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.reports.names import short_names
 from lorica.reports.page import Table
+from lorica.reports.short_names import short_names
 from lorica.reports.table import display_width, plain_table
 
 LONG = "an-organisation-with-a-long-name/a-model-that-was-trained-for-long"

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorica.cli import main
-from lorica.data.names import fold, perhaps_id, resolve
+from lorica.data.column_names import fold, perhaps_id, resolve
 from lorica.data.read import read_rows
 from lorica.data.read_log import ReadLog
 from lorica.errors import DataError
