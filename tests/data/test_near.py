@@ -8,7 +8,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from lorica.data.near import THRESHOLD, Union, jaccard, join_near, normalise, shingles
+from lorica.data.near import THRESHOLD, jaccard, join_near, normalise, shingles
+from lorica.data.union_find import UnionFind
 
 
 @pytest.mark.parametrize(
@@ -60,18 +61,18 @@ def test_hashed_shingles_give_the_similarity_of_the_plain_ones() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_search_agrees_with_comparing_all_pairs(seed: int) -> None:
     texts = _corpus(seed, 250)
-    expected = Union(len(texts))
+    expected = UnionFind(len(texts))
     for i, j in combinations(range(len(texts)), 2):
         if _plain_jaccard(texts[i], texts[j]) >= THRESHOLD:
             expected.join(i, j)
-    found = Union(len(texts))
+    found = UnionFind(len(texts))
     join_near(texts, found)
     assert [found.find(i) for i in range(len(texts))] == [expected.find(i) for i in range(len(texts))]
     assert len({expected.find(i) for i in range(len(texts))}) < len(texts) - 20  # the corpus does hold some
 
 
 def test_empty_texts_are_like_no_other() -> None:
-    union = Union(4)
+    union = UnionFind(4)
     join_near(["", " ", "", "a"], union)
     assert [union.find(i) for i in range(4)] == [0, 1, 2, 3]
 
@@ -81,7 +82,7 @@ def test_many_texts_of_one_template_end_in_one_component() -> None:
         f"This is post number {i} of a long series of posts that say the same thing again and again"
         for i in range(3000)
     ]
-    union = Union(len(texts))
+    union = UnionFind(len(texts))
     join_near(texts, union)
     assert {union.find(i) for i in range(len(texts))} == {0}
 

@@ -18,7 +18,7 @@ from lorica.verbs import check
 from lorica.vetting.check import Examination
 from lorica.vetting.files.sources import find_sources
 from lorica.vetting.many import examine_all
-from lorica.vetting.numbers.runs import Member, find_runs
+from lorica.vetting.numbers.runs import RunMember, find_runs
 
 CONFIG = AdapterConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], base_model_name_or_path=INTRO)
 
@@ -123,20 +123,20 @@ NO_RUN = [
 
 @pytest.mark.parametrize("paths", ONE_RUN, ids=lambda paths: paths[0])
 def test_paths_of_one_run(paths: list[str]) -> None:
-    assert find_runs([Member(Path(path)) for path in paths]) == [0] * len(paths)
+    assert find_runs([RunMember(Path(path)) for path in paths]) == [0] * len(paths)
 
 
 @pytest.mark.parametrize("paths", NO_RUN, ids=lambda paths: paths[0])
 def test_paths_of_strangers(paths: list[str]) -> None:
-    assert find_runs([Member(Path(path)) for path in paths]) == list(range(len(paths)))
+    assert find_runs([RunMember(Path(path)) for path in paths]) == list(range(len(paths)))
 
 
 LOG = tuple((10 * i, 2.0 / i) for i in range(1, 9))
 OTHER = (*LOG[:5], *((step, loss + 1e-9) for step, loss in LOG[5:]))
 
 
-def logged(path: str, step: int | None, log: tuple[tuple[int, float], ...] = LOG) -> Member:
-    return Member(Path(path), log[: (step or 80) // 10], step)
+def logged(path: str, step: int | None, log: tuple[tuple[int, float], ...] = LOG) -> RunMember:
+    return RunMember(Path(path), log[: (step or 80) // 10], step)
 
 
 BY_LOG = {

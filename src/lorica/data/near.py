@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from lorica.data.union_find import UnionFind
+
 _Hashes = npt.NDArray[np.uint32]
 
 THRESHOLD = 0.8
@@ -30,26 +32,6 @@ _NEIGHBOURS = 12  # candidates on either side that a text is compared with, in e
 _MARGIN = 0.2  # a pair at the threshold looks so much less alike once in 10^7 (the estimate's deviation is 0.035)
 _IN_VAIN = 20  # pairs of a text measured exactly in vain, after which the estimate alone decides
 _ASCII = {code: " " for code in range(128) if not chr(code).isalnum()}
-
-
-class Union:
-    """Disjoint sets of 0..n-1; the representative of a set is its smallest member."""
-
-    def __init__(self, size: int) -> None:
-        self._parent = list(range(size))
-
-    def find(self, item: int) -> int:
-        """The representative of the item's set."""
-        parent = self._parent
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    def join(self, one: int, other: int) -> None:
-        """Make one set of the two items' sets."""
-        one, other = self.find(one), self.find(other)
-        self._parent[max(one, other)] = min(one, other)
 
 
 def normalise(text: str) -> str:
@@ -86,7 +68,7 @@ def jaccard(one: _Hashes, other: _Hashes) -> float:
     return common / (len(one) + len(other) - common)
 
 
-def join_near(texts: Sequence[str], union: Union) -> None:
+def join_near(texts: Sequence[str], union: UnionFind) -> None:
     """Join the indices of equal and nearly equal texts in `union`. Empty texts are like no other."""
     first: dict[bytes, int] = {}
     distinct: list[int] = []
@@ -107,7 +89,7 @@ def join_near(texts: Sequence[str], union: Union) -> None:
     _join_candidates(_signatures(sets), distinct, sets, union)
 
 
-def _join_candidates(signatures: _Hashes, distinct: Sequence[int], sets: Sequence[_Hashes], union: Union) -> None:
+def _join_candidates(signatures: _Hashes, distinct: Sequence[int], sets: Sequence[_Hashes], union: UnionFind) -> None:
     """Measure the pairs that share a band, and join those that are near. distinct: index in `union` of each
     text."""
     spent = np.zeros(len(sets), dtype=np.int32)  # exact measurements that were in vain, by text

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from lorica.data.near import Union, join_near
+from lorica.data.near import join_near
+from lorica.data.union_find import UnionFind
 from lorica.errors import ConfigError, DataError
 from lorica.records import Row
 
@@ -98,7 +99,7 @@ def folds(
 
 def components_of(rows: Sequence[Row], text: Callable[[Row], str]) -> list[list[int]]:
     """The indices of rows that must stay together, each list ascending, the lists by their first index."""
-    union = Union(len(rows))
+    union = UnionFind(len(rows))
     first: dict[str, int] = {}
     for index, row in enumerate(rows):
         if row.group:

@@ -12,7 +12,7 @@ from lorica.vetting.files.sources import Source
 from lorica.vetting.files.unpack import opened
 from lorica.vetting.numbers.duplicates import check_duplicates
 from lorica.vetting.numbers.originals import clear_originals, standing
-from lorica.vetting.numbers.runs import Member, check_runs
+from lorica.vetting.numbers.runs import RunMember, check_runs
 
 OnDone = Callable[[int], None]
 
@@ -73,9 +73,9 @@ def _compare(found: list[Examination]) -> list[Examination]:
     return [each.add((*alike.get(each.source.name, ()), *sequences.get(each.source.name, ()))) for each in found]
 
 
-def _member(found: Examination) -> Member:
+def _member(found: Examination) -> RunMember:
     evidence, numbers = found.evidence, found.numbers
-    return Member(
+    return RunMember(
         found.source.given,
         logged=() if evidence is None else evidence.beginning,
         step=None if evidence is None else evidence.steps,

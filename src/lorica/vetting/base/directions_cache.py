@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 import time
 from pathlib import Path
 
@@ -17,8 +16,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialize
 
+from lorica.data.write import atomic_file
+from lorica.errors import DataError
 from lorica.models.weight_files import weight_files
 from lorica.vetting.base.activation_subspaces import Directions, Subspace
 from lorica.vetting.base.form import Form
@@ -26,7 +27,7 @@ from lorica.vetting.base.form import Form
 MOST_BYTES = 2 << 30
 """Of all files together; the least recently used go first."""
 
-# What else decides the result: raise it with any change of how directions are directions.
+# What else decides the result: raise it with any change of how directions are computed.
 _VERSION = 1
 _ABANDONED = 3600.0  # seconds
 _BESIDE = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.model")
@@ -121,24 +122,15 @@ def save(key: str, directions: Directions) -> None:
         form={name: str(value) for name, value in vars(directions.form).items()},
     )
     folder = cache_folder()
-    with contextlib.suppress(OSError, SafetensorError):
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / f"{key}.safetensors", arrays, msgspec.json.encode(facts).decode())
+    with contextlib.suppress(DataError, OSError, SafetensorError):
+        content = serialize(arrays, metadata={"facts": msgspec.json.encode(facts).decode()})
+        with atomic_file(folder / f"{key}.safetensors") as file:
+            file.write(content)
         _evict(folder)
 
 
-def _write(path: Path, arrays: dict[str, NDArray[np.generic]], facts: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
-    try:
-        save_file(arrays, temporary, metadata={"facts": facts})
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
 def _evict(folder: Path) -> None:
-    for path in folder.glob("*.part"):  # of runs that were killed
+    for path in folder.glob(".*.tmp"):  # of processes that were killed
         if time.time() - path.stat().st_mtime > _ABANDONED:
             path.unlink()
     files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)

@@ -18,10 +18,10 @@ from lorica.adapters.layout import Factors, read_layout
 from lorica.adapters.specimen import Specimen
 from lorica.errors import AdapterError
 from lorica.names import listed
-from lorica.reports.names import short_names
+from lorica.reports.short_names import short_names
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.check import Numbers
-from lorica.vetting.numbers.runs import Member, find_runs, named_steps
+from lorica.vetting.numbers.runs import RunMember, find_runs, named_steps
 from lorica.vetting.numbers.sketch import SIZE
 from lorica.vetting.numbers.spectra import scalings
 from lorica.vetting.wording import shown
@@ -60,13 +60,13 @@ class _Context(msgspec.Struct, frozen=True):
         )
 
 
-def check_duplicates(entries: Sequence[Entry], members: Sequence[Member] | None = None) -> dict[str, list[Finding]]:
+def check_duplicates(entries: Sequence[Entry], members: Sequence[RunMember] | None = None) -> dict[str, list[Finding]]:
     """Findings by the specimen's name; a name that nothing was found for is left out.
 
     members: what tells the training run of each entry, by default their paths alone.
     """
     found: dict[str, list[Finding]] = {}
-    members = [Member(specimen.given) for specimen, _ in entries] if members is None else members
+    members = [RunMember(specimen.given) for specimen, _ in entries] if members is None else members
     names = [shown(specimen.name, 1000) for specimen, _ in entries]
     labels = short_names(names, _NAME)
     context = _Context(find_runs(members), named_steps(members), [labels[name] for name in names])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from lorica.data.union_find import UnionFind
 from lorica.vetting.files.archives import SUFFIXES
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import shown
@@ -37,7 +38,7 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _TELLING = 2
 
 
-class Member(msgspec.Struct, frozen=True):
+class RunMember(msgspec.Struct, frozen=True):
     """What tells an adapter's run. given: its path as the user wrote it. logged: the (step, loss) its trainer logged
     first. step: how far the training had come. signature: equal for adapters of the same modules and shapes."""
 
@@ -48,15 +49,15 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class _PathInRun(msgspec.Struct, frozen=True):
-    """run: the folder, or the folder and the stem, that its run has in common. own: whether the adapter bears that very
-    name, and is no checkpoint by its path. step: the number in its name."""
+    """What a path tells. run: the folder, or the beginning of the paths, that its run has in common. own: whether the
+    adapter bears that very name, and is no checkpoint by its path. step: the number in its name."""
 
     run: str
     own: bool
     step: int | None
 
 
-def find_runs(members: Sequence[Member]) -> list[int]:
+def find_runs(members: Sequence[RunMember]) -> list[int]:
     """For each member the number of the first that is of the same run; its own where there is none before it.
 
     Paths tell first: `run/checkpoint-100`, `run/checkpoints/step-5`, `run-step200`, `run/best` and `run` itself are one
@@ -71,35 +72,36 @@ def find_runs(members: Sequence[Member]) -> list[int]:
     for group in by_path.values():
         for log in {members[i].logged[:_TELLING] for i in group if len(members[i].logged) >= _TELLING}:
             logs.setdefault(log, []).append(group)
-    run = list(range(len(members)))
+    runs = UnionFind(len(members))
     for group in by_path.values():
-        _join(run, group)
+        runs.join_all(group)
     for groups in logs.values():
         # The adapter that came furthest is the run's own; what else bears a name of its own is measured by it.
         groups.sort(key=lambda group: -max(_step(members[i], paths[i]) or 0 for i in group))
         whole = groups[0]
         for group in groups[1:]:
-            if _agree(members, whole, group) and not _pretends(members, paths, whole, group):
+            if _agree(members, whole, group) and not _is_renamed_copy(members, paths, whole, group):
                 whole = [*whole, *group]
-        _join(run, whole)
-    return [_root(run, i) for i in range(len(members))]
+        runs.join_all(whole)
+    return list(map(runs.find, range(len(members))))
 
 
-def named_steps(members: Sequence[Member]) -> list[int | None]:
+def named_steps(members: Sequence[RunMember]) -> list[int | None]:
     """The step that each member's own path gives it."""
     return [_path_in_run(member.given).step for member in members]
 
 
-def _agree(members: Sequence[Member], whole: Sequence[int], group: Sequence[int]) -> bool:
+def _agree(members: Sequence[RunMember], whole: Sequence[int], group: Sequence[int]) -> bool:
     """Whether the logs say the same as far as both go."""
     logs = [members[i].logged for i in (*whole, *group) if members[i].logged]
     longest = max(logs, key=len)
     return all(log == longest[: len(log)] for log in logs)
 
 
-def _pretends(
-    members: Sequence[Member], paths: Sequence[_PathInRun], whole: Sequence[int], group: Sequence[int]
+def _is_renamed_copy(
+    members: Sequence[RunMember], paths: Sequence[_PathInRun], whole: Sequence[int], group: Sequence[int]
 ) -> bool:
+    """Whether a group of equal logs is not more of the run but a copy of it: both stand at one step, or say none."""
     steps = [{_step(members[i], paths[i]) for i in part} for part in (whole, group)]
     if None in steps[0] | steps[1]:
         return True
@@ -109,21 +111,8 @@ def _pretends(
     return bool(shared) and not (shared == {last} and named[0] != named[1])
 
 
-def _step(member: Member, path: _PathInRun) -> int | None:
+def _step(member: RunMember, path: _PathInRun) -> int | None:
     return member.step if path.step is None else path.step
-
-
-def _join(run: list[int], group: Sequence[int]) -> None:
-    roots = [_root(run, i) for i in group]
-    for root in roots:
-        run[root] = min(roots)
-
-
-def _root(run: list[int], i: int) -> int:
-    while run[i] != i:
-        run[i] = run[run[i]]
-        i = run[i]
-    return i
 
 
 def _path_in_run(given: Path) -> _PathInRun:
@@ -152,7 +141,7 @@ def _path_in_run(given: Path) -> _PathInRun:
     return _PathInRun(run, own=run == whole, step=step)
 
 
-def check_runs(members: Sequence[Member], names: Sequence[str]) -> dict[str, list[Finding]]:
+def check_runs(members: Sequence[RunMember], names: Sequence[str]) -> dict[str, list[Finding]]:
     """A note for each adapter that has others of its run beside it, with the run's order. names: of the members."""
     findings: dict[str, list[Finding]] = {}
     groups: dict[tuple[int, str], list[int]] = {}
@@ -174,7 +163,7 @@ def check_runs(members: Sequence[Member], names: Sequence[str]) -> dict[str, lis
     return findings
 
 
-def _order(member: Member, path: _PathInRun, name: str) -> tuple[bool, int, bool, str]:
+def _order(member: RunMember, path: _PathInRun, name: str) -> tuple[bool, int, bool, str]:
     """By step; the model that the run published comes after its checkpoints."""
     step = _step(member, path)
     return path.own and path.step is None and step is None, step if step is not None else 1 << 62, path.own, name
