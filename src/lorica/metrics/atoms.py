@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from lorica.metrics.formulas import is_list, mark_brackets, mark_formula
+
 # Thai, Lao, Myanmar, Khmer, kana, and Han ideographs with their extensions: words are not separated by spaces.
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -23,13 +25,6 @@ _SEPARATORS = ",;:!?、。،؛؟—―〜"
 _CURRENCY = "$¢£¤¥֏؋৲৳૱௹฿៛₠-⃀"
 _ARTICLES = ("a", "an", "the")
 
-_MINUS_APART = re.compile(r"^\s*−\s+(?=\d)")
-# x-3, 3 - x and x-y subtract; 1e-3 is a number, B-12, 3-D and e-mail are names, and 3-4 is a range or a score.
-_VARIABLE = r"[a-z](?![^\W\d_])"
-_SUBTRACTION = re.compile(
-    rf"((?<![^\W\d_])(?!(?<=\d)e)[a-z])\s?[-−–]\s?(?=\d|{_VARIABLE})|(\d)\s?[-−–]\s?(?={_VARIABLE})"
-)
-_SUBTRACTED = r"\1\2∸"
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴-⁹⁺⁻]+")
 _VULGAR_FRACTION = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])")
 _DEGREE = re.compile(r"[˚º](?=\s?[CF]\b)")
@@ -106,14 +101,14 @@ def tokens(atoms: Sequence[Atom]) -> list[str]:
 
 def _unified(text: str) -> str:
     """One spelling of each character: case, width, digits of all scripts, dashes, fractions, markup."""
-    text = _LATEX.sub("", _BULLET.sub("", _SUBTRACTION.sub(_SUBTRACTED, _MINUS_APART.sub("-", text))))
+    text = _LATEX.sub("", _BULLET.sub("", mark_formula(text)))
     text = _SUPERSCRIPT.sub(lambda match: "^" + unicodedata.normalize("NFKC", match[0]), text)
     text = _IGNORED.sub("", _DEGREE.sub("°", _VULGAR_FRACTION.sub(" ", text)))
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_SPELLINGS)
     if not text.isascii():
         text = "".join(str(unicodedata.decimal(char)) if char.isdecimal() else char for char in text)
     text = _LATEX_DOLLARS.sub(r"\2", _EMPHASIS.sub(r"\2", " ".join(text.split())))
-    return _AREA.sub(r"\1^\2", _PERCENT.sub("%", text))
+    return mark_brackets(_AREA.sub(r"\1^\2", _PERCENT.sub("%", text)))
 
 
 def _scan(text: str) -> Iterator[Atom]:
@@ -147,8 +142,7 @@ def _may_carry_sign(text: str, run: re.Match[str]) -> bool:
 
 
 def _numbers(text: str, run: re.Match[str], gap: Gap) -> Iterator[Atom]:
-    bracketed = text[run.start() - 1 : run.start()] in tuple("([{") and text[run.end() : run.end() + 1] in tuple(")]}")
-    first, *others = _split_run(run[4], bracketed)
+    first, *others = _split_run(run[4], bracketed="," in run[4] and is_list(text, run.start(), run.end()))
     if run[5] and not others:
         first = _raised(first, run[5])
     negative = "-" in (run[1], run[3]) and first != "0"
@@ -161,6 +155,8 @@ def _numbers(text: str, run: re.Match[str], gap: Gap) -> Iterator[Atom]:
 
 def _split_run(run: str, bracketed: bool = False) -> list[str]:
     """The numbers of a run of digits and marks, in plain digits. bracketed: (1,2) holds two, 1,2 is a decimal."""
+    if bracketed and "/" in run:
+        return [number for part in run.split(",") for number in _split_run(part.strip())]
     if "/" in run:
         return ["/".join(" ".join(_split_run(part)) for part in re.split(" ?/ ?", run))]
     grouped = _GROUPED.fullmatch(run)
@@ -231,6 +227,8 @@ def _is_symbol(text: str, at: int) -> bool:
         before, behind = text[at - 1 : at] if at else "", text[at + 2 : at + 3]
         touches = bool(after) and (unicodedata.category(after)[0] == "S" or (after.isalpha() and not behind.isalpha()))
         return touches and not (before and (_is_word(before) or before in ")]}%-"))
+    if char == "!":
+        return after == "="
     return char in _SYMBOLS or unicodedata.category(char)[0] == "S" or (unicodedata.category(char)[0] in "LNM")
 
 
