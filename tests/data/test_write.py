@@ -99,7 +99,7 @@ def test_csv_has_fixed_columns_and_guards_formulas(tmp_path: Path) -> None:
 
 VERBATIM = [
     "-3", "-1/2", "-x+3", "-3 °C", "+5%", "- item", "=3", "@home", "=2x+1", "-sin(x)", "+1 (555) 0100", "-|x|",
-    "- item (a)", '"Yes," he said', '"', "@user (on X)", "a,b", " x ", "line\nline",
+    "- item (a)", '"Yes," he said', '"', "@user (on X)", '"Hamlet"', '"a \\"b\\""', "a,b", " x ", "line\nline",
 ]  # fmt: skip
 RUN_BY_SPREADSHEETS = [
     '=HYPERLINK("http://x")', "=cmd|' /C calc'!A0", "-2+3+cmd|' /C calc'!A0", "@SUM(1)", "\t=HYPERLINK(1)",
@@ -118,6 +118,22 @@ def test_answers_are_cells_as_they_are_but_for_what_a_spreadsheet_would_run(guar
     assert cells[: len(VERBATIM)] == VERBATIM
     shown = RUN_BY_SPREADSHEETS if not guard else [json.dumps(text, ensure_ascii=False) for text in RUN_BY_SPREADSHEETS]
     assert cells[len(VERBATIM) :] == shown
+
+
+def test_a_text_that_reads_like_a_guarded_one_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    guarded = [json.dumps(text) for text in ("", "=HYPERLINK(1)", "-1/2", "a\rb", '"Hamlet"')]
+    texts = guarded + [json.dumps(text) for text in guarded]
+    write_answers(path, [Answer(id=str(number), answer=text) for number, text in enumerate(texts)])
+    assert [answer.answer for answer in read_answers(path)] == texts
+
+
+def test_cells_that_earlier_versions_guarded_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    texts = ["-1/2", "+5%", "@home", "\t1", '"Hamlet"', '" he said', "a\rb", "", " =3"]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("id", "answer"), *((n, json.dumps(text)) for n, text in enumerate(texts))])
+    assert [answer.answer for answer in read_answers(path)] == texts
 
 
 def test_a_cell_of_another_program_that_begins_with_a_quote_is_a_text(tmp_path: Path) -> None:

@@ -29,6 +29,13 @@ CLEANED = [
     ("The final answer is: Lima", "Lima"),
     ("A: Lima", "Lima"),
     ("答案是利马", "答案是利马"),
+    ("答案：利马", "利马"),
+    ("Antwort: Lima", "Lima"),
+    ("Réponse : Lima", "Lima"),
+    ("a:b", "a:b"),
+    ("A:T and C:G", "A:T and C:G"),
+    ("A：苹果\nB：香蕉", "A：苹果\nB：香蕉"),
+    ("F2: 0; Cl2: 1\n\nQuestion: And now?\nAnswer: 2", "F2: 0; Cl2: 1"),
     (f"{QUESTION}\nLima", "Lima"),
     (f"Question: {QUESTION}\nAnswer: Lima", "Lima"),
     ("Lima\nQuestion: What is the capital of Chile?\nAnswer: Santiago", "Lima"),
@@ -108,6 +115,32 @@ SIGNS = [
 def test_a_sign_that_was_asked_for_is_an_answer(question: str, sign: str) -> None:
     assert clean_answer(sign, question=question) == sign
     assert find_problem(sign, raw=sign, question=question) == ""
+
+
+@pytest.mark.parametrize(
+    ("question", "marks"),
+    [
+        ("Fill in: 5 __ 3 = 2", "-"),
+        ("Is the charge of an electron + or -?", "-"),
+        ("Which Rh factor has the donor (+/-)?", "-"),
+        ("What is the Morse code for S?", "..."),
+        ("What is the home directory in Unix?", "~"),
+        ("What begins a comment in C++?", "//"),
+        ("How do you write an empty list in Python?", "[]"),
+        ("What separates the cells of a CSV file?", ","),
+        ("文中省略号怎么写？", "……"),
+    ],
+)
+def test_marks_alone_answer_a_question_about_what_is_written(question: str, marks: str) -> None:
+    assert clean_answer(marks, question=question) == marks
+    assert find_problem(marks, raw=marks, question=question) == ""
+    assert find_problem(marks, raw=marks, question="Who wrote Hamlet, and when?") == "only punctuation"
+
+
+def test_an_end_marker_goes_where_a_sign_is_asked_for_too() -> None:
+    question = "What is its thickness in scientific notation?"
+    assert clean_answer("0.00135 m</s>", question=question) == "0.00135 m"
+    assert clean_answer("It is </s>", question="Which tag ends it?") == "It is </s>"
 
 
 VALID = [

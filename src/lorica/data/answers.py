@@ -24,6 +24,9 @@ _FORMULA = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+# Whatever was guarded in any version: nothing, a text in quotes, a line end or NUL, and all that looks like a formula.
+_MAY_BE_GUARDED = re.compile(r"\Z|\"|\s*[-+=@\t]|[^\0\r]*[\0\r]")
+
 
 def check(answer: Answer) -> None:
     """Raise ValueError for an answer that no format could carry: a score that is not finite, a flag that is
@@ -126,20 +129,21 @@ def _guarded(text: str | None, *, formulas: bool) -> str:
     """None is an empty cell. A text that a cell cannot hold as it is, is written as JSON, so it begins with a
     quote.
 
-    These are: the empty text, one that would be read back as such a JSON text, one with a NUL or a carriage return
-    (which CSV readers take for a line end), and (`formulas`) one that a spreadsheet would run to some harm.
+    These are: the empty text, one with a NUL or a carriage return (which CSV readers take for a line end), one that
+    would be read back as the JSON of such a text, and (`formulas`) one that a spreadsheet would run to some harm.
     """
     if text is None:
         return ""
-    if not text or "\0" in text or "\r" in text or _json_text(text) is not None or (formulas and _FORMULA.match(text)):
+    if not text or "\0" in text or "\r" in text or _unguarded(text) != text or (formulas and _FORMULA.match(text)):
         return json.dumps(text, ensure_ascii=False)
     return text
 
 
 def _unguarded(cell: str) -> str | None:
-    """What `_guarded` wrote, or a cell of any other table as it is."""
+    """What `_guarded` wrote, now or in earlier versions, or a cell of any other table as it is: "Hamlet" in quotes is
+    a text in quotes."""
     text = _json_text(cell)
-    return text if text is not None else cell or None
+    return text if text is not None and _MAY_BE_GUARDED.match(text) else cell or None
 
 
 def _json_text(cell: str) -> str | None:

@@ -18,13 +18,18 @@ _MARKER = re.compile(
 )
 # Markers of Llama 2 that are tags of HTML and words of documentation, too.
 _SAYABLE = re.compile(r"</?s>|\[/?INST\]|<(?:bos|eos|pad|unk)>")
+_END = re.compile(r"(?<=\S)</s>\s*\Z")  # directly behind a text it ends it; "it is </s>" names it
 _ROLE_LINE = re.compile(r"\s*(?:(?:assistant|bot)\s*(?::|\n)|model\s*\n)\s*", re.IGNORECASE)
 _ROLES = ("assistant", "model", "bot")
 _NEW_TURN = re.compile(r"\n[ \t]*(?:user|human|question|q)\s*:", re.IGNORECASE)
+_NEW_EXCHANGE = re.compile(r"\n\s*\n[ \t]*(?:question|q)\s*:.*\n\s*(?:answer|a)\s*:", re.IGNORECASE | re.DOTALL)
 # A first line that bears a label itself begins a list of such lines, as of the roles of a chat.
 _LABELLED = re.compile(r"[ \t]*[\w ]{1,20}:")
 _LABEL = re.compile(
-    r"[\s*_#>-]*(?:the\s+)?(?:final\s+|short\s+|correct\s+|best\s+)?(?:answer|response|a)(?:\s+is)?"
+    r"[\s*_#>-]*(?:(?:the\s+)?(?:final\s+|short\s+|correct\s+|best\s+)?(?:answer|response)(?:\s+is)?"
+    r"|(?:最终)?(?:答案|回答|答え?)(?:是|为)?|정답|답|antwort|réponse|respuesta|risposta|resposta|ответ"
+    # A:T is a pair of bases, and a:b a ratio.
+    r"|(?-i:A)(?=\s*\**\s*(?:：|:\s|:\*)))"
     r"\s*\**\s*[:：]\s*\**\s*",
     re.IGNORECASE,
 )
@@ -42,6 +47,17 @@ _ASKS_FOR_A_SIGN = re.compile(
     r"|markup|html|xml|keys?|delimiters?|separators?|brackets?|parenthes[ie]s|prefix(?:es)?|suffix(?:es)?|notation|glyphs?|wildcards?"
     r"|accents?|dash(?:es)?|hyphens?|quotes?|slash(?:es)?|literals?|strokes?|signos?|s[ií]mbolos?|signes?|symboles?"
     r"|caract[eè]res?|zeichen|symbole?)\b|符号|标点|記号|记号|字符|表情|标签|знак|символ",
+    re.IGNORECASE,
+)
+# Questions whose answer may be marks alone: what is written, typed or filled in.
+_ASKS_WHAT_IS_WRITTEN = re.compile(
+    r"_{2,}|\b(?:blanks?|fill|morse|unix|linux|posix|shell|bash|terminal|python|java(?:script)?|typescript|sql|php|perl"
+    r"|ruby|rust|haskell|pascal|fortran|lisp|regex\w*|regular expressions?|csv|tsv|json|yaml|toml|markdown|latex|excel"
+    r"|code|coding|program\w*|syntax|statements?|comment(?:s|ed)?|separat\w+|delimit\w+|typed|denote[sd]?|charge|rh"
+    r"|empty (?:list|tuple|dict\w*|set|string|array|statement)|how\b.{0,60}\bwrit\w*|(?:home|root|current|parent) \w+"
+    r"|comma|colon|semicolon|period|full stop|ellips[ei]s|apostrophe|ampersand|tilde|asterisk|underscore|pipe|caret"
+    r"|cedilla|umlaut|diaere?sis|diacritics?|backtick)\b|\bC(?:\+\+|#)?(?![\w'’])"
+    r"|号|怎么写|怎样写|如何写|表示|编程|代码|填空|書き方|schreib\w+|escrib\w+|écri\w+|пиш\w+",
     re.IGNORECASE,
 )
 # Marks that are written alone for a reason; others alone are what is left of a text that never came.
@@ -70,8 +86,8 @@ def clean_answer(text: str, *, question: str) -> str:
     cleaned = _strip_markers(said, question).strip()
     cleaned = _strip_echo(_strip_label(cleaned), question)
     cleaned = _strip_label(cleaned)
-    cut = _NEW_TURN.search(cleaned)
-    if cut and not _LABELLED.match(cleaned):
+    cut = (_NEW_EXCHANGE if _LABELLED.match(cleaned) else _NEW_TURN).search(cleaned)
+    if cut:
         cleaned = cleaned[: cut.start()]
     return _unquote(_once_per_line(cleaned).strip())
 
@@ -101,7 +117,7 @@ def _strip_markers(text: str, question: str = "") -> str:
     pieces = _MARKER.split(text)
     asked = bool(_ASKS_FOR_A_SIGN.search(question))
     if asked and _SAYABLE.search(text):
-        return text
+        return text if "<s>" in text else _END.sub("", text)
     for piece in pieces:
         opening = _ROLE_LINE.match(piece)
         said = piece[opening.end() :] if opening else piece
@@ -113,7 +129,7 @@ def _strip_markers(text: str, question: str = "") -> str:
 def _strip_label(text: str) -> str:
     found = _LABEL.match(text)
     # "A: (5,1) B: (-2,4)" names points; its A is no label.
-    if not found or (found.group().strip(" *_#:：").casefold() == "a" and re.search(r"B\s*:", text)):
+    if not found or (found.group().strip(" *_#:：").casefold() == "a" and re.search(r"B\s*[:：]", text)):
         return text
     return text[found.end() :]
 
@@ -191,8 +207,10 @@ def _is_word(char: str) -> bool:
 
 
 def _is_sign(answer: str, question: str) -> bool:
-    """Whether marks alone are an answer to this question."""
-    return set(answer) <= _SAYING_MARKS or bool(_ASKS_FOR_A_SIGN.search(question))
+    """Whether marks alone are an answer to this question: it asks for such, or offers them ("+ or -?")."""
+    asked = _ASKS_FOR_A_SIGN.search(question) or _ASKS_WHAT_IS_WRITTEN.search(question)
+    offered = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", question.strip().rstrip(".?!。？！"))
+    return set(answer) <= _SAYING_MARKS or bool(asked or offered)
 
 
 def _fold(text: str) -> str:
