@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "infer": ("lorica.verbs.infer:run", "rows in, answers out: routed, batched, validated, resumable"),
     "eval": ("lorica.verbs.eval:run", "metrics of answers against gold, with confidence intervals"),
     "passport": ("lorica.verbs.passport:run", "write or check the passport of an adapter: digests and canaries"),
+    "convert": ("lorica.verbs.convert:run", "a PyTorch pickle or an MLX adapter as PEFT's folder; runs no code of it"),
     "config": ("lorica.verbs.config:run", "print the resolved configuration and where each value came from"),
 }
 

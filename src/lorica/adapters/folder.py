@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -20,6 +20,7 @@ from lorica.adapters.passport import PASSPORT_NAME
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.errors import AdapterError
 from lorica.locks import describe, lock_owner
+from lorica.names import shell_word
 
 __all__ = ["AdapterFolder", "TensorInfo", "module_of", "open_adapter", "read_tensor", "save_adapter", "snapshot"]
 
@@ -128,7 +129,7 @@ def _check_files(path: Path) -> None:
     if (path / "adapter_model.bin").exists():
         raise AdapterError(
             f"{path}: holds adapter_model.bin, a pickle, which can run any code and is never loaded",
-            fix="where it was made, load it with PEFT and call save_pretrained(..., safe_serialization=True)",
+            fix=f"`lorica convert {shell_word(str(path))}` reads its tensors and runs nothing of it",
         )
     tool = method_of_files(entry.name for entry in path.iterdir())
     if tool is not None:
@@ -246,12 +247,16 @@ def save_adapter(
     files |= {name: [content] for name, content in sorted(extra.items())}
     files[CONFIG_NAME] = [config.to_json()]
     try:
-        _write_folder(path, files)
+        write_files(path, files)
     except OSError as error:
         raise AdapterError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _write_folder(path: Path, files: Mapping[str, list[bytes]]) -> None:
+def write_files(path: Path, files: Mapping[str, Iterable[bytes]]) -> None:
+    """Write a folder's files from their parts: all or, in a new folder, none of them. Raises OSError.
+
+    In a folder that is there its config goes first, and the last of `files`, an adapter's config, comes last.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A folder that is there may lie in another file system than its parent, from which nothing can be renamed into it.
     inside = path if path.exists() else path.parent

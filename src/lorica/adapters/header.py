@@ -44,7 +44,7 @@ DTYPE_BITS = {
     "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64,
 }  # fmt: skip
 
-_CONVERT = "convert it to safetensors where it was made"
+_CONVERT = "convert it to safetensors where it was made; of an adapter, `lorica convert` reads it"
 _FIXES = {
     Content.LFS_POINTER: LFS_FIX,
     Content.ZIP: _CONVERT,

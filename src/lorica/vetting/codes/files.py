@@ -44,7 +44,8 @@ FILES: dict[str, Code] = {
     "L012": Code(
         "reject",
         "the weights are a pickle, which is never loaded",
-        "where it was made, load it with PEFT and call save_pretrained(..., safe_serialization=True)",
+        "`lorica convert DIR OUT` reads its tensors and runs nothing of it; or save it again where it was made, with "
+        "save_pretrained(..., safe_serialization=True)",
         _FOREIGN,
     ),
     "L013": Code(

@@ -129,7 +129,10 @@ def runnable(name: str) -> str:
 def first_step(cause: str, findings: Sequence[Finding]) -> str:
     """What has to be done by hand before the command tells something new; "" for nothing."""
     if cause == "unreadable" and is_pickle(findings):
-        return "save it again where it was made, with save_pretrained(..., safe_serialization=True)"
+        return (
+            "`lorica convert DIR OUT` reads its tensors and runs nothing of it; or save it again where it was made, "
+            "with save_pretrained(..., safe_serialization=True)"
+        )
     return FIRST.get(cause, "")
 
 

@@ -23,8 +23,8 @@ from typing import IO, Any, BinaryIO, Literal
 
 import msgspec
 
+from lorica.adapters.zip_files import directory_bytes
 from lorica.formats import Content, recognise
-from lorica.vetting.files.pickles import directory_bytes
 
 MAX_MEMBERS = 10_000
 MAX_UNPACKED = 8 << 30

@@ -6,7 +6,6 @@ https://docs.python.org/3/library/pickletools.html lists the opcodes. torch.save
 
 from __future__ import annotations
 
-import io
 import pickletools
 import struct
 import zipfile
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import IO
 
 import msgspec
+
+from lorica.adapters.zip_files import directory_bytes
 
 MAX_PICKLE_BYTES = 1 << 30
 MAX_OPCODES = 2_000_000
@@ -97,26 +98,6 @@ def _scan_zip(path: Path) -> PickleScan:
             if any("/code/" in f"/{info.filename}" for info in archive.infolist()):
                 imports["TorchScript program"] = None
     return PickleScan(tuple(imports), complete, pickled=True)
-
-
-def directory_bytes(path: Path) -> int:
-    """How long a zip archive says that its list of members is: zipfile reads all of it at once. Raises BadZipFile."""
-    with path.open("rb") as file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(max(0, size - 65_557))
-        tail = file.read()
-        at = tail.rfind(b"PK\x05\x06")
-        if at < 0 or len(tail) - at < 22:
-            raise zipfile.BadZipFile("the end of the archive is missing")
-        (length,) = struct.unpack_from("<I", tail, at + 12)
-        if tail[max(0, at - 20) : at].startswith(b"PK\x06\x07"):  # the 64-bit record's place
-            (place,) = struct.unpack_from("<Q", tail, at - 12)
-            for start in {min(place, size), max(0, size - len(tail) + at - 20 - 56)}:
-                file.seek(start)
-                record = file.read(56)
-                if len(record) == 56 and record.startswith(b"PK\x06\x06"):
-                    length = max(length, struct.unpack_from("<Q", record, 40)[0])
-    return int(length)
 
 
 def _scan(file: IO[bytes]) -> PickleScan:

@@ -51,11 +51,16 @@ class Place:
 
     def allows(self, name: str, severity: Severity = "warn") -> bool:
         """Whether a file may be read; where not, a finding of this severity is added."""
+        refusal = self.refusal(name, severity)
+        self._found += [] if refusal is None else [refusal]
+        return refusal is None
+
+    def refusal(self, name: str, severity: Severity = "warn") -> Finding | None:
+        """Why a file may not be read; None for one that may."""
         if name not in self._refused:
-            return True
+            return None
         code, seen = self._refused[name]
-        self._found.append(finding(code, seen, file=name, severity=severity))
-        return False
+        return finding(code, seen, file=name, severity=severity)
 
     def listing(self) -> str:
         """What is there, for a message."""

@@ -1,0 +1,138 @@
+"""An adapter in another form (a PyTorch pickle, MLX's arrays) -> PEFT's folder with safetensors, its values untouched.
+
+What is wrong with the adapter itself stays wrong: `lorica check` tells, once it can be read.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES
+from lorica.adapters.document import read_capped, read_object
+from lorica.adapters.folder import WEIGHTS_NAME, write_files
+from lorica.adapters.header import MAX_HEADER_BYTES, foreign_format, header_bytes, read_header
+from lorica.adapters.methods import FORMATS, method_of_config, method_of_names
+from lorica.adapters.mlx import read_npz, to_peft
+from lorica.adapters.stored import StoredTensor, check_budget, of_header, read_stored
+from lorica.adapters.torch_files import read_torch_file
+from lorica.errors import AdapterError
+from lorica.formats import HEAD_BYTES, Content, recognise
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+
+class Conversion(msgspec.Struct, frozen=True):
+    """What will be written. weights: the file it comes from. form: what that is. config: bytes of adapter_config.json,
+    None where there is none. written: whether they were made here, not copied. notes: what a person has to know."""
+
+    weights: Path
+    form: str
+    tensors: dict[str, StoredTensor]
+    config: bytes | None
+    written: bool
+    notes: list[str]
+
+
+def read_foreign(weights: Path, config: bytes | None) -> Conversion:
+    """Find the tensors of a weights file, and their names in PEFT. config: of the adapter_config.json beside it.
+
+    Raises AdapterError, naming the file, for one that is damaged, of another kind or made to harm, and for an adapter
+    that PEFT has no form for. No code of a pickle is ever run; no value is read.
+    """
+    try:
+        form, tensors, notes = _tensors(weights)
+        check_budget(tensors.values(), weights.stat().st_size)
+        values = None if config is None else read_object(config, MAX_CONFIG_BYTES)[0]
+        claimed, named = method_of_config(values or {}), method_of_names(tensors)
+        tool = named[0] if named is not None and named[0] in FORMATS else claimed[0] if claimed is not None else ""
+        if tool == "mlx":
+            return _of_mlx(weights, tensors, config)
+        if tool in FORMATS:
+            raise AdapterError(f"is {FORMATS[tool].title}, which has no form in PEFT here", fix=FORMATS[tool].reader)
+        if form == "safetensors":
+            _refuse_safetensors(weights)
+    except OSError as error:
+        raise AdapterError(f"{weights}: cannot be read ({error.strerror})") from error
+    except AdapterError as error:
+        text = error.message.removeprefix(f"{weights}: ")
+        raise AdapterError(f"{weights}: {text}", fix=error.fix) from None
+    if config is None:
+        notes.append(f"there is no {CONFIG_NAME}: copy it from where the adapter was trained")
+    return Conversion(weights, form, tensors, config, False, notes)
+
+
+def _tensors(weights: Path) -> tuple[str, dict[str, StoredTensor], list[str]]:
+    """(what the file is, its tensors, what is to be told), by its first bytes or, where these do not tell, its name."""
+    head = read_capped(weights, HEAD_BYTES)
+    content = None if head[4:9] == b"\0\0\0\0{" else recognise(head)
+    suffix = weights.suffix.lower()
+    if content is Content.ZIP and suffix == ".npz":
+        return "numpy archive", read_npz(weights), []
+    safetensors = head[8:9] == b"{" and content is None
+    if content in (Content.ZIP, Content.PICKLE) or (content is None and suffix in PICKLE_SUFFIXES and not safetensors):
+        read = read_torch_file(weights)
+        notes = []
+        if read.nested:
+            beside = f"; left out: {', '.join(read.left_out[:8])}" if read.left_out else ""
+            notes.append(f"its tensors stand under {read.nested!r}{beside}")
+        return f"PyTorch pickle ({'zip' if read.form == 'zip' else 'before torch 1.6'})", read.tensors, notes
+    if content is not None and (foreign := foreign_format(head)) is not None:
+        raise AdapterError(f"is {foreign[0]}", fix=foreign[1])
+    header = read_header(weights)
+    return "safetensors", {name: of_header(info) for name, info in header.tensors.items()}, []
+
+
+def _of_mlx(weights: Path, tensors: Mapping[str, StoredTensor], config: bytes | None) -> Conversion:
+    values: dict[str, Any] | None = None
+    if config is not None:
+        values, problems = read_object(config, MAX_CONFIG_BYTES)
+        if problems:
+            raise AdapterError(f"{CONFIG_NAME} beside it {problems[0].message}", fix=problems[0].fix)
+    named, made, notes = to_peft(tensors, values)
+    return Conversion(weights, "MLX adapter", named, made.to_json(), True, notes)
+
+
+def _refuse_safetensors(weights: Path) -> None:
+    right = weights.name == WEIGHTS_NAME
+    raise AdapterError(
+        "is safetensors already, and its tensors are not named as another tool names them: nothing is to be converted",
+        fix=f"`lorica check` reads it{'' if right else f'; if it is of PEFT, rename it to {WEIGHTS_NAME}'}",
+    )
+
+
+def write_converted(conversion: Conversion, output: Path, extra: Mapping[str, bytes]) -> int:
+    """Write PEFT's folder: the tensors one after the other, config, and further files by name. Returns the bytes of the
+    weights. The new folder appears whole or not at all.
+
+    Raises AdapterError for names that safetensors does not allow, for a file that was changed meanwhile, and for a
+    place that cannot be written.
+    """
+    weights, tensors = conversion.weights, conversion.tensors
+    before = weights.stat()
+    try:
+        head, order = header_bytes(
+            {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}, {"format": "pt"}
+        )
+    except ValueError as error:
+        raise AdapterError(f"{weights}: {error}", fix="save the adapter again with PEFT") from None
+    if len(head) > MAX_HEADER_BYTES:
+        raise AdapterError(f"{weights}: the names of its tensors take {len(head)} bytes; allowed: {MAX_HEADER_BYTES}")
+    with weights.open("rb") as file:
+        values = (read_stored(file, weights, tensors[name]) for name in order)
+        files: dict[str, Any] = {WEIGHTS_NAME: itertools.chain([head], values)}
+        files |= {name: [content] for name, content in sorted(extra.items())}
+        if conversion.config is not None:
+            files[CONFIG_NAME] = [conversion.config]
+        try:
+            write_files(output, files)
+        except OSError as error:
+            raise AdapterError(f"{output}: cannot be written ({error.strerror})") from error
+    after = weights.stat()
+    if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
+        raise AdapterError(f"{weights}: changed while it was read", fix=f"remove {output}, and convert it again")
+    return len(head) + sum(tensor.count * tensor.itemsize for tensor in tensors.values())

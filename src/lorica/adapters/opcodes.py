@@ -1,0 +1,232 @@
+"""A reader of pickles that can run nothing: texts, numbers, lists, dicts, and calls that only its caller understands.
+
+`pickle.Unpickler` with a strict `find_class` was the other way. It imports and calls whatever that method hands out,
+sets attributes (BUILD), asks `copyreg` for registered extensions, and reserves as much memory as a number in the file
+says (a memo index of 2^31, a text of 2^40 bytes). Here a name is a text, and stays one: there is no import, no call, no
+attribute and no class in this module. `pickletools.genops` takes the opcodes apart; those below are all that torch.save
+needs to describe tensors, and any other is refused by name. Lengths are those of bytes that are there, since the whole
+pickle is in memory, and what is made of it is as large as it.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from typing import Any
+
+import msgspec
+
+from lorica.adapters.document import short_text
+from lorica.errors import AdapterError
+
+MAX_OPCODES = 2_000_000
+# Larger numbers than torch's own mark of 80 bits have no meaning here.
+_MAX_BITS = 128
+_MAX_INDEX = 2**32
+
+_TRUST = "do not load it; get the adapter as safetensors from somebody you trust"
+_VALUES = frozenset(
+    {
+        "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "UNICODE",
+        "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES",
+        "BINBYTES8",
+    }
+)  # fmt: skip
+_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+Call = Callable[[str, tuple[Any, ...]], Any]
+Load = Callable[[Any], Any]
+
+
+class Name(msgspec.Struct, frozen=True):
+    """What a pickle would import, as a text: "torch._utils._rebuild_tensor_v2"."""
+
+    text: str
+
+
+class PickleError(AdapterError):
+    """A pickle that is damaged, or that asks for what no tensor needs."""
+
+
+def refused(what: str) -> PickleError:
+    """The error for a pickle that asks for what it should not."""
+    return PickleError(f"is a pickle that {what}: nothing of it was run", fix=_TRUST)
+
+
+def read_pickle(file: io.BytesIO, names: Collection[str], call: Call, load: Load) -> Any:
+    """The value of the pickle that begins at the file's position, which is behind it afterwards.
+
+    names: what it may name. call: (name, arguments) -> what REDUCE gives. load: the value of a persistent id. Raises
+    PickleError for anything but plain values, names and such calls, for a damaged pickle and for one of too many
+    opcodes.
+    """
+    machine = _Machine(names, call, load)
+    try:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+            if count > MAX_OPCODES:
+                raise PickleError(f"is a pickle of more than {MAX_OPCODES} opcodes", fix=_TRUST)
+            if opcode.name == "STOP":
+                return machine.pop()
+            machine.step(opcode.name, argument)
+    except (ValueError, OverflowError, EOFError, struct.error) as error:
+        raise PickleError(f"is no whole pickle ({short_text(error)})", fix="fetch or save the file again") from None
+    raise PickleError("is no whole pickle (its end is missing)", fix="fetch or save the file again")
+
+
+class _Machine:
+    def __init__(self, names: Collection[str], call: Call, load: Load) -> None:
+        self._names, self._call, self._load = names, call, load
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
+        self._copied = 0
+
+    def step(self, name: str, argument: Any) -> None:
+        """Carry out one opcode."""
+        if name in _VALUES:
+            self._stack.append(_value(argument))
+        elif name in _CONSTANTS:
+            self._stack.append(_CONSTANTS[name])
+        elif name in _TUPLES:
+            self._stack.append(tuple(reversed([self.pop() for _ in range(_TUPLES[name])])))
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            if not 0 <= argument < _MAX_INDEX:
+                raise refused("keeps a value at an index that nothing needs")
+            self._memo[argument] = self._top()
+        elif name == "MEMOIZE":
+            self._memo[len(self._memo)] = self._top()
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            if argument not in self._memo:
+                raise ValueError(f"memo {argument} is empty")
+            self._stack.append(self._memo[argument])
+        elif (act := _ACTS.get(name)) is not None:
+            act(self)
+        elif name == "GLOBAL":
+            self._name(argument.replace(" ", ".", 1))
+        elif name not in ("PROTO", "FRAME"):
+            what = f" of {short_text(argument)}" if isinstance(argument, str) else ""
+            raise refused(f"holds the opcode {name}{what}, which tensors do not need")
+
+    def pop(self) -> Any:
+        """The value on top of the stack, taken away."""
+        value = self._top()
+        del self._stack[-1]
+        return value
+
+    def _top(self) -> Any:
+        if len(self._stack) <= (self._marks[-1] if self._marks else 0):
+            raise ValueError("more is taken from the stack than was put there")
+        return self._stack[-1]
+
+    def _marked(self) -> list[Any]:
+        """What stands above the last mark, both taken away."""
+        if not self._marks:
+            raise ValueError("a mark is missing")
+        start = self._marks.pop()
+        values = self._stack[start:]
+        del self._stack[start:]
+        return values
+
+    def _name(self, text: str) -> None:
+        if text not in self._names:
+            raise refused(f"would import {short_text(text)}")
+        self._stack.append(Name(text))
+
+    def _stack_global(self) -> None:
+        attribute, module = self.pop(), self.pop()
+        if not isinstance(module, str) or not isinstance(attribute, str):
+            raise refused("would import what it hides")
+        self._name(f"{module}.{attribute}")
+
+    def _reduce(self) -> None:
+        arguments, name = self.pop(), self.pop()
+        if not isinstance(name, Name) or not isinstance(arguments, tuple):
+            raise refused(f"calls a {_kind(name)} with a {_kind(arguments)}")
+        if name.text == "collections.OrderedDict":
+            self._stack.append(self._ordered(arguments))
+        else:
+            self._stack.append(self._call(name.text, arguments))
+
+    def _ordered(self, arguments: tuple[Any, ...]) -> OrderedDict[Any, Any]:
+        made: OrderedDict[Any, Any] = OrderedDict()
+        pairs = arguments[0] if arguments else []
+        if len(arguments) > 1 or type(pairs) is not list:
+            raise refused("makes an OrderedDict of something else than pairs")
+        self._copied += len(pairs)  # one list may be named again and again
+        if self._copied > MAX_OPCODES or any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in pairs):
+            raise refused("makes an OrderedDict of something else than pairs")
+        _put(made, [value for pair in pairs for value in pair])
+        return made
+
+    def _build(self) -> None:
+        state, value = self.pop(), self._top()
+        # state_dict() keeps its modules' versions so; nothing reads them.
+        if type(value) is not OrderedDict or not isinstance(state, dict):
+            raise refused(f"sets the state of a {_kind(value)}")
+
+    def _persistent(self) -> None:
+        self._stack.append(self._load(self.pop()))
+
+    def _append(self, values: list[Any]) -> None:
+        target = self._top()
+        if type(target) is not list:
+            raise refused(f"appends to a {_kind(target)}")
+        target += values
+
+    def _set(self, values: list[Any]) -> None:
+        target = self._top()
+        if not isinstance(target, dict):
+            raise refused(f"sets items of a {_kind(target)}")
+        _put(target, values)
+
+    def _dict(self) -> None:
+        made: dict[Any, Any] = {}
+        _put(made, self._marked())
+        self._stack.append(made)
+
+
+_ACTS: dict[str, Callable[[_Machine], Any]] = {
+    "MARK": lambda machine: machine._marks.append(len(machine._stack)),
+    "POP_MARK": _Machine._marked,
+    "POP": lambda machine: machine._marked() if machine._marks[-1:] == [len(machine._stack)] else machine.pop(),
+    "DUP": lambda machine: machine._stack.append(machine._top()),
+    "EMPTY_LIST": lambda machine: machine._stack.append([]),
+    "EMPTY_DICT": lambda machine: machine._stack.append({}),
+    "LIST": lambda machine: machine._stack.append(machine._marked()),
+    "TUPLE": lambda machine: machine._stack.append(tuple(machine._marked())),
+    "DICT": _Machine._dict,
+    "APPEND": lambda machine: machine._append([machine.pop()]),
+    "APPENDS": lambda machine: machine._append(machine._marked()),
+    "SETITEM": lambda machine: machine._set([machine.pop(), machine.pop()][::-1]),
+    "SETITEMS": lambda machine: machine._set(machine._marked()),
+    "STACK_GLOBAL": _Machine._stack_global,
+    "REDUCE": _Machine._reduce,
+    "BUILD": _Machine._build,
+    "BINPERSID": _Machine._persistent,
+}
+
+
+def _value(argument: Any) -> Any:
+    if isinstance(argument, int) and argument.bit_length() > _MAX_BITS:
+        raise refused(f"holds a number of {argument.bit_length()} bits")
+    return argument
+
+
+def _put(target: dict[Any, Any], values: list[Any]) -> None:
+    if len(values) % 2:
+        raise ValueError("a key without a value")
+    for key, value in zip(values[::2], values[1::2], strict=True):
+        # The hash of a deeply nested tuple would exhaust the machine's stack; chosen large numbers share one.
+        if type(key) is not str and not (type(key) is int and 0 <= key < _MAX_INDEX):
+            raise refused(f"holds a dict with a {_kind(key)} as key")
+        if key in target:
+            raise refused(f"gives the key {short_text(key, quoted=True)} twice")
+        target[key] = value
+
+
+def _kind(value: Any) -> str:
+    return value.text if isinstance(value, Name) else type(value).__name__

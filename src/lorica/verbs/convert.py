@@ -1,0 +1,184 @@
+"""`lorica convert`: an adapter that only a pickle or MLX holds, as PEFT's folder that can be checked and used."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorica.errors import AdapterError, UsageError
+from lorica.names import shell_word
+from lorica.verbs.arguments import as_path, emit, parser
+
+if TYPE_CHECKING:
+    from lorica.adapters.convert import Conversion
+    from lorica.vetting.files.place import Place
+
+_ABOUT = """\
+Write an adapter that is a PyTorch pickle (adapter_model.bin) or MLX's (adapters.safetensors, adapters.npz) as PEFT's
+folder with safetensors, so that it can be checked and used. No code of a pickle is run: its tensors are read by a
+reader that knows nothing else, and a pickle that asks for more is refused. SOURCE stays as it is."""
+_EXAMPLES = """\
+  lorica convert downloads/news                     writes downloads/news-peft
+  lorica convert downloads/news adapters/news
+  lorica convert mlx/adapters adapters/mine         the scale of MLX becomes lora_alpha
+  lorica convert run/adapter_model.bin adapters/run"""
+# What belongs to an adapter beside its weights: the card, the tokenizer, the log of its training.
+_BESIDE = (
+    "README.md", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+    "chat_template.jinja", "trainer_state.json",
+)  # fmt: skip
+_MAX_BESIDE = 256 << 20
+_USUAL = ("adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors", "adapters.npz")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Convert one adapter."""
+    given = _parse(arguments)
+    from lorica.adapters.convert import read_foreign, write_converted
+
+    place, name = _find(given.source)
+    output = given.output or place.folder.resolve().with_name(f"{place.folder.resolve().name}-peft")
+    _check_output(output, place.folder)
+    conversion = read_foreign(place.folder / name, _config(place))
+    beside = _beside(place, conversion)
+    size = write_converted(conversion, output, beside)
+    result = _result(conversion, output, size, beside)
+    emit(result, as_json=given.json, text=_text(result))
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    asked = parser("convert", _ABOUT, _EXAMPLES, overrides=False)
+    asked.add_argument("source", metavar="SOURCE", type=as_path, help="the adapter's folder, or its file of weights")
+    asked.add_argument(
+        "output", metavar="OUTPUT", nargs="?", type=as_path,
+        help="the folder to write, new or empty; SOURCE-peft beside SOURCE where none is named",
+    )  # fmt: skip
+    given: argparse.Namespace = asked.parse_args(list(arguments))
+    return given
+
+
+def _find(source: Path) -> tuple[Place, str]:
+    """The files of the adapter's folder, and the one that holds the weights.
+
+    Raises AdapterError where there is none, where there are several, and for links that lead out of the folder.
+    """
+    from lorica.vetting.files.place import open_place
+    from lorica.vetting.files.sources import Source
+
+    if not source.exists() and not source.is_symlink():
+        raise AdapterError(f"{source}: no such file or folder", fix="name an adapter's folder, or its file of weights")
+    folder = source if source.is_dir() else source.parent
+    try:
+        place = open_place(Source(name=folder.name, given=source, kind="folder", place=folder), [])
+    except OSError as error:
+        raise AdapterError(f"{folder}: cannot be read ({error.strerror})") from error
+    name = _weights(place) if source.is_dir() else source.name
+    _require(place, name)
+    return place, name
+
+
+def _weights(place: Place) -> str:
+    from lorica.adapters.methods import FORMATS, method_of_files
+    from lorica.vetting.files.listing import OF_TRAINING, WEIGHT_SUFFIXES
+
+    names = place.top()
+    usual = [name for name in _USUAL if name in names]
+    if "adapter_model.safetensors" in usual:
+        return usual[0]  # whatever it is: loaders take it
+    others = [name for name in names if name.lower().endswith(WEIGHT_SUFFIXES) and not OF_TRAINING.fullmatch(name)]
+    chosen = usual or others
+    if len(chosen) == 1:
+        return chosen[0]
+    tool = method_of_files(names)
+    if tool is not None and tool[0] != "mlx":
+        raise AdapterError(f"{place.folder}: is {FORMATS[tool[0]].title}", fix=FORMATS[tool[0]].reader)
+    if not chosen:
+        raise AdapterError(f"{place.folder}: holds no weights; there is {place.listing()}", fix="name the right folder")
+    listed = ", ".join(chosen[:5]) + (" ..." if len(chosen) > 5 else "")
+    raise AdapterError(
+        f"{place.folder}: holds {len(chosen)} files of weights: {listed}",
+        fix=f"name the one you mean: lorica convert {shell_word(str(place.folder / chosen[-1]))} OUTPUT",
+    )
+
+
+def _require(place: Place, name: str) -> None:
+    """Raises AdapterError for a file that may not be read: a pipe, a link out of the folder."""
+    refusal = place.refusal(name)
+    if refusal is not None:
+        raise AdapterError(f"{place.folder / name}: {refusal.title}: {refusal.seen}", fix=refusal.fix)
+    if name not in place.files:
+        raise AdapterError(f"{place.folder / name}: is no file of weights", fix="name an adapter's folder")
+
+
+def _config(place: Place) -> bytes | None:
+    from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES
+    from lorica.adapters.document import read_capped
+
+    if CONFIG_NAME not in place.top():
+        return None
+    _require(place, CONFIG_NAME)
+    raw = read_capped(place.folder / CONFIG_NAME, MAX_CONFIG_BYTES + 1)
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise AdapterError(f"{place.folder / CONFIG_NAME}: has over {MAX_CONFIG_BYTES} bytes", fix="save it again")
+    return raw
+
+
+def _beside(place: Place, conversion: Conversion) -> dict[str, bytes]:
+    """The files to copy, by name. What is no regular file of the folder, or too large, is told and left."""
+    from lorica.adapters.document import read_capped
+
+    files = {}
+    for name in _BESIDE:
+        if name not in place.top():
+            continue
+        if place.files.get(name, _MAX_BESIDE + 1) > _MAX_BESIDE:
+            conversion.notes.append(f"{name} was not copied: it leads out of the folder, or is too large")
+            continue
+        files[name] = read_capped(place.folder / name, _MAX_BESIDE)
+    return files
+
+
+def _check_output(output: Path, folder: Path) -> None:
+    """Raises UsageError for an output that is there already, or that lies within the source."""
+    if output.resolve().is_relative_to(folder.resolve()) and output.resolve() != folder.resolve():
+        raise UsageError(f"{output} lies within {folder}, which stays as it is", fix="name a folder outside of it")
+    if not output.exists():
+        return
+    if not output.is_dir() or any(output.iterdir()):
+        what = "holds files already" if output.is_dir() else "is a file"
+        raise UsageError(f"{output} {what}; allowed: a new or an empty folder", fix="name another OUTPUT")
+
+
+def _result(conversion: Conversion, output: Path, size: int, beside: dict[str, bytes]) -> dict[str, Any]:
+    dtypes: dict[str, int] = {}
+    for tensor in conversion.tensors.values():
+        dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + 1
+    config = "none" if conversion.config is None else "written" if conversion.written else "copied"
+    return {
+        "source": str(conversion.weights),
+        "form": conversion.form,
+        "output": str(output),
+        "tensors": len(conversion.tensors),
+        "bytes": size,
+        "dtypes": dtypes,
+        "config": config,
+        "copied": sorted(beside),
+        "notes": conversion.notes,
+    }
+
+
+def _text(result: dict[str, Any]) -> str:
+    kinds = ", ".join(f"{count} {dtype}" for dtype, count in result["dtypes"].items())
+    lines = [
+        f"{result['output']}: {result['tensors']} tensors ({kinds}), {result['bytes']} bytes",
+        f"  from      {result['source']}, {result['form']}",
+        f"  config    {result['config']}",
+    ]
+    if result["copied"]:
+        lines.append(f"  copied    {', '.join(result['copied'])}")
+    lines += [f"  note      {note}" for note in result["notes"]]
+    return "\n".join([*lines, f"next: lorica check {shell_word(result['output'])}"])
