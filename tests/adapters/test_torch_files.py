@@ -127,6 +127,27 @@ def test_random_views(tmp_path: Path) -> None:
         require_equal(path)
 
 
+def test_tensors_of_a_gpu_and_a_name_beyond_ascii(tmp_path: Path) -> None:
+    """What is on the GPU says so in each storage; the name of the file stands in all names of the archive."""
+    path = tmp_path / "ünï 適.bin"
+    torch.save(views("float32"), path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "gpu.bin", "w") as new:
+        for info in old.infolist():
+            raw = old.read(info).replace(b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0")
+            new.writestr(info.filename, raw)
+    require_equal(path)
+    expected = torch.load(tmp_path / "gpu.bin", weights_only=True, map_location="cpu")
+    found = converted(tmp_path / "gpu.bin")
+    assert {name: value.tolist() for name, value in found.items()} == {k: v.tolist() for k, v in expected.items()}
+
+
+def test_the_headers_own_name_is_no_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "adapter_model.bin"
+    torch.save({"__metadata__": torch.ones(2)}, path)
+    with pytest.raises(AdapterError, match="__metadata__"):
+        converted(path)
+
+
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "complex64", "int8"])
 def test_numbers_with_their_high_bytes_first(kind: str, tmp_path: Path) -> None:
     state = {"a": values(kind, 3, 4), "t": values(kind, 3, 4).t()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,53 @@ def test_mlx_without_a_config_says_what_to_write_and_that_leads_on(
     assert open_adapter(tmp_path / "mlx-peft").config.scaling("model.layers.0.self_attn.q_proj") == 20.0
 
 
+@pytest.mark.parametrize("make", [pickled, mlx, lambda folder: mlx(folder, "adapters.npz")])
+def test_an_archive_that_check_takes_is_taken(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = make(tmp_path / "source")
+    (source / "tokenizer.json").write_text("{}")
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in source.iterdir():
+            packed.write(path, f"x/{path.name}")
+    assert main(["check", str(archive)]) == 2
+    assert "lorica convert" in capsys.readouterr().out
+    assert main(["convert", str(archive)]) == 0
+    assert "tokenizer.json was not copied" in capsys.readouterr().out
+    assert open_adapter(tmp_path / "a-peft").config.r == 8
+    archive.write_bytes(archive.read_bytes()[:200])
+    assert main(["convert", str(archive), str(tmp_path / "out")]) == 4
+    assert str(archive) in told(capsys)
+
+
+def test_an_entry_of_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = pickled(tmp_path / "source")
+    entry = tmp_path / "models--org--name"
+    snapshot = entry / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (entry / "refs").mkdir()
+    (entry / "refs" / "main").write_text("0123")
+    (entry / "blobs").mkdir()
+    for path in source.iterdir():
+        path.rename(entry / "blobs" / path.name)
+        (snapshot / path.name).symlink_to(Path("..", "..", "blobs", path.name))
+    assert main(["check", str(entry)]) == 2
+    for given in (entry, snapshot):
+        assert main(["convert", str(given)]) == 2  # the cache is not ours to fill
+        assert "OUTPUT" in told(capsys)
+        assert main(["convert", str(given), str(tmp_path / f"out-{given.name}")]) == 0
+        assert open_adapter(tmp_path / f"out-{given.name}").config.r == 8
+
+
+def test_a_folder_of_many_is_not_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        pickled(tmp_path / "all" / name)
+    assert main(["convert", str(tmp_path / "all"), str(tmp_path / "out")]) == 4
+    message = told(capsys)
+    assert "holds 2 adapters" in message
+    assert str(tmp_path / "all" / "b") in message
+    assert main(["convert", str(tmp_path / "all" / "b"), str(tmp_path / "out")]) == 0
+
+
 def several(folder: Path) -> Path:
     mlx(folder, "0000100_adapters.safetensors")
     (folder / "0000200_adapters.safetensors").write_bytes((folder / "0000100_adapters.safetensors").read_bytes())
@@ -145,6 +194,12 @@ def test_of_several_files_one_is_named(tmp_path: Path, capsys: pytest.CaptureFix
     assert advice is not None
     assert main([*advice[1].split(), str(tmp_path / "out")]) == 0
     assert open_adapter(tmp_path / "out").config.lora_alpha == 16
+
+
+def npz(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
 
 
 def named(*names: str, **files: bytes) -> Any:
@@ -163,7 +218,11 @@ def named(*names: str, **files: bytes) -> Any:
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "nothing there": (lambda folder: folder, "no such file"),
-    "an empty folder": (named(notes__txt=b"x"), "holds no weights"),
+    "an empty folder": (named(notes__txt=b"x"), "no adapter"),
+    "a config alone": (named(adapter_config__json=b"{}"), "holds no weights"),
+    "a loose array": (named(adapters__npz=npz(x=np.ones(2))), "no factor of LoRA"),
+    "another loose array": (named(x__npz=npz(x=np.ones(2))), "no factor of LoRA"),
+    "MLX's of images": (named("language_model.model.layers.0.self_attn.q_proj.A"), "no factor of LoRA"),
     "PEFT's already": (lambda folder: write(folder, healthy(layers=1)), "nothing is to be converted"),
     "a GGUF": (named(lora__gguf=b"GGUF\x03\0\0\0" + bytes(99)), "a GGUF file"),
     "a Git LFS pointer": (named(adapter_model__bin=b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),

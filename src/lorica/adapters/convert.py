@@ -5,10 +5,12 @@ What is wrong with the adapter itself stays wrong: `lorica check` tells, once it
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -16,13 +18,15 @@ from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES
 from lorica.adapters.document import read_capped, read_object
 from lorica.adapters.folder import WEIGHTS_NAME, write_files
 from lorica.adapters.header import MAX_HEADER_BYTES, foreign_format, header_bytes, read_header
-from lorica.adapters.methods import FORMATS, method_of_config, method_of_names
+from lorica.adapters.methods import FORMATS, method_of_config, method_of_files, method_of_names
 from lorica.adapters.mlx import read_npz, to_peft
+from lorica.adapters.names import PREFIX
 from lorica.adapters.stored import StoredTensor, check_budget, of_header, read_stored
 from lorica.adapters.torch_files import read_torch_file
 from lorica.errors import AdapterError
 from lorica.formats import HEAD_BYTES, Content, recognise
 
+NUMPY = "arrays of numpy"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -48,9 +52,8 @@ def read_foreign(weights: Path, config: bytes | None) -> Conversion:
         form, tensors, notes = _tensors(weights)
         check_budget(tensors.values(), weights.stat().st_size)
         values = None if config is None else read_object(config, MAX_CONFIG_BYTES)[0]
-        claimed, named = method_of_config(values or {}), method_of_names(tensors)
-        tool = named[0] if named is not None and named[0] in FORMATS else claimed[0] if claimed is not None else ""
-        if tool == "mlx":
+        tool = _tool(weights, tensors, values)
+        if tool == "mlx" or form == NUMPY:
             return _of_mlx(weights, tensors, config)
         if tool in FORMATS:
             raise AdapterError(f"is {FORMATS[tool].title}, which has no form in PEFT here", fix=FORMATS[tool].reader)
@@ -66,13 +69,21 @@ def read_foreign(weights: Path, config: bytes | None) -> Conversion:
     return Conversion(weights, form, tensors, config, False, notes)
 
 
+def _tool(weights: Path, tensors: Mapping[str, StoredTensor], config: Mapping[str, Any] | None) -> str:
+    """The key of the tool whose format this is: tensors tell, or the config, or the file's name; "" for PEFT's."""
+    named, claimed = method_of_names(tensors), method_of_config(config or {})
+    by_file = None if any(name.startswith(PREFIX) for name in tensors) else method_of_files([weights.name])
+    keys = [found[0] for found in (named, claimed, by_file) if found is not None and found[0] in FORMATS]
+    return keys[0] if keys else ""
+
+
 def _tensors(weights: Path) -> tuple[str, dict[str, StoredTensor], list[str]]:
     """(what the file is, its tensors, what is to be told), by its first bytes or, where these do not tell, its name."""
     head = read_capped(weights, HEAD_BYTES)
     content = None if head[4:9] == b"\0\0\0\0{" else recognise(head)
     suffix = weights.suffix.lower()
     if content is Content.ZIP and suffix == ".npz":
-        return "numpy archive", read_npz(weights), []
+        return NUMPY, read_npz(weights), []
     safetensors = head[8:9] == b"{" and content is None
     if content in (Content.ZIP, Content.PICKLE) or (content is None and suffix in PICKLE_SUFFIXES and not safetensors):
         read = read_torch_file(weights)
@@ -113,7 +124,6 @@ def write_converted(conversion: Conversion, output: Path, extra: Mapping[str, by
     place that cannot be written.
     """
     weights, tensors = conversion.weights, conversion.tensors
-    before = weights.stat()
     try:
         head, order = header_bytes(
             {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}, {"format": "pt"}
@@ -122,17 +132,30 @@ def write_converted(conversion: Conversion, output: Path, extra: Mapping[str, by
         raise AdapterError(f"{weights}: {error}", fix="save the adapter again with PEFT") from None
     if len(head) > MAX_HEADER_BYTES:
         raise AdapterError(f"{weights}: the names of its tensors take {len(head)} bytes; allowed: {MAX_HEADER_BYTES}")
-    with weights.open("rb") as file:
+    files: dict[str, Any] = {name: [content] for name, content in sorted(extra.items())}
+    if conversion.config is not None:
+        files[CONFIG_NAME] = [conversion.config]
+    with _unchanged(weights) as file:
         values = (read_stored(file, weights, tensors[name]) for name in order)
-        files: dict[str, Any] = {WEIGHTS_NAME: itertools.chain([head], values)}
-        files |= {name: [content] for name, content in sorted(extra.items())}
-        if conversion.config is not None:
-            files[CONFIG_NAME] = [conversion.config]
         try:
-            write_files(output, files)
+            write_files(output, {WEIGHTS_NAME: itertools.chain([head], values), **files})
         except OSError as error:
-            raise AdapterError(f"{output}: cannot be written ({error.strerror})") from error
-    after = weights.stat()
-    if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
-        raise AdapterError(f"{weights}: changed while it was read", fix=f"remove {output}, and convert it again")
+            raise AdapterError(
+                f"{output}: cannot be written ({error.strerror})", fix="name a folder that can be, with room for it"
+            ) from error
     return len(head) + sum(tensor.count * tensor.itemsize for tensor in tensors.values())
+
+
+@contextlib.contextmanager
+def _unchanged(path: Path) -> Iterator[BinaryIO]:
+    """A file, open for reading. Raises AdapterError when it cannot be read, or was changed meanwhile."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise AdapterError(f"{path}: cannot be read ({error.strerror})", fix="convert it again") from error
+    with file:
+        before = os.fstat(file.fileno())
+        yield file
+        after = os.fstat(file.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise AdapterError(f"{path}: was changed while it was read", fix="convert it again, into another folder")

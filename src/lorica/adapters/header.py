@@ -297,6 +297,8 @@ def header_bytes(
     for name, (dtype, _) in tensors.items():
         if not _is_sound(name):
             raise ValueError(f"tensor name {_short(name)} is empty, too long or holds control characters or '..'")
+        if name == "__metadata__":
+            raise ValueError("tensor name '__metadata__' is the header's own")
         if dtype not in DTYPE_BITS:
             raise ValueError(f"tensor {name!r} has the unknown dtype {dtype!r}; allowed: {', '.join(DTYPE_BITS)}")
     order = sorted(tensors, key=lambda name: (-DTYPE_BITS[tensors[name][0]], name))

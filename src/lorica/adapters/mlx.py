@@ -76,8 +76,11 @@ def to_peft(
 
     config: the object in mlx_lm's adapter_config.json. Raises AdapterError for what cannot be said in PEFT's terms.
     """
-    settings = _settings(config)
+    claimed = method_of_config(config or {})
+    if claimed is not None and claimed[0] == "mlx" and claimed[1] is not FORMATS["mlx"]:
+        raise AdapterError(f"holds {claimed[1].title}", fix=claimed[1].reader)
     modules = _modules(tensors)
+    settings = _settings(config)
     rank = _rank(modules, settings)
     dora = _uses_dora(modules, config or {})
     notes: list[str] = []
@@ -113,9 +116,6 @@ def _settings(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
             fix=f'copy it from where the adapter was trained; or write one: {{"model": "BASE", "lora_parameters": '
             f'{{"scale": 20.0}}}} (20.0 is what the trainer used before it wrote {CONFIG_NAME})',
         )
-    kind = method_of_config(config)
-    if kind is not None and kind[0] == "mlx" and kind[1] is not FORMATS["mlx"]:
-        raise AdapterError(f"holds {kind[1].title}", fix=kind[1].reader)
     settings = config.get("lora_parameters")
     scale = settings.get("scale") if isinstance(settings, dict) else None
     wrong = isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= _MAX_SCALE

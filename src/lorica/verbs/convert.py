@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,20 +41,22 @@ def run(arguments: Sequence[str]) -> int:
     given = _parse(arguments)
     from lorica.adapters.convert import read_foreign, write_converted
 
-    place, name = _find(given.source)
-    output = given.output or place.folder.resolve().with_name(f"{place.folder.resolve().name}-peft")
-    _check_output(output, place.folder)
-    conversion = read_foreign(place.folder / name, _config(place))
-    beside = _beside(place, conversion)
-    size = write_converted(conversion, output, beside)
-    result = _result(conversion, output, size, beside)
+    with _located(given.source) as (place, name, packed):
+        output = given.output or _beside_source(given.source)
+        _check_output(output, place.folder)
+        conversion = read_foreign(place.folder / name, _config(place))
+        beside = _beside(place, packed, conversion)
+        size = write_converted(conversion, output, beside)
+    result = _result(conversion, given.source, output, size, beside)
     emit(result, as_json=given.json, text=_text(result))
     return 0
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     asked = parser("convert", _ABOUT, _EXAMPLES, overrides=False)
-    asked.add_argument("source", metavar="SOURCE", type=as_path, help="the adapter's folder, or its file of weights")
+    asked.add_argument(
+        "source", metavar="SOURCE", type=as_path, help="the adapter's folder, file of weights or archive"
+    )
     asked.add_argument(
         "output", metavar="OUTPUT", nargs="?", type=as_path,
         help="the folder to write, new or empty; SOURCE-peft beside SOURCE where none is named",
@@ -61,36 +65,56 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return given
 
 
-def _find(source: Path) -> tuple[Place, str]:
-    """The files of the adapter's folder, and the one that holds the weights.
+@contextlib.contextmanager
+def _located(source: Path) -> Iterator[tuple[Place, str, Collection[str]]]:
+    """The files of the adapter's folder, which one holds the weights, and what was left in an archive: of all that
+    `lorica check` takes for one adapter (an archive, an entry of the cache, a run).
 
     Raises AdapterError where there is none, where there are several, and for links that lead out of the folder.
     """
+    from lorica.vetting.files.archives import is_archive
     from lorica.vetting.files.place import open_place
-    from lorica.vetting.files.sources import Source
+    from lorica.vetting.files.sources import Source, find_sources
+    from lorica.vetting.files.unpack import opened
 
-    if not source.exists() and not source.is_symlink():
-        raise AdapterError(f"{source}: no such file or folder", fix="name an adapter's folder, or its file of weights")
-    folder = source if source.is_dir() else source.parent
-    try:
-        place = open_place(Source(name=folder.name, given=source, kind="folder", place=folder), [])
-    except OSError as error:
-        raise AdapterError(f"{folder}: cannot be read ({error.strerror})") from error
-    name = _weights(place) if source.is_dir() else source.name
-    _require(place, name)
-    return place, name
+    file = not source.is_dir() and (source.exists() or source.is_symlink()) and not is_archive(source)
+    if file or (source.is_dir() and _weight_names(os.listdir(source))):
+        folder = source.parent if file else source
+        sources = [Source(name=folder.name, given=source, kind="folder", place=folder)]
+    else:
+        sources = find_sources([source])
+    if len(sources) != 1:
+        listed = ", ".join(str(found.given) for found in sources[:5]) + (" ..." if len(sources) > 5 else "")
+        raise AdapterError(f"{source}: holds {len(sources)} adapters: {listed}", fix="name one of them")
+    with opened(sources[0]) as one:
+        for finding in one.findings:
+            if finding.severity == "reject":
+                raise AdapterError(f"{source}: {finding.title}: {finding.seen}", fix=finding.fix)
+        try:
+            place = open_place(one, [])
+            name = source.name if file else _weights(place)
+            _require(place, name)
+            yield place, name, one.members
+        except AdapterError as error:  # where an archive was unpacked to tells nobody anything
+            text = error.message.replace(str(one.place), str(source)) if one.unpacked else error.message
+            raise AdapterError(text, fix=error.fix) from error.__cause__
+
+
+def _weight_names(names: Iterable[str]) -> list[str]:
+    """Those of files that may hold an adapter's weights."""
+    from lorica.vetting.files.listing import OF_TRAINING, WEIGHT_SUFFIXES
+
+    return [name for name in names if name.lower().endswith(WEIGHT_SUFFIXES) and not OF_TRAINING.fullmatch(name)]
 
 
 def _weights(place: Place) -> str:
     from lorica.adapters.methods import FORMATS, method_of_files
-    from lorica.vetting.files.listing import OF_TRAINING, WEIGHT_SUFFIXES
 
     names = place.top()
     usual = [name for name in _USUAL if name in names]
     if "adapter_model.safetensors" in usual:
         return usual[0]  # whatever it is: loaders take it
-    others = [name for name in names if name.lower().endswith(WEIGHT_SUFFIXES) and not OF_TRAINING.fullmatch(name)]
-    chosen = usual or others
+    chosen = usual or _weight_names(names)
     if len(chosen) == 1:
         return chosen[0]
     tool = method_of_files(names)
@@ -127,12 +151,14 @@ def _config(place: Place) -> bytes | None:
     return raw
 
 
-def _beside(place: Place, conversion: Conversion) -> dict[str, bytes]:
-    """The files to copy, by name. What is no regular file of the folder, or too large, is told and left."""
+def _beside(place: Place, packed: Collection[str], conversion: Conversion) -> dict[str, bytes]:
+    """The files to copy, by name. What is no regular file of the folder, too large, or left in an archive is told."""
     from lorica.adapters.document import read_capped
 
     files = {}
     for name in _BESIDE:
+        if name in packed:
+            conversion.notes.append(f"{name} was not copied: it is still in the archive")
         if name not in place.top():
             continue
         if place.files.get(name, _MAX_BESIDE + 1) > _MAX_BESIDE:
@@ -140,6 +166,19 @@ def _beside(place: Place, conversion: Conversion) -> dict[str, bytes]:
             continue
         files[name] = read_capped(place.folder / name, _MAX_BESIDE)
     return files
+
+
+def _beside_source(source: Path) -> Path:
+    """The folder to write where none is named. Raises UsageError in the Hugging Face cache: it is not ours to fill."""
+    from lorica.vetting.files.archives import SUFFIXES
+
+    place = source.resolve()
+    if any(part.startswith("models--") for part in place.parts):
+        raise UsageError(f"{source} lies in a cache of models", fix=f"lorica convert {shell_word(str(source))} OUTPUT")
+    if place.is_file():
+        archive = next((suffix for suffix in SUFFIXES if place.name.lower().endswith(suffix)), "")
+        place = place.with_name(place.name[: -len(archive)]) if archive else place.parent
+    return place.with_name(f"{place.name}-peft")
 
 
 def _check_output(output: Path, folder: Path) -> None:
@@ -153,13 +192,14 @@ def _check_output(output: Path, folder: Path) -> None:
         raise UsageError(f"{output} {what}; allowed: a new or an empty folder", fix="name another OUTPUT")
 
 
-def _result(conversion: Conversion, output: Path, size: int, beside: dict[str, bytes]) -> dict[str, Any]:
+def _result(conversion: Conversion, source: Path, output: Path, size: int, beside: dict[str, bytes]) -> dict[str, Any]:
     dtypes: dict[str, int] = {}
     for tensor in conversion.tensors.values():
         dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + 1
     config = "none" if conversion.config is None else "written" if conversion.written else "copied"
     return {
-        "source": str(conversion.weights),
+        "source": str(source),
+        "weights": conversion.weights.name,
         "form": conversion.form,
         "output": str(output),
         "tensors": len(conversion.tensors),
@@ -175,7 +215,7 @@ def _text(result: dict[str, Any]) -> str:
     kinds = ", ".join(f"{count} {dtype}" for dtype, count in result["dtypes"].items())
     lines = [
         f"{result['output']}: {result['tensors']} tensors ({kinds}), {result['bytes']} bytes",
-        f"  from      {result['source']}, {result['form']}",
+        f"  from      {result['source']}: {result['weights']}, {result['form']}",
         f"  config    {result['config']}",
     ]
     if result["copied"]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from lorica.adapters.document import short_text
+from lorica.adapters.methods import method_of_files
 from lorica.errors import AdapterError
 from lorica.vetting.files.archives import (
     DAMAGED,
@@ -138,7 +139,8 @@ def _wanted(members: Sequence[Member], folder: str, found: list[Finding]) -> tup
 def is_wanted(name: str) -> bool:
     """Whether examining an adapter reads a file of this name in its folder."""
     lower = name.lower()
-    return lower.endswith(".safetensors") or lower.startswith(("adapter_", CARD.lower())) or lower in DOCUMENTS
+    usual = lower.endswith(".safetensors") or lower.startswith(("adapter_", CARD.lower())) or lower in DOCUMENTS
+    return usual or method_of_files([name]) is not None
 
 
 def _about(code: str, members: Sequence[Member], what: str) -> Finding:
