@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,41 @@ def test_directions_of_a_large_base_are_kept_on_disk_under_its_digest(base: Path
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     assert not _same(first, directions.collect(base))
     assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["config.json", "special_tokens_map.json"])
+def test_directions_are_collected_again_when_a_file_beside_the_weights_changes(name: str, base: Path) -> None:
+    first, key = directions.collect(base), directions_cache.base_key(base)
+    assert directions.collect(base) is first
+    raw = json.loads((base / name).read_text("utf-8")) if (base / name).is_file() else {}
+    raw |= {"rope_parameters": {"rope_type": "linear", "factor": 8.0, "rope_theta": 10000.0}}
+    (base / name).write_text(json.dumps(raw), "utf-8")
+    assert directions.collect(base) is not first
+    assert directions_cache.base_key(base) != key
+
+
+def test_a_user_without_a_home_folder_keeps_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("LORICA_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    small = Directions(base, {"a": width_alone(4)}, {"b": width_alone(6)}, {"a": 1.0}, 4, 2, 9)
+    directions_cache.save("key", small)
+    assert directions_cache.load("key", base) is None
+
+
+def test_vectors_that_are_no_numbers_have_no_directions_and_tiny_ones_have() -> None:
+    x = torch.randn(50, 20, generator=torch.Generator().manual_seed(0))
+    usual = principal(x)
+    assert usual is not None
+    for factor in (1e-30, 1e30):
+        scaled = principal(x * factor)
+        assert scaled is not None
+        assert scaled.energies == pytest.approx(usual.energies, rel=1e-3)
+    x[3, 4] = torch.nan
+    assert principal(x) is None
 
 
 def test_a_damaged_or_unwritable_cache_is_no_error(base: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

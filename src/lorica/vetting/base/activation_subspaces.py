@@ -74,11 +74,12 @@ def principal(vectors: Tensor, kept: int = KEPT) -> Subspace | None:
     Zero vectors (padding has no gradient) change nothing.
     """
     x = vectors.reshape(-1, vectors.shape[-1]).float()
-    x = x[x.abs().amax(1) > 0]
+    x = x[x.abs().amax(1) != 0]  # NaN is not 0, and is found below
     count, width = x.shape
     if not count or not bool(torch.isfinite(x).all()):
         return None
-    x = x / x.square().mean().sqrt()  # gradients may be too small to be squared
+    x = x / x.abs().max()  # gradients may be too small to be squared
+    x = x / x.square().mean().sqrt()
     energies, axes = _leading(x.T @ x if width <= count else x @ x.T, kept)
     good = energies > 1e-7 * energies[0]
     energies, axes = energies[good], axes[:, good]

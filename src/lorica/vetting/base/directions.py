@@ -59,7 +59,8 @@ def collect(base: Path, texts: Sequence[str] | None = None, *, max_tokens: int |
     chosen = tuple(SAMPLE_TEXTS if texts is None else texts)
     stamps = weight_stamps(base)
     large = sum(size for *_, size in stamps) > LARGE_FILES
-    key = (base.resolve(), stamps, chosen, max_tokens)
+    beside = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in directions_cache.files_beside(base)]
+    key = (base.resolve(), stamps, *beside, chosen, max_tokens)
     if key not in _CACHE:
         most = max_tokens or (_TOKENS_OF_LARGE if large else MAX_TOKENS)
         cacheable = large and texts is None and max_tokens is None

@@ -30,7 +30,10 @@ MOST_BYTES = 2 << 30
 # What else decides the result: raise it with any change of how directions are computed.
 _VERSION = 1
 _ABANDONED = 3600.0  # seconds
-_BESIDE = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.model")
+_BESIDE = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
+    "tokenizer.model",
+)
 
 
 class CachedFacts(msgspec.Struct, frozen=True):
@@ -48,11 +51,19 @@ class CachedFacts(msgspec.Struct, frozen=True):
 
 
 def cache_folder() -> Path:
-    """Where directions are kept."""
+    """Where directions are kept. Raises OSError for a user without a home folder, as in some containers."""
     stated = os.environ.get("LORICA_CACHE_DIR")
-    if stated:
-        return Path(stated).expanduser() / "directions"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorica" / "directions"
+    try:
+        if stated:
+            return Path(stated).expanduser() / "directions"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorica" / "directions"
+    except RuntimeError as error:
+        raise FileNotFoundError("this user has no home folder") from error
+
+
+def files_beside(base: Path) -> list[Path]:
+    """The files of a base that decide its directions, beside its weights."""
+    return [base / name for name in _BESIDE if (base / name).is_file()]
 
 
 def base_key(base: Path) -> str:
@@ -61,7 +72,8 @@ def base_key(base: Path) -> str:
     Raises ModelError without weight files, OSError.
     """
     state = hashlib.sha256(str(_VERSION).encode())
-    for path in (*weight_files(base), *(base / name for name in _BESIDE if (base / name).is_file())):
+    for path in (*weight_files(base), *files_beside(base)):
+        state.update(f"{path.name}\0".encode())
         with path.open("rb") as file:
             state.update(hashlib.file_digest(file, "sha256").digest())
     return state.hexdigest()
@@ -69,8 +81,8 @@ def base_key(base: Path) -> str:
 
 def load(key: str, base: Path) -> Directions | None:
     """What was kept under this key; None where nothing was, or the file is damaged."""
-    path = cache_folder() / f"{key}.safetensors"
     try:
+        path = cache_folder() / f"{key}.safetensors"
         with safe_open(path, framework="numpy") as file:
             facts = msgspec.json.decode(file.metadata()["facts"], type=CachedFacts)
             subspaces = [
@@ -121,8 +133,8 @@ def save(key: str, directions: Directions) -> None:
         strangers=directions.strangers,
         form={name: str(value) for name, value in vars(directions.form).items()},
     )
-    folder = cache_folder()
     with contextlib.suppress(DataError, OSError, SafetensorError):
+        folder = cache_folder()
         content = serialize(arrays, metadata={"facts": msgspec.json.encode(facts).decode()})
         with atomic_file(folder / f"{key}.safetensors") as file:
             file.write(content)
