@@ -62,7 +62,7 @@ def _run(given: list[str]) -> int:
 
 
 def _printed(output: SturdyStream, code: int) -> int:
-    """The exit code, after all was printed that could be. What a verb has to say by its code goes first."""
+    """The exit code, after all was printed that could be. A code that says more than 0 goes first."""
     if output.failure is None:
         return code
     if isinstance(output.failure, BrokenPipeError):  # head, or a pager that was left: nothing is wrong

@@ -19,9 +19,9 @@ _FIXES = {
     errno.ENOSPC: "free some space there",
     errno.EDQUOT: "free some of your quota",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f), or use another file system",
-    errno.EROFS: "name a place that can be written",
-    errno.EACCES: "let this user read and write there, or name another place",
-    errno.EPERM: "let this user read and write there, or name another place",
+    errno.EROFS: "name a folder that can be written",
+    errno.EACCES: "let this user read and write there, or name another folder",
+    errno.EPERM: "let this user read and write there, or name another folder",
     errno.ENOTDIR: "name a folder where a file stands in the way",
     errno.ENAMETOOLONG: "name a shorter path",
     errno.ELOOP: "mend the links, which lead in a circle",
@@ -54,7 +54,7 @@ def _message(error: BaseException) -> str:
         return last_line(error)
     if isinstance(error, MemoryError) or any(word in str(error).lower() for word in _MEMORY):
         return f"there is not enough memory ({str(error) or type(error).__name__})\n  -> {_LESS_MEMORY}"
-    if isinstance(error, FileNotFoundError) and _is_nowhere():
+    if isinstance(error, FileNotFoundError) and _working_folder_is_gone():
         return "the working folder was removed\n  -> cd to a folder that exists, and give full paths"
     if isinstance(error, OSError) and error.errno in _FIXES:
         return f"{_at(error)}{error.strerror}\n  -> {_FIXES[error.errno]}"
@@ -68,7 +68,7 @@ def _message(error: BaseException) -> str:
     return f"a fault of Lorica's own, not of yours: {what}\n  -> {_traceback(error)}"
 
 
-def _is_nowhere() -> bool:
+def _working_folder_is_gone() -> bool:
     try:
         os.getcwd()
     except FileNotFoundError:

@@ -17,7 +17,7 @@ from typing import Any
 _UNDECODED = re.compile("[\udc80-\udcff]+")
 
 # Marks that carry meaning though Unicode has them among punctuation: "C#" is not "C".
-_MEANT = "#%*@"
+_MEANINGFUL = "#%*@"
 
 
 @lru_cache(maxsize=65_536)
@@ -28,10 +28,14 @@ def subject_key(name: str) -> str:
     "World History", "world-history" and "WORLD_HISTORY." are "world_history"; marks of accents, of scripts and symbols
     stay: "C++" is neither "C" nor "C#". Equal for names that a file system without capitals takes for one.
     """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    folded = folded.replace("i\u0307", "i").replace("ı", "i")  # Turkish İ and ı, as others write them
+    folded = fold_case(name).replace("i\u0307", "i").replace("ı", "i")  # Turkish İ and ı, as others write them
     words = "".join(map(_in_key, folded)).split()
     return "_".join(words) or folded.strip()
+
+
+def fold_case(text: str) -> str:
+    """A text without what case and width make different: Unicode's NFKC_Casefold, but for characters nobody sees."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
 def spellings(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -57,7 +61,7 @@ def _in_key(letter: str) -> str:
     kind = unicodedata.category(letter)
     if kind == "Cf" or "\ufe00" <= letter <= "\ufe0f":  # zero-width, direction and variation marks
         return ""
-    return " " if (kind[0] in "ZP" and letter not in _MEANT) or kind == "Cc" else letter
+    return " " if (kind[0] in "ZP" and letter not in _MEANINGFUL) or kind == "Cc" else letter
 
 
 def visible(text: str) -> str:

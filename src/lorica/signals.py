@@ -59,13 +59,14 @@ def raised() -> Iterator[None]:
 
 
 class Deferred:
-    """A block in which the first signal only sets `asked`; the next is handled as it was before the block.
+    """A block in which the first signal only sets `received`, its number (0 before it); the next is handled as it was
+    before the block.
 
     Outside the main thread signals are left alone.
     """
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.received = 0
         self._before: dict[int, signal._HANDLER] = {}
 
     def __enter__(self) -> Deferred:
@@ -81,10 +82,10 @@ class Deferred:
 
     def stop(self) -> KeyboardInterrupt:
         """The exception for the signal that came."""
-        return KeyboardInterrupt() if self.asked == signal.SIGINT else Stopped(self.asked)
+        return KeyboardInterrupt() if self.received == signal.SIGINT else Stopped(self.received)
 
     def _first(self, number: int, frame: FrameType | None) -> None:
-        self.asked = number
+        self.received = number
         self._restore()
 
     def _restore(self) -> None:

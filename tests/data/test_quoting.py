@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lorica.cli import main
 from lorica.data.formats import open_table
-from lorica.data.quoting import Watch
+from lorica.data.quoting import AmbiguityFinder
 from lorica.data.read import read_rows
 from lorica.data.read_log import ReadLog
 from lorica.data.table import TableOptions
@@ -124,10 +124,10 @@ def test_a_header_that_is_quoted_in_part_excuses_nothing(tmp_path: Path) -> None
 def test_texts_of_several_lines_in_every_row_are_read_and_not_kept(tmp_path: Path) -> None:
     rows = [[str(i), f"Dear all,\n\nthis is letter {i},\nyours", "no ads", "1"] for i in range(200)]
     assert _read(tmp_path / "t.csv", _text([HEADER, *rows])) == rows
-    watch = Watch(",", ["a,b\n"], ["a", "b"])
+    finder = AmbiguityFinder(",", ["a,b\n"], ["a", "b"])
     for i in range(1000):
-        assert watch.check(i, ['x,"y\n', 'z"\n'], ["x", "y\nz"]) is None
-    assert len(watch._waiting) < 50
+        assert finder.check(i, ['x,"y\n', 'z"\n'], ["x", "y\nz"]) is None
+    assert len(finder._waiting) < 50
 
 
 LEGITIMATE = [

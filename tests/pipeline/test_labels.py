@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lorica.data.read import rows_from_memory
-from lorica.pipeline.labels import label_notes, spread
+from lorica.pipeline.labels import count_answers, label_notes
 from lorica.records import Row
 from lorica.tasks import load_task
 from lorica.tasks.base import Task, TaskSettings
@@ -47,7 +47,7 @@ def _texts(answers: list[str]) -> tuple[Task, list[Row]]:
 )
 def test_one_answer_is_said_with_its_count(given: tuple[Task, list[Row]], said: str) -> None:
     task, rows = given
-    (note,) = label_notes(task, spread(rows), spread([]))
+    (note,) = label_notes(task, count_answers(rows), count_answers([]))
     assert said in note
 
 
@@ -56,13 +56,13 @@ def test_one_answer_is_said_with_its_count(given: tuple[Task, list[Row]], said: 
 )
 def test_healthy_answers_are_passed_over(given: tuple[Task, list[Row]]) -> None:
     task, rows = given
-    assert label_notes(task, spread(rows), spread(rows)) == []
+    assert label_notes(task, count_answers(rows), count_answers(rows)) == []
 
 
 def test_held_out_rows_of_one_answer_are_said() -> None:
     task, rows = _posts([1, 0, 1, 0, 1, 1])
     held = [row for row in rows if row.gold == 1]
-    (note,) = label_notes(task, spread(rows), spread(held))
+    (note,) = label_notes(task, count_answers(rows), count_answers(held))
     assert note.startswith("all 4 held-out rows have the answer 'Yes'")
     # Where the training rows have one answer that is what there is to say.
-    assert len(label_notes(task, spread(held), spread(held))) == 1
+    assert len(label_notes(task, count_answers(held), count_answers(held))) == 1

@@ -31,7 +31,7 @@ _MAY_BE_GUARDED = re.compile(r"\Z|\"|\s*[-+=@\t]|[^\0\r]*[\0\r]")
 def check(answer: Answer) -> None:
     """Raise ValueError for an answer that no format could carry: a score that is not finite, a flag that is
     no word."""
-    numbers = [each for each in (answer.score, answer.choice_mass) if each is not None]
+    numbers = [number for number in (answer.score, answer.choice_mass) if number is not None]
     numbers += (answer.scores or {}).values()
     if not all(map(math.isfinite, numbers)):
         raise ValueError("a score is not a finite number")

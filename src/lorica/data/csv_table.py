@@ -1,4 +1,4 @@
-"""CSV and TSV, read strictly: every row as wide as the header, every quote closed, and never one of two readings."""
+"""CSV and TSV, read strictly: every row as wide as the header, every quote closed, nothing that has two readings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from lorica.data.files import MAX_TEXT, READ_ERRORS, FileFormat, open_checked, text_lines, unreadable
-from lorica.data.quoting import READINGS, WORDS, Doubt, Watch, alternatives, choose, parse
+from lorica.data.quoting import QUOTINGS, SETTINGS, Ambiguity, AmbiguityFinder, alternatives, choose_quoting, parse
 from lorica.data.table import Record, Table, TableOptions, check_names
 from lorica.errors import DataError, RowError
 
@@ -21,11 +21,11 @@ _MARK = "\ufeff"  # a byte order mark
 
 
 class Dialect(msgspec.Struct, frozen=True):
-    """How one file is read. watched: records that may be meant otherwise are refused. note: what to tell of it."""
+    """How one file is read. strict: records that may be meant otherwise are refused. note: what to tell of it."""
 
     delimiter: str
-    reading: str
-    watched: bool
+    quoting: str
+    strict: bool
     named: bool = False  # the delimiter was set, not taken from the file's name
     note: str = ""
 
@@ -40,17 +40,17 @@ def find_dialect(path: Path, fmt: FileFormat, options: TableOptions) -> Dialect:
         return Dialect(delimiter, "standard", True, named)
     previous = csv.field_size_limit(MAX_TEXT)
     try:
-        choice = choose(text_lines(path, fmt), delimiter)
+        choice = choose_quoting(text_lines(path, fmt), delimiter)
     finally:
         csv.field_size_limit(previous)
-    if choice.doubt is not None:
+    if choice.ambiguity is not None:
         first = next(filter(str.strip, text_lines(path, fmt)))
-        raise (None if named else _separated_otherwise(path, 1, first, delimiter)) or _doubtful(path, choice.doubt)
-    return Dialect(delimiter, choice.reading, choice.reading == "standard", named, choice.note)
+        raise (None if named else _separated_otherwise(path, 1, first, delimiter)) or _ambiguous(path, choice.ambiguity)
+    return Dialect(delimiter, choice.quoting, choice.quoting == "standard", named, choice.note)
 
 
 def _opens_quotes(path: Path, fmt: FileFormat) -> bool:
-    """Whether a cell of a file of tabs begins with a quote; without one, quotes are text in every reading."""
+    """Whether a cell of a file of tabs begins with a quote; without one, quotes are text whatever the quoting."""
     last = b"\n"
     try:
         with open_checked(path, fmt) as file:
@@ -76,14 +76,14 @@ def read_csv(path: Path, fmt: FileFormat, options: TableOptions | None = None) -
     names = set(header)
 
     def records(columns: Sequence[str]) -> Iterator[Record]:
-        places = [(name, header.index(name)) for name in columns]
+        indices = [(name, header.index(name)) for name in columns]
         for number, cells in rows:
             if isinstance(cells, RowError):
                 yield number, cells
             elif cells[0] in names or cells[0][:1] == _MARK:
-                yield number, _joined(path, number, cells, header) or {name: cells[place] for name, place in places}
+                yield number, _joined(path, number, cells, header) or {name: cells[index] for name, index in indices}
             else:
-                yield number, {name: cells[place] for name, place in places}
+                yield number, {name: cells[index] for name, index in indices}
 
     return Table(tuple(header), line, False, records, (f"{path}: {dialect.note}",) if dialect.note else ())
 
@@ -93,8 +93,10 @@ def raw_rows(path: Path, fmt: FileFormat, dialect: Dialect | None = None) -> _Ro
     over. A record that is not as wide as the first one is an error in the place of its cells."""
     dialect = dialect or find_dialect(path, fmt, TableOptions())
     lines: list[str] = []
-    reader = csv.reader(_kept(text_lines(path, fmt), lines), delimiter=dialect.delimiter, **READINGS[dialect.reading])
-    watch: Watch | None = None
+    reader = csv.reader(
+        _recorded(text_lines(path, fmt), lines), delimiter=dialect.delimiter, **QUOTINGS[dialect.quoting]
+    )
+    finder: AmbiguityFinder | None = None
     width = 0
     while True:
         start = reader.line_num + 1
@@ -112,26 +114,26 @@ def raw_rows(path: Path, fmt: FileFormat, dialect: Dialect | None = None) -> _Ro
             continue
         if not width:
             width = len(cells)
-            watch = Watch(dialect.delimiter, lines, cells) if dialect.watched else None
-        elif watch is not None and (watch.learns or len(lines) > 1 or '"' in lines[0]):
-            _refuse(path, watch.check(start, lines, cells))
+            finder = AmbiguityFinder(dialect.delimiter, lines, cells) if dialect.strict else None
+        elif finder is not None and (finder.learns or len(lines) > 1 or '"' in lines[0]):
+            _refuse(path, finder.check(start, lines, cells))
         yield start, cells if len(cells) == width else _ragged(path, start, cells, width, dialect, lines)
-    _refuse(path, watch.finish() if watch else None)
+    _refuse(path, finder.finish() if finder else None)
 
 
-def _kept(texts: Iterator[str], lines: list[str]) -> Iterator[str]:
+def _recorded(texts: Iterator[str], lines: list[str]) -> Iterator[str]:
     for text in texts:
         lines.append(text)
         yield text
 
 
-def _refuse(path: Path, doubt: Doubt | None) -> None:
-    if doubt is not None:
-        raise _doubtful(path, doubt)
+def _refuse(path: Path, ambiguity: Ambiguity | None) -> None:
+    if ambiguity is not None:
+        raise _ambiguous(path, ambiguity)
 
 
-def _doubtful(path: Path, doubt: Doubt) -> DataError:
-    return DataError(doubt.message, path=path, line=doubt.line, fix=doubt.fix)
+def _ambiguous(path: Path, ambiguity: Ambiguity) -> DataError:
+    return DataError(ambiguity.message, path=path, line=ambiguity.line, fix=ambiguity.fix)
 
 
 def _joined(path: Path, line: int, cells: list[str], header: list[str]) -> RowError | None:
@@ -170,9 +172,9 @@ def _check_header(path: Path, line: int, header: list[str], dialect: Dialect) ->
             fix="remove the line (what it names as separator: data.delimiter)",
         )
     check_names(path, line, header)
-    if dialect.watched and any(name.startswith(" ") and name.strip(" ")[:1] == '"' for name in header):
+    if dialect.strict and any(name.startswith(" ") and name.strip(" ")[:1] == '"' for name in header):
         message = "a name of the header begins with a space and a quote"
-        raise DataError(message, path=path, line=line, fix=f"remove the spaces, or say: {WORDS['spaced']}")
+        raise DataError(message, path=path, line=line, fix=f"remove the spaces, or say: {SETTINGS['spaced']}")
     if not dialect.named:
         others = [mark for mark in DELIMITERS.values() if mark != dialect.delimiter]
         other = max(others, key=lambda mark: sum(name.count(mark) for name in header))
@@ -203,7 +205,7 @@ def _other_delimiter(path: Path, line: int, header: list[str], other: str) -> Da
 def _ragged(path: Path, line: int, cells: list[str], width: int, dialect: Dialect, lines: list[str]) -> RowError:
     message = f"{len(cells)} cells where the header has {width}; the row begins with {cells[0][:40]!r}"
     swallowed = sum(text.count(dialect.delimiter) == width - 1 for text in lines[1:])
-    if swallowed and dialect.reading != "none":
+    if swallowed and dialect.quoting != "none":
         raise DataError(
             f"{message}, and holds {len(lines)} lines of which {swallowed} are as wide as the header",
             path=path,
@@ -216,17 +218,17 @@ def _ragged(path: Path, line: int, cells: list[str], width: int, dialect: Dialec
 def _quoting_fix(dialect: Dialect, lines: list[str], width: int) -> str:
     """What makes a table of a row that is none, in the words of its format."""
     marks = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "pipes"}[dialect.delimiter]
-    if dialect.reading == "none":
-        return f"a text without quotes holds no {marks} and no line breaks; or: {WORDS['standard']}"
-    quoting = f"put a text that holds {marks} or line breaks in double quotes, and double the quotes inside it"
-    others = alternatives(lines, dialect.delimiter, width) if dialect.reading == "standard" else []
-    return "; or: ".join([quoting, *(WORDS[name] for name in others)])
+    if dialect.quoting == "none":
+        return f"a text without quotes holds no {marks} and no line breaks; or: {SETTINGS['standard']}"
+    standard = f"put a text that holds {marks} or line breaks in double quotes, and double the quotes inside it"
+    others = alternatives(lines, dialect.delimiter, width) if dialect.quoting == "standard" else []
+    return "; or: ".join([standard, *(SETTINGS[name] for name in others)])
 
 
 def _unparsable(path: Path, line: int, reason: str, dialect: Dialect, lines: list[str], width: int) -> DataError:
     if not width and not dialect.named and (error := _separated_otherwise(path, line, lines[0], dialect.delimiter)):
         return error
-    others = [WORDS[name] for name in alternatives(lines, dialect.delimiter, width)]
+    others = [SETTINGS[name] for name in alternatives(lines, dialect.delimiter, width)]
     fix = "; or: ".join(["quotes inside a quoted text must be doubled", *others])
     if "unexpected end of data" in reason:
         message = "a quote opened in this row is never closed"

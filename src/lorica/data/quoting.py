@@ -1,4 +1,4 @@
-"""How a CSV or TSV file is quoted, by evidence: where two readings both make a table, none of them is chosen.
+"""How a CSV or TSV file is quoted, by evidence: where two quotings both make a table, none of them is chosen.
 
 Files separated by commas follow the standard's quotes unless something speaks against it. Files separated by tabs are
 as often written without any: there, a quote that opens a cell is text or a mark, and only the whole file tells which.
@@ -17,7 +17,7 @@ import msgspec
 
 Quoting = Literal["auto", "standard", "none", "backslash", "spaced"]
 
-READINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+QUOTINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "standard": {"strict": True},
         "none": {"strict": True, "quoting": csv.QUOTE_NONE},
@@ -25,7 +25,7 @@ READINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "spaced": {"strict": True, "skipinitialspace": True},
     }
 )
-WORDS: Mapping[str, str] = MappingProxyType(
+SETTINGS: Mapping[str, str] = MappingProxyType(
     {
         "standard": 'data.quoting=standard (a " at the beginning of a cell opens a quoted text)',
         "none": 'data.quoting=none (every " is text)',
@@ -41,23 +41,23 @@ _MOSTLY = 0.8
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 
 
-class Doubt(msgspec.Struct, frozen=True):
-    """Why a record may be read in two ways. line: where it starts. readings: the words of `READINGS` that decide."""
+class Ambiguity(msgspec.Struct, frozen=True):
+    """Why a record may be read in two ways. line: where it starts. quotings: names in `QUOTINGS`, which it fits."""
 
     line: int
     message: str
-    readings: tuple[str, ...]
+    quotings: tuple[str, ...]
 
     @property
     def fix(self) -> str:
         """The settings that decide."""
-        return "say which one is meant: " + " or ".join(WORDS[name] for name in self.readings)
+        return "say which one is meant: " + " or ".join(SETTINGS[name] for name in self.quotings)
 
 
-def parse(lines: Sequence[str], reading: str, delimiter: str) -> list[list[str]] | None:
-    """The records of some lines that hold whole ones, in one reading; None where it cannot read them."""
+def parse(lines: Sequence[str], quoting: str, delimiter: str) -> list[list[str]] | None:
+    """The records of some lines that hold whole ones, read under one quoting; None where that fails."""
     try:
-        return list(csv.reader(lines, delimiter=delimiter, **READINGS[reading]))
+        return list(csv.reader(lines, delimiter=delimiter, **QUOTINGS[quoting]))
     except csv.Error:
         return None
 
@@ -68,19 +68,20 @@ def opens_quote(line: str, delimiter: str) -> bool:
 
 
 def alternatives(lines: Sequence[str], delimiter: str, width: int) -> list[str]:
-    """The readings other than the standard's that make whole rows of lines which the standard cannot read."""
+    """The quotings beside the standard that make whole rows of lines which the standard cannot read."""
     lines = lines[:_MOST_LINES]
     fits = []
-    for reading in ("none", "backslash", "spaced"):
-        rows = parse(lines, reading, delimiter)
+    for quoting in ("none", "backslash", "spaced"):
+        rows = parse(lines, quoting, delimiter)
         if rows and all(len(row) == width for row in rows if row):
-            fits.append(reading)
-    # Where no quote is escaped or stands behind a space, these readings are the standard's.
-    return [r for r in fits if r == "none" or ('\\"' if r == "backslash" else f'{delimiter} "') in "".join(lines)]
+            fits.append(quoting)
+    # Without an escaped quote or a space before one, backslash and spaced read what the standard reads.
+    marks = {"none": "", "backslash": '\\"', "spaced": f'{delimiter} "'}
+    return [quoting for quoting in fits if marks[quoting] in "".join(lines)]
 
 
-class Watch:
-    """Looks at the records of a file that is read by the standard, for those that could be meant otherwise.
+class AmbiguityFinder:
+    """Finds the records of a file that is read by the standard which could be meant otherwise.
 
     header: the lines of the header. names: its cells.
     """
@@ -100,7 +101,7 @@ class Watch:
         """Whether records without quotes are needed, too: to know what the columns hold."""
         return len(self._context) < _CONTEXT
 
-    def check(self, line: int, lines: Sequence[str], cells: list[str]) -> Doubt | None:
+    def check(self, line: int, lines: Sequence[str], cells: list[str]) -> Ambiguity | None:
         """What is doubtful about a record, the lines that hold it and its cells; or about one before it."""
         if self._all_quoted or len(cells) != self._width:
             return None
@@ -109,7 +110,7 @@ class Watch:
             rows = parse(lines, "backslash", self._delimiter)
             if rows and all(len(row) == self._width for row in rows) and rows != [cells]:
                 message = f'{_TWO_WAYS}a \\" may be an escaped quote, or two characters'
-                return Doubt(line, message, ("backslash", "standard"))
+                return Ambiguity(line, message, ("backslash", "standard"))
         if len(lines) > 1:
             if self._width == 1 and self._delimiter != "\t":
                 return None  # without a second column nothing tells rows from lines of a text
@@ -119,39 +120,39 @@ class Watch:
             return self.finish() if len(self._waiting) == _CONTEXT else None
         if self.learns:
             self._context.append(cells)
-            if len(self._context) == _ENOUGH and (doubt := self.finish()):
-                return doubt
+            if len(self._context) == _ENOUGH and (ambiguity := self.finish()):
+                return ambiguity
         if self._spaced in text:
             for cell in cells:
                 if cell.startswith(" ") and cell.strip(" ")[:1] == '"' == cell.strip(" ")[-1:]:
                     message = f"{_TWO_WAYS}the cell {cell[:40]!r} begins with a space and a quote"
-                    return Doubt(line, message, ("spaced", "standard"))
+                    return Ambiguity(line, message, ("spaced", "standard"))
         return None
 
-    def finish(self) -> Doubt | None:
-        """The first doubt about records that were met before enough was known about the columns."""
+    def finish(self) -> Ambiguity | None:
+        """The first ambiguity about records that were met before enough was known about the columns."""
         waiting, self._waiting = self._waiting, []
         return next(filter(None, (self._swallowed(line, lines) for line, lines in waiting)), None)
 
-    def _swallowed(self, line: int, lines: Sequence[str]) -> Doubt | None:
+    def _swallowed(self, line: int, lines: Sequence[str]) -> Ambiguity | None:
         """A cell whose lines are themselves rows: a quote opened by chance, and closed by another one."""
         rows = [text.rstrip("\r\n").split(self._delimiter) for text in lines[:_MOST_LINES] if text.strip()]
-        like = self._row_likeness(rows)
-        inside = like[1:-1]
-        many = sum(inside) >= _MOSTLY * len(inside)
-        if not (many and ((like[0] and like[-1]) or (len(inside) > 2 and len(self._context) >= _ENOUGH))):
+        row_like = self._row_likeness(rows)
+        inner = row_like[1:-1]
+        if sum(inner) < _MOSTLY * len(inner):
             return None
-        return _merged(line, len(lines))
+        whole = (row_like[0] and row_like[-1]) or (len(inner) > 2 and len(self._context) >= _ENOUGH)
+        return _merged(line, len(lines)) if whole else None
 
     def _row_likeness(self, rows: list[list[str]]) -> list[bool]:
         """Whether each line is as wide as the header and, between commas, its cells are such as the columns hold."""
         wide = [len(row) == self._width for row in rows]
         if self._delimiter == "\t":  # texts hold no tabs
             return wide
-        known = self._context or [row for row, fits in zip(rows, wide, strict=True) if fits]
-        columns = [[row[i] for row in known] for i in range(self._width)]
+        samples = self._context or [row for row, fits in zip(rows, wide, strict=True) if fits]
+        columns = [[row[i] for row in samples] for i in range(self._width)]
         spaced = [sum(cell.startswith(" ") for cell in column) > len(column) / 2 for column in columns]
-        numbers = [_share(column) for column in columns]
+        numbers = [_share_of_numbers(column) for column in columns]
         if not self._context and any(1 - _MOSTLY < share < _MOSTLY for share in numbers):
             return [False] * len(rows)
         return [fits and self._alike(row, spaced, numbers) for row, fits in zip(rows, wide, strict=True)]
@@ -167,23 +168,23 @@ class Watch:
         return True
 
 
-def _merged(line: int, count: int) -> Doubt:
+def _merged(line: int, count: int) -> Ambiguity:
     last = line + count - 1
     message = f"{_TWO_WAYS}a quote opened here holds {count} lines, to line {last}, that are rows by themselves"
-    return Doubt(line, message, ("none", "standard"))
+    return Ambiguity(line, message, ("none", "standard"))
 
 
-def _share(column: Sequence[str]) -> float:
+def _share_of_numbers(column: Sequence[str]) -> float:
     filled = [cell for cell in column if cell]
     return sum(bool(_NUMBER.fullmatch(cell)) for cell in filled) / len(filled) if filled else 0.5
 
 
-class Choice(msgspec.Struct, frozen=True):
+class QuotingChoice(msgspec.Struct, frozen=True):
     """How a whole file is quoted, or why that cannot be told. note: what a person should know of it."""
 
-    reading: str = "standard"
+    quoting: str = "standard"
     note: str = ""
-    doubt: Doubt | None = None
+    ambiguity: Ambiguity | None = None
 
 
 class _Lines:
@@ -223,28 +224,28 @@ def _doubled(text: str, delimiter: str) -> bool:
     return any('""' in cell[1:-1] and '"' not in cell[1:-1].replace('""', "") for cell in cells)
 
 
-def choose(lines: Iterator[str], delimiter: str) -> Choice:
+def choose_quoting(lines: Iterator[str], delimiter: str) -> QuotingChoice:
     """Which of the standard's quotes and none makes a table of a whole file. Reads it once, in both ways."""
     bare = _Lines(lines, delimiter)
-    quoted = _standard(bare, delimiter)
+    quoted = _parse_standard(bare, delimiter)
     if quoted.broken or quoted.ragged > bare.ragged:
         why = quoted.broken or quoted.first_ragged
         if not bare.ragged:
-            return Choice("none", f'read without quoting (every " is text), since with quotes {why}')
+            return QuotingChoice("none", f'read without quoting (every " is text), since with quotes {why}')
         number, cells = bare.first_ragged
         message = f"with quotes {why}; without them line {number} has {cells} cells, the header {bare.width}"
-        return Choice(doubt=Doubt(quoted.line, message, ("none", "standard")))
+        return QuotingChoice(ambiguity=Ambiguity(quoted.line, message, ("none", "standard")))
     if quoted.ragged < bare.ragged:
-        return Choice("standard")
+        return QuotingChoice("standard")
     if quoted.merged:
-        return Choice(doubt=_merged(*quoted.merged))
+        return QuotingChoice(ambiguity=_merged(*quoted.merged))
     if bare.marked:
-        return Choice("standard")
+        return QuotingChoice("standard")
     message = f"{_TWO_WAYS}a cell stands in quotes that need not be there, and may be part of the text"
-    return Choice(doubt=Doubt(bare.first_quoted, message, ("none", "standard")))
+    return QuotingChoice(ambiguity=Ambiguity(bare.first_quoted, message, ("none", "standard")))
 
 
-class _Standard(msgspec.Struct):
+class _StandardParse(msgspec.Struct):
     """A file read with quotes: how many rows are not as wide as the header, and what stands in the way."""
 
     ragged: int = 0
@@ -254,9 +255,9 @@ class _Standard(msgspec.Struct):
     line: int = 0  # of what stands in the way
 
 
-def _standard(source: _Lines, delimiter: str) -> _Standard:
-    result = _Standard()
-    reader = csv.reader(source, delimiter=delimiter, **READINGS["standard"])
+def _parse_standard(source: _Lines, delimiter: str) -> _StandardParse:
+    result = _StandardParse()
+    reader = csv.reader(source, delimiter=delimiter, **QUOTINGS["standard"])
     width, start = 0, 1
     try:
         for row in reader:
@@ -271,5 +272,5 @@ def _standard(source: _Lines, delimiter: str) -> _Standard:
             start = source.number + 1
     except csv.Error as error:
         result.broken, result.line = f"line {start} cannot be read ({error})", start
-    deque(source, maxlen=0)  # what this reading did not come to
+    deque(source, maxlen=0)  # to its end, where reading stopped before
     return result

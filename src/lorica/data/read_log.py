@@ -36,7 +36,7 @@ class ReadLog:
         self.remarks: list[str] = []
         self._files: dict[str, tuple[Layout, LateColumns]] = {}
         self._noted: dict[tuple[str, str], tuple[str, int]] = {}
-        self._said: set[object] = set()
+        self._returned: set[object] = set()
 
     def watch(self, path: Path, layout: Layout, names: Sequence[str]) -> LateColumns:
         """Begin with a file."""
@@ -61,10 +61,10 @@ class ReadLog:
         """File -> its columns that nothing reads, of files that have some."""
         return {path: list(late.names) for path, (_, late) in self._files.items() if late.names}
 
-    def unsaid(self) -> list[str]:
-        """The notes that were not asked for by this method before, however many rows came since."""
-        fresh = {key: note for key, note in self._notes().items() if key not in self._said}
-        self._said.update(fresh)
+    def new_notes(self) -> list[str]:
+        """The notes that no earlier call returned; one whose count of rows has grown is not new."""
+        fresh = {key: note for key, note in self._notes().items() if key not in self._returned}
+        self._returned.update(fresh)
         return list(fresh.values())
 
     def notes(self) -> list[str]:

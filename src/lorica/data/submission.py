@@ -14,7 +14,7 @@ from lorica.data.write import atomic_file
 from lorica.records import Answer
 
 SUFFIX = ".submission.csv"
-_OF_CHOICE = "scores."
+_SCORE_PREFIX = "scores."
 
 
 class SubmissionColumn(msgspec.Struct, frozen=True):
@@ -33,8 +33,8 @@ def parse_columns(text: str) -> tuple[SubmissionColumn, ...]:
     for part in text.split(","):
         name, equals, field = (word.strip() for word in part.partition("="))
         column = SubmissionColumn(name, field if equals else name)
-        of_choice = column.field.startswith(_OF_CHOICE) and column.field != _OF_CHOICE
-        if not name or not (of_choice or column.field in ANSWER_COLUMNS):
+        is_score = column.field.startswith(_SCORE_PREFIX) and column.field != _SCORE_PREFIX
+        if not name or not (is_score or column.field in ANSWER_COLUMNS):
             raise ValueError(
                 f"{part.strip()!r} is no column: give NAME=FIELD with a field of {', '.join(ANSWER_COLUMNS)}"
             )
@@ -70,7 +70,7 @@ def write_submission(
 
 
 def _cell(answer: Answer, field: str) -> str | None:
-    choice = field.removeprefix(_OF_CHOICE)
+    choice = field.removeprefix(_SCORE_PREFIX)
     value = (answer.scores or {}).get(choice) if choice != field else getattr(answer, field)
     if isinstance(value, Mapping):
         return msgspec.json.encode(value).decode()

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from lorica.metrics.formulas import is_list, mark_brackets, mark_formula
+from lorica.names import fold_case
 
 # Thai, Lao, Myanmar, Khmer, kana, and Han ideographs with their extensions: words are not separated by spaces.
 UNSPACED = re.compile(
@@ -104,7 +105,7 @@ def _unified(text: str) -> str:
     text = _LATEX.sub("", _BULLET.sub("", mark_formula(text)))
     text = _SUPERSCRIPT.sub(lambda match: "^" + unicodedata.normalize("NFKC", match[0]), text)
     text = _IGNORED.sub("", _DEGREE.sub("°", _VULGAR_FRACTION.sub(" ", text)))
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_SPELLINGS)
+    text = fold_case(text).translate(_SPELLINGS)
     if not text.isascii():
         text = "".join(str(unicodedata.decimal(char)) if char.isdecimal() else char for char in text)
     text = _LATEX_DOLLARS.sub(r"\2", _EMPHASIS.sub(r"\2", " ".join(text.split())))

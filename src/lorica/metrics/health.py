@@ -86,8 +86,8 @@ class MassHealth(msgspec.Struct, frozen=True):
     @property
     def problem(self) -> str:
         """What is wrong, for a person, and what causes it; "" where nothing is wrong."""
-        seen = f"the choices have little of the model's probability (choice_mass: {self}), so scores mean little"
-        return f"{seen}; likely causes: {_LOW_MASS_CAUSES}" if self.low else ""
+        text = f"the choices have little of the model's probability (choice_mass: {self}), so scores mean little"
+        return f"{text}; likely causes: {_LOW_MASS_CAUSES}" if self.low else ""
 
     def __str__(self) -> str:
         return f"median {self.median:.3g}, 10th percentile {self.p10:.3g}, n {self.n}"

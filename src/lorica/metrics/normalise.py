@@ -18,6 +18,7 @@ from collections.abc import Callable
 import msgspec
 
 from lorica.metrics.atoms import UNSPACED, compact, split_atoms, tokens
+from lorica.names import fold_case
 
 
 class Normalisation(msgspec.Struct, frozen=True):
@@ -51,8 +52,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def _squad_text(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    plain = "".join(char for char in folded if not _is_punctuation(char))
+    plain = "".join(char for char in fold_case(text) if not _is_punctuation(char))
     return " ".join(_ARTICLES.sub(" ", plain).split())
 
 

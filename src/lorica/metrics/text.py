@@ -63,16 +63,14 @@ def _best_of(compare: Callable[[str, str], float]) -> Prepare:
             if isinstance(accepted, str) or not accepted:
                 raise ValueError(f"gold must be a tuple of one or more accepted answers, got {accepted!r}")
         pairs = zip(gold, answer, strict=True)
-        best = [
-            max(compare(text, given) for text in accepted) if is_answer(given) else 0.0 for accepted, given in pairs
-        ]
+        best = [max(compare(text, said) for text in accepted) if is_answer(said) else 0.0 for accepted, said in pairs]
         return mean_of(np.array(best, dtype=np.float64))
 
     return prepare
 
 
-def _f1(wanted: list[str], given: list[str]) -> float:
-    if not wanted or not given:
-        return float(wanted == given)
-    common = sum((Counter(wanted) & Counter(given)).values())
-    return 2 * common / (len(wanted) + len(given))
+def _f1(accepted: list[str], answer: list[str]) -> float:
+    if not accepted or not answer:
+        return float(accepted == answer)
+    common = sum((Counter(accepted) & Counter(answer)).values())
+    return 2 * common / (len(accepted) + len(answer))

@@ -139,10 +139,10 @@ def check_keys(name: str, raw: Raw, defaults: Mapping[str, Any]) -> None:
     """
     for key, allowed in HEEDED.items():
         if key in raw and not _among(raw[key], allowed):
-            raise UnsupportedError(_told(raw, key, allowed), fix=_heeded_fix(key))
+            raise UnsupportedError(_stated(raw, key, allowed), fix=_heeded_fix(key))
     for key, allowed in OTHER_MODELS.items():
         if key in raw and not _among(raw[key], allowed):
-            raise UnsupportedError(f"{_told(raw, key, allowed)}: no {name} model computes with it", fix=_OTHERS_FIX)
+            raise UnsupportedError(f"{_stated(raw, key, allowed)}: no {name} model computes with it", fix=_OTHERS_FIX)
     for key, same in _ALIASES.items():
         if raw.get(key) is not None and raw[key] != (meant := raw.get(same, defaults.get(same))):
             raise UnsupportedError(
@@ -152,13 +152,16 @@ def check_keys(name: str, raw: Raw, defaults: Mapping[str, Any]) -> None:
 
 
 def key_notes(name: str, raw: Raw, keys: frozenset[str]) -> tuple[str, ...]:
-    """What a config says that changes nothing although somebody may think so; () for most. keys: the family's own."""
+    """What a config says that changes nothing, although a reader may think that it does; () for most.
+
+    keys: the family's own.
+    """
     read = READ | keys
     passed = {*read, *HEEDED, *OTHER_MODELS, *_ALIASES, *(key for group in IRRELEVANT.values() for key in group)}
     notes = rope_notes(raw)
     if unknown := sorted(key for key in raw.keys() - passed if raw[key] not in (None, False)):
-        told = ", ".join(_with_hint(key, read - raw.keys()) for key in unknown)
-        notes.append(f"not heeded in a {name} model, by transformers neither: {told}")
+        names = ", ".join(_with_hint(key, read - raw.keys()) for key in unknown)
+        notes.append(f"not heeded in a {name} model, by transformers neither: {names}")
     if raw.get("auto_map"):
         notes.append(f"auto_map: the folder's own code is never run, the model is computed as {name}")
     stated = raw.get("architectures")
@@ -178,7 +181,7 @@ def _among(value: Any, allowed: tuple[Any, ...]) -> bool:
     return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in allowed)
 
 
-def _told(raw: Raw, key: str, allowed: tuple[Any, ...]) -> str:
+def _stated(raw: Raw, key: str, allowed: tuple[Any, ...]) -> str:
     value = json.dumps(raw[key])
     return f"{key} {value if len(value) <= 60 else value[:57] + '...'} (only {' or '.join(map(json.dumps, allowed))})"
 

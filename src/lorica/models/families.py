@@ -152,8 +152,8 @@ def read_decoder_config(folder: Path) -> DecoderConfig:
 
 
 def config_notes(folder: Path) -> tuple[str, ...]:
-    """What a `config.json` says that changes nothing although somebody may think so, or, of one that the native decoder
-    refuses as broken, why; () for other architectures. Raises ModelError where there is none.
+    """What a `config.json` says that changes nothing, although a reader may think that it does; or, of one that the
+    native decoder refuses as broken, why; () for other architectures. Raises ModelError where there is none.
     """
     path = folder / "config.json"
     raw = read_json_object(path)

@@ -81,7 +81,7 @@ def rope_notes(raw: Raw) -> list[str]:
     notes = []
     unused = sorted(values.keys() - _COMMON - {*_KEYS.get(kind, values)})
     if unused:
-        notes.append(f"{', '.join(unused)} of the rotary parameters: rope_type {kind!r} does not heed it")
+        notes.append(f"{', '.join(unused)} of the rotary parameters: rope_type {kind!r} does not use it")
     for key, value in (("type", values.get("type", kind)), ("rope_theta", raw.get("rope_theta"))):
         heeded = kind if key == "type" else values.get("rope_theta", value)
         if value is not None and value != heeded:

@@ -12,7 +12,7 @@ from lorica.data.split import split
 from lorica.errors import DataError, PromptError, TooLongError
 from lorica.locks import FolderLock
 from lorica.models.decoder import Decoder
-from lorica.pipeline.labels import label_facts, label_notes, spread
+from lorica.pipeline.labels import count_answers, label_facts, label_notes
 from lorica.pipeline.provenance import ids_digest
 from lorica.prompts.encoder import Encoder
 from lorica.records import Row
@@ -101,7 +101,7 @@ def fit_adapter(
     parts = parts or divide(fit, task, val_ratio=val_ratio, seed=settings.seed)
     chosen, held = parts.train, parts.validation
     positions = decoder.config.max_positions
-    known = {
+    digests = {
         **provenance,
         "rows": ids_digest(row.id for row in chosen),
         "validation_rows": ids_digest(row.id for row in held),
@@ -112,8 +112,8 @@ def fit_adapter(
     )
     if tell_example is not None and examples:
         tell_example(loss_example(encoder, examples[0]))
-    learned, checked = spread(chosen), spread(held)
-    for note in label_notes(task, learned, checked):
+    training_answers, held_out_answers = count_answers(chosen), count_answers(held)
+    for note in label_notes(task, training_answers, held_out_answers):
         listener.note(f"{fit.name}: {note}")
     return train(
         decoder,
@@ -124,8 +124,8 @@ def fit_adapter(
         fit.folder,
         name=fit.name,
         listener=listener,
-        digests=known,
-        facts=label_facts(learned, checked),
+        digests=digests,
+        facts=label_facts(training_answers, held_out_answers),
         issue=issue,
         lock=lock,
     )

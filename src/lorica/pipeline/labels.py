@@ -17,7 +17,7 @@ _SHARE, _ROWS = 0.9, 10
 
 
 @dataclass(frozen=True)
-class Spread:
+class AnswerCounts:
     """Rows with an answer, how many different answers they have, and how many rows have the commonest one (`example`
     is one of them). Texts that differ in capitals alone are one answer."""
 
@@ -31,8 +31,8 @@ class Spread:
         return {"rows": self.rows, "distinct": self.distinct, "largest": self.largest}
 
 
-def spread(rows: Iterable[Row]) -> Spread:
-    """Count the answers of rows."""
+def count_answers(rows: Iterable[Row]) -> AnswerCounts:
+    """Count the gold answers of rows; rows without one are left out."""
     counts: Counter[object] = Counter()
     examples: dict[object, Row] = {}
     for row in rows:
@@ -42,12 +42,12 @@ def spread(rows: Iterable[Row]) -> Spread:
         counts[key] += 1
         examples.setdefault(key, row)
     if not counts:
-        return Spread(0, 0, 0)
+        return AnswerCounts(0, 0, 0)
     answer, largest = counts.most_common(1)[0]
-    return Spread(counts.total(), len(counts), largest, examples[answer])
+    return AnswerCounts(counts.total(), len(counts), largest, examples[answer])
 
 
-def label_notes(task: Task, train: Spread, held: Spread) -> list[str]:
+def label_notes(task: Task, train: AnswerCounts, held: AnswerCounts) -> list[str]:
     """What a person should know of the answers before the training begins."""
     notes = []
     if train.example is not None and train.rows > 1:
@@ -70,7 +70,7 @@ def label_notes(task: Task, train: Spread, held: Spread) -> list[str]:
     return notes
 
 
-def label_facts(train: Spread, held: Spread) -> Mapping[str, object]:
+def label_facts(train: AnswerCounts, held: AnswerCounts) -> Mapping[str, object]:
     """For training.json."""
     return {"labels": {"training": train.plain(), "held_out": held.plain()}}
 

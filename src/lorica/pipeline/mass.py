@@ -1,4 +1,4 @@
-"""Do the choices hold the model's probability? Asked of a few rows before a run, with what the model says instead."""
+"""Do the choices have the model's probability? Measured on a few rows before a run, with what it says instead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lorica.pipeline.answer import Pipeline
 from lorica.records import Choose, Generate, Output, Row, Sampling
 from lorica.tasks.base import choice_mass
 
-_SAID_TOKENS = 4
+_TEXT_TOKENS = 4
 # Another spelling is named where the choices have so many times the probability in it.
 _FAR_MORE = 5.0
 _SPELLINGS: tuple[Callable[[str], str], ...] = (
@@ -39,8 +39,8 @@ def explain_low_mass(pipeline: Pipeline, rows: Sequence[Row]) -> str:
     mass = mass_health(_masses(pipeline.engine.run(requests)))
     if mass is None or not mass.low:
         return ""
-    seen = [mass.problem, *_other_spelling(pipeline, rows, requests, mass.median), *_said(pipeline, requests)]
-    return "in the first rows " + "; ".join(seen)
+    hints = [*_other_spelling(pipeline, rows, requests, mass.median), *_preferred_text(pipeline, requests)]
+    return "in the first rows " + "; ".join([mass.problem, *hints])
 
 
 def _masses(outputs: Iterable[Output]) -> list[float | None]:
@@ -52,12 +52,12 @@ def _other_spelling(pipeline: Pipeline, rows: Sequence[Row], requests: Sequence[
     by_id = {row.id: pipeline.task.choices(row) or () for row in rows}
     medians = []
     for spell in _SPELLINGS:
-        asked = []
+        spelt = []
         for request in requests:
             choices = tuple(pipeline.encoder.encode_choice(spell(text)) for text in by_id[request.id])
             if len(set(choices)) == len(request.choices) and not set(choices) & set(request.choices):
-                asked.append(msgspec.structs.replace(request, choices=choices))
-        mass = mass_health(_masses(pipeline.engine.run(asked)))
+                spelt.append(msgspec.structs.replace(request, choices=choices))
+        mass = mass_health(_masses(pipeline.engine.run(spelt)))
         medians.append(0.0 if mass is None else mass.median)
     best = int(np.argmax(medians))
     if medians[best] < _FAR_MORE * own or medians[best] < _FAR_MORE / 100:
@@ -66,11 +66,11 @@ def _other_spelling(pipeline: Pipeline, rows: Sequence[Row], requests: Sequence[
     return [f"spelt {texts} they have {medians[best]:.3g}"]
 
 
-def _said(pipeline: Pipeline, requests: Sequence[Choose]) -> list[str]:
+def _preferred_text(pipeline: Pipeline, requests: Sequence[Choose]) -> list[str]:
     """How most texts begin that the model would write of itself."""
-    encoder, sampling = pipeline.encoder, Sampling(max_new_tokens=_SAID_TOKENS)
-    asked = [Generate(each.id, each.prompt, sampling, encoder.stop_tokens, each.adapter) for each in requests]
-    texts = Counter(encoder.decode(output.tokens) for output in pipeline.engine.run(asked) if not output.error)
+    encoder, sampling = pipeline.encoder, Sampling(max_new_tokens=_TEXT_TOKENS)
+    free = [Generate(choose.id, choose.prompt, sampling, encoder.stop_tokens, choose.adapter) for choose in requests]
+    texts = Counter(encoder.decode(output.tokens) for output in pipeline.engine.run(free) if not output.error)
     if not texts:
         return []
     text, count = texts.most_common(1)[0]

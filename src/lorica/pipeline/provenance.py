@@ -16,7 +16,7 @@ from lorica.adapters.passport import BaseFacts, Passport, RowsFacts
 from lorica.adapters.passport_facts import plain_name
 from lorica.models.families import read_json_object
 from lorica.models.weight_files import weight_files
-from lorica.pipeline.labels import spread
+from lorica.pipeline.labels import count_answers
 from lorica.records import Row
 
 if TYPE_CHECKING:  # tokenizers cost 0.1 s, and digests need none
@@ -140,7 +140,7 @@ def rows_facts(rows: Sequence[Row]) -> RowsFacts:
     for row in rows:
         ids.append(row.id)
         state.update(msgspec.json.encode((row.id, row.subject, row.case, row.gold)) + b"\n")
-    answers = spread(rows)
+    answers = count_answers(rows)
     return RowsFacts(
         rows=len(ids),
         ids=ids_digest(ids),

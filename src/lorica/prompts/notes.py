@@ -81,7 +81,7 @@ def _marks(parts: Parts) -> list[str]:
             "pieces, and no answer ends there. Set model.chat_template to the model's own template, or to 'plain'"
         ]
     written = parts.template.sample()
-    foreign = [each for each in parts.named_tokens if each in written and vocabulary.marker_id(each) is None]
+    foreign = [token for token in parts.named_tokens if token in written and vocabulary.marker_id(token) is None]
     if foreign:
         return [f"{origin} writes {foreign[0]!r}, which the tokenizer's config names and the tokenizer does not know"]
     marks = list(dict.fromkeys(_MARK.findall(written)))

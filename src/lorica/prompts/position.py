@@ -76,8 +76,9 @@ def _find(render: Render, chat: Sequence[Turn], origin: str, is_token: Callable[
         proved = not (thought and marker)
     else:
         # White space apart, the prompt may open a thought that the answer has behind it, or write a whole one.
-        asked, has = tail.removesuffix(thought).rstrip(), before.rstrip()
-        proved = asked.startswith(has) and not without_thoughts(asked[len(has) :]).strip()
+        prompt_end, answer_start = tail.removesuffix(thought).rstrip(), before.rstrip()
+        extra = prompt_end.removeprefix(answer_start)
+        proved = prompt_end.startswith(answer_start) and not without_thoughts(extra).strip()
     if not proved:
         raise _refusal(origin, f"has its answers behind {before!r}", tail)
     opened = unclosed(tail + marker + closing)

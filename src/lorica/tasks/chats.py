@@ -22,7 +22,7 @@ _ROLES: dict[str, Role] = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt"), "assistant"),
 }
-_WHO, _WHAT = ("role", "from"), ("content", "value")
+_ROLE_KEYS, _TEXT_KEYS = ("role", "from"), ("content", "value")
 _OWN = ("id", "subject", "group")
 # Columns beside a chat that change what it means: Lorica asks without them.
 _REFUSED = ("tools", "functions", "images", "videos", "audios", "documents", "chosen", "rejected", "label", "weight")
@@ -156,18 +156,18 @@ def _turn(turn: object, name: str) -> tuple[Role, str]:
         raise CellError(
             f"{name} is {turn!r:.40}, and must be an object", fix='write {"role": "user", "content": "..."}'
         )
-    who, what = (next((key for key in keys if key in turn), keys[0]) for keys in (_WHO, _WHAT))
+    role_key, text_key = (next((key for key in keys if key in turn), keys[0]) for keys in (_ROLE_KEYS, _TEXT_KEYS))
     for key, value in turn.items():
-        if key not in (who, what) and not _is_harmless(key, value):
+        if key not in (role_key, text_key) and not _is_harmless(key, value):
             raise CellError(
                 f"{name} has {key!r}: {value!r:.40}, which is not read", fix=f"remove {key!r}, or leave the chat out"
             )
-    role = turn.get(who)
+    role = turn.get(role_key)
     if not isinstance(role, str) or role.lower() not in _ROLES:
         raise CellError(
-            f"{name} is by {role!r}", fix=f"allowed are {', '.join(_ROLES)}; leave out chats with other turns"
+            f"{name} has the role {role!r}", fix=f"allowed are {', '.join(_ROLES)}; leave out chats with other turns"
         )
-    return _ROLES[role.lower()], _content(turn.get(what), name)
+    return _ROLES[role.lower()], _content(turn.get(text_key), name)
 
 
 def _content(value: object, name: str) -> str:

@@ -82,8 +82,7 @@ def clean_answer(text: str, *, question: str) -> str:
     Cut are thinking, template markers, an echo of the question, a leading "Answer:", a second turn, repeated
     lines and quotes around the whole.
     """
-    said = without_thoughts(text[:_MAX_CHARS])
-    cleaned = _strip_markers(said, question).strip()
+    cleaned = _strip_markers(without_thoughts(text[:_MAX_CHARS]), question).strip()
     cleaned = _strip_echo(_strip_label(cleaned), question)
     cleaned = _strip_label(cleaned)
     cut = (_NEW_EXCHANGE if _LABELLED.match(cleaned) else _NEW_TURN).search(cleaned)
@@ -115,48 +114,48 @@ def _strip_markers(text: str, question: str = "") -> str:
     """The first stretch between markers that says anything but a role's name; the marker itself where nothing does and
     it may be what was asked for."""
     pieces = _MARKER.split(text)
-    asked = bool(_ASKS_FOR_A_SIGN.search(question))
-    if asked and _SAYABLE.search(text):
+    sign_wanted = bool(_ASKS_FOR_A_SIGN.search(question))
+    if sign_wanted and _SAYABLE.search(text):
         return text if "<s>" in text else _END.sub("", text)
     for piece in pieces:
         opening = _ROLE_LINE.match(piece)
         said = piece[opening.end() :] if opening else piece
         if said.strip() and (len(pieces) == 1 or said.strip().casefold() not in _ROLES):
             return said
-    return text if asked or len(pieces) == 1 else ""
+    return text if sign_wanted or len(pieces) == 1 else ""
 
 
 def _strip_label(text: str) -> str:
-    found = _LABEL.match(text)
+    label = _LABEL.match(text)
     # "A: (5,1) B: (-2,4)" names points; its A is no label.
-    if not found or (found.group().strip(" *_#:：").casefold() == "a" and re.search(r"B\s*[:：]", text)):
+    if not label or (label.group().strip(" *_#:：").casefold() == "a" and re.search(r"B\s*[:：]", text)):
         return text
-    return text[found.end() :]
+    return text[label.end() :]
 
 
 def _strip_echo(text: str, question: str) -> str:
     """Without the question at its start, when something follows it."""
     bare = re.sub(r"^\s*(?:question|q)\s*[:：]\s*", "", text, flags=re.IGNORECASE)
-    asked = question.strip()
-    rest = bare[len(asked) :]
-    if not asked or bare[: len(asked)].casefold() != asked.casefold() or not rest.strip():
+    question = question.strip()
+    rest = bare[len(question) :]
+    if not question or bare[: len(question)].casefold() != question.casefold() or not rest.strip():
         return text
     # A restatement that goes on, as in "f(x)=2", is an answer.
-    ends_there = asked[-1] in "?.!:？。！：" or rest.lstrip(" ?.!:")[:1] == "\n"
+    ends_there = question[-1] in "?.!:？。！：" or rest.lstrip(" ?.!:")[:1] == "\n"
     return rest.lstrip(" ?.!:").strip() if ends_there else text
 
 
 def _once_per_line(text: str) -> str:
     """Each line once: a line that came before is not said again. One without a letter may be a table's or program's."""
-    seen: set[str] = set()
-    kept = []
+    keys: set[str] = set()
+    lines = []
     for line in text.splitlines():
         key = _fold(line)
-        if key in seen and any(map(str.isalpha, key)):
+        if key in keys and any(map(str.isalpha, key)):
             continue
-        seen.add(key)
-        kept.append(line.rstrip())
-    return "\n".join(kept)
+        keys.add(key)
+        lines.append(line.rstrip())
+    return "\n".join(lines)
 
 
 def _unquote(text: str) -> str:

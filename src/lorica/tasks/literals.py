@@ -14,7 +14,6 @@ MAX_CHARS = 262_144
 MAX_DEPTH = 32
 _AS_JSON = """write it as JSON, ["first", "second"] or {"A": "first", "B": "second"}"""
 
-
 # How JSON writers and pandas spell values that no Python literal knows; NaN is how pandas holds what is missing.
 _WORDS = {"nan": None, "NaN": None, "null": None, "true": True, "false": False}
 
@@ -30,17 +29,17 @@ def literal_cell(value: object, name: str) -> list[Any] | dict[str, Any]:
     text = str(value).strip()
     try:
         # First, since Python reads the escapes of a JSON text otherwise.
-        found = msgspec.json.decode(text)
+        cell = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
         try:
-            found = _python(text)
+            cell = _python(text)
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             raise CellError(
                 f"{name!r} is not JSON ({error}) and no Python literal: {_shown(value)}", fix=_AS_JSON
             ) from error
-    if not isinstance(found, (list, dict)):
+    if not isinstance(cell, (list, dict)):
         raise CellError(f"{name!r} must hold a list or an object, not {_shown(value)}", fix=_AS_JSON)
-    return found
+    return cell
 
 
 def _python(text: str) -> object:

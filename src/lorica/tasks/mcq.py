@@ -43,9 +43,9 @@ class McqTask:
             method=pick("method", settings.method, METHODS, task=self.name),
             style=pick("style", settings.style, ("",), task=self.name),
         )
-        self.shapes: tuple[RowShape, ...] = mcq_shapes(self._told)
+        self.shapes: tuple[RowShape, ...] = mcq_shapes(self._numbering)
 
-    def _told(self, answers: Callable[[], Iterable[NamedAnswer]]) -> Numbering | None:
+    def _numbering(self, answers: Callable[[], Iterable[NamedAnswer]]) -> Numbering | None:
         """What numbers mean in a file with these answers."""
         if self.settings.answer_numbers != "auto":
             return self.settings.answer_numbers
@@ -106,12 +106,14 @@ class McqTask:
 
     def answer_reader(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
         """To the index of the option, by `read_option`; numbers mean what all numbers of the file allow."""
-        told = self._told(lambda: ((answer, *_named(row), _own_numbering(row) is None) for row, answer in answers))
+        of_file = self._numbering(
+            lambda: ((answer, *_named(row), _own_numbering(row) is None) for row, answer in answers)
+        )
 
         def read(row: Row, answer: str) -> int | str:
             options, keys = _named(row)
             own = _own_numbering(row)
-            index = read_option(answer, options, keys, numbering=lambda: own or told)
+            index = read_option(answer, options, keys, numbering=lambda: own or of_file)
             if index is None:
                 raise ValueError("the answer is empty")
             return index

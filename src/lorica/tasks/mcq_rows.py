@@ -44,7 +44,7 @@ _COUNTED_IN_TWO_WAYS = (
 )
 
 Cells = Callable[[Mapping[str, Any]], "McqRow"]
-Told = Callable[[Callable[[], Iterable[NamedAnswer]]], Numbering | None]
+FindNumbering = Callable[[Callable[[], Iterable[NamedAnswer]]], Numbering | None]
 
 
 class McqCase(msgspec.Struct, frozen=True):
@@ -70,22 +70,22 @@ class McqCase(msgspec.Struct, frozen=True):
         return shown_letters(self.keys or (), len(self.options))
 
 
-def mcq_shapes(told: Told) -> tuple[RowShape, ...]:
-    """The tables of multiple choice. told: what numbers mean among the answers of a table."""
+def mcq_shapes(find: FindNumbering) -> tuple[RowShape, ...]:
+    """The tables of multiple choice. find: what numbers mean among the answers of a table."""
     table = _shape(
         "multiple choice with MCQID",
         ("MCQID", "prompt", "choices"),
         ("ID", "country", "choice_countries", "answer_idx", "subject", "group"),
         _table_row,
-        told,
+        find,
         id_column="MCQID",
     )
-    columns = _of_columns("", list(LETTERS), told)
+    columns = _of_columns("", list(LETTERS), find)
     return (
         table,
-        _shape("question and options", ("question", "options"), ("id", *_OPTIONAL), _question_row, told),
-        msgspec.structs.replace(columns, of_columns=lambda names: _option_columns(names, told)),
-        _shape("question with its choices", ("question", "answerKey"), ("id", *_OPTIONAL[1:]), _stem_row, told),
+        _shape("question and options", ("question", "options"), ("id", *_OPTIONAL), _question_row, find),
+        msgspec.structs.replace(columns, of_columns=lambda names: _option_columns(names, find)),
+        _shape("question with its choices", ("question", "answerKey"), ("id", *_OPTIONAL[1:]), _stem_row, find),
     )
 
 
@@ -94,20 +94,20 @@ def _shape(
     required: tuple[str, ...],
     optional: tuple[str, ...],
     read: Cells,
-    told: Told,
+    find: FindNumbering,
     *,
     id_column: str = "id",
 ) -> RowShape:
     """A table of which `read` makes rows; what its numbers mean as answers is for the whole table to say."""
 
     def of_table(again: Callable[[], Iterator[Mapping[str, Any]]]) -> Build:
-        return partial(_build, read, functools.cache(lambda: told(lambda: _answers(read, again()))))
+        return partial(_build, read, functools.cache(lambda: find(lambda: _answers(read, again()))))
 
     build = of_table(lambda: iter(()))
     return RowShape(name, required, optional, id_column, build, aliases=_ALIASES, of_table=of_table)
 
 
-def _of_columns(prefix: str, ends: Sequence[str], told: Told) -> RowShape:
+def _of_columns(prefix: str, ends: Sequence[str], find: FindNumbering) -> RowShape:
     """The table with the columns prefix + end. Letters are keys themselves; numbers may be counted in two ways, so that
     there the whole name is the key."""
     columns = [prefix + end for end in ends]
@@ -117,11 +117,11 @@ def _of_columns(prefix: str, ends: Sequence[str], told: Told) -> RowShape:
         ("question", *columns[:2]),
         ("id", *columns[2:], *_OPTIONAL),
         partial(_columns_row, columns=columns, keys=keys),
-        told,
+        find,
     )
 
 
-def _option_columns(names: Sequence[str], told: Told) -> RowShape | None:
+def _option_columns(names: Sequence[str], find: FindNumbering) -> RowShape | None:
     """The shape of a table by the names that its columns of options have; of several kinds the largest."""
     kinds: dict[tuple[str, str], dict[int, str]] = {}
     for match in filter(None, map(_COLUMN.fullmatch, names)):
@@ -138,7 +138,7 @@ def _option_columns(names: Sequence[str], told: Told) -> RowShape | None:
     prefix, kind, ends = max(series, key=lambda entry: len(entry[2]))
     letters = {"upper": LETTERS, "lower": LETTERS.lower(), "number": ""}[kind]
     further = letters[max(ends) + 1 :]  # which later records of JSON may have
-    return _of_columns(prefix, [*(ends[index] for index in sorted(ends)), *further], told)
+    return _of_columns(prefix, [*(ends[index] for index in sorted(ends)), *further], find)
 
 
 class McqRow(msgspec.Struct, frozen=True):
@@ -180,12 +180,12 @@ def _build(
 
 
 def _gold(row: McqRow, numbering: Callable[[], Numbering | None]) -> int | None:
-    told = row.options.numbering
+    own = row.options.numbering
     return read_option(
         row.answer,
         row.case.options,
         row.options.keys,
-        numbering=numbering if told is None else lambda: told,
+        numbering=numbering if own is None else lambda: own,
         counted=row.options.counted,
     )
 

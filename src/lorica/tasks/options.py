@@ -24,6 +24,8 @@ NamedAnswer = tuple[object, Sequence[str], Sequence[str], bool]
 NUMBERINGS: tuple[Numbering, ...] = ("text", "from_0", "from_1")
 _COUNTED = {"text": "as an option's text", "from_0": "counted from 0", "from_1": "counted from 1"}
 
+_NO_OPTION: dict[type, str] = {bool: "is no letter, index or text", float: "is no index or text"}
+
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "*": "*", "_": "_"}
 _AROUND_A_NAME = "()[]{}.:,;*_\"'`“”‘’。、 "
 _LEAD = re.compile(r"(?:the )?(?:(?:correct|right|final|best) )?(?:answer|option|choice)(?: is)?[: ]+(?=\S)")
@@ -75,10 +77,10 @@ def read_option(
     readings = _readings(value, options, keys, counted)
     if readings is None:
         return None
-    told = None if readings.keys().isdisjoint(NUMBERINGS) else numbering()
-    if told is not None:
+    meant = None if readings.keys().isdisjoint(NUMBERINGS) else numbering()
+    if meant is not None:
         # In this file a number has no other meaning.
-        readings = {told: readings.get(told, set())}
+        readings = {meant: readings.get(meant, set())}
     indices = sorted(set().union(*readings.values()))
     if len(indices) == 1:
         return indices[0]
@@ -87,14 +89,14 @@ def read_option(
         names_none = "names none" if _WHOLE.fullmatch(_text(value)) else _NO_OPTION.get(type(value), "names none")
         raise CellError(
             f"the answer {value!r} {names_none} of the {len(options)} options "
-            f"({_allowed(len(options), keys, told, counted)})",
+            f"({_allowed(len(options), keys, meant, counted)})",
             fix="write what names the right option, or leave it empty",
         )
     two = f"the answer {value!r} could mean the options {' and '.join(names[index] for index in indices)}"
     if readings.keys() & {"from_0", "from_1"}:
-        told_apart = ", ".join(f"{names[min(indices)]} {_COUNTED[name]}" for name, indices in readings.items())
+        ways = ", ".join(f"{names[min(indices)]} {_COUNTED[name]}" for name, indices in readings.items())
         raise UndecidedNumberError(
-            f"{two} ({told_apart}), and no row decides it",
+            f"{two} ({ways}), and no row decides it",
             fix="say what numbers mean, task.answer_numbers=from_0, from_1 or text; or write letters or keys",
         )
     both = f"{names[indices[0]]}) {options[indices[0]]}"
@@ -116,9 +118,6 @@ def find_numbering(answers: Iterable[NamedAnswer]) -> Numbering | None:
         if len(left) == 1:
             return left.pop()
     return None
-
-
-_NO_OPTION: dict[type, str] = {bool: "is no letter, index or text", float: "is no index or text"}
 
 
 def _readings(value: object, options: Sequence[str], keys: Sequence[str], counted: bool) -> dict[str, set[int]] | None:
@@ -211,9 +210,9 @@ def _number(text: str) -> Decimal | None:
     return Decimal(number) if _NUMBER.fullmatch(number) else None
 
 
-def _allowed(count: int, keys: Sequence[str], told: Numbering | None, counted: bool) -> str:
+def _allowed(count: int, keys: Sequence[str], meant: Numbering | None, counted: bool) -> str:
     ranges = {"from_0": f"0 to {count - 1}", "from_1": f"1 to {count}", "text": ""}
-    numbers = ranges[told] if told else f"0 to {count - 1}, 1 to {count}"
+    numbers = ranges[meant] if meant else f"0 to {count - 1}, 1 to {count}"
     if keys:
         return f"{', '.join(keys)}, or the option's text"
     return ", ".join(filter(None, (f"A to {LETTERS[count - 1]}", numbers if counted else "", "or the option's text")))

@@ -22,7 +22,6 @@ _OPTIONAL = ("answer", "passage", "input", "subject", "country", "group")
 _ALIASES = {"answer": ("answers",), "passage": ("context",), "output": ("response", "answer")}
 _WITH_INPUT = "the column 'input' is read as part of the question"
 
-
 # What a table of instructions may hold besides, and a question does not.
 _NOT_ASKED = ("system", "history", "images", "tools")
 _SQUAD = re.compile(r"\s*\{\s*['\"]text['\"]")
@@ -60,13 +59,13 @@ def question_case(row: Row) -> QuestionCase:
 
 
 def _build_question(values: Mapping[str, Any], row_id: str, line: int) -> Row:
-    question, given = needed_text(values, "question"), text_value(values, "input")
-    if given == question:  # one column, which is the question by a mapping
-        given = ""
+    question, context = needed_text(values, "question"), text_value(values, "input")
+    if context == question:  # one column, which is the question by a mapping
+        context = ""
     return Row(
         id=row_id,
         case=QuestionCase(
-            "\n\n".join(filter(None, (question, given))),
+            "\n\n".join(filter(None, (question, context))),
             text_value(values, "country"),
             text_value(values, "passage") or UNSET,
         ),
@@ -74,7 +73,7 @@ def _build_question(values: Mapping[str, Any], row_id: str, line: int) -> Row:
         gold=_answers(values.get("answer")),
         group=text_value(values, "group"),
         line=line,
-        notes=(_WITH_INPUT,) if given else (),
+        notes=(_WITH_INPUT,) if context else (),
     )
 
 
@@ -106,8 +105,8 @@ def _answers(value: object) -> tuple[str, ...] | None:
     texts = value if isinstance(value, list) else [value]
     texts = [text["text"] if isinstance(text, Mapping) and "text" in text else text for text in texts]
     texts = [str(text).lower() if isinstance(text, bool) else text for text in texts]
-    found = [text_value({"answer": text}, "answer") for text in texts]
-    return tuple(dict.fromkeys(filter(None, found))) or None
+    accepted = (text_value({"answer": text}, "answer") for text in texts)
+    return tuple(dict.fromkeys(filter(None, accepted))) or None
 
 
 def _annotated(annotations: Any) -> tuple[str, ...] | None:
@@ -118,7 +117,7 @@ def _annotated(annotations: Any) -> tuple[str, ...] | None:
     """
     if not isinstance(annotations, list) or not all(isinstance(entry, dict) for entry in annotations):
         raise ValueError("'annotations' must be a list of objects with answers, en_answers and count")
-    found: list[str] = []
+    accepted: list[str] = []
     for entry in sorted(annotations, key=_count, reverse=True):
         for name in ("answers", "en_answers"):
             texts = entry.get(name)
@@ -126,8 +125,8 @@ def _annotated(annotations: Any) -> tuple[str, ...] | None:
                 continue
             if not isinstance(texts, list):
                 raise ValueError(f"{name!r} of an annotation must be a list, not {texts!r:.40}")
-            found += [text_value({name: text}, name) for text in texts]
-    return tuple(dict.fromkeys(filter(None, found))) or None
+            accepted += [text_value({name: text}, name) for text in texts]
+    return tuple(dict.fromkeys(filter(None, accepted))) or None
 
 
 def _count(entry: Mapping[str, Any]) -> float:

@@ -182,7 +182,7 @@ class RulesTask:
             label = _find_label(answer, labels)
             if label in unclear:
                 raise CellError(
-                    f"{answer!r} is the answer of the task for one thing, and the label of gold for the other",
+                    f"{answer!r} says the contrary as the task's own answer and as a label of the gold file",
                     fix="evaluate with the column score, or write 1 for a violation and 0 for none",
                 )
             return labels[label]
@@ -202,8 +202,8 @@ class RulesTask:
         word = self._words[0 if gold else 1]
         if answer == word:
             return gold, ()
-        told = f"the chat's answer {answer!r} is asked and trained as {word!r}; task.positive_labels and "
-        return gold, (f"{told}task.negative_labels, each with the chats' own words, keep them",)
+        note = f"the chat's answer {answer!r} is asked and trained as {word!r}; to keep the chats' own words, set "
+        return gold, (f"{note}task.positive_labels and task.negative_labels to them",)
 
     def _build(self, values: Mapping[str, Any], row_id: str, line: int) -> Row:
         examples = [text_value(values, name) for name in _EXAMPLES]

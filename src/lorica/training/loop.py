@@ -190,9 +190,9 @@ def _go(run: Run) -> tuple[Path, TrainResult]:
             state.seconds = clock()
             # The last update is kept until the adapter is published: making its passport takes time, too.
             last = state.step == run.total or state.stopped_early
-            if signals.asked or last or state.step % settings.save_steps == 0:
+            if signals.received or last or state.step % settings.save_steps == 0:
                 _save(run, extra=last and state.step % settings.save_steps != 0)
-            if signals.asked:
+            if signals.received:
                 stop = signals.stop()
                 say(
                     stop,

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorica.data.columns import KeptColumns
+from lorica.data.group_columns import GroupColumns
 from lorica.data.write import read_answers
 from lorica.errors import CellError, DataError, UsageError
 from lorica.metrics.health import ScoreHealth, score_health
@@ -30,11 +30,11 @@ def run(arguments: Sequence[str]) -> int:
     config = resolve(given.overrides).config
     task = build.build_task(config)
     by = dict.fromkeys(name.strip() for name in ",".join(given.by).split(",") if name.strip())
-    kept = KeptColumns(task.shapes, list(by))
+    columns = GroupColumns(task.shapes, list(by))
     log = reading_log(config)
-    rows = list(open_rows(config, task, given.gold, shapes=kept.shapes, log=log, check=_need_gold))
+    rows = list(open_rows(config, task, given.gold, shapes=columns.shapes, log=log, check=_need_gold))
     tell(log)
-    kept.check(given.gold, table_options(config))
+    columns.check(given.gold, table_options(config))
     id_names = {config.task.columns.get(shape.id_column, shape.id_column) for shape in task.shapes}
     answers = {answer.id: answer for answer in read_answers(given.answers, id_names=id_names)}
     for bad in log.skipped:  # their answers are judged by nothing
@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
         task,
         rows,
         answers,
-        by=kept.values,
+        by=columns.values,
         normalisation=given.normalisation,
         gold_file=str(given.gold),
         answer_file=str(given.answers),

@@ -40,7 +40,7 @@ _SAMPLE_ROWS = 64  # by which the engine judges the run; not a window, whose siz
 
 def run(arguments: Sequence[str]) -> int:
     """Answer a file and say what happened to its rows."""
-    asked = parser(
+    options = parser(
         "infer",
         "Answer a file of rows: each is routed to its adapter (task, subject, general, base), rendered, scored or\n"
         "generated, parsed, and written in input order. Interrupted? Add inference.resume=true to the same command.",
@@ -50,13 +50,13 @@ def run(arguments: Sequence[str]) -> int:
         "output=out.parquet\n"
         "  lorica infer task=rules input=test.csv output=answers.csv --submission row_id=id,rule_violation=score",
     )
-    asked.add_argument(
+    options.add_argument(
         "--submission",
         metavar="NAME=FIELD,...",
         help="write these columns of the answers also as OUTPUT.submission.csv, every value as it is: `id,score`, or "
         "under other names; fields are those of the output (`scores.A`: the probability of choice A)",
     )
-    given = asked.parse_args(list(arguments))
+    given = options.parse_args(list(arguments))
     columns = _submission_columns(given.submission)
     resolved = resolve(given.overrides)
     try:
@@ -143,7 +143,7 @@ def infer_file(
                 on_done=advance,
             )
         summary.reading = list_skipped(log, output.with_name(output.name + SKIPPED_SUFFIX))
-        kept = {
+        facts = {
             "manifest": manifest,
             "summary": summary_dict(summary),
             "config": resolved.as_dict(),
@@ -151,7 +151,7 @@ def infer_file(
             "output": file_digest(output),
         }
         with atomic_file(record) as file:
-            text = json.dumps(visible_values(kept), indent=2, ensure_ascii=False, sort_keys=True)
+            text = json.dumps(visible_values(facts), indent=2, ensure_ascii=False, sort_keys=True)
             file.write(text.encode() + b"\n")
         journal.remove()
     return summary, output
@@ -211,15 +211,15 @@ def _complete(record: Path, output: Path, manifest: dict[str, str], *, began_ane
         return False
     anew = f"run it without inference.resume=true, which writes over {output}; or name another output"
     try:
-        kept = msgspec.json.decode(record.read_bytes(), type=_Record)
+        finished = msgspec.json.decode(record.read_bytes(), type=_Record)
     except msgspec.MsgspecError as error:
         if began_anew:
             return False
         raise ResumeError(f"{record} is damaged ({error})", fix=anew) from error
-    if kept.manifest == manifest and kept.output == file_digest(output):
+    if finished.manifest == manifest and finished.output == file_digest(output):
         return True
     if not began_anew:
-        check_same_run(output, kept.manifest, manifest, otherwise=anew)
+        check_same_run(output, finished.manifest, manifest, otherwise=anew)
         print(f"lorica: {output} was changed after its run had ended: it is made again", file=sys.stderr)
     return False
 

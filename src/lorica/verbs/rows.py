@@ -71,7 +71,7 @@ def reading_log(config: Config) -> ReadLog:
 
 def tell(log: ReadLog) -> None:
     """Say on standard error what was not read, and was not said before."""
-    for note in log.unsaid():
+    for note in log.new_notes():
         print(f"lorica: {note}", file=sys.stderr)
 
 

@@ -30,7 +30,7 @@ _LONGEST = 255 - len(".") - len(".12345678.tmp")  # bytes
 def plan_fits(config: Config, task: Task, log: ReadLog) -> list[Fit]:
     """Which adapters to train from which rows; `log` takes what is not read.
 
-    Raises ConfigError when no training file is named, two ways are, or a name cannot be a folder's.
+    Raises ConfigError without a training file, with both `input` and `data`, and for a name that no folder can have.
     """
     root = Path(config.run_dir or f"runs/{task.name}")
     if root.exists() and not root.is_dir():
@@ -50,12 +50,14 @@ def plan_fits(config: Config, task: Task, log: ReadLog) -> list[Fit]:
     fits = []
     everything: list[Row] = []
     for subject, file in sorted(config.data.items()):
-        place = _free(root, GENERAL) if subject == GENERAL else _place(root, subject, f"data.{subject}")
+        folder = (
+            _unused_folder(root, GENERAL) if subject == GENERAL else _adapter_folder(root, subject, f"data.{subject}")
+        )
         rows = [_of_subject(row, subject, file) for row in _read(config, task, file, log)]
-        fits.append(Fit(subject, rows, file, place))
+        fits.append(Fit(subject, rows, file, folder))
         everything += rows
     if len(fits) > 1 and GENERAL not in config.data:
-        fits.append(Fit(GENERAL, everything, ", ".join(config.data.values()), _free(root, GENERAL)))
+        fits.append(Fit(GENERAL, everything, ", ".join(config.data.values()), _unused_folder(root, GENERAL)))
     return fits
 
 
@@ -78,15 +80,15 @@ def by_subject(rows: Sequence[Row], source: str, root: Path) -> list[Fit]:
             fix="add a `subject` column, or map one with task.columns.subject=NAME",
         )
     names = {key: same.most_common(1)[0][0] for key, same in counts.items()}
-    fits = [Fit(name, members[key], source, _place(root, name, source)) for key, name in names.items()]
+    fits = [Fit(name, members[key], source, _adapter_folder(root, name, source)) for key, name in names.items()]
     for key, name in sorted(names.items()):
         if len(counts[key]) > 1:
-            told = ", ".join(f"{spelling!r} {count}" for spelling, count in counts[key].most_common())
-            print(f"lorica: {len(counts[key])} spellings are one subject, {name!r}; rows: {told}", file=sys.stderr)
-    return [*sorted(fits, key=lambda fit: fit.name), Fit(GENERAL, rows, source, _free(root, GENERAL))]
+            rows_of = ", ".join(f"{spelling!r} {count}" for spelling, count in counts[key].most_common())
+            print(f"lorica: {len(counts[key])} spellings are one subject, {name!r}; rows: {rows_of}", file=sys.stderr)
+    return [*sorted(fits, key=lambda fit: fit.name), Fit(GENERAL, rows, source, _unused_folder(root, GENERAL))]
 
 
-def _place(root: Path, name: str, origin: str) -> Path:
+def _adapter_folder(root: Path, name: str, origin: str) -> Path:
     """The folder of a subject's adapter. A name from a file or a command line must not lead anywhere else, nor stand
     for anything else."""
     taken = {GENERAL: "the adapter on all rows", BASE: "the base model alone", **dict.fromkeys(TASKS, "a task")}
@@ -103,10 +105,10 @@ def _place(root: Path, name: str, origin: str) -> Path:
             fix=f"rename it: at most {_LONGEST} bytes, no slash or line break, no dot or space at its beginning",
         )
     local_path(f"./{name}", f"{origin}: the subject")  # some locales cannot write every name
-    return _free(root, name)
+    return _unused_folder(root, name)
 
 
-def _free(root: Path, name: str) -> Path:
+def _unused_folder(root: Path, name: str) -> Path:
     """The folder of an adapter, unless another spelling of its name is there: where capitals do not count they are one
     folder, and rows could mean either. Raises ConfigError."""
     for entry in root.iterdir() if root.is_dir() else ():

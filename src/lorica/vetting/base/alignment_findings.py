@@ -33,22 +33,21 @@ def check_alignment(alignment: Alignment) -> list[Finding]:
     score = "not computed" if math.isnan(alignment.score) else f"{alignment.score:.1f}"
     seen = f"alignment {score} with {alignment.base} over {alignment.tested} of {alignment.pairs} modules"
     if alignment.decided == "match":
-        found = [finding("L320", seen, expected=f"at least {MATCH:g} for the right base", facts=facts)]
+        about_base = [finding("L320", seen, expected=f"at least {MATCH:g} for the right base", facts=facts)]
     elif alignment.decided == "mismatch":
-        told = (
-            f"{seen}, as of an unrelated model, though its modules agree with each other ({alignment.information:.1f})"
-        )
-        found = [finding("L321", told, expected=f"at least {MATCH:g} for the right base or a relative", facts=facts)]
+        agreement = f"though its modules agree with each other ({alignment.information:.1f})"
+        expected = f"at least {MATCH:g} for the right base or a relative"
+        about_base = [finding("L321", f"{seen}, as of an unrelated model, {agreement}", expected=expected, facts=facts)]
     else:
-        found = [_undecided(alignment, seen, facts)]
+        about_base = [_undecided(alignment, seen, facts)]
     form, turned = check_form(alignment.form), _turned(alignment)
     if alignment.decided == "mismatch" or form or turned:  # the base is to blame for what does not fit
         parts = form + turned
     else:
         parts = check_halves(alignment.halves, trained=alignment.information >= INFORMED)
-    if not any(each.code in ("L317", "L319", "L324", "L328", "L329") for each in parts):  # which make layers strange
+    if not any(part.code in ("L317", "L319", "L324", "L328", "L329") for part in parts):  # which make layers strange
         parts += _strange_layers(alignment)
-    return found + parts + _size_findings(alignment)
+    return about_base + parts + _size_findings(alignment)
 
 
 def _undecided(alignment: Alignment, seen: str, facts: dict[str, Any]) -> Finding:
@@ -76,8 +75,8 @@ def _undecided(alignment: Alignment, seen: str, facts: dict[str, Any]) -> Findin
 def _turned(alignment: Alignment) -> list[Finding]:
     """Inside its layers the base is the adapter's, and between them it is not: its residual stream was turned, as for
     quantisation. Then the answers are the same, and the adapter's update acts elsewhere."""
-    known = alignment.information >= INFORMED and alignment.inner >= MATCH
-    if not known or not alignment.stream < STRANGE:
+    trained = alignment.information >= INFORMED and alignment.inner >= MATCH
+    if not trained or not alignment.stream < STRANGE:
         return []
     seen = f"its directions are this base's inside layers ({alignment.inner:.1f}), not between ({alignment.stream:.1f})"
     facts = {"stream": _rounded(alignment.stream), "inner": _rounded(alignment.inner)}
@@ -96,7 +95,7 @@ def _strange_layers(alignment: Alignment) -> list[Finding]:
         layer = layer_number(path)
         if layer is not None:
             by_layer.setdefault(layer, []).append(score)
-    scores = {layer: sum(each) / math.sqrt(len(each)) for layer, each in by_layer.items()}
+    scores = {layer: sum(modules) / math.sqrt(len(modules)) for layer, modules in by_layer.items()}
     strange = sorted(layer for layer, score in scores.items() if score < STRANGE)
     others = [score for layer, score in scores.items() if layer not in strange]
     if len(strange) < max(2, len(scores) / 4) or not others or float(np.median(others)) < BELONGS:

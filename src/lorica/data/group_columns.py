@@ -1,4 +1,4 @@
-"""Columns of a file that no row holds, kept beside the rows: to group by."""
+"""Columns of a file that no `Row` holds, read along with the rows, to group by."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ EMPTY = "(empty)"
 """What a row without a value is grouped under."""
 
 
-class KeptColumns:
-    """Takes columns along while rows are read in `shapes`. values: column -> row id -> text, EMPTY for none."""
+class GroupColumns:
+    """Reads columns along with rows in its `shapes`. values: column -> row id -> text, EMPTY for none."""
 
     def __init__(self, shapes: Sequence[RowShape], columns: Sequence[str]) -> None:
         self.values: dict[str, dict[str, str]] = {column: {} for column in columns}
-        self.shapes = tuple(self._keeping(shape) for shape in shapes)
+        self.shapes = tuple(self._reading_columns(shape) for shape in shapes)
 
-    def _keeping(self, shape: RowShape) -> RowShape:
+    def _reading_columns(self, shape: RowShape) -> RowShape:
         new = [column for column in self.values if column not in (*shape.required, *shape.optional)]
         of_table = shape.of_table
         return msgspec.structs.replace(
             shape,
             optional=(*shape.optional, *new),
-            build=self._kept(shape.build),
-            of_table=None if of_table is None else lambda again: self._kept(of_table(again)),
+            build=self._recording(shape.build),
+            of_table=None if of_table is None else lambda again: self._recording(of_table(again)),
         )
 
-    def _kept(self, build: Build) -> Build:
-        def kept(values: Mapping[str, Any], row_id: str, line: int) -> Row:
+    def _recording(self, build: Build) -> Build:
+        def record_and_build(values: Mapping[str, Any], row_id: str, line: int) -> Row:
             for column, texts in self.values.items():
                 texts[row_id] = _text(values.get(column, "")) or EMPTY
             return build(values, row_id, line)
 
-        return kept
+        return record_and_build
 
     def check(self, path: Path, options: TableOptions | None = None) -> None:
         """Once all rows were read. Raises DataError for a column in which no row has a value."""
