@@ -114,7 +114,8 @@ def _help() -> str:
         "  7 a package that is not installed  130 interrupted by Ctrl-C  143 by SIGTERM  129 by SIGHUP\n"
         "  8 done, but standard output could not be written  141 done, but its reader went away\n"
         "  1 the machine (memory, disk), or a fault of Lorica's own, whose traceback is kept\n"
-        "  `check` and `passport --check` end with their verdict instead, 0 to 3\n\n"
+        "  `check` and `passport --check` end with their verdict instead, 0 to 3;\n"
+        "  `diagnose` ends with 3 where it cannot judge\n\n"
         f"{DEBUG}=1 prints the traceback of every error."
     )
 

@@ -165,7 +165,7 @@ def _turn(turn: object, name: str) -> tuple[Role, str]:
     role = turn.get(role_key)
     if not isinstance(role, str) or role.lower() not in _ROLES:
         raise CellError(
-            f"{name} has the role {role!r}", fix=f"allowed are {', '.join(_ROLES)}; leave out chats with other turns"
+            f"{name} is by {role!r}", fix=f"allowed are {', '.join(_ROLES)}; leave out chats with other turns"
         )
     return _ROLES[role.lower()], _content(turn.get(text_key), name)
 
