@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from lorica.data import csv_table, json_table
 from lorica.data.files import FileFormat, text_chunks
 from lorica.data.formats import open_table
-from lorica.data.read import count_rows, read_rows, rows_from_memory
+from lorica.data.read import read_rows, rows_from_memory
 from lorica.errors import DataError
 from lorica.records import Row, RowShape
 
@@ -87,7 +87,6 @@ def test_every_format_gives_the_same_rows(name: str, tmp_path: Path, shapes: tup
     assert [_values(row) for row in rows] == wanted
     assert [row.gold for row in rows] == [1, None, 0]
     assert tuple(row.line for row in rows) == lines
-    assert count_rows(path) == (None if file.endswith((".gz", ".json")) else 3)
 
 
 def test_rows_from_memory_are_those_of_a_file(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
@@ -235,16 +234,6 @@ def _write(path: Path, records: Iterator[dict[str, Any]]) -> None:
         path.write_text(json.dumps(list(records)))
     else:
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
-
-
-def test_count_of_files_that_cannot_be_counted_is_none(tmp_path: Path) -> None:
-    broken = tmp_path / "t.csv"
-    broken.write_bytes(b'id,body\na,"x')
-    assert count_rows(broken) is None
-    assert count_rows(tmp_path / "absent.csv") is None
-    quoted = tmp_path / "q.csv"
-    quoted.write_bytes(b'id,body\na,"x\ny\n\nz"\nb,x\n')
-    assert count_rows(quoted) == 2
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data folder beside the repository")

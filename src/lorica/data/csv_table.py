@@ -67,7 +67,7 @@ def _opens_quotes(path: Path, fmt: FileFormat) -> bool:
 def read_csv(path: Path, fmt: FileFormat, options: TableOptions | None = None) -> Table:
     """The `Table` of a CSV (or, by `fmt`, TSV) file. Raises DataError with file and line."""
     dialect = find_dialect(path, fmt, options or TableOptions())
-    rows = raw_rows(path, fmt, dialect)
+    rows = _raw_rows(path, fmt, dialect)
     line, header = next(rows, (1, None))
     if header is None:
         raise DataError("the file is empty", path=path, line=1, fix="check how it was made")
@@ -88,10 +88,9 @@ def read_csv(path: Path, fmt: FileFormat, options: TableOptions | None = None) -
     return Table(tuple(header), line, False, records, (f"{path}: {dialect.note}",) if dialect.note else ())
 
 
-def raw_rows(path: Path, fmt: FileFormat, dialect: Dialect | None = None) -> _Rows:
+def _raw_rows(path: Path, fmt: FileFormat, dialect: Dialect) -> _Rows:
     """(physical line where the record starts, cells) of each record; blank lines between records are passed
     over. A record that is not as wide as the first one is an error in the place of its cells."""
-    dialect = dialect or find_dialect(path, fmt, TableOptions())
     lines: list[str] = []
     reader = csv.reader(
         _recorded(text_lines(path, fmt), lines), delimiter=dialect.delimiter, **QUOTINGS[dialect.quoting]

@@ -26,16 +26,6 @@ def load_pyarrow(path: Path, doing: str) -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-def count_parquet(path: Path) -> int:
-    """The number of rows, from the file's footer."""
-    pyarrow, parquet = load_pyarrow(path, "reading")
-    try:
-        with utf8_path(path) as name, parquet.ParquetFile(name) as file:
-            return int(file.metadata.num_rows)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{_DAMAGED} ({error})", path=path) from error
-
-
 def read_parquet(path: Path) -> Table:
     """The `Table` of a Parquet file; its "lines" are row numbers, from 1."""
     open_checked(path, FileFormat("parquet", False)).close()

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lorica.data.csv_table import raw_rows
-from lorica.data.files import FileFormat, file_format
 from lorica.data.formats import open_table
 from lorica.data.ids import ID_FIX, refuse_duplicates
 from lorica.data.late_columns import LateColumns
@@ -19,11 +15,10 @@ from lorica.data.plain import plain_records
 from lorica.data.read_log import ReadLog
 from lorica.data.shapes import Layout, build_row, check_mapping, choose_layout, for_table
 from lorica.data.table import Table, TableOptions
-from lorica.errors import DataError, LoricaError, RowError
+from lorica.errors import DataError, RowError
 from lorica.records import Row, RowShape
 
 _NONE: Mapping[str, str] = MappingProxyType({})
-_COUNT_LIMIT = 256 * 1024 * 1024  # bytes: a larger file costs more to count than a progress bar is worth
 _MEMORY = Path("<memory>")
 
 
@@ -120,30 +115,6 @@ def rows_from_memory(
         log.note(_MEMORY, row)
         rows.append(row)
     return rows
-
-
-def count_rows(path: Path | str) -> int | None:
-    """The number of rows for a progress bar, or None where counting costs too much (gzip, JSON, huge CSV) or
-    fails."""
-    file = Path(path)
-    try:
-        fmt = file_format(file)
-        if fmt.kind == "parquet":
-            from lorica.data.parquet_table import count_parquet
-
-            return count_parquet(file)
-        if fmt.gzipped or fmt.kind in ("json", "xlsx") or file.stat().st_size > _COUNT_LIMIT:
-            return None
-        if fmt.kind == "jsonl":
-            with file.open("rb") as lines:
-                return sum(1 for line in lines if line.removeprefix(codecs.BOM_UTF8).strip())
-        return _count_csv(file, fmt)
-    except (OSError, LoricaError, csv.Error):
-        return None
-
-
-def _count_csv(path: Path, fmt: FileFormat) -> int:
-    return sum(1 for _ in raw_rows(path, fmt)) - 1
 
 
 def _records(path: Path, options: TableOptions | None, layout: Layout) -> Iterator[Mapping[str, Any]]:

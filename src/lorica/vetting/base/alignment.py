@@ -86,7 +86,7 @@ def align(specimen: Specimen, layout: Layout, directions: Directions, *, shuffle
     for factors, rows, columns, norm, bound in _updates(specimen, layout, directions):
         path = factors.path
         bonds += [] if bound is None else [bound]
-        aligned |= _elsewhere(path, rows, columns, directions, surrogates)
+        aligned |= _elsewhere(path, rows, columns, directions)
         if directions.weights.get(path):
             sizes[path] = norm / directions.weights[path]
         order = surrogates.inputs(path, rows.shape[1])
@@ -117,9 +117,7 @@ def _by_axis(gains: dict[str, list[Array]], spreads: Sequence[Spread]) -> tuple[
     return stream if len(sides[True]) >= _SIDES else math.nan, inner
 
 
-def _elsewhere(
-    path: str, rows: Array, columns: Array, directions: Directions, surrogates: Surrogates
-) -> dict[tuple[str, str, int], float]:
+def _elsewhere(path: str, rows: Array, columns: Array, directions: Directions) -> dict[tuple[str, str, int], float]:
     """(side, module, layer) -> log gain of the module's update in the directions of its like in each layer."""
     own = layer_number(path)
     found = {}

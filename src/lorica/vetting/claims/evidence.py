@@ -14,6 +14,7 @@ import msgspec
 
 from lorica.adapters.specimen import Specimen
 from lorica.vetting.claims.curves import FEWEST, has_fallen, thirds
+from lorica.vetting.claims.values import as_mapping, as_real
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import figure, shown
 
@@ -120,11 +121,11 @@ def _state(state: Mapping[str, Any]) -> dict[str, Any]:
         **_losses(train, held),
         "strange": strange + more + sum(not math.isfinite(norm) for norm in norms),
         "metrics": {key: value for key, value in metrics.items() if not key.endswith(("per_second", "runtime"))},
-        "best_metric": _real(state.get("best_metric")),
+        "best_metric": as_real(state.get("best_metric")),
         "best_checkpoint": _text(state.get("best_model_checkpoint")),
         "steps": steps,
         "max_steps": most,
-        "epochs": _real(state.get("epoch")),
+        "epochs": as_real(state.get("epoch")),
         "rate": max(rates, default=None),
         "held_out": bool(held) or bool(metrics) if entries else None,
         "finished": None if steps is None or not most or most < 0 else steps >= most,
@@ -173,16 +174,16 @@ def _thin(points: Sequence[Point]) -> tuple[Point, ...]:
 
 def _record(record: Mapping[str, Any]) -> dict[str, Any]:
     """training.json of Lorica."""
-    result, rows = _mapping(record.get("result")), _mapping(record.get("rows"))
-    manifest = _mapping(record.get("manifest"))
+    result, rows = as_mapping(record.get("result")), as_mapping(record.get("rows"))
+    manifest = as_mapping(record.get("manifest"))
     held = _whole(rows.get("held_out"))
     return {
         "steps": _whole(result.get("steps")),
-        "loss_last": _real(result.get("train_loss")),
-        "eval_lowest": _real(result.get("eval_loss")),
+        "loss_last": as_real(result.get("train_loss")),
+        "eval_lowest": as_real(result.get("eval_loss")),
         "eval_lowest_step": _whole(result.get("best_step")),
-        "base_loss": _real(result.get("base_loss")),
-        "trained_loss": _real(result.get("trained_loss")),
+        "base_loss": as_real(result.get("base_loss")),
+        "trained_loss": as_real(result.get("trained_loss")),
         "epochs": _setting(manifest, "training.epochs"),
         "rate": _setting(manifest, "training.learning_rate"),
         "seed": _whole(_setting(manifest, "training.seed")),
@@ -212,7 +213,7 @@ def _results(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def _numbers(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for key, value in entry.items():
-        number = _real(value)
+        number = as_real(value)
         if number is not None:
             yield key, number
 
@@ -222,27 +223,14 @@ def _setting(manifest: Mapping[str, Any], key: str) -> float | None:
     value = manifest.get(key)
     if isinstance(value, str) and len(value) <= 64:
         try:
-            return _real(float(value))
+            return as_real(float(value))
         except ValueError:
             return None
-    return _real(value)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _real(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    return as_real(value)
 
 
 def _whole(value: object) -> int | None:
-    number = _real(value)
+    number = as_real(value)
     return int(number) if number is not None and number == int(number) and abs(number) < 2**53 else None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 
 import msgspec
 
@@ -13,6 +12,7 @@ from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.specimen import Specimen
 from lorica.vetting.claims.cards import Card
 from lorica.vetting.claims.families import families, sizes, tuned
+from lorica.vetting.claims.values import as_mapping
 
 _TUNED = re.compile(r"-(?:instruct|it|chat|sft|dpo)(?=-|$)")
 # Names of folders that say nothing about what is in them.
@@ -61,16 +61,18 @@ def named_bases(specimen: Specimen, card: Card) -> list[Named]:
     found.append(Named(CONFIG_NAME, _text(raw.get("base_model_name_or_path"))))
     found += [Named("README.md", base) for base in card.bases]
     documents = specimen.documents
-    manifest = _mapping(_mapping(documents.get("training.json")).get("manifest"))
+    manifest = as_mapping(as_mapping(documents.get("training.json")).get("manifest"))
     written = manifest.get("lora.base_model_name_or_path")
     found.append(Named("training.json", _decoded(written)))
-    found.append(Named("lorica.json", _text(_mapping(_mapping(documents.get("lorica.json")).get("base")).get("name"))))
-    arguments = _mapping(documents.get("args.json"))
+    found.append(
+        Named("lorica.json", _text(as_mapping(as_mapping(documents.get("lorica.json")).get("base")).get("name")))
+    )
+    arguments = as_mapping(documents.get("args.json"))
     for key in ("model_name_or_path", "model", "model_id", "base_model"):
         found.append(Named("args.json", _text(arguments.get(key))))
-    found.append(Named("config.json", _text(_mapping(documents.get("config.json")).get("_name_or_path"))))
+    found.append(Named("config.json", _text(as_mapping(documents.get("config.json")).get("_name_or_path"))))
     found.append(
-        Named("tokenizer_config.json", _text(_mapping(documents.get("tokenizer_config.json")).get("name_or_path")))
+        Named("tokenizer_config.json", _text(as_mapping(documents.get("tokenizer_config.json")).get("name_or_path")))
     )
     return list({(each.place, each.text): each for each in found if each.text.strip()}.values())
 
@@ -120,10 +122,6 @@ def _decoded(value: object) -> str:
         return _text(json.loads(value))
     except (ValueError, RecursionError):
         return value
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _text(value: object) -> str:

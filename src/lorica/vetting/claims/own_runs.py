@@ -10,23 +10,24 @@ from lorica.adapters.passport import PASSPORT_NAME
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.adapters.specimen import Specimen
 from lorica.pipeline.labels import is_lopsided
+from lorica.vetting.claims.values import as_mapping, as_real
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import figure, shown
 
 
 def check_own_run(specimen: Specimen) -> list[Finding]:
     """Findings about a training of Lorica. Never raises for what is in the documents."""
-    record = _mapping(specimen.documents.get(TRAINING_RECORD))
-    return _diverged(record) + _labels(record, _mapping(specimen.documents.get(PASSPORT_NAME)))
+    record = as_mapping(specimen.documents.get(TRAINING_RECORD))
+    return _diverged(record) + _labels(record, as_mapping(specimen.documents.get(PASSPORT_NAME)))
 
 
 def _diverged(record: Mapping[str, Any]) -> list[Finding]:
     if isinstance(record.get("diverged"), str):
         return [finding("L170", shown(record["diverged"], 200), expected="finite losses", file=TRAINING_RECORD)]
-    result = _mapping(record.get("result"))
+    result = as_mapping(record.get("result"))
     if result.get("outcome") != "diverged":
         return []
-    before, after = (_number(result.get(key)) for key in ("seen_base", "seen_last"))
+    before, after = (as_real(result.get(key)) for key in ("seen_base", "seen_last"))
     if before is None or after is None:
         return []
     seen = f"the training diverged: loss {figure(before)} (base) -> {figure(after)} on its own training rows"
@@ -36,10 +37,10 @@ def _diverged(record: Mapping[str, Any]) -> list[Finding]:
 
 def _labels(record: Mapping[str, Any], passport: Mapping[str, Any]) -> list[Finding]:
     """By the record, or else by the passport."""
-    labels, data = _mapping(record.get("labels")), _mapping(passport.get("data"))
+    labels, data = as_mapping(record.get("labels")), as_mapping(passport.get("data"))
     file = TRAINING_RECORD if labels else PASSPORT_NAME
-    train = _mapping(labels.get("training") or data.get("train"))
-    held = _mapping(labels.get("held_out") or data.get("validation"))
+    train = as_mapping(labels.get("training") or data.get("train"))
+    held = as_mapping(labels.get("held_out") or data.get("validation"))
     rows, distinct, largest = _counts(train)
     if rows < 2 or not distinct:
         return []
@@ -61,11 +62,3 @@ def _counts(rows: Mapping[str, Any]) -> tuple[int, int, int]:
     values = (rows.get("rows"), rows.get("distinct", rows.get("answers")), rows.get("largest"))
     whole = [value if isinstance(value, int) and not isinstance(value, bool) else 0 for value in values]
     return whole[0], whole[1], whole[2]
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

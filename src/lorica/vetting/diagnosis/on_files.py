@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -253,6 +252,3 @@ def _short(value: object) -> str:
 
 def _evidence(name: str, text: str, group: str, weights: dict[str, float]) -> Evidence:
     return Evidence(id=name, text=text, source=name.split(".")[0], group=group, weights=weights)
-
-
-FileExperiment = Callable[[Context], list[Evidence]]

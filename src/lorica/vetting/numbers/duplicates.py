@@ -16,6 +16,7 @@ from lorica.adapters.arrays import Floats, TensorReader
 from lorica.adapters.header import Header, TensorInfo, read_header
 from lorica.adapters.layout import Factors, read_layout
 from lorica.adapters.specimen import Specimen
+from lorica.data.union_find import UnionFind
 from lorica.errors import AdapterError
 from lorica.names import listed
 from lorica.reports.short_names import short_names
@@ -249,13 +250,12 @@ def _origins(entries: Sequence[Entry], context: _Context, first: list[int], foun
         if len(set(members.values())) > 1 and key[1]:
             in_folds |= dict.fromkeys(members, key)
             _say_folds(entries, context, sorted(members), found)
-    start = list(range(len(entries)))
+    starts = UnionFind(len(entries))
     for i, j, _ in _close(entries, first, "start", SAME_START):
-        one, two = _root(start, i), _root(start, j)
-        start[max(one, two)] = min(one, two)
+        starts.join(i, j)
     groups: dict[int, list[int]] = {}
     for i in range(len(entries)):
-        groups.setdefault(_root(start, i), []).append(i)
+        groups.setdefault(starts.find(i), []).append(i)
     for group in groups.values():
         for i in group if len(group) > 1 else ():
             others = [
@@ -288,13 +288,6 @@ def _say_folds(entries: Sequence[Entry], context: _Context, members: list[int], 
                 facts={"others": [entries[j][0].name for j in others[:20]], "cosines": angles[:20]},
             )
         )
-
-
-def _root(parents: list[int], i: int) -> int:
-    while parents[i] != i:
-        parents[i] = parents[parents[i]]
-        i = parents[i]
-    return i
 
 
 def _close(entries: Sequence[Entry], first: list[int], kind: str, least: float) -> Iterator[tuple[int, int, float]]:

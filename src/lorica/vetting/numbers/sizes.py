@@ -53,7 +53,7 @@ def check_sizes(
     silent = [path for path in pairs if _silent(path, layout, facts, measures)]
     if len(silent) == len(pairs):
         return [_no_effect(pairs, layout, facts, measures)]
-    found = [*_partly_silent(silent, pairs, measures), *_unused(measures)]
+    found = [*_partly_silent(silent, pairs), *_unused(measures)]
     linear = {path: each for path, each in measures.items() if not layout.modules[path].embedding}
     special = config is not None and str(config.init_lora_weights).startswith(_BASE_CHANGING)
     if linear and scaled and not special:
@@ -105,7 +105,7 @@ def _no_effect(
     )
 
 
-def _partly_silent(silent: list[str], pairs: list[str], measures: dict[str, Measure]) -> Iterable[Finding]:
+def _partly_silent(silent: list[str], pairs: list[str]) -> Iterable[Finding]:
     if not silent:
         return
     reached = [path for path in silent if not _UNREACHED.search(path)]
