@@ -67,7 +67,7 @@ class RowShape(msgspec.Struct, frozen=True):
     the reader adds file, line and row id. `aliases`: name -> other names that files use for it, the likeliest first.
     `of_table`, where the reading of a row depends on the whole table, takes a function that starts a pass over the
     values of all rows and returns the `build` for that table. `of_columns`, where the names themselves vary from table
-    to table, makes the shape for the names of one, or None.
+    to table, makes the shape for the names of one, or None. `gold`: the name that holds the right answer, if one does.
     """
 
     name: str
@@ -79,6 +79,7 @@ class RowShape(msgspec.Struct, frozen=True):
     of_table: Callable[[Callable[[], Iterator[Mapping[str, Any]]]], Build] | None = None
 
     of_columns: Callable[[Sequence[str]], RowShape | None] | None = None
+    gold: str = ""
 
     def spelt(self, name: str) -> tuple[str, ...]:
         """The columns that are read as `name`, its own first."""

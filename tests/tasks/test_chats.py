@@ -138,6 +138,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an object": ({"messages": {"role": "user", "content": "Norway?"}}, "no list of turns"),
     "lists of two lengths": ({"messages": {"role": ["user", "assistant"], "content": ["Norway?"]}}, "no list of turns"),
     "a turn that is text": ({"messages": ["Norway?"]}, "must be an object"),
+    "turns in other words": ({"messages": [{"Role": "user", "Content": "Norway?"}]}, "no 'role' that says who speaks"),
+    "a turn of both": ({"conversation": [{"human": "a?", "assistant": "b"}]}, "no 'role' that says who speaks"),
     "a late system": (messages(USER, OSLO, SYSTEM, USER), "system message behind its first turn"),
     "two systems": (
         {**SAME["ShareGPT"], "conversations": [{"from": "system", "value": "a"}], "system": "b"},

@@ -210,3 +210,36 @@ def test_agieval_reads_with_a_mapping(name: str) -> None:
     passages = [row for row in rows if isinstance(row.case, McqCase) and row.case.passage]
     assert bool(passages) == (name != "gaokao-geography")
     assert all(len(task_of().render(row)[0].trim) == 1 for row in passages)
+
+
+@pytest.mark.parametrize(
+    ("record", "named"),
+    [
+        ({"sentence": "The _ was old.", "option1": "cup", "option2": "jar", "answer": "2"}, {"question": "sentence"}),
+        ({"goal": "How?", "sol1": "cup", "sol2": "jar", "answer": "sol2"}, {"question": "goal"}),
+        (
+            {"Question": "How?", "Options": ["cup", "jar"], "answer": "B"},
+            {"question": "Question", "options": "Options"},
+        ),
+    ],
+)
+def test_what_the_nearest_table_lacks_is_named_and_leads_on(record: dict[str, Any], named: dict[str, str]) -> None:
+    with pytest.raises(DataError) as caught:
+        one(record)
+    advice = str(caught.value).split("-> ")[1]
+    assert [name for name in ("question", "options") if f"task.columns.{name}=" in advice] == list(named)
+    assert rows_from_memory([record], task_of().shapes, columns=named)[0].gold == 1
+
+
+@pytest.mark.parametrize(
+    "cell", ["['cup' 'jar']", "['cup' 'jar', 'mug']", "['cup'\n 'jar'\n 'mug']", "{'A': 'cup' 'jar'}"]
+)
+def test_texts_side_by_side_without_a_comma_are_not_one_text(cell: str) -> None:
+    with pytest.raises(DataError, match="'options' has texts side by side without a comma"):
+        one({"question": "Which?", "options": cell, "answer": "A"})
+
+
+def test_quotes_inside_the_texts_of_a_literal_stay() -> None:
+    row = one({"question": "Which?", "options": """['say "no" \\'now\\'', "it's", ':"":']""", "answer": "B"})
+    assert isinstance(row.case, McqCase)
+    assert row.case.options == ("say \"no\" 'now'", "it's", ':"":')

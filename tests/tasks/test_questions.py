@@ -161,3 +161,52 @@ def test_openstax_reads_as_it_is() -> None:
         assert reading.valid, f"{row.id}: a real answer is refused as {reading.problem}"
         assert reading.answer is not None
         assert reading.answer.split() == SAQ.target(row).split(), "a real answer is changed by cleaning"
+
+
+TRIVIA = {"value": "Paris", "aliases": ["City of Light", "Paris"], "normalized_aliases": ["paris"], "type": "Entity"}
+
+
+@pytest.mark.parametrize(
+    ("cell", "gold"),
+    [
+        ("['Oslo', 'Christiania']", ("Oslo", "Christiania")),
+        ('["it\'s", "it is"]', ("it's", "it is")),
+        ("['Oslo', nan]", ("Oslo",)),
+        (TRIVIA, ("Paris", "City of Light")),
+        (str(TRIVIA), ("Paris", "City of Light")),
+        ("{'aliases': ['a', 'b'], 'value': 'b'}", ("b", "a")),
+        ("[0, 1]", ("[0, 1]",)),
+        ("[sic]", ("[sic]",)),
+        ("['a'][0] + ['b']", ("['a'][0] + ['b']",)),
+        ("['a'", ("['a'",)),
+        ("[\"['a', 'b']\"]", ("['a', 'b']",)),
+    ],
+)
+def test_accepted_answers_as_files_of_others_have_them(cell: object, gold: tuple[str, ...]) -> None:
+    assert one(QA, {"question": "Which?", "answer": cell}).gold == gold
+
+
+def test_a_list_that_was_written_as_text_is_told() -> None:
+    assert "a list written as text" in one(QA, {"question": "Which?", "answers": "['a', 'b']"}).notes[0]
+    assert not one(QA, {"question": "Which?", "answers": ["a", "b"]}).notes
+
+
+def test_an_array_that_was_written_as_text_is_refused() -> None:
+    with pytest.raises(DataError, match="side by side without a comma"):
+        one(QA, {"question": "Which?", "answers": "['a' 'b']"})
+
+
+@pytest.mark.parametrize("record", ["question", "instruction", "prompt"])
+def test_an_answer_that_is_marked_behind_its_reasoning_is_accepted_as_well(record: str) -> None:
+    whole = "She sold 48/2=24.\n#### 72"
+    row = one(SAQ, {record: "How many?", "completion" if record == "prompt" else "answer": whole})
+    assert (SAQ.target(row), row.gold) == (whole, (whole, "72"))
+    assert "####" in row.notes[0]
+    read = SAQ.answer_reader([])
+    assert [read(row, answer) for answer in ("72", "It is 6*12.\n#### 72", "####", "# 72")] == [
+        "72",
+        "72",
+        "####",
+        "# 72",
+    ]
+    assert SAQ.answer_reader([])(one(SAQ, {"question": "x", "answer": "72"}), "a\n#### 72") == "a\n#### 72"

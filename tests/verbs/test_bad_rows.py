@@ -203,3 +203,42 @@ def test_rows_left_out_of_one_file_are_not_held_against_another(
 def test_a_subject_cannot_be_called_like_a_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "data.bad_rows=bad_rows.csv"]) == 2
     assert "an entry 'bad_rows' of data needs another name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "leads"),
+    [
+        ("rules", {"body": "Buy", "rule": "No ads", "verdict": "yes"}, "task.columns.rule_violation='verdict'"),
+        ("mcq", {"question": "Which?", "options": ["a", "b"], "label": "B"}, "task.columns.answer='label'"),
+        (
+            "mcq",
+            {"question": "Which?", "options": ["a", "b"], "answer": None, "label": "B"},
+            "task.columns.answer='label'",
+        ),
+        ("saq", {"question": "Which?", "best one": "b"}, "task.columns.answer='best one'"),
+        ("saq", {"instruction": "Name one.", "target": "b"}, "task.columns.output='target'"),
+        ("saq", {"prompt": "Name one.", "target": "b"}, "task.columns.completion='target'"),
+    ],
+)
+def test_a_column_that_may_hold_the_answers_is_named_and_leads_on(
+    task: str, row: dict[str, Any], leads: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gold, answers = tmp_path / "gold.jsonl", tmp_path / "answers.jsonl"
+    gold.write_text(json.dumps(row) + "\n")
+    answers.write_text(json.dumps({"id": "row-1", "answer": "Yes" if task == "rules" else "b"}) + "\n")
+    command = ["eval", str(answers), str(gold), f"task={task}"]
+    assert main(command) == 3
+    said = capsys.readouterr().err
+    assert f"or say which column holds the answers: {leads} (not read: " in said
+    assert main([*command, leads.replace("'", "")]) == 0
+
+
+def test_one_row_without_an_answer_says_nothing_of_other_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gold, answers = tmp_path / "gold.jsonl", tmp_path / "answers.jsonl"
+    rows = [{"id": str(i), "question": f"Which {i}?", "answer": "b" * (i < 2), "source": "x"} for i in range(3)]
+    gold.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answers.write_text("".join(json.dumps({"id": str(i), "answer": "b"}) + "\n" for i in range(3)))
+    assert main(["eval", str(answers), str(gold), "task=saq"]) == 3
+    assert "-> give the row an answer; data.bad_rows=skip" in capsys.readouterr().err

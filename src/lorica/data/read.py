@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from lorica.data.column_names import mapping, quoted_names
 from lorica.data.formats import open_table
 from lorica.data.ids import ID_FIX, refuse_duplicates
 from lorica.data.late_columns import LateColumns
@@ -151,16 +153,28 @@ def _rows(
                 late.check(record, path=path, line=line)
             row = build_row(layout, record, path=path, line=line, number=number, memory=False)
             if check is not None:
-                _checked(check, row, path)
+                _checked(check, row, path, partial(_gold_elsewhere, layout, late, number))
         except RowError as error:
             take(error)
         else:
             yield line, row
 
 
-def _checked(check: Callable[[Row], object], row: Row, path: Path) -> None:
+def _checked(check: Callable[[Row], object], row: Row, path: Path, unread: Callable[[], str]) -> None:
     try:
         check(row)
     except ValueError as error:
         fix = getattr(error, "fix", "give the row an answer")
+        if row.gold is None and row.gold_problem is None:
+            fix += unread()
         raise RowError(str(error), path=path, line=row.line, row_id=row.id, fix=fix) from error
+
+
+def _gold_elsewhere(layout: Layout, late: LateColumns, number: int) -> str:
+    """What else helps against a row without an answer, where a column that is not read may hold the answers: no column
+    is known for them, or it is empty from the first row on."""
+    gold = layout.shape.gold
+    if not gold or not late.names or (gold in layout.columns and number > 1):
+        return ""
+    how = mapping(gold, late.names[0]) if len(late.names) == 1 else f"task.columns.{gold}=<your column>"
+    return f", or say which column holds the answers: {how} (not read: {quoted_names(late.names)})"

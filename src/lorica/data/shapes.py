@@ -297,11 +297,13 @@ def _no_shape(
     explicit: Collection[str],
 ) -> DataError:
     given = [*names, *explicit]
+    shapes = [_with_names(shape, names) for shape in shapes]
 
     def nearness(shape: RowShape) -> tuple[int, int, bool]:
         # The shape of which most is there; where an id is required that may be numbered in another shape, that other.
         foreign = len(set(explicit).difference(shape.required, shape.optional))
-        return foreign, len(_lacking(shape, given)) - len(shape.required), shape.id_column in shape.required
+        there = sum(resolve(column_of(shape, name, given), given) is not None for name in shape.required)
+        return foreign, -there, shape.id_column in shape.required
 
     likely = sorted(shapes, key=nearness)
     told = "".join(f"\n     a {shape.name} table: lacks {', '.join(lacks[shape.name])}" for shape in likely[:_NEAREST])

@@ -90,7 +90,8 @@ def _shape(
         return _build(turns(values), values, gold, row_id, line)
 
     aliases = {"completion": ("response", "answer", "output"), "conversations": ("conversation",)}
-    return RowShape(name, required, (*optional, *_OWN, *_REFUSED), "id", build, aliases=aliases)
+    gold_column = "completion" if "completion" in optional else ""
+    return RowShape(name, required, (*optional, *_OWN, *_REFUSED), "id", build, aliases=aliases, gold=gold_column)
 
 
 def _build(turns: list[tuple[Role, str]], values: Mapping[str, Any], gold: Gold, row_id: str, line: int) -> Row:
@@ -159,6 +160,12 @@ def _turn(turn: object, name: str) -> tuple[Role, str]:
     role_key, text_key = (next((key for key in keys if key in turn), keys[0]) for keys in (_ROLE_KEYS, _TEXT_KEYS))
     for key, value in turn.items():
         if key not in (role_key, text_key) and not _is_harmless(key, value):
+            if role_key not in turn:
+                keys = ", ".join(map(repr, turn))
+                raise CellError(
+                    f"{name} has {keys}, and no 'role' that says who speaks",
+                    fix='write every turn as {"role": "user", "content": "..."}',
+                )
             raise CellError(
                 f"{name} has {key!r}: {value!r:.40}, which is not read", fix=f"remove {key!r}, or leave the chat out"
             )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import io
+import re
+import tokenize
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -13,7 +17,8 @@ from lorica.errors import CellError
 MAX_CHARS = 262_144
 MAX_DEPTH = 32
 _AS_JSON = """write it as JSON, ["first", "second"] or {"A": "first", "B": "second"}"""
-
+_SIDE_BY_SIDE = re.compile(r"['\"]\s*[bru]{0,2}['\"]", re.IGNORECASE)
+_LAYOUT = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 # How JSON writers and pandas spell values that no Python literal knows; NaN is how pandas holds what is missing.
 _WORDS = {"nan": None, "NaN": None, "null": None, "true": True, "false": False}
 
@@ -32,8 +37,10 @@ def literal_cell(value: object, name: str) -> list[Any] | dict[str, Any]:
         cell = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
         try:
-            cell = _python(text)
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            cell = _python(text, name)
+        except CellError:
+            raise
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError):
             raise CellError(
                 f"{name!r} is not JSON ({error}) and no Python literal: {_shown(value)}", fix=_AS_JSON
             ) from error
@@ -42,16 +49,29 @@ def literal_cell(value: object, name: str) -> list[Any] | dict[str, Any]:
     return cell
 
 
-def _python(text: str) -> object:
+def _python(text: str, name: str) -> object:
     """Literals only: numbers, strings, containers. Nothing in the text is run."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a strange escape in the user's text
         tree = ast.parse(text, mode="eval")
+    _refuse_missing_commas(text, name)
     for node in ast.walk(tree):
         for items in (getattr(node, field, None) for field in ("elts", "keys", "values")):
             if isinstance(items, list):
                 items[:] = map(_word, items)
     return ast.literal_eval(tree)
+
+
+def _refuse_missing_commas(text: str, name: str) -> None:
+    """Python takes 'red' 'two' for one text. Raises CellError."""
+    if not _SIDE_BY_SIDE.search(text):
+        return
+    kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type not in _LAYOUT]
+    if (tokenize.STRING, tokenize.STRING) in pairwise(kinds):
+        raise CellError(
+            f"{name!r} has texts side by side without a comma: {_shown(text)}",
+            fix=f"{_AS_JSON}; pandas writes a column of arrays so: df[{name!r}].map(list) makes lists of them",
+        )
 
 
 def _word(node: ast.expr) -> ast.expr:

@@ -33,6 +33,7 @@ _ALIASES = {
     "answer": ("answerKey", "answer_key", "answer_idx", "correct_answer", "correct_option", "cop"),
     "passage": ("context",),
 }
+_GOLD = ("answer", "answer_idx", "answerKey")
 # A column of its own for each option: A, b, option_a, "Option B", opc, choice1, ending0, "3".
 _COLUMN = re.compile(
     r"((?:(?:option|choice|opt|op|answer|ans|alternative|ending|sol)[ _-]?)?)([a-z]|[0-9]{1,2})",
@@ -104,7 +105,8 @@ def _shape(
         return partial(_build, read, functools.cache(lambda: find(lambda: _answers(read, again()))))
 
     build = of_table(lambda: iter(()))
-    return RowShape(name, required, optional, id_column, build, aliases=_ALIASES, of_table=of_table)
+    gold_column = next((column for column in (*required, *optional) if column in _GOLD), "")
+    return RowShape(name, required, optional, id_column, build, aliases=_ALIASES, of_table=of_table, gold=gold_column)
 
 
 def _of_columns(prefix: str, ends: Sequence[str], find: FindNumbering) -> RowShape:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -24,7 +24,16 @@ _WITH_INPUT = "the column 'input' is read as part of the question"
 
 # What a table of instructions may hold besides, and a question does not.
 _NOT_ASKED = ("system", "history", "images", "tools")
-_SQUAD = re.compile(r"\s*\{\s*['\"]text['\"]")
+_QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+# A text that holds answers as CSV has them: SQuAD's {"text": [...]}, TriviaQA's {"aliases": [...]}, a list of texts.
+_AS_TEXT = re.compile(
+    r"\s*\{\s*['\"](?:text|answer_start|aliases|value)['\"]\s*:.*\}\s*"
+    rf"|\s*\[\s*{_QUOTED}(?:\s*,\s*(?:{_QUOTED}|[\w.+-]+)|\s*{_QUOTED})*\s*,?\s*\]\s*",
+    re.DOTALL,
+)
+_FINAL = re.compile(r"(?:^|\n)####[ \t]*(\S[^\n]*)\s*$")
+_MARKED = "its answer ends with '#### ...', and what stands there is accepted as well, of a model's answers too"
+_LISTED = 'its answers are a list written as text, and each of them is accepted; a text with brackets is ["[...]"]'
 
 
 class QuestionCase(msgspec.Struct, frozen=True):
@@ -51,6 +60,12 @@ def gold_text(row: Row) -> str:
     return row.gold[0]
 
 
+def final_answer(text: str) -> str:
+    """What stands behind `####` on the last line, as GSM8K marks the answer behind its reasoning; else ""."""
+    match = _FINAL.search(text)
+    return match[1].strip() if match else ""
+
+
 def question_case(row: Row) -> QuestionCase:
     """The row's payload. Raises TypeError for a row of another task."""
     if not isinstance(row.case, QuestionCase):
@@ -62,6 +77,7 @@ def _build_question(values: Mapping[str, Any], row_id: str, line: int) -> Row:
     question, context = needed_text(values, "question"), text_value(values, "input")
     if context == question:  # one column, which is the question by a mapping
         context = ""
+    answers, notes = _answers(values.get("answer"))
     return Row(
         id=row_id,
         case=QuestionCase(
@@ -70,10 +86,10 @@ def _build_question(values: Mapping[str, Any], row_id: str, line: int) -> Row:
             text_value(values, "passage") or UNSET,
         ),
         subject=text_value(values, "subject"),
-        gold=_answers(values.get("answer")),
+        gold=answers,
         group=text_value(values, "group"),
         line=line,
-        notes=(_WITH_INPUT,) if context else (),
+        notes=(*((_WITH_INPUT,) if context else ()), *notes),
     )
 
 
@@ -85,7 +101,8 @@ def _build_instruction(values: Mapping[str, Any], row_id: str, line: int) -> Row
                 fix="write such rows as chats, in a column 'messages'",
             )
     named = {**values, "question": values["instruction"], "answer": values.get("output")}
-    return msgspec.structs.replace(_build_question(named, row_id, line), notes=())
+    row = _build_question(named, row_id, line)
+    return msgspec.structs.replace(row, notes=tuple(note for note in row.notes if note != _WITH_INPUT))
 
 
 def _build_annotated(values: Mapping[str, Any], row_id: str, line: int) -> Row:
@@ -95,18 +112,30 @@ def _build_annotated(values: Mapping[str, Any], row_id: str, line: int) -> Row:
     return msgspec.structs.replace(row, gold=_annotated(literal_cell(values["annotations"], "annotations")))
 
 
-def _answers(value: object) -> tuple[str, ...] | None:
-    """A text, or in JSON a list of accepted texts, the preferred one first; or SQuAD's {"text": [...]} and the like.
+def _answers(value: object) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Accepted answers, the preferred one first, and notes: of a text, in JSON a list of texts; or SQuAD's
+    {"text": [...]}, TriviaQA's {"value": ..., "aliases": [...]} and the like, or such a one written as text.
     True and false are the words."""
-    if isinstance(value, str) and _SQUAD.match(value):
+    notes: list[str] = []
+    if isinstance(value, str) and _AS_TEXT.fullmatch(value):
         value = literal_cell(value, "answer")
+        notes += [_LISTED] if isinstance(value, list) else []
     if isinstance(value, Mapping) and "text" in value:
         value = value["text"]
+    if isinstance(value, Mapping) and isinstance(value.get("aliases"), list):
+        value = [value.get("value"), *value["aliases"]]
     texts = value if isinstance(value, list) else [value]
     texts = [text["text"] if isinstance(text, Mapping) and "text" in text else text for text in texts]
     texts = [str(text).lower() if isinstance(text, bool) else text for text in texts]
-    accepted = (text_value({"answer": text}, "answer") for text in texts)
-    return tuple(dict.fromkeys(filter(None, accepted))) or None
+    answers, marked = _with_finals(filter(None, (text_value({"answer": text}, "answer") for text in texts)))
+    return answers or None, (*notes, *marked)
+
+
+def _with_finals(answers: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Accepted answers, those that they mark as final behind them, and notes."""
+    answers = tuple(dict.fromkeys(answers))
+    finals = tuple(filter(None, map(final_answer, answers)))
+    return tuple(dict.fromkeys((*answers, *finals))), (_MARKED,) if finals else ()
 
 
 def _annotated(annotations: Any) -> tuple[str, ...] | None:
@@ -145,15 +174,28 @@ ANNOTATED = RowShape(
     "ID",
     _build_annotated,
     aliases=_ALIASES,
+    gold="annotations",
 )
 BY_SUBJECT = RowShape(
-    "subject questions", ("questionID", "question"), _OPTIONAL, "questionID", _build_question, aliases=_ALIASES
+    "subject questions",
+    ("questionID", "question"),
+    _OPTIONAL,
+    "questionID",
+    _build_question,
+    aliases=_ALIASES,
+    gold="answer",
 )
 QUESTIONS = RowShape(
-    "questions and answers", ("question",), ("id", *_OPTIONAL), "id", _build_question, aliases=_ALIASES
+    "questions and answers",
+    ("question",),
+    ("id", *_OPTIONAL),
+    "id",
+    _build_question,
+    aliases=_ALIASES,
+    gold="answer",
 )
 _ELSEWHERE = (
-    *chat_shapes(lambda answer: ((answer,), ())),
+    *chat_shapes(lambda answer: _with_finals((answer,))),
     RowShape(
         "instructions",
         ("instruction",),
@@ -161,8 +203,9 @@ _ELSEWHERE = (
         "id",
         _build_instruction,
         aliases=_ALIASES,
+        gold="output",
     ),
-    pair_shape(lambda answer: ((answer,), ())),
+    pair_shape(lambda answer: _with_finals((answer,))),
 )
 QUESTION_SHAPES = (BY_SUBJECT, QUESTIONS, *_ELSEWHERE)
 """The tables of every task with written answers, the most specific first."""

@@ -94,8 +94,10 @@ class RulesTask:
             raise ConfigError(f"task.fallback_score={settings.fallback_score} is no probability", fix="use 0 to 1")
         self._labels = _label_table(settings)
         self.shapes: tuple[RowShape, ...] = (
-            RowShape("rule violations", ("row_id", "body", "rule"), _OPTIONAL, "row_id", self._build),
-            RowShape("posts and rules", ("body", "rule"), ("id", *_OPTIONAL), "id", self._build),
+            RowShape(
+                "rule violations", ("row_id", "body", "rule"), _OPTIONAL, "row_id", self._build, gold="rule_violation"
+            ),
+            RowShape("posts and rules", ("body", "rule"), ("id", *_OPTIONAL), "id", self._build, gold="rule_violation"),
             *chat_shapes(self._chat_gold),
         )
         # The words by which a chat is answered; a prompt of the task's own asks for Yes or No.

@@ -9,7 +9,7 @@ import msgspec
 from lorica.records import Message, Row, RowShape
 from lorica.tasks.base import Reading, TaskSettings, invalid, pick
 from lorica.tasks.chats import ChatCase, chat_messages
-from lorica.tasks.questions import gold_text, question_case, read_answer
+from lorica.tasks.questions import final_answer, gold_text, question_case, read_answer
 
 
 class WrittenTask:
@@ -56,8 +56,13 @@ class WrittenTask:
         return read_answer(row, text, cut_off=cut_off)
 
     def answer_reader(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
-        """To the text itself."""
-        return lambda row, answer: answer
+        """To the text itself; where gold marks its final answer, to what the answer marks so."""
+
+        def read(row: Row, answer: str) -> str:
+            marked = isinstance(row.gold, tuple) and any(map(final_answer, row.gold))
+            return (final_answer(answer) if marked else "") or answer
+
+        return read
 
     def text(self, row: Row) -> str:
         """The question, or all of a chat."""
