@@ -29,6 +29,7 @@ _ARTICLES = ("a", "an", "the")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴-⁹⁺⁻]+")
 _VULGAR_FRACTION = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])")
 _DEGREE = re.compile(r"[˚º](?=\s?[CF]\b)")
+_WIDE = {0xFF01 + at: 0x21 + at for at in range(94)} | {ord("ₙ"): "_n"}
 _IGNORED = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\u0640\ufe00-\ufe0f\ufeff©®™℠`]")
 _SPELLINGS = str.maketrans(
     dict.fromkeys("‐‑‒–−", "-") | dict.fromkeys("’ʼ", "'") | {"⁄": "/", "∕": "/", "٫": ".", "٬": ",", "٪": "%"}
@@ -102,7 +103,7 @@ def tokens(atoms: Sequence[Atom]) -> list[str]:
 
 def _unified(text: str) -> str:
     """One spelling of each character: case, width, digits of all scripts, dashes, fractions, markup."""
-    text = _LATEX.sub("", _BULLET.sub("", mark_formula(text)))
+    text = _LATEX.sub("", _BULLET.sub("", mark_formula(text.translate(_WIDE))))
     text = _SUPERSCRIPT.sub(lambda match: "^" + unicodedata.normalize("NFKC", match[0]), text)
     text = _IGNORED.sub("", _DEGREE.sub("°", _VULGAR_FRACTION.sub(" ", text)))
     text = fold_case(text).translate(_SPELLINGS)
@@ -139,7 +140,7 @@ def _may_carry_sign(text: str, run: re.Match[str]) -> bool:
     before = text[max(run.start() - 2, 0) : run.start()]
     # "5 +3" adds; "5 -3" may be a list.
     last = (before.rstrip() if run[1] == "+" else before)[-1:]
-    return not (last and (_is_word(last) or last in ")]}%+-")) and not run[3]
+    return not (last and (_is_word(last) or last in ")]}⌡⊐%+-")) and not run[3]
 
 
 def _numbers(text: str, run: re.Match[str], gap: Gap) -> Iterator[Atom]:
@@ -192,7 +193,7 @@ def _raised(number: str, exponent: str) -> str:
 
 def _word(text: str, at: int) -> tuple[str, int]:
     """A word from `at` on, without the punctuation inside it, and where it ends."""
-    word = ""
+    word, start = "", at
     while at < len(text):
         after = text[at + 1 : at + 2]
         if _is_word(text[at]):
@@ -208,7 +209,7 @@ def _word(text: str, at: int) -> tuple[str, int]:
     # Blood group O-, Cl-, grade B-: at the end of a short name a hyphen is a sign.
     if text[at : at + 1] == "-" and (len(word) <= 2 or word[-1].isdigit()):
         return word + "-", at + 1
-    return word, at
+    return text[start:at] if word == "an" else word, at  # a_n is no article
 
 
 @functools.lru_cache(maxsize=1 << 12)
@@ -227,7 +228,7 @@ def _is_symbol(text: str, at: int) -> bool:
     if char == "-":
         before, behind = text[at - 1 : at] if at else "", text[at + 2 : at + 3]
         touches = bool(after) and (unicodedata.category(after)[0] == "S" or (after.isalpha() and not behind.isalpha()))
-        return touches and not (before and (_is_word(before) or before in ")]}%-"))
+        return touches and not (before and (_is_word(before) or before in ")]}⌡⊐%-"))
     if char == "!":
         return after == "="
     return char in _SYMBOLS or unicodedata.category(char)[0] == "S" or (unicodedata.category(char)[0] in "LNM")

@@ -11,7 +11,7 @@ import unicodedata
 MINUS, FACTORIAL = "∸", "ꜝ"  # symbols that no answer holds
 _DASH = "[-−–]"
 _LETTER = r"[^\W\d_²³¹⁰-₉¼-¾⅐-⅞]"
-_FUNCTION = r"(?:arc)?(?:sin|cos|tan|cot|sec|csc|sqrt|ln|log|exp|lim|det|cis)"
+_FUNCTION = r"(?i:(?:arc)?(?:sin|cos|tan|cot|sec|csc|sqrt|ln|log|exp|lim|det|cis))"
 _FUNCTION_BEGINS = rf"{_FUNCTION}(?!{_LETTER}{{2}})"
 # A small letter by itself: B-12, 3-D and e-mail are names.
 _VARIABLE = rf"[a-zα-ω](?!{_LETTER})"
@@ -20,15 +20,15 @@ _IS_FORMULA = re.compile(
     rf"[=^√∞∫∑∏∂⁰¹²³⁴-⁹]|\\[a-zA-Z]|\w\+\w|\w \+ \w|\b\d*{_FUNCTION}(?:\b|{_LETTER}\b)|(?<!{_LETTER}){_FUNCTION}\("
 )
 
-_APART = re.compile(rf"^(\s*)−\s+(?=\S)|([=(\[<>≤≥≠≈^]\s*){_DASH}\s+(?=\S)")
+_APART = re.compile(rf"^(\s*)(?:−|{_DASH}(?=\s+\([^()]*\)\s?/))\s+(?=\S)|([=(\[<>≤≥≠≈^]\s*){_DASH}\s+(?=\S)")
 # x-3, 3 - x and x-y subtract; 1e-3 is a number, and 3-4 is a range or a score.
 _SUBTRACTION = re.compile(
     rf"((?<!{_LETTER})(?!(?<=\d)e){_VARIABLE})\s?{_DASH}\s?(?=\d|{_VARIABLE})|(\d)\s?{_DASH}\s?(?={_VARIABLE})"
 )
 # (x+4)-2 and 10-(-18) subtract; (R)-alanine and (555)-1234 are names.
 _AT_BRACKETS = re.compile(
-    rf"([\d²³°!)\]}}])\s?{_DASH}\s?(?=[(\[{{])"
-    rf"|(?<!\([A-Z]\))(?<!\(\d{{3}}\))(?<=[)\]}}])\s?{_DASH}\s?(?=\d|{_VARIABLE})"
+    rf"(?<=[\d²³°!)\]}}])(\s?){_DASH}\1(?=[(\[{{])"
+    rf"|(?<!\([A-Z]\))(?<!\(\d{{3}}\))(?<=[)\]}}])(\s?){_DASH}\2(?=\d|{_VARIABLE})"
 )
 _BEFORE_FUNCTION = re.compile(rf"([\w)\]}}]){_DASH}(?={_FUNCTION_BEGINS})")
 _IN_FORMULA = re.compile(
@@ -49,10 +49,13 @@ _RELATION = re.compile(r"(?:(?<=[\w)\]] )|(?<=[\w)\]]))(>=|<=|!=)(?=\s?[\w(\[√
 _RELATIONS = {">=": "≥", "<=": "≤", "!=": "≠"}
 _TIMES = re.compile(r"(?<=\d)(?<!^0)(?<![^\w.]0)\s?[xX*]\s?(?=\d)")  # 0x10 is a number
 # Na⁺, Ca^2+ and SO4^{2-} are written Na+, Ca2+, SO42- as well.
-_CHARGE = re.compile(r"([A-Z][a-z]?[\d₀-₉]*|[\])\d])(?:\^\{?|(?=[⁰¹²³⁴-⁹]?[⁺⁻]))([\d⁰¹²³⁴-⁹]?[-+−–⁺⁻])\}?(?!\s?[\d(])")
+_CHARGE = re.compile(
+    r"([A-Z][a-z]?[\d₀-₉]*|(?<!\w)[ep]|[\])\d])(?:\^\{?|(?=[⁰¹²³⁴-⁹]?[⁺⁻]))([\d⁰¹²³⁴-⁹]?[-+−–⁺⁻])\}?(?!\s?[\w(])"
+)
 _CIRCLED = re.compile("[①-⒛]")
 _FACTORIAL = re.compile(rf"(\d|(?<![\w.]){_VARIABLE}|\d\)|[-+−–]\w\))!(?![!=\w])")
-_PRIMED = re.compile(rf"(?:\d|(?<!\w){_LETTER})(?:['’]{{1,3}}|[\"”″])(?!\w)")
+# 1'000 is a thousand.
+_PRIMED = re.compile(rf"(?:\d(?!['’]\d{{3}}(?!\d))|(?<!\w){_LETTER}(?!['’]+\w))(?:['’]{{1,3}}|[\"”″])(?!{_LETTER})")
 _OPENS_QUOTE = re.compile(r"(?<![\w'’])['’‘\"“”]")
 _PRIMES = str.maketrans({"'": "′", "’": "′", '"': "″", "”": "″"})
 
@@ -63,7 +66,7 @@ _SUM = re.compile(rf"[\w)\]²³%°]\s?[+{MINUS}±]\s?[\w(\[√\\]")
 _PRODUCT = re.compile(rf"[\w)\]]\s?[*·×/]\s?[\w(\[√\\]|\d\s?{_LETTER}|[{MINUS}-]\s?\w")
 _WORKED_ON = re.compile(rf"[\w)\]^/*·×√{MINUS}]$|\d $")
 _ITEM = rf"\s*[-+{MINUS}]?[\w.√∞/]+\s*"
-_INTERVAL = re.compile(rf"{_ITEM}[,;]{_ITEM}")
+_INTERVAL = re.compile(rf"({_ITEM})[,;]{_ITEM}")
 
 
 def mark_formula(text: str) -> str:
@@ -71,7 +74,8 @@ def mark_formula(text: str) -> str:
     one spelling. To be called before case and width are folded: B-12 is a name, b-12 a difference."""
     text = _CIRCLED.sub(lambda match: f" {unicodedata.numeric(match[0]):.0f} ", text)
     text = _CHARGE.sub(lambda match: match[1] + unicodedata.normalize("NFKC", match[2]), text)
-    text = _AT_BRACKETS.sub(rf"\1{MINUS}", _POWER.sub("^", text))
+    text = _APART.sub(r"\1\2-", text)
+    text = _AT_BRACKETS.sub(MINUS, _POWER.sub("^", text))
     text = _FRACTION.sub(_fraction, text)
     text = _FACTORIAL.sub(rf"\1{FACTORIAL}", _RELATION.sub(lambda match: _RELATIONS[match[1]], text))
     if not _OPENS_QUOTE.search(text):
@@ -80,7 +84,6 @@ def mark_formula(text: str) -> str:
 
 
 def _mark_minus(text: str) -> str:
-    text = _APART.sub(r"\1\2-", text)
     text = _BEFORE_FUNCTION.sub(rf"\1{MINUS}", _SUBTRACTION.sub(rf"\1\2{MINUS}", text))
     if _IS_FORMULA.search(text):
         text = _IN_FORMULA.sub(rf"\1{MINUS}", text)
@@ -106,8 +109,9 @@ def mark_brackets(text: str) -> str:
             inside, pair = text[start + 1 : at], text[start] + char
             if len(inside) > _LONGEST:
                 continue
-            if pair in ("[)", "(]", "[]") and _INTERVAL.fullmatch(inside):
+            if pair in ("[)", "(]", "[]") and (interval := _INTERVAL.fullmatch(inside)):
                 chars[start], chars[at] = _ENDS[text[start]], _ENDS[char]
+                chars[start + 1 + interval.end(1)] = "; "  # no decimal comma
             elif pair == "()" and _decides(text[max(start - 2, 0) : start], inside, text[at + 1 : at + 2]):
                 chars[start], chars[at] = "⌠", "⌡"
     return "".join(chars)
