@@ -94,6 +94,16 @@ def required(value: str, key: str, example: str) -> Path:
     return Path(value)
 
 
+def inform(text: str) -> None:
+    """Tell a person something on standard error, beside the result."""
+    print(f"lorica: {text}", file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    """As `inform`, of what may be a mistake."""
+    inform(f"warning: {text}")
+
+
 def emit(result: Any, *, as_json: bool, text: str) -> None:
     """Print a result for a program or for a person."""
     if as_json:

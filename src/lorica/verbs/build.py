@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from lorica.routing import route
 from lorica.tasks import load_task
 from lorica.tasks.base import Task, TaskSettings
 from lorica.training.types import TrainSettings
+from lorica.verbs.arguments import inform, warn
 
 # Up to this size a CPU computes the base in float32: exact, and the memory does not hurt.
 _FLOAT32_UP_TO = 1 << 30  # bytes of weight files
@@ -77,7 +77,7 @@ def build_encoder(config: Config, folder: Path) -> Encoder:
     encoder = Encoder.load(folder, chat_template=config.model.chat_template, thinking=config.task.thinking)
     rows = read_limits(folder).vocabulary
     for note in (*encoder.notes, *(() if rows is None else encoder.check_vocabulary(rows))):
-        print(f"lorica: {note}", file=sys.stderr)
+        inform(note)
     return encoder
 
 
@@ -132,7 +132,7 @@ def build_engine(config: Config, folder: Path) -> Engine:
 def tell_base(folder: Path) -> None:
     """Warn on standard error of what a base's config.json says in vain."""
     for note in config_notes(folder):
-        print(f"lorica: warning: {note}", file=sys.stderr)
+        warn(note)
 
 
 def adapter_folders(config: Config) -> dict[str, Path]:
@@ -206,13 +206,12 @@ def tell_admissions(admitted: Mapping[str, Admission]) -> None:
     """Warn on standard error of what a person should know about the adapters that came through the gate."""
     for name, one in admitted.items():
         for text in (*one.differences, *one.notes):
-            print(f"lorica: warning: adapter {name}: {text}", file=sys.stderr)
+            warn(f"adapter {name}: {text}")
     bare = [name for name, one in admitted.items() if one.trial is None and one.proof == "differs"]
     if bare:
-        print(
-            f"lorica: warning: no passport: {listed(bare, 5)}; applied, and not proved to be on the right base. "
-            "Make one with `lorica passport DIR --base BASE`",
-            file=sys.stderr,
+        warn(
+            f"no passport: {listed(bare, 5)}; applied, and not proved to be on the right base. "
+            "Make one with `lorica passport DIR --base BASE`"
         )
 
 

@@ -7,14 +7,13 @@ import csv
 import io
 import json
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorica.errors import UsageError
-from lorica.verbs.arguments import as_base, as_output, as_path, as_report, emit, parser
+from lorica.verbs.arguments import as_base, as_output, as_path, as_report, emit, inform, parser
 from lorica.verbs.progress import row_progress
 from lorica.vetting.findings import EXIT_CODES, LEVELS
 
@@ -190,7 +189,7 @@ def _write(
         kept = _kept(found, places)
         if not kept:
             # A file without adapters would be read as "ask the base model alone".
-            print(f"lorica: no adapter is left to keep: {given.keep_working} was not written", file=sys.stderr)
+            inform(f"no adapter is left to keep: {given.keep_working} was not written")
             return
         with atomic_file(given.keep_working) as file:
             file.write(_working(kept).encode("utf-8"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +26,7 @@ from lorica.names import visible_values
 from lorica.pipeline.infer import Summary, answer_file
 from lorica.pipeline.mass import explain_low_mass
 from lorica.verbs import build
-from lorica.verbs.arguments import emit, going_on, parser, required, resolve
+from lorica.verbs.arguments import emit, going_on, inform, parser, required, resolve, warn
 from lorica.verbs.progress import row_progress
 from lorica.verbs.rows import list_skipped, open_rows, reading_log, tell
 
@@ -73,9 +72,9 @@ def run(arguments: Sequence[str]) -> int:
         mass = mass_health(summary.masses)
         emit(written | summary_dict(summary), as_json=given.json, text=_text(summary, output))
         if mass is not None and mass.low:
-            print(f"lorica: warning: {mass.problem}", file=sys.stderr)
+            warn(mass.problem)
         if summary.flags["error"]:
-            print(f"lorica: {summary.flags['error']} rows failed, first {summary.first_error}", file=sys.stderr)
+            inform(f"{summary.flags['error']} rows failed, first {summary.first_error}")
         if summary.flags["error"] == summary.rows:
             return EngineError.exit_code
     return 0
@@ -96,11 +95,8 @@ def _write_submission(output: Path, columns: Sequence[SubmissionColumn]) -> Path
     """Write it beside the output, and say of which rows a value is missing."""
     path = output.with_name(output.name.removesuffix(".gz").rpartition(".")[0] + SUBMISSION_SUFFIX)
     for field, ids in write_submission(path, read_answers(output), columns).items():
-        print(
-            f"lorica: warning: {path}: {len(ids)} rows have no {field}, first {ids[0]}: their cells are empty",
-            file=sys.stderr,
-        )
-    print(f"lorica: {path} holds {', '.join(column.name for column in columns)}", file=sys.stderr)
+        warn(f"{path}: {len(ids)} rows have no {field}, first {ids[0]}: their cells are empty")
+    inform(f"{path} holds {', '.join(column.name for column in columns)}")
     return path
 
 
@@ -123,7 +119,7 @@ def infer_file(
         sample = list(itertools.islice(open_rows(config, task, source), _SAMPLE_ROWS))
         settled = pipeline.settle(uses, sample)
         if settled and (config.engine.merge == "always" or pipeline.engine.describe().get("merged", "none") != "none"):
-            print(f"lorica: {settled}", file=sys.stderr)
+            inform(settled)
         manifest = build.manifest(config, pipeline, {"input": file_digest(source), "output": output.name})
     record = output.with_name(output.name + RECORD_SUFFIX)
     folder = Path(config.run_dir) if config.run_dir else output.with_name(output.name + ".partial")
@@ -131,7 +127,7 @@ def infer_file(
         return None, output
     with Journal.open(folder, manifest, resume=config.inference.resume) as journal, _nothing_lost(journal, again):
         if doubt := explain_low_mass(pipeline, sample[:_MASS_ROWS]):
-            print(f"lorica: warning: {doubt}", file=sys.stderr)
+            warn(doubt)
         with row_progress(uses.total()) as advance:
             summary = answer_file(
                 pipeline,
@@ -220,7 +216,7 @@ def _complete(record: Path, output: Path, manifest: dict[str, str], *, began_ane
         return True
     if not began_anew:
         check_same_run(output, finished.manifest, manifest, otherwise=anew)
-        print(f"lorica: {output} was changed after its run had ended: it is made again", file=sys.stderr)
+        inform(f"{output} was changed after its run had ended: it is made again")
     return False
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from lorica.errors import NoTableError
 from lorica.records import Row, RowShape
 from lorica.tasks import TASKS, load_task
 from lorica.tasks.base import Task, TaskSettings
+from lorica.verbs.arguments import inform
 
 
 def open_rows(
@@ -72,7 +72,7 @@ def reading_log(config: Config) -> ReadLog:
 def tell(log: ReadLog) -> None:
     """Say on standard error what was not read, and was not said before."""
     for note in log.new_notes():
-        print(f"lorica: {note}", file=sys.stderr)
+        inform(note)
 
 
 def list_skipped(log: ReadLog, path: Path) -> dict[str, Any]:
@@ -82,5 +82,5 @@ def list_skipped(log: ReadLog, path: Path) -> dict[str, Any]:
     """
     if not write_skipped(path, log.skipped):
         return log.as_dict()
-    print(f"lorica: the rows that were left out: {path}", file=sys.stderr)
+    inform(f"the rows that were left out: {path}")
     return log.as_dict() | {"skipped_file": str(path)}

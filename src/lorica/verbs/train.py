@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -32,7 +31,7 @@ from lorica.training.loop import lock_run
 from lorica.training.progress import make_listener
 from lorica.training.types import Listener, TrainResult
 from lorica.verbs import build
-from lorica.verbs.arguments import emit, going_on, parser, resolve
+from lorica.verbs.arguments import emit, going_on, inform, parser, resolve
 from lorica.verbs.rows import list_skipped, reading_log, tell
 from lorica.verbs.train_plan import plan_fits
 
@@ -167,10 +166,9 @@ def train_locked(
 def _show_example(name: str, examples: dict[str, LossExample], example: LossExample) -> None:
     """Show, before hours of training, what is learned: with a wrong shape, template or column it is not the answer."""
     examples[name] = example
-    print(
-        f"lorica: {name}: of the {example.tokens} tokens of row {example.row!r} the last {example.loss_tokens} carry "
-        f"loss, here between >>> and <<<:\n{_shortened(example.prompt)}>>>{_shortened(example.answer)}<<<",
-        file=sys.stderr,
+    inform(
+        f"{name}: of the {example.tokens} tokens of row {example.row!r} the last {example.loss_tokens} carry "
+        f"loss, here between >>> and <<<:\n{_shortened(example.prompt)}>>>{_shortened(example.answer)}<<<"
     )
 
 

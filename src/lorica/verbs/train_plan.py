@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from lorica.records import Row
 from lorica.routing import GENERAL
 from lorica.tasks import TASKS
 from lorica.tasks.base import Task
+from lorica.verbs.arguments import inform
 from lorica.verbs.rows import open_rows
 
 LAST = "last"
@@ -84,7 +84,7 @@ def by_subject(rows: Sequence[Row], source: str, root: Path) -> list[Fit]:
     for key, name in sorted(names.items()):
         if len(counts[key]) > 1:
             rows_of = ", ".join(f"{spelling!r} {count}" for spelling, count in counts[key].most_common())
-            print(f"lorica: {len(counts[key])} spellings are one subject, {name!r}; rows: {rows_of}", file=sys.stderr)
+            inform(f"{len(counts[key])} spellings are one subject, {name!r}; rows: {rows_of}")
     return [*sorted(fits, key=lambda fit: fit.name), Fit(GENERAL, rows, source, _unused_folder(root, GENERAL))]
 
 
