@@ -43,7 +43,7 @@ class Row(msgspec.Struct, frozen=True):
     the accepted answers for `saq` and `qa`.
     `group` ties rows together that a split must not separate (a question id, a functionality, a rule).
     `gold_problem` says why the file's answer is not in `gold`: to train on the row or to evaluate with it is an error.
-    `notes` are what a person should know of how the row was read; equal ones are told once.
+    `notes` are what a person should know of how the row was read; equal ones are reported once.
     """
 
     id: str

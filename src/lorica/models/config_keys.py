@@ -1,8 +1,8 @@
-"""Every key of a `config.json`: read by the decoder, known to change nothing, refused at some values, or told of.
+"""Every key of a `config.json`: read by the decoder, known to change nothing, refused at some values, or reported.
 
-What transformers heeds and this decoder does not is refused by name. What transformers does not heed either is told of,
-and refused only where it says that the weights are another architecture's. A test holds the tables against the
-configuration classes of the installed transformers.
+What transformers heeds and this decoder does not is refused by name. What transformers does not heed either is
+reported, and refused only where it says that the weights are another architecture's. A test holds the tables against
+the configuration classes of the installed transformers.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ def _build(
     try:
         gold = _gold(row, numbering)
     except UndecidedNumberError as error:
-        # Whoever asks for an answer needs none; whoever trains or measures is told.
+        # Answering needs no gold; training and evaluation refuse the row by this problem.
         problem = Problem(str(error), error.fix)
     notes = [_COUNTED_IN_TWO_WAYS] if problem else []
     if len(set(row.options.texts)) < len(row.options.texts):
@@ -193,7 +193,7 @@ def _gold(row: McqRow, numbering: Callable[[], Numbering | None]) -> int | None:
 
 
 def _answers(read: Callable[[Mapping[str, Any]], McqRow], table: Iterator[Mapping[str, Any]]) -> Iterator[NamedAnswer]:
-    """What `find_numbering` asks of a table; a row that cannot be read is told when it is met."""
+    """The answers of a table for `find_numbering`. A row that cannot be read is left out: reading it later says why."""
     for values in table:
         try:
             row = read(values)

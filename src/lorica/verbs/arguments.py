@@ -53,7 +53,7 @@ def resolve(overrides: Sequence[str]) -> Resolved:
 
 
 def going_on(verb: str, arguments: Sequence[str], override: str) -> str:
-    """The command that goes on with the one of `arguments`: the same with `override`, for a shell."""
+    """The command that resumes the one of `arguments`: the same with `override`, for a shell."""
     key = override.partition("=")[0]
     same = [word for word in arguments if not word.startswith(f"{key}=")]
     return " ".join(["lorica", verb, *map(shell_word, [*same, override])])

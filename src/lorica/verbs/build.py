@@ -43,7 +43,7 @@ _SPEED_ALONE = ("threads", "batch_tokens")
 # Positions that are kept free behind a prompt where an adapter is tried, for a choice or a short text.
 SHORT_ANSWER = 64  # tokens
 
-# What answers of a run carry: a run that began without it is not gone on with.
+# A column of the answers: a run that began without it cannot be resumed.
 _ANSWERS = "choice_mass"
 
 

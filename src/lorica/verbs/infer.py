@@ -199,7 +199,7 @@ def summary_dict(summary: Summary) -> dict[str, Any]:
 
 
 def _complete(record: Path, output: Path, manifest: dict[str, str], *, began_anew: bool) -> bool:
-    """Whether this very run has ended. began_anew: whether one began after it, which is to be gone on with.
+    """Whether this very run has ended. began_anew: whether another one began after it, which is to be resumed.
 
     Raises ResumeError where another run has ended: a resume does not write over its output.
     """

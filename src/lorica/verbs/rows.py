@@ -28,7 +28,7 @@ def open_rows(
     log: ReadLog | None = None,
     check: Callable[[Row], object] | None = None,
 ) -> Iterator[Row]:
-    """The rows of a file in the shapes of the task. `log` is one of `reading_log`; without it nothing is told.
+    """The rows of a file in the shapes of the task. `log` is one of `reading_log`; without it no note reaches anybody.
 
     shapes: those of the task, where something is added to them. check: raises ValueError for a row that the verb cannot
     use. Raises what `lorica.data.read.read_rows` does.

@@ -64,7 +64,7 @@ def plan_fits(config: Config, task: Task, log: ReadLog) -> list[Fit]:
 def by_subject(rows: Sequence[Row], source: str, root: Path) -> list[Fit]:
     """One adapter for each subject of the rows, and `general` over all.
 
-    A subject in several spellings is one: its adapter has the commonest (of equals the first), and they are told on
+    A subject in several spellings is one: its adapter has the commonest (of equals the first), and a note names them on
     standard error. Raises ConfigError without subjects, and for one that cannot be an adapter's name.
     """
     counts: dict[str, Counter[str]] = {}
