@@ -13,6 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from lorica.adapters.convert import read_foreign, write_converted
 from lorica.adapters.folder import WEIGHTS_NAME, open_adapter
+from lorica.adapters.mlx import read_npz
+from lorica.adapters.stored import read_stored
 from lorica.errors import AdapterError
 
 HIDDEN, RANK = 16, 4
@@ -198,6 +200,37 @@ def test_modules_that_differ_between_layers_are_named_in_full(tmp_path: Path) ->
     made = open_adapter(convert(tmp_path / "mlx", arrays(*paths), CONFIG)).config
     assert made.target_modules == sorted(paths)
     assert made.layers_to_transform is None
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # numpy looks for marks of Python 2 in what it cannot read
+def test_headers_that_are_damaged(tmp_path: Path) -> None:
+    """300 of numpy's headers, spoilt: refused, or read as numpy reads them."""
+    import io
+    import random
+    import zipfile
+
+    draw, path, refused = random.Random(4), tmp_path / "adapters.npz", 0
+    for _ in range(300):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, values in arrays(Q).items():
+                file = io.BytesIO()
+                np.save(file, values)
+                raw = bytearray(file.getvalue())
+                for _ in range(draw.randint(0, 2)):
+                    at = draw.randrange(128)
+                    raw[at : at + draw.randint(0, 1)] = draw.choice(
+                        (b"(", b"9" * 20, b"-", b"{", b"'", b"x()", b"1", b"")
+                    )
+                archive.writestr(f"{name}.npy", bytes(raw))
+        try:
+            tensors = read_npz(path)
+        except AdapterError:
+            refused += 1
+            continue
+        with np.load(path) as expected, path.open("rb") as opened:
+            for name, tensor in tensors.items():
+                assert read_stored(opened, path, tensor) == expected[name].tobytes()
+    assert 100 < refused < 300
 
 
 @pytest.mark.parametrize("name", ["objects", "packed", "cut", "float64 beside int"])

@@ -73,7 +73,7 @@ def _tool(weights: Path, tensors: Mapping[str, StoredTensor], config: Mapping[st
     """The key of the tool whose format this is: tensors tell, or the config, or the file's name; "" for PEFT's."""
     named, claimed = method_of_names(tensors), method_of_config(config or {})
     by_file = None if any(name.startswith(PREFIX) for name in tensors) else method_of_files([weights.name])
-    keys = [found[0] for found in (named, claimed, by_file) if found is not None and found[0] in FORMATS]
+    keys = [method[0] for method in (named, claimed, by_file) if method is not None and method[0] in FORMATS]
     return keys[0] if keys else ""
 
 

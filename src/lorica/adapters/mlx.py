@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import re
+import tokenize
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ _FUSE = "merge it into its base model with `mlx_lm.fuse`"
 _NUMPY_DTYPES = {"<f2": "F16", "<f4": "F32", "<f8": "F64", "|V2": "BF16"}
 _MAX_SCALE = 10_000
 _MAX_NUMPY_HEADER = 1 << 16
+# What numpy's reader of headers, which parses a Python literal, raises for damaged ones.
+_HEADER_FAULTS = (
+    ValueError, KeyError, EOFError, TypeError, SyntaxError, RecursionError, MemoryError, OverflowError,
+    tokenize.TokenError,
+)  # fmt: skip
 
 
 def read_npz(path: Path) -> dict[str, StoredTensor]:
@@ -59,7 +65,7 @@ def _array_header(raw: bytes, name: str) -> tuple[tuple[int, ...], bool, str, in
         version = npy.read_magic(file)
         read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
         shape, fortran, kind = read(file)
-    except (ValueError, KeyError, EOFError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except _HEADER_FAULTS as error:
         raise AdapterError(f"its array {short_text(name)} is damaged ({short_text(error)})") from None
     dtype = _NUMPY_DTYPES.get(kind.str) if kind.fields is None and kind.subdtype is None else None
     if dtype is None or any(size < 0 for size in shape):
@@ -204,8 +210,8 @@ def _scale(settings: Mapping[str, Any], config: Mapping[str, Any], rank: int, no
     if "fine_tune_type" in config or "num_layers" in config:
         notes.append(f"alpha {short_text(alpha)} in {CONFIG_NAME} has no effect in the mlx_lm that wrote it; scale has")
         return scale
-    known = isinstance(alpha, int | float) and not isinstance(alpha, bool)
-    product = f"{scale * alpha / rank:g}" if known else "scale * alpha / rank"
+    number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    product = f"{scale * alpha / rank:g}" if number else "scale * alpha / rank"
     raise AdapterError(
         f"{CONFIG_NAME} holds alpha {short_text(alpha)} beside scale {scale:g}: mlx_lm multiplied both before June "
         "2024 and not since, and nothing tells which one trained this",
@@ -217,10 +223,10 @@ def _targets(modules: Mapping[str, Any]) -> tuple[list[str], list[int] | None]:
     """(target_modules, layers_to_transform) that name these modules and no others."""
     inner: dict[str, set[int]] = {}
     for path in modules:
-        found = _LAYER.fullmatch(path)
-        if found is None:  # the head: PEFT looks for it in layers once they are chosen
+        match = _LAYER.fullmatch(path)
+        if match is None:  # the head: PEFT looks for it in layers once they are chosen
             return sorted(modules), None
-        inner.setdefault(found[2], set()).add(int(found[1]))
+        inner.setdefault(match[2], set()).add(int(match[1]))
     first, *rest = inner.values()
     if any(other != first for other in rest):
         return sorted(modules), None

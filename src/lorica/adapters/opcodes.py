@@ -157,7 +157,9 @@ class _Machine:
         if len(arguments) > 1 or type(pairs) is not list:
             raise refused("makes an OrderedDict of something else than pairs")
         self._copied += len(pairs)  # one list may be named again and again
-        if self._copied > MAX_OPCODES or any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in pairs):
+        if self._copied > MAX_OPCODES:
+            raise refused(f"fills OrderedDicts with more than {MAX_OPCODES} pairs")
+        if any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in pairs):
             raise refused("makes an OrderedDict of something else than pairs")
         _put(made, [value for pair in pairs for value in pair])
         return made

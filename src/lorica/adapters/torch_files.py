@@ -95,8 +95,8 @@ def read_torch_file(path: Path) -> TorchFile:
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
     value, starts, big_endian = _read_zip(path, builder) if zipped else _read_old(path, builder)
-    found, nested, left_out = _state_dict(value)
-    tensors = {name: _stored(tensor, starts, big_endian) for name, tensor in found.items()}
+    state, nested, left_out = _state_dict(value)
+    tensors = {name: _stored(tensor, starts, big_endian) for name, tensor in state.items()}
     return TorchFile(tensors, "zip" if zipped else "old", nested, left_out)
 
 
@@ -141,8 +141,8 @@ class _Builder:
         if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage" or (len(pid) == 6 and pid[5]):
             raise refused("holds a persistent id that is no storage's")
         _, kind, key, location, count = pid[:5]
-        known = isinstance(kind, Name) and (kind.text in _STORAGE_DTYPES or kind.text in _UNTYPED)
-        if not known or type(key) is not str or type(location) is not str or not _is_size(count):
+        of_storage = isinstance(kind, Name) and (kind.text in _STORAGE_DTYPES or kind.text in _UNTYPED)
+        if not of_storage or type(key) is not str or type(location) is not str or not _is_size(count):
             raise refused("holds a persistent id that is no storage's")
         storage = _Storage(key, _STORAGE_DTYPES.get(kind.text, ""), count)
         if self.storages.setdefault(key, storage) != storage:

@@ -53,15 +53,15 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    asked = parser("convert", _ABOUT, _EXAMPLES, overrides=False)
-    asked.add_argument(
+    options = parser("convert", _ABOUT, _EXAMPLES, overrides=False)
+    options.add_argument(
         "source", metavar="SOURCE", type=as_path, help="the adapter's folder, file of weights or archive"
     )
-    asked.add_argument(
+    options.add_argument(
         "output", metavar="OUTPUT", nargs="?", type=as_path,
         help="the folder to write, new or empty; SOURCE-peft beside SOURCE where none is named",
     )  # fmt: skip
-    given: argparse.Namespace = asked.parse_args(list(arguments))
+    given: argparse.Namespace = options.parse_args(list(arguments))
     return given
 
 
@@ -84,19 +84,21 @@ def _located(source: Path) -> Iterator[tuple[Place, str, Collection[str]]]:
     else:
         sources = find_sources([source])
     if len(sources) != 1:
-        listed = ", ".join(str(found.given) for found in sources[:5]) + (" ..." if len(sources) > 5 else "")
+        listed = ", ".join(str(adapter.given) for adapter in sources[:5]) + (" ..." if len(sources) > 5 else "")
         raise AdapterError(f"{source}: holds {len(sources)} adapters: {listed}", fix="name one of them")
-    with opened(sources[0]) as one:
-        for finding in one.findings:
+    with opened(sources[0]) as unpacked:
+        for finding in unpacked.findings:
             if finding.severity == "reject":
                 raise AdapterError(f"{source}: {finding.title}: {finding.seen}", fix=finding.fix)
         try:
-            place = open_place(one, [])
+            place = open_place(unpacked, [])
             name = source.name if file else _weights(place)
             _require(place, name)
-            yield place, name, one.members
+            yield place, name, unpacked.members
         except AdapterError as error:  # where an archive was unpacked to tells nobody anything
-            text = error.message.replace(str(one.place), str(source)) if one.unpacked else error.message
+            text = error.message
+            if unpacked.unpacked:
+                text = text.replace(str(unpacked.place), str(source))
             raise AdapterError(text, fix=error.fix) from error.__cause__
 
 
@@ -140,12 +142,11 @@ def _require(place: Place, name: str) -> None:
 
 def _config(place: Place) -> bytes | None:
     from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES
-    from lorica.adapters.document import read_capped
 
     if CONFIG_NAME not in place.top():
         return None
     _require(place, CONFIG_NAME)
-    raw = read_capped(place.folder / CONFIG_NAME, MAX_CONFIG_BYTES + 1)
+    raw = _read(place.folder / CONFIG_NAME, MAX_CONFIG_BYTES + 1)
     if len(raw) > MAX_CONFIG_BYTES:
         raise AdapterError(f"{place.folder / CONFIG_NAME}: has over {MAX_CONFIG_BYTES} bytes", fix="save it again")
     return raw
@@ -153,8 +154,6 @@ def _config(place: Place) -> bytes | None:
 
 def _beside(place: Place, packed: Collection[str], conversion: Conversion) -> dict[str, bytes]:
     """The files to copy, by name. What is no regular file of the folder, too large, or left in an archive is told."""
-    from lorica.adapters.document import read_capped
-
     files = {}
     for name in _BESIDE:
         if name in packed:
@@ -164,8 +163,17 @@ def _beside(place: Place, packed: Collection[str], conversion: Conversion) -> di
         if place.files.get(name, _MAX_BESIDE + 1) > _MAX_BESIDE:
             conversion.notes.append(f"{name} was not copied: it leads out of the folder, or is too large")
             continue
-        files[name] = read_capped(place.folder / name, _MAX_BESIDE)
+        files[name] = _read(place.folder / name, _MAX_BESIDE)
     return files
+
+
+def _read(path: Path, most: int) -> bytes:
+    from lorica.adapters.document import read_capped
+
+    try:
+        return read_capped(path, most)
+    except OSError as error:
+        raise AdapterError(f"{path}: cannot be read ({error.strerror})", fix="look at its permissions") from error
 
 
 def _beside_source(source: Path) -> Path:
