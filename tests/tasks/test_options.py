@@ -39,10 +39,25 @@ COLOURS = ["Monday", "blue", "an old Red car", "x < 3"]
         "option b",
         "the correct answer is blue",
         "The answer is B) blue",
+        "B!",
+        "$B$",
+        r"\boxed{B}",
+        r"$\boxed{\text{blue}}$",
+        "答案：B",
+        "正确答案是B。",
+        "选B",
     ],
 )
 def test_spellings_of_an_option(value: object) -> None:
     assert read_option(value, COLOURS) == 1
+
+
+def test_a_sign_behind_a_label_is_the_options() -> None:
+    signed = ["-1", "1", ".5", "*x"]
+    for index, (letter, option) in enumerate(zip("ABCD", signed, strict=True)):
+        for value in (f"({letter}){option}", f"{letter}. {option}", f"{letter}: {option}"):
+            assert read_option(value, signed) == index
+    assert read_option(r"\boxed{2}", ["2", r"\boxed{2}"]) == 1
 
 
 @pytest.mark.parametrize(

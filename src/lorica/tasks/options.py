@@ -27,8 +27,12 @@ _COUNTED = {"text": "as an option's text", "from_0": "counted from 0", "from_1":
 _NO_OPTION: dict[type, str] = {bool: "is no letter, index or text", float: "is no index or text"}
 
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "*": "*", "_": "_"}
-_AROUND_A_NAME = "()[]{}.:,;*_\"'`“”‘’。、 "
-_LEAD = re.compile(r"(?:the )?(?:(?:correct|right|final|best) )?(?:answer|option|choice)(?: is)?[: ]+(?=\S)")
+_AROUND_A_NAME = "()[]{}.:,;!$*_\"'`“”‘’。、！ "
+_LEAD = re.compile(
+    r"(?:(?:the )?(?:(?:correct|right|final|best) )?(?:answer|option|choice)(?: is)?[: ]+"
+    r"|(?:正确)?(?:答案|选项)(?:是|为)?[: ]*|选择? *)(?=\S)"
+)
+_BOXED = re.compile(r"\$*\\boxed\{(?:\\(?:text|mathrm|mathbf)\{)?([^{}]+)\}{1,2}\$*\.?")
 _SEPARATORS = r"[\s.,):：、．\]*–—-]+"
 # "1.0" is how a column of whole numbers with gaps is written by pandas; "(1)" and "1." are labels.
 _WHOLE = re.compile(r"[(\[]?([0-9]{1,9})(?:\.0*)?[)\].:]?")
@@ -128,6 +132,8 @@ def _readings(value: object, options: Sequence[str], keys: Sequence[str], counte
     text = _text(value)
     if not text:
         return None
+    if text not in options and (boxed := _BOXED.fullmatch(text)):
+        text = boxed[1].strip()
     bare = _folded(text).strip(_AROUND_A_NAME)
     bare_keys = [_folded(key).strip(_AROUND_A_NAME) or key for key in keys]
     if own := (_alike(text, keys) or (_alike(bare, bare_keys) if bare else set())):
@@ -176,10 +182,9 @@ def _by_label(text: str, options: Sequence[str], names: Sequence[str]) -> set[in
     meanings = set()
     for index, (name, option) in enumerate(zip(names, options, strict=True)):
         label, wanted = _loosened(name).strip(_AROUND_A_NAME) or _loosened(name), _loosened(option)
-        behind = re.match(rf"[(\[]?{re.escape(label)}{_SEPARATORS}", said)
-        if (lead and (said == wanted or said.strip(_AROUND_A_NAME) == label)) or (
-            behind and said[behind.end() :] == wanted
-        ):
+        # As one pattern: in "(A)-1" the minus separates only where the option is 1.
+        behind = re.fullmatch(rf"[(\[]?{re.escape(label)}{_SEPARATORS}{re.escape(wanted)}", said)
+        if behind or (lead and (said == wanted or said.strip(_AROUND_A_NAME) == label)):
             meanings.add(index)
     return meanings
 
