@@ -76,7 +76,7 @@ MALFORMED: dict[str, tuple[str, bytes, int | None, str | None, str]] = {
     "JSONL: a fractional id": ("t.jsonl", b'{"id": 1.5, "body": "x", "rule": "r"}', 1, None, "1.5 is a float"),
     "JSONL: a boolean id": ("t.jsonl", b'{"id": true, "body": "x", "rule": "r"}', 1, None, "True is a bool"),
     "JSONL: 7 and '7'": ("t.jsonl", GOOD.replace(b'"a"', b"7") + GOOD.replace(b"a", b"7"), 2, "7", "on line 1"),
-    "JSON: an object": ("t.json", b'{"data": []}', 1, None, "must be one array"),
+    "JSON: an object": ("t.json", b'{"data": {}}', 1, None, "must be one array"),
     "JSON: no rows": ("t.json", b" [ ] ", 1, None, "no rows"),
     "JSON: blank": ("t.json", b"  \n", 1, None, "the file is empty"),
     "JSON: cut off": ("t.json", b"[" + GOOD + b",\n" + GOOD.replace(b"a", b"b"), 4, None, "the end of the file where"),

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from lorica.data.plain import plain_value
+from lorica.data.plain import plain_records, plain_value
 from lorica.data.read import rows_from_memory
 from lorica.errors import DataError
 from lorica.records import Row, RowShape
@@ -241,3 +241,13 @@ def test_tables_of_pyarrow() -> None:
     table = pyarrow.table({"id": [1, 2], "text": ["x", "y"]})
     for records in (table, table.to_batches()[0], table.to_pylist()):
         assert read(records) == [("1", {"text": "x"}), ("2", {"text": "y"})]
+
+
+def test_ids_in_the_index_of_a_frame_are_not_lost_without_a_word() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"id": [17], "body": ["a"]}).set_index("id")
+    with pytest.raises(DataError, match="has 'id' as its index") as caught:
+        plain_records(frame, Path("<memory>"))
+    assert "df.reset_index()" in str(caught.value)
+    assert plain_records(frame.reset_index(), Path("<memory>")) == [{"id": 17, "body": "a"}]
+    assert plain_records(frame.reset_index(drop=True), Path("<memory>")) == [{"body": "a"}]

@@ -243,3 +243,29 @@ def test_quotes_inside_the_texts_of_a_literal_stay() -> None:
     row = one({"question": "Which?", "options": """['say "no" \\'now\\'', "it's", ':"":']""", "answer": "B"})
     assert isinstance(row.case, McqCase)
     assert row.case.options == ("say \"no\" 'now'", "it's", ':"":')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Which is older?,cup,jar,mug,pot,B\nWho?,a,b,c,d,A\n",
+        "x y,a1,b1\nz,a2,b2\n",
+        "7,Find it.,a1,b1,A\n8,Find,a,b,A\n",
+    ],
+)
+def test_a_first_row_in_the_place_of_the_header_is_told_and_the_advice_leads_on(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match="if this line is a row, put a line with the columns' names above it"):
+        read_rows(path, task_of().shapes)
+    if text.count(",") == 10:
+        path.write_text("question,A,B,C,D,answer\n" + text)
+        assert [row.gold for row in read_rows(path, task_of().shapes)] == [1, 0]
+
+
+@pytest.mark.parametrize("header", ["id,frage,A,B", "question,Antwort eins,Antwort zwei"])
+def test_a_header_is_not_taken_for_a_row(header: str, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(header + "\n1,2,3,4\n")
+    with pytest.raises(DataError) as caught:
+        read_rows(tmp_path / "m.csv", task_of().shapes)
+    assert "if this line is a row" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from lorica.names import closest, listed, subject_key
@@ -9,6 +10,7 @@ from lorica.names import closest, listed, subject_key
 ID_NAMES = frozenset({"id", "rowid", "questionid", "mcqid", "qid"})
 """Folded names of columns that hold a row's own id in the tables of some task."""
 
+_NUMBER = re.compile(r"\s*[-+]?[0-9]+(?:[.,][0-9]+)?\s*")
 _PERHAPS_IDS = frozenset({"uid", "uuid", "guid", "index", "idx", "key", "number", "nr", "no"})
 
 _MOST_LISTED = 20
@@ -26,6 +28,11 @@ def perhaps_id(name: str) -> bool:
     """Whether a column may hold ids, by its name alone: `uid`, `index`, `post_id`, `commentId`."""
     folded = fold(name)
     return folded in ID_NAMES | _PERHAPS_IDS or name.rstrip().endswith(("_id", " id", "-id", "ID", "Id", "_ID"))
+
+
+def is_no_name(name: str) -> bool:
+    """Whether a cell of a header is rather a value: a number, or a sentence."""
+    return bool(_NUMBER.fullmatch(name)) or len(name.split()) > 4 or name.rstrip().endswith(("?", ".", "!"))
 
 
 def mapping(wanted: str, name: str) -> str:

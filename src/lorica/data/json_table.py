@@ -11,18 +11,22 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lorica.data.files import MAX_TEXT, FileFormat, text_chunks, text_lines
+from lorica.data.squad import flat_records
 from lorica.data.table import Record, Table
 from lorica.errors import DataError, RowError
 
 _Record = tuple[int, dict[str, Any] | RowError]
 _MOST_BAD = 1000  # so many records without one that can be read are no file of rows
+# Where an object around the rows has them.
+_LISTS = ("data", "rows", "examples", "records", "items", "questions")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json(path: Path, fmt: FileFormat) -> Table:
     """The `Table` of .jsonl or .json. Raises DataError with file and line."""
-    rows = _line_records(path, fmt) if fmt.kind == "jsonl" else _array_records(path, fmt)
+    notes: list[str] = []
+    rows = _line_records(path, fmt) if fmt.kind == "jsonl" else _array_records(path, fmt, notes)
     head: list[_Record] = []
     names: tuple[str, ...] | None = None
     for line, value in rows:
@@ -39,7 +43,7 @@ def read_json(path: Path, fmt: FileFormat) -> Table:
     def records(columns: Sequence[str]) -> Iterator[Record]:
         return chain(head, rows)
 
-    return Table(names, head[-1][0], True, records)
+    return Table(names, head[-1][0], True, records, tuple(notes))
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -156,6 +160,20 @@ class _Cursor:
         """Pass over the character that `peek` returned."""
         self._advance(self._at + 1)
 
+    def expect(self, *marks: str) -> str:
+        """Pass over the next character, which must be one of `marks`."""
+        follow = self.peek()
+        if follow not in marks or not follow:
+            got = repr(follow) if follow else "the end of the file"
+            raise DataError(
+                f"{got} where {' or '.join(map(repr, marks))} is expected",
+                path=self.path,
+                line=self.line,
+                fix="is the file cut off?",
+            )
+        self.skip()
+        return follow
+
     def element(self) -> tuple[Any, str]:
         """The JSON value that starts here, and its source text."""
         start = self.line
@@ -183,41 +201,93 @@ class _Cursor:
             return value, text
 
 
-def _array_records(path: Path, fmt: FileFormat) -> Iterator[_Record]:
+def _array_records(path: Path, fmt: FileFormat, notes: list[str]) -> Iterator[_Record]:
+    """The records of an array, or of the one list of objects inside an object, which is told in `notes`."""
     cursor = _Cursor(path, text_chunks(path, fmt))
     first = cursor.peek()
     if first == "":
         raise DataError("the file is empty", path=path, line=1, fix="check how it was made")
-    if first != "[":
+    name = _to_list(cursor) if first == "{" else ""
+    if first != "[" and not name:
         raise DataError(
             f"a .json file of rows must be one array [{{...}}, ...]; this one begins with {first!r}",
             path=path,
             line=cursor.line,
-            fix="one object per line: give it the suffix .jsonl; an array in an object: save it alone",
+            fix="one object per line: give it the suffix .jsonl; an array in an object: save it alone, or under 'data'",
         )
+    if name:
+        notes.append(f"{path}: its rows are the list {name!r}, and what stands beside it is not read")
+    yield from _elements(cursor)
+    if name:
+        _close_object(cursor, name)
+    if cursor.peek():
+        what = "object" if name else "array"
+        raise DataError(f"text after the end of the {what}", path=path, line=cursor.line, fix=f"one {what} per file")
+
+
+def _elements(cursor: _Cursor) -> Iterator[_Record]:
+    """The records of the array that starts here."""
     cursor.skip()
     if cursor.peek() == "]":
         cursor.skip()
-    else:
-        while True:
-            cursor.peek()
-            line = cursor.line
-            value, text = cursor.element()
-            try:
-                yield line, _checked(path, line, value, text, "every element of the array must be an object")
-            except RowError as error:
-                yield line, error
-            follow = cursor.peek()
-            if follow not in (",", "]"):
-                got = repr(follow) if follow else "the end of the file"
-                raise DataError(
-                    f"{got} where ',' or ']' is expected",
-                    path=path,
-                    line=cursor.line,
-                    fix="is the file cut off?",
-                )
-            cursor.skip()
-            if follow == "]":
-                break
-    if cursor.peek():
-        raise DataError("text after the end of the array", path=path, line=cursor.line, fix="one array per file")
+        return
+    while True:
+        cursor.peek()
+        line = cursor.line
+        value, text = cursor.element()
+        try:
+            record = _checked(cursor.path, line, value, text, "every element of the array must be an object")
+            yield from ((line, flat) for flat in flat_records(record))
+        except RowError as error:
+            yield line, error
+        if cursor.expect(",", "]") == "]":
+            return
+
+
+def _to_list(cursor: _Cursor) -> str:
+    """Go to the array of rows in the object that starts here, and give its name; "" where it has none. Raises DataError
+    where another list may hold the rows."""
+    cursor.skip()
+    others = False
+    while cursor.peek() == '"':
+        name = _member(cursor)
+        if name in _LISTS and cursor.peek() == "[":
+            if others:
+                raise _several_lists(cursor)
+            return name
+        others |= _skip_value(cursor)
+        if cursor.peek() != ",":
+            break
+        cursor.skip()
+    return ""
+
+
+def _close_object(cursor: _Cursor, name: str) -> None:
+    """Pass over what stands behind the array `name`. Raises DataError where it may hold rows itself."""
+    while cursor.expect(",", "}") == ",":
+        again = _member(cursor) == name
+        if _skip_value(cursor) or again:
+            raise _several_lists(cursor)
+
+
+def _member(cursor: _Cursor) -> str:
+    cursor.peek()
+    name, _ = cursor.element()
+    cursor.expect(":")
+    return str(name)
+
+
+def _skip_value(cursor: _Cursor) -> bool:
+    """Pass over a value; whether it is a list that holds objects."""
+    cursor.peek()
+    value, _ = cursor.element()
+    return isinstance(value, list) and any(isinstance(item, dict) for item in value)
+
+
+def _several_lists(cursor: _Cursor) -> DataError:
+    return DataError(
+        "the object holds several lists of objects",
+        path=cursor.path,
+        line=cursor.line,
+        fix="save the one with the rows alone, as [{...}, ...]",
+    )

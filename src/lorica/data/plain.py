@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from lorica.data.column_names import perhaps_id
 from lorica.errors import DataError
 
 _PLAIN = (str, int, float, bool, type(None), list, dict)
@@ -67,6 +68,13 @@ def _records(records: Any, path: Path) -> Iterator[Any]:
         names = [_key(name) for name in getattr(records, "column_names", columns)]
         if twice := next((name for name in names if names.count(name) > 1), ""):
             raise DataError(f"two columns are called {twice!r}", path=path, fix="rename or remove one")
+        labels = [_key(name) for name in getattr(getattr(records, "index", None), "names", ()) if name is not None]
+        if lost := next((name for name in labels if perhaps_id(name) and name not in names), ""):
+            raise DataError(
+                f"the frame has {lost!r} as its index, which is not read",
+                path=path,
+                fix="make it a column: df.reset_index(); or give it up: df.reset_index(drop=True)",
+            )
         for method, arguments in (("to_dicts", ()), ("to_pylist", ()), ("to_dict", ("records",))):
             if callable(convert := getattr(records, method, None)):
                 return iter(convert(*arguments))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lorica.data.column_names import mapping, quoted_names
+from lorica.data.column_names import fold, is_no_name, mapping, quoted_names
 from lorica.data.formats import open_table
 from lorica.data.ids import ID_FIX, refuse_duplicates
 from lorica.data.late_columns import LateColumns
@@ -17,7 +18,7 @@ from lorica.data.plain import plain_records
 from lorica.data.read_log import ReadLog
 from lorica.data.shapes import Layout, build_row, check_mapping, choose_layout, for_table
 from lorica.data.table import Table, TableOptions
-from lorica.errors import DataError, RowError
+from lorica.errors import DataError, NoTableError, RowError
 from lorica.records import Row, RowShape
 
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -50,7 +51,8 @@ def read_rows(
     log = log or ReadLog()
     earlier = len(log.skipped)  # of other files
     table = open_table(file, options)
-    layout = choose_layout(file, table.line, table.names, shapes, columns, constants)
+    with _perhaps_no_header(table, shapes):
+        layout = choose_layout(file, table.line, table.names, shapes, columns, constants)
     layout = for_table(layout, lambda: _records(file, options, layout))
     log.remarks += table.notes
     late = log.watch(file, layout, table.names)
@@ -117,6 +119,18 @@ def rows_from_memory(
         log.note(_MEMORY, row)
         rows.append(row)
     return rows
+
+
+@contextmanager
+def _perhaps_no_header(table: Table, shapes: Sequence[RowShape]) -> Iterator[None]:
+    """Of a header that looks like a row, or in which no name is known: say so. A mapping would lose the row."""
+    try:
+        yield
+    except NoTableError as error:
+        known = {fold(name) for shape in shapes for name in (*shape.required, *shape.optional)}
+        if not table.open_names and (any(map(is_no_name, table.names)) or known.isdisjoint(map(fold, table.names))):
+            error.fix = f"if this line is a row, put a line with the columns' names above it; otherwise {error.fix}"
+        raise
 
 
 def _records(path: Path, options: TableOptions | None, layout: Layout) -> Iterator[Mapping[str, Any]]:

@@ -311,7 +311,8 @@ def _no_shape(
     hints = []
     absent = _lacking(nearest, given)
     for name in absent:
-        close = nearest_name(name, names)
+        other_spellings = filter(None, (resolve(column, names) for column in nearest.spelt(name)))
+        close = next(other_spellings, "") or nearest_name(name, names)
         plain = f"task.columns.{name}={close or '<your column>'}"
         hint = mapping(name, close) if close and not close.isidentifier() else plain
         hints.append(hint + (" (did you mean it?)" if close else ""))

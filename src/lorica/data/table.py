@@ -31,7 +31,7 @@ def check_names(path: Path, line: int, names: Sequence[str]) -> None:
                 f"the header names {name!r} more than once (columns {', '.join(places)})",
                 path=path,
                 line=line,
-                fix="rename or remove all but one",
+                fix="rename or remove all but one; a file without a header needs one as its first line",
             )
 
 

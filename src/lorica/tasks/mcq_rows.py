@@ -215,7 +215,10 @@ def _question_row(values: Mapping[str, Any]) -> McqRow:
 
 
 def _columns_row(values: Mapping[str, Any], *, columns: Sequence[str], keys: Sequence[str]) -> McqRow:
-    return _row_of(values, column_options(values, columns, keys))
+    row = _row_of(values, column_options(values, columns, keys))
+    named = dict(zip(columns, keys, strict=False))  # an answer may name the column, too
+    answer = named.get(row.answer.strip(), row.answer) if isinstance(row.answer, str) else row.answer
+    return msgspec.structs.replace(row, answer=answer)
 
 
 def _row_of(values: Mapping[str, Any], options: OptionSet) -> McqRow:
