@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from lorica.adapters.folder import open_adapter
 from lorica.cli import main
@@ -107,6 +107,45 @@ def test_the_advice_of_a_loader_leads_on(tmp_path: Path) -> None:
 
     assert main(shlex.split(command[1])) == 0
     assert open_adapter(tmp_path / "a source-peft").config.r == 8
+
+
+def test_a_pickle_under_the_name_of_safetensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lorica.errors import AdapterError
+
+    source = pickled(tmp_path / "source")
+    (source / PICKLE).rename(source / WEIGHTS)
+    with pytest.raises(AdapterError) as caught:
+        open_adapter(source)
+    assert "lorica convert" in caught.value.fix
+    assert main(["check", str(source)]) == 2
+    assert "lorica convert" in capsys.readouterr().out
+    for number, given in enumerate((source, source / WEIGHTS, source / CONFIG)):
+        assert main(["convert", str(given), str(tmp_path / str(number))]) == 0
+        assert open_adapter(tmp_path / str(number)).config.r == 8
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_what_peft_itself_saves_as_a_pickle(tmp_path: Path) -> None:
+    """The two ways in which PEFT saves one model, DoRA, a saved head and an embedding with it, are the same one."""
+    torch = pytest.importorskip("torch")
+    peft = pytest.importorskip("peft")
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1}
+    base = LlamaForSequenceClassification(LlamaConfig(vocab_size=32, num_hidden_layers=2, **shape))
+    config = peft.LoraConfig(r=2, use_dora=True, task_type="SEQ_CLS", target_modules=["q_proj", "embed_tokens"])
+    model = peft.get_peft_model(base, config)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path / "safe", save_embedding_layers=False)
+    model.save_pretrained(tmp_path / "source", safe_serialization=False, save_embedding_layers=False)
+    assert (tmp_path / "source" / PICKLE).exists()
+    assert main(["convert", str(tmp_path / "source"), str(tmp_path / "out")]) == 0
+    expected, found = (load_file(tmp_path / name / WEIGHTS) for name in ("safe", "out"))
+    assert set(found) == set(expected)
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert len(found) > 6
 
 
 @pytest.mark.parametrize("name", ["adapters.safetensors", "adapters.npz", WEIGHTS, "0000100_adapters.safetensors"])

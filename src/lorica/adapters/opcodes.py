@@ -22,12 +22,15 @@ import msgspec
 from lorica.adapters.document import short_text
 from lorica.errors import AdapterError
 
-MAX_OPCODES = 2_000_000
+MAX_OPCODES = 4_000_000  # a tensor takes 32
 # Larger numbers than torch's own mark of 80 bits have no meaning here.
 _MAX_BITS = 128
 _MAX_INDEX = 2**32
 
-_TRUST = "do not load it; get the adapter as safetensors from somebody you trust"
+_TRUST = (
+    "where it was made, save it with save_pretrained(..., safe_serialization=True); do not load it unless you trust "
+    "whoever made it"
+)
 _VALUES = frozenset(
     {
         "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "UNICODE",

@@ -72,12 +72,14 @@ def _located(source: Path) -> Iterator[tuple[Place, str, Collection[str]]]:
 
     Raises AdapterError where there is none, where there are several, and for links that lead out of the folder.
     """
+    from lorica.adapters.config import CONFIG_NAME
     from lorica.vetting.files.archives import is_archive
     from lorica.vetting.files.place import open_place
     from lorica.vetting.files.sources import Source, find_sources
     from lorica.vetting.files.unpack import opened
 
-    file = not source.is_dir() and (source.exists() or source.is_symlink()) and not is_archive(source)
+    file = (source.is_file() or source.is_symlink()) and not source.is_dir()
+    file = file and not is_archive(source) and source.name != CONFIG_NAME
     if file or (source.is_dir() and _weight_names(os.listdir(source))):
         folder = source.parent if file else source
         sources = [Source(name=folder.name, given=source, kind="folder", place=folder)]
