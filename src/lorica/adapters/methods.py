@@ -147,8 +147,8 @@ def method_of_config(config: Mapping[str, Any]) -> tuple[str, Method] | None:
         return kind.upper(), METHODS.get(kind.upper(), Method(ascii(kind)[1:-1][:60], reader="a newer version of PEFT"))
     if any(key in config for key in FORMATS["mlx"].keys):
         return "mlx", _MLX_WHOLE if config.get("fine_tune_type") == "full" else FORMATS["mlx"]
-    told = ("model_class", "model_type", "hidden_size")
-    if isinstance(config.get("config"), dict | str) and any(key in config for key in told):
+    beside = ("model_class", "model_type", "hidden_size")
+    if isinstance(config.get("config"), dict | str) and any(key in config for key in beside):
         return "adapterhub", FORMATS["adapterhub"]
     return None
 

@@ -218,8 +218,8 @@ class TrainingConfig:
 
     per_subject: bool = False
     """Whether each subject in the rows of `input` gets an adapter of its own, beside `general` on all rows. Spellings
-    of one subject (`History`, `history.`) are one adapter, and told. Not together with `data.*`, which names one file
-    per subject."""
+    of one subject (`History`, `history.`) are one adapter, which a note says. Not together with `data.*`, which
+    names one file per subject."""
 
     gradient_checkpointing: bool = False
     """Whether activations are computed again in the backward pass: less memory, about a third more time."""

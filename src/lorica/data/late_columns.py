@@ -20,16 +20,16 @@ class LateColumns:
         self._layout = layout
         free = (name for name in layout.shape.optional if name not in {**layout.columns, **layout.constants})
         self._read = {column for name in free for column in layout.shape.spelt(name)}.union(layout.columns.values())
-        self._seen: set[str] = set()
+        self._all_keys: set[str] = set()
         self._suspects: dict[str, str] = {}
         self.names: list[str] = []
         self._learn(first)
 
     def _learn(self, keys: Collection[str]) -> None:
         for key in keys:
-            if key in self._seen:
+            if key in self._all_keys:
                 continue
-            self._seen.add(key)
+            self._all_keys.add(key)
             if (name := self._layout.meant(key)) is not None:
                 self._suspects[key] = name
             if key not in self._read:
@@ -37,7 +37,7 @@ class LateColumns:
 
     def check(self, record: Mapping[str, Any], *, path: Path, line: int) -> None:
         """Raises RowError for a record that has a value under another spelling of a name, and none under the name."""
-        if not record.keys() <= self._seen:
+        if not record.keys() <= self._all_keys:
             self._learn(record.keys())
         for key, name in self._suspects.items():
             column = self._layout.columns.get(name) or column_of(self._layout.shape, name, record)

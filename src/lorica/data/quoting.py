@@ -11,11 +11,9 @@ import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
-
-Quoting = Literal["auto", "standard", "none", "backslash", "spaced"]
 
 QUOTINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {

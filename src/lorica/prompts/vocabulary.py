@@ -158,8 +158,10 @@ class Vocabulary:
         """Of these markers those that the file gives one id and the tokenizers library another: spelling -> the
         library's.
         """
-        given = {content: self.token_id(content) for content, token in self._markers.items() if token.id in tokens}
-        return {content: number for content, number in given.items() if number != self._markers[content].id}
+        library_ids = {
+            content: self.token_id(content) for content, token in self._markers.items() if token.id in tokens
+        }
+        return {content: number for content, number in library_ids.items() if number != self._markers[content].id}
 
     def _strip_beside_markers(self, pieces: list[str]) -> None:
         for index in range(1, len(pieces), 2):

@@ -63,8 +63,8 @@ document.querySelectorAll("table.interactive").forEach(function (table) {
       var sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
       heads.forEach(function (other) { other.removeAttribute("aria-sort"); });
       head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
-      rows.sort(function (one, two) {
-        var a = one.cells[column], b = two.cells[column];
+      rows.sort(function (first, second) {
+        var a = first.cells[column], b = second.cells[column];
         return empty(a) - empty(b) || sign * compare(a, b);
       });
       body.append.apply(body, rows);
