@@ -336,16 +336,20 @@ def test_nothing_is_left_of_a_conversion_that_fails(
     assert sorted(tmp_path.iterdir()) == [source]
 
 
-def test_a_file_that_grows_shorter_meanwhile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_another_one_meanwhile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from lorica.adapters.convert import read_foreign, write_converted
     from lorica.errors import AdapterError
 
     source = pickled(tmp_path / "source")
-    conversion = read_foreign(source / PICKLE, None)
-    (source / PICKLE).write_bytes((source / PICKLE).read_bytes()[:2000])
-    with pytest.raises(AdapterError, match="changed while it was read"):
-        write_converted(conversion, tmp_path / "out", {})
-    assert sorted(tmp_path.iterdir()) == [source]
+    raw = (source / PICKLE).read_bytes()
+    for other in (raw[:2000], bytes(len(raw))):
+        (source / PICKLE).write_bytes(raw)
+        conversion = read_foreign(source / PICKLE, None)
+        (source / PICKLE).unlink()
+        (source / PICKLE).write_bytes(other)
+        with pytest.raises(AdapterError, match="changed while it was read"):
+            write_converted(conversion, tmp_path / "out", {})
+        assert sorted(tmp_path.iterdir()) == [source]
 
 
 def test_links_that_lead_out_are_not_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,10 +5,9 @@ What is wrong with the adapter itself stays wrong: `lorica check` tells, once it
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,10 +30,12 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 class Conversion(msgspec.Struct, frozen=True):
-    """What will be written. weights: the file it comes from. form: what that is. config: bytes of adapter_config.json,
-    None where there is none. written: whether they were made here, not copied. notes: what a person has to know."""
+    """What will be written. weights: the file it comes from; version: what tells whether it is still the same. form:
+    what it is. config: bytes of adapter_config.json, None where there is none. written: whether they were made here and
+    not copied. notes: what a person has to know."""
 
     weights: Path
+    version: tuple[int, int, int]
     form: str
     tensors: dict[str, StoredTensor]
     config: bytes | None
@@ -49,12 +50,14 @@ def read_foreign(weights: Path, config: bytes | None) -> Conversion:
     that PEFT has no form for. No code of a pickle is ever run; no value is read.
     """
     try:
+        version = _version(weights.stat())
         form, tensors, notes = _tensors(weights)
-        check_budget(tensors.values(), weights.stat().st_size)
+        check_budget(tensors.values(), version[1])
         values = None if config is None else read_object(config, MAX_CONFIG_BYTES)[0]
         tool = _tool(weights, tensors, values)
         if tool == "mlx" or form == NUMPY:
-            return _of_mlx(weights, tensors, config)
+            named, made, notes = _of_mlx(tensors, config)
+            return Conversion(weights, version, "MLX adapter", named, made, True, notes)
         if tool in FORMATS:
             raise AdapterError(f"is {FORMATS[tool].title}, which has no form in PEFT here", fix=FORMATS[tool].reader)
         if form == "safetensors":
@@ -66,7 +69,7 @@ def read_foreign(weights: Path, config: bytes | None) -> Conversion:
         raise AdapterError(f"{weights}: {text}", fix=error.fix) from None
     if config is None:
         notes.append(f"there is no {CONFIG_NAME}: copy it from where the adapter was trained")
-    return Conversion(weights, form, tensors, config, False, notes)
+    return Conversion(weights, version, form, tensors, config, False, notes)
 
 
 def _tool(weights: Path, tensors: Mapping[str, StoredTensor], config: Mapping[str, Any] | None) -> str:
@@ -98,14 +101,17 @@ def _tensors(weights: Path) -> tuple[str, dict[str, StoredTensor], list[str]]:
     return "safetensors", {name: of_header(info) for name, info in header.tensors.items()}, []
 
 
-def _of_mlx(weights: Path, tensors: Mapping[str, StoredTensor], config: bytes | None) -> Conversion:
+def _of_mlx(
+    tensors: Mapping[str, StoredTensor], config: bytes | None
+) -> tuple[dict[str, StoredTensor], bytes, list[str]]:
+    """(tensors under PEFT's names, bytes of PEFT's config, what is to be told)."""
     values: dict[str, Any] | None = None
     if config is not None:
         values, problems = read_object(config, MAX_CONFIG_BYTES)
         if problems:
             raise AdapterError(f"{CONFIG_NAME} beside it {problems[0].message}", fix=problems[0].fix)
     named, made, notes = to_peft(tensors, values)
-    return Conversion(weights, "MLX adapter", named, made.to_json(), True, notes)
+    return named, made.to_json(), notes
 
 
 def _refuse_safetensors(weights: Path) -> None:
@@ -135,10 +141,13 @@ def write_converted(conversion: Conversion, output: Path, extra: Mapping[str, by
     files: dict[str, Any] = {name: [content] for name, content in sorted(extra.items())}
     if conversion.config is not None:
         files[CONFIG_NAME] = [conversion.config]
-    with _unchanged(weights) as file:
-        values = (read_stored(file, weights, tensors[name]) for name in order)
+    try:
+        file = weights.open("rb")
+    except OSError as error:
+        raise AdapterError(f"{weights}: cannot be read ({error.strerror})", fix="convert it again") from error
+    with file:
         try:
-            write_files(output, {WEIGHTS_NAME: itertools.chain([head], values), **files})
+            write_files(output, {WEIGHTS_NAME: itertools.chain([head], _values(conversion, file, order)), **files})
         except OSError as error:
             raise AdapterError(
                 f"{output}: cannot be written ({error.strerror})", fix="name a folder that can be, with room for it"
@@ -146,16 +155,13 @@ def write_converted(conversion: Conversion, output: Path, extra: Mapping[str, by
     return len(head) + sum(tensor.count * tensor.itemsize for tensor in tensors.values())
 
 
-@contextlib.contextmanager
-def _unchanged(path: Path) -> Iterator[BinaryIO]:
-    """A file, open for reading. Raises AdapterError when it cannot be read, or was changed meanwhile."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise AdapterError(f"{path}: cannot be read ({error.strerror})", fix="convert it again") from error
-    with file:
-        before = os.fstat(file.fileno())
-        yield file
-        after = os.fstat(file.fileno())
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise AdapterError(f"{path}: was changed while it was read", fix="convert it again, into another folder")
+def _values(conversion: Conversion, file: BinaryIO, order: Sequence[str]) -> Iterator[bytes]:
+    """The tensors' bytes. Raises AdapterError at their end when the file is another one than it was."""
+    for name in order:
+        yield read_stored(file, conversion.weights, conversion.tensors[name])
+    if _version(os.fstat(file.fileno())) != conversion.version:
+        raise AdapterError(f"{conversion.weights}: changed while it was read", fix="convert it again")
+
+
+def _version(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
