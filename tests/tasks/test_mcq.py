@@ -217,6 +217,7 @@ def test_agieval_reads_with_a_mapping(name: str) -> None:
     [
         ({"sentence": "The _ was old.", "option1": "cup", "option2": "jar", "answer": "2"}, {"question": "sentence"}),
         ({"goal": "How?", "sol1": "cup", "sol2": "jar", "answer": "sol2"}, {"question": "goal"}),
+        ({"question": "How?", "Choices": ["cup", "jar"], "answer": "B"}, {"options": "Choices"}),
         (
             {"Question": "How?", "Options": ["cup", "jar"], "answer": "B"},
             {"question": "Question", "options": "Options"},
@@ -269,3 +270,8 @@ def test_a_header_is_not_taken_for_a_row(header: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_rows(tmp_path / "m.csv", task_of().shapes)
     assert "if this line is a row" not in str(caught.value)
+
+
+@pytest.mark.parametrize("answer", ["option_b", "b", "B", " option_b ", "jar", "Option B"])
+def test_an_answer_may_name_the_column_of_its_option(answer: str) -> None:
+    assert one({"question": "Which?", "option_a": "cup", "option_b": "jar", "answer": answer}).gold == 1
