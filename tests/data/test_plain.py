@@ -15,10 +15,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from lorica.data.formats import open_table
 from lorica.data.plain import plain_records, plain_value
-from lorica.data.read import rows_from_memory
+from lorica.data.read import read_rows, rows_from_memory
 from lorica.errors import DataError
 from lorica.records import Row, RowShape
+from lorica.tasks import load_task
+from lorica.tasks.base import TaskSettings
 
 
 def _row(values: Mapping[str, Any], row_id: str, line: int) -> Row:
@@ -251,3 +254,32 @@ def test_ids_in_the_index_of_a_frame_are_not_lost_without_a_word() -> None:
     assert "df.reset_index()" in str(caught.value)
     assert plain_records(frame.reset_index(), Path("<memory>")) == [{"id": 17, "body": "a"}]
     assert plain_records(frame.reset_index(drop=True), Path("<memory>")) == [{"body": "a"}]
+
+
+@pytest.mark.parametrize("ids", [[17, 18, 19], [30, 20, 10], ["u", "v", "w"], [5, 9, 2]])
+def test_ids_that_pandas_stored_as_the_index_are_read_from_parquet(ids: list[Any], tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    arrow = pytest.importorskip("pyarrow")
+    qa = load_task("qa", TaskSettings())
+    frame = pandas.DataFrame({"id": ids, "question": ["a", "b", "c"]}).set_index("id")
+    frame.to_parquet(tmp_path / "p.parquet")
+    rows = list(read_rows(tmp_path / "p.parquet", qa.shapes))
+    assert [(row.id, qa.text(row)) for row in rows] == list(zip(map(str, ids), "abc", strict=True))
+    table = arrow.Table.from_pandas(frame)
+    if "id" in table.column_names:
+        assert len(rows_from_memory(table, qa.shapes)) == 3
+    else:
+        with pytest.raises(DataError, match="has 'id' as its index"):
+            rows_from_memory(table, qa.shapes)
+
+
+def test_an_index_without_a_name_and_one_of_other_rows_are_no_columns(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    frame = pandas.DataFrame({"body": ["a", "b", "c"]})
+    frame.to_parquet(tmp_path / "p.parquet")
+    assert open_table(tmp_path / "p.parquet").names == ("body",)
+    frame.index.name = "id"
+    frame.to_parquet(tmp_path / "p.parquet")
+    parquet.write_table(parquet.read_table(tmp_path / "p.parquet").slice(1), tmp_path / "p.parquet")
+    assert open_table(tmp_path / "p.parquet").names == ("body",)

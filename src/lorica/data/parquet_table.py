@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.data.files import FileFormat, open_checked
+from lorica.data.pandas_index import range_indexes
 from lorica.data.table import Record, Table
 from lorica.errors import DataError, MissingExtraError
 from lorica.names import utf8_path
@@ -33,11 +34,14 @@ def read_parquet(path: Path) -> Table:
     failures = (pyarrow.ArrowException, OSError, UnicodeDecodeError)
     try:
         with utf8_path(path) as name, parquet.ParquetFile(name) as file:
-            names = tuple(file.schema_arrow.names)
+            stored = tuple(file.schema_arrow.names)
+            index = range_indexes(file.schema_arrow.metadata)
+            count = file.metadata.num_rows
     except failures as error:
         raise DataError(f"{_DAMAGED} ({error})", path=path, line=1, fix="copy or download it again") from error
-    for name in names:
-        if names.count(name) > 1:
+    index = {name: values for name, values in index.items() if name not in stored and len(values) == count}
+    for name in stored:
+        if stored.count(name) > 1:
             raise DataError(f"the column {name!r} appears twice", path=path, line=1, fix="rename or remove one")
 
     def records(columns: Sequence[str]) -> Iterator[Record]:
@@ -45,13 +49,16 @@ def read_parquet(path: Path) -> Table:
         try:
             # buffer_size makes pyarrow stream the column chunks instead of loading whole row groups.
             with utf8_path(path) as name, parquet.ParquetFile(name, buffer_size=1 << 20) as file:
-                needed = list(columns) or list(names[:1])  # without any column, the rows could not be counted
+                # Without any column, the rows could not be counted.
+                needed = [name for name in columns if name not in index] or list(stored[:1])
                 for batch in file.iter_batches(_BATCH_ROWS, columns=needed, use_threads=False):
                     for values in batch.to_pylist():
+                        values |= {name: index[name][line] for name in columns if name in index}
                         line += 1
                         yield line, values
         except failures as error:
             fix = "copy or download it again"
             raise DataError(f"{_DAMAGED} ({error})", path=path, line=line + 1, fix=fix) from error
 
-    return Table(names, 1, False, records)
+    notes = tuple(f"{path}: the column {name!r} is an index that pandas stored as a range" for name in index)
+    return Table((*stored, *index), 1, False, records, notes)
