@@ -33,6 +33,8 @@ REJECTED = {
     "no type": (b'{"r": 8}', "L058"),
     "type is a number": (b'{"peft_type": 3}', "L058"),
     "rank is text": (lora(r="8"), "L059"),
+    "a task of no PEFT": (lora(task_type="causal_lm"), "L059"),
+    "a task without a name": (lora(task_type=""), "L059"),
     "flag is text": (lora(use_rslora="false"), "L059"),
     "pattern is a list": (lora(rank_pattern=["q_proj"]), "L059"),
     "rank 0": (lora(r=0), "L060"),
@@ -103,3 +105,31 @@ def test_a_key_that_is_given_twice_keeps_its_last_value_for_later_levels(tmp_pat
     assert specimen is not None
     assert specimen.config is not None
     assert specimen.config.r == 8
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "meant"),
+    [
+        ("task_type", "causal_lm", '"CAUSAL_LM"'),
+        ("task_type", "TaskType.SEQ_CLS", '"SEQ_CLS"'),
+        ("task_type", "", "null"),
+        ("task_type", "CHAT", "null"),
+        ("peft_type", "PeftType.LORA", '"LORA"'),
+        ("peft_type", " LORA ", '"LORA"'),
+    ],
+)
+def test_names_that_peft_writes_otherwise(key: str, written: str, meant: str, tmp_path: Path) -> None:
+    """PEFT 0.21 raises KeyError or ValueError for each of them; what the fix says makes an adapter of it."""
+    folder = make_adapter(tmp_path / "adapter")
+    (folder / CONFIG).write_bytes(lora(**{key: written}))
+    (hit,) = examine(folder)[1]
+    assert hit.fix.endswith(meant)
+    (folder / CONFIG).write_bytes(lora(**{key: json.loads(meant)}))
+    assert codes(examine(folder)[1]) == []
+
+
+@pytest.mark.parametrize("task", [None, "CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM"])
+def test_tasks_of_peft(task: str | None, tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "adapter")
+    (folder / CONFIG).write_bytes(lora(task_type=task))
+    assert codes(examine(folder)[1]) == []

@@ -348,16 +348,18 @@ def test_layers_from_another_base_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("score", "bound", "size", "severity"),
+    ("score", "bound", "free", "size", "severity"),
     [
-        (0.9, 1.2, 1e-3, "warn"),  # neither side knows this base
-        (0.9, 12.0, 1e-3, "note"),  # its halves do
-        (0.9, 1.2, 1e-6, "note"),  # it does nothing
-        (3.4, 1.2, 1e-3, "note"),  # between
+        (0.9, 1.2, 0.4, 1e-3, "warn"),  # neither side knows this base
+        (0.9, 12.0, 5.0, 1e-3, "note"),  # its halves do
+        (0.9, 3.6, 5.0, 1e-3, "warn"),  # its halves go together, and by this base's inputs no better than by none
+        (1.1, 1.9, 0.2, 1e-3, "note"),  # of few pairs of a small rank, by this base's inputs
+        (0.9, 1.2, 0.4, 1e-6, "note"),  # it does nothing
+        (3.4, 1.2, 0.4, 1e-3, "note"),  # between
     ],
 )
 def test_a_weakly_trained_adapter_at_chance_is_warned_of(
-    score: float, bound: float, size: float, severity: str
+    score: float, bound: float, free: float, size: float, severity: str
 ) -> None:
     alignment = Alignment(
         score=score,
@@ -370,7 +372,7 @@ def test_a_weakly_trained_adapter_at_chance_is_warned_of(
         pairs=1,
         base="base",
         decided="undecided",
-        halves=Halves(bound=bound, bonds=8),
+        halves=Halves(bound=bound, free=free, bonds=8),
     )
     undecided = check_alignment(alignment)[0]
     assert (undecided.code, undecided.severity) == ("L322", severity)

@@ -143,6 +143,12 @@ def test_a_tokenizer_is_not_held_against_a_model_that_the_base_only_speaks_of(na
     assert not {"L166", "L150"} & set(codes(found))
 
 
+@pytest.mark.parametrize("name", ["philschmid/gemma-tokenizer-chatml", "hf-internal-testing/llama-tokenizer"])
+def test_a_tokenizer_of_its_own_repository_names_no_base(name: str) -> None:
+    found = check_claims(*specimen(PLAIN, base(QWEN), **documents(tokenizer_config={"name_or_path": name})), None)
+    assert "L150" not in codes(found)
+
+
 CONFLICTS: dict[str, tuple[Shapes, dict[str, Any], dict[str, Any], str, str]] = {
     "card of another size": (PLAIN, base(QWEN), card("---\nbase_model: Qwen/Qwen2.5-7B\n---"), "L150", "7B"),
     "card of another family": (PLAIN, base(QWEN), card("---\nbase_model: [google/gemma-2-2b]\n---"), "L150", "gemma"),

@@ -217,3 +217,31 @@ def test_an_engine_that_is_given_one_says_so_too(name: str, tmp_path: Path) -> N
         open_adapter(folder)
     assert FORMATS[key].title in caught.value.message
     assert caught.value.fix == FORMATS[key].reader
+
+
+def test_of_numbered_files_none_is_preferred(tmp_path: Path) -> None:
+    """adapter_0 and adapter_1, in PEFT's names: to rename the first would be a guess."""
+    write(tmp_path / "x", healthy())
+    weights = tmp_path / "x" / "adapter_model.safetensors"
+    for number in (0, 1):
+        (tmp_path / "x" / f"adapter_{number}.safetensors").write_bytes(weights.read_bytes())
+    weights.unlink()
+    (hit,) = [each for each in check(tmp_path / "x").findings if each.severity == "reject"]
+    assert (hit.code, "adapter_1" in hit.seen) == ("L017", True)
+
+
+def test_gguf_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / "lora-f16.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(64))
+    with pytest.raises(AdapterError, match="GGUF") as caught:
+        find_sources([folder])
+    assert "converted from" in (caught.value.fix or "")
+    found = check(folder / "lora-f16.gguf")
+    assert codes(found.findings, "reject") == ["L011"]  # to look for its config would lead nowhere
+
+
+def test_a_base_that_another_tools_config_names_otherwise_is_not_missed(tmp_path: Path) -> None:
+    """mlx-vlm's adapter_config.json holds three numbers."""
+    vlm = make(tmp_path / "x", {"adapters.safetensors": OF_MLX}, {"rank": 8, "alpha": 0.1, "dropout": 0.0})
+    assert not {"L156", "L058"} & set(codes(check(vlm).findings))

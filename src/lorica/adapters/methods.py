@@ -135,6 +135,11 @@ _MLX_WHOLE = Method(
 NO_METHOD = ("", "none", "null", "nan", "unknown")
 
 
+def meant_method(kind: str) -> str:
+    """PEFT's name of a method or task, however a config writes it: "lora ", "PeftType.LORA" -> "LORA"."""
+    return kind.strip().upper().rpartition(".")[2]
+
+
 def method_of_config(config: Mapping[str, Any]) -> tuple[str, Method] | None:
     """(key, method) that a config's JSON object speaks of; None for LoRA as PEFT writes it and for what is unknown.
 
@@ -142,9 +147,10 @@ def method_of_config(config: Mapping[str, Any]) -> tuple[str, Method] | None:
     """
     kind = config.get("peft_type")
     if isinstance(kind, str) and kind.strip().lower() not in NO_METHOD:
-        if kind.upper() == "LORA":
+        key = meant_method(kind)
+        if key == "LORA":
             return None
-        return kind.upper(), METHODS.get(kind.upper(), Method(ascii(kind)[1:-1][:60], reader="a newer version of PEFT"))
+        return key, METHODS.get(key, Method(ascii(kind)[1:-1][:60], reader="a newer version of PEFT"))
     if any(key in config for key in FORMATS["mlx"].keys):
         return "mlx", _MLX_WHOLE if config.get("fine_tune_type") == "full" else FORMATS["mlx"]
     beside = ("model_class", "model_type", "hidden_size")

@@ -81,7 +81,7 @@ def align(specimen: Specimen, layout: Layout, directions: Directions, *, shuffle
     gains: dict[str, list[Array]] = {}
     spreads: list[Spread] = []
     sizes: dict[str, float] = {}
-    bonds: list[float] = []
+    bonds: list[tuple[float, float]] = []
     aligned: dict[tuple[str, str, int], float] = {}
     for factors, rows, columns, norm, bound in _updates(specimen, layout, directions):
         path = factors.path
@@ -144,7 +144,7 @@ def _gain_as_it_is(rows: Array, subspace: Subspace) -> float:
 
 def _halves(
     gains: dict[str, list[Array]],
-    bonds: Sequence[float],
+    bonds: Sequence[tuple[float, float]],
     aligned: dict[tuple[str, str, int], float],
     directions: Directions,
 ) -> Halves:
@@ -166,7 +166,8 @@ def _halves(
         inputs=scores["in"],
         outputs=scores["out"],
         tested=len(sides["out"]),
-        bound=together(bonds),
+        bound=together([bound for bound, _ in bonds]),
+        free=together([free for _, free in bonds]),
         bonds=len(bonds),
         order=find_order(layers, table),
         strangers=directions.strangers,
@@ -175,9 +176,10 @@ def _halves(
 
 def _updates(
     specimen: Specimen, layout: Layout, directions: Directions
-) -> Iterator[tuple[Factors, Array, Array, float, float | None]]:
-    """(module, right singular rows [k, in], left singular rows [k, out], norm of the scaled update, bond of its halves)
-    of each module that can be tested. Squared norms of the rows are the singular values, as shares of their sum."""
+) -> Iterator[tuple[Factors, Array, Array, float, tuple[float, float] | None]]:
+    """(module, right singular rows [k, in], left singular rows [k, out], norm of the scaled update, `bond` of its
+    halves) of each module that can be tested. Squared norms of the rows are the singular values, as shares of their
+    sum."""
     if specimen.weights is None:
         return
     for factors in layout.pairs:

@@ -10,7 +10,7 @@ import numpy as np
 from lorica.adapters.layout import layer_number
 from lorica.vetting.base.alignment import INFORMED, MATCH, MISMATCH, Alignment
 from lorica.vetting.base.form import check_form
-from lorica.vetting.base.halves import UNBOUND, check_halves
+from lorica.vetting.base.halves import KNOWING, check_halves
 from lorica.vetting.findings import Finding, finding
 
 # Of one layer: below this it is at chance, and from this on it clearly belongs to the base.
@@ -57,17 +57,18 @@ def _undecided(alignment: Alignment, seen: str, facts: dict[str, Any]) -> Findin
     if not alignment.tested:
         return finding("L322", f"{seen}: no module could be tested", expected=expected, facts=facts)
     halves = alignment.halves
-    at_chance = alignment.score < MISMATCH and (halves.bonds == 0 or halves.bound < UNBOUND)
+    at_chance = alignment.score < MISMATCH and (halves.bonds == 0 or halves.bound - halves.free < KNOWING)
     if not at_chance or max(alignment.sizes.values(), default=0.0) < NEGLIGIBLE:
         why = "it was hardly trained, or the score is between"
         return finding("L322", f"{seen}: {why}", expected=expected, facts=facts)
-    bound = f" and its halves ({halves.bound:.1f})" if halves.bonds else ""
+    own = f", nor do its halves go together by its inputs ({halves.bound:.1f}) better than by none ({halves.free:.1f})"
+    why = f"its directions are at chance with this base{own if halves.bonds else ''}"
     return finding(
         "L322",
-        f"{seen}: its directions{bound} are at chance with this base, though its update is not negligible",
+        f"{seen}: {why}, though its update is not negligible",
         expected=f"at least {MATCH:g} on its own base, also after few updates",
         fix="check the adapter on the base model that it was trained on",
-        facts={**facts, "bound": _rounded(halves.bound)},
+        facts={**facts, "bound": _rounded(halves.bound), "free": _rounded(halves.free)},
         severity="warn",
     )
 

@@ -23,9 +23,9 @@ LEAST_RANK = 4
 _UPRIGHT = 0.02
 
 
-def bond(a: Array, b: Array, inputs: Subspace) -> float | None:
-    """Fisher's z of a [rank, in] and b [out, rank]: 0 ± 1 for halves that have nothing to do with each other; None
-    where it cannot be told."""
+def bond(a: Array, b: Array, inputs: Subspace) -> tuple[float, float] | None:
+    """Fisher's z of a [rank, in] and b [out, rank], with this base's inputs and with inputs of no base (C = 1): 0 ± 1
+    for halves that have nothing to do with each other; None where it cannot be told."""
     rank = len(a)
     if rank < LEAST_RANK:
         return None
@@ -34,7 +34,8 @@ def bond(a: Array, b: Array, inputs: Subspace) -> float | None:
     # By the root of the energies, as everywhere: one outlier dimension is not to decide.
     rest = float(np.sqrt(max(inputs.rest, 0.0)))
     extra = np.clip(np.sqrt(inputs.energies.astype(np.float64)) - rest, 0, None)
-    first = (told * extra) @ told.T + rest * (used @ used.T)
+    alone = used @ used.T
+    first = (told * extra) @ told.T + rest * alone
     columns = _unit(b.T.astype(np.float64))
     second = columns @ columns.T
     places = np.triu_indices(rank, 1)
@@ -43,13 +44,20 @@ def bond(a: Array, b: Array, inputs: Subspace) -> float | None:
     if len(one) < 6 or float(np.sqrt(np.mean(two**2))) < _UPRIGHT:
         return None
     scales = np.sqrt(np.maximum(np.diag(first), 1e-30))
-    one = one / (scales[places[0]] * scales[places[1]])[live]
+    known, free = (
+        _fisher(own, two) for own in (one / (scales[places[0]] * scales[places[1]])[live], alone[places][live])
+    )
+    return None if known is None or free is None else (known, free)
+
+
+def _fisher(one: Floats, two: Floats) -> float | None:
+    """Fisher's z of the correlation of two lists of entries; None where one of them is constant."""
     one, two = one - one.mean(), two - two.mean()
     length = float(np.linalg.norm(one) * np.linalg.norm(two))
     if length <= 0:
         return None
-    together = float(np.clip(one @ two / length, -0.9999, 0.9999))
-    return float(np.arctanh(together) * np.sqrt(len(one) - 3))
+    correlation = float(np.clip(one @ two / length, -0.9999, 0.9999))
+    return float(np.arctanh(correlation) * np.sqrt(len(one) - 3))
 
 
 def together(bonds: Sequence[float]) -> float:

@@ -21,7 +21,10 @@ _CHANCE, _CHANCE_OF_MANY, _CHANCE_OF_FEW, _BESIDE = 2.0, 2.5, 1.5, 10.0
 _MANY, _FEW = 8, 4
 # Over all pairs, halves that were trained together reach 5, after few updates at least 2.7; those of runs that began
 # alike can exceed that, too.
-UNBOUND = 2.5
+_UNBOUND = 2.5
+# How much better the halves go together by the inputs of their own base than by those of no base: after one to ten
+# updates 1.7 or more, by a stranger's inputs (40 pairs) mostly worse, and above 1.1 but once.
+KNOWING = 1.4
 # Inputs that were learned this well tell of training even where the modules do not agree with each other.
 _LEARNED = 10.0
 
@@ -29,14 +32,15 @@ _LEARNED = 10.0
 @dataclass(frozen=True)
 class Halves:
     """inputs, outputs: alignment of lora_A's side and of lora_B's, in standard deviations over shuffles; NaN where
-    nothing could be tested. tested: modules whose outputs were. bound: how far the halves of all pairs go together, 0
-    ± 1 by chance, over `bonds` pairs. order: where its layers belong. strangers: layers of the base that are not of its
-    model."""
+    nothing could be tested. tested: modules whose outputs were. bound: how far the halves of all pairs go together by
+    this base's inputs, 0 ± 1 by chance, over `bonds` pairs. free: the same by the inputs of no base. order: where its
+    layers belong. strangers: layers of the base that are not of its model."""
 
     inputs: float = math.nan
     outputs: float = math.nan
     tested: int = 0
     bound: float = math.nan
+    free: float = math.nan
     bonds: int = 0
     order: Order = field(default_factory=lambda: Order({}, 0.0))
     strangers: tuple[int, ...] = ()
@@ -67,7 +71,7 @@ def _misplaced(order: Order) -> Finding:
 def _sides(halves: Halves, *, trained: bool) -> list[Finding]:
     facts = {"inputs": halves.inputs, "outputs": halves.outputs, "bound": halves.bound, "bonds": halves.bonds}
     facts = {name: round(value, 4) for name, value in facts.items() if math.isfinite(value)}
-    unbound = halves.bonds >= _FEW and abs(halves.bound) < UNBOUND
+    unbound = halves.bonds >= _FEW and abs(halves.bound) < _UNBOUND
     seen = f"lora_A's directions are this base's ({halves.inputs:.1f}), lora_B's are not ({halves.outputs:.1f})"
     many = halves.tested >= _MANY and halves.outputs < halves.inputs / _BESIDE
     limit = _CHANCE_OF_MANY if many else _CHANCE_OF_FEW

@@ -11,7 +11,7 @@ from typing import Any
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.fingerprint import Match
 from lorica.adapters.layout import Layout
-from lorica.adapters.methods import method_of_config
+from lorica.adapters.methods import FORMATS, method_of_config, method_of_names
 from lorica.adapters.specimen import Specimen
 from lorica.vetting.claims.bases import check_named_base
 from lorica.vetting.claims.cards import Card, read_card
@@ -34,7 +34,9 @@ def check_claims(specimen: Specimen, layout: Layout, match: Match | None) -> lis
     """Findings L150-L199. match: which bases of the table fit the tensors' shapes, None when that is not known."""
     card = read_card(specimen.card)
     bases = named_bases(specimen, card)
-    found = _bases(specimen, bases) + _names(specimen, card, bases) + _config(specimen)
+    tool = method_of_names(layout.tensors)
+    found = _bases(specimen, bases, foreign=tool is not None and tool[0] in FORMATS)
+    found += _names(specimen, card, bases) + _config(specimen)
     found += check_settings(specimen, layout, card)
     found += check_evidence(specimen, training_evidence(specimen)) + check_own_run(specimen)
     if method_of_config(specimen.raw_config or {}) is None and layout.modules:
@@ -43,11 +45,12 @@ def check_claims(specimen: Specimen, layout: Layout, match: Match | None) -> lis
     return found
 
 
-def _bases(specimen: Specimen, bases: list[Named]) -> list[Finding]:
-    """Ids of the base model, against each other."""
+def _bases(specimen: Specimen, bases: list[Named], *, foreign: bool) -> list[Finding]:
+    """Ids of the base model, against each other. foreign: of another tool, whose config names its base otherwise."""
     found = []
     own = next((each for each in bases if each.place == CONFIG_NAME), None)
-    if own is None and specimen.raw_config is not None and method_of_config(specimen.raw_config) is None:
+    of_peft = specimen.raw_config is not None and method_of_config(specimen.raw_config) is None and not foreign
+    if own is None and of_peft:
         others = f"; {_says(bases)}" if bases else ""
         seen = f"base_model_name_or_path is missing or empty{others}"
         found.append(finding("L156", seen, expected="the base's id", file=CONFIG_NAME))

@@ -15,6 +15,9 @@ from lorica.vetting.claims.families import families, sizes, tuned
 from lorica.vetting.claims.values import as_mapping
 
 _TUNED = re.compile(r"-(?:instruct|it|chat|sft|dpo)(?=-|$)")
+_TOKENIZER = "tokenizer_config.json"
+# A tokenizer may be of a repository of its own: "gemma-tokenizer-chatml" is no model.
+_OF_TOKENIZER = re.compile(r"(?:^|[-_.])tokeni[sz]ers?(?:[-_.]|$)", re.I)
 # Names of folders that say nothing about what is in them.
 _EMPTY = re.compile(
     r"(?:base|model|models|merged|final|output|outputs|out|checkpoint|checkpoints|pretrained|weights|snapshot|best|last|"
@@ -49,6 +52,8 @@ class Named(msgspec.Struct, frozen=True):
     @property
     def tells(self) -> bool:
         """Whether the name says anything of which model it is."""
+        if self.place == _TOKENIZER and _OF_TOKENIZER.search(self.tail):
+            return False
         if families(self.tail) or sizes(self.tail):
             return True
         return not self.is_path and "/" in self.text and not _EMPTY.fullmatch(self.plain)
@@ -71,9 +76,7 @@ def named_bases(specimen: Specimen, card: Card) -> list[Named]:
     for key in ("model_name_or_path", "model", "model_id", "base_model"):
         found.append(Named("args.json", _text(arguments.get(key))))
     found.append(Named("config.json", _text(as_mapping(documents.get("config.json")).get("_name_or_path"))))
-    found.append(
-        Named("tokenizer_config.json", _text(as_mapping(documents.get("tokenizer_config.json")).get("name_or_path")))
-    )
+    found.append(Named(_TOKENIZER, _text(as_mapping(documents.get(_TOKENIZER)).get("name_or_path"))))
     return list({(each.place, each.text): each for each in found if each.text.strip()}.values())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES, OTHER_KEYS, AdapterConfig, config_from, is_plain
 from lorica.adapters.document import DocumentError, read_object, short_text
-from lorica.adapters.methods import METHODS, NO_METHOD
+from lorica.adapters.methods import METHODS, NO_METHOD, meant_method
 from lorica.formats import Content
 from lorica.names import closest
 from lorica.vetting.findings import Finding, finding
@@ -30,6 +30,7 @@ _CODES = {
 # Packages whose classes adapters are trained on; AutoPeftModel imports whatever module the config names.
 _LIBRARIES = ("transformers", "peft", "diffusers", "sentence_transformers", "torch", "timm", "open_clip", "lorica")
 _CODE_KEYS = ("auto_map", "custom_code", "trust_remote_code", "custom_pipelines")
+_TASKS = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 _KNOWN = (set(AdapterConfig.__struct_fields__) - {"other"}) | set(OTHER_KEYS)
 # Control characters other than blanks, and marks that turn the direction of writing.
 _ODD = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
@@ -49,7 +50,7 @@ def examine_config(raw: bytes) -> tuple[dict[str, Any] | None, AdapterConfig | N
         return None, None, found
     config = None
     kind = values.get("peft_type")
-    if not isinstance(kind, str) or kind.strip().lower() in NO_METHOD or kind != kind.upper():
+    if not isinstance(kind, str) or kind.strip().lower() in NO_METHOD or kind != meant_method(kind):
         found.append(_no_method(values, kind))
     elif kind == "LORA":
         try:
@@ -58,6 +59,7 @@ def examine_config(raw: bytes) -> tuple[dict[str, Any] | None, AdapterConfig | N
             if not problems:
                 found.append(_problem(error))
         found += _unknown_keys(values)
+    found += _task(values.get("task_type"))
     found += _code_keys(values)
     found += _expressions(values)
     found += _control_characters(values)
@@ -69,11 +71,21 @@ def _no_method(values: Mapping[str, Any], kind: object) -> Finding:
     keys = ", ".join(short_text(key, most=40) for key in list(values)[:6])
     seen = "it has no peft_type" if "peft_type" not in values else f"its peft_type is {short_text(kind, quoted=True)}"
     fix = 'set "peft_type": "LORA" if its weights are lora_A and lora_B; else compare it with the config PEFT saved'
-    if isinstance(kind, str) and kind.strip().upper() in METHODS | {"LORA": None}:
-        fix = f'write it as PEFT does: "peft_type": "{kind.strip().upper()}"'
+    if isinstance(kind, str) and meant_method(kind) in METHODS | {"LORA": None}:
+        fix = f'write it as PEFT does: "peft_type": "{meant_method(kind)}"'
         keys = ""
     seen += f"; its keys begin with {keys}" if keys else ""
     return finding("L058", seen, expected='a name such as "LORA"', fix=fix, file=CONFIG_NAME)
+
+
+def _task(task: object) -> Iterator[Finding]:
+    """PEFT refuses a task that it does not know, also one that is written otherwise."""
+    if task is None or task in _TASKS:
+        return
+    name = meant_method(task) if isinstance(task, str) else ""
+    fix = f'write it as PEFT does: "task_type": "{name}"' if name in _TASKS else 'set "task_type": null'
+    seen = f"task_type {short_text(task, quoted=True)}: PEFT refuses to load it"
+    yield finding("L059", seen, expected=f"{', '.join(_TASKS)} or null", fix=fix, file=CONFIG_NAME)
 
 
 def _problem(problem: DocumentError) -> Finding:

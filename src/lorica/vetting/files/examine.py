@@ -88,7 +88,8 @@ def examine_files(source: Source) -> tuple[Specimen | None, list[Finding]]:
         return None, [*found, finding("L008", f"the folder cannot be read ({error.strerror})")]
     raw_config, config = _config(place, found)
     weights, header = _weights(place, source, found)
-    if place.find(CONFIG_NAME) is None:
+    # Beside what is no adapter's file at all, it is not the config that is missing.
+    if place.find(CONFIG_NAME) is None and not any(other.code == "L011" for other in found):
         _say_no_config(place, found)
     names = place.top()
     if (tool := tool_of(raw_config, header, names)) is not None:
@@ -203,8 +204,8 @@ def _substitute(place: Place, found: list[Finding]) -> str | None:
     usual = method_of_files(names)
     # Of several files of one tool, the one without a step in its name is the last.
     mine = [name for name in others if usual is not None and is_file_of(usual[1], name)]
-    alone = next((each[0] for each in (open_formats, others) if len(each) == 1), None)
-    chosen = min(mine, key=len) if mine else alone
+    mine = [name for name in mine if len(name) == min(map(len, mine))]
+    chosen = next((names[0] for names in (mine, open_formats, others) if len(names) == 1), None)
     if chosen is None:
         if others:
             listed = ", ".join(short_text(name) for name in others[:5])

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.document import short_text
 from lorica.adapters.registry import BEST, CHECKPOINTS, training_owner
 from lorica.adapters.specimen import Kind
 from lorica.errors import AdapterError
@@ -308,6 +309,12 @@ def _nothing_in(place: Path, passed: Sequence[Path]) -> AdapterError:
     if is_base(entries):
         return AdapterError(
             f"{place}: is a base model, not an adapter", fix=f"name an adapter, and this with --base {place}"
+        )
+    other = next((entry.name for entry in entries if entry.name.lower().endswith(".gguf")), "")
+    if other:
+        return AdapterError(
+            f"{place}: holds GGUF ({short_text(other)}), which llama.cpp reads, and no adapter of PEFT's",
+            fix="name the PEFT adapter that it was converted from",
         )
     deeper = f"; deeper ones were not looked at, name them: {passed[0]}" if passed else ""
     return AdapterError(

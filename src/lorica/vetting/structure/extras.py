@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from lorica.adapters.config import CONFIG_NAME, AdapterConfig
+from lorica.adapters.config import CONFIG_NAME, TASK_HEADS, AdapterConfig
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.layout import Layout
 from lorica.adapters.methods import method_of_names
 from lorica.adapters.names import PREFIX
+from lorica.vetting.codes import Severity
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.leftovers import alpha_tensors
 from lorica.vetting.wording import listed, shown, some
 
 _INPUT_EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings", "shared", "embedding")
 _OUTPUT_EMBEDDINGS = ("lm_head", "embed_out", "output")
+_HEADS = frozenset(name for names in TASK_HEADS.values() for name in names)
+_NORMS = ("norm", "ln_f", "final_layer_norm")
 _BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # Nobody saves more kinds of modules.
 _MOST_KEPT = 64
@@ -68,7 +71,22 @@ def _kept_modules(config: AdapterConfig, layout: Layout) -> list[Finding]:
     if inside:
         seen += f"; {shown(layout.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
     expected = f"names such as {PREFIX}{lost[0]}.weight"
-    return [finding("L131", seen, expected=expected, file=WEIGHTS_NAME, facts={"lost": lost, "asked": asked})]
+    doubtful = not inside and all(_may_not_exist(name, layout, others=len(lost) < len(asked)) for name in lost)
+    if doubtful:
+        expected += ", unless the base has no such module: PEFT passes over a name that means none"
+    facts = {"lost": lost, "asked": asked}
+    severity: Severity | None = "warn" if doubtful else None
+    return [finding("L131", seen, expected=expected, file=WEIGHTS_NAME, facts=facts, severity=severity)]
+
+
+def _may_not_exist(name: str, layout: Layout, *, others: bool) -> bool:
+    """Whether bases with such layers lack a module of this name: "embed_tokens" where layers are "h.0", or, where
+    `others` were stored, a name that is neither an embedding's nor a head's."""
+    leaf = name.rsplit(".", 1)[-1]
+    if leaf in _INPUT_EMBEDDINGS:
+        called = [kind for kind in ("h", "layers") if any(f".{kind}." in f".{path}" for path in layout.modules)]
+        return ("h" in called and leaf not in ("wte", "word_embeddings")) or ("layers" in called and leaf == "wte")
+    return others and leaf not in (*_OUTPUT_EMBEDDINGS, *_HEADS, *_NORMS)
 
 
 def _without_head(config: AdapterConfig, heads: list[str], layout: Layout) -> list[Finding]:

@@ -7,7 +7,7 @@ import re
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.layout import Layout
-from lorica.adapters.methods import FORMATS, method_of_config, method_of_names
+from lorica.adapters.methods import FORMATS, METHODS, method_of_config, method_of_names
 from lorica.adapters.names import PREFIX
 from lorica.adapters.specimen import Specimen
 from lorica.vetting.claims.families import sees
@@ -60,11 +60,14 @@ def _method(specimen: Specimen, layout: Layout) -> list[Finding]:
         key, method = claimed
         code = "L102" if key in FORMATS else "L101"
         if pairs and key not in ("ADALORA", "HIRA", "PEANUT", "LILY") and named is None:
+            strange = "" if key in METHODS or key in FORMATS else ", which PEFT 0.21 does not know"
+            seen = f"{CONFIG_NAME} says {shown(method.title)}{strange}, and {len(layout.pairs)} modules have LoRA pairs"
             return [
                 finding(
                     "L103",
-                    f"{CONFIG_NAME} says {shown(method.title)}, and {len(layout.pairs)} modules have LoRA pairs",
+                    seen,
                     expected="peft_type LORA with LoRA pairs",
+                    fix='if it is LoRA, write "peft_type": "LORA"' if strange else "",
                     file=CONFIG_NAME,
                     facts={"config": key, "tensors": "LORA"},
                 )
