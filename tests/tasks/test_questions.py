@@ -175,6 +175,7 @@ TRIVIA = {"value": "Paris", "aliases": ["City of Light", "Paris"], "normalized_a
         (TRIVIA, ("Paris", "City of Light")),
         (str(TRIVIA), ("Paris", "City of Light")),
         ("{'aliases': ['a', 'b'], 'value': 'b'}", ("b", "a")),
+        ('{"value": 5, "unit": "km"}', ('{"value": 5, "unit": "km"}',)),
         ("[0, 1]", ("[0, 1]",)),
         ("[sic]", ("[sic]",)),
         ("['a'][0] + ['b']", ("['a'][0] + ['b']",)),

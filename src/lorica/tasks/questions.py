@@ -118,8 +118,10 @@ def _answers(value: object) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     True and false are the words."""
     notes: list[str] = []
     if isinstance(value, str) and _AS_TEXT.fullmatch(value):
-        value = literal_cell(value, "answer")
-        notes += [_LISTED] if isinstance(value, list) else []
+        cell = literal_cell(value, "answer")
+        if isinstance(cell, list) or "text" in cell or isinstance(cell.get("aliases"), list):
+            value = cell
+        notes += [_LISTED] if isinstance(cell, list) else []
     if isinstance(value, Mapping) and "text" in value:
         value = value["text"]
     if isinstance(value, Mapping) and isinstance(value.get("aliases"), list):
