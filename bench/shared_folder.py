@@ -149,7 +149,7 @@ def main() -> None:
             record, passport = read_record(adapter), read_passport(adapter)
             if record is None or passport is None:
                 raise SystemExit(f"round {number}: an adapter without record or passport")
-            name = Path(record["manifest"]["digest.source"]).stem
+            name = Path(record.manifest["digest.source"]).stem
             alone = folder / name / "rules"
             for file in ("adapter_model.safetensors", "adapter_config.json", "lorica.json"):
                 if (adapter / file).read_bytes() != (alone / file).read_bytes():

@@ -143,6 +143,10 @@ class NotFiniteError(TrainingError):
     """A loss or a gradient became NaN or infinite."""
 
 
+class BaseNotFiniteError(NotFiniteError):
+    """The base model alone gives such a loss, without an adapter: no setting of the training helps."""
+
+
 class ResumeError(LoricaError):
     """A run directory that belongs to a different run; the message names the differences."""
 

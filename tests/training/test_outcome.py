@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from dataclasses import replace
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.training.tiny import Recorder, rows, run
+import torch
+from tests.training import tiny as tiny_module
+from tests.training.tiny import Recorder, rows, run, tiny_decoder
 
-from lorica.errors import NotFiniteError
+from lorica.errors import BaseNotFiniteError, NotFiniteError
 from lorica.records import Encoded
 from lorica.training import loop as loop_module
 from lorica.training import step as step_module
@@ -135,3 +138,22 @@ def test_a_loss_that_is_not_finite_says_what_is_kept_and_what_to_do(
     assert record["diverged"].startswith("the loss is not finite at update 12")
     with pytest.raises(NotFiniteError, match="nothing worth using is kept"):
         run(tmp_path / "b", QUICK, validation=[])
+
+
+def test_a_base_model_that_fails_leaves_the_folder_to_a_better_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Any:
+        decoder = tiny_decoder()
+        with torch.no_grad():
+            decoder.get_parameter("model.layers.0.self_attn.q_proj.weight")[0, 0] = math.nan
+        return decoder
+
+    nothing: list[Example] = []
+    for validation in (nothing, None):
+        with monkeypatch.context() as patched:
+            patched.setattr(tiny_module, "tiny_decoder", broken)
+            with pytest.raises(BaseNotFiniteError, match="base model itself fails"):
+                run(tmp_path / "a", QUICK, validation=validation)
+        assert not (tmp_path / "a").exists() or not list((tmp_path / "a").iterdir())
+    assert run(tmp_path / "a", QUICK).outcome == "better"

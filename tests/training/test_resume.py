@@ -17,6 +17,7 @@ import pytest
 from tests.training.tiny import KILLED, LORA, Recorder, rows, run
 
 from lorica.errors import ResumeError
+from lorica.training import publish
 from lorica.training.types import TrainResult
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,6 +130,19 @@ def test_an_unfinished_run_is_not_overwritten(tmp_path: Path) -> None:
         run(tmp_path / "a", KILLED)
 
 
+def test_a_run_stopped_before_it_is_published_logs_its_end_once(
+    tmp_path: Path, whole: tuple[Path, TrainResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publish, "publish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "a", KILLED)
+    _same(tmp_path / "a", run(tmp_path / "a", RESUMED), whole)
+
+
 def test_someone_elses_adapter_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ResumeError, match="holds an adapter already"):
@@ -175,6 +189,45 @@ def test_a_broken_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "training.json").write_text("{")
     with pytest.raises(ResumeError, match=r"training\.json: unreadable"):
         run(tmp_path, RESUMED)
+
+
+_RESULT: dict[str, Any] = {**TrainResult(3, 3, 0.5, 0.5, 9, 1.0, Path()).__dict__, "folder": ""}
+_EDITS: dict[str, dict[str, Any]] = {
+    "no result": {"result": None},
+    "a text as result": {"result": "good"},
+    "a result without its steps": {"result": {"best_step": 3}},
+    "a text as a count": {"result": {**_RESULT, "steps": "x"}},
+    "another outcome": {"result": {**_RESULT, "outcome": "x"}},
+    "another status": {"status": None},
+    "a text as digests": {"published": "sha256:0"},
+    "a number as input": {"manifest": {"name": 3}},
+}
+
+
+@pytest.mark.parametrize("edit", _EDITS)
+def test_an_edited_record_is_named(edit: str, tmp_path: Path) -> None:
+    record = {"format": 1, "status": "finished", "manifest": {}, "published": {}, "result": _RESULT, **_EDITS[edit]}
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    with pytest.raises(ResumeError, match=r"training\.json: unreadable"):
+        run(tmp_path, RESUMED)
+
+
+def test_a_record_that_no_reader_takes_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "training.json").write_text("[" * 100_000)
+    (tmp_path / "b" / "training.json").mkdir(parents=True)
+    for name in "ab":
+        with pytest.raises(ResumeError, match=r"training\.json: unreadable"):
+            run(tmp_path / name, RESUMED)
+
+
+@pytest.mark.parametrize("values", [{"step": "5"}, {"best_loss": "low"}, {"scaler": [1]}, {"stopped_early": 3}])
+def test_an_edited_state_is_named(values: dict[str, Any], tmp_path: Path) -> None:
+    _interrupted(tmp_path / "a", 5)
+    path = tmp_path / "a" / "checkpoints" / "step-5" / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    with pytest.raises(ResumeError, match=r"step-5: cannot be resumed from"):
+        run(tmp_path / "a", RESUMED)
 
 
 def _interrupted(folder: Path, step: int) -> None:

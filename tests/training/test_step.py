@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from tests.training.tiny import LORA, rows, tiny_decoder
 
-from lorica.errors import TrainingError
+from lorica.errors import BaseNotFiniteError, NotFiniteError, TrainingError
 from lorica.models.adapter_weights import create_lora
 from lorica.models.attention import PackedAttention
 from lorica.models.lora import LoraSpan
@@ -164,16 +165,27 @@ def test_a_non_finite_loss_names_update_rate_and_rows_and_leaves_the_weights() -
     hit = {row.id for row in examples if examples[4].encoded.tokens[0] in row.encoded.tokens}
     assert "row-4" in hit
     assert "row-0" not in hit
-    with pytest.raises(TrainingError) as caught:
+    with pytest.raises(BaseNotFiniteError) as caught:
         update(learner, _batches(examples, 4, 2), step=17, rate=0.25, seed=0)
     text = str(caught.value)
     assert "loss is not finite at update 17, learning rate 0.25" in text
     assert "'row-4', 'row-5'" in text
     assert "'row-0'" not in text
-    assert "lower training.learning_rate" in text
+    assert "the base model itself fails on these rows" in text
+    assert "learning_rate" not in text
     assert all(torch.equal(left, right) for left, right in zip(before, _weights(learner), strict=True))
-    with pytest.raises(TrainingError, match=r"held-out loss after update 3 .*'row-4'"):
+    with pytest.raises(BaseNotFiniteError, match=r"loss after update 3 .*'row-4'"):
         evaluate(learner, _batches(examples, 4, 2), step=3)
+
+
+def test_a_non_finite_loss_of_the_adapter_alone_is_not_the_base_models() -> None:
+    learner = _learner()
+    with torch.no_grad():
+        learner.lora.parameters()[1].fill_(math.inf)
+    for call in (partial(update, rate=0.25, seed=0, step=17), partial(evaluate, step=3)):
+        with pytest.raises(NotFiniteError, match=r"lower training\.learning_rate") as caught:
+            call(learner, _batches(rows(6), 6))
+        assert not isinstance(caught.value, BaseNotFiniteError)
 
 
 def test_a_finite_loss_with_an_infinite_gradient_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

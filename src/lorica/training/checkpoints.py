@@ -14,8 +14,9 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -26,27 +27,40 @@ from lorica.errors import LoricaError, ResumeError
 from lorica.models.adapter_weights import load_lora
 from lorica.models.families import DecoderConfig
 from lorica.models.lora import LoraWeights
+from lorica.training.log import LOG
 from lorica.training.state import State, to_json
 from lorica.training.step import Learner
 from lorica.training.types import TrainResult
 
 RECORD = "training.json"
-_FORMAT = 1
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """`training.json` of a run's folder, or None when there is none. Raises ResumeError when it is
-    unreadable.
+class RunRecord(msgspec.Struct, frozen=True):
+    """What `training.json` says of a run. published: as `record_bytes` takes it; earlier versions wrote none."""
+
+    format: Literal[1]
+    status: Literal["running", "finished"]
+    manifest: dict[str, str]
+    result: TrainResult | None
+    published: dict[str, str] = {}
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """`training.json` of a run's folder, or None when there is none. Raises ResumeError when it is unreadable, or says
+    what no run writes.
     """
     path = folder / RECORD
     try:
         record = json.loads(path.read_bytes())
-        if record["format"] != _FORMAT or not isinstance(record["manifest"], dict) or "result" not in record:
-            raise ValueError(f"format {record['format']!r}; this version writes {_FORMAT}")
-        return {**record, "status": str(record["status"])}
+        if record["result"] is not None:
+            record["result"]["folder"] = folder
+        read = msgspec.convert(record, RunRecord)
+        if (read.result is None) == (read.status == "finished"):
+            raise ValueError(f"status {read.status!r} and result {read.result!r}")
+        return read
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResumeError(f"{path}: unreadable: {error}", fix="delete the folder or name another") from error
 
 
@@ -65,7 +79,7 @@ def record_bytes(
         values = asdict(result)
         del values["folder"]
     record = {
-        "format": _FORMAT,
+        "format": 1,
         "status": "running" if result is None else "finished",
         "manifest": dict(manifest),
         "result": values,
@@ -204,6 +218,12 @@ def _numbered(folder: Path, kind: str) -> list[Path]:
 
 def _number(path: Path) -> int:
     return int(path.name.rpartition("-")[2])
+
+
+def forget(folder: Path) -> None:
+    """Remove what a run wrote before its first update: another one may begin there."""
+    for name in (RECORD, LOG):
+        (folder / name).unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:

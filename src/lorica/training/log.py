@@ -44,9 +44,12 @@ def _lines(path: Path, last: int) -> list[bytes]:
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:
-            step = json.loads(line)["step"]
+            values = json.loads(line)
+            step = values["step"]
         except (ValueError, KeyError, TypeError):
             continue  # the torn tail of a killed process
+        if "trained_loss" in values:
+            continue  # of the end of the run, which has the number of its last update
         if isinstance(step, int) and step <= last and line.endswith(b"\n"):
             kept.append(line)
     return kept

@@ -16,7 +16,7 @@ import torch
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.registry import TRAINING
-from lorica.errors import LoricaError, NotFiniteError, TrainingError
+from lorica.errors import BaseNotFiniteError, LoricaError, NotFiniteError, TrainingError
 from lorica.locks import FolderLock, lock_folder
 from lorica.models.decoder import Decoder
 from lorica.signals import Deferred, say
@@ -131,6 +131,12 @@ def _learn(
                     listener.started(name, run.state.step, run.total)
                     try:
                         return _go(run)
+                    except BaseNotFiniteError as error:
+                        if not run.state.step:
+                            checkpoints.forget(folder)
+                        else:
+                            error.fix += f"; then train into another run_dir, or after deleting {folder}"
+                        raise
                     except NotFiniteError as error:
                         publish.begin(folder, manifest, {**facts, "diverged": error.message})
                         raise _diverged(run, error) from error
@@ -214,8 +220,6 @@ def _save(run: Run, *, extra: bool) -> None:
 def _diverged(run: Run, error: NotFiniteError) -> NotFiniteError:
     """The same error, saying what is kept and how to train anew."""
     state, message = run.state, error.message
-    if not state.step:
-        return error  # the base itself fails
     message += f" (gradient norm up to {state.norm:.3g} in update {state.norm_step})" if state.norm else ""
     if state.best_loss is not None and state.base_loss is not None and state.best_loss < state.base_loss:
         message += (

@@ -49,17 +49,16 @@ def open_run(folder: Path, manifest: Mapping[str, str], *, resume: bool) -> Trai
             )
         return None
     # The record is there before the config: a run that was killed between the two has not ended.
-    finished = record["status"] == "finished" and (folder / CONFIG_NAME).exists()
+    finished = record.result if (folder / CONFIG_NAME).exists() else None
     if not resume:
         state = "a finished run" if finished else "a run that did not end"
         way = "training.resume=true takes its result" if finished else "training.resume=true goes on with it"
         raise ResumeError(f"{folder}: holds {state}", fix=f"{way}; to train anew, delete the folder or name another")
-    refuse_differences(record["manifest"], manifest, where=str(folder))
+    refuse_differences(record.manifest, manifest, where=str(folder))
     checkpoints.sweep(folder)
-    if not finished:
-        return None
-    _require_published(folder, record.get("published") or {})
-    return TrainResult(**record["result"], folder=folder)
+    if finished:
+        _require_published(folder, record.published)
+    return finished
 
 
 def begin(folder: Path, manifest: Mapping[str, str], facts: Mapping[str, Any]) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from lorica.adapters.config import AdapterConfig
 from lorica.errors import ResumeError
 from lorica.names import visible_values
@@ -50,8 +52,8 @@ class State:
     def from_json(cls, raw: bytes, *, where: str) -> State:
         """Raises ResumeError for anything but what `to_json` wrote."""
         try:
-            return cls(**json.loads(raw))
-        except (ValueError, TypeError) as error:
+            return msgspec.convert(json.loads(raw), cls)
+        except (ValueError, TypeError, RecursionError) as error:
             raise ResumeError(f"{where}: unreadable: {error}", fix="delete this checkpoint's folder") from error
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorica.errors import NotFiniteError
+from lorica.errors import BaseNotFiniteError, NotFiniteError
 from lorica.models.attention import Attention, PackedAttention
 from lorica.models.decoder import Decoder
 from lorica.models.lora import LoraSpan, LoraWeights
@@ -97,17 +97,17 @@ def step_seed(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.sha256(f"lorica:{seed}:{step}".encode()).digest()[:7], "little")
 
 
-def answer_loss(learner: Learner, batch: Batch) -> Tensor:
+def answer_loss(learner: Learner, batch: Batch, *, adapter: bool = True) -> Tensor:
     """Summed cross-entropy in nats over the answer tokens of a batch, scalar; the head meets only their
-    positions.
+    positions. adapter: false for the base model alone.
     """
     decoder = learner.decoder
     attention: Attention = PackedAttention(batch.lengths, decoder.config, batch.tokens.device)
     if learner.precision.dtype is not None and decoder.device.type == "cpu":
         attention = _Float32Attention(attention)
-    span = LoraSpan(learner.lora, 0, batch.tokens.shape[0])
+    spans = (LoraSpan(learner.lora, 0, batch.tokens.shape[0]),) if adapter else ()
     checkpoint = learner.gradient_checkpointing and torch.is_grad_enabled()
-    hidden = decoder.hidden(batch.tokens, batch.positions, attention, (span,), checkpoint=checkpoint)
+    hidden = decoder.hidden(batch.tokens, batch.positions, attention, spans, checkpoint=checkpoint)
     logits = decoder.logits(hidden.index_select(0, batch.sources))
     return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
 
@@ -158,12 +158,8 @@ def evaluate(learner: Learner, batches: Sequence[Batch], *, step: int) -> float:
     broken = [batch for batch, value in zip(batches, values, strict=True) if not math.isfinite(value)]
     if broken:
         rows = [row for batch in broken for row in batch.ids]
-        raise NotFiniteError(
-            f"the held-out loss after update {step} is not finite; rows: {name_rows(rows)}",
-            fix="lower training.learning_rate"
-            if step
-            else "the base model itself fails on these rows: try model.dtype=float32, or vet its weights",
-        )
+        message = f"the loss after update {step} is not finite; rows: {name_rows(rows)}"
+        raise _base_failure(learner, broken, message) or NotFiniteError(message, fix="lower training.learning_rate")
     return math.fsum(values) / sum(batch.targets.shape[0] for batch in batches)
 
 
@@ -190,8 +186,22 @@ def _refuse_non_finite(
     what = "gradient" if finite else "loss"
     again = f" ({learner.skipped} updates in a row)" if learner.skipped > 1 else ""
     advice = "training.bf16=true in place of fp16" if learner.precision.scaler else "training.max_grad_norm=1"
-    raise NotFiniteError(
+    message = (
         f"the {what} is not finite at update {step}{again}, learning rate {rate:.3g}; "
-        f"rows in the batch: {name_rows(rows)}",
-        fix=f"lower training.learning_rate, try {advice}, and look at these rows",
+        f"rows in the batch: {name_rows(rows)}"
+    )
+    raise _base_failure(learner, broken, message) or NotFiniteError(
+        message, fix=f"lower training.learning_rate, try {advice}, and look at these rows"
+    )
+
+
+def _base_failure(learner: Learner, batches: Sequence[Batch], message: str) -> BaseNotFiniteError | None:
+    """The error to raise where the base model alone fails on batches whose loss is not finite; else None."""
+    with torch.inference_mode(), learner.precision.autocast():
+        if all(math.isfinite(answer_loss(learner, batch, adapter=False).item()) for batch in batches):
+            return None
+    return BaseNotFiniteError(
+        message,
+        fix="the base model itself fails on these rows, without an adapter: try model.dtype=float32, check its "
+        "weights, or leave these rows out",
     )
