@@ -15,7 +15,7 @@ import torch
 from tests.training import tiny as tiny_module
 from tests.training.tiny import Recorder, rows, run, tiny_decoder
 
-from lorica.errors import BaseNotFiniteError, NotFiniteError
+from lorica.errors import BaseNotFiniteError, NotFiniteError, ResumeError
 from lorica.records import Encoded
 from lorica.training import loop as loop_module
 from lorica.training import step as step_module
@@ -136,6 +136,8 @@ def test_a_loss_that_is_not_finite_says_what_is_kept_and_what_to_do(
     assert "-> lower training.learning_rate: train again with training.learning_rate=0.0005, into" in text
     record = json.loads((tmp_path / "a" / "training.json").read_text())
     assert record["diverged"].startswith("the loss is not finite at update 12")
+    with pytest.raises(ResumeError, match=r"holds a run that diverged: the loss.*\n.*lower training\.learning_rate"):
+        run(tmp_path / "a", QUICK)  # going on would end where it ended
     with pytest.raises(NotFiniteError, match="nothing worth using is kept"):
         run(tmp_path / "b", QUICK, validation=[])
 

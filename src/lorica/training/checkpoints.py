@@ -36,13 +36,15 @@ RECORD = "training.json"
 
 
 class RunRecord(msgspec.Struct, frozen=True):
-    """What `training.json` says of a run. published: as `record_bytes` takes it; earlier versions wrote none."""
+    """What `training.json` says of a run. published: as `record_bytes` takes it; earlier versions wrote none. diverged:
+    the loss or gradient that was not finite and ended it."""
 
     format: Literal[1]
     status: Literal["running", "finished"]
     manifest: dict[str, str]
     result: TrainResult | None
     published: dict[str, str] = {}
+    diverged: str = ""
 
 
 def read_record(folder: Path) -> RunRecord | None:

@@ -51,6 +51,11 @@ def open_run(folder: Path, manifest: Mapping[str, str], *, resume: bool) -> Trai
     # The record is there before the config: a run that was killed between the two has not ended.
     finished = record.result if (folder / CONFIG_NAME).exists() else None
     if not resume:
+        if record.diverged:
+            raise ResumeError(
+                f"{folder}: holds a run that diverged: {record.diverged}",
+                fix="lower training.learning_rate, and train into another run_dir, or after deleting the folder",
+            )
         state = "a finished run" if finished else "a run that did not end"
         way = "training.resume=true takes its result" if finished else "training.resume=true goes on with it"
         raise ResumeError(f"{folder}: holds {state}", fix=f"{way}; to train anew, delete the folder or name another")
