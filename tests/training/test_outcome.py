@@ -93,15 +93,18 @@ def test_rows_learned_by_heart_are_not_called_diverged(tmp_path: Path) -> None:
 def test_each_outcome_has_its_own_words() -> None:
     folder = Path("runs/a")
 
-    def said(*losses: float) -> tuple[str, str]:
+    def said(*losses: float, rate: float = 0.02) -> tuple[str, str]:
         both = Losses(*losses)
         outcome = outcome_of(both)
-        return outcome, advice(outcome, both, rate=0.02, norm=437.2, norm_step=7, best_step=3, folder=folder)
+        return outcome, advice(outcome, both, rate=rate, norm=437.2, norm_step=7, best_step=3, folder=folder)
 
     assert said(2.0, 1.0, 2.0, 1.0) == ("better", "")
-    outcome, text = said(2.0, 2.5, 2.1, 0.3)
+    outcome, text = said(2.0, 2.5, 2.1, 0.3, rate=1e-3)
     assert outcome == "overfitted"
     assert "by heart (2.1000 -> 0.3000): fewer training.epochs" in text
+    outcome, text = said(2.0, 2.5, 2.1, 0.3)  # one epoch of such a rate is as bad
+    assert outcome == "overfitted"
+    assert "by heart (2.1000 -> 0.3000): train again with training.learning_rate=0.001" in text
     outcome, text = said(2.0, 2.0, 2.0, 2.0)
     assert outcome == "no better"
     assert text.endswith("train longer, or raise training.learning_rate")

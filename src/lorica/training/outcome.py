@@ -74,10 +74,10 @@ def advice(
         )
     text = f"the adapter is no better than the base model ({compared}): "
     if outcome == "overfitted":
-        return text + (
-            f"it learned its own rows by heart ({losses.seen_base:.4f} -> {losses.seen_last:.4f}): fewer "
-            "training.epochs, a lower training.learning_rate, or more rows"
-        )
+        text += f"it learned its own rows by heart ({losses.seen_base:.4f} -> {losses.seen_last:.4f}): "
+        if rate > _SAFE_RATE:  # fewer updates of that size do not help
+            return text + again(folder, rate)
+        return text + "fewer training.epochs, a lower training.learning_rate, or more rows"
     if losses.seen_last > losses.seen_base * 1.01:
         return text + f"its own rows became no likelier, either: {again(folder, rate)}"
     return text + "train longer, or raise training.learning_rate"
