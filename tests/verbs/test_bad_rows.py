@@ -172,7 +172,7 @@ def test_training_leaves_rows_without_an_answer_out(tmp_path: Path, capsys: pyte
     assert main([*command, "data.bad_rows=skip", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["saq"]["reading"]["skipped_rows"] == 1
-    assert [row["line"] for row in _lines(run_dir / "skipped.jsonl")] == [3]
+    assert [row["line"] for row in _lines(run_dir / "saq.skipped.jsonl")] == [3]
 
 
 @pytest.mark.parametrize(

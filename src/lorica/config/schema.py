@@ -353,7 +353,7 @@ class ReadingConfig:
     bad_rows: BadRows = "error"
     """What becomes of a row that cannot be used (an empty question, no accepted answer in training, an unreadable
     label, too many cells): `error` stops at the first; `skip` leaves such rows out, counts them, and lists them with
-    line, id and reason in `OUTPUT.skipped.jsonl` (training: `RUN_DIR/skipped.jsonl`; eval:
+    line, id and reason in `OUTPUT.skipped.jsonl` (training: `RUN_DIR/TASK.skipped.jsonl`; eval:
     `ANSWERS.gold-skipped.jsonl`)."""
 
     quoting: Quoting = "auto"

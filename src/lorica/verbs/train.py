@@ -37,7 +37,7 @@ from lorica.verbs.train_plan import plan_fits
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _SHOWN = 800  # characters of each end of a long text
-SKIPPED = "skipped.jsonl"
+SKIPPED_SUFFIX = ".skipped.jsonl"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
     fits = plan_fits(config, task, log)
     tell(log)
     with _nothing_lost(fits, going_on("train", arguments, "training.resume=true")), locked(fits) as locks:
-        reading = list_skipped(log, fits[0].folder.with_name(SKIPPED))
+        reading = list_skipped(log, fits[0].folder.with_name(task.name + SKIPPED_SUFFIX))
         examples: dict[str, LossExample] = {}
         digests = log.digests()
         results = train_locked(config, task, fits, listener(config), locks, reading=digests, examples=examples)
