@@ -1,0 +1,19 @@
+"""What every test relies on, whatever started the tests."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_are_heeded() -> Iterator[None]:
+    """`nohup` and a shell's `&` start their commands with signals ignored, which Lorica and its processes respect."""
+    before: list[tuple[int, Any]] = [(signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))]
+    before += [(number, signal.signal(number, signal.SIG_DFL)) for number in (signal.SIGHUP, signal.SIGTERM)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
