@@ -63,6 +63,15 @@ HEALTHY: dict[str, tuple[Shapes, dict[str, Any], dict[str, Any]]] = {
         base(QWEN),
         {"card": "# Rules\nBetter than Llama-3.1-70B, from Qwen2.5-1.5B.\n"},
     ),
+    "words and sizes in the folder's name and the card's text": (
+        qwen(),
+        base(QWEN),
+        {
+            "name": "llama-3-70b-rules-r8",
+            "card": "---\ndatasets:\n- me/gemma-2-9b-answers\n---\n# Llama 3 70B\n- **LoRA rank**: 16\n"
+            "trainable params: 9,999 || all params: 4,024,470,528\n- **Finetuned from model:** google/gemma-2-9b\n",
+        },
+    ),
     "an unfilled card": (qwen(), base(QWEN), {"card": "---\nbase_model: ''\n---\n# Model Card for Model ID\n- r: 4\n"}),
     "a card with a table of settings": (
         PLAIN,
@@ -167,31 +176,11 @@ CONFLICTS: dict[str, tuple[Shapes, dict[str, Any], dict[str, Any], str, str]] = 
         "L150",
         "lorica.json",
     ),
-    "folder of another size": (PLAIN, base(QWEN), {"name": "qwen2.5-4b-spam"}, "L151", "qwen2.5-4b-spam"),
-    "title of another size": (PLAIN, base(QWEN), card("# Qwen2.5 4B, for rules"), "L151", "4B"),
-    "data of another size": (
-        PLAIN,
-        base(QWEN),
-        card("---\ndatasets:\n- me/qwen2.5-4b-answers\n---"),
-        "L151",
-        "answers",
-    ),
-    "card's counts": (
-        PLAIN,
-        base(QWEN),
-        card("trainable params: 1,792 || all params: 4,024,470,528 || trainable%: 0.05"),
-        "L151",
-        "4024470528",
-    ),
-    "folder of another family": (PLAIN, base(QWEN), {"name": "llama-rules-r8"}, "L152", "llama"),
     "tuned and not": (PLAIN, base(QWEN), card("---\nbase_model: Qwen/Qwen2.5-1.5B\n---"), "L153", "Instruct"),
     "quantised elsewhere": (PLAIN, base(f"{QWEN}-GPTQ-Int4"), card(f"---\nbase_model: {QWEN}\n---"), "L154", "gptq"),
     "no base": (PLAIN, base(None), {}, "L156", "missing"),
     "empty base": (PLAIN, base(""), card(f"---\nbase_model: {QWEN}\n---"), "L156", "README.md"),
-    "another rank in the card": (PLAIN, {}, card("- **LoRA rank**: 16\n"), "L161", "16"),
-    "another alpha in the card": (PLAIN, {}, card("`lora_alpha: 32`"), "L161", "32"),
     "another alpha in the arguments": (PLAIN, {}, documents(args={"lora_alpha": 64, "lora_rank": 4}), "L161", "64"),
-    "another count": (PLAIN, {}, card("trainable params: 9,999 || all params: 1,000,000"), "L162", "9999"),
     "foreign tokenizer": (
         PLAIN,
         base("Qwen/Qwen3-4B"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lorica.vetting.claims.cards import read_card
+from lorica.vetting.claims.cards import card_bases
 from lorica.vetting.claims.families import families, mixed, quantised, sees, sizes, tuned, uniform
 
 
@@ -13,12 +13,10 @@ def test_cards_are_read_without_yaml() -> None:
         "- **Finetuned from model:** g/h\n"
         "R: 8 and learning rate: 5\n"
     )
-    found = read_card(text)
-    assert found.bases == ("a/b", "c/d", "e/f", "g/h")
-    assert found.datasets == ("x/y", "z")
-    assert (found.title, found.ranks) == ("Title", (8,))
-    assert read_card("---\nbase_model: x") == read_card("---\nbase_model: x\n")
-    assert read_card(" " * 2**20 + ":" * 2**20).bases == ()
+    assert card_bases(text) == ("a/b", "c/d", "e/f")
+    assert card_bases("---\nbase_model: x\n---") == card_bases("---\nbase_model: x\n---\n") == ("x",)
+    assert card_bases("---\nbase_model: x\n") == ()
+    assert card_bases(" " * 2**20 + ":" * 2**20) == ()
 
 
 @pytest.mark.parametrize(

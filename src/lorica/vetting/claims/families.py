@@ -121,9 +121,9 @@ def family(name: str) -> Traits | None:
     return _WORDS[max(hits, key=len)] if hits else None
 
 
-def families(name: str, shortest: int = 2) -> frozenset[str]:
-    """All families that a name speaks of: "DeepSeek-R1-Distill-Qwen-7B" has two. shortest: length of a word."""
-    hits = [word for word in _hits(name) if len(word) >= shortest]
+def families(name: str) -> frozenset[str]:
+    """All families that a name speaks of: "DeepSeek-R1-Distill-Qwen-7B" has two."""
+    hits = _hits(name)
     # Of "qwen" and "qwen2.5" at one place, only the longer is meant.
     return frozenset(_WORDS[word].family for word in hits if not any(word != other and word in other for other in hits))
 

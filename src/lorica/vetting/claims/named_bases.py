@@ -10,7 +10,7 @@ import msgspec
 from lorica.adapters.bases import normalise
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.specimen import Specimen
-from lorica.vetting.claims.cards import Card
+from lorica.vetting.claims.cards import card_bases
 from lorica.vetting.claims.families import families, sizes, tuned
 from lorica.vetting.claims.values import as_mapping
 
@@ -59,12 +59,12 @@ class Named(msgspec.Struct, frozen=True):
         return not self.is_path and "/" in self.text and not _EMPTY.fullmatch(self.plain)
 
 
-def named_bases(specimen: Specimen, card: Card) -> list[Named]:
+def named_bases(specimen: Specimen) -> list[Named]:
     """Every place that names the base, the config first where it does."""
     found = []
     raw = specimen.raw_config or {}
     found.append(Named(CONFIG_NAME, _text(raw.get("base_model_name_or_path"))))
-    found += [Named("README.md", base) for base in card.bases]
+    found += [Named("README.md", base) for base in card_bases(specimen.card)]
     documents = specimen.documents
     manifest = as_mapping(as_mapping(documents.get("training.json")).get("manifest"))
     written = manifest.get("lora.base_model_name_or_path")

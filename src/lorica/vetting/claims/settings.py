@@ -1,4 +1,4 @@
-"""Settings of the adapter as other documents state them: the training's own record, its arguments, the card."""
+"""Settings of the adapter as other documents state them: the training's own record and its arguments."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME, AdapterConfig
-from lorica.adapters.layout import Layout
 from lorica.adapters.specimen import Specimen
-from lorica.vetting.claims.cards import Card
+from lorica.vetting.claims.values import as_mapping
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.wording import figure, listed, shown
+from lorica.vetting.wording import shown
 
 # What decides the result; dropout, task and paths do not.
 _DECIDING = (
@@ -40,20 +39,15 @@ _ARGUMENTS = {
 }
 
 
-def check_settings(specimen: Specimen, layout: Layout, card: Card) -> list[Finding]:
-    """Findings L160-L162."""
+def check_settings(specimen: Specimen) -> list[Finding]:
+    """Findings L160 and L161."""
     config = specimen.config
-    if config is None:
-        return []
-    return _record(specimen, config) + _stated(specimen, config, card) + _count(layout, card)
+    return [] if config is None else _record(specimen, config) + _arguments(specimen, config)
 
 
 def _record(specimen: Specimen, config: AdapterConfig) -> list[Finding]:
     """training.json of Lorica holds the config as it was when training began, each value as JSON text."""
-    record = specimen.documents.get("training.json")
-    manifest = record.get("manifest") if isinstance(record, Mapping) else None
-    if not isinstance(manifest, Mapping):
-        return []
+    manifest = as_mapping(as_mapping(specimen.documents.get("training.json")).get("manifest"))
     differs: dict[str, tuple[Any, Any]] = {}
     for key in _DECIDING:
         written = manifest.get(f"lora.{key}")
@@ -97,41 +91,18 @@ def _scales(differs: Mapping[str, tuple[Any, Any]], config: AdapterConfig) -> di
         return {}
 
 
-def _stated(specimen: Specimen, config: AdapterConfig, card: Card) -> list[Finding]:
-    """Rank and alpha as the card's text or the trainer's arguments give them."""
-    says: list[str] = []
-    facts: dict[str, Any] = {}
-    ranks = {config.r, *config.rank_pattern.values()}
-    alphas = {float(config.lora_alpha), *map(float, config.alpha_pattern.values())}
-    if card.ranks and not ranks & set(card.ranks):
-        says.append(f"the card says rank {listed(card.ranks, 3)}, the config {config.r}")
-        facts["card_ranks"] = list(card.ranks[:8])
-    if card.alphas and not alphas & set(card.alphas):
-        says.append(
-            f"the card says alpha {listed(map(figure, card.alphas), 3)}, the config {figure(config.lora_alpha)}"
-        )
-        facts["card_alphas"] = list(card.alphas[:8])
-    arguments = specimen.documents.get("args.json")
-    for name, key in _ARGUMENTS.items() if isinstance(arguments, Mapping) else ():
-        value = arguments.get(name) if isinstance(arguments, Mapping) else None
-        if isinstance(value, bool | int | float) and value != getattr(config, key):
-            says.append(f"args.json says {name} {value}, the config {getattr(config, key)}")
-            facts[name] = value
-    if not says:
+def _arguments(specimen: Specimen, config: AdapterConfig) -> list[Finding]:
+    """Rank and alpha as the trainer's arguments give them."""
+    arguments = as_mapping(specimen.documents.get("args.json"))
+    differs = {
+        name: arguments[name]
+        for name, key in _ARGUMENTS.items()
+        if isinstance(arguments.get(name), bool | int | float) and arguments[name] != getattr(config, key)
+    }
+    if not differs:
         return []
-    file = "args.json" if set(facts) & set(_ARGUMENTS) else "README.md"
-    return [finding("L161", "; ".join(says), expected="the same in all", file=file, facts=facts)]
-
-
-def _count(layout: Layout, card: Card) -> list[Finding]:
-    if card.trainable is None or not layout.tensors:
-        return []
-    pairs = sum(math.prod(info.shape) for info in layout.factors().values())
-    magnitudes = sum(math.prod(layout.shape(each.magnitude)) for each in layout.modules.values() if each.magnitude)
-    every = sum(math.prod(info.shape) for info in layout.tensors.values())
-    if card.trainable in (pairs, pairs + magnitudes, every):
-        return []
-    seen = f"{pairs} parameters in {len(layout.pairs)} pairs ({every} in the file)"
-    expected = f"{card.trainable} trainable parameters, as the card states"
-    facts = {"pairs": pairs, "file": every, "card": card.trainable}
-    return [finding("L162", seen, expected=expected, file="README.md", facts=facts)]
+    seen = "; ".join(
+        f"args.json says {name} {value}, the config {getattr(config, _ARGUMENTS[name])}"
+        for name, value in differs.items()
+    )
+    return [finding("L161", seen, expected="the same in all", file="args.json", facts=differs)]

@@ -9,8 +9,6 @@ _SIZE = ("wrong_size", "wrong_base")
 
 CLAIMS: dict[str, Code] = {
     "L150": Code("warn", "different base models are named", _WHICH, _SIZE),
-    "L151": Code("warn", "size words contradict the named base", _WHICH, _SIZE),
-    "L152": Code("warn", "family words contradict the named base", _WHICH, _SIZE),
     "L153": Code("warn", "a base and its instruction-tuned variant are both named", _WHICH, ("wrong_revision",)),
     "L154": Code("note", "a quantised base is named", "load the base as it was in training", ("wrong_revision",)),
     "L155": Code("note", "a revision of the base is named", "load that revision of the base", ("wrong_revision",)),
@@ -28,12 +26,9 @@ CLAIMS: dict[str, Code] = {
     ),
     "L161": Code(
         "warn",
-        "the config differs from the settings that the card or the arguments state",
+        "the config differs from the settings in the training's arguments",
         "find out which is right; scale and rank change every answer",
         ("altered", "over_scaled", "under_scaled"),
-    ),
-    "L162": Code(
-        "warn", "another number of parameters than the card states", "is this the card's adapter?", ("incomplete",)
     ),
     "L163": Code("reject", "the tensors do not fit the base that is named", _WHICH, ("wrong_size",)),
     "L164": Code(

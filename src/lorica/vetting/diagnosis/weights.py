@@ -79,8 +79,6 @@ SPECIFIC: dict[str, Weights] = {
     "L142": {},
     # --- claims: what people write about bases is often wrong, so words weigh little and contradicting tensors much
     "L150": {"wrong_size": 1.5, "wrong_base": 1.5, "wrong_revision": 0.5, "healthy": -0.7},
-    "L151": {"wrong_size": 2.0, "wrong_base": 0.7, "healthy": -0.7},
-    "L152": {"wrong_base": 1.5, "wrong_size": 1.0, "healthy": -0.7},
     "L153": {"wrong_revision": 1.5, "healthy": -0.3},
     "L154": {"wrong_revision": 1.5},
     "L155": {"wrong_revision": 1.0},
@@ -88,7 +86,6 @@ SPECIFIC: dict[str, Weights] = {
     # the record experiment says by how much the scale changed, and in which direction
     "L160": _sure("altered", 4.0, over_scaled=2.0, under_scaled=2.0, not_applied=1.0),
     "L161": {"altered": 2.0, "over_scaled": 1.5, "under_scaled": 1.5, "healthy": -1.0},
-    "L162": {"incomplete": 1.5, "altered": 1.0, "healthy": -0.5},
     # tensors do not lie: it was made for another model than the one it names
     "L163": _sure("wrong_size", 7.0, wrong_base=1.0),
     "L164": _sure("incomplete", 3.5, wrong_size=3.0),
@@ -283,7 +280,7 @@ GROUPS: dict[str, str] = {
     **dict.fromkeys(("L166", "L167", "L169", "L305", "L312", "L313", "L318", "L346"), "tokenizer"),
     **dict.fromkeys(("L168", "L311", "L347"), "template"),
     **dict.fromkeys(("L306", "L307", "L345", "L350"), "base.identity"),
-    **dict.fromkeys(("L150", "L151", "L152", "L153", "L154", "L155", "L156"), "base.claims"),
+    **dict.fromkeys(("L150", "L153", "L154", "L155", "L156"), "base.claims"),
     **dict.fromkeys(("L212", "L214", "L330", "L331", "L412", "L413", "L414", "L415"), "scale"),
     **dict.fromkeys(("L410", "L411"), "format"),
     **dict.fromkeys(("L420", "L421", "L422", "L423"), "skill"),
