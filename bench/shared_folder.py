@@ -29,10 +29,10 @@ from lorica.adapters.folder import open_adapter
 from lorica.adapters.passport import read_passport
 from lorica.adapters.passport_facts import adapter_facts
 from lorica.training.checkpoints import read_record
+from lorica.vetting.findings import EXIT_CODES
 
 POSTS = Path(__file__).resolve().parents[1] / "examples" / "rules" / "posts.csv"
 SETTINGS = ("task=rules", "training=tiny", "training.epochs=2", "training.save_steps=1")
-UNCHECKED = 3
 
 
 def make_rows(folder: Path, count: int = 48) -> dict[str, Path]:
@@ -73,9 +73,9 @@ def verdict(folder: Path, log: Path, code: int) -> str:
     """One word on what a check said; it raises where that is wrong."""
     said = log.read_text("utf-8", "replace")
     log.unlink()
-    if code == UNCHECKED:
+    if code == EXIT_CODES["unchecked"]:
         return "unchecked"
-    if code not in (0, 1, 2):
+    if code not in EXIT_CODES.values():
         return "killed"
     adapters = json.loads(said[said.index("{\n") :])["adapters"]
     own = [each for each in adapters if Path(each["path"]) == folder]

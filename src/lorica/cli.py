@@ -1,4 +1,4 @@
-"""The command line: a table of verbs, each imported only when it is called."""
+"""The command line: a table of commands, each imported only when it is called."""
 
 from __future__ import annotations
 
@@ -8,34 +8,44 @@ import sys
 from collections.abc import Sequence
 
 from lorica import __version__, signals
-from lorica.errors import LoricaError, UsageError
+from lorica.errors import UNCHECKED, ConfigError, LoricaError, UsageError
 from lorica.failures import DEBUG, explain
 from lorica.names import closest
 from lorica.streams import SturdyStream, sturdy_streams
 
-VERBS: dict[str, tuple[str, str]] = {
-    "demo": ("lorica.verbs.demo:run", "the whole life cycle on the embedded model, offline, with a report"),
-    "check": ("lorica.verbs.check:run", "vet adapters: files, structure, numbers, base, behaviour; many side by side"),
-    "diagnose": ("lorica.verbs.diagnose:run", "ranked causes for an adapter that misbehaves, with the evidence"),
-    "train": ("lorica.verbs.train:run", "train LoRA adapters: per task, or one per subject"),
-    "infer": ("lorica.verbs.infer:run", "rows in, answers out: routed, batched, validated, resumable"),
-    "eval": ("lorica.verbs.eval:run", "metrics of answers against gold, with confidence intervals"),
-    "passport": ("lorica.verbs.passport:run", "write or check the passport of an adapter: digests and canaries"),
-    "convert": ("lorica.verbs.convert:run", "a PyTorch pickle or an MLX adapter as PEFT's folder; runs no code of it"),
-    "config": ("lorica.verbs.config:run", "print the resolved configuration and where each value came from"),
+# Stage of the life cycle -> command -> (module:function, what it does).
+STAGES: dict[str, dict[str, tuple[str, str]]] = {
+    "prepare and train": {
+        "demo": ("lorica.verbs.demo:run", "the whole life cycle on the embedded model, offline, with a report"),
+        "convert": ("lorica.verbs.convert:run", "a PyTorch pickle or an MLX adapter as PEFT's folder; runs no code"),
+        "train": ("lorica.verbs.train:run", "train LoRA adapters: per task, or one per subject"),
+    },
+    "check and diagnose": {
+        "check": ("lorica.verbs.check:run", "vet adapters: files, structure, numbers, base, behaviour; many at once"),
+        "passport": ("lorica.verbs.passport:run", "write or check an adapter's passport: digests and canaries"),
+        "diagnose": ("lorica.verbs.diagnose:run", "ranked causes for an adapter that misbehaves, with the evidence"),
+    },
+    "infer": {
+        "infer": ("lorica.verbs.infer:run", "rows in, answers out: routed, batched, validated, resumable"),
+    },
+    "evaluate and report": {
+        "eval": ("lorica.verbs.eval:run", "metrics of answers against gold, with confidence intervals"),
+    },
+    "configure": {
+        "config": ("lorica.verbs.config:run", "print the resolved configuration and where each value came from"),
+    },
 }
+COMMANDS = {name: entry for commands in STAGES.values() for name, entry in commands.items()}
 
-
-UNCHECKED = 3  # `check`: no verdict
 UNPRINTED = 8
 CLOSED_PIPE = 141
 
-# Their exit codes are verdicts, and 2 says "rejected", 1 "warnings": what stops them must end with neither.
+# Their exit codes are verdicts: whatever stops them, but a mistaken command line, leaves them without one.
 _VERDICTS = ("check", "diagnose")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code. Whatever stops it is one message on stderr, never a traceback."""
+    """Run one command; returns the exit code. Whatever stops it is one message on stderr, never a traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     with sturdy_streams() as output:
         try:
@@ -56,7 +66,8 @@ def _run(given: list[str]) -> int:
         return signals.exit_code(error)
     except Exception as error:
         print(f"lorica: {explain(error)}", file=sys.stderr)
-        if given[0] in _VERDICTS or (given[0] == "passport" and "--check" in given):
+        judges = given[0] in _VERDICTS or (given[0] == "passport" and "--check" in given)
+        if judges and not isinstance(error, UsageError | ConfigError):
             return UNCHECKED
         return error.exit_code if isinstance(error, LoricaError) else LoricaError.exit_code
 
@@ -83,23 +94,28 @@ def _dispatch(given: list[str]) -> int:
         os.getcwd()
     except FileNotFoundError:
         raise UsageError("the working folder was removed", fix="cd to a folder that exists") from None
-    verb, rest = given[0], given[1:]
-    if verb not in VERBS:
-        near = closest(verb, VERBS)
+    command = given[0]
+    if command not in COMMANDS:
+        near = closest(command, COMMANDS)
         guess = f"did you mean `lorica {near}`? " if near else ""
-        raise UsageError(f"unknown verb {verb!r}; allowed: {', '.join(VERBS)}", fix=f"{guess}see `lorica --help`")
-    module, function = VERBS[verb][0].split(":")
-    code: int = getattr(importlib.import_module(module), function)(rest)
+        raise UsageError(
+            f"unknown command {command!r}; allowed: {', '.join(COMMANDS)}", fix=f"{guess}see `lorica --help`"
+        )
+    module, function = COMMANDS[command][0].split(":")
+    code: int = getattr(importlib.import_module(module), function)(given[1:])
     return code
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {name:<8} {text}" for name, (_, text) in VERBS.items())
+    stages = "\n".join(
+        "\n".join([f"{stage}:", *(f"  {name:<8} {about}" for name, (_, about) in commands.items())])
+        for stage, commands in STAGES.items()
+    )
     return (
-        "usage: lorica VERB [key=value ...]\n\n"
+        "usage: lorica COMMAND [key=value ...]\n\n"
         "Trains LoRA adapters and answers large files of rows with many adapters at once, offline.\n\n"
-        f"{verbs}\n\n"
-        "  lorica VERB --help    what a verb takes, with examples\n"
+        f"{stages}\n\n"
+        "  lorica COMMAND --help    what a command takes, with examples\n"
         "  lorica --version\n\n"
         "examples:\n"
         "  lorica demo\n"
@@ -114,8 +130,8 @@ def _help() -> str:
         "  7 a package that is not installed  130 interrupted by Ctrl-C  143 by SIGTERM  129 by SIGHUP\n"
         "  8 done, but standard output could not be written  141 done, but its reader went away\n"
         "  1 the machine (memory, disk), or a fault of Lorica's own, whose traceback is kept\n"
-        "  `check` and `passport --check` end with their verdict instead, 0 to 3;\n"
-        "  `diagnose` ends with 3 where it cannot judge\n\n"
+        "verdicts of `check` and `passport --check`:\n"
+        "  0 trusted  10 warned  11 rejected  12 could not check; `diagnose` ends with 0 or 12\n\n"
         f"{DEBUG}=1 prints the traceback of every error."
     )
 

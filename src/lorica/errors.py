@@ -12,6 +12,7 @@
     ├── ResumeError             exit code 6   a run directory that belongs to another run
     └── MissingExtraError       exit code 7   an optional package is needed and not installed
 
+Verdicts on adapters have exit codes of their own, 10 to 12 (`vetting.findings.EXIT_CODES`).
 An error's text says what was got, what is allowed and, after "->", what to do next.
 """
 
@@ -19,6 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+
+# Exit code of `check`, `diagnose` and `passport --check` where no verdict could be reached.
+UNCHECKED = 12
 
 
 class LoricaError(Exception):

@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 
 from lorica import __version__, errors
-from lorica.cli import VERBS, main
+from lorica.cli import COMMANDS, STAGES, main
+from lorica.vetting.findings import EXIT_CODES
 
 
-def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_command_under_its_stage_of_the_life_cycle(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
-    assert all(f"  {verb} " in said for verb in VERBS)
+    headings = [said.index(f"\n{stage}:\n") for stage in STAGES]
+    assert headings == sorted(headings)
+    for start, end, commands in zip(headings, [*headings[1:], len(said)], STAGES.values(), strict=True):
+        assert all(f"\n  {command} " in said[start:end] for command in commands)
     assert main([]) == 0
     assert capsys.readouterr().out == said
 
@@ -28,6 +32,8 @@ def test_help_names_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     codes = {kind.exit_code for kind in kinds} - {errors.LoricaError.exit_code}
     assert len(codes) == 6
     assert all(f"  {code} " in said for code in codes | {0, 130})
+    assert all(f"  {code} " in said for code in EXIT_CODES.values())
+    assert not codes & ({*EXIT_CODES.values()} - {0})
 
 
 def test_it_runs_as_a_module() -> None:
@@ -35,14 +41,14 @@ def test_it_runs_as_a_module() -> None:
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"lorica {__version__}\n"
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS))
-def test_every_verb_explains_itself_with_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_itself_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main([verb, "--help"])
+        main([command, "--help"])
     assert stop.value.code == 0
     said = capsys.readouterr().out
-    assert f"usage: lorica {verb}" in said
-    assert f"  lorica {verb} " in said or f"  lorica {verb}\n" in said
+    assert f"usage: lorica {command}" in said
+    assert f"  lorica {command} " in said or f"  lorica {command}\n" in said
     assert "--json" in said
 
 

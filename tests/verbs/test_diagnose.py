@@ -59,8 +59,10 @@ def test_the_adapter_may_follow_the_expected_bases(renamed: Path, capsys: pytest
 def test_what_cannot_be_diagnosed_ends_as_it_does_with_check(
     renamed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for wrong in ([], [str(tmp_path / "none")], [str(renamed), "--base", "no/such"], [str(renamed), "--bogus"]):
-        assert main(["diagnose", *wrong]) == main(["check", *wrong]) == 3, wrong
+    for wrong in ([str(tmp_path / "none")], [str(renamed), "--base", "no/such"]):
+        assert main(["diagnose", *wrong]) == main(["check", *wrong]) == 12, wrong
+    for mistaken in ([], [str(renamed), "--bogus"]):
+        assert main(["diagnose", *mistaken]) == main(["check", *mistaken]) == 2, mistaken
     assert "no such" in capsys.readouterr().err
 
 

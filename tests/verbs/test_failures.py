@@ -145,9 +145,9 @@ def test_a_fault_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("lorica.vetting.files.sources.find_sources", fails)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert main(["check", str(tmp_path)]) == 3
-    assert main(["passport", str(tmp_path), "--check"]) == 3
-    assert main(["passport", "--check"]) == 3
+    assert main(["check", str(tmp_path)]) == 12
+    assert main(["passport", str(tmp_path), "--check"]) == 12
+    assert main(["passport", "--check"]) == 2
 
 
 def test_training_says_what_is_kept(

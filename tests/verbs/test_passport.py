@@ -192,19 +192,19 @@ def test_the_check_has_an_exit_code_for_each_outcome(copy: Path, capsys: pytest.
     passport = json.loads(before["lorica.json"])
     passport["prompt"]["template"] = "sha256:" + "0" * 64
     (copy / "lorica.json").write_text(json.dumps(passport))
-    assert codes("--base", BASE) == (1, {"L347"})
+    assert codes("--base", BASE) == (10, {"L347"})
     (copy / "lorica.json").write_bytes(before["lorica.json"])
     _alter(copy, {"lora_alpha": 640})
-    assert codes() == (2, {"L342"})
-    assert codes("--base", BASE) == (2, {"L342", "L372"})
+    assert codes() == (11, {"L342"})
+    assert codes("--base", BASE) == (11, {"L342", "L372"})
     (copy / "lorica.json").unlink()
-    assert codes()[0] in (2, 3)  # the older record tells that the config was changed
-    assert main([*check, "--base", str(copy.parent / "nowhere")]) == 3
+    assert codes()[0] in (11, 12)  # the older record tells that the config was changed
+    assert main([*check, "--base", str(copy.parent / "nowhere")]) == 12
 
 
 def test_nothing_to_check_by_is_its_own_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_adapter(tmp_path / "bare")
-    assert main(["passport", str(folder), "--check"]) == 3
+    assert main(["passport", str(folder), "--check"]) == 12
     assert "unchecked" in capsys.readouterr().out
 
 
@@ -231,7 +231,7 @@ def test_archives_are_checked_where_they_are_unpacked(
     assert "L374" in capsys.readouterr().out
     _alter(copy, {"target_modules": ["q_proj"]})
     archive = shutil.make_archive(str(tmp_path / "broken"), "zip", copy.parent, "rules")
-    assert main(["passport", archive, "--check", "--base", BASE]) == 2
+    assert main(["passport", archive, "--check", "--base", BASE]) == 11
     said = capsys.readouterr().out
     assert "L376" in said
     assert "lorica-" not in said.replace("lorica-tiny", "")

@@ -62,7 +62,7 @@ def test_a_verdict_outlives_its_reader(tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "adapter_config.json").write_text("{}")
     done = shell("lorica check bad | true; exit ${PIPESTATUS[0]}", tmp_path)
-    assert (done.returncode, done.stderr) == (2, "")
+    assert (done.returncode, done.stderr) == (11, "")
 
 
 def test_a_working_folder_that_was_removed_is_named(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_working_folder_that_was_removed_is_named(tmp_path: Path) -> None:
         "mkdir gone; cd gone; rmdir ../gone; lorica config; echo $?; lorica --version; lorica check x", tmp_path
     )
     assert done.stdout.split()[0] == "2"
-    assert done.returncode == 3
+    assert done.returncode == 2
     assert "lorica: the working folder was removed\n  -> cd to a folder that exists" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -32,7 +32,8 @@ _EXAMPLES = """\
 _ABOUT = """\
 Vet adapters: folders, checkpoints, single files, archives, cache entries, or a folder of many.
 L0 safe to read, L1 structure and claims, L2 numbers; with --base also L3 (is it this base?) and
-L4 (what does it do?). Exit code: 0 trusted, 1 warnings, 2 rejected, 3 could not check."""
+L4 (what does it do?). Exit code: 0 trusted, 10 warned, 11 rejected, 12 could not check; 2 for a
+mistaken command line."""
 
 
 def run(arguments: Sequence[str]) -> int:

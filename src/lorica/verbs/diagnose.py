@@ -26,7 +26,7 @@ _MOST_ROWS = 20_000
 _ABOUT = """\
 Rank the causes for which an adapter may misbehave, each with the evidence for and against it, and run the experiments
 that decide between the best. More is told with the base, and more again with labelled rows.
-Exit code: 0 diagnosed, whatever the cause; 3 could not diagnose."""
+Exit code: 0 diagnosed, whatever the cause; 12 could not diagnose; 2 for a mistaken command line."""
 _EXAMPLES = """\
   lorica diagnose runs/rules/rules
   lorica diagnose adapter --base models/qwen3-4b

@@ -31,7 +31,7 @@ _NO_GAP = 1e-5
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Make or check a passport; the exit code of --check is 0 trusted, 1 warnings, 2 rejected, 3 could not check."""
+    """Make or check a passport; the exit code of --check is its verdict, 0 or 10 to 12."""
     given = _parse(arguments)
     if given.schema:
         print(SCHEMA.read_text("utf-8"), end="")
@@ -72,7 +72,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
                        "in the passport")  # fmt: skip
     asked.add_argument("--full", action="store_true", help="hash the base's weight files as a whole, not their ends")
     asked.add_argument("--force", action="store_true", help="write over a passport that is there")
-    asked.add_argument("--check", action="store_true", help="verify digests and canaries; exit code 0, 1, 2 or 3")
+    asked.add_argument(
+        "--check",
+        action="store_true",
+        help="verify digests and canaries; exit code: 0 trusted, 10 warned, 11 rejected, 12 could not check",
+    )
     asked.add_argument("--schema", action="store_true", help="print the JSON Schema of lorica.json")
     given = asked.parse_args(list(arguments))
     if given.adapter is None and not given.schema:

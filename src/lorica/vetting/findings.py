@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from lorica.errors import UNCHECKED
 from lorica.vetting.codes import CODES, Severity
 
 LEVELS = {0: "files", 1: "structure", 2: "numbers", 3: "base", 4: "behaviour"}
@@ -19,8 +20,8 @@ LEVELS = {0: "files", 1: "structure", 2: "numbers", 3: "base", 4: "behaviour"}
 Status = Literal["trusted", "warnings", "rejected", "unchecked"]
 LevelResult = Literal["passed", "noted", "warned", "failed", "skipped"]
 
-# For scripts and CI.
-EXIT_CODES: dict[Status, int] = {"trusted": 0, "warnings": 1, "rejected": 2, "unchecked": 3}
+# For scripts and CI: numbers that no error has (`lorica.errors`). The highest of several adapters' counts.
+EXIT_CODES: dict[Status, int] = {"trusted": 0, "warnings": 10, "rejected": 11, "unchecked": UNCHECKED}
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
