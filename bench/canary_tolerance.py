@@ -65,7 +65,7 @@ def _one(
     asked = [*canary_requests(facts, None), *canary_requests(facts, name)]
     outputs = engine.run(asked)
     half = len(facts.items)
-    dtype = engine.describe()["dtype"]
+    dtype = engine.info.dtype
     trial = compare(facts, outputs[:half], outputs[half:], dtype=dtype)
     tolerance = TOLERANCE[dtype]
     errors = [

@@ -29,7 +29,7 @@ from lorica.config.schema import Config
 from lorica.data.read import read_rows
 from lorica.data.split import split
 from lorica.engines import load_engine
-from lorica.engines.base import Engine, EngineSettings, MergingEngine
+from lorica.engines.base import Engine, EngineInfo, EngineSettings, MergeDecision, MergingEngine
 from lorica.metrics.bootstrap import Estimate, paired_difference
 from lorica.metrics.table import METRICS
 from lorica.pipeline.answer import Pipeline
@@ -62,15 +62,17 @@ class _Recorder:
         """As the engine does."""
         self._engine.remove_adapter(name)
 
-    def describe(self) -> dict[str, str]:
-        """As the engine does."""
-        return self._engine.describe()
+    @property
+    def info(self) -> EngineInfo:
+        """As the engine has it."""
+        return self._engine.info
 
-    def settle(self, uses: Mapping[str | None, int], sample: Sequence[Request]) -> str:
+    def maybe_merge(self, uses: Mapping[str | None, int], sample: Sequence[Request]) -> MergeDecision:
         """As the engine does."""
-        return self._engine.settle(uses, sample) if isinstance(self._engine, MergingEngine) else ""
+        assert isinstance(self._engine, MergingEngine)
+        return self._engine.maybe_merge(uses, sample)
 
-    def run(self, requests: Sequence[Request], on_done: object = None) -> list[Output]:
+    def run(self, requests: Sequence[Request], on_done: object = None, on_outputs: object = None) -> list[Output]:
         """As the engine does, and keep what it says."""
         outputs = self._engine.run(requests)
         self.logprobs += [np.array(output.logprobs) for output in outputs]
@@ -99,7 +101,7 @@ def ask(
         build.answer_settings(config, folder),
     )
     if merged:
-        print(f"{precision}: {pipeline.settle({NAME: len(rows)}, rows[:64])}")
+        print(f"{precision}: {pipeline.maybe_merge({NAME: len(rows)}, rows[:64]).reason}")
     scores = np.array([answer.score for answer in pipeline.answer(rows)], dtype=np.float64)
     return scores, np.concatenate(engine.logprobs)
 

@@ -10,7 +10,7 @@ import numpy as np
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import save_adapter
 from lorica.adapters.passport import MetricsFacts, Passport, write_passport
-from lorica.engines.base import Engine, OnDone
+from lorica.engines.base import Engine, EngineInfo, OnDone, OnOutputs
 from lorica.models.families import read_decoder_config
 from lorica.models.locate import locate_model
 from lorica.pipeline.passport import make_passport, prompt_facts, shipped_canaries
@@ -72,11 +72,14 @@ class Deaf:
     def remove_adapter(self, name: str) -> None:
         self._engine.remove_adapter(name)
 
-    def run(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Output]:
+    def run(
+        self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
+    ) -> list[Output]:
         from msgspec.structs import replace
 
         self.runs.append(len(requests))
         return self._engine.run([replace(request, adapter=None) for request in requests], on_done)
 
-    def describe(self) -> dict[str, str]:
-        return self._engine.describe()
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info

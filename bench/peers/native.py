@@ -54,7 +54,7 @@ class Native:
             raise RuntimeError(failed[0].error)
         found: dict[str, Any] = {
             "results": [list(output.logprobs or output.tokens) for output in outputs],
-            "told": self._engine.describe(),
+            "told": self._engine.info.manifest(),
             "seconds": time.perf_counter() - begun,
         }
         if not self._kept:

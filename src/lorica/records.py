@@ -134,8 +134,8 @@ class Sampling(msgspec.Struct, frozen=True):
 class Generate(msgspec.Struct, frozen=True, tag=True):
     """Ask for a continuation of `prompt` (token ids), ended by any of `stop_tokens`, which the output leaves out.
 
-    stop_texts: an engine that knows the text (`engines.base.ReadingEngine`) ends it as soon as it holds one of these,
-    with the token that completes it; others go on, and whoever asked cuts the text there.
+    stop_texts: stop strings. An `engines.base.StopStringEngine` ends the text as soon as it holds one of these, with
+    the token that completes it; other engines generate on, and the caller cuts the text there.
     """
 
     id: str

@@ -63,12 +63,12 @@ def test_scores_are_those_of_the_cpu(gpu: Any, benches: Any, prompts: Any, kind:
     right = engine(bench, "cpu").run(requests)
     there = engine(bench, NAME)
     found = there.run(requests)
-    assert there.describe()["device"] == f"{NAME}:0"
+    assert there.info.device == f"{NAME}:0"
     assert not [one.error for one in found if one.error]
     for one, other in zip(found, right, strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=2e-5)
     windowed = any(window is not None for window in there._decoder.config.windows)
-    assert there.describe()["attention"] == ("plain" if windowed else "varlen")
+    assert there.info.attention == ("plain" if windowed else "varlen")
     # Beginnings never have branches.
     assert bool(gpu.calls["torch_attn._varlen_attn.default"]) is not windowed
 
@@ -85,7 +85,7 @@ def test_texts_are_those_of_the_cpu(gpu: Any, benches: Any, prompts: Any, kind: 
         (one.tokens, one.finish, one.error) for one in right
     ]
     assert len({one.tokens for one in found}) > 8
-    if there.describe()["attention"] == "varlen":
+    if there.info.attention == "varlen":
         steps = sum(graph.replays for graph in gpu.captured)
         assert steps > 3 * len(gpu.captured) > 0, "a captured step is to be repeated"
 
@@ -94,10 +94,10 @@ def test_precision_that_the_kernel_takes(gpu: Any, benches: Any, prompts: Any, m
     monkeypatch.setattr(EmulatedGpu, "flash_precisions", (torch.bfloat16, torch.float16))
     bench, requests = benches("qwen3"), choose(prompts, SINGLE)
     exact = engine(bench, NAME)
-    assert exact.describe()["attention"] == "plain"
+    assert exact.info.attention == "plain"
     right = exact.run(requests)
     half = engine(bench, NAME, dtype=torch.bfloat16)
-    assert half.describe()["attention"] == "varlen"
+    assert half.info.attention == "varlen"
     errors = [
         abs(x - y)
         for one, other in zip(half.run(requests), right, strict=True)
@@ -147,7 +147,7 @@ def test_a_kernel_that_is_wrong_is_not_used(
     monkeypatch.setattr(emulated_gpu, "_varlen", wrong)
     bench, requests = benches("qwen3"), choose(prompts, SINGLE)
     there = engine(bench, NAME)
-    assert there.describe()["attention"] == "plain"
+    assert there.info.attention == "plain"
     assert not [one.error for one in there.run(requests) if one.error]
 
 

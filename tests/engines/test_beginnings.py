@@ -149,7 +149,7 @@ def test_texts_that_depend_on_their_company_are_planned_as_if_nothing_were_kept(
         ]
 
     engine, _ = made(dtype)
-    assert not engine.repeatable(ask(1, 1)[0])
+    assert not engine.info.is_batch_invariant(ask(1, 1)[0])
     engine.run(ask(1, 3))
     anew = made(dtype)[0]
     assert engine.plan(ask(2, 1)).digest() == anew.plan(ask(2, 1)).digest()

@@ -185,12 +185,12 @@ def test_compiled_kernels_change_nothing_but_rounding(
         for fits in (as_it_is, lambda width: False):
             monkeypatch.setattr(kernels, "fits", fits)
             ways.append(engine(base, adapters, dtype, 4096))
-        assert ways[1].describe()["kernels"] == "torch"
-        assert ways[0].describe()["kernels"] == ("compiled" if kernels.is_there() else "torch")
+        assert ways[1].info.kernels == "torch"
+        assert ways[0].info.kernels == ("compiled" if kernels.is_there() else "torch")
         for way in ways:
             pairs = zip(way.run(requests), right, strict=True)
             errors = [abs(a - b) for mine, exact in pairs for a, b in zip(mine.logprobs, exact.logprobs, strict=True)]
-            assert statistics.mean(errors) < most, (dtype, way.describe()["kernels"])
+            assert statistics.mean(errors) < most, (dtype, way.info.kernels)
 
 
 @pytest.mark.skipif(not kernels.is_there(), reason=f"no compiled kernels: {kernels.why_not()}")
@@ -207,7 +207,7 @@ def test_a_rows_text_never_changes_either(
         requests.append(Generate(f"t{number}", (*row.prompt, number), sampling, adapter=row.adapter))
     scored = rows()
     engines = [engine(base, adapters, dtype, budget) for budget in BUDGETS]
-    assert engines[0].repeatable(requests[0])
+    assert engines[0].info.is_batch_invariant(requests[0])
     one_by_one = engine(base, adapters, dtype, 4096, share=False)
     right = {request.id: one_by_one.run([request])[0] for request in [*requests, *scored]}
     assert len({output.tokens for output in right.values()}) > len(requests), "nothing is degenerate"

@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from lorica.engines.base import ReadingEngine  # noqa: E402
+from lorica.engines.base import StopStringEngine  # noqa: E402
 from lorica.engines.native import plan  # noqa: E402
 from lorica.engines.native.cache import RowCache  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
@@ -108,8 +108,8 @@ def test_a_stop_text_ends_the_text_with_the_token_that_completes_it(benches: Any
     stop = say(whole)[25 : 25 + length]
     needed = next(count for count in range(41) if stop in say(whole[:count]))
     engine = native(bench)
-    engine.read_text_with(say)
-    assert isinstance(engine, ReadingEngine)
+    engine.set_detokenizer(say)
+    assert isinstance(engine, StopStringEngine)
     request = Generate("r", (1, 2, 3, 4), Sampling(max_new_tokens=40), (), "algebra", ("not said", stop))
     beside = Generate("s", (1, 2, 3, 4), Sampling(max_new_tokens=40), (), "algebra")
     first, second = engine.run([request, beside])

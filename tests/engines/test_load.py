@@ -18,6 +18,12 @@ from lorica.models.weights import load_decoder
 from lorica.records import Choose, Generate, Sampling
 
 SETTINGS = EngineSettings(device="cpu", batch_tokens=512, threads=1)
+MANIFEST_KEYS = {  # a run is resumed only where its manifest has the same keys and values
+    "native": "engine family dtype device threads batch_tokens share_prefixes deterministic kernels attention merged "
+    "torch",
+    "transformers": "engine family dtype device threads batch_tokens torch transformers",
+    "fake": "engine",
+}
 
 
 @pytest.mark.parametrize("name", list(ENGINES))
@@ -29,7 +35,11 @@ def test_every_engine_loads_and_answers(benches: Any, name: str) -> None:
     assert [output.id for output in outputs] == ["r0", "r1", "r2", "r3"]
     assert outputs[0].logprobs == pytest.approx(outputs[2].logprobs)
     assert outputs[0].logprobs != pytest.approx(outputs[1].logprobs)
-    assert engine.describe()["engine"] == name
+    assert engine.info.name == name
+    manifest = engine.info.manifest()
+    assert " ".join(manifest) == MANIFEST_KEYS[name]
+    assert manifest.get("merged", "none") == "none"
+    assert manifest.get("deterministic", "true") == "true"
 
 
 def test_an_unknown_engine_is_named_with_the_nearest(tmp_path: Path) -> None:
@@ -48,7 +58,7 @@ def test_four_bits_agree_between_the_engines(benches: Any) -> None:
     request = Choose("r", (1, 2, 3), ((1,), (2,)))
     settings = replace(SETTINGS, dtype="float32", load_in_4bit=True)
     engines = [load_engine(name, bench.base, settings) for name in ("native", "transformers")]
-    assert [engine.describe()["dtype"] for engine in engines] == ["nf4", "nf4"]
+    assert [engine.info.dtype for engine in engines] == ["nf4", "nf4"]
     ours, theirs = (engine.run([request])[0].logprobs for engine in engines)
     exact = bench.logprobs(request)
     # bitsandbytes multiplies in bfloat16 on some CPUs, in one engine's shapes and not in the other's.
@@ -62,7 +72,7 @@ def test_less_exact_precisions_are_named_and_stay_near(benches: Any, dtype: str)
     bench = benches("wide")
     engine = load_engine("native", bench.base, replace(SETTINGS, dtype=dtype))
     engine.add_adapter("algebra", bench.adapters["algebra"])
-    assert engine.describe()["dtype"] == dtype
+    assert engine.info.dtype == dtype
     requests = [Choose(f"r{i}", (*range(1, 40), 5 * i), ((1,), (2, 3)), (None, "algebra")[i % 2]) for i in range(8)]
     for request, output in zip(requests, engine.run(requests), strict=True):
         assert output.logprobs == pytest.approx(bench.logprobs(request), abs=1.0 if dtype == "int4-weights" else 0.5)

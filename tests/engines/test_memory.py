@@ -185,7 +185,7 @@ def test_memory_that_runs_out_anywhere_in_a_step_costs_no_row(
     monkeypatch.setattr(owner, place, hard)
     said: list[int] = []
     found = engine.run(requests, on_outputs=lambda outputs: said.extend(index for index, _ in outputs))
-    if dtype == "float32" or engine.repeatable(requests[0]):
+    if dtype == "float32" or engine.info.is_batch_invariant(requests[0]):
         assert found == right
     else:  # in other company a text may be another there, but it is a whole one
         assert [(len(one.tokens), one.finish) for one in found] == [(len(one.tokens), one.finish) for one in right]
@@ -271,7 +271,7 @@ def test_a_long_row_does_not_make_the_cache_long_for_all(monkeypatch: pytest.Mon
         Generate(str(i), prompt, Sampling(max_new_tokens=90 if i == 0 else 9 + i % 40)) for i, prompt in enumerate(some)
     ]
     engine.run(requests)
-    lanes = threads if engine.repeatable(requests[0]) else 1
+    lanes = threads if engine.info.is_batch_invariant(requests[0]) else 1
     assert max(largest) <= 4 * engine._budget() // lanes
 
 

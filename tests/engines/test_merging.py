@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from lorica.cli import main  # noqa: E402
-from lorica.engines.base import EngineSettings, MergingEngine  # noqa: E402
+from lorica.engines.base import EngineSettings, MergeDecision, MergingEngine  # noqa: E402
 from lorica.engines.native import merging  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
 from lorica.errors import EngineError  # noqa: E402
@@ -67,11 +67,11 @@ def test_an_interrupted_merge_leaves_nothing_behind(
         renew(*given)
 
     if undone:  # and the undoing is interrupted, not the merge
-        engine.settle({"algebra": 12}, rows("algebra"))
+        engine.maybe_merge({"algebra": 12}, rows("algebra"))
     monkeypatch.setattr(FastDecoder, "renew_layer", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        engine.run(rows(None)) if undone else engine.settle({"algebra": 12}, rows("algebra"))
-    assert engine.describe()["merged"] == "none"
+        engine.run(rows(None)) if undone else engine.maybe_merge({"algebra": 12}, rows("algebra"))
+    assert engine.info.merged == ""
     assert torch.equal(scores(engine.run(rows("algebra"))), right)
     assert torch.equal(scores(engine.run(rows(None))), base)
 
@@ -82,15 +82,15 @@ def test_merged_is_near_unmerged_and_leaves_no_trace(benches: Any, family: str, 
     engine = native(benches(family), replace(SETTINGS, dtype=precision))
     base, before = scores(engine.run(rows(None))), scores(engine.run(rows("algebra")))
     other = scores(engine.run(rows("history")))
-    engine.settle({"algebra": 12}, rows("algebra"))
+    engine.maybe_merge({"algebra": 12}, rows("algebra"))
     if precision in ("float32", "bfloat16"):
-        assert engine.describe()["merged"] == "algebra"
+        assert engine.info.merged == "algebra"
     merged = scores(engine.run(rows("algebra")))
     assert (merged - before).abs().mean() < NEAR[precision]
     assert (base - before).abs().mean() > 0.2, "the adapter must matter, or nothing is tested"
     # Whoever asks for something else gets the base to the last bit, and the adapter as it was.
     assert torch.equal(scores(engine.run(rows("history"))), other)
-    assert engine.describe()["merged"] == "none"
+    assert engine.info.merged == ""
     assert torch.equal(scores(engine.run(rows(None))), base)
     assert torch.equal(scores(engine.run(rows("algebra"))), before)
 
@@ -108,9 +108,9 @@ def test_a_merged_weight_is_the_sum_rounded_once() -> None:
 def test_merged_agrees_with_transformers_and_peft(benches: Any, family: str) -> None:
     bench = benches(family)
     engine = native(bench)
-    told = engine.settle(Counter({"history": 12}), rows("history"))
+    told = engine.maybe_merge(Counter({"history": 12}), rows("history")).reason
     assert "history" in told
-    assert engine.describe()["merged"] == "history"
+    assert engine.info.merged == "history"
     right = torch.tensor([bench.logprobs(request) for request in rows("history")])
     assert (scores(engine.run(rows("history"))) - right).abs().max() < 1e-4
     for request, output in zip(texts("history", 3), engine.run(texts("history", 3)), strict=True):
@@ -119,31 +119,31 @@ def test_merged_agrees_with_transformers_and_peft(benches: Any, family: str) -> 
 
 def test_merged_scores_do_not_depend_on_their_company(benches: Any) -> None:
     engine = native(benches("qwen3"))
-    engine.settle({"algebra": 12}, rows("algebra"))
+    engine.maybe_merge({"algebra": 12}, rows("algebra"))
     whole = scores(engine.run(rows("algebra")))
     alone = torch.cat([scores(engine.run([row])) for row in reversed(rows("algebra"))]).flip(0)
-    assert engine.describe()["merged"] == "algebra"
+    assert engine.info.merged == "algebra"
     assert torch.equal(whole, alone)
 
 
 def test_a_merged_adapter_can_be_removed(benches: Any) -> None:
     engine = native(benches("qwen3"))
     base = scores(engine.run(rows(None)))
-    engine.settle({"algebra": 12}, rows("algebra"))
+    engine.maybe_merge({"algebra": 12}, rows("algebra"))
     engine.remove_adapter("algebra")
-    assert engine.describe()["merged"] == "none"
+    assert engine.info.merged == ""
     assert torch.equal(scores(engine.run(rows(None))), base)
 
 
 def test_another_run_is_decided_anew(benches: Any) -> None:
     engine = native(benches("qwen3"))
     assert isinstance(engine, MergingEngine)
-    engine.settle({"algebra": 12}, rows("algebra"))
-    engine.settle({"history": 12}, rows("history"))
-    assert engine.describe()["merged"] == "history"
-    assert "in turn" in engine.settle({"history": 6, None: 6}, rows("history"))
-    assert engine.describe()["merged"] == "none"
-    assert engine.settle({None: 6}, rows(None)) == ""
+    engine.maybe_merge({"algebra": 12}, rows("algebra"))
+    engine.maybe_merge({"history": 12}, rows("history"))
+    assert engine.info.merged == "history"
+    assert "in turn" in engine.maybe_merge({"history": 6, None: 6}, rows("history")).reason
+    assert engine.info.merged == ""
+    assert engine.maybe_merge({None: 6}, rows(None)) == MergeDecision(False, "")
 
 
 @pytest.mark.parametrize(
@@ -161,24 +161,25 @@ def test_another_run_is_decided_anew(benches: Any) -> None:
 def test_what_is_merged(benches: Any, change: dict[str, Any], asked: Callable[[str], list[Request]], word: str) -> None:
     settings = replace(EngineSettings("float32", "cpu"), **change)
     engine = native(benches("qwen2"), settings)
-    told = engine.settle({"algebra": 5000}, asked("algebra"))
+    decision = engine.maybe_merge({"algebra": 5000}, asked("algebra"))
     if word:
-        assert word in told
-    assert engine.describe()["merged"] == ("none" if word else "algebra"), told
+        assert word in decision.reason
+    assert decision.merged is not bool(word)
+    assert engine.info.merged == ("" if word else "algebra"), decision
 
 
 def test_a_short_run_is_not_merged(benches: Any) -> None:
     engine = native(benches("qwen2"), replace(SETTINGS, merge="auto"))
-    assert "too few" in engine.settle({"algebra": 12}, texts("algebra"))
-    assert engine.describe()["merged"] == "none"
+    assert "too few" in engine.maybe_merge({"algebra": 12}, texts("algebra")).reason
+    assert engine.info.merged == ""
 
 
 def test_merging_that_changes_too_much_is_undone(benches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = native(benches("qwen2"))
     before = scores(engine.run(rows("algebra")))
     monkeypatch.setattr(merging, "_TOLERANCE", {"float32": 0.0, "bfloat16": 0.0})
-    assert "would differ" in engine.settle({"algebra": 12}, rows("algebra"))
-    assert engine.describe()["merged"] == "none"
+    assert "would differ" in engine.maybe_merge({"algebra": 12}, rows("algebra")).reason
+    assert engine.info.merged == ""
     assert torch.equal(scores(engine.run(rows("algebra"))), before)
 
 
@@ -191,7 +192,7 @@ def test_what_cannot_be_compared_is_not_merged() -> None:
 def test_an_unknown_setting_is_refused(benches: Any) -> None:
     engine = native(benches("qwen2"), replace(SETTINGS, merge="sometimes"))  # type: ignore[arg-type]
     with pytest.raises(EngineError, match="sometimes"):
-        engine.settle({"algebra": 12}, rows("algebra"))
+        engine.maybe_merge({"algebra": 12}, rows("algebra"))
 
 
 def test_infer_says_what_was_merged_and_resumes_no_mix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -222,5 +222,5 @@ def test_nothing_to_do(benches: Any) -> None:
 
 
 def test_describe_names_what_decides_the_results(benches: Any) -> None:
-    told = native(benches("qwen3"), batch_tokens=77).describe()
+    told = native(benches("qwen3"), batch_tokens=77).info.manifest()
     assert told.items() >= {"engine": "native", "family": "qwen3", "dtype": "float32", "batch_tokens": "77"}.items()

@@ -143,7 +143,7 @@ def test_four_bits_are_near_and_are_told(benches: Any) -> None:
     request = Choose("r", (1, 2, 3), ((1,), (2,)))
     engine = TransformersEngine(bench.base, EngineSettings(dtype="float32", device="cpu", load_in_4bit=True))
     found, exact = engine.run([request])[0].logprobs, bench.logprobs(request)
-    assert engine.describe()["dtype"] == "nf4"
+    assert engine.info.dtype == "nf4"
     assert 0 < max(abs(a - b) for a, b in zip(found, exact, strict=True)) < 1.5
 
 
@@ -163,5 +163,5 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
 
 
 def test_describe(benches: Any) -> None:
-    told = load(benches("gpt2")).describe()
+    told = load(benches("gpt2")).info.manifest()
     assert told.items() >= {"engine": "transformers", "family": "gpt2", "dtype": "float32"}.items()

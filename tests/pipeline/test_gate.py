@@ -104,7 +104,7 @@ def test_every_engine_and_precision_admits_it(signed: Path, name: str, settings:
     assert admission.trial is not None
     assert admission.trial.ok
     assert admission.trial.effect == pytest.approx(1, abs=0.3)
-    assert admission.trial.dtype == tried.describe()["dtype"]
+    assert admission.trial.dtype == tried.info.dtype
     # And no precision is so coarse that an adapter which is not applied would pass.
     with pytest.raises(AdapterError, match="answers as the base alone"):
         admit(Deaf(tried), "rules", signed, BASE)
@@ -281,7 +281,7 @@ def test_many_adapters_are_proved_in_one_run_and_the_base_is_asked_once(tmp_path
         give_passport(folders[f"a{number}"], engine)
 
     class Counting(Deaf):
-        def run(self, requests: object, on_done: object = None) -> list[Output]:
+        def run(self, requests: object, on_done: object = None, on_outputs: object = None) -> list[Output]:
             self.runs.append(len(requests))  # type: ignore[arg-type]
             return self._engine.run(requests)  # type: ignore[arg-type]
 

@@ -10,7 +10,7 @@ import pytest
 from lorica.data.journal import Journal
 from lorica.data.read import rows_from_memory
 from lorica.engines import fake
-from lorica.engines.base import OnDone, OnOutputs
+from lorica.engines.base import EngineInfo, OnDone, OnOutputs
 from lorica.engines.fake import FakeEngine
 from lorica.models.locate import locate_model
 from lorica.pipeline import kept
@@ -75,7 +75,7 @@ def test_only_the_batch_under_way_is_computed_again(tmp_path: Path, left: int, m
 
 def test_what_an_engine_cannot_repeat_is_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake, "_BATCH_ROWS", 5)
-    monkeypatch.setattr(FakeEngine, "repeatable", lambda self, request: False)
+    monkeypatch.setattr(FakeEngine, "info", EngineInfo("fake"))
     with pytest.raises(KeyboardInterrupt):
         answer(tmp_path / "run", tmp_path / "out.jsonl", Dying(2))
     second = Dying(-1)
@@ -90,9 +90,10 @@ class Writing(Dying):
         super().__init__(left)
         self.companies: list[list[tuple[str | None, str]]] = []
 
-    def repeatable(self, request: Request) -> bool:
-        """Never."""
-        return False
+    @property
+    def info(self) -> EngineInfo:
+        """Nothing is batch-invariant."""
+        return EngineInfo("fake")
 
     def run(
         self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from lorica import load_pipeline
 from lorica.cli import main
 from lorica.data.journal import Journal
 from lorica.data.write import read_answers
-from lorica.records import Answer
+from lorica.records import Answer, Choose, Generate
 
 
 def _many(path: Path, count: int) -> Path:
@@ -156,7 +157,9 @@ def test_a_run_may_go_on_with_other_threads_where_no_bit_depends_on_them(
 
     from lorica.engines.native.engine import NativeEngine
 
-    monkeypatch.setattr(NativeEngine, "repeatable", lambda self, request: repeats)
+    info = vars(NativeEngine)["info"].fget
+    kinds = (Choose, Generate) if repeats else ()
+    monkeypatch.setattr(NativeEngine, "info", property(lambda self: replace(info(self), batch_invariant=kinds)))
     rows, before = _many(tmp_path / "rows.csv", 12), torch.get_num_threads()
     command = ["infer", "task=rules", f"adapters.dir={trained}", f"input={rows}", "inference.window_rows=4"]
     commit, kept = Journal.commit, [0]

@@ -22,7 +22,7 @@ from lorica.adapters.config import AdapterConfig, read_adapter_config
 from lorica.adapters.header import read_header
 from lorica.adapters.layout import read_layout
 from lorica.adapters.specimen import Specimen
-from lorica.engines.base import OnDone
+from lorica.engines.base import EngineInfo, OnDone, OnOutputs
 from lorica.errors import AdapterError, ConfigError, PromptError
 from lorica.models.locate import locate_model
 from lorica.prompts.encoder import Encoder
@@ -100,10 +100,13 @@ class WrittenEngine:
     def remove_adapter(self, name: str) -> None:
         del self._scales[name]
 
-    def describe(self) -> dict[str, str]:
-        return {"engine": "written"}
+    @property
+    def info(self) -> EngineInfo:
+        return EngineInfo("written")
 
-    def run(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Output]:
+    def run(
+        self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
+    ) -> list[Output]:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Request) -> Output:

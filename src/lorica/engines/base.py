@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -13,11 +13,88 @@ from lorica.records import Choose, Generate, Output, Request
 
 OnDone = Callable[[int], None]
 OnOutputs = Callable[[Sequence[tuple[int, Output]]], None]
-"""Receives (number of the request, its output) of what was just finished, before anything else is begun."""
+"""Receives (index of the request, its output) of what was just finished, before anything else is begun."""
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine is, what decides its results and its speed, and what it can do.
+
+    None: this engine has no such thing, and its manifest does not mention it.
+    """
+
+    name: str
+    """As `load_engine` knows it."""
+
+    family: str | None = None
+    """Model family of the base."""
+
+    dtype: str = "float32"
+    """Precision in which the base is computed."""
+
+    device: str = ""
+    threads: int | None = None
+    batch_tokens: int | None = None
+    share_prefixes: bool | None = None
+    deterministic: bool | None = None
+
+    kernels: Literal["compiled", "torch"] | None = None
+    """What computes norms, rotary embedding, activation and attention."""
+
+    attention: str | None = None
+    """The attention backend."""
+
+    merged: str | None = None
+    """The adapter that is part of the weights, "" for none; None for an engine that never merges."""
+
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Package -> version of what computes."""
+
+    batch_invariant: tuple[type[Request], ...] = ()
+    """The kinds of requests whose outputs are the same to the last bit whatever else is in the batch."""
+
+    restores_base: bool = True
+    """Whether the base is as it was after an adapter is removed."""
+
+    runs_model: bool = True
+    """False for an engine that makes its outputs up: no adapter can prove itself there, nothing but its name counts."""
+
+    def is_batch_invariant(self, request: Request) -> bool:
+        """Whether this request gets the same output to the last bit whatever else is in the batch."""
+        return isinstance(request, self.batch_invariant)
+
+    def manifest(self) -> dict[str, str]:
+        """What decides results and speed, as text."""
+        if not self.runs_model:
+            return {"engine": self.name}
+        facts = {
+            "engine": self.name,
+            "family": self.family,
+            "dtype": self.dtype,
+            "device": self.device,
+            "threads": self.threads,
+            "batch_tokens": self.batch_tokens,
+            "share_prefixes": self.share_prefixes,
+            "deterministic": self.deterministic,
+            "kernels": self.kernels,
+            "attention": self.attention,
+            "merged": "none" if self.merged == "" else self.merged,
+            **self.versions,
+        }
+        return {
+            key: str(value).lower() if isinstance(value, bool) else str(value)
+            for key, value in facts.items()
+            if value is not None
+        }
 
 
 class Engine(Protocol):
     """One base model and any number of adapters by name."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What it is and can do, as of now."""
+        ...
 
     def add_adapter(self, name: str, folder: Path) -> None:
         """Make an adapter known. Raises AdapterError for a folder that cannot be used, EngineError for a
@@ -29,31 +106,15 @@ class Engine(Protocol):
         """Forget an adapter and free its memory. Raises EngineError for one that was never added."""
         ...
 
-    def run(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Output]:
-        """Answer all requests; outputs are in their order. on_done(n): n more requests are answered.
+    def run(
+        self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
+    ) -> list[Output]:
+        """Answer all requests; outputs are in their order. on_done(n): n more requests are answered. on_outputs is
+        given outputs as they are finished; an engine may leave that out whose requests are not batch-invariant.
 
         A request that cannot be answered alone fails alone, as `Output(error=...)`. Raises EngineError for an
         adapter that was never added.
         """
-        ...
-
-    def describe(self) -> dict[str, str]:
-        """What decides the results: name, precision, device, ... for manifests and reports."""
-        ...
-
-
-@runtime_checkable
-class RepeatableEngine(Protocol):
-    """An engine that gives some requests the same output to the last bit, whatever it is asked beside them."""
-
-    def repeatable(self, request: Request) -> bool:
-        """Whether this request is one of them."""
-        ...
-
-    def run(
-        self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
-    ) -> list[Output]:
-        """As `Engine.run`, telling of outputs as they are finished."""
         ...
 
 
@@ -62,23 +123,31 @@ Decode = Callable[[Sequence[int]], str]
 
 
 @runtime_checkable
-class ReadingEngine(Protocol):
-    """An engine that can end a text at one of its request's `stop_texts`."""
+class StopStringEngine(Protocol):
+    """An engine that ends a text as soon as it holds one of its request's stop strings; others generate on, and the
+    text is cut afterwards."""
 
-    def read_text_with(self, decode: Decode) -> None:
-        """What tokens say, which an engine does not know by itself."""
+    def set_detokenizer(self, decode: Decode) -> None:
+        """Tell the engine how token ids become text: without that it knows no strings."""
         ...
+
+
+@dataclass(frozen=True)
+class MergeDecision:
+    """Whether an adapter is part of the weights, and why, for a person; reason "" where there was nothing to decide."""
+
+    merged: bool
+    reason: str
 
 
 @runtime_checkable
 class MergingEngine(Protocol):
     """An engine that may make an adapter part of the weights."""
 
-    def settle(self, uses: Mapping[str | None, int], sample: Sequence[Request]) -> str:
-        """Decide for a run of `uses[adapter]` requests, of which `sample` are the first. Returns what was decided and
-        why, for a person; "" where there is nothing to decide.
+    def maybe_merge(self, uses: Mapping[str | None, int], sample: Sequence[Request]) -> MergeDecision:
+        """Decide for a run of `uses[adapter]` requests, of which `sample` are the first, and do it.
 
-        What is asked later of another adapter than the merged one gets the unmerged base back first.
+        A later request to another adapter than the merged one gets the unmerged base back first.
         """
         ...
 
@@ -115,8 +184,8 @@ class EngineSettings:
     batches and the number of threads; off, they differ by rounding."""
 
     merge: Literal["auto", "never", "always"] = "auto"
-    """Whether the native engine makes a run's one adapter part of the weights, where it is told of the run (`settle`).
-    auto: where that is faster, and no guarantee is lost."""
+    """Whether the native engine makes a run's one adapter part of the weights, where it is told of the run
+    (`MergingEngine.maybe_merge`). auto: where that is faster, and no guarantee is lost."""
 
 
 EngineFactory = Callable[[Path, EngineSettings], Engine]
@@ -171,7 +240,7 @@ def failed(request: Request, problem: str) -> Output:
     return Output(id=request.id, finish="error", error=problem)
 
 
-def room_for(request: Generate, max_positions: int) -> int:
+def max_new_tokens_for(request: Generate, max_positions: int) -> int:
     """How many new tokens this request may get: its own limit, or what the model's positions leave.
 
     The last new token is predicted, never read, so it needs no position.

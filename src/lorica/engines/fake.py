@@ -9,7 +9,16 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lorica.engines.base import EngineSettings, OnDone, OnOutputs, check_adapters, failed, find_problem, not_there
+from lorica.engines.base import (
+    EngineInfo,
+    EngineSettings,
+    OnDone,
+    OnOutputs,
+    check_adapters,
+    failed,
+    find_problem,
+    not_there,
+)
 from lorica.errors import EngineError
 from lorica.records import Choose, Generate, Output, Request
 
@@ -37,6 +46,11 @@ class FakeEngine:
         self._max_positions = max_positions
         self._adapters: dict[str, Path] = {}
 
+    @property
+    def info(self) -> EngineInfo:
+        """An output depends on its request alone."""
+        return EngineInfo("fake", batch_invariant=(Choose, Generate), runs_model=False)
+
     def add_adapter(self, name: str, folder: Path) -> None:
         """Remember the name; the folder is not read. Raises EngineError when the name is taken by another
         folder.
@@ -52,7 +66,7 @@ class FakeEngine:
     def run(
         self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
     ) -> list[Output]:
-        """Answer all requests in their order, batch by batch; see `RepeatableEngine.run`."""
+        """Answer all requests in their order, batch by batch; see `Engine.run`."""
         check_adapters(requests, self._adapters)
         outputs: list[Output] = []
         for start in range(0, len(requests), _BATCH_ROWS):
@@ -63,14 +77,6 @@ class FakeEngine:
             if on_done is not None:
                 on_done(len(batch))
         return outputs
-
-    def repeatable(self, request: Request) -> bool:
-        """Always: an answer comes of its request alone."""
-        return True
-
-    def describe(self) -> dict[str, str]:
-        """Name only: nothing else decides the results."""
-        return {"engine": "fake"}
 
     def _answer(self, request: Request) -> Output:
         problem = find_problem(request, vocab_size=_ANY, max_positions=self._max_positions)

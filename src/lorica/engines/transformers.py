@@ -20,7 +20,17 @@ from torch import Tensor
 
 from lorica.adapters.folder import MORE_THAN_PAIRS, AdapterFolder, module_of, open_adapter
 from lorica.adapters.variants import write_variant
-from lorica.engines.base import EngineSettings, OnDone, check_adapters, failed, find_problem, not_there, room_for
+from lorica.engines.base import (
+    EngineInfo,
+    EngineSettings,
+    OnDone,
+    OnOutputs,
+    check_adapters,
+    failed,
+    find_problem,
+    max_new_tokens_for,
+    not_there,
+)
 from lorica.engines.offline import import_bitsandbytes_offline, offline
 from lorica.errors import AdapterError, EngineError, MissingExtraError
 from lorica.models.allocator import keep_buffers
@@ -91,23 +101,28 @@ class TransformersEngine:
             while self._leftovers and self._adapters:
                 self._model.delete_adapter(self._leftovers.pop())
 
-    def describe(self) -> dict[str, str]:
-        """What decides the results and the speed."""
+    @property
+    def info(self) -> EngineInfo:
+        """What decides the results and the speed. PEFT leaves its wrappers in the base where an adapter replaced whole
+        modules.
+        """
         import transformers
 
-        return {
-            "engine": "transformers",
-            "family": str(self._model.config.model_type),
-            "dtype": "nf4" if self._settings.load_in_4bit else str(self._model.dtype).removeprefix("torch."),
-            "device": str(self._model.device),
-            "threads": str(torch.get_num_threads()),
-            "batch_tokens": str(self._settings.batch_tokens),
-            "torch": str(torch.__version__),
-            "transformers": str(transformers.__version__),
-        }
+        return EngineInfo(
+            name="transformers",
+            family=str(self._model.config.model_type),
+            dtype="nf4" if self._settings.load_in_4bit else str(self._model.dtype).removeprefix("torch."),
+            device=str(self._model.device),
+            threads=torch.get_num_threads(),
+            batch_tokens=self._settings.batch_tokens,
+            versions={"torch": str(torch.__version__), "transformers": str(transformers.__version__)},
+            restores_base=False,
+        )
 
     @torch.inference_mode()
-    def run(self, requests: Sequence[Request], on_done: OnDone | None = None) -> list[Output]:
+    def run(
+        self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
+    ) -> list[Output]:
         """Answer all requests in their order; see `Engine.run`."""
         check_adapters(requests, self._adapters)
         if self._spoiled:
@@ -143,7 +158,7 @@ class TransformersEngine:
             return (request.adapter,)
         # Drawn rows go alone: transformers has one random stream for a batch, and a row's must be its own.
         alone = request.id if _samples(request) else ""
-        room = room_for(request, self._max_positions)
+        room = max_new_tokens_for(request, self._max_positions)
         return (request.adapter, request.sampling, request.stop_tokens, room, alone)
 
     def _using(self, adapter: str | None) -> AbstractContextManager[object]:
@@ -204,7 +219,7 @@ class TransformersEngine:
         first = requests[0]
         sampling = first.sampling
         settings: dict[str, Any] = {
-            "max_new_tokens": room_for(first, self._max_positions),
+            "max_new_tokens": max_new_tokens_for(first, self._max_positions),
             "do_sample": _samples(first),
             "repetition_penalty": sampling.repetition_penalty,
             "eos_token_id": [token for token in first.stop_tokens if token < self._vocab_size] or None,

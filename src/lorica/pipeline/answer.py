@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from lorica.data.outputs import OutputLog
-from lorica.engines.base import Engine, MergingEngine, ReadingEngine
+from lorica.engines.base import Engine, MergeDecision, MergingEngine, StopStringEngine
 from lorica.errors import ConfigError, PromptError, TooLongError
 from lorica.pipeline.kept import run_kept
 from lorica.prompts.encoder import Encoder
@@ -85,17 +85,14 @@ class Pipeline:
         self.engine = engine
         self.adapters = frozenset(adapters)
         self.settings = settings
-        if settings.stop_texts and isinstance(engine, ReadingEngine):
-            engine.read_text_with(encoder.decode)
+        if settings.stop_texts and isinstance(engine, StopStringEngine):
+            engine.set_detokenizer(encoder.decode)
 
-    def settle(self, uses: Mapping[str | None, int], rows: Iterable[Row]) -> str:
-        """Let the engine decide whether the run's adapter is merged; see `MergingEngine.settle`. rows: the first ones.
-
-        Returns what was decided, "" where the engine decides nothing.
-        """
+    def maybe_merge(self, uses: Mapping[str | None, int], rows: Iterable[Row]) -> MergeDecision:
+        """Let the engine decide whether the run's adapter is merged; see `MergingEngine`. rows: the first ones."""
         if not isinstance(self.engine, MergingEngine):
-            return ""
-        return self.engine.settle(uses, self.requests(rows))
+            return MergeDecision(False, "")
+        return self.engine.maybe_merge(uses, self.requests(rows))
 
     def requests(self, rows: Iterable[Row]) -> list[Request]:
         """What the engine is asked of rows; those that cannot be asked are left out."""

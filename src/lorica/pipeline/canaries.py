@@ -104,11 +104,11 @@ def make_canaries(
         )
     chosen = _choose(answered, count)
     items = tuple(_canary(probe, base, adapter) for probe, base, adapter in chosen)
-    about = engine.describe()
+    info = engine.info
     return CanaryFacts(
-        engine=about.get("engine", ""),
-        dtype=about.get("dtype", "float32"),
-        device=about.get("device", ""),
+        engine=info.name,
+        dtype=info.dtype,
+        device=info.device,
         kind=kind,
         gap=max(abs(choice.adapter - choice.base) for canary in items for choice in canary.choices),
         tolerance=dict(TOLERANCE),
@@ -127,7 +127,7 @@ def run_canaries(engine: Engine, name: str, facts: CanaryFacts) -> Trial:
     """Ask base and adapter `name`, which the engine knows, and compare."""
     outputs = engine.run([*canary_requests(facts, None), *canary_requests(facts, name)])
     half = len(facts.items)
-    return compare(facts, outputs[:half], outputs[half:], dtype=engine.describe().get("dtype", "float32"))
+    return compare(facts, outputs[:half], outputs[half:], dtype=engine.info.dtype)
 
 
 def compare(facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output], *, dtype: str) -> Trial:

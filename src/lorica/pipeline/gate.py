@@ -95,10 +95,11 @@ def admit_all(
     differences = {
         name: tuple(trained_otherwise(folder, used or {}, passports.get(name))) for name, folder in folders.items()
     }
-    if policy == "off" or engine.describe().get("engine") == "fake":
+    info = engine.info
+    if policy == "off" or not info.runs_model:
         return {name: Admission(name, "none", differences=differences[name]) for name in folders}
+    dtype = info.dtype
     answers = _ask(engine, {name: _questions(passport, base) for name, passport in passports.items()})
-    dtype = engine.describe().get("dtype", "float32")
     admitted, refused = {}, []
     for name, passport in passports.items():
         base_outputs, outputs = answers[name]

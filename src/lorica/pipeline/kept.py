@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from lorica.data.outputs import OutputLog
-from lorica.engines.base import Engine, RepeatableEngine
+from lorica.engines.base import Engine, EngineInfo
 from lorica.records import Generate, Output, Request
 
 TEXTS_TOGETHER = 128
@@ -22,13 +22,14 @@ def run_kept(
 ) -> list[Output]:
     """The outputs in the order of the requests; what `log` knows is not asked again. Raises what the engine raises."""
     outputs: dict[int, Output] = {}
-    for group in _groups(engine, requests):
+    info = engine.info
+    for group in _groups(info, requests):
         asked = [requests[index] for index in group]
         if all(request.id in log.known for request in asked):
             found = [log.known[request.id] for request in asked]
             if on_done is not None:
                 on_done(len(found))
-        elif isinstance(engine, RepeatableEngine) and engine.repeatable(asked[0]):
+        elif info.is_batch_invariant(asked[0]):
             found = _run_repeatable(engine, asked, on_done, log)
         else:
             found = engine.run(asked, on_done)
@@ -37,13 +38,13 @@ def run_kept(
     return [outputs[index] for index in range(len(requests))]
 
 
-def _groups(engine: Engine, requests: Sequence[Request]) -> Iterator[list[int]]:
+def _groups(info: EngineInfo, requests: Sequence[Request]) -> Iterator[list[int]]:
     """Repeatable requests, other questions, and texts: those of one adapter, and prompts that begin alike, together."""
     repeatable: list[int] = []
     questions: list[int] = []
     texts: list[int] = []
     for index, request in enumerate(requests):
-        if isinstance(engine, RepeatableEngine) and engine.repeatable(request):
+        if info.is_batch_invariant(request):
             repeatable.append(index)
         else:
             (texts if isinstance(request, Generate) else questions).append(index)
@@ -53,7 +54,7 @@ def _groups(engine: Engine, requests: Sequence[Request]) -> Iterator[list[int]]:
 
 
 def _run_repeatable(
-    engine: RepeatableEngine, requests: Sequence[Request], on_done: Callable[[int], None] | None, log: OutputLog
+    engine: Engine, requests: Sequence[Request], on_done: Callable[[int], None] | None, log: OutputLog
 ) -> list[Output]:
     known = {request.id for request in requests if request.id in log.known}
     left = [request for request in requests if request.id not in known]

@@ -16,7 +16,7 @@ from lorica.adapters.folder import snapshot
 from lorica.adapters.registry import find_adapters, refuse_spellings
 from lorica.config.schema import Config
 from lorica.engines import load_engine
-from lorica.engines.base import Engine, EngineSettings, RepeatableEngine
+from lorica.engines.base import Engine, EngineSettings
 from lorica.errors import AdapterError, ConfigError
 from lorica.models.families import config_notes, read_decoder_config
 from lorica.models.limits import read_limits
@@ -37,7 +37,7 @@ from lorica.verbs.arguments import inform, warn
 # Up to this size a CPU computes the base in float32: exact, and the memory does not hurt.
 _FLOAT32_UP_TO = 1 << 30  # bytes of weight files
 
-# What an engine that repeats every request may change on the way: a run may go on on another machine.
+# What may change on the way where all outputs are batch-invariant: such a run may be resumed on another machine.
 _SPEED_ALONE = ("threads", "batch_tokens")
 
 # Positions that are kept free behind a prompt where an adapter is tried, for a choice or a short text.
@@ -239,9 +239,8 @@ def manifest(config: Config, pipeline: Pipeline, extra: Mapping[str, str]) -> di
     """Everything that decides the answers, as text: what a resumed run must share with the first one."""
     folder, engine, settings = model_folder(config), pipeline.engine, dict(vars(pipeline.settings))
     sampling = msgspec.structs.asdict(settings.pop("sampling"))
-    repeats = isinstance(engine, RepeatableEngine) and engine.repeatable(Generate("", (0,)))
-    without = _SPEED_ALONE if repeats else ()
-    found = {f"engine.{key}": value for key, value in engine.describe().items() if key not in without}
+    without = _SPEED_ALONE if Generate in engine.info.batch_invariant else ()
+    found = {f"engine.{key}": value for key, value in engine.info.manifest().items() if key not in without}
     found |= {f"task.{key}": str(value) for key, value in asdict(config.task).items()}
     found |= {f"data.{key}": str(value) for key, value in asdict(config.reading).items()}
     found |= {f"inference.{key}": str(value) for key, value in {**settings, **sampling}.items() if key != "truncate"}

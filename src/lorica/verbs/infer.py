@@ -117,9 +117,9 @@ def infer_file(
     with build.steady(build.adapter_folders(config)):  # the manifest speaks of the adapters that were loaded
         pipeline = build.build_pipeline(config)
         sample = list(itertools.islice(open_rows(config, task, source), _SAMPLE_ROWS))
-        settled = pipeline.settle(uses, sample)
-        if settled and (config.engine.merge == "always" or pipeline.engine.describe().get("merged", "none") != "none"):
-            inform(settled)
+        merging = pipeline.maybe_merge(uses, sample)
+        if merging.reason and (merging.merged or config.engine.merge == "always"):
+            inform(merging.reason)
         manifest = build.manifest(config, pipeline, {"input": file_digest(source), "output": output.name})
     record = output.with_name(output.name + RECORD_SUFFIX)
     folder = Path(config.run_dir) if config.run_dir else output.with_name(output.name + ".partial")
@@ -143,7 +143,7 @@ def infer_file(
             "manifest": manifest,
             "summary": summary_dict(summary),
             "config": resolved.as_dict(),
-            "merging": settled,
+            "merging": merging.reason,
             "output": file_digest(output),
         }
         with atomic_file(record) as file:

@@ -11,7 +11,9 @@ import torch
 from lorica.adapters.folder import open_adapter
 from lorica.engines.base import (
     Decode,
+    EngineInfo,
     EngineSettings,
+    MergeDecision,
     OnDone,
     OnOutputs,
     check_adapters,
@@ -106,32 +108,36 @@ class NativeEngine:
         if isinstance(self._decoder, FastDecoder):
             self._decoder.forget_adapters()
 
-    def describe(self) -> dict[str, str]:
+    @property
+    def info(self) -> EngineInfo:
         """What decides the results and the speed."""
         decoder = self._decoder
         repeats = self._repeats()
         by_products = repeats and goes_by_products(torch.empty(0, dtype=decoder.dtype))
         compiled = self._compiled()
-        return {
-            "engine": "native",
-            "family": decoder.config.family,
-            "dtype": _precision(decoder),
-            "device": str(decoder.device),
-            "threads": str(torch.get_num_threads()),
-            "batch_tokens": str(self._batch_tokens),
-            "share_prefixes": str(self._share_prefixes).lower(),
-            "deterministic": str(repeats).lower(),
-            "kernels": "compiled" if compiled else "torch",
-            "attention": "compiled" if compiled else "products" if by_products else _attention(decoder),
-            "merged": self._merged or "none",
-            "torch": str(torch.__version__),
-        }
+        return EngineInfo(
+            name="native",
+            family=decoder.config.family,
+            dtype=_precision(decoder),
+            device=str(decoder.device),
+            threads=torch.get_num_threads(),
+            batch_tokens=self._batch_tokens,
+            share_prefixes=self._share_prefixes,
+            deterministic=repeats,
+            kernels="compiled" if compiled else "torch",
+            attention="compiled" if compiled else "products" if by_products else _attention(decoder),
+            merged=self._merged or "",
+            versions={"torch": str(torch.__version__)},
+            batch_invariant=self._batch_invariant(),
+        )
 
-    def repeatable(self, request: Request) -> bool:
-        """Where `deterministic` holds: scores are, and texts beside the compiled kernels. Elsewhere attention of a step
-        rounds by the rows that are continued together.
+    def _batch_invariant(self) -> tuple[type[Request], ...]:
+        """Where `deterministic` holds: scores are, and with the compiled kernels texts, too. Without them attention of
+        a decode step rounds by the sequences that are decoded together.
         """
-        return self._repeats() and (isinstance(request, Choose) or self._compiled())
+        if not self._repeats():
+            return ()
+        return (Choose, Generate) if self._compiled() else (Choose,)
 
     def _compiled(self) -> bool:
         return isinstance(self._decoder, FastDecoder) and self._decoder.compiled
@@ -139,27 +145,33 @@ class NativeEngine:
     def _repeats(self) -> bool:
         return self._deterministic and self._decoder.device.type == "cpu"
 
-    def read_text_with(self, decode: Decode) -> None:
-        """See `ReadingEngine`."""
+    def set_detokenizer(self, decode: Decode) -> None:
+        """See `StopStringEngine`."""
         self._decode = decode
 
-    def settle(self, uses: Mapping[str | None, int], sample: Sequence[Request]) -> str:
-        """See `MergingEngine.settle`."""
+    def maybe_merge(self, uses: Mapping[str | None, int], sample: Sequence[Request]) -> MergeDecision:
+        """See `MergingEngine`."""
         name = merging.one_adapter(uses)
         if name != self._merged or self._half_merged is not None:
             self._restore()
         if name is None:
-            return f"not merged: {merging.told(uses)}" if uses.keys() != {None} else ""
+            return MergeDecision(False, f"not merged: {merging.told(uses)}" if uses.keys() != {None} else "")
         if name == self._merged:
-            return f"adapter {name!r} is part of the weights"
+            return MergeDecision(True, f"adapter {name!r} is part of the weights")
         decoder, precision = self._decoder, _precision(self._decoder)
         if not isinstance(decoder, FastDecoder) or self._stored is None:
-            return f"adapter {name!r} is not merged: that is done for a base of a folder on a CPU, and not in 4 bits"
+            reason = "that is done for a base of a folder on a CPU, and not in 4 bits"
+            return MergeDecision(False, f"adapter {name!r} is not merged: {reason}")
         reason = merging.why_not(
-            self._merge, precision, sample, uses[name], batch_tokens=self._budget(), repeatable=self.repeatable
+            self._merge,
+            precision,
+            sample,
+            uses[name],
+            batch_tokens=self._budget(),
+            batch_invariant=self._batch_invariant(),
         )
         if reason:
-            return f"adapter {name!r} is not merged: {reason}"
+            return MergeDecision(False, f"adapter {name!r} is not merged: {reason}")
         asked = merging.probes(sample, self.run)
         before = self.run(asked)
         self._half_merged = name  # until all of it is: an interruption must not leave half of it unnoticed
@@ -170,10 +182,12 @@ class NativeEngine:
         difference = merging.mean_difference(before, self.run(asked))
         if not merging.exact_enough(difference, precision):
             self._restore()
-            return f"adapter {name!r} is not merged: log-probabilities would differ by {difference:.2g} in the mean"
-        return (
+            reason = f"log-probabilities would differ by {difference:.2g} in the mean"
+            return MergeDecision(False, f"adapter {name!r} is not merged: {reason}")
+        return MergeDecision(
+            True,
             f"adapter {name!r} is merged into the weights in {precision}: log-probabilities differ by {difference:.1e} "
-            f"in the mean over {len(asked)} rows"
+            f"in the mean over {len(asked)} rows",
         )
 
     def _restore(self) -> None:
@@ -195,7 +209,7 @@ class NativeEngine:
     def run(
         self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
     ) -> list[Output]:
-        """Answer all requests in their order; see `RepeatableEngine.run`."""
+        """Answer all requests in their order; see `Engine.run`."""
         check_adapters(requests, self._adapters)
         if self._half_merged is not None or any(request.adapter != self._merged for request in requests):
             self._restore()
@@ -223,12 +237,14 @@ class NativeEngine:
         """The plan for valid requests: a pure function of them, the settings, if they are repeatable the beginnings of
         earlier runs, and, where that is short, free memory.
         """
+        batch_invariant = self._batch_invariant()
+        invariant = all(isinstance(request, batch_invariant) for request in requests)
         return make_plan(
             requests,
             batch_tokens=self._budget(),
             share_prefixes=self._share_prefixes,
             workers=count_workers(self._decoder.device),
-            known=self._beginnings.known(requests) if all(map(self.repeatable, requests)) else {},
+            known=self._beginnings.known(requests) if invariant else {},
         )
 
     def execute(self, plan: Plan) -> Iterator[Finished]:

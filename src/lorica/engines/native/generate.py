@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lorica.engines.base import Decode, failed, room_for
+from lorica.engines.base import Decode, failed, max_new_tokens_for
 from lorica.engines.native.attention import prefix_parts
 from lorica.engines.native.cache import RowCache, StepAttention
 from lorica.engines.native.graph import GraphSteps, StepRow
@@ -210,7 +210,7 @@ class Generation:
         return StepAttention(self._cache, lines, lengths, windows, parts)
 
     def _room(self, request: Generate) -> int:
-        return room_for(request, self._decoder.config.max_positions)
+        return max_new_tokens_for(request, self._decoder.config.max_positions)
 
     def _pick(self, rows: Sequence[_Row], logits: Tensor) -> list[int | None]:
         """The next token of each row; None where logits are not numbers."""

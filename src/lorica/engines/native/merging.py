@@ -42,7 +42,7 @@ def why_not(
     total: int,
     *,
     batch_tokens: int,
-    repeatable: Callable[[Request], bool],
+    batch_invariant: tuple[type[Request], ...],
 ) -> str:
     """Why a run with one adapter is not merged, or "" when it is. Nothing here depends on the moment, so that a resumed
     run decides alike.
@@ -55,7 +55,7 @@ def why_not(
         return "" if setting == "always" else "engine.merge=never"
     if precision not in _AUTO:
         return f"{precision} rounds the merged weights anew, which only engine.merge=always asks for"
-    if not sample or any(repeatable(request) for request in sample):
+    if not sample or any(isinstance(request, batch_invariant) for request in sample):
         return "a row gets the same to the last bit in any company, merged or not merged it would not"
     tokens = expected_tokens(sample, total, batch_tokens=batch_tokens)
     if tokens < MIN_TOKENS:

@@ -91,7 +91,7 @@ def examine_behaviour(
             found = _measure(subject, task, asked, "rows" if rows else "probes")
         finally:
             engine.remove_adapter(name)
-            if engine.describe().get("engine") == "transformers":
+            if not engine.info.restores_base:
                 work.retire(engine)
     found = msgspec.structs.replace(found, seconds=time.monotonic() - started)
     return found, judge_behaviour(found)
@@ -168,7 +168,7 @@ def _measure(subject: _Subject, task: Task, rows: Sequence[Row], source: str) ->
     broken = {row for row, why in raw.failed.items() if _NOT_A_NUMBER in why}
     base_broken = {row for row, why in alone.failed.items() if _NOT_A_NUMBER in why}
     found = msgspec.structs.replace(
-        _empty(work.setting, task, work, dict(engine.describe()), source),
+        _empty(work.setting, task, work, engine.info.manifest(), source),
         n=len(replies.rows),
         labelled_rows=len(labelled(replies).rows),
         broken=len(broken - base_broken),
