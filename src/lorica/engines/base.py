@@ -235,6 +235,16 @@ def find_problem(request: Request, *, vocab_size: int, max_positions: int) -> st
     return ""
 
 
+def output_without_model(request: Request, *, vocab_size: int, max_positions: int) -> Output | None:
+    """The output of a request that needs no forward pass: one that cannot be answered, or asks for no token."""
+    problem = find_problem(request, vocab_size=vocab_size, max_positions=max_positions)
+    if problem:
+        return failed(request, problem)
+    if isinstance(request, Generate) and request.sampling.max_new_tokens < 1:
+        return Output(id=request.id, finish="length")
+    return None
+
+
 def failed(request: Request, problem: str) -> Output:
     """The output of a request that could not be answered."""
     return Output(id=request.id, finish="error", error=problem)

@@ -15,9 +15,8 @@ from lorica.engines.base import (
     OnDone,
     OnOutputs,
     check_adapters,
-    failed,
-    find_problem,
     not_there,
+    output_without_model,
 )
 from lorica.errors import EngineError
 from lorica.records import Choose, Generate, Output, Request
@@ -79,9 +78,9 @@ class FakeEngine:
         return outputs
 
     def _answer(self, request: Request) -> Output:
-        problem = find_problem(request, vocab_size=_ANY, max_positions=self._max_positions)
-        if problem:
-            return failed(request, problem)
+        output = output_without_model(request, vocab_size=_ANY, max_positions=self._max_positions)
+        if output is not None:
+            return output
         if isinstance(request, Choose):
             return Output(id=request.id, logprobs=_logprobs(request))
         tokens: list[int] = []

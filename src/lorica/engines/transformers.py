@@ -27,9 +27,9 @@ from lorica.engines.base import (
     OnOutputs,
     check_adapters,
     failed,
-    find_problem,
     max_new_tokens_for,
     not_there,
+    output_without_model,
 )
 from lorica.engines.offline import import_bitsandbytes_offline, offline
 from lorica.errors import AdapterError, EngineError, MissingExtraError
@@ -130,7 +130,9 @@ class TransformersEngine:
         outputs: list[Output | None] = [None] * len(requests)
         groups: dict[tuple[object, ...], list[int]] = {}
         for index, request in enumerate(requests):
-            outputs[index] = self._answer_unread(request)
+            outputs[index] = output_without_model(
+                request, vocab_size=self._vocab_size, max_positions=self._max_positions
+            )
             if outputs[index] is None:
                 groups.setdefault(self._alike(request), []).append(index)
         for members in groups.values():
@@ -143,14 +145,6 @@ class TransformersEngine:
         if on_done is not None:
             on_done(len(requests) - sum(map(len, groups.values())))
         return cast(list[Output], outputs)
-
-    def _answer_unread(self, request: Request) -> Output | None:
-        problem = find_problem(request, vocab_size=self._vocab_size, max_positions=self._max_positions)
-        if problem:
-            return failed(request, problem)
-        if isinstance(request, Generate) and request.sampling.max_new_tokens < 1:
-            return Output(id=request.id, finish="length")
-        return None
 
     def _alike(self, request: Request) -> tuple[object, ...]:
         """Requests with the same key may share a batch."""

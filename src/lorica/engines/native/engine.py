@@ -17,9 +17,8 @@ from lorica.engines.base import (
     OnDone,
     OnOutputs,
     check_adapters,
-    failed,
-    find_problem,
     not_there,
+    output_without_model,
 )
 from lorica.engines.native import merging
 from lorica.engines.native.beginnings import Beginnings
@@ -213,10 +212,13 @@ class NativeEngine:
         check_adapters(requests, self._adapters)
         if self._half_merged is not None or any(request.adapter != self._merged for request in requests):
             self._restore()
+        config = self._decoder.config
         outputs: list[Output | None] = [None] * len(requests)
         able: list[int] = []
         for index, request in enumerate(requests):
-            outputs[index] = self._answer_unread(request)
+            outputs[index] = output_without_model(
+                request, vocab_size=config.vocab_size, max_positions=config.max_positions
+            )
             if outputs[index] is None:
                 able.append(index)
         if on_done is not None:
@@ -259,15 +261,6 @@ class NativeEngine:
             repeats_texts=self._repeats() and self._compiled(),
         )
         return execution.run(plan)
-
-    def _answer_unread(self, request: Request) -> Output | None:
-        config = self._decoder.config
-        problem = find_problem(request, vocab_size=config.vocab_size, max_positions=config.max_positions)
-        if problem:
-            return failed(request, problem)
-        if isinstance(request, Generate) and request.sampling.max_new_tokens < 1:
-            return Output(id=request.id, finish="length")
-        return None
 
     def _budget(self) -> int:
         decoder = self._decoder
