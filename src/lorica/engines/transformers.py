@@ -7,19 +7,15 @@ import inspect
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, cast
 
-import msgspec
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from lorica.adapters.folder import MORE_THAN_PAIRS, AdapterFolder, module_of, open_adapter
-from lorica.adapters.variants import write_variant
+from lorica.adapters.folder import MORE_THAN_PAIRS, open_adapter
 from lorica.engines.base import (
     EngineInfo,
     EngineSettings,
@@ -32,10 +28,10 @@ from lorica.engines.base import (
     output_without_model,
 )
 from lorica.engines.offline import import_bitsandbytes_offline, offline
+from lorica.engines.peft_adapters import attach_adapter, unfit
 from lorica.errors import AdapterError, EngineError, MissingExtraError
 from lorica.models.allocator import keep_buffers
 from lorica.models.transformers_models import load_causal
-from lorica.names import utf8_path
 from lorica.records import Choose, Generate, Output, Request
 
 _BROKEN = "the model's output is not a number (NaN): weights or precision are broken"
@@ -71,7 +67,7 @@ class TransformersEngine:
         inner = f"adapter_{self._added}"
         self._added += 1
         try:
-            self._model, difference = _attach(self._model, opened, inner)
+            self._model, difference = attach_adapter(self._model, opened, inner)
         except AdapterError as error:
             # PEFT changes the model before it knows that it fails.
             if any(f".{inner}" in each for each, _ in self._model.named_parameters()):
@@ -80,7 +76,7 @@ class TransformersEngine:
         if difference:
             self._leftovers.append(inner)
             self._clear()
-            raise _unfit(opened, f"{len(difference)} tensors have no counterpart, the first is {difference[0]}")
+            raise unfit(opened, f"{len(difference)} tensors have no counterpart, the first is {difference[0]}")
         self._adapters[name], self._digests[name] = inner, opened.digest
         self._clear()
 
@@ -304,98 +300,6 @@ def _four_bits(dtype: str) -> Any:
 
     compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-
-
-def _attach(model: Any, opened: AdapterFolder, inner: str) -> tuple[Any, list[str]]:
-    """The model with the adapter, and the names of tensors that stand on one side only."""
-    import_bitsandbytes_offline()
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        needed_for = "an adapter with engine=transformers"
-        raise MissingExtraError("peft", extra="peft", needed_for=needed_for) from error
-    _check_fit(model, opened)
-    try:
-        with offline(), warnings.catch_warnings(), _without_patterns(opened) as folder:
-            # PEFT reads this attribute, which transformers 5 deprecates; nothing a user could act on.
-            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-            warnings.filterwarnings("ignore", ".*merging LoRA weights won't be possible")  # nothing is merged
-            warnings.filterwarnings("ignore", "Found missing adapter keys|Model has `tie_word")  # judged below
-            if isinstance(model, PeftModel):
-                model.load_adapter(folder, adapter_name=inner)
-            else:
-                model = PeftModel.from_pretrained(model, folder, adapter_name=inner)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise _unfit(opened, f"PEFT refuses it: {error}") from error
-    # PEFT passes over what does not match with a warning at most.
-    applied = {_plain(name, inner) for name, _ in model.named_parameters() if f".{inner}" in name}
-    difference = sorted(applied ^ {_plain(name, inner) for name in opened.tensors if not _of_base(name)})
-    return model.eval(), difference
-
-
-def _of_base(name: str) -> bool:
-    """Whether a tensor is one of the base model's own, which PEFT saves beside an adapted embedding."""
-    return ".base_layer." in name
-
-
-def _read(opened: AdapterFolder, name: str) -> Tensor:
-    with utf8_path(opened.weights) as path, safe_open(path, framework="pt") as file:
-        return cast(Tensor, file.get_tensor(name))
-
-
-@contextmanager
-def _without_patterns(opened: AdapterFolder) -> Iterator[Path]:
-    """A folder that says the same without a regular expression, which PEFT would run: the tensors name the targets."""
-    config = opened.config
-    if not isinstance(config.target_modules, str) and not isinstance(config.exclude_modules, str):
-        with utf8_path(opened.path) as path:
-            yield Path(path)
-        return
-    targets = sorted({module_of(name)[0] for name in opened.tensors if ".lora_" in name})
-    plain = msgspec.structs.replace(
-        config, target_modules=targets, exclude_modules=None, layers_to_transform=None, layers_pattern=None
-    )
-    with TemporaryDirectory(prefix="lorica-") as place:
-        write_variant(Path(place) / "adapter", plain, opened.weights)
-        yield Path(place) / "adapter"
-
-
-def _plain(name: str, inner: str) -> str:
-    """The name of a parameter inside PEFT, and of the same tensor in a file."""
-    short = name.replace(".modules_to_save", "").replace(f".{inner}", "")
-    # Magnitudes are parameters of a small module in memory, and bare tensors in the file.
-    return short.removesuffix(".weight") if "lora_magnitude_vector" in short else short
-
-
-def _check_fit(model: Any, opened: AdapterFolder) -> None:
-    """Compare names and shapes before PEFT changes the model, which it cannot undo."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    modules = dict(base.named_modules())
-    for name, info in opened.tensors.items():
-        path, part = module_of(name)
-        if path not in modules:
-            raise _unfit(opened, f"it adapts {path}, which the base model does not have")
-        module = modules[path]
-        if part not in ("lora_A", "lora_B"):
-            whole = getattr(module, name.rsplit(".", 1)[1], None) if part == "saved" else None
-            if part == "saved" and tuple(getattr(whole, "shape", ())) != info.shape:
-                raise _unfit(opened, f"it replaces {path} by one of another shape, {list(info.shape)}")
-            if _of_base(name) and not torch.equal(_read(opened, name).to(whole), cast(Tensor, whole)):
-                raise _unfit(opened, f"it brings its own {path}, which would replace the base model's")
-            continue
-        if not (hasattr(module, "in_features") and hasattr(module, "out_features")):
-            raise _unfit(opened, f"it adapts {path}, which is no linear layer of the base model")
-        wide_in, wide_out = module.in_features, module.out_features
-        found, expected = (info.shape[1], wide_in) if part == "lora_A" else (info.shape[0], wide_out)
-        if found != expected:
-            raise _unfit(opened, f"{path}.{part} is made for width {found}, the base model has {expected}")
-
-
-def _unfit(opened: AdapterFolder, reason: str) -> AdapterError:
-    return AdapterError(
-        f"{opened.path}: does not fit the base model: {reason}",
-        fix="use the base model the adapter was trained on",
-    )
 
 
 def load_transformers(folder: Path, settings: EngineSettings) -> TransformersEngine:

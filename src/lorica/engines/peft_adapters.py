@@ -1,0 +1,117 @@
+"""An adapter folder into a transformers model through PEFT: all of it, or an error before PEFT changes the model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import msgspec
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from lorica.adapters.folder import AdapterFolder, module_of
+from lorica.adapters.variants import write_variant
+from lorica.engines.offline import import_bitsandbytes_offline, offline
+from lorica.errors import AdapterError, MissingExtraError
+from lorica.names import utf8_path
+
+
+def attach_adapter(model: Any, opened: AdapterFolder, inner: str) -> tuple[Any, list[str]]:
+    """The model with the adapter under the name `inner`, and the tensors that the file or the model alone has.
+
+    Raises AdapterError for an adapter that does not fit the model, MissingExtraError without PEFT.
+    """
+    import_bitsandbytes_offline()
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        needed_for = "an adapter with engine=transformers"
+        raise MissingExtraError("peft", extra="peft", needed_for=needed_for) from error
+    _check_fit(model, opened)
+    try:
+        with offline(), warnings.catch_warnings(), _without_patterns(opened) as folder:
+            # PEFT reads this attribute, which transformers 5 deprecates; nothing a user could act on.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            warnings.filterwarnings("ignore", ".*merging LoRA weights won't be possible")  # nothing is merged
+            warnings.filterwarnings("ignore", "Found missing adapter keys|Model has `tie_word")  # judged below
+            if isinstance(model, PeftModel):
+                model.load_adapter(folder, adapter_name=inner)
+            else:
+                model = PeftModel.from_pretrained(model, folder, adapter_name=inner)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise unfit(opened, f"PEFT refuses it: {error}") from error
+    # PEFT passes over what does not match with a warning at most.
+    applied = {_plain(name, inner) for name, _ in model.named_parameters() if f".{inner}" in name}
+    difference = sorted(applied ^ {_plain(name, inner) for name in opened.tensors if not _of_base(name)})
+    return model.eval(), difference
+
+
+def _of_base(name: str) -> bool:
+    """Whether a tensor is one of the base model's own, which PEFT saves beside an adapted embedding."""
+    return ".base_layer." in name
+
+
+def _read(opened: AdapterFolder, name: str) -> Tensor:
+    with utf8_path(opened.weights) as path, safe_open(path, framework="pt") as file:
+        return cast(Tensor, file.get_tensor(name))
+
+
+@contextmanager
+def _without_patterns(opened: AdapterFolder) -> Iterator[Path]:
+    """A folder that says the same without a regular expression, which PEFT would run: the tensors name the targets."""
+    config = opened.config
+    if not isinstance(config.target_modules, str) and not isinstance(config.exclude_modules, str):
+        with utf8_path(opened.path) as path:
+            yield Path(path)
+        return
+    targets = sorted({module_of(name)[0] for name in opened.tensors if ".lora_" in name})
+    plain = msgspec.structs.replace(
+        config, target_modules=targets, exclude_modules=None, layers_to_transform=None, layers_pattern=None
+    )
+    with TemporaryDirectory(prefix="lorica-") as place:
+        write_variant(Path(place) / "adapter", plain, opened.weights)
+        yield Path(place) / "adapter"
+
+
+def _plain(name: str, inner: str) -> str:
+    """The name of a parameter inside PEFT, and of the same tensor in a file."""
+    short = name.replace(".modules_to_save", "").replace(f".{inner}", "")
+    # Magnitudes are parameters of a small module in memory, and bare tensors in the file.
+    return short.removesuffix(".weight") if "lora_magnitude_vector" in short else short
+
+
+def _check_fit(model: Any, opened: AdapterFolder) -> None:
+    """Compare names and shapes before PEFT changes the model, which it cannot undo."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    modules = dict(base.named_modules())
+    for name, info in opened.tensors.items():
+        path, part = module_of(name)
+        if path not in modules:
+            raise unfit(opened, f"it adapts {path}, which the base model does not have")
+        module = modules[path]
+        if part not in ("lora_A", "lora_B"):
+            whole = getattr(module, name.rsplit(".", 1)[1], None) if part == "saved" else None
+            if part == "saved" and tuple(getattr(whole, "shape", ())) != info.shape:
+                raise unfit(opened, f"it replaces {path} by one of another shape, {list(info.shape)}")
+            if _of_base(name) and not torch.equal(_read(opened, name).to(whole), cast(Tensor, whole)):
+                raise unfit(opened, f"it brings its own {path}, which would replace the base model's")
+            continue
+        if not (hasattr(module, "in_features") and hasattr(module, "out_features")):
+            raise unfit(opened, f"it adapts {path}, which is no linear layer of the base model")
+        wide_in, wide_out = module.in_features, module.out_features
+        found, expected = (info.shape[1], wide_in) if part == "lora_A" else (info.shape[0], wide_out)
+        if found != expected:
+            raise unfit(opened, f"{path}.{part} is made for width {found}, the base model has {expected}")
+
+
+def unfit(opened: AdapterFolder, reason: str) -> AdapterError:
+    """The error for an adapter that was made for another base model."""
+    return AdapterError(
+        f"{opened.path}: does not fit the base model: {reason}",
+        fix="use the base model the adapter was trained on",
+    )
