@@ -24,7 +24,7 @@ RANKS = {
     "thoughts": 0,  # tasks read texts without them, prompts close what a template opens
     "failures": 1,
     "streams": 1,
-    "config": 1,
+    "config": 2,  # a task answers for its methods and styles
     "data": 1,
     "tasks": 1,
     "adapters": 1,
@@ -187,3 +187,21 @@ def test_the_public_surface_is_explicit() -> None:
         assert getattr(lorica, name) is not None
     with pytest.raises(AttributeError, match="load_pipelin"):
         _ = lorica.load_pipelin
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if _package(path) != "tasks"], ids=_id)
+def test_only_a_task_knows_what_is_special_about_it(path: Path) -> None:
+    """No comparison with a task's name and no table by it outside `tasks/`: `Task` answers for itself."""
+    from lorica.tasks import TASKS
+
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Compare):
+            operands = [node.left, *node.comparators]
+        elif isinstance(node, ast.Dict):
+            operands = [key for key in node.keys if key is not None]
+        elif isinstance(node, ast.MatchValue):
+            operands = [node.value]
+        else:
+            continue
+        texts = {leaf.value for operand in operands for leaf in ast.walk(operand) if isinstance(leaf, ast.Constant)}
+        assert not texts & set(TASKS), f"line {node.lineno} depends on a task's name; let the task say it"

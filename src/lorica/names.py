@@ -51,6 +51,12 @@ def closest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:
     return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)), "")
 
 
+def did_you_mean(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """The closest of `names` as a question, "" where none is like it. cutoff: difflib's ratio, 0 to 1."""
+    close = closest(name, names, cutoff=cutoff)
+    return f"did you mean {close}?" if close else ""
+
+
 def listed(texts: Iterable[str], most: int) -> str:
     """ "a, b, c and 4 more": the first `most` of some texts, and how many more there are."""
     texts = list(texts)

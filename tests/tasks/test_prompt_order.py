@@ -11,7 +11,7 @@ from bench.prompt_order import OrderedRules
 from lorica.records import Row
 from lorica.tasks.base import TaskSettings
 from lorica.tasks.mcq import McqCase, McqTask
-from lorica.tasks.rules import METHODS, STYLES, RulesCase, RulesTask
+from lorica.tasks.rules import RulesCase, RulesTask
 
 CASE = RulesCase(
     "Cheap watches!", "No advertising.", "r/watches", ("Buy now!", "A sale."), ("Which one?", "Mine runs.")
@@ -29,8 +29,8 @@ def text_of(task: RulesTask, row: Row) -> str:
     return "\n".join(message.content for message in task.render(row))
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("method", RulesTask.methods)
+@pytest.mark.parametrize("style", RulesTask.styles)
 def test_all_that_two_posts_on_one_rule_share_stands_before_what_differs(style: str, method: str) -> None:
     task = RulesTask(TaskSettings(style=style, method=method))
     one, other = text_of(task, ROW), text_of(task, OTHER)

@@ -269,13 +269,13 @@ def test_swapped_examples_are_followed_or_not(tmp_path: Path) -> None:
 
 def test_shuffled_texts_are_all_from_other_rows_and_swaps_exchange() -> None:
     given = rows(20)
-    shuffled = with_shuffled_texts(given, seed=1)
+    shuffled = with_shuffled_texts(load_task("rules"), given, seed=1)
     bodies = [row.case.body for row in given if isinstance(row.case, RulesCase)]
     moved = [row.case.body for row in shuffled if isinstance(row.case, RulesCase)]
     assert sorted(moved) == sorted(bodies)
     assert all(a != b for a, b in zip(bodies, moved, strict=True))
     assert [(row.id, row.gold) for row in shuffled] == [(row.id, row.gold) for row in given]
-    case = with_swapped_examples(given)[0].case
+    case = with_swapped_examples(load_task("rules"), given)[0].case
     assert isinstance(case, RulesCase)
     assert case.breaking == ("good one", "good two")
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lorica.config.fields import did_you_mean, find
+from lorica.config.fields import find
 from lorica.config.presets import preset_names
 from lorica.config.settings import Rank, Setting, Source
 from lorica.config.values import parse
 from lorica.errors import ConfigError
+from lorica.names import did_you_mean
 
 
 class Variable(NamedTuple):

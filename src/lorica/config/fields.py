@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -26,7 +26,7 @@ class Leaf:
     key: str
     kind: Literal["text", "int", "float", "bool", "list", "table"]
     default: Any
-    words: tuple[str, ...] = ()
+    words: Collection[str] = ()
     limits: Meta | None = None
     item: Literal["text", "int"] = "text"
     path: bool = False
@@ -123,7 +123,8 @@ def _leaf(key: str, hint: Any, default: Any) -> Leaf:
     scalars: dict[type, Literal["text", "int", "float", "bool"]] = {
         str: "text", int: "int", float: "float", bool: "bool",
     }  # fmt: skip
-    return Leaf(key, scalars[hint], default, limits=limits, path=_is_path(limits))
+    words = (limits.extra or {}).get("words", ()) if limits else ()
+    return Leaf(key, scalars[hint], default, words=words, limits=limits, path=_is_path(limits))
 
 
 def _is_path(limits: Meta | None) -> bool:
@@ -182,9 +183,3 @@ def _closest_entries(key: str) -> list[str]:
         if close and close.count(".") == count - 1:
             return [".".join([close, *parts[count:]])]
     return []
-
-
-def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """The closest known name as a question, or "". cutoff: difflib's."""
-    close = closest(name, known, cutoff=cutoff)
-    return f"did you mean {close}?" if close else ""

@@ -6,11 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lorica.config.fields import did_you_mean
 from lorica.config.paths import local_path
 from lorica.config.presets import GROUPS, check_preset
 from lorica.config.settings import Rank, Source, flatten
 from lorica.errors import ConfigError
+from lorica.names import did_you_mean
 
 
 def read_config_file(path: str) -> Source:

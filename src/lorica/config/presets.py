@@ -11,8 +11,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from lorica.config.fields import did_you_mean
 from lorica.errors import ConfigError
+from lorica.names import did_you_mean
 
 FOLDER = Path(__file__).parent / "presets"
 GROUPS = ("task", "model", "lora", "training", "inference", "engine")

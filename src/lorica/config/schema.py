@@ -1,5 +1,4 @@
-"""Every configuration key: its type, range, default, unit and meaning. The one place where defaults are
-written.
+"""Every configuration key: its type, range, default, unit and meaning. The one place where defaults are written.
 
 A field's docstring stands beneath it and is what `lorica config` and docs/configuration.md print; a docstring
 of a field that measures something ends with "Unit: ...". Nothing is imported here that costs time."""
@@ -11,6 +10,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from lorica.tasks import TASKS
+
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Seed = Annotated[int, Meta(ge=0, lt=2**32)]
@@ -18,7 +19,7 @@ Share = Annotated[float, Meta(ge=0, lt=1)]  # a part of a whole, never all of it
 Probability = Annotated[float, Meta(ge=0, le=1)]
 LocalPath = Annotated[str, Meta(extra={"path": True})]  # `~` in it is expanded, by `config.paths`
 
-TaskName = Literal["rules", "mcq", "saq", "qa"]
+TaskName = Annotated[str, Meta(extra={"words": TASKS})]  # read when a value is checked
 Method = Literal["choice", "likelihood", "generate"]
 Style = Literal["plain", "structured", "contrastive", ""]
 AnswerNumbers = Literal["auto", "from_0", "from_1", "text"]

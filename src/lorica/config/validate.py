@@ -9,14 +9,7 @@ from typing import Any
 from lorica.config.schema import Config
 from lorica.errors import ConfigError
 from lorica.names import spellings
-
-METHODS = {
-    "rules": ("choice", "generate"),
-    "mcq": ("choice", "likelihood"),
-    "saq": ("generate",),
-    "qa": ("generate",),
-}
-STYLES = ("plain", "structured", "contrastive")
+from lorica.tasks import TASKS, load_task
 
 
 @dataclass(frozen=True)
@@ -47,17 +40,21 @@ def check(config: Config, origins: Mapping[str, str]) -> None:
 
 def _check_task(config: Config, facts: _Facts) -> None:
     task = config.task
-    methods = METHODS[task.name]
-    if task.method not in methods:
+    asked = load_task(task.name)
+    if task.method not in asked.methods:
         raise ConfigError(
-            f"{facts['task.method']} is not a method of {facts['task.name']}; it has {', '.join(methods)}",
+            f"{facts['task.method']} is not a method of {facts['task.name']}; it has {', '.join(asked.methods)}",
             fix=f"task={task.name} chooses the method that fits",
         )
-    if task.name == "rules" and not task.style:
-        raise ConfigError(f"task.style is empty; rules needs one of {', '.join(STYLES)}", fix="task.style=plain")
-    if task.name != "rules" and task.style:
+    styles = ", ".join(filter(None, asked.styles))
+    if not task.style and styles:
         raise ConfigError(
-            f"{facts['task.style']} is a style of rules; {facts['task.name']} has none",
+            f"task.style is empty; {task.name} needs one of {styles}", fix=f"task.style={asked.styles[0]}"
+        )
+    if task.style not in asked.styles:
+        owners = [name for name in TASKS if task.style in load_task(name).styles]
+        raise ConfigError(
+            f"{facts['task.style']} is a style of {' and '.join(owners)}; {facts['task.name']} has {styles or 'none'}",
             fix=f"leave task.style out, and choose the task with task={task.name}",
         )
     both = {label.casefold() for label in task.positive_labels} & {label.casefold() for label in task.negative_labels}

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import Any
 
-from lorica.config.fields import Leaf, did_you_mean, leaves, own_keys, within
+from lorica.config.fields import Leaf, leaves, own_keys, within
 from lorica.errors import ConfigError
+from lorica.names import did_you_mean
 
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
 _ESCAPABLE = ",:[]{}'\""
@@ -177,7 +178,7 @@ def _refuse_misspelt(leaf: Leaf, entry: str, value: Any, place: str) -> None:
             )
 
 
-def _hint(text: str, words: Sequence[str]) -> str:
+def _hint(text: str, words: Collection[str]) -> str:
     """Which word is meant by one in capitals, cut short or misspelt, as a question, or ""."""
     low = text.lower()
     begun = [word for word in words if low and word.startswith(low)]

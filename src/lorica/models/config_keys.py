@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from lorica.config.fields import did_you_mean
 from lorica.models.config_values import OTHER_ENGINE, Raw, UnsupportedError
 from lorica.models.rope_config import rope_notes
+from lorica.names import did_you_mean
 
 READ = frozenset(
     {

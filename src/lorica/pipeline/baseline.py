@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from lorica.records import Answer, Row
 from lorica.tasks.base import Task
-from lorica.tasks.mcq import McqCase
-from lorica.tasks.rules import RulesCase
 from lorica.training import tfidf
 
 NAME = "tfidf"
@@ -16,66 +14,31 @@ NAME = "tfidf"
 def baseline_answers(task: Task, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Answer]:
     """Answers by row id of a baseline that is trained on `train` alone.
 
-    `rules`: logistic regression on word and character n-grams of rule and post. `mcq`: the same on question and option.
-    `saq`, `qa`: the answer of the most similar training question. Raises MissingExtraError without scikit-learn.
+    Tasks answered by a score: logistic regression on word and character n-grams. By an option: the same on text and
+    option. In words: the answer of the most similar training row. Raises MissingExtraError without scikit-learn.
     """
-    if task.name == "rules":
-        return _rules(task, train, rows)
-    if task.name == "mcq":
-        return _choices(train, rows)
-    found = tfidf.nearest_answers(
-        [task.text(row) for row in train], [_accepted(row) for row in train], [task.text(row) for row in rows]
-    )
-    return {
-        row.id: Answer(id=row.id, answer=answer, adapter=NAME, stage="text")
-        for row, (answer, _) in zip(rows, found, strict=True)
-    }
+    train_texts, texts = ([task.baseline_text(row) for row in part] for part in (train, rows))
+    if task.answer_type == "score":
+        scores = tfidf.fit_score(train_texts, [_label(row) for row in train], texts)
+        return {row.id: _scored(task, row, float(score)) for row, score in zip(rows, scores, strict=True)}
+    if task.answer_type == "option":
+        train_options, options = ([task.options(row) for row in part] for part in (train, rows))
+        chosen = tfidf.fit_choose(train_texts, train_options, [_label(row) for row in train], texts, options)
+        answers = [task.answer_names(row)[int(score.argmax())] for row, score in zip(rows, chosen, strict=True)]
+        return {row.id: _answer(row, answer, "choice") for row, answer in zip(rows, answers, strict=True)}
+    nearest = tfidf.nearest_answers(train_texts, [task.target(row) for row in train], texts)
+    return {row.id: _answer(row, answer, "text") for row, (answer, _) in zip(rows, nearest, strict=True)}
 
 
-def _rules(task: Task, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Answer]:
-    posts = [_post(task, row) for row in train]
-    scores = tfidf.fit_score(posts, [_label(row) for row in train], [_post(task, row) for row in rows])
-    return {
-        row.id: Answer(
-            id=row.id,
-            answer="Yes" if score >= 0.5 else "No",
-            score=float(score),
-            adapter=NAME,
-            stage="choice",
-        )
-        for row, score in zip(rows, scores, strict=True)
-    }
+def _scored(task: Task, row: Row, score: float) -> Answer:
+    answer = task.answer_names(row)[0 if score >= 0.5 else 1]
+    return Answer(id=row.id, answer=answer, score=score, adapter=NAME, stage="choice")
 
 
-def _choices(train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Answer]:
-    known, asked = [_case(row) for row in train], [_case(row) for row in rows]
-    scores = tfidf.fit_choose(
-        [case.question for case in known],
-        [case.options for case in known],
-        [_label(row) for row in train],
-        [case.question for case in asked],
-        [case.options for case in asked],
-    )
-    return {
-        row.id: Answer(id=row.id, answer=_case(row).names[int(score.argmax())], adapter=NAME, stage="choice")
-        for row, score in zip(rows, scores, strict=True)
-    }
-
-
-def _post(task: Task, row: Row) -> str:
-    return f"{row.case.rule}\n{row.case.body}" if isinstance(row.case, RulesCase) else task.text(row)
-
-
-def _case(row: Row) -> McqCase:
-    assert isinstance(row.case, McqCase)
-    return row.case
+def _answer(row: Row, answer: str, stage: str) -> Answer:
+    return Answer(id=row.id, answer=answer, adapter=NAME, stage=stage)
 
 
 def _label(row: Row) -> int:
     assert isinstance(row.gold, int)
     return row.gold
-
-
-def _accepted(row: Row) -> str:
-    assert isinstance(row.gold, tuple)
-    return row.gold[0]

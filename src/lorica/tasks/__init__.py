@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from lorica.errors import ConfigError
 from lorica.names import closest
-
-if TYPE_CHECKING:
-    from lorica.tasks.base import Task, TaskSettings
+from lorica.tasks.base import Task, TaskSettings
 
 TASKS = {
     "rules": "lorica.tasks.rules:RulesTask",
@@ -19,7 +17,11 @@ TASKS = {
 }
 
 
-def load_task(name: str, settings: TaskSettings) -> Task:
+# What an adapter is asked of which nobody knows the task.
+DEFAULT_TASK = "rules"
+
+
+def load_task(name: str, settings: TaskSettings = TaskSettings()) -> Task:  # noqa: B008 (immutable)
     """The task called `name`. Raises ConfigError for an unknown name, method or style, or clashing labels."""
     if name not in TASKS:
         close = closest(name, TASKS)
@@ -28,3 +30,13 @@ def load_task(name: str, settings: TaskSettings) -> Task:
     module, attribute = TASKS[name].split(":")
     task: Task = getattr(importlib.import_module(module), attribute)(settings)
     return task
+
+
+def tasks_with_other_probes(task: Task) -> Iterator[Task]:
+    """A task, in its default settings, for each set of shipped prompts but this task's own."""
+    names = {task.probes.name}
+    for name in TASKS:
+        candidate = load_task(name)
+        if candidate.probes.name not in names:
+            names.add(candidate.probes.name)
+            yield candidate

@@ -48,14 +48,66 @@ class TaskSettings(msgspec.Struct, frozen=True):
     answer_numbers: Literal["auto", "from_0", "from_1", "text"] = "auto"
 
 
+AnswerType = Literal["score", "option", "text"]
+"""What answers a row: the probability of label 1 (`score`), one of its choices (`option`), written words (`text`)."""
+
+
+class Canary(msgspec.Struct, frozen=True):
+    """A neutral record for a passport's canaries. candidates: the texts that are scored where the task generates its
+    answer. group: what it has in common with other canaries, so that a selection can be diverse."""
+
+    record: dict[str, Any]
+    candidates: tuple[str, ...] = ()
+    group: str = ""
+
+
+class ProbeSet(msgspec.Struct, frozen=True):
+    """The shipped prompts of a task. name: tasks that share a set share its name. records: with gold, for the behaviour
+    checks, as a file of the task would hold them. canaries: for passports."""
+
+    name: str
+    records: Callable[[], list[dict[str, Any]]]
+    canaries: Callable[[], list[Canary]]
+
+
 class Task(Protocol):
-    """One task: how its rows are asked, and how the answers are read."""
+    """One task: how its rows are asked, how the answers are read, and what the checks of an adapter ask of it.
+
+    Nothing outside this package depends on a task's name; a new task implements this protocol.
+    """
 
     @property
     def name(self) -> str: ...
 
     @property
     def settings(self) -> TaskSettings: ...
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The values of `task.method`, the default first."""
+        ...
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """The values of `task.style`, the default first; ("",) for a task without styles."""
+        ...
+
+    @property
+    def answer_type(self) -> AnswerType: ...
+
+    @property
+    def probes(self) -> ProbeSet: ...
+
+    @property
+    def example_styles(self) -> tuple[str, ...]:
+        """The styles whose prompts show the labelled examples that a row brings; () for a task without such."""
+        ...
+
+    @property
+    def generated_choices(self) -> tuple[str, ...]:
+        """The texts that are scored in place of `choices` where the answer is generated, the one for label 1 first; ()
+        where any text may be right."""
+        ...
 
     @property
     def shapes(self) -> tuple[RowShape, ...]:
@@ -73,6 +125,18 @@ class Task(Protocol):
 
     def choices(self, row: Row) -> tuple[str, ...] | None:
         """The texts whose log-probabilities answer the row; None asks for generated text."""
+        ...
+
+    def answer_names(self, row: Row) -> tuple[str, ...]:
+        """What an answer calls each choice; () where answers are written."""
+        ...
+
+    def options(self, row: Row) -> tuple[str, ...]:
+        """The texts of the choices, whatever the method; () where answers are written."""
+        ...
+
+    def gold_choice(self, row: Row) -> int | None:
+        """The index of the right choice; None for a row without gold, and where answers are written."""
         ...
 
     def target(self, row: Row) -> str:
@@ -98,7 +162,19 @@ class Task(Protocol):
         ...
 
     def text(self, row: Row) -> str:
-        """The row's own text, for near-duplicate search and word-count baselines."""
+        """The row's own text, for near-duplicate search."""
+        ...
+
+    def baseline_text(self, row: Row) -> str:
+        """What a word-count baseline learns from, besides the options."""
+        ...
+
+    def with_text_of(self, row: Row, donor: Row) -> Row:
+        """The row with the text of `donor`; gold, and what is no text of the row's own (options, rule), stay."""
+        ...
+
+    def with_swapped_examples(self, row: Row) -> Row | None:
+        """The row with its positive and negative examples exchanged; None where it has none of either."""
         ...
 
 

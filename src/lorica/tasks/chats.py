@@ -60,6 +60,12 @@ def chat_messages(case: ChatCase) -> tuple[Message, ...]:
     return tuple(messages)
 
 
+def with_chat_of(row: Row, donor: Row) -> Row:
+    """The row with the turns of another chat; as it is where one of the two is no chat."""
+    is_chat = isinstance(row.case, ChatCase) and isinstance(donor.case, ChatCase)
+    return msgspec.structs.replace(row, case=donor.case) if is_chat else row
+
+
 def chat_shapes(gold: Gold) -> tuple[RowShape, ...]:
     """The tables of chats, whose turns say who speaks."""
     return (

@@ -7,12 +7,15 @@ are a list. How an answer in a file is read: `options.read_option`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import msgspec
 
 from lorica.errors import CellError
 from lorica.records import Message, Row, RowShape
 from lorica.tasks.base import (
+    AnswerType,
+    ProbeSet,
     Reading,
     TaskSettings,
     check_lengths,
@@ -26,22 +29,27 @@ from lorica.tasks.mcq_rows import McqCase as McqCase
 from lorica.tasks.mcq_rows import listed_as, mcq_shapes
 from lorica.tasks.option_cells import label_numbering
 from lorica.tasks.options import NamedAnswer, Numbering, find_numbering, read_option
-
-METHODS = ("choice", "likelihood")
+from lorica.tasks.probe_texts import labelled_records, question_canaries
 
 
 class McqTask:
     """The task `mcq`. Gold is the index of the right option."""
 
     name = "mcq"
+    methods = ("choice", "likelihood")
+    styles = ("",)
+    example_styles = ()
+    answer_type: AnswerType = "option"
+    generated_choices = ()
     metric_names = ("accuracy",)
+    probes = ProbeSet("mcq", partial(labelled_records, "mcq"), partial(question_canaries, with_options=True))
 
     def __init__(self, settings: TaskSettings) -> None:
         """Raises ConfigError for an unknown method or style."""
         self.settings = msgspec.structs.replace(
             settings,
-            method=pick("method", settings.method, METHODS, task=self.name),
-            style=pick("style", settings.style, ("",), task=self.name),
+            method=pick("method", settings.method, self.methods, task=self.name),
+            style=pick("style", settings.style, self.styles, task=self.name),
         )
         self.shapes: tuple[RowShape, ...] = mcq_shapes(self._numbering)
 
@@ -69,6 +77,18 @@ class McqTask:
         """The letters, or for method=likelihood the options' texts."""
         case = _case(row)
         return case.letters if self.settings.method == "choice" else case.options
+
+    def answer_names(self, row: Row) -> tuple[str, ...]:
+        """The file's own keys of the options, or letters."""
+        return _case(row).names
+
+    def options(self, row: Row) -> tuple[str, ...]:
+        """The options' texts."""
+        return _case(row).options
+
+    def gold_choice(self, row: Row) -> int | None:
+        """Gold is the index of the right option."""
+        return row.gold if isinstance(row.gold, int) else None
 
     def target(self, row: Row) -> str:
         """The right letter (method=likelihood: the right text). Raises ValueError for an unlabelled row."""
@@ -124,6 +144,20 @@ class McqTask:
         """The question and its options."""
         case = _case(row)
         return case.question if case.listed else "\n".join((case.question, *case.options))
+
+    def baseline_text(self, row: Row) -> str:
+        """The question."""
+        return _case(row).question
+
+    def with_text_of(self, row: Row, donor: Row) -> Row:
+        """Another question and passage above the row's own options."""
+        text = _case(donor)
+        case = msgspec.structs.replace(_case(row), question=text.question, passage=text.passage, listed=False)
+        return msgspec.structs.replace(row, case=case)
+
+    def with_swapped_examples(self, row: Row) -> Row | None:
+        """None: the rows have no examples."""
+        return None
 
 
 def _end_of_question(case: McqCase) -> int:

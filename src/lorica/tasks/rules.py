@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -17,6 +18,8 @@ from lorica.records import Message, Row, RowShape
 from lorica.tasks.base import (
     DEFAULT_NEGATIVE,
     DEFAULT_POSITIVE,
+    AnswerType,
+    ProbeSet,
     Reading,
     TaskSettings,
     check_lengths,
@@ -28,12 +31,11 @@ from lorica.tasks.base import (
     softmax,
     text_value,
 )
-from lorica.tasks.chats import ChatCase, chat_messages, chat_shapes
+from lorica.tasks.chats import ChatCase, chat_messages, chat_shapes, with_chat_of
 from lorica.tasks.drafts import Draft
 from lorica.tasks.numbers import read_probability
+from lorica.tasks.probe_texts import labelled_records, rule_canaries
 
-METHODS = ("choice", "generate")
-STYLES = ("plain", "structured", "contrastive")
 CHOICES: tuple[str, str] = ("Yes", "No")
 _EXAMPLES = ("positive_example_1", "positive_example_2", "negative_example_1", "negative_example_2")
 _EXAMPLES_UNUSED = (
@@ -81,14 +83,20 @@ class RulesTask:
     """The task `rules`. Gold is 1 for a violation, 0 for none."""
 
     name = "rules"
+    methods = ("choice", "generate")
+    styles = ("plain", "structured", "contrastive")
+    example_styles = ("structured", "contrastive")
+    answer_type: AnswerType = "score"
+    generated_choices = ("1.0", "0.0")
     metric_names = ("roc_auc", "accuracy", "f1")
+    probes = ProbeSet("rules", partial(labelled_records, "rules"), rule_canaries)
 
     def __init__(self, settings: TaskSettings) -> None:
         """Raises ConfigError for an unknown method or style, labels that clash, or a score outside 0..1."""
         self.settings = msgspec.structs.replace(
             settings,
-            method=pick("method", settings.method, METHODS, task=self.name),
-            style=pick("style", settings.style, STYLES, task=self.name),
+            method=pick("method", settings.method, self.methods, task=self.name),
+            style=pick("style", settings.style, self.styles, task=self.name),
         )
         if not 0 <= settings.fallback_score <= 1:
             raise ConfigError(f"task.fallback_score={settings.fallback_score} is no probability", fix="use 0 to 1")
@@ -134,19 +142,31 @@ class RulesTask:
     def choices(self, row: Row) -> tuple[str, ...] | None:
         """("Yes", "No"), or for a chat the first of the positive and of the negative labels that are configured; None
         for method=generate."""
-        return self._answers(row) if self.settings.method == "choice" else None
+        return self.answer_names(row) if self.settings.method == "choice" else None
+
+    def answer_names(self, row: Row) -> tuple[str, str]:
+        """Yes and No, or the words by which a chat is answered."""
+        return self._words if isinstance(row.case, ChatCase) else CHOICES
+
+    def options(self, row: Row) -> tuple[str, ...]:
+        """As `answer_names`."""
+        return self.answer_names(row)
+
+    def gold_choice(self, row: Row) -> int | None:
+        """Label 1 is the first choice, 0 the second."""
+        return None if row.gold is None else 1 - int(row.gold == 1)
 
     def target(self, row: Row) -> str:
         """ "Yes"/"No", or "1.0"/"0.0" for method=generate; of a chat its word. Raises ValueError without a label."""
         if row.gold not in (0, 1):
             raise ValueError(f"row {row.id!r} has no label (rule_violation): nothing to train on")
         if self.settings.method == "choice" or isinstance(row.case, ChatCase):
-            return self._answers(row)[0 if row.gold else 1]
+            return self.answer_names(row)[0 if row.gold else 1]
         return "1.0" if row.gold else "0.0"
 
     def read_choices(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> Reading:
         """score = P(Yes) / (P(Yes) + P(No))."""
-        words = self._answers(row)
+        words = self.answer_names(row)
         check_lengths(words, logprobs, lengths)
         probabilities = softmax(logprobs)
         if probabilities is None:
@@ -195,8 +215,23 @@ class RulesTask:
         """The post, or all of a chat."""
         return row.case.text if isinstance(row.case, ChatCase) else _case(row).body
 
-    def _answers(self, row: Row) -> tuple[str, str]:
-        return self._words if isinstance(row.case, ChatCase) else CHOICES
+    def baseline_text(self, row: Row) -> str:
+        """Rule and post, or all of a chat."""
+        return f"{row.case.rule}\n{row.case.body}" if isinstance(row.case, RulesCase) else self.text(row)
+
+    def with_text_of(self, row: Row, donor: Row) -> Row:
+        """Another post under the row's rule and examples; another chat."""
+        if isinstance(row.case, RulesCase) and isinstance(donor.case, RulesCase):
+            return msgspec.structs.replace(row, case=msgspec.structs.replace(row.case, body=donor.case.body))
+        return with_chat_of(row, donor)
+
+    def with_swapped_examples(self, row: Row) -> Row | None:
+        """The row with its examples exchanged; None unless it has some of both kinds."""
+        case = row.case
+        if not isinstance(case, RulesCase) or not case.breaking or not case.allowed:
+            return None
+        swapped = msgspec.structs.replace(case, breaking=case.allowed, allowed=case.breaking)
+        return msgspec.structs.replace(row, case=swapped)
 
     def _chat_gold(self, answer: str) -> tuple[int | None, tuple[str, ...]]:
         """The label that a chat ends with, and a note where it is asked in other words."""

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
 from lorica.records import Message, Row, RowShape
-from lorica.tasks.base import Reading, TaskSettings, invalid, pick
-from lorica.tasks.chats import ChatCase, chat_messages
-from lorica.tasks.questions import final_answer, gold_text, question_case, read_answer
+from lorica.tasks.base import AnswerType, ProbeSet, Reading, TaskSettings, invalid, pick
+from lorica.tasks.chats import ChatCase, chat_messages, with_chat_of
+from lorica.tasks.probe_texts import labelled_records, question_canaries
+from lorica.tasks.questions import QuestionCase, final_answer, gold_text, question_case, read_answer
 
 
 class WrittenTask:
     """A task that generates. Gold is the tuple of accepted answers, the preferred one first."""
+
+    methods = ("generate",)
+    styles = ("",)
+    example_styles = ()
+    answer_type: AnswerType = "text"
+    generated_choices = ()
+    probes = ProbeSet(
+        "questions", partial(labelled_records, "questions"), partial(question_canaries, with_options=False)
+    )
 
     def __init__(
         self,
@@ -30,8 +41,8 @@ class WrittenTask:
         self.metric_names = metric_names
         self.settings = msgspec.structs.replace(
             settings,
-            method=pick("method", settings.method, ("generate",), task=name),
-            style=pick("style", settings.style, ("",), task=name),
+            method=pick("method", settings.method, self.methods, task=name),
+            style=pick("style", settings.style, self.styles, task=name),
         )
         self._prompt = prompt
 
@@ -41,6 +52,18 @@ class WrittenTask:
 
     def choices(self, row: Row) -> tuple[str, ...] | None:
         """None: the answer is generated."""
+        return None
+
+    def answer_names(self, row: Row) -> tuple[str, ...]:
+        """None: any text may be the answer."""
+        return ()
+
+    def options(self, row: Row) -> tuple[str, ...]:
+        """None: any text may be the answer."""
+        return ()
+
+    def gold_choice(self, row: Row) -> int | None:
+        """None: there are no choices."""
         return None
 
     def target(self, row: Row) -> str:
@@ -67,3 +90,19 @@ class WrittenTask:
     def text(self, row: Row) -> str:
         """The question, or all of a chat."""
         return row.case.text if isinstance(row.case, ChatCase) else question_case(row).question
+
+    def baseline_text(self, row: Row) -> str:
+        """As `text`."""
+        return self.text(row)
+
+    def with_text_of(self, row: Row, donor: Row) -> Row:
+        """Another question and passage; another chat."""
+        if isinstance(row.case, QuestionCase) and isinstance(donor.case, QuestionCase):
+            text = donor.case
+            case = msgspec.structs.replace(row.case, question=text.question, passage=text.passage)
+            return msgspec.structs.replace(row, case=case)
+        return with_chat_of(row, donor)
+
+    def with_swapped_examples(self, row: Row) -> Row | None:
+        """None: the rows have no examples."""
+        return None

@@ -8,10 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from lorica.pipeline.evaluate import Evaluation
-from lorica.records import Answer, Row
 from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Line, LineChart, Report, Section, Table
 from lorica.reports.table import plain_table
-from lorica.tasks.mcq import McqCase
 from lorica.verbs.demo_tasks import DemoTask
 from lorica.verbs.eval_report import estimate_dict, evaluation_dict, metric_title
 from lorica.verbs.experiment import ADAPTER, Outcome
@@ -149,20 +147,10 @@ def _counts(found: Evaluation) -> str:
 def _samples(outcome: Outcome) -> Table:
     shown = [(row, outcome.answers[ADAPTER][row.id]) for row in outcome.held[:8]]
     rows = tuple(
-        (row.id, outcome.texts[row.id], _gold(row, answer), answer.answer, answer.score, answer.adapter)
+        (row.id, outcome.texts[row.id], outcome.gold[row.id], answer.answer, answer.score, answer.adapter)
         for row, answer in shown
     )
     return Table(("row", "text", "gold", "answer", "score", "adapter"), rows, caption="The first held-out rows")
-
-
-def _gold(row: Row, answer: Answer) -> str:
-    """The gold answer in the words of the answer."""
-    if isinstance(row.gold, tuple):
-        return " / ".join(row.gold)
-    if answer.score is not None:
-        return "Yes" if row.gold else "No"
-    assert isinstance(row.case, McqCase)
-    return row.case.names[row.gold or 0]
 
 
 def _losses(outcome: Outcome) -> LineChart:

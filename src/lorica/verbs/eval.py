@@ -119,7 +119,7 @@ def _refuse_strangers(answers: dict[str, Answer], rows: Sequence[Row], path: Pat
 
 def _health(task: Task, rows: Sequence[Row], answers: dict[str, Answer]) -> ScoreHealth | None:
     chosen = [answers[row.id] for row in rows]
-    if task.name != "rules" or all(answer.score is None for answer in chosen):
+    if task.answer_type != "score" or all(answer.score is None for answer in chosen):
         return None
     return score_health(
         [answer.score for answer in chosen],

@@ -33,7 +33,7 @@ class Outcome:
 
     systems: name -> evaluation on the held-out rows. answers: name -> answers by row id. gain: adapter minus base on
     the main metric, on the same rows. routes: rows answered by each adapter. rows_per_second: of the adapters' run.
-    texts: what each held-out row says, for people.
+    texts, gold: what each held-out row says and its right answer, for people.
     """
 
     trained: dict[str, TrainResult]
@@ -46,6 +46,7 @@ class Outcome:
     train: Sequence[Row]
     held: Sequence[Row]
     texts: dict[str, str]
+    gold: dict[str, str]
 
 
 def run_experiment(
@@ -69,6 +70,7 @@ def run_experiment(
         train=train,
         held=held,
         texts={row.id: task.text(row) for row in held},
+        gold={row.id: _gold_text(task, row) for row in held},
     )
 
 
@@ -97,3 +99,9 @@ def _checks(
             for check in found[name]:
                 print(f"  {name}: {check.question} {check.seen}", file=sys.stderr, flush=True)
     return found
+
+
+def _gold_text(task: Task, row: Row) -> str:
+    """The gold answer in the words of an answer."""
+    choice = task.gold_choice(row)
+    return " / ".join(row.gold) if isinstance(row.gold, tuple) else task.answer_names(row)[choice or 0]

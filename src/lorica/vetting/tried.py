@@ -14,6 +14,7 @@ from lorica.adapters.passport import PASSPORT_NAME, to_passport
 from lorica.adapters.specimen import Specimen
 from lorica.errors import AdapterError, EngineError, LoricaError
 from lorica.records import Row
+from lorica.tasks import TASKS
 from lorica.tasks.base import TaskSettings
 from lorica.vetting.base.activation_subspaces import Directions
 from lorica.vetting.base.alignment import align, collect
@@ -24,7 +25,6 @@ from lorica.vetting.base.sense import check_sense, sense
 from lorica.vetting.behaviour.asking import OnDone
 from lorica.vetting.behaviour.examine import examine_behaviour
 from lorica.vetting.behaviour.measures import Behaviour
-from lorica.vetting.behaviour.probes import TASKS
 from lorica.vetting.behaviour.seen import unseen
 from lorica.vetting.behaviour.setting import Setting, Workplace
 from lorica.vetting.canaries import check_canaries

@@ -20,8 +20,6 @@ from lorica.vetting.behaviour.setting import Workplace
 Floats = NDArray[np.float64]
 OnDone = Callable[[int], None]
 
-# The texts that answer `rules` by method=generate, the breaking one first.
-_NUMBERS = ("1.0", "0.0")
 # So many wrong answers stand beside the right one of a question with a written answer.
 _OTHERS = 3
 _TINY = 1e-12
@@ -163,12 +161,8 @@ def _read(answered: Sequence[tuple[Question, Output]], failed: dict[str, str]) -
 def _choices(task: Task, rows: Sequence[Row], place: int) -> tuple[tuple[str, ...], int | None]:
     """The texts that could answer a row, and which is right."""
     row = rows[place]
-    texts = task.choices(row)
-    if task.name == "rules":
-        # Gold 1 is the first text, gold 0 the second.
-        return texts or _NUMBERS, None if row.gold is None else 1 - int(row.gold == 1)
-    if texts is not None:
-        return texts, row.gold if isinstance(row.gold, int) else None
+    if texts := task.choices(row) or task.generated_choices:
+        return texts, task.gold_choice(row)
     if not isinstance(row.gold, tuple):
         return (), None
     own = set(row.gold)
@@ -178,4 +172,4 @@ def _choices(task: Task, rows: Sequence[Row], place: int) -> tuple[tuple[str, ..
 
 
 def _per_token(task: Task) -> bool:
-    return task.settings.method == "likelihood" or task.name in ("saq", "qa")
+    return task.settings.method == "likelihood" or task.answer_type == "text"

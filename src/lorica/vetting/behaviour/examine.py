@@ -20,8 +20,8 @@ from lorica.adapters.variants import write_variant
 from lorica.engines.base import Engine
 from lorica.errors import AdapterError, MissingExtraError, ModelError
 from lorica.records import Row
-from lorica.tasks import load_task
-from lorica.tasks.base import Task, TaskSettings
+from lorica.tasks import tasks_with_other_probes
+from lorica.tasks.base import Task
 from lorica.vetting.behaviour.asking import OnDone, Replies, ask, both, make_questions
 from lorica.vetting.behaviour.divergence import measure_divergence, measure_variation
 from lorica.vetting.behaviour.examples import measure_examples
@@ -30,7 +30,7 @@ from lorica.vetting.behaviour.formats import sweep
 from lorica.vetting.behaviour.generated import measure_generated
 from lorica.vetting.behaviour.labelled import measure_elsewhere, measure_labelled
 from lorica.vetting.behaviour.measures import Behaviour
-from lorica.vetting.behaviour.probes import TASKS, chosen_rows, shipped_rows
+from lorica.vetting.behaviour.probes import chosen_rows, shipped_rows
 from lorica.vetting.behaviour.quality import labelled, quality
 from lorica.vetting.behaviour.scales import respond
 from lorica.vetting.behaviour.setting import Setting, Workplace
@@ -147,6 +147,7 @@ def _empty(setting: Setting, task: Task, work: Workplace, engine: dict[str, str]
     return Behaviour(
         engine=engine,
         task=task.name,
+        answer_type=task.answer_type,
         style=task.settings.style,
         method=task.settings.method,
         template=work.encoder().template_origin if source else "",
@@ -193,7 +194,7 @@ def _measure(subject: _Subject, task: Task, rows: Sequence[Row], source: str) ->
             respond(
                 work,
                 engine,
-                task.name,
+                task,
                 [each for each in questions if each.row.id in scaled],
                 replies.keep(scaled),
                 subject.config,
@@ -204,7 +205,7 @@ def _measure(subject: _Subject, task: Task, rows: Sequence[Row], source: str) ->
         ),
         labelled=measure_labelled(work, engine, name, task, replies, base, on_done) if source == "rows" else None,
         elsewhere=measure_elsewhere(work, engine, name, task, replies, base, on_done) if source == "rows" else None,
-        probes_quality=quality(task.name, known, 0.99) if source == "probes" and known.rows else None,
+        probes_quality=quality(task, known, 0.99) if source == "probes" and known.rows else None,
         generated=measure_generated(work, engine, name, task, few, replies),
     )
 
@@ -212,11 +213,8 @@ def _measure(subject: _Subject, task: Task, rows: Sequence[Row], source: str) ->
 def _widened(subject: _Subject, task: Task, replies: Replies, base: Replies) -> tuple[Replies, Replies]:
     """With the probes of the other tasks: what an adapter changes need not show in the one that is asked."""
     found = [(replies, base)]
-    for name in TASKS:
-        if name == task.name or (name == "saq" and task.name == "qa"):
-            continue
-        other = load_task(name, TaskSettings())
-        questions, _ = make_questions(subject.work, other, shipped_rows(name))
+    for other in tasks_with_other_probes(task):
+        questions, _ = make_questions(subject.work, other, shipped_rows(other.name))
         mine = ask(subject.work, subject.engine, questions, subject.name, subject.on_done)
         found.append(both(mine, ask(subject.work, subject.engine, questions, None)))
     return _joined([mine for mine, _ in found]), _joined([theirs for _, theirs in found])

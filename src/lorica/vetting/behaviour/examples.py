@@ -26,17 +26,15 @@ def measure_examples(
     rows: Sequence[Row],
     on_done: OnDone | None = None,
 ) -> Examples | None:
-    """None for other tasks than `rules`, and for fewer than 8 rows with examples of both kinds.
+    """None for tasks whose prompts show no examples, and for fewer than 8 rows with examples of both kinds.
 
-    A style that shows no examples is asked as `structured`.
+    A style that shows no examples is replaced by the task's first one that does.
     """
-    if task.name != "rules":
-        return None
-    swapped = with_swapped_examples(rows)
+    swapped = with_swapped_examples(task, rows)
     if len(swapped) < _FEWEST:
         return None
     wanted = {row.id for row in swapped}
-    style = task.settings.style if task.settings.style != "plain" else "structured"
+    style = task.settings.style if task.settings.style in task.example_styles else task.example_styles[0]
     asked = other_settings(task, style=style)
     as_they_are, _ = make_questions(work, asked, [row for row in rows if row.id in wanted])
     exchanged, _ = make_questions(work, asked, swapped)

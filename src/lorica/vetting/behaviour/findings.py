@@ -108,7 +108,7 @@ def _dependence(found: Behaviour) -> Iterator[Finding]:
     facts: dict[str, Any] = {name: getattr(seen, name) for name in seen.__struct_fields__}
     words_still = seen.words < _STILL_WORDS and seen.base_words > _TIMES_STILLER * _STILL_WORDS
     # The choices of a question with a written answer are its own, so they cannot stay the same.
-    ranked = found.task in ("rules", "mcq")
+    ranked = found.answer_type != "text"
     still = ranked and seen.odds is not None and seen.base_odds is not None
     still = still and seen.odds < _STILL_ODDS and seen.base_odds > _TIMES_STILLER * seen.odds  # type: ignore[operator]
     if words_still or (still and not found.foreign):
@@ -143,7 +143,7 @@ def _is_surer_and_wrong(found: Behaviour) -> bool:
 def _examples(found: Behaviour) -> Iterator[Finding]:
     seen = found.examples
     # What the configured prompt does not show, the adapter need not follow.
-    if seen is None or found.style == "plain":
+    if seen is None or found.style != seen.style:
         return
     facts = {"moved": seen.moved, "base_moved": seen.base_moved, "n": seen.n}
     if seen.following is not None:
@@ -301,7 +301,7 @@ def _right(found: Behaviour) -> Iterator[Finding]:
     if seen is None:
         probes = found.probes_quality
         # Foreign prompts: an adapter for one thing may well be wrong about another.
-        if probes is not None and found.task == "rules" and probes.high is not None and probes.high < 0.5:
+        if probes is not None and found.answer_type == "score" and probes.high is not None and probes.high < 0.5:
             text = f"ROC-AUC {probes} on {probes.n} shipped prompts"
             yield finding("L422", text, severity=_known(found), facts={"quality": probes.value})
         return

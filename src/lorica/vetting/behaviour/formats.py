@@ -11,7 +11,6 @@ from lorica.errors import ModelError, PromptError
 from lorica.models.families import read_json_object
 from lorica.records import Message
 from lorica.tasks.base import Task
-from lorica.tasks.rules import STYLES
 from lorica.vetting.behaviour.asking import Floats, OnDone, Replies, ask, both, make_questions, other_settings
 from lorica.vetting.behaviour.divergence import kl, mean_or_none, saturated_share, with_rest
 from lorica.vetting.behaviour.measures import FormatResult
@@ -26,7 +25,6 @@ from lorica.vetting.behaviour.setting import TEMPLATES, Workplace
 
 # So much more ROC-AUC or accuracy is worth a word.
 CLEARLY = 0.03
-_METHODS = {"rules": ("choice", "generate"), "mcq": ("choice", "likelihood")}
 
 
 @dataclass(frozen=True)
@@ -42,15 +40,14 @@ def formats_of(work: Workplace, task: Task) -> list[Format]:
     """The configured format first, then each that differs in style or template, then the other methods."""
     settings = task.settings
     own = Format(settings.style, settings.method)
-    styles = STYLES if task.name == "rules" else ("",)
     templates = [""]
     # The folder's own template may be the plain one.
     templates += [other for other in ("auto", "plain") if _is_another(work, other)]
     templates += other_templates(work)
     found = [own]
-    found += [Format(style, own.method) for style in styles]
+    found += [Format(style, own.method) for style in task.styles]
     found += [Format(own.style, own.method, template) for template in templates]
-    found += [Format(own.style, method) for method in _METHODS.get(task.name, ())]
+    found += [Format(own.style, method) for method in task.methods]
     return list(dict.fromkeys(found))
 
 
@@ -93,7 +90,7 @@ def sweep(
     """
     configured, *others = formats_of(work, task)
     mine, theirs = own.keep(few), base.keep(few)
-    found = {configured: _result(task.name, configured, mine, theirs, mine, theirs, configured=True)}
+    found = {configured: _result(task, configured, mine, theirs, mine, theirs, configured=True)}
 
     def visit(each: Format, wanted: set[str]) -> None:
         rows = [row for row in own.rows if row.id in wanted]
@@ -102,7 +99,7 @@ def sweep(
         replies, alone = both(ask(work, engine, questions, adapter, on_done), ask(work, engine, questions, None))
         if replies.rows:
             before = own.keep(wanted), base.keep(wanted)
-            found[each] = _result(task.name, each, replies, alone, *before, configured=False)
+            found[each] = _result(task, each, replies, alone, *before, configured=False)
 
     for each in others:
         visit(each, few)
@@ -125,7 +122,7 @@ def _promise(each: FormatResult) -> tuple[float, float]:
 
 
 def _result(
-    task: str, asked: Format, replies: Replies, base: Replies, own: Replies, own_base: Replies, *, configured: bool
+    task: Task, asked: Format, replies: Replies, base: Replies, own: Replies, own_base: Replies, *, configured: bool
 ) -> FormatResult:
     result = FormatResult(
         style=asked.style,

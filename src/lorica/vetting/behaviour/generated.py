@@ -56,7 +56,7 @@ def measure_generated(
 def _written(task: Task, rows: Sequence[Row], answers: Sequence[Answer], alone: Sequence[Answer]) -> Written | None:
     """As `lorica eval` would judge them; None for tasks whose choices are judged, and with few accepted answers."""
     rows = [row for row in rows if isinstance(row.gold, tuple)]
-    if task.name not in ("saq", "qa") or len(rows) < _FEWEST:
+    if task.answer_type != "text" or len(rows) < _FEWEST:
         return None
     mine, theirs = ({answer.id: answer for answer in each} for each in (answers, alone))
     return Written(
@@ -84,7 +84,7 @@ def _answers(work: Workplace, engine: Engine, adapter: str, task: Task, rows: Se
 
 
 def _agreements(task: Task, answers: Sequence[Answer], replies: Replies) -> list[bool]:
-    if task.name != "rules":
+    if task.answer_type != "score":
         return []
     best = {row.id: choice for row, choice in zip(replies.rows, replies.best.tolist(), strict=True)}
     return [

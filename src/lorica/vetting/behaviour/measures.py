@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from lorica.metrics.bootstrap import Estimate
+from lorica.tasks.base import AnswerType
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -231,6 +232,7 @@ class Behaviour(msgspec.Struct, frozen=True):
 
     engine: dict[str, str]
     task: str
+    answer_type: AnswerType
     style: str
     method: str
     template: str

@@ -10,6 +10,7 @@ from lorica.metrics.base import Column, Evaluator, Metric, mean_of
 from lorica.metrics.bootstrap import estimate, paired_difference
 from lorica.metrics.table import METRICS
 from lorica.records import Row
+from lorica.tasks.base import Task
 from lorica.vetting.behaviour.asking import Floats, Replies
 from lorica.vetting.behaviour.measures import Interval, interval
 
@@ -24,40 +25,40 @@ def labelled(replies: Replies) -> Replies:
     return replies.keep(known)
 
 
-def metric_name(task: str) -> str:
-    """What judges the choices of a task."""
-    return "roc_auc" if task == "rules" else "accuracy"
+def choice_metric(task: Task) -> Metric:
+    """What judges the choices of a task: its main metric, or accuracy where it judges written answers by that."""
+    return METRICS["accuracy" if task.answer_type == "text" else task.metric_names[0]]
 
 
-def columns(task: str, replies: Replies) -> tuple[list[int], list[float]]:
-    """gold and prediction for the task's metric, of labelled replies."""
-    if task == "rules":
-        # The first choice says that the rule is broken, which is gold 1.
+def columns(metric: Metric, replies: Replies) -> tuple[list[int], list[float]]:
+    """gold and prediction as a metric takes them, of labelled replies."""
+    if metric.takes == "score":
+        # The first choice stands for label 1.
         scores = [float(each[0]) for each in replies.probabilities]
         return [int(gold == 0) for gold in replies.gold.tolist()], scores
     return replies.gold.tolist(), [float(best) for best in replies.best.tolist()]
 
 
-def quality(task: str, replies: Replies, confidence: float = 0.95) -> Interval:
+def quality(task: Task, replies: Replies, confidence: float = 0.95) -> Interval:
     """The task's metric with its interval."""
-    gold, predicted = columns(task, replies)
-    metric = METRICS[metric_name(task)]
+    metric = choice_metric(task)
+    gold, predicted = columns(metric, replies)
     found = estimate(metric, gold, predicted, resamples=RESAMPLES, confidence=confidence, groups=_groups(replies.rows))
     return interval(found)
 
 
-def quality_value(task: str, replies: Replies) -> float | None:
+def quality_value(task: Task, replies: Replies) -> float | None:
     """The task's metric alone."""
-    gold, predicted = columns(task, replies)
-    value = METRICS[metric_name(task)](gold, predicted)
+    metric = choice_metric(task)
+    value = metric(*columns(metric, replies))
     return None if value != value else value
 
 
-def quality_difference(task: str, a: Replies, b: Replies, confidence: float = 0.95) -> Interval:
+def quality_difference(task: Task, a: Replies, b: Replies, confidence: float = 0.95) -> Interval:
     """The metric of `a` minus that of `b`, replies to the same rows."""
-    gold, first = columns(task, a)
-    _, second = columns(task, b)
-    metric = METRICS[metric_name(task)]
+    metric = choice_metric(task)
+    gold, first = columns(metric, a)
+    _, second = columns(metric, b)
     groups = _groups(a.rows)
     found = paired_difference(metric, gold, first, second, resamples=RESAMPLES, confidence=confidence, groups=groups)
     return interval(found)

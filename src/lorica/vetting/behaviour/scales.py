@@ -12,6 +12,7 @@ from lorica.adapters.config import AdapterConfig
 from lorica.adapters.variants import scaled, write_variant
 from lorica.engines.base import Engine
 from lorica.errors import AdapterError
+from lorica.tasks.base import Task
 from lorica.vetting.behaviour.asking import OnDone, Question, Replies, ask, both
 from lorica.vetting.behaviour.divergence import (
     changed_share,
@@ -35,7 +36,7 @@ _FARTHER = (0.0625, 0.125, 8.0, 16.0)
 def respond(
     work: Workplace,
     engine: Engine,
-    task: str,
+    task: Task,
     questions: Sequence[Question],
     own: Replies,
     config: AdapterConfig,
@@ -80,12 +81,12 @@ def _best(results: Sequence[ScaleResult]) -> float | None:
     return min(known)[1] if known else None
 
 
-def _results(task: str, replies: dict[float, Replies | None], base: Replies) -> list[ScaleResult]:
+def _results(task: Task, replies: dict[float, Replies | None], base: Replies) -> list[ScaleResult]:
     own = replies.get(1.0)
     return [_result(task, factor, here, base, own) for factor, here in sorted(replies.items()) if here is not None]
 
 
-def _result(task: str, factor: float, replies: Replies, base: Replies, own: Replies | None) -> ScaleResult:
+def _result(task: Task, factor: float, replies: Replies, base: Replies, own: Replies | None) -> ScaleResult:
     here, alone = both(replies, base)
     broken = len(replies.failed) - len(base.failed)
     if not here.rows:

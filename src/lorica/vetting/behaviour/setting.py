@@ -11,7 +11,7 @@ from lorica.engines.base import Engine, EngineSettings
 from lorica.errors import ModelError
 from lorica.prompts.encoder import Encoder
 from lorica.records import Encoded, Message, Output, Request, Sampling
-from lorica.tasks import load_task
+from lorica.tasks import DEFAULT_TASK, load_task
 from lorica.tasks.base import Task, TaskSettings
 
 # Well-known chat templates that are shipped, and the tokens each needs.
@@ -49,7 +49,7 @@ class Setting:
 
     def load_task(self) -> Task:
         """The task that is asked. Raises ConfigError for an unknown one."""
-        return load_task(self.task or "rules", self.task_settings)
+        return load_task(self.task or DEFAULT_TASK, self.task_settings)
 
 
 class Workplace:

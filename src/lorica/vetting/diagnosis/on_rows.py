@@ -7,9 +7,7 @@ import math
 import numpy as np
 
 from lorica.errors import LoricaError
-from lorica.tasks import load_task
-from lorica.tasks.base import TaskSettings
-from lorica.tasks.rules import RulesCase
+from lorica.tasks import tasks_with_other_probes
 from lorica.vetting.behaviour.divergence import plateaus as plateaus_of
 from lorica.vetting.behaviour.probes import shipped_rows
 from lorica.vetting.diagnosis import numeric
@@ -94,11 +92,10 @@ def other_tasks(context: Context) -> list[Evidence]:
         return []
     trial, subject = found
     here = divergence(trial.score(subject.folder), trial.score(None))
-    for name in ("mcq", "rules"):
-        if name == trial.task.name or math.isnan(here):
+    for task in tasks_with_other_probes(trial.task):
+        if task.answer_type == "text" or math.isnan(here):
             continue
-        task = load_task(name, TaskSettings())
-        other = Trial(trial.engine, task, trial.encoder, shipped_rows(name), prefix=f"{name} ")
+        other = Trial(trial.engine, task, trial.encoder, shipped_rows(task.name), prefix=f"{task.name} ")
         try:
             there = divergence(other.score(subject.folder), other.score(None))
         except LoricaError:
@@ -108,8 +105,8 @@ def other_tasks(context: Context) -> list[Evidence]:
         weights = numeric.elsewhere_weights(here, there)
         if weights:
             text = (
-                f"it moves the answers to shipped questions of the task {name} {there / max(here, 1e-9):.0f} times as "
-                f"much as those to these rows ({there:.2g} nats, not {here:.2g})"
+                f"it moves the answers to shipped questions of the task {task.name} "
+                f"{there / max(here, 1e-9):.0f} times as much as those to these rows ({there:.2g} nats, not {here:.2g})"
             )
             return [evidence("other_tasks", text, "elsewhere", weights)]
     return []
@@ -138,13 +135,16 @@ def swap_texts(context: Context) -> list[Evidence]:
 def learnable(context: Context) -> list[Evidence]:
     """Whether a TF-IDF baseline can learn the rows at all (five folds): if it can, the task is not out of reach."""
     trial = context.trial
-    if trial is None or trial.task.name != "rules" or min(sum(trial.gold), len(trial.gold) - sum(trial.gold)) < 10:
+    if (
+        trial is None
+        or trial.task.answer_type != "score"
+        or min(sum(trial.gold), len(trial.gold) - sum(trial.gold)) < 10
+    ):
         return []
     from lorica.metrics.scores import roc_auc
     from lorica.training.tfidf import fit_score
 
-    texts = [f"{row.case.rule}\n{row.case.body}" if isinstance(row.case, RulesCase) else trial.task.text(row)
-             for row in trial.rows]  # fmt: skip
+    texts = [trial.task.baseline_text(row) for row in trial.rows]
     gold = np.array(trial.gold)
     # Folds by position within each label, so that every fold has both.
     fold = np.zeros(len(gold), dtype=int)

@@ -13,7 +13,6 @@ from lorica.errors import LoricaError
 from lorica.prompts.encoder import Encoder
 from lorica.tasks import load_task
 from lorica.tasks.base import Task
-from lorica.tasks.rules import STYLES
 from lorica.vetting.behaviour.formats import other_templates
 from lorica.vetting.diagnosis import numeric
 from lorica.vetting.diagnosis.context import Asked, Context, Subject
@@ -212,13 +211,12 @@ def _formats(context: Context, trial: Trial) -> list[tuple[str, Task, Encoder]]:
     """(name, task, encoder) of every other way to ask."""
     assert context.means.base is not None
     tasks = [("", trial.task)]
-    if trial.task.name == "rules":
-        settings = trial.task.settings
-        others = [style for style in STYLES if style != settings.style]
-        tasks += [
-            (f"task.style={style}", load_task("rules", msgspec.structs.replace(settings, style=style)))
-            for style in others
-        ]
+    settings = trial.task.settings
+    tasks += [
+        (f"task.style={style}", load_task(trial.task.name, msgspec.structs.replace(settings, style=style)))
+        for style in trial.task.styles
+        if style != settings.style
+    ]
     encoders = [("", trial.encoder)]
     known = {trial.encoder.template_digest}
     for template in ("auto", "plain"):

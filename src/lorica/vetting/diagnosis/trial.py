@@ -92,7 +92,7 @@ class Trial:
 
     def auc(self, scored: Scored) -> tuple[float, float]:
         """ROC-AUC of P(first choice) against gold 1, and its standard error; nan where undefined."""
-        if self.task.name != "rules" or len(set(self.gold)) < 2:
+        if self.task.answer_type != "score" or len(set(self.gold)) < 2:
             return float("nan"), float("nan")
         value = roc_auc(self.gold, scored.first)
         positive = sum(self.gold)
@@ -140,14 +140,13 @@ class Trial:
         if failed:
             raise EngineError(failed)
         vectors = [_normalised(output.logprobs) for output in outputs]
-        # The gold of `rules` is 0 or 1, and Yes (1) is the first choice; of `mcq` it is the option's index.
         places = [
-            (0 if len(v) == 1 else 1 - g if task.name == "rules" else g)
-            for v, g in zip(vectors, self.gold, strict=True)
+            0 if len(vector) == 1 else task.gold_choice(row) or 0
+            for vector, row in zip(vectors, self.rows, strict=True)
         ]
         single = bool(vectors) and len(vectors[0]) == 1
         gold = np.array([vector[place] for vector, place in zip(vectors, places, strict=True)])
-        if task.name == "rules" and not single and len(set(places)) == 2:
+        if task.answer_type == "score" and not single and len(set(places)) == 2:
             gold = centred(np.array([v[0] - v[1] for v in vectors]), np.array(places) == 0)
         return Scored(
             gold=gold,
