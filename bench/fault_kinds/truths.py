@@ -63,7 +63,7 @@ _TRUTHS: dict[str, tuple[str, ...]] = {
 
 
 def causes_of(kind: Kind, case: Case) -> frozenset[str]:
-    """The right names of a case, keys of `lorica.vetting.causes`."""
+    """The right names of a case, causes of `lorica/vetting/findings.toml`."""
     if kind.causes or not kind.unseen:
         return kind.causes
     if kind.name == "field-key-changed":

@@ -20,9 +20,10 @@ from lorica.records import Row
 from lorica.tasks.base import TaskSettings
 from lorica.vetting.behaviour.setting import Setting, Workplace
 from lorica.vetting.check import Examination
-from lorica.vetting.codes import CODES
-from lorica.vetting.diagnosis import Means, diagnose
+from lorica.vetting.diagnosis import DiagnosisInputs, diagnose
+from lorica.vetting.diagnosis.evidence import posteriors
 from lorica.vetting.files.sources import find_sources
+from lorica.vetting.finding_codes import finding_codes
 from lorica.vetting.findings import Finding, judge
 from lorica.vetting.many import examine_all
 from lorica.vetting.scores import check_scores
@@ -95,7 +96,7 @@ class Judge:
     def _diagnose(self, kind: Kind, case: Case) -> dict[str, Any]:
         asked = kind.level == "behaviour"
         base = None if kind.level == "files" else case.base
-        means = Means(
+        inputs = DiagnosisInputs(
             base=base,
             rows=self._rows if asked else (),
             answers=case.answers,
@@ -104,16 +105,18 @@ class Judge:
             rows_file="held_out.csv" if asked else "",
         )
         try:
-            said = diagnose(case.path, means)
+            diagnosis = diagnose(case.path, inputs)
         except LoricaError as error:
             return {"causes": [], "said": str(error)[:300]}
-        best = said.hypotheses[:SHOWN]
+        shares = posteriors(diagnosis.evidence)
+        leading = diagnosis.hypotheses[:SHOWN]
         return {
-            "causes": [each.cause for each in best],
-            "posteriors": [round(each.posterior, 3) for each in best],
-            "for": [f"{one.text[:160]} ({one.weight:+.1f})" for one in best[0].evidence_for[:3]],
-            "ran": [one.name for one in said.experiments],
-            "untested": [one[:160] for one in said.untested[:3]],
+            "causes": [hypothesis.cause for hypothesis in leading],
+            "certainties": [hypothesis.certainty for hypothesis in leading],
+            "posteriors": [round(shares[hypothesis.cause], 3) for hypothesis in leading],
+            "for": [f"{item.direction}: {item.text[:160]}" for item in leading[0].evidence_for[:3]],
+            "ran": [result.name for result in diagnosis.experiments],
+            "untested": [line[:160] for line in diagnosis.untested[:3]],
         }
 
     def _setting(self, case: Case, asked: bool) -> Setting:
@@ -141,7 +144,7 @@ def caught(status: str, findings: list[Finding], causes: frozenset[str]) -> str:
     if status != "warnings":
         return "missed"
     warnings = [each for each in findings if each.severity == "warn"]
-    return "warned" if any(causes & set(CODES[each.code].causes) for each in warnings) else "warned otherwise"
+    return "warned" if any(causes & set(finding_codes()[each.code].causes) for each in warnings) else "warned otherwise"
 
 
 def _kept(store: dict[Key, Made], key: Key, make: Callable[[], Made]) -> Made:

@@ -13,6 +13,7 @@ from lorica.adapters.header import DTYPE_BITS, Header, TensorInfo, read_header
 from lorica.adapters.layout import Layout, read_layout
 from lorica.adapters.names import PREFIX
 from lorica.adapters.specimen import Specimen
+from lorica.vetting.finding_codes import FindingCode, finding_codes
 from lorica.vetting.findings import Finding
 
 # A base id that says nothing: no family, no size.
@@ -104,6 +105,13 @@ def specimen_of(folder: Path) -> tuple[Specimen, Layout]:
     )
     assert found.header is not None
     return found, read_layout(found.header)
+
+
+def codes_between(first: str, last: str) -> dict[str, FindingCode]:
+    """The rows of the table of findings from one code to another."""
+    rows = {code: row for code, row in finding_codes().items() if first <= code <= last}
+    assert rows
+    return rows
 
 
 def codes(findings: Sequence[Finding], *severities: str) -> list[str]:

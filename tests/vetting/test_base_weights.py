@@ -14,7 +14,7 @@ from lorica.adapters.arrays import Floats
 from lorica.adapters.header import header_bytes
 from lorica.vetting.base.fit import check_fit
 from lorica.vetting.base.levels import FEW, check_levels, levels
-from lorica.vetting.diagnosis.weights import few_levels
+from lorica.vetting.diagnosis.finding_likelihoods import finding_likelihoods
 from lorica.vetting.findings import Finding
 
 WIDTH, LAYERS, RANK = 64, 3, 8
@@ -74,7 +74,7 @@ def test_one_that_was_rounded_is_named(tmp_path: Path, bits: int, severity: str)
     base, _ = make_base(tmp_path / "base", rounded(bits))
     (found,) = check_levels(base)
     assert (found.code, found.severity) == ("L333", severity)
-    assert few_levels(found.facts)["wrong_revision"] > (5 if severity == "warn" else 0)
+    assert finding_likelihoods(found)["wrong_revision"] > (5 if severity == "warn" else 0)
 
 
 def test_eight_bits_and_zeros_are_no_news(tmp_path: Path) -> None:

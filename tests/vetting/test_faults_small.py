@@ -13,7 +13,7 @@ from bench.fault_kinds.case import Case, Kind, Site
 from bench.fault_kinds.truths import causes_of
 from bench.fault_run.tables import Entry, fault_table, last_line
 
-from lorica.vetting.causes import CAUSES
+from lorica.vetting.finding_codes import causes
 
 KINDS: tuple[Kind, ...] = (
     *files.KINDS,
@@ -85,7 +85,7 @@ def test_there_are_enough_kinds_and_their_causes_exist() -> None:
     assert len(healthy.KINDS) >= 40
     for kind in (*KINDS, *healthy.KINDS):
         assert kind.causes or kind.unseen
-        assert kind.causes <= set(CAUSES)
+        assert kind.causes <= set(causes())
 
 
 def test_a_bundle_comes_back_as_it_was_written(tmp_path: Path) -> None:

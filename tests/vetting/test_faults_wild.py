@@ -18,7 +18,7 @@ from bench.fault_kinds.trained import FAULTY
 from bench.fault_kinds.truths import causes_of
 from tests.vetting.test_faults_small import _TinySite
 
-from lorica.vetting.causes import CAUSES
+from lorica.vetting.finding_codes import causes
 
 SEEDS = range(5)
 RUNS = ("wild-rows-cut", "wild-numbers-for-words", "wild-diverged")  # from plans of the same names
@@ -98,5 +98,5 @@ def test_the_wild_kinds_are_unseen_and_have_their_causes() -> None:
         assert kind.unseen
         assert not kind.healthy
         assert kind.causes
-        assert kind.causes <= set(CAUSES)
+        assert kind.causes <= set(causes())
         assert causes_of(kind, Case(Path(), Path())) == kind.causes

@@ -13,7 +13,7 @@ from tests.vetting.specimens import specimen as made_up
 
 from lorica.adapters.config import AdapterConfig
 from lorica.vetting.check import examine
-from lorica.vetting.diagnosis import Means, diagnose
+from lorica.vetting.diagnosis import DiagnosisInputs, diagnose
 from lorica.vetting.files.sources import find_sources
 from lorica.vetting.numbers.check import check_numbers
 from lorica.vetting.structure.check import check_structure
@@ -42,7 +42,7 @@ def test_alphas_that_contradict_the_config_say_in_which_direction(alpha: float, 
     (seen,) = [each for each in check_numbers(found, layout)[1] if each.severity == "reject"]
     assert (seen.code, seen.facts["modules"]) == ("L223", 12)
     assert seen.facts["scale_factor"] == alpha / 8
-    assert diagnose(folder, Means()).cause == cause
+    assert diagnose(folder, DiagnosisInputs()).cause == cause
 
 
 def test_factors_packed_by_a_quantiser_are_of_another_kind() -> None:
@@ -70,11 +70,11 @@ def test_values_that_no_worker_gathered_are_missing(kind: str, tmp_path: Path) -
     (source,) = find_sources([folder])
     (seen,) = [each for each in examine(source).findings if each.code == "L114"]
     assert seen.facts[kind] == 12
-    assert diagnose(folder, Means()).cause == "incomplete"
+    assert diagnose(folder, DiagnosisInputs()).cause == "incomplete"
 
 
 def test_shards_beside_whole_halves_are_missing_too(tmp_path: Path) -> None:
     arrays = {name: np.zeros(0, np.float32) if ".lora_B." in name else x for name, x in healthy().items()}
     folder = write(tmp_path / "adapter", arrays)
     assert json.loads((folder / "adapter_config.json").read_text())["r"] == 8
-    assert diagnose(folder, Means()).cause == "incomplete"
+    assert diagnose(folder, DiagnosisInputs()).cause == "incomplete"

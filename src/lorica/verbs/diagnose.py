@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from lorica.config.schema import Config
 from lorica.engines.base import EngineSettings
 from lorica.errors import UsageError
@@ -17,7 +15,7 @@ from lorica.tasks.base import TaskSettings
 from lorica.verbs import build, on_base
 from lorica.verbs.arguments import as_base, as_path, as_report, emit, parser, resolve
 from lorica.vetting.behaviour.setting import Setting
-from lorica.vetting.diagnosis import Means, diagnose, to_report, to_text
+from lorica.vetting.diagnosis import DiagnosisInputs, diagnose, to_plain, to_report, to_text
 from lorica.vetting.diagnosis.diagnose import the_one
 
 # Experiments take an even sample of the rows; reading more only costs memory.
@@ -45,10 +43,10 @@ def _run(given: argparse.Namespace) -> int:
     if given.adapter is None:
         raise UsageError("lorica diagnose needs an adapter", fix="lorica diagnose DIR --base B")
     source = the_one(given.adapter)
-    means = _means(given)
+    inputs = _inputs(given)
     on_step = None if given.json or not sys.stderr.isatty() else lambda asks: print(f"... {asks}", file=sys.stderr)
-    found = diagnose(source, means, on_step=on_step)
-    emit(msgspec.to_builtins(found), as_json=given.json, text=to_text(found))
+    found = diagnose(source, inputs, on_step=on_step)
+    emit(to_plain(found), as_json=given.json, text=to_text(found))
     if given.html is not None:
         write_report(to_report(found), given.html)
     return 0
@@ -92,7 +90,7 @@ def _take_back(given: argparse.Namespace) -> None:
         given.expected_base.remove(there[-1])
 
 
-def _means(given: argparse.Namespace) -> Means:
+def _inputs(given: argparse.Namespace) -> DiagnosisInputs:
     overrides = [f"task={given.task}"] if given.task else []
     expected = list(given.expected_base)
     more = list(given.overrides)
@@ -103,7 +101,7 @@ def _means(given: argparse.Namespace) -> Means:
         raise UsageError("--rows needs the task they belong to", fix="add --task rules (or mcq, saq, qa)")
     config = resolve([*overrides, *more]).config
     base = on_base.locate(given.base, config) if given.base else None
-    return Means(
+    return DiagnosisInputs(
         base=base,
         rows=on_base.some_rows(given.rows, config) if given.rows is not None else (),
         expected=tuple(on_base.locate(each, config) for each in expected),

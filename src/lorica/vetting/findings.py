@@ -2,7 +2,7 @@
 
     L0 safe to read · L1 structure and claims · L2 numbers · L3 base · L4 behaviour
 
-A finding's code never changes its meaning; `lorica.vetting.codes` lists them all, docs/findings.md explains them.
+A finding's code never changes its meaning; `findings.toml` lists them all, docs/findings.md shows them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from lorica.errors import UNCHECKED
-from lorica.vetting.codes import CODES, Severity
+from lorica.vetting.finding_codes import Severity, finding_codes
 
 LEVELS = {0: "files", 1: "structure", 2: "numbers", 3: "base", 4: "behaviour"}
 
@@ -46,7 +46,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def title(self) -> str:
         """What findings of this code have in common."""
-        return CODES[self.code].title
+        return finding_codes()[self.code].title
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,13 +70,13 @@ def finding(
     severity: Severity | None = None,
 ) -> Finding:
     """A finding of a listed code, with its usual severity and fix unless others are given. KeyError for another."""
-    known = CODES[code]
+    row = finding_codes()[code]
     return Finding(
         code=code,
-        severity=severity or known.severity,
+        severity=severity or row.severity,
         seen=seen,
         expected=expected,
-        fix=fix or known.fix,
+        fix=fix or row.fix,
         file=file,
         facts=dict(facts or {}),
     )

@@ -19,7 +19,7 @@ from lorica.metrics.health import (
     ScoreHealth,
 )
 from lorica.metrics.table import METRICS
-from lorica.vetting.codes import Severity
+from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 
 # A value is round when so few decimals write it; models do not put these out often.

@@ -23,7 +23,7 @@ from lorica.records import Row
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
 from lorica.vetting.behaviour.setting import Setting, Workplace
-from lorica.vetting.diagnosis import Diagnosis, Means, diagnose
+from lorica.vetting.diagnosis import Diagnosis, DiagnosisInputs, diagnose
 
 torch = pytest.importorskip("torch")
 
@@ -173,6 +173,8 @@ def ask(bases: tuple[Path, Path], held_out: tuple[Row, ...]) -> Callable[..., Di
     ) -> Diagnosis:
         work = work or works[bases[base]]
         asked = held_out if rows is None else rows
-        return diagnose(folder, Means(base=bases[base], rows=asked, expected=expected, setting=work.setting, work=work))
+        return diagnose(
+            folder, DiagnosisInputs(base=bases[base], rows=asked, expected=expected, setting=work.setting, work=work)
+        )
 
     return run

@@ -6,16 +6,21 @@ import math
 
 import pytest
 
-from lorica.vetting.causes import CAUSES
 from lorica.vetting.diagnosis import numeric
 from lorica.vetting.diagnosis.evidence import NONE
-from lorica.vetting.diagnosis.weights import changed_config
+from lorica.vetting.diagnosis.finding_likelihoods import finding_likelihoods
+from lorica.vetting.finding_codes import causes
+from lorica.vetting.findings import finding
 
 NAN = float("nan")
 
 
 def best(weights: dict[str, float]) -> str:
     return max(weights, key=lambda cause: weights[cause])
+
+
+def changed(facts: dict[str, object]) -> dict[str, float]:
+    return finding_likelihoods(finding("L342", "changed", facts=facts))
 
 
 def test_the_scale_that_does_best_tells_in_which_direction_it_is_wrong() -> None:
@@ -83,8 +88,8 @@ def test_a_small_edit_of_the_scale_is_an_edit_and_a_large_one_a_wrong_scale() ->
     assert best(numeric.ratio_weights(1 / 32)) == "under_scaled"
     # Which way it went is known.
     assert numeric.ratio_weights(8.0)["under_scaled"] < -5
-    assert changed_config({"changed": {"lora_alpha": [32, 256]}, "scale_factor": 8.0})["under_scaled"] < -5
-    assert changed_config({"changed": {"use_rslora": [False, True]}})["under_scaled"] < 0
+    assert changed({"changed": {"lora_alpha": [32, 256]}, "scale_factor": 8.0})["under_scaled"] < -5
+    assert changed({"changed": {"use_rslora": [False, True]}})["under_scaled"] < 0
 
 
 def test_when_no_scale_helps_the_scale_is_not_what_is_wrong() -> None:
@@ -180,5 +185,5 @@ def test_all_speak_of_known_causes() -> None:
     ]
     for weights in found:
         assert weights
-        assert set(weights) <= {*CAUSES, NONE}
+        assert set(weights) <= {*causes(), NONE}
         assert all(math.isfinite(value) for value in weights.values())

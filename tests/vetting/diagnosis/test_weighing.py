@@ -6,22 +6,29 @@ import math
 
 import pytest
 
-from lorica.vetting.causes import CAUSES
-from lorica.vetting.codes import CODES
 from lorica.vetting.diagnosis import numeric
-from lorica.vetting.diagnosis.checks import CLEAN, consistent, finding_weights, from_clean, from_findings
 from lorica.vetting.diagnosis.evidence import (
     GROUP_CAP,
     NONE,
     NONE_FLOOR,
     NONE_PRIOR,
     Evidence,
+    certainty,
     direction,
-    weigh,
+    posteriors,
+    rank,
 )
 from lorica.vetting.diagnosis.experiments import EXPERIMENTS
-from lorica.vetting.diagnosis.settle import _NEXT, runnable
-from lorica.vetting.diagnosis.weights import BY_FACTS, GROUPS, SPECIFIC
+from lorica.vetting.diagnosis.finding_likelihoods import (
+    CLEAN,
+    VARIANTS,
+    consistent,
+    finding_likelihoods,
+    from_clean,
+    from_findings,
+)
+from lorica.vetting.diagnosis.settle import runnable
+from lorica.vetting.finding_codes import causes, finding_codes
 from lorica.vetting.findings import finding
 
 
@@ -29,41 +36,58 @@ def seen(name: str, group: str, **weights: float) -> Evidence:
     return Evidence(id=name, text=name, source="test", group=group, weights=weights)
 
 
-def posteriors(*evidence: Evidence) -> dict[str, float]:
-    return {each.cause: each.posterior for each in weigh(evidence)}
+def shares(*evidence: Evidence) -> dict[str, float]:
+    return posteriors(evidence)
 
 
 def test_without_evidence_the_priors_stand() -> None:
-    found = weigh([])
-    assert math.isclose(sum(each.posterior for each in found), 1, abs_tol=1e-3)
-    assert all(math.isclose(each.prior, each.posterior, abs_tol=1e-3) for each in found)
-    assert {each.cause for each in found} == {*CAUSES, NONE}
+    priors = {name: cause.prior for name, cause in causes().items()} | {NONE: NONE_PRIOR}
+    assert shares() == pytest.approx({name: prior / sum(priors.values()) for name, prior in priors.items()})
+    assert sum(shares().values()) == pytest.approx(1)
+    assert {each.cause for each in rank([])} == {*causes(), NONE}
+    assert {each.certainty for each in rank([])} == {"possible", "unlikely"}
+
+
+@pytest.mark.parametrize(
+    ("posterior", "weights", "word"),
+    [
+        (0.98, (6.0, 1.0), "settled"),
+        (0.98, (6.0, -3.0), "likely"),  # something strong contradicts it
+        (0.98, (2.5, 2.0), "likely"),  # nothing that decides it alone speaks for it
+        (0.94, (6.0,), "likely"),
+        (0.5, (6.0,), "likely"),
+        (0.49, (6.0,), "possible"),
+        (0.04, (6.0,), "unlikely"),
+    ],
+)
+def test_certainty_in_words(posterior: float, weights: tuple[float, ...], word: str) -> None:
+    assert certainty(posterior, weights) == word
 
 
 def test_it_is_bayes() -> None:
-    found = posteriors(seen("a", "one", healthy=2.0), seen("b", "two", healthy=-1.0, inverted=0.5))
-    priors = {name: cause.prior for name, cause in CAUSES.items()} | {NONE: NONE_PRIOR}
+    found = shares(seen("a", "one", healthy=2.0), seen("b", "two", healthy=-1.0, inverted=0.5))
+    priors = {name: cause.prior for name, cause in causes().items()} | {NONE: NONE_PRIOR}
     odds = priors | {"healthy": priors["healthy"] * math.e, "inverted": priors["inverted"] * math.exp(0.5)}
     for cause, value in odds.items():
         assert found[cause] == pytest.approx(value / sum(odds.values()), abs=2e-4)
 
 
 def test_evidence_of_one_group_counts_once() -> None:
-    once = posteriors(seen("a", "same", wrong_base=2.0))
-    assert posteriors(*(seen(str(n), "same", wrong_base=2.0) for n in range(5))) == once
-    assert posteriors(seen("a", "one", wrong_base=2.0), seen("b", "two", wrong_base=2.0)) != once
+    once = shares(seen("a", "same", wrong_base=2.0))
+    assert shares(*(seen(str(n), "same", wrong_base=2.0) for n in range(5))) == once
+    assert shares(seen("a", "one", wrong_base=2.0), seen("b", "two", wrong_base=2.0)) != once
     # Within a group the heaviest for and the heaviest against both count.
-    both = posteriors(seen("a", "same", wrong_base=2.0), seen("b", "same", wrong_base=-2.0))
-    assert both["wrong_base"] == pytest.approx(posteriors()["wrong_base"])
+    both = shares(seen("a", "same", wrong_base=2.0), seen("b", "same", wrong_base=-2.0))
+    assert both["wrong_base"] == pytest.approx(shares()["wrong_base"])
 
 
 def test_no_group_outweighs_all_others() -> None:
-    assert posteriors(seen("a", "one", healthy=1e6)) == posteriors(seen("a", "one", healthy=GROUP_CAP))
+    assert shares(seen("a", "one", healthy=1e6)) == shares(seen("a", "one", healthy=GROUP_CAP))
 
 
 def test_room_is_left_for_a_cause_that_nobody_listed() -> None:
-    assert posteriors(seen("a", "one", healthy=GROUP_CAP))[NONE] == pytest.approx(NONE_FLOOR)
-    refuted = posteriors(seen("a", "one", **dict.fromkeys(CAUSES, -GROUP_CAP)))
+    assert shares(seen("a", "one", healthy=GROUP_CAP))[NONE] == pytest.approx(NONE_FLOOR)
+    refuted = shares(seen("a", "one", **dict.fromkeys(causes(), -GROUP_CAP)))
     assert refuted[NONE] > 0.99
 
 
@@ -83,34 +107,37 @@ def test_weights_in_words(weight: float, word: str) -> None:
 
 
 def test_the_tables_speak_of_causes_and_codes_that_exist() -> None:
-    known = set(CAUSES) | {NONE}
-    assert set(SPECIFIC) | set(BY_FACTS) | set(GROUPS) <= set(CODES)
-    assert {cause for weights in SPECIFIC.values() for cause in weights} <= known
+    known = set(causes()) | {NONE}
+    names = {each.name for each in EXPERIMENTS}
+    for row in finding_codes().values():
+        assert {cause for weights in (row.likelihoods or {}, *row.variants.values()) for cause in weights} <= known
+        assert row.weighed_by in {*names, ""}
+        assert set(row.explains) <= {*names, *finding_codes()}
+    assert {code for code, row in finding_codes().items() if row.variants} == set(VARIANTS)
     assert {cause for _, weights in CLEAN.values() for cause in weights} <= known
     assert {cause for each in EXPERIMENTS for cause in each.separates} <= known
-    assert {cause for code in CODES.values() for cause in code.causes} <= known
-    assert set(_NEXT) == known
+    assert {cause for row in finding_codes().values() for cause in row.causes} <= known
 
 
 def test_every_cause_but_two_can_be_spoken_for_by_a_finding_or_an_experiment() -> None:
-    for cause in set(CAUSES) - {"healthy", "hard_task"}:
+    for cause in set(causes()) - {"healthy", "hard_task"}:
         assert any(cause in each.separates for each in EXPERIMENTS) or any(
-            cause in code.causes for code in CODES.values()
+            cause in code.causes for code in finding_codes().values()
         ), cause
 
 
-@pytest.mark.parametrize("code", sorted(code for code, each in CODES.items() if each.severity == "reject"))
+@pytest.mark.parametrize("code", sorted(code for code, each in finding_codes().items() if each.severity == "reject"))
 def test_every_rejection_refutes_that_all_is_well(code: str) -> None:
-    weights = finding_weights(finding(code, "seen"))
+    weights = finding_likelihoods(finding(code, "seen"))
     if code in ("L370", "L371", "L372", "L373"):
         return  # the canaries are weighed as an experiment, with their figures
     assert weights["healthy"] <= -4
     assert max(weights.values()) < 10
 
 
-@pytest.mark.parametrize("code", sorted(code for code, each in CODES.items() if each.severity == "note"))
+@pytest.mark.parametrize("code", sorted(code for code, each in finding_codes().items() if each.severity == "note"))
 def test_no_note_alone_makes_a_diagnosis(code: str) -> None:
-    before, after = posteriors(), posteriors(*from_findings([finding(code, "seen")]))
+    before, after = shares(), shares(*from_findings([finding(code, "seen")]))
     assert after["healthy"] > before["healthy"] / 3
     assert max(after, key=lambda cause: after[cause] / before[cause]) == "healthy" or max(after.values()) < 0.35
 
@@ -138,8 +165,8 @@ def test_what_follows_from_a_finding_is_not_weighed_again() -> None:
 
 
 def test_rows_that_were_cut_off_speak_of_the_settings_and_invalid_ones_of_the_parser() -> None:
-    cut = finding_weights(finding("L464", "cut", facts={"cut_off_share": 0.4}))
-    invalid = finding_weights(finding("L464", "invalid", facts={"invalid_share": 0.4}))
+    cut = finding_likelihoods(finding("L464", "cut", facts={"cut_off_share": 0.4}))
+    invalid = finding_likelihoods(finding("L464", "invalid", facts={"invalid_share": 0.4}))
     assert max(cut, key=lambda cause: cut[cause]) == "generation_settings"
     assert max(invalid, key=lambda cause: invalid[cause]) == "parser_fallbacks"
 
@@ -148,8 +175,8 @@ def test_that_the_rest_works_is_nothing_against_parts_from_elsewhere() -> None:
     strange = Evidence(id="s", text="", source="strangers", group="s", weights=numeric.stranger_weights(3, 4))
     works = Evidence(id="k", text="", source="skill", group="k", weights=numeric.skill_weights(0.95, 0.02, 9.0, 0.5))
     there = Evidence(id="a", text="", source="alignment", group="a", weights=numeric.alignment_weights("match", 1.0))
-    assert weigh(consistent([strange, works, there]))[0].cause in ("broken_weights", "wrong_base")
-    assert weigh(consistent([works, there]))[0].cause == "healthy"
+    assert rank(consistent([strange, works, there]))[0].cause in ("broken_weights", "wrong_base")
+    assert rank(consistent([works, there]))[0].cause == "healthy"
 
 
 def test_bases_that_are_shipped_are_typed_as_such() -> None:
@@ -160,4 +187,4 @@ def test_bases_that_are_shipped_are_typed_as_such() -> None:
 def test_one_layer_at_chance_is_no_damage() -> None:
     strange = Evidence(id="s", text="", source="strangers", group="s", weights=numeric.stranger_weights(1, 4))
     works = Evidence(id="k", text="", source="skill", group="k", weights=numeric.skill_weights(0.95, 0.02, 9.0, 0.5))
-    assert weigh(consistent([strange, works]))[0].cause == "healthy"
+    assert rank(consistent([strange, works]))[0].cause == "healthy"

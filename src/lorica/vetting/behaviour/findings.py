@@ -9,7 +9,7 @@ from lorica.metrics.health import LOW_MASS
 from lorica.metrics.table import METRICS
 from lorica.vetting.behaviour.formats import CLEARLY
 from lorica.vetting.behaviour.measures import Behaviour, Divergence, FormatResult, Labelled, ScaleResult, Written
-from lorica.vetting.codes import Severity
+from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 
 # The same weights in the same plan give the same bits; what rounding adds to them stays below this.

@@ -12,7 +12,7 @@ from lorica.adapters.layout import Layout, split_layer
 from lorica.adapters.specimen import Specimen
 from lorica.vetting.claims.families import mixed
 from lorica.vetting.claims.named_bases import Named
-from lorica.vetting.codes import Severity
+from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import numbers, shown, some
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -29,12 +29,21 @@ from lorica.vetting.diagnosis.trial import Scored, Trial, refusal
 from lorica.vetting.diagnosis.variants import Repair, repaired, with_config
 from lorica.vetting.findings import Finding
 
+Need = Literal["base", "rows", "expected", "answers"]
+
+# How to give what is missing, for "what would settle the rest".
+GIVE: dict[Need, str] = {
+    "base": "the base model's folder (--base B)",
+    "rows": "labelled rows (--rows F task=...)",
+    "expected": "the bases it may belong to (--expected-base OTHER ...)",
+    "answers": "the answers that are doubted (--answers F)",
+}
 # Rows beyond this number sharpen nothing that the experiments decide, and each experiment answers all of them.
 MOST_ROWS = 128
 
 
 @dataclass(frozen=True)
-class Means:
+class DiagnosisInputs:
     """What a person gave to diagnose with; whatever is missing only narrows what can be tested.
 
     base: the base model's folder. rows: labelled rows of the setting's task. expected: further bases the adapter may
@@ -56,6 +65,15 @@ class Means:
         """The name of the rows' task, "" when none is known."""
         return self.setting.task if self.setting is not None else ""
 
+    def has(self, need: Need) -> bool:
+        """Whether this was given."""
+        return {
+            "base": self.base is not None,
+            "rows": bool(self.rows) and bool(self.task),
+            "expected": bool(self.expected),
+            "answers": self.answers is not None,
+        }[need]
+
 
 class Asked(NamedTuple):
     """How rows were asked."""
@@ -65,7 +83,7 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Subject:
+class LoadedAdapter:
     """The adapter as an engine can take it. folder: None when it can take it in no way. refused: why not as it is.
     repair: what had to be mended so that it could be taken; None when nothing had to.
     """
@@ -85,7 +103,7 @@ class Context:
 
     specimen: Specimen
     layout: Layout | None
-    means: Means
+    inputs: DiagnosisInputs
     place: Path
     match: Match | None = None
     findings: list[Finding] = field(default_factory=list)
@@ -112,10 +130,10 @@ class Context:
     @cached_property
     def base_modules(self) -> dict[str, tuple[int, int]]:
         """Linear layers of the base: path -> (out_features, in_features); {} without a base the decoder knows."""
-        if self.means.base is None:
+        if self.inputs.base is None:
             return {}
         try:
-            return read_decoder_config(self.means.base).linear_shapes()
+            return read_decoder_config(self.inputs.base).linear_shapes()
         except LoricaError as error:
             self.notes.append(f"the base's layers are not known: {refusal(error)}")
             return {}
@@ -124,16 +142,16 @@ class Context:
     def base_config(self) -> dict[str, Any]:
         """`config.json` of the base; {} without one."""
         try:
-            return read_json_object(self.means.base / "config.json") if self.means.base is not None else {}
+            return read_json_object(self.inputs.base / "config.json") if self.inputs.base is not None else {}
         except LoricaError:
             return {}
 
     @cached_property
     def work(self) -> Workplace | None:
         """Where the base is asked; None without one."""
-        if self.means.base is None:
+        if self.inputs.base is None:
             return None
-        return self.means.work or Workplace(self.means.setting or Setting(self.means.base))
+        return self.inputs.work or Workplace(self.inputs.setting or Setting(self.inputs.base))
 
     @cached_property
     def engine(self) -> Engine | None:
@@ -153,9 +171,9 @@ class Context:
     @cached_property
     def trial(self) -> Trial | None:
         """The labelled rows on the base; None when a part of that is missing (`notes` says which)."""
-        if self.engine is None or self.work is None or not self.means.rows or not self.means.task:
+        if self.engine is None or self.work is None or not self.inputs.rows or not self.inputs.task:
             return None
-        rows = chosen(self.means.rows)
+        rows = chosen(self.inputs.rows)
         if not rows:
             self.notes.append("no row has a gold answer, so nothing that needs labels was tested")
             return None
@@ -171,24 +189,24 @@ class Context:
         return trial
 
     @cached_property
-    def subject(self) -> Subject:
+    def subject(self) -> LoadedAdapter:
         """The adapter in the form in which the engine takes it: as it is, else mended."""
         if self.engine is None or self.layout is None or self.specimen.raw_config is None:
-            return Subject(None, "there is no base, or nothing that can be read")
+            return LoadedAdapter(None, "there is no base, or nothing that can be read")
         try:
             as_it_is = with_config(self.specimen, {}, self.new_place())
             self._use(as_it_is)
-            return Subject(as_it_is)
+            return LoadedAdapter(as_it_is)
         except LoricaError as error:
             refused = refusal(error)
         try:
             made = repaired(self.specimen, self.layout, self.base_modules, self.new_place())
             if made is not None:
                 self._use(made.folder)
-                return Subject(made.folder, refused, made)
+                return LoadedAdapter(made.folder, refused, made)
         except (LoricaError, ValueError, OSError):
             pass
-        return Subject(None, refused)
+        return LoadedAdapter(None, refused)
 
     def name_of(self, folder: Path) -> str:
         """The name under which the engine knows a variant; it is added when it is new. Raises LoricaError."""

@@ -1,7 +1,8 @@
-"""Evidence, and what it makes of the hypotheses: naive Bayes over `lorica.vetting.causes`, counted once per group.
+"""Evidence, and the ranking of causes that follows from it: naive Bayes over `finding_codes.causes()`, each group once.
 
-A weight is a natural-log likelihood ratio: how much more probable the evidence is if the cause is at work than if it
-is not. 0 says nothing; +2.3 makes the cause ten times as probable against the others, -2.3 ten times less.
+Evidence carries natural-log likelihood ratios: how much more probable it is if the cause is at work than if it is
+not. 0 says nothing; +2.3 makes the cause ten times as probable against the others, -2.3 ten times less. They were set
+by hand on small models, so their sum ranks the causes and gives no probability: people are told a `Certainty`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from lorica.vetting.causes import CAUSES
+from lorica.vetting.finding_codes import causes
 
 # What is left when every listed cause is refuted. It takes no evidence of its own, so it rises as the others fall.
 NONE = "none_of_these"
@@ -22,12 +23,15 @@ NONE_PRIOR = 0.02
 # However strong the evidence, so much room stays for a cause that nobody listed.
 NONE_FLOOR = 0.01
 
-# The bounds of "for" and "strongly for", as likelihood ratios of about 2.7 and 12.
-SOME, STRONG = 1.0, 2.5
+# The bounds of "for", "strongly for" and of what decides a cause alone, as likelihood ratios of about 2.7, 12 and 55.
+SOME, STRONG, DECISIVE = 1.0, 2.5, 4.0
 # No single group of evidence counts for more, however many findings are in it: a ratio of about 22,000.
 GROUP_CAP = 10.0
+# Posteriors from which a cause is as good as settled, likely (more than all others together) and possible.
+SETTLED, LIKELY, POSSIBLE = 0.95, 0.5, 0.05
 
 Direction = Literal["strongly for", "for", "neutral", "against", "strongly against"]
+Certainty = Literal["settled", "likely", "possible", "unlikely"]
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,26 +47,29 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     weights: dict[str, float]
 
 
-class Weighed(msgspec.Struct, frozen=True, kw_only=True):
+class Bearing(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of evidence as it bears on one hypothesis."""
 
     id: str
     text: str
     source: str
     direction: Direction
-    weight: float
 
 
 class Hypothesis(msgspec.Struct, frozen=True, kw_only=True):
-    """One cause, before and after the evidence. evidence_for, evidence_against: the heaviest first."""
+    """One cause after the evidence. evidence_for, evidence_against: the heaviest first.
+
+    certainty: *settled*, when evidence that decides a cause alone speaks for it, none speaks strongly against it, and
+    all other causes are unlikely; *likely*, when more speaks for it than for all others together; *possible*, when it
+    is not refuted; else *unlikely*.
+    """
 
     cause: str
     title: str
     means: str
-    prior: float
-    posterior: float
-    evidence_for: tuple[Weighed, ...] = ()
-    evidence_against: tuple[Weighed, ...] = ()
+    certainty: Certainty
+    evidence_for: tuple[Bearing, ...] = ()
+    evidence_against: tuple[Bearing, ...] = ()
 
 
 def direction(weight: float) -> Direction:
@@ -76,58 +83,67 @@ def direction(weight: float) -> Direction:
     return "against" if weight <= -SOME else "neutral"
 
 
-def weigh(evidence: Sequence[Evidence]) -> list[Hypothesis]:
-    """All hypotheses after the evidence, the most probable first; posteriors sum to 1."""
-    total = sum(cause.prior for cause in CAUSES.values()) + NONE_PRIOR
-    priors = {name: cause.prior / total for name, cause in CAUSES.items()} | {NONE: NONE_PRIOR / total}
-    logs = {name: math.log(prior) for name, prior in priors.items()}
-    for name, weight in _summed(evidence).items():
-        logs[name] += weight
-    posteriors = _normalised(logs)
-    return sorted(
-        (_hypothesis(name, priors[name], posterior, evidence) for name, posterior in posteriors.items()),
-        key=lambda each: (-each.posterior, each.cause),
-    )
+def certainty(posterior: float, weights: Sequence[float]) -> Certainty:
+    """A posterior in words. weights: of all evidence that bears on the cause."""
+    if posterior >= SETTLED and max(weights, default=0.0) >= DECISIVE and min(weights, default=0.0) > -STRONG:
+        return "settled"
+    if posterior >= LIKELY:
+        return "likely"
+    return "possible" if posterior >= POSSIBLE else "unlikely"
+
+
+def posteriors(evidence: Sequence[Evidence]) -> dict[str, float]:
+    """Cause -> posterior after the evidence, the most probable first; they sum to 1. Only their order is meant: see the
+    head of this module."""
+    priors = {name: cause.prior for name, cause in causes().items()} | {NONE: NONE_PRIOR}
+    sums = _summed(evidence)
+    shares = _normalised({name: math.log(prior) + sums.get(name, 0.0) for name, prior in priors.items()})
+    return dict(sorted(shares.items(), key=lambda item: (-round(item[1], 4), item[0])))
+
+
+def rank(evidence: Sequence[Evidence]) -> tuple[Hypothesis, ...]:
+    """All hypotheses after the evidence, the most probable first."""
+    return tuple(_hypothesis(name, posterior, evidence) for name, posterior in posteriors(evidence).items())
 
 
 def _summed(evidence: Iterable[Evidence]) -> dict[str, float]:
     """Cause -> sum over groups; within a group the heaviest evidence for and the heaviest against count, once each."""
     strongest: dict[tuple[str, str], tuple[float, float]] = {}
-    for each in evidence:
-        for cause, weight in each.weights.items():
-            up, down = strongest.get((each.group, cause), (0.0, 0.0))
-            strongest[each.group, cause] = (max(up, weight), min(down, weight))
+    for item in evidence:
+        for cause, weight in item.weights.items():
+            highest, lowest = strongest.get((item.group, cause), (0.0, 0.0))
+            strongest[item.group, cause] = (max(highest, weight), min(lowest, weight))
     sums: dict[str, float] = {}
-    for (_, cause), (up, down) in strongest.items():
-        sums[cause] = sums.get(cause, 0.0) + max(-GROUP_CAP, min(GROUP_CAP, up + down))
+    for (_, cause), (highest, lowest) in strongest.items():
+        sums[cause] = sums.get(cause, 0.0) + max(-GROUP_CAP, min(GROUP_CAP, highest + lowest))
     return sums
 
 
 def _normalised(logs: Mapping[str, float]) -> dict[str, float]:
     top = max(logs.values())
     odds = {name: math.exp(value - top) for name, value in logs.items()}
-    whole = sum(odds.values())
-    shares = {name: value / whole for name, value in odds.items()}
+    total = sum(odds.values())
+    shares = {name: value / total for name, value in odds.items()}
     if shares[NONE] < NONE_FLOOR:
-        rest = 1 - shares[NONE]
-        shares = {name: value / rest * (1 - NONE_FLOOR) for name, value in shares.items()} | {NONE: NONE_FLOOR}
+        listed = 1 - shares[NONE]
+        shares = {name: value / listed * (1 - NONE_FLOOR) for name, value in shares.items()} | {NONE: NONE_FLOOR}
     return shares
 
 
-def _hypothesis(name: str, prior: float, posterior: float, evidence: Sequence[Evidence]) -> Hypothesis:
-    known = CAUSES.get(name)
-    weighed = [
-        Weighed(id=each.id, text=each.text, source=each.source, direction=direction(weight), weight=round(weight, 2))
-        for each in evidence
-        if (weight := each.weights.get(name, 0.0)) and direction(weight) != "neutral"
+def _hypothesis(name: str, posterior: float, evidence: Sequence[Evidence]) -> Hypothesis:
+    cause = causes().get(name)
+    bearing = [(item.weights[name], item) for item in evidence if direction(item.weights.get(name, 0.0)) != "neutral"]
+    bearing.sort(key=lambda pair: (-abs(pair[0]), pair[1].id))
+    weights = [weight for weight, _ in bearing]
+    bearings = [
+        (weight, Bearing(id=item.id, text=item.text, source=item.source, direction=direction(weight)))
+        for weight, item in bearing
     ]
-    weighed.sort(key=lambda each: (-abs(each.weight), each.id))
     return Hypothesis(
         cause=name,
-        title=known.title if known else NONE_TITLE,
-        means=known.means if known else NONE_MEANS,
-        prior=round(prior, 4),
-        posterior=round(posterior, 4),
-        evidence_for=tuple(each for each in weighed if each.weight > 0),
-        evidence_against=tuple(each for each in weighed if each.weight < 0),
+        title=cause.title if cause else NONE_TITLE,
+        means=cause.means if cause else NONE_MEANS,
+        certainty=certainty(posterior, weights),
+        evidence_for=tuple(item for weight, item in bearings if weight > 0),
+        evidence_against=tuple(item for weight, item in bearings if weight < 0),
     )

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import msgspec
 
 from lorica.vetting.diagnosis import on_answers, on_base, on_files, on_rows, sweeps
-from lorica.vetting.diagnosis.context import Context
+from lorica.vetting.diagnosis.context import Context, Need
 from lorica.vetting.diagnosis.evidence import Evidence
-
-Need = Literal["base", "rows", "expected", "answers"]
-
-# How to give what is missing, for "what would settle the rest".
-GIVE: dict[Need, str] = {
-    "base": "the base model's folder (--base B)",
-    "rows": "labelled rows (--rows F task=...)",
-    "expected": "the bases it may belong to (--expected-base OTHER ...)",
-    "answers": "the answers that are doubted (--answers F)",
-}
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
-    """One experiment. asks: its question. separates: causes whose probability its outcome moves most. needs: what must
+    """One experiment. asks: its question. separates: causes that its outcome moves most. needs: what must
     have been given. cost: about how long it takes, 0 for reading files, 1 for one pass over the rows. run: carries it
     out; no evidence means that it could tell nothing. unless: what makes it needless, for others then tell the same and
     more. after: experiments whose outcome it compares.

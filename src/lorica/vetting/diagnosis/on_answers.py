@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from lorica.errors import LoricaError
-from lorica.vetting.diagnosis.checks import from_findings
 from lorica.vetting.diagnosis.context import Context
 from lorica.vetting.diagnosis.evidence import Evidence
+from lorica.vetting.diagnosis.finding_likelihoods import from_findings
 
 
 def judge_answers(context: Context) -> list[Evidence]:
     """The file given with --answers: a result file of Lorica's, or any table with a column of scores."""
     from lorica.vetting.scores import check_scores
 
-    path = context.means.answers
+    path = context.inputs.answers
     if path is None:
         return []
-    gold = {row.id: row.gold for row in context.means.rows if isinstance(row.gold, int) and row.gold in (0, 1)}
+    gold = {row.id: row.gold for row in context.inputs.rows if isinstance(row.gold, int) and row.gold in (0, 1)}
     try:
         health, findings = check_scores(path, gold=gold or None)
     except LoricaError as error:

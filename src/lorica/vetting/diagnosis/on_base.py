@@ -14,9 +14,9 @@ from lorica.adapters.passport import PASSPORT_NAME
 from lorica.errors import LoricaError
 from lorica.vetting.base.sense import sense
 from lorica.vetting.diagnosis import numeric
-from lorica.vetting.diagnosis.checks import from_clean, from_findings
 from lorica.vetting.diagnosis.context import Context
 from lorica.vetting.diagnosis.evidence import Evidence
+from lorica.vetting.diagnosis.finding_likelihoods import from_clean, from_findings
 
 # Mean scores of a layer's modules, in standard deviations: layers of healthy adapters of the zoo have 2.2 to 9.9, those
 # of an adapter of another base -0.2 to 0.1.
@@ -30,7 +30,7 @@ def fit_base(context: Context) -> list[Evidence]:
     """Do the tensors' shapes fit the base's layers? (Its config and headers are read, not its weights.)"""
     from lorica.vetting.base.fit import check_fit
 
-    base, layout = context.means.base, context.layout
+    base, layout = context.inputs.base, context.layout
     if base is None or layout is None:
         return []
     findings = check_fit(context.specimen, layout, base)
@@ -42,12 +42,12 @@ def fit_elsewhere(context: Context) -> list[Evidence]:
     """Do the shapes fit one of the bases that were named with --expected-base, where they do not fit --base?"""
     from lorica.vetting.base.fit import check_fit
 
-    if context.layout is None or not context.means.expected:
+    if context.layout is None or not context.inputs.expected:
         return []
     here = any(each.severity == "reject" for each in context.findings if each.level == 3)
     fitting = [
         base
-        for base in context.means.expected
+        for base in context.inputs.expected
         if not any(each.severity == "reject" for each in check_fit(context.specimen, context.layout, base))
     ]
     if not fitting or not here:
@@ -61,7 +61,7 @@ def align_base(context: Context) -> list[Evidence]:
     """Do the adapter's directions lie where this base's activations and gradients lie?"""
     from lorica.vetting.base.alignment_findings import check_alignment
 
-    alignment = context.alignment(context.means.base)
+    alignment = context.alignment(context.inputs.base)
     if alignment is None:
         return []
     findings = check_alignment(alignment)
@@ -98,8 +98,8 @@ def _strangers(modules: Mapping[str, float]) -> list[int]:
 
 def align_elsewhere(context: Context) -> list[Evidence]:
     """The same with every base that was named with --expected-base: a better home speaks against the one given."""
-    here = context.alignment(context.means.base)
-    homes = [(base, context.alignment(base)) for base in context.means.expected]
+    here = context.alignment(context.inputs.base)
+    homes = [(base, context.alignment(base)) for base in context.inputs.expected]
     known = [(base, found.score) for base, found in homes if found is not None and not math.isnan(found.score)]
     if not known or here is None or math.isnan(here.score):
         return []
@@ -112,7 +112,7 @@ def align_elsewhere(context: Context) -> list[Evidence]:
 
 def read_text(context: Context) -> list[Evidence]:
     """Does the base itself predict plain text? One that does worse than knowing nothing reads its tokens as others."""
-    work, engine, base = context.work, context.engine, context.means.base
+    work, engine, base = context.work, context.engine, context.inputs.base
     if work is None or engine is None or base is None:
         return []
     try:
@@ -132,7 +132,7 @@ def order_layers(context: Context) -> list[Evidence]:
     from lorica.vetting.base.alignment import align
     from lorica.vetting.base.directions import collect
 
-    base, layout = context.means.base, context.layout
+    base, layout = context.inputs.base, context.layout
     if base is None or layout is None:
         return []
     layers = sorted({each.layer for each in layout.pairs if each.layer is not None})
@@ -205,7 +205,7 @@ def check_passport_here(context: Context) -> list[Evidence]:
     """The passport against the files and the base."""
     from lorica.vetting.passport import check_passport
 
-    findings = check_passport(context.specimen, context.means.base)
+    findings = check_passport(context.specimen, context.inputs.base)
     found = from_findings(context.add(findings))
     known = {each.code for each in findings}
     if PASSPORT_NAME not in context.specimen.documents or "L341" in known:
@@ -228,7 +228,7 @@ def behave(context: Context) -> list[Evidence]:
     work, layout = context.work, context.layout
     if work is None or layout is None or context.specimen.config is None:
         return []
-    rows = list(context.means.rows) if context.means.task else []
+    rows = list(context.inputs.rows) if context.inputs.task else []
     try:
         _, findings = examine_behaviour(context.specimen, layout, work.setting, rows or None, work=work)
     except LoricaError as error:

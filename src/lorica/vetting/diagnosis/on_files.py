@@ -24,7 +24,7 @@ _SETTINGS = ("target_modules", "r", "rank_pattern", "alpha_pattern", "use_dora",
 def fingerprint(context: Context) -> list[Evidence]:
     """Which bases of the shipped table its shapes fit, and whether the one that its config names is among them."""
     match, config = context.match, context.specimen.config
-    if match is None or context.layout is None or context.means.base is not None:
+    if match is None or context.layout is None or context.inputs.base is not None:
         return []
     name = config.base_model_name_or_path if config is not None else None
     claimed = named(name, loosely=False) if name else []
@@ -96,7 +96,7 @@ def _pattern_ratio(then: Any, alpha: float, now: dict[str, int | float]) -> floa
 
 def _digests(context: Context, record: dict[str, Any]) -> list[Evidence]:
     """The base that the record names against the base that was given."""
-    trained, base = record.get("digest.base"), context.means.base
+    trained, base = record.get("digest.base"), context.inputs.base
     if not isinstance(trained, str) or base is None:
         return []
     try:
@@ -134,7 +134,7 @@ def match_halves(context: Context) -> list[Evidence]:
 
 def compare_tokenizers(context: Context) -> list[Evidence]:
     """The tokenizer and template saved beside the adapter against the base's."""
-    base, folder = context.means.base, context.specimen.folder
+    base, folder = context.inputs.base, context.specimen.folder
     if base is None or not folder.is_dir():
         return []
     found = []

@@ -11,7 +11,7 @@ from lorica.tasks import tasks_with_other_probes
 from lorica.vetting.behaviour.divergence import plateaus as plateaus_of
 from lorica.vetting.behaviour.probes import shipped_rows
 from lorica.vetting.diagnosis import numeric
-from lorica.vetting.diagnosis.context import Context, Subject
+from lorica.vetting.diagnosis.context import Context, LoadedAdapter
 from lorica.vetting.diagnosis.evidence import Evidence
 from lorica.vetting.diagnosis.trial import Comparison, Floats, Scored, Trial, auc_error, compare, divergence
 from lorica.vetting.diagnosis.variants import Repair
@@ -19,7 +19,7 @@ from lorica.vetting.diagnosis.variants import Repair
 _FLAWLESS = 0.495  # of AUC from one half, either way
 
 
-def ready(context: Context) -> tuple[Trial, Subject] | None:
+def ready(context: Context) -> tuple[Trial, LoadedAdapter] | None:
     """The trial and the adapter in it; None when there are no labelled rows, or the engine takes the adapter in no
     form."""
     trial = context.trial
@@ -65,7 +65,7 @@ def skill(context: Context) -> list[Evidence]:
     gain, (auc, error) = compare(scored, base), trial.auc(scored)
     text = f"the right answers are {gain_text(gain)} than without it, n={len(trial.rows)}{skill_text(auc, error)}"
     told = [evidence("skill", text, "skill", numeric.skill_weights(auc, error, gain.z, trial.auc(base)[0], gain.mean))]
-    if trial.task.settings.method != "generate" and context.means.answers is None:
+    if trial.task.settings.method != "generate" and context.inputs.answers is None:
         # What spoils generated answers is then not to blame for these.
         text = "the answers are probabilities of choices: nothing is generated or parsed"
         told.append(evidence("method", text, "method", {"generation_settings": -2.0, "parser_fallbacks": -2.0}))

@@ -7,116 +7,84 @@ from collections.abc import Collection, Sequence
 
 from lorica.adapters.passport import PASSPORT_NAME
 from lorica.models.locate import EMBEDDED, embedded_names
-from lorica.vetting.diagnosis.context import Context, Means
-from lorica.vetting.diagnosis.evidence import NONE, Hypothesis
-from lorica.vetting.diagnosis.experiments import EXPERIMENTS, GIVE, Need
+from lorica.vetting.diagnosis.context import GIVE, Context, DiagnosisInputs, Need
+from lorica.vetting.diagnosis.evidence import Hypothesis
+from lorica.vetting.diagnosis.experiments import EXPERIMENTS
+from lorica.vetting.finding_codes import causes, finding_codes
 from lorica.vetting.findings import Finding
 
-# A rival this probable is worth settling.
-OPEN = 0.05
-# A cause less probable than this is not named: it would be wrong more often than right.
-DECIDED = 0.5
-
-# Cause -> what to type. {path}, {base}, {task}, {rows}: as given, or a word in capitals that says what to put there.
-_NEXT: dict[str, str] = {
-    "unreadable": "lorica check {path}",
-    "unsupported": "lorica check {path}",
-    "incomplete": "lorica check {path} --base {base}",
-    "not_applied": "lorica check {path} --base {base}",
-    "no_effect": "lorica train task={task} input={rows} run_dir=NEW_RUN",
-    "broken_weights": "lorica check {path}",
-    "wrong_size": "lorica diagnose {path} --base {fitting}",
-    "wrong_base": "lorica diagnose {path} --base {base} --expected-base ANOTHER_BASE_OF_THIS_SHAPE",
-    "wrong_revision": "lorica diagnose {path} --base THE_REVISION_IT_WAS_TRAINED_ON",
-    "altered": "lorica check {path} --base {base}",
-    "over_scaled": "lorica diagnose {path} --base {base} --rows {rows} --task {task}",
-    "under_scaled": "lorica diagnose {path} --base {base} --rows {rows} --task {task}",
-    "prompt_mismatch": "lorica diagnose {path} --base {base} --rows {rows} --task {task} {format}",
-    "tokenizer_mismatch": "lorica diagnose {path} --base THE_BASE_WITH_ITS_TOKENIZER",
-    "inverted": "lorica diagnose {path} --base {base} --rows {rows} --task {task} "
-    "task.positive_labels=[THE_NEGATIVE_LABEL] task.negative_labels=[THE_POSITIVE_LABEL]",
-    "hard_labels": "lorica train task={task} input={rows} run_dir=NEW_RUN training.epochs=FEWER",
-    "ignores_input": "lorica train task={task} input={rows} run_dir=NEW_RUN",
-    "generation_settings": "lorica infer task={task} input={rows} output=ANSWERS inference.do_sample=false "
-    "inference.max_new_tokens=256",
-    "parser_fallbacks": "lorica infer task={task} input={rows} output=ANSWERS task.method=choice",
-    "hard_task": "lorica train task={task} input=MORE_ROWS run_dir=NEW_RUN",
-    "healthy": "lorica passport {path} --base {base}",
-    NONE: "lorica check {path} --base {base} --json",
-}
-# What has to be done by hand before the command tells something new.
-FIRST: dict[str, str] = {
-    "over_scaled": "set lora_alpha (or use_rslora, alpha_pattern) in adapter_config.json to the values of training",
-    "under_scaled": "set lora_alpha (or use_rslora, alpha_pattern) in adapter_config.json to the values of training",
-    "unreadable": "fetch or copy the files again",
-    "broken_weights": "fetch or copy the weights again; if they are the same, train again",
-    "incomplete": "copy the whole folder again, or save it again where it was trained",
-    "not_applied": "save it again with PEFT's save_pretrained, or correct target_modules and the tensors' names",
-    "altered": "put config and weights of one and the same training together again",
-}
+# The weights are a pickle.
+_PICKLE = "L012"
+# Where every listed cause is refuted.
+_NO_CAUSE = "lorica check {path} --base {base} --json"
+# Causes that a base which was named with --expected-base, and suits better, explains.
+_OF_THE_BASE = ("wrong_size", "wrong_base", "wrong_revision")
 
 
 def settling(hypotheses: Sequence[Hypothesis], missing: Collection[Need]) -> list[str]:
     """What to give so that experiments could decide among the causes that are still possible, the most telling
     first."""
-    top = hypotheses[0]
-    rivals = {each.cause for each in hypotheses[1:] if each.posterior >= OPEN}
-    if not rivals and top.posterior >= 1 - OPEN:
+    top, *others = hypotheses
+    rivals = [hypothesis for hypothesis in others if hypothesis.certainty != "unlikely"]
+    if not rivals and top.certainty == "settled":
         return []
-    possible = rivals | {top.cause}
-    found = []
+    hints = []
     for need in missing:
-        decided = sorted(
-            {cause for each in EXPERIMENTS if need in each.needs for cause in each.separates} & possible,
-            key=lambda cause: next(-each.posterior for each in hypotheses if each.cause == cause),
-        )
-        if decided:
-            titles = [each.title for each in hypotheses if each.cause in decided][:4]
-            found.append((len(decided), f"{GIVE[need]} would decide about: {', '.join(titles)}"))
-    return [text for _, text in sorted(found, key=lambda each: -each[0])]
+        separated = {cause for experiment in EXPERIMENTS if need in experiment.needs for cause in experiment.separates}
+        titles = [hypothesis.title for hypothesis in (top, *rivals) if hypothesis.cause in separated]
+        if titles:
+            hints.append((len(titles), f"{GIVE[need]} would decide about: {', '.join(titles[:4])}"))
+    return [text for _, text in sorted(hints, key=lambda hint: -hint[0])]
 
 
 def next_command(top: Hypothesis, context: Context) -> str:
     """One command line, which works as it is once the words in capitals are replaced."""
-    path, means = str(context.specimen.given), context.means
-    if top.cause == "unreadable" and any(each.code == "L010" for each in context.findings):
+    path, inputs = str(context.specimen.given), context.inputs
+    if top.cause == "unreadable" and any(finding.code == "L010" for finding in context.findings):
         return f"git -C {shlex.quote(path)} lfs pull"
     match = context.match
     fitting = runnable(match.candidates[0]) if match and match.candidates else ""
-    if context.home is not None and top.cause in ("wrong_size", "wrong_base", "wrong_revision"):
-        wanted = "lorica diagnose {path} --base {home}"
-    elif top.posterior < DECIDED:
-        wanted = _undecided(means)
-    elif top.cause == "healthy" and (not context.specimen.folder.is_dir() or PASSPORT_NAME in context.specimen.files):
+    return (
+        _template(top, context)
+        .format(
+            path=shlex.quote(path),
+            base=shlex.quote(str(inputs.base)) if inputs.base is not None else _embedded_base(context) or "BASE",
+            rows=shlex.quote(inputs.rows_file) if inputs.rows_file else "ROWS",
+            task=inputs.task or "TASK",
+            format=_best_format(top),
+            fitting=shlex.quote(fitting) if fitting else "THE_BASE_IT_FITS",
+            home=shlex.quote(str(context.home)),
+        )
+        .strip()
+    )
+
+
+def _template(top: Hypothesis, context: Context) -> str:
+    if context.home is not None and top.cause in _OF_THE_BASE:
+        return "lorica diagnose {path} --base {home}"
+    if top.certainty not in ("settled", "likely"):
+        return _undecided(context.inputs)
+    specimen = context.specimen
+    if top.cause == "healthy" and (not specimen.folder.is_dir() or PASSPORT_NAME in specimen.files):
         # A passport is made for a folder, and once.
-        wanted = "lorica check {path} --base {base}"
-    else:
-        wanted = _NEXT[top.cause]
-    return wanted.format(
-        path=shlex.quote(path),
-        base=shlex.quote(str(means.base)) if means.base is not None else _named(context) or "BASE",
-        rows=shlex.quote(means.rows_file) if means.rows_file else "ROWS",
-        task=means.task or "TASK",
-        format=_best_format(top),
-        fitting=shlex.quote(fitting) if fitting else "THE_BASE_IT_FITS",
-        home=shlex.quote(str(context.home)),
-    ).strip()
+        return "lorica check {path} --base {base}"
+    return causes()[top.cause].command if top.cause in causes() else _NO_CAUSE
 
 
-def _undecided(means: Means) -> str:
+def _undecided(inputs: DiagnosisInputs) -> str:
     """What gives the experiments that are missing."""
-    if means.base is None:
+    if inputs.base is None:
         return "lorica diagnose {path} --base {base}"
-    if not (means.rows and means.task):
+    if not (inputs.rows and inputs.task):
         return "lorica diagnose {path} --base {base} --rows {rows} --task {task}"
     return "lorica diagnose {path} --base {base} --rows MORE_ROWS --task {task}"
 
 
-def _named(context: Context) -> str:
+def _embedded_base(context: Context) -> str:
     """The embedded base that the config names, as it is typed; "" for all others, which may not be here."""
     config = context.specimen.raw_config
-    named = config.get("base_model_name_or_path") if config else None
-    typed = runnable(named) if isinstance(named, str) else ""
+    name = config.get("base_model_name_or_path") if config else None
+    typed = runnable(name) if isinstance(name, str) else ""
     return typed if typed.startswith(EMBEDDED) else ""
 
 
@@ -129,20 +97,17 @@ def runnable(name: str) -> str:
 def first_step(cause: str, findings: Sequence[Finding]) -> str:
     """What has to be done by hand before the command tells something new; "" for nothing."""
     if cause == "unreadable" and is_pickle(findings):
-        return (
-            "`lorica convert DIR OUT` reads its tensors and runs nothing of it; or save it again where it was made, "
-            "with save_pretrained(..., safe_serialization=True)"
-        )
-    return FIRST.get(cause, "")
+        return finding_codes()[_PICKLE].fix
+    return causes()[cause].first if cause in causes() else ""
 
 
 def is_pickle(findings: Sequence[Finding]) -> bool:
     """Whether all that was wrong with the files is that their weights are a pickle, which is not opened."""
-    return {each.code for each in findings if each.level == 0 and each.severity == "reject"} == {"L012"}
+    codes = {finding.code for finding in findings if finding.level == 0 and finding.severity == "reject"}
+    return codes == {_PICKLE}
 
 
 def _best_format(top: Hypothesis) -> str:
     """The overrides of the format that did better, from the evidence of the format sweep."""
-    said = next((each.text for each in top.evidence_for if each.source == "format_sweep"), "")
-    words = [word for word in said.split() if word.startswith(("task.style=", "model.chat_template="))]
-    return " ".join(words)
+    text = next((item.text for item in top.evidence_for if item.source == "format_sweep"), "")
+    return " ".join(word for word in text.split() if word.startswith(("task.style=", "model.chat_template=")))

@@ -15,7 +15,7 @@ from lorica.tasks import load_task
 from lorica.tasks.base import Task
 from lorica.vetting.behaviour.formats import other_templates
 from lorica.vetting.diagnosis import numeric
-from lorica.vetting.diagnosis.context import Asked, Context, Subject
+from lorica.vetting.diagnosis.context import Asked, Context, LoadedAdapter
 from lorica.vetting.diagnosis.evidence import Evidence
 from lorica.vetting.diagnosis.on_rows import evidence, gain_text, ready, skill_text
 from lorica.vetting.diagnosis.trial import Comparison, Scored, Trial, auc_error, compare, divergence
@@ -81,7 +81,7 @@ def sweep_scale(context: Context) -> list[Evidence]:
     return [evidence("scale_sweep", text, "scale", weights)]
 
 
-def _search_scale(context: Context, trial: Trial, subject: Subject) -> dict[float, Scored]:
+def _search_scale(context: Context, trial: Trial, subject: LoadedAdapter) -> dict[float, Scored]:
     """Factor -> the rows under it: a wide grid, then twice closer around the best."""
     assert subject.folder is not None
     specimen = context.specimen if subject.repair is None else context.reread(subject.folder)
@@ -163,7 +163,7 @@ def sweep_formats(context: Context) -> list[Evidence]:
     return [evidence("format_sweep", text, "format", weights)]
 
 
-def _try(name: str, asked: Asked, trial: Trial, subject: Subject, here: Scored) -> _Format:
+def _try(name: str, asked: Asked, trial: Trial, subject: LoadedAdapter, here: Scored) -> _Format:
     """One format. Raises LoricaError where it cannot be asked."""
     scored = trial.score(subject.folder, task=asked.task, encoder=asked.encoder)
     more, ranking, gain = compare(scored, here), _ranking_z(trial, scored, here), 0.0
@@ -209,7 +209,7 @@ def weigh_rivals(context: Context) -> list[Evidence]:
 
 def _formats(context: Context, trial: Trial) -> list[tuple[str, Task, Encoder]]:
     """(name, task, encoder) of every other way to ask."""
-    assert context.means.base is not None
+    assert context.inputs.base is not None
     tasks = [("", trial.task)]
     settings = trial.task.settings
     tasks += [
@@ -221,7 +221,7 @@ def _formats(context: Context, trial: Trial) -> list[tuple[str, Task, Encoder]]:
     known = {trial.encoder.template_digest}
     for template in ("auto", "plain"):
         try:
-            encoder = Encoder.load(context.means.base, chat_template=template)
+            encoder = Encoder.load(context.inputs.base, chat_template=template)
         except LoricaError:
             continue
         if encoder.template_digest not in known:

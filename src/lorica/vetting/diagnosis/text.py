@@ -1,149 +1,152 @@
-"""A diagnosis for people: in a terminal, and as a report."""
+"""A diagnosis for people and programs: in a terminal, as a page, as JSON."""
 
 from __future__ import annotations
+
+from typing import Any
+
+import msgspec
 
 from lorica.reports.page import Report, Section, Table, clean
 from lorica.reports.table import plain_table
 from lorica.vetting.diagnosis.diagnose import Diagnosis
-from lorica.vetting.diagnosis.evidence import Hypothesis, Weighed
+from lorica.vetting.diagnosis.evidence import Evidence, Hypothesis, direction
 from lorica.vetting.diagnosis.settle import first_step, is_pickle
 
-# Runners-up and lines of evidence that a terminal shows; the report has them all.
-_SHOWN, _LINES = 4, 6
-# Where a cause is as sure as this, a terminal is spared what more could have been tested.
-_SETTLED = 0.95
-# In a terminal, a cause less probable than this is not mentioned.
-_MENTIONED = 0.005
+# Runners-up and lines of evidence that a terminal shows; the page has them all.
+_MAX_OTHERS, _MAX_LINES, _MAX_AGAINST = 4, 6, 3
 
 
-def to_text(found: Diagnosis) -> str:
-    """The top cause with its evidence, the runners-up, the experiments, and the next command."""
-    top = found.hypotheses[0]
-    if found.decided:
-        parts = [f"{found.name}: {top.title} ({_percent(top.posterior)})\n  {_means(found, top)}", _evidence_lines(top)]
+def to_text(diagnosis: Diagnosis) -> str:
+    """The leading cause with its evidence, the runners-up, the experiments, and the next command."""
+    top = diagnosis.hypotheses[0]
+    if diagnosis.decided:
+        sections = [f"{diagnosis.name}: {top.title} ({top.certainty})\n  {_meaning(diagnosis)}"]
     else:
-        said = f"most probable is {top.title} ({_percent(top.posterior)}), which is too little to name it"
-        parts = [f"{found.name}: undecided\n  {_known(found)}\n  {said}", _evidence_lines(top)]
-    others = [each for each in found.hypotheses[1 : 1 + _SHOWN] if each.posterior >= _MENTIONED]
+        reason = f"{top.title} is the first of what is possible, and too little speaks for it to name it"
+        sections = [f"{diagnosis.name}: undecided\n  {_why_undecided(diagnosis)}\n  {reason}"]
+    sections.append(_evidence_lines(top))
+    others = [hypothesis for hypothesis in diagnosis.hypotheses[1:] if hypothesis.certainty != "unlikely"]
     if others:
-        rows = tuple((each.title, _percent(each.posterior), _best(each)) for each in others)
-        parts.append(
-            "then\n" + _indented(plain_table(Table(("cause", "probability", "most telling"), rows), max_cell=90))
-        )
-    if found.experiments:
-        lines = [f"  {each.asks} {'; '.join(each.found)}" for each in found.experiments if each.found]
-        silent = sum(not each.found for each in found.experiments)
-        lines += [f"  {silent} more could tell nothing"] if silent else []
-        parts.append("asked\n" + "\n".join(lines))
-    if found.settle:
-        parts.append("what would settle it\n" + "\n".join(f"  {each}" for each in found.settle))
-    if found.untested and top.posterior < _SETTLED:
-        lines = [f"  {each}" for each in found.untested[:_LINES]]
-        more = len(found.untested) - len(lines)
-        parts.append("not tested\n" + "\n".join([*lines, *([f"  and {more} more"] if more else [])]))
-    first = first_step(found.cause, found.findings) if found.decided else ""
-    parts.append("next\n" + (f"  {first}, then\n" if first else "") + f"  {found.command}")
-    return clean("\n\n".join(parts))
+        rows = tuple((item.title, item.certainty, _most_telling(item)) for item in others[:_MAX_OTHERS])
+        table = plain_table(Table(("cause", "certainty", "most telling"), rows), max_cell=90)
+        sections.append("then\n" + _indented(table.splitlines()))
+    if diagnosis.experiments:
+        lines = [f"{result.asks} {'; '.join(result.outcome)}" for result in diagnosis.experiments if result.outcome]
+        silent = sum(not result.outcome for result in diagnosis.experiments)
+        lines += [f"{silent} more could tell nothing"] if silent else []
+        sections.append("asked\n" + _indented(lines))
+    if diagnosis.settle:
+        sections.append("what would settle it\n" + _indented(diagnosis.settle))
+    if diagnosis.untested and diagnosis.certainty != "settled":
+        more = len(diagnosis.untested) - _MAX_LINES
+        lines = [*diagnosis.untested[:_MAX_LINES], *([f"and {more} more"] if more > 0 else [])]
+        sections.append("not tested\n" + _indented(lines))
+    sections.append("next\n" + _indented(_next_steps(diagnosis)))
+    return clean("\n\n".join(sections))
 
 
-def to_report(found: Diagnosis) -> Report:
+def to_report(diagnosis: Diagnosis) -> Report:
     """The whole diagnosis as a page."""
-    top = found.hypotheses[0]
-    first = first_step(found.cause, found.findings) if found.decided else ""
-    named = "" if found.decided else f"Undecided: {_known(found)}. Most probable, but not enough to name it: "
-    summary = (
-        f"{named}{top.title}: {_means(found, top)}. Probability {_percent(top.posterior)}.\n\n"
-        f"Next: {first + ', then ' if first else ''}{found.command}"
-    )
+    top = diagnosis.hypotheses[0]
+    open_question = f"Undecided: {_why_undecided(diagnosis)}. First of what is possible, but not enough to name it: "
+    lead = f"{'' if diagnosis.decided else open_question}{top.title} ({top.certainty}): {_meaning(diagnosis)}."
+    causes = tuple((item.title, item.means, item.certainty) for item in diagnosis.hypotheses)
     return Report(
-        title=f"Diagnosis of {found.name}",
-        summary=summary,
+        title=f"Diagnosis of {diagnosis.name}",
+        summary=f"{lead}\n\nNext: {' '.join(_next_steps(diagnosis))}",
         sections=(
-            Section("Causes", "Before and after the evidence; they add up to 100%.", (_causes(found),)),
-            *(_hypothesis(each) for each in found.hypotheses[:3]),
+            Section("Causes", "The leading one first.", (Table(("cause", "which means", "certainty"), causes),)),
+            *(_hypothesis(item) for item in diagnosis.hypotheses[:3]),
             Section(
                 "Experiments",
                 "In their order. Those with two causes were chosen to decide between them.",
-                (_experiments(found),),
-                notes=found.settle,
+                (_experiments(diagnosis),),
+                notes=diagnosis.settle,
             ),
-            Section("Evidence", tables=(_evidence(found),)),
-            Section("Not tested", tables=(), notes=found.untested or ("Everything was tested.",)),
+            Section("Evidence", tables=(_evidence(diagnosis),)),
+            Section("Not tested", tables=(), notes=diagnosis.untested or ("Everything was tested.",)),
         ),
-        footer=f"{found.path}. A weight is a natural-log likelihood ratio; evidence of one group counts once.",
+        footer=f"{diagnosis.path}. Evidence of one group counts once.",
     )
 
 
-def _means(found: Diagnosis, top: Hypothesis) -> str:
-    if found.cause == "unreadable" and is_pickle(found.findings):
+def to_plain(diagnosis: Diagnosis) -> dict[str, Any]:
+    """JSON-able values. What evidence weighs is told in words: the numbers behind them rank causes and mean no more."""
+    plain: dict[str, Any] = msgspec.to_builtins(diagnosis)
+    evidence = [
+        {"id": item.id, "text": item.text, "source": item.source, "group": item.group, "speaks": _directions(item)}
+        for item in diagnosis.evidence
+    ]
+    return plain | {"decided": diagnosis.decided, "evidence": evidence}
+
+
+def _directions(item: Evidence) -> dict[str, str]:
+    """Cause -> how the evidence bears on it, without those that it leaves as they are."""
+    words = {cause: direction(weight) for cause, weight in sorted(item.weights.items())}
+    return {cause: word for cause, word in words.items() if word != "neutral"}
+
+
+def _meaning(diagnosis: Diagnosis) -> str:
+    if diagnosis.cause == "unreadable" and is_pickle(diagnosis.findings):
         return "its weights are a pickle: that can run code, so it is not opened, and nothing is known of what is in it"
-    return top.means
+    return diagnosis.hypotheses[0].means
 
 
-def _known(found: Diagnosis) -> str:
-    """What is known where no cause can be named."""
-    codes = dict.fromkeys(each.code for each in found.findings if each.severity != "note")
-    told = f"what was found ({', '.join(codes)}) does not settle it"
-    return told if codes else "nothing wrong was found in what could be looked at"
+def _why_undecided(diagnosis: Diagnosis) -> str:
+    codes = dict.fromkeys(finding.code for finding in diagnosis.findings if finding.severity != "note")
+    findings = f"what was found ({', '.join(codes)}) does not settle it"
+    return findings if codes else "nothing wrong was found in what could be looked at"
 
 
-def _causes(found: Diagnosis) -> Table:
-    rows = tuple((each.title, each.means, _percent(each.prior), _percent(each.posterior)) for each in found.hypotheses)
-    return Table(("cause", "which means", "before", "after"), rows)
+def _next_steps(diagnosis: Diagnosis) -> list[str]:
+    first = first_step(diagnosis.cause, diagnosis.findings) if diagnosis.decided else ""
+    return [f"{first}, then", diagnosis.command] if first else [diagnosis.command]
 
 
-def _hypothesis(each: Hypothesis) -> Section:
-    rows = tuple((w.text, w.source, w.direction, w.weight) for w in (*each.evidence_for, *each.evidence_against))
-    tables = (Table(("evidence", "from", "direction", "weight"), rows),) if rows else ()
-    said = f"{each.means[:1].upper()}{each.means[1:]}."
-    return Section(f"{each.title} ({_percent(each.posterior)})", said, tables)
+def _hypothesis(hypothesis: Hypothesis) -> Section:
+    bearings = (*hypothesis.evidence_for, *hypothesis.evidence_against)
+    rows = tuple((item.text, item.source, item.direction) for item in bearings)
+    tables = (Table(("evidence", "from", "direction"), rows),) if rows else ()
+    means = f"{hypothesis.means[:1].upper()}{hypothesis.means[1:]}."
+    return Section(f"{hypothesis.title} ({hypothesis.certainty})", means, tables)
 
 
-def _experiments(found: Diagnosis) -> Table:
-    titles = {each.cause: each.title for each in found.hypotheses}
+def _experiments(diagnosis: Diagnosis) -> Table:
+    titles = {hypothesis.cause: hypothesis.title for hypothesis in diagnosis.hypotheses}
     rows = tuple(
         (
-            each.asks,
-            " or ".join(titles[cause] for cause in each.between if cause) or "always asked",
-            "; ".join(each.found) or "it could tell nothing",
+            result.asks,
+            " or ".join(titles[cause] for cause in result.between if cause) or "always asked",
+            "; ".join(result.outcome) or "it could tell nothing",
         )
-        for each in found.experiments
+        for result in diagnosis.experiments
     )
     return Table(("question", "to decide between", "what came out"), rows)
 
 
-def _evidence(found: Diagnosis) -> Table:
-    titles = {each.cause: each.title for each in found.hypotheses}
-    rows = tuple(
-        (
-            each.text,
-            each.source,
-            each.group,
-            ", ".join(f"{titles[c]} {w:+.1f}" for c, w in sorted(each.weights.items())),
-        )
-        for each in found.evidence
-    )
-    return Table(("what was seen", "from", "group", "weights"), rows)
+def _evidence(diagnosis: Diagnosis) -> Table:
+    titles = {hypothesis.cause: hypothesis.title for hypothesis in diagnosis.hypotheses}
+    rows = []
+    for item in diagnosis.evidence:
+        causes: dict[str, list[str]] = {}
+        for cause, word in _directions(item).items():
+            causes.setdefault(word, []).append(titles[cause])
+        speaks = "; ".join(f"{word} {', '.join(names)}" for word, names in causes.items())
+        rows.append((item.text, item.source, item.group, speaks))
+    return Table(("what was seen", "from", "group", "speaks"), tuple(rows))
 
 
 def _evidence_lines(top: Hypothesis) -> str:
-    lines = [_line(each) for each in top.evidence_for[:_LINES]]
-    lines += [_line(each) for each in top.evidence_against[:3]]
-    return "\n".join(lines) or "  nothing speaks for it: too little was tested to decide"
+    bearings = (*top.evidence_for[:_MAX_LINES], *top.evidence_against[:_MAX_AGAINST])
+    lines = [f"{item.direction}: {item.text} [{item.source}]" for item in bearings]
+    return _indented(lines or ["nothing speaks for it: too little was tested to decide"])
 
 
-def _line(each: Weighed) -> str:
-    return f"  {each.direction}: {each.text} [{each.source}]"
+def _most_telling(hypothesis: Hypothesis) -> str:
+    heaviest = (*hypothesis.evidence_for[:1], *hypothesis.evidence_against[:1])
+    item = max(heaviest, key=lambda item: item.direction.startswith("strongly"), default=None)
+    return f"{item.direction}: {item.text}" if item else "nothing speaks for or against it"
 
 
-def _best(each: Hypothesis) -> str:
-    telling = sorted((*each.evidence_for, *each.evidence_against), key=lambda w: -abs(w.weight))
-    return f"{telling[0].direction}: {telling[0].text}" if telling else "nothing speaks for or against it"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.01 else "below 1%"
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines())
+def _indented(lines: list[str] | tuple[str, ...]) -> str:
+    return "\n".join(f"  {line}" for line in lines)

@@ -7,9 +7,9 @@ import stat
 from pathlib import Path
 
 from lorica.adapters.document import short_text
-from lorica.vetting.codes import Severity
 from lorica.vetting.files.listing import checkpoint_like
 from lorica.vetting.files.sources import Source
+from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 
 MAX_FILES = 2_000

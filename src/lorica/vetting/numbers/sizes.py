@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.layout import Layout
-from lorica.vetting.codes import Severity
+from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.scan import TensorFacts
 from lorica.vetting.numbers.spectra import Measure

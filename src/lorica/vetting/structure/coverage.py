@@ -8,7 +8,7 @@ from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.layout import Layout, module_path
 from lorica.vetting.claims.families import family, mixed, uniform
-from lorica.vetting.codes import Severity
+from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.layers import check_layers, layers
 from lorica.vetting.structure.targets import (

@@ -9,7 +9,7 @@ from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.layout import Layout
 from lorica.adapters.methods import method_of_names
 from lorica.adapters.names import PREFIX
-from lorica.vetting.codes import Severity
+from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.leftovers import alpha_tensors
 from lorica.vetting.wording import listed, shown, some

@@ -11,7 +11,7 @@ from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.layout import Layout, split_layer
 from lorica.vetting.claims.families import mixed, uniform
-from lorica.vetting.codes import Severity
+from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.targets import Asked, tells_layers
 from lorica.vetting.wording import numbers, shown

@@ -1,0 +1,210 @@
+"""Findings of the checks as evidence for causes, and the absence of findings as evidence against them.
+
+`findings.toml` says what a code speaks for. A level that ran without a finding for a cause speaks against that cause:
+`CLEAN` says how much, which is how reliably the level would have found it (-5: it misses 1 in 150).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from lorica.vetting.base.levels import FEW
+from lorica.vetting.diagnosis.evidence import Evidence
+from lorica.vetting.diagnosis.numeric import ratio_weights
+from lorica.vetting.finding_codes import SOUND, Severity, finding_codes
+from lorica.vetting.findings import Finding
+
+# Log likelihood ratio of the first cause that a code names, of its further causes, and of those in SOUND.
+_BY_SEVERITY: dict[Severity, tuple[float, float, float]] = {
+    "reject": (4.5, 2.5, -5.0),
+    "warn": (2.2, 1.2, -1.2),
+    "note": (0.5, 0.3, 0.0),
+}
+# A file that cannot be read settles the matter: nothing else of it can be judged.
+_UNREADABLE = (8.0, 3.0, -8.0)
+# From this ratio on a finding has found its cause; from the smaller one on it speaks of it.
+_FINDS, _SPEAKS_OF = 2.0, 0.5
+
+# What shows that a part of an adapter belongs elsewhere; that the rest of it works, or lies where it belongs, then does
+# not speak against it.
+_PARTLY = ("strangers", "layer_order", "partners")
+_OF_THE_REST = ("alignment", "skill", "scale_sweep", "format_sweep")
+_ELSEWHERE = ("broken_weights", "wrong_base")
+
+# Area -> (the level that must have run, cause -> log likelihood ratio when no finding of that level speaks for it).
+CLEAN: dict[str, tuple[int, dict[str, float]]] = {
+    "files": (0, {"unreadable": -8.0}),
+    "structure": (1, {"unsupported": -5.0, "incomplete": -4.0, "not_applied": -4.0, "altered": -1.0}),
+    "numbers": (2, {"broken_weights": -2.5, "no_effect": -6.0}),
+    "base": (3, {"wrong_size": -6.0, "tokenizer_mismatch": -1.0, "wrong_revision": -1.0}),
+    "behaviour": (4, {"ignores_input": -2.0, "hard_labels": -1.5, "generation_settings": -1.5}),
+}
+_CLEAN_TEXT = {
+    "files": "the files are whole and of the right format",
+    "structure": "names, pairs, ranks and targets agree with one another",
+    "numbers": "all values are finite, none is constant and no update is zero",
+    "base": "its shapes fit the base model",
+    "behaviour": "its answers change with the input and can be read",
+}
+
+# Keys of the config that decide how large the update is, and which modules get one.
+_SCALE_KEYS = {"lora_alpha", "use_rslora", "alpha_pattern", "r"}
+_TARGET_KEYS = {"target_modules", "exclude_modules", "layers_to_transform"}
+
+
+def from_findings(findings: Iterable[Finding]) -> list[Evidence]:
+    """Evidence from findings, in their order; those that say nothing of any cause are left out."""
+    evidence = []
+    for index, finding in enumerate(findings):
+        likelihoods = finding_likelihoods(finding)
+        if likelihoods:
+            evidence.append(
+                Evidence(
+                    id=f"{finding.code}.{index}",
+                    text=sentence(finding),
+                    source=finding.code,
+                    group=_group(finding, likelihoods),
+                    weights=likelihoods,
+                )
+            )
+    return evidence
+
+
+def finding_likelihoods(finding: Finding) -> dict[str, float]:
+    """Cause -> log likelihood ratio of one finding."""
+    row = finding_codes()[finding.code]
+    if row.weighed_by:
+        return {}
+    if row.likelihoods is None:
+        return _by_severity(finding, [cause for cause in row.causes if cause not in SOUND])
+    likelihoods = dict(row.likelihoods)
+    for name in VARIANTS.get(finding.code, _no_variants)(finding.facts):
+        likelihoods |= row.variants[name]
+    scale_factor = finding.facts.get("scale_factor")
+    if finding.code in ("L223", "L342") and isinstance(scale_factor, float) and scale_factor > 0:
+        likelihoods |= ratio_weights(scale_factor)
+    # A note, or a finding that its check itself took less seriously, weighs less than the table says.
+    return {cause: ratio / 3 for cause, ratio in likelihoods.items()} if finding.severity == "note" else likelihoods
+
+
+def _by_severity(finding: Finding, causes: Sequence[str]) -> dict[str, float]:
+    unreadable = finding.level == 0 and finding.severity == "reject"
+    first, further, sound = _UNREADABLE if unreadable else _BY_SEVERITY[finding.severity]
+    likelihoods = dict.fromkeys(causes[1:], further) | dict.fromkeys(causes[:1], first)
+    if sound:
+        likelihoods |= dict.fromkeys(SOUND, sound if causes or finding.severity == "reject" else sound / 2)
+    return likelihoods
+
+
+def _no_variants(facts: Mapping[str, Any]) -> Iterable[str]:
+    return ()
+
+
+def _factor_shapes(facts: Mapping[str, Any]) -> Iterator[str]:
+    if facts.get("empty") or facts.get("flat"):
+        yield "ungathered"
+
+
+def _layer_order(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Layers that all stand as many places too low or too high were renumbered; the layer whose own place is beyond
+    what is looked at takes the one that is left."""
+    places = facts.get("places")
+    moves = [(int(old), int(new)) for old, new in places.items()] if isinstance(places, dict) else []
+    if len(moves) > 2 and len({(new - old) % len(moves) for old, new in moves}) == 1:
+        yield "shifted"
+
+
+def _levels(facts: Mapping[str, Any]) -> Iterator[str]:
+    if facts.get("levels", 0) <= FEW:
+        yield "three_bits"
+
+
+def _changed_keys(facts: Mapping[str, Any]) -> Iterator[str]:
+    changed = facts.get("changed")
+    changes: dict[str, Any] = changed if isinstance(changed, dict) else {}
+    scale_keys = changes.keys() & _SCALE_KEYS
+    if scale_keys and not isinstance(facts.get("scale_factor"), float):
+        yield "scale"
+        if scale_keys == {"use_rslora"}:
+            yield "rslora_set" if changes["use_rslora"][1] else "rslora_unset"
+    if changes.keys() & _TARGET_KEYS:
+        yield "targets"
+    if "modules_to_save" in changes:
+        yield "saved_modules"
+
+
+def _failed_rows(facts: Mapping[str, Any]) -> Iterator[str]:
+    cut_off, invalid = float(facts.get("cut_off_share", 0.0)), float(facts.get("invalid_share", 0.0))
+    if cut_off > 0.01:
+        yield "cut_off_often" if cut_off >= 0.1 else "cut_off"
+    if invalid > 0.01:
+        yield "invalid_as_cut_off" if cut_off >= invalid / 2 else "invalid"
+
+
+# Code -> from a finding's facts the names of its row's variants, each of which changes the likelihoods before it.
+VARIANTS: dict[str, Callable[[Mapping[str, Any]], Iterable[str]]] = {
+    "L114": _factor_shapes,
+    "L324": _layer_order,
+    "L333": _levels,
+    "L342": _changed_keys,
+    "L464": _failed_rows,
+}
+
+
+def from_clean(findings: Sequence[Finding], ran: Collection[int]) -> list[Evidence]:
+    """What levels that ran did not find."""
+    failed = {finding.level for finding in findings if finding.severity == "reject"}
+    spoken_of = {
+        cause for finding in findings for cause, ratio in finding_likelihoods(finding).items() if ratio >= _SPEAKS_OF
+    }
+    evidence = []
+    for area, (level, likelihoods) in CLEAN.items():
+        if level not in ran or level in failed:
+            continue
+        if against := {cause: ratio for cause, ratio in likelihoods.items() if cause not in spoken_of}:
+            name = f"clean.{area}"
+            evidence.append(Evidence(id=name, text=_CLEAN_TEXT[area], source="checks", group=name, weights=against))
+    return evidence
+
+
+def consistent(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """The evidence without what other evidence explains, and where a check that found nothing does not speak against a
+    cause that another check found: what names alone do not show, names beside the base's do."""
+    codes = finding_codes()
+    sources = {item.source for item in evidence}
+    explained = {effect for source in sources if source in codes for effect in codes[source].explains}
+    evidence = [item for item in evidence if item.source not in explained]
+    if any(item.source in _PARTLY and item.weights.get("broken_weights", 0.0) >= _FINDS for item in evidence):
+        evidence = [_without_the_rest(item) if item.source in _OF_THE_REST else item for item in evidence]
+    causes = {
+        cause for item in evidence if item.source in codes for cause, ratio in item.weights.items() if ratio >= _FINDS
+    }
+    consistent_evidence = []
+    for item in evidence:
+        if item.source != "checks":
+            consistent_evidence.append(item)
+        elif against := {cause: ratio for cause, ratio in item.weights.items() if cause not in causes}:
+            consistent_evidence.append(msgspec.structs.replace(item, weights=against))
+    return consistent_evidence
+
+
+def _without_the_rest(item: Evidence) -> Evidence:
+    weights = {cause: ratio for cause, ratio in item.weights.items() if cause not in _ELSEWHERE or ratio > 0}
+    return msgspec.structs.replace(item, weights=weights)
+
+
+def sentence(finding: Finding) -> str:
+    """A finding in one line: what was seen, and what was expected."""
+    seen, expected = finding.seen.rstrip("."), finding.expected.rstrip(".")
+    return f"{seen}; expected {expected}" if expected else seen
+
+
+def _group(finding: Finding, likelihoods: Mapping[str, float]) -> str:
+    """Findings of one level that speak first of the same cause tell one story."""
+    if group := finding_codes()[finding.code].group:
+        return group
+    top = max(likelihoods, key=lambda cause: likelihoods[cause])
+    return f"L{finding.level}.{top if likelihoods[top] > 0 else 'sound'}"
