@@ -27,7 +27,7 @@ from lorica.vetting.finding_codes import finding_codes
 from lorica.vetting.findings import Finding, judge
 from lorica.vetting.many import examine_all
 from lorica.vetting.scores import check_scores
-from lorica.vetting.tried import Bench
+from lorica.vetting.tried import BaseChecker
 
 Key = TypeVar("Key")
 Made = TypeVar("Made")
@@ -40,7 +40,7 @@ class Judge:
     def __init__(self, rows: int) -> None:
         self._rows: tuple[Row, ...] = tuple(zoo.rows()[1][:rows])
         self._before: dict[tuple[Path, str], float | None] = {}
-        self._benches: dict[tuple[Path, str, bool, int], Bench] = {}
+        self._benches: dict[tuple[Path, str, bool, int], BaseChecker] = {}
         self._places: dict[tuple[Path, str, bool], Workplace] = {}
 
     def judge(self, kind: Kind, case: Case, causes: frozenset[str]) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Judge:
                 tops = {"files": (), "base": (3, 4), "behaviour": (4,)}[kind.level]
                 unable: tuple[str, ...] = ()
                 for top in tops:
-                    tried = [self._bench(case, kind, top).try_on(each) for each in found]
+                    tried = [self._bench(case, kind, top).run(each) for each in found]
                     unable = tried[0][1].unable
                     if top == tops[-1] or tried[0][0].verdict.status == "rejected":
                         found = [each for each, _ in tried]
@@ -130,11 +130,11 @@ class Judge:
     def _place(self, case: Case, asked: bool) -> Workplace:
         return _kept(self._places, (case.base, case.style, asked), lambda: Workplace(self._setting(case, asked)))
 
-    def _bench(self, case: Case, kind: Kind, top: int) -> Bench:
+    def _bench(self, case: Case, kind: Kind, top: int) -> BaseChecker:
         asked = kind.level == "behaviour"
         key = (case.base, case.style, asked, top)
         rows = self._rows if asked else None
-        return _kept(self._benches, key, lambda: Bench(self._setting(case, asked), rows, top=top))
+        return _kept(self._benches, key, lambda: BaseChecker(self._setting(case, asked), rows, top=top))
 
 
 def caught(status: str, findings: list[Finding], causes: frozenset[str]) -> str:

@@ -88,7 +88,7 @@ def _fits(folder: Path, name: str, *, hidden: int = 4096, layers: int = 32) -> s
     shapes = {"inputs": hidden, "outputs": hidden, "layers": layers, "rank": 1}
     config = msgspec.structs.replace(QV, r=1, base_model_name_or_path=name)
     (source,) = find_sources([write(folder, healthy(**shapes), config=config)])
-    return check.examine(source, most=1).fits
+    return check.examine(source, max_level=1).fits
 
 
 def test_the_named_base_stands_first_among_those_that_fit(tmp_path: Path) -> None:

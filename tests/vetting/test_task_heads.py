@@ -73,7 +73,7 @@ def _edit(folder: Path, **changes: Any) -> None:
 
 def _check(folder: Path) -> Examination:
     with ExitStack() as stack:
-        (found,) = examine_all(find_sources([folder]), stack, whole=True)
+        (found,) = examine_all(find_sources([folder]), stack, keep_details=True)
     return found
 
 

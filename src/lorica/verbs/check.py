@@ -20,8 +20,8 @@ from lorica.vetting.findings import EXIT_CODES, LEVELS
 if TYPE_CHECKING:
     from lorica.reports.page import Cell
     from lorica.vetting.check import Examination
-    from lorica.vetting.ranking import Place
-    from lorica.vetting.tried import Tried
+    from lorica.vetting.ranking import Rank
+    from lorica.vetting.tried import BaseCheckResult
 
 _EXAMPLES = """\
   lorica check runs/rules/rules                         files, structure and numbers: no base needed
@@ -124,9 +124,9 @@ def _run(given: argparse.Namespace) -> int:
     with ExitStack() as stack:
         with row_progress(len(sources), "adapters") as advance:
             found = examine_all(
-                sources, stack, most=min(top, 2), jobs=given.jobs, whole=bool(given.base), on_done=advance
+                sources, stack, max_level=min(top, 2), jobs=given.jobs, keep_details=bool(given.base), on_done=advance
             )
-        tried: list[Tried | None] = [None] * len(found)
+        tried: list[BaseCheckResult | None] = [None] * len(found)
         if given.base and top > 2:
             from lorica.verbs.check_base import try_on_base
 
@@ -136,7 +136,10 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _tell(
-    given: argparse.Namespace, found: Sequence[Examination], tried: Sequence[Tried | None], passed: Sequence[Path]
+    given: argparse.Namespace,
+    found: Sequence[Examination],
+    tried: Sequence[BaseCheckResult | None],
+    passed: Sequence[Path],
 ) -> int:
     """Print and write the result; returns the worst adapter's exit code. passed: folders that were not looked at."""
     from lorica.verbs import check_text
@@ -169,8 +172,8 @@ def _tell(
 def _write(
     given: argparse.Namespace,
     found: Sequence[Examination],
-    tried: Sequence[Tried | None],
-    places: Sequence[Place],
+    tried: Sequence[BaseCheckResult | None],
+    places: Sequence[Rank],
 ) -> None:
     """The files that were asked for, each whole or not at all."""
     from lorica.data.write import atomic_file
@@ -202,7 +205,7 @@ def _tame(cell: Cell, column: str) -> Cell:
     return f"'{cell}" if risky else cell
 
 
-def _kept(found: Sequence[Examination], places: Sequence[Place]) -> list[Examination]:
+def _kept(found: Sequence[Examination], places: Sequence[Rank]) -> list[Examination]:
     """The adapters that are not rejected, best first."""
     by_name = {each.source.name: each for each in found}
     ranked = [by_name[place.name] for place in places]

@@ -10,12 +10,12 @@ from lorica.verbs import on_base
 from lorica.verbs.arguments import resolve
 from lorica.verbs.progress import row_progress
 from lorica.vetting.check import Examination
-from lorica.vetting.tried import Bench, Tried
+from lorica.vetting.tried import BaseChecker, BaseCheckResult
 
 
 def try_on_base(
     found: Sequence[Examination], given: argparse.Namespace, top: int
-) -> tuple[list[Examination], list[Tried | None]]:
+) -> tuple[list[Examination], list[BaseCheckResult | None]]:
     """Try each adapter on `--base`, with `--rows` where they are given. Raises what reading them raises."""
     named = bool(given.task) or any(each.partition("=")[0] == "task" for each in given.overrides)
     if given.rows is not None and not named:
@@ -24,6 +24,6 @@ def try_on_base(
     base = on_base.locate(given.base, config)
     rows = None if given.rows is None else on_base.some_rows(given.rows, config)
     with row_progress(None, "prompts") as advance:
-        bench = Bench(on_base.setting(config, base, named=named), rows, top=top, on_done=advance)
-        tried = [bench.try_on(each) for each in found]
+        bench = BaseChecker(on_base.setting(config, base, named=named), rows, top=top, on_done=advance)
+        tried = [bench.run(each) for each in found]
     return [each for each, _ in tried], [trial for _, trial in tried]

@@ -16,10 +16,10 @@ from lorica.vetting.check import Examination
 from lorica.vetting.claims.evidence import Evidence
 from lorica.vetting.findings import LEVELS, Finding
 from lorica.vetting.profile import Profile
-from lorica.vetting.ranking import Place
+from lorica.vetting.ranking import Rank
 
 if TYPE_CHECKING:
-    from lorica.vetting.tried import Tried  # loads torch, which the levels on files do without
+    from lorica.vetting.tried import BaseCheckResult  # loads torch, which the levels on files do without
 
 COLUMNS = (
     *("place", "adapter", "verdict", "levels", "method", "base", "revision", "fits", "rank", "alpha", "scaling"),
@@ -36,7 +36,7 @@ _FEW = 4
 _MARKS = {"passed": "+", "noted": "+", "warned": "!", "failed": "x", "skipped": "-"}
 
 
-def one(found: Examination, behaviour: Tried | None) -> str:
+def one(found: Examination, behaviour: BaseCheckResult | None) -> str:
     """Everything about one adapter, for a terminal."""
     verdict = found.verdict
     levels = " · ".join(f"L{level} {name} {verdict.levels[level]}" for level, name in LEVELS.items())
@@ -50,7 +50,7 @@ def one(found: Examination, behaviour: Tried | None) -> str:
     return "\n".join([*lines, f"  {levels}", *(finding_text(each) for each in verdict.findings)])
 
 
-def several(found: Sequence[Examination], behaviours: Sequence[Tried | None], places: Sequence[Place]) -> str:
+def several(found: Sequence[Examination], behaviours: Sequence[BaseCheckResult | None], places: Sequence[Rank]) -> str:
     """The comparison, best first, and why each stands where it stands."""
     table = comparison(found, behaviours, places, _SHORT)
     why = [f"{each.place}. {clean(each.name)}: {each.above}" for each in places if each.above]
@@ -85,8 +85,8 @@ def _sequences(found: Sequence[Examination]) -> list[str]:
 
 def comparison(
     found: Sequence[Examination],
-    behaviours: Sequence[Tried | None],
-    places: Sequence[Place],
+    behaviours: Sequence[BaseCheckResult | None],
+    places: Sequence[Rank],
     columns: Sequence[str] = COLUMNS,
 ) -> Table:
     """Side by side, in the order of the ranking."""
@@ -98,7 +98,7 @@ def comparison(
     return Table(tuple(columns), tuple(rows))
 
 
-def page(found: Sequence[Examination], behaviours: Sequence[Tried | None], places: Sequence[Place]) -> Report:
+def page(found: Sequence[Examination], behaviours: Sequence[BaseCheckResult | None], places: Sequence[Rank]) -> Report:
     """The page for people: the table to sort and filter, the ranking with its reasons, and every finding of every
     adapter; of many adapters each is folded behind its name in the table."""
     statuses = [each.verdict.status for each in found]
@@ -126,7 +126,7 @@ def page(found: Sequence[Examination], behaviours: Sequence[Tried | None], place
     return Report("Adapters checked by Lorica", f"{len(found)} adapters: {counts}.", tuple(sections))
 
 
-def plain(found: Examination, behaviour: Tried | None) -> dict[str, Any]:
+def plain(found: Examination, behaviour: BaseCheckResult | None) -> dict[str, Any]:
     """One adapter as JSON-able values."""
     verdict = found.verdict
     return {
@@ -171,7 +171,7 @@ def _visible(name: str) -> str:
     return re.sub(r"(?<= ) |^ | $", r"\\x20", plain)
 
 
-def _cells(found: Examination, behaviour: Tried | None, place: Place) -> dict[str, Cell]:
+def _cells(found: Examination, behaviour: BaseCheckResult | None, place: Rank) -> dict[str, Cell]:
     about, verdict = found.profile, found.verdict
     reasons = [each for each in verdict.findings if each.severity != "note"]
     claims = [each for each in verdict.findings if "L150" <= each.code < "L200" and each.severity != "note"]

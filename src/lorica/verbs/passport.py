@@ -272,7 +272,7 @@ def _by_passport(given: argparse.Namespace, specimen: Any, known: list[Any]) -> 
     from lorica.vetting.passport import check_passport
 
     if not given.base:
-        found = check_passport(specimen, None, known=known)
+        found = check_passport(specimen, None, earlier=known)
         asked = any(each.code in ("L340", "L341") or each.file == PASSPORT_NAME for each in [*known, *found])
         return found if asked else [*found, finding("L377", "no base model was named", file=PASSPORT_NAME)]
     from lorica.verbs import build
@@ -280,7 +280,7 @@ def _by_passport(given: argparse.Namespace, specimen: Any, known: list[Any]) -> 
 
     config = _config(given)
     base = build.model_folder(config)
-    found = check_passport(specimen, base, full=given.full, known=known)
+    found = check_passport(specimen, base, full=given.full, earlier=known)
     if not any(each.code in ("L340", "L341") for each in found):
         found += check_canaries(specimen, build.build_engine(config, base))
     return found

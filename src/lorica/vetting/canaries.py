@@ -36,23 +36,27 @@ def check_canaries(specimen: Specimen, engine: Engine, name: str = "") -> list[F
         return []  # check_passport says so
     if not passport.canaries.items:
         return []
-    used = name or specimen.name
+    adapter_name = name or specimen.name
     try:
-        engine.add_adapter(used, Path(specimen.folder))
-        trial = run_canaries(engine, used, passport.canaries)
+        engine.add_adapter(adapter_name, Path(specimen.folder))
+        trial = run_canaries(engine, adapter_name, passport.canaries)
     except LoricaError as error:
         # The folder may be where an archive was unpacked, which is nowhere by the time this is read.
-        said = error.message.replace(str(specimen.folder), specimen.name)
-        return [finding("L376", shown(said, 200), file=PASSPORT_NAME)]
+        message = error.message.replace(str(specimen.folder), specimen.name)
+        return [finding("L376", shown(message, 200), file=PASSPORT_NAME)]
     return [canary_finding(trial, len(passport.canaries.items))]
 
 
 def canary_finding(trial: Trial, count: int) -> Finding:
     """One trial of `count` canaries as a finding."""
-    said = describe_trial(trial)
+    description = describe_trial(trial)
     return finding(
         _CODES[trial.reading],
-        f"{count} canaries: {said}" if trial.ok else f"{trial.problem}; {said}" if said != trial.problem else said,
+        f"{count} canaries: {description}"
+        if trial.ok
+        else f"{trial.problem}; {description}"
+        if description != trial.problem
+        else description,
         expected="" if trial.ok else "the log-probabilities of the passport",
         file=PASSPORT_NAME,
         facts={

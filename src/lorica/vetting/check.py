@@ -48,10 +48,10 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def verdict(self) -> Verdict:
         """What the findings add up to."""
-        rejected = any(each.severity == "reject" for each in self.findings)
+        rejected = any(finding.severity == "reject" for finding in self.findings)
         readable = rejected or self.specimen is not None
         # Nobody makes a passport for what is rejected: that it has none is no news.
-        findings = [each for each in self.findings if not (rejected and each.code == "L340")]
+        findings = [finding for finding in self.findings if not (rejected and finding.code == "L340")]
         return judge(self.source.name, str(self.source.given), findings, self.ran, readable=readable)
 
     def add(self, findings: Iterable[Finding], level: int | None = None) -> Examination:
@@ -68,40 +68,42 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, layout=None, numbers=numbers, specimen=specimen)
 
 
-def examine(source: Source, *, most: int = 2) -> Examination:
+def examine(source: Source, *, max_level: int = 2) -> Examination:
     """Levels 0 to 2, or fewer, of an opened source. Never raises for what is in the files."""
-    before = snapshot(source.place)
-    if CONFIG_NAME not in before and (owner := training_owner(source.place)):
+    snapshot_before = snapshot(source.place)
+    if CONFIG_NAME not in snapshot_before and (owner := training_owner(source.place)):
         return _unchecked(source, finding("L018", f"an adapter is being trained: {describe_owner(owner)}"))
     try:
-        found = msgspec.structs.replace(_examine(source, most), snapshot=before)
+        examination = msgspec.structs.replace(_examine(source, max_level), snapshot=snapshot_before)
     except Exception as error:
         # A mistake of ours over one adapter must not hide what is found in a thousand others.
-        said = f"{type(error).__name__}: {short_text(str(error))}"
-        return _unchecked(source, finding("L099", said))
-    return require_unchanged(found)
+        message = f"{type(error).__name__}: {short_text(str(error))}"
+        return _unchecked(source, finding("L099", message))
+    return require_unchanged(examination)
 
 
-def require_unchanged(found: Examination) -> Examination:
+def require_unchanged(examination: Examination) -> Examination:
     """The same, or one that says that the files changed since they were read, so that nothing is known of them."""
-    if not found.ran or snapshot(found.source.place) == found.snapshot:
-        return found
-    return _unchecked(found.source, finding("L018", "its files were changed or removed while they were read"))
+    if not examination.ran or snapshot(examination.source.place) == examination.snapshot:
+        return examination
+    return _unchecked(examination.source, finding("L018", "its files were changed or removed while they were read"))
 
 
-def _unchecked(source: Source, why: Finding) -> Examination:
-    nothing = Profile(name=source.name, path=str(source.given), kind=source.kind)
-    return Examination(source=source, profile=nothing, findings=(why,), ran=())
+def _unchecked(source: Source, reason: Finding) -> Examination:
+    empty_profile = Profile(name=source.name, path=str(source.given), kind=source.kind)
+    return Examination(source=source, profile=empty_profile, findings=(reason,), ran=())
 
 
-def _examine(source: Source, most: int) -> Examination:
+def _examine(source: Source, max_level: int) -> Examination:
     specimen, findings = examine_files(source)
     if specimen is None:
-        tool = next((FORMATS[each.facts["method"]].title for each in findings if each.code == "L102"), "")
-        nothing = Profile(name=source.name, path=str(source.given), kind=source.kind, method=tool)
-        return Examination(source=source, profile=nothing, findings=tuple(findings), ran=_ran(findings))
+        tool_title = next(
+            (FORMATS[finding.facts["method"]].title for finding in findings if finding.code == "L102"), ""
+        )
+        empty_profile = Profile(name=source.name, path=str(source.given), kind=source.kind, method=tool_title)
+        return Examination(source=source, profile=empty_profile, findings=tuple(findings), ran=_ran(findings))
     layout = None if specimen.header is None else read_layout(specimen.header)
-    found = Examination(
+    examination = Examination(
         source=source,
         profile=profile(specimen, layout),
         findings=tuple(findings),
@@ -110,46 +112,48 @@ def _examine(source: Source, most: int) -> Examination:
         layout=layout,
         evidence=training_evidence(specimen),
     )
-    if layout is None or most < 1:
-        return found
-    found = _structure(found, specimen, layout)
-    if specimen.weights is None or most < 2:
-        return found
-    numbers, more = check_numbers(specimen, layout)
-    return msgspec.structs.replace(found.add(more, 2), numbers=numbers)
+    if layout is None or max_level < 1:
+        return examination
+    examination = _structure(examination, specimen, layout)
+    if specimen.weights is None or max_level < 2:
+        return examination
+    numbers, number_findings = check_numbers(specimen, layout)
+    return msgspec.structs.replace(examination.add(number_findings, 2), numbers=numbers)
 
 
 def _ran(findings: Sequence[Finding]) -> tuple[int, ...]:
     """The levels that looking at the files carried out: another tool's folder is told by its names alone."""
-    return (0, 1) if any(each.level == 1 for each in findings) else (0,)
+    return (0, 1) if any(finding.level == 1 for finding in findings) else (0,)
 
 
-def _structure(found: Examination, specimen: Specimen, layout: Layout) -> Examination:
+def _structure(examination: Examination, specimen: Specimen, layout: Layout) -> Examination:
     shapes = shapes_of(layout, specimen.config)
-    matched: Match | None = match(shapes)
+    base_match: Match | None = match(shapes)
     structure = check_structure(specimen, layout)
-    claims = check_claims(specimen, layout, matched)
-    if any(each.code in ("L113", "L144") for each in structure):
+    claims = check_claims(specimen, layout, base_match)
+    if any(finding.code in ("L113", "L144") for finding in structure):
         # Of swapped or packed halves the shapes tell nothing about the base.
-        claims = [each for each in claims if each.code != "L163"]
+        claims = [finding for finding in claims if finding.code != "L163"]
     findings = [
         *structure,
         *claims,
-        *check_passport(specimen, None, known=found.findings),
+        *check_passport(specimen, None, earlier=examination.findings),
     ]
     # Without a config that can be read hardly anything of it could be compared.
-    if any(each.code == "L102" for each in structure):
-        matched = None  # another tool's names say nothing here
-    compared = specimen.config is not None or any(each.level == 1 and each.severity != "note" for each in findings)
-    fits = "" if matched is None else _fits(specimen, shapes, matched)
-    return msgspec.structs.replace(found.add(findings, 1 if compared else None), match=matched, fits=fits)
+    if any(finding.code == "L102" for finding in structure):
+        base_match = None  # another tool's names say nothing here
+    compared = specimen.config is not None or any(
+        finding.level == 1 and finding.severity != "note" for finding in findings
+    )
+    fits = "" if base_match is None else _fits(specimen, shapes, base_match)
+    return msgspec.structs.replace(examination.add(findings, 1 if compared else None), match=base_match, fits=fits)
 
 
 def _fits(specimen: Specimen, shapes: Shapes, matched: Match) -> str:
     """Which bases the shapes fit, the one that the config names first; or that the table does not know that one."""
     name = (specimen.config.base_model_name_or_path if specimen.config else None) or ""
     bases = named(name)
-    text = describe(shapes, matched, bases)
+    description = describe(shapes, matched, bases)
     if bases or not matched.candidates or not Named(CONFIG_NAME, name).tells:
-        return text
-    return f"{text}; {shown(name)}, which the config names, is not among those known by shape"
+        return description
+    return f"{description}; {shown(name)}, which the config names, is not among those known by shape"

@@ -87,14 +87,16 @@ def judge(name: str, path: str, findings: Iterable[Finding], ran: Iterable[int],
 
     Any `reject` rejects; else any `warn` warns. Notes never change the verdict.
     """
-    found = tuple(sorted(findings, key=lambda each: (_WEIGHT[each.severity], each.code, each.file)))
+    ordered = tuple(sorted(findings, key=lambda finding: (_WEIGHT[finding.severity], finding.code, finding.file)))
     levels: dict[int, LevelResult] = dict.fromkeys(LEVELS, "skipped")
     for level in ran:
-        worst = min((_WEIGHT[each.severity] for each in found if each.level == level), default=len(_RESULTS) - 1)
+        worst = min(
+            (_WEIGHT[finding.severity] for finding in ordered if finding.level == level), default=len(_RESULTS) - 1
+        )
         levels[level] = _RESULTS[worst]
-    severities = {each.severity for each in found}
+    severities = {finding.severity for finding in ordered}
     status: Status = "rejected" if "reject" in severities else "warnings" if "warn" in severities else "trusted"
-    return Verdict(name=name, path=path, status=status if readable else "unchecked", levels=levels, findings=found)
+    return Verdict(name=name, path=path, status=status if readable else "unchecked", levels=levels, findings=ordered)
 
 
 _WEIGHT: dict[Severity, int] = {"reject": 0, "warn": 1, "note": 2}

@@ -24,9 +24,9 @@ def examine_all(
     sources: Sequence[Source],
     stack: ExitStack,
     *,
-    most: int = 2,
+    max_level: int = 2,
     jobs: int = 0,
-    whole: bool = False,
+    keep_details: bool = False,
     on_done: OnDone | None = None,
 ) -> list[Examination]:
     """Examine adapters, in their order, and compare their updates. `stack` keeps unpacked archives until it closes.
@@ -34,21 +34,27 @@ def examine_all(
     most: the highest level to carry out, 0 to 2. jobs: processes, 0 for one a core. whole: keep what further levels
     need, which takes memory for each adapter. on_done(n): n more are done.
     """
-    ready = [stack.enter_context(opened(source)) for source in sources]
-    jobs = min(jobs or os.cpu_count() or 1, -(-len(ready) // _WORTH_A_PROCESS))
-    found = []
-    for each in _each(partial(examine if whole or len(ready) == 1 else _slim, most=most), ready, jobs):
-        found.append(each)
+    opened_sources = [stack.enter_context(opened(source)) for source in sources]
+    jobs = min(jobs or os.cpu_count() or 1, -(-len(opened_sources) // _WORTH_A_PROCESS))
+    examinations = []
+    for examination in _map_in_processes(
+        partial(examine if keep_details or len(opened_sources) == 1 else _slim, max_level=max_level),
+        opened_sources,
+        jobs,
+    ):
+        examinations.append(examination)
         if on_done is not None:
             on_done(1)
-    return _compare(found)
+    return _compare(examinations)
 
 
-def _slim(source: Source, *, most: int) -> Examination:
-    return examine(source, most=most).slim()
+def _slim(source: Source, *, max_level: int) -> Examination:
+    return examine(source, max_level=max_level).slim()
 
 
-def _each(work: Callable[[Source], Examination], sources: Sequence[Source], jobs: int) -> Iterator[Examination]:
+def _map_in_processes(
+    work: Callable[[Source], Examination], sources: Sequence[Source], jobs: int
+) -> Iterator[Examination]:
     if jobs <= 1:
         yield from map(work, sources)
         return
@@ -61,22 +67,27 @@ def _each(work: Callable[[Source], Examination], sources: Sequence[Source], jobs
         yield from pool.map(work, sources, chunksize=_WORTH_A_PROCESS)
 
 
-def _compare(found: list[Examination]) -> list[Examination]:
-    numbered = [each for each in found if each.specimen is not None and each.numbers is not None]
-    entries = [(each.specimen, each.numbers) for each in numbered if each.specimen and each.numbers]
+def _compare(examinations: list[Examination]) -> list[Examination]:
+    numbered = [item for item in examinations if item.specimen is not None and item.numbers is not None]
+    entries = [(item.specimen, item.numbers) for item in numbered if item.specimen and item.numbers]
     if len(entries) < 2:
-        return found
-    members = [_member(each) for each in numbered]
-    known = {each.source.name: standing(each.specimen, each.findings) for each in found if each.specimen is not None}
-    alike = clear_originals(check_duplicates(entries, members), known)
-    sequences = check_runs(members, [each.source.name for each in numbered])
-    return [each.add((*alike.get(each.source.name, ()), *sequences.get(each.source.name, ()))) for each in found]
+        return examinations
+    members = [_member(item) for item in numbered]
+    standings = {
+        item.source.name: standing(item.specimen, item.findings) for item in examinations if item.specimen is not None
+    }
+    duplicate_findings = clear_originals(check_duplicates(entries, members), standings)
+    run_findings = check_runs(members, [item.source.name for item in numbered])
+    return [
+        item.add((*duplicate_findings.get(item.source.name, ()), *run_findings.get(item.source.name, ())))
+        for item in examinations
+    ]
 
 
-def _member(found: Examination) -> RunMember:
-    evidence, numbers = found.evidence, found.numbers
+def _member(examination: Examination) -> RunMember:
+    evidence, numbers = examination.evidence, examination.numbers
     return RunMember(
-        found.source.given,
+        examination.source.given,
         logged=() if evidence is None else evidence.beginning,
         step=None if evidence is None else evidence.steps,
         signature="" if numbers is None else numbers.signature,
@@ -85,12 +96,12 @@ def _member(found: Examination) -> RunMember:
 
 @contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
+    previous = os.environ.get(name)
     os.environ[name] = value
     try:
         yield
     finally:
-        if before is None:
+        if previous is None:
             del os.environ[name]
         else:
-            os.environ[name] = before
+            os.environ[name] = previous

@@ -35,7 +35,7 @@ _NO_GAP = 1e-5
 
 
 def check_passport(
-    specimen: Specimen, base: Path | None, *, full: bool = False, known: Sequence[Finding] = ()
+    specimen: Specimen, base: Path | None, *, full: bool = False, earlier: Sequence[Finding] = ()
 ) -> list[Finding]:
     """The passport against the adapter's files and, where a folder is given, against that base model.
 
@@ -45,22 +45,22 @@ def check_passport(
     """
     if specimen.kind == "file":
         return []  # a single file carries nothing beside it
-    other = _another_record(specimen)
+    record_findings = _another_record(specimen)
     if PASSPORT_NAME not in specimen.files and PASSPORT_NAME not in specimen.documents:
-        old = _check_record(specimen, base) + other
+        training_findings = _check_record(specimen, base) + record_findings
         missing = finding("L340", f"no {PASSPORT_NAME}", expected="a passport beside the config", file=PASSPORT_NAME)
-        return old if specimen.kind == "checkpoint" else [missing, *old]
+        return training_findings if specimen.kind == "checkpoint" else [missing, *training_findings]
     try:
         passport = _read(specimen)
     except AdapterError as error:
-        if PASSPORT_NAME not in specimen.documents and any(each.file == PASSPORT_NAME for each in known):
+        if PASSPORT_NAME not in specimen.documents and any(each.file == PASSPORT_NAME for each in earlier):
             return []
         return [finding("L341", shown(error.message, 200), file=PASSPORT_NAME)]
-    found = _against_files(specimen, passport) + other
-    found += _inside(passport)
+    findings = _against_files(specimen, passport) + record_findings
+    findings += _inside(passport)
     if base is not None:
-        found += _against_base(passport, base, full=full)
-    return found
+        findings += _against_base(passport, base, full=full)
+    return findings
 
 
 def _read(specimen: Specimen) -> Passport:
@@ -70,20 +70,20 @@ def _read(specimen: Specimen) -> Passport:
 
 
 def _against_files(specimen: Specimen, passport: Passport) -> list[Finding]:
-    facts, found, same = passport.adapter, [], []
+    facts, findings, same = passport.adapter, [], []
     config = specimen.folder / CONFIG_NAME
     if specimen.raw_config is not None and config.is_file() and _digest(config) != facts.config:
         changes = changed_settings(facts.settings, specimen.raw_config)
-        found += _changed_config(changes, "the passport")
-        if not found:
+        findings += _changed_config(changes, "the passport")
+        if not findings:
             same.append(CONFIG_NAME)
     if specimen.weights is not None and specimen.header is not None and specimen.weights.is_file():
         if _digest(specimen.weights) == facts.weights:
-            found += _against_header(passport, specimen.header)
+            findings += _against_header(passport, specimen.header)
         elif _content(specimen.weights, specimen.header) == facts.content:
             same.append(specimen.weights.name)
         else:
-            found.append(
+            findings.append(
                 finding(
                     "L343",
                     f"{shown(specimen.weights.name)} holds other tensors than those the passport was made for",
@@ -93,16 +93,16 @@ def _against_files(specimen: Specimen, passport: Passport) -> list[Finding]:
                 )
             )
     if same:
-        found.append(finding("L344", f"{' and '.join(same)}: other bytes, the same meaning", file=same[0]))
-    return found
+        findings.append(finding("L344", f"{' and '.join(same)}: other bytes, the same meaning", file=same[0]))
+    return findings
 
 
 def _changed_config(changes: Mapping[str, tuple[Any, Any]], by: str) -> list[Finding]:
     """changes: key -> (recorded, now)."""
-    found = []
+    findings = []
     decisive = {key: change for key, change in changes.items() if key in DECISIVE}
     if decisive:
-        found.append(
+        findings.append(
             finding(
                 "L342",
                 f"since {by}: {shown(name_changes(decisive), 240)}",
@@ -116,7 +116,7 @@ def _changed_config(changes: Mapping[str, tuple[Any, Any]], by: str) -> list[Fin
         )
     if _BASE_NAME in changes:
         before, after = changes[_BASE_NAME]
-        found.append(
+        findings.append(
             finding(
                 "L350",
                 f"{_BASE_NAME} is {shown(json.dumps(after))}",
@@ -125,7 +125,7 @@ def _changed_config(changes: Mapping[str, tuple[Any, Any]], by: str) -> list[Fin
                 facts={"recorded": before, "now": after},
             )
         )
-    return found
+    return findings
 
 
 def _scale(changes: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
@@ -144,8 +144,8 @@ def _against_header(passport: Passport, header: Header) -> list[Finding]:
     size = 0
     for info in header.tensors.values():
         product = 1
-        for each in info.shape:
-            product *= each
+        for extent in info.shape:
+            product *= extent
         size += product
     facts = passport.adapter
     if (facts.tensors, facts.parameters) == (len(header.tensors), size):
@@ -163,7 +163,7 @@ def _against_header(passport: Passport, header: Header) -> list[Finding]:
 def _inside(passport: Passport) -> list[Finding]:
     """What is wrong with a passport by itself."""
     items = passport.canaries.items
-    gap = max((abs(each.adapter - each.base) for item in items for each in item.choices), default=0.0)
+    gap = max((abs(choice.adapter - choice.base) for item in items for choice in item.choices), default=0.0)
     if len(items) < FEWEST_CANARIES:
         return [finding("L349", f"{len(items)} canaries", expected=f"at least {FEWEST_CANARIES}", file=PASSPORT_NAME)]
     if gap < _NO_GAP:
@@ -192,38 +192,46 @@ def _against_base(passport: Passport, folder: Path, *, full: bool) -> list[Findi
     from lorica.pipeline.provenance import base_facts
 
     try:
-        now = base_facts(folder, name=passport.base.name, full=full and bool(passport.base.files))
+        current = base_facts(folder, name=passport.base.name, full=full and bool(passport.base.files))
     except (LoricaError, OSError):
         return []  # a base that cannot be read is the fit's finding
-    then, parts = passport.base, []
-    if now.weights != then.weights or (now.files and now.files != then.files):
-        parts.append("weights")
-    if now.config != then.config:
-        parts.append("config.json")
-    found = []
-    if parts:
-        sizes = {key: (then.shape[key], size) for key, size in now.shape.items() if then.shape.get(key, size) != size}
-        odd = [f"{key} {size} instead of {recorded}" for key, (recorded, size) in sizes.items()]
-        odd += [f"family {now.family} instead of {shown(then.family)}"] if then.family not in ("", now.family) else []
-        found.append(
+    recorded_base, differing = passport.base, []
+    if current.weights != recorded_base.weights or (current.files and current.files != recorded_base.files):
+        differing.append("weights")
+    if current.config != recorded_base.config:
+        differing.append("config.json")
+    findings = []
+    if differing:
+        sizes = {
+            key: (recorded_base.shape[key], size)
+            for key, size in current.shape.items()
+            if recorded_base.shape.get(key, size) != size
+        }
+        differences = [f"{key} {size} instead of {recorded}" for key, (recorded, size) in sizes.items()]
+        differences += (
+            [f"family {current.family} instead of {shown(recorded_base.family)}"]
+            if recorded_base.family not in ("", current.family)
+            else []
+        )
+        findings.append(
             finding(
                 "L345",
-                f"other {' and '.join(parts)} in {folder.name}"
-                + (f": {', '.join(odd)}" if odd else ", of equal shape"),
-                expected=f"{shown(then.name)}: weights {then.weights[:19]}..., config {then.config[:19]}...",
+                f"other {' and '.join(differing)} in {folder.name}"
+                + (f": {', '.join(differences)}" if differences else ", of equal shape"),
+                expected=f"{shown(recorded_base.name)}: weights {recorded_base.weights[:19]}..., config {recorded_base.config[:19]}...",
                 file=PASSPORT_NAME,
                 facts={
-                    "weights_differ": "weights" in parts,
-                    "config_differs": "config.json" in parts,
-                    "equal_shape": not odd,
-                    "recorded_base": then.name,
+                    "weights_differ": "weights" in differing,
+                    "config_differs": "config.json" in differing,
+                    "equal_shape": not differences,
+                    "recorded_base": recorded_base.name,
                 },
-                severity="reject" if odd else None,
+                severity="reject" if differences else None,
             )
         )
     thinking = passport.prompt.settings.get("thinking") is True
     prompt = passport.prompt
-    return found + _against_prompts(
+    return findings + _against_prompts(
         {"tokenizer": prompt.tokenizer, "template": prompt.template}, prompt.origin, thinking, folder
     )
 
@@ -240,9 +248,9 @@ def _against_prompts(recorded: Mapping[str, str], origin: str, thinking: bool, f
             encoder = Encoder.load(folder, chat_template="plain")
         except LoricaError:
             return [finding("L346", shown(refused, 160), expected="the tokenizer of the passport")]
-    found = []
+    findings = []
     if recorded.get("tokenizer", encoder.tokenizer_digest) != encoder.tokenizer_digest:
-        found.append(
+        findings.append(
             finding(
                 "L346",
                 f"{folder.name}: {encoder.tokenizer_digest[:19]}...",
@@ -251,11 +259,13 @@ def _against_prompts(recorded: Mapping[str, str], origin: str, thinking: bool, f
             )
         )
     # A template from a file of the user's own is not in the base's folder: nothing to compare.
-    own = origin not in ("", "plain") and not (folder / origin).exists()
-    if refused and not own:
-        found.append(finding("L347", shown(refused, 160), expected="the template of the passport", file=PASSPORT_NAME))
-    elif not own and recorded.get("template", encoder.template_digest) != encoder.template_digest:
-        found.append(
+    users_own = origin not in ("", "plain") and not (folder / origin).exists()
+    if refused and not users_own:
+        findings.append(
+            finding("L347", shown(refused, 160), expected="the template of the passport", file=PASSPORT_NAME)
+        )
+    elif not users_own and recorded.get("template", encoder.template_digest) != encoder.template_digest:
+        findings.append(
             finding(
                 "L347",
                 f"{folder.name}: {encoder.template_digest[:19]}... from {Path(encoder.template_origin).name}",
@@ -263,7 +273,7 @@ def _against_prompts(recorded: Mapping[str, str], origin: str, thinking: bool, f
                 file=PASSPORT_NAME,
             )
         )
-    return found
+    return findings
 
 
 def _another_record(specimen: Specimen) -> list[Finding]:
@@ -277,8 +287,8 @@ def _another_record(specimen: Specimen) -> list[Finding]:
         return []
     if _digest(specimen.weights) == weights or _content(specimen.weights, specimen.header) == content:
         return []
-    seen = f"{shown(specimen.weights.name)} is not the file that the run of {TRAINING_RECORD} published"
-    return [finding("L178", seen, expected=f"weights {shown(weights, 23)}...", file=TRAINING_RECORD)]
+    message = f"{shown(specimen.weights.name)} is not the file that the run of {TRAINING_RECORD} published"
+    return [finding("L178", message, expected=f"weights {shown(weights, 23)}...", file=TRAINING_RECORD)]
 
 
 def _check_record(specimen: Specimen, base: Path | None) -> list[Finding]:
@@ -290,21 +300,21 @@ def _check_record(specimen: Specimen, base: Path | None) -> list[Finding]:
     texts = {key: value for key, value in manifest.items() if isinstance(key, str) and isinstance(value, str)}
     if "digest.base" not in texts:
         return []
-    found: list[Finding] = []
+    findings: list[Finding] = []
     recorded = _settings_of(texts)
     if recorded and specimen.raw_config is not None:
         now = {key: value for key, value in specimen.raw_config.items() if f"lora.{key}" in texts}
-        found += _changed_config(changed_settings(effective_settings(recorded), now), "the training")
+        findings += _changed_config(changed_settings(effective_settings(recorded), now), "the training")
     if base is None:
-        return found
+        return findings
     from lorica.pipeline.provenance import base_digest
 
     try:
         digest = base_digest(base)
     except (LoricaError, OSError):
-        return found
+        return findings
     if digest != texts["digest.base"]:
-        found.append(
+        findings.append(
             finding(
                 "L345",
                 f"{base.name}: {digest[:19]}...",
@@ -314,18 +324,18 @@ def _check_record(specimen: Specimen, base: Path | None) -> list[Finding]:
             )
         )
     prompts = {key: texts[f"digest.{key}"] for key in ("tokenizer", "template") if f"digest.{key}" in texts}
-    return found + _against_prompts(prompts, "", False, base)
+    return findings + _against_prompts(prompts, "", False, base)
 
 
 def _settings_of(manifest: Mapping[str, str]) -> dict[str, Any]:
-    found = {}
+    settings = {}
     for key, value in manifest.items():
         if key.startswith("lora."):
             try:
-                found[key.removeprefix("lora.")] = json.loads(value)
+                settings[key.removeprefix("lora.")] = json.loads(value)
             except (ValueError, RecursionError):
                 return {}
-    return found
+    return settings
 
 
 def _digest(path: Path) -> str:

@@ -50,7 +50,7 @@ def profile(specimen: Specimen, layout: Layout | None) -> Profile:
     """The profile of what could be read; everything else keeps its empty value."""
     config, raw = specimen.config, specimen.raw_config or {}
     tool = tool_of(raw, specimen.header, tuple(name for name in specimen.files if "/" not in name))
-    found = Profile(
+    partial = Profile(
         name=specimen.name,
         path=str(specimen.given),
         kind=specimen.kind,
@@ -62,16 +62,16 @@ def profile(specimen: Specimen, layout: Layout | None) -> Profile:
         dropout=float(config.lora_dropout) if config is not None else None,
     )
     if layout is None or tool is not None:
-        return found
-    ranks = {layout.shape(each.a)[0] for each in layout.pairs if layout.shape(each.a)}
-    alphas, scalings = _scalings(config, (each.path for each in layout.pairs))
+        return partial
+    ranks = {layout.shape(factors.a)[0] for factors in layout.pairs if layout.shape(factors.a)}
+    alphas, scalings = _scalings(config, (factors.path for factors in layout.pairs))
     return msgspec.structs.replace(
-        found,
+        partial,
         ranks=tuple(sorted(ranks)),
         alphas=alphas,
         scalings=scalings,
-        targets=tuple(sorted({each.kind for each in layout.modules.values()})),
-        layers=tuple(sorted({each.layer for each in layout.modules.values() if each.layer is not None})),
+        targets=tuple(sorted({factors.kind for factors in layout.modules.values()})),
+        layers=tuple(sorted({factors.layer for factors in layout.modules.values() if factors.layer is not None})),
         modules=len(layout.modules),
         saved=tuple(sorted(layout.saved)),
         parameters=sum(math.prod(info.shape) for info in layout.tensors.values()),

@@ -25,7 +25,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     metric: float | None = None
 
 
-class Place(msgspec.Struct, frozen=True):
+class Rank(msgspec.Struct, frozen=True):
     """A place in the ranking, from 1. above: why it stands above the next, "" for the last."""
 
     place: int
@@ -33,7 +33,7 @@ class Place(msgspec.Struct, frozen=True):
     above: str
 
 
-def rank(standings: Sequence[Standing]) -> list[Place]:
+def rank(standings: Sequence[Standing]) -> list[Rank]:
     """Order adapters by criteria that can be defended one by one; the first that differs decides.
 
     1. verdict: trusted, then warnings, then what could not be checked, then rejected; 2. how sure the gain over the
@@ -41,18 +41,20 @@ def rank(standings: Sequence[Standing]) -> list[Place]:
     the main metric; last the name, numbers in it by size, so that the order never depends on the order of the
     arguments.
     """
-    ordered = sorted(standings, key=lambda each: (_criteria(each), _by_numbers(each.verdict.name), each.verdict.name))
+    ordered = sorted(
+        standings, key=lambda standing: (_criteria(standing), _by_numbers(standing.verdict.name), standing.verdict.name)
+    )
     reasons = [_why(first, second) for first, second in pairwise(ordered)] + [""]
     return [
-        Place(number, each.verdict.name, reason)
-        for number, (each, reason) in enumerate(zip(ordered, reasons, strict=True), 1)
+        Rank(number, standing.verdict.name, reason)
+        for number, (standing, reason) in enumerate(zip(ordered, reasons, strict=True), 1)
     ]
 
 
 def _by_numbers(name: str) -> list[tuple[int, str]]:
     """ "checkpoint-90" before "checkpoint-100"."""
-    parts = (part.lstrip("0") if part.isdecimal() else part for part in re.split(r"(\d+)", name))
-    return [(len(part) if number % 2 else 0, part) for number, part in enumerate(parts)]
+    pieces = (piece.lstrip("0") if piece.isdecimal() else piece for piece in re.split(r"(\d+)", name))
+    return [(len(piece) if number % 2 else 0, piece) for number, piece in enumerate(pieces)]
 
 
 def levels_passed(verdict: Verdict) -> int:
@@ -62,17 +64,17 @@ def levels_passed(verdict: Verdict) -> int:
 
 def warnings(verdict: Verdict) -> int:
     """Findings that a person must look at."""
-    return sum(each.severity == "warn" for each in verdict.findings)
+    return sum(finding.severity == "warn" for finding in verdict.findings)
 
 
-def _criteria(each: Standing) -> tuple[float, ...]:
+def _criteria(standing: Standing) -> tuple[float, ...]:
     """Smaller is better."""
     return (
-        _ORDER.index(each.verdict.status),
-        0.0 if each.gain is None else -each.gain,
-        -levels_passed(each.verdict),
-        warnings(each.verdict),
-        0.0 if each.metric is None else -each.metric,
+        _ORDER.index(standing.verdict.status),
+        0.0 if standing.gain is None else -standing.gain,
+        -levels_passed(standing.verdict),
+        warnings(standing.verdict),
+        0.0 if standing.metric is None else -standing.metric,
     )
 
 

@@ -59,25 +59,25 @@ def judge_scores(
     """
     rows = len(values)
     facts: dict[str, object] = {"column": column, "rows": rows, "n": health.n}
-    found = [*_spread(health, values, column, low, high), *_rows(health, rows, broken, flags or {}, column)]
+    findings = [*_spread(health, values, column, low, high), *_rows(health, rows, broken, flags or {}, column)]
     if mass is not None and mass.low:
-        found.append(finding("L470", f"choice_mass: {mass}", expected=f"a median above {LOW_MASS:g}"))
-    found += _duplicates(ids, values)
-    found += _constants(values, low, high)
-    found += _against_gold(gold, ranked)
-    named = [
+        findings.append(finding("L470", f"choice_mass: {mass}", expected=f"a median above {LOW_MASS:g}"))
+    findings += _duplicates(ids, values)
+    findings += _constants(values, low, high)
+    findings += _against_gold(gold, ranked)
+    with_file = [
         Finding(
-            code=each.code,
-            severity=each.severity,
-            seen=each.seen,
-            expected=each.expected,
-            fix=each.fix,
+            code=item.code,
+            severity=item.severity,
+            seen=item.seen,
+            expected=item.expected,
+            fix=item.fix,
             file=file,
-            facts=facts | each.facts,
+            facts=facts | item.facts,
         )
-        for each in found
+        for item in findings
     ]
-    return sorted(named, key=lambda each: each.code)
+    return sorted(with_file, key=lambda item: item.code)
 
 
 def _spread(
@@ -86,26 +86,26 @@ def _spread(
     if not health.n:
         yield finding("L468", f"the column {column!a} is empty in all rows")
         return
-    many = health.n >= ENOUGH_ROWS
+    enough = health.n >= ENOUGH_ROWS
     facts = {"unique": health.unique, "std": health.std, "mode": health.mode, "mode_share": health.mode_share}
     if health.unique == 1 and health.n > 1:
         yield finding(
             "L450",
             f"all {health.n} rows have the score {health.mode:g}",
             expected="scores that differ from row to row",
-            severity="reject" if many else "warn",
+            severity="reject" if enough else "warn",
             facts=facts,
         )
-    elif many and "collapsed" in health.reasons and not _still_ranks(values, low, high):
+    elif enough and "collapsed" in health.reasons and not _still_ranks(values, low, high):
         yield finding("L451", f"{health.unique} values, standard deviation {health.std:.1e}", facts=facts)
-    if many and health.unique == 2:
+    if enough and health.unique == 2:
         yield finding("L452", f"{health.minimum:g} and {health.maximum:g} only, in {health.n} rows", facts=facts)
-    elif many and "dominant_value" in health.reasons:
+    elif enough and "dominant_value" in health.reasons:
         yield finding("L466", f"{health.mode_share:.0%} of the rows have the score {health.mode:g}", facts=facts)
     elif health.n >= 5 * _FEW_VALUES and 2 < health.unique <= _FEW_VALUES:
         yield finding("L460", f"{health.unique} different scores in {health.n} rows", facts=facts)
     at_bounds = health.near_low + health.near_high
-    if many and health.unique > 2 and at_bounds > SATURATED_SHARE:
+    if enough and health.unique > 2 and at_bounds > SATURATED_SHARE:
         sides = {"near_low": health.near_low, "near_high": health.near_high}
         yield finding("L456", f"{at_bounds:.0%} of the scores lie within 0.001 of {low:g} or {high:g}", facts=sides)
     if health.minimum < low or health.maximum > high:
@@ -119,15 +119,17 @@ def _spread(
             fix="take the exponential: these look like log-probabilities" if logs else fix,
             facts={"minimum": health.minimum, "maximum": health.maximum},
         )
-    elif many and health.unique > 2 and max(health.balance, 1 - health.balance) > _ONE_SIDED:
-        side = "above" if health.balance > 0.5 else "at or below"
+    elif enough and health.unique > 2 and max(health.balance, 1 - health.balance) > _ONE_SIDED:
+        direction = "above" if health.balance > 0.5 else "at or below"
         share = max(health.balance, 1 - health.balance)
-        yield finding("L463", f"{share:.1%} of the scores lie {side} the middle", facts={"balance": health.balance})
+        yield finding(
+            "L463", f"{share:.1%} of the scores lie {direction} the middle", facts={"balance": health.balance}
+        )
 
 
 def _still_ranks(values: Sequence[float | None], low: float, high: float) -> bool:
     """Whether tiny differences are those of tiny probabilities, which rank rows well."""
-    inside = np.array([each for each in values if each is not None and low < each < high])
+    inside = np.array([value for value in values if value is not None and low < value < high])
     if low != 0 or high != 1 or len(inside) < len(values) / 2:
         return False
     return float(np.std(np.log(inside) - np.log1p(-inside))) > _LOG_ODDS_STD
@@ -170,46 +172,46 @@ def _rows(
 
 def _duplicates(ids: Sequence[str], values: Sequence[float | None]) -> Iterator[Finding]:
     times = Counter(ids)
-    again = {each for each, count in times.items() if count > 1}
-    if not again:
+    repeated = {row_id for row_id, count in times.items() if count > 1}
+    if not repeated:
         return
-    seen: dict[str, set[float | None]] = {}
-    for each, value in zip(ids, values, strict=True):
-        if each in again:
-            seen.setdefault(each, set()).add(value)
-    clashing = sorted(each for each, found in seen.items() if len(found) > 1)
-    first = ascii((clashing or sorted(again))[0][:40])
-    many = "1 id stands" if len(again) == 1 else f"{len(again)} ids stand"
+    scores_by_id: dict[str, set[float | None]] = {}
+    for row_id, value in zip(ids, values, strict=True):
+        if row_id in repeated:
+            scores_by_id.setdefault(row_id, set()).add(value)
+    clashing = sorted(row_id for row_id, scores in scores_by_id.items() if len(scores) > 1)
+    first = ascii((clashing or sorted(repeated))[0][:40])
+    count_text = "1 id stands" if len(repeated) == 1 else f"{len(repeated)} ids stand"
     yield finding(
         "L459",
-        f"{many} in several rows, {len(clashing)} with different scores; the first is {first}",
+        f"{count_text} in several rows, {len(clashing)} with different scores; the first is {first}",
         severity="reject" if clashing else "warn",
-        facts={"duplicate_ids": len(again), "clashing_ids": len(clashing)},
+        facts={"duplicate_ids": len(repeated), "clashing_ids": len(clashing)},
     )
 
 
 def _constants(values: Sequence[float | None], low: float, high: float) -> Iterator[Finding]:
     """Round values that come up again and again inside the range, among values that are not round."""
-    inside = [each for each in values if each is not None and low < each < high]
+    inside = [value for value in values if value is not None and low < value < high]
     if len(inside) < ENOUGH_ROWS:
         return
-    times = Counter(each for each in inside if each == round(each, _DECIMALS))
-    often = {
-        each: count
-        for each, count in times.most_common()
+    times = Counter(value for value in inside if value == round(value, _DECIMALS))
+    frequent = {
+        value: count
+        for value, count in times.most_common()
         if count >= _ROUND_COUNT and count >= _ROUND_SHARE * len(values)
     }
-    others = len(inside) - sum(often.values())
-    other_round = sum(times.values()) - sum(often.values())
+    other_count = len(inside) - sum(frequent.values())
+    other_round_count = sum(times.values()) - sum(frequent.values())
     # A column that is round throughout was written with few decimals; its values say nothing.
-    if not often or others < _ROUND_COUNT or other_round > _OTHERS_ROUND * others:
+    if not frequent or other_count < _ROUND_COUNT or other_round_count > _OTHERS_ROUND * other_count:
         return
-    named = list(often.items())[:3]
+    most_frequent = list(frequent.items())[:3]
     yield finding(
         "L457",
-        " and ".join(f"{each:g} in {count / len(values):.1%} of the rows" for each, count in named),
+        " and ".join(f"{value:g} in {count / len(values):.1%} of the rows" for value, count in most_frequent),
         expected="scores with more than two decimals, as the other rows have",
-        facts={"constants": [[each, count / len(values)] for each, count in named]},
+        facts={"constants": [[value, count / len(values)] for value, count in most_frequent]},
     )
 
 

@@ -74,22 +74,22 @@ def check_scores(
     Raises DataError for a file that cannot be read or has no such column, naming those it has, and MissingExtraError
     for Parquet without pyarrow.
     """
-    found = read_scores(path, column=column, id_column=id_column, gold_column=gold_column, gold=gold)
-    known = [row for row, label in enumerate(found.gold) if label is not None and found.values[row] is not None]
-    health = score_health(found.values, fallback=found.fallback, masses=found.masses, low=low, high=high)
-    labels = [found.gold[row] or 0 for row in known]
-    ranked = [found.values[row] or 0.0 for row in known]
+    table = read_scores(path, column=column, id_column=id_column, gold_column=gold_column, gold=gold)
+    labelled = [row for row, label in enumerate(table.gold) if label is not None and table.values[row] is not None]
+    health = score_health(table.values, fallback=table.fallback, masses=table.masses, low=low, high=high)
+    labels = [table.gold[row] or 0 for row in labelled]
+    ranked = [table.values[row] or 0.0 for row in labelled]
     return health, judge_scores(
         health,
-        values=found.values,
-        ids=found.ids if found.id_name else (),
-        broken=found.broken,
-        flags=found.flags,
+        values=table.values,
+        ids=table.ids if table.id_name else (),
+        broken=table.broken,
+        flags=table.flags,
         gold=labels,
         ranked=ranked,
-        mass=mass_health(found.masses),
-        column=found.name,
-        file=found.path.name,
+        mass=mass_health(table.masses),
+        column=table.name,
+        file=table.path.name,
         low=low,
         high=high,
     )
@@ -199,7 +199,7 @@ def _number(value: Any) -> tuple[float | None, str]:
     if isinstance(value, Mapping):  # the probabilities of Lorica's choices
         value = max(value.values(), default=None)
     elif isinstance(value, list):  # the same, as Parquet has it
-        value = max((each[1] for each in value if isinstance(each, (list, tuple)) and len(each) == 2), default=None)
+        value = max((pair[1] for pair in value if isinstance(pair, (list, tuple)) and len(pair) == 2), default=None)
     if value is None or (isinstance(value, str) and value.strip().lower() in _EMPTY):
         return None, ""
     if isinstance(value, str) and value.lstrip().startswith("{"):
@@ -215,16 +215,16 @@ def _number(value: Any) -> tuple[float | None, str]:
 
 
 def _words(value: Any) -> list[str]:
-    return value.split() if isinstance(value, str) else [str(each) for each in value or ()]
+    return value.split() if isinstance(value, str) else [str(word) for word in value or ()]
 
 
 def _find(path: Path, names: Sequence[str]) -> str:
     """The column that looks like scores, by its name; in a table of two, the one that is no id."""
-    if found := _named(names, _SCORE_NAMES):
-        return found
-    rest = [name for name in names if _plain(name) not in (*_ID_NAMES, *_GOLD_NAMES)]
-    if len(rest) == 1:
-        return rest[0]
+    if named := _named(names, _SCORE_NAMES):
+        return named
+    candidates = [name for name in names if _plain(name) not in (*_ID_NAMES, *_GOLD_NAMES)]
+    if len(candidates) == 1:
+        return candidates[0]
     raise DataError(
         f"no column looks like scores; the file has {', '.join(map(ascii, names[:12]))}",
         path=path,
@@ -232,9 +232,9 @@ def _find(path: Path, names: Sequence[str]) -> str:
     )
 
 
-def _named(names: Sequence[str], known: Sequence[str]) -> str:
+def _named(names: Sequence[str], wanted: Sequence[str]) -> str:
     by_plain = {_plain(name): name for name in reversed(names)}
-    return next((by_plain[each] for each in known if each in by_plain), "")
+    return next((by_plain[each] for each in wanted if each in by_plain), "")
 
 
 def _plain(name: str) -> str:

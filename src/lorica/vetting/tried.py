@@ -33,7 +33,7 @@ from lorica.vetting.findings import Finding
 from lorica.vetting.passport import check_passport
 
 
-class Tried(msgspec.Struct, frozen=True, kw_only=True):
+class BaseCheckResult(msgspec.Struct, frozen=True, kw_only=True):
     """What trying an adapter on its base gave, besides findings. unable: why a level could not be carried out.
 
     gain: the lower end of the interval of the paired gain over the base on labelled rows, metric: the adapter's own;
@@ -67,7 +67,7 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
         return {"measured": measured, "unable": list(self.unable)}
 
 
-class Bench:
+class BaseChecker:
     """A base model on which adapters are tried one after the other; it is loaded once, when it is needed."""
 
     def __init__(
@@ -91,7 +91,7 @@ class Bench:
         engine = self._workplace.engine(all_kinds=False)
         return check_sense(sense(engine, self._workplace.encoder(), self._setting.base))
 
-    def _asked(self, specimen: Specimen) -> Workplace:
+    def _workplace_for(self, specimen: Specimen) -> Workplace:
         """Where the adapter is asked: as the setting says, else as its own passport does."""
         setting = self._setting
         if setting.task:
@@ -103,23 +103,23 @@ class Bench:
         prompt = passport.prompt
         if prompt.task not in TASKS:
             return self._workplace
-        known = TaskSettings(method=prompt.method or "", style=prompt.style or "")
-        return self._workplace.asking(replace(setting, task=prompt.task, task_settings=known))
+        task_settings = TaskSettings(method=prompt.method or "", style=prompt.style or "")
+        return self._workplace.asking(replace(setting, task=prompt.task, task_settings=task_settings))
 
-    def try_on(self, found: Examination) -> tuple[Examination, Tried]:
+    def run(self, examination: Examination) -> tuple[Examination, BaseCheckResult]:
         """Levels 3 and 4. What is broken on disk already is held against the base's files alone.
 
         Raises ModelError for a base that is none.
         """
-        specimen, layout = found.specimen, found.layout
+        specimen, layout = examination.specimen, examination.layout
         if specimen is None or layout is None:
-            return found, Tried(unable=("not tried on the base: nothing of it could be read",))
-        broken = any(each.severity == "reject" for each in found.findings)
+            return examination, BaseCheckResult(unable=("not tried on the base: nothing of it could be read",))
+        rejected = any(finding.severity == "reject" for finding in examination.findings)
         findings = check_fit(specimen, layout, self._setting.base)
-        passport = check_passport(specimen, self._setting.base, known=found.findings)
-        findings += [each for each in passport if each not in found.findings]
+        passport = check_passport(specimen, self._setting.base, earlier=examination.findings)
+        findings += [finding for finding in passport if finding not in examination.findings]
         unable: list[str] = []
-        fits = not any(each.code.startswith("L30") and each.severity == "reject" for each in findings)
+        fits = not any(finding.code.startswith("L30") and finding.severity == "reject" for finding in findings)
         if layout.pairs and specimen.weights is not None and fits:
             try:
                 findings += check_alignment(align(specimen, layout, self._directions))
@@ -129,47 +129,51 @@ class Bench:
                 findings += self._sense
             except LoricaError as error:
                 unable.append(f"the base could not be asked plain text: {error.message}")
-        found = found.add(names_settled(findings), 3)
-        if self._top < 4 or broken or not fits:
-            why = "it is rejected already" if broken or not fits else ""
-            return found, Tried(unable=(*unable, *([f"not asked anything: {why}"] if why else [])))
-        return self._ask(found, unable)
-
-    def _ask(self, found: Examination, unable: list[str]) -> tuple[Examination, Tried]:
-        assert found.specimen is not None
-        assert found.layout is not None
-        try:
-            work = self._asked(found.specimen)
-            rows, seen = self._rows, list[Finding]()
-            if rows:
-                rows, seen = unseen(found.specimen, rows, work.setting.load_task())
-            behaviour, findings = examine_behaviour(
-                found.specimen, found.layout, work.setting, rows, work=work, on_done=self._on_done
+        examination = examination.add(names_settled(findings), 3)
+        if self._top < 4 or rejected or not fits:
+            reason = "it is rejected already" if rejected or not fits else ""
+            return examination, BaseCheckResult(
+                unable=(*unable, *([f"not asked anything: {reason}"] if reason else []))
             )
-            findings += seen
-            engine = work.engine(all_kinds=bool(found.specimen.config and found.specimen.config.unsupported()))
+        return self._check_behaviour(examination, unable)
+
+    def _check_behaviour(self, examination: Examination, unable: list[str]) -> tuple[Examination, BaseCheckResult]:
+        assert examination.specimen is not None
+        assert examination.layout is not None
+        try:
+            work = self._workplace_for(examination.specimen)
+            rows, contamination = self._rows, list[Finding]()
+            if rows:
+                rows, contamination = unseen(examination.specimen, rows, work.setting.load_task())
+            behaviour, findings = examine_behaviour(
+                examination.specimen, examination.layout, work.setting, rows, work=work, on_done=self._on_done
+            )
+            findings += contamination
+            engine = work.engine(
+                all_kinds=bool(examination.specimen.config and examination.specimen.config.unsupported())
+            )
             name = work.new_name()
-            findings += check_canaries(found.specimen, engine, name)
+            findings += check_canaries(examination.specimen, engine, name)
             with suppress(EngineError):  # without a passport it was not added
                 engine.remove_adapter(name)
         except LoricaError as error:
-            return found, Tried(unable=(*unable, f"could not be asked: {error.message}"))
-        asked = None if any(each.code == "L400" for each in findings) else 4
-        return found.add(findings, asked), Tried(behaviour=behaviour, unable=tuple(unable))
+            return examination, BaseCheckResult(unable=(*unable, f"could not be asked: {error.message}"))
+        level = None if any(finding.code == "L400" for finding in findings) else 4
+        return examination.add(findings, level), BaseCheckResult(behaviour=behaviour, unable=tuple(unable))
 
 
-def _lines(found: Behaviour | None) -> list[str]:
+def _lines(behaviour: Behaviour | None) -> list[str]:
     """The measures that people ask for first."""
-    if found is None:
+    if behaviour is None:
         return []
     lines = []
-    if (labelled := found.labelled) is not None:
+    if (labelled := behaviour.labelled) is not None:
         lines.append(
             f"{labelled.metric} on {labelled.n} rows: adapter {labelled.adapter}, base {labelled.base}, "
             f"with shuffled inputs {labelled.shuffled}"
         )
         lines.append(f"gain over the base {labelled.over_base}")
-    if (away := found.divergence) is not None:
+    if (away := behaviour.divergence) is not None:
         changed = "" if away.changed is None else f", another best answer in {away.changed:.0%}"
-        lines.append(f"{away.kl:.3g} nats from the base on {away.n} prompts{changed} ({found.source})")
+        lines.append(f"{away.kl:.3g} nats from the base on {away.n} prompts{changed} ({behaviour.source})")
     return lines

@@ -18,17 +18,17 @@ def shown(text: object, longest: int = _LONGEST) -> str:
     return f"{plain[:head]}...{plain[len(plain) - (longest - 3 - head) :]}"
 
 
-def some(names: Sequence[str], of: int | None = None, what: str = "modules") -> str:
+def some(names: Sequence[str], of: int | None = None, noun: str = "modules") -> str:
     """ "56 of 112 modules, first model.layers.0.self_attn.q_proj"."""
     total = f" of {of}" if of is not None and of != len(names) else ""
-    many = what.removesuffix("s") if len(names) == 1 and not total else what
+    plural = noun.removesuffix("s") if len(names) == 1 and not total else noun
     lead = "" if len(names) == 1 else "first "
-    return f"{len(names)}{total} {many}, {lead}{shown(names[0])}"
+    return f"{len(names)}{total} {plural}, {lead}{shown(names[0])}"
 
 
-def listed(names: Iterable[object], most: int = 6) -> str:
+def listed(names: Iterable[object], limit: int = 6) -> str:
     """ "a, b, c and 4 more"."""
-    return listed_texts(map(shown, names), most)
+    return listed_texts(map(shown, names), limit)
 
 
 def numbers(values: Iterable[int]) -> str:
