@@ -73,7 +73,7 @@ class Kind:
     """One kind of fault, or of healthy variant.
 
     level: what is needed to find it: the files alone, the base too, or the base and labelled rows.
-    truth: what happened, in words. causes: the causes of `lorica/vetting/findings.toml` that name it rightly; for the unseen
+    truth: what happened, in words. causes: those of `vetting/findings.toml` that name it rightly; for the unseen
     kinds they stand in `truths`. unseen: written before its author had read a check. healthy: nothing is wrong.
     passport: it is about the passport, so what the adapter has of its training stays with it.
     """

@@ -195,22 +195,23 @@ def _against_base(passport: Passport, folder: Path, *, full: bool) -> list[Findi
         current = base_facts(folder, name=passport.base.name, full=full and bool(passport.base.files))
     except (LoricaError, OSError):
         return []  # a base that cannot be read is the fit's finding
-    recorded_base, differing = passport.base, []
-    if current.weights != recorded_base.weights or (current.files and current.files != recorded_base.files):
+    recorded, differing = passport.base, []
+    digests = f"weights {recorded.weights[:19]}..., config {recorded.config[:19]}..."
+    if current.weights != recorded.weights or (current.files and current.files != recorded.files):
         differing.append("weights")
-    if current.config != recorded_base.config:
+    if current.config != recorded.config:
         differing.append("config.json")
     findings = []
     if differing:
         sizes = {
-            key: (recorded_base.shape[key], size)
+            key: (recorded.shape[key], size)
             for key, size in current.shape.items()
-            if recorded_base.shape.get(key, size) != size
+            if recorded.shape.get(key, size) != size
         }
-        differences = [f"{key} {size} instead of {recorded}" for key, (recorded, size) in sizes.items()]
+        differences = [f"{key} {size} instead of {before}" for key, (before, size) in sizes.items()]
         differences += (
-            [f"family {current.family} instead of {shown(recorded_base.family)}"]
-            if recorded_base.family not in ("", current.family)
+            [f"family {current.family} instead of {shown(recorded.family)}"]
+            if recorded.family not in ("", current.family)
             else []
         )
         findings.append(
@@ -218,13 +219,13 @@ def _against_base(passport: Passport, folder: Path, *, full: bool) -> list[Findi
                 "L345",
                 f"other {' and '.join(differing)} in {folder.name}"
                 + (f": {', '.join(differences)}" if differences else ", of equal shape"),
-                expected=f"{shown(recorded_base.name)}: weights {recorded_base.weights[:19]}..., config {recorded_base.config[:19]}...",
+                expected=f"{shown(recorded.name)}: {digests}",
                 file=PASSPORT_NAME,
                 facts={
                     "weights_differ": "weights" in differing,
                     "config_differs": "config.json" in differing,
                     "equal_shape": not differences,
-                    "recorded_base": recorded_base.name,
+                    "recorded_base": recorded.name,
                 },
                 severity="reject" if differences else None,
             )
