@@ -19,9 +19,9 @@ from lorica.engines.native import merging  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
 from lorica.errors import EngineError  # noqa: E402
 from lorica.models.fast import FastDecoder  # noqa: E402
-from lorica.models.linear import PRECISIONS  # noqa: E402
 from lorica.models.lora import LoraPair  # noqa: E402
 from lorica.models.merging import merged_weight  # noqa: E402
+from lorica.precision import DTYPE_NAMES, PRECISIONS  # noqa: E402
 from lorica.records import Choose, Generate, Output, Request, Sampling  # noqa: E402
 
 SETTINGS = EngineSettings("float32", "cpu", merge="always")
@@ -76,7 +76,7 @@ def test_an_interrupted_merge_leaves_nothing_behind(
     assert torch.equal(scores(engine.run(rows(None))), base)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", DTYPE_NAMES)
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
 def test_merged_is_near_unmerged_and_leaves_no_trace(benches: Any, family: str, precision: str) -> None:
     engine = native(benches(family), replace(SETTINGS, dtype=precision))
@@ -177,7 +177,7 @@ def test_a_short_run_is_not_merged(benches: Any) -> None:
 def test_merging_that_changes_too_much_is_undone(benches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = native(benches("qwen2"))
     before = scores(engine.run(rows("algebra")))
-    monkeypatch.setattr(merging, "_TOLERANCE", {"float32": 0.0, "bfloat16": 0.0})
+    monkeypatch.setitem(PRECISIONS, "float32", replace(PRECISIONS["float32"], merge_limit=0.0))
     assert "would differ" in engine.maybe_merge({"algebra": 12}, rows("algebra")).reason
     assert engine.info.merged == ""
     assert torch.equal(scores(engine.run(rows("algebra"))), before)

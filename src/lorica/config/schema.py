@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from lorica.precision import Dtype
 from lorica.tasks import TASKS
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -24,7 +25,6 @@ Method = Literal["choice", "likelihood", "generate"]
 Style = Literal["plain", "structured", "contrastive", ""]
 AnswerNumbers = Literal["auto", "from_0", "from_1", "text"]
 Truncate = Literal["middle", "left", "right", "error"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "int8-weights", "int4-weights"]
 Scheduler = Literal["cosine", "linear", "constant"]
 EngineName = Literal["native", "transformers", "fake"]
 Fallback = Literal["general", "base", "error"]

@@ -9,6 +9,7 @@ from typing import Any
 from lorica.config.schema import Config
 from lorica.errors import ConfigError
 from lorica.names import spellings
+from lorica.precision import precision_of
 from lorica.tasks import TASKS, load_task
 
 
@@ -80,7 +81,7 @@ def _check_model(config: Config, facts: _Facts) -> None:
             f"{facts['model.device_map']} and {facts['model.device']} both place the model",
             fix="set one of them",
         )
-    if model.dtype.startswith("int"):
+    if precision_of(model.dtype).quantized:
         if config.engine.name == "transformers":
             raise ConfigError(
                 f"{facts['model.dtype']} is computed by the native engine alone, not by {facts['engine.name']}",

@@ -32,6 +32,7 @@ from lorica.engines.peft_adapters import attach_adapter, unfit
 from lorica.errors import AdapterError, EngineError, MissingExtraError
 from lorica.models.allocator import keep_buffers
 from lorica.models.transformers_models import load_causal
+from lorica.precision import precision_of
 from lorica.records import Choose, Generate, Output, Request
 
 _BROKEN = "the model's output is not a number (NaN): weights or precision are broken"
@@ -275,7 +276,7 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
         raise MissingExtraError("transformers", extra="local", needed_for="engine=transformers") from error
     keep_buffers()
     dtype, device = settings.dtype, settings.device
-    if dtype.startswith("int"):
+    if precision_of(dtype).quantized:
         raise EngineError(f"the transformers engine does not compute in {dtype}", fix="use engine=native")
     given: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     if settings.load_in_4bit:

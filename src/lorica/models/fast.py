@@ -19,13 +19,14 @@ from lorica.models.linear import make_product, stream_dtype, working_dtype
 from lorica.models.lora import LoraSpan, spans_of
 from lorica.models.rope import inverse_frequencies
 from lorica.models.updates import AnyUpdates, CompiledUpdates, FactorMemory, Updates
+from lorica.precision import PRECISIONS
 
 
 class FastDecoder:
     """Packed tokens in, hidden states out: the interface of `Decoder`, without gradients.
 
-    dtype: the precision of keys, values and adapters. precision: of the products, one of `linear.PRECISIONS`. compiled:
-    whether the compiled kernels stand between these.
+    dtype: of keys, values and adapters. precision: of the linear layers, a name of `precision.PRECISIONS`. compiled:
+    whether the compiled kernels compute what stands between these.
     """
 
     def __init__(self, decoder: Decoder, precision: str) -> None:
@@ -46,8 +47,7 @@ class FastDecoder:
             self._layers.append(Int8Layer(parts) if whole else FastLayer(parts))
             layers[number] = nn.Identity()
         self._norm = Norm(decoder.model.norm, self._stream, compiled=self.compiled)
-        # The head decides between tokens: 4 bits would cost as much there as in all layers together.
-        self._head = make_product((decoder.lm_head,), "int8-weights" if precision == "int4-weights" else precision)
+        self._head = make_product((decoder.lm_head,), PRECISIONS[precision].head or precision)
         self._speeds = inverse_frequencies(self.config)
         self._memory = FactorMemory()
 

@@ -14,6 +14,7 @@ from lorica.models.decoder import Layer
 from lorica.models.fast_layer import Parts, blocks
 from lorica.models.linear import Int8Product, Product
 from lorica.models.updates import AnyUpdates, CompiledUpdates
+from lorica.precision import PRECISIONS
 
 
 class Int8Layer:
@@ -67,7 +68,7 @@ def suits(layer: Layer, precision: str) -> bool:
     """
     mlp = layer.mlp
     others = layer.self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj
-    return precision == "int8" and all(one.bias is None for one in others)
+    return PRECISIONS[precision].products == "int8" and all(one.bias is None for one in others)
 
 
 def _whole(product: Product) -> Int8Product:

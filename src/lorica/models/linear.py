@@ -15,12 +15,7 @@ from torch import Tensor, nn
 
 from lorica.models import kernels
 from lorica.models.restored import Codes, Int4Codes, Int8Codes, RestoredProduct, group_of
-
-PRECISIONS = ("float32", "bfloat16", "float16", "int8", "int8-weights", "int4-weights")
-"""How a base is computed. int8: weights and activations in whole numbers; int8- and int4-weights: the weights alone."""
-
-WEIGHTS_ALONE = ("int8-weights", "int4-weights")
-"""Those whose activations stay as they are."""
+from lorica.precision import PRECISIONS
 
 _LEVELS = 127  # symmetric: -127..127
 _SMALLEST = 1e-30  # a row of zeros has this scale
@@ -47,29 +42,31 @@ class Product(Protocol):
 def make_product(layers: Sequence[nn.Linear], precision: str) -> Product:
     """Several layers of one input as one product; their weights are copied, so that they can be let go of.
 
-    precision: one of PRECISIONS.
+    precision: a name of `precision.PRECISIONS`, but nf4.
     """
-    dtype = working_dtype(precision)
+    row, dtype = PRECISIONS[precision], working_dtype(precision)
     weight = torch.cat([layer.weight.detach() for layer in layers]) if len(layers) > 1 else layers[0].weight.detach()
     biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
-    bias = torch.cat(biases).to(torch.float32 if precision == "int8" else dtype) if biases else None
-    if precision == "int8":
+    bias = torch.cat(biases).to(stream_dtype(precision)) if biases else None
+    if row.products == "int8":
         return Int8Product(weight, bias)
-    if precision in WEIGHTS_ALONE:
-        return RestoredProduct(_codes(weight, precision, dtype), bias, dtype)
+    if row.quantized:
+        return RestoredProduct(_codes(weight, row.weights, dtype), bias, dtype)
     return PackedProduct(weight.to(dtype), bias) if kernels.can_prepack(dtype) else PlainProduct(weight.to(dtype), bias)
 
 
 def working_dtype(precision: str) -> torch.dtype:
     """The precision of keys, values and adapters beside a base that is computed in `precision`."""
-    if precision == "int8" or precision in WEIGHTS_ALONE:
+    row = PRECISIONS[precision]
+    if row.quantized:
         return torch.bfloat16 if kernels.can_prepack(torch.bfloat16) else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    dtype: torch.dtype = getattr(torch, row.products)
+    return dtype
 
 
 def stream_dtype(precision: str) -> torch.dtype:
     """The precision of the states between layers: with int8, whose results are float32, they stay so."""
-    return torch.float32 if precision == "int8" else working_dtype(precision)
+    return torch.float32 if PRECISIONS[precision].products == "int8" else working_dtype(precision)
 
 
 class _AsItIs:
@@ -132,8 +129,8 @@ class Int8Product:
         return product(codes, self._weight, self._scales)
 
 
-def _codes(weight: Tensor, precision: str, dtype: torch.dtype) -> Codes:
-    if precision == "int4-weights" and group_of(weight.shape[1]):
+def _codes(weight: Tensor, storage: str, dtype: torch.dtype) -> Codes:
+    if storage == "int4" and group_of(weight.shape[1]):
         return Int4Codes(weight, dtype)
     # The scales are rounded first, so that their rounding is no error.
     codes, scales = quantise_weight(weight, scales_in=dtype)

@@ -19,8 +19,9 @@ from lorica.models.quantised import Nf4Linear, require_bitsandbytes
 from lorica.models.unpacking import unpack
 from lorica.models.weight_files import AGAIN, refuse_adapter_inside, weight_files
 from lorica.names import utf8_path
+from lorica.precision import PRECISIONS
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name, row in PRECISIONS.items() if not row.quantized}
 
 _READABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _EMBEDDING = "model.embed_tokens.weight"

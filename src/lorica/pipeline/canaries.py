@@ -11,31 +11,14 @@ from lorica.adapters.passport import FEWEST_CANARIES, Canary, CanaryChoice, Cana
 from lorica.engines.base import Engine
 from lorica.errors import AdapterError
 from lorica.pipeline.probes import Probe
+from lorica.precision import PRECISIONS, coarser
 from lorica.records import Choose, Output
 
-# How exactly an engine of each precision reproduces log-probabilities, from coarse to exact; measured by
-# bench/canary_tolerance.py. The coarser of the two precisions counts where the expected values were computed in another
-# one.
 TOLERANCE: dict[str, Tolerance] = {
-    "nf4": Tolerance(absolute=1.5, relative=0.5),
-    "int8": Tolerance(absolute=0.5, relative=0.2),
-    "int4-weights": Tolerance(absolute=1.5, relative=0.5),
-    "int8-weights": Tolerance(absolute=0.3, relative=0.15),
-    "bfloat16": Tolerance(absolute=0.15, relative=0.1),
-    "float16": Tolerance(absolute=0.03, relative=0.02),
-    "float32": Tolerance(absolute=1e-3, relative=1e-4),
+    name: Tolerance(absolute=row.canary_absolute, relative=row.canary_relative) for name, row in PRECISIONS.items()
 }
-# Below this root mean square an adapter's effect drowns in the rounding of an engine of this precision: a few times the
-# noise that the same script finds.
-_FAINT = {
-    "nf4": 0.15,
-    "int8": 0.5,
-    "int4-weights": 0.6,
-    "int8-weights": 0.25,
-    "bfloat16": 0.15,
-    "float16": 0.02,
-    "float32": 1e-4,
-}
+"""How exactly an engine of each precision reproduces log-probabilities, from coarse to exact. The coarser of two
+precisions counts where the expected values were computed in another one."""
 # How far the adapter's effect may be from the expected one, as a part of it. Not applied: 1. Twice as strong: 1.
 _MOST_ODD = 0.5
 # Up to this part of the expected effect, an adapter has none.
@@ -137,7 +120,7 @@ def compare(facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output
     base to adapter) is the expected one and not merely small. The tolerances are Lorica's own: those that a passport
     states are for other tools, and no file may widen what is accepted here.
     """
-    precision = _coarser(facts.dtype, dtype)
+    precision = coarser(facts.dtype, dtype)
     if not any(item.choices for item in facts.items):
         return Trial("failed", dtype=precision, problem="the passport has no canaries, so it proves nothing")
     broken = next((output for output in (*base, *adapter) if not _sound(output)), None)
@@ -146,7 +129,7 @@ def compare(facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output
     choices = [(item.id, choice) for item in facts.items for choice in item.choices]
     seen_base = [value for output in base for value in output.logprobs]
     seen = [value for output in adapter for value in output.logprobs]
-    tolerance = TOLERANCE[precision]
+    tolerance, faint_effect = TOLERANCE[precision], PRECISIONS[precision].faint_effect
     excess = [_excess(value, each.adapter, tolerance) for value, (_, each) in zip(seen, choices, strict=True)]
     base_excess = [_excess(value, each.base, tolerance) for value, (_, each) in zip(seen_base, choices, strict=True)]
     at = max(range(len(choices)), key=excess.__getitem__)
@@ -156,7 +139,7 @@ def compare(facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output
     strength = _rms(wanted)
     effect = sum(a * b for a, b in zip(shift, wanted, strict=True)) / sum(b * b for b in wanted) if strength else 1.0
     odd = _rms([a - b for a, b in zip(shift, wanted, strict=True)]) / strength if strength else 0.0
-    faint = strength < _FAINT[precision]
+    faint = strength < faint_effect
     found = Trial(
         reading="faint" if faint else "reproduced",
         largest=abs(seen[at] - worst.adapter),
@@ -173,7 +156,7 @@ def compare(facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output
     other_base = max(base_excess) > 1
     within = excess[at] <= 1 and not other_base
     # Even a faint adapter moves some last digit, unless it is far below what the precision can show.
-    unmoved = not any(shift) and strength > _FAINT[precision] / 10
+    unmoved = not any(shift) and strength > faint_effect / 10
     if within and not unmoved and (faint or odd <= _MOST_ODD):
         return found
     return _explain(found, silent=_rms(shift) < _NOTHING * strength, other_base=other_base)
@@ -252,11 +235,6 @@ def _canary(probe: Probe, base: Output, adapter: Output) -> Canary:
 def _nine(value: float) -> float:
     """Nine significant digits: all that float32 holds."""
     return float(f"{value:.9g}")
-
-
-def _coarser(one: str, other: str) -> str:
-    precisions = list(TOLERANCE)
-    return precisions[min(precisions.index(each) if each in precisions else 0 for each in (one, other))]
 
 
 def _excess(seen: float, expected: float, tolerance: Tolerance) -> float:

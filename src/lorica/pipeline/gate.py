@@ -23,20 +23,14 @@ from lorica.pipeline.canaries import Trial, canary_requests, compare, describe_t
 from lorica.pipeline.probes import number_probes
 from lorica.pipeline.provenance import trained_otherwise
 from lorica.pipeline.reach import check_reach
+from lorica.precision import precision_of
 from lorica.records import Choose, Output
 
 Policy = Literal["auto", "require", "off"]
 
 # So many prompts are asked of adapters without a passport: any prompt shows whether an adapter does anything.
 _BLIND_PROMPTS = 8
-# How far two log-probabilities of one state may be apart, in nats: batches are packed otherwise with an adapter.
-_NOISE = {"float32": 1e-4, "float16": 0.02, "bfloat16": 0.15, "nf4": 0.15}
-# Updates of this size (root mean square of the entries, per unit of base weights' usual 0.02) an engine of each
-# precision must show: beyond its noise, and at all. An applied update of relative size s moves some log-probability of
-# the probes by s to 15 s.
-_VISIBLE = {"float32": 2e-3, "float16": 0.1, "bfloat16": 0.5, "nf4": 0.5}
-_MOVES = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2, "nf4": 1e-2}
-_USUAL_WEIGHT = 0.02
+_USUAL_WEIGHT = 0.02  # root mean square of a base's weights: what an update's size is relative to
 
 
 @dataclass(frozen=True)
@@ -201,7 +195,8 @@ def _without_passport(
         for one, other in zip(base, adapter, strict=True)
         for before, after in zip(one.logprobs, other.logprobs, strict=True)
     )
-    if moved > _NOISE.get(dtype, _NOISE["bfloat16"]):
+    limits = precision_of(dtype)
+    if moved > limits.noise:
         return Admission(name, "differs")
     size = update_size(open_adapter(folder))
     if size == 0:
@@ -209,8 +204,7 @@ def _without_passport(
             f"adapter {name!r} ({folder}) does nothing: its update is zero, the base would answer in its name",
             fix="train it, or take the file that was saved after training; `adapters.gate=off` lets it in",
         )
-    must = _VISIBLE if moved else _MOVES
-    if size < must.get(dtype, must["bfloat16"]) * _USUAL_WEIGHT:
+    if size < (limits.visible_update if moved else limits.moving_update) * _USUAL_WEIGHT:
         return Admission(name, "none", notes=(f"its update is too small to be proved in {dtype}",))
     raise AdapterError(
         f"adapter {name!r} ({folder}) is not applied: the engine answers {len(base)} probes as the base alone does "

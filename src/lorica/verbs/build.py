@@ -26,6 +26,7 @@ from lorica.names import listed, visible, visible_values
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.pipeline.gate import Admission, admit_all
 from lorica.pipeline.provenance import adapter_digests, base_digest, trained_as, versions
+from lorica.precision import precision_of
 from lorica.prompts.encoder import Encoder
 from lorica.records import Generate, Row, Sampling
 from lorica.routing import route
@@ -101,7 +102,7 @@ def dtype(config: Config, folder: Path) -> str:
 def training_dtype(config: Config, folder: Path) -> str:
     """The precision to train in. Raises ConfigError for one that nothing can be trained through."""
     chosen = dtype(config, folder)
-    if chosen.startswith("int"):
+    if not precision_of(chosen).trainable:
         raise ConfigError(
             f"model.dtype={chosen} is for answering: no gradient passes through whole numbers",
             fix="model.dtype=auto, or model.load_in_4bit=true for less memory",

@@ -8,8 +8,8 @@ from lorica.engines.base import EngineSettings
 from lorica.errors import EngineError
 from lorica.models.decoder import Decoder
 from lorica.models.fast import AnyDecoder, FastDecoder
-from lorica.models.linear import PRECISIONS
 from lorica.models.weights import DTYPES, load_decoder
+from lorica.precision import DTYPE_NAMES, precision_of
 
 
 def load_for(folder: Path, settings: EngineSettings, device: str) -> AnyDecoder:
@@ -18,12 +18,12 @@ def load_for(folder: Path, settings: EngineSettings, device: str) -> AnyDecoder:
     Raises EngineError for a precision that does not exist there.
     """
     dtype = settings.dtype
-    if dtype not in ("auto", *PRECISIONS):
-        raise EngineError(f"dtype={dtype!r} is none of auto, {', '.join(PRECISIONS)}", fix="choose one of these")
+    if dtype not in ("auto", *DTYPE_NAMES):
+        raise EngineError(f"dtype={dtype!r} is none of auto, {', '.join(DTYPE_NAMES)}", fix="choose one of these")
     if device == "cpu" and not settings.load_in_4bit:
         decoder = load_stored(folder, settings)
         return FastDecoder(decoder, str(decoder.dtype).removeprefix("torch.") if dtype == "auto" else dtype)
-    if dtype not in ("auto", *DTYPES):
+    if precision_of(dtype).quantized:
         told = "with load_in_4bit the weights have four bits already" if settings.load_in_4bit else f"device={device}"
         raise EngineError(
             f"dtype={dtype} computes in whole numbers on a CPU; {told}", fix="use dtype=bfloat16, or device=cpu"

@@ -13,6 +13,7 @@ import msgspec
 
 from lorica.engines.native.plan import make_plan
 from lorica.errors import EngineError
+from lorica.precision import precision_of
 from lorica.records import Choose, Generate, Output, Request
 
 Merge = Literal["auto", "never", "always"]
@@ -20,10 +21,6 @@ Merge = Literal["auto", "never", "always"]
 MIN_TOKENS = 16384
 """Tokens that a run must read and write before merging gains what it costs."""
 
-_AUTO = ("float32", "bfloat16")
-# Mean difference of log-probabilities, merged and not, in nats. On a task whose adapter moves them by 0.34 it is 2e-6
-# in float32 and 0.02 in bfloat16, and half-precision rounding is no larger merged than unmerged.
-_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.05, "int8": 0.2, "int8-weights": 0.2, "int4-weights": 0.2}
 _PROBES = 4
 _PROBE_TOKENS = 4  # of a text
 
@@ -53,7 +50,7 @@ def why_not(
         raise EngineError(f"merge={setting!r} is none of auto, never, always", fix="choose one of these")
     if setting != "auto":
         return "" if setting == "always" else "engine.merge=never"
-    if precision not in _AUTO:
+    if not precision_of(precision).merges_by_default:
         return f"{precision} rounds the merged weights anew, which only engine.merge=always asks for"
     if not sample or any(isinstance(request, batch_invariant) for request in sample):
         return "a row gets the same to the last bit in any company, merged or not merged it would not"
@@ -108,7 +105,7 @@ def mean_difference(before: Sequence[Output], after: Sequence[Output]) -> float:
 
 def exact_enough(difference: float, precision: str) -> bool:
     """Whether merging may stay; NaN may not."""
-    return difference <= _TOLERANCE.get(precision, _TOLERANCE["bfloat16"])
+    return difference <= precision_of(precision).merge_limit
 
 
 def told(uses: Mapping[str | None, int]) -> str:
