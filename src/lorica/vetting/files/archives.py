@@ -90,12 +90,14 @@ def peek(path: Path) -> list[str]:
 
 def adapters_in(members: list[Member]) -> list[str]:
     """Folders that hold a config or weights of an adapter, without checkpoints of a run that is there itself."""
-    found = set()
+    folders = set()
     for member in members:
         folder, _, name = member.name.strip("/").rpartition("/")
         if member.kind != "folder" and name.lower().startswith(("adapter_config.json", "adapter_model.")):
-            found.add(folder.removeprefix("./").removesuffix("."))
-    return sorted(each for each in found if not any(each != other and _is_below(each, other) for other in found))
+            folders.add(folder.removeprefix("./").removesuffix("."))
+    return sorted(
+        folder for folder in folders if not any(folder != outer and _is_below(folder, outer) for outer in folders)
+    )
 
 
 def walk(path: Path) -> Iterator[tuple[Member, Opener]]:
@@ -110,10 +112,10 @@ def walk(path: Path) -> Iterator[tuple[Member, Opener]]:
     if content in _NOT_READ:
         raise NotImplementedError(f"it is {content}")
     members = _walk_zip(path) if content is Content.ZIP else _walk_tar(path, content, allowance(size))
-    for number, found in enumerate(members):
+    for number, member_and_opener in enumerate(members):
         if number >= MAX_MEMBERS:
             raise TooManyError(f"more than {MAX_MEMBERS} members")
-        yield found
+        yield member_and_opener
 
 
 def allowance(size: int) -> int:
@@ -126,13 +128,13 @@ def _walk_zip(path: Path) -> Iterator[tuple[Member, Opener]]:
         raise TooManyError(f"a list of members longer than {_MAX_DIRECTORY} bytes")
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            kind = _kind(stat.S_IFMT(info.external_attr >> 16), info.is_dir())
+            member_kind = _kind(stat.S_IFMT(info.external_attr >> 16), info.is_dir())
             name = info.orig_filename  # `filename` is already mended
 
             def opener(info: zipfile.ZipInfo = info) -> IO[bytes]:
                 return archive.open(info)
 
-            yield Member(name, info.file_size, kind, bool(info.flag_bits & 1)), opener
+            yield Member(name, info.file_size, member_kind, bool(info.flag_bits & 1)), opener
 
 
 def _kind(mode: int, folder: bool) -> MemberKind:
@@ -143,32 +145,32 @@ def _kind(mode: int, folder: bool) -> MemberKind:
     return "folder" if folder else "file"
 
 
-def _walk_tar(path: Path, content: Content | None, most: int) -> Iterator[tuple[Member, Opener]]:
+def _walk_tar(path: Path, content: Content | None, max_bytes: int) -> Iterator[tuple[Member, Opener]]:
     if content is not None and content not in _PACKED:
         raise NotImplementedError(f"it is {content}")
     with contextlib.ExitStack() as stack:
         plain: Any = _PACKED[content](path, "rb") if content is not None else path.open("rb")
         # What is not packed cannot unpack to more than it is.
-        guarded = _Guarded(stack.enter_context(plain), most if content is not None else path.stat().st_size)
+        guarded = _Guarded(stack.enter_context(plain), max_bytes if content is not None else path.stat().st_size)
         archive = stack.enter_context(tarfile.TarFile(fileobj=guarded, mode="r"))
         while (info := archive.next()) is not None:
             guarded.reads = 0
             if info.size < 0:
                 raise tarfile.ReadError("a member of negative size")
-            kind: MemberKind = "special"
+            member_kind: MemberKind = "special"
             if info.isreg() and not info.issparse():
-                kind = "file"
+                member_kind = "file"
             elif info.isdir() or info.issym() or info.islnk():
-                kind = "folder" if info.isdir() else "link"
+                member_kind = "folder" if info.isdir() else "link"
 
             def opener(info: tarfile.TarInfo = info) -> IO[bytes]:
-                found = archive.extractfile(info)
-                if found is None:
+                member_file = archive.extractfile(info)
+                if member_file is None:
                     raise tarfile.ReadError("a member that is no file")
-                return found
+                return member_file
 
             guarded.copying = True
-            yield Member(info.name, info.size, kind), opener
+            yield Member(info.name, info.size, member_kind), opener
             guarded.copying = False
         guarded.drain()  # so that a packed archive's own checksum is checked
 
@@ -176,8 +178,8 @@ def _walk_tar(path: Path, content: Content | None, most: int) -> Iterator[tuple[
 class _Guarded(io.RawIOBase):
     """Stands between tarfile and an archive: tarfile believes the sizes that headers announce."""
 
-    def __init__(self, file: BinaryIO, most: int) -> None:
-        self._file, self._most, self._reached = file, most, 0
+    def __init__(self, file: BinaryIO, max_bytes: int) -> None:
+        self._file, self._most, self._reached = file, max_bytes, 0
         self.reads = 0
         self.copying = False
 
@@ -206,13 +208,13 @@ class _Guarded(io.RawIOBase):
             self.reads += 1
             if size > _MAX_TAR_HEADER or self.reads > _MAX_TAR_READS:
                 raise BombError("headers that are far longer than any file's name")
-        found = self._file.read(size)
+        chunk = self._file.read(size)
         self._reached = max(self._reached, self._file.tell())
         if self._reached > self._most:
             raise BombError(f"more than {self._most} bytes unpacked")
-        if not self.copying and size > tarfile.BLOCKSIZE and _DIGITS.search(found):
+        if not self.copying and size > tarfile.BLOCKSIZE and _DIGITS.search(chunk):
             raise BombError("headers made to keep their reader busy")  # gh-121285, in Python before 3.11.10
-        return found
+        return chunk
 
     def drain(self) -> None:
         """Read to the end."""
@@ -237,26 +239,26 @@ def leads_out(name: str) -> bool:
     )
 
 
-def copy_members(path: Path, wanted: dict[str, str], into: Path) -> dict[str, int]:
+def copy_members(path: Path, targets: dict[str, str], into: Path) -> dict[str, int]:
     """Unpack the members `wanted` (name -> plain file name) into a folder; returns file name -> bytes.
 
     Of a name that is there twice, the first is taken. Raises BombError when more comes out than `allowance` says, and
     what `walk` raises.
     """
-    left = most = allowance(path.stat().st_size)
-    done: dict[str, int] = {}
+    remaining = max_bytes = allowance(path.stat().st_size)
+    sizes: dict[str, int] = {}
     for member, opener in walk(path):
-        target = wanted.get(member.name)
-        if target is None or target in done or member.kind != "file":
+        target = targets.get(member.name)
+        if target is None or target in sizes or member.kind != "file":
             continue
         with opener() as stream, (into / target).open("xb") as file:
             while chunk := stream.read(_CHUNK):
-                left -= len(chunk)
-                if left < 0:
-                    raise BombError(f"more than {most} bytes unpacked")
+                remaining -= len(chunk)
+                if remaining < 0:
+                    raise BombError(f"more than {max_bytes} bytes unpacked")
                 file.write(chunk)
-            done[target] = file.tell()
-    return done
+            sizes[target] = file.tell()
+    return sizes
 
 
 def _is_below(inner: str, outer: str) -> bool:

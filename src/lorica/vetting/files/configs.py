@@ -31,11 +31,11 @@ _CODES = {
 _LIBRARIES = ("transformers", "peft", "diffusers", "sentence_transformers", "torch", "timm", "open_clip", "lorica")
 _CODE_KEYS = ("auto_map", "custom_code", "trust_remote_code", "custom_pipelines")
 _TASKS = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
-_KNOWN = (set(AdapterConfig.__struct_fields__) - {"other"}) | set(OTHER_KEYS)
+_KNOWN_KEYS = (set(AdapterConfig.__struct_fields__) - {"other"}) | set(OTHER_KEYS)
 # Control characters other than blanks, and marks that turn the direction of writing.
-_ODD = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
+_CONTROL_CHARACTERS = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
 # Keys that PEFT wrote before version 0.3.
-_OLD = {"enable_lora", "merge_weights"}
+_OLD_KEYS = {"enable_lora", "merge_weights"}
 
 
 def examine_config(raw: bytes) -> tuple[dict[str, Any] | None, AdapterConfig | None, list[Finding]]:
@@ -45,37 +45,39 @@ def examine_config(raw: bytes) -> tuple[dict[str, Any] | None, AdapterConfig | N
     JSON, both are there as far as they can be read.
     """
     values, problems = read_object(raw, MAX_CONFIG_BYTES)
-    found = [_problem(problem) for problem in problems[:3]]
+    findings = [_problem(problem) for problem in problems[:3]]
     if values is None:
-        return None, None, found
+        return None, None, findings
     config = None
-    kind = values.get("peft_type")
-    if not isinstance(kind, str) or kind.strip().lower() in NO_METHOD or kind != meant_method(kind):
-        found.append(_no_method(values, kind))
-    elif kind == "LORA":
+    peft_type = values.get("peft_type")
+    if not isinstance(peft_type, str) or peft_type.strip().lower() in NO_METHOD or peft_type != meant_method(peft_type):
+        findings.append(_no_method(values, peft_type))
+    elif peft_type == "LORA":
         try:
             config = config_from(values)
         except DocumentError as error:
             if not problems:
-                found.append(_problem(error))
-        found += _unknown_keys(values)
-    found += _task(values.get("task_type"))
-    found += _code_keys(values)
-    found += _expressions(values)
-    found += _control_characters(values)
-    return values, config, found
+                findings.append(_problem(error))
+        findings += _unknown_keys(values)
+    findings += _task(values.get("task_type"))
+    findings += _code_keys(values)
+    findings += _expression_texts(values)
+    findings += _control_characters(values)
+    return values, config, findings
 
 
-def _no_method(values: Mapping[str, Any], kind: object) -> Finding:
+def _no_method(values: Mapping[str, Any], peft_type: object) -> Finding:
     """peft_type is missing, is no name of a method, or is not written as PEFT writes them."""
     keys = ", ".join(short_text(key, most=40) for key in list(values)[:6])
-    seen = "it has no peft_type" if "peft_type" not in values else f"its peft_type is {short_text(kind, quoted=True)}"
+    actual = (
+        "it has no peft_type" if "peft_type" not in values else f"its peft_type is {short_text(peft_type, quoted=True)}"
+    )
     fix = 'set "peft_type": "LORA" if its weights are lora_A and lora_B; else compare it with the config PEFT saved'
-    if isinstance(kind, str) and meant_method(kind) in METHODS | {"LORA": None}:
-        fix = f'write it as PEFT does: "peft_type": "{meant_method(kind)}"'
+    if isinstance(peft_type, str) and meant_method(peft_type) in METHODS | {"LORA": None}:
+        fix = f'write it as PEFT does: "peft_type": "{meant_method(peft_type)}"'
         keys = ""
-    seen += f"; its keys begin with {keys}" if keys else ""
-    return finding("L058", seen, expected='a name such as "LORA"', fix=fix, file=CONFIG_NAME)
+    actual += f"; its keys begin with {keys}" if keys else ""
+    return finding("L058", actual, expected='a name such as "LORA"', fix=fix, file=CONFIG_NAME)
 
 
 def _task(task: object) -> Iterator[Finding]:
@@ -84,8 +86,8 @@ def _task(task: object) -> Iterator[Finding]:
         return
     name = meant_method(task) if isinstance(task, str) else ""
     fix = f'write it as PEFT does: "task_type": "{name}"' if name in _TASKS else 'set "task_type": null'
-    seen = f"task_type {short_text(task, quoted=True)}: PEFT refuses to load it"
-    yield finding("L059", seen, expected=f"{', '.join(_TASKS)} or null", fix=fix, file=CONFIG_NAME)
+    actual = f"task_type {short_text(task, quoted=True)}: PEFT refuses to load it"
+    yield finding("L059", actual, expected=f"{', '.join(_TASKS)} or null", fix=fix, file=CONFIG_NAME)
 
 
 def _problem(problem: DocumentError) -> Finding:
@@ -94,13 +96,13 @@ def _problem(problem: DocumentError) -> Finding:
 
 
 def _unknown_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
-    strange = [key for key in values if key not in _KNOWN | _OLD and key not in _CODE_KEYS]
+    strange = [key for key in values if key not in _KNOWN_KEYS | _OLD_KEYS and key not in _CODE_KEYS]
     if not strange:
         return
     # An empty value of a key from another version of PEFT switches nothing on.
     at_work = [key for key in strange if values[key] not in (None, False, "", [], {})]
     first = (at_work or strange)[0]
-    near = closest(first[:100], sorted(_KNOWN), cutoff=0.8)
+    near = closest(first[:100], sorted(_KNOWN_KEYS), cutoff=0.8)
     listed = ", ".join(short_text(key, quoted=True, most=40) for key in (at_work or strange)[:5])
     yield finding(
         "L061",
@@ -114,9 +116,9 @@ def _unknown_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _code_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
-    asked = [key for key in _CODE_KEYS if values.get(key) not in (None, False, "", [], {})]
-    if asked:
-        yield finding("L063", f"it has {', '.join(asked)}; Lorica never runs code of an adapter", file=CONFIG_NAME)
+    code_keys = [key for key in _CODE_KEYS if values.get(key) not in (None, False, "", [], {})]
+    if code_keys:
+        yield finding("L063", f"it has {', '.join(code_keys)}; Lorica never runs code of an adapter", file=CONFIG_NAME)
     mapping = values.get("auto_mapping")
     if mapping in (None, {}):
         return
@@ -134,23 +136,23 @@ def _code_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-def _expressions(values: Mapping[str, Any]) -> Iterator[Finding]:
-    places = []
+def _expression_texts(values: Mapping[str, Any]) -> Iterator[Finding]:
+    expressions = []
     for key in ("target_modules", "exclude_modules", "target_parameters"):
         value = values.get(key)
         if isinstance(value, str) and value not in ("", "all-linear"):
-            places.append((key, value))
+            expressions.append((key, value))
     for key in ("rank_pattern", "alpha_pattern"):
         pattern = values.get(key)
         if isinstance(pattern, dict):
-            places += [(key, each) for each in pattern if not is_plain(each)]
-    if places:
-        key, text = places[0]
+            expressions += [(key, pattern_key) for pattern_key in pattern if not is_plain(pattern_key)]
+    if expressions:
+        key, text = expressions[0]
         yield finding(
             "L064",
-            f"{len(places)} read as text, first in {key}: {short_text(text, quoted=True)}",
+            f"{len(expressions)} read as text, first in {key}: {short_text(text, quoted=True)}",
             file=CONFIG_NAME,
-            facts={"expressions": len(places)},
+            facts={"expressions": len(expressions)},
         )
 
 
@@ -159,12 +161,12 @@ def _control_characters(values: Mapping[str, Any]) -> Iterator[Finding]:
     texts: list[tuple[str, object]] = []
     for key, value in values.items():
         within = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else [value]
-        texts += [(key, each) for each in (key, *within)]
-    hits = [(key, text) for key, text in texts if isinstance(text, str) and _ODD.search(text)]
-    if hits:
-        key, text = hits[0]
+        texts += [(key, text) for text in (key, *within)]
+    odd_texts = [(key, text) for key, text in texts if isinstance(text, str) and _CONTROL_CHARACTERS.search(text)]
+    if odd_texts:
+        key, text = odd_texts[0]
         yield finding(
             "L065",
-            f"{len(hits)} texts, first in {short_text(key, quoted=True)}: {short_text(text, quoted=True)}",
+            f"{len(odd_texts)} texts, first in {short_text(key, quoted=True)}: {short_text(text, quoted=True)}",
             file=CONFIG_NAME,
         )

@@ -36,29 +36,29 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 
 
 def read_documents(
-    folder: Path, names: dict[str, int], found: list[Finding], allowed: Callable[[str], bool]
+    folder: Path, names: dict[str, int], findings: list[Finding], allowed: Callable[[str], bool]
 ) -> tuple[dict[str, Any], str]:
     """(parsed documents by name, the card's text). names: files in the folder -> bytes. allowed: whether a file may be
     read; it says so itself where not. A broken one is a finding, and the others are read."""
     documents: dict[str, Any] = {}
-    for name, most in DOCUMENTS.items():
+    for name, max_bytes in DOCUMENTS.items():
         if name not in names or not allowed(name):
             continue
-        if names[name] > most:
-            found.append(finding("L071", f"{names[name]} bytes", expected=f"at most {most}", file=name))
+        if names[name] > max_bytes:
+            findings.append(finding("L071", f"{names[name]} bytes", expected=f"at most {max_bytes}", file=name))
             continue
         try:
-            value, problems = read_json(read_capped(folder / name, most + 1), most, allow_nan=True)
+            value, problems = read_json(read_capped(folder / name, max_bytes + 1), max_bytes, allow_nan=True)
         except OSError as error:
-            found.append(finding("L008", f"it cannot be read ({error.strerror})", file=name, severity="warn"))
+            findings.append(finding("L008", f"it cannot be read ({error.strerror})", file=name, severity="warn"))
             continue
         if value is not None:
             documents[name] = value
-        found += [_broken(name, problem) for problem in problems[:1]]
+        findings += [_broken(name, problem) for problem in problems[:1]]
     for name in TOKENIZERS:
         if name in names and allowed(name):
-            found += _pointer(folder, name)
-    return documents, _card(folder, names, found, allowed)
+            findings += _pointer(folder, name)
+    return documents, _card(folder, names, findings, allowed)
 
 
 def _broken(name: str, problem: DocumentError) -> Finding:
@@ -78,21 +78,21 @@ def _pointer(folder: Path, name: str) -> list[Finding]:
     return []
 
 
-def _card(folder: Path, names: dict[str, int], found: list[Finding], allowed: Callable[[str], bool]) -> str:
-    name = next((each for each in names if each.lower() == CARD.lower()), "")
+def _card(folder: Path, names: dict[str, int], findings: list[Finding], allowed: Callable[[str], bool]) -> str:
+    name = next((file_name for file_name in names if file_name.lower() == CARD.lower()), "")
     if not name or not allowed(name):
         return ""
     try:
         raw = read_capped(folder / name, MAX_CARD)
     except OSError as error:
-        found.append(finding("L008", f"it cannot be read ({error.strerror})", file=name, severity="warn"))
+        findings.append(finding("L008", f"it cannot be read ({error.strerror})", file=name, severity="warn"))
         return ""
     if recognise(raw) is Content.LFS_POINTER:
-        found.append(finding("L010", f"it is {Content.LFS_POINTER}", file=name, severity="warn"))
+        findings.append(finding("L010", f"it is {Content.LFS_POINTER}", file=name, severity="warn"))
         return ""
     text = raw.decode("utf-8", "replace")
     if names[name] > MAX_CARD or "\ufffd" in text:
-        found.append(finding("L072", f"{names[name]} bytes; its first {MAX_CARD} are read as UTF-8", file=name))
+        findings.append(finding("L072", f"{names[name]} bytes; its first {MAX_CARD} are read as UTF-8", file=name))
     return text
 
 

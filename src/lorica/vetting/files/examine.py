@@ -36,8 +36,8 @@ __all__ = ["examine_files", "opened"]
 _PICKLE_NAME = "adapter_model.bin"
 _INDEX_NAME = WEIGHTS_NAME + ".index.json"
 _SHARD = re.compile(r"adapter_model-\d+-of-\d+\.(?:safetensors|bin)", re.IGNORECASE)
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill")
-_CODE = (
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill")
+_CODE_SUFFIXES = (
     ".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ps1", ".js", ".jar", ".ipynb", ".npy",
     ".npz", ".h5", ".mlmodel", ".onnx",
 )  # fmt: skip
@@ -78,147 +78,151 @@ def examine_files(source: Source) -> tuple[Specimen | None, list[Finding]]:
     if source.kind == "archive" and not source.unpacked:
         with opened(source) as unpacked:
             return examine_files(unpacked)
-    found = list(source.findings)
-    rejected = any(each.severity == "reject" for each in found)
+    findings = list(source.findings)
+    rejected = any(problem.severity == "reject" for problem in findings)
     if source.kind == "archive" and rejected and source.place.is_dir() and not any(source.place.iterdir()):
-        return None, found  # nothing came out of the archive, and it is known why
+        return None, findings  # nothing came out of the archive, and it is known why
     try:
-        place = open_place(source, found)
+        folder = open_place(source, findings)
     except OSError as error:
-        return None, [*found, finding("L008", f"the folder cannot be read ({error.strerror})")]
-    raw_config, config = _config(place, found)
-    weights, header = _weights(place, source, found)
+        return None, [*findings, finding("L008", f"the folder cannot be read ({error.strerror})")]
+    raw_config, config = _config(folder, findings)
+    weights, header = _weights(folder, source, findings)
     # Beside what is no adapter's file at all, it is not the config that is missing.
-    if place.find(CONFIG_NAME) is None and not any(other.code == "L011" for other in found):
-        _say_no_config(place, found)
-    names = place.top()
+    if folder.find(CONFIG_NAME) is None and not any(problem.code == "L011" for problem in findings):
+        _add_missing_config(folder, findings)
+    names = folder.top()
     if (tool := tool_of(raw_config, header, names)) is not None:
-        found = as_of_tool(tool, header, names, found)
+        findings = as_of_tool(tool, header, names, findings)
     documents: dict[str, Any] = {}
     card = ""
-    if not place.single:
-        documents, card = read_documents(place.folder, place.files, found, place.allows)
-        found += _beside(place, weights)
+    if not folder.single:
+        documents, card = read_documents(folder.folder, folder.files, findings, folder.allows)
+        findings += _unread_files(folder, weights)
     if source.run is not None and TRAINING_RECORD not in documents:
         record = run_record(source.run, TRAINING_RECORD)
         documents |= {} if record is None else {TRAINING_RECORD: record}
     if raw_config is None and header is None:
-        return None, found
+        return None, findings
     specimen = Specimen(
         name=source.name,
         given=source.given,
         kind=source.kind,
-        folder=place.folder,
+        folder=folder.folder,
         weights=weights,
         raw_config=raw_config,
         config=config,
         header=header,
-        files=place.files | source.members,
+        files=folder.files | source.members,
         documents=documents,
         card=card,
     )
-    return specimen, found
+    return specimen, findings
 
 
-def _say_no_config(place: Place, found: list[Finding]) -> None:
+def _add_missing_config(folder: Place, findings: list[Finding]) -> None:
     """Add what is missing: the config, or the weights with it."""
-    lost = [each for each in found if each.code == "L003"]
-    for each in lost:
-        found.remove(each)
-        found.append(finding("L001", f"the folder holds {place.listing()}", expected=f"{CONFIG_NAME} and weights"))
-    if lost:
+    no_weights = [problem for problem in findings if problem.code == "L003"]
+    for problem in no_weights:
+        findings.remove(problem)
+        findings.append(finding("L001", f"the folder holds {folder.listing()}", expected=f"{CONFIG_NAME} and weights"))
+    if no_weights:
         return
-    if place.find(TRAINING_RECORD):
-        seen = f"its training did not end; there is {place.listing()}"
-        found.append(finding("L002", seen, expected=CONFIG_NAME, fix="go on with training.resume=true"))
+    if folder.find(TRAINING_RECORD):
+        actual = f"its training did not end; there is {folder.listing()}"
+        findings.append(finding("L002", actual, expected=CONFIG_NAME, fix="go on with training.resume=true"))
         return
-    above = place.folder.parent / CONFIG_NAME
+    above = folder.folder.parent / CONFIG_NAME
     fix = f"there is one in the folder above: if it belongs to these weights, copy it here ({above})"
-    has_one = not place.single and above.is_file()
-    seen = f"beside the weights lies {place.listing()}"
-    found.append(finding("L002", seen, expected=CONFIG_NAME, fix=fix if has_one else ""))
+    has_one = not folder.single and above.is_file()
+    actual = f"beside the weights lies {folder.listing()}"
+    findings.append(finding("L002", actual, expected=CONFIG_NAME, fix=fix if has_one else ""))
 
 
-def _config(place: Place, found: list[Finding]) -> tuple[dict[str, Any] | None, AdapterConfig | None]:
-    name = place.find(CONFIG_NAME)
+def _config(folder: Place, findings: list[Finding]) -> tuple[dict[str, Any] | None, AdapterConfig | None]:
+    name = folder.find(CONFIG_NAME)
     if name is None:
         return None, None
     if name != CONFIG_NAME:
-        found.append(finding("L004", f"it is called {short_text(name)}", fix=f"rename it to {CONFIG_NAME}", file=name))
-    if not place.allows(name, severity="reject"):
+        findings.append(
+            finding("L004", f"it is called {short_text(name)}", fix=f"rename it to {CONFIG_NAME}", file=name)
+        )
+    if not folder.allows(name, severity="reject"):
         return None, None
     try:
-        raw = read_capped(place.folder / name, MAX_CONFIG_BYTES + 1)
+        raw = read_capped(folder.folder / name, MAX_CONFIG_BYTES + 1)
     except OSError as error:
-        found.append(finding("L008", f"it cannot be read ({error.strerror})", file=name))
+        findings.append(finding("L008", f"it cannot be read ({error.strerror})", file=name))
         return None, None
     raw_config, config, problems = examine_config(raw)
-    found += [msgspec.structs.replace(each, file=name) for each in problems]
+    findings += [msgspec.structs.replace(problem, file=name) for problem in problems]
     return raw_config, config
 
 
-def _weights(place: Place, source: Source, found: list[Finding]) -> tuple[Path | None, Header | None]:
+def _weights(folder: Place, source: Source, findings: list[Finding]) -> tuple[Path | None, Header | None]:
     """(the safetensors file, its header); what stands in its place becomes findings."""
-    name = source.place.name if place.single else place.find(WEIGHTS_NAME)
+    name = source.place.name if folder.single else folder.find(WEIGHTS_NAME)
     if name is None:
-        name = _substitute(place, found)
-    elif not place.single and name != WEIGHTS_NAME:
-        found.append(finding("L004", f"it is called {short_text(name)}", fix=f"rename it to {WEIGHTS_NAME}", file=name))
-    if name is None or not place.allows(name, severity="reject"):
+        name = _weights_substitute(folder, findings)
+    elif not folder.single and name != WEIGHTS_NAME:
+        findings.append(
+            finding("L004", f"it is called {short_text(name)}", fix=f"rename it to {WEIGHTS_NAME}", file=name)
+        )
+    if name is None or not folder.allows(name, severity="reject"):
         return None, None
-    path = place.folder / name
+    path = folder.folder / name
     if name.lower().endswith(".npz") and method_of_files([name]) is not None:
         return None, None  # whose it is says more than what it is packed in
-    if name.lower().endswith(_PICKLES):
-        found.append(_pickle(path, name))
+    if name.lower().endswith(_PICKLE_SUFFIXES):
+        findings.append(_pickle(path, name))
         return None, None
-    if not place.single:
-        found += _second_copy(place)
+    if not folder.single:
+        findings += _pickle_beside(folder)
     try:
         header = read_header(path)
     except HeaderError as error:
-        found.append(_header_finding(error, path, name))
+        findings.append(_header_finding(error, path, name))
         return (None if error.problem in ("foreign", "special", "unreadable") else path), None
     if not header.tensors:
-        found.append(finding("L039", "its header lists none", file=name))
+        findings.append(finding("L039", "its header lists none", file=name))
     return path, header
 
 
-def _substitute(place: Place, found: list[Finding]) -> str | None:
+def _weights_substitute(folder: Place, findings: list[Finding]) -> str | None:
     """The file to take for the weights when there is none of the right name; None when there is none at all."""
-    names = place.top()
+    names = folder.top()
     shards = [name for name in names if _SHARD.fullmatch(name) or name.lower() == _INDEX_NAME]
     if shards:
-        found.append(
+        findings.append(
             finding(
                 "L006", f"{len(shards)} files, first {short_text(shards[0])}", expected=WEIGHTS_NAME, file=shards[0]
             )
         )
         return None
-    if (pickled := place.find(_PICKLE_NAME)) is not None:
+    if (pickled := folder.find(_PICKLE_NAME)) is not None:
         return pickled
     open_formats = [name for name in names if name.lower().endswith((".safetensors", ".gguf"))]
-    others = open_formats + [
-        name for name in names if name.lower().endswith(_PICKLES) and not OF_TRAINING.fullmatch(name)
+    candidates = open_formats + [
+        name for name in names if name.lower().endswith(_PICKLE_SUFFIXES) and not OF_TRAINING.fullmatch(name)
     ]
     usual = method_of_files(names)
     # Of several files of one tool, the one without a step in its name is the last.
-    mine = [name for name in others if usual is not None and is_file_of(usual[1], name)]
-    mine = [name for name in mine if len(name) == min(map(len, mine))]
-    chosen = next((names[0] for names in (mine, open_formats, others) if len(names) == 1), None)
-    if chosen is None:
-        if others:
-            listed = ", ".join(short_text(name) for name in others[:5])
-            seen = f"there are {len(others)}: {listed}" + (" ..." if len(others) > 5 else "")
-            found.append(finding("L017", seen, expected=WEIGHTS_NAME, facts={"files": others[:100]}))
+    of_tool = [name for name in candidates if usual is not None and is_file_of(usual[1], name)]
+    of_tool = [name for name in of_tool if len(name) == min(map(len, of_tool))]
+    weights_name = next((names[0] for names in (of_tool, open_formats, candidates) if len(names) == 1), None)
+    if weights_name is None:
+        if candidates:
+            listed = ", ".join(short_text(name) for name in candidates[:5])
+            actual = f"there are {len(candidates)}: {listed}" + (" ..." if len(candidates) > 5 else "")
+            findings.append(finding("L017", actual, expected=WEIGHTS_NAME, facts={"files": candidates[:100]}))
         else:
-            found.append(finding("L003", f"there is {place.listing()}", expected=WEIGHTS_NAME))
+            findings.append(finding("L003", f"there is {folder.listing()}", expected=WEIGHTS_NAME))
         return None
-    if chosen.lower().endswith(".safetensors"):
-        seen = f"the weights are in {short_text(chosen)}"
+    if weights_name.lower().endswith(".safetensors"):
+        actual = f"the weights are in {short_text(weights_name)}"
         fix = f"if it is PEFT's, rename it to {WEIGHTS_NAME}"
-        found.append(finding("L005", seen, expected=WEIGHTS_NAME, fix=fix, file=chosen))
-    return chosen
+        findings.append(finding("L005", actual, expected=WEIGHTS_NAME, fix=fix, file=weights_name))
+    return weights_name
 
 
 def _header_finding(error: HeaderError, path: Path, name: str) -> Finding:
@@ -233,9 +237,9 @@ def _header_finding(error: HeaderError, path: Path, name: str) -> Finding:
         fix = "use the PEFT adapter it was converted from"
         return finding("L011", "its name says that it is GGUF", expected="a safetensors file", fix=fix, file=name)
     code = _HEADER_CODES[error.problem]
-    seen = error.reason if error.reason.startswith(("tensor", "header")) else f"it {error.reason}"
+    actual = error.reason if error.reason.startswith(("tensor", "header")) else f"it {error.reason}"
     fix = error.fix if error.content else ""
-    return finding(code, seen, expected="a safetensors file", fix=fix, file=name)
+    return finding(code, actual, expected="a safetensors file", fix=fix, file=name)
 
 
 def _scan(path: Path) -> PickleScan | None:
@@ -257,7 +261,7 @@ def _pickle(path: Path, name: str, scan: PickleScan | None = None) -> Finding:
         return finding(code, f"it is {content}", expected=f"{WEIGHTS_NAME}", file=name)
     facts = {"imports": list(scan.imports), "complete": scan.complete}
     if scan.dangerous:
-        shown = ", ".join(short_text(each) for each in scan.dangerous[:5])
+        shown = ", ".join(short_text(import_name) for import_name in scan.dangerous[:5])
         return finding(
             "L013",
             f"loading it would import {shown}",
@@ -265,28 +269,31 @@ def _pickle(path: Path, name: str, scan: PickleScan | None = None) -> Finding:
             file=name,
             facts=facts | {"dangerous": list(scan.dangerous)},
         )
-    whole = "" if scan.complete else " as far as it can be scanned"
-    seen = f"it would import {', '.join(short_text(each) for each in scan.imports[:5]) or 'nothing'}{whole}"
-    return finding("L012", seen, expected=WEIGHTS_NAME, file=name, facts=facts)
+    limitation = "" if scan.complete else " as far as it can be scanned"
+    imports = ", ".join(short_text(import_name) for import_name in scan.imports[:5]) or "nothing"
+    actual = f"it would import {imports}{limitation}"
+    return finding("L012", actual, expected=WEIGHTS_NAME, file=name, facts=facts)
 
 
-def _second_copy(place: Place) -> list[Finding]:
+def _pickle_beside(folder: Place) -> list[Finding]:
     """`adapter_model.bin` beside the safetensors file: other loaders may take it."""
-    name = place.find(_PICKLE_NAME)
-    if name is None or name not in place.files or not place.allows(name):
+    name = folder.find(_PICKLE_NAME)
+    if name is None or name not in folder.files or not folder.allows(name):
         return []
-    scan = _scan(place.folder / name)
+    scan = _scan(folder.folder / name)
     if scan is not None and scan.dangerous:
-        return [_pickle(place.folder / name, name, scan)]
-    return [finding("L015", f"{short_text(name)}, {place.files[name]} bytes, is a pickle and not read", file=name)]
+        return [_pickle(folder.folder / name, name, scan)]
+    return [finding("L015", f"{short_text(name)}, {folder.files[name]} bytes, is a pickle and not read", file=name)]
 
 
-def _beside(place: Place, weights: Path | None) -> list[Finding]:
-    taken = {weights.name} if weights is not None else set()
+def _unread_files(folder: Place, weights: Path | None) -> list[Finding]:
+    weights_names = {weights.name} if weights is not None else set()
     never = [
         name
-        for name in place.files
-        if name.lower().endswith((*_PICKLES, *_CODE)) and name not in taken and name.lower() != _PICKLE_NAME
+        for name in folder.files
+        if name.lower().endswith((*_PICKLE_SUFFIXES, *_CODE_SUFFIXES))
+        and name not in weights_names
+        and name.lower() != _PICKLE_NAME
     ]
     if not never:
         return []

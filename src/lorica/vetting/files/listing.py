@@ -20,7 +20,7 @@ _BASE_WEIGHTS = re.compile(
 )
 
 # How deep, and in how many folders each, the weights are looked for that a folder lacks.
-_DEEP, _MOST_INNER = 2, 100
+_INNER_LEVELS, _MAX_INNER_FOLDERS = 2, 100
 
 
 def entries_of(folder: Path) -> list[os.DirEntry[str]]:
@@ -67,8 +67,8 @@ def inner_folders(folder: Path) -> list[str]:
         checkpoints, entries = checkpoints_in(folder), entries_of(folder)
     except OSError:
         return []
-    others = (entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
-    return [*checkpoints, *(name for name in others if name not in checkpoints and name != CHECKPOINTS)]
+    subfolders = (entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
+    return [*checkpoints, *(name for name in subfolders if name not in checkpoints and name != CHECKPOINTS)]
 
 
 def is_adapter(entries: Iterable[os.DirEntry[str]]) -> bool:
@@ -93,24 +93,24 @@ def _has_weights(entries: Iterable[os.DirEntry[str]]) -> bool:
     return any(name.endswith(WEIGHT_SUFFIXES) and not OF_TRAINING.fullmatch(name) for name in names)
 
 
-def holds_adapter(folder: Path, *, whole: bool = False) -> bool:
+def holds_adapter(folder: Path, *, with_weights: bool = False) -> bool:
     """Whether a folder looks like an adapter's. whole: with weights, not a config alone."""
     try:
         entries = entries_of(folder)
     except OSError:
         return False
-    return is_adapter(entries) and (not whole or _has_weights(entries))
+    return is_adapter(entries) and (not with_weights or _has_weights(entries))
 
 
 def is_hollow(folder: Path, entries: Sequence[os.DirEntry[str]]) -> bool:
     """Whether a folder has an adapter's config and no weights, and folders in it have some: a run that published
     nothing but its config, or a card for several adapters."""
-    return not _has_weights(entries) and _weights_below(folder, _DEEP)
+    return not _has_weights(entries) and _weights_below(folder, _INNER_LEVELS)
 
 
 def _weights_below(folder: Path, levels: int) -> bool:
     """Whether there is an adapter with weights so many levels below a folder, as far as few listings show."""
-    inner = [folder / name for name in inner_folders(folder)[:_MOST_INNER]]
-    if any(holds_adapter(child, whole=True) for child in inner):
+    inner = [folder / name for name in inner_folders(folder)[:_MAX_INNER_FOLDERS]]
+    if any(holds_adapter(child, with_weights=True) for child in inner):
         return True
     return levels > 1 and any(_weights_below(child, levels - 1) for child in inner)

@@ -20,7 +20,7 @@ from lorica.adapters.zip_files import directory_bytes
 MAX_PICKLE_BYTES = 1 << 30
 MAX_OPCODES = 2_000_000
 MAX_IMPORTS = 200
-_MAX_TEXT = 4_096
+_MAX_NAME_BYTES = 4_096
 # A file of torch.save before 1.6 begins with three small pickles; the fourth describes the tensors.
 _MAX_PICKLES = 5
 _MAX_MEMBERS_BYTES = 4 << 20
@@ -33,9 +33,9 @@ HARMLESS = frozenset(
         "torch._utils._rebuild_parameter", "torch._utils._rebuild_qtensor", "torch._utils._rebuild_sparse_tensor",
         "torch.Size", "torch.device", "torch.Tensor", "torch.nn.parameter.Parameter", "torch.serialization._get_layout",
         "torch.storage.UntypedStorage", "torch.storage.TypedStorage", "torch.UntypedStorage",
-        *(f"torch.{kind}Storage" for kind in (
+        *(f"torch.{dtype}Storage" for dtype in (
             "Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool", "ComplexFloat")),
-        *(f"torch.{kind}" for kind in (
+        *(f"torch.{dtype}" for dtype in (
             "float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool",
             "float8_e4m3fn", "float8_e5m2")),
         "numpy.ndarray", "numpy.dtype",
@@ -47,8 +47,8 @@ HARMLESS = frozenset(
     }
 )  # fmt: skip
 
-_ARGUMENTS = {each.code.encode("latin-1"): each.arg.n if each.arg else 0 for each in pickletools.opcodes}
-_NAMES = {each.code.encode("latin-1"): each.name for each in pickletools.opcodes}
+_ARGUMENTS = {opcode.code.encode("latin-1"): opcode.arg.n if opcode.arg else 0 for opcode in pickletools.opcodes}
+_NAMES = {opcode.code.encode("latin-1"): opcode.name for opcode in pickletools.opcodes}
 _LENGTHS = {-2: "<B", -3: "<i", -4: "<I", -5: "<Q"}  # pickletools.TAKEN_FROM_ARGUMENT1, 4, 4U, 8U
 _LINE = -1  # pickletools.UP_TO_NEWLINE
 
@@ -64,7 +64,7 @@ class PickleScan(msgspec.Struct, frozen=True):
     @property
     def dangerous(self) -> tuple[str, ...]:
         """The imports that bringing tensors back does not need."""
-        return tuple(each for each in self.imports if each not in HARMLESS)
+        return tuple(import_name for import_name in self.imports if import_name not in HARMLESS)
 
 
 class _EndOfScanError(Exception):
@@ -104,7 +104,7 @@ def _scan(file: IO[bytes]) -> PickleScan:
     walk = _Walk(file)
     pickles = 0
     try:
-        while pickles < _MAX_PICKLES and walk.one():
+        while pickles < _MAX_PICKLES and walk.next_pickle():
             pickles += 1
     except _EndOfScanError:
         # After the first pickles of an old torch file its tensors' bytes follow, which are none.
@@ -123,7 +123,7 @@ class _Walk:
         self.opcodes = 0
         self.read_bytes = 0
 
-    def one(self) -> bool:
+    def next_pickle(self) -> bool:
         """Walk one pickle; False where the file ends before it. Raises _EndOfScanError at bytes that are none."""
         first = True
         self.memo.clear()
@@ -149,37 +149,37 @@ class _Walk:
             (size,) = struct.unpack(form, self._exactly(struct.calcsize(form)))
             if size < 0:
                 raise _EndOfScanError
-        if size <= _MAX_TEXT:
+        if size <= _MAX_NAME_BYTES:
             return self._exactly(size)
         while size:  # bytes of an array, or a text too long for a name: passed over
             size -= len(self._exactly(min(size, 1 << 20)))
         return b""
 
     def _line(self) -> bytes:
-        line = self.file.readline(_MAX_TEXT)
-        kept = line[:-1]
+        line = self.file.readline(_MAX_NAME_BYTES)
+        text = line[:-1]
         while not line.endswith(b"\n"):  # too long for a name: passed over
             self.read_bytes += len(line)
             if not line or self.read_bytes > MAX_PICKLE_BYTES:
                 raise _EndOfScanError
-            kept, line = b"", self.file.readline(_MAX_TEXT)
-        return kept
+            text, line = b"", self.file.readline(_MAX_NAME_BYTES)
+        return text
 
     def _exactly(self, size: int) -> bytes:
         self.read_bytes += size
-        found = self.file.read(size) if self.read_bytes <= MAX_PICKLE_BYTES else b""
-        if len(found) != size:
+        chunk = self.file.read(size) if self.read_bytes <= MAX_PICKLE_BYTES else b""
+        if len(chunk) != size:
             raise _EndOfScanError
-        return found
+        return chunk
 
     def _step(self, name: str, argument: bytes) -> None:
         if name in ("GLOBAL", "INST"):
-            self._found(".".join(argument.decode("utf-8", "replace").split("\n")))
+            self._add_import(".".join(argument.decode("utf-8", "replace").split("\n")))
         elif name == "STACK_GLOBAL":
             module, attribute = self.texts[-2:] if len(self.texts) > 1 else (None, None)
-            self._found(f"{module or '(hidden)'}.{attribute or '(hidden)'}")
+            self._add_import(f"{module or '(hidden)'}.{attribute or '(hidden)'}")
         elif name.startswith("EXT"):
-            self._found(f"copyreg extension {int.from_bytes(argument, 'little')}")
+            self._add_import(f"copyreg extension {int.from_bytes(argument, 'little')}")
         elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
             if len(self.memo) < MAX_OPCODES // 4:
                 key = len(self.memo) if name == "MEMOIZE" else _index(argument, text=name == "PUT")
@@ -196,7 +196,7 @@ class _Walk:
         if len(self.texts) > 64:
             del self.texts[:32]
 
-    def _found(self, name: str) -> None:
+    def _add_import(self, name: str) -> None:
         self.imports[name[:200]] = None
         self._push(None)
 

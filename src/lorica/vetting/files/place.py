@@ -26,20 +26,20 @@ _KINDS = {
 class Place:
     """The files of one adapter. files: names below `folder`, with "/" -> bytes. single: only one file is meant."""
 
-    def __init__(self, folder: Path, *, single: bool, limit: Path | None, found: list[Finding]) -> None:
+    def __init__(self, folder: Path, *, single: bool, limit: Path | None, findings: list[Finding]) -> None:
         self.folder = folder
         self.single = single
         self.files: dict[str, int] = {}
         self._refused: dict[str, tuple[str, str]] = {}
-        self._found = found
-        self._limits = [os.path.realpath(each) for each in (folder, limit) if each is not None]
+        self._findings = findings
+        self._limits = [os.path.realpath(root) for root in (folder, limit) if root is not None]
 
     def find(self, name: str) -> str | None:
         """The entry of the folder itself with this name, else one that differs in capitals only, else None."""
         names = self.names()
         if name in names:
             return name
-        return next((each for each in names if each.lower() == name.lower()), None)
+        return next((file_name for file_name in names if file_name.lower() == name.lower()), None)
 
     def names(self) -> list[str]:
         """Everything that may be asked for: files, and what was refused."""
@@ -52,40 +52,40 @@ class Place:
     def allows(self, name: str, severity: Severity = "warn") -> bool:
         """Whether a file may be read; where not, a finding of this severity is added."""
         refusal = self.refusal(name, severity)
-        self._found += [] if refusal is None else [refusal]
+        self._findings += [] if refusal is None else [refusal]
         return refusal is None
 
     def refusal(self, name: str, severity: Severity = "warn") -> Finding | None:
         """Why a file may not be read; None for one that may."""
         if name not in self._refused:
             return None
-        code, seen = self._refused[name]
-        return finding(code, seen, file=name, severity=severity)
+        code, actual = self._refused[name]
+        return finding(code, actual, file=name, severity=severity)
 
     def listing(self) -> str:
         """What is there, for a message."""
         names = [short_text(name, most=60) for name in self.names()[:5]]
-        more = len(self.files) + len(self._refused) - len(names)
-        return (", ".join(names) + (f" and {more} more" if more else "")) or "nothing"
+        unlisted = len(self.files) + len(self._refused) - len(names)
+        return (", ".join(names) + (f" and {unlisted} more" if unlisted else "")) or "nothing"
 
     def add(self, entry: os.DirEntry[str], name: str) -> bool:
         """List one entry; True for a folder of the adapter, to be looked into."""
         try:
-            found = entry.stat()
+            status = entry.stat()
         except OSError as error:
-            what = "a broken link" if entry.is_symlink() else f"not readable ({error.strerror})"
-            self._refused[name] = ("L009" if entry.is_symlink() else "L008", f"it is {what}")
+            problem = "a broken link" if entry.is_symlink() else f"not readable ({error.strerror})"
+            self._refused[name] = ("L009" if entry.is_symlink() else "L008", f"it is {problem}")
             return False
-        if stat.S_ISREG(found.st_mode):
+        if stat.S_ISREG(status.st_mode):
             if entry.is_symlink() and not self._contains(entry.path):
                 target = short_text(os.path.realpath(entry.path))
                 self._refused[name] = ("L009", f"it leads to {target}")
             else:
-                self.files[name] = found.st_size
+                self.files[name] = status.st_size
             return False
-        if stat.S_ISDIR(found.st_mode) and not _looks_like_file(name):
+        if stat.S_ISDIR(status.st_mode) and not _looks_like_file(name):
             return not entry.is_symlink()
-        self._refused[name] = ("L007", f"it is {_KINDS.get(stat.S_IFMT(found.st_mode), 'no file')}")
+        self._refused[name] = ("L007", f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}")
         return False
 
     def _contains(self, path: str) -> bool:
@@ -97,38 +97,38 @@ class Place:
         return store.name == "blobs" and store.parent.name.startswith("models--")
 
 
-def open_place(source: Source, found: list[Finding]) -> Place:
+def open_place(source: Source, findings: list[Finding]) -> Place:
     """List an adapter's files. Raises OSError when its folder cannot be listed.
 
     Checkpoints and hidden folders below it are left out.
     """
     single = source.place.is_file()
     folder = source.place.parent if single else source.place
-    place = Place(folder, single=single, limit=source.limit, found=found)
+    safe_folder = Place(folder, single=single, limit=source.limit, findings=findings)
     if single:
         with os.scandir(folder) as listing:
             for entry in listing:
                 if entry.name in (source.place.name, "adapter_config.json"):
-                    place.add(entry, entry.name)
-        return place
+                    safe_folder.add(entry, entry.name)
+        return safe_folder
     waiting = [(str(folder), "", 0)]
     while waiting:
         where, prefix, level = waiting.pop(0)
         try:
             with os.scandir(where) as listing:
-                entries = sorted(listing, key=lambda each: each.name)
+                entries = sorted(listing, key=lambda entry: entry.name)
         except OSError:
             if not prefix:
                 raise
             continue
         for entry in entries:
-            if len(place.files) >= MAX_FILES:
-                found.append(finding("L016", f"the first {MAX_FILES} are", expected="the files of one adapter"))
-                return place
+            if len(safe_folder.files) >= MAX_FILES:
+                findings.append(finding("L016", f"the first {MAX_FILES} are", expected="the files of one adapter"))
+                return safe_folder
             name = f"{prefix}{entry.name}"
-            if place.add(entry, name) and level < _LEVELS and not _is_apart(entry.name):
+            if safe_folder.add(entry, name) and level < _LEVELS and not _is_apart(entry.name):
                 waiting.append((entry.path, f"{name}/", level + 1))
-    return place
+    return safe_folder
 
 
 def _is_apart(name: str) -> bool:

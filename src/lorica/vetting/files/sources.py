@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -94,207 +95,208 @@ def search_sources(paths: Sequence[Path]) -> tuple[list[Source], list[Path]]:
     """The same, and the folders that were not looked at: checkpoints and other adapters within an adapter's folder, and
     what lies too deep."""
     search = _Search()
-    sources = [source for path in paths for source in _at(Path(path), search)]
-    found = _distinct([msgspec.structs.replace(source, name=visible(source.name)) for source in sources])
-    taken = {os.path.realpath(source.place) for source in found}
-    passed = {os.path.realpath(each): each for each in search.passed}
-    return found, [each for real, each in passed.items() if real not in taken]
+    sources = [source for path in paths for source in _sources_at(Path(path), search)]
+    distinct = _distinct([msgspec.structs.replace(source, name=visible(source.name)) for source in sources])
+    distinct_paths = {os.path.realpath(source.place) for source in distinct}
+    passed = {os.path.realpath(folder): folder for folder in search.passed}
+    return distinct, [folder for real, folder in passed.items() if real not in distinct_paths]
 
 
-def _at(given: Path, search: _Search) -> list[Source]:
+def _sources_at(user_path: Path, search: _Search) -> list[Source]:
     try:
-        mode = given.stat().st_mode
+        mode = user_path.stat().st_mode
         if stat.S_ISDIR(mode):
-            found = _one(given, _folder_name(given), search, given) or _many(given, "", 0, search)
-            if not found:
-                raise _nothing_in(given, search.passed)
-            return found
+            sources = _adapter_at(user_path, _folder_name(user_path), search, user_path) or _adapters_below(
+                user_path, "", 0, search
+            )
+            if not sources:
+                raise _nothing_in(user_path, search.passed)
+            return sources
     except FileNotFoundError:
-        raise _missing(given) from None
+        raise _missing(user_path) from None
     except (OSError, ValueError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise AdapterError(f"{str(given)!a}: cannot be read ({why})", fix="correct the path") from error
+        raise AdapterError(f"{str(user_path)!a}: cannot be read ({why})", fix="correct the path") from error
     if not stat.S_ISREG(mode):
-        raise AdapterError(f"{given}: is a pipe, a device or a socket", fix="name an adapter's folder or file")
-    return _file(given)
+        raise AdapterError(f"{user_path}: is a pipe, a device or a socket", fix="name an adapter's folder or file")
+    return _file(user_path)
 
 
-def _file(place: Path) -> list[Source]:
-    lower = place.name.lower()
-    folder = place.parent
+def _file(path: Path) -> list[Source]:
+    lower = path.name.lower()
+    folder = path.parent
     if lower == CONFIG_NAME or (lower.startswith("adapter_model.") and (folder / CONFIG_NAME).exists()):
-        return [_adapter(folder, _folder_name(folder), place, _Search())]
-    if is_archive(place):
-        return _archive(place, place.name)
+        return [_adapter(folder, _folder_name(folder), path, _Search())]
+    if is_archive(path):
+        return _archive(path, path.name)
     if lower.endswith(WEIGHT_SUFFIXES):
-        return [Source(name=place.name, given=place, kind="file", place=place)]
+        return [Source(name=path.name, given=path, kind="file", place=path)]
     raise AdapterError(
-        f"{place}: is no adapter, nor an archive of one",
+        f"{path}: is no adapter, nor an archive of one",
         fix="name an adapter's folder, its .safetensors file, or a .zip or .tar of it",
     )
 
 
-def _archive(place: Path, name: str) -> list[Source]:
-    inside = peek(place)
+def _archive(path: Path, name: str) -> list[Source]:
+    inside = peek(path)
     if len(inside) < 2:
-        return [Source(name=name, given=place, kind="archive", place=place)]
+        return [Source(name=name, given=path, kind="archive", place=path)]
     return [
-        Source(name=f"{name}/{inner}", given=place / inner, kind="archive", place=place, inner=inner)
-        for inner in inside
+        Source(name=f"{name}/{inner}", given=path / inner, kind="archive", place=path, inner=inner) for inner in inside
     ]
 
 
-def _one(place: Path, name: str, search: _Search, given: Path | None = None) -> list[Source]:
+def _adapter_at(folder: Path, name: str, search: _Search, user_path: Path | None = None) -> list[Source]:
     """The adapter, or the cache entry's adapters, that this folder is; [] where it is only a place of others."""
-    if place.name.startswith("models--") and (place / "snapshots").is_dir():
-        return _cached(place, search)
-    entries = entries_of(place)
+    if folder.name.startswith("models--") and (folder / "snapshots").is_dir():
+        return _cached(folder, search)
+    entries = entries_of(folder)
     # Of a training that goes on, checkpoints come and go: it is one adapter that is not there yet.
-    if (is_adapter(entries) and not is_hollow(place, entries)) or training_owner(place):
-        return [_adapter(place, name, given or place, search)]
+    if (is_adapter(entries) and not is_hollow(folder, entries)) or training_owner(folder):
+        return [_adapter(folder, name, user_path or folder, search)]
     folders = {entry.name for entry in entries if is_folder(entry)}
-    if BEST in folders and is_adapter(entries_of(place / BEST)):
-        others = (each for each in folders if not checkpoint_like(each))
-        if not any(holds_adapter(place / each) for each in others):
-            best = _adapter(place / BEST, name, (given or place) / BEST, search)
-            checkpoints = tuple(each for each in checkpoints_in(place) if each != BEST)
-            search.passed += [place / each for each in checkpoints]
-            return [msgspec.structs.replace(best, checkpoints=checkpoints, run=place)]
+    if BEST in folders and is_adapter(entries_of(folder / BEST)):
+        subfolders = (folder_name for folder_name in folders if not checkpoint_like(folder_name))
+        if not any(holds_adapter(folder / folder_name) for folder_name in subfolders):
+            best = _adapter(folder / BEST, name, (user_path or folder) / BEST, search)
+            checkpoints = tuple(checkpoint for checkpoint in checkpoints_in(folder) if checkpoint != BEST)
+            search.passed += [folder / checkpoint for checkpoint in checkpoints]
+            return [msgspec.structs.replace(best, checkpoints=checkpoints, run=folder)]
     return []
 
 
-def _adapter(place: Path, name: str, given: Path, search: _Search) -> Source:
-    cache = _cache_entry(place)
-    run = _run_of(place)
-    inner = (place / each for each in inner_folders(place))
-    search.passed += [each for each in inner if search.may_list(each) and holds_adapter(each)]
+def _adapter(folder: Path, name: str, user_path: Path, search: _Search) -> Source:
+    cache = _cache_entry(folder)
+    run = _run_of(folder)
+    inner = (folder / folder_name for folder_name in inner_folders(folder))
+    search.passed += [subfolder for subfolder in inner if search.may_list(subfolder) and holds_adapter(subfolder)]
     return Source(
         name=name,
-        given=given,
+        given=user_path,
         kind="cache" if cache else "checkpoint" if run else "folder",
-        place=place,
+        place=folder,
         limit=cache,
         run=run,
-        checkpoints=checkpoints_in(place),
+        checkpoints=checkpoints_in(folder),
     )
 
 
-def _many(place: Path, prefix: str, level: int, search: _Search) -> list[Source]:
+def _adapters_below(folder: Path, prefix: str, level: int, search: _Search) -> list[Source]:
     """The adapters below a folder, sorted by name; hidden folders and base models are passed over. level: its own."""
-    found: list[Source] = []
-    if not search.may_list(place):
-        return found
-    entries = entries_of(place)
+    sources: list[Source] = []
+    if not search.may_list(folder):
+        return sources
+    entries = entries_of(folder)
     if is_base(entries):
-        return found
+        return sources
     for entry in entries:
-        path, name = place / entry.name, f"{prefix}{entry.name}"
+        path, name = folder / entry.name, f"{prefix}{entry.name}"
         if entry.name.startswith(".") or (entry.is_symlink() and leads_back(path)):
             continue
         if not is_folder(entry):
             if entry.name.lower().endswith(".safetensors"):
-                found.append(Source(name=name, given=path, kind="file", place=path))
+                sources.append(Source(name=name, given=path, kind="file", place=path))
             elif is_archive(path) and (not path.name.lower().endswith(".zip") or peek(path)):
-                found += _archive(path, name)
+                sources += _archive(path, name)
             continue
         try:
-            found += _below(path, name, level + 1, search)
+            sources += _subfolder_sources(path, name, level + 1, search)
         except AdapterError:
             continue  # a cached base model beside cached adapters
         except OSError:
-            found.append(Source(name=name, given=path, kind="folder", place=path))  # examining it says why
-    return found
+            sources.append(Source(name=name, given=path, kind="folder", place=path))  # examining it says why
+    return sources
 
 
-def _below(place: Path, name: str, level: int, search: _Search) -> list[Source]:
-    if not search.may_list(place):
+def _subfolder_sources(folder: Path, name: str, level: int, search: _Search) -> list[Source]:
+    if not search.may_list(folder):
         return []
-    if found := _one(place, name, search):
-        return found
-    entries = entries_of(place)
-    of_run = place.name == CHECKPOINTS or is_adapter(entries)
+    if sources := _adapter_at(folder, name, search):
+        return sources
+    entries = entries_of(folder)
+    of_run = folder.name == CHECKPOINTS or is_adapter(entries)
     if level < _LEVELS + (_MORE_FOR_RUNS if of_run else 0):
-        return _many(place, f"{name}/", level, search)
+        return _adapters_below(folder, f"{name}/", level, search)
     if not is_base(entries) and any(is_folder(entry) and not entry.name.startswith(".") for entry in entries):
-        search.passed.append(place)
+        search.passed.append(folder)
     return []
 
 
-def _cached(place: Path, search: _Search) -> list[Source]:
+def _cached(cache_entry: Path, search: _Search) -> list[Source]:
     """The adapters of a Hugging Face cache entry: of its main revision, else of the newest snapshot."""
-    snapshots = {entry.name: entry.stat().st_mtime for entry in entries_of(place / "snapshots") if is_folder(entry)}
-    name = "/".join(place.name.split("--")[1:])
+    snapshots = {
+        entry.name: entry.stat().st_mtime for entry in entries_of(cache_entry / "snapshots") if is_folder(entry)
+    }
+    name = "/".join(cache_entry.name.split("--")[1:])
     if not snapshots:
-        raise AdapterError(f"{place}: the cache entry holds no snapshot", fix=f"download {name} again")
-    chosen = max(snapshots, key=lambda each: (snapshots[each], each))
-    main = place / "refs" / "main"
+        raise AdapterError(f"{cache_entry}: the cache entry holds no snapshot", fix=f"download {name} again")
+    revision = max(snapshots, key=lambda commit: (snapshots[commit], commit))
+    main = cache_entry / "refs" / "main"
     if main.is_file() and main.stat().st_size < 256:
-        revision = main.read_text("utf-8", "replace").strip()
-        chosen = revision if revision in snapshots else chosen
-    snapshot = place / "snapshots" / chosen
+        main_commit = main.read_text("utf-8", "replace").strip()
+        revision = main_commit if main_commit in snapshots else revision
+    snapshot = cache_entry / "snapshots" / revision
     if is_adapter(entries_of(snapshot)):
-        return [_adapter(snapshot, name, place, search)]
-    found = _many(snapshot, f"{name}/", 0, search)
-    if not found:
+        return [_adapter(snapshot, name, cache_entry, search)]
+    sources = _adapters_below(snapshot, f"{name}/", 0, search)
+    if not sources:
         raise _nothing_in(snapshot, search.passed)
-    return found
+    return sources
 
 
-def _run_of(place: Path) -> Path | None:
-    whole = place.absolute()
-    if whole.parent.name == CHECKPOINTS:
-        return place.parent.parent if len(place.parts) > 2 else whole.parent.parent
-    return whole.parent if CHECKPOINT.fullmatch(whole.name) else None
+def _run_of(folder: Path) -> Path | None:
+    absolute = folder.absolute()
+    if absolute.parent.name == CHECKPOINTS:
+        return folder.parent.parent if len(folder.parts) > 2 else absolute.parent.parent
+    return absolute.parent if CHECKPOINT.fullmatch(absolute.name) else None
 
 
-def _cache_entry(place: Path) -> Path | None:
-    parts = place.absolute().parts
-    for number in range(len(parts) - 2, 0, -1):
-        if parts[number] == "snapshots" and parts[number - 1].startswith("models--"):
-            return Path(*parts[:number])
+def _cache_entry(path: Path) -> Path | None:
+    components = path.absolute().parts
+    for number in range(len(components) - 2, 0, -1):
+        if components[number] == "snapshots" and components[number - 1].startswith("models--"):
+            return Path(*components[:number])
     return None
 
 
-def _folder_name(place: Path) -> str:
-    whole = Path(os.path.abspath(place))
-    cache = _cache_entry(whole)
-    if cache is not None and whole.parent == cache / "snapshots":
+def _folder_name(folder: Path) -> str:
+    absolute = Path(os.path.abspath(folder))
+    cache = _cache_entry(absolute)
+    if cache is not None and absolute.parent == cache / "snapshots":
         return "/".join(cache.name.split("--")[1:])  # people know the repository, not the commit
-    run = _run_of(whole)
-    return str(whole.relative_to(run.parent)) if run and run.name else whole.name or str(whole)
+    run = _run_of(absolute)
+    return str(absolute.relative_to(run.parent)) if run and run.name else absolute.name or str(absolute)
 
 
 def _distinct(sources: list[Source]) -> list[Source]:
-    once = {(os.path.realpath(source.place), source.inner): source for source in reversed(sources)}
-    kept = list(reversed(once.values()))
+    by_path = {(os.path.realpath(source.place), source.inner): source for source in reversed(sources)}
+    distinct = list(reversed(by_path.values()))
     for rename in (lambda source, _: f"{source.place.absolute().parent.name}/{source.name}", _numbered):
-        counts: dict[str, int] = {}
-        for source in kept:
-            counts[source.name] = counts.get(source.name, 0) + 1
-        seen: dict[str, int] = {}
-        for place, source in enumerate(kept):
+        counts = Counter(source.name for source in distinct)
+        numbers: Counter[str] = Counter()
+        for index, source in enumerate(distinct):
             if counts[source.name] > 1:
-                seen[source.name] = number = seen.get(source.name, 0) + 1
-                kept[place] = msgspec.structs.replace(source, name=rename(source, number))
-    return kept
+                numbers[source.name] += 1
+                distinct[index] = msgspec.structs.replace(source, name=rename(source, numbers[source.name]))
+    return distinct
 
 
 def _numbered(source: Source, number: int) -> str:
     return f"{source.name} ({number})"
 
 
-def _missing(given: Path) -> AdapterError:
-    parent = given.parent
+def _missing(user_path: Path) -> AdapterError:
+    parent = user_path.parent
     try:
         beside = [entry.name for entry in entries_of(parent)]
     except OSError:
         beside = []
-    near = closest(given.name, beside)
+    near = closest(user_path.name, beside)
     fix = f"did you mean {parent / near}?" if near else "correct the path"
-    if not near and re.fullmatch(r"[\w.-]+/[\w.-]+", str(given)):
-        cached = _hub_cache() / f"models--{str(given).replace('/', '--')}"
+    if not near and re.fullmatch(r"[\w.-]+/[\w.-]+", str(user_path)):
+        cached = _hub_cache() / f"models--{str(user_path).replace('/', '--')}"
         fix = f"did you mean {cached}?" if cached.is_dir() else "nothing is downloaded; download the adapter first"
-    return AdapterError(f"{given}: no such file or folder", fix=fix)
+    return AdapterError(f"{user_path}: no such file or folder", fix=fix)
 
 
 def _hub_cache() -> Path:
@@ -302,22 +304,22 @@ def _hub_cache() -> Path:
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 
 
-def _nothing_in(place: Path, passed: Sequence[Path]) -> AdapterError:
-    entries = entries_of(place)
+def _nothing_in(folder: Path, passed: Sequence[Path]) -> AdapterError:
+    entries = entries_of(folder)
     if not entries:
-        return AdapterError(f"{place}: is empty", fix="name an adapter's folder")
+        return AdapterError(f"{folder}: is empty", fix="name an adapter's folder")
     if is_base(entries):
         return AdapterError(
-            f"{place}: is a base model, not an adapter", fix=f"name an adapter, and this with --base {place}"
+            f"{folder}: is a base model, not an adapter", fix=f"name an adapter, and this with --base {folder}"
         )
-    other = next((entry.name for entry in entries if entry.name.lower().endswith(".gguf")), "")
-    if other:
+    gguf = next((entry.name for entry in entries if entry.name.lower().endswith(".gguf")), "")
+    if gguf:
         return AdapterError(
-            f"{place}: holds GGUF ({short_text(other)}), which llama.cpp reads, and no adapter of PEFT's",
+            f"{folder}: holds GGUF ({short_text(gguf)}), which llama.cpp reads, and no adapter of PEFT's",
             fix="name the PEFT adapter that it was converted from",
         )
     deeper = f"; deeper ones were not looked at, name them: {passed[0]}" if passed else ""
     return AdapterError(
-        f"{place}: holds no adapter, nor do its subfolders down to {_LEVELS} levels{deeper}",
+        f"{folder}: holds no adapter, nor do its subfolders down to {_LEVELS} levels{deeper}",
         fix=f"name a folder that holds {CONFIG_NAME} and adapter_model.safetensors",
     )

@@ -26,8 +26,8 @@ def tool_of(raw_config: Mapping[str, Any] | None, header: Header | None, names: 
     if header is not None:
         named = method_of_names(header.tensors)
         return None if named is None else FORMATS.get(named[0])
-    kind = None if raw_config is None else raw_config.get("peft_type")
-    if isinstance(kind, str) and kind.strip().lower() not in NO_METHOD:
+    peft_type = None if raw_config is None else raw_config.get("peft_type")
+    if isinstance(peft_type, str) and peft_type.strip().lower() not in NO_METHOD:
         return None
     by_files = method_of_files(names)
     return None if by_files is None else by_files[1]
@@ -35,14 +35,14 @@ def tool_of(raw_config: Mapping[str, Any] | None, header: Header | None, names: 
 
 def as_of_tool(tool: Method, header: Header | None, names: Sequence[str], findings: Sequence[Finding]) -> list[Finding]:
     """The findings on a folder of this tool's. Where there is a header, level 1 names the tool."""
-    kept = [other for other in findings if other.code not in _OF_PEFT]
+    remaining = [problem for problem in findings if problem.code not in _OF_PEFT]
     if header is not None:
-        return kept
+        return remaining
     files = sorted((name for name in names if is_file_of(tool, name)), key=lambda name: name.endswith(".json"))
-    seen = f"it is {tool.title}" + (f", in {short_text(files[0])}" if files else "") + "; Lorica reads PEFT's LoRA"
+    actual = f"it is {tool.title}" + (f", in {short_text(files[0])}" if files else "") + "; Lorica reads PEFT's LoRA"
     key = next(key for key, method in FORMATS.items() if method is tool)
     file = files[0] if files else ""
-    return [*kept, finding("L102", seen, fix=tool.reader, file=file, facts={"method": key})]
+    return [*remaining, finding("L102", actual, fix=tool.reader, file=file, facts={"method": key})]
 
 
 def is_file_of(tool: Method, name: str) -> bool:

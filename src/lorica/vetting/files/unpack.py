@@ -51,51 +51,51 @@ def opened(source: Source) -> Iterator[Source]:
 
 
 def _unpack(source: Source, into: Path) -> Source:
-    found: list[Finding] = []
-    left: dict[str, int] = {}
+    findings: list[Finding] = []
+    packed: dict[str, int] = {}
     try:
         members = [member for member, _ in walk(source.place)]
-        safe = _safe(members, found)
-        folder = _choose(safe, source, found)
+        safe = _safe_members(members, findings)
+        folder = _adapter_folder(safe, source, findings)
         if folder is not None:
-            wanted, left = _wanted(safe, folder, found)
+            targets, packed = _select_members(safe, folder, findings)
             sizes = {member.name: member.size for member in safe}
-            announced = sum(sizes[name] for name in wanted)
+            announced = sum(sizes[name] for name in targets)
             if announced > allowance(source.place.stat().st_size):
                 raise BombError(f"its files announce {announced} bytes")
-            copy_members(source.place, wanted, into)
+            copy_members(source.place, targets, into)
         elif any(member.name.rpartition("/")[2] == "data.pkl" for member in safe):
-            return msgspec.structs.replace(source, unpacked=True, findings=tuple(found))  # torch.save's archive
+            return msgspec.structs.replace(source, unpacked=True, findings=tuple(findings))  # torch.save's archive
     except TooManyError as error:
-        found.append(finding("L081", f"it has {error}", expected="at most 10,000 members"))
+        findings.append(finding("L081", f"it has {error}", expected="at most 10,000 members"))
     except BombError as error:
         size = source.place.stat().st_size
-        found.append(
+        findings.append(
             finding("L082", f"{size} bytes packed; {error}", expected=f"at most {allowance(size)} bytes unpacked")
         )
     except DAMAGED as error:
-        found.append(finding("L080", f"it cannot be unpacked: {short_text(error) or type(error).__name__}"))
-    return msgspec.structs.replace(source, place=into, unpacked=True, members=left, findings=tuple(found))
+        findings.append(finding("L080", f"it cannot be unpacked: {short_text(error) or type(error).__name__}"))
+    return msgspec.structs.replace(source, place=into, unpacked=True, members=packed, findings=tuple(findings))
 
 
-def _safe(members: Sequence[Member], found: list[Finding]) -> list[Member]:
+def _safe_members(members: Sequence[Member], findings: list[Finding]) -> list[Member]:
     out = [member for member in members if leads_out(member.name)]
     if out:
-        found.append(_about("L083", out, "lead out of it or are no plain paths"))
+        findings.append(_members_finding("L083", out, "lead out of it or are no plain paths"))
     special = [member for member in members if member.kind == "special"]
     if special:
-        found.append(_about("L085", special, "are no files"))
+        findings.append(_members_finding("L085", special, "are no files"))
     bad = {id(member) for member in (*out, *special)}
     return [member for member in members if id(member) not in bad]
 
 
-def _choose(members: Sequence[Member], source: Source, found: list[Finding]) -> str | None:
+def _adapter_folder(members: Sequence[Member], source: Source, findings: list[Finding]) -> str | None:
     if source.inner:
         return source.inner
     folders = adapters_in(list(members))
     if len(folders) > 1:
-        shown = ", ".join(short_text(each) for each in folders[:5])
-        found.append(finding("L088", f"it holds {len(folders)}: {shown}", facts={"adapters": len(folders)}))
+        shown = ", ".join(short_text(folder) for folder in folders[:5])
+        findings.append(finding("L088", f"it holds {len(folders)}: {shown}", facts={"adapters": len(folders)}))
         return None
     if folders:
         return folders[0]
@@ -103,10 +103,12 @@ def _choose(members: Sequence[Member], source: Source, found: list[Finding]) -> 
     return loose.pop() if len(loose) == 1 else None
 
 
-def _wanted(members: Sequence[Member], folder: str, found: list[Finding]) -> tuple[dict[str, str], dict[str, int]]:
+def _select_members(
+    members: Sequence[Member], folder: str, findings: list[Finding]
+) -> tuple[dict[str, str], dict[str, int]]:
     """(member -> file name to unpack it to, name below the folder -> bytes of what stays packed)."""
-    wanted: dict[str, str] = {}
-    left: dict[str, int] = {}
+    targets: dict[str, str] = {}
+    packed: dict[str, int] = {}
     links, locked, twice = [], [], []
     for member in members:
         plain = member.name.removeprefix("./")
@@ -114,26 +116,26 @@ def _wanted(members: Sequence[Member], folder: str, found: list[Finding]) -> tup
         if member.kind == "folder" or (folder and below == plain):
             continue
         if "/" in below or not is_wanted(below):
-            left[below] = member.size
+            packed[below] = member.size
         elif member.kind == "link":
             links.append(member)
         elif member.encrypted:
             locked.append(member)
-        elif below in wanted.values():
+        elif below in targets.values():
             twice.append(member)
         else:
-            wanted[member.name] = below
-    for code, those, what in (
+            targets[member.name] = below
+    for code, refused, description in (
         ("L084", links, "are links"),
         ("L086", locked, "are"),
         ("L089", twice, "are there twice"),
     ):
-        if those:
-            found.append(_about(code, those, what))
-    nested = [name for name in left if name.lower().endswith(SUFFIXES)]
+        if refused:
+            findings.append(_members_finding(code, refused, description))
+    nested = [name for name in packed if name.lower().endswith(SUFFIXES)]
     if nested:
-        found.append(finding("L087", f"{len(nested)}: {', '.join(short_text(name) for name in nested[:5])}"))
-    return wanted, left
+        findings.append(finding("L087", f"{len(nested)}: {', '.join(short_text(name) for name in nested[:5])}"))
+    return targets, packed
 
 
 def is_wanted(name: str) -> bool:
@@ -143,6 +145,6 @@ def is_wanted(name: str) -> bool:
     return usual or method_of_files([name]) is not None
 
 
-def _about(code: str, members: Sequence[Member], what: str) -> Finding:
+def _members_finding(code: str, members: Sequence[Member], description: str) -> Finding:
     first = short_text(members[0].name, quoted=True)
-    return finding(code, f"{len(members)} {what}, first {first}", facts={"members": len(members)})
+    return finding(code, f"{len(members)} {description}, first {first}", facts={"members": len(members)})

@@ -23,25 +23,26 @@ from lorica.vetting.wording import shown
 def check_structure(specimen: Specimen, layout: Layout) -> list[Finding]:
     """Findings L100-L149. specimen: with its config where it is a LoRA config; layout: of specimen.header."""
     config = specimen.config
-    asked = None if config is None else Asked(config)
-    found = check_naming(specimen, asked, layout)
-    if any(each.code in ("L101", "L102") for each in found):
-        return found  # it is something else: LoRA's rules say nothing about it
-    if not layout.pairs and not any(each.code == "L103" for each in found):
+    spec = None if config is None else Asked(config)
+    findings = check_naming(specimen, spec, layout)
+    codes = {naming.code for naming in findings}
+    if {"L101", "L102"} & codes:
+        return findings  # it is something else: LoRA's rules say nothing about it
+    if not layout.pairs and "L103" not in codes:
         first = f", such as {shown(next(iter(layout.tensors)))}" if layout.tensors else ""
-        what = "no complete pair" if layout.modules else "no LoRA tensor"
-        seen = f"{what} among {len(layout.tensors)} tensors{first}"
-        found.append(finding("L100", seen, expected="pairs of lora_A and lora_B", file=WEIGHTS_NAME))
+        missing = "no complete pair" if layout.modules else "no LoRA tensor"
+        actual = f"{missing} among {len(layout.tensors)} tensors{first}"
+        findings.append(finding("L100", actual, expected="pairs of lora_A and lora_B", file=WEIGHTS_NAME))
     if config is None and method_of_config(specimen.raw_config or {}) is not None:
-        return found
+        return findings
     if packed_factors(layout):
         # The shapes are those of the packing, and what lies beside the factors belongs to it.
-        return found + check_leftovers(layout) + check_coverage(asked, layout)
+        return findings + check_leftovers(layout) + check_coverage(spec, layout)
     return (
-        found
+        findings
         + check_leftovers(layout)
-        + check_pairs(asked, layout)
-        + check_coverage(asked, layout)
-        + check_widths(asked, layout)
+        + check_pairs(spec, layout)
+        + check_coverage(spec, layout)
+        + check_widths(spec, layout)
         + check_extras(config, layout)
     )

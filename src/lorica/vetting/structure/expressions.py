@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 
 # Beyond these nobody writes a choice of modules, and they must not cost a check its time.
-_MOST_CHARACTERS, _MOST_STATES, _MOST_TIMES, _DEEPEST, _MOST_KEPT = 1024, 400, 64, 32, 20_000
+_MAX_CHARACTERS, _MAX_STATES, _MAX_REPEATS, _MAX_DEPTH, _MAX_CACHED = 1024, 400, 64, 32, 20_000
 
 Test = Callable[[str], bool]
 States = frozenset[int]
@@ -30,14 +30,14 @@ class Expression:
     """What an expression says of the paths of modules, by its states. Raises UnreadError for one that is not read."""
 
     def __init__(self, text: str) -> None:
-        if len(text) > _MOST_CHARACTERS or not text.isprintable():
+        if len(text) > _MAX_CHARACTERS or not text.isprintable():
             raise UnreadError(text[:80])
         self._steps: list[tuple[Test, int] | None] = []
-        self._free: list[list[int]] = []
-        self._known: dict[tuple[States, str], States] = {}
-        self._text, self._at, self._deep = text, 0, 0
+        self._epsilon: list[list[int]] = []
+        self._transitions: dict[tuple[States, str], States] = {}
+        self._text, self._position, self._depth = text, 0, 0
         first = self._alternatives()
-        if self._at < len(text):
+        if self._position < len(text):
             raise UnreadError(text)
         start, self._end = self._state(), self._state()
         first(start, self._end)
@@ -56,123 +56,125 @@ class Expression:
     def _follow(self, states: States, text: str) -> States:
         for character in text:
             key = (states, character)
-            if key not in self._known:
-                if len(self._known) > _MOST_KEPT:
-                    self._known.clear()
+            if key not in self._transitions:
+                if len(self._transitions) > _MAX_CACHED:
+                    self._transitions.clear()
                 steps = (self._steps[state] for state in states)
-                self._known[key] = self._closed([step[1] for step in steps if step is not None and step[0](character)])
-            states = self._known[key]
+                self._transitions[key] = self._closed(
+                    [step[1] for step in steps if step is not None and step[0](character)]
+                )
+            states = self._transitions[key]
             if not states:
                 break
         return states
 
     def _closed(self, states: Iterable[int]) -> States:
-        found, waiting = set[int](), list(states)
-        while waiting:
-            state = waiting.pop()
-            if state not in found:
-                found.add(state)
-                waiting += self._free[state]
-        return frozenset(found)
+        closure, pending = set[int](), list(states)
+        while pending:
+            state = pending.pop()
+            if state not in closure:
+                closure.add(state)
+                pending += self._epsilon[state]
+        return frozenset(closure)
 
     def _state(self) -> int:
-        if len(self._steps) >= _MOST_STATES:
+        if len(self._steps) >= _MAX_STATES:
             raise UnreadError(self._text)
         self._steps.append(None)
-        self._free.append([])
+        self._epsilon.append([])
         return len(self._steps) - 1
 
     # What reads a piece gives a function that puts its states between two others, as often as it is wanted.
 
     def _alternatives(self) -> Callable[[int, int], None]:
-        self._deep += 1
-        if self._deep > _DEEPEST:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
             raise UnreadError(self._text)
-        ways = [self._sequence()]
-        while self._text.startswith("|", self._at):
-            self._at += 1
-            ways.append(self._sequence())
-        self._deep -= 1
+        branches = [self._sequence()]
+        while self._text.startswith("|", self._position):
+            self._position += 1
+            branches.append(self._sequence())
+        self._depth -= 1
 
         def put(begin: int, end: int) -> None:
-            for way in ways:
-                way(begin, end)
+            for branch in branches:
+                branch(begin, end)
 
         return put
 
     def _sequence(self) -> Callable[[int, int], None]:
-        parts: list[Callable[[int, int], None]] = []
-        while self._at < len(self._text) and self._text[self._at] not in "|)":
-            at = self._at
+        atoms: list[Callable[[int, int], None]] = []
+        while self._position < len(self._text) and self._text[self._position] not in "|)":
+            at = self._position
             if (self._text[at] == "^" and at == 0) or (self._text[at] == "$" and at == len(self._text) - 1):
-                self._at += 1  # the whole path is compared anyway
+                self._position += 1  # the whole path is compared anyway
                 continue
-            parts.append(self._repeated(self._atom()))
+            atoms.append(self._repeated(self._atom()))
 
         def put(begin: int, end: int) -> None:
-            for part in parts:
+            for atom in atoms:
                 after = self._state()
-                part(begin, after)
+                atom(begin, after)
                 begin = after
-            self._free[begin].append(end)
+            self._epsilon[begin].append(end)
 
         return put
 
-    def _repeated(self, part: Callable[[int, int], None]) -> Callable[[int, int], None]:
-        least, most = self._times()
+    def _repeated(self, atom: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        minimum, maximum = self._repeat_bounds()
 
         def put(begin: int, end: int) -> None:
-            for _ in range(least):
+            for _ in range(minimum):
                 after = self._state()
-                part(begin, after)
+                atom(begin, after)
                 begin = after
-            if most is None:
+            if maximum is None:
                 inside, after = self._state(), self._state()
-                part(inside, after)
-                self._free[begin].append(inside)
-                self._free[after].append(inside)
-                self._free[inside].append(end)
+                atom(inside, after)
+                self._epsilon[begin].append(inside)
+                self._epsilon[after].append(inside)
+                self._epsilon[inside].append(end)
                 return
-            for _ in range(most - least):
-                self._free[begin].append(end)
+            for _ in range(maximum - minimum):
+                self._epsilon[begin].append(end)
                 after = self._state()
-                part(begin, after)
+                atom(begin, after)
                 begin = after
-            self._free[begin].append(end)
+            self._epsilon[begin].append(end)
 
         return put
 
-    def _times(self) -> tuple[int, int | None]:
-        sign = self._text[self._at : self._at + 1]
+    def _repeat_bounds(self) -> tuple[int, int | None]:
+        sign = self._text[self._position : self._position + 1]
         if sign and sign in "*+?":
-            self._at += 1
-            found: tuple[int, int | None] = {"*": (0, None), "+": (1, None), "?": (0, 1)}[sign]
-        elif hit := _COUNT.match(self._text, self._at):
-            self._at = hit.end()
-            least = int(hit[1])
-            found = (least, least if not hit[2] else int(hit[3]) if hit[3] else None)
+            self._position += 1
+            bounds: tuple[int, int | None] = {"*": (0, None), "+": (1, None), "?": (0, 1)}[sign]
+        elif match := _COUNT.match(self._text, self._position):
+            self._position = match.end()
+            least = int(match[1])
+            bounds = (least, least if not match[2] else int(match[3]) if match[3] else None)
         else:
             return 1, 1
-        if self._text.startswith("?", self._at):
-            self._at += 1  # the shortest first: the same paths
-        if self._text[self._at : self._at + 1] in ("*", "+", "?", "{"):
+        if self._text.startswith("?", self._position):
+            self._position += 1  # the shortest first: the same paths
+        if self._text[self._position : self._position + 1] in ("*", "+", "?", "{"):
             raise UnreadError(self._text)
-        if found[0] > _MOST_TIMES or (found[1] is not None and not found[0] <= found[1] <= _MOST_TIMES):
+        if bounds[0] > _MAX_REPEATS or (bounds[1] is not None and not bounds[0] <= bounds[1] <= _MAX_REPEATS):
             raise UnreadError(self._text)
-        return found
+        return bounds
 
     def _atom(self) -> Callable[[int, int], None]:
-        character = self._text[self._at]
-        self._at += 1
+        character = self._text[self._position]
+        self._position += 1
         if character == "(":
-            if self._text.startswith("?", self._at):
-                if not self._text.startswith("?:", self._at):
+            if self._text.startswith("?", self._position):
+                if not self._text.startswith("?:", self._position):
                     raise UnreadError(self._text)
-                self._at += 2
+                self._position += 2
             inner = self._alternatives()
-            if not self._text.startswith(")", self._at):
+            if not self._text.startswith(")", self._position):
                 raise UnreadError(self._text)
-            self._at += 1
+            self._position += 1
             return inner
         if character in "*+?{}]^$":
             raise UnreadError(self._text)
@@ -186,13 +188,13 @@ class Expression:
         def put(begin: int, end: int) -> None:
             before = self._state()
             self._steps[before] = (test, end)
-            self._free[begin].append(before)
+            self._epsilon[begin].append(before)
 
         return put
 
     def _escaped(self) -> Test:
-        character = self._text[self._at : self._at + 1]
-        self._at += 1
+        character = self._text[self._position : self._position + 1]
+        self._position += 1
         if character in _CLASSES:
             return _CLASSES[character]
         if not character or (character.isascii() and character.isalnum()):
@@ -200,29 +202,29 @@ class Expression:
         return character.__eq__
 
     def _class(self) -> Test:
-        inside = self._text.find("]", self._at + 1)
-        body = self._text[self._at : inside]
+        inside = self._text.find("]", self._position + 1)
+        body = self._text[self._position : inside]
         # Escapes of a bracket, sets within sets and the signs that a later Python may read otherwise are left alone.
         if inside < 0 or "[" in body or body.endswith("\\") or any(twice in body for twice in ("--", "&&", "~~", "||")):
             raise UnreadError(self._text)
-        self._at = inside + 1
+        self._position = inside + 1
         negated = body.startswith("^")
-        pieces = re.findall(r"\\.|.", body.removeprefix("^"))
-        if not pieces:
+        tokens = re.findall(r"\\.|.", body.removeprefix("^"))
+        if not tokens:
             raise UnreadError(self._text)
         tests: list[Test] = []
-        while pieces:
-            piece = pieces.pop(0)
-            if len(pieces) >= 2 and pieces[0] == "-":
-                last = pieces[1]
-                if "\\" in piece + last or piece > last:
+        while tokens:
+            token = tokens.pop(0)
+            if len(tokens) >= 2 and tokens[0] == "-":
+                last = tokens[1]
+                if "\\" in token + last or token > last:
                     raise UnreadError(self._text)
-                tests.append(lambda c, low=piece, high=last: low <= c <= high)  # type: ignore[misc]
-                del pieces[:2]
-            elif piece.startswith("\\"):
-                if piece[1] not in _CLASSES and piece[1].isascii() and piece[1].isalnum():
+                tests.append(lambda c, low=token, high=last: low <= c <= high)  # type: ignore[misc]
+                del tokens[:2]
+            elif token.startswith("\\"):
+                if token[1] not in _CLASSES and token[1].isascii() and token[1].isalnum():
                     raise UnreadError(self._text)
-                tests.append(_CLASSES.get(piece[1], piece[1].__eq__))
+                tests.append(_CLASSES.get(token[1], token[1].__eq__))
             else:
-                tests.append(piece.__eq__)
+                tests.append(token.__eq__)
         return lambda c: any(test(c) for test in tests) != negated

@@ -17,8 +17,8 @@ from lorica.vetting.structure.targets import Asked, tells_layers
 from lorica.vetting.wording import numbers, shown
 
 # More layers, or more ways of filling them, than any model has: such a file is not looked at layer by layer.
-_MOST_LAYERS, _MOST_WAYS = 1024, 64
-_MOST_TEMPLATES = 2000
+_MAX_LAYERS, _MAX_PATTERNS = 1024, 64
+_MAX_TEMPLATES = 2000
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -31,14 +31,14 @@ class Rows(msgspec.Struct, frozen=True):
 
 def rows_of(layout: Layout) -> list[Rows]:
     """The adapted layers, by container."""
-    found: dict[str, dict[str, set[int]]] = {}
-    for path, each in layout.modules.items():
-        if each.layer is not None:
+    layers_by_template: dict[str, dict[str, set[int]]] = {}
+    for path, module in layout.modules.items():
+        if module.layer is not None:
             container, template = split_layer(path)
-            found.setdefault(container, {}).setdefault(template, set()).add(each.layer)
+            layers_by_template.setdefault(container, {}).setdefault(template, set()).add(module.layer)
     return [
         Rows(container, max(map(max, templates.values())), {name: frozenset(on) for name, on in templates.items()})
-        for container, templates in found.items()
+        for container, templates in layers_by_template.items()
     ]
 
 
@@ -47,70 +47,76 @@ def layers(which: Collection[int]) -> str:
     return f"layer{'s' if len(which) > 1 else ''} {numbers(which)}"
 
 
-def check_layers(asked: Asked | None, layout: Layout) -> list[Finding]:
+def check_layers(spec: Asked | None, layout: Layout) -> list[Finding]:
     """Findings L125 and L126: layers that lack a module which others have, and nothing explains it."""
-    every = rows_of(layout)
-    lost: dict[str, dict[str, list[int]]] = {}
+    containers = rows_of(layout)
+    holes: dict[str, dict[str, list[int]]] = {}
     steps: dict[str, frozenset[int]] = {}
-    for rows in every:
-        for template, missing in _missing(asked, rows).items():
-            if _regular(rows.templates[template], missing):
+    for rows in containers:
+        for template, missing in _missing_layers(spec, rows).items():
+            if _is_periodic(rows.templates[template], missing):
                 steps[template] = rows.templates[template]
             else:
-                lost.setdefault(rows.container, {})[template] = missing
-    if lost:
-        return [_hole(lost, {rows.container: rows for rows in every})]
+                holes.setdefault(rows.container, {})[template] = missing
+    if holes:
+        return [_hole_finding(holes, {rows.container: rows for rows in containers})]
     if not steps:
         return []
-    base = (asked.config.base_model_name_or_path or "") if asked else ""
+    base = (spec.config.base_model_name_or_path or "") if spec else ""
     severity: Severity = "note" if mixed(base) else "reject" if uniform(base) else "warn"
     template, on = next(iter(steps.items()))
-    seen = f"{shown(template)} in {layers(on)} only"
+    actual = f"{shown(template)} in {layers(on)} only"
     facts = {"templates": len(steps), "layers": sorted(on)[:512]}
     code = "L125" if severity == "reject" else "L126"
-    return [finding(code, seen, file=WEIGHTS_NAME, severity=severity, facts=facts)]
+    return [finding(code, actual, file=WEIGHTS_NAME, severity=severity, facts=facts)]
 
 
-def _missing(asked: Asked | None, rows: Rows) -> dict[str, list[int]]:
+def _missing_layers(spec: Asked | None, rows: Rows) -> dict[str, list[int]]:
     """Template -> layers that lack it, though the config wants it there and the layer has nothing else instead."""
-    ways: dict[frozenset[int], list[str]] = {}
+    templates_by_layers: dict[frozenset[int], list[str]] = {}
     for template, on in rows.templates.items():
-        ways.setdefault(on, []).append(template)
-    if rows.last >= _MOST_LAYERS or len(ways) > _MOST_WAYS:
-        present = frozenset[int]().union(*ways)
-        gaps = sorted(frozenset(range(min(rows.last + 1, _MOST_LAYERS))) - present)
+        templates_by_layers.setdefault(on, []).append(template)
+    if rows.last >= _MAX_LAYERS or len(templates_by_layers) > _MAX_PATTERNS:
+        present = frozenset[int]().union(*templates_by_layers)
+        gaps = sorted(frozenset(range(min(rows.last + 1, _MAX_LAYERS))) - present)
         return {next(iter(rows.templates)): gaps} if gaps else {}
-    found: dict[str, list[int]] = {}
-    for on, templates in ways.items():
-        missing = [each for each in range(rows.last + 1) if each not in on and not _elsewhere(ways, on, each)]
-        for template in templates[: _MOST_TEMPLATES // max(1, len(missing) // 8)] if missing else ():
-            wanted = [each for each in missing if _wanted(asked, template.replace("*", str(each)))]
-            leading = wanted == list(range(len(wanted))) and len(wanted) <= 3
+    missing_layers: dict[str, list[int]] = {}
+    for on, templates in templates_by_layers.items():
+        missing = [
+            layer
+            for layer in range(rows.last + 1)
+            if layer not in on and not _is_replaced(templates_by_layers, on, layer)
+        ]
+        for template in templates[: _MAX_TEMPLATES // max(1, len(missing) // 8)] if missing else ():
+            targeted = [layer for layer in missing if _is_targeted(spec, template.replace("*", str(layer)))]
+            leading = targeted == list(range(len(targeted))) and len(targeted) <= 3
             # The first layers of some mixtures of experts are dense.
-            if wanted and not (leading and "expert" in template):
-                found[template] = wanted
-    return found
+            if targeted and not (leading and "expert" in template):
+                missing_layers[template] = targeted
+    return missing_layers
 
 
-def _elsewhere(ways: Collection[frozenset[int]], on: frozenset[int], layer: int) -> bool:
+def _is_replaced(layer_sets: Collection[frozenset[int]], on: frozenset[int], layer: int) -> bool:
     """Whether this layer has modules of its own kind instead: hybrid bases, and dense layers among experts."""
-    return any(layer in other and not other & on for other in ways)
+    return any(layer in layer_set and not layer_set & on for layer_set in layer_sets)
 
 
-def _wanted(asked: Asked | None, path: str) -> bool:
+def _is_targeted(spec: Asked | None, path: str) -> bool:
     """Whether the config asks for a module that the file lacks."""
-    means = True if asked is None else asked.targeted(path)
-    if means is not None or asked is None:
+    means = True if spec is None else spec.targeted(path)
+    if means is not None or spec is None:
         return bool(means)
-    config = asked.config
+    config = spec.config
     if config.layers_to_transform not in (None, []):
         return False
-    expressions = [each for each in (config.target_modules, config.exclude_modules) if isinstance(each, str)]
+    expressions = [
+        expression for expression in (config.target_modules, config.exclude_modules) if isinstance(expression, str)
+    ]
     # An expression without a number cannot tell layers apart.
-    return not any(tells_layers(each) for each in expressions)
+    return not any(tells_layers(expression) for expression in expressions)
 
 
-def _regular(on: frozenset[int], missing: Sequence[int]) -> bool:
+def _is_periodic(on: frozenset[int], missing: Sequence[int]) -> bool:
     """Whether layers repeat in equal steps, as in bases with attention in every fourth layer."""
     have = sorted(on)
     sparse = len(have) >= 3 and len(_steps(have)) == 1 and have[1] - have[0] > 1
@@ -122,28 +128,28 @@ def _steps(which: Sequence[int]) -> set[int]:
     return {after - before for before, after in itertools.pairwise(which)}
 
 
-def _hole(lost: dict[str, dict[str, list[int]]], rows: dict[str, Rows]) -> Finding:
-    says, facts = [], {}
-    for container, templates in list(lost.items())[:8]:
+def _hole_finding(holes: dict[str, dict[str, list[int]]], rows: dict[str, Rows]) -> Finding:
+    sentences, facts = [], {}
+    for container, templates in list(holes.items())[:8]:
         present = frozenset[int]().union(*rows[container].templates.values())
         empty = sorted({layer for missing in templates.values() for layer in missing} - present)
         if empty:
-            says.append(f"no tensors in {layers(empty)} of {shown(container)}")
+            sentences.append(f"no tensors in {layers(empty)} of {shown(container)}")
         none = set(empty)
         partial = {
             template: where
-            for template, each in templates.items()
-            if (where := [layer for layer in each if layer not in none])
+            for template, missing in templates.items()
+            if (where := [layer for layer in missing if layer not in none])
         }
         if partial:
             template, where = next(iter(partial.items()))
-            more = f" (and {len(partial) - 1} more modules)" if len(partial) > 1 else ""
-            says.append(f"{shown(template)} is missing in {layers(where)}{more}")
+            remainder = f" (and {len(partial) - 1} more modules)" if len(partial) > 1 else ""
+            sentences.append(f"{shown(template)} is missing in {layers(where)}{remainder}")
         facts[container] = {"empty": empty[:512], "partial": dict(list(partial.items())[:16])}
-    first = next(iter(lost))
+    first = next(iter(holes))
     return finding(
         "L125",
-        "; ".join(says),
+        "; ".join(sentences),
         expected=f"every target in each of the layers 0-{rows[first].last}, as nothing in {CONFIG_NAME} leaves one out",
         file=WEIGHTS_NAME,
         facts={"missing": facts},

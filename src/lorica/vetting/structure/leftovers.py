@@ -17,21 +17,23 @@ _ALPHAS = ("alpha", "lora_alpha")
 
 def check_leftovers(layout: Layout) -> list[Finding]:
     """Findings about packed factors and about tensors of alpha, by names, types and shapes alone."""
-    found = []
+    findings = []
     factors, packed = layout.factors(), packed_factors(layout)
     if packed:
         first = packed[0]
         beside = [name for name in layout.tensors if name.startswith(f"{first}.")]
-        seen = f"{some(packed, len(factors), 'factors')}: {factors[first].dtype} {list(factors[first].shape)}" + (
+        actual = f"{some(packed, len(factors), 'factors')}: {factors[first].dtype} {list(factors[first].shape)}" + (
             f", with {shown(beside[0].removeprefix(first + '.'))} beside it" if beside else ""
         )
         facts = {"tensors": len(packed), "of": len(factors)}
-        found.append(finding("L144", seen, expected="F32, BF16 or F16", file=WEIGHTS_NAME, facts=facts))
+        findings.append(finding("L144", actual, expected="F32, BF16 or F16", file=WEIGHTS_NAME, facts=facts))
     alphas = list(alpha_tensors(layout).values())
     if alphas:
-        seen = some(alphas, len(layout.tensors), "tensors")
-        found.append(finding("L145", seen, expected="lora_alpha or alpha_pattern in the config", file=WEIGHTS_NAME))
-    return found
+        actual = some(alphas, len(layout.tensors), "tensors")
+        findings.append(
+            finding("L145", actual, expected="lora_alpha or alpha_pattern in the config", file=WEIGHTS_NAME)
+        )
+    return findings
 
 
 def packed_factors(layout: Layout) -> list[str]:
@@ -40,11 +42,15 @@ def packed_factors(layout: Layout) -> list[str]:
 
     Whole numbers in a factor's own shape are none: those were rounded.
     """
-    whole = {name: info.shape for name, info in layout.factors().items() if info.dtype in _PACKED}
-    if not whole:
+    integer_shapes = {name: info.shape for name, info in layout.factors().items() if info.dtype in _PACKED}
+    if not integer_shapes:
         return []
     stems = {_stem(name) for name in layout.tensors}
-    return [name for name, shape in whole.items() if name in stems or (len(shape) == 2 and shape[1] == 1 < shape[0])]
+    return [
+        name
+        for name, shape in integer_shapes.items()
+        if name in stems or (len(shape) == 2 and shape[1] == 1 < shape[0])
+    ]
 
 
 def _stem(name: str) -> str:
@@ -55,9 +61,9 @@ def _stem(name: str) -> str:
 
 def alpha_tensors(layout: Layout) -> dict[str, str]:
     """Module -> its tensor of alpha: one number, kept beside the pair."""
-    found = {}
+    alphas = {}
     for name, info in layout.tensors.items():
         path, _, leaf = name.removeprefix(PREFIX).rpartition(".")
         if leaf in _ALPHAS and path in layout.modules and math.prod(info.shape) == 1:
-            found[path] = name
-    return found
+            alphas[path] = name
+    return alphas

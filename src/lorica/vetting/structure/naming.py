@@ -29,16 +29,16 @@ _BARE = re.compile(r"(?:layers|h)\.\d+\.")
 _LANGUAGE = re.compile(r"(?:^|\.)(?:language_model|text_model|llm)\.")
 
 
-def check_naming(specimen: Specimen, asked: Asked | None, layout: Layout) -> list[Finding]:
+def check_naming(specimen: Specimen, spec: Asked | None, layout: Layout) -> list[Finding]:
     """Findings about the method, the prefixes and the adapter names in tensor names."""
     strangers = _method(specimen, layout)
     if strangers and (not layout.modules or strangers[0].code != "L103"):
         return strangers
-    found = strangers + _prefix(layout) + _wrappers(asked, layout) + _language_model(specimen, layout)
-    found += _bare(specimen, layout) + _adapter_names(layout)
+    findings = strangers + _prefix(layout) + _wrappers(spec, layout) + _language_model(specimen, layout)
+    findings += _headless_names(specimen, layout) + _adapter_names(layout)
     if layout.strange and not strangers:
         lora = [name for name in layout.strange if "lora" in name.lower()]
-        found.append(
+        findings.append(
             finding(
                 "L109",
                 f"{some(layout.strange, len(layout.tensors), 'tensors')}: neither LoRA factors nor parameters of "
@@ -49,7 +49,7 @@ def check_naming(specimen: Specimen, asked: Asked | None, layout: Layout) -> lis
                 facts={"tensors": len(layout.strange), "first": layout.strange[0]},
             )
         )
-    return found
+    return findings
 
 
 def _method(specimen: Specimen, layout: Layout) -> list[Finding]:
@@ -61,11 +61,13 @@ def _method(specimen: Specimen, layout: Layout) -> list[Finding]:
         code = "L102" if key in FORMATS else "L101"
         if pairs and key not in ("ADALORA", "HIRA", "PEANUT", "LILY") and named is None:
             strange = "" if key in METHODS or key in FORMATS else ", which PEFT 0.21 does not know"
-            seen = f"{CONFIG_NAME} says {shown(method.title)}{strange}, and {len(layout.pairs)} modules have LoRA pairs"
+            actual = (
+                f"{CONFIG_NAME} says {shown(method.title)}{strange}, and {len(layout.pairs)} modules have LoRA pairs"
+            )
             return [
                 finding(
                     "L103",
-                    seen,
+                    actual,
                     expected="peft_type LORA with LoRA pairs",
                     fix='if it is LoRA, write "peft_type": "LORA"' if strange else "",
                     file=CONFIG_NAME,
@@ -86,13 +88,13 @@ def _method(specimen: Specimen, layout: Layout) -> list[Finding]:
     key, method, count = named
     first = next(name for name in layout.tensors if method_of_names([name]))
     file = WEIGHTS_NAME if specimen.weights is None else specimen.weights.name
-    seen = f"{count} of {len(layout.tensors)} tensors are named as in {method.title}, such as {shown(first)}"
+    actual = f"{count} of {len(layout.tensors)} tensors are named as in {method.title}, such as {shown(first)}"
     facts = {"method": key, "tensors": count}
     if specimen.raw_config is not None and key not in FORMATS:
-        seen = f"{CONFIG_NAME} says LORA, and {seen}"
-        return [finding("L103", seen, expected="LoRA pairs", fix=method.reader, file=file, facts=facts)]
+        actual = f"{CONFIG_NAME} says LORA, and {actual}"
+        return [finding("L103", actual, expected="LoRA pairs", fix=method.reader, file=file, facts=facts)]
     code = "L102" if key in FORMATS else "L101"
-    return [finding(code, seen, fix=method.reader, file=file, facts=facts)]
+    return [finding(code, actual, fix=method.reader, file=file, facts=facts)]
 
 
 def _prefix(layout: Layout) -> list[Finding]:
@@ -119,26 +121,26 @@ def _begins_wrapped(name: str) -> bool:
     return first in ("module", *_WRAPPERS) and first != "base_model"
 
 
-def _wrappers(asked: Asked | None, layout: Layout) -> list[Finding]:
+def _wrappers(spec: Asked | None, layout: Layout) -> list[Finding]:
     wrong: dict[str, list[str]] = {}
     for path in (*layout.modules, *layout.saved):
         # A module that is not prefixed by PEFT's name and only begins with "base_model" is L104's.
-        parts = path.split(".")
-        first, inner = parts[0], parts[1:]
+        components = path.split(".")
+        first, inner = components[0], components[1:]
         why = "module (DistributedDataParallel)" if first == "module" else ""
         if not why and first in _WRAPPERS and (first != "base_model" or _is_prefixed(layout, path)):
             why = f"{first} ({_WRAPPERS[first]})"
         if not why:
-            why = next((f"{part} ({_WRAPPERS[part]})" for part in inner if part in _WRAPPERS), "")
+            why = next((f"{component} ({_WRAPPERS[component]})" for component in inner if component in _WRAPPERS), "")
         if not why and _DOUBLED.match(path):
             why = "model.model (a model inside a model)"
-        if not why and path.endswith(".base_layer") and path in layout.modules and not _stacked(asked, path):
+        if not why and path.endswith(".base_layer") and path in layout.modules and not _is_parameter_level(spec, path):
             why = "base_layer (an adapted layer adapted again)"
         if why:
             wrong.setdefault(why, []).append(path)
     if not wrong:
         return []
-    paths = [path for each in wrong.values() for path in each]
+    paths = [path for module_paths in wrong.values() for path in module_paths]
     total = len(layout.modules) + len(layout.saved)
     return [
         finding(
@@ -146,20 +148,24 @@ def _wrappers(asked: Asked | None, layout: Layout) -> list[Finding]:
             f"{listed(wrong)} in the names of {some(paths, total)}",
             expected="the module's path in the unwrapped base model after base_model.model.",
             file=WEIGHTS_NAME,
-            facts={"modules": len(paths), "of": total, "wrappers": {why: len(each) for why, each in wrong.items()}},
+            facts={
+                "modules": len(paths),
+                "of": total,
+                "wrappers": {why: len(module_paths) for why, module_paths in wrong.items()},
+            },
         )
     ]
 
 
 def _is_prefixed(layout: Layout, path: str) -> bool:
-    one = layout.modules.get(path)
-    names = (one.a, one.b, *one.more) if one is not None else layout.saved.get(path, ())
+    module = layout.modules.get(path)
+    names = (module.a, module.b, *module.more) if module is not None else layout.saved.get(path, ())
     return any(name.startswith(PREFIX) for name in names if name)
 
 
-def _stacked(asked: Asked | None, path: str) -> bool:
+def _is_parameter_level(spec: Asked | None, path: str) -> bool:
     # Several parameters of one module (target_parameters) are told apart by `base_layer` levels.
-    return "expert" in path if asked is None else asked.of_parameters(path)
+    return "expert" in path if spec is None else spec.of_parameters(path)
 
 
 def _language_model(specimen: Specimen, layout: Layout) -> list[Finding]:
@@ -167,21 +173,21 @@ def _language_model(specimen: Specimen, layout: Layout) -> list[Finding]:
     base = specimen.config.base_model_name_or_path if specimen.config else None
     if not inside or (base and sees(base)):
         return []
-    known = sees(base) if base else None
+    multimodal = sees(base) if base else None
     return [
         finding(
             "L106",
             f"{some(inside, len(layout.modules))} lie inside a larger model; the named base is "
-            + (f"{shown(base)}, which reads text only" if known is False else shown(base or "not named")),
+            + (f"{shown(base)}, which reads text only" if multimodal is False else shown(base or "not named")),
             expected="names of a text model, such as model.layers.0.self_attn.q_proj, or a vision-language base",
             file=WEIGHTS_NAME,
-            severity="reject" if known is False else None,
+            severity="reject" if multimodal is False else None,
             facts={"modules": len(inside), "of": len(layout.modules), "base": base or ""},
         )
     ]
 
 
-def _bare(specimen: Specimen, layout: Layout) -> list[Finding]:
+def _headless_names(specimen: Specimen, layout: Layout) -> list[Finding]:
     """Names that begin with the layers themselves: those of a model without a head (AutoModel), or a lost part."""
     bare = [path for path in layout.modules if _BARE.match(path)]
     task = specimen.config.task_type if specimen.config else None
@@ -201,9 +207,11 @@ def _bare(specimen: Specimen, layout: Layout) -> list[Finding]:
 
 def _adapter_names(layout: Layout) -> list[Finding]:
     twice: list[str] = []
-    for path, each in layout.modules.items():
-        parts = [name for name in each.more if ".lora_A" in name or ".lora_B" in name or "lora_embedding" in name]
-        if any(not name.endswith(".bias") for name in parts):
+    for path, module in layout.modules.items():
+        factor_names = [
+            name for name in module.more if ".lora_A" in name or ".lora_B" in name or "lora_embedding" in name
+        ]
+        if any(not name.endswith(".bias") for name in factor_names):
             twice.append(path)
     if len(layout.adapters) > 1 or (layout.adapters and twice):
         names = listed(layout.adapters)
@@ -217,8 +225,10 @@ def _adapter_names(layout: Layout) -> list[Finding]:
             )
         ]
     if twice:
-        seen = some(twice, len(layout.modules))
-        return [finding("L141", seen, expected="one lora_A and one lora_B", file=WEIGHTS_NAME, facts={"n": len(twice)})]
+        actual = some(twice, len(layout.modules))
+        return [
+            finding("L141", actual, expected="one lora_A and one lora_B", file=WEIGHTS_NAME, facts={"n": len(twice)})
+        ]
     if layout.adapters:
         named = [name for name in layout.tensors if f".{layout.adapters[0]}" in name]
         return [

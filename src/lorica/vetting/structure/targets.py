@@ -31,7 +31,7 @@ _LIST_AS_TEXT = re.compile(r"\[?[\w\-.'\"]*[\s,;][\w\-.,;\s'\"]*\]?")
 # The layer's number as PEFT takes it: the first number after two parts.
 _INDEX = re.compile(r".*?\.([^.]*)\.(\d+)\.")
 # Lists of a config that are longer are cut here: nobody writes them, and they must not cost a check its time.
-_MOST_KEPT, _MOST_EXPRESSIONS, _DEEPEST = 64, 64, 64
+_MAX_ENTRIES, _MAX_EXPRESSIONS, _MAX_COMPONENTS = 64, 64, 64
 # Modules that PEFT's "all-linear" leaves out.
 _OUTPUTS = ("lm_head", "embed_out", "score", "classifier")
 # What PEFT 0.21 targets by itself where a config names nothing, over all base types.
@@ -71,10 +71,10 @@ def read_expression(text: str) -> Names | None:
     if _LIST_AS_TEXT.fullmatch(text):
         return Names(())
     if "(" not in text and "|" in text:
-        pieces = [_read_piece(piece) for piece in text.split("|")]
-        if any(piece is None for piece in pieces):
+        alternatives = [_read_piece(alternative) for alternative in text.split("|")]
+        if any(names is None for names in alternatives):
             return None
-        return Names(tuple(end for piece in pieces if piece for end in piece))
+        return Names(tuple(end for names in alternatives if names for end in names))
     ends = _read_piece(text)
     return None if ends is None else Names(ends)
 
@@ -83,12 +83,12 @@ def _read_piece(text: str) -> tuple[tuple[str, str], ...] | None:
     text = text.removeprefix("^")
     text = text if text.endswith(r"\$") else text.removesuffix("$")
     opening, how = next((opening, how) for opening, how in _OPENINGS if text.startswith(opening))
-    rest = text.removeprefix(opening)
-    for left in ("(?:", "("):
-        if rest.startswith(left) and rest.endswith(")"):
-            rest = rest.removeprefix(left).removesuffix(")")
+    body = text.removeprefix(opening)
+    for bracket in ("(?:", "("):
+        if body.startswith(bracket) and body.endswith(")"):
+            body = body.removeprefix(bracket).removesuffix(")")
             break
-    names = rest.split("|") if rest is not text else [rest]
+    names = body.split("|") if body is not text else [body]
     if not all(_PLAIN.fullmatch(name) for name in names):
         return None
     return tuple((how, name.replace("\\.", ".")) for name in names)
@@ -103,7 +103,7 @@ def tells_layers(text: str) -> bool:
 def suffixes(path: str) -> Iterator[str]:
     """A path and its last parts: "a.b.c", "b.c", "c". Of more than 64 parts, the last 64 and the whole."""
     yield path
-    at, deepest = len(path), _DEEPEST
+    at, deepest = len(path), _MAX_COMPONENTS
     while deepest and (at := path.rfind(".", 0, at)) >= 0:
         yield path[at + 1 :]
         deepest -= 1
@@ -123,8 +123,8 @@ class Patterns:
         self.others: list[tuple[int, str, Names | None]] = []
         for number, key in enumerate(patterns):
             if re.fullmatch(r"\^?[\w.\-]+", key) is None:
-                if len(self.others) <= _MOST_EXPRESSIONS:
-                    self.others.append((number, key, _read_key(key) if len(self.others) < _MOST_EXPRESSIONS else None))
+                if len(self.others) <= _MAX_EXPRESSIONS:
+                    self.others.append((number, key, _read_key(key) if len(self.others) < _MAX_EXPRESSIONS else None))
             elif key.startswith("^"):
                 self.whole[key[1:]] = number
             else:
@@ -134,9 +134,9 @@ class Patterns:
         """The value for a module, None when no key means it. Raises UnknownKeyError."""
         if not self.values:
             return None
-        hits = [self.plain[end] for end in suffixes(module) if end in self.plain]
-        hits += [self.whole[module]] if module in self.whole else []
-        first = min(hits, default=len(self.values))
+        orders = [self.plain[end] for end in suffixes(module) if end in self.plain]
+        orders += [self.whole[module]] if module in self.whole else []
+        first = min(orders, default=len(self.values))
         for number, key, names in self.others:
             if number > first:
                 break
@@ -171,11 +171,11 @@ class Asked:
         self.ranks, self.alphas = Patterns(config.rank_pattern), Patterns(config.alpha_pattern)
         self._targets = frozenset(config.target_modules) if isinstance(config.target_modules, list) else None
         self._excluded = frozenset(config.exclude_modules) if isinstance(config.exclude_modules, list) else None
-        self._kept = config.saved_modules[:_MOST_KEPT]
-        chosen = config.layers_to_transform
-        self._layers = frozenset([chosen] if isinstance(chosen, int) else chosen or [])
-        self._target_names = _names(config.target_modules)
-        self._excluded_names = _names(config.exclude_modules)
+        self._saved_modules = config.saved_modules[:_MAX_ENTRIES]
+        layer_choice = config.layers_to_transform
+        self._layers = frozenset([layer_choice] if isinstance(layer_choice, int) else layer_choice or [])
+        self._target_names = _compiled(config.target_modules)
+        self._excluded_names = _compiled(config.exclude_modules)
         named = config.other.get("target_parameters")
         parameters = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
         self.parameters = frozenset(parameters)
@@ -192,7 +192,7 @@ class Asked:
                 return None if excluded is None else False
         elif self._excluded and ends_with(module, self._excluded):
             return False
-        if any(f".{name}." in f".{module}." for name in self._kept):
+        if any(f".{name}." in f".{module}." for name in self._saved_modules):
             return False
         if isinstance(self.config.target_modules, str):
             if self.config.target_modules == "all-linear":
@@ -230,18 +230,18 @@ class Asked:
     def _in_layers(self, module: str) -> bool | None:
         if not self._layers:
             return True
-        given = self.config.layers_pattern
-        patterns = ([given] if isinstance(given, str) else given or [])[:_MOST_KEPT]
+        layers_pattern = self.config.layers_pattern
+        patterns = ([layers_pattern] if isinstance(layers_pattern, str) else layers_pattern or [])[:_MAX_ENTRIES]
         if not all(_PLAIN.fullmatch(pattern) for pattern in patterns):
             return None
-        hit = _INDEX.match(module)
+        match = _INDEX.match(module)
         if patterns:
-            parts = "|".join(re.escape(pattern) for pattern in patterns)
-            hit = re.match(rf"(?:^|.*?\.)({parts})\.(\d+)\.", module)
-        return hit is not None and len(hit[2]) < 10 and int(hit[2]) in self._layers
+            alternatives = "|".join(re.escape(pattern) for pattern in patterns)
+            match = re.match(rf"(?:^|.*?\.)({alternatives})\.(\d+)\.", module)
+        return match is not None and len(match[2]) < 10 and int(match[2]) in self._layers
 
 
-class _Other:
+class _CompiledExpression:
     """An expression of no well-known form, followed state by state."""
 
     def __init__(self, expression: Expression) -> None:
@@ -249,17 +249,17 @@ class _Other:
 
     def match(self, path: str) -> bool | None:
         """As of `Names`; None where it depends on how a path begins, which loaders and wrappers change."""
-        hit = re.search(r"(?:^|\.)(\d{1,5}\..*)$", path)
-        return self._expression.means(path, hit[1] if hit else path.rpartition(".")[2])
+        match = re.search(r"(?:^|\.)(\d{1,5}\..*)$", path)
+        return self._expression.means(path, match[1] if match else path.rpartition(".")[2])
 
 
-def _names(value: list[str] | str | None) -> Names | _Other | None:
+def _compiled(value: list[str] | str | None) -> Names | _CompiledExpression | None:
     if not isinstance(value, str) or value in ("", "all-linear"):
         return None
     if (names := read_expression(value)) is not None:
         return names
     try:
-        return _Other(Expression(value))
+        return _CompiledExpression(Expression(value))
     except UnreadError:
         return None
 
@@ -271,5 +271,5 @@ def ends_with(module: str, names: Container[str]) -> bool:
 
 def by_default(layout: Layout) -> bool:
     """Whether the adapted modules are within what PEFT targets by itself for some type of base."""
-    kinds = {each.kind for each in layout.modules.values()}
-    return any(kinds <= default for default in _DEFAULTS)
+    module_names = {module.kind for module in layout.modules.values()}
+    return any(module_names <= default for default in _DEFAULTS)

@@ -16,37 +16,39 @@ _READ = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_p
 _WRITE = {"self_attn.o_proj", "mlp.down_proj"}
 
 
-def check_widths(asked: Asked | None, layout: Layout) -> list[Finding]:
+def check_widths(spec: Asked | None, layout: Layout) -> list[Finding]:
     """Findings about widths that contradict each other, and about layers that differ from the others."""
     pairs = [
-        each
-        for each in usable_pairs(asked, layout)
-        if each.layer is not None and len(layout.shape(each.a)) == 2 and not (asked and asked.of_parameters(each.path))
+        module
+        for module in usable_pairs(spec, layout)
+        if module.layer is not None
+        and len(layout.shape(module.a)) == 2
+        and not (spec and spec.of_parameters(module.path))
     ]
-    found = _residual(layout, pairs) + _feed_forward(layout, pairs)
-    return found[:1] or _odd_layers(layout, pairs)
+    findings = _residual(layout, pairs) + _feed_forward(layout, pairs)
+    return findings[:1] or _odd_layers(layout, pairs)
 
 
 def _residual(layout: Layout, pairs: list[Factors]) -> list[Finding]:
-    for container in dict.fromkeys(split_layer(each.path)[0] for each in pairs):
+    for container in dict.fromkeys(split_layer(module.path)[0] for module in pairs):
         widths: dict[int, list[str]] = {}
-        for each in pairs:
-            place, template = split_layer(each.path)
-            if place != container:
+        for module in pairs:
+            module_container, template = split_layer(module.path)
+            if module_container != container:
                 continue
             inner = template.removeprefix(f"{container}.*.")
             if inner in _READ:
-                widths.setdefault(layout.shape(each.a)[1], []).append(each.path)
+                widths.setdefault(layout.shape(module.a)[1], []).append(module.path)
             elif inner in _WRITE:
-                widths.setdefault(layout.shape(each.b)[0], []).append(each.path)
+                widths.setdefault(layout.shape(module.b)[0], []).append(module.path)
         if len(widths) > 1:
-            by_count = sorted(widths.items(), key=lambda item: -len(item[1]))
-            seen = " and ".join(f"hidden size {width} in {len(paths)} modules" for width, paths in by_count[:3])
+            by_count = sorted(widths.items(), key=lambda width_and_paths: -len(width_and_paths[1]))
+            actual = " and ".join(f"hidden size {width} in {len(paths)} modules" for width, paths in by_count[:3])
             odd = by_count[-1]
             return [
                 finding(
                     "L117",
-                    f"{seen}; {odd[0]} in {shown(odd[1][0])}",
+                    f"{actual}; {odd[0]} in {shown(odd[1][0])}",
                     expected="one hidden size",
                     file=WEIGHTS_NAME,
                     facts={"widths": {str(width): len(paths) for width, paths in by_count}},
@@ -58,47 +60,42 @@ def _residual(layout: Layout, pairs: list[Factors]) -> list[Finding]:
 def _feed_forward(layout: Layout, pairs: list[Factors]) -> list[Finding]:
     """gate and up give what down takes, in each layer and each expert."""
     inner: dict[str, dict[str, int]] = {}
-    for each in pairs:
-        parent, _, kind = each.path.rpartition(".")
-        if kind in ("gate_proj", "up_proj"):
-            inner.setdefault(parent, {})[kind] = layout.shape(each.b)[0]
-        elif kind == "down_proj":
-            inner.setdefault(parent, {})[kind] = layout.shape(each.a)[1]
+    for module in pairs:
+        parent, _, module_name = module.path.rpartition(".")
+        if module_name in ("gate_proj", "up_proj"):
+            inner.setdefault(parent, {})[module_name] = layout.shape(module.b)[0]
+        elif module_name == "down_proj":
+            inner.setdefault(parent, {})[module_name] = layout.shape(module.a)[1]
     wrong = {parent: widths for parent, widths in inner.items() if len(set(widths.values())) > 1}
     if not wrong:
         return []
     parent, widths = next(iter(wrong.items()))
-    seen = f"feed-forward of {len(wrong)} of {len(inner)} layers, {shown(parent)}: " + ", ".join(
-        f"{kind} {width}" for kind, width in sorted(widths.items())
+    actual = f"feed-forward of {len(wrong)} of {len(inner)} layers, {shown(parent)}: " + ", ".join(
+        f"{module_name} {width}" for module_name, width in sorted(widths.items())
     )
     facts = {"layers": len(wrong), "of": len(inner), **widths}
-    return [finding("L117", seen, expected="one inner width", file=WEIGHTS_NAME, facts=facts)]
+    return [finding("L117", actual, expected="one inner width", file=WEIGHTS_NAME, facts=facts)]
 
 
 def _odd_layers(layout: Layout, pairs: list[Factors]) -> list[Finding]:
     """Kinds of modules whose shape differs in a single layer or two; bases of mixed layers differ in many."""
     shapes: dict[str, dict[int, tuple[int, int]]] = {}
-    for each in pairs:
-        _, template = split_layer(each.path)
-        shape = layout.shape(each.a)[1], layout.shape(each.b)[0]
-        shapes.setdefault(template, {})[each.layer or 0] = shape
+    for module in pairs:
+        _, template = split_layer(module.path)
+        shape = layout.shape(module.a)[1], layout.shape(module.b)[0]
+        shapes.setdefault(template, {})[module.layer or 0] = shape
     odd: dict[str, list[int]] = {}
+    expected = ""
     for template, layers in shapes.items():
-        counts = Counter(layers.values())
-        usual, often = counts.most_common(1)[0]
-        few = sorted(layer for layer, shape in layers.items() if shape != usual)
-        if few and len(few) <= max(1, len(layers) // 16) and often > len(few):
-            odd[template] = few
+        usual, count = Counter(layers.values()).most_common(1)[0]
+        odd_layers = sorted(layer for layer, shape in layers.items() if shape != usual)
+        if odd_layers and len(odd_layers) <= max(1, len(layers) // 16) and count > len(odd_layers):
+            odd[template] = odd_layers
+            expected = expected or f"{list(usual)}, as in the other layers"
     if not odd:
         return []
-    template, few = next(iter(odd.items()))
-    usual = Counter(shapes[template].values()).most_common(1)[0][0]
-    return [
-        finding(
-            "L118",
-            f"{listed(odd, 3)}: layers {numbers(few)} have (inputs, outputs) {list(shapes[template][few[0]])}",
-            expected=f"{list(usual)}, as in the other layers",
-            file=WEIGHTS_NAME,
-            facts={"templates": dict(list(odd.items())[:16])},
-        )
-    ]
+    template, odd_layers = next(iter(odd.items()))
+    shape = shapes[template][odd_layers[0]]
+    actual = f"{listed(odd, 3)}: layers {numbers(odd_layers)} have (inputs, outputs) {list(shape)}"
+    facts = {"templates": dict(list(odd.items())[:16])}
+    return [finding("L118", actual, expected=expected, file=WEIGHTS_NAME, facts=facts)]
