@@ -22,24 +22,23 @@ def check_alphas(specimen: Specimen, layout: Layout) -> list[Finding]:
     that became shorter."""
     if specimen.config is None or specimen.weights is None:
         return []
-    asked = Asked(specimen.config)
+    spec = Asked(specimen.config)
     wrong: dict[str, tuple[float, float]] = {}
     for path, name in list(alpha_tensors(layout).items())[:_MOST]:
         info = layout.tensors[name]
-        wanted = asked.alpha(path)
-        if info.dtype not in READABLE or wanted is None:
+        configured = spec.alpha(path)
+        if info.dtype not in READABLE or configured is None:
             continue
         stored = float(read_array(specimen.weights, info).reshape(-1)[0])
-        if not (math.isfinite(stored) and abs(stored - wanted) <= _SAME * abs(wanted)):
-            wrong[path] = stored, wanted
+        if not (math.isfinite(stored) and abs(stored - configured) <= _SAME * abs(configured)):
+            wrong[path] = stored, configured
     if not wrong:
         return []
-    path, (stored, wanted) = next(iter(wrong.items()))
-    ratios = [wanted / stored for stored, wanted in wrong.values() if stored > 0 and wanted > 0]
-    facts: dict[str, object] = {"modules": len(wrong), "stored": stored, "config": wanted}
+    path, (stored, configured) = next(iter(wrong.items()))
+    ratios = [alpha / tensor_value for tensor_value, alpha in wrong.values() if tensor_value > 0 and alpha > 0]
+    facts: dict[str, object] = {"modules": len(wrong), "stored": stored, "config": configured}
     if ratios and len(ratios) == len(wrong) and max(ratios) <= min(ratios) * (1 + _SAME):
         facts["scale_factor"] = ratios[0]
-    seen = (
-        f"{some(list(wrong), len(layout.modules))}: {figure(stored)} in {shown(path)}, {figure(wanted)} in the config"
-    )
-    return [finding("L223", seen, expected="the same alpha in both", facts=facts)]
+    modules = some(list(wrong), len(layout.modules))
+    actual = f"{modules}: {figure(stored)} in {shown(path)}, {figure(configured)} in the config"
+    return [finding("L223", actual, expected="the same alpha in both", facts=facts)]

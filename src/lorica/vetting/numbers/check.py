@@ -51,7 +51,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def norms(self) -> dict[str, float]:
         """The Frobenius norm of every module's update, scaling included."""
-        return {path: each.norm for path, each in self.measures.items()}
+        return {path: measure_of_module.norm for path, measure_of_module in self.measures.items()}
 
     def slim(self) -> Numbers:
         """The same without the modules: all that `check_duplicates` needs of a thousand adapters."""
@@ -77,11 +77,11 @@ def check_numbers(specimen: Specimen, layout: Layout) -> tuple[Numbers, list[Fin
     weights = _digest(facts)
     numbers = Numbers(
         tensors=len(facts),
-        values=sum(each.count for each in facts.values()),
+        values=sum(tensor.count for tensor in facts.values()),
         weights_digest=weights,
         content_digest=_content(weights, specimen.config),
         scaled=scaled,
-        norm=float(np.sqrt(sum(each.norm**2 for each in measures.values()))),
+        norm=float(np.sqrt(sum(module.norm**2 for module in measures.values()))),
         signature=collector.sketcher.signature(),
         sketch=unit(collector.sketcher.update),
         start=unit(collector.sketcher.start),
@@ -92,7 +92,7 @@ def check_numbers(specimen: Specimen, layout: Layout) -> tuple[Numbers, list[Fin
     findings += check_sizes(specimen.config, layout, facts, measures, scaled=scaled)
     findings += check_partners(collector.grams.partners()) + check_alphas(specimen, layout)
     findings += check_sparse(specimen.weights, layout, facts)
-    return numbers, [msgspec.structs.replace(each, file=specimen.weights.name) for each in findings]
+    return numbers, [msgspec.structs.replace(problem, file=specimen.weights.name) for problem in findings]
 
 
 class _Collector:
@@ -140,15 +140,15 @@ def _no_number(facts: TensorFacts) -> bool:
 def _flat(half: Half) -> int:
     """How many components are one value over and over: there the square of the sum is as large as it can be."""
     squares = half.gram.diagonal()
-    most = squares * half.width
-    return int(np.count_nonzero((half.sums**2 > most * (1 - 1e-5)) & (squares > 0))) if half.width >= 16 else 0
+    largest = squares * half.width
+    return int(np.count_nonzero((half.sums**2 > largest * (1 - 1e-5)) & (squares > 0))) if half.width >= 16 else 0
 
 
 def _digest(facts: dict[str, TensorFacts]) -> str:
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted(facts):
-        whole.update(hashlib.sha256(name.encode("utf-8", "replace")).digest() + facts[name].digest)
-    return f"sha256:{whole.hexdigest()}"
+        digest.update(hashlib.sha256(name.encode("utf-8", "replace")).digest() + facts[name].digest)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _content(weights: str, config: AdapterConfig | None) -> str:

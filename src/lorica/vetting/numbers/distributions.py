@@ -16,7 +16,7 @@ from lorica.adapters.arrays import Floats, TensorReader
 from lorica.adapters.specimen import Specimen
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.scan import TensorFacts
-from lorica.vetting.numbers.sizes import where
+from lorica.vetting.wording import some
 
 # No factor of a trained pair holds such a value; a base's activations do not exceed it either.
 HUGE = 1e4
@@ -42,17 +42,19 @@ class _Sampled(msgspec.Struct):
 def check_distributions(specimen: Specimen, facts: dict[str, TensorFacts], a: set[str], b: set[str]) -> list[Finding]:
     """a, b: the names of the factors to judge."""
     samples = {
-        name: each.sample
-        for name, each in facts.items()
-        if name in a | b and each.sample is not None and each.largest > 0
+        name: tensor.sample
+        for name, tensor in facts.items()
+        if name in a | b and tensor.sample is not None and tensor.largest > 0
     }
     if not samples:
         return []
     sampled = _describe(samples)
     far = [
         name
-        for name, each in sampled.items()
-        if facts[name].largest > FAR * each.middle and not facts[name].broken and not _wide(facts[name], each)
+        for name, distribution in sampled.items()
+        if facts[name].largest > FAR * distribution.middle
+        and not facts[name].broken
+        and not _wide(facts[name], distribution)
     ]
     lonely = _lonely(specimen, facts, far)
     return [*_garbled(facts, sampled, a, set(lonely)), *_outliers(facts, lonely), *_lost(facts, b)]
@@ -69,8 +71,8 @@ def _describe(samples: dict[str, Floats]) -> dict[str, _Sampled]:
         spread = np.sqrt((np.where(filled, logs - mean, 0) ** 2).sum(axis=1) / count)
         # np.median would import numpy.ma, which costs as much as everything here.
         middle = np.exp2(np.sort(np.where(filled, logs, mean), axis=1)[:, sizes.shape[1] // 2])
-        alike = np.where(filled.any(axis=1), sizes.mean(axis=1) / np.sqrt((sizes**2).mean(axis=1)), 0)
-    columns: list[npt.NDArray[np.float64]] = [spread, alike, middle]
+        evenness = np.where(filled.any(axis=1), sizes.mean(axis=1) / np.sqrt((sizes**2).mean(axis=1)), 0)
+    columns: list[npt.NDArray[np.float64]] = [spread, evenness, middle]
     return {name: _Sampled(*row) for name, row in zip(samples, np.stack(columns, axis=1).tolist(), strict=True)}
 
 
@@ -81,25 +83,28 @@ def _wide(facts: TensorFacts, sampled: _Sampled) -> bool:
 def _lonely(specimen: Specimen, facts: dict[str, TensorFacts], suspects: list[str]) -> dict[str, tuple[int, float]]:
     """Tensors with few values above a wide gap: how many, and how wide."""
     assert specimen.weights is not None
-    found: dict[str, tuple[int, float]] = {}
+    gaps_by_name: dict[str, tuple[int, float]] = {}
     with TensorReader(specimen.weights) as reader:
         for name in suspects:
             sizes = np.abs(reader.read(facts[name].info)).ravel()
             top = np.sort(np.partition(sizes, -min(17, sizes.size))[-17:])[::-1].astype(np.float64)
             gaps = top[:-1] / np.maximum(top[1:], 1e-30)
             if gaps.max(initial=0) > GAP:
-                found[name] = int(gaps.argmax()) + 1, float(gaps.max())
-    return found
+                gaps_by_name[name] = int(gaps.argmax()) + 1, float(gaps.max())
+    return gaps_by_name
 
 
 def _outliers(facts: dict[str, TensorFacts], lonely: dict[str, tuple[int, float]]) -> Iterable[Finding]:
     if lonely:
-        count, gap = sum(each[0] for each in lonely.values()), max(each[1] for each in lonely.values())
+        count, gap = (
+            sum(count_and_gap[0] for count_and_gap in lonely.values()),
+            max(count_and_gap[1] for count_and_gap in lonely.values()),
+        )
         largest = max(facts[name].largest for name in lonely)
         yield finding(
             "L207",
             f"{count} values up to {largest:.3g}, {gap:.2g} times the next, "
-            f"{where(list(lonely), len(facts), 'tensors')}",
+            f"in {some(list(lonely), len(facts), 'tensors')}",
             expected="the largest values close to one another",
             facts={"values": count, "gap": gap, "largest": largest},
             severity="reject" if gap > GAP_ABSURD or largest > HUGE else None,
@@ -109,16 +114,19 @@ def _outliers(facts: dict[str, TensorFacts], lonely: dict[str, tuple[int, float]
 def _garbled(
     facts: dict[str, TensorFacts], sampled: dict[str, _Sampled], a: set[str], lonely: set[str]
 ) -> Iterable[Finding]:
-    wide = [name for name, each in sampled.items() if _wide(facts[name], each)]
+    wide = [name for name, distribution in sampled.items() if _wide(facts[name], distribution)]
     huge = [name for name in sampled if facts[name].largest > HUGE and name not in lonely]
     # B after one step of Adam has one size; A keeps the variety it started with, unless bits are read as another type.
     same = [
         name
-        for name, each in sampled.items()
-        if name in a and each.alike > ALIKE and 0.5 < facts[name].largest < 2 and facts[name].info.dtype == "F16"
+        for name, distribution in sampled.items()
+        if name in a
+        and distribution.alike > ALIKE
+        and 0.5 < facts[name].largest < 2
+        and facts[name].info.dtype == "F16"
     ]
-    hit = [name for name in sampled if name in {*wide, *huge, *same}]
-    if hit:
+    garbled = [name for name in sampled if name in {*wide, *huge, *same}]
+    if garbled:
         why = (
             f"sizes spread over {2 * sampled[wide[0]].spread:.0f} powers of two" if wide
             else f"values up to {max(facts[name].largest for name in huge):.2g}" if huge
@@ -126,26 +134,26 @@ def _garbled(
         )  # fmt: skip
         yield finding(
             "L201",
-            f"{why} {where(hit, len(sampled), 'tensors')}",
+            f"{why} in {some(garbled, len(sampled), 'tensors')}",
             expected="sizes within a few powers of two of one another, as initialised and trained",
-            facts={"wide": len(wide), "huge": len(huge), "same": len(same), "tensors": len(hit)},
+            facts={"wide": len(wide), "huge": len(huge), "same": len(same), "tensors": len(garbled)},
         )
 
 
 def _lost(facts: dict[str, TensorFacts], b: set[str]) -> Iterable[Finding]:
     """Values of B that a coarse type made zero."""
-    lost = [
+    underflowed = [
         name
         for name in facts
         if name in b and facts[name].info.dtype in _COARSE and 0.5 * facts[name].count < facts[name].zeros
         and facts[name].zeros < facts[name].count and not facts[name].zero_run[1]
     ]  # fmt: skip
-    if lost:
-        share = max(facts[name].zeros / facts[name].count for name in lost)
+    if underflowed:
+        share = max(facts[name].zeros / facts[name].count for name in underflowed)
         yield finding(
             "L217",
-            f"up to {share:.0%} of the values became zero as {facts[lost[0]].info.dtype} "
-            f"{where(lost, len(b), 'lora_B tensors')}",
-            facts={"tensors": len(lost), "share": share},
+            f"up to {share:.0%} of the values became zero as {facts[underflowed[0]].info.dtype} "
+            f"in {some(underflowed, len(b), 'lora_B tensors')}",
+            facts={"tensors": len(underflowed), "share": share},
             severity="warn" if share > 0.95 else None,
         )

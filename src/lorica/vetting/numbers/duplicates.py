@@ -28,7 +28,7 @@ from lorica.vetting.numbers.spectra import scalings
 from lorica.vetting.wording import shown
 
 Entry = tuple[Specimen, Numbers]
-Found = dict[str, list[Finding]]
+FindingsByName = dict[str, list[Finding]]
 # Columns of a name in a finding.
 _NAME = 60
 
@@ -41,7 +41,7 @@ PROPORTIONAL = 0.99999
 # A's rows after short training still point where they started; unrelated starts are below 0.3.
 SAME_START = 0.7
 # Beyond so many confirmations the sketch's own angle is taken: a run may save hundreds of checkpoints.
-_MOST_CONFIRMED = 200
+_MAX_CONFIRMED = 200
 _BLOCK = 256
 _FOLD = re.compile(r"(?i)(?:^|[^a-z])(?:fold|cv)[-_ ]?(\d{1,3})(?:$|[^0-9])")
 
@@ -61,59 +61,65 @@ class _Context(msgspec.Struct, frozen=True):
         )
 
 
-def check_duplicates(entries: Sequence[Entry], members: Sequence[RunMember] | None = None) -> dict[str, list[Finding]]:
+def check_duplicates(entries: Sequence[Entry], members: Sequence[RunMember] | None = None) -> FindingsByName:
     """Findings by the specimen's name; a name that nothing was found for is left out.
 
     members: what tells the training run of each entry, by default their paths alone.
     """
-    found: dict[str, list[Finding]] = {}
+    findings: FindingsByName = {}
     members = [RunMember(specimen.given) for specimen, _ in entries] if members is None else members
     names = [shown(specimen.name, 1000) for specimen, _ in entries]
     labels = short_names(names, _NAME)
     context = _Context(find_runs(members), named_steps(members), [labels[name] for name in names])
-    same = _copies(entries, context, found)
-    leaders = _near(entries, context, same, found)
-    _origins(entries, context, [leaders.get(i, i) for i in same], found)
-    return found
+    same = _find_copies(entries, context, findings)
+    leaders = _near_copies(entries, context, same, findings)
+    _shared_starts(entries, context, [leaders.get(i, i) for i in same], findings)
+    return findings
 
 
-def cosine(one: Entry, two: Entry) -> float | None:
+def cosine(left: Entry, right: Entry) -> float | None:
     """The cosine between two updates, from the files; None when their modules or shapes differ, or one is zero.
 
     Raises AdapterError when a file cannot be read.
     """
-    if one[1].signature != two[1].signature:
+    if left[1].signature != right[1].signature:
         return None
-    product = squares_one = squares_two = 0.0
-    for first, second in _factors(one[0], two[0]):
-        a1, b1, scale1 = first
-        a2, b2, scale2 = second
-        product += scale1 * scale2 * float(((b1.T @ b2) * (a1 @ a2.T)).sum(dtype=np.float64))
-        squares_one += scale1**2 * float(((b1.T @ b1) * (a1 @ a1.T)).sum(dtype=np.float64))
-        squares_two += scale2**2 * float(((b2.T @ b2) * (a2 @ a2.T)).sum(dtype=np.float64))
-    if not (np.isfinite(product) and squares_one > 0 and squares_two > 0):
+    product = left_square = right_square = 0.0
+    for left_factors, right_factors in _factors(left[0], right[0]):
+        product += _inner_product(left_factors, right_factors)
+        left_square += _inner_product(left_factors, left_factors)
+        right_square += _inner_product(right_factors, right_factors)
+    if not (np.isfinite(product) and left_square > 0 and right_square > 0):
         return None
-    return float(product / (squares_one * squares_two) ** 0.5)
+    return float(product / (left_square * right_square) ** 0.5)
 
 
-Half = tuple[Floats, Floats, float]
+ScaledFactors = tuple[Floats, Floats, float]  # A [r, in], B [out, r], scaling
 
 
-def _factors(one: Specimen, two: Specimen) -> Iterator[tuple[Half, Half]]:
-    """A [r, in], B [out, r] and scaling of every module that both have, one module at a time."""
-    layouts = [read_layout(_header(each)) for each in (one, two)]
-    factors = [scalings(each.config, layout.modules)[0] for each, layout in zip((one, two), layouts, strict=True)]
-    if one.weights is None or two.weights is None:
+def _inner_product(left: ScaledFactors, right: ScaledFactors) -> float:
+    """Of two updates: s1 s2 tr((B1ᵀ B2)(A2 A1ᵀ))."""
+    a1, b1, scale1 = left
+    a2, b2, scale2 = right
+    return scale1 * scale2 * float(((b1.T @ b2) * (a1 @ a2.T)).sum(dtype=np.float64))
+
+
+def _factors(left: Specimen, right: Specimen) -> Iterator[tuple[ScaledFactors, ScaledFactors]]:
+    """The factors of every module that both have, one module at a time."""
+    specimens = (left, right)
+    layouts = [read_layout(_header(specimen)) for specimen in specimens]
+    scales = [scalings(specimen.config, layout.modules)[0] for specimen, layout in zip(specimens, layouts, strict=True)]
+    if left.weights is None or right.weights is None:
         return
-    with TensorReader(one.weights) as left, TensorReader(two.weights) as right:
+    with TensorReader(left.weights) as left_reader, TensorReader(right.weights) as right_reader:
         for module in layouts[0].pairs:
-            other = layouts[1].modules.get(module.path)
-            if other is None or not (other.a and other.b):
+            right_module = layouts[1].modules.get(module.path)
+            if right_module is None or not (right_module.a and right_module.b):
                 continue
-            first = (*_pair(left, module, layouts[0].tensors), factors[0][module.path])
-            second = (*_pair(right, other, layouts[1].tensors), factors[1][module.path])
-            if first[0].shape[1] == second[0].shape[1] and first[1].shape[0] == second[1].shape[0]:
-                yield first, second
+            a1, b1 = _pair(left_reader, module, layouts[0].tensors)
+            a2, b2 = _pair(right_reader, right_module, layouts[1].tensors)
+            if a1.shape[1] == a2.shape[1] and b1.shape[0] == b2.shape[0]:
+                yield (a1, b1, scales[0][module.path]), (a2, b2, scales[1][module.path])
 
 
 def _header(specimen: Specimen) -> Header:
@@ -128,7 +134,7 @@ def _pair(reader: TensorReader, module: Factors, tensors: dict[str, TensorInfo])
     return a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
 
 
-def _copies(entries: Sequence[Entry], context: _Context, found: Found) -> list[int]:
+def _find_copies(entries: Sequence[Entry], context: _Context, findings: FindingsByName) -> list[int]:
     """Findings for equal tensors. Returns for each entry the number of the first with the same tensors."""
     groups: dict[str, list[int]] = {}
     for i, (_, numbers) in enumerate(entries):
@@ -139,80 +145,86 @@ def _copies(entries: Sequence[Entry], context: _Context, found: Found) -> list[i
         for i in group:
             first[i] = group[0]
         for i in group if len(group) > 1 else ():
-            others = [j for j in group if j != i]
-            _say_copies(entries, context, i, others, found)
+            twins = [j for j in group if j != i]
+            _report_copies(entries, context, i, twins, findings)
     return first
 
 
-def _say_copies(entries: Sequence[Entry], context: _Context, i: int, others: list[int], found: Found) -> None:
+def _report_copies(
+    entries: Sequence[Entry], context: _Context, i: int, twins: list[int], findings: FindingsByName
+) -> None:
     specimen, numbers = entries[i]
-    say = found.setdefault(specimen.name, []).append
+    report = findings.setdefault(specimen.name, []).append
     base = _base(specimen)
-    foreign = [j for j in others if base and _base(entries[j][0]) not in ("", base)]
+    foreign = [j for j in twins if base and _base(entries[j][0]) not in ("", base)]
     if foreign:
-        other = _base(entries[foreign[0]][0])
-        say(
+        foreign_base = _base(entries[foreign[0]][0])
+        report(
             finding(
                 "L253",
-                f"the tensors of {_names(context, foreign)}, which names {ascii(other)[1:-1]}, not {ascii(base)[1:-1]}",
+                f"the tensors of {_labels(context, foreign)}, which names {shown(foreign_base)}, not {shown(base)}",
                 expected="one base model for one set of weights",
-                facts={"others": [entries[j][0].name for j in foreign[:20]], "bases": [base, other]},
+                facts={"others": [entries[j][0].name for j in foreign[:20]], "bases": [base, foreign_base]},
             )
         )
-    changed = [j for j in others if entries[j][1].content_digest != numbers.content_digest]
+    changed = [j for j in twins if entries[j][1].content_digest != numbers.content_digest]
     if changed:
         other_norm = entries[changed[0]][1].norm
         ratio = numbers.norm / other_norm if other_norm > 0 else 1.0
         how = f"{ratio:.4g} times as strong" if abs(ratio - 1) > 1e-6 else "with another config"
-        say(_rescaled(entries, changed, f"the tensors of {_names(context, changed)}, {how}", ratio, 1.0))
-    equal = [j for j in others if j not in changed]
+        report(_rescaled(entries, changed, f"the tensors of {_labels(context, changed)}, {how}", ratio, 1.0))
+    equal = [j for j in twins if j not in changed]
     if equal:
         own_run = all(context.may_equal(i, j) for j in equal)
-        say(
+        report(
             finding(
                 "L250",
-                f"equal to {_names(context, equal)}",
+                f"equal to {_labels(context, equal)}",
                 facts={"others": [entries[j][0].name for j in equal[:20]], "cosine": 1.0, "count": len(equal)},
                 severity="note" if own_run else None,
             )
         )
 
 
-def _rescaled(entries: Sequence[Entry], others: list[int], seen: str, ratio: float, angle: float) -> Finding:
+def _rescaled(entries: Sequence[Entry], twins: list[int], actual: str, ratio: float, angle: float) -> Finding:
     return finding(
         "L252",
-        seen,
+        actual,
         expected="one alpha, rank and set of targets for one update",
-        facts={"others": [entries[j][0].name for j in others[:20]], "ratio": ratio, "cosine": angle},
+        facts={"others": [entries[j][0].name for j in twins[:20]], "ratio": ratio, "cosine": angle},
     )
 
 
-def _near(entries: Sequence[Entry], context: _Context, first: list[int], found: Found) -> dict[int, int]:
+def _near_copies(
+    entries: Sequence[Entry], context: _Context, first: list[int], findings: FindingsByName
+) -> dict[int, int]:
     """Findings for updates that point the same way though their tensors differ; returns later -> earlier of each."""
     leaders: dict[int, int] = {}
     confirmed = 0
-    for i, j, rough in _close(entries, first, "sketch", CANDIDATE):
+    for i, j, rough in _similar_pairs(entries, first, "sketch", CANDIDATE):
         if i in leaders or j in leaders:
             continue  # one of them already stands beside an earlier one
         angle: float | None = rough
-        if confirmed < _MOST_CONFIRMED:
+        if confirmed < _MAX_CONFIRMED:
             confirmed += 1
             try:
                 angle = cosine(entries[j], entries[i])
             except AdapterError:
-                continue  # its own findings say that it cannot be read
+                continue  # its own findings report that it cannot be read
         if angle is None or abs(angle) < NEAR:
             continue
         leaders[i] = j
-        for one, other in ((i, j), (j, i)):
-            found.setdefault(entries[one][0].name, []).append(_similar(entries, context, one, other, angle))
+        for own_index, other_index in ((i, j), (j, i)):
+            findings.setdefault(entries[own_index][0].name, []).append(
+                _similarity(entries, context, own_index, other_index, angle)
+            )
     return leaders
 
 
-def _similar(entries: Sequence[Entry], context: _Context, i: int, j: int, angle: float) -> Finding:
+def _similarity(entries: Sequence[Entry], context: _Context, i: int, j: int, angle: float) -> Finding:
     ratio = entries[i][1].norm / entries[j][1].norm
     own_run = context.runs[i] == context.runs[j]
-    name = _names(context, [j])
+    name = _labels(context, [j])
     if angle < 0:
         return _rescaled(entries, [j], f"the opposite of {name}'s update, {ratio:.4g} times as strong", -ratio, angle)
     # Within a run an update that grew is the training's; one that was multiplied is not.
@@ -233,81 +245,83 @@ def _similar(entries: Sequence[Entry], context: _Context, i: int, j: int, angle:
     )
 
 
-def _origins(entries: Sequence[Entry], context: _Context, first: list[int], found: Found) -> None:
+def _shared_starts(entries: Sequence[Entry], context: _Context, first: list[int], findings: FindingsByName) -> None:
     """Findings for folds, and for runs that started from the same values.
 
     first: for each entry, the first of those that were already said to be one update with it.
     """
     folds: dict[tuple[str, str, str], dict[int, str]] = {}
     for i, (specimen, numbers) in enumerate(entries):
-        for part in (specimen.name, *reversed(specimen.given.parts[-3:])):
-            if hit := _FOLD.search(part):
-                stem = part[: hit.start(1)] + "*" + part[hit.end(1) :]
-                folds.setdefault((stem, numbers.signature, _base(specimen)), {})[i] = hit[1]
+        for component in (specimen.name, *reversed(specimen.given.parts[-3:])):
+            if match := _FOLD.search(component):
+                stem = component[: match.start(1)] + "*" + component[match.end(1) :]
+                folds.setdefault((stem, numbers.signature, _base(specimen)), {})[i] = match[1]
                 break
     in_folds: dict[int, tuple[str, str, str]] = {}
     for key, members in folds.items():
         if len(set(members.values())) > 1 and key[1]:
             in_folds |= dict.fromkeys(members, key)
-            _say_folds(entries, context, sorted(members), found)
+            _report_folds(entries, context, sorted(members), findings)
     starts = UnionFind(len(entries))
-    for i, j, _ in _close(entries, first, "start", SAME_START):
+    for i, j, _ in _similar_pairs(entries, first, "start", SAME_START):
         starts.join(i, j)
     groups: dict[int, list[int]] = {}
     for i in range(len(entries)):
         groups.setdefault(starts.find(i), []).append(i)
     for group in groups.values():
         for i in group if len(group) > 1 else ():
-            others = [
+            relatives = [
                 j
                 for j in group
                 if first[j] != first[i]
                 and context.runs[j] != context.runs[i]
                 and not (i in in_folds and in_folds.get(j) == in_folds[i])
             ]
-            if others:
-                found.setdefault(entries[i][0].name, []).append(
+            if relatives:
+                findings.setdefault(entries[i][0].name, []).append(
                     finding(
                         "L254",
-                        f"lora_A starts as in {_names(context, others)}",
-                        facts={"others": [entries[j][0].name for j in others[:20]], "count": len(others)},
+                        f"lora_A starts as in {_labels(context, relatives)}",
+                        facts={"others": [entries[j][0].name for j in relatives[:20]], "count": len(relatives)},
                     )
                 )
 
 
-def _say_folds(entries: Sequence[Entry], context: _Context, members: list[int], found: Found) -> None:
+def _report_folds(entries: Sequence[Entry], context: _Context, members: list[int], findings: FindingsByName) -> None:
     vectors = {i: np.frombuffer(entries[i][1].sketch, "<f4") for i in members if entries[i][1].sketch}
     for i in members:
-        others = [j for j in members if j != i]
-        angles = [float(vectors[i] @ vectors[j]) for j in others if i in vectors and j in vectors]
+        other_folds = [j for j in members if j != i]
+        angles = [float(vectors[i] @ vectors[j]) for j in other_folds if i in vectors and j in vectors]
         about = f", cosines of updates about {min(angles):.2f} to {max(angles):.2f}" if angles else ""
-        found.setdefault(entries[i][0].name, []).append(
+        findings.setdefault(entries[i][0].name, []).append(
             finding(
                 "L255",
-                f"a fold beside {_names(context, others)}{about}",
-                facts={"others": [entries[j][0].name for j in others[:20]], "cosines": angles[:20]},
+                f"a fold beside {_labels(context, other_folds)}{about}",
+                facts={"others": [entries[j][0].name for j in other_folds[:20]], "cosines": angles[:20]},
             )
         )
 
 
-def _close(entries: Sequence[Entry], first: list[int], kind: str, least: float) -> Iterator[tuple[int, int, float]]:
+def _similar_pairs(
+    entries: Sequence[Entry], first: list[int], vector_name: str, minimum: float
+) -> Iterator[tuple[int, int, float]]:
     """Pairs (later, earlier) of comparable adapters with different tensors, whose vectors' cosine is at least `least`
     in size; for sketches of either sign. One block of rows at a time: memory grows with the number, not its square."""
     groups: dict[str, list[int]] = {}
     for i, (_, numbers) in enumerate(entries):
-        if len(getattr(numbers, kind)) == 4 * SIZE and first[i] == i:
+        if len(getattr(numbers, vector_name)) == 4 * SIZE and first[i] == i:
             groups.setdefault(numbers.signature, []).append(i)
     for members in groups.values():
-        vectors = np.stack([np.frombuffer(getattr(entries[i][1], kind), "<f4") for i in members])
+        vectors = np.stack([np.frombuffer(getattr(entries[i][1], vector_name), "<f4") for i in members])
         for begin in range(0, len(members), _BLOCK):
             block = vectors[begin : begin + _BLOCK] @ vectors[: begin + _BLOCK].T
-            sizes = np.abs(block) if kind == "sketch" else block
-            for row, column in np.argwhere(sizes >= least).tolist():
+            sizes = np.abs(block) if vector_name == "sketch" else block
+            for row, column in np.argwhere(sizes >= minimum).tolist():
                 if column < begin + row:
                     yield members[begin + row], members[column], float(block[row, column])
 
 
-def _names(context: _Context, numbers: list[int]) -> str:
+def _labels(context: _Context, numbers: list[int]) -> str:
     return listed((context.labels[j] for j in numbers), 3)
 
 

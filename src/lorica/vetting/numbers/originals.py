@@ -22,49 +22,54 @@ _COPIES = frozenset(("L250", "L252", "L253"))
 
 def standing(specimen: Specimen, findings: Sequence[Finding]) -> Standing:
     """What an adapter's own papers say of it. findings: those on its files."""
-    codes = {each.code for each in findings}
+    codes = {problem.code for problem in findings}
     if codes & _CHANGED:
         return "altered"
     # A passport that cannot be read as JSON is a finding on that file.
-    doubted = codes & _DOUBTED or any(each.file == PASSPORT_NAME and each.severity != "note" for each in findings)
+    doubted = codes & _DOUBTED or any(
+        problem.file == PASSPORT_NAME and problem.severity != "note" for problem in findings
+    )
     return "proven" if PASSPORT_NAME in specimen.files and not doubted else "unknown"
 
 
-def clear_originals(alike: Mapping[str, Sequence[Finding]], known: Mapping[str, Standing]) -> dict[str, list[Finding]]:
+def clear_originals(
+    duplicates: Mapping[str, Sequence[Finding]], standings: Mapping[str, Standing]
+) -> dict[str, list[Finding]]:
     """Findings on copies, by name, with those on the original turned into notes.
 
-    known: name -> standing, in the order the adapters were given. The original is the one whose papers say most for it;
-    of files that are equal to the last bit and equally known, the first that was given is the one to keep. Updates at
+    standings: by name, in the order the adapters were given. The original is the one whose papers say most for it; of
+    files that are equal to the last bit and equally known, the first that was given is the one to keep. Updates at
     another scale that nobody's papers tell apart stay warnings on both sides.
     """
-    place = {name: number for number, name in enumerate(known)}
+    positions = {name: index for index, name in enumerate(standings)}
+    ranks = {name: _ORDER.index(standing) for name, standing in standings.items()}
     # What equals a proven one to the last bit has the config of its training, too; likewise what equals an altered one.
-    shared = {name: _shared(name, findings, known) for name, findings in alike.items() if name in known}
-
-    def cleared(name: str, each: Finding) -> Finding:
-        others = [other for other in each.facts.get("others", ()) if other in known]
-        if each.code not in _COPIES or each.severity == "note" or not others or name not in known:
-            return each
-        told = known if each.code == "L250" else {**known, **shared}
-        mine, best = _rank(told[name]), max(_rank(told[other]) for other in others)
-        first = each.code == "L250" and mine == best and place[name] < min(place[other] for other in others)
-        if mine > best or first:
-            fix = "keep this one" if first else "nothing: by its papers this is the original"
-            return msgspec.structs.replace(each, severity="note", fix=fix)
-        return each
-
-    return {name: [cleared(name, each) for each in findings] for name, findings in alike.items()}
-
-
-def _shared(name: str, findings: Sequence[Finding], known: Mapping[str, Standing]) -> Standing:
-    if known[name] != "unknown":
-        return known[name]
-    equal = {
-        known[other] for each in findings if each.code == "L250" for other in each.facts["others"] if other in known
+    shared_ranks = ranks | {
+        name: _ORDER.index(_shared_standing(name, findings, standings))
+        for name, findings in duplicates.items()
+        if name in standings
     }
-    told = equal - {"unknown"}
-    return told.pop() if len(told) == 1 else "unknown"
+
+    def cleared(name: str, duplicate: Finding) -> Finding:
+        twins = [twin for twin in duplicate.facts.get("others", ()) if twin in ranks]
+        if duplicate.code not in _COPIES or duplicate.severity == "note" or not twins or name not in ranks:
+            return duplicate
+        equal = duplicate.code == "L250"
+        rank_of = ranks if equal else shared_ranks
+        best = max(rank_of[twin] for twin in twins)
+        is_first = equal and rank_of[name] == best and positions[name] < min(positions[twin] for twin in twins)
+        if rank_of[name] <= best and not is_first:
+            return duplicate
+        fix = "keep this one" if is_first else "nothing: by its papers this is the original"
+        return msgspec.structs.replace(duplicate, severity="note", fix=fix)
+
+    return {name: [cleared(name, duplicate) for duplicate in findings] for name, findings in duplicates.items()}
 
 
-def _rank(known: Standing) -> int:
-    return _ORDER.index(known)
+def _shared_standing(name: str, findings: Sequence[Finding], standings: Mapping[str, Standing]) -> Standing:
+    """The standing of what an adapter equals to the last bit, where its own is unknown."""
+    if standings[name] != "unknown":
+        return standings[name]
+    twins = {twin for duplicate in findings if duplicate.code == "L250" for twin in duplicate.facts["others"]}
+    decided = {standings[twin] for twin in twins if twin in standings} - {"unknown"}
+    return decided.pop() if len(decided) == 1 else "unknown"

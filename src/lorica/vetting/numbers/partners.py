@@ -69,47 +69,47 @@ class Grams:
 
     def partners(self) -> Partners:
         """Compare every A with every B of the same rank."""
-        own: list[float] = []
-        others: list[float] = []
+        own_correlations: list[float] = []
+        new_correlations: list[float] = []
         torn: dict[str, str] = {}
         for members in self._by_rank.values():
-            left, right = (np.stack([each[side] for each in members]).astype(np.float64) for side in (1, 2))
-            table = left @ right.T  # [modules, modules]: correlation of A's matrix with B's
-            own += np.diag(table).tolist()
-            for index, best in _torn(table, left, right):
+            a_grams, b_grams = (np.stack([gram[side] for gram in members]).astype(np.float64) for side in (1, 2))
+            table = a_grams @ b_grams.T  # [modules, modules]: correlation of A's matrix with B's
+            own_correlations += np.diag(table).tolist()
+            for index, best in _torn(table, a_grams, b_grams):
                 torn[members[index][0]] = members[best][0]
-                others.append(float(table[index, best]))
+                new_correlations.append(float(table[index, best]))
         return Partners(
-            judged=len(own),
-            own=float(np.median(own)) if own else float("nan"),
+            judged=len(own_correlations),
+            own=float(np.median(own_correlations)) if own_correlations else float("nan"),
             torn=torn,
-            others=float(np.median(others)) if others else float("nan"),
+            others=float(np.median(new_correlations)) if new_correlations else float("nan"),
         )
 
 
-def _torn(table: Floats, left: Floats, right: Floats) -> Iterator[tuple[int, int]]:
-    sure = np.arctanh(np.clip(table, -0.9999, 0.9999)) * np.sqrt(left.shape[1] - 3)
+def _torn(table: Floats, a_grams: Floats, b_grams: Floats) -> Iterator[tuple[int, int]]:
+    z_scores = np.arctanh(np.clip(table, -0.9999, 0.9999)) * np.sqrt(a_grams.shape[1] - 3)
     for index in range(len(table)):
         best = int(table[index].argmax())
         # Both must prefer each other, and clearly: chance alone has a best partner, too.
         mutual = int(table[:, best].argmax()) == index
-        if best == index or not mutual or sure[index, best] <= max(TELLING, sure[index, index] + BETTER):
+        if best == index or not mutual or z_scores[index, best] <= max(TELLING, z_scores[index, index] + BETTER):
             continue
         # Modules that were trained fused share A, and all B of one A go with each of its copies.
-        if float(left[index] @ left[best]) < _COPY and float(right[index] @ right[best]) < _COPY:
+        if float(a_grams[index] @ a_grams[best]) < _COPY and float(b_grams[index] @ b_grams[best]) < _COPY:
             yield index, best
 
 
-def check_partners(found: Partners) -> list[Finding]:
+def check_partners(pairing: Partners) -> list[Finding]:
     """A finding where halves stand in each other's places."""
-    if len(found.torn) < LEAST_TORN:
+    if len(pairing.torn) < LEAST_TORN:
         return []
-    module, partner = next(iter(found.torn.items()))
+    module, partner = next(iter(pairing.torn.items()))
     text = (
-        f"in {len(found.torn)} of {found.judged} pairs lora_A belongs to the lora_B of another module: that of "
+        f"in {len(pairing.torn)} of {pairing.judged} pairs lora_A belongs to the lora_B of another module: that of "
         f"{ascii(module)[1:-1][:80]} to {ascii(partner)[1:-1][:80]}, for one"
     )
-    facts = {"torn": len(found.torn), "judged": found.judged}
+    facts = {"torn": len(pairing.torn), "judged": pairing.judged}
     return [finding("L222", text, expected="both halves of a pair of one training", facts=facts)]
 
 

@@ -78,11 +78,11 @@ def find_runs(members: Sequence[RunMember]) -> list[int]:
     for groups in logs.values():
         # The adapter that came furthest is the run's own; what else bears a name of its own is measured by it.
         groups.sort(key=lambda group: -max(_step(members[i], paths[i]) or 0 for i in group))
-        whole = groups[0]
+        run = groups[0]
         for group in groups[1:]:
-            if _agree(members, whole, group) and not _is_renamed_copy(members, paths, whole, group):
-                whole = [*whole, *group]
-        runs.join_all(whole)
+            if _agree(members, run, group) and not _is_renamed_copy(members, paths, run, group):
+                run = [*run, *group]
+        runs.join_all(run)
     return list(map(runs.find, range(len(members))))
 
 
@@ -91,22 +91,22 @@ def named_steps(members: Sequence[RunMember]) -> list[int | None]:
     return [_path_in_run(member.given).step for member in members]
 
 
-def _agree(members: Sequence[RunMember], whole: Sequence[int], group: Sequence[int]) -> bool:
+def _agree(members: Sequence[RunMember], run: Sequence[int], group: Sequence[int]) -> bool:
     """Whether the logs say the same as far as both go."""
-    logs = [members[i].logged for i in (*whole, *group) if members[i].logged]
+    logs = [members[i].logged for i in (*run, *group) if members[i].logged]
     longest = max(logs, key=len)
     return all(log == longest[: len(log)] for log in logs)
 
 
 def _is_renamed_copy(
-    members: Sequence[RunMember], paths: Sequence[_PathInRun], whole: Sequence[int], group: Sequence[int]
+    members: Sequence[RunMember], paths: Sequence[_PathInRun], run: Sequence[int], group: Sequence[int]
 ) -> bool:
     """Whether a group of equal logs is not more of the run but a copy of it: both stand at one step, or say none."""
-    steps = [{_step(members[i], paths[i]) for i in part} for part in (whole, group)]
+    steps = [{_step(members[i], paths[i]) for i in indices} for indices in (run, group)]
     if None in steps[0] | steps[1]:
         return True
     shared = steps[0] & steps[1]
-    named = [any(paths[i].own for i in part) for part in (whole, group)]
+    named = [any(paths[i].own for i in indices) for indices in (run, group)]
     last = max(step for step in steps[0] | steps[1] if step is not None)
     return bool(shared) and not (shared == {last} and named[0] != named[1])
 
@@ -115,8 +115,8 @@ def _step(member: RunMember, path: _PathInRun) -> int | None:
     return member.step if path.step is None else path.step
 
 
-def _path_in_run(given: Path) -> _PathInRun:
-    path = os.path.abspath(given)
+def _path_in_run(user_path: Path) -> _PathInRun:
+    path = os.path.abspath(user_path)
     folder, name = os.path.split(path)
     lower = name.lower()
     suffix = ""
@@ -125,12 +125,12 @@ def _path_in_run(given: Path) -> _PathInRun:
     else:
         suffix = next((end for end in (*_WEIGHTS, *SUFFIXES) if lower.endswith(end)), "")
         name = name[: len(name) - len(suffix)]
-    whole, step = os.path.join(folder, name), None
+    own_path, step = os.path.join(folder, name), None
     while name:
-        if hit := _MARK.search(name):
-            number = hit["after"] or hit["before"] or hit["ranked"]
+        if match := _MARK.search(name):
+            number = match["after"] or match["before"] or match["ranked"]
             step = int(number) if step is None and number else step
-            name = name[: hit.start()]
+            name = name[: match.start()]
         elif _PLAIN.fullmatch(name) and not suffix:  # of loose files in one folder each has a name of its own
             name = ""
         else:
@@ -138,7 +138,7 @@ def _path_in_run(given: Path) -> _PathInRun:
         if not name:
             (folder, name), suffix = os.path.split(folder), ""
     run = os.path.join(folder, name)
-    return _PathInRun(run, own=run == whole, step=step)
+    return _PathInRun(run, own=run == own_path, step=step)
 
 
 def check_runs(members: Sequence[RunMember], names: Sequence[str]) -> dict[str, list[Finding]]:
@@ -157,9 +157,9 @@ def check_runs(members: Sequence[RunMember], names: Sequence[str]) -> dict[str, 
         title = os.path.basename(common) or common
         for position, i in enumerate(order):
             at = "" if steps[position] is None else f", step {steps[position]}"
-            seen = f"number {position + 1} of {len(order)} of the run {shown(title, 60)}{at}"
+            actual = f"number {position + 1} of {len(order)} of the run {shown(title, 60)}{at}"
             facts = {"run": title, "members": [names[j] for j in order], "steps": steps, "position": position + 1}
-            findings[names[i]] = [finding("L256", seen, facts=facts)]
+            findings[names[i]] = [finding("L256", actual, facts=facts)]
     return findings
 
 

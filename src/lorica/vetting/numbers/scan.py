@@ -76,10 +76,10 @@ def scan(weights: Path, layout: Layout, on_pair: Callable[[Factors, Half, Half],
     on_pair: called with a module and its halves A and B as soon as both are read, so that few are held at a time.
     Raises AdapterError when the file cannot be read to its end.
     """
-    factors = {each.a: "a" for each in layout.modules.values() if each.a}
-    factors |= {each.b: "b" for each in layout.modules.values() if each.b}
-    sparse = {name for each in layout.modules.values() if each.embedding for name in (each.a, each.b)}
-    modules = {name: each for each in layout.pairs for name in (each.a, each.b)}
+    factors = {module.a: "a" for module in layout.modules.values() if module.a}
+    factors |= {module.b: "b" for module in layout.modules.values() if module.b}
+    sparse = {name for module in layout.modules.values() if module.embedding for name in (module.a, module.b)}
+    modules = {name: module for module in layout.pairs for name in (module.a, module.b)}
     facts: dict[str, TensorFacts] = {}
     waiting: dict[str, Half] = {}
     with TensorReader(weights) as reader, np.errstate(all="ignore"):
@@ -89,11 +89,11 @@ def scan(weights: Path, layout: Layout, on_pair: Callable[[Factors, Half, Half],
             if half is None or name not in modules:
                 continue
             module = modules[name]
-            other = waiting.pop(module.b if side == "a" else module.a, None)
-            if other is None:
+            partner = waiting.pop(module.b if side == "a" else module.a, None)
+            if partner is None:
                 waiting[name] = half
             else:
-                on_pair(module, *((half, other) if side == "a" else (other, half)))
+                on_pair(module, *((half, partner) if side == "a" else (partner, half)))
     return facts
 
 
@@ -103,9 +103,9 @@ def _tensor(
     facts = TensorFacts(info, readable=info.dtype in READABLE)
     digest = hashlib.sha256(f"{info.dtype}{list(info.shape)}".encode())
     half = None
-    whole = info.stop - info.start <= 4 * MOST_FACTOR_VALUES and side != ""
+    at_once = info.stop - info.start <= 4 * MOST_FACTOR_VALUES and side != ""
     lowest, highest = np.inf, -np.inf
-    for raw in reader.raw_blocks(info, MOST_FACTOR_VALUES if whole else BLOCK_VALUES):
+    for raw in reader.raw_blocks(info, MOST_FACTOR_VALUES if at_once else BLOCK_VALUES):
         digest.update(raw.data)
         if not facts.readable:
             continue
@@ -114,11 +114,11 @@ def _tensor(
         lowest, highest = min(lowest, low), max(highest, high)
         if facts.sample is None:
             facts.sample = values[_spread(values.size)]
-        if look_for_runs and facts.zeros > 16 and whole:
+        if look_for_runs and facts.zeros > 16 and at_once:
             facts.zero_run, facts.zero_tail = _zero_runs(values, max(1, ZERO_RUN_BYTES * values.size // raw.size))
-        if look_for_runs and whole:
+        if look_for_runs and at_once:
             facts.equal_run = _equal_run(values)
-        if whole and not facts.broken and values.size == facts.count:
+        if at_once and not facts.broken and values.size == facts.count:
             half = _half(values, info.shape, side)
     facts.digest = digest.digest()
     facts.largest = max(abs(lowest), abs(highest)) if facts.count else 0.0
@@ -135,8 +135,8 @@ def _look(values: Floats, facts: TensorFacts) -> tuple[float, float]:
         nans, infinite = np.isnan(values), np.isinf(values)
         facts.nans += int(np.count_nonzero(nans))
         facts.infinities += int(np.count_nonzero(infinite))
-        rest = values[~(nans | infinite)]
-        low, high = (float(rest.min()), float(rest.max())) if rest.size else (0.0, 0.0)
+        finite = values[~(nans | infinite)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     limit = LARGEST.get(facts.info.dtype, np.inf)
     if max(abs(low), abs(high)) >= limit:
         facts.saturated += int(np.count_nonzero(np.abs(values) == np.float32(limit)))
@@ -163,10 +163,10 @@ def _zero_runs(values: Floats, shortest: int) -> tuple[tuple[int, int], int]:
 
 def _equal_run(values: Floats) -> int:
     """About how many values in a row are one and the same, not zero; 0 where fewer than EQUAL_RUN are."""
-    pieces = values[: values.size // EQUAL_RUN * EQUAL_RUN].reshape(-1, EQUAL_RUN)
+    chunks = values[: values.size // EQUAL_RUN * EQUAL_RUN].reshape(-1, EQUAL_RUN)
     # A stretch twice as long fills a whole piece; the first two values already tell most pieces apart.
-    suspects = np.flatnonzero((pieces[:, 0] == pieces[:, 1]) & (pieces[:, 0] == pieces[:, -1]) & (pieces[:, 0] != 0))
-    full = [i for i in suspects.tolist() if (pieces[i] == pieces[i, 0]).all()]
+    suspects = np.flatnonzero((chunks[:, 0] == chunks[:, 1]) & (chunks[:, 0] == chunks[:, -1]) & (chunks[:, 0] != 0))
+    full = [i for i in suspects.tolist() if (chunks[i] == chunks[i, 0]).all()]
     return len(full) * EQUAL_RUN
 
 
@@ -177,14 +177,14 @@ def _products(matrix: Floats, columns: Floats) -> tuple[Floats, Floats]:
     times what they save; numpy multiplies a stack of smaller ones without leaving its loop.
     """
     rank, width = matrix.shape
-    piece = _ONE_THREAD // (rank * max(rank, columns.shape[1]))
-    if piece >= width or piece < 16:
+    chunk = _ONE_THREAD // (rank * max(rank, columns.shape[1]))
+    if chunk >= width or chunk < 16:
         return matrix @ matrix.T, matrix @ columns
-    whole = width // piece * piece
-    pieces = matrix[:, :whole].reshape(rank, -1, piece).transpose(1, 0, 2)
-    rest, tail = matrix[:, whole:], columns[whole:]
-    gram = (pieces @ pieces.transpose(0, 2, 1)).sum(axis=0) + rest @ rest.T
-    projected = (pieces @ columns[:whole].reshape(-1, piece, columns.shape[1])).sum(axis=0) + rest @ tail
+    chunked = width // chunk * chunk
+    chunks = matrix[:, :chunked].reshape(rank, -1, chunk).transpose(1, 0, 2)
+    remainder, tail = matrix[:, chunked:], columns[chunked:]
+    gram = (chunks @ chunks.transpose(0, 2, 1)).sum(axis=0) + remainder @ remainder.T
+    projected = (chunks @ columns[:chunked].reshape(-1, chunk, columns.shape[1])).sum(axis=0) + remainder @ tail
     return gram, projected
 
 

@@ -7,7 +7,7 @@ the update adds to the output. A base layer's own gain is near 1, a trained upda
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.scan import TensorFacts
 from lorica.vetting.numbers.spectra import Measure
+from lorica.vetting.wording import some
 
 # Below the resolution of float32 beside an output of size one: no engine can show it.
 NO_EFFECT = 1e-8
@@ -47,25 +48,19 @@ def check_sizes(
     scaled: bool,
 ) -> list[Finding]:
     """scaled: whether alpha and rank are known, without which only zero is judged."""
-    pairs = [each.path for each in layout.pairs]
+    pairs = [module.path for module in layout.pairs]
     if not pairs:
         return []
     silent = [path for path in pairs if _silent(path, layout, facts, measures)]
     if len(silent) == len(pairs):
         return [_no_effect(pairs, layout, facts, measures)]
-    found = [*_partly_silent(silent, pairs), *_unused(measures)]
-    linear = {path: each for path, each in measures.items() if not layout.modules[path].embedding}
+    findings = [*_partly_silent(silent, pairs), *_unused(measures)]
+    linear = {path: measured for path, measured in measures.items() if not layout.modules[path].embedding}
     special = config is not None and str(config.init_lora_weights).startswith(_BASE_CHANGING)
     if linear and scaled and not special:
-        found += [*_scale(linear, special=config is not None and config.use_dora), *_spread(linear)]
-    found += _outliers({path: each for path, each in linear.items() if each.norm > 0})
-    return found
-
-
-def where(paths: Sequence[str], total: int, what: str = "modules") -> str:
-    """ "in 3 of 12 modules, first model.layers.0.self_attn.q_proj" with nothing unprintable in it."""
-    first = ascii(paths[0])[1:-1]
-    return f"in {len(paths)} of {total} {what}, first {first if len(first) <= 120 else '...' + first[-117:]}"
+        findings += [*_scale(linear, special=config is not None and config.use_dora), *_spread(linear)]
+    findings += _outliers({path: measured for path, measured in linear.items() if measured.norm > 0})
+    return findings
 
 
 def _silent(path: str, layout: Layout, facts: dict[str, TensorFacts], measures: dict[str, Measure]) -> bool:
@@ -73,7 +68,7 @@ def _silent(path: str, layout: Layout, facts: dict[str, TensorFacts], measures: 
         return measures[path].gain <= NO_EFFECT
     module = layout.modules[path]
     halves = [facts[name] for name in (module.a, module.b)]
-    return any(each.count > 0 and each.zeros == each.count for each in halves)
+    return any(half.count > 0 and half.zeros == half.count for half in halves)
 
 
 def _no_effect(
@@ -88,17 +83,19 @@ def _no_effect(
     }
     gain = max((measures[path].gain for path in pairs if path in measures), default=0.0)
     which = " and ".join(half for half, count in zero.items() if count == len(pairs))
-    seen = f"{which} is zero in all {len(pairs)} modules" if which else (
+    actual = f"{which} is zero in all {len(pairs)} modules" if which else (
         f"the largest update changes outputs of size 1 by {gain:.1e}, less than float32 can show"
     )  # fmt: skip
-    others = [each.path for each in layout.modules.values() if each.magnitude or each.more] + list(layout.saved)
+    other_parameters = [module.path for module in layout.modules.values() if module.magnitude or module.more] + list(
+        layout.saved
+    )
     severity: Severity | None = None
-    if others:
-        seen += f"; only {len(others)} saved parameters or magnitudes can act"
+    if other_parameters:
+        actual += f"; only {len(other_parameters)} saved parameters or magnitudes can act"
         severity = "warn"
     return finding(
         "L210",
-        seen,
+        actual,
         expected="lora_B away from zero after training",
         facts={"modules": len(pairs), "zero_a": zero["lora_A"], "zero_b": zero["lora_B"], "gain": gain},
         severity=severity,
@@ -111,7 +108,7 @@ def _partly_silent(silent: list[str], pairs: list[str]) -> Iterable[Finding]:
     reached = [path for path in silent if not _UNREACHED.search(path)]
     yield finding(
         "L211",
-        f"the update is zero {where(reached or silent, len(pairs))}",
+        f"the update is zero in {some(reached or silent, len(pairs))}",
         expected="an update in every adapted module" if reached else "",
         facts={"modules": len(pairs), "silent": len(silent), "reached": len(reached)},
         severity="warn" if reached else "note",
@@ -119,21 +116,21 @@ def _partly_silent(silent: list[str], pairs: list[str]) -> Iterable[Finding]:
 
 
 def _unused(measures: dict[str, Measure]) -> Iterable[Finding]:
-    hit = [path for path, each in measures.items() if 0 < each.unused < each.rank]
-    if hit:
-        first = measures[hit[0]]
+    with_zeros = [path for path, measured in measures.items() if 0 < measured.unused < measured.rank]
+    if with_zeros:
+        first = measures[with_zeros[0]]
         yield finding(
             "L218",
-            f"{first.unused} of {first.rank} rank components are zero {where(hit, len(measures))}",
-            facts={"modules": len(hit), "unused": sum(measures[path].unused for path in hit)},
+            f"{first.unused} of {first.rank} rank components are zero in {some(with_zeros, len(measures))}",
+            facts={"modules": len(with_zeros), "unused": sum(measures[path].unused for path in with_zeros)},
         )
 
 
 def _scale(measures: dict[str, Measure], *, special: bool) -> Iterable[Finding]:
     """special: DoRA, where the base's own row lengths bound the result."""
-    gains = np.array([each.gain for each in measures.values()])
+    gains = np.array([measured.gain for measured in measures.values()])
     facts = {"median_gain": _middle(gains), "max_gain": float(gains.max())}
-    scales = sorted({each.scale for each in measures.values()})
+    scales = sorted({measured.scale for measured in measures.values()})
     by = f"scaling {scales[0]:.4g}" if len(scales) == 1 else f"scalings {scales[0]:.4g} to {scales[-1]:.4g}"
     if facts["max_gain"] < SLIGHT:
         yield finding(
@@ -161,17 +158,17 @@ def _scale(measures: dict[str, Measure], *, special: bool) -> Iterable[Finding]:
 
 
 def _spread(measures: dict[str, Measure]) -> Iterable[Finding]:
-    spreads = {path: each.a_spread for path, each in measures.items() if each.a_spread > 0}
+    spreads = {path: measured.a_spread for path, measured in measures.items() if measured.a_spread > 0}
     low, high = A_SPREAD
-    hit = [path for path, value in spreads.items() if not low <= value <= high]
-    if hit:
-        worst = max((spreads[path] for path in hit), key=lambda value: abs(np.log(value)))
+    unusual = [path for path, value in spreads.items() if not low <= value <= high]
+    if unusual:
+        worst = max((spreads[path] for path in unusual), key=lambda value: abs(np.log(value)))
         extreme = not A_SPREAD_ABSURD[0] <= worst <= A_SPREAD_ABSURD[1]
         yield finding(
             "L216",
-            f"lora_A is {worst:.2g} times the size PEFT starts it with {where(hit, len(measures))}",
+            f"lora_A is {worst:.2g} times the size PEFT starts it with in {some(unusual, len(measures))}",
             expected="0.5 to 20 times",
-            facts={"modules": len(hit), "worst": worst},
+            facts={"modules": len(unusual), "worst": worst},
             severity="warn" if extreme else "note",
         )
 
@@ -186,7 +183,7 @@ def _outliers(measures: dict[str, Measure]) -> Iterable[Finding]:
     roles: dict[str, list[str]] = {}
     for path in measures:
         roles.setdefault(re.sub(r"\d+", "*", path), []).append(path)
-    hit: dict[str, float] = {}
+    outliers: dict[str, float] = {}
     for paths in roles.values():
         if len(paths) < 4 or _UNREACHED.search(paths[0]):
             continue
@@ -199,13 +196,13 @@ def _outliers(measures: dict[str, Measure]) -> Iterable[Finding]:
             # Of four layers one cannot tell what is usual: the largest must not hide in its own distance.
             far_above = distance > max(np.log(STANDS_OUT), 8 * usual) or log - next_best > np.log(STANDS_OUT)
             if far_above or distance < -max(2 * np.log(STANDS_OUT), 12 * usual):
-                hit[path] = float(np.exp(distance))
-    if hit:
-        worst = max(hit, key=lambda path: abs(np.log(hit[path])))
+                outliers[path] = float(np.exp(distance))
+    if outliers:
+        worst = max(outliers, key=lambda path: abs(np.log(outliers[path])))
         yield finding(
             "L215",
-            f"the update is {hit[worst]:.3g} times that of the same module in other layers "
-            f"{where([worst, *(path for path in hit if path != worst)], len(measures))}",
+            f"the update is {outliers[worst]:.3g} times that of the same module in other layers "
+            f"in {some([worst, *(path for path in outliers if path != worst)], len(measures))}",
             expected="within a factor of 50 of one another",
-            facts={"modules": len(hit), "worst": hit[worst], "path": worst},
+            facts={"modules": len(outliers), "worst": outliers[worst], "path": worst},
         )

@@ -56,10 +56,10 @@ class Sketcher:
 
     def add(self, path: str, scale: float, a: Floats, b: Floats, shape: tuple[int, int]) -> None:
         """path: the module's. a, b: [r, 16] the images of A and of B's transpose. shape: (out, in)."""
-        own = _own_signs(path)
-        self.update += own * (b.T @ a) * np.float64(scale)
+        path_signs = _own_signs(path)
+        self.update += path_signs * (b.T @ a) * np.float64(scale)
         # The rows of A keep their order from the initialisation on; their signs depend on it.
-        self.start += own * (_row_signs(a.shape[0]) @ a)
+        self.start += path_signs * (_row_signs(a.shape[0]) @ a)
         self._shapes.append(f"{path} {shape[0]} {shape[1]}")
 
     def signature(self) -> str:

@@ -27,35 +27,39 @@ _AS_STARTED = (0.3, 1.2)
 
 def check_sparse(weights: Path, layout: Layout, facts: dict[str, TensorFacts]) -> list[Finding]:
     """L224. Raises AdapterError when the file cannot be read."""
-    pairs = [each for each in layout.pairs if not each.embedding]
-    hit = [each for each in pairs if all(_is_sparse(facts[name]) for name in (each.a, each.b))]
-    if len(hit) < 2 or len(hit) < 0.8 * len(pairs):
+    pairs = [module for module in layout.pairs if not module.embedding]
+    sparse = [module for module in pairs if all(_is_sparse(facts[name]) for name in (module.a, module.b))]
+    if len(sparse) < 2 or len(sparse) < 0.8 * len(pairs):
         return []
     shares, sizes = [], []
     with TensorReader(weights) as reader:
-        for each in hit[:: max(1, len(hit) // _READ)]:
-            a, b = reader.read(layout.tensors[each.a]), reader.read(layout.tensors[each.b])
+        for module in sparse[:: max(1, len(sparse) // _READ)]:
+            a, b = reader.read(layout.tensors[module.a]), reader.read(layout.tensors[module.b])
             shares += [min(_scattered(a), _scattered(b.T))]
             sizes += [_size(a)]
     if not shares or float(np.median(shares)) < _LEAST:
         return []
     share, size = float(np.median(shares)), float(np.median(sizes))
-    kept = _AS_STARTED[0] <= size <= _AS_STARTED[1]
-    rest = "the others have the size that training starts with" if kept else f"the others are {size:.2g} times as large"
+    unscaled = _AS_STARTED[0] <= size <= _AS_STARTED[1]
+    remainder = (
+        "the others have the size that training starts with"
+        if unscaled
+        else f"the others are {size:.2g} times as large"
+    )
     return [
         finding(
             "L224",
-            f"{share:.0%} of the numbers in both halves of {len(hit)} pairs are zero, here and there; {rest}",
+            f"{share:.0%} of the numbers in both halves of {len(sparse)} pairs are zero, here and there; {remainder}",
             expected="no zeros, or the others scaled up by as much",
-            facts={"share": round(share, 4), "size": round(size, 4), "pairs": len(hit)},
-            severity="warn" if kept else "note",
+            facts={"share": round(share, 4), "size": round(size, 4), "pairs": len(sparse)},
+            severity="warn" if unscaled else "note",
         )
     ]
 
 
-def _is_sparse(each: TensorFacts) -> bool:
-    right = each.info.dtype in _TYPES and len(each.info.shape) == 2 and 64 <= each.count <= _MOST_VALUES
-    return right and not each.broken and _LEAST <= each.zeros / each.count <= _MOST
+def _is_sparse(tensor: TensorFacts) -> bool:
+    suitable = tensor.info.dtype in _TYPES and len(tensor.info.shape) == 2 and 64 <= tensor.count <= _MOST_VALUES
+    return suitable and not tensor.broken and _LEAST <= tensor.zeros / tensor.count <= _MOST
 
 
 def _scattered(rows: Floats) -> float:
@@ -66,5 +70,9 @@ def _scattered(rows: Floats) -> float:
 
 def _size(a: Floats) -> float:
     """The spread of lora_A's other numbers over that of PEFT's start, 1/√(3 in)."""
-    left = a[a != 0]
-    return float(np.sqrt(np.mean(np.square(left.astype(np.float64)))) * np.sqrt(3 * a.shape[1])) if left.size else 0.0
+    nonzero = a[a != 0]
+    return (
+        float(np.sqrt(np.mean(np.square(nonzero.astype(np.float64)))) * np.sqrt(3 * a.shape[1]))
+        if nonzero.size
+        else 0.0
+    )

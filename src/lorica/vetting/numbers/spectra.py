@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lorica.adapters.config import AdapterConfig, names_module
-from lorica.errors import AdapterError
+from lorica.adapters.config import AdapterConfig
+from lorica.vetting.structure.targets import Asked
 
 Matrices = npt.NDArray[np.float64]
 
@@ -53,9 +53,9 @@ class Pair(msgspec.Struct):
 
 def measure(pairs: list[Pair]) -> dict[str, Measure]:
     """The modules, by path; all of one rank."""
-    a = np.stack([each.a for each in pairs]).astype(np.float64)
-    b = np.stack([each.b for each in pairs]).astype(np.float64)
-    scales = np.abs(np.array([each.scale for each in pairs]))
+    a = np.stack([pair.a for pair in pairs]).astype(np.float64)
+    b = np.stack([pair.b for pair in pairs]).astype(np.float64)
+    scales = np.abs(np.array([pair.scale for pair in pairs]))
     rank = a.shape[1]
     values = _singular_values(a, b) * scales[:, None]
     # The trace is exact where the root of an eigenvalue near zero is not.
@@ -65,36 +65,36 @@ def measure(pairs: list[Pair]) -> dict[str, Measure]:
     shares = values / np.where(total > 0, total, 1)
     effective = np.exp(-(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=1))
     repeated = _repeated(a, rows)
-    found = {}
-    for i, each in enumerate(pairs):
+    measures = {}
+    for i, pair in enumerate(pairs):
         norm = float(norms[i])
         spectral = min(float(values[i].max()), norm)
-        found[each.path] = Measure(
+        measures[pair.path] = Measure(
             rank=rank,
-            shape=each.shape,
-            scale=each.scale,
+            shape=pair.shape,
+            scale=pair.scale,
             norm=norm,
             spectral=spectral,
-            gain=norm / each.shape[0] ** 0.5,
+            gain=norm / pair.shape[0] ** 0.5,
             effective_rank=float(effective[i]) if spectral > 0 else 0.0,
             stable_rank=(norm / spectral) ** 2 if spectral > 0 else 0.0,
             a_spread=float(np.sqrt(3 * rows[i].sum() / rank)),
-            b_rms=float(np.sqrt(columns[i].sum() / (rank * each.shape[0]))),
+            b_rms=float(np.sqrt(columns[i].sum() / (rank * pair.shape[0]))),
             unused=int(((rows[i] == 0) | (columns[i] == 0)).sum()),
             repeated=bool(repeated[i]),
-            flat=each.flat,
+            flat=pair.flat,
         )
-    return found
+    return measures
 
 
 def _repeated(grams: Matrices, squares: Matrices) -> npt.NDArray[np.bool_]:
     """[m] whether two of a matrix's rows point the same way, as near as float32 products can tell."""
     lengths = np.sqrt(np.where(squares > 0, squares, 1))
-    alike = np.abs(grams) / (lengths[:, :, None] * lengths[:, None, :])
-    own = np.arange(grams.shape[1])
-    alike[:, own, own] = 0
-    found: npt.NDArray[np.bool_] = alike.max(axis=(1, 2)) > 1 - 3e-6
-    return found
+    cosines = np.abs(grams) / (lengths[:, :, None] * lengths[:, None, :])
+    diagonal = np.arange(grams.shape[1])
+    cosines[:, diagonal, diagonal] = 0
+    repeated: npt.NDArray[np.bool_] = cosines.max(axis=(1, 2)) > 1 - 3e-6
+    return repeated
 
 
 def _singular_values(a: Matrices, b: Matrices) -> Matrices:
@@ -112,38 +112,12 @@ def _singular_values(a: Matrices, b: Matrices) -> Matrices:
 
 
 def scalings(config: AdapterConfig | None, modules: Iterable[str]) -> tuple[dict[str, float], bool]:
-    """The factor of B A by module, and whether it is known for all: a pattern that is a regular expression is never
-    executed, and an adapter without a config has no alpha; there the plain alpha / r stands, or 1.
-
-    One look-up for each level of a path, however many patterns there are: EVA writes one for each module.
-    """
+    """The factor of B A by module, and whether it is known for all: some expressions in patterns are not read, and an
+    adapter without a config has no alpha; there the plain alpha / r stands, or 1."""
     if config is None:
         return dict.fromkeys(modules, 1.0), False
-    ranks, alphas = _Patterns(config.rank_pattern), _Patterns(config.alpha_pattern)
-    found = {}
-    for module in modules:
-        rank = ranks.find(module, config.r)
-        alpha = alphas.find(module, config.lora_alpha)
-        found[module] = alpha / (rank**0.5 if config.use_rslora else rank)
-    return found, ranks.plain and alphas.plain
-
-
-class _Patterns:
-    """Plain keys of a rank or alpha pattern, as PEFT matches them: the first in the file's order wins."""
-
-    def __init__(self, patterns: dict[str, int] | dict[str, int | float]) -> None:
-        self._found = {key: (order, float(value)) for order, (key, value) in enumerate(patterns.items())}
-        self.plain = True
-        for key in patterns:
-            try:
-                names_module(key, "")
-            except AdapterError:
-                self.plain = False
-
-    def find(self, module: str, otherwise: float) -> float:
-        if not self._found:
-            return otherwise
-        parts = module.split(".")
-        keys = [".".join(parts[i:]) for i in range(len(parts))] + ["^" + module]
-        hits = [self._found[key] for key in keys if key in self._found]
-        return min(hits)[1] if hits else otherwise
+    spec = Asked(config)
+    known = {module: spec.scaling(module) for module in modules}
+    plain = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
+    factors = {module: plain if factor is None else factor for module, factor in known.items()}
+    return factors, None not in known.values()

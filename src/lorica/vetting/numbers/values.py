@@ -11,8 +11,8 @@ from lorica.adapters.specimen import Specimen
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.distributions import check_distributions
 from lorica.vetting.numbers.scan import ZERO_RUN_BYTES, TensorFacts
-from lorica.vetting.numbers.sizes import where
 from lorica.vetting.numbers.spectra import Measure
+from lorica.vetting.wording import some
 
 # Saved modules that nothing can come of when they are constant; others may start at zero and stay there unused.
 _HEAD = re.compile(r"\b(lm_head|score|classifier|embed_tokens|wte|embed_out)\b")
@@ -22,56 +22,58 @@ def check_values(
     specimen: Specimen, layout: Layout, facts: dict[str, TensorFacts], measures: dict[str, Measure]
 ) -> list[Finding]:
     """Findings about the tensors' values, one for each kind of trouble."""
-    a = {each.a for each in layout.modules.values() if each.a}
-    b = {each.b for each in layout.modules.values() if each.b}
-    sparse = {name for each in layout.modules.values() if each.embedding for name in (each.a, each.b)}
+    a = {module.a for module in layout.modules.values() if module.a}
+    b = {module.b for module in layout.modules.values() if module.b}
+    sparse = {name for module in layout.modules.values() if module.embedding for name in (module.a, module.b)}
     checks = (
         _not_finite(facts),
         _unreadable({name: facts[name] for name in a | b}),
         _zeros(layout, facts, (a | b) - sparse, a),
         _constant(facts, a, b, [name for names in layout.saved.values() for name in names]),
-        _components({path: each for path, each in measures.items() if not layout.modules[path].embedding}),
+        _components({path: measured for path, measured in measures.items() if not layout.modules[path].embedding}),
         _saturated(facts),
         check_distributions(specimen, facts, a - sparse, b - sparse),
         _copies(layout, facts),
         _magnitudes(layout, facts),
     )
-    return [each for found in checks for each in found]
+    return [problem for problems in checks for problem in problems]
 
 
 def _not_finite(facts: dict[str, TensorFacts]) -> Iterable[Finding]:
-    hit = [name for name, each in facts.items() if each.broken]
-    if hit:
-        nans, infinite = (sum(getattr(facts[name], kind) for name in hit) for kind in ("nans", "infinities"))
+    broken = [name for name, tensor in facts.items() if tensor.broken]
+    if broken:
+        nans, infinite = (sum(getattr(facts[name], field) for name in broken) for field in ("nans", "infinities"))
         yield finding(
             "L200",
-            f"{nans} NaN and {infinite} infinite values {where(hit, len(facts), 'tensors')}",
+            f"{nans} NaN and {infinite} infinite values in {some(broken, len(facts), 'tensors')}",
             expected="finite values only",
-            facts={"nans": nans, "infinities": infinite, "tensors": len(hit)},
+            facts={"nans": nans, "infinities": infinite, "tensors": len(broken)},
         )
 
 
 def _unreadable(facts: dict[str, TensorFacts]) -> Iterable[Finding]:
-    hit = [name for name, each in facts.items() if not each.readable]
-    if hit:
-        types = sorted({facts[name].info.dtype for name in hit})
-        yield finding("L219", f"{', '.join(types)} {where(sorted(hit), len(facts), 'tensors')}", facts={"types": types})
+    unreadable = [name for name, tensor in facts.items() if not tensor.readable]
+    if unreadable:
+        types = sorted({facts[name].info.dtype for name in unreadable})
+        yield finding(
+            "L219", f"{', '.join(types)} in {some(sorted(unreadable), len(facts), 'tensors')}", facts={"types": types}
+        )
 
 
 def _zeros(layout: Layout, facts: dict[str, TensorFacts], factors: set[str], a: set[str]) -> Iterable[Finding]:
     """Zeros that begin or end in the middle of things: what a stopped copy or a hole in a file leaves."""
-    order = sorted((each.info.stop, name) for name, each in facts.items() if each.count)
+    order = sorted((tensor.info.stop, name) for name, tensor in facts.items() if tensor.count)
     tail, partial, spanned = 0, "", 0
     for _, name in reversed(order):
-        each = facts[name]
-        if name not in factors or not each.zeros:
+        tensor = facts[name]
+        if name not in factors or not tensor.zeros:
             break
-        if each.zeros == each.count:
-            tail += each.info.stop - each.info.start
+        if tensor.zeros == tensor.count:
+            tail += tensor.info.stop - tensor.info.start
             spanned += 1
             continue
-        partial = name if each.zero_tail else ""
-        tail += each.zero_tail * _width(each)
+        partial = name if tensor.zero_tail else ""
+        tail += tensor.zero_tail * _width(tensor)
         break
     rows = _zero_rows(layout, facts)
     if (
@@ -90,14 +92,18 @@ def _zeros(layout: Layout, facts: dict[str, TensorFacts], factors: set[str], a: 
 
 
 def _blocks(
-    facts: dict[str, TensorFacts], factors: set[str], known: set[str], a: set[str], rows: dict[tuple[object, ...], int]
+    facts: dict[str, TensorFacts],
+    factors: set[str],
+    reported: set[str],
+    a: set[str],
+    rows: dict[tuple[object, ...], int],
 ) -> Iterable[Finding]:
     """Stretches of one value inside a tensor. known: tensors that have their finding already."""
-    hit = [
+    zero_blocks = [
         name
         for name in facts
         if name in factors
-        and name not in known
+        and name not in reported
         and 0 < facts[name].zero_run[1] < facts[name].count
         and not _by_chance(facts[name])
         and not _structural(name, facts, rows)
@@ -106,36 +112,38 @@ def _blocks(
     same = [
         name
         for name in facts
-        if name in factors and facts[name].equal_run and not (facts[name].constant or facts[name].broken or name in hit)
+        if name in factors
+        and facts[name].equal_run
+        and not (facts[name].constant or facts[name].broken or name in zero_blocks)
     ]
-    if hit or same:
+    if zero_blocks or same:
         longest = max(
-            [facts[name].zero_run[1] * _width(facts[name]) for name in hit]
+            [facts[name].zero_run[1] * _width(facts[name]) for name in zero_blocks]
             or [facts[name].equal_run * _width(facts[name]) for name in same]
         )
         yield finding(
             "L203",
-            f"{longest} bytes of {'zeros' if hit else 'one value'} in a row "
-            f"{where(hit + same, len(factors), 'tensors')}",
+            f"{longest} bytes of {'zeros' if zero_blocks else 'one value'} in a row "
+            f"in {some(zero_blocks + same, len(factors), 'tensors')}",
             expected="no such stretch in a trained tensor",
-            facts={"tensors": len(hit) + len(same), "zeros": len(hit), "bytes": longest},
+            facts={"tensors": len(zero_blocks) + len(same), "zeros": len(zero_blocks), "bytes": longest},
         )
 
 
-def _by_chance(each: TensorFacts) -> bool:
+def _by_chance(tensor: TensorFacts) -> bool:
     """Whether the longest stretch of zeros is what so many zeros make anyway: pruned tensors, coarse types."""
-    length = max(each.zero_run[1], each.zero_tail)
-    share = (each.zeros - length) / max(each.count - length, 1)
-    return share > 0 and length * math.log(share) + math.log(each.count) > -14
+    length = max(tensor.zero_run[1], tensor.zero_tail)
+    share = (tensor.zeros - length) / max(tensor.count - length, 1)
+    return share > 0 and length * math.log(share) + math.log(tensor.count) > -14
 
 
-def _width(each: TensorFacts) -> int:
-    return (each.info.stop - each.info.start) // each.count
+def _width(tensor: TensorFacts) -> int:
+    return (tensor.info.stop - tensor.info.start) // tensor.count
 
 
-def _whole_rows(each: TensorFacts) -> bool:
-    row = each.count // max(each.info.shape[0], 1)
-    return each.zero_run[0] % row == 0 and each.zero_run[1] % row == 0
+def _whole_rows(tensor: TensorFacts) -> bool:
+    row = tensor.count // max(tensor.info.shape[0], 1)
+    return tensor.zero_run[0] % row == 0 and tensor.zero_run[1] % row == 0
 
 
 def _zero_rows(layout: Layout, facts: dict[str, TensorFacts]) -> dict[tuple[object, ...], int]:
@@ -149,30 +157,30 @@ def _zero_rows(layout: Layout, facts: dict[str, TensorFacts]) -> dict[tuple[obje
     return count
 
 
-def _pattern(each: TensorFacts) -> tuple[object, ...]:
-    return (each.info.shape, each.zero_run)
+def _pattern(tensor: TensorFacts) -> tuple[object, ...]:
+    return (tensor.info.shape, tensor.zero_run)
 
 
 def _structural(name: str, facts: dict[str, TensorFacts], rows: dict[tuple[object, ...], int]) -> bool:
-    each = facts[name]
-    return _whole_rows(each) and rows.get(_pattern(each), 0) > 1
+    tensor = facts[name]
+    return _whole_rows(tensor) and rows.get(_pattern(tensor), 0) > 1
 
 
-def _constant(facts: dict[str, TensorFacts], a: set[str], b: set[str], whole: list[str]) -> Iterable[Finding]:
-    hit = [name for name in facts if name in a | b and facts[name].constant and facts[name].zeros == 0]
-    hit = [name for name in hit if facts[name].count >= 16]
-    saved = [name for name in whole if facts[name].constant and len(facts[name].info.shape) > 1]
-    if hit:
+def _constant(facts: dict[str, TensorFacts], a: set[str], b: set[str], saved_names: list[str]) -> Iterable[Finding]:
+    constant = [name for name in facts if name in a | b and facts[name].constant and facts[name].zeros == 0]
+    constant = [name for name in constant if facts[name].count >= 16]
+    saved = [name for name in saved_names if facts[name].constant and len(facts[name].info.shape) > 1]
+    if constant:
         yield finding(
             "L204",
-            f"every value is {facts[hit[0]].largest:.4g} in size {where(hit, len(a | b), 'tensors')}",
+            f"every value is {facts[constant[0]].largest:.4g} in size in {some(constant, len(a | b), 'tensors')}",
             expected="values that differ",
-            facts={"tensors": len(hit), "a": sum(name in a for name in hit)},
+            facts={"tensors": len(constant), "a": sum(name in a for name in constant)},
         )
     elif saved:
         yield finding(
             "L204",
-            f"every value is {facts[saved[0]].largest:.4g} in size {where(saved, len(whole), 'saved tensors')}",
+            f"every value is {facts[saved[0]].largest:.4g} in size in {some(saved, len(saved_names), 'saved tensors')}",
             expected="trained weights",
             facts={"tensors": len(saved), "a": 0},
             severity=None if any(_HEAD.search(name) for name in saved) else "warn",
@@ -180,29 +188,30 @@ def _constant(facts: dict[str, TensorFacts], a: set[str], b: set[str], whole: li
 
 
 def _components(measures: dict[str, Measure]) -> Iterable[Finding]:
-    flat = [path for path, each in measures.items() if 0 < each.flat < each.rank]
-    repeated = [path for path, each in measures.items() if each.repeated and each.flat < each.rank]
-    hit = [path for path in measures if path in {*flat, *repeated}]
-    if hit:
-        what = "constant" if flat else "equal to one another"
+    flat = [path for path, measured in measures.items() if 0 < measured.flat < measured.rank]
+    repeated = [path for path, measured in measures.items() if measured.repeated and measured.flat < measured.rank]
+    degenerate = [path for path in measures if path in {*flat, *repeated}]
+    if degenerate:
+        description = "constant" if flat else "equal to one another"
         yield finding(
             "L205",
-            f"rank components are {what} {where(hit, len(measures))}",
+            f"rank components are {description} in {some(degenerate, len(measures))}",
             expected="components that differ",
             facts={"constant": len(flat), "repeated": len(repeated), "modules": len(measures)},
         )
 
 
 def _saturated(facts: dict[str, TensorFacts]) -> Iterable[Finding]:
-    hit = [name for name, each in facts.items() if each.saturated]
-    if hit:
-        count = sum(facts[name].saturated for name in hit)
-        share = max(facts[name].saturated / facts[name].count for name in hit)
+    saturated = [name for name, tensor in facts.items() if tensor.saturated]
+    if saturated:
+        count = sum(facts[name].saturated for name in saturated)
+        share = max(facts[name].saturated / facts[name].count for name in saturated)
         yield finding(
             "L206",
-            f"{count} values are as large as {facts[hit[0]].info.dtype} can be {where(hit, len(facts), 'tensors')}",
+            f"{count} values are as large as {facts[saturated[0]].info.dtype} can be "
+            f"in {some(saturated, len(facts), 'tensors')}",
             expected="none",
-            facts={"values": count, "share": share, "tensors": len(hit)},
+            facts={"values": count, "share": share, "tensors": len(saturated)},
             severity="reject" if share > 0.001 else None,
         )
 
@@ -220,12 +229,12 @@ def _copies(layout: Layout, facts: dict[str, TensorFacts]) -> Iterable[Finding]:
             pairs.setdefault(a.digest + b.digest, []).append(module)
     copied = [group for group in pairs.values() if len(group) > 1]
     if copied:
-        paths = [each.path for group in copied for each in group]
+        paths = [module.path for group in copied for module in group]
         # Some architectures use one block several times.
         shared = all("shared" in path for path in paths)
         yield finding(
             "L208",
-            f"lora_A and lora_B are the same as another module's {where(paths, len(layout.modules))}",
+            f"lora_A and lora_B are the same as another module's in {some(paths, len(layout.modules))}",
             expected="trained layers that differ",
             facts={"modules": len(paths), "groups": len(copied)},
             severity="warn" if shared else None,
@@ -233,11 +242,11 @@ def _copies(layout: Layout, facts: dict[str, TensorFacts]) -> Iterable[Finding]:
         return
     common = [group for group in starts.values() if len(group) > 1]
     if common:
-        paths = [each.path for group in common for each in group]
-        across = any(len({each.layer for each in group}) > 1 for group in common)
+        paths = [module.path for group in common for module in group]
+        across = any(len({module.layer for module in group}) > 1 for group in common)
         yield finding(
             "L209",
-            f"lora_A is the same {where(paths, len(layout.modules))}" + (", across layers" if across else ""),
+            f"lora_A is the same in {some(paths, len(layout.modules))}" + (", across layers" if across else ""),
             expected="each layer's own" if across else "",
             facts={"modules": len(paths), "groups": len(common), "across": across},
             severity="warn" if across else None,
@@ -245,7 +254,7 @@ def _copies(layout: Layout, facts: dict[str, TensorFacts]) -> Iterable[Finding]:
 
 
 def _magnitudes(layout: Layout, facts: dict[str, TensorFacts]) -> Iterable[Finding]:
-    names = [each.magnitude for each in layout.modules.values() if each.magnitude]
+    names = [module.magnitude for module in layout.modules.values() if module.magnitude]
     zero = [name for name in names if facts[name].count and facts[name].zeros == facts[name].count]
     odd = []
     for name in names:
@@ -254,10 +263,10 @@ def _magnitudes(layout: Layout, facts: dict[str, TensorFacts]) -> Iterable[Findi
         if name not in zero and (negative or (facts[name].constant and facts[name].count >= 16)):
             odd.append(name)
     if zero or odd:
-        what = "are zero" if zero else "are negative or all the same"
+        description = "are zero" if zero else "are negative or all the same"
         yield finding(
             "L220",
-            f"magnitudes {what} {where(zero or odd, len(names))}",
+            f"magnitudes {description} in {some(zero or odd, len(names))}",
             expected="the lengths of the base weight's rows: positive, and different",
             facts={"zero": len(zero), "odd": len(odd)},
             severity=None if zero else "warn",

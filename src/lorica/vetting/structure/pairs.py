@@ -216,22 +216,12 @@ def _biases(spec: Asked | None, layout: Layout) -> list[Finding]:
     return [finding("L122", actual, expected="lora_B.bias exactly if lora_bias is true", file=CONFIG_NAME, facts=facts)]
 
 
-def scalings(spec: Asked, layout: Layout) -> dict[str, float]:
-    """Path -> factor of B A x (alpha / r, alpha / sqrt(r) with rsLoRA) where the config tells it."""
-    factors = {}
-    for module in layout.pairs:
-        alpha, rank = spec.alpha(module.path), spec.rank(module.path)
-        if alpha is None or rank is None or rank <= 0 or spec.of_parameters(module.path):
-            continue
-        factors[module.path] = alpha / math.sqrt(rank) if spec.config.use_rslora else alpha / rank
-    return factors
-
-
 def _scaling(spec: Asked, layout: Layout, usable: list[Factors]) -> list[Finding]:
-    factors = scalings(spec, layout)
+    paths = [module.path for module in layout.pairs if not spec.of_parameters(module.path)]
+    factors = [factor for path in paths if (factor := spec.scaling(path)) is not None]
     if not factors or not usable:
         return []
-    low, high = min(factors.values()), max(factors.values())
+    low, high = min(factors), max(factors)
     formula = "alpha / sqrt(r), rsLoRA" if spec.config.use_rslora else "alpha / r"
     facts = {
         "lowest": low,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Container, Iterator, Mapping
 from typing import Literal
@@ -226,6 +227,13 @@ class Asked:
         except UnknownKeyError:
             return None
         return self.config.lora_alpha if value is None else value
+
+    def scaling(self, path: str) -> float | None:
+        """The factor of B A: alpha / r, or alpha / sqrt(r) with rsLoRA; None when only an expression could tell."""
+        alpha, rank = self.alpha(path), self.rank(path)
+        if alpha is None or rank is None or rank <= 0:
+            return None
+        return alpha / (math.sqrt(rank) if self.config.use_rslora else rank)
 
     def _in_layers(self, module: str) -> bool | None:
         if not self._layers:
