@@ -263,7 +263,7 @@ def test_principal_directions_are_those_of_a_singular_value_decomposition() -> N
     rng = np.random.default_rng(0)
     for count, width in ((40, 12), (9, 30)):
         x = rng.normal(size=(count, width)) * np.linspace(3, 0.1, width)
-        found = principal(torch.tensor(x), kept=5)
+        found = principal(torch.tensor(x), max_directions=5)
         assert found is not None
         _, values, right = np.linalg.svd(x / np.sqrt(np.square(x).mean()), full_matrices=False)
         np.testing.assert_allclose(found.energies, values[:5] ** 2 / count, rtol=1e-4)

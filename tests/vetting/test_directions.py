@@ -47,7 +47,7 @@ def test_subspace_iteration_finds_the_leading_directions_of_a_large_matrix() -> 
     spectrum = torch.arange(1, 801).float() ** -0.7  # falls slowly, as activations' spectra do
     turned = torch.linalg.qr(torch.randn(800, 800, generator=generator)).Q
     x = torch.randn(900, 800, generator=generator) * spectrum @ turned
-    fast = principal(x, kept=256)
+    fast = principal(x, max_directions=256)
     _, values, axes = torch.linalg.svd(x / x.square().mean().sqrt(), full_matrices=False)
     exact = Subspace(axes[:256].numpy(), (values[:256].square() / len(x)).numpy(), 0.0)
     assert fast is not None

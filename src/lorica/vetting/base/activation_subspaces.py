@@ -68,7 +68,7 @@ def width_alone(width: int) -> Subspace:
     return Subspace(np.zeros((0, width), np.float32), np.zeros(0, np.float32), 1.0)
 
 
-def principal(vectors: Tensor, kept: int = KEPT) -> Subspace | None:
+def principal(vectors: Tensor, max_directions: int = KEPT) -> Subspace | None:
     """The principal directions of [..., width] vectors; None when they are all zero or not finite.
 
     Zero vectors (padding has no gradient) change nothing.
@@ -80,29 +80,29 @@ def principal(vectors: Tensor, kept: int = KEPT) -> Subspace | None:
         return None
     x = x / x.abs().max()  # gradients may be too small to be squared
     x = x / x.square().mean().sqrt()
-    energies, axes = _leading(x.T @ x if width <= count else x @ x.T, kept)
+    energies, axes = _leading(x.T @ x if width <= count else x @ x.T, max_directions)
     good = energies > 1e-7 * energies[0]
     energies, axes = energies[good], axes[:, good]
     directions = axes.T if width <= count else (x.T @ axes / energies.sqrt().float()).T
-    rest = (x.square().sum() - energies.sum()).clamp_min(0) / max(1, width - len(energies))
+    rest_energy = (x.square().sum() - energies.sum()).clamp_min(0) / max(1, width - len(energies))
     return Subspace(
         vectors=directions.contiguous().numpy().astype(np.float32),
         energies=(energies / count).numpy().astype(np.float32),
-        rest=float(rest / count),
+        rest=float(rest_energy / count),
     )
 
 
-def _leading(moments: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+def _leading(moments: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """moments [n, n], symmetric -> its `kept` largest eigenvalues, falling, and their vectors [n, kept].
 
     Subspace iteration with oversampling: Halko, Martinsson and Tropp, https://arxiv.org/abs/0909.4061, algorithm 4.4.
     """
     size = len(moments)
-    if size < max(_LARGE, kept + 2 * _OVERSAMPLING):
+    if size < max(_LARGE, count + 2 * _OVERSAMPLING):
         values, axes = torch.linalg.eigh(moments.double())
-        return values.flip(0)[:kept].clamp_min(0), axes.flip(1)[:, :kept].float()
-    basis = torch.randn(size, kept + _OVERSAMPLING, generator=torch.Generator().manual_seed(0))
+        return values.flip(0)[:count].clamp_min(0), axes.flip(1)[:, :count].float()
+    basis = torch.randn(size, count + _OVERSAMPLING, generator=torch.Generator().manual_seed(0))
     for _ in range(_ITERATIONS):
         basis = torch.linalg.qr(moments @ basis).Q
     values, turned = torch.linalg.eigh((basis.T @ (moments @ basis)).double())
-    return values.flip(0)[:kept].clamp_min(0), basis @ turned.flip(1)[:, :kept].float()
+    return values.flip(0)[:count].clamp_min(0), basis @ turned.flip(1)[:, :count].float()

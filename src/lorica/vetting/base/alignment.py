@@ -26,7 +26,7 @@ from lorica.vetting.base.directions import collect
 from lorica.vetting.base.form import Form
 from lorica.vetting.base.halves import Halves
 from lorica.vetting.base.order import find_order, layer_table
-from lorica.vetting.base.surrogates import Permutations, Surrogates, ordered
+from lorica.vetting.base.surrogates import Permutations, Surrogates, ordered, standardised
 
 __all__ = ["Alignment", "align", "collect"]
 
@@ -36,10 +36,10 @@ MATCH = 4.0
 MISMATCH = 3.0
 INFORMED = 4.0
 
-_SIDES = 8  # on the residual stream; with four of them one sound adapter of the zoo came down to 2.2
-_MOST_ROWS = 32  # singular directions of one update that are looked at; the rest carry next to nothing
-_FEW_ROWS, _FEW_DIRECTIONS = 8, 64  # of them, and of the base's, for other layers: those pairs are many
-MOST_LAYERS = 128  # in deeper models that comparison is left out
+_MIN_STREAM_SIDES = 8  # on the residual stream; with four of them one sound adapter of the zoo came down to 2.2
+_MAX_ROWS = 32  # singular directions of one update that are looked at; the rest carry next to nothing
+_ROWS_ELSEWHERE, _DIRECTIONS_ELSEWHERE = 8, 64  # of them, and of the base's, for other layers: those pairs are many
+MAX_LAYERS = 128  # in deeper models that comparison is left out
 _CHUNK = 1 << 23  # elements of shuffled rows held at a time
 
 Decision = Literal["match", "mismatch", "undecided"]
@@ -86,60 +86,61 @@ def align(specimen: Specimen, layout: Layout, directions: Directions, *, shuffle
     for factors, rows, columns, norm, bound in _updates(specimen, layout, directions):
         path = factors.path
         bonds += [] if bound is None else [bound]
-        aligned |= _elsewhere(path, rows, columns, directions)
+        aligned |= _gains_by_layer(path, rows, columns, directions)
         if directions.weights.get(path):
             sizes[path] = norm / directions.weights[path]
         order = surrogates.inputs(path, rows.shape[1])
-        found = [_gain(rows, directions.inputs[path], order)]
+        side_gains = [_gain(rows, directions.inputs[path], order)]
         spreads.append(Spread("in", surrogates.axis_of_inputs(path, rows.shape[1]), rows))
         turned = surrogates.outputs(path, columns.shape[1])
         if turned is not None:
-            found.append(_gain(columns, directions.outputs[path], turned))
+            side_gains.append(_gain(columns, directions.outputs[path], turned))
             spreads.append(Spread("out", surrogates.axis_of_outputs(path, columns.shape[1]), columns))
-        gains[path] = found
-    whole = _conclude(layout, directions, gains, spreads, sizes)
-    stream, inner = _by_axis(gains, spreads)
+        gains[path] = side_gains
+    alignment = _conclude(layout, directions, gains, spreads, sizes)
+    stream, inner = _by_axis([gain for side_gains in gains.values() for gain in side_gains], spreads)
     halves = _halves(gains, bonds, aligned, directions)
-    return replace(whole, halves=halves, form=directions.form, stream=stream, inner=inner)
+    return replace(alignment, halves=halves, form=directions.form, stream=stream, inner=inner)
 
 
-def _by_axis(gains: dict[str, list[Array]], spreads: Sequence[Spread]) -> tuple[float, float]:
+def _combined(gains: Sequence[Array]) -> float:
+    """The score of several sides together, each in units of its own spread over the shuffles; NaN for none."""
+    return float(standardised(np.stack([standardised(gain) for gain in gains]).mean(0))[0]) if gains else math.nan
+
+
+def _by_axis(gains: Sequence[Array], spreads: Sequence[Spread]) -> tuple[float, float]:
     """Scores of the sides on the residual stream and of those inside layers; NaN where there are none, or on the stream
     too few to call it turned. spreads: one for each gain, in their order."""
-    known = iter(spreads)
-    sides: dict[bool, list[Array]] = {True: [], False: []}
-    for found in gains.values():
-        for gain in found:
-            sides[next(known).axis == ""].append(_standardised(gain))
-    stream, inner = (
-        float(_standardised(np.stack(sides[each]).mean(0))[0]) if sides[each] else math.nan for each in (True, False)
-    )
-    return stream if len(sides[True]) >= _SIDES else math.nan, inner
+    stream = [gain for gain, spread in zip(gains, spreads, strict=True) if spread.axis == ""]
+    inner = [gain for gain, spread in zip(gains, spreads, strict=True) if spread.axis != ""]
+    return _combined(stream) if len(stream) >= _MIN_STREAM_SIDES else math.nan, _combined(inner)
 
 
-def _elsewhere(path: str, rows: Array, columns: Array, directions: Directions) -> dict[tuple[str, str, int], float]:
+def _gains_by_layer(
+    path: str, rows: Array, columns: Array, directions: Directions
+) -> dict[tuple[str, str, int], float]:
     """(side, module, layer) -> log gain of the module's update in the directions of its like in each layer."""
-    own = layer_number(path)
-    found = {}
-    if own is None or directions.layers > MOST_LAYERS:
+    own_layer = layer_number(path)
+    log_gains = {}
+    if own_layer is None or directions.layers > MAX_LAYERS:
         return {}
     for layer in range(directions.layers):
-        other = path.replace(f".{own}.", f".{layer}.", 1)
-        seen, wanted = directions.inputs.get(other), directions.outputs.get(other)
-        if seen is not None and seen.width == rows.shape[1]:
-            found["in", path, layer] = _gain_as_it_is(rows, seen)
-        if wanted is not None and wanted.width == columns.shape[1] and not ordered(path):
-            found["out", path, layer] = _gain_as_it_is(columns, wanted)
-    return found
+        other_path = path.replace(f".{own_layer}.", f".{layer}.", 1)
+        inputs, outputs = directions.inputs.get(other_path), directions.outputs.get(other_path)
+        if inputs is not None and inputs.width == rows.shape[1]:
+            log_gains["in", path, layer] = _unshuffled_gain(rows, inputs)
+        if outputs is not None and outputs.width == columns.shape[1] and not ordered(path):
+            log_gains["out", path, layer] = _unshuffled_gain(columns, outputs)
+    return log_gains
 
 
-def _gain_as_it_is(rows: Array, subspace: Subspace) -> float:
-    left = subspace.energies[_FEW_DIRECTIONS:]
-    rest = (float(left.sum()) + subspace.rest * (subspace.width - len(subspace.energies))) / max(
-        1, subspace.width - _FEW_DIRECTIONS
+def _unshuffled_gain(rows: Array, subspace: Subspace) -> float:
+    beyond = subspace.energies[_DIRECTIONS_ELSEWHERE:]
+    rest_energy = (float(beyond.sum()) + subspace.rest * (subspace.width - len(subspace.energies))) / max(
+        1, subspace.width - _DIRECTIONS_ELSEWHERE
     )
-    brief = Subspace(subspace.vectors[:_FEW_DIRECTIONS], subspace.energies[:_FEW_DIRECTIONS], rest)
-    return float(_gain(rows[:_FEW_ROWS], brief if len(left) else subspace, np.arange(subspace.width)[None])[0])
+    brief = Subspace(subspace.vectors[:_DIRECTIONS_ELSEWHERE], subspace.energies[:_DIRECTIONS_ELSEWHERE], rest_energy)
+    return float(_gain(rows[:_ROWS_ELSEWHERE], brief if len(beyond) else subspace, np.arange(subspace.width)[None])[0])
 
 
 def _halves(
@@ -148,24 +149,24 @@ def _halves(
     aligned: dict[tuple[str, str, int], float],
     directions: Directions,
 ) -> Halves:
-    sides = {"in": [found[0] for found in gains.values()], "out": [found[1] for found in gains.values() if found[1:]]}
-    scores = {
-        side: float(_standardised(np.stack([_standardised(each) for each in found]).mean(0))[0]) if found else math.nan
-        for side, found in sides.items()
-    }
+    sides = [[side_gains[i] for side_gains in gains.values() if len(side_gains) > i] for i in (0, 1)]
     layers: list[int] = []
     table = np.zeros((0, 0))
-    for place, side in enumerate(("in", "out")):
+    for side_index, side in enumerate(("in", "out")):
         values = {(path, layer): value for (where, path, layer), value in aligned.items() if where == side}
-        spreads = {path: float(found[place][1:].std(ddof=1)) for path, found in gains.items() if len(found) > place}
-        known, more = layer_table(values, spreads)
-        if table.size and known != layers:
+        spreads = {
+            path: float(side_gains[side_index][1:].std(ddof=1))
+            for path, side_gains in gains.items()
+            if len(side_gains) > side_index
+        }
+        side_layers, side_table = layer_table(values, spreads)
+        if table.size and side_layers != layers:
             continue
-        layers, table = known, more + table if table.size else more
+        layers, table = side_layers, side_table + table if table.size else side_table
     return Halves(
-        inputs=scores["in"],
-        outputs=scores["out"],
-        tested=len(sides["out"]),
+        inputs=_combined(sides[0]),
+        outputs=_combined(sides[1]),
+        tested=len(sides[1]),
         bound=together([bound for bound, _ in bonds]),
         free=together([free for _, free in bonds]),
         bonds=len(bonds),
@@ -183,18 +184,18 @@ def _updates(
     if specimen.weights is None:
         return
     for factors in layout.pairs:
-        seen, wanted = directions.inputs.get(factors.path), directions.outputs.get(factors.path)
+        inputs, outputs = directions.inputs.get(factors.path), directions.outputs.get(factors.path)
         shape_a, shape_b = layout.shape(factors.a), layout.shape(factors.b)
-        if factors.embedding or seen is None or wanted is None or len(shape_a) != 2 or len(shape_b) != 2:
+        if factors.embedding or inputs is None or outputs is None or len(shape_a) != 2 or len(shape_b) != 2:
             continue
-        if shape_a[0] != shape_b[1] or shape_a[1] != seen.width or shape_b[0] != wanted.width:
+        if shape_a[0] != shape_b[1] or shape_a[1] != inputs.width or shape_b[0] != outputs.width:
             continue
         a = read_array(specimen.weights, layout.tensors[factors.a])
         b = read_array(specimen.weights, layout.tensors[factors.b])
-        found = _factorise(a, b)
-        if found is not None:
-            rows, columns, norm = found
-            yield factors, rows, columns, norm * _scaling(specimen, factors.path), bond(a, b, seen)
+        factorisation = _factorise(a, b)
+        if factorisation is not None:
+            rows, columns, norm = factorisation
+            yield factors, rows, columns, norm * _scaling(specimen, factors.path), bond(a, b, inputs)
 
 
 def _factorise(a: Array, b: Array) -> tuple[Array, Array, float] | None:
@@ -202,17 +203,17 @@ def _factorise(a: Array, b: Array) -> tuple[Array, Array, float] | None:
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return None
     try:
-        left, upper = np.linalg.qr(b.astype(np.float64))
-        turned, values, right = np.linalg.svd(upper @ a.astype(np.float64), full_matrices=False)
+        b_basis, upper = np.linalg.qr(b.astype(np.float64))
+        turned, values, a_basis = np.linalg.svd(upper @ a.astype(np.float64), full_matrices=False)
     except np.linalg.LinAlgError:
         return None
     norm = float(np.sqrt(np.square(values).sum()))
     if not math.isfinite(norm) or norm <= 0:
         return None
-    kept = (values > 1e-5 * values[0])[:_MOST_ROWS].nonzero()[0]
-    weights = np.sqrt(values[kept] / values[kept].sum())[:, None]
-    rows: Array = (right[kept] * weights).astype(np.float32)
-    columns: Array = ((left @ turned[:, kept]).T * weights).astype(np.float32)
+    leading = (values > 1e-5 * values[0])[:_MAX_ROWS].nonzero()[0]
+    weights = np.sqrt(values[leading] / values[leading].sum())[:, None]
+    rows: Array = (a_basis[leading] * weights).astype(np.float32)
+    columns: Array = ((b_basis @ turned[:, leading]).T * weights).astype(np.float32)
     return rows, columns, norm
 
 
@@ -231,17 +232,17 @@ def _gain(rows: Array, subspace: Subspace, orders: Permutations) -> Array:
     Directions are weighted by the root of their energy: by the energy itself, one outlier dimension would decide.
     """
     weights = np.sqrt(subspace.energies)
-    rest = math.sqrt(max(0.0, subspace.rest))
-    mean = (float(weights.sum()) + rest * (subspace.width - len(weights))) / subspace.width
-    gains = np.clip(weights - rest, 0, None) / mean
-    seen = (subspace.vectors * np.sqrt(gains)[:, None]).T  # [width, k]
+    rest_weight = math.sqrt(max(0.0, subspace.rest))
+    mean = (float(weights.sum()) + rest_weight * (subspace.width - len(weights))) / subspace.width
+    gains = np.clip(weights - rest_weight, 0, None) / mean
+    weighted = (subspace.vectors * np.sqrt(gains)[:, None]).T  # [width, k]
     step = max(1, _CHUNK // rows.size)
-    found = []
+    energies = []
     for start in range(0, len(orders), step):
-        part = rows[:, orders[start : start + step]]  # [rows, shuffles, width]
-        energy = np.square(part.reshape(-1, subspace.width) @ seen).reshape(len(rows), part.shape[1], -1)
-        found.append(energy.sum((0, 2)))
-    logs: Array = np.log(np.concatenate(found) + rest / mean + 1e-12).astype(np.float32)
+        shuffled_rows = rows[:, orders[start : start + step]]  # [rows, shuffles, width]
+        energy = np.square(shuffled_rows.reshape(-1, subspace.width) @ weighted)
+        energies.append(energy.reshape(len(rows), shuffled_rows.shape[1], -1).sum((0, 2)))
+    logs: Array = np.log(np.concatenate(energies) + rest_weight / mean + 1e-12).astype(np.float32)
     return logs
 
 
@@ -252,13 +253,9 @@ def _conclude(
     spreads: Sequence[Spread],
     sizes: dict[str, float],
 ) -> Alignment:
-    # A [1 + shuffles] row per tested side of each module, in units of its own spread over the shuffles.
-    standard = {path: np.stack([_standardised(each) for each in found]) for path, found in gains.items()}
-    score, effect = math.nan, math.nan
-    if standard:
-        total = np.concatenate(list(standard.values())).mean(0)
-        score = float(_standardised(total)[0])
-        effect = float(np.mean([each[0] - each[1:].mean() for found in gains.values() for each in found]))
+    all_gains = [gain for side_gains in gains.values() for gain in side_gains]
+    score = _combined(all_gains)
+    effect = float(np.mean([gain[0] - gain[1:].mean() for gain in all_gains])) if all_gains else math.nan
     information = consistency(spreads)
     decided: Decision = "undecided"
     if score >= MATCH:
@@ -270,19 +267,13 @@ def _conclude(
         p_true=_probability(score, information),
         information=information,
         effect=effect,
-        modules={path: float(_standardised(each.mean(0))[0]) for path, each in standard.items()},
+        modules={path: _combined(side_gains) for path, side_gains in gains.items()},
         sizes={path: size for path, size in sizes.items() if math.isfinite(size)},
-        tested=len(standard),
+        tested=len(gains),
         pairs=len(layout.pairs),
         base=directions.base.name,
         decided=decided,
     )
-
-
-def _standardised(values: Array) -> Array:
-    shuffled = values[1:]
-    found: Array = (values - shuffled.mean()) / max(float(shuffled.std(ddof=1)), 1e-9)
-    return found
 
 
 def _probability(score: float, information: float) -> float:

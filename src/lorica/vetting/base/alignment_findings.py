@@ -31,41 +31,45 @@ def check_alignment(alignment: Alignment) -> list[Finding]:
         "pairs": alignment.pairs,
     }
     score = "not computed" if math.isnan(alignment.score) else f"{alignment.score:.1f}"
-    seen = f"alignment {score} with {alignment.base} over {alignment.tested} of {alignment.pairs} modules"
+    actual = f"alignment {score} with {alignment.base} over {alignment.tested} of {alignment.pairs} modules"
     if alignment.decided == "match":
-        about_base = [finding("L320", seen, expected=f"at least {MATCH:g} for the right base", facts=facts)]
+        about_base = [finding("L320", actual, expected=f"at least {MATCH:g} for the right base", facts=facts)]
     elif alignment.decided == "mismatch":
         agreement = f"though its modules agree with each other ({alignment.information:.1f})"
         expected = f"at least {MATCH:g} for the right base or a relative"
-        about_base = [finding("L321", f"{seen}, as of an unrelated model, {agreement}", expected=expected, facts=facts)]
+        actual += f", as of an unrelated model, {agreement}"
+        about_base = [finding("L321", actual, expected=expected, facts=facts)]
     else:
-        about_base = [_undecided(alignment, seen, facts)]
+        about_base = [_undecided(alignment, actual, facts)]
     form, turned = check_form(alignment.form), _turned(alignment)
     if alignment.decided == "mismatch" or form or turned:  # the base is to blame for what does not fit
-        parts = form + turned
+        part_findings = form + turned
     else:
-        parts = check_halves(alignment.halves, trained=alignment.information >= INFORMED)
-    if not any(part.code in ("L317", "L319", "L324", "L328", "L329") for part in parts):  # which make layers strange
-        parts += _strange_layers(alignment)
-    return about_base + parts + _size_findings(alignment)
+        part_findings = check_halves(alignment.halves, trained=alignment.information >= INFORMED)
+    # Which make layers strange.
+    if {"L317", "L319", "L324", "L328", "L329"}.isdisjoint(part.code for part in part_findings):
+        part_findings += _strange_layers(alignment)
+    return about_base + part_findings + _size_findings(alignment)
 
 
-def _undecided(alignment: Alignment, seen: str, facts: dict[str, Any]) -> Finding:
+def _undecided(alignment: Alignment, actual: str, facts: dict[str, Any]) -> Finding:
     """A note; a warning where neither the directions nor the halves know this base, and yet the update does something:
     on its own base even an adapter of four updates has shown at least one of the two."""
     expected = f"at least {MATCH:g}, or below {MISMATCH:g} with an agreement of {INFORMED:g} or more"
     if not alignment.tested:
-        return finding("L322", f"{seen}: no module could be tested", expected=expected, facts=facts)
+        return finding("L322", f"{actual}: no module could be tested", expected=expected, facts=facts)
     halves = alignment.halves
     at_chance = alignment.score < MISMATCH and (halves.bonds == 0 or halves.bound - halves.free < KNOWING)
     if not at_chance or max(alignment.sizes.values(), default=0.0) < NEGLIGIBLE:
         why = "it was hardly trained, or the score is between"
-        return finding("L322", f"{seen}: {why}", expected=expected, facts=facts)
-    own = f", nor do its halves go together by its inputs ({halves.bound:.1f}) better than by none ({halves.free:.1f})"
-    why = f"its directions are at chance with this base{own if halves.bonds else ''}"
+        return finding("L322", f"{actual}: {why}", expected=expected, facts=facts)
+    why = "its directions are at chance with this base"
+    if halves.bonds:
+        why += f", nor do its halves go together by its inputs ({halves.bound:.1f}) better than "
+        why += f"by none ({halves.free:.1f})"
     return finding(
         "L322",
-        f"{seen}: {why}, though its update is not negligible",
+        f"{actual}: {why}, though its update is not negligible",
         expected=f"at least {MATCH:g} on its own base, also after few updates",
         fix="check the adapter on the base model that it was trained on",
         facts={**facts, "bound": _rounded(halves.bound), "free": _rounded(halves.free)},
@@ -79,9 +83,10 @@ def _turned(alignment: Alignment) -> list[Finding]:
     trained = alignment.information >= INFORMED and alignment.inner >= MATCH
     if not trained or not alignment.stream < STRANGE:
         return []
-    seen = f"its directions are this base's inside layers ({alignment.inner:.1f}), not between ({alignment.stream:.1f})"
-    facts = {"stream": _rounded(alignment.stream), "inner": _rounded(alignment.inner)}
-    return [finding("L328", seen, expected=f"at least {MATCH:g} for both", facts=facts)]
+    inner, stream = alignment.inner, alignment.stream
+    actual = f"its directions are this base's inside layers ({inner:.1f}), not between ({stream:.1f})"
+    facts = {"stream": _rounded(stream), "inner": _rounded(inner)}
+    return [finding("L328", actual, expected=f"at least {MATCH:g} for both", facts=facts)]
 
 
 def _strange_layers(alignment: Alignment) -> list[Finding]:
@@ -98,28 +103,29 @@ def _strange_layers(alignment: Alignment) -> list[Finding]:
             by_layer.setdefault(layer, []).append(score)
     scores = {layer: sum(modules) / math.sqrt(len(modules)) for layer, modules in by_layer.items()}
     strange = sorted(layer for layer, score in scores.items() if score < STRANGE)
-    others = [score for layer, score in scores.items() if layer not in strange]
-    if len(strange) < max(2, len(scores) / 4) or not others or float(np.median(others)) < BELONGS:
+    other_scores = [score for layer, score in scores.items() if layer not in strange]
+    median = float(np.median(other_scores)) if other_scores else 0.0
+    if len(strange) < max(2, len(scores) / 4) or median < BELONGS:
         return []
     layers = ", ".join(map(str, strange[:8])) + (", ..." if len(strange) > 8 else "")
-    text = f"layers {layers} of {len(scores)} are at chance (below {STRANGE:g}), the others at {np.median(others):.1f}"
-    facts = {"layers": strange, "of": len(scores), "others": _rounded(float(np.median(others)))}
+    text = f"layers {layers} of {len(scores)} are at chance (below {STRANGE:g}), the others at {median:.1f}"
+    facts = {"layers": strange, "of": len(scores), "others": _rounded(median)}
     return [finding("L323", text, expected="all layers trained on one base", facts=facts)]
 
 
 def _size_findings(alignment: Alignment) -> list[Finding]:
     if not alignment.sizes:
         return []
-    largest = max(alignment.sizes, key=lambda path: alignment.sizes[path])
-    most, median = alignment.sizes[largest], float(np.median(list(alignment.sizes.values())))
-    over = sum(size > TOO_LARGE for size in alignment.sizes.values())
-    facts = {"median": _rounded(median), "largest": _rounded(most), "over": over, "modules": len(alignment.sizes)}
-    seen = f"the update is {median:.2g} times its base weight in the median module, at most {most:.2g} ({largest})"
+    path, largest = max(alignment.sizes.items(), key=lambda path_and_size: path_and_size[1])
+    sizes = list(alignment.sizes.values())
+    median, over = float(np.median(sizes)), sum(size > TOO_LARGE for size in sizes)
+    facts = {"median": _rounded(median), "largest": _rounded(largest), "over": over, "modules": len(sizes)}
+    actual = f"the update is {median:.2g} times its base weight in the median module, at most {largest:.2g} ({path})"
     if median > TOO_LARGE:
-        return [finding("L330", seen, expected=f"below {TOO_LARGE:g}; 0.001 to 0.5 is usual", facts=facts)]
-    if most < NEGLIGIBLE:
-        return [finding("L331", seen, expected=f"above {NEGLIGIBLE:g}; 0.001 to 0.5 is usual", facts=facts)]
-    return [finding("L332", seen, facts=facts)]
+        return [finding("L330", actual, expected=f"below {TOO_LARGE:g}; 0.001 to 0.5 is usual", facts=facts)]
+    if largest < NEGLIGIBLE:
+        return [finding("L331", actual, expected=f"above {NEGLIGIBLE:g}; 0.001 to 0.5 is usual", facts=facts)]
+    return [finding("L332", actual, facts=facts)]
 
 
 def _rounded(value: float) -> float | None:

@@ -29,35 +29,35 @@ def bond(a: Array, b: Array, inputs: Subspace) -> tuple[float, float] | None:
     rank = len(a)
     if rank < LEAST_RANK:
         return None
-    used = _unit(a.astype(np.float64))
-    told = used @ inputs.vectors.T.astype(np.float64)
+    directions = _unit(a.astype(np.float64))
+    projected = directions @ inputs.vectors.T.astype(np.float64)
     # By the root of the energies, as everywhere: one outlier dimension is not to decide.
-    rest = float(np.sqrt(max(inputs.rest, 0.0)))
-    extra = np.clip(np.sqrt(inputs.energies.astype(np.float64)) - rest, 0, None)
-    alone = used @ used.T
-    first = (told * extra) @ told.T + rest * alone
+    rest_weight = float(np.sqrt(max(inputs.rest, 0.0)))
+    extra = np.clip(np.sqrt(inputs.energies.astype(np.float64)) - rest_weight, 0, None)
+    alone = directions @ directions.T
+    first = (projected * extra) @ projected.T + rest_weight * alone
     columns = _unit(b.T.astype(np.float64))
     second = columns @ columns.T
-    places = np.triu_indices(rank, 1)
-    live = (np.diag(second)[places[0]] > 0) & (np.diag(second)[places[1]] > 0)  # padded ranks are zero
-    one, two = first[places][live], second[places][live]
-    if len(one) < 6 or float(np.sqrt(np.mean(two**2))) < _UPRIGHT:
+    upper = np.triu_indices(rank, 1)
+    live = (np.diag(second)[upper[0]] > 0) & (np.diag(second)[upper[1]] > 0)  # padded ranks are zero
+    input_entries, column_entries = first[upper][live], second[upper][live]
+    if len(input_entries) < 6 or float(np.sqrt(np.mean(column_entries**2))) < _UPRIGHT:
         return None
     scales = np.sqrt(np.maximum(np.diag(first), 1e-30))
-    known, free = (
-        _fisher(own, two) for own in (one / (scales[places[0]] * scales[places[1]])[live], alone[places][live])
-    )
-    return None if known is None or free is None else (known, free)
+    scaled_entries = input_entries / (scales[upper[0]] * scales[upper[1]])[live]
+    correlation = _fisher(scaled_entries, column_entries)
+    null_correlation = _fisher(alone[upper][live], column_entries)
+    return None if correlation is None or null_correlation is None else (correlation, null_correlation)
 
 
-def _fisher(one: Floats, two: Floats) -> float | None:
+def _fisher(first: Floats, second: Floats) -> float | None:
     """Fisher's z of the correlation of two lists of entries; None where one of them is constant."""
-    one, two = one - one.mean(), two - two.mean()
-    length = float(np.linalg.norm(one) * np.linalg.norm(two))
+    first, second = first - first.mean(), second - second.mean()
+    length = float(np.linalg.norm(first) * np.linalg.norm(second))
     if length <= 0:
         return None
-    correlation = float(np.clip(one @ two / length, -0.9999, 0.9999))
-    return float(np.arctanh(correlation) * np.sqrt(len(one) - 3))
+    correlation = float(np.clip(first @ second / length, -0.9999, 0.9999))
+    return float(np.arctanh(correlation) * np.sqrt(len(first) - 3))
 
 
 def together(bonds: Sequence[float]) -> float:
@@ -67,5 +67,5 @@ def together(bonds: Sequence[float]) -> float:
 
 def _unit(rows: Floats) -> Floats:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    found: Floats = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
-    return found
+    unit_rows: Floats = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    return unit_rows

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lorica.vetting.base.surrogates import standardised
+
 Array = NDArray[np.float32]
 
 _NEIGHBOURS = 8
 _SHUFFLES = 24
-_MOST_ROWS = 16
+_MAX_ROWS = 16
 _COPY = 0.999  # rows of two modules that are the same were never trained apart: they prove nothing
 
 
@@ -35,8 +37,8 @@ def consistency(spreads: Sequence[Spread], seed: int = 0) -> float:
     when there are no two to compare."""
     rng = np.random.default_rng(seed)
     axes: dict[tuple[str, str, int], list[Array]] = {}
-    for each in spreads:
-        axes.setdefault((each.side, each.axis, each.rows.shape[1]), []).append(each.rows[:_MOST_ROWS])
+    for spread in spreads:
+        axes.setdefault((spread.side, spread.axis, spread.rows.shape[1]), []).append(spread.rows[:_MAX_ROWS])
     scores = []
     for (_, _, width), rows in axes.items():
         orders = np.stack([np.arange(width), *(rng.permutation(width) for _ in range(_SHUFFLES))])
@@ -50,10 +52,9 @@ def consistency(spreads: Sequence[Spread], seed: int = 0) -> float:
 def _overlap(first: Array, second: Array, orders: NDArray[np.int64]) -> float:
     moved = second[:, orders]  # [k, 1 + shuffles, width]
     shared = np.square(moved.reshape(-1, second.shape[1]) @ first.T).reshape(len(second), len(orders), -1).sum((0, 2))
-    logs = np.log(shared + 1e-12)
-    return float((logs[0] - logs[1:].mean()) / max(float(logs[1:].std(ddof=1)), 1e-9))
+    return float(standardised(np.log(shared + 1e-12))[0])
 
 
 def _copies(first: Array, second: Array) -> bool:
-    one, two = first[0], second[0]
-    return float(abs(one @ two)) > _COPY * float(np.linalg.norm(one) * np.linalg.norm(two))
+    first_row, second_row = first[0], second[0]
+    return float(abs(first_row @ second_row)) > _COPY * float(np.linalg.norm(first_row) * np.linalg.norm(second_row))

@@ -56,29 +56,34 @@ def collect(base: Path, texts: Sequence[str] | None = None, *, max_tokens: int |
     MAX_TOKENS, and fewer of a large base. Models that the native decoder does not know are run with transformers.
     Raises ModelError for a base that cannot be loaded or run, PromptError for one without a usable tokenizer.
     """
-    chosen = tuple(SAMPLE_TEXTS if texts is None else texts)
+    sample_texts = tuple(SAMPLE_TEXTS if texts is None else texts)
     stamps = weight_stamps(base)
     large = sum(size for *_, size in stamps) > LARGE_FILES
     beside = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in directions_cache.files_beside(base)]
-    key = (base.resolve(), stamps, *beside, chosen, max_tokens)
+    key = (base.resolve(), stamps, *beside, sample_texts, max_tokens)
     if key not in _CACHE:
-        most = max_tokens or (_TOKENS_OF_LARGE if large else MAX_TOKENS)
+        token_limit = max_tokens or (_TOKENS_OF_LARGE if large else MAX_TOKENS)
         cacheable = large and texts is None and max_tokens is None
-        directions = _from_disk(base, chosen, most) if cacheable else _observe(base, _encode(base, chosen, most))
+        compute = _from_disk if cacheable else _compute
+        directions = compute(base, sample_texts, token_limit)
         _CACHE.clear()  # one base at a time: a large one's directions take a gigabyte
         _CACHE[key] = directions
     return _CACHE[key]
 
 
-def _from_disk(base: Path, texts: Sequence[str], most: int) -> Directions:
+def _from_disk(base: Path, texts: Sequence[str], max_tokens: int) -> Directions:
     key = directions_cache.base_key(base)
-    kept = directions_cache.load(key, base)
-    if kept is not None:
-        return kept
-    directions = _observe(base, _encode(base, texts, most))
+    cached = directions_cache.load(key, base)
+    if cached is not None:
+        return cached
+    directions = _compute(base, texts, max_tokens)
     directions_cache.save(key, directions)
     # What is stored is rounded: the same answer now and from there.
     return directions_cache.load(key, base) or directions
+
+
+def _compute(base: Path, texts: Sequence[str], max_tokens: int) -> Directions:
+    return _observe(base, _encode(base, texts, max_tokens))
 
 
 def _encode(base: Path, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
@@ -87,9 +92,9 @@ def _encode(base: Path, texts: Sequence[str], max_tokens: int) -> list[list[int]
     except PromptError:  # nothing is answered here: text in any form will do
         encoder = Encoder.load(base, chat_template="plain")
     rows: list[list[int]] = []
-    left = max_tokens
+    remaining = max_tokens
     for text in texts:
-        if left < 8 or not text.strip():
+        if remaining < 8 or not text.strip():
             continue
         message = Message("user", text, ((0, len(text)),))
         try:
@@ -97,9 +102,9 @@ def _encode(base: Path, texts: Sequence[str], max_tokens: int) -> list[list[int]
         except PromptError:
             chat = []  # a template longer than that
         for row in (chat, list(encoder.encode_choice(text))):
-            if len(row) > 1 and left >= 8:
-                rows.append(row[: min(_LONGEST, left)])
-                left -= len(rows[-1])
+            if len(row) > 1 and remaining >= 8:
+                rows.append(row[: min(_LONGEST, remaining)])
+                remaining -= len(rows[-1])
     if not rows:
         raise PromptError("there is no text to run through the base model", fix="give texts with at least two tokens")
     return rows
@@ -116,8 +121,8 @@ def _observe(base: Path, rows: Sequence[Sequence[int]]) -> Directions:
     with watch.on(model, layers):
         form = _run_packed(model, rows) if isinstance(model, Decoder) else _run_padded(model, rows, real)
     if isinstance(model, Decoder):
-        other, loss, as_it_is = find_form(model, rows)
-        form = replace(form, other=other, other_loss=loss, as_it_is=as_it_is)
+        other_form, loss, as_it_is = find_form(model, rows)
+        form = replace(form, other=other_form, other_loss=loss, as_it_is=as_it_is)
     weights = {
         name: float(weight.detach().float().norm())
         for name, module in layers.items()
@@ -139,7 +144,7 @@ def _observe(base: Path, rows: Sequence[Sequence[int]]) -> Directions:
 def _strangers(model: nn.Module, layers: dict[str, nn.Module], hidden: int, head_dim: int) -> tuple[int, ...]:
     """Layers whose weights read and write other coordinates of the residual stream than most layers do."""
     axes = Surrogates(hidden=hidden, head_dim=head_dim, count=0)
-    parts: dict[int, list[Array]] = {}
+    rows_by_layer: dict[int, list[Array]] = {}
     for name, module in layers.items():
         number, weight = layer_number(name), getattr(module, "weight", None)
         if number is None or not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
@@ -147,10 +152,10 @@ def _strangers(model: nn.Module, layers: dict[str, nn.Module], hidden: int, head
         weight = weight.detach().T if type(module).__name__ == "Conv1D" else weight.detach()
         out, into = weight.shape
         if into == hidden and not axes.axis_of_inputs(name, into):
-            parts.setdefault(number, []).append(sample(weight))
+            rows_by_layer.setdefault(number, []).append(sample(weight))
         if out == hidden and axes.writes(name, out):
-            parts.setdefault(number, []).append(sample(weight.T))
-    nodes = {number: np.concatenate(found) for number, found in parts.items()}
+            rows_by_layer.setdefault(number, []).append(sample(weight.T))
+    nodes = {number: np.concatenate(layer_rows) for number, layer_rows in rows_by_layer.items()}
     embedding = _embedding(model).weight.detach()
     if embedding.shape[1] == hidden and embedding.is_floating_point():
         nodes[EMBEDDING] = sample(embedding)
@@ -181,18 +186,18 @@ def _run_packed(decoder: Decoder, rows: Sequence[Sequence[int]]) -> Form:
     tokens = torch.tensor([token for row in rows for token in row])
     positions = torch.cat([torch.arange(length) for length in lengths])
     hidden = decoder.hidden(tokens, positions, PackedAttention(lengths, decoder.config))
-    kept = _spread(len(tokens))
-    logits = decoder.logits(hidden[kept])
+    token_positions = _spread(len(tokens))
+    logits = decoder.logits(hidden[token_positions])
     _backward(logits)
-    return follow(logits, kept, rows)
+    return follow(logits, token_positions, rows)
 
 
 def _run_padded(model: nn.Module, rows: Sequence[Sequence[int]], real: Tensor) -> Form:
     tokens = torch.tensor([[*row, *[0] * (real.shape[1] - len(row))] for row in rows])
     logits = model(input_ids=tokens, attention_mask=real, use_cache=False).logits[real.bool()]
-    kept = _spread(len(logits))
-    _backward(logits[kept])
-    return follow(logits[kept], kept, rows)
+    positions = _spread(len(logits))
+    _backward(logits[positions])
+    return follow(logits[positions], positions, rows)
 
 
 def _backward(logits: Tensor) -> None:
@@ -235,47 +240,49 @@ class _Watch:
                 handle.remove()
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def seen(_: nn.Module, arguments: Any, out: Tensor) -> None:
-            given = arguments[0]
+        def observe(_: nn.Module, arguments: Any, out: Tensor) -> None:
+            inputs = arguments[0]
             # q, k and v (gate and up) have one input.
-            if self._last is None or self._last[0] is not given:
-                self._last = (given, principal(self._tokens(given.detach())))
-            if (found := self._last[1]) is not None:
-                self.inputs[name] = found
+            if self._last is None or self._last[0] is not inputs:
+                self._last = (inputs, principal(self._tokens(inputs.detach())))
+            if (subspace := self._last[1]) is not None:
+                self.inputs[name] = subspace
             out.register_hook(lambda gradient: self._gradient(name, gradient))  # type: ignore[no-untyped-call]
 
-        return seen
+        return observe
 
-    def _tokens(self, given: Tensor) -> Tensor:
-        flat = given.reshape(-1, given.shape[-1])
+    def _tokens(self, inputs: Tensor) -> Tensor:
+        flat = inputs.reshape(-1, inputs.shape[-1])
         return flat if self._real is None or len(self._real) != len(flat) else flat[self._real]
 
     def _gradient(self, name: str, gradient: Tensor) -> None:
         if ordered(name):  # nothing is compared with them
             self.outputs[name] = width_alone(gradient.shape[-1])
-        elif (found := principal(gradient.detach())) is not None:
-            self.outputs[name] = found
+        elif (subspace := principal(gradient.detach())) is not None:
+            self.outputs[name] = subspace
 
 
 def _is_linear(name: str, module: nn.Module) -> bool:
     # GPT-2's Conv1D is a linear layer with its weight transposed.
-    kind = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-    return kind and name.rsplit(".", 1)[-1] not in ("lm_head", "embed_out")
+    is_linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    return is_linear and name.rsplit(".", 1)[-1] not in ("lm_head", "embed_out")
 
 
 def _embedding(model: nn.Module) -> nn.Embedding:
-    asked = getattr(model, "get_input_embeddings", None)  # transformers' way; Lorica's decoder has one embedding
-    found = asked() if asked else next(each for each in model.modules() if isinstance(each, nn.Embedding))
-    return cast(nn.Embedding, found)
+    # transformers' way; Lorica's decoder has one embedding.
+    get_embedding = getattr(model, "get_input_embeddings", None)
+    if get_embedding:
+        return cast(nn.Embedding, get_embedding())
+    return next(module for module in model.modules() if isinstance(module, nn.Embedding))
 
 
 def _hidden(config: dict[str, Any]) -> int:
-    given = config.get("hidden_size", config.get("n_embd"))
-    return given if isinstance(given, int) else 0
+    hidden = config.get("hidden_size", config.get("n_embd"))
+    return hidden if isinstance(hidden, int) else 0
 
 
 def _head_dim(config: dict[str, Any]) -> int:
-    given, hidden, heads = (config.get(key) for key in ("head_dim", "hidden_size", "num_attention_heads"))
-    if isinstance(given, int) and given > 0:
-        return given
+    head_dim, hidden, heads = (config.get(key) for key in ("head_dim", "hidden_size", "num_attention_heads"))
+    if isinstance(head_dim, int) and head_dim > 0:
+        return head_dim
     return hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 else 0

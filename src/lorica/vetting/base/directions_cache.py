@@ -85,12 +85,11 @@ def load(key: str, base: Path) -> Directions | None:
         path = cache_folder() / f"{key}.safetensors"
         with safe_open(path, framework="numpy") as file:
             facts = msgspec.json.decode(file.metadata()["facts"], type=CachedFacts)
-            subspaces = [
-                Subspace(
-                    file.get_tensor(f"vectors.{number}").astype(np.float32), file.get_tensor(f"energies.{number}"), rest
-                )
-                for number, rest in enumerate(facts.rests)
-            ]
+            vectors, energies = (
+                [file.get_tensor(f"{name}.{number}").astype(np.float32) for number in range(len(facts.rests))]
+                for name in ("vectors", "energies")
+            )
+            subspaces = list(map(Subspace, vectors, energies, facts.rests))
         directions = Directions(
             base=base,
             inputs={path: subspaces[number] for path, number in facts.inputs.items()},

@@ -57,14 +57,14 @@ def check_fit(specimen: Specimen, layout: Layout, base: Path) -> list[Finding]:
     base model."""
     model = read_base(base)
     shapes = shapes_of(layout, specimen.config)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     if not model.modules:
-        found.append(finding("L309", f"{shown(model.folder.name)} holds config.json and no *.safetensors"))
-    found += _Fit(specimen, layout, model, shapes).findings()
-    found += check_identity(specimen, model) + check_text(specimen, layout, model) + check_levels(model.folder)
-    if any(each.severity == "reject" for each in found):
-        return found
-    return found + check_principal(specimen, layout, stored(model.folder))
+        findings.append(finding("L309", f"{shown(model.folder.name)} holds config.json and no *.safetensors"))
+    findings += _Fit(specimen, layout, model, shapes).findings()
+    findings += check_identity(specimen, model) + check_text(specimen, layout, model) + check_levels(model.folder)
+    if any(problem.severity == "reject" for problem in findings):
+        return findings
+    return findings + check_principal(specimen, layout, stored(model.folder))
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -86,63 +86,65 @@ class _Fit:
             self.by_tail.setdefault(_tail(path), path)
 
     def findings(self) -> list[Finding]:
-        modules = [each for each in self.layout.modules.values() if each.a or each.b]
-        high = [each for each in modules if self._beyond(each)]
-        rest = [each for each in modules if not self._beyond(each)]
-        places = {each.path: self._place(each) for each in rest}
-        absent = [each for each in rest if not places[each.path].path]
-        heads = [each.path for each in absent if each.layer is None and each.kind in _TASK_HEADS]
-        found = self._layers(high, len(modules)) + _heads(heads)
-        found += self._absent([each for each in absent if each.path not in heads], modules)
-        found += self._widths([(each, places[each.path]) for each in rest])
-        found += self._moved([each for each in rest if places[each.path].moved], len(modules))
+        modules = [module for module in self.layout.modules.values() if module.a or module.b]
+        high = [module for module in modules if self._beyond(module)]
+        within = [module for module in modules if not self._beyond(module)]
+        placements = {module.path: self._place(module) for module in within}
+        absent = [module for module in within if not placements[module.path].path]
+        heads = [module.path for module in absent if module.layer is None and module.kind in _TASK_HEADS]
+        findings = self._layers(high, len(modules)) + _heads(heads)
+        findings += self._absent([module for module in absent if module.path not in heads], modules)
+        findings += self._widths([(module, placements[module.path]) for module in within])
+        findings += self._moved([module for module in within if placements[module.path].moved], len(modules))
         if not high:
-            found += self._covered(rest)
-        found += self._saved()
-        known = any(place.path for place in places.values()) or high
-        if modules and not known and not found:
-            found.append(finding("L310", f"{len(modules)} modules, such as {shown(modules[0].path)}"))
-        return found
+            findings += self._covered(within)
+        findings += self._saved()
+        placed = any(placement.path for placement in placements.values()) or high
+        if modules and not placed and not findings:
+            findings.append(finding("L310", f"{len(modules)} modules, such as {shown(modules[0].path)}"))
+        return findings
 
-    def _beyond(self, each: Factors) -> bool:
-        place = place_of(each.path)
-        return not place.other and place.layer is not None and 0 < self.model.layers <= place.layer
+    def _beyond(self, module: Factors) -> bool:
+        slot_place = place_of(module.path)
+        return not slot_place.other and slot_place.layer is not None and 0 < self.model.layers <= slot_place.layer
 
-    def _place(self, each: Factors) -> _Place:
+    def _place(self, module: Factors) -> _Place:
         """Look a module up by its path, else by its place in the layers under another prefix."""
-        path = ".".join(part for part in each.path.split(".") if part != "base_layer")
-        known = self.model.modules
-        if not known:
-            return _Place(path, self._by_config(each)) if self._config_has(each) else _Place("")
-        if path in known:
-            return _Place(path, known[path] or self._by_config(each))
+        path = ".".join(component for component in module.path.split(".") if component != "base_layer")
+        base_modules = self.model.modules
+        if not base_modules:
+            return _Place(path, self._by_config(module)) if self._config_has(module) else _Place("")
+        if path in base_modules:
+            return _Place(path, base_modules[path] or self._by_config(module))
         if path in self.containers or path.rpartition(".")[2] == "experts":
             return _Place(path)  # parameters of a module, such as experts in one tensor
-        other = self.by_tail.get(_tail(path))
-        if other is not None:
-            return _Place(other, known[other] or self._by_config(each), moved=self._is_lost(path, other))
+        base_path = self.by_tail.get(_tail(path))
+        if base_path is not None:
+            widths = base_modules[base_path] or self._by_config(module)
+            return _Place(base_path, widths, moved=self._is_lost(path, base_path))
         if path.rpartition(".")[2] in _HEADS:  # tied: the embedding is the head
-            return _Place(path, next((known[p] for p in known if p.rpartition(".")[2] in _EMBEDDINGS), None))
+            embedding = (base_modules[name] for name in base_modules if name.rpartition(".")[2] in _EMBEDDINGS)
+            return _Place(path, next(embedding, None))
         return _Place("")
 
-    def _by_config(self, each: Factors) -> tuple[int, int] | None:
-        place = place_of(each.path)
-        found = None if self.model.shape is None or place.other else self.model.shape.widths(place.slot)
-        return None if found is None or "vocabulary" in (found[0][0], found[1][0]) else (found[0][1], found[1][1])
+    def _by_config(self, module: Factors) -> tuple[int, int] | None:
+        slot_place = place_of(module.path)
+        widths = None if self.model.shape is None or slot_place.other else self.model.shape.widths(slot_place.slot)
+        return None if widths is None or "vocabulary" in (widths[0][0], widths[1][0]) else (widths[0][1], widths[1][1])
 
-    def _config_has(self, each: Factors) -> bool:
+    def _config_has(self, module: Factors) -> bool:
         """Without weights: only a family that is known can lack a module."""
-        return self.model.shape is None or self.model.shape.widths(place_of(each.path).slot) is not None
+        return self.model.shape is None or self.model.shape.widths(place_of(module.path).slot) is not None
 
-    def _is_lost(self, path: str, other: str) -> bool:
+    def _is_lost(self, path: str, base_path: str) -> bool:
         """Whether loaders would not find the module: checkpoints of older families leave out the model's own name;
         those of the families below are as they are. Those of vision-language models are renamed while loading, but the
         language model inside keeps a name of its own."""
         if self.model.text is not self.model.config:
-            return _INSIDE in other.split(".") and _INSIDE not in path.split(".")
+            return _INSIDE in base_path.split(".") and _INSIDE not in path.split(".")
         if self.model.family not in FAMILIES:
             return False
-        bare = other.removeprefix("model.")
+        bare = base_path.removeprefix("model.")
         return path not in (bare, f"model.{bare}")
 
     def _layers(self, high: list[Factors], total: int) -> list[Finding]:
@@ -152,7 +154,7 @@ class _Fit:
             finding(
                 "L302",
                 f"it adapts {self.shapes.layers_at_least} layers; the base has {self.model.layers} "
-                f"(beyond them: {some([each.path for each in high], total)})",
+                f"(beyond them: {some([module.path for module in high], total)})",
                 expected=f"at most {self.model.layers} layers",
                 fix=self._which(),
                 file=WEIGHTS_NAME,
@@ -167,39 +169,39 @@ class _Fit:
     def _absent(self, absent: list[Factors], modules: list[Factors]) -> list[Finding]:
         if not absent:
             return []
-        kinds = sorted({each.kind for each in absent})
+        module_names = sorted({module.kind for module in absent})
         have = {path.rpartition(".")[2] for path in self.model.modules}
-        fused = {kind: [name for name in _FUSED.get(kind, ()) if name in have] for kind in kinds}
-        twins = sorted({name for names in fused.values() for name in names})
-        seen = f"{listed(kinds)}: {some([each.path for each in absent], len(modules))}"
+        twins = sorted({fused for name in module_names for fused in _FUSED.get(name, ()) if fused in have})
+        actual = f"{listed(module_names)}: {some([module.path for module in absent], len(modules))}"
         return [
             finding(
                 "L300",
-                seen + (f"; the base has {listed(twins)} in their place" if twins else ""),
+                actual + (f"; the base has {listed(twins)} in their place" if twins else ""),
                 expected=f"modules of a {shown(self.model.family)} model",
                 fix=self._which(),
                 file=WEIGHTS_NAME,
-                facts={"kinds": kinds, "modules": len(absent), "of": len(modules), "fused": bool(twins)},
+                facts={"kinds": module_names, "modules": len(absent), "of": len(modules), "fused": bool(twins)},
             )
         ]
 
     def _widths(self, placed: list[tuple[Factors, _Place]]) -> list[Finding]:
         wrong: dict[str, tuple[str, int, int]] = {}
         paths: list[str] = []
-        for each, place in placed:
-            if place.widths is None:
+        for module, placement in placed:
+            if placement.widths is None:
                 continue
-            wanted = place.widths[::-1] if each.embedding and place.path in self.model.modules else place.widths
-            if each.kind in _EMBEDDINGS + _HEADS:
-                wanted = (0, wanted[1]) if each.embedding else (wanted[0], 0)  # rows are judged with those saved
-            seen = in_out(self.layout, each, self.specimen.config)
-            for side, (got, want) in enumerate(zip(seen, wanted, strict=True)):
-                if got and want and got != want:
-                    wrong.setdefault(self._label(each, side), (each.path, got, want))
-                    paths += [each.path] if not paths or paths[-1] != each.path else []
+            turned = module.embedding and placement.path in self.model.modules
+            base_widths = placement.widths[::-1] if turned else placement.widths
+            if module.kind in _EMBEDDINGS + _HEADS:  # rows are judged with those saved
+                base_widths = (0, base_widths[1]) if module.embedding else (base_widths[0], 0)
+            adapter_widths = in_out(self.layout, module, self.specimen.config)
+            for side, (adapter_width, base_width) in enumerate(zip(adapter_widths, base_widths, strict=True)):
+                if adapter_width and base_width and adapter_width != base_width:
+                    wrong.setdefault(self._label(module, side), (module.path, adapter_width, base_width))
+                    paths += [module.path] if not paths or paths[-1] != module.path else []
         if not wrong:
             return []
-        differs = [f"{label} {got}, not {want}" for label, (_, got, want) in list(wrong.items())[:4]]
+        differs = [f"{label} {ours}, not {theirs}" for label, (_, ours, theirs) in list(wrong.items())[:4]]
         return [
             finding(
                 "L301",
@@ -208,16 +210,16 @@ class _Fit:
                 fix=self._which(),
                 file=WEIGHTS_NAME,
                 facts={
-                    "widths": {label: [got, want] for label, (_, got, want) in wrong.items()},
+                    "widths": {label: list(widths) for label, (_, *widths) in wrong.items()},
                     "modules": len(paths),
                 },
             )
         ]
 
-    def _label(self, each: Factors, side: int) -> str:
-        names = None if self.model.shape is None else role(self.model.shape.scheme, place_of(each.path).slot)
+    def _label(self, module: Factors, side: int) -> str:
+        names = None if self.model.shape is None else role(self.model.shape.scheme, place_of(module.path).slot)
         name = names[side] if names else ""
-        return WIDTHS.get(name) or f"{shown(each.kind)}'s {'output' if side else 'input'}"
+        return WIDTHS.get(name) or f"{shown(module.kind)}'s {'output' if side else 'input'}"
 
     def _moved(self, moved: list[Factors], total: int) -> list[Finding]:
         if not moved:
@@ -226,7 +228,7 @@ class _Fit:
         return [
             finding(
                 "L304",
-                f"{some([each.path for each in moved], total)}",
+                f"{some([module.path for module in moved], total)}",
                 expected=f"as in the base: {shown(theirs)}",
                 file=WEIGHTS_NAME,
                 facts={"modules": len(moved), "path": moved[0].path, "expected": theirs},
@@ -244,12 +246,12 @@ class _Fit:
             return []
         if config is not None and config.other.get("layer_replication"):
             return []
-        slots = {place_of(each.path).slot for each in modules}
+        slots = {place_of(module.path).slot for module in modules}
         if self.model.modules:
-            places = ((place_of(path), path) for path in self.model.modules)
+            base_places = ((place_of(path), path) for path in self.model.modules)
             beyond = {
                 p.layer
-                for p, _ in places
+                for p, _ in base_places
                 if p.layer is not None and p.layer >= depth and p.slot in slots and not p.other
             }
         else:
@@ -275,53 +277,53 @@ class _Fit:
         shapes: list[tuple[str, tuple[int, ...], tuple[int, int]]] = []
         unknown = []
         for path, names in self.layout.saved.items():
-            kind = path.rpartition(".")[2]
-            widths = self._place(Factors(path=path, layer=None, kind=kind)).widths
+            module_name = path.rpartition(".")[2]
+            widths = self._place(Factors(path=path, layer=None, kind=module_name)).widths
             if widths is None:
                 unknown += [path] if self.model.modules and path not in self.model.modules else []
                 continue
-            wanted = widths[::-1]
+            base_shape = widths[::-1]
             for name in names:
                 shape = self.layout.shape(name)
                 if len(shape) != 2 or not name.endswith(".weight"):
                     continue
-                if shape[1] != wanted[1] or (kind not in _EMBEDDINGS + _HEADS and shape != wanted):
-                    shapes.append((path, shape, wanted))
+                if shape[1] != base_shape[1] or (module_name not in _EMBEDDINGS + _HEADS and shape != base_shape):
+                    shapes.append((path, shape, base_shape))
         return self._rows() + _other_shapes(shapes) + _heads(unknown)
 
     def _rows(self) -> list[Finding]:
         """Rows of an embedding or a head, saved or adapted, against the base's vocabulary."""
-        seen, wanted = self.shapes.vocabulary, self.model.vocabulary
-        if not seen or not wanted or seen == wanted:
+        adapter_rows, base_rows = self.shapes.vocabulary, self.model.vocabulary
+        if not adapter_rows or not base_rows or adapter_rows == base_rows:
             return []
-        reason = vocabulary_reason(seen, wanted)
+        reason = vocabulary_reason(adapter_rows, base_rows)
         return [
             finding(
                 "L305",
-                f"{seen} rows of the vocabulary; the base has {wanted}",
-                expected=f"{wanted} rows, or the tokens that were added in training",
+                f"{adapter_rows} rows of the vocabulary; the base has {base_rows}",
+                expected=f"{base_rows} rows, or the tokens that were added in training",
                 file=WEIGHTS_NAME,
-                facts={"adapter_rows": seen, "base_rows": wanted, "explained": not reason},
+                facts={"adapter_rows": adapter_rows, "base_rows": base_rows, "explained": not reason},
                 severity="reject" if reason else "warn",
             )
         ]
 
     def _which(self) -> str:
-        found = match(self.shapes)
-        return f"use the base model it was trained on; by its shapes it {found.text}" if found.candidates else ""
+        bases = match(self.shapes)
+        return f"use the base model it was trained on; by its shapes it {bases.text}" if bases.candidates else ""
 
 
 def _other_shapes(shapes: list[tuple[str, tuple[int, ...], tuple[int, int]]]) -> list[Finding]:
     if not shapes:
         return []
-    path, seen, wanted = shapes[0]
+    path, shape, base_shape = shapes[0]
     return [
         finding(
             "L301",
-            f"the saved {shown(path)} is {list(seen)} (of {len(shapes)} such)",
-            expected=f"{list(wanted)}",
+            f"the saved {shown(path)} is {list(shape)} (of {len(shapes)} such)",
+            expected=f"{list(base_shape)}",
             file=WEIGHTS_NAME,
-            facts={"saved": path, "shape": list(seen), "base": list(wanted)},
+            facts={"saved": path, "shape": list(shape), "base": list(base_shape)},
         )
     ]
 
@@ -332,5 +334,5 @@ def _heads(unknown: list[str]) -> list[Finding]:
 
 def _tail(path: str) -> tuple[bool, str]:
     """Equal for modules that differ in prefix only."""
-    place = place_of(path)
-    return place.other, place.tail
+    slot_place = place_of(path)
+    return slot_place.other, slot_place.tail

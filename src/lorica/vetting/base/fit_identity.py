@@ -35,25 +35,25 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 def check_identity(specimen: Specimen, model: BaseModel) -> list[Finding]:
     """L306 to L308. Ids that say nothing certain are passed over: a folder may be called anything."""
-    wanted = specimen.config.base_model_name_or_path if specimen.config else None
-    found = _quantisation(wanted or "", model)
-    if not wanted:
-        return found
-    meant = named(wanted, loosely=False)
-    found += _family(wanted, meant, model)
-    if _is_named(wanted, model):
-        return found + _revision(specimen, model)
+    adapter_base = specimen.config.base_model_name_or_path if specimen.config else None
+    findings = _quantisation(adapter_base or "", model)
+    if not adapter_base:
+        return findings
+    meant = named(adapter_base, loosely=False)
+    findings += _family(adapter_base, meant, model)
+    if _is_named(adapter_base, model):
+        return findings + _revision(specimen, model)
     theirs = named(model.identity, loosely=False)
     if not theirs or not meant or {base.name for base in theirs} & {base.name for base in meant}:
-        return found
+        return findings
     return [
-        *found,
+        *findings,
         finding(
             "L306",
-            f"{CONFIG_NAME} names {shown(wanted)}; the base is {shown(model.identity)}",
-            expected=shown(wanted),
+            f"{CONFIG_NAME} names {shown(adapter_base)}; the base is {shown(model.identity)}",
+            expected=shown(adapter_base),
             file=CONFIG_NAME,
-            facts={"adapter": wanted, "base": model.identity, "by": "name"},
+            facts={"adapter": adapter_base, "base": model.identity, "by": "name"},
         ),
     ]
 
@@ -61,29 +61,29 @@ def check_identity(specimen: Specimen, model: BaseModel) -> list[Finding]:
 def names_settled(findings: Sequence[Finding]) -> list[Finding]:
     """Findings of level 3 with a base's other name as a note where the alignment knows the base: a folder may be called
     anything, and the adapter's directions may not. Commits stay: revisions of one model align alike."""
-    aligned = next((each.facts["score"] for each in findings if each.code == "L320"), None)
+    aligned = next((problem.facts["score"] for problem in findings if problem.code == "L320"), None)
     if aligned is None:
         return list(findings)
-    told = f"; by the alignment, {aligned:.1f}, it was trained on this base or on a close relative of it"
+    evidence = f"; by the alignment, {aligned:.1f}, it was trained on this base or on a close relative of it"
     fix = "nothing, unless it was trained on another variant (base, instruct) than this"
     return [
-        msgspec.structs.replace(each, seen=each.seen + told, fix=fix, severity="note")
-        if each.code == "L306" and each.facts.get("by") == "name"
-        else each
-        for each in findings
+        msgspec.structs.replace(problem, seen=problem.seen + evidence, fix=fix, severity="note")
+        if problem.code == "L306" and problem.facts.get("by") == "name"
+        else problem
+        for problem in findings
     ]
 
 
-def _quantisation(wanted: str, model: BaseModel) -> list[Finding]:
-    hit = _QUANTISED.search(wanted.rpartition("/")[2])
-    if not model.quantised and not hit:
+def _quantisation(adapter_base: str, model: BaseModel) -> list[Finding]:
+    match = _QUANTISED.search(adapter_base.rpartition("/")[2])
+    if not model.quantised and not match:
         return []
-    seen = f"the base is {shown(model.quantised)}" if model.quantised else "the base is not quantised"
+    actual = f"the base is {shown(model.quantised)}" if model.quantised else "the base is not quantised"
     return [
         finding(
             "L308",
-            seen + (f"; the adapter names {shown(wanted)}" if wanted else ""),
-            facts={"base": model.quantised, "adapter_names_quantised": hit is not None},
+            actual + (f"; the adapter names {shown(adapter_base)}" if adapter_base else ""),
+            facts={"base": model.quantised, "adapter_names_quantised": match is not None},
         )
     ]
 
@@ -105,22 +105,23 @@ def _revision(specimen: Specimen, model: BaseModel) -> list[Finding]:
     ]
 
 
-def _is_named(wanted: str, model: BaseModel) -> bool:
+def _is_named(adapter_base: str, model: BaseModel) -> bool:
     """Whether the base is what the adapter names, by its stated id or by the name of its folder."""
-    return normalise(wanted) in {normalise(model.identity), normalise(str(model.folder)), normalise(model.folder.name)}
+    base_names = (model.identity, str(model.folder), model.folder.name)
+    return normalise(adapter_base) in map(normalise, base_names)
 
 
-def _family(wanted: str, meant: list[BaseShape], model: BaseModel) -> list[Finding]:
+def _family(adapter_base: str, meant: list[BaseShape], model: BaseModel) -> list[Finding]:
     families = {base.family for base in meant}
     if not families or not model.family:
         return []
-    also = families.union(*(alike for alike in _ALIKE if alike & families))
+    also = families.union(*(relatives for relatives in _ALIKE if relatives & families))
     if {model.family, str(model.config.get("model_type"))} & also:
         return []
     return [
         finding(
             "L307",
-            f"{CONFIG_NAME} names {shown(wanted)}, of the family {listed(sorted(families))}; "
+            f"{CONFIG_NAME} names {shown(adapter_base)}, of the family {listed(sorted(families))}; "
             f"the base's config.json says {shown(model.family)}",
             expected=f"a {listed(sorted(families))} model",
             file=CONFIG_NAME,

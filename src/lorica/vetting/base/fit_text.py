@@ -41,7 +41,7 @@ def read_words(folder: Path) -> Words:
     stored = model.get("vocab") if isinstance(model, dict) else None
     vocabulary = stored if isinstance(stored, dict) else None
     if isinstance(stored, list):  # Unigram: [token, score], by position
-        vocabulary = {item[0]: i for i, item in enumerate(stored) if isinstance(item, list) and item}
+        vocabulary = {entry[0]: i for i, entry in enumerate(stored) if isinstance(entry, list) and entry}
     if vocabulary is None:
         vocabulary = _json(folder / "vocab.json", MAX_TOKENIZER) or None
     added = {k: v for k, v in _json(folder / "added_tokens.json", MAX_SMALL).items() if type(v) is int}
@@ -67,11 +67,11 @@ def check_text(specimen: Specimen, layout: Layout, model: BaseModel) -> list[Fin
     """L311 to L314, L318. An adapter that brings no tokenizer is used with the base's, and nothing is said."""
     names = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "added_tokens.json", "vocab.json"}
     theirs = read_words(model.folder)
-    found = _own(theirs, model) + check_spelling(model.folder)
+    findings = _own(theirs, model) + check_spelling(model.folder)
     if not names & set(specimen.files):
-        return found
+        return findings
     ours = read_words(specimen.folder)
-    return found + _templates(ours, theirs) + (_another(ours, theirs) or _tokens(ours, theirs, layout, model))
+    return findings + _templates(ours, theirs) + (_another(ours, theirs) or _tokens(ours, theirs, layout, model))
 
 
 def _own(theirs: Words, model: BaseModel) -> list[Finding]:
@@ -117,38 +117,38 @@ def _another(ours: Words, theirs: Words) -> list[Finding]:
         return []
     shared = [token for token in ours.vocabulary if token in theirs.vocabulary]
     moved = [token for token in shared if ours.vocabulary[token] != theirs.vocabulary[token]]
-    lacking = len(ours.vocabulary) - len(shared)
-    share = (len(moved) + lacking) / len(ours.vocabulary)
+    missing = len(ours.vocabulary) - len(shared)
+    share = (len(moved) + missing) / len(ours.vocabulary)
     if share <= _ANOTHER:
         return []
     return [
         finding(
             "L313",
-            f"{len(moved)} of {len(ours.vocabulary)} tokens have other ids in the base, {lacking} it does not have",
+            f"{len(moved)} of {len(ours.vocabulary)} tokens have other ids in the base, {missing} it does not have",
             expected="equal tokens under equal ids",
-            facts={"tokens": len(ours.vocabulary), "moved": len(moved), "lacking": lacking},
+            facts={"tokens": len(ours.vocabulary), "moved": len(moved), "lacking": missing},
         )
     ]
 
 
 def _tokens(ours: Words, theirs: Words, layout: Layout, model: BaseModel) -> list[Finding]:
     """Added tokens that the base lacks or has under other ids."""
-    known = {**(theirs.vocabulary or {}), **theirs.added}
-    if not known:
+    base_ids = {**(theirs.vocabulary or {}), **theirs.added}
+    if not base_ids:
         return []
-    moved = sorted(token for token, number in ours.added.items() if known.get(token, number) != number)
-    new = sorted(token for token in ours.added if token not in known and token not in (ours.vocabulary or {}))
+    moved = sorted(token for token, number in ours.added.items() if base_ids.get(token, number) != number)
+    new = sorted(token for token in ours.added if token not in base_ids and token not in (ours.vocabulary or {}))
     beyond = [token for token in new if ours.added[token] >= model.vocabulary > 0 and token != ours.padding]
     if not moved and not new:
         return []
     saved = any(path.rpartition(".")[2] in ("embed_tokens", "wte", "lm_head") for path in layout.saved)
-    parts = [f"{listed(new)} the base does not have"] if new else []
-    parts += [f"{listed(moved)} it has under other ids"] if moved else []
-    parts += [f"{len(beyond)} of them beyond its {model.vocabulary} rows"] if beyond else []
+    differences = [f"{listed(new)} the base does not have"] if new else []
+    differences += [f"{listed(moved)} it has under other ids"] if moved else []
+    differences += [f"{len(beyond)} of them beyond its {model.vocabulary} rows"] if beyond else []
     return [
         finding(
             "L312",
-            "; ".join(parts),
+            "; ".join(differences),
             expected="the base's tokens",
             facts={"new": len(new), "moved": len(moved), "beyond": len(beyond), "embeddings_saved": saved},
             severity="warn" if moved or (beyond and not saved) else "note",
@@ -163,15 +163,15 @@ def _template(folder: Path, config: dict[str, Any]) -> str | None:
         pass
     stated = config.get("chat_template") or _json(folder / "chat_template.json", MAX_SMALL).get("chat_template")
     if isinstance(stated, list):
-        named = {each.get("name"): each.get("template") for each in stated if isinstance(each, dict)}
+        named = {entry.get("name"): entry.get("template") for entry in stated if isinstance(entry, dict)}
         stated = named.get("default")
     return stated if isinstance(stated, str) else None
 
 
-def _json(path: Path, most: int) -> dict[str, Any]:
+def _json(path: Path, max_bytes: int) -> dict[str, Any]:
     try:
-        raw = read_capped(path, most + 1)
-        value = json.loads(raw) if len(raw) <= most else None
+        raw = read_capped(path, max_bytes + 1)
+        value = json.loads(raw) if len(raw) <= max_bytes else None
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

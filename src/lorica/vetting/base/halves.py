@@ -64,7 +64,8 @@ def _misplaced(order: Order) -> Finding:
         f"{len(order.places)} of its layers fit this base by {order.gain:.1f} deviations better in other places: layer "
         f"{old} as layer {new}, for one"
     )
-    facts: dict[str, Any] = {"places": {str(one): two for one, two in order.places.items()}, "gain": order.gain}
+    places = {str(layer): place for layer, place in order.places.items()}
+    facts: dict[str, Any] = {"places": places, "gain": order.gain}
     return finding("L324", text, expected="each layer fits best where it stands", facts=facts)
 
 
@@ -72,15 +73,15 @@ def _sides(halves: Halves, *, trained: bool) -> list[Finding]:
     facts = {"inputs": halves.inputs, "outputs": halves.outputs, "bound": halves.bound, "bonds": halves.bonds}
     facts = {name: round(value, 4) for name, value in facts.items() if math.isfinite(value)}
     unbound = halves.bonds >= _FEW and abs(halves.bound) < _UNBOUND
-    seen = f"lora_A's directions are this base's ({halves.inputs:.1f}), lora_B's are not ({halves.outputs:.1f})"
-    many = halves.tested >= _MANY and halves.outputs < halves.inputs / _BESIDE
-    limit = _CHANCE_OF_MANY if many else _CHANCE_OF_FEW
+    actual = f"lora_A's directions are this base's ({halves.inputs:.1f}), lora_B's are not ({halves.outputs:.1f})"
+    of_many = halves.tested >= _MANY and halves.outputs < halves.inputs / _BESIDE
+    limit = _CHANCE_OF_MANY if of_many else _CHANCE_OF_FEW
     if halves.inputs >= _BELONGS and halves.outputs < limit and halves.tested >= _FEW:
-        return [finding("L325", seen, expected="both, as training leaves them", facts=facts)]
-    seen = f"lora_B's directions are this base's ({halves.outputs:.1f}), lora_A's are not ({halves.inputs:.1f})"
+        return [finding("L325", actual, expected="both, as training leaves them", facts=facts)]
+    actual = f"lora_B's directions are this base's ({halves.outputs:.1f}), lora_A's are not ({halves.inputs:.1f})"
     # A that was frozen, or hardly moved, is at chance too; but then B grew with it.
     if halves.outputs >= _BELONGS_OUT and halves.inputs < _CHANCE and unbound:
-        return [finding("L325", f"{seen}, nor do the halves go together", expected="both", facts=facts)]
+        return [finding("L325", f"{actual}, nor do the halves go together", expected="both", facts=facts)]
     trained = trained or halves.inputs >= _LEARNED
     if trained and unbound and max(halves.inputs, halves.outputs) >= _BELONGS:
         text = f"the halves of its {halves.bonds} pairs go together no more than by chance ({halves.bound:.1f})"

@@ -70,9 +70,8 @@ def read_base(folder: Path) -> BaseModel:
     tensors = _tensors(folder)
     modules = _modules(tensors, transposed=family in _TRANSPOSED)
     numbers = {name: _number(text, keys) for name, keys in _KEYS.items()}
-    stored = max(
-        (place.layer + 1 for place in map(place_of, modules) if place.layer is not None and not place.other), default=0
-    )
+    module_places = [place_of(path) for path in modules]
+    stored = max((place.layer + 1 for place in module_places if place.layer is not None and not place.other), default=0)
     return BaseModel(
         folder=folder,
         config=config,
@@ -99,20 +98,20 @@ def _tensors(folder: Path) -> dict[str, TensorInfo]:
 
 
 def _modules(tensors: Mapping[str, TensorInfo], *, transposed: bool) -> dict[str, tuple[int, int] | None]:
-    found: dict[str, tuple[int, int] | None] = {}
+    modules: dict[str, tuple[int, int] | None] = {}
     packed = {name.split(".weight.")[0] for name in tensors if ".weight." in name}
     for name, info in tensors.items():
         path, _, leaf = name.split(".weight.")[0].rpartition(".")
         if ".weight." in name or leaf not in _PARTS:
-            found.setdefault(name.split(".weight.")[0], None)
+            modules.setdefault(name.split(".weight.")[0], None)
             continue
-        found.setdefault(path, None)
-        whole = DTYPE_BITS[info.dtype] >= 16 or info.dtype.startswith("F8")
-        if leaf == "weight" and len(info.shape) in (2, 4) and whole and path not in packed:
+        modules.setdefault(path, None)
+        is_floating = DTYPE_BITS[info.dtype] >= 16 or info.dtype.startswith("F8")
+        if leaf == "weight" and len(info.shape) in (2, 4) and is_floating and path not in packed:
             out, into = info.shape[0], info.shape[1]
             outside = place_of(path).layer is None  # embeddings and heads are no Conv1D
-            found[path] = (out, into) if transposed and not outside else (into, out)
-    return found
+            modules[path] = (out, into) if transposed and not outside else (into, out)
+    return modules
 
 
 def _number(text: Mapping[str, Any], keys: tuple[str, ...]) -> int:
@@ -122,9 +121,9 @@ def _number(text: Mapping[str, Any], keys: tuple[str, ...]) -> int:
 
 def _shape(name: str, family: str, numbers: Mapping[str, int]) -> BaseShape | None:
     """Widths by the config, for families of the table whose widths all follow from it."""
-    alike = [base for base in all_bases() if base.family == family]
+    relatives = [base for base in all_bases() if base.family == family]
     plain = {"expert_ffn", "shared_ffn", "embedding"}
-    if not alike or not numbers["hidden"] or any(key not in plain for base in alike for key, _ in base.more):
+    if not relatives or not numbers["hidden"] or any(key not in plain for base in relatives for key, _ in base.more):
         return None
     heads = numbers["heads"]
     return BaseShape(
@@ -156,5 +155,5 @@ def _quantisation(config: Mapping[str, Any]) -> str:
         return ""
     method = str(stated.get("quant_method") or "method unknown")
     bits = stated.get("bits") or (4 if stated.get("load_in_4bit") else 8 if stated.get("load_in_8bit") else None)
-    kind = stated.get("bnb_4bit_quant_type") if stated.get("load_in_4bit") else None
-    return " ".join(str(part) for part in (method, kind, f"{bits} bit" if bits else None) if part)
+    quant_type = stated.get("bnb_4bit_quant_type") if stated.get("load_in_4bit") else None
+    return " ".join(str(word) for word in (method, quant_type, f"{bits} bit" if bits else None) if word)

@@ -31,18 +31,18 @@ def layer_table(aligned: Mapping[tuple[str, int], float], spreads: Mapping[str, 
     """aligned: (module, layer) -> log gain of the module's update in that layer's directions; spreads: module -> the
     same's spread over shuffles. Gives the layers and [layers, layers] their alignment, in standard deviations."""
     layers = sorted({number for path, _ in aligned if (number := layer_number(path)) is not None})
-    places = {layer: place for place, layer in enumerate(layers)}
-    kinds: dict[str, list[float]] = {}
+    positions = {layer: index for index, layer in enumerate(layers)}
+    spreads_by_module: dict[str, list[float]] = {}
     for path, spread in spreads.items():
-        kinds.setdefault(_kind(path), []).append(spread)
+        spreads_by_module.setdefault(_kind(path), []).append(spread)
     # One spread for a kind of module: where it differs among layers, that must not decide.
-    usual = {kind: max(float(np.median(each)), 1e-6) for kind, each in kinds.items()}
+    usual = {name: max(float(np.median(values)), 1e-6) for name, values in spreads_by_module.items()}
     table, counts = np.zeros((len(layers),) * 2), np.zeros((len(layers),) * 2)
-    for (path, other), value in aligned.items():
-        own = layer_number(path)
-        if own is not None and other in places and np.isfinite(value):
-            table[places[own], places[other]] += value / usual[_kind(path)]
-            counts[places[own], places[other]] += 1
+    for (path, other_layer), value in aligned.items():
+        own_layer = layer_number(path)
+        if own_layer is not None and other_layer in positions and np.isfinite(value):
+            table[positions[own_layer], positions[other_layer]] += value / usual[_kind(path)]
+            counts[positions[own_layer], positions[other_layer]] += 1
     return layers, table / np.sqrt(np.maximum(counts, 1))
 
 
@@ -53,21 +53,21 @@ def _kind(path: str) -> str:
 
 def find_order(layers: list[int], table: Floats) -> Order:
     """The order in which the layers fit best, where it fits clearly better than theirs; else no places."""
-    nothing = Order({}, 0.0)
+    unchanged = Order({}, 0.0)
     if len(layers) < 2:
-        return nothing
+        return unchanged
     best = assign(table)
-    moved = [place for place, other in enumerate(best) if other != place]
+    moved = [row for row, column in enumerate(best) if column != row]
     if not moved:
-        return nothing
-    part = table[np.ix_(moved, moved)]
+        return unchanged
+    submatrix = table[np.ix_(moved, moved)]
     # Some layers fit everywhere better than others, and some are fitted better by all: in the mean over the whole part
     # that is the same for every order.
-    there = float(np.mean([table[place, best[place]] for place in moved]) - part.mean())
-    here = float(np.trace(part) / len(moved) - part.mean())
-    if there - here < GAIN or here > LEFT * there:
-        return nothing
-    return Order({layers[place]: layers[best[place]] for place in moved}, there - here)
+    new_fit = float(np.mean([table[row, best[row]] for row in moved]) - submatrix.mean())
+    old_fit = float(np.trace(submatrix) / len(moved) - submatrix.mean())
+    if new_fit - old_fit < GAIN or old_fit > LEFT * new_fit:
+        return unchanged
+    return Order({layers[row]: layers[best[row]] for row in moved}, new_fit - old_fit)
 
 
 def assign(table: Floats) -> list[int]:
@@ -78,23 +78,23 @@ def assign(table: Floats) -> list[int]:
     owner = np.zeros(size + 1, dtype=int)  # column -> row, from 1
     for row in range(1, size + 1):
         owner[0], column = row, 0
-        least, way = np.full(size + 1, np.inf), np.zeros(size + 1, dtype=int)
-        used = np.zeros(size + 1, dtype=bool)
+        least, previous = np.full(size + 1, np.inf), np.zeros(size + 1, dtype=int)
+        visited = np.zeros(size + 1, dtype=bool)
         while owner[column]:
-            used[column] = True
+            visited[column] = True
             reduced = cost[owner[column] - 1] - rows[owner[column]] - columns[1:]
-            nearer = ~used[1:] & (reduced < least[1:])
-            least[1:][nearer], way[1:][nearer] = reduced[nearer], column
-            following = int(np.where(used, np.inf, least)[1:].argmin()) + 1
+            nearer = ~visited[1:] & (reduced < least[1:])
+            least[1:][nearer], previous[1:][nearer] = reduced[nearer], column
+            following = int(np.where(visited, np.inf, least)[1:].argmin()) + 1
             step = least[following]
-            rows[owner[used]] += step
-            columns[used] -= step
-            least[~used] -= step
+            rows[owner[visited]] += step
+            columns[visited] -= step
+            least[~visited] -= step
             column = following
         while column:
-            owner[column] = owner[way[column]]
-            column = int(way[column])
-    found = [0] * size
+            owner[column] = owner[previous[column]]
+            column = int(previous[column])
+    assignment = [0] * size
     for column in range(1, size + 1):
-        found[owner[column] - 1] = column - 1
-    return found
+        assignment[owner[column] - 1] = column - 1
+    return assignment

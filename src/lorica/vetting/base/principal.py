@@ -33,8 +33,8 @@ def check_principal(specimen: Specimen, layout: Layout, weights: dict[str, Store
         return []
     if len(measured) < _LEAST:
         return []
-    cosine = float(np.median([each for each, _ in measured]))
-    held = float(np.median([each for _, each in measured]))
+    cosine = float(np.median([cosine_of_module for cosine_of_module, _ in measured]))
+    held = float(np.median([share for _, share in measured]))
     if cosine < ALIKE or not HELD[0] <= held <= HELD[1]:
         return []
     return [
@@ -52,18 +52,18 @@ def alike(specimen: Specimen, layout: Layout, weights: dict[str, Stored]) -> lis
     """(cosine of update and weight, <update, weight> / <update, update>) of some modules. Raises AdapterError."""
     if specimen.weights is None or specimen.config is None:
         return []
-    found = []
-    fitting = [each for each in layout.pairs if not each.embedding and each.path in weights]
+    measured = []
+    fitting = [module for module in layout.pairs if not module.embedding and module.path in weights]
     with TensorReader(specimen.weights) as reader:
-        for each in fitting[:: max(1, len(fitting) // _READ)]:
-            one = weights[each.path]
-            shapes = layout.shape(each.b)[:1], layout.shape(each.a)[1:]
-            if shapes[0] + shapes[1] != one.info.shape or math.prod(one.info.shape) > _MOST_VALUES:
+        for module in fitting[:: max(1, len(fitting) // _READ)]:
+            weight = weights[module.path]
+            shapes = layout.shape(module.b)[:1], layout.shape(module.a)[1:]
+            if shapes[0] + shapes[1] != weight.info.shape or math.prod(weight.info.shape) > _MOST_VALUES:
                 continue
-            a, b = reader.read(layout.tensors[each.a]), reader.read(layout.tensors[each.b])
+            a, b = reader.read(layout.tensors[module.a]), reader.read(layout.tensors[module.b])
             if len(a) == b.shape[1]:
-                found += _measured(a, b, one.whole(), specimen.config.scaling(each.path))
-    return found
+                measured += _measured(a, b, weight.whole(), specimen.config.scaling(module.path))
+    return measured
 
 
 def _measured(a: Floats, b: Floats, weight: Floats, scale: float) -> list[tuple[float, float]]:

@@ -19,17 +19,17 @@ class Stored(msgspec.Struct, frozen=True):
     file: Path
     info: TensorInfo
 
-    def rows(self, most: int) -> Floats:
+    def rows(self, max_rows: int) -> Floats:
         """At most so many rows, spread evenly. Raises AdapterError when the file cannot be read."""
         out, into = self.info.shape
         size = into * DTYPE_BITS[self.info.dtype] // 8
-        chosen = range(0, out, max(1, out // most))
-        parts = []
+        row_numbers = range(0, out, max(1, out // max_rows))
+        rows = []
         with TensorReader(self.file) as reader:
-            for row in chosen[:most]:
+            for row in row_numbers[:max_rows]:
                 start = self.info.start + row * size
-                parts.append(reader.read(TensorInfo(self.info.dtype, (1, into), start, start + size))[0])
-        return np.stack(parts)
+                rows.append(reader.read(TensorInfo(self.info.dtype, (1, into), start, start + size))[0])
+        return np.stack(rows)
 
     def whole(self) -> Floats:
         """All of it. Raises AdapterError when the file cannot be read."""
@@ -39,13 +39,13 @@ class Stored(msgspec.Struct, frozen=True):
 
 def stored(folder: Path) -> dict[str, Stored]:
     """Path -> matrix, of every weight that is one; nothing of a base that cannot be read, which other checks name."""
-    found: dict[str, Stored] = {}
+    matrices: dict[str, Stored] = {}
     try:
         for file, header in weight_headers(folder).items():
             for name, info in header.tensors.items():
                 path, _, leaf = name.rpartition(".")
                 if leaf == "weight" and len(info.shape) == 2 and info.dtype in READABLE and min(info.shape) > 0:
-                    found[path] = Stored(file, info)
+                    matrices[path] = Stored(file, info)
     except (LoricaError, OSError):
         return {}
-    return found
+    return matrices

@@ -23,6 +23,13 @@ _HEADS_OUT = frozenset({"v_proj"})
 _HEADS_IN = frozenset({"o_proj"})
 
 
+def standardised(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """values [1 + shuffles], the first of them not shuffled -> the same in deviations of the shuffled ones."""
+    shuffled = values[1:]
+    deviations: NDArray[np.float32] = (values - shuffled.mean()) / max(float(shuffled.std(ddof=1)), 1e-9)
+    return deviations
+
+
 class Surrogates:
     """`count` shuffles of every axis of a model, the same for all modules that share the axis. Row 0 shuffles
     nothing.

@@ -32,21 +32,23 @@ def check_named_base(specimen: Specimen, layout: Layout, bases: list[Named], mat
     """Findings L163-L165 and L169. bases: every place that names the base, the config first."""
     for claim in bases:
         exact = named(claim.text, loosely=False)
-        known = exact or named(claim.text)
-        if known:
+        known_bases = exact or named(claim.text)
+        if known_bases:
             shapes = shapes_of(layout, specimen.config)
-            return _misfit(shapes, claim, known, bool(exact), match) + _container(layout, claim, known)
+            return _misfit(shapes, claim, known_bases, bool(exact), match) + _container(layout, claim, known_bases)
     return []
 
 
-def _misfit(shapes: Shapes, claim: Named, known: list[BaseShape], exact: bool, match: Match | None) -> list[Finding]:
-    reasons = {base.name: fits(shapes, base) for base in known}
-    if any(not each for each in reasons.values()):
+def _misfit(
+    shapes: Shapes, claim: Named, known_bases: list[BaseShape], exact: bool, match: Match | None
+) -> list[Finding]:
+    reasons = {base.name: fits(shapes, base) for base in known_bases}
+    if not all(reasons.values()):
         return []
-    name, why = min(reasons.items(), key=lambda item: len(item[1]))
-    base = next(each for each in known if each.name == name)
+    base = min(known_bases, key=lambda known_base: len(reasons[known_base.name]))
+    name, why = base.name, reasons[base.name]
     fit = f"; {match.text}" if match is not None and not match.nothing_decided else ""
-    seen = f"{claim.place} names {shown(claim.text)}, which does not fit: {', '.join(why)}{shown(fit, 200)}"
+    actual = f"{claim.place} names {shown(claim.text)}, which does not fit: {', '.join(why)}{shown(fit, 200)}"
     facts = {
         "base": name,
         "exact": exact,
@@ -55,7 +57,7 @@ def _misfit(shapes: Shapes, claim: Named, known: list[BaseShape], exact: bool, m
     }
     expected = f"{name}: hidden {base.hidden}, {base.layers} layers"
     if all(reason.startswith("vocabulary") for reason in why):
-        return [finding("L169", seen, expected=f"{base.vocabulary} rows", file=claim.place, facts=facts)]
+        return [finding("L169", actual, expected=f"{base.vocabulary} rows", file=claim.place, facts=facts)]
     severity: Severity | None = None if exact and claim.place == CONFIG_NAME else "warn"
     code = "L163"
     if len(why) == 1 and "layers" in why[0] and shapes.layers is not None and shapes.layers < base.layers:
@@ -64,11 +66,11 @@ def _misfit(shapes: Shapes, claim: Named, known: list[BaseShape], exact: bool, m
         expected = f"layers {numbers(range(base.layers))}, as {name} has"
         facts |= {"layers": shapes.layers, "of": base.layers}
         severity = "warn" if mixed(claim.text) else severity
-    return [finding(code, seen, expected=expected, file=claim.place, severity=severity, facts=facts)]
+    return [finding(code, actual, expected=expected, file=claim.place, severity=severity, facts=facts)]
 
 
-def _container(layout: Layout, claim: Named, known: list[BaseShape]) -> list[Finding]:
-    if not all(base.family in _MODEL_LAYERS for base in known):
+def _container(layout: Layout, claim: Named, known_bases: list[BaseShape]) -> list[Finding]:
+    if not all(base.family in _MODEL_LAYERS for base in known_bases):
         return []
     wrong = [path for path in layout.modules if _ELSEWHERE.fullmatch(split_layer(path)[0])]
     if not wrong or layout.unprefixed:
@@ -79,6 +81,6 @@ def _container(layout: Layout, claim: Named, known: list[BaseShape]) -> list[Fin
             f"{some(wrong, len(layout.modules))}; {claim.place} names {shown(claim.text)}",
             expected="names such as model.layers.0.self_attn.q_proj",
             file=WEIGHTS_NAME,
-            facts={"modules": len(wrong), "of": len(layout.modules), "base": known[0].name},
+            facts={"modules": len(wrong), "of": len(layout.modules), "base": known_bases[0].name},
         )
     ]

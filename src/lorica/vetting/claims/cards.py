@@ -37,15 +37,15 @@ def _front_matter(lines: list[str]) -> Iterator[tuple[str, str]]:
         if match := _KEY.fullmatch(line):
             key = match[1]
             yield from ((key, value) for value in _scalars(match[2] or ""))
-        elif item := re.fullmatch(r"\s*-\s(.*)", line):
-            yield from ((key, value) for value in _scalars(item[1]))
+        elif list_entry := re.fullmatch(r"\s*-\s(.*)", line):
+            yield from ((key, value) for value in _scalars(list_entry[1]))
 
 
 def _scalars(text: str) -> Iterator[str]:
     text = text.strip()
-    items = text[1:-1].split(",") if text.startswith("[") and text.endswith("]") else [text]
-    for item in items:
-        value = re.sub(r"\s#.*$", "", item).strip().strip("'\"").strip()
+    entries = text[1:-1].split(",") if text.startswith("[") and text.endswith("]") else [text]
+    for entry in entries:
+        value = re.sub(r"\s#.*$", "", entry).strip().strip("'\"").strip()
         if value and not value.startswith(("&", "*", "!", "|", ">")):
             yield value[:200]
 

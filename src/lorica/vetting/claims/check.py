@@ -48,8 +48,8 @@ def _bases(specimen: Specimen, bases: list[Named], *, foreign: bool) -> list[Fin
     of_peft = specimen.raw_config is not None and method_of_config(specimen.raw_config) is None and not foreign
     if config_base is None and of_peft:
         elsewhere = f"; {_says(bases)}" if bases else ""
-        seen = f"base_model_name_or_path is missing or empty{elsewhere}"
-        findings.append(finding("L156", seen, expected="the base's id", file=CONFIG_NAME))
+        actual = f"base_model_name_or_path is missing or empty{elsewhere}"
+        findings.append(finding("L156", actual, expected="the base's id", file=CONFIG_NAME))
     if config_base is not None and config_base.is_path:
         facts = {"base": config_base.text[:300]}
         findings.append(finding("L157", shown(config_base.text), file=CONFIG_NAME, facts=facts))
@@ -75,8 +75,8 @@ def _conflict(bases: list[Named]) -> list[Finding]:
                 "names": [base.text[:200] for base in pair],
                 "places": [base.place for base in pair],
             }
-            seen, expected = _says(pair), "one base everywhere"
-            return [finding("L150", seen, expected=expected, file=pair[1].place, facts=facts)]
+            actual, expected = _says(pair), "one base everywhere"
+            return [finding("L150", actual, expected=expected, file=pair[1].place, facts=facts)]
     if "variant" in conflicts:
         pair = conflicts["variant"]
         return [finding("L153", _says(pair), expected="one of them", file=pair[1].place)]
@@ -90,12 +90,12 @@ def _quantization(bases: list[Named]) -> list[Finding]:
     if not formats - {""}:
         return []
     differ = len(formats) > 1 and not formats.isdisjoint(_OTHER_WEIGHTS)
-    places = ", ".join(f"{name or 'not quantised'} in {place}" for place, name in by_place.items())
+    places_text = ", ".join(f"{name or 'not quantised'} in {base_file}" for base_file, name in by_place.items())
     expected = "one variant everywhere" if differ else "the variant it was trained on when it is used"
     return [
         finding(
             "L154",
-            f"the base is named as {places}",
+            f"the base is named as {places_text}",
             expected=expected,
             file=next(iter(by_place)),
             severity="warn" if differ else None,
@@ -120,7 +120,7 @@ def _config(specimen: Specimen) -> list[Finding]:
     if isinstance(task, str) and task != "CAUSAL_LM":
         findings.append(finding("L158", f"task_type {shown(task)}", file=CONFIG_NAME, facts={"task": task[:40]}))
     version = raw.get("peft_version")
-    hit = re.match(r"(\d{1,4})\.(\d{1,4})", version) if isinstance(version, str) else None
-    if hit and (int(hit[1]), int(hit[2])) > _KNOWN_PEFT:
+    match = re.match(r"(\d{1,4})\.(\d{1,4})", version) if isinstance(version, str) else None
+    if match and (int(match[1]), int(match[2])) > _KNOWN_PEFT:
         findings.append(finding("L159", f"peft_version {shown(version)}", file=CONFIG_NAME))
     return findings

@@ -17,9 +17,8 @@ _SURE = 4.0
 def thirds(values: Sequence[float]) -> tuple[float, float, float]:
     """The means of a curve's beginning, middle and end. At least three values."""
     third = len(values) // 3
-    parts = values[:third], values[third:-third], values[-third:]
-    first, middle, last = (math.fsum(part) / len(part) for part in parts)
-    return first, middle, last
+    first, middle, last = values[:third], values[third:-third], values[-third:]
+    return statistics.fmean(first), statistics.fmean(middle), statistics.fmean(last)
 
 
 def has_fallen(points: Sequence[tuple[int, float]]) -> bool | None:
@@ -34,8 +33,8 @@ def has_fallen(points: Sequence[tuple[int, float]]) -> bool | None:
     first, middle, last = thirds(values)
     if min(middle, last) < first * (1 - _MATERIAL):
         return True
-    rest = values[len(values) // 3 :]
-    level, noise = statistics.fmean(rest), statistics.pstdev(rest)
+    later = values[len(values) // 3 :]
+    level, noise = statistics.fmean(later), statistics.pstdev(later)
     count = 1
     while count <= len(values) // 3:
         above = math.fsum(values[:count]) / count - level

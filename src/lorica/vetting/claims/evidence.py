@@ -21,10 +21,10 @@ from lorica.vetting.wording import figure, shown
 STATE = "trainer_state.json"
 RECORD = "training.json"
 _RESULTS = ("all_results.json", "train_results.json", "eval_results.json")
-_MOST_POINTS = 200
+_MAX_POINTS = 200
 # So many of the first points tell one training from another.
 _BEGINNING = 8
-_MOST_LOGS = 1_000_000
+_MAX_LOGS = 1_000_000
 _FOLD = re.compile(r"(?:^|[^a-z])fold[-_ ]?(\d{1,3})(?:[-_ ]?of[-_ ]?(\d{1,3}))?(?!\d)")
 # A checkpoint that `lorica train` leaves.
 _STEP = re.compile(r"step-(\d{1,9})")
@@ -77,66 +77,66 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 def training_evidence(specimen: Specimen) -> Evidence:
     """Everything the documents beside an adapter say of its training. Never raises for what is in them."""
-    found: dict[str, Any] = {"card": bool(specimen.card.strip())}
+    evidence: dict[str, Any] = {"card": bool(specimen.card.strip())}
     sources = []
     if specimen.config is not None:
-        found["dropout"] = float(specimen.config.lora_dropout)
+        evidence["dropout"] = float(specimen.config.lora_dropout)
     fold = _FOLD.search(specimen.name.lower()) or _FOLD.search(str(specimen.given).lower())
     if fold:
-        found |= {"fold": int(fold[1]), "folds": int(fold[2]) if fold[2] else None}
-    for name, read in ((STATE, _state), (RECORD, _record), *((each, _results) for each in _RESULTS)):
+        evidence |= {"fold": int(fold[1]), "folds": int(fold[2]) if fold[2] else None}
+    for name, read in ((STATE, _state), (RECORD, _record), *((file_name, _results) for file_name in _RESULTS)):
         document = specimen.documents.get(name)
         if isinstance(document, Mapping):
             facts = {key: value for key, value in read(document).items() if value is not None}
-            found |= {key: value for key, value in facts.items() if found.get(key) in (None, (), {})}
+            evidence |= {key: value for key, value in facts.items() if evidence.get(key) in (None, (), {})}
             sources.append(name)
     step = _STEP.fullmatch(specimen.folder.name)
     if step:
-        found = _until(found, int(step[1]))
-    return Evidence(sources=tuple(sources), **found)
+        evidence = _as_of_step(evidence, int(step[1]))
+    return Evidence(sources=tuple(sources), **evidence)
 
 
-def _until(found: dict[str, Any], step: int) -> dict[str, Any]:
+def _as_of_step(facts: dict[str, Any], step: int) -> dict[str, Any]:
     """What a run's record says of a checkpoint in its midst: of what came later it knows nothing."""
-    steps, epochs = found.get("steps"), found.get("epochs")
+    steps, epochs = facts.get("steps"), facts.get("epochs")
     if not steps or step >= steps:
-        return found
+        return facts
     later = ("loss_last", "trained_loss", "eval_last", "finished")
-    kept = {key: value for key, value in found.items() if key not in later}
-    return {**kept, "steps": step, **({"epochs": epochs * step / steps} if epochs else {})}
+    earlier = {key: value for key, value in facts.items() if key not in later}
+    return {**earlier, "steps": step, **({"epochs": epochs * step / steps} if epochs else {})}
 
 
 def _state(state: Mapping[str, Any]) -> dict[str, Any]:
     """trainer_state.json of transformers."""
     logs = state.get("log_history")
-    entries = [each for each in logs[:_MOST_LOGS] if isinstance(each, Mapping)] if isinstance(logs, list) else []
+    entries = [entry for entry in logs[:_MAX_LOGS] if isinstance(entry, Mapping)] if isinstance(logs, list) else []
     train, strange = _curve(entries, "loss")
-    held, more = _curve(entries, "eval_loss")
-    norms = [each["grad_norm"] for each in entries if isinstance(each.get("grad_norm"), float)]
-    last = next((each for each in reversed(entries) if any(key.startswith("eval_") for key in each)), {})
+    held, eval_strange = _curve(entries, "eval_loss")
+    norms = [entry["grad_norm"] for entry in entries if isinstance(entry.get("grad_norm"), float)]
+    last = next((entry for entry in reversed(entries) if any(key.startswith("eval_") for key in entry)), {})
     metrics = {str(key)[5:85]: value for key, value in _numbers(last) if key.startswith("eval_")}
-    steps, most = _whole(state.get("global_step")), _whole(state.get("max_steps"))
-    rates = [value for each in entries for key, value in _numbers(each) if key == "learning_rate"]
+    steps, max_steps = _as_integer(state.get("global_step")), _as_integer(state.get("max_steps"))
+    rates = [value for entry in entries for key, value in _numbers(entry) if key == "learning_rate"]
     return {
         **_losses(train, held),
-        "strange": strange + more + sum(not math.isfinite(norm) for norm in norms),
+        "strange": strange + eval_strange + sum(not math.isfinite(norm) for norm in norms),
         "metrics": {key: value for key, value in metrics.items() if not key.endswith(("per_second", "runtime"))},
         "best_metric": as_real(state.get("best_metric")),
-        "best_checkpoint": _text(state.get("best_model_checkpoint")),
+        "best_checkpoint": _shown_text(state.get("best_model_checkpoint")),
         "steps": steps,
-        "max_steps": most,
+        "max_steps": max_steps,
         "epochs": as_real(state.get("epoch")),
         "rate": max(rates, default=None),
         "held_out": bool(held) or bool(metrics) if entries else None,
-        "finished": None if steps is None or not most or most < 0 else steps >= most,
+        "finished": None if steps is None or not max_steps or max_steps < 0 else steps >= max_steps,
     }
 
 
 def _curve(entries: Sequence[Mapping[str, Any]], key: str) -> tuple[list[Point], int]:
     """Finite (step, loss) points, and how many were not finite."""
     points, strange = [], 0
-    for number, each in enumerate(entries):
-        value = each.get(key)
+    for number, entry in enumerate(entries):
+        value = entry.get(key)
         if isinstance(value, str) and value.lower() in ("nan", "inf", "-inf", "infinity", "-infinity"):
             value = math.nan  # some writers of strict JSON quote them
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -144,7 +144,7 @@ def _curve(entries: Sequence[Mapping[str, Any]], key: str) -> tuple[list[Point],
         if not math.isfinite(value):
             strange += 1
             continue
-        step = _whole(each.get("step"))
+        step = _as_integer(entry.get("step"))
         points.append((number if step is None else step, float(value)))
     return points, strange
 
@@ -167,47 +167,47 @@ def _losses(train: Sequence[Point], held: Sequence[Point]) -> dict[str, Any]:
 
 
 def _thin(points: Sequence[Point]) -> tuple[Point, ...]:
-    if len(points) <= _MOST_POINTS:
+    if len(points) <= _MAX_POINTS:
         return tuple(points)
-    return tuple(points[round(i * (len(points) - 1) / (_MOST_POINTS - 1))] for i in range(_MOST_POINTS))
+    return tuple(points[round(i * (len(points) - 1) / (_MAX_POINTS - 1))] for i in range(_MAX_POINTS))
 
 
 def _record(record: Mapping[str, Any]) -> dict[str, Any]:
     """training.json of Lorica."""
     result, rows = as_mapping(record.get("result")), as_mapping(record.get("rows"))
     manifest = as_mapping(record.get("manifest"))
-    held = _whole(rows.get("held_out"))
+    held = _as_integer(rows.get("held_out"))
     return {
-        "steps": _whole(result.get("steps")),
+        "steps": _as_integer(result.get("steps")),
         "loss_last": as_real(result.get("train_loss")),
         "eval_lowest": as_real(result.get("eval_loss")),
-        "eval_lowest_step": _whole(result.get("best_step")),
+        "eval_lowest_step": _as_integer(result.get("best_step")),
         "base_loss": as_real(result.get("base_loss")),
         "trained_loss": as_real(result.get("trained_loss")),
         "epochs": _setting(manifest, "training.epochs"),
         "rate": _setting(manifest, "training.learning_rate"),
-        "seed": _whole(_setting(manifest, "training.seed")),
+        "seed": _as_integer(_setting(manifest, "training.seed")),
         "dropout": _setting(manifest, "lora.lora_dropout"),
-        "fold": _whole(_setting(manifest, "fold")) or _whole(record.get("fold")),
-        "folds": _whole(_setting(manifest, "folds")) or _whole(record.get("folds")),
+        "fold": _as_integer(_setting(manifest, "fold")) or _as_integer(record.get("fold")),
+        "folds": _as_integer(_setting(manifest, "folds")) or _as_integer(record.get("folds")),
         "held_out": None if held is None else held > 0,
         "held_out_rows": held,
-        "training_rows": _whole(rows.get("training")),
+        "training_rows": _as_integer(rows.get("training")),
         "finished": record.get("status") == "finished" if "status" in record else None,
     }
 
 
 def _results(results: Mapping[str, Any]) -> dict[str, Any]:
     """all_results.json and its kin, of transformers."""
-    found = dict(_numbers(results))
+    numbers = dict(_numbers(results))
     return {
-        "loss_last": found.get("train_loss"),
-        "eval_last": found.get("eval_loss"),
-        "epochs": found.get("epoch"),
-        "training_rows": _whole(found.get("train_samples")),
-        "held_out_rows": _whole(found.get("eval_samples")),
-        "metrics": {key[5:85]: value for key, value in found.items() if key.startswith("eval_")},
-        "held_out": True if "eval_loss" in found else None,
+        "loss_last": numbers.get("train_loss"),
+        "eval_last": numbers.get("eval_loss"),
+        "epochs": numbers.get("epoch"),
+        "training_rows": _as_integer(numbers.get("train_samples")),
+        "held_out_rows": _as_integer(numbers.get("eval_samples")),
+        "metrics": {key[5:85]: value for key, value in numbers.items() if key.startswith("eval_")},
+        "held_out": True if "eval_loss" in numbers else None,
     }
 
 
@@ -229,39 +229,43 @@ def _setting(manifest: Mapping[str, Any], key: str) -> float | None:
     return as_real(value)
 
 
-def _whole(value: object) -> int | None:
+def _as_integer(value: object) -> int | None:
     number = as_real(value)
     return int(number) if number is not None and number == int(number) and abs(number) < 2**53 else None
 
 
-def _text(value: object) -> str:
+def _shown_text(value: object) -> str:
     return shown(value, 200) if isinstance(value, str) else ""
 
 
 def check_evidence(specimen: Specimen, evidence: Evidence) -> list[Finding]:
     """Findings L170-L179 about how the training went."""
-    found = []
+    findings = []
     file = next(iter(evidence.sources), "")
     if evidence.strange:
-        seen = f"{evidence.strange} logged losses or gradient norms are NaN or infinite"
-        found.append(finding("L170", seen, expected="finite ones", file=file, facts={"strange": evidence.strange}))
-    found += _fall(evidence, file) + _validation(evidence, file)
+        actual = f"{evidence.strange} logged losses or gradient norms are NaN or infinite"
+        findings.append(finding("L170", actual, expected="finite ones", file=file, facts={"strange": evidence.strange}))
+    findings += _fall(evidence, file) + _validation(evidence, file)
     if evidence.steps == 0:
-        found.append(finding("L177", "0 steps", expected="a training that took steps", file=file))
+        findings.append(finding("L177", "0 steps", expected="a training that took steps", file=file))
     elif evidence.finished is False:
         of = f" of {evidence.max_steps}" if evidence.max_steps else ""
-        found.append(finding("L175", f"{evidence.steps or 'unknown'}{of} steps", file=file))
+        findings.append(finding("L175", f"{evidence.steps or 'unknown'}{of} steps", file=file))
+    for label, own, best in _own_and_best_step(specimen.folder.name, evidence):
+        actual = f"this is {label}{own}, the best one by validation is {label}{best}"
+        findings.append(finding("L174", actual, file=file, facts={"best": best, "here": own}))
+    return findings
+
+
+def _own_and_best_step(folder_name: str, evidence: Evidence) -> Iterator[tuple[str, int, int]]:
+    """(what its trainer calls steps, the checkpoint's own, the best one by validation) where these differ."""
     best = re.search(r"checkpoint-(\d+)$", evidence.best_checkpoint.replace("\\", "/").rstrip("/"))
-    here = re.fullmatch(r"checkpoint-(\d+)", specimen.folder.name)
-    if best and here and best[1] != here[1]:
-        seen = f"this is checkpoint-{here[1]}, the best one by validation is checkpoint-{best[1]}"
-        found.append(finding("L174", seen, file=file, facts={"best": int(best[1]), "here": int(here[1])}))
-    own = _STEP.fullmatch(specimen.folder.name)
-    if own and evidence.eval_lowest_step not in (None, int(own[1])):
-        seen = f"this is step {int(own[1])}, the best one by validation is step {evidence.eval_lowest_step}"
-        facts = {"best": evidence.eval_lowest_step, "here": int(own[1])}
-        found.append(finding("L174", seen, file=file, facts=facts))
-    return found
+    checkpoint = re.fullmatch(r"checkpoint-(\d+)", folder_name)
+    if best and checkpoint and best[1] != checkpoint[1]:
+        yield "checkpoint-", int(checkpoint[1]), int(best[1])
+    own_step, best_step = _STEP.fullmatch(folder_name), evidence.eval_lowest_step
+    if own_step and best_step not in (None, int(own_step[1])):
+        yield "step ", int(own_step[1]), best_step
 
 
 def _fall(evidence: Evidence, file: str) -> list[Finding]:
@@ -271,28 +275,30 @@ def _fall(evidence: Evidence, file: str) -> list[Finding]:
         return []
     first, middle, last = thirds(values)
     facts = {"first": first, "middle": middle, "last": last, "points": len(values)}
-    seen = f"mean loss {figure(first)} in the first third, {figure(middle)} and {figure(last)} in the others"
+    actual = f"mean loss {figure(first)} in the first third, {figure(middle)} and {figure(last)} in the others"
     if last > 1.2 * min(first, middle) and last - min(first, middle) > 0.05:
-        return [finding("L172", seen, expected="a loss that falls", file=file, facts=facts)]
+        return [finding("L172", actual, expected="a loss that falls", file=file, facts=facts)]
     if evidence.fell is False and first > 0.05:
-        seen += f"; it began at {figure(values[0])}"
-        return [finding("L171", seen, expected="a loss that falls", file=file, facts=facts)]
+        actual += f"; it began at {figure(values[0])}"
+        return [finding("L171", actual, expected="a loss that falls", file=file, facts=facts)]
     return []
 
 
 def _validation(evidence: Evidence, file: str) -> list[Finding]:
-    found = []
+    findings = []
     last, lowest = evidence.eval_last, evidence.eval_lowest
     if last is not None and lowest is not None and len(evidence.eval_losses) >= 3 and last > 1.1 * lowest + 0.02:
-        seen = f"validation loss {figure(last)} at the end, {figure(lowest)} at step {evidence.eval_lowest_step}"
-        found.append(finding("L173", seen, file=file, facts={"last": last, "lowest": lowest}))
+        actual = f"validation loss {figure(last)} at the end, {figure(lowest)} at step {evidence.eval_lowest_step}"
+        findings.append(finding("L173", actual, file=file, facts={"last": last, "lowest": lowest}))
     if evidence.base_loss is not None and evidence.trained_loss is not None:
-        base, own = evidence.base_loss, evidence.trained_loss
-        if own >= base:
-            seen = f"loss {figure(own)} with the adapter, {figure(base)} without it, on held-out rows"
-            found.append(
-                finding("L179", seen, expected="a lower loss with it", file=file, facts={"base": base, "own": own})
+        base, trained = evidence.base_loss, evidence.trained_loss
+        if trained >= base:
+            actual = f"loss {figure(trained)} with the adapter, {figure(base)} without it, on held-out rows"
+            findings.append(
+                finding(
+                    "L179", actual, expected="a lower loss with it", file=file, facts={"base": base, "own": trained}
+                )
             )
     if evidence.held_out is False:
-        found.append(finding("L176", "no row was held out for validation", file=file))
-    return found
+        findings.append(finding("L176", "no row was held out for validation", file=file))
+    return findings

@@ -117,15 +117,16 @@ _TUNED = re.compile(r"(?:^|[^a-z0-9])(?:instruct|it|chat|sft|dpo)(?![a-z0-9])")
 
 def family(name: str) -> Traits | None:
     """The family that an id speaks of ("Qwen/Qwen2.5-1.5B-Instruct" -> qwen2.5), or None. The longest word decides."""
-    hits = _hits(name)
-    return _WORDS[max(hits, key=len)] if hits else None
+    words = _hits(name)
+    return _WORDS[max(words, key=len)] if words else None
 
 
 def families(name: str) -> frozenset[str]:
     """All families that a name speaks of: "DeepSeek-R1-Distill-Qwen-7B" has two."""
-    hits = _hits(name)
+    words = _hits(name)
     # Of "qwen" and "qwen2.5" at one place, only the longer is meant.
-    return frozenset(_WORDS[word].family for word in hits if not any(word != other and word in other for other in hits))
+    meant = [word for word in words if not any(word != longer and word in longer for longer in words)]
+    return frozenset(_WORDS[word].family for word in meant)
 
 
 def _hits(name: str) -> list[str]:
@@ -135,7 +136,7 @@ def _hits(name: str) -> list[str]:
     return [
         word
         for word, pattern in _patterns()
-        if any(_is_meant(form, *hit.span()) for form in forms for hit in pattern.finditer(form))
+        if any(_is_meant(form, *match.span()) for form in forms for match in pattern.finditer(form))
     ]
 
 
@@ -147,34 +148,34 @@ def _is_meant(text: str, start: int, end: int) -> bool:
 @functools.cache
 def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     """Words in their boundaries: "llama-3" is neither in Llama-3.2 nor in open_llama_3b, "opt" not in "adopted"."""
-    found = []
+    patterns = []
     for word in _WORDS:
-        letters = "[-_ ]?".join(re.escape(part) for part in word.split("-"))
+        letters = "[-_ ]?".join(re.escape(syllable) for syllable in word.split("-"))
         after = r"(?!\d|\.\d|[bm](?![a-z]))" if word[-1].isdigit() else "(?![a-z])"
-        found.append((word, re.compile("(?<![a-z])" + letters + after)))
-    return tuple(found)
+        patterns.append((word, re.compile("(?<![a-z])" + letters + after)))
+    return tuple(patterns)
 
 
 def sizes(name: str) -> tuple[str, ...]:
     """Size words in a text, as they are written in lower case: "qwen2.5-1.5B" -> ("1.5b",), "8x7B" -> ("8x7b",)."""
-    found = []
-    for hit in _SIZE.finditer(name.lower().replace("_", "-")):
-        many = f"{hit['many']}x" if hit["many"] else ""
-        number = float(hit["number"])
-        if number == 0 or (hit["unit"] == "m" and number < 10):
+    size_words = []
+    for match in _SIZE.finditer(name.lower().replace("_", "-")):
+        experts = f"{match['many']}x" if match["many"] else ""
+        number = float(match["number"])
+        if number == 0 or (match["unit"] == "m" and number < 10):
             continue  # "1M" is a length of context
-        if hit["unit"] == "m" and not many and number >= 1000:
+        if match["unit"] == "m" and not experts and number >= 1000:
             number, unit = number / 1000, "b"
         else:
-            unit = hit["unit"]
-        found.append(f"{many}{number:g}{unit}")
-    return tuple(dict.fromkeys(found))
+            unit = match["unit"]
+        size_words.append(f"{experts}{number:g}{unit}")
+    return tuple(dict.fromkeys(size_words))
 
 
 def quantised(name: str) -> str:
     """How the weights that a name speaks of are quantised, or ""."""
     text = name.lower()
-    return next((kind for kind, pattern in _QUANTISED.items() if pattern.search(text)), "")
+    return next((quantization for quantization, pattern in _QUANTISED.items() if pattern.search(text)), "")
 
 
 def tuned(name: str) -> bool:

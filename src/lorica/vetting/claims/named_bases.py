@@ -61,54 +61,54 @@ class Named(msgspec.Struct, frozen=True):
 
 def named_bases(specimen: Specimen) -> list[Named]:
     """Every place that names the base, the config first where it does."""
-    found = []
+    bases = []
     raw = specimen.raw_config or {}
-    found.append(Named(CONFIG_NAME, _text(raw.get("base_model_name_or_path"))))
-    found += [Named("README.md", base) for base in card_bases(specimen.card)]
+    bases.append(Named(CONFIG_NAME, _text(raw.get("base_model_name_or_path"))))
+    bases += [Named("README.md", base) for base in card_bases(specimen.card)]
     documents = specimen.documents
     manifest = as_mapping(as_mapping(documents.get("training.json")).get("manifest"))
     written = manifest.get("lora.base_model_name_or_path")
-    found.append(Named("training.json", _decoded(written)))
-    found.append(
+    bases.append(Named("training.json", _decoded(written)))
+    bases.append(
         Named("lorica.json", _text(as_mapping(as_mapping(documents.get("lorica.json")).get("base")).get("name")))
     )
     arguments = as_mapping(documents.get("args.json"))
     for key in ("model_name_or_path", "model", "model_id", "base_model"):
-        found.append(Named("args.json", _text(arguments.get(key))))
-    found.append(Named("config.json", _text(as_mapping(documents.get("config.json")).get("_name_or_path"))))
-    found.append(Named(_TOKENIZER, _text(as_mapping(documents.get(_TOKENIZER)).get("name_or_path"))))
-    return list({(each.place, each.text): each for each in found if each.text.strip()}.values())
+        bases.append(Named("args.json", _text(arguments.get(key))))
+    bases.append(Named("config.json", _text(as_mapping(documents.get("config.json")).get("_name_or_path"))))
+    bases.append(Named(_TOKENIZER, _text(as_mapping(documents.get(_TOKENIZER)).get("name_or_path"))))
+    return list({(base.place, base.text): base for base in bases if base.text.strip()}.values())
 
 
-def difference(one: Named, other: Named) -> str:
+def difference(first: Named, second: Named) -> str:
     """In what two names differ: "family", "size", "variant" (tuned or not), "name"; "" when they may be the same."""
-    if not one.tells or not other.tells or one.plain == other.plain:
+    if not first.tells or not second.tells or first.plain == second.plain:
         return ""
-    if disjoint(families(one.tail), families(other.tail)):
+    if disjoint(families(first.tail), families(second.tail)):
         return "family"
-    if not same_size(sizes(one.tail), sizes(other.tail)):
+    if not same_size(sizes(first.tail), sizes(second.tail)):
         return "size"
-    bare = [_TUNED.sub("", name.plain) for name in (one, other)]
+    bare = [_TUNED.sub("", name.plain) for name in (first, second)]
     if bare[0] == bare[1]:
-        return "variant" if tuned(one.tail) != tuned(other.tail) else ""
-    if one.plain.startswith(other.plain) or other.plain.startswith(one.plain):
+        return "variant" if tuned(first.tail) != tuned(second.tail) else ""
+    if first.plain.startswith(second.plain) or second.plain.startswith(first.plain):
         return ""  # "mistral-7b" is short for "mistral-7b-v0.1"
     # A folder may be called after what is in it; only two ids are two names.
-    return "" if one.is_path or other.is_path else "name"
+    return "" if first.is_path or second.is_path else "name"
 
 
-def disjoint(one: frozenset[str], other: frozenset[str]) -> bool:
+def disjoint(first: frozenset[str], second: frozenset[str]) -> bool:
     """Whether two sets of families share none; a family's older name ("qwen") agrees with all of its line."""
-    if not one or not other:
+    if not first or not second:
         return False
-    return not any(a.startswith(b) or b.startswith(a) for a in one for b in other)
+    return not any(a.startswith(b) or b.startswith(a) for a in first for b in second)
 
 
-def same_size(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+def same_size(first: tuple[str, ...], second: tuple[str, ...]) -> bool:
     """Whether some size of one is some size of the other, within 12%; True where either has none."""
-    pairs = [(billions(a), billions(b)) for a in one for b in other]
-    known = [(a, b) for a, b in pairs if a is not None and b is not None]
-    return not known or any(abs(a - b) <= 0.12 * max(a, b) for a, b in known)
+    pairs = [(billions(a), billions(b)) for a in first for b in second]
+    comparable = [(a, b) for a, b in pairs if a is not None and b is not None]
+    return not comparable or any(abs(a - b) <= 0.12 * max(a, b) for a, b in comparable)
 
 
 def billions(size: str) -> float | None:

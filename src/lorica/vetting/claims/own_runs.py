@@ -30,35 +30,35 @@ def _diverged(record: Mapping[str, Any]) -> list[Finding]:
     before, after = (as_real(result.get(key)) for key in ("seen_base", "seen_last"))
     if before is None or after is None:
         return []
-    seen = f"the training diverged: loss {figure(before)} (base) -> {figure(after)} on its own training rows"
+    actual = f"the training diverged: loss {figure(before)} (base) -> {figure(after)} on its own training rows"
     facts = {"base": before, "last": after, "published": result.get("best_step")}
-    return [finding("L172", seen, expected="a loss that falls", file=TRAINING_RECORD, facts=facts)]
+    return [finding("L172", actual, expected="a loss that falls", file=TRAINING_RECORD, facts=facts)]
 
 
 def _labels(record: Mapping[str, Any], passport: Mapping[str, Any]) -> list[Finding]:
     """By the record, or else by the passport."""
-    labels, data = as_mapping(record.get("labels")), as_mapping(passport.get("data"))
+    labels, passport_data = as_mapping(record.get("labels")), as_mapping(passport.get("data"))
     file = TRAINING_RECORD if labels else PASSPORT_NAME
-    train = as_mapping(labels.get("training") or data.get("train"))
-    held = as_mapping(labels.get("held_out") or data.get("validation"))
+    train = as_mapping(labels.get("training") or passport_data.get("train"))
+    held = as_mapping(labels.get("held_out") or passport_data.get("validation"))
     rows, distinct, largest = _counts(train)
     if rows < 2 or not distinct:
         return []
     if distinct == 1:
         return [finding("L180", f"all {rows} training rows have one answer", file=file, facts={"rows": rows})]
-    found = []
+    findings = []
     if is_lopsided(rows, largest):
-        seen = f"{largest} of {rows} training rows have one answer"
-        found.append(finding("L181", seen, file=file, facts={"rows": rows, "largest": largest}))
+        actual = f"{largest} of {rows} training rows have one answer"
+        findings.append(finding("L181", actual, file=file, facts={"rows": rows, "largest": largest}))
     held_rows, held_distinct, _ = _counts(held)
     if held_rows > 1 and held_distinct == 1:
-        seen = f"all {held_rows} held-out rows have one answer"
-        found.append(finding("L182", seen, file=file, facts={"rows": held_rows}))
-    return found
+        actual = f"all {held_rows} held-out rows have one answer"
+        findings.append(finding("L182", actual, file=file, facts={"rows": held_rows}))
+    return findings
 
 
 def _counts(rows: Mapping[str, Any]) -> tuple[int, int, int]:
     """Rows with an answer, different answers, rows of the commonest; 0 where it is not known."""
     values = (rows.get("rows"), rows.get("distinct", rows.get("answers")), rows.get("largest"))
-    whole = [value if isinstance(value, int) and not isinstance(value, bool) else 0 for value in values]
-    return whole[0], whole[1], whole[2]
+    counts = [value if isinstance(value, int) and not isinstance(value, bool) else 0 for value in values]
+    return counts[0], counts[1], counts[2]

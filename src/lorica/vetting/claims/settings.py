@@ -62,10 +62,10 @@ def _record(specimen: Specimen, config: AdapterConfig) -> list[Finding]:
             differs[key] = (was, now)
     if not differs:
         return []
-    seen = ", ".join(f"{key} {_short(now)}" for key, (_, now) in differs.items())
+    actual = ", ".join(f"{key} {_short(now)}" for key, (_, now) in differs.items())
     expected = "as in training.json: " + ", ".join(f"{key} {_short(was)}" for key, (was, _) in differs.items())
     facts = {"keys": sorted(differs), **_scales(differs, config)}
-    return [finding("L160", seen, expected=expected, file=CONFIG_NAME, facts=facts)]
+    return [finding("L160", actual, expected=expected, file=CONFIG_NAME, facts=facts)]
 
 
 def _plain(value: Any) -> Any:
@@ -101,8 +101,8 @@ def _arguments(specimen: Specimen, config: AdapterConfig) -> list[Finding]:
     }
     if not differs:
         return []
-    seen = "; ".join(
+    actual = "; ".join(
         f"args.json says {name} {value}, the config {getattr(config, _ARGUMENTS[name])}"
         for name, value in differs.items()
     )
-    return [finding("L161", seen, expected="the same in all", file="args.json", facts=differs)]
+    return [finding("L161", actual, expected="the same in all", file="args.json", facts=differs)]

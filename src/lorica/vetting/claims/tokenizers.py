@@ -42,11 +42,11 @@ _TEMPLATES = (
 
 def check_tokenizer(specimen: Specimen, layout: Layout, bases: list[Named]) -> list[Finding]:
     """Findings L166-L168."""
-    base = next((each for each in bases if families(each.tail)), None)
-    found = []
+    base = next((candidate for candidate in bases if families(candidate.tail)), None)
+    findings = []
     if base is not None and families(base.tail) <= _JUDGED:
-        found = _foreign(specimen, base) + _template(specimen, base)
-    return found + _new_tokens(specimen, layout, bases)
+        findings = _foreign(specimen, base) + _template(specimen, base)
+    return findings + _new_tokens(specimen, layout, bases)
 
 
 def _tokenizer(specimen: Specimen) -> Mapping[str, Any]:
@@ -56,45 +56,47 @@ def _tokenizer(specimen: Specimen) -> Mapping[str, Any]:
 
 def _foreign(specimen: Specimen, base: Named) -> list[Finding]:
     tokenizer = _tokenizer(specimen)
-    own = families(base.tail)
+    base_families = families(base.tail)
     signs = []
-    kind = tokenizer.get("tokenizer_class")
-    known = _CLASSES.get(kind.removesuffix("Fast")) if isinstance(kind, str) else None
+    class_name = tokenizer.get("tokenizer_class")
+    class_families = _CLASSES.get(class_name.removesuffix("Fast")) if isinstance(class_name, str) else None
     # Llama 3 was published with several classes.
-    if known is not None and disjoint(own, known) and not (own == {"llama3"} and "llama" in known):
-        signs.append(f"tokenizer_class {shown(kind)}")
+    is_llama3_class = base_families == {"llama3"} and class_families is not None and "llama" in class_families
+    if class_families is not None and disjoint(base_families, class_families) and not is_llama3_class:
+        signs.append(f"tokenizer_class {shown(class_name)}")
     first = tokenizer.get("bos_token")
     first = first.get("content") if isinstance(first, Mapping) else first
-    known = _BEGINNINGS.get(first) if isinstance(first, str) else None
-    if known is not None and (disjoint(own, known) or ("llama3" in known) != ("llama3" in own)):
+    token_families = _BEGINNINGS.get(first, frozenset()) if isinstance(first, str) else frozenset()
+    differs = ("llama3" in token_families) != ("llama3" in base_families)
+    if token_families and (differs or disjoint(base_families, token_families)):
         signs.append(f"first token {shown(first)}")
     if not signs:
         return []
-    seen = f"{', '.join(signs)}; {base.place} names {shown(base.text)}"
-    facts = {"signs": signs, "base": sorted(own)}
-    return [finding("L166", seen, expected="the base's own tokenizer", file=_CONFIG, facts=facts)]
+    actual = f"{', '.join(signs)}; {base.place} names {shown(base.text)}"
+    facts = {"signs": signs, "base": sorted(base_families)}
+    return [finding("L166", actual, expected="the base's own tokenizer", file=_CONFIG, facts=facts)]
 
 
 def _template(specimen: Specimen, base: Named) -> list[Finding]:
     template = _tokenizer(specimen).get("chat_template")
     if isinstance(template, list):
-        template = " ".join(str(each.get("template")) for each in template[:16] if isinstance(each, Mapping))
+        template = " ".join(str(entry.get("template")) for entry in template[:16] if isinstance(entry, Mapping))
     if not isinstance(template, str):
         return []
-    for mark, kind, known in _TEMPLATES:
-        if mark in template:
-            if not disjoint(families(base.tail), known):
+    for marker, template_kind, template_families in _TEMPLATES:
+        if marker in template:
+            if not disjoint(families(base.tail), template_families):
                 return []
-            seen = f"a {kind} template; {base.place} names {shown(base.text)}"
-            return [finding("L168", seen, file=_CONFIG, facts={"template": kind})]
+            actual = f"a {template_kind} template; {base.place} names {shown(base.text)}"
+            return [finding("L168", actual, file=_CONFIG, facts={"template": template_kind})]
     return []
 
 
 def _new_tokens(specimen: Specimen, layout: Layout, bases: list[Named]) -> list[Finding]:
     """Ids beyond the base's embedding, for which nothing was trained."""
-    known = next((found for each in bases if (found := named(each.text))), [])
-    vocabulary = max((base.vocabulary for base in known), default=0)
-    if not vocabulary or any(each.embedding for each in layout.modules.values()):
+    matching_bases = next(filter(None, (named(candidate.text) for candidate in bases)), [])
+    vocabulary = max((base.vocabulary for base in matching_bases), default=0)
+    if not vocabulary or any(module.embedding for module in layout.modules.values()):
         return []
     rows = [
         layout.shape(name) for path, names in layout.saved.items() for name in names if "embed" in path or "wte" in path
@@ -105,19 +107,19 @@ def _new_tokens(specimen: Specimen, layout: Layout, bases: list[Named]) -> list[
     new = sorted(token for token, number in ids.items() if number >= vocabulary)
     if not new:
         return []
-    seen = f"{len(new)} tokens ({listed(new, 3)}) have ids beyond the base's {vocabulary} rows"
+    actual = f"{len(new)} tokens ({listed(new, 3)}) have ids beyond the base's {vocabulary} rows"
     facts = {"tokens": len(new), "vocabulary": vocabulary}
-    return [finding("L167", seen, expected="trained embeddings for them", file=_ADDED, facts=facts)]
+    return [finding("L167", actual, expected="trained embeddings for them", file=_ADDED, facts=facts)]
 
 
 def _ids(specimen: Specimen) -> dict[str, int]:
-    found: dict[str, int] = {}
+    token_ids: dict[str, int] = {}
     added = specimen.documents.get(_ADDED)
     if isinstance(added, Mapping):
-        found |= {str(token): number for token, number in added.items() if type(number) is int}
+        token_ids |= {str(token): number for token, number in added.items() if type(number) is int}
     decoder = _tokenizer(specimen).get("added_tokens_decoder")
     if isinstance(decoder, Mapping):
         for number, entry in decoder.items():
             if str(number).isascii() and str(number).isdigit() and len(str(number)) < 10 and isinstance(entry, Mapping):
-                found[str(entry.get("content"))] = int(number)
-    return found
+                token_ids[str(entry.get("content"))] = int(number)
+    return token_ids
