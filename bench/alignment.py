@@ -28,8 +28,8 @@ from sklearn.metrics import roc_auc_score
 
 from lorica.adapters.config import read_adapter_config
 from lorica.adapters.header import read_header
-from lorica.adapters.layout import read_layout
-from lorica.adapters.specimen import Specimen
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import read_layout
 from lorica.vetting.base.alignment import Alignment, align, collect
 
 # 4, 10 and 19 updates; the extreme ranks.

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 
 from lorica.models.locate import locate_model
-from lorica.vetting.base import directions
+from lorica.vetting.base import collect_subspaces
 
 # hidden, layers, heads, KV heads, feed-forward, vocabulary, biases of q, k and v
 SHAPES = {"135m": (576, 30, 9, 3, 1536, 49152, False), "0.5b": (896, 24, 14, 2, 4864, 151936, True)}
@@ -77,7 +77,7 @@ def make_base(name: str, folder: Path) -> Path:
 def measure(base: Path) -> None:
     """Collect once, and print the seconds by the clock and of the processor."""
     clock, worked = time.perf_counter(), time.process_time()
-    directions.collect(base)
+    collect_subspaces.collect(base)
     print(json.dumps([time.perf_counter() - clock, time.process_time() - worked]))
 
 

@@ -28,13 +28,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.peers.material import read_shape
 
-from lorica.models import kernels
-from lorica.models.attention import PackedAttention
+from lorica.models.cpu import kernels
+from lorica.models.cpu.decoder import FastDecoder
+from lorica.models.cpu.linear import make_product, quantise_rows, quantise_weight
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig
-from lorica.models.fast import FastDecoder
-from lorica.models.linear import make_product, quantise_rows, quantise_weight
 from lorica.models.lora import LoraPair, LoraSpan, LoraWeights
+from lorica.models.packed_attention import PackedAttention
 
 NAME, VOCABULARY = "qwen2.5-0.5b", 1024  # the output head is no part of the passes
 LAYERS = {"qkv": (1152, 896), "o": (896, 896), "gate_up": (9728, 896), "down": (896, 4864)}

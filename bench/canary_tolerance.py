@@ -13,12 +13,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lorica.admission.canaries import TOLERANCE, canary_requests, compare, make_canaries
+from lorica.admission.probes import shipped_probes
 from lorica.cli import main as lorica
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings
 from lorica.models.locate import locate_model
-from lorica.pipeline.canaries import TOLERANCE, canary_requests, compare, make_canaries
-from lorica.pipeline.probes import shipped_probes
 from lorica.prompts.encoder import Encoder
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings

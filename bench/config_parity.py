@@ -26,8 +26,8 @@ from torch import Tensor  # noqa: E402
 
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
 from lorica.errors import LoricaError  # noqa: E402
-from lorica.models.attention import PackedAttention  # noqa: E402
-from lorica.models.fast import FastDecoder  # noqa: E402
+from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
+from lorica.models.packed_attention import PackedAttention  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 from lorica.records import Choose  # noqa: E402
 

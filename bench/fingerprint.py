@@ -23,8 +23,8 @@ from lorica.adapters.bases import BaseShape, all_bases
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.fingerprint import Match, match, shapes_of
 from lorica.adapters.header import Header, TensorInfo
-from lorica.adapters.layout import read_layout
-from lorica.adapters.schemes import scheme_of
+from lorica.adapters.module_roles import scheme_of
+from lorica.adapters.tensor_map import read_layout
 
 SETS = ("q,v", "q,k,v,o", "gate,up,down", "all linear")
 

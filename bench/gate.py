@@ -16,14 +16,14 @@ from pathlib import Path
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.passport import MetricsFacts, write_passport
+from lorica.admission.gate import admit_all
+from lorica.admission.make_passport import make_passport, prompt_facts, shipped_canaries
+from lorica.admission.provenance import base_facts
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings
 from lorica.models.adapter_weights import create_lora
 from lorica.models.families import read_decoder_config
 from lorica.models.locate import locate_model
-from lorica.pipeline.gate import admit_all
-from lorica.pipeline.passport import make_passport, prompt_facts, shipped_canaries
-from lorica.pipeline.provenance import base_facts
 from lorica.prompts.encoder import Encoder
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings

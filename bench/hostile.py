@@ -34,7 +34,7 @@ from safetensors import deserialize as _deserialize
 from lorica.adapters.config import AdapterConfig, parse_adapter_config
 from lorica.adapters.header import header_bytes
 from lorica.errors import LoricaError
-from lorica.vetting.files.examine import examine_files
+from lorica.vetting.files.check_files import examine_files
 from lorica.vetting.files.sources import find_sources
 from lorica.vetting.finding_codes import finding_codes
 

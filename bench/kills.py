@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lorica.pipeline.kept import TEXTS_TOGETHER
+from lorica.pipeline.resumable import TEXTS_TOGETHER
 
 
 def make_rows(path: Path, kind: str, rows: int) -> Path:

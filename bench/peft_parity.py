@@ -18,20 +18,20 @@ from typing import Any
 import torch
 
 from lorica.adapters.folder import open_adapter
+from lorica.commands.demo import examples_folder
+from lorica.commands.demo_tasks import TASKS
 from lorica.data.read import read_rows
 from lorica.engines import load_engine
 from lorica.engines.base import EngineSettings
 from lorica.models.adapter_weights import load_lora
-from lorica.models.attention import PackedAttention
 from lorica.models.locate import locate_model
 from lorica.models.lora import LoraSpan
+from lorica.models.packed_attention import PackedAttention
 from lorica.models.weights import load_decoder
 from lorica.prompts.encoder import Encoder
 from lorica.records import Choose
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
-from lorica.verbs.demo import examples_folder
-from lorica.verbs.demo_tasks import TASKS
 
 BASE = locate_model("embedded:lorica_tiny", environ={})
 

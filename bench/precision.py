@@ -25,19 +25,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.real_tasks import COMMON, TASKS
 
+from lorica.commands import build
+from lorica.commands.arguments import resolve
+from lorica.commands.train import listener, train_fits
 from lorica.config.schema import Config
 from lorica.data.read import read_rows
 from lorica.data.split import split
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineInfo, EngineSettings, MergeDecision, MergingEngine
 from lorica.metrics.bootstrap import Estimate, paired_difference
-from lorica.metrics.table import METRICS
+from lorica.metrics.metric_table import METRICS
 from lorica.pipeline.answer import Pipeline
-from lorica.pipeline.fit import Fit
+from lorica.pipeline.train import Fit
 from lorica.records import Output, Request, Row
-from lorica.verbs import build
-from lorica.verbs.arguments import resolve
-from lorica.verbs.train import listener, train_fits
 
 NAME = "sms_spam"
 TASK = TASKS[NAME]

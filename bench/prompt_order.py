@@ -36,24 +36,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.real_tasks import TASKS
 
+from lorica.commands import build
+from lorica.commands.arguments import resolve
+from lorica.commands.train import listener, train_fits
 from lorica.config.schema import Config
 from lorica.data.read import read_rows
 from lorica.data.split import split
 from lorica.engines.base import EngineSettings
 from lorica.engines.native.engine import load_native
-from lorica.engines.native.plan import make_plan
+from lorica.engines.native.scheduler import make_plan
 from lorica.models.locate import locate_model
 from lorica.pipeline.answer import Pipeline
 from lorica.pipeline.evaluate import difference, evaluate
-from lorica.pipeline.fit import Fit
+from lorica.pipeline.train import Fit
 from lorica.prompts.encoder import Encoder
 from lorica.records import Answer, Choose, Message, Request, Row
 from lorica.tasks.base import TaskSettings
-from lorica.tasks.drafts import Draft
+from lorica.tasks.message_builder import Draft
 from lorica.tasks.rules import CHOICES, RulesCase, RulesTask
-from lorica.verbs import build
-from lorica.verbs.arguments import resolve
-from lorica.verbs.train import listener, train_fits
 
 ORDERS = ("shared", "community", "post")
 RULES = (

@@ -14,14 +14,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorica.commands import build
+from lorica.commands.arguments import resolve
+from lorica.commands.experiment import ADAPTER, Outcome, run_experiment
 from lorica.data.read import read_rows
 from lorica.data.split import split
-from lorica.pipeline.fit import Fit
+from lorica.pipeline.train import Fit
 from lorica.reports.page import Table
-from lorica.reports.table import plain_table
-from lorica.verbs import build
-from lorica.verbs.arguments import resolve
-from lorica.verbs.experiment import ADAPTER, Outcome, run_experiment
+from lorica.reports.text_table import plain_table
 
 COMMON = ("training=tiny", "lora=all_linear")
 

@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from lorica.engines.native import varlen
-from lorica.engines.native.execution import Execution
+from lorica.engines.native.attention import varlen
+from lorica.engines.native.executor import Execution
 from lorica.models.decoder import Decoder
 
 NAME = "emulated"

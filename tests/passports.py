@@ -10,11 +10,11 @@ import numpy as np
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import save_adapter
 from lorica.adapters.passport import MetricsFacts, Passport, write_passport
+from lorica.admission.make_passport import make_passport, prompt_facts, shipped_canaries
+from lorica.admission.provenance import base_facts
 from lorica.engines.base import Engine, EngineInfo, OnDone, OnOutputs
 from lorica.models.families import read_decoder_config
 from lorica.models.locate import locate_model
-from lorica.pipeline.passport import make_passport, prompt_facts, shipped_canaries
-from lorica.pipeline.provenance import base_facts
 from lorica.prompts.encoder import Encoder
 from lorica.records import Output, Request
 from lorica.tasks import load_task

@@ -19,7 +19,7 @@ RANKS = {
     "records": 0,
     "locks": 0,  # journals, trainings and passports hold one; readers ask who does
     "signals": 0,  # the command line ends by them, a training waits with them
-    "formats": 0,  # data, adapters, prompts and models all refuse a file that is something else
+    "file_signatures": 0,  # data, adapters, prompts and models all refuse a file that is something else
     "names": 0,  # of files and subjects, as every package compares and writes them
     "precision": 0,  # the configuration names it, models and engines compute in it, the gate allows for it
     "thoughts": 0,  # tasks read texts without them, prompts close what a template opens
@@ -37,10 +37,11 @@ RANKS = {
     "engines": 3,
     "training": 3,
     "pipeline": 4,  # the stages in a line
-    "vetting": 5,  # asks the pipeline's stages what an adapter does; its levels 0 to 2 load no torch
-    "verbs": 6,
-    "cli": 7,
-    "__main__": 8,  # `python -m lorica`
+    "admission": 5,  # what an adapter proves in an engine, measured by the stages of the pipeline
+    "vetting": 6,  # asks the pipeline's stages what an adapter does; its levels 0 to 2 load no torch
+    "commands": 7,
+    "cli": 8,
+    "__main__": 9,  # `python -m lorica`
 }
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
@@ -176,7 +177,7 @@ def test_the_command_line_imports_next_to_nothing() -> None:
 
 @pytest.mark.parametrize("verb", ["infer", "eval", "config"])
 def test_a_mistake_on_the_command_line_does_not_wait_for_torch(verb: str) -> None:
-    code = f"import sys, lorica.verbs.{verb}; sys.exit('torch' in sys.modules)"
+    code = f"import sys, lorica.commands.{verb}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT / "src").returncode == 0
 
 

@@ -25,7 +25,7 @@ def add_records(info: zoo.AdapterInfo, folder: Path) -> None:
 
 def _with_passport(info: zoo.AdapterInfo) -> Path:
     """A copy of a healthy adapter with a passport, made once."""
-    from lorica.verbs import passport
+    from lorica.commands import passport
 
     place = zoo.root() / "faults" / "passports" / info.base / info.name
     if (place / "lorica.json").is_file():

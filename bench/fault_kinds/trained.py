@@ -137,7 +137,7 @@ def _train(plan: Plan, base: Path, seed: int, folder: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from lorica.pipeline.fit import encode_rows
+    from lorica.pipeline.train import encode_rows
     from lorica.prompts.encoder import Encoder
 
     torch.manual_seed(seed)

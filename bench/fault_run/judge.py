@@ -18,16 +18,16 @@ from lorica.engines.base import EngineSettings
 from lorica.errors import LoricaError
 from lorica.records import Row
 from lorica.tasks.base import TaskSettings
+from lorica.vetting.base_checks import BaseChecker
+from lorica.vetting.batch import examine_all
 from lorica.vetting.behaviour.setting import Setting, Workplace
-from lorica.vetting.check import Examination
 from lorica.vetting.diagnosis import DiagnosisInputs, diagnose
-from lorica.vetting.diagnosis.evidence import posteriors
+from lorica.vetting.diagnosis.posterior import posteriors
 from lorica.vetting.files.sources import find_sources
 from lorica.vetting.finding_codes import finding_codes
 from lorica.vetting.findings import Finding, judge
-from lorica.vetting.many import examine_all
-from lorica.vetting.scores import check_scores
-from lorica.vetting.tried import BaseChecker
+from lorica.vetting.levels import Examination
+from lorica.vetting.score_columns import check_scores
 
 Key = TypeVar("Key")
 Made = TypeVar("Made")

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from bench.peers.workloads import Item
 
-from lorica.models import kernels
+from lorica.models.cpu import kernels
 from lorica.models.families import read_decoder_config
 
 _ROWS, _SECONDS, _CUBE = 2048, 0.6, 8192

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.peers.material import RANK, TARGETS
 
-from lorica.engines.native.plan import Plan, own_tokens
+from lorica.engines.native.scheduler import Plan, own_tokens
 from lorica.models.families import DecoderConfig
 from lorica.records import Choose, Generate
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from tools.lorica_tiny.pretrain import CONFIG, PROMPT_WEIGHT, optimisers
 from torch import Tensor, nn
 
-from lorica.models.attention import Attention, PackedAttention
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig, read_decoder_config
+from lorica.models.packed_attention import Attention, PackedAttention
 from lorica.models.weights import load_decoder
 
 Log = Callable[[str], None]

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from lorica.adapters.config import AdapterConfig
+from lorica.admission.provenance import trained_as
 from lorica.engines.native.engine import NativeEngine
 from lorica.models.weights import load_decoder
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.pipeline.evaluate import evaluate
-from lorica.pipeline.fit import Fit, encode_rows, fit_adapter
-from lorica.pipeline.provenance import trained_as
+from lorica.pipeline.train import Fit, encode_rows, fit_adapter
 from lorica.prompts.encoder import Encoder
 from lorica.records import Row
 from lorica.tasks import load_task

@@ -16,23 +16,26 @@ from lorica.streams import SturdyStream, sturdy_streams
 # Stage of the life cycle -> command -> (module:function, what it does).
 STAGES: dict[str, dict[str, tuple[str, str]]] = {
     "prepare and train": {
-        "demo": ("lorica.verbs.demo:run", "the whole life cycle on the embedded model, offline, with a report"),
-        "convert": ("lorica.verbs.convert:run", "a PyTorch pickle or an MLX adapter as PEFT's folder; runs no code"),
-        "train": ("lorica.verbs.train:run", "train LoRA adapters: per task, or one per subject"),
+        "demo": ("lorica.commands.demo:run", "the whole life cycle on the embedded model, offline, with a report"),
+        "convert": ("lorica.commands.convert:run", "a PyTorch pickle or an MLX adapter as PEFT's folder; runs no code"),
+        "train": ("lorica.commands.train:run", "train LoRA adapters: per task, or one per subject"),
     },
     "check and diagnose": {
-        "check": ("lorica.verbs.check:run", "vet adapters: files, structure, numbers, base, behaviour; many at once"),
-        "passport": ("lorica.verbs.passport:run", "write or check an adapter's passport: digests and canaries"),
-        "diagnose": ("lorica.verbs.diagnose:run", "ranked causes for an adapter that misbehaves, with the evidence"),
+        "check": (
+            "lorica.commands.check:run",
+            "vet adapters: files, structure, numbers, base, behaviour; many at once",
+        ),
+        "passport": ("lorica.commands.passport:run", "write or check an adapter's passport: digests and canaries"),
+        "diagnose": ("lorica.commands.diagnose:run", "ranked causes for an adapter that misbehaves, with the evidence"),
     },
     "infer": {
-        "infer": ("lorica.verbs.infer:run", "rows in, answers out: routed, batched, validated, resumable"),
+        "infer": ("lorica.commands.infer:run", "rows in, answers out: routed, batched, validated, resumable"),
     },
     "evaluate and report": {
-        "eval": ("lorica.verbs.eval:run", "metrics of answers against gold, with confidence intervals"),
+        "eval": ("lorica.commands.eval:run", "metrics of answers against gold, with confidence intervals"),
     },
     "configure": {
-        "config": ("lorica.verbs.config:run", "print the resolved configuration and where each value came from"),
+        "config": ("lorica.commands.config:run", "print the resolved configuration and where each value came from"),
     },
 }
 COMMANDS = {name: entry for commands in STAGES.values() for name, entry in commands.items()}

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from lorica.adapters.bases import BaseShape, all_bases
-from lorica.adapters.schemes import scheme_of
+from lorica.adapters.module_roles import scheme_of
 
 # Three matrices in the feed-forward layer (gate, up, down), where others have two.
 GATED = {"split", "phi3", "glm4", "baichuan", "internlm2", "qwen", "exaone", "olmo", "chatglm", "experts", "mixtral"}

@@ -17,7 +17,7 @@ from lorica.adapters.bases import BaseShape, all_bases, named, normalise
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.fingerprint import Match, Shapes, describe, fits, match, place_of, shapes_of
 from lorica.adapters.header import Header, TensorInfo
-from lorica.adapters.layout import read_layout
+from lorica.adapters.tensor_map import read_layout
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from lorica.adapters.convert import read_foreign, write_converted
 from lorica.adapters.folder import WEIGHTS_NAME, open_adapter
 from lorica.adapters.mlx import read_npz
-from lorica.adapters.stored import read_stored
+from lorica.adapters.stored_tensors import read_stored
 from lorica.errors import AdapterError
 
 HIDDEN, RANK = 16, 4

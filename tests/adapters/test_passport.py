@@ -286,7 +286,7 @@ def test_a_path_of_the_machine_is_no_name(given: str, kept: str) -> None:
 
 
 def test_reading_one_loads_nothing_heavy() -> None:
-    code = "import sys, lorica.adapters.passport, lorica.adapters.passport_facts, lorica.vetting.passport as p; "
+    code = "import sys, lorica.adapters.passport, lorica.adapters.passport_facts, lorica.vetting.passport_check as p; "
     code += "print(' '.join(sys.modules))"
     root = Path(__file__).resolve().parents[2] / "src"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)

@@ -12,8 +12,8 @@ import pytest
 
 from lorica.config.describe import describe_keys, split_unit
 from lorica.config.fields import leaves
+from lorica.config.parse_values import coerce
 from lorica.config.schema import Config
-from lorica.config.values import coerce
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 

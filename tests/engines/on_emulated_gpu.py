@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 
 from tests.emulated_gpu import NAME, EmulatedGpu, emulated_gpu, to_gpu  # noqa: E402
 
-from lorica.engines.native import plan, varlen  # noqa: E402
+from lorica.engines.native import scheduler  # noqa: E402
+from lorica.engines.native.attention import varlen  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 from lorica.records import Choose, Generate, Request, Sampling  # noqa: E402
@@ -28,7 +29,7 @@ MANY = ((3, 4, 5), (6,), (3, 9))
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[EmulatedGpu]]:
     """An emulated GPU whose flash kernel takes float32, too, so that results can be compared closely."""
-    monkeypatch.setattr(plan, "MIN_SAVED_TOKENS", 16)
+    monkeypatch.setattr(scheduler, "MIN_SAVED_TOKENS", 16)
     monkeypatch.setattr(EmulatedGpu, "flash_precisions", (torch.float32, torch.bfloat16, torch.float16))
     varlen.has_varlen.cache_clear()
     with emulated_gpu():
@@ -156,9 +157,9 @@ def test_more_adapters_than_a_graph_suits(
 ) -> None:
     bench, requests = benches("qwen3"), generate(prompts)
     right = engine(bench, NAME).run(requests)
-    monkeypatch.setattr("lorica.engines.native.graph.MOST_RANKS", 9)
+    monkeypatch.setattr("lorica.engines.native.cuda_graphs.MOST_RANKS", 9)
     assert [one.tokens for one in engine(bench, NAME).run(requests)] == [one.tokens for one in right]
-    monkeypatch.setattr("lorica.engines.native.graph.MOST_RANKS", 0)
+    monkeypatch.setattr("lorica.engines.native.cuda_graphs.MOST_RANKS", 0)
     gpu.captured = []
     some = [request for request in requests if request.adapter is not None]
     there = engine(bench, NAME).run(some)

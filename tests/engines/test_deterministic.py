@@ -15,15 +15,16 @@ torch = pytest.importorskip("torch")
 from lorica.adapters.config import AdapterConfig  # noqa: E402
 from lorica.adapters.folder import save_adapter  # noqa: E402
 from lorica.engines.base import EngineSettings  # noqa: E402
-from lorica.engines.native import plan, tiles  # noqa: E402
-from lorica.engines.native.attention import SharedAttention  # noqa: E402
-from lorica.engines.native.branches import branches_of  # noqa: E402
+from lorica.engines.native import scheduler  # noqa: E402
+from lorica.engines.native.attention import batch_invariant  # noqa: E402
+from lorica.engines.native.attention.batch_invariant import TILE, TiledAttention, align_reads  # noqa: E402
+from lorica.engines.native.attention.prefix_merge import SharedAttention  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
-from lorica.engines.native.pack import ALIGNMENT, Piece, Prefix, pack  # noqa: E402
+from lorica.engines.native.packed_batch import ALIGNMENT, Piece, Prefix, pack  # noqa: E402
 from lorica.engines.native.score import find_scored  # noqa: E402
-from lorica.engines.native.tiles import TILE, TiledAttention, align_reads  # noqa: E402
+from lorica.engines.native.token_tree import branches_of  # noqa: E402
 from lorica.models.adapter_weights import create_lora  # noqa: E402
-from lorica.models.compiled import kernels  # noqa: E402
+from lorica.models.compiled import bindings  # noqa: E402
 from lorica.models.families import read_decoder_config  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.models.lora import LoraSpan, LoraWeights  # noqa: E402
@@ -93,8 +94,8 @@ def test_a_rows_scores_never_change_by_a_bit(
     base: Path, adapters: dict[str, Path], dtype: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not compiled:
-        monkeypatch.setattr(kernels, "fits", lambda width: False)
-    monkeypatch.setattr(plan, "MIN_SAVED_TOKENS", 16)
+        monkeypatch.setattr(bindings, "fits", lambda width: False)
+    monkeypatch.setattr(scheduler, "MIN_SAVED_TOKENS", 16)
     requests = rows()
     engines = [engine(base, adapters, dtype, budget) for budget in BUDGETS]
     assert max(segment.parent for segment in engines[0].plan(requests).segments) >= 0, "two levels are to be tested"
@@ -112,7 +113,7 @@ def test_a_rows_scores_never_change_by_a_bit(
 def test_tiny_models_and_windows_too(
     benches: Any, prompts: Prompts, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "MIN_SAVED_TOKENS", 16)
+    monkeypatch.setattr(scheduler, "MIN_SAVED_TOKENS", 16)
     bench = benches(family)
     requests: Sequence[Request] = [
         Choose(f"r{i}", prompt, ((1,), (2, 3), (2, 4, 5)), name) for i, (name, prompt) in enumerate(prompts(16))
@@ -147,9 +148,9 @@ def test_tiles_give_what_merged_parts_give(window: int | None) -> None:
     tokens = len(work.tokens)
     query, key, value = some(tokens, 4), some(tokens, 2), some(tokens, 2)
     expected = SharedAttention(work, (window,), torch.float32).attend(0, query, key, value)
-    for scores in (tiles._SCORES, 1):
+    for scores in (batch_invariant._SCORES, 1):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tiles, "_SCORES", scores)
+            patch.setattr(batch_invariant, "_SCORES", scores)
             found = TiledAttention(work, (window,), query, heads=(4, 2)).attend(0, query, key, value)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
@@ -179,27 +180,27 @@ def test_compiled_kernels_change_nothing_but_rounding(
 ) -> None:
     requests = rows()
     right = engine(base, adapters, "float32", 4096).run(requests)
-    as_it_is = kernels.fits
+    as_it_is = bindings.fits
     for dtype, most in (("bfloat16", 0.06), ("int8", 0.2)):
         ways = []
         for fits in (as_it_is, lambda width: False):
-            monkeypatch.setattr(kernels, "fits", fits)
+            monkeypatch.setattr(bindings, "fits", fits)
             ways.append(engine(base, adapters, dtype, 4096))
         assert ways[1].info.kernels == "torch"
-        assert ways[0].info.kernels == ("compiled" if kernels.is_there() else "torch")
+        assert ways[0].info.kernels == ("compiled" if bindings.is_there() else "torch")
         for way in ways:
             pairs = zip(way.run(requests), right, strict=True)
             errors = [abs(a - b) for mine, exact in pairs for a, b in zip(mine.logprobs, exact.logprobs, strict=True)]
             assert statistics.mean(errors) < most, (dtype, way.info.kernels)
 
 
-@pytest.mark.skipif(not kernels.is_there(), reason=f"no compiled kernels: {kernels.why_not()}")
+@pytest.mark.skipif(not bindings.is_there(), reason=f"no compiled kernels: {bindings.why_not()}")
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int8-weights", "int4-weights"])
 def test_a_rows_text_never_changes_either(
     base: Path, adapters: dict[str, Path], dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that are drawn show every bit of their logits sooner or later."""
-    monkeypatch.setattr(plan, "MIN_SAVED_TOKENS", 16)
+    monkeypatch.setattr(scheduler, "MIN_SAVED_TOKENS", 16)
     drawn = Sampling(max_new_tokens=24, do_sample=True, temperature=1.5, top_k=0)
     requests: list[Request] = []
     for number, row in enumerate([*rows(), *rows()]):

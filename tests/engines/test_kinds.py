@@ -15,7 +15,7 @@ peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
 from lorica.adapters.config import read_adapter_config  # noqa: E402
-from lorica.adapters.variants import scaled, write_variant  # noqa: E402
+from lorica.adapters.rescaled_copies import scaled, write_variant  # noqa: E402
 from lorica.engines.base import Engine, EngineSettings  # noqa: E402
 from lorica.engines.fake import FakeEngine  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402

@@ -12,20 +12,24 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from lorica.engines.base import EngineSettings  # noqa: E402
+from lorica.engines.native import (  # noqa: E402
+    decode,
+    memory,
+    scheduler,
+)
 from lorica.engines.native import engine as native  # noqa: E402
-from lorica.engines.native import generate, memory, plan  # noqa: E402
-from lorica.engines.native.cache import RowCache  # noqa: E402
-from lorica.engines.native.generate import Generation  # noqa: E402
-from lorica.engines.native.passes import Passes  # noqa: E402
-from lorica.models.compiled import kernels  # noqa: E402
+from lorica.engines.native.decode import Generation  # noqa: E402
+from lorica.engines.native.kv_cache import RowCache  # noqa: E402
+from lorica.engines.native.model_runner import Passes  # noqa: E402
+from lorica.models.compiled import bindings  # noqa: E402
+from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
 from lorica.models.families import read_decoder_config  # noqa: E402
-from lorica.models.fast import FastDecoder  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.records import Choose, Generate, Request, Sampling  # noqa: E402
 
 CPU = torch.device("cpu")
 # Texts repeat to the last bit in bfloat16 beside the compiled kernels, and as good as always in float32.
-REPEATS = "bfloat16" if kernels.is_there() else "float32"
+REPEATS = "bfloat16" if bindings.is_there() else "float32"
 Prompts = Callable[[int], list[tuple[str | None, tuple[int, ...]]]]
 
 
@@ -114,7 +118,7 @@ def _engine(bench: Any) -> native.NativeEngine:
 def test_a_row_that_does_not_fit_fails_alone_and_the_others_keep_their_bits(
     benches: Any, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "MIN_SAVED_TOKENS", 16)
+    monkeypatch.setattr(scheduler, "MIN_SAVED_TOKENS", 16)
     requests: list[Request] = [
         Choose(f"r{i}", prompt, ((1,), (2, 3)), name) for i, (name, prompt) in enumerate(prompts(12))
     ]
@@ -171,7 +175,7 @@ def test_memory_that_runs_out_anywhere_in_a_step_costs_no_row(
 ) -> None:
     engine, requests = tiny(dtype), texts(24)
     right = engine.run(requests)
-    owner: Any = FastDecoder if place == "logits" else generate
+    owner: Any = FastDecoder if place == "logits" else decode
     plain = getattr(owner, place)
     calls: list[int] = []
 
@@ -276,7 +280,7 @@ def test_a_long_row_does_not_make_the_cache_long_for_all(monkeypatch: pytest.Mon
 
 
 def test_a_long_row_is_read_in_parts(benches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "SMALLEST_CUT", 20)
+    monkeypatch.setattr(scheduler, "SMALLEST_CUT", 20)
     bench = benches("mistral")
     prompt = tuple(i % 97 for i in range(130))
     requests: list[Request] = [
@@ -291,5 +295,5 @@ def test_a_long_row_is_read_in_parts(benches: Any, monkeypatch: pytest.MonkeyPat
         engine.add_adapter(name, folder)
     made = engine.plan(requests)
     assert max(len(segment.tokens) for segment in made.segments) <= 30
-    assert max(plan.own_tokens(made.requests[r.request], r.start) for b in made.batches for r in b.rows) <= 30
+    assert max(scheduler.own_tokens(made.requests[r.request], r.start) for b in made.batches for r in b.rows) <= 30
     assert engine.run(requests) == whole

@@ -18,9 +18,9 @@ from lorica.engines.base import EngineSettings, MergeDecision, MergingEngine  # 
 from lorica.engines.native import merging  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
 from lorica.errors import EngineError  # noqa: E402
-from lorica.models.fast import FastDecoder  # noqa: E402
+from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
 from lorica.models.lora import LoraPair  # noqa: E402
-from lorica.models.merging import merged_weight  # noqa: E402
+from lorica.models.merged_weights import merged_weight  # noqa: E402
 from lorica.precision import DTYPE_NAMES, PRECISIONS  # noqa: E402
 from lorica.records import Choose, Generate, Output, Request, Sampling  # noqa: E402
 

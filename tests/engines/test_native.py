@@ -16,11 +16,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from lorica.engines.base import EngineSettings  # noqa: E402
-from lorica.engines.native import block, plan  # noqa: E402
+from lorica.engines.native import scheduler  # noqa: E402
+from lorica.engines.native.attention import block  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
 from lorica.errors import AdapterError, EngineError  # noqa: E402
 from lorica.models import families  # noqa: E402
-from lorica.models.fast import FastDecoder  # noqa: E402
+from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
 from lorica.records import Choose, Generate, Output, Request, Sampling  # noqa: E402
 
 Prompts = Callable[[int], list[tuple[str | None, tuple[int, ...]]]]
@@ -62,7 +63,7 @@ def difference(a: Sequence[Output], b: Sequence[Output]) -> float:
 @pytest.fixture
 def eager_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments where the few rows of a test would not earn them, so that two levels occur."""
-    monkeypatch.setattr(plan, "MIN_SAVED_TOKENS", 16)
+    monkeypatch.setattr(scheduler, "MIN_SAVED_TOKENS", 16)
 
 
 def test_every_family_is_held_to_transformers() -> None:

@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from lorica.engines.native import passes  # noqa: E402
+from lorica.engines.native import model_runner  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
 from lorica.engines.native.workers import Workers, count_workers  # noqa: E402
-from lorica.models.fast import FastDecoder  # noqa: E402
+from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 from lorica.records import Choose  # noqa: E402
@@ -69,7 +69,7 @@ def test_a_shared_beginning_that_fails_stops_the_run(threads: object, monkeypatc
     def broken(*_: object) -> None:
         raise ValueError("broken")
 
-    monkeypatch.setattr(passes.Passes, "read", broken)
+    monkeypatch.setattr(model_runner.Passes, "read", broken)
     shared = tuple(range(40))
     requests = [Choose(str(i), (*shared, 50 + i, 60), ((1,), (2,))) for i in range(60)]
     assert engine.plan(requests).segments

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import save_adapter
-from lorica.adapters.specimen import Specimen
-from lorica.vetting.files.examine import examine_files, opened
+from lorica.adapters.raw_adapter import Specimen
+from lorica.vetting.files.check_files import examine_files, opened
 from lorica.vetting.files.sources import find_sources
 from lorica.vetting.findings import Finding
 

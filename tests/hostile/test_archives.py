@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.hostile.folders import CONFIG, WEIGHTS, codes, examine, make_adapter
 
-from lorica.vetting.files.examine import opened
+from lorica.vetting.files.check_files import opened
 from lorica.vetting.files.sources import find_sources
 
 
@@ -166,7 +166,7 @@ def test_a_healthy_archive_is_read_and_removed(mode: str, tmp_path: Path) -> Non
     archive = make_zip(tmp_path / "x.zip", folder) if mode == "zip" else make_tar(tmp_path / "x.tar", folder, mode)
     (source,) = find_sources([archive])
     with opened(source) as ready:
-        from lorica.vetting.files.examine import examine_files
+        from lorica.vetting.files.check_files import examine_files
 
         specimen, findings = examine_files(ready)
         assert specimen is not None

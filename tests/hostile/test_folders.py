@@ -100,7 +100,7 @@ def test_spoilt_folders(case: str, tmp_path: Path) -> None:
 
 
 def test_both_missing(tmp_path: Path) -> None:
-    from lorica.vetting.files.examine import examine_files
+    from lorica.vetting.files.check_files import examine_files
     from lorica.vetting.files.sources import Source
 
     (tmp_path / "notes.txt").write_text("nothing")

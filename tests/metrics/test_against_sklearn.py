@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as theirs
 
-from lorica.metrics import labels, scores
+from lorica.metrics import label_metrics, score_metrics
 from lorica.metrics.base import Floats
-from lorica.metrics.table import METRICS
+from lorica.metrics.metric_table import METRICS
 
 # Few distinct scores, so that ties are common.
 SCORES = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.floats(0, 1))
@@ -85,39 +85,39 @@ def test_many_resamples_at_once_equal_each_alone(
 
 
 def test_one_class_is_undefined_not_an_error() -> None:
-    assert math.isnan(scores.roc_auc([1, 1], [0.2, 0.3]))
-    assert math.isnan(scores.roc_auc([], []))
-    assert math.isnan(scores.average_precision([0, 0], [0.2, 0.3]))
-    assert math.isnan(labels.f1([0, 0], [0, 0]))
-    assert math.isnan(labels.accuracy([], []))
+    assert math.isnan(score_metrics.roc_auc([1, 1], [0.2, 0.3]))
+    assert math.isnan(score_metrics.roc_auc([], []))
+    assert math.isnan(score_metrics.average_precision([0, 0], [0.2, 0.3]))
+    assert math.isnan(label_metrics.f1([0, 0], [0, 0]))
+    assert math.isnan(label_metrics.accuracy([], []))
 
 
 def test_infinite_probabilities_of_the_wrong_label_stay_finite() -> None:
-    assert scores.log_loss([1, 0], [0.0, 1.0]) == pytest.approx(theirs.log_loss([1, 0], [0.0, 1.0]))
+    assert score_metrics.log_loss([1, 0], [0.0, 1.0]) == pytest.approx(theirs.log_loss([1, 0], [0.0, 1.0]))
 
 
 def test_an_unread_answer_is_wrong() -> None:
-    assert labels.accuracy([0, 1, 1, 0], [0, 1, None, None]) == 0.5
-    assert labels.accuracy(["A", "B"], ["A", None]) == 0.5
-    assert labels.balanced_accuracy([0, 0, 1], [0, None, 1]) == 0.75
-    assert labels.f1([1, 1, 0], [1, None, 0]) == pytest.approx(2 / 3)
+    assert label_metrics.accuracy([0, 1, 1, 0], [0, 1, None, None]) == 0.5
+    assert label_metrics.accuracy(["A", "B"], ["A", None]) == 0.5
+    assert label_metrics.balanced_accuracy([0, 0, 1], [0, None, 1]) == 0.75
+    assert label_metrics.f1([1, 1, 0], [1, None, 0]) == pytest.approx(2 / 3)
 
 
 def test_as_labels() -> None:
-    assert scores.as_labels([0.49, 0.5, 0.51]).tolist() == [0, 1, 1]
-    assert scores.as_labels(np.array([0.3, 0.1]), threshold=0.2).tolist() == [1, 0]
+    assert score_metrics.as_labels([0.49, 0.5, 0.51]).tolist() == [0, 1, 1]
+    assert score_metrics.as_labels(np.array([0.3, 0.1]), threshold=0.2).tolist() == [1, 0]
 
 
 BAD: dict[str, tuple[Callable[[], object], str]] = {
-    "lengths": (lambda: scores.roc_auc([0, 1], [0.5]), "2 gold values and 1 predictions"),
-    "gold 2": (lambda: scores.roc_auc([0, 2], [0.5, 0.5]), "must be 0 or 1, got 2"),
-    "gold text": (lambda: scores.brier(["Yes", "No"], [0.5, 0.5]), "must be 0 or 1, got 'No', 'Yes'"),
-    "nan": (lambda: scores.roc_auc([0, 1], [0.5, math.nan]), "1 of 2 scores are missing"),
-    "percent": (lambda: scores.brier([0, 1], [0.5, 70]), "must lie in 0 to 1, got 0.5 to 70"),
-    "log-probability": (lambda: scores.log_loss([0, 1], [-0.5, -0.1]), "must lie in 0 to 1"),
-    "scores for labels": (lambda: labels.accuracy([0, 1], [0.3, 0.7]), "turn scores into labels"),
-    "three labels": (lambda: labels.f1([0, 1], [0, 2]), "labels 0, 1 or None"),
-    "label lengths": (lambda: labels.accuracy([0, 1], [0]), "2 gold values and 1 predictions"),
+    "lengths": (lambda: score_metrics.roc_auc([0, 1], [0.5]), "2 gold values and 1 predictions"),
+    "gold 2": (lambda: score_metrics.roc_auc([0, 2], [0.5, 0.5]), "must be 0 or 1, got 2"),
+    "gold text": (lambda: score_metrics.brier(["Yes", "No"], [0.5, 0.5]), "must be 0 or 1, got 'No', 'Yes'"),
+    "nan": (lambda: score_metrics.roc_auc([0, 1], [0.5, math.nan]), "1 of 2 scores are missing"),
+    "percent": (lambda: score_metrics.brier([0, 1], [0.5, 70]), "must lie in 0 to 1, got 0.5 to 70"),
+    "log-probability": (lambda: score_metrics.log_loss([0, 1], [-0.5, -0.1]), "must lie in 0 to 1"),
+    "scores for labels": (lambda: label_metrics.accuracy([0, 1], [0.3, 0.7]), "turn scores into labels"),
+    "three labels": (lambda: label_metrics.f1([0, 1], [0, 2]), "labels 0, 1 or None"),
+    "label lengths": (lambda: label_metrics.accuracy([0, 1], [0]), "2 gold values and 1 predictions"),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lorica.metrics.bootstrap import Estimate, by_group, estimate, paired_difference
-from lorica.metrics.table import METRICS
+from lorica.metrics.metric_table import METRICS
 
 AUC, ACCURACY = METRICS["roc_auc"], METRICS["accuracy"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lorica.metrics.normalise import LORICA
-from lorica.metrics.text import exact_match
+from lorica.metrics.text_metrics import exact_match
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared"
 

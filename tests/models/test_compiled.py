@@ -13,16 +13,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from lorica.models import between  # noqa: E402
-from lorica.models.between import Heads, Norm, Turn  # noqa: E402
-from lorica.models.compiled import build, kernels  # noqa: E402
+from lorica.models.batched_lora import CompiledUpdates  # noqa: E402
+from lorica.models.compiled import (  # noqa: E402
+    bindings,
+    build,
+)
+from lorica.models.cpu import ops  # noqa: E402
+from lorica.models.cpu.linear import quantise_rows  # noqa: E402
+from lorica.models.cpu.ops import Heads, Norm, Turn  # noqa: E402
 from lorica.models.decoder import RmsNorm  # noqa: E402
-from lorica.models.linear import quantise_rows  # noqa: E402
 from lorica.models.lora import LoraPair, LoraSpan, LoraWeights  # noqa: E402
 from lorica.models.rope import rotate, rotation  # noqa: E402
-from lorica.models.updates import CompiledUpdates  # noqa: E402
 
-there = pytest.mark.skipif(not kernels.is_there(), reason=f"no compiled kernels: {kernels.why_not()}")
+there = pytest.mark.skipif(not bindings.is_there(), reason=f"no compiled kernels: {bindings.why_not()}")
 STATES = [torch.bfloat16, torch.float32]
 ROUNDED = {torch.bfloat16: {"atol": 1e-2, "rtol": 8e-3}, torch.float32: {"atol": 2e-5, "rtol": 2e-5}}
 
@@ -66,10 +69,10 @@ def test_gates(some: Callable[..., Any], dtype: Any, count: int) -> None:
     opened, up = (some(3, count) * 4).to(dtype), some(3, count).to(dtype)
     opened[0, 0], opened[1, 0], opened[2, 0] = 300.0, -300.0, 0.0
     expected = torch.nn.functional.silu(opened.double()) * up.double()
-    found = between.gate(opened.clone(), up, compiled=True)
+    found = ops.gate(opened.clone(), up, compiled=True)
     torch.testing.assert_close(found.double(), expected, **ROUNDED[dtype])
     opened[0, 0] = math.nan
-    assert between.gate(opened, up, compiled=True)[0, 0].isnan(), "what is broken stays visible"
+    assert ops.gate(opened, up, compiled=True)[0, 0].isnan(), "what is broken stays visible"
 
 
 @there
@@ -149,7 +152,7 @@ def restored(codes: Any, steps: Any) -> Any:
 def test_rounding_to_int8(some: Callable[..., Any], dtype: Any, width: int) -> None:
     x = some(6, width).to(dtype)
     x[4], x[5, 1] = 0, math.nan
-    codes, steps = kernels.round_rows(x)
+    codes, steps = bindings.round_rows(x)
     right, scales = quantise_rows(x)
     assert torch.equal(codes[:5], right[:5])
     torch.testing.assert_close(steps, scales[:, 0], equal_nan=True, rtol=1e-6, atol=0)
@@ -161,10 +164,10 @@ def test_between_products_of_whole_numbers(some: Callable[..., Any], width: int)
     """Each against the same in steps: scale, add, norm or gate, round."""
     x, added, scales, weight = some(4, width), some(4, width), some(4).abs(), some(width)
     states = x.clone()
-    kernels.add_scaled(states, added, scales)
+    bindings.add_scaled(states, added, scales)
     torch.testing.assert_close(states, x + added * scales[:, None])
     states = x.clone()
-    codes, steps, plain = kernels.add_norm_round(states, (added, scales), weight, 1e-6, plain=True)
+    codes, steps, plain = bindings.add_norm_round(states, (added, scales), weight, 1e-6, plain=True)
     torch.testing.assert_close(states, x + added * scales[:, None])
     normed = torch.nn.functional.rms_norm(states.double(), (width,), weight.double(), 1e-6)
     assert plain is not None
@@ -174,43 +177,43 @@ def test_between_products_of_whole_numbers(some: Callable[..., Any], width: int)
     for factor in (None, scales):
         wide = torch.ones(4, 1, dtype=torch.double) if factor is None else factor.double()[:, None]
         inner = torch.nn.functional.silu(opened.double() * wide) * up.double() * wide
-        codes, steps, plain = kernels.gate_round(opened, up, factor, plain=True)
+        codes, steps, plain = bindings.gate_round(opened, up, factor, plain=True)
         assert plain is not None
         torch.testing.assert_close(plain.double(), inner, **ROUNDED[torch.bfloat16])
         assert (restored(codes, steps) - inner).abs().max() <= steps.max() * 0.501
     bias = some(width)
     for shift in (None, bias):
         y = opened.clone()
-        kernels.scale(y, scales, shift)
+        bindings.scale(y, scales, shift)
         torch.testing.assert_close(y, opened * scales[:, None] + (0 if shift is None else shift))
 
 
 @pytest.fixture
 def own_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A place for a library that is made in a test."""
-    monkeypatch.delenv(kernels.OFF, raising=False)
-    for module in (build, kernels):
+    monkeypatch.delenv(bindings.OFF, raising=False)
+    for module in (build, bindings):
         monkeypatch.setattr(module, "LIBRARY", tmp_path / "_kernels.so")
-    kernels.why_not.cache_clear()
-    kernels._library.cache_clear()
+    bindings.why_not.cache_clear()
+    bindings._library.cache_clear()
     yield tmp_path / "_kernels.so"
-    kernels.why_not.cache_clear()
-    kernels._library.cache_clear()
+    bindings.why_not.cache_clear()
+    bindings._library.cache_clear()
 
 
 @pytest.mark.skipif(bool(build.why_not()), reason=build.why_not() or "a compiler is there")
 def test_a_library_of_other_sources_is_not_used(own_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kernels.why_not() == "not built"
+    assert bindings.why_not() == "not built"
     assert build.build() == ""
     assert ctypes.CDLL(str(own_library)).lorica_attend
-    kernels.why_not.cache_clear()
-    assert kernels.why_not() in ("", "this processor has no AVX-512 with BF16")
-    monkeypatch.setattr(kernels, "digest", lambda: "another")
-    kernels.why_not.cache_clear()
-    assert kernels.why_not() == "built from other sources"
-    monkeypatch.setenv(kernels.OFF, "0")
-    kernels.why_not.cache_clear()
-    assert kernels.why_not() == f"{kernels.OFF} is 0"
+    bindings.why_not.cache_clear()
+    assert bindings.why_not() in ("", "this processor has no AVX-512 with BF16")
+    monkeypatch.setattr(bindings, "digest", lambda: "another")
+    bindings.why_not.cache_clear()
+    assert bindings.why_not() == "built from other sources"
+    monkeypatch.setenv(bindings.OFF, "0")
+    bindings.why_not.cache_clear()
+    assert bindings.why_not() == f"{bindings.OFF} is 0"
 
 
 @pytest.mark.skipif(bool(build.why_not()), reason=build.why_not() or "a compiler is there")
@@ -228,5 +231,5 @@ def test_without_a_compiler_nothing_is_built_and_the_reason_is_said(
     assert "no C compiler" in build.build() or "x86-64" in build.build()
     assert not own_library.exists()
     own_library.write_bytes(b"no library")
-    assert kernels.why_not() == "the library cannot be loaded"
-    assert not kernels.fits(64)
+    assert bindings.why_not() == "the library cannot be loaded"
+    assert not bindings.fits(64)

@@ -17,9 +17,9 @@ from lorica.adapters.config import AdapterConfig  # noqa: E402
 from lorica.adapters.folder import open_adapter, save_adapter  # noqa: E402
 from lorica.errors import AdapterError, ConfigError  # noqa: E402
 from lorica.models.adapter_weights import create_lora, load_lora  # noqa: E402
-from lorica.models.attention import PackedAttention  # noqa: E402
-from lorica.models.fast import FastDecoder  # noqa: E402
+from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
 from lorica.models.lora import LoraPair, LoraSpan, LoraWeights, project  # noqa: E402
+from lorica.models.packed_attention import PackedAttention  # noqa: E402
 
 
 def test_fresh_weights_start_as_no_change_and_depend_on_the_seed(tiny: Callable[[str], Any]) -> None:

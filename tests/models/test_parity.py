@@ -16,8 +16,8 @@ pytest.importorskip("transformers")
 
 from lorica.adapters.folder import open_adapter  # noqa: E402
 from lorica.models.adapter_weights import load_lora  # noqa: E402
-from lorica.models.attention import PackedAttention  # noqa: E402
 from lorica.models.lora import LoraSpan, LoraWeights  # noqa: E402
+from lorica.models.packed_attention import PackedAttention  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 
 TOLERANCE = 2e-5  # the promise is 1e-4

@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch")
 
 from lorica.errors import MissingExtraError  # noqa: E402
 from lorica.models.adapter_weights import create_lora  # noqa: E402
-from lorica.models.attention import PackedAttention  # noqa: E402
 from lorica.models.lora import LoraSpan  # noqa: E402
+from lorica.models.packed_attention import PackedAttention  # noqa: E402
 from lorica.models.quantised import Nf4Linear  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 

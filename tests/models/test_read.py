@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch")
 
 from lorica.adapters.folder import open_adapter  # noqa: E402
 from lorica.models.adapter_weights import load_lora  # noqa: E402
-from lorica.models.attention import PackedAttention  # noqa: E402
 from lorica.models.lora import LoraSpan, LoraWeights, spans_of  # noqa: E402
+from lorica.models.packed_attention import PackedAttention  # noqa: E402
 
 
 @pytest.mark.parametrize("kind", ["llama-biases-tied", "qwen2", "qwen3", "mistral-window"])

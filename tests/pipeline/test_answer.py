@@ -17,7 +17,7 @@ from lorica.engines.fake import FakeEngine
 from lorica.errors import AdapterError, ConfigError, PromptError
 from lorica.models.locate import locate_model
 from lorica.pipeline.answer import AnswerSettings, Pipeline
-from lorica.pipeline.fit import encode_rows
+from lorica.pipeline.train import encode_rows
 from lorica.prompts.encoder import Encoder
 from lorica.records import Answer, Generate, Output, Request, Row, Sampling
 from lorica.tasks import load_task
@@ -162,8 +162,8 @@ def test_progress_counts_every_row_once(encoder: Encoder) -> None:
 
 
 def test_a_line_break_can_be_written_on_a_command_line() -> None:
+    from lorica.commands import build
     from lorica.config.compose import compose
-    from lorica.verbs import build
 
     config = compose([r"inference.stop=['\n', 'Q:']"], environ={}).config
     folder = locate_model("embedded:lorica_tiny", environ={})

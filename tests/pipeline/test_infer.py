@@ -13,7 +13,7 @@ from lorica.engines import fake
 from lorica.engines.base import EngineInfo, OnDone, OnOutputs
 from lorica.engines.fake import FakeEngine
 from lorica.models.locate import locate_model
-from lorica.pipeline import kept
+from lorica.pipeline import resumable
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.pipeline.infer import answer_file
 from lorica.prompts.encoder import Encoder
@@ -120,7 +120,7 @@ def write(folder: Path, output: Path, engine: FakeEngine) -> None:
 def test_texts_are_asked_in_the_same_company_again_and_only_a_group_is_lost(
     tmp_path: Path, left: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept, "TEXTS_TOGETHER", 4)  # three groups a window
+    monkeypatch.setattr(resumable, "TEXTS_TOGETHER", 4)  # three groups a window
     whole, first, second = Writing(-1), Writing(left), Writing(-1)
     write(tmp_path / "whole", tmp_path / "whole.jsonl", whole)
     with pytest.raises(KeyboardInterrupt):

@@ -25,8 +25,8 @@ from lorica.reports.page import (
     cell_text,
     right_aligned,
 )
-from lorica.reports.table import display_width, plain_table
-from lorica.reports.write import write_report
+from lorica.reports.text_table import display_width, plain_table
+from lorica.reports.write_report import write_report
 
 TABLE = Table(
     ("system", "ROC-AUC", "n"),

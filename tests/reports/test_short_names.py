@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lorica.reports.page import Table
 from lorica.reports.short_names import short_names
-from lorica.reports.table import display_width, plain_table
+from lorica.reports.text_table import display_width, plain_table
 
 LONG = "an-organisation-with-a-long-name/a-model-that-was-trained-for-long"
 

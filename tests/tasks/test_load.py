@@ -12,7 +12,7 @@ import pytest
 import lorica
 from lorica.data.read import rows_from_memory
 from lorica.errors import ConfigError
-from lorica.metrics.table import METRICS
+from lorica.metrics.metric_table import METRICS
 from lorica.records import Row
 from lorica.tasks import TASKS, load_task
 from lorica.tasks.base import TaskSettings

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from lorica.admission.provenance import rows_facts
 from lorica.data.read import read_rows, rows_from_memory
 from lorica.errors import CellError, DataError
-from lorica.pipeline.provenance import rows_facts
 from lorica.records import Row
 from lorica.tasks.base import TaskSettings
 from lorica.tasks.mcq import McqCase, McqTask

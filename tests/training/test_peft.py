@@ -14,8 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import open_adapter
 from lorica.models.adapter_weights import load_lora
-from lorica.models.attention import PackedAttention
 from lorica.models.lora import LoraSpan
+from lorica.models.packed_attention import PackedAttention
 from lorica.models.weights import load_decoder
 from lorica.training.loop import train
 from lorica.training.progress import Silent

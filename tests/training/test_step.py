@@ -11,8 +11,8 @@ from tests.training.tiny import LORA, rows, tiny_decoder
 
 from lorica.errors import BaseNotFiniteError, NotFiniteError, TrainingError
 from lorica.models.adapter_weights import create_lora
-from lorica.models.attention import PackedAttention
 from lorica.models.lora import LoraSpan
+from lorica.models.packed_attention import PackedAttention
 from lorica.training.batches import Batch, make_batch
 from lorica.training.step import (
     MAX_SKIPPED,

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.header import header_bytes, read_header
-from lorica.adapters.layout import Layout, read_layout
-from lorica.adapters.specimen import Specimen
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import Layout, read_layout
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 PREFIX = "base_model.model.model.layers"

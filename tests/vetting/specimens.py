@@ -10,9 +10,9 @@ from typing import Any
 from lorica.adapters.config import CONFIG_NAME, AdapterConfig, parse_adapter_config
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.header import DTYPE_BITS, Header, TensorInfo, read_header
-from lorica.adapters.layout import Layout, read_layout
-from lorica.adapters.names import PREFIX
-from lorica.adapters.specimen import Specimen
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import Layout, read_layout
+from lorica.adapters.tensor_names import PREFIX
 from lorica.vetting.finding_codes import FindingCode, finding_codes
 from lorica.vetting.findings import Finding
 

@@ -19,8 +19,8 @@ from tests.shapes import TINY  # noqa: E402
 
 from lorica.adapters.config import AdapterConfig, read_adapter_config  # noqa: E402
 from lorica.adapters.header import read_header  # noqa: E402
-from lorica.adapters.layout import read_layout  # noqa: E402
-from lorica.adapters.specimen import Specimen  # noqa: E402
+from lorica.adapters.raw_adapter import Specimen  # noqa: E402
+from lorica.adapters.tensor_map import read_layout  # noqa: E402
 from lorica.errors import PromptError  # noqa: E402
 from lorica.models.decoder import Decoder  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
@@ -30,13 +30,13 @@ from lorica.records import Message  # noqa: E402
 from lorica.training.loop import train  # noqa: E402
 from lorica.training.progress import Silent  # noqa: E402
 from lorica.training.types import Example, TrainSettings  # noqa: E402
-from lorica.vetting.base import directions as seeing  # noqa: E402
+from lorica.vetting.base import collect_subspaces as seeing  # noqa: E402
 from lorica.vetting.base.activation_subspaces import principal  # noqa: E402
 from lorica.vetting.base.alignment import Alignment, align, collect  # noqa: E402
 from lorica.vetting.base.alignment_findings import check_alignment  # noqa: E402
-from lorica.vetting.base.consistency import Spread, consistency  # noqa: E402
 from lorica.vetting.base.halves import Halves  # noqa: E402
-from lorica.vetting.base.surrogates import Surrogates  # noqa: E402
+from lorica.vetting.base.module_agreement import Spread, consistency  # noqa: E402
+from lorica.vetting.base.permutation_null import Surrogates  # noqa: E402
 
 SHAPE = replace(
     TINY,

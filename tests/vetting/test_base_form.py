@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from lorica.models.locate import locate_model  # noqa: E402
-from lorica.vetting.base.directions import collect  # noqa: E402
-from lorica.vetting.base.form import Form, check_form  # noqa: E402
+from lorica.vetting.base.collect_subspaces import collect  # noqa: E402
+from lorica.vetting.base.conversion_faults import Form, check_form  # noqa: E402
 
 Weights = dict[str, Tensor]
 

@@ -16,7 +16,7 @@ from lorica.models.locate import locate_model
 from lorica.models.weights import load_decoder
 from lorica.prompts.encoder import Encoder
 from lorica.records import Output, Request
-from lorica.vetting.base.sense import check_sense, sense
+from lorica.vetting.base.base_loss import check_sense, sense
 
 
 @pytest.fixture

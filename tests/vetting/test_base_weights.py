@@ -12,8 +12,8 @@ from tests.vetting.specimens import specimen_of
 
 from lorica.adapters.arrays import Floats
 from lorica.adapters.header import header_bytes
-from lorica.vetting.base.fit import check_fit
-from lorica.vetting.base.levels import FEW, check_levels, levels
+from lorica.vetting.base.base_fit import check_fit
+from lorica.vetting.base.quantization_levels import FEW, check_levels, levels
 from lorica.vetting.diagnosis.finding_likelihoods import finding_likelihoods
 from lorica.vetting.findings import Finding
 

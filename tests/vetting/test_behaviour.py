@@ -20,8 +20,8 @@ pytest.importorskip("torch")
 
 from lorica.adapters.config import AdapterConfig, read_adapter_config
 from lorica.adapters.header import read_header
-from lorica.adapters.layout import read_layout
-from lorica.adapters.specimen import Specimen
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import read_layout
 from lorica.engines.base import EngineInfo, OnDone, OnOutputs
 from lorica.errors import AdapterError, ConfigError, PromptError
 from lorica.models.locate import locate_model
@@ -31,7 +31,7 @@ from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
 from lorica.tasks.questions import QuestionCase
 from lorica.tasks.rules import RulesCase
-from lorica.vetting.base.directions import _encode as texts_of
+from lorica.vetting.base.collect_subspaces import _encode as texts_of
 from lorica.vetting.behaviour.examine import examine_behaviour
 from lorica.vetting.behaviour.formats import formats_of, other_templates
 from lorica.vetting.behaviour.measures import Behaviour

@@ -14,8 +14,8 @@ pytest.importorskip("torch")
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.header import read_header
-from lorica.adapters.layout import read_layout
-from lorica.adapters.specimen import Specimen
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import read_layout
 from lorica.engines.base import EngineSettings
 from lorica.models.locate import locate_model
 from lorica.vetting.behaviour.examine import examine_behaviour

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("torch")
 
 from lorica.vetting.base.activation_subspaces import Subspace
-from lorica.vetting.base.bonds import bond, together
+from lorica.vetting.base.factor_correlation import bond, together
 from lorica.vetting.base.halves import KNOWING
 
 

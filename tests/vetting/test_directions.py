@@ -16,19 +16,22 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from tests.shapes import TINY  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from lorica.models.attention import PackedAttention  # noqa: E402
 from lorica.models.decoder import Decoder  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
+from lorica.models.packed_attention import PackedAttention  # noqa: E402
 from lorica.models.upcast import multiply_in_float32  # noqa: E402
-from lorica.vetting.base import directions, directions_cache  # noqa: E402
+from lorica.vetting.base import (  # noqa: E402
+    collect_subspaces,
+    subspace_cache,
+)
 from lorica.vetting.base.activation_subspaces import Array, Directions, Subspace, principal, width_alone  # noqa: E402
-from lorica.vetting.base.kinship import strangers  # noqa: E402
+from lorica.vetting.base.layer_consistency import strangers  # noqa: E402
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LORICA_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(directions, "LARGE_FILES", 0)
+    monkeypatch.setattr(collect_subspaces, "LARGE_FILES", 0)
     return tmp_path / "cache" / "directions"
 
 
@@ -108,28 +111,28 @@ def _same(one: Directions, two: Directions) -> bool:
 
 
 def test_directions_of_a_large_base_are_kept_on_disk_under_its_digest(base: Path, cache: Path) -> None:
-    first = directions.collect(base)
+    first = collect_subspaces.collect(base)
     assert len(list(cache.iterdir())) == 1
-    stored = directions_cache.load(directions_cache.base_key(base), base)
+    stored = subspace_cache.load(subspace_cache.base_key(base), base)
     assert stored is not None
     assert _same(first, stored)
     weights = load_file(base / "model.safetensors")
     name = "model.layers.1.mlp.up_proj.weight"
     weights[name][5, 5] += 1  # one value in the middle of the file
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
-    assert not _same(first, directions.collect(base))
+    assert not _same(first, collect_subspaces.collect(base))
     assert len(list(cache.iterdir())) == 2
 
 
 @pytest.mark.parametrize("name", ["config.json", "special_tokens_map.json"])
 def test_directions_are_collected_again_when_a_file_beside_the_weights_changes(name: str, base: Path) -> None:
-    first, key = directions.collect(base), directions_cache.base_key(base)
-    assert directions.collect(base) is first
+    first, key = collect_subspaces.collect(base), subspace_cache.base_key(base)
+    assert collect_subspaces.collect(base) is first
     raw = json.loads((base / name).read_text("utf-8")) if (base / name).is_file() else {}
     raw |= {"rope_parameters": {"rope_type": "linear", "factor": 8.0, "rope_theta": 10000.0}}
     (base / name).write_text(json.dumps(raw), "utf-8")
-    assert directions.collect(base) is not first
-    assert directions_cache.base_key(base) != key
+    assert collect_subspaces.collect(base) is not first
+    assert subspace_cache.base_key(base) != key
 
 
 def test_a_user_without_a_home_folder_keeps_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,8 +143,8 @@ def test_a_user_without_a_home_folder_keeps_nothing(base: Path, monkeypatch: pyt
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
     small = Directions(base, {"a": width_alone(4)}, {"b": width_alone(6)}, {"a": 1.0}, 4, 2, 9)
-    directions_cache.save("key", small)
-    assert directions_cache.load("key", base) is None
+    subspace_cache.save("key", small)
+    assert subspace_cache.load("key", base) is None
 
 
 def test_vectors_that_are_no_numbers_have_no_directions_and_tiny_ones_have() -> None:
@@ -157,25 +160,25 @@ def test_vectors_that_are_no_numbers_have_no_directions_and_tiny_ones_have() -> 
 
 
 def test_a_damaged_or_unwritable_cache_is_no_error(base: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = directions_cache.base_key(base)
+    key = subspace_cache.base_key(base)
     small = Directions(base, {"a": width_alone(4)}, {"b": width_alone(6)}, {"a": 1.0}, 4, 2, 9)
-    directions_cache.save(key, small)
+    subspace_cache.save(key, small)
     (file,) = cache.iterdir()
     for damaged in (b"", b"\0" * 100, file.read_bytes()[:-1] if file.stat().st_size else b""):
         file.write_bytes(damaged)
-        assert directions_cache.load(key, base) is None
+        assert subspace_cache.load(key, base) is None
     monkeypatch.setenv("LORICA_CACHE_DIR", str(file))  # a file where a folder is meant
-    directions_cache.save(key, small)
-    assert directions_cache.load(key, base) is None
+    subspace_cache.save(key, small)
+    assert subspace_cache.load(key, base) is None
 
 
 def test_the_least_recently_used_go_first(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directions_cache, "MOST_BYTES", 3000)
+    monkeypatch.setattr(subspace_cache, "MOST_BYTES", 3000)
     subspace = Subspace(np.zeros((2, 200), np.float32), np.ones(2, np.float32), 0.5)
     for key in ("one", "two", "three", "four"):
-        directions_cache.save(key, Directions(Path(), {"a": subspace}, {}, {}, 4, 2, 9))
+        subspace_cache.save(key, Directions(Path(), {"a": subspace}, {}, {}, 4, 2, 9))
         if key != "one":
-            assert directions_cache.load("one", Path()) is not None  # in use
+            assert subspace_cache.load("one", Path()) is not None  # in use
     kept = {path.stem for path in cache.iterdir()}
     assert "one" in kept
     assert "four" in kept

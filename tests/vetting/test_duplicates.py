@@ -11,7 +11,7 @@ from tests.vetting.numbers_fixtures import Arrays, change, factors, healthy, spe
 
 from lorica.adapters.config import AdapterConfig
 from lorica.vetting.findings import Finding
-from lorica.vetting.numbers.check import check_numbers
+from lorica.vetting.numbers.check_numbers import check_numbers
 from lorica.vetting.numbers.duplicates import Entry, check_duplicates, cosine
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.vetting.specimens import codes, pairs, specimen
 
-from lorica.vetting.claims.evidence import check_evidence, training_evidence
+from lorica.vetting.claims.training_evidence import check_evidence, training_evidence
 
 PLAIN = pairs({"self_attn.q_proj": (32, 32)}, range(2))
 

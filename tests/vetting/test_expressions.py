@@ -8,8 +8,8 @@ import warnings
 
 import pytest
 
-from lorica.vetting.structure.check import check_structure
-from lorica.vetting.structure.expressions import Expression, UnreadError
+from lorica.vetting.structure.check_structure import check_structure
+from lorica.vetting.structure.safe_regex import Expression, UnreadError
 
 from .specimens import codes, pairs, specimen
 

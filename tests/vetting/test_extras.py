@@ -6,8 +6,8 @@ import pytest
 from tests.vetting.specimens import Shapes, codes, specimen
 from tests.vetting.test_structure import PLAIN
 
-from lorica.adapters.names import PREFIX
-from lorica.vetting.structure.check import check_structure
+from lorica.adapters.tensor_names import PREFIX
+from lorica.vetting.structure.check_structure import check_structure
 
 
 def test_the_module_that_an_ending_meant_is_missed() -> None:

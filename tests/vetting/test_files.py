@@ -15,8 +15,8 @@ from tests.hostile.folders import make_adapter
 from tests.vetting.specimens import codes_between
 
 from lorica.adapters.config import CONFIG_NAME, AdapterConfig
+from lorica.vetting.files.check_files import examine_files
 from lorica.vetting.files.configs import examine_config
-from lorica.vetting.files.examine import examine_files
 from lorica.vetting.files.sources import find_sources
 from lorica.vetting.finding_codes import causes
 
@@ -115,6 +115,6 @@ def test_any_config_ends_in_findings(values: dict[str, object], lora: bool) -> N
 
 def test_reading_files_needs_no_heavy_package() -> None:
     heavy = {"numpy", "torch", "transformers", "scipy", "hydra"}
-    code = f"import sys, lorica.vetting.files.examine; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, lorica.vetting.files.check_files; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

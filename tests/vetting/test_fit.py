@@ -16,7 +16,7 @@ from tests.vetting.specimens import codes, pairs, specimen, specimen_of
 import lorica.models
 from lorica.adapters.header import header_bytes
 from lorica.errors import ModelError
-from lorica.vetting.base.fit import check_fit
+from lorica.vetting.base.base_fit import check_fit
 from lorica.vetting.findings import Finding
 
 TINY = Path(lorica.models.__file__).parent / "lorica_tiny"
@@ -381,7 +381,7 @@ def _wider(values: Mapping[str, Any]) -> dict[str, int]:
 
 
 def test_fitting_needs_no_torch() -> None:
-    code = "import sys, lorica.vetting.base.fit; print(' '.join(sys.modules))"
+    code = "import sys, lorica.vetting.base.base_fit; print(' '.join(sys.modules))"
     source = Path(lorica.models.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=source)
     loaded = {name.split(".")[0] for name in done.stdout.split()}

@@ -12,11 +12,11 @@ from tests.vetting.specimens import Shapes, codes, pairs
 from tests.vetting.specimens import specimen as made_up
 
 from lorica.adapters.config import AdapterConfig
-from lorica.vetting.check import examine
 from lorica.vetting.diagnosis import DiagnosisInputs, diagnose
 from lorica.vetting.files.sources import find_sources
-from lorica.vetting.numbers.check import check_numbers
-from lorica.vetting.structure.check import check_structure
+from lorica.vetting.levels import examine
+from lorica.vetting.numbers.check_numbers import check_numbers
+from lorica.vetting.structure.check_structure import check_structure
 
 PLAIN = pairs({"self_attn.q_proj": (32, 32), "self_attn.v_proj": (32, 16)}, range(4))
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from lorica.vetting.claims.base_names import families, mixed, quantised, sees, sizes, tuned, uniform
 from lorica.vetting.claims.cards import card_bases
-from lorica.vetting.claims.families import families, mixed, quantised, sees, sizes, tuned, uniform
 
 
 def test_cards_are_read_without_yaml() -> None:

@@ -17,7 +17,7 @@ from lorica.adapters.config import AdapterConfig
 from lorica.adapters.header import header_bytes
 from lorica.vetting.finding_codes import causes
 from lorica.vetting.findings import Finding
-from lorica.vetting.numbers.check import Numbers, check_numbers
+from lorica.vetting.numbers.check_numbers import Numbers, check_numbers
 from lorica.vetting.numbers.spectra import scalings
 
 

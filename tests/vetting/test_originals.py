@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from lorica.adapters.config import AdapterConfig
+from lorica.vetting.batch import examine_all
 from lorica.vetting.files.sources import find_sources
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.many import examine_all
-from lorica.vetting.numbers.originals import Standing, clear_originals
+from lorica.vetting.numbers.duplicate_origin import Standing, clear_originals
 
 from .numbers_fixtures import healthy, write
 

@@ -14,11 +14,11 @@ from tests.vetting.numbers_fixtures import Arrays, change, healthy, write
 from tests.vetting.specimens import INTRO
 
 from lorica.adapters.config import AdapterConfig
-from lorica.verbs import check
-from lorica.vetting.check import Examination
+from lorica.commands import check
+from lorica.vetting.batch import examine_all
 from lorica.vetting.files.sources import find_sources
-from lorica.vetting.many import examine_all
-from lorica.vetting.numbers.runs import RunMember, find_runs
+from lorica.vetting.levels import Examination
+from lorica.vetting.numbers.training_runs import RunMember, find_runs
 
 CONFIG = AdapterConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], base_model_name_or_path=INTRO)
 

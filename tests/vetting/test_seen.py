@@ -21,10 +21,10 @@ from lorica.adapters.passport import (
     TrainingFacts,
 )
 from lorica.adapters.passport_facts import adapter_facts
+from lorica.admission.make_passport import data_facts
+from lorica.data.digest import ids_digest
 from lorica.data.split import split
-from lorica.pipeline.fit import Fit, Parts
-from lorica.pipeline.passport import data_facts
-from lorica.pipeline.provenance import ids_digest
+from lorica.pipeline.train import Fit, Parts
 from lorica.records import Row
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from tests.hostile.folders import CONFIG, WEIGHTS, make_adapter
 
+from lorica.commands import check
 from lorica.errors import AdapterError
-from lorica.verbs import check
-from lorica.vetting.files.examine import examine_files
+from lorica.vetting.files.check_files import examine_files
 from lorica.vetting.files.sources import Source, find_sources, search_sources
 
 

@@ -10,7 +10,7 @@ from tests.vetting.test_base_weights import LAYERS, RANK, WIDTH, make_adapter
 
 from lorica.adapters.arrays import Floats
 from lorica.vetting.findings import Finding
-from lorica.vetting.numbers.check import check_numbers
+from lorica.vetting.numbers.check_numbers import check_numbers
 
 
 def judged(tmp_path: Path, share: float, scale: float = 1.0, padded: int = 0) -> list[Finding]:

@@ -12,8 +12,8 @@ import pytest
 from tests.vetting.specimens import codes, pairs, specimen
 
 import lorica.models
-from lorica.vetting.base.fit import check_fit
-from lorica.vetting.base.spelling import SPELT, check_spelling, spelt
+from lorica.vetting.base.base_fit import check_fit
+from lorica.vetting.base.tokenizer_roundtrip import SPELT, check_spelling, spelt
 
 TINY = Path(lorica.models.__file__).parent / "lorica_tiny"
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "tokenizers"

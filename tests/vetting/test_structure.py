@@ -12,9 +12,9 @@ import pytest
 from tests.vetting.peft_variants import VARIANTS, save_variant
 from tests.vetting.specimens import Shapes, codes, codes_between, pairs, specimen, specimen_of
 
-from lorica.adapters.names import PREFIX
+from lorica.adapters.tensor_names import PREFIX
 from lorica.vetting.finding_codes import causes
-from lorica.vetting.structure.check import check_structure
+from lorica.vetting.structure.check_structure import check_structure
 
 Q, V = "self_attn.q_proj", "self_attn.v_proj"
 QV = {Q: (32, 32), V: (32, 16)}
@@ -389,7 +389,7 @@ def test_all_titles_end_without_a_full_stop_and_name_known_causes() -> None:
 
 
 def test_nothing_heavy_is_imported() -> None:
-    code = "import sys, lorica.vetting.structure.check; print(' '.join(sys.modules))"
+    code = "import sys, lorica.vetting.structure.check_structure; print(' '.join(sys.modules))"
     source = Path(__file__).resolve().parents[2] / "src"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=source)
     loaded = {name.split(".")[0] for name in done.stdout.split()}

@@ -27,12 +27,12 @@ from transformers import (
 
 from lorica.adapters.config import CONFIG_NAME, TASK_HEADS
 from lorica.adapters.folder import WEIGHTS_NAME
-from lorica.adapters.names import PREFIX
-from lorica.vetting.check import Examination
+from lorica.adapters.tensor_names import PREFIX
+from lorica.vetting.batch import examine_all
 from lorica.vetting.files.sources import find_sources
 from lorica.vetting.findings import Finding
-from lorica.vetting.many import examine_all
-from lorica.vetting.structure.check import check_structure
+from lorica.vetting.levels import Examination
+from lorica.vetting.structure.check_structure import check_structure
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 BERT: dict[str, Any] = SIZES | {"vocab_size": 64, "max_position_embeddings": 40, "num_labels": 3}

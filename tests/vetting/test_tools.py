@@ -18,9 +18,9 @@ from tests.vetting.specimens import codes
 from lorica.adapters.folder import open_adapter
 from lorica.adapters.methods import FORMATS
 from lorica.errors import AdapterError
-from lorica.vetting.check import Examination
+from lorica.vetting.batch import examine_all
 from lorica.vetting.files.sources import find_sources
-from lorica.vetting.many import examine_all
+from lorica.vetting.levels import Examination
 
 PICKLE = b"\x80\x02}q\x00."
 MLX = {"fine_tune_type": "lora", "num_layers": 16, "lora_parameters": {"rank": 4, "scale": 20.0}, "model": "mlx/Llama"}

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lorica.adapters.bases import COLUMNS, TABLE, BaseShape, all_bases, named, normalise
-from lorica.adapters.schemes import SCHEME_OF, scheme_of
+from lorica.adapters.module_roles import SCHEME_OF, scheme_of
 
 HERE = Path(__file__).parent
 DEFAULT_CHECK = HERE.parents[1].parent / "shared/data/base_models/architectures.csv"

@@ -24,9 +24,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from lorica.models.attention import PackedAttention
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig
+from lorica.models.packed_attention import PackedAttention
 from lorica.models.rope_config import RopeScaling
 from tools.lorica_tiny import corpus, task_forms, tokenizer
 

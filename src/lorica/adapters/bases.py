@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from lorica.adapters.schemes import SCHEMES, Scheme, role, scheme_of
+from lorica.adapters.module_roles import SCHEMES, Scheme, role, scheme_of
 
 TABLE = Path(__file__).with_name("bases.csv")
 COLUMNS = ("name", "family", "hidden", "layers", "heads", "kv_heads", "head_dim", "ffn", "vocabulary", "tied",

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from lorica.adapters.document import DocumentError, read_capped, read_object, short_text
+from lorica.adapters.json_document import DocumentError, read_capped, read_object, short_text
 from lorica.adapters.methods import FORMATS, method_of_config
 from lorica.errors import AdapterError
 

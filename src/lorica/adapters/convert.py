@@ -14,16 +14,16 @@ from typing import Any, BinaryIO
 import msgspec
 
 from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES
-from lorica.adapters.document import read_capped, read_object
 from lorica.adapters.folder import WEIGHTS_NAME, write_files
 from lorica.adapters.header import MAX_HEADER_BYTES, foreign_format, header_bytes, read_header
+from lorica.adapters.json_document import read_capped, read_object
 from lorica.adapters.methods import FORMATS, method_of_config, method_of_files, method_of_names
 from lorica.adapters.mlx import read_npz, to_peft
-from lorica.adapters.names import PREFIX
-from lorica.adapters.stored import StoredTensor, check_budget, of_header, read_stored
+from lorica.adapters.stored_tensors import StoredTensor, check_budget, of_header, read_stored
+from lorica.adapters.tensor_names import PREFIX
 from lorica.adapters.torch_files import read_torch_file
 from lorica.errors import AdapterError
-from lorica.formats import HEAD_BYTES, Content, recognise
+from lorica.file_signatures import HEAD_BYTES, Content, recognise
 
 NUMPY = "arrays of numpy"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")

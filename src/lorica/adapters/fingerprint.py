@@ -13,8 +13,8 @@ import msgspec
 
 from lorica.adapters.bases import BaseShape, all_bases, named
 from lorica.adapters.config import AdapterConfig
-from lorica.adapters.layout import Factors, Layout
-from lorica.adapters.schemes import SCHEMES, WIDTHS, Scheme, known_to_any, role
+from lorica.adapters.module_roles import SCHEMES, WIDTHS, Scheme, known_to_any, role
+from lorica.adapters.tensor_map import Factors, Layout
 
 __all__ = [
     "BaseShape",

@@ -15,9 +15,9 @@ import msgspec
 from lorica.adapters.config import CONFIG_NAME, AdapterConfig, read_adapter_config
 from lorica.adapters.header import TensorInfo, byte_count, header_bytes, read_header
 from lorica.adapters.methods import method_of_files
-from lorica.adapters.names import module_of, parse_tensor_name
 from lorica.adapters.passport import PASSPORT_NAME
 from lorica.adapters.registry import TRAINING_RECORD
+from lorica.adapters.tensor_names import module_of, parse_tensor_name
 from lorica.errors import AdapterError
 from lorica.locks import describe, lock_owner
 from lorica.names import shell_word

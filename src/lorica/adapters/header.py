@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Literal
 import msgspec
 
 from lorica.errors import AdapterError
-from lorica.formats import HEAD_BYTES, LFS_FIX, Content, recognise
+from lorica.file_signatures import HEAD_BYTES, LFS_FIX, Content, recognise
 
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 MAX_TENSORS = 100_000

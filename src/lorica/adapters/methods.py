@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from lorica.adapters.names import PREFIX
+from lorica.adapters.tensor_names import PREFIX
 
 _PEFT = "PEFT reads it: PeftModel.from_pretrained; where it can be merged, merge_and_unload() gives a plain model"
 _PROMPT = "PEFT reads it: PeftModel.from_pretrained; it steers the prompt and cannot be merged into weights"

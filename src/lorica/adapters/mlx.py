@@ -21,10 +21,10 @@ from typing import Any
 from numpy.lib import format as npy
 
 from lorica.adapters.config import CONFIG_NAME, AdapterConfig, config_from
-from lorica.adapters.document import short_text
+from lorica.adapters.json_document import short_text
 from lorica.adapters.methods import FORMATS, method_of_config
-from lorica.adapters.names import PREFIX
-from lorica.adapters.stored import StoredTensor, contiguous
+from lorica.adapters.stored_tensors import StoredTensor, contiguous
+from lorica.adapters.tensor_names import PREFIX
 from lorica.adapters.zip_files import stored_members
 from lorica.errors import AdapterError
 

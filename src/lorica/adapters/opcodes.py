@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from lorica.adapters.document import short_text
+from lorica.adapters.json_document import short_text
 from lorica.errors import AdapterError
 
 MAX_OPCODES = 4_000_000  # a tensor takes 32

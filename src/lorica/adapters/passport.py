@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from lorica.adapters.document import read_capped, read_object
+from lorica.adapters.json_document import read_capped, read_object
 from lorica.errors import AdapterError
 from lorica.names import visible_values
 

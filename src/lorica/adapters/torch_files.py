@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
-from lorica.adapters.document import short_text
 from lorica.adapters.header import DTYPE_BITS, MAX_DIMENSIONS
+from lorica.adapters.json_document import short_text
 from lorica.adapters.opcodes import Name, PickleError, read_pickle, refused
-from lorica.adapters.stored import StoredTensor, span
+from lorica.adapters.stored_tensors import StoredTensor, span
 from lorica.adapters.zip_files import stored_members
 from lorica.errors import AdapterError
 

@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
+from lorica.config.config_file import read_config_file
 from lorica.config.environment import read_environment
 from lorica.config.fields import find, key_name, leaves, own_keys
-from lorica.config.files import read_config_file
+from lorica.config.origins import Rank, Setting, Source, flatten, read_command_line
+from lorica.config.parse_values import coerce
 from lorica.config.paths import local_path
 from lorica.config.presets import Presets, compose_presets
 from lorica.config.schema import Config
-from lorica.config.settings import Rank, Setting, Source, flatten, read_command_line
 from lorica.config.validate import check
-from lorica.config.values import coerce
 from lorica.errors import ConfigError
 
 Chosen = dict[str, Setting]  # full key (with the entry's name for tables) -> the strongest setting so far

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lorica.config.fields import find
+from lorica.config.origins import Rank, Setting, Source
+from lorica.config.parse_values import parse
 from lorica.config.presets import preset_names
-from lorica.config.settings import Rank, Setting, Source
-from lorica.config.values import parse
 from lorica.errors import ConfigError
 from lorica.names import did_you_mean
 

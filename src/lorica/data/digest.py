@@ -1,8 +1,10 @@
-"""What a file is, as one line of text."""
+"""What a file is, and which rows they are, as one line of text each."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from lorica.errors import DataError
@@ -17,3 +19,11 @@ def file_digest(path: Path | str) -> str:
             return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"the file cannot be read ({error.strerror})", path=file, fix="check the path") from error
+
+
+def ids_digest(ids: Iterable[str]) -> str:
+    """sha256 over row ids in their order."""
+    state = hashlib.sha256()
+    for row_id in ids:
+        state.update(json.dumps(row_id).encode() + b"\n")
+    return "sha256:" + state.hexdigest()

@@ -13,7 +13,7 @@ from typing import BinaryIO, Literal, cast
 import msgspec
 
 from lorica.errors import DataError
-from lorica.formats import HEAD_BYTES, LFS_FIX, Content, recognise
+from lorica.file_signatures import HEAD_BYTES, LFS_FIX, Content, recognise
 from lorica.names import closest
 
 MAX_TEXT = 16 * 1024 * 1024

@@ -16,7 +16,7 @@ from lorica.data.ids import ID_FIX, refuse_duplicates
 from lorica.data.late_columns import LateColumns
 from lorica.data.plain import plain_records
 from lorica.data.read_log import ReadLog
-from lorica.data.shapes import Layout, build_row, check_mapping, choose_layout, for_table
+from lorica.data.schema import Layout, build_row, check_mapping, choose_layout, for_table
 from lorica.data.table import Table, TableOptions
 from lorica.errors import DataError, NoTableError, RowError
 from lorica.records import Row, RowShape

@@ -11,7 +11,7 @@ import msgspec
 
 from lorica.data.column_names import perhaps_id, quoted_names
 from lorica.data.late_columns import LateColumns
-from lorica.data.shapes import Layout
+from lorica.data.schema import Layout
 from lorica.data.write import atomic_file
 from lorica.errors import RowError
 from lorica.names import visible_values

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from lorica.data.near import join_near
+from lorica.data.near_duplicates import join_near
 from lorica.data.union_find import UnionFind
 from lorica.errors import ConfigError, DataError
 from lorica.records import Row

@@ -31,7 +31,7 @@ from lorica.data.files import file_format
 from lorica.data.formats import open_table
 from lorica.data.ids import refuse_duplicates
 from lorica.data.parquet_table import load_pyarrow
-from lorica.data.shapes import id_text
+from lorica.data.schema import id_text
 from lorica.data.table import TableOptions
 from lorica.errors import DataError
 from lorica.records import Answer

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lorica.adapters.folder import AdapterFolder, module_of
-from lorica.adapters.variants import write_variant
+from lorica.adapters.rescaled_copies import write_variant
 from lorica.engines.offline import import_bitsandbytes_offline, offline
 from lorica.errors import AdapterError, MissingExtraError
 from lorica.names import utf8_path

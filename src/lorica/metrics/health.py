@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from lorica.metrics.base import Column
-from lorica.metrics.scores import roc_auc
+from lorica.metrics.score_metrics import roc_auc
 
 # Below this spread the scores hold nothing that a ranking could use.
 COLLAPSED_STD = 1e-4

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from lorica.models.attention import Attention
 from lorica.models.families import DecoderConfig
 from lorica.models.lora import Lora, RowAdapters, project, spans_of
+from lorica.models.packed_attention import Attention
 from lorica.models.rope import inverse_frequencies, rotate, rotation
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorica.errors import ModelConfigError, ModelError
-from lorica.formats import LFS_FIX, Content, recognise
+from lorica.file_signatures import LFS_FIX, Content, recognise
 from lorica.models.config_keys import check_keys, key_notes
 from lorica.models.config_values import OTHER_ENGINE, Raw, UnsupportedError, flag, fraction, positive
 from lorica.models.packing import read_packing

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lorica.errors import ModelError
-from lorica.formats import HEAD_BYTES, LFS_FIX, Content, recognise
+from lorica.file_signatures import HEAD_BYTES, LFS_FIX, Content, recognise
 from lorica.models.allocator import keep_buffers
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig, read_decoder_config, read_json_object

@@ -12,7 +12,7 @@ import msgspec
 from lorica.data.outputs import OutputLog
 from lorica.engines.base import Engine, MergeDecision, MergingEngine, StopStringEngine
 from lorica.errors import ConfigError, PromptError, TooLongError
-from lorica.pipeline.kept import run_kept
+from lorica.pipeline.resumable import run_kept
 from lorica.prompts.encoder import Encoder
 from lorica.records import Answer, Choose, Encoded, Generate, Message, Output, Request, Route, Row, Sampling
 from lorica.routing import route

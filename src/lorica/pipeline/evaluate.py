@@ -12,8 +12,8 @@ from lorica.errors import DataError
 from lorica.metrics.base import Column, Metric
 from lorica.metrics.bootstrap import Estimate, by_group, estimate, paired_difference
 from lorica.metrics.health import MassHealth, mass_health
+from lorica.metrics.metric_table import find_metric
 from lorica.metrics.normalise import LORICA, is_answer
-from lorica.metrics.table import find_metric
 from lorica.records import Answer, Problem, Row
 from lorica.tasks.base import Task
 

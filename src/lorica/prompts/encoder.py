@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lorica.errors import PromptError, TooLongError
-from lorica.prompts import folder as model_folder
+from lorica.prompts import tokenizer_folder as model_folder
 from lorica.prompts import truncate as cutting
 from lorica.prompts.notes import template_notes, vocabulary_notes
 from lorica.prompts.template import ChatTemplate

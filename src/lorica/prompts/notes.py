@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from lorica.errors import PromptError
-from lorica.prompts.folder import Parts
+from lorica.prompts.tokenizer_folder import Parts
 from lorica.prompts.vocabulary import Vocabulary
 
 # Embeddings are padded, by a few per cent at most: with less than this share of the rows it is another tokenizer.

@@ -14,8 +14,8 @@ import msgspec
 from lorica.errors import CellError
 from lorica.records import Message, Role, Row, RowShape
 from lorica.tasks.base import is_missing, needed_text, text_value
-from lorica.tasks.drafts import Draft
 from lorica.tasks.literals import literal_cell
+from lorica.tasks.message_builder import Draft
 
 _ROLES: dict[str, Role] = {
     **dict.fromkeys(("system", "developer"), "system"),

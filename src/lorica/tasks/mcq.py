@@ -24,9 +24,9 @@ from lorica.tasks.base import (
     pick,
     softmax,
 )
-from lorica.tasks.drafts import Draft
 from lorica.tasks.mcq_rows import McqCase as McqCase
 from lorica.tasks.mcq_rows import listed_as, mcq_shapes
+from lorica.tasks.message_builder import Draft
 from lorica.tasks.option_cells import label_numbering
 from lorica.tasks.options import NamedAnswer, Numbering, find_numbering, read_option
 from lorica.tasks.probe_texts import labelled_records, question_canaries

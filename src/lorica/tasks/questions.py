@@ -13,8 +13,8 @@ from lorica.errors import CellError
 from lorica.records import Row, RowShape
 from lorica.tasks.base import Reading, invalid, is_missing, needed_text, text_value
 from lorica.tasks.chats import ChatCase, chat_shapes, pair_shape
-from lorica.tasks.clean import clean_answer, find_problem
 from lorica.tasks.literals import literal_cell
+from lorica.tasks.postprocess import clean_answer, find_problem
 
 # A whole cell that says there are no annotations, as pandas and others write it.
 _MISSING = ("nan", "NaN", "None", "null")

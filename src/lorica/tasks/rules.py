@@ -32,8 +32,8 @@ from lorica.tasks.base import (
     text_value,
 )
 from lorica.tasks.chats import ChatCase, chat_messages, chat_shapes, with_chat_of
-from lorica.tasks.drafts import Draft
-from lorica.tasks.numbers import read_probability
+from lorica.tasks.message_builder import Draft
+from lorica.tasks.parse_probability import read_probability
 from lorica.tasks.probe_texts import labelled_records, rule_canaries
 
 CHOICES: tuple[str, str] = ("Yes", "No")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from lorica.records import Message, Row
 from lorica.tasks.base import TaskSettings
-from lorica.tasks.drafts import Draft
+from lorica.tasks.generation_task import WrittenTask
+from lorica.tasks.message_builder import Draft
 from lorica.tasks.questions import ANNOTATED, QUESTION_SHAPES, question_case
-from lorica.tasks.written import WrittenTask
 
 
 def saq_task(settings: TaskSettings) -> WrittenTask:

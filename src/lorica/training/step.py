@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorica.errors import BaseNotFiniteError, NotFiniteError
-from lorica.models.attention import Attention, PackedAttention
 from lorica.models.decoder import Decoder
 from lorica.models.lora import LoraSpan, LoraWeights
+from lorica.models.packed_attention import Attention, PackedAttention
 from lorica.training.batches import Batch, name_rows
 
 # float16 overflows now and then, and the scaler answers by skipping an update; so many in a row mean

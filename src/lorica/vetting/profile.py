@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import msgspec
 
 from lorica.adapters.config import AdapterConfig
-from lorica.adapters.layout import Layout
-from lorica.adapters.specimen import Specimen
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import Layout
 from lorica.errors import AdapterError
 from lorica.vetting.files.tools import tool_of
 

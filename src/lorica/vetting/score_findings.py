@@ -18,7 +18,7 @@ from lorica.metrics.health import (
     MassHealth,
     ScoreHealth,
 )
-from lorica.metrics.table import METRICS
+from lorica.metrics.metric_table import METRICS
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 

@@ -29,7 +29,7 @@ torch = pytest.importorskip("torch")
 
 from lorica.models.decoder import Decoder  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
-from lorica.pipeline.fit import Fit, fit_adapter  # noqa: E402
+from lorica.pipeline.train import Fit, fit_adapter  # noqa: E402
 from lorica.prompts.encoder import Encoder  # noqa: E402
 from lorica.training.progress import Silent  # noqa: E402
 from lorica.training.types import TrainSettings  # noqa: E402

@@ -17,16 +17,16 @@ from tests.vetting.diagnosis.conftest import WEIGHTS, Arrays, broken
 
 from lorica.adapters.config import read_adapter_config
 from lorica.adapters.header import read_header
-from lorica.adapters.layout import read_layout
-from lorica.adapters.specimen import Specimen
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import read_layout
 from lorica.models.locate import locate_model
 from lorica.vetting.base.alignment import Alignment, align, collect
 from lorica.vetting.base.alignment_findings import check_alignment
 from lorica.vetting.base.halves import Halves, check_halves
-from lorica.vetting.base.kinship import EMBEDDING, strangers
-from lorica.vetting.base.order import assign, find_order
+from lorica.vetting.base.layer_consistency import EMBEDDING, strangers
+from lorica.vetting.base.layer_permutation import assign, find_order
 from lorica.vetting.diagnosis import Diagnosis, to_text
-from lorica.vetting.numbers.check import check_numbers
+from lorica.vetting.numbers.check_numbers import check_numbers
 
 torch = pytest.importorskip("torch")
 

@@ -10,8 +10,8 @@ from safetensors.numpy import save_file
 from tests.vetting.diagnosis.conftest import WEIGHTS, Arrays, broken
 
 from lorica.adapters.header import read_header
-from lorica.adapters.layout import read_layout
-from lorica.vetting.numbers.partners import Partners, find_partners
+from lorica.adapters.tensor_map import read_layout
+from lorica.vetting.numbers.factor_pairing import Partners, find_partners
 
 
 def partners(folder: Path) -> Partners:

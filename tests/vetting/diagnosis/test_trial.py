@@ -10,7 +10,7 @@ import pytest
 
 from lorica.records import Row
 from lorica.vetting.behaviour.setting import Setting, Workplace
-from lorica.vetting.diagnosis.context import MOST_ROWS, chosen
+from lorica.vetting.diagnosis.inputs import MOST_ROWS, chosen
 from lorica.vetting.diagnosis.trial import Trial, auc_error, centred, compare, divergence
 
 

@@ -14,8 +14,8 @@ from tests.vetting.diagnosis.conftest import WEIGHTS, Arrays, broken
 from lorica.adapters.config import read_adapter_config
 from lorica.adapters.folder import open_adapter
 from lorica.adapters.header import read_header
-from lorica.adapters.layout import Layout, read_layout
-from lorica.adapters.specimen import Specimen
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import Layout, read_layout
 from lorica.models.families import read_decoder_config
 from lorica.vetting.diagnosis.variants import repaired, rescaled, with_config
 

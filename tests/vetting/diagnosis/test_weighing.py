@@ -6,8 +6,18 @@ import math
 
 import pytest
 
-from lorica.vetting.diagnosis import numeric
-from lorica.vetting.diagnosis.evidence import (
+from lorica.vetting.diagnosis import likelihoods
+from lorica.vetting.diagnosis.experiments import EXPERIMENTS
+from lorica.vetting.diagnosis.finding_likelihoods import (
+    CLEAN,
+    VARIANTS,
+    consistent,
+    finding_likelihoods,
+    from_clean,
+    from_findings,
+)
+from lorica.vetting.diagnosis.next_steps import runnable
+from lorica.vetting.diagnosis.posterior import (
     GROUP_CAP,
     NONE,
     NONE_FLOOR,
@@ -18,16 +28,6 @@ from lorica.vetting.diagnosis.evidence import (
     posteriors,
     rank,
 )
-from lorica.vetting.diagnosis.experiments import EXPERIMENTS
-from lorica.vetting.diagnosis.finding_likelihoods import (
-    CLEAN,
-    VARIANTS,
-    consistent,
-    finding_likelihoods,
-    from_clean,
-    from_findings,
-)
-from lorica.vetting.diagnosis.settle import runnable
 from lorica.vetting.finding_codes import causes, finding_codes
 from lorica.vetting.findings import finding
 
@@ -172,9 +172,13 @@ def test_rows_that_were_cut_off_speak_of_the_settings_and_invalid_ones_of_the_pa
 
 
 def test_that_the_rest_works_is_nothing_against_parts_from_elsewhere() -> None:
-    strange = Evidence(id="s", text="", source="strangers", group="s", weights=numeric.stranger_weights(3, 4))
-    works = Evidence(id="k", text="", source="skill", group="k", weights=numeric.skill_weights(0.95, 0.02, 9.0, 0.5))
-    there = Evidence(id="a", text="", source="alignment", group="a", weights=numeric.alignment_weights("match", 1.0))
+    strange = Evidence(id="s", text="", source="strangers", group="s", weights=likelihoods.stranger_weights(3, 4))
+    works = Evidence(
+        id="k", text="", source="skill", group="k", weights=likelihoods.skill_weights(0.95, 0.02, 9.0, 0.5)
+    )
+    there = Evidence(
+        id="a", text="", source="alignment", group="a", weights=likelihoods.alignment_weights("match", 1.0)
+    )
     assert rank(consistent([strange, works, there]))[0].cause in ("broken_weights", "wrong_base")
     assert rank(consistent([works, there]))[0].cause == "healthy"
 
@@ -185,6 +189,8 @@ def test_bases_that_are_shipped_are_typed_as_such() -> None:
 
 
 def test_one_layer_at_chance_is_no_damage() -> None:
-    strange = Evidence(id="s", text="", source="strangers", group="s", weights=numeric.stranger_weights(1, 4))
-    works = Evidence(id="k", text="", source="skill", group="k", weights=numeric.skill_weights(0.95, 0.02, 9.0, 0.5))
+    strange = Evidence(id="s", text="", source="strangers", group="s", weights=likelihoods.stranger_weights(1, 4))
+    works = Evidence(
+        id="k", text="", source="skill", group="k", weights=likelihoods.skill_weights(0.95, 0.02, 9.0, 0.5)
+    )
     assert rank(consistent([strange, works]))[0].cause == "healthy"

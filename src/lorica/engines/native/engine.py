@@ -21,21 +21,21 @@ from lorica.engines.base import (
     output_without_model,
 )
 from lorica.engines.native import merging
-from lorica.engines.native.beginnings import Beginnings
-from lorica.engines.native.block import goes_by_products, has_fast_kernel
-from lorica.engines.native.execution import Execution
-from lorica.engines.native.generate import Finished
+from lorica.engines.native.attention.block import goes_by_products, has_fast_kernel
+from lorica.engines.native.attention.varlen import fits_varlen
+from lorica.engines.native.decode import Finished
+from lorica.engines.native.executor import Execution
 from lorica.engines.native.load import load_for, load_stored
 from lorica.engines.native.memory import free_memory, tokens_that_fit
-from lorica.engines.native.plan import Plan, make_plan
-from lorica.engines.native.varlen import fits_varlen
+from lorica.engines.native.prefix_cache import Beginnings
+from lorica.engines.native.scheduler import Plan, make_plan
 from lorica.engines.native.workers import count_workers
 from lorica.errors import EngineError
 from lorica.models.adapter_weights import load_lora
+from lorica.models.cpu.decoder import AnyDecoder, FastDecoder
 from lorica.models.decoder import Decoder
-from lorica.models.fast import AnyDecoder, FastDecoder
 from lorica.models.lora import LoraWeights
-from lorica.models.merging import merge, restore
+from lorica.models.merged_weights import merge, restore
 from lorica.models.quantised import quantised
 from lorica.records import Choose, Generate, Output, Request
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lorica.engines.base import EngineSettings
 from lorica.errors import EngineError
+from lorica.models.cpu.decoder import AnyDecoder, FastDecoder
 from lorica.models.decoder import Decoder
-from lorica.models.fast import AnyDecoder, FastDecoder
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.precision import DTYPE_NAMES, precision_of
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from lorica.engines.native.plan import make_plan
+from lorica.engines.native.scheduler import make_plan
 from lorica.errors import EngineError
 from lorica.precision import precision_of
 from lorica.records import Choose, Generate, Output, Request

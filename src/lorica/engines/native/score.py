@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lorica.engines.native.branches import branches_of
-from lorica.engines.native.pack import ALIGNMENT
-from lorica.models.fast import AnyDecoder
+from lorica.engines.native.packed_batch import ALIGNMENT
+from lorica.engines.native.token_tree import branches_of
+from lorica.models.cpu.decoder import AnyDecoder
 from lorica.records import Choose
 
 _HEAD_ELEMENTS = 1 << 24  # logits held at once: 64 MiB in float32, whatever the vocabulary

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lorica.adapters.layout import layer_number
-from lorica.vetting.base.form import Form
+from lorica.adapters.tensor_map import layer_number
+from lorica.vetting.base.conversion_faults import Form
 
 Array = NDArray[np.float32]
 

@@ -16,17 +16,17 @@ from typing import Literal
 import numpy as np
 
 from lorica.adapters.arrays import read_array
-from lorica.adapters.layout import Factors, Layout, layer_number
-from lorica.adapters.specimen import Specimen
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import Factors, Layout, layer_number
 from lorica.errors import AdapterError
 from lorica.vetting.base.activation_subspaces import Array, Directions, Subspace
-from lorica.vetting.base.bonds import bond, together
-from lorica.vetting.base.consistency import Spread, consistency
-from lorica.vetting.base.directions import collect
-from lorica.vetting.base.form import Form
+from lorica.vetting.base.collect_subspaces import collect
+from lorica.vetting.base.conversion_faults import Form
+from lorica.vetting.base.factor_correlation import bond, together
 from lorica.vetting.base.halves import Halves
-from lorica.vetting.base.order import find_order, layer_table
-from lorica.vetting.base.surrogates import Permutations, Surrogates, ordered, standardised
+from lorica.vetting.base.layer_permutation import find_order, layer_table
+from lorica.vetting.base.module_agreement import Spread, consistency
+from lorica.vetting.base.permutation_null import Permutations, Surrogates, ordered, standardised
 
 __all__ = ["Alignment", "align", "collect"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lorica.adapters.layout import layer_number
+from lorica.adapters.tensor_map import layer_number
 from lorica.vetting.base.alignment import INFORMED, MATCH, MISMATCH, Alignment
-from lorica.vetting.base.form import check_form
+from lorica.vetting.base.conversion_faults import check_form
 from lorica.vetting.base.halves import KNOWING, check_halves
 from lorica.vetting.findings import Finding, finding
 

@@ -9,8 +9,8 @@ import msgspec
 
 from lorica.adapters.bases import BaseShape, named, normalise
 from lorica.adapters.config import CONFIG_NAME
-from lorica.adapters.specimen import Specimen
-from lorica.vetting.base.model import BaseModel
+from lorica.adapters.raw_adapter import Specimen
+from lorica.vetting.base.base_modules import BaseModel
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import listed, shown
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from lorica.adapters.document import read_capped
-from lorica.adapters.layout import Layout
-from lorica.adapters.specimen import Specimen
-from lorica.vetting.base.model import BaseModel
-from lorica.vetting.base.spelling import check_spelling
+from lorica.adapters.json_document import read_capped
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import Layout
+from lorica.vetting.base.base_modules import BaseModel
+from lorica.vetting.base.tokenizer_roundtrip import check_spelling
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import listed, shown
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorica.vetting.base.order import Order
+from lorica.vetting.base.layer_permutation import Order
 from lorica.vetting.findings import Finding, finding
 
 # A side that clearly belongs to the base, where many or few modules show it; docs/alignment.md has the figures.

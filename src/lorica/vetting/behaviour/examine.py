@@ -14,9 +14,9 @@ import numpy as np
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import FLOATS, MORE_THAN_PAIRS
-from lorica.adapters.layout import Layout
-from lorica.adapters.specimen import Specimen
-from lorica.adapters.variants import write_variant
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.rescaled_copies import write_variant
+from lorica.adapters.tensor_map import Layout
 from lorica.engines.base import Engine
 from lorica.errors import AdapterError, MissingExtraError, ModelError
 from lorica.records import Row

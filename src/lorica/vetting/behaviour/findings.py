@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lorica.metrics.health import LOW_MASS
-from lorica.metrics.table import METRICS
+from lorica.metrics.metric_table import METRICS
 from lorica.vetting.behaviour.formats import CLEARLY
 from lorica.vetting.behaviour.measures import Behaviour, Divergence, FormatResult, Labelled, ScaleResult, Written
 from lorica.vetting.finding_codes import Severity

@@ -8,7 +8,7 @@ import numpy as np
 
 from lorica.metrics.base import Column, Evaluator, Metric, mean_of
 from lorica.metrics.bootstrap import estimate, paired_difference
-from lorica.metrics.table import METRICS
+from lorica.metrics.metric_table import METRICS
 from lorica.records import Row
 from lorica.tasks.base import Task
 from lorica.vetting.behaviour.asking import Floats, Replies

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from lorica.adapters.config import AdapterConfig
-from lorica.adapters.variants import scaled, write_variant
+from lorica.adapters.rescaled_copies import scaled, write_variant
 from lorica.engines.base import Engine
 from lorica.errors import AdapterError
 from lorica.tasks.base import Task

@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 
 from lorica.adapters.passport import PASSPORT_NAME, DataFacts, to_passport
+from lorica.adapters.raw_adapter import Specimen
 from lorica.adapters.registry import TRAINING_RECORD
-from lorica.adapters.specimen import Specimen
+from lorica.admission.provenance import rows_facts
+from lorica.data.digest import ids_digest
 from lorica.data.split import split
 from lorica.errors import AdapterError, LoricaError
-from lorica.pipeline.provenance import ids_digest, rows_facts
 from lorica.records import Row
 from lorica.tasks.base import Task
 from lorica.vetting.behaviour.labelled import ENOUGH

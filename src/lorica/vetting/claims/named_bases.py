@@ -9,10 +9,10 @@ import msgspec
 
 from lorica.adapters.bases import normalise
 from lorica.adapters.config import CONFIG_NAME
-from lorica.adapters.specimen import Specimen
+from lorica.adapters.raw_adapter import Specimen
+from lorica.vetting.claims.base_names import families, sizes, tuned
 from lorica.vetting.claims.cards import card_bases
-from lorica.vetting.claims.families import families, sizes, tuned
-from lorica.vetting.claims.values import as_mapping
+from lorica.vetting.claims.json_values import as_mapping
 
 _TUNED = re.compile(r"-(?:instruct|it|chat|sft|dpo)(?=-|$)")
 _TOKENIZER = "tokenizer_config.json"

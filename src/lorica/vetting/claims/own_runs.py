@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorica.adapters.passport import PASSPORT_NAME
+from lorica.adapters.raw_adapter import Specimen
 from lorica.adapters.registry import TRAINING_RECORD
-from lorica.adapters.specimen import Specimen
-from lorica.pipeline.labels import is_lopsided
-from lorica.vetting.claims.values import as_mapping, as_real
+from lorica.pipeline.label_balance import is_lopsided
+from lorica.vetting.claims.json_values import as_mapping, as_real
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import figure, shown
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorica.adapters.bases import named
-from lorica.adapters.layout import Layout
-from lorica.adapters.specimen import Specimen
-from lorica.vetting.claims.families import families
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import Layout
+from lorica.vetting.claims.base_names import families
 from lorica.vetting.claims.named_bases import Named, disjoint
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import listed, shown

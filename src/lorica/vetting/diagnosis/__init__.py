@@ -11,9 +11,9 @@ diagnose.py     the driver; settle.py: what is left; text.py: for people
 
 from __future__ import annotations
 
-from lorica.vetting.diagnosis.context import DiagnosisInputs
 from lorica.vetting.diagnosis.diagnose import Diagnosis, diagnose
-from lorica.vetting.diagnosis.evidence import Evidence, Hypothesis
-from lorica.vetting.diagnosis.text import to_plain, to_report, to_text
+from lorica.vetting.diagnosis.inputs import DiagnosisInputs
+from lorica.vetting.diagnosis.posterior import Evidence, Hypothesis
+from lorica.vetting.diagnosis.report import to_plain, to_report, to_text
 
 __all__ = ["Diagnosis", "DiagnosisInputs", "Evidence", "Hypothesis", "diagnose", "to_plain", "to_report", "to_text"]

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import msgspec
 
-from lorica.adapters.specimen import Specimen
+from lorica.adapters.raw_adapter import Specimen
 from lorica.errors import AdapterError
-from lorica.vetting.check import examine
-from lorica.vetting.diagnosis.context import GIVE, Context, DiagnosisInputs, Need
-from lorica.vetting.diagnosis.evidence import NONE, SETTLED, Certainty, Evidence, Hypothesis, posteriors, rank
 from lorica.vetting.diagnosis.experiments import EXPERIMENTS, Experiment
 from lorica.vetting.diagnosis.finding_likelihoods import consistent, from_clean, from_findings
-from lorica.vetting.diagnosis.settle import next_command, settling
+from lorica.vetting.diagnosis.inputs import GIVE, Context, DiagnosisInputs, Need
+from lorica.vetting.diagnosis.next_steps import next_command, settling
+from lorica.vetting.diagnosis.posterior import NONE, SETTLED, Certainty, Evidence, Hypothesis, posteriors, rank
 from lorica.vetting.files.sources import Source, find_sources
 from lorica.vetting.files.unpack import opened
 from lorica.vetting.finding_codes import SOUND
 from lorica.vetting.findings import Finding
+from lorica.vetting.levels import examine
 
 # When it is so certain that nothing can be read or that it is no LoRA adapter, nothing else can be judged.
 _FINAL = ("unreadable", "unsupported")

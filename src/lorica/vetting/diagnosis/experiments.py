@@ -7,8 +7,8 @@ from collections.abc import Callable
 import msgspec
 
 from lorica.vetting.diagnosis import on_answers, on_base, on_files, on_rows, sweeps
-from lorica.vetting.diagnosis.context import Context, Need
-from lorica.vetting.diagnosis.evidence import Evidence
+from lorica.vetting.diagnosis.inputs import Context, Need
+from lorica.vetting.diagnosis.posterior import Evidence
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):

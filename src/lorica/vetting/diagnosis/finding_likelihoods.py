@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from lorica.vetting.base.levels import FEW
-from lorica.vetting.diagnosis.evidence import Evidence
-from lorica.vetting.diagnosis.numeric import ratio_weights
+from lorica.vetting.base.quantization_levels import FEW
+from lorica.vetting.diagnosis.likelihoods import ratio_weights
+from lorica.vetting.diagnosis.posterior import Evidence
 from lorica.vetting.finding_codes import SOUND, Severity, finding_codes
 from lorica.vetting.findings import Finding
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from lorica.errors import LoricaError
-from lorica.vetting.diagnosis.context import Context
-from lorica.vetting.diagnosis.evidence import Evidence
 from lorica.vetting.diagnosis.finding_likelihoods import from_findings
+from lorica.vetting.diagnosis.inputs import Context
+from lorica.vetting.diagnosis.posterior import Evidence
 
 
 def judge_answers(context: Context) -> list[Evidence]:
     """The file given with --answers: a result file of Lorica's, or any table with a column of scores."""
-    from lorica.vetting.scores import check_scores
+    from lorica.vetting.score_columns import check_scores
 
     path = context.inputs.answers
     if path is None:

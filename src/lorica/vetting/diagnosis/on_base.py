@@ -9,14 +9,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from lorica.adapters.layout import Layout, layer_number
 from lorica.adapters.passport import PASSPORT_NAME
+from lorica.adapters.tensor_map import Layout, layer_number
 from lorica.errors import LoricaError
-from lorica.vetting.base.sense import sense
-from lorica.vetting.diagnosis import numeric
-from lorica.vetting.diagnosis.context import Context
-from lorica.vetting.diagnosis.evidence import Evidence
+from lorica.vetting.base.base_loss import sense
+from lorica.vetting.diagnosis import likelihoods
 from lorica.vetting.diagnosis.finding_likelihoods import from_clean, from_findings
+from lorica.vetting.diagnosis.inputs import Context
+from lorica.vetting.diagnosis.posterior import Evidence
 
 # Mean scores of a layer's modules, in standard deviations: layers of healthy adapters of the zoo have 2.2 to 9.9, those
 # of an adapter of another base -0.2 to 0.1.
@@ -28,7 +28,7 @@ _FEW_SHUFFLES = 16
 
 def fit_base(context: Context) -> list[Evidence]:
     """Do the tensors' shapes fit the base's layers? (Its config and headers are read, not its weights.)"""
-    from lorica.vetting.base.fit import check_fit
+    from lorica.vetting.base.base_fit import check_fit
 
     base, layout = context.inputs.base, context.layout
     if base is None or layout is None:
@@ -40,7 +40,7 @@ def fit_base(context: Context) -> list[Evidence]:
 
 def fit_elsewhere(context: Context) -> list[Evidence]:
     """Do the shapes fit one of the bases that were named with --expected-base, where they do not fit --base?"""
-    from lorica.vetting.base.fit import check_fit
+    from lorica.vetting.base.base_fit import check_fit
 
     if context.layout is None or not context.inputs.expected:
         return []
@@ -67,7 +67,7 @@ def align_base(context: Context) -> list[Evidence]:
     findings = check_alignment(alignment)
     context.add(findings, level=3)
     told, sizes = findings[0], findings[1:]
-    weights = numeric.alignment_weights(alignment.decided, alignment.p_true)
+    weights = likelihoods.alignment_weights(alignment.decided, alignment.p_true)
     found = [_evidence("alignment", told.seen, "alignment", weights), *from_findings(sizes)]
     strange = _strangers(alignment.modules)
     # Layers in another order, or of a base of two models, are strange for a reason that is known already.
@@ -78,7 +78,7 @@ def align_base(context: Context) -> list[Evidence]:
             "while the others do"
         )
         layers = len({layer_number(path) for path in alignment.modules})
-        found.append(_evidence("strangers", text, "strangers", numeric.stranger_weights(len(strange), layers)))
+        found.append(_evidence("strangers", text, "strangers", likelihoods.stranger_weights(len(strange), layers)))
     return found
 
 
@@ -104,10 +104,10 @@ def align_elsewhere(context: Context) -> list[Evidence]:
     if not known or here is None or math.isnan(here.score):
         return []
     best, score = max(known, key=lambda each: each[1])
-    if score - here.score >= numeric.SURE:
+    if score - here.score >= likelihoods.SURE:
         context.home = best
     text = f"alignment {here.score:.1f} with the base given, {score:.1f} with {_name(best)}"
-    return [_evidence("align_elsewhere", text, "alignment", numeric.rival_weights(here.score, score))]
+    return [_evidence("align_elsewhere", text, "alignment", likelihoods.rival_weights(here.score, score))]
 
 
 def read_text(context: Context) -> list[Evidence]:
@@ -123,14 +123,14 @@ def read_text(context: Context) -> list[Evidence]:
     if ratio is None:
         return []
     text = f"the base predicts plain text with {ratio:.2f} times the loss of guessing"
-    weights = numeric.sense_weights(ratio)
+    weights = likelihoods.sense_weights(ratio)
     return [_evidence("base_text", text, "base.sense", weights)] if weights else []
 
 
 def order_layers(context: Context) -> list[Evidence]:
     """Each layer's update at the place of every other one: does it lie better in another layer's directions?"""
     from lorica.vetting.base.alignment import align
-    from lorica.vetting.base.directions import collect
+    from lorica.vetting.base.collect_subspaces import collect
 
     base, layout = context.inputs.base, context.layout
     if base is None or layout is None:
@@ -156,7 +156,7 @@ def order_layers(context: Context) -> list[Evidence]:
         for place, other in enumerate(best)
         if other != place and table[:, other].argmax() == place and table[place, other] > table[place, place] + 2.0
     ]
-    weights = numeric.order_weights(len(layers), len(torn), int((best == np.arange(len(layers))).sum()))
+    weights = likelihoods.order_weights(len(layers), len(torn), int((best == np.arange(len(layers))).sum()))
     text = f"{len(layers) - len(torn)} of its {len(layers)} layers lie best where they are"
     if torn:
         first = torn[0]
@@ -183,7 +183,7 @@ def _moved(layout: Layout, places: Mapping[int, int]) -> Layout:
 def ask_canaries(context: Context) -> list[Evidence]:
     """The passport's canaries on this base: they tell how much of the adapter's effect arrives."""
     from lorica.adapters.passport import read_passport
-    from lorica.pipeline.canaries import run_canaries
+    from lorica.admission.canaries import run_canaries
 
     if context.engine is None or context.subject.folder is None:
         return []
@@ -197,13 +197,13 @@ def ask_canaries(context: Context) -> list[Evidence]:
     if trial.reading == "failed":
         return []
     text = trial.problem or f"all {len(passport.canaries.items)} canaries of its passport are reproduced"
-    weights = numeric.canary_weights(trial.reading, trial.effect, trial.odd, trial.base_largest)
+    weights = likelihoods.canary_weights(trial.reading, trial.effect, trial.odd, trial.base_largest)
     return [_evidence("canaries", text, "canaries", weights)]
 
 
 def check_passport_here(context: Context) -> list[Evidence]:
     """The passport against the files and the base."""
-    from lorica.vetting.passport import check_passport
+    from lorica.vetting.passport_check import check_passport
 
     findings = check_passport(context.specimen, context.inputs.base)
     found = from_findings(context.add(findings))

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lorica.adapters.fingerprint import describe, fits, named, shapes_of
+from lorica.admission.provenance import base_digest
 from lorica.errors import LoricaError
 from lorica.models.families import read_json_object
-from lorica.pipeline.provenance import base_digest
-from lorica.vetting.diagnosis import numeric
-from lorica.vetting.diagnosis.context import Context
-from lorica.vetting.diagnosis.evidence import Evidence
-from lorica.vetting.numbers.partners import find_partners
+from lorica.vetting.diagnosis import likelihoods
+from lorica.vetting.diagnosis.inputs import Context
+from lorica.vetting.diagnosis.posterior import Evidence
+from lorica.vetting.numbers.factor_pairing import find_partners
 
 # A larger tokenizer.json than any in use; beyond it the file is not compared.
 _MAX_TOKENIZER_BYTES = 64 * 1024 * 1024
@@ -84,7 +84,7 @@ def _scale_changes(context: Context, changed: dict[str, tuple[Any, Any]]) -> lis
     if "alpha_pattern" in changed and 0.99 < ratio < 1.01:
         ratio = _pattern_ratio(then["alpha_pattern"], alpha, config.alpha_pattern)
     text = f"the update is {ratio:.3g} times as large as in training ({said})"
-    return [_evidence("record.scale", text, "record.config", numeric.ratio_weights(ratio))]
+    return [_evidence("record.scale", text, "record.config", likelihoods.ratio_weights(ratio))]
 
 
 def _pattern_ratio(then: Any, alpha: float, now: dict[str, int | float]) -> float:
@@ -119,7 +119,7 @@ def match_halves(context: Context) -> list[Evidence]:
         found = find_partners(context.specimen.weights, context.layout)
     except (LoricaError, ValueError, OSError):
         return []
-    weights = numeric.partner_weights(found.judged, found.own, len(found.torn))
+    weights = likelihoods.partner_weights(found.judged, found.own, len(found.torn))
     if not weights:
         return []
     text = f"the halves of its {found.judged} pairs belong together (correlation {found.own:.2f})"
@@ -140,7 +140,7 @@ def compare_tokenizers(context: Context) -> list[Evidence]:
     found = []
     mine, theirs = _tokenizer(folder), _tokenizer(base)
     ascending = 1.0 if theirs is None else _ascending(theirs)
-    if weights := numeric.token_order_weights(ascending):
+    if weights := likelihoods.token_order_weights(ascending):
         text = f"the base's tokenizer was changed: the numbers of {1 - ascending:.0%} of its tokens are out of order"
         found.append(_evidence("tokenizer.order", text, "tokenizer", weights))
     if mine is not None and theirs is not None:

@@ -10,9 +10,9 @@ from lorica.errors import LoricaError
 from lorica.tasks import tasks_with_other_probes
 from lorica.vetting.behaviour.divergence import plateaus as plateaus_of
 from lorica.vetting.behaviour.probes import shipped_rows
-from lorica.vetting.diagnosis import numeric
-from lorica.vetting.diagnosis.context import Context, LoadedAdapter
-from lorica.vetting.diagnosis.evidence import Evidence
+from lorica.vetting.diagnosis import likelihoods
+from lorica.vetting.diagnosis.inputs import Context, LoadedAdapter
+from lorica.vetting.diagnosis.posterior import Evidence
 from lorica.vetting.diagnosis.trial import Comparison, Floats, Scored, Trial, auc_error, compare, divergence
 from lorica.vetting.diagnosis.variants import Repair
 
@@ -48,9 +48,9 @@ def mend(context: Context) -> list[Evidence]:
     auc, error = trial.auc(with_it)
     auc_z = (auc - 0.5) / error if error > 0 else 0.0
     kl = divergence(with_it, base)
-    weights = numeric.repair_weights(gain.z, auc_z, bool(math.isnan(kl) or kl > 1e-6)) | _mended(subject.repair)
+    weights = likelihoods.repair_weights(gain.z, auc_z, bool(math.isnan(kl) or kl > 1e-6)) | _mended(subject.repair)
     what = _what_was_mended(subject.repair)
-    works = "works" if gain.z >= numeric.SURE or auc_z >= numeric.SURE else "is no better than the base"
+    works = "works" if gain.z >= likelihoods.SURE or auc_z >= likelihoods.SURE else "is no better than the base"
     text = f"the engine refuses it ({subject.refused}); a copy with {what} loads and {works}{skill_text(auc, error)}"
     return [evidence("mend", text, "mend", weights | {"healthy": -5.0, "hard_task": -5.0})]
 
@@ -64,7 +64,9 @@ def skill(context: Context) -> list[Evidence]:
     scored, base = trial.score(subject.folder), trial.score(None)
     gain, (auc, error) = compare(scored, base), trial.auc(scored)
     text = f"the right answers are {gain_text(gain)} than without it, n={len(trial.rows)}{skill_text(auc, error)}"
-    told = [evidence("skill", text, "skill", numeric.skill_weights(auc, error, gain.z, trial.auc(base)[0], gain.mean))]
+    told = [
+        evidence("skill", text, "skill", likelihoods.skill_weights(auc, error, gain.z, trial.auc(base)[0], gain.mean))
+    ]
     if trial.task.settings.method != "generate" and context.inputs.answers is None:
         # What spoils generated answers is then not to blame for these.
         text = "the answers are probabilities of choices: nothing is generated or parsed"
@@ -73,7 +75,9 @@ def skill(context: Context) -> list[Evidence]:
         changed = _changed(scored, base)
         kl = divergence(scored, base)
         text = f"it changes the probabilities of {changed:.0%} of the rows (divergence {kl:.2g} nats)"
-        told.append(evidence("change", text, "change", numeric.change_weights(changed, 1.0 if math.isnan(kl) else kl)))
+        told.append(
+            evidence("change", text, "change", likelihoods.change_weights(changed, 1.0 if math.isnan(kl) else kl))
+        )
     if scored.vectors:
         told.append(_spread(scored, base, right=abs(auc - 0.5) >= _FLAWLESS))
         shift = _shift(scored, base)
@@ -102,7 +106,7 @@ def other_tasks(context: Context) -> list[Evidence]:
             continue
         finally:
             other.forget_all()
-        weights = numeric.elsewhere_weights(here, there)
+        weights = likelihoods.elsewhere_weights(here, there)
         if weights:
             text = (
                 f"it moves the answers to shipped questions of the task {task.name} "
@@ -124,10 +128,10 @@ def swap_texts(context: Context) -> list[Evidence]:
     drop = compare(here, other)
     auc, error = trial.auc(other)
     own, own_error = trial.auc(here)
-    weights = numeric.input_weights(_z(auc, error), drop.z, _z(own, own_error))
+    weights = likelihoods.input_weights(_z(auc, error), drop.z, _z(own, own_error))
     if not weights:
         return []
-    lost = "are lost" if drop.z >= numeric.SURE else "stay"
+    lost = "are lost" if drop.z >= likelihoods.SURE else "stay"
     return [evidence("swapped_texts", f"with the texts of other rows the right answers {lost}{skill_text(auc, error)}",
                       "input", weights)]  # fmt: skip
 
@@ -141,7 +145,7 @@ def learnable(context: Context) -> list[Evidence]:
         or min(sum(trial.gold), len(trial.gold) - sum(trial.gold)) < 10
     ):
         return []
-    from lorica.metrics.scores import roc_auc
+    from lorica.metrics.score_metrics import roc_auc
     from lorica.training.tfidf import fit_score
 
     texts = [trial.task.baseline_text(row) for row in trial.rows]
@@ -161,7 +165,7 @@ def learnable(context: Context) -> list[Evidence]:
         return []
     auc = roc_auc(gold, scores)
     error_ = auc_error(auc, int(gold.sum()), int(len(gold) - gold.sum()))
-    weights = numeric.learnable_weights(auc, error_)
+    weights = likelihoods.learnable_weights(auc, error_)
     text = f"a TF-IDF baseline, cross-validated on the same rows, has an AUC of {auc:.2f} ± {error_:.2f}"
     return [evidence("learnable", text, "learnable", weights)]
 
@@ -207,7 +211,7 @@ def _spread(scored: Scored, base: Scored, *, right: bool) -> Evidence:
     else:
         flat = f"; {plateaus:.0%} of the rows have one of two values" if plateaus >= 0.5 else ""
         text = f"its probabilities vary over the rows (deviation {spread:.2g}, the base's {before:.2g}){flat}"
-    weights = numeric.spread_weights(spread, saturated, before, one_sided, plateaus)
+    weights = likelihoods.spread_weights(spread, saturated, before, one_sided, plateaus)
     return evidence("spread", text, "spread", weights)
 
 
@@ -215,7 +219,7 @@ def _shift(scored: Scored, base: Scored) -> list[Evidence]:
     odds, before = (_log_odds(each.first) for each in (scored, base))
     change = odds - before
     shift, spread = float(change.mean()), float(odds.std())
-    weights = numeric.shift_weights(shift, spread, float(change.std()))
+    weights = likelihoods.shift_weights(shift, spread, float(change.std()))
     if not weights:
         return []
     text = f"it moves the log-odds of all rows alike, by {shift:.1f}; what is left of them varies by {spread:.2f}"

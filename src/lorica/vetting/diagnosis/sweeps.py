@@ -14,10 +14,10 @@ from lorica.prompts.encoder import Encoder
 from lorica.tasks import load_task
 from lorica.tasks.base import Task
 from lorica.vetting.behaviour.formats import other_templates
-from lorica.vetting.diagnosis import numeric
-from lorica.vetting.diagnosis.context import Asked, Context, LoadedAdapter
-from lorica.vetting.diagnosis.evidence import Evidence
+from lorica.vetting.diagnosis import likelihoods
+from lorica.vetting.diagnosis.inputs import Asked, Context, LoadedAdapter
 from lorica.vetting.diagnosis.on_rows import evidence, gain_text, ready, skill_text
+from lorica.vetting.diagnosis.posterior import Evidence
 from lorica.vetting.diagnosis.trial import Comparison, Scored, Trial, auc_error, compare, divergence
 from lorica.vetting.diagnosis.variants import rescaled
 
@@ -56,18 +56,18 @@ def sweep_scale(context: Context) -> list[Evidence]:
     ranking = _ranks(trial, scored[best]) - _ranks(trial, here)
     ranking_z = _ranking_z(trial, scored[best], here)
     auc, error = trial.auc(scored[best])
-    by_chance = error > 0 and (auc - 0.5) / error < numeric.HINT
-    if by_chance or max(over_base.z, ranking_z) < numeric.SURE:
+    by_chance = error > 0 and (auc - 0.5) / error < likelihoods.HINT
+    if by_chance or max(over_base.z, ranking_z) < likelihoods.SURE:
         text = "at no scale from 1/64 to 64 are the right answers more probable than under the base alone"
-    elif numeric.SCALE_LOW <= peak <= numeric.SCALE_HIGH:
+    elif likelihoods.SCALE_LOW <= peak <= likelihoods.SCALE_HIGH:
         text = f"its scale is right: the best factor on it is {peak:.2g}"
-    elif over_one.z < numeric.HINT:
+    elif over_one.z < likelihoods.HINT:
         text = f"no scale does clearly better than its own (the best, {peak:.2g} times it, by z {over_one.z:.1f})"
     else:
         better = f"the right answers are {gain_text(over_one)} than as it is, and the ranking gains {ranking:.2f}"
         text = f"at {peak:.2g} times its scale {better}"
     useful = 0.0 if by_chance else over_base.z
-    weights = numeric.scale_weights(
+    weights = likelihoods.scale_weights(
         peak,
         over_one.z,
         useful,
@@ -111,7 +111,7 @@ def sweep_kinds(context: Context) -> list[Evidence]:
         return []
     subject = found[1]
     gains: list[tuple[float, float, str, float]] = []  # mean, z, kind, factor
-    if compare(found[0].score(subject.folder), found[0].score(None)).z < numeric.SURE:
+    if compare(found[0].score(subject.folder), found[0].score(None)).z < likelihoods.SURE:
         return []  # where the adapter does not help at all, any change of it may do "better"
     with context.fewer_rows(_KIND_ROWS) as trial:
         here = trial.score(subject.folder)
@@ -126,7 +126,7 @@ def sweep_kinds(context: Context) -> list[Evidence]:
         return []
     mean, z, kind, factor = max(gains)
     others = max((each[0] for each in gains if each[2] != kind and each[3] == factor), default=0.0)
-    weights = numeric.kind_weights(factor, mean, z, others)
+    weights = likelihoods.kind_weights(factor, mean, z, others)
     if not weights:
         return [evidence("kind_sweep", "no kind of module is at a wrong scale of its own", "kinds",
                           {"over_scaled": -0.5, "under_scaled": -0.5})]  # fmt: skip
@@ -153,7 +153,7 @@ def sweep_formats(context: Context) -> list[Evidence]:
     if not tried:
         return []
     best = max(tried, key=lambda each: max(min(each.margin, each.gain), each.ranking))
-    weights = numeric.format_weights(best.margin, best.gain, compare(here, base).z, best.ranking)
+    weights = likelihoods.format_weights(best.margin, best.gain, compare(here, base).z, best.ranking)
     if weights["prompt_mismatch"] > 0:
         context.best["format"] = (1.0, best.asked)
         more = f"more probability than as it is asked now (z {best.margin:.1f}){best.skill}"
@@ -168,15 +168,15 @@ def _try(name: str, asked: Asked, trial: Trial, subject: LoadedAdapter, here: Sc
     scored = trial.score(subject.folder, task=asked.task, encoder=asked.encoder)
     more, ranking, gain = compare(scored, here), _ranking_z(trial, scored, here), 0.0
     margin, (auc, error) = more.z, trial.auc(scored)
-    if max(margin, ranking) >= numeric.HINT:
+    if max(margin, ranking) >= likelihoods.HINT:
         # In some formats the base itself does better: what the adapter knows is what it adds to that.
         alone = trial.score(None, task=asked.task, encoder=asked.encoder)
         added = compare(scored, alone)
         gain, known = added.z, max(0.5, trial.auc(alone)[0])
         # Where a ranking is no better than chance, no probability makes the format the right one.
-        backwards = error > 0 and (auc - 0.5) / error < numeric.HINT
-        ranks = not error > 0 or (auc - known) / error >= numeric.HINT or added.mean >= 3 * numeric.SUITED
-        if backwards or not ranks or min(added.mean, more.mean) < numeric.SUITED:
+        backwards = error > 0 and (auc - 0.5) / error < likelihoods.HINT
+        ranks = not error > 0 or (auc - known) / error >= likelihoods.HINT or added.mean >= 3 * likelihoods.SUITED
+        if backwards or not ranks or min(added.mean, more.mean) < likelihoods.SUITED:
             margin = ranking = gain = 0.0
     return _Format(name, margin, gain, ranking, skill_text(auc, error), asked)
 
@@ -199,7 +199,7 @@ def weigh_rivals(context: Context) -> list[Evidence]:
         return []
     as_it_is = found[0].score(subject.folder, task=other.task, encoder=other.encoder)
     gain = compare(max(there, as_it_is, key=lambda each: float(each.gold.mean())), here)
-    weights = numeric.rivals_weights(gain.z)
+    weights = likelihoods.rivals_weights(gain.z)
     if not weights:
         return []
     more = "more" if gain.mean > 0 else "less"
@@ -255,7 +255,7 @@ def _peak(means: dict[float, float], best: float) -> float:
 def _ranking_z(trial: Trial, other: Scored, here: Scored) -> float:
     """AUC there against AUC here; 0 where there is none, or where it is no better than chance there."""
     (there, error), (now, _) = trial.auc(other), trial.auc(here)
-    if math.isnan(there) or error <= 0 or (there - 0.5) / error < numeric.SURE:
+    if math.isnan(there) or error <= 0 or (there - 0.5) / error < likelihoods.SURE:
         return 0.0
     return (there - now) / (
         math.sqrt(2) * max(error, auc_error(now, sum(trial.gold), len(trial.gold) - sum(trial.gold)))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lorica.engines.base import Engine
 from lorica.errors import EngineError, LoricaError
-from lorica.metrics.scores import roc_auc
+from lorica.metrics.score_metrics import roc_auc
 from lorica.prompts.encoder import Encoder
 from lorica.records import Choose, Row
 from lorica.tasks.base import Task

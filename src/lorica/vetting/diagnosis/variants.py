@@ -15,9 +15,9 @@ from typing import Any
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.header import TensorInfo, header_bytes
-from lorica.adapters.layout import Factors, Layout
-from lorica.adapters.names import tensor_name
-from lorica.adapters.specimen import Specimen
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import Factors, Layout
+from lorica.adapters.tensor_names import tensor_name
 from lorica.errors import AdapterError
 
 # What keeps a config's targets from being applied, or asks for parts that a mended copy does not have.

@@ -24,7 +24,7 @@ from typing import IO, Any, BinaryIO, Literal
 import msgspec
 
 from lorica.adapters.zip_files import directory_bytes
-from lorica.formats import Content, recognise
+from lorica.file_signatures import Content, recognise
 
 MAX_MEMBERS = 10_000
 MAX_UNPACKED = 8 << 30

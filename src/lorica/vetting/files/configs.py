@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES, OTHER_KEYS, AdapterConfig, config_from, is_plain
-from lorica.adapters.document import DocumentError, read_object, short_text
+from lorica.adapters.json_document import DocumentError, read_object, short_text
 from lorica.adapters.methods import METHODS, NO_METHOD, meant_method
-from lorica.formats import Content
+from lorica.file_signatures import Content
 from lorica.names import closest
 from lorica.vetting.findings import Finding, finding
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lorica.adapters.document import DocumentError, read_capped, read_json
+from lorica.adapters.json_document import DocumentError, read_capped, read_json
 from lorica.errors import LoricaError
-from lorica.formats import Content, recognise
+from lorica.file_signatures import Content, recognise
 from lorica.vetting.findings import Finding, finding
 
 _MIB = 1024 * 1024

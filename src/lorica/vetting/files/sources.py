@@ -16,9 +16,9 @@ from pathlib import Path
 import msgspec
 
 from lorica.adapters.config import CONFIG_NAME
-from lorica.adapters.document import short_text
+from lorica.adapters.json_document import short_text
+from lorica.adapters.raw_adapter import Kind
 from lorica.adapters.registry import BEST, CHECKPOINTS, training_owner
-from lorica.adapters.specimen import Kind
 from lorica.errors import AdapterError
 from lorica.names import closest, visible
 from lorica.vetting.files.archives import is_archive, peek

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lorica.adapters.document import short_text
 from lorica.adapters.header import Header
+from lorica.adapters.json_document import short_text
 from lorica.adapters.methods import FORMATS, NO_METHOD, Method, method_of_config, method_of_files, method_of_names
 from lorica.vetting.findings import Finding, finding
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from lorica.adapters.document import short_text
+from lorica.adapters.json_document import short_text
 from lorica.adapters.methods import method_of_files
 from lorica.errors import AdapterError
 from lorica.vetting.files.archives import (

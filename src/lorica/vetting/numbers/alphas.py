@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 from lorica.adapters.arrays import READABLE, read_array
-from lorica.adapters.layout import Layout
-from lorica.adapters.specimen import Specimen
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import Layout
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.leftovers import alpha_tensors
-from lorica.vetting.structure.targets import Asked
+from lorica.vetting.structure.target_spec import Asked
 from lorica.vetting.wording import figure, shown, some
 
 # So much two figures of one alpha may differ: bfloat16 has three digits.

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lorica.adapters.arrays import Floats, TensorReader
-from lorica.adapters.specimen import Specimen
+from lorica.adapters.raw_adapter import Specimen
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.scan import TensorFacts
 from lorica.vetting.wording import some

@@ -14,17 +14,17 @@ import numpy as np
 
 from lorica.adapters.arrays import Floats, TensorReader
 from lorica.adapters.header import Header, TensorInfo, read_header
-from lorica.adapters.layout import Factors, read_layout
-from lorica.adapters.specimen import Specimen
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import Factors, read_layout
 from lorica.data.union_find import UnionFind
 from lorica.errors import AdapterError
 from lorica.names import listed
 from lorica.reports.short_names import short_names
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.numbers.check import Numbers
-from lorica.vetting.numbers.runs import RunMember, find_runs, named_steps
+from lorica.vetting.numbers.check_numbers import Numbers
 from lorica.vetting.numbers.sketch import SIZE
 from lorica.vetting.numbers.spectra import scalings
+from lorica.vetting.numbers.training_runs import RunMember, find_runs, named_steps
 from lorica.vetting.wording import shown
 
 Entry = tuple[Specimen, Numbers]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from lorica.adapters.arrays import BLOCK_VALUES, LARGEST, READABLE, Floats, TensorReader, decode
 from lorica.adapters.header import TensorInfo
-from lorica.adapters.layout import Factors, Layout
+from lorica.adapters.tensor_map import Factors, Layout
 from lorica.vetting.numbers.sketch import probes
 
 SAMPLES = 256

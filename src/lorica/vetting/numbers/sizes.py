@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lorica.adapters.config import AdapterConfig
-from lorica.adapters.layout import Layout
+from lorica.adapters.tensor_map import Layout
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.scan import TensorFacts

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lorica.adapters.arrays import Floats, TensorReader
-from lorica.adapters.layout import Layout
+from lorica.adapters.tensor_map import Layout
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.scan import TensorFacts
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lorica.adapters.config import AdapterConfig
-from lorica.vetting.structure.targets import Asked
+from lorica.vetting.structure.target_spec import Asked
 
 Matrices = npt.NDArray[np.float64]
 

@@ -6,12 +6,12 @@ import msgspec
 
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import WEIGHTS_NAME
-from lorica.adapters.layout import Layout, module_path
-from lorica.vetting.claims.families import family, mixed, uniform
+from lorica.adapters.tensor_map import Layout, module_path
+from lorica.vetting.claims.base_names import family, mixed, uniform
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.layers import check_layers, layers
-from lorica.vetting.structure.targets import (
+from lorica.vetting.structure.target_spec import (
     Asked,
     by_default,
     ends_with,

@@ -6,9 +6,9 @@ from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME, TASK_HEADS, AdapterConfig
 from lorica.adapters.folder import WEIGHTS_NAME
-from lorica.adapters.layout import Layout
 from lorica.adapters.methods import method_of_names
-from lorica.adapters.names import PREFIX
+from lorica.adapters.tensor_map import Layout
+from lorica.adapters.tensor_names import PREFIX
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.leftovers import alpha_tensors

@@ -9,11 +9,11 @@ import msgspec
 
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import WEIGHTS_NAME
-from lorica.adapters.layout import Layout, split_layer
-from lorica.vetting.claims.families import mixed, uniform
+from lorica.adapters.tensor_map import Layout, split_layer
+from lorica.vetting.claims.base_names import mixed, uniform
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.structure.targets import Asked, tells_layers
+from lorica.vetting.structure.target_spec import Asked, tells_layers
 from lorica.vetting.wording import numbers, shown
 
 # More layers, or more ways of filling them, than any model has: such a file is not looked at layer by layer.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from lorica.adapters.folder import WEIGHTS_NAME
-from lorica.adapters.layout import Layout
-from lorica.adapters.names import PREFIX
+from lorica.adapters.tensor_map import Layout
+from lorica.adapters.tensor_names import PREFIX
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import shown, some
 

@@ -6,13 +6,13 @@ import re
 
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import WEIGHTS_NAME
-from lorica.adapters.layout import Layout
 from lorica.adapters.methods import FORMATS, METHODS, method_of_config, method_of_names
-from lorica.adapters.names import PREFIX
-from lorica.adapters.specimen import Specimen
-from lorica.vetting.claims.families import sees
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import Layout
+from lorica.adapters.tensor_names import PREFIX
+from lorica.vetting.claims.base_names import sees
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.structure.targets import Asked
+from lorica.vetting.structure.target_spec import Asked
 from lorica.vetting.wording import listed, shown, some
 
 # Parts of a path that training wrappers leave in a state dict.

@@ -11,9 +11,9 @@ from collections import Counter
 
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import WEIGHTS_NAME
-from lorica.adapters.layout import Factors, Layout
+from lorica.adapters.tensor_map import Factors, Layout
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.structure.targets import Asked
+from lorica.vetting.structure.target_spec import Asked
 from lorica.vetting.wording import figure, listed, some
 
 _NOT_FLOATING = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL", "C64")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from lorica.adapters.folder import WEIGHTS_NAME
-from lorica.adapters.layout import Factors, Layout, split_layer
+from lorica.adapters.tensor_map import Factors, Layout, split_layer
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.pairs import usable_pairs
-from lorica.vetting.structure.targets import Asked
+from lorica.vetting.structure.target_spec import Asked
 from lorica.vetting.wording import listed, numbers, shown
 
 # Of the modules of one layer in families that name them so: which read the residual stream, which write to it.

@@ -1,0 +1,159 @@
+"""Where an adapter's tensors belong in a base model: read tolerantly, to judge what loaders would drop.
+
+`names.parse_tensor_name` is the strict reader of what PEFT writes; here every name that holds a LoRA part is placed,
+whatever wrappers stand in front of it.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from lorica.adapters.header import Header, TensorInfo
+from lorica.adapters.tensor_names import PREFIX
+
+_PART = re.compile(
+    r"(?P<module>.+?)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
+    r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?(?:\.(?P<leaf>weight|bias))?"
+)
+_SAVED = re.compile(r"(?P<module>.+)\.modules_to_save(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?\.(?P<leaf>[^.]+)")
+# The names that a kept module's parameters have in memory. With bias="all" PEFT stores its biases under them, too, with
+# the adapter's own name or (older versions) without it.
+_IN_MEMORY = re.compile(r"(?P<module>.+)\.(?:modules_to_save|original_module)\.(?:(?P<adapter>[^.]+)\.)?(?P<rest>.+)")
+# The container of repeated layers in the families there are, and the layer's number.
+_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(?P<number>\d{1,4})(?=\.|$)")
+
+
+class Factors(msgspec.Struct, frozen=True):
+    """One adapted module. path: dotted, without PEFT's prefix; where several parameters of one module are adapted
+    (`target_parameters`), PEFT tells them apart by as many `.base_layer` at the end, and the path keeps them.
+    layer: its number, None outside layers. kind: the last part of the path ("q_proj") without `base_layer`. a, b,
+    magnitude: the names of the tensors in the file, "" where there is none. more: names of further tensors of it
+    (biases, second copies). embedding: whether the pair is an embedding's.
+    """
+
+    path: str
+    layer: int | None
+    kind: str
+    a: str = ""
+    b: str = ""
+    magnitude: str = ""
+    more: tuple[str, ...] = ()
+    embedding: bool = False
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """modules: by path, in the file's order. saved: path -> names of whole parameters kept beside the pairs.
+    strange: tensors that are neither. unprefixed: adapter tensors whose name does not begin with PEFT's prefix.
+    adapters: adapter names that stand in tensor names ("default"). tensors: every tensor by its name. copies: names
+    that stand beside the stored parameter they belong to, in the form they have in memory: PEFT passes over them.
+    """
+
+    modules: dict[str, Factors]
+    saved: dict[str, tuple[str, ...]]
+    strange: tuple[str, ...]
+    unprefixed: tuple[str, ...]
+    adapters: tuple[str, ...]
+    tensors: dict[str, TensorInfo]
+    copies: tuple[str, ...] = ()
+
+    def factors(self) -> dict[str, TensorInfo]:
+        """The tensors of lora_A and lora_B, by name."""
+        names = (name for each in self.modules.values() for name in (each.a, each.b) if name)
+        return {name: self.tensors[name] for name in names}
+
+    @property
+    def pairs(self) -> list[Factors]:
+        """The modules that have both halves."""
+        return [each for each in self.modules.values() if each.a and each.b]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor; () for the name ""."""
+        return self.tensors[name].shape if name else ()
+
+
+def read_layout(header: Header) -> Layout:
+    """Place every tensor of a file."""
+    found: dict[str, dict[str, list[str]]] = {}
+    saved: dict[str, list[str]] = {}
+    strange, unprefixed, adapters, copies = [], [], set(), []
+    for name in header.tensors:
+        if _is_copy(name, header):
+            copies.append(name)
+            continue
+        path = name.removeprefix(PREFIX)
+        if hit := _PART.fullmatch(path):
+            part = hit["part"] if hit["leaf"] != "bias" else "bias"
+            found.setdefault(hit["module"], {}).setdefault(part, []).append(name)
+        elif hit := _SAVED.fullmatch(path):
+            saved.setdefault(module_path(hit["module"]), []).append(name)
+        elif path != name and "." in path:
+            saved.setdefault(module_path(path.rsplit(".", 1)[0]), []).append(name)
+            continue
+        else:
+            strange.append(name)
+            continue
+        if path == name:
+            unprefixed.append(name)
+        if hit["adapter"]:
+            adapters.add(hit["adapter"])
+    return Layout(
+        modules={path: _factors(path, parts) for path, parts in found.items()},
+        saved={path: tuple(names) for path, names in saved.items()},
+        strange=tuple(strange),
+        unprefixed=tuple(unprefixed),
+        adapters=tuple(sorted(adapters)),
+        tensors=header.tensors,
+        copies=tuple(copies),
+    )
+
+
+def _is_copy(name: str, header: Header) -> bool:
+    """Whether the file holds the same parameter under the name that PEFT stores and loads, too."""
+    if ".modules_to_save." not in name and ".original_module." not in name:
+        return False
+    hit = _IN_MEMORY.fullmatch(name)
+    if hit is None:
+        return False
+    # The first part may be an adapter's name or a module inside the kept one: the plain name tells.
+    inner = {hit["rest"], f"{hit['adapter']}.{hit['rest']}" if hit["adapter"] else hit["rest"]}
+    return any(f"{hit['module']}.{rest}" in header.tensors for rest in inner)
+
+
+def layer_number(path: str) -> int | None:
+    """ "model.layers.3.mlp.up_proj" -> 3; None for a module outside the layers."""
+    hit = _LAYER.search(path)
+    return int(hit["number"]) if hit else None
+
+
+def split_layer(path: str) -> tuple[str, str]:
+    """ "model.layers.3.mlp.up_proj" -> ("model.layers", "model.layers.*.mlp.up_proj"): the container of the repeated
+    layers, and what is the same in all of them. ("", path) for a module outside layers."""
+    hit = _LAYER.search(path)
+    if hit is None:
+        return "", path
+    return path[: hit.start("number") - 1], f"{path[: hit.start('number')]}*{path[hit.end('number') :]}"
+
+
+def module_path(path: str) -> str:
+    """The base model's module: a wrapped layer keeps its own weights under `base_layer`, which is no level of it."""
+    while path.endswith(".base_layer"):
+        path = path.removesuffix(".base_layer")
+    return path
+
+
+def _factors(path: str, parts: dict[str, list[str]]) -> Factors:
+    embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
+    half = "lora_embedding_" if embedding else "lora_"
+    chosen = {part: parts[part][0] for part in (half + "A", half + "B", "lora_magnitude_vector") if part in parts}
+    return Factors(
+        path=path,
+        layer=layer_number(path),
+        kind=module_path(path).rsplit(".", 1)[-1],
+        a=chosen.get(half + "A", ""),
+        b=chosen.get(half + "B", ""),
+        magnitude=chosen.get("lora_magnitude_vector", ""),
+        more=tuple(name for names in parts.values() for name in names if name not in chosen.values()),
+        embedding=embedding,
+    )

@@ -1,0 +1,159 @@
+"""What goes into a passport, put together: facts of files and data, metrics on rows, canaries from an engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from lorica import __version__
+from lorica.adapters.folder import open_adapter
+from lorica.adapters.passport import (
+    FEWEST_CANARIES,
+    BaseFacts,
+    CanaryFacts,
+    DataFacts,
+    Measured,
+    MetricsFacts,
+    Passport,
+    PromptFacts,
+    TrainingFacts,
+)
+from lorica.adapters.passport_facts import adapter_facts
+from lorica.admission.canaries import make_canaries
+from lorica.admission.probes import number_probes, shipped_probes
+from lorica.admission.provenance import rows_facts, versions
+from lorica.engines.base import Engine
+from lorica.errors import PromptError
+from lorica.metrics.bootstrap import Estimate
+from lorica.pipeline.answer import AnswerSettings, Pipeline
+from lorica.pipeline.evaluate import evaluate
+from lorica.pipeline.train import Fit, Parts
+from lorica.prompts.encoder import Encoder
+from lorica.records import Row
+from lorica.tasks.base import Task
+from lorica.training.types import COSMETIC, TrainResult, TrainSettings
+
+# More rows make the interval a little narrower and a passport much slower, where answers are generated.
+MOST_ROWS = 200
+_CHOSEN_ON = "the checkpoint was chosen by its loss on these rows, so the adapter's figures are a little optimistic"
+
+
+def make_passport(
+    folder: Path,
+    *,
+    base: BaseFacts,
+    prompt: PromptFacts,
+    canaries: CanaryFacts,
+    metrics: MetricsFacts,
+    data: DataFacts | None = None,
+    training: TrainingFacts | None = None,
+) -> Passport:
+    """The passport of the adapter in `folder`. Equal input gives equal bytes: it holds no time and no place. Raises
+    AdapterError for a folder that cannot be used."""
+    return Passport(
+        format=1,
+        made_by=f"lorica {__version__}",
+        adapter=adapter_facts(open_adapter(folder)),
+        base=base,
+        prompt=prompt,
+        canaries=canaries,
+        metrics=metrics,
+        data=data,
+        training=training,
+        versions={name.removeprefix("version."): version for name, version in versions().items()},
+    )
+
+
+def shipped_canaries(engine: Engine, name: str, task: Task | None, encoder: Encoder, base: Path) -> CanaryFacts:
+    """Canaries from shipped texts through the task's prompt; from plain token ids where the base cannot hold them.
+
+    Raises AdapterError when the engine cannot answer enough of them.
+    """
+    try:
+        probes = shipped_probes(task, encoder, base)
+    except PromptError:
+        probes = []
+    if len(probes) < FEWEST_CANARIES:
+        return make_canaries(engine, name, number_probes(base), kind="numbers")
+    return make_canaries(engine, name, probes)
+
+
+def prompt_facts(encoder: Encoder, task: Task | None, settings: Mapping[str, object]) -> PromptFacts:
+    """How the adapter is asked."""
+    return PromptFacts(
+        tokenizer=encoder.tokenizer_digest,
+        template=encoder.template_digest,
+        origin=Path(encoder.template_origin).name,
+        task=None if task is None else task.name,
+        method=None if task is None else task.settings.method,
+        style=None if task is None else task.settings.style,
+        settings=dict(settings),
+    )
+
+
+def data_facts(fit: Fit, parts: Parts) -> DataFacts:
+    """What an adapter was trained on: digests only, and the file's name without its folder."""
+    return DataFacts(
+        source=", ".join(Path(each).name for each in fit.source.split(", ")),
+        all=rows_facts(fit.rows),
+        train=rows_facts(parts.train),
+        validation=rows_facts(parts.validation) if parts.validation else None,
+    )
+
+
+def training_facts(settings: TrainSettings, result: TrainResult) -> TrainingFacts:
+    """How it was trained: nothing that differs between a run and the same run after a kill."""
+    given = dataclasses.asdict(settings)
+    return TrainingFacts(
+        settings={key: value for key, value in given.items() if key not in COSMETIC and key != "seed"},
+        seed=settings.seed,
+        steps=result.steps,
+        best_step=result.best_step,
+        first_loss=result.base_loss,
+        last_loss=result.trained_loss,
+        tokens=result.tokens,
+    )
+
+
+def measure(
+    task: Task,
+    encoder: Encoder,
+    engine: Engine,
+    name: str,
+    rows: Sequence[Row],
+    settings: AnswerSettings,
+    *,
+    on: Literal["validation", "given"],
+) -> MetricsFacts:
+    """The task's metrics of base and adapter on the same rows, as `lorica infer` and `lorica eval` would give them.
+
+    Of more than `MOST_ROWS` rows as many are taken, evenly spread. Rows without a gold answer give no metrics.
+    """
+    labelled = [row for row in rows if row.gold is not None]
+    if not labelled:
+        why = "no rows were held out" if on == "validation" else "no row has a gold answer"
+        return MetricsFacts(on="none", note=why)
+    step = max(1.0, len(labelled) / MOST_ROWS)
+    chosen = [labelled[int(number * step)] for number in range(min(MOST_ROWS, len(labelled)))]
+    figures, compared = [], set()
+    for adapters, use in (((), ""), ((name,), name)):
+        own = dataclasses.replace(settings, fixed_adapter=use, fallback="base")
+        answers = Pipeline(task, encoder, engine, adapters, own).answer(chosen)
+        found = evaluate(task, chosen, {answer.id: answer for answer in answers})
+        compared |= set(found.normalisations.values())
+        figures.append({metric: _measured(one) for metric, one in found.metrics.items()})
+    notes = [_CHOSEN_ON] if on == "validation" else []
+    if len(chosen) < len(rows):
+        notes.append(f"{len(chosen)} of {len(rows)} rows")
+    notes += [f"texts compared under the normalisation {name!r}" for name in sorted(compared)]
+    return MetricsFacts(on=on, rows=len(chosen), base=figures[0], adapter=figures[1], note="; ".join(notes))
+
+
+def _measured(one: Estimate) -> Measured:
+    def number(value: float) -> float | None:
+        return None if math.isnan(value) else float(f"{value:.9g}")
+
+    return Measured(value=number(one.value), low=number(one.low), high=number(one.high), n=one.n, note=one.note)

@@ -1,0 +1,113 @@
+"""What the command lines of the verbs share: overrides, `--json`, `--quiet`, and help that shows examples."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lorica.config.paths import local_path
+from lorica.errors import ConfigError, UsageError
+from lorica.names import shell_word, visible_values
+from lorica.streams import carries_unicode
+
+if TYPE_CHECKING:
+    from lorica.config.compose import Resolved
+
+_OVERRIDES = "configuration as key=value; `lorica config` prints every key, docs/configuration.md explains them"
+
+
+class _Parser(argparse.ArgumentParser):
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # Words may stand on both sides of an option.
+        return self.parse_intermixed_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"lorica {self.prog.split()[-1]}: {message}", fix=f"see `{self.prog} --help`")
+
+
+def parser(verb: str, about: str, examples: str, *, overrides: bool = True) -> argparse.ArgumentParser:
+    """A verb's parser with `--json` and, unless switched off, `key=value ...`."""
+    made = _Parser(
+        prog=f"lorica {verb}",
+        description=about,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
+    if overrides:
+        made.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
+    return made
+
+
+def resolve(overrides: Sequence[str]) -> Resolved:
+    """The configuration of a command line and this process's environment."""
+    from lorica.config.compose import compose  # not every verb is configured, and `check` has no time to lose
+
+    return compose(overrides, environ=os.environ)
+
+
+def going_on(verb: str, arguments: Sequence[str], override: str) -> str:
+    """The command that resumes the one of `arguments`: the same with `override`, for a shell."""
+    key = override.partition("=")[0]
+    same = [word for word in arguments if not word.startswith(f"{key}=")]
+    return " ".join(["lorica", verb, *map(shell_word, [*same, override])])
+
+
+def as_path(text: str) -> Path:
+    """A path among a command's words, for argparse. Raises ConfigError for what can be none."""
+    return Path(local_path(text, "command line"))
+
+
+def as_output(text: str) -> Path:
+    """A file to write at the end of a command, for argparse. Raises what `as_path` raises, and DataError where it
+    cannot be written: hours of work do not wait to find out."""
+    from lorica.data.write import check_place
+
+    check_place(as_path(text))
+    return as_path(text)
+
+
+def as_report(text: str) -> Path:
+    """As `as_output`, of a report. Raises UsageError for a suffix that no report has, too."""
+    from lorica.reports.write_report import FORMATS
+
+    if text != "-" and Path(text).suffix.lower() not in FORMATS:
+        raise UsageError(f"{text}: a report ends in {', '.join(FORMATS)}", fix="name it report.html")
+    return as_output(text)
+
+
+def as_base(text: str) -> str:
+    """A base model's folder, `embedded:NAME` or Hugging Face id, for argparse. Raises ConfigError as `as_path`."""
+    return local_path(text, "command line")
+
+
+def required(value: str, key: str, example: str) -> Path:
+    """A path that must have been given. Raises ConfigError naming the key."""
+    if not value:
+        raise ConfigError(f"{key} is not set", fix=f"add {key}={example}")
+    return Path(value)
+
+
+def inform(text: str) -> None:
+    """Tell a person something on standard error, beside the result."""
+    print(f"lorica: {text}", file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    """As `inform`, of what may be a mistake."""
+    inform(f"warning: {text}")
+
+
+def emit(result: Any, *, as_json: bool, text: str) -> None:
+    """Print a result for a program or for a person."""
+    if as_json:
+        plain = visible_values(result)
+        print(json.dumps(plain, indent=2, ensure_ascii=not carries_unicode(sys.stdout), allow_nan=False))
+    else:
+        print(text)

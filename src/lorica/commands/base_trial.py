@@ -1,0 +1,77 @@
+"""What the verbs that try an adapter on a base model share: where the base is, how it is asked, which rows."""
+
+from __future__ import annotations
+
+import os
+from itertools import islice
+from pathlib import Path
+
+from lorica.commands import build
+from lorica.commands.rows import open_rows, reading_log, tell
+from lorica.config.schema import Config
+from lorica.engines.base import EngineSettings
+from lorica.errors import DataError
+from lorica.models.locate import locate_model
+from lorica.models.transformers_models import check_config
+from lorica.records import Row
+from lorica.tasks.base import TaskSettings
+from lorica.vetting.behaviour.setting import Setting
+
+# Experiments take an even sample of the rows; reading more only costs memory.
+_MOST_ROWS = 20_000
+
+
+def locate(name: str, config: Config) -> Path:
+    """The folder of a base model: a folder, `embedded:NAME` or a Hugging Face id in the cache.
+
+    Warns of what its config.json says in vain. Raises ModelError where there is none, or one that no engine could load
+    for its config.
+    """
+    folder = locate_model(name, cache_dir=config.model.cache_dir, revision="", environ=os.environ)
+    check_config(folder)
+    build.tell_base(folder)
+    return folder
+
+
+def some_rows(path: Path, config: Config) -> tuple[Row, ...]:
+    """The first rows of a file in the configured task's shapes. Raises DataError."""
+    task = build.build_task(config)
+    log = reading_log(config)
+    rows = tuple(islice(open_rows(config, task, path, log=log), _MOST_ROWS))
+    tell(log)
+    return rows
+
+
+def labels(path: Path, config: Config) -> dict[str, int]:
+    """Row id -> gold, of a file of rows with yes-or-no or multiple-choice gold. Raises DataError without any."""
+    task = build.build_task(config)
+    log = reading_log(config)
+    found = {row.id: row.gold for row in open_rows(config, task, path, log=log) if isinstance(row.gold, int)}
+    tell(log)
+    if not found:
+        raise DataError("no row has a gold label", path=path, fix="name its column with task.columns.KEY=NAME")
+    return found
+
+
+def setting(config: Config, base: Path, *, named: bool) -> Setting:
+    """How the base is asked. named: the configured task is meant; else nobody knows what the adapter is for."""
+    limits = build.answer_settings(config, base)
+    return Setting(
+        base=base,
+        task=config.task.name if named else "",
+        task_settings=build.build_task(config).settings if named else TaskSettings(),
+        chat_template=config.model.chat_template,
+        thinking=config.task.thinking,
+        # The default leaves the choice to what the adapter needs.
+        engine="" if config.engine.name == "native" else config.engine.name,
+        engine_settings=EngineSettings(
+            dtype=build.dtype(config, base),
+            device=build.device(config),
+            load_in_4bit=config.model.load_in_4bit,
+            batch_tokens=config.inference.batch_tokens,
+            threads=config.engine.threads,
+        ),
+        use_stop_tokens=config.inference.use_stop_tokens,
+        max_input_tokens=limits.prompt_tokens(build.SHORT_ANSWER),
+        truncate=limits.truncate,
+    )

@@ -1,0 +1,288 @@
+"""From the configuration to the things that work: the one place where its keys become plain arguments."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import msgspec
+
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.folder import snapshot
+from lorica.adapters.registry import find_adapters, refuse_spellings
+from lorica.admission.gate import Admission, admit_all
+from lorica.admission.provenance import adapter_digests, base_digest, trained_as, versions
+from lorica.commands.arguments import inform, warn
+from lorica.config.schema import Config
+from lorica.engines import load_engine
+from lorica.engines.base import Engine, EngineSettings
+from lorica.errors import AdapterError, ConfigError
+from lorica.models.families import config_notes, read_decoder_config
+from lorica.models.limits import read_limits
+from lorica.models.locate import locate_model
+from lorica.models.weight_files import weight_files
+from lorica.names import listed, visible, visible_values
+from lorica.pipeline.answer import AnswerSettings, Pipeline
+from lorica.precision import precision_of
+from lorica.prompts.encoder import Encoder
+from lorica.records import Generate, Row, Sampling
+from lorica.routing import route
+from lorica.tasks import load_task
+from lorica.tasks.base import Task, TaskSettings
+from lorica.training.types import TrainSettings
+
+# Up to this size a CPU computes the base in float32: exact, and the memory does not hurt.
+_FLOAT32_UP_TO = 1 << 30  # bytes of weight files
+
+# What may change on the way where all outputs are batch-invariant: such a run may be resumed on another machine.
+_SPEED_ALONE = ("threads", "batch_tokens")
+
+# Positions that are kept free behind a prompt where an adapter is tried, for a choice or a short text.
+SHORT_ANSWER = 64  # tokens
+
+# A column of the answers: a run that began without it cannot be resumed.
+_ANSWERS = "choice_mass"
+
+
+def model_folder(config: Config) -> Path:
+    """Where the base model is. Raises ModelError naming where it looked."""
+    model = config.model
+    return locate_model(model.path, cache_dir=model.cache_dir, revision=model.revision, environ=os.environ)
+
+
+def build_task(config: Config) -> Task:
+    """The configured task."""
+    task = config.task
+    return load_task(
+        task.name,
+        TaskSettings(
+            method=task.method,
+            style=task.style,
+            positive_labels=tuple(task.positive_labels),
+            negative_labels=tuple(task.negative_labels),
+            fallback_score=task.fallback_score,
+            answer_numbers=task.answer_numbers,
+        ),
+    )
+
+
+def build_encoder(config: Config, folder: Path) -> Encoder:
+    """The base model's tokenizer and chat template, held against the model; what a person should know of them is said.
+
+    Raises PromptError for a template that asks for answers where the model has none, and a tokenizer of another model.
+    """
+    encoder = Encoder.load(folder, chat_template=config.model.chat_template, thinking=config.task.thinking)
+    rows = read_limits(folder).vocabulary
+    for note in (*encoder.notes, *(() if rows is None else encoder.check_vocabulary(rows))):
+        inform(note)
+    return encoder
+
+
+def device(config: Config) -> str:
+    """`model.device`, with `auto` decided."""
+    if config.model.device != "auto":
+        return config.model.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def dtype(config: Config, folder: Path) -> str:
+    """`model.dtype`, with `auto` decided: float32 for a small model on a CPU, else bfloat16."""
+    if config.model.dtype != "auto":
+        return config.model.dtype
+    small = sum(path.stat().st_size for path in weight_files(folder)) <= _FLOAT32_UP_TO
+    return "float32" if small and device(config) == "cpu" else "bfloat16"
+
+
+def training_dtype(config: Config, folder: Path) -> str:
+    """The precision to train in. Raises ConfigError for one that nothing can be trained through."""
+    chosen = dtype(config, folder)
+    if not precision_of(chosen).trainable:
+        raise ConfigError(
+            f"model.dtype={chosen} is for answering: no gradient passes through whole numbers",
+            fix="model.dtype=auto, or model.load_in_4bit=true for less memory",
+        )
+    return chosen
+
+
+def build_engine(config: Config, folder: Path) -> Engine:
+    """The configured engine with the base model loaded."""
+    fake = config.engine.name == "fake"
+    settings = EngineSettings(
+        dtype="float32" if fake else dtype(config, folder),
+        device="cpu" if fake else device(config),
+        device_map=config.model.device_map,
+        load_in_4bit=config.model.load_in_4bit,
+        batch_tokens=config.inference.batch_tokens,
+        threads=config.engine.threads,
+        share_prefixes=config.engine.share_prefixes,
+        deterministic=config.engine.deterministic,
+        merge=config.engine.merge,
+    )
+    engine = load_engine(config.engine.name, folder, settings)
+    if not fake:
+        tell_base(folder)
+    return engine
+
+
+def tell_base(folder: Path) -> None:
+    """Warn on standard error of what a base's config.json says in vain."""
+    for note in config_notes(folder):
+        warn(note)
+
+
+def adapter_folders(config: Config) -> dict[str, Path]:
+    """Name -> folder of every adapter that may answer: all that the configuration names, or `adapters.use` alone.
+
+    Raises AdapterError for a folder that is none, for `adapters.use` without such an adapter, and where two adapters
+    are one subject in two spellings.
+    """
+    base = Path(config.adapters.dir) if config.adapters.dir else None
+    found, chosen = find_adapters(base, config.adapters.paths), visible(config.adapters.use)
+    if chosen:
+        route(subject="", task=config.task.name, adapters=found, fixed=chosen)
+        return {chosen: found[chosen]}
+    refuse_spellings(found)
+    return found
+
+
+def answer_settings(config: Config, folder: Path) -> AnswerSettings:
+    """The `inference` and `adapters` keys as the pipeline takes them."""
+    given = config.inference
+    return AnswerSettings(
+        max_input_tokens=given.max_input_tokens,
+        max_positions=read_limits(folder).positions,
+        truncate=config.task.truncate,
+        sampling=Sampling(
+            max_new_tokens=given.max_new_tokens,
+            min_new_tokens=given.min_new_tokens,
+            do_sample=given.do_sample,
+            temperature=given.temperature,
+            top_p=given.top_p,
+            top_k=given.top_k,
+            repetition_penalty=given.repetition_penalty,
+            seed=given.seed,
+        ),
+        use_stop_tokens=given.use_stop_tokens,
+        stop_texts=tuple(text.replace("\\n", "\n") for text in given.stop),  # no shell writes a line break easily
+        validate=given.validation.enabled,
+        max_retries=given.validation.max_retries,
+        fallback=config.adapters.fallback,
+        fixed_adapter=visible(config.adapters.use),
+    )
+
+
+@contextmanager
+def steady(adapters: Mapping[str, Path]) -> Iterator[None]:
+    """A block that reads adapters. Raises AdapterError when one was written meanwhile: a mix may have been read."""
+    before = {name: snapshot(folder) for name, folder in adapters.items()}
+    yield
+    for name, folder in adapters.items():
+        if snapshot(folder) != before[name]:
+            raise AdapterError(
+                f"adapter {name!r} ({folder}) was written while it was read",
+                fix="wait until that is done; try again",
+            )
+
+
+def build_pipeline(config: Config) -> Pipeline:
+    """Task, encoder, engine and adapters, loaded and ready."""
+    folder = model_folder(config)
+    adapters = adapter_folders(config)
+    task = build_task(config)
+    encoder = build_encoder(config, folder)
+    engine = build_engine(config, folder)
+    used = trained_as(task, encoder, folder) if adapters else {}
+    with steady(adapters):
+        tell_admissions(admit_all(engine, adapters, folder, used=used, policy=config.adapters.gate))
+    return Pipeline(task, encoder, engine, adapters, answer_settings(config, folder))
+
+
+def tell_admissions(admitted: Mapping[str, Admission]) -> None:
+    """Warn on standard error of what a person should know about the adapters that came through the gate."""
+    for name, one in admitted.items():
+        for text in (*one.differences, *one.notes):
+            warn(f"adapter {name}: {text}")
+    bare = [name for name, one in admitted.items() if one.trial is None and one.proof == "differs"]
+    if bare:
+        warn(
+            f"no passport: {listed(bare, 5)}; applied, and not proved to be on the right base. "
+            "Make one with `lorica passport DIR --base BASE`"
+        )
+
+
+def check_routes(config: Config, task: Task, rows: Iterable[Row]) -> Counter[str | None]:
+    """Read all rows and count them by the adapter that answers. Raises what reading raises, and AdapterError for a row
+    that no adapter may answer.
+    """
+    adapters = adapter_folders(config)
+    ways: dict[str, str | None] = {}
+    uses: Counter[str | None] = Counter()
+    for row in rows:
+        if row.subject not in ways:
+            ways[row.subject] = route(
+                subject=row.subject,
+                task=task.name,
+                adapters=adapters,
+                fixed=visible(config.adapters.use),
+                fallback=config.adapters.fallback,
+            ).adapter
+        uses[ways[row.subject]] += 1
+    return uses
+
+
+def manifest(config: Config, pipeline: Pipeline, extra: Mapping[str, str]) -> dict[str, str]:
+    """Everything that decides the answers, as text: what a resumed run must share with the first one."""
+    folder, engine, settings = model_folder(config), pipeline.engine, dict(vars(pipeline.settings))
+    sampling = msgspec.structs.asdict(settings.pop("sampling"))
+    without = _SPEED_ALONE if Generate in engine.info.batch_invariant else ()
+    found = {f"engine.{key}": value for key, value in engine.info.manifest().items() if key not in without}
+    found |= {f"task.{key}": str(value) for key, value in asdict(config.task).items()}
+    found |= {f"data.{key}": str(value) for key, value in asdict(config.reading).items()}
+    found |= {f"inference.{key}": str(value) for key, value in {**settings, **sampling}.items() if key != "truncate"}
+    found |= {f"adapter.{name}": digest for name, digest in adapter_digests(adapter_folders(config)).items()}
+    found |= {
+        "model": config.model.name,
+        "base": base_digest(folder),
+        "template": pipeline.encoder.template_digest,
+        "tokenizer": pipeline.encoder.tokenizer_digest,
+    }
+    whole: dict[str, str] = visible_values({**found, **versions(), "answers": _ANSWERS, **extra})
+    return whole
+
+
+def train_settings(config: Config) -> TrainSettings:
+    """The `training` keys as the training loop takes them."""
+    given = asdict(config.training)
+    names = TrainSettings.__dataclass_fields__
+    return TrainSettings(**{key: value for key, value in given.items() if key in names})
+
+
+def prompt_settings(config: Config) -> dict[str, object]:
+    """What else changes prompts, for a passport."""
+    return {"thinking": config.task.thinking, "truncate": config.task.truncate}
+
+
+def adapter_config(config: Config, folder: Path) -> AdapterConfig:
+    """The `lora` keys as the `adapter_config.json` of a new adapter; `all-linear` becomes the family's list."""
+    lora = config.lora
+    targets = lora.target_modules
+    if targets == "all-linear":
+        shapes = read_decoder_config(folder).linear_shapes()
+        targets = sorted({path.rsplit(".", 1)[1] for path in shapes})
+    return AdapterConfig(
+        base_model_name_or_path=visible(config.model.path),
+        revision=config.model.revision or None,
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        use_rslora=lora.use_rslora,
+        target_modules=sorted(targets),
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
+    )

@@ -1,0 +1,90 @@
+"""`lorica check --scores`: the health of a column of scores, wherever it came from."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lorica.commands.arguments import emit
+from lorica.commands.check_text import finding_dict, finding_text
+from lorica.errors import DataError
+from lorica.metrics.health import ScoreHealth
+from lorica.reports.page import Cell, Table
+from lorica.reports.text_table import plain_table
+from lorica.vetting.findings import EXIT_CODES, judge
+from lorica.vetting.score_columns import check_scores, read_scores
+
+
+def check(given: argparse.Namespace) -> int:
+    """Judge one file of scores, print, and return the exit code. Raises DataError for a file without scores."""
+    gold = None if given.gold is None else _gold(given.gold, given.overrides)
+    if gold is not None:
+        _refuse_strangers(given, gold)
+    health, findings = check_scores(given.scores, column=given.column, gold_column=given.gold_column, gold=gold)
+    verdict = judge(given.scores.name, str(given.scores), findings, {4})
+    text = [
+        f"{verdict.name}: {verdict.status.upper()}",
+        plain_table(_table(health)),
+        *(finding_text(each) for each in verdict.findings),
+    ]
+    emit(
+        {
+            "path": verdict.path,
+            "status": verdict.status,
+            "exit_code": EXIT_CODES[verdict.status],
+            "health": {name: _plain(value) for name, value in msgspec.to_builtins(health).items()},
+            "findings": [finding_dict(each) for each in verdict.findings],
+        },
+        as_json=given.json,
+        text="\n".join(text),
+    )
+    return EXIT_CODES[verdict.status]
+
+
+def _refuse_strangers(given: argparse.Namespace, gold: dict[str, int]) -> None:
+    """Raises DataError when no score has a label: nothing would be compared, and nobody would know."""
+    ids = read_scores(given.scores, column=given.column, gold_column=given.gold_column).ids
+    if not any(each in gold for each in ids):
+        raise DataError(
+            f"none of its {len(ids)} ids is in {given.gold}",
+            path=given.scores,
+            fix="give the file that was scored, or map its id column with task.columns.row_id=NAME",
+        )
+
+
+def _gold(path: Path, overrides: list[str]) -> dict[str, int]:
+    """Row id -> 0 or 1, of a file of rows. Raises DataError."""
+    from lorica.commands.arguments import resolve
+    from lorica.commands.base_trial import labels
+
+    return labels(path, resolve(["task=rules", *overrides]).config)
+
+
+def _table(health: ScoreHealth) -> Table:
+    cells: list[tuple[str, Cell]] = [
+        ("scores", health.n),
+        ("missing", health.missing),
+        ("different values", health.unique),
+        ("diversity", health.diversity),
+        ("entropy of the histogram", health.entropy),
+        ("mean", health.mean),
+        ("standard deviation", health.std),
+        ("smallest", health.minimum),
+        ("largest", health.maximum),
+        ("share at the lower bound", health.at_low),
+        ("share at the upper bound", health.at_high),
+        ("share of the commonest value", health.mode_share),
+        ("share above the middle", health.balance),
+        ("share of fall-backs", health.fallback_share),
+    ]
+    return Table(("measure", "value"), tuple(cells))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

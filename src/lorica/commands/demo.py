@@ -1,0 +1,105 @@
+"""`lorica demo`: train, look, route, answer and score on the embedded base model and the shipped examples, offline."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import lorica
+from lorica import signals
+from lorica.commands import build
+from lorica.commands.arguments import as_path, emit, parser, resolve
+from lorica.commands.demo_report import demo_dict, demo_report, demo_text
+from lorica.commands.demo_tasks import TASKS, DemoTask
+from lorica.commands.experiment import ADAPTER, Outcome, run_experiment
+from lorica.commands.train_plan import by_subject
+from lorica.data.read import read_rows
+from lorica.data.split import split
+from lorica.data.write import check_place, write_answers
+from lorica.errors import LoricaError, UsageError
+from lorica.pipeline.train import Fit
+from lorica.reports.write_report import write_report
+from lorica.training.checkpoints import RECORD
+from lorica.training.loop import lock_run
+
+HELD_OUT = 0.3
+# What the demo decides itself; everything else may be overridden.
+_OWN = ("task", "input", "output", "run_dir", "data", "adapters")
+_TRAINING = ("training=tiny", "lora=all_linear")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the three tasks and write the report."""
+    asked = parser(
+        "demo",
+        "Train adapters on the embedded base model, look at them, route held-out rows to them, score the answers, and\n"
+        "write a report. Needs no network and no GPU; takes a few minutes on two cores.",
+        "  lorica demo\n  lorica demo --out /tmp/demo --tasks rules,saq\n  lorica demo model=qwen3_0_6b",
+    )
+    asked.add_argument("--out", type=as_path, default=Path("demo-report"), help="folder of the report (%(default)s)")
+    asked.add_argument("--tasks", default="rules,mcq,saq", help="which of the tasks, by name (%(default)s)")
+    given = asked.parse_args(list(arguments))
+    for override in given.overrides:
+        if override.partition("=")[0].split(".")[0] in _OWN and not override.startswith("task."):
+            raise UsageError(f"{override}: the demo decides {', '.join(_OWN)} itself", fix="use --out and --tasks")
+    report = given.out / "report.html"
+    check_place(report)
+    started = time.perf_counter()
+    try:
+        outcomes = {demo: run_task(demo, given.out, given.overrides) for demo in choose(given.tasks)}
+    except KeyboardInterrupt as stop:
+        signals.say(stop, f"what was made is in {given.out}; the same command begins anew", over=True)
+        raise
+    seconds = time.perf_counter() - started
+    write_report(demo_report(outcomes, seconds), report)
+    emit(
+        demo_dict(outcomes, seconds) | {"report": str(report)},
+        as_json=given.json,
+        text=f"{demo_text(outcomes)}\n\nDone in {seconds:.0f} s. Report: {report.resolve()}",
+    )
+    return 0
+
+
+def choose(names: str) -> list[DemoTask]:
+    """The tasks of a comma-separated list. Raises UsageError for a name that is none."""
+    known = {demo.name: demo for demo in TASKS}
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not wanted:
+        raise UsageError(f"--tasks={names!r}; allowed: {', '.join(known)}", fix="for example --tasks rules,saq")
+    return [known[name] for name in wanted]
+
+
+def run_task(demo: DemoTask, out: Path, overrides: Sequence[str]) -> Outcome:
+    """One task, from its example file to its evaluation; the answers are kept in `out`."""
+    source = examples_folder() / demo.file
+    common = (f"task={demo.name}", *_TRAINING, *demo.overrides)
+    config = resolve((*common, *overrides)).config
+    task = build.build_task(config)
+    rows = list(read_rows(source, task.shapes))
+    train, held = split(rows, ratio=HELD_OUT, seed=config.training.seed, text=task.text)
+    heading = f"== {demo.name}: {demo.question} {len(train)} rows to train on, {len(held)} held out"
+    print(f"\n{heading}", file=sys.stderr, flush=True)
+    root = out / "adapters" / demo.name
+    for earlier in root.glob(f"*/{RECORD}"):  # the demo shows training every time
+        with lock_run(earlier.parent):
+            shutil.rmtree(earlier.parent)
+    if demo.per_subject:
+        fits = by_subject(train, str(source), root)
+    else:
+        fits = [Fit(task.name, train, str(source), root / task.name)]
+    outcome = run_experiment(config, task, train, held, fits)
+    write_answers(out / f"{demo.name}.answers.jsonl", outcome.answers[ADAPTER].values())
+    return outcome
+
+
+def examples_folder() -> Path:
+    """The shipped examples: inside the installed package, or at the root of a checkout."""
+    package = Path(lorica.__file__).parent
+    for place in (package / "examples", package.parents[1] / "examples"):
+        if (place / "rules" / "posts.csv").is_file():
+            return place
+    raise LoricaError(f"the examples are missing from {package}", fix="install lorica again, or run in a checkout")

@@ -1,0 +1,162 @@
+"""What `lorica demo` shows: the same figures as a page, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from lorica.commands.demo_tasks import DemoTask
+from lorica.commands.eval_report import estimate_dict, evaluation_dict, metric_title
+from lorica.commands.experiment import ADAPTER, Outcome
+from lorica.pipeline.evaluate import Evaluation
+from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Line, LineChart, Report, Section, Table
+from lorica.reports.text_table import plain_table
+
+Outcomes = Mapping[DemoTask, Outcome]
+
+# What guessing gives, where a metric has such a value.
+_CHANCE = {"roc_auc": 0.5}
+
+
+def demo_report(outcomes: Outcomes, seconds: float) -> Report:
+    """The page: a summary table, then a section per task."""
+    return Report(
+        title="Lorica demo",
+        summary=(
+            "LoRA adapters trained on the shipped examples, looked at, routed to, and scored on rows they never saw, "
+            f"in {seconds:.0f} seconds. Brackets are 95% bootstrap intervals."
+        ),
+        sections=(
+            Section("All results", tables=(_results(outcomes),)),
+            *(_section(demo, outcome) for demo, outcome in outcomes.items()),
+        ),
+        footer="The base model is tiny on purpose: the demo shows the work, not the state of the art.",
+    )
+
+
+def demo_text(outcomes: Outcomes) -> str:
+    """Results and how they came about, for a terminal."""
+    return f"{plain_table(_results(outcomes))}\n\n{plain_table(_ways(outcomes))}"
+
+
+def demo_dict(outcomes: Outcomes, seconds: float) -> dict[str, Any]:
+    """The figures for a program."""
+    return {
+        "seconds": seconds,
+        "tasks": {
+            demo.name: {
+                "train_rows": len(outcome.train),
+                "systems": {name: evaluation_dict(found) for name, found in outcome.systems.items()},
+                "gain": estimate_dict(outcome.gain),
+                "rows_per_second": outcome.rows_per_second,
+                "routes": outcome.routes,
+                "adapters": {
+                    name: {**asdict(result), "folder": str(result.folder)} for name, result in outcome.trained.items()
+                },
+                "checks": {name: [asdict(check) for check in checks] for name, checks in outcome.checks.items()},
+            }
+            for demo, outcome in outcomes.items()
+        },
+    }
+
+
+def _results(outcomes: Outcomes) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    names = tuple(next(iter(outcomes.values())).systems)
+    for demo, outcome in outcomes.items():
+        for metric in outcome.systems[ADAPTER].metrics:
+            found = [outcome.systems[name].metrics[metric] for name in names]
+            title = metric_title(outcome.systems[ADAPTER], metric)
+            rows.append((demo.name, title, *map(str, found), found[0].n))
+    return Table(("task", "metric", *names, "n"), tuple(rows))
+
+
+def _ways(outcomes: Outcomes) -> Table:
+    rows = tuple(
+        (
+            demo.name,
+            f"{outcome.gain.value:+.3f} [{outcome.gain.low:+.3f}, {outcome.gain.high:+.3f}]",
+            f"{outcome.rows_per_second:.0f}",
+            ", ".join(f"{name} {count}" for name, count in outcome.routes.items()),
+            _counts(outcome.systems[ADAPTER]),
+        )
+        for demo, outcome in outcomes.items()
+    )
+    return Table(("task", "adapter - base", "rows/s", "rows by adapter", "rows by parse stage and flag"), rows)
+
+
+def _section(demo: DemoTask, outcome: Outcome) -> Section:
+    main = next(iter(outcome.systems[ADAPTER].metrics))
+    gain = outcome.gain
+    return Section(
+        heading=f"{demo.name}: {demo.question}",
+        text=(
+            f"{len(outcome.train)} rows to train on, {gain.n} held out. The adapter changes {main} by "
+            f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over the base model on the same rows. "
+            f"{outcome.rows_per_second:.0f} rows per second."
+        ),
+        tables=(_adapters(outcome), _stages(outcome), _samples(outcome)),
+        charts=(
+            IntervalPlot(
+                title=metric_title(outcome.systems[ADAPTER], main),
+                points=tuple(
+                    IntervalPoint(name, found.metrics[main].value, found.metrics[main].low, found.metrics[main].high)
+                    for name, found in outcome.systems.items()
+                ),
+                reference=_CHANCE.get(main),
+                reference_label="chance",
+            ),
+            _losses(outcome),
+        ),
+        notes=tuple(
+            f"{name}: {check.question} {'yes' if check.passed else 'NO'} ({check.seen})"
+            for name, checks in outcome.checks.items()
+            for check in checks
+        ),
+    )
+
+
+def _adapters(outcome: Outcome) -> Table:
+    rows = tuple(
+        (
+            name,
+            result.steps,
+            result.base_loss,
+            result.trained_loss,
+            result.tokens,
+            result.seconds,
+            outcome.routes[name],
+        )
+        for name, result in outcome.trained.items()
+    )
+    columns = ("adapter", "updates", "loss before", "loss after", "tokens", "seconds", "rows routed to it")
+    return Table(columns, rows, caption="Adapters (loss in nats per answer token on validation rows)")
+
+
+def _stages(outcome: Outcome) -> Table:
+    rows = tuple((name, _counts(found)) for name, found in outcome.systems.items())
+    return Table(("system", "rows by parse stage and flag"), rows)
+
+
+def _counts(found: Evaluation) -> str:
+    return ", ".join(f"{key} {count}" for key, count in sorted({**found.stages, **found.flags}.items()))
+
+
+def _samples(outcome: Outcome) -> Table:
+    shown = [(row, outcome.answers[ADAPTER][row.id]) for row in outcome.held[:8]]
+    rows = tuple(
+        (row.id, outcome.texts[row.id], outcome.gold[row.id], answer.answer, answer.score, answer.adapter)
+        for row, answer in shown
+    )
+    return Table(("row", "text", "gold", "answer", "score", "adapter"), rows, caption="The first held-out rows")
+
+
+def _losses(outcome: Outcome) -> LineChart:
+    lines = []
+    for name, result in outcome.trained.items():
+        entries = [json.loads(line) for line in (result.folder / "log.jsonl").read_text("utf-8").splitlines()]
+        points = tuple((float(one["step"]), float(one["loss"])) for one in entries if "loss" in one)
+        lines.append(Line(name, points))
+    return LineChart("Training loss", tuple(lines), x_label="update", y_label="nats per answer token")

@@ -1,0 +1,107 @@
+"""Train on some rows, answer others with base, adapters and a baseline, and compare: what a demo or a bench runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorica.admission.gate import admit_all
+from lorica.admission.provenance import trained_as
+from lorica.commands import build
+from lorica.commands.train import listener, train_fits
+from lorica.config.schema import Config
+from lorica.engines.base import Engine
+from lorica.metrics.bootstrap import Estimate
+from lorica.pipeline.answer import Pipeline
+from lorica.pipeline.baseline import baseline_answers
+from lorica.pipeline.evaluate import Evaluation, difference, evaluate
+from lorica.pipeline.sanity_checks import Check, look
+from lorica.pipeline.train import Fit
+from lorica.records import Answer, Row
+from lorica.tasks.base import Task
+from lorica.training.types import TrainResult
+
+BASE, ADAPTER, BASELINE = "base model alone", "with adapter", "TF-IDF baseline"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one experiment gave.
+
+    systems: name -> evaluation on the held-out rows. answers: name -> answers by row id. gain: adapter minus base on
+    the main metric, on the same rows. routes: rows answered by each adapter. rows_per_second: of the adapters' run.
+    texts, gold: what each held-out row says and its right answer, for people.
+    """
+
+    trained: dict[str, TrainResult]
+    checks: dict[str, list[Check]]
+    systems: dict[str, Evaluation]
+    answers: dict[str, dict[str, Answer]]
+    gain: Estimate
+    routes: dict[str, int]
+    rows_per_second: float
+    train: Sequence[Row]
+    held: Sequence[Row]
+    texts: dict[str, str]
+    gold: dict[str, str]
+
+
+def run_experiment(
+    config: Config, task: Task, train: Sequence[Row], held: Sequence[Row], fits: Sequence[Fit]
+) -> Outcome:
+    """Train `fits` (made of `train`), then answer and evaluate `held`. Progress goes to standard error."""
+    trained = train_fits(config, task, fits, listener(config))
+    engine = build.build_engine(config, build.model_folder(config))
+    base, _ = _answers(config, task, engine, {}, held)
+    folders = {name: result.folder for name, result in trained.items()}
+    adapted, rate = _answers(config, task, engine, folders, held)
+    answers = {BASE: base, ADAPTER: adapted, BASELINE: baseline_answers(task, train, held)}
+    return Outcome(
+        trained=trained,
+        checks=_checks(trained, base, adapted),
+        systems={name: evaluate(task, held, found) for name, found in answers.items()},
+        answers=answers,
+        gain=difference(task, held, adapted, base),
+        routes={name: sum(answer.adapter == name for answer in adapted.values()) for name in sorted(folders)},
+        rows_per_second=rate,
+        train=train,
+        held=held,
+        texts={row.id: task.text(row) for row in held},
+        gold={row.id: _gold_text(task, row) for row in held},
+    )
+
+
+def _answers(
+    config: Config, task: Task, engine: Engine, folders: Mapping[str, Path], rows: Sequence[Row]
+) -> tuple[dict[str, Answer], float]:
+    base = build.model_folder(config)
+    encoder = build.build_encoder(config, base)
+    if folders:
+        used = trained_as(task, encoder, base)
+        build.tell_admissions(admit_all(engine, folders, base, used=used, policy=config.adapters.gate))
+    pipeline = Pipeline(task, encoder, engine, folders, build.answer_settings(config, base))
+    started = time.perf_counter()
+    answers = {answer.id: answer for answer in pipeline.answer(rows)}
+    return answers, len(rows) / (time.perf_counter() - started)
+
+
+def _checks(
+    trained: Mapping[str, TrainResult], base: Mapping[str, Answer], adapted: Mapping[str, Answer]
+) -> dict[str, list[Check]]:
+    found = {}
+    for name, result in trained.items():
+        own = {row_id: answer for row_id, answer in adapted.items() if answer.adapter == name}
+        if own:  # `general` answers nothing while every subject has its own
+            found[name] = look(result.folder, result, base, own)
+            for check in found[name]:
+                print(f"  {name}: {check.question} {check.seen}", file=sys.stderr, flush=True)
+    return found
+
+
+def _gold_text(task: Task, row: Row) -> str:
+    """The gold answer in the words of an answer."""
+    choice = task.gold_choice(row)
+    return " / ".join(row.gold) if isinstance(row.gold, tuple) else task.answer_names(row)[choice or 0]

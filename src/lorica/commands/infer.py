@@ -1,0 +1,235 @@
+"""`lorica infer`: rows in, answers out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lorica import __version__, signals
+from lorica.commands import build
+from lorica.commands.arguments import emit, going_on, inform, parser, required, resolve, warn
+from lorica.commands.progress import row_progress
+from lorica.commands.rows import list_skipped, open_rows, reading_log, tell
+from lorica.config.compose import Resolved
+from lorica.config.schema import Config
+from lorica.data.digest import file_digest
+from lorica.data.journal import Journal, check_same_run
+from lorica.data.submission import SUFFIX as SUBMISSION_SUFFIX
+from lorica.data.submission import SubmissionColumn, parse_columns, write_submission
+from lorica.data.write import atomic_file, check_output, check_place, read_answers
+from lorica.errors import ConfigError, EngineError, ResumeError, UsageError
+from lorica.metrics.health import mass_health
+from lorica.names import visible_values
+from lorica.pipeline.choice_mass import explain_low_mass
+from lorica.pipeline.infer import Summary, answer_file
+
+SKIPPED_SUFFIX = ".skipped.jsonl"
+RECORD_SUFFIX = ".run.json"
+_MASS_ROWS = 16  # whose choices are held against what the model would say, before all are asked
+_NOTHING_YET = "no row was answered since the start; give the same command again"
+_SAMPLE_ROWS = 64  # by which the engine judges the run; not a window, whose size must change nothing
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Answer a file and say what happened to its rows."""
+    options = parser(
+        "infer",
+        "Answer a file of rows: each is routed to its adapter (task, subject, general, base), rendered, scored or\n"
+        "generated, parsed, and written in input order. Interrupted? Add inference.resume=true to the same command.",
+        "  lorica infer task=rules input=posts.csv output=answers.csv adapters.dir=runs/rules\n"
+        "  lorica infer task=saq input=questions.jsonl output=answers.jsonl adapters.dir=runs/saq\n"
+        "  lorica infer task=rules task.columns.body=text task.constants.rule='No advertising' input=sms.jsonl "
+        "output=out.parquet\n"
+        "  lorica infer task=rules input=test.csv output=answers.csv --submission row_id=id,rule_violation=score",
+    )
+    options.add_argument(
+        "--submission",
+        metavar="NAME=FIELD,...",
+        help="write these columns of the answers also as OUTPUT.submission.csv, every value as it is: `id,score`, or "
+        "under other names; fields are those of the output (`scores.A`: the probability of choice A)",
+    )
+    given = options.parse_args(list(arguments))
+    columns = _submission_columns(given.submission)
+    resolved = resolve(given.overrides)
+    try:
+        summary, output = infer_file(resolved, again=going_on("infer", arguments, "inference.resume=true"))
+    except KeyboardInterrupt as stop:
+        signals.say(stop, _NOTHING_YET)
+        raise
+    written: dict[str, Any] = {"output": str(output)}
+    if columns:
+        written["submission"] = str(_write_submission(output, columns))
+    if summary is None:
+        emit(written | {"complete": True}, as_json=given.json, text=f"{output} is already complete")
+    else:
+        mass = mass_health(summary.masses)
+        emit(written | summary_dict(summary), as_json=given.json, text=_text(summary, output))
+        if mass is not None and mass.low:
+            warn(mass.problem)
+        if summary.flags["error"]:
+            inform(f"{summary.flags['error']} rows failed, first {summary.first_error}")
+        if summary.flags["error"] == summary.rows:
+            return EngineError.exit_code
+    return 0
+
+
+def _submission_columns(text: str | None) -> tuple[SubmissionColumn, ...]:
+    if text is None:
+        return ()
+    try:
+        return parse_columns(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--submission {text}: {error}", fix="as in --submission row_id=id,rule_violation=score"
+        ) from error
+
+
+def _write_submission(output: Path, columns: Sequence[SubmissionColumn]) -> Path:
+    """Write it beside the output, and say of which rows a value is missing."""
+    path = output.with_name(output.name.removesuffix(".gz").rpartition(".")[0] + SUBMISSION_SUFFIX)
+    for field, ids in write_submission(path, read_answers(output), columns).items():
+        warn(f"{path}: {len(ids)} rows have no {field}, first {ids[0]}: their cells are empty")
+    inform(f"{path} holds {', '.join(column.name for column in columns)}")
+    return path
+
+
+def infer_file(
+    resolved: Resolved, *, again: str = "the same command and inference.resume=true"
+) -> tuple[Summary | None, Path]:
+    """Answer `input` into `output`; the summary is None when a resumed run finds everything done already.
+
+    again: the command that goes on after an interruption; whatever raises here carries it as a note.
+    """
+    config = resolved.config
+    source, output = _places(config)
+    task = build.build_task(config)
+    # Reading a file takes seconds and answering it hours: a bad last row or subject must not wait until the end.
+    log = reading_log(config)
+    uses = build.check_routes(config, task, open_rows(config, task, source, log=log))
+    tell(log)
+    with build.steady(build.adapter_folders(config)):  # the manifest speaks of the adapters that were loaded
+        pipeline = build.build_pipeline(config)
+        sample = list(itertools.islice(open_rows(config, task, source), _SAMPLE_ROWS))
+        merging = pipeline.maybe_merge(uses, sample)
+        if merging.reason and (merging.merged or config.engine.merge == "always"):
+            inform(merging.reason)
+        manifest = build.manifest(config, pipeline, {"input": file_digest(source), "output": output.name})
+    record = output.with_name(output.name + RECORD_SUFFIX)
+    folder = Path(config.run_dir) if config.run_dir else output.with_name(output.name + ".partial")
+    if config.inference.resume and _complete(record, output, manifest, began_anew=Journal.is_in(folder)):
+        return None, output
+    with Journal.open(folder, manifest, resume=config.inference.resume) as journal, _nothing_lost(journal, again):
+        if doubt := explain_low_mass(pipeline, sample[:_MASS_ROWS]):
+            warn(doubt)
+        with row_progress(uses.total()) as advance:
+            summary = answer_file(
+                pipeline,
+                open_rows(config, task, source),
+                journal,
+                output,
+                window_rows=config.inference.window_rows,
+                csv_guard=config.inference.csv_guard,
+                on_done=advance,
+            )
+        summary.reading = list_skipped(log, output.with_name(output.name + SKIPPED_SUFFIX))
+        facts = {
+            "manifest": manifest,
+            "summary": summary_dict(summary),
+            "config": resolved.as_dict(),
+            "merging": merging.reason,
+            "output": file_digest(output),
+        }
+        with atomic_file(record) as file:
+            text = json.dumps(visible_values(facts), indent=2, ensure_ascii=False, sort_keys=True)
+            file.write(text.encode() + b"\n")
+        journal.remove()
+    return summary, output
+
+
+def _places(config: Config) -> tuple[Path, Path]:
+    """Input and output. Raises ConfigError when one is not set or they are one file, DataError for an unusable one."""
+    source = required(config.input, "input", "rows.csv")
+    output = required(config.output, "output", "answers.csv")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ConfigError(f"input and output are the same file, {source}", fix="write the answers to another file")
+    if config.run_dir and Path(config.run_dir).exists() and not Path(config.run_dir).is_dir():
+        raise ConfigError(f"run_dir={config.run_dir} is a file", fix="name a folder")
+    check_output(output)
+    for suffix in (RECORD_SUFFIX, SKIPPED_SUFFIX):  # longer names, written when all rows are answered
+        check_place(output.with_name(output.name + suffix))
+    return source, output
+
+
+@contextmanager
+def _nothing_lost(journal: Journal, again: str) -> Iterator[None]:
+    """Whatever ends the block: keep what is committed and say how to go on, or leave no trace of an empty journal."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(OSError):  # of a disk that fails; the error that ended the run is the one to tell
+            if journal.empty:
+                journal.remove()
+            else:
+                error.add_note(
+                    f"{journal.done} rows and the batches since are kept in {journal.folder}; go on: {again}"
+                )
+        raise
+
+
+class _Record(msgspec.Struct):
+    """What is read of the record beside an output."""
+
+    manifest: dict[str, str]
+    output: str
+
+
+def summary_dict(summary: Summary) -> dict[str, Any]:
+    """The summary as plain values, with the version that made it."""
+    # Not `asdict`: it rebuilds a Counter from pairs, and counts the pairs.
+    values = {name: value for name, value in vars(summary).items() if name != "masses"}
+    counts = {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}
+    return {**counts, "choice_mass": msgspec.to_builtins(mass_health(summary.masses)), "version": __version__}
+
+
+def _complete(record: Path, output: Path, manifest: dict[str, str], *, began_anew: bool) -> bool:
+    """Whether this very run has ended. began_anew: whether another one began after it, which is to be resumed.
+
+    Raises ResumeError where another run has ended: a resume does not write over its output.
+    """
+    if not (record.is_file() and output.is_file()):
+        return False
+    anew = f"run it without inference.resume=true, which writes over {output}; or name another output"
+    try:
+        finished = msgspec.json.decode(record.read_bytes(), type=_Record)
+    except msgspec.MsgspecError as error:
+        if began_anew:
+            return False
+        raise ResumeError(f"{record} is damaged ({error})", fix=anew) from error
+    if finished.manifest == manifest and finished.output == file_digest(output):
+        return True
+    if not began_anew:
+        check_same_run(output, finished.manifest, manifest, otherwise=anew)
+        inform(f"{output} was changed after its run had ended: it is made again")
+    return False
+
+
+def _text(summary: Summary, output: Path) -> str:
+    def listed(counts: dict[str, int]) -> str:
+        return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "none"
+
+    mass = mass_health(summary.masses)
+    rate = summary.answered / summary.seconds if summary.seconds else 0.0
+    resumed = f" ({summary.rows - summary.answered} from before)" if summary.answered < summary.rows else ""
+    return (
+        f"{summary.rows} rows{resumed} in {summary.seconds:.1f} s ({rate:.1f} rows/s) -> {output}\n"
+        f"  adapters: {listed(summary.adapters)}\n"
+        f"  stages:   {listed(summary.stages)}\n"
+        f"  flags:    {listed(summary.flags)}" + (f"\n  choice mass: {mass}" if mass is not None else "")
+    )

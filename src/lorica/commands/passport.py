@@ -1,0 +1,309 @@
+"""`lorica passport`: a passport for an adapter from elsewhere, or the check of one that is there."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lorica.adapters.folder import open_adapter
+from lorica.adapters.passport import (
+    PASSPORT_NAME,
+    SCHEMA,
+    CanaryFacts,
+    MetricsFacts,
+    Passport,
+    read_passport,
+    write_passport,
+)
+from lorica.adapters.registry import TRAINING_RECORD
+from lorica.commands.arguments import as_base, as_path, emit, parser, resolve
+from lorica.config.schema import Config
+from lorica.errors import AdapterError, UsageError
+from lorica.locks import lock_folder
+from lorica.names import visible
+
+# A gap below this is no proof of anything, in nats.
+_NO_GAP = 1e-5
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Make or check a passport; the exit code of --check is its verdict, 0 or 10 to 12."""
+    given = _parse(arguments)
+    if given.schema:
+        print(SCHEMA.read_text("utf-8"), end="")
+        return 0
+    if given.check:
+        return _check(given)
+    config = _config(given)
+    open_adapter(given.adapter)  # a folder that is none is not made one by its lock
+    with lock_folder(given.adapter, doing="making a passport", fix="wait until it ends"):
+        passport, path = make(given, config)
+    emit(
+        {"path": str(path), "passport": msgspec.to_builtins(passport)},
+        as_json=given.json,
+        text=_text(passport, path),
+    )
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    asked = parser(
+        "passport",
+        "Write lorica.json beside an adapter from elsewhere: digests of its files, its base, the tokenizer and the\n"
+        "template, and canaries with the log-probabilities of base and adapter. What `lorica train` makes has one\n"
+        "already. With --check: verify what is there, and write nothing.",
+        "  lorica passport adapters/news --base Qwen/Qwen3-0.6B task=rules\n"
+        "  lorica passport adapters/news --base models/qwen task=rules --rows labelled.csv\n"
+        "  lorica passport runs/rules/rules --base embedded:lorica_tiny --check",
+        overrides=False,
+    )
+    asked.add_argument("adapter", nargs="?", type=as_path, help="the adapter's folder")
+    asked.add_argument("overrides", nargs="*", metavar="key=value", help="task=..., model.dtype=..., engine=..., ...")
+    asked.add_argument(
+        "--base", type=as_base, default="", help="base model: a folder, a Hugging Face id, or embedded:lorica_tiny"
+    )
+    asked.add_argument("--rows", type=as_path, help="labelled rows of the task: adds metrics with intervals")
+    asked.add_argument("--canaries-from", choices=("probes", "rows"), default="probes",
+                       help="where the prompts come from: shipped texts (default), or --rows, whose texts then stand "
+                       "in the passport")  # fmt: skip
+    asked.add_argument("--full", action="store_true", help="hash the base's weight files as a whole, not their ends")
+    asked.add_argument("--force", action="store_true", help="write over a passport that is there")
+    asked.add_argument(
+        "--check",
+        action="store_true",
+        help="verify digests and canaries; exit code: 0 trusted, 10 warned, 11 rejected, 12 could not check",
+    )
+    asked.add_argument("--schema", action="store_true", help="print the JSON Schema of lorica.json")
+    given = asked.parse_args(list(arguments))
+    if given.adapter is None and not given.schema:
+        raise UsageError("lorica passport: no adapter is named", fix="lorica passport DIR --base BASE")
+    if given.adapter is not None and "=" in given.adapter.name and not given.adapter.exists():
+        raise UsageError(f"lorica passport: {given.adapter} is no folder", fix="name the adapter first")
+    if not given.schema and not given.check and not given.base:
+        raise UsageError("lorica passport needs the base model", fix="lorica passport DIR --base BASE")
+    if given.canaries_from == "rows" and given.rows is None:
+        raise UsageError("--canaries-from rows needs the rows", fix="add --rows FILE")
+    return given
+
+
+def _config(given: argparse.Namespace) -> Config:
+    config = resolve([*given.overrides, f"model.path={given.base}"]).config
+    if config.engine.name == "fake":
+        raise UsageError("engine=fake computes nothing, so it proves nothing", fix="leave engine=native")
+    return config
+
+
+def make(given: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
+    """Make the passport that a command line asks for, and write it.
+
+    Raises AdapterError for a folder that cannot be used, that has a passport already, or whose adapter changes nothing.
+    """
+    from lorica.adapters.passport_facts import adapter_facts
+    from lorica.admission.make_passport import make_passport, measure, prompt_facts
+    from lorica.admission.provenance import base_facts
+    from lorica.commands import build
+    from lorica.tasks.base import Task
+
+    folder: Path = given.adapter
+    facts = adapter_facts(open_adapter(folder))
+    before = _before(folder, force=given.force)
+    base = build.model_folder(config)
+    task: Task | None = _task(given, config, folder)
+    if task is None and given.rows is not None:
+        raise UsageError("--rows needs the task they belong to", fix="add task=rules, task=mcq, task=saq or task=qa")
+    encoder = build.build_encoder(config, base)
+    rows = _rows(given, config, task)
+    if not given.force:
+        _vet(folder, base)
+    engine = build.build_engine(config, base)
+    engine.add_adapter(visible(folder.name), folder)
+    canaries = _canaries(given, engine, folder, task, encoder, base, rows)
+    settings = build.answer_settings(config, base)
+    if task is not None and rows:
+        metrics = measure(task, encoder, engine, visible(folder.name), rows, settings, on="given")
+    else:
+        metrics = MetricsFacts(on="none", note="no labelled rows were given")
+    passport = make_passport(
+        folder,
+        base=base_facts(base, name=config.model.path, revision=config.model.revision, full=given.full),
+        prompt=prompt_facts(encoder, task, build.prompt_settings(config)),
+        canaries=canaries,
+        metrics=metrics,
+    )
+    if passport.adapter != facts:
+        raise AdapterError(f"{folder} was changed while its passport was made", fix="make it again")
+    if before is not None and before.adapter.content == passport.adapter.content:
+        # The weights are those it speaks of: what it says of their training stays true.
+        passport = msgspec.structs.replace(passport, data=before.data, training=before.training)
+    return passport, write_passport(folder, passport)
+
+
+def _vet(folder: Path, base: Path) -> None:
+    """A passport says that this adapter belongs to this base. Raises AdapterError where a check says otherwise."""
+    from lorica.vetting.base.alignment import align, collect
+    from lorica.vetting.base.alignment_findings import check_alignment
+    from lorica.vetting.base.base_fit import check_fit
+    from lorica.vetting.files.sources import find_sources
+    from lorica.vetting.levels import examine
+
+    found = examine(find_sources([folder])[0])
+    findings = list(found.findings)
+    if found.specimen is not None and found.layout is not None:
+        findings += check_fit(found.specimen, found.layout, base)
+        if not any(each.severity == "reject" for each in findings):
+            findings += check_alignment(align(found.specimen, found.layout, collect(base)))
+    rejected = [each for each in findings if each.severity == "reject"]
+    if rejected:
+        first = rejected[0]
+        raise AdapterError(
+            f"{folder} is not given a passport for this base: {first.code} {first.title}: {first.seen}",
+            fix=f"look at it with `lorica check {folder} --base {base}`; --force makes one all the same",
+        )
+
+
+def _before(folder: Path, *, force: bool) -> Passport | None:
+    """The passport that will be written over. Raises AdapterError when that was not asked for."""
+    if not (folder / PASSPORT_NAME).exists():
+        return None
+    if not force:
+        raise AdapterError(
+            f"{folder} has a passport already",
+            fix=f"verify it with `lorica passport {folder} --base BASE --check`; --force makes a new one",
+        )
+    try:
+        return read_passport(folder)
+    except AdapterError:
+        return None
+
+
+def _task(given: argparse.Namespace, config: Config, folder: Path) -> Any:
+    """The task of the command line, or else that of Lorica's own training record; None when neither tells."""
+    from lorica.commands import build
+    from lorica.models.families import read_json_object
+    from lorica.tasks import TASKS, load_task
+    from lorica.tasks.base import TaskSettings
+
+    if any(override.partition("=")[0].split(".")[0] == "task" for override in given.overrides):
+        return build.build_task(config)
+    record = folder / TRAINING_RECORD
+    manifest = read_json_object(record).get("manifest") if record.is_file() else None
+    if not isinstance(manifest, dict) or manifest.get("digest.task") not in TASKS:
+        return None
+    told = {key: str(manifest.get(f"digest.{key}", "")) for key in ("task", "method", "style")}
+    return load_task(told["task"], TaskSettings(method=told["method"], style=told["style"]))
+
+
+def _rows(given: argparse.Namespace, config: Config, task: Any) -> list[Any]:
+    if given.rows is None:
+        return []
+    from lorica.commands.rows import open_rows, reading_log, tell
+
+    log = reading_log(config)
+    rows = list(open_rows(config, task, given.rows, log=log))
+    tell(log)
+    return rows
+
+
+def _canaries(
+    given: argparse.Namespace, engine: Any, folder: Path, task: Any, encoder: Any, base: Path, rows: list[Any]
+) -> CanaryFacts:
+    from lorica.admission.canaries import make_canaries
+    from lorica.admission.make_passport import shipped_canaries
+    from lorica.admission.probes import row_probes
+
+    name = visible(folder.name)
+    if given.canaries_from == "rows":
+        step = max(1, len(rows) // 64)
+        made = make_canaries(engine, name, row_probes(task, rows[::step][:64], encoder, base), kind="rows")
+    else:
+        made = shipped_canaries(engine, name, task, encoder, base)
+    if made.gap < _NO_GAP:
+        raise AdapterError(
+            f"{folder}: base and adapter say the same to every probe (largest difference {made.gap:.2g}), so a "
+            "passport would prove nothing",
+            fix=f"look at it with `lorica check {folder}`: a zero lora_B, or names that are dropped",
+        )
+    return made
+
+
+def _check(given: argparse.Namespace) -> int:
+    """Verify what is there. Nothing is written."""
+    from lorica.vetting.findings import EXIT_CODES, judge
+
+    found, readable = _verify(given)
+    verdict = judge(given.adapter.name, str(given.adapter), found, (0, 3) if given.base else (0,), readable=readable)
+    plain = {**msgspec.to_builtins(verdict), "exit_code": EXIT_CODES[verdict.status]}
+    how: str = verdict.status
+    if not given.base and verdict.status == "trusted":
+        # Digests agree; whether an engine does with it what the passport says is what canaries are for.
+        how = "its files are those of the passport; its canaries were not asked"
+    lines = [f"{given.adapter}: {how}"]
+    for each in verdict.findings:
+        lines.append(f"  {each.severity:<6} {each.code} {each.title}: {each.seen}")
+        if each.fix and (each.severity != "note" or each.code == "L377"):
+            lines.append(f"         -> {each.fix}")
+    emit(plain, as_json=given.json, text="\n".join(lines))
+    return EXIT_CODES[verdict.status]
+
+
+def _verify(given: argparse.Namespace) -> tuple[list[Any], bool]:
+    """Findings, and whether there was a passport to judge by."""
+    from lorica.vetting.files.check_files import examine_files
+    from lorica.vetting.files.sources import find_sources
+    from lorica.vetting.files.unpack import opened
+
+    sources = find_sources([given.adapter])
+    if len(sources) != 1:
+        raise AdapterError(f"{given.adapter} holds {len(sources)} adapters", fix="name one of them")
+    with opened(sources[0]) as source:
+        specimen, found = examine_files(source)
+        if specimen is not None:
+            found += _by_passport(given, specimen, found)
+    return found, not any(each.code == "L340" for each in found)
+
+
+def _by_passport(given: argparse.Namespace, specimen: Any, known: list[Any]) -> list[Any]:
+    """What the passport says of the files and, with a base, what its canaries find there."""
+    from lorica.vetting.findings import finding
+    from lorica.vetting.passport_check import check_passport
+
+    if not given.base:
+        found = check_passport(specimen, None, earlier=known)
+        asked = any(each.code in ("L340", "L341") or each.file == PASSPORT_NAME for each in [*known, *found])
+        return found if asked else [*found, finding("L377", "no base model was named", file=PASSPORT_NAME)]
+    from lorica.commands import build
+    from lorica.vetting.canary_findings import check_canaries
+
+    config = _config(given)
+    base = build.model_folder(config)
+    found = check_passport(specimen, base, full=given.full, earlier=known)
+    if not any(each.code in ("L340", "L341") for each in found):
+        found += check_canaries(specimen, build.build_engine(config, base))
+    return found
+
+
+def _text(passport: Passport, path: Path) -> str:
+    canaries = passport.canaries
+    lines = [
+        f"{path}",
+        f"  adapter   {passport.adapter.modules} modules, {passport.adapter.parameters} parameters, "
+        f"{passport.adapter.content[:19]}...",
+        f"  base      {passport.base.name}, {passport.base.weights[:19]}...",
+        f"  prompts   {passport.prompt.task or 'no task: plain questions'} {passport.prompt.style or ''}".rstrip(),
+        f"  canaries  {len(canaries.items)} ({canaries.kind}), {canaries.engine} in {canaries.dtype}; the adapter "
+        f"moves a log-probability by up to {canaries.gap:.3g}",
+    ]
+    both = zip((passport.metrics.base or {}).items(), (passport.metrics.adapter or {}).values(), strict=True)
+    for (metric, before), after in both:
+        lines.append(f"  {metric:<9} {_figure(before)} -> {_figure(after)}, n={after.n}")
+    if not passport.metrics.adapter:
+        lines.append(f"  metrics   none: {passport.metrics.note}")
+    return "\n".join(lines)
+
+
+def _figure(one: Any) -> str:
+    return "undefined" if one.value is None else f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"

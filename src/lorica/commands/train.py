@@ -1,0 +1,236 @@
+"""`lorica train`: one adapter for a task, or one per subject and `general` over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from lorica import signals
+from lorica.adapters.passport import BaseFacts, Passport
+from lorica.adapters.registry import TRAINING_RECORD
+from lorica.admission.make_passport import (
+    data_facts,
+    make_passport,
+    measure,
+    prompt_facts,
+    shipped_canaries,
+    training_facts,
+)
+from lorica.admission.provenance import base_facts, trained_as, versions
+from lorica.commands import build
+from lorica.commands.arguments import emit, going_on, inform, parser, resolve
+from lorica.commands.rows import list_skipped, reading_log, tell
+from lorica.commands.train_plan import plan_fits
+from lorica.config.schema import Config
+from lorica.engines.native.engine import NativeEngine
+from lorica.errors import LoricaError, TrainingError
+from lorica.locks import FolderLock, this_host
+from lorica.models.decoder import Decoder
+from lorica.models.weights import DTYPES, load_decoder
+from lorica.pipeline.answer import check_room
+from lorica.pipeline.train import Fit, LossExample, Parts, divide, fit_adapter
+from lorica.prompts.encoder import Encoder
+from lorica.tasks.base import Task
+from lorica.training.loop import lock_run
+from lorica.training.progress import make_listener
+from lorica.training.types import Listener, TrainResult
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+_SHOWN = 800  # characters of each end of a long text
+SKIPPED_SUFFIX = ".skipped.jsonl"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Train, and say where the adapters are."""
+    given = parser(
+        "train",
+        "Train LoRA adapters: one named after the task from input=FILE, or one per subject and `general` from\n"
+        "data.SUBJECT=FILE. Each ends in run_dir/NAME in PEFT's folder format.",
+        "  lorica train task=rules input=examples/rules/posts.csv run_dir=runs/rules\n"
+        "  lorica train task=saq data.algebra=algebra.jsonl data.history=history.jsonl run_dir=runs/saq\n"
+        "  lorica train task=mcq input=mcq.jsonl model=qwen3_0_6b training.bf16=true training.resume=true",
+    ).parse_args(list(arguments))
+    config = resolve(given.overrides).config
+    task = build.build_task(config)
+    log = reading_log(config)
+    fits = plan_fits(config, task, log)
+    tell(log)
+    with _nothing_lost(fits, going_on("train", arguments, "training.resume=true")), locked(fits) as locks:
+        reading = list_skipped(log, fits[0].folder.with_name(task.name + SKIPPED_SUFFIX))
+        examples: dict[str, LossExample] = {}
+        digests = log.digests()
+        results = train_locked(config, task, fits, listener(config), locks, reading=digests, examples=examples)
+    emit(
+        {
+            name: _plain(result) | {"reading": reading, "example": asdict(examples[name])}
+            for name, result in results.items()
+        },
+        as_json=given.json,
+        text="\n".join(_line(name, result) for name, result in results.items()),
+    )
+    useless = [result for result in results.values() if result.outcome == "diverged" and not result.useful]
+    return TrainingError.exit_code if useless else 0
+
+
+@contextmanager
+def _nothing_lost(fits: Sequence[Fit], again: str) -> Iterator[None]:
+    """Whatever ends the block but a mistake that must be mended first: say what is kept and how to go on."""
+    try:
+        yield
+    except BaseException as error:
+        mistake = isinstance(error, LoricaError) and not isinstance(error.__cause__, OSError)
+        kept = [fit for fit in fits if (fit.folder / TRAINING_RECORD).is_file()]
+        if isinstance(error, KeyboardInterrupt) and not kept:
+            signals.say(error, "nothing was trained yet; give the same command again")
+        if kept and not mistake:
+            error.add_note(f"kept: {', '.join(str(fit.folder) for fit in kept)}; go on: {again}")
+        raise
+
+
+def listener(config: Config) -> Listener:
+    """A progress bar for a person, lines for a log."""
+    return make_listener(logging_steps=config.training.logging_steps)
+
+
+@contextmanager
+def locked(fits: Sequence[Fit]) -> Iterator[dict[str, FolderLock]]:
+    """The locks on the folders of all adapters, by name: what another process trains is known before anything is
+    loaded. Raises ResumeError naming that process."""
+    with ExitStack() as stack:
+        yield {fit.name: stack.enter_context(lock_run(fit.folder)) for fit in fits}
+
+
+def train_fits(config: Config, task: Task, fits: Sequence[Fit], told: Listener) -> dict[str, TrainResult]:
+    """Train adapters one after the other on one loaded base; name -> result."""
+    with locked(fits) as locks:
+        return train_locked(config, task, fits, told, locks)
+
+
+def train_locked(
+    config: Config,
+    task: Task,
+    fits: Sequence[Fit],
+    told: Listener,
+    locks: Mapping[str, FolderLock],
+    *,
+    reading: Mapping[str, str] = _NOTHING,
+    examples: dict[str, LossExample] | None = None,
+) -> dict[str, TrainResult]:
+    """As `train_fits`, with the locks held. reading: what of the files was not read, for the training record. examples:
+    takes an example of what each adapter learns, which is shown as well."""
+    folder = build.model_folder(config)
+    encoder = build.build_encoder(config, folder)
+    check_room(task, build.answer_settings(config, folder))  # for the passport's metrics, when all is trained
+    if config.engine.threads:
+        torch.set_num_threads(config.engine.threads)
+    decoder = load_decoder(
+        folder,
+        dtype=DTYPES[build.training_dtype(config, folder)],
+        device=build.device(config),
+        load_in_4bit=config.model.load_in_4bit,
+    )
+    build.tell_base(folder)
+    provenance = {
+        **trained_as(task, encoder, folder),
+        "tokenizer": encoder.tokenizer_digest,
+        "model": config.model.name,
+        **versions(),
+        **reading,
+    }
+    facts = base_facts(folder, name=config.model.path, revision=config.model.revision)
+    results = {}
+    for fit in fits:
+        _tell_previous(locks[fit.name], told)
+        settings = build.train_settings(config)
+        parts = divide(fit, task, val_ratio=config.training.val_ratio, seed=settings.seed)
+        results[fit.name] = fit_adapter(
+            fit,
+            task=task,
+            encoder=encoder,
+            decoder=decoder,
+            adapter=build.adapter_config(config, folder),
+            settings=settings,
+            val_ratio=config.training.val_ratio,
+            max_seq_length=min(config.training.max_seq_length, decoder.config.max_positions),
+            truncate=config.task.truncate,
+            provenance=provenance,
+            listener=told,
+            parts=parts,
+            issue=partial(_passport, config, task, encoder, decoder, facts, fit, parts),
+            lock=locks[fit.name],
+            tell_example=None if examples is None else partial(_show_example, fit.name, examples),
+        )
+    return results
+
+
+def _show_example(name: str, examples: dict[str, LossExample], example: LossExample) -> None:
+    """Show, before hours of training, what is learned: with a wrong shape, template or column it is not the answer."""
+    examples[name] = example
+    inform(
+        f"{name}: of the {example.tokens} tokens of row {example.row!r} the last {example.loss_tokens} carry "
+        f"loss, here between >>> and <<<:\n{_shortened(example.prompt)}>>>{_shortened(example.answer)}<<<"
+    )
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= 2 * _SHOWN:
+        return text
+    return f"{text[:_SHOWN]}\n[... {len(text) - 2 * _SHOWN} characters ...]\n{text[-_SHOWN:]}"
+
+
+def _tell_previous(lock: FolderLock, told: Listener) -> None:
+    """A run of another machine that did not let go was killed, or its lock is not seen from here."""
+    previous = lock.previous
+    if previous is not None and previous.host != this_host():
+        told.note(
+            f"{lock.folder}: a run on another machine did not end here ({previous}). Make sure that it is gone: not "
+            "every shared file system shows the locks of other machines"
+        )
+
+
+def _passport(
+    config: Config,
+    task: Task,
+    encoder: Encoder,
+    decoder: Decoder,
+    base: BaseFacts,
+    fit: Fit,
+    parts: Parts,
+    adapter: Path,
+    result: TrainResult,
+) -> Passport:
+    """The passport of a trained adapter in the folder `adapter`, asked through the engine that will answer."""
+    folder = build.model_folder(config)
+    engine = NativeEngine(
+        decoder, batch_tokens=config.inference.batch_tokens, share_prefixes=config.engine.share_prefixes
+    )
+    engine.add_adapter(fit.name, adapter)
+    answering = build.answer_settings(config, folder)
+    return make_passport(
+        adapter,
+        base=base,
+        prompt=prompt_facts(encoder, task, build.prompt_settings(config)),
+        canaries=shipped_canaries(engine, fit.name, task, encoder, folder),
+        metrics=measure(task, encoder, engine, fit.name, parts.validation, answering, on="validation"),
+        data=data_facts(fit, parts),
+        training=training_facts(build.train_settings(config), result),
+    )
+
+
+def _plain(result: TrainResult) -> dict[str, Any]:
+    return {**asdict(result), "folder": str(result.folder)}
+
+
+def _line(name: str, result: TrainResult) -> str:
+    validation = "" if result.eval_loss is None else f", validation loss {result.eval_loss:.4f}"
+    return (
+        f"{name}: {result.steps} updates in {result.seconds:.1f} s, loss {result.train_loss:.4f}{validation}, "
+        f"best at update {result.best_step}\n  {result.folder}" + (f"\n  {result.advice}" if result.advice else "")
+    )

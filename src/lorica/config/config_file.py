@@ -1,0 +1,56 @@
+"""A user's own configuration file: the keys of the schema as nested YAML, with presets chosen under
+`defaults:`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lorica.config.origins import Rank, Source, flatten
+from lorica.config.paths import local_path
+from lorica.config.presets import GROUPS, check_preset
+from lorica.errors import ConfigError
+from lorica.names import did_you_mean
+
+
+def read_config_file(path: str) -> Source:
+    """The settings of one file. Raises ConfigError naming the file, and the line where the YAML is broken."""
+    tree = _load(path)
+    place = f"{path}: "
+    source = Source()
+    defaults = tree.pop("defaults", None) or []
+    if not isinstance(defaults, list):
+        raise ConfigError(f"{place}`defaults` is a list of presets; got {defaults!r}", fix="- task: mcq")
+    for item in defaults:
+        if item == "_self_":  # Hydra's word for "then the keys of this file": always so here
+            continue
+        if not isinstance(item, dict) or len(item) != 1:
+            raise ConfigError(f"{place}{item!r} under `defaults` is not `GROUP: PRESET`", fix="- task: mcq")
+        ((group, name),) = item.items()
+        if group not in GROUPS:
+            known = f"the groups are {', '.join(GROUPS)}"
+            raise ConfigError(f"{place}unknown group {group!r}; {known}", fix=did_you_mean(str(group), GROUPS))
+        source.presets[group] = check_preset(group, str(name), place=place)
+    source.settings.extend(flatten(tree, rank=Rank.FILE, origin=f"config {path}", place=place))
+    return source
+
+
+def _load(path: str) -> dict[Any, Any]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+    from yaml.error import MarkedYAMLError
+
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(local_path(path, "config")), resolve=False)
+    except FileNotFoundError:
+        raise ConfigError(f"there is no configuration file {path!r} in {Path.cwd()}", fix="config=FILE.yaml") from None
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise ConfigError(f"{path}:{line}: not YAML: {error.problem or error.context}", fix="mend this line") from None
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"{path}: cannot be read as a configuration: {reason}", fix="write UTF-8 YAML") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: the file is not a mapping of keys", fix="write lines such as `lora: {r: 8}`")
+    return tree

@@ -1,0 +1,134 @@
+"""docs/configuration.md from the schema:  python -m lorica.config.key_reference > docs/configuration.md"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from lorica.config.describe import KeyDoc, describe_keys, section_docs, split_unit
+from lorica.config.environment import ENVIRONMENT
+from lorica.config.presets import FOLDER, GROUPS, compose_presets, preset_names
+
+_HEAD = """\
+# Configuration
+
+<!-- Generated from the schema by: python -m lorica.config.key_reference > docs/configuration.md -->
+
+`lorica config` prints every key with its value and who set it; add the words of the command you are about to
+run.
+
+## Grammar
+
+The grammar is Hydra's: words of the form `KEY=VALUE`, in any order; the last of two values for one key
+counts.
+
+| write | to |
+|---|---|
+| `task=mcq` | choose a preset of a group: task, model, lora, training, inference or engine |
+| `lora.r=8` | set a key |
+| `training.learning_rate=2e-4` `training.bf16=true` | set a number, or true or false |
+| `input=my file (1),a.csv` | set a text as it stands; only your shell may want quotes |
+| `lora.target_modules=[q_proj,v_proj]` | set a list |
+| `lora.target_modules=all-linear` | set a word that stands for a list |
+| `data.algebra=algebra.jsonl` `data.history=history.jsonl` | add entries to a table; no `+` is needed |
+| `task.columns={body:text,rule:guideline}` | add several entries at once |
+| `lora.rank_pattern.layers.0.self_attn.q_proj=8` | add an entry whose name holds dots |
+| `'run_dir=runs/${model.name}'` | use another key's value (quoted for the shell); `\\${` is a plain `${` |
+| `data.algebra=~/algebra.jsonl` | a path in the home folder |
+| `config=my.yaml` | read a file of keys |
+
+A text between quotes loses them: `output="a b.csv"` and `output=a b.csv` are the same. In lists and tables,
+texts with commas, colons or brackets are quoted: `task.positive_labels=['yes, it does',1]`.
+
+A path may begin with `~` or `~user`, the home folder, wherever it is written: here, in a file, in a variable, from
+Python, and among the words and options of every command. `./~` is a folder of that name. Variables of the shell
+(`$HOME`) are not replaced.
+
+Nothing is dropped or repaired: an unknown key, a value of another type or out of its range, and values that
+contradict each other end the command with exit code 2 and say what is allowed.
+
+## Who wins
+
+From the weakest to the strongest:
+
+1. the schema's defaults (below);
+2. presets;
+3. a configuration file, `config=FILE.yaml`; of several files the last;
+4. presets named on the command line: they set only the keys they hold;
+5. environment variables;
+6. keys on the command line.
+
+`model=...` on the command line and `MODEL_NAME` are the same choice, and the command line has it.
+
+Three values follow another key when that one was set by somebody stronger, and `lorica config` says so:
+`model.name` follows `model.path`; `inference.do_sample` follows `inference.temperature` (above 0 samples, 0
+does not), and `inference.do_sample=false` brings the temperature back to 0; `inference.batch_tokens` follows
+`BATCH_SIZE`.
+
+## A configuration file
+
+The same keys, nested, in YAML, with presets under `defaults`. Paths in it count from the folder the command
+runs in, not from the file's. What `lorica config` prints is such a file.
+
+```yaml
+defaults:
+  - task: mcq
+  - model: qwen3_0_6b
+lora:
+  r: 8
+  target_modules: [q_proj, v_proj]
+data:
+  algebra: data/algebra.jsonl
+run_dir: runs/${model.name}
+```
+"""
+
+
+def document() -> str:
+    """The whole page as Markdown."""
+    parts = [_HEAD, _environment(), _presets(), "## Keys\n", *_keys()]
+    return "\n".join(parts)
+
+
+def _environment() -> str:
+    rows = [(f"`{item.name}`", f"`{item.key}`", item.doc) for item in ENVIRONMENT]
+    note = "A variable that is empty counts as not set; a value that does not fit names its variable.\n"
+    return "\n".join(["## Environment variables\n", note, _table(("variable", "sets", "value"), rows), ""])
+
+
+def _presets() -> str:
+    defaults = compose_presets({}).chosen
+    rows = []
+    for group in GROUPS:
+        for name in preset_names(group):
+            comment, *lines = (FOLDER / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+            sets = "<br>".join(f"`{group}.{line}`" for line in lines)
+            word = f"`{group}={name}`" + (" (default)" if defaults[group] == name else "")
+            rows.append((word, comment.removeprefix("# "), sets))
+    return "\n".join(["## Presets\n", _table(("write", "for", "sets"), rows), ""])
+
+
+def _keys() -> Iterable[str]:
+    keys = describe_keys()
+    for section, about in section_docs().items():
+        inside = [key for key in keys if key.key.startswith(f"{section}.")]
+        yield f"### {section}\n\n{about}\n\n{_key_table(inside)}\n"
+    yield f"### Files\n\n{_key_table([k for k in keys if '.' not in k.key])}\n"
+
+
+def _key_table(keys: Sequence[KeyDoc]) -> str:
+    rows = []
+    for key in keys:
+        text, unit = split_unit(key.doc)
+        rows.append((f"`{key.key}`", f"`{key.default}`", key.type, "" if unit == "none" else unit, text))
+    return _table(("key", "default", "takes", "unit", "meaning"), rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
+    sys.stdout.write(document().rstrip("\n") + "\n")

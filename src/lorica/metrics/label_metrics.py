@@ -1,0 +1,79 @@
+"""Metrics of predicted labels. A prediction of None (an answer that could not be read) is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lorica.metrics.base import Column, Evaluator, Floats, check_lengths, evaluate, mean_of, ratio
+from lorica.metrics.score_metrics import binary
+
+
+def accuracy(gold: Column, label: Column) -> float:
+    """Share of rows whose label is the gold one. gold, label: [n] of any comparable values; None is wrong."""
+    return evaluate(prepare_accuracy, gold, label)
+
+
+def balanced_accuracy(gold: Column, label: Column) -> float:
+    """Mean over the gold classes of the share of their rows that were labelled right.
+
+    gold, label: [n] of any comparable values; None is wrong.
+    """
+    return evaluate(prepare_balanced_accuracy, gold, label)
+
+
+def f1(gold: Column, label: Column) -> float:
+    """Harmonic mean of precision and recall of class 1. nan when neither gold nor prediction has a 1.
+
+    gold: [n] of 0 and 1. label: [n] of 0, 1 or None.
+    """
+    return evaluate(prepare_f1, gold, label)
+
+
+def prepare_accuracy(gold: Column, label: Column) -> Evaluator:
+    """See `accuracy`."""
+    return mean_of(_right(gold, label))
+
+
+def prepare_balanced_accuracy(gold: Column, label: Column) -> Evaluator:
+    """See `balanced_accuracy`."""
+    right = _right(gold, label)
+    names = {each: number for number, each in enumerate(dict.fromkeys(_values(gold)))}
+    member = np.zeros((len(gold), len(names)))
+    member[np.arange(len(gold)), [names[each] for each in _values(gold)]] = 1.0
+
+    def weighted(counts: Floats) -> Floats:
+        recalls = ratio(counts @ (member * right[:, None]), counts @ member)
+        # A class that was not drawn has no recall and does not count.
+        drawn = ~np.isnan(recalls)
+        return ratio(np.where(drawn, recalls, 0.0).sum(axis=1), drawn.sum(axis=1).astype(np.float64))
+
+    return weighted
+
+
+def prepare_f1(gold: Column, label: Column) -> Evaluator:
+    """See `f1`."""
+    labels = binary(gold)
+    _right(gold, label)
+    guessed = np.array([each is not None and each == 1 for each in _values(label)], dtype=np.float64)
+    if any(each not in (0, 1, None) for each in _values(label)):
+        raise ValueError("f1 takes labels 0, 1 or None")
+
+    def weighted(counts: Floats) -> Floats:
+        both = counts @ (labels * guessed)
+        return ratio(2 * both, counts @ labels + counts @ guessed)
+
+    return weighted
+
+
+def _right(gold: Column, label: Column) -> Floats:
+    """1.0 where the label is the gold one, else 0.0; [n]."""
+    check_lengths(gold, label)
+    for each in _values(label):
+        if isinstance(each, float) and not each.is_integer():
+            raise ValueError(f"got the score {each} where a label is needed; turn scores into labels first")
+    pairs = zip(_values(gold), _values(label), strict=True)
+    return np.array([given is not None and given == wanted for wanted, given in pairs], dtype=np.float64)
+
+
+def _values(column: Column) -> list[object]:
+    return column.tolist() if isinstance(column, np.ndarray) else list(column)

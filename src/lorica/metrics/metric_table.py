@@ -1,0 +1,38 @@
+"""The metrics by name; those of texts under the default normalisation."""
+
+from __future__ import annotations
+
+from lorica.metrics import label_metrics, score_metrics, text_metrics
+from lorica.metrics.base import Metric
+from lorica.metrics.normalise import LORICA, NORMALISATIONS, Normalisation
+
+_BOTH = "rows of both classes"
+
+
+def _of_texts(normalisation: Normalisation) -> tuple[Metric, ...]:
+    prepared = {
+        "exact_match": text_metrics.prepare_exact_match(normalisation),
+        "token_f1": text_metrics.prepare_token_f1(normalisation),
+    }
+    return tuple(Metric(name, "text", prepare, normalisation=normalisation.name) for name, prepare in prepared.items())
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("roc_auc", "score", score_metrics.prepare_roc_auc, needs=_BOTH),
+        Metric("average_precision", "score", score_metrics.prepare_average_precision, needs="a row of class 1"),
+        Metric("log_loss", "score", score_metrics.prepare_log_loss, higher_is_better=False),
+        Metric("brier", "score", score_metrics.prepare_brier, higher_is_better=False),
+        Metric("accuracy", "label", label_metrics.prepare_accuracy),
+        Metric("balanced_accuracy", "label", label_metrics.prepare_balanced_accuracy),
+        Metric("f1", "label", label_metrics.prepare_f1, needs="a row of class 1, in gold or prediction"),
+        *_of_texts(LORICA),
+    )
+}
+
+
+def find_metric(name: str, normalisation: str = LORICA.name) -> Metric:
+    """The metric called `name`; one of texts compares under `normalisation`. Raises KeyError for unknown names."""
+    own = {metric.name: metric for metric in _of_texts(NORMALISATIONS[normalisation])}
+    return own.get(name) or METRICS[name]

@@ -1,0 +1,65 @@
+"""An adapter as part of the base's weights, W + scaling B A, and back: from the file's weights, never by subtraction.
+
+What was rounded once cannot be taken away again: W + D - D is not W. So both ways start from the weights as stored,
+which are mapped from the file and cost no memory, and the base comes back to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from lorica.models.cpu.decoder import FastDecoder
+from lorica.models.decoder import Decoder, Layer
+from lorica.models.lora import LoraPair, LoraWeights
+
+
+@torch.inference_mode()
+def merge(fast: FastDecoder, stored: Decoder, adapter: LoraWeights) -> None:
+    """Make the adapter part of `fast`; it must not be applied to it beside that.
+
+    stored: the same base as its file has it; of no use after. The sum is formed in float32 and rounded once, to the
+    precision of `fast`.
+    """
+    for number, modules in _modules(adapter.pairs):
+        layer = _layer(stored, number)
+        for name in modules:
+            path = f"model.layers.{number}.{name}"
+            module = layer.get_submodule(name)
+            assert isinstance(module, nn.Linear)
+            module.weight = nn.Parameter(merged_weight(module.weight, adapter.pairs[path]), requires_grad=False)
+        fast.renew_layer(number, layer, _last_names(modules))
+        stored.model.layers[number] = nn.Identity()  # both forms of a layer are there at once, never of all
+
+
+@torch.inference_mode()
+def restore(fast: FastDecoder, stored: Decoder, adapter: LoraWeights) -> None:
+    """Undo `merge`: the weights of the file again in all that the adapter changes."""
+    for number, modules in _modules(adapter.pairs):
+        fast.renew_layer(number, _layer(stored, number), _last_names(modules))
+
+
+def merged_weight(weight: Tensor, pair: LoraPair) -> Tensor:
+    """weight [out, in] -> W + scaling B A [out, in], in float32."""
+    return weight.detach().float().addmm_(pair.b.detach().float(), pair.a.detach().float(), alpha=pair.scaling)
+
+
+def _modules(paths: Iterable[str]) -> list[tuple[int, list[str]]]:
+    """Layer -> the modules in it, such as `mlp.up_proj`."""
+    found: dict[int, list[str]] = {}
+    for path in paths:
+        _, _, number, name = path.split(".", 3)
+        found.setdefault(int(number), []).append(name)
+    return sorted(found.items())
+
+
+def _layer(stored: Decoder, number: int) -> Layer:
+    layer = stored.model.layers[number]
+    assert isinstance(layer, Layer)
+    return layer
+
+
+def _last_names(modules: Iterable[str]) -> set[str]:
+    return {name.rpartition(".")[2] for name in modules}

@@ -1,0 +1,176 @@
+"""Rows with gold answers to a trained adapter: split, render, encode, train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lorica.adapters.config import AdapterConfig
+from lorica.data.digest import ids_digest
+from lorica.data.split import split
+from lorica.errors import DataError, PromptError, TooLongError
+from lorica.locks import FolderLock
+from lorica.models.decoder import Decoder
+from lorica.pipeline.label_balance import count_answers, label_facts, label_notes
+from lorica.prompts.encoder import Encoder
+from lorica.records import Row
+from lorica.tasks.base import Task
+from lorica.training.loop import train
+from lorica.training.publish import Issue
+from lorica.training.types import Example, Listener, TrainResult, TrainSettings
+
+# Below this many rows a validation part says nothing and costs training rows.
+_FEWEST_TO_SPLIT = 20
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One adapter to train: its name, its rows, where they came from and where it goes."""
+
+    name: str
+    rows: Sequence[Row]
+    source: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The rows of a fit: those to learn from, and those held out to choose the best checkpoint (maybe none)."""
+
+    train: Sequence[Row]
+    validation: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class LossExample:
+    """What of a training row carries loss, for people to read: `answer` and nothing of `prompt`, as a model sees them.
+
+    tokens, loss_tokens: of this row.
+    """
+
+    row: str
+    prompt: str
+    answer: str
+    tokens: int
+    loss_tokens: int
+
+
+def loss_example(encoder: Encoder, example: Example) -> LossExample:
+    """The loss mask of an encoded row as two texts."""
+    encoded = example.encoded
+    prompt, answer = encoder.spell(encoded)
+    count = len(encoded.tokens)
+    return LossExample(example.id, prompt, answer, tokens=count, loss_tokens=count - encoded.answer_start)
+
+
+def divide(fit: Fit, task: Task, *, val_ratio: float, seed: int) -> Parts:
+    """Hold rows out, unless there are too few of them. Raises what `split` raises."""
+    if val_ratio > 0 and len(fit.rows) >= _FEWEST_TO_SPLIT:
+        return Parts(*split(fit.rows, ratio=val_ratio, seed=seed, text=task.text, source=fit.source))
+    return Parts(list(fit.rows), [])
+
+
+def fit_adapter(
+    fit: Fit,
+    *,
+    task: Task,
+    encoder: Encoder,
+    decoder: Decoder,
+    adapter: AdapterConfig,
+    settings: TrainSettings,
+    val_ratio: float,
+    max_seq_length: int,
+    truncate: Literal["middle", "left", "right", "error"],
+    provenance: Mapping[str, str],
+    listener: Listener,
+    parts: Parts | None = None,
+    issue: Issue | None = None,
+    lock: FolderLock | None = None,
+    tell_example: Callable[[LossExample], None] | None = None,
+) -> TrainResult:
+    """Train one adapter and leave it, with its log and checkpoints, in `fit.folder`.
+
+    parts: the fit's rows where they are divided already, as `divide` does. issue, lock: as `train` takes them.
+    tell_example: is given the first training row as it is learned, before training begins.
+
+    Raises DataError for rows without gold, PromptError for a row that does not fit under truncate="error", and what the
+    training loop raises.
+    """
+    parts = parts or divide(fit, task, val_ratio=val_ratio, seed=settings.seed)
+    chosen, held = parts.train, parts.validation
+    positions = decoder.config.max_positions
+    digests = {
+        **provenance,
+        "rows": ids_digest(row.id for row in chosen),
+        "validation_rows": ids_digest(row.id for row in held),
+        "source": fit.source,
+    }
+    examples, validation = (
+        encode_rows(task, encoder, rows, fit.source, max_seq_length, truncate, positions) for rows in (chosen, held)
+    )
+    if tell_example is not None and examples:
+        tell_example(loss_example(encoder, examples[0]))
+    training_answers, held_out_answers = count_answers(chosen), count_answers(held)
+    for note in label_notes(task, training_answers, held_out_answers):
+        listener.note(f"{fit.name}: {note}")
+    return train(
+        decoder,
+        adapter,
+        examples,
+        validation,
+        settings,
+        fit.folder,
+        name=fit.name,
+        listener=listener,
+        digests=digests,
+        facts=label_facts(training_answers, held_out_answers),
+        issue=issue,
+        lock=lock,
+    )
+
+
+def encode_rows(
+    task: Task,
+    encoder: Encoder,
+    rows: Sequence[Row],
+    source: str,
+    max_tokens: int,
+    truncate: str,
+    max_positions: int | None = None,
+) -> list[Example]:
+    """Prompt, answer and loss mask of each row: the answer stands where inference asks for it.
+
+    max_positions: tokens that the base model sees at once, whatever the setting says. Raises DataError naming the first
+    row without a gold answer, PromptError for one that does not fit.
+    """
+    examples = []
+    for row in rows:
+        try:
+            answer = task.target(row)
+            encoded = encoder.encode(
+                task.render(row),
+                answer=answer,
+                max_tokens=max_tokens,
+                truncate=truncate,
+                limit_key="training.max_seq_length",
+                generated=task.choices(row) is None,
+            )
+        except ValueError as error:
+            raise DataError(
+                str(error),
+                path=source,
+                line=row.line or None,
+                row_id=row.id,
+                fix=getattr(error, "fix", "training needs an answer in every row"),
+            ) from error
+        except PromptError as error:
+            fix = error.fix
+            if isinstance(error, TooLongError):
+                fix = f"raise training.max_seq_length to at least {error.needed}, or {error.otherwise}"
+                if max_positions is not None and error.needed > max_positions:
+                    fix = f"{error.otherwise}: the base model sees {max_positions} tokens at once"
+            raise PromptError(f"{source}: row {row.id!r}: {error.message}", fix=fix) from error
+        examples.append(Example(row.id, encoded))
+    return examples

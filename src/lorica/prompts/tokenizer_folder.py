@@ -1,0 +1,216 @@
+"""What a model's folder says about its tokenizer and chat template."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lorica.errors import PromptError
+from lorica.file_signatures import LFS_FIX, Content, recognise
+from lorica.prompts.template import ChatTemplate, find_template
+from lorica.prompts.vocabulary import Vocabulary
+
+_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """Everything an encoder is made of."""
+
+    vocabulary: Vocabulary
+    template: ChatTemplate
+    thinking: bool
+    trailing: str  # spaces that end the template's prompts, and belong to the first token of the answer
+    named_tokens: tuple[str, ...]  # the beginning and the end of text, as the tokenizer's config names them
+    end_of_text: int
+    more_stop_tokens: tuple[int, ...]
+    template_digest: str
+    tokenizer_digest: str
+
+
+def read_parts(folder: Path, *, chat_template: str, thinking: bool) -> Parts:
+    """Read a folder in Hugging Face's layout.
+
+    Raises PromptError when it has no tokenizer, a broken one, no end-of-text token, or a template that fails.
+    """
+    if not folder.is_dir():
+        raise PromptError(f"there is no model folder {folder}", fix="set model.path to a base model's folder")
+    config = _read_json(folder / "tokenizer_config.json")
+    names = _named_tokens(config, _read_json(folder / "special_tokens_map.json"))
+    tokenizer, origin = _read_tokenizer(folder)
+    tokenizer["added_tokens"] = _all_added_tokens(tokenizer, config, names)
+    vocabulary = Vocabulary(tokenizer, origin)
+    stops = _generation_stops(folder)
+    source = find_template(folder, chat_template, config)
+    variables: dict[str, object] = {**names, "enable_thinking": thinking}
+    if source.origin == "plain" and not _opens_with(vocabulary, names.get("bos_token")):
+        variables.pop("bos_token", None)
+    template = ChatTemplate(source, variables, is_token=lambda text: vocabulary.marker_id(text) is not None)
+    position = template.position
+    trailing = _trailing_spaces(position.tail + position.marker + position.closing, vocabulary)
+    # What is added to a template's own prompts, and taken from them, changes them, as another template would.
+    changed = [position.marker + ("" if thinking else position.closing), trailing]
+    template_bytes = msgspec.json.encode([source.text, thinking, *(changed if any(changed) else [])])
+    tokenizer_bytes = msgspec.json.encode(_what_encodes(tokenizer), order="sorted")
+    return Parts(
+        vocabulary=vocabulary,
+        template=template,
+        thinking=thinking,
+        trailing=trailing,
+        named_tokens=tuple(names[name] for name in ("bos_token", "eos_token") if name in names),
+        end_of_text=_end_of_text(folder, vocabulary, names, stops),
+        more_stop_tokens=stops,
+        template_digest=f"sha256:{hashlib.sha256(template_bytes).hexdigest()}",
+        tokenizer_digest=f"sha256:{hashlib.sha256(tokenizer_bytes).hexdigest()}",
+    )
+
+
+def _trailing_spaces(prompt: str, vocabulary: Vocabulary) -> str:
+    """Tokenizers write a space and the word behind it as one token: a prompt that ends with the space has another."""
+    if vocabulary.ends_with_marker(prompt):
+        return ""
+    return prompt[len(prompt.rstrip(" \t")) :]
+
+
+def _end_of_text(folder: Path, vocabulary: Vocabulary, names: Mapping[str, str], stops: Sequence[int]) -> int:
+    named = names.get("eos_token")
+    end = next(iter(stops), None) if named is None else vocabulary.token_id(named)
+    if end is not None:
+        return end
+    what = "names no end-of-text token" if named is None else f"names {named!r}, no token of it, as its end of text"
+    raise PromptError(
+        f"{folder} {what}, so an answer could not end",
+        fix="add eos_token to tokenizer_config.json, one of the tokenizer's tokens",
+    )
+
+
+def _what_encodes(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The tokenizer without what no prompt of ours depends on, and merges in one of their two ways of writing:
+    transformers leaves the padding and cutting of its last call in the file, and a post-processor that adds nothing."""
+    processor = tokenizer.get("post_processor")
+    kept = {
+        **tokenizer,
+        "padding": None,
+        "truncation": None,
+        "post_processor": None if _adds_nothing(processor) else processor,
+    }
+    merges = tokenizer["model"].get("merges")
+    if isinstance(merges, list):
+        pairs = [each.split(" ", 1) if isinstance(each, str) else each for each in merges]
+        kept["model"] = {**tokenizer["model"], "merges": pairs}
+    return kept
+
+
+def _adds_nothing(processor: object) -> bool:
+    """Whether a post-processor leaves the ids as they are: it puts no token before or behind a text."""
+    if not isinstance(processor, dict):
+        return processor is None
+    if processor.get("type") == "Sequence":
+        inner = processor.get("processors")
+        return isinstance(inner, list) and all(map(_adds_nothing, inner))
+    if processor.get("type") == "TemplateProcessing":
+        single = processor.get("single")
+        return isinstance(single, list) and all(isinstance(each, dict) and "Sequence" in each for each in single)
+    return processor.get("type") == "ByteLevel"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    data = path.read_bytes()
+    if recognise(data) is Content.LFS_POINTER:
+        raise PromptError(f"{path} is {Content.LFS_POINTER}", fix=LFS_FIX)
+    try:
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PromptError(f"{path} is not a JSON object: {error}", fix="download the folder again") from error
+
+
+def _named_tokens(config: Mapping[str, Any], special_tokens_map: Mapping[str, Any]) -> dict[str, str]:
+    """The tokens that templates call bos_token, eos_token ...; the config wins over the older map."""
+    found = {}
+    for name in _NAMED_TOKENS:
+        value = config.get(name) or special_tokens_map.get(name)
+        content = value.get("content") if isinstance(value, dict) else value
+        if isinstance(content, str) and content:
+            found[name] = content
+    return found
+
+
+def _read_tokenizer(folder: Path) -> tuple[dict[str, Any], str]:
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        tokenizer = _read_json(path)
+        if not isinstance(tokenizer.get("model"), dict):
+            raise PromptError(f"{path} has no tokenizer model", fix="download the model's folder again")
+        return tokenizer, str(path)
+    return _convert_tokenizer(folder), str(folder)
+
+
+def _convert_tokenizer(folder: Path) -> dict[str, Any]:
+    """The older formats (vocab.json + merges.txt, tokenizer.model), by way of transformers."""
+    fix = "save a tokenizer.json there: AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
+    known = ("vocab.json", "merges.txt", "tokenizer.model", "vocab.txt", "tokenizer_config.json")
+    if not any((folder / name).is_file() for name in known):
+        raise PromptError(f"{folder} holds no tokenizer (no tokenizer.json)", fix=fix)
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise PromptError(
+            f"{folder} has no tokenizer.json, and transformers, which could convert it, is not installed",
+            fix="pip install 'lorica[local]', or " + fix,
+        ) from error
+    try:
+        loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        return msgspec.json.decode(loaded.backend_tokenizer.to_str(), type=dict[str, Any])
+    # transformers raises whatever its converters raise, ImportError of their own dependencies included.
+    except Exception as error:
+        raise PromptError(
+            f"{folder} has no tokenizer.json, and its older files could not be converted: {error}", fix=fix
+        ) from error
+
+
+def _all_added_tokens(
+    tokenizer: Mapping[str, Any], config: Mapping[str, Any], names: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The tokenizer's added tokens, with those that only tokenizer_config.json declares."""
+    added = list(tokenizer.get("added_tokens") or [])
+    known = {entry["content"] for entry in added}
+    extra = dict(config.get("added_tokens_decoder") or {})
+    vocabulary = tokenizer["model"].get("vocab")
+    if isinstance(vocabulary, dict):
+        extra |= {
+            str(vocabulary[content]): {"content": content, "special": True}
+            for content in names.values()
+            if content in vocabulary
+        }
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    for identifier, entry in sorted(extra.items(), key=lambda item: int(item[0])):
+        if entry["content"] not in known:
+            known.add(entry["content"])
+            chosen = {flag: bool(entry.get(flag)) for flag in flags}
+            added.append({"id": int(identifier), "content": entry["content"], **chosen})
+    return sorted(added, key=lambda entry: int(entry["id"]))
+
+
+def _generation_stops(folder: Path) -> tuple[int, ...]:
+    """End tokens of generation_config.json, else of config.json. Raises PromptError for what is no token id."""
+    for name in ("generation_config.json", "config.json"):
+        value = _read_json(folder / name).get("eos_token_id")
+        if value is None:
+            continue
+        ids = value if isinstance(value, list) else [value]
+        if any(type(entry) is not int for entry in ids):
+            raise PromptError(
+                f"{folder / name}: eos_token_id is {value!r}, neither a token id nor a list of them",
+                fix="write the ids as whole numbers, or download the file again",
+            )
+        return tuple(ids)
+    return ()
+
+
+def _opens_with(vocabulary: Vocabulary, content: str | None) -> bool:
+    return content is not None and vocabulary.opening_tokens()[:1] == (vocabulary.marker_id(content),)

@@ -1,0 +1,338 @@
+"""L3 by files alone: do an adapter's shapes, names and claims fit a base model's folder? Few of its tensors are read.
+
+The headers of the base's weights say which modules there are and how wide; where they do not (quantised weights, a
+config without weights) its config.json does, for the families of the table of bases.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.fingerprint import (
+    Shapes,
+    in_out,
+    leaves_no_layer_out,
+    match,
+    place_of,
+    shapes_of,
+    vocabulary_reason,
+)
+from lorica.adapters.folder import WEIGHTS_NAME
+from lorica.adapters.module_roles import WIDTHS, role
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import Factors, Layout
+from lorica.models.families import FAMILIES
+from lorica.vetting.base.base_modules import BaseModel, read_base
+from lorica.vetting.base.fit_identity import check_identity
+from lorica.vetting.base.fit_text import check_text
+from lorica.vetting.base.pissa import check_principal
+from lorica.vetting.base.quantization_levels import check_levels
+from lorica.vetting.base.stored_matrices import stored
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.wording import listed, numbers, shown, some
+
+_EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings", "shared")
+_HEADS = ("lm_head", "embed_out", "output_layer")
+# Layers that a task puts on top of a base, outside its repeated layers.
+_TASK_HEADS = ("score", "classifier", "pre_classifier", "pooler", "qa_outputs", "v_head", "summary", "head")
+# One and the same layer, whole or in parts: what fused modules are called, and what their parts are.
+_FUSED = {
+    **dict.fromkeys(
+        ("q_proj", "k_proj", "v_proj"), ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "W_pack", "wqkv")
+    ),
+    **dict.fromkeys(("gate_proj", "up_proj"), ("gate_up_proj", "dense_h_to_4h")),
+    **dict.fromkeys(
+        ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "W_pack", "wqkv"), ("q_proj", "k_proj", "v_proj")
+    ),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+_INSIDE = "language_model"  # of a vision-language model, in the paths of its text layers
+
+
+def check_fit(specimen: Specimen, layout: Layout, base: Path) -> list[Finding]:
+    """Everything that a base model's files say about an adapter. Raises ModelError for a folder that is no whole
+    base model."""
+    model = read_base(base)
+    shapes = shapes_of(layout, specimen.config)
+    findings: list[Finding] = []
+    if not model.modules:
+        findings.append(finding("L309", f"{shown(model.folder.name)} holds config.json and no *.safetensors"))
+    findings += _Fit(specimen, layout, model, shapes).findings()
+    findings += check_identity(specimen, model) + check_text(specimen, layout, model) + check_levels(model.folder)
+    if any(problem.severity == "reject" for problem in findings):
+        return findings
+    return findings + check_principal(specimen, layout, stored(model.folder))
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """Where a module of the adapter stands in the base. path: "" when nowhere. moved: under another prefix."""
+
+    path: str
+    widths: tuple[int, int] | None = None
+    moved: bool = False
+
+
+class _Fit:
+    """One adapter against one base. Everything found is summed up over modules."""
+
+    def __init__(self, specimen: Specimen, layout: Layout, model: BaseModel, shapes: Shapes) -> None:
+        self.specimen, self.layout, self.model, self.shapes = specimen, layout, model, shapes
+        self.containers = {path.rpartition(".")[0] for path in model.modules}
+        self.by_tail: dict[tuple[bool, str], str] = {}
+        for path in model.modules:
+            self.by_tail.setdefault(_tail(path), path)
+
+    def findings(self) -> list[Finding]:
+        modules = [module for module in self.layout.modules.values() if module.a or module.b]
+        high = [module for module in modules if self._beyond(module)]
+        within = [module for module in modules if not self._beyond(module)]
+        placements = {module.path: self._place(module) for module in within}
+        absent = [module for module in within if not placements[module.path].path]
+        heads = [module.path for module in absent if module.layer is None and module.kind in _TASK_HEADS]
+        findings = self._layers(high, len(modules)) + _heads(heads)
+        findings += self._absent([module for module in absent if module.path not in heads], modules)
+        findings += self._widths([(module, placements[module.path]) for module in within])
+        findings += self._moved([module for module in within if placements[module.path].moved], len(modules))
+        if not high:
+            findings += self._covered(within)
+        findings += self._saved()
+        placed = any(placement.path for placement in placements.values()) or high
+        if modules and not placed and not findings:
+            findings.append(finding("L310", f"{len(modules)} modules, such as {shown(modules[0].path)}"))
+        return findings
+
+    def _beyond(self, module: Factors) -> bool:
+        slot_place = place_of(module.path)
+        return not slot_place.other and slot_place.layer is not None and 0 < self.model.layers <= slot_place.layer
+
+    def _place(self, module: Factors) -> _Place:
+        """Look a module up by its path, else by its place in the layers under another prefix."""
+        path = ".".join(component for component in module.path.split(".") if component != "base_layer")
+        base_modules = self.model.modules
+        if not base_modules:
+            return _Place(path, self._by_config(module)) if self._config_has(module) else _Place("")
+        if path in base_modules:
+            return _Place(path, base_modules[path] or self._by_config(module))
+        if path in self.containers or path.rpartition(".")[2] == "experts":
+            return _Place(path)  # parameters of a module, such as experts in one tensor
+        base_path = self.by_tail.get(_tail(path))
+        if base_path is not None:
+            widths = base_modules[base_path] or self._by_config(module)
+            return _Place(base_path, widths, moved=self._is_lost(path, base_path))
+        if path.rpartition(".")[2] in _HEADS:  # tied: the embedding is the head
+            embedding = (base_modules[name] for name in base_modules if name.rpartition(".")[2] in _EMBEDDINGS)
+            return _Place(path, next(embedding, None))
+        return _Place("")
+
+    def _by_config(self, module: Factors) -> tuple[int, int] | None:
+        slot_place = place_of(module.path)
+        widths = None if self.model.shape is None or slot_place.other else self.model.shape.widths(slot_place.slot)
+        return None if widths is None or "vocabulary" in (widths[0][0], widths[1][0]) else (widths[0][1], widths[1][1])
+
+    def _config_has(self, module: Factors) -> bool:
+        """Without weights: only a family that is known can lack a module."""
+        return self.model.shape is None or self.model.shape.widths(place_of(module.path).slot) is not None
+
+    def _is_lost(self, path: str, base_path: str) -> bool:
+        """Whether loaders would not find the module: checkpoints of older families leave out the model's own name;
+        those of the families below are as they are. Those of vision-language models are renamed while loading, but the
+        language model inside keeps a name of its own."""
+        if self.model.text is not self.model.config:
+            return _INSIDE in base_path.split(".") and _INSIDE not in path.split(".")
+        if self.model.family not in FAMILIES:
+            return False
+        bare = base_path.removeprefix("model.")
+        return path not in (bare, f"model.{bare}")
+
+    def _layers(self, high: list[Factors], total: int) -> list[Finding]:
+        if not high:
+            return []
+        return [
+            finding(
+                "L302",
+                f"it adapts {self.shapes.layers_at_least} layers; the base has {self.model.layers} "
+                f"(beyond them: {some([module.path for module in high], total)})",
+                expected=f"at most {self.model.layers} layers",
+                fix=self._which(),
+                file=WEIGHTS_NAME,
+                facts={
+                    "adapter_layers": self.shapes.layers_at_least,
+                    "base_layers": self.model.layers,
+                    "modules": len(high),
+                },
+            )
+        ]
+
+    def _absent(self, absent: list[Factors], modules: list[Factors]) -> list[Finding]:
+        if not absent:
+            return []
+        module_names = sorted({module.kind for module in absent})
+        have = {path.rpartition(".")[2] for path in self.model.modules}
+        twins = sorted({fused for name in module_names for fused in _FUSED.get(name, ()) if fused in have})
+        actual = f"{listed(module_names)}: {some([module.path for module in absent], len(modules))}"
+        return [
+            finding(
+                "L300",
+                actual + (f"; the base has {listed(twins)} in their place" if twins else ""),
+                expected=f"modules of a {shown(self.model.family)} model",
+                fix=self._which(),
+                file=WEIGHTS_NAME,
+                facts={"kinds": module_names, "modules": len(absent), "of": len(modules), "fused": bool(twins)},
+            )
+        ]
+
+    def _widths(self, placed: list[tuple[Factors, _Place]]) -> list[Finding]:
+        wrong: dict[str, tuple[str, int, int]] = {}
+        paths: list[str] = []
+        for module, placement in placed:
+            if placement.widths is None:
+                continue
+            turned = module.embedding and placement.path in self.model.modules
+            base_widths = placement.widths[::-1] if turned else placement.widths
+            if module.kind in _EMBEDDINGS + _HEADS:  # rows are judged with those saved
+                base_widths = (0, base_widths[1]) if module.embedding else (base_widths[0], 0)
+            adapter_widths = in_out(self.layout, module, self.specimen.config)
+            for side, (adapter_width, base_width) in enumerate(zip(adapter_widths, base_widths, strict=True)):
+                if adapter_width and base_width and adapter_width != base_width:
+                    wrong.setdefault(self._label(module, side), (module.path, adapter_width, base_width))
+                    paths += [module.path] if not paths or paths[-1] != module.path else []
+        if not wrong:
+            return []
+        differs = [f"{label} {ours}, not {theirs}" for label, (_, ours, theirs) in list(wrong.items())[:4]]
+        return [
+            finding(
+                "L301",
+                f"{', '.join(differs)} (in {some(paths, len(placed))})",
+                expected=f"the widths of {shown(self.model.folder.name)}",
+                fix=self._which(),
+                file=WEIGHTS_NAME,
+                facts={
+                    "widths": {label: list(widths) for label, (_, *widths) in wrong.items()},
+                    "modules": len(paths),
+                },
+            )
+        ]
+
+    def _label(self, module: Factors, side: int) -> str:
+        names = None if self.model.shape is None else role(self.model.shape.scheme, place_of(module.path).slot)
+        name = names[side] if names else ""
+        return WIDTHS.get(name) or f"{shown(module.kind)}'s {'output' if side else 'input'}"
+
+    def _moved(self, moved: list[Factors], total: int) -> list[Finding]:
+        if not moved:
+            return []
+        theirs = self.by_tail[_tail(moved[0].path)]
+        return [
+            finding(
+                "L304",
+                f"{some([module.path for module in moved], total)}",
+                expected=f"as in the base: {shown(theirs)}",
+                file=WEIGHTS_NAME,
+                facts={"modules": len(moved), "path": moved[0].path, "expected": theirs},
+            )
+        ]
+
+    def _covered(self, modules: list[Factors]) -> list[Finding]:
+        """Does the adapter end before the base's last layers, in every kind of module at once?"""
+        config, depth = self.specimen.config, self.shapes.layers_at_least
+        if (
+            not depth
+            or depth >= self.model.layers
+            or (config is not None and config.layers_to_transform not in (None, []))
+        ):
+            return []
+        if config is not None and config.other.get("layer_replication"):
+            return []
+        slots = {place_of(module.path).slot for module in modules}
+        if self.model.modules:
+            base_places = ((place_of(path), path) for path in self.model.modules)
+            beyond = {
+                p.layer
+                for p, _ in base_places
+                if p.layer is not None and p.layer >= depth and p.slot in slots and not p.other
+            }
+        else:
+            uniform = self.model.shape is not None and not self.model.shape.hybrid
+            beyond = set(range(depth, self.model.layers)) if uniform else set()
+        if not beyond:
+            return []
+        certain = leaves_no_layer_out(config)
+        why = "" if certain else " (its config may choose layers)" if config is not None else " (it has no config)"
+        return [
+            finding(
+                "L303",
+                f"it adapts layers 0 to {depth - 1}; the base has {self.model.layers}{why}",
+                expected=f"layers {numbers(beyond)}, too, or layers_to_transform in {CONFIG_NAME}",
+                fix=f"{self._which()}, or copy the adapter again if layers were lost",
+                file=WEIGHTS_NAME,
+                facts={"adapter_layers": depth, "base_layers": self.model.layers, "certain": certain},
+                severity="reject" if certain else "warn" if config is None else "note",
+            )
+        ]
+
+    def _saved(self) -> list[Finding]:
+        shapes: list[tuple[str, tuple[int, ...], tuple[int, int]]] = []
+        unknown = []
+        for path, names in self.layout.saved.items():
+            module_name = path.rpartition(".")[2]
+            widths = self._place(Factors(path=path, layer=None, kind=module_name)).widths
+            if widths is None:
+                unknown += [path] if self.model.modules and path not in self.model.modules else []
+                continue
+            base_shape = widths[::-1]
+            for name in names:
+                shape = self.layout.shape(name)
+                if len(shape) != 2 or not name.endswith(".weight"):
+                    continue
+                if shape[1] != base_shape[1] or (module_name not in _EMBEDDINGS + _HEADS and shape != base_shape):
+                    shapes.append((path, shape, base_shape))
+        return self._rows() + _other_shapes(shapes) + _heads(unknown)
+
+    def _rows(self) -> list[Finding]:
+        """Rows of an embedding or a head, saved or adapted, against the base's vocabulary."""
+        adapter_rows, base_rows = self.shapes.vocabulary, self.model.vocabulary
+        if not adapter_rows or not base_rows or adapter_rows == base_rows:
+            return []
+        reason = vocabulary_reason(adapter_rows, base_rows)
+        return [
+            finding(
+                "L305",
+                f"{adapter_rows} rows of the vocabulary; the base has {base_rows}",
+                expected=f"{base_rows} rows, or the tokens that were added in training",
+                file=WEIGHTS_NAME,
+                facts={"adapter_rows": adapter_rows, "base_rows": base_rows, "explained": not reason},
+                severity="reject" if reason else "warn",
+            )
+        ]
+
+    def _which(self) -> str:
+        bases = match(self.shapes)
+        return f"use the base model it was trained on; by its shapes it {bases.text}" if bases.candidates else ""
+
+
+def _other_shapes(shapes: list[tuple[str, tuple[int, ...], tuple[int, int]]]) -> list[Finding]:
+    if not shapes:
+        return []
+    path, shape, base_shape = shapes[0]
+    return [
+        finding(
+            "L301",
+            f"the saved {shown(path)} is {list(shape)} (of {len(shapes)} such)",
+            expected=f"{list(base_shape)}",
+            file=WEIGHTS_NAME,
+            facts={"saved": path, "shape": list(shape), "base": list(base_shape)},
+        )
+    ]
+
+
+def _heads(unknown: list[str]) -> list[Finding]:
+    return [finding("L315", listed(unknown), file=WEIGHTS_NAME)] if unknown else []
+
+
+def _tail(path: str) -> tuple[bool, str]:
+    """Equal for modules that differ in prefix only."""
+    slot_place = place_of(path)
+    return slot_place.other, slot_place.tail

@@ -1,0 +1,100 @@
+"""Do an adapter's layers stand in their places? Each layer's update is held against every layer's directions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorica.adapters.tensor_map import layer_number
+
+Array = NDArray[np.float32]
+Floats = NDArray[np.float64]
+
+# What a layer must gain on average at its new place, in standard deviations: with reversed layers 6.9 to 12.9, the best
+# order of layers that belong nowhere up to 3.6. And what may be left of that at the old place.
+GAIN, LEFT = 5.0, 1 / 3
+
+
+@dataclass(frozen=True)
+class Order:
+    """places: layer -> the layer where it belongs, of those that stand elsewhere. gain: mean alignment they win there,
+    in standard deviations."""
+
+    places: dict[int, int]
+    gain: float
+
+
+def layer_table(aligned: Mapping[tuple[str, int], float], spreads: Mapping[str, float]) -> tuple[list[int], Floats]:
+    """aligned: (module, layer) -> log gain of the module's update in that layer's directions; spreads: module -> the
+    same's spread over shuffles. Gives the layers and [layers, layers] their alignment, in standard deviations."""
+    layers = sorted({number for path, _ in aligned if (number := layer_number(path)) is not None})
+    positions = {layer: index for index, layer in enumerate(layers)}
+    spreads_by_module: dict[str, list[float]] = {}
+    for path, spread in spreads.items():
+        spreads_by_module.setdefault(_kind(path), []).append(spread)
+    # One spread for a kind of module: where it differs among layers, that must not decide.
+    usual = {name: max(float(np.median(values)), 1e-6) for name, values in spreads_by_module.items()}
+    table, counts = np.zeros((len(layers),) * 2), np.zeros((len(layers),) * 2)
+    for (path, other_layer), value in aligned.items():
+        own_layer = layer_number(path)
+        if own_layer is not None and other_layer in positions and np.isfinite(value):
+            table[positions[own_layer], positions[other_layer]] += value / usual[_kind(path)]
+            counts[positions[own_layer], positions[other_layer]] += 1
+    return layers, table / np.sqrt(np.maximum(counts, 1))
+
+
+def _kind(path: str) -> str:
+    number = layer_number(path)
+    return path if number is None else path.replace(f".{number}.", ".*.", 1)
+
+
+def find_order(layers: list[int], table: Floats) -> Order:
+    """The order in which the layers fit best, where it fits clearly better than theirs; else no places."""
+    unchanged = Order({}, 0.0)
+    if len(layers) < 2:
+        return unchanged
+    best = assign(table)
+    moved = [row for row, column in enumerate(best) if column != row]
+    if not moved:
+        return unchanged
+    submatrix = table[np.ix_(moved, moved)]
+    # Some layers fit everywhere better than others, and some are fitted better by all: in the mean over the whole part
+    # that is the same for every order.
+    new_fit = float(np.mean([table[row, best[row]] for row in moved]) - submatrix.mean())
+    old_fit = float(np.trace(submatrix) / len(moved) - submatrix.mean())
+    if new_fit - old_fit < GAIN or old_fit > LEFT * new_fit:
+        return unchanged
+    return Order({layers[row]: layers[best[row]] for row in moved}, new_fit - old_fit)
+
+
+def assign(table: Floats) -> list[int]:
+    """For each row a column of its own, so that the sum is largest (the Hungarian method, O(n^3))."""
+    size = len(table)
+    cost = float(table.max()) - table
+    rows, columns = np.zeros(size + 1), np.zeros(size + 1)
+    owner = np.zeros(size + 1, dtype=int)  # column -> row, from 1
+    for row in range(1, size + 1):
+        owner[0], column = row, 0
+        least, previous = np.full(size + 1, np.inf), np.zeros(size + 1, dtype=int)
+        visited = np.zeros(size + 1, dtype=bool)
+        while owner[column]:
+            visited[column] = True
+            reduced = cost[owner[column] - 1] - rows[owner[column]] - columns[1:]
+            nearer = ~visited[1:] & (reduced < least[1:])
+            least[1:][nearer], previous[1:][nearer] = reduced[nearer], column
+            following = int(np.where(visited, np.inf, least)[1:].argmin()) + 1
+            step = least[following]
+            rows[owner[visited]] += step
+            columns[visited] -= step
+            least[~visited] -= step
+            column = following
+        while column:
+            owner[column] = owner[previous[column]]
+            column = int(previous[column])
+    assignment = [0] * size
+    for column in range(1, size + 1):
+        assignment[owner[column] - 1] = column - 1
+    return assignment

@@ -1,0 +1,60 @@
+"""How far an adapter's modules agree with each other: a sign of training that needs no base model.
+
+Modules that read or write the same coordinates (q, k and v of a layer; all that write to the residual stream) are
+turned towards the same directions by training. Before it, A is random and B is zero, and nothing agrees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorica.vetting.base.permutation_null import standardised
+
+Array = NDArray[np.float32]
+
+_NEIGHBOURS = 8
+_SHUFFLES = 24
+_MAX_ROWS = 16
+_COPY = 0.999  # rows of two modules that are the same were never trained apart: they prove nothing
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The weighted directions of one side of one module: rows [k, width] along the axis that `axis` names."""
+
+    side: str
+    axis: str
+    rows: Array
+
+
+def consistency(spreads: Sequence[Spread], seed: int = 0) -> float:
+    """Standard deviations by which neighbouring modules of an axis overlap more than with shuffled coordinates; 0
+    when there are no two to compare."""
+    rng = np.random.default_rng(seed)
+    axes: dict[tuple[str, str, int], list[Array]] = {}
+    for spread in spreads:
+        axes.setdefault((spread.side, spread.axis, spread.rows.shape[1]), []).append(spread.rows[:_MAX_ROWS])
+    scores = []
+    for (_, _, width), rows in axes.items():
+        orders = np.stack([np.arange(width), *(rng.permutation(width) for _ in range(_SHUFFLES))])
+        for index, first in enumerate(rows):
+            for second in rows[index + 1 : index + 1 + _NEIGHBOURS]:
+                if not _copies(first, second):
+                    scores.append(_overlap(first, second, orders))
+    return float(np.sum(scores) / math.sqrt(len(scores))) if scores else 0.0
+
+
+def _overlap(first: Array, second: Array, orders: NDArray[np.int64]) -> float:
+    moved = second[:, orders]  # [k, 1 + shuffles, width]
+    shared = np.square(moved.reshape(-1, second.shape[1]) @ first.T).reshape(len(second), len(orders), -1).sum((0, 2))
+    return float(standardised(np.log(shared + 1e-12))[0])
+
+
+def _copies(first: Array, second: Array) -> bool:
+    first_row, second_row = first[0], second[0]
+    return float(abs(first_row @ second_row)) > _COPY * float(np.linalg.norm(first_row) * np.linalg.norm(second_row))

@@ -1,0 +1,76 @@
+"""Is the update a part of the base's own weight? PiSSA's and OLoRA's adapters hold that part until they are converted.
+
+They start with the largest part P of each weight W, leave W - P in the base, and train P. On the whole base P counts
+twice. P stands upright on W - P, so that <P, W> = <P, P>: along itself, W holds the update just once. An update that
+training alone made is hardly like the weight it is added to.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lorica.adapters.arrays import Floats, TensorReader
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import Layout
+from lorica.errors import AdapterError
+from lorica.vetting.base.stored_matrices import Stored
+from lorica.vetting.findings import Finding, finding
+
+_READ, _LEAST = 8, 2  # modules that are looked at, spread evenly, and how few of them tell nothing
+_MOST_VALUES = 1 << 26
+# Of the median module: cosine of update and weight (of the zoo's 22 adapters at most 0.011), and how often the weight
+# holds the update: once, and less where training added to it.
+ALIKE, HELD = 0.1, (0.4, 1.5)
+
+
+def check_principal(specimen: Specimen, layout: Layout, weights: dict[str, Stored]) -> list[Finding]:
+    """L327. Nothing raises: files that cannot be read are named by other checks."""
+    try:
+        measured = alike(specimen, layout, weights)
+    except AdapterError:
+        return []
+    if len(measured) < _LEAST:
+        return []
+    cosine = float(np.median([cosine_of_module for cosine_of_module, _ in measured]))
+    held = float(np.median([share for _, share in measured]))
+    if cosine < ALIKE or not HELD[0] <= held <= HELD[1]:
+        return []
+    return [
+        finding(
+            "L327",
+            f"in the median of {len(measured)} modules the update is like the base's own weight (cosine {cosine:.2f}), "
+            f"which holds it {held:.2f} times",
+            expected="a cosine near 0",
+            facts={"cosine": round(cosine, 4), "held": round(held, 4), "modules": len(measured)},
+        )
+    ]
+
+
+def alike(specimen: Specimen, layout: Layout, weights: dict[str, Stored]) -> list[tuple[float, float]]:
+    """(cosine of update and weight, <update, weight> / <update, update>) of some modules. Raises AdapterError."""
+    if specimen.weights is None or specimen.config is None:
+        return []
+    measured = []
+    fitting = [module for module in layout.pairs if not module.embedding and module.path in weights]
+    with TensorReader(specimen.weights) as reader:
+        for module in fitting[:: max(1, len(fitting) // _READ)]:
+            weight = weights[module.path]
+            shapes = layout.shape(module.b)[:1], layout.shape(module.a)[1:]
+            if shapes[0] + shapes[1] != weight.info.shape or math.prod(weight.info.shape) > _MOST_VALUES:
+                continue
+            a, b = reader.read(layout.tensors[module.a]), reader.read(layout.tensors[module.b])
+            if len(a) == b.shape[1]:
+                measured += _measured(a, b, weight.whole(), specimen.config.scaling(module.path))
+    return measured
+
+
+def _measured(a: Floats, b: Floats, weight: Floats, scale: float) -> list[tuple[float, float]]:
+    with np.errstate(all="ignore"):
+        together = scale * float(np.sum((weight @ a.T) * b, dtype=np.float64))
+        square = scale**2 * float(np.sum((b.T @ b) * (a @ a.T), dtype=np.float64))
+        length = math.sqrt(max(square, 0.0)) * float(np.linalg.norm(weight))
+    if not (math.isfinite(together) and math.isfinite(length)) or length <= 0:
+        return []
+    return [(together / length, together / square)]

@@ -1,0 +1,152 @@
+"""What was collected of large bases, kept on disk under the digest of their files: it takes many seconds to compute.
+
+The folder is `LORICA_CACHE_DIR`, or `lorica` in the user's cache folder. A file that cannot be written or read is no
+error: then the directions are computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialize
+
+from lorica.data.write import atomic_file
+from lorica.errors import DataError
+from lorica.models.weight_files import weight_files
+from lorica.vetting.base.activation_subspaces import Directions, Subspace
+from lorica.vetting.base.conversion_faults import Form
+
+MOST_BYTES = 2 << 30
+"""Of all files together; the least recently used go first."""
+
+# What else decides the result: raise it with any change of how directions are computed.
+_VERSION = 1
+_ABANDONED = 3600.0  # seconds
+_BESIDE = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
+    "tokenizer.model",
+)
+
+
+class CachedFacts(msgspec.Struct, frozen=True):
+    """What is kept beside the arrays. inputs, outputs: module -> number of its subspace. rests: of each subspace."""
+
+    inputs: dict[str, int]
+    outputs: dict[str, int]
+    rests: list[float]
+    weights: dict[str, float]
+    hidden: int
+    head_dim: int
+    tokens: int
+    strangers: tuple[int, ...]
+    form: dict[str, str]
+
+
+def cache_folder() -> Path:
+    """Where directions are kept. Raises OSError for a user without a home folder, as in some containers."""
+    stated = os.environ.get("LORICA_CACHE_DIR")
+    try:
+        if stated:
+            return Path(stated).expanduser() / "directions"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorica" / "directions"
+    except RuntimeError as error:
+        raise FileNotFoundError("this user has no home folder") from error
+
+
+def files_beside(base: Path) -> list[Path]:
+    """The files of a base that decide its directions, beside its weights."""
+    return [base / name for name in _BESIDE if (base / name).is_file()]
+
+
+def base_key(base: Path) -> str:
+    """sha256 of a base's weights, config, tokenizer and template, whole: an edit of one weight makes another key.
+
+    Raises ModelError without weight files, OSError.
+    """
+    state = hashlib.sha256(str(_VERSION).encode())
+    for path in (*weight_files(base), *files_beside(base)):
+        state.update(f"{path.name}\0".encode())
+        with path.open("rb") as file:
+            state.update(hashlib.file_digest(file, "sha256").digest())
+    return state.hexdigest()
+
+
+def load(key: str, base: Path) -> Directions | None:
+    """What was kept under this key; None where nothing was, or the file is damaged."""
+    try:
+        path = cache_folder() / f"{key}.safetensors"
+        with safe_open(path, framework="numpy") as file:
+            facts = msgspec.json.decode(file.metadata()["facts"], type=CachedFacts)
+            vectors, energies = (
+                [file.get_tensor(f"{name}.{number}").astype(np.float32) for number in range(len(facts.rests))]
+                for name in ("vectors", "energies")
+            )
+            subspaces = list(map(Subspace, vectors, energies, facts.rests))
+        directions = Directions(
+            base=base,
+            inputs={path: subspaces[number] for path, number in facts.inputs.items()},
+            outputs={path: subspaces[number] for path, number in facts.outputs.items()},
+            weights=facts.weights,
+            hidden=facts.hidden,
+            head_dim=facts.head_dim,
+            tokens=facts.tokens,
+            strangers=facts.strangers,
+            form=msgspec.convert(facts.form, Form, strict=False),
+        )
+        os.utime(path)
+    except (OSError, SafetensorError, msgspec.MsgspecError, KeyError, IndexError, TypeError):
+        return None
+    return directions
+
+
+def save(key: str, directions: Directions) -> None:
+    """Keep it, beside what is there, within MOST_BYTES. Vectors are stored in float16."""
+    numbers: dict[int, int] = {}  # modules of one input share their subspace
+    arrays: dict[str, NDArray[np.generic]] = {}
+    rests: list[float] = []
+
+    def number_of(subspace: Subspace) -> int:
+        if id(subspace) not in numbers:
+            number = numbers[id(subspace)] = len(rests)
+            arrays[f"vectors.{number}"] = subspace.vectors.astype(np.float16)
+            arrays[f"energies.{number}"] = subspace.energies
+            rests.append(subspace.rest)
+        return numbers[id(subspace)]
+
+    facts = CachedFacts(
+        inputs={path: number_of(subspace) for path, subspace in directions.inputs.items()},
+        outputs={path: number_of(subspace) for path, subspace in directions.outputs.items()},
+        rests=rests,
+        weights=directions.weights,
+        hidden=directions.hidden,
+        head_dim=directions.head_dim,
+        tokens=directions.tokens,
+        strangers=directions.strangers,
+        form={name: str(value) for name, value in vars(directions.form).items()},
+    )
+    with contextlib.suppress(DataError, OSError, SafetensorError):
+        folder = cache_folder()
+        content = serialize(arrays, metadata={"facts": msgspec.json.encode(facts).decode()})
+        with atomic_file(folder / f"{key}.safetensors") as file:
+            file.write(content)
+        _evict(folder)
+
+
+def _evict(folder: Path) -> None:
+    for path in folder.glob(".*.tmp"):  # of processes that were killed
+        if time.time() - path.stat().st_mtime > _ABANDONED:
+            path.unlink()
+    files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+    total = 0
+    for path in files:
+        total += path.stat().st_size
+        if total > MOST_BYTES and path != files[0]:
+            path.unlink()

@@ -1,0 +1,98 @@
+"""Can a base's tokenizer still write its own vocabulary? One that lost merges, or got another normalizer, cannot.
+
+Every entry of a byte-level BPE was made by merges from text, so that this text is encoded back to it: all of them in
+the tokenizers that were looked at (GPT-2, SmolLM2, Qwen). Other kinds keep entries for bytes, spaces and beginnings
+that no text of their own reaches; they are not judged.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from lorica.adapters.json_document import read_capped
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.wording import shown
+
+_MOST_BYTES = 64 * 1024 * 1024
+# Entries that are tried, spread evenly over the vocabulary, and how few of them tell nothing.
+_TRIED, _LEAST = 1000, 100
+# Share of them that come back. Sound tokenizers have 1.00; splitting digits or scripts costs a few hundredths.
+SPELT = 0.8
+
+
+def check_spelling(base: Path) -> list[Finding]:
+    """L318 for a base whose tokenizer encodes many of its own entries as others. Nothing raises: a broken file says
+    nothing here."""
+    found = spelt(base / "tokenizer.json")
+    if found is None:
+        return []
+    share, tried, lost = found
+    if share >= SPELT:
+        return []
+    seen = f"of {tried} entries of the base's tokenizer {1 - share:.0%} are encoded as others, such as {shown(lost)}"
+    return [
+        finding(
+            "L318",
+            seen,
+            expected="nearly every entry is encoded as itself",
+            file="tokenizer.json",
+            facts={"share": round(share, 4), "tried": tried},
+        )
+    ]
+
+
+def spelt(path: Path) -> tuple[float, int, str] | None:
+    """(the share of entries that are encoded as themselves, how many were tried, the first that is not, or ""); None
+    for a tokenizer that is no byte-level BPE, or none at all."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return _spelt_once(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=8)  # a large tokenizer takes seconds, and thousands of adapters may share one
+def _spelt_once(path: Path, _modified: int, _size: int) -> tuple[float, int, str] | None:
+    try:
+        raw = read_capped(path, _MOST_BYTES + 1)
+        whole = json.loads(raw) if len(raw) <= _MOST_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(whole, dict) or not _is_byte_level(whole):
+        return None
+    from tokenizers import Tokenizer  # 0.1 s to import
+
+    try:
+        tokenizer = Tokenizer.from_buffer(raw)
+        return _spelt(tokenizer, whole)
+    except Exception:  # the library raises bare exceptions for what it does not take; other checks name such files
+        return None
+
+
+def _spelt(tokenizer: Any, whole: dict[str, Any]) -> tuple[float, int, str] | None:
+    added = {each.get("id") for each in whole.get("added_tokens") or [] if isinstance(each, dict)}
+    entries = sorted((number, entry) for entry, number in whole["model"]["vocab"].items() if number not in added)
+    tried = spoken = 0
+    lost = ""
+    for number, entry in entries[:: max(1, len(entries) // _TRIED)]:
+        text = tokenizer.decode([number], skip_special_tokens=False)
+        if not text.strip() or "\ufffd" in text:  # parts of characters, and spaces that stand in runs only
+            continue
+        tried += 1
+        same = tokenizer.encode(text, add_special_tokens=False).ids
+        # A tokenizer that puts a space before every text keeps entries without one for the middle of words.
+        if number in same or number in tokenizer.encode(f"\n{text}", add_special_tokens=False).ids:
+            spoken += 1
+        else:
+            lost = lost or entry
+    return (spoken / tried, tried, lost) if tried >= _LEAST else None
+
+
+def _is_byte_level(whole: dict[str, Any]) -> bool:
+    model, decoder = whole.get("model"), whole.get("decoder")
+    if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
+        return False
+    return isinstance(decoder, dict) and decoder.get("type") == "ByteLevel"

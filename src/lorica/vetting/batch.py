@@ -1,0 +1,107 @@
+"""Many adapters at once: each examined in a process of its own, then compared with one another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+from lorica.vetting.files.sources import Source
+from lorica.vetting.files.unpack import opened
+from lorica.vetting.levels import Examination, examine
+from lorica.vetting.numbers.duplicate_origin import clear_originals, standing
+from lorica.vetting.numbers.duplicates import check_duplicates
+from lorica.vetting.numbers.training_runs import RunMember, check_runs
+
+OnDone = Callable[[int], None]
+
+# Starting a process costs as much as examining a few adapters.
+_WORTH_A_PROCESS = 4
+
+
+def examine_all(
+    sources: Sequence[Source],
+    stack: ExitStack,
+    *,
+    max_level: int = 2,
+    jobs: int = 0,
+    keep_details: bool = False,
+    on_done: OnDone | None = None,
+) -> list[Examination]:
+    """Examine adapters, in their order, and compare their updates. `stack` keeps unpacked archives until it closes.
+
+    most: the highest level to carry out, 0 to 2. jobs: processes, 0 for one a core. whole: keep what further levels
+    need, which takes memory for each adapter. on_done(n): n more are done.
+    """
+    opened_sources = [stack.enter_context(opened(source)) for source in sources]
+    jobs = min(jobs or os.cpu_count() or 1, -(-len(opened_sources) // _WORTH_A_PROCESS))
+    examinations = []
+    for examination in _map_in_processes(
+        partial(examine if keep_details or len(opened_sources) == 1 else _slim, max_level=max_level),
+        opened_sources,
+        jobs,
+    ):
+        examinations.append(examination)
+        if on_done is not None:
+            on_done(1)
+    return _compare(examinations)
+
+
+def _slim(source: Source, *, max_level: int) -> Examination:
+    return examine(source, max_level=max_level).slim()
+
+
+def _map_in_processes(
+    work: Callable[[Source], Examination], sources: Sequence[Source], jobs: int
+) -> Iterator[Examination]:
+    if jobs <= 1:
+        yield from map(work, sources)
+        return
+    # Imported here: one adapter needs neither, and a cold process would wait for them.
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # One thread a process: the matrices are small, and the processes fill the cores.
+    with _environment("OPENBLAS_NUM_THREADS", "1"), ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        yield from pool.map(work, sources, chunksize=_WORTH_A_PROCESS)
+
+
+def _compare(examinations: list[Examination]) -> list[Examination]:
+    numbered = [item for item in examinations if item.specimen is not None and item.numbers is not None]
+    entries = [(item.specimen, item.numbers) for item in numbered if item.specimen and item.numbers]
+    if len(entries) < 2:
+        return examinations
+    members = [_member(item) for item in numbered]
+    standings = {
+        item.source.name: standing(item.specimen, item.findings) for item in examinations if item.specimen is not None
+    }
+    duplicate_findings = clear_originals(check_duplicates(entries, members), standings)
+    run_findings = check_runs(members, [item.source.name for item in numbered])
+    return [
+        item.add((*duplicate_findings.get(item.source.name, ()), *run_findings.get(item.source.name, ())))
+        for item in examinations
+    ]
+
+
+def _member(examination: Examination) -> RunMember:
+    evidence, numbers = examination.evidence, examination.numbers
+    return RunMember(
+        examination.source.given,
+        logged=() if evidence is None else evidence.beginning,
+        step=None if evidence is None else evidence.steps,
+        signature="" if numbers is None else numbers.signature,
+    )
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    previous = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if previous is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = previous

@@ -1,0 +1,71 @@
+"""The passport's canaries in an engine, as findings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorica.adapters.passport import PASSPORT_NAME, to_passport
+from lorica.adapters.raw_adapter import Specimen
+from lorica.admission.canaries import Reading, Trial, describe_trial, run_canaries
+from lorica.engines.base import Engine
+from lorica.errors import AdapterError, LoricaError
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.wording import shown
+
+_CODES: dict[Reading, str] = {
+    "reproduced": "L374",
+    "faint": "L375",
+    "not_applied": "L370",
+    "other_base": "L371",
+    "other_adapter": "L372",
+    "failed": "L373",
+}
+
+
+def check_canaries(specimen: Specimen, engine: Engine, name: str = "") -> list[Finding]:
+    """Ask the canaries of base and adapter in this engine. Nothing without a readable passport.
+
+    name: the adapter's name in the engine, to which it is added where it is not there (`specimen.name` if empty).
+    """
+    values = specimen.documents.get(PASSPORT_NAME)
+    if values is None:
+        return []
+    try:
+        passport = to_passport(values)
+    except AdapterError:
+        return []  # check_passport says so
+    if not passport.canaries.items:
+        return []
+    adapter_name = name or specimen.name
+    try:
+        engine.add_adapter(adapter_name, Path(specimen.folder))
+        trial = run_canaries(engine, adapter_name, passport.canaries)
+    except LoricaError as error:
+        # The folder may be where an archive was unpacked, which is nowhere by the time this is read.
+        message = error.message.replace(str(specimen.folder), specimen.name)
+        return [finding("L376", shown(message, 200), file=PASSPORT_NAME)]
+    return [canary_finding(trial, len(passport.canaries.items))]
+
+
+def canary_finding(trial: Trial, count: int) -> Finding:
+    """One trial of `count` canaries as a finding."""
+    description = describe_trial(trial)
+    return finding(
+        _CODES[trial.reading],
+        f"{count} canaries: {description}"
+        if trial.ok
+        else f"{trial.problem}; {description}"
+        if description != trial.problem
+        else description,
+        expected="" if trial.ok else "the log-probabilities of the passport",
+        file=PASSPORT_NAME,
+        facts={
+            "reading": trial.reading,
+            "largest": trial.largest,
+            "allowed": trial.allowed,
+            "base_largest": trial.base_largest,
+            "effect": trial.effect,
+            "odd": trial.odd,
+            "dtype": trial.dtype,
+        },
+    )

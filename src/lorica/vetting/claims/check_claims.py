@@ -1,0 +1,126 @@
+"""Level 1, claims: what config, card and records say, against each other and against the tensors.
+
+Nothing is looked up outside the adapter's folder, except shapes in the shipped table of bases.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.fingerprint import Match
+from lorica.adapters.methods import FORMATS, method_of_config, method_of_names
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.tensor_map import Layout
+from lorica.vetting.claims.base_claims import check_named_base
+from lorica.vetting.claims.base_names import quantised
+from lorica.vetting.claims.named_bases import Named, difference, named_bases
+from lorica.vetting.claims.own_runs import check_own_run
+from lorica.vetting.claims.stated_settings import check_settings
+from lorica.vetting.claims.tokenizers import check_tokenizer
+from lorica.vetting.claims.training_evidence import check_evidence, training_evidence
+from lorica.vetting.findings import Finding, finding
+from lorica.vetting.wording import shown
+
+_KNOWN_PEFT = (0, 21)
+# Weights in these formats are other weights; 4-bit loading by bitsandbytes rounds the public ones.
+_OTHER_WEIGHTS = ("gptq", "awq", "gguf", "exl2", "int4", "int8", "fp8")
+
+
+def check_claims(specimen: Specimen, layout: Layout, match: Match | None) -> list[Finding]:
+    """Findings L150-L199. match: which bases of the table fit the tensors' shapes, None when that is not known."""
+    bases = named_bases(specimen)
+    tool = method_of_names(layout.tensors)
+    findings = _bases(specimen, bases, foreign=tool is not None and tool[0] in FORMATS) + _config(specimen)
+    findings += check_settings(specimen)
+    findings += check_evidence(specimen, training_evidence(specimen)) + check_own_run(specimen)
+    if method_of_config(specimen.raw_config or {}) is None and layout.modules:
+        findings += check_named_base(specimen, layout, bases, match)
+        findings += check_tokenizer(specimen, layout, bases)
+    return findings
+
+
+def _bases(specimen: Specimen, bases: list[Named], *, foreign: bool) -> list[Finding]:
+    """Ids of the base model, against each other. foreign: of another tool, whose config names its base otherwise."""
+    findings = []
+    config_base = next((base for base in bases if base.place == CONFIG_NAME), None)
+    of_peft = specimen.raw_config is not None and method_of_config(specimen.raw_config) is None and not foreign
+    if config_base is None and of_peft:
+        elsewhere = f"; {_says(bases)}" if bases else ""
+        actual = f"base_model_name_or_path is missing or empty{elsewhere}"
+        findings.append(finding("L156", actual, expected="the base's id", file=CONFIG_NAME))
+    if config_base is not None and config_base.is_path:
+        facts = {"base": config_base.text[:300]}
+        findings.append(finding("L157", shown(config_base.text), file=CONFIG_NAME, facts=facts))
+    return findings + _conflict(bases) + _quantization(bases)
+
+
+def _conflict(bases: list[Named]) -> list[Finding]:
+    """At most one finding: the first two places whose bases differ, in family before size before name."""
+    conflicts: dict[str, tuple[Named, Named]] = {}
+    for i, first in enumerate(bases):
+        for second in bases[i + 1 :]:
+            # Several bases of one card (a merge) are one claim: it agrees if any of them does.
+            if first.place == second.place:
+                continue
+            differences = [difference(first, base) for base in bases if base.place == second.place]
+            if all(differences):
+                conflicts.setdefault(differences[0], (first, second))
+    for difference_kind in ("family", "size", "name"):
+        if difference_kind in conflicts:
+            pair = conflicts[difference_kind]
+            facts = {
+                "differ": difference_kind,
+                "names": [base.text[:200] for base in pair],
+                "places": [base.place for base in pair],
+            }
+            actual, expected = _says(pair), "one base everywhere"
+            return [finding("L150", actual, expected=expected, file=pair[1].place, facts=facts)]
+    if "variant" in conflicts:
+        pair = conflicts["variant"]
+        return [finding("L153", _says(pair), expected="one of them", file=pair[1].place)]
+    return []
+
+
+def _quantization(bases: list[Named]) -> list[Finding]:
+    """Quantised copies of the base."""
+    by_place = {base.place: quantised(base.tail) for base in bases if base.tells}
+    formats = set(by_place.values())
+    if not formats - {""}:
+        return []
+    differ = len(formats) > 1 and not formats.isdisjoint(_OTHER_WEIGHTS)
+    places_text = ", ".join(f"{name or 'not quantised'} in {base_file}" for base_file, name in by_place.items())
+    expected = "one variant everywhere" if differ else "the variant it was trained on when it is used"
+    return [
+        finding(
+            "L154",
+            f"the base is named as {places_text}",
+            expected=expected,
+            file=next(iter(by_place)),
+            severity="warn" if differ else None,
+            facts={"variants": by_place},
+        )
+    ]
+
+
+def _says(bases: Sequence[Named]) -> str:
+    return ", ".join(f"{base.place} names {shown(base.text)}" for base in bases[:6])
+
+
+def _config(specimen: Specimen) -> list[Finding]:
+    """Revision, task and version, as the config states them."""
+    raw, findings = specimen.raw_config or {}, []
+    revision = raw.get("revision")
+    if isinstance(revision, str) and revision not in ("", "main"):
+        findings.append(
+            finding("L155", f"revision {shown(revision)}", file=CONFIG_NAME, facts={"revision": revision[:100]})
+        )
+    task = raw.get("task_type")
+    if isinstance(task, str) and task != "CAUSAL_LM":
+        findings.append(finding("L158", f"task_type {shown(task)}", file=CONFIG_NAME, facts={"task": task[:40]}))
+    version = raw.get("peft_version")
+    match = re.match(r"(\d{1,4})\.(\d{1,4})", version) if isinstance(version, str) else None
+    if match and (int(match[1]), int(match[2])) > _KNOWN_PEFT:
+        findings.append(finding("L159", f"peft_version {shown(version)}", file=CONFIG_NAME))
+    return findings

@@ -1,0 +1,301 @@
+"""L0: is an adapter safe to read, and are its files what their names say? Nothing but headers and small files is read.
+
+Every rule that a file breaks has its own code (`lorica.vetting.codes.files`). What can be read in spite of a finding is
+in the specimen, so that later levels say more.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES, AdapterConfig
+from lorica.adapters.folder import WEIGHTS_NAME
+from lorica.adapters.header import Header, HeaderError, read_header
+from lorica.adapters.json_document import read_capped, short_text
+from lorica.adapters.methods import method_of_files
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.registry import TRAINING_RECORD
+from lorica.file_signatures import Content, recognise
+from lorica.names import listed
+from lorica.vetting.files.configs import examine_config
+from lorica.vetting.files.documents import read_documents, run_record
+from lorica.vetting.files.listing import OF_TRAINING
+from lorica.vetting.files.pickles import PickleScan, scan_pickle
+from lorica.vetting.files.safe_folder import Place, open_place
+from lorica.vetting.files.sources import Source
+from lorica.vetting.files.tools import as_of_tool, is_file_of, tool_of
+from lorica.vetting.files.unpack import opened
+from lorica.vetting.findings import Finding, finding
+
+__all__ = ["examine_files", "opened"]
+
+_PICKLE_NAME = "adapter_model.bin"
+_INDEX_NAME = WEIGHTS_NAME + ".index.json"
+_SHARD = re.compile(r"adapter_model-\d+-of-\d+\.(?:safetensors|bin)", re.IGNORECASE)
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill")
+_CODE_SUFFIXES = (
+    ".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ps1", ".js", ".jar", ".ipynb", ".npy",
+    ".npz", ".h5", ".mlmodel", ".onnx",
+)  # fmt: skip
+
+_HEADER_CODES = {
+    "unreadable": "L008",
+    "special": "L007",
+    "foreign": "L011",
+    "empty": "L020",
+    "short": "L021",
+    "length": "L022",
+    "truncated": "L023",
+    "not UTF-8": "L024",
+    "not JSON": "L025",
+    "nested": "L026",
+    "duplicate": "L027",
+    "too many": "L028",
+    "metadata": "L029",
+    "oversized metadata": "L030",
+    "name": "L031",
+    "entry": "L032",
+    "dtype": "L033",
+    "shape": "L034",
+    "size": "L035",
+    "overlap": "L036",
+    "hole": "L037",
+    "trailing": "L038",
+    "too large": "L040",
+}
+
+
+def examine_files(source: Source) -> tuple[Specimen | None, list[Finding]]:
+    """L0 of one adapter: (all that could be read of it, what is wrong). None when neither config nor header could.
+
+    Of an archive that is not `opened`, only what was read stays: its files are gone when this returns. Nothing raises
+    for what a file holds.
+    """
+    if source.kind == "archive" and not source.unpacked:
+        with opened(source) as unpacked:
+            return examine_files(unpacked)
+    findings = list(source.findings)
+    rejected = any(problem.severity == "reject" for problem in findings)
+    if source.kind == "archive" and rejected and source.place.is_dir() and not any(source.place.iterdir()):
+        return None, findings  # nothing came out of the archive, and it is known why
+    try:
+        folder = open_place(source, findings)
+    except OSError as error:
+        return None, [*findings, finding("L008", f"the folder cannot be read ({error.strerror})")]
+    raw_config, config = _config(folder, findings)
+    weights, header = _weights(folder, source, findings)
+    # Beside what is no adapter's file at all, it is not the config that is missing.
+    if folder.find(CONFIG_NAME) is None and not any(problem.code == "L011" for problem in findings):
+        _add_missing_config(folder, findings)
+    names = folder.top()
+    if (tool := tool_of(raw_config, header, names)) is not None:
+        findings = as_of_tool(tool, header, names, findings)
+    documents: dict[str, Any] = {}
+    card = ""
+    if not folder.single:
+        documents, card = read_documents(folder.folder, folder.files, findings, folder.allows)
+        findings += _unread_files(folder, weights)
+    if source.run is not None and TRAINING_RECORD not in documents:
+        record = run_record(source.run, TRAINING_RECORD)
+        documents |= {} if record is None else {TRAINING_RECORD: record}
+    if raw_config is None and header is None:
+        return None, findings
+    specimen = Specimen(
+        name=source.name,
+        given=source.given,
+        kind=source.kind,
+        folder=folder.folder,
+        weights=weights,
+        raw_config=raw_config,
+        config=config,
+        header=header,
+        files=folder.files | source.members,
+        documents=documents,
+        card=card,
+    )
+    return specimen, findings
+
+
+def _add_missing_config(folder: Place, findings: list[Finding]) -> None:
+    """Add what is missing: the config, or the weights with it."""
+    no_weights = [problem for problem in findings if problem.code == "L003"]
+    for problem in no_weights:
+        findings.remove(problem)
+        findings.append(finding("L001", f"the folder holds {folder.listing()}", expected=f"{CONFIG_NAME} and weights"))
+    if no_weights:
+        return
+    if folder.find(TRAINING_RECORD):
+        actual = f"its training did not end; there is {folder.listing()}"
+        findings.append(finding("L002", actual, expected=CONFIG_NAME, fix="go on with training.resume=true"))
+        return
+    above = folder.folder.parent / CONFIG_NAME
+    fix = f"there is one in the folder above: if it belongs to these weights, copy it here ({above})"
+    has_one = not folder.single and above.is_file()
+    actual = f"beside the weights lies {folder.listing()}"
+    findings.append(finding("L002", actual, expected=CONFIG_NAME, fix=fix if has_one else ""))
+
+
+def _config(folder: Place, findings: list[Finding]) -> tuple[dict[str, Any] | None, AdapterConfig | None]:
+    name = folder.find(CONFIG_NAME)
+    if name is None:
+        return None, None
+    if name != CONFIG_NAME:
+        findings.append(
+            finding("L004", f"it is called {short_text(name)}", fix=f"rename it to {CONFIG_NAME}", file=name)
+        )
+    if not folder.allows(name, severity="reject"):
+        return None, None
+    try:
+        raw = read_capped(folder.folder / name, MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        findings.append(finding("L008", f"it cannot be read ({error.strerror})", file=name))
+        return None, None
+    raw_config, config, problems = examine_config(raw)
+    findings += [msgspec.structs.replace(problem, file=name) for problem in problems]
+    return raw_config, config
+
+
+def _weights(folder: Place, source: Source, findings: list[Finding]) -> tuple[Path | None, Header | None]:
+    """(the safetensors file, its header); what stands in its place becomes findings."""
+    name = source.place.name if folder.single else folder.find(WEIGHTS_NAME)
+    if name is None:
+        name = _weights_substitute(folder, findings)
+    elif not folder.single and name != WEIGHTS_NAME:
+        findings.append(
+            finding("L004", f"it is called {short_text(name)}", fix=f"rename it to {WEIGHTS_NAME}", file=name)
+        )
+    if name is None or not folder.allows(name, severity="reject"):
+        return None, None
+    path = folder.folder / name
+    if name.lower().endswith(".npz") and method_of_files([name]) is not None:
+        return None, None  # whose it is says more than what it is packed in
+    if name.lower().endswith(_PICKLE_SUFFIXES):
+        findings.append(_pickle(path, name))
+        return None, None
+    if not folder.single:
+        findings += _pickle_beside(folder)
+    try:
+        header = read_header(path)
+    except HeaderError as error:
+        findings.append(_header_finding(error, path, name))
+        return (None if error.problem in ("foreign", "special", "unreadable") else path), None
+    if not header.tensors:
+        findings.append(finding("L039", "its header lists none", file=name))
+    return path, header
+
+
+def _weights_substitute(folder: Place, findings: list[Finding]) -> str | None:
+    """The file to take for the weights when there is none of the right name; None when there is none at all."""
+    names = folder.top()
+    shards = [name for name in names if _SHARD.fullmatch(name) or name.lower() == _INDEX_NAME]
+    if shards:
+        findings.append(
+            finding(
+                "L006", f"{len(shards)} files, first {short_text(shards[0])}", expected=WEIGHTS_NAME, file=shards[0]
+            )
+        )
+        return None
+    if (pickled := folder.find(_PICKLE_NAME)) is not None:
+        return pickled
+    open_formats = [name for name in names if name.lower().endswith((".safetensors", ".gguf"))]
+    candidates = open_formats + [
+        name for name in names if name.lower().endswith(_PICKLE_SUFFIXES) and not OF_TRAINING.fullmatch(name)
+    ]
+    usual = method_of_files(names)
+    # Of several files of one tool, the one without a step in its name is the last.
+    of_tool = [name for name in candidates if usual is not None and is_file_of(usual[1], name)]
+    of_tool = [name for name in of_tool if len(name) == min(map(len, of_tool))]
+    weights_name = next((names[0] for names in (of_tool, open_formats, candidates) if len(names) == 1), None)
+    if weights_name is None:
+        if candidates:
+            listed = ", ".join(short_text(name) for name in candidates[:5])
+            actual = f"there are {len(candidates)}: {listed}" + (" ..." if len(candidates) > 5 else "")
+            findings.append(finding("L017", actual, expected=WEIGHTS_NAME, facts={"files": candidates[:100]}))
+        else:
+            findings.append(finding("L003", f"there is {folder.listing()}", expected=WEIGHTS_NAME))
+        return None
+    if weights_name.lower().endswith(".safetensors"):
+        actual = f"the weights are in {short_text(weights_name)}"
+        fix = f"if it is PEFT's, rename it to {WEIGHTS_NAME}"
+        findings.append(finding("L005", actual, expected=WEIGHTS_NAME, fix=fix, file=weights_name))
+    return weights_name
+
+
+def _header_finding(error: HeaderError, path: Path, name: str) -> Finding:
+    if error.content is Content.LFS_POINTER:
+        return finding("L010", f"it {error.reason}", expected="a safetensors file", file=name)
+    if error.content in (Content.PICKLE, Content.ZIP) or error.problem in ("length", "truncated", "too large"):
+        # A pickle of an old protocol begins like nothing in particular: its first 8 bytes read as an absurd length.
+        scan = _scan(path)
+        if scan is not None and scan.pickled and (scan.imports or error.content is Content.PICKLE):
+            return _pickle(path, name, scan)
+    if error.problem == "length" and name.lower().endswith(".gguf"):
+        fix = "use the PEFT adapter it was converted from"
+        return finding("L011", "its name says that it is GGUF", expected="a safetensors file", fix=fix, file=name)
+    code = _HEADER_CODES[error.problem]
+    actual = error.reason if error.reason.startswith(("tensor", "header")) else f"it {error.reason}"
+    fix = error.fix if error.content else ""
+    return finding(code, actual, expected="a safetensors file", fix=fix, file=name)
+
+
+def _scan(path: Path) -> PickleScan | None:
+    try:
+        return scan_pickle(path)
+    except OSError:
+        return None
+
+
+def _pickle(path: Path, name: str, scan: PickleScan | None = None) -> Finding:
+    """A finding for a file that claims to be, or is, a pickle."""
+    try:
+        content = recognise(read_capped(path, 64))
+        scan = scan or scan_pickle(path)
+    except OSError as error:
+        return finding("L008", f"it cannot be read ({error.strerror})", file=name)
+    if content is not None and content not in (Content.PICKLE, Content.ZIP):
+        code = "L010" if content is Content.LFS_POINTER else "L011"
+        return finding(code, f"it is {content}", expected=f"{WEIGHTS_NAME}", file=name)
+    facts = {"imports": list(scan.imports), "complete": scan.complete}
+    if scan.dangerous:
+        shown = ", ".join(short_text(import_name) for import_name in scan.dangerous[:5])
+        return finding(
+            "L013",
+            f"loading it would import {shown}",
+            expected="nothing but what tensors need",
+            file=name,
+            facts=facts | {"dangerous": list(scan.dangerous)},
+        )
+    limitation = "" if scan.complete else " as far as it can be scanned"
+    imports = ", ".join(short_text(import_name) for import_name in scan.imports[:5]) or "nothing"
+    actual = f"it would import {imports}{limitation}"
+    return finding("L012", actual, expected=WEIGHTS_NAME, file=name, facts=facts)
+
+
+def _pickle_beside(folder: Place) -> list[Finding]:
+    """`adapter_model.bin` beside the safetensors file: other loaders may take it."""
+    name = folder.find(_PICKLE_NAME)
+    if name is None or name not in folder.files or not folder.allows(name):
+        return []
+    scan = _scan(folder.folder / name)
+    if scan is not None and scan.dangerous:
+        return [_pickle(folder.folder / name, name, scan)]
+    return [finding("L015", f"{short_text(name)}, {folder.files[name]} bytes, is a pickle and not read", file=name)]
+
+
+def _unread_files(folder: Place, weights: Path | None) -> list[Finding]:
+    weights_names = {weights.name} if weights is not None else set()
+    never = [
+        name
+        for name in folder.files
+        if name.lower().endswith((*_PICKLE_SUFFIXES, *_CODE_SUFFIXES))
+        and name not in weights_names
+        and name.lower() != _PICKLE_NAME
+    ]
+    if not never:
+        return []
+    names = listed((short_text(name, most=60) for name in never), 8)
+    return [finding("L014", f"{len(never)}: {names}", facts={"files": never[:100]})]

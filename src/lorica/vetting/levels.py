@@ -1,0 +1,159 @@
+"""The levels that need nothing but an adapter's files (L0 to L2), in a line. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from lorica.adapters.bases import named
+from lorica.adapters.config import CONFIG_NAME
+from lorica.adapters.fingerprint import Match, Shapes, describe, match, shapes_of
+from lorica.adapters.folder import snapshot
+from lorica.adapters.json_document import short_text
+from lorica.adapters.methods import FORMATS
+from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.registry import training_owner
+from lorica.adapters.tensor_map import Layout, read_layout
+from lorica.locks import describe as describe_owner
+from lorica.vetting.claims.check_claims import check_claims
+from lorica.vetting.claims.named_bases import Named
+from lorica.vetting.claims.training_evidence import Evidence, training_evidence
+from lorica.vetting.files.check_files import examine_files
+from lorica.vetting.files.sources import Source
+from lorica.vetting.findings import Finding, Verdict, finding, judge
+from lorica.vetting.numbers.check_numbers import Numbers, check_numbers
+from lorica.vetting.passport_check import check_passport
+from lorica.vetting.profile import Profile, profile
+from lorica.vetting.structure.check_structure import check_structure
+from lorica.vetting.wording import shown
+
+
+class Examination(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of one adapter so far. What could not be read is None; ran: the levels carried out. fits: which
+    bases its shapes fit, in words, the base it names before others."""
+
+    source: Source
+    profile: Profile
+    findings: tuple[Finding, ...]
+    ran: tuple[int, ...]
+    specimen: Specimen | None = None
+    layout: Layout | None = None
+    match: Match | None = None
+    fits: str = ""
+    numbers: Numbers | None = None
+    evidence: Evidence | None = None
+    snapshot: dict[str, tuple[int, int, int]] = {}
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the findings add up to."""
+        rejected = any(finding.severity == "reject" for finding in self.findings)
+        readable = rejected or self.specimen is not None
+        # Nobody makes a passport for what is rejected: that it has none is no news.
+        findings = [finding for finding in self.findings if not (rejected and finding.code == "L340")]
+        return judge(self.source.name, str(self.source.given), findings, self.ran, readable=readable)
+
+    def add(self, findings: Iterable[Finding], level: int | None = None) -> Examination:
+        """The same with further findings and, where given, a further level carried out."""
+        ran = self.ran if level is None or level in self.ran else (*self.ran, level)
+        return msgspec.structs.replace(self, findings=(*self.findings, *findings), ran=ran)
+
+    def slim(self) -> Examination:
+        """The same without what only further levels need, so that thousands of them take little memory."""
+        numbers = None if self.numbers is None else self.numbers.slim()
+        specimen = self.specimen
+        if specimen is not None:
+            specimen = msgspec.structs.replace(specimen, header=None, documents={}, card="")
+        return msgspec.structs.replace(self, layout=None, numbers=numbers, specimen=specimen)
+
+
+def examine(source: Source, *, max_level: int = 2) -> Examination:
+    """Levels 0 to 2, or fewer, of an opened source. Never raises for what is in the files."""
+    snapshot_before = snapshot(source.place)
+    if CONFIG_NAME not in snapshot_before and (owner := training_owner(source.place)):
+        return _unchecked(source, finding("L018", f"an adapter is being trained: {describe_owner(owner)}"))
+    try:
+        examination = msgspec.structs.replace(_examine(source, max_level), snapshot=snapshot_before)
+    except Exception as error:
+        # A mistake of ours over one adapter must not hide what is found in a thousand others.
+        message = f"{type(error).__name__}: {short_text(str(error))}"
+        return _unchecked(source, finding("L099", message))
+    return require_unchanged(examination)
+
+
+def require_unchanged(examination: Examination) -> Examination:
+    """The same, or one that says that the files changed since they were read, so that nothing is known of them."""
+    if not examination.ran or snapshot(examination.source.place) == examination.snapshot:
+        return examination
+    return _unchecked(examination.source, finding("L018", "its files were changed or removed while they were read"))
+
+
+def _unchecked(source: Source, reason: Finding) -> Examination:
+    empty_profile = Profile(name=source.name, path=str(source.given), kind=source.kind)
+    return Examination(source=source, profile=empty_profile, findings=(reason,), ran=())
+
+
+def _examine(source: Source, max_level: int) -> Examination:
+    specimen, findings = examine_files(source)
+    if specimen is None:
+        tool_title = next(
+            (FORMATS[finding.facts["method"]].title for finding in findings if finding.code == "L102"), ""
+        )
+        empty_profile = Profile(name=source.name, path=str(source.given), kind=source.kind, method=tool_title)
+        return Examination(source=source, profile=empty_profile, findings=tuple(findings), ran=_ran(findings))
+    layout = None if specimen.header is None else read_layout(specimen.header)
+    examination = Examination(
+        source=source,
+        profile=profile(specimen, layout),
+        findings=tuple(findings),
+        ran=_ran(findings),
+        specimen=specimen,
+        layout=layout,
+        evidence=training_evidence(specimen),
+    )
+    if layout is None or max_level < 1:
+        return examination
+    examination = _structure(examination, specimen, layout)
+    if specimen.weights is None or max_level < 2:
+        return examination
+    numbers, number_findings = check_numbers(specimen, layout)
+    return msgspec.structs.replace(examination.add(number_findings, 2), numbers=numbers)
+
+
+def _ran(findings: Sequence[Finding]) -> tuple[int, ...]:
+    """The levels that looking at the files carried out: another tool's folder is told by its names alone."""
+    return (0, 1) if any(finding.level == 1 for finding in findings) else (0,)
+
+
+def _structure(examination: Examination, specimen: Specimen, layout: Layout) -> Examination:
+    shapes = shapes_of(layout, specimen.config)
+    base_match: Match | None = match(shapes)
+    structure = check_structure(specimen, layout)
+    claims = check_claims(specimen, layout, base_match)
+    if any(finding.code in ("L113", "L144") for finding in structure):
+        # Of swapped or packed halves the shapes tell nothing about the base.
+        claims = [finding for finding in claims if finding.code != "L163"]
+    findings = [
+        *structure,
+        *claims,
+        *check_passport(specimen, None, earlier=examination.findings),
+    ]
+    # Without a config that can be read hardly anything of it could be compared.
+    if any(finding.code == "L102" for finding in structure):
+        base_match = None  # another tool's names say nothing here
+    compared = specimen.config is not None or any(
+        finding.level == 1 and finding.severity != "note" for finding in findings
+    )
+    fits = "" if base_match is None else _fits(specimen, shapes, base_match)
+    return msgspec.structs.replace(examination.add(findings, 1 if compared else None), match=base_match, fits=fits)
+
+
+def _fits(specimen: Specimen, shapes: Shapes, matched: Match) -> str:
+    """Which bases the shapes fit, the one that the config names first; or that the table does not know that one."""
+    name = (specimen.config.base_model_name_or_path if specimen.config else None) or ""
+    bases = named(name)
+    description = describe(shapes, matched, bases)
+    if bases or not matched.candidates or not Named(CONFIG_NAME, name).tells:
+        return description
+    return f"{description}; {shown(name)}, which the config names, is not among those known by shape"

@@ -1,0 +1,75 @@
+"""Of equal adapters, which is the original and which the copy: by what their passports and records say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from lorica.adapters.passport import PASSPORT_NAME
+from lorica.adapters.raw_adapter import Specimen
+from lorica.vetting.findings import Finding
+
+# proven: its passport is that of its files. altered: a passport or a training record says that it was changed.
+Standing = Literal["altered", "unknown", "proven"]
+
+_ORDER: tuple[Standing, ...] = ("altered", "unknown", "proven")
+_CHANGED = frozenset(("L342", "L343"))
+_DOUBTED = frozenset(("L340", "L341", "L348", "L350"))
+_COPIES = frozenset(("L250", "L252", "L253"))
+
+
+def standing(specimen: Specimen, findings: Sequence[Finding]) -> Standing:
+    """What an adapter's own papers say of it. findings: those on its files."""
+    codes = {problem.code for problem in findings}
+    if codes & _CHANGED:
+        return "altered"
+    # A passport that cannot be read as JSON is a finding on that file.
+    doubted = codes & _DOUBTED or any(
+        problem.file == PASSPORT_NAME and problem.severity != "note" for problem in findings
+    )
+    return "proven" if PASSPORT_NAME in specimen.files and not doubted else "unknown"
+
+
+def clear_originals(
+    duplicates: Mapping[str, Sequence[Finding]], standings: Mapping[str, Standing]
+) -> dict[str, list[Finding]]:
+    """Findings on copies, by name, with those on the original turned into notes.
+
+    standings: by name, in the order the adapters were given. The original is the one whose papers say most for it; of
+    files that are equal to the last bit and equally known, the first that was given is the one to keep. Updates at
+    another scale that nobody's papers tell apart stay warnings on both sides.
+    """
+    positions = {name: index for index, name in enumerate(standings)}
+    ranks = {name: _ORDER.index(standing) for name, standing in standings.items()}
+    # What equals a proven one to the last bit has the config of its training, too; likewise what equals an altered one.
+    shared_ranks = ranks | {
+        name: _ORDER.index(_shared_standing(name, findings, standings))
+        for name, findings in duplicates.items()
+        if name in standings
+    }
+
+    def cleared(name: str, duplicate: Finding) -> Finding:
+        twins = [twin for twin in duplicate.facts.get("others", ()) if twin in ranks]
+        if duplicate.code not in _COPIES or duplicate.severity == "note" or not twins or name not in ranks:
+            return duplicate
+        equal = duplicate.code == "L250"
+        rank_of = ranks if equal else shared_ranks
+        best = max(rank_of[twin] for twin in twins)
+        is_first = equal and rank_of[name] == best and positions[name] < min(positions[twin] for twin in twins)
+        if rank_of[name] <= best and not is_first:
+            return duplicate
+        fix = "keep this one" if is_first else "nothing: by its papers this is the original"
+        return msgspec.structs.replace(duplicate, severity="note", fix=fix)
+
+    return {name: [cleared(name, duplicate) for duplicate in findings] for name, findings in duplicates.items()}
+
+
+def _shared_standing(name: str, findings: Sequence[Finding], standings: Mapping[str, Standing]) -> Standing:
+    """The standing of what an adapter equals to the last bit, where its own is unknown."""
+    if standings[name] != "unknown":
+        return standings[name]
+    twins = {twin for duplicate in findings if duplicate.code == "L250" for twin in duplicate.facts["others"]}
+    decided = {standings[twin] for twin in twins if twin in standings} - {"unknown"}
+    return decided.pop() if len(decided) == 1 else "unknown"

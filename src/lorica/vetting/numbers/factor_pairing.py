@@ -1,0 +1,132 @@
+"""Do the two halves of each pair belong together? A test on the weights alone, with numpy.
+
+Gradient descent on B A changes A A^T and B^T B by the same amount, so their difference stays what it was at the start
+(the "balancedness" of deep linear networks, Arora et al. 2018, https://arxiv.org/abs/1802.06509): B^T B starts at 0 and
+A A^T near a multiple of the identity, so after training the off-diagonal entries of the two r x r matrices go together,
+also with Adam. Halves of different modules, or of different adapters, have nothing to do with each other.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from lorica.adapters.arrays import read_array
+from lorica.adapters.tensor_map import Layout
+from lorica.vetting.findings import Finding, finding
+
+Floats = NDArray[np.floating[Any]]
+
+# Fewer entries beside the diagonal than a rank of 6 has tell nothing.
+LEAST_RANK = 6
+# So many standard deviations (of Fisher's z) chance does not reach, even among all pairs of some hundred modules; a
+# stranger must be so much better than the own partner to be believed.
+TELLING, BETTER = 5.5, 3.0
+# Halves change places by two at least. In no healthy adapter of the zoo was there one.
+LEAST_TORN = 2
+_COPY = 0.999
+_MOST_ENTRIES = 4096  # of one Gram matrix, so that a thousand modules of high rank take little memory
+
+
+class Partners(msgspec.Struct, frozen=True):
+    """judged: pairs of sufficient rank. own: median correlation of the halves of one pair. torn: modules whose half
+    goes together clearly better with another module's -> that module. others: median correlation of those new pairs.
+    """
+
+    judged: int
+    own: float
+    torn: dict[str, str]
+    others: float
+
+
+def find_partners(weights: Path, layout: Layout) -> Partners:
+    """Compare every A with every B of the same rank. Raises AdapterError for a tensor that cannot be read."""
+    grams = Grams()
+    for factors in layout.pairs:
+        a, b = layout.shape(factors.a), layout.shape(factors.b)
+        if len(a) == 2 and len(b) == 2 and a[0] == b[1] and a[0] >= LEAST_RANK:
+            first, second = (_scaled(read_array(weights, layout.tensors[name])) for name in (factors.a, factors.b))
+            grams.add(factors.path, first @ first.T, second.T @ second)
+    return grams.partners()
+
+
+class Grams:
+    """The Gram matrices of pairs as they come, as far as they are needed."""
+
+    def __init__(self) -> None:
+        self._by_rank: dict[int, list[tuple[str, Floats, Floats]]] = defaultdict(list)
+
+    def add(self, path: str, first: NDArray[Any], second: NDArray[Any]) -> None:
+        """first: A Aᵀ, second: BᵀB, both [rank, rank]."""
+        if len(first) == len(second) >= LEAST_RANK:
+            self._by_rank[len(first)].append((path, _beside(first), _beside(second)))
+
+    def partners(self) -> Partners:
+        """Compare every A with every B of the same rank."""
+        own_correlations: list[float] = []
+        new_correlations: list[float] = []
+        torn: dict[str, str] = {}
+        for members in self._by_rank.values():
+            a_grams, b_grams = (np.stack([gram[side] for gram in members]).astype(np.float64) for side in (1, 2))
+            table = a_grams @ b_grams.T  # [modules, modules]: correlation of A's matrix with B's
+            own_correlations += np.diag(table).tolist()
+            for index, best in _torn(table, a_grams, b_grams):
+                torn[members[index][0]] = members[best][0]
+                new_correlations.append(float(table[index, best]))
+        return Partners(
+            judged=len(own_correlations),
+            own=float(np.median(own_correlations)) if own_correlations else float("nan"),
+            torn=torn,
+            others=float(np.median(new_correlations)) if new_correlations else float("nan"),
+        )
+
+
+def _torn(table: Floats, a_grams: Floats, b_grams: Floats) -> Iterator[tuple[int, int]]:
+    z_scores = np.arctanh(np.clip(table, -0.9999, 0.9999)) * np.sqrt(a_grams.shape[1] - 3)
+    for index in range(len(table)):
+        best = int(table[index].argmax())
+        # Both must prefer each other, and clearly: chance alone has a best partner, too.
+        mutual = int(table[:, best].argmax()) == index
+        if best == index or not mutual or z_scores[index, best] <= max(TELLING, z_scores[index, index] + BETTER):
+            continue
+        # Modules that were trained fused share A, and all B of one A go with each of its copies.
+        if float(a_grams[index] @ a_grams[best]) < _COPY and float(b_grams[index] @ b_grams[best]) < _COPY:
+            yield index, best
+
+
+def check_partners(pairing: Partners) -> list[Finding]:
+    """A finding where halves stand in each other's places."""
+    if len(pairing.torn) < LEAST_TORN:
+        return []
+    module, partner = next(iter(pairing.torn.items()))
+    text = (
+        f"in {len(pairing.torn)} of {pairing.judged} pairs lora_A belongs to the lora_B of another module: that of "
+        f"{ascii(module)[1:-1][:80]} to {ascii(partner)[1:-1][:80]}, for one"
+    )
+    facts = {"torn": len(pairing.torn), "judged": pairing.judged}
+    return [finding("L222", text, expected="both halves of a pair of one training", facts=facts)]
+
+
+def _scaled(factor: NDArray[np.float32]) -> Floats:
+    with np.errstate(invalid="ignore"):  # some patterns of NaN cannot be widened silently
+        values = np.nan_to_num(factor.astype(np.float64), posinf=0.0, neginf=0.0)
+    scale = np.abs(values).max()
+    return np.asarray(values / scale if scale > 0 else values)
+
+
+def _beside(gram: NDArray[Any]) -> Floats:
+    """The entries beside the diagonal, centred and of length 1; zeros where undefined. Of large ranks a part."""
+    rows, columns = np.triu_indices(len(gram), 1)
+    step = -(-len(rows) // _MOST_ENTRIES)
+    entries = np.nan_to_num(gram[rows[::step], columns[::step]].astype(np.float64), posinf=0.0, neginf=0.0)
+    largest = np.abs(entries).max()
+    entries = entries / largest if largest > 0 else entries
+    entries = entries - entries.mean()
+    length = np.linalg.norm(entries)
+    return np.asarray(entries / length if length > 0 else np.zeros_like(entries), dtype=np.float32)

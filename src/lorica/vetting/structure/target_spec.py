@@ -1,0 +1,283 @@
+"""Which modules a config targets, decided without ever executing an expression that a config holds."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Container, Iterator, Mapping
+from typing import Literal
+
+import msgspec
+
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.tensor_map import Layout, module_path
+from lorica.vetting.structure.safe_regex import Expression, UnreadError
+
+# How expressions begin whose meaning is plain; the longest first. "dot": the name is a last part of the path;
+# "end": the path ends so; "whole": the path is this.
+_OPENINGS: tuple[tuple[str, Literal["dot", "end", "whole"]], ...] = (
+    (r"(?:.*\.)?", "dot"),
+    (r"(.*\.)?", "dot"),
+    (r".*?\.", "dot"),
+    (r".*\.", "dot"),
+    (r".+\.", "dot"),
+    (r".*?", "end"),
+    (r".*", "end"),
+    ("", "whole"),
+)
+_PLAIN = re.compile(r"(?:[\w\-]|\\?\.)+")
+# Names with commas or spaces between them: a list that became one text. As an expression it means itself, and no
+# module's path has a comma or a space.
+_LIST_AS_TEXT = re.compile(r"\[?[\w\-.'\"]*[\s,;][\w\-.,;\s'\"]*\]?")
+# The layer's number as PEFT takes it: the first number after two parts.
+_INDEX = re.compile(r".*?\.([^.]*)\.(\d+)\.")
+# Lists of a config that are longer are cut here: nobody writes them, and they must not cost a check its time.
+_MAX_ENTRIES, _MAX_EXPRESSIONS, _MAX_COMPONENTS = 64, 64, 64
+# Modules that PEFT's "all-linear" leaves out.
+_OUTPUTS = ("lm_head", "embed_out", "score", "classifier")
+# What PEFT 0.21 targets by itself where a config names nothing, over all base types.
+_DEFAULTS = (
+    {"q_proj", "v_proj", "fc1", "fc2"},
+    {"q_proj", "k_proj", "v_proj", "o_proj"},
+    {"k_proj", "v_proj", "o_proj", "r_proj", "key", "value"},
+    {"key", "value", "receptance", "output"},
+    {"query", "value"},
+    {"query_proj", "value_proj"},
+    {"query_key_value"},
+    {"c_attn", "c_proj"},
+    {"in_proj"},
+    {"qkv_proj"},
+    {"Wqkv"},
+    {"q", "v", "q_proj", "v_proj"},
+)
+
+
+class Names(msgspec.Struct, frozen=True):
+    """Plain names that an expression stands for. ends: (how, name); see `_OPENINGS`."""
+
+    ends: tuple[tuple[str, str], ...]
+
+    def match(self, path: str) -> bool:
+        """Whether the whole of a module's path is meant."""
+        return any(
+            path.endswith(name) if how == "end" else path == name or (how == "dot" and path.endswith(f".{name}"))
+            for how, name in self.ends
+        )
+
+
+def read_expression(text: str) -> Names | None:
+    """The plain names behind a well-known form of expression (`.*\\.(q_proj|v_proj)$`), read by hand; else None."""
+    if len(text) > 4096:
+        return None
+    if _LIST_AS_TEXT.fullmatch(text):
+        return Names(())
+    if "(" not in text and "|" in text:
+        alternatives = [_read_piece(alternative) for alternative in text.split("|")]
+        if any(names is None for names in alternatives):
+            return None
+        return Names(tuple(end for names in alternatives if names for end in names))
+    ends = _read_piece(text)
+    return None if ends is None else Names(ends)
+
+
+def _read_piece(text: str) -> tuple[tuple[str, str], ...] | None:
+    text = text.removeprefix("^")
+    text = text if text.endswith(r"\$") else text.removesuffix("$")
+    opening, how = next((opening, how) for opening, how in _OPENINGS if text.startswith(opening))
+    body = text.removeprefix(opening)
+    for bracket in ("(?:", "("):
+        if body.startswith(bracket) and body.endswith(")"):
+            body = body.removeprefix(bracket).removesuffix(")")
+            break
+    names = body.split("|") if body is not text else [body]
+    if not all(_PLAIN.fullmatch(name) for name in names):
+        return None
+    return tuple((how, name.replace("\\.", ".")) for name in names)
+
+
+def tells_layers(text: str) -> bool:
+    """Whether an expression could mean some layers and not others: it holds a number of its own."""
+    free = re.sub(r"\[0-9\]|\{[\d,]*\}|\\d", "", text)
+    return re.search(r"(?<![A-Za-z_\d])\d", free) is not None
+
+
+def suffixes(path: str) -> Iterator[str]:
+    """A path and its last parts: "a.b.c", "b.c", "c". Of more than 64 parts, the last 64 and the whole."""
+    yield path
+    at, deepest = len(path), _MAX_COMPONENTS
+    while deepest and (at := path.rfind(".", 0, at)) >= 0:
+        yield path[at + 1 :]
+        deepest -= 1
+
+
+class UnknownKeyError(Exception):
+    """A key of a pattern whose meaning only execution could tell stands before any key that fits."""
+
+
+class Patterns:
+    """rank_pattern or alpha_pattern: in PEFT the first key that means a module gives its value."""
+
+    def __init__(self, patterns: Mapping[str, float]) -> None:
+        self.values = list(patterns.items())
+        self.plain: dict[str, int] = {}
+        self.whole: dict[str, int] = {}
+        self.others: list[tuple[int, str, Names | None]] = []
+        for number, key in enumerate(patterns):
+            if re.fullmatch(r"\^?[\w.\-]+", key) is None:
+                if len(self.others) <= _MAX_EXPRESSIONS:
+                    self.others.append((number, key, _read_key(key) if len(self.others) < _MAX_EXPRESSIONS else None))
+            elif key.startswith("^"):
+                self.whole[key[1:]] = number
+            else:
+                self.plain[key] = number
+
+    def value(self, module: str) -> float | None:
+        """The value for a module, None when no key means it. Raises UnknownKeyError."""
+        if not self.values:
+            return None
+        orders = [self.plain[end] for end in suffixes(module) if end in self.plain]
+        orders += [self.whole[module]] if module in self.whole else []
+        first = min(orders, default=len(self.values))
+        for number, key, names in self.others:
+            if number > first:
+                break
+            if names is None:
+                raise UnknownKeyError(key)
+            if names.match(module):
+                first = number
+        return self.values[first][1] if first < len(self.values) else None
+
+    def useless(self, modules: Collection[str]) -> tuple[list[str], list[str]]:
+        """(keys that mean none of the modules, keys whose meaning only execution could tell)."""
+        ends = {end for module in modules for end in suffixes(module)}
+        none = [key for key in self.plain if key not in ends] + [f"^{key}" for key in self.whole if key not in modules]
+        unread = [key for _, key, names in self.others if names is None]
+        none += [key for _, key, names in self.others if names and not any(map(names.match, modules))]
+        return none, unread
+
+
+def _read_key(key: str) -> Names | None:
+    names = None if key.startswith("^") else read_expression(key)
+    if names is None:
+        return None
+    # In PEFT a key may begin anywhere after a dot: "whole" is "dot" here.
+    return Names(tuple(("end" if how == "end" else "dot", name) for how, name in names.ends))
+
+
+class Asked:
+    """What a config asks for, made ready once: which modules it targets, with which rank and alpha."""
+
+    def __init__(self, config: AdapterConfig) -> None:
+        self.config = config
+        self.ranks, self.alphas = Patterns(config.rank_pattern), Patterns(config.alpha_pattern)
+        self._targets = frozenset(config.target_modules) if isinstance(config.target_modules, list) else None
+        self._excluded = frozenset(config.exclude_modules) if isinstance(config.exclude_modules, list) else None
+        self._saved_modules = config.saved_modules[:_MAX_ENTRIES]
+        layer_choice = config.layers_to_transform
+        self._layers = frozenset([layer_choice] if isinstance(layer_choice, int) else layer_choice or [])
+        self._target_names = _compiled(config.target_modules)
+        self._excluded_names = _compiled(config.exclude_modules)
+        named = config.other.get("target_parameters")
+        parameters = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+        self.parameters = frozenset(parameters)
+        self._owners = frozenset(name.rpartition(".")[0] for name in parameters)
+
+    def targeted(self, path: str) -> bool | None:
+        """Whether PEFT would adapt the module of this path; None when only an expression could tell."""
+        module = module_path(path)
+        if self.of_parameters(module):
+            return True
+        if isinstance(self.config.exclude_modules, str) and self.config.exclude_modules:
+            excluded = None if self._excluded_names is None else self._excluded_names.match(module)
+            if excluded is not False:
+                return None if excluded is None else False
+        elif self._excluded and ends_with(module, self._excluded):
+            return False
+        if any(f".{name}." in f".{module}." for name in self._saved_modules):
+            return False
+        if isinstance(self.config.target_modules, str):
+            if self.config.target_modules == "all-linear":
+                return module.rsplit(".", 1)[-1] not in _OUTPUTS
+            return None if self._target_names is None else self._target_names.match(module)
+        if self._targets is None:
+            return None
+        if module in self._targets:
+            return True
+        return ends_with(module, self._targets) and self._in_layers(module)
+
+    def of_parameters(self, path: str) -> bool:
+        """Whether the module holds a parameter that `target_parameters` names ("mlp.experts.gate_up_proj")."""
+        if not self.parameters:
+            return False
+        module = module_path(path)
+        return ends_with(module, self._owners) or ("" in self._owners and "expert" in module)
+
+    def rank(self, path: str) -> int | None:
+        """The rank the config gives a module; None when only an expression could tell."""
+        try:
+            value = self.ranks.value(path)
+        except UnknownKeyError:
+            return None
+        return self.config.r if value is None else int(value)
+
+    def alpha(self, path: str) -> float | None:
+        """The alpha the config gives a module; None when only an expression could tell."""
+        try:
+            value = self.alphas.value(path)
+        except UnknownKeyError:
+            return None
+        return self.config.lora_alpha if value is None else value
+
+    def scaling(self, path: str) -> float | None:
+        """The factor of B A: alpha / r, or alpha / sqrt(r) with rsLoRA; None when only an expression could tell."""
+        alpha, rank = self.alpha(path), self.rank(path)
+        if alpha is None or rank is None or rank <= 0:
+            return None
+        return alpha / (math.sqrt(rank) if self.config.use_rslora else rank)
+
+    def _in_layers(self, module: str) -> bool | None:
+        if not self._layers:
+            return True
+        layers_pattern = self.config.layers_pattern
+        patterns = ([layers_pattern] if isinstance(layers_pattern, str) else layers_pattern or [])[:_MAX_ENTRIES]
+        if not all(_PLAIN.fullmatch(pattern) for pattern in patterns):
+            return None
+        match = _INDEX.match(module)
+        if patterns:
+            alternatives = "|".join(re.escape(pattern) for pattern in patterns)
+            match = re.match(rf"(?:^|.*?\.)({alternatives})\.(\d+)\.", module)
+        return match is not None and len(match[2]) < 10 and int(match[2]) in self._layers
+
+
+class _CompiledExpression:
+    """An expression of no well-known form, followed state by state."""
+
+    def __init__(self, expression: Expression) -> None:
+        self._expression = expression
+
+    def match(self, path: str) -> bool | None:
+        """As of `Names`; None where it depends on how a path begins, which loaders and wrappers change."""
+        match = re.search(r"(?:^|\.)(\d{1,5}\..*)$", path)
+        return self._expression.means(path, match[1] if match else path.rpartition(".")[2])
+
+
+def _compiled(value: list[str] | str | None) -> Names | _CompiledExpression | None:
+    if not isinstance(value, str) or value in ("", "all-linear"):
+        return None
+    if (names := read_expression(value)) is not None:
+        return names
+    try:
+        return _CompiledExpression(Expression(value))
+    except UnreadError:
+        return None
+
+
+def ends_with(module: str, names: Container[str]) -> bool:
+    """Whether one of the names is the module's path or its last parts."""
+    return any(end in names for end in suffixes(module))
+
+
+def by_default(layout: Layout) -> bool:
+    """Whether the adapted modules are within what PEFT targets by itself for some type of base."""
+    module_names = {module.kind for module in layout.modules.values()}
+    return any(module_names <= default for default in _DEFAULTS)

@@ -1,0 +1,182 @@
+"""Rows continued side by side: which lane has them, and that nobody can tell."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from lorica.engines.base import EngineSettings  # noqa: E402
+from lorica.engines.native import decode_workers  # noqa: E402
+from lorica.engines.native.decode import Generation  # noqa: E402
+from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
+from lorica.models.compiled import bindings  # noqa: E402
+from lorica.models.locate import locate_model  # noqa: E402
+from lorica.records import Choose, Generate, Request, Sampling  # noqa: E402
+
+compiled = pytest.mark.skipif(not bindings.is_there(), reason=f"no compiled kernels: {bindings.why_not()}")
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def engine(budget: int = 4096) -> NativeEngine:
+    base: Path = locate_model("embedded:lorica_tiny", environ={})
+    return load_native(base, EngineSettings(dtype="bfloat16", device="cpu", batch_tokens=budget))
+
+
+def texts(count: int) -> list[Request]:
+    """Of very different lengths, greedy and drawn, behind two shared beginnings."""
+    rng = random.Random(5)
+    shared = [tuple(rng.randrange(6144) for _ in range(60)) for _ in range(2)]
+    found: list[Request] = []
+    for number in range(count):
+        sampling = Sampling(max_new_tokens=rng.randrange(1, 40), do_sample=number % 2 == 0, temperature=1.3)
+        own = tuple(rng.randrange(6144) for _ in range(rng.randrange(1, 30)))
+        found.append(Generate(f"t{number}", shared[number % 2] + own, sampling))
+    return found
+
+
+@compiled
+@pytest.mark.parametrize("budget", [64, 4096])
+def test_texts_are_those_of_one_thread(
+    threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, budget: int
+) -> None:
+    requests = texts(70)
+    threads(1)
+    right = engine().run(requests)
+    inside: set[int] = set()
+    handed: list[int] = []
+    step, hand_over = Generation.step, Generation.hand_over
+
+    def seen(self: Generation) -> Any:
+        inside.add(threading.get_ident())
+        return step(self)
+
+    def over(self: Generation, count: int, other: Generation) -> None:
+        handed.append(count)
+        hand_over(self, count, other)
+
+    monkeypatch.setattr(Generation, "step", seen)
+    monkeypatch.setattr(Generation, "hand_over", over)
+    for number in (2, 3):
+        threads(number)
+        inside.clear()
+        handed.clear()
+        scored: list[Request] = [Choose("s", (1, 2, 3), ((4,), (5,)))]
+        found = engine(budget).run(requests + scored)
+        assert found[:-1] == right
+        assert len(found[-1].logprobs) == 2
+        assert number <= len(inside) <= number + 1, "lanes, and what is left in the thread that asks"
+        assert handed or budget == 64, "groups that wait for room are not handed over"
+        assert torch.get_num_threads() == number
+
+
+@compiled
+def test_outputs_come_as_they_are_finished(threads: Callable[[int], None]) -> None:
+    threads(2)
+    made, requests = engine(), texts(48)
+    finished = [index for part in made.execute(made.plan(requests)) for index, _ in part]
+    assert sorted(finished) == list(range(48))
+    limit = [request.sampling.max_new_tokens for request in requests if isinstance(request, Generate)]
+    assert sum(limit[index] for index in finished[:12]) < sum(limit[index] for index in finished[-12:])
+
+
+@compiled
+def test_an_error_in_a_lane_ends_the_run(threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    threads(2)
+    step = Generation.step
+    calls: list[int] = []
+
+    def broken(self: Generation) -> Any:
+        calls.append(1)
+        if len(calls) == 20:
+            raise ValueError("broken")
+        return step(self)
+
+    monkeypatch.setattr(Generation, "step", broken)
+    with pytest.raises(ValueError, match="broken"):
+        engine().run(texts(48))
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "threads", "found"),
+    [(1, 2, 1), (31, 2, 1), (32, 2, 2), (64, 2, 2), (64, 16, 2), (500, 16, 8), (64, 1, 1), (0, 8, 1)],
+)
+def test_lanes_have_a_block_of_rows_each(rows: int, threads: int, found: int) -> None:
+    assert decode_workers.count_lanes(rows, threads, min(threads, 8)) == found
+
+
+class Rows:
+    """A generation, as far as handing over goes."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def hand_over(self, count: int, other: Rows) -> None:
+        assert 0 < count <= self.rows
+        self.rows -= count
+        other.rows += count
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((20, 20), (16, 24)),
+        ((5, 9), (0, 14)),
+        ((40, 0), (16, 24)),
+        ((33, 31, 1, 7), (16, 16, 16, 24)),
+        ((1, 1, 1, 0), (0, 0, 0, 3)),
+        ((64, 1), (32, 33)),
+    ],
+)
+def test_rows_are_spread_in_whole_blocks(before: tuple[int, ...], after: tuple[int, ...]) -> None:
+    assert decode_workers._uneven(before)
+    made = [Rows(each) for each in before]
+    decode_workers._even_out(cast(list[Generation], made))
+    assert tuple(sorted(each.rows for each in made)) == after
+    assert not decode_workers._uneven([each.rows for each in made])
+
+
+@compiled
+def test_rows_stay_where_there_is_no_room_for_them(
+    threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(1)
+    some = [tuple(rng.randrange(6144) for _ in range(count)) for count in [1800, *[8] * 80]]
+    requests: list[Request] = [
+        Generate(str(i), prompt, Sampling(max_new_tokens=200 if i == 0 else 40 + i % 60))
+        for i, prompt in enumerate(some)
+    ]
+    threads(1)
+    right = engine().run(requests)
+    hand_over = Generation.hand_over
+    found: list[int] = []
+
+    def over(self: Generation, count: int, other: Generation) -> None:
+        before = other.rows
+        hand_over(self, count, other)
+        if other.rows > before:
+            found.append(other.rows * max(row.longest for row in other._rows) if before else 0)
+
+    monkeypatch.setattr(Generation, "hand_over", over)
+    threads(2)
+    assert engine().run(requests) == right
+    assert found, "some are handed over"
+    assert all(tokens <= 2 * 4096 for tokens in found)
+
+
+@pytest.mark.parametrize("rows", [(16, 16), (24, 16), (32, 16), (16, 0), (3, 0), (0, 0), (16, 16, 15)])
+def test_what_would_be_filled_up_alike_stays(rows: tuple[int, ...]) -> None:
+    assert not decode_workers._uneven(rows)

@@ -1,0 +1,235 @@
+"""Shared beginnings kept from run to run: nothing is computed twice, and not a bit changes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from lorica.adapters.config import AdapterConfig  # noqa: E402
+from lorica.adapters.folder import save_adapter  # noqa: E402
+from lorica.engines.base import EngineSettings  # noqa: E402
+from lorica.engines.native import prefix_cache  # noqa: E402
+from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
+from lorica.engines.native.model_runner import Passes  # noqa: E402
+from lorica.engines.native.packed_batch import Prefix  # noqa: E402
+from lorica.models.adapter_weights import create_lora  # noqa: E402
+from lorica.models.compiled import bindings  # noqa: E402
+from lorica.models.families import read_decoder_config  # noqa: E402
+from lorica.models.locate import locate_model  # noqa: E402
+from lorica.records import Choose, Generate, Request, Sampling  # noqa: E402
+
+DTYPES = ["float32", "bfloat16"]
+CHOICES = ((11,), (12, 13))
+Made = Callable[..., tuple[NativeEngine, list[int]]]
+
+
+@pytest.fixture(scope="module")
+def base() -> Path:
+    return locate_model("embedded:lorica_tiny", environ={})
+
+
+def adapter(base: Path, folder: Path, seed: int) -> Path:
+    config = AdapterConfig(peft_type="LORA", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "down_proj"])
+    weights = create_lora("a", read_decoder_config(base), config, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for pair in weights.pairs.values():
+        pair.b = torch.randn(pair.b.shape, generator=generator) * 0.05
+    packed = {k: ("F32", tuple(v.shape), v.detach().numpy().tobytes()) for k, v in weights.to_tensors().items()}
+    save_adapter(folder, config, packed)
+    return folder
+
+
+@pytest.fixture
+def made(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    """An engine with an adapter, and the lengths of the beginnings that it computes."""
+
+    def make(dtype: str = "float32", **settings: Any) -> tuple[NativeEngine, list[int]]:
+        engine = load_native(base, EngineSettings(dtype=dtype, device="cpu", **settings))
+        folder = tmp_path / "a"
+        engine.add_adapter("a", folder if folder.exists() else adapter(base, folder, 1))
+        lengths: list[int] = []
+        read = Passes.read
+
+        def spy(self: Passes, pieces: Any) -> Any:
+            if self._decoder is engine._decoder:
+                lengths.extend(piece.length for piece in pieces)
+            return read(self, pieces)
+
+        monkeypatch.setattr(Passes, "read", spy)
+        return engine, lengths
+
+    return make
+
+
+def some(seed: int, count: int) -> tuple[int, ...]:
+    rng = random.Random(seed)
+    return tuple(rng.randrange(6144) for _ in range(count))
+
+
+def window(number: int, rows: int = 3, *, shared: tuple[int, ...] = some(1, 90)) -> list[Request]:
+    return [
+        Choose(f"{number}-{row}-{name}", (*shared, *some(100 * number + row, 20 + row)), CHOICES, name)
+        for row in range(rows)
+        for name in (None, "a")
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_next_window_computes_no_beginning_again(made: Made, dtype: str) -> None:
+    engine, lengths = made(dtype)
+    engine.run(window(1))
+    assert lengths == [90, 90]
+    lengths.clear()
+    found = engine.run(window(2))
+    assert lengths == []
+    assert found == made(dtype)[0].run(window(2)), "not a bit is different"
+    engine.forget_beginnings()
+    assert engine.run(window(2)) == found
+    assert lengths == [90, 90]
+
+
+def test_single_rows_learn_from_the_windows_before(made: Made) -> None:
+    engine, lengths = made()
+    for number in range(4):
+        found = engine.run(window(number, rows=1))
+        assert found == made()[0].run(window(number, rows=1))
+        assert lengths == ([90, 90] if number == 1 else []), "seen once, computed once, then kept"
+        lengths.clear()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_part_of_what_is_kept_is_used_and_what_is_longer_is_added(made: Made, dtype: str) -> None:
+    engine, lengths = made(dtype)
+    longer = some(1, 90) + some(2, 70)
+    engine.run(window(1, shared=longer))
+    lengths.clear()
+    mixed = [*window(2, shared=longer[:120]), *window(3, shared=some(1, 90) + some(5, 40))]
+    found = engine.run(mixed)
+    assert sorted(lengths) == [40, 40], "the first 90 and the first 120 tokens are kept"
+    assert found == made(dtype)[0].run(mixed)
+
+
+def test_texts_begin_with_what_is_kept_too(made: Made) -> None:
+    engine, lengths = made()
+    engine.run(window(1))
+    lengths.clear()
+    texts = [
+        Generate(str(row), (*some(1, 90), *some(row, 9)), Sampling(max_new_tokens=4), adapter="a") for row in range(3)
+    ]
+    found = engine.run(texts)
+    assert lengths == []
+    assert [one.tokens for one in found] == [one.tokens for one in made()[0].run(texts)]
+
+
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv(bindings.OFF, "0")
+    bindings.why_not.cache_clear()
+    yield
+    bindings.why_not.cache_clear()
+
+
+@pytest.mark.usefixtures("without_kernels")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_texts_that_depend_on_their_company_are_planned_as_if_nothing_were_kept(made: Made, dtype: str) -> None:
+    documents = [some(seed, 90) for seed in range(8)]
+
+    def ask(window: int, rows: int) -> list[Request]:
+        """A run that continues after a kill knows nothing of the windows before."""
+        return [
+            Generate(f"{window}-{number}-{row}", (*document, *some(10 * window + row, 9)), Sampling(max_new_tokens=12))
+            for number, document in enumerate(documents)
+            for row in range(rows)
+        ]
+
+    engine, _ = made(dtype)
+    assert not engine.info.is_batch_invariant(ask(1, 1)[0])
+    engine.run(ask(1, 3))
+    anew = made(dtype)[0]
+    assert engine.plan(ask(2, 1)).digest() == anew.plan(ask(2, 1)).digest()
+    assert engine.run(ask(2, 1)) == anew.run(ask(2, 1))
+
+
+def test_what_is_wanted_is_found_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix_cache, "free_memory", lambda device: 1 << 40)
+    rng = random.Random(3)
+    kept = prefix_cache.Beginnings()
+    kept.make_room(torch.device("cpu"))
+    there: set[tuple[str | None, tuple[int, ...]]] = set()
+
+    def put(adapter: str | None, path: tuple[int, ...]) -> None:
+        length = len(path)
+        numbers = [torch.tensor(path, dtype=torch.float32).view(1, length, 1)]
+        kept._put((adapter, path), Prefix(None, 0, length, numbers, numbers))
+        there.add((adapter, path))
+
+    for turn in range(600):
+        path = tuple(rng.randrange(3) for _ in range(rng.randrange(1, 8)))
+        adapter = rng.choice([None, "a"])
+        if turn % 3 == 0:
+            put(adapter, path)
+        if turn == 500:
+            kept.drop("a")
+            there = {key for key in there if key[0] is None}
+        found = kept._find(adapter, path, 0)
+        assert (found is not None) == any(name == adapter and whole[: len(path)] == path for name, whole in there)
+        if found is not None:
+            assert found.keys[0].flatten().tolist() == list(path)
+    assert kept.give_up()
+    assert not kept.give_up()
+    assert kept._find(None, (1,), 0) is None
+    put(None, (1, 2))
+    assert kept._find(None, (1,), 0) is None, "nothing is kept before there is room again"
+
+
+def test_another_adapter_of_the_name_gets_its_own(made: Made, base: Path, tmp_path: Path) -> None:
+    engine, lengths = made()
+    before = engine.run(window(1))
+    engine.remove_adapter("a")
+    engine.add_adapter("a", adapter(base, tmp_path / "other", 2))
+    lengths.clear()
+    after = engine.run(window(1))
+    assert lengths == [90], "the base's is kept"
+    assert [one.logprobs for one in after[::2]] == [one.logprobs for one in before[::2]]
+    assert all(mine.logprobs != old.logprobs for mine, old in zip(after[1::2], before[1::2], strict=True))
+
+
+def test_where_bits_depend_on_company_nothing_is_kept(made: Made) -> None:
+    engine, lengths = made(deterministic=False)
+    for _ in range(2):
+        engine.run(window(1))
+        assert lengths == [90, 90]
+        lengths.clear()
+
+
+def test_memory_that_is_wanted_is_given_back_the_oldest_first(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, lengths = made()
+    engine.run(window(1))
+    engine.run(window(2, shared=some(7, 200)))
+    kept = engine._beginnings
+    sizes = sum(prefix_cache._size(path, prefix) for (_, path), prefix in kept._kept.items())
+    monkeypatch.setattr(prefix_cache, "free_memory", lambda device: int(sizes * (0.8 / prefix_cache._SHARE - 1)))
+    kept.make_room(torch.device("cpu"))
+    assert {len(path) for _, path in kept._kept} == {200}
+    engine.run(window(3, shared=some(8, 300)))
+    assert sum(prefix_cache._size(path, prefix) for (_, path), prefix in kept._kept.items()) <= 0.8 * sizes, (
+        "not within a run either"
+    )
+    monkeypatch.setattr(prefix_cache, "free_memory", lambda device: 0)
+    kept.make_room(torch.device("cpu"))
+    assert not kept._kept
+    lengths.clear()
+    engine.run(window(2, shared=some(7, 200)))
+    assert lengths == [200, 200]
+
+
+def test_what_one_long_row_needs_alone_is_not_kept(made: Made) -> None:
+    engine, _ = made(batch_tokens=256)
+    engine.run([Choose("long", some(3, 700), CHOICES, "a")])
+    assert not engine._beginnings._kept

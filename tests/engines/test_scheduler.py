@@ -1,0 +1,228 @@
+"""The plan, by its promises: everything once, within the budget, adapters and segments together, parents first."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorica.engines.native.scheduler import (
+    ADMITTED_ROWS,
+    MIN_SAVED_TOKENS,
+    SMALLEST_SHARE,
+    Batch,
+    Plan,
+    beginnings_first,
+    make_plan,
+    own_tokens,
+)
+from lorica.records import Choose, Generate, Request
+
+few = settings(max_examples=30, deadline=None)
+
+
+@st.composite
+def request_lists(draw: st.DrawFn) -> list[Request]:
+    """Requests whose prompts are put together from a few shared blocks, so that trees of several levels occur."""
+    blocks = [tuple(range(start, start + length)) for start, length in ((0, 20), (100, 33), (200, 17), (300, 5))]
+    found: list[Request] = []
+    for number in range(draw(st.integers(0, 25))):
+        parts = draw(st.lists(st.sampled_from(blocks), max_size=4))
+        own = draw(st.lists(st.integers(400, 402), min_size=1, max_size=30))
+        prompt = (*(token for part in parts for token in part), *own)
+        adapter = draw(st.sampled_from([None, "a", "b"]))
+        if draw(st.booleans()):
+            choices = draw(st.lists(st.sampled_from([(1,), (2, 3), (4, 5, 6)]), min_size=1, max_size=3))
+            found.append(Choose(f"r{number}", prompt, tuple(choices), adapter))
+        else:
+            found.append(Generate(f"r{number}", prompt, adapter=adapter))
+    return found
+
+
+def placed(plan: Plan) -> list[int]:
+    return [row.request for batch in plan.batches for row in batch.rows]
+
+
+def ancestors(plan: Plan, segment: int) -> list[int]:
+    """The chain of a segment, the oldest first."""
+    chain: list[int] = []
+    while segment >= 0:
+        chain.insert(0, segment)
+        segment = plan.segments[segment].parent
+    return chain
+
+
+@few
+@given(request_lists(), request_lists(), st.integers(1, 300), st.booleans())
+def test_every_request_is_planned_once_and_read_in_full(
+    requests: list[Request], earlier: list[Request], budget: int, share: bool
+) -> None:
+    known: dict[str | None, list[tuple[int, ...]]] = {}
+    for number, request in enumerate(earlier):
+        known.setdefault(request.adapter, []).append(request.prompt[: 20 * (1 + number % 3)])
+    plan = make_plan(requests, batch_tokens=budget, share_prefixes=share, known=known)
+
+    assert sorted(placed(plan)) == list(range(len(requests)))
+    for batch in plan.batches:
+        for row in batch.rows:
+            request = requests[row.request]
+            chain = [plan.segments[index] for index in ancestors(plan, row.segment)]
+            shared = tuple(token for segment in chain for token in segment.tokens)
+            assert shared == request.prompt[: row.start]
+            assert row.start < len(request.prompt)
+            assert all(segment.adapter == request.adapter for segment in chain)
+            assert [segment.start for segment in chain] == [
+                sum(len(older.tokens) for older in chain[:level]) for level in range(len(chain))
+            ]
+
+
+@few
+@given(request_lists(), st.integers(1, 300))
+def test_batches_keep_to_the_budget(requests: list[Request], budget: int) -> None:
+    plan = make_plan(requests, batch_tokens=budget)
+    for batch in plan.batches:
+        costs = [own_tokens(requests[row.request], row.start) for row in batch.rows]
+        costs += [len(plan.segments[index].tokens) for index in batch.segments]
+        assert len(costs) == 1 or sum(costs) <= budget
+        assert len(costs) >= 1
+        if batch.kind == "generate":
+            assert len(batch.rows) <= ADMITTED_ROWS
+
+
+@few
+@given(request_lists(), st.integers(1, 300))
+def test_adapters_and_segments_stand_together(requests: list[Request], budget: int) -> None:
+    plan = make_plan(requests, batch_tokens=budget)
+    for batch in plan.batches:
+        adapters = [requests[row.request].adapter for row in batch.rows]
+        adapters += [plan.segments[index].adapter for index in batch.segments]
+        runs = [name for name, _ in groupby(adapters)]
+        assert len(runs) == len(set(runs))
+        chains = [ancestors(plan, row.segment) for row in batch.rows]
+        for index in {index for chain in chains for index in chain}:
+            below = [index in chain for chain in chains]
+            assert [inside for inside, _ in groupby(below)].count(True) == 1
+
+
+@few
+@given(request_lists(), st.integers(1, 300))
+def test_segments_are_computed_before_use_and_released_after(requests: list[Request], budget: int) -> None:
+    plan = make_plan(requests, batch_tokens=budget)
+    held: set[int] = set()
+    computed: list[int] = []
+    for batch in plan.batches:
+        for index in batch.segments:
+            parent = plan.segments[index].parent
+            assert parent == -1 or parent in held
+        held.update(batch.segments)
+        computed += batch.segments
+        for row in batch.rows:
+            assert held.issuperset(ancestors(plan, row.segment))
+        assert held.issuperset(batch.release)
+        held.difference_update(batch.release)
+    assert sorted(computed) == list(range(len(plan.segments)))
+    assert held == set()
+
+
+@few
+@given(request_lists(), st.integers(1, 300))
+def test_sharing_never_computes_more_tokens(requests: list[Request], budget: int) -> None:
+    shared = make_plan(requests, batch_tokens=budget, share_prefixes=True)
+    alone = make_plan(requests, batch_tokens=budget, share_prefixes=False)
+    assert alone.segments == ()
+    saved = alone.computed_tokens() - shared.computed_tokens()
+    assert saved >= MIN_SAVED_TOKENS * len(shared.segments)
+
+
+def test_two_levels_are_found() -> None:
+    instruction, rule = tuple(range(40)), tuple(range(100, 130))
+    requests = [
+        Choose(f"r{i}", instruction + (rule if i % 2 else ()) + (200 + i,) * (i + 1), ((1,), (2,))) for i in range(10)
+    ]
+    plan = make_plan(requests, batch_tokens=1000)
+    assert [(s.parent, s.start, s.tokens) for s in plan.segments] == [(-1, 0, instruction), (0, 40, rule)]
+    assert [batch.kind for batch in plan.batches] == ["prefix", "prefix", "choose"]
+    assert plan.computed_tokens() == 40 + 30 + sum(range(1, 11))
+
+
+def test_rows_of_a_segment_come_longest_first() -> None:
+    requests = [Choose(f"r{i}", (7,) * 50 + (i + 8,) * (1 + i * 7 % 5), ((1,),)) for i in range(10)]
+    plan = make_plan(requests, batch_tokens=1000)
+    lengths = [len(requests[index].prompt) for index in placed(plan)]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_equal_prompts_share_all_but_the_last_token() -> None:
+    requests = [Choose(f"r{i}", tuple(range(90)), ((1,), (2,))) for i in range(3)]
+    plan = make_plan(requests, batch_tokens=1000)
+    assert [len(segment.tokens) for segment in plan.segments] == [89]
+    assert {row.start for batch in plan.batches for row in batch.rows} == {89}
+
+
+def test_a_beginning_is_not_shared_between_adapters() -> None:
+    requests = [Choose(f"r{i}", (*range(90), 90 + i), ((1,),), "ab"[i]) for i in range(2)]
+    assert make_plan(requests, batch_tokens=1000).segments == ()
+
+
+@pytest.mark.parametrize("changed", ["budget", "sharing", "token", "adapter", "choice"])
+def test_the_digest_tells_plans_apart(changed: str) -> None:
+    requests: list[Request] = [Choose(f"r{i}", (*range(90), 90 + i), ((1,),), "a") for i in range(3)]
+    before = make_plan(requests, batch_tokens=100)
+    assert before.digest() == make_plan(list(requests), batch_tokens=100).digest()
+    first = {
+        "token": Choose("r0", (*range(90), 95), ((1,),), "a"),
+        "adapter": Choose("r0", (*range(90), 90), ((1,),), "b"),
+        "choice": Choose("r0", (*range(90), 90), ((2,),), "a"),
+    }.get(changed, requests[0])
+    after = make_plan(
+        [first, *requests[1:]],
+        batch_tokens=2 if changed == "budget" else 100,
+        share_prefixes=changed != "sharing",
+    )
+    assert before.digest() != after.digest()
+
+
+def test_beginnings_come_earlier_and_rows_keep_their_order() -> None:
+    kinds: list[Literal["prefix", "choose"]] = ["prefix", "choose", "choose", "prefix", "choose", "prefix", "choose"]
+    batches = [Batch(kind, release=(number,)) for number, kind in enumerate(kinds)]
+    for ahead, right in ((1, [0, 3, 1, 2, 5, 4, 6]), (2, [0, 3, 5, 1, 2, 4, 6])):
+        assert [batch.release[0] for batch in beginnings_first(batches, ahead=ahead)] == right
+    assert list(beginnings_first(batches, ahead=0)) == batches
+
+
+def test_batches_of_several_workers_begin_large_and_end_small() -> None:
+    requests: list[Request] = [Choose(f"r{i}", (i, *range(99)), ((1,),)) for i in range(200)]
+    plan = make_plan(requests, batch_tokens=6000, workers=2)
+    sizes = [sum(own_tokens(requests[row.request], row.start) for row in batch.rows) for batch in plan.batches]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 3000
+    assert sizes[-2] == SMALLEST_SHARE // 100 * 100
+    assert sum(sizes) == plan.computed_tokens() == 20_000
+
+
+def test_beginnings_are_shared_out_among_workers() -> None:
+    requests: list[Request] = [Choose(f"r{i}", (*range(400), i), ((1,),), str(i % 4)) for i in range(80)]
+    sizes = {
+        workers: [
+            sum(len(plan.segments[index].tokens) for index in batch.segments)
+            for batch in plan.batches
+            if batch.kind == "prefix"
+        ]
+        for workers in (1, 2)
+        for plan in [make_plan(requests, batch_tokens=8000, workers=workers)]
+    }
+    assert sizes == {1: [1600], 2: [400] * 4}
+
+
+def test_a_single_row_shares_what_was_known_before() -> None:
+    shared = tuple(range(100))
+    requests = [Generate("one", (*shared, 500, 501)), Generate("other", (900, *shared), adapter="a")]
+    known = {None: [(*shared, 700)], "a": [shared], "nobody": [shared]}
+    plan = make_plan(requests, batch_tokens=1000, known=known)
+    assert [(segment.adapter, segment.tokens) for segment in plan.segments] == [(None, shared)]
+    assert plan.path(0) == shared
+    assert {(row.request, row.start) for batch in plan.batches for row in batch.rows} == {(0, 100), (1, 0)}
+    assert make_plan(requests, batch_tokens=1000).segments == ()

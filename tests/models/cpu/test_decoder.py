@@ -1,0 +1,147 @@
+"""The fast decoder against the plain one: every family, every precision, adapters mixed in a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from lorica.adapters.folder import open_adapter  # noqa: E402
+from lorica.models.adapter_weights import load_lora  # noqa: E402
+from lorica.models.cpu import (  # noqa: E402
+    kernels,
+    layer,
+    weight_only,
+)
+from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
+from lorica.models.lora import LoraSpan  # noqa: E402
+from lorica.models.packed_attention import PackedAttention  # noqa: E402
+from lorica.models.weights import load_decoder  # noqa: E402
+
+KINDS = [
+    "llama",
+    "llama-biases-tied",
+    "llama-llama3-rope",
+    "llama-no-groups",
+    "mistral-window",
+    "qwen2",
+    "qwen3",
+    "qwen3-bias-tied",
+]
+LENGTHS = [18, 7, 5]
+
+
+def make_fast(folder: Any, precision: str = "float32") -> FastDecoder:
+    return FastDecoder(load_decoder(folder), precision)
+
+
+@pytest.fixture
+def spans_on(adapter_of: Callable[..., Any]) -> Callable[..., list[Any]]:
+    """Three adapters of different ranks and targets on a tiny model, over most of 30 tokens."""
+
+    def make(made: Any, dtype: Any = torch.float32) -> list[Any]:
+        settings = (
+            {"r": 4, "target_modules": "all-linear"},
+            {"r": 3, "target_modules": ["q_proj", "v_proj", "down_proj"], "lora_alpha": 7},
+            {"r": 5, "target_modules": ["k_proj", "up_proj"], "rank_pattern": {"layers.1.self_attn.k_proj": 2}},
+        )
+        loaded = []
+        for seed, each in enumerate(settings):
+            _, folder = adapter_of(made.reference, seed, **each)
+            loaded.append(load_lora(str(seed), open_adapter(folder), made.decoder.config, dtype=dtype))
+        return [LoraSpan(lora, a, b) for lora, (a, b) in zip(loaded, ((1, 9), (9, 18), (20, 28)), strict=True)]
+
+    return make
+
+
+def logits(decoder: Any, tokens: Any, spans: Any, **options: Any) -> Any:
+    positions = torch.cat([torch.arange(length) for length in LENGTHS])
+    attention = PackedAttention(LENGTHS, decoder.config)
+    with torch.no_grad():
+        return decoder.logits(decoder.hidden(tokens, positions, attention, spans, **options)).float()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_equals_the_plain_decoder(
+    kind: str, tiny: Callable[[str], Any], spans_on: Callable[..., Any], tokens_of: Callable[..., Any]
+) -> None:
+    made, tokens = tiny(kind), tokens_of(30)
+    spans, ours = spans_on(made), make_fast(made.folder)
+    for used in (spans[:0], spans, spans[1:2]):
+        expected = logits(made.decoder, tokens, used)
+        torch.testing.assert_close(logits(ours, tokens, used), expected, atol=2e-5, rtol=1e-5)
+    read = torch.tensor([2, 11, 17, 26])
+    torch.testing.assert_close(logits(ours, tokens, spans, read=read), expected_at(made, tokens, spans, read))
+
+
+def expected_at(made: Any, tokens: Any, spans: Any, read: Any) -> Any:
+    return logits(made.decoder, tokens, spans)[read]
+
+
+def test_rows_in_several_blocks_are_those_of_one(
+    tiny: Callable[[str], Any],
+    spans_on: Callable[..., Any],
+    tokens_of: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, tokens = tiny("qwen3-bias-tied"), tokens_of(30)
+    spans, ours = spans_on(made), make_fast(made.folder)
+    whole = logits(ours, tokens, spans)
+    monkeypatch.setattr(layer, "_BLOCK_ROWS", 4)
+    torch.testing.assert_close(logits(ours, tokens, spans), whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("precision", "most"), [("bfloat16", 0.08), ("int8", 0.08), ("int8-weights", 0.08), ("int4-weights", 0.5)]
+)
+@pytest.mark.parametrize("kind", ["llama-biases-tied", "qwen2-wide", "qwen3-wide"])
+def test_other_precisions_stay_near(
+    precision: str,
+    most: float,
+    kind: str,
+    tiny: Callable[[str], Any],
+    spans_on: Callable[..., Any],
+    tokens_of: Callable[..., Any],
+) -> None:
+    made, tokens = tiny(kind), tokens_of(30)
+    ours = make_fast(made.folder, precision)
+    expected = logits(made.decoder, tokens, spans_on(made))
+    found = logits(ours, tokens, spans_on(made, ours.dtype))
+    assert found.isfinite().all()
+    # A share of the spread of the logits; the plain decoder in bfloat16 is as far away.
+    assert 0 < (found - expected).std() / expected.std() < most
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int8-weights", "int4-weights"])
+def test_without_private_operators_the_results_are_the_same(
+    precision: str, tiny: Callable[[str], Any], tokens_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, tokens = tiny("qwen2-wide"), tokens_of(30)
+    usual = logits(make_fast(made.folder, precision), tokens, [])
+    for name in ("has_int8", "has_int8_weights"):
+        monkeypatch.setattr(kernels, name, lambda: False)
+    monkeypatch.setattr(weight_only, "_goes_compiled", lambda x: False)
+    if precision == "float32":
+        monkeypatch.setattr(kernels, "can_prepack", lambda dtype: False)
+    bare = logits(make_fast(made.folder, precision), tokens, [])
+    torch.testing.assert_close(bare, usual, atol=1e-4 if precision == "float32" else 0.1, rtol=1e-2)
+
+
+def test_the_plain_weights_are_let_go(tiny: Callable[[str], Any]) -> None:
+    decoder = load_decoder(tiny("qwen3").folder)
+    FastDecoder(decoder, "int8")
+    assert not [name for name, _ in decoder.named_parameters() if ".layers." in name]
+
+
+def test_nan_stays_nan_in_every_precision(tiny: Callable[[str], Any], tokens_of: Callable[..., Any]) -> None:
+    made, tokens = tiny("qwen2-wide"), tokens_of(30)
+    for precision in ("float32", "bfloat16", "int8", "int8-weights", "int4-weights"):
+        ours = make_fast(made.folder, precision)
+        ours.embedding = ours.embedding.clone()
+        ours.embedding[int(tokens[19])] = torch.nan
+        found = logits(ours, tokens, [])
+        assert found[19:25].isnan().all(), "the second sequence"
+        assert not found[:18][tokens[:18] != tokens[19]].isnan().all()
