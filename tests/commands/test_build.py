@@ -42,7 +42,7 @@ def test_what_a_base_says_in_vain_is_told_when_it_is_loaded(
     raw = json.loads((base / "config.json").read_text("utf-8"))
     (base / "config.json").write_text(json.dumps(raw | changes), "utf-8")
     config = Config()
-    build_engine(replace(config, engine=replace(config.engine, name=engine)), base)  # type: ignore[arg-type]
+    build_engine(replace(config, engine=replace(config.engine, name=engine)), base)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lorica: warning")]
     assert len(lines) == bool(told)
     assert told in "".join(lines)

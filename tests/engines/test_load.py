@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from lorica.engines import ENGINES, load_engine
-from lorica.engines.base import EngineSettings
+from lorica.engine_table import ENGINES
+from lorica.engines import load_engine
+from lorica.engines.base import EngineSettings, MergingEngine
 from lorica.engines.native.engine import NativeEngine
 from lorica.errors import EngineError
 from lorica.models.weights import load_decoder
@@ -39,6 +40,8 @@ def test_every_engine_loads_and_answers(benches: Any, name: str) -> None:
     manifest = engine.info.manifest()
     assert " ".join(manifest) == MANIFEST_KEYS[name]
     assert manifest.get("merged", "none") == "none"
+    assert isinstance(engine, MergingEngine) is ENGINES[name].merges
+    assert engine.info.runs_model is ENGINES[name].runs_model
     assert manifest.get("deterministic", "true") == "true"
 
 

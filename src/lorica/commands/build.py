@@ -18,6 +18,7 @@ from lorica.admission.gate import Admission, admit_all
 from lorica.admission.provenance import adapter_digests, base_digest, trained_as, versions
 from lorica.commands.arguments import inform, warn
 from lorica.config.schema import Config
+from lorica.engine_table import ENGINES
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings
 from lorica.errors import AdapterError, ConfigError
@@ -112,10 +113,10 @@ def training_dtype(config: Config, folder: Path) -> str:
 
 def build_engine(config: Config, folder: Path) -> Engine:
     """The configured engine with the base model loaded."""
-    fake = config.engine.name == "fake"
+    runs_model = ENGINES[config.engine.name].runs_model
     settings = EngineSettings(
-        dtype="float32" if fake else dtype(config, folder),
-        device="cpu" if fake else device(config),
+        dtype=dtype(config, folder) if runs_model else "float32",
+        device=device(config) if runs_model else "cpu",
         device_map=config.model.device_map,
         load_in_4bit=config.model.load_in_4bit,
         batch_tokens=config.inference.batch_tokens,
@@ -125,7 +126,7 @@ def build_engine(config: Config, folder: Path) -> Engine:
         merge=config.engine.merge,
     )
     engine = load_engine(config.engine.name, folder, settings)
-    if not fake:
+    if runs_model:
         tell_base(folder)
     return engine
 

@@ -22,6 +22,7 @@ from lorica.adapters.passport import (
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.commands.arguments import as_base, as_path, emit, parser, resolve
 from lorica.config.schema import Config
+from lorica.engine_table import ENGINES
 from lorica.errors import AdapterError, UsageError
 from lorica.locks import lock_folder
 from lorica.names import visible
@@ -92,8 +93,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _config(given: argparse.Namespace) -> Config:
     config = resolve([*given.overrides, f"model.path={given.base}"]).config
-    if config.engine.name == "fake":
-        raise UsageError("engine=fake computes nothing, so it proves nothing", fix="leave engine=native")
+    name = config.engine.name
+    if not ENGINES[name].runs_model:
+        raise UsageError(f"engine={name} computes nothing, so it proves nothing", fix="leave engine=native")
     return config
 
 

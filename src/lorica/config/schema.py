@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from lorica.engine_table import ENGINES
 from lorica.precision import Dtype
 from lorica.tasks import TASKS
 
@@ -26,7 +27,6 @@ Style = Literal["plain", "structured", "contrastive", ""]
 AnswerNumbers = Literal["auto", "from_0", "from_1", "text"]
 Truncate = Literal["middle", "left", "right", "error"]
 Scheduler = Literal["cosine", "linear", "constant"]
-EngineName = Literal["native", "transformers", "fake"]
 Fallback = Literal["general", "base", "error"]
 Gate = Literal["auto", "require", "off"]
 Merge = Literal["auto", "never", "always"]
@@ -300,7 +300,7 @@ class InferenceConfig:
 class EngineConfig:
     """What computes."""
 
-    name: EngineName = "native"
+    name: Annotated[str, Meta(extra={"words": ENGINES})] = "native"
     """`native`: Lorica's own decoder; `transformers`: any architecture transformers and PEFT know, slower;
     `fake`: answers from a hash of the prompt, for trying out files and settings."""
 

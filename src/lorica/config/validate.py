@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorica.config.schema import Config
+from lorica.engine_table import ENGINES
 from lorica.errors import ConfigError
 from lorica.names import spellings
 from lorica.precision import precision_of
@@ -73,7 +74,7 @@ def _check_task(config: Config, facts: _Facts) -> None:
 
 
 def _check_model(config: Config, facts: _Facts) -> None:
-    model = config.model
+    model, engine = config.model, ENGINES[config.engine.name]
     if not model.path:
         raise ConfigError("model.path is empty", fix="model.path=FOLDER, or a preset such as model=qwen3_0_6b")
     if model.device_map and model.device != "auto":
@@ -82,7 +83,7 @@ def _check_model(config: Config, facts: _Facts) -> None:
             fix="set one of them",
         )
     if precision_of(model.dtype).quantized:
-        if config.engine.name == "transformers":
+        if not engine.quantized:
             raise ConfigError(
                 f"{facts['model.dtype']} is computed by the native engine alone, not by {facts['engine.name']}",
                 fix="model.dtype=bfloat16, or engine=native",
@@ -92,7 +93,7 @@ def _check_model(config: Config, facts: _Facts) -> None:
                 f"{facts['model.dtype']} and {facts['model.load_in_4bit']} both say how the weights are held",
                 fix="set one of them",
             )
-    if config.engine.merge == "always" and config.engine.name != "native":
+    if config.engine.merge == "always" and not engine.merges:
         raise ConfigError(
             f"{facts['engine.merge']} is done by the native engine alone, not by {facts['engine.name']}",
             fix="engine.merge=auto, or engine=native",

@@ -1,4 +1,4 @@
-"""The engines that answer requests, by name. Each is imported only when it is asked for."""
+"""The engines that answer requests, by name. Each is imported only when it is loaded."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
+from lorica.engine_table import ENGINES
 from lorica.engines.base import Engine, EngineFactory, EngineSettings
 from lorica.errors import EngineError
 from lorica.names import closest
 
-__all__ = ["ENGINES", "load_engine"]
-
-# name -> "module:factory"; each factory is an `EngineFactory`
-ENGINES: dict[str, str] = {
-    "native": "lorica.engines.native.engine:load_native",
-    "transformers": "lorica.engines.transformers:load_transformers",
-    "fake": "lorica.engines.fake:load_fake",
-}
+__all__ = ["load_engine"]
 
 
 def load_engine(name: str, folder: Path, settings: EngineSettings) -> Engine:
@@ -30,6 +24,6 @@ def load_engine(name: str, folder: Path, settings: EngineSettings) -> Engine:
         near = closest(name, ENGINES)
         hint = f"did you mean engine={near}?" if near else "choose one of these with engine=NAME"
         raise EngineError(f"no engine {name!r}; there are: {', '.join(ENGINES)}", fix=hint)
-    module, attribute = ENGINES[name].split(":")
-    factory = cast(EngineFactory, getattr(import_module(module), attribute))
+    module, function = ENGINES[name].factory.split(":")
+    factory = cast(EngineFactory, getattr(import_module(module), function))
     return factory(folder, settings)

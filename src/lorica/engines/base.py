@@ -189,7 +189,7 @@ class EngineSettings:
 
 
 EngineFactory = Callable[[Path, EngineSettings], Engine]
-"""The signature of the factories in `lorica.engines.ENGINES`."""
+"""The signature of the factories in `lorica.engine_table.ENGINES`."""
 
 
 def check_adapters(requests: Sequence[Request], known: Collection[str]) -> None:
