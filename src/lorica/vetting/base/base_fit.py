@@ -150,21 +150,17 @@ class _Fit:
     def _layers(self, high: list[Factors], total: int) -> list[Finding]:
         if not high:
             return []
-        return [
-            finding(
-                "L302",
-                f"it adapts {self.shapes.layers_at_least} layers; the base has {self.model.layers} "
-                f"(beyond them: {some([module.path for module in high], total)})",
-                expected=f"at most {self.model.layers} layers",
-                fix=self._which(),
-                file=WEIGHTS_NAME,
-                facts={
-                    "adapter_layers": self.shapes.layers_at_least,
-                    "base_layers": self.model.layers,
-                    "modules": len(high),
-                },
-            )
-        ]
+        actual = (
+            f"it adapts {self.shapes.layers_at_least} layers; the base has {self.model.layers} "
+            f"(beyond them: {some([module.path for module in high], total)})"
+        )
+        facts = {
+            "adapter_layers": self.shapes.layers_at_least,
+            "base_layers": self.model.layers,
+            "modules": len(high),
+        }
+        expected = f"at most {self.model.layers} layers"
+        return [finding("L302", actual, expected=expected, fix=self._which(), file=WEIGHTS_NAME, facts=facts)]
 
     def _absent(self, absent: list[Factors], modules: list[Factors]) -> list[Finding]:
         if not absent:
@@ -173,16 +169,10 @@ class _Fit:
         have = {path.rpartition(".")[2] for path in self.model.modules}
         twins = sorted({fused for name in module_names for fused in _FUSED.get(name, ()) if fused in have})
         actual = f"{listed(module_names)}: {some([module.path for module in absent], len(modules))}"
-        return [
-            finding(
-                "L300",
-                actual + (f"; the base has {listed(twins)} in their place" if twins else ""),
-                expected=f"modules of a {shown(self.model.family)} model",
-                fix=self._which(),
-                file=WEIGHTS_NAME,
-                facts={"kinds": module_names, "modules": len(absent), "of": len(modules), "fused": bool(twins)},
-            )
-        ]
+        actual += f"; the base has {listed(twins)} in their place" if twins else ""
+        facts = {"kinds": module_names, "modules": len(absent), "of": len(modules), "fused": bool(twins)}
+        expected = f"modules of a {shown(self.model.family)} model"
+        return [finding("L300", actual, expected=expected, fix=self._which(), file=WEIGHTS_NAME, facts=facts)]
 
     def _widths(self, placed: list[tuple[Factors, _Place]]) -> list[Finding]:
         wrong: dict[str, tuple[str, int, int]] = {}
@@ -202,19 +192,13 @@ class _Fit:
         if not wrong:
             return []
         differs = [f"{label} {ours}, not {theirs}" for label, (_, ours, theirs) in list(wrong.items())[:4]]
-        return [
-            finding(
-                "L301",
-                f"{', '.join(differs)} (in {some(paths, len(placed))})",
-                expected=f"the widths of {shown(self.model.folder.name)}",
-                fix=self._which(),
-                file=WEIGHTS_NAME,
-                facts={
-                    "widths": {label: list(widths) for label, (_, *widths) in wrong.items()},
-                    "modules": len(paths),
-                },
-            )
-        ]
+        actual = f"{', '.join(differs)} (in {some(paths, len(placed))})"
+        facts = {
+            "widths": {label: list(widths) for label, (_, *widths) in wrong.items()},
+            "modules": len(paths),
+        }
+        expected = f"the widths of {shown(self.model.folder.name)}"
+        return [finding("L301", actual, expected=expected, fix=self._which(), file=WEIGHTS_NAME, facts=facts)]
 
     def _label(self, module: Factors, side: int) -> str:
         names = None if self.model.shape is None else role(self.model.shape.scheme, place_of(module.path).slot)
@@ -225,15 +209,9 @@ class _Fit:
         if not moved:
             return []
         theirs = self.by_tail[_tail(moved[0].path)]
-        return [
-            finding(
-                "L304",
-                f"{some([module.path for module in moved], total)}",
-                expected=f"as in the base: {shown(theirs)}",
-                file=WEIGHTS_NAME,
-                facts={"modules": len(moved), "path": moved[0].path, "expected": theirs},
-            )
-        ]
+        actual = f"{some([module.path for module in moved], total)}"
+        facts = {"modules": len(moved), "path": moved[0].path, "expected": theirs}
+        return [finding("L304", actual, expected=f"as in the base: {shown(theirs)}", file=WEIGHTS_NAME, facts=facts)]
 
     def _covered(self, modules: list[Factors]) -> list[Finding]:
         """Does the adapter end before the base's last layers, in every kind of module at once?"""
@@ -317,15 +295,9 @@ def _other_shapes(shapes: list[tuple[str, tuple[int, ...], tuple[int, int]]]) ->
     if not shapes:
         return []
     path, shape, base_shape = shapes[0]
-    return [
-        finding(
-            "L301",
-            f"the saved {shown(path)} is {list(shape)} (of {len(shapes)} such)",
-            expected=f"{list(base_shape)}",
-            file=WEIGHTS_NAME,
-            facts={"saved": path, "shape": list(shape), "base": list(base_shape)},
-        )
-    ]
+    actual = f"the saved {shown(path)} is {list(shape)} (of {len(shapes)} such)"
+    facts = {"saved": path, "shape": list(shape), "base": list(base_shape)}
+    return [finding("L301", actual, expected=f"{list(base_shape)}", file=WEIGHTS_NAME, facts=facts)]
 
 
 def _heads(unknown: list[str]) -> list[Finding]:

@@ -79,13 +79,9 @@ def _quantisation(adapter_base: str, model: BaseModel) -> list[Finding]:
     if not model.quantised and not match:
         return []
     actual = f"the base is {shown(model.quantised)}" if model.quantised else "the base is not quantised"
-    return [
-        finding(
-            "L308",
-            actual + (f"; the adapter names {shown(adapter_base)}" if adapter_base else ""),
-            facts={"base": model.quantised, "adapter_names_quantised": match is not None},
-        )
-    ]
+    actual += f"; the adapter names {shown(adapter_base)}" if adapter_base else ""
+    facts = {"base": model.quantised, "adapter_names_quantised": match is not None}
+    return [finding("L308", actual, facts=facts)]
 
 
 def _revision(specimen: Specimen, model: BaseModel) -> list[Finding]:
@@ -94,15 +90,9 @@ def _revision(specimen: Specimen, model: BaseModel) -> list[Finding]:
     held = model.folder.name
     if not stated or not _COMMIT.fullmatch(stated) or not _COMMIT.fullmatch(held) or stated == held:
         return []
-    return [
-        finding(
-            "L306",
-            f"{CONFIG_NAME} names revision {stated[:12]}; the base is the snapshot {held[:12]}",
-            expected=f"revision {stated[:12]}",
-            file=CONFIG_NAME,
-            facts={"adapter": stated, "base": held},
-        )
-    ]
+    actual = f"{CONFIG_NAME} names revision {stated[:12]}; the base is the snapshot {held[:12]}"
+    facts = {"adapter": stated, "base": held}
+    return [finding("L306", actual, expected=f"revision {stated[:12]}", file=CONFIG_NAME, facts=facts)]
 
 
 def _is_named(adapter_base: str, model: BaseModel) -> bool:
@@ -118,13 +108,9 @@ def _family(adapter_base: str, meant: list[BaseShape], model: BaseModel) -> list
     also = families.union(*(relatives for relatives in _ALIKE if relatives & families))
     if {model.family, str(model.config.get("model_type"))} & also:
         return []
-    return [
-        finding(
-            "L307",
-            f"{CONFIG_NAME} names {shown(adapter_base)}, of the family {listed(sorted(families))}; "
-            f"the base's config.json says {shown(model.family)}",
-            expected=f"a {listed(sorted(families))} model",
-            file=CONFIG_NAME,
-            facts={"adapter": sorted(families), "base": model.family},
-        )
-    ]
+    actual = (
+        f"{CONFIG_NAME} names {shown(adapter_base)}, of the family {listed(sorted(families))}; "
+        f"the base's config.json says {shown(model.family)}"
+    )
+    facts = {"adapter": sorted(families), "base": model.family}
+    return [finding("L307", actual, expected=f"a {listed(sorted(families))} model", file=CONFIG_NAME, facts=facts)]

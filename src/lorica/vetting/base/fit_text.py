@@ -78,38 +78,24 @@ def _own(theirs: Words, model: BaseModel) -> list[Finding]:
     highest = max((*(theirs.vocabulary or {}).values(), *theirs.added.values()), default=-1)
     if not model.vocabulary or highest < model.vocabulary:
         return []
-    return [
-        finding(
-            "L314",
-            f"the base's tokenizer has ids up to {highest}, its embedding {model.vocabulary} rows",
-            expected=f"ids below {model.vocabulary}",
-            facts={"highest": highest, "rows": model.vocabulary},
-        )
-    ]
+    actual = f"the base's tokenizer has ids up to {highest}, its embedding {model.vocabulary} rows"
+    facts = {"highest": highest, "rows": model.vocabulary}
+    return [finding("L314", actual, expected=f"ids below {model.vocabulary}", facts=facts)]
 
 
 def _templates(ours: Words, theirs: Words) -> list[Finding]:
     if ours.template is None or ours.template.strip() == (theirs.template or "").strip():
         return []
     if theirs.template is None:
-        return [
-            finding(
-                "L311",
-                "the adapter brings a chat template, and the base has none",
-                severity="note",
-                facts={"adapter": True, "base": False},
-            )
-        ]
+        actual = "the adapter brings a chat template, and the base has none"
+        return [finding("L311", actual, severity="note", facts={"adapter": True, "base": False})]
     at = next((i for i, (a, b) in enumerate(zip(ours.template, theirs.template, strict=False)) if a != b), 0)
-    return [
-        finding(
-            "L311",
-            f"the template beside the adapter ({len(ours.template)} characters) and the base's "
-            f"({len(theirs.template)}) differ from character {at} on: {shown(ours.template[at : at + 40])!r}",
-            expected="the template it was trained with",
-            facts={"adapter": True, "base": True, "differs_at": at},
-        )
-    ]
+    actual = (
+        f"the template beside the adapter ({len(ours.template)} characters) and the base's "
+        f"({len(theirs.template)}) differ from character {at} on: {shown(ours.template[at : at + 40])!r}"
+    )
+    facts = {"adapter": True, "base": True, "differs_at": at}
+    return [finding("L311", actual, expected="the template it was trained with", facts=facts)]
 
 
 def _another(ours: Words, theirs: Words) -> list[Finding]:
@@ -121,14 +107,9 @@ def _another(ours: Words, theirs: Words) -> list[Finding]:
     share = (len(moved) + missing) / len(ours.vocabulary)
     if share <= _ANOTHER:
         return []
-    return [
-        finding(
-            "L313",
-            f"{len(moved)} of {len(ours.vocabulary)} tokens have other ids in the base, {missing} it does not have",
-            expected="equal tokens under equal ids",
-            facts={"tokens": len(ours.vocabulary), "moved": len(moved), "lacking": missing},
-        )
-    ]
+    actual = f"{len(moved)} of {len(ours.vocabulary)} tokens have other ids in the base, {missing} it does not have"
+    facts = {"tokens": len(ours.vocabulary), "moved": len(moved), "lacking": missing}
+    return [finding("L313", actual, expected="equal tokens under equal ids", facts=facts)]
 
 
 def _tokens(ours: Words, theirs: Words, layout: Layout, model: BaseModel) -> list[Finding]:

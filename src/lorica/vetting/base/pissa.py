@@ -37,15 +37,12 @@ def check_principal(specimen: Specimen, layout: Layout, weights: dict[str, Store
     held = float(np.median([share for _, share in measured]))
     if cosine < ALIKE or not HELD[0] <= held <= HELD[1]:
         return []
-    return [
-        finding(
-            "L327",
-            f"in the median of {len(measured)} modules the update is like the base's own weight (cosine {cosine:.2f}), "
-            f"which holds it {held:.2f} times",
-            expected="a cosine near 0",
-            facts={"cosine": round(cosine, 4), "held": round(held, 4), "modules": len(measured)},
-        )
-    ]
+    actual = (
+        f"in the median of {len(measured)} modules the update is like the base's own weight (cosine {cosine:.2f}), "
+        f"which holds it {held:.2f} times"
+    )
+    facts = {"cosine": round(cosine, 4), "held": round(held, 4), "modules": len(measured)}
+    return [finding("L327", actual, expected="a cosine near 0", facts=facts)]
 
 
 def alike(specimen: Specimen, layout: Layout, weights: dict[str, Stored]) -> list[tuple[float, float]]:

@@ -33,15 +33,9 @@ def check_spelling(base: Path) -> list[Finding]:
     if share >= SPELT:
         return []
     seen = f"of {tried} entries of the base's tokenizer {1 - share:.0%} are encoded as others, such as {shown(lost)}"
-    return [
-        finding(
-            "L318",
-            seen,
-            expected="nearly every entry is encoded as itself",
-            file="tokenizer.json",
-            facts={"share": round(share, 4), "tried": tried},
-        )
-    ]
+    facts = {"share": round(share, 4), "tried": tried}
+    expected = "nearly every entry is encoded as itself"
+    return [finding("L318", seen, expected=expected, file="tokenizer.json", facts=facts)]
 
 
 def spelt(path: Path) -> tuple[float, int, str] | None:

@@ -75,12 +75,7 @@ def _container(layout: Layout, claim: Named, known_bases: list[BaseShape]) -> li
     wrong = [path for path in layout.modules if _ELSEWHERE.fullmatch(split_layer(path)[0])]
     if not wrong or layout.unprefixed:
         return []
-    return [
-        finding(
-            "L165",
-            f"{some(wrong, len(layout.modules))}; {claim.place} names {shown(claim.text)}",
-            expected="names such as model.layers.0.self_attn.q_proj",
-            file=WEIGHTS_NAME,
-            facts={"modules": len(wrong), "of": len(layout.modules), "base": known_bases[0].name},
-        )
-    ]
+    actual = f"{some(wrong, len(layout.modules))}; {claim.place} names {shown(claim.text)}"
+    facts = {"modules": len(wrong), "of": len(layout.modules), "base": known_bases[0].name}
+    expected = "names such as model.layers.0.self_attn.q_proj"
+    return [finding("L165", actual, expected=expected, file=WEIGHTS_NAME, facts=facts)]

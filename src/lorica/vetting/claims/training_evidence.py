@@ -294,11 +294,8 @@ def _validation(evidence: Evidence, file: str) -> list[Finding]:
         base, trained = evidence.base_loss, evidence.trained_loss
         if trained >= base:
             actual = f"loss {figure(trained)} with the adapter, {figure(base)} without it, on held-out rows"
-            findings.append(
-                finding(
-                    "L179", actual, expected="a lower loss with it", file=file, facts={"base": base, "own": trained}
-                )
-            )
+            facts = {"base": base, "own": trained}
+            findings.append(finding("L179", actual, expected="a lower loss with it", file=file, facts=facts))
     if evidence.held_out is False:
         findings.append(finding("L176", "no row was held out for validation", file=file))
     return findings

@@ -193,11 +193,8 @@ def _weights_substitute(folder: Place, findings: list[Finding]) -> str | None:
     names = folder.top()
     shards = [name for name in names if _SHARD.fullmatch(name) or name.lower() == _INDEX_NAME]
     if shards:
-        findings.append(
-            finding(
-                "L006", f"{len(shards)} files, first {short_text(shards[0])}", expected=WEIGHTS_NAME, file=shards[0]
-            )
-        )
+        actual = f"{len(shards)} files, first {short_text(shards[0])}"
+        findings.append(finding("L006", actual, expected=WEIGHTS_NAME, file=shards[0]))
         return None
     if (pickled := folder.find(_PICKLE_NAME)) is not None:
         return pickled
@@ -262,13 +259,9 @@ def _pickle(path: Path, name: str, scan: PickleScan | None = None) -> Finding:
     facts = {"imports": list(scan.imports), "complete": scan.complete}
     if scan.dangerous:
         shown = ", ".join(short_text(import_name) for import_name in scan.dangerous[:5])
-        return finding(
-            "L013",
-            f"loading it would import {shown}",
-            expected="nothing but what tensors need",
-            file=name,
-            facts=facts | {"dangerous": list(scan.dangerous)},
-        )
+        actual = f"loading it would import {shown}"
+        expected = "nothing but what tensors need"
+        return finding("L013", actual, expected=expected, file=name, facts=facts | {"dangerous": list(scan.dangerous)})
     limitation = "" if scan.complete else " as far as it can be scanned"
     imports = ", ".join(short_text(import_name) for import_name in scan.imports[:5]) or "nothing"
     actual = f"it would import {imports}{limitation}"

@@ -148,12 +148,9 @@ def _expression_texts(values: Mapping[str, Any]) -> Iterator[Finding]:
             expressions += [(key, pattern_key) for pattern_key in pattern if not is_plain(pattern_key)]
     if expressions:
         key, text = expressions[0]
-        yield finding(
-            "L064",
-            f"{len(expressions)} read as text, first in {key}: {short_text(text, quoted=True)}",
-            file=CONFIG_NAME,
-            facts={"expressions": len(expressions)},
-        )
+        actual = f"{len(expressions)} read as text, first in {key}: {short_text(text, quoted=True)}"
+        facts = {"expressions": len(expressions)}
+        yield finding("L064", actual, file=CONFIG_NAME, facts=facts)
 
 
 def _control_characters(values: Mapping[str, Any]) -> Iterator[Finding]:
@@ -165,8 +162,5 @@ def _control_characters(values: Mapping[str, Any]) -> Iterator[Finding]:
     odd_texts = [(key, text) for key, text in texts if isinstance(text, str) and _CONTROL_CHARACTERS.search(text)]
     if odd_texts:
         key, text = odd_texts[0]
-        yield finding(
-            "L065",
-            f"{len(odd_texts)} texts, first in {short_text(key, quoted=True)}: {short_text(text, quoted=True)}",
-            file=CONFIG_NAME,
-        )
+        actual = f"{len(odd_texts)} texts, first in {short_text(key, quoted=True)}: {short_text(text, quoted=True)}"
+        yield finding("L065", actual, file=CONFIG_NAME)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -159,14 +160,9 @@ def _report_copies(
     foreign = [j for j in twins if base and _base(entries[j][0]) not in ("", base)]
     if foreign:
         foreign_base = _base(entries[foreign[0]][0])
-        report(
-            finding(
-                "L253",
-                f"the tensors of {_labels(context, foreign)}, which names {shown(foreign_base)}, not {shown(base)}",
-                expected="one base model for one set of weights",
-                facts={"others": [entries[j][0].name for j in foreign[:20]], "bases": [base, foreign_base]},
-            )
-        )
+        actual = f"the tensors of {_labels(context, foreign)}, which names {shown(foreign_base)}, not {shown(base)}"
+        facts: dict[str, Any] = {"others": _some_names(entries, foreign), "bases": [base, foreign_base]}
+        report(finding("L253", actual, expected="one base model for one set of weights", facts=facts))
     changed = [j for j in twins if entries[j][1].content_digest != numbers.content_digest]
     if changed:
         other_norm = entries[changed[0]][1].norm
@@ -176,23 +172,14 @@ def _report_copies(
     equal = [j for j in twins if j not in changed]
     if equal:
         own_run = all(context.may_equal(i, j) for j in equal)
-        report(
-            finding(
-                "L250",
-                f"equal to {_labels(context, equal)}",
-                facts={"others": [entries[j][0].name for j in equal[:20]], "cosine": 1.0, "count": len(equal)},
-                severity="note" if own_run else None,
-            )
-        )
+        actual = f"equal to {_labels(context, equal)}"
+        facts = {"others": _some_names(entries, equal), "cosine": 1.0, "count": len(equal)}
+        report(finding("L250", actual, facts=facts, severity="note" if own_run else None))
 
 
 def _rescaled(entries: Sequence[Entry], twins: list[int], actual: str, ratio: float, angle: float) -> Finding:
-    return finding(
-        "L252",
-        actual,
-        expected="one alpha, rank and set of targets for one update",
-        facts={"others": [entries[j][0].name for j in twins[:20]], "ratio": ratio, "cosine": angle},
-    )
+    facts = {"others": _some_names(entries, twins), "ratio": ratio, "cosine": angle}
+    return finding("L252", actual, expected="one alpha, rank and set of targets for one update", facts=facts)
 
 
 def _near_copies(
@@ -231,18 +218,12 @@ def _similarity(entries: Sequence[Entry], context: _Context, i: int, j: int, ang
     if angle >= (PROPORTIONAL if own_run else SAME) and abs(ratio - 1) > 0.02:
         return _rescaled(entries, [j], f"{name}'s update, {ratio:.4g} times as strong", ratio, angle)
     if angle >= SAME and abs(ratio - 1) <= 0.02:
-        return finding(
-            "L250",
-            f"the update of {name}, stored in other numbers",
-            facts={"others": [entries[j][0].name], "cosine": angle, "count": 1},
-            severity="note" if own_run else None,
-        )
-    return finding(
-        "L251",
-        f"cosine {angle:.4f} with the update of {name}",
-        expected=f"below {NEAR} for adapters of different data",
-        facts={"others": [entries[j][0].name], "cosine": angle, "ratio": ratio},
-    )
+        actual = f"the update of {name}, stored in other numbers"
+        facts = {"others": [entries[j][0].name], "cosine": angle, "count": 1}
+        return finding("L250", actual, facts=facts, severity="note" if own_run else None)
+    actual = f"cosine {angle:.4f} with the update of {name}"
+    facts = {"others": [entries[j][0].name], "cosine": angle, "ratio": ratio}
+    return finding("L251", actual, expected=f"below {NEAR} for adapters of different data", facts=facts)
 
 
 def _shared_starts(entries: Sequence[Entry], context: _Context, first: list[int], findings: FindingsByName) -> None:
@@ -278,13 +259,9 @@ def _shared_starts(entries: Sequence[Entry], context: _Context, first: list[int]
                 and not (i in in_folds and in_folds.get(j) == in_folds[i])
             ]
             if relatives:
-                findings.setdefault(entries[i][0].name, []).append(
-                    finding(
-                        "L254",
-                        f"lora_A starts as in {_labels(context, relatives)}",
-                        facts={"others": [entries[j][0].name for j in relatives[:20]], "count": len(relatives)},
-                    )
-                )
+                actual = f"lora_A starts as in {_labels(context, relatives)}"
+                facts = {"others": _some_names(entries, relatives), "count": len(relatives)}
+                findings.setdefault(entries[i][0].name, []).append(finding("L254", actual, facts=facts))
 
 
 def _report_folds(entries: Sequence[Entry], context: _Context, members: list[int], findings: FindingsByName) -> None:
@@ -293,13 +270,9 @@ def _report_folds(entries: Sequence[Entry], context: _Context, members: list[int
         other_folds = [j for j in members if j != i]
         angles = [float(vectors[i] @ vectors[j]) for j in other_folds if i in vectors and j in vectors]
         about = f", cosines of updates about {min(angles):.2f} to {max(angles):.2f}" if angles else ""
-        findings.setdefault(entries[i][0].name, []).append(
-            finding(
-                "L255",
-                f"a fold beside {_labels(context, other_folds)}{about}",
-                facts={"others": [entries[j][0].name for j in other_folds[:20]], "cosines": angles[:20]},
-            )
-        )
+        actual = f"a fold beside {_labels(context, other_folds)}{about}"
+        facts = {"others": _some_names(entries, other_folds), "cosines": angles[:20]}
+        findings.setdefault(entries[i][0].name, []).append(finding("L255", actual, facts=facts))
 
 
 def _similar_pairs(
@@ -323,6 +296,10 @@ def _similar_pairs(
 
 def _labels(context: _Context, numbers: list[int]) -> str:
     return listed((context.labels[j] for j in numbers), 3)
+
+
+def _some_names(entries: Sequence[Entry], indices: Sequence[int]) -> list[str]:
+    return [entries[i][0].name for i in indices[:20]]
 
 
 def _base(specimen: Specimen) -> str:

@@ -106,24 +106,19 @@ def _partly_silent(silent: list[str], pairs: list[str]) -> Iterable[Finding]:
     if not silent:
         return
     reached = [path for path in silent if not _UNREACHED.search(path)]
-    yield finding(
-        "L211",
-        f"the update is zero in {some(reached or silent, len(pairs))}",
-        expected="an update in every adapted module" if reached else "",
-        facts={"modules": len(pairs), "silent": len(silent), "reached": len(reached)},
-        severity="warn" if reached else "note",
-    )
+    actual = f"the update is zero in {some(reached or silent, len(pairs))}"
+    facts = {"modules": len(pairs), "silent": len(silent), "reached": len(reached)}
+    expected = "an update in every adapted module" if reached else ""
+    yield finding("L211", actual, expected=expected, facts=facts, severity="warn" if reached else "note")
 
 
 def _unused(measures: dict[str, Measure]) -> Iterable[Finding]:
     with_zeros = [path for path, measured in measures.items() if 0 < measured.unused < measured.rank]
     if with_zeros:
         first = measures[with_zeros[0]]
-        yield finding(
-            "L218",
-            f"{first.unused} of {first.rank} rank components are zero in {some(with_zeros, len(measures))}",
-            facts={"modules": len(with_zeros), "unused": sum(measures[path].unused for path in with_zeros)},
-        )
+        actual = f"{first.unused} of {first.rank} rank components are zero in {some(with_zeros, len(measures))}"
+        facts = {"modules": len(with_zeros), "unused": sum(measures[path].unused for path in with_zeros)}
+        yield finding("L218", actual, facts=facts)
 
 
 def _scale(measures: dict[str, Measure], *, special: bool) -> Iterable[Finding]:
@@ -149,12 +144,8 @@ def _scale(measures: dict[str, Measure], *, special: bool) -> Iterable[Finding]:
             severity="reject" if facts["median_gain"] > ABSURD and not special else "warn",
         )
     elif facts["median_gain"] > NOTABLE:
-        yield finding(
-            "L213",
-            f"for inputs of size 1 the updates add outputs of size {facts['median_gain']:.3g} ({by})",
-            expected="0.001 to 1 after training; a base layer's own are near 1",
-            facts=facts,
-        )
+        actual = f"for inputs of size 1 the updates add outputs of size {facts['median_gain']:.3g} ({by})"
+        yield finding("L213", actual, expected="0.001 to 1 after training; a base layer's own are near 1", facts=facts)
 
 
 def _spread(measures: dict[str, Measure]) -> Iterable[Finding]:
@@ -164,13 +155,9 @@ def _spread(measures: dict[str, Measure]) -> Iterable[Finding]:
     if unusual:
         worst = max((spreads[path] for path in unusual), key=lambda value: abs(np.log(value)))
         extreme = not A_SPREAD_ABSURD[0] <= worst <= A_SPREAD_ABSURD[1]
-        yield finding(
-            "L216",
-            f"lora_A is {worst:.2g} times the size PEFT starts it with in {some(unusual, len(measures))}",
-            expected="0.5 to 20 times",
-            facts={"modules": len(unusual), "worst": worst},
-            severity="warn" if extreme else "note",
-        )
+        actual = f"lora_A is {worst:.2g} times the size PEFT starts it with in {some(unusual, len(measures))}"
+        facts = {"modules": len(unusual), "worst": worst}
+        yield finding("L216", actual, expected="0.5 to 20 times", facts=facts, severity="warn" if extreme else "note")
 
 
 def _middle(values: npt.NDArray[np.float64]) -> float:
@@ -199,10 +186,9 @@ def _outliers(measures: dict[str, Measure]) -> Iterable[Finding]:
                 outliers[path] = float(np.exp(distance))
     if outliers:
         worst = max(outliers, key=lambda path: abs(np.log(outliers[path])))
-        yield finding(
-            "L215",
+        actual = (
             f"the update is {outliers[worst]:.3g} times that of the same module in other layers "
-            f"in {some([worst, *(path for path in outliers if path != worst)], len(measures))}",
-            expected="within a factor of 50 of one another",
-            facts={"modules": len(outliers), "worst": outliers[worst], "path": worst},
+            f"in {some([worst, *(path for path in outliers if path != worst)], len(measures))}"
         )
+        facts = {"modules": len(outliers), "worst": outliers[worst], "path": worst}
+        yield finding("L215", actual, expected="within a factor of 50 of one another", facts=facts)

@@ -82,12 +82,9 @@ def _zeros(layout: Layout, facts: dict[str, TensorFacts], factors: set[str], a: 
         and not _by_chance(facts[partial])
         and (spanned or not _structural(partial, facts, rows))
     ):
-        yield finding(
-            "L202",
-            f"the last {tail} bytes are zeros, from inside tensor {ascii(partial)[1:-1]} on",
-            expected="trained values to the end",
-            facts={"bytes": tail, "tensors": spanned + 1},
-        )
+        actual = f"the last {tail} bytes are zeros, from inside tensor {ascii(partial)[1:-1]} on"
+        expected = "trained values to the end"
+        yield finding("L202", actual, expected=expected, facts={"bytes": tail, "tensors": spanned + 1})
     yield from _blocks(facts, factors, {partial}, a, rows)
 
 
@@ -193,12 +190,9 @@ def _components(measures: dict[str, Measure]) -> Iterable[Finding]:
     degenerate = [path for path in measures if path in {*flat, *repeated}]
     if degenerate:
         description = "constant" if flat else "equal to one another"
-        yield finding(
-            "L205",
-            f"rank components are {description} in {some(degenerate, len(measures))}",
-            expected="components that differ",
-            facts={"constant": len(flat), "repeated": len(repeated), "modules": len(measures)},
-        )
+        actual = f"rank components are {description} in {some(degenerate, len(measures))}"
+        facts = {"constant": len(flat), "repeated": len(repeated), "modules": len(measures)}
+        yield finding("L205", actual, expected="components that differ", facts=facts)
 
 
 def _saturated(facts: dict[str, TensorFacts]) -> Iterable[Finding]:

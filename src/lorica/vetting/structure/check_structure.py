@@ -5,6 +5,8 @@ Nothing is read here: a checked header says all. What PEFT does with each fault 
 
 from __future__ import annotations
 
+import msgspec
+
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.methods import method_of_config
 from lorica.adapters.raw_adapter import Specimen
@@ -21,7 +23,13 @@ from lorica.vetting.wording import shown
 
 
 def check_structure(specimen: Specimen, layout: Layout) -> list[Finding]:
-    """Findings L100-L149. specimen: with its config where it is a LoRA config; layout: of specimen.header."""
+    """Findings L100-L149, about the weights where a check names no other file. specimen: with its config where it is a
+    LoRA config; layout: of specimen.header."""
+    findings = _check(specimen, layout)
+    return [msgspec.structs.replace(problem, file=problem.file or WEIGHTS_NAME) for problem in findings]
+
+
+def _check(specimen: Specimen, layout: Layout) -> list[Finding]:
     config = specimen.config
     spec = None if config is None else Asked(config)
     findings = check_naming(specimen, spec, layout)
@@ -32,7 +40,7 @@ def check_structure(specimen: Specimen, layout: Layout) -> list[Finding]:
         first = f", such as {shown(next(iter(layout.tensors)))}" if layout.tensors else ""
         missing = "no complete pair" if layout.modules else "no LoRA tensor"
         actual = f"{missing} among {len(layout.tensors)} tensors{first}"
-        findings.append(finding("L100", actual, expected="pairs of lora_A and lora_B", file=WEIGHTS_NAME))
+        findings.append(finding("L100", actual, expected="pairs of lora_A and lora_B"))
     if config is None and method_of_config(specimen.raw_config or {}) is not None:
         return findings
     if packed_factors(layout):

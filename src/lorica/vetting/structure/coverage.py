@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 
 from lorica.adapters.config import CONFIG_NAME
-from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.tensor_map import Layout, module_path
 from lorica.vetting.claims.base_names import family, mixed, uniform
 from lorica.vetting.finding_codes import Severity
@@ -66,15 +65,10 @@ def _untargeted_modules(spec: Asked, layout: Layout) -> list[Finding]:
         restriction = f", in {layers([layer_choice] if isinstance(layer_choice, int) else layer_choice or [])}"
     if config.exclude_modules:
         restriction += ", but exclude_modules"
-    return [
-        finding(
-            "L123",
-            f"{some(outside, len(layout.modules))} ({listed(module_names)})",
-            expected=f"modules of target_modules: {target_text}{restriction}",
-            file=CONFIG_NAME,
-            facts={"modules": len(outside), "of": len(layout.modules), "kinds": module_names},
-        )
-    ]
+    actual = f"{some(outside, len(layout.modules))} ({listed(module_names)})"
+    facts = {"modules": len(outside), "of": len(layout.modules), "kinds": module_names}
+    expected = f"modules of target_modules: {target_text}{restriction}"
+    return [finding("L123", actual, expected=expected, file=CONFIG_NAME, facts=facts)]
 
 
 def _targets_without_tensors(spec: Asked, layout: Layout) -> list[Finding]:
@@ -107,7 +101,6 @@ def _targets_without_tensors(spec: Asked, layout: Layout) -> list[Finding]:
             "L124",
             actual,
             expected="tensors for each target that the base has",
-            file=WEIGHTS_NAME,
             severity="reject" if certain else "warn" if "warn" in severities.values() else "note",
             facts={"targets": without_tensors[:64], "sure": certain[:64]},
         )

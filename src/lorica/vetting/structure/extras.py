@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME, TASK_HEADS, AdapterConfig
-from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.methods import method_of_names
 from lorica.adapters.tensor_map import Layout
 from lorica.adapters.tensor_names import PREFIX
@@ -31,7 +30,7 @@ def check_extras(config: AdapterConfig | None, layout: Layout) -> list[Finding]:
     findings = _saved_modules(config, layout) + _full_parameters(config, layout) + _tokens(config, layout)
     if layout.copies:
         actual = some(layout.copies, len(layout.tensors), "tensors")
-        findings.append(finding("L146", actual, file=WEIGHTS_NAME, facts={"tensors": list(layout.copies[:64])}))
+        findings.append(finding("L146", actual, facts={"tensors": list(layout.copies[:64])}))
     return findings + _features(config, layout)
 
 
@@ -78,7 +77,7 @@ def _saved_modules(config: AdapterConfig, layout: Layout) -> list[Finding]:
         expected += ", unless the base has no such module: PEFT passes over a name that means none"
     facts = {"lost": not_stored, "asked": configured}
     severity: Severity | None = "warn" if doubtful else None
-    return [finding("L131", actual, expected=expected, file=WEIGHTS_NAME, facts=facts, severity=severity)]
+    return [finding("L131", actual, expected=expected, facts=facts, severity=severity)]
 
 
 def _may_not_exist(name: str, layout: Layout, *, others_stored: bool) -> bool:
@@ -105,7 +104,7 @@ def _without_head(config: AdapterConfig, heads: list[str], layout: Layout) -> li
         actual += f"; {shown(layout.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
     expected = f"names such as {PREFIX}{heads[-1]}.weight: without them the head stays as it was initialised"
     facts = {"lost": heads, "asked": []}
-    return [finding("L131", actual, expected=expected, file=WEIGHTS_NAME, facts=facts, severity="warn")]
+    return [finding("L131", actual, expected=expected, facts=facts, severity="warn")]
 
 
 def _saved_by_suffix(configured: list[str], ends: str, stored: list[str]) -> list[Finding]:
@@ -117,7 +116,7 @@ def _saved_by_suffix(configured: list[str], ends: str, stored: list[str]) -> lis
     actual = f"no module is called exactly {listed(vague)}; stored are {shown(stored[0])} and others that end so"
     expected = f"names such as {PREFIX}model.{vague[0]}.weight, unless only the others were meant"
     facts = {"lost": vague, "asked": configured}
-    return [finding("L131", actual, expected=expected, file=WEIGHTS_NAME, facts=facts, severity="warn")]
+    return [finding("L131", actual, expected=expected, facts=facts, severity="warn")]
 
 
 def _full_parameters(config: AdapterConfig, layout: Layout) -> list[Finding]:
@@ -152,7 +151,7 @@ def _full_parameters(config: AdapterConfig, layout: Layout) -> list[Finding]:
     if resized:
         rows = layout.shape(tensor_names[0])[0] if layout.shape(tensor_names[0]) else 0
         actual = f"{listed(sorted(module_names))}, {rows} rows"
-        return [*findings, finding("L133", actual, file=WEIGHTS_NAME, facts=facts | {"rows": rows})]
+        return [*findings, finding("L133", actual, facts=facts | {"rows": rows})]
     saved = listed(config.saved_modules or ["nothing"])
     actual = f"{some(tensor_names, len(layout.tensors), 'tensors')}, and modules_to_save names {saved}"
     return [*findings, finding("L132", actual, expected="only what the config names", file=CONFIG_NAME, facts=facts)]
@@ -186,7 +185,7 @@ def _tokens(config: AdapterConfig, layout: Layout) -> list[Finding]:
         ]
     if token_indices and not stored:
         actual = f"{configured}, and the file holds no trained rows: PEFT fails to load it"
-        return [finding("L134", actual, expected="trainable_tokens_delta tensors", file=WEIGHTS_NAME, facts=facts)]
+        return [finding("L134", actual, expected="trainable_tokens_delta tensors", facts=facts)]
     for path, name in stored.items():
         rows = layout.shape(name)[0] if layout.shape(name) else 0
         want = next((count for key, count in expected_rows.items() if not key or path.endswith(key)), None)

@@ -8,7 +8,6 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from lorica.adapters.config import CONFIG_NAME
-from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.tensor_map import Layout, split_layer
 from lorica.vetting.claims.base_names import mixed, uniform
 from lorica.vetting.finding_codes import Severity
@@ -68,7 +67,7 @@ def check_layers(spec: Asked | None, layout: Layout) -> list[Finding]:
     actual = f"{shown(template)} in {layers(on)} only"
     facts = {"templates": len(steps), "layers": sorted(on)[:512]}
     code = "L125" if severity == "reject" else "L126"
-    return [finding(code, actual, file=WEIGHTS_NAME, severity=severity, facts=facts)]
+    return [finding(code, actual, severity=severity, facts=facts)]
 
 
 def _missing_layers(spec: Asked | None, rows: Rows) -> dict[str, list[int]]:
@@ -147,10 +146,5 @@ def _hole_finding(holes: dict[str, dict[str, list[int]]], rows: dict[str, Rows])
             sentences.append(f"{shown(template)} is missing in {layers(where)}{remainder}")
         facts[container] = {"empty": empty[:512], "partial": dict(list(partial.items())[:16])}
     first = next(iter(holes))
-    return finding(
-        "L125",
-        "; ".join(sentences),
-        expected=f"every target in each of the layers 0-{rows[first].last}, as nothing in {CONFIG_NAME} leaves one out",
-        file=WEIGHTS_NAME,
-        facts={"missing": facts},
-    )
+    expected = f"every target in each of the layers 0-{rows[first].last}, as nothing in {CONFIG_NAME} leaves one out"
+    return finding("L125", "; ".join(sentences), expected=expected, facts={"missing": facts})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.tensor_map import Layout
 from lorica.adapters.tensor_names import PREFIX
 from lorica.vetting.findings import Finding, finding
@@ -26,13 +25,11 @@ def check_leftovers(layout: Layout) -> list[Finding]:
             f", with {shown(beside[0].removeprefix(first + '.'))} beside it" if beside else ""
         )
         facts = {"tensors": len(packed), "of": len(factors)}
-        findings.append(finding("L144", actual, expected="F32, BF16 or F16", file=WEIGHTS_NAME, facts=facts))
+        findings.append(finding("L144", actual, expected="F32, BF16 or F16", facts=facts))
     alphas = list(alpha_tensors(layout).values())
     if alphas:
         actual = some(alphas, len(layout.tensors), "tensors")
-        findings.append(
-            finding("L145", actual, expected="lora_alpha or alpha_pattern in the config", file=WEIGHTS_NAME)
-        )
+        findings.append(finding("L145", actual, expected="lora_alpha or alpha_pattern in the config"))
     return findings
 
 

@@ -38,17 +38,13 @@ def check_naming(specimen: Specimen, spec: Asked | None, layout: Layout) -> list
     findings += _headless_names(specimen, layout) + _adapter_names(layout)
     if layout.strange and not strangers:
         lora = [name for name in layout.strange if "lora" in name.lower()]
-        findings.append(
-            finding(
-                "L109",
-                f"{some(layout.strange, len(layout.tensors), 'tensors')}: neither LoRA factors nor parameters of "
-                "the base model",
-                expected=f"names like {PREFIX}model.layers.0.self_attn.q_proj.lora_A.weight",
-                file=WEIGHTS_NAME,
-                severity="reject" if lora else None,
-                facts={"tensors": len(layout.strange), "first": layout.strange[0]},
-            )
+        actual = (
+            f"{some(layout.strange, len(layout.tensors), 'tensors')}: neither LoRA factors nor parameters of "
+            "the base model"
         )
+        facts = {"tensors": len(layout.strange), "first": layout.strange[0]}
+        expected = f"names like {PREFIX}model.layers.0.self_attn.q_proj.lora_A.weight"
+        findings.append(finding("L109", actual, expected=expected, severity="reject" if lora else None, facts=facts))
     return findings
 
 
@@ -74,15 +70,8 @@ def _method(specimen: Specimen, layout: Layout) -> list[Finding]:
                     facts={"config": key, "tensors": "LORA"},
                 )
             ]
-        return [
-            finding(
-                code,
-                f"it is {shown(method.title)} ({len(layout.tensors)} tensors); Lorica reads LoRA as PEFT saves it",
-                fix=method.reader,
-                file=CONFIG_NAME,
-                facts={"method": key},
-            )
-        ]
+        actual = f"it is {shown(method.title)} ({len(layout.tensors)} tensors); Lorica reads LoRA as PEFT saves it"
+        return [finding(code, actual, fix=method.reader, file=CONFIG_NAME, facts={"method": key})]
     if named is None:
         return []
     key, method, count = named
@@ -104,15 +93,9 @@ def _prefix(layout: Layout) -> list[Finding]:
     plain = [name for name in layout.unprefixed if name not in set(wrapped) or not _begins_wrapped(name)]
     if not plain:
         return []
-    return [
-        finding(
-            "L104",
-            some(plain, len(layout.tensors), "tensors"),
-            expected=f"names that begin with {PREFIX}",
-            file=WEIGHTS_NAME,
-            facts={"tensors": len(plain), "of": len(layout.tensors), "first": plain[0]},
-        )
-    ]
+    actual = some(plain, len(layout.tensors), "tensors")
+    facts = {"tensors": len(plain), "of": len(layout.tensors), "first": plain[0]}
+    return [finding("L104", actual, expected=f"names that begin with {PREFIX}", facts=facts)]
 
 
 def _begins_wrapped(name: str) -> bool:
@@ -142,19 +125,14 @@ def _wrappers(spec: Asked | None, layout: Layout) -> list[Finding]:
         return []
     paths = [path for module_paths in wrong.values() for path in module_paths]
     total = len(layout.modules) + len(layout.saved)
-    return [
-        finding(
-            "L105",
-            f"{listed(wrong)} in the names of {some(paths, total)}",
-            expected="the module's path in the unwrapped base model after base_model.model.",
-            file=WEIGHTS_NAME,
-            facts={
-                "modules": len(paths),
-                "of": total,
-                "wrappers": {why: len(module_paths) for why, module_paths in wrong.items()},
-            },
-        )
-    ]
+    actual = f"{listed(wrong)} in the names of {some(paths, total)}"
+    facts = {
+        "modules": len(paths),
+        "of": total,
+        "wrappers": {why: len(module_paths) for why, module_paths in wrong.items()},
+    }
+    expected = "the module's path in the unwrapped base model after base_model.model."
+    return [finding("L105", actual, expected=expected, facts=facts)]
 
 
 def _is_prefixed(layout: Layout, path: str) -> bool:
@@ -174,17 +152,12 @@ def _language_model(specimen: Specimen, layout: Layout) -> list[Finding]:
     if not inside or (base and sees(base)):
         return []
     multimodal = sees(base) if base else None
-    return [
-        finding(
-            "L106",
-            f"{some(inside, len(layout.modules))} lie inside a larger model; the named base is "
-            + (f"{shown(base)}, which reads text only" if multimodal is False else shown(base or "not named")),
-            expected="names of a text model, such as model.layers.0.self_attn.q_proj, or a vision-language base",
-            file=WEIGHTS_NAME,
-            severity="reject" if multimodal is False else None,
-            facts={"modules": len(inside), "of": len(layout.modules), "base": base or ""},
-        )
-    ]
+    actual = f"{some(inside, len(layout.modules))} lie inside a larger model; the named base is " + (
+        f"{shown(base)}, which reads text only" if multimodal is False else shown(base or "not named")
+    )
+    facts = {"modules": len(inside), "of": len(layout.modules), "base": base or ""}
+    expected = "names of a text model, such as model.layers.0.self_attn.q_proj, or a vision-language base"
+    return [finding("L106", actual, expected=expected, severity="reject" if multimodal is False else None, facts=facts)]
 
 
 def _headless_names(specimen: Specimen, layout: Layout) -> list[Finding]:
@@ -193,16 +166,10 @@ def _headless_names(specimen: Specimen, layout: Layout) -> list[Finding]:
     task = specimen.config.task_type if specimen.config else None
     if not bare or layout.unprefixed or task == "FEATURE_EXTRACTION":
         return []
-    return [
-        finding(
-            "L143",
-            f"{some(bare, len(layout.modules))}: the names lack the model inside the model; task_type is {shown(task)}",
-            expected="names such as model.layers.0.self_attn.q_proj after base_model.model.",
-            file=WEIGHTS_NAME,
-            severity="reject" if task is not None else None,
-            facts={"modules": len(bare), "of": len(layout.modules), "task": task or ""},
-        )
-    ]
+    actual = f"{some(bare, len(layout.modules))}: the names lack the model inside the model; task_type is {shown(task)}"
+    facts = {"modules": len(bare), "of": len(layout.modules), "task": task or ""}
+    expected = "names such as model.layers.0.self_attn.q_proj after base_model.model."
+    return [finding("L143", actual, expected=expected, severity="reject" if task is not None else None, facts=facts)]
 
 
 def _adapter_names(layout: Layout) -> list[Finding]:
@@ -215,29 +182,16 @@ def _adapter_names(layout: Layout) -> list[Finding]:
             twice.append(path)
     if len(layout.adapters) > 1 or (layout.adapters and twice):
         names = listed(layout.adapters)
-        return [
-            finding(
-                "L108",
-                f"adapter names {names} in tensor names; {len(twice)} modules have a factor several times",
-                expected="one adapter, without its name",
-                file=WEIGHTS_NAME,
-                facts={"adapters": list(layout.adapters), "modules": len(twice)},
-            )
-        ]
+        actual = f"adapter names {names} in tensor names; {len(twice)} modules have a factor several times"
+        facts = {"adapters": list(layout.adapters), "modules": len(twice)}
+        return [finding("L108", actual, expected="one adapter, without its name", facts=facts)]
     if twice:
         actual = some(twice, len(layout.modules))
-        return [
-            finding("L141", actual, expected="one lora_A and one lora_B", file=WEIGHTS_NAME, facts={"n": len(twice)})
-        ]
+        return [finding("L141", actual, expected="one lora_A and one lora_B", facts={"n": len(twice)})]
     if layout.adapters:
         named = [name for name in layout.tensors if f".{layout.adapters[0]}" in name]
-        return [
-            finding(
-                "L107",
-                f"the adapter's name {shown(layout.adapters[0])!r} in {some(named, len(layout.tensors), 'tensors')}",
-                expected="names without it, as save_pretrained writes them",
-                file=WEIGHTS_NAME,
-                facts={"adapter": layout.adapters[0], "tensors": len(named)},
-            )
-        ]
+        actual = f"the adapter's name {shown(layout.adapters[0])!r} in {some(named, len(layout.tensors), 'tensors')}"
+        facts = {"adapter": layout.adapters[0], "tensors": len(named)}
+        expected = "names without it, as save_pretrained writes them"
+        return [finding("L107", actual, expected=expected, facts=facts)]
     return []

@@ -10,7 +10,6 @@ import math
 from collections import Counter
 
 from lorica.adapters.config import CONFIG_NAME
-from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.tensor_map import Factors, Layout
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.target_spec import Asked
@@ -42,15 +41,9 @@ def _halves(layout: Layout) -> list[Finding]:
         return []
     missing_halves = Counter("lora_A" if module.b else "lora_B" for module in half)
     missing = " and ".join(f"{count} times {name}" for name, count in sorted(missing_halves.items()))
-    return [
-        finding(
-            "L110",
-            f"{missing} is missing: {some([module.path for module in half], len(layout.modules))}",
-            expected="lora_A and lora_B in every module",
-            file=WEIGHTS_NAME,
-            facts={"modules": len(half), "of": len(layout.modules), **missing_halves},
-        )
-    ]
+    actual = f"{missing} is missing: {some([module.path for module in half], len(layout.modules))}"
+    facts = {"modules": len(half), "of": len(layout.modules), **missing_halves}
+    return [finding("L110", actual, expected="lora_A and lora_B in every module", facts=facts)]
 
 
 def _shapes(spec: Asked | None, layout: Layout) -> tuple[list[Factors], list[Finding]]:
@@ -78,7 +71,7 @@ def _shapes(spec: Asked | None, layout: Layout) -> tuple[list[Factors], list[Fin
             actual = f"{some([row[0] for row in bad], total)}: lora_A {list(a)}, lora_B {list(b)}"
             facts = {"modules": len(bad), "of": total, "first": path, "a": list(a), "b": list(b)}
             facts |= _empty_and_flat(bad) if code == "L114" else {}
-            findings.append(finding(code, actual, expected=expected, file=WEIGHTS_NAME, facts=facts))
+            findings.append(finding(code, actual, expected=expected, facts=facts))
     return usable, findings
 
 
@@ -107,19 +100,13 @@ def _types(layout: Layout) -> list[Finding]:
     integers = [name for name, info in factors.items() if info.dtype in _NOT_FLOATING]
     if integers:
         wrong = sorted({factors[name].dtype for name in integers})
-        findings.append(
-            finding(
-                "L115",
-                f"{some(integers, len(factors), 'factors')}: {', '.join(wrong)}",
-                expected="F32, BF16 or F16",
-                file=WEIGHTS_NAME,
-                facts={"tensors": len(integers), "of": len(factors), "types": wrong},
-            )
-        )
+        actual = f"{some(integers, len(factors), 'factors')}: {', '.join(wrong)}"
+        facts = {"tensors": len(integers), "of": len(factors), "types": wrong}
+        findings.append(finding("L115", actual, expected="F32, BF16 or F16", facts=facts))
     types = Counter(info.dtype for info in factors.values())
     if len(types) > 1 and not integers:
         actual = ", ".join(f"{count} {name}" for name, count in types.most_common())
-        findings.append(finding("L116", actual, file=WEIGHTS_NAME, facts={"types": dict(types)}))
+        findings.append(finding("L116", actual, facts={"types": dict(types)}))
     return findings
 
 
@@ -164,26 +151,15 @@ def _magnitudes(spec: Asked | None, layout: Layout, usable: list[Factors]) -> li
     have = [module for module in layout.modules.values() if module.magnitude]
     total, findings = len(layout.modules), []
     if spec is not None and have and not spec.config.use_dora:
-        findings.append(
-            finding(
-                "L119",
-                f"{some([module.path for module in have], total)}: magnitudes, and use_dora is false",
-                expected="use_dora true",
-                file=CONFIG_NAME,
-                facts={"modules": len(have), "of": total},
-            )
-        )
+        actual = f"{some([module.path for module in have], total)}: magnitudes, and use_dora is false"
+        facts = {"modules": len(have), "of": total}
+        findings.append(finding("L119", actual, expected="use_dora true", file=CONFIG_NAME, facts=facts))
     if spec is not None and spec.config.use_dora and len(have) < total:
         lack = [module.path for module in layout.modules.values() if not module.magnitude]
-        findings.append(
-            finding(
-                "L120",
-                f"no magnitude in {some(lack, total)}",
-                expected="lora_magnitude_vector in every module",
-                file=WEIGHTS_NAME,
-                facts={"modules": len(lack), "of": total},
-            )
-        )
+        actual = f"no magnitude in {some(lack, total)}"
+        facts = {"modules": len(lack), "of": total}
+        expected = "lora_magnitude_vector in every module"
+        findings.append(finding("L120", actual, expected=expected, facts=facts))
     wrong = [
         module.path
         for module in usable
@@ -193,9 +169,7 @@ def _magnitudes(spec: Asked | None, layout: Layout, usable: list[Factors]) -> li
         module = layout.modules[wrong[0]]
         long, outputs = math.prod(layout.shape(module.magnitude)), layout.shape(module.b)[0]
         actual = f"{some(wrong, total)}: {long} magnitudes for {outputs} outputs"
-        findings.append(
-            finding("L121", actual, expected="one for each output", file=WEIGHTS_NAME, facts={"n": len(wrong)})
-        )
+        findings.append(finding("L121", actual, expected="one for each output", facts={"n": len(wrong)}))
     return findings
 
 
@@ -240,13 +214,8 @@ def _scaling(spec: Asked, layout: Layout, usable: list[Factors]) -> list[Finding
         findings.append(finding("L138", actual, expected=usual, file=CONFIG_NAME, facts=facts))
     if high > 1.01 * low:
         pattern_lost = spec.config.rank_pattern and not spec.config.alpha_pattern
-        findings.append(
-            finding(
-                "L142",
-                f"{formula} from {figure(low)} to {figure(high)}"
-                + ("; rank_pattern without alpha_pattern, as when one was lost" if pattern_lost else ""),
-                file=CONFIG_NAME,
-                facts=facts,
-            )
+        actual = f"{formula} from {figure(low)} to {figure(high)}" + (
+            "; rank_pattern without alpha_pattern, as when one was lost" if pattern_lost else ""
         )
+        findings.append(finding("L142", actual, file=CONFIG_NAME, facts=facts))
     return findings

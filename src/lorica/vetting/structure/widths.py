@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.tensor_map import Factors, Layout, split_layer
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.pairs import usable_pairs
@@ -45,15 +44,9 @@ def _residual(layout: Layout, pairs: list[Factors]) -> list[Finding]:
             by_count = sorted(widths.items(), key=lambda width_and_paths: -len(width_and_paths[1]))
             actual = " and ".join(f"hidden size {width} in {len(paths)} modules" for width, paths in by_count[:3])
             odd = by_count[-1]
-            return [
-                finding(
-                    "L117",
-                    f"{actual}; {odd[0]} in {shown(odd[1][0])}",
-                    expected="one hidden size",
-                    file=WEIGHTS_NAME,
-                    facts={"widths": {str(width): len(paths) for width, paths in by_count}},
-                )
-            ]
+            actual = f"{actual}; {odd[0]} in {shown(odd[1][0])}"
+            facts = {"widths": {str(width): len(paths) for width, paths in by_count}}
+            return [finding("L117", actual, expected="one hidden size", facts=facts)]
     return []
 
 
@@ -74,7 +67,7 @@ def _feed_forward(layout: Layout, pairs: list[Factors]) -> list[Finding]:
         f"{module_name} {width}" for module_name, width in sorted(widths.items())
     )
     facts = {"layers": len(wrong), "of": len(inner), **widths}
-    return [finding("L117", actual, expected="one inner width", file=WEIGHTS_NAME, facts=facts)]
+    return [finding("L117", actual, expected="one inner width", facts=facts)]
 
 
 def _odd_layers(layout: Layout, pairs: list[Factors]) -> list[Finding]:
@@ -98,4 +91,4 @@ def _odd_layers(layout: Layout, pairs: list[Factors]) -> list[Finding]:
     shape = shapes[template][odd_layers[0]]
     actual = f"{listed(odd, 3)}: layers {numbers(odd_layers)} have (inputs, outputs) {list(shape)}"
     facts = {"templates": dict(list(odd.items())[:16])}
-    return [finding("L118", actual, expected=expected, file=WEIGHTS_NAME, facts=facts)]
+    return [finding("L118", actual, expected=expected, facts=facts)]
