@@ -20,6 +20,7 @@ from lorica.data import csv_table, json_table
 from lorica.data.files import FileFormat, text_chunks
 from lorica.data.formats import open_table
 from lorica.data.read import read_rows, rows_from_memory
+from lorica.data.read_log import ReadLog
 from lorica.errors import DataError
 from lorica.records import Row, RowShape
 
@@ -95,6 +96,13 @@ def test_rows_from_memory_are_those_of_a_file(tmp_path: Path, shapes: tuple[RowS
     from_file = list(read_rows(path, shapes))
     assert rows_from_memory(RECORDS, shapes) == [msgspec.structs.replace(row, line=0) for row in from_file]
     assert rows_from_memory([], shapes) == []
+
+
+def test_records_that_cannot_be_used_are_left_out_where_that_was_asked_for(shapes: tuple[RowShape, ...]) -> None:
+    good, bad = {"id": "a", "body": "x", "rule": "r"}, {"id": "b", "body": "x"}
+    log = ReadLog(skip=True)
+    assert [row.id for row in rows_from_memory([good, bad, good | {"id": "c"}], shapes, log=log)] == ["a", "c"]
+    assert [(row.line, row.id) for row in log.skipped] == [(2, "b")]
 
 
 def test_columns_are_mapped_and_constants_filled_in(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:

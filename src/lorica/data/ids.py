@@ -62,13 +62,18 @@ class HashSet:
 
 
 def refuse_duplicates(
-    items: Iterator[T], *, key: Callable[[T], tuple[str, int]], again: Callable[[], Iterator[T]], path: Path
+    items: Iterator[T],
+    *,
+    key: Callable[[T], tuple[str, int]],
+    again: Callable[[], Iterator[T]],
+    path: Path,
+    unit: str = "on line",
 ) -> Iterator[T]:
     """Yield `items`; raise DataError, with both lines, at the second item with one id.
 
     key(item) is its (id, line). `again()` starts a second pass over the same items: when a hash repeats, the
     first bearer of the id is looked for there, so that two ids with one hash are never mistaken for
-    duplicates.
+    duplicates. unit: what a line is called in the message.
     """
     seen = HashSet()
     for item in items:
@@ -77,7 +82,7 @@ def refuse_duplicates(
             first = next((at for other, at in map(key, again()) if other == row_id), line)
             if first != line:
                 raise DataError(
-                    f"the id was already used on line {first}",
+                    f"the id was already used {unit} {first}",
                     path=path,
                     line=line,
                     row_id=row_id,

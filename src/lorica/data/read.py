@@ -12,7 +12,7 @@ from typing import Any
 
 from lorica.data.column_names import fold, is_no_name, mapping, quoted_names
 from lorica.data.formats import open_table
-from lorica.data.ids import ID_FIX, refuse_duplicates
+from lorica.data.ids import refuse_duplicates
 from lorica.data.late_columns import LateColumns
 from lorica.data.plain import plain_records
 from lorica.data.read_log import ReadLog
@@ -48,34 +48,7 @@ def read_rows(
     without pyarrow).
     """
     file = Path(path)
-    log = log or ReadLog()
-    earlier = len(log.skipped)  # of other files
-    table = open_table(file, options)
-    with _perhaps_no_header(table, shapes):
-        layout = choose_layout(file, table.line, table.names, shapes, columns, constants)
-    layout = for_table(layout, lambda: _records(file, options, layout))
-    log.remarks += table.notes
-    late = log.watch(file, layout, table.names)
-    numbered = refuse_duplicates(
-        _rows(file, table, layout, late, check, log.take),
-        key=lambda item: (item[1].id, item[0]),
-        again=lambda: _rows(file, open_table(file, options), layout, late, check, _drop),
-        path=file,
-    )
-    rows = _noted((row for _, row in numbered), file, log)
-    first = next(rows, None)
-    if first is None and len(log.skipped) > earlier:
-        bad = log.skipped[earlier]
-        raise DataError(
-            f"every row was left out (data.bad_rows=skip); the first because: {bad.reason}",
-            path=file,
-            line=bad.line,
-            row_id=bad.id,
-            fix="mend the rows, or how they are read (task.columns, task.positive_labels, ...)",
-        )
-    if first is None:
-        raise DataError("the file has a header and no rows", path=file, line=table.line, fix="check how it was made")
-    return chain([first], rows)
+    return _checked_rows(file, lambda: open_table(file, options), shapes, columns, constants, log or ReadLog(), check)
 
 
 def rows_from_memory(
@@ -89,36 +62,58 @@ def rows_from_memory(
     """Rows of dictionaries, under the same rules as a JSONL file of them; rows carry line 0.
 
     records: anything that yields mappings (a list, a generator, a dataset), or a data frame or table (pandas, polars,
-    pyarrow), whose index is no column; see `plain_records` for their values. log: learns what is not read.
+    pyarrow), whose index is no column; see `plain_records` for their values. log: as for `read_rows`.
     Raises DataError, with the record's number (from 1) in the place of the line, and ConfigError.
     """
     check_mapping(shapes, columns, constants)
     table = plain_records(records, _MEMORY)
-    rows: list[Row] = []
-    first_use: dict[str, int] = {}
-    layout: Layout | None = None
-    log = log or ReadLog()
-    for number, record in enumerate(table, 1):
-        if layout is None:
-            layout = choose_layout(_MEMORY, number, list(record), shapes, columns, constants)
-            layout = for_table(layout, lambda: iter(table))
-            late = log.watch(_MEMORY, layout, list(record))
-        try:
-            late.check(record, path=_MEMORY, line=number)
-        except RowError as error:
-            raise error.as_data_error() from None
-        row = build_row(layout, record, path=_MEMORY, line=number, number=number, memory=True)
-        if (earlier := first_use.setdefault(row.id, number)) != number:
-            raise DataError(
-                f"the id was already used by record {earlier}",
-                path=_MEMORY,
-                line=number,
-                row_id=row.id,
-                fix=ID_FIX,
-            )
-        log.note(_MEMORY, row)
-        rows.append(row)
-    return rows
+    if not table:
+        return []
+
+    def reopen() -> Table:
+        return Table(tuple(table[0]), 1, open_names=True, records=lambda _: enumerate(table, 1), in_memory=True)
+
+    return list(_checked_rows(_MEMORY, reopen, shapes, columns, constants, log or ReadLog(), None))
+
+
+def _checked_rows(
+    path: Path,
+    reopen: Callable[[], Table],
+    shapes: Sequence[RowShape],
+    columns: Mapping[str, str],
+    constants: Mapping[str, str],
+    log: ReadLog,
+    check: Callable[[Row], object] | None,
+) -> Iterator[Row]:
+    """The rows of a table; `reopen` starts another pass over it."""
+    skipped_before = len(log.skipped)  # of other files
+    table = reopen()
+    with _perhaps_no_header(table, shapes):
+        layout = choose_layout(path, table.line, table.names, shapes, columns, constants)
+    layout = for_table(layout, lambda: _records(reopen(), layout))
+    log.remarks += table.notes
+    late = log.watch(path, layout, table.names)
+    numbered = refuse_duplicates(
+        _rows(path, table, layout, late, check, log.take),
+        key=lambda item: (item[1].id, item[0]),
+        again=lambda: _rows(path, reopen(), layout, late, check, _drop),
+        path=path,
+        unit="by record" if table.in_memory else "on line",
+    )
+    rows = _noted((row for _, row in numbered), path, log)
+    first = next(rows, None)
+    if first is None and len(log.skipped) > skipped_before:
+        bad = log.skipped[skipped_before]
+        raise DataError(
+            f"every row was left out (data.bad_rows=skip); the first because: {bad.reason}",
+            path=path,
+            line=bad.line,
+            row_id=bad.id,
+            fix="mend the rows, or how they are read (task.columns, task.positive_labels, ...)",
+        )
+    if first is None:
+        raise DataError("the file has a header and no rows", path=path, line=table.line, fix="check how it was made")
+    return chain([first], rows)
 
 
 @contextmanager
@@ -133,10 +128,10 @@ def _perhaps_no_header(table: Table, shapes: Sequence[RowShape]) -> Iterator[Non
         raise
 
 
-def _records(path: Path, options: TableOptions | None, layout: Layout) -> Iterator[Mapping[str, Any]]:
+def _records(table: Table, layout: Layout) -> Iterator[Mapping[str, Any]]:
     """The records that can be read, for a look at the whole table."""
     used = list(dict.fromkeys(layout.columns.values()))
-    return (record for _, record in open_table(path, options).records(used) if not isinstance(record, RowError))
+    return (record for _, record in table.records(used) if not isinstance(record, RowError))
 
 
 def _noted(rows: Iterator[Row], path: Path, log: ReadLog) -> Iterator[Row]:
@@ -165,7 +160,7 @@ def _rows(
                 raise record
             if table.open_names:
                 late.check(record, path=path, line=line)
-            row = build_row(layout, record, path=path, line=line, number=number, memory=False)
+            row = build_row(layout, record, path=path, line=line, number=number, memory=table.in_memory)
             if check is not None:
                 _checked(check, row, path, partial(_gold_elsewhere, layout, late, number))
         except RowError as error:

@@ -102,15 +102,8 @@ def choose_layout(
 def build_row(layout: Layout, record: Mapping[str, Any], *, path: Path, line: int, number: int, memory: bool) -> Row:
     """The row of one record. `number` counts rows from 1; `memory` rows carry line 0.
 
-    Raises RowError for a record that no row can be made of, and for one of `memory` DataError.
+    Raises RowError for a record that no row can be made of.
     """
-    try:
-        return _built(layout, record, path=path, line=line, number=number, memory=memory)
-    except RowError as error:
-        raise (error.as_data_error() if memory else error) from error.__cause__
-
-
-def _built(layout: Layout, record: Mapping[str, Any], *, path: Path, line: int, number: int, memory: bool) -> Row:
     shape = layout.shape
     row_id = f"row-{number}" if layout.numbered else _row_id(layout, record, path, line)
     if layout.numbered and record.get(shape.id_column) is not None:

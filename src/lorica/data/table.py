@@ -53,7 +53,7 @@ class Table(msgspec.Struct, frozen=True):
     names: the header's columns; for JSON the keys of the first record. line: where the header (first record)
     is. open_names: records may hold other keys than `names` (JSON). records(columns): one pass over the rows;
     formats with a header yield exactly `columns`, which must be in `names`. It can be called once. notes: what a
-    person should know about how it is read.
+    person should know about how it is read. in_memory: the records come from no file, and `line` counts them.
     """
 
     names: tuple[str, ...]
@@ -61,6 +61,7 @@ class Table(msgspec.Struct, frozen=True):
     open_names: bool
     records: Callable[[Sequence[str]], Iterator[Record]]
     notes: tuple[str, ...] = ()
+    in_memory: bool = False
 
     def whole_records(self, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """As `records`, for files in which no record may be left out. Raises DataError at the first that cannot be
