@@ -101,10 +101,10 @@ def to_values(answer: Answer) -> dict[str, Any]:
 def from_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a Parquet row, ready for `to_answer`: columns that hold null, or NaN as pandas has it, stand at
     their default."""
-    kept = from_record({name: value for name, value in values.items() if value is not None and value == value})
-    if isinstance(kept.get("scores"), list):
-        kept["scores"] = dict(kept["scores"])
-    return kept
+    present = from_record({name: value for name, value in values.items() if value is not None and value == value})
+    if isinstance(present.get("scores"), list):
+        present["scores"] = dict(present["scores"])
+    return present
 
 
 def from_record(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,8 +157,8 @@ def _json_text(cell: str) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _number(kind: type[int] | type[float], name: str, cell: str) -> float:
+def _number(number_type: type[int] | type[float], name: str, cell: str) -> float:
     try:
-        return kind(cell)
+        return number_type(cell)
     except ValueError as error:
         raise ValueError(f"the column {name!r} holds {cell[:40]!r}, which is no number") from error

@@ -59,7 +59,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 def nearest_name(name: str, names: Iterable[str]) -> str:
     """Another spelling of `name` among some names, else the one that is most like it; "" where none is."""
     names = list(names)
-    alike = (other for other in names if fold(other) == fold(name) != "")
+    alike = (candidate for candidate in names if fold(candidate) == fold(name) != "")
     return next(alike, "") or closest(name, names)
 
 

@@ -175,10 +175,10 @@ def _check_header(path: Path, line: int, header: list[str], dialect: Dialect) ->
         message = "a name of the header begins with a space and a quote"
         raise DataError(message, path=path, line=line, fix=f"remove the spaces, or say: {SETTINGS['spaced']}")
     if not dialect.named:
-        others = [mark for mark in DELIMITERS.values() if mark != dialect.delimiter]
-        other = max(others, key=lambda mark: sum(name.count(mark) for name in header))
-        if sum(name.count(other) for name in header) >= len(header):
-            raise _other_delimiter(path, line, header, other)
+        delimiters = [mark for mark in DELIMITERS.values() if mark != dialect.delimiter]
+        likeliest = max(delimiters, key=lambda mark: sum(name.count(mark) for name in header))
+        if sum(name.count(likeliest) for name in header) >= len(header):
+            raise _other_delimiter(path, line, header, likeliest)
 
 
 def _separated_otherwise(path: Path, line: int, header: str, delimiter: str) -> DataError | None:
@@ -190,14 +190,14 @@ def _separated_otherwise(path: Path, line: int, header: str, delimiter: str) -> 
     return None
 
 
-def _other_delimiter(path: Path, line: int, header: list[str], other: str) -> DataError:
-    rename = {"\t": "name it .tsv, or say so: ", ",": "name it .csv, or say so: "}.get(other, "say so: ")
+def _other_delimiter(path: Path, line: int, header: list[str], delimiter: str) -> DataError:
+    rename = {"\t": "name it .tsv, or say so: ", ",": "name it .csv, or say so: "}.get(delimiter, "say so: ")
     columns = "one column" if len(header) == 1 else f"{len(header)} columns"
     return DataError(
-        f"the header is {columns}, {', '.join(map(repr, header))}: the file seems to be separated by {other!r}",
+        f"the header is {columns}, {', '.join(map(repr, header))}: the file seems to be separated by {delimiter!r}",
         path=path,
         line=line,
-        fix=f"{rename}data.delimiter={_NAMES[other]}",
+        fix=f"{rename}data.delimiter={_NAMES[delimiter]}",
     )
 
 
@@ -220,15 +220,15 @@ def _quoting_fix(dialect: Dialect, lines: list[str], width: int) -> str:
     if dialect.quoting == "none":
         return f"a text without quotes holds no {marks} and no line breaks; or: {SETTINGS['standard']}"
     standard = f"put a text that holds {marks} or line breaks in double quotes, and double the quotes inside it"
-    others = alternatives(lines, dialect.delimiter, width) if dialect.quoting == "standard" else []
-    return "; or: ".join([standard, *(SETTINGS[name] for name in others)])
+    dialects = alternatives(lines, dialect.delimiter, width) if dialect.quoting == "standard" else []
+    return "; or: ".join([standard, *(SETTINGS[name] for name in dialects)])
 
 
 def _unparsable(path: Path, line: int, reason: str, dialect: Dialect, lines: list[str], width: int) -> DataError:
     if not width and not dialect.named and (error := _separated_otherwise(path, line, lines[0], dialect.delimiter)):
         return error
-    others = [SETTINGS[name] for name in alternatives(lines, dialect.delimiter, width)]
-    fix = "; or: ".join(["quotes inside a quoted text must be doubled", *others])
+    settings = [SETTINGS[name] for name in alternatives(lines, dialect.delimiter, width)]
+    fix = "; or: ".join(["quotes inside a quoted text must be doubled", *settings])
     if "unexpected end of data" in reason:
         message = "a quote opened in this row is never closed"
     elif "field larger than" in reason:

@@ -66,11 +66,11 @@ def file_format(path: Path) -> FileFormat:
     name = path.name.lower()
     gzipped = name.endswith(".gz")
     suffix = Path(name.removesuffix(".gz")).suffix
-    kind = SUFFIXES.get(suffix)
-    if kind is None or (gzipped and kind in ("parquet", "xlsx")):
+    table_format = SUFFIXES.get(suffix)
+    if table_format is None or (gzipped and table_format in ("parquet", "xlsx")):
         got = f"the suffix {suffix + ('.gz' if gzipped else '')!r}" if suffix or gzipped else "no suffix"
         raise DataError(f"cannot tell the format of this file: {got}", path=path, fix=f"use one of {_ALLOWED}")
-    return FileFormat(kind, gzipped)
+    return FileFormat(table_format, gzipped)
 
 
 def open_checked(path: Path, fmt: FileFormat) -> BinaryIO:
@@ -185,10 +185,10 @@ def text_chunks(path: Path, fmt: FileFormat, size: int = 1 << 16) -> Iterator[st
 def _without_marks(raw: bytes) -> tuple[bytes, int]:
     """The beginning of a file without its byte order marks (programs that add one to a file that has one leave two),
     and their length."""
-    rest = raw
-    while rest.startswith(codecs.BOM_UTF8):
-        rest = rest.removeprefix(codecs.BOM_UTF8)
-    return rest, len(raw) - len(rest)
+    content = raw
+    while content.startswith(codecs.BOM_UTF8):
+        content = content.removeprefix(codecs.BOM_UTF8)
+    return content, len(raw) - len(content)
 
 
 def _require_file(path: Path) -> None:

@@ -49,9 +49,9 @@ class GroupColumns:
             if any(text != EMPTY for text in texts.values()):
                 continue
             names = open_table(path, options).names
-            what = "is empty in every row" if column in names else "is not in the file"
+            problem = "is empty in every row" if column in names else "is not in the file"
             fix = f"{did_you_mean(column, names)}its columns are: {quoted_names(names)}"
-            raise DataError(f"the column {column!r} {what}", path=path, fix=fix)
+            raise DataError(f"the column {column!r} {problem}", path=path, fix=fix)
 
 
 def _text(value: object) -> str:

@@ -44,12 +44,12 @@ class HashSet:
     @staticmethod
     def _insert(slots: array[int], value: int) -> bool:
         size = len(slots)
-        place = value % size
-        while slots[place]:
-            if slots[place] == value:
+        slot = value % size
+        while slots[slot]:
+            if slots[slot] == value:
                 return False
-            place = place + 1 if place + 1 < size else 0
-        slots[place] = value
+            slot = slot + 1 if slot + 1 < size else 0
+        slots[slot] = value
         return True
 
     def _grow(self) -> None:
@@ -75,11 +75,11 @@ def refuse_duplicates(
     first bearer of the id is looked for there, so that two ids with one hash are never mistaken for
     duplicates. unit: what a line is called in the message.
     """
-    seen = HashSet()
+    used_ids = HashSet()
     for item in items:
         row_id, line = key(item)
-        if not seen.add(row_id):
-            first = next((at for other, at in map(key, again()) if other == row_id), line)
+        if not used_ids.add(row_id):
+            first = next((at for earlier_id, at in map(key, again()) if earlier_id == row_id), line)
             if first != line:
                 raise DataError(
                     f"the id was already used {unit} {first}",

@@ -68,22 +68,22 @@ class Journal:
         ResumeError when a journal is there and `resume` is off, when it belongs to a different run (each
         differing key is named), when another process has it open, and when committed rows are damaged.
         """
-        place = Path(folder)
-        lock = lock_folder(place, doing="answering", fix="wait until it ends, or use another run_dir")
+        directory = Path(folder)
+        lock = lock_folder(directory, doing="answering", fix="wait until it ends, or use another run_dir")
         try:
-            known = _read_manifest(place)
-            if known is None:
-                (place / _OUTPUTS).unlink(missing_ok=True)  # of a run that nothing is known of any more
-                with atomic_file(place / _MANIFEST) as file:
+            stored = _read_manifest(directory)
+            if stored is None:
+                (directory / _OUTPUTS).unlink(missing_ok=True)  # of a run that nothing is known of any more
+                with atomic_file(directory / _MANIFEST) as file:
                     file.write(json.dumps(dict(manifest), indent=1, sort_keys=True).encode() + b"\n")
             elif not resume:
                 raise ResumeError(
-                    f"{place} holds the journal of an earlier run that did not finish",
-                    fix=f"go on with it: inference.resume=true; or {_anew(place)}",
+                    f"{directory} holds the journal of an earlier run that did not finish",
+                    fix=f"go on with it: inference.resume=true; or {_anew(directory)}",
                 )
             else:
-                check_same_run(place, known, manifest, otherwise=_anew(place))
-            return cls(place, lock)
+                check_same_run(directory, stored, manifest, otherwise=_anew(directory))
+            return cls(directory, lock)
         except BaseException:
             lock.release()
             raise
@@ -173,7 +173,7 @@ class Journal:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, exc_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
@@ -202,19 +202,19 @@ def _read_manifest(folder: Path) -> dict[str, str] | None:
         raise ResumeError(f"{path} is damaged ({error})", fix=_anew(folder)) from error
 
 
-def check_same_run(place: Path, known: Mapping[str, str], manifest: Mapping[str, str], *, otherwise: str) -> None:
-    """Raises ResumeError naming each key in which two manifests differ. place: what is known of one of them.
+def check_same_run(folder: Path, stored: Mapping[str, str], manifest: Mapping[str, str], *, otherwise: str) -> None:
+    """Raises ResumeError naming each key in which two manifests differ. folder: what is known of one of them.
 
     otherwise: what can be done but to put them back.
     """
     differing = [
-        f"\n     {key}: was {known.get(key, '(nothing)')!r}, is now {manifest.get(key, '(nothing)')!r}"
-        for key in sorted({*known, *manifest})
-        if known.get(key) != manifest.get(key)
+        f"\n     {key}: was {stored.get(key, '(nothing)')!r}, is now {manifest.get(key, '(nothing)')!r}"
+        for key in sorted({*stored, *manifest})
+        if stored.get(key) != manifest.get(key)
     ]
     if differing:
         raise ResumeError(
-            f"{place} belongs to a different run:{''.join(differing)}",
+            f"{folder} belongs to a different run:{''.join(differing)}",
             fix=f"put these back as they were; or {otherwise}",
         )
 

@@ -75,8 +75,8 @@ def _line_record(path: Path, line: int, text: str) -> dict[str, Any] | RowError:
     try:
         return _checked(path, line, _DECODER.decode(text), text, _line_fix(text))
     except json.JSONDecodeError as error:
-        place = f"{error.msg} at column {error.colno}"
-        return RowError(f"not a JSON object: {place}", path=path, line=line, fix=_line_fix(text))
+        position = f"{error.msg} at column {error.colno}"
+        return RowError(f"not a JSON object: {position}", path=path, line=line, fix=_line_fix(text))
     except RowError as error:
         return error
     except ValueError as error:
@@ -221,8 +221,10 @@ def _array_records(path: Path, fmt: FileFormat, notes: list[str]) -> Iterator[_R
     if name:
         _close_object(cursor, name)
     if cursor.peek():
-        what = "object" if name else "array"
-        raise DataError(f"text after the end of the {what}", path=path, line=cursor.line, fix=f"one {what} per file")
+        container = "object" if name else "array"
+        raise DataError(
+            f"text after the end of the {container}", path=path, line=cursor.line, fix=f"one {container} per file"
+        )
 
 
 def _elements(cursor: _Cursor) -> Iterator[_Record]:
@@ -248,14 +250,14 @@ def _to_list(cursor: _Cursor) -> str:
     """Go to the array of rows in the object that starts here, and give its name; "" where it has none. Raises DataError
     where another list may hold the rows."""
     cursor.skip()
-    others = False
+    has_other_lists = False
     while cursor.peek() == '"':
         name = _member(cursor)
         if name in _LISTS and cursor.peek() == "[":
-            if others:
+            if has_other_lists:
                 raise _several_lists(cursor)
             return name
-        others |= _skip_value(cursor)
+        has_other_lists |= _skip_value(cursor)
         if cursor.peek() != ",":
             break
         cursor.skip()

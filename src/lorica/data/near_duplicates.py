@@ -43,8 +43,8 @@ def normalise(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).casefold()
     if folded.isascii():  # the same, ten times as fast
         return " ".join(folded.translate(_ASCII).split()) or text.strip()
-    kept = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in folded)
-    return " ".join(kept.split()) or text.strip()
+    spaced = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in folded)
+    return " ".join(spaced.split()) or text.strip()
 
 
 def shingles(text: str) -> _Hashes:
@@ -62,10 +62,10 @@ def shingles(text: str) -> _Hashes:
     return hashes[np.concatenate(([True], hashes[1:] != hashes[:-1]))]
 
 
-def jaccard(one: _Hashes, other: _Hashes) -> float:
+def jaccard(first: _Hashes, second: _Hashes) -> float:
     """Size of the intersection over size of the union of two sorted sets."""
-    common = len(np.intersect1d(one, other, assume_unique=True))
-    return common / (len(one) + len(other) - common)
+    common = len(np.intersect1d(first, second, assume_unique=True))
+    return common / (len(first) + len(second) - common)
 
 
 def join_near(texts: Sequence[str], union: UnionFind) -> None:
@@ -101,34 +101,36 @@ def _join_candidates(signatures: _Hashes, distinct: Sequence[int], sets: Sequenc
             together = np.flatnonzero(bucket[step:] == bucket[:-step])
             if not len(together):
                 break
-            ones, others = order[together], order[together + step]
-            apart = roots[ones] != roots[others]
-            ones, others = ones[apart], others[apart]
-            likeness = _likeness(signatures, ones, others)
-            tired = np.maximum(spent[ones], spent[others]) >= _IN_VAIN
+            firsts, seconds = order[together], order[together + step]
+            apart = roots[firsts] != roots[seconds]
+            firsts, seconds = firsts[apart], seconds[apart]
+            likeness = _likeness(signatures, firsts, seconds)
+            tired = np.maximum(spent[firsts], spent[seconds]) >= _IN_VAIN
             hopeful = np.flatnonzero(likeness >= np.where(tired, THRESHOLD, THRESHOLD - _MARGIN))
             for pair in hopeful.tolist():
-                one, other = int(ones[pair]), int(others[pair])
-                if union.find(distinct[one]) == union.find(distinct[other]):
+                first, second = int(firsts[pair]), int(seconds[pair])
+                if union.find(distinct[first]) == union.find(distinct[second]):
                     continue
-                name = min(one, other) * len(sets) + max(one, other)
+                name = min(first, second) * len(sets) + max(first, second)
                 if name in unlike:
                     continue
-                if tired[pair] or jaccard(sets[one], sets[other]) >= THRESHOLD:
-                    union.join(distinct[one], distinct[other])
+                if tired[pair] or jaccard(sets[first], sets[second]) >= THRESHOLD:
+                    union.join(distinct[first], distinct[second])
                 else:
                     unlike.add(name)
-                    spent[one] += 1
-                    spent[other] += 1
+                    spent[first] += 1
+                    spent[second] += 1
 
 
-def _likeness(signatures: _Hashes, ones: npt.NDArray[np.intp], others: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+def _likeness(
+    signatures: _Hashes, firsts: npt.NDArray[np.intp], seconds: npt.NDArray[np.intp]
+) -> npt.NDArray[np.float64]:
     """The share of equal places in the signatures of each pair [pairs]: an estimate of their Jaccard
     similarity."""
-    result = np.empty(len(ones))
-    for at in range(0, len(ones), 8192):  # a slice at a time: the gathered signatures are large
-        part = slice(at, at + 8192)
-        result[part] = (signatures[ones[part]] == signatures[others[part]]).mean(axis=1)
+    result = np.empty(len(firsts))
+    for at in range(0, len(firsts), 8192):  # a slice at a time: the gathered signatures are large
+        window = slice(at, at + 8192)
+        result[window] = (signatures[firsts[window]] == signatures[seconds[window]]).mean(axis=1)
     return result
 
 

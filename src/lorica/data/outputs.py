@@ -54,21 +54,21 @@ class OutputLog:
 
 def _read(path: Path, window: int) -> tuple[dict[str, Output], int]:
     """The outputs of a window, and the byte after the last of its whole lines."""
-    found: dict[str, Output] = {}
+    outputs: dict[str, Output] = {}
     end = 0
     if not path.exists():
-        return found, end
+        return outputs, end
     with path.open("rb") as file:
         for text in file:
             try:
                 line = msgspec.json.decode(text, type=_Line)
             except (msgspec.MsgspecError, ValueError):
                 break
-            whole = (
+            is_complete = (
                 text.endswith(b"\n") and line.sha256 == hashlib.sha256(msgspec.json.encode(line.outputs)).hexdigest()
             )
-            if line.window != window or not whole:
+            if line.window != window or not is_complete:
                 break
-            found.update((output.id, output) for output in line.outputs)
+            outputs.update((output.id, output) for output in line.outputs)
             end += len(text)
-    return found, end
+    return outputs, end

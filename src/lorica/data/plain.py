@@ -28,14 +28,14 @@ def plain_value(value: Any) -> Any:
     Scalars of numpy and pyarrow become Python's, arrays and series lists, what pandas calls missing None, moments and
     UUIDs their text. Anything else stays as it is, for the task to refuse.
     """
-    kind = type(value)
-    if kind is list or kind is tuple:
+    value_type = type(value)
+    if value_type is list or value_type is tuple:
         return [plain_value(item) for item in value]
-    if kind in _PLAIN and kind is not dict:
+    if value_type in _PLAIN and value_type is not dict:
         return value
     if isinstance(value, Mapping):
         return {_key(key): plain_value(item) for key, item in value.items()}
-    if kind.__name__ in _MISSING:
+    if value_type.__name__ in _MISSING:
         return None
     for method in ("as_py", "tolist", "to_list", "to_pylist"):  # pyarrow scalars; numpy, pandas; polars; pyarrow arrays
         if callable(convert := getattr(value, method, None)):
@@ -87,14 +87,14 @@ def _records(records: Any, path: Path) -> Iterator[Any]:
 
 def _record(record: Any, path: Path, number: int) -> dict[str, Any]:
     """A mapping, or what can be made one: a row of a frame as a series or a named tuple."""
-    kind = type(record).__name__
+    type_name = type(record).__name__
     for method in ("to_dict", "_asdict"):
         if not isinstance(record, Mapping) and callable(convert := getattr(record, method, None)):
             record = convert()
     if not isinstance(record, Mapping) and callable(getattr(record, "keys", None)):
         record = dict(record)  # a row of a database
     if not isinstance(record, Mapping):
-        raise DataError(f"a {kind} where a dictionary is expected", path=path, line=number, fix=_NOT_ROWS)
+        raise DataError(f"a {type_name} where a dictionary is expected", path=path, line=number, fix=_NOT_ROWS)
     plain = {_key(key): plain_value(value) for key, value in record.items()}
     if len(plain) != len(record):
         raise DataError("two keys of this record are written alike", path=path, line=number, fix="rename one")

@@ -139,8 +139,8 @@ class AmbiguityFinder:
         inner = row_like[1:-1]
         if sum(inner) < _MOSTLY * len(inner):
             return None
-        whole = (row_like[0] and row_like[-1]) or (len(inner) > 2 and len(self._context) >= _ENOUGH)
-        return _merged(line, len(lines)) if whole else None
+        all_rows = (row_like[0] and row_like[-1]) or (len(inner) > 2 and len(self._context) >= _ENOUGH)
+        return _merged(line, len(lines)) if all_rows else None
 
     def _row_likeness(self, rows: list[list[str]]) -> list[bool]:
         """Whether each line is as wide as the header and, between commas, its cells are such as the columns hold."""

@@ -122,8 +122,10 @@ def _perhaps_no_header(table: Table, shapes: Sequence[RowShape]) -> Iterator[Non
     try:
         yield
     except NoTableError as error:
-        known = {fold(name) for shape in shapes for name in (*shape.required, *shape.optional)}
-        if not table.open_names and (any(map(is_no_name, table.names)) or known.isdisjoint(map(fold, table.names))):
+        known_names = {fold(name) for shape in shapes for name in (*shape.required, *shape.optional)}
+        if not table.open_names and (
+            any(map(is_no_name, table.names)) or known_names.isdisjoint(map(fold, table.names))
+        ):
             error.fix = f"if this line is a row, put a line with the columns' names above it; otherwise {error.fix}"
         raise
 

@@ -47,8 +47,8 @@ class ReadLog:
     def note(self, path: Path, row: Row) -> None:
         """Keep what a row says of its reading: each thing once a file, with its first row and how many say it."""
         for note in row.notes:
-            place = f"{path}:{row.line} (row {row.id!r})" if row.line else f"row {row.id!r}"
-            first, count = self._noted.get((str(path), note), (place, 0))
+            location = f"{path}:{row.line} (row {row.id!r})" if row.line else f"row {row.id!r}"
+            first, count = self._noted.get((str(path), note), (location, 0))
             self._noted[str(path), note] = (first, count + 1)
 
     def take(self, error: RowError) -> None:
@@ -74,8 +74,8 @@ class ReadLog:
     def _notes(self) -> dict[object, str]:
         """What a note is about -> its sentence."""
         notes: dict[object, str] = {remark: remark for remark in self.remarks}
-        for key, (place, count) in self._noted.items():
-            notes[key] = f"{place}: {key[1]}" + (f" ({count} such rows)" if count > 1 else "")
+        for key, (location, count) in self._noted.items():
+            notes[key] = f"{location}: {key[1]}" + (f" ({count} such rows)" if count > 1 else "")
         for path, names in self.unused().items():
             layout = self._files[path][0]
             note = f"{path}: not read: {quoted_names(names)}"
@@ -86,8 +86,10 @@ class ReadLog:
             notes[path, *names] = note
         if self.skipped:
             first = self.skipped[0]
-            place = f"{first.file}:{first.line}" + (f" (row {first.id!r})" if first.id is not None else "")
-            notes["skipped"] = f"rows left out (data.bad_rows=skip): {len(self.skipped)}, first {place}: {first.reason}"
+            location = f"{first.file}:{first.line}" + (f" (row {first.id!r})" if first.id is not None else "")
+            notes["skipped"] = (
+                f"rows left out (data.bad_rows=skip): {len(self.skipped)}, first {location}: {first.reason}"
+            )
         return notes
 
     def as_dict(self) -> dict[str, Any]:

@@ -37,13 +37,13 @@ class Layout(msgspec.Struct, frozen=True):
 
 def check_mapping(shapes: Sequence[RowShape], columns: Mapping[str, str], constants: Mapping[str, str]) -> None:
     """Raise ConfigError for a mapping or constant whose name no shape knows, or that contradicts itself."""
-    known = sorted({name for shape in shapes for name in (*shape.required, *shape.optional)})
+    allowed = sorted({name for shape in shapes for name in (*shape.required, *shape.optional)})
     for setting, names in (("columns", columns), ("constants", constants)):
         for name in names:
-            if name not in known:
+            if name not in allowed:
                 raise ConfigError(
                     f"task.{setting}.{name}: no table of this task has a value called {name!r}",
-                    fix=f"{did_you_mean(name, known)}names are: {', '.join(known)}",
+                    fix=f"{did_you_mean(name, allowed)}names are: {', '.join(allowed)}",
                 )
     for name in constants:
         if name in columns:
@@ -93,7 +93,11 @@ def choose_layout(
         spellings = _spellings(shape, shapes if numbered else ())
         layout = Layout(shape, present, dict(constants), numbered, spellings, _sources(shape, present, constants))
         _refuse_lookalikes(path, line, names, layout)
-        missed = [other for other in shapes if other.name in lacks and explicit <= {*other.required, *other.optional}]
+        missed = [
+            sibling
+            for sibling in shapes
+            if sibling.name in lacks and explicit <= {*sibling.required, *sibling.optional}
+        ]
         _refuse_narrower(path, line, names, layout, missed, columns.values())
         return layout
     raise _no_shape(path, line, names, shapes, lacks, explicit)
@@ -156,7 +160,7 @@ def for_table(layout: Layout, again: Callable[[], Iterator[Mapping[str, Any]]]) 
 
 def column_of(shape: RowShape, name: str, names: Collection[str]) -> str:
     """The column that holds `name`: that very one, or the first of its other names that is there."""
-    return next((other for other in shape.spelt(name) if other in names), name)
+    return next((spelling for spelling in shape.spelt(name) if spelling in names), name)
 
 
 def is_blank(value: Any) -> bool:
@@ -289,20 +293,22 @@ def _no_shape(
     lacks: Mapping[str, Sequence[str]],
     explicit: Collection[str],
 ) -> DataError:
-    given = [*names, *explicit]
+    available = [*names, *explicit]
     shapes = [_with_names(shape, names) for shape in shapes]
 
     def nearness(shape: RowShape) -> tuple[int, int, bool]:
         # The shape of which most is there; where an id is required that may be numbered in another shape, that other.
         foreign = len(set(explicit).difference(shape.required, shape.optional))
-        there = sum(resolve(column_of(shape, name, given), given) is not None for name in shape.required)
-        return foreign, -there, shape.id_column in shape.required
+        present = sum(resolve(column_of(shape, name, available), available) is not None for name in shape.required)
+        return foreign, -present, shape.id_column in shape.required
 
     likely = sorted(shapes, key=nearness)
-    told = "".join(f"\n     a {shape.name} table: lacks {', '.join(lacks[shape.name])}" for shape in likely[:_NEAREST])
+    lacks_text = "".join(
+        f"\n     a {shape.name} table: lacks {', '.join(lacks[shape.name])}" for shape in likely[:_NEAREST]
+    )
     nearest = likely[0]
     hints = []
-    absent = _lacking(nearest, given)
+    absent = _lacking(nearest, available)
     for name in absent:
         other_spellings = filter(None, (resolve(column, names) for column in nearest.spelt(name)))
         close = next(other_spellings, "") or nearest_name(name, names)
@@ -312,5 +318,5 @@ def _no_shape(
     fix = "rename your columns or map them: " + ", ".join(hints) if hints else "remove the mappings that do not fit"
     if any(name != nearest.id_column for name in absent):
         fix += "; a value that is the same for every row: task.constants.NAME=..."
-    message = f"the columns {quoted_names(names)} fit no table of this task:{told}"
+    message = f"the columns {quoted_names(names)} fit no table of this task:{lacks_text}"
     return NoTableError(message, path=path, line=line, fix=fix, columns=() if explicit else names)

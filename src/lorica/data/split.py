@@ -43,18 +43,18 @@ def split(
     target = {name: ratio * n for name, n in _classes(components).items()}
     held = Counter[str]()
     chosen: list[_Component] = []
-    left: list[_Component] = []
+    remaining: list[_Component] = []
     for component in components:
         if _gain(component, held, target) > 0:
             held.update(component.classes)
             chosen.append(component)
         else:
-            left.append(component)
+            remaining.append(component)
     if not chosen:  # every component overshoots: take the one that does so least
-        chosen.append(max(left, key=lambda c: (_gain(c, held, target), -c.members[0])))
-        left.remove(chosen[0])
-    elif not left:
-        left.append(chosen.pop())
+        chosen.append(max(remaining, key=lambda c: (_gain(c, held, target), -c.members[0])))
+        remaining.remove(chosen[0])
+    elif not remaining:
+        remaining.append(chosen.pop())
     held_rows = {index for component in chosen for index in component.members}
     return (
         [row for index, row in enumerate(rows) if index not in held_rows],
@@ -143,13 +143,13 @@ def _gain(component: _Component, held: Counter[str], target: dict[str, float]) -
 
 
 def _require(
-    rows: Sequence[Row], components: Sequence[_Component], least: int, what: str, source: str, otherwise: str
+    rows: Sequence[Row], components: Sequence[_Component], least: int, sides: str, source: str, otherwise: str
 ) -> None:
     if len(components) >= least:
         return
     groups = len({row.group for row in rows if row.group})
     raise DataError(
-        f"{len(rows)} rows in {groups} groups cannot be divided into {what}: rows of one group and "
+        f"{len(rows)} rows in {groups} groups cannot be divided into {sides}: rows of one group and "
         f"near-duplicate texts stay together, which leaves {len(components)} that can be told apart",
         path=source,
         fix=f"add rows that differ, or group them less coarsely; {otherwise}",

@@ -30,13 +30,13 @@ def parse_columns(text: str) -> tuple[SubmissionColumn, ...]:
     Raises ValueError, with what is allowed, for a field that no answer has or a name that stands twice.
     """
     columns = []
-    for part in text.split(","):
-        name, equals, field = (word.strip() for word in part.partition("="))
+    for item in text.split(","):
+        name, equals, field = (word.strip() for word in item.partition("="))
         column = SubmissionColumn(name, field if equals else name)
         is_score = column.field.startswith(_SCORE_PREFIX) and column.field != _SCORE_PREFIX
         if not name or not (is_score or column.field in ANSWER_COLUMNS):
             raise ValueError(
-                f"{part.strip()!r} is no column: give NAME=FIELD with a field of {', '.join(ANSWER_COLUMNS)}"
+                f"{item.strip()!r} is no column: give NAME=FIELD with a field of {', '.join(ANSWER_COLUMNS)}"
             )
         columns.append(column)
     names = [column.name for column in columns]

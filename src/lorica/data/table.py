@@ -26,7 +26,7 @@ def check_names(path: Path, line: int, names: Sequence[str]) -> None:
         )
     for name in names:
         if names.count(name) > 1:
-            places = [str(i) for i, other in enumerate(names, 1) if other == name]
+            places = [str(i) for i, header_name in enumerate(names, 1) if header_name == name]
             raise DataError(
                 f"the header names {name!r} more than once (columns {', '.join(places)})",
                 path=path,

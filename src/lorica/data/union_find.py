@@ -26,6 +26,6 @@ class UnionFind:
 
     def join_all(self, items: Iterable[int]) -> None:
         """Make one set of the sets of all these items."""
-        first, *others = items
-        for other in others:
-            self.join(first, other)
+        first, *followers = items
+        for follower in followers:
+            self.join(first, follower)

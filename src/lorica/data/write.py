@@ -50,9 +50,9 @@ _OWN = TableOptions(quoting="standard")  # what this module writes is quoted by 
 
 def append_synced(descriptor: int, data: bytes) -> None:
     """Write all of it; afterwards it outlasts a kill. Raises OSError, and then a part of it may be there."""
-    left = memoryview(data)
-    while left:
-        left = left[os.write(descriptor, left) :]
+    unwritten = memoryview(data)
+    while unwritten:
+        unwritten = unwritten[os.write(descriptor, unwritten) :]
     os.fsync(descriptor)
 
 
@@ -140,12 +140,12 @@ def check_place(path: Path | str) -> None:
 
 def _check_name(file: Path) -> None:
     try:
-        kind = file_format(file).kind
+        table_format = file_format(file).kind
     except DataError:
-        kind = None
-    if kind not in _KINDS or file.name.lower().endswith((".ndjson", ".ndjson.gz")):
+        table_format = None
+    if table_format not in _KINDS or file.name.lower().endswith((".ndjson", ".ndjson.gz")):
         raise DataError("not the suffix of a result file", path=file, fix=f"use one of {_ALLOWED}")
-    if kind == "parquet":
+    if table_format == "parquet":
         load_pyarrow(file, "the result file")
 
 
@@ -270,7 +270,7 @@ def _write_csv(path: Path, file: BinaryIO, answers: Iterable[Answer], *, guard: 
 
 def _write_parquet(path: Path, file: BinaryIO, answers: Iterable[Answer]) -> int:
     pyarrow, parquet = load_pyarrow(path, "writing")
-    text, whole = pyarrow.string(), pyarrow.int64()
+    text, integer = pyarrow.string(), pyarrow.int64()
     schema = pyarrow.schema(
         [
             pyarrow.field("id", text, nullable=False),
@@ -280,8 +280,8 @@ def _write_parquet(path: Path, file: BinaryIO, answers: Iterable[Answer]) -> int
             pyarrow.field("adapter", text, nullable=False),
             pyarrow.field("route", text, nullable=False),
             pyarrow.field("stage", text, nullable=False),
-            pyarrow.field("retries", whole, nullable=False),
-            pyarrow.field("dropped_tokens", whole, nullable=False),
+            pyarrow.field("retries", integer, nullable=False),
+            pyarrow.field("dropped_tokens", integer, nullable=False),
             pyarrow.field("flags", pyarrow.list_(text), nullable=False),
             pyarrow.field("raw", text),
             pyarrow.field("problem", text),

@@ -121,16 +121,16 @@ def _numbered(path: Path, sheet: Any, written: Any = None) -> Iterator[tuple[int
     """(row number, cells, cells of `written`: the sheet with its formulas) of each row in which any cell holds
     something."""
     sheets = [sheet] if written is None else [sheet, written]
-    for part in sheets:
-        part.reset_dimensions()  # what a sheet says of its size may be wrong, and would cut it off
-    parts = [iter(part.iter_rows()) for part in sheets]
+    for worksheet in sheets:
+        worksheet.reset_dimensions()  # what a sheet says of its size may be wrong, and would cut it off
+    row_iterators = [iter(worksheet.iter_rows()) for worksheet in sheets]
     number = 0
     while True:
         number += 1
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a date that is none has an error for its value
-                rows = [next(part, None) for part in parts]
+                rows = [next(worksheet, None) for worksheet in row_iterators]
         except _FAILURES as error:
             raise DataError(f"{_DAMAGED} ({error})", path=path, line=number, fix=_AGAIN) from error
         if rows[0] is None:
@@ -177,15 +177,15 @@ def _marks(path: Path, sheet: Any) -> _Marks:
     """Read from the sheet's own part of the archive, for openpyxl does not tell while it streams."""
     marks = _Marks([], [], False)
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(sheet._worksheet_path) as part:
-            rest = b""
-            while chunk := part.read(_CHUNK):
-                text = rest + chunk
+        with zipfile.ZipFile(path) as archive, archive.open(sheet._worksheet_path) as xml:
+            tail = b""
+            while chunk := xml.read(_CHUNK):
+                text = tail + chunk
                 end = 0
                 for match in _TAG.finditer(text):
                     _mark(marks, match[1], match[2])
                     end = match.end()
-                rest = text[max(end, len(text) - _LONGEST_TAG) :]
+                tail = text[max(end, len(text) - _LONGEST_TAG) :]
     except _FAILURES as error:
         raise DataError(f"{_DAMAGED} ({error})", path=path, line=1, fix=_AGAIN) from error
     return marks
@@ -201,9 +201,9 @@ def _mark(marks: _Marks, tag: bytes, attributes: bytes) -> None:
 
 
 def _notes(path: Path, book: Any, sheet: Any, marks: _Marks) -> Iterator[str]:
-    others = [other.title for other in book.worksheets if other.title != sheet.title]
-    if others:
-        yield f"{path}: the sheet {sheet.title!r} is read, not {', '.join(map(repr, others[:_MOST_SHOWN]))}"
+    unread = [worksheet.title for worksheet in book.worksheets if worksheet.title != sheet.title]
+    if unread:
+        yield f"{path}: the sheet {sheet.title!r} is read, not {', '.join(map(repr, unread[:_MOST_SHOWN]))}"
     if marks.hidden:
         hidden = listed(map(str, marks.hidden), _MOST_SHOWN)
         yield f"{path}: rows that are hidden in the sheet are read, too: {hidden}"

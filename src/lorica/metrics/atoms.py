@@ -144,13 +144,13 @@ def _may_carry_sign(text: str, run: re.Match[str]) -> bool:
 
 
 def _numbers(text: str, run: re.Match[str], gap: Gap) -> Iterator[Atom]:
-    first, *others = _split_run(run[4], bracketed="," in run[4] and is_list(text, run.start(), run.end()))
-    if run[5] and not others:
+    first, *followers = _split_run(run[4], bracketed="," in run[4] and is_list(text, run.start(), run.end()))
+    if run[5] and not followers:
         first = _raised(first, run[5])
     negative = "-" in (run[1], run[3]) and first != "0"
     yield Atom("-" + first if negative else first, "number", gap)
-    for other in others:
-        yield Atom(other, "number", " ")
+    for follower in followers:
+        yield Atom(follower, "number", " ")
     if run[2]:
         yield Atom(run[2], "symbol", " ")
 
@@ -158,28 +158,28 @@ def _numbers(text: str, run: re.Match[str], gap: Gap) -> Iterator[Atom]:
 def _split_run(run: str, bracketed: bool = False) -> list[str]:
     """The numbers of a run of digits and marks, in plain digits. bracketed: (1,2) holds two, 1,2 is a decimal."""
     if bracketed and "/" in run:
-        return [number for part in run.split(",") for number in _split_run(part.strip())]
+        return [number for piece in run.split(",") for number in _split_run(piece.strip())]
     if "/" in run:
-        return ["/".join(" ".join(_split_run(part)) for part in re.split(" ?/ ?", run))]
+        return ["/".join(" ".join(_split_run(piece)) for piece in re.split(" ?/ ?", run))]
     grouped = _GROUPED.fullmatch(run)
     if grouped:
-        parts = [part or "" for part in grouped.groups()]
-        whole, fraction = "".join(parts[::2]), "".join(parts[1::2])
-        return [_plain_number(re.sub("[^0-9]", "", whole), fraction)]
+        groups = [piece or "" for piece in grouped.groups()]
+        integer, fraction = "".join(groups[::2]), "".join(groups[1::2])
+        return [_plain_number(re.sub("[^0-9]", "", integer), fraction)]
     decimal = _DECIMAL.fullmatch(run)
     if decimal and not (bracketed and "," in run):
         return [_plain_number(decimal[1], decimal[2] or "")]
-    parts = re.split("[,' ]", run)
+    groups = re.split("[,' ]", run)
     # A date, a version or an address stays what it is.
-    return [run] if len(parts) == 1 else [number for part in parts for number in _split_run(part)]
+    return [run] if len(groups) == 1 else [number for piece in groups for number in _split_run(piece)]
 
 
-def _plain_number(whole: str, fraction: str) -> str:
+def _plain_number(integer: str, fraction: str) -> str:
     """In one spelling: 3.50 is 3.5, .5 is 0.5. With a zero in front it is a code or part of a date, and stays."""
-    if len(whole) > 1 and whole.startswith("0"):
-        return whole + fraction
+    if len(integer) > 1 and integer.startswith("0"):
+        return integer + fraction
     digits = fraction[1:].rstrip("0")
-    return f"{whole or 0}.{digits}" if digits else whole or "0"
+    return f"{integer or 0}.{digits}" if digits else integer or "0"
 
 
 def _raised(number: str, exponent: str) -> str:
@@ -187,8 +187,8 @@ def _raised(number: str, exponent: str) -> str:
         plain = format(Decimal(number + exponent), "f")
     except InvalidOperation:
         return number + exponent
-    whole, _, fraction = plain.partition(".")
-    return _plain_number(whole.lstrip("0") or "0", f".{fraction}")
+    integer, _, fraction = plain.partition(".")
+    return _plain_number(integer.lstrip("0") or "0", f".{fraction}")
 
 
 def _word(text: str, at: int) -> tuple[str, int]:
@@ -240,8 +240,8 @@ def _takes_article(article: Atom, after: Atom) -> bool:
 
 def _without_articles(atoms: Sequence[Atom]) -> list[Atom]:
     """An article stands before a word: the A of "vitamin A", of "A" alone and of "a + b" is none."""
-    kept = []
+    words = []
     for atom, after in zip(atoms, [*atoms[1:], None], strict=False):
         if after is None or atom.text not in _ARTICLES or after.gap != " " or not _takes_article(atom, after):
-            kept.append(atom)
-    return kept
+            words.append(atom)
+    return words

@@ -52,11 +52,11 @@ def estimate(
     for bad input.
     """
     evaluator = metric.prepare(gold, prediction)
-    whole = float(evaluator(np.ones((1, len(gold))))[0])
-    if math.isnan(whole):
-        return Estimate(whole, math.nan, math.nan, len(gold), f"{metric.name} needs {metric.needs}")
+    value = float(evaluator(np.ones((1, len(gold))))[0])
+    if math.isnan(value):
+        return Estimate(value, math.nan, math.nan, len(gold), f"{metric.name} needs {metric.needs}")
     values = [evaluator(counts) for counts in _draws(gold, resamples, seed, groups, stratified)]
-    return _interval(whole, np.concatenate(values), len(gold), confidence)
+    return _interval(value, np.concatenate(values), len(gold), confidence)
 
 
 def paired_difference(
@@ -77,12 +77,12 @@ def paired_difference(
     """
     first, second = metric.prepare(gold, a), metric.prepare(gold, b)
     once = np.ones((1, len(gold)))
-    whole = float((first(once) - second(once))[0])
-    if math.isnan(whole):
-        return Estimate(whole, math.nan, math.nan, len(gold), f"{metric.name} needs {metric.needs}")
+    value = float((first(once) - second(once))[0])
+    if math.isnan(value):
+        return Estimate(value, math.nan, math.nan, len(gold), f"{metric.name} needs {metric.needs}")
     draws = _draws(gold, resamples, seed, groups, stratified)
     values = [first(counts) - second(counts) for counts in draws]
-    return _interval(whole, np.concatenate(values), len(gold), confidence)
+    return _interval(value, np.concatenate(values), len(gold), confidence)
 
 
 def by_group(
@@ -114,19 +114,19 @@ def by_group(
     }
 
 
-def _interval(whole: float, values: Floats, n: int, confidence: float) -> Estimate:
+def _interval(value: float, values: Floats, n: int, confidence: float) -> Estimate:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence}; allowed: between 0 and 1")
     defined = values[~np.isnan(values)]
     if not len(defined):
-        return Estimate(whole, math.nan, math.nan, n, "no resample had a value")
+        return Estimate(value, math.nan, math.nan, n, "no resample had a value")
     low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
     notes = []
     if len(defined) < len(values):
         notes.append(f"{len(values) - len(defined)} of {len(values)} resamples had no value")
     if low == high:
         notes.append("all resamples agree: the interval says nothing about rows not seen")
-    return Estimate(whole, float(low), float(high), n, "; ".join(notes))
+    return Estimate(value, float(low), float(high), n, "; ".join(notes))
 
 
 def _draws(gold: Column, resamples: int, seed: int, groups: Column | None, stratified: bool) -> Iterator[Floats]:
@@ -166,4 +166,4 @@ def _codes(names: Column, n: int) -> NDArray[np.intp]:
     if len(names) != n:
         raise ValueError(f"{n} rows and {len(names)} group names; there must be as many of both")
     numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(each, len(numbers)) for each in names], dtype=np.intp)
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.intp)

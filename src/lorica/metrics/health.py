@@ -120,13 +120,13 @@ def score_health(
     for name, column in (("gold", gold), ("fallback", fallback)):
         if column is not None and len(column) != len(scores):
             raise ValueError(f"{len(scores)} scores and {len(column)} values of {name}; there must be as many of both")
-    column = np.array([math.nan if each is None else each for each in scores], dtype=np.float64)
+    column = np.array([math.nan if score is None else score for score in scores], dtype=np.float64)
     present = ~np.isnan(column)
     values = column[present]
     n = len(values)
     distinct, times = np.unique(values, return_counts=True)
     share = _share(np.asarray(fallback, dtype=bool)) if fallback is not None else 0.0
-    found = ScoreHealth(
+    health = ScoreHealth(
         n=n,
         missing=len(column) - n,
         unique=len(distinct),
@@ -151,11 +151,11 @@ def score_health(
     auc = math.nan
     if gold is not None and n:
         auc = roc_auc(np.asarray(gold)[present], values)
-    reasons = _reasons(found, auc, low, high)
+    reasons = _reasons(health, auc, low, high)
     mass = mass_health(masses)
     if mass is not None and mass.low:
         reasons["low_mass"] = mass.problem
-    return msgspec.structs.replace(found, flags=tuple(sorted(reasons)), reasons=reasons)
+    return msgspec.structs.replace(health, flags=tuple(sorted(reasons)), reasons=reasons)
 
 
 def _share(hits: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
@@ -169,28 +169,28 @@ def _entropy(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], low: flo
     return abs(float(-(shares * np.log(shares)).sum() / math.log(BINS)))
 
 
-def _reasons(found: ScoreHealth, auc: float, low: float, high: float) -> dict[str, str]:
+def _reasons(health: ScoreHealth, auc: float, low: float, high: float) -> dict[str, str]:
     """Flag -> why, for everything suspicious."""
     reasons = {}
-    if found.missing:
-        reasons["missing"] = f"{found.missing} of {found.missing + found.n} rows have no score"
-    if not found.n:
+    if health.missing:
+        reasons["missing"] = f"{health.missing} of {health.missing + health.n} rows have no score"
+    if not health.n:
         return reasons | {"empty": "there is no score at all"}
-    if found.minimum < low or found.maximum > high:
-        reasons["out_of_range"] = f"{found.minimum:g} to {found.maximum:g}, expected {low:g} to {high:g}"
-    many = found.n >= ENOUGH_ROWS
-    if many and found.std < COLLAPSED_STD:
-        reasons["collapsed"] = f"standard deviation {found.std:.1e}: all rows get the same score"
-    elif many and found.unique == 2:
+    if health.minimum < low or health.maximum > high:
+        reasons["out_of_range"] = f"{health.minimum:g} to {health.maximum:g}, expected {low:g} to {high:g}"
+    many = health.n >= ENOUGH_ROWS
+    if many and health.std < COLLAPSED_STD:
+        reasons["collapsed"] = f"standard deviation {health.std:.1e}: all rows get the same score"
+    elif many and health.unique == 2:
         reasons["two_values"] = "only two different scores: hard labels, not probabilities"
-    elif many and found.mode_share > DOMINANT_SHARE:
-        reasons["dominant_value"] = f"{found.mode_share:.0%} of the rows have one and the same score"
-    if many and found.at_low + found.at_high > SATURATED_SHARE:
-        reasons["saturated"] = f"{found.at_low + found.at_high:.0%} of the scores are exactly {low:g} or {high:g}"
-    if found.fallback_share > FALLBACK_SHARE:
-        reasons["fallbacks"] = f"{found.fallback_share:.1%} of the rows were answered by the fall-back constant"
-    if found.n >= TOO_GOOD_ROWS and auc > TOO_GOOD_AUC:
-        reasons["too_good"] = f"ROC-AUC {auc:.4f} on {found.n} rows: look for a leak of gold into the input"
-    elif found.n >= TOO_GOOD_ROWS and auc < 1 - TOO_GOOD_AUC:
+    elif many and health.mode_share > DOMINANT_SHARE:
+        reasons["dominant_value"] = f"{health.mode_share:.0%} of the rows have one and the same score"
+    if many and health.at_low + health.at_high > SATURATED_SHARE:
+        reasons["saturated"] = f"{health.at_low + health.at_high:.0%} of the scores are exactly {low:g} or {high:g}"
+    if health.fallback_share > FALLBACK_SHARE:
+        reasons["fallbacks"] = f"{health.fallback_share:.1%} of the rows were answered by the fall-back constant"
+    if health.n >= TOO_GOOD_ROWS and auc > TOO_GOOD_AUC:
+        reasons["too_good"] = f"ROC-AUC {auc:.4f} on {health.n} rows: look for a leak of gold into the input"
+    elif health.n >= TOO_GOOD_ROWS and auc < 1 - TOO_GOOD_AUC:
         reasons["inverted"] = f"ROC-AUC {auc:.4f}: the scores order the rows backwards"
     return reasons

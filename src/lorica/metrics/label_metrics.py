@@ -36,13 +36,13 @@ def prepare_accuracy(gold: Column, label: Column) -> Evaluator:
 
 def prepare_balanced_accuracy(gold: Column, label: Column) -> Evaluator:
     """See `balanced_accuracy`."""
-    right = _right(gold, label)
-    names = {each: number for number, each in enumerate(dict.fromkeys(_values(gold)))}
+    is_correct = _right(gold, label)
+    names = {value: number for number, value in enumerate(dict.fromkeys(_values(gold)))}
     member = np.zeros((len(gold), len(names)))
-    member[np.arange(len(gold)), [names[each] for each in _values(gold)]] = 1.0
+    member[np.arange(len(gold)), [names[value] for value in _values(gold)]] = 1.0
 
     def weighted(counts: Floats) -> Floats:
-        recalls = ratio(counts @ (member * right[:, None]), counts @ member)
+        recalls = ratio(counts @ (member * is_correct[:, None]), counts @ member)
         # A class that was not drawn has no recall and does not count.
         drawn = ~np.isnan(recalls)
         return ratio(np.where(drawn, recalls, 0.0).sum(axis=1), drawn.sum(axis=1).astype(np.float64))
@@ -54,13 +54,13 @@ def prepare_f1(gold: Column, label: Column) -> Evaluator:
     """See `f1`."""
     labels = binary(gold)
     _right(gold, label)
-    guessed = np.array([each is not None and each == 1 for each in _values(label)], dtype=np.float64)
-    if any(each not in (0, 1, None) for each in _values(label)):
+    guessed = np.array([value is not None and value == 1 for value in _values(label)], dtype=np.float64)
+    if any(value not in (0, 1, None) for value in _values(label)):
         raise ValueError("f1 takes labels 0, 1 or None")
 
     def weighted(counts: Floats) -> Floats:
-        both = counts @ (labels * guessed)
-        return ratio(2 * both, counts @ labels + counts @ guessed)
+        true_positives = counts @ (labels * guessed)
+        return ratio(2 * true_positives, counts @ labels + counts @ guessed)
 
     return weighted
 
@@ -68,11 +68,11 @@ def prepare_f1(gold: Column, label: Column) -> Evaluator:
 def _right(gold: Column, label: Column) -> Floats:
     """1.0 where the label is the gold one, else 0.0; [n]."""
     check_lengths(gold, label)
-    for each in _values(label):
-        if isinstance(each, float) and not each.is_integer():
-            raise ValueError(f"got the score {each} where a label is needed; turn scores into labels first")
+    for value in _values(label):
+        if isinstance(value, float) and not value.is_integer():
+            raise ValueError(f"got the score {value} where a label is needed; turn scores into labels first")
     pairs = zip(_values(gold), _values(label), strict=True)
-    return np.array([given is not None and given == wanted for wanted, given in pairs], dtype=np.float64)
+    return np.array([predicted is not None and predicted == wanted for wanted, predicted in pairs], dtype=np.float64)
 
 
 def _values(column: Column) -> list[object]:

@@ -46,7 +46,7 @@ def binary(gold: Column) -> Floats:
     """Gold labels as floats [n]. ValueError for anything but 0 and 1."""
     labels = np.asarray(gold)
     if labels.size and (labels.dtype.kind not in "biuf" or not np.isin(labels, (0, 1)).all()):
-        strange = sorted({repr(each) for each in labels.tolist() if each not in (0, 1)})[:3]
+        strange = sorted({repr(value) for value in labels.tolist() if value not in (0, 1)})[:3]
         raise ValueError(f"gold labels must be 0 or 1, got {', '.join(strange)}")
     return labels.astype(np.float64)
 
@@ -63,11 +63,11 @@ def prepare_roc_auc(gold: Column, score: Column) -> Evaluator:
 
     def weighted(counts: Floats) -> Floats:
         drawn = counts[:, order]
-        ones = _per_group(drawn * labels, starts)
-        zeros = _per_group(drawn, starts) - ones
+        positives = _per_group(drawn * labels, starts)
+        zeros = _per_group(drawn, starts) - positives
         below = np.cumsum(zeros, axis=1) - zeros
-        wins = (ones * (below + 0.5 * zeros)).sum(axis=1)
-        return ratio(wins, ones.sum(axis=1) * zeros.sum(axis=1))
+        wins = (positives * (below + 0.5 * zeros)).sum(axis=1)
+        return ratio(wins, positives.sum(axis=1) * zeros.sum(axis=1))
 
     return weighted
 
@@ -78,26 +78,26 @@ def prepare_average_precision(gold: Column, score: Column) -> Evaluator:
 
     def weighted(counts: Floats) -> Floats:
         drawn = counts[:, order]
-        ones = _per_group(drawn * labels, starts)
-        precision = ratio(np.cumsum(ones, axis=1), np.cumsum(_per_group(drawn, starts), axis=1))
+        positives = _per_group(drawn * labels, starts)
+        precision = ratio(np.cumsum(positives, axis=1), np.cumsum(_per_group(drawn, starts), axis=1))
         # A group of rows that was not drawn at all adds no recall; its precision may be undefined.
-        return ratio(np.where(ones > 0, ones * precision, 0.0).sum(axis=1), ones.sum(axis=1))
+        return ratio(np.where(positives > 0, positives * precision, 0.0).sum(axis=1), positives.sum(axis=1))
 
     return weighted
 
 
 def prepare_log_loss(gold: Column, probability: Column) -> Evaluator:
     """See `log_loss`."""
-    labels, given = binary(gold), np.clip(_probabilities(probability), LOG_LOSS_EPSILON, 1 - LOG_LOSS_EPSILON)
-    check_lengths(labels, given)
-    return mean_of(-np.log(np.where(labels == 1, given, 1 - given)))
+    labels, probabilities = binary(gold), np.clip(_probabilities(probability), LOG_LOSS_EPSILON, 1 - LOG_LOSS_EPSILON)
+    check_lengths(labels, probabilities)
+    return mean_of(-np.log(np.where(labels == 1, probabilities, 1 - probabilities)))
 
 
 def prepare_brier(gold: Column, probability: Column) -> Evaluator:
     """See `brier`."""
-    labels, given = binary(gold), _probabilities(probability)
-    check_lengths(labels, given)
-    return mean_of((given - labels) ** 2)
+    labels, probabilities = binary(gold), _probabilities(probability)
+    check_lengths(labels, probabilities)
+    return mean_of((probabilities - labels) ** 2)
 
 
 def _sorted_groups(

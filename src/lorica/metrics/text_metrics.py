@@ -63,7 +63,10 @@ def _best_of(compare: Callable[[str, str], float]) -> Prepare:
             if isinstance(accepted, str) or not accepted:
                 raise ValueError(f"gold must be a tuple of one or more accepted answers, got {accepted!r}")
         pairs = zip(gold, answer, strict=True)
-        best = [max(compare(text, said) for text in accepted) if is_answer(said) else 0.0 for accepted, said in pairs]
+        best = [
+            max(compare(text, prediction) for text in accepted) if is_answer(prediction) else 0.0
+            for accepted, prediction in pairs
+        ]
         return mean_of(np.array(best, dtype=np.float64))
 
     return prepare

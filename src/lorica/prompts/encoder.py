@@ -49,8 +49,8 @@ class Encoder:
         self.opened = position.thought if self.thinks else ""
         self.notes = template_notes(parts)
         self._closing_place = self._place_after(position.tail + position.marker)
-        whole = position.tail + position.marker + position.closing
-        self._answer_place = self._place_after(whole.removesuffix(parts.trailing))
+        generation_suffix = position.tail + position.marker + position.closing
+        self._answer_place = self._place_after(generation_suffix.removesuffix(parts.trailing))
 
     @classmethod
     def load(cls, folder: Path, *, chat_template: str = "auto", thinking: bool = False) -> Encoder:
@@ -101,7 +101,7 @@ class Encoder:
                     limit_key=limit_key,
                     otherwise="set task.truncate=middle",
                 )
-            whole = len(prompt)
+            full_length = len(prompt)
             empty = cutting.replace_spans(shortened, [""] * len(cutting.span_texts(shortened)))
             fixed = len(self._prompt(empty, thinks))
             if fixed > budget:
@@ -113,7 +113,7 @@ class Encoder:
                     otherwise=_SHORTEN,
                 )
             prompt = self._cut(shortened, budget, fixed, truncate, thinks)
-            dropped += max(whole - len(prompt), 0 if unseen else 1)
+            dropped += max(full_length - len(prompt), 0 if unseen else 1)
         return Encoded(tokens=prompt + ending, answer_start=len(prompt), dropped=dropped)
 
     def encode_choice(self, text: str) -> tuple[int, ...]:
@@ -167,15 +167,15 @@ class Encoder:
         turns = [(message.role, content) for message, content in zip(messages, contents, strict=True)]
         return self._encode_text(self._render(turns, thinks), "start", restore)
 
-    def _encode_text(self, text: str, place: Place, restore: Mapping[int, str] | None = None) -> tuple[int, ...]:
+    def _encode_text(self, text: str, position: Place, restore: Mapping[int, str] | None = None) -> tuple[int, ...]:
         """What a template wrote. restore: stand-ins of characters that the user wrote -> these characters."""
         tokens: list[int] = []
         for piece in self._vocabulary.split(text):
             if isinstance(piece, int):
                 tokens.append(piece)
             else:
-                tokens.extend(self._vocabulary.encode(piece.translate(restore) if restore else piece, place))
-            place = "segment"
+                tokens.extend(self._vocabulary.encode(piece.translate(restore) if restore else piece, position))
+            position = "segment"
         return tuple(tokens)
 
     def _stand_ins(self, contents: Sequence[str]) -> dict[str, str]:
@@ -206,13 +206,13 @@ class Encoder:
             )
         if all(len(text) <= limit for text in texts):
             return messages, 0
-        unseen, kept = 0, []
+        unseen, shortened = 0, []
         for text in texts:
             excess = max(len(text) - limit, 0)
             start = {"left": 0, "right": limit}.get(policy, limit // 2)
-            kept.append(text[:start] + text[start + excess :])
+            shortened.append(text[:start] + text[start + excess :])
             unseen += self._vocabulary.count(text[start : start + excess])
-        return cutting.replace_spans(messages, kept), unseen
+        return cutting.replace_spans(messages, shortened), unseen
 
     def _cut(self, messages: Sequence[Message], budget: int, fixed: int, policy: str, thinks: bool) -> tuple[int, ...]:
         """fixed: tokens of the prompt without the spans that may be cut."""

@@ -147,13 +147,13 @@ class ChatTemplate:
         """Put a leading system message before the first user message if the template knows no system role."""
         if not self.folds_system or not messages or messages[0].role != "system":
             return messages
-        system, rest = messages[0], messages[1:]
-        if not rest or rest[0].role != "user":
-            return (Message("user", system.content, system.trim), *rest)
+        system, later_messages = messages[0], messages[1:]
+        if not later_messages or later_messages[0].role != "user":
+            return (Message("user", system.content, system.trim), *later_messages)
         offset = len(system.content) + 2
-        user = rest[0]
+        user = later_messages[0]
         trim = system.trim + tuple((start + offset, stop + offset) for start, stop in user.trim)
-        return (Message("user", f"{system.content}\n\n{user.content}", trim), *rest[1:])
+        return (Message("user", f"{system.content}\n\n{user.content}", trim), *later_messages[1:])
 
     def _probe_system(self) -> bool:
         """Whether a system message must be folded. Raises PromptError when the user's message is not shown."""
@@ -173,8 +173,8 @@ class ChatTemplate:
 def _without_generation_tags(text: str) -> str:
     # `generation` blocks mark the words to train on; here the mask comes from the token ids.
     def replace(match: re.Match[str]) -> str:
-        left, end, right = match.groups()
-        return f"{{%{left} {'endif' if end else 'if true'} {right}%}}"
+        before, end, after = match.groups()
+        return f"{{%{before} {'endif' if end else 'if true'} {after}%}}"
 
     return _GENERATION_TAG.sub(replace, text)
 

@@ -80,9 +80,9 @@ def _end_of_text(folder: Path, vocabulary: Vocabulary, names: Mapping[str, str],
     end = next(iter(stops), None) if named is None else vocabulary.token_id(named)
     if end is not None:
         return end
-    what = "names no end-of-text token" if named is None else f"names {named!r}, no token of it, as its end of text"
+    problem = "names no end-of-text token" if named is None else f"names {named!r}, no token of it, as its end of text"
     raise PromptError(
-        f"{folder} {what}, so an answer could not end",
+        f"{folder} {problem}, so an answer could not end",
         fix="add eos_token to tokenizer_config.json, one of the tokenizer's tokens",
     )
 
@@ -91,7 +91,7 @@ def _what_encodes(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
     """The tokenizer without what no prompt of ours depends on, and merges in one of their two ways of writing:
     transformers leaves the padding and cutting of its last call in the file, and a post-processor that adds nothing."""
     processor = tokenizer.get("post_processor")
-    kept = {
+    encoding = {
         **tokenizer,
         "padding": None,
         "truncation": None,
@@ -99,9 +99,9 @@ def _what_encodes(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
     }
     merges = tokenizer["model"].get("merges")
     if isinstance(merges, list):
-        pairs = [each.split(" ", 1) if isinstance(each, str) else each for each in merges]
-        kept["model"] = {**tokenizer["model"], "merges": pairs}
-    return kept
+        pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges]
+        encoding["model"] = {**tokenizer["model"], "merges": pairs}
+    return encoding
 
 
 def _adds_nothing(processor: object) -> bool:
@@ -113,7 +113,7 @@ def _adds_nothing(processor: object) -> bool:
         return isinstance(inner, list) and all(map(_adds_nothing, inner))
     if processor.get("type") == "TemplateProcessing":
         single = processor.get("single")
-        return isinstance(single, list) and all(isinstance(each, dict) and "Sequence" in each for each in single)
+        return isinstance(single, list) and all(isinstance(step, dict) and "Sequence" in step for step in single)
     return processor.get("type") == "ByteLevel"
 
 
@@ -131,13 +131,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _named_tokens(config: Mapping[str, Any], special_tokens_map: Mapping[str, Any]) -> dict[str, str]:
     """The tokens that templates call bos_token, eos_token ...; the config wins over the older map."""
-    found = {}
+    tokens = {}
     for name in _NAMED_TOKENS:
         value = config.get(name) or special_tokens_map.get(name)
         content = value.get("content") if isinstance(value, dict) else value
         if isinstance(content, str) and content:
-            found[name] = content
-    return found
+            tokens[name] = content
+    return tokens
 
 
 def _read_tokenizer(folder: Path) -> tuple[dict[str, Any], str]:
@@ -153,8 +153,8 @@ def _read_tokenizer(folder: Path) -> tuple[dict[str, Any], str]:
 def _convert_tokenizer(folder: Path) -> dict[str, Any]:
     """The older formats (vocab.json + merges.txt, tokenizer.model), by way of transformers."""
     fix = "save a tokenizer.json there: AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
-    known = ("vocab.json", "merges.txt", "tokenizer.model", "vocab.txt", "tokenizer_config.json")
-    if not any((folder / name).is_file() for name in known):
+    sources = ("vocab.json", "merges.txt", "tokenizer.model", "vocab.txt", "tokenizer_config.json")
+    if not any((folder / name).is_file() for name in sources):
         raise PromptError(f"{folder} holds no tokenizer (no tokenizer.json)", fix=fix)
     try:
         from transformers import AutoTokenizer
@@ -178,7 +178,7 @@ def _all_added_tokens(
 ) -> list[dict[str, Any]]:
     """The tokenizer's added tokens, with those that only tokenizer_config.json declares."""
     added = list(tokenizer.get("added_tokens") or [])
-    known = {entry["content"] for entry in added}
+    contents = {entry["content"] for entry in added}
     extra = dict(config.get("added_tokens_decoder") or {})
     vocabulary = tokenizer["model"].get("vocab")
     if isinstance(vocabulary, dict):
@@ -189,8 +189,8 @@ def _all_added_tokens(
         }
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     for identifier, entry in sorted(extra.items(), key=lambda item: int(item[0])):
-        if entry["content"] not in known:
-            known.add(entry["content"])
+        if entry["content"] not in contents:
+            contents.add(entry["content"])
             chosen = {flag: bool(entry.get(flag)) for flag in flags}
             added.append({"id": int(identifier), "content": entry["content"], **chosen})
     return sorted(added, key=lambda entry: int(entry["id"]))

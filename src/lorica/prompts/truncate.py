@@ -59,10 +59,10 @@ def share(counts: Sequence[int], keep: int) -> list[int]:
     counts: tokens of each span. keep: tokens that all spans together may have.
     """
     allowed = [0] * len(counts)
-    left = max(keep, 0)
-    for place, index in enumerate(sorted(range(len(counts)), key=lambda i: counts[i])):
-        allowed[index] = min(counts[index], left // (len(counts) - place))
-        left -= allowed[index]
+    budget = max(keep, 0)
+    for position, index in enumerate(sorted(range(len(counts)), key=lambda i: counts[i])):
+        allowed[index] = min(counts[index], budget // (len(counts) - position))
+        budget -= allowed[index]
     return allowed
 
 
@@ -98,11 +98,11 @@ def fit(
     """
     texts = span_texts(messages)
     tokens = [offsets(text) for text in texts]
-    counts = [len(found) for found in tokens]
+    counts = [len(token_ids) for token_ids in tokens]
     keep, step = available, 1
     while keep > 0:
-        kept = share(counts, keep)
-        cut = replace_spans(messages, [cut_text(*entry, policy) for entry in zip(texts, tokens, kept, strict=True)])
+        lengths = share(counts, keep)
+        cut = replace_spans(messages, [cut_text(*entry, policy) for entry in zip(texts, tokens, lengths, strict=True)])
         over = fits(cut)
         if over <= 0:
             return cut

@@ -72,8 +72,8 @@ class Vocabulary:
 
     def first_marker(self, text: str) -> int | None:
         """The id of the marker that `text` opens with, after white space; None for anything else."""
-        found = self._marker.match(text.lstrip()) or self._marker.match(text)
-        return self._markers[found.group()].id if found else None
+        match = self._marker.match(text.lstrip()) or self._marker.match(text)
+        return self._markers[match.group()].id if match else None
 
     def ends_with_marker(self, text: str) -> bool:
         """Whether the last thing in `text` that yields a token is a marker."""
@@ -82,7 +82,7 @@ class Vocabulary:
 
     def shield(self, text: str, stand_ins: Mapping[str, str]) -> str:
         """`text` with the first character of each marker replaced, so that `split` finds none."""
-        starts = [found.start() for found in self._marker_start.finditer(text)]
+        starts = [match.start() for match in self._marker_start.finditer(text)]
         if not starts:
             return text
         pieces, end = [], 0
@@ -105,19 +105,19 @@ class Vocabulary:
         pieces = self._marker.split(text)
         if self._has_space_rules:
             self._strip_beside_markers(pieces)
-        found: list[int | str] = []
+        runs: list[int | str] = []
         for index, piece in enumerate(pieces):
             if index % 2:
-                found.append(self._markers[piece].id)
+                runs.append(self._markers[piece].id)
             elif piece:
-                found.append(piece)
-        return found
+                runs.append(piece)
+        return runs
 
-    def encode(self, run: str, place: Place) -> tuple[int, ...]:
+    def encode(self, run: str, position: Place) -> tuple[int, ...]:
         """Token ids of plain text; never the id of a marker."""
         if len(run) > _CACHED_RUN_CHARS:
-            return self._encode_now(run, place)
-        return self._encode_cached(run, place)
+            return self._encode_now(run, position)
+        return self._encode_cached(run, position)
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """The character span of each token of `text` as a continuation of other text."""
@@ -134,8 +134,8 @@ class Vocabulary:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of token ids, without special tokens but for the tags of thoughts; unknown ids are left out."""
-        kept = [token for token in tokens if token not in self._special_ids]
-        return str(self._tokenizers["start"].decode(kept, skip_special_tokens=False))
+        text_tokens = [token for token in tokens if token not in self._special_ids]
+        return str(self._tokenizers["start"].decode(text_tokens, skip_special_tokens=False))
 
     def spell(self, tokens: Sequence[int]) -> str:
         """The text of token ids with every special token written out, for people to read."""
@@ -151,8 +151,8 @@ class Vocabulary:
 
     def token_id(self, content: str) -> int | None:
         """The id of a marker or of any other entry of the vocabulary with exactly this spelling."""
-        found = self._tokenizers["start"].token_to_id(content)
-        return None if found is None else int(found)
+        token = self._tokenizers["start"].token_to_id(content)
+        return None if token is None else int(token)
 
     def displaced(self, tokens: Collection[int]) -> dict[str, int | None]:
         """Of these markers those that the file gives one id and the tokenizers library another: spelling -> the
@@ -171,18 +171,20 @@ class Vocabulary:
             if token.rstrip:
                 pieces[index + 1] = pieces[index + 1].lstrip()
 
-    def _ids(self, text: str, place: Place) -> tuple[int, ...]:
-        return tuple(self._tokenizers[place].encode(text, add_special_tokens=False).ids)
+    def _ids(self, text: str, position: Place) -> tuple[int, ...]:
+        return tuple(self._tokenizers[position].encode(text, add_special_tokens=False).ids)
 
-    def _encode_now(self, run: str, place: Place) -> tuple[int, ...]:
-        ids = self._ids(run, place)
+    def _encode_now(self, run: str, position: Place) -> tuple[int, ...]:
+        ids = self._ids(run, position)
         if self._forbidden.isdisjoint(ids):
             return ids
         # A vocabulary may spell a marker as an ordinary piece (Unigram models do): keep its letters apart.
-        cuts = [0, *(found.start() + 1 for found in self._marker_start.finditer(run)), len(run)]
-        parts = [run[start:stop] for start, stop in itertools.pairwise(cuts)]
+        cuts = [0, *(match.start() + 1 for match in self._marker_start.finditer(run)), len(run)]
+        pieces = [run[start:stop] for start, stop in itertools.pairwise(cuts)]
         split = [
-            token for index, part in enumerate(parts) for token in self._ids(part, "continuation" if index else place)
+            token
+            for index, piece in enumerate(pieces)
+            for token in self._ids(piece, "continuation" if index else position)
         ]
         if self._forbidden.isdisjoint(split):
             return tuple(split)
@@ -197,20 +199,20 @@ def _variants(tokenizer: Mapping[str, Any], markers: set[str], origin: str) -> d
         {**entry, "special": bool(entry.get("special")) or entry["content"] in markers}
         for entry in tokenizer.get("added_tokens") or []
     ]
-    whole = {**tokenizer, "added_tokens": added, "truncation": None, "padding": None}
+    base_config = {**tokenizer, "added_tokens": added, "truncation": None, "padding": None}
     built: dict[bytes, Tokenizer] = {}
     variants: dict[Place, Tokenizer] = {}
     edits: list[tuple[Place, Callable[[Any], Any]]] = [
-        ("start", lambda part: part),
+        ("start", lambda component: component),
         ("segment", _without_first_space),
         ("continuation", _without_any_space),
     ]
-    for place, edit in edits:
-        parts = {key: edit(whole.get(key)) for key in ("normalizer", "pre_tokenizer")}
-        key = msgspec.json.encode(parts)
+    for position, edit in edits:
+        components = {key: edit(base_config.get(key)) for key in ("normalizer", "pre_tokenizer")}
+        key = msgspec.json.encode(components)
         if key not in built:
-            built[key] = _build(msgspec.json.encode({**whole, **parts}), origin)
-        variants[place] = built[key]
+            built[key] = _build(msgspec.json.encode({**base_config, **components}), origin)
+        variants[position] = built[key]
     return variants
 
 
@@ -226,12 +228,12 @@ def _build(serialised: bytes, origin: str) -> Tokenizer:
     return tokenizer
 
 
-def _without_first_space(part: Any) -> Any:
+def _without_first_space(component: Any) -> Any:
     """Metaspace with prepend_scheme "first" adds its space only at the very start of a text."""
-    return _edit(part, lambda node: {**node, "prepend_scheme": "never"} if _scheme(node) == "first" else node)
+    return _edit(component, lambda node: {**node, "prepend_scheme": "never"} if _scheme(node) == "first" else node)
 
 
-def _without_any_space(part: Any) -> Any:
+def _without_any_space(component: Any) -> Any:
     """No prefix space at all: the text goes on in the middle of a run."""
 
     def edit(node: dict[str, Any]) -> dict[str, Any] | None:
@@ -241,19 +243,19 @@ def _without_any_space(part: Any) -> Any:
             return {**node, "prepend_scheme": "never"}
         return {**node, "add_prefix_space": False} if node.get("type") == "ByteLevel" else node
 
-    return _edit(part, edit)
+    return _edit(component, edit)
 
 
 def _scheme(node: Mapping[str, Any]) -> Any:
     return node.get("prepend_scheme", "always") if node.get("type") == "Metaspace" else None
 
 
-def _edit(part: Any, edit: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Any:
+def _edit(component: Any, edit: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Any:
     """Apply `edit` to a normalizer or pre-tokenizer, and to the members of a sequence; None removes it."""
-    if part is None:
+    if component is None:
         return None
     for key in ("normalizers", "pretokenizers"):
-        if key in part:
-            members = [_edit(member, edit) for member in part[key]]
-            return {**part, key: [member for member in members if member is not None]}
-    return edit(part)
+        if key in component:
+            members = [_edit(member, edit) for member in component[key]]
+            return {**component, key: [member for member in members if member is not None]}
+    return edit(component)

@@ -17,58 +17,60 @@ MAX_DRAWN = 600
 
 def interval_svg(plot: IntervalPlot) -> str:
     """Dots with error bars, one row per point, the numbers beside them."""
-    left, right, top = 220, 180, 14
+    margin_left, margin_right, top = 220, 180, 14
     bottom = top + ROW * len(plot.points)
-    given = [number for point in plot.points for number in (point.value, point.low, point.high)]
+    numbers = [number for point in plot.points for number in (point.value, point.low, point.high)]
     marks = [] if plot.reference is None else [plot.reference]
-    ticks, low, high = nice_axis([*given, *marks])
-    scale = _Scale(low, high, left, WIDTH - right)
-    parts = [
+    ticks, low, high = nice_axis([*numbers, *marks])
+    scale = _Scale(low, high, margin_left, WIDTH - margin_right)
+    elements = [
         f'<line class="grid" x1="{scale(tick)}" x2="{scale(tick)}" y1="{top}" y2="{bottom}"/>'
         f'<text class="quiet" x="{scale(tick)}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>'
         for tick in ticks
     ]
     if plot.reference is not None:
         at = scale(plot.reference)
-        parts.append(f'<line class="reference" x1="{at}" x2="{at}" y1="{top - 6}" y2="{bottom}"/>')
-        parts.append(_text(at, bottom + 36, plot.reference_label, anchor="middle", quiet=True))
+        elements.append(f'<line class="reference" x1="{at}" x2="{at}" y1="{top - 6}" y2="{bottom}"/>')
+        elements.append(_text(at, bottom + 36, plot.reference_label, anchor="middle", quiet=True))
     for number, point in enumerate(plot.points):
         y = top + ROW * number + ROW // 2
-        parts.append(_text(left - 14, y + 4, _cut(point.label, 30), anchor="end", title=point.label))
-        parts.append(_text(WIDTH - right + 14, y + 4, interval_text(point)))
+        elements.append(_text(margin_left - 14, y + 4, _cut(point.label, 30), anchor="end", title=point.label))
+        elements.append(_text(WIDTH - margin_right + 14, y + 4, interval_text(point)))
         if math.isfinite(point.low) and math.isfinite(point.high):
             a, b = scale(point.low), scale(point.high)
-            parts.append(f'<path class="bar" d="M{a} {y}H{b}M{a} {y - 5}v10M{b} {y - 5}v10" fill="none"/>')
+            elements.append(f'<path class="bar" d="M{a} {y}H{b}M{a} {y - 5}v10M{b} {y - 5}v10" fill="none"/>')
         if math.isfinite(point.value):
-            parts.append(f'<circle class="dot" cx="{scale(point.value)}" cy="{y}" r="5"/>')
-    parts.append(_text(WIDTH - right + 14, bottom + 18, _cut(plot.axis, 24), quiet=True))
-    said = "; ".join(f"{point.label}: {interval_text(point)}" for point in plot.points)
-    return _svg(bottom + (46 if plot.reference_label else 28), plot.title, said, parts)
+            elements.append(f'<circle class="dot" cx="{scale(point.value)}" cy="{y}" r="5"/>')
+    elements.append(_text(WIDTH - margin_right + 14, bottom + 18, _cut(plot.axis, 24), quiet=True))
+    description = "; ".join(f"{point.label}: {interval_text(point)}" for point in plot.points)
+    return _svg(bottom + (46 if plot.reference_label else 28), plot.title, description, elements)
 
 
 def line_svg(chart: LineChart) -> str:
     """Curves with a legend below; each has its own dashes as well as its own colour."""
-    left, top, bottom = 64, 14, 270
+    margin_left, top, bottom = 64, 14, 270
     x_ticks, x_low, x_high = nice_axis([x for line in chart.lines for x, _ in line.points], tight=True)
     y_ticks, y_low, y_high = nice_axis([y for line in chart.lines for _, y in line.points])
-    x_scale, y_scale = _Scale(x_low, x_high, left, WIDTH - 20), _Scale(y_low, y_high, bottom, top)
-    parts = [
-        f'<line class="grid" x1="{left}" x2="{WIDTH - 20}" y1="{y_scale(tick)}" y2="{y_scale(tick)}"/>'
-        f'<text class="quiet" x="{left - 8}" y="{y_scale(tick) + 4}" text-anchor="end">{tick:g}</text>'
+    x_scale, y_scale = _Scale(x_low, x_high, margin_left, WIDTH - 20), _Scale(y_low, y_high, bottom, top)
+    elements = [
+        f'<line class="grid" x1="{margin_left}" x2="{WIDTH - 20}" y1="{y_scale(tick)}" y2="{y_scale(tick)}"/>'
+        f'<text class="quiet" x="{margin_left - 8}" y="{y_scale(tick) + 4}" text-anchor="end">{tick:g}</text>'
         for tick in y_ticks
     ]
-    parts += [
+    elements += [
         f'<text class="quiet" x="{x_scale(tick)}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>'
         for tick in x_ticks
     ]
-    parts.append(_text(left, bottom + 38, f"{chart.y_label} over {chart.x_label}".strip(), quiet=True))
+    elements.append(_text(margin_left, bottom + 38, f"{chart.y_label} over {chart.x_label}".strip(), quiet=True))
     for number, line in enumerate(chart.lines):
         look = f'class="curve s{number % SERIES + 1}" stroke-dasharray="{DASHES[number % SERIES]}"'
-        parts.append(f'<path {look} d="{_path(line, x_scale, y_scale)}"/>')
+        elements.append(f'<path {look} d="{_path(line, x_scale, y_scale)}"/>')
         y = bottom + 60 + 20 * number
-        parts.append(f'<path {look} d="M{left} {y - 4}h36"/>' + _text(left + 46, y, _cut(line.label, 80)))
-    said = "; ".join(f"{line.label}: {_ends(line)}" for line in chart.lines)
-    return _svg(bottom + 52 + 20 * len(chart.lines), chart.title, said, parts)
+        elements.append(
+            f'<path {look} d="M{margin_left} {y - 4}h36"/>' + _text(margin_left + 46, y, _cut(line.label, 80))
+        )
+    description = "; ".join(f"{line.label}: {_ends(line)}" for line in chart.lines)
+    return _svg(bottom + 52 + 20 * len(chart.lines), chart.title, description, elements)
 
 
 def nice_axis(values: Sequence[float], *, tight: bool = False) -> tuple[list[float], float, float]:
@@ -130,7 +132,7 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _svg(height: int, title: str, said: str, parts: list[str]) -> str:
-    label = escape(clean(f"{title}. {said}"))
-    inside = "\n".join(parts)
+def _svg(height: int, title: str, description: str, elements: list[str]) -> str:
+    label = escape(clean(f"{title}. {description}"))
+    inside = "\n".join(elements)
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">\n{inside}\n</svg>'

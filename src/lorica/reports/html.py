@@ -32,19 +32,19 @@ _NAVIGATION = 3
 def to_html(report: Report) -> str:
     """The whole page."""
     title = _inline(report.title)
-    parts = [
+    elements = [
         f"<h1>{title}</h1>",
-        *(f'<p class="summary">{_inline(each)}</p>' for each in paragraphs(report.summary)),
+        *(f'<p class="summary">{_inline(paragraph)}</p>' for paragraph in paragraphs(report.summary)),
     ]
     lively = any(table.interactive for section in report.sections for table in section.tables)
     listed = [(number, section) for number, section in enumerate(report.sections, 1) if not section.folded]
     if len(listed) >= _NAVIGATION:
         links = "".join(f'<li><a href="#s{number}">{_inline(section.heading)}</a></li>' for number, section in listed)
-        parts.append(f'<nav aria-label="Sections"><ul>{links}</ul></nav>')
-    parts += [_section(section, number) for number, section in enumerate(report.sections, 1)]
+        elements.append(f'<nav aria-label="Sections"><ul>{links}</ul></nav>')
+    elements += [_section(section, number) for number, section in enumerate(report.sections, 1)]
     if report.footer:
-        parts.append(f"<footer>{_inline(report.footer)}</footer>")
-    body = "\n".join(parts)
+        elements.append(f"<footer>{_inline(report.footer)}</footer>")
+    body = "\n".join(elements)
     policy = _POLICY.replace("style-src", interactive.policy() + "style-src") if lively else _POLICY
     style = CSS + interactive.CSS if lively else CSS
     script = f"<script>{interactive.SCRIPT}</script>\n" if lively else ""
@@ -69,19 +69,19 @@ def to_html(report: Report) -> str:
 
 def _section(section: Section, number: int) -> str:
     heading = f'<h2 id="s{number}">{_inline(section.heading)}</h2>'
-    parts = [f"<p>{_inline(each)}</p>" for each in paragraphs(section.text)]
-    parts += [_table(table) for table in section.tables]
-    parts += [_figure(chart) for chart in section.charts]
+    elements = [f"<p>{_inline(paragraph)}</p>" for paragraph in paragraphs(section.text)]
+    elements += [_table(table) for table in section.tables]
+    elements += [_figure(chart) for chart in section.charts]
     if section.notes:
         items = "".join(f"<li>{_inline(note)}</li>" for note in section.notes)
-        parts.append(f'<ul class="notes">{items}</ul>')
+        elements.append(f'<ul class="notes">{items}</ul>')
     if section.folded:
-        return "\n".join([f'<details class="section"><summary>{heading}</summary>', *parts, "</details>"])
-    return "\n".join([f'<section aria-labelledby="s{number}">', heading, *parts, "</section>"])
+        return "\n".join([f'<details class="section"><summary>{heading}</summary>', *elements, "</details>"])
+    return "\n".join([f'<section aria-labelledby="s{number}">', heading, *elements, "</section>"])
 
 
 def _table(table: Table) -> str:
-    classes = [' class="number"' if right else "" for right in right_aligned(table)]
+    classes = [' class="number"' if is_number else "" for is_number in right_aligned(table)]
     caption = f"<caption>{_inline(table.caption)}</caption>" if table.caption else ""
     label = _inline(table.caption or ", ".join(table.columns))
     opening = f'<div class="scroll" role="region" aria-label="{label}" tabindex="0">'
@@ -106,12 +106,12 @@ _LONG = 48
 def _interactive(table: Table, caption: str) -> str:
     """With what the script and a narrow screen need. The roles are those of a table, which loses them where its rows
     are shown as blocks."""
-    right = right_aligned(table)
+    is_number = right_aligned(table)
     heads, looks = [], []
     for column, heading in enumerate(table.columns):
         long = any(len(cell_text(row[column])) >= _LONG for row in table.rows)
         extra = table.narrow and heading not in table.narrow
-        names = [name for name, on in (("number", right[column]), ("long", long), ("extra", extra)) if on]
+        names = [name for name, on in (("number", is_number[column]), ("long", long), ("extra", extra)) if on]
         look = f' class="{" ".join(names)}"' if names else ""
         choose = " data-choose" if heading in table.choose else ""
         heads.append(f'<th scope="col" role="columnheader"{look}{choose}>{_inline(heading)}</th>')

@@ -24,17 +24,17 @@ MAX_POINTS = 12
 
 def to_markdown(report: Report) -> str:
     """The whole report, ending in a line break."""
-    parts = [f"# {escape(report.title)}", *map(_paragraph, paragraphs(report.summary))]
+    blocks = [f"# {escape(report.title)}", *map(_paragraph, paragraphs(report.summary))]
     for section in report.sections:
-        parts += _section(section)
+        blocks += _section(section)
     if report.footer:
-        parts += ["---", _paragraph(" ".join(clean(report.footer).split()))]
-    return "\n\n".join(parts) + "\n"
+        blocks += ["---", _paragraph(" ".join(clean(report.footer).split()))]
+    return "\n\n".join(blocks) + "\n"
 
 
 def markdown_table(table: Table) -> str:
     """The table alone, without a final line break."""
-    rules = ["---:" if right else "---" for right in right_aligned(table)]
+    rules = ["---:" if is_number else "---" for is_number in right_aligned(table)]
     lines = [[escape(heading) for heading in table.columns], rules]
     lines += [[escape(cell_text(cell)) for cell in row] for row in table.rows]
     drawn = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -57,17 +57,17 @@ def points_table(chart: IntervalPlot | LineChart) -> Table:
     step = max(1, -(-len(places) // MAX_POINTS))
     chosen = places[::-1][::step][::-1]
     values = [dict(line.points) for line in chart.lines]
-    numbers: tuple[tuple[Cell, ...], ...] = tuple((x, *(each.get(x) for each in values)) for x in chosen)
+    numbers: tuple[tuple[Cell, ...], ...] = tuple((x, *(points.get(x) for points in values)) for x in chosen)
     return Table((chart.x_label or "x", *(line.label for line in chart.lines)), numbers, chart.title)
 
 
 def _section(section: Section) -> list[str]:
-    parts = [f"## {escape(section.heading)}", *map(_paragraph, paragraphs(section.text))]
-    parts += [markdown_table(table) for table in section.tables]
-    parts += [markdown_table(points_table(chart)) for chart in section.charts]
+    blocks = [f"## {escape(section.heading)}", *map(_paragraph, paragraphs(section.text))]
+    blocks += [markdown_table(table) for table in section.tables]
+    blocks += [markdown_table(points_table(chart)) for chart in section.charts]
     if section.notes:
-        parts.append("\n".join(f"- {escape(note)}" for note in section.notes))
-    return parts
+        blocks.append("\n".join(f"- {escape(note)}" for note in section.notes))
+    return blocks
 
 
 def _paragraph(text: str) -> str:

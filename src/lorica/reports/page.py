@@ -126,15 +126,17 @@ _NUMBER = re.compile(r"[-+−±]?[\d.][\d.,\s%\[\]()±–e+−-]*|n/a|undefined|
 
 def paragraphs(text: str) -> list[str]:
     """Split at empty lines."""
-    return [" ".join(part.split()) for part in re.split(r"\n\s*\n", clean(text)) if part.strip()]
+    return [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", clean(text)) if paragraph.strip()]
 
 
 def clean(text: str) -> str:
     """Text from anywhere without what would disturb a terminal or break a file: control and direction
     characters become U+FFFD, what is no text becomes `visible`, line breaks and tabs stay."""
     return "".join(
-        "\ufffd" if (unicodedata.category(each) == "Cc" and each not in "\n\t") or each in _DIRECTION else each
-        for each in visible(text)
+        "\ufffd"
+        if (unicodedata.category(character) == "Cc" and character not in "\n\t") or character in _DIRECTION
+        else character
+        for character in visible(text)
     )
 
 

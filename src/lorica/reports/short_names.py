@@ -26,13 +26,13 @@ def short_names(names: Iterable[str], most: int, width: Width = len) -> dict[str
     own = _own_parts(distinct)
     shown = {name: name for name in distinct if width(name) <= most}
     ways: tuple[Callable[[list[str]], dict[str, str]], ...] = (
-        lambda rest: {name: _cut(name, 0, 0.0, most, width) for name in rest},
-        lambda rest: _own_words(rest, most, width),
-        lambda rest: {name: _cut(name, own[name], 0.35, most, width) for name in rest},
-        lambda rest: {name: _cut(name, own[name], 0.7, most, width) for name in rest},
+        lambda remaining: {name: _cut(name, 0, 0.0, most, width) for name in remaining},
+        lambda remaining: _own_words(remaining, most, width),
+        lambda remaining: {name: _cut(name, own[name], 0.35, most, width) for name in remaining},
+        lambda remaining: {name: _cut(name, own[name], 0.7, most, width) for name in remaining},
     )
-    for way in ways:
-        tried = way([name for name in distinct if name not in shown])
+    for strategy in ways:
+        tried = strategy([name for name in distinct if name not in shown])
         counts = Counter([*shown.values(), *tried.values()])
         shown |= {name: text for name, text in tried.items() if counts[text] == 1}
     used = set(shown.values())
@@ -88,9 +88,9 @@ def _cut(name: str, position: int, share: float, most: int, width: Width) -> str
     """A name's beginning and end with, in between, what stands at `position`: it has this share of the room."""
     room = most - 2 * width(CUT) if share else most - width(CUT)
     middle = _fitting(name[position:], int(room * share), width)
-    rest = room - width(middle)
-    tail = _fitting(name[::-1], rest // 2, width)[::-1]
-    head = _fitting(name, rest - width(tail), width)
+    remaining = room - width(middle)
+    tail = _fitting(name[::-1], remaining // 2, width)[::-1]
+    head = _fitting(name, remaining - width(tail), width)
     return f"{head}{CUT}{middle}{CUT}{tail}" if share else f"{head}{CUT}{tail}"
 
 

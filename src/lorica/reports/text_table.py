@@ -15,7 +15,7 @@ def plain_table(table: Table, *, max_cell: int = 60, names: Collection[str] = ()
     max_cell: columns of the terminal a cell may take; longer ones end in "…". names: headings of columns of names,
     which are cut so that different names stay different.
     """
-    right = right_aligned(table)
+    is_number = right_aligned(table)
     lines = [[_shorten(heading, max_cell) for heading in table.columns]]
     cells = [[_one_line(cell_text(cell)) for cell in row] for row in table.rows]
     short = [
@@ -28,7 +28,7 @@ def plain_table(table: Table, *, max_cell: int = 60, names: Collection[str] = ()
     ]
     widths = [max(display_width(line[column]) for line in lines) for column in range(len(table.columns))]
     drawn = [
-        "  ".join(_pad(cell, width, end) for cell, width, end in zip(line, widths, right, strict=True)).rstrip()
+        "  ".join(_pad(cell, width, end) for cell, width, end in zip(line, widths, is_number, strict=True)).rstrip()
         for line in lines
     ]
     drawn.insert(1, "  ".join("─" * width for width in widths))
@@ -40,13 +40,14 @@ def plain_table(table: Table, *, max_cell: int = 60, names: Collection[str] = ()
 def display_width(text: str) -> int:
     """Columns of a terminal that a text takes: wide characters two, combining ones none."""
     return sum(
-        0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in text
+        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        for character in text
     )
 
 
-def _pad(text: str, width: int, right: bool) -> str:
+def _pad(text: str, width: int, align_right: bool) -> str:
     space = " " * (width - display_width(text))
-    return space + text if right else text + space
+    return space + text if align_right else text + space
 
 
 def _one_line(text: str) -> str:
@@ -57,9 +58,9 @@ def _shorten(text: str, limit: int) -> str:
     line = _one_line(cell_text(text))
     if display_width(line) <= limit:
         return line
-    kept = ""
-    for each in line:
-        if display_width(kept + each) > limit - 1:
+    shortened = ""
+    for character in line:
+        if display_width(shortened + character) > limit - 1:
             break
-        kept += each
-    return kept.rstrip() + "…"
+        shortened += character
+    return shortened.rstrip() + "…"

@@ -34,13 +34,13 @@ def route(*, subject: str, task: str, adapters: Collection[str], fixed: str = ""
         return Route(fixed, "fixed")
     if task and task in adapters:
         return Route(task, "task")
-    found = _answering(subject, adapters) if subject and adapters else None
-    if found is not None:
-        return Route(found, "subject")
+    name = _answering(subject, adapters) if subject and adapters else None
+    if name is not None:
+        return Route(name, "subject")
     if fallback == "error":
-        what = f"subject {subject!r}" if subject else "a row without a subject"
+        subject_text = f"subject {subject!r}" if subject else "a row without a subject"
         otherwise = "train it, or set adapters.fallback=general or base"
-        raise _missing(f"there is no adapter for {what} (task {task!r})", subject or task, adapters, otherwise)
+        raise _missing(f"there is no adapter for {subject_text} (task {task!r})", subject or task, adapters, otherwise)
     missed = bool(subject) and bool(adapters)
     if GENERAL in adapters and not (missed and fallback == "base"):
         return Route(GENERAL, "general", fallback=missed)
@@ -65,9 +65,9 @@ def _names_by_key(adapters: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
 
 
 def _missing(message: str, wanted: str, adapters: Collection[str], otherwise: str) -> AdapterError:
-    known = sorted(adapters)
-    alike = (name for name in known if subject_key(name) == subject_key(wanted))
-    close = next(alike, "") or closest(wanted, known)
+    names = sorted(adapters)
+    alike = (name for name in names if subject_key(name) == subject_key(wanted))
+    close = next(alike, "") or closest(wanted, names)
     hint = f"did you mean {close!r}? " if close else ""
-    there = f"there are: {', '.join(known)}" if known else "there are no adapters at all"
-    return AdapterError(message, fix=f"{hint}{there}; {otherwise}")
+    allowed = f"there are: {', '.join(names)}" if names else "there are no adapters at all"
+    return AdapterError(message, fix=f"{hint}{allowed}; {otherwise}")

@@ -178,14 +178,14 @@ class Task(Protocol):
         ...
 
 
-def pick(what: str, value: str, allowed: Sequence[str], *, task: str) -> str:
+def pick(setting: str, value: str, allowed: Sequence[str], *, task: str) -> str:
     """`value`, or the first of `allowed` when it is empty. Raises ConfigError for anything else."""
     if not value:
         return allowed[0]
     if value not in allowed:
         raise ConfigError(
-            f"task.{what}={value!r} is not known to the task {task!r}",
-            fix=f"use {' or '.join(map(repr, allowed))}" if any(allowed) else f"leave task.{what} empty",
+            f"task.{setting}={value!r} is not known to the task {task!r}",
+            fix=f"use {' or '.join(map(repr, allowed))}" if any(allowed) else f"leave task.{setting} empty",
         )
     return value
 

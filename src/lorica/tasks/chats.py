@@ -55,8 +55,8 @@ def chat_messages(case: ChatCase) -> tuple[Message, ...]:
     last = len(case.turns) - 1
     messages = []
     for number, (role, text) in enumerate(case.turns):
-        whole = role == "system" or number == last
-        messages.append((Draft().add_whole(text) if whole else Draft().add_long(text)).message(role))
+        never_cut = role == "system" or number == last
+        messages.append((Draft().add_whole(text) if never_cut else Draft().add_long(text)).message(role))
     return tuple(messages)
 
 
@@ -185,15 +185,17 @@ def _turn(turn: object, name: str) -> tuple[Role, str]:
 
 def _content(value: object, name: str) -> str:
     """The text of a turn, or of its parts {"type": "text", "text": ...}."""
-    parts = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    blocks = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     texts = []
-    for part in parts:
-        if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
-            part = part["text"]
-        if not isinstance(part, str):
-            kind = part.get("type", "an object") if isinstance(part, Mapping) else repr(part)
-            raise CellError(f"{name} holds {kind}, and only text is read", fix="leave the chat out, or its other parts")
-        texts.append(part)
+    for block in blocks:
+        if isinstance(block, Mapping) and block.get("type") == "text" and isinstance(block.get("text"), str):
+            block = block["text"]
+        if not isinstance(block, str):
+            block_type = block.get("type", "an object") if isinstance(block, Mapping) else repr(block)
+            raise CellError(
+                f"{name} holds {block_type}, and only text is read", fix="leave the chat out, or its other parts"
+            )
+        texts.append(block)
     text = "\n".join(texts)
     if not text.strip():
         raise CellError(f"{name} is empty", fix="give the turn a text, or leave the chat out")

@@ -128,17 +128,17 @@ def _option_columns(names: Sequence[str], find: FindNumbering) -> RowShape | Non
     kinds: dict[tuple[str, str], dict[int, str]] = {}
     for match in filter(None, map(_COLUMN.fullmatch, names)):
         prefix, end = match.groups()
-        kind = "number" if end.isdigit() else "upper" if end.isupper() else "lower"
-        kinds.setdefault((prefix, kind), {})[int(end) if end.isdigit() else ord(end.upper()) - ord("A")] = end
+        alphabet = "number" if end.isdigit() else "upper" if end.isupper() else "lower"
+        kinds.setdefault((prefix, alphabet), {})[int(end) if end.isdigit() else ord(end.upper()) - ord("A")] = end
     series = [
-        (prefix, kind, ends)
-        for (prefix, kind), ends in kinds.items()
-        if 1 in ends and (0 in ends or (kind == "number" and 2 in ends))
+        (prefix, alphabet, ends)
+        for (prefix, alphabet), ends in kinds.items()
+        if 1 in ends and (0 in ends or (alphabet == "number" and 2 in ends))
     ]
     if not series:
         return None
-    prefix, kind, ends = max(series, key=lambda entry: len(entry[2]))
-    letters = {"upper": LETTERS, "lower": LETTERS.lower(), "number": ""}[kind]
+    prefix, alphabet, ends = max(series, key=lambda entry: len(entry[2]))
+    letters = {"upper": LETTERS, "lower": LETTERS.lower(), "number": ""}[alphabet]
     further = letters[max(ends) + 1 :]  # which later records of JSON may have
     return _of_columns(prefix, [*(ends[index] for index in sorted(ends)), *further], find)
 

@@ -60,8 +60,8 @@ def _middle(text: str) -> tuple[int, int] | None:
 
 def _kept(text: str) -> int:
     """How many characters of the beginning stay: whole words where there are any of usual length."""
-    found = re.finditer(r"\S+", text[: KEPT_CHARS + 1])
-    ends = [word.end() for word in islice(found, KEPT_WORDS) if word.end() <= KEPT_CHARS]
+    words = re.finditer(r"\S+", text[: KEPT_CHARS + 1])
+    ends = [word.end() for word in islice(words, KEPT_WORDS) if word.end() <= KEPT_CHARS]
     if len(ends) < KEPT_WORDS and (not ends or ends[-1] < KEPT_CHARS // 2):
         return KEPT_CHARS
     return ends[-1]

@@ -103,8 +103,8 @@ def read_option(
             f"{two} ({ways}), and no row decides it",
             fix="say what numbers mean, task.answer_numbers=from_0, from_1 or text; or write letters or keys",
         )
-    both = f"{names[indices[0]]}) {options[indices[0]]}"
-    raise CellError(two, fix=f"write the option's letter or key before its text, as in {both!r}")
+    example = f"{names[indices[0]]}) {options[indices[0]]}"
+    raise CellError(two, fix=f"write the option's letter or key before its text, as in {example!r}")
 
 
 def find_numbering(answers: Iterable[NamedAnswer]) -> Numbering | None:
@@ -113,14 +113,14 @@ def find_numbering(answers: Iterable[NamedAnswer]) -> Numbering | None:
     A 0 tells that they are counted from 0, a number as high as the options are many that they are counted from 1.
     None when several readings are left, or there are no numbers. Reads no further than it must.
     """
-    left = set(NUMBERINGS)
+    possible = set(NUMBERINGS)
     for value, options, keys, counted in answers:
         try:
-            left = left.intersection(_readings(value, options, keys, counted) or ()) or left
+            possible = possible.intersection(_readings(value, options, keys, counted) or ()) or possible
         except CellError:
             continue
-        if len(left) == 1:
-            return left.pop()
+        if len(possible) == 1:
+            return possible.pop()
     return None
 
 
@@ -141,9 +141,9 @@ def _readings(value: object, options: Sequence[str], keys: Sequence[str], counte
     texts = _alike(text, options)
     if isinstance(value, bool):
         return {"words": texts}
-    whole = _WHOLE.fullmatch(_folded(text))
-    if whole and counted and not any(_number(key) is not None for key in keys):
-        number = int(whole[1])
+    integer = _WHOLE.fullmatch(_folded(text))
+    if integer and counted and not any(_number(key) is not None for key in keys):
+        number = int(integer[1])
         counts = {"text": texts, "from_0": {number}, "from_1": {number - 1}}
         within = {name: indices & set(range(len(options))) for name, indices in counts.items()}
         return {name: indices for name, indices in within.items() if indices}
@@ -178,13 +178,13 @@ def _alike(text: str, candidates: Sequence[str]) -> set[int]:
 def _by_label(text: str, options: Sequence[str], names: Sequence[str]) -> set[int]:
     """By a label with the option's own text behind it, and by what follows "the answer is"."""
     lead = _LEAD.match(text)
-    said = _loosened(text[lead.end() :]) if lead else text
+    answer_text = _loosened(text[lead.end() :]) if lead else text
     meanings = set()
     for index, (name, option) in enumerate(zip(names, options, strict=True)):
         label, wanted = _loosened(name).strip(_AROUND_A_NAME) or _loosened(name), _loosened(option)
         # As one pattern: in "(A)-1" the minus separates only where the option is 1.
-        behind = re.fullmatch(rf"[(\[]?{re.escape(label)}{_SEPARATORS}{re.escape(wanted)}", said)
-        if behind or (lead and (said == wanted or said.strip(_AROUND_A_NAME) == label)):
+        behind = re.fullmatch(rf"[(\[]?{re.escape(label)}{_SEPARATORS}{re.escape(wanted)}", answer_text)
+        if behind or (lead and (answer_text == wanted or answer_text.strip(_AROUND_A_NAME) == label)):
             meanings.add(index)
     return meanings
 

@@ -82,18 +82,18 @@ def _whole(text: str) -> float | None:
     bare = text.strip(_WRAPPING)
     label = _LABEL.match(bare)
     bare = bare[label.end() :] if label else bare
-    found = _WHOLE.fullmatch(bare.strip(_WRAPPING).rstrip(".!").strip(_WRAPPING))
-    return _value(*found.groups()) if found else None
+    match = _WHOLE.fullmatch(bare.strip(_WRAPPING).rstrip(".!").strip(_WRAPPING))
+    return _value(*match.groups()) if match else None
 
 
 def _first_number(text: str) -> float | None:
     numbered_list = re.search(r"(?m)^[ \t]*2[.)]\s", text) is not None
-    for found in _LOOSE.finditer(text):
-        digits, percent = found.groups()
+    for match in _LOOSE.finditer(text):
+        digits, percent = match.groups()
         value = _value(digits, percent)
         before, after = (
-            text[max(found.start() - 40, 0) : found.start()],
-            text[found.end(1) : found.end(1) + 16],
+            text[max(match.start() - 40, 0) : match.start()],
+            text[match.end(1) : match.end(1) + 16],
         )
         if value is None or _NAMED.search(before):
             continue
@@ -113,11 +113,11 @@ def _keyword(text: str) -> float | None:
     leading = _LEADING.match(text)
     signals = {1.0 if leading.group(1).casefold() == "yes" else 0.0} if leading else set()
     forbidden = _FORBIDDEN.search(text) is not None
-    rest = _FORBIDDEN.sub(" ", text)
-    negated = _NEGATED.search(rest) is not None
-    rest = _NEGATED.sub(" ", rest)
-    affirmed = forbidden or _AFFIRMED.search(rest) is not None
-    negated = negated or _NO.search(rest) is not None
+    remaining = _FORBIDDEN.sub(" ", text)
+    negated = _NEGATED.search(remaining) is not None
+    remaining = _NEGATED.sub(" ", remaining)
+    affirmed = forbidden or _AFFIRMED.search(remaining) is not None
+    negated = negated or _NO.search(remaining) is not None
     signals |= {1.0} if affirmed else set()
     signals |= {0.0} if negated else set()
     return signals.pop() if len(signals) == 1 else None

@@ -119,9 +119,9 @@ def _strip_markers(text: str, question: str = "") -> str:
         return text if "<s>" in text else _END.sub("", text)
     for piece in pieces:
         opening = _ROLE_LINE.match(piece)
-        said = piece[opening.end() :] if opening else piece
-        if said.strip() and (len(pieces) == 1 or said.strip().casefold() not in _ROLES):
-            return said
+        content = piece[opening.end() :] if opening else piece
+        if content.strip() and (len(pieces) == 1 or content.strip().casefold() not in _ROLES):
+            return content
     return text if sign_wanted or len(pieces) == 1 else ""
 
 
@@ -137,12 +137,12 @@ def _strip_echo(text: str, question: str) -> str:
     """Without the question at its start, when something follows it."""
     bare = re.sub(r"^\s*(?:question|q)\s*[:：]\s*", "", text, flags=re.IGNORECASE)
     question = question.strip()
-    rest = bare[len(question) :]
-    if not question or bare[: len(question)].casefold() != question.casefold() or not rest.strip():
+    remainder = bare[len(question) :]
+    if not question or bare[: len(question)].casefold() != question.casefold() or not remainder.strip():
         return text
     # A restatement that goes on, as in "f(x)=2", is an answer.
-    ends_there = question[-1] in "?.!:？。！：" or rest.lstrip(" ?.!:")[:1] == "\n"
-    return rest.lstrip(" ?.!:").strip() if ends_there else text
+    ends_there = question[-1] in "?.!:？。！：" or remainder.lstrip(" ?.!:")[:1] == "\n"
+    return remainder.lstrip(" ?.!:").strip() if ends_there else text
 
 
 def _once_per_line(text: str) -> str:
@@ -207,9 +207,9 @@ def _is_word(char: str) -> bool:
 
 def _is_sign(answer: str, question: str) -> bool:
     """Whether marks alone are an answer to this question: it asks for such, or offers them ("+ or -?")."""
-    asked = _ASKS_FOR_A_SIGN.search(question) or _ASKS_WHAT_IS_WRITTEN.search(question)
+    asks_for_sign = _ASKS_FOR_A_SIGN.search(question) or _ASKS_WHAT_IS_WRITTEN.search(question)
     offered = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", question.strip().rstrip(".?!。？！"))
-    return set(answer) <= _SAYING_MARKS or bool(asked or offered)
+    return set(answer) <= _SAYING_MARKS or bool(asks_for_sign or offered)
 
 
 def _fold(text: str) -> str:

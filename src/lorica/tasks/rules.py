@@ -183,8 +183,8 @@ class RulesTask:
 
     def read_text(self, row: Row, text: str, *, cut_off: bool = True) -> Reading:
         """The three-stage number parser; what it cannot read gets the fall-back score and no answer."""
-        found = read_probability(text)
-        if found is None:
+        probability = read_probability(text)
+        if probability is None:
             return Reading(
                 answer=None,
                 stage="fallback",
@@ -192,7 +192,7 @@ class RulesTask:
                 score=self.settings.fallback_score,
                 problem="no number from 0 to 1 and no clear verdict in the text",
             )
-        return Reading(answer=_verdict(found.value), stage=found.stage, valid=True, score=found.value)
+        return Reading(answer=_verdict(probability.value), stage=probability.stage, valid=True, score=probability.value)
 
     def answer_reader(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
         """To 1 or 0, by the labels of gold or the task's own Yes and No. Where gold's `no` is a violation, as in a
@@ -286,9 +286,9 @@ def _own(labels: Sequence[str], default: Sequence[str]) -> bool:
 def _label_table(settings: TaskSettings) -> dict[str, int]:
     positive = {_spelling(label) for label in settings.positive_labels or DEFAULT_POSITIVE}
     negative = {_spelling(label) for label in settings.negative_labels or DEFAULT_NEGATIVE}
-    if both := sorted(positive & negative):
+    if ambiguous := sorted(positive & negative):
         raise ConfigError(
-            f"the labels {both} are in task.positive_labels and in task.negative_labels",
+            f"the labels {ambiguous} are in task.positive_labels and in task.negative_labels",
             fix="keep each in one",
         )
     return dict.fromkeys(sorted(positive), 1) | dict.fromkeys(sorted(negative), 0)

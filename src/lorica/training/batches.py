@@ -41,14 +41,14 @@ def answer_tokens(example: Example) -> int:
     return max(0, len(example.encoded.tokens) - max(1, example.encoded.answer_start))
 
 
-def check_examples(examples: Sequence[Example], *, vocab_size: int, what: str) -> None:
+def check_examples(examples: Sequence[Example], *, vocab_size: int, role: str) -> None:
     """Raise TrainingError, naming rows, for rows without an answer token or with tokens the base does not
     have.
     """
     empty = [example.id for example in examples if answer_tokens(example) == 0]
     if empty:
         raise TrainingError(
-            f"{len(empty)} of {len(examples)} {what} rows have no answer token to learn: {name_rows(empty)}",
+            f"{len(empty)} of {len(examples)} {role} rows have no answer token to learn: {name_rows(empty)}",
             fix="raise training.max_seq_length, and see whether these rows have an answer",
         )
     foreign = [
@@ -58,7 +58,7 @@ def check_examples(examples: Sequence[Example], *, vocab_size: int, what: str) -
     ]
     if foreign:
         raise TrainingError(
-            f"{len(foreign)} {what} rows hold token ids outside the base model's vocabulary of {vocab_size}: "
+            f"{len(foreign)} {role} rows hold token ids outside the base model's vocabulary of {vocab_size}: "
             f"{name_rows(foreign)}",
             fix="tokenizer and weights are of different models; use those of one folder",
         )
@@ -71,14 +71,14 @@ def name_rows(ids: Sequence[str]) -> str:
 
 def digest_examples(examples: Iterable[Example]) -> str:
     """ "sha256:..." of ids, tokens and loss masks in their order."""
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for example in examples:
         name = example.id.encode("utf-8", "surrogatepass")
         tokens = array("q", example.encoded.tokens)
-        whole.update(array("q", (len(name), len(tokens), example.encoded.answer_start)).tobytes())
-        whole.update(name)
-        whole.update(tokens.tobytes())
-    return f"sha256:{whole.hexdigest()}"
+        digest.update(array("q", (len(name), len(tokens), example.encoded.answer_start)).tobytes())
+        digest.update(name)
+        digest.update(tokens.tobytes())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def plan_epoch(
@@ -103,8 +103,8 @@ def plan_epoch(
 
 def updates_per_epoch(rows: int, *, batch_size: int, accumulation: int) -> int:
     """How many updates `plan_epoch` plans."""
-    whole, rest = divmod(rows, BUCKET_BATCHES * batch_size)
-    batches = whole * BUCKET_BATCHES + -(-rest // batch_size)
+    full_buckets, remainder = divmod(rows, BUCKET_BATCHES * batch_size)
+    batches = full_buckets * BUCKET_BATCHES + -(-remainder // batch_size)
     return -(-batches // accumulation)
 
 

@@ -91,22 +91,22 @@ def record_bytes(
 
 
 def save_weights(
-    place: Path, config: AdapterConfig, lora: LoraWeights, extra: Mapping[str, bytes] | None = None
+    folder: Path, config: AdapterConfig, lora: LoraWeights, extra: Mapping[str, bytes] | None = None
 ) -> str:
     """Write an adapter in PEFT's format, float32. Returns the digest of its weights' file."""
     tensors = {}
     for name, tensor in lora.to_tensors().items():
         plain = tensor.detach().to("cpu", torch.float32).contiguous()
         tensors[name] = ("F32", tuple(plain.shape), plain.numpy().tobytes())
-    save_adapter(place, config, tensors, extra_files=extra)
-    return file_sha256(place / WEIGHTS_NAME)
+    save_adapter(folder, config, tensors, extra_files=extra)
+    return file_sha256(folder / WEIGHTS_NAME)
 
 
-def load_weights(place: Path, lora: LoraWeights, shape: DecoderConfig) -> None:
+def load_weights(folder: Path, lora: LoraWeights, shape: DecoderConfig) -> None:
     """Copy the weights of a saved adapter into `lora`, in place: fresh memory has the alignment of an
     unbroken run.
     """
-    stored = load_lora(lora.name, open_adapter(place), shape)
+    stored = load_lora(lora.name, open_adapter(folder), shape)
     with torch.no_grad():
         for path, pair in lora.pairs.items():
             pair.a.copy_(stored.pairs[path].a)
@@ -124,13 +124,13 @@ def save_checkpoint(folder: Path, config: AdapterConfig, learner: Learner, state
     for name, parameter in learner.lora.to_tensors().items():
         for key, value in learner.optimizer.state.get(parameter, {}).items():
             moments[f"{key}.{name}"] = value.detach().cpu().contiguous()
-    place = folder / "checkpoints" / f"step-{state.step}"
+    checkpoint = folder / "checkpoints" / f"step-{state.step}"
     extra = {"optimizer.safetensors": save(moments), "state.json": state.to_json()}
-    save_weights(place, config, learner.lora, extra)
+    save_weights(checkpoint, config, learner.lora, extra)
     for old in _numbered(folder, "step")[:-limit]:
         shutil.rmtree(old)
     keep_best(folder, state.best_step)
-    return place
+    return checkpoint
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -144,19 +144,19 @@ def load_checkpoint(folder: Path, learner: Learner, run: str) -> State | None:
     run: digest of the run's manifest. Raises ResumeError when the checkpoint, or the best adapter it refers to, cannot
     be used or belongs to another run.
     """
-    place = newest_checkpoint(folder)
-    if place is None:
+    checkpoint = newest_checkpoint(folder)
+    if checkpoint is None:
         keep_best(folder)
         return None
     try:
-        state = State.from_json((place / "state.json").read_bytes(), where=str(place / "state.json"))
+        state = State.from_json((checkpoint / "state.json").read_bytes(), where=str(checkpoint / "state.json"))
         if state.run not in ("", run):  # "": written before there was this digest
             raise ResumeError("it is the checkpoint of another run")
-        load_weights(place, learner.lora, learner.decoder.config)
-        _load_moments(place, learner)
+        load_weights(checkpoint, learner.lora, learner.decoder.config)
+        _load_moments(checkpoint, learner)
     except (LoricaError, OSError, ValueError, KeyError) as error:
         raise ResumeError(
-            f"{place}: cannot be resumed from: {error}",
+            f"{checkpoint}: cannot be resumed from: {error}",
             fix="delete this checkpoint, or train into another run_dir",
         ) from error
     if learner.precision.scaler is not None and state.scaler:
@@ -164,7 +164,7 @@ def load_checkpoint(folder: Path, learner: Learner, run: str) -> State | None:
     learner.skipped = state.skipped
     if state.best_step and not best_folder(folder, state.best_step).is_dir():
         raise ResumeError(
-            f"{best_folder(folder, state.best_step)}: is missing, and {place.name} refers to it",
+            f"{best_folder(folder, state.best_step)}: is missing, and {checkpoint.name} refers to it",
             fix="train into another run_dir",
         )
     # What was best after this checkpoint will be found again.
@@ -174,10 +174,10 @@ def load_checkpoint(folder: Path, learner: Learner, run: str) -> State | None:
 
 def load_best(folder: Path, state: State, lora: LoraWeights, shape: DecoderConfig) -> None:
     """Put the weights back that did best. Raises ResumeError when they are not those that were evaluated."""
-    place = best_folder(folder, state.best_step)
-    if state.best_digest and file_sha256(place / WEIGHTS_NAME) != state.best_digest:
-        raise ResumeError(f"{place}: {WEIGHTS_NAME} is not what this run wrote there", fix="train into another run_dir")
-    load_weights(place, lora, shape)
+    best = best_folder(folder, state.best_step)
+    if state.best_digest and file_sha256(best / WEIGHTS_NAME) != state.best_digest:
+        raise ResumeError(f"{best}: {WEIGHTS_NAME} is not what this run wrote there", fix="train into another run_dir")
+    load_weights(best, lora, shape)
 
 
 def best_folder(folder: Path, step: int) -> Path:
@@ -199,12 +199,12 @@ def tidy(folder: Path, last: int, *, save_steps: int) -> None:
         shutil.rmtree(folder / "checkpoints" / f"step-{last}", ignore_errors=True)
 
 
-def _load_moments(place: Path, learner: Learner) -> None:
+def _load_moments(checkpoint: Path, learner: Learner) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        moments: dict[str, Tensor] = load((place / "optimizer.safetensors").read_bytes())
+        moments: dict[str, Tensor] = load((checkpoint / "optimizer.safetensors").read_bytes())
     except SafetensorError as error:
         raise ValueError(f"optimizer.safetensors: {error}") from error
     for name, parameter in learner.lora.to_tensors().items():
@@ -213,9 +213,9 @@ def _load_moments(place: Path, learner: Learner) -> None:
         }
 
 
-def _numbered(folder: Path, kind: str) -> list[Path]:
-    paths = (folder / "checkpoints").glob(f"{kind}-*")
-    return sorted((path for path in paths if path.name[len(kind) + 1 :].isdecimal()), key=_number)
+def _numbered(folder: Path, prefix: str) -> list[Path]:
+    paths = (folder / "checkpoints").glob(f"{prefix}-*")
+    return sorted((path for path in paths if path.name[len(prefix) + 1 :].isdecimal()), key=_number)
 
 
 def _number(path: Path) -> int:
@@ -230,6 +230,6 @@ def forget(folder: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what a killed process left half written; the caller holds the lock, so nobody is writing it."""
-    for place in (folder, folder / "checkpoints"):
-        for path in list(place.glob(".*.tmp")):
+    for directory in (folder, folder / "checkpoints"):
+        for path in list(directory.glob(".*.tmp")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

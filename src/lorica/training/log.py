@@ -20,9 +20,9 @@ class Log:
     def __init__(self, folder: Path, *, keep_until: int | None) -> None:
         """keep_until: the last update whose lines stay; None starts an empty log."""
         path = folder / LOG
-        kept = [] if keep_until is None or not path.exists() else _lines(path, keep_until)
+        lines = [] if keep_until is None or not path.exists() else _lines(path, keep_until)
         with atomic_file(path) as file:
-            file.writelines(kept)
+            file.writelines(lines)
         self._file: BinaryIO = path.open("ab")
 
     def write(self, values: Mapping[str, float | int | bool | None]) -> None:
@@ -35,13 +35,13 @@ class Log:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, exc_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
 
 
 def _lines(path: Path, last: int) -> list[bytes]:
-    kept = []
+    lines = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             values = json.loads(line)
@@ -51,5 +51,5 @@ def _lines(path: Path, last: int) -> list[bytes]:
         if "trained_loss" in values:
             continue  # of the end of the run, which has the number of its last update
         if isinstance(step, int) and step <= last and line.endswith(b"\n"):
-            kept.append(line)
-    return kept
+            lines.append(line)
+    return lines

@@ -64,8 +64,8 @@ def train(
     settings.check(device=decoder.device.type, validation=bool(validation))
     if not examples:
         raise TrainingError(f"adapter {name!r}: no rows to train on", fix="give rows with answers")
-    for rows, what in ((examples, "training"), (validation, "held-out")):
-        check_examples(rows, vocab_size=decoder.config.vocab_size, what=what)
+    for rows, role in ((examples, "training"), (validation, "held-out")):
+        check_examples(rows, vocab_size=decoder.config.vocab_size, role=role)
     config = complete_config(adapter_config, decoder.config)
     manifest = make_manifest(
         name=name,
@@ -180,7 +180,7 @@ def _go(run: Run) -> tuple[Path, TrainResult]:
     if state.seen_base is None:
         # A checkpoint of an earlier version does not hold it, and the base alone is not at hand any more.
         measured = run.validation and state.step == 0
-        state.seen_base = evaluate(run.learner, run.seen, step=0) if measured else state.base_loss
+        state.seen_base = evaluate(run.learner, run.training_probe, step=0) if measured else state.base_loss
     plan: list[list[list[int]]] = []
     with Deferred() as signals:
         while state.step < run.total and not state.stopped_early:
@@ -241,28 +241,28 @@ def _plan(run: Run, epoch: int) -> list[list[list[int]]]:
     )
 
 
-def _advance(run: Run, parts: Sequence[Sequence[int]]) -> None:
+def _advance(run: Run, micro_batches: Sequence[Sequence[int]]) -> None:
     """Make one update and report it."""
     begun = time.perf_counter()
     state, settings = run.state, run.settings
     device = run.learner.decoder.device
-    batches = [make_batch([run.examples[index] for index in part], device) for part in parts]
+    batches = [make_batch([run.examples[index] for index in indices], device) for indices in micro_batches]
     warmup = warmup_steps(run.total, settings.warmup_ratio)
     factor = rate_factor(state.step, run.total, warmup=warmup, scheduler=settings.scheduler)
     rate = settings.learning_rate * factor
-    made = update(run.learner, batches, step=state.step + 1, rate=rate, seed=step_seed(settings.seed, state.step))
+    report = update(run.learner, batches, step=state.step + 1, rate=rate, seed=step_seed(settings.seed, state.step))
     state.step += 1
-    if state.norm < made.grad_norm < math.inf:
-        state.norm, state.norm_step = made.grad_norm, state.step
-    state.tokens += made.tokens
-    state.epoch_loss += made.loss * made.answer_tokens
-    state.epoch_tokens += made.answer_tokens
-    state.window_loss += made.loss * made.answer_tokens
-    state.window_tokens += made.answer_tokens
+    if state.norm < report.grad_norm < math.inf:
+        state.norm, state.norm_step = report.grad_norm, state.step
+    state.tokens += report.tokens
+    state.epoch_loss += report.loss * report.answer_tokens
+    state.epoch_tokens += report.answer_tokens
+    state.window_loss += report.loss * report.answer_tokens
+    state.window_tokens += report.answer_tokens
     run.window_seconds += time.perf_counter() - begun
-    run.window_all_tokens += made.tokens
+    run.window_all_tokens += report.tokens
     speed = run.window_all_tokens / max(run.window_seconds, 1e-9)
-    run.listener.stepped(StepReport(state.step, run.total, made.loss, rate, made.grad_norm, speed))
+    run.listener.stepped(StepReport(state.step, run.total, report.loss, rate, report.grad_norm, speed))
     if state.step % settings.logging_steps == 0 or state.step == run.total:
         publish.require_folder(run.lock)
         run.log.write(
@@ -271,7 +271,7 @@ def _advance(run: Run, parts: Sequence[Sequence[int]]) -> None:
                 "epoch": round(state.step / run.per_epoch, 4),
                 "loss": state.window_loss / state.window_tokens,
                 "learning_rate": rate,
-                "grad_norm": made.grad_norm,
+                "grad_norm": report.grad_norm,
                 "tokens_per_second": round(speed, 1),
             }
         )
@@ -285,8 +285,8 @@ def _judge(run: Run, clock: Callable[[], float]) -> None:
     loss = evaluate(run.learner, run.probe, step=state.step)
     best = state.best_loss is None or loss < state.best_loss
     if best:
-        place = checkpoints.best_folder(run.folder, state.step)
-        state.best_digest = checkpoints.save_weights(place, run.config, run.learner.lora)
+        best_path = checkpoints.best_folder(run.folder, state.step)
+        state.best_digest = checkpoints.save_weights(best_path, run.config, run.learner.lora)
         state.best_step, state.best_loss, state.waiting = state.step, loss, 0
         # A resume begins at the newest checkpoint and needs the best one of that moment.
         checkpoints.keep_best(run.folder, run.saved_best, state.best_step)
@@ -303,7 +303,7 @@ def _stage(run: Run, clock: Callable[[], float]) -> tuple[Path, TrainResult]:
     assert state.base_loss is not None
     assert state.seen_base is not None
     checkpoints.save_weights(run.folder / "last", run.config, lora)
-    seen_last = evaluate(run.learner, run.seen, step=state.step)
+    seen_last = evaluate(run.learner, run.training_probe, step=state.step)
     if state.best_loss is not None:
         trained = state.best_loss
         checkpoints.load_best(run.folder, state, lora, run.learner.decoder.config)

@@ -47,7 +47,9 @@ class Run:
     window_seconds: float = 0.0
     window_all_tokens: int = 0
     probe: list[Batch] = field(default_factory=list)
-    seen: list[Batch] = field(default_factory=list)  # training rows, to evaluate on; the probe when nothing is held out
+    training_probe: list[Batch] = field(
+        default_factory=list
+    )  # training rows, to evaluate on; the probe when nothing is held out
 
 
 def complete_config(config: AdapterConfig, shape: DecoderConfig) -> AdapterConfig:
@@ -123,11 +125,11 @@ def prepare(
         per_epoch=per_epoch,
         total=per_epoch * settings.epochs,
     )
-    run.seen = _batches(examples[:PROBE_ROWS], learner)
-    run.probe = _batches(validation, learner) if validation else run.seen
+    run.training_probe = _batches(examples[:PROBE_ROWS], learner)
+    run.probe = _batches(validation, learner) if validation else run.training_probe
     return run
 
 
 def _batches(rows: Sequence[Example], learner: Learner) -> list[Batch]:
     plan = evaluation_plan([len(row.encoded.tokens) for row in rows], token_budget=EVALUATION_TOKENS)
-    return [make_batch([rows[index] for index in part], learner.decoder.device) for part in plan]
+    return [make_batch([rows[index] for index in indices], learner.decoder.device) for indices in plan]

@@ -57,8 +57,8 @@ def open_run(folder: Path, manifest: Mapping[str, str], *, resume: bool) -> Trai
                 fix="lower training.learning_rate, and train into another run_dir, or after deleting the folder",
             )
         state = "a finished run" if finished else "a run that did not end"
-        way = "training.resume=true takes its result" if finished else "training.resume=true goes on with it"
-        raise ResumeError(f"{folder}: holds {state}", fix=f"{way}; to train anew, delete the folder or name another")
+        advice = "training.resume=true takes its result" if finished else "training.resume=true goes on with it"
+        raise ResumeError(f"{folder}: holds {state}", fix=f"{advice}; to train anew, delete the folder or name another")
     refuse_differences(record.manifest, manifest, where=str(folder))
     checkpoints.sweep(folder)
     if finished:
@@ -181,8 +181,8 @@ def _anew(folder: Path) -> str:
     return f"put its own files back; or delete {folder} and train again"
 
 
-def _changed(folder: Path, what: str) -> TrainingError:
+def _changed(folder: Path, change: str) -> TrainingError:
     return TrainingError(
-        f"{folder}: {what}: the disk or another program changed it",
+        f"{folder}: {change}: the disk or another program changed it",
         fix=f"delete {folder}, and train again on another disk",
     )

@@ -20,7 +20,7 @@ def rate_factor(step: int, total: int, *, warmup: int, scheduler: str) -> float:
         return step / max(1, warmup)
     if scheduler == "constant":
         return 1.0
-    left = max(1, total - warmup)
+    decay_steps = max(1, total - warmup)
     if scheduler == "linear":
-        return max(0.0, (total - step) / left)
-    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / left)))
+        return max(0.0, (total - step) / decay_steps)
+    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / decay_steps)))

@@ -93,12 +93,12 @@ def run_digest(manifest: Mapping[str, str]) -> str:
     return "sha256:" + hashlib.sha256(to_json(manifest)).hexdigest()
 
 
-def refuse_differences(found: Mapping[str, str], wanted: Mapping[str, str], *, where: str) -> None:
+def refuse_differences(stored: Mapping[str, str], wanted: Mapping[str, str], *, where: str) -> None:
     """Raise ResumeError naming each key in which the run on disk differs from the one asked for."""
-    keys = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+    keys = [key for key in sorted({*stored, *wanted}) if stored.get(key) != wanted.get(key)]
     if not keys:
         return
-    lines = [f"  {key}: {found.get(key, 'nothing')} there, {wanted.get(key, 'nothing')} now" for key in keys]
+    lines = [f"  {key}: {stored.get(key, 'nothing')} there, {wanted.get(key, 'nothing')} now" for key in keys]
     raise ResumeError(
         f"{where}: holds a run with other inputs, so it cannot be resumed:\n" + "\n".join(lines),
         fix="give what was given before, or train into another run_dir",

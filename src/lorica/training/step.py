@@ -183,11 +183,11 @@ def _refuse_non_finite(
         return
     broken = [batch for batch, loss in zip(batches, losses, strict=True) if not math.isfinite(loss)]
     rows = [row for batch in broken or batches for row in batch.ids]
-    what = "gradient" if finite else "loss"
+    quantity = "gradient" if finite else "loss"
     again = f" ({learner.skipped} updates in a row)" if learner.skipped > 1 else ""
     advice = "training.bf16=true in place of fp16" if learner.precision.scaler else "training.max_grad_norm=1"
     message = (
-        f"the {what} is not finite at update {step}{again}, learning rate {rate:.3g}; "
+        f"the {quantity} is not finite at update {step}{again}, learning rate {rate:.3g}; "
         f"rows in the batch: {name_rows(rows)}"
     )
     raise _base_failure(learner, broken, message) or NotFiniteError(

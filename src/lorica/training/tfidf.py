@@ -66,12 +66,12 @@ def fit_choose(
         return []
     features = _pair_features(vectorizer)
     scores = _probabilities(features(train_questions, train_options), flat, features(questions, options), c)
-    found, start = [], 0
+    probabilities, start = [], 0
     for mine in options:
         odds = scores[start : start + len(mine)]
-        found.append(odds / odds.sum())
+        probabilities.append(odds / odds.sum())
         start += len(mine)
-    return found
+    return probabilities
 
 
 def nearest_answers(
@@ -83,14 +83,16 @@ def nearest_answers(
     """
     _require_same(len(train_questions), len(train_answers))
     vectorizer = _vectorizer(train_questions)
-    known = vectorizer.transform(train_questions)
-    found = []
+    train_vectors = vectorizer.transform(train_questions)
+    nearest_pairs = []
     for start in range(0, len(questions), 512):
-        likeness = np.asarray((vectorizer.transform(questions[start : start + 512]) @ known.T).todense())
+        likeness = np.asarray((vectorizer.transform(questions[start : start + 512]) @ train_vectors.T).todense())
         nearest = likeness.argmax(axis=1)
         # Each row is two vectors of length 1 side by side, so the product of two rows is at most 2.
-        found += [(train_answers[index], float(row[index]) / 2) for row, index in zip(likeness, nearest, strict=True)]
-    return found
+        nearest_pairs += [
+            (train_answers[index], float(row[index]) / 2) for row, index in zip(likeness, nearest, strict=True)
+        ]
+    return nearest_pairs
 
 
 def _vectorizer(texts: Sequence[str]) -> Any:
@@ -127,20 +129,20 @@ def _pair_features(vectorizer: Any) -> Callable[[Sequence[str], Sequence[Sequenc
 
     def features(questions: Sequence[str], options: Sequence[Sequence[str]]) -> Any:
         words = vectorizer.transform([text for mine in options for text in mine])
-        asked = vectorizer.transform(questions)
+        question_vectors = vectorizer.transform(questions)
         dense = np.zeros((words.shape[0], 3))
         start = 0
         for row, mine in enumerate(options):
-            part = slice(start, start + len(mine))
+            span = slice(start, start + len(mine))
             start += len(mine)
-            own = words[part]
+            own = words[span]
             total = np.asarray(own.sum(axis=0))
-            dense[part, 0] = np.asarray((own @ asked[row].T).todense()).ravel() / 2
+            dense[span, 0] = np.asarray((own @ question_vectors[row].T).todense()).ravel() / 2
             # Likeness to the others: distractors are often made from the right answer.
             itself = np.asarray(own.multiply(own).sum(axis=1)).ravel()
-            dense[part, 1] = (np.asarray(own @ total.T).ravel() - itself) / (2 * max(1, len(mine) - 1))
+            dense[span, 1] = (np.asarray(own @ total.T).ravel() - itself) / (2 * max(1, len(mine) - 1))
             sizes = np.log1p([len(text) for text in mine])
-            dense[part, 2] = sizes - sizes.mean()
+            dense[span, 2] = sizes - sizes.mean()
         return hstack([words, csr_matrix(dense)], format="csr")
 
     return features
