@@ -194,3 +194,12 @@ def test_one_layer_at_chance_is_no_damage() -> None:
         id="k", text="", source="skill", group="k", weights=likelihoods.skill_weights(0.95, 0.02, 9.0, 0.5)
     )
     assert rank(consistent([strange, works]))[0].cause == "healthy"
+
+
+def test_a_record_says_what_was_changed_and_how_far() -> None:
+    larger = finding_likelihoods(finding("L160", "alpha", facts={"keys": ["lora_alpha"], "scale_ratio": 8.0}))
+    assert max(larger, key=lambda cause: larger[cause]) == "over_scaled"
+    assert larger["under_scaled"] < -5
+    targets = finding_likelihoods(finding("L160", "targets", facts={"keys": ["target_modules"], "scale_ratio": 1.0}))
+    assert targets["not_applied"] == 4
+    assert "over_scaled" not in targets

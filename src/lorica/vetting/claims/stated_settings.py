@@ -79,16 +79,25 @@ def _short(value: Any) -> str:
 
 
 def _scales(differs: Mapping[str, tuple[Any, Any]], config: AdapterConfig) -> dict[str, float]:
-    """By how much the update is scaled otherwise than in training, where r, alpha and rsLoRA tell."""
+    """By how much the update is scaled otherwise than in training, where r, alpha, rsLoRA and alpha_pattern tell."""
     was = {
         key: differs[key][0] if key in differs else getattr(config, key) for key in ("r", "lora_alpha", "use_rslora")
     }
     try:
         before = was["lora_alpha"] / (math.sqrt(was["r"]) if was["use_rslora"] else was["r"])
         now = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
-        return {"scale_ratio": now / before}
-    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        if "alpha_pattern" not in differs:
+            return {"scale_ratio": now / before}
+        pattern_ratio = _pattern_ratio(differs["alpha_pattern"][0] or {}, config.alpha_pattern, was["lora_alpha"])
+        return {"scale_ratio": now / before, "pattern_ratio": pattern_ratio}
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError, OverflowError):
         return {}
+
+
+def _pattern_ratio(recorded: Mapping[str, float], now: Mapping[str, float], alpha: float) -> float:
+    """How much larger alpha has become in the module whose own alpha changed most, on a logarithmic scale."""
+    ratios = [now.get(key, alpha) / recorded.get(key, alpha) for key in {*recorded, *now}]
+    return max(ratios, key=lambda ratio: max(ratio, 1 / ratio), default=1.0)
 
 
 def _arguments(specimen: Specimen, config: AdapterConfig) -> list[Finding]:

@@ -83,11 +83,22 @@ def finding_likelihoods(finding: Finding) -> dict[str, float]:
     likelihoods = dict(row.likelihoods)
     for name in VARIANTS.get(finding.code, _no_variants)(finding.facts):
         likelihoods |= row.variants[name]
-    scale_factor = finding.facts.get("scale_factor")
-    if finding.code in ("L223", "L342") and isinstance(scale_factor, float) and scale_factor > 0:
-        likelihoods |= ratio_weights(scale_factor)
+    if (scale := _scale(finding)) is not None:
+        likelihoods |= ratio_weights(scale)
     # A note, or a finding that its check itself took less seriously, weighs less than the table says.
     return {cause: ratio / 3 for cause, ratio in likelihoods.items()} if finding.severity == "note" else likelihoods
+
+
+def _scale(finding: Finding) -> float | None:
+    """How many times the update is as large as in training, where a finding says so."""
+    facts = finding.facts
+    scale = facts.get("scale_ratio") if finding.code == "L160" else facts.get("scale_factor")
+    if finding.code not in ("L160", "L223", "L342") or not isinstance(scale, float) or scale <= 0:
+        return None
+    if finding.code == "L160" and 0.99 < scale < 1.01:
+        # The modules that alpha_pattern names may have another scale for all that.
+        scale = float(facts.get("pattern_ratio", scale))
+    return scale
 
 
 def _by_severity(finding: Finding, causes: Sequence[str]) -> dict[str, float]:
@@ -136,6 +147,15 @@ def _changed_keys(facts: Mapping[str, Any]) -> Iterator[str]:
         yield "saved_modules"
 
 
+def _recorded_keys(facts: Mapping[str, Any]) -> Iterator[str]:
+    keys = set(facts.get("keys", ()))
+    if keys & _SCALE_KEYS and "scale_ratio" not in facts:
+        yield "scale"
+    if keys & _TARGET_KEYS:
+        yield "targets"
+    yield from keys & {"rank_pattern", "use_dora", "modules_to_save", "revision"}
+
+
 def _failed_rows(facts: Mapping[str, Any]) -> Iterator[str]:
     cut_off, invalid = float(facts.get("cut_off_share", 0.0)), float(facts.get("invalid_share", 0.0))
     if cut_off > 0.01:
@@ -147,6 +167,7 @@ def _failed_rows(facts: Mapping[str, Any]) -> Iterator[str]:
 # Code -> from a finding's facts the names of its row's variants, each of which changes the likelihoods before it.
 VARIANTS: dict[str, Callable[[Mapping[str, Any]], Iterable[str]]] = {
     "L114": _factor_shapes,
+    "L160": _recorded_keys,
     "L324": _layer_order,
     "L333": _levels,
     "L342": _changed_keys,

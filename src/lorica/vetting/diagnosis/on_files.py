@@ -1,8 +1,7 @@
-"""Experiments on the files alone: the training record, the halves' partners, the tokenizer beside the adapter."""
+"""Experiments on the files alone: the training record, the pairing of factors, the tokenizer beside the adapter."""
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,12 @@ from lorica.adapters.fingerprint import describe, fits, named, shapes_of
 from lorica.admission.provenance import base_digest
 from lorica.errors import LoricaError
 from lorica.models.families import read_json_object
+from lorica.vetting.base.fit_text import MAX_TOKENIZER, read_words
 from lorica.vetting.diagnosis import likelihoods
 from lorica.vetting.diagnosis.inputs import Context
 from lorica.vetting.diagnosis.posterior import Evidence
 from lorica.vetting.numbers.factor_pairing import find_partners
-
-# A larger tokenizer.json than any in use; beyond it the file is not compared.
-_MAX_TOKENIZER_BYTES = 64 * 1024 * 1024
-_SETTINGS = ("target_modules", "r", "rank_pattern", "alpha_pattern", "use_dora", "modules_to_save", "bias", "revision")
+from lorica.vetting.wording import shown
 
 
 def fingerprint(context: Context) -> list[Evidence]:
@@ -27,88 +24,37 @@ def fingerprint(context: Context) -> list[Evidence]:
     if match is None or context.layout is None or context.inputs.base is not None:
         return []
     name = config.base_model_name_or_path if config is not None else None
-    claimed = named(name, loosely=False) if name else []
-    if not claimed or not match.candidates:
+    bases = named(name, loosely=False) if name else []
+    if not bases or not match.candidates:
         return []
     shapes = shapes_of(context.layout, config)
-    if any(not fits(shapes, base) for base in claimed):
-        text = f"its shapes are those of {_short(name)}, which its config names"
+    if any(not fits(shapes, base) for base in bases):
+        text = f"its shapes are those of {shown(name, 60)}, which its config names"
         return [_evidence("fingerprint", text, "fingerprint", {"wrong_size": -3.0})]
-    return [_evidence("fingerprint", describe(shapes, match, claimed), "L1.wrong_size", {"wrong_size": 5.0})]
+    return [_evidence("fingerprint", describe(shapes, match, bases), "L1.wrong_size", {"wrong_size": 5.0})]
 
 
 def compare_record(context: Context) -> list[Evidence]:
-    """The config beside the adapter against the config it was trained with, as `training.json` holds it."""
-    record, now = context.record, context.specimen.raw_config
-    if not record or now is None:
-        return []
-    changed = {key: (old, now.get(key)) for key, old in _trained_config(record).items() if not _same(old, now.get(key))}
-    found = _scale_changes(context, changed)
-    for key in _SETTINGS:
-        if key in changed and key not in ("r", "alpha_pattern"):
-            old, new = changed[key]
-            found.append(_evidence(f"record.{key}", f"trained with {key} {_short(old)}, the config says {_short(new)}",
-                                   "record.config", _CHANGED.get(key, {"altered": 3.0, "healthy": -3.0})))  # fmt: skip
-    if not changed:
+    """What `training.json` holds, where the adapter and its base are still the same: L160 and L345 say what is not."""
+    evidence = []
+    recorded = any(key.startswith("lora.") for key in context.record)
+    if recorded and context.specimen.config is not None and "L160" not in {item.code for item in context.findings}:
         # The scale is then that of training, whatever another one would do on these rows.
         unchanged = {"altered": -2.0, "over_scaled": -6.0, "under_scaled": -6.0, "not_applied": -1.0}
-        found.append(_evidence("record.same", "the config is the one it was trained with", "record.config", unchanged))
-    return [*found, *_digests(context, record)]
-
-
-# What a changed key means for the loaded adapter.
-_CHANGED: dict[str, dict[str, float]] = {
-    "target_modules": {"not_applied": 4.0, "altered": 2.0, "healthy": -3.0},
-    "rank_pattern": {"altered": 4.0, "incomplete": 1.0, "healthy": -3.0},
-    "use_dora": {"incomplete": 3.0, "altered": 2.5, "healthy": -3.0},
-    "modules_to_save": {"incomplete": 3.0, "not_applied": 2.0, "altered": 2.0, "healthy": -3.0},
-    "revision": {"wrong_revision": 3.0, "healthy": -1.0},
-}
-
-
-def _scale_changes(context: Context, changed: dict[str, tuple[Any, Any]]) -> list[Evidence]:
-    """alpha, r, rsLoRA and alpha_pattern together decide one thing: the scale."""
-    config = context.specimen.config
-    if config is None or not changed.keys() & {"lora_alpha", "r", "use_rslora", "alpha_pattern"}:
-        return []
-    then = {key: old for key, (old, _) in changed.items()}
-    rank, alpha = then.get("r", config.r), then.get("lora_alpha", config.lora_alpha)
-    rslora = then.get("use_rslora", config.use_rslora)
-    if not all(isinstance(each, int | float) and each > 0 for each in (rank, alpha)):
-        return []
-    before = alpha / (rank**0.5 if rslora else rank)
-    after = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
-    said = ", ".join(f"{key} {_short(old)} -> {_short(new)}" for key, (old, new) in sorted(changed.items())
-                     if key in ("lora_alpha", "r", "use_rslora", "alpha_pattern"))  # fmt: skip
-    ratio = after / before
-    if "alpha_pattern" in changed and 0.99 < ratio < 1.01:
-        ratio = _pattern_ratio(then["alpha_pattern"], alpha, config.alpha_pattern)
-    text = f"the update is {ratio:.3g} times as large as in training ({said})"
-    return [_evidence("record.scale", text, "record.config", likelihoods.ratio_weights(ratio))]
-
-
-def _pattern_ratio(then: Any, alpha: float, now: dict[str, int | float]) -> float:
-    """How much larger alpha has become in the module whose own alpha changed most, on a logarithmic scale."""
-    before = {key: value for key, value in (then if isinstance(then, dict) else {}).items() if value}
-    ratios = [now.get(key, alpha) / before.get(key, alpha) for key in {*before, *now}]
-    return max(ratios, key=lambda ratio: max(ratio, 1 / ratio), default=1.0)
-
-
-def _digests(context: Context, record: dict[str, Any]) -> list[Evidence]:
-    """The base that the record names against the base that was given."""
-    trained, base = record.get("digest.base"), context.inputs.base
-    if not isinstance(trained, str) or base is None:
-        return []
-    try:
-        same = base_digest(base) == trained
-    except (LoricaError, OSError):
-        return []
-    if same:
+        text = "the config is the one it was trained with"
+        evidence.append(_evidence("record.same", text, "record.config", unchanged))
+    if _is_trained_on(context.record.get("digest.base"), context.inputs.base):
         weights = {"wrong_base": -8.0, "wrong_size": -8.0, "wrong_revision": -7.0, "tokenizer_mismatch": -1.0}
-        return [_evidence("record.base", "the base is the very one it was trained on", "base.identity", weights)]
-    weights = {"wrong_revision": 4.0, "wrong_base": 3.5, "wrong_size": 2.0, "healthy": -2.5, "hard_task": -2.5}
-    text = "the base's weights are not those it was trained on (their digests differ)"
-    return [_evidence("record.base", text, "base.identity", weights)]
+        text = "the base is the very one it was trained on"
+        evidence.append(_evidence("record.base", text, "base.identity", weights))
+    return evidence
+
+
+def _is_trained_on(digest: Any, base: Path | None) -> bool:
+    try:
+        return base is not None and base_digest(base) == digest
+    except (LoricaError, OSError):
+        return False
 
 
 def match_halves(context: Context) -> list[Evidence]:
@@ -116,138 +62,84 @@ def match_halves(context: Context) -> list[Evidence]:
     if context.layout is None or context.specimen.weights is None:
         return []
     try:
-        found = find_partners(context.specimen.weights, context.layout)
+        pairing = find_partners(context.specimen.weights, context.layout)
     except (LoricaError, ValueError, OSError):
         return []
-    weights = likelihoods.partner_weights(found.judged, found.own, len(found.torn))
+    weights = likelihoods.partner_weights(pairing.judged, pairing.own, len(pairing.torn))
     if not weights:
         return []
-    text = f"the halves of its {found.judged} pairs belong together (correlation {found.own:.2f})"
+    text = f"the halves of its {pairing.judged} pairs belong together (correlation {pairing.own:.2f})"
     if weights.get("broken_weights", 0) > 0:
-        module, partner = next(iter(found.torn.items()))
+        module, partner = next(iter(pairing.torn.items()))
         text = (
-            f"in {len(found.torn)} of {found.judged} pairs lora_A belongs to the lora_B of another module "
-            f"(correlation {found.others:.2f}): {_short(module)} to {_short(partner)}, for one"
+            f"in {len(pairing.torn)} of {pairing.judged} pairs lora_A belongs to the lora_B of another module "
+            f"(correlation {pairing.others:.2f}): {shown(module, 60)} to {shown(partner, 60)}, for one"
         )
     return [_evidence("partners", text, "partners", weights)]
 
 
 def compare_tokenizers(context: Context) -> list[Evidence]:
-    """The tokenizer and template saved beside the adapter against the base's."""
+    """The base's tokenizer as its training must have numbered it, and against the one that was saved with the
+    adapter."""
     base, folder = context.inputs.base, context.specimen.folder
-    if base is None or not folder.is_dir():
+    base_tokenizer = None if base is None else _tokenizer(base)
+    if base is None or base_tokenizer is None or not folder.is_dir():
         return []
-    found = []
-    mine, theirs = _tokenizer(folder), _tokenizer(base)
-    ascending = 1.0 if theirs is None else _ascending(theirs)
+    evidence = []
+    base_tokens = _tokens(base)
+    ascending = _ascending_merges(base_tokenizer, base_tokens)
     if weights := likelihoods.token_order_weights(ascending):
         text = f"the base's tokenizer was changed: the numbers of {1 - ascending:.0%} of its tokens are out of order"
-        found.append(_evidence("tokenizer.order", text, "tokenizer", weights))
-    if mine is not None and theirs is not None:
-        found.append(_vocabularies(mine, theirs))
-    added = context.specimen.documents.get("added_tokens.json")
-    size = context.base_config.get("vocab_size")
-    beyond = [k for k, v in added.items() if isinstance(v, int) and isinstance(size, int) and v >= size] \
-        if isinstance(added, dict) else []  # fmt: skip
-    if beyond:
-        text = f"added_tokens.json holds {len(beyond)} tokens beyond the base's vocabulary of {size}"
-        found.append(_evidence("tokenizer.added", text, "tokenizer", {"tokenizer_mismatch": 4.0, "healthy": -3.0}))
-    template, own = _template(folder), _template(base)
-    if template and own and template != own:
-        text = "the chat template beside the adapter is not the base's"
-        weights = {"prompt_mismatch": 2.5, "tokenizer_mismatch": 0.5, "healthy": -1.0}
-        found.append(_evidence("tokenizer.template", text, "template", weights))
-    return found
+        evidence.append(_evidence("tokenizer.order", text, "tokenizer", weights))
+    tokenizer = _tokenizer(folder)
+    if tokenizer == base_tokenizer:
+        text = "its tokenizer is the base's"
+        evidence.append(_evidence("tokenizer", text, "tokenizer", {"tokenizer_mismatch": -6.0}))
+    elif tokenizer is not None:
+        evidence.append(_other_tokenizer(_tokens(folder), base_tokens))
+    return evidence
 
 
-def _vocabularies(mine: dict[str, Any], theirs: dict[str, Any]) -> Evidence:
-    if mine == theirs:
-        text, weights = "its tokenizer is the base's", {"tokenizer_mismatch": -6.0}
-        return _evidence("tokenizer", text, "tokenizer", weights)
-    tokens, known = _tokens(mine), _tokens(theirs)
-    more = [token for token in tokens if token not in known]
-    moved = sum(1 for token, number in tokens.items() if known.get(token, number) != number)
-    lost = sum(1 for token in known if token not in tokens)
-    if not (more or moved or lost):
+def _other_tokenizer(tokens: dict[str, int], base_tokens: dict[str, int]) -> Evidence:
+    added = [token for token in tokens if token not in base_tokens]
+    moved = sum(base_tokens.get(token, number) != number for token, number in tokens.items())
+    lost = sum(token not in tokens for token in base_tokens)
+    if not (added or moved or lost):
         text = "its tokenizer splits or normalises text otherwise than the base's"
         return _evidence("tokenizer", text, "tokenizer", {"tokenizer_mismatch": 4.0, "healthy": -2.0})
-    text = f"its tokenizer is not the base's: {len(more)} tokens more, {lost} fewer, {moved} with another number" + (
-        f" (first {_short(more[0])})" if more else ""
-    )
-    return _evidence("tokenizer", text, "tokenizer", {"tokenizer_mismatch": 6.0, "healthy": -4.0, "hard_task": -2.0})
+    first = f" (first {shown(added[0], 60)})" if added else ""
+    counts = f"{len(added)} tokens more, {lost} fewer, {moved} with another number{first}"
+    weights = {"tokenizer_mismatch": 6.0, "healthy": -4.0, "hard_task": -2.0}
+    return _evidence("tokenizer", f"its tokenizer is not the base's: {counts}", "tokenizer", weights)
 
 
 def _tokenizer(folder: Path) -> dict[str, Any] | None:
+    """tokenizer.json without truncation and padding, which are habits of a trainer and change no token."""
     path = folder / "tokenizer.json"
     try:
-        if not path.is_file() or path.stat().st_size > _MAX_TOKENIZER_BYTES:
+        if not path.is_file() or path.stat().st_size > MAX_TOKENIZER:
             return None
-        whole = read_json_object(path)
+        tokenizer = read_json_object(path)
     except (LoricaError, OSError, RecursionError):
         return None
-    # Truncation and padding are habits of a trainer, and change no token.
-    return {key: value for key, value in whole.items() if key not in ("truncation", "padding", "version")}
+    return {key: value for key, value in tokenizer.items() if key not in ("truncation", "padding", "version")}
 
 
-def _tokens(tokenizer: dict[str, Any]) -> dict[str, int]:
-    model = tokenizer.get("model")
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    found: dict[str, int] = {}
-    if isinstance(vocabulary, dict):
-        found |= {token: number for token, number in vocabulary.items() if isinstance(number, int)}
-    elif isinstance(vocabulary, list):
-        found |= {str(entry[0]): number for number, entry in enumerate(vocabulary) if isinstance(entry, list) and entry}
-    for entry in tokenizer.get("added_tokens") or []:
-        if isinstance(entry, dict) and isinstance(entry.get("id"), int):
-            found[str(entry.get("content"))] = entry["id"]
-    return found
+def _tokens(folder: Path) -> dict[str, int]:
+    words = read_words(folder)
+    return {**(words.vocabulary or {}), **words.added}
 
 
-def _ascending(tokenizer: dict[str, Any]) -> float:
+def _ascending_merges(tokenizer: dict[str, Any], tokens: dict[str, int]) -> float:
     """Share of neighbouring merges of a BPE tokenizer whose tokens' numbers ascend; 1 for other kinds."""
     model = tokenizer.get("model")
     merges = model.get("merges") if isinstance(model, dict) else None
     if not isinstance(merges, list) or len(merges) < 100:
         return 1.0
-    known = _tokens(tokenizer)
-    pairs = (each if isinstance(each, list) else str(each).split(" ", 1) for each in merges)
-    numbers = [known[token] for token in map("".join, pairs) if token in known]
-    steps = [second >= first for first, second in pairwise(numbers)]
-    return sum(steps) / len(steps) if steps else 1.0
-
-
-def _template(folder: Path) -> str:
-    try:
-        path = folder / "chat_template.jinja"
-        if path.is_file():
-            return path.read_text("utf-8").strip()
-        value = read_json_object(folder / "tokenizer_config.json").get("chat_template")
-    except (LoricaError, OSError, UnicodeDecodeError, RecursionError):
-        return ""
-    return value.strip() if isinstance(value, str) else ""
-
-
-def _trained_config(record: dict[str, Any]) -> dict[str, Any]:
-    """The values under `lora.` of a manifest; each is JSON in a text."""
-    found = {}
-    for key, text in record.items():
-        if key.startswith("lora.") and isinstance(text, str):
-            try:
-                found[key.removeprefix("lora.")] = json.loads(text)
-            except ValueError:
-                continue
-    return found
-
-
-def _same(old: Any, new: Any) -> bool:
-    if isinstance(old, list) and isinstance(new, list):
-        return sorted(map(str, old)) == sorted(map(str, new))
-    return old == new or (not old and not new)
-
-
-def _short(value: object) -> str:
-    text = ascii(value) if not isinstance(value, str) else ascii(value)[1:-1]
-    return text if len(text) <= 60 else text[:57] + "..."
+    pairs = ("".join(merge) if isinstance(merge, list) else str(merge).replace(" ", "", 1) for merge in merges)
+    numbers = [tokens[token] for token in pairs if token in tokens]
+    ascents = [second >= first for first, second in pairwise(numbers)]
+    return sum(ascents) / len(ascents) if ascents else 1.0
 
 
 def _evidence(name: str, text: str, group: str, weights: dict[str, float]) -> Evidence:
