@@ -1,12 +1,11 @@
-"""Why does an adapter misbehave? Hypotheses, evidence with weights, experiments that decide, the next command.
+"""Why does an adapter misbehave? Hypotheses, the evidence for and against them, experiments, the next command.
 
-evidence.py     what evidence is, and what it makes of the hypotheses
-checks.py       findings as evidence, and the absence of findings; weights.py: the table by code
-numeric.py      measured numbers as evidence
-experiments.py  the table of experiments; on_files, on_base, on_rows, sweeps, on_answers: how they are carried out
-variants.py     changed copies of an adapter; trial.py: asking a model with and without them
-context.py      what can be asked about one adapter
-diagnose.py     the driver; settle.py: what is left; text.py: for people
+posterior.py            what evidence is, and the ranking of causes that follows from it
+finding_likelihoods.py  findings as evidence, by the table `findings.toml`, and the absence of findings
+likelihoods.py          measured numbers as evidence
+experiments.py          the table of experiments; on_files, on_base, on_rows, sweeps, on_answers: how they are carried out
+inputs.py               what can be asked about one adapter
+diagnose.py             the driver; next_steps.py: what is still open; report.py: for people and programs
 """
 
 from __future__ import annotations

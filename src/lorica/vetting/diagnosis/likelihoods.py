@@ -1,6 +1,6 @@
 """From measured numbers to weights: small pure functions, each with the reason for its thresholds.
 
-Weights are natural-log likelihood ratios; see `evidence.py`. The thresholds on z are those of a two-sided test: 2 is a
+Weights are natural-log likelihood ratios; see `posterior.py`. The thresholds on z are those of a two-sided test: 2 is a
 hint, 3 is beyond chance even after a dozen looks. Where a threshold comes from trials, the trials are named.
 """
 
