@@ -1,9 +1,9 @@
-"""Why does an adapter misbehave? Hypotheses, the evidence for and against them, experiments, the next command.
+"""Why does an adapter misbehave? Hypotheses, evidence for and against them, experiments, the next command.
 
 posterior.py            what evidence is, and the ranking of causes that follows from it
 finding_likelihoods.py  findings as evidence, by the table `findings.toml`, and the absence of findings
 likelihoods.py          measured numbers as evidence
-experiments.py          the table of experiments; on_files, on_base, on_rows, sweeps, on_answers: how they are carried out
+experiments.py          the table of experiments; on_files, on_base, on_rows, sweeps, on_answers carry them out
 inputs.py               what can be asked about one adapter
 diagnose.py             the driver; next_steps.py: what is still open; report.py: for people and programs
 """
