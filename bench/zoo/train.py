@@ -12,6 +12,7 @@ import torch
 
 from lorica.adapters.config import AdapterConfig
 from lorica.admission.provenance import trained_as
+from lorica.config.schema import TrainingConfig
 from lorica.engines.native.engine import NativeEngine
 from lorica.models.weights import load_decoder
 from lorica.pipeline.answer import AnswerSettings, Pipeline
@@ -22,7 +23,6 @@ from lorica.records import Row
 from lorica.tasks import load_task
 from lorica.tasks.base import Task, TaskSettings
 from lorica.training.progress import Silent
-from lorica.training.types import TrainSettings
 
 QV = ("q_proj", "v_proj")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -95,7 +95,7 @@ def _by_lorica(base: Path, recipe: Recipe, rows: Sequence[Row], folder: Path) ->
         use_rslora=recipe.rslora,
         target_modules=sorted(recipe.targets),
     )
-    settings = TrainSettings(
+    settings = TrainingConfig(
         epochs=recipe.epochs,
         batch_size=16,
         gradient_accumulation_steps=1,
@@ -103,6 +103,8 @@ def _by_lorica(base: Path, recipe: Recipe, rows: Sequence[Row], folder: Path) ->
         seed=recipe.seed,
         eval_steps=1000,
         save_steps=100_000,
+        val_ratio=0.0,
+        max_seq_length=_MAX_TOKENS,
     )
     encoder = Encoder.load(base)
     fit_adapter(
@@ -112,8 +114,6 @@ def _by_lorica(base: Path, recipe: Recipe, rows: Sequence[Row], folder: Path) ->
         decoder=load_decoder(base, dtype=torch.float32),
         adapter=adapter,
         settings=settings,
-        val_ratio=0.0,
-        max_seq_length=_MAX_TOKENS,
         truncate="middle",
         provenance=trained_as(task(), encoder, base),
         listener=Silent(),

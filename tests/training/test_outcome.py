@@ -15,14 +15,15 @@ import torch
 from tests.training import tiny as tiny_module
 from tests.training.tiny import Recorder, rows, run, tiny_decoder
 
+from lorica.config.schema import TrainingConfig
 from lorica.errors import BaseNotFiniteError, NotFiniteError, ResumeError
 from lorica.records import Encoded
 from lorica.training import loop as loop_module
 from lorica.training import step as step_module
 from lorica.training.outcome import Losses, advice, lower_rate, outcome_of
-from lorica.training.types import Example, TrainSettings
+from lorica.training.types import Example
 
-QUICK = TrainSettings(epochs=4, batch_size=4, gradient_accumulation_steps=1, learning_rate=5e-3, eval_steps=100)
+QUICK = TrainingConfig(epochs=4, batch_size=4, gradient_accumulation_steps=1, learning_rate=5e-3, eval_steps=100)
 
 
 def _blow_up(monkeypatch: pytest.MonkeyPatch, first: int) -> None:

@@ -13,13 +13,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import open_adapter
+from lorica.config.schema import TrainingConfig
 from lorica.models.adapter_weights import load_lora
 from lorica.models.lora import LoraSpan
 from lorica.models.packed_attention import PackedAttention
 from lorica.models.weights import load_decoder
 from lorica.training.loop import train
 from lorica.training.progress import Silent
-from lorica.training.types import TrainSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -37,7 +37,7 @@ SIZES: dict[str, Any] = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
-SETTINGS = TrainSettings(epochs=2, batch_size=4, gradient_accumulation_steps=2, learning_rate=2e-2, eval_steps=2)
+SETTINGS = TrainingConfig(epochs=2, batch_size=4, gradient_accumulation_steps=2, learning_rate=2e-2, eval_steps=2)
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,12 @@ from tests.training.tiny import KILLED, LORA, Recorder, rows, run, tiny_decoder
 from lorica.adapters.folder import open_adapter
 from lorica.adapters.passport import PASSPORT_NAME, Passport, passport_bytes, read_passport, write_passport
 from lorica.adapters.passport_facts import adapter_facts, file_sha256
+from lorica.config.schema import TrainingConfig
 from lorica.errors import AdapterError, DataError, ResumeError, TrainingError
 from lorica.locks import LOCK_NAME
 from lorica.training import checkpoints, publish
 from lorica.training.loop import lock_run, train
-from lorica.training.types import StepReport, TrainResult, TrainSettings
+from lorica.training.types import StepReport, TrainResult
 
 WEIGHTS, CONFIG, RECORD = "adapter_model.safetensors", "adapter_config.json", "training.json"
 QUICK = replace(KILLED, epochs=2)
@@ -55,7 +56,7 @@ def issue(folder: Path, result: TrainResult) -> Passport:
     return msgspec.structs.replace(_any_passport(), adapter=adapter_facts(open_adapter(folder)))
 
 
-def issued(folder: Path, settings: TrainSettings = RESUMED, **more: Any) -> TrainResult:
+def issued(folder: Path, settings: TrainingConfig = RESUMED, **more: Any) -> TrainResult:
     """A run that publishes a passport, too."""
     given: dict[str, Any] = {"listener": Recorder(), "issue": issue} | more
     return train(tiny_decoder(), LORA, rows(20), rows(7, seed=1, prefix="held"), settings, folder, name="tiny", **given)

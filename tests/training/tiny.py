@@ -11,12 +11,13 @@ import torch
 from tests.shapes import TINY
 
 from lorica.adapters.config import AdapterConfig
+from lorica.config.schema import TrainingConfig
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig
 from lorica.records import Encoded
 from lorica.training.loop import train
 from lorica.training.progress import Silent
-from lorica.training.types import Example, StepReport, TrainResult, TrainSettings
+from lorica.training.types import Example, StepReport, TrainResult
 
 LORA = AdapterConfig(
     r=4,
@@ -25,7 +26,7 @@ LORA = AdapterConfig(
     target_modules=["q_proj", "v_proj", "down_proj"],
     base_model_name_or_path="tiny/base",
 )
-KILLED = TrainSettings(
+KILLED = TrainingConfig(
     epochs=6,
     batch_size=3,
     gradient_accumulation_steps=2,
@@ -85,7 +86,7 @@ class Recorder(Silent):
 
 def run(
     folder: Path,
-    settings: TrainSettings,
+    settings: TrainingConfig,
     *,
     listener: Silent | None = None,
     examples: list[Example] | None = None,
@@ -115,4 +116,4 @@ class _Speaker(Silent):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run(Path(sys.argv[1]), TrainSettings(**{**asdict(KILLED), "resume": True}), listener=_Speaker())
+    run(Path(sys.argv[1]), TrainingConfig(**{**asdict(KILLED), "resume": True}), listener=_Speaker())

@@ -21,6 +21,7 @@ from lorica.adapters.config import AdapterConfig, read_adapter_config  # noqa: E
 from lorica.adapters.header import read_header  # noqa: E402
 from lorica.adapters.raw_adapter import Specimen  # noqa: E402
 from lorica.adapters.tensor_map import read_layout  # noqa: E402
+from lorica.config.schema import TrainingConfig  # noqa: E402
 from lorica.errors import PromptError  # noqa: E402
 from lorica.models.decoder import Decoder  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
@@ -29,7 +30,7 @@ from lorica.prompts.encoder import Encoder  # noqa: E402
 from lorica.records import Message  # noqa: E402
 from lorica.training.loop import train  # noqa: E402
 from lorica.training.progress import Silent  # noqa: E402
-from lorica.training.types import Example, TrainSettings  # noqa: E402
+from lorica.training.types import Example  # noqa: E402
 from lorica.vetting.base import collect_subspaces as seeing  # noqa: E402
 from lorica.vetting.base.activation_subspaces import principal  # noqa: E402
 from lorica.vetting.base.alignment import Alignment, align, collect  # noqa: E402
@@ -104,7 +105,7 @@ def examples(base: Path, count: int) -> list[Example]:
 
 def make_adapter(folder: Path, base: Path, *, epochs: int = 3, **lora: object) -> Path:
     config = AdapterConfig(**{"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj", "down_proj"]} | lora)  # type: ignore[arg-type]
-    settings = TrainSettings(epochs=epochs, batch_size=16, gradient_accumulation_steps=1, learning_rate=2e-3)
+    settings = TrainingConfig(epochs=epochs, batch_size=16, gradient_accumulation_steps=1, learning_rate=2e-3)
     decoder = load_decoder(base, dtype=torch.float32)
     train(decoder, config, examples(base, 128), [], settings, folder, name="test", listener=Silent())
     return folder

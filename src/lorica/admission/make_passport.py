@@ -25,6 +25,7 @@ from lorica.adapters.passport_facts import adapter_facts
 from lorica.admission.canaries import make_canaries
 from lorica.admission.probes import number_probes, shipped_probes
 from lorica.admission.provenance import rows_facts, versions
+from lorica.config.schema import TrainingConfig
 from lorica.engines.base import Engine
 from lorica.errors import PromptError
 from lorica.metrics.bootstrap import Estimate
@@ -34,7 +35,7 @@ from lorica.pipeline.train import Fit, Parts
 from lorica.prompts.encoder import Encoder
 from lorica.records import Row
 from lorica.tasks.base import Task
-from lorica.training.types import COSMETIC, TrainResult, TrainSettings
+from lorica.training.types import TrainResult, identifying
 
 # More rows make the interval a little narrower and a passport much slower, where answers are generated.
 MOST_ROWS = 200
@@ -104,11 +105,10 @@ def data_facts(fit: Fit, parts: Parts) -> DataFacts:
     )
 
 
-def training_facts(settings: TrainSettings, result: TrainResult) -> TrainingFacts:
+def training_facts(settings: TrainingConfig, result: TrainResult) -> TrainingFacts:
     """How it was trained: nothing that differs between a run and the same run after a kill."""
-    given = dataclasses.asdict(settings)
     return TrainingFacts(
-        settings={key: value for key, value in given.items() if key not in COSMETIC and key != "seed"},
+        settings={key: value for key, value in identifying(settings).items() if key != "seed"},
         seed=settings.seed,
         steps=result.steps,
         best_step=result.best_step,

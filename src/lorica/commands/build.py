@@ -34,7 +34,6 @@ from lorica.records import Generate, Row, Sampling
 from lorica.routing import route
 from lorica.tasks import load_task
 from lorica.tasks.base import Task, TaskSettings
-from lorica.training.types import TrainSettings
 
 # Up to this size a CPU computes the base in float32: exact, and the memory does not hurt.
 _FLOAT32_UP_TO = 1 << 30  # bytes of weight files
@@ -255,13 +254,6 @@ def manifest(config: Config, pipeline: Pipeline, extra: Mapping[str, str]) -> di
     }
     whole: dict[str, str] = visible_values({**found, **versions(), "answers": _ANSWERS, **extra})
     return whole
-
-
-def train_settings(config: Config) -> TrainSettings:
-    """The `training` keys as the training loop takes them."""
-    given = asdict(config.training)
-    names = TrainSettings.__dataclass_fields__
-    return TrainSettings(**{key: value for key, value in given.items() if key in names})
 
 
 def prompt_settings(config: Config) -> dict[str, object]:

@@ -148,8 +148,8 @@ def train_locked(
     results = {}
     for fit in fits:
         _tell_previous(locks[fit.name], told)
-        settings = build.train_settings(config)
-        parts = divide(fit, task, val_ratio=config.training.val_ratio, seed=settings.seed)
+        settings = config.training
+        parts = divide(fit, task, val_ratio=settings.val_ratio, seed=settings.seed)
         results[fit.name] = fit_adapter(
             fit,
             task=task,
@@ -157,8 +157,6 @@ def train_locked(
             decoder=decoder,
             adapter=build.adapter_config(config, folder),
             settings=settings,
-            val_ratio=config.training.val_ratio,
-            max_seq_length=min(config.training.max_seq_length, decoder.config.max_positions),
             truncate=config.task.truncate,
             provenance=provenance,
             listener=told,
@@ -220,7 +218,7 @@ def _passport(
         canaries=shipped_canaries(engine, fit.name, task, encoder, folder),
         metrics=measure(task, encoder, engine, fit.name, parts.validation, answering, on="validation"),
         data=data_facts(fit, parts),
-        training=training_facts(build.train_settings(config), result),
+        training=training_facts(config.training, result),
     )
 
 

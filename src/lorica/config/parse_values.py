@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Collection, Iterator
+from dataclasses import fields
 from typing import Any
 
 from lorica.config.fields import Leaf, leaves, own_keys, within
@@ -166,6 +167,13 @@ def coerce(leaf: Leaf, entry: str, value: Any, *, place: str = "") -> Any:
     if leaf.kind == "table" and kind == "text" and checked == "":
         raise ConfigError(f"{place}{key} is empty", fix=f"write {key}=VALUE, or leave the key out")
     return checked
+
+
+def check_section(name: str, section: Any) -> None:
+    """Raises ConfigError for a value that its key does not take, in a section without tables that was made in code."""
+    for field in fields(section):
+        leaf = leaves()[f"{name}.{field.name}"]
+        coerce(leaf, "", getattr(section, field.name))
 
 
 def _refuse_misspelt(leaf: Leaf, entry: str, value: Any, place: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from lorica.adapters.config import AdapterConfig
+from lorica.config.schema import TrainingConfig
 from lorica.data.digest import ids_digest
 from lorica.data.split import split
 from lorica.errors import DataError, PromptError, TooLongError
@@ -19,7 +20,7 @@ from lorica.records import Row
 from lorica.tasks.base import Task
 from lorica.training.loop import train
 from lorica.training.publish import Issue
-from lorica.training.types import Example, Listener, TrainResult, TrainSettings
+from lorica.training.types import Example, Listener, TrainResult
 
 # Below this many rows a validation part says nothing and costs training rows.
 _FEWEST_TO_SPLIT = 20
@@ -79,9 +80,7 @@ def fit_adapter(
     encoder: Encoder,
     decoder: Decoder,
     adapter: AdapterConfig,
-    settings: TrainSettings,
-    val_ratio: float,
-    max_seq_length: int,
+    settings: TrainingConfig,
     truncate: Literal["middle", "left", "right", "error"],
     provenance: Mapping[str, str],
     listener: Listener,
@@ -98,9 +97,10 @@ def fit_adapter(
     Raises DataError for rows without gold, PromptError for a row that does not fit under truncate="error", and what the
     training loop raises.
     """
-    parts = parts or divide(fit, task, val_ratio=val_ratio, seed=settings.seed)
+    parts = parts or divide(fit, task, val_ratio=settings.val_ratio, seed=settings.seed)
     chosen, held = parts.train, parts.validation
     positions = decoder.config.max_positions
+    longest = min(settings.max_seq_length, positions)
     digests = {
         **provenance,
         "rows": ids_digest(row.id for row in chosen),
@@ -108,7 +108,7 @@ def fit_adapter(
         "source": fit.source,
     }
     examples, validation = (
-        encode_rows(task, encoder, rows, fit.source, max_seq_length, truncate, positions) for rows in (chosen, held)
+        encode_rows(task, encoder, rows, fit.source, longest, truncate, positions) for rows in (chosen, held)
     )
     if tell_example is not None and examples:
         tell_example(loss_example(encoder, examples[0]))

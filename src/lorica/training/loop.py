@@ -16,6 +16,7 @@ import torch
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.registry import TRAINING
+from lorica.config.schema import TrainingConfig
 from lorica.errors import BaseNotFiniteError, LoricaError, NotFiniteError, TrainingError
 from lorica.locks import FolderLock, lock_folder
 from lorica.models.decoder import Decoder
@@ -29,9 +30,9 @@ from lorica.training.publish import Issue
 from lorica.training.schedule import rate_factor, warmup_steps
 from lorica.training.state import State, make_manifest, run_digest
 from lorica.training.step import evaluate, step_seed, update
-from lorica.training.types import Example, Listener, StepReport, TrainResult, TrainSettings
+from lorica.training.types import Example, Listener, StepReport, TrainResult, check_settings
 
-__all__ = ["Example", "Listener", "StepReport", "TrainResult", "TrainSettings", "train"]
+__all__ = ["Example", "Listener", "StepReport", "TrainResult", "train"]
 
 
 def train(
@@ -39,7 +40,7 @@ def train(
     adapter_config: AdapterConfig,
     examples: Sequence[Example],
     validation: Sequence[Example],
-    settings: TrainSettings,
+    settings: TrainingConfig,
     folder: Path,
     *,
     name: str,
@@ -61,7 +62,7 @@ def train(
     written, ResumeError when `folder` holds another run or another process trains there.
     """
     folder = Path(folder)
-    settings.check(device=decoder.device.type, validation=bool(validation))
+    check_settings(settings, device=decoder.device.type, validation=bool(validation))
     if not examples:
         raise TrainingError(f"adapter {name!r}: no rows to train on", fix="give rows with answers")
     for rows, role in ((examples, "training"), (validation, "held-out")):
@@ -107,7 +108,7 @@ def _learn(
     config: AdapterConfig,
     examples: Sequence[Example],
     validation: Sequence[Example],
-    settings: TrainSettings,
+    settings: TrainingConfig,
     lock: FolderLock,
     *,
     name: str,

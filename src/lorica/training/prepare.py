@@ -10,6 +10,7 @@ import msgspec
 import torch
 
 from lorica.adapters.config import AdapterConfig
+from lorica.config.schema import TrainingConfig
 from lorica.locks import FolderLock
 from lorica.models.adapter_weights import create_lora
 from lorica.models.decoder import Decoder
@@ -19,7 +20,7 @@ from lorica.training.batches import Batch, answer_tokens, evaluation_plan, make_
 from lorica.training.log import Log
 from lorica.training.state import State
 from lorica.training.step import Learner, choose_precision, make_optimizer
-from lorica.training.types import Example, Listener, TrainSettings
+from lorica.training.types import Example, Listener
 
 # Padded tokens per batch of an evaluation, which keeps no activations.
 EVALUATION_TOKENS = 4096
@@ -35,7 +36,7 @@ class Run:
     config: AdapterConfig
     examples: Sequence[Example]
     validation: Sequence[Example]
-    settings: TrainSettings
+    settings: TrainingConfig
     folder: Path
     listener: Listener
     log: Log
@@ -79,7 +80,7 @@ def run_facts(
     }
 
 
-def make_learner(decoder: Decoder, name: str, config: AdapterConfig, settings: TrainSettings) -> Learner:
+def make_learner(decoder: Decoder, name: str, config: AdapterConfig, settings: TrainingConfig) -> Learner:
     """New LoRA weights on the device of the base, with their optimizer."""
     lora: LoraWeights = create_lora(name, decoder.config, config, seed=settings.seed)
     for pair in lora.pairs.values():
@@ -100,7 +101,7 @@ def prepare(
     config: AdapterConfig,
     examples: Sequence[Example],
     validation: Sequence[Example],
-    settings: TrainSettings,
+    settings: TrainingConfig,
     lock: FolderLock,
     listener: Listener,
     log: Log,

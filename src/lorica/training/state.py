@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 
 from lorica.adapters.config import AdapterConfig
+from lorica.config.schema import TrainingConfig
 from lorica.errors import ResumeError
 from lorica.names import visible_values
 from lorica.training.batches import digest_examples
-from lorica.training.types import COSMETIC, Example, TrainSettings
+from lorica.training.types import Example, identifying
 
 
 @dataclass
@@ -65,7 +66,7 @@ def to_json(value: Mapping[str, Any]) -> bytes:
 def make_manifest(
     *,
     name: str,
-    settings: TrainSettings,
+    settings: TrainingConfig,
     config: AdapterConfig,
     examples: Sequence[Example],
     validation: Sequence[Example],
@@ -78,9 +79,7 @@ def make_manifest(
         "examples": digest_examples(examples),
         "validation": digest_examples(validation),
     }
-    for key, value in dataclasses.asdict(settings).items():
-        if key not in COSMETIC:
-            manifest[f"training.{key}"] = json.dumps(value)
+    manifest |= {f"training.{key}": json.dumps(value) for key, value in identifying(settings).items()}
     for key, value in json.loads(config.to_json()).items():
         manifest[f"lora.{key}"] = json.dumps(value, sort_keys=not key.endswith("_pattern"))
     manifest |= {f"base.{key}": value for key, value in base.items()}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from lorica.config.schema import TrainingConfig
+from lorica.config.values import check_section
 from lorica.errors import ConfigError
-from lorica.names import closest
 from lorica.records import Encoded
 from lorica.training.outcome import Outcome
 
-SCHEDULERS = ("cosine", "linear", "constant")
-
 # Settings that change what is written down, never what is learned: they may differ when a run is resumed.
-COSMETIC = frozenset({"logging_steps", "save_steps", "save_total_limit", "resume"})
+_COSMETIC = frozenset({"logging_steps", "save_steps", "save_total_limit", "resume"})
+
+# Settings that decide which examples there are; a run is known by the digests of its examples.
+_OF_EXAMPLES = frozenset({"val_ratio", "max_seq_length", "per_subject"})
 
 
 @dataclass(frozen=True)
@@ -25,63 +27,29 @@ class Example:
     encoded: Encoded
 
 
-@dataclass(frozen=True)
-class TrainSettings:
-    """How to train. Names and units are those of the `training` configuration group.
+def identifying(settings: TrainingConfig) -> dict[str, Any]:
+    """The settings that make a run what it is, for manifests and passports."""
+    return {key: value for key, value in asdict(settings).items() if key not in _COSMETIC | _OF_EXAMPLES}
 
-    What is not here (the share of held-out rows, the longest sequence) is decided before the examples exist.
+
+def check_settings(settings: TrainingConfig, *, device: str, validation: bool) -> None:
+    """Raise ConfigError for values that are impossible alone, together, or on this kind of device.
+
+    validation: whether there are held-out rows.
     """
-
-    epochs: int = 3
-    batch_size: int = 4
-    gradient_accumulation_steps: int = 4
-    learning_rate: float = 1e-4
-    warmup_ratio: float = 0.1
-    scheduler: str = "cosine"
-    fp16: bool = False
-    bf16: bool = False
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    logging_steps: int = 10
-    save_steps: int = 100
-    eval_steps: int = 100
-    save_total_limit: int = 2
-    seed: int = 42
-    early_stopping: int = 0
-    resume: bool = False
-    gradient_checkpointing: bool = False
-
-    def check(self, *, device: str, validation: bool) -> None:
-        """Raise ConfigError for values that are impossible alone, together, or on this kind of device."""
-        counts = ("epochs", "batch_size", "gradient_accumulation_steps", "logging_steps", "save_steps")
-        for key in (*counts, "eval_steps", "save_total_limit"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"training.{key}={getattr(self, key)}; allowed: 1 or more")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"training.learning_rate={self.learning_rate}; allowed: above 0")
-        if not 0 <= self.warmup_ratio < 1:
-            raise ConfigError(f"training.warmup_ratio={self.warmup_ratio}; allowed: 0 to below 1")
-        for key in ("weight_decay", "max_grad_norm", "early_stopping"):
-            if not getattr(self, key) >= 0:
-                raise ConfigError(f"training.{key}={getattr(self, key)}; allowed: 0 or more")
-        if self.scheduler not in SCHEDULERS:
-            near = closest(self.scheduler, SCHEDULERS)
-            raise ConfigError(
-                f"training.scheduler={self.scheduler!r}; allowed: {', '.join(SCHEDULERS)}",
-                fix=f"did you mean {near}?" if near else "",
-            )
-        if self.fp16 and self.bf16:
-            raise ConfigError("training.fp16 and training.bf16 are both on", fix="switch one of them off")
-        if self.fp16 and device == "cpu":
-            raise ConfigError(
-                "training.fp16=true on a CPU, which computes float16 slowly and overflows above 65504",
-                fix="use training.bf16=true on a CPU, or neither",
-            )
-        if self.early_stopping and not validation:
-            raise ConfigError(
-                f"training.early_stopping={self.early_stopping} without held-out rows to evaluate on",
-                fix="set training.val_ratio above 0, or training.early_stopping=0",
-            )
+    check_section("training", settings)
+    if settings.fp16 and settings.bf16:
+        raise ConfigError("training.fp16 and training.bf16 are both on", fix="switch one of them off")
+    if settings.fp16 and device == "cpu":
+        raise ConfigError(
+            "training.fp16=true on a CPU, which computes float16 slowly and overflows above 65504",
+            fix="use training.bf16=true on a CPU, or neither",
+        )
+    if settings.early_stopping and not validation:
+        raise ConfigError(
+            f"training.early_stopping={settings.early_stopping} without held-out rows to evaluate on",
+            fix="set training.val_ratio above 0, or training.early_stopping=0",
+        )
 
 
 @dataclass(frozen=True)

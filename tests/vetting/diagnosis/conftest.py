@@ -27,12 +27,12 @@ from lorica.vetting.diagnosis import Diagnosis, DiagnosisInputs, diagnose
 
 torch = pytest.importorskip("torch")
 
+from lorica.config.schema import TrainingConfig  # noqa: E402
 from lorica.models.decoder import Decoder  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 from lorica.pipeline.train import Fit, fit_adapter  # noqa: E402
 from lorica.prompts.encoder import Encoder  # noqa: E402
 from lorica.training.progress import Silent  # noqa: E402
-from lorica.training.types import TrainSettings  # noqa: E402
 
 SHAPE = replace(
     TINY, family="llama", qk_norm=False, hidden_size=64, intermediate_size=128, layers=3, heads=4, kv_heads=2,
@@ -122,7 +122,9 @@ def held_out() -> tuple[Row, ...]:
 def trained(bases: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter of the first base, without the record and passport of its training."""
     folder = tmp_path_factory.mktemp("adapters") / "cats"
-    settings = TrainSettings(epochs=12, batch_size=16, gradient_accumulation_steps=1, learning_rate=6e-3)
+    settings = TrainingConfig(
+        epochs=12, batch_size=16, gradient_accumulation_steps=1, learning_rate=6e-3, val_ratio=0.0, max_seq_length=256
+    )
     fit_adapter(
         Fit("cats", make_rows(160, 0, "row-"), "memory", folder),
         task=load_task("rules", TaskSettings()),
@@ -130,8 +132,6 @@ def trained(bases: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) 
         decoder=load_decoder(bases[0], dtype=torch.float32),
         adapter=AdapterConfig(r=16, lora_alpha=32, target_modules=["down_proj", "q_proj", "up_proj", "v_proj"]),
         settings=settings,
-        val_ratio=0.0,
-        max_seq_length=256,
         truncate="error",
         provenance={},
         listener=Silent(),
