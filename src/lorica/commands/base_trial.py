@@ -9,7 +9,6 @@ from pathlib import Path
 from lorica.commands import build
 from lorica.commands.rows import open_rows, reading_log, tell
 from lorica.config.schema import Config
-from lorica.engines.base import EngineSettings
 from lorica.errors import DataError
 from lorica.models.locate import locate_model
 from lorica.models.transformers_models import check_config
@@ -64,13 +63,7 @@ def setting(config: Config, base: Path, *, named: bool) -> Setting:
         thinking=config.task.thinking,
         # The default leaves the choice to what the adapter needs.
         engine="" if config.engine.name == "native" else config.engine.name,
-        engine_settings=EngineSettings(
-            dtype=build.dtype(config, base),
-            device=build.device(config),
-            load_in_4bit=config.model.load_in_4bit,
-            batch_tokens=config.inference.batch_tokens,
-            threads=config.engine.threads,
-        ),
+        engine_settings=build.engine_settings(config, base),
         use_stop_tokens=config.inference.use_stop_tokens,
         max_input_tokens=limits.prompt_tokens(build.SHORT_ANSWER),
         truncate=limits.truncate,

@@ -110,22 +110,24 @@ def training_dtype(config: Config, folder: Path) -> str:
     return chosen
 
 
-def build_engine(config: Config, folder: Path) -> Engine:
-    """The configured engine with the base model loaded."""
+def engine_settings(config: Config, folder: Path) -> EngineSettings:
+    """What the keys say of how an engine loads the base model in `folder` and computes."""
     runs_model = ENGINES[config.engine.name].runs_model
-    settings = EngineSettings(
+    computing = {key: value for key, value in asdict(config.engine).items() if key != "name"}
+    return EngineSettings(
         dtype=dtype(config, folder) if runs_model else "float32",
         device=device(config) if runs_model else "cpu",
         device_map=config.model.device_map,
         load_in_4bit=config.model.load_in_4bit,
         batch_tokens=config.inference.batch_tokens,
-        threads=config.engine.threads,
-        share_prefixes=config.engine.share_prefixes,
-        deterministic=config.engine.deterministic,
-        merge=config.engine.merge,
+        **computing,
     )
-    engine = load_engine(config.engine.name, folder, settings)
-    if runs_model:
+
+
+def build_engine(config: Config, folder: Path) -> Engine:
+    """The configured engine with the base model loaded."""
+    engine = load_engine(config.engine.name, folder, engine_settings(config, folder))
+    if ENGINES[config.engine.name].runs_model:
         tell_base(folder)
     return engine
 

@@ -7,19 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorica.commands import base_trial, build
+from lorica.commands import base_trial
 from lorica.commands.arguments import as_base, as_path, as_report, emit, parser, resolve
-from lorica.config.schema import Config
-from lorica.engines.base import EngineSettings
 from lorica.errors import UsageError
 from lorica.reports.write_report import write_report
-from lorica.tasks.base import TaskSettings
-from lorica.vetting.behaviour.setting import Setting
 from lorica.vetting.diagnosis import DiagnosisInputs, diagnose, to_plain, to_report, to_text
 from lorica.vetting.diagnosis.diagnose import the_one
-
-# Experiments take an even sample of the rows; reading more only costs memory.
-_MOST_ROWS = 20_000
 
 _ABOUT = """\
 Rank the causes for which an adapter may misbehave, each with the evidence for and against it, and run the experiments
@@ -106,30 +99,6 @@ def _inputs(given: argparse.Namespace) -> DiagnosisInputs:
         rows=base_trial.some_rows(given.rows, config) if given.rows is not None else (),
         expected=tuple(base_trial.locate(each, config) for each in expected),
         answers=given.answers,
-        setting=None if base is None else _setting(config, base, asked=given.rows is not None),
+        setting=None if base is None else base_trial.setting(config, base, named=given.rows is not None),
         rows_file=str(given.rows) if given.rows is not None else "",
-    )
-
-
-def _setting(config: Config, base: Path, *, asked: bool) -> Setting:
-    """How the base is asked. asked: there are rows of the configured task; without them nobody knows the task."""
-    limits = build.answer_settings(config, base)
-    return Setting(
-        base=base,
-        task=config.task.name if asked else "",
-        task_settings=build.build_task(config).settings if asked else TaskSettings(),
-        chat_template=config.model.chat_template,
-        thinking=config.task.thinking,
-        # The default leaves the choice to what the adapter needs.
-        engine="" if config.engine.name == "native" else config.engine.name,
-        engine_settings=EngineSettings(
-            dtype=build.dtype(config, base),
-            device=build.device(config),
-            load_in_4bit=config.model.load_in_4bit,
-            batch_tokens=config.inference.batch_tokens,
-            threads=config.engine.threads,
-        ),
-        use_stop_tokens=config.inference.use_stop_tokens,
-        max_input_tokens=limits.prompt_tokens(build.SHORT_ANSWER),
-        truncate=limits.truncate,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
+from lorica.config.schema import EngineConfig, InferenceConfig, Merge, ModelConfig
 from lorica.errors import EngineError
 from lorica.names import closest
 from lorica.records import Choose, Generate, Output, Request
@@ -154,38 +155,20 @@ class MergingEngine(Protocol):
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How an engine loads and computes."""
+    """How an engine loads and computes: the keys of these names in `config.schema`, which says what each means.
 
-    dtype: str = "auto"
-    """Precision: auto (as the model's files have the weights), float32, bfloat16 or float16; on a CPU and with the
-    native engine also int8 (weights and activations), int8-weights and int4-weights."""
+    Here `dtype` "auto" is the precision in which the model's files have the weights; commands decide it before.
+    """
 
-    device: str = "auto"
-    """auto (the GPU where there is one), cpu, cuda, cuda:1, ..."""
-
-    device_map: str = ""
-    """How transformers spreads a model over several devices; empty for one device."""
-
-    load_in_4bit: bool = False
-    """Hold the base model's linear layers in NF4; needs the extra `quant`."""
-
-    batch_tokens: int = 8192
-    """Tokens of one forward pass: the memory budget."""
-
-    threads: int = 0
-    """CPU threads; 0 leaves the choice to torch."""
-
-    share_prefixes: bool = True
-    """Compute what prompts have in common at their beginning once. A matter of the native engine alone, and of speed
-    alone: scores differ by rounding, and where `deterministic` is on not even by that."""
-
-    deterministic: bool = True
-    """The native engine on a CPU gives a row the same scores to the last bit, whatever the other rows, their order, the
-    batches and the number of threads; off, they differ by rounding."""
-
-    merge: Literal["auto", "never", "always"] = "auto"
-    """Whether the native engine makes a run's one adapter part of the weights, where it is told of the run
-    (`MergingEngine.maybe_merge`). auto: where that is faster, and no guarantee is lost."""
+    dtype: str = ModelConfig.dtype
+    device: str = ModelConfig.device
+    device_map: str = ModelConfig.device_map
+    load_in_4bit: bool = ModelConfig.load_in_4bit
+    batch_tokens: int = InferenceConfig.batch_tokens
+    threads: int = EngineConfig.threads
+    share_prefixes: bool = EngineConfig.share_prefixes
+    deterministic: bool = EngineConfig.deterministic
+    merge: Merge = EngineConfig.merge
 
 
 EngineFactory = Callable[[Path, EngineSettings], Engine]

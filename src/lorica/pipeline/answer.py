@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import msgspec
 
+from lorica.config.schema import AdaptersConfig, Fallback, InferenceConfig, TaskConfig, Truncate, ValidationConfig
 from lorica.data.outputs import OutputLog
 from lorica.engines.base import Engine, MergeDecision, MergingEngine, StopStringEngine
 from lorica.errors import ConfigError, PromptError, TooLongError
@@ -25,18 +25,19 @@ _RETRY_TEMPERATURES = (0.5, 0.8, 1.0)
 
 @dataclass(frozen=True)
 class AnswerSettings:
-    """How rows are answered; the meanings and units are those of the `inference` and `adapters` configuration."""
+    """How rows are answered: keys of the sections `inference`, `task` and `adapters`; `config.schema` says what each
+    means. max_positions: tokens that the base model sees at once, prompt and answer together."""
 
-    max_input_tokens: int = 1024
-    max_positions: int | None = None  # tokens that the base model sees at once, prompt and answer together
-    truncate: Literal["middle", "left", "right", "error"] = "middle"
+    max_input_tokens: int = InferenceConfig.max_input_tokens
+    max_positions: int | None = None
+    truncate: Truncate = TaskConfig.truncate
     sampling: Sampling = field(default_factory=Sampling)
-    use_stop_tokens: bool = True
+    use_stop_tokens: bool = InferenceConfig.use_stop_tokens
     stop_texts: tuple[str, ...] = ()
-    validate: bool = True
-    max_retries: int = 2
-    fallback: Literal["general", "base", "error"] = "general"
-    fixed_adapter: str = ""
+    validate: bool = ValidationConfig.enabled
+    max_retries: int = ValidationConfig.max_retries
+    fallback: Fallback = AdaptersConfig.fallback
+    fixed_adapter: str = AdaptersConfig.use
 
     def prompt_tokens(self, answer: int) -> int:
         """How long a prompt may be beside an answer that takes so many positions; at least 1."""

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from lorica.config.parse_values import check_section
 from lorica.config.schema import TrainingConfig
-from lorica.config.values import check_section
 from lorica.errors import ConfigError
 from lorica.records import Encoded
 from lorica.training.outcome import Outcome

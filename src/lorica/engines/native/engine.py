@@ -9,6 +9,7 @@ from typing import cast
 import torch
 
 from lorica.adapters.folder import open_adapter
+from lorica.config.schema import InferenceConfig
 from lorica.engines.base import (
     Decode,
     EngineInfo,
@@ -55,14 +56,17 @@ class NativeEngine:
         self,
         decoder: AnyDecoder,
         *,
-        batch_tokens: int = 4096,
+        batch_tokens: int = InferenceConfig.batch_tokens,
         share_prefixes: bool = True,
         deterministic: bool = True,
         merge: merging.Merge = "auto",
         stored: Callable[[], Decoder] | None = None,
     ) -> None:
         if batch_tokens < 1:
-            raise EngineError(f"batch_tokens is {batch_tokens}; at least 1 is needed", fix="try batch_tokens=4096")
+            raise EngineError(
+                f"batch_tokens is {batch_tokens}; at least 1 is needed",
+                fix=f"try batch_tokens={InferenceConfig.batch_tokens}",
+            )
         self._decoder = decoder
         self._batch_tokens = batch_tokens
         self._share_prefixes = share_prefixes
