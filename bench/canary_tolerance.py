@@ -13,11 +13,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lorica.adapters.folder import open_adapter
 from lorica.admission.canaries import TOLERANCE, canary_requests, compare, make_canaries
 from lorica.admission.probes import shipped_probes
 from lorica.cli import main as lorica
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings
+from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
 from lorica.prompts.encoder import Encoder
 from lorica.tasks import load_task
@@ -41,8 +43,8 @@ def main(given: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         adapters = given or _train(Path(scratch))
         worst: dict[str, tuple[float, ...]] = {}
-        engines = [(name, load_engine(name, BASE, settings)) for name, settings in ENGINES]
-        reference = load_engine("native", BASE, EngineSettings(dtype="float32", device="cpu"))
+        engines = [(name, load_engine(name, BaseFolder(BASE), settings)) for name, settings in ENGINES]
+        reference = load_engine("native", BaseFolder(BASE), EngineSettings(dtype="float32", device="cpu"))
         for number, adapter in enumerate(adapters):
             folder, _, task = adapter.rpartition(":")
             for name, engine in engines:
@@ -58,9 +60,9 @@ def main(given: list[str]) -> None:
 def _one(
     folder: Path, task: str, name: str, engine_name: str, engine: Engine, reference: Engine
 ) -> tuple[str, float, float, float]:
-    probes = shipped_probes(load_task(task, TaskSettings()), Encoder.load(BASE), BASE)
-    reference.add_adapter(name, folder)
-    engine.add_adapter(name, folder)
+    probes = shipped_probes(load_task(task, TaskSettings()), Encoder.load(BASE), BaseFolder(BASE))
+    reference.add_adapter(name, open_adapter(folder))
+    engine.add_adapter(name, open_adapter(folder))
     facts = make_canaries(reference, name, probes)
     asked = [*canary_requests(facts, None), *canary_requests(facts, name)]
     outputs = engine.run(asked)

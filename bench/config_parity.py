@@ -26,6 +26,7 @@ from torch import Tensor  # noqa: E402
 
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
 from lorica.errors import LoricaError  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
 from lorica.models.packed_attention import PackedAttention  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
@@ -71,7 +72,7 @@ def compare(folder: Path, changes: tuple[str, ...]) -> Result:
 def native(folder: Path, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities at every position [T, V] by the decoder, and at the end of a third of them [V] by the engine;
     None where the model has fewer positions."""
-    decoder = load_decoder(folder, dtype=torch.float32)
+    decoder = load_decoder(BaseFolder(folder), dtype=torch.float32)
     with torch.inference_mode():
         hidden = decoder.hidden(tokens, torch.arange(len(tokens)), PackedAttention([len(tokens)], decoder.config))
         everywhere = decoder.logits(hidden).log_softmax(-1)

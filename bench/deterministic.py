@@ -24,8 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.prefix_sharing import make_adapter
 
+from lorica.adapters.folder import open_adapter
 from lorica.engines.base import EngineSettings
 from lorica.engines.native.engine import NativeEngine, load_native
+from lorica.models.base_folder import BaseFolder
 from lorica.models.families import read_decoder_config
 from lorica.models.locate import locate_model
 from lorica.records import Choose, Request
@@ -68,9 +70,9 @@ def main() -> None:
 
         def engine(budget: int, *, deterministic: bool) -> NativeEngine:
             settings = EngineSettings(dtype=given.dtype, device="cpu", batch_tokens=budget, deterministic=deterministic)
-            made = load_native(base, settings)
+            made = load_native(BaseFolder(base), settings)
             for name, place in places.items():
-                made.add_adapter(name, place)
+                made.add_adapter(name, open_adapter(place))
             return made
 
         engines = {budget: engine(budget, deterministic=True) for budget in BUDGETS}

@@ -22,6 +22,9 @@ import sys
 import time
 from pathlib import Path
 
+from lorica.adapters.folder import open_adapter
+from lorica.models.base_folder import BaseFolder
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
@@ -78,13 +81,13 @@ def once(given: argparse.Namespace) -> dict[str, float]:
     imported, used_importing = time.perf_counter(), time.process_time()
     model = material.make_model(given.cache, given.shape)
     folders = list(material.make_adapters(given.cache, given.shape, model, workloads.names(given.adapters)).values())
-    engine = load_native(model, EngineSettings(given.dtype, "cpu", threads=given.threads))
+    engine = load_native(BaseFolder(model), EngineSettings(given.dtype, "cpu", threads=given.threads))
     ready, used_loading = time.perf_counter(), time.process_time()
     engine.run([Choose("r", (1, 2, 3), ((1,), (2,)))])
     seconds, held = [], []
     for number, folder in enumerate(folders):
         before = time.perf_counter()
-        engine.add_adapter(str(number), folder)
+        engine.add_adapter(str(number), open_adapter(folder))
         seconds.append(time.perf_counter() - before)
         held.append(resident())
     file = (folders[0] / "adapter_model.safetensors").stat().st_size

@@ -24,6 +24,7 @@ from lorica.data.read import read_rows
 from lorica.engines import load_engine
 from lorica.engines.base import EngineSettings
 from lorica.models.adapter_weights import load_lora
+from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
 from lorica.models.lora import LoraSpan
 from lorica.models.packed_attention import PackedAttention
@@ -57,7 +58,7 @@ def prompts(task_name: str, count: int) -> list[tuple[int, ...]]:
 
 def logit_difference(folder: Path, tokens: list[tuple[int, ...]]) -> float:
     """Largest difference over the vocabulary at the last position of each prompt."""
-    decoder = load_decoder(BASE, dtype=torch.float32)
+    decoder = load_decoder(BaseFolder(BASE), dtype=torch.float32)
     lora = load_lora("adapter", open_adapter(folder), decoder.config)
     model = with_peft(folder)
     worst = 0.0
@@ -80,8 +81,8 @@ def choice_differences(folder: Path) -> tuple[float, float]:
 
     def run(requests: list[Choose], batch_tokens: int) -> dict[str, tuple[float, ...]]:
         settings = EngineSettings(dtype="float32", device="cpu", batch_tokens=batch_tokens)
-        engine = load_engine("native", BASE, settings)
-        engine.add_adapter("rules", folder)
+        engine = load_engine("native", BaseFolder(BASE), settings)
+        engine.add_adapter("rules", open_adapter(folder))
         return {output.id: output.logprobs for output in engine.run(requests)}
 
     def apart(one: dict[str, tuple[float, ...]], other: dict[str, tuple[float, ...]]) -> float:

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.real_tasks import COMMON, TASKS
 
+from lorica.adapters.folder import AdapterFolder, open_adapter
 from lorica.commands import build
 from lorica.commands.arguments import resolve
 from lorica.commands.train import listener, train_fits
@@ -54,9 +55,9 @@ class _Recorder:
         self._engine = engine
         self.logprobs: list[Floats] = []
 
-    def add_adapter(self, name: str, folder: Path) -> None:
+    def add_adapter(self, name: str, adapter: AdapterFolder) -> None:
         """As the engine does."""
-        self._engine.add_adapter(name, folder)
+        self._engine.add_adapter(name, adapter)
 
     def remove_adapter(self, name: str) -> None:
         """As the engine does."""
@@ -85,20 +86,20 @@ def ask(
     """Scores of the rows [N], and the log-probabilities of all their choices [M]. merged: with the adapter as part of
     the weights.
     """
-    folder = build.model_folder(config)
+    base = build.base_folder(config)
     settings = EngineSettings(dtype=EXACT if precision == "nf4" else precision, device="cpu")
     settings = replace(settings, load_in_4bit=precision == "nf4", merge="always")
-    engine = _Recorder(load_engine("native", folder, settings))
+    engine = _Recorder(load_engine("native", base, settings))
     names = []
     if adapter is not None:
-        engine.add_adapter(NAME, adapter)
+        engine.add_adapter(NAME, open_adapter(adapter))
         config, names = replace(config, adapters=replace(config.adapters, use=NAME)), [NAME]
     pipeline = Pipeline(
         build.build_task(config),
-        build.build_encoder(config, folder),
+        build.build_encoder(config, base),
         engine,
         names,
-        build.answer_settings(config, folder),
+        build.answer_settings(config, base),
     )
     if merged:
         print(f"{precision}: {pipeline.maybe_merge({NAME: len(rows)}, rows[:64]).reason}")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lorica.adapters.config import AdapterConfig
-from lorica.adapters.folder import save_adapter
+from lorica.adapters.folder import open_adapter, save_adapter
 from lorica.engines.native.engine import NativeEngine
 from lorica.models.adapter_weights import create_lora
 from lorica.models.decoder import Decoder
@@ -91,7 +91,7 @@ def main() -> None:
                 place = folder / name
                 if not place.exists():
                     make_adapter(place, decoder.config, seed)
-                engines[share].add_adapter(name, place)
+                engines[share].add_adapter(name, open_adapter(place))
 
     scores = {share: [output.logprobs for output in engine.run(requests)] for share, engine in engines.items()}
     apart = max(abs(x - y) for a, b in zip(scores[True], scores[False], strict=True) for x, y in zip(a, b, strict=True))

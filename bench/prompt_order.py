@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.real_tasks import TASKS
 
+from lorica.adapters.folder import open_adapter
 from lorica.commands import build
 from lorica.commands.arguments import resolve
 from lorica.commands.train import listener, train_fits
@@ -45,6 +46,7 @@ from lorica.data.split import split
 from lorica.engines.base import EngineSettings
 from lorica.engines.native.engine import load_native
 from lorica.engines.native.scheduler import make_plan
+from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
 from lorica.pipeline.answer import Pipeline
 from lorica.pipeline.evaluate import difference, evaluate
@@ -221,7 +223,7 @@ def measure_speed(data: Path, per_rule: int, rounds: int, style: str, log: Log) 
     torch.set_num_threads(1)
     folder = locate_model("embedded:lorica_tiny", environ={})
     encoder = Encoder.load(folder)
-    engine = load_native(folder, EngineSettings(dtype="float32", device="cpu", threads=1))
+    engine = load_native(BaseFolder(folder), EngineSettings(dtype="float32", device="cpu", threads=1))
     rows = jigsaw_rows(data, per_rule, drawn=False)
     orders = ORDERS if style == "structured" else ("shared", "post")
     asked = {order: requests_of(rows, encoder, style, order) for order in orders}
@@ -271,12 +273,12 @@ class Halves:
             task = OrderedRules(build.build_task(config).settings, order)
             fit = Fit(self.name, self._shown(self.learned), self._source, Path(scratch) / self.name)
             trained = train_fits(config, task, [fit], listener(config))[self.name]
-            folder = build.model_folder(config)
-            engine = build.build_engine(config, folder)
-            engine.add_adapter(self.name, trained.folder)
+            base = build.base_folder(config)
+            engine = build.build_engine(config, base)
+            engine.add_adapter(self.name, open_adapter(trained.folder))
             config = replace(config, adapters=replace(config.adapters, use=self.name))
-            encoder = build.build_encoder(config, folder)
-            pipeline = Pipeline(task, encoder, engine, [self.name], build.answer_settings(config, folder))
+            encoder = build.build_encoder(config, base)
+            pipeline = Pipeline(task, encoder, engine, [self.name], build.answer_settings(config, base))
             return {each.id: float(each.score or 0) for each in pipeline.answer(self._shown(self.held))}
 
     def _config(self, style: str, seed: int, out: Path) -> Config:

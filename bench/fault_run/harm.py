@@ -11,8 +11,10 @@ from pathlib import Path
 
 import torch
 
+from lorica.adapters.folder import open_adapter
 from lorica.engines.native.engine import NativeEngine
 from lorica.errors import LoricaError
+from lorica.models.base_folder import BaseFolder
 from lorica.models.weights import load_decoder
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.pipeline.evaluate import evaluate
@@ -28,8 +30,8 @@ def auc(base: Path, folder: Path, rows: Sequence[Row], style: str) -> float | No
     """ROC-AUC of an adapter on labelled rows; None where the native engine does not take it."""
     task = load_task("rules", TaskSettings(style=style))
     try:
-        engine = NativeEngine(load_decoder(base, dtype=torch.float32))
-        engine.add_adapter("case", folder)
+        engine = NativeEngine(load_decoder(BaseFolder(base), dtype=torch.float32))
+        engine.add_adapter("case", open_adapter(folder))
         settings = AnswerSettings(fixed_adapter="case", fallback="base")
         pipeline = Pipeline(task, Encoder.load(base), engine, ["case"], settings)
         answers = {answer.id: answer for answer in pipeline.answer(rows)}

@@ -13,8 +13,10 @@ from typing import Any
 from bench.peers.operations import count_operations
 from bench.peers.workloads import NEW_TOKENS, Item
 
+from lorica.adapters.folder import open_adapter
 from lorica.engines.base import EngineSettings
 from lorica.engines.native.engine import load_native
+from lorica.models.base_folder import BaseFolder
 from lorica.models.families import read_decoder_config
 from lorica.records import Choose, Generate, Request, Sampling
 
@@ -30,7 +32,7 @@ class Native:
             batch_tokens=int(options.get("batch_tokens", 8192)),
             deterministic=options.get("deterministic", "true") == "true",
         )
-        self._engine = load_native(model, settings)
+        self._engine = load_native(BaseFolder(model), settings)
         self._adapters = adapters
         self._config = read_decoder_config(model)
         self._loaded: set[str] = set()
@@ -39,7 +41,7 @@ class Native:
     def run(self, items: list[Item]) -> dict[str, Any]:
         """Results, and what had to be computed for them."""
         for name in {item.adapter for item in items} - self._loaded:
-            self._engine.add_adapter(name, self._adapters / name)
+            self._engine.add_adapter(name, open_adapter(self._adapters / name))
             self._loaded.add(name)
         requests = [_request(item) for item in items]
         self._engine.forget_beginnings()

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tools.lorica_tiny.pretrain import CONFIG, PROMPT_WEIGHT, optimisers
 from torch import Tensor, nn
 
+from lorica.models.base_folder import BaseFolder
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig, read_decoder_config
 from lorica.models.packed_attention import Attention, PackedAttention
@@ -76,7 +77,7 @@ def pretrain(shape: DecoderConfig, material: Material, *, seed: int, steps: int,
 
 def fine_tune(folder: Path, chats: Chats, *, seed: int, steps: int, rate: float, log: Log) -> Decoder:
     """All weights of a base trained further on chats of another kind, with AdamW."""
-    decoder = load_decoder(folder, dtype=torch.float32)
+    decoder = load_decoder(BaseFolder(folder), dtype=torch.float32)
     decoder.requires_grad_(True)
     rng = np.random.default_rng(seed)
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=rate, weight_decay=0.01)

@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 
 from lorica.adapters.config import AdapterConfig
+from lorica.adapters.folder import open_adapter
 from lorica.admission.provenance import trained_as
 from lorica.config.schema import TrainingConfig
 from lorica.engines.native.engine import NativeEngine
+from lorica.models.base_folder import BaseFolder
 from lorica.models.weights import load_decoder
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.pipeline.evaluate import evaluate
@@ -77,9 +79,9 @@ def train_adapter(base: Path, recipe: Recipe, pool: Sequence[Row], folder: Path)
 
 def auc(base: Path, folder: Path | None, held: Sequence[Row]) -> float:
     """ROC-AUC of the held-out rows with an adapter, or of the bare base."""
-    engine = NativeEngine(load_decoder(base, dtype=torch.float32))
+    engine = NativeEngine(load_decoder(BaseFolder(base), dtype=torch.float32))
     if folder is not None:
-        engine.add_adapter("zoo", folder)
+        engine.add_adapter("zoo", open_adapter(folder))
     settings = AnswerSettings(fixed_adapter="zoo" if folder is not None else "", fallback="base")
     pipeline = Pipeline(task(), Encoder.load(base), engine, ["zoo"] if folder is not None else [], settings)
     answers = {answer.id: answer for answer in pipeline.answer(held)}
@@ -111,11 +113,11 @@ def _by_lorica(base: Path, recipe: Recipe, rows: Sequence[Row], folder: Path) ->
         Fit("zoo", rows, "zoo", folder),
         task=task(),
         encoder=encoder,
-        decoder=load_decoder(base, dtype=torch.float32),
+        decoder=load_decoder(BaseFolder(base), dtype=torch.float32),
         adapter=adapter,
         settings=settings,
         truncate="middle",
-        provenance=trained_as(task(), encoder, base),
+        provenance=trained_as(task(), encoder, BaseFolder(base)),
         listener=Silent(),
     )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,30 +17,47 @@ import pytest
 pytest.importorskip("torch")
 
 from safetensors.numpy import load_file, save_file
-from tests.passports import BASE, Deaf, give_passport, make_adapter
+from tests.passports import BASE, Deaf, give_passport, make_adapter, make_dora_adapter
 
 from lorica.adapters.arrays import read_array
-from lorica.adapters.folder import open_adapter
+from lorica.adapters.folder import MORE_THAN_PAIRS, open_adapter
 from lorica.adapters.header import read_header
 from lorica.adapters.passport import PASSPORT_NAME, Passport, Tolerance, read_passport, write_passport
 from lorica.admission.canaries import make_canaries, run_canaries
-from lorica.admission.gate import admit, admit_all, update_size
-from lorica.admission.probes import number_probes, row_probes, shipped_probes
+from lorica.admission.gate import Admission, Policy, admit_all, update_size
+from lorica.admission.probes import shipped_probes
 from lorica.admission.provenance import trained_as
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings
 from lorica.engines.fake import FakeEngine
 from lorica.errors import AdapterError, EngineError
+from lorica.models.base_folder import BaseFolder
 from lorica.prompts.encoder import Encoder
 from lorica.records import Choose, Output
-from lorica.tasks import TASKS, load_task
+from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
 
 EXACT = EngineSettings(dtype="float32", device="cpu", threads=1)
 
 
 def _engine(base: Path = BASE, name: str = "native", settings: EngineSettings = EXACT) -> Engine:
-    return load_engine(name, base, settings)
+    return load_engine(name, BaseFolder(base), settings)
+
+
+def admit(engine: Engine, name: str, folder: Path, base: Path, **options: Any) -> Admission:
+    return admit_each(engine, {name: folder}, base, **options)[name]
+
+
+def admit_each(
+    engine: Engine,
+    folders: Mapping[str, Path],
+    base: Path,
+    *,
+    used: Mapping[str, str] | None = None,
+    policy: Policy = "auto",
+) -> dict[str, Admission]:
+    adapters = {name: open_adapter(folder, applied=MORE_THAN_PAIRS) for name, folder in folders.items()}
+    return admit_all(engine, adapters, BaseFolder(base), used=used, policy=policy)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +166,22 @@ def test_an_update_of_zero_is_refused(tmp_path: Path, engine: Engine) -> None:
         engine.run([Choose("1", (1,), ((2,),), "nobody")])
 
 
+@pytest.mark.parametrize(("b", "proof"), [(1e-9, "none"), (0.05, "differs")])
+@pytest.mark.filterwarnings("ignore")
+def test_what_goes_beyond_pairs_is_admitted_where_the_engine_applies_it(tmp_path: Path, b: float, proof: str) -> None:
+    pytest.importorskip("peft")
+    folder = make_dora_adapter(tmp_path / "dora", b=b)
+    tried = _engine(name="transformers")
+    admission = admit(tried, "dora", folder, BASE)
+    assert admission.proof == proof
+    assert ("too small to be proved" in " ".join(admission.notes)) == (proof == "none")
+    if proof == "differs":
+        with pytest.raises(AdapterError, match=r"is not applied: .* as the base alone does"):
+            admit(Deaf(tried), "deaf", folder, BASE)
+    with pytest.raises(AdapterError, match="use_dora: DoRA rescales each row of the base weights"):
+        admit(_engine(), "dora", folder, BASE)
+
+
 def test_layers_that_end_before_the_bases_are_refused(tmp_path: Path, engine: Engine) -> None:
     folder = make_adapter(tmp_path / "short")
     weights = load_file(folder / "adapter_model.safetensors")
@@ -175,7 +210,7 @@ def test_an_adapter_of_any_strength_keeps_its_passport_in_every_precision(
 @pytest.mark.parametrize("noise", [0.02, 0.3])
 def test_another_base_of_equal_shape_is_refused(signed: Path, tmp_path: Path, noise: float) -> None:
     base = _other_base(tmp_path / "base", noise=noise)
-    used = trained_as(load_task("rules", TaskSettings()), Encoder.load(base), base)
+    used = trained_as(load_task("rules", TaskSettings()), Encoder.load(base), BaseFolder(base))
     with pytest.raises(AdapterError) as caught:
         admit(_engine(base), "rules", signed, base, used=used)
     assert "this is another base model than the passport's" in caught.value.message
@@ -259,9 +294,9 @@ def test_require_refuses_what_has_no_passport_and_off_asks_for_nothing(signed: P
     tried = _engine()
     bare = make_adapter(tmp_path / "bare")
     with pytest.raises(AdapterError, match=r"no passport: bare; adapters\.gate=require"):
-        admit_all(tried, {"bare": bare, "rules": signed}, BASE, policy="require")
+        admit_each(tried, {"bare": bare, "rules": signed}, BASE, policy="require")
     deaf = Deaf(tried)
-    admitted = admit_all(deaf, {"bare": bare, "rules": signed}, BASE, policy="off")
+    admitted = admit_each(deaf, {"bare": bare, "rules": signed}, BASE, policy="off")
     assert {one.proof for one in admitted.values()} == {"none"}
     assert not deaf.runs
 
@@ -272,6 +307,17 @@ def test_a_broken_passport_is_refused_unless_the_gate_is_off(signed: Path, tmp_p
     with pytest.raises(AdapterError, match="not a passport"):
         admit(engine, str(folder), folder, BASE)
     assert admit(engine, str(folder), folder, BASE, policy="off").proof == "none"
+
+
+@pytest.mark.parametrize("policy", ["auto", "off"])
+def test_an_adapter_that_was_written_since_it_was_opened_is_refused(
+    tmp_path: Path, engine: Engine, policy: Policy
+) -> None:
+    adapter = open_adapter(make_adapter(tmp_path / "a"))
+    make_adapter(tmp_path / "a", seed=1)
+    with pytest.raises(AdapterError, match=r"adapter 'written' .* was written while it was read"):
+        admit_all(engine, {"written": adapter}, BaseFolder(BASE), policy=policy)
+    engine.remove_adapter("written")
 
 
 def test_many_adapters_are_proved_in_one_run_and_the_base_is_asked_once(tmp_path: Path, engine: Engine) -> None:
@@ -286,7 +332,7 @@ def test_many_adapters_are_proved_in_one_run_and_the_base_is_asked_once(tmp_path
             return self._engine.run(requests)  # type: ignore[arg-type]
 
     counting = Counting(engine)
-    admitted = admit_all(counting, folders, BASE)
+    admitted = admit_each(counting, folders, BASE)
     assert all(one.proof == "canaries" for one in admitted.values())
     (asked,) = counting.runs
     prompts = {item.prompt for folder in folders.values() for item in _passport(folder).canaries.items}
@@ -295,12 +341,12 @@ def test_many_adapters_are_proved_in_one_run_and_the_base_is_asked_once(tmp_path
 
 def test_all_that_fail_are_named(signed: Path, tmp_path: Path, engine: Engine) -> None:
     with pytest.raises(AdapterError, match="and 1 more: second"):
-        admit_all(Deaf(engine), {"first": signed, "second": _copy(signed, tmp_path / "second")}, BASE)
+        admit_each(Deaf(engine), {"first": signed, "second": _copy(signed, tmp_path / "second")}, BASE)
 
 
 def test_differences_of_use_are_told(signed: Path, engine: Engine) -> None:
     encoder = Encoder.load(BASE)
-    used = trained_as(load_task("mcq", TaskSettings()), encoder, BASE)
+    used = trained_as(load_task("mcq", TaskSettings()), encoder, BaseFolder(BASE))
     admission = admit(engine, "rules", signed, BASE, used={**used, "tokenizer": "sha256:other"})
     text = " ".join(admission.differences)
     assert "was trained with task 'rules', and is used with 'mcq'" in text
@@ -314,8 +360,8 @@ def test_the_fake_engine_proves_nothing_and_is_asked_nothing(signed: Path) -> No
 
 def test_canaries_are_the_probes_that_tell_most_and_are_diverse(engine: Engine, signed: Path) -> None:
     encoder = Encoder.load(BASE)
-    probes = shipped_probes(load_task("rules", TaskSettings()), encoder, BASE)
-    engine.add_adapter("rules", signed)
+    probes = shipped_probes(load_task("rules", TaskSettings()), encoder, BaseFolder(BASE))
+    engine.add_adapter("rules", open_adapter(signed))
     facts = make_canaries(engine, "rules", probes)
     again = make_canaries(_with(signed), "rules", list(probes))
     assert facts == again
@@ -331,35 +377,8 @@ def test_canaries_are_the_probes_that_tell_most_and_are_diverse(engine: Engine, 
 
 def _with(folder: Path) -> Engine:
     made = _engine()
-    made.add_adapter("rules", folder)
+    made.add_adapter("rules", open_adapter(folder))
     return made
-
-
-@pytest.mark.parametrize("task", [*TASKS, None])
-def test_every_task_has_probes(task: str | None) -> None:
-    encoder = Encoder.load(BASE)
-    styles = ("plain", "structured", "contrastive") if task == "rules" else ("",)
-    for style in styles:
-        asked = None if task is None else load_task(task, TaskSettings(style=style))
-        probes = shipped_probes(asked, encoder, BASE)
-        assert len(probes) >= 30
-        assert len({probe.prompt for probe in probes}) == len(probes)
-        assert all(len(probe.choices) >= 2 for probe in probes)
-
-
-@pytest.mark.parametrize("method", ["choice", "generate"])
-def test_rows_can_be_probes(method: str) -> None:
-    from lorica.data.read import rows_from_memory
-
-    task = load_task("rules", TaskSettings(method=method))
-    rows = rows_from_memory([{"body": "post", "rule": "be kind", "rule_violation": "1"}], task.shapes)
-    (probe,) = row_probes(task, rows, Encoder.load(BASE), BASE)
-    assert probe.texts == (("Yes", "No") if method == "choice" else ("1.0", "0.0", "0.5"))
-
-
-def test_probes_of_numbers_need_no_tokenizer() -> None:
-    probes = number_probes(BASE)
-    assert len({probe.prompt for probe in probes}) == len(probes) >= 8
 
 
 def test_the_size_of_an_update_is_that_of_the_product(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from lorica.commands.build import build_engine, training_dtype
 from lorica.config.schema import Config
 from lorica.errors import ConfigError
+from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
 
 
@@ -20,7 +21,7 @@ def test_nothing_is_trained_in_whole_numbers(dtype: str) -> None:
     config = Config()
     config = replace(config, model=replace(config.model, dtype=dtype))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=f"model.dtype={dtype} is for answering") as caught:
-        training_dtype(config, Path("base"))
+        training_dtype(config, BaseFolder(Path("base")))
     assert "load_in_4bit" in caught.value.fix
 
 
@@ -42,7 +43,7 @@ def test_what_a_base_says_in_vain_is_told_when_it_is_loaded(
     raw = json.loads((base / "config.json").read_text("utf-8"))
     (base / "config.json").write_text(json.dumps(raw | changes), "utf-8")
     config = Config()
-    build_engine(replace(config, engine=replace(config.engine, name=engine)), base)
+    build_engine(replace(config, engine=replace(config.engine, name=engine)), BaseFolder(base))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lorica: warning")]
     assert len(lines) == bool(told)
     assert told in "".join(lines)

@@ -129,7 +129,6 @@ def test_readers_say_that_a_training_is_writing(
 def test_what_changes_while_it_is_read_gets_no_verdict(
     copy: Path, few_posts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lorica.admission.gate import admit_all
     from lorica.vetting.passport_check import check_passport
 
     weights = copy / "rules" / "adapter_model.safetensors"
@@ -149,7 +148,7 @@ def test_what_changes_while_it_is_read_gets_no_verdict(
         assert main(["check", str(copy / "rules")]) == 12
     assert "changed or removed while they were read" in capsys.readouterr().out
     with monkeypatch.context() as patch:
-        patch.setattr(build, "admit_all", exchange(admit_all))
+        patch.setattr(build, "open_adapters", exchange(build.open_adapters))
         command = ["infer", "task=rules", f"input={few_posts}", f"output={copy / 'o.csv'}", f"adapters.dir={copy}"]
         assert main(command) == 4
     assert "was written while it was read" in capsys.readouterr().err
@@ -215,7 +214,7 @@ def test_inference_says_what_is_kept(
     assert main([*command, "inference.resume=true"]) == 0
     assert "(16 from before)" in capsys.readouterr().out
     with monkeypatch.context() as patch:
-        patch.setattr(build, "build_pipeline", lambda config: signal.raise_signal(signal.SIGHUP))
+        patch.setattr(build, "build_pipeline", lambda *_: signal.raise_signal(signal.SIGHUP))
         assert main(command) == 129
     assert "stopped by SIGHUP. no row was answered since the start" in capsys.readouterr().err
 

@@ -15,9 +15,11 @@ torch = pytest.importorskip("torch")
 
 from tests.emulated_gpu import NAME, EmulatedGpu, emulated_gpu, to_gpu  # noqa: E402
 
+from lorica.adapters.folder import open_adapter  # noqa: E402
 from lorica.engines.native import scheduler  # noqa: E402
 from lorica.engines.native.attention import varlen  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 from lorica.records import Choose, Generate, Request, Sampling  # noqa: E402
 
@@ -38,10 +40,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[EmulatedGpu]]:
 
 
 def engine(bench: Any, device: str, *, batch_tokens: int = 300, dtype: Any = torch.float32) -> NativeEngine:
-    decoder = load_decoder(bench.base, dtype=dtype)
+    decoder = load_decoder(BaseFolder(bench.base), dtype=dtype)
     made = NativeEngine(to_gpu(decoder) if device == NAME else decoder, batch_tokens=batch_tokens)
     for name, folder in bench.adapters.items():
-        made.add_adapter(name, folder)
+        made.add_adapter(name, open_adapter(folder))
     return made
 
 

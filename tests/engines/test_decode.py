@@ -12,12 +12,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from lorica.adapters.folder import open_adapter  # noqa: E402
 from lorica.engines.base import StopStringEngine  # noqa: E402
 from lorica.engines.native import scheduler  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
 from lorica.engines.native.kv_cache import RowCache  # noqa: E402
 from lorica.engines.native.stop_strings import holds_stop  # noqa: E402
 from lorica.errors import EngineError  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 from lorica.records import Generate, Output, Request, Sampling  # noqa: E402
 
@@ -25,10 +27,10 @@ Prompts = Callable[[int], list[tuple[str | None, tuple[int, ...]]]]
 
 
 def native(bench: Any, *, batch_tokens: int = 4096, share_prefixes: bool = True) -> NativeEngine:
-    decoder = load_decoder(bench.base, dtype=torch.float32)
+    decoder = load_decoder(BaseFolder(bench.base), dtype=torch.float32)
     engine = NativeEngine(decoder, batch_tokens=batch_tokens, share_prefixes=share_prefixes)
     for name, folder in bench.adapters.items():
-        engine.add_adapter(name, folder)
+        engine.add_adapter(name, open_adapter(folder))
     return engine
 
 

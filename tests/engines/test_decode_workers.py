@@ -16,6 +16,7 @@ from lorica.engines.base import EngineSettings  # noqa: E402
 from lorica.engines.native import decode_workers  # noqa: E402
 from lorica.engines.native.decode import Generation  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.compiled import bindings  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.records import Choose, Generate, Request, Sampling  # noqa: E402
@@ -32,7 +33,7 @@ def threads() -> Iterator[Callable[[int], None]]:
 
 def engine(budget: int = 4096) -> NativeEngine:
     base: Path = locate_model("embedded:lorica_tiny", environ={})
-    return load_native(base, EngineSettings(dtype="bfloat16", device="cpu", batch_tokens=budget))
+    return load_native(BaseFolder(base), EngineSettings(dtype="bfloat16", device="cpu", batch_tokens=budget))
 
 
 def texts(count: int) -> list[Request]:

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from lorica.adapters.config import AdapterConfig  # noqa: E402
-from lorica.adapters.folder import save_adapter  # noqa: E402
+from lorica.adapters.folder import open_adapter, save_adapter  # noqa: E402
 from lorica.engines.base import EngineSettings  # noqa: E402
 from lorica.engines.native import scheduler  # noqa: E402
 from lorica.engines.native.attention import batch_invariant  # noqa: E402
@@ -24,6 +24,7 @@ from lorica.engines.native.packed_batch import ALIGNMENT, Piece, Prefix, pack  #
 from lorica.engines.native.score import find_scored  # noqa: E402
 from lorica.engines.native.token_tree import branches_of  # noqa: E402
 from lorica.models.adapter_weights import create_lora  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.compiled import bindings  # noqa: E402
 from lorica.models.families import read_decoder_config  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
@@ -59,9 +60,9 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 def engine(base: Path, adapters: dict[str, Path], dtype: str, budget: int, *, share: bool = True) -> NativeEngine:
     settings = EngineSettings(dtype=dtype, device="cpu", batch_tokens=budget, share_prefixes=share)
-    made = load_native(base, settings)
+    made = load_native(BaseFolder(base), settings)
     for name, folder in adapters.items():
-        made.add_adapter(name, folder)
+        made.add_adapter(name, open_adapter(folder))
     return made
 
 

@@ -7,14 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.folder import AdapterFolder
 from lorica.engines.fake import FakeEngine
 from lorica.errors import EngineError
 from lorica.records import Choose, Generate, Output, Sampling
 
 
+def adapter(name: str) -> AdapterFolder:
+    return AdapterFolder(Path(name), AdapterConfig(), {}, digest=name)
+
+
 def test_scores_are_probabilities_that_depend_on_prompt_choice_and_adapter() -> None:
     engine = FakeEngine()
-    engine.add_adapter("a", Path("a"))
+    engine.add_adapter("a", adapter("a"))
     requests = [
         Choose("1", (1, 2), ((1,), (2, 3))),
         Choose("2", (1, 2), ((1,), (2, 4))),
@@ -54,9 +60,9 @@ def test_errors_are_those_of_a_real_engine() -> None:
     assert short.error == ""
     with pytest.raises(EngineError, match="asks for the adapter 'b'"):
         engine.run([Choose("r", (1,), ((1,),), "b")])
-    engine.add_adapter("b", Path("x"))
+    engine.add_adapter("b", adapter("x"))
     with pytest.raises(EngineError, match="is taken by x"):
-        engine.add_adapter("b", Path("y"))
+        engine.add_adapter("b", adapter("y"))
 
 
 def test_progress_is_reported() -> None:

@@ -15,12 +15,14 @@ peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
 from lorica.adapters.config import read_adapter_config  # noqa: E402
+from lorica.adapters.folder import MORE_THAN_PAIRS, open_adapter  # noqa: E402
 from lorica.adapters.rescaled_copies import scaled, write_variant  # noqa: E402
 from lorica.engines.base import Engine, EngineSettings  # noqa: E402
 from lorica.engines.fake import FakeEngine  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
 from lorica.engines.transformers import TransformersEngine  # noqa: E402
 from lorica.errors import AdapterError, EngineError  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 from lorica.records import Choose  # noqa: E402
 
@@ -56,7 +58,7 @@ def make(base: Path, kind: str, folder: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def engine(benches: Callable[[str], Any]) -> TransformersEngine:
-    return TransformersEngine(benches("qwen3").base, EngineSettings(dtype="float32", device="cpu"))
+    return TransformersEngine(BaseFolder(benches("qwen3").base), EngineSettings(dtype="float32", device="cpu"))
 
 
 def ask(engine: Engine, adapter: str | None) -> tuple[float, ...]:
@@ -69,7 +71,7 @@ def test_each_kind_answers_as_in_peft_and_leaves_no_trace(
 ) -> None:
     before = ask(engine, None)
     expected = make(benches("qwen3").base, kind, tmp_path / kind)
-    engine.add_adapter(kind, tmp_path / kind)
+    engine.add_adapter(kind, open_adapter(tmp_path / kind, applied=MORE_THAN_PAIRS))
     assert ask(engine, kind) == pytest.approx(expected, abs=2e-5)
     assert ask(engine, None) == before
     engine.remove_adapter(kind)
@@ -90,7 +92,7 @@ def test_a_regular_expression_for_targets_is_never_run(
         return full(pattern, string, flags)
 
     monkeypatch.setattr(re, "fullmatch", watched)
-    engine.add_adapter("regex", tmp_path / "regex")
+    engine.add_adapter("regex", open_adapter(tmp_path / "regex", applied=MORE_THAN_PAIRS))
     monkeypatch.undo()
     assert KINDS["regex"]["target_modules"] not in seen
     assert ask(engine, "regex") == pytest.approx(expected, abs=2e-5)
@@ -102,18 +104,18 @@ def test_biases_of_the_base_are_still_refused(benches: Any, engine: Transformers
     config = tmp_path / "plain" / "adapter_config.json"
     config.write_text(config.read_text().replace('"bias": "none"', '"bias": "all"'))
     with pytest.raises(AdapterError, match="biases of the base model"):
-        engine.add_adapter("biased", tmp_path / "plain")
+        engine.add_adapter("biased", open_adapter(tmp_path / "plain", applied=MORE_THAN_PAIRS))
 
 
 def test_a_removed_name_is_free_again(benches: Any, tmp_path: Path) -> None:
     bench = benches("qwen3")
     first, second = list(bench.adapters.values())[:2]
-    for each in (FakeEngine(), NativeEngine(load_decoder(bench.base))):
-        each.add_adapter("one", first)
+    for each in (FakeEngine(), NativeEngine(load_decoder(BaseFolder(bench.base)))):
+        each.add_adapter("one", open_adapter(first, applied=MORE_THAN_PAIRS))
         with pytest.raises(EngineError):
-            each.add_adapter("one", second)
+            each.add_adapter("one", open_adapter(second, applied=MORE_THAN_PAIRS))
         each.remove_adapter("one")
-        each.add_adapter("one", second)
+        each.add_adapter("one", open_adapter(second, applied=MORE_THAN_PAIRS))
         with pytest.raises(EngineError, match="this engine has: one"):
             each.remove_adapter("two")
 
@@ -133,9 +135,9 @@ def test_a_scaled_copy_is_the_update_times_the_factor(benches: Any, kind: str, f
     write_variant(tmp_path / "by_hand", read_adapter_config(tmp_path / "a"), weights)
     (tmp_path / "by_hand" / weights.name).unlink()
     save_file(tensors, tmp_path / "by_hand" / weights.name)
-    native = NativeEngine(load_decoder(base))
-    native.add_adapter("scaled", tmp_path / "scaled")
-    native.add_adapter("by_hand", tmp_path / "by_hand")
+    native = NativeEngine(load_decoder(BaseFolder(base)))
+    native.add_adapter("scaled", open_adapter(tmp_path / "scaled", applied=MORE_THAN_PAIRS))
+    native.add_adapter("by_hand", open_adapter(tmp_path / "by_hand", applied=MORE_THAN_PAIRS))
     assert ask(native, "scaled") == pytest.approx(ask(native, "by_hand"), abs=1e-5)
     if factor == 0:
         assert ask(native, "scaled") == ask(native, None)

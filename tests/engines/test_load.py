@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from lorica.adapters.folder import open_adapter
 from lorica.engine_table import ENGINES
 from lorica.engines import load_engine
 from lorica.engines.base import EngineSettings, MergingEngine
 from lorica.engines.native.engine import NativeEngine
 from lorica.errors import EngineError
+from lorica.models.base_folder import BaseFolder
 from lorica.models.weights import load_decoder
 from lorica.records import Choose, Generate, Sampling
 
@@ -30,8 +32,8 @@ MANIFEST_KEYS = {  # a run is resumed only where its manifest has the same keys 
 @pytest.mark.parametrize("name", list(ENGINES))
 def test_every_engine_loads_and_answers(benches: Any, name: str) -> None:
     bench = benches("qwen3")
-    engine = load_engine(name, bench.base, SETTINGS)
-    engine.add_adapter("algebra", bench.adapters["algebra"])
+    engine = load_engine(name, BaseFolder(bench.base), SETTINGS)
+    engine.add_adapter("algebra", open_adapter(bench.adapters["algebra"]))
     outputs = engine.run([Choose(f"r{i}", (1, 2, 3), ((1,), (2,)), (None, "algebra")[i % 2]) for i in range(4)])
     assert [output.id for output in outputs] == ["r0", "r1", "r2", "r3"]
     assert outputs[0].logprobs == pytest.approx(outputs[2].logprobs)
@@ -47,12 +49,12 @@ def test_every_engine_loads_and_answers(benches: Any, name: str) -> None:
 
 def test_an_unknown_engine_is_named_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="did you mean engine=native"):
-        load_engine("nativ", tmp_path, SETTINGS)
+        load_engine("nativ", BaseFolder(tmp_path), SETTINGS)
 
 
 def test_what_only_transformers_does_is_refused_by_the_native_engine(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="use engine=transformers"):
-        load_engine("native", tmp_path, replace(SETTINGS, device_map="balanced"))
+        load_engine("native", BaseFolder(tmp_path), replace(SETTINGS, device_map="balanced"))
 
 
 def test_four_bits_agree_between_the_engines(benches: Any) -> None:
@@ -60,7 +62,7 @@ def test_four_bits_agree_between_the_engines(benches: Any) -> None:
     bench = benches("wide")
     request = Choose("r", (1, 2, 3), ((1,), (2,)))
     settings = replace(SETTINGS, dtype="float32", load_in_4bit=True)
-    engines = [load_engine(name, bench.base, settings) for name in ("native", "transformers")]
+    engines = [load_engine(name, BaseFolder(bench.base), settings) for name in ("native", "transformers")]
     assert [engine.info.dtype for engine in engines] == ["nf4", "nf4"]
     ours, theirs = (engine.run([request])[0].logprobs for engine in engines)
     exact = bench.logprobs(request)
@@ -73,8 +75,8 @@ def test_four_bits_agree_between_the_engines(benches: Any) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int8-weights", "int4-weights"])
 def test_less_exact_precisions_are_named_and_stay_near(benches: Any, dtype: str) -> None:
     bench = benches("wide")
-    engine = load_engine("native", bench.base, replace(SETTINGS, dtype=dtype))
-    engine.add_adapter("algebra", bench.adapters["algebra"])
+    engine = load_engine("native", BaseFolder(bench.base), replace(SETTINGS, dtype=dtype))
+    engine.add_adapter("algebra", open_adapter(bench.adapters["algebra"]))
     assert engine.info.dtype == dtype
     requests = [Choose(f"r{i}", (*range(1, 40), 5 * i), ((1,), (2, 3)), (None, "algebra")[i % 2]) for i in range(8)]
     for request, output in zip(requests, engine.run(requests), strict=True):
@@ -88,12 +90,12 @@ def test_less_exact_precisions_are_named_and_stay_near(benches: Any, dtype: str)
 def test_whole_numbers_are_for_the_native_engine_without_four_bits(benches: Any, dtype: str) -> None:
     base, settings = benches("wide").base, replace(SETTINGS, dtype=dtype)
     with pytest.raises(EngineError, match=f"does not compute in {dtype}") as caught:
-        load_engine("transformers", base, settings)
+        load_engine("transformers", BaseFolder(base), settings)
     assert "native" in caught.value.fix
     with pytest.raises(EngineError, match="four bits already"):
-        load_engine("native", base, replace(settings, load_in_4bit=True))
+        load_engine("native", BaseFolder(base), replace(settings, load_in_4bit=True))
     with pytest.raises(EngineError, match="dtype='int4' is none of auto, float32"):
-        load_engine("native", base, replace(settings, dtype="int4"))
+        load_engine("native", BaseFolder(base), replace(settings, dtype="int4"))
 
 
 def test_the_package_and_the_fake_need_no_torch() -> None:
@@ -103,9 +105,9 @@ def test_the_package_and_the_fake_need_no_torch() -> None:
 
 def test_an_adapter_takes_no_more_memory_than_its_file(benches: Any) -> None:
     bench = benches("qwen3")
-    engine = NativeEngine(load_decoder(bench.base))
+    engine = NativeEngine(load_decoder(BaseFolder(bench.base)))
     for name, folder in bench.adapters.items():
-        engine.add_adapter(name, folder)
+        engine.add_adapter(name, open_adapter(folder))
         held = {one.untyped_storage().data_ptr(): one for one in engine._adapters[name].parameters()}
         file = (folder / "adapter_model.safetensors").stat().st_size
         assert sum(one.untyped_storage().nbytes() for one in held.values()) <= 1.2 * file

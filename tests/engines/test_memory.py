@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from lorica.adapters.folder import open_adapter  # noqa: E402
 from lorica.engines.base import EngineSettings  # noqa: E402
 from lorica.engines.native import (  # noqa: E402
     decode,
@@ -21,6 +22,7 @@ from lorica.engines.native import engine as native  # noqa: E402
 from lorica.engines.native.decode import Generation  # noqa: E402
 from lorica.engines.native.kv_cache import RowCache  # noqa: E402
 from lorica.engines.native.model_runner import Passes  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.compiled import bindings  # noqa: E402
 from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
 from lorica.models.families import read_decoder_config  # noqa: E402
@@ -109,9 +111,9 @@ def test_halves_until_it_fits() -> None:
 
 
 def _engine(bench: Any) -> native.NativeEngine:
-    made = native.load_native(bench.base, EngineSettings(dtype="float32", device="cpu"))
+    made = native.load_native(BaseFolder(bench.base), EngineSettings(dtype="float32", device="cpu"))
     for name, folder in bench.adapters.items():
-        made.add_adapter(name, folder)
+        made.add_adapter(name, open_adapter(folder))
     return made
 
 
@@ -164,7 +166,8 @@ def texts(count: int) -> list[Request]:
 
 def tiny(dtype: str, threads: int = 1) -> native.NativeEngine:
     return native.load_native(
-        locate_model("embedded:lorica_tiny", environ={}), EngineSettings(dtype=dtype, device="cpu", threads=threads)
+        BaseFolder(locate_model("embedded:lorica_tiny", environ={})),
+        EngineSettings(dtype=dtype, device="cpu", threads=threads),
     )
 
 
@@ -290,9 +293,9 @@ def test_a_long_row_is_read_in_parts(benches: Any, monkeypatch: pytest.MonkeyPat
     ]
     whole = _engine(bench).run(requests)
     settings = EngineSettings(dtype="float32", device="cpu", batch_tokens=30)
-    engine = native.load_native(bench.base, settings)
+    engine = native.load_native(BaseFolder(bench.base), settings)
     for name, folder in bench.adapters.items():
-        engine.add_adapter(name, folder)
+        engine.add_adapter(name, open_adapter(folder))
     made = engine.plan(requests)
     assert max(len(segment.tokens) for segment in made.segments) <= 30
     assert max(scheduler.own_tokens(made.requests[r.request], r.start) for b in made.batches for r in b.rows) <= 30

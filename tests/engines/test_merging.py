@@ -13,11 +13,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from lorica.adapters.folder import open_adapter  # noqa: E402
 from lorica.cli import main  # noqa: E402
 from lorica.engines.base import EngineSettings, MergeDecision, MergingEngine  # noqa: E402
 from lorica.engines.native import merging  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
 from lorica.errors import EngineError  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
 from lorica.models.lora import LoraPair  # noqa: E402
 from lorica.models.merged_weights import merged_weight  # noqa: E402
@@ -30,9 +32,9 @@ NEAR = {"float32": 1e-4, "bfloat16": 0.3, "float16": 0.05, "int8": 1.5, "int8-we
 
 
 def native(bench: Any, settings: EngineSettings = SETTINGS) -> NativeEngine:
-    engine = load_native(bench.base, settings)
+    engine = load_native(BaseFolder(bench.base), settings)
     for name, folder in bench.adapters.items():
-        engine.add_adapter(name, folder)
+        engine.add_adapter(name, open_adapter(folder))
     return engine
 
 

@@ -15,12 +15,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from lorica.adapters.folder import open_adapter  # noqa: E402
 from lorica.engines.base import EngineSettings  # noqa: E402
 from lorica.engines.native import scheduler  # noqa: E402
 from lorica.engines.native.attention import block  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
 from lorica.errors import AdapterError, EngineError  # noqa: E402
 from lorica.models import families  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
 from lorica.records import Choose, Generate, Output, Request, Sampling  # noqa: E402
 
@@ -42,9 +44,9 @@ def native(
     deterministic: bool = True,
 ) -> NativeEngine:
     settings = EngineSettings(dtype, "cpu", batch_tokens=batch_tokens, share_prefixes=share_prefixes)
-    engine = load_native(bench.base, replace(settings, deterministic=deterministic))
+    engine = load_native(BaseFolder(bench.base), replace(settings, deterministic=deterministic))
     for name, folder in bench.adapters.items():
-        engine.add_adapter(name, folder)
+        engine.add_adapter(name, open_adapter(folder))
     return engine
 
 
@@ -195,17 +197,17 @@ def test_an_unknown_adapter_is_named_with_the_nearest(benches: Any) -> None:
 def test_a_name_belongs_to_one_adapter(benches: Any) -> None:
     bench = benches("qwen3")
     engine = native(bench)
-    engine.add_adapter("algebra", bench.adapters["algebra"])
+    engine.add_adapter("algebra", open_adapter(bench.adapters["algebra"]))
     with pytest.raises(EngineError, match="taken by another adapter"):
-        engine.add_adapter("algebra", bench.adapters["history"])
+        engine.add_adapter("algebra", open_adapter(bench.adapters["history"]))
 
 
 def test_an_adapter_of_another_base_is_refused_and_its_name_stays_free(benches: Any, tmp_path: Path) -> None:
     engine, folder = native(benches("llama")), tmp_path / "copy"
     with pytest.raises(AdapterError, match="the base model has"):
-        engine.add_adapter("other", benches("qwen3").adapters["algebra"])
+        engine.add_adapter("other", open_adapter(benches("qwen3").adapters["algebra"]))
     shutil.copytree(benches("llama").adapters["algebra"], folder)
-    engine.add_adapter("other", folder)
+    engine.add_adapter("other", open_adapter(folder))
     assert json.loads((folder / "adapter_config.json").read_text("utf-8"))["r"] == 4
     assert engine.run([Choose("r", (1,), ((1,),), "other")])[0].error == ""
 

@@ -12,13 +12,14 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from lorica.adapters.config import AdapterConfig  # noqa: E402
-from lorica.adapters.folder import save_adapter  # noqa: E402
+from lorica.adapters.folder import open_adapter, save_adapter  # noqa: E402
 from lorica.engines.base import EngineSettings  # noqa: E402
 from lorica.engines.native import prefix_cache  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
 from lorica.engines.native.model_runner import Passes  # noqa: E402
 from lorica.engines.native.packed_batch import Prefix  # noqa: E402
 from lorica.models.adapter_weights import create_lora  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.compiled import bindings  # noqa: E402
 from lorica.models.families import read_decoder_config  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
@@ -50,9 +51,9 @@ def made(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     """An engine with an adapter, and the lengths of the beginnings that it computes."""
 
     def make(dtype: str = "float32", **settings: Any) -> tuple[NativeEngine, list[int]]:
-        engine = load_native(base, EngineSettings(dtype=dtype, device="cpu", **settings))
+        engine = load_native(BaseFolder(base), EngineSettings(dtype=dtype, device="cpu", **settings))
         folder = tmp_path / "a"
-        engine.add_adapter("a", folder if folder.exists() else adapter(base, folder, 1))
+        engine.add_adapter("a", open_adapter(folder if folder.exists() else adapter(base, folder, 1)))
         lengths: list[int] = []
         read = Passes.read
 
@@ -192,7 +193,7 @@ def test_another_adapter_of_the_name_gets_its_own(made: Made, base: Path, tmp_pa
     engine, lengths = made()
     before = engine.run(window(1))
     engine.remove_adapter("a")
-    engine.add_adapter("a", adapter(base, tmp_path / "other", 2))
+    engine.add_adapter("a", open_adapter(adapter(base, tmp_path / "other", 2)))
     lengths.clear()
     after = engine.run(window(1))
     assert lengths == [90], "the base's is kept"

@@ -12,11 +12,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
+from lorica.adapters.folder import MORE_THAN_PAIRS, open_adapter  # noqa: E402
 from lorica.engines import transformers as module  # noqa: E402
 from lorica.engines.base import EngineSettings  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
 from lorica.engines.transformers import TransformersEngine  # noqa: E402
 from lorica.errors import AdapterError, EngineError, MissingExtraError, ModelError  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 from lorica.records import Choose, Generate, Output, Request, Sampling  # noqa: E402
 
@@ -25,9 +27,11 @@ CHOICES = (((1,), (2,)), ((3, 4, 5), (6,), (3, 9)))
 
 
 def load(bench: Any, *, batch_tokens: int = 300) -> TransformersEngine:
-    engine = TransformersEngine(bench.base, EngineSettings(dtype="float32", device="cpu", batch_tokens=batch_tokens))
+    engine = TransformersEngine(
+        BaseFolder(bench.base), EngineSettings(dtype="float32", device="cpu", batch_tokens=batch_tokens)
+    )
     for name, folder in bench.adapters.items():
-        engine.add_adapter(name, folder)
+        engine.add_adapter(name, open_adapter(folder, applied=MORE_THAN_PAIRS))
     return engine
 
 
@@ -65,9 +69,9 @@ def test_both_engines_apply_greedy_settings_alike(benches: Any, prompts: Prompts
         Generate(f"r{i}", prompt, sampling, tuple(range(0, 97, 6)), name)
         for i, (name, prompt) in enumerate(prompts(12))
     ]
-    native = NativeEngine(load_decoder(bench.base))
+    native = NativeEngine(load_decoder(BaseFolder(bench.base)))
     for name, folder in bench.adapters.items():
-        native.add_adapter(name, folder)
+        native.add_adapter(name, open_adapter(folder, applied=MORE_THAN_PAIRS))
     outputs = native.run(requests)
     assert load(bench).run(requests) == outputs
     assert "stop" in {output.finish for output in outputs}
@@ -112,27 +116,29 @@ def test_defaults_of_the_model_folder_do_not_leak_into_generation(benches: Any) 
 
 def test_an_adapter_that_does_not_fit_is_refused_and_leaves_the_base_as_it_was(benches: Any) -> None:
     bench = benches("gemma")
-    engine = TransformersEngine(bench.base, EngineSettings(dtype="float32", device="cpu"))
+    engine = TransformersEngine(BaseFolder(bench.base), EngineSettings(dtype="float32", device="cpu"))
     request = Choose("r", (1, 2, 3), ((1,), (2,)))
     before = engine.run([request])
     with pytest.raises(AdapterError, match="is made for width"):
-        engine.add_adapter("other", benches("mistral").adapters["algebra"])
+        engine.add_adapter("other", open_adapter(benches("mistral").adapters["algebra"], applied=MORE_THAN_PAIRS))
     with pytest.raises(AdapterError, match="does not have"):
-        load(benches("gpt2")).add_adapter("other", bench.adapters["algebra"])
+        load(benches("gpt2")).add_adapter("other", open_adapter(bench.adapters["algebra"], applied=MORE_THAN_PAIRS))
     assert engine.run([request]) == before
-    engine.add_adapter("other", bench.adapters["algebra"])
+    engine.add_adapter("other", open_adapter(bench.adapters["algebra"], applied=MORE_THAN_PAIRS))
     assert engine.run([request]) == before
 
 
 def test_names(benches: Any) -> None:
     bench = benches("gemma")
     engine = load(bench)
-    engine.add_adapter("v1.2/history", bench.adapters["history"])  # PEFT allows no dots
+    engine.add_adapter(
+        "v1.2/history", open_adapter(bench.adapters["history"], applied=MORE_THAN_PAIRS)
+    )  # PEFT allows no dots
     a, b = engine.run([Choose("r", (1, 2), ((1,),), name) for name in ("v1.2/history", "history")])
     assert a.logprobs == b.logprobs
-    engine.add_adapter("history", bench.adapters["history"])
+    engine.add_adapter("history", open_adapter(bench.adapters["history"], applied=MORE_THAN_PAIRS))
     with pytest.raises(EngineError, match="taken by another adapter"):
-        engine.add_adapter("history", bench.adapters["algebra"])
+        engine.add_adapter("history", open_adapter(bench.adapters["algebra"], applied=MORE_THAN_PAIRS))
     with pytest.raises(EngineError, match="did you mean 'biology'"):
         engine.run([Choose("r", (1,), ((1,),), "biologie")])
 
@@ -141,7 +147,9 @@ def test_four_bits_are_near_and_are_told(benches: Any) -> None:
     pytest.importorskip("bitsandbytes", reason="needs the extra `quant`")
     bench = benches("wide")
     request = Choose("r", (1, 2, 3), ((1,), (2,)))
-    engine = TransformersEngine(bench.base, EngineSettings(dtype="float32", device="cpu", load_in_4bit=True))
+    engine = TransformersEngine(
+        BaseFolder(bench.base), EngineSettings(dtype="float32", device="cpu", load_in_4bit=True)
+    )
     found, exact = engine.run([request])[0].logprobs, bench.logprobs(request)
     assert engine.info.dtype == "nf4"
     assert 0 < max(abs(a - b) for a, b in zip(found, exact, strict=True)) < 1.5
@@ -150,16 +158,16 @@ def test_four_bits_are_near_and_are_told(benches: Any) -> None:
 def test_four_bits_without_the_package(benches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"lorica\[quant\]"):
-        TransformersEngine(benches("qwen3").base, EngineSettings(device="cpu", load_in_4bit=True))
+        TransformersEngine(BaseFolder(benches("qwen3").base), EngineSettings(device="cpu", load_in_4bit=True))
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot load this model"):
-        TransformersEngine(tmp_path, EngineSettings(device="cpu"))
+        TransformersEngine(BaseFolder(tmp_path), EngineSettings(device="cpu"))
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}', "utf-8")
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(ModelError, match="safetensors"):
-        TransformersEngine(tmp_path, EngineSettings(device="cpu"))
+        TransformersEngine(BaseFolder(tmp_path), EngineSettings(device="cpu"))
 
 
 def test_describe(benches: Any) -> None:

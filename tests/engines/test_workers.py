@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 from lorica.engines.native import model_runner  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
 from lorica.engines.native.workers import Workers, count_workers  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
@@ -63,7 +64,7 @@ def test_an_error_is_raised_where_results_are_taken(count: int, threads: object)
 
 def test_a_shared_beginning_that_fails_stops_the_run(threads: object, monkeypatch: pytest.MonkeyPatch) -> None:
     base: Path = locate_model("embedded:lorica_tiny", environ={})
-    engine = NativeEngine(FastDecoder(load_decoder(base), "float32"), batch_tokens=512)
+    engine = NativeEngine(FastDecoder(load_decoder(BaseFolder(base)), "float32"), batch_tokens=512)
     assert count_workers(torch.device("cpu")) == 2
 
     def broken(*_: object) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from lorica.models.base_folder import BaseFolder
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -114,7 +116,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
             reference = build_reference(kind)
             folder = tmp_path_factory.mktemp(kind)
             reference.save_pretrained(folder)
-            made[kind] = Tiny(reference, folder, load_decoder(folder))
+            made[kind] = Tiny(reference, folder, load_decoder(BaseFolder(folder)))
         return made[kind]
 
     return make

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from lorica.errors import ModelConfigError, ModelError
+from lorica.models.base_folder import BaseFolder
 from lorica.models.config_keys import HEEDED, IRRELEVANT, OTHER_MODELS, READ
-from lorica.models.families import FAMILIES, config_notes, read_decoder_config
+from lorica.models.families import FAMILIES, read_decoder_config
 
 SHAPE: dict[str, Any] = {
     "model_type": "llama",
@@ -139,7 +140,7 @@ def test_the_advice_for_two_rotary_objects_leads_on(tmp_path: Path) -> None:
 def test_what_changes_nothing_is_told_once(changes: dict[str, Any], told: list[str], tmp_path: Path) -> None:
     folder = folder_of(tmp_path, **changes)
     read_decoder_config(folder)
-    notes = config_notes(folder)
+    notes = BaseFolder(folder).notes
     assert len(notes) == 1
     assert str(folder / "config.json") in notes[0]
     for part in told:
@@ -162,12 +163,12 @@ def test_what_changes_nothing_is_told_once(changes: dict[str, Any], told: list[s
 def test_what_is_plain_is_not_told_of(changes: dict[str, Any], tmp_path: Path) -> None:
     folder = folder_of(tmp_path, **changes)
     read_decoder_config(folder)
-    assert config_notes(folder) == ()
+    assert BaseFolder(folder).notes == ()
 
 
 @pytest.mark.parametrize("changes", [{"model_type": "gpt2"}, {"model_type": ...}, {"is_causal": False}])
 def test_models_of_other_engines_are_not_told_of(changes: dict[str, Any], tmp_path: Path) -> None:
-    assert config_notes(folder_of(tmp_path, **changes)) == ()
+    assert BaseFolder(folder_of(tmp_path, **changes)).notes == ()
 
 
 @pytest.mark.parametrize("changes", [{"rope_scaling": "linear"}, {"rope_scaling": {"factor": 4}}, {"logit_scale": 0.1}])
@@ -175,12 +176,12 @@ def test_what_another_engine_may_go_on_with_is_told(changes: dict[str, Any], tmp
     folder = folder_of(tmp_path, **changes)
     with pytest.raises(ModelConfigError) as caught:
         read_decoder_config(folder)
-    assert config_notes(folder) == (caught.value.message,)
+    assert BaseFolder(folder).notes == (caught.value.message,)
 
 
 @pytest.mark.parametrize("scaling", ["linear", {"factor": 4}, {"rope_type": None}])
 def test_broken_rotary_parameters_of_another_engines_model_are_told_too(scaling: Any, tmp_path: Path) -> None:
-    (told,) = config_notes(folder_of(tmp_path, is_causal=False, rope_scaling=scaling))
+    (told,) = BaseFolder(folder_of(tmp_path, is_causal=False, rope_scaling=scaling)).notes
     assert "rope" in told
 
 

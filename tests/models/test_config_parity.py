@@ -18,6 +18,7 @@ from bench.config_kinds import CONFIG_EDITS, TENSOR_EDITS, VOCABULARY, draw, wri
 from bench.config_parity import TOKENS, compare, native, reference  # noqa: E402
 
 from lorica.errors import ModelError  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.transformers_models import check_config, load_causal  # noqa: E402
 
 SHAPE: dict[str, Any] = {
@@ -122,7 +123,7 @@ def test_weights_that_transformers_would_make_up_are_refused(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("changes", [{"is_causal": False}, {"hidden_act": "gelu"}, {"kv_sharing_modes": ["a"]}])
 def test_what_only_the_native_decoder_refuses_is_no_broken_config(changes: dict[str, Any], tmp_path: Path) -> None:
-    check_config(edited(tmp_path / "model", "llama", changes))
+    check_config(BaseFolder(edited(tmp_path / "model", "llama", changes)))
 
 
 def tokens() -> Any:

@@ -16,6 +16,7 @@ pytest.importorskip("transformers")
 
 from lorica.adapters.folder import open_adapter  # noqa: E402
 from lorica.models.adapter_weights import load_lora  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.lora import LoraSpan, LoraWeights  # noqa: E402
 from lorica.models.packed_attention import PackedAttention  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
@@ -196,7 +197,7 @@ def test_the_config_style_before_transformers_5_gives_the_same_logits(
     raw["rope_scaling"] = None if rope.get("rope_type") == "default" else rope
     (tmp_path / "config.json").write_text(json.dumps(raw), "utf-8")
     (tmp_path / "model.safetensors").symlink_to(made.folder / "model.safetensors")
-    decoder = load_decoder(tmp_path)
+    decoder = load_decoder(BaseFolder(tmp_path))
     assert decoder.config == made.decoder.config
     expected = reference_logits(made.reference, tokens)
     assert gap(packed_logits(decoder, [tokens])[0], expected) < TOLERANCE
@@ -206,7 +207,7 @@ def test_sharded_weights_load_to_the_same_logits(tiny: Any, tokens_of: Callable[
     made, tokens = tiny("qwen2-window"), tokens_of(11)
     made.reference.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
-    decoder = load_decoder(tmp_path)
+    decoder = load_decoder(BaseFolder(tmp_path))
     assert torch.equal(packed_logits(decoder, [tokens])[0], packed_logits(made.decoder, [tokens])[0])
 
 
@@ -218,7 +219,7 @@ def test_half_precision_is_as_close_to_float32_as_that_of_transformers(
     made = tiny(kind)
     sequences = [tokens_of(20, 1), tokens_of(11, 2)]
     expected = torch.cat([reference_logits(made.reference, tokens) for tokens in sequences])
-    decoder = load_decoder(made.folder, dtype=dtype)
+    decoder = load_decoder(BaseFolder(made.folder), dtype=dtype)
     assert (decoder.dtype, decoder.device.type) == (dtype, "cpu")
     ours = torch.cat(packed_logits(decoder, sequences))
     half = copy.deepcopy(made.reference).to(dtype)
@@ -240,9 +241,9 @@ def test_half_precision_is_as_close_to_float32_as_that_of_transformers(
 def test_without_a_dtype_the_precision_of_the_file_is_kept(tiny: Any, tmp_path: Path) -> None:
     made = tiny("llama")
     copy.deepcopy(made.reference).to(torch.bfloat16).save_pretrained(tmp_path)
-    kept = load_decoder(tmp_path)
+    kept = load_decoder(BaseFolder(tmp_path))
     assert {parameter.dtype for parameter in kept.parameters()} == {torch.bfloat16}
-    widened = load_decoder(tmp_path, dtype=torch.float32)
+    widened = load_decoder(BaseFolder(tmp_path), dtype=torch.float32)
     for name, parameter in widened.named_parameters():
         assert torch.equal(parameter, kept.get_parameter(name).float())
         assert not parameter.requires_grad

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from lorica.errors import MissingExtraError  # noqa: E402
 from lorica.models.adapter_weights import create_lora  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.lora import LoraSpan  # noqa: E402
 from lorica.models.packed_attention import PackedAttention  # noqa: E402
 from lorica.models.quantised import Nf4Linear  # noqa: E402
@@ -25,7 +26,7 @@ NARROW = ["llama-biases-tied", "qwen3"]  # rows that end within a block
 def test_without_bitsandbytes_the_extra_is_named(tiny: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(MissingExtraError, match=r"lorica\[quant\]"):
-        load_decoder(tiny("llama").folder, load_in_4bit=True)
+        load_decoder(BaseFolder(tiny("llama").folder), load_in_4bit=True)
 
 
 def forward(decoder: Any, tokens: Any, *spans: LoraSpan, checkpoint: bool = False) -> Any:
@@ -36,7 +37,7 @@ def forward(decoder: Any, tokens: Any, *spans: LoraSpan, checkpoint: bool = Fals
 
 def as_plain(quantised: Any, folder: Path, dtype: Any) -> Any:
     """The values that the 4 bits stand for, in plain linear layers: the oracle of products and gradients."""
-    plain = load_decoder(folder, dtype=dtype)
+    plain = load_decoder(BaseFolder(folder), dtype=dtype)
     for name, layer in quantised.named_modules():
         if isinstance(layer, Nf4Linear):
             restored = torch.nn.Parameter(layer.restored(), requires_grad=False)
@@ -57,7 +58,7 @@ def test_logits_equal_those_of_transformers_in_4_bits(
         made.folder, quantization_config=settings, dtype=torch.float32, device_map="cpu"
     )
     expected = theirs(tokens[None], use_cache=False).logits[0].detach()
-    decoder = load_decoder(made.folder, dtype=torch.float32, load_in_4bit=True)
+    decoder = load_decoder(BaseFolder(made.folder), dtype=torch.float32, load_in_4bit=True)
     with torch.no_grad():
         ours, exact = forward(decoder, tokens), forward(made.decoder, tokens)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
@@ -70,7 +71,7 @@ def test_logits_equal_those_of_transformers_in_4_bits(
 def test_every_block_is_quantised_and_nothing_else(kind: str, tiny: Callable[[str], Any]) -> None:
     pytest.importorskip("bitsandbytes")
     made = tiny(kind)
-    decoder = load_decoder(made.folder, load_in_4bit=True)
+    decoder = load_decoder(BaseFolder(made.folder), load_in_4bit=True)
     found = {name: each for name, each in decoder.named_modules() if isinstance(each, Nf4Linear)}
     assert found.keys() == decoder.config.linear_shapes().keys()
     exact = dict(made.decoder.named_parameters())
@@ -93,7 +94,7 @@ def test_half_precision_computes_in_half_precision(
 ) -> None:
     pytest.importorskip("bitsandbytes")
     made, tokens = tiny(kind), tokens_of(24)
-    quantised = load_decoder(made.folder, dtype=dtype, load_in_4bit=True)
+    quantised = load_decoder(BaseFolder(made.folder), dtype=dtype, load_in_4bit=True)
     with torch.no_grad():
         ours = forward(quantised, tokens)
         expected = forward(as_plain(quantised, made.folder, dtype), tokens)
@@ -109,7 +110,7 @@ def test_adapters_learn_through_the_frozen_weights(
     from lorica.adapters.config import AdapterConfig
 
     made, tokens = tiny(kind), tokens_of(16)
-    quantised = load_decoder(made.folder, load_in_4bit=True)
+    quantised = load_decoder(BaseFolder(made.folder), load_in_4bit=True)
     plain = as_plain(quantised, made.folder, torch.float32)
     lora = create_lora("one", plain.config, AdapterConfig(r=4, lora_alpha=8, target_modules="all-linear"), seed=0)
     with torch.no_grad():

@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from lorica.errors import ModelError  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 
 Numbers = NDArray[np.int64]
@@ -108,12 +109,12 @@ def test_packed_weights_are_restored_exactly(
 ) -> None:
     made = tiny("llama")
     plain = pack_folder(made.folder, tmp_path / "packed", made.decoder.config.linear_shapes(), stated, order=order)
-    found = load_decoder(tmp_path / "packed", dtype=torch.float32).state_dict()
+    found = load_decoder(BaseFolder(tmp_path / "packed"), dtype=torch.float32).state_dict()
     usual = made.decoder.state_dict()
     assert found.keys() == usual.keys()
     for name, tensor in found.items():
         assert torch.equal(tensor, plain.get(name, usual[name])), name
-    stored = load_decoder(tmp_path / "packed", dtype=torch.bfloat16, as_stored=True).state_dict()
+    stored = load_decoder(BaseFolder(tmp_path / "packed"), dtype=torch.bfloat16, as_stored=True).state_dict()
     name = "model.layers.0.mlp.up_proj.weight"
     assert torch.equal(stored[name], plain[name].bfloat16())
     assert stored["model.norm.weight"].dtype == torch.float32, "the file's own"
@@ -127,7 +128,7 @@ def test_the_engine_answers_from_a_packed_checkpoint(tiny: Callable[[str], Any],
     made = tiny("qwen2")
     pack_folder(made.folder, tmp_path / "packed", made.decoder.config.linear_shapes(), GPTQ)
     for dtype in ("float32", "int8"):
-        engine = load_native(tmp_path / "packed", EngineSettings(dtype=dtype, device="cpu"))
+        engine = load_native(BaseFolder(tmp_path / "packed"), EngineSettings(dtype=dtype, device="cpu"))
         assert not engine.run([Choose("r", (1, 2, 3), ((4,), (5,)))])[0].error
 
 
@@ -150,6 +151,6 @@ def test_parts_that_do_not_fit_are_refused(
     change(tensors, "model.layers.0.self_attn.o_proj")
     save_file(tensors, path)
     with pytest.raises(ModelError) as caught:
-        load_decoder(tmp_path / "packed")
+        load_decoder(BaseFolder(tmp_path / "packed"))
     assert said in caught.value.message
     assert caught.value.fix

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from lorica.errors import ModelError  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 
 INDEX = "model.safetensors.index.json"
@@ -48,14 +49,14 @@ def change(folder: Path, changes: Callable[[dict[str, Any]], object]) -> None:
 
 def refused(folder: Path, said: str, **options: Any) -> ModelError:
     with pytest.raises(ModelError) as caught:
-        load_decoder(folder, **options)
+        load_decoder(BaseFolder(folder), **options)
     assert said in caught.value.message, caught.value.message
     assert caught.value.fix
     return caught.value
 
 
 def test_a_whole_sharded_folder_loads(sharded: Path) -> None:
-    assert load_decoder(sharded).config.layers == 3
+    assert load_decoder(BaseFolder(sharded)).config.layers == 3
 
 
 def test_no_weights_at_all(folder: Path) -> None:
@@ -152,7 +153,7 @@ def test_a_weight_in_two_shards(sharded: Path) -> None:
 def test_derived_tensors_of_old_checkpoints_are_ignored(folder: Path, tiny: Callable[[str], Any]) -> None:
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     change(folder, lambda tensors: tensors.update({name: torch.zeros(4)}))
-    loaded, whole = load_decoder(folder).state_dict(), tiny("llama").decoder.state_dict()
+    loaded, whole = load_decoder(BaseFolder(folder)).state_dict(), tiny("llama").decoder.state_dict()
     assert loaded.keys() == whole.keys()
     assert all(torch.equal(loaded[name], whole[name]) for name in whole)
 
@@ -160,7 +161,7 @@ def test_derived_tensors_of_old_checkpoints_are_ignored(folder: Path, tiny: Call
 def test_a_copy_of_a_tied_head_is_ignored(tiny: Callable[[str], Any], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny("qwen2").folder, tmp_path / "model"))
     change(folder, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}))
-    decoder = load_decoder(folder)
+    decoder = load_decoder(BaseFolder(folder))
     assert decoder.lm_head.weight is decoder.model.embed_tokens.weight
     assert decoder.lm_head.weight.abs().sum() > 0
 
@@ -176,13 +177,13 @@ def test_another_head_of_a_tied_model_is_refused_and_the_advice_leads_on(
     reference = transformers.AutoModelForCausalLM.from_pretrained(folder)
     config = json.loads((folder / "config.json").read_text("utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}), "utf-8")
-    assert torch.equal(load_decoder(folder).lm_head.weight, reference.lm_head.weight)
+    assert torch.equal(load_decoder(BaseFolder(folder)).lm_head.weight, reference.lm_head.weight)
 
 
 def test_a_tied_model_saved_with_its_head_alone_loads(tiny: Callable[[str], Any], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny("qwen2").folder, tmp_path / "model"))
     change(folder, lambda tensors: tensors.update({"lm_head.weight": tensors.pop("model.embed_tokens.weight")}))
-    decoder = load_decoder(folder)
+    decoder = load_decoder(BaseFolder(folder))
     assert torch.equal(decoder.model.embed_tokens.weight, tiny("qwen2").decoder.model.embed_tokens.weight)
     assert decoder.lm_head.weight is decoder.model.embed_tokens.weight
 
@@ -211,7 +212,7 @@ def test_mixed_precisions_become_those_of_the_embedding(folder: Path) -> None:
             tensors[name] = tensors[name].to(torch.float32 if "norm" in name else torch.bfloat16)
 
     change(folder, widen_norms)
-    assert {each.dtype for each in load_decoder(folder).parameters()} == {torch.bfloat16}
+    assert {each.dtype for each in load_decoder(BaseFolder(folder)).parameters()} == {torch.bfloat16}
 
 
 def test_a_device_that_is_not_there(folder: Path) -> None:
@@ -220,7 +221,7 @@ def test_a_device_that_is_not_there(folder: Path) -> None:
 
 
 def test_the_weights_need_no_gradient(folder: Path) -> None:
-    decoder = load_decoder(folder)
+    decoder = load_decoder(BaseFolder(folder))
     assert not decoder.training
     assert not any(parameter.requires_grad for parameter in decoder.parameters())
     assert not any(parameter.is_meta for parameter in decoder.parameters())
@@ -232,4 +233,4 @@ def test_weights_that_a_file_overwrites_are_not_drawn_first(folder: Path, monkey
         raise AssertionError("drew a table that is loaded")
 
     monkeypatch.setattr(torch.nn.init, "normal_", forbidden)
-    load_decoder(folder)
+    load_decoder(BaseFolder(folder))

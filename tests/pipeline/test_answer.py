@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.folder import AdapterFolder
 from lorica.data.read import rows_from_memory
 from lorica.engines.fake import FakeEngine
 from lorica.errors import AdapterError, ConfigError, PromptError
+from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.pipeline.train import encode_rows
@@ -44,7 +47,7 @@ def _pipeline(
 
     engine = FakeEngine(reply=reply)
     for name in adapters:
-        engine.add_adapter(name, Path(name))
+        engine.add_adapter(name, AdapterFolder(Path(name), AdapterConfig(), {}, digest=name))
     return Pipeline(load_task(task, TaskSettings()), encoder, engine, adapters, settings)
 
 
@@ -166,8 +169,8 @@ def test_a_line_break_can_be_written_on_a_command_line() -> None:
     from lorica.config.compose import compose
 
     config = compose([r"inference.stop=['\n', 'Q:']"], environ={}).config
-    folder = locate_model("embedded:lorica_tiny", environ={})
-    assert build.answer_settings(config, folder).stop_texts == ("\n", "Q:")
+    base = BaseFolder(locate_model("embedded:lorica_tiny", environ={}))
+    assert build.answer_settings(config, base).stop_texts == ("\n", "Q:")
 
 
 @pytest.mark.parametrize("stops", [("\n",), ("Second", "\n")])

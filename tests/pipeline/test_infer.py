@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.folder import AdapterFolder
 from lorica.data.journal import Journal
 from lorica.data.read import rows_from_memory
 from lorica.engines import fake
@@ -107,7 +109,7 @@ def write(folder: Path, output: Path, engine: FakeEngine) -> None:
     encoder = Encoder.load(locate_model("embedded:lorica_tiny", environ={}))
     task = load_task("saq", TaskSettings())
     for name in ("a", "b"):
-        engine.add_adapter(name, folder)
+        engine.add_adapter(name, AdapterFolder(folder, AdapterConfig(), {}, digest=name))
     given = [{"question": f"What is {i}?", "subject": "ab"[i % 2]} for i in range(24)]
     asked = iter(rows_from_memory(given, task.shapes))
     pipeline = Pipeline(task, encoder, engine, ("a", "b"), AnswerSettings(validate=False))

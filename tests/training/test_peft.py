@@ -15,6 +15,7 @@ from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import open_adapter
 from lorica.config.schema import TrainingConfig
 from lorica.models.adapter_weights import load_lora
+from lorica.models.base_folder import BaseFolder
 from lorica.models.lora import LoraSpan
 from lorica.models.packed_attention import PackedAttention
 from lorica.models.weights import load_decoder
@@ -67,7 +68,7 @@ def test_peft_loads_the_adapter_and_gives_our_logits(build: Any, config: Adapter
     torch.manual_seed(0)
     model = build().eval()
     model.save_pretrained(tmp_path / "base")
-    decoder = load_decoder(tmp_path / "base", dtype=torch.float32)
+    decoder = load_decoder(BaseFolder(tmp_path / "base"), dtype=torch.float32)
     train(decoder, config, rows(12), rows(3, seed=1), SETTINGS, tmp_path / "adapter", name="a", listener=Silent())
 
     lora = load_lora("a", open_adapter(tmp_path / "adapter"), decoder.config)

@@ -24,6 +24,7 @@ from lorica.adapters.passport_facts import adapter_facts, file_sha256
 from lorica.config.schema import TrainingConfig
 from lorica.errors import AdapterError, DataError, ResumeError, TrainingError
 from lorica.locks import LOCK_NAME
+from lorica.models.base_folder import BaseFolder
 from lorica.training import checkpoints, publish
 from lorica.training.loop import lock_run, train
 from lorica.training.types import StepReport, TrainResult
@@ -45,7 +46,7 @@ def _any_passport() -> Passport:
     from lorica.models.weights import load_decoder
 
     base = locate_model("embedded:lorica_tiny", environ={})
-    engine = NativeEngine(load_decoder(base, dtype=torch.float32, device="cpu"), batch_tokens=512)
+    engine = NativeEngine(load_decoder(BaseFolder(base), dtype=torch.float32, device="cpu"), batch_tokens=512)
     return give_passport(make_adapter(Path(tempfile.mkdtemp()) / "a"), engine)
 
 

@@ -23,6 +23,7 @@ from lorica.adapters.raw_adapter import Specimen  # noqa: E402
 from lorica.adapters.tensor_map import read_layout  # noqa: E402
 from lorica.config.schema import TrainingConfig  # noqa: E402
 from lorica.errors import PromptError  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.decoder import Decoder  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
@@ -106,7 +107,7 @@ def examples(base: Path, count: int) -> list[Example]:
 def make_adapter(folder: Path, base: Path, *, epochs: int = 3, **lora: object) -> Path:
     config = AdapterConfig(**{"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj", "down_proj"]} | lora)  # type: ignore[arg-type]
     settings = TrainingConfig(epochs=epochs, batch_size=16, gradient_accumulation_steps=1, learning_rate=2e-3)
-    decoder = load_decoder(base, dtype=torch.float32)
+    decoder = load_decoder(BaseFolder(base), dtype=torch.float32)
     train(decoder, config, examples(base, 128), [], settings, folder, name="test", listener=Silent())
     return folder
 

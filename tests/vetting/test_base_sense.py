@@ -12,6 +12,7 @@ pytest.importorskip("torch")
 
 from lorica.engines.base import OnDone, OnOutputs
 from lorica.engines.native.engine import NativeEngine
+from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
 from lorica.models.weights import load_decoder
 from lorica.prompts.encoder import Encoder
@@ -25,14 +26,14 @@ def base() -> Path:
 
 
 def test_a_sound_base_predicts_text(base: Path) -> None:
-    ratio = sense(NativeEngine(load_decoder(base)), Encoder.load(base), base)
+    ratio = sense(NativeEngine(load_decoder(BaseFolder(base))), Encoder.load(base), base)
     assert ratio is not None
     assert ratio < 0.8
     assert check_sense(ratio) == []
 
 
 def test_tokens_out_of_order_make_no_sense(base: Path) -> None:
-    decoder = load_decoder(base)
+    decoder = load_decoder(BaseFolder(base))
     table = decoder.model.embed_tokens.weight.data
     table.copy_(table.flip(0))  # tied: reads and writes every token as another
     (found,) = check_sense(sense(NativeEngine(decoder), Encoder.load(base), base))
@@ -47,7 +48,7 @@ def test_no_number_is_named(base: Path) -> None:
         ) -> list[Output]:
             return [Output(each.id, finish="error", error="the model's output is not a number") for each in requests]
 
-    ratio = sense(Broken(load_decoder(base)), Encoder.load(base), base)
+    ratio = sense(Broken(load_decoder(BaseFolder(base))), Encoder.load(base), base)
     assert ratio is not None
     assert math.isnan(ratio)
     assert [each.code for each in check_sense(ratio)] == ["L316"]

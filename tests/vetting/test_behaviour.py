@@ -18,7 +18,8 @@ from safetensors.numpy import save_file
 
 pytest.importorskip("torch")
 
-from lorica.adapters.config import AdapterConfig, read_adapter_config
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.folder import AdapterFolder
 from lorica.adapters.header import read_header
 from lorica.adapters.raw_adapter import Specimen
 from lorica.adapters.tensor_map import read_layout
@@ -94,8 +95,8 @@ class WrittenEngine:
         self._yes, self._no = (encoder().encode_choice(text) for text in ("Yes", "No"))
         self._letters = [encoder().encode_choice(text) for text in "ABCD"]
 
-    def add_adapter(self, name: str, folder: Path) -> None:
-        self._scales[name] = read_adapter_config(folder).scaling(PATH)
+    def add_adapter(self, name: str, adapter: AdapterFolder) -> None:
+        self._scales[name] = adapter.config.scaling(PATH)
 
     def remove_adapter(self, name: str) -> None:
         del self._scales[name]

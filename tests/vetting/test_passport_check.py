@@ -16,9 +16,9 @@ from safetensors.numpy import load_file, save_file
 from tests.passports import BASE, Deaf, give_passport, make_adapter
 
 from lorica.adapters.raw_adapter import Specimen
-from lorica.admission.provenance import base_digest
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings
+from lorica.models.base_folder import BaseFolder
 from lorica.prompts.encoder import Encoder
 from lorica.vetting.canary_findings import check_canaries
 from lorica.vetting.files.check_files import examine_files
@@ -29,7 +29,7 @@ from lorica.vetting.passport_check import check_passport
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return load_engine("native", BASE, EngineSettings(dtype="float32", device="cpu", threads=1))
+    return load_engine("native", BaseFolder(BASE), EngineSettings(dtype="float32", device="cpu", threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def test_the_older_record_is_checked_as_far_as_it_goes(tmp_path: Path) -> None:
     config = json.loads((folder / "adapter_config.json").read_text())
     encoder = Encoder.load(BASE)
     manifest = {f"lora.{key}": json.dumps(value) for key, value in config.items()}
-    manifest |= {"digest.base": base_digest(BASE), "digest.tokenizer": encoder.tokenizer_digest}
+    manifest |= {"digest.base": BaseFolder(BASE).digest, "digest.tokenizer": encoder.tokenizer_digest}
     record = {"format": 1, "status": "finished", "manifest": manifest, "result": None}
     (folder / "training.json").write_text(json.dumps(record))
     assert set(_check(folder, BASE)) == {"L340"}

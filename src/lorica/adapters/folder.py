@@ -22,11 +22,11 @@ from lorica.errors import AdapterError
 from lorica.locks import describe, lock_owner
 from lorica.names import shell_word
 
-__all__ = ["AdapterFolder", "TensorInfo", "module_of", "open_adapter", "read_tensor", "save_adapter", "snapshot"]
-
 WEIGHTS_NAME = "adapter_model.safetensors"
 # What appears together when an adapter is published.
 _PUBLISHED = frozenset({CONFIG_NAME, WEIGHTS_NAME, PASSPORT_NAME, TRAINING_RECORD})
+PAIR_PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
+"""The tensors of a pair, as `module_of` names them."""
 FLOATS = ("F16", "BF16", "F32", "F64")
 
 _PARTS = {
@@ -39,14 +39,19 @@ _PARTS = {
 }
 
 
+Snapshot = dict[str, tuple[int, int, int]]
+"""File name -> (inode, bytes, time of the last change in ns) of the files that an adapter is made of."""
+
+
 class AdapterFolder(msgspec.Struct, frozen=True):
-    """A checked adapter on disk. tensors: by their names in the file. digest: of config and weights
-    together."""
+    """An adapter on disk, opened and hashed once. tensors: by their names in the file. digest: of config and weights
+    together. before: its files as they were before the first of them was read."""
 
     path: Path
     config: AdapterConfig
     tensors: dict[str, TensorInfo]
     digest: str
+    before: Snapshot = {}
 
     @property
     def weights(self) -> Path:
@@ -56,6 +61,28 @@ class AdapterFolder(msgspec.Struct, frozen=True):
     def modules(self) -> list[str]:
         """The adapted modules of the base model, sorted."""
         return sorted({module_of(name)[0] for name in self.tensors})
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its tensors are plain LoRA pairs and nothing else."""
+        return all(module_of(name)[1] in ("lora_A", "lora_B") for name in self.tensors)
+
+    @property
+    def changed(self) -> bool:
+        """Whether a file was written since it was opened: then what was read may be of two adapters."""
+        return snapshot(self.path) != self.before
+
+    def check_applied(self, applied: Collection[str] = ()) -> None:
+        """Check that config and tensors ask for nothing beyond plain LoRA pairs and `applied`, and agree.
+
+        applied: keys of MORE_THAN_PAIRS that the caller applies; their tensors are let through unchecked. Raises
+        AdapterError.
+        """
+        _refuse_unsupported(self.path, self.config, applied)
+        allowed = {part for key in applied for part in MORE_THAN_PAIRS[key]}
+        tensors = {name: (info.dtype, info.shape) for name, info in self.tensors.items() if _part(name) not in allowed}
+        if tensors or not allowed:
+            check_structure(self.config, tensors, where=str(self.weights))
 
 
 # What PEFT applies beyond plain pairs -> the parts of it that stand in the file.
@@ -67,10 +94,8 @@ MORE_THAN_PAIRS = {
 }
 
 
-def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Name -> (inode, bytes, time of change) of the files an adapter is made of: equal before and after reading them
-    when what was read is of one moment. Empty for what cannot be listed.
-    """
+def snapshot(folder: Path) -> Snapshot:
+    """Equal before and after reading an adapter when what was read is of one moment; {} for what cannot be listed."""
     try:
         with os.scandir(folder) as entries:
             stats = {entry.name: entry.stat() for entry in entries if entry.name in _PUBLISHED and entry.is_file()}
@@ -89,21 +114,21 @@ def open_adapter(path: Path, *, applied: Collection[str] = ()) -> AdapterFolder:
     contradict each other.
     """
     path = Path(path)
+    before = snapshot(path)
     _check_files(path)
     config = read_adapter_config(path)
-    reasons = config.unsupported(applied)
-    if reasons:
+    _refuse_unsupported(path, config, applied)  # before a header that may be of another format
+    adapter = AdapterFolder(path, config, read_header(path / WEIGHTS_NAME).tensors, "", before)
+    adapter.check_applied(applied)
+    return msgspec.structs.replace(adapter, digest=_digest(path))
+
+
+def _refuse_unsupported(path: Path, config: AdapterConfig, applied: Collection[str]) -> None:
+    if reasons := config.unsupported(applied):
         raise AdapterError(
             f"{path}: uses what Lorica does not apply: {'; '.join(reasons)}",
             fix="use a plain LoRA adapter, or merge this one into its base model with PEFT",
         )
-    weights = path / WEIGHTS_NAME
-    tensors = read_header(weights).tensors
-    allowed = {part for key in applied for part in MORE_THAN_PAIRS[key]}
-    pairs = {name: (info.dtype, info.shape) for name, info in tensors.items() if _part(name) not in allowed}
-    if pairs or not allowed:
-        check_structure(config, pairs, where=str(weights))
-    return AdapterFolder(path, config, tensors, _digest(path))
 
 
 def _part(name: str) -> str:
@@ -207,7 +232,7 @@ def read_tensor(folder: AdapterFolder, name: str) -> bytes:
     if info is None:
         raise AdapterError(f"{folder.path}: holds no tensor {name!r}")
     try:
-        with folder.weights.open("rb") as file:
+        with folder.weights.open("rb", buffering=0) as file:  # a buffer would read on behind the tensor
             file.seek(info.start)
             raw = file.read(info.stop - info.start)
     except OSError as error:

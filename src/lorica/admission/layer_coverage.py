@@ -8,10 +8,11 @@ from lorica.adapters.config import AdapterConfig
 from lorica.adapters.fingerprint import leaves_no_layer_out, place_of
 from lorica.adapters.folder import AdapterFolder
 from lorica.errors import AdapterError, LoricaError
+from lorica.models.base_folder import BaseFolder
 from lorica.models.weight_files import weight_headers
 
 
-def check_reach(name: str, adapter: AdapterFolder, base: Path) -> None:
+def check_layer_coverage(name: str, adapter: AdapterFolder, base: BaseFolder) -> None:
     """PEFT adapts every layer that has the targets, so an adapter that ends before the last was trained on a shallower
     model, or lost layers on its way here.
 
@@ -22,12 +23,12 @@ def check_reach(name: str, adapter: AdapterFolder, base: Path) -> None:
     places = [place_of(module) for module in adapter.modules()]
     depth = max((place.layer + 1 for place in places if place.layer is not None), default=0)
     slots = {place.slot for place in places if place.layer is not None}
-    beyond = {layer for layer, slot in _layers(base) if layer >= depth and slot in slots} if depth else set()
+    beyond = {layer for layer, slot in _layers(base.path) if layer >= depth and slot in slots} if depth else set()
     if beyond:
         raise AdapterError(
             f"adapter {name!r} ({adapter.path}) has layers 0 to {depth - 1} only; the base has {max(beyond) + 1}, and "
             "its config leaves none out: it was trained on another base, or lost layers",
-            fix=f"use the base it was trained on; look at it with `lorica check {adapter.path} --base {base}`",
+            fix=f"use the base it was trained on; look at it with `lorica check {adapter.path} --base {base.path}`",
         )
 
 

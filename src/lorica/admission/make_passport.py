@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from lorica import __version__
-from lorica.adapters.folder import open_adapter
+from lorica.adapters.folder import AdapterFolder
 from lorica.adapters.passport import (
     FEWEST_CANARIES,
     BaseFacts,
@@ -29,6 +29,7 @@ from lorica.config.schema import TrainingConfig
 from lorica.engines.base import Engine
 from lorica.errors import PromptError
 from lorica.metrics.bootstrap import Estimate
+from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.pipeline.evaluate import evaluate
 from lorica.pipeline.train import Fit, Parts
@@ -43,7 +44,7 @@ _CHOSEN_ON = "the checkpoint was chosen by its loss on these rows, so the adapte
 
 
 def make_passport(
-    folder: Path,
+    adapter: AdapterFolder,
     *,
     base: BaseFacts,
     prompt: PromptFacts,
@@ -52,12 +53,12 @@ def make_passport(
     data: DataFacts | None = None,
     training: TrainingFacts | None = None,
 ) -> Passport:
-    """The passport of the adapter in `folder`. Equal input gives equal bytes: it holds no time and no place. Raises
-    AdapterError for a folder that cannot be used."""
+    """The passport of an adapter. Equal input gives equal bytes: it holds no time and no place. Raises AdapterError
+    when a file can no longer be read."""
     return Passport(
         format=1,
         made_by=f"lorica {__version__}",
-        adapter=adapter_facts(open_adapter(folder)),
+        adapter=adapter_facts(adapter),
         base=base,
         prompt=prompt,
         canaries=canaries,
@@ -68,7 +69,7 @@ def make_passport(
     )
 
 
-def shipped_canaries(engine: Engine, name: str, task: Task | None, encoder: Encoder, base: Path) -> CanaryFacts:
+def shipped_canaries(engine: Engine, name: str, task: Task | None, encoder: Encoder, base: BaseFolder) -> CanaryFacts:
     """Canaries from shipped texts through the task's prompt; from plain token ids where the base cannot hold them.
 
     Raises AdapterError when the engine cannot answer enough of them.

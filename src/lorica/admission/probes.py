@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 from lorica.data.read import rows_from_memory
 from lorica.errors import PromptError
-from lorica.models.limits import read_limits
+from lorica.models.base_folder import BaseFolder
 from lorica.prompts.encoder import Encoder
 from lorica.records import Message, Row
 from lorica.tasks.base import Task
@@ -34,7 +33,7 @@ class Probe:
     group: str = ""
 
 
-def shipped_probes(task: Task | None, encoder: Encoder, base: Path) -> list[Probe]:
+def shipped_probes(task: Task | None, encoder: Encoder, base: BaseFolder) -> list[Probe]:
     """The shipped texts as prompts of a task, or without one as plain questions to a chat.
 
     A prompt that the base's template or positions cannot hold is left out. Raises PromptError when none is left.
@@ -46,13 +45,13 @@ def shipped_probes(task: Task | None, encoder: Encoder, base: Path) -> list[Prob
         except PromptError as error:
             problem = error.message
     if not found:
-        raise PromptError(f"no probe can be asked of {base}: {problem}", fix="correct model.chat_template")
+        raise PromptError(f"no probe can be asked of {base.path}: {problem}", fix="correct model.chat_template")
     return found
 
 
-def number_probes(base: Path) -> list[Probe]:
+def number_probes(base: BaseFolder) -> list[Probe]:
     """Prompts of token ids spread over the base's vocabulary: no text, no tokenizer, always possible."""
-    vocabulary = read_limits(base).vocabulary or 32
+    vocabulary = base.limits.vocabulary or 32
     width = _NUMBER_LENGTH + _NUMBER_CHOICES
     state, found = 12345, []
     for number in range(_NUMBER_PROBES):
@@ -73,7 +72,7 @@ def number_probes(base: Path) -> list[Probe]:
     return found
 
 
-def row_probes(task: Task, rows: Sequence[Row], encoder: Encoder, base: Path) -> list[Probe]:
+def row_probes(task: Task, rows: Sequence[Row], encoder: Encoder, base: BaseFolder) -> list[Probe]:
     """A user's rows as probes. Generated answers become choices: the gold answer, and shipped ones beside it."""
     shipped = zip(*(canary.candidates for canary in task.probes.canaries()[:3]), strict=False)
     fillers = tuple(dict.fromkeys(chain.from_iterable(shipped)))[:3]
@@ -91,10 +90,10 @@ def row_probes(task: Task, rows: Sequence[Row], encoder: Encoder, base: Path) ->
 
 
 def _probe(
-    name: str, messages: Sequence[Message], texts: Sequence[str], group: str, encoder: Encoder, base: Path
+    name: str, messages: Sequence[Message], texts: Sequence[str], group: str, encoder: Encoder, base: BaseFolder
 ) -> Probe:
     choices = tuple(encoder.encode_choice(text) for text in texts)
-    room = min(MAX_PROBE_TOKENS, read_limits(base).positions or MAX_PROBE_TOKENS)
+    room = min(MAX_PROBE_TOKENS, base.limits.positions or MAX_PROBE_TOKENS)
     prompt = encoder.encode(messages, max_tokens=room - max(map(len, choices)), truncate="error").tokens
     return Probe(name, tuple(messages), tuple(texts), prompt, choices, group)
 

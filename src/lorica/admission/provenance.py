@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lorica.adapters.folder import MORE_THAN_PAIRS, open_adapter
 from lorica.adapters.passport import BaseFacts, Passport, RowsFacts
 from lorica.adapters.passport_facts import plain_name
 from lorica.data.digest import ids_digest
+from lorica.models.base_folder import BaseFolder
 from lorica.models.families import read_json_object
-from lorica.models.weight_files import weight_files
 from lorica.pipeline.label_balance import count_answers
 from lorica.records import Row
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:  # tokenizers cost 0.1 s, and digests need none
     from lorica.tasks.base import Task
 
 _PACKAGES = ("lorica", "torch", "transformers", "tokenizers")
-_EDGE = 1 << 20  # bytes
 # Sizes that make the shape of a base model, by their usual names in config.json.
 _SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
@@ -32,40 +30,14 @@ _SIZES = (
 )  # fmt: skip
 
 
-def base_digest(folder: Path) -> str:
-    """sha256 of a base model's config and of its weight files' sizes, headers and first and last megabyte.
-
-    Reading all of a large model takes minutes; this takes milliseconds and still tells every re-training, conversion,
-    truncation and change of shape apart, though not an edit of a few values in the middle of a file.
-    """
-    return _quick(folder, (folder / "config.json").read_bytes())
-
-
-def weights_digest(folder: Path) -> str:
-    """As `base_digest`, of the weight files alone: equal when only config.json was edited or saved anew."""
-    return _quick(folder, b"")
-
-
-def _quick(folder: Path, before: bytes) -> str:
-    state = hashlib.sha256(before)
-    for path in weight_files(folder):
-        size = path.stat().st_size
-        state.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            state.update(file.read(_EDGE))
-            file.seek(max(0, size - _EDGE))
-            state.update(file.read(_EDGE))
-    return "sha256:" + state.hexdigest()
-
-
-def base_facts(folder: Path, *, name: str, revision: str = "", full: bool = False) -> BaseFacts:
-    """What a passport says of a base model's folder. full: hash every weight file as a whole, too (minutes for a large
+def base_facts(base: BaseFolder, *, name: str, revision: str = "", full: bool = False) -> BaseFacts:
+    """What a passport says of a base model. full: hash every weight file as a whole, too (minutes for a large
     one). Raises ModelError for a folder that is no base model."""
-    raw = read_json_object(folder / "config.json")
+    raw = base.config
     inner = raw.get("text_config")
     sizes = {**inner, **raw} if isinstance(inner, dict) else raw
     files = {}
-    for path in weight_files(folder) if full else []:
+    for path in base.weight_files if full else []:
         with path.open("rb") as file:
             files[path.name] = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
     return BaseFacts(
@@ -73,19 +45,14 @@ def base_facts(folder: Path, *, name: str, revision: str = "", full: bool = Fals
         revision=revision,
         family=str(raw.get("model_type", "")),
         shape={key: sizes[key] for key in _SIZES if type(sizes.get(key)) is int},
-        config="sha256:" + hashlib.sha256((folder / "config.json").read_bytes()).hexdigest(),
-        weights=weights_digest(folder),
-        digest=base_digest(folder),
+        config="sha256:" + hashlib.sha256(base.config_bytes).hexdigest(),
+        weights=base.weights_digest,
+        digest=base.digest,
         files=files,
     )
 
 
-def adapter_digests(folders: Mapping[str, Path]) -> dict[str, str]:
-    """Name -> content digest of each adapter."""
-    return {name: open_adapter(folder, applied=MORE_THAN_PAIRS).digest for name, folder in sorted(folders.items())}
-
-
-def trained_as(task: Task, encoder: Encoder, base: Path) -> dict[str, str]:
+def trained_as(task: Task, encoder: Encoder, base: BaseFolder) -> dict[str, str]:
     """What an adapter's training and its use must share: task, method, style, template and base."""
     return {
         "task": task.name,
@@ -93,7 +60,7 @@ def trained_as(task: Task, encoder: Encoder, base: Path) -> dict[str, str]:
         "style": task.settings.style,
         "template": encoder.template_digest,
         "tokenizer": encoder.tokenizer_digest,
-        "base": base_digest(base),
+        "base": base.digest,
     }
 
 

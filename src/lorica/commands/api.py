@@ -53,4 +53,5 @@ def load_pipeline(*overrides: str) -> RecordPipeline:
     """
     named = any(override.partition("=")[0] == "task" for override in overrides)
     config = resolve(overrides if named else ("task=qa", *overrides)).config
-    return RecordPipeline(build.build_pipeline(config), config)
+    base, adapters = build.base_folder(config), build.open_adapters(build.adapter_folders(config))
+    return RecordPipeline(build.build_pipeline(config, base, adapters), config)

@@ -10,6 +10,7 @@ from lorica.commands import build
 from lorica.commands.rows import open_rows, reading_log, tell
 from lorica.config.schema import Config
 from lorica.errors import DataError
+from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
 from lorica.models.transformers_models import check_config
 from lorica.records import Row
@@ -20,16 +21,16 @@ from lorica.vetting.behaviour.setting import Setting
 _MOST_ROWS = 20_000
 
 
-def locate(name: str, config: Config) -> Path:
-    """The folder of a base model: a folder, `embedded:NAME` or a Hugging Face id in the cache.
+def locate(name: str, config: Config) -> BaseFolder:
+    """A base model: a folder, `embedded:NAME` or a Hugging Face id in the cache.
 
     Warns of what its config.json says in vain. Raises ModelError where there is none, or one that no engine could load
     for its config.
     """
-    folder = locate_model(name, cache_dir=config.model.cache_dir, revision="", environ=os.environ)
-    check_config(folder)
-    build.tell_base(folder)
-    return folder
+    base = BaseFolder(locate_model(name, cache_dir=config.model.cache_dir, revision="", environ=os.environ))
+    check_config(base)
+    build.tell_base(base)
+    return base
 
 
 def some_rows(path: Path, config: Config) -> tuple[Row, ...]:
@@ -52,11 +53,11 @@ def labels(path: Path, config: Config) -> dict[str, int]:
     return found
 
 
-def setting(config: Config, base: Path, *, named: bool) -> Setting:
+def setting(config: Config, base: BaseFolder, *, named: bool) -> Setting:
     """How the base is asked. named: the configured task is meant; else nobody knows what the adapter is for."""
     limits = build.answer_settings(config, base)
     return Setting(
-        base=base,
+        base=base.path,
         task=config.task.name if named else "",
         task_settings=build.build_task(config).settings if named else TaskSettings(),
         chat_template=config.model.chat_template,

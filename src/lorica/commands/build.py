@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
 
 from lorica.adapters.config import AdapterConfig
-from lorica.adapters.folder import snapshot
+from lorica.adapters.folder import MORE_THAN_PAIRS, AdapterFolder, open_adapter
 from lorica.adapters.registry import find_adapters, refuse_spellings
 from lorica.admission.gate import Admission, admit_all
-from lorica.admission.provenance import adapter_digests, base_digest, trained_as, versions
+from lorica.admission.provenance import trained_as, versions
 from lorica.commands.arguments import inform, warn
 from lorica.config.schema import Config
 from lorica.engine_table import ENGINES
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings
-from lorica.errors import AdapterError, ConfigError
-from lorica.models.families import config_notes, read_decoder_config
-from lorica.models.limits import read_limits
+from lorica.errors import ConfigError
+from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
-from lorica.models.weight_files import weight_files
 from lorica.names import listed, visible, visible_values
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.precision import precision_of
@@ -48,10 +45,10 @@ SHORT_ANSWER = 64  # tokens
 _ANSWERS = "choice_mass"
 
 
-def model_folder(config: Config) -> Path:
-    """Where the base model is. Raises ModelError naming where it looked."""
+def base_folder(config: Config) -> BaseFolder:
+    """The base model, to be handed to whatever reads it. Raises ModelError naming where it looked."""
     model = config.model
-    return locate_model(model.path, cache_dir=model.cache_dir, revision=model.revision, environ=os.environ)
+    return BaseFolder(locate_model(model.path, cache_dir=model.cache_dir, revision=model.revision, environ=os.environ))
 
 
 def build_task(config: Config) -> Task:
@@ -70,13 +67,15 @@ def build_task(config: Config) -> Task:
     )
 
 
-def build_encoder(config: Config, folder: Path) -> Encoder:
+def build_encoder(config: Config, base: BaseFolder) -> Encoder:
     """The base model's tokenizer and chat template, held against the model; what a person should know of them is said.
 
     Raises PromptError for a template that asks for answers where the model has none, and a tokenizer of another model.
     """
-    encoder = Encoder.load(folder, chat_template=config.model.chat_template, thinking=config.task.thinking)
-    rows = read_limits(folder).vocabulary
+    encoder = Encoder.load(
+        base.path, chat_template=config.model.chat_template, thinking=config.task.thinking, model_config=base.config
+    )
+    rows = base.limits.vocabulary
     for note in (*encoder.notes, *(() if rows is None else encoder.check_vocabulary(rows))):
         inform(note)
     return encoder
@@ -91,17 +90,17 @@ def device(config: Config) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def dtype(config: Config, folder: Path) -> str:
+def dtype(config: Config, base: BaseFolder) -> str:
     """`model.dtype`, with `auto` decided: float32 for a small model on a CPU, else bfloat16."""
     if config.model.dtype != "auto":
         return config.model.dtype
-    small = sum(path.stat().st_size for path in weight_files(folder)) <= _FLOAT32_UP_TO
+    small = sum(path.stat().st_size for path in base.weight_files) <= _FLOAT32_UP_TO
     return "float32" if small and device(config) == "cpu" else "bfloat16"
 
 
-def training_dtype(config: Config, folder: Path) -> str:
+def training_dtype(config: Config, base: BaseFolder) -> str:
     """The precision to train in. Raises ConfigError for one that nothing can be trained through."""
-    chosen = dtype(config, folder)
+    chosen = dtype(config, base)
     if not precision_of(chosen).trainable:
         raise ConfigError(
             f"model.dtype={chosen} is for answering: no gradient passes through whole numbers",
@@ -110,12 +109,12 @@ def training_dtype(config: Config, folder: Path) -> str:
     return chosen
 
 
-def engine_settings(config: Config, folder: Path) -> EngineSettings:
-    """What the keys say of how an engine loads the base model in `folder` and computes."""
+def engine_settings(config: Config, base: BaseFolder) -> EngineSettings:
+    """What the keys say of how an engine loads the base model and computes."""
     runs_model = ENGINES[config.engine.name].runs_model
     computing = {key: value for key, value in asdict(config.engine).items() if key != "name"}
     return EngineSettings(
-        dtype=dtype(config, folder) if runs_model else "float32",
+        dtype=dtype(config, base) if runs_model else "float32",
         device=device(config) if runs_model else "cpu",
         device_map=config.model.device_map,
         load_in_4bit=config.model.load_in_4bit,
@@ -124,17 +123,17 @@ def engine_settings(config: Config, folder: Path) -> EngineSettings:
     )
 
 
-def build_engine(config: Config, folder: Path) -> Engine:
+def build_engine(config: Config, base: BaseFolder) -> Engine:
     """The configured engine with the base model loaded."""
-    engine = load_engine(config.engine.name, folder, engine_settings(config, folder))
+    engine = load_engine(config.engine.name, base, engine_settings(config, base))
     if ENGINES[config.engine.name].runs_model:
-        tell_base(folder)
+        tell_base(base)
     return engine
 
 
-def tell_base(folder: Path) -> None:
+def tell_base(base: BaseFolder) -> None:
     """Warn on standard error of what a base's config.json says in vain."""
-    for note in config_notes(folder):
+    for note in base.notes:
         warn(note)
 
 
@@ -153,12 +152,17 @@ def adapter_folders(config: Config) -> dict[str, Path]:
     return found
 
 
-def answer_settings(config: Config, folder: Path) -> AnswerSettings:
+def open_adapters(folders: Mapping[str, Path]) -> dict[str, AdapterFolder]:
+    """Read, check and hash adapters, each once, for the gate, the engine and the manifest. Raises AdapterError."""
+    return {name: open_adapter(folder, applied=MORE_THAN_PAIRS) for name, folder in folders.items()}
+
+
+def answer_settings(config: Config, base: BaseFolder) -> AnswerSettings:
     """The `inference` and `adapters` keys as the pipeline takes them."""
     given = config.inference
     return AnswerSettings(
         max_input_tokens=given.max_input_tokens,
-        max_positions=read_limits(folder).positions,
+        max_positions=base.limits.positions,
         truncate=config.task.truncate,
         sampling=Sampling(
             max_new_tokens=given.max_new_tokens,
@@ -179,30 +183,14 @@ def answer_settings(config: Config, folder: Path) -> AnswerSettings:
     )
 
 
-@contextmanager
-def steady(adapters: Mapping[str, Path]) -> Iterator[None]:
-    """A block that reads adapters. Raises AdapterError when one was written meanwhile: a mix may have been read."""
-    before = {name: snapshot(folder) for name, folder in adapters.items()}
-    yield
-    for name, folder in adapters.items():
-        if snapshot(folder) != before[name]:
-            raise AdapterError(
-                f"adapter {name!r} ({folder}) was written while it was read",
-                fix="wait until that is done; try again",
-            )
-
-
-def build_pipeline(config: Config) -> Pipeline:
-    """Task, encoder, engine and adapters, loaded and ready."""
-    folder = model_folder(config)
-    adapters = adapter_folders(config)
+def build_pipeline(config: Config, base: BaseFolder, adapters: Mapping[str, AdapterFolder]) -> Pipeline:
+    """Task, encoder and engine, loaded and ready, with the adapters that came through the gate."""
     task = build_task(config)
-    encoder = build_encoder(config, folder)
-    engine = build_engine(config, folder)
-    used = trained_as(task, encoder, folder) if adapters else {}
-    with steady(adapters):
-        tell_admissions(admit_all(engine, adapters, folder, used=used, policy=config.adapters.gate))
-    return Pipeline(task, encoder, engine, adapters, answer_settings(config, folder))
+    encoder = build_encoder(config, base)
+    engine = build_engine(config, base)
+    used = trained_as(task, encoder, base) if adapters else {}
+    tell_admissions(admit_all(engine, adapters, base, used=used, policy=config.adapters.gate))
+    return Pipeline(task, encoder, engine, adapters, answer_settings(config, base))
 
 
 def tell_admissions(admitted: Mapping[str, Admission]) -> None:
@@ -218,39 +206,44 @@ def tell_admissions(admitted: Mapping[str, Admission]) -> None:
         )
 
 
-def check_routes(config: Config, task: Task, rows: Iterable[Row]) -> Counter[str | None]:
+def count_routes(config: Config, task: Task, rows: Iterable[Row], adapters: Collection[str]) -> Counter[str | None]:
     """Read all rows and count them by the adapter that answers. Raises what reading raises, and AdapterError for a row
     that no adapter may answer.
     """
-    adapters = adapter_folders(config)
-    ways: dict[str, str | None] = {}
+    routes: dict[str, str | None] = {}
     uses: Counter[str | None] = Counter()
     for row in rows:
-        if row.subject not in ways:
-            ways[row.subject] = route(
+        if row.subject not in routes:
+            routes[row.subject] = route(
                 subject=row.subject,
                 task=task.name,
                 adapters=adapters,
                 fixed=visible(config.adapters.use),
                 fallback=config.adapters.fallback,
             ).adapter
-        uses[ways[row.subject]] += 1
+        uses[routes[row.subject]] += 1
     return uses
 
 
-def manifest(config: Config, pipeline: Pipeline, extra: Mapping[str, str]) -> dict[str, str]:
+def manifest(
+    config: Config,
+    base: BaseFolder,
+    adapters: Mapping[str, AdapterFolder],
+    pipeline: Pipeline,
+    extra: Mapping[str, str],
+) -> dict[str, str]:
     """Everything that decides the answers, as text: what a resumed run must share with the first one."""
-    folder, engine, settings = model_folder(config), pipeline.engine, dict(vars(pipeline.settings))
+    engine, settings = pipeline.engine, dict(vars(pipeline.settings))
     sampling = msgspec.structs.asdict(settings.pop("sampling"))
     without = _SPEED_ALONE if Generate in engine.info.batch_invariant else ()
     found = {f"engine.{key}": value for key, value in engine.info.manifest().items() if key not in without}
     found |= {f"task.{key}": str(value) for key, value in asdict(config.task).items()}
     found |= {f"data.{key}": str(value) for key, value in asdict(config.reading).items()}
     found |= {f"inference.{key}": str(value) for key, value in {**settings, **sampling}.items() if key != "truncate"}
-    found |= {f"adapter.{name}": digest for name, digest in adapter_digests(adapter_folders(config)).items()}
+    found |= {f"adapter.{name}": adapter.digest for name, adapter in adapters.items()}
     found |= {
         "model": config.model.name,
-        "base": base_digest(folder),
+        "base": base.digest,
         "template": pipeline.encoder.template_digest,
         "tokenizer": pipeline.encoder.tokenizer_digest,
     }
@@ -263,12 +256,12 @@ def prompt_settings(config: Config) -> dict[str, object]:
     return {"thinking": config.task.thinking, "truncate": config.task.truncate}
 
 
-def adapter_config(config: Config, folder: Path) -> AdapterConfig:
+def adapter_config(config: Config, base: BaseFolder) -> AdapterConfig:
     """The `lora` keys as the `adapter_config.json` of a new adapter; `all-linear` becomes the family's list."""
     lora = config.lora
     targets = lora.target_modules
     if targets == "all-linear":
-        shapes = read_decoder_config(folder).linear_shapes()
+        shapes = base.decoder_config.linear_shapes()
         targets = sorted({path.rsplit(".", 1)[1] for path in shapes})
     return AdapterConfig(
         base_model_name_or_path=visible(config.model.path),

@@ -111,7 +111,7 @@ def _section(demo: DemoTask, outcome: Outcome) -> Section:
             _losses(outcome),
         ),
         notes=tuple(
-            f"{name}: {check.question} {'yes' if check.passed else 'NO'} ({check.seen})"
+            f"{name}: {check.question} {'yes' if check.passed else 'NO'} ({check.figures})"
             for name, checks in outcome.checks.items()
             for check in checks
         ),

@@ -95,9 +95,9 @@ def _inputs(given: argparse.Namespace) -> DiagnosisInputs:
     config = resolve([*overrides, *more]).config
     base = base_trial.locate(given.base, config) if given.base else None
     return DiagnosisInputs(
-        base=base,
+        base=None if base is None else base.path,
         rows=base_trial.some_rows(given.rows, config) if given.rows is not None else (),
-        expected=tuple(base_trial.locate(each, config) for each in expected),
+        expected=tuple(base_trial.locate(each, config).path for each in expected),
         answers=given.answers,
         setting=None if base is None else base_trial.setting(config, base, named=given.rows is not None),
         rows_file=str(given.rows) if given.rows is not None else "",

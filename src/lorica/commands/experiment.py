@@ -6,8 +6,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from lorica.adapters.folder import AdapterFolder
 from lorica.admission.gate import admit_all
 from lorica.admission.provenance import trained_as
 from lorica.commands import build
@@ -15,10 +15,11 @@ from lorica.commands.train import listener, train_fits
 from lorica.config.schema import Config
 from lorica.engines.base import Engine
 from lorica.metrics.bootstrap import Estimate
+from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.answer import Pipeline
 from lorica.pipeline.baseline import baseline_answers
 from lorica.pipeline.evaluate import Evaluation, difference, evaluate
-from lorica.pipeline.sanity_checks import Check, look
+from lorica.pipeline.sanity_checks import SanityCheck, check_trained_adapter
 from lorica.pipeline.train import Fit
 from lorica.records import Answer, Row
 from lorica.tasks.base import Task
@@ -37,7 +38,7 @@ class Outcome:
     """
 
     trained: dict[str, TrainResult]
-    checks: dict[str, list[Check]]
+    checks: dict[str, list[SanityCheck]]
     systems: dict[str, Evaluation]
     answers: dict[str, dict[str, Answer]]
     gain: Estimate
@@ -54,18 +55,19 @@ def run_experiment(
 ) -> Outcome:
     """Train `fits` (made of `train`), then answer and evaluate `held`. Progress goes to standard error."""
     trained = train_fits(config, task, fits, listener(config))
-    engine = build.build_engine(config, build.model_folder(config))
-    base, _ = _answers(config, task, engine, {}, held)
-    folders = {name: result.folder for name, result in trained.items()}
-    adapted, rate = _answers(config, task, engine, folders, held)
+    base_folder = build.base_folder(config)
+    engine = build.build_engine(config, base_folder)
+    adapters = build.open_adapters({name: result.folder for name, result in trained.items()})
+    base, _ = _answers(config, task, engine, base_folder, {}, held)
+    adapted, rate = _answers(config, task, engine, base_folder, adapters, held)
     answers = {BASE: base, ADAPTER: adapted, BASELINE: baseline_answers(task, train, held)}
     return Outcome(
         trained=trained,
-        checks=_checks(trained, base, adapted),
+        checks=_checks(trained, adapters, base, adapted),
         systems={name: evaluate(task, held, found) for name, found in answers.items()},
         answers=answers,
         gain=difference(task, held, adapted, base),
-        routes={name: sum(answer.adapter == name for answer in adapted.values()) for name in sorted(folders)},
+        routes={name: sum(answer.adapter == name for answer in adapted.values()) for name in sorted(adapters)},
         rows_per_second=rate,
         train=train,
         held=held,
@@ -75,30 +77,37 @@ def run_experiment(
 
 
 def _answers(
-    config: Config, task: Task, engine: Engine, folders: Mapping[str, Path], rows: Sequence[Row]
+    config: Config,
+    task: Task,
+    engine: Engine,
+    base: BaseFolder,
+    adapters: Mapping[str, AdapterFolder],
+    rows: Sequence[Row],
 ) -> tuple[dict[str, Answer], float]:
-    base = build.model_folder(config)
     encoder = build.build_encoder(config, base)
-    if folders:
+    if adapters:
         used = trained_as(task, encoder, base)
-        build.tell_admissions(admit_all(engine, folders, base, used=used, policy=config.adapters.gate))
-    pipeline = Pipeline(task, encoder, engine, folders, build.answer_settings(config, base))
+        build.tell_admissions(admit_all(engine, adapters, base, used=used, policy=config.adapters.gate))
+    pipeline = Pipeline(task, encoder, engine, adapters, build.answer_settings(config, base))
     started = time.perf_counter()
     answers = {answer.id: answer for answer in pipeline.answer(rows)}
     return answers, len(rows) / (time.perf_counter() - started)
 
 
 def _checks(
-    trained: Mapping[str, TrainResult], base: Mapping[str, Answer], adapted: Mapping[str, Answer]
-) -> dict[str, list[Check]]:
-    found = {}
+    trained: Mapping[str, TrainResult],
+    adapters: Mapping[str, AdapterFolder],
+    base: Mapping[str, Answer],
+    adapted: Mapping[str, Answer],
+) -> dict[str, list[SanityCheck]]:
+    checks = {}
     for name, result in trained.items():
         own = {row_id: answer for row_id, answer in adapted.items() if answer.adapter == name}
         if own:  # `general` answers nothing while every subject has its own
-            found[name] = look(result.folder, result, base, own)
-            for check in found[name]:
-                print(f"  {name}: {check.question} {check.seen}", file=sys.stderr, flush=True)
-    return found
+            checks[name] = check_trained_adapter(adapters[name], result, base, own)
+            for check in checks[name]:
+                print(f"  {name}: {check.question} {check.figures}", file=sys.stderr, flush=True)
+    return checks
 
 
 def _gold_text(task: Task, row: Row) -> str:

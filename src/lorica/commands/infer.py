@@ -112,15 +112,17 @@ def infer_file(
     task = build.build_task(config)
     # Reading a file takes seconds and answering it hours: a bad last row or subject must not wait until the end.
     log = reading_log(config)
-    uses = build.check_routes(config, task, open_rows(config, task, source, log=log))
+    rows = open_rows(config, task, source, log=log)
+    folders = build.adapter_folders(config)
+    sample = list(itertools.islice(rows, _SAMPLE_ROWS))
+    uses = build.count_routes(config, task, itertools.chain(sample, rows), folders)
     tell(log)
-    with build.steady(build.adapter_folders(config)):  # the manifest speaks of the adapters that were loaded
-        pipeline = build.build_pipeline(config)
-        sample = list(itertools.islice(open_rows(config, task, source), _SAMPLE_ROWS))
-        merging = pipeline.maybe_merge(uses, sample)
-        if merging.reason and (merging.merged or config.engine.merge == "always"):
-            inform(merging.reason)
-        manifest = build.manifest(config, pipeline, {"input": file_digest(source), "output": output.name})
+    base, adapters = build.base_folder(config), build.open_adapters(folders)
+    pipeline = build.build_pipeline(config, base, adapters)
+    merging = pipeline.maybe_merge(uses, sample)
+    if merging.reason and (merging.merged or config.engine.merge == "always"):
+        inform(merging.reason)
+    manifest = build.manifest(config, base, adapters, pipeline, {"input": file_digest(source), "output": output.name})
     record = output.with_name(output.name + RECORD_SUFFIX)
     folder = Path(config.run_dir) if config.run_dir else output.with_name(output.name + ".partial")
     if config.inference.resume and _complete(record, output, manifest, began_anew=Journal.is_in(folder)):

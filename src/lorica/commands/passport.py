@@ -25,6 +25,7 @@ from lorica.config.schema import Config
 from lorica.engine_table import ENGINES
 from lorica.errors import AdapterError, UsageError
 from lorica.locks import lock_folder
+from lorica.models.base_folder import BaseFolder
 from lorica.names import visible
 
 # A gap below this is no proof of anything, in nats.
@@ -104,25 +105,24 @@ def make(given: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
 
     Raises AdapterError for a folder that cannot be used, that has a passport already, or whose adapter changes nothing.
     """
-    from lorica.adapters.passport_facts import adapter_facts
     from lorica.admission.make_passport import make_passport, measure, prompt_facts
     from lorica.admission.provenance import base_facts
     from lorica.commands import build
     from lorica.tasks.base import Task
 
     folder: Path = given.adapter
-    facts = adapter_facts(open_adapter(folder))
+    adapter = open_adapter(folder)
     before = _before(folder, force=given.force)
-    base = build.model_folder(config)
+    base = build.base_folder(config)
     task: Task | None = _task(given, config, folder)
     if task is None and given.rows is not None:
         raise UsageError("--rows needs the task they belong to", fix="add task=rules, task=mcq, task=saq or task=qa")
     encoder = build.build_encoder(config, base)
     rows = _rows(given, config, task)
     if not given.force:
-        _vet(folder, base)
+        _vet(folder, base.path)
     engine = build.build_engine(config, base)
-    engine.add_adapter(visible(folder.name), folder)
+    engine.add_adapter(visible(folder.name), adapter)
     canaries = _canaries(given, engine, folder, task, encoder, base, rows)
     settings = build.answer_settings(config, base)
     if task is not None and rows:
@@ -130,13 +130,13 @@ def make(given: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
     else:
         metrics = MetricsFacts(on="none", note="no labelled rows were given")
     passport = make_passport(
-        folder,
+        adapter,
         base=base_facts(base, name=config.model.path, revision=config.model.revision, full=given.full),
         prompt=prompt_facts(encoder, task, build.prompt_settings(config)),
         canaries=canaries,
         metrics=metrics,
     )
-    if passport.adapter != facts:
+    if adapter.changed:
         raise AdapterError(f"{folder} was changed while its passport was made", fix="make it again")
     if before is not None and before.adapter.content == passport.adapter.content:
         # The weights are those it speaks of: what it says of their training stays true.
@@ -211,7 +211,7 @@ def _rows(given: argparse.Namespace, config: Config, task: Any) -> list[Any]:
 
 
 def _canaries(
-    given: argparse.Namespace, engine: Any, folder: Path, task: Any, encoder: Any, base: Path, rows: list[Any]
+    given: argparse.Namespace, engine: Any, folder: Path, task: Any, encoder: Any, base: BaseFolder, rows: list[Any]
 ) -> CanaryFacts:
     from lorica.admission.canaries import make_canaries
     from lorica.admission.make_passport import shipped_canaries
@@ -281,8 +281,8 @@ def _by_passport(given: argparse.Namespace, specimen: Any, known: list[Any]) -> 
     from lorica.vetting.canary_findings import check_canaries
 
     config = _config(given)
-    base = build.model_folder(config)
-    found = check_passport(specimen, base, full=given.full, earlier=known)
+    base = build.base_folder(config)
+    found = check_passport(specimen, base.path, full=given.full, earlier=known)
     if not any(each.code in ("L340", "L341") for each in found):
         found += check_canaries(specimen, build.build_engine(config, base))
     return found

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lorica import signals
+from lorica.adapters.folder import open_adapter
 from lorica.adapters.passport import BaseFacts, Passport
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.admission.make_passport import (
@@ -32,6 +33,7 @@ from lorica.config.schema import Config
 from lorica.engines.native.engine import NativeEngine
 from lorica.errors import LoricaError, TrainingError
 from lorica.locks import FolderLock, this_host
+from lorica.models.base_folder import BaseFolder
 from lorica.models.decoder import Decoder
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.pipeline.answer import check_room
@@ -125,26 +127,26 @@ def train_locked(
 ) -> dict[str, TrainResult]:
     """As `train_fits`, with the locks held. reading: what of the files was not read, for the training record. examples:
     takes an example of what each adapter learns, which is shown as well."""
-    folder = build.model_folder(config)
-    encoder = build.build_encoder(config, folder)
-    check_room(task, build.answer_settings(config, folder))  # for the passport's metrics, when all is trained
+    base = build.base_folder(config)
+    encoder = build.build_encoder(config, base)
+    check_room(task, build.answer_settings(config, base))  # for the passport's metrics, when all is trained
     if config.engine.threads:
         torch.set_num_threads(config.engine.threads)
     decoder = load_decoder(
-        folder,
-        dtype=DTYPES[build.training_dtype(config, folder)],
+        base,
+        dtype=DTYPES[build.training_dtype(config, base)],
         device=build.device(config),
         load_in_4bit=config.model.load_in_4bit,
     )
-    build.tell_base(folder)
+    build.tell_base(base)
     provenance = {
-        **trained_as(task, encoder, folder),
+        **trained_as(task, encoder, base),
         "tokenizer": encoder.tokenizer_digest,
         "model": config.model.name,
         **versions(),
         **reading,
     }
-    facts = base_facts(folder, name=config.model.path, revision=config.model.revision)
+    facts = base_facts(base, name=config.model.path, revision=config.model.revision)
     results = {}
     for fit in fits:
         _tell_previous(locks[fit.name], told)
@@ -155,13 +157,13 @@ def train_locked(
             task=task,
             encoder=encoder,
             decoder=decoder,
-            adapter=build.adapter_config(config, folder),
+            adapter=build.adapter_config(config, base),
             settings=settings,
             truncate=config.task.truncate,
             provenance=provenance,
             listener=told,
             parts=parts,
-            issue=partial(_passport, config, task, encoder, decoder, facts, fit, parts),
+            issue=partial(_passport, config, task, encoder, decoder, base, facts, fit, parts),
             lock=locks[fit.name],
             tell_example=None if examples is None else partial(_show_example, fit.name, examples),
         )
@@ -198,24 +200,25 @@ def _passport(
     task: Task,
     encoder: Encoder,
     decoder: Decoder,
-    base: BaseFacts,
+    base: BaseFolder,
+    facts: BaseFacts,
     fit: Fit,
     parts: Parts,
-    adapter: Path,
+    folder: Path,
     result: TrainResult,
 ) -> Passport:
-    """The passport of a trained adapter in the folder `adapter`, asked through the engine that will answer."""
-    folder = build.model_folder(config)
+    """The passport of the trained adapter in `folder`, asked through the engine that will answer."""
+    adapter = open_adapter(folder)
     engine = NativeEngine(
         decoder, batch_tokens=config.inference.batch_tokens, share_prefixes=config.engine.share_prefixes
     )
     engine.add_adapter(fit.name, adapter)
-    answering = build.answer_settings(config, folder)
+    answering = build.answer_settings(config, base)
     return make_passport(
         adapter,
-        base=base,
+        base=facts,
         prompt=prompt_facts(encoder, task, build.prompt_settings(config)),
-        canaries=shipped_canaries(engine, fit.name, task, encoder, folder),
+        canaries=shipped_canaries(engine, fit.name, task, encoder, base),
         metrics=measure(task, encoder, engine, fit.name, parts.validation, answering, on="validation"),
         data=data_facts(fit, parts),
         training=training_facts(config.training, result),

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import cast
 
 from lorica.engine_table import ENGINES
 from lorica.engines.base import Engine, EngineFactory, EngineSettings
 from lorica.errors import EngineError
+from lorica.models.base_folder import BaseFolder
 from lorica.names import closest
 
 __all__ = ["load_engine"]
 
 
-def load_engine(name: str, folder: Path, settings: EngineSettings) -> Engine:
-    """The engine of this name, with the base model of `folder` loaded and no adapter yet.
+def load_engine(name: str, base: BaseFolder, settings: EngineSettings) -> Engine:
+    """The engine of this name, with the base model loaded and no adapter yet.
 
     Raises EngineError for an unknown name or a setting this engine cannot follow, ModelError for a model it cannot
     load, MissingExtraError for a package it lacks.
@@ -26,4 +26,4 @@ def load_engine(name: str, folder: Path, settings: EngineSettings) -> Engine:
         raise EngineError(f"no engine {name!r}; there are: {', '.join(ENGINES)}", fix=hint)
     module, function = ENGINES[name].factory.split(":")
     factory = cast(EngineFactory, getattr(import_module(module), function))
-    return factory(folder, settings)
+    return factory(base, settings)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
+from lorica.adapters.folder import AdapterFolder
 from lorica.config.schema import EngineConfig, InferenceConfig, Merge, ModelConfig
 from lorica.errors import EngineError
+from lorica.models.base_folder import BaseFolder
 from lorica.names import closest
 from lorica.records import Choose, Generate, Output, Request
 
@@ -97,9 +98,9 @@ class Engine(Protocol):
         """What it is and can do, as of now."""
         ...
 
-    def add_adapter(self, name: str, folder: Path) -> None:
-        """Make an adapter known. Raises AdapterError for a folder that cannot be used, EngineError for a
-        taken name.
+    def add_adapter(self, name: str, adapter: AdapterFolder) -> None:
+        """Make an opened adapter known. Raises AdapterError for one that cannot be used, or asks for what this engine
+        does not apply; EngineError for a taken name.
         """
         ...
 
@@ -171,7 +172,7 @@ class EngineSettings:
     merge: Merge = EngineConfig.merge
 
 
-EngineFactory = Callable[[Path, EngineSettings], Engine]
+EngineFactory = Callable[[BaseFolder, EngineSettings], Engine]
 """The signature of the factories in `lorica.engine_table.ENGINES`."""
 
 

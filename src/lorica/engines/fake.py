@@ -7,8 +7,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+from lorica.adapters.folder import AdapterFolder
 from lorica.engines.base import (
     EngineInfo,
     EngineSettings,
@@ -19,6 +19,7 @@ from lorica.engines.base import (
     output_without_model,
 )
 from lorica.errors import EngineError
+from lorica.models.base_folder import BaseFolder
 from lorica.records import Choose, Generate, Output, Request
 
 Reply = Callable[[Generate], Sequence[int]]
@@ -43,19 +44,17 @@ class FakeEngine:
     def __init__(self, *, reply: Reply = echo, max_positions: int = _ANY) -> None:
         self._reply = reply
         self._max_positions = max_positions
-        self._adapters: dict[str, Path] = {}
+        self._adapters: dict[str, AdapterFolder] = {}
 
     @property
     def info(self) -> EngineInfo:
         """An output depends on its request alone."""
         return EngineInfo("fake", batch_invariant=(Choose, Generate), runs_model=False)
 
-    def add_adapter(self, name: str, folder: Path) -> None:
-        """Remember the name; the folder is not read. Raises EngineError when the name is taken by another
-        folder.
-        """
-        if self._adapters.setdefault(name, Path(folder)) != Path(folder):
-            raise EngineError(f"the adapter name {name!r} is taken by {self._adapters[name]}")
+    def add_adapter(self, name: str, adapter: AdapterFolder) -> None:
+        """Remember the name. Raises EngineError when another adapter has it."""
+        if self._adapters.setdefault(name, adapter).digest != adapter.digest:
+            raise EngineError(f"the adapter name {name!r} is taken by {self._adapters[name].path}")
 
     def remove_adapter(self, name: str) -> None:
         """Forget the name. Raises EngineError for one that was never added."""
@@ -105,6 +104,6 @@ def _unit(request: Choose, choice: tuple[int, ...]) -> float:
     return (number + 1) / (2**48 + 1)
 
 
-def load_fake(folder: Path, settings: EngineSettings) -> FakeEngine:
+def load_fake(base: BaseFolder, settings: EngineSettings) -> FakeEngine:
     """The factory for `load_engine`; nothing of what it is given changes a fake answer."""
     return FakeEngine()

@@ -14,8 +14,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lorica.adapters.folder import AdapterFolder, module_of
+from lorica.adapters.folder import AdapterFolder
 from lorica.adapters.rescaled_copies import write_variant
+from lorica.adapters.tensor_names import module_of
 from lorica.engines.offline import import_bitsandbytes_offline, offline
 from lorica.errors import AdapterError, MissingExtraError
 from lorica.names import utf8_path

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lorica.adapters.folder import MORE_THAN_PAIRS, open_adapter
+from lorica.adapters.folder import MORE_THAN_PAIRS, AdapterFolder
 from lorica.engines.base import (
     EngineInfo,
     EngineSettings,
@@ -31,6 +31,7 @@ from lorica.engines.offline import import_bitsandbytes_offline, offline
 from lorica.engines.peft_adapters import attach_adapter, unfit
 from lorica.errors import AdapterError, EngineError, MissingExtraError
 from lorica.models.allocator import keep_buffers
+from lorica.models.base_folder import BaseFolder
 from lorica.models.transformers_models import load_causal
 from lorica.precision import precision_of
 from lorica.records import Choose, Generate, Output, Request
@@ -41,8 +42,8 @@ _BROKEN = "the model's output is not a number (NaN): weights or precision are br
 class TransformersEngine:
     """AutoModelForCausalLM with PEFT adapters. Nothing is downloaded and no code of a model folder is run."""
 
-    def __init__(self, folder: Path, settings: EngineSettings) -> None:
-        self._model = _load(folder, settings)
+    def __init__(self, base: BaseFolder, settings: EngineSettings) -> None:
+        self._model = _load(base.path, settings)
         self._settings = settings
         self._adapters: dict[str, str] = {}  # name -> the name inside PEFT, where dots are not allowed
         self._digests: dict[str, str] = {}
@@ -54,31 +55,31 @@ class TransformersEngine:
         self._max_positions = int(getattr(config, "max_position_embeddings", None) or 1 << 62)
         self._accepted = frozenset(inspect.signature(self._model.forward).parameters)
 
-    def add_adapter(self, name: str, folder: Path) -> None:
+    def add_adapter(self, name: str, adapter: AdapterFolder) -> None:
         """Load an adapter under a name; the same adapter again changes nothing.
 
-        Raises AdapterError for a folder that cannot be used or that PEFT would apply only in part,
-        EngineError when another adapter has the name, MissingExtraError without PEFT.
+        Raises AdapterError for one that cannot be used or that PEFT would apply only in part, EngineError when another
+        adapter has the name, MissingExtraError without PEFT.
         """
-        opened = open_adapter(folder, applied=MORE_THAN_PAIRS)
+        adapter.check_applied(MORE_THAN_PAIRS)
         if name in self._digests:
-            if self._digests[name] != opened.digest:
-                raise EngineError(f"the adapter name {name!r} is taken by another adapter than {folder}")
+            if self._digests[name] != adapter.digest:
+                raise EngineError(f"the adapter name {name!r} is taken by another adapter than {adapter.path}")
             return
         inner = f"adapter_{self._added}"
         self._added += 1
         try:
-            self._model, difference = attach_adapter(self._model, opened, inner)
+            self._model, difference = attach_adapter(self._model, adapter, inner)
         except AdapterError as error:
             # PEFT changes the model before it knows that it fails.
             if any(f".{inner}" in each for each, _ in self._model.named_parameters()):
-                self._spoiled = f"{folder} failed to load half-way: {error.message}"
+                self._spoiled = f"{adapter.path} failed to load half-way: {error.message}"
             raise
         if difference:
             self._leftovers.append(inner)
             self._clear()
-            raise unfit(opened, f"{len(difference)} tensors have no counterpart, the first is {difference[0]}")
-        self._adapters[name], self._digests[name] = inner, opened.digest
+            raise unfit(adapter, f"{len(difference)} tensors have no counterpart, the first is {difference[0]}")
+        self._adapters[name], self._digests[name] = inner, adapter.digest
         self._clear()
 
     def remove_adapter(self, name: str) -> None:
@@ -303,8 +304,8 @@ def _four_bits(dtype: str) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
 
 
-def load_transformers(folder: Path, settings: EngineSettings) -> TransformersEngine:
+def load_transformers(base: BaseFolder, settings: EngineSettings) -> TransformersEngine:
     """The factory for `load_engine`."""
     if settings.threads > 0:
         torch.set_num_threads(settings.threads)
-    return TransformersEngine(folder, settings)
+    return TransformersEngine(base, settings)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lorica.adapters.config import AdapterConfig, names_module
-from lorica.adapters.folder import AdapterFolder, module_of, read_tensor
+from lorica.adapters.folder import AdapterFolder, read_tensor
+from lorica.adapters.tensor_names import module_of
 from lorica.errors import AdapterError, ConfigError
 from lorica.models.families import DecoderConfig
 from lorica.models.lora import LoraPair, LoraWeights
@@ -100,9 +101,10 @@ def load_lora(
     """The weights of a PEFT folder for a base of the given shape, in `dtype`.
 
     keep_narrow: what the file stores in fewer bytes stays so, for whoever widens it as it is multiplied.
-    Raises AdapterError when a tensor names a module the base does not have, or has another shape than the
-    base implies.
+    Raises AdapterError for more than plain pairs, and when a tensor names a module the base does not have, or has
+    another shape than the base implies.
     """
+    folder.check_applied()
     shapes = config.linear_shapes()
     halves: dict[str, dict[str, Tensor]] = {}
     for tensor_name, info in folder.tensors.items():

@@ -124,13 +124,17 @@ class DecoderConfig:
 
 
 def read_decoder_config(folder: Path) -> DecoderConfig:
-    """Read `config.json` of a Hugging Face model folder.
-
-    Raises ModelError when the file is missing or broken, or the model is none the native decoder knows; the
-    message names the `transformers` engine as the way to run other architectures.
-    """
+    """As `parse_decoder_config`, of a model folder. Raises ModelError when the file is missing or broken, too."""
     path = folder / "config.json"
-    raw = read_json_object(path)
+    return parse_decoder_config(read_json_object(path), path)
+
+
+def parse_decoder_config(raw: Raw, path: Path) -> DecoderConfig:
+    """From the content of the `config.json` at `path`.
+
+    Raises ModelError when the model is none the native decoder knows; the message names the `transformers` engine as
+    the way to run other architectures.
+    """
     name = raw.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
         raise ModelError(
@@ -151,17 +155,15 @@ def read_decoder_config(folder: Path) -> DecoderConfig:
         raise ModelConfigError(f"{path}: unusable value: {error}", fix=_AGAIN) from error
 
 
-def config_notes(folder: Path) -> tuple[str, ...]:
-    """What a `config.json` says that changes nothing, although a reader may think that it does; or, of one that the
-    native decoder refuses as broken, why; () for other architectures. Raises ModelError where there is none.
+def config_notes(raw: Raw, path: Path) -> tuple[str, ...]:
+    """What the `config.json` at `path` says that changes nothing, although a reader may think that it does; or, of one
+    that the native decoder refuses as broken, why; () for other architectures.
     """
-    path = folder / "config.json"
-    raw = read_json_object(path)
     name = raw.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
         return ()
     try:
-        read_decoder_config(folder)
+        parse_decoder_config(raw, path)
     except ModelConfigError as error:
         return (error.message,)
     except ModelError:
@@ -176,10 +178,13 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """A JSON file of a model folder. Raises ModelError when it is absent, a Git LFS pointer, or no JSON
     object.
     """
+    return parse_json_object(read_model_file(path), path)
+
+
+def read_model_file(path: Path) -> bytes:
+    """A small file of a model folder. Raises ModelError when it is absent or cannot be read."""
     try:
-        raw = path.read_bytes()
-        pointer = recognise(raw) is Content.LFS_POINTER
-        value = None if pointer else json.loads(raw.decode("utf-8"))
+        return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise ModelError(
             f"{path.parent}: no {path.name}, so this is not a Hugging Face model folder",
@@ -187,10 +192,16 @@ def read_json_object(path: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})", fix="check its permissions") from None
+
+
+def parse_json_object(raw: bytes, path: Path) -> dict[str, Any]:
+    """The JSON object in the bytes of the file at `path`. Raises ModelError for a Git LFS pointer and for no object."""
+    if recognise(raw) is Content.LFS_POINTER:
+        raise ModelError(f"{path}: {Content.LFS_POINTER}", fix=LFS_FIX)
+    try:
+        value = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not valid JSON: {error}", fix="download the file again") from error
-    if pointer:
-        raise ModelError(f"{path}: {Content.LFS_POINTER}", fix=LFS_FIX)
     if not isinstance(value, dict):
         raise ModelError(f"{path}: expected a JSON object, got {type(value).__name__}", fix="download the file again")
     return value

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-from lorica.models.families import read_json_object
+from typing import Any
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len")
 
@@ -19,9 +18,8 @@ class ModelLimits:
     vocabulary: int | None
 
 
-def read_limits(folder: Path) -> ModelLimits:
-    """Raises ModelError for a folder without a readable config.json."""
-    raw = read_json_object(folder / "config.json")
+def limits_of(raw: Mapping[str, Any]) -> ModelLimits:
+    """From the content of a config.json."""
     inner = raw.get("text_config")
     sizes = {**inner, **raw} if isinstance(inner, dict) else raw
     named = (sizes.get(key) for key in _POSITIONS)

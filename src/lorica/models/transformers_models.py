@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lorica.errors import ModelConfigError, ModelError
-from lorica.models.families import FAMILIES, read_decoder_config, read_json_object
+from lorica.models.base_folder import BaseFolder
+from lorica.models.families import FAMILIES
 from lorica.models.weight_files import refuse_adapter_inside
 from lorica.names import utf8_path
 
@@ -54,16 +55,15 @@ def load_causal(folder: Path, given: Mapping[str, Any]) -> Any:
     return model
 
 
-def check_config(folder: Path) -> None:
-    """Raises ModelConfigError where no model can be built from a folder's config.json, ModelError where there is none.
+def check_config(base: BaseFolder) -> None:
+    """Raises ModelConfigError where no model can be built from a base's config.json, ModelError where there is none.
 
     An architecture that neither the native decoder nor transformers knows is no mistake of the config, and passes.
     """
-    path = folder / "config.json"
-    raw = read_json_object(path)
+    raw = base.config
     if raw.get("model_type") in FAMILIES and not raw.get("quantization_config"):
         try:
-            read_decoder_config(folder)
+            base.decoder_config  # noqa: B018  (raises)
             return
         except ModelConfigError:
             raise
@@ -77,10 +77,10 @@ def check_config(folder: Path) -> None:
     if not isinstance(raw.get("model_type"), str) or raw["model_type"] not in CONFIG_MAPPING:
         return
     try:
-        with utf8_path(folder) as own:
+        with utf8_path(base.path) as own:
             AutoConfig.from_pretrained(own, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise ModelConfigError(f"{path}: transformers refuses it: {_reason(error)}", fix=_AGAIN) from error
+        raise ModelConfigError(f"{base.config_path}: transformers refuses it: {_reason(error)}", fix=_AGAIN) from error
 
 
 def _reason(error: Exception) -> str:

@@ -12,8 +12,9 @@ from torch import Tensor
 from lorica.errors import ModelError
 from lorica.file_signatures import HEAD_BYTES, LFS_FIX, Content, recognise
 from lorica.models.allocator import keep_buffers
+from lorica.models.base_folder import BaseFolder
 from lorica.models.decoder import Decoder
-from lorica.models.families import DecoderConfig, read_decoder_config, read_json_object
+from lorica.models.families import DecoderConfig
 from lorica.models.packing import PARTS, Packing, read_packing
 from lorica.models.quantised import Nf4Linear, require_bitsandbytes
 from lorica.models.unpacking import unpack
@@ -29,7 +30,7 @@ _HEAD = "lm_head.weight"
 
 
 def load_decoder(
-    folder: Path,
+    base: BaseFolder,
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
@@ -49,15 +50,15 @@ def load_decoder(
     MissingExtraError when 4-bit loading needs bitsandbytes and it is not installed.
     """
     place = _device(device)
-    refuse_adapter_inside(folder)
+    refuse_adapter_inside(base.path)
     keep_buffers()
     if load_in_4bit:
         require_bitsandbytes()
-    config = read_decoder_config(folder)
+    config = base.decoder_config
     with torch.device("meta"):
         decoder = Decoder(config)
-    packing = read_packing(read_json_object(folder / "config.json"), folder / "config.json")
-    reader = _Reader(folder, config, decoder, place, load_in_4bit, packing)
+    packing = read_packing(base.config, base.config_path)
+    reader = _Reader(base.path, config, decoder, place, load_in_4bit, packing)
     reader.read(dtype, as_stored=as_stored)
     decoder.load_state_dict(reader.loaded, strict=False, assign=True)
     if config.tied_embeddings:

@@ -1,44 +1,43 @@
-"""A first look at a fresh adapter: is it whole, did it learn, does it do anything? (Proof is the vetting's job.)"""
+"""Sanity checks of an adapter just trained: is it whole, did it learn, does it do anything? Proof is the vetting."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from lorica.adapters.folder import open_adapter
+from lorica.adapters.folder import AdapterFolder
 from lorica.records import Answer
 from lorica.training.types import TrainResult
 
 
 @dataclass(frozen=True)
-class Check:
-    """One question to an adapter, the answer, and what was seen."""
+class SanityCheck:
+    """One question about an adapter, whether it passed, and the figures behind that."""
 
     question: str
     passed: bool
-    seen: str
+    figures: str
 
 
-def look(folder: Path, result: TrainResult, base: Mapping[str, Answer], adapted: Mapping[str, Answer]) -> list[Check]:
-    """Checks on a trained adapter.
+def check_trained_adapter(
+    adapter: AdapterFolder, result: TrainResult, base: Mapping[str, Answer], adapted: Mapping[str, Answer]
+) -> list[SanityCheck]:
+    """Sanity checks of a trained adapter.
 
-    base, adapted: answers to the same rows (by id) without and with the adapter. Raises AdapterError when the folder
-    cannot be read at all.
+    base, adapted: answers to the same rows (by id) without and with the adapter.
     """
-    adapter = open_adapter(folder)
     pairs = [(base[row_id], answer) for row_id, answer in adapted.items()]
     changed = sum(_content(before) != _content(after) for before, after in pairs)
     distinct = len({_content(after) for _, after in pairs})
     return [
-        Check("is the folder whole?", True, f"{len(adapter.modules())} modules, rank {adapter.config.r}"),
-        Check(
+        SanityCheck("is the folder whole?", True, f"{len(adapter.modules())} modules, rank {adapter.config.r}"),
+        SanityCheck(
             "did it learn?",
             result.trained_loss < result.base_loss,
             f"loss per answer token {result.base_loss:.3f} without it, {result.trained_loss:.3f} with it",
         ),
-        Check("does it change the base's answers?", changed > 0, f"{changed} of {len(pairs)} rows"),
-        Check("does its output vary with the input?", distinct > 1, f"{distinct} different in {len(pairs)} rows"),
+        SanityCheck("does it change the base's answers?", changed > 0, f"{changed} of {len(pairs)} rows"),
+        SanityCheck("does its output vary with the input?", distinct > 1, f"{distinct} different in {len(pairs)} rows"),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lorica.errors import PromptError, TooLongError
 from lorica.prompts import tokenizer_folder as model_folder
@@ -53,14 +54,26 @@ class Encoder:
         self._answer_place = self._place_after(generation_suffix.removesuffix(parts.trailing))
 
     @classmethod
-    def load(cls, folder: Path, *, chat_template: str = "auto", thinking: bool = False) -> Encoder:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        chat_template: str = "auto",
+        thinking: bool = False,
+        model_config: Mapping[str, Any] | None = None,
+    ) -> Encoder:
         """Read a model folder's tokenizer and chat template; no network, no code from the folder.
 
         chat_template: "auto" (the folder's own, else the plain format), "plain", or the path of a Jinja file.
-        thinking: whether templates that know `enable_thinking` may open a thinking block.
+        thinking: whether templates that know `enable_thinking` may open a thinking block. model_config: the folder's
+        config.json, where it was read before.
         Raises PromptError for a folder without a usable tokenizer or template.
         """
-        return cls(model_folder.read_parts(Path(folder), chat_template=chat_template, thinking=thinking))
+        return cls(
+            model_folder.read_parts(
+                Path(folder), chat_template=chat_template, thinking=thinking, model_config=model_config
+            )
+        )
 
     def encode(
         self,

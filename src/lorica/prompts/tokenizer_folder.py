@@ -31,7 +31,9 @@ class Parts(msgspec.Struct, frozen=True):
     tokenizer_digest: str
 
 
-def read_parts(folder: Path, *, chat_template: str, thinking: bool) -> Parts:
+def read_parts(
+    folder: Path, *, chat_template: str, thinking: bool, model_config: Mapping[str, Any] | None = None
+) -> Parts:
     """Read a folder in Hugging Face's layout.
 
     Raises PromptError when it has no tokenizer, a broken one, no end-of-text token, or a template that fails.
@@ -43,7 +45,7 @@ def read_parts(folder: Path, *, chat_template: str, thinking: bool) -> Parts:
     tokenizer, origin = _read_tokenizer(folder)
     tokenizer["added_tokens"] = _all_added_tokens(tokenizer, config, names)
     vocabulary = Vocabulary(tokenizer, origin)
-    stops = _generation_stops(folder)
+    stops = _generation_stops(folder, model_config)
     source = find_template(folder, chat_template, config)
     variables: dict[str, object] = {**names, "enable_thinking": thinking}
     if source.origin == "plain" and not _opens_with(vocabulary, names.get("bos_token")):
@@ -196,10 +198,11 @@ def _all_added_tokens(
     return sorted(added, key=lambda entry: int(entry["id"]))
 
 
-def _generation_stops(folder: Path) -> tuple[int, ...]:
+def _generation_stops(folder: Path, model_config: Mapping[str, Any] | None) -> tuple[int, ...]:
     """End tokens of generation_config.json, else of config.json. Raises PromptError for what is no token id."""
     for name in ("generation_config.json", "config.json"):
-        value = _read_json(folder / name).get("eos_token_id")
+        given = model_config if name == "config.json" else None
+        value = (_read_json(folder / name) if given is None else given).get("eos_token_id")
         if value is None:
             continue
         ids = value if isinstance(value, list) else [value]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from lorica.adapters.folder import MORE_THAN_PAIRS, open_adapter
 from lorica.adapters.passport import PASSPORT_NAME, to_passport
 from lorica.adapters.raw_adapter import Specimen
 from lorica.admission.canaries import Reading, Trial, describe_trial, run_canaries
@@ -38,7 +37,7 @@ def check_canaries(specimen: Specimen, engine: Engine, name: str = "") -> list[F
         return []
     adapter_name = name or specimen.name
     try:
-        engine.add_adapter(adapter_name, Path(specimen.folder))
+        engine.add_adapter(adapter_name, open_adapter(specimen.folder, applied=MORE_THAN_PAIRS))
         trial = run_canaries(engine, adapter_name, passport.canaries)
     except LoricaError as error:
         # The folder may be where an archive was unpacked, which is nowhere by the time this is read.

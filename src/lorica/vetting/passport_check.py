@@ -190,9 +190,10 @@ def _inside(passport: Passport) -> list[Finding]:
 
 def _against_base(passport: Passport, folder: Path, *, full: bool) -> list[Finding]:
     from lorica.admission.provenance import base_facts
+    from lorica.models.base_folder import BaseFolder
 
     try:
-        current = base_facts(folder, name=passport.base.name, full=full and bool(passport.base.files))
+        current = base_facts(BaseFolder(folder), name=passport.base.name, full=full and bool(passport.base.files))
     except (LoricaError, OSError):
         return []  # a base that cannot be read is the fit's finding
     recorded, differing = passport.base, []
@@ -308,10 +309,10 @@ def _check_record(specimen: Specimen, base: Path | None) -> list[Finding]:
         findings += _changed_config(changed_settings(effective_settings(recorded), now), "the training")
     if base is None:
         return findings
-    from lorica.admission.provenance import base_digest
+    from lorica.models.base_folder import BaseFolder
 
     try:
-        digest = base_digest(base)
+        digest = BaseFolder(base).digest
     except (LoricaError, OSError):
         return findings
     if digest != texts["digest.base"]:

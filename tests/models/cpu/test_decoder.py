@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from lorica.adapters.folder import open_adapter  # noqa: E402
 from lorica.models.adapter_weights import load_lora  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.cpu import (  # noqa: E402
     kernels,
     layer,
@@ -35,7 +36,7 @@ LENGTHS = [18, 7, 5]
 
 
 def make_fast(folder: Any, precision: str = "float32") -> FastDecoder:
-    return FastDecoder(load_decoder(folder), precision)
+    return FastDecoder(load_decoder(BaseFolder(folder)), precision)
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_without_private_operators_the_results_are_the_same(
 
 
 def test_the_plain_weights_are_let_go(tiny: Callable[[str], Any]) -> None:
-    decoder = load_decoder(tiny("qwen3").folder)
+    decoder = load_decoder(BaseFolder(tiny("qwen3").folder))
     FastDecoder(decoder, "int8")
     assert not [name for name, _ in decoder.named_parameters() if ".layers." in name]
 

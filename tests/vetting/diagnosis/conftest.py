@@ -28,6 +28,7 @@ from lorica.vetting.diagnosis import Diagnosis, DiagnosisInputs, diagnose
 torch = pytest.importorskip("torch")
 
 from lorica.config.schema import TrainingConfig  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.decoder import Decoder  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 from lorica.pipeline.train import Fit, fit_adapter  # noqa: E402
@@ -129,7 +130,7 @@ def trained(bases: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) 
         Fit("cats", make_rows(160, 0, "row-"), "memory", folder),
         task=load_task("rules", TaskSettings()),
         encoder=Encoder.load(bases[0]),
-        decoder=load_decoder(bases[0], dtype=torch.float32),
+        decoder=load_decoder(BaseFolder(bases[0]), dtype=torch.float32),
         adapter=AdapterConfig(r=16, lora_alpha=32, target_modules=["down_proj", "q_proj", "up_proj", "v_proj"]),
         settings=settings,
         truncate="error",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import cast
 
 import torch
 
-from lorica.adapters.folder import open_adapter
+from lorica.adapters.folder import AdapterFolder
 from lorica.config.schema import InferenceConfig
 from lorica.engines.base import (
     Decode,
@@ -33,6 +32,7 @@ from lorica.engines.native.scheduler import Plan, make_plan
 from lorica.engines.native.workers import count_workers
 from lorica.errors import EngineError
 from lorica.models.adapter_weights import load_lora
+from lorica.models.base_folder import BaseFolder
 from lorica.models.cpu.decoder import AnyDecoder, FastDecoder
 from lorica.models.decoder import Decoder
 from lorica.models.lora import LoraWeights
@@ -79,20 +79,19 @@ class NativeEngine:
         self._decode: Decode | None = None
         self._beginnings = Beginnings()
 
-    def add_adapter(self, name: str, folder: Path) -> None:
+    def add_adapter(self, name: str, adapter: AdapterFolder) -> None:
         """Load an adapter under a name; the same adapter again changes nothing.
 
-        Raises AdapterError for a folder that cannot be used on this base, EngineError when another adapter
-        has the name.
+        Raises AdapterError for one that cannot be used on this base or is more than plain LoRA pairs, EngineError when
+        another adapter has the name.
         """
-        opened = open_adapter(folder)
-        if self._digests.setdefault(name, opened.digest) != opened.digest:
-            raise EngineError(f"the adapter name {name!r} is taken by another adapter than {folder}")
+        if self._digests.setdefault(name, adapter.digest) != adapter.digest:
+            raise EngineError(f"the adapter name {name!r} is taken by another adapter than {adapter.path}")
         if name not in self._adapters:
             decoder = self._decoder
             try:
                 weights = load_lora(
-                    name, opened, decoder.config, dtype=decoder.dtype, device=decoder.device, keep_narrow=True
+                    name, adapter, decoder.config, dtype=decoder.dtype, device=decoder.device, keep_narrow=True
                 )
             except BaseException:
                 del self._digests[name]
@@ -286,7 +285,7 @@ def _attention(decoder: AnyDecoder) -> str:
     return "varlen" if fits_varlen(decoder.config, decoder.dtype, decoder.device) else "plain"
 
 
-def load_native(folder: Path, settings: EngineSettings) -> NativeEngine:
+def load_native(base: BaseFolder, settings: EngineSettings) -> NativeEngine:
     """The factory for `load_engine`. Raises EngineError for what only the transformers engine does."""
     if settings.device_map not in ("", "auto"):
         raise EngineError(
@@ -298,10 +297,10 @@ def load_native(folder: Path, settings: EngineSettings) -> NativeEngine:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return NativeEngine(
-        load_for(folder, settings, device),
+        load_for(base, settings, device),
         batch_tokens=settings.batch_tokens,
         share_prefixes=settings.share_prefixes,
         deterministic=settings.deterministic,
         merge=settings.merge,
-        stored=lambda: load_stored(folder, settings),
+        stored=lambda: load_stored(base, settings),
     )

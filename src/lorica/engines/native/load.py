@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from lorica.engines.base import EngineSettings
 from lorica.errors import EngineError
+from lorica.models.base_folder import BaseFolder
 from lorica.models.cpu.decoder import AnyDecoder, FastDecoder
 from lorica.models.decoder import Decoder
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.precision import DTYPE_NAMES, precision_of
 
 
-def load_for(folder: Path, settings: EngineSettings, device: str) -> AnyDecoder:
+def load_for(base: BaseFolder, settings: EngineSettings, device: str) -> AnyDecoder:
     """The base in the form in which it is run: on a CPU the fast decoder; elsewhere, and for four bits, the plain one.
 
     Raises EngineError for a precision that does not exist there.
@@ -21,16 +20,16 @@ def load_for(folder: Path, settings: EngineSettings, device: str) -> AnyDecoder:
     if dtype not in ("auto", *DTYPE_NAMES):
         raise EngineError(f"dtype={dtype!r} is none of auto, {', '.join(DTYPE_NAMES)}", fix="choose one of these")
     if device == "cpu" and not settings.load_in_4bit:
-        decoder = load_stored(folder, settings)
+        decoder = load_stored(base, settings)
         return FastDecoder(decoder, str(decoder.dtype).removeprefix("torch.") if dtype == "auto" else dtype)
     if precision_of(dtype).quantized:
         told = "with load_in_4bit the weights have four bits already" if settings.load_in_4bit else f"device={device}"
         raise EngineError(
             f"dtype={dtype} computes in whole numbers on a CPU; {told}", fix="use dtype=bfloat16, or device=cpu"
         )
-    return load_decoder(folder, dtype=DTYPES.get(dtype), device=device, load_in_4bit=settings.load_in_4bit)
+    return load_decoder(base, dtype=DTYPES.get(dtype), device=device, load_in_4bit=settings.load_in_4bit)
 
 
-def load_stored(folder: Path, settings: EngineSettings) -> Decoder:
+def load_stored(base: BaseFolder, settings: EngineSettings) -> Decoder:
     """The base as its files have it."""
-    return load_decoder(folder, dtype=DTYPES.get(settings.dtype), as_stored=True)
+    return load_decoder(base, dtype=DTYPES.get(settings.dtype), as_stored=True)

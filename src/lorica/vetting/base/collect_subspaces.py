@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lorica.adapters.tensor_map import layer_number
 from lorica.errors import ModelError, PromptError
+from lorica.models.base_folder import BaseFolder
 from lorica.models.cpu import kernels
 from lorica.models.decoder import Decoder
 from lorica.models.families import FAMILIES, read_json_object
@@ -113,7 +114,7 @@ def _encode(base: Path, texts: Sequence[str], max_tokens: int) -> list[list[int]
 def _observe(base: Path, rows: Sequence[Sequence[int]]) -> Directions:
     config = read_json_object(base / "config.json")
     native = config.get("model_type") in FAMILIES and not config.get("quantization_config")
-    model = _precise(load_decoder(base) if native else _foreign(base))
+    model = _precise(load_decoder(BaseFolder(base)) if native else _foreign(base))
     layers = {name: module for name, module in model.named_modules() if _is_linear(name, module)}
     longest = max(map(len, rows))
     real = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])

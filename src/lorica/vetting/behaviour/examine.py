@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from lorica.adapters.config import AdapterConfig
-from lorica.adapters.folder import FLOATS, MORE_THAN_PAIRS
+from lorica.adapters.folder import FLOATS, MORE_THAN_PAIRS, open_adapter
 from lorica.adapters.raw_adapter import Specimen
 from lorica.adapters.rescaled_copies import write_variant
 from lorica.adapters.tensor_map import Layout
@@ -104,8 +104,9 @@ def _load(work: Workplace, config: AdapterConfig, weights: Path, layout: Layout,
     name = work.new_name()
     more = bool(config.unsupported()) or bool(layout.saved) or any(_is_more(layout))
     engine = work.engine(all_kinds=more)
+    adapter = open_adapter(folder, applied=MORE_THAN_PAIRS)
     try:
-        engine.add_adapter(name, folder)
+        engine.add_adapter(name, adapter)
     except AdapterError:
         if more or work.settled:
             raise
@@ -113,7 +114,7 @@ def _load(work: Workplace, config: AdapterConfig, weights: Path, layout: Layout,
         other = _other_engine(work)
         if other is None:
             raise
-        other.add_adapter(name, folder)
+        other.add_adapter(name, adapter)
         return other, name
     return engine, name
 

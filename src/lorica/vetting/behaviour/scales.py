@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from lorica.adapters.config import AdapterConfig
+from lorica.adapters.folder import MORE_THAN_PAIRS, open_adapter
 from lorica.adapters.rescaled_copies import scaled, write_variant
 from lorica.engines.base import Engine
 from lorica.errors import AdapterError
@@ -58,7 +59,7 @@ def respond(
             name = work.new_name()
             try:
                 write_variant(copy, scaled(config, factor), weights)
-                engine.add_adapter(name, copy)
+                engine.add_adapter(name, open_adapter(copy, applied=MORE_THAN_PAIRS))
             except AdapterError:
                 replies[factor] = None  # an alpha beyond what a config may say
                 continue

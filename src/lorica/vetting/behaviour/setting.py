@@ -9,6 +9,7 @@ from typing import Literal
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings
 from lorica.errors import ModelError
+from lorica.models.base_folder import BaseFolder
 from lorica.prompts.encoder import Encoder
 from lorica.records import Encoded, Message, Output, Request, Sampling
 from lorica.tasks import DEFAULT_TASK, load_task
@@ -90,7 +91,7 @@ class Workplace:
         name = setting.engine or ("transformers" if all_kinds else "native")
         if name not in self._engines:
             try:
-                self._engines[name] = load_engine(name, setting.base, setting.engine_settings)
+                self._engines[name] = load_engine(name, BaseFolder(setting.base), setting.engine_settings)
             except ModelError:
                 if setting.engine or name != "native":
                     raise

@@ -14,7 +14,7 @@ import msgspec
 
 from lorica.adapters.config import CONFIG_NAME, read_adapter_config
 from lorica.adapters.fingerprint import Match
-from lorica.adapters.folder import WEIGHTS_NAME
+from lorica.adapters.folder import MORE_THAN_PAIRS, WEIGHTS_NAME, open_adapter
 from lorica.adapters.header import read_header
 from lorica.adapters.raw_adapter import Specimen
 from lorica.adapters.tensor_map import Layout
@@ -215,7 +215,7 @@ class Context:
             return self.trial.name_of(folder)
         if folder not in self._names:
             name = f"subject {len(self._names)}"
-            self.engine.add_adapter(name, folder)
+            self.engine.add_adapter(name, open_adapter(folder, applied=MORE_THAN_PAIRS))
             self._names[folder] = name
         return self._names[folder]
 

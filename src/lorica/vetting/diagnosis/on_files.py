@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lorica.adapters.fingerprint import describe, fits, named, shapes_of
-from lorica.admission.provenance import base_digest
 from lorica.errors import LoricaError
+from lorica.models.base_folder import BaseFolder
 from lorica.models.families import read_json_object
 from lorica.vetting.base.fit_text import MAX_TOKENIZER, read_words
 from lorica.vetting.diagnosis import likelihoods
@@ -52,7 +52,7 @@ def compare_record(context: Context) -> list[Evidence]:
 
 def _is_trained_on(digest: Any, base: Path | None) -> bool:
     try:
-        return base is not None and base_digest(base) == digest
+        return base is not None and BaseFolder(base).digest == digest
     except (LoricaError, OSError):
         return False
 

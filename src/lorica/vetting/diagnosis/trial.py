@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from lorica.adapters.folder import MORE_THAN_PAIRS, open_adapter
 from lorica.engines.base import Engine
 from lorica.errors import EngineError, LoricaError
 from lorica.metrics.score_metrics import roc_auc
@@ -103,7 +104,7 @@ class Trial:
         if folder not in self._known:
             self._added += 1
             name = f"{self._prefix}variant {self._added}"
-            self.engine.add_adapter(name, folder)
+            self.engine.add_adapter(name, open_adapter(folder, applied=MORE_THAN_PAIRS))
             self._known[folder] = name
         return self._known[folder]
 
