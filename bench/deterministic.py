@@ -86,7 +86,7 @@ def main() -> None:
                 torch.set_num_threads(threads)
                 runs += 1
                 if number % 2:  # the other half goes on with the beginnings of the runs before
-                    one.forget_beginnings()
+                    one.clear_prefix_cache()
                 differing += one.run(shuffled) != [right[request.id] for request in shuffled]
     print(f"{runs} runs, of which {differing} differ")
     torch.set_num_threads(1)
@@ -94,7 +94,7 @@ def main() -> None:
     for number in range(given.rounds):
         taken = {}
         for one in (engines[4096], free)[:: 1 if number % 2 else -1]:
-            one.forget_beginnings()
+            one.clear_prefix_cache()
             begun = time.perf_counter()
             one.run(requests)
             taken[one is free] = time.perf_counter() - begun

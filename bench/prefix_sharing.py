@@ -103,7 +103,7 @@ def main() -> None:
     worked: dict[bool, list[float]] = {True: [], False: []}  # processor seconds: what other programs cannot stretch
     for number in range(arguments.rounds):
         for share in (True, False) if number % 2 == 0 else (False, True):
-            engines[share].forget_beginnings()
+            engines[share].clear_prefix_cache()
             start, busy = time.perf_counter(), time.process_time()
             engines[share].run(requests)
             times[share].append(time.perf_counter() - start)
@@ -114,7 +114,7 @@ def main() -> None:
         for taken in (times, worked)
     )
     cpu = {share: arguments.rows / statistics.median(found) for share, found in worked.items()}
-    engines[True].forget_beginnings()
+    engines[True].clear_prefix_cache()
     tokens = {share: engine.plan(requests).computed_tokens() for share, engine in engines.items()}
     print(
         f"ratio={ratio:.2f} rows_per_s_shared={speed[True]:.1f} rows_per_s_alone={speed[False]:.1f} "

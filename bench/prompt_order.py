@@ -230,7 +230,7 @@ def measure_speed(data: Path, per_rule: int, rounds: int, style: str, log: Log) 
     engine.run(asked["shared"][:50])
 
     def spend(order: str) -> float:
-        engine.forget_beginnings()
+        engine.clear_prefix_cache()
         begun = time.process_time()
         engine.run(asked[order])
         return time.process_time() - begun

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from lorica.engines.native.attention import varlen
-from lorica.engines.native.executor import Execution
+from lorica.engines.native.executor import Executor
 from lorica.models.decoder import Decoder
 
 NAME = "emulated"
@@ -120,7 +120,7 @@ def emulated_gpu() -> Iterator[EmulatedGpu]:
         patch.object(varlen, "GPU", NAME),
         # Tensors of a class of their own cannot be changed in place there.
         patch.object(torch, "inference_mode", torch.no_grad),
-        patch.object(Execution, "run", torch.no_grad()(Execution.run.__wrapped__)),  # type: ignore[attr-defined]
+        patch.object(Executor, "run", torch.no_grad()(Executor.run.__wrapped__)),  # type: ignore[attr-defined]
         patch.object(torch.cuda, "Stream", _Stream),
         patch.object(torch.cuda, "current_stream", _Stream),
         patch.object(torch.cuda, "stream", lambda stream: nullcontext()),

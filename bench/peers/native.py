@@ -44,7 +44,7 @@ class Native:
             self._engine.add_adapter(name, open_adapter(self._adapters / name))
             self._loaded.add(name)
         requests = [_request(item) for item in items]
-        self._engine.forget_beginnings()
+        self._engine.clear_prefix_cache()
         if self._kept:
             others = [_request(replace(one, prompt=_with_another_end(one))) for one in items]
             for _ in range(2):  # an adapter of one row: its prompt is met first, then what is shared is computed
@@ -60,7 +60,7 @@ class Native:
             "seconds": time.perf_counter() - begun,
         }
         if not self._kept:
-            self._engine.forget_beginnings()
+            self._engine.clear_prefix_cache()
             plan = self._engine.plan(requests)
             found["computed_tokens"] = plan.computed_tokens() + sum(max(0, len(one.tokens) - 1) for one in outputs)
             found["operations"] = count_operations(self._config, plan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.peers.material import RANK, TARGETS
 
-from lorica.engines.native.scheduler import Plan, own_tokens
+from lorica.engines.native.scheduler import Plan, suffix_length
 from lorica.models.families import DecoderConfig
 from lorica.records import Choose, Generate
 
@@ -37,12 +37,12 @@ def count_operations(config: DecoderConfig, plan: Plan) -> int:
             + 2 * read * config.hidden_size * (config.vocab_size)
         )
 
-    for segment in plan.segments:
-        total += passed(segment.start, len(segment.tokens), 0)
+    for node in plan.nodes:
+        total += passed(node.start, len(node.tokens), 0)
     for batch in plan.batches:
         for row in batch.rows:
-            request = plan.requests[row.request]
-            total += passed(row.start, own_tokens(request, row.start), 1)
+            request = plan.requests[row.request_index]
+            total += passed(row.prefix_length, suffix_length(request, row.prefix_length), 1)
             if isinstance(request, Generate):
                 length = len(request.prompt)
                 total += sum(passed(length + i, 1, 1) for i in range(request.sampling.max_new_tokens - 1))

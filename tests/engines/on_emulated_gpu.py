@@ -72,7 +72,7 @@ def test_scores_are_those_of_the_cpu(gpu: Any, benches: Any, prompts: Any, kind:
         assert one.logprobs == pytest.approx(other.logprobs, abs=2e-5)
     windowed = any(window is not None for window in there._decoder.config.windows)
     assert there.info.attention == ("plain" if windowed else "varlen")
-    # Beginnings never have branches.
+    # PrefixCache never have branches.
     assert bool(gpu.calls["torch_attn._varlen_attn.default"]) is not windowed
 
 
@@ -159,9 +159,9 @@ def test_more_adapters_than_a_graph_suits(
 ) -> None:
     bench, requests = benches("qwen3"), generate(prompts)
     right = engine(bench, NAME).run(requests)
-    monkeypatch.setattr("lorica.engines.native.cuda_graphs.MOST_RANKS", 9)
+    monkeypatch.setattr("lorica.engines.native.cuda_graphs.MAX_RANKS", 9)
     assert [one.tokens for one in engine(bench, NAME).run(requests)] == [one.tokens for one in right]
-    monkeypatch.setattr("lorica.engines.native.cuda_graphs.MOST_RANKS", 0)
+    monkeypatch.setattr("lorica.engines.native.cuda_graphs.MAX_RANKS", 0)
     gpu.captured = []
     some = [request for request in requests if request.adapter is not None]
     there = engine(bench, NAME).run(some)

@@ -59,13 +59,13 @@ def test_a_kernel_that_changed_is_not_used(monkeypatch: pytest.MonkeyPatch) -> N
     query, key, value = tensors()
     expected = block.plain_block(query, key, value)
     for broken in (_raises, _wrong_total):
-        block.has_fast_kernel.cache_clear()
-        monkeypatch.setattr(block, "_fast", broken)
+        block.has_flash_kernel.cache_clear()
+        monkeypatch.setattr(block, "_flash", broken)
         try:
-            assert not block.has_fast_kernel()
+            assert not block.has_flash_kernel()
             found = block.attend_block(query, key, value)
         finally:
-            block.has_fast_kernel.cache_clear()
+            block.has_flash_kernel.cache_clear()
         assert all(torch.equal(mine, right) for mine, right in zip(found, expected, strict=True))
 
 
@@ -86,7 +86,7 @@ def test_heads_of_one_key_head_together_give_what_plain_attention_gives(dtype: A
     mask = torch.zeros(3, 1, 8, 16).masked_fill(torch.ones(8, 16).triu(9).bool(), -torch.inf).to(dtype)
     whole = torch.cat([torch.zeros(3, 1, 8, 32, dtype=dtype), mask], dim=-1).float()
     expected, _ = block.plain_block(query[:, :, :24].reshape(3, 6, 8, 64).float(), key.float(), value.float(), whole)
-    ways = [block.attend_heads] + [block.products] * block.goes_by_products(query)
+    ways = [block.grouped_attention] + [block.bmm_attention] * block.prefers_bmm(query.dtype, query.device)
     for way in ways:
         found = torch.empty(3 * 2 * 32, 64, dtype=dtype)
         way(query, key, value, mask, found, repeat=3)
@@ -103,12 +103,12 @@ def test_scores_that_need_many_digits_want_centred_keys() -> None:
     )
     query[..., 0], key[..., 0] = 16, 300  # scores of 600 and a little
     query, key, value = query.bfloat16(), key.bfloat16(), value.bfloat16()
-    if not block.goes_by_products(query):
+    if not block.prefers_bmm(query.dtype, query.device):
         pytest.skip("no products of bfloat16 on this processor")
     expected, _ = block.plain_block(query.view(1, 4, 32, 64).float(), key.float(), value.float())
     mask = torch.zeros(1, 1, 32, 32).bfloat16()
     found, coarse = (torch.empty(4 * 32, 64).bfloat16() for _ in range(2))
-    block.products(query, key - key[:, :, :32].mean(2, keepdim=True), value, mask, found, repeat=4)
-    block.products(query, key, value, mask, coarse, repeat=4)
+    block.bmm_attention(query, key - key[:, :, :32].mean(2, keepdim=True), value, mask, found, repeat=4)
+    block.bmm_attention(query, key, value, mask, coarse, repeat=4)
     assert (found.view(expected.shape) - expected).abs().mean() < 0.01
     assert (coarse.view(expected.shape) - expected).abs().mean() > 0.05

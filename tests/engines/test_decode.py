@@ -1,4 +1,4 @@
-"""Generation of the native engine: the right tokens, whatever else is being continued at the same time."""
+"""DecodeBatch of the native engine: the right tokens, whatever else is being continued at the same time."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lorica.adapters.folder import open_adapter  # noqa: E402
 from lorica.engines.base import StopStringEngine  # noqa: E402
 from lorica.engines.native import scheduler  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
-from lorica.engines.native.kv_cache import RowCache  # noqa: E402
-from lorica.engines.native.stop_strings import holds_stop  # noqa: E402
+from lorica.engines.native.kv_cache import KVCache  # noqa: E402
+from lorica.engines.native.stop_strings import contains_stop_string  # noqa: E402
 from lorica.errors import EngineError  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
@@ -125,14 +125,14 @@ def test_stop_texts_are_found_as_in_the_whole_text() -> None:
         tokens = [rng.randrange(97) for _ in range(60)]
         stops = [say(tokens)[at : at + rng.randrange(1, 4)] or "x" for at in (rng.randrange(60), rng.randrange(60))]
         right = next((count for count in range(1, 61) if any(one in say(tokens[:count]) for one in stops)), None)
-        found = next((count for count in range(1, 61) if holds_stop(say, tokens[:count], stops)), None)
+        found = next((count for count in range(1, 61) if contains_stop_string(say, tokens[:count], stops)), None)
         assert found == right
-    assert not holds_stop(say, tokens, ())
+    assert not contains_stop_string(say, tokens, ())
 
 
 def test_the_cache_grows_in_blocks_and_keeps_what_it_holds() -> None:
     config = SimpleNamespace(kv_heads=2, head_dim=4, layers=2)
-    cache = RowCache(config, torch.float32, torch.device("cpu"), most_tokens=32 * 128)  # type: ignore[arg-type]
+    cache = KVCache(config, torch.float32, torch.device("cpu"), max_tokens=32 * 128)  # type: ignore[arg-type]
     cache.reserve(3, 50)
     first = cache.keys[0]
     assert first.shape == (16, 64, 2, 4)
@@ -177,7 +177,7 @@ def test_no_new_tokens_asked_for(benches: Any) -> None:
 def test_a_finished_row_is_replaced_before_the_others_are_done(
     benches: Any, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "ADMITTED_ROWS", 1)
+    monkeypatch.setattr(scheduler, "ADMISSION_ROWS", 1)
     engine = native(benches("qwen3"), batch_tokens=60)
     pairs = prompts(6)
     requests: list[Request] = [

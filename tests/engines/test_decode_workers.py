@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from lorica.engines.base import EngineSettings  # noqa: E402
 from lorica.engines.native import decode_workers  # noqa: E402
-from lorica.engines.native.decode import Generation  # noqa: E402
+from lorica.engines.native.decode import DecodeBatch  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.compiled import bindings  # noqa: E402
@@ -58,18 +58,18 @@ def test_texts_are_those_of_one_thread(
     right = engine().run(requests)
     inside: set[int] = set()
     handed: list[int] = []
-    step, hand_over = Generation.step, Generation.hand_over
+    step, migrate_to = DecodeBatch.decode_step, DecodeBatch.migrate_to
 
-    def seen(self: Generation) -> Any:
+    def seen(self: DecodeBatch) -> Any:
         inside.add(threading.get_ident())
         return step(self)
 
-    def over(self: Generation, count: int, other: Generation) -> None:
+    def over(self: DecodeBatch, target: DecodeBatch, count: int) -> None:
         handed.append(count)
-        hand_over(self, count, other)
+        migrate_to(self, target, count)
 
-    monkeypatch.setattr(Generation, "step", seen)
-    monkeypatch.setattr(Generation, "hand_over", over)
+    monkeypatch.setattr(DecodeBatch, "decode_step", seen)
+    monkeypatch.setattr(DecodeBatch, "migrate_to", over)
     for number in (2, 3):
         threads(number)
         inside.clear()
@@ -96,16 +96,16 @@ def test_outputs_come_as_they_are_finished(threads: Callable[[int], None]) -> No
 @compiled
 def test_an_error_in_a_lane_ends_the_run(threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
     threads(2)
-    step = Generation.step
+    step = DecodeBatch.decode_step
     calls: list[int] = []
 
-    def broken(self: Generation) -> Any:
+    def broken(self: DecodeBatch) -> Any:
         calls.append(1)
         if len(calls) == 20:
             raise ValueError("broken")
         return step(self)
 
-    monkeypatch.setattr(Generation, "step", broken)
+    monkeypatch.setattr(DecodeBatch, "decode_step", broken)
     with pytest.raises(ValueError, match="broken"):
         engine().run(texts(48))
     assert torch.get_num_threads() == 2
@@ -116,7 +116,7 @@ def test_an_error_in_a_lane_ends_the_run(threads: Callable[[int], None], monkeyp
     [(1, 2, 1), (31, 2, 1), (32, 2, 2), (64, 2, 2), (64, 16, 2), (500, 16, 8), (64, 1, 1), (0, 8, 1)],
 )
 def test_lanes_have_a_block_of_rows_each(rows: int, threads: int, found: int) -> None:
-    assert decode_workers.count_lanes(rows, threads, min(threads, 8)) == found
+    assert decode_workers.count_decode_workers(rows, threads, min(threads, 8)) == found
 
 
 class Rows:
@@ -125,10 +125,10 @@ class Rows:
     def __init__(self, rows: int) -> None:
         self.rows = rows
 
-    def hand_over(self, count: int, other: Rows) -> None:
+    def migrate_to(self, target: Rows, count: int) -> None:
         assert 0 < count <= self.rows
         self.rows -= count
-        other.rows += count
+        target.rows += count
 
 
 @pytest.mark.parametrize(
@@ -143,11 +143,11 @@ class Rows:
     ],
 )
 def test_rows_are_spread_in_whole_blocks(before: tuple[int, ...], after: tuple[int, ...]) -> None:
-    assert decode_workers._uneven(before)
+    assert decode_workers._needs_rebalancing(before)
     made = [Rows(each) for each in before]
-    decode_workers._even_out(cast(list[Generation], made))
+    decode_workers._rebalance(cast(list[DecodeBatch], made))
     assert tuple(sorted(each.rows for each in made)) == after
-    assert not decode_workers._uneven([each.rows for each in made])
+    assert not decode_workers._needs_rebalancing([each.rows for each in made])
 
 
 @compiled
@@ -162,16 +162,16 @@ def test_rows_stay_where_there_is_no_room_for_them(
     ]
     threads(1)
     right = engine().run(requests)
-    hand_over = Generation.hand_over
+    migrate_to = DecodeBatch.migrate_to
     found: list[int] = []
 
-    def over(self: Generation, count: int, other: Generation) -> None:
-        before = other.rows
-        hand_over(self, count, other)
-        if other.rows > before:
-            found.append(other.rows * max(row.longest for row in other._rows) if before else 0)
+    def over(self: DecodeBatch, target: DecodeBatch, count: int) -> None:
+        before = target.rows
+        migrate_to(self, target, count)
+        if target.rows > before:
+            found.append(target.rows * max(row.max_cached for row in target._active) if before else 0)
 
-    monkeypatch.setattr(Generation, "hand_over", over)
+    monkeypatch.setattr(DecodeBatch, "migrate_to", over)
     threads(2)
     assert engine().run(requests) == right
     assert found, "some are handed over"
@@ -180,4 +180,4 @@ def test_rows_stay_where_there_is_no_room_for_them(
 
 @pytest.mark.parametrize("rows", [(16, 16), (24, 16), (32, 16), (16, 0), (3, 0), (0, 0), (16, 16, 15)])
 def test_what_would_be_filled_up_alike_stays(rows: tuple[int, ...]) -> None:
-    assert not decode_workers._uneven(rows)
+    assert not decode_workers._needs_rebalancing(rows)

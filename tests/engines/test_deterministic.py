@@ -16,13 +16,12 @@ from lorica.adapters.config import AdapterConfig  # noqa: E402
 from lorica.adapters.folder import open_adapter, save_adapter  # noqa: E402
 from lorica.engines.base import EngineSettings  # noqa: E402
 from lorica.engines.native import scheduler  # noqa: E402
-from lorica.engines.native.attention import batch_invariant  # noqa: E402
-from lorica.engines.native.attention.batch_invariant import TILE, TiledAttention, align_reads  # noqa: E402
-from lorica.engines.native.attention.prefix_merge import SharedAttention  # noqa: E402
+from lorica.engines.native.attention.batch_invariant import MAX_SCORES, TILE, BatchInvariantAttention  # noqa: E402
+from lorica.engines.native.attention.prefix_merge import PrefixMergeAttention  # noqa: E402
+from lorica.engines.native.choice_logprobs import align_scored_rows, find_scored_tokens  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
-from lorica.engines.native.packed_batch import ALIGNMENT, Piece, Prefix, pack  # noqa: E402
-from lorica.engines.native.score import find_scored  # noqa: E402
-from lorica.engines.native.token_tree import branches_of  # noqa: E402
+from lorica.engines.native.packed_batch import ROW_ALIGNMENT, PackedSequence, Prefix, pack_sequences  # noqa: E402
+from lorica.engines.native.token_tree import choice_tree  # noqa: E402
 from lorica.models.adapter_weights import create_lora  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.compiled import bindings  # noqa: E402
@@ -99,7 +98,7 @@ def test_a_rows_scores_never_change_by_a_bit(
     monkeypatch.setattr(scheduler, "MIN_SAVED_TOKENS", 16)
     requests = rows()
     engines = [engine(base, adapters, dtype, budget) for budget in BUDGETS]
-    assert max(segment.parent for segment in engines[0].plan(requests).segments) >= 0, "two levels are to be tested"
+    assert max(node.parent for node in engines[0].plan(requests).nodes) >= 0, "two levels are to be tested"
     right = {output.id: output for output in engine(base, adapters, dtype, 4096, share=False).run(requests)}
     assert all(output.logprobs for output in right.values())
     for number in range(20):
@@ -140,40 +139,39 @@ def test_tiles_give_what_merged_parts_give(window: int | None) -> None:
     older = prefix(None, 0, 40)
     newer = prefix(older, 40, 7)
     pieces = [
-        Piece((1,) * 70),
-        Piece((1,) * 5, newer, None, branches_of(((1, 2, 3), (1, 2, 4, 5), (6, 7)))),
-        Piece((1,) * 30, newer),
-        Piece((1,), older),
+        PackedSequence((1,) * 70),
+        PackedSequence((1,) * 5, newer, None, choice_tree(((1, 2, 3), (1, 2, 4, 5), (6, 7)))),
+        PackedSequence((1,) * 30, newer),
+        PackedSequence((1,), older),
     ]
-    work = pack(pieces, torch.device("cpu"))
+    work = pack_sequences(pieces, torch.device("cpu"))
     tokens = len(work.tokens)
     query, key, value = some(tokens, 4), some(tokens, 2), some(tokens, 2)
-    expected = SharedAttention(work, (window,), torch.float32).attend(0, query, key, value)
-    for scores in (batch_invariant._SCORES, 1):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(batch_invariant, "_SCORES", scores)
-            found = TiledAttention(work, (window,), query, heads=(4, 2)).attend(0, query, key, value)
-        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    layout: dict[str, Any] = {"windows": (window,), "dtype": torch.float32}
+    expected = PrefixMergeAttention(work, **layout).attend(0, query, key, value)
+    for max_scores in (MAX_SCORES, 1):
+        attention = BatchInvariantAttention(work, **layout, heads=(4, 2), max_scores=max_scores)
+        torch.testing.assert_close(attention.attend(0, query, key, value), expected, atol=1e-6, rtol=0)
 
 
 def test_every_adapter_gets_whole_alignments() -> None:
     one, other = (LoraWeights(name, {}) for name in "ab")
-    pieces = [Piece((1,) * n, None, adapter) for n, adapter in ((3, None), (20, one), (1, one), (30, other))]
-    work = pack(pieces, torch.device("cpu"), align=ALIGNMENT)
+    pieces = [PackedSequence((1,) * n, None, adapter) for n, adapter in ((3, None), (20, one), (1, one), (30, other))]
+    work = pack_sequences(pieces, torch.device("cpu"), align=ROW_ALIGNMENT)
     assert [(span.adapter.name, span.start, span.stop) for span in work.spans] == [("a", 16, 48), ("b", 48, 80)]
     assert len(work.tokens) == 80
-    assert TILE % ALIGNMENT == 0
+    assert TILE % ROW_ALIGNMENT == 0
 
 
 def test_reads_are_repeated_to_whole_alignments_and_mean_the_same() -> None:
     requests = [Choose(str(i), (1,) * 8, ((1, 2), (3,))) for i in range(4)]
-    scored = find_scored(requests, [8, 17, 30, 50], torch.device("cpu"))
+    scored = find_scored_tokens(requests, [8, 17, 30, 50], torch.device("cpu"))
     adapter = LoraWeights("a", {})
-    aligned = align_reads(scored, [LoraSpan(adapter, 16, 32)])
-    assert aligned.rows[aligned.read].tolist() == scored.rows[scored.read].tolist()
+    aligned = align_scored_rows(scored, [LoraSpan(adapter, 16, 32)])
+    assert aligned.rows[aligned.row_index].tolist() == scored.rows[scored.row_index].tolist()
     assert aligned.rows.tolist() == sorted(aligned.rows.tolist())
     inside = ((aligned.rows >= 16) & (aligned.rows < 32)).sum()
-    assert (int(inside) % ALIGNMENT, len(aligned.rows) % ALIGNMENT) == (0, 0)
+    assert (int(inside) % ROW_ALIGNMENT, len(aligned.rows) % ROW_ALIGNMENT) == (0, 0)
 
 
 def test_compiled_kernels_change_nothing_but_rounding(
@@ -217,5 +215,5 @@ def test_a_rows_text_never_changes_either(
         mixed = random.Random(number).sample([*requests, *scored], random.Random(number).randrange(2, 27))
         torch.set_num_threads(2 if number == 1 else 1)
         if number % 3 == 0:
-            engines[number % 3].forget_beginnings()
+            engines[number % 3].clear_prefix_cache()
         assert engines[number % 3].run(mixed) == [right[request.id] for request in mixed]

@@ -13,15 +13,11 @@ torch = pytest.importorskip("torch")
 
 from lorica.adapters.folder import open_adapter  # noqa: E402
 from lorica.engines.base import EngineSettings  # noqa: E402
-from lorica.engines.native import (  # noqa: E402
-    decode,
-    memory,
-    scheduler,
-)
+from lorica.engines.native import decode, memory, scheduler  # noqa: E402
 from lorica.engines.native import engine as native  # noqa: E402
-from lorica.engines.native.decode import Generation  # noqa: E402
-from lorica.engines.native.kv_cache import RowCache  # noqa: E402
-from lorica.engines.native.model_runner import Passes  # noqa: E402
+from lorica.engines.native.decode import DecodeBatch  # noqa: E402
+from lorica.engines.native.kv_cache import KVCache  # noqa: E402
+from lorica.engines.native.model_runner import ModelRunner  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.compiled import bindings  # noqa: E402
 from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
@@ -73,9 +69,9 @@ def test_older_limits_count_too_and_none_is_none(tmp_path: Path) -> None:
 
 def test_little_memory_makes_small_batches(benches: Any) -> None:
     config = read_decoder_config(benches("qwen3").base)
-    assert memory.tokens_that_fit(config, torch.float32, 0) == memory.SMALLEST_BATCH
-    many = memory.tokens_that_fit(config, torch.float32, 1 << 30)
-    assert memory.SMALLEST_BATCH < many < memory.tokens_that_fit(config, torch.float32, None)
+    assert memory.max_batch_tokens(config, torch.float32, 0) == memory.MIN_BATCH_TOKENS
+    many = memory.max_batch_tokens(config, torch.float32, 1 << 30)
+    assert memory.MIN_BATCH_TOKENS < many < memory.max_batch_tokens(config, torch.float32, None)
 
 
 @pytest.mark.parametrize(
@@ -102,12 +98,14 @@ def test_halves_until_it_fits() -> None:
             raise MemoryError
         return [10 * item for item in items]
 
-    assert memory.in_halves(work, [1, 2, 3, 4, 5], lambda item: -item) == [10, 20, 30, 40, 50]
+    assert memory.split_on_out_of_memory(work, [1, 2, 3, 4, 5], lambda item: -item) == [10, 20, 30, 40, 50]
     assert calls == [5, 2, 3, 1, 2]
-    assert memory.in_halves(work, [1, 50, 2], lambda item: -item) == [10, -50, 20]
-    assert memory.in_halves(work, [], lambda item: item) == []
+    assert memory.split_on_out_of_memory(work, [1, 50, 2], lambda item: -item) == [10, -50, 20]
+    assert memory.split_on_out_of_memory(work, [], lambda item: item) == []
     with pytest.raises(RuntimeError, match="something else"):
-        memory.in_halves(lambda _: (_ for _ in ()).throw(RuntimeError("something else")), [1], lambda item: item)
+        memory.split_on_out_of_memory(
+            lambda _: (_ for _ in ()).throw(RuntimeError("something else")), [1], lambda item: item
+        )
 
 
 def _engine(bench: Any) -> native.NativeEngine:
@@ -130,27 +128,27 @@ def test_a_row_that_does_not_fit_fails_alone_and_the_others_keep_their_bits(
     large: Request = Choose("large", tuple(range(90)), ((1,),))
     engine = _engine(benches("qwen3"))
     right = engine.run(requests)
-    score, read, join = Passes.score, Passes.read, Generation._join
+    score, read, join = ModelRunner.score, ModelRunner.prefill, DecodeBatch._prefill
 
     def refuse(count: int, most: int) -> None:
         if count > most:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 5 bytes")
 
-    def hard_score(self: Passes, pieces: Any, given: Any) -> Any:
+    def hard_score(self: ModelRunner, pieces: Any, given: Any) -> Any:
         refuse(sum(piece.length for piece in pieces), 85)
         return score(self, pieces, given)
 
-    def hard_read(self: Passes, pieces: Any) -> Any:
+    def hard_read(self: ModelRunner, pieces: Any) -> Any:
         refuse(len(pieces), 1)
         return read(self, pieces)
 
-    def hard_join(self: Generation, waiting: Any) -> Any:
+    def hard_join(self: DecodeBatch, waiting: Any) -> Any:
         refuse(len(waiting), 2)
         return join(self, waiting)
 
-    monkeypatch.setattr(Passes, "score", hard_score)
-    monkeypatch.setattr(Passes, "read", hard_read)
-    monkeypatch.setattr(Generation, "_join", hard_join)
+    monkeypatch.setattr(ModelRunner, "score", hard_score)
+    monkeypatch.setattr(ModelRunner, "prefill", hard_read)
+    monkeypatch.setattr(DecodeBatch, "_prefill", hard_join)
     *found, last = engine.run([*requests, large])
     assert found == right
     assert (last.id, last.finish) == ("large", "error")
@@ -172,7 +170,7 @@ def tiny(dtype: str, threads: int = 1) -> native.NativeEngine:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("place", ["logits", "pick"])
+@pytest.mark.parametrize("place", ["logits", "sample"])
 def test_memory_that_runs_out_anywhere_in_a_step_costs_no_row(
     monkeypatch: pytest.MonkeyPatch, dtype: str, place: str
 ) -> None:
@@ -212,14 +210,14 @@ def test_rows_fail_whose_beginning_does_not_fit_and_no_others(monkeypatch: pytes
     requests: list[Request] = [Choose(f"c{i}", prompt, ((1,), (2, 3))) for i, prompt in enumerate(begun)]
     requests += [Generate(f"g{i}", prompt, Sampling(max_new_tokens=5)) for i, prompt in enumerate(begun)]
     right = tiny(REPEATS).run(requests)
-    read = Passes.read
+    read = ModelRunner.prefill
 
-    def hard(self: Passes, pieces: Any) -> Any:
+    def hard(self: ModelRunner, pieces: Any) -> Any:
         if any(len(piece.tokens) == 90 for piece in pieces):
             raise MemoryError
         return read(self, pieces)
 
-    monkeypatch.setattr(Passes, "read", hard)
+    monkeypatch.setattr(ModelRunner, "prefill", hard)
     found = tiny(REPEATS, threads).run(requests)
     for request, output, expected in zip(requests, found, right, strict=True):
         if request.prompt[:70] == small:
@@ -231,14 +229,14 @@ def test_rows_fail_whose_beginning_does_not_fit_and_no_others(monkeypatch: pytes
 def test_a_text_that_does_not_fit_any_more_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, requests = tiny(REPEATS), texts(20)
     right = engine.run(requests)
-    read = Generation._read
+    read = DecodeBatch._logits
 
-    def hard(self: Generation, rows: Any) -> Any:
+    def hard(self: DecodeBatch, rows: Any) -> Any:
         if any(row.index == 7 and row.cached > 16 for row in rows):
             raise MemoryError
         return read(self, rows)
 
-    monkeypatch.setattr(Generation, "_read", hard)
+    monkeypatch.setattr(DecodeBatch, "_logits", hard)
     found = engine.run(requests)
     assert found[:7] + found[8:] == right[:7] + right[8:]
     assert "memory" in found[7].error
@@ -248,42 +246,42 @@ def test_kept_beginnings_are_given_up_before_rows_are(monkeypatch: pytest.Monkey
     engine = tiny(REPEATS)
     ask: list[Request] = [Choose(f"{i}", (*range(100), i), ((1,), (2,))) for i in range(4)]
     right = engine.run(ask)
-    assert engine._beginnings._kept
-    score = Passes.score
+    assert engine._prefix_cache._entries
+    score = ModelRunner.score
 
-    def hard(self: Passes, pieces: Any, given: Any) -> Any:
-        if engine._beginnings._kept:
+    def hard(self: ModelRunner, pieces: Any, given: Any) -> Any:
+        if engine._prefix_cache._entries:
             raise MemoryError
         return score(self, pieces, given)
 
-    monkeypatch.setattr(Passes, "score", hard)
+    monkeypatch.setattr(ModelRunner, "score", hard)
     assert engine.run(ask) == right
-    assert not engine._beginnings._kept
+    assert not engine._prefix_cache._entries
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_long_row_does_not_make_the_cache_long_for_all(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     rng = random.Random(1)
     engine = tiny(REPEATS, threads)
-    reserve = RowCache.reserve
+    reserve = KVCache.reserve
     largest: list[int] = []
 
-    def seen(self: RowCache, lines: int, length: int) -> None:
+    def seen(self: KVCache, lines: int, length: int) -> None:
         reserve(self, lines, length)
         largest.append(self.keys[0].shape[0] * self.keys[0].shape[1])
 
-    monkeypatch.setattr(RowCache, "reserve", seen)
+    monkeypatch.setattr(KVCache, "reserve", seen)
     some = [tuple(rng.randrange(6144) for _ in range(count)) for count in [1700, *[8] * 300]]
     requests: list[Request] = [
         Generate(str(i), prompt, Sampling(max_new_tokens=90 if i == 0 else 9 + i % 40)) for i, prompt in enumerate(some)
     ]
     engine.run(requests)
     lanes = threads if engine.info.is_batch_invariant(requests[0]) else 1
-    assert max(largest) <= 4 * engine._budget() // lanes
+    assert max(largest) <= 4 * engine._available_batch_tokens() // lanes
 
 
 def test_a_long_row_is_read_in_parts(benches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "SMALLEST_CUT", 20)
+    monkeypatch.setattr(scheduler, "MIN_CHUNK_TOKENS", 20)
     bench = benches("mistral")
     prompt = tuple(i % 97 for i in range(130))
     requests: list[Request] = [
@@ -297,6 +295,7 @@ def test_a_long_row_is_read_in_parts(benches: Any, monkeypatch: pytest.MonkeyPat
     for name, folder in bench.adapters.items():
         engine.add_adapter(name, open_adapter(folder))
     made = engine.plan(requests)
-    assert max(len(segment.tokens) for segment in made.segments) <= 30
-    assert max(scheduler.own_tokens(made.requests[r.request], r.start) for b in made.batches for r in b.rows) <= 30
+    assert max(len(node.tokens) for node in made.nodes) <= 30
+    rows = [row for batch in made.batches for row in batch.rows]
+    assert max(scheduler.suffix_length(made.requests[row.request_index], row.prefix_length) for row in rows) <= 30
     assert engine.run(requests) == whole

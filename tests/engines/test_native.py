@@ -81,8 +81,8 @@ def test_scores_agree_with_transformers_and_peft(
     bench, requests = benches(family), chooses(prompts)
     engine = native(bench, batch_tokens=300, deterministic=deterministic)
     planned = engine.plan(requests)
-    assert max(segment.parent for segment in planned.segments) >= 0, "two levels are to be tested"
-    assert any(len({requests[row.request].adapter for row in batch.rows}) > 1 for batch in planned.batches), (
+    assert max(node.parent for node in planned.nodes) >= 0, "two levels are to be tested"
+    assert any(len({requests[row.request_index].adapter for row in batch.rows}) > 1 for batch in planned.batches), (
         "adapters are to be mixed"
     )
     expected = [Output(request.id, logprobs=tuple(bench.logprobs(request))) for request in requests]
@@ -114,7 +114,7 @@ def test_public_operators_give_the_same_scores(
 ) -> None:
     bench, requests = benches(family), chooses(prompts)
     fast = native(bench).run(requests)
-    monkeypatch.setattr(block, "has_fast_kernel", lambda: False)
+    monkeypatch.setattr(block, "has_flash_kernel", lambda: False)
     for deterministic in (True, False):
         assert difference(native(bench, deterministic=deterministic).run(requests), fast) < 1e-5
 
@@ -133,11 +133,11 @@ def test_logprobs_are_over_the_full_vocabulary(benches: Any) -> None:
 
 
 def test_the_head_is_applied_in_parts(benches: Any, prompts: Prompts, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lorica.engines.native import score
+    from lorica.engines.native import choice_logprobs
 
     bench, requests = benches("qwen2"), chooses(prompts)
     whole = native(bench).run(requests)
-    monkeypatch.setattr(score, "_HEAD_ELEMENTS", 97 * 3)
+    monkeypatch.setattr(choice_logprobs, "_MAX_LOGITS", 97 * 3)
     assert difference(native(bench).run(requests), whole) < 1e-6
 
 

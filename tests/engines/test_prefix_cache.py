@@ -1,4 +1,4 @@
-"""Shared beginnings kept from run to run: nothing is computed twice, and not a bit changes."""
+"""The prefix cache: shared prefixes are computed once for many runs, and not a bit of any output changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lorica.adapters.folder import open_adapter, save_adapter  # noqa: E402
 from lorica.engines.base import EngineSettings  # noqa: E402
 from lorica.engines.native import prefix_cache  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
-from lorica.engines.native.model_runner import Passes  # noqa: E402
+from lorica.engines.native.model_runner import ModelRunner  # noqa: E402
 from lorica.engines.native.packed_batch import Prefix  # noqa: E402
 from lorica.models.adapter_weights import create_lora  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
@@ -55,14 +55,14 @@ def made(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
         folder = tmp_path / "a"
         engine.add_adapter("a", open_adapter(folder if folder.exists() else adapter(base, folder, 1)))
         lengths: list[int] = []
-        read = Passes.read
+        read = ModelRunner.prefill
 
-        def spy(self: Passes, pieces: Any) -> Any:
+        def spy(self: ModelRunner, pieces: Any) -> Any:
             if self._decoder is engine._decoder:
                 lengths.extend(piece.length for piece in pieces)
             return read(self, pieces)
 
-        monkeypatch.setattr(Passes, "read", spy)
+        monkeypatch.setattr(ModelRunner, "prefill", spy)
         return engine, lengths
 
     return make
@@ -90,7 +90,7 @@ def test_the_next_window_computes_no_beginning_again(made: Made, dtype: str) -> 
     found = engine.run(window(2))
     assert lengths == []
     assert found == made(dtype)[0].run(window(2)), "not a bit is different"
-    engine.forget_beginnings()
+    engine.clear_prefix_cache()
     assert engine.run(window(2)) == found
     assert lengths == [90, 90]
 
@@ -160,14 +160,14 @@ def test_texts_that_depend_on_their_company_are_planned_as_if_nothing_were_kept(
 def test_what_is_wanted_is_found_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefix_cache, "free_memory", lambda device: 1 << 40)
     rng = random.Random(3)
-    kept = prefix_cache.Beginnings()
-    kept.make_room(torch.device("cpu"))
+    cache = prefix_cache.PrefixCache()
+    cache.set_budget(torch.device("cpu"))
     there: set[tuple[str | None, tuple[int, ...]]] = set()
 
     def put(adapter: str | None, path: tuple[int, ...]) -> None:
         length = len(path)
         numbers = [torch.tensor(path, dtype=torch.float32).view(1, length, 1)]
-        kept._put((adapter, path), Prefix(None, 0, length, numbers, numbers))
+        cache._put((adapter, path), Prefix(None, 0, length, numbers, numbers))
         there.add((adapter, path))
 
     for turn in range(600):
@@ -176,17 +176,17 @@ def test_what_is_wanted_is_found_among_many(monkeypatch: pytest.MonkeyPatch) -> 
         if turn % 3 == 0:
             put(adapter, path)
         if turn == 500:
-            kept.drop("a")
+            cache.invalidate("a")
             there = {key for key in there if key[0] is None}
-        found = kept._find(adapter, path, 0)
+        found = cache._find(adapter, path, 0)
         assert (found is not None) == any(name == adapter and whole[: len(path)] == path for name, whole in there)
         if found is not None:
             assert found.keys[0].flatten().tolist() == list(path)
-    assert kept.give_up()
-    assert not kept.give_up()
-    assert kept._find(None, (1,), 0) is None
+    assert cache.evict_all()
+    assert not cache.evict_all()
+    assert cache._find(None, (1,), 0) is None
     put(None, (1, 2))
-    assert kept._find(None, (1,), 0) is None, "nothing is kept before there is room again"
+    assert cache._find(None, (1,), 0) is None, "nothing is kept before there is room again"
 
 
 def test_another_adapter_of_the_name_gets_its_own(made: Made, base: Path, tmp_path: Path) -> None:
@@ -213,18 +213,18 @@ def test_memory_that_is_wanted_is_given_back_the_oldest_first(made: Made, monkey
     engine, lengths = made()
     engine.run(window(1))
     engine.run(window(2, shared=some(7, 200)))
-    kept = engine._beginnings
-    sizes = sum(prefix_cache._size(path, prefix) for (_, path), prefix in kept._kept.items())
-    monkeypatch.setattr(prefix_cache, "free_memory", lambda device: int(sizes * (0.8 / prefix_cache._SHARE - 1)))
-    kept.make_room(torch.device("cpu"))
-    assert {len(path) for _, path in kept._kept} == {200}
+    cache = engine._prefix_cache
+    sizes = sum(prefix_cache._entry_bytes(path, prefix) for (_, path), prefix in cache._entries.items())
+    monkeypatch.setattr(prefix_cache, "free_memory", lambda device: int(sizes * (0.8 / prefix_cache._MEMORY_SHARE - 1)))
+    cache.set_budget(torch.device("cpu"))
+    assert {len(path) for _, path in cache._entries} == {200}
     engine.run(window(3, shared=some(8, 300)))
-    assert sum(prefix_cache._size(path, prefix) for (_, path), prefix in kept._kept.items()) <= 0.8 * sizes, (
-        "not within a run either"
-    )
+    assert (
+        sum(prefix_cache._entry_bytes(path, prefix) for (_, path), prefix in cache._entries.items()) <= 0.8 * sizes
+    ), "not within a run either"
     monkeypatch.setattr(prefix_cache, "free_memory", lambda device: 0)
-    kept.make_room(torch.device("cpu"))
-    assert not kept._kept
+    cache.set_budget(torch.device("cpu"))
+    assert not cache._entries
     lengths.clear()
     engine.run(window(2, shared=some(7, 200)))
     assert lengths == [200, 200]
@@ -233,4 +233,4 @@ def test_memory_that_is_wanted_is_given_back_the_oldest_first(made: Made, monkey
 def test_what_one_long_row_needs_alone_is_not_kept(made: Made) -> None:
     engine, _ = made(batch_tokens=256)
     engine.run([Choose("long", some(3, 700), CHOICES, "a")])
-    assert not engine._beginnings._kept
+    assert not engine._prefix_cache._entries

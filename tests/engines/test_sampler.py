@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from lorica.engines.native.sampler import Picker, adjust, pick  # noqa: E402
+from lorica.engines.native.sampler import SequenceSampler, process_logits, sample  # noqa: E402
 from lorica.records import Generate, Sampling  # noqa: E402
 
 WIDTH = 50
@@ -43,11 +43,11 @@ def test_scores_are_adjusted_as_in_transformers(drawn: bool) -> None:
         sampling = Sampling(9, least, drawn, temperature, top_p, top_k, penalty)
         stop = (4, 9)
         scores = torch.randn(3, WIDTH, generator=generator) * 3
-        pickers = [Picker(Generate(f"r{n}", (1, 2, 2, 3 + n), sampling, stop)) for n in range(3)]
+        pickers = [SequenceSampler(Generate(f"r{n}", (1, 2, 2, 3 + n), sampling, stop)) for n in range(3)]
         for n, picker in enumerate(pickers):
             picker.tokens += [10, 11, 11, 12][: n + 1]
         before = scores.clone()
-        found = adjust(scores, pickers)
+        found = process_logits(scores, pickers)
         assert torch.equal(scores, before), "the model's scores must stay as they are"
         for n, picker in enumerate(pickers):
             history = [*picker.request.prompt, *picker.tokens]
@@ -65,8 +65,8 @@ def test_rows_of_different_settings_are_picked_together_as_alone() -> None:
         Generate("e", (1,), Sampling(do_sample=True, temperature=1.0, top_k=3)),
         Generate("f", (1,), Sampling(min_new_tokens=1), (int(scores[5].argmax()),)),
     ]
-    together = pick(scores, [Picker(request) for request in requests])
-    alone = [pick(scores[i : i + 1], [Picker(request)])[0] for i, request in enumerate(requests)]
+    together = sample(scores, [SequenceSampler(request) for request in requests])
+    alone = [sample(scores[i : i + 1], [SequenceSampler(request)])[0] for i, request in enumerate(requests)]
     assert together == alone
     assert together[0] == int(scores[0].argmax())
     assert together[5] != int(scores[5].argmax())
@@ -74,9 +74,9 @@ def test_rows_of_different_settings_are_picked_together_as_alone() -> None:
 
 def test_draws_follow_the_distribution() -> None:
     shares = torch.tensor([0.5, 0.0, 0.3, 0.2, 0.0])
-    picker = Picker(Generate("r", (1,), Sampling(do_sample=True, temperature=1.0)))
+    picker = SequenceSampler(Generate("r", (1,), Sampling(do_sample=True, temperature=1.0)))
     for _ in range(4000):
-        picker.tokens += pick(shares.log()[None, :], [picker])
+        picker.tokens += sample(shares.log()[None, :], [picker])
     counts = Counter(picker.tokens)
     assert set(counts) == {0, 2, 3}
     for token, count in counts.items():
@@ -87,14 +87,14 @@ def test_draws_follow_the_distribution() -> None:
 
 @pytest.mark.parametrize("number", [0.0, 1 - 2**-53])
 def test_the_ends_of_the_interval_pick_possible_tokens(number: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    picker = Picker(Generate("r", (1,), Sampling(do_sample=True, temperature=1.0)))
+    picker = SequenceSampler(Generate("r", (1,), Sampling(do_sample=True, temperature=1.0)))
     monkeypatch.setattr(picker, "draw", lambda: number)
     scores = torch.full((1, WIDTH), -torch.inf)
     scores[0, 7:12] = torch.tensor([0.3, 0.1, 0.7, 0.2, 0.1])
-    assert pick(scores, [picker]) == [7 if number == 0.0 else 11]
+    assert sample(scores, [picker]) == [7 if number == 0.0 else 11]
 
 
 def test_temperature_zero_is_greedy() -> None:
     scores = torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(2))
     sampling = Sampling(do_sample=True, temperature=0.0, top_k=5)
-    assert pick(scores, [Picker(Generate("r", (1,), sampling))]) == [int(scores.argmax())]
+    assert sample(scores, [SequenceSampler(Generate("r", (1,), sampling))]) == [int(scores.argmax())]

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorica.engines.native.scheduler import (
-    ADMITTED_ROWS,
+    ADMISSION_ROWS,
+    MIN_BATCH_TOKENS,
     MIN_SAVED_TOKENS,
-    SMALLEST_SHARE,
-    Batch,
     Plan,
-    beginnings_first,
+    ScheduledBatch,
     make_plan,
-    own_tokens,
+    schedule_prefills_first,
+    suffix_length,
 )
 from lorica.records import Choose, Generate, Request
 
@@ -43,7 +43,7 @@ def request_lists(draw: st.DrawFn) -> list[Request]:
 
 
 def placed(plan: Plan) -> list[int]:
-    return [row.request for batch in plan.batches for row in batch.rows]
+    return [row.request_index for batch in plan.batches for row in batch.rows]
 
 
 def ancestors(plan: Plan, segment: int) -> list[int]:
@@ -51,7 +51,7 @@ def ancestors(plan: Plan, segment: int) -> list[int]:
     chain: list[int] = []
     while segment >= 0:
         chain.insert(0, segment)
-        segment = plan.segments[segment].parent
+        segment = plan.nodes[segment].parent
     return chain
 
 
@@ -63,16 +63,16 @@ def test_every_request_is_planned_once_and_read_in_full(
     known: dict[str | None, list[tuple[int, ...]]] = {}
     for number, request in enumerate(earlier):
         known.setdefault(request.adapter, []).append(request.prompt[: 20 * (1 + number % 3)])
-    plan = make_plan(requests, batch_tokens=budget, share_prefixes=share, known=known)
+    plan = make_plan(requests, batch_tokens=budget, share_prefixes=share, cached_prefixes=known)
 
     assert sorted(placed(plan)) == list(range(len(requests)))
     for batch in plan.batches:
         for row in batch.rows:
-            request = requests[row.request]
-            chain = [plan.segments[index] for index in ancestors(plan, row.segment)]
+            request = requests[row.request_index]
+            chain = [plan.nodes[index] for index in ancestors(plan, row.node)]
             shared = tuple(token for segment in chain for token in segment.tokens)
-            assert shared == request.prompt[: row.start]
-            assert row.start < len(request.prompt)
+            assert shared == request.prompt[: row.prefix_length]
+            assert row.prefix_length < len(request.prompt)
             assert all(segment.adapter == request.adapter for segment in chain)
             assert [segment.start for segment in chain] == [
                 sum(len(older.tokens) for older in chain[:level]) for level in range(len(chain))
@@ -84,12 +84,12 @@ def test_every_request_is_planned_once_and_read_in_full(
 def test_batches_keep_to_the_budget(requests: list[Request], budget: int) -> None:
     plan = make_plan(requests, batch_tokens=budget)
     for batch in plan.batches:
-        costs = [own_tokens(requests[row.request], row.start) for row in batch.rows]
-        costs += [len(plan.segments[index].tokens) for index in batch.segments]
+        costs = [suffix_length(requests[row.request_index], row.prefix_length) for row in batch.rows]
+        costs += [len(plan.nodes[index].tokens) for index in batch.nodes]
         assert len(costs) == 1 or sum(costs) <= budget
         assert len(costs) >= 1
-        if batch.kind == "generate":
-            assert len(batch.rows) <= ADMITTED_ROWS
+        if batch.stage == "generate":
+            assert len(batch.rows) <= ADMISSION_ROWS
 
 
 @few
@@ -97,11 +97,11 @@ def test_batches_keep_to_the_budget(requests: list[Request], budget: int) -> Non
 def test_adapters_and_segments_stand_together(requests: list[Request], budget: int) -> None:
     plan = make_plan(requests, batch_tokens=budget)
     for batch in plan.batches:
-        adapters = [requests[row.request].adapter for row in batch.rows]
-        adapters += [plan.segments[index].adapter for index in batch.segments]
+        adapters = [requests[row.request_index].adapter for row in batch.rows]
+        adapters += [plan.nodes[index].adapter for index in batch.nodes]
         runs = [name for name, _ in groupby(adapters)]
         assert len(runs) == len(set(runs))
-        chains = [ancestors(plan, row.segment) for row in batch.rows]
+        chains = [ancestors(plan, row.node) for row in batch.rows]
         for index in {index for chain in chains for index in chain}:
             below = [index in chain for chain in chains]
             assert [inside for inside, _ in groupby(below)].count(True) == 1
@@ -114,16 +114,16 @@ def test_segments_are_computed_before_use_and_released_after(requests: list[Requ
     held: set[int] = set()
     computed: list[int] = []
     for batch in plan.batches:
-        for index in batch.segments:
-            parent = plan.segments[index].parent
+        for index in batch.nodes:
+            parent = plan.nodes[index].parent
             assert parent == -1 or parent in held
-        held.update(batch.segments)
-        computed += batch.segments
+        held.update(batch.nodes)
+        computed += batch.nodes
         for row in batch.rows:
-            assert held.issuperset(ancestors(plan, row.segment))
+            assert held.issuperset(ancestors(plan, row.node))
         assert held.issuperset(batch.release)
         held.difference_update(batch.release)
-    assert sorted(computed) == list(range(len(plan.segments)))
+    assert sorted(computed) == list(range(len(plan.nodes)))
     assert held == set()
 
 
@@ -132,9 +132,9 @@ def test_segments_are_computed_before_use_and_released_after(requests: list[Requ
 def test_sharing_never_computes_more_tokens(requests: list[Request], budget: int) -> None:
     shared = make_plan(requests, batch_tokens=budget, share_prefixes=True)
     alone = make_plan(requests, batch_tokens=budget, share_prefixes=False)
-    assert alone.segments == ()
+    assert alone.nodes == ()
     saved = alone.computed_tokens() - shared.computed_tokens()
-    assert saved >= MIN_SAVED_TOKENS * len(shared.segments)
+    assert saved >= MIN_SAVED_TOKENS * len(shared.nodes)
 
 
 def test_two_levels_are_found() -> None:
@@ -143,8 +143,8 @@ def test_two_levels_are_found() -> None:
         Choose(f"r{i}", instruction + (rule if i % 2 else ()) + (200 + i,) * (i + 1), ((1,), (2,))) for i in range(10)
     ]
     plan = make_plan(requests, batch_tokens=1000)
-    assert [(s.parent, s.start, s.tokens) for s in plan.segments] == [(-1, 0, instruction), (0, 40, rule)]
-    assert [batch.kind for batch in plan.batches] == ["prefix", "prefix", "choose"]
+    assert [(s.parent, s.start, s.tokens) for s in plan.nodes] == [(-1, 0, instruction), (0, 40, rule)]
+    assert [batch.stage for batch in plan.batches] == ["prefill", "prefill", "score"]
     assert plan.computed_tokens() == 40 + 30 + sum(range(1, 11))
 
 
@@ -158,13 +158,13 @@ def test_rows_of_a_segment_come_longest_first() -> None:
 def test_equal_prompts_share_all_but_the_last_token() -> None:
     requests = [Choose(f"r{i}", tuple(range(90)), ((1,), (2,))) for i in range(3)]
     plan = make_plan(requests, batch_tokens=1000)
-    assert [len(segment.tokens) for segment in plan.segments] == [89]
-    assert {row.start for batch in plan.batches for row in batch.rows} == {89}
+    assert [len(segment.tokens) for segment in plan.nodes] == [89]
+    assert {row.prefix_length for batch in plan.batches for row in batch.rows} == {89}
 
 
 def test_a_beginning_is_not_shared_between_adapters() -> None:
     requests = [Choose(f"r{i}", (*range(90), 90 + i), ((1,),), "ab"[i]) for i in range(2)]
-    assert make_plan(requests, batch_tokens=1000).segments == ()
+    assert make_plan(requests, batch_tokens=1000).nodes == ()
 
 
 @pytest.mark.parametrize("changed", ["budget", "sharing", "token", "adapter", "choice"])
@@ -186,20 +186,23 @@ def test_the_digest_tells_plans_apart(changed: str) -> None:
 
 
 def test_beginnings_come_earlier_and_rows_keep_their_order() -> None:
-    kinds: list[Literal["prefix", "choose"]] = ["prefix", "choose", "choose", "prefix", "choose", "prefix", "choose"]
-    batches = [Batch(kind, release=(number,)) for number, kind in enumerate(kinds)]
+    stages: list[Literal["prefill", "score"]] = ["prefill", "score", "score", "prefill", "score", "prefill", "score"]
+    batches = [ScheduledBatch(stage, release=(number,)) for number, stage in enumerate(stages)]
     for ahead, right in ((1, [0, 3, 1, 2, 5, 4, 6]), (2, [0, 3, 5, 1, 2, 4, 6])):
-        assert [batch.release[0] for batch in beginnings_first(batches, ahead=ahead)] == right
-    assert list(beginnings_first(batches, ahead=0)) == batches
+        assert [batch.release[0] for batch in schedule_prefills_first(batches, ahead=ahead)] == right
+    assert list(schedule_prefills_first(batches, ahead=0)) == batches
 
 
 def test_batches_of_several_workers_begin_large_and_end_small() -> None:
     requests: list[Request] = [Choose(f"r{i}", (i, *range(99)), ((1,),)) for i in range(200)]
     plan = make_plan(requests, batch_tokens=6000, workers=2)
-    sizes = [sum(own_tokens(requests[row.request], row.start) for row in batch.rows) for batch in plan.batches]
+    sizes = [
+        sum(suffix_length(requests[row.request_index], row.prefix_length) for row in batch.rows)
+        for batch in plan.batches
+    ]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == 3000
-    assert sizes[-2] == SMALLEST_SHARE // 100 * 100
+    assert sizes[-2] == MIN_BATCH_TOKENS // 100 * 100
     assert sum(sizes) == plan.computed_tokens() == 20_000
 
 
@@ -207,9 +210,9 @@ def test_beginnings_are_shared_out_among_workers() -> None:
     requests: list[Request] = [Choose(f"r{i}", (*range(400), i), ((1,),), str(i % 4)) for i in range(80)]
     sizes = {
         workers: [
-            sum(len(plan.segments[index].tokens) for index in batch.segments)
+            sum(len(plan.nodes[index].tokens) for index in batch.nodes)
             for batch in plan.batches
-            if batch.kind == "prefix"
+            if batch.stage == "prefill"
         ]
         for workers in (1, 2)
         for plan in [make_plan(requests, batch_tokens=8000, workers=workers)]
@@ -221,8 +224,11 @@ def test_a_single_row_shares_what_was_known_before() -> None:
     shared = tuple(range(100))
     requests = [Generate("one", (*shared, 500, 501)), Generate("other", (900, *shared), adapter="a")]
     known = {None: [(*shared, 700)], "a": [shared], "nobody": [shared]}
-    plan = make_plan(requests, batch_tokens=1000, known=known)
-    assert [(segment.adapter, segment.tokens) for segment in plan.segments] == [(None, shared)]
-    assert plan.path(0) == shared
-    assert {(row.request, row.start) for batch in plan.batches for row in batch.rows} == {(0, 100), (1, 0)}
-    assert make_plan(requests, batch_tokens=1000).segments == ()
+    plan = make_plan(requests, batch_tokens=1000, cached_prefixes=known)
+    assert [(segment.adapter, segment.tokens) for segment in plan.nodes] == [(None, shared)]
+    assert plan.prefix_tokens(0) == shared
+    assert {(row.request_index, row.prefix_length) for batch in plan.batches for row in batch.rows} == {
+        (0, 100),
+        (1, 0),
+    }
+    assert make_plan(requests, batch_tokens=1000).nodes == ()

@@ -1,4 +1,4 @@
-"""Continuing rows token by token: a finished row leaves at once and makes room for the next planned ones."""
+"""Continuous batching: sequences are decoded token by token; a finished one leaves at once, and others join."""
 
 from __future__ import annotations
 
@@ -10,174 +10,180 @@ import torch
 from torch import Tensor
 
 from lorica.engines.base import Decode, failed, max_new_tokens_for
-from lorica.engines.native.attention.compiled import CompiledStep
-from lorica.engines.native.attention.prefix_merge import prefix_parts
-from lorica.engines.native.attention.varlen import fits_varlen
-from lorica.engines.native.cuda_graphs import GraphSteps, StepRow
-from lorica.engines.native.kv_cache import RowCache, StepAttention
-from lorica.engines.native.memory import in_halves, is_out_of_memory, too_large
-from lorica.engines.native.model_runner import attention_of
-from lorica.engines.native.packed_batch import ALIGNMENT, Piece, find_spans, pack
-from lorica.engines.native.sampler import Picker, pick
-from lorica.engines.native.stop_strings import holds_stop
-from lorica.models.cpu.decoder import AnyDecoder, FastDecoder
+from lorica.engines.native.attention.select import AttentionBackend
+from lorica.engines.native.cuda_graphs import DecodeRow, GraphedDecodeStep
+from lorica.engines.native.kv_cache import KVCache
+from lorica.engines.native.memory import is_out_of_memory, out_of_memory_output, split_on_out_of_memory
+from lorica.engines.native.packed_batch import ROW_ALIGNMENT, PackedSequence, lora_spans, pack_sequences
+from lorica.engines.native.sampler import SequenceSampler, sample
+from lorica.engines.native.stop_strings import contains_stop_string
+from lorica.models.cpu.decoder import AnyDecoder
 from lorica.models.decoder import Decoder
-from lorica.models.packed_attention import Attention
 from lorica.records import Generate, Output
 
-Finished = list[tuple[int, Output]]
-"""(index of the request, its output) of rows that are done."""
+FinishedOutputs = list[tuple[int, Output]]
+"""(index of the request, its output) of finished rows."""
 
 
 @dataclass(frozen=True, eq=False)
-class Waiting:
-    """A row that is to be continued: the number of its request, its own part, the request."""
+class PendingSequence:
+    """A sequence to decode: the index of its request, its suffix, the request."""
 
     index: int
-    piece: Piece
+    seq: PackedSequence
     request: Generate
 
 
 @dataclass(eq=False)
-class _Row:
+class _ActiveSequence:
     index: int
-    piece: Piece
-    picker: Picker
-    limit: int  # new tokens it may get
-    line: int  # of the cache
-    last: int = -1  # the newest token, not yet read by the model
+    seq: PackedSequence
+    sampler: SequenceSampler
+    max_new_tokens: int
+    slot: int  # of the KV cache
+    last_token: int = -1  # not yet in the KV cache
 
     @property
     def cached(self) -> int:
-        """Tokens in its cache line when the newest is about to be read."""
-        return self.piece.length + len(self.picker.tokens) - 1
+        """Tokens in its cache slot."""
+        return self.seq.length + len(self.sampler.tokens) - 1
 
     @property
-    def longest(self) -> int:
-        """Tokens that its cache line may come to hold."""
-        return self.piece.length + self.limit
+    def max_cached(self) -> int:
+        """Tokens that its cache slot may come to hold."""
+        return self.seq.length + self.max_new_tokens
 
     @property
     def position(self) -> int:
-        """Of the newest token."""
-        return self.piece.start + self.cached
+        """Of the last token."""
+        return self.seq.start + self.cached
 
-    def to_step(self) -> StepRow:
-        """What a captured step must know."""
-        piece = self.piece
-        return StepRow(self.last, self.position, self.line, self.cached, self.longest, piece.prefix, piece.adapter)
+    def to_decode_row(self) -> DecodeRow:
+        """What a captured decode step reads."""
+        return DecodeRow(
+            self.last_token, self.position, self.slot, self.cached, self.max_cached, self.seq.prefix, self.seq.adapter
+        )
 
 
-class Generation:
-    """The rows that are being continued. Rows keep the order of the plan, so that adapters stand together.
+class DecodeBatch:
+    """The sequences that are decoded together, in the order of the plan, so that adapters are contiguous.
 
-    cache_tokens: own tokens for which the cache may have room, rows times the longest of them. decode: what tokens say;
-    without it stop texts end nothing. deterministic: beside compiled kernels, a row's bits depend on no other row.
-    give_up: see `in_halves`.
+    cache_tokens: of the KV cache, sequences times the longest of them. detokenize: without it no stop string ends a
+    text. evict: see `split_on_out_of_memory`.
     """
 
     def __init__(
         self,
         decoder: AnyDecoder,
+        backend: AttentionBackend,
         *,
         cache_tokens: int,
-        decode: Decode | None = None,
-        deterministic: bool = False,
-        give_up: Callable[[], bool] = lambda: False,
+        detokenize: Decode | None = None,
+        evict: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._decode, self._align, self._give_up = decode, ALIGNMENT if deterministic else 1, give_up
-        self._decoder = decoder
-        self._cache_tokens = cache_tokens
-        self._cache = RowCache(decoder.config, decoder.dtype, decoder.device, most_tokens=cache_tokens)
-        self._graphs: GraphSteps | None = None
-        if isinstance(decoder, Decoder) and fits_varlen(decoder.config, decoder.dtype, decoder.device):
-            self._graphs = GraphSteps(decoder, self._cache, pool_tokens=cache_tokens)
-        self._rows: list[_Row] = []
+        self._decoder, self._backend = decoder, backend
+        self._cache_tokens, self._detokenize, self._evict = cache_tokens, detokenize, evict
+        self._align = ROW_ALIGNMENT if Generate in backend.batch_invariant else 1
+        self._cache = KVCache(decoder.config, decoder.dtype, decoder.device, max_tokens=cache_tokens)
+        self._graphed_step: GraphedDecodeStep | None = None
+        if backend.cuda_graphs:
+            assert isinstance(decoder, Decoder)
+            self._graphed_step = GraphedDecodeStep(decoder, self._cache, max_prefix_tokens=cache_tokens)
+        self._active: list[_ActiveSequence] = []
 
     @property
     def busy(self) -> bool:
-        """Whether any row is unfinished."""
-        return bool(self._rows)
+        """Whether any sequence is unfinished."""
+        return bool(self._active)
 
     @property
     def rows(self) -> int:
-        """How many are unfinished."""
-        return len(self._rows)
+        """How many sequences are unfinished."""
+        return len(self._active)
 
-    def fits(self, waiting: Sequence[Waiting]) -> bool:
-        """Whether these rows can join now. When none is active, anything can."""
-        return self._has_room([one.piece.length + self._room(one.request) for one in waiting])
+    def fits(self, pending: Sequence[PendingSequence]) -> bool:
+        """Whether the KV cache has room for these; an empty batch takes anything."""
+        return self._has_room([item.seq.length + self._max_new_tokens(item.request) for item in pending])
 
-    def admit(self, waiting: Sequence[Waiting]) -> Finished:
-        """Read the own parts of new rows and pick the first token of each. Returns rows that are done already, or do
-        not fit into memory even alone.
+    def prefill(self, pending: Sequence[PendingSequence]) -> FinishedOutputs:
+        """Run the suffixes of new sequences and sample the first token of each. Returns those that are finished
+        already, and those that do not fit into memory even alone.
         """
-        return in_halves(self._join, waiting, lambda one: (one.index, too_large(one.request)), give_up=self._give_up)
+        return split_on_out_of_memory(
+            self._prefill, pending, lambda item: (item.index, out_of_memory_output(item.request)), evict=self._evict
+        )
 
-    def _join(self, waiting: Sequence[Waiting]) -> Finished:
-        # Until its first token is picked no row has joined, for memory may run out.
-        first = len(self._rows)
-        rows = [
-            _Row(one.index, one.piece, Picker(one.request), self._room(one.request), first + offset)
-            for offset, one in enumerate(waiting)
+    def _prefill(self, pending: Sequence[PendingSequence]) -> FinishedOutputs:
+        # They join only when all first tokens are sampled, for memory may run out before.
+        first_slot = len(self._active)
+        joining = [
+            _ActiveSequence(
+                item.index,
+                item.seq,
+                SequenceSampler(item.request),
+                self._max_new_tokens(item.request),
+                first_slot + offset,
+            )
+            for offset, item in enumerate(pending)
         ]
-        pieces = [one.piece for one in waiting]
-        work = pack(pieces, self._decoder.device, align=self._align)
-        # A captured step is of no use once the cache has grown, so it grows for all that is to come.
-        more = 0 if self._graphs is None else 1
-        self._reserve(len(rows), max(row.piece.length + more * row.limit for row in rows))
+        batch = pack_sequences([item.seq for item in pending], self._decoder.device, align=self._align)
+        # A captured step must be captured anew once the cache grows, so then it grows to the final length.
+        reserve_new_tokens = 0 if self._graphed_step is None else 1
+        self._reserve(len(joining), max(row.seq.length + reserve_new_tokens * row.max_new_tokens for row in joining))
 
-        def keep(layer: int, key: Tensor, value: Tensor) -> None:
-            for row, start in zip(rows, work.offsets, strict=True):
-                stop = start + row.piece.length
-                self._cache.write(layer, row.line, key[start:stop], value[start:stop])
+        def store(layer: int, key: Tensor, value: Tensor) -> None:
+            for row, start in zip(joining, batch.offsets, strict=True):
+                stop = start + row.seq.length
+                self._cache.write(layer, row.slot, key[start:stop], value[start:stop])
 
-        attention = attention_of(work, self._decoder, deterministic=False, keep=keep)
-        ends = [start + row.piece.length - 1 for row, start in zip(rows, work.offsets, strict=True)]
-        read = torch.tensor(self._filled(ends, ends[-1]), device=self._decoder.device)
-        hidden = self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=read)
-        chosen = self._pick(rows, self._decoder.logits(hidden)[: len(rows)])
-        self._rows += rows
-        return self._advance(rows, chosen)
+        attention = self._backend.generate(batch, store=store)
+        last_rows = [start + row.seq.length - 1 for row, start in zip(joining, batch.offsets, strict=True)]
+        read = torch.tensor(self._padded(last_rows, last_rows[-1]), device=self._decoder.device)
+        hidden = self._decoder.hidden(batch.tokens, batch.positions, attention, batch.spans, read=read)
+        next_tokens = self._sample(joining, self._decoder.logits(hidden)[: len(joining)])
+        self._active += joining
+        return self._append(joining, next_tokens)
 
-    def step(self) -> Finished:
-        """One more token for every row. Returns the rows that are done, or do not fit into memory even alone."""
-        return in_halves(self._continue, list(self._rows), self._refuse, give_up=self._give_up)
+    def decode_step(self) -> FinishedOutputs:
+        """One more token for every sequence. Returns those that finished, or do not fit into memory even alone."""
+        return split_on_out_of_memory(self._decode_step, list(self._active), self._fail, evict=self._evict)
 
-    def _continue(self, rows: Sequence[_Row]) -> Finished:
+    def _decode_step(self, rows: Sequence[_ActiveSequence]) -> FinishedOutputs:
         logits = None
-        if self._graphs is not None and len(rows) == len(self._rows):
-            logits = self._graphs.logits([row.to_step() for row in rows])
-        return self._advance(rows, self._pick(rows, self._read(rows) if logits is None else logits))
+        if self._graphed_step is not None and len(rows) == len(self._active):
+            logits = self._graphed_step.logits([row.to_decode_row() for row in rows])
+        return self._append(rows, self._sample(rows, self._logits(rows) if logits is None else logits))
 
-    def _refuse(self, row: _Row) -> tuple[int, Output]:
-        self._leave(row)
-        return row.index, too_large(row.picker.request)
+    def _fail(self, row: _ActiveSequence) -> tuple[int, Output]:
+        self._release(row)
+        return row.index, out_of_memory_output(row.sampler.request)
 
-    def _read(self, rows: Sequence[_Row]) -> Tensor:
-        """The logits after each row's newest token."""
+    def _logits(self, rows: Sequence[_ActiveSequence]) -> Tensor:
+        """The logits after each row's last token, whose keys and values are cached then."""
         self._reserve()
         device = self._decoder.device
-        tokens = torch.tensor(self._filled([row.last for row in rows], 0), device=device)
-        positions = torch.tensor(self._filled([row.position for row in rows], 0), device=device)
-        attention = self._attention(rows, positions)
-        spans = find_spans([row.piece.adapter for row in rows], [1] * len(rows))
+        tokens = torch.tensor(self._padded([row.last_token for row in rows], 0), device=device)
+        positions = torch.tensor(self._padded([row.position for row in rows], 0), device=device)
+        attention = self._backend.decode(
+            self._cache, [row.slot for row in rows], [row.cached for row in rows], [row.seq.prefix for row in rows]
+        )
+        spans = lora_spans([row.seq.adapter for row in rows], [1] * len(rows))
         hidden = self._decoder.hidden(tokens, positions, attention, spans)
         return self._decoder.logits(hidden)[: len(rows)]
 
-    def hand_over(self, count: int, other: Generation) -> None:
-        """Have another generation of the same decoder continue the last so many rows, as far as it has room."""
-        for row in self._rows[-count:]:
-            line = other.rows
-            if not other._makes_room(row):
+    def migrate_to(self, target: DecodeBatch, count: int) -> None:
+        """Hand the last `count` sequences to another batch of the same decoder, as far as that has room."""
+        for row in self._active[-count:]:
+            slot = target.rows
+            if not target._make_room(row):
                 return
-            self._cache.copy(row.line, other._cache, line, row.cached)
-            self._leave(row)
-            row.line = line
-            other._rows.append(row)
+            self._cache.copy_to(target._cache, row.slot, slot, row.cached)
+            self._release(row)
+            row.slot = slot
+            target._active.append(row)
 
-    def _makes_room(self, row: _Row) -> bool:
-        if not self._has_room([row.longest]):
+    def _make_room(self, row: _ActiveSequence) -> bool:
+        if not self._has_room([row.max_cached]):
             return False
         try:
             self._reserve(1, row.cached)
@@ -187,69 +193,61 @@ class Generation:
             return False
         return True
 
-    def _has_room(self, longest: Sequence[int]) -> bool:
-        every = [*(row.longest for row in self._rows), *longest]
-        return not self._rows or len(every) * max(every) <= self._cache_tokens
+    def _has_room(self, new_lengths: Sequence[int]) -> bool:
+        lengths = [*(row.max_cached for row in self._active), *new_lengths]
+        return not self._active or len(lengths) * max(lengths) <= self._cache_tokens
 
-    def _reserve(self, more: int = 0, length: int = 0) -> None:
-        """Room in the cache for one more token of every row, and for so many more rows of so many tokens."""
-        self._cache.reserve(len(self._rows) + more, max([length, *(row.cached + 1 for row in self._rows)]))
+    def _reserve(self, new_rows: int = 0, new_length: int = 0) -> None:
+        """Grow the cache for one more token of every sequence, and for new sequences of this length."""
+        length = max([new_length, *(row.cached + 1 for row in self._active)])
+        self._cache.reserve(len(self._active) + new_rows, length)
 
-    def _filled(self, numbers: list[int], filling: int) -> list[int]:
-        """Up to a whole alignment: products of few rows, and the remainders of many, round otherwise."""
-        return numbers + [filling] * (-len(numbers) % self._align)
+    def _padded(self, numbers: list[int], padding: int) -> list[int]:
+        """Up to the row alignment, for batch invariance."""
+        return numbers + [padding] * (-len(numbers) % self._align)
 
-    def _attention(self, rows: Sequence[_Row], positions: Tensor) -> Attention:
-        decoder = self._decoder
-        windows, prefixes = decoder.config.windows, [row.piece.prefix for row in rows]
-        lines, lengths = [row.line for row in rows], [row.cached for row in rows]
-        if isinstance(decoder, FastDecoder) and decoder.compiled:
-            return CompiledStep(self._cache, lines, lengths, windows, prefixes)
-        distinct = {window for window in windows if window is not None}
-        parts = prefix_parts(prefixes, [1] * len(rows), positions, distinct, decoder.dtype)
-        return StepAttention(self._cache, lines, lengths, windows, parts)
-
-    def _room(self, request: Generate) -> int:
+    def _max_new_tokens(self, request: Generate) -> int:
         return max_new_tokens_for(request, self._decoder.config.max_positions)
 
-    def _pick(self, rows: Sequence[_Row], logits: Tensor) -> list[int | None]:
-        """The next token of each row; None where logits are not numbers."""
-        broken = logits.amax(dim=-1).isnan().tolist()  # a maximum is NaN where anything is, and found in one pass
-        chosen = pick(logits.nan_to_num(nan=0.0) if any(broken) else logits, [row.picker for row in rows])
-        return [None if bad else token for token, bad in zip(chosen, broken, strict=True)]
+    def _sample(self, rows: Sequence[_ActiveSequence], logits: Tensor) -> list[int | None]:
+        """The next token of each row; None where its logits are NaN."""
+        is_nan = logits.amax(dim=-1).isnan().tolist()  # the maximum is NaN if any logit is, and needs one pass
+        tokens = sample(logits.nan_to_num(nan=0.0) if any(is_nan) else logits, [row.sampler for row in rows])
+        return [None if nan else token for token, nan in zip(tokens, is_nan, strict=True)]
 
-    def _advance(self, rows: Sequence[_Row], chosen: Sequence[int | None]) -> Finished:
-        done: Finished = []
-        for row, token in zip(rows, chosen, strict=True):
-            output = _broken(row) if token is None else _accept(row, token, self._decode)
+    def _append(self, rows: Sequence[_ActiveSequence], next_tokens: Sequence[int | None]) -> FinishedOutputs:
+        finished: FinishedOutputs = []
+        for row, token in zip(rows, next_tokens, strict=True):
+            output = _nan_output(row) if token is None else _append_token(row, token, self._detokenize)
             if output is not None:
-                done.append((row.index, output))
-                self._leave(row)
-        return done
+                finished.append((row.index, output))
+                self._release(row)
+        return finished
 
-    def _leave(self, row: _Row) -> None:
-        # The last line moves into the gap, so that the lines in use stay without holes.
-        last = max(self._rows, key=lambda other: other.line)
+    def _release(self, row: _ActiveSequence) -> None:
+        # The last slot moves into the gap, so that the slots in use stay contiguous.
+        last = max(self._active, key=lambda active: active.slot)
         if last is not row:
-            self._cache.move(last.line, row.line)
-            last.line = row.line
-        self._rows.remove(row)
+            self._cache.move(last.slot, row.slot)
+            last.slot = row.slot
+        self._active.remove(row)
 
 
-def _accept(row: _Row, token: int, decode: Decode | None) -> Output | None:
-    request, tokens = row.picker.request, row.picker.tokens
+def _append_token(row: _ActiveSequence, token: int, detokenize: Decode | None) -> Output | None:
+    """The output if this token finishes the sequence."""
+    request, tokens = row.sampler.request, row.sampler.tokens
     finish: Literal["stop", "length"] | None = None
     if token in request.stop_tokens:
         finish = "stop"
     else:
         tokens.append(token)
-        row.last = token
-        if decode is not None and holds_stop(decode, tokens, request.stop_texts):
+        row.last_token = token
+        if detokenize is not None and contains_stop_string(detokenize, tokens, request.stop_texts):
             finish = "stop"
-        elif len(tokens) == row.limit:
+        elif len(tokens) == row.max_new_tokens:
             finish = "length"
     return None if finish is None else Output(id=request.id, tokens=tuple(tokens), finish=finish)
 
 
-def _broken(row: _Row) -> Output:
-    return failed(row.picker.request, "the model's output is not a number (NaN): weights or precision are broken")
+def _nan_output(row: _ActiveSequence) -> Output:
+    return failed(row.sampler.request, "the model's output is not a number (NaN): weights or precision are broken")

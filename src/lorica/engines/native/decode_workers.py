@@ -1,8 +1,8 @@
-"""Rows continued by several threads side by side, where no bit depends on who is continued together.
+"""Continuous batching in several threads: decode workers, each with a decode batch of its own.
 
-As with batches (`workers.py`): threads that share every operation wait for each other all the time, and on a machine
-that does other work for whoever was set aside. A lane is a `Generation` in a thread of its own. Steps are filled up to
-whole blocks of rows, so lanes hand each other rows when together they would be filled up with less.
+As with other batches (`worker_pool.py`), threads that share every operation wait for each other all the time. Where
+texts are batch-invariant, no bit depends on which sequences are decoded together. Decode steps are padded to whole
+blocks of rows, so sequences migrate between workers when that leaves less padding.
 """
 
 from __future__ import annotations
@@ -11,112 +11,113 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
-from lorica.engines.native.decode import Finished, Generation, Waiting
-from lorica.engines.native.packed_batch import ALIGNMENT
-from lorica.engines.native.workers import Workers
+from lorica.engines.native.decode import DecodeBatch, FinishedOutputs, PendingSequence
+from lorica.engines.native.packed_batch import ROW_ALIGNMENT
+from lorica.engines.native.worker_pool import WorkerPool
 
-Group = Callable[[], tuple[list[Waiting], Finished]]
-"""Rows that are to be continued, once what they begin with is computed, and those for which there was no memory."""
+DecodeGroup = Callable[[], tuple[list[PendingSequence], FinishedOutputs]]
+"""Gives sequences to decode, once their prefixes are computed, and the outputs of those that ran out of memory."""
 
-_PER_THREAD = 2  # rows of a lane for each thread of the machine: with fewer, memory is what all lanes wait for
-
-
-def count_lanes(rows: int, threads: int, workers: int) -> int:
-    """How many lanes suit so many rows on a machine of so many threads."""
-    return max(1, min(workers, rows // max(ALIGNMENT, _PER_THREAD * threads)))
+_ROWS_PER_THREAD = 2  # of a worker, for each thread of the machine: with fewer, all workers wait for memory
 
 
-class Lanes:
-    """generations: one for each worker."""
+def count_decode_workers(rows: int, threads: int, max_workers: int) -> int:
+    """How many decode workers suit so many rows on a machine with so many threads."""
+    return max(1, min(max_workers, rows // max(ROW_ALIGNMENT, _ROWS_PER_THREAD * threads)))
 
-    def __init__(self, generations: Sequence[Generation], workers: Workers[Finished]) -> None:
-        self._lanes = [_Lane(each) for each in generations]
-        self._workers = workers
-        self._waiting: deque[Group] = deque()
-        self._running: dict[Future[Finished], _Lane] = {}
 
-    def join(self, group: Group) -> Iterator[Finished]:
-        """Have rows continued; goes on with those that are there until a lane takes them."""
-        self._waiting.append(group)
-        self._start()
-        while self._waiting:
-            yield from self._next()
-            self._start()
+class DecodeWorkerPool:
+    """Decode workers over some decode batches, each of which runs in a thread of `threads`."""
 
-    def finish(self) -> Iterator[Finished]:
-        """Continue until at most one lane has rows left, which then go faster in all threads together."""
+    def __init__(self, batches: Sequence[DecodeBatch], threads: WorkerPool[FinishedOutputs]) -> None:
+        self._workers = [DecodeWorker(batch) for batch in batches]
+        self._threads = threads
+        self._queue: deque[DecodeGroup] = deque()
+        self._running: dict[Future[FinishedOutputs], DecodeWorker] = {}
+
+    def submit(self, group: DecodeGroup) -> Iterator[FinishedOutputs]:
+        """Queue sequences to decode; yields outputs until a worker takes them."""
+        self._queue.append(group)
+        self._start_idle_workers()
+        while self._queue:
+            yield from self._next_outputs()
+            self._start_idle_workers()
+
+    def drain(self) -> Iterator[FinishedOutputs]:
+        """Decode until at most one worker has sequences left: all threads together decode these faster."""
         while True:
-            if self._may_go_on():
-                self._start()
+            if self._may_continue():
+                self._start_idle_workers()
             if not self._running:
                 return
-            yield from self._next()
+            yield from self._next_outputs()
 
-    def _may_go_on(self) -> bool:
-        """Whether no lane must wait for others, so that they can hand over rows, or has the only rows left."""
-        if any(lane.group for lane in self._lanes):
+    def _may_continue(self) -> bool:
+        """Whether idle workers may start: not while they wait for running ones, to rebalance, nor for the last one."""
+        if any(worker.group for worker in self._workers):
             return True
-        generations = [lane.generation for lane in self._lanes]
-        if _uneven([each.rows for each in generations]):
+        batches = [worker.batch for worker in self._workers]
+        if _needs_rebalancing([batch.rows for batch in batches]):
             if self._running:
                 return False
-            _even_out(generations)
-        return sum(each.busy for each in generations) > 1
+            _rebalance(batches)
+        return sum(batch.busy for batch in batches) > 1
 
-    def _start(self) -> None:
-        resting = set(self._lanes) - set(self._running.values())
-        for lane in self._lanes:
-            if lane not in resting:
+    def _start_idle_workers(self) -> None:
+        running = set(self._running.values())
+        for worker in self._workers:
+            if worker in running:
                 continue
-            if lane.group is None and self._waiting:
-                lane.group = self._waiting.popleft()
-            if lane.busy:
-                self._running[self._workers.start(lane.turn)] = lane
+            if worker.group is None and self._queue:
+                worker.group = self._queue.popleft()
+            if worker.busy:
+                self._running[self._threads.start(worker.advance)] = worker
 
-    def _next(self) -> Iterator[Finished]:
+    def _next_outputs(self) -> Iterator[FinishedOutputs]:
         done, _ = wait(self._running, return_when=FIRST_COMPLETED)
         for future in done:
             del self._running[future]
             yield future.result()
 
 
-class _Lane:
-    """A generation, and the rows that join it next."""
+class DecodeWorker:
+    """A decode batch, and the group that joins it next."""
 
-    def __init__(self, generation: Generation) -> None:
-        self.generation = generation
-        self.group: Group | None = None
+    def __init__(self, batch: DecodeBatch) -> None:
+        self.batch = batch
+        self.group: DecodeGroup | None = None
 
     @property
     def busy(self) -> bool:
-        return self.group is not None or self.generation.busy
+        """Whether there is anything to do."""
+        return self.group is not None or self.batch.busy
 
-    def turn(self) -> Finished:
-        """Have the next rows join if there is room, or continue those that are there by a token."""
+    def advance(self) -> FinishedOutputs:
+        """Prefill the waiting group if it fits, or else do one decode step."""
         if self.group is not None:
-            rows, refused = self.group()
-            if self.generation.fits(rows):
+            pending, failed_outputs = self.group()
+            if self.batch.fits(pending):
                 self.group = None
-                return [*refused, *self.generation.admit(rows)]
-        return self.generation.step()
+                return [*failed_outputs, *self.batch.prefill(pending)]
+        return self.batch.decode_step()
 
 
-def _uneven(rows: Sequence[int]) -> bool:
-    """Whether lanes of so many rows are filled up more than need be, or one has two blocks more than another."""
-    blocks = [-(-each // ALIGNMENT) for each in rows]
-    return sum(blocks) > -(-sum(rows) // ALIGNMENT) or max(blocks) > min(blocks) + 1
+def _needs_rebalancing(rows: Sequence[int]) -> bool:
+    """Whether batches of so many rows have more padding than need be, or one has two blocks more than another."""
+    blocks = [-(-count // ROW_ALIGNMENT) for count in rows]
+    return sum(blocks) > -(-sum(rows) // ROW_ALIGNMENT) or max(blocks) > min(blocks) + 1
 
 
-def _even_out(generations: Sequence[Generation]) -> None:
-    """Spread the rows so that at most one block is not full, which weighs least where there are most: as far as there
-    is room for them.
+def _rebalance(batches: Sequence[DecodeBatch]) -> None:
+    """Migrate sequences, as far as there is room, so that at most one block is padded: one of the largest batch, where
+    padding weighs least.
     """
-    ordered = sorted(generations, key=lambda each: -each.rows)
-    rows = sum(each.rows for each in ordered)
-    whole, more = divmod(-(-rows // ALIGNMENT), len(ordered))
-    wanted = [ALIGNMENT * (whole + (number < more)) for number in range(len(ordered))]
-    wanted[0] -= sum(wanted) - rows
-    for source, most in zip(ordered, wanted, strict=True):
-        for target, room in zip(ordered, wanted, strict=True):
-            if source.rows > most and target.rows < room:
-                source.hand_over(min(source.rows - most, room - target.rows), target)
+    largest_first = sorted(batches, key=lambda batch: -batch.rows)
+    rows = sum(batch.rows for batch in largest_first)
+    blocks, extra_blocks = divmod(-(-rows // ROW_ALIGNMENT), len(largest_first))
+    targets = [ROW_ALIGNMENT * (blocks + (index < extra_blocks)) for index in range(len(largest_first))]
+    targets[0] -= sum(targets) - rows
+    for source, source_rows in zip(largest_first, targets, strict=True):
+        for target, target_rows in zip(largest_first, targets, strict=True):
+            if source.rows > source_rows and target.rows < target_rows:
+                source.migrate_to(target, min(source.rows - source_rows, target_rows - target.rows))

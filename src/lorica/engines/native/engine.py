@@ -21,15 +21,14 @@ from lorica.engines.base import (
     output_without_model,
 )
 from lorica.engines.native import merging
-from lorica.engines.native.attention.block import goes_by_products, has_fast_kernel
-from lorica.engines.native.attention.varlen import fits_varlen
-from lorica.engines.native.decode import Finished
-from lorica.engines.native.executor import Execution
+from lorica.engines.native.attention.select import select_backend
+from lorica.engines.native.decode import FinishedOutputs
+from lorica.engines.native.executor import Executor
 from lorica.engines.native.load import load_for, load_stored
-from lorica.engines.native.memory import free_memory, tokens_that_fit
-from lorica.engines.native.prefix_cache import Beginnings
+from lorica.engines.native.memory import free_memory, max_batch_tokens
+from lorica.engines.native.prefix_cache import PrefixCache
 from lorica.engines.native.scheduler import Plan, make_plan
-from lorica.engines.native.workers import count_workers
+from lorica.engines.native.worker_pool import count_workers
 from lorica.errors import EngineError
 from lorica.models.adapter_weights import load_lora
 from lorica.models.base_folder import BaseFolder
@@ -38,9 +37,9 @@ from lorica.models.decoder import Decoder
 from lorica.models.lora import LoraWeights
 from lorica.models.merged_weights import merge, restore
 from lorica.models.quantised import quantised
-from lorica.records import Choose, Generate, Output, Request
+from lorica.records import Output, Request
 
-_CACHE_PER_BATCH = 4  # tokens that rows under continuation may hold, in units of batch_tokens
+_CACHE_PER_BATCH = 4  # tokens of the KV cache, in units of batch_tokens
 
 
 class NativeEngine:
@@ -48,8 +47,8 @@ class NativeEngine:
 
     batch_tokens: tokens of one forward pass, the memory budget. share_prefixes: compute what prompts of one
     adapter have in common at their beginning only once. deterministic: on a CPU, the bits of a row's scores depend on
-    nothing but the row, its adapter and the base. merge: see `EngineSettings`. stored: the base anew, as its files have
-    it; without that nothing is merged.
+    nothing but the row, its adapter and the base. merge: see `EngineSettings`. load_base: the base again, as its files
+    have it; without that nothing is merged.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class NativeEngine:
         share_prefixes: bool = True,
         deterministic: bool = True,
         merge: merging.Merge = "auto",
-        stored: Callable[[], Decoder] | None = None,
+        load_base: Callable[[], Decoder] | None = None,
     ) -> None:
         if batch_tokens < 1:
             raise EngineError(
@@ -68,16 +67,16 @@ class NativeEngine:
                 fix=f"try batch_tokens={InferenceConfig.batch_tokens}",
             )
         self._decoder = decoder
+        self._backend = select_backend(decoder, deterministic=deterministic)
         self._batch_tokens = batch_tokens
         self._share_prefixes = share_prefixes
-        self._deterministic = deterministic
         self._adapters: dict[str, LoraWeights] = {}
         self._digests: dict[str, str] = {}
-        self._merge, self._stored = merge, stored
+        self._merge, self._load_base = merge, load_base
         self._merged: str | None = None
         self._half_merged: str | None = None
-        self._decode: Decode | None = None
-        self._beginnings = Beginnings()
+        self._detokenize: Decode | None = None
+        self._prefix_cache = PrefixCache()
 
     def add_adapter(self, name: str, adapter: AdapterFolder) -> None:
         """Load an adapter under a name; the same adapter again changes nothing.
@@ -103,20 +102,17 @@ class NativeEngine:
         if name not in self._adapters:
             raise not_there(name, self._adapters)
         if name in (self._merged, self._half_merged):
-            self._restore()
+            self._unmerge()
         del self._adapters[name]
         del self._digests[name]
-        self._beginnings.drop(name)
+        self._prefix_cache.invalidate(name)
         if isinstance(self._decoder, FastDecoder):
             self._decoder.forget_adapters()
 
     @property
     def info(self) -> EngineInfo:
         """What decides the results and the speed."""
-        decoder = self._decoder
-        repeats = self._repeats()
-        by_products = repeats and goes_by_products(torch.empty(0, dtype=decoder.dtype))
-        compiled = self._compiled()
+        decoder, backend = self._decoder, self._backend
         return EngineInfo(
             name="native",
             family=decoder.config.family,
@@ -125,88 +121,74 @@ class NativeEngine:
             threads=torch.get_num_threads(),
             batch_tokens=self._batch_tokens,
             share_prefixes=self._share_prefixes,
-            deterministic=repeats,
-            kernels="compiled" if compiled else "torch",
-            attention="compiled" if compiled else "products" if by_products else _attention(decoder),
+            deterministic=bool(backend.batch_invariant),
+            kernels="compiled" if backend.name == "compiled" else "torch",
+            attention=backend.name,
             merged=self._merged or "",
             versions={"torch": str(torch.__version__)},
-            batch_invariant=self._batch_invariant(),
+            batch_invariant=backend.batch_invariant,
         )
-
-    def _batch_invariant(self) -> tuple[type[Request], ...]:
-        """Where `deterministic` holds: scores are, and with the compiled kernels texts, too. Without them attention of
-        a decode step rounds by the sequences that are decoded together.
-        """
-        if not self._repeats():
-            return ()
-        return (Choose, Generate) if self._compiled() else (Choose,)
-
-    def _compiled(self) -> bool:
-        return isinstance(self._decoder, FastDecoder) and self._decoder.compiled
-
-    def _repeats(self) -> bool:
-        return self._deterministic and self._decoder.device.type == "cpu"
 
     def set_detokenizer(self, decode: Decode) -> None:
         """See `StopStringEngine`."""
-        self._decode = decode
+        self._detokenize = decode
 
     def maybe_merge(self, uses: Mapping[str | None, int], sample: Sequence[Request]) -> MergeDecision:
         """See `MergingEngine`."""
-        name = merging.one_adapter(uses)
+        name = merging.single_adapter(uses)
         if name != self._merged or self._half_merged is not None:
-            self._restore()
+            self._unmerge()
         if name is None:
-            return MergeDecision(False, f"not merged: {merging.told(uses)}" if uses.keys() != {None} else "")
+            return MergeDecision(False, f"not merged: {merging.describe_mix(uses)}" if uses.keys() != {None} else "")
         if name == self._merged:
             return MergeDecision(True, f"adapter {name!r} is part of the weights")
         decoder, precision = self._decoder, _precision(self._decoder)
-        if not isinstance(decoder, FastDecoder) or self._stored is None:
+        if not isinstance(decoder, FastDecoder) or self._load_base is None:
             reason = "that is done for a base of a folder on a CPU, and not in 4 bits"
             return MergeDecision(False, f"adapter {name!r} is not merged: {reason}")
-        reason = merging.why_not(
+        reason = merging.reason_not_to_merge(
             self._merge,
             precision,
             sample,
             uses[name],
-            batch_tokens=self._budget(),
-            batch_invariant=self._batch_invariant(),
+            batch_tokens=self._available_batch_tokens(),
+            batch_invariant=self._backend.batch_invariant,
         )
         if reason:
             return MergeDecision(False, f"adapter {name!r} is not merged: {reason}")
-        asked = merging.probes(sample, self.run)
-        before = self.run(asked)
-        self._half_merged = name  # until all of it is: an interruption must not leave half of it unnoticed
-        merge(decoder, self._stored(), self._adapters[name])
+        probes = merging.make_probes(sample, self.run)
+        unmerged = self.run(probes)
+        self._half_merged = name  # until all layers are merged: an interruption must not leave some of them unnoticed
+        merge(decoder, self._load_base(), self._adapters[name])
         self._merged, self._half_merged = name, None
-        self._beginnings.clear()
+        self._prefix_cache.clear()
         decoder.forget_adapters()
-        difference = merging.mean_difference(before, self.run(asked))
-        if not merging.exact_enough(difference, precision):
-            self._restore()
+        difference = merging.mean_difference(unmerged, self.run(probes))
+        if not merging.is_within_tolerance(difference, precision):
+            self._unmerge()
             reason = f"log-probabilities would differ by {difference:.2g} in the mean"
             return MergeDecision(False, f"adapter {name!r} is not merged: {reason}")
         return MergeDecision(
             True,
             f"adapter {name!r} is merged into the weights in {precision}: log-probabilities differ by {difference:.1e} "
-            f"in the mean over {len(asked)} rows",
+            f"in the mean over {len(probes)} rows",
         )
 
-    def _restore(self) -> None:
-        """The base as it was, to the last bit."""
+    def _unmerge(self) -> None:
+        """Restore the base's weights, to the last bit."""
         name = self._merged or self._half_merged
         if name is None:
             return
         assert isinstance(self._decoder, FastDecoder)
-        assert self._stored is not None
+        assert self._load_base is not None
         self._merged, self._half_merged = None, name
-        restore(self._decoder, self._stored(), self._adapters[name])
+        restore(self._decoder, self._load_base(), self._adapters[name])
         self._half_merged = None
-        self._beginnings.clear()
+        self._prefix_cache.clear()
 
-    def forget_beginnings(self) -> None:
-        """Let go of the shared beginnings that earlier runs computed; the next run computes its own."""
-        self._beginnings.clear()
+    def clear_prefix_cache(self) -> None:
+        """Drop the shared prefixes that earlier runs computed; the next run computes its own."""
+        self._prefix_cache.clear()
 
     def run(
         self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None
@@ -214,62 +196,58 @@ class NativeEngine:
         """Answer all requests in their order; see `Engine.run`."""
         check_adapters(requests, self._adapters)
         if self._half_merged is not None or any(request.adapter != self._merged for request in requests):
-            self._restore()
+            self._unmerge()
         config = self._decoder.config
-        outputs: list[Output | None] = [None] * len(requests)
-        able: list[int] = []
-        for index, request in enumerate(requests):
-            outputs[index] = output_without_model(
-                request, vocab_size=config.vocab_size, max_positions=config.max_positions
-            )
-            if outputs[index] is None:
-                able.append(index)
+        outputs: list[Output | None] = [
+            output_without_model(request, vocab_size=config.vocab_size, max_positions=config.max_positions)
+            for request in requests
+        ]
+        original_index = [index for index, output in enumerate(outputs) if output is None]
         if on_done is not None:
-            on_done(len(requests) - len(able))
-        self._beginnings.make_room(self._decoder.device)
-        asked = [requests[index] for index in able]
-        for committed in self.execute(self.plan(asked)):
+            on_done(len(requests) - len(original_index))
+        self._prefix_cache.set_budget(self._decoder.device)
+        planned = [requests[index] for index in original_index]
+        for finished in self.execute(self.plan(planned)):
+            committed = [(original_index[index], output) for index, output in finished]
             for index, output in committed:
-                outputs[able[index]] = output
+                outputs[index] = output
             if on_outputs is not None and committed:
-                on_outputs([(able[index], output) for index, output in committed])
+                on_outputs(committed)
             if on_done is not None and committed:
                 on_done(len(committed))
-        self._beginnings.see(asked)
+        self._prefix_cache.observe(planned)
         return cast(list[Output], outputs)
 
     def plan(self, requests: Sequence[Request]) -> Plan:
-        """The plan for valid requests: a pure function of them, the settings, if they are repeatable the beginnings of
-        earlier runs, and, where that is short, free memory.
+        """The plan for valid requests: a pure function of them, the settings, the prefixes that earlier runs cached if
+        all requests are batch-invariant, and, where that is short, free memory.
         """
-        batch_invariant = self._batch_invariant()
-        invariant = all(isinstance(request, batch_invariant) for request in requests)
+        uses_cache = all(isinstance(request, self._backend.batch_invariant) for request in requests)
         return make_plan(
             requests,
-            batch_tokens=self._budget(),
+            batch_tokens=self._available_batch_tokens(),
             share_prefixes=self._share_prefixes,
             workers=count_workers(self._decoder.device),
-            known=self._beginnings.known(requests) if invariant else {},
+            cached_prefixes=self._prefix_cache.prefixes(requests) if uses_cache else {},
         )
 
-    def execute(self, plan: Plan) -> Iterator[Finished]:
+    def execute(self, plan: Plan) -> Iterator[FinishedOutputs]:
         """Run a plan batch by batch; yields (index of the request, output) of what each step finished."""
-        execution = Execution(
+        executor = Executor(
             self._decoder,
-            self._beginnings,
-            self._adapter,
-            _CACHE_PER_BATCH * self._budget(),
-            self._decode,
-            repeats=self._repeats(),
-            repeats_texts=self._repeats() and self._compiled(),
+            self._backend,
+            self._prefix_cache,
+            self._adapter_weights,
+            _CACHE_PER_BATCH * self._available_batch_tokens(),
+            self._detokenize,
         )
-        return execution.run(plan)
+        return executor.run(plan)
 
-    def _budget(self) -> int:
+    def _available_batch_tokens(self) -> int:
         decoder = self._decoder
-        return min(self._batch_tokens, tokens_that_fit(decoder.config, decoder.dtype, free_memory(decoder.device)))
+        return min(self._batch_tokens, max_batch_tokens(decoder.config, decoder.dtype, free_memory(decoder.device)))
 
-    def _adapter(self, name: str | None) -> LoraWeights | None:
+    def _adapter_weights(self, name: str | None) -> LoraWeights | None:
         return None if name is None or name == self._merged else self._adapters[name]
 
 
@@ -277,12 +255,6 @@ def _precision(decoder: AnyDecoder) -> str:
     if isinstance(decoder, FastDecoder):
         return decoder.precision
     return "nf4" if quantised(decoder) else str(decoder.dtype).removeprefix("torch.")
-
-
-def _attention(decoder: AnyDecoder) -> str:
-    if decoder.device.type == "cpu":
-        return "flash" if has_fast_kernel() else "plain"
-    return "varlen" if fits_varlen(decoder.config, decoder.dtype, decoder.device) else "plain"
 
 
 def load_native(base: BaseFolder, settings: EngineSettings) -> NativeEngine:
@@ -302,5 +274,5 @@ def load_native(base: BaseFolder, settings: EngineSettings) -> NativeEngine:
         share_prefixes=settings.share_prefixes,
         deterministic=settings.deterministic,
         merge=settings.merge,
-        stored=lambda: load_stored(base, settings),
+        load_base=lambda: load_stored(base, settings),
     )

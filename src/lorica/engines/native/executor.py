@@ -1,4 +1,4 @@
-"""A plan, executed batch by batch: beginnings and scores side by side, texts token by token."""
+"""The executor: runs a plan batch by batch, prefills and scores in parallel, generation by continuous batching."""
 
 from __future__ import annotations
 
@@ -12,199 +12,207 @@ from typing import cast
 import torch
 
 from lorica.engines.base import Decode, failed
-from lorica.engines.native.decode import Finished, Generation, Waiting
-from lorica.engines.native.decode_workers import Group, Lanes, count_lanes
-from lorica.engines.native.memory import in_halves, too_large
-from lorica.engines.native.model_runner import Passes
-from lorica.engines.native.packed_batch import Piece, Prefix
-from lorica.engines.native.prefix_cache import Beginnings, Wanted
-from lorica.engines.native.scheduler import Batch, Plan, PlannedRow, beginnings_first
-from lorica.engines.native.token_tree import NO_BRANCHES, branches_of
-from lorica.engines.native.workers import Workers, count_workers
+from lorica.engines.native.attention.select import AttentionBackend
+from lorica.engines.native.decode import DecodeBatch, FinishedOutputs, PendingSequence
+from lorica.engines.native.decode_workers import DecodeGroup, DecodeWorkerPool, count_decode_workers
+from lorica.engines.native.memory import out_of_memory_output, split_on_out_of_memory
+from lorica.engines.native.model_runner import ModelRunner
+from lorica.engines.native.packed_batch import PackedSequence, Prefix
+from lorica.engines.native.prefix_cache import PrefixCache, PrefixMatch
+from lorica.engines.native.scheduler import Plan, ScheduledBatch, ScheduledRow, schedule_prefills_first
+from lorica.engines.native.token_tree import EMPTY_TREE, choice_tree
+from lorica.engines.native.worker_pool import WorkerPool, count_workers
 from lorica.models.cpu.decoder import AnyDecoder
 from lorica.models.lora import LoraWeights
 from lorica.records import Choose, Generate, Output
 
 
 @dataclass(frozen=True)
-class Execution:
-    """What a plan is executed with.
+class Executor:
+    """What plans are run with.
 
-    adapter_of: the weights of an adapter that is asked for. cache_tokens: of rows that are continued. repeats: whether
-    beginnings and scores depend on no other row, repeats_texts: whether texts do not.
+    adapter_weights: of an adapter by name. cache_tokens: of the KV cache of all decode batches together.
     """
 
     decoder: AnyDecoder
-    beginnings: Beginnings
-    adapter_of: Callable[[str | None], LoraWeights | None]
+    backend: AttentionBackend
+    prefix_cache: PrefixCache
+    adapter_weights: Callable[[str | None], LoraWeights | None]
     cache_tokens: int
-    decode: Decode | None
-    repeats: bool
-    repeats_texts: bool
+    detokenize: Decode | None
 
     @torch.inference_mode()
-    def run(self, plan: Plan) -> Iterator[Finished]:
-        """Yields (index of the request, output) of what each batch, and each step of generation, finished."""
-        count = count_workers(self.decoder.device)
-        rows = sum(len(batch.rows) for batch in plan.batches if batch.kind == "generate")
-        beside = count_lanes(rows, torch.get_num_threads(), count) if self.repeats_texts else 1
-        generations = [self._generation(beside) for _ in range(beside)]
-        work = _Work(self, plan, Passes(self.decoder, deterministic=self.repeats))
-        with Workers[Finished](count if beside == 1 else beside) as workers:
-            lanes = Lanes(generations, workers)
-            for batch in beginnings_first(plan.batches, ahead=count - 1):
-                if batch.kind == "prefix":
-                    workers.submit(work.to_compute(batch))
-                elif batch.kind == "choose":
-                    workers.submit(work.to_score(batch), partial(work.forget, batch))
-                elif beside > 1:
-                    group = work.to_continue(batch)
-                    work.forget(batch)
-                    yield from lanes.join(group)
+    def run(self, plan: Plan) -> Iterator[FinishedOutputs]:
+        """Yields (index of the request, output) of what each batch, and each decode step, finished."""
+        worker_count = count_workers(self.decoder.device)
+        rows_to_decode = sum(len(batch.rows) for batch in plan.batches if batch.stage == "generate")
+        decode_count = 1
+        if Generate in self.backend.batch_invariant:
+            decode_count = count_decode_workers(rows_to_decode, torch.get_num_threads(), worker_count)
+        decode_batches = [self._decode_batch(self.cache_tokens // decode_count) for _ in range(decode_count)]
+        tasks = _PlanTasks(self, plan, ModelRunner(self.decoder, self.backend))
+        with WorkerPool[FinishedOutputs](worker_count if decode_count == 1 else decode_count) as workers:
+            decode_workers = DecodeWorkerPool(decode_batches, workers)
+            for batch in schedule_prefills_first(plan.batches, ahead=worker_count - 1):
+                if batch.stage == "prefill":
+                    workers.submit(tasks.prefill(batch))
+                elif batch.stage == "score":
+                    workers.submit(tasks.score(batch), partial(tasks.release, batch))
+                elif decode_count > 1:
+                    group = tasks.decode(batch)
+                    tasks.release(batch)
+                    yield from decode_workers.submit(group)
                 else:
-                    yield from workers.finished(all_of_it=True)
-                    yield from _join(generations[0], work.to_continue(batch))
-                    # Rows that are still being continued hold on to their prefix themselves.
-                    work.forget(batch)
-                yield from workers.finished()
-            yield from lanes.finish()
-            yield from workers.finished(all_of_it=True)
-        for generation in generations:
-            while generation.busy:
-                yield generation.step()
+                    yield from workers.results(wait_for_all=True)
+                    yield from _admit(decode_batches[0], tasks.decode(batch))
+                    # Sequences that are being decoded hold on to their prefix themselves.
+                    tasks.release(batch)
+                yield from workers.results()
+            yield from decode_workers.drain()
+            yield from workers.results(wait_for_all=True)
+        for decode_batch in decode_batches:
+            while decode_batch.busy:
+                yield decode_batch.decode_step()
 
-    def _generation(self, beside: int) -> Generation:
-        return Generation(
+    def _decode_batch(self, cache_tokens: int) -> DecodeBatch:
+        return DecodeBatch(
             self.decoder,
-            cache_tokens=self.cache_tokens // beside,
-            decode=self.decode,
-            deterministic=self.repeats_texts,
-            give_up=self.beginnings.give_up,
+            self.backend,
+            cache_tokens=cache_tokens,
+            detokenize=self.detokenize,
+            evict=self.prefix_cache.evict_all,
         )
 
 
-class _TooLargeError(MemoryError):
-    """There is not enough memory for a beginning, even alone: the rows behind it fail."""
+class _PrefixOutOfMemoryError(MemoryError):
+    """A prefix does not fit into memory even alone: the rows behind it fail."""
 
 
-class _Work:
-    """What is to be done for the batches of a plan, and the beginnings that were computed so far."""
+class _PlanTasks:
+    """The tasks of a plan's batches, and the prefixes that are computed so far."""
 
-    def __init__(self, given: Execution, plan: Plan, passes: Passes) -> None:
-        self._given, self._plan, self._passes = given, plan, passes
-        self._computed: dict[int, Future[Prefix]] = {}
+    def __init__(self, executor: Executor, plan: Plan, model_runner: ModelRunner) -> None:
+        self._executor, self._plan, self._model_runner = executor, plan, model_runner
+        self._prefixes: dict[int, Future[Prefix]] = {}  # by node
 
-    def forget(self, batch: Batch) -> None:
-        """Let go of the beginnings that no later batch needs."""
-        for index in batch.release:
-            del self._computed[index]
+    def release(self, batch: ScheduledBatch) -> None:
+        """Let go of the prefixes that no later batch needs."""
+        for node in batch.release:
+            del self._prefixes[node]
 
-    def to_compute(self, batch: Batch) -> Callable[[], Finished]:
-        """Compute shared beginnings, or find them among those that are kept."""
-        given, passes = self._given, self._passes
-        wanted = given.beginnings.look_up(self._plan, batch.segments)
-        parents = [self._computed.get(one.segment.parent) for one in wanted]
-        promised: list[Future[Prefix]] = [Future() for _ in wanted]
-        self._computed.update(zip(batch.segments, promised, strict=True))
+    def prefill(self, batch: ScheduledBatch) -> Callable[[], FinishedOutputs]:
+        """The task that computes prefixes, or takes them from the prefix cache."""
+        executor, cache = self._executor, self._executor.prefix_cache
+        matches = cache.match(self._plan, batch.nodes)
+        parents = [self._prefixes.get(match.node.parent) for match in matches]
+        futures: list[Future[Prefix]] = [Future() for _ in matches]
+        self._prefixes.update(zip(batch.nodes, futures, strict=True))
 
-        def read(missing: Sequence[Wanted], before: Sequence[Prefix | None]) -> list[Prefix | None]:
-            pieces = [
-                Piece(one.segment.tokens, parent, given.adapter_of(one.segment.adapter))
-                for one, parent in zip(missing, before, strict=True)
+        def compute(missing: Sequence[PrefixMatch], parents: Sequence[Prefix | None]) -> list[Prefix | None]:
+            sequences = [
+                PackedSequence(match.node.tokens, parent, executor.adapter_weights(match.node.adapter))
+                for match, parent in zip(missing, parents, strict=True)
             ]
-            return in_halves(passes.read, pieces, lambda _: None, give_up=given.beginnings.give_up)
+            return split_on_out_of_memory(self._model_runner.prefill, sequences, lambda _: None, evict=cache.evict_all)
 
-        def work() -> Finished:
+        def task() -> FinishedOutputs:
             try:
-                able = [number for number, parent in enumerate(parents) if not _lacks(parent)]
-                before = [_kept(parents[number]) for number in able]
-                found = given.beginnings.complete([wanted[number] for number in able], before, read, keep=given.repeats)
-                prefixes = dict(zip(able, found, strict=True))
-                for number, promise in enumerate(promised):
-                    prefix = prefixes.get(number)
+                computable = [index for index, parent in enumerate(parents) if not _is_out_of_memory(parent)]
+                prefixes = cache.get_or_compute(
+                    [matches[index] for index in computable],
+                    [_result(parents[index]) for index in computable],
+                    compute,
+                    store=Choose in executor.backend.batch_invariant,
+                )
+                prefix_of = dict(zip(computable, prefixes, strict=True))
+                for index, future in enumerate(futures):
+                    prefix = prefix_of.get(index)
                     if prefix is None:
-                        promise.set_exception(_TooLargeError())
+                        future.set_exception(_PrefixOutOfMemoryError())
                     else:
-                        promise.set_result(prefix)
+                        future.set_result(prefix)
             except BaseException as error:
-                for promise in promised:  # whoever waits for them must not wait for ever
-                    if not promise.done():
-                        promise.set_exception(error)
+                for future in futures:  # tasks that wait for these must not wait for ever
+                    if not future.done():
+                        future.set_exception(error)
                 raise
             return []
 
-        return work
+        return task
 
-    def to_score(self, batch: Batch) -> Callable[[], Finished]:
-        """Score rows."""
-        prefixes = self._prefixes(batch)
+    def score(self, batch: ScheduledBatch) -> Callable[[], FinishedOutputs]:
+        """The task that scores the choices of rows."""
+        prefixes = [self._prefixes.get(row.node) for row in batch.rows]
 
-        def score(part: Sequence[tuple[Piece, Choose]]) -> list[Output]:
-            pieces, requests = zip(*part, strict=True)
-            found = self._passes.score(pieces, requests)
-            return [_scored(request, values) for request, values in zip(requests, found, strict=True)]
+        def score(rows: Sequence[tuple[PackedSequence, Choose]]) -> list[Output]:
+            sequences, requests = zip(*rows, strict=True)
+            logprobs = self._model_runner.score(sequences, requests)
+            return [_score_output(request, values) for request, values in zip(requests, logprobs, strict=True)]
 
-        def work() -> Finished:
-            able, refused = self._pieces(batch, prefixes)
-            asked = [(piece, cast(Choose, self._plan.requests[index])) for index, piece in able]
-            outputs = in_halves(score, asked, lambda one: too_large(one[1]), give_up=self._given.beginnings.give_up)
-            return [*((index, output) for (index, _), output in zip(able, outputs, strict=True)), *refused]
+        def task() -> FinishedOutputs:
+            computable, failed_outputs = self._sequences(batch, prefixes)
+            rows = [(seq, cast(Choose, self._plan.requests[index])) for index, seq in computable]
+            outputs = split_on_out_of_memory(
+                score, rows, lambda row: out_of_memory_output(row[1]), evict=self._executor.prefix_cache.evict_all
+            )
+            scored = [(index, output) for (index, _), output in zip(computable, outputs, strict=True)]
+            return scored + failed_outputs
 
-        return work
+        return task
 
-    def to_continue(self, batch: Batch) -> Group:
-        """Rows whose texts are wanted."""
-        prefixes = self._prefixes(batch)
+    def decode(self, batch: ScheduledBatch) -> DecodeGroup:
+        """The rows to decode."""
+        prefixes = [self._prefixes.get(row.node) for row in batch.rows]
 
-        def rows() -> tuple[list[Waiting], Finished]:
-            able, refused = self._pieces(batch, prefixes)
-            return [Waiting(index, piece, cast(Generate, self._plan.requests[index])) for index, piece in able], refused
+        def group() -> tuple[list[PendingSequence], FinishedOutputs]:
+            computable, failed_outputs = self._sequences(batch, prefixes)
+            requests = self._plan.requests
+            pending = [PendingSequence(index, seq, cast(Generate, requests[index])) for index, seq in computable]
+            return pending, failed_outputs
 
-        return rows
+        return group
 
-    def _pieces(
-        self, batch: Batch, prefixes: Sequence[Future[Prefix] | None]
-    ) -> tuple[list[tuple[int, Piece]], Finished]:
-        """Of each request: what is to be computed, or the output where there was no memory for its beginning."""
-        able, refused = [], []
+    def _sequences(
+        self, batch: ScheduledBatch, prefixes: Sequence[Future[Prefix] | None]
+    ) -> tuple[list[tuple[int, PackedSequence]], FinishedOutputs]:
+        """The suffix of each row, or its output where its prefix ran out of memory, with the index of its request."""
+        computable, failed_outputs = [], []
         for row, prefix in zip(batch.rows, prefixes, strict=True):
-            if _lacks(prefix):
-                refused.append((row.request, too_large(self._plan.requests[row.request])))
+            if _is_out_of_memory(prefix):
+                failed_outputs.append((row.request_index, out_of_memory_output(self._plan.requests[row.request_index])))
             else:
-                able.append((row.request, self._piece(row, _kept(prefix))))
-        return able, refused
+                computable.append((row.request_index, self._suffix(row, _result(prefix))))
+        return computable, failed_outputs
 
-    def _prefixes(self, batch: Batch) -> list[Future[Prefix] | None]:
-        return [self._computed.get(row.segment) for row in batch.rows]
-
-    def _piece(self, row: PlannedRow, prefix: Prefix | None) -> Piece:
-        request = self._plan.requests[row.request]
-        return Piece(
-            request.prompt[row.start :],
+    def _suffix(self, row: ScheduledRow, prefix: Prefix | None) -> PackedSequence:
+        request = self._plan.requests[row.request_index]
+        return PackedSequence(
+            request.prompt[row.prefix_length :],
             prefix,
-            self._given.adapter_of(request.adapter),
-            branches_of(request.choices) if isinstance(request, Choose) else NO_BRANCHES,
+            self._executor.adapter_weights(request.adapter),
+            choice_tree(request.choices) if isinstance(request, Choose) else EMPTY_TREE,
         )
 
 
-def _join(generation: Generation, group: Group) -> Iterator[Finished]:
-    rows, refused = group()
-    if refused:
-        yield refused
-    while not generation.fits(rows):
-        yield generation.step()
-    yield generation.admit(rows)
+def _admit(decode_batch: DecodeBatch, group: DecodeGroup) -> Iterator[FinishedOutputs]:
+    """Decode until the group fits into the batch, then prefill it."""
+    pending, failed_outputs = group()
+    if failed_outputs:
+        yield failed_outputs
+    while not decode_batch.fits(pending):
+        yield decode_batch.decode_step()
+    yield decode_batch.prefill(pending)
 
 
-def _lacks(promised: Future[Prefix] | None) -> bool:
-    return promised is not None and isinstance(promised.exception(), _TooLargeError)
+def _is_out_of_memory(prefix: Future[Prefix] | None) -> bool:
+    return prefix is not None and isinstance(prefix.exception(), _PrefixOutOfMemoryError)
 
 
-def _kept(promised: Future[Prefix] | None) -> Prefix | None:
-    return None if promised is None else promised.result()
+def _result(prefix: Future[Prefix] | None) -> Prefix | None:
+    return None if prefix is None else prefix.result()
 
 
-def _scored(request: Choose, values: Sequence[float]) -> Output:
-    if any(math.isnan(value) for value in values):
+def _score_output(request: Choose, logprobs: Sequence[float]) -> Output:
+    if any(math.isnan(value) for value in logprobs):
         return failed(request, "the model's output is not a number (NaN): weights or precision are broken")
-    return Output(id=request.id, logprobs=tuple(values))
+    return Output(id=request.id, logprobs=tuple(logprobs))

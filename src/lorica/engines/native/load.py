@@ -1,4 +1,4 @@
-"""The base model of the native engine, loaded in the form that suits device and precision."""
+"""Loads the base model of the native engine in the form that suits device and precision."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lorica.precision import DTYPE_NAMES, precision_of
 
 
 def load_for(base: BaseFolder, settings: EngineSettings, device: str) -> AnyDecoder:
-    """The base in the form in which it is run: on a CPU the fast decoder; elsewhere, and for four bits, the plain one.
+    """The base as it runs: on a CPU the `FastDecoder`; elsewhere, and for four bits, the `Decoder`.
 
     Raises EngineError for a precision that does not exist there.
     """
@@ -23,13 +23,13 @@ def load_for(base: BaseFolder, settings: EngineSettings, device: str) -> AnyDeco
         decoder = load_stored(base, settings)
         return FastDecoder(decoder, str(decoder.dtype).removeprefix("torch.") if dtype == "auto" else dtype)
     if precision_of(dtype).quantized:
-        told = "with load_in_4bit the weights have four bits already" if settings.load_in_4bit else f"device={device}"
+        reason = "with load_in_4bit the weights have four bits already" if settings.load_in_4bit else f"device={device}"
         raise EngineError(
-            f"dtype={dtype} computes in whole numbers on a CPU; {told}", fix="use dtype=bfloat16, or device=cpu"
+            f"dtype={dtype} computes in whole numbers on a CPU; {reason}", fix="use dtype=bfloat16, or device=cpu"
         )
     return load_decoder(base, dtype=DTYPES.get(dtype), device=device, load_in_4bit=settings.load_in_4bit)
 
 
 def load_stored(base: BaseFolder, settings: EngineSettings) -> Decoder:
-    """The base as its files have it."""
+    """The base with its weights as its files have them."""
     return load_decoder(base, dtype=DTYPES.get(settings.dtype), as_stored=True)

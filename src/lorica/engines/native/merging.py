@@ -1,7 +1,7 @@
-"""Whether a run's one adapter becomes part of the weights: what it gains, what it costs, how exact it is.
+"""Whether the one adapter of a run is merged into the base's weights: what that gains, costs and changes.
 
-Adapters cost 3 to 5% of reading prompts and about 10% of the steps of generation (rank 16 on query, key, value and
-output); merging costs repacking and a few rows asked again, and rounds W + B A once more: docs/engines.md.
+Unmerged, adapters cost 3 to 5% of prefill and about 10% of decode steps (rank 16 on query, key, value and output);
+merging costs repacking and a few rows scored twice, and rounds W + B A once more: docs/engines.md.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ MIN_TOKENS = 16384
 """Tokens that a run must read and write before merging gains what it costs."""
 
 _PROBES = 4
-_PROBE_TOKENS = 4  # of a text
+_PROBE_TOKENS = 4  # of a generated text
 
 Run = Callable[[Sequence[Request]], Sequence[Output]]
 
 
-def one_adapter(uses: Collection[str | None]) -> str | None:
-    """The adapter that answers everything, if there is one."""
+def single_adapter(uses: Collection[str | None]) -> str | None:
+    """The adapter that answers all rows, if there is one."""
     return next(iter(uses)) if len(uses) == 1 else None
 
 
-def why_not(
+def reason_not_to_merge(
     setting: str,
     precision: str,
     sample: Sequence[Request],
@@ -53,7 +53,7 @@ def why_not(
     if not precision_of(precision).merges_by_default:
         return f"{precision} rounds the merged weights anew, which only engine.merge=always asks for"
     if not sample or any(isinstance(request, batch_invariant) for request in sample):
-        return "a row gets the same to the last bit in any company, merged or not merged it would not"
+        return "outputs are batch-invariant, the same to the last bit in every file, and merging would change them"
     tokens = expected_tokens(sample, total, batch_tokens=batch_tokens)
     if tokens < MIN_TOKENS:
         return f"about {tokens} tokens are too few to gain what merging costs"
@@ -61,54 +61,50 @@ def why_not(
 
 
 def expected_tokens(sample: Sequence[Request], total: int, *, batch_tokens: int) -> int:
-    """What the run reads, by the plan of its first requests, and at most writes."""
-    able = [request for request in sample if request.prompt]
-    plan = make_plan(able, batch_tokens=batch_tokens)
-    written = sum(request.sampling.max_new_tokens for request in able if isinstance(request, Generate))
+    """Tokens that the run reads, by the plan of its first requests, and at most writes."""
+    valid = [request for request in sample if request.prompt]
+    plan = make_plan(valid, batch_tokens=batch_tokens)
+    written = sum(request.sampling.max_new_tokens for request in valid if isinstance(request, Generate))
     return (plan.computed_tokens() + written) * total // max(1, len(sample))
 
 
-def probes(sample: Sequence[Request], run: Run) -> list[Choose]:
-    """The sample's first requests as questions of which merged and unmerged weights must say the same. Of a text its
-    first tokens, as they are now.
+def make_probes(sample: Sequence[Request], run: Run) -> list[Choose]:
+    """The sample's first requests as choices to score with merged and unmerged weights; of a `Generate` the first
+    tokens of its present text.
     """
-    chosen = [request for request in sample if request.prompt][:_PROBES]
-    short = [
-        msgspec.structs.replace(
-            request,
-            sampling=msgspec.structs.replace(
-                request.sampling, max_new_tokens=min(_PROBE_TOKENS, request.sampling.max_new_tokens)
-            ),
-            stop_tokens=(),
-        )
-        if isinstance(request, Generate)
-        else request
-        for request in chosen
-    ]
-    asked: list[Choose] = []
-    for request, output in zip(short, run(short), strict=True):
+    requests = [_shortened(request) for request in [valid for valid in sample if valid.prompt][:_PROBES]]
+    probes: list[Choose] = []
+    for request, output in zip(requests, run(requests), strict=True):
         choices = request.choices if isinstance(request, Choose) else (output.tokens,)
         if not output.error and choices[0]:
-            asked.append(Choose(request.id, request.prompt, choices, request.adapter))
-    return asked
+            probes.append(Choose(request.id, request.prompt, choices, request.adapter))
+    return probes
+
+
+def _shortened(request: Request) -> Request:
+    if isinstance(request, Choose):
+        return request
+    max_new_tokens = min(_PROBE_TOKENS, request.sampling.max_new_tokens)
+    sampling = msgspec.structs.replace(request.sampling, max_new_tokens=max_new_tokens)
+    return msgspec.structs.replace(request, sampling=sampling, stop_tokens=())
 
 
 def mean_difference(before: Sequence[Output], after: Sequence[Output]) -> float:
-    """Of log-probabilities, per choice; NaN where any is, or none can be compared."""
-    apart = [
-        abs(one - other)
+    """The mean absolute difference of log-probabilities; NaN where any is, or none can be compared."""
+    differences = [
+        abs(unmerged - merged)
         for old, new in zip(before, after, strict=True)
-        for one, other in zip(old.logprobs, new.logprobs or [float("nan")] * len(old.logprobs), strict=True)
+        for unmerged, merged in zip(old.logprobs, new.logprobs or [float("nan")] * len(old.logprobs), strict=True)
     ]
-    return sum(apart) / len(apart) if apart else float("nan")
+    return sum(differences) / len(differences) if differences else float("nan")
 
 
-def exact_enough(difference: float, precision: str) -> bool:
+def is_within_tolerance(difference: float, precision: str) -> bool:
     """Whether merging may stay; NaN may not."""
     return difference <= precision_of(precision).merge_limit
 
 
-def told(uses: Mapping[str | None, int]) -> str:
-    """For a run that no single adapter answers."""
+def describe_mix(uses: Mapping[str | None, int]) -> str:
+    """For a person: a run that several adapters answer."""
     names = sorted(name or "the base" for name in uses)
     return f"{', '.join(names[:4])}{' and more' if len(names) > 4 else ''} answer in turn"

@@ -1,75 +1,58 @@
-"""Forward passes over shared beginnings and over rows to score."""
+"""The model runner: forward passes that prefill shared prefixes, and that score the choices of rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from lorica.engines.native.attention.batch_invariant import TiledAttention, align_reads
-from lorica.engines.native.attention.compiled import CompiledAttention
-from lorica.engines.native.attention.prefix_merge import Keep, SharedAttention
-from lorica.engines.native.attention.varlen import VarlenAttention, fits_varlen
-from lorica.engines.native.packed_batch import ALIGNMENT, Pass, Piece, Prefix, pack
-from lorica.engines.native.score import find_scored, score
+from lorica.engines.native.attention.select import AttentionBackend
+from lorica.engines.native.choice_logprobs import align_scored_rows, choice_logprobs, find_scored_tokens
+from lorica.engines.native.packed_batch import ROW_ALIGNMENT, PackedBatch, PackedSequence, Prefix, pack_sequences
 from lorica.models.cpu.decoder import AnyDecoder, FastDecoder
 from lorica.models.packed_attention import Attention
 from lorica.records import Choose
 
 
-class Passes:
-    """deterministic: the bits of what is computed for a piece depend on no other piece."""
+class ModelRunner:
+    """Runs a decoder with an attention backend; results are batch-invariant if the backend's scores are."""
 
-    def __init__(self, decoder: AnyDecoder, *, deterministic: bool) -> None:
-        self._decoder, self._deterministic = decoder, deterministic
+    def __init__(self, decoder: AnyDecoder, backend: AttentionBackend) -> None:
+        self._decoder, self._backend = decoder, backend
+        self._batch_invariant = Choose in backend.batch_invariant
 
-    def read(self, pieces: Sequence[Piece]) -> list[Prefix]:
-        """Compute the keys and values of shared beginnings."""
-        work = self._pack(pieces)
-        prefixes = [Prefix(piece.prefix, piece.start, piece.length, [], []) for piece in pieces]
+    def prefill(self, sequences: Sequence[PackedSequence]) -> list[Prefix]:
+        """Compute the keys and values of shared prefixes."""
+        batch = self._pack(sequences)
+        prefixes = [Prefix(seq.prefix, seq.start, seq.length, [], []) for seq in sequences]
 
-        def keep(layer: int, key: Tensor, value: Tensor) -> None:
-            for prefix, start in zip(prefixes, work.offsets, strict=True):
-                part = slice(start, start + prefix.length)
-                prefix.keys.append(key[part].clone().transpose(0, 1))
-                prefix.values.append(value[part].clone().transpose(0, 1))
+        def store(layer: int, key: Tensor, value: Tensor) -> None:
+            for prefix, start in zip(prefixes, batch.offsets, strict=True):
+                tokens = slice(start, start + prefix.length)
+                prefix.keys.append(key[tokens].clone().transpose(0, 1))
+                prefix.values.append(value[tokens].clone().transpose(0, 1))
 
-        attention = attention_of(work, self._decoder, deterministic=self._deterministic, keep=keep)
-        self._hidden(work, attention, work.tokens[:0])
+        self._hidden(batch, self._backend.score(batch, store=store), batch.tokens[:0])
         return prefixes
 
-    def score(self, pieces: Sequence[Piece], requests: Sequence[Choose]) -> list[list[float]]:
-        """The log-probability of every choice; pieces[i] is the own part of requests[i], its branches included."""
-        work = self._pack(pieces)
-        ends = [start + len(piece.tokens) for start, piece in zip(work.offsets, work.pieces, strict=True)]
-        wanted = find_scored(requests, ends, self._decoder.device)
-        if self._deterministic:
-            wanted = align_reads(wanted, work.spans)
-        attention = attention_of(work, self._decoder, deterministic=self._deterministic)
-        return score(self._decoder, self._hidden(work, attention, wanted.rows), requests, wanted)
+    def score(self, sequences: Sequence[PackedSequence], requests: Sequence[Choose]) -> list[list[float]]:
+        """The log-probability of every choice; sequences[i] is the suffix of requests[i], with its token tree."""
+        batch = self._pack(sequences)
+        tree_starts = [start + len(seq.tokens) for start, seq in zip(batch.offsets, sequences, strict=True)]
+        scored = find_scored_tokens(requests, tree_starts, self._decoder.device)
+        if self._batch_invariant:
+            scored = align_scored_rows(scored, batch.spans)
+        hidden = self._hidden(batch, self._backend.score(batch), scored.rows)
+        return choice_logprobs(self._decoder, hidden, requests, scored)
 
-    def _pack(self, pieces: Sequence[Piece]) -> Pass:
-        return pack(pieces, self._decoder.device, align=ALIGNMENT if self._deterministic else 1)
+    def _pack(self, sequences: Sequence[PackedSequence]) -> PackedBatch:
+        align = ROW_ALIGNMENT if self._batch_invariant else 1
+        return pack_sequences(sequences, self._decoder.device, align=align)
 
-    def _hidden(self, work: Pass, attention: Attention, read: Tensor) -> Tensor:
+    def _hidden(self, batch: PackedBatch, attention: Attention, read: Tensor) -> Tensor:
         if isinstance(self._decoder, FastDecoder):
-            # Adapters' products of their own round alike in any company, and batches run side by side.
+            # Separate products for each adapter are batch-invariant, and these passes run in parallel.
             return self._decoder.hidden(
-                work.tokens, work.positions, attention, work.spans, read=read, bundle=not self._deterministic
+                batch.tokens, batch.positions, attention, batch.spans, read=read, bundle=not self._batch_invariant
             )
-        return self._decoder.hidden(work.tokens, work.positions, attention, work.spans, read=read)
-
-
-def attention_of(work: Pass, decoder: AnyDecoder, *, deterministic: bool, keep: Keep | None = None) -> Attention:
-    """The attention of a pass over new sequences: the fastest there is."""
-    config = decoder.config
-    if isinstance(decoder, FastDecoder) and decoder.compiled:
-        return CompiledAttention(work, config.windows, keep=keep)
-    whole = not any(piece.branches.tokens for piece in work.pieces)
-    if whole and fits_varlen(config, decoder.dtype, decoder.device):
-        return VarlenAttention(work, keep=keep)
-    if not deterministic:
-        return SharedAttention(work, config.windows, decoder.dtype, keep=keep)
-    like = torch.empty(0, dtype=decoder.dtype, device=decoder.device)
-    return TiledAttention(work, config.windows, like, heads=(config.heads, config.kv_heads), keep=keep)
+        return self._decoder.hidden(batch.tokens, batch.positions, attention, batch.spans, read=read)

@@ -1,4 +1,4 @@
-"""Sequences laid end to end for one pass: tokens, positions, adapters' spans, and what lies before."""
+"""Sequences packed end to end into one forward pass: tokens, positions, LoRA spans, and the cached prefix of each."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lorica.engines.native.token_tree import NO_BRANCHES, Branches
+from lorica.engines.native.token_tree import EMPTY_TREE, TokenTree
 from lorica.models.lora import LoraSpan, LoraWeights
 
-ALIGNMENT = 16
-"""Rows of every matrix product are a multiple of this where bits matter: kernels for few rows, and for the remainders
-of many, round otherwise.
+ROW_ALIGNMENT = 16
+"""For batch invariance the rows of every matrix product are padded to a multiple of this: kernels for few rows, and for
+the remainders of many, round otherwise.
 """
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """A computed shared beginning. keys, values: one [Hkv, length, Dh] per layer, rotated. start: its first
-    position.
-    """
+    """Keys and values of a shared prefix: one [Hkv, length, Dh] per layer, rotated. start: its first position."""
 
     parent: Prefix | None
     start: int
@@ -35,22 +33,22 @@ class Prefix:
         return self.start + self.length
 
     def chain(self) -> list[Prefix]:
-        """Itself and its ancestors, the oldest first."""
-        older = [] if self.parent is None else self.parent.chain()
-        return [*older, self]
+        """Its ancestors from the root on, and itself."""
+        ancestors = [] if self.parent is None else self.parent.chain()
+        return [*ancestors, self]
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
-    """One sequence of a pass, which sees `prefix`, itself, and nothing else.
+class PackedSequence:
+    """One sequence of a packed batch; its tokens see `prefix` and the sequence itself.
 
-    branches: alternative continuations, which follow `tokens` and do not see each other.
+    tree: choices that continue `tokens`, for tree attention.
     """
 
     tokens: tuple[int, ...]
     prefix: Prefix | None = None
     adapter: LoraWeights | None = None
-    branches: Branches = NO_BRANCHES
+    tree: TokenTree = EMPTY_TREE
 
     @property
     def start(self) -> int:
@@ -59,62 +57,60 @@ class Piece:
 
     @property
     def length(self) -> int:
-        """Tokens it takes in the pass."""
-        return len(self.tokens) + len(self.branches.tokens)
+        """Tokens in the batch, those of the tree included."""
+        return len(self.tokens) + len(self.tree.tokens)
 
     def positions(self) -> list[int]:
-        """The position of each of its tokens; every branch goes on where `tokens` end."""
-        end = self.start + len(self.tokens)
-        return [*range(self.start, end), *(end + depth for depth in self.branches.depths)]
+        """The position of each token; the tree's roots follow the last of `tokens`."""
+        stop = self.start + len(self.tokens)
+        return [*range(self.start, stop), *(stop + depth for depth in self.tree.depths)]
 
-    def until(self) -> list[int]:
-        """For each of its tokens, the first one behind it that does not see it any more, nor do later ones."""
-        end = len(self.tokens)
-        return [self.length] * end + [end + node for node in self.branches.until]
+    def subtree_ends(self) -> list[int]:
+        """For each token, the first later token of the sequence that does not see it."""
+        stem_length = len(self.tokens)
+        return [self.length] * stem_length + [stem_length + node for node in self.tree.subtree_end]
 
 
 @dataclass(frozen=True, eq=False)
-class Pass:
-    """One forward pass over T tokens. tokens, positions: [T]. offsets[i]: where pieces[i] begins."""
+class PackedBatch:
+    """One forward pass over T tokens. tokens, positions: [T]. offsets[i]: the first token of sequences[i]."""
 
-    pieces: Sequence[Piece]
+    sequences: Sequence[PackedSequence]
     offsets: list[int]
     tokens: Tensor
     positions: Tensor
     spans: list[LoraSpan]
 
 
-def pack(pieces: Sequence[Piece], device: torch.device, *, align: int = 1) -> Pass:
-    """Lay the pieces end to end. Neighbours of one adapter share a span.
+def pack_sequences(sequences: Sequence[PackedSequence], device: torch.device, *, align: int = 1) -> PackedBatch:
+    """Pack sequences end to end; neighbours with one adapter share a LoRA span.
 
-    align: the tokens of neighbours of one adapter are filled up to a multiple of this with tokens of no piece.
+    align: the tokens of neighbours with one adapter are padded to a multiple of this.
     """
     tokens: list[int] = []
     positions: list[int] = []
     offsets: list[int] = []
-    lengths: list[int] = []
-    for index, piece in enumerate(pieces):
+    padded_lengths: list[int] = []
+    for index, seq in enumerate(sequences):
         offsets.append(len(tokens))
-        tokens += piece.tokens + piece.branches.tokens
-        positions += piece.positions()
-        if index + 1 == len(pieces) or pieces[index + 1].adapter is not piece.adapter:
-            filling = [0] * (-len(tokens) % align)
-            tokens += filling
-            positions += filling
-        lengths.append(len(tokens) - offsets[-1])
-    return Pass(
-        pieces,
+        tokens += seq.tokens + seq.tree.tokens
+        positions += seq.positions()
+        if index + 1 == len(sequences) or sequences[index + 1].adapter is not seq.adapter:
+            padding = [0] * (-len(tokens) % align)
+            tokens += padding
+            positions += padding
+        padded_lengths.append(len(tokens) - offsets[-1])
+    return PackedBatch(
+        sequences,
         offsets,
         torch.tensor(tokens, device=device),
         torch.tensor(positions, device=device),
-        find_spans([piece.adapter for piece in pieces], lengths),
+        lora_spans([seq.adapter for seq in sequences], padded_lengths),
     )
 
 
-def find_spans(adapters: Sequence[LoraWeights | None], lengths: Sequence[int]) -> list[LoraSpan]:
-    """The token ranges of sequences laid end to end, joined where neighbours have one adapter; the base has
-    none.
-    """
+def lora_spans(adapters: Sequence[LoraWeights | None], lengths: Sequence[int]) -> list[LoraSpan]:
+    """The token ranges of packed sequences by adapter, joined where neighbours have the same; none for the base."""
     spans: list[LoraSpan] = []
     start = 0
     for adapter, length in zip(adapters, lengths, strict=True):

@@ -1,6 +1,7 @@
-"""Shared beginnings that outlive a run: the next window of a file, or the next call, begins with the same prompts.
+"""The prefix cache: keys and values of shared prefixes, kept from run to run.
 
-What is kept gives the bits that computing it anew would give, so it is only used where these depend on nothing else.
+The next window of a file, or the next call, begins with the same prompts. A cached prefix has the bits that computing
+it again would give, so the cache is used only where these depend on nothing else (batch invariance).
 """
 
 from __future__ import annotations
@@ -15,154 +16,158 @@ import torch
 
 from lorica.engines.native.memory import free_memory
 from lorica.engines.native.packed_batch import Prefix
-from lorica.engines.native.scheduler import Plan, Segment
+from lorica.engines.native.scheduler import Plan, PrefixNode
 from lorica.records import Request
 
-_SHARE = 0.125  # of the memory that is free without it
-_MOST_KNOWN = 64  # beginnings of one adapter that the next plan is shown
-_MOST_LOOKED_AT = 16  # longer ones, of which what is wanted may be a part
-_TOKEN_BYTES = 40  # of a path: a number, and where it is
+_MEMORY_SHARE = 0.125  # of the memory that would be free without the cache
+_MAX_PLANNED = 64  # cached prefixes of one adapter that a plan takes into account
+_MAX_CANDIDATES = 16  # longer cached prefixes that a lookup tries
+_TOKEN_BYTES = 40  # of a path: an int, and the pointer to it
 
 Path = tuple[int, ...]
-"""All tokens from position 0 to the end of a beginning."""
+"""All tokens from position 0 to the end of a prefix."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A segment of a plan, its path, and what is kept of it, without what lies before."""
+class PrefixMatch:
+    """A prefix node of a plan, its path, and its cached keys and values (without its parent), if there are any."""
 
-    segment: Segment
+    node: PrefixNode
     path: Path
-    kept: Prefix | None
+    cached: Prefix | None
 
 
-class Beginnings:
-    """Those of any number of adapters, the least used dropped first. Safe to use from several threads."""
+class PrefixCache:
+    """Prefixes of any number of adapters, evicted least recently used first. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._kept: OrderedDict[tuple[str | None, Path], Prefix] = OrderedDict()
-        self._paths: defaultdict[str | None, list[Path]] = defaultdict(list)  # the same, in order
-        self._seen: dict[str | None, Path] = {}
-        self._limit = self._held = 0  # bytes
+        self._entries: OrderedDict[tuple[str | None, Path], Prefix] = OrderedDict()
+        self._sorted_paths: defaultdict[str | None, list[Path]] = defaultdict(list)
+        self._sample_prompts: dict[str | None, Path] = {}
+        self._budget = self._used = 0  # bytes
 
-    def known(self, requests: Sequence[Request]) -> Mapping[str | None, Sequence[Path]]:
-        """Of each adapter that is asked: the ends of what is kept, and an earlier prompt, from which a plan learns what
-        prompts have in common even where it holds one of them alone.
+    def prefixes(self, requests: Sequence[Request]) -> Mapping[str | None, Sequence[Path]]:
+        """For each adapter of the requests: cached prefixes, and an earlier prompt, which shows the scheduler what
+        prompts have in common even where it has a single one.
         """
-        found: dict[str | None, list[Path]] = {request.adapter: [] for request in requests}
+        paths: dict[str | None, list[Path]] = {request.adapter: [] for request in requests}
         with self._lock:
-            for adapter, path in reversed(self._kept):
-                if adapter in found and len(found[adapter]) < _MOST_KNOWN:
-                    found[adapter].append(path)
-            for adapter, members in found.items():
-                if adapter in self._seen:
-                    members.append(self._seen[adapter])
-        return found
+            for adapter, path in reversed(self._entries):
+                if adapter in paths and len(paths[adapter]) < _MAX_PLANNED:
+                    paths[adapter].append(path)
+            for adapter, adapter_paths in paths.items():
+                if adapter in self._sample_prompts:
+                    adapter_paths.append(self._sample_prompts[adapter])
+        return paths
 
-    def see(self, requests: Sequence[Request]) -> None:
-        """Remember a prompt of each adapter."""
+    def observe(self, requests: Sequence[Request]) -> None:
+        """Remember one prompt of each adapter, for `prefixes`."""
         with self._lock:
-            self._seen.update((request.adapter, request.prompt[:-1]) for request in reversed(requests))
+            self._sample_prompts.update((request.adapter, request.prompt[:-1]) for request in reversed(requests))
 
-    def look_up(self, plan: Plan, segments: Sequence[int]) -> list[Wanted]:
-        """What is kept of these segments."""
-        found = []
-        for index in segments:
-            segment, path = plan.segments[index], plan.path(index)
-            found.append(Wanted(segment, path, self._find(segment.adapter, path, segment.start)))
-        return found
+    def match(self, plan: Plan, nodes: Sequence[int]) -> list[PrefixMatch]:
+        """Look up prefix nodes of a plan."""
+        matches = []
+        for index in nodes:
+            node, path = plan.nodes[index], plan.prefix_tokens(index)
+            matches.append(PrefixMatch(node, path, self._find(node.adapter, path, node.start)))
+        return matches
 
-    def complete(
+    def get_or_compute(
         self,
-        wanted: Sequence[Wanted],
+        matches: Sequence[PrefixMatch],
         parents: Sequence[Prefix | None],
-        read: Callable[[Sequence[Wanted], Sequence[Prefix | None]], list[Prefix | None]],
+        compute: Callable[[Sequence[PrefixMatch], Sequence[Prefix | None]], list[Prefix | None]],
         *,
-        keep: bool,
+        store: bool,
     ) -> list[Prefix | None]:
-        """All that is wanted: what is kept, and from `read` what is not, which is kept then unless it is of a single
-        row. parents: what lies before each. None stands for what `read` could not compute.
+        """The prefix of each match: the cached one, or that of `compute`; None where `compute` gives None.
+
+        parents: of each prefix. store: put computed prefixes into the cache, if they are shared.
         """
-        missing = [number for number, one in enumerate(wanted) if one.kept is None]
-        found = [one.kept and replace(one.kept, parent=parent) for one, parent in zip(wanted, parents, strict=True)]
+        prefixes = [
+            match.cached and replace(match.cached, parent=parent)
+            for match, parent in zip(matches, parents, strict=True)
+        ]
+        missing = [index for index, match in enumerate(matches) if match.cached is None]
         if missing:
-            fresh = read([wanted[number] for number in missing], [parents[number] for number in missing])
-            for number, prefix in zip(missing, fresh, strict=True):
-                found[number], segment = prefix, wanted[number].segment
-                if prefix is not None and keep and segment.shared:
+            computed = compute([matches[index] for index in missing], [parents[index] for index in missing])
+            for index, prefix in zip(missing, computed, strict=True):
+                prefixes[index], node = prefix, matches[index].node
+                if prefix is not None and store and node.shared:
                     with self._lock:
-                        self._put((segment.adapter, wanted[number].path), replace(prefix, parent=None))
-        return found
+                        self._put((node.adapter, matches[index].path), replace(prefix, parent=None))
+        return prefixes
 
-    def make_room(self, device: torch.device) -> None:
-        """Before a run: find out what may be kept from now on, and drop what is more.
+    def set_budget(self, device: torch.device) -> None:
+        """Before a run: set the budget by the memory that is free now, and evict what exceeds it.
 
-        Nothing is kept where the system does not tell what is free.
+        Nothing is cached where the system does not tell how much is free.
         """
         free = free_memory(device)
         with self._lock:
-            self._limit = 0 if free is None else int((free + self._held) * _SHARE)
-            self._shrink()
+            self._budget = 0 if free is None else int((free + self._used) * _MEMORY_SHARE)
+            self._evict()
 
-    def give_up(self) -> bool:
-        """When memory runs out: keep nothing, until there is room again. Returns whether there was anything."""
+    def evict_all(self) -> bool:
+        """When memory runs out: cache nothing until the next `set_budget`. Returns whether anything was freed."""
         with self._lock:
-            held, self._limit = self._held, 0
-            self._shrink()
-        return held > 0
+            used, self._budget = self._used, 0
+            self._evict()
+        return used > 0
 
-    def drop(self, adapter: str | None) -> None:
-        """Forget an adapter: its name may come back with other weights."""
+    def invalidate(self, adapter: str | None) -> None:
+        """Drop an adapter's prefixes: other weights may get its name."""
         with self._lock:
-            self._seen.pop(adapter, None)
-            for path in list(self._paths[adapter]):
+            self._sample_prompts.pop(adapter, None)
+            for path in list(self._sorted_paths[adapter]):
                 self._remove((adapter, path))
 
     def clear(self) -> None:
-        """Forget all."""
+        """Drop all prefixes and observed prompts."""
         with self._lock:
-            self._kept.clear()
-            self._paths.clear()
-            self._seen.clear()
-            self._held = 0
+            self._entries.clear()
+            self._sorted_paths.clear()
+            self._sample_prompts.clear()
+            self._used = 0
 
     def _put(self, key: tuple[str | None, Path], prefix: Prefix) -> None:
-        if key in self._kept:
+        if key in self._entries:
             self._remove(key)
-        self._held += _size(key[1], prefix)
-        self._kept[key] = prefix
-        insort(self._paths[key[0]], key[1])
-        self._shrink()
+        self._used += _entry_bytes(key[1], prefix)
+        self._entries[key] = prefix
+        insort(self._sorted_paths[key[0]], key[1])
+        self._evict()
 
-    def _shrink(self) -> None:
-        while self._held > self._limit:
-            self._remove(next(iter(self._kept)))  # the least used
+    def _evict(self) -> None:
+        while self._used > self._budget:
+            self._remove(next(iter(self._entries)))  # the least recently used
 
     def _remove(self, key: tuple[str | None, Path]) -> None:
         adapter, path = key
-        self._held -= _size(path, self._kept.pop(key))
-        del self._paths[adapter][bisect_left(self._paths[adapter], path)]
+        self._used -= _entry_bytes(path, self._entries.pop(key))
+        del self._sorted_paths[adapter][bisect_left(self._sorted_paths[adapter], path)]
 
     def _find(self, adapter: str | None, path: Path, start: int) -> Prefix | None:
         with self._lock:
-            paths = self._paths[adapter]
-            first = bisect_left(paths, path)  # whatever begins with it follows
-            for whole in paths[first : first + _MOST_LOOKED_AT]:
-                if whole[: len(path)] != path:
+            paths = self._sorted_paths[adapter]
+            first = bisect_left(paths, path)  # paths that begin with this one follow
+            for longer_path in paths[first : first + _MAX_CANDIDATES]:
+                if longer_path[: len(path)] != path:
                     break
-                prefix = self._kept[adapter, whole]
+                prefix = self._entries[adapter, longer_path]
                 if prefix.start <= start:
-                    self._kept.move_to_end((adapter, whole))
-                    return _cut(prefix, start, len(path))
+                    self._entries.move_to_end((adapter, longer_path))
+                    return _slice_prefix(prefix, start, len(path))
         return None
 
 
-def _cut(prefix: Prefix, start: int, stop: int) -> Prefix:
-    part = slice(start - prefix.start, stop - prefix.start)
-    keys, values = ([one[:, part] for one in each] for each in (prefix.keys, prefix.values))
+def _slice_prefix(prefix: Prefix, start: int, stop: int) -> Prefix:
+    tokens = slice(start - prefix.start, stop - prefix.start)
+    keys, values = ([layer[:, tokens] for layer in layers] for layers in (prefix.keys, prefix.values))
     return Prefix(None, start, stop - start, keys, values)
 
 
-def _size(path: Path, prefix: Prefix) -> int:
-    return sum(one.nbytes for one in (*prefix.keys, *prefix.values)) + len(path) * _TOKEN_BYTES
+def _entry_bytes(path: Path, prefix: Prefix) -> int:
+    return sum(tensor.nbytes for tensor in (*prefix.keys, *prefix.values)) + len(path) * _TOKEN_BYTES

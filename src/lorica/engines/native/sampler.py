@@ -1,6 +1,7 @@
-"""Picking the next token, with the meaning that transformers gives the same settings.
+"""The sampler: logits to next tokens. Settings mean what they mean in transformers, in its order.
 
-Every row draws from its own generator, seeded by its settings and its id: other rows change nothing.
+Every sequence draws from a generator of its own, seeded by its settings and its id: the rest of the batch changes
+nothing.
 """
 
 from __future__ import annotations
@@ -14,101 +15,98 @@ from torch import Tensor
 from lorica.records import Generate, Sampling
 
 
-class Picker:
-    """What one row has seen and drawn so far."""
+class SequenceSampler:
+    """The sampling state of one sequence: its tokens and its random numbers."""
 
     def __init__(self, request: Generate) -> None:
         self.request = request
         self.tokens: list[int] = []
         self._random = random.Random(f"{request.sampling.seed}:{request.id}")
-        self._drawn = (-1, 0.0)  # the number of the token for which something was drawn, and what
+        self._last_draw = (-1, 0.0)  # the index of the token that it was drawn for, and the number
 
     @property
-    def forbidden(self) -> tuple[int, ...]:
-        """The stop tokens that min_new_tokens still forbids."""
-        early = len(self.tokens) < self.request.sampling.min_new_tokens
-        return self.request.stop_tokens if early else ()
+    def banned_tokens(self) -> tuple[int, ...]:
+        """The stop tokens, while `min_new_tokens` is not reached."""
+        is_short = len(self.tokens) < self.request.sampling.min_new_tokens
+        return self.request.stop_tokens if is_short else ()
 
-    def seen(self) -> list[int]:
-        """The distinct tokens of prompt and continuation."""
+    def distinct_tokens(self) -> list[int]:
+        """The distinct tokens of prompt and generated text: what the repetition penalty applies to."""
         return sorted({*self.request.prompt, *self.tokens})
 
     def draw(self) -> float:
-        """The number in [0, 1) for the next token, of this row's own sequence: the same until there is that token."""
-        if self._drawn[0] < len(self.tokens):
-            self._drawn = len(self.tokens), self._random.random()
-        return self._drawn[1]
+        """The random number in [0, 1) for the next token; the same until that token is appended."""
+        if self._last_draw[0] < len(self.tokens):
+            self._last_draw = len(self.tokens), self._random.random()
+        return self._last_draw[1]
 
 
-def pick(logits: Tensor, pickers: Sequence[Picker]) -> list[int]:
-    """logits [N, V], one row per picker -> the next token of each."""
+def sample(logits: Tensor, samplers: Sequence[SequenceSampler]) -> list[int]:
+    """logits [N, V], one row per sampler -> the next token of each."""
     groups: dict[tuple[float, ...], list[int]] = {}
-    for index, picker in enumerate(pickers):
-        groups.setdefault(_cuts(picker.request.sampling), []).append(index)
-    chosen = [0] * len(pickers)
-    for members in groups.values():
-        part = logits if len(members) == len(pickers) else logits[members]
-        for index, token in zip(members, _pick_alike(part, [pickers[i] for i in members]), strict=True):
-            chosen[index] = token
-    return chosen
+    for index, sampler in enumerate(samplers):
+        groups.setdefault(_settings_key(sampler.request.sampling), []).append(index)
+    tokens = [0] * len(samplers)
+    for indices in groups.values():
+        group_logits = logits if len(indices) == len(samplers) else logits[indices]
+        group_tokens = _sample_group(group_logits, [samplers[index] for index in indices])
+        for index, token in zip(indices, group_tokens, strict=True):
+            tokens[index] = token
+    return tokens
 
 
-def adjust(scores: Tensor, pickers: Sequence[Picker]) -> Tensor:
-    """scores [N, V] of rows with equal settings -> after penalty, forbidden stops, temperature, top_k and
-    top_p.
-
-    The order is that of transformers' logits processors. Greedy rows skip the last three.
+def process_logits(logits: Tensor, samplers: Sequence[SequenceSampler]) -> Tensor:
+    """logits [N, V] of sequences with equal settings -> after repetition penalty, banned stop tokens, temperature,
+    top_k and top_p, in the order of transformers' logits processors. Greedy sequences skip the last three.
     """
-    sampling = pickers[0].request.sampling
-    if sampling.repetition_penalty != 1.0 or any(picker.forbidden for picker in pickers):
-        scores = scores.clone()
-    for row, picker in enumerate(pickers):
+    sampling = samplers[0].request.sampling
+    if sampling.repetition_penalty != 1.0 or any(sampler.banned_tokens for sampler in samplers):
+        logits = logits.clone()
+    for row, sampler in enumerate(samplers):
         if sampling.repetition_penalty != 1.0:
-            seen = torch.tensor(picker.seen(), device=scores.device)
-            value = scores[row, seen]
+            repeated = torch.tensor(sampler.distinct_tokens(), device=logits.device)
+            values = logits[row, repeated]
             penalty = sampling.repetition_penalty
-            scores[row, seen] = torch.where(value < 0, value * penalty, value / penalty)
-        if picker.forbidden:
-            scores[row, [token for token in picker.forbidden if token < scores.shape[1]]] = -torch.inf
-    if not samples(sampling):
-        return scores
+            logits[row, repeated] = torch.where(values < 0, values * penalty, values / penalty)
+        if sampler.banned_tokens:
+            logits[row, [token for token in sampler.banned_tokens if token < logits.shape[1]]] = -torch.inf
+    if is_greedy(sampling):
+        return logits
     if sampling.temperature != 1.0:
-        scores = scores / sampling.temperature
+        logits = logits / sampling.temperature
     if sampling.top_k > 0:
-        worst = torch.topk(scores, min(sampling.top_k, scores.shape[1])).values[:, -1:]
-        scores = scores.masked_fill(scores < worst, -torch.inf)
+        threshold = torch.topk(logits, min(sampling.top_k, logits.shape[1])).values[:, -1:]
+        logits = logits.masked_fill(logits < threshold, -torch.inf)
     if sampling.top_p < 1.0:
-        ordered, order = torch.sort(scores, descending=False)
-        tail = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - sampling.top_p
+        ascending, order = torch.sort(logits, descending=False)
+        tail = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - sampling.top_p
         tail[:, -1] = False
-        scores = scores.masked_fill(tail.scatter(1, order, tail), -torch.inf)
-    return scores
+        logits = logits.masked_fill(tail.scatter(1, order, tail), -torch.inf)
+    return logits
 
 
-def samples(sampling: Sampling) -> bool:
-    """Whether tokens are drawn; otherwise the likeliest is taken."""
-    return sampling.do_sample and sampling.temperature > 0
+def is_greedy(sampling: Sampling) -> bool:
+    """Whether the likeliest token is taken; otherwise tokens are drawn."""
+    return not sampling.do_sample or sampling.temperature <= 0
 
 
-def _cuts(sampling: Sampling) -> tuple[float, ...]:
-    if not samples(sampling):
+def _settings_key(sampling: Sampling) -> tuple[float, ...]:
+    if is_greedy(sampling):
         return (sampling.repetition_penalty,)
     return (sampling.repetition_penalty, sampling.temperature, sampling.top_k, sampling.top_p)
 
 
-def _pick_alike(logits: Tensor, pickers: Sequence[Picker]) -> list[int]:
-    sampling = pickers[0].request.sampling
-    greedy = not samples(sampling)
-    if greedy and sampling.repetition_penalty == 1.0 and not any(picker.forbidden for picker in pickers):
-        # As they are, without a wider copy; `max` finds the place in a sixth of the time of `argmax`.
+def _sample_group(logits: Tensor, samplers: Sequence[SequenceSampler]) -> list[int]:
+    sampling = samplers[0].request.sampling
+    if is_greedy(sampling):
+        if sampling.repetition_penalty != 1.0 or any(sampler.banned_tokens for sampler in samplers):
+            logits = process_logits(logits.float(), samplers)
+        # Without a penalty no wider copy is made; `max` takes a sixth of the time of `argmax`.
         return [int(token) for token in logits.max(dim=-1).indices.tolist()]
-    adjusted = adjust(logits.float(), pickers)
-    if greedy:
-        return [int(token) for token in adjusted.max(dim=-1).indices.tolist()]
-    # Inverse of the cumulated distribution: one number per row, the same on every device.
-    reached = adjusted.double().softmax(dim=-1).cumsum(dim=-1)
-    drawn = torch.tensor([picker.draw() for picker in pickers], dtype=torch.float64, device=logits.device)
-    total = reached[:, -1]
-    target = torch.minimum(drawn * total, torch.nextafter(total, torch.zeros_like(total)))
-    found = torch.searchsorted(reached, target[:, None], right=True).squeeze(1)
-    return [int(token) for token in found.tolist()]
+    # Inverse transform sampling: one random number per sequence, the same on every device.
+    cumulative = process_logits(logits.float(), samplers).double().softmax(dim=-1).cumsum(dim=-1)
+    draws = torch.tensor([sampler.draw() for sampler in samplers], dtype=torch.float64, device=logits.device)
+    total = cumulative[:, -1]
+    target = torch.minimum(draws * total, torch.nextafter(total, torch.zeros_like(total)))
+    tokens = torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1)
+    return [int(token) for token in tokens.tolist()]

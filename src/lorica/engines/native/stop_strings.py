@@ -1,4 +1,4 @@
-"""Whether a text holds one of the strings that end it, looked for in its newest tokens."""
+"""Stop strings: whether the generated text contains one, looked for in the text of its newest tokens."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 from lorica.engines.base import Decode
 
-_MARGIN = 8  # tokens: where a piece of a text is decoded alone, its first characters may be lost or others
+_MARGIN_TOKENS = 8  # the first characters of a window that is decoded alone may be missing or differ
 
 
-def holds_stop(decode: Decode, tokens: Sequence[int], stops: Sequence[str]) -> bool:
-    """Whether the text of `tokens` holds any of `stops`, given that it did not before its last token."""
-    if not stops:
+def contains_stop_string(detokenize: Decode, tokens: Sequence[int], stop_strings: Sequence[str]) -> bool:
+    """Whether the text of `tokens` contains any of the stop strings, given that it did not before its last token."""
+    if not stop_strings:
         return False
     # A token may be a single byte, and a character four.
-    reach = 4 * max(map(len, stops)) + _MARGIN
-    near = decode(tokens[-reach:])
-    if not any(stop in near for stop in stops):
+    window_tokens = 4 * max(map(len, stop_strings)) + _MARGIN_TOKENS
+    text = detokenize(tokens[-window_tokens:])
+    if not any(stop in text for stop in stop_strings):
         return False
-    # The beginning of the piece may read otherwise in its place.
-    whole = near if len(tokens) <= reach else decode(tokens)
-    return any(stop in whole for stop in stops)
+    if len(tokens) > window_tokens:  # in its context the start of the window may read otherwise
+        text = detokenize(tokens)
+    return any(stop in text for stop in stop_strings)

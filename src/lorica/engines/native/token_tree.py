@@ -1,4 +1,4 @@
-"""Choices of several tokens as a tree: what they begin alike with is read once. No torch here."""
+"""The choices of a row as a token tree behind its prompt: what choices share is computed once. No torch here."""
 
 from __future__ import annotations
 
@@ -8,40 +8,41 @@ from functools import lru_cache
 
 
 @dataclass(frozen=True)
-class Branches:
-    """All but the last token of every choice, depth first; a token sees the prompt, its ancestors and itself.
+class TokenTree:
+    """All but the last token of every choice, in depth-first order. Tree attention: a token sees the prompt, its
+    ancestors and itself.
 
-    tokens, depths: of each node. until: the node before which its descendants end. paths: the nodes of each choice.
+    tokens, depths: of each node. subtree_end: the first node behind each node's subtree. paths: the nodes of each
+    choice.
     """
 
     tokens: tuple[int, ...] = ()
     depths: tuple[int, ...] = ()
-    until: tuple[int, ...] = ()
+    subtree_end: tuple[int, ...] = ()
     paths: tuple[tuple[int, ...], ...] = ()
 
 
-NO_BRANCHES = Branches()
+EMPTY_TREE = TokenTree()
 
 
 @lru_cache(maxsize=4096)
-def branches_of(choices: tuple[tuple[int, ...], ...]) -> Branches:
-    """What must be read to score these choices after a prompt; the last token of each is predicted, never read.
+def choice_tree(choices: tuple[tuple[int, ...], ...]) -> TokenTree:
+    """The tokens to run through the model to score these choices; the last token of a choice is only predicted.
 
-    Most rows of a run have the same choices, hence the memory.
+    Cached: most rows of a run have the same choices.
     """
-    known = {choice[:length] for choice in choices for length in range(1, len(choice))}
-    # Sorted, every beginning stands right before what goes on from it: depth first.
-    nodes = sorted(known)
-    number = {node: index for index, node in enumerate(nodes)}
-    return Branches(
+    # Sorted, a node stands right before its descendants: depth first.
+    nodes = sorted({choice[:length] for choice in choices for length in range(1, len(choice))})
+    node_index = {node: index for index, node in enumerate(nodes)}
+    return TokenTree(
         tuple(node[-1] for node in nodes),
         tuple(len(node) - 1 for node in nodes),
-        tuple(_ends(nodes)),
-        tuple(tuple(number[choice[:length]] for length in range(1, len(choice))) for choice in choices),
+        tuple(_subtree_ends(nodes)),
+        tuple(tuple(node_index[choice[:length]] for length in range(1, len(choice))) for choice in choices),
     )
 
 
-def _ends(nodes: Sequence[tuple[int, ...]]) -> list[int]:
+def _subtree_ends(nodes: Sequence[tuple[int, ...]]) -> list[int]:
     ends = [len(nodes)] * len(nodes)
     open_nodes: list[int] = []
     for index, node in enumerate(nodes):

@@ -1,1 +1,1 @@
-"""Attention backends of the native engine: each gives the same attention, suited to a device and a guarantee."""
+"""Attention of the native engine: `select` picks one backend for a loaded model; the other files are the backends."""

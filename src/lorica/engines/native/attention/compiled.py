@@ -1,7 +1,6 @@
-"""Attention of a pass by the compiled kernel: the bits of a query's result depend on it and on the keys it sees alone.
+"""Attention by the compiled kernel, batch-invariant: the bits of a query's output depend on it and its keys alone.
 
-Nothing is gathered, padded or masked in memory: the kernel is told where each sequence's tokens and shared beginnings
-lie.
+Nothing is gathered, padded or masked in memory: the kernel gets the addresses of each sequence's tokens and prefixes.
 """
 
 from __future__ import annotations
@@ -12,29 +11,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorica.engines.native.attention.prefix_merge import Keep
-from lorica.engines.native.kv_cache import RowCache
-from lorica.engines.native.packed_batch import Pass, Piece, Prefix
+from lorica.engines.native.attention.prefix_merge import StoreKV
+from lorica.engines.native.kv_cache import KVCache
+from lorica.engines.native.packed_batch import PackedBatch, PackedSequence, Prefix
 from lorica.models.compiled import bindings
 
-_NEVER = np.iinfo(np.int32).max
+_ALWAYS_VISIBLE = np.iinfo(np.int32).max
 
 
 class CompiledAttention:
-    """Attention of a pass over new sequences, for `Decoder.hidden`; bfloat16 on a CPU, where `kernels.fits`."""
+    """Attention of a forward pass over new sequences, for `Decoder.hidden`; bfloat16, where `bindings.fits`."""
 
-    def __init__(self, work: Pass, windows: Sequence[int | None], *, keep: Keep | None = None) -> None:
-        self._windows, self._keep = windows, keep
+    def __init__(self, batch: PackedBatch, *, windows: Sequence[int | None], store: StoreKV | None = None) -> None:
+        self._windows, self._store = windows, store
         links: list[Prefix] = []
-        chains: dict[int, tuple[int, int]] = {}  # of each shared beginning: where its links stand, and how many
-        self._held: list[object] = [links]  # what the addresses below point to
+        link_ranges: dict[int, tuple[int, int]] = {}  # of each prefix: the first of its links, and their number
+        self._owners: list[object] = [links]  # of the memory that the addresses below point to
         rows = []
-        for piece, offset in zip(work.pieces, work.offsets, strict=True):
-            chain = [] if piece.prefix is None else piece.prefix.chain()
-            if id(piece.prefix) not in chains:
-                chains[id(piece.prefix)] = len(links), len(chain)
+        for seq, offset in zip(batch.sequences, batch.offsets, strict=True):
+            chain = [] if seq.prefix is None else seq.prefix.chain()
+            if id(seq.prefix) not in link_ranges:
+                link_ranges[id(seq.prefix)] = len(links), len(chain)
                 links += chain
-            rows.append((offset, piece.length, piece.start, *chains[id(piece.prefix)], *self._branches(piece)))
+            rows.append((offset, seq.length, seq.start, *link_ranges[id(seq.prefix)], *self._tree_addresses(seq)))
         self._sequences = np.array(rows, np.int64)
         lengths = np.array([link.length for link in links], np.int64)
         self._links = [
@@ -44,74 +43,75 @@ class CompiledAttention:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [T, H, Dh], or of no rows; key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
-        if self._keep is not None:
-            self._keep(layer, key, value)
+        if self._store is not None:
+            self._store(layer, key, value)
         if not len(query):
             return query
         return bindings.attend(query, key, value, self._sequences, self._links[layer], self._windows[layer])
 
-    def _branches(self, piece: Piece) -> tuple[int, int]:
-        """Addresses of what the kernel must know of a sequence that has branches."""
-        if not piece.branches.tokens:
+    def _tree_addresses(self, seq: PackedSequence) -> tuple[int, int]:
+        """The addresses of `subtree_ends` and `positions` of all keys of a sequence with a token tree."""
+        if not seq.tree.tokens:
             return 0, 0
-        until = [_NEVER] * piece.start + [piece.start + end for end in piece.until()]
-        places = [*range(piece.start), *piece.positions()]
-        both = np.array([until, places], np.int32)
-        self._held.append(both)
-        return both[0].ctypes.data, both[1].ctypes.data
+        subtree_ends = [_ALWAYS_VISIBLE] * seq.start + [seq.start + end for end in seq.subtree_ends()]
+        positions = [*range(seq.start), *seq.positions()]
+        table = np.array([subtree_ends, positions], np.int32)
+        self._owners.append(table)
+        return table[0].ctypes.data, table[1].ctypes.data
 
 
-class CompiledStep:
-    """`StepAttention` by the compiled kernel: a row's line of the cache is one more shared beginning of its own.
+class CompiledDecodeAttention:
+    """`PrefixMergeDecodeAttention` by the compiled kernel, to which the cache slot of a row is its last prefix.
 
-    lines[i]: the cache line of token i; lengths[i]: tokens in that line before this one; prefixes[i]: what lies before.
-    Tokens behind these stand for nothing. The cache has room for the new ones.
+    Tokens behind those of the rows are padding.
     """
 
     def __init__(
         self,
-        cache: RowCache,
-        lines: Sequence[int],
+        cache: KVCache,
+        slots: Sequence[int],
         lengths: Sequence[int],
-        windows: Sequence[int | None],
         prefixes: Sequence[Prefix | None],
+        *,
+        windows: Sequence[int | None],
     ) -> None:
         self._cache, self._windows = cache, windows
-        self._lines, self._at = torch.tensor(lines), torch.tensor(lengths)
-        self._shared: list[Prefix] = []
-        numbers: dict[int, int] = {}  # of each shared beginning among these
-        spans: list[int] = []
-        of_links: list[int] = []  # which shared beginning a link is, -1 for a row's line
+        self._slots, self._lengths = torch.tensor(slots), torch.tensor(lengths)
+        self._shared_links: list[Prefix] = []
+        link_indices: dict[int, int] = {}  # into _shared_links
+        link_lengths: list[int] = []
+        sources: list[int] = []  # of each row's links: the index into _shared_links, -1 for the cache slot
         rows = []
         for row, (length, prefix) in enumerate(zip(lengths, prefixes, strict=True)):
             chain = [] if prefix is None else prefix.chain()
-            start = (0 if prefix is None else prefix.stop) + length
-            rows.append((row, 1, start, len(spans), len(chain) + 1, 0, 0))
+            position = (0 if prefix is None else prefix.stop) + length
+            rows.append((row, 1, position, len(link_lengths), len(chain) + 1, 0, 0))
             for link in chain:
-                if numbers.setdefault(id(link), len(self._shared)) == len(self._shared):
-                    self._shared.append(link)
-            of_links += [*(numbers[id(link)] for link in chain), -1]
-            spans += [*(link.length for link in chain), length]
-        self._sequences, self._lengths = np.array(rows, np.int64), np.array(spans, np.int64)
-        self._of_links = np.array(of_links)
-        self._numbers = np.array(lines, np.int64)
+                if link_indices.setdefault(id(link), len(self._shared_links)) == len(self._shared_links):
+                    self._shared_links.append(link)
+            sources += [*(link_indices[id(link)] for link in chain), -1]
+            link_lengths += [*(link.length for link in chain), length]
+        self._sequences, self._link_lengths = np.array(rows, np.int64), np.array(link_lengths, np.int64)
+        self._sources, self._slot_indices = np.array(sources), np.array(slots, np.int64)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh]; zeros where no row stands."""
+        """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh]; zeros for padding."""
         keys, values = self._write(layer, "keys", key), self._write(layer, "values", value)
-        return bindings.attend(query, key, value, self._sequences, (keys, values, self._lengths), self._windows[layer])
+        links = (keys, values, self._link_lengths)
+        return bindings.attend(query, key, value, self._sequences, links, self._windows[layer])
 
-    def _write(self, layer: int, kind: str, fresh: Tensor) -> bindings.Integers:
-        """Put the new ones into the cache; returns where the links' are."""
-        held = getattr(self._cache, kind)[layer]
-        held[self._lines, self._at] = fresh[: len(self._lines)]
-        shared = np.append(_addresses(self._shared, kind, layer), 0)
-        found: bindings.Integers = shared[self._of_links]
-        found[self._of_links < 0] = held.data_ptr() + self._numbers * (held.stride(0) * held.element_size())
-        return found
+    def _write(self, layer: int, side: str, fresh: Tensor) -> bindings.Integers:
+        """Write the new tokens' keys or values into the cache; returns the address of each link."""
+        cached = getattr(self._cache, side)[layer]
+        cached[self._slots, self._lengths] = fresh[: len(self._slots)]
+        shared = np.append(_addresses(self._shared_links, side, layer), 0)
+        addresses: bindings.Integers = shared[self._sources]
+        slot_bytes = cached.stride(0) * cached.element_size()
+        addresses[self._sources < 0] = cached.data_ptr() + self._slot_indices * slot_bytes
+        return addresses
 
 
-def _addresses(links: Sequence[Prefix], kind: str, layer: int) -> bindings.Integers:
-    tensors = [getattr(link, kind)[layer] for link in links]  # [Hkv, L, Dh], as views of [L, Hkv, Dh]
-    assert all(one.transpose(0, 1).is_contiguous() for one in tensors)
-    return np.array([one.data_ptr() for one in tensors], np.int64)
+def _addresses(links: Sequence[Prefix], side: str, layer: int) -> bindings.Integers:
+    tensors = [getattr(link, side)[layer] for link in links]  # [Hkv, L, Dh], as views of [L, Hkv, Dh]
+    assert all(tensor.transpose(0, 1).is_contiguous() for tensor in tensors)
+    return np.array([tensor.data_ptr() for tensor in tensors], np.int64)

@@ -9,9 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from lorica.engines.native import model_runner  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
-from lorica.engines.native.workers import Workers, count_workers  # noqa: E402
+from lorica.engines.native.model_runner import ModelRunner  # noqa: E402
+from lorica.engines.native.worker_pool import WorkerPool, count_workers  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
@@ -30,22 +30,22 @@ def threads() -> object:
 @pytest.mark.parametrize("count", [1, 3])
 def test_results_come_in_the_order_of_submission(count: int) -> None:
     done: list[int] = []
-    with Workers[int](count) as workers:
+    with WorkerPool[int](count) as workers:
         found: list[int] = []
         for number in range(20):
             workers.submit(lambda number=number: number, lambda number=number: done.append(number))  # type: ignore[misc]
-            found += workers.finished()
+            found += workers.results()
             assert number - len(found) < 2 * count
-        found += workers.finished(all_of_it=True)
+        found += workers.results(wait_for_all=True)
     assert found == done == list(range(20))
 
 
 def test_work_runs_beside_other_work(threads: object) -> None:
     meeting = threading.Barrier(2, timeout=30)
-    with Workers[bool](2) as workers:
+    with WorkerPool[bool](2) as workers:
         for _ in range(2):
             workers.submit(lambda: meeting.wait() >= 0 and torch.is_inference_mode_enabled())
-        assert list(workers.finished(all_of_it=True)) == [True, True]
+        assert list(workers.results(wait_for_all=True)) == [True, True]
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -53,12 +53,12 @@ def test_an_error_is_raised_where_results_are_taken(count: int, threads: object)
     def broken() -> int:
         raise ValueError("broken")
 
-    with Workers[int](count) as workers:
+    with WorkerPool[int](count) as workers:
         workers.submit(broken)
         with pytest.raises(ValueError, match="broken"):
-            list(workers.finished(all_of_it=True))
+            list(workers.results(wait_for_all=True))
         workers.submit(lambda: 1)
-        assert list(workers.finished(all_of_it=True)) == [1]
+        assert list(workers.results(wait_for_all=True)) == [1]
     assert torch.get_num_threads() == 2
 
 
@@ -70,9 +70,9 @@ def test_a_shared_beginning_that_fails_stops_the_run(threads: object, monkeypatc
     def broken(*_: object) -> None:
         raise ValueError("broken")
 
-    monkeypatch.setattr(model_runner.Passes, "read", broken)
+    monkeypatch.setattr(ModelRunner, "prefill", broken)
     shared = tuple(range(40))
     requests = [Choose(str(i), (*shared, 50 + i, 60), ((1,), (2,))) for i in range(60)]
-    assert engine.plan(requests).segments
+    assert engine.plan(requests).nodes
     with pytest.raises(ValueError, match="broken"):
         engine.run(requests)

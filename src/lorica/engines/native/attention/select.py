@@ -1,0 +1,82 @@
+"""The choice of attention: one backend for each loaded model, made when its engine is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Protocol
+
+from lorica.engines.native.attention.batch_invariant import BatchInvariantAttention
+from lorica.engines.native.attention.block import prefers_bmm, uses_flash
+from lorica.engines.native.attention.compiled import CompiledAttention, CompiledDecodeAttention
+from lorica.engines.native.attention.prefix_merge import PrefixMergeAttention, PrefixMergeDecodeAttention, StoreKV
+from lorica.engines.native.attention.varlen import VarlenAttention, fits_varlen
+from lorica.engines.native.kv_cache import KVCache
+from lorica.engines.native.packed_batch import PackedBatch, Prefix
+from lorica.models.cpu.decoder import AnyDecoder, FastDecoder
+from lorica.models.packed_attention import Attention
+from lorica.records import Choose, Generate, Request
+
+
+class PrefillAttention(Protocol):
+    """Makes the attention of a forward pass over new sequences."""
+
+    def __call__(self, batch: PackedBatch, *, store: StoreKV | None = None) -> Attention:
+        """store: receives the keys and values."""
+        ...
+
+
+class DecodeAttention(Protocol):
+    """Makes the attention of a decode step; see `PrefixMergeDecodeAttention`."""
+
+    def __call__(
+        self, cache: KVCache, slots: Sequence[int], lengths: Sequence[int], prefixes: Sequence[Prefix | None]
+    ) -> Attention:
+        """See `PrefixMergeDecodeAttention`."""
+        ...
+
+
+@dataclass(frozen=True)
+class AttentionBackend:
+    """How a loaded model attends.
+
+    name: the kernel, as `EngineInfo` states it. score: for prefixes, and rows whose choices are scored. generate: for
+    rows that are decoded next. decode: for decode steps, which are captured where cuda_graphs. batch_invariant: the
+    kinds of requests whose outputs have the same bits in every batch.
+    """
+
+    name: Literal["compiled", "varlen", "bmm", "flash", "plain"]
+    score: PrefillAttention
+    generate: PrefillAttention
+    decode: DecodeAttention
+    batch_invariant: tuple[type[Request], ...] = ()
+    cuda_graphs: bool = False
+
+
+def select_backend(decoder: AnyDecoder, *, deterministic: bool) -> AttentionBackend:
+    """The fastest backend that fits the decoder. deterministic: on a CPU, one that is batch-invariant."""
+    config, dtype, device = decoder.config, decoder.dtype, decoder.device
+    deterministic = deterministic and device.type == "cpu"
+    if isinstance(decoder, FastDecoder) and decoder.compiled:
+        compiled = partial(CompiledAttention, windows=config.windows)
+        compiled_decode = partial(CompiledDecodeAttention, windows=config.windows)
+        batch_invariant = (Choose, Generate) if deterministic else ()
+        return AttentionBackend("compiled", compiled, compiled, compiled_decode, batch_invariant)
+    prefix_merge = partial(PrefixMergeAttention, windows=config.windows, dtype=dtype)
+    decode = partial(PrefixMergeDecodeAttention, windows=config.windows)
+    if fits_varlen(config, dtype, device):
+
+        def varlen(batch: PackedBatch, *, store: StoreKV | None = None) -> Attention:
+            has_trees = any(seq.tree.tokens for seq in batch.sequences)
+            return prefix_merge(batch, store=store) if has_trees else VarlenAttention(batch, store=store)
+
+        return AttentionBackend("varlen", varlen, varlen, decode, cuda_graphs=True)
+    kernel: Literal["flash", "plain"] = "flash" if uses_flash(device) else "plain"
+    if not deterministic:
+        return AttentionBackend(kernel, prefix_merge, prefix_merge, decode)
+    bmm = prefers_bmm(dtype, device)
+    heads = (config.heads, config.kv_heads)
+    tiled = partial(BatchInvariantAttention, windows=config.windows, heads=heads, dtype=dtype, bmm=bmm)
+    # Decode steps round by the sequences that are decoded together, so texts are not batch-invariant.
+    return AttentionBackend("bmm" if bmm else kernel, tiled, prefix_merge, decode, batch_invariant=(Choose,))
