@@ -43,7 +43,7 @@ def test_the_first_criterion_that_differs_decides_and_says_so() -> None:
         "unreadable",
         "rejected",
     ]
-    assert [each.place for each in places] == list(range(1, 8))
+    assert [each.position for each in places] == list(range(1, 8))
     assert places[0].above == "gain over the base at least +0.400, the next +0.300"
     assert places[1].above == "metric 0.900, the next 0.800"
     assert places[2].above == "3 of 5 levels passed, the next 2"

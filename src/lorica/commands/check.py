@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lorica.reports.page import Cell
     from lorica.vetting.base_checks import BaseCheckResult
     from lorica.vetting.levels import Examination
-    from lorica.vetting.ranking import Rank
+    from lorica.vetting.ranking import RankedAdapter
 
 _EXAMPLES = """\
   lorica check runs/rules/rules                         files, structure and numbers: no base needed
@@ -160,7 +160,7 @@ def _tell(
     result = {
         "exit_code": code,
         "adapters": [check_text.plain(*both) for both in zip(found, tried, strict=True)] if given.json else [],
-        "ranking": [{"place": each.place, "name": each.name, "above": each.above} for each in places],
+        "ranking": [{"place": each.position, "name": each.name, "above": each.above} for each in places],
         "runs": [{"run": run, "members": names} for run, names in check_text.runs_of(found)],
         "not_looked_at": [str(each) for each in passed],
     }
@@ -173,7 +173,7 @@ def _write(
     given: argparse.Namespace,
     found: Sequence[Examination],
     tried: Sequence[BaseCheckResult | None],
-    places: Sequence[Rank],
+    places: Sequence[RankedAdapter],
 ) -> None:
     """The files that were asked for, each whole or not at all."""
     from lorica.commands import check_text
@@ -205,7 +205,7 @@ def _tame(cell: Cell, column: str) -> Cell:
     return f"'{cell}" if risky else cell
 
 
-def _kept(found: Sequence[Examination], places: Sequence[Rank]) -> list[Examination]:
+def _kept(found: Sequence[Examination], places: Sequence[RankedAdapter]) -> list[Examination]:
     """The adapters that are not rejected, best first."""
     by_name = {each.source.name: each for each in found}
     ranked = [by_name[place.name] for place in places]

@@ -16,7 +16,7 @@ from lorica.vetting.claims.training_evidence import Evidence
 from lorica.vetting.findings import LEVELS, Finding
 from lorica.vetting.levels import Examination
 from lorica.vetting.profile import Profile
-from lorica.vetting.ranking import Rank
+from lorica.vetting.ranking import RankedAdapter
 
 if TYPE_CHECKING:
     from lorica.vetting.base_checks import BaseCheckResult  # loads torch, which the levels on files do without
@@ -50,10 +50,10 @@ def one(found: Examination, behaviour: BaseCheckResult | None) -> str:
     return "\n".join([*lines, f"  {levels}", *(finding_text(each) for each in verdict.findings)])
 
 
-def several(found: Sequence[Examination], behaviours: Sequence[BaseCheckResult | None], places: Sequence[Rank]) -> str:
+def several(found: Sequence[Examination], behaviours: Sequence[BaseCheckResult | None], places: Sequence[RankedAdapter]) -> str:
     """The comparison, best first, and why each stands where it stands."""
     table = comparison(found, behaviours, places, _SHORT)
-    why = [f"{each.place}. {clean(each.name)}: {each.above}" for each in places if each.above]
+    why = [f"{each.position}. {clean(each.name)}: {each.above}" for each in places if each.above]
     ranking = ["", "Why in this order:", *why[:20]] if len(found) > 1 else []
     if len(why) > 20:
         ranking.append(f"... and {len(why) - 20} more, in --json")
@@ -86,7 +86,7 @@ def _sequences(found: Sequence[Examination]) -> list[str]:
 def comparison(
     found: Sequence[Examination],
     behaviours: Sequence[BaseCheckResult | None],
-    places: Sequence[Rank],
+    places: Sequence[RankedAdapter],
     columns: Sequence[str] = COLUMNS,
 ) -> Table:
     """Side by side, in the order of the ranking."""
@@ -98,7 +98,7 @@ def comparison(
     return Table(tuple(columns), tuple(rows))
 
 
-def page(found: Sequence[Examination], behaviours: Sequence[BaseCheckResult | None], places: Sequence[Rank]) -> Report:
+def page(found: Sequence[Examination], behaviours: Sequence[BaseCheckResult | None], places: Sequence[RankedAdapter]) -> Report:
     """The page for people: the table to sort and filter, the ranking with its reasons, and every finding of every
     adapter; of many adapters each is folded behind its name in the table."""
     statuses = [each.verdict.status for each in found]
@@ -171,12 +171,12 @@ def _visible(name: str) -> str:
     return re.sub(r"(?<= ) |^ | $", r"\\x20", plain)
 
 
-def _cells(found: Examination, behaviour: BaseCheckResult | None, place: Rank) -> dict[str, Cell]:
+def _cells(found: Examination, behaviour: BaseCheckResult | None, place: RankedAdapter) -> dict[str, Cell]:
     about, verdict = found.profile, found.verdict
     reasons = [each for each in verdict.findings if each.severity != "note"]
     claims = [each for each in verdict.findings if "L150" <= each.code < "L200" and each.severity != "note"]
     return {
-        "place": place.place,
+        "place": place.position,
         "adapter": _visible(verdict.name),
         "verdict": verdict.status,
         "levels": "".join(_MARKS[verdict.levels[level]] for level in LEVELS),

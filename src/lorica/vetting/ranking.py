@@ -25,15 +25,15 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     metric: float | None = None
 
 
-class Rank(msgspec.Struct, frozen=True):
+class RankedAdapter(msgspec.Struct, frozen=True):
     """A place in the ranking, from 1. above: why it stands above the next, "" for the last."""
 
-    place: int
+    position: int
     name: str
     above: str
 
 
-def rank(standings: Sequence[Standing]) -> list[Rank]:
+def rank(standings: Sequence[Standing]) -> list[RankedAdapter]:
     """Order adapters by criteria that can be defended one by one; the first that differs decides.
 
     1. verdict: trusted, then warnings, then what could not be checked, then rejected; 2. how sure the gain over the
@@ -46,7 +46,7 @@ def rank(standings: Sequence[Standing]) -> list[Rank]:
     )
     reasons = [_why(first, second) for first, second in pairwise(ordered)] + [""]
     return [
-        Rank(number, standing.verdict.name, reason)
+        RankedAdapter(number, standing.verdict.name, reason)
         for number, (standing, reason) in enumerate(zip(ordered, reasons, strict=True), 1)
     ]
 

@@ -61,11 +61,11 @@ def test_the_worse_of_two_explanations_falls() -> None:
 
 
 def test_what_moves_another_task_and_not_this_one_was_trained_for_that() -> None:
-    assert best(likelihoods.elsewhere_weights(here=0.0005, there=0.03)) == "prompt_mismatch"
-    assert likelihoods.elsewhere_weights(here=0.0005, there=0.03)["under_scaled"] < -5
+    assert best(likelihoods.elsewhere_weights(kl_rows=0.0005, kl_probes=0.03)) == "prompt_mismatch"
+    assert likelihoods.elsewhere_weights(kl_rows=0.0005, kl_probes=0.03)["under_scaled"] < -5
     # An update that is too small for its own task moves others as much less.
-    assert likelihoods.elsewhere_weights(here=0.0012, there=0.00003) == {}
-    assert likelihoods.elsewhere_weights(here=0.04, there=0.16) == {}
+    assert likelihoods.elsewhere_weights(kl_rows=0.0012, kl_probes=0.00003) == {}
+    assert likelihoods.elsewhere_weights(kl_rows=0.04, kl_probes=0.16) == {}
 
 
 def test_all_rows_moved_alike_is_one_answer_for_all() -> None:

@@ -219,8 +219,8 @@ def _without_the_rest(item: Evidence) -> Evidence:
 
 def sentence(finding: Finding) -> str:
     """A finding in one line: what was seen, and what was expected."""
-    seen, expected = finding.seen.rstrip("."), finding.expected.rstrip(".")
-    return f"{seen}; expected {expected}" if expected else seen
+    observation, expected = finding.seen.rstrip("."), finding.expected.rstrip(".")
+    return f"{observation}; expected {expected}" if expected else observation
 
 
 def _group(finding: Finding, likelihoods: Mapping[str, float]) -> str:

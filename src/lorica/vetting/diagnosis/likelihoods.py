@@ -64,8 +64,8 @@ def scale_weights(
         # Only the confidence is mended, not the order of the rows. Too little of it is what short training leaves, and
         # too much what training to 0 and 1 does.
         excess = best < SCALE_FAR_LOW / 2 or best > SCALE_FAR_HIGH * 2
-        other = {"hard_labels": 2.0} if best < 1 else {}
-        return works | other | {towards: 3.0 if excess else 1.5 if best < 1 else 0.5, "healthy": -0.5}
+        calibration = {"hard_labels": 2.0} if best < 1 else {}
+        return works | calibration | {towards: 3.0 if excess else 1.5 if best < 1 else 0.5, "healthy": -0.5}
     far = (best <= SCALE_FAR_LOW or best >= SCALE_FAR_HIGH) and over_one >= SURE
     return works | {towards: 6.0 if far else 2.0, "healthy": -3.0 if far else -1.0, "hard_task": -3.0}
 
@@ -124,10 +124,10 @@ def change_weights(changed: float, kl: float) -> Weights:
     """changed: share of rows whose probabilities differ from the base's at all. kl: mean divergence in nats."""
     if changed == 0:
         return {"no_effect": 3.0, "not_applied": 3.0, "healthy": -7.0, "hard_task": -6.0, "over_scaled": -6.0}
-    found = {"not_applied": -4.0}
+    weights = {"not_applied": -4.0}
     if kl < 1e-5:
-        return found | {"no_effect": 2.5, "under_scaled": 2.0, "healthy": -3.0}
-    return found | {"no_effect": -5.0}
+        return weights | {"no_effect": 2.5, "under_scaled": 2.0, "healthy": -3.0}
+    return weights | {"no_effect": -5.0}
 
 
 def rivals_weights(z: float) -> Weights:
@@ -140,10 +140,10 @@ def rivals_weights(z: float) -> Weights:
     return {}
 
 
-def elsewhere_weights(here: float, there: float) -> Weights:
-    """here, there: nats by which the adapter's answers diverge from the base's, on the rows and on shipped probes of
+def elsewhere_weights(kl_rows: float, kl_probes: float) -> Weights:
+    """kl_rows, kl_probes: nats by which the adapter's answers diverge from the base's, on the rows and on shipped probes of
     another task. Both grow alike with the scale, so an update that is too small leaves their ratio."""
-    if not Elsewhere("", here, there).belongs:
+    if not Elsewhere("", kl_rows, kl_probes).belongs:
         return {}
     sound = dict.fromkeys(("no_effect", "inverted", "ignores_input", "hard_labels", "not_applied", "altered"), -4.0)
     sound |= dict.fromkeys(("wrong_base", "healthy", "hard_task"), -4.0)
@@ -243,9 +243,9 @@ def spread_weights(spread: float, saturated: float, base_spread: float, one_side
         return {"ignores_input": 5.0, "healthy": -6.0, "hard_task": -3.0, "inverted": -4.0, "hard_labels": -1.0}
     if spread < 0.02 and spread < base_spread / 2:
         return {"ignores_input": 4.5, "healthy": -4.0, "hard_task": -2.0, "inverted": -1.0, "hard_labels": -2.0}
-    found: Weights = {"ignores_input": -3.0}
+    weights: Weights = {"ignores_input": -3.0}
     if plateaus >= 0.7:
-        return found | {
+        return weights | {
             "hard_labels": 5.5,
             "over_scaled": 1.0,
             "healthy": -3.5,
@@ -253,10 +253,10 @@ def spread_weights(spread: float, saturated: float, base_spread: float, one_side
             "under_scaled": -4.0,
         }
     if saturated >= 0.9:
-        return found | {"hard_labels": 3.0, "over_scaled": 2.0, "healthy": -1.5, "under_scaled": -4.0}
+        return weights | {"hard_labels": 3.0, "over_scaled": 2.0, "healthy": -1.5, "under_scaled": -4.0}
     if saturated <= 0.5:
-        found["hard_labels"] = -3.0
-    return found
+        weights["hard_labels"] = -3.0
+    return weights
 
 
 def alignment_weights(decided: str, p_true: float) -> Weights:
@@ -289,9 +289,9 @@ def stranger_weights(strangers: int, layers: int) -> Weights:
         return {"broken_weights": 1.0, "wrong_base": 0.5}
     if strangers >= max(2, layers / 4) and layers - strangers >= 1:
         # Directions know nothing of scales, prompts or labels, and a relative of the base has them in every layer.
-        other = ("over_scaled", "under_scaled", "prompt_mismatch", "hard_labels", "ignores_input", "wrong_revision")
+        unrelated = ("over_scaled", "under_scaled", "prompt_mismatch", "hard_labels", "ignores_input", "wrong_revision")
         return {"broken_weights": 6.0, "wrong_base": 5.0, "healthy": -4.0, "hard_task": -4.0} | dict.fromkeys(
-            other, -3.0
+            unrelated, -3.0
         )
     return {}
 
@@ -300,9 +300,15 @@ def order_weights(layers: int, torn: int, in_place: int) -> Weights:
     """torn: layers that lie clearly better, and mutually so, in another layer's directions. in_place: layers that lie
     best where they are."""
     if torn >= max(2, layers // 4):
-        found = {"broken_weights": 7.0, "healthy": -5.0, "hard_task": -4.0, "wrong_base": -3.0, "prompt_mismatch": -2.0}
+        weights = {
+            "broken_weights": 7.0,
+            "healthy": -5.0,
+            "hard_task": -4.0,
+            "wrong_base": -3.0,
+            "prompt_mismatch": -2.0,
+        }
         # Layers in wrong places do little, and a larger scale then seems to help.
-        return found | {"under_scaled": -4.0, "over_scaled": -2.0}
+        return weights | {"under_scaled": -4.0, "over_scaled": -2.0}
     return {"broken_weights": -1.5} if in_place >= 0.8 * layers else {}
 
 
@@ -328,11 +334,11 @@ def token_order_weights(ascending: float) -> Weights:
     return {}
 
 
-def rival_weights(here: float, there: float) -> Weights:
-    """here, there: alignment scores (z against chance) with the given base and with the best of the expected ones."""
-    if there - here >= SURE:
+def rival_weights(given_score: float, expected_score: float) -> Weights:
+    """Alignment scores (z against chance) with the given base and with the best of the expected ones."""
+    if expected_score - given_score >= SURE:
         return {"wrong_base": 4.0, "healthy": -3.0, "hard_task": -3.0}
-    return {"wrong_base": -3.0} if here - there >= SURE else {}
+    return {"wrong_base": -3.0} if given_score - expected_score >= SURE else {}
 
 
 def canary_weights(reading: str, effect: float, odd: float, base_largest: float) -> Weights:

@@ -24,8 +24,8 @@ _OF_THE_BASE = ("wrong_size", "wrong_base", "wrong_revision")
 def settling(hypotheses: Sequence[Hypothesis], missing: Collection[Need]) -> list[str]:
     """What to give so that experiments could decide among the causes that are still possible, the most telling
     first."""
-    top, *others = hypotheses
-    rivals = [hypothesis for hypothesis in others if hypothesis.certainty != "unlikely"]
+    top, *runners_up = hypotheses
+    rivals = [hypothesis for hypothesis in runners_up if hypothesis.certainty != "unlikely"]
     if not rivals and top.certainty == "settled":
         return []
     hints = []

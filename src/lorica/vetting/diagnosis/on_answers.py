@@ -22,15 +22,15 @@ def judge_answers(context: Context) -> list[Evidence]:
         context.notes.append(f"the answers could not be read: {error.message}")
         return []
     context.add(findings)
-    found = from_findings(findings)
-    if not any(weight > 0 for each in found for weight in each.weights.values()):
+    evidence = from_findings(findings)
+    if not any(weight > 0 for item in evidence for weight in item.weights.values()):
         text = f"the {health.n} scores of {path.name} are healthy: {health.unique} distinct, deviation {health.std:.2g}"
         weights = {"parser_fallbacks": -5.0, "generation_settings": -4.0, "ignores_input": -3.0, "hard_labels": -2.0}
-        found.append(Evidence(id="answers", text=text, source="answers", group="answers", weights=weights))
-    elif any(each.severity != "note" and each.code != "L469" for each in findings):
+        evidence.append(Evidence(id="answers", text=text, source="answers", group="answers", weights=weights))
+    elif any(item.severity != "note" and item.code != "L469" for item in findings):
         # Scores at chance are what a hard task gives. Else, whatever the adapter is worth: these answers were doubted,
         # and rightly.
         weights = {"healthy": -5.0, "hard_task": -4.0}
         text = f"the scores of {path.name} are not healthy, whatever the adapter is worth"
-        found.append(Evidence(id="answers", text=text, source="answers", group="answers", weights=weights))
-    return found
+        evidence.append(Evidence(id="answers", text=text, source="answers", group="answers", weights=weights))
+    return evidence

@@ -25,9 +25,9 @@ def to_text(diagnosis: Diagnosis) -> str:
         reason = f"{top.title} is the first of what is possible, and too little speaks for it to name it"
         sections = [f"{diagnosis.name}: undecided\n  {_why_undecided(diagnosis)}\n  {reason}"]
     sections.append(_evidence_lines(top))
-    others = [hypothesis for hypothesis in diagnosis.hypotheses[1:] if hypothesis.certainty != "unlikely"]
-    if others:
-        rows = tuple((item.title, item.certainty, _most_telling(item)) for item in others[:_MAX_OTHERS])
+    runners_up = [hypothesis for hypothesis in diagnosis.hypotheses[1:] if hypothesis.certainty != "unlikely"]
+    if runners_up:
+        rows = tuple((item.title, item.certainty, _most_telling(item)) for item in runners_up[:_MAX_OTHERS])
         table = plain_table(Table(("cause", "certainty", "most telling"), rows), max_cell=90)
         sections.append("then\n" + _indented(table.splitlines()))
     if diagnosis.experiments:
@@ -38,8 +38,8 @@ def to_text(diagnosis: Diagnosis) -> str:
     if diagnosis.settle:
         sections.append("what would settle it\n" + _indented(diagnosis.settle))
     if diagnosis.untested and diagnosis.certainty != "settled":
-        more = len(diagnosis.untested) - _MAX_LINES
-        lines = [*diagnosis.untested[:_MAX_LINES], *([f"and {more} more"] if more > 0 else [])]
+        hidden = len(diagnosis.untested) - _MAX_LINES
+        lines = [*diagnosis.untested[:_MAX_LINES], *([f"and {hidden} more"] if hidden > 0 else [])]
         sections.append("not tested\n" + _indented(lines))
     sections.append("next\n" + _indented(_next_steps(diagnosis)))
     return clean("\n\n".join(sections))
