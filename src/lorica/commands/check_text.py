@@ -50,7 +50,9 @@ def one(found: Examination, behaviour: BaseCheckResult | None) -> str:
     return "\n".join([*lines, f"  {levels}", *(finding_text(each) for each in verdict.findings)])
 
 
-def several(found: Sequence[Examination], behaviours: Sequence[BaseCheckResult | None], places: Sequence[RankedAdapter]) -> str:
+def several(
+    found: Sequence[Examination], behaviours: Sequence[BaseCheckResult | None], places: Sequence[RankedAdapter]
+) -> str:
     """The comparison, best first, and why each stands where it stands."""
     table = comparison(found, behaviours, places, _SHORT)
     why = [f"{each.position}. {clean(each.name)}: {each.above}" for each in places if each.above]
@@ -98,7 +100,9 @@ def comparison(
     return Table(tuple(columns), tuple(rows))
 
 
-def page(found: Sequence[Examination], behaviours: Sequence[BaseCheckResult | None], places: Sequence[RankedAdapter]) -> Report:
+def page(
+    found: Sequence[Examination], behaviours: Sequence[BaseCheckResult | None], places: Sequence[RankedAdapter]
+) -> Report:
     """The page for people: the table to sort and filter, the ranking with its reasons, and every finding of every
     adapter; of many adapters each is folded behind its name in the table."""
     statuses = [each.verdict.status for each in found]

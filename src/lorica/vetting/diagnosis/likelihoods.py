@@ -141,8 +141,8 @@ def rivals_weights(z: float) -> Weights:
 
 
 def elsewhere_weights(kl_rows: float, kl_probes: float) -> Weights:
-    """kl_rows, kl_probes: nats by which the adapter's answers diverge from the base's, on the rows and on shipped probes of
-    another task. Both grow alike with the scale, so an update that is too small leaves their ratio."""
+    """kl_rows, kl_probes: nats by which the adapter's answers diverge from the base's, on the rows and on shipped
+    probes of another task. Both grow alike with the scale, so an update that is too small leaves their ratio."""
     if not Elsewhere("", kl_rows, kl_probes).belongs:
         return {}
     sound = dict.fromkeys(("no_effect", "inverted", "ignores_input", "hard_labels", "not_applied", "altered"), -4.0)
