@@ -25,7 +25,7 @@ from bench.fault_kinds.case import Case, Kind, Site  # noqa: E402
 from bench.fault_kinds.records import add_records  # noqa: E402
 from bench.fault_kinds.truths import causes_of  # noqa: E402
 from bench.fault_run.judge import Judge  # noqa: E402
-from bench.fault_run.tables import Entry, fault_table, healthy_table, last_line, split_lines  # noqa: E402
+from bench.fault_run.tables import Entry, fault_table, healthy_table, last_line, reliability_lines, split_lines  # noqa: E402
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     healthy = [each for each in entries if each["healthy"]]
     order = {kind.name: i for i, kind in enumerate(KINDS)}
     faults.sort(key=lambda one: (order[one["kind"]], one["seed"]))
-    for text in (fault_table(faults), healthy_table(healthy), *split_lines(faults)):
+    for text in (fault_table(faults), healthy_table(healthy), *split_lines(faults), *reliability_lines(faults)):
         print(text)
     for each in faults:
         if each.get("harmless"):

@@ -107,6 +107,30 @@ def split_lines(faults: Sequence[Entry]) -> list[str]:
     ]
 
 
+WORDS = ("settled", "likely", "possible")
+"""How sure the diagnosis says it is of its leading cause."""
+
+
+def reliability_lines(faults: Sequence[Entry]) -> list[str]:
+    """How often the leading cause is right by the word for it, in two halves of the kinds and in all."""
+    faults = [entry for entry in faults if not entry.get("harmless") and entry["diagnosis"].get("certainties")]
+    half = {kind: index % 2 for index, kind in enumerate(sorted(by_kind(faults)))}
+    halves: list[tuple[str, list[Entry]]] = [
+        ("first half of the kinds", [entry for entry in faults if half[entry["kind"]] == 0]),
+        ("second half", [entry for entry in faults if half[entry["kind"]] == 1]),
+        ("all kinds", faults),
+    ]
+    lines = []
+    for name, entries in halves:
+        for word in WORDS:
+            chosen = [entry for entry in entries if entry["diagnosis"]["certainties"][0] == word]
+            right = sum(hit(entry, 1) for entry in chosen)
+            lines.append(
+                f"{name:24} {word:9} cases {len(chosen):4}  right {right:4}  {right / max(len(chosen), 1):.3f}"
+            )
+    return lines
+
+
 def last_line(faults: Sequence[Entry], healthy: Sequence[Entry]) -> str:
     """The bench's figures as key=value."""
     of = {name: [each for each in faults if each["level"] == name] for name in LEVELS}

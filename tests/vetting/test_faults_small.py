@@ -11,7 +11,7 @@ from bench.fault_kinds import bases, behaviour, field_base, field_files, field_n
 from bench.fault_kinds.bundle import Bundle, encode, read_bundle, write_tensors
 from bench.fault_kinds.case import Case, Kind, Site
 from bench.fault_kinds.truths import causes_of
-from bench.fault_run.tables import Entry, fault_table, last_line
+from bench.fault_run.tables import Entry, fault_table, last_line, reliability_lines
 
 from lorica.vetting.finding_codes import causes
 
@@ -117,3 +117,14 @@ def test_the_last_line_counts() -> None:
     assert (figures["top1"], figures["top3"], figures["peft_silent"]) == ("0.5000", "1.0000", "2")
     assert "a " in fault_table([entry, missed])
     assert json.dumps(entry)
+
+
+def test_the_words_of_the_diagnosis_are_counted_by_halves_of_the_kinds() -> None:
+    def entry(kind: str, certainty: str, cause: str) -> Entry:
+        return {"kind": kind, "causes": ["altered"], "diagnosis": {"causes": [cause], "certainties": [certainty]}}
+
+    faults = [entry("a", "settled", "altered"), entry("a", "settled", "healthy"), entry("b", "likely", "altered")]
+    lines = [" ".join(line.split()) for line in reliability_lines(faults)]
+    assert "first half of the kinds settled cases 2 right 1 0.500" in lines
+    assert "second half likely cases 1 right 1 1.000" in lines
+    assert "all kinds settled cases 2 right 1 0.500" in lines
