@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.peers.material import read_shape
 
 from lorica.models.cpu import kernels
-from lorica.models.cpu.decoder import FastDecoder
+from lorica.models.cpu.decoder import CpuDecoder
 from lorica.models.cpu.linear import make_product, quantise_rows, quantise_weight
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig
@@ -137,7 +137,7 @@ def operations(tokens: int, layers: int) -> tuple[float, float]:
 
 def forward(precision: str, arguments: argparse.Namespace, clock: Clock) -> dict[str, float]:
     """Seconds of a pass, without and with adapters."""
-    decoder = FastDecoder(make_decoder(arguments.layers), precision)
+    decoder = CpuDecoder(make_decoder(arguments.layers), precision)
     count = arguments.tokens // SEQUENCE
     tokens = torch.arange(count * SEQUENCE) % VOCABULARY
     positions = torch.arange(SEQUENCE).repeat(count)

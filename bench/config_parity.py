@@ -27,10 +27,10 @@ from torch import Tensor  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
 from lorica.errors import LoricaError  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
-from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
+from lorica.models.cpu.decoder import CpuDecoder  # noqa: E402
 from lorica.models.packed_attention import PackedAttention  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
-from lorica.records import Choose  # noqa: E402
+from lorica.records import ScoreChoices  # noqa: E402
 
 TOLERANCE = 1e-4
 TOKENS = 72  # more than any window or original length drawn
@@ -80,8 +80,8 @@ def native(folder: Path, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
     prompt = tuple(tokens[: len(tokens) // 3].tolist())
     if positions < len(prompt) + 1 or rows != VOCABULARY:
         return everywhere, None
-    engine = NativeEngine(FastDecoder(decoder, "float32"))
-    output = engine.run([Choose("row", prompt, tuple((token,) for token in range(VOCABULARY)))])[0]
+    engine = NativeEngine(CpuDecoder(decoder, "float32"))
+    output = engine.run([ScoreChoices("row", prompt, tuple((token,) for token in range(VOCABULARY)))])[0]
     return everywhere, torch.tensor(output.logprobs)
 
 

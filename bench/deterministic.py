@@ -30,7 +30,7 @@ from lorica.engines.native.engine import NativeEngine, load_native
 from lorica.models.base_folder import BaseFolder
 from lorica.models.families import read_decoder_config
 from lorica.models.locate import locate_model
-from lorica.records import Choose, Request
+from lorica.records import Request, ScoreChoices
 
 BUDGETS = (512, 1024, 4096)
 
@@ -46,7 +46,7 @@ def make_requests(rows: int) -> list[Request]:
     first, second = {name: some(120) for name in names}, {name: some(45) for name in names}
     choices = (((11,), (12,)), ((5, 6, 7), (5, 9), (8,)))
     return [
-        Choose(
+        ScoreChoices(
             f"r{i}", first[name] + (second[name] if i % 4 else ()) + some(rng.randrange(5, 90)), choices[i % 2], name
         )
         for i, name in enumerate(names[i % 3] for i in range(rows))

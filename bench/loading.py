@@ -76,14 +76,14 @@ def once(given: argparse.Namespace) -> dict[str, float]:
 
     from lorica.engines.base import EngineSettings
     from lorica.engines.native.engine import load_native
-    from lorica.records import Choose
+    from lorica.records import ScoreChoices
 
     imported, used_importing = time.perf_counter(), time.process_time()
     model = material.make_model(given.cache, given.shape)
     folders = list(material.make_adapters(given.cache, given.shape, model, workloads.names(given.adapters)).values())
     engine = load_native(BaseFolder(model), EngineSettings(given.dtype, "cpu", threads=given.threads))
     ready, used_loading = time.perf_counter(), time.process_time()
-    engine.run([Choose("r", (1, 2, 3), ((1,), (2,)))])
+    engine.run([ScoreChoices("r", (1, 2, 3), ((1,), (2,)))])
     seconds, held = [], []
     for number, folder in enumerate(folders):
         before = time.perf_counter()

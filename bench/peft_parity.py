@@ -30,7 +30,7 @@ from lorica.models.lora import LoraSpan
 from lorica.models.packed_attention import PackedAttention
 from lorica.models.weights import load_decoder
 from lorica.prompts.encoder import Encoder
-from lorica.records import Choose
+from lorica.records import ScoreChoices
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
 
@@ -77,9 +77,9 @@ def choice_differences(folder: Path) -> tuple[float, float]:
     """(against PEFT one row at a time, between orders and batches), largest difference in log-probability."""
     encoder = Encoder.load(BASE)
     choices = (encoder.encode_choice("Yes"), encoder.encode_choice("No"))
-    asked = [Choose(str(i), tokens, choices, "rules") for i, tokens in enumerate(prompts("rules", 200))]
+    asked = [ScoreChoices(str(i), tokens, choices, "rules") for i, tokens in enumerate(prompts("rules", 200))]
 
-    def run(requests: list[Choose], batch_tokens: int) -> dict[str, tuple[float, ...]]:
+    def run(requests: list[ScoreChoices], batch_tokens: int) -> dict[str, tuple[float, ...]]:
         settings = EngineSettings(dtype="float32", device="cpu", batch_tokens=batch_tokens)
         engine = load_engine("native", BaseFolder(BASE), settings)
         engine.add_adapter("rules", open_adapter(folder))

@@ -25,7 +25,7 @@ from lorica.models.adapter_weights import create_lora
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig, read_decoder_config
 from lorica.models.locate import locate_model
-from lorica.records import Choose, Request
+from lorica.records import Request, ScoreChoices
 
 ADAPTERS = ("a", "b", "c", "d")
 
@@ -68,7 +68,7 @@ def make_requests(rows: int, shared: int, own: int, vocab_size: int) -> list[Req
 
     starts = {name: some(shared) for name in ADAPTERS}
     names = [ADAPTERS[i % len(ADAPTERS)] for i in range(rows)]
-    return [Choose(f"r{i}", starts[name] + some(own), ((11,), (12,)), name) for i, name in enumerate(names)]
+    return [ScoreChoices(f"r{i}", starts[name] + some(own), ((11,), (12,)), name) for i, name in enumerate(names)]
 
 
 def main() -> None:

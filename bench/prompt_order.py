@@ -52,7 +52,7 @@ from lorica.pipeline.answer import Pipeline
 from lorica.pipeline.evaluate import difference, evaluate
 from lorica.pipeline.train import Fit
 from lorica.prompts.encoder import Encoder
-from lorica.records import Answer, Choose, Message, Request, Row
+from lorica.records import Answer, Message, Request, Row, ScoreChoices
 from lorica.tasks.base import TaskSettings
 from lorica.tasks.message_builder import Draft
 from lorica.tasks.rules import CHOICES, RulesCase, RulesTask
@@ -183,7 +183,7 @@ def requests_of(rows: Sequence[Row], encoder: Encoder, style: str, order: str) -
     task = OrderedRules(TaskSettings(style=style), order)
     choices = tuple(encoder.encode_choice(text) for text in CHOICES)
     asked: list[Request] = [
-        Choose(row.id, encoder.encode(task.render(row), max_tokens=2048, truncate="error").tokens, choices)
+        ScoreChoices(row.id, encoder.encode(task.render(row), max_tokens=2048, truncate="error").tokens, choices)
         for row in rows
     ]
     random.Random(1).shuffle(asked)

@@ -18,7 +18,7 @@ from lorica.engines.base import EngineSettings
 from lorica.engines.native.engine import load_native
 from lorica.models.base_folder import BaseFolder
 from lorica.models.families import read_decoder_config
-from lorica.records import Choose, Generate, Request, Sampling
+from lorica.records import Generate, Request, Sampling, ScoreChoices
 
 
 class Native:
@@ -69,7 +69,8 @@ class Native:
     def judge(self, items: list[Item], texts: list[list[int]]) -> dict[str, Any]:
         """The mean log-probability of a token of these texts, one for each item."""
         requests = [
-            Choose(item.id, item.prompt, (tuple(text),), item.adapter) for item, text in zip(items, texts, strict=True)
+            ScoreChoices(item.id, item.prompt, (tuple(text),), item.adapter)
+            for item, text in zip(items, texts, strict=True)
         ]
         outputs = self._engine.run(requests)
         return {"text_logprob": sum(output.logprobs[0] for output in outputs) / sum(map(len, texts))}
@@ -81,7 +82,7 @@ def _with_another_end(item: Item) -> tuple[int, ...]:
 
 def _request(item: Item) -> Request:
     if item.choices:
-        return Choose(item.id, item.prompt, tuple((choice,) for choice in item.choices), item.adapter)
+        return ScoreChoices(item.id, item.prompt, tuple((choice,) for choice in item.choices), item.adapter)
     return Generate(item.id, item.prompt, Sampling(max_new_tokens=NEW_TOKENS), adapter=item.adapter)
 
 

@@ -6,7 +6,7 @@ from bench.peers.material import RANK, TARGETS
 
 from lorica.engines.native.scheduler import Plan, suffix_length
 from lorica.models.families import DecoderConfig
-from lorica.records import Choose, Generate
+from lorica.records import Generate, ScoreChoices
 
 
 def count_operations(config: DecoderConfig, plan: Plan) -> int:
@@ -46,5 +46,5 @@ def count_operations(config: DecoderConfig, plan: Plan) -> int:
             if isinstance(request, Generate):
                 length = len(request.prompt)
                 total += sum(passed(length + i, 1, 1) for i in range(request.sampling.max_new_tokens - 1))
-            assert not isinstance(request, Choose) or all(len(choice) == 1 for choice in request.choices)
+            assert not isinstance(request, ScoreChoices) or all(len(choice) == 1 for choice in request.choices)
     return total

@@ -1,6 +1,6 @@
 """The nouns: what flows from one stage to the next.
 
-    Row -> Route -> Message... -> Encoded -> Request (Choose | Generate) -> Output -> Answer
+    Row -> Route -> Message... -> Encoded -> Request (ScoreChoices | Generate) -> Output -> Answer
 
 Every record carries its row's `id`; order never carries meaning. All records are immutable.
 """
@@ -106,7 +106,7 @@ class Encoded(msgspec.Struct, frozen=True):
     dropped: int = 0
 
 
-class Choose(msgspec.Struct, frozen=True, tag=True):
+class ScoreChoices(msgspec.Struct, frozen=True, tag=True):
     """Ask for the log-probability of each choice as the continuation of `prompt`.
 
     prompt: token ids. choices: token ids of each choice, one or more tokens each. adapter: None is the base model.
@@ -134,7 +134,7 @@ class Sampling(msgspec.Struct, frozen=True):
 class Generate(msgspec.Struct, frozen=True, tag=True):
     """Ask for a continuation of `prompt` (token ids), ended by any of `stop_tokens`, which the output leaves out.
 
-    stop_texts: stop strings. An `engines.base.StopStringEngine` ends the text as soon as it holds one of these, with
+    stop: stop strings. An `engines.base.StopStringEngine` ends the text as soon as it holds one of these, with
     the token that completes it; other engines generate on, and the caller cuts the text there.
     """
 
@@ -143,16 +143,16 @@ class Generate(msgspec.Struct, frozen=True, tag=True):
     sampling: Sampling = Sampling()
     stop_tokens: tuple[int, ...] = ()
     adapter: str | None = None
-    stop_texts: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
 
 
-Request = Choose | Generate
+Request = ScoreChoices | Generate
 
 
 class Output(msgspec.Struct, frozen=True):
     """What an engine returns for one request.
 
-    For `Choose`: `logprobs[i]` is the summed natural-log probability of choice i's tokens given the prompt.
+    For `ScoreChoices`: `logprobs[i]` is the summed natural-log probability of choice i's tokens given the prompt.
     For `Generate`: `tokens` is the continuation without the stop token, and `finish` says why it ended.
     `error` is set, and everything else empty, when this one request could not be answered.
     """

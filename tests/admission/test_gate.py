@@ -33,7 +33,7 @@ from lorica.engines.fake import FakeEngine
 from lorica.errors import AdapterError, EngineError
 from lorica.models.base_folder import BaseFolder
 from lorica.prompts.encoder import Encoder
-from lorica.records import Choose, Output
+from lorica.records import Output, ScoreChoices
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
 
@@ -135,7 +135,7 @@ def test_an_adapter_that_is_not_applied_is_refused(signed: Path, engine: Engine)
     assert "the adapter is not applied" in caught.value.message
     assert "largest difference" in caught.value.message
     with pytest.raises(EngineError, match="asks for the adapter 'deaf'"):
-        engine.run([Choose("1", (1,), ((2,),), "deaf")])
+        engine.run([ScoreChoices("1", (1,), ((2,),), "deaf")])
 
 
 def test_without_a_passport_it_must_still_be_applied(tmp_path: Path, engine: Engine) -> None:
@@ -163,7 +163,7 @@ def test_an_update_of_zero_is_refused(tmp_path: Path, engine: Engine) -> None:
         admit(engine, "zero", folder, BASE)
     assert admit(engine, "zero", folder, BASE, policy="off").proof == "none"
     with pytest.raises(EngineError):
-        engine.run([Choose("1", (1,), ((2,),), "nobody")])
+        engine.run([ScoreChoices("1", (1,), ((2,),), "nobody")])
 
 
 @pytest.mark.parametrize(("b", "proof"), [(1e-9, "none"), (0.05, "differs")])

@@ -21,7 +21,7 @@ from lorica import load_pipeline
 from lorica.cli import main
 from lorica.data.journal import Journal
 from lorica.data.write import read_answers
-from lorica.records import Answer, Choose, Generate
+from lorica.records import Answer, Generate, ScoreChoices
 
 
 def _many(path: Path, count: int) -> Path:
@@ -158,7 +158,7 @@ def test_a_run_may_go_on_with_other_threads_where_no_bit_depends_on_them(
     from lorica.engines.native.engine import NativeEngine
 
     info = vars(NativeEngine)["info"].fget
-    kinds = (Choose, Generate) if repeats else ()
+    kinds = (ScoreChoices, Generate) if repeats else ()
     monkeypatch.setattr(NativeEngine, "info", property(lambda self: replace(info(self), batch_invariant=kinds)))
     rows, before = _many(tmp_path / "rows.csv", 12), torch.get_num_threads()
     command = ["infer", "task=rules", f"adapters.dir={trained}", f"input={rows}", "inference.window_rows=4"]

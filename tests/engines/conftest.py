@@ -18,7 +18,7 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from lorica.records import Choose  # noqa: E402 - nothing here makes sense without torch
+from lorica.records import ScoreChoices  # noqa: E402 - nothing here makes sense without torch
 
 VOCABULARY = 97
 POSITIONS = 160
@@ -110,7 +110,7 @@ class Bench:
         with torch.no_grad():
             return self._model(adapter)(input_ids=torch.tensor([list(tokens)]), use_cache=False).logits[0]
 
-    def logprobs(self, request: Choose) -> list[float]:
+    def logprobs(self, request: ScoreChoices) -> list[float]:
         """One forward pass per choice, over prompt and choice."""
         found = []
         for choice in request.choices:

@@ -21,7 +21,7 @@ from lorica.engines.native.attention import varlen  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
-from lorica.records import Choose, Generate, Request, Sampling  # noqa: E402
+from lorica.records import Generate, Request, Sampling, ScoreChoices  # noqa: E402
 
 KINDS = ("llama-biases-tied-llama3", "mistral", "qwen2", "qwen3")
 SINGLE = ((1,), (2,), (90,))
@@ -48,7 +48,7 @@ def engine(bench: Any, device: str, *, batch_tokens: int = 300, dtype: Any = tor
 
 
 def choose(prompts: Any, choices: tuple[tuple[int, ...], ...]) -> list[Request]:
-    return [Choose(f"r{i}", prompt, choices, name) for i, (name, prompt) in enumerate(prompts(24))]
+    return [ScoreChoices(f"r{i}", prompt, choices, name) for i, (name, prompt) in enumerate(prompts(24))]
 
 
 def generate(prompts: Any, **more: Any) -> list[Request]:

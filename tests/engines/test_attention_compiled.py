@@ -16,7 +16,9 @@ from lorica.engines.native.packed_batch import PackedSequence, Prefix, pack_sequ
 from lorica.engines.native.token_tree import EMPTY_TREE, TokenTree, choice_tree  # noqa: E402
 from lorica.models.compiled import bindings  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not bindings.is_there(), reason=f"no compiled kernels: {bindings.why_not()}")
+pytestmark = pytest.mark.skipif(
+    not bindings.is_available(), reason=f"no compiled kernels: {bindings.why_unavailable()}"
+)
 
 CPU = torch.device("cpu")
 

@@ -13,22 +13,22 @@ from lorica.engines.native.attention.select import select_backend  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.compiled import bindings  # noqa: E402
-from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
+from lorica.models.cpu.decoder import CpuDecoder  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
-from lorica.records import Choose, Generate, Request, Sampling  # noqa: E402
+from lorica.records import Generate, Request, Sampling, ScoreChoices  # noqa: E402
 
 FLASH = "flash" if block.has_flash_kernel() else "plain"
 BMM = "bmm" if block.has_bfloat16_bmm() else FLASH
 
 
 @pytest.fixture
-def decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bool], FastDecoder]:
-    def load(precision: str, compiled: bool) -> FastDecoder:
+def decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bool], CpuDecoder]:
+    def load(precision: str, compiled: bool) -> CpuDecoder:
         if not compiled:
             monkeypatch.setattr(bindings, "fits", lambda width: False)
         base = BaseFolder(locate_model("embedded:lorica_tiny", environ={}))
-        return FastDecoder(load_decoder(base), precision)
+        return CpuDecoder(load_decoder(base), precision)
 
     return load
 
@@ -36,36 +36,36 @@ def decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bool], FastDecode
 @pytest.mark.parametrize(
     ("precision", "compiled", "deterministic", "name", "batch_invariant"),
     [
-        ("float32", True, True, FLASH, (Choose,)),
+        ("float32", True, True, FLASH, (ScoreChoices,)),
         ("float32", True, False, FLASH, ()),
-        ("bfloat16", False, True, BMM, (Choose,)),
+        ("bfloat16", False, True, BMM, (ScoreChoices,)),
         ("bfloat16", False, False, FLASH, ()),
-        ("bfloat16", True, True, "compiled", (Choose, Generate)),
+        ("bfloat16", True, True, "compiled", (ScoreChoices, Generate)),
         ("bfloat16", True, False, "compiled", ()),
     ],
 )
 def test_the_backend_fits_precision_and_kernels(
-    decoder: Callable[[str, bool], FastDecoder],
+    decoder: Callable[[str, bool], CpuDecoder],
     precision: str,
     compiled: bool,
     deterministic: bool,
     name: str,
     batch_invariant: tuple[type[Request], ...],
 ) -> None:
-    if name == "compiled" and not bindings.is_there():
-        pytest.skip(f"no compiled kernels: {bindings.why_not()}")
+    if name == "compiled" and not bindings.is_available():
+        pytest.skip(f"no compiled kernels: {bindings.why_unavailable()}")
     backend = select_backend(decoder(precision, compiled), deterministic=deterministic)
     assert (backend.name, backend.batch_invariant) == (name, batch_invariant)
 
 
 def test_it_is_chosen_once_and_described_from_there(
-    decoder: Callable[[str, bool], FastDecoder], monkeypatch: pytest.MonkeyPatch
+    decoder: Callable[[str, bool], CpuDecoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = NativeEngine(decoder("float32", True))
     for chooser in ("fits_varlen", "prefers_bmm", "uses_flash"):
         monkeypatch.delattr(select, chooser)
     requests: list[Request] = [
-        Choose("a", (1, 2, 3), ((4,), (5, 6))),
+        ScoreChoices("a", (1, 2, 3), ((4,), (5, 6))),
         Generate("b", (1, 2), Sampling(max_new_tokens=2)),
     ]
     assert not [output.error for output in engine.run(requests) if output.error]

@@ -12,7 +12,7 @@ from lorica.engines.base import EngineSettings
 from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
 from lorica.prompts.encoder import Encoder
-from lorica.records import Choose, Message
+from lorica.records import Message, ScoreChoices
 from lorica.tasks.base import choice_mass
 
 TEXTS = ("Does it rain? Answer Yes or No.", "Which letter is right?\nA. tea\nB. milk", "the Cat")
@@ -33,7 +33,7 @@ def test_the_mass_is_that_of_the_whole_vocabulary(base: Path, engine: str, templ
     requests = []
     for number, (text, choices) in enumerate(zip(TEXTS, CHOICES, strict=True)):
         prompt = encoder.encode([Message("user", text)], max_tokens=256, truncate="error").tokens
-        requests.append(Choose(str(number), prompt, tuple(map(encoder.encode_choice, choices))))
+        requests.append(ScoreChoices(str(number), prompt, tuple(map(encoder.encode_choice, choices))))
     outputs = load_engine(engine, BaseFolder(base), EngineSettings(dtype="float32", device="cpu")).run(requests)
     model = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32).eval()
     for request, output in zip(requests, outputs, strict=True):

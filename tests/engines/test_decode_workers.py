@@ -19,9 +19,9 @@ from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.compiled import bindings  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
-from lorica.records import Choose, Generate, Request, Sampling  # noqa: E402
+from lorica.records import Generate, Request, Sampling, ScoreChoices  # noqa: E402
 
-compiled = pytest.mark.skipif(not bindings.is_there(), reason=f"no compiled kernels: {bindings.why_not()}")
+compiled = pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {bindings.why_unavailable()}")
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_texts_are_those_of_one_thread(
         threads(number)
         inside.clear()
         handed.clear()
-        scored: list[Request] = [Choose("s", (1, 2, 3), ((4,), (5,)))]
+        scored: list[Request] = [ScoreChoices("s", (1, 2, 3), ((4,), (5,)))]
         found = engine(budget).run(requests + scored)
         assert found[:-1] == right
         assert len(found[-1].logprobs) == 2

@@ -28,7 +28,7 @@ from lorica.models.compiled import bindings  # noqa: E402
 from lorica.models.families import read_decoder_config  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.models.lora import LoraSpan, LoraWeights  # noqa: E402
-from lorica.records import Choose, Generate, Request, Sampling  # noqa: E402
+from lorica.records import Generate, Request, Sampling, ScoreChoices  # noqa: E402
 
 NAMES = (None, "first", "second")
 BUDGETS = (512, 1024, 4096)
@@ -79,7 +79,7 @@ def rows() -> list[Request]:
     for i in range(9):
         name = NAMES[i % 3]
         prompt = first[name] + (second[name] if i >= 3 else ()) + some(rng.randrange(1, 40))
-        made.append(Choose(f"r{i}", prompt, choices[i % 2], name))
+        made.append(ScoreChoices(f"r{i}", prompt, choices[i % 2], name))
     return made
 
 
@@ -94,7 +94,7 @@ def test_a_rows_scores_never_change_by_a_bit(
     base: Path, adapters: dict[str, Path], dtype: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not compiled:
-        monkeypatch.setattr(bindings, "fits", lambda width: False)
+        monkeypatch.setattr(bindings, "supports_head_dim", lambda width: False)
     monkeypatch.setattr(scheduler, "MIN_SAVED_TOKENS", 16)
     requests = rows()
     engines = [engine(base, adapters, dtype, budget) for budget in BUDGETS]
@@ -116,7 +116,7 @@ def test_tiny_models_and_windows_too(
     monkeypatch.setattr(scheduler, "MIN_SAVED_TOKENS", 16)
     bench = benches(family)
     requests: Sequence[Request] = [
-        Choose(f"r{i}", prompt, ((1,), (2, 3), (2, 4, 5)), name) for i, (name, prompt) in enumerate(prompts(16))
+        ScoreChoices(f"r{i}", prompt, ((1,), (2, 3), (2, 4, 5)), name) for i, (name, prompt) in enumerate(prompts(16))
     ]
     right = {output.id: output for output in engine(bench.base, bench.adapters, "float32", 4096).run(requests)}
     for seed, (budget, share) in enumerate(((1, True), (70, True), (333, False), (9999, True))):
@@ -164,7 +164,7 @@ def test_every_adapter_gets_whole_alignments() -> None:
 
 
 def test_reads_are_repeated_to_whole_alignments_and_mean_the_same() -> None:
-    requests = [Choose(str(i), (1,) * 8, ((1, 2), (3,))) for i in range(4)]
+    requests = [ScoreChoices(str(i), (1,) * 8, ((1, 2), (3,))) for i in range(4)]
     scored = find_scored_tokens(requests, [8, 17, 30, 50], torch.device("cpu"))
     adapter = LoraWeights("a", {})
     aligned = align_scored_rows(scored, [LoraSpan(adapter, 16, 32)])
@@ -179,21 +179,21 @@ def test_compiled_kernels_change_nothing_but_rounding(
 ) -> None:
     requests = rows()
     right = engine(base, adapters, "float32", 4096).run(requests)
-    as_it_is = bindings.fits
+    as_it_is = bindings.supports_head_dim
     for dtype, most in (("bfloat16", 0.06), ("int8", 0.2)):
         ways = []
         for fits in (as_it_is, lambda width: False):
-            monkeypatch.setattr(bindings, "fits", fits)
+            monkeypatch.setattr(bindings, "supports_head_dim", fits)
             ways.append(engine(base, adapters, dtype, 4096))
         assert ways[1].info.kernels == "torch"
-        assert ways[0].info.kernels == ("compiled" if bindings.is_there() else "torch")
+        assert ways[0].info.kernels == ("compiled" if bindings.is_available() else "torch")
         for way in ways:
             pairs = zip(way.run(requests), right, strict=True)
             errors = [abs(a - b) for mine, exact in pairs for a, b in zip(mine.logprobs, exact.logprobs, strict=True)]
             assert statistics.mean(errors) < most, (dtype, way.info.kernels)
 
 
-@pytest.mark.skipif(not bindings.is_there(), reason=f"no compiled kernels: {bindings.why_not()}")
+@pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {bindings.why_unavailable()}")
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int8-weights", "int4-weights"])
 def test_a_rows_text_never_changes_either(
     base: Path, adapters: dict[str, Path], dtype: str, monkeypatch: pytest.MonkeyPatch

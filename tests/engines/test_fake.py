@@ -11,7 +11,7 @@ from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import AdapterFolder
 from lorica.engines.fake import FakeEngine
 from lorica.errors import EngineError
-from lorica.records import Choose, Generate, Output, Sampling
+from lorica.records import Generate, Output, Sampling, ScoreChoices
 
 
 def adapter(name: str) -> AdapterFolder:
@@ -22,10 +22,10 @@ def test_scores_are_probabilities_that_depend_on_prompt_choice_and_adapter() -> 
     engine = FakeEngine()
     engine.add_adapter("a", adapter("a"))
     requests = [
-        Choose("1", (1, 2), ((1,), (2, 3))),
-        Choose("2", (1, 2), ((1,), (2, 4))),
-        Choose("3", (1, 3), ((1,), (2, 3))),
-        Choose("4", (1, 2), ((1,), (2, 3)), "a"),
+        ScoreChoices("1", (1, 2), ((1,), (2, 3))),
+        ScoreChoices("2", (1, 2), ((1,), (2, 4))),
+        ScoreChoices("3", (1, 3), ((1,), (2, 3))),
+        ScoreChoices("4", (1, 2), ((1,), (2, 3)), "a"),
     ]
     outputs = engine.run(requests)
     assert [output.id for output in outputs] == ["1", "2", "3", "4"]
@@ -55,11 +55,11 @@ def test_without_a_reply_the_prompt_comes_back() -> None:
 
 def test_errors_are_those_of_a_real_engine() -> None:
     engine = FakeEngine(max_positions=4)
-    long, short = engine.run([Choose("long", (1,) * 5, ((1,),)), Choose("short", (1,) * 4, ((1,),))])
+    long, short = engine.run([ScoreChoices("long", (1,) * 5, ((1,),)), ScoreChoices("short", (1,) * 4, ((1,),))])
     assert (long.finish, long.error) == ("error", "needs 5 positions, the model has 4")
     assert short.error == ""
     with pytest.raises(EngineError, match="asks for the adapter 'b'"):
-        engine.run([Choose("r", (1,), ((1,),), "b")])
+        engine.run([ScoreChoices("r", (1,), ((1,),), "b")])
     engine.add_adapter("b", adapter("x"))
     with pytest.raises(EngineError, match="is taken by x"):
         engine.add_adapter("b", adapter("y"))
@@ -67,5 +67,5 @@ def test_errors_are_those_of_a_real_engine() -> None:
 
 def test_progress_is_reported() -> None:
     steps: list[int] = []
-    FakeEngine().run([Choose("r", (1,), ((1,),))] * 3, steps.append)
+    FakeEngine().run([ScoreChoices("r", (1,), ((1,),))] * 3, steps.append)
     assert sum(steps) == 3

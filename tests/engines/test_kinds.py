@@ -24,7 +24,7 @@ from lorica.engines.transformers import TransformersEngine  # noqa: E402
 from lorica.errors import AdapterError, EngineError  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
-from lorica.records import Choose  # noqa: E402
+from lorica.records import ScoreChoices  # noqa: E402
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {"target_modules": ["q_proj", "v_proj"]},
@@ -62,7 +62,7 @@ def engine(benches: Callable[[str], Any]) -> TransformersEngine:
 
 
 def ask(engine: Engine, adapter: str | None) -> tuple[float, ...]:
-    return engine.run([Choose("r", PROMPT, CHOICES, adapter)])[0].logprobs
+    return engine.run([ScoreChoices("r", PROMPT, CHOICES, adapter)])[0].logprobs
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,7 +18,7 @@ from lorica.engines.native.engine import NativeEngine
 from lorica.errors import EngineError
 from lorica.models.base_folder import BaseFolder
 from lorica.models.weights import load_decoder
-from lorica.records import Choose, Generate, Sampling
+from lorica.records import Generate, Sampling, ScoreChoices
 
 SETTINGS = EngineSettings(device="cpu", batch_tokens=512, threads=1)
 MANIFEST_KEYS = {  # a run is resumed only where its manifest has the same keys and values
@@ -34,7 +34,7 @@ def test_every_engine_loads_and_answers(benches: Any, name: str) -> None:
     bench = benches("qwen3")
     engine = load_engine(name, BaseFolder(bench.base), SETTINGS)
     engine.add_adapter("algebra", open_adapter(bench.adapters["algebra"]))
-    outputs = engine.run([Choose(f"r{i}", (1, 2, 3), ((1,), (2,)), (None, "algebra")[i % 2]) for i in range(4)])
+    outputs = engine.run([ScoreChoices(f"r{i}", (1, 2, 3), ((1,), (2,)), (None, "algebra")[i % 2]) for i in range(4)])
     assert [output.id for output in outputs] == ["r0", "r1", "r2", "r3"]
     assert outputs[0].logprobs == pytest.approx(outputs[2].logprobs)
     assert outputs[0].logprobs != pytest.approx(outputs[1].logprobs)
@@ -60,7 +60,7 @@ def test_what_only_transformers_does_is_refused_by_the_native_engine(tmp_path: P
 def test_four_bits_agree_between_the_engines(benches: Any) -> None:
     pytest.importorskip("bitsandbytes", reason="needs the extra `quant`")
     bench = benches("wide")
-    request = Choose("r", (1, 2, 3), ((1,), (2,)))
+    request = ScoreChoices("r", (1, 2, 3), ((1,), (2,)))
     settings = replace(SETTINGS, dtype="float32", load_in_4bit=True)
     engines = [load_engine(name, BaseFolder(bench.base), settings) for name in ("native", "transformers")]
     assert [engine.info.dtype for engine in engines] == ["nf4", "nf4"]
@@ -78,7 +78,9 @@ def test_less_exact_precisions_are_named_and_stay_near(benches: Any, dtype: str)
     engine = load_engine("native", BaseFolder(bench.base), replace(SETTINGS, dtype=dtype))
     engine.add_adapter("algebra", open_adapter(bench.adapters["algebra"]))
     assert engine.info.dtype == dtype
-    requests = [Choose(f"r{i}", (*range(1, 40), 5 * i), ((1,), (2, 3)), (None, "algebra")[i % 2]) for i in range(8)]
+    requests = [
+        ScoreChoices(f"r{i}", (*range(1, 40), 5 * i), ((1,), (2, 3)), (None, "algebra")[i % 2]) for i in range(8)
+    ]
     for request, output in zip(requests, engine.run(requests), strict=True):
         assert output.logprobs == pytest.approx(bench.logprobs(request), abs=1.0 if dtype == "int4-weights" else 0.5)
     words = engine.run([Generate("g", (1, 2, 3), Sampling(max_new_tokens=5), adapter="algebra")])[0].tokens

@@ -20,14 +20,14 @@ from lorica.engines.native.kv_cache import KVCache  # noqa: E402
 from lorica.engines.native.model_runner import ModelRunner  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.compiled import bindings  # noqa: E402
-from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
+from lorica.models.cpu.decoder import CpuDecoder  # noqa: E402
 from lorica.models.families import read_decoder_config  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
-from lorica.records import Choose, Generate, Request, Sampling  # noqa: E402
+from lorica.records import Generate, Request, Sampling, ScoreChoices  # noqa: E402
 
 CPU = torch.device("cpu")
 # Texts repeat to the last bit in bfloat16 beside the compiled kernels, and as good as always in float32.
-REPEATS = "bfloat16" if bindings.is_there() else "float32"
+REPEATS = "bfloat16" if bindings.is_available() else "float32"
 Prompts = Callable[[int], list[tuple[str | None, tuple[int, ...]]]]
 
 
@@ -120,12 +120,12 @@ def test_a_row_that_does_not_fit_fails_alone_and_the_others_keep_their_bits(
 ) -> None:
     monkeypatch.setattr(scheduler, "MIN_SAVED_TOKENS", 16)
     requests: list[Request] = [
-        Choose(f"r{i}", prompt, ((1,), (2, 3)), name) for i, (name, prompt) in enumerate(prompts(12))
+        ScoreChoices(f"r{i}", prompt, ((1,), (2, 3)), name) for i, (name, prompt) in enumerate(prompts(12))
     ]
     requests += [
         Generate(f"g{i}", prompt, Sampling(max_new_tokens=3), (), name) for i, (name, prompt) in enumerate(prompts(6))
     ]
-    large: Request = Choose("large", tuple(range(90)), ((1,),))
+    large: Request = ScoreChoices("large", tuple(range(90)), ((1,),))
     engine = _engine(benches("qwen3"))
     right = engine.run(requests)
     score, read, join = ModelRunner.score, ModelRunner.prefill, DecodeBatch._prefill
@@ -176,7 +176,7 @@ def test_memory_that_runs_out_anywhere_in_a_step_costs_no_row(
 ) -> None:
     engine, requests = tiny(dtype), texts(24)
     right = engine.run(requests)
-    owner: Any = FastDecoder if place == "logits" else decode
+    owner: Any = CpuDecoder if place == "logits" else decode
     plain = getattr(owner, place)
     calls: list[int] = []
 
@@ -207,7 +207,7 @@ def test_rows_fail_whose_beginning_does_not_fit_and_no_others(monkeypatch: pytes
     small, large = some(70), some(90)
     larger = large + some(60)
     begun = [(small, large, larger)[i % 3] + some(9) for i in range(90)]
-    requests: list[Request] = [Choose(f"c{i}", prompt, ((1,), (2, 3))) for i, prompt in enumerate(begun)]
+    requests: list[Request] = [ScoreChoices(f"c{i}", prompt, ((1,), (2, 3))) for i, prompt in enumerate(begun)]
     requests += [Generate(f"g{i}", prompt, Sampling(max_new_tokens=5)) for i, prompt in enumerate(begun)]
     right = tiny(REPEATS).run(requests)
     read = ModelRunner.prefill
@@ -244,7 +244,7 @@ def test_a_text_that_does_not_fit_any_more_fails_alone(monkeypatch: pytest.Monke
 
 def test_kept_beginnings_are_given_up_before_rows_are(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = tiny(REPEATS)
-    ask: list[Request] = [Choose(f"{i}", (*range(100), i), ((1,), (2,))) for i in range(4)]
+    ask: list[Request] = [ScoreChoices(f"{i}", (*range(100), i), ((1,), (2,))) for i in range(4)]
     right = engine.run(ask)
     assert engine._prefix_cache._entries
     score = ModelRunner.score
@@ -285,8 +285,8 @@ def test_a_long_row_is_read_in_parts(benches: Any, monkeypatch: pytest.MonkeyPat
     bench = benches("mistral")
     prompt = tuple(i % 97 for i in range(130))
     requests: list[Request] = [
-        Choose("a", prompt, ((1,), (2, 3)), "algebra"),
-        Choose("b", prompt[:100] + (5,) * 40, ((1,),), "algebra"),
+        ScoreChoices("a", prompt, ((1,), (2, 3)), "algebra"),
+        ScoreChoices("b", prompt[:100] + (5,) * 40, ((1,),), "algebra"),
         Generate("c", prompt, Sampling(max_new_tokens=4)),
     ]
     whole = _engine(bench).run(requests)

@@ -20,11 +20,11 @@ from lorica.engines.native import merging  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
 from lorica.errors import EngineError  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
-from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
+from lorica.models.cpu.decoder import CpuDecoder  # noqa: E402
 from lorica.models.lora import LoraPair  # noqa: E402
 from lorica.models.merged_weights import merged_weight  # noqa: E402
 from lorica.precision import DTYPE_NAMES, PRECISIONS  # noqa: E402
-from lorica.records import Choose, Generate, Output, Request, Sampling  # noqa: E402
+from lorica.records import Generate, Output, Request, Sampling, ScoreChoices  # noqa: E402
 
 SETTINGS = EngineSettings("float32", "cpu", merge="always")
 # Of log-probabilities that the adapters move by about 1.
@@ -40,7 +40,7 @@ def native(bench: Any, settings: EngineSettings = SETTINGS) -> NativeEngine:
 
 def rows(adapter: str | None, count: int = 12) -> list[Request]:
     return [
-        Choose(f"r{i}", tuple((i * 7 + j * 5) % 97 for j in range(20 + i)), ((1,), (2, 3)), adapter)
+        ScoreChoices(f"r{i}", tuple((i * 7 + j * 5) % 97 for j in range(20 + i)), ((1,), (2, 3)), adapter)
         for i in range(count)
     ]
 
@@ -60,7 +60,7 @@ def test_an_interrupted_merge_leaves_nothing_behind(
 ) -> None:
     engine = native(benches("qwen3"))
     right, base = scores(engine.run(rows("algebra"))), scores(engine.run(rows(None)))
-    renew, calls = FastDecoder.renew_layer, [0]
+    renew, calls = CpuDecoder.replace_layer_weights, [0]
 
     def interrupted(*given: Any) -> None:
         calls[0] += 1
@@ -70,7 +70,7 @@ def test_an_interrupted_merge_leaves_nothing_behind(
 
     if undone:  # and the undoing is interrupted, not the merge
         engine.maybe_merge({"algebra": 12}, rows("algebra"))
-    monkeypatch.setattr(FastDecoder, "renew_layer", interrupted)
+    monkeypatch.setattr(CpuDecoder, "replace_layer_weights", interrupted)
     with pytest.raises(KeyboardInterrupt):
         engine.run(rows(None)) if undone else engine.maybe_merge({"algebra": 12}, rows("algebra"))
     assert engine.info.merged == ""

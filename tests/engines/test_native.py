@@ -23,8 +23,8 @@ from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
 from lorica.errors import AdapterError, EngineError  # noqa: E402
 from lorica.models import families  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
-from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
-from lorica.records import Choose, Generate, Output, Request, Sampling  # noqa: E402
+from lorica.models.cpu.decoder import CpuDecoder  # noqa: E402
+from lorica.records import Generate, Output, Request, Sampling, ScoreChoices  # noqa: E402
 
 Prompts = Callable[[int], list[tuple[str | None, tuple[int, ...]]]]
 KINDS = [
@@ -51,7 +51,7 @@ def native(
 
 
 def chooses(prompts: Prompts, count: int = 32) -> list[Request]:
-    return [Choose(f"r{i}", prompt, CHOICES[i % 3], name) for i, (name, prompt) in enumerate(prompts(count))]
+    return [ScoreChoices(f"r{i}", prompt, CHOICES[i % 3], name) for i, (name, prompt) in enumerate(prompts(count))]
 
 
 def difference(a: Sequence[Output], b: Sequence[Output]) -> float:
@@ -121,14 +121,14 @@ def test_public_operators_give_the_same_scores(
 
 def test_adapters_change_the_scores(benches: Any) -> None:
     bench = benches("qwen3")
-    requests = [Choose(str(name), tuple(range(20)), ((1,), (2,)), name) for name in (None, *bench.adapters)]
+    requests = [ScoreChoices(str(name), tuple(range(20)), ((1,), (2,)), name) for name in (None, *bench.adapters)]
     scores = {output.logprobs for output in native(bench).run(requests)}
     assert len(scores) == 1 + len(bench.adapters)
 
 
 def test_logprobs_are_over_the_full_vocabulary(benches: Any) -> None:
     every = tuple((token,) for token in range(97))
-    (output,) = native(benches("llama")).run([Choose("r", (5, 6, 7), every)])
+    (output,) = native(benches("llama")).run([ScoreChoices("r", (5, 6, 7), every)])
     assert sum(math.exp(value) for value in output.logprobs) == pytest.approx(1.0, abs=1e-6)
 
 
@@ -151,18 +151,18 @@ def test_half_precision_is_near(benches: Any, prompts: Prompts) -> None:
 @pytest.mark.parametrize(
     ("request_", "word"),
     [
-        (Choose("bad", tuple(range(90)) * 2, ((1,),)), "180 positions, the model has 160"),
-        (Choose("bad", (1,) * 159, ((1, 2, 3),)), "161 positions"),
+        (ScoreChoices("bad", tuple(range(90)) * 2, ((1,),)), "180 positions, the model has 160"),
+        (ScoreChoices("bad", (1,) * 159, ((1, 2, 3),)), "161 positions"),
         (Generate("bad", (1,) * 161), "161 positions"),
-        (Choose("bad", (), ((1,),)), "the prompt has no tokens"),
-        (Choose("bad", (1,), ()), "there are no choices"),
-        (Choose("bad", (1,), ((1,), ())), "choice 1 has no tokens"),
-        (Choose("bad", (1, 97), ((1,),)), "token 97 is outside"),
-        (Choose("bad", (1,), ((-1,),)), "token -1 is outside"),
+        (ScoreChoices("bad", (), ((1,),)), "the prompt has no tokens"),
+        (ScoreChoices("bad", (1,), ()), "there are no choices"),
+        (ScoreChoices("bad", (1,), ((1,), ())), "choice 1 has no tokens"),
+        (ScoreChoices("bad", (1, 97), ((1,),)), "token 97 is outside"),
+        (ScoreChoices("bad", (1,), ((-1,),)), "token -1 is outside"),
     ],
 )
 def test_a_row_that_cannot_be_answered_fails_alone(benches: Any, request_: Request, word: str) -> None:
-    good = Choose("good", (1, 2, 3), ((1,), (2,)))
+    good = ScoreChoices("good", (1, 2, 3), ((1,), (2,)))
     engine = native(benches("qwen3"))
     outputs = engine.run([request_, good])
     assert (outputs[0].id, outputs[0].finish) == ("bad", "error")
@@ -173,16 +173,20 @@ def test_a_row_that_cannot_be_answered_fails_alone(benches: Any, request_: Reque
 
 def test_the_longest_prompt_that_fits_is_answered(benches: Any) -> None:
     bench = benches("llama")
-    request = Choose("r", tuple(i % 97 for i in range(158)), ((1, 2, 3), (4,)))
+    request = ScoreChoices("r", tuple(i % 97 for i in range(158)), ((1, 2, 3), (4,)))
     assert difference(native(bench).run([request]), [Output("r", tuple(bench.logprobs(request)))]) < 2e-5
 
 
 def test_broken_weights_are_an_error_of_the_row(benches: Any) -> None:
     engine = native(benches("llama"))
-    assert isinstance(engine._decoder, FastDecoder)
+    assert isinstance(engine._decoder, CpuDecoder)
     engine._decoder.embedding[5] = torch.nan
     spoilt, fine, text = engine.run(
-        [Choose("a", (5,), ((1,),)), Choose("b", (6,), ((1,),)), Generate("c", (5,), Sampling(max_new_tokens=2))]
+        [
+            ScoreChoices("a", (5,), ((1,),)),
+            ScoreChoices("b", (6,), ((1,),)),
+            Generate("c", (5,), Sampling(max_new_tokens=2)),
+        ]
     )
     assert "NaN" in spoilt.error
     assert "NaN" in text.error
@@ -191,7 +195,7 @@ def test_broken_weights_are_an_error_of_the_row(benches: Any) -> None:
 
 def test_an_unknown_adapter_is_named_with_the_nearest(benches: Any) -> None:
     with pytest.raises(EngineError, match="did you mean 'algebra'"):
-        native(benches("qwen3")).run([Choose("r", (1,), ((1,),), "algebr")])
+        native(benches("qwen3")).run([ScoreChoices("r", (1,), ((1,),), "algebr")])
 
 
 def test_a_name_belongs_to_one_adapter(benches: Any) -> None:
@@ -209,12 +213,12 @@ def test_an_adapter_of_another_base_is_refused_and_its_name_stays_free(benches: 
     shutil.copytree(benches("llama").adapters["algebra"], folder)
     engine.add_adapter("other", open_adapter(folder))
     assert json.loads((folder / "adapter_config.json").read_text("utf-8"))["r"] == 4
-    assert engine.run([Choose("r", (1,), ((1,),), "other")])[0].error == ""
+    assert engine.run([ScoreChoices("r", (1,), ((1,),), "other")])[0].error == ""
 
 
 def test_progress_adds_up_to_all_requests(benches: Any, prompts: Prompts) -> None:
     steps: list[int] = []
-    requests = [*chooses(prompts), Choose("bad", (), ((1,),)), Generate("g", (1,), Sampling(max_new_tokens=3))]
+    requests = [*chooses(prompts), ScoreChoices("bad", (), ((1,),)), Generate("g", (1,), Sampling(max_new_tokens=3))]
     native(benches("qwen3"), batch_tokens=100).run(requests, steps.append)
     assert sum(steps) == len(requests)
     assert len(steps) > 3

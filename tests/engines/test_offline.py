@@ -35,10 +35,10 @@ from lorica.adapters.folder import open_adapter
 from lorica.engines.base import EngineSettings
 from lorica.engines.transformers import TransformersEngine
 from lorica.models.base_folder import BaseFolder
-from lorica.records import Choose, Generate, Sampling
+from lorica.records import ScoreChoices, Generate, Sampling
 engine = TransformersEngine(BaseFolder(Path(sys.argv[1])), EngineSettings(dtype="float32", device="cpu"))
 engine.add_adapter("one", open_adapter(Path(sys.argv[2])))
-outputs = engine.run([Choose("a", (1, 2), ((1,),), "one"), Generate("b", (1, 2), Sampling(2))])
+outputs = engine.run([ScoreChoices("a", (1, 2), ((1,),), "one"), Generate("b", (1, 2), Sampling(2))])
 print([output.error for output in outputs])
 """
 

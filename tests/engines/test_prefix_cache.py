@@ -23,7 +23,7 @@ from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.compiled import bindings  # noqa: E402
 from lorica.models.families import read_decoder_config  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
-from lorica.records import Choose, Generate, Request, Sampling  # noqa: E402
+from lorica.records import Generate, Request, Sampling, ScoreChoices  # noqa: E402
 
 DTYPES = ["float32", "bfloat16"]
 CHOICES = ((11,), (12, 13))
@@ -75,7 +75,7 @@ def some(seed: int, count: int) -> tuple[int, ...]:
 
 def window(number: int, rows: int = 3, *, shared: tuple[int, ...] = some(1, 90)) -> list[Request]:
     return [
-        Choose(f"{number}-{row}-{name}", (*shared, *some(100 * number + row, 20 + row)), CHOICES, name)
+        ScoreChoices(f"{number}-{row}-{name}", (*shared, *some(100 * number + row, 20 + row)), CHOICES, name)
         for row in range(rows)
         for name in (None, "a")
     ]
@@ -131,9 +131,9 @@ def test_texts_begin_with_what_is_kept_too(made: Made) -> None:
 @pytest.fixture
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(bindings.OFF, "0")
-    bindings.why_not.cache_clear()
+    bindings.why_unavailable.cache_clear()
     yield
-    bindings.why_not.cache_clear()
+    bindings.why_unavailable.cache_clear()
 
 
 @pytest.mark.usefixtures("without_kernels")
@@ -232,5 +232,5 @@ def test_memory_that_is_wanted_is_given_back_the_oldest_first(made: Made, monkey
 
 def test_what_one_long_row_needs_alone_is_not_kept(made: Made) -> None:
     engine, _ = made(batch_tokens=256)
-    engine.run([Choose("long", some(3, 700), CHOICES, "a")])
+    engine.run([ScoreChoices("long", some(3, 700), CHOICES, "a")])
     assert not engine._prefix_cache._entries

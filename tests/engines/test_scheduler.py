@@ -19,7 +19,7 @@ from lorica.engines.native.scheduler import (
     schedule_prefills_first,
     suffix_length,
 )
-from lorica.records import Choose, Generate, Request
+from lorica.records import Generate, Request, ScoreChoices
 
 few = settings(max_examples=30, deadline=None)
 
@@ -36,7 +36,7 @@ def request_lists(draw: st.DrawFn) -> list[Request]:
         adapter = draw(st.sampled_from([None, "a", "b"]))
         if draw(st.booleans()):
             choices = draw(st.lists(st.sampled_from([(1,), (2, 3), (4, 5, 6)]), min_size=1, max_size=3))
-            found.append(Choose(f"r{number}", prompt, tuple(choices), adapter))
+            found.append(ScoreChoices(f"r{number}", prompt, tuple(choices), adapter))
         else:
             found.append(Generate(f"r{number}", prompt, adapter=adapter))
     return found
@@ -140,7 +140,8 @@ def test_sharing_never_computes_more_tokens(requests: list[Request], budget: int
 def test_two_levels_are_found() -> None:
     instruction, rule = tuple(range(40)), tuple(range(100, 130))
     requests = [
-        Choose(f"r{i}", instruction + (rule if i % 2 else ()) + (200 + i,) * (i + 1), ((1,), (2,))) for i in range(10)
+        ScoreChoices(f"r{i}", instruction + (rule if i % 2 else ()) + (200 + i,) * (i + 1), ((1,), (2,)))
+        for i in range(10)
     ]
     plan = make_plan(requests, batch_tokens=1000)
     assert [(s.parent, s.start, s.tokens) for s in plan.nodes] == [(-1, 0, instruction), (0, 40, rule)]
@@ -149,33 +150,33 @@ def test_two_levels_are_found() -> None:
 
 
 def test_rows_of_a_segment_come_longest_first() -> None:
-    requests = [Choose(f"r{i}", (7,) * 50 + (i + 8,) * (1 + i * 7 % 5), ((1,),)) for i in range(10)]
+    requests = [ScoreChoices(f"r{i}", (7,) * 50 + (i + 8,) * (1 + i * 7 % 5), ((1,),)) for i in range(10)]
     plan = make_plan(requests, batch_tokens=1000)
     lengths = [len(requests[index].prompt) for index in placed(plan)]
     assert lengths == sorted(lengths, reverse=True)
 
 
 def test_equal_prompts_share_all_but_the_last_token() -> None:
-    requests = [Choose(f"r{i}", tuple(range(90)), ((1,), (2,))) for i in range(3)]
+    requests = [ScoreChoices(f"r{i}", tuple(range(90)), ((1,), (2,))) for i in range(3)]
     plan = make_plan(requests, batch_tokens=1000)
     assert [len(segment.tokens) for segment in plan.nodes] == [89]
     assert {row.prefix_length for batch in plan.batches for row in batch.rows} == {89}
 
 
 def test_a_beginning_is_not_shared_between_adapters() -> None:
-    requests = [Choose(f"r{i}", (*range(90), 90 + i), ((1,),), "ab"[i]) for i in range(2)]
+    requests = [ScoreChoices(f"r{i}", (*range(90), 90 + i), ((1,),), "ab"[i]) for i in range(2)]
     assert make_plan(requests, batch_tokens=1000).nodes == ()
 
 
 @pytest.mark.parametrize("changed", ["budget", "sharing", "token", "adapter", "choice"])
 def test_the_digest_tells_plans_apart(changed: str) -> None:
-    requests: list[Request] = [Choose(f"r{i}", (*range(90), 90 + i), ((1,),), "a") for i in range(3)]
+    requests: list[Request] = [ScoreChoices(f"r{i}", (*range(90), 90 + i), ((1,),), "a") for i in range(3)]
     before = make_plan(requests, batch_tokens=100)
     assert before.digest() == make_plan(list(requests), batch_tokens=100).digest()
     first = {
-        "token": Choose("r0", (*range(90), 95), ((1,),), "a"),
-        "adapter": Choose("r0", (*range(90), 90), ((1,),), "b"),
-        "choice": Choose("r0", (*range(90), 90), ((2,),), "a"),
+        "token": ScoreChoices("r0", (*range(90), 95), ((1,),), "a"),
+        "adapter": ScoreChoices("r0", (*range(90), 90), ((1,),), "b"),
+        "choice": ScoreChoices("r0", (*range(90), 90), ((2,),), "a"),
     }.get(changed, requests[0])
     after = make_plan(
         [first, *requests[1:]],
@@ -194,7 +195,7 @@ def test_beginnings_come_earlier_and_rows_keep_their_order() -> None:
 
 
 def test_batches_of_several_workers_begin_large_and_end_small() -> None:
-    requests: list[Request] = [Choose(f"r{i}", (i, *range(99)), ((1,),)) for i in range(200)]
+    requests: list[Request] = [ScoreChoices(f"r{i}", (i, *range(99)), ((1,),)) for i in range(200)]
     plan = make_plan(requests, batch_tokens=6000, workers=2)
     sizes = [
         sum(suffix_length(requests[row.request_index], row.prefix_length) for row in batch.rows)
@@ -207,7 +208,7 @@ def test_batches_of_several_workers_begin_large_and_end_small() -> None:
 
 
 def test_beginnings_are_shared_out_among_workers() -> None:
-    requests: list[Request] = [Choose(f"r{i}", (*range(400), i), ((1,),), str(i % 4)) for i in range(80)]
+    requests: list[Request] = [ScoreChoices(f"r{i}", (*range(400), i), ((1,),), str(i % 4)) for i in range(80)]
     sizes = {
         workers: [
             sum(len(plan.nodes[index].tokens) for index in batch.nodes)

@@ -20,7 +20,7 @@ from lorica.engines.transformers import TransformersEngine  # noqa: E402
 from lorica.errors import AdapterError, EngineError, MissingExtraError, ModelError  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
-from lorica.records import Choose, Generate, Output, Request, Sampling  # noqa: E402
+from lorica.records import Generate, Output, Request, Sampling, ScoreChoices  # noqa: E402
 
 Prompts = Callable[[int], list[tuple[str | None, tuple[int, ...]]]]
 CHOICES = (((1,), (2,)), ((3, 4, 5), (6,), (3, 9)))
@@ -37,7 +37,7 @@ def load(bench: Any, *, batch_tokens: int = 300) -> TransformersEngine:
 
 def requests_for(bench: Any, prompts: Prompts, count: int = 16) -> list[Request]:
     pairs = [(name if name in bench.adapters else None, prompt) for name, prompt in prompts(count)]
-    return [Choose(f"r{i}", prompt, CHOICES[i % 2], name) for i, (name, prompt) in enumerate(pairs)]
+    return [ScoreChoices(f"r{i}", prompt, CHOICES[i % 2], name) for i, (name, prompt) in enumerate(pairs)]
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "mistral", "gemma", "gpt2"])
@@ -94,8 +94,8 @@ def test_drawn_text_does_not_depend_on_the_batch_nor_touch_the_global_generator(
 def test_a_row_that_cannot_be_answered_fails_alone(benches: Any) -> None:
     engine = load(benches("gpt2"))
     requests: list[Request] = [
-        Choose("long", (1,) * 161, ((1,),)),
-        Choose("fine", (1,), ((1,),)),
+        ScoreChoices("long", (1,) * 161, ((1,),)),
+        ScoreChoices("fine", (1,), ((1,),)),
         Generate("none", (), Sampling()),
     ]
     steps: list[int] = []
@@ -117,7 +117,7 @@ def test_defaults_of_the_model_folder_do_not_leak_into_generation(benches: Any) 
 def test_an_adapter_that_does_not_fit_is_refused_and_leaves_the_base_as_it_was(benches: Any) -> None:
     bench = benches("gemma")
     engine = TransformersEngine(BaseFolder(bench.base), EngineSettings(dtype="float32", device="cpu"))
-    request = Choose("r", (1, 2, 3), ((1,), (2,)))
+    request = ScoreChoices("r", (1, 2, 3), ((1,), (2,)))
     before = engine.run([request])
     with pytest.raises(AdapterError, match="is made for width"):
         engine.add_adapter("other", open_adapter(benches("mistral").adapters["algebra"], applied=MORE_THAN_PAIRS))
@@ -134,19 +134,19 @@ def test_names(benches: Any) -> None:
     engine.add_adapter(
         "v1.2/history", open_adapter(bench.adapters["history"], applied=MORE_THAN_PAIRS)
     )  # PEFT allows no dots
-    a, b = engine.run([Choose("r", (1, 2), ((1,),), name) for name in ("v1.2/history", "history")])
+    a, b = engine.run([ScoreChoices("r", (1, 2), ((1,),), name) for name in ("v1.2/history", "history")])
     assert a.logprobs == b.logprobs
     engine.add_adapter("history", open_adapter(bench.adapters["history"], applied=MORE_THAN_PAIRS))
     with pytest.raises(EngineError, match="taken by another adapter"):
         engine.add_adapter("history", open_adapter(bench.adapters["algebra"], applied=MORE_THAN_PAIRS))
     with pytest.raises(EngineError, match="did you mean 'biology'"):
-        engine.run([Choose("r", (1,), ((1,),), "biologie")])
+        engine.run([ScoreChoices("r", (1,), ((1,),), "biologie")])
 
 
 def test_four_bits_are_near_and_are_told(benches: Any) -> None:
     pytest.importorskip("bitsandbytes", reason="needs the extra `quant`")
     bench = benches("wide")
-    request = Choose("r", (1, 2, 3), ((1,), (2,)))
+    request = ScoreChoices("r", (1, 2, 3), ((1,), (2,)))
     engine = TransformersEngine(
         BaseFolder(bench.base), EngineSettings(dtype="float32", device="cpu", load_in_4bit=True)
     )

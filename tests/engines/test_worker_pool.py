@@ -13,10 +13,10 @@ from lorica.engines.native.engine import NativeEngine  # noqa: E402
 from lorica.engines.native.model_runner import ModelRunner  # noqa: E402
 from lorica.engines.native.worker_pool import WorkerPool, count_workers  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
-from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
+from lorica.models.cpu.decoder import CpuDecoder  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
-from lorica.records import Choose  # noqa: E402
+from lorica.records import ScoreChoices  # noqa: E402
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_an_error_is_raised_where_results_are_taken(count: int, threads: object)
 
 def test_a_shared_beginning_that_fails_stops_the_run(threads: object, monkeypatch: pytest.MonkeyPatch) -> None:
     base: Path = locate_model("embedded:lorica_tiny", environ={})
-    engine = NativeEngine(FastDecoder(load_decoder(BaseFolder(base)), "float32"), batch_tokens=512)
+    engine = NativeEngine(CpuDecoder(load_decoder(BaseFolder(base)), "float32"), batch_tokens=512)
     assert count_workers(torch.device("cpu")) == 2
 
     def broken(*_: object) -> None:
@@ -72,7 +72,7 @@ def test_a_shared_beginning_that_fails_stops_the_run(threads: object, monkeypatc
 
     monkeypatch.setattr(ModelRunner, "prefill", broken)
     shared = tuple(range(40))
-    requests = [Choose(str(i), (*shared, 50 + i, 60), ((1,), (2,))) for i in range(60)]
+    requests = [ScoreChoices(str(i), (*shared, 50 + i, 60), ((1,), (2,))) for i in range(60)]
     assert engine.plan(requests).nodes
     with pytest.raises(ValueError, match="broken"):
         engine.run(requests)

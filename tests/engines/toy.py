@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lorica.engines.base import EngineInfo, EngineSettings, OnDone, OnOutputs
-from lorica.records import Choose, Output, Request
+from lorica.records import Output, Request, ScoreChoices
 
 
 class ToyEngine:
@@ -35,7 +35,7 @@ class ToyEngine:
         return outputs
 
     def _answer(self, request: Request) -> Output:
-        assert isinstance(request, Choose)
+        assert isinstance(request, ScoreChoices)
         sign = -1 if request.adapter in self._adapters else 1
         weights = [math.exp(sign * sum(choice) / 1000) for choice in request.choices]
         return Output(request.id, tuple(math.log(weight / sum(weights)) for weight in weights))

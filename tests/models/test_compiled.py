@@ -25,7 +25,7 @@ from lorica.models.decoder import RmsNorm  # noqa: E402
 from lorica.models.lora import LoraPair, LoraSpan, LoraWeights  # noqa: E402
 from lorica.models.rope import rotate, rotation  # noqa: E402
 
-there = pytest.mark.skipif(not bindings.is_there(), reason=f"no compiled kernels: {bindings.why_not()}")
+there = pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {bindings.why_unavailable()}")
 STATES = [torch.bfloat16, torch.float32]
 ROUNDED = {torch.bfloat16: {"atol": 1e-2, "rtol": 8e-3}, torch.float32: {"atol": 2e-5, "rtol": 2e-5}}
 
@@ -194,26 +194,26 @@ def own_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     monkeypatch.delenv(bindings.OFF, raising=False)
     for module in (build, bindings):
         monkeypatch.setattr(module, "LIBRARY", tmp_path / "_kernels.so")
-    bindings.why_not.cache_clear()
+    bindings.why_unavailable.cache_clear()
     bindings._library.cache_clear()
     yield tmp_path / "_kernels.so"
-    bindings.why_not.cache_clear()
+    bindings.why_unavailable.cache_clear()
     bindings._library.cache_clear()
 
 
 @pytest.mark.skipif(bool(build.why_not()), reason=build.why_not() or "a compiler is there")
 def test_a_library_of_other_sources_is_not_used(own_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert bindings.why_not() == "not built"
+    assert bindings.why_unavailable() == "not built"
     assert build.build() == ""
     assert ctypes.CDLL(str(own_library)).lorica_attend
-    bindings.why_not.cache_clear()
-    assert bindings.why_not() in ("", "this processor has no AVX-512 with BF16")
+    bindings.why_unavailable.cache_clear()
+    assert bindings.why_unavailable() in ("", "this processor has no AVX-512 with BF16")
     monkeypatch.setattr(bindings, "digest", lambda: "another")
-    bindings.why_not.cache_clear()
-    assert bindings.why_not() == "built from other sources"
+    bindings.why_unavailable.cache_clear()
+    assert bindings.why_unavailable() == "built from other sources"
     monkeypatch.setenv(bindings.OFF, "0")
-    bindings.why_not.cache_clear()
-    assert bindings.why_not() == f"{bindings.OFF} is 0"
+    bindings.why_unavailable.cache_clear()
+    assert bindings.why_unavailable() == f"{bindings.OFF} is 0"
 
 
 @pytest.mark.skipif(bool(build.why_not()), reason=build.why_not() or "a compiler is there")
@@ -231,5 +231,5 @@ def test_without_a_compiler_nothing_is_built_and_the_reason_is_said(
     assert "no C compiler" in build.build() or "x86-64" in build.build()
     assert not own_library.exists()
     own_library.write_bytes(b"no library")
-    assert bindings.why_not() == "the library cannot be loaded"
-    assert not bindings.fits(64)
+    assert bindings.why_unavailable() == "the library cannot be loaded"
+    assert not bindings.supports_head_dim(64)

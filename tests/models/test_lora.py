@@ -17,7 +17,7 @@ from lorica.adapters.config import AdapterConfig  # noqa: E402
 from lorica.adapters.folder import open_adapter, save_adapter  # noqa: E402
 from lorica.errors import AdapterError, ConfigError  # noqa: E402
 from lorica.models.adapter_weights import create_lora, load_lora  # noqa: E402
-from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
+from lorica.models.cpu.decoder import CpuDecoder  # noqa: E402
 from lorica.models.lora import LoraPair, LoraSpan, LoraWeights, project  # noqa: E402
 from lorica.models.packed_attention import PackedAttention  # noqa: E402
 
@@ -187,7 +187,7 @@ def test_adapters_that_are_kept_narrow_are_multiplied_wide(
     )
     assert {tensor.dtype for tensor in wide.parameters()} == {torch.float32}
     assert {tensor.dtype for tensor in narrow.parameters()} == {torch.bfloat16}
-    for decoder in (made.decoder, FastDecoder(copy.deepcopy(made.decoder), "float32")):
+    for decoder in (made.decoder, CpuDecoder(copy.deepcopy(made.decoder), "float32")):
         found = []
         for lora in (wide, narrow):
             attention = PackedAttention([9], config)

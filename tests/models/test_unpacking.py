@@ -123,13 +123,13 @@ def test_packed_weights_are_restored_exactly(
 def test_the_engine_answers_from_a_packed_checkpoint(tiny: Callable[[str], Any], tmp_path: Path) -> None:
     from lorica.engines.base import EngineSettings
     from lorica.engines.native.engine import load_native
-    from lorica.records import Choose
+    from lorica.records import ScoreChoices
 
     made = tiny("qwen2")
     pack_folder(made.folder, tmp_path / "packed", made.decoder.config.linear_shapes(), GPTQ)
     for dtype in ("float32", "int8"):
         engine = load_native(BaseFolder(tmp_path / "packed"), EngineSettings(dtype=dtype, device="cpu"))
-        assert not engine.run([Choose("r", (1, 2, 3), ((4,), (5,)))])[0].error
+        assert not engine.run([ScoreChoices("r", (1, 2, 3), ((4,), (5,)))])[0].error
 
 
 @pytest.mark.parametrize(

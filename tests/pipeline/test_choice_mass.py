@@ -17,7 +17,7 @@ from lorica.pipeline.choice_mass import explain_low_mass
 from lorica.pipeline.evaluate import evaluate
 from lorica.pipeline.infer import Summary
 from lorica.prompts.encoder import Encoder
-from lorica.records import Answer, Choose, Generate, Output, Request, Row
+from lorica.records import Answer, Generate, Output, Request, Row, ScoreChoices
 from lorica.tasks import load_task
 from lorica.tasks.base import Task, TaskSettings, choice_mass
 
@@ -42,7 +42,7 @@ class Preferring(FakeEngine):
         self.asked += requests
         outputs = super().run(requests, on_done, on_outputs)
         for place, request in enumerate(requests):
-            if isinstance(request, Choose):
+            if isinstance(request, ScoreChoices):
                 texts = map(self._encoder.decode, request.choices)
                 logprobs = tuple(math.log(self._likes.get(text, 0.001)) for text in texts)
                 outputs[place] = Output(request.id, logprobs=logprobs)

@@ -27,7 +27,7 @@ from lorica.engines.base import EngineInfo, OnDone, OnOutputs
 from lorica.errors import AdapterError, ConfigError, PromptError
 from lorica.models.locate import locate_model
 from lorica.prompts.encoder import Encoder
-from lorica.records import Choose, Message, Output, Request, Row, Sampling
+from lorica.records import Message, Output, Request, Row, Sampling, ScoreChoices
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
 from lorica.tasks.questions import QuestionCase
@@ -111,7 +111,7 @@ class WrittenEngine:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Request) -> Output:
-        assert isinstance(request, Choose)
+        assert isinstance(request, ScoreChoices)
         text = decoded(request.prompt)
         odds, change = noise(text, 1.5), 0.0
         if request.adapter is not None:

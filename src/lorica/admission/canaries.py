@@ -12,7 +12,7 @@ from lorica.admission.probes import Probe
 from lorica.engines.base import Engine
 from lorica.errors import AdapterError
 from lorica.precision import PRECISIONS, coarser
-from lorica.records import Choose, Output
+from lorica.records import Output, ScoreChoices
 
 TOLERANCE: dict[str, Tolerance] = {
     name: Tolerance(absolute=row.canary_absolute, relative=row.canary_relative) for name, row in PRECISIONS.items()
@@ -99,7 +99,7 @@ def make_canaries(
     )
 
 
-def canary_requests(facts: CanaryFacts, adapter: str | None) -> list[Choose]:
+def canary_requests(facts: CanaryFacts, adapter: str | None) -> list[ScoreChoices]:
     """What an engine is asked, in the order of the canaries; adapter None asks the base."""
     return [
         _request(item.id, item.prompt, tuple(choice.tokens for choice in item.choices), adapter) for item in facts.items
@@ -190,8 +190,10 @@ def describe_trial(found: Trial) -> str:
     )
 
 
-def _request(name: str, prompt: tuple[int, ...], choices: tuple[tuple[int, ...], ...], adapter: str | None) -> Choose:
-    return Choose(name, prompt, choices, adapter)
+def _request(
+    name: str, prompt: tuple[int, ...], choices: tuple[tuple[int, ...], ...], adapter: str | None
+) -> ScoreChoices:
+    return ScoreChoices(name, prompt, choices, adapter)
 
 
 def _sound(output: Output) -> bool:

@@ -27,7 +27,7 @@ from lorica.errors import AdapterError, LoricaError
 from lorica.models.base_folder import BaseFolder
 from lorica.models.families import read_json_object
 from lorica.precision import precision_of
-from lorica.records import Choose, Output
+from lorica.records import Output, ScoreChoices
 
 Policy = Literal["auto", "require", "off"]
 
@@ -127,23 +127,25 @@ def _refusal(refused: Sequence[tuple[str, AdapterError]]) -> AdapterError:
     return AdapterError(error.message + more, fix=error.fix)
 
 
-def _questions(passport: Passport | None, base: BaseFolder) -> list[Choose]:
+def _questions(passport: Passport | None, base: BaseFolder) -> list[ScoreChoices]:
     if passport is not None:
         return canary_requests(passport.canaries, None)
-    return [Choose(probe.id, probe.prompt, probe.choices) for probe in number_probes(base)[:_BLIND_PROMPTS]]
+    return [ScoreChoices(probe.id, probe.prompt, probe.choices) for probe in number_probes(base)[:_BLIND_PROMPTS]]
 
 
-def _ask(engine: Engine, questions: Mapping[str, Sequence[Choose]]) -> dict[str, tuple[list[Output], list[Output]]]:
+def _ask(
+    engine: Engine, questions: Mapping[str, Sequence[ScoreChoices]]
+) -> dict[str, tuple[list[Output], list[Output]]]:
     """Name -> outputs of base and of adapter, from one run. What several adapters ask of the base is asked once."""
     base_index: dict[tuple[object, ...], int] = {}
-    requests: list[Choose] = []
+    requests: list[ScoreChoices] = []
     for request in itertools.chain.from_iterable(questions.values()):
         if base_index.setdefault((request.prompt, request.choices), len(requests)) == len(requests):
             requests.append(request)
     starts = {}
     for name, canaries in questions.items():
         starts[name] = len(requests)
-        requests += [Choose(request.id, request.prompt, request.choices, name) for request in canaries]
+        requests += [ScoreChoices(request.id, request.prompt, request.choices, name) for request in canaries]
     outputs = engine.run(requests)
     return {
         name: (

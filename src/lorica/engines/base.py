@@ -11,7 +11,7 @@ from lorica.config.schema import EngineConfig, InferenceConfig, Merge, ModelConf
 from lorica.errors import EngineError
 from lorica.models.base_folder import BaseFolder
 from lorica.names import closest
-from lorica.records import Choose, Generate, Output, Request
+from lorica.records import Generate, Output, Request, ScoreChoices
 
 OnDone = Callable[[int], None]
 OnOutputs = Callable[[Sequence[tuple[int, Output]]], None]
@@ -203,7 +203,7 @@ def find_problem(request: Request, *, vocab_size: int, max_positions: int) -> st
         return "the prompt has no tokens"
     longest = len(request.prompt)
     tokens = [request.prompt]
-    if isinstance(request, Choose):
+    if isinstance(request, ScoreChoices):
         if not request.choices:
             return "there are no choices"
         if not all(request.choices):

@@ -20,7 +20,7 @@ from lorica.engines.base import (
 )
 from lorica.errors import EngineError
 from lorica.models.base_folder import BaseFolder
-from lorica.records import Choose, Generate, Output, Request
+from lorica.records import Generate, Output, Request, ScoreChoices
 
 Reply = Callable[[Generate], Sequence[int]]
 
@@ -49,7 +49,7 @@ class FakeEngine:
     @property
     def info(self) -> EngineInfo:
         """An output depends on its request alone."""
-        return EngineInfo("fake", batch_invariant=(Choose, Generate), runs_model=False)
+        return EngineInfo("fake", batch_invariant=(ScoreChoices, Generate), runs_model=False)
 
     def add_adapter(self, name: str, adapter: AdapterFolder) -> None:
         """Remember the name. Raises EngineError when another adapter has it."""
@@ -80,7 +80,7 @@ class FakeEngine:
         output = output_without_model(request, vocab_size=_ANY, max_positions=self._max_positions)
         if output is not None:
             return output
-        if isinstance(request, Choose):
+        if isinstance(request, ScoreChoices):
             return Output(id=request.id, logprobs=_logprobs(request))
         tokens: list[int] = []
         for token in self._reply(request):
@@ -92,13 +92,13 @@ class FakeEngine:
         return Output(id=request.id, tokens=tuple(tokens), finish="length")
 
 
-def _logprobs(request: Choose) -> tuple[float, ...]:
+def _logprobs(request: ScoreChoices) -> tuple[float, ...]:
     # One tenth of the probability is left to everything that is no choice.
     weights = [_unit(request, choice) for choice in request.choices]
     return tuple(math.log(0.9 * weight / sum(weights)) for weight in weights)
 
 
-def _unit(request: Choose, choice: tuple[int, ...]) -> float:
+def _unit(request: ScoreChoices, choice: tuple[int, ...]) -> float:
     text = repr((request.adapter, request.prompt, choice)).encode()
     number = int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
     return (number + 1) / (2**48 + 1)

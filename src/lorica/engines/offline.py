@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-from lorica.models.quantised import require_bitsandbytes
+from lorica.models.nf4 import require_bitsandbytes
 
 _VARIABLE = "HF_HUB_OFFLINE"
 

@@ -34,7 +34,7 @@ from lorica.models.allocator import keep_buffers
 from lorica.models.base_folder import BaseFolder
 from lorica.models.transformers_models import load_causal
 from lorica.precision import precision_of
-from lorica.records import Choose, Generate, Output, Request
+from lorica.records import Generate, Output, Request, ScoreChoices
 
 _BROKEN = "the model's output is not a number (NaN): weights or precision are broken"
 
@@ -146,7 +146,7 @@ class TransformersEngine:
 
     def _alike(self, request: Request) -> tuple[object, ...]:
         """Requests with the same key may share a batch."""
-        if isinstance(request, Choose):
+        if isinstance(request, ScoreChoices):
             return (request.adapter,)
         # Drawn rows go alone: transformers has one random stream for a batch, and a row's must be its own.
         alone = request.id if _samples(request) else ""
@@ -174,11 +174,11 @@ class TransformersEngine:
             yield batch
 
     def _answer(self, requests: Sequence[Request]) -> list[Output]:
-        if isinstance(requests[0], Choose):
-            return self._score(cast(Sequence[Choose], requests))
+        if isinstance(requests[0], ScoreChoices):
+            return self._score(cast(Sequence[ScoreChoices], requests))
         return self._generate(cast(Sequence[Generate], requests))
 
-    def _score(self, requests: Sequence[Choose]) -> list[Output]:
+    def _score(self, requests: Sequence[ScoreChoices]) -> list[Output]:
         sequences: dict[tuple[int, tuple[int, ...]], int] = {}
         for number, request in enumerate(requests):
             for choice in request.choices:
@@ -254,13 +254,13 @@ def _seed(request: Generate) -> int:
 
 
 def _size(request: Request) -> int:
-    if isinstance(request, Choose):
+    if isinstance(request, ScoreChoices):
         return len(request.prompt) + max(map(len, request.choices)) - 1
     return len(request.prompt) + request.sampling.max_new_tokens
 
 
 def _count(request: Request) -> int:
-    return len({choice[:-1] for choice in request.choices}) if isinstance(request, Choose) else 1
+    return len({choice[:-1] for choice in request.choices}) if isinstance(request, ScoreChoices) else 1
 
 
 def _cut(request: Generate, tokens: Sequence[int]) -> Output:

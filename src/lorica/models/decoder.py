@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from lorica.models.families import DecoderConfig
-from lorica.models.lora import Lora, RowAdapters, project, spans_of
+from lorica.models.lora import Lora, PerTokenLora, project, spans_of
 from lorica.models.packed_attention import Attention
 from lorica.models.rope import inverse_frequencies, rotate, rotation
 
@@ -183,8 +183,8 @@ class Decoder(nn.Module):
         if self._speeds.device != tokens.device:
             self._speeds = self._speeds.to(tokens.device)
         cosine, sine = rotation(positions, self._speeds, x.dtype, self.config.rope_scaling.attention_factor)
-        assert read is None or not isinstance(lora, RowAdapters), "steps of generation read all positions"
-        reads = None if read is None or isinstance(lora, RowAdapters) else Reads(read, spans_of(lora, read))
+        assert read is None or not isinstance(lora, PerTokenLora), "steps of generation read all positions"
+        reads = None if read is None or isinstance(lora, PerTokenLora) else Reads(read, spans_of(lora, read))
         for number, layer in enumerate(self.model.layers, 1):
             given = (x, cosine, sine, attention, lora, reads if number == self.config.layers else None)
             x = recompute(layer, *given, use_reentrant=False) if checkpoint else layer(*given)

@@ -54,7 +54,7 @@ class LoraSpan:
     stop: int
 
 
-class RowAdapters:
+class PerTokenLora:
     """The adapters of a step of generation, told token by token by numbers on the device: what is computed has the same
     shapes in any company, so that it can be captured as a CUDA graph.
 
@@ -92,7 +92,7 @@ class RowAdapters:
         return a, b, own
 
 
-Lora = Sequence[LoraSpan] | RowAdapters
+Lora = Sequence[LoraSpan] | PerTokenLora
 """Which tokens of a pass belong to which adapter."""
 
 
@@ -111,7 +111,7 @@ def project(x: Tensor, linear: torch.nn.Module, path: str, lora: Lora) -> Tensor
     The update is computed in the adapter's precision, or the input's where that is wider, and added in the base's.
     """
     y: Tensor = linear(x)
-    if isinstance(lora, RowAdapters):
+    if isinstance(lora, PerTokenLora):
         lora.add(path, x, y)
         return y
     for span in lora:

@@ -11,13 +11,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from lorica.models.cpu.decoder import FastDecoder
+from lorica.models.cpu.decoder import CpuDecoder
 from lorica.models.decoder import Decoder, Layer
 from lorica.models.lora import LoraPair, LoraWeights
 
 
 @torch.inference_mode()
-def merge(fast: FastDecoder, stored: Decoder, adapter: LoraWeights) -> None:
+def merge(fast: CpuDecoder, stored: Decoder, adapter: LoraWeights) -> None:
     """Make the adapter part of `fast`; it must not be applied to it beside that.
 
     stored: the same base as its file has it; of no use after. The sum is formed in float32 and rounded once, to the
@@ -30,15 +30,15 @@ def merge(fast: FastDecoder, stored: Decoder, adapter: LoraWeights) -> None:
             module = layer.get_submodule(name)
             assert isinstance(module, nn.Linear)
             module.weight = nn.Parameter(merged_weight(module.weight, adapter.pairs[path]), requires_grad=False)
-        fast.renew_layer(number, layer, _last_names(modules))
+        fast.replace_layer_weights(number, layer, _last_names(modules))
         stored.model.layers[number] = nn.Identity()  # both forms of a layer are there at once, never of all
 
 
 @torch.inference_mode()
-def restore(fast: FastDecoder, stored: Decoder, adapter: LoraWeights) -> None:
+def restore(fast: CpuDecoder, stored: Decoder, adapter: LoraWeights) -> None:
     """Undo `merge`: the weights of the file again in all that the adapter changes."""
     for number, modules in _modules(adapter.pairs):
-        fast.renew_layer(number, _layer(stored, number), _last_names(modules))
+        fast.replace_layer_weights(number, _layer(stored, number), _last_names(modules))
 
 
 def merged_weight(weight: Tensor, pair: LoraPair) -> Tensor:

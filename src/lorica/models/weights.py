@@ -15,8 +15,8 @@ from lorica.models.allocator import keep_buffers
 from lorica.models.base_folder import BaseFolder
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig
+from lorica.models.nf4 import Nf4Linear, require_bitsandbytes
 from lorica.models.packing import PARTS, Packing, read_packing
-from lorica.models.quantised import Nf4Linear, require_bitsandbytes
 from lorica.models.unpacking import unpack
 from lorica.models.weight_files import AGAIN, refuse_adapter_inside, weight_files
 from lorica.names import utf8_path
@@ -42,7 +42,7 @@ def load_decoder(
     dtype: None keeps the precision of the file. In float32, bfloat16 or float16 weights that need no
     conversion are mapped from the file, not copied. load_in_4bit: the linear layers of all decoder blocks are
     held as NF4 and computed in `dtype`; each is quantised as it is read, so the full weights never exist at
-    once. as_stored: every weight keeps the precision of the file, also where they differ; for `FastDecoder`, which
+    once. as_stored: every weight keeps the precision of the file, also where they differ; for `CpuDecoder`, which
     converts them one layer after the other. GPTQ and AWQ checkpoints are restored exactly, then in `dtype`, or that
     of their scales.
 

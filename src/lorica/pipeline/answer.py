@@ -14,7 +14,7 @@ from lorica.engines.base import Engine, MergeDecision, MergingEngine, StopString
 from lorica.errors import ConfigError, PromptError, TooLongError
 from lorica.pipeline.resumable import run_kept
 from lorica.prompts.encoder import Encoder
-from lorica.records import Answer, Choose, Encoded, Generate, Message, Output, Request, Route, Row, Sampling
+from lorica.records import Answer, Encoded, Generate, Message, Output, Request, Route, Row, Sampling, ScoreChoices
 from lorica.routing import route
 from lorica.tasks.base import Reading, Task, invalid
 from lorica.thoughts import unclosed, without_thoughts
@@ -172,7 +172,7 @@ class Pipeline:
             sampling = msgspec.structs.replace(settings.sampling, seed=_seed(settings.sampling.seed, row.id, 0))
             request: Request = Generate(row.id, encoded.tokens, sampling, stops, way.adapter, settings.stop_texts)
             return _Prepared(row, way, request, dropped=encoded.dropped)
-        request = Choose(row.id, encoded.tokens, choices, way.adapter)
+        request = ScoreChoices(row.id, encoded.tokens, choices, way.adapter)
         return _Prepared(row, way, request, tuple(len(choice) for choice in choices), encoded.dropped)
 
     def _encode(self, messages: Sequence[Message], answer: int, generated: bool) -> Encoded:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lorica.metrics.health import mass_health
 from lorica.pipeline.answer import Pipeline
-from lorica.records import Choose, Generate, Output, Row, Sampling
+from lorica.records import Generate, Output, Row, Sampling, ScoreChoices
 from lorica.tasks.base import choice_mass
 
 _TEXT_TOKENS = 4
@@ -35,7 +35,7 @@ def explain_low_mass(pipeline: Pipeline, rows: Sequence[Row]) -> str:
     """
     if pipeline.task.settings.method != "choice":
         return ""
-    requests = [request for request in pipeline.requests(rows) if isinstance(request, Choose)]
+    requests = [request for request in pipeline.requests(rows) if isinstance(request, ScoreChoices)]
     mass = mass_health(_masses(pipeline.engine.run(requests)))
     if mass is None or not mass.low:
         return ""
@@ -47,7 +47,7 @@ def _masses(outputs: Iterable[Output]) -> list[float | None]:
     return [None if output.error else choice_mass(output.logprobs) for output in outputs]
 
 
-def _other_spelling(pipeline: Pipeline, rows: Sequence[Row], requests: Sequence[Choose], own: float) -> list[str]:
+def _other_spelling(pipeline: Pipeline, rows: Sequence[Row], requests: Sequence[ScoreChoices], own: float) -> list[str]:
     """The spelling of the choices that has far more probability than their own, if any has."""
     by_id = {row.id: pipeline.task.choices(row) or () for row in rows}
     medians = []
@@ -66,7 +66,7 @@ def _other_spelling(pipeline: Pipeline, rows: Sequence[Row], requests: Sequence[
     return [f"spelt {texts} they have {medians[best]:.3g}"]
 
 
-def _preferred_text(pipeline: Pipeline, requests: Sequence[Choose]) -> list[str]:
+def _preferred_text(pipeline: Pipeline, requests: Sequence[ScoreChoices]) -> list[str]:
     """How most texts begin that the model would write of itself."""
     encoder, sampling = pipeline.encoder, Sampling(max_new_tokens=_TEXT_TOKENS)
     free = [Generate(choose.id, choose.prompt, sampling, encoder.stop_tokens, choose.adapter) for choose in requests]

@@ -17,7 +17,7 @@ from lorica.models.cpu import (  # noqa: E402
     layer,
     weight_only,
 )
-from lorica.models.cpu.decoder import FastDecoder  # noqa: E402
+from lorica.models.cpu.decoder import CpuDecoder  # noqa: E402
 from lorica.models.lora import LoraSpan  # noqa: E402
 from lorica.models.packed_attention import PackedAttention  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
@@ -35,8 +35,8 @@ KINDS = [
 LENGTHS = [18, 7, 5]
 
 
-def make_fast(folder: Any, precision: str = "float32") -> FastDecoder:
-    return FastDecoder(load_decoder(BaseFolder(folder)), precision)
+def make_fast(folder: Any, precision: str = "float32") -> CpuDecoder:
+    return CpuDecoder(load_decoder(BaseFolder(folder)), precision)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_without_private_operators_the_results_are_the_same(
 
 def test_the_plain_weights_are_let_go(tiny: Callable[[str], Any]) -> None:
     decoder = load_decoder(BaseFolder(tiny("qwen3").folder))
-    FastDecoder(decoder, "int8")
+    CpuDecoder(decoder, "int8")
     assert not [name for name, _ in decoder.named_parameters() if ".layers." in name]
 
 

@@ -54,7 +54,7 @@ def test_groups() -> None:
     assert [group_of(width) for width in (64, 192, 256, 96, 48)] == [64, 64, 64, 32, 0]
 
 
-@pytest.mark.skipif(not bindings.is_there(), reason=f"no compiled kernels: {bindings.why_not()}")
+@pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {bindings.why_unavailable()}")
 @pytest.mark.parametrize("make", [lambda weight: Int4Codes(weight, torch.bfloat16), lambda w: int8(w, torch.bfloat16)])
 def test_the_compiled_kernel_restores_to_the_last_bit(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for width in (64, 96, 224):
@@ -64,7 +64,7 @@ def test_the_compiled_kernel_restores_to_the_last_bit(make: Any, monkeypatch: py
         codes.restore(61, part)
         assert torch.equal(part, compiled[61:])
         with monkeypatch.context() as patch:
-            patch.setattr(bindings, "is_there", lambda: False)
+            patch.setattr(bindings, "is_available", lambda: False)
             assert torch.equal(whole(codes, torch.bfloat16), compiled)
 
 

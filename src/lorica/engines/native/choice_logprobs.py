@@ -12,7 +12,7 @@ from lorica.engines.native.packed_batch import ROW_ALIGNMENT
 from lorica.engines.native.token_tree import choice_tree
 from lorica.models.cpu.decoder import AnyDecoder
 from lorica.models.lora import LoraSpan
-from lorica.records import Choose
+from lorica.records import ScoreChoices
 
 _MAX_LOGITS = 1 << 24  # computed at a time: 64 MiB in float32, whatever the vocabulary
 
@@ -31,7 +31,9 @@ class ScoredTokens:
     choice_index: Tensor
 
 
-def find_scored_tokens(requests: Sequence[Choose], tree_starts: Sequence[int], device: torch.device) -> ScoredTokens:
+def find_scored_tokens(
+    requests: Sequence[ScoreChoices], tree_starts: Sequence[int], device: torch.device
+) -> ScoredTokens:
     """tree_starts[i]: where the token tree of request i begins in the batch, right behind its prompt."""
     rows: list[int] = []
     row_index: list[int] = []
@@ -76,7 +78,7 @@ def align_scored_rows(scored: ScoredTokens, spans: Sequence[LoraSpan]) -> Scored
 
 
 def choice_logprobs(
-    decoder: AnyDecoder, hidden: Tensor, requests: Sequence[Choose], scored: ScoredTokens
+    decoder: AnyDecoder, hidden: Tensor, requests: Sequence[ScoreChoices], scored: ScoredTokens
 ) -> list[list[float]]:
     """The summed natural-log probability of every choice of every request, over the full vocabulary.
 

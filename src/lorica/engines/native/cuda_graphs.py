@@ -21,7 +21,7 @@ from lorica.engines.native.memory import is_out_of_memory
 from lorica.engines.native.packed_batch import Prefix
 from lorica.engines.native.prefix_pool import PrefixPool
 from lorica.models.decoder import Decoder
-from lorica.models.lora import LoraWeights, RowAdapters
+from lorica.models.lora import LoraWeights, PerTokenLora
 
 MAX_RANKS = 512
 """Ranks of all adapters together up to which every row is multiplied with all: beyond, that does not pay."""
@@ -103,7 +103,7 @@ class _CapturedStep:
         self._decoder, self._cache, self._pool, self._adapters = decoder, cache, pool, adapters
         self._captured_keys = cache.keys[0]
         self._table = torch.zeros(9, capacity + 1, dtype=torch.int64, device=decoder.device)
-        self._lora = RowAdapters(adapters, self._table[4, :capacity], decoder.dtype)
+        self._lora = PerTokenLora(adapters, self._table[4, :capacity], decoder.dtype)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits = torch.empty(0)
 

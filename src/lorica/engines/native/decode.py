@@ -242,7 +242,7 @@ def _append_token(row: _ActiveSequence, token: int, detokenize: Decode | None) -
     else:
         tokens.append(token)
         row.last_token = token
-        if detokenize is not None and contains_stop_string(detokenize, tokens, request.stop_texts):
+        if detokenize is not None and contains_stop_string(detokenize, tokens, request.stop):
             finish = "stop"
         elif len(tokens) == row.max_new_tokens:
             finish = "length"

@@ -32,11 +32,11 @@ from lorica.engines.native.worker_pool import count_workers
 from lorica.errors import EngineError
 from lorica.models.adapter_weights import load_lora
 from lorica.models.base_folder import BaseFolder
-from lorica.models.cpu.decoder import AnyDecoder, FastDecoder
+from lorica.models.cpu.decoder import AnyDecoder, CpuDecoder
 from lorica.models.decoder import Decoder
 from lorica.models.lora import LoraWeights
 from lorica.models.merged_weights import merge, restore
-from lorica.models.quantised import quantised
+from lorica.models.nf4 import is_quantized
 from lorica.records import Output, Request
 
 _CACHE_PER_BATCH = 4  # tokens of the KV cache, in units of batch_tokens
@@ -106,8 +106,8 @@ class NativeEngine:
         del self._adapters[name]
         del self._digests[name]
         self._prefix_cache.invalidate(name)
-        if isinstance(self._decoder, FastDecoder):
-            self._decoder.forget_adapters()
+        if isinstance(self._decoder, CpuDecoder):
+            self._decoder.clear_adapter_cache()
 
     @property
     def info(self) -> EngineInfo:
@@ -143,7 +143,7 @@ class NativeEngine:
         if name == self._merged:
             return MergeDecision(True, f"adapter {name!r} is part of the weights")
         decoder, precision = self._decoder, _precision(self._decoder)
-        if not isinstance(decoder, FastDecoder) or self._load_base is None:
+        if not isinstance(decoder, CpuDecoder) or self._load_base is None:
             reason = "that is done for a base of a folder on a CPU, and not in 4 bits"
             return MergeDecision(False, f"adapter {name!r} is not merged: {reason}")
         reason = merging.reason_not_to_merge(
@@ -162,7 +162,7 @@ class NativeEngine:
         merge(decoder, self._load_base(), self._adapters[name])
         self._merged, self._half_merged = name, None
         self._prefix_cache.clear()
-        decoder.forget_adapters()
+        decoder.clear_adapter_cache()
         difference = merging.mean_difference(unmerged, self.run(probes))
         if not merging.is_within_tolerance(difference, precision):
             self._unmerge()
@@ -179,7 +179,7 @@ class NativeEngine:
         name = self._merged or self._half_merged
         if name is None:
             return
-        assert isinstance(self._decoder, FastDecoder)
+        assert isinstance(self._decoder, CpuDecoder)
         assert self._load_base is not None
         self._merged, self._half_merged = None, name
         restore(self._decoder, self._load_base(), self._adapters[name])
@@ -252,9 +252,9 @@ class NativeEngine:
 
 
 def _precision(decoder: AnyDecoder) -> str:
-    if isinstance(decoder, FastDecoder):
+    if isinstance(decoder, CpuDecoder):
         return decoder.precision
-    return "nf4" if quantised(decoder) else str(decoder.dtype).removeprefix("torch.")
+    return "nf4" if is_quantized(decoder) else str(decoder.dtype).removeprefix("torch.")
 
 
 def load_native(base: BaseFolder, settings: EngineSettings) -> NativeEngine:

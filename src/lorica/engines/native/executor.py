@@ -24,7 +24,7 @@ from lorica.engines.native.token_tree import EMPTY_TREE, choice_tree
 from lorica.engines.native.worker_pool import WorkerPool, count_workers
 from lorica.models.cpu.decoder import AnyDecoder
 from lorica.models.lora import LoraWeights
-from lorica.records import Choose, Generate, Output
+from lorica.records import Generate, Output, ScoreChoices
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class _PlanTasks:
                     [matches[index] for index in computable],
                     [_result(parents[index]) for index in computable],
                     compute,
-                    store=Choose in executor.backend.batch_invariant,
+                    store=ScoreChoices in executor.backend.batch_invariant,
                 )
                 prefix_of = dict(zip(computable, prefixes, strict=True))
                 for index, future in enumerate(futures):
@@ -144,14 +144,14 @@ class _PlanTasks:
         """The task that scores the choices of rows."""
         prefixes = [self._prefixes.get(row.node) for row in batch.rows]
 
-        def score(rows: Sequence[tuple[PackedSequence, Choose]]) -> list[Output]:
+        def score(rows: Sequence[tuple[PackedSequence, ScoreChoices]]) -> list[Output]:
             sequences, requests = zip(*rows, strict=True)
             logprobs = self._model_runner.score(sequences, requests)
             return [_score_output(request, values) for request, values in zip(requests, logprobs, strict=True)]
 
         def task() -> FinishedOutputs:
             computable, failed_outputs = self._sequences(batch, prefixes)
-            rows = [(seq, cast(Choose, self._plan.requests[index])) for index, seq in computable]
+            rows = [(seq, cast(ScoreChoices, self._plan.requests[index])) for index, seq in computable]
             outputs = split_on_out_of_memory(
                 score, rows, lambda row: out_of_memory_output(row[1]), evict=self._executor.prefix_cache.evict_all
             )
@@ -190,7 +190,7 @@ class _PlanTasks:
             request.prompt[row.prefix_length :],
             prefix,
             self._executor.adapter_weights(request.adapter),
-            choice_tree(request.choices) if isinstance(request, Choose) else EMPTY_TREE,
+            choice_tree(request.choices) if isinstance(request, ScoreChoices) else EMPTY_TREE,
         )
 
 
@@ -212,7 +212,7 @@ def _result(prefix: Future[Prefix] | None) -> Prefix | None:
     return None if prefix is None else prefix.result()
 
 
-def _score_output(request: Choose, logprobs: Sequence[float]) -> Output:
+def _score_output(request: ScoreChoices, logprobs: Sequence[float]) -> Output:
     if any(math.isnan(value) for value in logprobs):
         return failed(request, "the model's output is not a number (NaN): weights or precision are broken")
     return Output(id=request.id, logprobs=tuple(logprobs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lorica.engines.base import EngineSettings
 from lorica.errors import EngineError
 from lorica.models.base_folder import BaseFolder
-from lorica.models.cpu.decoder import AnyDecoder, FastDecoder
+from lorica.models.cpu.decoder import AnyDecoder, CpuDecoder
 from lorica.models.decoder import Decoder
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.precision import DTYPE_NAMES, precision_of
@@ -21,7 +21,7 @@ def load_for(base: BaseFolder, settings: EngineSettings, device: str) -> AnyDeco
         raise EngineError(f"dtype={dtype!r} is none of auto, {', '.join(DTYPE_NAMES)}", fix="choose one of these")
     if device == "cpu" and not settings.load_in_4bit:
         decoder = load_stored(base, settings)
-        return FastDecoder(decoder, str(decoder.dtype).removeprefix("torch.") if dtype == "auto" else dtype)
+        return CpuDecoder(decoder, str(decoder.dtype).removeprefix("torch.") if dtype == "auto" else dtype)
     if precision_of(dtype).quantized:
         reason = "with load_in_4bit the weights have four bits already" if settings.load_in_4bit else f"device={device}"
         raise EngineError(

@@ -14,7 +14,7 @@ import msgspec
 from lorica.engines.native.scheduler import make_plan
 from lorica.errors import EngineError
 from lorica.precision import precision_of
-from lorica.records import Choose, Generate, Output, Request
+from lorica.records import Generate, Output, Request, ScoreChoices
 
 Merge = Literal["auto", "never", "always"]
 
@@ -68,21 +68,21 @@ def expected_tokens(sample: Sequence[Request], total: int, *, batch_tokens: int)
     return (plan.computed_tokens() + written) * total // max(1, len(sample))
 
 
-def make_probes(sample: Sequence[Request], run: Run) -> list[Choose]:
+def make_probes(sample: Sequence[Request], run: Run) -> list[ScoreChoices]:
     """The sample's first requests as choices to score with merged and unmerged weights; of a `Generate` the first
     tokens of its present text.
     """
     requests = [_shortened(request) for request in [valid for valid in sample if valid.prompt][:_PROBES]]
-    probes: list[Choose] = []
+    probes: list[ScoreChoices] = []
     for request, output in zip(requests, run(requests), strict=True):
-        choices = request.choices if isinstance(request, Choose) else (output.tokens,)
+        choices = request.choices if isinstance(request, ScoreChoices) else (output.tokens,)
         if not output.error and choices[0]:
-            probes.append(Choose(request.id, request.prompt, choices, request.adapter))
+            probes.append(ScoreChoices(request.id, request.prompt, choices, request.adapter))
     return probes
 
 
 def _shortened(request: Request) -> Request:
-    if isinstance(request, Choose):
+    if isinstance(request, ScoreChoices):
         return request
     max_new_tokens = min(_PROBE_TOKENS, request.sampling.max_new_tokens)
     sampling = msgspec.structs.replace(request.sampling, max_new_tokens=max_new_tokens)

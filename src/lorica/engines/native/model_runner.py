@@ -9,9 +9,9 @@ from torch import Tensor
 from lorica.engines.native.attention.select import AttentionBackend
 from lorica.engines.native.choice_logprobs import align_scored_rows, choice_logprobs, find_scored_tokens
 from lorica.engines.native.packed_batch import ROW_ALIGNMENT, PackedBatch, PackedSequence, Prefix, pack_sequences
-from lorica.models.cpu.decoder import AnyDecoder, FastDecoder
+from lorica.models.cpu.decoder import AnyDecoder, CpuDecoder
 from lorica.models.packed_attention import Attention
-from lorica.records import Choose
+from lorica.records import ScoreChoices
 
 
 class ModelRunner:
@@ -19,7 +19,7 @@ class ModelRunner:
 
     def __init__(self, decoder: AnyDecoder, backend: AttentionBackend) -> None:
         self._decoder, self._backend = decoder, backend
-        self._batch_invariant = Choose in backend.batch_invariant
+        self._batch_invariant = ScoreChoices in backend.batch_invariant
 
     def prefill(self, sequences: Sequence[PackedSequence]) -> list[Prefix]:
         """Compute the keys and values of shared prefixes."""
@@ -35,7 +35,7 @@ class ModelRunner:
         self._hidden(batch, self._backend.score(batch, store=store), batch.tokens[:0])
         return prefixes
 
-    def score(self, sequences: Sequence[PackedSequence], requests: Sequence[Choose]) -> list[list[float]]:
+    def score(self, sequences: Sequence[PackedSequence], requests: Sequence[ScoreChoices]) -> list[list[float]]:
         """The log-probability of every choice; sequences[i] is the suffix of requests[i], with its token tree."""
         batch = self._pack(sequences)
         tree_starts = [start + len(seq.tokens) for start, seq in zip(batch.offsets, sequences, strict=True)]
@@ -50,7 +50,7 @@ class ModelRunner:
         return pack_sequences(sequences, self._decoder.device, align=align)
 
     def _hidden(self, batch: PackedBatch, attention: Attention, read: Tensor) -> Tensor:
-        if isinstance(self._decoder, FastDecoder):
+        if isinstance(self._decoder, CpuDecoder):
             # Separate products for each adapter are batch-invariant, and these passes run in parallel.
             return self._decoder.hidden(
                 batch.tokens, batch.positions, attention, batch.spans, read=read, bundle=not self._batch_invariant

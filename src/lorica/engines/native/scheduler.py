@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from lorica.engines.native.token_tree import choice_tree
-from lorica.records import Choose, Request
+from lorica.records import Request, ScoreChoices
 
 MIN_PREFIX_TOKENS = 16
 """A prefix node is at least this long."""
@@ -99,7 +99,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 def suffix_length(request: Request, prefix_length: int) -> int:
     """Tokens of a row behind its prefix: the rest of the prompt, and the token tree of its choices."""
-    tree_tokens = len(choice_tree(request.choices).tokens) if isinstance(request, Choose) else 0
+    tree_tokens = len(choice_tree(request.choices).tokens) if isinstance(request, ScoreChoices) else 0
     return len(request.prompt) - prefix_length + tree_tokens
 
 
@@ -124,7 +124,7 @@ def make_plan(
     requests = tuple(requests)
     groups: dict[tuple[bool, str | None], list[int]] = {}
     for request_index, request in enumerate(requests):
-        groups.setdefault((isinstance(request, Choose), request.adapter), []).append(request_index)
+        groups.setdefault((isinstance(request, ScoreChoices), request.adapter), []).append(request_index)
 
     def scores_then_longest(group: tuple[bool, str | None]) -> tuple[bool, int, str]:
         return not group[0], -max(len(requests[index].prompt) for index in groups[group]), group[1] or ""

@@ -28,7 +28,7 @@ Integers = NDArray[np.int64]
 
 
 @cache
-def why_not() -> str:
+def why_unavailable() -> str:
     """Why the kernels are not used here, or ""."""
     if os.environ.get(OFF, "").strip() == "0":
         return f"{OFF} is 0"
@@ -43,14 +43,14 @@ def why_not() -> str:
         return "the library cannot be loaded"
 
 
-def is_there() -> bool:
+def is_available() -> bool:
     """Whether the kernels are built and this processor runs them."""
-    return not why_not()
+    return not why_unavailable()
 
 
-def fits(width: int) -> bool:
+def supports_head_dim(width: int) -> bool:
     """Whether the kernels are there, and work on heads of so many numbers."""
-    return is_there() and width % _WIDTH_STEP == 0
+    return is_available() and width % _WIDTH_STEP == 0
 
 
 def add_and_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> Tensor:

@@ -22,7 +22,7 @@ from lorica.models.rope import inverse_frequencies
 from lorica.precision import PRECISIONS
 
 
-class FastDecoder:
+class CpuDecoder:
     """Packed tokens in, hidden states out: the interface of `Decoder`, without gradients.
 
     dtype: of keys, values and adapters. precision: of the linear layers, a name of `precision.PRECISIONS`. compiled:
@@ -97,13 +97,13 @@ class FastDecoder:
             CompiledUpdates(lora) if self.compiled else Updates(lora, tokens, memory, bundle=bundle, dtype=self.dtype)
         )
 
-    def renew_layer(self, number: int, layer: Layer, modules: Set[str]) -> None:
+    def replace_layer_weights(self, number: int, layer: Layer, modules: Set[str]) -> None:
         """Put other weights in the place of some of a layer's: see `Parts.renew`."""
         self._parts[number].renew(layer, self.precision, modules)
 
-    def forget_adapters(self) -> None:
+    def clear_adapter_cache(self) -> None:
         """Let go of what was joined of adapters' matrices for generation."""
         self._memory.keep_only(())
 
 
-AnyDecoder = Decoder | FastDecoder
+AnyDecoder = Decoder | CpuDecoder

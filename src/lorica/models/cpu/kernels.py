@@ -34,7 +34,7 @@ def can_prepack(dtype: torch.dtype) -> bool:
 
 
 @cache
-def multiplies_bfloat16() -> bool:
+def has_fast_bfloat16() -> bool:
     """Whether this processor has instructions for bfloat16 products: without them float32 is many times as fast."""
     flags = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(flag is not None and flag() for flag in flags)

@@ -127,7 +127,7 @@ class KeepOnly:
 
 def goes_compiled(config: DecoderConfig, precision: str) -> bool:
     """Whether the compiled kernels stand between the products: they keep queries, keys and values in bfloat16."""
-    return working_dtype(precision) == torch.bfloat16 and bindings.fits(config.head_dim)
+    return working_dtype(precision) == torch.bfloat16 and bindings.supports_head_dim(config.head_dim)
 
 
 def blocks(rows: int) -> Iterator[slice]:

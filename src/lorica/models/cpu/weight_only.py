@@ -101,7 +101,7 @@ class RestoredProduct:
 
     def _as_they_are(self, x: Tensor) -> Tensor | None:
         """The product of few tokens with the codes themselves, where that is faster."""
-        if len(x) > _FEW_TOKENS or x.dtype != torch.bfloat16 or compiled.is_there():
+        if len(x) > _FEW_TOKENS or x.dtype != torch.bfloat16 or compiled.is_available():
             return None
         if not isinstance(self._codes, Int8Codes) or not kernels.has_int8_weights():
             return None
@@ -123,7 +123,7 @@ def group_of(width: int) -> int:
 
 
 def _goes_compiled(x: Tensor) -> bool:
-    return x.dtype == torch.bfloat16 and compiled.is_there()
+    return x.dtype == torch.bfloat16 and compiled.is_available()
 
 
 def _quantise(weight: Tensor, group: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lorica.engines.base import Engine
 from lorica.models.families import read_json_object
 from lorica.prompts.encoder import Encoder
-from lorica.records import Choose
+from lorica.records import ScoreChoices
 from lorica.vetting.base.sample_text import SAMPLE_TEXTS
 from lorica.vetting.findings import Finding, finding
 
@@ -25,7 +25,7 @@ def sense(engine: Engine, encoder: Encoder, base: Path) -> float | None:
     size = read_json_object(base / "config.json").get("vocab_size")
     texts = [encoder.encode_choice(text)[:_TEXT_TOKENS] for text in SAMPLE_TEXTS[:_TEXTS]]
     asked = [
-        Choose(str(number), tokens[:_LEAD], (tokens[_LEAD:],))
+        ScoreChoices(str(number), tokens[:_LEAD], (tokens[_LEAD:],))
         for number, tokens in enumerate(texts)
         if len(tokens) > 2 * _LEAD
     ]

@@ -169,7 +169,7 @@ def _precise(model: nn.Module) -> nn.Module:
     parameters = list(model.parameters())
     if sum(parameter.numel() for parameter in parameters) < _SMALL:
         return model.float()
-    if parameters[0].dtype == torch.bfloat16 and kernels.multiplies_bfloat16():
+    if parameters[0].dtype == torch.bfloat16 and kernels.has_fast_bfloat16():
         return model
     return multiply_in_float32(model) if isinstance(model, Decoder) else model.float()
 

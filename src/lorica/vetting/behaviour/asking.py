@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lorica.engines.base import Engine
 from lorica.errors import PromptError
-from lorica.records import Choose, Output, Row
+from lorica.records import Output, Row, ScoreChoices
 from lorica.tasks import load_task
 from lorica.tasks.base import Task
 from lorica.vetting.behaviour.probes import common_words
@@ -30,7 +30,7 @@ class Question:
     """A row as it is asked. gold: which of `texts` is right, None where nobody knows."""
 
     row: Row
-    request: Choose
+    request: ScoreChoices
     texts: tuple[str, ...]
     lengths: tuple[int, ...]
     gold: int | None
@@ -101,7 +101,7 @@ def make_questions(
         except PromptError as error:
             refused[row.id] = error.message
             continue
-        request = Choose(row.id, prompt, (*choices, *words))
+        request = ScoreChoices(row.id, prompt, (*choices, *words))
         lengths = tuple(map(len, choices))
         questions.append(Question(row, request, texts, lengths, gold, _per_token(task)))
     return questions, refused

@@ -17,7 +17,7 @@ from lorica.engines.base import Engine
 from lorica.errors import EngineError, LoricaError
 from lorica.metrics.score_metrics import roc_auc
 from lorica.prompts.encoder import Encoder
-from lorica.records import Choose, Row
+from lorica.records import Row, ScoreChoices
 from lorica.tasks.base import Task
 
 Floats = NDArray[np.float64]
@@ -135,7 +135,7 @@ class Trial:
         requests = []
         for row, prompt in zip(self.rows, prompts, strict=True):
             texts = task.choices(row) or (task.target(row),)
-            requests.append(Choose(row.id, prompt, tuple(encoder.encode_choice(text) for text in texts), name))
+            requests.append(ScoreChoices(row.id, prompt, tuple(encoder.encode_choice(text) for text in texts), name))
         outputs = self.engine.run(requests)
         failed = next((output.error for output in outputs if output.error), "")
         if failed:

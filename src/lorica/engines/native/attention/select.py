@@ -14,9 +14,9 @@ from lorica.engines.native.attention.prefix_merge import PrefixMergeAttention, P
 from lorica.engines.native.attention.varlen import VarlenAttention, fits_varlen
 from lorica.engines.native.kv_cache import KVCache
 from lorica.engines.native.packed_batch import PackedBatch, Prefix
-from lorica.models.cpu.decoder import AnyDecoder, FastDecoder
+from lorica.models.cpu.decoder import AnyDecoder, CpuDecoder
 from lorica.models.packed_attention import Attention
-from lorica.records import Choose, Generate, Request
+from lorica.records import Generate, Request, ScoreChoices
 
 
 class PrefillAttention(Protocol):
@@ -58,10 +58,10 @@ def select_backend(decoder: AnyDecoder, *, deterministic: bool) -> AttentionBack
     """The fastest backend that fits the decoder. deterministic: on a CPU, one that is batch-invariant."""
     config, dtype, device = decoder.config, decoder.dtype, decoder.device
     deterministic = deterministic and device.type == "cpu"
-    if isinstance(decoder, FastDecoder) and decoder.compiled:
+    if isinstance(decoder, CpuDecoder) and decoder.compiled:
         compiled = partial(CompiledAttention, windows=config.windows)
         compiled_decode = partial(CompiledDecodeAttention, windows=config.windows)
-        batch_invariant = (Choose, Generate) if deterministic else ()
+        batch_invariant = (ScoreChoices, Generate) if deterministic else ()
         return AttentionBackend("compiled", compiled, compiled, compiled_decode, batch_invariant)
     prefix_merge = partial(PrefixMergeAttention, windows=config.windows, dtype=dtype)
     decode = partial(PrefixMergeDecodeAttention, windows=config.windows)
@@ -79,4 +79,4 @@ def select_backend(decoder: AnyDecoder, *, deterministic: bool) -> AttentionBack
     heads = (config.heads, config.kv_heads)
     tiled = partial(BatchInvariantAttention, windows=config.windows, heads=heads, dtype=dtype, bmm=bmm)
     # Decode steps round by the sequences that are decoded together, so texts are not batch-invariant.
-    return AttentionBackend("bmm" if bmm else kernel, tiled, prefix_merge, decode, batch_invariant=(Choose,))
+    return AttentionBackend("bmm" if bmm else kernel, tiled, prefix_merge, decode, batch_invariant=(ScoreChoices,))

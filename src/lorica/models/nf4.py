@@ -40,7 +40,7 @@ def require_bitsandbytes() -> Any:
             sys.modules["kernels"] = kernels
 
 
-def quantised(model: nn.Module) -> bool:
+def is_quantized(model: nn.Module) -> bool:
     """Whether any layer of the model is held in 4 bits."""
     return any(isinstance(module, Nf4Linear) for module in model.modules())
 

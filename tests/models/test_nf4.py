@@ -15,8 +15,8 @@ from lorica.errors import MissingExtraError  # noqa: E402
 from lorica.models.adapter_weights import create_lora  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.lora import LoraSpan  # noqa: E402
+from lorica.models.nf4 import Nf4Linear  # noqa: E402
 from lorica.models.packed_attention import PackedAttention  # noqa: E402
-from lorica.models.quantised import Nf4Linear  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 
 WIDE = ["llama-wide", "mistral-wide", "qwen2-wide", "qwen3-wide"]
