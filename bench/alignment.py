@@ -30,7 +30,7 @@ from lorica.adapters.config import read_adapter_config
 from lorica.adapters.header import read_header
 from lorica.adapters.raw_adapter import Specimen
 from lorica.adapters.tensor_map import read_layout
-from lorica.vetting.base.alignment import Alignment, align, collect
+from lorica.vetting.base.alignment import Alignment, align, collect_subspaces
 
 # 4, 10 and 19 updates; the extreme ranks.
 HARD = (
@@ -137,7 +137,7 @@ def run(sample: str) -> list[Result]:
     known = zoo.bases()
     found = []
     for base in known.values():
-        directions = collect(base.folder, texts(sample))
+        directions = collect_subspaces(base.folder, texts(sample))
         for case in everything:
             if known[case.base].shape_group != base.shape_group:
                 continue

@@ -77,7 +77,7 @@ def make_base(name: str, folder: Path) -> Path:
 def measure(base: Path) -> None:
     """Collect once, and print the seconds by the clock and of the processor."""
     clock, worked = time.perf_counter(), time.process_time()
-    collect_subspaces.collect(base)
+    collect_subspaces.collect_subspaces(base)
     print(json.dumps([time.perf_counter() - clock, time.process_time() - worked]))
 
 

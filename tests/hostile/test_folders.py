@@ -104,7 +104,7 @@ def test_both_missing(tmp_path: Path) -> None:
     from lorica.vetting.files.sources import Source
 
     (tmp_path / "notes.txt").write_text("nothing")
-    specimen, findings = examine_files(Source(name="x", given=tmp_path, kind="folder", place=tmp_path))
+    specimen, findings = examine_files(Source(name="x", given=tmp_path, kind="folder", path=tmp_path))
     assert specimen is None
     assert codes(findings) == ["L001"]
 

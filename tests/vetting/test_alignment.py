@@ -33,12 +33,12 @@ from lorica.training.loop import train  # noqa: E402
 from lorica.training.progress import Silent  # noqa: E402
 from lorica.training.types import Example  # noqa: E402
 from lorica.vetting.base import collect_subspaces as seeing  # noqa: E402
-from lorica.vetting.base.activation_subspaces import principal  # noqa: E402
-from lorica.vetting.base.alignment import Alignment, align, collect  # noqa: E402
+from lorica.vetting.base.activation_subspaces import principal_subspace  # noqa: E402
+from lorica.vetting.base.alignment import Alignment, align, collect_subspaces  # noqa: E402
 from lorica.vetting.base.alignment_findings import check_alignment  # noqa: E402
 from lorica.vetting.base.halves import Halves  # noqa: E402
-from lorica.vetting.base.module_agreement import Spread, consistency  # noqa: E402
-from lorica.vetting.base.permutation_null import Surrogates  # noqa: E402
+from lorica.vetting.base.module_agreement import SideDirections, module_agreement  # noqa: E402
+from lorica.vetting.base.permutation_null import PermutationNull  # noqa: E402
 
 SHAPE = replace(
     TINY,
@@ -128,7 +128,7 @@ def specimen(folder: Path) -> Specimen:
 def aligned(folder: Path, base: Path) -> Alignment:
     found = specimen(folder)
     assert found.header is not None
-    return align(found, read_layout(found.header), collect(base))
+    return align(found, read_layout(found.header), collect_subspaces(base))
 
 
 def changed(folder: Path, to: Path, change: object) -> Path:
@@ -246,10 +246,10 @@ def test_transformers_sees_what_the_native_decoder_sees(
 ) -> None:
     pytest.importorskip("transformers")
     texts = ["The cat sat on the red boat.", "A king and a queen went down the long road to the river."]
-    native = collect(bases[0], texts)
+    native = collect_subspaces(bases[0], texts)
     monkeypatch.setattr(seeing, "FAMILIES", {})
     seeing._CACHE.clear()
-    foreign = collect(bases[0], texts)
+    foreign = collect_subspaces(bases[0], texts)
     seeing._CACHE.clear()
     assert foreign.inputs.keys() == native.inputs.keys()
     assert foreign.weights == pytest.approx(native.weights)
@@ -265,18 +265,18 @@ def test_principal_directions_are_those_of_a_singular_value_decomposition() -> N
     rng = np.random.default_rng(0)
     for count, width in ((40, 12), (9, 30)):
         x = rng.normal(size=(count, width)) * np.linspace(3, 0.1, width)
-        found = principal(torch.tensor(x), max_directions=5)
+        found = principal_subspace(torch.tensor(x), max_directions=5)
         assert found is not None
         _, values, right = np.linalg.svd(x / np.sqrt(np.square(x).mean()), full_matrices=False)
         np.testing.assert_allclose(found.energies, values[:5] ** 2 / count, rtol=1e-4)
         np.testing.assert_allclose(np.abs(found.vectors @ right[:5].T), np.eye(5), atol=1e-3)
-        assert found.energies.sum() + found.rest * (width - 5) == pytest.approx(width, rel=1e-4)
-    assert principal(torch.zeros(3, 4)) is None
-    assert principal(torch.tensor([[1.0, float("nan")]])) is None
+        assert found.energies.sum() + found.rest_energy * (width - 5) == pytest.approx(width, rel=1e-4)
+    assert principal_subspace(torch.zeros(3, 4)) is None
+    assert principal_subspace(torch.tensor([[1.0, float("nan")]])) is None
 
 
 def test_surrogates_keep_heads_together_and_share_an_axis() -> None:
-    made = Surrogates(hidden=8, head_dim=4, count=5)
+    made = PermutationNull(hidden=8, head_dim=4, count=5)
     orders = made.outputs("model.layers.0.self_attn.v_proj", 16)
     assert orders is not None
     assert orders.shape == (6, 16)
@@ -295,22 +295,22 @@ def test_copied_rows_are_no_agreement() -> None:
     rng = np.random.default_rng(0)
     same = rng.normal(size=(4, 64)).astype(np.float32)
     near = [same + 0.7 * rng.normal(size=same.shape).astype(np.float32) for _ in range(4)]
-    assert consistency([Spread("in", "", same) for _ in range(4)]) == 0.0
-    assert consistency([Spread("in", "", rows) for rows in near]) > 6
+    assert module_agreement([SideDirections("in", "", same) for _ in range(4)]) == 0.0
+    assert module_agreement([SideDirections("in", "", rows) for rows in near]) > 6
     apart = [rng.normal(size=same.shape).astype(np.float32) for _ in range(4)]
-    assert abs(consistency([Spread("in", "", rows) for rows in apart])) < 4
+    assert abs(module_agreement([SideDirections("in", "", rows) for rows in apart])) < 4
 
 
 def test_a_base_is_run_once_until_it_changes(bases: tuple[Path, Path], tmp_path: Path) -> None:
     base = shutil.copytree(bases[0], tmp_path / "base")
-    first = collect(base, ["The cat sat on the boat."])
-    assert collect(base, ["The cat sat on the boat."]) is first
+    first = collect_subspaces(base, ["The cat sat on the boat."])
+    assert collect_subspaces(base, ["The cat sat on the boat."]) is first
     changed_weights = load_file(base / "model.safetensors")
     changed_weights["model.norm.weight"] *= 2
     save_file(changed_weights, base / "model.safetensors", metadata={"format": "pt"})
-    assert collect(base, ["The cat sat on the boat."]) is not first
+    assert collect_subspaces(base, ["The cat sat on the boat."]) is not first
     with pytest.raises(PromptError, match="no text"):
-        collect(base, ["", "  "])
+        collect_subspaces(base, ["", "  "])
 
 
 def test_a_family_that_only_transformers_knows_is_seen_too(bases: tuple[Path, Path], tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_a_family_that_only_transformers_knows_is_seen_too(bases: tuple[Path, Pa
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(bases[0] / name, tmp_path / "gpt2" / name)
-    found = collect(tmp_path / "gpt2", ["The cat sat on the red boat, and the boat went down the river."])
+    found = collect_subspaces(tmp_path / "gpt2", ["The cat sat on the red boat, and the boat went down the river."])
     assert {path.removeprefix("transformer.h.0."): seen.width for path, seen in found.inputs.items()} == {
         "attn.c_attn": 32,
         "attn.c_proj": 32,
@@ -374,7 +374,7 @@ def test_a_weakly_trained_adapter_at_chance_is_warned_of(
         pairs=1,
         base="base",
         decided="undecided",
-        halves=Halves(bound=bound, free=free, bonds=8),
+        halves=Halves(correlation=bound, null_correlation=free, correlated_pairs=8),
     )
     undecided = check_alignment(alignment)[0]
     assert (undecided.code, undecided.severity) == ("L322", severity)

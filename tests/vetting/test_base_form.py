@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from lorica.models.locate import locate_model  # noqa: E402
-from lorica.vetting.base.collect_subspaces import collect  # noqa: E402
+from lorica.vetting.base.collect_subspaces import collect_subspaces  # noqa: E402
 from lorica.vetting.base.conversion_faults import Form, check_form  # noqa: E402
 
 Weights = dict[str, Tensor]
@@ -76,7 +76,7 @@ def with_a_stranger(weights: Weights) -> Weights:
 
 
 def test_a_sound_base_is_in_its_form() -> None:
-    form = collect(locate_model("embedded:lorica_tiny", environ={})).form
+    form = collect_subspaces(locate_model("embedded:lorica_tiny", environ={})).form
     assert form.other == ""
     assert form.follows > 0.5
     assert check_form(form) == []
@@ -93,16 +93,16 @@ def test_a_sound_base_is_in_its_form() -> None:
     ids=["norms", "rotary", "rotary-of-k", "averaged"],
 )
 def test_a_spoilt_base_is_named(change: Callable[[Weights], Weights], code: str, says: str, tmp_path: Path) -> None:
-    (found,) = check_form(collect(changed(tmp_path / "base", change)).form)
+    (found,) = check_form(collect_subspaces(changed(tmp_path / "base", change)).form)
     assert (found.code, found.severity) == (code, "reject" if code == "L329" else "warn")
     assert says in found.seen
 
 
 def test_what_was_tried_is_taken_back(tmp_path: Path) -> None:
     base = changed(tmp_path / "base", offset(-1.0))
-    before = collect(base).form
+    before = collect_subspaces(base).form
     (tmp_path / "base" / "model.safetensors").touch()  # collected anew
-    assert collect(base).form == before
+    assert collect_subspaces(base).form == before
 
 
 def test_guessing_evenly_and_the_unknown_are_not_called_a_failed_merge() -> None:

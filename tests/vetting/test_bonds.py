@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("torch")
 
 from lorica.vetting.base.activation_subspaces import Subspace
-from lorica.vetting.base.factor_correlation import bond, together
+from lorica.vetting.base.factor_correlation import combined_z, factor_correlation
 from lorica.vetting.base.halves import KNOWING
 
 
@@ -26,9 +26,9 @@ def test_halves_go_together_by_the_inputs_of_their_own_base() -> None:
         x = draw.standard_normal((400, 64)) * np.sqrt(energies) @ turned.T
         b = draw.standard_normal((96, 400)) @ (x @ a.T)
         pair = a.astype(np.float32), b.astype(np.float32)
-        bounds.append([bond(*pair, inputs), bond(*pair, stranger)])
+        bounds.append([factor_correlation(*pair, inputs), factor_correlation(*pair, stranger)])
     own, strange = ([each for each in bonds if each is not None] for bonds in zip(*bounds, strict=True))
     for bonds, knows in ((own, True), (strange, False)):
-        known, free = together([one for one, _ in bonds]), together([two for _, two in bonds])
+        known, free = combined_z([one for one, _ in bonds]), combined_z([two for _, two in bonds])
         assert free > 2.5
         assert (known - free > KNOWING) == knows

@@ -24,7 +24,13 @@ from lorica.vetting.base import (  # noqa: E402
     collect_subspaces,
     subspace_cache,
 )
-from lorica.vetting.base.activation_subspaces import Array, Directions, Subspace, principal, width_alone  # noqa: E402
+from lorica.vetting.base.activation_subspaces import (  # noqa: E402
+    ActivationSubspaces,
+    Array,
+    Subspace,
+    empty_subspace,
+    principal_subspace,
+)
 from lorica.vetting.base.layer_consistency import strangers  # noqa: E402
 
 
@@ -50,7 +56,7 @@ def test_subspace_iteration_finds_the_leading_directions_of_a_large_matrix() -> 
     spectrum = torch.arange(1, 801).float() ** -0.7  # falls slowly, as activations' spectra do
     turned = torch.linalg.qr(torch.randn(800, 800, generator=generator)).Q
     x = torch.randn(900, 800, generator=generator) * spectrum @ turned
-    fast = principal(x, max_directions=256)
+    fast = principal_subspace(x, max_directions=256)
     _, values, axes = torch.linalg.svd(x / x.square().mean().sqrt(), full_matrices=False)
     exact = Subspace(axes[:256].numpy(), (values[:256].square() / len(x)).numpy(), 0.0)
     assert fast is not None
@@ -100,7 +106,7 @@ def test_a_bfloat16_decoder_is_multiplied_in_float32_with_its_gradients() -> Non
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
 
 
-def _same(one: Directions, two: Directions) -> bool:
+def _same(one: ActivationSubspaces, two: ActivationSubspaces) -> bool:
     sides = ((one.inputs, two.inputs), (one.outputs, two.outputs))
     return all(
         first.keys() == second.keys()
@@ -111,7 +117,7 @@ def _same(one: Directions, two: Directions) -> bool:
 
 
 def test_directions_of_a_large_base_are_kept_on_disk_under_its_digest(base: Path, cache: Path) -> None:
-    first = collect_subspaces.collect(base)
+    first = collect_subspaces.collect_subspaces(base)
     assert len(list(cache.iterdir())) == 1
     stored = subspace_cache.load(subspace_cache.base_key(base), base)
     assert stored is not None
@@ -120,18 +126,18 @@ def test_directions_of_a_large_base_are_kept_on_disk_under_its_digest(base: Path
     name = "model.layers.1.mlp.up_proj.weight"
     weights[name][5, 5] += 1  # one value in the middle of the file
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
-    assert not _same(first, collect_subspaces.collect(base))
+    assert not _same(first, collect_subspaces.collect_subspaces(base))
     assert len(list(cache.iterdir())) == 2
 
 
 @pytest.mark.parametrize("name", ["config.json", "special_tokens_map.json"])
 def test_directions_are_collected_again_when_a_file_beside_the_weights_changes(name: str, base: Path) -> None:
-    first, key = collect_subspaces.collect(base), subspace_cache.base_key(base)
-    assert collect_subspaces.collect(base) is first
+    first, key = collect_subspaces.collect_subspaces(base), subspace_cache.base_key(base)
+    assert collect_subspaces.collect_subspaces(base) is first
     raw = json.loads((base / name).read_text("utf-8")) if (base / name).is_file() else {}
     raw |= {"rope_parameters": {"rope_type": "linear", "factor": 8.0, "rope_theta": 10000.0}}
     (base / name).write_text(json.dumps(raw), "utf-8")
-    assert collect_subspaces.collect(base) is not first
+    assert collect_subspaces.collect_subspaces(base) is not first
     assert subspace_cache.base_key(base) != key
 
 
@@ -142,26 +148,26 @@ def test_a_user_without_a_home_folder_keeps_nothing(base: Path, monkeypatch: pyt
     monkeypatch.delenv("LORICA_CACHE_DIR", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    small = Directions(base, {"a": width_alone(4)}, {"b": width_alone(6)}, {"a": 1.0}, 4, 2, 9)
+    small = ActivationSubspaces(base, {"a": empty_subspace(4)}, {"b": empty_subspace(6)}, {"a": 1.0}, 4, 2, 9)
     subspace_cache.save("key", small)
     assert subspace_cache.load("key", base) is None
 
 
 def test_vectors_that_are_no_numbers_have_no_directions_and_tiny_ones_have() -> None:
     x = torch.randn(50, 20, generator=torch.Generator().manual_seed(0))
-    usual = principal(x)
+    usual = principal_subspace(x)
     assert usual is not None
     for factor in (1e-30, 1e30):
-        scaled = principal(x * factor)
+        scaled = principal_subspace(x * factor)
         assert scaled is not None
         assert scaled.energies == pytest.approx(usual.energies, rel=1e-3)
     x[3, 4] = torch.nan
-    assert principal(x) is None
+    assert principal_subspace(x) is None
 
 
 def test_a_damaged_or_unwritable_cache_is_no_error(base: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = subspace_cache.base_key(base)
-    small = Directions(base, {"a": width_alone(4)}, {"b": width_alone(6)}, {"a": 1.0}, 4, 2, 9)
+    small = ActivationSubspaces(base, {"a": empty_subspace(4)}, {"b": empty_subspace(6)}, {"a": 1.0}, 4, 2, 9)
     subspace_cache.save(key, small)
     (file,) = cache.iterdir()
     for damaged in (b"", b"\0" * 100, file.read_bytes()[:-1] if file.stat().st_size else b""):
@@ -176,7 +182,7 @@ def test_the_least_recently_used_go_first(cache: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(subspace_cache, "MOST_BYTES", 3000)
     subspace = Subspace(np.zeros((2, 200), np.float32), np.ones(2, np.float32), 0.5)
     for key in ("one", "two", "three", "four"):
-        subspace_cache.save(key, Directions(Path(), {"a": subspace}, {}, {}, 4, 2, 9))
+        subspace_cache.save(key, ActivationSubspaces(Path(), {"a": subspace}, {}, {}, 4, 2, 9))
         if key != "one":
             assert subspace_cache.load("one", Path()) is not None  # in use
     kept = {path.stem for path in cache.iterdir()}

@@ -23,7 +23,7 @@ def test_a_mistake_of_ours_leaves_one_adapter_unchecked(monkeypatch: pytest.Monk
         raise IndexError("tuple index out of range")
 
     monkeypatch.setattr(levels, "examine_files", fails)
-    sources = [Source(name=name, given=tmp_path, kind="folder", place=tmp_path) for name in ("a", "b")]
+    sources = [Source(name=name, given=tmp_path, kind="folder", path=tmp_path) for name in ("a", "b")]
     with ExitStack() as stack:
         found = examine_all(sources, stack, jobs=1)
     assert [each.verdict.status for each in found] == ["unchecked", "unchecked"]

@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from lorica.vetting.claims.base_names import families, mixed, quantised, sees, sizes, tuned, uniform
+from lorica.vetting.claims.base_names import (
+    families,
+    has_mixed_layers,
+    has_uniform_layers,
+    is_instruction_tuned,
+    is_multimodal,
+    quantization_format,
+    sizes,
+)
 from lorica.vetting.claims.cards import card_bases
 
 
@@ -40,17 +48,17 @@ def test_words_of_names(name: str, family: str, size: str | None) -> None:
 
 
 def test_traits_of_names() -> None:
-    assert quantised("TheBloke/Llama-2-7B-AWQ") == "awq"
-    assert quantised("a/b-bnb-4bit") == "bnb 4-bit"
-    assert not quantised("Qwen/Qwen2.5-7B")
-    assert tuned("gemma-2-2b-it")
-    assert not tuned("with-items")
-    assert uniform("Qwen/Qwen2.5-7B")
-    assert not uniform("Qwen/Qwen3-30B-A3B")
-    assert mixed("Qwen/Qwen3-Next-80B-A3B")
-    assert sees("Qwen/Qwen2-VL-2B") is True
-    assert sees("Qwen/Qwen2.5-7B") is False
-    assert sees("someone/something") is None
+    assert quantization_format("TheBloke/Llama-2-7B-AWQ") == "awq"
+    assert quantization_format("a/b-bnb-4bit") == "bnb 4-bit"
+    assert not quantization_format("Qwen/Qwen2.5-7B")
+    assert is_instruction_tuned("gemma-2-2b-it")
+    assert not is_instruction_tuned("with-items")
+    assert has_uniform_layers("Qwen/Qwen2.5-7B")
+    assert not has_uniform_layers("Qwen/Qwen3-30B-A3B")
+    assert has_mixed_layers("Qwen/Qwen3-Next-80B-A3B")
+    assert is_multimodal("Qwen/Qwen2-VL-2B") is True
+    assert is_multimodal("Qwen/Qwen2.5-7B") is False
+    assert is_multimodal("someone/something") is None
 
 
 @pytest.mark.parametrize(

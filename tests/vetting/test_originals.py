@@ -12,7 +12,7 @@ from lorica.adapters.config import AdapterConfig
 from lorica.vetting.batch import examine_all
 from lorica.vetting.files.sources import find_sources
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.numbers.duplicate_origin import Standing, clear_originals
+from lorica.vetting.numbers.duplicate_origin import Origin, downgrade_originals
 
 from .numbers_fixtures import healthy, write
 
@@ -21,8 +21,8 @@ def _say(code: str, *others: str) -> Finding:
     return finding(code, "seen", facts={"others": list(others)})
 
 
-def _severities(findings: dict[str, Sequence[Finding]], known: dict[str, Standing]) -> dict[str, dict[str, str]]:
-    cleared = clear_originals(findings, known)
+def _severities(findings: dict[str, Sequence[Finding]], known: dict[str, Origin]) -> dict[str, dict[str, str]]:
+    cleared = downgrade_originals(findings, known)
     return {name: {each.code: each.severity for each in found} for name, found in cleared.items()}
 
 
@@ -35,7 +35,7 @@ def _severities(findings: dict[str, Sequence[Finding]], known: dict[str, Standin
     ("proven", "proven", ("warn", "warn")),
 ])  # fmt: skip
 @pytest.mark.parametrize("code", ["L252", "L253"])
-def test_papers_decide_between_two(a: Standing, b: Standing, says: tuple[str, str], code: str) -> None:
+def test_papers_decide_between_two(a: Origin, b: Origin, says: tuple[str, str], code: str) -> None:
     found = _severities({"a": [_say(code, "b")], "b": [_say(code, "a")]}, {"a": a, "b": b})
     assert (found["a"][code], found["b"][code]) == says
 

@@ -48,7 +48,7 @@ def test_a_folder_and_its_files_are_one_adapter(tmp_path: Path) -> None:
     folder = make_adapter(tmp_path / "mine")
     for place in (folder, folder / WEIGHTS, folder / CONFIG):
         source = one(place)
-        assert (source.name, source.kind, source.place, source.given) == ("mine", "folder", folder, place)
+        assert (source.name, source.kind, source.path, source.given) == ("mine", "folder", folder, place)
     assert len(find_sources([folder, folder / WEIGHTS, folder / "."])) == 1
 
 
@@ -90,7 +90,7 @@ def test_a_run_that_did_not_publish_shows_its_checkpoints(tmp_path: Path) -> Non
 def test_the_best_of_a_run(tmp_path: Path) -> None:
     make_adapter(tmp_path / "law" / "best")
     source = one(tmp_path / "law")
-    assert (source.name, source.place, source.kind) == ("law", tmp_path / "law" / "best", "checkpoint")
+    assert (source.name, source.path, source.kind) == ("law", tmp_path / "law" / "best", "checkpoint")
     make_adapter(tmp_path / "law" / "another")
     assert names(tmp_path / "law") == ["another", "best"]
 
@@ -118,7 +118,7 @@ def test_names_are_made_unique(tmp_path: Path) -> None:
 def test_a_cache_entry_gives_its_main_revision(tmp_path: Path) -> None:
     entry = make_cache(tmp_path / "hub", "org/name", ("aaa", "bbb"), main="aaa")
     source = one(entry)
-    assert (source.name, source.kind, source.place.name, source.limit) == ("org/name", "cache", "aaa", entry)
+    assert (source.name, source.kind, source.path.name, source.limit) == ("org/name", "cache", "aaa", entry)
     specimen, findings = examine_files(source)
     assert findings == []
     assert specimen is not None
@@ -131,7 +131,7 @@ def test_a_cache_entry_gives_its_main_revision(tmp_path: Path) -> None:
 def test_a_cache_entry_without_refs_gives_its_newest_snapshot(tmp_path: Path) -> None:
     entry = make_cache(tmp_path, "org/name", ("aaa", "bbb"))
     os.utime(entry / "snapshots" / "bbb", (1, 1))
-    assert one(entry).place.name == "aaa"
+    assert one(entry).path.name == "aaa"
 
 
 def test_a_name_of_the_hub_points_to_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +235,7 @@ def test_a_parent_with_a_config_whose_weights_lie_below(
     for name in beside:
         (run / name).write_bytes(b"x")
     source = one(run)
-    assert (source.name, source.place) == ("run", run / "best")
+    assert (source.name, source.path) == ("run", run / "best")
     assert passed(run) == ["checkpoint-10", "checkpoint-20"]
     specimen, findings = examine_files(source)
     assert specimen is not None

@@ -221,7 +221,7 @@ def _working(kept: Sequence[Examination]) -> str:
     for each in kept:
         config = None if each.specimen is None else each.specimen.config
         more = config is not None and bool(config.unsupported())
-        entry = f"{json.dumps(each.source.name)}: {json.dumps(str(each.source.place.resolve()))}"
+        entry = f"{json.dumps(each.source.name)}: {json.dumps(str(each.source.path.resolve()))}"
         lines.append(f"    # {entry}  # needs engine=transformers" if more else f"    {entry}  # {each.verdict.status}")
     usable = any(not line.startswith("    #") for line in lines)
     return "\n".join(["adapters:", "  paths:" + ("" if usable else " {}"), *lines, ""])

@@ -12,7 +12,7 @@ import msgspec
 from lorica.names import listed
 from lorica.reports.page import Cell, Report, Section, Table, clean
 from lorica.reports.text_table import plain_table
-from lorica.vetting.claims.training_evidence import Evidence
+from lorica.vetting.claims.training_evidence import TrainingEvidence
 from lorica.vetting.findings import LEVELS, Finding
 from lorica.vetting.levels import Examination
 from lorica.vetting.profile import Profile
@@ -218,7 +218,7 @@ def finding_text(each: Finding) -> str:
     return "\n".join(lines)
 
 
-def _training(seen: Evidence | None) -> str:
+def _training(seen: TrainingEvidence | None) -> str:
     """What is known of the training, in one line; "" when nothing is."""
     if seen is None:
         return ""

@@ -15,7 +15,7 @@ from lorica.names import shell_word
 
 if TYPE_CHECKING:
     from lorica.adapters.convert import Conversion
-    from lorica.vetting.files.safe_folder import Place
+    from lorica.vetting.files.safe_folder import SafeFolder
 
 _ABOUT = """\
 Write an adapter that is a PyTorch pickle (adapter_model.bin) or MLX's (adapters.safetensors, adapters.npz) as PEFT's
@@ -43,8 +43,8 @@ def run(arguments: Sequence[str]) -> int:
 
     with _located(given.source) as (place, name, packed):
         output = given.output or _beside_source(given.source)
-        _check_output(output, place.folder)
-        conversion = read_foreign(place.folder / name, _config(place))
+        _check_output(output, place.path)
+        conversion = read_foreign(place.path / name, _config(place))
         beside = _beside(place, packed, conversion)
         size = write_converted(conversion, output, beside)
     result = _result(conversion, given.source, output, size, beside)
@@ -66,7 +66,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def _located(source: Path) -> Iterator[tuple[Place, str, Collection[str]]]:
+def _located(source: Path) -> Iterator[tuple[SafeFolder, str, Collection[str]]]:
     """The files of the adapter's folder, which one holds the weights, and what was left in an archive: of all that
     `lorica check` takes for one adapter (an archive, an entry of the cache, a run).
 
@@ -74,7 +74,7 @@ def _located(source: Path) -> Iterator[tuple[Place, str, Collection[str]]]:
     """
     from lorica.adapters.config import CONFIG_NAME
     from lorica.vetting.files.archives import is_archive
-    from lorica.vetting.files.safe_folder import open_place
+    from lorica.vetting.files.safe_folder import open_safe_folder
     from lorica.vetting.files.sources import Source, find_sources
     from lorica.vetting.files.unpack import opened
 
@@ -82,7 +82,7 @@ def _located(source: Path) -> Iterator[tuple[Place, str, Collection[str]]]:
     file = file and not is_archive(source) and source.name != CONFIG_NAME
     if file or (source.is_dir() and _weight_names(os.listdir(source))):
         folder = source.parent if file else source
-        sources = [Source(name=folder.name, given=source, kind="folder", place=folder)]
+        sources = [Source(name=folder.name, given=source, kind="folder", path=folder)]
     else:
         sources = find_sources([source])
     if len(sources) != 1:
@@ -93,14 +93,14 @@ def _located(source: Path) -> Iterator[tuple[Place, str, Collection[str]]]:
             if finding.severity == "reject":
                 raise AdapterError(f"{source}: {finding.title}: {finding.seen}", fix=finding.fix)
         try:
-            place = open_place(unpacked, [])
+            place = open_safe_folder(unpacked, [])
             name = source.name if file else _weights(place)
             _require(place, name)
             yield place, name, unpacked.members
         except AdapterError as error:  # where an archive was unpacked to tells nobody anything
             text = error.message
             if unpacked.unpacked:
-                text = text.replace(str(unpacked.place), str(source))
+                text = text.replace(str(unpacked.path), str(source))
             raise AdapterError(text, fix=error.fix) from error.__cause__
 
 
@@ -111,10 +111,10 @@ def _weight_names(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.lower().endswith(WEIGHT_SUFFIXES) and not OF_TRAINING.fullmatch(name)]
 
 
-def _weights(place: Place) -> str:
+def _weights(place: SafeFolder) -> str:
     from lorica.adapters.methods import FORMATS, method_of_files
 
-    names = place.top()
+    names = place.top_level()
     usual = [name for name in _USUAL if name in names]
     if "adapter_model.safetensors" in usual:
         return usual[0]  # whatever it is: loaders take it
@@ -123,49 +123,49 @@ def _weights(place: Place) -> str:
         return chosen[0]
     tool = method_of_files(names)
     if tool is not None and tool[0] != "mlx":
-        raise AdapterError(f"{place.folder}: is {FORMATS[tool[0]].title}", fix=FORMATS[tool[0]].reader)
+        raise AdapterError(f"{place.path}: is {FORMATS[tool[0]].title}", fix=FORMATS[tool[0]].reader)
     if not chosen:
-        raise AdapterError(f"{place.folder}: holds no weights; there is {place.listing()}", fix="name the right folder")
+        raise AdapterError(f"{place.path}: holds no weights; there is {place.describe()}", fix="name the right folder")
     listed = ", ".join(chosen[:5]) + (" ..." if len(chosen) > 5 else "")
     raise AdapterError(
-        f"{place.folder}: holds {len(chosen)} files of weights: {listed}",
-        fix=f"name the one you mean: lorica convert {shell_word(str(place.folder / chosen[-1]))} OUTPUT",
+        f"{place.path}: holds {len(chosen)} files of weights: {listed}",
+        fix=f"name the one you mean: lorica convert {shell_word(str(place.path / chosen[-1]))} OUTPUT",
     )
 
 
-def _require(place: Place, name: str) -> None:
+def _require(place: SafeFolder, name: str) -> None:
     """Raises AdapterError for a file that may not be read: a pipe, a link out of the folder."""
     refusal = place.refusal(name)
     if refusal is not None:
-        raise AdapterError(f"{place.folder / name}: {refusal.title}: {refusal.seen}", fix=refusal.fix)
+        raise AdapterError(f"{place.path / name}: {refusal.title}: {refusal.seen}", fix=refusal.fix)
     if name not in place.files:
-        raise AdapterError(f"{place.folder / name}: is no file of weights", fix="name an adapter's folder")
+        raise AdapterError(f"{place.path / name}: is no file of weights", fix="name an adapter's folder")
 
 
-def _config(place: Place) -> bytes | None:
+def _config(place: SafeFolder) -> bytes | None:
     from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES
 
-    if CONFIG_NAME not in place.top():
+    if CONFIG_NAME not in place.top_level():
         return None
     _require(place, CONFIG_NAME)
-    raw = _read(place.folder / CONFIG_NAME, MAX_CONFIG_BYTES + 1)
+    raw = _read(place.path / CONFIG_NAME, MAX_CONFIG_BYTES + 1)
     if len(raw) > MAX_CONFIG_BYTES:
-        raise AdapterError(f"{place.folder / CONFIG_NAME}: has over {MAX_CONFIG_BYTES} bytes", fix="save it again")
+        raise AdapterError(f"{place.path / CONFIG_NAME}: has over {MAX_CONFIG_BYTES} bytes", fix="save it again")
     return raw
 
 
-def _beside(place: Place, packed: Collection[str], conversion: Conversion) -> dict[str, bytes]:
+def _beside(place: SafeFolder, packed: Collection[str], conversion: Conversion) -> dict[str, bytes]:
     """The files to copy, by name. What is no regular file of the folder, too large, or left in an archive is told."""
     files = {}
     for name in _BESIDE:
         if name in packed:
             conversion.notes.append(f"{name} was not copied: it is still in the archive")
-        if name not in place.top():
+        if name not in place.top_level():
             continue
         if place.files.get(name, _MAX_BESIDE + 1) > _MAX_BESIDE:
             conversion.notes.append(f"{name} was not copied: it leads out of the folder, or is too large")
             continue
-        files[name] = _read(place.folder / name, _MAX_BESIDE)
+        files[name] = _read(place.path / name, _MAX_BESIDE)
     return files
 
 

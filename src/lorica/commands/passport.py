@@ -146,7 +146,7 @@ def make(given: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
 
 def _vet(folder: Path, base: Path) -> None:
     """A passport says that this adapter belongs to this base. Raises AdapterError where a check says otherwise."""
-    from lorica.vetting.base.alignment import align, collect
+    from lorica.vetting.base.alignment import align, collect_subspaces
     from lorica.vetting.base.alignment_findings import check_alignment
     from lorica.vetting.base.base_fit import check_fit
     from lorica.vetting.files.sources import find_sources
@@ -157,7 +157,7 @@ def _vet(folder: Path, base: Path) -> None:
     if found.specimen is not None and found.layout is not None:
         findings += check_fit(found.specimen, found.layout, base)
         if not any(each.severity == "reject" for each in findings):
-            findings += check_alignment(align(found.specimen, found.layout, collect(base)))
+            findings += check_alignment(align(found.specimen, found.layout, collect_subspaces(base)))
     rejected = [each for each in findings if each.severity == "reject"]
     if rejected:
         first = rejected[0]

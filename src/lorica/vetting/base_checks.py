@@ -16,8 +16,8 @@ from lorica.errors import AdapterError, EngineError, LoricaError
 from lorica.records import Row
 from lorica.tasks import TASKS
 from lorica.tasks.base import TaskSettings
-from lorica.vetting.base.activation_subspaces import Directions
-from lorica.vetting.base.alignment import align, collect
+from lorica.vetting.base.activation_subspaces import ActivationSubspaces
+from lorica.vetting.base.alignment import align, collect_subspaces
 from lorica.vetting.base.alignment_findings import check_alignment
 from lorica.vetting.base.base_fit import check_fit
 from lorica.vetting.base.base_loss import check_sense, sense
@@ -79,8 +79,8 @@ class BaseChecker:
         self._on_done = on_done
 
     @cached_property
-    def _directions(self) -> Directions:
-        return collect(self._setting.base)
+    def _directions(self) -> ActivationSubspaces:
+        return collect_subspaces(self._setting.base)
 
     @cached_property
     def _workplace(self) -> Workplace:

@@ -10,7 +10,7 @@ from functools import partial
 from lorica.vetting.files.sources import Source
 from lorica.vetting.files.unpack import opened
 from lorica.vetting.levels import Examination, examine
-from lorica.vetting.numbers.duplicate_origin import clear_originals, standing
+from lorica.vetting.numbers.duplicate_origin import downgrade_originals, duplicate_origin
 from lorica.vetting.numbers.duplicates import check_duplicates
 from lorica.vetting.numbers.training_runs import RunMember, check_runs
 
@@ -74,9 +74,11 @@ def _compare(examinations: list[Examination]) -> list[Examination]:
         return examinations
     members = [_member(item) for item in numbered]
     standings = {
-        item.source.name: standing(item.specimen, item.findings) for item in examinations if item.specimen is not None
+        item.source.name: duplicate_origin(item.specimen, item.findings)
+        for item in examinations
+        if item.specimen is not None
     }
-    duplicate_findings = clear_originals(check_duplicates(entries, members), standings)
+    duplicate_findings = downgrade_originals(check_duplicates(entries, members), standings)
     run_findings = check_runs(members, [item.source.name for item in numbered])
     return [
         item.add((*duplicate_findings.get(item.source.name, ()), *run_findings.get(item.source.name, ())))

@@ -17,8 +17,8 @@ from lorica.adapters.registry import training_owner
 from lorica.adapters.tensor_map import Layout, read_layout
 from lorica.locks import describe as describe_owner
 from lorica.vetting.claims.check_claims import check_claims
-from lorica.vetting.claims.named_bases import Named
-from lorica.vetting.claims.training_evidence import Evidence, training_evidence
+from lorica.vetting.claims.named_bases import NamedBase
+from lorica.vetting.claims.training_evidence import TrainingEvidence, training_evidence
 from lorica.vetting.files.check_files import examine_files
 from lorica.vetting.files.sources import Source
 from lorica.vetting.findings import Finding, Verdict, finding, judge
@@ -42,7 +42,7 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     match: Match | None = None
     fits: str = ""
     numbers: Numbers | None = None
-    evidence: Evidence | None = None
+    evidence: TrainingEvidence | None = None
     snapshot: dict[str, tuple[int, int, int]] = {}
 
     @property
@@ -70,8 +70,8 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
 
 def examine(source: Source, *, max_level: int = 2) -> Examination:
     """Levels 0 to 2, or fewer, of an opened source. Never raises for what is in the files."""
-    snapshot_before = snapshot(source.place)
-    if CONFIG_NAME not in snapshot_before and (owner := training_owner(source.place)):
+    snapshot_before = snapshot(source.path)
+    if CONFIG_NAME not in snapshot_before and (owner := training_owner(source.path)):
         return _unchecked(source, finding("L018", f"an adapter is being trained: {describe_owner(owner)}"))
     try:
         examination = msgspec.structs.replace(_examine(source, max_level), snapshot=snapshot_before)
@@ -84,7 +84,7 @@ def examine(source: Source, *, max_level: int = 2) -> Examination:
 
 def require_unchanged(examination: Examination) -> Examination:
     """The same, or one that says that the files changed since they were read, so that nothing is known of them."""
-    if not examination.ran or snapshot(examination.source.place) == examination.snapshot:
+    if not examination.ran or snapshot(examination.source.path) == examination.snapshot:
         return examination
     return _unchecked(examination.source, finding("L018", "its files were changed or removed while they were read"))
 
@@ -154,6 +154,6 @@ def _fits(specimen: Specimen, shapes: Shapes, matched: Match) -> str:
     name = (specimen.config.base_model_name_or_path if specimen.config else None) or ""
     bases = named(name)
     description = describe(shapes, matched, bases)
-    if bases or not matched.candidates or not Named(CONFIG_NAME, name).tells:
+    if bases or not matched.candidates or not NamedBase(CONFIG_NAME, name).is_informative:
         return description
     return f"{description}; {shown(name)}, which the config names, is not among those known by shape"

@@ -20,11 +20,11 @@ from lorica.adapters.header import read_header
 from lorica.adapters.raw_adapter import Specimen
 from lorica.adapters.tensor_map import read_layout
 from lorica.models.locate import locate_model
-from lorica.vetting.base.alignment import Alignment, align, collect
+from lorica.vetting.base.alignment import Alignment, align, collect_subspaces
 from lorica.vetting.base.alignment_findings import check_alignment
 from lorica.vetting.base.halves import Halves, check_halves
 from lorica.vetting.base.layer_consistency import EMBEDDING, strangers
-from lorica.vetting.base.layer_permutation import assign, find_order
+from lorica.vetting.base.layer_permutation import assign, find_layer_permutation
 from lorica.vetting.diagnosis import Diagnosis, to_text
 from lorica.vetting.numbers.check_numbers import check_numbers
 
@@ -42,7 +42,7 @@ def specimen(folder: Path) -> Specimen:
 def aligned(folder: Path, base: Path) -> Alignment:
     found = specimen(folder)
     assert found.header is not None
-    return align(found, read_layout(found.header), collect(base))
+    return align(found, read_layout(found.header), collect_subspaces(base))
 
 
 def codes(alignment: Alignment) -> set[str]:
@@ -81,7 +81,7 @@ def swapped_twice(arrays: Arrays) -> Arrays:
 def test_a_sound_adapter_is_left_alone(trained: Path, bases: tuple[Path, Path]) -> None:
     found = aligned(trained, bases[0])
     assert codes(found) == set()
-    assert found.halves.bound > 5
+    assert found.halves.correlation > 5
     assert found.halves.strangers == ()
     # On another base nothing fits, and that is all there is to say.
     assert codes(aligned(trained, bases[1])) == {"L321"}
@@ -112,7 +112,7 @@ def test_the_diagnosis_names_broken_weights(
 
 
 def test_an_a_that_was_drawn_anew_is_told_from_one_that_never_moved() -> None:
-    anew = Halves(inputs=0.5, outputs=5.0, tested=4, bound=-0.6, bonds=8)
+    anew = Halves(inputs=0.5, outputs=5.0, tested=4, correlation=-0.6, correlated_pairs=8)
     assert [each.code for each in check_halves(anew, trained=False)] == ["L325"]
     for change in ({"bound": 5.3}, {"bonds": 0}, {"outputs": 3.0}, {"inputs": 3.0}):
         assert check_halves(replace(anew, **change), trained=False) == []
@@ -139,7 +139,7 @@ def test_modules_with_one_a_in_common_are_no_strangers(trained: Path, tmp_path: 
 
 def test_layers_of_another_model_are_found_in_the_base_alone(tmp_path: Path) -> None:
     tiny = locate_model("embedded:lorica_tiny", environ={})
-    assert collect(tiny).strangers == ()
+    assert collect_subspaces(tiny).strangers == ()
     shutil.copytree(tiny, tmp_path / "damaged")
     weights = load_file(tiny / "model.safetensors")
     torch.manual_seed(0)
@@ -147,7 +147,7 @@ def test_layers_of_another_model_are_found_in_the_base_alone(tmp_path: Path) -> 
         if tensor.ndim == 2 and re.search(r"\.layers\.[23]\.", name):
             weights[name] = (torch.randn(tensor.shape) * 0.02).to(tensor.dtype)
     save_file(weights, tmp_path / "damaged" / "model.safetensors", metadata={"format": "pt"})
-    found = collect(tmp_path / "damaged")
+    found = collect_subspaces(tmp_path / "damaged")
     assert found.strangers == (2, 3)
     told = check_halves(Halves(strangers=found.strangers), trained=True)
     assert [(each.code, each.severity) for each in told] == [("L317", "warn")]
@@ -166,12 +166,12 @@ def test_the_best_order_is_found() -> None:
     table = chance.normal(size=(9, 9))
     table[np.arange(9), order] += 20
     assert assign(table) == order.tolist()
-    found = find_order(list(range(10, 19)), table)
-    assert found.places == {10 + place: 10 + int(other) for place, other in enumerate(order) if place != other}
-    assert find_order(list(range(9)), chance.normal(size=(9, 9))).places == {}
+    found = find_layer_permutation(list(range(10, 19)), table)
+    assert found.moves == {10 + place: 10 + int(other) for place, other in enumerate(order) if place != other}
+    assert find_layer_permutation(list(range(9)), chance.normal(size=(9, 9))).moves == {}
     # Rows and columns that are high everywhere say nothing.
-    assert find_order(list(range(9)), chance.normal(size=(9, 9)) + 30 * np.arange(9)[:, None]).places == {}
-    assert find_order([3], table[:1, :1]).places == {}
+    assert find_layer_permutation(list(range(9)), chance.normal(size=(9, 9)) + 30 * np.arange(9)[:, None]).moves == {}
+    assert find_layer_permutation([3], table[:1, :1]).moves == {}
 
 
 def test_a_base_that_was_turned_is_not_the_one_of_training(
@@ -203,7 +203,7 @@ def test_a_base_that_was_turned_is_not_the_one_of_training(
 
 
 def test_what_was_learned_well_must_be_bound_though_modules_disagree() -> None:
-    learned = Halves(inputs=14.2, outputs=4.8, tested=8, bound=0.1, bonds=8)
+    learned = Halves(inputs=14.2, outputs=4.8, tested=8, correlation=0.1, correlated_pairs=8)
     assert [one.code for one in check_halves(learned, trained=False)] == ["L326"]
-    for other in (replace(learned, bound=3.0), replace(learned, inputs=7.5)):
+    for other in (replace(learned, correlation=3.0), replace(learned, inputs=7.5)):
         assert check_halves(other, trained=False) == []

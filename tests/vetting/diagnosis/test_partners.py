@@ -11,19 +11,19 @@ from tests.vetting.diagnosis.conftest import WEIGHTS, Arrays, broken
 
 from lorica.adapters.header import read_header
 from lorica.adapters.tensor_map import read_layout
-from lorica.vetting.numbers.factor_pairing import Partners, find_partners
+from lorica.vetting.numbers.factor_pairing import FactorPairing, pair_factors
 
 
-def partners(folder: Path) -> Partners:
+def partners(folder: Path) -> FactorPairing:
     weights = folder / WEIGHTS
-    return find_partners(weights, read_layout(read_header(weights)))
+    return pair_factors(weights, read_layout(read_header(weights)))
 
 
 def test_trained_pairs_belong_together(trained: Path) -> None:
     found = partners(trained)
-    assert found.judged == 12
-    assert found.own > 0.5
-    assert found.torn == {}
+    assert found.pairs == 12
+    assert found.own_correlation > 0.5
+    assert found.mismatched == {}
 
 
 def test_halves_that_changed_places_are_named_with_their_partners(trained: Path, tmp_path: Path) -> None:
@@ -33,9 +33,9 @@ def test_halves_that_changed_places_are_named_with_their_partners(trained: Path,
         return arrays | {first: arrays[second], second: arrays[first]}
 
     found = partners(broken(trained, tmp_path / "torn", swap))
-    assert found.torn == {"model.layers.0.mlp.up_proj": "model.layers.2.mlp.up_proj",
+    assert found.mismatched == {"model.layers.0.mlp.up_proj": "model.layers.2.mlp.up_proj",
                           "model.layers.2.mlp.up_proj": "model.layers.0.mlp.up_proj"}  # fmt: skip
-    assert found.others > 0.5
+    assert found.mismatched_correlation > 0.5
 
 
 def test_noise_and_untrained_pairs_say_nothing(tmp_path: Path) -> None:
@@ -49,8 +49,8 @@ def test_noise_and_untrained_pairs_say_nothing(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         save_file(arrays, tmp_path / name / WEIGHTS)
         found = partners(tmp_path / name)
-        assert found.torn == {}
-        assert abs(found.own) < 0.4
+        assert found.mismatched == {}
+        assert abs(found.own_correlation) < 0.4
 
 
 def test_small_ranks_and_broken_values_are_left_out(tmp_path: Path) -> None:
@@ -60,8 +60,8 @@ def test_small_ranks_and_broken_values_are_left_out(tmp_path: Path) -> None:
         f"{path}.lora_B.weight": np.ones((32, 4), np.float32),
     }
     save_file(arrays, tmp_path / WEIGHTS)
-    assert partners(tmp_path).judged == 0
-    assert math.isnan(partners(tmp_path).own)
+    assert partners(tmp_path).pairs == 0
+    assert math.isnan(partners(tmp_path).own_correlation)
     broken_values = {name: np.full((8, 32) if "lora_A" in name else (32, 8), np.nan, np.float32) for name in arrays}
     save_file(broken_values, tmp_path / WEIGHTS)
-    assert partners(tmp_path).own == 0
+    assert partners(tmp_path).own_correlation == 0

@@ -15,7 +15,7 @@ from lorica.vetting.base.conversion_faults import Form
 
 Array = NDArray[np.float32]
 
-KEPT = 256  # principal directions kept of one layer's inputs or output gradients
+MAX_DIRECTIONS = 256  # principal directions kept of one layer's inputs or output gradients
 # Of a larger matrix the leading eigenvectors are found by subspace iteration, in a third of the time of all of them.
 _LARGE = 640
 _OVERSAMPLING, _ITERATIONS = 64, 2
@@ -31,7 +31,7 @@ class Subspace:
 
     vectors: Array
     energies: Array
-    rest: float
+    rest_energy: float
 
     @property
     def width(self) -> int:
@@ -40,7 +40,7 @@ class Subspace:
 
 
 @dataclass(frozen=True)
-class Directions:
+class ActivationSubspaces:
     """What `collect` saw of one base. inputs, outputs: module path -> directions of its inputs and of its output
     gradients. weights: module path -> Frobenius norm of its weight. hidden, head_dim: widths, 0 where unknown.
     tokens: how many were run. strangers: layers of the base that have nothing in common with its others. form: whether
@@ -63,12 +63,12 @@ class Directions:
         return 1 + max((number for path in self.inputs if (number := layer_number(path)) is not None), default=-1)
 
 
-def width_alone(width: int) -> Subspace:
+def empty_subspace(width: int) -> Subspace:
     """Stands for vectors whose directions are not wanted."""
     return Subspace(np.zeros((0, width), np.float32), np.zeros(0, np.float32), 1.0)
 
 
-def principal(vectors: Tensor, max_directions: int = KEPT) -> Subspace | None:
+def principal_subspace(vectors: Tensor, max_directions: int = MAX_DIRECTIONS) -> Subspace | None:
     """The principal directions of [..., width] vectors; None when they are all zero or not finite.
 
     Zero vectors (padding has no gradient) change nothing.
@@ -88,7 +88,7 @@ def principal(vectors: Tensor, max_directions: int = KEPT) -> Subspace | None:
     return Subspace(
         vectors=directions.contiguous().numpy().astype(np.float32),
         energies=(energies / count).numpy().astype(np.float32),
-        rest=float(rest_energy / count),
+        rest_energy=float(rest_energy / count),
     )
 
 

@@ -19,16 +19,16 @@ from lorica.adapters.arrays import read_array
 from lorica.adapters.raw_adapter import Specimen
 from lorica.adapters.tensor_map import Factors, Layout, layer_number
 from lorica.errors import AdapterError
-from lorica.vetting.base.activation_subspaces import Array, Directions, Subspace
-from lorica.vetting.base.collect_subspaces import collect
+from lorica.vetting.base.activation_subspaces import ActivationSubspaces, Array, Subspace
+from lorica.vetting.base.collect_subspaces import collect_subspaces
 from lorica.vetting.base.conversion_faults import Form
-from lorica.vetting.base.factor_correlation import bond, together
+from lorica.vetting.base.factor_correlation import combined_z, factor_correlation
 from lorica.vetting.base.halves import Halves
-from lorica.vetting.base.layer_permutation import find_order, layer_table
-from lorica.vetting.base.module_agreement import Spread, consistency
-from lorica.vetting.base.permutation_null import Permutations, Surrogates, ordered, standardised
+from lorica.vetting.base.layer_permutation import find_layer_permutation, layer_table
+from lorica.vetting.base.module_agreement import SideDirections, module_agreement
+from lorica.vetting.base.permutation_null import PermutationNull, Permutations, has_shared_order, standardised
 
-__all__ = ["Alignment", "align", "collect"]
+__all__ = ["Alignment", "align", "collect_subspaces"]
 
 SHUFFLES = 64
 # Scores of unrelated bases have mean 0 and standard deviation about 1 (docs/alignment.md).
@@ -74,12 +74,14 @@ class Alignment:
     inner: float = math.nan
 
 
-def align(specimen: Specimen, layout: Layout, directions: Directions, *, shuffles: int = SHUFFLES) -> Alignment:
+def align(
+    specimen: Specimen, layout: Layout, directions: ActivationSubspaces, *, shuffles: int = SHUFFLES
+) -> Alignment:
     """Compare an adapter with what was collected of a base. Modules whose shapes do not fit, or whose update is zero
     or not finite, are left out. Raises AdapterError for weights that cannot be read."""
-    surrogates = Surrogates(hidden=directions.hidden, head_dim=directions.head_dim, count=shuffles)
+    surrogates = PermutationNull(hidden=directions.hidden, head_dim=directions.head_dim, count=shuffles)
     gains: dict[str, list[Array]] = {}
-    spreads: list[Spread] = []
+    spreads: list[SideDirections] = []
     sizes: dict[str, float] = {}
     bonds: list[tuple[float, float]] = []
     aligned: dict[tuple[str, str, int], float] = {}
@@ -91,11 +93,11 @@ def align(specimen: Specimen, layout: Layout, directions: Directions, *, shuffle
             sizes[path] = norm / directions.weights[path]
         order = surrogates.inputs(path, rows.shape[1])
         side_gains = [_gain(rows, directions.inputs[path], order)]
-        spreads.append(Spread("in", surrogates.axis_of_inputs(path, rows.shape[1]), rows))
+        spreads.append(SideDirections("in", surrogates.axis_of_inputs(path, rows.shape[1]), rows))
         turned = surrogates.outputs(path, columns.shape[1])
         if turned is not None:
             side_gains.append(_gain(columns, directions.outputs[path], turned))
-            spreads.append(Spread("out", surrogates.axis_of_outputs(path, columns.shape[1]), columns))
+            spreads.append(SideDirections("out", surrogates.axis_of_outputs(path, columns.shape[1]), columns))
         gains[path] = side_gains
     alignment = _conclude(layout, directions, gains, spreads, sizes)
     stream, inner = _by_axis([gain for side_gains in gains.values() for gain in side_gains], spreads)
@@ -108,7 +110,7 @@ def _combined(gains: Sequence[Array]) -> float:
     return float(standardised(np.stack([standardised(gain) for gain in gains]).mean(0))[0]) if gains else math.nan
 
 
-def _by_axis(gains: Sequence[Array], spreads: Sequence[Spread]) -> tuple[float, float]:
+def _by_axis(gains: Sequence[Array], spreads: Sequence[SideDirections]) -> tuple[float, float]:
     """Scores of the sides on the residual stream and of those inside layers; NaN where there are none, or on the stream
     too few to call it turned. spreads: one for each gain, in their order."""
     stream = [gain for gain, spread in zip(gains, spreads, strict=True) if spread.axis == ""]
@@ -117,7 +119,7 @@ def _by_axis(gains: Sequence[Array], spreads: Sequence[Spread]) -> tuple[float, 
 
 
 def _gains_by_layer(
-    path: str, rows: Array, columns: Array, directions: Directions
+    path: str, rows: Array, columns: Array, directions: ActivationSubspaces
 ) -> dict[tuple[str, str, int], float]:
     """(side, module, layer) -> log gain of the module's update in the directions of its like in each layer."""
     own_layer = layer_number(path)
@@ -129,14 +131,14 @@ def _gains_by_layer(
         inputs, outputs = directions.inputs.get(other_path), directions.outputs.get(other_path)
         if inputs is not None and inputs.width == rows.shape[1]:
             log_gains["in", path, layer] = _unshuffled_gain(rows, inputs)
-        if outputs is not None and outputs.width == columns.shape[1] and not ordered(path):
+        if outputs is not None and outputs.width == columns.shape[1] and not has_shared_order(path):
             log_gains["out", path, layer] = _unshuffled_gain(columns, outputs)
     return log_gains
 
 
 def _unshuffled_gain(rows: Array, subspace: Subspace) -> float:
     beyond = subspace.energies[_DIRECTIONS_ELSEWHERE:]
-    rest_energy = (float(beyond.sum()) + subspace.rest * (subspace.width - len(subspace.energies))) / max(
+    rest_energy = (float(beyond.sum()) + subspace.rest_energy * (subspace.width - len(subspace.energies))) / max(
         1, subspace.width - _DIRECTIONS_ELSEWHERE
     )
     brief = Subspace(subspace.vectors[:_DIRECTIONS_ELSEWHERE], subspace.energies[:_DIRECTIONS_ELSEWHERE], rest_energy)
@@ -147,7 +149,7 @@ def _halves(
     gains: dict[str, list[Array]],
     bonds: Sequence[tuple[float, float]],
     aligned: dict[tuple[str, str, int], float],
-    directions: Directions,
+    directions: ActivationSubspaces,
 ) -> Halves:
     sides = [[side_gains[i] for side_gains in gains.values() if len(side_gains) > i] for i in (0, 1)]
     layers: list[int] = []
@@ -167,16 +169,16 @@ def _halves(
         inputs=_combined(sides[0]),
         outputs=_combined(sides[1]),
         tested=len(sides[1]),
-        bound=together([bound for bound, _ in bonds]),
-        free=together([free for _, free in bonds]),
-        bonds=len(bonds),
-        order=find_order(layers, table),
+        correlation=combined_z([bound for bound, _ in bonds]),
+        null_correlation=combined_z([free for _, free in bonds]),
+        correlated_pairs=len(bonds),
+        permutation=find_layer_permutation(layers, table),
         strangers=directions.strangers,
     )
 
 
 def _updates(
-    specimen: Specimen, layout: Layout, directions: Directions
+    specimen: Specimen, layout: Layout, directions: ActivationSubspaces
 ) -> Iterator[tuple[Factors, Array, Array, float, tuple[float, float] | None]]:
     """(module, right singular rows [k, in], left singular rows [k, out], norm of the scaled update, `bond` of its
     halves) of each module that can be tested. Squared norms of the rows are the singular values, as shares of their
@@ -195,7 +197,7 @@ def _updates(
         factorisation = _factorise(a, b)
         if factorisation is not None:
             rows, columns, norm = factorisation
-            yield factors, rows, columns, norm * _scaling(specimen, factors.path), bond(a, b, inputs)
+            yield factors, rows, columns, norm * _scaling(specimen, factors.path), factor_correlation(a, b, inputs)
 
 
 def _factorise(a: Array, b: Array) -> tuple[Array, Array, float] | None:
@@ -232,7 +234,7 @@ def _gain(rows: Array, subspace: Subspace, orders: Permutations) -> Array:
     Directions are weighted by the root of their energy: by the energy itself, one outlier dimension would decide.
     """
     weights = np.sqrt(subspace.energies)
-    rest_weight = math.sqrt(max(0.0, subspace.rest))
+    rest_weight = math.sqrt(max(0.0, subspace.rest_energy))
     mean = (float(weights.sum()) + rest_weight * (subspace.width - len(weights))) / subspace.width
     gains = np.clip(weights - rest_weight, 0, None) / mean
     weighted = (subspace.vectors * np.sqrt(gains)[:, None]).T  # [width, k]
@@ -248,15 +250,15 @@ def _gain(rows: Array, subspace: Subspace, orders: Permutations) -> Array:
 
 def _conclude(
     layout: Layout,
-    directions: Directions,
+    directions: ActivationSubspaces,
     gains: dict[str, list[Array]],
-    spreads: Sequence[Spread],
+    spreads: Sequence[SideDirections],
     sizes: dict[str, float],
 ) -> Alignment:
     all_gains = [gain for side_gains in gains.values() for gain in side_gains]
     score = _combined(all_gains)
     effect = float(np.mean([gain[0] - gain[1:].mean() for gain in all_gains])) if all_gains else math.nan
-    information = consistency(spreads)
+    information = module_agreement(spreads)
     decided: Decision = "undecided"
     if score >= MATCH:
         decided = "match"

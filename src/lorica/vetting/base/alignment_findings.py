@@ -12,6 +12,7 @@ from lorica.vetting.base.alignment import INFORMED, MATCH, MISMATCH, Alignment
 from lorica.vetting.base.conversion_faults import check_form
 from lorica.vetting.base.halves import KNOWING, check_halves
 from lorica.vetting.findings import Finding, finding
+from lorica.vetting.wording import numbers
 
 # Of one layer: below this it is at chance, and from this on it clearly belongs to the base.
 STRANGE, BELONGS = 2.0, 5.0
@@ -59,20 +60,22 @@ def _undecided(alignment: Alignment, actual: str, facts: dict[str, Any]) -> Find
     if not alignment.tested:
         return finding("L322", f"{actual}: no module could be tested", expected=expected, facts=facts)
     halves = alignment.halves
-    at_chance = alignment.score < MISMATCH and (halves.bonds == 0 or halves.bound - halves.free < KNOWING)
+    at_chance = alignment.score < MISMATCH and (
+        halves.correlated_pairs == 0 or halves.correlation - halves.null_correlation < KNOWING
+    )
     if not at_chance or max(alignment.sizes.values(), default=0.0) < NEGLIGIBLE:
         why = "it was hardly trained, or the score is between"
         return finding("L322", f"{actual}: {why}", expected=expected, facts=facts)
     why = "its directions are at chance with this base"
-    if halves.bonds:
-        why += f", nor do its halves go together by its inputs ({halves.bound:.1f}) better than "
-        why += f"by none ({halves.free:.1f})"
+    if halves.correlated_pairs:
+        why += f", nor do its halves go together by its inputs ({halves.correlation:.1f}) better than "
+        why += f"by none ({halves.null_correlation:.1f})"
     return finding(
         "L322",
         f"{actual}: {why}, though its update is not negligible",
         expected=f"at least {MATCH:g} on its own base, also after few updates",
         fix="check the adapter on the base model that it was trained on",
-        facts={**facts, "bound": _rounded(halves.bound), "free": _rounded(halves.free)},
+        facts={**facts, "bound": _rounded(halves.correlation), "free": _rounded(halves.null_correlation)},
         severity="warn",
     )
 
@@ -107,8 +110,7 @@ def _strange_layers(alignment: Alignment) -> list[Finding]:
     median = float(np.median(other_scores)) if other_scores else 0.0
     if len(strange) < max(2, len(scores) / 4) or median < BELONGS:
         return []
-    layers = ", ".join(map(str, strange[:8])) + (", ..." if len(strange) > 8 else "")
-    text = f"layers {layers} of {len(scores)} are at chance (below {STRANGE:g}), the others at {median:.1f}"
+    text = f"layers {numbers(strange)} of {len(scores)} are at chance (below {STRANGE:g}), the others at {median:.1f}"
     facts = {"layers": strange, "of": len(scores), "others": _rounded(median)}
     return [finding("L323", text, expected="all layers trained on one base", facts=facts)]
 

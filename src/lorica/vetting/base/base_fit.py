@@ -28,9 +28,9 @@ from lorica.models.families import FAMILIES
 from lorica.vetting.base.base_modules import BaseModel, read_base
 from lorica.vetting.base.fit_identity import check_identity
 from lorica.vetting.base.fit_text import check_text
-from lorica.vetting.base.pissa import check_principal
+from lorica.vetting.base.pissa import check_pissa
 from lorica.vetting.base.quantization_levels import check_levels
-from lorica.vetting.base.stored_matrices import stored
+from lorica.vetting.base.stored_matrices import stored_matrices
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import listed, numbers, shown, some
 
@@ -64,10 +64,10 @@ def check_fit(specimen: Specimen, layout: Layout, base: Path) -> list[Finding]:
     findings += check_identity(specimen, model) + check_text(specimen, layout, model) + check_levels(model.folder)
     if any(problem.severity == "reject" for problem in findings):
         return findings
-    return findings + check_principal(specimen, layout, stored(model.folder))
+    return findings + check_pissa(specimen, layout, stored_matrices(model.folder))
 
 
-class _Place(msgspec.Struct, frozen=True):
+class _Placement(msgspec.Struct, frozen=True):
     """Where a module of the adapter stands in the base. path: "" when nowhere. moved: under another prefix."""
 
     path: str
@@ -108,24 +108,24 @@ class _Fit:
         slot_place = place_of(module.path)
         return not slot_place.other and slot_place.layer is not None and 0 < self.model.layers <= slot_place.layer
 
-    def _place(self, module: Factors) -> _Place:
+    def _place(self, module: Factors) -> _Placement:
         """Look a module up by its path, else by its place in the layers under another prefix."""
         path = ".".join(component for component in module.path.split(".") if component != "base_layer")
         base_modules = self.model.modules
         if not base_modules:
-            return _Place(path, self._by_config(module)) if self._config_has(module) else _Place("")
+            return _Placement(path, self._by_config(module)) if self._config_has(module) else _Placement("")
         if path in base_modules:
-            return _Place(path, base_modules[path] or self._by_config(module))
+            return _Placement(path, base_modules[path] or self._by_config(module))
         if path in self.containers or path.rpartition(".")[2] == "experts":
-            return _Place(path)  # parameters of a module, such as experts in one tensor
+            return _Placement(path)  # parameters of a module, such as experts in one tensor
         base_path = self.by_tail.get(_tail(path))
         if base_path is not None:
             widths = base_modules[base_path] or self._by_config(module)
-            return _Place(base_path, widths, moved=self._is_lost(path, base_path))
+            return _Placement(base_path, widths, moved=self._is_lost(path, base_path))
         if path.rpartition(".")[2] in _HEADS:  # tied: the embedding is the head
             embedding = (base_modules[name] for name in base_modules if name.rpartition(".")[2] in _EMBEDDINGS)
-            return _Place(path, next(embedding, None))
-        return _Place("")
+            return _Placement(path, next(embedding, None))
+        return _Placement("")
 
     def _by_config(self, module: Factors) -> tuple[int, int] | None:
         slot_place = place_of(module.path)
@@ -174,7 +174,7 @@ class _Fit:
         expected = f"modules of a {shown(self.model.family)} model"
         return [finding("L300", actual, expected=expected, fix=self._which(), file=WEIGHTS_NAME, facts=facts)]
 
-    def _widths(self, placed: list[tuple[Factors, _Place]]) -> list[Finding]:
+    def _widths(self, placed: list[tuple[Factors, _Placement]]) -> list[Finding]:
         wrong: dict[str, tuple[str, int, int]] = {}
         paths: list[str] = []
         for module, placement in placed:

@@ -31,10 +31,16 @@ from lorica.models.weights import load_decoder
 from lorica.prompts.encoder import Encoder
 from lorica.records import Message
 from lorica.vetting.base import subspace_cache
-from lorica.vetting.base.activation_subspaces import Array, Directions, Subspace, principal, width_alone
+from lorica.vetting.base.activation_subspaces import (
+    ActivationSubspaces,
+    Array,
+    Subspace,
+    empty_subspace,
+    principal_subspace,
+)
 from lorica.vetting.base.conversion_faults import Form, find_form, follow
 from lorica.vetting.base.layer_consistency import EMBEDDING, sample, strangers
-from lorica.vetting.base.permutation_null import Surrogates, ordered
+from lorica.vetting.base.permutation_null import PermutationNull, has_shared_order
 from lorica.vetting.base.sample_text import SAMPLE_TEXTS
 
 MAX_TOKENS = 1200  # of all texts together
@@ -46,10 +52,12 @@ _SMALL = 300_000_000  # parameters up to which a model is computed in float32
 _SEED = 0
 
 
-_CACHE: dict[tuple[object, ...], Directions] = {}
+_CACHE: dict[tuple[object, ...], ActivationSubspaces] = {}
 
 
-def collect(base: Path, texts: Sequence[str] | None = None, *, max_tokens: int | None = None) -> Directions:
+def collect_subspaces(
+    base: Path, texts: Sequence[str] | None = None, *, max_tokens: int | None = None
+) -> ActivationSubspaces:
     """Run texts (the shipped ones by default) through a base model; kept in memory for the next call, and of a large
     base also on disk.
 
@@ -72,7 +80,7 @@ def collect(base: Path, texts: Sequence[str] | None = None, *, max_tokens: int |
     return _CACHE[key]
 
 
-def _from_disk(base: Path, texts: Sequence[str], max_tokens: int) -> Directions:
+def _from_disk(base: Path, texts: Sequence[str], max_tokens: int) -> ActivationSubspaces:
     key = subspace_cache.base_key(base)
     cached = subspace_cache.load(key, base)
     if cached is not None:
@@ -83,7 +91,7 @@ def _from_disk(base: Path, texts: Sequence[str], max_tokens: int) -> Directions:
     return subspace_cache.load(key, base) or directions
 
 
-def _compute(base: Path, texts: Sequence[str], max_tokens: int) -> Directions:
+def _compute(base: Path, texts: Sequence[str], max_tokens: int) -> ActivationSubspaces:
     return _observe(base, _encode(base, texts, max_tokens))
 
 
@@ -111,14 +119,14 @@ def _encode(base: Path, texts: Sequence[str], max_tokens: int) -> list[list[int]
     return rows
 
 
-def _observe(base: Path, rows: Sequence[Sequence[int]]) -> Directions:
+def _observe(base: Path, rows: Sequence[Sequence[int]]) -> ActivationSubspaces:
     config = read_json_object(base / "config.json")
     native = config.get("model_type") in FAMILIES and not config.get("quantization_config")
     model = _precise(load_decoder(BaseFolder(base)) if native else _foreign(base))
     layers = {name: module for name, module in model.named_modules() if _is_linear(name, module)}
     longest = max(map(len, rows))
     real = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-    watch = _Watch(None if isinstance(model, Decoder) else real.flatten().bool())
+    watch = _SubspaceHooks(None if isinstance(model, Decoder) else real.flatten().bool())
     with watch.on(model, layers):
         form = _run_packed(model, rows) if isinstance(model, Decoder) else _run_padded(model, rows, real)
     if isinstance(model, Decoder):
@@ -129,7 +137,7 @@ def _observe(base: Path, rows: Sequence[Sequence[int]]) -> Directions:
         for name, module in layers.items()
         if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.is_floating_point()
     }
-    return Directions(
+    return ActivationSubspaces(
         base=base,
         inputs=watch.inputs,
         outputs=watch.outputs,
@@ -144,7 +152,7 @@ def _observe(base: Path, rows: Sequence[Sequence[int]]) -> Directions:
 
 def _strangers(model: nn.Module, layers: dict[str, nn.Module], hidden: int, head_dim: int) -> tuple[int, ...]:
     """Layers whose weights read and write other coordinates of the residual stream than most layers do."""
-    axes = Surrogates(hidden=hidden, head_dim=head_dim, count=0)
+    axes = PermutationNull(hidden=hidden, head_dim=head_dim, count=0)
     rows_by_layer: dict[int, list[Array]] = {}
     for name, module in layers.items():
         number, weight = layer_number(name), getattr(module, "weight", None)
@@ -214,7 +222,7 @@ def _spread(count: int) -> Tensor:
     return torch.arange(0, count, max(1, -(-count // _LOSS_POSITIONS)))
 
 
-class _Watch:
+class _SubspaceHooks:
     """Hooks that reduce what passes through linear layers to its principal directions at once: no activations are
     kept.
 
@@ -245,7 +253,7 @@ class _Watch:
             inputs = arguments[0]
             # q, k and v (gate and up) have one input.
             if self._last is None or self._last[0] is not inputs:
-                self._last = (inputs, principal(self._tokens(inputs.detach())))
+                self._last = (inputs, principal_subspace(self._tokens(inputs.detach())))
             if (subspace := self._last[1]) is not None:
                 self.inputs[name] = subspace
             out.register_hook(lambda gradient: self._gradient(name, gradient))  # type: ignore[no-untyped-call]
@@ -257,9 +265,9 @@ class _Watch:
         return flat if self._real is None or len(self._real) != len(flat) else flat[self._real]
 
     def _gradient(self, name: str, gradient: Tensor) -> None:
-        if ordered(name):  # nothing is compared with them
-            self.outputs[name] = width_alone(gradient.shape[-1])
-        elif (subspace := principal(gradient.detach())) is not None:
+        if has_shared_order(name):  # nothing is compared with them
+            self.outputs[name] = empty_subspace(gradient.shape[-1])
+        elif (subspace := principal_subspace(gradient.detach())) is not None:
             self.outputs[name] = subspace
 
 

@@ -18,21 +18,21 @@ Array = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
 # Fewer entries beside the diagonal than a rank of 4 has tell nothing.
-LEAST_RANK = 4
+MIN_RANK = 4
 # Columns of B that stand upright on each other were made so by a decomposition, which took away what is looked for.
 _UPRIGHT = 0.02
 
 
-def bond(a: Array, b: Array, inputs: Subspace) -> tuple[float, float] | None:
+def factor_correlation(a: Array, b: Array, inputs: Subspace) -> tuple[float, float] | None:
     """Fisher's z of a [rank, in] and b [out, rank], with this base's inputs and with inputs of no base (C = 1): 0 ± 1
     for halves that have nothing to do with each other; None where it cannot be told."""
     rank = len(a)
-    if rank < LEAST_RANK:
+    if rank < MIN_RANK:
         return None
     directions = _unit(a.astype(np.float64))
     projected = directions @ inputs.vectors.T.astype(np.float64)
     # By the root of the energies, as everywhere: one outlier dimension is not to decide.
-    rest_weight = float(np.sqrt(max(inputs.rest, 0.0)))
+    rest_weight = float(np.sqrt(max(inputs.rest_energy, 0.0)))
     extra = np.clip(np.sqrt(inputs.energies.astype(np.float64)) - rest_weight, 0, None)
     alone = directions @ directions.T
     first = (projected * extra) @ projected.T + rest_weight * alone
@@ -60,7 +60,7 @@ def _fisher(first: Floats, second: Floats) -> float | None:
     return float(np.arctanh(correlation) * np.sqrt(len(first) - 3))
 
 
-def together(bonds: Sequence[float]) -> float:
+def combined_z(bonds: Sequence[float]) -> float:
     """Of all pairs of an adapter: 0 ± 1 where none were trained together."""
     return float(np.sum(bonds) / np.sqrt(len(bonds))) if bonds else float("nan")
 

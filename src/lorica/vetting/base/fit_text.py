@@ -23,7 +23,7 @@ MAX_SMALL = 4 * _MIB
 _ANOTHER = 0.01
 
 
-class Words(msgspec.Struct, frozen=True):
+class TokenizerFiles(msgspec.Struct, frozen=True):
     """What a folder says about its tokenizer. vocabulary: token -> id of the model itself; added: token -> id of what
     was put on top; template: the chat template; padding: the padding token. None where the folder does not say."""
 
@@ -33,7 +33,7 @@ class Words(msgspec.Struct, frozen=True):
     padding: str | None
 
 
-def read_words(folder: Path) -> Words:
+def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     """Read a folder's tokenizer files. Nothing raises: a broken file says nothing here, and is L0's to report."""
     tokenizer = _json(folder / "tokenizer.json", MAX_TOKENIZER)
     config = _json(folder / "tokenizer_config.json", MAX_SMALL)
@@ -55,7 +55,7 @@ def read_words(folder: Path) -> Words:
             added.setdefault(entry["content"], int(str(number)[:12]))
     padding = config.get("pad_token")
     padding = padding.get("content") if isinstance(padding, dict) else padding
-    return Words(
+    return TokenizerFiles(
         vocabulary={k: v for k, v in vocabulary.items() if type(v) is int} if vocabulary else None,
         added=added,
         template=_template(folder, config),
@@ -66,15 +66,15 @@ def read_words(folder: Path) -> Words:
 def check_text(specimen: Specimen, layout: Layout, model: BaseModel) -> list[Finding]:
     """L311 to L314, L318. An adapter that brings no tokenizer is used with the base's, and nothing is said."""
     names = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "added_tokens.json", "vocab.json"}
-    theirs = read_words(model.folder)
+    theirs = read_tokenizer_files(model.folder)
     findings = _own(theirs, model) + check_spelling(model.folder)
     if not names & set(specimen.files):
         return findings
-    ours = read_words(specimen.folder)
+    ours = read_tokenizer_files(specimen.folder)
     return findings + _templates(ours, theirs) + (_another(ours, theirs) or _tokens(ours, theirs, layout, model))
 
 
-def _own(theirs: Words, model: BaseModel) -> list[Finding]:
+def _own(theirs: TokenizerFiles, model: BaseModel) -> list[Finding]:
     highest = max((*(theirs.vocabulary or {}).values(), *theirs.added.values()), default=-1)
     if not model.vocabulary or highest < model.vocabulary:
         return []
@@ -83,7 +83,7 @@ def _own(theirs: Words, model: BaseModel) -> list[Finding]:
     return [finding("L314", actual, expected=f"ids below {model.vocabulary}", facts=facts)]
 
 
-def _templates(ours: Words, theirs: Words) -> list[Finding]:
+def _templates(ours: TokenizerFiles, theirs: TokenizerFiles) -> list[Finding]:
     if ours.template is None or ours.template.strip() == (theirs.template or "").strip():
         return []
     if theirs.template is None:
@@ -98,7 +98,7 @@ def _templates(ours: Words, theirs: Words) -> list[Finding]:
     return [finding("L311", actual, expected="the template it was trained with", facts=facts)]
 
 
-def _another(ours: Words, theirs: Words) -> list[Finding]:
+def _another(ours: TokenizerFiles, theirs: TokenizerFiles) -> list[Finding]:
     if not ours.vocabulary or not theirs.vocabulary:
         return []
     shared = [token for token in ours.vocabulary if token in theirs.vocabulary]
@@ -112,7 +112,7 @@ def _another(ours: Words, theirs: Words) -> list[Finding]:
     return [finding("L313", actual, expected="equal tokens under equal ids", facts=facts)]
 
 
-def _tokens(ours: Words, theirs: Words, layout: Layout, model: BaseModel) -> list[Finding]:
+def _tokens(ours: TokenizerFiles, theirs: TokenizerFiles, layout: Layout, model: BaseModel) -> list[Finding]:
     """Added tokens that the base lacks or has under other ids."""
     base_ids = {**(theirs.vocabulary or {}), **theirs.added}
     if not base_ids:

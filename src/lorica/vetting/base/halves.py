@@ -10,8 +10,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorica.vetting.base.layer_permutation import Order
+from lorica.vetting.base.layer_permutation import LayerPermutation
 from lorica.vetting.findings import Finding, finding
+from lorica.vetting.wording import numbers
 
 # A side that clearly belongs to the base, where many or few modules show it; docs/alignment.md has the figures.
 _BELONGS, _BELONGS_OUT = 6.0, 4.0
@@ -39,10 +40,10 @@ class Halves:
     inputs: float = math.nan
     outputs: float = math.nan
     tested: int = 0
-    bound: float = math.nan
-    free: float = math.nan
-    bonds: int = 0
-    order: Order = field(default_factory=lambda: Order({}, 0.0))
+    correlation: float = math.nan
+    null_correlation: float = math.nan
+    correlated_pairs: int = 0
+    permutation: LayerPermutation = field(default_factory=lambda: LayerPermutation({}, 0.0))
     strangers: tuple[int, ...] = ()
 
 
@@ -50,29 +51,32 @@ def check_halves(halves: Halves, *, trained: bool) -> list[Finding]:
     """Findings about the adapter's parts, and about the base's layers. trained: its modules agree with each other."""
     if halves.strangers:
         # What the adapter seems to lack then, the base may lack.
-        layers = _listed(halves.strangers)
+        layers = numbers(halves.strangers)
         text = f"what layers {layers} of the base read and write has nothing in common with its other layers"
         return [finding("L317", text, expected="layers of one model", facts={"layers": list(halves.strangers)})]
-    if halves.order.places:
-        return [_misplaced(halves.order)]
+    if halves.permutation.moves:
+        return [_misplaced(halves.permutation)]
     return _sides(halves, trained=trained)
 
 
-def _misplaced(order: Order) -> Finding:
-    old, new = next(iter(order.places.items()))
-    text = (
-        f"{len(order.places)} of its layers fit this base by {order.gain:.1f} deviations better in other places: layer "
-        f"{old} as layer {new}, for one"
-    )
-    places = {str(layer): place for layer, place in order.places.items()}
-    facts: dict[str, Any] = {"places": places, "gain": order.gain}
+def _misplaced(permutation: LayerPermutation) -> Finding:
+    old, new = next(iter(permutation.moves.items()))
+    text = f"{len(permutation.moves)} of its layers fit this base by {permutation.gain:.1f} deviations better in other "
+    text += f"places: layer {old} as layer {new}, for one"
+    places = {str(layer): target for layer, target in permutation.moves.items()}
+    facts: dict[str, Any] = {"places": places, "gain": permutation.gain}
     return finding("L324", text, expected="each layer fits best where it stands", facts=facts)
 
 
 def _sides(halves: Halves, *, trained: bool) -> list[Finding]:
-    facts = {"inputs": halves.inputs, "outputs": halves.outputs, "bound": halves.bound, "bonds": halves.bonds}
+    facts = {
+        "inputs": halves.inputs,
+        "outputs": halves.outputs,
+        "bound": halves.correlation,
+        "bonds": halves.correlated_pairs,
+    }
     facts = {name: round(value, 4) for name, value in facts.items() if math.isfinite(value)}
-    unbound = halves.bonds >= _FEW and abs(halves.bound) < _UNBOUND
+    unbound = halves.correlated_pairs >= _FEW and abs(halves.correlation) < _UNBOUND
     actual = f"lora_A's directions are this base's ({halves.inputs:.1f}), lora_B's are not ({halves.outputs:.1f})"
     of_many = halves.tested >= _MANY and halves.outputs < halves.inputs / _BESIDE
     limit = _CHANCE_OF_MANY if of_many else _CHANCE_OF_FEW
@@ -84,10 +88,7 @@ def _sides(halves: Halves, *, trained: bool) -> list[Finding]:
         return [finding("L325", f"{actual}, nor do the halves go together", expected="both", facts=facts)]
     trained = trained or halves.inputs >= _LEARNED
     if trained and unbound and max(halves.inputs, halves.outputs) >= _BELONGS:
-        text = f"the halves of its {halves.bonds} pairs go together no more than by chance ({halves.bound:.1f})"
+        text = f"the halves of its {halves.correlated_pairs} pairs go together no more than by chance "
+        text += f"({halves.correlation:.1f})"
         return [finding("L326", text, expected="5 or more for halves that were trained together", facts=facts)]
     return []
-
-
-def _listed(layers: tuple[int, ...]) -> str:
-    return ", ".join(map(str, layers[:8])) + (", ..." if len(layers) > 8 else "")

@@ -19,11 +19,11 @@ GAIN, LEFT = 5.0, 1 / 3
 
 
 @dataclass(frozen=True)
-class Order:
+class LayerPermutation:
     """places: layer -> the layer where it belongs, of those that stand elsewhere. gain: mean alignment they win there,
     in standard deviations."""
 
-    places: dict[int, int]
+    moves: dict[int, int]
     gain: float
 
 
@@ -51,9 +51,9 @@ def _kind(path: str) -> str:
     return path if number is None else path.replace(f".{number}.", ".*.", 1)
 
 
-def find_order(layers: list[int], table: Floats) -> Order:
+def find_layer_permutation(layers: list[int], table: Floats) -> LayerPermutation:
     """The order in which the layers fit best, where it fits clearly better than theirs; else no places."""
-    unchanged = Order({}, 0.0)
+    unchanged = LayerPermutation({}, 0.0)
     if len(layers) < 2:
         return unchanged
     best = assign(table)
@@ -67,7 +67,7 @@ def find_order(layers: list[int], table: Floats) -> Order:
     old_fit = float(np.trace(submatrix) / len(moved) - submatrix.mean())
     if new_fit - old_fit < GAIN or old_fit > LEFT * new_fit:
         return unchanged
-    return Order({layers[row]: layers[best[row]] for row in moved}, new_fit - old_fit)
+    return LayerPermutation({layers[row]: layers[best[row]] for row in moved}, new_fit - old_fit)
 
 
 def assign(table: Floats) -> list[int]:

@@ -24,7 +24,7 @@ _COPY = 0.999  # rows of two modules that are the same were never trained apart:
 
 
 @dataclass(frozen=True)
-class Spread:
+class SideDirections:
     """The weighted directions of one side of one module: rows [k, width] along the axis that `axis` names."""
 
     side: str
@@ -32,7 +32,7 @@ class Spread:
     rows: Array
 
 
-def consistency(spreads: Sequence[Spread], seed: int = 0) -> float:
+def module_agreement(spreads: Sequence[SideDirections], seed: int = 0) -> float:
     """Standard deviations by which neighbouring modules of an axis overlap more than with shuffled coordinates; 0
     when there are no two to compare."""
     rng = np.random.default_rng(seed)

@@ -30,7 +30,7 @@ def standardised(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return deviations
 
 
-class Surrogates:
+class PermutationNull:
     """`count` shuffles of every axis of a model, the same for all modules that share the axis. Row 0 shuffles
     nothing.
 
@@ -50,7 +50,7 @@ class Surrogates:
 
     def outputs(self, path: str, width: int) -> Permutations | None:
         """[1 + count, width] for a module's outputs; None where unrelated models share the order."""
-        if ordered(path):
+        if has_shared_order(path):
             return None
         return self._orders(self.axis_of_outputs(path, width), width, self._block(path, _HEADS_OUT))
 
@@ -64,7 +64,7 @@ class Surrogates:
 
     def writes(self, path: str, width: int) -> bool:
         """Whether a module's outputs are added to the residual stream."""
-        return not ordered(path) and not self.axis_of_outputs(path, width)
+        return not has_shared_order(path) and not self.axis_of_outputs(path, width)
 
     def _axis(self, path: str, width: int, heads: frozenset[str]) -> str:
         # gate, up and down of one layer share their wide axis; v's outputs and o's inputs are of the heads.
@@ -85,7 +85,7 @@ class Surrogates:
         return self._made[key]
 
 
-def ordered(path: str) -> bool:
+def has_shared_order(path: str) -> bool:
     """Whether unrelated models share the order of a module's outputs."""
     return path.rsplit(".", 1)[-1] in _ORDERED
 

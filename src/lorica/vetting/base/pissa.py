@@ -15,7 +15,7 @@ from lorica.adapters.arrays import Floats, TensorReader
 from lorica.adapters.raw_adapter import Specimen
 from lorica.adapters.tensor_map import Layout
 from lorica.errors import AdapterError
-from lorica.vetting.base.stored_matrices import Stored
+from lorica.vetting.base.stored_matrices import StoredMatrix
 from lorica.vetting.findings import Finding, finding
 
 _READ, _LEAST = 8, 2  # modules that are looked at, spread evenly, and how few of them tell nothing
@@ -25,10 +25,10 @@ _MOST_VALUES = 1 << 26
 ALIKE, HELD = 0.1, (0.4, 1.5)
 
 
-def check_principal(specimen: Specimen, layout: Layout, weights: dict[str, Stored]) -> list[Finding]:
+def check_pissa(specimen: Specimen, layout: Layout, weights: dict[str, StoredMatrix]) -> list[Finding]:
     """L327. Nothing raises: files that cannot be read are named by other checks."""
     try:
-        measured = alike(specimen, layout, weights)
+        measured = weight_similarity(specimen, layout, weights)
     except AdapterError:
         return []
     if len(measured) < _LEAST:
@@ -45,7 +45,9 @@ def check_principal(specimen: Specimen, layout: Layout, weights: dict[str, Store
     return [finding("L327", actual, expected="a cosine near 0", facts=facts)]
 
 
-def alike(specimen: Specimen, layout: Layout, weights: dict[str, Stored]) -> list[tuple[float, float]]:
+def weight_similarity(
+    specimen: Specimen, layout: Layout, weights: dict[str, StoredMatrix]
+) -> list[tuple[float, float]]:
     """(cosine of update and weight, <update, weight> / <update, update>) of some modules. Raises AdapterError."""
     if specimen.weights is None or specimen.config is None:
         return []

@@ -16,7 +16,7 @@ from lorica.adapters.fingerprint import place_of
 from lorica.adapters.header import DTYPE_BITS
 from lorica.errors import AdapterError, LoricaError
 from lorica.models.weight_files import weight_stamps
-from lorica.vetting.base.stored_matrices import stored
+from lorica.vetting.base.stored_matrices import stored_matrices
 from lorica.vetting.findings import Finding, finding
 
 _MATRICES, _ROWS, _WINDOW = 12, 8, 32
@@ -46,7 +46,7 @@ def levels(base: Path, _stamps: object = ()) -> float | None:
     """Different values in the median window of the layers' matrices; None where there are none to judge."""
     matrices = [
         each
-        for path, each in stored(base).items()
+        for path, each in stored_matrices(base).items()
         if place_of(path).layer is not None and DTYPE_BITS[each.info.dtype] >= 16
     ]
     counts: list[int] = []

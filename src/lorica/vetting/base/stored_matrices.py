@@ -13,7 +13,7 @@ from lorica.errors import LoricaError
 from lorica.models.weight_files import weight_headers
 
 
-class Stored(msgspec.Struct, frozen=True):
+class StoredMatrix(msgspec.Struct, frozen=True):
     """One matrix [out, in] of floating point numbers in a file."""
 
     file: Path
@@ -37,15 +37,15 @@ class Stored(msgspec.Struct, frozen=True):
             return reader.read(self.info)
 
 
-def stored(folder: Path) -> dict[str, Stored]:
+def stored_matrices(folder: Path) -> dict[str, StoredMatrix]:
     """Path -> matrix, of every weight that is one; nothing of a base that cannot be read, which other checks name."""
-    matrices: dict[str, Stored] = {}
+    matrices: dict[str, StoredMatrix] = {}
     try:
         for file, header in weight_headers(folder).items():
             for name, info in header.tensors.items():
                 path, _, leaf = name.rpartition(".")
                 if leaf == "weight" and len(info.shape) == 2 and info.dtype in READABLE and min(info.shape) > 0:
-                    matrices[path] = Stored(file, info)
+                    matrices[path] = StoredMatrix(file, info)
     except (LoricaError, OSError):
         return {}
     return matrices

@@ -21,7 +21,7 @@ from safetensors.numpy import save as serialize
 from lorica.data.write import atomic_file
 from lorica.errors import DataError
 from lorica.models.weight_files import weight_files
-from lorica.vetting.base.activation_subspaces import Directions, Subspace
+from lorica.vetting.base.activation_subspaces import ActivationSubspaces, Subspace
 from lorica.vetting.base.conversion_faults import Form
 
 MOST_BYTES = 2 << 30
@@ -79,7 +79,7 @@ def base_key(base: Path) -> str:
     return state.hexdigest()
 
 
-def load(key: str, base: Path) -> Directions | None:
+def load(key: str, base: Path) -> ActivationSubspaces | None:
     """What was kept under this key; None where nothing was, or the file is damaged."""
     try:
         path = cache_folder() / f"{key}.safetensors"
@@ -90,7 +90,7 @@ def load(key: str, base: Path) -> Directions | None:
                 for name in ("vectors", "energies")
             )
             subspaces = list(map(Subspace, vectors, energies, facts.rests))
-        directions = Directions(
+        directions = ActivationSubspaces(
             base=base,
             inputs={path: subspaces[number] for path, number in facts.inputs.items()},
             outputs={path: subspaces[number] for path, number in facts.outputs.items()},
@@ -107,7 +107,7 @@ def load(key: str, base: Path) -> Directions | None:
     return directions
 
 
-def save(key: str, directions: Directions) -> None:
+def save(key: str, directions: ActivationSubspaces) -> None:
     """Keep it, beside what is there, within MOST_BYTES. Vectors are stored in float16."""
     numbers: dict[int, int] = {}  # modules of one input share their subspace
     arrays: dict[str, NDArray[np.generic]] = {}
@@ -118,7 +118,7 @@ def save(key: str, directions: Directions) -> None:
             number = numbers[id(subspace)] = len(rests)
             arrays[f"vectors.{number}"] = subspace.vectors.astype(np.float16)
             arrays[f"energies.{number}"] = subspace.energies
-            rests.append(subspace.rest)
+            rests.append(subspace.rest_energy)
         return numbers[id(subspace)]
 
     facts = CachedFacts(

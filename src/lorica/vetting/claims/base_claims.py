@@ -10,8 +10,8 @@ from lorica.adapters.fingerprint import Match, Shapes, fits, shapes_of
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.raw_adapter import Specimen
 from lorica.adapters.tensor_map import Layout, split_layer
-from lorica.vetting.claims.base_names import mixed
-from lorica.vetting.claims.named_bases import Named
+from lorica.vetting.claims.base_names import has_mixed_layers
+from lorica.vetting.claims.named_bases import NamedBase
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import numbers, shown, some
@@ -28,7 +28,7 @@ _ELSEWHERE = re.compile(
 )
 
 
-def check_named_base(specimen: Specimen, layout: Layout, bases: list[Named], match: Match | None) -> list[Finding]:
+def check_named_base(specimen: Specimen, layout: Layout, bases: list[NamedBase], match: Match | None) -> list[Finding]:
     """Findings L163-L165 and L169. bases: every place that names the base, the config first."""
     for claim in bases:
         exact = named(claim.text, loosely=False)
@@ -40,7 +40,7 @@ def check_named_base(specimen: Specimen, layout: Layout, bases: list[Named], mat
 
 
 def _misfit(
-    shapes: Shapes, claim: Named, known_bases: list[BaseShape], exact: bool, match: Match | None
+    shapes: Shapes, claim: NamedBase, known_bases: list[BaseShape], exact: bool, match: Match | None
 ) -> list[Finding]:
     reasons = {base.name: fits(shapes, base) for base in known_bases}
     if not all(reasons.values()):
@@ -48,7 +48,7 @@ def _misfit(
     base = min(known_bases, key=lambda known_base: len(reasons[known_base.name]))
     name, why = base.name, reasons[base.name]
     fit = f"; {match.text}" if match is not None and not match.nothing_decided else ""
-    actual = f"{claim.place} names {shown(claim.text)}, which does not fit: {', '.join(why)}{shown(fit, 200)}"
+    actual = f"{claim.file} names {shown(claim.text)}, which does not fit: {', '.join(why)}{shown(fit, 200)}"
     facts = {
         "base": name,
         "exact": exact,
@@ -57,25 +57,25 @@ def _misfit(
     }
     expected = f"{name}: hidden {base.hidden}, {base.layers} layers"
     if all(reason.startswith("vocabulary") for reason in why):
-        return [finding("L169", actual, expected=f"{base.vocabulary} rows", file=claim.place, facts=facts)]
-    severity: Severity | None = None if exact and claim.place == CONFIG_NAME else "warn"
+        return [finding("L169", actual, expected=f"{base.vocabulary} rows", file=claim.file, facts=facts)]
+    severity: Severity | None = None if exact and claim.file == CONFIG_NAME else "warn"
     code = "L163"
     if len(why) == 1 and "layers" in why[0] and shapes.layers is not None and shapes.layers < base.layers:
         # A prefix of its layers was adapted or kept; the names alone cannot tell that from a smaller base.
         code = "L164"
         expected = f"layers {numbers(range(base.layers))}, as {name} has"
         facts |= {"layers": shapes.layers, "of": base.layers}
-        severity = "warn" if mixed(claim.text) else severity
-    return [finding(code, actual, expected=expected, file=claim.place, severity=severity, facts=facts)]
+        severity = "warn" if has_mixed_layers(claim.text) else severity
+    return [finding(code, actual, expected=expected, file=claim.file, severity=severity, facts=facts)]
 
 
-def _container(layout: Layout, claim: Named, known_bases: list[BaseShape]) -> list[Finding]:
+def _container(layout: Layout, claim: NamedBase, known_bases: list[BaseShape]) -> list[Finding]:
     if not all(base.family in _MODEL_LAYERS for base in known_bases):
         return []
     wrong = [path for path in layout.modules if _ELSEWHERE.fullmatch(split_layer(path)[0])]
     if not wrong or layout.unprefixed:
         return []
-    actual = f"{some(wrong, len(layout.modules))}; {claim.place} names {shown(claim.text)}"
+    actual = f"{some(wrong, len(layout.modules))}; {claim.file} names {shown(claim.text)}"
     facts = {"modules": len(wrong), "of": len(layout.modules), "base": known_bases[0].name}
     expected = "names such as model.layers.0.self_attn.q_proj"
     return [finding("L165", actual, expected=expected, file=WEIGHTS_NAME, facts=facts)]

@@ -172,30 +172,30 @@ def sizes(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(size_words))
 
 
-def quantised(name: str) -> str:
+def quantization_format(name: str) -> str:
     """How the weights that a name speaks of are quantised, or ""."""
     text = name.lower()
     return next((quantization for quantization, pattern in _QUANTISED.items() if pattern.search(text)), "")
 
 
-def tuned(name: str) -> bool:
+def is_instruction_tuned(name: str) -> bool:
     """Whether an id names an instruction-tuned variant (-Instruct, -it, -Chat)."""
     return _TUNED.search(name.lower()) is not None
 
 
-def uniform(name: str) -> bool:
+def has_uniform_layers(name: str) -> bool:
     """Whether the named family has the same modules in every layer, as far as the name tells."""
     traits = family(name)
     return traits is not None and traits.uniform and not _MIXED.search(name.lower())
 
 
-def mixed(name: str) -> bool:
+def has_mixed_layers(name: str) -> bool:
     """Whether the name speaks of experts, or of layers of several kinds."""
     traits = family(name)
     return _MIXED.search(name.lower()) is not None or (traits is not None and traits.family == "mixtral")
 
 
-def sees(name: str) -> bool | None:
+def is_multimodal(name: str) -> bool | None:
     """Whether the named model has a language model inside a larger one: True, False, or None where unknown."""
     if _SEES.search(name.lower()):
         return True

@@ -14,8 +14,8 @@ from lorica.adapters.methods import FORMATS, method_of_config, method_of_names
 from lorica.adapters.raw_adapter import Specimen
 from lorica.adapters.tensor_map import Layout
 from lorica.vetting.claims.base_claims import check_named_base
-from lorica.vetting.claims.base_names import quantised
-from lorica.vetting.claims.named_bases import Named, difference, named_bases
+from lorica.vetting.claims.base_names import quantization_format
+from lorica.vetting.claims.named_bases import NamedBase, difference, named_bases
 from lorica.vetting.claims.own_runs import check_own_run
 from lorica.vetting.claims.stated_settings import check_settings
 from lorica.vetting.claims.tokenizers import check_tokenizer
@@ -41,10 +41,10 @@ def check_claims(specimen: Specimen, layout: Layout, match: Match | None) -> lis
     return findings
 
 
-def _bases(specimen: Specimen, bases: list[Named], *, foreign: bool) -> list[Finding]:
+def _bases(specimen: Specimen, bases: list[NamedBase], *, foreign: bool) -> list[Finding]:
     """Ids of the base model, against each other. foreign: of another tool, whose config names its base otherwise."""
     findings = []
-    config_base = next((base for base in bases if base.place == CONFIG_NAME), None)
+    config_base = next((base for base in bases if base.file == CONFIG_NAME), None)
     of_peft = specimen.raw_config is not None and method_of_config(specimen.raw_config) is None and not foreign
     if config_base is None and of_peft:
         elsewhere = f"; {_says(bases)}" if bases else ""
@@ -56,15 +56,15 @@ def _bases(specimen: Specimen, bases: list[Named], *, foreign: bool) -> list[Fin
     return findings + _conflict(bases) + _quantization(bases)
 
 
-def _conflict(bases: list[Named]) -> list[Finding]:
+def _conflict(bases: list[NamedBase]) -> list[Finding]:
     """At most one finding: the first two places whose bases differ, in family before size before name."""
-    conflicts: dict[str, tuple[Named, Named]] = {}
+    conflicts: dict[str, tuple[NamedBase, NamedBase]] = {}
     for i, first in enumerate(bases):
         for second in bases[i + 1 :]:
             # Several bases of one card (a merge) are one claim: it agrees if any of them does.
-            if first.place == second.place:
+            if first.file == second.file:
                 continue
-            differences = [difference(first, base) for base in bases if base.place == second.place]
+            differences = [difference(first, base) for base in bases if base.file == second.file]
             if all(differences):
                 conflicts.setdefault(differences[0], (first, second))
     for difference_kind in ("family", "size", "name"):
@@ -73,19 +73,19 @@ def _conflict(bases: list[Named]) -> list[Finding]:
             facts = {
                 "differ": difference_kind,
                 "names": [base.text[:200] for base in pair],
-                "places": [base.place for base in pair],
+                "places": [base.file for base in pair],
             }
             actual, expected = _says(pair), "one base everywhere"
-            return [finding("L150", actual, expected=expected, file=pair[1].place, facts=facts)]
+            return [finding("L150", actual, expected=expected, file=pair[1].file, facts=facts)]
     if "variant" in conflicts:
         pair = conflicts["variant"]
-        return [finding("L153", _says(pair), expected="one of them", file=pair[1].place)]
+        return [finding("L153", _says(pair), expected="one of them", file=pair[1].file)]
     return []
 
 
-def _quantization(bases: list[Named]) -> list[Finding]:
+def _quantization(bases: list[NamedBase]) -> list[Finding]:
     """Quantised copies of the base."""
-    by_place = {base.place: quantised(base.tail) for base in bases if base.tells}
+    by_place = {base.file: quantization_format(base.tail) for base in bases if base.is_informative}
     formats = set(by_place.values())
     if not formats - {""}:
         return []
@@ -104,8 +104,8 @@ def _quantization(bases: list[Named]) -> list[Finding]:
     ]
 
 
-def _says(bases: Sequence[Named]) -> str:
-    return ", ".join(f"{base.place} names {shown(base.text)}" for base in bases[:6])
+def _says(bases: Sequence[NamedBase]) -> str:
+    return ", ".join(f"{base.file} names {shown(base.text)}" for base in bases[:6])
 
 
 def _config(specimen: Specimen) -> list[Finding]:

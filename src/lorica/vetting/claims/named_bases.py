@@ -10,7 +10,7 @@ import msgspec
 from lorica.adapters.bases import normalise
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.raw_adapter import Specimen
-from lorica.vetting.claims.base_names import families, sizes, tuned
+from lorica.vetting.claims.base_names import families, is_instruction_tuned, sizes
 from lorica.vetting.claims.cards import card_bases
 from lorica.vetting.claims.json_values import as_mapping
 
@@ -25,10 +25,10 @@ _EMPTY = re.compile(
 )
 
 
-class Named(msgspec.Struct, frozen=True):
+class NamedBase(msgspec.Struct, frozen=True):
     """A base model as one place names it. place: a file. text: as it is written there."""
 
-    place: str
+    file: str
     text: str
 
     @property
@@ -50,39 +50,39 @@ class Named(msgspec.Struct, frozen=True):
         return bool(re.match(r"[/.~\\]|[A-Za-z]:[\\/]", text)) or text.count("/") > 1 or "\\" in text
 
     @property
-    def tells(self) -> bool:
+    def is_informative(self) -> bool:
         """Whether the name says anything of which model it is."""
-        if self.place == _TOKENIZER and _OF_TOKENIZER.search(self.tail):
+        if self.file == _TOKENIZER and _OF_TOKENIZER.search(self.tail):
             return False
         if families(self.tail) or sizes(self.tail):
             return True
         return not self.is_path and "/" in self.text and not _EMPTY.fullmatch(self.plain)
 
 
-def named_bases(specimen: Specimen) -> list[Named]:
+def named_bases(specimen: Specimen) -> list[NamedBase]:
     """Every place that names the base, the config first where it does."""
     bases = []
     raw = specimen.raw_config or {}
-    bases.append(Named(CONFIG_NAME, _text(raw.get("base_model_name_or_path"))))
-    bases += [Named("README.md", base) for base in card_bases(specimen.card)]
+    bases.append(NamedBase(CONFIG_NAME, _text(raw.get("base_model_name_or_path"))))
+    bases += [NamedBase("README.md", base) for base in card_bases(specimen.card)]
     documents = specimen.documents
     manifest = as_mapping(as_mapping(documents.get("training.json")).get("manifest"))
     written = manifest.get("lora.base_model_name_or_path")
-    bases.append(Named("training.json", _decoded(written)))
+    bases.append(NamedBase("training.json", _decoded(written)))
     bases.append(
-        Named("lorica.json", _text(as_mapping(as_mapping(documents.get("lorica.json")).get("base")).get("name")))
+        NamedBase("lorica.json", _text(as_mapping(as_mapping(documents.get("lorica.json")).get("base")).get("name")))
     )
     arguments = as_mapping(documents.get("args.json"))
     for key in ("model_name_or_path", "model", "model_id", "base_model"):
-        bases.append(Named("args.json", _text(arguments.get(key))))
-    bases.append(Named("config.json", _text(as_mapping(documents.get("config.json")).get("_name_or_path"))))
-    bases.append(Named(_TOKENIZER, _text(as_mapping(documents.get(_TOKENIZER)).get("name_or_path"))))
-    return list({(base.place, base.text): base for base in bases if base.text.strip()}.values())
+        bases.append(NamedBase("args.json", _text(arguments.get(key))))
+    bases.append(NamedBase("config.json", _text(as_mapping(documents.get("config.json")).get("_name_or_path"))))
+    bases.append(NamedBase(_TOKENIZER, _text(as_mapping(documents.get(_TOKENIZER)).get("name_or_path"))))
+    return list({(base.file, base.text): base for base in bases if base.text.strip()}.values())
 
 
-def difference(first: Named, second: Named) -> str:
+def difference(first: NamedBase, second: NamedBase) -> str:
     """In what two names differ: "family", "size", "variant" (tuned or not), "name"; "" when they may be the same."""
-    if not first.tells or not second.tells or first.plain == second.plain:
+    if not first.is_informative or not second.is_informative or first.plain == second.plain:
         return ""
     if disjoint(families(first.tail), families(second.tail)):
         return "family"
@@ -90,7 +90,7 @@ def difference(first: Named, second: Named) -> str:
         return "size"
     bare = [_TUNED.sub("", name.plain) for name in (first, second)]
     if bare[0] == bare[1]:
-        return "variant" if tuned(first.tail) != tuned(second.tail) else ""
+        return "variant" if is_instruction_tuned(first.tail) != is_instruction_tuned(second.tail) else ""
     if first.plain.startswith(second.plain) or second.plain.startswith(first.plain):
         return ""  # "mistral-7b" is short for "mistral-7b-v0.1"
     # A folder may be called after what is in it; only two ids are two names.

@@ -9,7 +9,7 @@ from lorica.adapters.bases import named
 from lorica.adapters.raw_adapter import Specimen
 from lorica.adapters.tensor_map import Layout
 from lorica.vetting.claims.base_names import families
-from lorica.vetting.claims.named_bases import Named, disjoint
+from lorica.vetting.claims.named_bases import NamedBase, disjoint
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import listed, shown
 
@@ -40,7 +40,7 @@ _TEMPLATES = (
 )
 
 
-def check_tokenizer(specimen: Specimen, layout: Layout, bases: list[Named]) -> list[Finding]:
+def check_tokenizer(specimen: Specimen, layout: Layout, bases: list[NamedBase]) -> list[Finding]:
     """Findings L166-L168."""
     base = next((candidate for candidate in bases if families(candidate.tail)), None)
     findings = []
@@ -54,7 +54,7 @@ def _tokenizer(specimen: Specimen) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _foreign(specimen: Specimen, base: Named) -> list[Finding]:
+def _foreign(specimen: Specimen, base: NamedBase) -> list[Finding]:
     tokenizer = _tokenizer(specimen)
     base_families = families(base.tail)
     signs = []
@@ -72,12 +72,12 @@ def _foreign(specimen: Specimen, base: Named) -> list[Finding]:
         signs.append(f"first token {shown(first)}")
     if not signs:
         return []
-    actual = f"{', '.join(signs)}; {base.place} names {shown(base.text)}"
+    actual = f"{', '.join(signs)}; {base.file} names {shown(base.text)}"
     facts = {"signs": signs, "base": sorted(base_families)}
     return [finding("L166", actual, expected="the base's own tokenizer", file=_CONFIG, facts=facts)]
 
 
-def _template(specimen: Specimen, base: Named) -> list[Finding]:
+def _template(specimen: Specimen, base: NamedBase) -> list[Finding]:
     template = _tokenizer(specimen).get("chat_template")
     if isinstance(template, list):
         template = " ".join(str(entry.get("template")) for entry in template[:16] if isinstance(entry, Mapping))
@@ -87,12 +87,12 @@ def _template(specimen: Specimen, base: Named) -> list[Finding]:
         if marker in template:
             if not disjoint(families(base.tail), template_families):
                 return []
-            actual = f"a {template_kind} template; {base.place} names {shown(base.text)}"
+            actual = f"a {template_kind} template; {base.file} names {shown(base.text)}"
             return [finding("L168", actual, file=_CONFIG, facts={"template": template_kind})]
     return []
 
 
-def _new_tokens(specimen: Specimen, layout: Layout, bases: list[Named]) -> list[Finding]:
+def _new_tokens(specimen: Specimen, layout: Layout, bases: list[NamedBase]) -> list[Finding]:
     """Ids beyond the base's embedding, for which nothing was trained."""
     matching_bases = next(filter(None, (named(candidate.text) for candidate in bases)), [])
     vocabulary = max((base.vocabulary for base in matching_bases), default=0)

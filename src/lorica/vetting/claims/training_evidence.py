@@ -32,7 +32,7 @@ _STEP = re.compile(r"step-(\d{1,9})")
 Point = tuple[int, float]
 
 
-class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """Facts about a training; None or empty where nothing says so. Losses in nats per token.
 
     sources: files that were read. losses, eval_losses: (step, loss) in their order, at most 200 points; first, last and
@@ -75,7 +75,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     card: bool = False
 
 
-def training_evidence(specimen: Specimen) -> Evidence:
+def training_evidence(specimen: Specimen) -> TrainingEvidence:
     """Everything the documents beside an adapter say of its training. Never raises for what is in them."""
     evidence: dict[str, Any] = {"card": bool(specimen.card.strip())}
     sources = []
@@ -93,7 +93,7 @@ def training_evidence(specimen: Specimen) -> Evidence:
     step = _STEP.fullmatch(specimen.folder.name)
     if step:
         evidence = _as_of_step(evidence, int(step[1]))
-    return Evidence(sources=tuple(sources), **evidence)
+    return TrainingEvidence(sources=tuple(sources), **evidence)
 
 
 def _as_of_step(facts: dict[str, Any], step: int) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def _shown_text(value: object) -> str:
     return shown(value, 200) if isinstance(value, str) else ""
 
 
-def check_evidence(specimen: Specimen, evidence: Evidence) -> list[Finding]:
+def check_evidence(specimen: Specimen, evidence: TrainingEvidence) -> list[Finding]:
     """Findings L170-L179 about how the training went."""
     findings = []
     file = next(iter(evidence.sources), "")
@@ -257,7 +257,7 @@ def check_evidence(specimen: Specimen, evidence: Evidence) -> list[Finding]:
     return findings
 
 
-def _own_and_best_step(folder_name: str, evidence: Evidence) -> Iterator[tuple[str, int, int]]:
+def _own_and_best_step(folder_name: str, evidence: TrainingEvidence) -> Iterator[tuple[str, int, int]]:
     """(what its trainer calls steps, the checkpoint's own, the best one by validation) where these differ."""
     best = re.search(r"checkpoint-(\d+)$", evidence.best_checkpoint.replace("\\", "/").rstrip("/"))
     checkpoint = re.fullmatch(r"checkpoint-(\d+)", folder_name)
@@ -268,7 +268,7 @@ def _own_and_best_step(folder_name: str, evidence: Evidence) -> Iterator[tuple[s
         yield "step ", int(own_step[1]), best_step
 
 
-def _fall(evidence: Evidence, file: str) -> list[Finding]:
+def _fall(evidence: TrainingEvidence, file: str) -> list[Finding]:
     """Did the loss rise, or never fall? Its rise is compared in thirds, as single steps are noisy."""
     values = [loss for _, loss in evidence.losses]
     if len(values) < FEWEST:
@@ -284,7 +284,7 @@ def _fall(evidence: Evidence, file: str) -> list[Finding]:
     return []
 
 
-def _validation(evidence: Evidence, file: str) -> list[Finding]:
+def _validation(evidence: TrainingEvidence, file: str) -> list[Finding]:
     findings = []
     last, lowest = evidence.eval_last, evidence.eval_lowest
     if last is not None and lowest is not None and len(evidence.eval_losses) >= 3 and last > 1.1 * lowest + 0.02:

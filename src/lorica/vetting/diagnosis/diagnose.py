@@ -91,7 +91,7 @@ def diagnose(
         examined = examine(unpacked)
         evidence = [*from_findings(examined.findings), *from_clean(examined.findings, examined.ran)]
         specimen = examined.specimen or Specimen(
-            name=source.name, given=source.given, kind=source.kind, folder=unpacked.place
+            name=source.name, given=source.given, kind=source.kind, folder=unpacked.path
         )
         context = Context(
             specimen=specimen,

@@ -229,13 +229,13 @@ class Context:
     def alignment(self, base: Path | None) -> Any:
         """The adapter's `Alignment` with a base; None when it cannot be had."""
         from lorica.vetting.base.alignment import align
-        from lorica.vetting.base.collect_subspaces import collect
+        from lorica.vetting.base.collect_subspaces import collect_subspaces
 
         if base is None or self.layout is None or self.specimen.weights is None:
             return None
         if base not in self._alignments:
             try:
-                self._alignments[base] = align(self.specimen, self.layout, collect(base))
+                self._alignments[base] = align(self.specimen, self.layout, collect_subspaces(base))
             except LoricaError as error:
                 self.notes.append(f"the alignment with {base.name} could not be measured: {refusal(error)}")
                 self._alignments[base] = None

@@ -130,7 +130,7 @@ def read_text(context: Context) -> list[Evidence]:
 def order_layers(context: Context) -> list[Evidence]:
     """Each layer's update at the place of every other one: does it lie better in another layer's directions?"""
     from lorica.vetting.base.alignment import align
-    from lorica.vetting.base.collect_subspaces import collect
+    from lorica.vetting.base.collect_subspaces import collect_subspaces
 
     base, layout = context.inputs.base, context.layout
     if base is None or layout is None:
@@ -140,7 +140,7 @@ def order_layers(context: Context) -> list[Evidence]:
         return []
     table = np.zeros((len(layers), len(layers)))
     try:
-        directions = collect(base)
+        directions = collect_subspaces(base)
         for shift in range(len(layers)):
             moved = {old: layers[(place + shift) % len(layers)] for place, old in enumerate(layers)}
             found = align(context.specimen, _moved(layout, moved), directions, shuffles=_FEW_SHUFFLES)

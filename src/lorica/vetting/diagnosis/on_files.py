@@ -10,11 +10,11 @@ from lorica.adapters.fingerprint import describe, fits, named, shapes_of
 from lorica.errors import LoricaError
 from lorica.models.base_folder import BaseFolder
 from lorica.models.families import read_json_object
-from lorica.vetting.base.fit_text import MAX_TOKENIZER, read_words
+from lorica.vetting.base.fit_text import MAX_TOKENIZER, read_tokenizer_files
 from lorica.vetting.diagnosis import likelihoods
 from lorica.vetting.diagnosis.inputs import Context
 from lorica.vetting.diagnosis.posterior import Evidence
-from lorica.vetting.numbers.factor_pairing import find_partners
+from lorica.vetting.numbers.factor_pairing import pair_factors
 from lorica.vetting.wording import shown
 
 
@@ -62,18 +62,18 @@ def match_halves(context: Context) -> list[Evidence]:
     if context.layout is None or context.specimen.weights is None:
         return []
     try:
-        pairing = find_partners(context.specimen.weights, context.layout)
+        pairing = pair_factors(context.specimen.weights, context.layout)
     except (LoricaError, ValueError, OSError):
         return []
-    weights = likelihoods.partner_weights(pairing.judged, pairing.own, len(pairing.torn))
+    weights = likelihoods.partner_weights(pairing.pairs, pairing.own_correlation, len(pairing.mismatched))
     if not weights:
         return []
-    text = f"the halves of its {pairing.judged} pairs belong together (correlation {pairing.own:.2f})"
+    text = f"the halves of its {pairing.pairs} pairs belong together (correlation {pairing.own_correlation:.2f})"
     if weights.get("broken_weights", 0) > 0:
-        module, partner = next(iter(pairing.torn.items()))
+        module, partner = next(iter(pairing.mismatched.items()))
         text = (
-            f"in {len(pairing.torn)} of {pairing.judged} pairs lora_A belongs to the lora_B of another module "
-            f"(correlation {pairing.others:.2f}): {shown(module, 60)} to {shown(partner, 60)}, for one"
+            f"in {len(pairing.mismatched)} of {pairing.pairs} pairs lora_A belongs to the lora_B of another module "
+            f"(correlation {pairing.mismatched_correlation:.2f}): {shown(module, 60)} to {shown(partner, 60)}, for one"
         )
     return [_evidence("partners", text, "partners", weights)]
 
@@ -126,7 +126,7 @@ def _tokenizer(folder: Path) -> dict[str, Any] | None:
 
 
 def _tokens(folder: Path) -> dict[str, int]:
-    words = read_words(folder)
+    words = read_tokenizer_files(folder)
     return {**(words.vocabulary or {}), **words.added}
 
 

@@ -53,20 +53,20 @@ MemberKind = Literal["file", "folder", "link", "special"]
 Opener = Callable[[], IO[bytes]]
 
 
-class Member(msgspec.Struct, frozen=True):
+class ArchiveMember(msgspec.Struct, frozen=True):
     """One member: its name as the archive gives it, its unpacked bytes by its own account, whether it is encrypted."""
 
     name: str
     size: int
-    kind: MemberKind
+    entry_type: MemberKind
     encrypted: bool = False
 
 
-class BombError(Exception):
+class ArchiveBombError(Exception):
     """An archive that unpacks to far more than it is, or whose headers do."""
 
 
-class TooManyError(Exception):
+class TooManyMembersError(Exception):
     """An archive of too many members."""
 
 
@@ -83,27 +83,27 @@ def peek(path: Path) -> list[str]:
             packed = recognise(file.read(64))
         if packed in (None, Content.ZIP):
             return adapters_in([member for member, _ in walk(path)])
-    except (*DAMAGED, BombError, TooManyError):
+    except (*DAMAGED, ArchiveBombError, TooManyMembersError):
         pass  # `unpack` says what is wrong with it
     return []
 
 
-def adapters_in(members: list[Member]) -> list[str]:
+def adapters_in(members: list[ArchiveMember]) -> list[str]:
     """Folders that hold a config or weights of an adapter, without checkpoints of a run that is there itself."""
     folders = set()
     for member in members:
         folder, _, name = member.name.strip("/").rpartition("/")
-        if member.kind != "folder" and name.lower().startswith(("adapter_config.json", "adapter_model.")):
+        if member.entry_type != "folder" and name.lower().startswith(("adapter_config.json", "adapter_model.")):
             folders.add(folder.removeprefix("./").removesuffix("."))
     return sorted(
         folder for folder in folders if not any(folder != outer and _is_below(folder, outer) for outer in folders)
     )
 
 
-def walk(path: Path) -> Iterator[tuple[Member, Opener]]:
+def walk(path: Path) -> Iterator[tuple[ArchiveMember, Opener]]:
     """Every member with a way to open it, which holds until the next one is asked for.
 
-    Raises TooManyError, BombError, and what DAMAGED lists.
+    Raises TooManyMembersError, ArchiveBombError, and what DAMAGED lists.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -114,7 +114,7 @@ def walk(path: Path) -> Iterator[tuple[Member, Opener]]:
     members = _walk_zip(path) if content is Content.ZIP else _walk_tar(path, content, allowance(size))
     for number, member_and_opener in enumerate(members):
         if number >= MAX_MEMBERS:
-            raise TooManyError(f"more than {MAX_MEMBERS} members")
+            raise TooManyMembersError(f"more than {MAX_MEMBERS} members")
         yield member_and_opener
 
 
@@ -123,9 +123,9 @@ def allowance(size: int) -> int:
     return min(MAX_UNPACKED, max(MAX_FREE, MAX_RATIO * size))
 
 
-def _walk_zip(path: Path) -> Iterator[tuple[Member, Opener]]:
+def _walk_zip(path: Path) -> Iterator[tuple[ArchiveMember, Opener]]:
     if directory_bytes(path) > _MAX_DIRECTORY:
-        raise TooManyError(f"a list of members longer than {_MAX_DIRECTORY} bytes")
+        raise TooManyMembersError(f"a list of members longer than {_MAX_DIRECTORY} bytes")
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             member_kind = _kind(stat.S_IFMT(info.external_attr >> 16), info.is_dir())
@@ -134,7 +134,7 @@ def _walk_zip(path: Path) -> Iterator[tuple[Member, Opener]]:
             def opener(info: zipfile.ZipInfo = info) -> IO[bytes]:
                 return archive.open(info)
 
-            yield Member(name, info.file_size, member_kind, bool(info.flag_bits & 1)), opener
+            yield ArchiveMember(name, info.file_size, member_kind, bool(info.flag_bits & 1)), opener
 
 
 def _kind(mode: int, folder: bool) -> MemberKind:
@@ -145,7 +145,7 @@ def _kind(mode: int, folder: bool) -> MemberKind:
     return "folder" if folder else "file"
 
 
-def _walk_tar(path: Path, content: Content | None, max_bytes: int) -> Iterator[tuple[Member, Opener]]:
+def _walk_tar(path: Path, content: Content | None, max_bytes: int) -> Iterator[tuple[ArchiveMember, Opener]]:
     if content is not None and content not in _PACKED:
         raise NotImplementedError(f"it is {content}")
     with contextlib.ExitStack() as stack:
@@ -170,7 +170,7 @@ def _walk_tar(path: Path, content: Content | None, max_bytes: int) -> Iterator[t
                 return member_file
 
             guarded.copying = True
-            yield Member(info.name, info.size, member_kind), opener
+            yield ArchiveMember(info.name, info.size, member_kind), opener
             guarded.copying = False
         guarded.drain()  # so that a packed archive's own checksum is checked
 
@@ -196,7 +196,7 @@ class _Guarded(io.RawIOBase):
         if whence != io.SEEK_SET:
             raise ValueError("only positions from the beginning")
         if offset > self._most:
-            raise BombError(f"more than {self._most} bytes unpacked")
+            raise ArchiveBombError(f"more than {self._most} bytes unpacked")
         if offset < self._reached - 2 * tarfile.BLOCKSIZE:
             raise tarfile.ReadError("headers that lead back")
         return self._file.seek(offset)
@@ -207,13 +207,13 @@ class _Guarded(io.RawIOBase):
         if not self.copying:
             self.reads += 1
             if size > _MAX_TAR_HEADER or self.reads > _MAX_TAR_READS:
-                raise BombError("headers that are far longer than any file's name")
+                raise ArchiveBombError("headers that are far longer than any file's name")
         chunk = self._file.read(size)
         self._reached = max(self._reached, self._file.tell())
         if self._reached > self._most:
-            raise BombError(f"more than {self._most} bytes unpacked")
+            raise ArchiveBombError(f"more than {self._most} bytes unpacked")
         if not self.copying and size > tarfile.BLOCKSIZE and _DIGITS.search(chunk):
-            raise BombError("headers made to keep their reader busy")  # gh-121285, in Python before 3.11.10
+            raise ArchiveBombError("headers made to keep their reader busy")  # gh-121285, in Python before 3.11.10
         return chunk
 
     def drain(self) -> None:
@@ -240,22 +240,22 @@ def leads_out(name: str) -> bool:
 
 
 def copy_members(path: Path, targets: dict[str, str], into: Path) -> dict[str, int]:
-    """Unpack the members `wanted` (name -> plain file name) into a folder; returns file name -> bytes.
+    """Unpack members into a folder; returns file name -> bytes. targets: member's name -> plain file name.
 
-    Of a name that is there twice, the first is taken. Raises BombError when more comes out than `allowance` says, and
-    what `walk` raises.
+    Of a name that is there twice, the first is taken. Raises ArchiveBombError when more comes out than `allowance`
+    says, and what `walk` raises.
     """
     remaining = max_bytes = allowance(path.stat().st_size)
     sizes: dict[str, int] = {}
     for member, opener in walk(path):
         target = targets.get(member.name)
-        if target is None or target in sizes or member.kind != "file":
+        if target is None or target in sizes or member.entry_type != "file":
             continue
         with opener() as stream, (into / target).open("xb") as file:
             while chunk := stream.read(_CHUNK):
                 remaining -= len(chunk)
                 if remaining < 0:
-                    raise BombError(f"more than {max_bytes} bytes unpacked")
+                    raise ArchiveBombError(f"more than {max_bytes} bytes unpacked")
                 file.write(chunk)
             sizes[target] = file.tell()
     return sizes

@@ -25,7 +25,7 @@ from lorica.vetting.files.configs import examine_config
 from lorica.vetting.files.documents import read_documents, run_record
 from lorica.vetting.files.listing import OF_TRAINING
 from lorica.vetting.files.pickles import PickleScan, scan_pickle
-from lorica.vetting.files.safe_folder import Place, open_place
+from lorica.vetting.files.safe_folder import SafeFolder, open_safe_folder
 from lorica.vetting.files.sources import Source
 from lorica.vetting.files.tools import as_of_tool, is_file_of, tool_of
 from lorica.vetting.files.unpack import opened
@@ -80,10 +80,10 @@ def examine_files(source: Source) -> tuple[Specimen | None, list[Finding]]:
             return examine_files(unpacked)
     findings = list(source.findings)
     rejected = any(problem.severity == "reject" for problem in findings)
-    if source.kind == "archive" and rejected and source.place.is_dir() and not any(source.place.iterdir()):
+    if source.kind == "archive" and rejected and source.path.is_dir() and not any(source.path.iterdir()):
         return None, findings  # nothing came out of the archive, and it is known why
     try:
-        folder = open_place(source, findings)
+        folder = open_safe_folder(source, findings)
     except OSError as error:
         return None, [*findings, finding("L008", f"the folder cannot be read ({error.strerror})")]
     raw_config, config = _config(folder, findings)
@@ -91,13 +91,13 @@ def examine_files(source: Source) -> tuple[Specimen | None, list[Finding]]:
     # Beside what is no adapter's file at all, it is not the config that is missing.
     if folder.find(CONFIG_NAME) is None and not any(problem.code == "L011" for problem in findings):
         _add_missing_config(folder, findings)
-    names = folder.top()
+    names = folder.top_level()
     if (tool := tool_of(raw_config, header, names)) is not None:
         findings = as_of_tool(tool, header, names, findings)
     documents: dict[str, Any] = {}
     card = ""
     if not folder.single:
-        documents, card = read_documents(folder.folder, folder.files, findings, folder.allows)
+        documents, card = read_documents(folder.path, folder.files, findings, folder.allows)
         findings += _unread_files(folder, weights)
     if source.run is not None and TRAINING_RECORD not in documents:
         record = run_record(source.run, TRAINING_RECORD)
@@ -108,7 +108,7 @@ def examine_files(source: Source) -> tuple[Specimen | None, list[Finding]]:
         name=source.name,
         given=source.given,
         kind=source.kind,
-        folder=folder.folder,
+        folder=folder.path,
         weights=weights,
         raw_config=raw_config,
         config=config,
@@ -120,26 +120,26 @@ def examine_files(source: Source) -> tuple[Specimen | None, list[Finding]]:
     return specimen, findings
 
 
-def _add_missing_config(folder: Place, findings: list[Finding]) -> None:
+def _add_missing_config(folder: SafeFolder, findings: list[Finding]) -> None:
     """Add what is missing: the config, or the weights with it."""
     no_weights = [problem for problem in findings if problem.code == "L003"]
     for problem in no_weights:
         findings.remove(problem)
-        findings.append(finding("L001", f"the folder holds {folder.listing()}", expected=f"{CONFIG_NAME} and weights"))
+        findings.append(finding("L001", f"the folder holds {folder.describe()}", expected=f"{CONFIG_NAME} and weights"))
     if no_weights:
         return
     if folder.find(TRAINING_RECORD):
-        actual = f"its training did not end; there is {folder.listing()}"
+        actual = f"its training did not end; there is {folder.describe()}"
         findings.append(finding("L002", actual, expected=CONFIG_NAME, fix="go on with training.resume=true"))
         return
-    above = folder.folder.parent / CONFIG_NAME
+    above = folder.path.parent / CONFIG_NAME
     fix = f"there is one in the folder above: if it belongs to these weights, copy it here ({above})"
     has_one = not folder.single and above.is_file()
-    actual = f"beside the weights lies {folder.listing()}"
+    actual = f"beside the weights lies {folder.describe()}"
     findings.append(finding("L002", actual, expected=CONFIG_NAME, fix=fix if has_one else ""))
 
 
-def _config(folder: Place, findings: list[Finding]) -> tuple[dict[str, Any] | None, AdapterConfig | None]:
+def _config(folder: SafeFolder, findings: list[Finding]) -> tuple[dict[str, Any] | None, AdapterConfig | None]:
     name = folder.find(CONFIG_NAME)
     if name is None:
         return None, None
@@ -150,7 +150,7 @@ def _config(folder: Place, findings: list[Finding]) -> tuple[dict[str, Any] | No
     if not folder.allows(name, severity="reject"):
         return None, None
     try:
-        raw = read_capped(folder.folder / name, MAX_CONFIG_BYTES + 1)
+        raw = read_capped(folder.path / name, MAX_CONFIG_BYTES + 1)
     except OSError as error:
         findings.append(finding("L008", f"it cannot be read ({error.strerror})", file=name))
         return None, None
@@ -159,9 +159,9 @@ def _config(folder: Place, findings: list[Finding]) -> tuple[dict[str, Any] | No
     return raw_config, config
 
 
-def _weights(folder: Place, source: Source, findings: list[Finding]) -> tuple[Path | None, Header | None]:
+def _weights(folder: SafeFolder, source: Source, findings: list[Finding]) -> tuple[Path | None, Header | None]:
     """(the safetensors file, its header); what stands in its place becomes findings."""
-    name = source.place.name if folder.single else folder.find(WEIGHTS_NAME)
+    name = source.path.name if folder.single else folder.find(WEIGHTS_NAME)
     if name is None:
         name = _weights_substitute(folder, findings)
     elif not folder.single and name != WEIGHTS_NAME:
@@ -170,7 +170,7 @@ def _weights(folder: Place, source: Source, findings: list[Finding]) -> tuple[Pa
         )
     if name is None or not folder.allows(name, severity="reject"):
         return None, None
-    path = folder.folder / name
+    path = folder.path / name
     if name.lower().endswith(".npz") and method_of_files([name]) is not None:
         return None, None  # whose it is says more than what it is packed in
     if name.lower().endswith(_PICKLE_SUFFIXES):
@@ -188,9 +188,9 @@ def _weights(folder: Place, source: Source, findings: list[Finding]) -> tuple[Pa
     return path, header
 
 
-def _weights_substitute(folder: Place, findings: list[Finding]) -> str | None:
+def _weights_substitute(folder: SafeFolder, findings: list[Finding]) -> str | None:
     """The file to take for the weights when there is none of the right name; None when there is none at all."""
-    names = folder.top()
+    names = folder.top_level()
     shards = [name for name in names if _SHARD.fullmatch(name) or name.lower() == _INDEX_NAME]
     if shards:
         actual = f"{len(shards)} files, first {short_text(shards[0])}"
@@ -213,7 +213,7 @@ def _weights_substitute(folder: Place, findings: list[Finding]) -> str | None:
             actual = f"there are {len(candidates)}: {listed}" + (" ..." if len(candidates) > 5 else "")
             findings.append(finding("L017", actual, expected=WEIGHTS_NAME, facts={"files": candidates[:100]}))
         else:
-            findings.append(finding("L003", f"there is {folder.listing()}", expected=WEIGHTS_NAME))
+            findings.append(finding("L003", f"there is {folder.describe()}", expected=WEIGHTS_NAME))
         return None
     if weights_name.lower().endswith(".safetensors"):
         actual = f"the weights are in {short_text(weights_name)}"
@@ -268,18 +268,18 @@ def _pickle(path: Path, name: str, scan: PickleScan | None = None) -> Finding:
     return finding("L012", actual, expected=WEIGHTS_NAME, file=name, facts=facts)
 
 
-def _pickle_beside(folder: Place) -> list[Finding]:
+def _pickle_beside(folder: SafeFolder) -> list[Finding]:
     """`adapter_model.bin` beside the safetensors file: other loaders may take it."""
     name = folder.find(_PICKLE_NAME)
     if name is None or name not in folder.files or not folder.allows(name):
         return []
-    scan = _scan(folder.folder / name)
+    scan = _scan(folder.path / name)
     if scan is not None and scan.dangerous:
-        return [_pickle(folder.folder / name, name, scan)]
+        return [_pickle(folder.path / name, name, scan)]
     return [finding("L015", f"{short_text(name)}, {folder.files[name]} bytes, is a pickle and not read", file=name)]
 
 
-def _unread_files(folder: Place, weights: Path | None) -> list[Finding]:
+def _unread_files(folder: SafeFolder, weights: Path | None) -> list[Finding]:
     weights_names = {weights.name} if weights is not None else set()
     never = [
         name

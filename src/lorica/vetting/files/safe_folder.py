@@ -23,11 +23,11 @@ _KINDS = {
 }
 
 
-class Place:
+class SafeFolder:
     """The files of one adapter. files: names below `folder`, with "/" -> bytes. single: only one file is meant."""
 
     def __init__(self, folder: Path, *, single: bool, limit: Path | None, findings: list[Finding]) -> None:
-        self.folder = folder
+        self.path = folder
         self.single = single
         self.files: dict[str, int] = {}
         self._refused: dict[str, tuple[str, str]] = {}
@@ -45,7 +45,7 @@ class Place:
         """Everything that may be asked for: files, and what was refused."""
         return sorted({*self.files, *self._refused})
 
-    def top(self) -> list[str]:
+    def top_level(self) -> list[str]:
         """The same of the folder itself, without what lies in its subfolders."""
         return [name for name in self.names() if "/" not in name]
 
@@ -62,7 +62,7 @@ class Place:
         code, actual = self._refused[name]
         return finding(code, actual, file=name, severity=severity)
 
-    def listing(self) -> str:
+    def describe(self) -> str:
         """What is there, for a message."""
         names = [short_text(name, most=60) for name in self.names()[:5]]
         unlisted = len(self.files) + len(self._refused) - len(names)
@@ -97,18 +97,18 @@ class Place:
         return store.name == "blobs" and store.parent.name.startswith("models--")
 
 
-def open_place(source: Source, findings: list[Finding]) -> Place:
+def open_safe_folder(source: Source, findings: list[Finding]) -> SafeFolder:
     """List an adapter's files. Raises OSError when its folder cannot be listed.
 
     Checkpoints and hidden folders below it are left out.
     """
-    single = source.place.is_file()
-    folder = source.place.parent if single else source.place
-    safe_folder = Place(folder, single=single, limit=source.limit, findings=findings)
+    single = source.path.is_file()
+    folder = source.path.parent if single else source.path
+    safe_folder = SafeFolder(folder, single=single, limit=source.limit, findings=findings)
     if single:
         with os.scandir(folder) as listing:
             for entry in listing:
-                if entry.name in (source.place.name, "adapter_config.json"):
+                if entry.name in (source.path.name, "adapter_config.json"):
                     safe_folder.add(entry, entry.name)
         return safe_folder
     waiting = [(str(folder), "", 0)]

@@ -57,7 +57,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     given: Path
     kind: Kind
-    place: Path
+    path: Path
     inner: str = ""
     limit: Path | None = None
     run: Path | None = None
@@ -97,7 +97,7 @@ def search_sources(paths: Sequence[Path]) -> tuple[list[Source], list[Path]]:
     search = _Search()
     sources = [source for path in paths for source in _sources_at(Path(path), search)]
     distinct = _distinct([msgspec.structs.replace(source, name=visible(source.name)) for source in sources])
-    distinct_paths = {os.path.realpath(source.place) for source in distinct}
+    distinct_paths = {os.path.realpath(source.path) for source in distinct}
     passed = {os.path.realpath(folder): folder for folder in search.passed}
     return distinct, [folder for real, folder in passed.items() if real not in distinct_paths]
 
@@ -130,7 +130,7 @@ def _file(path: Path) -> list[Source]:
     if is_archive(path):
         return _archive(path, path.name)
     if lower.endswith(WEIGHT_SUFFIXES):
-        return [Source(name=path.name, given=path, kind="file", place=path)]
+        return [Source(name=path.name, given=path, kind="file", path=path)]
     raise AdapterError(
         f"{path}: is no adapter, nor an archive of one",
         fix="name an adapter's folder, its .safetensors file, or a .zip or .tar of it",
@@ -140,9 +140,9 @@ def _file(path: Path) -> list[Source]:
 def _archive(path: Path, name: str) -> list[Source]:
     inside = peek(path)
     if len(inside) < 2:
-        return [Source(name=name, given=path, kind="archive", place=path)]
+        return [Source(name=name, given=path, kind="archive", path=path)]
     return [
-        Source(name=f"{name}/{inner}", given=path / inner, kind="archive", place=path, inner=inner) for inner in inside
+        Source(name=f"{name}/{inner}", given=path / inner, kind="archive", path=path, inner=inner) for inner in inside
     ]
 
 
@@ -174,7 +174,7 @@ def _adapter(folder: Path, name: str, user_path: Path, search: _Search) -> Sourc
         name=name,
         given=user_path,
         kind="cache" if cache else "checkpoint" if run else "folder",
-        place=folder,
+        path=folder,
         limit=cache,
         run=run,
         checkpoints=checkpoints_in(folder),
@@ -195,7 +195,7 @@ def _adapters_below(folder: Path, prefix: str, level: int, search: _Search) -> l
             continue
         if not is_folder(entry):
             if entry.name.lower().endswith(".safetensors"):
-                sources.append(Source(name=name, given=path, kind="file", place=path))
+                sources.append(Source(name=name, given=path, kind="file", path=path))
             elif is_archive(path) and (not path.name.lower().endswith(".zip") or peek(path)):
                 sources += _archive(path, name)
             continue
@@ -204,7 +204,7 @@ def _adapters_below(folder: Path, prefix: str, level: int, search: _Search) -> l
         except AdapterError:
             continue  # a cached base model beside cached adapters
         except OSError:
-            sources.append(Source(name=name, given=path, kind="folder", place=path))  # examining it says why
+            sources.append(Source(name=name, given=path, kind="folder", path=path))  # examining it says why
     return sources
 
 
@@ -269,9 +269,9 @@ def _folder_name(folder: Path) -> str:
 
 
 def _distinct(sources: list[Source]) -> list[Source]:
-    by_path = {(os.path.realpath(source.place), source.inner): source for source in reversed(sources)}
+    by_path = {(os.path.realpath(source.path), source.inner): source for source in reversed(sources)}
     distinct = list(reversed(by_path.values()))
-    for rename in (lambda source, _: f"{source.place.absolute().parent.name}/{source.name}", _numbered):
+    for rename in (lambda source, _: f"{source.path.absolute().parent.name}/{source.name}", _numbered):
         counts = Counter(source.name for source in distinct)
         numbers: Counter[str] = Counter()
         for index, source in enumerate(distinct):

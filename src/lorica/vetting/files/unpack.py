@@ -15,9 +15,9 @@ from lorica.errors import AdapterError
 from lorica.vetting.files.archives import (
     DAMAGED,
     SUFFIXES,
-    BombError,
-    Member,
-    TooManyError,
+    ArchiveBombError,
+    ArchiveMember,
+    TooManyMembersError,
     adapters_in,
     allowance,
     copy_members,
@@ -43,7 +43,7 @@ def opened(source: Source) -> Iterator[Source]:
         folder = tempfile.TemporaryDirectory(prefix="lorica-", ignore_cleanup_errors=True)
     except OSError as error:
         raise AdapterError(
-            f"{source.place}: cannot be unpacked, there is no temporary folder ({error.strerror})",
+            f"{source.path}: cannot be unpacked, there is no temporary folder ({error.strerror})",
             fix="set TMPDIR to a folder with room",
         ) from error
     with folder as private:
@@ -54,42 +54,42 @@ def _unpack(source: Source, into: Path) -> Source:
     findings: list[Finding] = []
     packed: dict[str, int] = {}
     try:
-        members = [member for member, _ in walk(source.place)]
+        members = [member for member, _ in walk(source.path)]
         safe = _safe_members(members, findings)
         folder = _adapter_folder(safe, source, findings)
         if folder is not None:
             targets, packed = _select_members(safe, folder, findings)
             sizes = {member.name: member.size for member in safe}
             announced = sum(sizes[name] for name in targets)
-            if announced > allowance(source.place.stat().st_size):
-                raise BombError(f"its files announce {announced} bytes")
-            copy_members(source.place, targets, into)
+            if announced > allowance(source.path.stat().st_size):
+                raise ArchiveBombError(f"its files announce {announced} bytes")
+            copy_members(source.path, targets, into)
         elif any(member.name.rpartition("/")[2] == "data.pkl" for member in safe):
             return msgspec.structs.replace(source, unpacked=True, findings=tuple(findings))  # torch.save's archive
-    except TooManyError as error:
+    except TooManyMembersError as error:
         findings.append(finding("L081", f"it has {error}", expected="at most 10,000 members"))
-    except BombError as error:
-        size = source.place.stat().st_size
+    except ArchiveBombError as error:
+        size = source.path.stat().st_size
         findings.append(
             finding("L082", f"{size} bytes packed; {error}", expected=f"at most {allowance(size)} bytes unpacked")
         )
     except DAMAGED as error:
         findings.append(finding("L080", f"it cannot be unpacked: {short_text(error) or type(error).__name__}"))
-    return msgspec.structs.replace(source, place=into, unpacked=True, members=packed, findings=tuple(findings))
+    return msgspec.structs.replace(source, path=into, unpacked=True, members=packed, findings=tuple(findings))
 
 
-def _safe_members(members: Sequence[Member], findings: list[Finding]) -> list[Member]:
+def _safe_members(members: Sequence[ArchiveMember], findings: list[Finding]) -> list[ArchiveMember]:
     out = [member for member in members if leads_out(member.name)]
     if out:
         findings.append(_members_finding("L083", out, "lead out of it or are no plain paths"))
-    special = [member for member in members if member.kind == "special"]
+    special = [member for member in members if member.entry_type == "special"]
     if special:
         findings.append(_members_finding("L085", special, "are no files"))
     bad = {id(member) for member in (*out, *special)}
     return [member for member in members if id(member) not in bad]
 
 
-def _adapter_folder(members: Sequence[Member], source: Source, findings: list[Finding]) -> str | None:
+def _adapter_folder(members: Sequence[ArchiveMember], source: Source, findings: list[Finding]) -> str | None:
     if source.inner:
         return source.inner
     folders = adapters_in(list(members))
@@ -104,7 +104,7 @@ def _adapter_folder(members: Sequence[Member], source: Source, findings: list[Fi
 
 
 def _select_members(
-    members: Sequence[Member], folder: str, findings: list[Finding]
+    members: Sequence[ArchiveMember], folder: str, findings: list[Finding]
 ) -> tuple[dict[str, str], dict[str, int]]:
     """(member -> file name to unpack it to, name below the folder -> bytes of what stays packed)."""
     targets: dict[str, str] = {}
@@ -113,11 +113,11 @@ def _select_members(
     for member in members:
         plain = member.name.removeprefix("./")
         below = plain.removeprefix(f"{folder}/") if folder else plain
-        if member.kind == "folder" or (folder and below == plain):
+        if member.entry_type == "folder" or (folder and below == plain):
             continue
         if "/" in below or not is_wanted(below):
             packed[below] = member.size
-        elif member.kind == "link":
+        elif member.entry_type == "link":
             links.append(member)
         elif member.encrypted:
             locked.append(member)
@@ -145,6 +145,6 @@ def is_wanted(name: str) -> bool:
     return usual or method_of_files([name]) is not None
 
 
-def _members_finding(code: str, members: Sequence[Member], description: str) -> Finding:
+def _members_finding(code: str, members: Sequence[ArchiveMember], description: str) -> Finding:
     first = short_text(members[0].name, quoted=True)
     return finding(code, f"{len(members)} {description}, first {first}", facts={"members": len(members)})

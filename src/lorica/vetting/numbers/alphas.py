@@ -9,7 +9,7 @@ from lorica.adapters.raw_adapter import Specimen
 from lorica.adapters.tensor_map import Layout
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.leftovers import alpha_tensors
-from lorica.vetting.structure.target_spec import Asked
+from lorica.vetting.structure.target_spec import TargetSpec
 from lorica.vetting.wording import figure, shown, some
 
 # So much two figures of one alpha may differ: bfloat16 has three digits.
@@ -22,7 +22,7 @@ def check_alphas(specimen: Specimen, layout: Layout) -> list[Finding]:
     that became shorter."""
     if specimen.config is None or specimen.weights is None:
         return []
-    spec = Asked(specimen.config)
+    spec = TargetSpec(specimen.config)
     wrong: dict[str, tuple[float, float]] = {}
     for path, name in list(alpha_tensors(layout).items())[:_MOST]:
         info = layout.tensors[name]

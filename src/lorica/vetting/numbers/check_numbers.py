@@ -14,12 +14,12 @@ from lorica.adapters.tensor_map import Factors, Layout
 from lorica.errors import AdapterError
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.alphas import check_alphas
-from lorica.vetting.numbers.factor_pairing import Grams, check_partners
-from lorica.vetting.numbers.scan import Half, TensorFacts, scan
+from lorica.vetting.numbers.factor_pairing import GramMatrices, check_factor_pairing
+from lorica.vetting.numbers.scan import FactorProducts, TensorFacts, scan
 from lorica.vetting.numbers.sizes import check_sizes
 from lorica.vetting.numbers.sketch import Sketcher, unit
 from lorica.vetting.numbers.sparse import check_sparse
-from lorica.vetting.numbers.spectra import Measure, Pair, measure, scalings
+from lorica.vetting.numbers.spectra import GramPair, UpdateSpectrum, scalings, update_spectra
 from lorica.vetting.numbers.tensor_values import check_values
 
 # So many values of waiting Gram matrices are measured together.
@@ -45,7 +45,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     signature: str
     sketch: bytes
     start: bytes
-    measures: dict[str, Measure]
+    measures: dict[str, UpdateSpectrum]
     empty: bool = False
 
     @property
@@ -90,7 +90,7 @@ def check_numbers(specimen: Specimen, layout: Layout) -> tuple[Numbers, list[Fin
     )
     findings = check_values(specimen, layout, facts, measures)
     findings += check_sizes(specimen.config, layout, facts, measures, scaled=scaled)
-    findings += check_partners(collector.grams.partners()) + check_alphas(specimen, layout)
+    findings += check_factor_pairing(collector.grams.pairing()) + check_alphas(specimen, layout)
     findings += check_sparse(specimen.weights, layout, facts)
     return numbers, [msgspec.structs.replace(problem, file=specimen.weights.name) for problem in findings]
 
@@ -100,13 +100,13 @@ class _Collector:
 
     def __init__(self, scales: dict[str, float]) -> None:
         self.sketcher = Sketcher()
-        self.grams = Grams()
+        self.grams = GramMatrices()
         self._scales = scales
-        self._waiting: dict[int, list[Pair]] = {}
+        self._waiting: dict[int, list[GramPair]] = {}
         self._held = 0
-        self._measures: dict[str, Measure] = {}
+        self._measures: dict[str, UpdateSpectrum] = {}
 
-    def add(self, module: Factors, a: Half, b: Half) -> None:
+    def add(self, module: Factors, a: FactorProducts, b: FactorProducts) -> None:
         """A pair of halves; one whose ranks differ is left to the structure's checks."""
         rank = len(a.gram)
         if len(b.gram) != rank:
@@ -116,19 +116,19 @@ class _Collector:
         shape = (b.width, a.width)
         self.sketcher.add(module.path, scale, a.image, b.image, shape)
         flat = sum(_flat(half) for half in (a, b))
-        self._waiting.setdefault(rank, []).append(Pair(module.path, a.gram, b.gram, shape, scale, flat))
+        self._waiting.setdefault(rank, []).append(GramPair(module.path, a.gram, b.gram, shape, scale, flat))
         self._held += 2 * rank * rank
         if self._held > _BATCH_VALUES:
             self._measure()
 
-    def finish(self, layout: Layout) -> dict[str, Measure]:
+    def finish(self, layout: Layout) -> dict[str, UpdateSpectrum]:
         """All measures, in the layout's order."""
         self._measure()
         return {path: self._measures[path] for path in layout.modules if path in self._measures}
 
     def _measure(self) -> None:
         for pairs in self._waiting.values():
-            self._measures.update(measure(pairs))
+            self._measures.update(update_spectra(pairs))
         self._waiting.clear()
         self._held = 0
 
@@ -137,7 +137,7 @@ def _no_number(facts: TensorFacts) -> bool:
     return facts.count > 0 and facts.nans + facts.infinities == facts.count
 
 
-def _flat(half: Half) -> int:
+def _flat(half: FactorProducts) -> int:
     """How many components are one value over and over: there the square of the sum is as large as it can be."""
     squares = half.gram.diagonal()
     largest = squares * half.width

@@ -12,15 +12,15 @@ from lorica.adapters.raw_adapter import Specimen
 from lorica.vetting.findings import Finding
 
 # proven: its passport is that of its files. altered: a passport or a training record says that it was changed.
-Standing = Literal["altered", "unknown", "proven"]
+Origin = Literal["altered", "unknown", "proven"]
 
-_ORDER: tuple[Standing, ...] = ("altered", "unknown", "proven")
+_ORDER: tuple[Origin, ...] = ("altered", "unknown", "proven")
 _CHANGED = frozenset(("L342", "L343"))
 _DOUBTED = frozenset(("L340", "L341", "L348", "L350"))
 _COPIES = frozenset(("L250", "L252", "L253"))
 
 
-def standing(specimen: Specimen, findings: Sequence[Finding]) -> Standing:
+def duplicate_origin(specimen: Specimen, findings: Sequence[Finding]) -> Origin:
     """What an adapter's own papers say of it. findings: those on its files."""
     codes = {problem.code for problem in findings}
     if codes & _CHANGED:
@@ -32,8 +32,8 @@ def standing(specimen: Specimen, findings: Sequence[Finding]) -> Standing:
     return "proven" if PASSPORT_NAME in specimen.files and not doubted else "unknown"
 
 
-def clear_originals(
-    duplicates: Mapping[str, Sequence[Finding]], standings: Mapping[str, Standing]
+def downgrade_originals(
+    duplicates: Mapping[str, Sequence[Finding]], standings: Mapping[str, Origin]
 ) -> dict[str, list[Finding]]:
     """Findings on copies, by name, with those on the original turned into notes.
 
@@ -66,7 +66,7 @@ def clear_originals(
     return {name: [cleared(name, duplicate) for duplicate in findings] for name, findings in duplicates.items()}
 
 
-def _shared_standing(name: str, findings: Sequence[Finding], standings: Mapping[str, Standing]) -> Standing:
+def _shared_standing(name: str, findings: Sequence[Finding], standings: Mapping[str, Origin]) -> Origin:
     """The standing of what an adapter equals to the last bit, where its own is unknown."""
     if standings[name] != "unknown":
         return standings[name]

@@ -20,43 +20,44 @@ from numpy.typing import NDArray
 from lorica.adapters.arrays import read_array
 from lorica.adapters.tensor_map import Layout
 from lorica.vetting.findings import Finding, finding
+from lorica.vetting.wording import shown
 
 Floats = NDArray[np.floating[Any]]
 
 # Fewer entries beside the diagonal than a rank of 6 has tell nothing.
-LEAST_RANK = 6
+MIN_RANK = 6
 # So many standard deviations (of Fisher's z) chance does not reach, even among all pairs of some hundred modules; a
 # stranger must be so much better than the own partner to be believed.
 TELLING, BETTER = 5.5, 3.0
 # Halves change places by two at least. In no healthy adapter of the zoo was there one.
-LEAST_TORN = 2
+MIN_MISMATCHED = 2
 _COPY = 0.999
 _MOST_ENTRIES = 4096  # of one Gram matrix, so that a thousand modules of high rank take little memory
 
 
-class Partners(msgspec.Struct, frozen=True):
+class FactorPairing(msgspec.Struct, frozen=True):
     """judged: pairs of sufficient rank. own: median correlation of the halves of one pair. torn: modules whose half
     goes together clearly better with another module's -> that module. others: median correlation of those new pairs.
     """
 
-    judged: int
-    own: float
-    torn: dict[str, str]
-    others: float
+    pairs: int
+    own_correlation: float
+    mismatched: dict[str, str]
+    mismatched_correlation: float
 
 
-def find_partners(weights: Path, layout: Layout) -> Partners:
+def pair_factors(weights: Path, layout: Layout) -> FactorPairing:
     """Compare every A with every B of the same rank. Raises AdapterError for a tensor that cannot be read."""
-    grams = Grams()
+    grams = GramMatrices()
     for factors in layout.pairs:
         a, b = layout.shape(factors.a), layout.shape(factors.b)
-        if len(a) == 2 and len(b) == 2 and a[0] == b[1] and a[0] >= LEAST_RANK:
+        if len(a) == 2 and len(b) == 2 and a[0] == b[1] and a[0] >= MIN_RANK:
             first, second = (_scaled(read_array(weights, layout.tensors[name])) for name in (factors.a, factors.b))
             grams.add(factors.path, first @ first.T, second.T @ second)
-    return grams.partners()
+    return grams.pairing()
 
 
-class Grams:
+class GramMatrices:
     """The Gram matrices of pairs as they come, as far as they are needed."""
 
     def __init__(self) -> None:
@@ -64,10 +65,10 @@ class Grams:
 
     def add(self, path: str, first: NDArray[Any], second: NDArray[Any]) -> None:
         """first: A Aᵀ, second: BᵀB, both [rank, rank]."""
-        if len(first) == len(second) >= LEAST_RANK:
-            self._by_rank[len(first)].append((path, _beside(first), _beside(second)))
+        if len(first) == len(second) >= MIN_RANK:
+            self._by_rank[len(first)].append((path, _off_diagonal(first), _off_diagonal(second)))
 
-    def partners(self) -> Partners:
+    def pairing(self) -> FactorPairing:
         """Compare every A with every B of the same rank."""
         own_correlations: list[float] = []
         new_correlations: list[float] = []
@@ -76,18 +77,18 @@ class Grams:
             a_grams, b_grams = (np.stack([gram[side] for gram in members]).astype(np.float64) for side in (1, 2))
             table = a_grams @ b_grams.T  # [modules, modules]: correlation of A's matrix with B's
             own_correlations += np.diag(table).tolist()
-            for index, best in _torn(table, a_grams, b_grams):
+            for index, best in _mismatched(table, a_grams, b_grams):
                 torn[members[index][0]] = members[best][0]
                 new_correlations.append(float(table[index, best]))
-        return Partners(
-            judged=len(own_correlations),
-            own=float(np.median(own_correlations)) if own_correlations else float("nan"),
-            torn=torn,
-            others=float(np.median(new_correlations)) if new_correlations else float("nan"),
+        return FactorPairing(
+            pairs=len(own_correlations),
+            own_correlation=float(np.median(own_correlations)) if own_correlations else float("nan"),
+            mismatched=torn,
+            mismatched_correlation=float(np.median(new_correlations)) if new_correlations else float("nan"),
         )
 
 
-def _torn(table: Floats, a_grams: Floats, b_grams: Floats) -> Iterator[tuple[int, int]]:
+def _mismatched(table: Floats, a_grams: Floats, b_grams: Floats) -> Iterator[tuple[int, int]]:
     z_scores = np.arctanh(np.clip(table, -0.9999, 0.9999)) * np.sqrt(a_grams.shape[1] - 3)
     for index in range(len(table)):
         best = int(table[index].argmax())
@@ -100,16 +101,16 @@ def _torn(table: Floats, a_grams: Floats, b_grams: Floats) -> Iterator[tuple[int
             yield index, best
 
 
-def check_partners(pairing: Partners) -> list[Finding]:
+def check_factor_pairing(pairing: FactorPairing) -> list[Finding]:
     """A finding where halves stand in each other's places."""
-    if len(pairing.torn) < LEAST_TORN:
+    if len(pairing.mismatched) < MIN_MISMATCHED:
         return []
-    module, partner = next(iter(pairing.torn.items()))
+    module, partner = next(iter(pairing.mismatched.items()))
     text = (
-        f"in {len(pairing.torn)} of {pairing.judged} pairs lora_A belongs to the lora_B of another module: that of "
-        f"{ascii(module)[1:-1][:80]} to {ascii(partner)[1:-1][:80]}, for one"
+        f"in {len(pairing.mismatched)} of {pairing.pairs} pairs lora_A belongs to the lora_B of another module: "
+        f"that of {shown(module)} to {shown(partner)}, for one"
     )
-    facts = {"torn": len(pairing.torn), "judged": pairing.judged}
+    facts = {"torn": len(pairing.mismatched), "judged": pairing.pairs}
     return [finding("L222", text, expected="both halves of a pair of one training", facts=facts)]
 
 
@@ -120,7 +121,7 @@ def _scaled(factor: NDArray[np.float32]) -> Floats:
     return np.asarray(values / scale if scale > 0 else values)
 
 
-def _beside(gram: NDArray[Any]) -> Floats:
+def _off_diagonal(gram: NDArray[Any]) -> Floats:
     """The entries beside the diagonal, centred and of length 1; zeros where undefined. Of large ranks a part."""
     rows, columns = np.triu_indices(len(gram), 1)
     step = -(-len(rows) // _MOST_ENTRIES)

@@ -59,7 +59,7 @@ class TensorFacts(msgspec.Struct):
         return self.nans + self.infinities > 0
 
 
-class Half(msgspec.Struct):
+class FactorProducts(msgspec.Struct):
     """What is kept of one factor. gram: [r, r]. image: [r, 16], its projection. sums: [r], over the other axis.
     width: length of the other axis.
     """
@@ -70,7 +70,9 @@ class Half(msgspec.Struct):
     width: int
 
 
-def scan(weights: Path, layout: Layout, on_pair: Callable[[Factors, Half, Half], None]) -> dict[str, TensorFacts]:
+def scan(
+    weights: Path, layout: Layout, on_pair: Callable[[Factors, FactorProducts, FactorProducts], None]
+) -> dict[str, TensorFacts]:
     """Read every tensor once: facts by tensor name, in the file's order.
 
     on_pair: called with a module and its halves A and B as soon as both are read, so that few are held at a time.
@@ -81,7 +83,7 @@ def scan(weights: Path, layout: Layout, on_pair: Callable[[Factors, Half, Half],
     sparse = {name for module in layout.modules.values() if module.embedding for name in (module.a, module.b)}
     modules = {name: module for module in layout.pairs for name in (module.a, module.b)}
     facts: dict[str, TensorFacts] = {}
-    waiting: dict[str, Half] = {}
+    waiting: dict[str, FactorProducts] = {}
     with TensorReader(weights) as reader, np.errstate(all="ignore"):
         for name, info in layout.tensors.items():
             side = factors.get(name, "")
@@ -99,7 +101,7 @@ def scan(weights: Path, layout: Layout, on_pair: Callable[[Factors, Half, Half],
 
 def _tensor(
     reader: TensorReader, info: TensorInfo, side: str, *, look_for_runs: bool
-) -> tuple[TensorFacts, Half | None]:
+) -> tuple[TensorFacts, FactorProducts | None]:
     facts = TensorFacts(info, readable=info.dtype in READABLE)
     digest = hashlib.sha256(f"{info.dtype}{list(info.shape)}".encode())
     half = None
@@ -188,7 +190,7 @@ def _products(matrix: Floats, columns: Floats) -> tuple[Floats, Floats]:
     return gram, projected
 
 
-def _half(values: Floats, shape: tuple[int, ...], side: str) -> Half | None:
+def _half(values: Floats, shape: tuple[int, ...], side: str) -> FactorProducts | None:
     """The products of one factor; None for what is no matrix or too large."""
     rows = shape[0] if shape else 0
     if len(shape) < 2 or not values.size or (len(shape) > 2 and side == "b" and values.size != rows * shape[1]):
@@ -202,4 +204,4 @@ def _half(values: Floats, shape: tuple[int, ...], side: str) -> Half | None:
     gram, projected = _products(matrix, probes(width))
     if not np.isfinite(gram.trace()):
         return None  # sizes beyond float32's square root; the tensor's own finding says so
-    return Half(gram=gram, image=projected[:, :-1], sums=projected[:, -1], width=width)
+    return FactorProducts(gram=gram, image=projected[:, :-1], sums=projected[:, -1], width=width)

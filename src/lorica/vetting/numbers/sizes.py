@@ -17,7 +17,7 @@ from lorica.adapters.tensor_map import Layout
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.scan import TensorFacts
-from lorica.vetting.numbers.spectra import Measure
+from lorica.vetting.numbers.spectra import UpdateSpectrum
 from lorica.vetting.wording import some
 
 # Below the resolution of float32 beside an output of size one: no engine can show it.
@@ -43,7 +43,7 @@ def check_sizes(
     config: AdapterConfig | None,
     layout: Layout,
     facts: dict[str, TensorFacts],
-    measures: dict[str, Measure],
+    measures: dict[str, UpdateSpectrum],
     *,
     scaled: bool,
 ) -> list[Finding]:
@@ -63,7 +63,7 @@ def check_sizes(
     return findings
 
 
-def _silent(path: str, layout: Layout, facts: dict[str, TensorFacts], measures: dict[str, Measure]) -> bool:
+def _silent(path: str, layout: Layout, facts: dict[str, TensorFacts], measures: dict[str, UpdateSpectrum]) -> bool:
     if path in measures:
         return measures[path].gain <= NO_EFFECT
     module = layout.modules[path]
@@ -72,7 +72,7 @@ def _silent(path: str, layout: Layout, facts: dict[str, TensorFacts], measures: 
 
 
 def _no_effect(
-    pairs: list[str], layout: Layout, facts: dict[str, TensorFacts], measures: dict[str, Measure]
+    pairs: list[str], layout: Layout, facts: dict[str, TensorFacts], measures: dict[str, UpdateSpectrum]
 ) -> Finding:
     zero = {
         half: sum(facts[name].zeros == facts[name].count for name in names)
@@ -112,7 +112,7 @@ def _partly_silent(silent: list[str], pairs: list[str]) -> Iterable[Finding]:
     yield finding("L211", actual, expected=expected, facts=facts, severity="warn" if reached else "note")
 
 
-def _unused(measures: dict[str, Measure]) -> Iterable[Finding]:
+def _unused(measures: dict[str, UpdateSpectrum]) -> Iterable[Finding]:
     with_zeros = [path for path, measured in measures.items() if 0 < measured.unused < measured.rank]
     if with_zeros:
         first = measures[with_zeros[0]]
@@ -121,7 +121,7 @@ def _unused(measures: dict[str, Measure]) -> Iterable[Finding]:
         yield finding("L218", actual, facts=facts)
 
 
-def _scale(measures: dict[str, Measure], *, special: bool) -> Iterable[Finding]:
+def _scale(measures: dict[str, UpdateSpectrum], *, special: bool) -> Iterable[Finding]:
     """special: DoRA, where the base's own row lengths bound the result."""
     gains = np.array([measured.gain for measured in measures.values()])
     facts = {"median_gain": _middle(gains), "max_gain": float(gains.max())}
@@ -148,7 +148,7 @@ def _scale(measures: dict[str, Measure], *, special: bool) -> Iterable[Finding]:
         yield finding("L213", actual, expected="0.001 to 1 after training; a base layer's own are near 1", facts=facts)
 
 
-def _spread(measures: dict[str, Measure]) -> Iterable[Finding]:
+def _spread(measures: dict[str, UpdateSpectrum]) -> Iterable[Finding]:
     spreads = {path: measured.a_spread for path, measured in measures.items() if measured.a_spread > 0}
     low, high = A_SPREAD
     unusual = [path for path, value in spreads.items() if not low <= value <= high]
@@ -165,7 +165,7 @@ def _middle(values: npt.NDArray[np.float64]) -> float:
     return float(np.sort(values)[len(values) // 2])
 
 
-def _outliers(measures: dict[str, Measure]) -> Iterable[Finding]:
+def _outliers(measures: dict[str, UpdateSpectrum]) -> Iterable[Finding]:
     """Modules whose gain is far from that of the same module in the other layers."""
     roles: dict[str, list[str]] = {}
     for path in measures:

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lorica.adapters.config import AdapterConfig
-from lorica.vetting.structure.target_spec import Asked
+from lorica.vetting.structure.target_spec import TargetSpec
 
 Matrices = npt.NDArray[np.float64]
 
 
-class Measure(msgspec.Struct, frozen=True):
+class UpdateSpectrum(msgspec.Struct, frozen=True):
     """One module's update U = scale B A. norm: Frobenius. spectral: its largest singular value. gain: root mean square
     of U x for an x of independent entries of size one. effective_rank: exp of the entropy of the singular values.
     stable_rank: (norm / spectral)^2. a_spread: A's rms times sqrt(3 in), 1 right after PEFT's initialisation.
@@ -40,7 +40,7 @@ class Measure(msgspec.Struct, frozen=True):
     flat: int
 
 
-class Pair(msgspec.Struct):
+class GramPair(msgspec.Struct):
     """What `measure` needs of a module. a, b: A A^T and B^T B, [r, r]. shape: (out, in). scale: the factor of B A."""
 
     path: str
@@ -51,7 +51,7 @@ class Pair(msgspec.Struct):
     flat: int = 0
 
 
-def measure(pairs: list[Pair]) -> dict[str, Measure]:
+def update_spectra(pairs: list[GramPair]) -> dict[str, UpdateSpectrum]:
     """The modules, by path; all of one rank."""
     a = np.stack([pair.a for pair in pairs]).astype(np.float64)
     b = np.stack([pair.b for pair in pairs]).astype(np.float64)
@@ -69,7 +69,7 @@ def measure(pairs: list[Pair]) -> dict[str, Measure]:
     for i, pair in enumerate(pairs):
         norm = float(norms[i])
         spectral = min(float(values[i].max()), norm)
-        measures[pair.path] = Measure(
+        measures[pair.path] = UpdateSpectrum(
             rank=rank,
             shape=pair.shape,
             scale=pair.scale,
@@ -116,7 +116,7 @@ def scalings(config: AdapterConfig | None, modules: Iterable[str]) -> tuple[dict
     adapter without a config has no alpha; there the plain alpha / r stands, or 1."""
     if config is None:
         return dict.fromkeys(modules, 1.0), False
-    spec = Asked(config)
+    spec = TargetSpec(config)
     known = {module: spec.scaling(module) for module in modules}
     plain = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     factors = {module: plain if factor is None else factor for module, factor in known.items()}

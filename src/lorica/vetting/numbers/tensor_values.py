@@ -11,7 +11,7 @@ from lorica.adapters.tensor_map import Factors, Layout
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.distributions import check_distributions
 from lorica.vetting.numbers.scan import ZERO_RUN_BYTES, TensorFacts
-from lorica.vetting.numbers.spectra import Measure
+from lorica.vetting.numbers.spectra import UpdateSpectrum
 from lorica.vetting.wording import some
 
 # Saved modules that nothing can come of when they are constant; others may start at zero and stay there unused.
@@ -19,7 +19,7 @@ _HEAD = re.compile(r"\b(lm_head|score|classifier|embed_tokens|wte|embed_out)\b")
 
 
 def check_values(
-    specimen: Specimen, layout: Layout, facts: dict[str, TensorFacts], measures: dict[str, Measure]
+    specimen: Specimen, layout: Layout, facts: dict[str, TensorFacts], measures: dict[str, UpdateSpectrum]
 ) -> list[Finding]:
     """Findings about the tensors' values, one for each kind of trouble."""
     a = {module.a for module in layout.modules.values() if module.a}
@@ -184,7 +184,7 @@ def _constant(facts: dict[str, TensorFacts], a: set[str], b: set[str], saved_nam
         )
 
 
-def _components(measures: dict[str, Measure]) -> Iterable[Finding]:
+def _components(measures: dict[str, UpdateSpectrum]) -> Iterable[Finding]:
     flat = [path for path, measured in measures.items() if 0 < measured.flat < measured.rank]
     repeated = [path for path, measured in measures.items() if measured.repeated and measured.flat < measured.rank]
     degenerate = [path for path in measures if path in {*flat, *repeated}]

@@ -17,7 +17,7 @@ from lorica.vetting.structure.extras import check_extras
 from lorica.vetting.structure.leftovers import check_leftovers, packed_factors
 from lorica.vetting.structure.naming import check_naming
 from lorica.vetting.structure.pairs import check_pairs
-from lorica.vetting.structure.target_spec import Asked
+from lorica.vetting.structure.target_spec import TargetSpec
 from lorica.vetting.structure.widths import check_widths
 from lorica.vetting.wording import shown
 
@@ -31,7 +31,7 @@ def check_structure(specimen: Specimen, layout: Layout) -> list[Finding]:
 
 def _check(specimen: Specimen, layout: Layout) -> list[Finding]:
     config = specimen.config
-    spec = None if config is None else Asked(config)
+    spec = None if config is None else TargetSpec(config)
     findings = check_naming(specimen, spec, layout)
     codes = {naming.code for naming in findings}
     if {"L101", "L102"} & codes:

@@ -6,14 +6,14 @@ import msgspec
 
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.tensor_map import Layout, module_path
-from lorica.vetting.claims.base_names import family, mixed, uniform
+from lorica.vetting.claims.base_names import family, has_mixed_layers, has_uniform_layers
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.structure.layers import check_layers, layers
+from lorica.vetting.structure.layers import check_layers, layers_text
 from lorica.vetting.structure.target_spec import (
-    Asked,
-    by_default,
+    TargetSpec,
     ends_with,
+    is_default_target,
     read_expression,
     suffixes,
 )
@@ -25,7 +25,7 @@ _LLAMA_MLP = ("gate_proj", "up_proj", "down_proj")
 _OTHER_OUTPUTS = ("dense", "out_proj", "fc1", "fc2")
 
 
-def check_coverage(spec: Asked | None, layout: Layout) -> list[Finding]:
+def check_coverage(spec: TargetSpec | None, layout: Layout) -> list[Finding]:
     """Findings about targets, layers and pattern keys."""
     if not layout.modules:
         return []
@@ -41,11 +41,11 @@ def check_coverage(spec: Asked | None, layout: Layout) -> list[Finding]:
     )
 
 
-def _untargeted_modules(spec: Asked, layout: Layout) -> list[Finding]:
+def _untargeted_modules(spec: TargetSpec, layout: Layout) -> list[Finding]:
     """Modules that PEFT would not adapt."""
     config = spec.config
     if config.target_modules is None and not config.other.get("target_parameters"):
-        outside = [] if by_default(layout) else list(layout.modules)
+        outside = [] if is_default_target(layout) else list(layout.modules)
         module_names = sorted({module.kind for module in layout.modules.values()})
         if not outside:
             actual = f"no target_modules; the tensors adapt {listed(module_names)}"
@@ -62,7 +62,7 @@ def _untargeted_modules(spec: Asked, layout: Layout) -> list[Finding]:
     restriction = ""
     if config.layers_to_transform not in (None, []):
         layer_choice = config.layers_to_transform
-        restriction = f", in {layers([layer_choice] if isinstance(layer_choice, int) else layer_choice or [])}"
+        restriction = f", in {layers_text([layer_choice] if isinstance(layer_choice, int) else layer_choice or [])}"
     if config.exclude_modules:
         restriction += ", but exclude_modules"
     actual = f"{some(outside, len(layout.modules))} ({listed(module_names)})"
@@ -71,7 +71,7 @@ def _untargeted_modules(spec: Asked, layout: Layout) -> list[Finding]:
     return [finding("L123", actual, expected=expected, file=CONFIG_NAME, facts=facts)]
 
 
-def _targets_without_tensors(spec: Asked, layout: Layout) -> list[Finding]:
+def _targets_without_tensors(spec: TargetSpec, layout: Layout) -> list[Finding]:
     """Targets by name for which the file holds nothing."""
     config = spec.config
     targets = config.target_modules
@@ -117,7 +117,7 @@ class _Base(msgspec.Struct, frozen=True):
     plain_layers: bool
 
     @classmethod
-    def of(cls, spec: Asked, layout: Layout) -> _Base:
+    def of(cls, spec: TargetSpec, layout: Layout) -> _Base:
         targets = spec.config.target_modules
         return cls(
             name=spec.config.base_model_name_or_path or "",
@@ -136,7 +136,7 @@ class _Base(msgspec.Struct, frozen=True):
         if (module_name in _LLAMA_MLP and "gate_proj" in module_names) or (
             module_name == "down_proj" and "up_proj" in module_names
         ):
-            return "note" if mixed(self.name) else "reject"
+            return "note" if has_mixed_layers(self.name) else "reject"
         if module_name == "o_proj" and attention and self.llama:
             other_outputs = (module_names | self.targets) & set(_OTHER_OUTPUTS)
             return "reject" if self.plain_layers and not other_outputs else "note"
@@ -144,11 +144,11 @@ class _Base(msgspec.Struct, frozen=True):
             traits = family(self.name)
             if (traits is not None and not traits.uniform) or module_names == {"o_proj", "down_proj"}:
                 return "note"  # Phi-3 and its kin have qkv_proj and gate_up_proj instead
-            return "reject" if uniform(self.name) else "note" if mixed(self.name) else "warn"
-        return "warn" if module_name in ("lm_head", "embed_tokens") and uniform(self.name) else "note"
+            return "reject" if has_uniform_layers(self.name) else "note" if has_mixed_layers(self.name) else "warn"
+        return "warn" if module_name in ("lm_head", "embed_tokens") and has_uniform_layers(self.name) else "note"
 
 
-def _layers_to_transform(spec: Asked, layout: Layout) -> list[Finding]:
+def _layers_to_transform(spec: TargetSpec, layout: Layout) -> list[Finding]:
     layer_choice = spec.config.layers_to_transform
     if layer_choice is None or layer_choice == []:
         return []
@@ -158,15 +158,15 @@ def _layers_to_transform(spec: Asked, layout: Layout) -> list[Finding]:
     missing = sorted(layer for layer in configured - present if not present or layer > max(present))
     if not missing:
         return []
-    actual = f"no tensors in {layers(missing)}; there are {layers(present)}"
+    actual = f"no tensors in {layers_text(missing)}; there are {layers_text(present)}"
     facts = {"missing": missing[:512], "present": sorted(present)[:512]}
-    return [finding("L127", actual, expected=layers(configured), file=CONFIG_NAME, facts=facts)]
+    return [finding("L127", actual, expected=layers_text(configured), file=CONFIG_NAME, facts=facts)]
 
 
-def _pattern_keys(spec: Asked, layout: Layout) -> list[Finding]:
+def _pattern_keys(spec: TargetSpec, layout: Layout) -> list[Finding]:
     useless, unread, total = [], [], 0
     for name, patterns in (("rank_pattern", spec.ranks), ("alpha_pattern", spec.alphas)):
-        none, unknown = patterns.useless(layout.modules.keys())
+        none, unknown = patterns.unmatched(layout.modules.keys())
         # Keys may name parameters ("gate_up_proj") whose tensors stand under their module's name ("experts").
         none = [key for key in none if not (spec.parameters and _means_parameter(spec, key))]
         useless += [f"{name} {key}" for key in none]
@@ -182,12 +182,12 @@ def _pattern_keys(spec: Asked, layout: Layout) -> list[Finding]:
     return findings
 
 
-def _means_parameter(spec: Asked, key: str) -> bool:
+def _means_parameter(spec: TargetSpec, key: str) -> bool:
     last = key.rsplit(".", 1)[-1].rstrip("$)")
     return any(name == last or name.endswith(f".{last}") for name in spec.parameters)
 
 
-def _undecided_expressions(spec: Asked, layout: Layout) -> list[Finding]:
+def _undecided_expressions(spec: TargetSpec, layout: Layout) -> list[Finding]:
     config, unread = spec.config, []
     for name, value in (("target_modules", config.target_modules), ("exclude_modules", config.exclude_modules)):
         if isinstance(value, str) and value and value != "all-linear" and read_expression(value) is None:

@@ -9,10 +9,10 @@ import msgspec
 
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.tensor_map import Layout, split_layer
-from lorica.vetting.claims.base_names import mixed, uniform
+from lorica.vetting.claims.base_names import has_mixed_layers, has_uniform_layers
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.structure.target_spec import Asked, tells_layers
+from lorica.vetting.structure.target_spec import TargetSpec, may_select_layers
 from lorica.vetting.wording import numbers, shown
 
 # More layers, or more ways of filling them, than any model has: such a file is not looked at layer by layer.
@@ -20,7 +20,7 @@ _MAX_LAYERS, _MAX_PATTERNS = 1024, 64
 _MAX_TEMPLATES = 2000
 
 
-class Rows(msgspec.Struct, frozen=True):
+class LayerStack(msgspec.Struct, frozen=True):
     """Repeated layers of one container ("model.layers"). templates: path with "*" for the layer -> its layers."""
 
     container: str
@@ -28,7 +28,7 @@ class Rows(msgspec.Struct, frozen=True):
     templates: dict[str, frozenset[int]]
 
 
-def rows_of(layout: Layout) -> list[Rows]:
+def layer_stacks(layout: Layout) -> list[LayerStack]:
     """The adapted layers, by container."""
     layers_by_template: dict[str, dict[str, set[int]]] = {}
     for path, module in layout.modules.items():
@@ -36,19 +36,21 @@ def rows_of(layout: Layout) -> list[Rows]:
             container, template = split_layer(path)
             layers_by_template.setdefault(container, {}).setdefault(template, set()).add(module.layer)
     return [
-        Rows(container, max(map(max, templates.values())), {name: frozenset(on) for name, on in templates.items()})
+        LayerStack(
+            container, max(map(max, templates.values())), {name: frozenset(on) for name, on in templates.items()}
+        )
         for container, templates in layers_by_template.items()
     ]
 
 
-def layers(which: Collection[int]) -> str:
+def layers_text(numbers_of_layers: Collection[int]) -> str:
     """ "layer 3", "layers 0-11, 13"."""
-    return f"layer{'s' if len(which) > 1 else ''} {numbers(which)}"
+    return f"layer{'s' if len(numbers_of_layers) > 1 else ''} {numbers(numbers_of_layers)}"
 
 
-def check_layers(spec: Asked | None, layout: Layout) -> list[Finding]:
+def check_layers(spec: TargetSpec | None, layout: Layout) -> list[Finding]:
     """Findings L125 and L126: layers that lack a module which others have, and nothing explains it."""
-    containers = rows_of(layout)
+    containers = layer_stacks(layout)
     holes: dict[str, dict[str, list[int]]] = {}
     steps: dict[str, frozenset[int]] = {}
     for rows in containers:
@@ -62,15 +64,15 @@ def check_layers(spec: Asked | None, layout: Layout) -> list[Finding]:
     if not steps:
         return []
     base = (spec.config.base_model_name_or_path or "") if spec else ""
-    severity: Severity = "note" if mixed(base) else "reject" if uniform(base) else "warn"
+    severity: Severity = "note" if has_mixed_layers(base) else "reject" if has_uniform_layers(base) else "warn"
     template, on = next(iter(steps.items()))
-    actual = f"{shown(template)} in {layers(on)} only"
+    actual = f"{shown(template)} in {layers_text(on)} only"
     facts = {"templates": len(steps), "layers": sorted(on)[:512]}
     code = "L125" if severity == "reject" else "L126"
     return [finding(code, actual, severity=severity, facts=facts)]
 
 
-def _missing_layers(spec: Asked | None, rows: Rows) -> dict[str, list[int]]:
+def _missing_layers(spec: TargetSpec | None, rows: LayerStack) -> dict[str, list[int]]:
     """Template -> layers that lack it, though the config wants it there and the layer has nothing else instead."""
     templates_by_layers: dict[frozenset[int], list[str]] = {}
     for template, on in rows.templates.items():
@@ -100,7 +102,7 @@ def _is_replaced(layer_sets: Collection[frozenset[int]], on: frozenset[int], lay
     return any(layer in layer_set and not layer_set & on for layer_set in layer_sets)
 
 
-def _is_targeted(spec: Asked | None, path: str) -> bool:
+def _is_targeted(spec: TargetSpec | None, path: str) -> bool:
     """Whether the config asks for a module that the file lacks."""
     means = True if spec is None else spec.targeted(path)
     if means is not None or spec is None:
@@ -112,7 +114,7 @@ def _is_targeted(spec: Asked | None, path: str) -> bool:
         expression for expression in (config.target_modules, config.exclude_modules) if isinstance(expression, str)
     ]
     # An expression without a number cannot tell layers apart.
-    return not any(tells_layers(expression) for expression in expressions)
+    return not any(may_select_layers(expression) for expression in expressions)
 
 
 def _is_periodic(on: frozenset[int], missing: Sequence[int]) -> bool:
@@ -127,13 +129,13 @@ def _steps(which: Sequence[int]) -> set[int]:
     return {after - before for before, after in itertools.pairwise(which)}
 
 
-def _hole_finding(holes: dict[str, dict[str, list[int]]], rows: dict[str, Rows]) -> Finding:
+def _hole_finding(holes: dict[str, dict[str, list[int]]], rows: dict[str, LayerStack]) -> Finding:
     sentences, facts = [], {}
     for container, templates in list(holes.items())[:8]:
         present = frozenset[int]().union(*rows[container].templates.values())
         empty = sorted({layer for missing in templates.values() for layer in missing} - present)
         if empty:
-            sentences.append(f"no tensors in {layers(empty)} of {shown(container)}")
+            sentences.append(f"no tensors in {layers_text(empty)} of {shown(container)}")
         none = set(empty)
         partial = {
             template: where
@@ -143,7 +145,7 @@ def _hole_finding(holes: dict[str, dict[str, list[int]]], rows: dict[str, Rows])
         if partial:
             template, where = next(iter(partial.items()))
             remainder = f" (and {len(partial) - 1} more modules)" if len(partial) > 1 else ""
-            sentences.append(f"{shown(template)} is missing in {layers(where)}{remainder}")
+            sentences.append(f"{shown(template)} is missing in {layers_text(where)}{remainder}")
         facts[container] = {"empty": empty[:512], "partial": dict(list(partial.items())[:16])}
     first = next(iter(holes))
     expected = f"every target in each of the layers 0-{rows[first].last}, as nothing in {CONFIG_NAME} leaves one out"

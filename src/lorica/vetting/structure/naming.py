@@ -10,9 +10,9 @@ from lorica.adapters.methods import FORMATS, METHODS, method_of_config, method_o
 from lorica.adapters.raw_adapter import Specimen
 from lorica.adapters.tensor_map import Layout
 from lorica.adapters.tensor_names import PREFIX
-from lorica.vetting.claims.base_names import sees
+from lorica.vetting.claims.base_names import is_multimodal
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.structure.target_spec import Asked
+from lorica.vetting.structure.target_spec import TargetSpec
 from lorica.vetting.wording import listed, shown, some
 
 # Parts of a path that training wrappers leave in a state dict.
@@ -29,7 +29,7 @@ _BARE = re.compile(r"(?:layers|h)\.\d+\.")
 _LANGUAGE = re.compile(r"(?:^|\.)(?:language_model|text_model|llm)\.")
 
 
-def check_naming(specimen: Specimen, spec: Asked | None, layout: Layout) -> list[Finding]:
+def check_naming(specimen: Specimen, spec: TargetSpec | None, layout: Layout) -> list[Finding]:
     """Findings about the method, the prefixes and the adapter names in tensor names."""
     strangers = _method(specimen, layout)
     if strangers and (not layout.modules or strangers[0].code != "L103"):
@@ -104,7 +104,7 @@ def _begins_wrapped(name: str) -> bool:
     return first in ("module", *_WRAPPERS) and first != "base_model"
 
 
-def _wrappers(spec: Asked | None, layout: Layout) -> list[Finding]:
+def _wrappers(spec: TargetSpec | None, layout: Layout) -> list[Finding]:
     wrong: dict[str, list[str]] = {}
     for path in (*layout.modules, *layout.saved):
         # A module that is not prefixed by PEFT's name and only begins with "base_model" is L104's.
@@ -141,7 +141,7 @@ def _is_prefixed(layout: Layout, path: str) -> bool:
     return any(name.startswith(PREFIX) for name in names if name)
 
 
-def _is_parameter_level(spec: Asked | None, path: str) -> bool:
+def _is_parameter_level(spec: TargetSpec | None, path: str) -> bool:
     # Several parameters of one module (target_parameters) are told apart by `base_layer` levels.
     return "expert" in path if spec is None else spec.of_parameters(path)
 
@@ -149,9 +149,9 @@ def _is_parameter_level(spec: Asked | None, path: str) -> bool:
 def _language_model(specimen: Specimen, layout: Layout) -> list[Finding]:
     inside = [path for path in layout.modules if _LANGUAGE.search(path)]
     base = specimen.config.base_model_name_or_path if specimen.config else None
-    if not inside or (base and sees(base)):
+    if not inside or (base and is_multimodal(base)):
         return []
-    multimodal = sees(base) if base else None
+    multimodal = is_multimodal(base) if base else None
     actual = f"{some(inside, len(layout.modules))} lie inside a larger model; the named base is " + (
         f"{shown(base)}, which reads text only" if multimodal is False else shown(base or "not named")
     )

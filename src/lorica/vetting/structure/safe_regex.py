@@ -1,5 +1,5 @@
-"""Reading a config's regular expression without running it: the states it can be in are followed side by side, so the
-time grows with the text and never explodes, whatever the expression (Thompson, CACM 11(6), 1968)."""
+"""A regular expression engine without backtracking, for the expressions that a config holds: an NFA whose states are
+followed side by side, so that no expression takes exponential time (Thompson, CACM 11(6), 1968)."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ _CLASSES: dict[str, Test] = {
 }
 
 
-class UnreadError(Exception):
-    """An expression that uses more than is read here: looking around, references, flags, possessive repeats."""
+class UnsupportedRegexError(Exception):
+    """An expression that uses more than is supported: lookaround, back-references, flags, possessive repeats."""
 
 
-class Expression:
-    """What an expression says of the paths of modules, by its states. Raises UnreadError for one that is not read."""
+class SafeRegex:
+    """A compiled expression for the paths of modules, matched without backtracking. Raises UnsupportedRegexError."""
 
     def __init__(self, text: str) -> None:
         if len(text) > _MAX_CHARACTERS or not text.isprintable():
-            raise UnreadError(text[:80])
+            raise UnsupportedRegexError(text[:80])
         self._steps: list[tuple[Test, int] | None] = []
         self._epsilon: list[list[int]] = []
         self._transitions: dict[tuple[States, str], States] = {}
         self._text, self._position, self._depth = text, 0, 0
         first = self._alternatives()
         if self._position < len(text):
-            raise UnreadError(text)
+            raise UnsupportedRegexError(text)
         start, self._end = self._state(), self._state()
         first(start, self._end)
         self._start = self._closed([start])
         self._anywhere = self._closed(range(len(self._steps)))
 
-    def means(self, path: str, tail: str) -> bool | None:
+    def matches(self, path: str, tail: str) -> bool | None:
         """Whether the whole of a path is meant; None where that depends on what stands before `tail`, its last part.
 
         False says that no path whatever that ends in `tail` is meant.
@@ -79,7 +79,7 @@ class Expression:
 
     def _state(self) -> int:
         if len(self._steps) >= _MAX_STATES:
-            raise UnreadError(self._text)
+            raise UnsupportedRegexError(self._text)
         self._steps.append(None)
         self._epsilon.append([])
         return len(self._steps) - 1
@@ -89,7 +89,7 @@ class Expression:
     def _alternatives(self) -> Callable[[int, int], None]:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
-            raise UnreadError(self._text)
+            raise UnsupportedRegexError(self._text)
         branches = [self._sequence()]
         while self._text.startswith("|", self._position):
             self._position += 1
@@ -158,9 +158,9 @@ class Expression:
         if self._text.startswith("?", self._position):
             self._position += 1  # the shortest first: the same paths
         if self._text[self._position : self._position + 1] in ("*", "+", "?", "{"):
-            raise UnreadError(self._text)
+            raise UnsupportedRegexError(self._text)
         if bounds[0] > _MAX_REPEATS or (bounds[1] is not None and not bounds[0] <= bounds[1] <= _MAX_REPEATS):
-            raise UnreadError(self._text)
+            raise UnsupportedRegexError(self._text)
         return bounds
 
     def _atom(self) -> Callable[[int, int], None]:
@@ -169,15 +169,15 @@ class Expression:
         if character == "(":
             if self._text.startswith("?", self._position):
                 if not self._text.startswith("?:", self._position):
-                    raise UnreadError(self._text)
+                    raise UnsupportedRegexError(self._text)
                 self._position += 2
             inner = self._alternatives()
             if not self._text.startswith(")", self._position):
-                raise UnreadError(self._text)
+                raise UnsupportedRegexError(self._text)
             self._position += 1
             return inner
         if character in "*+?{}]^$":
-            raise UnreadError(self._text)
+            raise UnsupportedRegexError(self._text)
         if character == "[":
             return self._stepping(self._class())
         if character == ".":
@@ -198,7 +198,7 @@ class Expression:
         if character in _CLASSES:
             return _CLASSES[character]
         if not character or (character.isascii() and character.isalnum()):
-            raise UnreadError(self._text)
+            raise UnsupportedRegexError(self._text)
         return character.__eq__
 
     def _class(self) -> Test:
@@ -206,24 +206,24 @@ class Expression:
         body = self._text[self._position : inside]
         # Escapes of a bracket, sets within sets and the signs that a later Python may read otherwise are left alone.
         if inside < 0 or "[" in body or body.endswith("\\") or any(twice in body for twice in ("--", "&&", "~~", "||")):
-            raise UnreadError(self._text)
+            raise UnsupportedRegexError(self._text)
         self._position = inside + 1
         negated = body.startswith("^")
         tokens = re.findall(r"\\.|.", body.removeprefix("^"))
         if not tokens:
-            raise UnreadError(self._text)
+            raise UnsupportedRegexError(self._text)
         tests: list[Test] = []
         while tokens:
             token = tokens.pop(0)
             if len(tokens) >= 2 and tokens[0] == "-":
                 last = tokens[1]
                 if "\\" in token + last or token > last:
-                    raise UnreadError(self._text)
+                    raise UnsupportedRegexError(self._text)
                 tests.append(lambda c, low=token, high=last: low <= c <= high)  # type: ignore[misc]
                 del tokens[:2]
             elif token.startswith("\\"):
                 if token[1] not in _CLASSES and token[1].isascii() and token[1].isalnum():
-                    raise UnreadError(self._text)
+                    raise UnsupportedRegexError(self._text)
                 tests.append(_CLASSES.get(token[1], token[1].__eq__))
             else:
                 tests.append(token.__eq__)

@@ -11,7 +11,7 @@ import msgspec
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.tensor_map import Layout, module_path
-from lorica.vetting.structure.safe_regex import Expression, UnreadError
+from lorica.vetting.structure.safe_regex import SafeRegex, UnsupportedRegexError
 
 # How expressions begin whose meaning is plain; the longest first. "dot": the name is a last part of the path;
 # "end": the path ends so; "whole": the path is this.
@@ -52,7 +52,7 @@ _DEFAULTS = (
 )
 
 
-class Names(msgspec.Struct, frozen=True):
+class PathNames(msgspec.Struct, frozen=True):
     """Plain names that an expression stands for. ends: (how, name); see `_OPENINGS`."""
 
     ends: tuple[tuple[str, str], ...]
@@ -65,19 +65,19 @@ class Names(msgspec.Struct, frozen=True):
         )
 
 
-def read_expression(text: str) -> Names | None:
+def read_expression(text: str) -> PathNames | None:
     """The plain names behind a well-known form of expression (`.*\\.(q_proj|v_proj)$`), read by hand; else None."""
     if len(text) > 4096:
         return None
     if _LIST_AS_TEXT.fullmatch(text):
-        return Names(())
+        return PathNames(())
     if "(" not in text and "|" in text:
         alternatives = [_read_piece(alternative) for alternative in text.split("|")]
         if any(names is None for names in alternatives):
             return None
-        return Names(tuple(end for names in alternatives if names for end in names))
+        return PathNames(tuple(end for names in alternatives if names for end in names))
     ends = _read_piece(text)
-    return None if ends is None else Names(ends)
+    return None if ends is None else PathNames(ends)
 
 
 def _read_piece(text: str) -> tuple[tuple[str, str], ...] | None:
@@ -95,7 +95,7 @@ def _read_piece(text: str) -> tuple[tuple[str, str], ...] | None:
     return tuple((how, name.replace("\\.", ".")) for name in names)
 
 
-def tells_layers(text: str) -> bool:
+def may_select_layers(text: str) -> bool:
     """Whether an expression could mean some layers and not others: it holds a number of its own."""
     free = re.sub(r"\[0-9\]|\{[\d,]*\}|\\d", "", text)
     return re.search(r"(?<![A-Za-z_\d])\d", free) is not None
@@ -121,7 +121,7 @@ class Patterns:
         self.values = list(patterns.items())
         self.plain: dict[str, int] = {}
         self.whole: dict[str, int] = {}
-        self.others: list[tuple[int, str, Names | None]] = []
+        self.others: list[tuple[int, str, PathNames | None]] = []
         for number, key in enumerate(patterns):
             if re.fullmatch(r"\^?[\w.\-]+", key) is None:
                 if len(self.others) <= _MAX_EXPRESSIONS:
@@ -147,7 +147,7 @@ class Patterns:
                 first = number
         return self.values[first][1] if first < len(self.values) else None
 
-    def useless(self, modules: Collection[str]) -> tuple[list[str], list[str]]:
+    def unmatched(self, modules: Collection[str]) -> tuple[list[str], list[str]]:
         """(keys that mean none of the modules, keys whose meaning only execution could tell)."""
         ends = {end for module in modules for end in suffixes(module)}
         none = [key for key in self.plain if key not in ends] + [f"^{key}" for key in self.whole if key not in modules]
@@ -156,15 +156,15 @@ class Patterns:
         return none, unread
 
 
-def _read_key(key: str) -> Names | None:
+def _read_key(key: str) -> PathNames | None:
     names = None if key.startswith("^") else read_expression(key)
     if names is None:
         return None
     # In PEFT a key may begin anywhere after a dot: "whole" is "dot" here.
-    return Names(tuple(("end" if how == "end" else "dot", name) for how, name in names.ends))
+    return PathNames(tuple(("end" if how == "end" else "dot", name) for how, name in names.ends))
 
 
-class Asked:
+class TargetSpec:
     """What a config asks for, made ready once: which modules it targets, with which rank and alpha."""
 
     def __init__(self, config: AdapterConfig) -> None:
@@ -252,23 +252,23 @@ class Asked:
 class _CompiledExpression:
     """An expression of no well-known form, followed state by state."""
 
-    def __init__(self, expression: Expression) -> None:
+    def __init__(self, expression: SafeRegex) -> None:
         self._expression = expression
 
     def match(self, path: str) -> bool | None:
         """As of `Names`; None where it depends on how a path begins, which loaders and wrappers change."""
         match = re.search(r"(?:^|\.)(\d{1,5}\..*)$", path)
-        return self._expression.means(path, match[1] if match else path.rpartition(".")[2])
+        return self._expression.matches(path, match[1] if match else path.rpartition(".")[2])
 
 
-def _compiled(value: list[str] | str | None) -> Names | _CompiledExpression | None:
+def _compiled(value: list[str] | str | None) -> PathNames | _CompiledExpression | None:
     if not isinstance(value, str) or value in ("", "all-linear"):
         return None
     if (names := read_expression(value)) is not None:
         return names
     try:
-        return _CompiledExpression(Expression(value))
-    except UnreadError:
+        return _CompiledExpression(SafeRegex(value))
+    except UnsupportedRegexError:
         return None
 
 
@@ -277,7 +277,7 @@ def ends_with(module: str, names: Container[str]) -> bool:
     return any(end in names for end in suffixes(module))
 
 
-def by_default(layout: Layout) -> bool:
+def is_default_target(layout: Layout) -> bool:
     """Whether the adapted modules are within what PEFT targets by itself for some type of base."""
     module_names = {module.kind for module in layout.modules.values()}
     return any(module_names <= default for default in _DEFAULTS)

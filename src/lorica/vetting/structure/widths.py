@@ -7,7 +7,7 @@ from collections import Counter
 from lorica.adapters.tensor_map import Factors, Layout, split_layer
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.pairs import usable_pairs
-from lorica.vetting.structure.target_spec import Asked
+from lorica.vetting.structure.target_spec import TargetSpec
 from lorica.vetting.wording import listed, numbers, shown
 
 # Of the modules of one layer in families that name them so: which read the residual stream, which write to it.
@@ -15,7 +15,7 @@ _READ = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_p
 _WRITE = {"self_attn.o_proj", "mlp.down_proj"}
 
 
-def check_widths(spec: Asked | None, layout: Layout) -> list[Finding]:
+def check_widths(spec: TargetSpec | None, layout: Layout) -> list[Finding]:
     """Findings about widths that contradict each other, and about layers that differ from the others."""
     pairs = [
         module
