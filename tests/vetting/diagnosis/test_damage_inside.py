@@ -114,7 +114,7 @@ def test_the_diagnosis_names_broken_weights(
 def test_an_a_that_was_drawn_anew_is_told_from_one_that_never_moved() -> None:
     anew = Halves(inputs=0.5, outputs=5.0, tested=4, correlation=-0.6, correlated_pairs=8)
     assert [each.code for each in check_halves(anew, trained=False)] == ["L325"]
-    for change in ({"bound": 5.3}, {"bonds": 0}, {"outputs": 3.0}, {"inputs": 3.0}):
+    for change in ({"correlation": 5.3}, {"correlated_pairs": 0}, {"outputs": 3.0}, {"inputs": 3.0}):
         assert check_halves(replace(anew, **change), trained=False) == []
 
 
