@@ -135,7 +135,7 @@ def main() -> None:
         settings = (*COMMON, *TASK.overrides, f"training.epochs={arguments.epochs}", f"run_dir={scratch}")
         config = resolve(settings).config
         task = build.build_task(config)
-        rows = list(read_rows(source, task.shapes, columns=config.task.columns, constants=config.task.constants))
+        rows = list(read_rows(source, task.schemas, columns=config.task.columns, constants=config.task.constants))
         learned, held = split(rows, ratio=TASK.held_out, seed=0, text=task.text)
         adapter = arguments.adapter or train(config, learned, Path(scratch))
         asked = held[: arguments.rows]

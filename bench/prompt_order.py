@@ -54,7 +54,7 @@ from lorica.pipeline.train import Fit
 from lorica.prompts.encoder import Encoder
 from lorica.records import Answer, Message, Request, Row, ScoreChoices
 from lorica.tasks.base import TaskSettings
-from lorica.tasks.message_builder import Draft
+from lorica.tasks.message_builder import MessageBuilder
 from lorica.tasks.rules import CHOICES, RulesCase, RulesTask
 
 ORDERS = ("shared", "community", "post")
@@ -87,8 +87,14 @@ class OrderedRules(RulesTask):
             return messages
         if self.settings.style == "plain":
             question = messages[0].content.removesuffix(f"\nPost: {row.case.body}").rsplit("\n", 1)[1]
-            draft = Draft().add("Post: ").add_long(row.case.body).add("\nRule: ").add_whole(row.case.rule)
-            return (draft.add(f"\n{question}").message("user"),)
+            draft = (
+                MessageBuilder()
+                .add("Post: ")
+                .add_truncatable(row.case.body)
+                .add("\nRule: ")
+                .add_protected(row.case.rule)
+            )
+            return (draft.add(f"\n{question}").build("user"),)
         if self._order == "steps":
             return (messages[0], Message("user", _steps_first(messages[1].content)))
         return (messages[0], _sections(row.case, self._order))
@@ -97,12 +103,12 @@ class OrderedRules(RulesTask):
 def _sections(case: RulesCase, order: str) -> Message:
     """The sections of `structured`, the row's community first, or its post."""
     post_first = order == "post"
-    draft = Draft()
+    draft = MessageBuilder()
     if post_first:
-        draft.add("New post:\n").add_long(case.body).add("\n\n")
+        draft.add("New post:\n").add_truncatable(case.body).add("\n\n")
     elif case.subreddit:
         draft.add(f"Community: {case.subreddit}\n")
-    draft.add("Rule:\n").add_whole(case.rule)
+    draft.add("Rule:\n").add_protected(case.rule)
     if post_first and case.subreddit:
         draft.add(f"\n\nCommunity: {case.subreddit}")
     sides = {"Posts that break the rule:": case.breaking, "Posts that do not break the rule:": case.allowed}
@@ -110,10 +116,10 @@ def _sections(case: RulesCase, order: str) -> Message:
         if examples:
             draft.add(f"\n\n{label}")
         for example in examples:
-            draft.add("\n- ").add_long(example)
+            draft.add("\n- ").add_truncatable(example)
     if not post_first:
-        draft.add("\n\nNew post:\n").add_long(case.body)
-    return draft.message("user")
+        draft.add("\n\nNew post:\n").add_truncatable(case.body)
+    return draft.build("user")
 
 
 def _steps_first(text: str) -> str:
@@ -253,7 +259,7 @@ class Halves:
         config = self._config("plain", 0, Path("unused"))
         task = build.build_task(config)
         rows = list(
-            read_rows(data / real.file, task.shapes, columns=config.task.columns, constants=config.task.constants)
+            read_rows(data / real.file, task.schemas, columns=config.task.columns, constants=config.task.constants)
         )
         # Halves of every functionality: with whole ones held out the embedded model guesses in either order.
         groups = {row.id: row.group for row in rows}

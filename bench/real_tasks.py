@@ -75,7 +75,7 @@ def run_task(name: str, data: Path, out: Path) -> tuple[Outcome, float]:
     config = resolve((*COMMON, *real.overrides, f"run_dir={out / name}")).config
     task = build.build_task(config)
     source = data / real.file
-    rows = list(read_rows(source, task.shapes, columns=config.task.columns, constants=config.task.constants))
+    rows = list(read_rows(source, task.schemas, columns=config.task.columns, constants=config.task.constants))
     train, held = split(rows, ratio=real.held_out, seed=config.training.seed, text=task.text)
     shutil.rmtree(out / name, ignore_errors=True)
     started = time.perf_counter()

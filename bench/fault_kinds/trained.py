@@ -128,7 +128,7 @@ def rows_of(task: Task, plan_task: str) -> list[Row]:
     """The rows that a plan may learn from."""
     if plan_task == "rules":
         return zoo.rows()[0]
-    return list(read_rows(_EXAMPLES / plan_task / "questions.jsonl", task.shapes))
+    return list(read_rows(_EXAMPLES / plan_task / "questions.jsonl", task.schemas))
 
 
 def _train(plan: Plan, base: Path, seed: int, folder: Path) -> None:

@@ -85,8 +85,8 @@ def rows() -> tuple[list[Row], list[Row]]:
     """(rows to train on, rows held out) of the zoo's task. FileNotFoundError before they are built."""
     task = load_task("rules", TaskSettings())
     return (
-        list(read_rows(root() / "rows" / "train.jsonl", task.shapes)),
-        list(read_rows(root() / "rows" / "held_out.jsonl", task.shapes)),
+        list(read_rows(root() / "rows" / "train.jsonl", task.schemas)),
+        list(read_rows(root() / "rows" / "held_out.jsonl", task.schemas)),
     )
 
 

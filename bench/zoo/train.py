@@ -24,7 +24,7 @@ from lorica.prompts.encoder import Encoder
 from lorica.records import Row
 from lorica.tasks import load_task
 from lorica.tasks.base import Task, TaskSettings
-from lorica.training.progress import Silent
+from lorica.training.progress import SilentListener
 
 QV = ("q_proj", "v_proj")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -118,7 +118,7 @@ def _by_lorica(base: Path, recipe: Recipe, rows: Sequence[Row], folder: Path) ->
         settings=settings,
         truncate="middle",
         provenance=trained_as(task(), encoder, BaseFolder(base)),
-        listener=Silent(),
+        listener=SilentListener(),
     )
 
 

@@ -56,10 +56,10 @@ class Row(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
-Build = Callable[[Mapping[str, Any], str, int], Row]
+BuildRow = Callable[[Mapping[str, Any], str, int], Row]
 
 
-class RowShape(msgspec.Struct, frozen=True):
+class RowSchema(msgspec.Struct, frozen=True):
     """One of the table shapes users have, and how it becomes a `Row`.
 
     `required` and `optional` are names that `build` expects; `id_column` is one of them, or "" to number the rows
@@ -74,14 +74,14 @@ class RowShape(msgspec.Struct, frozen=True):
     required: tuple[str, ...]
     optional: tuple[str, ...]
     id_column: str
-    build: Build
+    build: BuildRow
     aliases: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-    of_table: Callable[[Callable[[], Iterator[Mapping[str, Any]]]], Build] | None = None
+    of_table: Callable[[Callable[[], Iterator[Mapping[str, Any]]]], BuildRow] | None = None
 
-    of_columns: Callable[[Sequence[str]], RowShape | None] | None = None
+    of_columns: Callable[[Sequence[str]], RowSchema | None] | None = None
     gold: str = ""
 
-    def spelt(self, name: str) -> tuple[str, ...]:
+    def columns_for(self, name: str) -> tuple[str, ...]:
         """The columns that are read as `name`, its own first."""
         return (name, *self.aliases.get(name, ()))
 

@@ -29,7 +29,7 @@ def test_rows_can_be_probes(method: str) -> None:
     from lorica.data.read import rows_from_memory
 
     task = load_task("rules", TaskSettings(method=method))
-    rows = rows_from_memory([{"body": "post", "rule": "be kind", "rule_violation": "1"}], task.shapes)
+    rows = rows_from_memory([{"body": "post", "rule": "be kind", "rule_violation": "1"}], task.schemas)
     (probe,) = row_probes(task, rows, Encoder.load(BASE), BaseFolder(BASE))
     assert probe.texts == (("Yes", "No") if method == "choice" else ("1.0", "0.0", "0.5"))
 

@@ -30,7 +30,7 @@ from lorica.data.journal import Journal
 from lorica.errors import AdapterError
 from lorica.records import Answer
 from lorica.training.loop import lock_run
-from lorica.training.progress import Silent
+from lorica.training.progress import SilentListener
 from lorica.training.types import StepReport
 from tests.commands.conftest import QUICK
 
@@ -167,7 +167,7 @@ def test_a_record_of_another_run_is_named(copy: Path, capsys: pytest.CaptureFixt
 def test_a_training_that_is_asked_to_end_keeps_its_updates(
     few_posts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Impatient(Silent):
+    class Impatient(SilentListener):
         def stepped(self, report: StepReport) -> None:
             if report.step == 3:
                 signal.raise_signal(signal.SIGTERM)

@@ -84,7 +84,7 @@ def test_scores_agree_with_peft_one_row_at_a_time(trained: Path, posts: Path, tm
     encoder = Encoder.load(base)
     task = load_task("rules", TaskSettings(style="structured"))
     (yes,), (no,) = encoder.encode_choice("Yes"), encoder.encode_choice("No")
-    for row in read_rows(tmp_path / "rows.csv", task.shapes):
+    for row in read_rows(tmp_path / "rows.csv", task.schemas):
         tokens = encoder.encode(task.render(row), max_tokens=1024, truncate="error").tokens
         with torch.inference_mode():
             logits = model(torch.tensor([tokens]), logits_to_keep=1).logits[0, -1]

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from lorica.records import Row, RowShape
+from lorica.records import Row, RowSchema
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -29,9 +29,9 @@ def _pair(values: Mapping[str, Any], row_id: str, line: int) -> Row:
 
 
 @pytest.fixture(scope="session")
-def shapes() -> tuple[RowShape, ...]:
+def shapes() -> tuple[RowSchema, ...]:
     """`post`: id, body, rule[, label, note]; `pair`: question, answer, rows numbered."""
     return (
-        RowShape("post", ("id", "body", "rule"), ("label", "note"), "id", _post),
-        RowShape("pair", ("question", "answer"), (), "", _pair),
+        RowSchema("post", ("id", "body", "rule"), ("label", "note"), "id", _post),
+        RowSchema("pair", ("question", "answer"), (), "", _pair),
     )

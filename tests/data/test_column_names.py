@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorica.cli import main
-from lorica.data.column_names import fold, perhaps_id, resolve
+from lorica.data.column_names import find_column, fold_name, looks_like_id
 from lorica.data.read import read_rows
 from lorica.data.read_log import ReadLog
 from lorica.errors import DataError
-from lorica.records import RowShape
+from lorica.records import RowSchema
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
 
@@ -52,8 +52,8 @@ TABLES = [  # task, header, which column, one row
 CASES = [(task, header, row, at) for task, header, row in TABLES for at in range(len(header))]
 
 
-def _shapes(task: str) -> tuple[RowShape, ...]:
-    return load_task(task, TaskSettings()).shapes
+def _shapes(task: str) -> tuple[RowSchema, ...]:
+    return load_task(task, TaskSettings()).schemas
 
 
 def _csv(header: list[str], row: list[str]) -> bytes:
@@ -196,14 +196,14 @@ def test_infer_names_what_it_does_not_read(tmp_path: Path, capsys: pytest.Captur
 @settings(max_examples=200, deadline=None)
 @given(name=st.text(max_size=12), spelling=st.sampled_from(sorted(SPELLINGS)))
 def test_folding_holds_for_any_name(name: str, spelling: str) -> None:
-    assert fold(fold(name)) == fold(name)
-    assert resolve(name, [name, "other"]) == name
+    assert fold_name(fold_name(name)) == fold_name(name)
+    assert find_column(name, [name, "other"]) == name
 
 
 def test_capitals_of_turkish_programs_are_folded_too() -> None:
-    assert fold("ROW_İD") == fold("row_ıd") == fold("row_id")
+    assert fold_name("ROW_İD") == fold_name("row_ıd") == fold_name("row_id")
 
 
 def test_names_that_may_be_ids() -> None:
-    assert all(map(perhaps_id, ["uid", "index", "post_id", "commentId", "Example ID", "QID"]))
-    assert not any(map(perhaps_id, ["body", "paid", "valid", "rule", "answer"]))
+    assert all(map(looks_like_id, ["uid", "index", "post_id", "commentId", "Example ID", "QID"]))
+    assert not any(map(looks_like_id, ["body", "paid", "valid", "rule", "answer"]))

@@ -34,7 +34,7 @@ ARTICLE = {
 def read(tmp_path: Path, value: Any, log: ReadLog | None = None) -> list[Row]:
     path = tmp_path / "rows.json"
     path.write_text(value if isinstance(value, str) else json.dumps(value, indent=1))
-    return list(read_rows(path, SAQ.shapes, log=log))
+    return list(read_rows(path, SAQ.schemas, log=log))
 
 
 @pytest.mark.parametrize(
@@ -78,5 +78,5 @@ def test_other_objects_are_refused(value: Any, message: str, tmp_path: Path) -> 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is not beside the repository")
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_xquad_is_read_as_it_is(language: str) -> None:
-    rows = list(read_rows(SHARED / f"xquad.{language}.json", SAQ.shapes))
+    rows = list(read_rows(SHARED / f"xquad.{language}.json", SAQ.schemas))
     assert (len(rows), all(row.gold for row in rows)) == (632, True)

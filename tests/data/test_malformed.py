@@ -10,7 +10,7 @@ import pytest
 
 from lorica.data.read import read_rows
 from lorica.errors import ConfigError, DataError, LoricaError, MissingExtraError
-from lorica.records import RowShape
+from lorica.records import RowSchema
 
 HEADER = b"id,body,rule,label\n"
 GOOD = b'{"id": "a", "body": "x", "rule": "r"}\n'
@@ -91,7 +91,7 @@ MALFORMED: dict[str, tuple[str, bytes, int | None, str | None, str]] = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_malformed_file(name: str, tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_malformed_file(name: str, tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     file, content, line, row_id, part = MALFORMED[name]
     path = tmp_path / file
     path.write_bytes(content)
@@ -105,7 +105,7 @@ def test_malformed_file(name: str, tmp_path: Path, shapes: tuple[RowShape, ...])
     assert caught.value.exit_code == 3
 
 
-def test_missing_file_suggests_its_neighbour(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_missing_file_suggests_its_neighbour(tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     (tmp_path / "train.csv").write_bytes(HEADER + b"a,x,r,1\n")
     with pytest.raises(DataError, match=r"no such file\n  -> did you mean 'train.csv'\?"):
         read_rows(tmp_path / "tain.csv", shapes)
@@ -113,7 +113,7 @@ def test_missing_file_suggests_its_neighbour(tmp_path: Path, shapes: tuple[RowSh
         read_rows(tmp_path / "no" / "train.csv", shapes)
 
 
-def test_folder_in_place_of_a_file(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_folder_in_place_of_a_file(tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     folder = tmp_path / "rows.csv"
     folder.mkdir()
     (folder / "part.jsonl").write_bytes(GOOD)
@@ -121,7 +121,7 @@ def test_folder_in_place_of_a_file(tmp_path: Path, shapes: tuple[RowShape, ...])
         read_rows(folder, shapes)
 
 
-def test_huge_cell_is_capped(tmp_path: Path, shapes: tuple[RowShape, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huge_cell_is_capped(tmp_path: Path, shapes: tuple[RowSchema, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lorica.data.csv_table.MAX_TEXT", 1000)
     path = tmp_path / "t.csv"
     path.write_bytes(HEADER + b'a,"' + b"x\n" * 600 + b'",r,1\n')
@@ -133,7 +133,7 @@ def test_huge_cell_is_capped(tmp_path: Path, shapes: tuple[RowShape, ...], monke
         list(read_rows(path, shapes))
 
 
-def test_blank_line_in_a_table_of_one_column(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_blank_line_in_a_table_of_one_column(tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(b"question\nx\n\ny\n")
     rows = read_rows(path, shapes, constants={"answer": "yes"})
@@ -141,7 +141,7 @@ def test_blank_line_in_a_table_of_one_column(tmp_path: Path, shapes: tuple[RowSh
         list(rows)
 
 
-def test_long_gzip_cut_off_is_noticed_after_its_good_rows(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_long_gzip_cut_off_is_noticed_after_its_good_rows(tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     lines = [HEADER] + [f"{i},{i * 7919 % 10007},r,1\n".encode() for i in range(50_000)]
     path = tmp_path / "t.csv.gz"
     path.write_bytes(gzip.compress(b"".join(lines))[:-2000])
@@ -163,7 +163,7 @@ def test_long_gzip_cut_off_is_noticed_after_its_good_rows(tmp_path: Path, shapes
     ],
 )
 def test_mapping_that_cannot_be(
-    columns: dict[str, str], constants: dict[str, str], part: str, tmp_path: Path, shapes: tuple[RowShape, ...]
+    columns: dict[str, str], constants: dict[str, str], part: str, tmp_path: Path, shapes: tuple[RowSchema, ...]
 ) -> None:
     path = tmp_path / "t.jsonl"
     path.write_bytes(GOOD)
@@ -172,14 +172,14 @@ def test_mapping_that_cannot_be(
     assert part in str(caught.value)
 
 
-def test_mapped_column_that_is_not_there(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_mapped_column_that_is_not_there(tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     path = tmp_path / "t.jsonl"
     path.write_bytes(GOOD)
     with pytest.raises(DataError, match=r"no column 'boddy'\n  -> did you mean 'body'\?"):
         read_rows(path, shapes, columns={"body": "boddy"})
 
 
-def test_shapes_are_listed_with_what_each_lacks(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_shapes_are_listed_with_what_each_lacks(tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(b"id,text,answer\n1,x,y\n")
     with pytest.raises(DataError) as caught:
@@ -190,7 +190,9 @@ def test_shapes_are_listed_with_what_each_lacks(tmp_path: Path, shapes: tuple[Ro
     assert "task.columns.question=" in message
 
 
-def test_parquet_without_pyarrow(tmp_path: Path, shapes: tuple[RowShape, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_without_pyarrow(
+    tmp_path: Path, shapes: tuple[RowSchema, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "t.parquet"
     path.write_bytes(b"PAR1" + bytes(8) + b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -198,7 +200,7 @@ def test_parquet_without_pyarrow(tmp_path: Path, shapes: tuple[RowShape, ...], m
         read_rows(path, shapes)
 
 
-def test_records_in_memory_are_refused_alike(shapes: tuple[RowShape, ...]) -> None:
+def test_records_in_memory_are_refused_alike(shapes: tuple[RowSchema, ...]) -> None:
     from lorica.data.read import rows_from_memory
 
     good = {"id": "a", "body": "x", "rule": "r"}

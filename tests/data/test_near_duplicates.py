@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from lorica.data.near_duplicates import THRESHOLD, jaccard, join_near, normalise, shingles
+from lorica.data.near_duplicates import THRESHOLD, jaccard, join_near_duplicates, normalise_text, shingles
 from lorica.data.union_find import UnionFind
 
 
@@ -24,12 +24,12 @@ from lorica.data.union_find import UnionFind
     ],
 )
 def test_normalise(one: str, other: str, same: bool) -> None:
-    assert (normalise(one) == normalise(other)) is same
+    assert (normalise_text(one) == normalise_text(other)) is same
 
 
 def test_ascii_is_normalised_as_any_other_text() -> None:
     text = "".join(map(chr, range(128)))
-    assert normalise(text + "é") == normalise(text) + " é"
+    assert normalise_text(text + "é") == normalise_text(text) + " é"
 
 
 def _plain_jaccard(one: str, other: str) -> float:
@@ -66,14 +66,14 @@ def test_search_agrees_with_comparing_all_pairs(seed: int) -> None:
         if _plain_jaccard(texts[i], texts[j]) >= THRESHOLD:
             expected.join(i, j)
     found = UnionFind(len(texts))
-    join_near(texts, found)
+    join_near_duplicates(texts, found)
     assert [found.find(i) for i in range(len(texts))] == [expected.find(i) for i in range(len(texts))]
     assert len({expected.find(i) for i in range(len(texts))}) < len(texts) - 20  # the corpus does hold some
 
 
 def test_empty_texts_are_like_no_other() -> None:
     union = UnionFind(4)
-    join_near(["", " ", "", "a"], union)
+    join_near_duplicates(["", " ", "", "a"], union)
     assert [union.find(i) for i in range(4)] == [0, 1, 2, 3]
 
 
@@ -83,7 +83,7 @@ def test_many_texts_of_one_template_end_in_one_component() -> None:
         for i in range(3000)
     ]
     union = UnionFind(len(texts))
-    join_near(texts, union)
+    join_near_duplicates(texts, union)
     assert {union.find(i) for i in range(len(texts))} == {0}
 
 

@@ -19,7 +19,7 @@ from lorica.data.formats import open_table
 from lorica.data.plain import plain_records, plain_value
 from lorica.data.read import read_rows, rows_from_memory
 from lorica.errors import DataError
-from lorica.records import Row, RowShape
+from lorica.records import Row, RowSchema
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
 
@@ -34,7 +34,7 @@ class Case(msgspec.Struct, frozen=True):
     values: dict[str, Any]
 
 
-SHAPES = (RowShape("note", ("text",), ("id", "more"), "id", _row),)
+SHAPES = (RowSchema("note", ("text",), ("id", "more"), "id", _row),)
 
 
 def read(records: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -263,14 +263,14 @@ def test_ids_that_pandas_stored_as_the_index_are_read_from_parquet(ids: list[Any
     qa = load_task("qa", TaskSettings())
     frame = pandas.DataFrame({"id": ids, "question": ["a", "b", "c"]}).set_index("id")
     frame.to_parquet(tmp_path / "p.parquet")
-    rows = list(read_rows(tmp_path / "p.parquet", qa.shapes))
+    rows = list(read_rows(tmp_path / "p.parquet", qa.schemas))
     assert [(row.id, qa.text(row)) for row in rows] == list(zip(map(str, ids), "abc", strict=True))
     table = arrow.Table.from_pandas(frame)
     if "id" in table.column_names:
-        assert len(rows_from_memory(table, qa.shapes)) == 3
+        assert len(rows_from_memory(table, qa.schemas)) == 3
     else:
         with pytest.raises(DataError, match="has 'id' as its index"):
-            rows_from_memory(table, qa.shapes)
+            rows_from_memory(table, qa.schemas)
 
 
 def test_an_index_without_a_name_and_one_of_other_rows_are_no_columns(tmp_path: Path) -> None:

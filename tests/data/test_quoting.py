@@ -18,7 +18,7 @@ from lorica.data.read import read_rows
 from lorica.data.read_log import ReadLog
 from lorica.data.table import TableOptions
 from lorica.errors import DataError
-from lorica.records import RowShape
+from lorica.records import RowSchema
 
 HEADER = ["id", "body", "rule", "label"]
 PLAIN = [[str(i), f"post number {i}", "no ads", str(i % 2)] for i in range(100, 120)]
@@ -54,7 +54,7 @@ RAW = [
 
 @pytest.mark.parametrize("bodies", RAW)
 def test_a_file_of_tabs_that_only_reads_without_quotes_is_read_so_and_told(
-    bodies: tuple[str, ...], tmp_path: Path, shapes: tuple[RowShape, ...]
+    bodies: tuple[str, ...], tmp_path: Path, shapes: tuple[RowSchema, ...]
 ) -> None:
     content, rows = _plain(*bodies)
     assert _read(tmp_path / "t.tsv", content) == rows
@@ -265,7 +265,7 @@ JOINED = "id,body,rule\n1,x,r\n"
     ],
 )
 def test_joined_files_are_noticed(
-    second: str, part: str, kept: list[str] | None, tmp_path: Path, shapes: tuple[RowShape, ...]
+    second: str, part: str, kept: list[str] | None, tmp_path: Path, shapes: tuple[RowSchema, ...]
 ) -> None:
     path = tmp_path / "t.csv"
     path.write_text(JOINED + second)
@@ -281,14 +281,14 @@ def test_joined_files_are_noticed(
         assert [bad.line for bad in log.skipped] == [3]
 
 
-def test_a_file_joined_without_a_line_break_is_refused(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_a_file_joined_without_a_line_break_is_refused(tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     path = tmp_path / "t.csv"
     path.write_text(JOINED.rstrip() + JOINED)
     with pytest.raises(DataError, match=r"t.csv:2: 5 cells where the header has 3"):
         list(read_rows(path, shapes))
 
 
-def test_rows_swallowed_by_a_ragged_one_are_not_left_out(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_rows_swallowed_by_a_ragged_one_are_not_left_out(tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     path = tmp_path / "t.csv"
     path.write_text('id,body,rule\n1,"x,r\n2,y,r\n3,z",a,b,r\n4,w,r\n')
     with pytest.raises(DataError, match="holds 3 lines of which 1 are as wide as the header"):

@@ -185,7 +185,7 @@ def _expected(records: list[Record]) -> list[tuple[str, str, str, str]]:
 
 
 def test_random_tables_are_read_as_meant_or_refused(tmp_path: Path) -> None:
-    shapes = load_task("rules", TaskSettings()).shapes
+    shapes = load_task("rules", TaskSettings()).schemas
     outcomes: Counter[str] = Counter()
     for seed in range(TABLES):
         table = Draw(seed)

@@ -22,7 +22,7 @@ from lorica.data.formats import open_table
 from lorica.data.read import read_rows, rows_from_memory
 from lorica.data.read_log import ReadLog
 from lorica.errors import DataError
-from lorica.records import Row, RowShape
+from lorica.records import Row, RowSchema
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 
@@ -77,7 +77,7 @@ def _values(row: Row) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_format_gives_the_same_rows(name: str, tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_every_format_gives_the_same_rows(name: str, tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     file, content, lines = FILES[name]
     path = tmp_path / file
     path.write_bytes(content())
@@ -90,7 +90,7 @@ def test_every_format_gives_the_same_rows(name: str, tmp_path: Path, shapes: tup
     assert tuple(row.line for row in rows) == lines
 
 
-def test_rows_from_memory_are_those_of_a_file(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_rows_from_memory_are_those_of_a_file(tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     path = tmp_path / "t.jsonl"
     path.write_bytes(_jsonl())
     from_file = list(read_rows(path, shapes))
@@ -98,21 +98,21 @@ def test_rows_from_memory_are_those_of_a_file(tmp_path: Path, shapes: tuple[RowS
     assert rows_from_memory([], shapes) == []
 
 
-def test_records_that_cannot_be_used_are_left_out_where_that_was_asked_for(shapes: tuple[RowShape, ...]) -> None:
+def test_records_that_cannot_be_used_are_left_out_where_that_was_asked_for(shapes: tuple[RowSchema, ...]) -> None:
     good, bad = {"id": "a", "body": "x", "rule": "r"}, {"id": "b", "body": "x"}
     log = ReadLog(skip=True)
     assert [row.id for row in rows_from_memory([good, bad, good | {"id": "c"}], shapes, log=log)] == ["a", "c"]
     assert [(row.line, row.id) for row in log.skipped] == [(2, "b")]
 
 
-def test_columns_are_mapped_and_constants_filled_in(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_columns_are_mapped_and_constants_filled_in(tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     path = tmp_path / "t.csv"
     path.write_text("key,text,body,rule\n1,x,y,z\n")
     (row,) = read_rows(path, shapes, columns={"id": "key", "body": "text"}, constants={"rule": "no ads"})
     assert _values(row) == {"id": "1", "body": "x", "rule": "no ads"}
 
 
-def test_first_shape_that_fits_is_taken(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_first_shape_that_fits_is_taken(tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     path = tmp_path / "t.csv"
     path.write_text("question,answer,id,body,rule\nq,a,1,x,r\n")
     assert [row.id for row in read_rows(path, shapes)] == ["1"]
@@ -121,13 +121,13 @@ def test_first_shape_that_fits_is_taken(tmp_path: Path, shapes: tuple[RowShape, 
     assert [row.id for row in read_rows(path, shapes, columns={"question": "body"})] == ["row-1"]
 
 
-def test_integer_ids_become_their_text(shapes: tuple[RowShape, ...]) -> None:
+def test_integer_ids_become_their_text(shapes: tuple[RowSchema, ...]) -> None:
     (row,) = rows_from_memory([{"id": 10**30, "body": "x", "rule": "r"}], shapes)
     assert row.id == str(10**30)
 
 
 def test_mistakes_in_the_head_are_raised_at_once_and_later_ones_when_met(
-    tmp_path: Path, shapes: tuple[RowShape, ...]
+    tmp_path: Path, shapes: tuple[RowSchema, ...]
 ) -> None:
     path = tmp_path / "t.csv"
     path.write_text("id,body,rule\na,x,r\nb,x,r\nc,x\n")
@@ -199,7 +199,7 @@ def test_json_arrays_agree_with_the_standard_library_at_any_chunk_size(
     assert [line for line, _ in read] == sorted(line for line, _ in read)
 
 
-def test_the_csv_limit_of_the_process_is_left_alone(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_the_csv_limit_of_the_process_is_left_alone(tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     path = tmp_path / "t.csv"
     path.write_text("id,body,rule\na," + "x" * 200_000 + ",r\n")
     before = csv.field_size_limit()
@@ -209,7 +209,7 @@ def test_the_csv_limit_of_the_process_is_left_alone(tmp_path: Path, shapes: tupl
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json", ".parquet"])
-def test_memory_does_not_grow_with_the_rows(suffix: str, tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_memory_does_not_grow_with_the_rows(suffix: str, tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     def peak(count: int) -> int:
         path = tmp_path / f"{count}{suffix}"
         records = ({"id": str(i), "body": f"text {i} " * 20, "rule": "r"} for i in range(count))
@@ -245,7 +245,7 @@ def _write(path: Path, records: Iterator[dict[str, Any]]) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data folder beside the repository")
-def test_real_files_are_read_whole(shapes: tuple[RowShape, ...]) -> None:
+def test_real_files_are_read_whole(shapes: tuple[RowSchema, ...]) -> None:
     sms = list(
         read_rows(
             SHARED / "sms_spam" / "messages.jsonl",

@@ -18,7 +18,7 @@ from lorica.data.read import read_rows
 from lorica.data.read_log import ReadLog
 from lorica.data.table import TableOptions
 from lorica.errors import DataError, MissingExtraError
-from lorica.records import RowShape
+from lorica.records import RowSchema
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
 
@@ -54,7 +54,7 @@ def _values(path: Path, options: TableOptions | None = None) -> list[list[Any]]:
     return [list(record.values()) for _, record in table.whole_records(table.names)]
 
 
-def test_a_sheet_is_read_as_it_shows(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_a_sheet_is_read_as_it_shows(tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     path = _book(tmp_path / "t.xlsx", [HEADER, *ROWS])
     rows = list(read_rows(path, shapes))
     assert [row.id for row in rows] == ["1", "2"]
@@ -77,13 +77,13 @@ def test_values_are_plain(tmp_path: Path) -> None:
 
 
 def test_empty_rows_are_passed_over_and_lines_are_those_of_the_sheet(
-    tmp_path: Path, shapes: tuple[RowShape, ...]
+    tmp_path: Path, shapes: tuple[RowSchema, ...]
 ) -> None:
     path = _book(tmp_path / "t.xlsx", [[], HEADER, [], ROWS[0], [None, None], ROWS[1], []])
     assert [(row.id, row.line) for row in read_rows(path, shapes)] == [("1", 4), ("2", 6)]
 
 
-def test_a_sheet_that_lies_about_its_size_is_read_whole(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_a_sheet_that_lies_about_its_size_is_read_whole(tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     path = _book(tmp_path / "t.xlsx", [HEADER, *ROWS])
     _patched(path, '<dimension ref="A1:D3"', '<dimension ref="A1:B2"')
     assert [row.id for row in read_rows(path, shapes)] == ["1", "2"]
@@ -115,7 +115,7 @@ def test_a_hidden_sheet_is_not_taken_for_the_rows(tmp_path: Path) -> None:
 
 
 def test_formulas_have_the_value_that_was_saved_and_are_refused_without_one(
-    tmp_path: Path, shapes: tuple[RowShape, ...]
+    tmp_path: Path, shapes: tuple[RowSchema, ...]
 ) -> None:
     path = _book(tmp_path / "t.xlsx", [HEADER, [1, '="buy"&" now"', "no ads", 1], [2, "x", "no ads", "=1-1"]])
     with pytest.raises(DataError, match=r"t.xlsx:2: the cell of the column 'body' holds a formula") as caught:
@@ -139,7 +139,7 @@ def test_a_row_of_formulas_alone_is_not_passed_over(tmp_path: Path) -> None:
         _values(path)
 
 
-def test_errors_merged_cells_and_stray_values_are_named(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_errors_merged_cells_and_stray_values_are_named(tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     def error(book: Any) -> None:
         book.active["C3"] = "#N/A"
 
@@ -156,7 +156,7 @@ def test_errors_merged_cells_and_stray_values_are_named(tmp_path: Path, shapes: 
         list(read_rows(path, shapes))
 
 
-def test_hidden_rows_are_read_and_named(tmp_path: Path, shapes: tuple[RowShape, ...]) -> None:
+def test_hidden_rows_are_read_and_named(tmp_path: Path, shapes: tuple[RowSchema, ...]) -> None:
     def hide(book: Any) -> None:
         book.active.row_dimensions[3].hidden = True
 
@@ -177,7 +177,7 @@ def test_hidden_rows_are_read_and_named(tmp_path: Path, shapes: tuple[RowShape, 
 def test_headers_are_held_to_the_rules_of_all_tables(header: list[str], part: str, tmp_path: Path) -> None:
     path = _book(tmp_path / "t.xlsx", [header, [1, "x", "r"]])
     with pytest.raises(DataError, match=part):
-        list(read_rows(path, load_task("rules", TaskSettings()).shapes))
+        list(read_rows(path, load_task("rules", TaskSettings()).schemas))
 
 
 def test_what_is_no_workbook_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,13 +54,13 @@ def _pipeline(
 def _questions(count: int, subject: str = "") -> list[Row]:
     task = load_task("saq", TaskSettings())
     return rows_from_memory(
-        [{"id": f"q{i}", "question": f"What is number {i}?", "subject": subject} for i in range(count)], task.shapes
+        [{"id": f"q{i}", "question": f"What is number {i}?", "subject": subject} for i in range(count)], task.schemas
     )
 
 
 def _posts(count: int) -> list[Row]:
     task = load_task("rules", TaskSettings())
-    return rows_from_memory([{"body": f"post number {i}", "rule": "No numbers."} for i in range(count)], task.shapes)
+    return rows_from_memory([{"body": f"post number {i}", "rule": "No numbers."} for i in range(count)], task.schemas)
 
 
 def test_scores_do_not_depend_on_the_order_of_rows(encoder: Encoder) -> None:
@@ -137,7 +137,7 @@ def test_a_retry_samples_with_a_seed_of_its_own(encoder: Encoder) -> None:
 def test_a_cut_prompt_is_counted_and_flagged(encoder: Encoder) -> None:
     settings = AnswerSettings(max_input_tokens=60)
     task = load_task("rules", TaskSettings())
-    rows = rows_from_memory([{"body": "word " * 300, "rule": "No numbers."}], task.shapes)
+    rows = rows_from_memory([{"body": "word " * 300, "rule": "No numbers."}], task.schemas)
     (answer,) = _pipeline(encoder, "rules", settings).answer(rows)
     assert answer.flags == ("truncated",)
     assert answer.dropped_tokens > 200
@@ -147,7 +147,7 @@ def test_a_row_that_does_not_fit_fails_alone(encoder: Encoder) -> None:
     settings = AnswerSettings(max_input_tokens=60, truncate="error")
     task = load_task("rules", TaskSettings())
     bodies = ["short", "word " * 300, "short too"]
-    rows = rows_from_memory([{"body": body, "rule": "No numbers."} for body in bodies], task.shapes)
+    rows = rows_from_memory([{"body": body, "rule": "No numbers."} for body in bodies], task.schemas)
     told: list[int] = []
     first, second, third = _pipeline(encoder, "rules", settings).answer(rows, told.append)
     assert (first.flags, third.flags) == ((), ())
@@ -289,7 +289,7 @@ def test_choices_carry_their_mass(encoder: Encoder) -> None:
     assert written.choice_mass is None
     for method, mass in (("choice", pytest.approx(0.9)), ("likelihood", None)):
         task = load_task("mcq", TaskSettings(method=method))
-        rows = rows_from_memory([{"question": "Which?", "options": ["red", "green"]}], task.shapes)
+        rows = rows_from_memory([{"question": "Which?", "options": ["red", "green"]}], task.schemas)
         pipeline = Pipeline(task, encoder, FakeEngine(), (), AnswerSettings())
         assert pipeline.answer(rows)[0].choice_mass == mass
 
@@ -302,7 +302,7 @@ def test_choices_of_the_same_tokens_are_refused(tmp_path: Path) -> None:
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
     encoder, task = Encoder.load(tmp_path), load_task("mcq", TaskSettings())
-    rows = rows_from_memory([{"question": "Which?", "options": ["red", "green"]}], task.shapes)
+    rows = rows_from_memory([{"question": "Which?", "options": ["red", "green"]}], task.schemas)
     (answer,) = Pipeline(task, encoder, FakeEngine(), (), AnswerSettings()).answer(rows)
     assert answer.flags == ("error", "invalid")
     assert "'A', 'B' as the same tokens" in (answer.problem or "")
@@ -311,7 +311,7 @@ def test_choices_of_the_same_tokens_are_refused(tmp_path: Path) -> None:
 def _room(encoder: Encoder, task: str, settings: AnswerSettings) -> Answer:
     chosen = load_task(task, TaskSettings())
     record = {"body": "word " * 60, "rule": "No numbers."} if task == "rules" else {"question": "Which word? " * 20}
-    return Pipeline(chosen, encoder, FakeEngine(), (), settings).answer(rows_from_memory([record], chosen.shapes))[0]
+    return Pipeline(chosen, encoder, FakeEngine(), (), settings).answer(rows_from_memory([record], chosen.schemas))[0]
 
 
 @pytest.mark.parametrize("task", ["saq", "rules"])
@@ -358,7 +358,7 @@ def test_an_answer_that_takes_all_positions_is_refused_at_once(encoder: Encoder)
 def test_options_longer_than_the_room_behind_a_prompt_shorten_the_prompt(encoder: Encoder) -> None:
     task = load_task("mcq", TaskSettings(method="likelihood"))
     record = {"question": "Which?", "passage": "word " * 200, "options": ["one " * 30, "two " * 30]}
-    rows = rows_from_memory([record], task.shapes)
+    rows = rows_from_memory([record], task.schemas)
     pipeline = Pipeline(task, encoder, FakeEngine(max_positions=120), (), AnswerSettings(max_positions=120))
     (answer,) = pipeline.answer(rows)
     assert answer.flags == ("truncated",)
@@ -367,7 +367,7 @@ def test_options_longer_than_the_room_behind_a_prompt_shorten_the_prompt(encoder
 @pytest.mark.parametrize("most", [30, 60])
 def test_advice_on_a_training_row_that_does_not_fit_leads_on(encoder: Encoder, most: int) -> None:
     task = load_task("saq", TaskSettings())
-    rows = rows_from_memory([{"question": "Which word? " * 20, "answer": "this"}], task.shapes)
+    rows = rows_from_memory([{"question": "Which word? " * 20, "answer": "this"}], task.schemas)
 
     def encode(limit: int, positions: int | None) -> Example:
         (example,) = encode_rows(task, encoder, rows, "rows.jsonl", limit, "error", positions)
@@ -388,7 +388,7 @@ def test_training_learns_to_close_a_thought_where_a_written_answer_may_think(tmp
     for name, learned in (("saq", "\n</think>\n\nthis"), ("rules", "Yes")):
         task = load_task(name, TaskSettings())
         record = {"question": "Which?", "answer": "this"} if name == "saq" else {"body": "x", "rule": "y"}
-        rows = rows_from_memory([{**record, "rule_violation": 1} if name == "rules" else record], task.shapes)
+        rows = rows_from_memory([{**record, "rule_violation": 1} if name == "rules" else record], task.schemas)
         (example,) = encode_rows(task, encoder, rows, "rows.jsonl", 400, "error")
         assert encoder.decode(example.encoded.tokens[example.encoded.answer_start :]) == learned
         pipeline = Pipeline(task, encoder, FakeEngine(), (), AnswerSettings())

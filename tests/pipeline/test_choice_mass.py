@@ -50,7 +50,7 @@ class Preferring(FakeEngine):
 
 
 def posts(task: Task, count: int = 3) -> list[Row]:
-    return rows_from_memory([{"body": f"post {i}", "rule": "Be kind."} for i in range(count)], task.shapes)
+    return rows_from_memory([{"body": f"post {i}", "rule": "Be kind."} for i in range(count)], task.schemas)
 
 
 def explain(encoder: Encoder, likes: dict[str, float], settings: TaskSettings | None = None) -> str:
@@ -129,7 +129,7 @@ def test_summaries_carry_the_mass() -> None:
     assert "low_mass" not in score_health([0.5, 0.6], masses=[None, None]).flags
     task = load_task("rules", TaskSettings())
     rows = rows_from_memory(
-        [{"row_id": str(i), "body": "x", "rule": "y", "rule_violation": i % 2} for i in range(4)], task.shapes
+        [{"row_id": str(i), "body": "x", "rule": "y", "rule_violation": i % 2} for i in range(4)], task.schemas
     )
     answers = {str(i): Answer(id=str(i), score=0.1 * i, choice_mass=0.02) for i in range(4)}
     found = evaluate(task, rows, answers).choice_mass

@@ -21,7 +21,7 @@ def _rows(count: int, *, group_size: int = 0) -> list[Row]:
         | ({"group": f"g{i // group_size}"} if group_size else {})
         for i in range(count)
     ]
-    return rows_from_memory(records, RULES.shapes)
+    return rows_from_memory(records, RULES.schemas)
 
 
 def _answers(scores: list[float | None]) -> dict[str, Answer]:
@@ -54,7 +54,7 @@ def test_rows_of_a_group_are_drawn_together() -> None:
         {"row_id": str(i), "body": f"post {i}", "rule": "r", "rule_violation": (i // 10) % 2, "group": f"g{i // 10}"}
         for i in range(120)
     ]
-    grouped = evaluate(RULES, rows_from_memory(records, RULES.shapes), _answers(copies)).metrics["accuracy"]
+    grouped = evaluate(RULES, rows_from_memory(records, RULES.schemas), _answers(copies)).metrics["accuracy"]
     assert grouped.value == pytest.approx(alone.value)
     assert grouped.high - grouped.low == pytest.approx(alone.high - alone.low, abs=0.05)
 
@@ -79,7 +79,7 @@ def test_the_difference_of_a_system_to_itself_is_nothing() -> None:
 def test_what_is_missing_is_named_with_its_file(missing: str) -> None:
     rows, answers = _rows(4), _answers(SCORES[:4])
     if missing == "gold":
-        rows = rows_from_memory([{"row_id": str(i), "body": "b", "rule": "r"} for i in range(4)], RULES.shapes)
+        rows = rows_from_memory([{"row_id": str(i), "body": "b", "rule": "r"} for i in range(4)], RULES.schemas)
     else:
         del answers["2"]
     with pytest.raises(DataError, match=r"gold.csv.*'0'" if missing == "gold" else r"answers.csv.*'2'"):

@@ -49,7 +49,7 @@ class Dying(FakeEngine):
 
 def rows() -> list[Row]:
     task = load_task("rules", TaskSettings())
-    return rows_from_memory([{"body": f"post {i}", "rule": "No numbers."} for i in range(50)], task.shapes)
+    return rows_from_memory([{"body": f"post {i}", "rule": "No numbers."} for i in range(50)], task.schemas)
 
 
 def answer(folder: Path, output: Path, engine: FakeEngine) -> None:
@@ -111,7 +111,7 @@ def write(folder: Path, output: Path, engine: FakeEngine) -> None:
     for name in ("a", "b"):
         engine.add_adapter(name, AdapterFolder(folder, AdapterConfig(), {}, digest=name))
     given = [{"question": f"What is {i}?", "subject": "ab"[i % 2]} for i in range(24)]
-    asked = iter(rows_from_memory(given, task.shapes))
+    asked = iter(rows_from_memory(given, task.schemas))
     pipeline = Pipeline(task, encoder, engine, ("a", "b"), AnswerSettings(validate=False))
     with Journal.open(folder, {"run": "1"}, resume=True) as journal:
         answer_file(pipeline, asked, journal, output, window_rows=12)

@@ -15,7 +15,7 @@ from lorica.tasks.base import Task, TaskSettings
 
 def _rows(name: str, records: list[dict[str, Any]]) -> tuple[Task, list[Row]]:
     task = load_task(name, TaskSettings())
-    return task, list(rows_from_memory(records, task.shapes))
+    return task, list(rows_from_memory(records, task.schemas))
 
 
 def _posts(labels: list[int]) -> tuple[Task, list[Row]]:

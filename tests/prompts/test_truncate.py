@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lorica.data.read import rows_from_memory
 from lorica.errors import PromptError
-from lorica.prompts.truncate import cut_text, replace_spans, share, span_texts
+from lorica.prompts.truncate import allocate, replace_spans, span_texts, truncate_text
 from lorica.records import Message
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
@@ -111,7 +111,7 @@ def test_a_pathological_question_keeps_its_ends_and_its_instruction(tiny: Path, 
     encoder = load_encoder(tiny)
     question = " ".join(f"w{number}" for number in range(300))
     task = load_task("saq", TaskSettings())
-    (row,) = rows_from_memory([{"question": question}], task.shapes)
+    (row,) = rows_from_memory([{"question": question}], task.schemas)
     cut = encoder.encode(task.render(row), max_tokens=400, truncate=policy)
     assert len(cut.tokens) <= 400
     assert cut.dropped > 0
@@ -161,16 +161,16 @@ def test_a_refusal_names_the_key_that_sets_the_limit(
 
 
 def test_share_levels_the_longest_down() -> None:
-    assert share([10, 100, 50], 200) == [10, 100, 50]
-    assert share([10, 100, 50], 90) == [10, 40, 40]
-    assert share([10, 100, 50], 12) == [4, 4, 4]
-    assert share([5, 5], 0) == [0, 0]
-    assert share([], 7) == []
+    assert allocate([10, 100, 50], 200) == [10, 100, 50]
+    assert allocate([10, 100, 50], 90) == [10, 40, 40]
+    assert allocate([10, 100, 50], 12) == [4, 4, 4]
+    assert allocate([5, 5], 0) == [0, 0]
+    assert allocate([], 7) == []
 
 
 @given(st.lists(st.integers(0, 50), max_size=6), st.integers(-5, 200))
 def test_share_never_gives_more_than_there_is(counts: list[int], keep: int) -> None:
-    shared = share(counts, keep)
+    shared = allocate(counts, keep)
     assert all(0 <= given_ <= count for given_, count in zip(shared, counts, strict=True))
     assert sum(shared) == min(sum(counts), max(keep, 0))
 
@@ -178,10 +178,10 @@ def test_share_never_gives_more_than_there_is(counts: list[int], keep: int) -> N
 def test_cut_text_and_spans() -> None:
     offsets = [(0, 3), (3, 7), (7, 11), (11, 16)]
     text = "one two six seven"[:16]
-    assert cut_text(text, offsets, 4, "left") == text
-    assert cut_text(text, offsets, 2, "right") == "one two ..."
-    assert cut_text(text, offsets, 2, "middle") == "one ... seve"
-    assert cut_text(text, offsets, 0, "left") == ""
+    assert truncate_text(text, offsets, 4, "left") == text
+    assert truncate_text(text, offsets, 2, "right") == "one two ..."
+    assert truncate_text(text, offsets, 2, "middle") == "one ... seve"
+    assert truncate_text(text, offsets, 0, "left") == ""
     chat = [Message("user", "a[bb]c[dd]", ((2, 4), (7, 9)))]
     assert span_texts(chat) == ["bb", "dd"]
     (replaced,) = replace_spans(chat, ["", "longer"])

@@ -7,18 +7,18 @@ from typing import Any
 
 import msgspec
 
-from lorica.records import Message, Row, RowShape
+from lorica.records import Message, Row, RowSchema
 from lorica.tasks.base import (
     AnswerType,
     Canary,
+    ParsedAnswer,
     ProbeSet,
-    Reading,
     TaskSettings,
     check_lengths,
+    check_setting,
     choice_mass,
     invalid,
     needed_text,
-    pick,
     softmax,
     text_value,
 )
@@ -51,10 +51,10 @@ class NliTask:
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = msgspec.structs.replace(
-            settings, method=pick("method", settings.method, self.methods, task=self.name)
+            settings, method=check_setting("method", settings.method, self.methods, task=self.name)
         )
-        self.shapes = (
-            RowShape("sentence pairs", ("premise", "hypothesis"), ("id", "label"), "id", self._build, gold="label"),
+        self.schemas = (
+            RowSchema("sentence pairs", ("premise", "hypothesis"), ("id", "label"), "id", self._build, gold="label"),
         )
         self.probes = ProbeSet("nli", _records, lambda: [Canary(record) for record in _records()])
 
@@ -77,19 +77,19 @@ class NliTask:
     def target(self, row: Row) -> str:
         return LABELS[int(str(row.gold))]
 
-    def read_choices(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> Reading:
+    def parse_logprobs(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> ParsedAnswer:
         check_lengths(LABELS, logprobs, lengths)
         probabilities = softmax(logprobs)
         if probabilities is None:
             return invalid("the log-probabilities are not numbers")
         best = LABELS[probabilities.index(max(probabilities))]
         scores = dict(zip(LABELS, probabilities, strict=True))
-        return Reading(best, "choice", valid=True, scores=scores, choice_mass=choice_mass(logprobs))
+        return ParsedAnswer(best, "choice", valid=True, scores=scores, choice_mass=choice_mass(logprobs))
 
-    def read_text(self, row: Row, text: str, *, cut_off: bool = True) -> Reading:
+    def parse_text(self, row: Row, text: str, *, cut_off: bool = True) -> ParsedAnswer:
         return invalid("the task scores its labels")
 
-    def answer_reader(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
+    def answer_parser(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
         return lambda row, answer: LABELS.index(answer)
 
     def text(self, row: Row) -> str:

@@ -24,7 +24,7 @@ Turns = list[tuple[str, str]]
 
 
 def one(task: Task, record: dict[str, Any], **columns: str) -> Row:
-    return rows_from_memory([record], task.shapes, columns=columns)[0]
+    return rows_from_memory([record], task.schemas, columns=columns)[0]
 
 
 def asked(task: Task, row: Row) -> Turns:
@@ -45,7 +45,7 @@ def test_a_chat_is_asked_with_its_own_roles_and_the_last_turn_is_its_answer(task
     assert asked(task, row) == [SYSTEM, USER]
     assert task.target(row) == "Oslo"
     assert task.text(row) == "You know capitals.\nNorway?"
-    assert task.read_text(row, "Norway?").problem == "an echo of the question"
+    assert task.parse_text(row, "Norway?").problem == "an echo of the question"
     asked_only = one(task, messages(SYSTEM, USER))
     assert (asked_only.gold, asked(task, asked_only)) == (None, [SYSTEM, USER])
 
@@ -191,7 +191,7 @@ def test_the_words_of_a_chat_are_its_choices_when_they_are_configured() -> None:
     task = load_task("rules", TaskSettings(positive_labels=("spam",), negative_labels=("ham",)))
     row = one(task, messages(("user", "Buy shoes. Spam or ham?"), ("assistant", "ham")))
     assert (row.gold, task.choices(row), task.target(row)) == (0, ("spam", "ham"), "ham")
-    reading = task.read_choices(row, [-0.1, -3.0], [1, 1])
+    reading = task.parse_logprobs(row, [-0.1, -3.0], [1, 1])
     assert (reading.answer, set(reading.scores or ())) == ("spam", {"spam", "ham"})
     generate = load_task("rules", TaskSettings(method="generate"))
     assert generate.target(one(generate, messages(USER, ("assistant", "No")))) == "No"
@@ -287,7 +287,7 @@ def test_files_of_chats_are_read_line_by_line(tmp_path: Path) -> None:
     file = tmp_path / "chats.jsonl"
     file.write_text(json.dumps(messages(USER, OSLO)) + "\n" + json.dumps(messages(USER, ("tool", "x"))) + "\n")
     with pytest.raises(DataError, match=r"chats.jsonl:2 \(row 'row-2'\): messages\[1\] is by 'tool'"):
-        list(read_rows(file, QA.shapes))
+        list(read_rows(file, QA.schemas))
 
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "cases" / "22-shapes-of-others"
@@ -305,4 +305,4 @@ SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "cases" / "22-s
     ],
 )
 def test_the_shapes_that_people_reported(name: str, task: str, gold: list[object]) -> None:
-    assert [row.gold for row in read_rows(SHARED / name, load_task(task, TaskSettings()).shapes)] == gold
+    assert [row.gold for row in read_rows(SHARED / name, load_task(task, TaskSettings()).schemas)] == gold

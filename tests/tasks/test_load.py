@@ -26,7 +26,7 @@ RECORDS: dict[str, dict[str, Any]] = {
 
 
 def row_of(name: str) -> Row:
-    return rows_from_memory([RECORDS[name]], load_task(name, TaskSettings()).shapes)[0]
+    return rows_from_memory([RECORDS[name]], load_task(name, TaskSettings()).schemas)[0]
 
 
 @pytest.mark.parametrize("name", list(TASKS))
@@ -51,7 +51,7 @@ def test_a_row_of_another_task_is_refused(name: str) -> None:
 def test_no_target_without_gold(name: str) -> None:
     record = {k: v for k, v in RECORDS[name].items() if k not in ("answer", "rule_violation")}
     task = load_task(name, TaskSettings())
-    (row,) = rows_from_memory([record], task.shapes)
+    (row,) = rows_from_memory([record], task.schemas)
     assert row.gold is None
     with pytest.raises(ValueError, match="nothing to train on"):
         task.target(row)

@@ -14,7 +14,7 @@ from lorica.errors import DataError
 from lorica.records import Row
 from lorica.tasks.base import TaskSettings
 from lorica.tasks.mcq import McqCase, McqTask
-from lorica.tasks.options import read_option
+from lorica.tasks.options import parse_option
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is not beside the repository")
@@ -35,7 +35,7 @@ def task_of(**settings: Any) -> McqTask:
 
 
 def one(record: dict[str, Any]) -> Row:
-    return rows_from_memory([record], task_of().shapes)[0]
+    return rows_from_memory([record], task_of().schemas)[0]
 
 
 def test_the_table_with_mcqid() -> None:
@@ -53,7 +53,7 @@ def test_a_csv_file_of_that_table(tmp_path: Path) -> None:
     quoted = [value.replace('"', '""') for value in TABLE.values()]
     file = tmp_path / "mcq.csv"
     file.write_text(",".join(TABLE) + "\n" + ",".join(f'"{value}"' for value in quoted) + "\n")
-    (row,) = read_rows(file, task_of().shapes)
+    (row,) = read_rows(file, task_of().schemas)
     assert row.case == one(TABLE).case
 
 
@@ -113,13 +113,13 @@ def test_answers_that_name_nothing_are_refused(answer: object, message: str) -> 
 
 def test_an_answer_with_two_meanings_is_refused() -> None:
     with pytest.raises(ValueError, match="could mean the options A and B"):
-        read_option("1", ["1", "2"])
+        parse_option("1", ["1", "2"])
     with pytest.raises(ValueError, match=r"A as an option's text, B counted from 0, A counted from 1"):
-        read_option(1, ["1", "2"])
-    assert read_option("2", ["1", "2"]) == 1
+        parse_option(1, ["1", "2"])
+    assert parse_option("2", ["1", "2"]) == 1
     with pytest.raises(ValueError, match="A and B"):
-        read_option("A", ["B", "A"])
-    assert read_option("", ["x", "y"]) is None
+        parse_option("A", ["B", "A"])
+    assert parse_option("", ["x", "y"]) is None
 
 
 def test_the_keys_of_an_object_of_options_name_them() -> None:
@@ -175,24 +175,24 @@ def test_likelihood_asks_without_options_and_normalises_by_length() -> None:
     assert task.render(row)[0].content == "Answer the question.\nQuestion: Why?"
     assert task.choices(row) == ("x", "a long y")
     assert task.target(row) == "a long y"
-    reading = task.read_choices(row, [-2.0, -3.0], [1, 3])
+    reading = task.parse_logprobs(row, [-2.0, -3.0], [1, 3])
     assert reading.answer == "B"
     assert reading.scores == pytest.approx({"A": math.exp(-2) / (math.exp(-2) + math.exp(-1)), "B": 0.731058579})
 
 
 def test_choice_takes_the_most_probable_letter() -> None:
     row = one({"question": "Why?", "options": ["x", "y", "z"]})
-    reading = task_of().read_choices(row, [math.log(0.2), math.log(0.6), math.log(0.1)], [1, 1, 1])
+    reading = task_of().parse_logprobs(row, [math.log(0.2), math.log(0.6), math.log(0.1)], [1, 1, 1])
     assert (reading.answer, reading.stage, reading.valid) == ("B", "choice", True)
     assert reading.scores == pytest.approx({"A": 2 / 9, "B": 6 / 9, "C": 1 / 9})
-    assert task_of().read_choices(row, [math.nan] * 3, [1, 1, 1]).valid is False
-    assert task_of().read_text(row, "B").valid is False
+    assert task_of().parse_logprobs(row, [math.nan] * 3, [1, 1, 1]).valid is False
+    assert task_of().parse_text(row, "B").valid is False
 
 
 @needs_shared
 def test_openstax_reads_as_it_is() -> None:
     file = SHARED / "openstax" / "mcq.jsonl"
-    rows = list(read_rows(file, task_of().shapes))
+    rows = list(read_rows(file, task_of().schemas))
     answers = [json.loads(line)["answer"] for line in file.read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 687
     assert [task_of().target(row) for row in rows] == answers
@@ -202,7 +202,7 @@ def test_openstax_reads_as_it_is() -> None:
 @needs_shared
 @pytest.mark.parametrize("name", ["gaokao-chinese", "gaokao-geography", "sat-math"])
 def test_agieval_reads_with_a_mapping(name: str) -> None:
-    rows = list(read_rows(SHARED / "agieval" / f"{name}.jsonl", task_of().shapes, columns={"answer": "label"}))
+    rows = list(read_rows(SHARED / "agieval" / f"{name}.jsonl", task_of().schemas, columns={"answer": "label"}))
     assert len(rows) == 100
     for row in rows:
         assert isinstance(row.case, McqCase)
@@ -229,7 +229,7 @@ def test_what_the_nearest_table_lacks_is_named_and_leads_on(record: dict[str, An
         one(record)
     advice = str(caught.value).split("-> ")[1]
     assert [name for name in ("question", "options") if f"task.columns.{name}=" in advice] == list(named)
-    assert rows_from_memory([record], task_of().shapes, columns=named)[0].gold == 1
+    assert rows_from_memory([record], task_of().schemas, columns=named)[0].gold == 1
 
 
 @pytest.mark.parametrize(
@@ -258,17 +258,17 @@ def test_a_first_row_in_the_place_of_the_header_is_told_and_the_advice_leads_on(
     path = tmp_path / "m.csv"
     path.write_text(text)
     with pytest.raises(DataError, match="if this line is a row, put a line with the columns' names above it"):
-        read_rows(path, task_of().shapes)
+        read_rows(path, task_of().schemas)
     if text.count(",") == 10:
         path.write_text("question,A,B,C,D,answer\n" + text)
-        assert [row.gold for row in read_rows(path, task_of().shapes)] == [1, 0]
+        assert [row.gold for row in read_rows(path, task_of().schemas)] == [1, 0]
 
 
 @pytest.mark.parametrize("header", ["id,frage,A,B", "question,Antwort eins,Antwort zwei"])
 def test_a_header_is_not_taken_for_a_row(header: str, tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(header + "\n1,2,3,4\n")
     with pytest.raises(DataError) as caught:
-        read_rows(tmp_path / "m.csv", task_of().shapes)
+        read_rows(tmp_path / "m.csv", task_of().schemas)
     assert "if this line is a row" not in str(caught.value)
 
 

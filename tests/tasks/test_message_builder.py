@@ -12,7 +12,7 @@ from lorica.data.read import rows_from_memory
 from lorica.records import Message
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
-from lorica.tasks.message_builder import Draft
+from lorica.tasks.message_builder import MessageBuilder
 
 WORDS = [f"w{number}" for number in range(300)]
 LONG = " ".join(WORDS)
@@ -25,32 +25,32 @@ def trimmed(message: Message) -> list[str]:
 
 def prompt(task: str, record: dict[str, Any], **settings: Any) -> Message:
     made = load_task(task, TaskSettings(**settings))
-    (row,) = rows_from_memory([record], made.shapes)
+    (row,) = rows_from_memory([record], made.schemas)
     return made.render(row)[-1]
 
 
 @pytest.mark.parametrize("text", [" ".join(WORDS[:200]), "x" * 1200, "short", "", " \n ", "a" + " " * 1300 + "b"])
 def test_normal_texts_stay_whole(text: str) -> None:
-    assert Draft().add("Q: ").add_whole(text).message("user") == Message("user", "Q: " + text)
+    assert MessageBuilder().add("Q: ").add_protected(text).build("user") == Message("user", "Q: " + text)
 
 
 def test_of_a_pathological_text_the_middle_may_go() -> None:
-    message = Draft().add("Q: ").add_whole(LONG).add(" A:").message("user")
+    message = MessageBuilder().add("Q: ").add_protected(LONG).add(" A:").build("user")
     assert message.content == f"Q: {LONG} A:"
     assert trimmed(message) == [MIDDLE]
 
 
 def test_a_text_without_spaces_keeps_240_characters_of_each_end() -> None:
     text = "長" * 1201
-    (span,) = Draft().add_whole(text).message("user").trim
+    (span,) = MessageBuilder().add_protected(text).build("user").trim
     assert span == (240, 961)
-    (span,) = Draft().add_whole("問: " + text).message("user").trim
+    (span,) = MessageBuilder().add_protected("問: " + text).build("user").trim
     assert span == (240, 1204 - 240)
 
 
 @given(st.lists(st.text("ab \n長", max_size=300), max_size=12).map(" ".join))
 def test_the_ends_always_stay(text: str) -> None:
-    message = Draft().add_whole(text).message("user")
+    message = MessageBuilder().add_protected(text).build("user")
     assert message.content == text
     for start, stop in message.trim:
         assert len(text) > 1200 or len(text.split()) > 200

@@ -17,7 +17,7 @@ from lorica.errors import CellError, DataError
 from lorica.records import Row
 from lorica.tasks.base import TaskSettings
 from lorica.tasks.mcq import McqCase, McqTask
-from lorica.tasks.options import read_option
+from lorica.tasks.options import parse_option
 
 Record = dict[str, Any]
 
@@ -27,7 +27,7 @@ def task_of(**settings: Any) -> McqTask:
 
 
 def rows_of(*records: Record, **settings: Any) -> list[Row]:
-    return rows_from_memory(records, task_of(**settings).shapes)
+    return rows_from_memory(records, task_of(**settings).schemas)
 
 
 def asked(options: object, answer: object = None, **more: Any) -> Record:
@@ -49,7 +49,7 @@ def right(row: Row) -> tuple[str, str]:
 def answered(row: Row, best: int) -> str | None:
     """What comes back when the option at `best` of the prompt is the likeliest."""
     count = len(texts(row))
-    reading = task_of().read_choices(row, [0.0 if i == best else -9.0 for i in range(count)], [1] * count)
+    reading = task_of().parse_logprobs(row, [0.0 if i == best else -9.0 for i in range(count)], [1] * count)
     assert reading.scores is not None
     assert max(reading.scores, key=reading.scores.__getitem__) == reading.answer
     return reading.answer
@@ -170,7 +170,7 @@ def test_numbers_are_counted_as_the_whole_file_tells(
     assert tuple(right(row)[1] for row in rows_of(*records)) == expected
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert tuple(right(row)[1] for row in read_rows(file, task_of().shapes)) == expected
+    assert tuple(right(row)[1] for row in read_rows(file, task_of().schemas)) == expected
 
 
 def test_options_of_different_number_decide_as_well() -> None:
@@ -276,9 +276,9 @@ def test_the_text_of_an_option_names_it(options: list[str], answer: object, inde
 def test_the_remedy_for_two_meanings_leads_on() -> None:
     for options, answer in ((["B", "A"], "A"), (["us", "US"], "Us"), (["x", "x"], "x")):
         with pytest.raises(CellError, match="could mean the options A and B") as caught:
-            read_option(answer, options)
+            parse_option(answer, options)
         advised = caught.value.fix.split("as in '")[1].removesuffix("'")
-        assert read_option(advised, options) == 0
+        assert parse_option(advised, options) == 0
 
 
 def test_equal_options_are_told() -> None:
@@ -334,14 +334,14 @@ def test_options_in_columns(columns: str, answer: object, name: str, question: s
 def test_the_last_columns_may_be_empty_and_the_answer_may_not_lie_there(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("id,prompt,A,B,C,D,E,answer\n0,Which?,x,y,,,,B\n1,Which?,x,y,z,v,w,E\n")
-    first, second = read_rows(file, task_of().shapes)
+    first, second = read_rows(file, task_of().schemas)
     assert (texts(first), right(first), right(second)) == (("x", "y"), ("B", "y"), ("E", "w"))
     file.write_text("id,prompt,A,B,C,D,E,answer\n0,Which?,x,y,,z,,B\n")
     with pytest.raises(DataError, match="option C of 'A to D' is empty"):
-        list(read_rows(file, task_of().shapes))
+        list(read_rows(file, task_of().schemas))
     file.write_text("id,prompt,A,B,C,answer\n0,Which?,x,y,,C\n")
     with pytest.raises(DataError, match="the answer 'C' names none"):
-        list(read_rows(file, task_of().shapes))
+        list(read_rows(file, task_of().schemas))
 
 
 def test_columns_counted_from_0_and_labels_of_0_and_1() -> None:

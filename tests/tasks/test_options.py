@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lorica.tasks.options import read_option
+from lorica.tasks.options import parse_option
 
 COLOURS = ["Monday", "blue", "an old Red car", "x < 3"]
 
@@ -49,15 +49,15 @@ COLOURS = ["Monday", "blue", "an old Red car", "x < 3"]
     ],
 )
 def test_spellings_of_an_option(value: object) -> None:
-    assert read_option(value, COLOURS) == 1
+    assert parse_option(value, COLOURS) == 1
 
 
 def test_a_sign_behind_a_label_is_the_options() -> None:
     signed = ["-1", "1", ".5", "*x"]
     for index, (letter, option) in enumerate(zip("ABCD", signed, strict=True)):
         for value in (f"({letter}){option}", f"{letter}. {option}", f"{letter}: {option}"):
-            assert read_option(value, signed) == index
-    assert read_option(r"\boxed{2}", ["2", r"\boxed{2}"]) == 1
+            assert parse_option(value, signed) == index
+    assert parse_option(r"\boxed{2}", ["2", r"\boxed{2}"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,12 @@ def test_a_sign_behind_a_label_is_the_options() -> None:
 )
 def test_what_names_no_option_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match="names none of the 4 options"):
-        read_option(value, COLOURS)
+        parse_option(value, COLOURS)
 
 
 @pytest.mark.parametrize("value", [None, "", "  ", math.nan])
 def test_no_answer_names_nothing(value: object) -> None:
-    assert read_option(value, COLOURS) is None
+    assert parse_option(value, COLOURS) is None
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_no_answer_names_nothing(value: object) -> None:
     ],
 )
 def test_an_equal_text_comes_before_a_similar_one(value: str, options: list[str], index: int) -> None:
-    assert read_option(value, options) == index
+    assert parse_option(value, options) == index
 
 
 @pytest.mark.parametrize(
@@ -92,23 +92,23 @@ def test_an_equal_text_comes_before_a_similar_one(value: str, options: list[str]
 )
 def test_texts_that_mean_something_else_are_no_option(value: str, options: list[str]) -> None:
     with pytest.raises(ValueError, match="names none"):
-        read_option(value, options)
+        parse_option(value, options)
 
 
 @pytest.mark.parametrize(("value", "options"), [("1", ["1", "2"]), ("A", ["B", "A"]), ("Red", ["red", "RED"])])
 def test_two_meanings_are_refused(value: str, options: list[str]) -> None:
     with pytest.raises(ValueError, match="could mean the options A and B"):
-        read_option(value, options)
+        parse_option(value, options)
 
 
 def test_the_keys_of_the_file_come_first() -> None:
-    assert read_option("1", ["red", "blue"], ["1", "2"]) == 0
-    assert read_option("2) blue", ["red", "blue"], ["1", "2"]) == 1
+    assert parse_option("1", ["red", "blue"], ["1", "2"]) == 0
+    assert parse_option("2) blue", ["red", "blue"], ["1", "2"]) == 1
 
 
 @pytest.mark.parametrize("value", ["1", 1, 1.0, "1.0", "(1)", "１"])
 def test_numbers_are_counted_as_is_told_or_refused(value: object) -> None:
-    assert read_option(value, COLOURS, numbering=lambda: "from_0") == 1
-    assert read_option(value, COLOURS, numbering=lambda: "from_1") == 0
+    assert parse_option(value, COLOURS, numbering=lambda: "from_0") == 1
+    assert parse_option(value, COLOURS, numbering=lambda: "from_1") == 0
     with pytest.raises(ValueError, match="could mean the options A and B"):
-        read_option(value, COLOURS)
+        parse_option(value, COLOURS)

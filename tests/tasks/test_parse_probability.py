@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorica.tasks.parse_probability import read_probability
+from lorica.tasks.parse_probability import parse_probability
 
 WHOLE = [
     ("0.85", 0.85), ("1", 1.0), ("0", 0.0), ("1.0", 1.0), (".5", 0.5), ("1.", 1.0), (" 0.3\n", 0.3),
@@ -54,7 +54,7 @@ NOTHING = [
 
 @pytest.mark.parametrize(("text", "value"), WHOLE)
 def test_whole(text: str, value: float) -> None:
-    found = read_probability(text)
+    found = parse_probability(text)
     assert found is not None
     assert found.stage == "whole"
     assert found.value == pytest.approx(value)
@@ -62,7 +62,7 @@ def test_whole(text: str, value: float) -> None:
 
 @pytest.mark.parametrize(("text", "value"), FIRST)
 def test_first_number(text: str, value: float) -> None:
-    found = read_probability(text)
+    found = parse_probability(text)
     assert found is not None
     assert found.stage == "first_number"
     assert found.value == pytest.approx(value)
@@ -70,31 +70,31 @@ def test_first_number(text: str, value: float) -> None:
 
 @pytest.mark.parametrize(("text", "value"), KEYWORD)
 def test_keyword(text: str, value: float) -> None:
-    found = read_probability(text)
+    found = parse_probability(text)
     assert found is not None
     assert (found.stage, found.value) == ("keyword", value)
 
 
 @pytest.mark.parametrize("text", NOTHING)
 def test_nothing_is_read_where_nothing_is_said(text: str) -> None:
-    assert read_probability(text) is None
+    assert parse_probability(text) is None
 
 
 @given(st.floats(min_value=0, max_value=1), st.integers(min_value=1, max_value=6))
 def test_a_printed_probability_reads_back(value: float, digits: int) -> None:
     text = f"{value:.{digits}f}"
     for wrapped in (text, f"Score: {text}", f"  {text}\n", f"I think {text} fits"):
-        found = read_probability(wrapped)
+        found = parse_probability(wrapped)
         assert found is not None
         assert found.value == float(text)
 
 
 @given(st.text(max_size=200) | st.text(alphabet="01.%- \nyesnovil", max_size=200))
 def test_any_text_gives_a_probability_or_nothing(text: str) -> None:
-    found = read_probability(text)
+    found = parse_probability(text)
     assert found is None or (0 <= found.value <= 1 and math.isfinite(found.value))
 
 
 @pytest.mark.parametrize("unit", ["\n", "1 ", "not ", "<think>", "</think>", "- ", "0.", "a", "1.\n", "$", "<|a|>"])
 def test_hostile_repetition_is_read_in_linear_time(unit: str) -> None:
-    read_probability(unit * 200_000)
+    parse_probability(unit * 200_000)

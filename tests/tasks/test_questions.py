@@ -32,7 +32,7 @@ ANNOTATED = {
 
 
 def one(task: Task, record: dict[str, Any], **columns: str) -> Row:
-    return rows_from_memory([record], task.shapes, columns=columns)[0]
+    return rows_from_memory([record], task.schemas, columns=columns)[0]
 
 
 def test_annotations_become_accepted_answers_the_most_frequent_first() -> None:
@@ -137,12 +137,12 @@ def test_prompts_are_exactly_these() -> None:
 def test_readings(task: Task) -> None:
     row = one(task, {"question": "Who was Nefertiti?"})
     assert task.choices(row) is None
-    reading = task.read_text(row, "<think>hm</think>Answer: a queen")
+    reading = task.parse_text(row, "<think>hm</think>Answer: a queen")
     assert (reading.answer, reading.stage, reading.valid) == ("a queen", "text", True)
-    reading = task.read_text(row, "Who was Nefertiti?")
+    reading = task.parse_text(row, "Who was Nefertiti?")
     assert (reading.answer, reading.stage, reading.valid) == (None, "invalid", False)
     assert reading.problem == "an echo of the question"
-    assert task.read_choices(row, [-1.0], [1]).valid is False
+    assert task.parse_logprobs(row, [-1.0], [1]).valid is False
 
 
 @pytest.mark.parametrize("question", [["a", "b"], {"a": 1}, True])
@@ -153,11 +153,11 @@ def test_a_question_that_is_no_text_is_refused(question: object) -> None:
 
 @needs_shared
 def test_openstax_reads_as_it_is() -> None:
-    rows = list(read_rows(SHARED / "openstax" / "saq.jsonl", SAQ.shapes))
+    rows = list(read_rows(SHARED / "openstax" / "saq.jsonl", SAQ.schemas))
     assert len(rows) == 3332
     assert {row.subject for row in rows} == {"chemistry", "algebra"}
     for row in rows:
-        reading = SAQ.read_text(row, SAQ.target(row))
+        reading = SAQ.parse_text(row, SAQ.target(row))
         assert reading.valid, f"{row.id}: a real answer is refused as {reading.problem}"
         assert reading.answer is not None
         assert reading.answer.split() == SAQ.target(row).split(), "a real answer is changed by cleaning"
@@ -203,11 +203,11 @@ def test_an_answer_that_is_marked_behind_its_reasoning_is_accepted_as_well(recor
     row = one(SAQ, {record: "How many?", "completion" if record == "prompt" else "answer": whole})
     assert (SAQ.target(row), row.gold) == (whole, (whole, "72"))
     assert "####" in row.notes[0]
-    read = SAQ.answer_reader([])
+    read = SAQ.answer_parser([])
     assert [read(row, answer) for answer in ("72", "It is 6*12.\n#### 72", "####", "# 72")] == [
         "72",
         "72",
         "####",
         "# 72",
     ]
-    assert SAQ.answer_reader([])(one(SAQ, {"question": "x", "answer": "72"}), "a\n#### 72") == "a\n#### 72"
+    assert SAQ.answer_parser([])(one(SAQ, {"question": "x", "answer": "72"}), "a\n#### 72") == "a\n#### 72"

@@ -35,7 +35,7 @@ def task_of(**settings: Any) -> RulesTask:
 
 
 def one(record: dict[str, Any], task: RulesTask | None = None) -> Row:
-    return rows_from_memory([record], (task or task_of()).shapes)[0]
+    return rows_from_memory([record], (task or task_of()).schemas)[0]
 
 
 def test_a_full_row_becomes_a_case() -> None:
@@ -184,24 +184,24 @@ def test_rows_of_one_rule_share_all_but_the_post(style: str) -> None:
 
 
 def test_score_is_yes_against_no() -> None:
-    reading = task_of().read_choices(one(FULL), [math.log(0.3), math.log(0.1)], [1, 1])
+    reading = task_of().parse_logprobs(one(FULL), [math.log(0.3), math.log(0.1)], [1, 1])
     assert reading.score == pytest.approx(0.75)
     assert reading.scores == pytest.approx({"Yes": 0.75, "No": 0.25})
     assert (reading.answer, reading.stage, reading.valid) == ("Yes", "choice", True)
 
 
 def test_extreme_log_probabilities_stay_finite() -> None:
-    reading = task_of().read_choices(one(FULL), [-2000.0, -1000.0], [1, 1])
+    reading = task_of().parse_logprobs(one(FULL), [-2000.0, -1000.0], [1, 1])
     assert (reading.score, reading.answer) == (0.0, "No")
-    assert task_of().read_choices(one(FULL), [-math.inf, -1.0], [1, 1]).score == 0.0
+    assert task_of().parse_logprobs(one(FULL), [-math.inf, -1.0], [1, 1]).score == 0.0
     for broken in ([math.nan, -1.0], [-math.inf, -math.inf]):
-        reading = task_of().read_choices(one(FULL), broken, [1, 1])
+        reading = task_of().parse_logprobs(one(FULL), broken, [1, 1])
         assert (reading.valid, reading.answer, reading.score) == (False, None, None)
 
 
 def test_a_wrong_number_of_log_probabilities_is_a_bug_that_shows() -> None:
     with pytest.raises(ValueError, match="2 choices have 1"):
-        task_of().read_choices(one(FULL), [-1.0], [1])
+        task_of().parse_logprobs(one(FULL), [-1.0], [1])
 
 
 def test_targets() -> None:
@@ -209,14 +209,14 @@ def test_targets() -> None:
     assert [task_of().target(row) for row in (yes, no)] == ["Yes", "No"]
     task = task_of(method="generate")
     assert [task.target(row) for row in (yes, no)] == ["1.0", "0.0"]
-    assert [task.read_text(row, task.target(row)).score for row in (yes, no)] == [1.0, 0.0]
+    assert [task.parse_text(row, task.target(row)).score for row in (yes, no)] == [1.0, 0.0]
     assert task_of().choices(yes) == ("Yes", "No")
     assert task.choices(yes) is None
 
 
 def test_generated_text_is_read_by_stage() -> None:
     task = task_of(method="generate", fallback_score=0.25)
-    readings = [task.read_text(one(FULL), text) for text in ("0.9", "I say 0.2.", "It violates it", "who knows")]
+    readings = [task.parse_text(one(FULL), text) for text in ("0.9", "I say 0.2.", "It violates it", "who knows")]
     assert [(r.stage, r.score, r.answer, r.valid) for r in readings] == [
         ("whole", 0.9, "Yes", True),
         ("first_number", 0.2, "No", True),
@@ -232,7 +232,7 @@ def test_the_sms_file_reads_with_a_mapping() -> None:
     rows = list(
         read_rows(
             SHARED / "sms_spam" / "messages.jsonl",
-            task.shapes,
+            task.schemas,
             columns={"body": "text", "rule_violation": "label"},
             constants={"rule": "No unsolicited advertising."},
         )
@@ -249,7 +249,7 @@ def test_hatecheck_is_grouped_by_functionality() -> None:
     rows = list(
         read_rows(
             SHARED / "hatecheck" / "cases.jsonl",
-            task.shapes,
+            task.schemas,
             columns={"body": "text", "rule_violation": "label", "group": "functionality"},
             constants={"rule": "No hateful content."},
         )

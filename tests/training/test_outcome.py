@@ -20,7 +20,7 @@ from lorica.errors import BaseNotFiniteError, NotFiniteError, ResumeError
 from lorica.records import Encoded
 from lorica.training import loop as loop_module
 from lorica.training import step as step_module
-from lorica.training.outcome import Losses, advice, lower_rate, outcome_of
+from lorica.training.outcome import Losses, advice, judge_outcome, lower_rate
 from lorica.training.types import Example
 
 QUICK = TrainingConfig(epochs=4, batch_size=4, gradient_accumulation_steps=1, learning_rate=5e-3, eval_steps=100)
@@ -96,7 +96,7 @@ def test_each_outcome_has_its_own_words() -> None:
 
     def said(*losses: float, rate: float = 0.02) -> tuple[str, str]:
         both = Losses(*losses)
-        outcome = outcome_of(both)
+        outcome = judge_outcome(both)
         return outcome, advice(outcome, both, rate=rate, norm=437.2, norm_step=7, best_step=3, folder=folder)
 
     assert said(2.0, 1.0, 2.0, 1.0) == ("better", "")

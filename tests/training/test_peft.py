@@ -20,7 +20,7 @@ from lorica.models.lora import LoraSpan
 from lorica.models.packed_attention import PackedAttention
 from lorica.models.weights import load_decoder
 from lorica.training.loop import train
-from lorica.training.progress import Silent
+from lorica.training.progress import SilentListener
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -69,7 +69,9 @@ def test_peft_loads_the_adapter_and_gives_our_logits(build: Any, config: Adapter
     model = build().eval()
     model.save_pretrained(tmp_path / "base")
     decoder = load_decoder(BaseFolder(tmp_path / "base"), dtype=torch.float32)
-    train(decoder, config, rows(12), rows(3, seed=1), SETTINGS, tmp_path / "adapter", name="a", listener=Silent())
+    train(
+        decoder, config, rows(12), rows(3, seed=1), SETTINGS, tmp_path / "adapter", name="a", listener=SilentListener()
+    )
 
     lora = load_lora("a", open_adapter(tmp_path / "adapter"), decoder.config)
     examples = rows(4, seed=9)

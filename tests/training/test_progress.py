@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from lorica.training.progress import Bar, Lines, Silent, make_listener
+from lorica.training.progress import BarListener, LineListener, SilentListener, make_listener
 from lorica.training.types import Listener, StepReport, TrainResult
 
 RESULT = TrainResult(6, 8, 1.0, 0.75, 1000, 12.0, Path("run/adapter"), base_loss=2.5, trained_loss=0.75)
@@ -28,7 +28,7 @@ def _tell(listener: Listener) -> None:
 def test_a_pipe_gets_a_plain_line_now_and_then() -> None:
     out = io.StringIO()
     listener = make_listener(logging_steps=5, stream=out)
-    assert isinstance(listener, Lines)
+    assert isinstance(listener, LineListener)
     _tell(listener)
     assert out.getvalue().splitlines() == [
         "algebra: 8 updates, going on after 2",
@@ -44,7 +44,7 @@ def test_a_pipe_gets_a_plain_line_now_and_then() -> None:
 def test_a_terminal_gets_a_bar_with_loss_and_speed() -> None:
     out = _Terminal()
     listener = make_listener(logging_steps=5, stream=out)
-    assert isinstance(listener, Bar)
+    assert isinstance(listener, BarListener)
     _tell(listener)
     shown = out.getvalue()
     for text in ("algebra", "8/8", "loss 1.5000", "12,346", "a [bold] note", "saved in run/adapter"):
@@ -52,4 +52,4 @@ def test_a_terminal_gets_a_bar_with_loss_and_speed() -> None:
 
 
 def test_silence_is_possible() -> None:
-    _tell(Silent())
+    _tell(SilentListener())

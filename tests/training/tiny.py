@@ -16,7 +16,7 @@ from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig
 from lorica.records import Encoded
 from lorica.training.loop import train
-from lorica.training.progress import Silent
+from lorica.training.progress import SilentListener
 from lorica.training.types import Example, StepReport, TrainResult
 
 LORA = AdapterConfig(
@@ -62,7 +62,7 @@ def rows(count: int, *, seed: int = 0, prefix: str = "row") -> list[Example]:
     return found
 
 
-class Recorder(Silent):
+class Recorder(SilentListener):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ def run(
     folder: Path,
     settings: TrainingConfig,
     *,
-    listener: Silent | None = None,
+    listener: SilentListener | None = None,
     examples: list[Example] | None = None,
     validation: list[Example] | None = None,
     config: AdapterConfig = LORA,
@@ -102,12 +102,12 @@ def run(
         settings,
         folder,
         name="tiny",
-        listener=listener or Silent(),
+        listener=listener or SilentListener(),
         digests={"base": "sha256:tiny"},
     )
 
 
-class _Speaker(Silent):
+class _Speaker(SilentListener):
     """Tells the parent process how far it is."""
 
     def stepped(self, report: StepReport) -> None:

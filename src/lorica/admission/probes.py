@@ -106,7 +106,7 @@ def _plain() -> list[tuple[tuple[Message, ...], tuple[str, ...], str]]:
 
 def _asked(task: Task) -> list[tuple[tuple[Message, ...], tuple[str, ...], str]]:
     canaries = task.probes.canaries()
-    rows = rows_from_memory([canary.record for canary in canaries], task.shapes)
+    rows = rows_from_memory([canary.record for canary in canaries], task.schemas)
     return [
         (task.render(row), task.choices(row) or canary.candidates, canary.group)
         for row, canary in zip(rows, canaries, strict=True)

@@ -41,7 +41,7 @@ class RecordPipeline:
             return list(open_rows(self._config, task, as_path(str(records)), log=self._log))
         with naming_its_task(task):
             return rows_from_memory(
-                records, task.shapes, columns=given.columns, constants=given.constants, log=self._log
+                records, task.schemas, columns=given.columns, constants=given.constants, log=self._log
             )
 
 

@@ -79,7 +79,7 @@ def run_task(demo: DemoTask, out: Path, overrides: Sequence[str]) -> Outcome:
     common = (f"task={demo.name}", *_TRAINING, *demo.overrides)
     config = resolve((*common, *overrides)).config
     task = build.build_task(config)
-    rows = list(read_rows(source, task.shapes))
+    rows = list(read_rows(source, task.schemas))
     train, held = split(rows, ratio=HELD_OUT, seed=config.training.seed, text=task.text)
     heading = f"== {demo.name}: {demo.question} {len(train)} rows to train on, {len(held)} held out"
     print(f"\n{heading}", file=sys.stderr, flush=True)

@@ -30,12 +30,12 @@ def run(arguments: Sequence[str]) -> int:
     config = resolve(given.overrides).config
     task = build.build_task(config)
     by = dict.fromkeys(name.strip() for name in ",".join(given.by).split(",") if name.strip())
-    columns = GroupColumns(task.shapes, list(by))
+    columns = GroupColumns(task.schemas, list(by))
     log = reading_log(config)
-    rows = list(open_rows(config, task, given.gold, shapes=columns.shapes, log=log, check=_need_gold))
+    rows = list(open_rows(config, task, given.gold, schemas=columns.schemas, log=log, check=_need_gold))
     tell(log)
     columns.check(given.gold, table_options(config))
-    id_names = {config.task.columns.get(shape.id_column, shape.id_column) for shape in task.shapes}
+    id_names = {config.task.columns.get(shape.id_column, shape.id_column) for shape in task.schemas}
     answers = {answer.id: answer for answer in read_answers(given.answers, id_names=id_names)}
     for bad in log.skipped:  # their answers are judged by nothing
         answers.pop(bad.id or "", None)

@@ -11,10 +11,10 @@ from lorica.commands.arguments import inform
 from lorica.config.schema import Config
 from lorica.data.read import read_rows
 from lorica.data.read_log import ReadLog, write_skipped
-from lorica.data.schema import likeness
+from lorica.data.schema import count_matches
 from lorica.data.table import TableOptions
 from lorica.errors import NoTableError
-from lorica.records import Row, RowShape
+from lorica.records import Row, RowSchema
 from lorica.tasks import TASKS, load_task
 from lorica.tasks.base import Task, TaskSettings
 
@@ -24,7 +24,7 @@ def open_rows(
     task: Task,
     path: Path,
     *,
-    shapes: Sequence[RowShape] = (),
+    schemas: Sequence[RowSchema] = (),
     log: ReadLog | None = None,
     check: Callable[[Row], object] | None = None,
 ) -> Iterator[Row]:
@@ -36,7 +36,7 @@ def open_rows(
     with naming_its_task(task):
         return read_rows(
             path,
-            shapes or task.shapes,
+            schemas or task.schemas,
             columns=config.task.columns,
             constants=config.task.constants,
             options=table_options(config),
@@ -51,8 +51,8 @@ def naming_its_task(task: Task) -> Iterator[None]:
     try:
         yield
     except NoTableError as error:
-        shapes = {name: load_task(name, TaskSettings()).shapes for name in TASKS if name != task.name}
-        alike = {name: max(likeness(shape, error.columns) for shape in own) for name, own in shapes.items()}
+        shapes = {name: load_task(name, TaskSettings()).schemas for name in TASKS if name != task.name}
+        alike = {name: max(count_matches(shape, error.columns) for shape in own) for name, own in shapes.items()}
         best = [f"task={name}" for name, value in alike.items() if 0 < value == max(alike.values())]
         if best:
             error.fix = f"it is a table of {' or '.join(best)}; otherwise {error.fix}"

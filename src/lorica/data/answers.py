@@ -28,7 +28,7 @@ _FORMULA = re.compile(
 _MAY_BE_GUARDED = re.compile(r"\Z|\"|\s*[-+=@\t]|[^\0\r]*[\0\r]")
 
 
-def check(answer: Answer) -> None:
+def check_answer(answer: Answer) -> None:
     """Raise ValueError for an answer that no format could carry: a score that is not finite, a flag that is
     no word."""
     numbers = [number for number in (answer.score, answer.choice_mass) if number is not None]
@@ -40,16 +40,16 @@ def check(answer: Answer) -> None:
             raise ValueError(f"the flag {flag!r} is not one word")
 
 
-def to_line(answer: Answer) -> bytes:
+def encode_answer(answer: Answer) -> bytes:
     """One JSON line with its line end. Raises ValueError."""
-    check(answer)
+    check_answer(answer)
     return msgspec.json.encode(answer) + b"\n"
 
 
 def to_cells(answer: Answer, *, guard: bool = True) -> list[str]:
     """CSV cells in the order of ANSWER_COLUMNS. Raises ValueError. See docs/rows.md for the guarded
     spelling. guard: whether what a spreadsheet would run is spelled so."""
-    check(answer)
+    check_answer(answer)
     return [
         _guarded(answer.id, formulas=False),
         _guarded(answer.answer, formulas=guard),
@@ -91,7 +91,7 @@ def from_cells(cells: Mapping[str, str]) -> dict[str, Any]:
 
 def to_values(answer: Answer) -> dict[str, Any]:
     """The columns of a Parquet row. Raises ValueError."""
-    check(answer)
+    check_answer(answer)
     values = {name: getattr(answer, name) for name in ANSWER_COLUMNS}
     values["scores"] = None if answer.scores is None else list(answer.scores.items())
     values["flags"] = list(answer.flags)
@@ -121,7 +121,7 @@ def to_answer(values: Mapping[str, Any]) -> Answer:
         answer = msgspec.convert(dict(values), Answer)
     except msgspec.ValidationError as error:
         raise ValueError(str(error).replace(" - at `$.", " in column `")) from error
-    check(answer)
+    check_answer(answer)
     return answer
 
 

@@ -16,7 +16,7 @@ _PERHAPS_IDS = frozenset({"uid", "uuid", "guid", "index", "idx", "key", "number"
 _MOST_LISTED = 20
 
 
-def fold(name: str) -> str:
+def fold_name(name: str) -> str:
     """A name without what spellings of one name differ in: all that `subject_key` evens out, and separators.
 
     `Row_ID`, `rowId`, `row id` and `row_id` with a byte order mark or a no-break space are all "rowid".
@@ -24,18 +24,18 @@ def fold(name: str) -> str:
     return "".join(filter(str.isalnum, subject_key(name)))
 
 
-def perhaps_id(name: str) -> bool:
+def looks_like_id(name: str) -> bool:
     """Whether a column may hold ids, by its name alone: `uid`, `index`, `post_id`, `commentId`."""
-    folded = fold(name)
+    folded = fold_name(name)
     return folded in ID_NAMES | _PERHAPS_IDS or name.rstrip().endswith(("_id", " id", "-id", "ID", "Id", "_ID"))
 
 
-def is_no_name(name: str) -> bool:
+def is_unlikely_name(name: str) -> bool:
     """Whether a cell of a header is rather a value: a number, or a sentence."""
     return bool(_NUMBER.fullmatch(name)) or len(name.split()) > 4 or name.rstrip().endswith(("?", ".", "!"))
 
 
-def mapping(wanted: str, name: str) -> str:
+def mapping_setting(wanted: str, name: str) -> str:
     """The override that reads `wanted` from the column `name`, to be copied into a shell.
 
     Of a name with characters that cannot be seen the visible rest is written, by which the column is found as well.
@@ -59,7 +59,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 def nearest_name(name: str, names: Iterable[str]) -> str:
     """Another spelling of `name` among some names, else the one that is most like it; "" where none is."""
     names = list(names)
-    alike = (candidate for candidate in names if fold(candidate) == fold(name) != "")
+    alike = (candidate for candidate in names if fold_name(candidate) == fold_name(name) != "")
     return next(alike, "") or closest(name, names)
 
 
@@ -68,11 +68,11 @@ def quoted_names(names: Iterable[str]) -> str:
     return listed(map(repr, names), _MOST_LISTED)
 
 
-def resolve(column: str, names: Iterable[str]) -> str | None:
+def find_column(column: str, names: Iterable[str]) -> str | None:
     """The name in the file that somebody means who writes `column`: that very one, or the only one in another
     spelling."""
     names = list(names)
     if column in names:
         return column
-    alike = [name for name in names if fold(name) == fold(column) != ""]
+    alike = [name for name in names if fold_name(name) == fold_name(column) != ""]
     return alike[0] if len(alike) == 1 else None

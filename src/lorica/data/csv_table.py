@@ -9,7 +9,15 @@ from pathlib import Path
 import msgspec
 
 from lorica.data.files import MAX_TEXT, READ_ERRORS, FileFormat, open_checked, text_lines, unreadable
-from lorica.data.quoting import QUOTINGS, SETTINGS, Ambiguity, AmbiguityFinder, alternatives, choose_quoting, parse
+from lorica.data.quoting import (
+    QUOTINGS,
+    SETTINGS,
+    Ambiguity,
+    AmbiguityFinder,
+    alternative_quotings,
+    choose_quoting,
+    parse_lines,
+)
 from lorica.data.table import Record, Table, TableOptions, check_names
 from lorica.errors import DataError, RowError
 
@@ -33,7 +41,7 @@ class Dialect(msgspec.Struct, frozen=True):
 def find_dialect(path: Path, fmt: FileFormat, options: TableOptions) -> Dialect:
     """The settings, or what speaks for itself. Raises DataError where a file of tabs can be read in two ways."""
     named = options.delimiter != "auto"
-    delimiter = DELIMITERS[options.delimiter] if named else "\t" if fmt.kind == "tsv" else ","
+    delimiter = DELIMITERS[options.delimiter] if named else "\t" if fmt.format == "tsv" else ","
     if options.quoting != "auto":
         return Dialect(delimiter, options.quoting, False, named)
     if delimiter != "\t" or not _opens_quotes(path, fmt):
@@ -184,7 +192,7 @@ def _check_header(path: Path, line: int, header: list[str], dialect: Dialect) ->
 def _separated_otherwise(path: Path, line: int, header: str, delimiter: str) -> DataError | None:
     """Of the line of a header that is quoted as a whole: that another delimiter separates it."""
     for mark in DELIMITERS.values():
-        rows = parse([header], "standard", mark)
+        rows = parse_lines([header], "standard", mark)
         if mark != delimiter and delimiter not in header and rows and len(rows[0]) > 1:
             return _other_delimiter(path, line, [header.strip()], mark)
     return None
@@ -220,14 +228,14 @@ def _quoting_fix(dialect: Dialect, lines: list[str], width: int) -> str:
     if dialect.quoting == "none":
         return f"a text without quotes holds no {marks} and no line breaks; or: {SETTINGS['standard']}"
     standard = f"put a text that holds {marks} or line breaks in double quotes, and double the quotes inside it"
-    dialects = alternatives(lines, dialect.delimiter, width) if dialect.quoting == "standard" else []
+    dialects = alternative_quotings(lines, dialect.delimiter, width) if dialect.quoting == "standard" else []
     return "; or: ".join([standard, *(SETTINGS[name] for name in dialects)])
 
 
 def _unparsable(path: Path, line: int, reason: str, dialect: Dialect, lines: list[str], width: int) -> DataError:
     if not width and not dialect.named and (error := _separated_otherwise(path, line, lines[0], dialect.delimiter)):
         return error
-    settings = [SETTINGS[name] for name in alternatives(lines, dialect.delimiter, width)]
+    settings = [SETTINGS[name] for name in alternative_quotings(lines, dialect.delimiter, width)]
     fix = "; or: ".join(["quotes inside a quoted text must be doubled", *settings])
     if "unexpected end of data" in reason:
         message = "a quote opened in this row is never closed"

@@ -19,9 +19,9 @@ from lorica.names import closest
 MAX_TEXT = 16 * 1024 * 1024
 """Most bytes of one physical line, and most characters of one CSV cell or one element of a JSON array."""
 
-Kind = Literal["csv", "tsv", "jsonl", "json", "parquet", "xlsx"]
+TableFormat = Literal["csv", "tsv", "jsonl", "json", "parquet", "xlsx"]
 
-SUFFIXES: dict[str, Kind] = {
+SUFFIXES: dict[str, TableFormat] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".jsonl": "jsonl",
@@ -57,7 +57,7 @@ READ_ERRORS = (EOFError, zlib.error, OSError)
 class FileFormat(msgspec.Struct, frozen=True):
     """What the name of a file promises."""
 
-    kind: Kind
+    format: TableFormat
     gzipped: bool
 
 
@@ -211,16 +211,16 @@ def _require_file(path: Path) -> None:
 
 
 def _refuse_other_kinds(path: Path, fmt: FileFormat, head: bytes) -> None:
-    if fmt.kind == "parquet" and head.startswith(b"PAR1"):
+    if fmt.format == "parquet" and head.startswith(b"PAR1"):
         return
     content = recognise(head)
-    if fmt.kind == "xlsx" and content is Content.ZIP:
+    if fmt.format == "xlsx" and content is Content.ZIP:
         return
     if content is not None:
         fix = _FIXES.get(content, _OTHER_FIX)
-        raise DataError(f"the suffix says {fmt.kind}, the content is {content}", path=path, line=1, fix=fix)
-    if fmt.kind in ("parquet", "xlsx"):
-        name = "Parquet" if fmt.kind == "parquet" else "a workbook"
+        raise DataError(f"the suffix says {fmt.format}, the content is {content}", path=path, line=1, fix=fix)
+    if fmt.format in ("parquet", "xlsx"):
+        name = "Parquet" if fmt.format == "parquet" else "a workbook"
         raise DataError(f"the content is not {name}", path=path, line=1, fix="give it the suffix of what it is")
     if head.count(0) > max(4, len(head) // 4):
         fix = "convert it to UTF-8: iconv -f UTF-16LE -t UTF-8"

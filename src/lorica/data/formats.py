@@ -21,13 +21,13 @@ def open_table(path: Path, options: TableOptions | None = None) -> Table:
     """
     fmt = file_format(path)
     options = options or TableOptions()
-    if fmt.kind == "xlsx":
+    if fmt.format == "xlsx":
         return read_xlsx(path, options)
     if options.sheet:
         message = f"data.sheet={options.sheet}: the file is no workbook, and has no sheets"
         raise DataError(message, path=path, fix="leave data.sheet out")
-    if fmt.kind == "parquet":
+    if fmt.format == "parquet":
         return read_parquet(path)
-    if fmt.kind in ("csv", "tsv"):
+    if fmt.format in ("csv", "tsv"):
         return read_csv(path, fmt, options)
     return read_json(path, fmt)

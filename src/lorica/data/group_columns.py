@@ -12,7 +12,7 @@ from lorica.data.column_names import did_you_mean, quoted_names
 from lorica.data.formats import open_table
 from lorica.data.table import TableOptions
 from lorica.errors import DataError
-from lorica.records import Build, Row, RowShape
+from lorica.records import BuildRow, Row, RowSchema
 
 EMPTY = "(empty)"
 """What a row without a value is grouped under."""
@@ -21,11 +21,11 @@ EMPTY = "(empty)"
 class GroupColumns:
     """Reads columns along with rows in its `shapes`. values: column -> row id -> text, EMPTY for none."""
 
-    def __init__(self, shapes: Sequence[RowShape], columns: Sequence[str]) -> None:
+    def __init__(self, shapes: Sequence[RowSchema], columns: Sequence[str]) -> None:
         self.values: dict[str, dict[str, str]] = {column: {} for column in columns}
-        self.shapes = tuple(self._reading_columns(shape) for shape in shapes)
+        self.schemas = tuple(self._reading_columns(shape) for shape in shapes)
 
-    def _reading_columns(self, shape: RowShape) -> RowShape:
+    def _reading_columns(self, shape: RowSchema) -> RowSchema:
         new = [column for column in self.values if column not in (*shape.required, *shape.optional)]
         of_table = shape.of_table
         return msgspec.structs.replace(
@@ -35,7 +35,7 @@ class GroupColumns:
             of_table=None if of_table is None else lambda again: self._recording(of_table(again)),
         )
 
-    def _recording(self, build: Build) -> Build:
+    def _recording(self, build: BuildRow) -> BuildRow:
         def record_and_build(values: Mapping[str, Any], row_id: str, line: int) -> Row:
             for column, texts in self.values.items():
                 texts[row_id] = _text(values.get(column, "")) or EMPTY

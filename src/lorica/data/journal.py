@@ -18,7 +18,7 @@ from types import TracebackType
 
 import msgspec
 
-from lorica.data.answers import to_line
+from lorica.data.answers import encode_answer
 from lorica.data.outputs import OutputLog
 from lorica.data.write import append_synced, atomic_file, sync_folder
 from lorica.errors import DataError, ResumeError
@@ -125,7 +125,7 @@ class Journal:
             return
         self._require_folder()
         try:
-            lines = b"".join(map(to_line, answers))
+            lines = b"".join(map(encode_answer, answers))
         except ValueError as error:
             raise DataError(f"an answer cannot be written: {error}", path=self._path) from error
         done = self._done + len(answers)

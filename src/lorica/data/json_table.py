@@ -26,7 +26,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 def read_json(path: Path, fmt: FileFormat) -> Table:
     """The `Table` of .jsonl or .json. Raises DataError with file and line."""
     notes: list[str] = []
-    rows = _line_records(path, fmt) if fmt.kind == "jsonl" else _array_records(path, fmt, notes)
+    rows = _line_records(path, fmt) if fmt.format == "jsonl" else _array_records(path, fmt, notes)
     head: list[_Record] = []
     names: tuple[str, ...] | None = None
     for line, value in rows:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from lorica.data.schema import Layout, column_of, is_blank
+from lorica.data.schema import ColumnMapping, column_of, is_blank
 from lorica.errors import RowError
 
 
@@ -16,10 +16,12 @@ class LateColumns:
     names: all keys so far that no record is read by, in the order of the file.
     """
 
-    def __init__(self, layout: Layout, first: Collection[str]) -> None:
+    def __init__(self, layout: ColumnMapping, first: Collection[str]) -> None:
         self._layout = layout
         free = (name for name in layout.shape.optional if name not in {**layout.columns, **layout.constants})
-        self._read = {column for name in free for column in layout.shape.spelt(name)}.union(layout.columns.values())
+        self._read = {column for name in free for column in layout.shape.columns_for(name)}.union(
+            layout.columns.values()
+        )
         self._all_keys: set[str] = set()
         self._suspects: dict[str, str] = {}
         self.names: list[str] = []
@@ -30,7 +32,7 @@ class LateColumns:
             if key in self._all_keys:
                 continue
             self._all_keys.add(key)
-            if (name := self._layout.meant(key)) is not None:
+            if (name := self._layout.intended_name(key)) is not None:
                 self._suspects[key] = name
             if key not in self._read:
                 self.names.append(key)

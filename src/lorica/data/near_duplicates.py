@@ -30,11 +30,11 @@ _BANDS, _BAND_ROWS = 32, 4
 _CHUNK = 1 << 18  # shingles hashed at a time, to stay within the processor's caches
 _NEIGHBOURS = 12  # candidates on either side that a text is compared with, in each band's bucket
 _MARGIN = 0.2  # a pair at the threshold looks so much less alike once in 10^7 (the estimate's deviation is 0.035)
-_IN_VAIN = 20  # pairs of a text measured exactly in vain, after which the estimate alone decides
+_MAX_FAILED_CHECKS = 20  # pairs of a text measured exactly in vain, after which the estimate alone decides
 _ASCII = {code: " " for code in range(128) if not chr(code).isalnum()}
 
 
-def normalise(text: str) -> str:
+def normalise_text(text: str) -> str:
     """Letters, marks and digits in compatibility form and lower case, with one space for anything between
     them.
 
@@ -68,13 +68,13 @@ def jaccard(first: _Hashes, second: _Hashes) -> float:
     return common / (len(first) + len(second) - common)
 
 
-def join_near(texts: Sequence[str], union: UnionFind) -> None:
+def join_near_duplicates(texts: Sequence[str], union: UnionFind) -> None:
     """Join the indices of equal and nearly equal texts in `union`. Empty texts are like no other."""
     first: dict[bytes, int] = {}
     distinct: list[int] = []
     sets: list[_Hashes] = []
     for index, text in enumerate(texts):
-        plain = normalise(text)
+        plain = normalise_text(text)
         if not plain:
             continue
         digest = hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -92,37 +92,37 @@ def join_near(texts: Sequence[str], union: UnionFind) -> None:
 def _join_candidates(signatures: _Hashes, distinct: Sequence[int], sets: Sequence[_Hashes], union: UnionFind) -> None:
     """Measure the pairs that share a band, and join those that are near. distinct: index in `union` of each
     text."""
-    spent = np.zeros(len(sets), dtype=np.int32)  # exact measurements that were in vain, by text
-    unlike: set[int] = set()  # the pairs of these measurements: they meet again in other bands
+    failed_checks = np.zeros(len(sets), dtype=np.int32)  # exact measurements that were in vain, by text
+    rejected_pairs: set[int] = set()  # the pairs of these measurements: they meet again in other bands
     for start in range(0, _BANDS * _BAND_ROWS, _BAND_ROWS):
         order, bucket = _buckets(signatures[:, start : start + _BAND_ROWS])
         roots = np.array([union.find(index) for index in distinct])
         for step in range(1, _NEIGHBOURS + 1):
-            together = np.flatnonzero(bucket[step:] == bucket[:-step])
-            if not len(together):
+            same_bucket = np.flatnonzero(bucket[step:] == bucket[:-step])
+            if not len(same_bucket):
                 break
-            firsts, seconds = order[together], order[together + step]
-            apart = roots[firsts] != roots[seconds]
-            firsts, seconds = firsts[apart], seconds[apart]
-            likeness = _likeness(signatures, firsts, seconds)
-            tired = np.maximum(spent[firsts], spent[seconds]) >= _IN_VAIN
-            hopeful = np.flatnonzero(likeness >= np.where(tired, THRESHOLD, THRESHOLD - _MARGIN))
-            for pair in hopeful.tolist():
+            firsts, seconds = order[same_bucket], order[same_bucket + step]
+            not_joined = roots[firsts] != roots[seconds]
+            firsts, seconds = firsts[not_joined], seconds[not_joined]
+            estimates = _estimated_jaccard(signatures, firsts, seconds)
+            exhausted = np.maximum(failed_checks[firsts], failed_checks[seconds]) >= _MAX_FAILED_CHECKS
+            candidates = np.flatnonzero(estimates >= np.where(exhausted, THRESHOLD, THRESHOLD - _MARGIN))
+            for pair in candidates.tolist():
                 first, second = int(firsts[pair]), int(seconds[pair])
                 if union.find(distinct[first]) == union.find(distinct[second]):
                     continue
-                name = min(first, second) * len(sets) + max(first, second)
-                if name in unlike:
+                pair_key = min(first, second) * len(sets) + max(first, second)
+                if pair_key in rejected_pairs:
                     continue
-                if tired[pair] or jaccard(sets[first], sets[second]) >= THRESHOLD:
+                if exhausted[pair] or jaccard(sets[first], sets[second]) >= THRESHOLD:
                     union.join(distinct[first], distinct[second])
                 else:
-                    unlike.add(name)
-                    spent[first] += 1
-                    spent[second] += 1
+                    rejected_pairs.add(pair_key)
+                    failed_checks[first] += 1
+                    failed_checks[second] += 1
 
 
-def _likeness(
+def _estimated_jaccard(
     signatures: _Hashes, firsts: npt.NDArray[np.intp], seconds: npt.NDArray[np.intp]
 ) -> npt.NDArray[np.float64]:
     """The share of equal places in the signatures of each pair [pairs]: an estimate of their Jaccard

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from lorica.data.column_names import perhaps_id
+from lorica.data.column_names import looks_like_id
 from lorica.data.pandas_index import range_indexes
 from lorica.errors import DataError
 
@@ -71,7 +71,7 @@ def _records(records: Any, path: Path) -> Iterator[Any]:
             raise DataError(f"two columns are called {twice!r}", path=path, fix="rename or remove one")
         labels = [_key(name) for name in getattr(getattr(records, "index", None), "names", ()) if name is not None]
         labels += range_indexes(getattr(getattr(records, "schema", None), "metadata", None))
-        if lost := next((name for name in labels if perhaps_id(name) and name not in names), ""):
+        if lost := next((name for name in labels if looks_like_id(name) and name not in names), ""):
             raise DataError(
                 f"the frame has {lost!r} as its index, which is not read",
                 path=path,

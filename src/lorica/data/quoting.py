@@ -52,7 +52,7 @@ class Ambiguity(msgspec.Struct, frozen=True):
         return "say which one is meant: " + " or ".join(SETTINGS[name] for name in self.quotings)
 
 
-def parse(lines: Sequence[str], quoting: str, delimiter: str) -> list[list[str]] | None:
+def parse_lines(lines: Sequence[str], quoting: str, delimiter: str) -> list[list[str]] | None:
     """The records of some lines that hold whole ones, read under one quoting; None where that fails."""
     try:
         return list(csv.reader(lines, delimiter=delimiter, **QUOTINGS[quoting]))
@@ -65,12 +65,12 @@ def opens_quote(line: str, delimiter: str) -> bool:
     return line.startswith('"') or f'{delimiter}"' in line
 
 
-def alternatives(lines: Sequence[str], delimiter: str, width: int) -> list[str]:
+def alternative_quotings(lines: Sequence[str], delimiter: str, width: int) -> list[str]:
     """The quotings beside the standard that make whole rows of lines which the standard cannot read."""
     lines = lines[:_MOST_LINES]
     fits = []
     for quoting in ("none", "backslash", "spaced"):
-        rows = parse(lines, quoting, delimiter)
+        rows = parse_lines(lines, quoting, delimiter)
         if rows and all(len(row) == width for row in rows if row):
             fits.append(quoting)
     # Without an escaped quote or a space before one, backslash and spaced read what the standard reads.
@@ -105,7 +105,7 @@ class AmbiguityFinder:
             return None
         text = lines[0] if len(lines) == 1 else "".join(lines)
         if '\\"' in text and opens_quote(lines[0], self._delimiter):
-            rows = parse(lines, "backslash", self._delimiter)
+            rows = parse_lines(lines, "backslash", self._delimiter)
             if rows and all(len(row) == self._width for row in rows) and rows != [cells]:
                 message = f'{_TWO_WAYS}a \\" may be an escaped quote, or two characters'
                 return Ambiguity(line, message, ("backslash", "standard"))

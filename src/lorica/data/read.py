@@ -10,16 +10,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lorica.data.column_names import fold, is_no_name, mapping, quoted_names
+from lorica.data.column_names import fold_name, is_unlikely_name, mapping_setting, quoted_names
 from lorica.data.formats import open_table
 from lorica.data.ids import refuse_duplicates
 from lorica.data.late_columns import LateColumns
 from lorica.data.plain import plain_records
 from lorica.data.read_log import ReadLog
-from lorica.data.schema import Layout, build_row, check_mapping, choose_layout, for_table
+from lorica.data.schema import ColumnMapping, bind_table, build_row, check_mapping, map_columns
 from lorica.data.table import Table, TableOptions
 from lorica.errors import DataError, NoTableError, RowError
-from lorica.records import Row, RowShape
+from lorica.records import Row, RowSchema
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 _MEMORY = Path("<memory>")
@@ -27,7 +27,7 @@ _MEMORY = Path("<memory>")
 
 def read_rows(
     path: Path | str,
-    shapes: Sequence[RowShape],
+    schemas: Sequence[RowSchema],
     *,
     columns: Mapping[str, str] = _NONE,
     constants: Mapping[str, str] = _NONE,
@@ -48,12 +48,12 @@ def read_rows(
     without pyarrow).
     """
     file = Path(path)
-    return _checked_rows(file, lambda: open_table(file, options), shapes, columns, constants, log or ReadLog(), check)
+    return _checked_rows(file, lambda: open_table(file, options), schemas, columns, constants, log or ReadLog(), check)
 
 
 def rows_from_memory(
     records: Any,
-    shapes: Sequence[RowShape],
+    schemas: Sequence[RowSchema],
     *,
     columns: Mapping[str, str] = _NONE,
     constants: Mapping[str, str] = _NONE,
@@ -65,7 +65,7 @@ def rows_from_memory(
     pyarrow), whose index is no column; see `plain_records` for their values. log: as for `read_rows`.
     Raises DataError, with the record's number (from 1) in the place of the line, and ConfigError.
     """
-    check_mapping(shapes, columns, constants)
+    check_mapping(schemas, columns, constants)
     table = plain_records(records, _MEMORY)
     if not table:
         return []
@@ -73,13 +73,13 @@ def rows_from_memory(
     def reopen() -> Table:
         return Table(tuple(table[0]), 1, open_names=True, records=lambda _: enumerate(table, 1), in_memory=True)
 
-    return list(_checked_rows(_MEMORY, reopen, shapes, columns, constants, log or ReadLog(), None))
+    return list(_checked_rows(_MEMORY, reopen, schemas, columns, constants, log or ReadLog(), None))
 
 
 def _checked_rows(
     path: Path,
     reopen: Callable[[], Table],
-    shapes: Sequence[RowShape],
+    schemas: Sequence[RowSchema],
     columns: Mapping[str, str],
     constants: Mapping[str, str],
     log: ReadLog,
@@ -88,13 +88,13 @@ def _checked_rows(
     """The rows of a table; `reopen` starts another pass over it."""
     skipped_before = len(log.skipped)  # of other files
     table = reopen()
-    with _perhaps_no_header(table, shapes):
-        layout = choose_layout(path, table.line, table.names, shapes, columns, constants)
-    layout = for_table(layout, lambda: _records(reopen(), layout))
+    with _perhaps_no_header(table, schemas):
+        layout = map_columns(path, table.line, table.names, schemas, columns, constants)
+    layout = bind_table(layout, lambda: _records(reopen(), layout))
     log.remarks += table.notes
-    late = log.watch(path, layout, table.names)
+    late = log.start_file(path, layout, table.names)
     numbered = refuse_duplicates(
-        _rows(path, table, layout, late, check, log.take),
+        _rows(path, table, layout, late, check, log.skip_or_raise),
         key=lambda item: (item[1].id, item[0]),
         again=lambda: _rows(path, reopen(), layout, late, check, _drop),
         path=path,
@@ -117,20 +117,20 @@ def _checked_rows(
 
 
 @contextmanager
-def _perhaps_no_header(table: Table, shapes: Sequence[RowShape]) -> Iterator[None]:
+def _perhaps_no_header(table: Table, schemas: Sequence[RowSchema]) -> Iterator[None]:
     """Of a header that looks like a row, or in which no name is known: say so. A mapping would lose the row."""
     try:
         yield
     except NoTableError as error:
-        known_names = {fold(name) for shape in shapes for name in (*shape.required, *shape.optional)}
+        known_names = {fold_name(name) for shape in schemas for name in (*shape.required, *shape.optional)}
         if not table.open_names and (
-            any(map(is_no_name, table.names)) or known_names.isdisjoint(map(fold, table.names))
+            any(map(is_unlikely_name, table.names)) or known_names.isdisjoint(map(fold_name, table.names))
         ):
             error.fix = f"if this line is a row, put a line with the columns' names above it; otherwise {error.fix}"
         raise
 
 
-def _records(table: Table, layout: Layout) -> Iterator[Mapping[str, Any]]:
+def _records(table: Table, layout: ColumnMapping) -> Iterator[Mapping[str, Any]]:
     """The records that can be read, for a look at the whole table."""
     used = list(dict.fromkeys(layout.columns.values()))
     return (record for _, record in table.records(used) if not isinstance(record, RowError))
@@ -138,7 +138,7 @@ def _records(table: Table, layout: Layout) -> Iterator[Mapping[str, Any]]:
 
 def _noted(rows: Iterator[Row], path: Path, log: ReadLog) -> Iterator[Row]:
     for row in rows:
-        log.note(path, row)
+        log.add_notes(path, row)
         yield row
 
 
@@ -149,7 +149,7 @@ def _drop(error: RowError) -> None:
 def _rows(
     path: Path,
     table: Table,
-    layout: Layout,
+    layout: ColumnMapping,
     late: LateColumns,
     check: Callable[[Row], object] | None,
     take: Callable[[RowError], None],
@@ -181,11 +181,11 @@ def _checked(check: Callable[[Row], object], row: Row, path: Path, unread: Calla
         raise RowError(str(error), path=path, line=row.line, row_id=row.id, fix=fix) from error
 
 
-def _gold_elsewhere(layout: Layout, late: LateColumns, number: int) -> str:
+def _gold_elsewhere(layout: ColumnMapping, late: LateColumns, number: int) -> str:
     """What else helps against a row without an answer, where a column that is not read may hold the answers: no column
     is known for them, or it is empty from the first row on."""
     gold = layout.shape.gold
     if not gold or not late.names or (gold in layout.columns and number > 1):
         return ""
-    how = mapping(gold, late.names[0]) if len(late.names) == 1 else f"task.columns.{gold}=<your column>"
+    how = mapping_setting(gold, late.names[0]) if len(late.names) == 1 else f"task.columns.{gold}=<your column>"
     return f", or say which column holds the answers: {how} (not read: {quoted_names(late.names)})"

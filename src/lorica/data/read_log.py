@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from lorica.data.column_names import perhaps_id, quoted_names
+from lorica.data.column_names import looks_like_id, quoted_names
 from lorica.data.late_columns import LateColumns
-from lorica.data.schema import Layout
+from lorica.data.schema import ColumnMapping
 from lorica.data.write import atomic_file
 from lorica.errors import RowError
 from lorica.names import visible_values
@@ -34,24 +34,24 @@ class ReadLog:
         self.skip = skip
         self.skipped: list[BadRow] = []
         self.remarks: list[str] = []
-        self._files: dict[str, tuple[Layout, LateColumns]] = {}
+        self._files: dict[str, tuple[ColumnMapping, LateColumns]] = {}
         self._noted: dict[tuple[str, str], tuple[str, int]] = {}
         self._returned: set[object] = set()
 
-    def watch(self, path: Path, layout: Layout, names: Sequence[str]) -> LateColumns:
+    def start_file(self, path: Path, layout: ColumnMapping, names: Sequence[str]) -> LateColumns:
         """Begin with a file."""
         late = LateColumns(layout, names)
         self._files[str(path)] = (layout, late)
         return late
 
-    def note(self, path: Path, row: Row) -> None:
+    def add_notes(self, path: Path, row: Row) -> None:
         """Keep what a row says of its reading: each thing once a file, with its first row and how many say it."""
         for note in row.notes:
             location = f"{path}:{row.line} (row {row.id!r})" if row.line else f"row {row.id!r}"
             first, count = self._noted.get((str(path), note), (location, 0))
             self._noted[str(path), note] = (first, count + 1)
 
-    def take(self, error: RowError) -> None:
+    def skip_or_raise(self, error: RowError) -> None:
         """Keep the error of a row that is left out, or raise it."""
         if not self.skip:
             raise error
@@ -80,7 +80,7 @@ class ReadLog:
             layout = self._files[path][0]
             note = f"{path}: not read: {quoted_names(names)}"
             wanted = layout.shape.id_column
-            ids = [name for name in names if perhaps_id(name)]
+            ids = [name for name in names if looks_like_id(name)]
             if layout.numbered and wanted and ids:
                 note += f"; the rows are numbered row-1, row-2, ... (task.columns.{wanted}={ids[0]} takes their ids)"
             notes[path, *names] = note

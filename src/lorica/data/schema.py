@@ -8,36 +8,44 @@ from typing import Any
 
 import msgspec
 
-from lorica.data.column_names import ID_NAMES, did_you_mean, fold, mapping, nearest_name, quoted_names, resolve
+from lorica.data.column_names import (
+    ID_NAMES,
+    did_you_mean,
+    find_column,
+    fold_name,
+    mapping_setting,
+    nearest_name,
+    quoted_names,
+)
 from lorica.errors import ConfigError, DataError, NoTableError, RowError
 from lorica.names import visible
-from lorica.records import Row, RowShape
+from lorica.records import Row, RowSchema
 
 _NEAREST = 4  # shapes that a message compares a table with
 # Below this a float holds every whole number; beyond it the digits of the file are lost already.
 _EXACT = 2**53
 
 
-class Layout(msgspec.Struct, frozen=True):
+class ColumnMapping(msgspec.Struct, frozen=True):
     """A shape matched to one file. `columns` maps the shape's names to the file's, for those that the file
     has. `sources` holds the names but the id's with the columns they are read from, of which the first counts."""
 
-    shape: RowShape
+    shape: RowSchema
     columns: dict[str, str]
     constants: dict[str, str]
     numbered: bool  # the file has no id column: rows are row-1, row-2, ...
     spellings: dict[str, str]  # folded spelling of a column -> the shape's name that it looks meant to be
     sources: tuple[tuple[str, tuple[str, ...]], ...]
 
-    def meant(self, column: str) -> str | None:
+    def intended_name(self, column: str) -> str | None:
         """The shape's name that `column`, which is not read, looks meant to be."""
-        name = self.spellings.get(fold(column))
-        return None if name is None or column in (*self.shape.spelt(name), self.columns.get(name)) else name
+        name = self.spellings.get(fold_name(column))
+        return None if name is None or column in (*self.shape.columns_for(name), self.columns.get(name)) else name
 
 
-def check_mapping(shapes: Sequence[RowShape], columns: Mapping[str, str], constants: Mapping[str, str]) -> None:
+def check_mapping(schemas: Sequence[RowSchema], columns: Mapping[str, str], constants: Mapping[str, str]) -> None:
     """Raise ConfigError for a mapping or constant whose name no shape knows, or that contradicts itself."""
-    allowed = sorted({name for shape in shapes for name in (*shape.required, *shape.optional)})
+    allowed = sorted({name for shape in schemas for name in (*shape.required, *shape.optional)})
     for setting, names in (("columns", columns), ("constants", constants)):
         for name in names:
             if name not in allowed:
@@ -51,29 +59,29 @@ def check_mapping(shapes: Sequence[RowShape], columns: Mapping[str, str], consta
                 f"{name!r} is given both a column ({columns[name]!r}) and a constant ({constants[name]!r})",
                 fix=f"keep one of task.columns.{name} and task.constants.{name}",
             )
-        if any(name == shape.id_column for shape in shapes):
+        if any(name == shape.id_column for shape in schemas):
             raise ConfigError(f"task.constants.{name}: one id for every row", fix="map a column, or leave it out")
 
 
-def choose_layout(
+def map_columns(
     path: Path,
     line: int,
     names: Sequence[str],
-    shapes: Sequence[RowShape],
+    schemas: Sequence[RowSchema],
     columns: Mapping[str, str],
     constants: Mapping[str, str],
-) -> Layout:
+) -> ColumnMapping:
     """The first shape whose required names are all in `names` (the header, or the first record's keys).
 
     Columns stand under their own name or the mapped one; constants stand in for columns. Raises DataError
     that tells what each shape lacks, for a mapped column that is not there, and for a name that is only
     nearly right.
     """
-    check_mapping(shapes, columns, constants)
+    check_mapping(schemas, columns, constants)
     columns = {name: _mapped(path, line, names, name, column) for name, column in columns.items()}
     explicit = {*columns, *constants}
     lacks: dict[str, list[str]] = {}
-    for general in shapes:
+    for general in schemas:
         shape = _with_names(general, names)
         available = {
             n: columns.get(n) or column_of(shape, n, names)
@@ -90,20 +98,24 @@ def choose_layout(
             ]
             continue
         numbered = shape.id_column not in present
-        spellings = _spellings(shape, shapes if numbered else ())
-        layout = Layout(shape, present, dict(constants), numbered, spellings, _sources(shape, present, constants))
+        spellings = _spellings(shape, schemas if numbered else ())
+        layout = ColumnMapping(
+            shape, present, dict(constants), numbered, spellings, _sources(shape, present, constants)
+        )
         _refuse_lookalikes(path, line, names, layout)
         missed = [
             sibling
-            for sibling in shapes
+            for sibling in schemas
             if sibling.name in lacks and explicit <= {*sibling.required, *sibling.optional}
         ]
         _refuse_narrower(path, line, names, layout, missed, columns.values())
         return layout
-    raise _no_shape(path, line, names, shapes, lacks, explicit)
+    raise _no_schema(path, line, names, schemas, lacks, explicit)
 
 
-def build_row(layout: Layout, record: Mapping[str, Any], *, path: Path, line: int, number: int, memory: bool) -> Row:
+def build_row(
+    layout: ColumnMapping, record: Mapping[str, Any], *, path: Path, line: int, number: int, memory: bool
+) -> Row:
     """The row of one record. `number` counts rows from 1; `memory` rows carry line 0.
 
     Raises RowError for a record that no row can be made of.
@@ -130,7 +142,7 @@ def build_row(layout: Layout, record: Mapping[str, Any], *, path: Path, line: in
         raise RowError(str(error), path=path, line=line, row_id=row_id, fix=fix) from error
 
 
-def row_values(layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
+def row_values(layout: ColumnMapping, record: Mapping[str, Any]) -> dict[str, Any]:
     """What a record has of the shape's names, the id left out; cells without a value are left out."""
     values: dict[str, Any] = dict(layout.constants)
     for name, columns in layout.sources:
@@ -143,13 +155,13 @@ def row_values(layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sources(
-    shape: RowShape, columns: Mapping[str, str], constants: Mapping[str, str]
+    shape: RowSchema, columns: Mapping[str, str], constants: Mapping[str, str]
 ) -> tuple[tuple[str, tuple[str, ...]], ...]:
     names = (name for name in (*shape.required, *shape.optional) if name != shape.id_column and name not in constants)
-    return tuple((name, (columns[name],) if name in columns else shape.spelt(name)) for name in names)
+    return tuple((name, (columns[name],) if name in columns else shape.columns_for(name)) for name in names)
 
 
-def for_table(layout: Layout, again: Callable[[], Iterator[Mapping[str, Any]]]) -> Layout:
+def bind_table(layout: ColumnMapping, again: Callable[[], Iterator[Mapping[str, Any]]]) -> ColumnMapping:
     """The layout whose rows are read as those of one table; `again` starts a pass over its records."""
     of_table = layout.shape.of_table
     if of_table is None:
@@ -158,9 +170,9 @@ def for_table(layout: Layout, again: Callable[[], Iterator[Mapping[str, Any]]]) 
     return msgspec.structs.replace(layout, shape=msgspec.structs.replace(layout.shape, build=build))
 
 
-def column_of(shape: RowShape, name: str, names: Collection[str]) -> str:
+def column_of(shape: RowSchema, name: str, names: Collection[str]) -> str:
     """The column that holds `name`: that very one, or the first of its other names that is there."""
-    return next((spelling for spelling in shape.spelt(name) if spelling in names), name)
+    return next((spelling for spelling in shape.columns_for(name) if spelling in names), name)
 
 
 def is_blank(value: Any) -> bool:
@@ -188,7 +200,7 @@ def id_text(value: Any) -> str:
     raise ValueError(f"the id {value!r} is a {type(value).__name__}; ids are text or whole numbers")
 
 
-def _row_id(layout: Layout, record: Mapping[str, Any], path: Path, line: int) -> str:
+def _row_id(layout: ColumnMapping, record: Mapping[str, Any], path: Path, line: int) -> str:
     column = layout.columns[layout.shape.id_column]
     try:
         return id_text(record.get(column))
@@ -198,7 +210,7 @@ def _row_id(layout: Layout, record: Mapping[str, Any], path: Path, line: int) ->
 
 
 def _missing_value(
-    layout: Layout, record: Mapping[str, Any], name: str, *, path: Path, line: int, row_id: str
+    layout: ColumnMapping, record: Mapping[str, Any], name: str, *, path: Path, line: int, row_id: str
 ) -> RowError:
     column = layout.columns[name]
     if column in record:
@@ -212,7 +224,7 @@ def _missing_value(
 
 def _mapped(path: Path, line: int, names: Sequence[str], name: str, column: str) -> str:
     """The column that `task.columns` names, be it in another spelling. Raises DataError for one that is not there."""
-    if (match := resolve(column, names)) is not None:
+    if (match := find_column(column, names)) is not None:
         return match
     raise DataError(
         f"task.columns.{name}={column}: the file has no column {column!r}",
@@ -222,41 +234,48 @@ def _mapped(path: Path, line: int, names: Sequence[str], name: str, column: str)
     )
 
 
-def _spellings(shape: RowShape, siblings: Sequence[RowShape]) -> dict[str, str]:
+def _spellings(shape: RowSchema, siblings: Sequence[RowSchema]) -> dict[str, str]:
     """Folded name -> name, of all that a shape reads; where its id is absent, the ids of other shapes stand for it."""
-    ids = {*ID_NAMES, *(fold(sibling.id_column) for sibling in siblings)} if siblings and shape.id_column else set()
+    ids = (
+        {*ID_NAMES, *(fold_name(sibling.id_column) for sibling in siblings)} if siblings and shape.id_column else set()
+    )
     stand_ins = dict.fromkeys(ids - {""}, shape.id_column)
     names = (*shape.optional, *shape.required)
-    aliases = {fold(column): name for name in names for column in shape.spelt(name)}
-    return stand_ins | aliases | {fold(name): name for name in names}
+    aliases = {fold_name(column): name for name in names for column in shape.columns_for(name)}
+    return stand_ins | aliases | {fold_name(name): name for name in names}
 
 
-def _refuse_lookalikes(path: Path, line: int, names: Sequence[str], layout: Layout) -> None:
+def _refuse_lookalikes(path: Path, line: int, names: Sequence[str], layout: ColumnMapping) -> None:
     """A column ' rule', 'Rule' or 'Row_ID' would be passed over without a word where 'rule' or 'row_id' need not be
     there: refuse it."""
     taken = set(layout.columns.values())
     for name in names:
-        wanted = layout.meant(name)
+        wanted = layout.intended_name(name)
         if name in taken or wanted is None or wanted in layout.columns or wanted in layout.constants:
             continue
         raise DataError(
             f"the column {name!r} is not {wanted!r}, but looks meant to be",
             path=path,
             line=line,
-            fix=f"rename it to {wanted!r}, or say so: {mapping(wanted, name)}",
+            fix=f"rename it to {wanted!r}, or say so: {mapping_setting(wanted, name)}",
         )
 
 
 def _refuse_narrower(
-    path: Path, line: int, names: Sequence[str], layout: Layout, missed: Sequence[RowShape], mapped: Collection[str]
+    path: Path,
+    line: int,
+    names: Sequence[str],
+    layout: ColumnMapping,
+    missed: Sequence[RowSchema],
+    mapped: Collection[str],
 ) -> None:
     """A table that only a spelling keeps from a shape which reads more of its columns is refused: with 'id' for 'ID'
     the annotations beside it would not be read. mapped: columns of which somebody said what they are."""
     for shape in missed:
         every = (*shape.required, *shape.optional)
-        reads = {name: resolve(column_of(shape, name, names), names) for name in every}
+        reads = {name: find_column(column_of(shape, name, names), names) for name in every}
         more = [name for name in reads.values() if name is not None and name not in layout.columns.values()]
-        off = [name for name in shape.required if reads[name] not in shape.spelt(name)]
+        off = [name for name in shape.required if reads[name] not in shape.columns_for(name)]
         if not more or not off or any(reads[name] is None or reads[name] in mapped for name in off):
             continue
         raise DataError(
@@ -264,16 +283,16 @@ def _refuse_narrower(
             f"table, and {quoted_names(more)} would be read, too",
             path=path,
             line=line,
-            fix=f"rename it to {off[0]!r}, or say so: {mapping(off[0], str(reads[off[0]]))}",
+            fix=f"rename it to {off[0]!r}, or say so: {mapping_setting(off[0], str(reads[off[0]]))}",
         )
 
 
-def _with_names(shape: RowShape, names: Collection[str]) -> RowShape:
+def _with_names(shape: RowSchema, names: Collection[str]) -> RowSchema:
     """The shape with the names that this table has for it, where they vary."""
     return (shape.of_columns(list(names)) if shape.of_columns is not None else None) or shape
 
 
-def likeness(shape: RowShape, names: Collection[str]) -> int:
+def count_matches(shape: RowSchema, names: Collection[str]) -> int:
     """How many of these columns the shape reads, those that it requires twice; 0 where it lacks one of them."""
     shape = _with_names(shape, names)
     if _lacking(shape, names):
@@ -281,28 +300,28 @@ def likeness(shape: RowShape, names: Collection[str]) -> int:
     return 2 * len(shape.required) + sum(column_of(shape, name, names) in names for name in shape.optional)
 
 
-def _lacking(shape: RowShape, names: Collection[str]) -> list[str]:
+def _lacking(shape: RowSchema, names: Collection[str]) -> list[str]:
     return [name for name in shape.required if column_of(shape, name, names) not in names]
 
 
-def _no_shape(
+def _no_schema(
     path: Path,
     line: int,
     names: Sequence[str],
-    shapes: Sequence[RowShape],
+    schemas: Sequence[RowSchema],
     lacks: Mapping[str, Sequence[str]],
     explicit: Collection[str],
 ) -> DataError:
     available = [*names, *explicit]
-    shapes = [_with_names(shape, names) for shape in shapes]
+    schemas = [_with_names(shape, names) for shape in schemas]
 
-    def nearness(shape: RowShape) -> tuple[int, int, bool]:
+    def nearness(shape: RowSchema) -> tuple[int, int, bool]:
         # The shape of which most is there; where an id is required that may be numbered in another shape, that other.
         foreign = len(set(explicit).difference(shape.required, shape.optional))
-        present = sum(resolve(column_of(shape, name, available), available) is not None for name in shape.required)
+        present = sum(find_column(column_of(shape, name, available), available) is not None for name in shape.required)
         return foreign, -present, shape.id_column in shape.required
 
-    likely = sorted(shapes, key=nearness)
+    likely = sorted(schemas, key=nearness)
     lacks_text = "".join(
         f"\n     a {shape.name} table: lacks {', '.join(lacks[shape.name])}" for shape in likely[:_NEAREST]
     )
@@ -310,10 +329,10 @@ def _no_shape(
     hints = []
     absent = _lacking(nearest, available)
     for name in absent:
-        other_spellings = filter(None, (resolve(column, names) for column in nearest.spelt(name)))
+        other_spellings = filter(None, (find_column(column, names) for column in nearest.columns_for(name)))
         close = next(other_spellings, "") or nearest_name(name, names)
         plain = f"task.columns.{name}={close or '<your column>'}"
-        hint = mapping(name, close) if close and not close.isidentifier() else plain
+        hint = mapping_setting(name, close) if close and not close.isidentifier() else plain
         hints.append(hint + (" (did you mean it?)" if close else ""))
     fix = "rename your columns or map them: " + ", ".join(hints) if hints else "remove the mappings that do not fit"
     if any(name != nearest.id_column for name in absent):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from lorica.data.near_duplicates import join_near
+from lorica.data.near_duplicates import join_near_duplicates
 from lorica.data.union_find import UnionFind
 from lorica.errors import ConfigError, DataError
 from lorica.records import Row
@@ -104,7 +104,7 @@ def components_of(rows: Sequence[Row], text: Callable[[Row], str]) -> list[list[
     for index, row in enumerate(rows):
         if row.group:
             union.join(first.setdefault(row.group, index), index)
-    join_near([text(row) for row in rows], union)
+    join_near_duplicates([text(row) for row in rows], union)
     members: dict[int, list[int]] = {}
     for index in range(len(rows)):
         members.setdefault(union.find(index), []).append(index)

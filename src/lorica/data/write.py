@@ -18,15 +18,15 @@ from typing import Any, BinaryIO, cast
 
 from lorica.data.answers import (
     ANSWER_COLUMNS,
+    encode_answer,
     from_cells,
     from_record,
     from_values,
     to_answer,
     to_cells,
-    to_line,
     to_values,
 )
-from lorica.data.column_names import did_you_mean, fold
+from lorica.data.column_names import did_you_mean, fold_name
 from lorica.data.files import file_format
 from lorica.data.formats import open_table
 from lorica.data.ids import refuse_duplicates
@@ -140,7 +140,7 @@ def check_place(path: Path | str) -> None:
 
 def _check_name(file: Path) -> None:
     try:
-        table_format = file_format(file).kind
+        table_format = file_format(file).format
     except DataError:
         table_format = None
     if table_format not in _KINDS or file.name.lower().endswith((".ndjson", ".ndjson.gz")):
@@ -160,9 +160,9 @@ def write_answers(path: Path | str, answers: Iterable[Answer], *, csv_guard: boo
     _check_name(file)
     fmt = file_format(file)
     with atomic_file(file) as raw:
-        if fmt.kind == "parquet":
+        if fmt.format == "parquet":
             return _write_parquet(file, raw, answers)
-        write = partial(_write_csv, guard=csv_guard) if fmt.kind == "csv" else _write_lines
+        write = partial(_write_csv, guard=csv_guard) if fmt.format == "csv" else _write_lines
         if not fmt.gzipped:
             return write(file, raw, answers)
         # No name and no time in the gzip header: equal answers give equal bytes.
@@ -177,7 +177,7 @@ def read_answers(path: Path | str, *, id_names: Collection[str] = ()) -> Iterato
     Raises DataError, with the line, for unknown columns, values of the wrong type and ids used twice.
     """
     file = Path(path)
-    ids = set(map(fold, ("id", *id_names)))
+    ids = set(map(fold_name, ("id", *id_names)))
     pairs = refuse_duplicates(
         _read(file, ids), key=lambda item: (item[1].id, item[0]), again=lambda: _read(file, ids), path=file
     )
@@ -189,8 +189,8 @@ def read_answers(path: Path | str, *, id_names: Collection[str] = ()) -> Iterato
 
 def _read(path: Path, ids: Collection[str]) -> Iterator[tuple[int, Answer]]:
     fmt = file_format(path)
-    table = open_table(path, _OWN if fmt.kind == "csv" else None)
-    prepare = _PREPARE.get(fmt.kind, from_record)
+    table = open_table(path, _OWN if fmt.format == "csv" else None)
+    prepare = _PREPARE.get(fmt.format, from_record)
     columns = _answer_columns(path, table.line, table.names, ids)
     for line, record in table.whole_records(table.names):
         if table.open_names:
@@ -217,7 +217,7 @@ def _known_id(values: Mapping[str, Any]) -> str | None:
 
 def _answer_columns(path: Path, line: int, names: Sequence[str], ids: Collection[str]) -> dict[str, str]:
     """The file's name of a column -> the result file's."""
-    columns = {name: "id" if fold(name) in ids else name for name in names}
+    columns = {name: "id" if fold_name(name) in ids else name for name in names}
     for name, column in columns.items():
         if column not in ANSWER_COLUMNS:
             raise DataError(
@@ -243,7 +243,7 @@ def _write_lines(path: Path, file: BinaryIO, answers: Iterable[Answer]) -> int:
     count = 0
     for answer in answers:
         try:
-            file.write(to_line(answer))
+            file.write(encode_answer(answer))
         except ValueError as error:
             raise _unwritable(path, answer, error) from error
         count += 1

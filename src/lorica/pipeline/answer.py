@@ -16,7 +16,7 @@ from lorica.pipeline.resumable import run_kept
 from lorica.prompts.encoder import Encoder
 from lorica.records import Answer, Encoded, Generate, Message, Output, Request, Route, Row, Sampling, ScoreChoices
 from lorica.routing import route
-from lorica.tasks.base import Reading, Task, invalid
+from lorica.tasks.base import ParsedAnswer, Task, invalid
 from lorica.thoughts import unclosed, without_thoughts
 
 # A retry samples, a little more boldly each time: asking greedily again would give the same answer again.
@@ -62,7 +62,7 @@ class _Result:
     """What came back for a row at its last attempt. `raw` is the generated text, None for choices."""
 
     output: Output
-    reading: Reading
+    reading: ParsedAnswer
     raw: str | None
     retries: int = 0
     open_thought: bool = False  # all it holds is the beginning of a thought
@@ -215,13 +215,13 @@ class Pipeline:
         said = without_thoughts(text)
         open_thought = not said.strip() and bool(unclosed(text))
         if output.error:
-            reading = Reading(answer=None, stage="invalid", valid=False, problem=output.error)
+            reading = ParsedAnswer(answer=None, stage="invalid", valid=False, problem=output.error)
         elif raw is None:
-            reading = self.task.read_choices(one.row, output.logprobs, one.lengths)
+            reading = self.task.parse_logprobs(one.row, output.logprobs, one.lengths)
         elif open_thought:
             reading = invalid(self._open_thought(output))
         else:
-            reading = self.task.read_text(one.row, said, cut_off=output.finish == "length")
+            reading = self.task.parse_text(one.row, said, cut_off=output.finish == "length")
         return _Result(output, reading, raw, attempt, open_thought and not output.error)
 
     def _open_thought(self, output: Output) -> str:

@@ -146,7 +146,7 @@ def _join(
                 row_id=row.id,
                 fix="answer the same file that is evaluated; `lorica infer` writes every row",
             )
-    read = task.answer_reader([(row, text) for row in rows if (text := _said(answers[row.id]))])
+    read = task.answer_parser([(row, text) for row in rows if (text := _said(answers[row.id]))])
     by_score = find_metric(task.metric_names[0]).takes == "score"
     return [_judge(read, row, answers[row.id], by_score=by_score) for row in rows]
 

@@ -61,7 +61,7 @@ class LossExample:
 def loss_example(encoder: Encoder, example: Example) -> LossExample:
     """The loss mask of an encoded row as two texts."""
     encoded = example.encoded
-    prompt, answer = encoder.spell(encoded)
+    prompt, answer = encoder.decode_example(encoded)
     count = len(encoded.tokens)
     return LossExample(example.id, prompt, answer, tokens=count, loss_tokens=count - encoded.answer_start)
 

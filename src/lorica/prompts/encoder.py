@@ -11,7 +11,7 @@ from lorica.prompts import tokenizer_folder as model_folder
 from lorica.prompts import truncate as cutting
 from lorica.prompts.notes import template_notes, vocabulary_notes
 from lorica.prompts.template import ChatTemplate
-from lorica.prompts.vocabulary import Place, Vocabulary
+from lorica.prompts.vocabulary import RunPosition, Vocabulary
 from lorica.records import Encoded, Message
 
 # No tokenizer in use has longer tokens: a text with more characters a token than this cannot fit.
@@ -30,28 +30,28 @@ class Encoder:
     inside it. notes: what a person should know of how prompts are made, one sentence each.
     """
 
-    def __init__(self, parts: model_folder.Parts) -> None:
+    def __init__(self, components: model_folder.EncoderComponents) -> None:
         """Use `Encoder.load`; this takes what it found."""
-        self._vocabulary: Vocabulary = parts.vocabulary
-        self._template: ChatTemplate = parts.template
-        self.template_digest = parts.template_digest
-        self.tokenizer_digest = parts.tokenizer_digest
-        self.template_origin = parts.template.source.origin
-        self.folds_system = parts.template.folds_system
-        position = parts.template.position
+        self._vocabulary: Vocabulary = components.vocabulary
+        self._template: ChatTemplate = components.template
+        self.template_digest = components.template_digest
+        self.tokenizer_digest = components.tokenizer_digest
+        self.template_origin = components.template.source.origin
+        self.folds_system = components.template.folds_system
+        position = components.template.position
         after = self._vocabulary.first_marker(position.after)
-        self.end_of_turn: int = parts.end_of_text if after is None else after
+        self.end_of_turn: int = components.end_of_text if after is None else after
         self.stop_tokens: tuple[int, ...] = tuple(
-            dict.fromkeys((self.end_of_turn, parts.end_of_text, *parts.more_stop_tokens))
+            dict.fromkeys((self.end_of_turn, components.end_of_text, *components.more_stop_tokens))
         )
-        self._marker, self._closing, self._trailing = position.marker, position.closing, parts.trailing
-        self._answer_prefix = parts.trailing + position.prefix
-        self.thinks = parts.thinking and bool(position.closing)
+        self._marker, self._closing, self._trailing = position.marker, position.closing, components.trailing
+        self._answer_prefix = components.trailing + position.prefix
+        self.thinks = components.thinking and bool(position.closing)
         self.opened = position.thought if self.thinks else ""
-        self.notes = template_notes(parts)
-        self._closing_place = self._place_after(position.tail + position.marker)
+        self.notes = template_notes(components)
+        self._closing_place = self._position_after(position.tail + position.marker)
         generation_suffix = position.tail + position.marker + position.closing
-        self._answer_place = self._place_after(generation_suffix.removesuffix(parts.trailing))
+        self._answer_place = self._position_after(generation_suffix.removesuffix(components.trailing))
 
     @classmethod
     def load(
@@ -70,7 +70,7 @@ class Encoder:
         Raises PromptError for a folder without a usable tokenizer or template.
         """
         return cls(
-            model_folder.read_parts(
+            model_folder.read_components(
                 Path(folder), chat_template=chat_template, thinking=thinking, model_config=model_config
             )
         )
@@ -103,7 +103,7 @@ class Encoder:
         for message in messages:
             _check_unicode(message.content)
         folded = self._template.fold(messages)
-        shortened, unseen = self._drop_hopeless(folded, max_tokens, truncate, limit_key)
+        shortened, unseen = self._pretruncate(folded, max_tokens, truncate, limit_key)
         prompt = self._prompt(shortened, thinks)
         dropped = unseen
         if len(prompt) > budget or unseen:
@@ -125,7 +125,7 @@ class Encoder:
                     limit_key=limit_key,
                     otherwise=_SHORTEN,
                 )
-            prompt = self._cut(shortened, budget, fixed, truncate, thinks)
+            prompt = self._truncate(shortened, budget, fixed, truncate, thinks)
             dropped += max(full_length - len(prompt), 0 if unseen else 1)
         return Encoded(tokens=prompt + ending, answer_start=len(prompt), dropped=dropped)
 
@@ -152,11 +152,13 @@ class Encoder:
         written = self._encode_text(self._template.sample(), "start")
         return vocabulary_notes(self._vocabulary, rows, used={*written, *self.stop_tokens[:2]})
 
-    def spell(self, encoded: Encoded) -> tuple[str, str]:
+    def decode_example(self, encoded: Encoded) -> tuple[str, str]:
         """Prompt and answer of a training example as the model sees them, special tokens written out; the loss is on
         all of the answer."""
         start = encoded.answer_start
-        return self._vocabulary.spell(encoded.tokens[:start]), self._vocabulary.spell(encoded.tokens[start:])
+        return self._vocabulary.decode_with_special(encoded.tokens[:start]), self._vocabulary.decode_with_special(
+            encoded.tokens[start:]
+        )
 
     def render(self, messages: Sequence[Message], *, generated: bool = True) -> str:
         """The prompt as text, for people to read; see `encode`."""
@@ -167,7 +169,7 @@ class Encoder:
         opening = self._template.render(turns, generation=True) + self._marker
         return opening if thinks else (opening + self._closing).removesuffix(self._trailing)
 
-    def _place_after(self, text: str) -> Place:
+    def _position_after(self, text: str) -> RunPosition:
         return "segment" if self._vocabulary.ends_with_marker(text) else "continuation"
 
     def _prompt(self, messages: Sequence[Message], thinks: bool) -> tuple[int, ...]:
@@ -180,7 +182,9 @@ class Encoder:
         turns = [(message.role, content) for message, content in zip(messages, contents, strict=True)]
         return self._encode_text(self._render(turns, thinks), "start", restore)
 
-    def _encode_text(self, text: str, position: Place, restore: Mapping[int, str] | None = None) -> tuple[int, ...]:
+    def _encode_text(
+        self, text: str, position: RunPosition, restore: Mapping[int, str] | None = None
+    ) -> tuple[int, ...]:
         """What a template wrote. restore: stand-ins of characters that the user wrote -> these characters."""
         tokens: list[int] = []
         for piece in self._vocabulary.split(text):
@@ -203,7 +207,7 @@ class Encoder:
             )
         return stand_ins
 
-    def _drop_hopeless(
+    def _pretruncate(
         self, messages: Sequence[Message], max_tokens: int, policy: str, limit_key: str
     ) -> tuple[Sequence[Message], int]:
         """Cut what can never fit before it is tokenised; the messages, and about how many tokens are gone."""
@@ -227,9 +231,11 @@ class Encoder:
             unseen += self._vocabulary.count(text[start : start + excess])
         return cutting.replace_spans(messages, shortened), unseen
 
-    def _cut(self, messages: Sequence[Message], budget: int, fixed: int, policy: str, thinks: bool) -> tuple[int, ...]:
+    def _truncate(
+        self, messages: Sequence[Message], budget: int, fixed: int, policy: str, thinks: bool
+    ) -> tuple[int, ...]:
         """fixed: tokens of the prompt without the spans that may be cut."""
-        fitted = cutting.fit(
+        fitted = cutting.fit_spans(
             messages,
             policy=policy,
             available=budget - fixed,

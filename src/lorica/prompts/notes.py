@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from lorica.errors import PromptError
-from lorica.prompts.tokenizer_folder import Parts
+from lorica.prompts.tokenizer_folder import EncoderComponents
 from lorica.prompts.vocabulary import Vocabulary
 
 # Embeddings are padded, by a few per cent at most: with less than this share of the rows it is another tokenizer.
@@ -15,26 +15,26 @@ _LEAST_SHARE = 0.9
 _MARK = re.compile(r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|<(?:start|end)_of_turn>|\[/?[A-Z_]{3,40}\]")
 
 
-def template_notes(parts: Parts) -> tuple[str, ...]:
+def template_notes(components: EncoderComponents) -> tuple[str, ...]:
     """One sentence each; () for a template that asks where its answers stand, in tokens that the tokenizer has."""
-    position, origin = parts.template.position, parts.template.source.origin
+    position, origin = components.template.position, components.template.source.origin
     notes = []
     if position.marker:
         notes.append(
             f"{origin} asks for an answer without {position.marker!r}, which it writes before every answer: "
             "prompts end with it, in training too"
         )
-    if position.closing and not parts.thinking and (position.thought or not position.marker):
+    if position.closing and not components.thinking and (position.thought or not position.marker):
         notes.append(
             f"{origin} lets the model think before it answers: prompts end with {position.closing!r}, so that the "
             "answer follows at once; task.thinking=true lets a written answer think first"
         )
-    if parts.trailing:
+    if components.trailing:
         notes.append(
-            f"{origin} ends its generation prompt with {parts.trailing!r}, which belongs to the answer's first token: "
+            f"{origin} ends its generation prompt with {components.trailing!r}, which belongs to the answer's first token: "
             "prompts end before it, in training too"
         )
-    return (*notes, *_marks(parts))
+    return (*notes, *_marks(components))
 
 
 def vocabulary_notes(vocabulary: Vocabulary, rows: int, *, used: set[int]) -> tuple[str, ...]:
@@ -71,17 +71,17 @@ def vocabulary_notes(vocabulary: Vocabulary, rows: int, *, used: set[int]) -> tu
     return (f"{message}; no prompt has them, and no text gives them",)
 
 
-def _marks(parts: Parts) -> list[str]:
-    vocabulary, position = parts.vocabulary, parts.template.position
-    origin = parts.template.source.origin
+def _marks(components: EncoderComponents) -> list[str]:
+    vocabulary, position = components.vocabulary, components.template.position
+    origin = components.template.source.origin
     end = _MARK.match(position.after.lstrip())
     if end is not None and vocabulary.marker_id(end.group()) is None:
         return [
             f"{origin} ends an answer with {end.group()!r}, which is no token of the tokenizer: it is written in plain "
             "pieces, and no answer ends there. Set model.chat_template to the model's own template, or to 'plain'"
         ]
-    written = parts.template.sample()
-    foreign = [token for token in parts.named_tokens if token in written and vocabulary.marker_id(token) is None]
+    written = components.template.sample()
+    foreign = [token for token in components.named_tokens if token in written and vocabulary.marker_id(token) is None]
     if foreign:
         return [f"{origin} writes {foreign[0]!r}, which the tokenizer's config names and the tokenizer does not know"]
     marks = list(dict.fromkeys(_MARK.findall(written)))

@@ -17,7 +17,7 @@ from lorica.prompts.vocabulary import Vocabulary
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-class Parts(msgspec.Struct, frozen=True):
+class EncoderComponents(msgspec.Struct, frozen=True):
     """Everything an encoder is made of."""
 
     vocabulary: Vocabulary
@@ -31,9 +31,9 @@ class Parts(msgspec.Struct, frozen=True):
     tokenizer_digest: str
 
 
-def read_parts(
+def read_components(
     folder: Path, *, chat_template: str, thinking: bool, model_config: Mapping[str, Any] | None = None
-) -> Parts:
+) -> EncoderComponents:
     """Read a folder in Hugging Face's layout.
 
     Raises PromptError when it has no tokenizer, a broken one, no end-of-text token, or a template that fails.
@@ -57,7 +57,7 @@ def read_parts(
     changed = [position.marker + ("" if thinking else position.closing), trailing]
     template_bytes = msgspec.json.encode([source.text, thinking, *(changed if any(changed) else [])])
     tokenizer_bytes = msgspec.json.encode(_what_encodes(tokenizer), order="sorted")
-    return Parts(
+    return EncoderComponents(
         vocabulary=vocabulary,
         template=template,
         thinking=thinking,

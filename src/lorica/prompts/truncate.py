@@ -53,7 +53,7 @@ def replace_spans(messages: Sequence[Message], texts: Sequence[str]) -> list[Mes
     return replaced
 
 
-def share(counts: Sequence[int], keep: int) -> list[int]:
+def allocate(counts: Sequence[int], keep: int) -> list[int]:
     """How many tokens each span keeps: the longest give first, down to a common level.
 
     counts: tokens of each span. keep: tokens that all spans together may have.
@@ -66,7 +66,7 @@ def share(counts: Sequence[int], keep: int) -> list[int]:
     return allowed
 
 
-def cut_text(text: str, offsets: Offsets, keep: int, policy: str) -> str:
+def truncate_text(text: str, offsets: Offsets, keep: int, policy: str) -> str:
     """`text` with at most `keep` of its tokens, and "..." where something is gone.
 
     policy: `right` drops the end, `left` the beginning, `middle` the middle.
@@ -83,7 +83,7 @@ def cut_text(text: str, offsets: Offsets, keep: int, policy: str) -> str:
     return " ".join(piece for piece in (start, GAP, stop) if piece)
 
 
-def fit(
+def fit_spans(
     messages: Sequence[Message],
     *,
     policy: str,
@@ -101,8 +101,10 @@ def fit(
     counts = [len(token_ids) for token_ids in tokens]
     keep, step = available, 1
     while keep > 0:
-        lengths = share(counts, keep)
-        cut = replace_spans(messages, [cut_text(*entry, policy) for entry in zip(texts, tokens, lengths, strict=True)])
+        lengths = allocate(counts, keep)
+        cut = replace_spans(
+            messages, [truncate_text(*entry, policy) for entry in zip(texts, tokens, lengths, strict=True)]
+        )
         over = fits(cut)
         if over <= 0:
             return cut

@@ -20,7 +20,7 @@ from lorica.errors import PromptError
 from lorica.thoughts import is_tag
 
 # Where a run of text stands: at the very start, behind a marker, or directly behind other text.
-Place = Literal["start", "segment", "continuation"]
+RunPosition = Literal["start", "segment", "continuation"]
 
 _CACHED_RUN_CHARS = 4_000
 _CACHED_RUNS = 2_048
@@ -113,7 +113,7 @@ class Vocabulary:
                 runs.append(piece)
         return runs
 
-    def encode(self, run: str, position: Place) -> tuple[int, ...]:
+    def encode(self, run: str, position: RunPosition) -> tuple[int, ...]:
         """Token ids of plain text; never the id of a marker."""
         if len(run) > _CACHED_RUN_CHARS:
             return self._encode_now(run, position)
@@ -137,7 +137,7 @@ class Vocabulary:
         text_tokens = [token for token in tokens if token not in self._special_ids]
         return str(self._tokenizers["start"].decode(text_tokens, skip_special_tokens=False))
 
-    def spell(self, tokens: Sequence[int]) -> str:
+    def decode_with_special(self, tokens: Sequence[int]) -> str:
         """The text of token ids with every special token written out, for people to read."""
         return str(self._tokenizers["start"].decode(list(tokens), skip_special_tokens=False))
 
@@ -171,10 +171,10 @@ class Vocabulary:
             if token.rstrip:
                 pieces[index + 1] = pieces[index + 1].lstrip()
 
-    def _ids(self, text: str, position: Place) -> tuple[int, ...]:
+    def _ids(self, text: str, position: RunPosition) -> tuple[int, ...]:
         return tuple(self._tokenizers[position].encode(text, add_special_tokens=False).ids)
 
-    def _encode_now(self, run: str, position: Place) -> tuple[int, ...]:
+    def _encode_now(self, run: str, position: RunPosition) -> tuple[int, ...]:
         ids = self._ids(run, position)
         if self._forbidden.isdisjoint(ids):
             return ids
@@ -194,15 +194,15 @@ class Vocabulary:
         )
 
 
-def _variants(tokenizer: Mapping[str, Any], markers: set[str], origin: str) -> dict[Place, Tokenizer]:
+def _variants(tokenizer: Mapping[str, Any], markers: set[str], origin: str) -> dict[RunPosition, Tokenizer]:
     added = [
         {**entry, "special": bool(entry.get("special")) or entry["content"] in markers}
         for entry in tokenizer.get("added_tokens") or []
     ]
     base_config = {**tokenizer, "added_tokens": added, "truncation": None, "padding": None}
     built: dict[bytes, Tokenizer] = {}
-    variants: dict[Place, Tokenizer] = {}
-    edits: list[tuple[Place, Callable[[Any], Any]]] = [
+    variants: dict[RunPosition, Tokenizer] = {}
+    edits: list[tuple[RunPosition, Callable[[Any], Any]]] = [
         ("start", lambda component: component),
         ("segment", _without_first_space),
         ("continuation", _without_any_space),

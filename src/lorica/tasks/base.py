@@ -9,13 +9,13 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from lorica.errors import CellError, ConfigError
-from lorica.records import Message, Row, RowShape
+from lorica.records import Message, Row, RowSchema
 
 DEFAULT_POSITIVE = ("1", "true", "yes", "violation")
 DEFAULT_NEGATIVE = ("0", "false", "no", "no violation")
 
 
-class Reading(msgspec.Struct, frozen=True):
+class ParsedAnswer(msgspec.Struct, frozen=True):
     """What was read from one output of a model.
 
     answer: the text a person reads, None when there is none. stage: how it was read (see `Answer.stage`).
@@ -110,7 +110,7 @@ class Task(Protocol):
         ...
 
     @property
-    def shapes(self) -> tuple[RowShape, ...]:
+    def schemas(self) -> tuple[RowSchema, ...]:
         """The tables it reads, the most specific first."""
         ...
 
@@ -143,18 +143,18 @@ class Task(Protocol):
         """The answer text to train on. Raises ValueError for a row without a gold answer."""
         ...
 
-    def read_choices(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> Reading:
+    def parse_logprobs(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> ParsedAnswer:
         """logprobs: summed natural-log probability of each choice. lengths: tokens of each choice."""
         ...
 
-    def read_text(self, row: Row, text: str, *, cut_off: bool = True) -> Reading:
+    def parse_text(self, row: Row, text: str, *, cut_off: bool = True) -> ParsedAnswer:
         """Read what the model generated; never invents an answer.
 
         cut_off: whether the length limit may have ended it.
         """
         ...
 
-    def answer_reader(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
+    def answer_parser(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
         """How answers of a result file are read: as gold is, to 0/1, an index or the text itself.
 
         answers: all of the file, none of them blank; what a number means may depend on the others. What is returned
@@ -178,7 +178,7 @@ class Task(Protocol):
         ...
 
 
-def pick(setting: str, value: str, allowed: Sequence[str], *, task: str) -> str:
+def check_setting(setting: str, value: str, allowed: Sequence[str], *, task: str) -> str:
     """`value`, or the first of `allowed` when it is empty. Raises ConfigError for anything else."""
     if not value:
         return allowed[0]
@@ -207,9 +207,9 @@ def choice_mass(logprobs: Sequence[float]) -> float:
     return min(1.0, sum(map(math.exp, logprobs)))
 
 
-def invalid(problem: str) -> Reading:
+def invalid(problem: str) -> ParsedAnswer:
     """The reading of an output that holds no answer."""
-    return Reading(answer=None, stage="invalid", valid=False, problem=problem)
+    return ParsedAnswer(answer=None, stage="invalid", valid=False, problem=problem)
 
 
 def is_missing(value: object) -> bool:

@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 
 from lorica.errors import CellError
-from lorica.records import Message, Role, Row, RowShape
+from lorica.records import Message, Role, Row, RowSchema
 from lorica.tasks.base import is_missing, needed_text, text_value
 from lorica.tasks.literals import literal_cell
-from lorica.tasks.message_builder import Draft
+from lorica.tasks.message_builder import MessageBuilder
 
 _ROLES: dict[str, Role] = {
     **dict.fromkeys(("system", "developer"), "system"),
@@ -56,7 +56,9 @@ def chat_messages(case: ChatCase) -> tuple[Message, ...]:
     messages = []
     for number, (role, text) in enumerate(case.turns):
         never_cut = role == "system" or number == last
-        messages.append((Draft().add_whole(text) if never_cut else Draft().add_long(text)).message(role))
+        messages.append(
+            (MessageBuilder().add_protected(text) if never_cut else MessageBuilder().add_truncatable(text)).build(role)
+        )
     return tuple(messages)
 
 
@@ -66,7 +68,7 @@ def with_chat_of(row: Row, donor: Row) -> Row:
     return msgspec.structs.replace(row, case=donor.case) if is_chat else row
 
 
-def chat_shapes(gold: Gold) -> tuple[RowShape, ...]:
+def chat_schemas(gold: Gold) -> tuple[RowSchema, ...]:
     """The tables of chats, whose turns say who speaks."""
     return (
         _shape("chats as messages", ("messages",), (), lambda values: _turns(values["messages"], "messages"), gold),
@@ -74,7 +76,7 @@ def chat_shapes(gold: Gold) -> tuple[RowShape, ...]:
     )
 
 
-def pair_shape(gold: Gold) -> RowShape:
+def pair_schema(gold: Gold) -> RowSchema:
     """The table of prompts and completions, asked as chats of one turn."""
     return _shape("prompt and completion", ("prompt",), ("completion", "system", *_OPTIONS), _pair, gold)
 
@@ -85,7 +87,7 @@ def _shape(
     optional: tuple[str, ...],
     turns: Callable[[Mapping[str, Any]], list[tuple[Role, str]]],
     gold: Gold,
-) -> RowShape:
+) -> RowSchema:
     def build(values: Mapping[str, Any], row_id: str, line: int) -> Row:
         for column in (*_REFUSED, *_OPTIONS):
             if column in values and not _is_harmless(column, values[column]):
@@ -97,7 +99,7 @@ def _shape(
 
     aliases = {"completion": ("response", "answer", "output"), "conversations": ("conversation",)}
     gold_column = "completion" if "completion" in optional else ""
-    return RowShape(name, required, (*optional, *_OWN, *_REFUSED), "id", build, aliases=aliases, gold=gold_column)
+    return RowSchema(name, required, (*optional, *_OWN, *_REFUSED), "id", build, aliases=aliases, gold=gold_column)
 
 
 def _build(turns: list[tuple[Role, str]], values: Mapping[str, Any], gold: Gold, row_id: str, line: int) -> Row:

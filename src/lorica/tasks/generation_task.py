@@ -7,14 +7,14 @@ from functools import partial
 
 import msgspec
 
-from lorica.records import Message, Row, RowShape
-from lorica.tasks.base import AnswerType, ProbeSet, Reading, TaskSettings, invalid, pick
+from lorica.records import Message, Row, RowSchema
+from lorica.tasks.base import AnswerType, ParsedAnswer, ProbeSet, TaskSettings, check_setting, invalid
 from lorica.tasks.chats import ChatCase, chat_messages, with_chat_of
 from lorica.tasks.probe_texts import labelled_records, question_canaries
-from lorica.tasks.questions import QuestionCase, final_answer, gold_text, question_case, read_answer
+from lorica.tasks.questions import QuestionCase, final_answer, gold_text, parse_answer, question_case
 
 
-class WrittenTask:
+class GenerationTask:
     """A task that generates. Gold is the tuple of accepted answers, the preferred one first."""
 
     methods = ("generate",)
@@ -32,17 +32,17 @@ class WrittenTask:
         settings: TaskSettings,
         *,
         prompt: Callable[[Row], tuple[Message, ...]],
-        shapes: tuple[RowShape, ...],
+        schemas: tuple[RowSchema, ...],
         metric_names: tuple[str, ...],
     ) -> None:
         """Raises ConfigError for an unknown method or style."""
         self.name = name
-        self.shapes = shapes
+        self.schemas = schemas
         self.metric_names = metric_names
         self.settings = msgspec.structs.replace(
             settings,
-            method=pick("method", settings.method, self.methods, task=name),
-            style=pick("style", settings.style, self.styles, task=name),
+            method=check_setting("method", settings.method, self.methods, task=name),
+            style=check_setting("style", settings.style, self.styles, task=name),
         )
         self._prompt = prompt
 
@@ -70,15 +70,15 @@ class WrittenTask:
         """The preferred answer. Raises ValueError for a row without one."""
         return gold_text(row)
 
-    def read_choices(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> Reading:
+    def parse_logprobs(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> ParsedAnswer:
         """The task generates; log-probabilities are not read."""
         return invalid(f"the task {self.name} answers in words and got log-probabilities")
 
-    def read_text(self, row: Row, text: str, *, cut_off: bool = True) -> Reading:
+    def parse_text(self, row: Row, text: str, *, cut_off: bool = True) -> ParsedAnswer:
         """The cleaned answer; what is no answer has its problem named."""
-        return read_answer(row, text, cut_off=cut_off)
+        return parse_answer(row, text, cut_off=cut_off)
 
-    def answer_reader(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
+    def answer_parser(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
         """To the text itself; where gold marks its final answer, to what the answer marks so."""
 
         def read(row: Row, answer: str) -> str:

@@ -12,23 +12,23 @@ from functools import partial
 import msgspec
 
 from lorica.errors import CellError
-from lorica.records import Message, Row, RowShape
+from lorica.records import Message, Row, RowSchema
 from lorica.tasks.base import (
     AnswerType,
+    ParsedAnswer,
     ProbeSet,
-    Reading,
     TaskSettings,
     check_lengths,
+    check_setting,
     choice_mass,
     invalid,
-    pick,
     softmax,
 )
 from lorica.tasks.mcq_rows import McqCase as McqCase
-from lorica.tasks.mcq_rows import listed_as, mcq_shapes
-from lorica.tasks.message_builder import Draft
+from lorica.tasks.mcq_rows import listed_as, mcq_schemas
+from lorica.tasks.message_builder import MessageBuilder
 from lorica.tasks.option_cells import label_numbering
-from lorica.tasks.options import NamedAnswer, Numbering, find_numbering, read_option
+from lorica.tasks.options import NamedAnswer, Numbering, find_numbering, parse_option
 from lorica.tasks.probe_texts import labelled_records, question_canaries
 
 
@@ -48,10 +48,10 @@ class McqTask:
         """Raises ConfigError for an unknown method or style."""
         self.settings = msgspec.structs.replace(
             settings,
-            method=pick("method", settings.method, self.methods, task=self.name),
-            style=pick("style", settings.style, self.styles, task=self.name),
+            method=check_setting("method", settings.method, self.methods, task=self.name),
+            style=check_setting("style", settings.style, self.styles, task=self.name),
         )
-        self.shapes: tuple[RowShape, ...] = mcq_shapes(self._numbering)
+        self.schemas: tuple[RowSchema, ...] = mcq_schemas(self._numbering)
 
     def _numbering(self, answers: Callable[[], Iterable[NamedAnswer]]) -> Numbering | None:
         """What numbers mean in a file with these answers."""
@@ -63,15 +63,17 @@ class McqTask:
         """One user message: instruction, passage if any, question, options as lines "A. text"."""
         case = _case(row)
         letters = self.settings.method == "choice"
-        draft = Draft().add("Answer with the letter of the right option.\n" if letters else "Answer the question.\n")
+        draft = MessageBuilder().add(
+            "Answer with the letter of the right option.\n" if letters else "Answer the question.\n"
+        )
         if case.passage:
-            draft.add("Passage: ").add_long(case.passage).add("\n")
+            draft.add("Passage: ").add_truncatable(case.passage).add("\n")
         end = _end_of_question(case)
-        draft.add("Question: ").add_whole(case.question[:end]).add(case.question[end:])
+        draft.add("Question: ").add_protected(case.question[:end]).add(case.question[end:])
         if letters and not case.listed:
             for letter, option in zip(case.letters, case.options, strict=True):
-                draft.add(f"\n{letter}. ").add_whole(option)
-        return (draft.message("user"),)
+                draft.add(f"\n{letter}. ").add_protected(option)
+        return (draft.build("user"),)
 
     def choices(self, row: Row) -> tuple[str, ...] | None:
         """The letters, or for method=likelihood the options' texts."""
@@ -99,7 +101,7 @@ class McqTask:
             raise ValueError(f"row {row.id!r} has no right answer, so there is nothing to train on")
         return choices[row.gold]
 
-    def read_choices(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> Reading:
+    def parse_logprobs(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> ParsedAnswer:
         """The file's name of the most probable option. scores: softmax over the letters' log-probabilities, or over the
         options' log-probabilities per token (method=likelihood). Ties go to the first."""
         names = _case(row).names
@@ -111,7 +113,7 @@ class McqTask:
         if probabilities is None:
             return invalid("the log-probabilities of the options are not numbers")
         best = max(range(len(names)), key=probabilities.__getitem__)
-        return Reading(
+        return ParsedAnswer(
             answer=names[best],
             stage="choice",
             valid=True,
@@ -120,11 +122,11 @@ class McqTask:
             choice_mass=choice_mass(logprobs) if self.settings.method == "choice" else None,
         )
 
-    def read_text(self, row: Row, text: str, *, cut_off: bool = True) -> Reading:
+    def parse_text(self, row: Row, text: str, *, cut_off: bool = True) -> ParsedAnswer:
         """Both methods score choices; a generated text is not read."""
         return invalid(f"the task mcq answers by scoring its options, and got the text {text[:40]!r}")
 
-    def answer_reader(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
+    def answer_parser(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
         """To the index of the option, by `read_option`; numbers mean what all numbers of the file allow."""
         of_file = self._numbering(
             lambda: ((answer, *_named(row), _own_numbering(row) is None) for row, answer in answers)
@@ -133,7 +135,7 @@ class McqTask:
         def read(row: Row, answer: str) -> int | str:
             options, keys = _named(row)
             own = _own_numbering(row)
-            index = read_option(answer, options, keys, numbering=lambda: own or of_file)
+            index = parse_option(answer, options, keys, numbering=lambda: own or of_file)
             if index is None:
                 raise ValueError("the answer is empty")
             return index

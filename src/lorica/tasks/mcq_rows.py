@@ -12,17 +12,17 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from lorica.errors import CellError
-from lorica.records import Build, Problem, Row, RowShape
+from lorica.records import BuildRow, Problem, Row, RowSchema
 from lorica.tasks.base import is_missing, needed_text, text_value
 from lorica.tasks.literals import literal_cell
-from lorica.tasks.option_cells import OptionSet, column_options, read_options
+from lorica.tasks.option_cells import OptionSet, column_options, parse_options
 from lorica.tasks.options import (
     LETTERS,
     NamedAnswer,
     Numbering,
     UndecidedNumberError,
     option_names,
-    read_option,
+    parse_option,
     shown_letters,
 )
 
@@ -71,7 +71,7 @@ class McqCase(msgspec.Struct, frozen=True):
         return shown_letters(self.keys or (), len(self.options))
 
 
-def mcq_shapes(find: FindNumbering) -> tuple[RowShape, ...]:
+def mcq_schemas(find: FindNumbering) -> tuple[RowSchema, ...]:
     """The tables of multiple choice. find: what numbers mean among the answers of a table."""
     table = _shape(
         "multiple choice with MCQID",
@@ -98,18 +98,18 @@ def _shape(
     find: FindNumbering,
     *,
     id_column: str = "id",
-) -> RowShape:
+) -> RowSchema:
     """A table of which `read` makes rows; what its numbers mean as answers is for the whole table to say."""
 
-    def of_table(again: Callable[[], Iterator[Mapping[str, Any]]]) -> Build:
+    def of_table(again: Callable[[], Iterator[Mapping[str, Any]]]) -> BuildRow:
         return partial(_build, read, functools.cache(lambda: find(lambda: _answers(read, again()))))
 
     build = of_table(lambda: iter(()))
     gold_column = next((column for column in (*required, *optional) if column in _GOLD), "")
-    return RowShape(name, required, optional, id_column, build, aliases=_ALIASES, of_table=of_table, gold=gold_column)
+    return RowSchema(name, required, optional, id_column, build, aliases=_ALIASES, of_table=of_table, gold=gold_column)
 
 
-def _of_columns(prefix: str, ends: Sequence[str], find: FindNumbering) -> RowShape:
+def _of_columns(prefix: str, ends: Sequence[str], find: FindNumbering) -> RowSchema:
     """The table with the columns prefix + end. Letters are keys themselves; numbers may be counted in two ways, so that
     there the whole name is the key."""
     columns = [prefix + end for end in ends]
@@ -123,7 +123,7 @@ def _of_columns(prefix: str, ends: Sequence[str], find: FindNumbering) -> RowSha
     )
 
 
-def _option_columns(names: Sequence[str], find: FindNumbering) -> RowShape | None:
+def _option_columns(names: Sequence[str], find: FindNumbering) -> RowSchema | None:
     """The shape of a table by the names that its columns of options have; of several kinds the largest."""
     kinds: dict[tuple[str, str], dict[int, str]] = {}
     for match in filter(None, map(_COLUMN.fullmatch, names)):
@@ -183,7 +183,7 @@ def _build(
 
 def _gold(row: McqRow, numbering: Callable[[], Numbering | None]) -> int | None:
     own = row.options.numbering
-    return read_option(
+    return parse_option(
         row.answer,
         row.case.options,
         row.options.keys,
@@ -203,7 +203,7 @@ def _answers(read: Callable[[Mapping[str, Any]], McqRow], table: Iterator[Mappin
 
 
 def _table_row(values: Mapping[str, Any]) -> McqRow:
-    options = read_options(values["choices"], "choices")
+    options = parse_options(values["choices"], "choices")
     countries = _countries(values.get("choice_countries"), options)
     group = text_value(values, "group") or text_value(values, "ID")
     question = needed_text(values, "prompt")
@@ -211,7 +211,7 @@ def _table_row(values: Mapping[str, Any]) -> McqRow:
 
 
 def _question_row(values: Mapping[str, Any]) -> McqRow:
-    return _row_of(values, read_options(values["options"], "options"))
+    return _row_of(values, parse_options(values["options"], "options"))
 
 
 def _columns_row(values: Mapping[str, Any], *, columns: Sequence[str], keys: Sequence[str]) -> McqRow:
@@ -261,7 +261,7 @@ def _stem_row(values: Mapping[str, Any]) -> McqRow:
         raise CellError("the question has no options", fix="add a column 'options' with a list of them") from error
     if not isinstance(cell, dict) or not {"stem", "choices"} <= cell.keys():
         raise CellError("'question' is no object of 'stem' and 'choices'", fix="write question and options apart")
-    options = read_options(cell["choices"], "choices")
+    options = parse_options(cell["choices"], "choices")
     case = _case_of(values, needed_text(cell, "stem"), options, ())
     return McqRow(case, options, values["answerKey"], text_value(values, "group"))
 

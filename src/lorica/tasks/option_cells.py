@@ -32,7 +32,7 @@ class OptionSet(msgspec.Struct, frozen=True):
     numbering: Numbering | None = None
 
 
-def read_options(value: object, name: str) -> OptionSet:
+def parse_options(value: object, name: str) -> OptionSet:
     """The options of a cell: a list, {key: text}, {"text": [...], "label": [...]} or a list of {"label", "text"}, as
     such or written as JSON or a Python literal. Raises ValueError for anything else, and for fewer than 2.
     """

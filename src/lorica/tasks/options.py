@@ -61,7 +61,7 @@ def key_letter(key: str) -> str:
     return letter if len(letter) == 1 and letter in LETTERS else ""
 
 
-def read_option(
+def parse_option(
     value: object,
     options: Sequence[str],
     keys: Sequence[str] = (),

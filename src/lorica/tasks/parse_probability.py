@@ -58,24 +58,24 @@ _NO = re.compile(r"\bno\b", re.IGNORECASE)
 _READ_CHARS = 20_000
 
 
-class Probability(msgspec.Struct, frozen=True):
+class ParsedProbability(msgspec.Struct, frozen=True):
     """A probability from 0 to 1 and the stage that read it."""
 
     value: float
     stage: Stage
 
 
-def read_probability(text: str) -> Probability | None:
+def parse_probability(text: str) -> ParsedProbability | None:
     """Read a generated text; None when it holds neither a number nor one clear verdict."""
     cleaned = strip_markup(text)[:_READ_CHARS]
     value = _whole(cleaned)
     if value is not None:
-        return Probability(value, "whole")
+        return ParsedProbability(value, "whole")
     value = _first_number(cleaned)
     if value is not None:
-        return Probability(value, "first_number")
+        return ParsedProbability(value, "first_number")
     value = _keyword(cleaned)
-    return None if value is None else Probability(value, "keyword")
+    return None if value is None else ParsedProbability(value, "keyword")
 
 
 def _whole(text: str) -> float | None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from lorica.records import Message, Row
 from lorica.tasks.base import TaskSettings
-from lorica.tasks.generation_task import WrittenTask
-from lorica.tasks.message_builder import Draft
-from lorica.tasks.questions import QUESTION_SHAPES, question_case
+from lorica.tasks.generation_task import GenerationTask
+from lorica.tasks.message_builder import MessageBuilder
+from lorica.tasks.questions import QUESTION_SCHEMAS, question_case
 
 
-def qa_task(settings: TaskSettings) -> WrittenTask:
+def qa_task(settings: TaskSettings) -> GenerationTask:
     """The task `qa`. Raises ConfigError for an unknown method or style."""
-    return WrittenTask(
+    return GenerationTask(
         "qa",
         settings,
         prompt=_prompt,
-        shapes=QUESTION_SHAPES,
+        schemas=QUESTION_SCHEMAS,
         metric_names=("token_f1", "exact_match"),
     )
 
@@ -24,7 +24,7 @@ def _prompt(row: Row) -> tuple[Message, ...]:
     """A system message with the subject, and the question as the user's message, behind its passage if it has one."""
     about = f"questions about {row.subject}" if row.subject else "questions"
     system = Message("system", f"You answer {about}. Reply in one sentence.")
-    case, draft = question_case(row), Draft()
+    case, draft = question_case(row), MessageBuilder()
     if case.passage:
-        draft.add("Passage: ").add_long(case.passage).add("\nQuestion: ")
-    return (system, draft.add_whole(case.question).message("user"))
+        draft.add("Passage: ").add_truncatable(case.passage).add("\nQuestion: ")
+    return (system, draft.add_protected(case.question).build("user"))

@@ -10,9 +10,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from lorica.errors import CellError
-from lorica.records import Row, RowShape
-from lorica.tasks.base import Reading, invalid, is_missing, needed_text, text_value
-from lorica.tasks.chats import ChatCase, chat_shapes, pair_shape
+from lorica.records import Row, RowSchema
+from lorica.tasks.base import ParsedAnswer, invalid, is_missing, needed_text, text_value
+from lorica.tasks.chats import ChatCase, chat_schemas, pair_schema
 from lorica.tasks.literals import literal_cell
 from lorica.tasks.postprocess import clean_answer, find_problem
 
@@ -45,12 +45,12 @@ class QuestionCase(msgspec.Struct, frozen=True):
     passage: str | UnsetType = UNSET
 
 
-def read_answer(row: Row, text: str, *, cut_off: bool = True) -> Reading:
+def parse_answer(row: Row, text: str, *, cut_off: bool = True) -> ParsedAnswer:
     """Clean a generated text and judge it; an invalid one has no answer and its problem named."""
     question = row.case.question if isinstance(row.case, ChatCase) else question_case(row).question
     answer = clean_answer(text, question=question)
     problem = find_problem(answer, raw=text, question=question, cut_off=cut_off)
-    return invalid(problem) if problem else Reading(answer=answer, stage="text", valid=True)
+    return invalid(problem) if problem else ParsedAnswer(answer=answer, stage="text", valid=True)
 
 
 def gold_text(row: Row) -> str:
@@ -169,7 +169,7 @@ def _count(entry: Mapping[str, Any]) -> float:
     return float(count)
 
 
-ANNOTATED = RowShape(
+ANNOTATED = RowSchema(
     "short answers with annotations",
     ("ID", "question"),
     ("en_question", "annotations", "idks", *_OPTIONAL),
@@ -178,7 +178,7 @@ ANNOTATED = RowShape(
     aliases=_ALIASES,
     gold="annotations",
 )
-BY_SUBJECT = RowShape(
+BY_SUBJECT = RowSchema(
     "subject questions",
     ("questionID", "question"),
     _OPTIONAL,
@@ -187,7 +187,7 @@ BY_SUBJECT = RowShape(
     aliases=_ALIASES,
     gold="answer",
 )
-QUESTIONS = RowShape(
+QUESTIONS = RowSchema(
     "questions and answers",
     ("question",),
     ("id", *_OPTIONAL),
@@ -197,8 +197,8 @@ QUESTIONS = RowShape(
     gold="answer",
 )
 _ELSEWHERE = (
-    *chat_shapes(lambda answer: _with_finals((answer,))),
-    RowShape(
+    *chat_schemas(lambda answer: _with_finals((answer,))),
+    RowSchema(
         "instructions",
         ("instruction",),
         ("id", "input", "output", "passage", "subject", "group", *_NOT_ASKED),
@@ -207,7 +207,7 @@ _ELSEWHERE = (
         aliases=_ALIASES,
         gold="output",
     ),
-    pair_shape(lambda answer: _with_finals((answer,))),
+    pair_schema(lambda answer: _with_finals((answer,))),
 )
-QUESTION_SHAPES = (BY_SUBJECT, QUESTIONS, *_ELSEWHERE)
+QUESTION_SCHEMAS = (BY_SUBJECT, QUESTIONS, *_ELSEWHERE)
 """The tables of every task with written answers, the most specific first."""

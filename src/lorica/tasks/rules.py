@@ -14,26 +14,26 @@ from typing import Any
 import msgspec
 
 from lorica.errors import CellError, ConfigError
-from lorica.records import Message, Row, RowShape
+from lorica.records import Message, Row, RowSchema
 from lorica.tasks.base import (
     DEFAULT_NEGATIVE,
     DEFAULT_POSITIVE,
     AnswerType,
+    ParsedAnswer,
     ProbeSet,
-    Reading,
     TaskSettings,
     check_lengths,
+    check_setting,
     choice_mass,
     invalid,
     is_missing,
     needed_text,
-    pick,
     softmax,
     text_value,
 )
-from lorica.tasks.chats import ChatCase, chat_messages, chat_shapes, with_chat_of
-from lorica.tasks.message_builder import Draft
-from lorica.tasks.parse_probability import read_probability
+from lorica.tasks.chats import ChatCase, chat_messages, chat_schemas, with_chat_of
+from lorica.tasks.message_builder import MessageBuilder
+from lorica.tasks.parse_probability import parse_probability
 from lorica.tasks.probe_texts import labelled_records, rule_canaries
 
 CHOICES: tuple[str, str] = ("Yes", "No")
@@ -95,18 +95,20 @@ class RulesTask:
         """Raises ConfigError for an unknown method or style, labels that clash, or a score outside 0..1."""
         self.settings = msgspec.structs.replace(
             settings,
-            method=pick("method", settings.method, self.methods, task=self.name),
-            style=pick("style", settings.style, self.styles, task=self.name),
+            method=check_setting("method", settings.method, self.methods, task=self.name),
+            style=check_setting("style", settings.style, self.styles, task=self.name),
         )
         if not 0 <= settings.fallback_score <= 1:
             raise ConfigError(f"task.fallback_score={settings.fallback_score} is no probability", fix="use 0 to 1")
         self._labels = _label_table(settings)
-        self.shapes: tuple[RowShape, ...] = (
-            RowShape(
+        self.schemas: tuple[RowSchema, ...] = (
+            RowSchema(
                 "rule violations", ("row_id", "body", "rule"), _OPTIONAL, "row_id", self._build, gold="rule_violation"
             ),
-            RowShape("posts and rules", ("body", "rule"), ("id", *_OPTIONAL), "id", self._build, gold="rule_violation"),
-            *chat_shapes(self._chat_gold),
+            RowSchema(
+                "posts and rules", ("body", "rule"), ("id", *_OPTIONAL), "id", self._build, gold="rule_violation"
+            ),
+            *chat_schemas(self._chat_gold),
         )
         # The words by which a chat is answered; a prompt of the task's own asks for Yes or No.
         self._words = (
@@ -122,10 +124,10 @@ class RulesTask:
         case = _case(row)
         reply = _REPLY[self.settings.method]
         if self.settings.style == "plain":
-            draft = Draft().add("Rule: ").add_whole(case.rule)
+            draft = MessageBuilder().add("Rule: ").add_protected(case.rule)
             draft.add(f"\nDoes the post break the rule? {reply}\nPost: ")
-            return (draft.add_long(case.body).message("user"),)
-        draft = Draft().add("Rule:\n").add_whole(case.rule).add("\n\n")
+            return (draft.add_truncatable(case.body).build("user"),)
+        draft = MessageBuilder().add("Rule:\n").add_protected(case.rule).add("\n\n")
         _add_examples(draft, "Posts that break the rule:", case.breaking)
         _add_examples(draft, "Posts that do not break the rule:", case.allowed)
         role = "You judge whether a post breaks a community rule."
@@ -136,8 +138,8 @@ class RulesTask:
             draft.add(_STEPS.format(breaking=breaking, allowed=allowed))
         if case.subreddit:
             draft.add(f"Community: {case.subreddit}\n")
-        draft.add("New post:\n").add_long(case.body)
-        return (Message("system", f"{role} {reply}"), draft.message("user"))
+        draft.add("New post:\n").add_truncatable(case.body)
+        return (Message("system", f"{role} {reply}"), draft.build("user"))
 
     def choices(self, row: Row) -> tuple[str, ...] | None:
         """("Yes", "No"), or for a chat the first of the positive and of the negative labels that are configured; None
@@ -164,7 +166,7 @@ class RulesTask:
             return self.answer_names(row)[0 if row.gold else 1]
         return "1.0" if row.gold else "0.0"
 
-    def read_choices(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> Reading:
+    def parse_logprobs(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> ParsedAnswer:
         """score = P(Yes) / (P(Yes) + P(No))."""
         words = self.answer_names(row)
         check_lengths(words, logprobs, lengths)
@@ -172,7 +174,7 @@ class RulesTask:
         if probabilities is None:
             return invalid(f"the log-probabilities of {' and '.join(words)} are not numbers")
         score = probabilities[0]
-        return Reading(
+        return ParsedAnswer(
             answer=words[0 if score >= 0.5 else 1],
             stage="choice",
             valid=True,
@@ -181,20 +183,22 @@ class RulesTask:
             choice_mass=choice_mass(logprobs),
         )
 
-    def read_text(self, row: Row, text: str, *, cut_off: bool = True) -> Reading:
+    def parse_text(self, row: Row, text: str, *, cut_off: bool = True) -> ParsedAnswer:
         """The three-stage number parser; what it cannot read gets the fall-back score and no answer."""
-        probability = read_probability(text)
+        probability = parse_probability(text)
         if probability is None:
-            return Reading(
+            return ParsedAnswer(
                 answer=None,
                 stage="fallback",
                 valid=False,
                 score=self.settings.fallback_score,
                 problem="no number from 0 to 1 and no clear verdict in the text",
             )
-        return Reading(answer=_verdict(probability.value), stage=probability.stage, valid=True, score=probability.value)
+        return ParsedAnswer(
+            answer=_verdict(probability.value), stage=probability.stage, valid=True, score=probability.value
+        )
 
-    def answer_reader(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
+    def answer_parser(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
         """To 1 or 0, by the labels of gold or the task's own Yes and No. Where gold's `no` is a violation, as in a
         column `allowed`, those words mean two things and are refused."""
         labels = _OWN_LABELS | self._labels
@@ -300,11 +304,11 @@ def _spelling(value: object) -> str:
     return re.sub(r"([0-9])\.0+", r"\1", text) if re.fullmatch(r"[+-]?[0-9]+\.0+", text) else text
 
 
-def _add_examples(draft: Draft, label: str, examples: Sequence[str]) -> None:
+def _add_examples(draft: MessageBuilder, label: str, examples: Sequence[str]) -> None:
     if examples:
         draft.add(label)
         for example in examples:
-            draft.add("\n- ").add_long(example)
+            draft.add("\n- ").add_truncatable(example)
         draft.add("\n\n")
 
 

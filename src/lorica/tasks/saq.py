@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from lorica.records import Message, Row
 from lorica.tasks.base import TaskSettings
-from lorica.tasks.generation_task import WrittenTask
-from lorica.tasks.message_builder import Draft
-from lorica.tasks.questions import ANNOTATED, QUESTION_SHAPES, question_case
+from lorica.tasks.generation_task import GenerationTask
+from lorica.tasks.message_builder import MessageBuilder
+from lorica.tasks.questions import ANNOTATED, QUESTION_SCHEMAS, question_case
 
 
-def saq_task(settings: TaskSettings) -> WrittenTask:
+def saq_task(settings: TaskSettings) -> GenerationTask:
     """The task `saq`. Raises ConfigError for an unknown method or style."""
-    return WrittenTask(
+    return GenerationTask(
         "saq",
         settings,
         prompt=_prompt,
-        shapes=(ANNOTATED, *QUESTION_SHAPES),
+        schemas=(ANNOTATED, *QUESTION_SCHEMAS),
         metric_names=("exact_match", "token_f1"),
     )
 
@@ -23,7 +23,7 @@ def saq_task(settings: TaskSettings) -> WrittenTask:
 def _prompt(row: Row) -> tuple[Message, ...]:
     """One user message: the instruction, the passage if there is one, and the question."""
     case = question_case(row)
-    draft = Draft().add("Answer in a few words.\n")
+    draft = MessageBuilder().add("Answer in a few words.\n")
     if case.passage:
-        draft.add("Passage: ").add_long(case.passage).add("\n")
-    return (draft.add("Question: ").add_whole(case.question).message("user"),)
+        draft.add("Passage: ").add_truncatable(case.passage).add("\n")
+    return (draft.add("Question: ").add_protected(case.question).build("user"),)

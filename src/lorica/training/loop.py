@@ -24,7 +24,7 @@ from lorica.signals import Deferred, say
 from lorica.training import checkpoints, publish
 from lorica.training.batches import check_examples, make_batch, plan_epoch
 from lorica.training.log import Log
-from lorica.training.outcome import Losses, advice, again, outcome_of
+from lorica.training.outcome import Losses, advice, judge_outcome, rerun_command
 from lorica.training.prepare import Run, complete_config, make_learner, prepare, run_facts
 from lorica.training.publish import Issue
 from lorica.training.schedule import rate_factor, warmup_steps
@@ -229,7 +229,7 @@ def _diverged(run: Run, error: NotFiniteError) -> NotFiniteError:
         )
     else:
         message += "; nothing worth using is kept"
-    return NotFiniteError(message, fix=f"{error.fix}: {again(run.folder, run.settings.learning_rate)}")
+    return NotFiniteError(message, fix=f"{error.fix}: {rerun_command(run.folder, run.settings.learning_rate)}")
 
 
 def _plan(run: Run, epoch: int) -> list[list[list[int]]]:
@@ -316,7 +316,7 @@ def _stage(run: Run, clock: Callable[[], float]) -> tuple[Path, TrainResult]:
         run.listener.note(f"stopped early: no better than update {state.best_step} in {state.waiting} evaluations")
     best_step = state.best_step or state.step
     losses = Losses(base=state.base_loss, published=trained, seen_base=state.seen_base, seen_last=seen_last)
-    outcome = outcome_of(losses)
+    outcome = judge_outcome(losses)
     text = advice(
         outcome,
         losses,

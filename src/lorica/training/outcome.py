@@ -30,7 +30,7 @@ class Losses:
     seen_last: float
 
 
-def outcome_of(losses: Losses) -> Outcome:
+def judge_outcome(losses: Losses) -> Outcome:
     """Which of them it is. A run that diverged after its best checkpoint diverged, too."""
     if losses.seen_last > _FACTOR * losses.seen_base + _NATS:
         return "diverged"
@@ -44,7 +44,7 @@ def lower_rate(rate: float) -> float:
     return float(f"{min(rate / 10, _SAFE_RATE):.3g}")
 
 
-def again(folder: Path, rate: float) -> str:
+def rerun_command(folder: Path, rate: float) -> str:
     """How to train anew: the folder is taken."""
     where = f"into another run_dir, or after deleting {folder}"
     return f"train again with training.learning_rate={lower_rate(rate):g}, {where}"
@@ -70,16 +70,16 @@ def advice(
         return (
             f"the training diverged: loss {losses.seen_base:.4f} (base model) -> {losses.seen_last:.4f} on its own "
             f"training rows, gradient norm up to {norm:.3g} (update {norm_step}), learning rate {rate:g}; {saved}. "
-            f"{_sentence(again(folder, rate))}"
+            f"{_sentence(rerun_command(folder, rate))}"
         )
     text = f"the adapter is no better than the base model ({compared}): "
     if outcome == "overfitted":
         text += f"it learned its own rows by heart ({losses.seen_base:.4f} -> {losses.seen_last:.4f}): "
         if rate > _SAFE_RATE:  # fewer updates of that size do not help
-            return text + again(folder, rate)
+            return text + rerun_command(folder, rate)
         return text + "fewer training.epochs, a lower training.learning_rate, or more rows"
     if losses.seen_last > losses.seen_base * 1.01:
-        return text + f"its own rows became no likelier, either: {again(folder, rate)}"
+        return text + f"its own rows became no likelier, either: {rerun_command(folder, rate)}"
     return text + "train longer, or raise training.learning_rate"
 
 

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 def make_listener(*, logging_steps: int, stream: TextIO | None = None) -> Listener:
     """A bar when `stream` (default: stderr) is a terminal, else a line every `logging_steps` updates."""
     out = sys.stderr if stream is None else stream
-    return Bar(out) if out.isatty() else Lines(out, logging_steps)
+    return BarListener(out) if out.isatty() else LineListener(out, logging_steps)
 
 
-class Silent:
+class SilentListener:
     """Shows nothing."""
 
     def started(self, name: str, done: int, total: int) -> None:
@@ -39,7 +39,7 @@ class Silent:
         """Nothing."""
 
 
-class Lines:
+class LineListener:
     """Plain lines, for files and pipes."""
 
     def __init__(self, stream: TextIO, every: int) -> None:
@@ -77,7 +77,7 @@ class Lines:
         print(f"{self._name}: {text}" if self._name else text, file=self._stream, flush=True)
 
 
-class Bar:
+class BarListener:
     """A progress bar with loss and tokens/s."""
 
     def __init__(self, stream: TextIO) -> None:

@@ -33,7 +33,7 @@ from lorica.models.decoder import Decoder  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 from lorica.pipeline.train import Fit, fit_adapter  # noqa: E402
 from lorica.prompts.encoder import Encoder  # noqa: E402
-from lorica.training.progress import Silent  # noqa: E402
+from lorica.training.progress import SilentListener  # noqa: E402
 
 SHAPE = replace(
     TINY, family="llama", qk_norm=False, hidden_size=64, intermediate_size=128, layers=3, heads=4, kv_heads=2,
@@ -87,7 +87,7 @@ def make_rows(count: int, seed: int, prefix: str) -> tuple[Row, ...]:
         records.append(
             {"id": f"{prefix}{index}", "body": " ".join(words), "rule": "No cats.", "rule_violation": index % 2}
         )
-    return tuple(rows_from_memory(records, load_task("rules", TaskSettings()).shapes))
+    return tuple(rows_from_memory(records, load_task("rules", TaskSettings()).schemas))
 
 
 def make_base(folder: Path, seed: int) -> Path:
@@ -135,7 +135,7 @@ def trained(bases: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) 
         settings=settings,
         truncate="error",
         provenance={},
-        listener=Silent(),
+        listener=SilentListener(),
     )
     return only_the_adapter(folder, folder.parent / "bare")
 

@@ -19,7 +19,7 @@ def shipped_rows(name: str) -> list[Row]:
     """The probes of the task `name`, all with gold. Of a task whose rows have examples each two are a pair: one of
     label 1, one of label 0."""
     task = load_task(name)
-    return rows_from_memory(task.probes.records(), task.shapes)
+    return rows_from_memory(task.probes.records(), task.schemas)
 
 
 def common_words() -> list[str]:
