@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     rows = list(open_rows(config, task, given.gold, schemas=columns.schemas, log=log, check=_need_gold))
     tell(log)
     columns.check(given.gold, table_options(config))
-    id_names = {config.task.columns.get(shape.id_column, shape.id_column) for shape in task.schemas}
+    id_names = {config.task.columns.get(schema.id_column, schema.id_column) for schema in task.schemas}
     answers = {answer.id: answer for answer in read_answers(given.answers, id_names=id_names)}
     for bad in log.skipped:  # their answers are judged by nothing
         answers.pop(bad.id or "", None)

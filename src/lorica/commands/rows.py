@@ -28,10 +28,10 @@ def open_rows(
     log: ReadLog | None = None,
     check: Callable[[Row], object] | None = None,
 ) -> Iterator[Row]:
-    """The rows of a file in the shapes of the task. `log` is one of `reading_log`; without it no note reaches anybody.
+    """The rows of a file in the schemas of the task. `log` is one of `reading_log`; without it no note reaches anybody.
 
-    shapes: those of the task, where something is added to them. check: raises ValueError for a row that the verb cannot
-    use. Raises what `lorica.data.read.read_rows` does.
+    schemas: those of the task, where something is added to them. check: raises ValueError for a row that the command
+    cannot use. Raises what `lorica.data.read.read_rows` does.
     """
     with naming_its_task(task):
         return read_rows(
@@ -51,8 +51,8 @@ def naming_its_task(task: Task) -> Iterator[None]:
     try:
         yield
     except NoTableError as error:
-        shapes = {name: load_task(name, TaskSettings()).schemas for name in TASKS if name != task.name}
-        alike = {name: max(count_matches(shape, error.columns) for shape in own) for name, own in shapes.items()}
+        schemas = {name: load_task(name, TaskSettings()).schemas for name in TASKS if name != task.name}
+        alike = {name: max(count_matches(schema, error.columns) for schema in own) for name, own in schemas.items()}
         best = [f"task={name}" for name, value in alike.items() if 0 < value == max(alike.values())]
         if best:
             error.fix = f"it is a table of {' or '.join(best)}; otherwise {error.fix}"

@@ -19,19 +19,19 @@ EMPTY = "(empty)"
 
 
 class GroupColumns:
-    """Reads columns along with rows in its `shapes`. values: column -> row id -> text, EMPTY for none."""
+    """Reads columns along with rows in its `schemas`. values: column -> row id -> text, EMPTY for none."""
 
-    def __init__(self, shapes: Sequence[RowSchema], columns: Sequence[str]) -> None:
+    def __init__(self, schemas: Sequence[RowSchema], columns: Sequence[str]) -> None:
         self.values: dict[str, dict[str, str]] = {column: {} for column in columns}
-        self.schemas = tuple(self._reading_columns(shape) for shape in shapes)
+        self.schemas = tuple(self._reading_columns(schema) for schema in schemas)
 
-    def _reading_columns(self, shape: RowSchema) -> RowSchema:
-        new = [column for column in self.values if column not in (*shape.required, *shape.optional)]
-        of_table = shape.of_table
+    def _reading_columns(self, schema: RowSchema) -> RowSchema:
+        new = [column for column in self.values if column not in (*schema.required, *schema.optional)]
+        of_table = schema.of_table
         return msgspec.structs.replace(
-            shape,
-            optional=(*shape.optional, *new),
-            build=self._recording(shape.build),
+            schema,
+            optional=(*schema.optional, *new),
+            build=self._recording(schema.build),
             of_table=None if of_table is None else lambda again: self._recording(of_table(again)),
         )
 

@@ -16,11 +16,11 @@ class LateColumns:
     names: all keys so far that no record is read by, in the order of the file.
     """
 
-    def __init__(self, layout: ColumnMapping, first: Collection[str]) -> None:
-        self._layout = layout
-        free = (name for name in layout.shape.optional if name not in {**layout.columns, **layout.constants})
-        self._read = {column for name in free for column in layout.shape.columns_for(name)}.union(
-            layout.columns.values()
+    def __init__(self, mapping: ColumnMapping, first: Collection[str]) -> None:
+        self._mapping = mapping
+        free = (name for name in mapping.schema.optional if name not in {**mapping.columns, **mapping.constants})
+        self._read = {column for name in free for column in mapping.schema.columns_for(name)}.union(
+            mapping.columns.values()
         )
         self._all_keys: set[str] = set()
         self._suspects: dict[str, str] = {}
@@ -32,7 +32,7 @@ class LateColumns:
             if key in self._all_keys:
                 continue
             self._all_keys.add(key)
-            if (name := self._layout.intended_name(key)) is not None:
+            if (name := self._mapping.intended_name(key)) is not None:
                 self._suspects[key] = name
             if key not in self._read:
                 self.names.append(key)
@@ -42,8 +42,8 @@ class LateColumns:
         if not record.keys() <= self._all_keys:
             self._learn(record.keys())
         for key, name in self._suspects.items():
-            column = self._layout.columns.get(name) or column_of(self._layout.shape, name, record)
-            if name in self._layout.constants or is_blank(record.get(key)) or not is_blank(record.get(column)):
+            column = self._mapping.columns.get(name) or column_of(self._mapping.schema, name, record)
+            if name in self._mapping.constants or is_blank(record.get(key)) or not is_blank(record.get(column)):
                 continue
             raise RowError(
                 f"the key {key!r} is not {column!r}, but looks meant to be",

@@ -38,13 +38,13 @@ def read_rows(
     """The rows of a CSV, TSV, JSONL, JSON or Parquet file or a workbook, in its order, with memory that does not
     grow with it.
 
-    columns: name a shape expects -> name in the file. constants: name a shape expects -> one value for every
-    row. The header (JSON: the first record) decides the shape: the first whose required names are all there.
+    columns: name a schema expects -> name in the file. constants: name a schema expects -> one value for every
+    row. The header (JSON: the first record) decides the schema: the first whose required names are all there.
     options: how the file is laid out, where that is to be said.
     log: learns what is not read, and with `log.skip` takes the rows that cannot be used instead of an error.
     check: raises ValueError for a row that the caller cannot use.
     The file's head is read, and mistakes in it raised, by this call; the other rows are checked as they are
-    taken. Raises DataError, ConfigError (a mapping that no shape knows) and MissingExtraError (Parquet
+    taken. Raises DataError, ConfigError (a mapping that no schema knows) and MissingExtraError (Parquet
     without pyarrow).
     """
     file = Path(path)
@@ -89,14 +89,14 @@ def _checked_rows(
     skipped_before = len(log.skipped)  # of other files
     table = reopen()
     with _perhaps_no_header(table, schemas):
-        layout = map_columns(path, table.line, table.names, schemas, columns, constants)
-    layout = bind_table(layout, lambda: _records(reopen(), layout))
+        mapping = map_columns(path, table.line, table.names, schemas, columns, constants)
+    mapping = bind_table(mapping, lambda: _records(reopen(), mapping))
     log.remarks += table.notes
-    late = log.start_file(path, layout, table.names)
+    late = log.start_file(path, mapping, table.names)
     numbered = refuse_duplicates(
-        _rows(path, table, layout, late, check, log.skip_or_raise),
+        _rows(path, table, mapping, late, check, log.skip_or_raise),
         key=lambda item: (item[1].id, item[0]),
-        again=lambda: _rows(path, reopen(), layout, late, check, _drop),
+        again=lambda: _rows(path, reopen(), mapping, late, check, _drop),
         path=path,
         unit="by record" if table.in_memory else "on line",
     )
@@ -122,7 +122,7 @@ def _perhaps_no_header(table: Table, schemas: Sequence[RowSchema]) -> Iterator[N
     try:
         yield
     except NoTableError as error:
-        known_names = {fold_name(name) for shape in schemas for name in (*shape.required, *shape.optional)}
+        known_names = {fold_name(name) for schema in schemas for name in (*schema.required, *schema.optional)}
         if not table.open_names and (
             any(map(is_unlikely_name, table.names)) or known_names.isdisjoint(map(fold_name, table.names))
         ):
@@ -130,9 +130,9 @@ def _perhaps_no_header(table: Table, schemas: Sequence[RowSchema]) -> Iterator[N
         raise
 
 
-def _records(table: Table, layout: ColumnMapping) -> Iterator[Mapping[str, Any]]:
+def _records(table: Table, mapping: ColumnMapping) -> Iterator[Mapping[str, Any]]:
     """The records that can be read, for a look at the whole table."""
-    used = list(dict.fromkeys(layout.columns.values()))
+    used = list(dict.fromkeys(mapping.columns.values()))
     return (record for _, record in table.records(used) if not isinstance(record, RowError))
 
 
@@ -149,22 +149,22 @@ def _drop(error: RowError) -> None:
 def _rows(
     path: Path,
     table: Table,
-    layout: ColumnMapping,
+    mapping: ColumnMapping,
     late: LateColumns,
     check: Callable[[Row], object] | None,
     take: Callable[[RowError], None],
 ) -> Iterator[tuple[int, Row]]:
     """(line, row) of each record that is one; `take` gets the errors of the others, and may raise them."""
-    used = list(dict.fromkeys(layout.columns.values()))
+    used = list(dict.fromkeys(mapping.columns.values()))
     for number, (line, record) in enumerate(table.records(used), 1):
         try:
             if isinstance(record, RowError):
                 raise record
             if table.open_names:
                 late.check(record, path=path, line=line)
-            row = build_row(layout, record, path=path, line=line, number=number, memory=table.in_memory)
+            row = build_row(mapping, record, path=path, line=line, number=number, memory=table.in_memory)
             if check is not None:
-                _checked(check, row, path, partial(_gold_elsewhere, layout, late, number))
+                _checked(check, row, path, partial(_gold_elsewhere, mapping, late, number))
         except RowError as error:
             take(error)
         else:
@@ -181,11 +181,11 @@ def _checked(check: Callable[[Row], object], row: Row, path: Path, unread: Calla
         raise RowError(str(error), path=path, line=row.line, row_id=row.id, fix=fix) from error
 
 
-def _gold_elsewhere(layout: ColumnMapping, late: LateColumns, number: int) -> str:
+def _gold_elsewhere(mapping: ColumnMapping, late: LateColumns, number: int) -> str:
     """What else helps against a row without an answer, where a column that is not read may hold the answers: no column
     is known for them, or it is empty from the first row on."""
-    gold = layout.shape.gold
-    if not gold or not late.names or (gold in layout.columns and number > 1):
+    gold = mapping.schema.gold
+    if not gold or not late.names or (gold in mapping.columns and number > 1):
         return ""
     how = mapping_setting(gold, late.names[0]) if len(late.names) == 1 else f"task.columns.{gold}=<your column>"
     return f", or say which column holds the answers: {how} (not read: {quoted_names(late.names)})"

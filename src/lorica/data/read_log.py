@@ -38,10 +38,10 @@ class ReadLog:
         self._noted: dict[tuple[str, str], tuple[str, int]] = {}
         self._returned: set[object] = set()
 
-    def start_file(self, path: Path, layout: ColumnMapping, names: Sequence[str]) -> LateColumns:
+    def start_file(self, path: Path, mapping: ColumnMapping, names: Sequence[str]) -> LateColumns:
         """Begin with a file."""
-        late = LateColumns(layout, names)
-        self._files[str(path)] = (layout, late)
+        late = LateColumns(mapping, names)
+        self._files[str(path)] = (mapping, late)
         return late
 
     def add_notes(self, path: Path, row: Row) -> None:
@@ -77,11 +77,11 @@ class ReadLog:
         for key, (location, count) in self._noted.items():
             notes[key] = f"{location}: {key[1]}" + (f" ({count} such rows)" if count > 1 else "")
         for path, names in self.unused().items():
-            layout = self._files[path][0]
+            mapping = self._files[path][0]
             note = f"{path}: not read: {quoted_names(names)}"
-            wanted = layout.shape.id_column
+            wanted = mapping.schema.id_column
             ids = [name for name in names if looks_like_id(name)]
-            if layout.numbered and wanted and ids:
+            if mapping.numbered and wanted and ids:
                 note += f"; the rows are numbered row-1, row-2, ... (task.columns.{wanted}={ids[0]} takes their ids)"
             notes[path, *names] = note
         if self.skipped:

@@ -1,4 +1,4 @@
-"""Which of a task's table shapes a file has, and how one of its records becomes a row."""
+"""Which of a task's table schemas a file has, and how one of its records becomes a row."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from lorica.errors import ConfigError, DataError, NoTableError, RowError
 from lorica.names import visible
 from lorica.records import Row, RowSchema
 
-_NEAREST = 4  # shapes that a message compares a table with
+_NEAREST = 4  # schemas that a message compares a table with
 # Below this a float holds every whole number; beyond it the digits of the file are lost already.
 _EXACT = 2**53
 
 
 class ColumnMapping(msgspec.Struct, frozen=True):
-    """A shape matched to one file. `columns` maps the shape's names to the file's, for those that the file
+    """A schema matched to one file. `columns` maps the schema's names to the file's, for those that the file
     has. `sources` holds the names but the id's with the columns they are read from, of which the first counts."""
 
-    shape: RowSchema
+    schema: RowSchema
     columns: dict[str, str]
     constants: dict[str, str]
     numbered: bool  # the file has no id column: rows are row-1, row-2, ...
-    spellings: dict[str, str]  # folded spelling of a column -> the shape's name that it looks meant to be
+    spellings: dict[str, str]  # folded spelling of a column -> the schema's name that it looks meant to be
     sources: tuple[tuple[str, tuple[str, ...]], ...]
 
     def intended_name(self, column: str) -> str | None:
-        """The shape's name that `column`, which is not read, looks meant to be."""
+        """The schema's name that `column`, which is not read, looks meant to be."""
         name = self.spellings.get(fold_name(column))
-        return None if name is None or column in (*self.shape.columns_for(name), self.columns.get(name)) else name
+        return None if name is None or column in (*self.schema.columns_for(name), self.columns.get(name)) else name
 
 
 def check_mapping(schemas: Sequence[RowSchema], columns: Mapping[str, str], constants: Mapping[str, str]) -> None:
-    """Raise ConfigError for a mapping or constant whose name no shape knows, or that contradicts itself."""
-    allowed = sorted({name for shape in schemas for name in (*shape.required, *shape.optional)})
+    """Raise ConfigError for a mapping or constant whose name no schema knows, or that contradicts itself."""
+    allowed = sorted({name for schema in schemas for name in (*schema.required, *schema.optional)})
     for setting, names in (("columns", columns), ("constants", constants)):
         for name in names:
             if name not in allowed:
@@ -59,7 +59,7 @@ def check_mapping(schemas: Sequence[RowSchema], columns: Mapping[str, str], cons
                 f"{name!r} is given both a column ({columns[name]!r}) and a constant ({constants[name]!r})",
                 fix=f"keep one of task.columns.{name} and task.constants.{name}",
             )
-        if any(name == shape.id_column for shape in schemas):
+        if any(name == schema.id_column for schema in schemas):
             raise ConfigError(f"task.constants.{name}: one id for every row", fix="map a column, or leave it out")
 
 
@@ -71,10 +71,10 @@ def map_columns(
     columns: Mapping[str, str],
     constants: Mapping[str, str],
 ) -> ColumnMapping:
-    """The first shape whose required names are all in `names` (the header, or the first record's keys).
+    """The first schema whose required names are all in `names` (the header, or the first record's keys).
 
     Columns stand under their own name or the mapped one; constants stand in for columns. Raises DataError
-    that tells what each shape lacks, for a mapped column that is not there, and for a name that is only
+    that tells what each schema lacks, for a mapped column that is not there, and for a name that is only
     nearly right.
     """
     check_mapping(schemas, columns, constants)
@@ -82,70 +82,70 @@ def map_columns(
     explicit = {*columns, *constants}
     lacks: dict[str, list[str]] = {}
     for general in schemas:
-        shape = _with_names(general, names)
+        schema = _with_names(general, names)
         available = {
-            n: columns.get(n) or column_of(shape, n, names)
-            for n in (*shape.required, *shape.optional)
+            n: columns.get(n) or column_of(schema, n, names)
+            for n in (*schema.required, *schema.optional)
             if n not in constants
         }
         present = {name: column for name, column in available.items() if column in names}
-        missing = [n for n in shape.required if n not in present and n not in constants]
-        foreign = sorted(explicit.difference(shape.required, shape.optional))
+        missing = [n for n in schema.required if n not in present and n not in constants]
+        foreign = sorted(explicit.difference(schema.required, schema.optional))
         if missing or foreign:
-            lacks[shape.name] = [
+            lacks[schema.name] = [
                 *map(repr, missing),
                 *(f"any use for the mapped {name!r}" for name in foreign),
             ]
             continue
-        numbered = shape.id_column not in present
-        spellings = _spellings(shape, schemas if numbered else ())
-        layout = ColumnMapping(
-            shape, present, dict(constants), numbered, spellings, _sources(shape, present, constants)
+        numbered = schema.id_column not in present
+        spellings = _spellings(schema, schemas if numbered else ())
+        mapping = ColumnMapping(
+            schema, present, dict(constants), numbered, spellings, _sources(schema, present, constants)
         )
-        _refuse_lookalikes(path, line, names, layout)
+        _refuse_lookalikes(path, line, names, mapping)
         missed = [
             sibling
             for sibling in schemas
             if sibling.name in lacks and explicit <= {*sibling.required, *sibling.optional}
         ]
-        _refuse_narrower(path, line, names, layout, missed, columns.values())
-        return layout
+        _refuse_narrower(path, line, names, mapping, missed, columns.values())
+        return mapping
     raise _no_schema(path, line, names, schemas, lacks, explicit)
 
 
 def build_row(
-    layout: ColumnMapping, record: Mapping[str, Any], *, path: Path, line: int, number: int, memory: bool
+    mapping: ColumnMapping, record: Mapping[str, Any], *, path: Path, line: int, number: int, memory: bool
 ) -> Row:
     """The row of one record. `number` counts rows from 1; `memory` rows carry line 0.
 
     Raises RowError for a record that no row can be made of.
     """
-    shape = layout.shape
-    row_id = f"row-{number}" if layout.numbered else _row_id(layout, record, path, line)
-    if layout.numbered and record.get(shape.id_column) is not None:
+    schema = mapping.schema
+    row_id = f"row-{number}" if mapping.numbered else _row_id(mapping, record, path, line)
+    if mapping.numbered and record.get(schema.id_column) is not None:
         raise DataError(
-            f"this record has a value for {shape.id_column!r}, the first one had none",
+            f"this record has a value for {schema.id_column!r}, the first one had none",
             path=path,
             line=line,
             fix="give every record an id, or none",
         )
-    values = row_values(layout, record)
-    for name in shape.required:
-        if name not in values and name != shape.id_column:
-            raise _missing_value(layout, record, name, path=path, line=line, row_id=row_id)
-    if shape.id_column:
-        values[shape.id_column] = row_id
+    values = row_values(mapping, record)
+    for name in schema.required:
+        if name not in values and name != schema.id_column:
+            raise _missing_value(mapping, record, name, path=path, line=line, row_id=row_id)
+    if schema.id_column:
+        values[schema.id_column] = row_id
     try:
-        return shape.build(values, row_id, 0 if memory else line)
+        return schema.build(values, row_id, 0 if memory else line)
     except (ValueError, msgspec.ValidationError) as error:
         fix = getattr(error, "fix", "mend this row")
         raise RowError(str(error), path=path, line=line, row_id=row_id, fix=fix) from error
 
 
-def row_values(layout: ColumnMapping, record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a record has of the shape's names, the id left out; cells without a value are left out."""
-    values: dict[str, Any] = dict(layout.constants)
-    for name, columns in layout.sources:
+def row_values(mapping: ColumnMapping, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record has of the schema's names, the id left out; cells without a value are left out."""
+    values: dict[str, Any] = dict(mapping.constants)
+    for name, columns in mapping.sources:
         for column in columns:
             if column in record:
                 if not is_blank(value := record[column]):
@@ -155,24 +155,26 @@ def row_values(layout: ColumnMapping, record: Mapping[str, Any]) -> dict[str, An
 
 
 def _sources(
-    shape: RowSchema, columns: Mapping[str, str], constants: Mapping[str, str]
+    schema: RowSchema, columns: Mapping[str, str], constants: Mapping[str, str]
 ) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    names = (name for name in (*shape.required, *shape.optional) if name != shape.id_column and name not in constants)
-    return tuple((name, (columns[name],) if name in columns else shape.columns_for(name)) for name in names)
+    names = (
+        name for name in (*schema.required, *schema.optional) if name != schema.id_column and name not in constants
+    )
+    return tuple((name, (columns[name],) if name in columns else schema.columns_for(name)) for name in names)
 
 
-def bind_table(layout: ColumnMapping, again: Callable[[], Iterator[Mapping[str, Any]]]) -> ColumnMapping:
-    """The layout whose rows are read as those of one table; `again` starts a pass over its records."""
-    of_table = layout.shape.of_table
+def bind_table(mapping: ColumnMapping, again: Callable[[], Iterator[Mapping[str, Any]]]) -> ColumnMapping:
+    """The mapping whose rows are read as those of one table; `again` starts a pass over its records."""
+    of_table = mapping.schema.of_table
     if of_table is None:
-        return layout
-    build = of_table(lambda: (row_values(layout, record) for record in again()))
-    return msgspec.structs.replace(layout, shape=msgspec.structs.replace(layout.shape, build=build))
+        return mapping
+    build = of_table(lambda: (row_values(mapping, record) for record in again()))
+    return msgspec.structs.replace(mapping, schema=msgspec.structs.replace(mapping.schema, build=build))
 
 
-def column_of(shape: RowSchema, name: str, names: Collection[str]) -> str:
+def column_of(schema: RowSchema, name: str, names: Collection[str]) -> str:
     """The column that holds `name`: that very one, or the first of its other names that is there."""
-    return next((spelling for spelling in shape.columns_for(name) if spelling in names), name)
+    return next((spelling for spelling in schema.columns_for(name) if spelling in names), name)
 
 
 def is_blank(value: Any) -> bool:
@@ -200,8 +202,8 @@ def id_text(value: Any) -> str:
     raise ValueError(f"the id {value!r} is a {type(value).__name__}; ids are text or whole numbers")
 
 
-def _row_id(layout: ColumnMapping, record: Mapping[str, Any], path: Path, line: int) -> str:
-    column = layout.columns[layout.shape.id_column]
+def _row_id(mapping: ColumnMapping, record: Mapping[str, Any], path: Path, line: int) -> str:
+    column = mapping.columns[mapping.schema.id_column]
     try:
         return id_text(record.get(column))
     except ValueError as error:
@@ -210,11 +212,11 @@ def _row_id(layout: ColumnMapping, record: Mapping[str, Any], path: Path, line: 
 
 
 def _missing_value(
-    layout: ColumnMapping, record: Mapping[str, Any], name: str, *, path: Path, line: int, row_id: str
+    mapping: ColumnMapping, record: Mapping[str, Any], name: str, *, path: Path, line: int, row_id: str
 ) -> RowError:
-    column = layout.columns[name]
+    column = mapping.columns[name]
     if column in record:
-        message = f"the column {column!r} is empty, and every row of a {layout.shape.name} table needs it"
+        message = f"the column {column!r} is empty, and every row of a {mapping.schema.name} table needs it"
         fix = f"fill it, or remove the row; the same value for all rows: task.constants.{name}=..."
     else:
         message = f"the key {column!r} is missing, which the first record had"
@@ -234,24 +236,24 @@ def _mapped(path: Path, line: int, names: Sequence[str], name: str, column: str)
     )
 
 
-def _spellings(shape: RowSchema, siblings: Sequence[RowSchema]) -> dict[str, str]:
-    """Folded name -> name, of all that a shape reads; where its id is absent, the ids of other shapes stand for it."""
+def _spellings(schema: RowSchema, siblings: Sequence[RowSchema]) -> dict[str, str]:
+    """Folded name -> name, of all that a schema reads; where its id is absent, the ids of other schemas stand for it."""
     ids = (
-        {*ID_NAMES, *(fold_name(sibling.id_column) for sibling in siblings)} if siblings and shape.id_column else set()
+        {*ID_NAMES, *(fold_name(sibling.id_column) for sibling in siblings)} if siblings and schema.id_column else set()
     )
-    stand_ins = dict.fromkeys(ids - {""}, shape.id_column)
-    names = (*shape.optional, *shape.required)
-    aliases = {fold_name(column): name for name in names for column in shape.columns_for(name)}
+    stand_ins = dict.fromkeys(ids - {""}, schema.id_column)
+    names = (*schema.optional, *schema.required)
+    aliases = {fold_name(column): name for name in names for column in schema.columns_for(name)}
     return stand_ins | aliases | {fold_name(name): name for name in names}
 
 
-def _refuse_lookalikes(path: Path, line: int, names: Sequence[str], layout: ColumnMapping) -> None:
+def _refuse_lookalikes(path: Path, line: int, names: Sequence[str], mapping: ColumnMapping) -> None:
     """A column ' rule', 'Rule' or 'Row_ID' would be passed over without a word where 'rule' or 'row_id' need not be
     there: refuse it."""
-    taken = set(layout.columns.values())
+    taken = set(mapping.columns.values())
     for name in names:
-        wanted = layout.intended_name(name)
-        if name in taken or wanted is None or wanted in layout.columns or wanted in layout.constants:
+        wanted = mapping.intended_name(name)
+        if name in taken or wanted is None or wanted in mapping.columns or wanted in mapping.constants:
             continue
         raise DataError(
             f"the column {name!r} is not {wanted!r}, but looks meant to be",
@@ -265,21 +267,21 @@ def _refuse_narrower(
     path: Path,
     line: int,
     names: Sequence[str],
-    layout: ColumnMapping,
+    mapping: ColumnMapping,
     missed: Sequence[RowSchema],
     mapped: Collection[str],
 ) -> None:
-    """A table that only a spelling keeps from a shape which reads more of its columns is refused: with 'id' for 'ID'
+    """A table that only a spelling keeps from a schema which reads more of its columns is refused: with 'id' for 'ID'
     the annotations beside it would not be read. mapped: columns of which somebody said what they are."""
-    for shape in missed:
-        every = (*shape.required, *shape.optional)
-        reads = {name: find_column(column_of(shape, name, names), names) for name in every}
-        more = [name for name in reads.values() if name is not None and name not in layout.columns.values()]
-        off = [name for name in shape.required if reads[name] not in shape.columns_for(name)]
+    for schema in missed:
+        every = (*schema.required, *schema.optional)
+        reads = {name: find_column(column_of(schema, name, names), names) for name in every}
+        more = [name for name in reads.values() if name is not None and name not in mapping.columns.values()]
+        off = [name for name in schema.required if reads[name] not in schema.columns_for(name)]
         if not more or not off or any(reads[name] is None or reads[name] in mapped for name in off):
             continue
         raise DataError(
-            f"the column {reads[off[0]]!r} is not {off[0]!r}, but looks meant to be: with it this is a {shape.name} "
+            f"the column {reads[off[0]]!r} is not {off[0]!r}, but looks meant to be: with it this is a {schema.name} "
             f"table, and {quoted_names(more)} would be read, too",
             path=path,
             line=line,
@@ -287,21 +289,21 @@ def _refuse_narrower(
         )
 
 
-def _with_names(shape: RowSchema, names: Collection[str]) -> RowSchema:
-    """The shape with the names that this table has for it, where they vary."""
-    return (shape.of_columns(list(names)) if shape.of_columns is not None else None) or shape
+def _with_names(schema: RowSchema, names: Collection[str]) -> RowSchema:
+    """The schema with the names that this table has for it, where they vary."""
+    return (schema.of_columns(list(names)) if schema.of_columns is not None else None) or schema
 
 
-def count_matches(shape: RowSchema, names: Collection[str]) -> int:
-    """How many of these columns the shape reads, those that it requires twice; 0 where it lacks one of them."""
-    shape = _with_names(shape, names)
-    if _lacking(shape, names):
+def count_matches(schema: RowSchema, names: Collection[str]) -> int:
+    """How many of these columns the schema reads, those that it requires twice; 0 where it lacks one of them."""
+    schema = _with_names(schema, names)
+    if _lacking(schema, names):
         return 0
-    return 2 * len(shape.required) + sum(column_of(shape, name, names) in names for name in shape.optional)
+    return 2 * len(schema.required) + sum(column_of(schema, name, names) in names for name in schema.optional)
 
 
-def _lacking(shape: RowSchema, names: Collection[str]) -> list[str]:
-    return [name for name in shape.required if column_of(shape, name, names) not in names]
+def _lacking(schema: RowSchema, names: Collection[str]) -> list[str]:
+    return [name for name in schema.required if column_of(schema, name, names) not in names]
 
 
 def _no_schema(
@@ -313,17 +315,19 @@ def _no_schema(
     explicit: Collection[str],
 ) -> DataError:
     available = [*names, *explicit]
-    schemas = [_with_names(shape, names) for shape in schemas]
+    schemas = [_with_names(schema, names) for schema in schemas]
 
-    def nearness(shape: RowSchema) -> tuple[int, int, bool]:
-        # The shape of which most is there; where an id is required that may be numbered in another shape, that other.
-        foreign = len(set(explicit).difference(shape.required, shape.optional))
-        present = sum(find_column(column_of(shape, name, available), available) is not None for name in shape.required)
-        return foreign, -present, shape.id_column in shape.required
+    def nearness(schema: RowSchema) -> tuple[int, int, bool]:
+        # The schema of which most is there; where an id is required that may be numbered in another schema, that other.
+        foreign = len(set(explicit).difference(schema.required, schema.optional))
+        present = sum(
+            find_column(column_of(schema, name, available), available) is not None for name in schema.required
+        )
+        return foreign, -present, schema.id_column in schema.required
 
     likely = sorted(schemas, key=nearness)
     lacks_text = "".join(
-        f"\n     a {shape.name} table: lacks {', '.join(lacks[shape.name])}" for shape in likely[:_NEAREST]
+        f"\n     a {schema.name} table: lacks {', '.join(lacks[schema.name])}" for schema in likely[:_NEAREST]
     )
     nearest = likely[0]
     hints = []

@@ -1,6 +1,6 @@
 """Dividing rows into training and held-out ones so that nothing held out was, in effect, seen in training.
 
-Rows of one group, and rows whose texts are equal or nearly equal (see `near`), form one component, also
+Rows of one group, and rows whose texts are equal or nearly equal (see `near_duplicates`), form one component, also
 across steps (a ~ b and b ~ c put a, b, c together). Components are never divided; the classes' shares are
 kept as well as that allows.
 """

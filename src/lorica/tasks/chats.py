@@ -71,17 +71,17 @@ def with_chat_of(row: Row, donor: Row) -> Row:
 def chat_schemas(gold: Gold) -> tuple[RowSchema, ...]:
     """The tables of chats, whose turns say who speaks."""
     return (
-        _shape("chats as messages", ("messages",), (), lambda values: _turns(values["messages"], "messages"), gold),
-        _shape("ShareGPT", ("conversations",), ("system",), _conversation, gold),
+        _schema("chats as messages", ("messages",), (), lambda values: _turns(values["messages"], "messages"), gold),
+        _schema("ShareGPT", ("conversations",), ("system",), _conversation, gold),
     )
 
 
 def pair_schema(gold: Gold) -> RowSchema:
     """The table of prompts and completions, asked as chats of one turn."""
-    return _shape("prompt and completion", ("prompt",), ("completion", "system", *_OPTIONS), _pair, gold)
+    return _schema("prompt and completion", ("prompt",), ("completion", "system", *_OPTIONS), _pair, gold)
 
 
-def _shape(
+def _schema(
     name: str,
     required: tuple[str, ...],
     optional: tuple[str, ...],

@@ -63,17 +63,17 @@ class McqTask:
         """One user message: instruction, passage if any, question, options as lines "A. text"."""
         case = _case(row)
         letters = self.settings.method == "choice"
-        draft = MessageBuilder().add(
+        builder = MessageBuilder().add(
             "Answer with the letter of the right option.\n" if letters else "Answer the question.\n"
         )
         if case.passage:
-            draft.add("Passage: ").add_truncatable(case.passage).add("\n")
+            builder.add("Passage: ").add_truncatable(case.passage).add("\n")
         end = _end_of_question(case)
-        draft.add("Question: ").add_protected(case.question[:end]).add(case.question[end:])
+        builder.add("Question: ").add_protected(case.question[:end]).add(case.question[end:])
         if letters and not case.listed:
             for letter, option in zip(case.letters, case.options, strict=True):
-                draft.add(f"\n{letter}. ").add_protected(option)
-        return (draft.build("user"),)
+                builder.add(f"\n{letter}. ").add_protected(option)
+        return (builder.build("user"),)
 
     def choices(self, row: Row) -> tuple[str, ...] | None:
         """The letters, or for method=likelihood the options' texts."""

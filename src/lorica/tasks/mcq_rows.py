@@ -73,7 +73,7 @@ class McqCase(msgspec.Struct, frozen=True):
 
 def mcq_schemas(find: FindNumbering) -> tuple[RowSchema, ...]:
     """The tables of multiple choice. find: what numbers mean among the answers of a table."""
-    table = _shape(
+    table = _schema(
         "multiple choice with MCQID",
         ("MCQID", "prompt", "choices"),
         ("ID", "country", "choice_countries", "answer_idx", "subject", "group"),
@@ -84,13 +84,13 @@ def mcq_schemas(find: FindNumbering) -> tuple[RowSchema, ...]:
     columns = _of_columns("", list(LETTERS), find)
     return (
         table,
-        _shape("question and options", ("question", "options"), ("id", *_OPTIONAL), _question_row, find),
+        _schema("question and options", ("question", "options"), ("id", *_OPTIONAL), _question_row, find),
         msgspec.structs.replace(columns, of_columns=lambda names: _option_columns(names, find)),
-        _shape("question with its choices", ("question", "answerKey"), ("id", *_OPTIONAL[1:]), _stem_row, find),
+        _schema("question with its choices", ("question", "answerKey"), ("id", *_OPTIONAL[1:]), _stem_row, find),
     )
 
 
-def _shape(
+def _schema(
     name: str,
     required: tuple[str, ...],
     optional: tuple[str, ...],
@@ -114,7 +114,7 @@ def _of_columns(prefix: str, ends: Sequence[str], find: FindNumbering) -> RowSch
     there the whole name is the key."""
     columns = [prefix + end for end in ends]
     keys = list(ends) if ends[0].isalpha() else columns
-    return _shape(
+    return _schema(
         "question and a column for each option",
         ("question", *columns[:2]),
         ("id", *columns[2:], *_OPTIONAL),
@@ -124,7 +124,7 @@ def _of_columns(prefix: str, ends: Sequence[str], find: FindNumbering) -> RowSch
 
 
 def _option_columns(names: Sequence[str], find: FindNumbering) -> RowSchema | None:
-    """The shape of a table by the names that its columns of options have; of several kinds the largest."""
+    """The schema of a table by the names that its columns of options have; of several kinds the largest."""
     kinds: dict[tuple[str, str], dict[int, str]] = {}
     for match in filter(None, map(_COLUMN.fullmatch, names)):
         prefix, end = match.groups()

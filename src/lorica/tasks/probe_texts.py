@@ -72,7 +72,7 @@ QUESTIONS = (
     ("What falls from clouds?", ("rain", "stones", "leaves", "dust")),
     ("Which part of a plant is under the ground?", ("the root", "the flower", "the leaf", "the fruit")),
     ("What do people read in a library?", ("books", "shoes", "plates", "coins")),
-    ("Which shape has three sides?", ("a triangle", "a circle", "a square", "a line")),
+    ("Which schema has three sides?", ("a triangle", "a circle", "a square", "a line")),
     ("What is used to write on a blackboard?", ("chalk", "butter", "water", "thread")),
     ("Where does the sun rise?", ("in the east", "in the west", "in the north", "in the south")),
     ("Which of these flies?", ("an eagle", "a horse", "a snake", "a frog")),

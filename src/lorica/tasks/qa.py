@@ -24,7 +24,7 @@ def _prompt(row: Row) -> tuple[Message, ...]:
     """A system message with the subject, and the question as the user's message, behind its passage if it has one."""
     about = f"questions about {row.subject}" if row.subject else "questions"
     system = Message("system", f"You answer {about}. Reply in one sentence.")
-    case, draft = question_case(row), MessageBuilder()
+    case, builder = question_case(row), MessageBuilder()
     if case.passage:
-        draft.add("Passage: ").add_truncatable(case.passage).add("\nQuestion: ")
-    return (system, draft.add_protected(case.question).build("user"))
+        builder.add("Passage: ").add_truncatable(case.passage).add("\nQuestion: ")
+    return (system, builder.add_protected(case.question).build("user"))

@@ -124,22 +124,22 @@ class RulesTask:
         case = _case(row)
         reply = _REPLY[self.settings.method]
         if self.settings.style == "plain":
-            draft = MessageBuilder().add("Rule: ").add_protected(case.rule)
-            draft.add(f"\nDoes the post break the rule? {reply}\nPost: ")
-            return (draft.add_truncatable(case.body).build("user"),)
-        draft = MessageBuilder().add("Rule:\n").add_protected(case.rule).add("\n\n")
-        _add_examples(draft, "Posts that break the rule:", case.breaking)
-        _add_examples(draft, "Posts that do not break the rule:", case.allowed)
+            builder = MessageBuilder().add("Rule: ").add_protected(case.rule)
+            builder.add(f"\nDoes the post break the rule? {reply}\nPost: ")
+            return (builder.add_truncatable(case.body).build("user"),)
+        builder = MessageBuilder().add("Rule:\n").add_protected(case.rule).add("\n\n")
+        _add_examples(builder, "Posts that break the rule:", case.breaking)
+        _add_examples(builder, "Posts that do not break the rule:", case.allowed)
         role = "You judge whether a post breaks a community rule."
         if self.settings.style == "contrastive":
             if case.breaking or case.allowed:
                 role = "You compare a post with examples to judge whether it breaks a community rule."
             breaking, allowed = _BREAKING[bool(case.breaking)], _ALLOWED[bool(case.allowed)]
-            draft.add(_STEPS.format(breaking=breaking, allowed=allowed))
+            builder.add(_STEPS.format(breaking=breaking, allowed=allowed))
         if case.subreddit:
-            draft.add(f"Community: {case.subreddit}\n")
-        draft.add("New post:\n").add_truncatable(case.body)
-        return (Message("system", f"{role} {reply}"), draft.build("user"))
+            builder.add(f"Community: {case.subreddit}\n")
+        builder.add("New post:\n").add_truncatable(case.body)
+        return (Message("system", f"{role} {reply}"), builder.build("user"))
 
     def choices(self, row: Row) -> tuple[str, ...] | None:
         """("Yes", "No"), or for a chat the first of the positive and of the negative labels that are configured; None
@@ -304,12 +304,12 @@ def _spelling(value: object) -> str:
     return re.sub(r"([0-9])\.0+", r"\1", text) if re.fullmatch(r"[+-]?[0-9]+\.0+", text) else text
 
 
-def _add_examples(draft: MessageBuilder, label: str, examples: Sequence[str]) -> None:
+def _add_examples(builder: MessageBuilder, label: str, examples: Sequence[str]) -> None:
     if examples:
-        draft.add(label)
+        builder.add(label)
         for example in examples:
-            draft.add("\n- ").add_truncatable(example)
-        draft.add("\n\n")
+            builder.add("\n- ").add_truncatable(example)
+        builder.add("\n\n")
 
 
 def _verdict(score: float) -> str:

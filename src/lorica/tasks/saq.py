@@ -23,7 +23,7 @@ def saq_task(settings: TaskSettings) -> GenerationTask:
 def _prompt(row: Row) -> tuple[Message, ...]:
     """One user message: the instruction, the passage if there is one, and the question."""
     case = question_case(row)
-    draft = MessageBuilder().add("Answer in a few words.\n")
+    builder = MessageBuilder().add("Answer in a few words.\n")
     if case.passage:
-        draft.add("Passage: ").add_truncatable(case.passage).add("\n")
-    return (draft.add("Question: ").add_protected(case.question).build("user"),)
+        builder.add("Passage: ").add_truncatable(case.passage).add("\n")
+    return (builder.add("Question: ").add_protected(case.question).build("user"),)
