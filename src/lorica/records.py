@@ -60,14 +60,14 @@ BuildRow = Callable[[Mapping[str, Any], str, int], Row]
 
 
 class RowSchema(msgspec.Struct, frozen=True):
-    """One of the table shapes users have, and how it becomes a `Row`.
+    """One of the tables users have, and how it becomes a `Row`.
 
     `required` and `optional` are names that `build` expects; `id_column` is one of them, or "" to number the rows
     `row-1`, `row-2`, ... `build(values, id, line)` raises `ValueError` with a message for a value it cannot use;
     the reader adds file, line and row id. `aliases`: name -> other names that files use for it, the likeliest first.
     `of_table`, where the reading of a row depends on the whole table, takes a function that starts a pass over the
     values of all rows and returns the `build` for that table. `of_columns`, where the names themselves vary from table
-    to table, makes the shape for the names of one, or None. `gold`: the name that holds the right answer, if one does.
+    to table, makes the schema for the names of one, or None. `gold`: the name that holds the right answer, if one does.
     """
 
     name: str

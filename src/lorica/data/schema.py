@@ -157,9 +157,8 @@ def row_values(mapping: ColumnMapping, record: Mapping[str, Any]) -> dict[str, A
 def _sources(
     schema: RowSchema, columns: Mapping[str, str], constants: Mapping[str, str]
 ) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    names = (
-        name for name in (*schema.required, *schema.optional) if name != schema.id_column and name not in constants
-    )
+    unread = {schema.id_column, *constants}
+    names = (name for name in (*schema.required, *schema.optional) if name not in unread)
     return tuple((name, (columns[name],) if name in columns else schema.columns_for(name)) for name in names)
 
 
@@ -237,7 +236,7 @@ def _mapped(path: Path, line: int, names: Sequence[str], name: str, column: str)
 
 
 def _spellings(schema: RowSchema, siblings: Sequence[RowSchema]) -> dict[str, str]:
-    """Folded name -> name, of all that a schema reads; where its id is absent, the ids of other schemas stand for it."""
+    """Folded name -> name, of all that a schema reads; where its id is absent, ids of other schemas stand for it."""
     ids = (
         {*ID_NAMES, *(fold_name(sibling.id_column) for sibling in siblings)} if siblings and schema.id_column else set()
     )
@@ -318,7 +317,7 @@ def _no_schema(
     schemas = [_with_names(schema, names) for schema in schemas]
 
     def nearness(schema: RowSchema) -> tuple[int, int, bool]:
-        # The schema of which most is there; where an id is required that may be numbered in another schema, that other.
+        # The schema of which most is there; of two, the one whose rows may be numbered.
         foreign = len(set(explicit).difference(schema.required, schema.optional))
         present = sum(
             find_column(column_of(schema, name, available), available) is not None for name in schema.required

@@ -31,8 +31,8 @@ def template_notes(components: EncoderComponents) -> tuple[str, ...]:
         )
     if components.trailing:
         notes.append(
-            f"{origin} ends its generation prompt with {components.trailing!r}, which belongs to the answer's first token: "
-            "prompts end before it, in training too"
+            f"{origin} ends its generation prompt with {components.trailing!r}, which belongs to the answer's first "
+            "token: prompts end before it, in training too"
         )
     return (*notes, *_marks(components))
 

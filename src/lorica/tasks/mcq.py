@@ -1,7 +1,7 @@
 """`mcq`: which option is right? Scored by the letters, or by the options' length-normalised likelihood.
 
 A prompt shows letters; an answer comes back as the file's own key of the option, or as the letter where the options
-are a list. How an answer in a file is read: `options.read_option`.
+are a list. How an answer in a file is read: `options.parse_option`.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class McqTask:
         return invalid(f"the task mcq answers by scoring its options, and got the text {text[:40]!r}")
 
     def answer_parser(self, answers: Sequence[tuple[Row, str]]) -> Callable[[Row, str], int | str]:
-        """To the index of the option, by `read_option`; numbers mean what all numbers of the file allow."""
+        """To the index of the option, by `parse_option`; numbers mean what all numbers of the file allow."""
         of_file = self._numbering(
             lambda: ((answer, *_named(row), _own_numbering(row) is None) for row, answer in answers)
         )

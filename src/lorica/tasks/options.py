@@ -20,7 +20,7 @@ from lorica.tasks.base import is_missing
 LETTERS = string.ascii_uppercase
 Numbering = Literal["from_0", "from_1", "text"]
 NamedAnswer = tuple[object, Sequence[str], Sequence[str], bool]
-"""(answer, options, keys, counted) as `read_option` takes them."""
+"""(answer, options, keys, counted) as `parse_option` takes them."""
 NUMBERINGS: tuple[Numbering, ...] = ("text", "from_0", "from_1")
 _COUNTED = {"text": "as an option's text", "from_0": "counted from 0", "from_1": "counted from 1"}
 
