@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -22,14 +23,14 @@ import numpy as np
 import torch
 from bench import zoo
 from bench.zoo.material import SHARED
-from bench.zoo.train import ALL, ATTENTION, QV, Recipe, train_adapter
+from bench.zoo.train import ALL, ATTENTION, QV, Recipe, train_zoo_adapter
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from lorica.adapters.config import read_adapter_config
 from lorica.adapters.header import read_header
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import read_layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import map_tensors
 from lorica.vetting.base.alignment import Alignment, align, collect_subspaces
 
 # 4, 10 and 19 updates; the extreme ranks.
@@ -66,10 +67,10 @@ class Result:
     seconds: float
 
 
-def specimen_of(folder: Path) -> Specimen:
+def specimen_of(folder: Path) -> RawAdapter:
     """An adapter folder as the checks take it."""
     weights = folder / "adapter_model.safetensors"
-    return Specimen(
+    return RawAdapter(
         name=folder.name,
         given=folder,
         kind="folder",
@@ -88,7 +89,7 @@ def cases(hard_bases: Sequence[str]) -> list[Case]:
     for base in hard_bases:
         for recipe in HARD:
             place = zoo.root() / "alignment" / base / recipe.name
-            _once(place, lambda work, base=base, recipe=recipe: train_adapter(known[base].folder, recipe, pool, work))  # type: ignore[misc]
+            _once(place, partial(train_zoo_adapter, known[base].folder, recipe, pool))
             found.append(Case(place, base, "short" if recipe.name.startswith("steps") else "odd"))
     for one in zoo.adapters():
         if one.seed == 0:
@@ -144,7 +145,7 @@ def run(sample: str) -> list[Result]:
             started = time.perf_counter()
             specimen = specimen_of(case.folder)
             assert specimen.header is not None
-            result = align(specimen, read_layout(specimen.header), directions)
+            result = align(specimen, map_tensors(specimen.header), directions)
             related = known[case.base].lineage == base.lineage
             seconds = time.perf_counter() - started
             found.append(Result(case, base.name, base.shape_group, related, result, seconds))

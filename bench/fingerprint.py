@@ -24,7 +24,7 @@ from lorica.adapters.config import AdapterConfig
 from lorica.adapters.fingerprint import Match, match, shapes_of
 from lorica.adapters.header import Header, TensorInfo
 from lorica.adapters.module_roles import scheme_of
-from lorica.adapters.tensor_map import read_layout
+from lorica.adapters.tensor_map import map_tensors
 
 SETS = ("q,v", "q,k,v,o", "gate,up,down", "all linear")
 
@@ -126,7 +126,7 @@ def identify(base: BaseShape, name: str, *, with_config: bool = True) -> Match |
     if not modules:
         return None
     header, config = adapter(base, modules)
-    return match(shapes_of(read_layout(header), config if with_config else None))
+    return match(shapes_of(map_tensors(header), config if with_config else None))
 
 
 def as_stated(line: Mapping[str, str], ours: BaseShape) -> tuple[BaseShape, bool]:

@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lorica.pipeline.resumable import TEXTS_TOGETHER
+from lorica.pipeline.resumable import GENERATION_GROUP
 
 
 def make_rows(path: Path, kind: str, rows: int) -> Path:
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="of each kind of run")
     parser.add_argument("--rows", type=int, default=120, help="of scores")
-    parser.add_argument("--texts", type=int, default=3 * TEXTS_TOGETHER, help="rows that are answered by texts")
+    parser.add_argument("--texts", type=int, default=3 * GENERATION_GROUP, help="rows that are answered by texts")
     parser.add_argument(
         "--dtype", default="auto", help="of the base: beside compiled kernels, texts repeat in bfloat16"
     )

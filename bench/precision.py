@@ -37,7 +37,7 @@ from lorica.engines.base import Engine, EngineInfo, EngineSettings, MergeDecisio
 from lorica.metrics.bootstrap import Estimate, paired_difference
 from lorica.metrics.metric_table import METRICS
 from lorica.pipeline.answer import Pipeline
-from lorica.pipeline.train import Fit
+from lorica.pipeline.train import TrainJob
 from lorica.records import Output, Request, Row
 
 NAME = "sms_spam"
@@ -109,7 +109,7 @@ def ask(
 
 def train(config: Config, rows: Sequence[Row], out: Path) -> Path:
     """An adapter of these rows."""
-    fit = Fit(NAME, rows, NAME, out / NAME)
+    fit = TrainJob(NAME, rows, NAME, out / NAME)
     return train_fits(config, build.build_task(config), [fit], listener(config))[NAME].folder
 
 

@@ -50,7 +50,7 @@ from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
 from lorica.pipeline.answer import Pipeline
 from lorica.pipeline.evaluate import difference, evaluate
-from lorica.pipeline.train import Fit
+from lorica.pipeline.train import TrainJob
 from lorica.prompts.encoder import Encoder
 from lorica.records import Answer, Message, Request, Row, ScoreChoices
 from lorica.tasks.base import TaskSettings
@@ -277,7 +277,7 @@ class Halves:
         with tempfile.TemporaryDirectory() as scratch:
             config = self._config(style, seed, Path(scratch))
             task = OrderedRules(build.build_task(config).settings, order)
-            fit = Fit(self.name, self._shown(self.learned), self._source, Path(scratch) / self.name)
+            fit = TrainJob(self.name, self._shown(self.learned), self._source, Path(scratch) / self.name)
             trained = train_fits(config, task, [fit], listener(config))[self.name]
             base = build.base_folder(config)
             engine = build.build_engine(config, base)

@@ -19,7 +19,7 @@ from lorica.commands.arguments import resolve
 from lorica.commands.experiment import ADAPTER, Outcome, run_experiment
 from lorica.data.read import read_rows
 from lorica.data.split import split
-from lorica.pipeline.train import Fit
+from lorica.pipeline.train import TrainJob
 from lorica.reports.page import Table
 from lorica.reports.text_table import plain_table
 
@@ -79,7 +79,9 @@ def run_task(name: str, data: Path, out: Path) -> tuple[Outcome, float]:
     train, held = split(rows, ratio=real.held_out, seed=config.training.seed, text=task.text)
     shutil.rmtree(out / name, ignore_errors=True)
     started = time.perf_counter()
-    outcome = run_experiment(config, task, train, held, [Fit(task.name, train, str(source), out / name / task.name)])
+    outcome = run_experiment(
+        config, task, train, held, [TrainJob(task.name, train, str(source), out / name / task.name)]
+    )
     return outcome, time.perf_counter() - started
 
 

@@ -15,7 +15,7 @@ import torch
 from bench.zoo import places
 from bench.zoo.material import build_rows, material, tokenizer_folder
 from bench.zoo.pretrain import SHAPES, fine_tune, pretrain, rounded, save_base
-from bench.zoo.train import PEFT_RECIPES, RECIPES, Recipe, auc, train_adapter
+from bench.zoo.train import PEFT_RECIPES, RECIPES, Recipe, auc, train_zoo_adapter
 from safetensors.torch import load_file
 
 from lorica.models.families import read_decoder_config
@@ -91,7 +91,7 @@ def _adapter(plan: BasePlan, recipe: Recipe) -> None:
     pool, held = places.rows()
 
     def make(folder: Path) -> dict[str, object]:
-        train_adapter(base, recipe, pool, folder)
+        train_zoo_adapter(base, recipe, pool, folder)
         card = asdict(recipe) | {"base": plan.name, "auc": round(auc(base, folder, held), 4)}
         return {key: value for key, value in card.items() if key != "rows"}
 

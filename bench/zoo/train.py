@@ -19,7 +19,7 @@ from lorica.models.base_folder import BaseFolder
 from lorica.models.weights import load_decoder
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.pipeline.evaluate import evaluate
-from lorica.pipeline.train import Fit, encode_rows, fit_adapter
+from lorica.pipeline.train import TrainJob, encode_rows, train_adapter
 from lorica.prompts.encoder import Encoder
 from lorica.records import Row
 from lorica.tasks import load_task
@@ -68,7 +68,7 @@ def task() -> Task:
     return load_task("rules", TaskSettings())
 
 
-def train_adapter(base: Path, recipe: Recipe, pool: Sequence[Row], folder: Path) -> None:
+def train_zoo_adapter(base: Path, recipe: Recipe, pool: Sequence[Row], folder: Path) -> None:
     """Train one adapter and leave a PEFT folder."""
     chosen = random.Random(recipe.seed).sample(list(pool), min(recipe.rows, len(pool)))
     if recipe.origin == "peft":
@@ -109,8 +109,8 @@ def _by_lorica(base: Path, recipe: Recipe, rows: Sequence[Row], folder: Path) ->
         max_seq_length=_MAX_TOKENS,
     )
     encoder = Encoder.load(base)
-    fit_adapter(
-        Fit("zoo", rows, "zoo", folder),
+    train_adapter(
+        TrainJob("zoo", rows, "zoo", folder),
         task=task(),
         encoder=encoder,
         decoder=load_decoder(BaseFolder(base), dtype=torch.float32),

@@ -17,7 +17,7 @@ from lorica.adapters.bases import BaseShape, all_bases, named, normalise
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.fingerprint import Match, Shapes, describe, fits, match, place_of, shapes_of
 from lorica.adapters.header import Header, TensorInfo
-from lorica.adapters.tensor_map import read_layout
+from lorica.adapters.tensor_map import map_tensors
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -34,7 +34,7 @@ def header(tensors: dict[str, tuple[int, ...]]) -> Header:
 
 def made_for(base: BaseShape, modules: list[str], **config: Any) -> tuple[Shapes, Match]:
     made, stated = adapter(base, modules)
-    shapes = shapes_of(read_layout(made), msgspec.structs.replace(stated, **config))
+    shapes = shapes_of(map_tensors(made), msgspec.structs.replace(stated, **config))
     return shapes, match(shapes)
 
 
@@ -144,7 +144,7 @@ def test_equal_shapes_are_all_named() -> None:
 def test_the_vocabulary_decides_where_it_is_saved(rows_: int, expected: str, not_expected: str) -> None:
     made, config = adapter(one("mistralai/Mistral-7B-v0.1"), ["self_attn.q_proj", "self_attn.v_proj"])
     saved = {"base_model.model.model.embed_tokens.weight": TensorInfo("F32", (rows_, 4096), 0, 0)}
-    shapes = shapes_of(read_layout(Header(made.tensors | saved, {})), config)
+    shapes = shapes_of(map_tensors(Header(made.tensors | saved, {})), config)
     assert shapes.vocabulary == rows_
     candidates = match(shapes).candidates
     assert expected in candidates
@@ -156,7 +156,7 @@ def test_a_padded_vocabulary_is_the_same_one() -> None:
     made, config = adapter(one("Qwen/Qwen2.5-7B"), ["self_attn.q_proj"])
     for seen in (151643, 151665, 151936, 152064):
         saved = {"base_model.model.lm_head.weight": TensorInfo("F32", (seen, 3584), 0, 0)}
-        assert fits(shapes_of(read_layout(Header(made.tensors | saved, {})), config), one("Qwen/Qwen2.5-7B")) == []
+        assert fits(shapes_of(map_tensors(Header(made.tensors | saved, {})), config), one("Qwen/Qwen2.5-7B")) == []
 
 
 def test_an_unknown_base_is_legal_and_the_nearest_are_named() -> None:
@@ -196,7 +196,7 @@ def test_contradictory_widths_are_reported() -> None:
     made, config = adapter(one("Qwen/Qwen3-4B"), ["self_attn.q_proj", "mlp.up_proj"])
     broken = dict(made.tensors)
     broken["base_model.model.model.layers.3.mlp.up_proj.lora_A.weight"] = TensorInfo("F32", (8, 1536), 0, 0)
-    shapes = shapes_of(read_layout(Header(broken, {})), config)
+    shapes = shapes_of(map_tensors(Header(broken, {})), config)
     assert len(shapes.contradictions) == 1
     assert "hidden 1536" in shapes.contradictions[0]
     assert "2560" in shapes.contradictions[0]
@@ -210,7 +210,7 @@ def test_vision_parts_do_not_speak_for_the_language_model() -> None:
         for layer in range(32)
         for half, shape in (("A", (8, 1280)), ("B", (3840, 8)))
     }
-    shapes = shapes_of(read_layout(Header(made.tensors | seeing, {})), config)
+    shapes = shapes_of(map_tensors(Header(made.tensors | seeing, {})), config)
     assert shapes.other == 32
     assert shapes.layers == 28
     assert "Qwen/Qwen2.5-VL-7B-Instruct" in match(shapes).candidates
@@ -279,7 +279,7 @@ def _names() -> Iterator[str]:
 @settings(max_examples=150, deadline=None)
 def test_no_shapes_and_names_raise(parts: list[tuple[list[str], str, list[int]]]) -> None:
     tensors = {f"base_model.model.{'.'.join(path)}.{leaf}": tuple(shape) for path, leaf, shape in parts}
-    shapes = shapes_of(read_layout(header(tensors)), AdapterConfig(target_modules=TARGETS))
+    shapes = shapes_of(map_tensors(header(tensors)), AdapterConfig(target_modules=TARGETS))
     found = match(shapes)
     assert found.text
     assert isinstance(describe(shapes, found, named("Qwen/Qwen3-4B")), str)
@@ -297,4 +297,4 @@ def test_a_file_that_names_a_hundred_thousand_kinds_of_layers_is_not_read_to_the
         for number in range(5000)
         for half, shape in (("A", (4, 8)), ("B", (8, 4)))
     }
-    assert len(shapes_of(read_layout(Header(tensors, {})), None).slots) == 1000
+    assert len(shapes_of(map_tensors(Header(tensors, {})), None).slots) == 1000

@@ -4,7 +4,7 @@ import pytest
 from tests.vetting.specimens import header
 
 from lorica.adapters.methods import method_of_config, method_of_names
-from lorica.adapters.tensor_map import layer_number, module_path, read_layout, split_layer
+from lorica.adapters.tensor_map import layer_number, map_tensors, module_path, split_layer
 from lorica.adapters.tensor_names import PREFIX
 
 Q = f"{PREFIX}model.layers.2.self_attn.q_proj"
@@ -12,7 +12,7 @@ Q = f"{PREFIX}model.layers.2.self_attn.q_proj"
 
 def test_pairs_magnitudes_and_biases_are_placed() -> None:
     names = ("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector")
-    layout = read_layout(header({f"{Q}.{name}": (4, 4) for name in names}))
+    layout = map_tensors(header({f"{Q}.{name}": (4, 4) for name in names}))
     (module,) = layout.modules.values()
     assert (module.path, module.layer, module.kind) == ("model.layers.2.self_attn.q_proj", 2, "q_proj")
     assert (module.a, module.b, module.magnitude) == (f"{Q}.lora_A.weight", f"{Q}.lora_B.weight", f"{Q}.{names[3]}")
@@ -27,7 +27,7 @@ def test_parameters_of_one_module_are_told_apart_by_their_base_layers() -> None:
     # As PEFT saves target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"].
     experts = f"{PREFIX}model.layers.0.mlp.experts"
     shapes = {f"{path}.lora_{half}.weight": (8, 8) for path in (experts, f"{experts}.base_layer") for half in "AB"}
-    layout = read_layout(header(shapes))
+    layout = map_tensors(header(shapes))
     assert [each.kind for each in layout.pairs] == ["experts", "experts"]
     assert {module_path(path) for path in layout.modules} == {"model.layers.0.mlp.experts"}
 
@@ -40,7 +40,7 @@ def test_what_is_kept_beside_the_pairs_and_what_is_strange() -> None:
         "model.layers.0.q_proj.lora_A.mine.weight": (4, 4),
         "notes": (3,),
     }
-    layout = read_layout(header(shapes))
+    layout = map_tensors(header(shapes))
     assert sorted(layout.saved) == ["lm_head", "model.embed_tokens", "score"]
     assert layout.strange == ("notes",)
     assert layout.unprefixed == ("model.layers.0.q_proj.lora_A.mine.weight",)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import save_adapter
-from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.vetting.files.check_files import examine_files, opened
 from lorica.vetting.files.sources import find_sources
 from lorica.vetting.findings import Finding
@@ -25,7 +25,7 @@ def make_adapter(folder: Path, *, rank: int = 2) -> Path:
     return folder
 
 
-def examine(place: Path) -> tuple[Specimen | None, list[Finding]]:
+def examine(place: Path) -> tuple[RawAdapter | None, list[Finding]]:
     """What one place gives, unpacked meanwhile if it is an archive."""
     (source,) = find_sources([place])
     with opened(source) as ready:

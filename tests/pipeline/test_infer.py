@@ -122,7 +122,7 @@ def write(folder: Path, output: Path, engine: FakeEngine) -> None:
 def test_texts_are_asked_in_the_same_company_again_and_only_a_group_is_lost(
     tmp_path: Path, left: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resumable, "TEXTS_TOGETHER", 4)  # three groups a window
+    monkeypatch.setattr(resumable, "GENERATION_GROUP", 4)  # three groups a window
     whole, first, second = Writing(-1), Writing(left), Writing(-1)
     write(tmp_path / "whole", tmp_path / "whole.jsonl", whole)
     with pytest.raises(KeyboardInterrupt):

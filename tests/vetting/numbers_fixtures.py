@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.header import header_bytes, read_header
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Layout, read_layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import TensorMap, map_tensors
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 PREFIX = "base_model.model.model.layers"
@@ -65,13 +65,13 @@ def write(folder: Path, arrays: Arrays, *, dtype: str = "F32", config: AdapterCo
     return folder
 
 
-def specimen(folder: Path, name: str = "") -> tuple[Specimen, Layout]:
+def specimen(folder: Path, name: str = "") -> tuple[RawAdapter, TensorMap]:
     """What the checks are given."""
     from lorica.adapters.config import read_adapter_config
 
     weights = folder / "adapter_model.safetensors"
     header = read_header(weights)
-    found = Specimen(
+    found = RawAdapter(
         name=name or folder.name,
         given=folder,
         kind="folder",
@@ -80,4 +80,4 @@ def specimen(folder: Path, name: str = "") -> tuple[Specimen, Layout]:
         config=read_adapter_config(folder),
         header=header,
     )
-    return found, read_layout(header)
+    return found, map_tensors(header)

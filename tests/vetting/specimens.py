@@ -10,8 +10,8 @@ from typing import Any
 from lorica.adapters.config import CONFIG_NAME, AdapterConfig, parse_adapter_config
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.header import DTYPE_BITS, Header, TensorInfo, read_header
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Layout, read_layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import TensorMap, map_tensors
 from lorica.adapters.tensor_names import PREFIX
 from lorica.vetting.finding_codes import FindingCode, finding_codes
 from lorica.vetting.findings import Finding
@@ -62,7 +62,7 @@ def specimen(
     documents: Mapping[str, Any] | None = None,
     files: Mapping[str, int] | None = None,
     dtypes: Mapping[str, str] | None = None,
-) -> tuple[Specimen, Layout]:
+) -> tuple[RawAdapter, TensorMap]:
     """An adapter that exists nowhere. values: what its config holds over a plain LoRA's; None there drops a key."""
     raw: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8}
     raw |= {"target_modules": ["q_proj", "v_proj"], "base_model_name_or_path": INTRO}
@@ -71,7 +71,7 @@ def specimen(
     if raw.get("peft_type") == "LORA":
         config = parse_adapter_config(json.dumps(raw).encode())
     made = header(shapes, dtypes)
-    found = Specimen(
+    found = RawAdapter(
         name=name,
         given=Path("adapters") / name,
         kind="folder",
@@ -84,14 +84,14 @@ def specimen(
         documents=dict(documents or {}),
         files=dict(files or {}),
     )
-    return found, read_layout(made)
+    return found, map_tensors(made)
 
 
-def specimen_of(folder: Path) -> tuple[Specimen, Layout]:
+def specimen_of(folder: Path) -> tuple[RawAdapter, TensorMap]:
     """The adapter in a folder, as far as structure and claims ask for it."""
     raw = (folder / CONFIG_NAME).read_bytes()
     card = folder / "README.md"
-    found = Specimen(
+    found = RawAdapter(
         name=folder.name,
         given=folder,
         kind="folder",
@@ -104,7 +104,7 @@ def specimen_of(folder: Path) -> tuple[Specimen, Layout]:
         card=card.read_text("utf-8") if card.exists() else "",
     )
     assert found.header is not None
-    return found, read_layout(found.header)
+    return found, map_tensors(found.header)
 
 
 def codes_between(first: str, last: str) -> dict[str, FindingCode]:

@@ -19,8 +19,8 @@ from tests.shapes import TINY  # noqa: E402
 
 from lorica.adapters.config import AdapterConfig, read_adapter_config  # noqa: E402
 from lorica.adapters.header import read_header  # noqa: E402
-from lorica.adapters.raw_adapter import Specimen  # noqa: E402
-from lorica.adapters.tensor_map import read_layout  # noqa: E402
+from lorica.adapters.raw_adapter import RawAdapter  # noqa: E402
+from lorica.adapters.tensor_map import map_tensors  # noqa: E402
 from lorica.config.schema import TrainingConfig  # noqa: E402
 from lorica.errors import PromptError  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
@@ -112,9 +112,9 @@ def make_adapter(folder: Path, base: Path, *, epochs: int = 3, **lora: object) -
     return folder
 
 
-def specimen(folder: Path) -> Specimen:
+def specimen(folder: Path) -> RawAdapter:
     weights = folder / "adapter_model.safetensors"
-    return Specimen(
+    return RawAdapter(
         name=folder.name,
         given=folder,
         kind="folder",
@@ -128,7 +128,7 @@ def specimen(folder: Path) -> Specimen:
 def aligned(folder: Path, base: Path) -> Alignment:
     found = specimen(folder)
     assert found.header is not None
-    return align(found, read_layout(found.header), collect_subspaces(base))
+    return align(found, map_tensors(found.header), collect_subspaces(base))
 
 
 def changed(folder: Path, to: Path, change: object) -> Path:

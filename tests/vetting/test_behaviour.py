@@ -21,8 +21,8 @@ pytest.importorskip("torch")
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import AdapterFolder
 from lorica.adapters.header import read_header
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import read_layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import map_tensors
 from lorica.engines.base import EngineInfo, OnDone, OnOutputs
 from lorica.errors import AdapterError, ConfigError, PromptError
 from lorica.models.locate import locate_model
@@ -128,7 +128,7 @@ class WrittenEngine:
         return Output(request.id, tuple(known.get(choice, -9.0) for choice in request.choices))
 
 
-def specimen(folder: Path, **changes: Any) -> Specimen:
+def specimen(folder: Path, **changes: Any) -> RawAdapter:
     config = msgspec.structs.replace(AdapterConfig(r=2, lora_alpha=2, target_modules=["q_proj"]), **changes)
     folder.mkdir(exist_ok=True)
     (folder / "adapter_config.json").write_bytes(config.to_json())
@@ -139,7 +139,7 @@ def specimen(folder: Path, **changes: Any) -> Specimen:
     }
     save_file(pairs, folder / "adapter_model.safetensors")
     weights = folder / "adapter_model.safetensors"
-    return Specimen(
+    return RawAdapter(
         name="it",
         given=folder,
         kind="folder",
@@ -171,7 +171,7 @@ def examine(
     one = specimen(tmp_path / "adapter")
     assert one.header is not None
     work = Workplace(setting, WrittenEngine(ADAPTERS[kind]))
-    found, findings = examine_behaviour(one, read_layout(one.header), setting, given, work=work)
+    found, findings = examine_behaviour(one, map_tensors(one.header), setting, given, work=work)
     json.loads(msgspec.json.encode(found))
     for each in findings:
         assert each.level == 4
@@ -296,7 +296,7 @@ def test_shipped_probes_are_read_and_balanced(task: str) -> None:
 def test_what_cannot_be_asked_is_said(tmp_path: Path) -> None:
     one = specimen(tmp_path / "adapter")
     assert one.header is not None
-    layout = read_layout(one.header)
+    layout = map_tensors(one.header)
     bare = msgspec.structs.replace(one, config=None)
     with pytest.raises(AdapterError, match="nothing can be asked"):
         examine_behaviour(bare, layout, Setting(BASE))
@@ -311,7 +311,7 @@ def test_generated_answers_are_read_counted_and_drawn_again(tmp_path: Path) -> N
     setting = Setting(BASE, task="rules", task_settings=task, sampling=sampling, probes=8)
     one = specimen(tmp_path / "adapter")
     assert one.header is not None
-    found, findings = examine_behaviour(one, read_layout(one.header), setting)
+    found, findings = examine_behaviour(one, map_tensors(one.header), setting)
     assert found.generated is not None
     assert found.generated.n == 8
     assert sum(found.generated.stages.values()) == 8
@@ -351,7 +351,7 @@ def test_choices_with_little_of_the_probability_are_told(tmp_path: Path) -> None
     """In a form that neither base nor adapter knows; of an adapter whose task nobody named nothing is expected."""
     one = specimen(tmp_path / "adapter")
     assert one.header is not None
-    layout = read_layout(one.header)
+    layout = map_tensors(one.header)
 
     def codes(**settings: Any) -> set[str]:
         _, findings = examine_behaviour(one, layout, Setting(BASE, probes=8, **settings))
@@ -367,7 +367,7 @@ def test_written_answers_are_generated_and_judged(tmp_path: Path) -> None:
     setting = Setting(BASE, task="saq", sampling=Sampling(max_new_tokens=4))
     one = specimen(tmp_path / "adapter")
     assert one.header is not None
-    found, findings = examine_behaviour(one, read_layout(one.header), setting, given)
+    found, findings = examine_behaviour(one, map_tensors(one.header), setting, given)
     assert found.generated is not None
     written = found.generated.written
     assert written is not None

@@ -14,8 +14,8 @@ pytest.importorskip("torch")
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.header import read_header
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import read_layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import map_tensors
 from lorica.engines.base import EngineSettings
 from lorica.models.locate import locate_model
 from lorica.vetting.behaviour.examine import examine_behaviour
@@ -32,7 +32,7 @@ def work() -> Workplace:
     return Workplace(SETTING)
 
 
-def specimen(folder: Path, size: float = 0.02, *, extra: dict[str, Any] | None = None, **changes: Any) -> Specimen:
+def specimen(folder: Path, size: float = 0.02, *, extra: dict[str, Any] | None = None, **changes: Any) -> RawAdapter:
     """Random pairs in two layers, B of this size."""
     config = AdapterConfig(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj", "down_proj"])
     config = msgspec.structs.replace(config, **changes)
@@ -47,7 +47,7 @@ def specimen(folder: Path, size: float = 0.02, *, extra: dict[str, Any] | None =
     (folder / "adapter_config.json").write_bytes(config.to_json())
     weights = folder / "adapter_model.safetensors"
     save_file({**tensors, **(extra or {})}, weights, metadata={"format": "pt"})
-    return Specimen(
+    return RawAdapter(
         name="it",
         given=folder,
         kind="folder",
@@ -58,9 +58,9 @@ def specimen(folder: Path, size: float = 0.02, *, extra: dict[str, Any] | None =
     )
 
 
-def look(work: Workplace, one: Specimen) -> tuple[Behaviour, dict[str, str]]:
+def look(work: Workplace, one: RawAdapter) -> tuple[Behaviour, dict[str, str]]:
     assert one.header is not None
-    found, findings = examine_behaviour(one, read_layout(one.header), SETTING, work=work)
+    found, findings = examine_behaviour(one, map_tensors(one.header), SETTING, work=work)
     return found, {each.code: each.severity for each in findings}
 
 

@@ -11,8 +11,8 @@ from tests.vetting.peft_variants import VARIANTS, save_variant
 from tests.vetting.specimens import Shapes, codes, codes_between, pairs, specimen, specimen_of
 
 from lorica.adapters.fingerprint import match, shapes_of
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import TensorMap
 from lorica.adapters.tensor_names import PREFIX
 from lorica.vetting.claims.check_claims import check_claims
 from lorica.vetting.finding_codes import causes
@@ -27,7 +27,7 @@ def qwen(hidden: int = 1536, kv: int = 256, layers: int = 28) -> Shapes:
     return pairs({"self_attn.q_proj": (hidden, hidden), "self_attn.v_proj": (hidden, kv)}, range(layers))
 
 
-def claims(made: tuple[Specimen, Layout]) -> list[Finding]:
+def claims(made: tuple[RawAdapter, TensorMap]) -> list[Finding]:
     found, layout = made
     return check_claims(found, layout, match(shapes_of(layout, found.config)))
 

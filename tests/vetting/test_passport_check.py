@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 from safetensors.numpy import load_file, save_file
 from tests.passports import BASE, Deaf, give_passport, make_adapter
 
-from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.engines import load_engine
 from lorica.engines.base import Engine, EngineSettings
 from lorica.models.base_folder import BaseFolder
@@ -44,7 +44,7 @@ def copy(signed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(signed, tmp_path / "rules"))
 
 
-def _specimen(folder: Path) -> Specimen:
+def _specimen(folder: Path) -> RawAdapter:
     (source,) = find_sources([folder])
     specimen, _ = examine_files(source)
     assert specimen is not None

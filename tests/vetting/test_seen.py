@@ -24,7 +24,7 @@ from lorica.adapters.passport_facts import adapter_facts
 from lorica.admission.make_passport import data_facts
 from lorica.data.digest import ids_digest
 from lorica.data.split import split
-from lorica.pipeline.train import Fit, Parts
+from lorica.pipeline.train import TrainJob, TrainVal
 from lorica.records import Row
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
@@ -51,7 +51,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _documents(adapter: Path, rows: Sequence[Row], ratio: float = RATIO) -> dict[str, Any]:
-    parts = Parts(*split(rows, ratio=ratio, seed=SEED, text=TASK.text)) if ratio else Parts(rows, [])
+    parts = TrainVal(*split(rows, ratio=ratio, seed=SEED, text=TASK.text)) if ratio else TrainVal(rows, [])
     training = TrainingFacts(settings={}, seed=SEED, steps=1, best_step=1, first_loss=1.0, last_loss=1.0, tokens=1)
     passport = Passport(
         format=1,
@@ -63,7 +63,7 @@ def _documents(adapter: Path, rows: Sequence[Row], ratio: float = RATIO) -> dict
             engine="native", dtype="float32", device="cpu", kind="probes", gap=2.0, tolerance={}, items=()
         ),
         metrics=MetricsFacts(on="none", note="a test"),
-        data=data_facts(Fit("rules", rows, "posts.csv", Path("runs")), parts),
+        data=data_facts(TrainJob("rules", rows, "posts.csv", Path("runs")), parts),
         training=training,
     )
     return {PASSPORT_NAME: msgspec.to_builtins(passport)}

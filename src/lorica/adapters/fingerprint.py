@@ -14,7 +14,7 @@ import msgspec
 from lorica.adapters.bases import BaseShape, all_bases, named
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.module_roles import SCHEMES, WIDTHS, Scheme, known_to_any, role
-from lorica.adapters.tensor_map import Factors, Layout
+from lorica.adapters.tensor_map import LoraModule, TensorMap
 
 __all__ = [
     "BaseShape",
@@ -134,7 +134,7 @@ class Match(msgspec.Struct, frozen=True, kw_only=True):
         return f"fits none of the {len(all_bases())} base models known by shape{near}"
 
 
-def shapes_of(layout: Layout, config: AdapterConfig | None) -> Shapes:
+def shapes_of(layout: TensorMap, config: AdapterConfig | None) -> Shapes:
     """What the shapes of an adapter's tensors decide. Never raises, whatever the shapes and names are."""
     widths: dict[str, dict[tuple[int, int], int]] = {}
     first: dict[str, str] = {}
@@ -224,7 +224,7 @@ def describe(shapes: Shapes, found: Match, claimed: Iterable[BaseShape] = ()) ->
     return f"{found.text}; does not fit {base.name}: {', '.join(reasons)}"
 
 
-def in_out(layout: Layout, each: Factors, config: AdapterConfig | None) -> tuple[int, int]:
+def in_out(layout: TensorMap, each: LoraModule, config: AdapterConfig | None) -> tuple[int, int]:
     """(in, out) of the base's layer by a pair's shapes; 0 for a half that is missing or does not tell."""
     a, b = layout.shape(each.a), layout.shape(each.b)
     # QALoRA pools the inputs, and BD-LoRA's factors are blocks of the whole.
@@ -264,7 +264,7 @@ def leaves_no_layer_out(config: AdapterConfig | None) -> bool:
     return not any(_is_number(part) for name in config.target_modules for part in name.split("."))
 
 
-def _vocabulary(layout: Layout, slots: tuple[Slot, ...]) -> int | None:
+def _vocabulary(layout: TensorMap, slots: tuple[Slot, ...]) -> int | None:
     """Rows of the embedding or the output head, where the file holds either."""
     rows = []
     for path, names in layout.saved.items():

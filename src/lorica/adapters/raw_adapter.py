@@ -13,7 +13,7 @@ from lorica.adapters.header import Header
 Kind = Literal["folder", "checkpoint", "file", "archive", "cache"]
 
 
-class Specimen(msgspec.Struct, frozen=True, kw_only=True):
+class RawAdapter(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is known of an adapter without interpreting a tensor.
 
     name: how tables call it. given: the path as the user wrote it. folder: where its files lie (for an archive: where

@@ -25,7 +25,7 @@ _IN_MEMORY = re.compile(r"(?P<module>.+)\.(?:modules_to_save|original_module)\.(
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(?P<number>\d{1,4})(?=\.|$)")
 
 
-class Factors(msgspec.Struct, frozen=True):
+class LoraModule(msgspec.Struct, frozen=True):
     """One adapted module. path: dotted, without PEFT's prefix; where several parameters of one module are adapted
     (`target_parameters`), PEFT tells them apart by as many `.base_layer` at the end, and the path keeps them.
     layer: its number, None outside layers. kind: the last part of the path ("q_proj") without `base_layer`. a, b,
@@ -43,14 +43,14 @@ class Factors(msgspec.Struct, frozen=True):
     embedding: bool = False
 
 
-class Layout(msgspec.Struct, frozen=True):
+class TensorMap(msgspec.Struct, frozen=True):
     """modules: by path, in the file's order. saved: path -> names of whole parameters kept beside the pairs.
     strange: tensors that are neither. unprefixed: adapter tensors whose name does not begin with PEFT's prefix.
     adapters: adapter names that stand in tensor names ("default"). tensors: every tensor by its name. copies: names
     that stand beside the stored parameter they belong to, in the form they have in memory: PEFT passes over them.
     """
 
-    modules: dict[str, Factors]
+    modules: dict[str, LoraModule]
     saved: dict[str, tuple[str, ...]]
     strange: tuple[str, ...]
     unprefixed: tuple[str, ...]
@@ -64,7 +64,7 @@ class Layout(msgspec.Struct, frozen=True):
         return {name: self.tensors[name] for name in names}
 
     @property
-    def pairs(self) -> list[Factors]:
+    def pairs(self) -> list[LoraModule]:
         """The modules that have both halves."""
         return [each for each in self.modules.values() if each.a and each.b]
 
@@ -73,7 +73,7 @@ class Layout(msgspec.Struct, frozen=True):
         return self.tensors[name].shape if name else ()
 
 
-def read_layout(header: Header) -> Layout:
+def map_tensors(header: Header) -> TensorMap:
     """Place every tensor of a file."""
     found: dict[str, dict[str, list[str]]] = {}
     saved: dict[str, list[str]] = {}
@@ -98,7 +98,7 @@ def read_layout(header: Header) -> Layout:
             unprefixed.append(name)
         if hit["adapter"]:
             adapters.add(hit["adapter"])
-    return Layout(
+    return TensorMap(
         modules={path: _factors(path, parts) for path, parts in found.items()},
         saved={path: tuple(names) for path, names in saved.items()},
         strange=tuple(strange),
@@ -143,11 +143,11 @@ def module_path(path: str) -> str:
     return path
 
 
-def _factors(path: str, parts: dict[str, list[str]]) -> Factors:
+def _factors(path: str, parts: dict[str, list[str]]) -> LoraModule:
     embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
     half = "lora_embedding_" if embedding else "lora_"
     chosen = {part: parts[part][0] for part in (half + "A", half + "B", "lora_magnitude_vector") if part in parts}
-    return Factors(
+    return LoraModule(
         path=path,
         layer=layer_number(path),
         kind=module_path(path).rsplit(".", 1)[-1],

@@ -32,7 +32,7 @@ from lorica.metrics.bootstrap import Estimate
 from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.answer import AnswerSettings, Pipeline
 from lorica.pipeline.evaluate import evaluate
-from lorica.pipeline.train import Fit, Parts
+from lorica.pipeline.train import TrainJob, TrainVal
 from lorica.prompts.encoder import Encoder
 from lorica.records import Row
 from lorica.tasks.base import Task
@@ -96,7 +96,7 @@ def prompt_facts(encoder: Encoder, task: Task | None, settings: Mapping[str, obj
     )
 
 
-def data_facts(fit: Fit, parts: Parts) -> DataFacts:
+def data_facts(fit: TrainJob, parts: TrainVal) -> DataFacts:
     """What an adapter was trained on: digests only, and the file's name without its folder."""
     return DataFacts(
         source=", ".join(Path(each).name for each in fit.source.split(", ")),

@@ -20,7 +20,7 @@ from lorica.data.read import read_rows
 from lorica.data.split import split
 from lorica.data.write import check_place, write_answers
 from lorica.errors import LoricaError, UsageError
-from lorica.pipeline.train import Fit
+from lorica.pipeline.train import TrainJob
 from lorica.reports.write_report import write_report
 from lorica.training.checkpoints import RECORD
 from lorica.training.loop import lock_run
@@ -90,7 +90,7 @@ def run_task(demo: DemoTask, out: Path, overrides: Sequence[str]) -> Outcome:
     if demo.per_subject:
         fits = by_subject(train, str(source), root)
     else:
-        fits = [Fit(task.name, train, str(source), root / task.name)]
+        fits = [TrainJob(task.name, train, str(source), root / task.name)]
     outcome = run_experiment(config, task, train, held, fits)
     write_answers(out / f"{demo.name}.answers.jsonl", outcome.answers[ADAPTER].values())
     return outcome

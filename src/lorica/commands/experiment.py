@@ -20,7 +20,7 @@ from lorica.pipeline.answer import Pipeline
 from lorica.pipeline.baseline import baseline_answers
 from lorica.pipeline.evaluate import Evaluation, difference, evaluate
 from lorica.pipeline.sanity_checks import SanityCheck, check_trained_adapter
-from lorica.pipeline.train import Fit
+from lorica.pipeline.train import TrainJob
 from lorica.records import Answer, Row
 from lorica.tasks.base import Task
 from lorica.training.types import TrainResult
@@ -51,7 +51,7 @@ class Outcome:
 
 
 def run_experiment(
-    config: Config, task: Task, train: Sequence[Row], held: Sequence[Row], fits: Sequence[Fit]
+    config: Config, task: Task, train: Sequence[Row], held: Sequence[Row], fits: Sequence[TrainJob]
 ) -> Outcome:
     """Train `fits` (made of `train`), then answer and evaluate `held`. Progress goes to standard error."""
     trained = train_fits(config, task, fits, listener(config))

@@ -37,7 +37,7 @@ from lorica.models.base_folder import BaseFolder
 from lorica.models.decoder import Decoder
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.pipeline.answer import check_room
-from lorica.pipeline.train import Fit, LossExample, Parts, divide, fit_adapter
+from lorica.pipeline.train import LossExample, TrainJob, TrainVal, train_adapter, train_val_split
 from lorica.prompts.encoder import Encoder
 from lorica.tasks.base import Task
 from lorica.training.loop import lock_run
@@ -82,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 @contextmanager
-def _nothing_lost(fits: Sequence[Fit], again: str) -> Iterator[None]:
+def _nothing_lost(fits: Sequence[TrainJob], again: str) -> Iterator[None]:
     """Whatever ends the block but a mistake that must be mended first: say what is kept and how to go on."""
     try:
         yield
@@ -102,14 +102,14 @@ def listener(config: Config) -> Listener:
 
 
 @contextmanager
-def locked(fits: Sequence[Fit]) -> Iterator[dict[str, FolderLock]]:
+def locked(fits: Sequence[TrainJob]) -> Iterator[dict[str, FolderLock]]:
     """The locks on the folders of all adapters, by name: what another process trains is known before anything is
     loaded. Raises ResumeError naming that process."""
     with ExitStack() as stack:
         yield {fit.name: stack.enter_context(lock_run(fit.folder)) for fit in fits}
 
 
-def train_fits(config: Config, task: Task, fits: Sequence[Fit], told: Listener) -> dict[str, TrainResult]:
+def train_fits(config: Config, task: Task, fits: Sequence[TrainJob], told: Listener) -> dict[str, TrainResult]:
     """Train adapters one after the other on one loaded base; name -> result."""
     with locked(fits) as locks:
         return train_locked(config, task, fits, told, locks)
@@ -118,7 +118,7 @@ def train_fits(config: Config, task: Task, fits: Sequence[Fit], told: Listener) 
 def train_locked(
     config: Config,
     task: Task,
-    fits: Sequence[Fit],
+    fits: Sequence[TrainJob],
     told: Listener,
     locks: Mapping[str, FolderLock],
     *,
@@ -151,8 +151,8 @@ def train_locked(
     for fit in fits:
         _tell_previous(locks[fit.name], told)
         settings = config.training
-        parts = divide(fit, task, val_ratio=settings.val_ratio, seed=settings.seed)
-        results[fit.name] = fit_adapter(
+        parts = train_val_split(fit, task, val_ratio=settings.val_ratio, seed=settings.seed)
+        results[fit.name] = train_adapter(
             fit,
             task=task,
             encoder=encoder,
@@ -202,8 +202,8 @@ def _passport(
     decoder: Decoder,
     base: BaseFolder,
     facts: BaseFacts,
-    fit: Fit,
-    parts: Parts,
+    fit: TrainJob,
+    parts: TrainVal,
     folder: Path,
     result: TrainResult,
 ) -> Passport:

@@ -16,7 +16,7 @@ from lorica.config.schema import Config
 from lorica.data.read_log import ReadLog
 from lorica.errors import ConfigError, DataError
 from lorica.names import subject_key, visible
-from lorica.pipeline.train import Fit
+from lorica.pipeline.train import TrainJob
 from lorica.records import Row
 from lorica.routing import GENERAL
 from lorica.tasks import TASKS
@@ -27,7 +27,7 @@ LAST = "last"
 _LONGEST = 255 - len(".") - len(".12345678.tmp")  # bytes
 
 
-def plan_fits(config: Config, task: Task, log: ReadLog) -> list[Fit]:
+def plan_fits(config: Config, task: Task, log: ReadLog) -> list[TrainJob]:
     """Which adapters to train from which rows; `log` takes what is not read.
 
     Raises ConfigError without a training file, with both `input` and `data`, and for a name that no folder can have.
@@ -46,7 +46,7 @@ def plan_fits(config: Config, task: Task, log: ReadLog) -> list[Fit]:
         rows = _read(config, task, config.input, log)
         if config.training.per_subject:
             return by_subject(rows, config.input, root)
-        return [Fit(task.name, rows, config.input, root / task.name)]
+        return [TrainJob(task.name, rows, config.input, root / task.name)]
     fits = []
     everything: list[Row] = []
     for subject, file in sorted(config.data.items()):
@@ -54,14 +54,14 @@ def plan_fits(config: Config, task: Task, log: ReadLog) -> list[Fit]:
             _unused_folder(root, GENERAL) if subject == GENERAL else _adapter_folder(root, subject, f"data.{subject}")
         )
         rows = [_of_subject(row, subject, file) for row in _read(config, task, file, log)]
-        fits.append(Fit(subject, rows, file, folder))
+        fits.append(TrainJob(subject, rows, file, folder))
         everything += rows
     if len(fits) > 1 and GENERAL not in config.data:
-        fits.append(Fit(GENERAL, everything, ", ".join(config.data.values()), _unused_folder(root, GENERAL)))
+        fits.append(TrainJob(GENERAL, everything, ", ".join(config.data.values()), _unused_folder(root, GENERAL)))
     return fits
 
 
-def by_subject(rows: Sequence[Row], source: str, root: Path) -> list[Fit]:
+def by_subject(rows: Sequence[Row], source: str, root: Path) -> list[TrainJob]:
     """One adapter for each subject of the rows, and `general` over all.
 
     A subject in several spellings is one: its adapter has the commonest (of equals the first), and a note names them on
@@ -80,12 +80,12 @@ def by_subject(rows: Sequence[Row], source: str, root: Path) -> list[Fit]:
             fix="add a `subject` column, or map one with task.columns.subject=NAME",
         )
     names = {key: same.most_common(1)[0][0] for key, same in counts.items()}
-    fits = [Fit(name, members[key], source, _adapter_folder(root, name, source)) for key, name in names.items()]
+    fits = [TrainJob(name, members[key], source, _adapter_folder(root, name, source)) for key, name in names.items()]
     for key, name in sorted(names.items()):
         if len(counts[key]) > 1:
             rows_of = ", ".join(f"{spelling!r} {count}" for spelling, count in counts[key].most_common())
             inform(f"{len(counts[key])} spellings are one subject, {name!r}; rows: {rows_of}")
-    return [*sorted(fits, key=lambda fit: fit.name), Fit(GENERAL, rows, source, _unused_folder(root, GENERAL))]
+    return [*sorted(fits, key=lambda fit: fit.name), TrainJob(GENERAL, rows, source, _unused_folder(root, GENERAL))]
 
 
 def _adapter_folder(root: Path, name: str, origin: str) -> Path:

@@ -12,7 +12,7 @@ from lorica.config.schema import AdaptersConfig, Fallback, InferenceConfig, Task
 from lorica.data.outputs import OutputLog
 from lorica.engines.base import Engine, MergeDecision, MergingEngine, StopStringEngine
 from lorica.errors import ConfigError, PromptError, TooLongError
-from lorica.pipeline.resumable import run_kept
+from lorica.pipeline.resumable import run_resumable
 from lorica.prompts.encoder import Encoder
 from lorica.records import Answer, Encoded, Generate, Message, Output, Request, Route, Row, Sampling, ScoreChoices
 from lorica.routing import route
@@ -131,7 +131,7 @@ class Pipeline:
         self, prepared: Sequence[_Prepared], on_done: Callable[[int], None] | None, log: OutputLog | None
     ) -> list[Output]:
         requests = [one.request for one in prepared if one.request is not None]
-        run = self.engine.run(requests, on_done) if log is None else run_kept(self.engine, requests, on_done, log)
+        run = self.engine.run(requests, on_done) if log is None else run_resumable(self.engine, requests, on_done, log)
         outputs = iter(run)
         refused = sum(one.request is None for one in prepared)
         if on_done is not None and refused:

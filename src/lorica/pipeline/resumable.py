@@ -13,11 +13,11 @@ from lorica.data.outputs import OutputLog
 from lorica.engines.base import Engine, EngineInfo
 from lorica.records import Generate, Output, Request
 
-TEXTS_TOGETHER = 128
+GENERATION_GROUP = 128
 """Texts of one group: fewer would leave more steps with few rows, which take as long as steps with many."""
 
 
-def run_kept(
+def run_resumable(
     engine: Engine, requests: Sequence[Request], on_done: Callable[[int], None] | None, log: OutputLog
 ) -> list[Output]:
     """The outputs in the order of the requests; what `log` knows is not asked again. Raises what the engine raises."""
@@ -49,7 +49,7 @@ def _groups(info: EngineInfo, requests: Sequence[Request]) -> Iterator[list[int]
         else:
             (texts if isinstance(request, Generate) else questions).append(index)
     texts.sort(key=lambda index: (requests[index].adapter or "", requests[index].prompt))
-    parts = [texts[start : start + TEXTS_TOGETHER] for start in range(0, len(texts), TEXTS_TOGETHER)]
+    parts = [texts[start : start + GENERATION_GROUP] for start in range(0, len(texts), GENERATION_GROUP)]
     yield from (group for group in (repeatable, questions, *parts) if group)
 
 

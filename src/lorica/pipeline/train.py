@@ -27,7 +27,7 @@ _FEWEST_TO_SPLIT = 20
 
 
 @dataclass(frozen=True)
-class Fit:
+class TrainJob:
     """One adapter to train: its name, its rows, where they came from and where it goes."""
 
     name: str
@@ -37,7 +37,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainVal:
     """The rows of a fit: those to learn from, and those held out to choose the best checkpoint (maybe none)."""
 
     train: Sequence[Row]
@@ -66,15 +66,15 @@ def loss_example(encoder: Encoder, example: Example) -> LossExample:
     return LossExample(example.id, prompt, answer, tokens=count, loss_tokens=count - encoded.answer_start)
 
 
-def divide(fit: Fit, task: Task, *, val_ratio: float, seed: int) -> Parts:
+def train_val_split(fit: TrainJob, task: Task, *, val_ratio: float, seed: int) -> TrainVal:
     """Hold rows out, unless there are too few of them. Raises what `split` raises."""
     if val_ratio > 0 and len(fit.rows) >= _FEWEST_TO_SPLIT:
-        return Parts(*split(fit.rows, ratio=val_ratio, seed=seed, text=task.text, source=fit.source))
-    return Parts(list(fit.rows), [])
+        return TrainVal(*split(fit.rows, ratio=val_ratio, seed=seed, text=task.text, source=fit.source))
+    return TrainVal(list(fit.rows), [])
 
 
-def fit_adapter(
-    fit: Fit,
+def train_adapter(
+    fit: TrainJob,
     *,
     task: Task,
     encoder: Encoder,
@@ -84,7 +84,7 @@ def fit_adapter(
     truncate: Literal["middle", "left", "right", "error"],
     provenance: Mapping[str, str],
     listener: Listener,
-    parts: Parts | None = None,
+    parts: TrainVal | None = None,
     issue: Issue | None = None,
     lock: FolderLock | None = None,
     tell_example: Callable[[LossExample], None] | None = None,
@@ -97,7 +97,7 @@ def fit_adapter(
     Raises DataError for rows without gold, PromptError for a row that does not fit under truncate="error", and what the
     training loop raises.
     """
-    parts = parts or divide(fit, task, val_ratio=settings.val_ratio, seed=settings.seed)
+    parts = parts or train_val_split(fit, task, val_ratio=settings.val_ratio, seed=settings.seed)
     chosen, held = parts.train, parts.validation
     positions = decoder.config.max_positions
     longest = min(settings.max_seq_length, positions)

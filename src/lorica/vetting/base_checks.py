@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from lorica.adapters.passport import PASSPORT_NAME, to_passport
-from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.errors import AdapterError, EngineError, LoricaError
 from lorica.records import Row
 from lorica.tasks import TASKS
@@ -91,7 +91,7 @@ class BaseChecker:
         engine = self._workplace.engine(all_kinds=False)
         return check_sense(sense(engine, self._workplace.encoder(), self._setting.base))
 
-    def _workplace_for(self, specimen: Specimen) -> Workplace:
+    def _workplace_for(self, specimen: RawAdapter) -> Workplace:
         """Where the adapter is asked: as the setting says, else as its own passport does."""
         setting = self._setting
         if setting.task:

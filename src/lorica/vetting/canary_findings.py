@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lorica.adapters.folder import MORE_THAN_PAIRS, open_adapter
 from lorica.adapters.passport import PASSPORT_NAME, to_passport
-from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.admission.canaries import Reading, Trial, describe_trial, run_canaries
 from lorica.engines.base import Engine
 from lorica.errors import AdapterError, LoricaError
@@ -21,7 +21,7 @@ _CODES: dict[Reading, str] = {
 }
 
 
-def check_canaries(specimen: Specimen, engine: Engine, name: str = "") -> list[Finding]:
+def check_canaries(specimen: RawAdapter, engine: Engine, name: str = "") -> list[Finding]:
     """Ask the canaries of base and adapter in this engine. Nothing without a readable passport.
 
     name: the adapter's name in the engine, to which it is added where it is not there (`specimen.name` if empty).

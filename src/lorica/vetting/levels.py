@@ -12,9 +12,9 @@ from lorica.adapters.fingerprint import Match, Shapes, describe, match, shapes_o
 from lorica.adapters.folder import snapshot
 from lorica.adapters.json_document import short_text
 from lorica.adapters.methods import FORMATS
-from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.registry import training_owner
-from lorica.adapters.tensor_map import Layout, read_layout
+from lorica.adapters.tensor_map import TensorMap, map_tensors
 from lorica.locks import describe as describe_owner
 from lorica.vetting.claims.check_claims import check_claims
 from lorica.vetting.claims.named_bases import NamedBase
@@ -37,8 +37,8 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     profile: Profile
     findings: tuple[Finding, ...]
     ran: tuple[int, ...]
-    specimen: Specimen | None = None
-    layout: Layout | None = None
+    specimen: RawAdapter | None = None
+    layout: TensorMap | None = None
     match: Match | None = None
     fits: str = ""
     numbers: Numbers | None = None
@@ -102,7 +102,7 @@ def _examine(source: Source, max_level: int) -> Examination:
         )
         empty_profile = Profile(name=source.name, path=str(source.given), kind=source.kind, method=tool_title)
         return Examination(source=source, profile=empty_profile, findings=tuple(findings), ran=_ran(findings))
-    layout = None if specimen.header is None else read_layout(specimen.header)
+    layout = None if specimen.header is None else map_tensors(specimen.header)
     examination = Examination(
         source=source,
         profile=profile(specimen, layout),
@@ -126,7 +126,7 @@ def _ran(findings: Sequence[Finding]) -> tuple[int, ...]:
     return (0, 1) if any(finding.level == 1 for finding in findings) else (0,)
 
 
-def _structure(examination: Examination, specimen: Specimen, layout: Layout) -> Examination:
+def _structure(examination: Examination, specimen: RawAdapter, layout: TensorMap) -> Examination:
     shapes = shapes_of(layout, specimen.config)
     base_match: Match | None = match(shapes)
     structure = check_structure(specimen, layout)
@@ -149,7 +149,7 @@ def _structure(examination: Examination, specimen: Specimen, layout: Layout) -> 
     return msgspec.structs.replace(examination.add(findings, 1 if compared else None), match=base_match, fits=fits)
 
 
-def _fits(specimen: Specimen, shapes: Shapes, matched: Match) -> str:
+def _fits(specimen: RawAdapter, shapes: Shapes, matched: Match) -> str:
     """Which bases the shapes fit, the one that the config names first; or that the table does not know that one."""
     name = (specimen.config.base_model_name_or_path if specimen.config else None) or ""
     bases = named(name)

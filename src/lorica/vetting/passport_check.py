@@ -23,7 +23,7 @@ from lorica.adapters.passport_facts import (
     name_changes,
     plain_name,
 )
-from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.errors import AdapterError, LoricaError
 from lorica.vetting.findings import Finding, finding
@@ -35,7 +35,7 @@ _NO_GAP = 1e-5
 
 
 def check_passport(
-    specimen: Specimen, base: Path | None, *, full: bool = False, earlier: Sequence[Finding] = ()
+    specimen: RawAdapter, base: Path | None, *, full: bool = False, earlier: Sequence[Finding] = ()
 ) -> list[Finding]:
     """The passport against the adapter's files and, where a folder is given, against that base model.
 
@@ -63,13 +63,13 @@ def check_passport(
     return findings
 
 
-def _read(specimen: Specimen) -> Passport:
+def _read(specimen: RawAdapter) -> Passport:
     if PASSPORT_NAME not in specimen.documents:
         raise AdapterError("it is not readable as JSON")
     return to_passport(specimen.documents[PASSPORT_NAME])
 
 
-def _against_files(specimen: Specimen, passport: Passport) -> list[Finding]:
+def _against_files(specimen: RawAdapter, passport: Passport) -> list[Finding]:
     facts, findings, same = passport.adapter, [], []
     config = specimen.folder / CONFIG_NAME
     if specimen.raw_config is not None and config.is_file() and _digest(config) != facts.config:
@@ -278,7 +278,7 @@ def _against_prompts(recorded: Mapping[str, str], origin: str, thinking: bool, f
     return findings
 
 
-def _another_record(specimen: Specimen) -> list[Finding]:
+def _another_record(specimen: RawAdapter) -> list[Finding]:
     """Whether training.json beside the weights says that its run published others."""
     record = specimen.documents.get(TRAINING_RECORD)
     published = record.get("published") if isinstance(record, dict) else None
@@ -293,7 +293,7 @@ def _another_record(specimen: Specimen) -> list[Finding]:
     return [finding("L178", message, expected=f"weights {shown(weights, 23)}...", file=TRAINING_RECORD)]
 
 
-def _check_record(specimen: Specimen, base: Path | None) -> list[Finding]:
+def _check_record(specimen: RawAdapter, base: Path | None) -> list[Finding]:
     """training.json, which Lorica leaves beside what it trains: the config and the digests it was made with."""
     record = specimen.documents.get(TRAINING_RECORD)
     manifest = record.get("manifest") if isinstance(record, dict) else None

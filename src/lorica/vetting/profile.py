@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import msgspec
 
 from lorica.adapters.config import AdapterConfig
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import TensorMap
 from lorica.errors import AdapterError
 from lorica.vetting.files.tools import tool_of
 
@@ -18,7 +18,7 @@ _BASES = ("base_model_name_or_path", "model", "model_name")
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """name, path, kind: see `Specimen`. method: PEFT's name for it. base, revision: as the config claims.
+    """name, path, kind: see `RawAdapter`. method: PEFT's name for it. base, revision: as the config claims.
 
     ranks, alphas, scalings: the distinct values, sorted; from the tensors and the config. targets: kinds of adapted
     modules. layers: numbers of adapted layers, sorted. modules: adapted modules. parameters: elements of all tensors.
@@ -46,7 +46,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     dtypes: tuple[str, ...] = ()
 
 
-def profile(specimen: Specimen, layout: Layout | None) -> Profile:
+def profile(specimen: RawAdapter, layout: TensorMap | None) -> Profile:
     """The profile of what could be read; everything else keeps its empty value."""
     config, raw = specimen.config, specimen.raw_config or {}
     tool = tool_of(raw, specimen.header, tuple(name for name in specimen.files if "/" not in name))

@@ -31,7 +31,7 @@ from lorica.config.schema import TrainingConfig  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.decoder import Decoder  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
-from lorica.pipeline.train import Fit, fit_adapter  # noqa: E402
+from lorica.pipeline.train import TrainJob, train_adapter  # noqa: E402
 from lorica.prompts.encoder import Encoder  # noqa: E402
 from lorica.training.progress import SilentListener  # noqa: E402
 
@@ -126,8 +126,8 @@ def trained(bases: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) 
     settings = TrainingConfig(
         epochs=12, batch_size=16, gradient_accumulation_steps=1, learning_rate=6e-3, val_ratio=0.0, max_seq_length=256
     )
-    fit_adapter(
-        Fit("cats", make_rows(160, 0, "row-"), "memory", folder),
+    train_adapter(
+        TrainJob("cats", make_rows(160, 0, "row-"), "memory", folder),
         task=load_task("rules", TaskSettings()),
         encoder=Encoder.load(bases[0]),
         decoder=load_decoder(BaseFolder(bases[0]), dtype=torch.float32),

@@ -17,8 +17,8 @@ from tests.vetting.diagnosis.conftest import WEIGHTS, Arrays, broken
 
 from lorica.adapters.config import read_adapter_config
 from lorica.adapters.header import read_header
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import read_layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import map_tensors
 from lorica.models.locate import locate_model
 from lorica.vetting.base.alignment import Alignment, align, collect_subspaces
 from lorica.vetting.base.alignment_findings import check_alignment
@@ -31,9 +31,9 @@ from lorica.vetting.numbers.check_numbers import check_numbers
 torch = pytest.importorskip("torch")
 
 
-def specimen(folder: Path) -> Specimen:
+def specimen(folder: Path) -> RawAdapter:
     weights = folder / WEIGHTS
-    return Specimen(
+    return RawAdapter(
         name=folder.name, given=folder, kind="folder", folder=folder, weights=weights,
         config=read_adapter_config(folder), header=read_header(weights),
     )  # fmt: skip
@@ -42,7 +42,7 @@ def specimen(folder: Path) -> Specimen:
 def aligned(folder: Path, base: Path) -> Alignment:
     found = specimen(folder)
     assert found.header is not None
-    return align(found, read_layout(found.header), collect_subspaces(base))
+    return align(found, map_tensors(found.header), collect_subspaces(base))
 
 
 def codes(alignment: Alignment) -> set[str]:
@@ -122,7 +122,7 @@ def test_halves_of_two_modules_that_changed_places_need_no_base(trained: Path, t
     for change, expected in ((None, set()), (swapped_twice, {"L222"})):
         found = specimen(broken(trained, tmp_path / f"one{len(expected)}", change))
         assert found.header is not None
-        _, findings = check_numbers(found, read_layout(found.header))
+        _, findings = check_numbers(found, map_tensors(found.header))
         assert {each.code for each in findings if each.severity != "note"} == expected
 
 
@@ -133,7 +133,7 @@ def test_modules_with_one_a_in_common_are_no_strangers(trained: Path, tmp_path: 
         arrays[name.replace("q_proj", "v_proj")] = arrays[name]
     found = specimen(broken(trained, tmp_path / "shared", lambda _: arrays))
     assert found.header is not None
-    _, findings = check_numbers(found, read_layout(found.header))
+    _, findings = check_numbers(found, map_tensors(found.header))
     assert "L222" not in {each.code for each in findings}
 
 

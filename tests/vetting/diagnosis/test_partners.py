@@ -10,13 +10,13 @@ from safetensors.numpy import save_file
 from tests.vetting.diagnosis.conftest import WEIGHTS, Arrays, broken
 
 from lorica.adapters.header import read_header
-from lorica.adapters.tensor_map import read_layout
+from lorica.adapters.tensor_map import map_tensors
 from lorica.vetting.numbers.factor_pairing import FactorPairing, pair_factors
 
 
 def partners(folder: Path) -> FactorPairing:
     weights = folder / WEIGHTS
-    return pair_factors(weights, read_layout(read_header(weights)))
+    return pair_factors(weights, map_tensors(read_header(weights)))
 
 
 def test_trained_pairs_belong_together(trained: Path) -> None:

@@ -14,21 +14,21 @@ from tests.vetting.diagnosis.conftest import WEIGHTS, Arrays, broken
 from lorica.adapters.config import read_adapter_config
 from lorica.adapters.folder import open_adapter
 from lorica.adapters.header import read_header
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Layout, read_layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import TensorMap, map_tensors
 from lorica.models.families import read_decoder_config
 from lorica.vetting.diagnosis.variants import repaired, rescaled, with_config
 
 
-def read(folder: Path) -> tuple[Specimen, Layout]:
+def read(folder: Path) -> tuple[RawAdapter, TensorMap]:
     weights = folder / WEIGHTS
     header = read_header(weights)
     raw: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    specimen = Specimen(
+    specimen = RawAdapter(
         name="x", given=folder, kind="folder", folder=folder, weights=weights, raw_config=raw,
         config=read_adapter_config(folder), header=header,
     )  # fmt: skip
-    return specimen, read_layout(header)
+    return specimen, map_tensors(header)
 
 
 def test_a_rescaled_copy_shares_the_weights(trained: Path, tmp_path: Path) -> None:

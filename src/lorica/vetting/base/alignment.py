@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 
 from lorica.adapters.arrays import read_array
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Factors, Layout, layer_number
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import LoraModule, TensorMap, layer_number
 from lorica.errors import AdapterError
 from lorica.vetting.base.activation_subspaces import ActivationSubspaces, Array, Subspace
 from lorica.vetting.base.collect_subspaces import collect_subspaces
@@ -75,7 +75,7 @@ class Alignment:
 
 
 def align(
-    specimen: Specimen, layout: Layout, directions: ActivationSubspaces, *, shuffles: int = SHUFFLES
+    specimen: RawAdapter, layout: TensorMap, directions: ActivationSubspaces, *, shuffles: int = SHUFFLES
 ) -> Alignment:
     """Compare an adapter with what was collected of a base. Modules whose shapes do not fit, or whose update is zero
     or not finite, are left out. Raises AdapterError for weights that cannot be read."""
@@ -178,8 +178,8 @@ def _halves(
 
 
 def _updates(
-    specimen: Specimen, layout: Layout, directions: ActivationSubspaces
-) -> Iterator[tuple[Factors, Array, Array, float, tuple[float, float] | None]]:
+    specimen: RawAdapter, layout: TensorMap, directions: ActivationSubspaces
+) -> Iterator[tuple[LoraModule, Array, Array, float, tuple[float, float] | None]]:
     """(module, right singular rows [k, in], left singular rows [k, out], norm of the scaled update, `bond` of its
     halves) of each module that can be tested. Squared norms of the rows are the singular values, as shares of their
     sum."""
@@ -219,7 +219,7 @@ def _factorise(a: Array, b: Array) -> tuple[Array, Array, float] | None:
     return rows, columns, norm
 
 
-def _scaling(specimen: Specimen, path: str) -> float:
+def _scaling(specimen: RawAdapter, path: str) -> float:
     if specimen.config is None:
         return math.nan
     try:
@@ -249,7 +249,7 @@ def _gain(rows: Array, subspace: Subspace, orders: Permutations) -> Array:
 
 
 def _conclude(
-    layout: Layout,
+    layout: TensorMap,
     directions: ActivationSubspaces,
     gains: dict[str, list[Array]],
     spreads: Sequence[SideDirections],

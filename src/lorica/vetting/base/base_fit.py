@@ -22,8 +22,8 @@ from lorica.adapters.fingerprint import (
 )
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.module_roles import WIDTHS, role
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Factors, Layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import LoraModule, TensorMap
 from lorica.models.families import FAMILIES
 from lorica.vetting.base.base_modules import BaseModel, read_base
 from lorica.vetting.base.fit_identity import check_identity
@@ -52,7 +52,7 @@ _FUSED = {
 _INSIDE = "language_model"  # of a vision-language model, in the paths of its text layers
 
 
-def check_fit(specimen: Specimen, layout: Layout, base: Path) -> list[Finding]:
+def check_fit(specimen: RawAdapter, layout: TensorMap, base: Path) -> list[Finding]:
     """Everything that a base model's files say about an adapter. Raises ModelError for a folder that is no whole
     base model."""
     model = read_base(base)
@@ -78,7 +78,7 @@ class _Placement(msgspec.Struct, frozen=True):
 class _Fit:
     """One adapter against one base. Everything found is summed up over modules."""
 
-    def __init__(self, specimen: Specimen, layout: Layout, model: BaseModel, shapes: Shapes) -> None:
+    def __init__(self, specimen: RawAdapter, layout: TensorMap, model: BaseModel, shapes: Shapes) -> None:
         self.specimen, self.layout, self.model, self.shapes = specimen, layout, model, shapes
         self.containers = {path.rpartition(".")[0] for path in model.modules}
         self.by_tail: dict[tuple[bool, str], str] = {}
@@ -104,11 +104,11 @@ class _Fit:
             findings.append(finding("L310", f"{len(modules)} modules, such as {shown(modules[0].path)}"))
         return findings
 
-    def _beyond(self, module: Factors) -> bool:
+    def _beyond(self, module: LoraModule) -> bool:
         slot_place = place_of(module.path)
         return not slot_place.other and slot_place.layer is not None and 0 < self.model.layers <= slot_place.layer
 
-    def _place(self, module: Factors) -> _Placement:
+    def _place(self, module: LoraModule) -> _Placement:
         """Look a module up by its path, else by its place in the layers under another prefix."""
         path = ".".join(component for component in module.path.split(".") if component != "base_layer")
         base_modules = self.model.modules
@@ -127,12 +127,12 @@ class _Fit:
             return _Placement(path, next(embedding, None))
         return _Placement("")
 
-    def _by_config(self, module: Factors) -> tuple[int, int] | None:
+    def _by_config(self, module: LoraModule) -> tuple[int, int] | None:
         slot_place = place_of(module.path)
         widths = None if self.model.shape is None or slot_place.other else self.model.shape.widths(slot_place.slot)
         return None if widths is None or "vocabulary" in (widths[0][0], widths[1][0]) else (widths[0][1], widths[1][1])
 
-    def _config_has(self, module: Factors) -> bool:
+    def _config_has(self, module: LoraModule) -> bool:
         """Without weights: only a family that is known can lack a module."""
         return self.model.shape is None or self.model.shape.widths(place_of(module.path).slot) is not None
 
@@ -147,7 +147,7 @@ class _Fit:
         bare = base_path.removeprefix("model.")
         return path not in (bare, f"model.{bare}")
 
-    def _layers(self, high: list[Factors], total: int) -> list[Finding]:
+    def _layers(self, high: list[LoraModule], total: int) -> list[Finding]:
         if not high:
             return []
         actual = (
@@ -162,7 +162,7 @@ class _Fit:
         expected = f"at most {self.model.layers} layers"
         return [finding("L302", actual, expected=expected, fix=self._which(), file=WEIGHTS_NAME, facts=facts)]
 
-    def _absent(self, absent: list[Factors], modules: list[Factors]) -> list[Finding]:
+    def _absent(self, absent: list[LoraModule], modules: list[LoraModule]) -> list[Finding]:
         if not absent:
             return []
         module_names = sorted({module.kind for module in absent})
@@ -174,7 +174,7 @@ class _Fit:
         expected = f"modules of a {shown(self.model.family)} model"
         return [finding("L300", actual, expected=expected, fix=self._which(), file=WEIGHTS_NAME, facts=facts)]
 
-    def _widths(self, placed: list[tuple[Factors, _Placement]]) -> list[Finding]:
+    def _widths(self, placed: list[tuple[LoraModule, _Placement]]) -> list[Finding]:
         wrong: dict[str, tuple[str, int, int]] = {}
         paths: list[str] = []
         for module, placement in placed:
@@ -200,12 +200,12 @@ class _Fit:
         expected = f"the widths of {shown(self.model.folder.name)}"
         return [finding("L301", actual, expected=expected, fix=self._which(), file=WEIGHTS_NAME, facts=facts)]
 
-    def _label(self, module: Factors, side: int) -> str:
+    def _label(self, module: LoraModule, side: int) -> str:
         names = None if self.model.shape is None else role(self.model.shape.scheme, place_of(module.path).slot)
         name = names[side] if names else ""
         return WIDTHS.get(name) or f"{shown(module.kind)}'s {'output' if side else 'input'}"
 
-    def _moved(self, moved: list[Factors], total: int) -> list[Finding]:
+    def _moved(self, moved: list[LoraModule], total: int) -> list[Finding]:
         if not moved:
             return []
         theirs = self.by_tail[_tail(moved[0].path)]
@@ -213,7 +213,7 @@ class _Fit:
         facts = {"modules": len(moved), "path": moved[0].path, "expected": theirs}
         return [finding("L304", actual, expected=f"as in the base: {shown(theirs)}", file=WEIGHTS_NAME, facts=facts)]
 
-    def _covered(self, modules: list[Factors]) -> list[Finding]:
+    def _covered(self, modules: list[LoraModule]) -> list[Finding]:
         """Does the adapter end before the base's last layers, in every kind of module at once?"""
         config, depth = self.specimen.config, self.shapes.layers_at_least
         if (
@@ -256,7 +256,7 @@ class _Fit:
         unknown = []
         for path, names in self.layout.saved.items():
             module_name = path.rpartition(".")[2]
-            widths = self._place(Factors(path=path, layer=None, kind=module_name)).widths
+            widths = self._place(LoraModule(path=path, layer=None, kind=module_name)).widths
             if widths is None:
                 unknown += [path] if self.model.modules and path not in self.model.modules else []
                 continue

@@ -9,7 +9,7 @@ import msgspec
 
 from lorica.adapters.bases import BaseShape, named, normalise
 from lorica.adapters.config import CONFIG_NAME
-from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.vetting.base.base_modules import BaseModel
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import listed, shown
@@ -33,7 +33,7 @@ _QUANTISED = re.compile(
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def check_identity(specimen: Specimen, model: BaseModel) -> list[Finding]:
+def check_identity(specimen: RawAdapter, model: BaseModel) -> list[Finding]:
     """L306 to L308. Ids that say nothing certain are passed over: a folder may be called anything."""
     adapter_base = specimen.config.base_model_name_or_path if specimen.config else None
     findings = _quantisation(adapter_base or "", model)
@@ -84,7 +84,7 @@ def _quantisation(adapter_base: str, model: BaseModel) -> list[Finding]:
     return [finding("L308", actual, facts=facts)]
 
 
-def _revision(specimen: Specimen, model: BaseModel) -> list[Finding]:
+def _revision(specimen: RawAdapter, model: BaseModel) -> list[Finding]:
     """A commit that the adapter states, against the one whose snapshot the base is."""
     stated = specimen.config.revision if specimen.config else None
     held = model.folder.name

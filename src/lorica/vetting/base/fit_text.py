@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from lorica.adapters.json_document import read_capped
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import TensorMap
 from lorica.vetting.base.base_modules import BaseModel
 from lorica.vetting.base.tokenizer_roundtrip import check_spelling
 from lorica.vetting.findings import Finding, finding
@@ -63,7 +63,7 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     )
 
 
-def check_text(specimen: Specimen, layout: Layout, model: BaseModel) -> list[Finding]:
+def check_text(specimen: RawAdapter, layout: TensorMap, model: BaseModel) -> list[Finding]:
     """L311 to L314, L318. An adapter that brings no tokenizer is used with the base's, and nothing is said."""
     names = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "added_tokens.json", "vocab.json"}
     theirs = read_tokenizer_files(model.folder)
@@ -112,7 +112,7 @@ def _another(ours: TokenizerFiles, theirs: TokenizerFiles) -> list[Finding]:
     return [finding("L313", actual, expected="equal tokens under equal ids", facts=facts)]
 
 
-def _tokens(ours: TokenizerFiles, theirs: TokenizerFiles, layout: Layout, model: BaseModel) -> list[Finding]:
+def _tokens(ours: TokenizerFiles, theirs: TokenizerFiles, layout: TensorMap, model: BaseModel) -> list[Finding]:
     """Added tokens that the base lacks or has under other ids."""
     base_ids = {**(theirs.vocabulary or {}), **theirs.added}
     if not base_ids:

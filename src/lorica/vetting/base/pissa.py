@@ -12,8 +12,8 @@ import math
 import numpy as np
 
 from lorica.adapters.arrays import Floats, TensorReader
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import TensorMap
 from lorica.errors import AdapterError
 from lorica.vetting.base.stored_matrices import StoredMatrix
 from lorica.vetting.findings import Finding, finding
@@ -25,7 +25,7 @@ _MOST_VALUES = 1 << 26
 ALIKE, HELD = 0.1, (0.4, 1.5)
 
 
-def check_pissa(specimen: Specimen, layout: Layout, weights: dict[str, StoredMatrix]) -> list[Finding]:
+def check_pissa(specimen: RawAdapter, layout: TensorMap, weights: dict[str, StoredMatrix]) -> list[Finding]:
     """L327. Nothing raises: files that cannot be read are named by other checks."""
     try:
         measured = weight_similarity(specimen, layout, weights)
@@ -46,7 +46,7 @@ def check_pissa(specimen: Specimen, layout: Layout, weights: dict[str, StoredMat
 
 
 def weight_similarity(
-    specimen: Specimen, layout: Layout, weights: dict[str, StoredMatrix]
+    specimen: RawAdapter, layout: TensorMap, weights: dict[str, StoredMatrix]
 ) -> list[tuple[float, float]]:
     """(cosine of update and weight, <update, weight> / <update, update>) of some modules. Raises AdapterError."""
     if specimen.weights is None or specimen.config is None:

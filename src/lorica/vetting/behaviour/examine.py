@@ -14,9 +14,9 @@ import numpy as np
 
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import FLOATS, MORE_THAN_PAIRS, open_adapter
-from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.rescaled_copies import write_variant
-from lorica.adapters.tensor_map import Layout
+from lorica.adapters.tensor_map import TensorMap
 from lorica.engines.base import Engine
 from lorica.errors import AdapterError, MissingExtraError, ModelError
 from lorica.records import Row
@@ -56,8 +56,8 @@ class _Subject:
 
 
 def examine_behaviour(
-    specimen: Specimen,
-    layout: Layout,
+    specimen: RawAdapter,
+    layout: TensorMap,
     setting: Setting,
     rows: Sequence[Row] | None = None,
     *,
@@ -97,7 +97,7 @@ def examine_behaviour(
     return found, judge_behaviour(found)
 
 
-def _load(work: Workplace, config: AdapterConfig, weights: Path, layout: Layout, place: Path) -> tuple[Engine, str]:
+def _load(work: Workplace, config: AdapterConfig, weights: Path, layout: TensorMap, place: Path) -> tuple[Engine, str]:
     """Load the adapter into the first engine that applies all of it."""
     folder = place / "itself"
     write_variant(folder, config, weights)
@@ -126,11 +126,13 @@ def _other_engine(work: Workplace) -> Engine | None:
         return None
 
 
-def _is_more(layout: Layout) -> list[bool]:
+def _is_more(layout: TensorMap) -> list[bool]:
     return [bool(each.magnitude) or each.embedding or bool(each.more) for each in layout.modules.values()]
 
 
-def _cannot_load(config: AdapterConfig, layout: Layout, error: AdapterError | MissingExtraError, said: str) -> Finding:
+def _cannot_load(
+    config: AdapterConfig, layout: TensorMap, error: AdapterError | MissingExtraError, said: str
+) -> Finding:
     """What no engine here applies is no fault of the adapter."""
     strange = {info.dtype for info in layout.tensors.values()} - set(FLOATS)
     reasons = config.unsupported(MORE_THAN_PAIRS)

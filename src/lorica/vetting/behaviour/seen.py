@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from lorica.adapters.passport import PASSPORT_NAME, DataFacts, to_passport
-from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.admission.provenance import rows_facts
 from lorica.data.digest import ids_digest
@@ -36,7 +36,7 @@ class _Record(msgspec.Struct, frozen=True):
     divided: bool
 
 
-def unseen(specimen: Specimen, rows: Sequence[Row], task: Task) -> tuple[Sequence[Row], list[Finding]]:
+def unseen(specimen: RawAdapter, rows: Sequence[Row], task: Task) -> tuple[Sequence[Row], list[Finding]]:
     """The rows to ask, and what is said of the others.
 
     Digests are of whole files and of the parts they were divided into: where the rows are those of the training, the
@@ -61,7 +61,7 @@ def unseen(specimen: Specimen, rows: Sequence[Row], task: Task) -> tuple[Sequenc
     return rows, []
 
 
-def _record(specimen: Specimen) -> _Record | None:
+def _record(specimen: RawAdapter) -> _Record | None:
     try:
         passport = to_passport(specimen.documents.get(PASSPORT_NAME))
     except AdapterError:
@@ -110,7 +110,7 @@ def _of_manifest(manifest: dict[str, Any]) -> _Record | None:
     )
 
 
-def _as_trained(specimen: Specimen, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+def _as_trained(specimen: RawAdapter, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     """The rows as a training may have had them: all, those of a subject, or all as of the subject it is named after."""
     yield rows
     subjects = sorted({row.subject for row in rows})

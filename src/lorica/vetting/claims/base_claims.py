@@ -8,8 +8,8 @@ from lorica.adapters.bases import BaseShape, named
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.fingerprint import Match, Shapes, fits, shapes_of
 from lorica.adapters.folder import WEIGHTS_NAME
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Layout, split_layer
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import TensorMap, split_layer
 from lorica.vetting.claims.base_names import has_mixed_layers
 from lorica.vetting.claims.named_bases import NamedBase
 from lorica.vetting.finding_codes import Severity
@@ -28,7 +28,9 @@ _ELSEWHERE = re.compile(
 )
 
 
-def check_named_base(specimen: Specimen, layout: Layout, bases: list[NamedBase], match: Match | None) -> list[Finding]:
+def check_named_base(
+    specimen: RawAdapter, layout: TensorMap, bases: list[NamedBase], match: Match | None
+) -> list[Finding]:
     """Findings L163-L165 and L169. bases: every place that names the base, the config first."""
     for claim in bases:
         exact = named(claim.text, loosely=False)
@@ -69,7 +71,7 @@ def _misfit(
     return [finding(code, actual, expected=expected, file=claim.file, severity=severity, facts=facts)]
 
 
-def _container(layout: Layout, claim: NamedBase, known_bases: list[BaseShape]) -> list[Finding]:
+def _container(layout: TensorMap, claim: NamedBase, known_bases: list[BaseShape]) -> list[Finding]:
     if not all(base.family in _MODEL_LAYERS for base in known_bases):
         return []
     wrong = [path for path in layout.modules if _ELSEWHERE.fullmatch(split_layer(path)[0])]

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.fingerprint import Match
 from lorica.adapters.methods import FORMATS, method_of_config, method_of_names
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import TensorMap
 from lorica.vetting.claims.base_claims import check_named_base
 from lorica.vetting.claims.base_names import quantization_format
 from lorica.vetting.claims.named_bases import NamedBase, difference, named_bases
@@ -28,7 +28,7 @@ _KNOWN_PEFT = (0, 21)
 _OTHER_WEIGHTS = ("gptq", "awq", "gguf", "exl2", "int4", "int8", "fp8")
 
 
-def check_claims(specimen: Specimen, layout: Layout, match: Match | None) -> list[Finding]:
+def check_claims(specimen: RawAdapter, layout: TensorMap, match: Match | None) -> list[Finding]:
     """Findings L150-L199. match: which bases of the table fit the tensors' shapes, None when that is not known."""
     bases = named_bases(specimen)
     tool = method_of_names(layout.tensors)
@@ -41,7 +41,7 @@ def check_claims(specimen: Specimen, layout: Layout, match: Match | None) -> lis
     return findings
 
 
-def _bases(specimen: Specimen, bases: list[NamedBase], *, foreign: bool) -> list[Finding]:
+def _bases(specimen: RawAdapter, bases: list[NamedBase], *, foreign: bool) -> list[Finding]:
     """Ids of the base model, against each other. foreign: of another tool, whose config names its base otherwise."""
     findings = []
     config_base = next((base for base in bases if base.file == CONFIG_NAME), None)
@@ -108,7 +108,7 @@ def _says(bases: Sequence[NamedBase]) -> str:
     return ", ".join(f"{base.file} names {shown(base.text)}" for base in bases[:6])
 
 
-def _config(specimen: Specimen) -> list[Finding]:
+def _config(specimen: RawAdapter) -> list[Finding]:
     """Revision, task and version, as the config states them."""
     raw, findings = specimen.raw_config or {}, []
     revision = raw.get("revision")

@@ -9,7 +9,7 @@ import msgspec
 
 from lorica.adapters.bases import normalise
 from lorica.adapters.config import CONFIG_NAME
-from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.vetting.claims.base_names import families, is_instruction_tuned, sizes
 from lorica.vetting.claims.cards import card_bases
 from lorica.vetting.claims.json_values import as_mapping
@@ -59,7 +59,7 @@ class NamedBase(msgspec.Struct, frozen=True):
         return not self.is_path and "/" in self.text and not _EMPTY.fullmatch(self.plain)
 
 
-def named_bases(specimen: Specimen) -> list[NamedBase]:
+def named_bases(specimen: RawAdapter) -> list[NamedBase]:
     """Every place that names the base, the config first where it does."""
     bases = []
     raw = specimen.raw_config or {}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorica.adapters.passport import PASSPORT_NAME
-from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.pipeline.label_balance import is_lopsided
 from lorica.vetting.claims.json_values import as_mapping, as_real
@@ -15,7 +15,7 @@ from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import figure, shown
 
 
-def check_own_run(specimen: Specimen) -> list[Finding]:
+def check_own_run(specimen: RawAdapter) -> list[Finding]:
     """Findings about a training of Lorica. Never raises for what is in the documents."""
     record = as_mapping(specimen.documents.get(TRAINING_RECORD))
     return _diverged(record) + _labels(record, as_mapping(specimen.documents.get(PASSPORT_NAME)))

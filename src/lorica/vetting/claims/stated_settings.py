@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME, AdapterConfig
-from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.vetting.claims.json_values import as_mapping
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import shown
@@ -39,13 +39,13 @@ _ARGUMENTS = {
 }
 
 
-def check_settings(specimen: Specimen) -> list[Finding]:
+def check_settings(specimen: RawAdapter) -> list[Finding]:
     """Findings L160 and L161."""
     config = specimen.config
     return [] if config is None else _record(specimen, config) + _arguments(specimen, config)
 
 
-def _record(specimen: Specimen, config: AdapterConfig) -> list[Finding]:
+def _record(specimen: RawAdapter, config: AdapterConfig) -> list[Finding]:
     """training.json of Lorica holds the config as it was when training began, each value as JSON text."""
     manifest = as_mapping(as_mapping(specimen.documents.get("training.json")).get("manifest"))
     differs: dict[str, tuple[Any, Any]] = {}
@@ -100,7 +100,7 @@ def _pattern_ratio(recorded: Mapping[str, float], now: Mapping[str, float], alph
     return max(ratios, key=lambda ratio: max(ratio, 1 / ratio), default=1.0)
 
 
-def _arguments(specimen: Specimen, config: AdapterConfig) -> list[Finding]:
+def _arguments(specimen: RawAdapter, config: AdapterConfig) -> list[Finding]:
     """Rank and alpha as the trainer's arguments give them."""
     arguments = as_mapping(specimen.documents.get("args.json"))
     differs = {

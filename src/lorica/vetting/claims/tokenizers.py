@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorica.adapters.bases import named
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import TensorMap
 from lorica.vetting.claims.base_names import families
 from lorica.vetting.claims.named_bases import NamedBase, disjoint
 from lorica.vetting.findings import Finding, finding
@@ -40,7 +40,7 @@ _TEMPLATES = (
 )
 
 
-def check_tokenizer(specimen: Specimen, layout: Layout, bases: list[NamedBase]) -> list[Finding]:
+def check_tokenizer(specimen: RawAdapter, layout: TensorMap, bases: list[NamedBase]) -> list[Finding]:
     """Findings L166-L168."""
     base = next((candidate for candidate in bases if families(candidate.tail)), None)
     findings = []
@@ -49,12 +49,12 @@ def check_tokenizer(specimen: Specimen, layout: Layout, bases: list[NamedBase]) 
     return findings + _new_tokens(specimen, layout, bases)
 
 
-def _tokenizer(specimen: Specimen) -> Mapping[str, Any]:
+def _tokenizer(specimen: RawAdapter) -> Mapping[str, Any]:
     value = specimen.documents.get(_CONFIG)
     return value if isinstance(value, Mapping) else {}
 
 
-def _foreign(specimen: Specimen, base: NamedBase) -> list[Finding]:
+def _foreign(specimen: RawAdapter, base: NamedBase) -> list[Finding]:
     tokenizer = _tokenizer(specimen)
     base_families = families(base.tail)
     signs = []
@@ -77,7 +77,7 @@ def _foreign(specimen: Specimen, base: NamedBase) -> list[Finding]:
     return [finding("L166", actual, expected="the base's own tokenizer", file=_CONFIG, facts=facts)]
 
 
-def _template(specimen: Specimen, base: NamedBase) -> list[Finding]:
+def _template(specimen: RawAdapter, base: NamedBase) -> list[Finding]:
     template = _tokenizer(specimen).get("chat_template")
     if isinstance(template, list):
         template = " ".join(str(entry.get("template")) for entry in template[:16] if isinstance(entry, Mapping))
@@ -92,7 +92,7 @@ def _template(specimen: Specimen, base: NamedBase) -> list[Finding]:
     return []
 
 
-def _new_tokens(specimen: Specimen, layout: Layout, bases: list[NamedBase]) -> list[Finding]:
+def _new_tokens(specimen: RawAdapter, layout: TensorMap, bases: list[NamedBase]) -> list[Finding]:
     """Ids beyond the base's embedding, for which nothing was trained."""
     matching_bases = next(filter(None, (named(candidate.text) for candidate in bases)), [])
     vocabulary = max((base.vocabulary for base in matching_bases), default=0)
@@ -112,7 +112,7 @@ def _new_tokens(specimen: Specimen, layout: Layout, bases: list[NamedBase]) -> l
     return [finding("L167", actual, expected="trained embeddings for them", file=_ADDED, facts=facts)]
 
 
-def _ids(specimen: Specimen) -> dict[str, int]:
+def _ids(specimen: RawAdapter) -> dict[str, int]:
     token_ids: dict[str, int] = {}
     added = specimen.documents.get(_ADDED)
     if isinstance(added, Mapping):

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.vetting.claims.curves import FEWEST, has_fallen, thirds
 from lorica.vetting.claims.json_values import as_mapping, as_real
 from lorica.vetting.findings import Finding, finding
@@ -75,7 +75,7 @@ class TrainingEvidence(msgspec.Struct, frozen=True, kw_only=True):
     card: bool = False
 
 
-def training_evidence(specimen: Specimen) -> TrainingEvidence:
+def training_evidence(specimen: RawAdapter) -> TrainingEvidence:
     """Everything the documents beside an adapter say of its training. Never raises for what is in them."""
     evidence: dict[str, Any] = {"card": bool(specimen.card.strip())}
     sources = []
@@ -238,7 +238,7 @@ def _shown_text(value: object) -> str:
     return shown(value, 200) if isinstance(value, str) else ""
 
 
-def check_evidence(specimen: Specimen, evidence: TrainingEvidence) -> list[Finding]:
+def check_evidence(specimen: RawAdapter, evidence: TrainingEvidence) -> list[Finding]:
     """Findings L170-L179 about how the training went."""
     findings = []
     file = next(iter(evidence.sources), "")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.errors import AdapterError
 from lorica.vetting.diagnosis.experiments import EXPERIMENTS, Experiment
 from lorica.vetting.diagnosis.finding_likelihoods import consistent, from_clean, from_findings
@@ -90,7 +90,7 @@ def diagnose(
     with opened(source) as unpacked, tempfile.TemporaryDirectory(prefix="lorica-") as temporary:
         examined = examine(unpacked)
         evidence = [*from_findings(examined.findings), *from_clean(examined.findings, examined.ran)]
-        specimen = examined.specimen or Specimen(
+        specimen = examined.specimen or RawAdapter(
             name=source.name, given=source.given, kind=source.kind, folder=unpacked.path
         )
         context = Context(

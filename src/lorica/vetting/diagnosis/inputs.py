@@ -16,8 +16,8 @@ from lorica.adapters.config import CONFIG_NAME, read_adapter_config
 from lorica.adapters.fingerprint import Match
 from lorica.adapters.folder import MORE_THAN_PAIRS, WEIGHTS_NAME, open_adapter
 from lorica.adapters.header import read_header
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import TensorMap
 from lorica.engines.base import Engine
 from lorica.errors import LoricaError
 from lorica.models.families import read_decoder_config, read_json_object
@@ -101,8 +101,8 @@ class Context:
     of the expected bases to which it belongs.
     """
 
-    specimen: Specimen
-    layout: Layout | None
+    specimen: RawAdapter
+    layout: TensorMap | None
     inputs: DiagnosisInputs
     place: Path
     match: Match | None = None
@@ -248,7 +248,7 @@ class Context:
         self.ran |= {each.level for each in findings} if level is None else {level}
         return new
 
-    def reread(self, folder: Path) -> Specimen:
+    def reread(self, folder: Path) -> RawAdapter:
         """A variant as a specimen of its own, to vary it further. Raises AdapterError."""
         weights = folder / WEIGHTS_NAME
         return msgspec.structs.replace(

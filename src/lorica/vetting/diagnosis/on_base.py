@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from lorica.adapters.passport import PASSPORT_NAME
-from lorica.adapters.tensor_map import Layout, layer_number
+from lorica.adapters.tensor_map import TensorMap, layer_number
 from lorica.errors import LoricaError
 from lorica.vetting.base.base_loss import sense
 from lorica.vetting.diagnosis import likelihoods
@@ -168,7 +168,7 @@ def order_layers(context: Context) -> list[Evidence]:
     return [_evidence("layer_order", text, "layer_order", weights)] if weights else []
 
 
-def _moved(layout: Layout, places: Mapping[int, int]) -> Layout:
+def _moved(layout: TensorMap, places: Mapping[int, int]) -> TensorMap:
     """The layout with the layers' numbers changed."""
     modules = {}
     for path, each in layout.modules.items():

@@ -15,8 +15,8 @@ from typing import Any
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.header import TensorInfo, header_bytes
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Factors, Layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import LoraModule, TensorMap
 from lorica.adapters.tensor_names import tensor_name
 from lorica.errors import AdapterError
 
@@ -44,7 +44,7 @@ class Repair:
     foreign: int
 
 
-def with_config(specimen: Specimen, changes: Mapping[str, Any], place: Path) -> Path:
+def with_config(specimen: RawAdapter, changes: Mapping[str, Any], place: Path) -> Path:
     """A copy whose config has other values; None as a value takes the key away."""
     values = _config(specimen) | dict(changes)
     place.mkdir(parents=True)
@@ -53,7 +53,9 @@ def with_config(specimen: Specimen, changes: Mapping[str, Any], place: Path) -> 
     return place
 
 
-def rescaled(specimen: Specimen, factor: float, place: Path, *, kind: str = "", layout: Layout | None = None) -> Path:
+def rescaled(
+    specimen: RawAdapter, factor: float, place: Path, *, kind: str = "", layout: TensorMap | None = None
+) -> Path:
     """A copy whose update is `factor` times as large: in every module, or in those of one kind ("q_proj")."""
     values = _config(specimen)
     alpha, patterns = values.get("lora_alpha", 8), dict(values.get("alpha_pattern") or {})
@@ -72,7 +74,9 @@ def rescaled(specimen: Specimen, factor: float, place: Path, *, kind: str = "", 
     return with_config(specimen, {"alpha_pattern": named | patterns}, place)
 
 
-def repaired(specimen: Specimen, layout: Layout, modules: Mapping[str, tuple[int, int]], place: Path) -> Repair | None:
+def repaired(
+    specimen: RawAdapter, layout: TensorMap, modules: Mapping[str, tuple[int, int]], place: Path
+) -> Repair | None:
     """A copy with the names, targets and ranks that its tensors ought to have on a base with these linear layers.
 
     modules: the base's paths -> (out_features, in_features). Wrappers' prefixes are taken off, factors that lie
@@ -113,7 +117,7 @@ def repaired(specimen: Specimen, layout: Layout, modules: Mapping[str, tuple[int
 
 
 def rearranged(
-    specimen: Specimen, layout: Layout, plan: Plan, place: Path, *, config: Mapping[str, Any] | None = None
+    specimen: RawAdapter, layout: TensorMap, plan: Plan, place: Path, *, config: Mapping[str, Any] | None = None
 ) -> Path:
     """A copy whose tensors are those of the original under other names."""
     weights = _weights(specimen)
@@ -135,7 +139,7 @@ def rearranged(
     return place
 
 
-def swapped(layout: Layout, half: str, partner: Callable[[Factors], str]) -> dict[str, tuple[str, bool]] | None:
+def swapped(layout: TensorMap, half: str, partner: Callable[[LoraModule], str]) -> dict[str, tuple[str, bool]] | None:
     """A plan in which half ("a" or "b") of every module comes from its partner; None when nothing would change.
 
     partner: a module -> the path of the module whose half it gets (its own path, to keep it).
@@ -170,7 +174,7 @@ def _belongs(path: str, modules: Mapping[str, tuple[int, int]]) -> str | None:
     return None
 
 
-def _turned(layout: Layout, factors: Factors, shape: tuple[int, int]) -> bool | None:
+def _turned(layout: TensorMap, factors: LoraModule, shape: tuple[int, int]) -> bool | None:
     """Whether a pair lies transposed; None when it fits the layer neither way."""
     a, b = layout.shape(factors.a), layout.shape(factors.b)
     if len(a) != 2 or len(b) != 2:
@@ -190,11 +194,11 @@ def _transposed(raw: bytes, info: TensorInfo) -> bytes:
     return np.ascontiguousarray(turned).tobytes()
 
 
-def _config(specimen: Specimen) -> dict[str, Any]:
+def _config(specimen: RawAdapter) -> dict[str, Any]:
     return dict(specimen.raw_config or {})
 
 
-def _weights(specimen: Specimen) -> Path:
+def _weights(specimen: RawAdapter) -> Path:
     if specimen.weights is None:
         raise AdapterError(f"{specimen.given}: has no weights that can be read", fix="see `lorica check`")
     return specimen.weights

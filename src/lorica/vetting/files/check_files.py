@@ -17,7 +17,7 @@ from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.header import Header, HeaderError, read_header
 from lorica.adapters.json_document import read_capped, short_text
 from lorica.adapters.methods import method_of_files
-from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.registry import TRAINING_RECORD
 from lorica.file_signatures import Content, recognise
 from lorica.names import listed
@@ -69,7 +69,7 @@ _HEADER_CODES = {
 }
 
 
-def examine_files(source: Source) -> tuple[Specimen | None, list[Finding]]:
+def examine_files(source: Source) -> tuple[RawAdapter | None, list[Finding]]:
     """L0 of one adapter: (all that could be read of it, what is wrong). None when neither config nor header could.
 
     Of an archive that is not `opened`, only what was read stays: its files are gone when this returns. Nothing raises
@@ -104,7 +104,7 @@ def examine_files(source: Source) -> tuple[Specimen | None, list[Finding]]:
         documents |= {} if record is None else {TRAINING_RECORD: record}
     if raw_config is None and header is None:
         return None, findings
-    specimen = Specimen(
+    specimen = RawAdapter(
         name=source.name,
         given=source.given,
         kind=source.kind,

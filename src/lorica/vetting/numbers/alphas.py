@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from lorica.adapters.arrays import READABLE, read_array
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import TensorMap
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.leftovers import alpha_tensors
 from lorica.vetting.structure.target_spec import TargetSpec
@@ -17,7 +17,7 @@ _SAME = 0.01
 _MOST = 4096  # of so many modules the values are read
 
 
-def check_alphas(specimen: Specimen, layout: Layout) -> list[Finding]:
+def check_alphas(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
     """At most one finding: modules whose tensor of alpha is not the config's alpha. Raises AdapterError for a file
     that became shorter."""
     if specimen.config is None or specimen.weights is None:

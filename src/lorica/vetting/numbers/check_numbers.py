@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from lorica.adapters.config import AdapterConfig
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Factors, Layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import LoraModule, TensorMap
 from lorica.errors import AdapterError
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.alphas import check_alphas
@@ -60,7 +60,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
 
 # NaN and infinity are what is looked for; numpy need not warn of them.
 @np.errstate(all="ignore")
-def check_numbers(specimen: Specimen, layout: Layout) -> tuple[Numbers, list[Finding]]:
+def check_numbers(specimen: RawAdapter, layout: TensorMap) -> tuple[Numbers, list[Finding]]:
     """Read every tensor once and judge what is in it. The specimen must have weights."""
     assert specimen.weights is not None, "only an adapter with weights has numbers"
     scales, scaled = scalings(specimen.config, layout.modules)
@@ -106,7 +106,7 @@ class _Collector:
         self._held = 0
         self._measures: dict[str, UpdateSpectrum] = {}
 
-    def add(self, module: Factors, a: FactorProducts, b: FactorProducts) -> None:
+    def add(self, module: LoraModule, a: FactorProducts, b: FactorProducts) -> None:
         """A pair of halves; one whose ranks differ is left to the structure's checks."""
         rank = len(a.gram)
         if len(b.gram) != rank:
@@ -121,7 +121,7 @@ class _Collector:
         if self._held > _BATCH_VALUES:
             self._measure()
 
-    def finish(self, layout: Layout) -> dict[str, UpdateSpectrum]:
+    def finish(self, layout: TensorMap) -> dict[str, UpdateSpectrum]:
         """All measures, in the layout's order."""
         self._measure()
         return {path: self._measures[path] for path in layout.modules if path in self._measures}

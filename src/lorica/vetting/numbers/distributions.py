@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lorica.adapters.arrays import Floats, TensorReader
-from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.scan import TensorFacts
 from lorica.vetting.wording import some
@@ -39,7 +39,7 @@ class _Sampled(msgspec.Struct):
     middle: float
 
 
-def check_distributions(specimen: Specimen, facts: dict[str, TensorFacts], a: set[str], b: set[str]) -> list[Finding]:
+def check_distributions(specimen: RawAdapter, facts: dict[str, TensorFacts], a: set[str], b: set[str]) -> list[Finding]:
     """a, b: the names of the factors to judge."""
     samples = {
         name: tensor.sample
@@ -80,7 +80,7 @@ def _wide(facts: TensorFacts, sampled: _Sampled) -> bool:
     return sampled.spread > WIDE.get(facts.info.dtype, np.inf)
 
 
-def _lonely(specimen: Specimen, facts: dict[str, TensorFacts], suspects: list[str]) -> dict[str, tuple[int, float]]:
+def _lonely(specimen: RawAdapter, facts: dict[str, TensorFacts], suspects: list[str]) -> dict[str, tuple[int, float]]:
     """Tensors with few values above a wide gap: how many, and how wide."""
     assert specimen.weights is not None
     gaps_by_name: dict[str, tuple[int, float]] = {}

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from lorica.adapters.passport import PASSPORT_NAME
-from lorica.adapters.raw_adapter import Specimen
+from lorica.adapters.raw_adapter import RawAdapter
 from lorica.vetting.findings import Finding
 
 # proven: its passport is that of its files. altered: a passport or a training record says that it was changed.
@@ -20,7 +20,7 @@ _DOUBTED = frozenset(("L340", "L341", "L348", "L350"))
 _COPIES = frozenset(("L250", "L252", "L253"))
 
 
-def duplicate_origin(specimen: Specimen, findings: Sequence[Finding]) -> Origin:
+def duplicate_origin(specimen: RawAdapter, findings: Sequence[Finding]) -> Origin:
     """What an adapter's own papers say of it. findings: those on its files."""
     codes = {problem.code for problem in findings}
     if codes & _CHANGED:

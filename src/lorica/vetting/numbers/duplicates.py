@@ -15,8 +15,8 @@ import numpy as np
 
 from lorica.adapters.arrays import Floats, TensorReader
 from lorica.adapters.header import Header, TensorInfo, read_header
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Factors, read_layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import LoraModule, map_tensors
 from lorica.data.union_find import UnionFind
 from lorica.errors import AdapterError
 from lorica.names import listed
@@ -28,7 +28,7 @@ from lorica.vetting.numbers.spectra import scalings
 from lorica.vetting.numbers.training_runs import RunMember, find_runs, named_steps
 from lorica.vetting.wording import shown
 
-Entry = tuple[Specimen, Numbers]
+Entry = tuple[RawAdapter, Numbers]
 FindingsByName = dict[str, list[Finding]]
 # Columns of a name in a finding.
 _NAME = 60
@@ -105,10 +105,10 @@ def _inner_product(left: ScaledFactors, right: ScaledFactors) -> float:
     return scale1 * scale2 * float(((b1.T @ b2) * (a1 @ a2.T)).sum(dtype=np.float64))
 
 
-def _factors(left: Specimen, right: Specimen) -> Iterator[tuple[ScaledFactors, ScaledFactors]]:
+def _factors(left: RawAdapter, right: RawAdapter) -> Iterator[tuple[ScaledFactors, ScaledFactors]]:
     """The factors of every module that both have, one module at a time."""
     specimens = (left, right)
-    layouts = [read_layout(_header(specimen)) for specimen in specimens]
+    layouts = [map_tensors(_header(specimen)) for specimen in specimens]
     scales = [scalings(specimen.config, layout.modules)[0] for specimen, layout in zip(specimens, layouts, strict=True)]
     if left.weights is None or right.weights is None:
         return
@@ -123,14 +123,14 @@ def _factors(left: Specimen, right: Specimen) -> Iterator[tuple[ScaledFactors, S
                 yield (a1, b1, scales[0][module.path]), (a2, b2, scales[1][module.path])
 
 
-def _header(specimen: Specimen) -> Header:
+def _header(specimen: RawAdapter) -> Header:
     """Read again where it was not kept: thousands of headers would fill the memory."""
     if specimen.header is not None or specimen.weights is None:
         return specimen.header or Header({}, {})
     return read_header(specimen.weights)
 
 
-def _pair(reader: TensorReader, module: Factors, tensors: dict[str, TensorInfo]) -> tuple[Floats, Floats]:
+def _pair(reader: TensorReader, module: LoraModule, tensors: dict[str, TensorInfo]) -> tuple[Floats, Floats]:
     a, b = (reader.read(tensors[name]) for name in (module.a, module.b))
     return a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
 
@@ -302,7 +302,7 @@ def _some_names(entries: Sequence[Entry], indices: Sequence[int]) -> list[str]:
     return [entries[i][0].name for i in indices[:20]]
 
 
-def _base(specimen: Specimen) -> str:
+def _base(specimen: RawAdapter) -> str:
     """The base model's name without its owner's or folder's, "" where there is none."""
     path = specimen.config.base_model_name_or_path if specimen.config else None
     return (path or "").replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].lower()

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorica.adapters.arrays import read_array
-from lorica.adapters.tensor_map import Layout
+from lorica.adapters.tensor_map import TensorMap
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import shown
 
@@ -46,7 +46,7 @@ class FactorPairing(msgspec.Struct, frozen=True):
     mismatched_correlation: float
 
 
-def pair_factors(weights: Path, layout: Layout) -> FactorPairing:
+def pair_factors(weights: Path, layout: TensorMap) -> FactorPairing:
     """Compare every A with every B of the same rank. Raises AdapterError for a tensor that cannot be read."""
     grams = GramMatrices()
     for factors in layout.pairs:

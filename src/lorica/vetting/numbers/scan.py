@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from lorica.adapters.arrays import BLOCK_VALUES, LARGEST, READABLE, Floats, TensorReader, decode
 from lorica.adapters.header import TensorInfo
-from lorica.adapters.tensor_map import Factors, Layout
+from lorica.adapters.tensor_map import LoraModule, TensorMap
 from lorica.vetting.numbers.sketch import probes
 
 SAMPLES = 256
@@ -71,7 +71,7 @@ class FactorProducts(msgspec.Struct):
 
 
 def scan(
-    weights: Path, layout: Layout, on_pair: Callable[[Factors, FactorProducts, FactorProducts], None]
+    weights: Path, layout: TensorMap, on_pair: Callable[[LoraModule, FactorProducts, FactorProducts], None]
 ) -> dict[str, TensorFacts]:
     """Read every tensor once: facts by tensor name, in the file's order.
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lorica.adapters.config import AdapterConfig
-from lorica.adapters.tensor_map import Layout
+from lorica.adapters.tensor_map import TensorMap
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.scan import TensorFacts
@@ -41,7 +41,7 @@ _UNREACHED = re.compile(r"vision|visual|image|audio|speech|expert|mm_|projector|
 
 def check_sizes(
     config: AdapterConfig | None,
-    layout: Layout,
+    layout: TensorMap,
     facts: dict[str, TensorFacts],
     measures: dict[str, UpdateSpectrum],
     *,
@@ -63,7 +63,7 @@ def check_sizes(
     return findings
 
 
-def _silent(path: str, layout: Layout, facts: dict[str, TensorFacts], measures: dict[str, UpdateSpectrum]) -> bool:
+def _silent(path: str, layout: TensorMap, facts: dict[str, TensorFacts], measures: dict[str, UpdateSpectrum]) -> bool:
     if path in measures:
         return measures[path].gain <= NO_EFFECT
     module = layout.modules[path]
@@ -72,7 +72,7 @@ def _silent(path: str, layout: Layout, facts: dict[str, TensorFacts], measures: 
 
 
 def _no_effect(
-    pairs: list[str], layout: Layout, facts: dict[str, TensorFacts], measures: dict[str, UpdateSpectrum]
+    pairs: list[str], layout: TensorMap, facts: dict[str, TensorFacts], measures: dict[str, UpdateSpectrum]
 ) -> Finding:
     zero = {
         half: sum(facts[name].zeros == facts[name].count for name in names)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lorica.adapters.arrays import Floats, TensorReader
-from lorica.adapters.tensor_map import Layout
+from lorica.adapters.tensor_map import TensorMap
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.scan import TensorFacts
 
@@ -25,7 +25,7 @@ _MOST_VALUES = 16 * 1024 * 1024
 _AS_STARTED = (0.3, 1.2)
 
 
-def check_sparse(weights: Path, layout: Layout, facts: dict[str, TensorFacts]) -> list[Finding]:
+def check_sparse(weights: Path, layout: TensorMap, facts: dict[str, TensorFacts]) -> list[Finding]:
     """L224. Raises AdapterError when the file cannot be read."""
     pairs = [module for module in layout.pairs if not module.embedding]
     sparse = [module for module in pairs if all(_is_sparse(facts[name]) for name in (module.a, module.b))]

@@ -6,8 +6,8 @@ import math
 import re
 from collections.abc import Iterable
 
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Factors, Layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import LoraModule, TensorMap
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.distributions import check_distributions
 from lorica.vetting.numbers.scan import ZERO_RUN_BYTES, TensorFacts
@@ -19,7 +19,7 @@ _HEAD = re.compile(r"\b(lm_head|score|classifier|embed_tokens|wte|embed_out)\b")
 
 
 def check_values(
-    specimen: Specimen, layout: Layout, facts: dict[str, TensorFacts], measures: dict[str, UpdateSpectrum]
+    specimen: RawAdapter, layout: TensorMap, facts: dict[str, TensorFacts], measures: dict[str, UpdateSpectrum]
 ) -> list[Finding]:
     """Findings about the tensors' values, one for each kind of trouble."""
     a = {module.a for module in layout.modules.values() if module.a}
@@ -60,7 +60,7 @@ def _unreadable(facts: dict[str, TensorFacts]) -> Iterable[Finding]:
         )
 
 
-def _zeros(layout: Layout, facts: dict[str, TensorFacts], factors: set[str], a: set[str]) -> Iterable[Finding]:
+def _zeros(layout: TensorMap, facts: dict[str, TensorFacts], factors: set[str], a: set[str]) -> Iterable[Finding]:
     """Zeros that begin or end in the middle of things: what a stopped copy or a hole in a file leaves."""
     order = sorted((tensor.info.stop, name) for name, tensor in facts.items() if tensor.count)
     tail, partial, spanned = 0, "", 0
@@ -143,7 +143,7 @@ def _whole_rows(tensor: TensorFacts) -> bool:
     return tensor.zero_run[0] % row == 0 and tensor.zero_run[1] % row == 0
 
 
-def _zero_rows(layout: Layout, facts: dict[str, TensorFacts]) -> dict[tuple[object, ...], int]:
+def _zero_rows(layout: TensorMap, facts: dict[str, TensorFacts]) -> dict[tuple[object, ...], int]:
     """How often the same rows are zero in the same kind of tensor: outputs that a fused layer does not adapt."""
     count: dict[tuple[object, ...], int] = {}
     for module in layout.modules.values():
@@ -210,10 +210,10 @@ def _saturated(facts: dict[str, TensorFacts]) -> Iterable[Finding]:
         )
 
 
-def _copies(layout: Layout, facts: dict[str, TensorFacts]) -> Iterable[Finding]:
+def _copies(layout: TensorMap, facts: dict[str, TensorFacts]) -> Iterable[Finding]:
     """The same tensors under several modules."""
-    pairs: dict[bytes, list[Factors]] = {}
-    starts: dict[bytes, list[Factors]] = {}
+    pairs: dict[bytes, list[LoraModule]] = {}
+    starts: dict[bytes, list[LoraModule]] = {}
     for module in layout.pairs:
         a, b = facts[module.a], facts[module.b]
         if a.count < 16 or a.constant:
@@ -247,7 +247,7 @@ def _copies(layout: Layout, facts: dict[str, TensorFacts]) -> Iterable[Finding]:
         )
 
 
-def _magnitudes(layout: Layout, facts: dict[str, TensorFacts]) -> Iterable[Finding]:
+def _magnitudes(layout: TensorMap, facts: dict[str, TensorFacts]) -> Iterable[Finding]:
     names = [module.magnitude for module in layout.modules.values() if module.magnitude]
     zero = [name for name in names if facts[name].count and facts[name].zeros == facts[name].count]
     odd = []

@@ -9,8 +9,8 @@ import msgspec
 
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.methods import method_of_config
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import TensorMap
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.coverage import check_coverage
 from lorica.vetting.structure.extras import check_extras
@@ -22,14 +22,14 @@ from lorica.vetting.structure.widths import check_widths
 from lorica.vetting.wording import shown
 
 
-def check_structure(specimen: Specimen, layout: Layout) -> list[Finding]:
+def check_structure(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
     """Findings L100-L149, about the weights where a check names no other file. specimen: with its config where it is a
     LoRA config; layout: of specimen.header."""
     findings = _check(specimen, layout)
     return [msgspec.structs.replace(problem, file=problem.file or WEIGHTS_NAME) for problem in findings]
 
 
-def _check(specimen: Specimen, layout: Layout) -> list[Finding]:
+def _check(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
     config = specimen.config
     spec = None if config is None else TargetSpec(config)
     findings = check_naming(specimen, spec, layout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from lorica.adapters.config import CONFIG_NAME
-from lorica.adapters.tensor_map import Layout, module_path
+from lorica.adapters.tensor_map import TensorMap, module_path
 from lorica.vetting.claims.base_names import family, has_mixed_layers, has_uniform_layers
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
@@ -25,7 +25,7 @@ _LLAMA_MLP = ("gate_proj", "up_proj", "down_proj")
 _OTHER_OUTPUTS = ("dense", "out_proj", "fc1", "fc2")
 
 
-def check_coverage(spec: TargetSpec | None, layout: Layout) -> list[Finding]:
+def check_coverage(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
     """Findings about targets, layers and pattern keys."""
     if not layout.modules:
         return []
@@ -41,7 +41,7 @@ def check_coverage(spec: TargetSpec | None, layout: Layout) -> list[Finding]:
     )
 
 
-def _untargeted_modules(spec: TargetSpec, layout: Layout) -> list[Finding]:
+def _untargeted_modules(spec: TargetSpec, layout: TensorMap) -> list[Finding]:
     """Modules that PEFT would not adapt."""
     config = spec.config
     if config.target_modules is None and not config.other.get("target_parameters"):
@@ -71,7 +71,7 @@ def _untargeted_modules(spec: TargetSpec, layout: Layout) -> list[Finding]:
     return [finding("L123", actual, expected=expected, file=CONFIG_NAME, facts=facts)]
 
 
-def _targets_without_tensors(spec: TargetSpec, layout: Layout) -> list[Finding]:
+def _targets_without_tensors(spec: TargetSpec, layout: TensorMap) -> list[Finding]:
     """Targets by name for which the file holds nothing."""
     config = spec.config
     targets = config.target_modules
@@ -117,7 +117,7 @@ class _Base(msgspec.Struct, frozen=True):
     plain_layers: bool
 
     @classmethod
-    def of(cls, spec: TargetSpec, layout: Layout) -> _Base:
+    def of(cls, spec: TargetSpec, layout: TensorMap) -> _Base:
         targets = spec.config.target_modules
         return cls(
             name=spec.config.base_model_name_or_path or "",
@@ -148,7 +148,7 @@ class _Base(msgspec.Struct, frozen=True):
         return "warn" if module_name in ("lm_head", "embed_tokens") and has_uniform_layers(self.name) else "note"
 
 
-def _layers_to_transform(spec: TargetSpec, layout: Layout) -> list[Finding]:
+def _layers_to_transform(spec: TargetSpec, layout: TensorMap) -> list[Finding]:
     layer_choice = spec.config.layers_to_transform
     if layer_choice is None or layer_choice == []:
         return []
@@ -163,7 +163,7 @@ def _layers_to_transform(spec: TargetSpec, layout: Layout) -> list[Finding]:
     return [finding("L127", actual, expected=layers_text(configured), file=CONFIG_NAME, facts=facts)]
 
 
-def _pattern_keys(spec: TargetSpec, layout: Layout) -> list[Finding]:
+def _pattern_keys(spec: TargetSpec, layout: TensorMap) -> list[Finding]:
     useless, unread, total = [], [], 0
     for name, patterns in (("rank_pattern", spec.ranks), ("alpha_pattern", spec.alphas)):
         none, unknown = patterns.unmatched(layout.modules.keys())
@@ -187,7 +187,7 @@ def _means_parameter(spec: TargetSpec, key: str) -> bool:
     return any(name == last or name.endswith(f".{last}") for name in spec.parameters)
 
 
-def _undecided_expressions(spec: TargetSpec, layout: Layout) -> list[Finding]:
+def _undecided_expressions(spec: TargetSpec, layout: TensorMap) -> list[Finding]:
     config, unread = spec.config, []
     for name, value in (("target_modules", config.target_modules), ("exclude_modules", config.exclude_modules)):
         if isinstance(value, str) and value and value != "all-linear" and read_expression(value) is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME, TASK_HEADS, AdapterConfig
 from lorica.adapters.methods import method_of_names
-from lorica.adapters.tensor_map import Layout
+from lorica.adapters.tensor_map import TensorMap
 from lorica.adapters.tensor_names import PREFIX
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
@@ -23,7 +23,7 @@ _MAX_SAVED_MODULES = 64
 _CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
 
 
-def check_extras(config: AdapterConfig | None, layout: Layout) -> list[Finding]:
+def check_extras(config: AdapterConfig | None, layout: TensorMap) -> list[Finding]:
     """Findings about everything that is stored or asked for beside the pairs."""
     if config is None or method_of_names(layout.tensors) is not None:
         return []
@@ -50,7 +50,7 @@ def _has_runtime_names(names: tuple[str, ...]) -> bool:
     return all(".modules_to_save." in name for name in names)
 
 
-def _saved_modules(config: AdapterConfig, layout: Layout) -> list[Finding]:
+def _saved_modules(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
     configured = config.saved_modules[:_MAX_SAVED_MODULES]
     if not configured:
         return []
@@ -80,7 +80,7 @@ def _saved_modules(config: AdapterConfig, layout: Layout) -> list[Finding]:
     return [finding("L131", actual, expected=expected, facts=facts, severity=severity)]
 
 
-def _may_not_exist(name: str, layout: Layout, *, others_stored: bool) -> bool:
+def _may_not_exist(name: str, layout: TensorMap, *, others_stored: bool) -> bool:
     """Whether bases with such layers lack a module of this name: "embed_tokens" where layers are "h.0", or, where
     `others` were stored, a name that is neither an embedding's nor a head's."""
     leaf = name.rsplit(".", 1)[-1]
@@ -96,7 +96,7 @@ def _may_not_exist(name: str, layout: Layout, *, others_stored: bool) -> bool:
     return others_stored and leaf not in (*_OUTPUT_EMBEDDINGS, *_HEADS, *_NORMS)
 
 
-def _without_head(config: AdapterConfig, heads: list[str], layout: Layout) -> list[Finding]:
+def _without_head(config: AdapterConfig, heads: list[str], layout: TensorMap) -> list[Finding]:
     """The config leaves the head to PEFT, which makes one for the task, and nothing is stored of it."""
     actual = f"no tensors for {' or '.join(heads)}, which PEFT keeps for {config.task_type} by itself"
     inside = [path for path, names in layout.saved.items() if _has_runtime_names(names)]
@@ -119,7 +119,7 @@ def _saved_by_suffix(configured: list[str], ends: str, stored: list[str]) -> lis
     return [finding("L131", actual, expected=expected, facts=facts, severity="warn")]
 
 
-def _full_parameters(config: AdapterConfig, layout: Layout) -> list[Finding]:
+def _full_parameters(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
     """Whole parameters that neither modules_to_save nor bias nor an adapted embedding explains."""
     biases, parameters = [], []
     alphas = set(alpha_tensors(layout).values())
@@ -161,7 +161,7 @@ def _is_embedding(path: str) -> bool:
     return path.rsplit(".", 1)[-1] in (*_INPUT_EMBEDDINGS, *_OUTPUT_EMBEDDINGS)
 
 
-def _tokens(config: AdapterConfig, layout: Layout) -> list[Finding]:
+def _tokens(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
     """Rows of trained tokens against trainable_token_indices."""
     stored = {
         path.removesuffix(".token_adapter"): name
@@ -195,7 +195,7 @@ def _tokens(config: AdapterConfig, layout: Layout) -> list[Finding]:
     return []
 
 
-def _features(config: AdapterConfig, layout: Layout) -> list[Finding]:
+def _features(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
     uses = [reason for reason in config.unsupported() if not reason.startswith("init_lora_weights")]
     uses = [shown(reason, 120) for reason in uses if "is a regular expression" not in reason]
     if any(module.embedding for module in layout.modules.values()):

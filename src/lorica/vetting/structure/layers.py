@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from lorica.adapters.config import CONFIG_NAME
-from lorica.adapters.tensor_map import Layout, split_layer
+from lorica.adapters.tensor_map import TensorMap, split_layer
 from lorica.vetting.claims.base_names import has_mixed_layers, has_uniform_layers
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
@@ -28,7 +28,7 @@ class LayerStack(msgspec.Struct, frozen=True):
     templates: dict[str, frozenset[int]]
 
 
-def layer_stacks(layout: Layout) -> list[LayerStack]:
+def layer_stacks(layout: TensorMap) -> list[LayerStack]:
     """The adapted layers, by container."""
     layers_by_template: dict[str, dict[str, set[int]]] = {}
     for path, module in layout.modules.items():
@@ -48,7 +48,7 @@ def layers_text(numbers_of_layers: Collection[int]) -> str:
     return f"layer{'s' if len(numbers_of_layers) > 1 else ''} {numbers(numbers_of_layers)}"
 
 
-def check_layers(spec: TargetSpec | None, layout: Layout) -> list[Finding]:
+def check_layers(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
     """Findings L125 and L126: layers that lack a module which others have, and nothing explains it."""
     containers = layer_stacks(layout)
     holes: dict[str, dict[str, list[int]]] = {}

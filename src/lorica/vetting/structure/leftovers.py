@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lorica.adapters.tensor_map import Layout
+from lorica.adapters.tensor_map import TensorMap
 from lorica.adapters.tensor_names import PREFIX
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import shown, some
@@ -14,7 +14,7 @@ _PACKED = ("U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
 _ALPHAS = ("alpha", "lora_alpha")
 
 
-def check_leftovers(layout: Layout) -> list[Finding]:
+def check_leftovers(layout: TensorMap) -> list[Finding]:
     """Findings about packed factors and about tensors of alpha, by names, types and shapes alone."""
     findings = []
     factors, packed = layout.factors(), packed_factors(layout)
@@ -33,7 +33,7 @@ def check_leftovers(layout: Layout) -> list[Finding]:
     return findings
 
 
-def packed_factors(layout: Layout) -> list[str]:
+def packed_factors(layout: TensorMap) -> list[str]:
     """Factors of whole numbers that a quantiser packed: what unpacks them lies beside them under their own names
     (bitsandbytes writes X.absmax, X.quant_map, X.quant_state...), or they are one column of bytes.
 
@@ -56,7 +56,7 @@ def _stem(name: str) -> str:
     return f"{start}.weight" if end else ""
 
 
-def alpha_tensors(layout: Layout) -> dict[str, str]:
+def alpha_tensors(layout: TensorMap) -> dict[str, str]:
     """Module -> its tensor of alpha: one number, kept beside the pair."""
     alphas = {}
     for name, info in layout.tensors.items():

@@ -7,8 +7,8 @@ import re
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.methods import FORMATS, METHODS, method_of_config, method_of_names
-from lorica.adapters.raw_adapter import Specimen
-from lorica.adapters.tensor_map import Layout
+from lorica.adapters.raw_adapter import RawAdapter
+from lorica.adapters.tensor_map import TensorMap
 from lorica.adapters.tensor_names import PREFIX
 from lorica.vetting.claims.base_names import is_multimodal
 from lorica.vetting.findings import Finding, finding
@@ -29,7 +29,7 @@ _BARE = re.compile(r"(?:layers|h)\.\d+\.")
 _LANGUAGE = re.compile(r"(?:^|\.)(?:language_model|text_model|llm)\.")
 
 
-def check_naming(specimen: Specimen, spec: TargetSpec | None, layout: Layout) -> list[Finding]:
+def check_naming(specimen: RawAdapter, spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
     """Findings about the method, the prefixes and the adapter names in tensor names."""
     strangers = _method(specimen, layout)
     if strangers and (not layout.modules or strangers[0].code != "L103"):
@@ -48,7 +48,7 @@ def check_naming(specimen: Specimen, spec: TargetSpec | None, layout: Layout) ->
     return findings
 
 
-def _method(specimen: Specimen, layout: Layout) -> list[Finding]:
+def _method(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
     claimed = method_of_config(specimen.raw_config or {})
     named = method_of_names(layout.tensors)
     pairs = bool(layout.pairs)
@@ -86,7 +86,7 @@ def _method(specimen: Specimen, layout: Layout) -> list[Finding]:
     return [finding(code, actual, fix=method.reader, file=file, facts=facts)]
 
 
-def _prefix(layout: Layout) -> list[Finding]:
+def _prefix(layout: TensorMap) -> list[Finding]:
     if not layout.unprefixed:
         return []
     wrapped = [name for name in layout.unprefixed if name.split(".")[0] in _WRAPPERS | {"module": "DDP"}]
@@ -104,7 +104,7 @@ def _begins_wrapped(name: str) -> bool:
     return first in ("module", *_WRAPPERS) and first != "base_model"
 
 
-def _wrappers(spec: TargetSpec | None, layout: Layout) -> list[Finding]:
+def _wrappers(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
     wrong: dict[str, list[str]] = {}
     for path in (*layout.modules, *layout.saved):
         # A module that is not prefixed by PEFT's name and only begins with "base_model" is L104's.
@@ -135,7 +135,7 @@ def _wrappers(spec: TargetSpec | None, layout: Layout) -> list[Finding]:
     return [finding("L105", actual, expected=expected, facts=facts)]
 
 
-def _is_prefixed(layout: Layout, path: str) -> bool:
+def _is_prefixed(layout: TensorMap, path: str) -> bool:
     module = layout.modules.get(path)
     names = (module.a, module.b, *module.more) if module is not None else layout.saved.get(path, ())
     return any(name.startswith(PREFIX) for name in names if name)
@@ -146,7 +146,7 @@ def _is_parameter_level(spec: TargetSpec | None, path: str) -> bool:
     return "expert" in path if spec is None else spec.of_parameters(path)
 
 
-def _language_model(specimen: Specimen, layout: Layout) -> list[Finding]:
+def _language_model(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
     inside = [path for path in layout.modules if _LANGUAGE.search(path)]
     base = specimen.config.base_model_name_or_path if specimen.config else None
     if not inside or (base and is_multimodal(base)):
@@ -160,7 +160,7 @@ def _language_model(specimen: Specimen, layout: Layout) -> list[Finding]:
     return [finding("L106", actual, expected=expected, severity="reject" if multimodal is False else None, facts=facts)]
 
 
-def _headless_names(specimen: Specimen, layout: Layout) -> list[Finding]:
+def _headless_names(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
     """Names that begin with the layers themselves: those of a model without a head (AutoModel), or a lost part."""
     bare = [path for path in layout.modules if _BARE.match(path)]
     task = specimen.config.task_type if specimen.config else None
@@ -172,7 +172,7 @@ def _headless_names(specimen: Specimen, layout: Layout) -> list[Finding]:
     return [finding("L143", actual, expected=expected, severity="reject" if task is not None else None, facts=facts)]
 
 
-def _adapter_names(layout: Layout) -> list[Finding]:
+def _adapter_names(layout: TensorMap) -> list[Finding]:
     twice: list[str] = []
     for path, module in layout.modules.items():
         factor_names = [

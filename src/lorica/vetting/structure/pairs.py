@@ -10,7 +10,7 @@ import math
 from collections import Counter
 
 from lorica.adapters.config import CONFIG_NAME
-from lorica.adapters.tensor_map import Factors, Layout
+from lorica.adapters.tensor_map import LoraModule, TensorMap
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.target_spec import TargetSpec
 from lorica.vetting.wording import figure, listed, some
@@ -20,7 +20,7 @@ _NOT_FLOATING = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL", "
 _USUAL_SCALING = (0.05, 8.0)
 
 
-def check_pairs(spec: TargetSpec | None, layout: Layout) -> list[Finding]:
+def check_pairs(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
     """Findings about halves, shapes, ranks, DoRA magnitudes, biases and element types."""
     usable, findings = _shapes(spec, layout)
     findings += _halves(layout) + _types(layout)
@@ -30,12 +30,12 @@ def check_pairs(spec: TargetSpec | None, layout: Layout) -> list[Finding]:
     return findings
 
 
-def usable_pairs(spec: TargetSpec | None, layout: Layout) -> list[Factors]:
+def usable_pairs(spec: TargetSpec | None, layout: TensorMap) -> list[LoraModule]:
     """Pairs whose factors have sound shapes and stand the right way round."""
     return _shapes(spec, layout)[0]
 
 
-def _halves(layout: Layout) -> list[Finding]:
+def _halves(layout: TensorMap) -> list[Finding]:
     half = [module for module in layout.modules.values() if bool(module.a) != bool(module.b)]
     if not half:
         return []
@@ -46,7 +46,7 @@ def _halves(layout: Layout) -> list[Finding]:
     return [finding("L110", actual, expected="lora_A and lora_B in every module", facts=facts)]
 
 
-def _shapes(spec: TargetSpec | None, layout: Layout) -> tuple[list[Factors], list[Finding]]:
+def _shapes(spec: TargetSpec | None, layout: TensorMap) -> tuple[list[LoraModule], list[Finding]]:
     """The pairs that can be judged further, and what is wrong with the others."""
     shapeless, transposed, unequal, usable = [], [], [], []
     for module in layout.pairs:
@@ -84,7 +84,7 @@ def _empty_and_flat(bad: list[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> 
     }
 
 
-def _is_transposed(spec: TargetSpec | None, module: Factors, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+def _is_transposed(spec: TargetSpec | None, module: LoraModule, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     """Whether the rank stands where inputs and outputs belong."""
     if len(a) != 2 or a[1] != b[0] or (spec is not None and spec.of_parameters(module.path)):
         return False
@@ -94,7 +94,7 @@ def _is_transposed(spec: TargetSpec | None, module: Factors, a: tuple[int, ...],
     return a[1] == rank or a[1] < min(a[0], b[1])
 
 
-def _types(layout: Layout) -> list[Finding]:
+def _types(layout: TensorMap) -> list[Finding]:
     factors = layout.factors()
     findings = []
     integers = [name for name, info in factors.items() if info.dtype in _NOT_FLOATING]
@@ -110,7 +110,7 @@ def _types(layout: Layout) -> list[Finding]:
     return findings
 
 
-def _ranks(spec: TargetSpec | None, layout: Layout, usable: list[Factors]) -> list[Finding]:
+def _ranks(spec: TargetSpec | None, layout: TensorMap, usable: list[LoraModule]) -> list[Finding]:
     if spec is None:
         return []
     wrong = []
@@ -147,7 +147,7 @@ def _ranks(spec: TargetSpec | None, layout: Layout, usable: list[Factors]) -> li
     ]
 
 
-def _magnitudes(spec: TargetSpec | None, layout: Layout, usable: list[Factors]) -> list[Finding]:
+def _magnitudes(spec: TargetSpec | None, layout: TensorMap, usable: list[LoraModule]) -> list[Finding]:
     have = [module for module in layout.modules.values() if module.magnitude]
     total, findings = len(layout.modules), []
     if spec is not None and have and not spec.config.use_dora:
@@ -173,7 +173,7 @@ def _magnitudes(spec: TargetSpec | None, layout: Layout, usable: list[Factors]) 
     return findings
 
 
-def _biases(spec: TargetSpec | None, layout: Layout) -> list[Finding]:
+def _biases(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
     if spec is None:
         return []
     flag = bool(spec.config.other.get("lora_bias"))
@@ -190,7 +190,7 @@ def _biases(spec: TargetSpec | None, layout: Layout) -> list[Finding]:
     return [finding("L122", actual, expected="lora_B.bias exactly if lora_bias is true", file=CONFIG_NAME, facts=facts)]
 
 
-def _scaling(spec: TargetSpec, layout: Layout, usable: list[Factors]) -> list[Finding]:
+def _scaling(spec: TargetSpec, layout: TensorMap, usable: list[LoraModule]) -> list[Finding]:
     paths = [module.path for module in layout.pairs if not spec.of_parameters(module.path)]
     factors = [factor for path in paths if (factor := spec.scaling(path)) is not None]
     if not factors or not usable:

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from lorica.adapters.config import AdapterConfig
-from lorica.adapters.tensor_map import Layout, module_path
+from lorica.adapters.tensor_map import TensorMap, module_path
 from lorica.vetting.structure.safe_regex import SafeRegex, UnsupportedRegexError
 
 # How expressions begin whose meaning is plain; the longest first. "dot": the name is a last part of the path;
@@ -277,7 +277,7 @@ def ends_with(module: str, names: Container[str]) -> bool:
     return any(end in names for end in suffixes(module))
 
 
-def is_default_target(layout: Layout) -> bool:
+def is_default_target(layout: TensorMap) -> bool:
     """Whether the adapted modules are within what PEFT targets by itself for some type of base."""
     module_names = {module.kind for module in layout.modules.values()}
     return any(module_names <= default for default in _DEFAULTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from lorica.adapters.tensor_map import Factors, Layout, split_layer
+from lorica.adapters.tensor_map import LoraModule, TensorMap, split_layer
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.structure.pairs import usable_pairs
 from lorica.vetting.structure.target_spec import TargetSpec
@@ -15,7 +15,7 @@ _READ = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_p
 _WRITE = {"self_attn.o_proj", "mlp.down_proj"}
 
 
-def check_widths(spec: TargetSpec | None, layout: Layout) -> list[Finding]:
+def check_widths(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
     """Findings about widths that contradict each other, and about layers that differ from the others."""
     pairs = [
         module
@@ -28,7 +28,7 @@ def check_widths(spec: TargetSpec | None, layout: Layout) -> list[Finding]:
     return findings[:1] or _odd_layers(layout, pairs)
 
 
-def _residual(layout: Layout, pairs: list[Factors]) -> list[Finding]:
+def _residual(layout: TensorMap, pairs: list[LoraModule]) -> list[Finding]:
     for container in dict.fromkeys(split_layer(module.path)[0] for module in pairs):
         widths: dict[int, list[str]] = {}
         for module in pairs:
@@ -50,7 +50,7 @@ def _residual(layout: Layout, pairs: list[Factors]) -> list[Finding]:
     return []
 
 
-def _feed_forward(layout: Layout, pairs: list[Factors]) -> list[Finding]:
+def _feed_forward(layout: TensorMap, pairs: list[LoraModule]) -> list[Finding]:
     """gate and up give what down takes, in each layer and each expert."""
     inner: dict[str, dict[str, int]] = {}
     for module in pairs:
@@ -70,7 +70,7 @@ def _feed_forward(layout: Layout, pairs: list[Factors]) -> list[Finding]:
     return [finding("L117", actual, expected="one inner width", facts=facts)]
 
 
-def _odd_layers(layout: Layout, pairs: list[Factors]) -> list[Finding]:
+def _odd_layers(layout: TensorMap, pairs: list[LoraModule]) -> list[Finding]:
     """Kinds of modules whose shape differs in a single layer or two; bases of mixed layers differ in many."""
     shapes: dict[str, dict[int, tuple[int, int]]] = {}
     for module in pairs:
