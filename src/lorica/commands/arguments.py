@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,6 +17,9 @@ from lorica.streams import carries_unicode
 
 if TYPE_CHECKING:
     from lorica.config.compose import Resolved
+
+# Configuration as a command line writes it, `lora.r=8`, or as Python does, {"lora.r": 8}.
+Overrides = Sequence[str] | Mapping[str, object]
 
 _OVERRIDES = "configuration as key=value; `lorica config` prints every key, docs/configuration.md explains them"
 
@@ -45,8 +48,16 @@ def parser(verb: str, about: str, examples: str, *, overrides: bool = True) -> a
     return made
 
 
-def resolve(overrides: Sequence[str]) -> Resolved:
-    """The configuration of a command line and this process's environment."""
+def names_task(overrides: Overrides, rows_file: Path | None) -> bool:
+    """Whether the task was chosen, not left at its default. Raises UsageError for rows without it."""
+    keys = overrides if isinstance(overrides, Mapping) else [override.partition("=")[0] for override in overrides]
+    if rows_file is not None and "task" not in keys:
+        raise UsageError("--rows needs the task they belong to", fix="add --task rules (or mcq, saq, qa)")
+    return "task" in keys
+
+
+def resolve(overrides: Overrides) -> Resolved:
+    """The configuration of a command line, or of arguments from Python, and of this process's environment."""
     from lorica.config.compose import compose  # not every verb is configured, and `check` has no time to lose
 
     return compose(overrides, environ=os.environ)

@@ -5,21 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from lorica.commands.check_result import AdapterCheck, CheckResult
 from lorica.names import listed
 from lorica.reports.page import Cell, Report, Section, Table, clean
 from lorica.reports.text_table import plain_table
 from lorica.vetting.claims.training_evidence import TrainingEvidence
 from lorica.vetting.findings import LEVELS, Finding
-from lorica.vetting.levels import Examination
 from lorica.vetting.profile import Profile
-from lorica.vetting.ranking import RankedAdapter
-
-if TYPE_CHECKING:
-    from lorica.vetting.base_checks import BaseCheckResult  # loads torch, which the levels on files do without
 
 COLUMNS = (
     *("place", "adapter", "verdict", "levels", "method", "base", "revision", "fits", "rank", "alpha", "scaling"),
@@ -36,136 +32,135 @@ _FEW = 4
 _MARKS = {"passed": "+", "noted": "+", "warned": "!", "failed": "x", "skipped": "-"}
 
 
-def one(found: Examination, behaviour: BaseCheckResult | None) -> str:
+def one_text(adapter: AdapterCheck) -> str:
     """Everything about one adapter, for a terminal."""
-    verdict = found.verdict
+    verdict, examination = adapter.verdict, adapter.examination
     levels = " · ".join(f"L{level} {name} {verdict.levels[level]}" for level, name in LEVELS.items())
-    lines = [f"{clean(verdict.name)}: {verdict.status.upper()}", f"  {_about(found.profile)}"]
-    if found.fits:
-        lines.append(f"  {clean(found.fits)}")
-    if trained := _training(found.evidence):
-        lines.append(f"  {trained}")
-    if behaviour is not None:
-        lines += [f"  {line}" for line in behaviour.lines]
-    return "\n".join([*lines, f"  {levels}", *(finding_text(each) for each in verdict.findings)])
+    lines = [f"{clean(verdict.name)}: {verdict.status.upper()}", f"  {_summary(examination.profile)}"]
+    if examination.fits:
+        lines.append(f"  {clean(examination.fits)}")
+    if training := _training(examination.evidence):
+        lines.append(f"  {training}")
+    lines += [f"  {line}" for line in _on_base(adapter)]
+    return "\n".join([*lines, f"  {levels}", *(finding_text(finding) for finding in verdict.findings)])
 
 
-def several(
-    found: Sequence[Examination], behaviours: Sequence[BaseCheckResult | None], places: Sequence[RankedAdapter]
-) -> str:
+def comparison_text(result: CheckResult) -> str:
     """The comparison, best first, and why each stands where it stands."""
-    table = comparison(found, behaviours, places, _SHORT)
-    why = [f"{each.position}. {clean(each.name)}: {each.above}" for each in places if each.above]
-    ranking = ["", "Why in this order:", *why[:20]] if len(found) > 1 else []
-    if len(why) > 20:
-        ranking.append(f"... and {len(why) - 20} more, in --json")
+    table = comparison(result, _SHORT)
+    reasons = [f"{adapter.place}. {clean(adapter.name)}: {adapter.above}" for adapter in result.ranked if adapter.above]
+    ranking = ["", "Why in this order:", *reasons[:20]] if len(result.adapters) > 1 else []
+    if len(reasons) > 20:
+        ranking.append(f"... and {len(reasons) - 20} more, in --json")
     legend = "levels: + passed, ! warned, x failed, - skipped"
-    return "\n".join([plain_table(table, max_cell=36, names=("adapter", "base")), legend, *_sequences(found), *ranking])
+    return "\n".join([plain_table(table, max_cell=36, names=("adapter", "base")), legend, *_runs(result), *ranking])
 
 
-def passed_over(folders: Sequence[Path]) -> str:
-    """What to say of folders that were not looked at; "" where there are none."""
+def not_checked_text(folders: Sequence[Path]) -> str:
+    """What to say of folders that were not looked into; "" where there are none."""
     if not folders:
         return ""
     names = listed((clean(str(folder)) for folder in folders), 3)
     return f"\nNot looked at: {names}; name a folder to check what is in it."
 
 
-def runs_of(found: Sequence[Examination]) -> list[tuple[str, list[str]]]:
-    """The training runs that several of the adapters are of, each with its adapters' names in the order of steps."""
-    notes = [note.facts for adapter in found for note in adapter.findings if note.code == "L256"]
-    return list({tuple(facts["members"]): (facts["run"], facts["members"]) for facts in notes}.values())
-
-
-def _sequences(found: Sequence[Examination]) -> list[str]:
+def _runs(result: CheckResult) -> list[str]:
     lines = []
-    for run, names in runs_of(found):
+    for run, names in result.runs:
         shown = names if len(names) <= 8 else [*names[:4], "...", *names[-3:]]
         lines.append(clean(f"{run}: {' -> '.join(shown)} ({len(names)} of one run)"))
     return ["", "Training runs, in the order of their steps:", *lines] if lines else []
 
 
-def comparison(
-    found: Sequence[Examination],
-    behaviours: Sequence[BaseCheckResult | None],
-    places: Sequence[RankedAdapter],
-    columns: Sequence[str] = COLUMNS,
-) -> Table:
+def _on_base(adapter: AdapterCheck) -> tuple[str, ...]:
+    return () if adapter.on_base is None else adapter.on_base.lines
+
+
+def comparison(result: CheckResult, columns: Sequence[str] = COLUMNS) -> Table:
     """Side by side, in the order of the ranking."""
-    by_name = {each.source.name: (each, behaviour) for each, behaviour in zip(found, behaviours, strict=True)}
     rows = []
-    for place in places:
-        cells = _cells(*by_name[place.name], place)
+    for adapter in result.ranked:
+        cells = _cells(adapter)
         rows.append(tuple(cells[column] for column in columns))
     return Table(tuple(columns), tuple(rows))
 
 
-def page(
-    found: Sequence[Examination], behaviours: Sequence[BaseCheckResult | None], places: Sequence[RankedAdapter]
-) -> Report:
+def page(result: CheckResult) -> Report:
     """The page for people: the table to sort and filter, the ranking with its reasons, and every finding of every
     adapter; of many adapters each is folded behind its name in the table."""
-    statuses = [each.verdict.status for each in found]
-    counts = ", ".join(f"{statuses.count(each)} {each}" for each in dict.fromkeys(statuses))
-    number = {each.source.name: place for place, each in enumerate(found, 2)}
-    above = {place.name: place.above for place in places}
-    table = comparison(found, behaviours, places, _PAGE)
+    statuses = [adapter.status for adapter in result.adapters]
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    section_numbers = {adapter.name: number for number, adapter in enumerate(result.adapters, 2)}
+    table = comparison(result, _PAGE)
     side_by_side = Table(
         (*table.columns, _ABOVE),
-        tuple((*row, above[place.name]) for row, place in zip(table.rows, places, strict=True)),
+        tuple((*row, adapter.above) for row, adapter in zip(table.rows, result.ranked, strict=True)),
         interactive=True,
-        sections=tuple(number[place.name] for place in places),
+        sections=tuple(section_numbers[adapter.name] for adapter in result.ranked),
         choose=("verdict", "method"),
         narrow=_SHORT,
     )
     how = "Best first; the first criterion that differs decides. A name leads to all that was found about the adapter."
-    runs = _sequences(found)[2:]
-    sections = [Section("Side by side", how, (side_by_side,), notes=tuple(runs))]
-    for each, behaviour in zip(found, behaviours, strict=True):
-        text = _about(each.profile) + (f"\n\nShapes: {each.fits}." if each.fits else "")
-        tables = (_findings_table(each.verdict.findings),) if each.verdict.findings else ()
-        notes = () if behaviour is None else behaviour.lines
-        heading = f"{_visible(each.source.name)}: {each.verdict.status}"
-        sections.append(Section(heading, text, tables, notes=notes, folded=len(found) > _FEW))
-    return Report("Adapters checked by Lorica", f"{len(found)} adapters: {counts}.", tuple(sections))
+    sections = [Section("Side by side", how, (side_by_side,), notes=tuple(_runs(result)[2:]))]
+    folded = len(result.adapters) > _FEW
+    for adapter in result.adapters:
+        examination = adapter.examination
+        text = _summary(examination.profile) + (f"\n\nShapes: {examination.fits}." if examination.fits else "")
+        tables = (_findings_table(adapter.findings),) if adapter.findings else ()
+        heading = f"{_visible(adapter.name)}: {adapter.status}"
+        sections.append(Section(heading, text, tables, notes=_on_base(adapter), folded=folded))
+    return Report("Adapters checked by Lorica", f"{len(result.adapters)} adapters: {counts}.", tuple(sections))
 
 
-def plain(found: Examination, behaviour: BaseCheckResult | None) -> dict[str, Any]:
-    """One adapter as JSON-able values."""
-    verdict = found.verdict
+def check_dict(result: CheckResult) -> dict[str, Any]:
+    """The result as JSON-able values."""
+    return {
+        "exit_code": result.exit_code,
+        "adapters": [_adapter_dict(adapter) for adapter in result.adapters],
+        "ranking": [
+            {"place": adapter.place, "name": adapter.name, "above": adapter.above} for adapter in result.ranked
+        ],
+        "runs": [{"run": run, "members": names} for run, names in result.runs],
+        "not_looked_at": [str(folder) for folder in result.not_checked],
+    }
+
+
+def _adapter_dict(adapter: AdapterCheck) -> dict[str, Any]:
+    examination, verdict = adapter.examination, adapter.verdict
+    match, evidence, numbers = examination.match, examination.evidence, examination.numbers
     return {
         "name": verdict.name,
         "path": verdict.path,
         "status": verdict.status,
-        "levels": {f"L{level}": result for level, result in verdict.levels.items()},
-        "findings": [finding_dict(each) for each in verdict.findings],
-        "profile": msgspec.to_builtins(found.profile),
-        "fits": None if found.match is None else {"text": found.fits, **msgspec.to_builtins(found.match)},
-        "training": None if found.evidence is None else msgspec.to_builtins(found.evidence),
-        "content_digest": None if found.numbers is None else found.numbers.content_digest,
-        "update_norm": None if found.numbers is None else found.numbers.norm,
-        "behaviour": None if behaviour is None else behaviour.plain,
+        "levels": {f"L{level}": outcome for level, outcome in verdict.levels.items()},
+        "findings": [finding_dict(finding) for finding in verdict.findings],
+        "profile": msgspec.to_builtins(examination.profile),
+        "fits": None if match is None else {"text": examination.fits, **msgspec.to_builtins(match)},
+        "training": None if evidence is None else msgspec.to_builtins(evidence),
+        "content_digest": None if numbers is None else numbers.content_digest,
+        "update_norm": None if numbers is None else numbers.norm,
+        "behaviour": None if adapter.on_base is None else adapter.on_base.plain,
     }
 
 
-def finding_dict(each: Finding) -> dict[str, Any]:
+def finding_dict(finding: Finding) -> dict[str, Any]:
     """A finding as JSON-able values."""
-    return {"title": each.title, "level": each.level, **msgspec.to_builtins(each)}
+    return {"title": finding.title, "level": finding.level, **msgspec.to_builtins(finding)}
 
 
-def _about(about: Profile) -> str:
-    if not about.modules:
-        return f"{clean(about.method) or 'unknown method'}, no adapted modules could be read"
-    flags = [name for name, on in (("rsLoRA", about.rslora), ("DoRA", about.dora)) if on]
-    parts = [
-        f"{clean(about.method)} {' '.join(flags)}".strip(),
-        f"r={_span(about.ranks)}",
-        f"alpha {_span(about.alphas)} (scaling {_span(about.scalings)})",
-        f"{about.modules} modules in {len(about.layers)} layers: {clean(', '.join(about.targets))}",
-        f"{about.parameters:,} parameters, {_size(about.bytes)}, {', '.join(about.dtypes)}",
-        f"base {clean(about.base) or 'not named'}" + (f" @ {clean(about.revision)}" if about.revision else ""),
+def _summary(profile: Profile) -> str:
+    if not profile.modules:
+        return f"{clean(profile.method) or 'unknown method'}, no adapted modules could be read"
+    variants = [name for name, used in (("rsLoRA", profile.rslora), ("DoRA", profile.dora)) if used]
+    facts = [
+        f"{clean(profile.method)} {' '.join(variants)}".strip(),
+        f"r={_span(profile.ranks)}",
+        f"alpha {_span(profile.alphas)} (scaling {_span(profile.scalings)})",
+        f"{profile.modules} modules in {len(profile.layers)} layers: {clean(', '.join(profile.targets))}",
+        f"{profile.parameters:,} parameters, {_size(profile.bytes)}, {', '.join(profile.dtypes)}",
+        f"base {clean(profile.base) or 'not named'}" + (f" @ {clean(profile.revision)}" if profile.revision else ""),
     ]
-    return " · ".join(parts)
+    return " · ".join(facts)
 
 
 def _visible(name: str) -> str:
@@ -175,32 +170,32 @@ def _visible(name: str) -> str:
     return re.sub(r"(?<= ) |^ | $", r"\\x20", plain)
 
 
-def _cells(found: Examination, behaviour: BaseCheckResult | None, place: RankedAdapter) -> dict[str, Cell]:
-    about, verdict = found.profile, found.verdict
-    reasons = [each for each in verdict.findings if each.severity != "note"]
-    claims = [each for each in verdict.findings if "L150" <= each.code < "L200" and each.severity != "note"]
+def _cells(adapter: AdapterCheck) -> dict[str, Cell]:
+    examination, verdict = adapter.examination, adapter.verdict
+    profile = examination.profile
+    reasons = [finding for finding in verdict.findings if finding.severity != "note"]
     return {
-        "place": place.position,
+        "place": adapter.place,
         "adapter": _visible(verdict.name),
         "verdict": verdict.status,
         "levels": "".join(_MARKS[verdict.levels[level]] for level in LEVELS),
-        "method": about.method + (" rsLoRA" if about.rslora else "") + (" DoRA" if about.dora else ""),
-        "base": about.base,
-        "revision": about.revision,
-        "fits": found.fits,
-        "rank": _span(about.ranks),
-        "alpha": _span(about.alphas),
-        "scaling": _span(about.scalings),
-        "targets": ", ".join(about.targets),
-        "layers": len(about.layers),
-        "dropout": about.dropout,
-        "parameters": about.parameters,
-        "bytes": about.bytes,
-        "dtype": ", ".join(about.dtypes),
-        "training": _training(found.evidence),
-        "conflicts": "; ".join(each.seen for each in claims),
-        "behaviour": "" if behaviour is None else "; ".join(behaviour.lines),
-        "reasons": "; ".join(f"{each.code} {each.title}" for each in reasons),
+        "method": profile.method + (" rsLoRA" if profile.rslora else "") + (" DoRA" if profile.dora else ""),
+        "base": profile.base,
+        "revision": profile.revision,
+        "fits": examination.fits,
+        "rank": _span(profile.ranks),
+        "alpha": _span(profile.alphas),
+        "scaling": _span(profile.scalings),
+        "targets": ", ".join(profile.targets),
+        "layers": len(profile.layers),
+        "dropout": profile.dropout,
+        "parameters": profile.parameters,
+        "bytes": profile.bytes,
+        "dtype": ", ".join(profile.dtypes),
+        "training": _training(examination.evidence),
+        "conflicts": "; ".join(finding.seen for finding in reasons if "L150" <= finding.code < "L200"),
+        "behaviour": "; ".join(_on_base(adapter)),
+        "reasons": "; ".join(f"{finding.code} {finding.title}" for finding in reasons),
     }
 
 
@@ -209,34 +204,35 @@ def _findings_table(findings: Sequence[Finding]) -> Table:
     return Table(("code", "severity", "means", "file", "seen", "expected", "what to do"), rows)
 
 
-def finding_text(each: Finding) -> str:
+def finding_text(finding: Finding) -> str:
     """A finding for a terminal: what, where, and what to do."""
-    where = f" [{clean(each.file)}]" if each.file else ""
-    lines = [f"  {each.severity:<6} {each.code}{where} {each.title}: {clean(each.seen)}"]
-    lines += [f"         expected: {clean(each.expected)}"] if each.expected else []
-    lines += [f"         -> {clean(each.fix)}"] if each.fix else []
+    file = f" [{clean(finding.file)}]" if finding.file else ""
+    lines = [f"  {finding.severity:<6} {finding.code}{file} {finding.title}: {clean(finding.seen)}"]
+    lines += [f"         expected: {clean(finding.expected)}"] if finding.expected else []
+    lines += [f"         -> {clean(finding.fix)}"] if finding.fix else []
     return "\n".join(lines)
 
 
-def _training(seen: TrainingEvidence | None) -> str:
-    """What is known of the training, in one line; "" when nothing is."""
-    if seen is None:
+def _training(evidence: TrainingEvidence | None) -> str:
+    """What the files tell of the training, in one line; "" where they tell nothing."""
+    if evidence is None:
         return ""
-    parts = []
-    if seen.steps is not None:
-        parts.append(f"{seen.steps} steps" + (f" in {seen.epochs:.3g} epochs" if seen.epochs is not None else ""))
-    if seen.training_rows is not None:
-        parts.append(f"{seen.training_rows} rows")
-    if seen.loss_first is not None and seen.loss_last is not None:
-        parts.append(f"loss {seen.loss_first:.3g} to {seen.loss_last:.3g}")
-    if seen.eval_last is not None:
-        parts.append(f"validation loss {seen.eval_last:.3g}")
-    elif seen.held_out is False:
-        parts.append("no validation split")
-    if seen.fold is not None:
-        parts.append(f"fold {seen.fold}" + (f" of {seen.folds}" if seen.folds is not None else ""))
-    parts += ["with a card"] if seen.card else []
-    return ", ".join(parts)
+    facts = []
+    if evidence.steps is not None:
+        epochs = f" in {evidence.epochs:.3g} epochs" if evidence.epochs is not None else ""
+        facts.append(f"{evidence.steps} steps{epochs}")
+    if evidence.training_rows is not None:
+        facts.append(f"{evidence.training_rows} rows")
+    if evidence.loss_first is not None and evidence.loss_last is not None:
+        facts.append(f"loss {evidence.loss_first:.3g} to {evidence.loss_last:.3g}")
+    if evidence.eval_last is not None:
+        facts.append(f"validation loss {evidence.eval_last:.3g}")
+    elif evidence.held_out is False:
+        facts.append("no validation split")
+    if evidence.fold is not None:
+        facts.append(f"fold {evidence.fold}" + (f" of {evidence.folds}" if evidence.folds is not None else ""))
+    facts += ["with a card"] if evidence.card else []
+    return ", ".join(facts)
 
 
 def _span(values: Sequence[float]) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lorica.commands import base_trial
-from lorica.commands.arguments import as_base, as_path, as_report, emit, parser, resolve
+from lorica.commands.arguments import Overrides, as_base, as_path, as_report, emit, names_task, parser, resolve
 from lorica.errors import UsageError
 from lorica.reports.write_report import write_report
-from lorica.vetting.diagnosis import DiagnosisInputs, diagnose, to_plain, to_report, to_text
+from lorica.vetting.diagnosis import Diagnosis, DiagnosisInputs, diagnose, to_plain, to_report, to_text
 from lorica.vetting.diagnosis.diagnose import the_one
 
 _ABOUT = """\
@@ -28,35 +28,65 @@ _EXAMPLES = """\
 
 def run(arguments: Sequence[str]) -> int:
     """Diagnose one adapter; the exit code is 0 whatever the cause is."""
-    return _run(_parser().parse_args(list(arguments)))
-
-
-def _run(given: argparse.Namespace) -> int:
-    _take_back(given)
-    if given.adapter is None:
-        raise UsageError("lorica diagnose needs an adapter", fix="lorica diagnose DIR --base B")
-    source = the_one(given.adapter)
-    inputs = _inputs(given)
-    on_step = None if given.json or not sys.stderr.isatty() else lambda asks: print(f"... {asks}", file=sys.stderr)
-    found = diagnose(source, inputs, on_step=on_step)
-    emit(to_plain(found), as_json=given.json, text=to_text(found))
-    if given.html is not None:
-        write_report(to_report(found), given.html)
+    options = _parse(arguments)
+    on_step = None if options.json or not sys.stderr.isatty() else lambda asks: print(f"... {asks}", file=sys.stderr)
+    diagnosis = diagnose_adapter(
+        options.adapter,
+        base=options.base,
+        rows=options.rows,
+        expected_bases=options.expected_base,
+        answers=options.answers,
+        overrides=options.overrides,
+        on_step=on_step,
+    )
+    emit(to_plain(diagnosis), as_json=options.json, text=to_text(diagnosis))
+    if options.html is not None:
+        write_report(to_report(diagnosis), options.html)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    asked = parser("diagnose", _ABOUT, _EXAMPLES, overrides=False)
-    asked.add_argument(
+def diagnose_adapter(
+    adapter: Path,
+    *,
+    base: str = "",
+    rows: Path | None = None,
+    expected_bases: Sequence[str] = (),
+    answers: Path | None = None,
+    overrides: Overrides = (),
+    on_step: Callable[[str], None] | None = None,
+) -> Diagnosis:
+    """Diagnose one adapter with what is given. overrides: how the rows are read and asked.
+
+    Raises AdapterError for a path without an adapter, or with several, and what finding a base and reading the rows
+    raises.
+    """
+    source = the_one(adapter)
+    named = names_task(overrides, rows) and rows is not None
+    config = resolve(overrides).config
+    base_model = base_trial.locate(base, config) if base else None
+    inputs = DiagnosisInputs(
+        base=None if base_model is None else base_model.path,
+        rows=base_trial.some_rows(rows, config) if rows is not None else (),
+        expected=tuple(base_trial.locate(name, config).path for name in expected_bases),
+        answers=answers,
+        setting=None if base_model is None else base_trial.setting(config, base_model, named=named),
+        rows_file=str(rows) if rows is not None else "",
+    )
+    return diagnose(source, inputs, on_step=on_step)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    command = parser("diagnose", _ABOUT, _EXAMPLES, overrides=False)
+    command.add_argument(
         "adapter", type=as_path, nargs="?", metavar="DIR", help="the adapter: a folder, a file, an archive"
     )
-    asked.add_argument(
+    command.add_argument(
         "--base", type=as_base, metavar="B", default="", help="the base it is used with: a folder, embedded:NAME or id"
     )
-    asked.add_argument("--rows", type=as_path, metavar="F", help="rows with their gold answers")
-    asked.add_argument("--task", default="", metavar="TASK", help="the task of these rows: rules, mcq, saq, qa")
-    asked.add_argument("--answers", type=as_path, metavar="F", help="answers or scores that are doubted")
-    asked.add_argument(
+    command.add_argument("--rows", type=as_path, metavar="F", help="rows with their gold answers")
+    command.add_argument("--task", default="", metavar="TASK", help="the task of these rows: rules, mcq, saq, qa")
+    command.add_argument("--answers", type=as_path, metavar="F", help="answers or scores that are doubted")
+    command.add_argument(
         "--expected-base",
         type=as_base,
         action="extend",
@@ -65,40 +95,26 @@ def _parser() -> argparse.ArgumentParser:
         metavar="OTHER",
         help="bases it may belong to",
     )
-    asked.add_argument("--html", type=as_report, metavar="F", help="write the whole diagnosis as a page (.html, .md)")
-    asked.add_argument(
+    command.add_argument("--html", type=as_report, metavar="F", help="write the whole diagnosis as a page (.html, .md)")
+    command.add_argument(
         "overrides", nargs="*", metavar="key=value", help="configuration: how the rows are read and asked"
     )
-    return asked
+    options = command.parse_args(list(arguments))
+    _take_back(options)
+    if options.adapter is None:
+        raise UsageError("lorica diagnose needs an adapter", fix="lorica diagnose DIR --base B")
+    return options
 
 
-def _take_back(given: argparse.Namespace) -> None:
-    """`--expected-base A B DIR` takes the adapter, too: give it back, the last one that is no base model."""
-    if given.adapter is not None:
-        return
-    others = [each for each in given.expected_base if "=" not in each and not (Path(each) / "config.json").is_file()]
-    there = [each for each in others if Path(each).exists()]
-    if there and len(given.expected_base) > 1:
-        given.adapter = Path(there[-1])
-        given.expected_base.remove(there[-1])
-
-
-def _inputs(given: argparse.Namespace) -> DiagnosisInputs:
-    overrides = [f"task={given.task}"] if given.task else []
-    expected = list(given.expected_base)
-    more = list(given.overrides)
-    # `--expected-base A B key=value` takes all that follows; no base model's name holds an equals sign.
-    more += [each for each in expected if "=" in each]
-    expected = [each for each in expected if "=" not in each]
-    if given.rows is not None and not any(each.split("=")[0] == "task" for each in (*overrides, *more)):
-        raise UsageError("--rows needs the task they belong to", fix="add --task rules (or mcq, saq, qa)")
-    config = resolve([*overrides, *more]).config
-    base = base_trial.locate(given.base, config) if given.base else None
-    return DiagnosisInputs(
-        base=None if base is None else base.path,
-        rows=base_trial.some_rows(given.rows, config) if given.rows is not None else (),
-        expected=tuple(base_trial.locate(each, config).path for each in expected),
-        answers=given.answers,
-        setting=None if base is None else base_trial.setting(config, base, named=given.rows is not None),
-        rows_file=str(given.rows) if given.rows is not None else "",
-    )
+def _take_back(options: argparse.Namespace) -> None:
+    """`--expected-base A B` takes all words that follow: give back what is no base model."""
+    words, task = options.expected_base, [f"task={options.task}"] if options.task else []
+    # No base model's name holds an equals sign.
+    options.overrides = [*task, *options.overrides, *(word for word in words if "=" in word)]
+    options.expected_base = [word for word in words if "=" not in word]
+    if options.adapter is None and len(words) > 1:
+        no_base = [word for word in options.expected_base if not (Path(word) / "config.json").is_file()]
+        paths = [word for word in no_base if Path(word).exists()]
+        if paths:
+            options.adapter = Path(paths[-1])
+            options.expected_base.remove(paths[-1])

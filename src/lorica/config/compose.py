@@ -14,7 +14,7 @@ from typing import Any
 from lorica.config.config_file import read_config_file
 from lorica.config.environment import read_environment
 from lorica.config.fields import find, key_name, leaves, own_keys
-from lorica.config.origins import Rank, Setting, Source, flatten, read_command_line
+from lorica.config.origins import Rank, Setting, Source, flatten, read_arguments, read_command_line
 from lorica.config.parse_values import coerce
 from lorica.config.paths import local_path
 from lorica.config.presets import Presets, compose_presets
@@ -46,14 +46,14 @@ class Resolved:
         return plain
 
 
-def compose(overrides: Sequence[str], *, environ: Mapping[str, str]) -> Resolved:
-    """The configuration that a command line and an environment make.
+def compose(overrides: Sequence[str] | Mapping[str, object], *, environ: Mapping[str, str]) -> Resolved:
+    """The configuration that a command line, or arguments from Python, and an environment make.
 
     overrides: `task=mcq` (a preset), `lora.r=8` (a key), `data.algebra=F` (an entry), `config=FILE.yaml` (a
-    file). Precedence: schema default < preset < file < preset named on the command line < environment <
-    command line. Raises ConfigError for unknown keys and presets, values of the wrong type or out of range,
-    and contradictions."""
-    line = read_command_line(overrides)
+    file); from Python the same as a mapping with plain values, {"task": "mcq", "lora.r": 8}. Precedence: schema
+    default < preset < file < preset named on the command line < environment < command line. Raises ConfigError for
+    unknown keys and presets, values of the wrong type or out of range, and contradictions."""
+    line = read_arguments(overrides) if isinstance(overrides, Mapping) else read_command_line(overrides)
     files = [read_config_file(path) for path in line.files]
     outside = read_environment(environ)
     presets = _choose_presets(line, files, outside)

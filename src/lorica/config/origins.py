@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import PurePath
 from typing import Any
 
 from lorica.config.fields import Leaf, find, leaves, sections
@@ -76,6 +77,32 @@ def read_command_line(overrides: Sequence[str]) -> CommandLine:
             value = parse(leaf, entry, text)
             line.settings.extend(spread(leaf, entry, value, rank=Rank.COMMAND_LINE, origin="command line"))
     return line
+
+
+def read_arguments(arguments: Mapping[str, object]) -> CommandLine:
+    """The same from Python, with values as they are: {"training": "tiny", "lora.r": 8, "data": {"algebra": path}}.
+
+    Raises ConfigError for unknown keys and presets."""
+    line = CommandLine()
+    for key, value in arguments.items():
+        if key == "config":
+            line.files.append(str(value))
+        elif key in GROUPS:
+            line.presets[key] = check_preset(key, str(value))
+        else:
+            leaf, entry = find(key)
+            settings = spread(leaf, entry, _plain(value), rank=Rank.COMMAND_LINE, origin="argument", literal=True)
+            line.settings.extend(settings)
+    return line
+
+
+def _plain(value: object) -> object:
+    """Paths as texts and tuples as lists, which is what keys take."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, PurePath) else value
 
 
 def _halves(override: str) -> tuple[str, str]:
