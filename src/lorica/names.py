@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -46,15 +46,30 @@ def spellings(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return {key: tuple(same) for key, same in by_key.items()}
 
 
-def closest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """The one of `names` that is most like `name`, "" where none is. cutoff: difflib's ratio, 0 to 1."""
-    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)), "")
+def closest(name: str, names: Iterable[str], *, cutoff: float = 0.6, key: Callable[[str], str] = str) -> str:
+    """Another spelling of `name` among `names` (one of equal `key`), else the one that is most like it, "" where none
+    is. cutoff: difflib's ratio, 0 to 1."""
+    names = list(names)
+    spelling = next((candidate for candidate in names if key(candidate) == key(name) != ""), "")
+    return spelling or next(iter(difflib.get_close_matches(name, names, n=1, cutoff=cutoff)), "")
 
 
-def did_you_mean(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """The closest of `names` as a question, "" where none is like it. cutoff: difflib's ratio, 0 to 1."""
-    close = closest(name, names, cutoff=cutoff)
-    return f"did you mean {close}?" if close else ""
+def did_you_mean(
+    name: str,
+    names: Iterable[str],
+    *,
+    form: str = "{!r}",
+    then: str = "",
+    otherwise: str = "",
+    cutoff: float = 0.6,
+    key: Callable[[str], str] = str,
+) -> str:
+    """The closest of `names` as a question, or `otherwise`; then, if any, what else is to be said. See `closest`.
+
+    form: how the name is written."""
+    close = closest(name, names, cutoff=cutoff, key=key)
+    question = f"did you mean {form.format(close)}?" if close else otherwise
+    return f"{question} {then}".strip()
 
 
 def listed(texts: Iterable[str], most: int) -> str:

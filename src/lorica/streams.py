@@ -7,9 +7,12 @@ import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from lorica.names import visible
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 # What Lorica's own tables and reports draw with, for encodings that lack it.
 _PLAIN = str.maketrans({
@@ -120,3 +123,19 @@ def _fill_gaps() -> None:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+def progress_bar(stream: TextIO, *, transient: bool = False) -> Progress:
+    """A bar with its count, the field `detail` and the time left. transient: it goes when the work is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[detail]}", markup=False),
+        TimeRemainingColumn(),
+        console=Console(file=stream),
+        transient=transient,
+    )

@@ -29,7 +29,9 @@ def read_config_file(path: str) -> Source:
         ((group, name),) = item.items()
         if group not in GROUPS:
             known = f"the groups are {', '.join(GROUPS)}"
-            raise ConfigError(f"{place}unknown group {group!r}; {known}", fix=did_you_mean(str(group), GROUPS))
+            raise ConfigError(
+                f"{place}unknown group {group!r}; {known}", fix=did_you_mean(str(group), GROUPS, form="{}")
+            )
         source.presets[group] = check_preset(group, str(name), place=place)
     source.settings.extend(flatten(tree, rank=Rank.FILE, origin=f"config {path}", place=place))
     return source

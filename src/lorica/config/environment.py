@@ -111,7 +111,7 @@ def _is_preset(text: str, place: str) -> bool:
     names = preset_names("model")
     if text in names:
         return True
-    if "/" not in text and not Path(text).is_dir() and (hint := did_you_mean(text, names)):
+    if "/" not in text and not Path(text).is_dir() and (hint := did_you_mean(text, names, form="{}")):
         raise ConfigError(
             f"{place}{text!r} is neither a model preset, nor ORGANISATION/MODEL, nor a folder here", fix=hint
         )

@@ -190,7 +190,7 @@ def _hint(text: str, words: Collection[str]) -> str:
     """Which word is meant by one in capitals, cut short or misspelt, as a question, or ""."""
     low = text.lower()
     begun = [word for word in words if low and word.startswith(low)]
-    return did_you_mean(begun[0] if begun else low, words, cutoff=0.5)
+    return did_you_mean(begun[0] if begun else low, words, form="{}", cutoff=0.5)
 
 
 def _scalar(leaf: Leaf, kind: str, value: Any) -> Any:

@@ -31,7 +31,7 @@ def check_preset(group: str, name: str, *, place: str = "") -> str:
     names = preset_names(group)
     if name in names:
         return name
-    fix = did_you_mean(name, names)
+    fix = did_you_mean(name, names, form="{}")
     if group == "model" and not fix:
         fix = f"for a Hugging Face id or a folder write model.path={name or 'FOLDER'}"
     raise ConfigError(f"{place}unknown preset {group}={name}; there are: {', '.join(names)}", fix=fix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from lorica.names import closest, listed, subject_key
+from lorica.names import listed, subject_key
 
 ID_NAMES = frozenset({"id", "rowid", "questionid", "mcqid", "qid"})
 """Folded names of columns that hold a row's own id in the tables of some task."""
@@ -48,19 +48,6 @@ def mapping_setting(wanted: str, name: str) -> str:
 def visible_text(name: str) -> str:
     """The characters of a name that can be seen; white space of every kind is a space."""
     return "".join(" " if c.isspace() else c for c in name if c.isspace() or c.isprintable()).strip()
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The nearest of some names as a question, to stand before what is allowed; "" where none is near."""
-    close = nearest_name(name, names)
-    return f"did you mean {close!r}? " if close else ""
-
-
-def nearest_name(name: str, names: Iterable[str]) -> str:
-    """Another spelling of `name` among some names, else the one that is most like it; "" where none is."""
-    names = list(names)
-    alike = (candidate for candidate in names if fold_name(candidate) == fold_name(name) != "")
-    return next(alike, "") or closest(name, names)
 
 
 def quoted_names(names: Iterable[str]) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 
-from lorica.data.column_names import did_you_mean, quoted_names
+from lorica.data.column_names import fold_name, quoted_names
 from lorica.data.formats import open_table
 from lorica.data.table import TableOptions
 from lorica.errors import DataError
+from lorica.names import did_you_mean
 from lorica.records import BuildRow, Row, RowSchema
 
 EMPTY = "(empty)"
@@ -50,7 +51,7 @@ class GroupColumns:
                 continue
             names = open_table(path, options).names
             problem = "is empty in every row" if column in names else "is not in the file"
-            fix = f"{did_you_mean(column, names)}its columns are: {quoted_names(names)}"
+            fix = did_you_mean(column, names, key=fold_name, then=f"its columns are: {quoted_names(names)}")
             raise DataError(f"the column {column!r} {problem}", path=path, fix=fix)
 
 

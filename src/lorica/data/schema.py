@@ -10,15 +10,13 @@ import msgspec
 
 from lorica.data.column_names import (
     ID_NAMES,
-    did_you_mean,
     find_column,
     fold_name,
     mapping_setting,
-    nearest_name,
     quoted_names,
 )
 from lorica.errors import ConfigError, DataError, NoTableError, RowError
-from lorica.names import visible
+from lorica.names import closest, did_you_mean, visible
 from lorica.records import Row, RowSchema
 
 _NEAREST = 4  # schemas that a message compares a table with
@@ -51,7 +49,7 @@ def check_mapping(schemas: Sequence[RowSchema], columns: Mapping[str, str], cons
             if name not in allowed:
                 raise ConfigError(
                     f"task.{setting}.{name}: no table of this task has a value called {name!r}",
-                    fix=f"{did_you_mean(name, allowed)}names are: {', '.join(allowed)}",
+                    fix=did_you_mean(name, allowed, key=fold_name, then=f"names are: {', '.join(allowed)}"),
                 )
     for name in constants:
         if name in columns:
@@ -219,7 +217,7 @@ def _missing_value(
         fix = f"fill it, or remove the row; the same value for all rows: task.constants.{name}=..."
     else:
         message = f"the key {column!r} is missing, which the first record had"
-        fix = f"{did_you_mean(column, record)}this record's keys are: {quoted_names(record)}"
+        fix = did_you_mean(column, record, key=fold_name, then=f"this record's keys are: {quoted_names(record)}")
     return RowError(message, path=path, line=line, row_id=row_id, fix=fix)
 
 
@@ -231,7 +229,7 @@ def _mapped(path: Path, line: int, names: Sequence[str], name: str, column: str)
         f"task.columns.{name}={column}: the file has no column {column!r}",
         path=path,
         line=line,
-        fix=f"{did_you_mean(column, names)}its columns are: {quoted_names(names)}",
+        fix=did_you_mean(column, names, key=fold_name, then=f"its columns are: {quoted_names(names)}"),
     )
 
 
@@ -333,7 +331,7 @@ def _no_schema(
     absent = _lacking(nearest, available)
     for name in absent:
         other_spellings = filter(None, (find_column(column, names) for column in nearest.columns_for(name)))
-        close = next(other_spellings, "") or nearest_name(name, names)
+        close = next(other_spellings, "") or closest(name, names, key=fold_name)
         plain = f"task.columns.{name}={close or '<your column>'}"
         hint = mapping_setting(name, close) if close and not close.isidentifier() else plain
         hints.append(hint + (" (did you mean it?)" if close else ""))

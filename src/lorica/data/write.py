@@ -26,7 +26,7 @@ from lorica.data.answers import (
     to_cells,
     to_values,
 )
-from lorica.data.column_names import did_you_mean, fold_name
+from lorica.data.column_names import fold_name
 from lorica.data.files import file_format
 from lorica.data.formats import open_table
 from lorica.data.ids import refuse_duplicates
@@ -34,6 +34,7 @@ from lorica.data.parquet_table import load_pyarrow
 from lorica.data.schema import id_text
 from lorica.data.table import TableOptions
 from lorica.errors import DataError
+from lorica.names import did_you_mean
 from lorica.records import Answer
 
 _KINDS = ("csv", "jsonl", "parquet")
@@ -224,7 +225,7 @@ def _answer_columns(path: Path, line: int, names: Sequence[str], ids: Collection
                 f"{name!r} is no column of a result file",
                 path=path,
                 line=line,
-                fix=f"{did_you_mean(name, ANSWER_COLUMNS)}they are: {', '.join(ANSWER_COLUMNS)}",
+                fix=did_you_mean(name, ANSWER_COLUMNS, key=fold_name, then=f"they are: {', '.join(ANSWER_COLUMNS)}"),
             )
     bearers = [name for name, column in columns.items() if column == "id"]
     if not bearers:

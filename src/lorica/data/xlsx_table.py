@@ -15,11 +15,11 @@ from xml.etree.ElementTree import ParseError
 
 import msgspec
 
-from lorica.data.column_names import did_you_mean
+from lorica.data.column_names import fold_name
 from lorica.data.files import FileFormat, open_checked
 from lorica.data.table import Record, Table, TableOptions, check_names
 from lorica.errors import DataError, MissingExtraError, RowError
-from lorica.names import listed
+from lorica.names import did_you_mean, listed
 
 _DAMAGED = "the workbook is damaged or cut off"
 _AGAIN = "copy or download it again"
@@ -99,7 +99,7 @@ def _sheet(path: Path, book: Any, name: str) -> Any:
         raise DataError(
             f"data.sheet={name}: there is no such sheet",
             path=path,
-            fix=f"{did_you_mean(name, names)}its sheets are: {', '.join(map(repr, names))}",
+            fix=did_you_mean(name, names, key=fold_name, then=f"its sheets are: {', '.join(map(repr, names))}"),
         )
     if name:
         return book[name]

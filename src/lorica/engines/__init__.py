@@ -9,7 +9,7 @@ from lorica.engine_table import ENGINES
 from lorica.engines.base import Engine, EngineFactory, EngineSettings
 from lorica.errors import EngineError
 from lorica.models.base_folder import BaseFolder
-from lorica.names import closest
+from lorica.names import did_you_mean
 
 __all__ = ["load_engine"]
 
@@ -21,8 +21,7 @@ def load_engine(name: str, base: BaseFolder, settings: EngineSettings) -> Engine
     load, MissingExtraError for a package it lacks.
     """
     if name not in ENGINES:
-        near = closest(name, ENGINES)
-        hint = f"did you mean engine={near}?" if near else "choose one of these with engine=NAME"
+        hint = did_you_mean(name, ENGINES, form="engine={}", otherwise="choose one of these with engine=NAME")
         raise EngineError(f"no engine {name!r}; there are: {', '.join(ENGINES)}", fix=hint)
     module, function = ENGINES[name].factory.split(":")
     factory = cast(EngineFactory, getattr(import_module(module), function))

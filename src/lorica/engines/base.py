@@ -10,7 +10,7 @@ from lorica.adapters.folder import AdapterFolder
 from lorica.config.schema import EngineConfig, InferenceConfig, Merge, ModelConfig
 from lorica.errors import EngineError
 from lorica.models.base_folder import BaseFolder
-from lorica.names import closest
+from lorica.names import did_you_mean
 from lorica.records import Generate, Output, Request, ScoreChoices
 
 OnDone = Callable[[int], None]
@@ -181,11 +181,10 @@ def check_adapters(requests: Sequence[Request], known: Collection[str]) -> None:
     for request in requests:
         name = request.adapter
         if name is not None and name not in known:
-            near = closest(name, known)
             have = ", ".join(sorted(known)) or "none"
             raise EngineError(
                 f"request {request.id!r} asks for the adapter {name!r}; this engine has: {have}",
-                fix=f"did you mean {near!r}?" if near else "add the adapter to the engine before running",
+                fix=did_you_mean(name, known, otherwise="add the adapter to the engine before running"),
             )
 
 

@@ -172,7 +172,7 @@ def key_notes(name: str, raw: Raw, keys: frozenset[str]) -> tuple[str, ...]:
 
 
 def _with_hint(key: str, names: frozenset[str]) -> str:
-    hint = did_you_mean(key, names, cutoff=0.8)
+    hint = did_you_mean(key, names, form="{}", cutoff=0.8)
     return f"{key} ({hint})" if hint else key
 
 

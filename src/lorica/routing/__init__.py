@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from functools import lru_cache
 
 from lorica.errors import AdapterError, ConfigError
-from lorica.names import closest, spellings, subject_key
+from lorica.names import did_you_mean, spellings, subject_key
 from lorica.records import Route
 
 GENERAL = "general"
@@ -66,8 +66,5 @@ def _names_by_key(adapters: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
 
 def _missing(message: str, wanted: str, adapters: Collection[str], otherwise: str) -> AdapterError:
     names = sorted(adapters)
-    alike = (name for name in names if subject_key(name) == subject_key(wanted))
-    close = next(alike, "") or closest(wanted, names)
-    hint = f"did you mean {close!r}? " if close else ""
     allowed = f"there are: {', '.join(names)}" if names else "there are no adapters at all"
-    return AdapterError(message, fix=f"{hint}{allowed}; {otherwise}")
+    return AdapterError(message, fix=did_you_mean(wanted, names, key=subject_key, then=f"{allowed}; {otherwise}"))

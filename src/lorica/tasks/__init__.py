@@ -1,4 +1,4 @@
-"""The tasks: what a row is, how it is asked and how the answer is read, one file each."""
+"""The tasks: what a row is, how it is asked and how the answer is read."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import importlib
 from collections.abc import Iterator
 
 from lorica.errors import ConfigError
-from lorica.names import closest
+from lorica.names import did_you_mean
 from lorica.tasks.base import Task, TaskSettings
 
 TASKS = {
     "rules": "lorica.tasks.rules:RulesTask",
     "mcq": "lorica.tasks.mcq:McqTask",
-    "saq": "lorica.tasks.saq:saq_task",
-    "qa": "lorica.tasks.qa:qa_task",
+    "saq": "lorica.tasks.generation_task:saq_task",
+    "qa": "lorica.tasks.generation_task:qa_task",
 }
 
 
@@ -24,9 +24,9 @@ DEFAULT_TASK = "rules"
 def load_task(name: str, settings: TaskSettings = TaskSettings()) -> Task:  # noqa: B008 (immutable)
     """The task called `name`. Raises ConfigError for an unknown name, method or style, or clashing labels."""
     if name not in TASKS:
-        close = closest(name, TASKS)
-        hint = f"did you mean {close!r}? " if close else ""
-        raise ConfigError(f"task.name={name!r} is not a task", fix=f"{hint}tasks: {', '.join(TASKS)}")
+        raise ConfigError(
+            f"task.name={name!r} is not a task", fix=did_you_mean(name, TASKS, then=f"tasks: {', '.join(TASKS)}")
+        )
     module, attribute = TASKS[name].split(":")
     task: Task = getattr(importlib.import_module(module), attribute)(settings)
     return task

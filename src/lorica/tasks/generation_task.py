@@ -1,4 +1,4 @@
-"""A question whose answer is written, cleaned and judged: all that `saq` and `qa` have in common."""
+"""`saq` (a short answer in a few words) and `qa` (an answer in a sentence, per subject): generated, then cleaned."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ import msgspec
 from lorica.records import Message, Row, RowSchema
 from lorica.tasks.base import AnswerType, ParsedAnswer, ProbeSet, TaskSettings, check_setting, invalid
 from lorica.tasks.chats import ChatCase, chat_messages, with_chat_of
+from lorica.tasks.message_builder import MessageBuilder
 from lorica.tasks.probe_texts import labelled_records, question_canaries
-from lorica.tasks.questions import QuestionCase, final_answer, gold_text, parse_answer, question_case
+from lorica.tasks.questions import (
+    ANNOTATED,
+    QUESTION_SCHEMAS,
+    QuestionCase,
+    final_answer,
+    gold_text,
+    parse_answer,
+    question_case,
+)
 
 
 class GenerationTask:
@@ -106,3 +115,37 @@ class GenerationTask:
     def with_swapped_examples(self, row: Row) -> Row | None:
         """None: the rows have no examples."""
         return None
+
+
+def saq_task(settings: TaskSettings) -> GenerationTask:
+    """The task `saq`. Raises ConfigError for an unknown method or style."""
+    schemas = (ANNOTATED, *QUESTION_SCHEMAS)
+    return GenerationTask(
+        "saq", settings, prompt=_short_prompt, schemas=schemas, metric_names=("exact_match", "token_f1")
+    )
+
+
+def qa_task(settings: TaskSettings) -> GenerationTask:
+    """The task `qa`. Raises ConfigError for an unknown method or style."""
+    return GenerationTask(
+        "qa", settings, prompt=_sentence_prompt, schemas=QUESTION_SCHEMAS, metric_names=("token_f1", "exact_match")
+    )
+
+
+def _short_prompt(row: Row) -> tuple[Message, ...]:
+    """One user message: the instruction, the passage if there is one, and the question."""
+    case = question_case(row)
+    builder = MessageBuilder().add("Answer in a few words.\n")
+    if case.passage:
+        builder.add("Passage: ").add_truncatable(case.passage).add("\n")
+    return (builder.add("Question: ").add_protected(case.question).build("user"),)
+
+
+def _sentence_prompt(row: Row) -> tuple[Message, ...]:
+    """A system message with the subject, and the question as the user's message, behind its passage if it has one."""
+    about = f"questions about {row.subject}" if row.subject else "questions"
+    system = Message("system", f"You answer {about}. Reply in one sentence.")
+    case, builder = question_case(row), MessageBuilder()
+    if case.passage:
+        builder.add("Passage: ").add_truncatable(case.passage).add("\nQuestion: ")
+    return (system, builder.add_protected(case.question).build("user"))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from lorica.streams import progress_bar
 from lorica.training.types import Listener, StepReport, TrainResult
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import TaskID
 
 
 def make_listener(*, logging_steps: int, stream: TextIO | None = None) -> Listener:
@@ -62,7 +63,7 @@ class LineListener:
         self._say(_evaluation(step, loss, best))
 
     def note(self, text: str) -> None:
-        """As it is."""
+        """The text as a line of its own."""
         self._say(text)
 
     def finished(self, result: TrainResult) -> None:
@@ -81,31 +82,20 @@ class BarListener:
     """A progress bar with loss and tokens/s."""
 
     def __init__(self, stream: TextIO) -> None:
-        from rich.console import Console
-
-        self._console = Console(file=stream)
-        self._progress: Progress | None = None
+        self._stream = stream
+        self._bar = progress_bar(stream)
         self._task: TaskID | None = None
 
     def started(self, name: str, done: int, total: int) -> None:
         """Draw the bar."""
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}", markup=False),
-            TimeRemainingColumn(),
-            console=self._console,
-        )
-        self._task = self._progress.add_task(name, total=total, completed=done, numbers="")
-        self._progress.start()
+        self._bar = progress_bar(self._stream)  # a bar of an earlier run stays as it ended
+        self._task = self._bar.add_task(name, total=total, completed=done, detail="")
+        self._bar.start()
 
     def stepped(self, report: StepReport) -> None:
         """Move the bar."""
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=report.step, numbers=_numbers(report))
+        if self._task is not None:
+            self._bar.update(self._task, completed=report.step, detail=_numbers(report))
 
     def evaluated(self, step: int, loss: float, best: bool) -> None:
         """A line above the bar."""
@@ -113,7 +103,7 @@ class BarListener:
 
     def note(self, text: str) -> None:
         """A line above the bar."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def finished(self, result: TrainResult) -> None:
         """The result in one line."""
@@ -121,9 +111,7 @@ class BarListener:
 
     def closed(self) -> None:
         """Leave the bar as it stands."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self._bar.stop()
 
 
 def summary(result: TrainResult) -> str:

@@ -17,7 +17,7 @@ import msgspec
 from lorica.data.formats import open_table
 from lorica.errors import DataError
 from lorica.metrics.health import ScoreHealth, mass_health, score_health
-from lorica.names import closest
+from lorica.names import did_you_mean
 from lorica.vetting.findings import Finding
 from lorica.vetting.score_findings import judge_scores
 
@@ -244,9 +244,8 @@ def _plain(name: str) -> str:
 def _chosen(path: Path, names: Sequence[str], wanted: str) -> str:
     if wanted in names:
         return wanted
-    near = closest(wanted, names)
     raise DataError(
         f"no column {wanted!r}; the file has {', '.join(map(ascii, names[:12]))}",
         path=path,
-        fix=f"did you mean {near!r}?" if near else "name one of these",
+        fix=did_you_mean(wanted, names, otherwise="name one of these"),
     )

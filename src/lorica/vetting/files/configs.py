@@ -10,7 +10,7 @@ from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES, OTHER_KEYS, Ad
 from lorica.adapters.json_document import DocumentError, read_object, short_text
 from lorica.adapters.methods import METHODS, NO_METHOD, meant_method
 from lorica.file_signatures import Content
-from lorica.names import closest
+from lorica.names import did_you_mean
 from lorica.vetting.findings import Finding, finding
 
 _CODES = {
@@ -102,13 +102,12 @@ def _unknown_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
     # An empty value of a key from another version of PEFT switches nothing on.
     at_work = [key for key in strange if values[key] not in (None, False, "", [], {})]
     first = (at_work or strange)[0]
-    near = closest(first[:100], sorted(_KNOWN_KEYS), cutoff=0.8)
     listed = ", ".join(short_text(key, quoted=True, most=40) for key in (at_work or strange)[:5])
     yield finding(
         "L061",
         f"{len(strange)} unknown, {len(at_work)} of them not empty: {listed}",
         expected="keys of PEFT 0.21's LoraConfig",
-        fix=f"did you mean {near!r}?" if near else "",
+        fix=did_you_mean(first[:100], sorted(_KNOWN_KEYS), cutoff=0.8),
         file=CONFIG_NAME,
         facts={"unknown": len(strange), "at_work": len(at_work)},
         severity="warn" if at_work else "note",
