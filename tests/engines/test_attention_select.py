@@ -26,7 +26,7 @@ BMM = "bmm" if block.has_bfloat16_bmm() else FLASH
 def decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bool], CpuDecoder]:
     def load(precision: str, compiled: bool) -> CpuDecoder:
         if not compiled:
-            monkeypatch.setattr(bindings, "fits", lambda width: False)
+            monkeypatch.setattr(bindings, "supports_head_dim", lambda width: False)
         base = BaseFolder(locate_model("embedded:lorica_tiny", environ={}))
         return CpuDecoder(load_decoder(base), precision)
 

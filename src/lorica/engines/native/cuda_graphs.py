@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
+from lorica.engines.native.active_sequence import ActiveSequence
 from lorica.engines.native.attention.varlen import SequenceBounds, attend_varlen
 from lorica.engines.native.kv_cache import KVCache
 from lorica.engines.native.memory import is_out_of_memory
@@ -34,21 +34,6 @@ _CAPACITY_STEP = 16  # rows by which the capacity of a step grows
 _MAX_EXCESS = 4  # a step with more than so many times the capacity that is needed is captured anew
 
 
-@dataclass(frozen=True)
-class DecodeRow:
-    """A row of a decode step: its last token and that token's position, its cache slot, the tokens that are in it and
-    that it may come to hold, its prefix and its adapter.
-    """
-
-    token: int
-    position: int
-    slot: int
-    cached: int
-    max_cached: int
-    prefix: Prefix | None
-    adapter: LoraWeights | None
-
-
 class GraphedDecodeStep:
     """Captures a decode step and replays it until rows, adapters, cache or prefixes outgrow it; where `fits_varlen`."""
 
@@ -59,12 +44,12 @@ class GraphedDecodeStep:
         self._step: _CapturedStep | None = None
         self._is_broken = decoder in _UNCAPTURABLE
 
-    def logits(self, rows: Sequence[DecodeRow]) -> Tensor | None:
+    def logits(self, rows: Sequence[ActiveSequence]) -> Tensor | None:
         """The logits [n, vocab_size] after each row's last token, whose keys and values are cached then; None where a
         graph does not suit.
         """
-        adapters = _distinct([row.adapter for row in rows])
-        prefixes = _distinct([row.prefix for row in rows])
+        adapters = _distinct([row.seq.adapter for row in rows])
+        prefixes = _distinct([row.seq.prefix for row in rows])
         prefix_tokens = sum(prefix.stop for prefix in prefixes)
         if self._is_broken or _total_rank(adapters) > MAX_RANKS or prefix_tokens > self._max_prefix_tokens:
             return None
@@ -77,7 +62,9 @@ class GraphedDecodeStep:
                 _UNCAPTURABLE.add(self._decoder)
             return None
 
-    def _prepare(self, rows: Sequence[DecodeRow], adapters: list[LoraWeights], prefixes: list[Prefix]) -> _CapturedStep:
+    def _prepare(
+        self, rows: Sequence[ActiveSequence], adapters: list[LoraWeights], prefixes: list[Prefix]
+    ) -> _CapturedStep:
         capacity = -(-len(rows) // _CAPACITY_STEP) * _CAPACITY_STEP
         if self._step is not None and capacity <= self._step.capacity <= capacity * _MAX_EXCESS:
             capacity = self._step.capacity
@@ -113,9 +100,9 @@ class _CapturedStep:
         same_memory = cache.keys[0] is self._captured_keys
         return capacity == self.capacity and same_memory and all(id(adapter) in adapter_ids for adapter in adapters)
 
-    def run(self, rows: Sequence[DecodeRow]) -> Tensor:
+    def run(self, rows: Sequence[ActiveSequence]) -> Tensor:
         """[n, vocab_size], a copy. Raises RuntimeError where capturing fails, or replaying gives something else."""
-        by_prefix = sorted(range(len(rows)), key=lambda index: self._pool.index(rows[index].prefix))
+        by_prefix = sorted(range(len(rows)), key=lambda index: self._pool.index(rows[index].seq.prefix))
         self._table.copy_(torch.tensor(self._table_rows([rows[index] for index in by_prefix])))
         if self._graph is None:
             self._capture(len(rows))
@@ -124,7 +111,7 @@ class _CapturedStep:
         original_order = sorted(range(len(rows)), key=by_prefix.__getitem__)
         return self._logits[torch.tensor(original_order, device=self._logits.device)]
 
-    def _table_rows(self, rows: Sequence[DecodeRow]) -> list[list[int]]:
+    def _table_rows(self, rows: Sequence[ActiveSequence]) -> list[list[int]]:
         """What `_compute` reads. Rows above the real ones write into slots that are not in use."""
         slots = [row.slot for row in rows]
         slots += sorted({*range(self.capacity)} - {*slots})
@@ -132,17 +119,17 @@ class _CapturedStep:
         no_adapter = len(adapter_index)
         rows_of_prefix = [0] * len(self._pool.ends)
         for row in rows:
-            if row.prefix is not None:
-                rows_of_prefix[self._pool.index(row.prefix)] += 1
+            if row.seq.prefix is not None:
+                rows_of_prefix[self._pool.index(row.seq.prefix)] += 1
         row_ends = [sum(rows_of_prefix[: index + 1]) for index in range(len(rows_of_prefix))]
         columns = (
-            ([row.token for row in rows], 0),
+            ([row.last_token for row in rows], 0),
             ([row.position for row in rows], 0),
             (slots, 0),
             ([row.cached for row in rows], 0),
-            ([adapter_index.get(id(row.adapter), no_adapter) for row in rows], no_adapter),
+            ([adapter_index.get(id(row.seq.adapter), no_adapter) for row in rows], no_adapter),
             (sorted(range(self.capacity), key=slots.__getitem__), 0),  # the row of each slot
-            ([int(row.prefix is None) for row in rows], 1),
+            ([int(row.seq.prefix is None) for row in rows], 1),
             ([0, *row_ends], row_ends[-1] if row_ends else 0),
             ([0, *self._pool.ends], self._pool.ends[-1] if self._pool.ends else 0),
         )

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lorica.engines.base import Decode, failed, max_new_tokens_for
+from lorica.engines.native.active_sequence import ActiveSequence
 from lorica.engines.native.attention.select import AttentionBackend
-from lorica.engines.native.cuda_graphs import DecodeRow, GraphedDecodeStep
+from lorica.engines.native.cuda_graphs import GraphedDecodeStep
 from lorica.engines.native.kv_cache import KVCache
 from lorica.engines.native.memory import is_out_of_memory, out_of_memory_output, split_on_out_of_memory
 from lorica.engines.native.packed_batch import ROW_ALIGNMENT, PackedSequence, lora_spans, pack_sequences
 from lorica.engines.native.sampler import SequenceSampler, sample
-from lorica.engines.native.stop_strings import contains_stop_string
 from lorica.models.cpu.decoder import AnyDecoder
 from lorica.models.decoder import Decoder
 from lorica.records import Generate, Output
@@ -32,37 +31,6 @@ class PendingSequence:
     index: int
     seq: PackedSequence
     request: Generate
-
-
-@dataclass(eq=False)
-class _ActiveSequence:
-    index: int
-    seq: PackedSequence
-    sampler: SequenceSampler
-    max_new_tokens: int
-    slot: int  # of the KV cache
-    last_token: int = -1  # not yet in the KV cache
-
-    @property
-    def cached(self) -> int:
-        """Tokens in its cache slot."""
-        return self.seq.length + len(self.sampler.tokens) - 1
-
-    @property
-    def max_cached(self) -> int:
-        """Tokens that its cache slot may come to hold."""
-        return self.seq.length + self.max_new_tokens
-
-    @property
-    def position(self) -> int:
-        """Of the last token."""
-        return self.seq.start + self.cached
-
-    def to_decode_row(self) -> DecodeRow:
-        """What a captured decode step reads."""
-        return DecodeRow(
-            self.last_token, self.position, self.slot, self.cached, self.max_cached, self.seq.prefix, self.seq.adapter
-        )
 
 
 class DecodeBatch:
@@ -89,7 +57,7 @@ class DecodeBatch:
         if backend.cuda_graphs:
             assert isinstance(decoder, Decoder)
             self._graphed_step = GraphedDecodeStep(decoder, self._cache, max_prefix_tokens=cache_tokens)
-        self._active: list[_ActiveSequence] = []
+        self._active: list[ActiveSequence] = []
 
     @property
     def busy(self) -> bool:
@@ -117,7 +85,7 @@ class DecodeBatch:
         # They join only when all first tokens are sampled, for memory may run out before.
         first_slot = len(self._active)
         joining = [
-            _ActiveSequence(
+            ActiveSequence(
                 item.index,
                 item.seq,
                 SequenceSampler(item.request),
@@ -136,7 +104,7 @@ class DecodeBatch:
                 stop = start + row.seq.length
                 self._cache.write(layer, row.slot, key[start:stop], value[start:stop])
 
-        attention = self._backend.generate(batch, store=store)
+        attention = self._backend.generate(batch, store)
         last_rows = [start + row.seq.length - 1 for row, start in zip(joining, batch.offsets, strict=True)]
         read = torch.tensor(self._padded(last_rows, last_rows[-1]), device=self._decoder.device)
         hidden = self._decoder.hidden(batch.tokens, batch.positions, attention, batch.spans, read=read)
@@ -148,17 +116,17 @@ class DecodeBatch:
         """One more token for every sequence. Returns those that finished, or do not fit into memory even alone."""
         return split_on_out_of_memory(self._decode_step, list(self._active), self._fail, evict=self._evict)
 
-    def _decode_step(self, rows: Sequence[_ActiveSequence]) -> FinishedOutputs:
+    def _decode_step(self, rows: Sequence[ActiveSequence]) -> FinishedOutputs:
         logits = None
         if self._graphed_step is not None and len(rows) == len(self._active):
-            logits = self._graphed_step.logits([row.to_decode_row() for row in rows])
+            logits = self._graphed_step.logits(rows)
         return self._append(rows, self._sample(rows, self._logits(rows) if logits is None else logits))
 
-    def _fail(self, row: _ActiveSequence) -> tuple[int, Output]:
+    def _fail(self, row: ActiveSequence) -> tuple[int, Output]:
         self._release(row)
         return row.index, out_of_memory_output(row.sampler.request)
 
-    def _logits(self, rows: Sequence[_ActiveSequence]) -> Tensor:
+    def _logits(self, rows: Sequence[ActiveSequence]) -> Tensor:
         """The logits after each row's last token, whose keys and values are cached then."""
         self._reserve()
         device = self._decoder.device
@@ -182,7 +150,7 @@ class DecodeBatch:
             row.slot = slot
             target._active.append(row)
 
-    def _make_room(self, row: _ActiveSequence) -> bool:
+    def _make_room(self, row: ActiveSequence) -> bool:
         if not self._has_room([row.max_cached]):
             return False
         try:
@@ -209,22 +177,22 @@ class DecodeBatch:
     def _max_new_tokens(self, request: Generate) -> int:
         return max_new_tokens_for(request, self._decoder.config.max_positions)
 
-    def _sample(self, rows: Sequence[_ActiveSequence], logits: Tensor) -> list[int | None]:
+    def _sample(self, rows: Sequence[ActiveSequence], logits: Tensor) -> list[int | None]:
         """The next token of each row; None where its logits are NaN."""
         is_nan = logits.amax(dim=-1).isnan().tolist()  # the maximum is NaN if any logit is, and needs one pass
         tokens = sample(logits.nan_to_num(nan=0.0) if any(is_nan) else logits, [row.sampler for row in rows])
         return [None if nan else token for token, nan in zip(tokens, is_nan, strict=True)]
 
-    def _append(self, rows: Sequence[_ActiveSequence], next_tokens: Sequence[int | None]) -> FinishedOutputs:
+    def _append(self, rows: Sequence[ActiveSequence], next_tokens: Sequence[int | None]) -> FinishedOutputs:
         finished: FinishedOutputs = []
         for row, token in zip(rows, next_tokens, strict=True):
-            output = _nan_output(row) if token is None else _append_token(row, token, self._detokenize)
+            output = _nan_output(row) if token is None else row.append(token, self._detokenize)
             if output is not None:
                 finished.append((row.index, output))
                 self._release(row)
         return finished
 
-    def _release(self, row: _ActiveSequence) -> None:
+    def _release(self, row: ActiveSequence) -> None:
         # The last slot moves into the gap, so that the slots in use stay contiguous.
         last = max(self._active, key=lambda active: active.slot)
         if last is not row:
@@ -233,21 +201,5 @@ class DecodeBatch:
         self._active.remove(row)
 
 
-def _append_token(row: _ActiveSequence, token: int, detokenize: Decode | None) -> Output | None:
-    """The output if this token finishes the sequence."""
-    request, tokens = row.sampler.request, row.sampler.tokens
-    finish: Literal["stop", "length"] | None = None
-    if token in request.stop_tokens:
-        finish = "stop"
-    else:
-        tokens.append(token)
-        row.last_token = token
-        if detokenize is not None and contains_stop_string(detokenize, tokens, request.stop):
-            finish = "stop"
-        elif len(tokens) == row.max_new_tokens:
-            finish = "length"
-    return None if finish is None else Output(id=request.id, tokens=tuple(tokens), finish=finish)
-
-
-def _nan_output(row: _ActiveSequence) -> Output:
+def _nan_output(row: ActiveSequence) -> Output:
     return failed(row.sampler.request, "the model's output is not a number (NaN): weights or precision are broken")

@@ -142,10 +142,13 @@ class NativeEngine:
             return MergeDecision(False, f"not merged: {merging.describe_mix(uses)}" if uses.keys() != {None} else "")
         if name == self._merged:
             return MergeDecision(True, f"adapter {name!r} is part of the weights")
+
+        def refuse(reason: str) -> MergeDecision:
+            return MergeDecision(False, f"adapter {name!r} is not merged: {reason}")
+
         decoder, precision = self._decoder, _precision(self._decoder)
         if not isinstance(decoder, CpuDecoder) or self._load_base is None:
-            reason = "that is done for a base of a folder on a CPU, and not in 4 bits"
-            return MergeDecision(False, f"adapter {name!r} is not merged: {reason}")
+            return refuse("that is done for a base of a folder on a CPU, and not in 4 bits")
         reason = merging.reason_not_to_merge(
             self._merge,
             precision,
@@ -155,7 +158,7 @@ class NativeEngine:
             batch_invariant=self._backend.batch_invariant,
         )
         if reason:
-            return MergeDecision(False, f"adapter {name!r} is not merged: {reason}")
+            return refuse(reason)
         probes = merging.make_probes(sample, self.run)
         unmerged = self.run(probes)
         self._half_merged = name  # until all layers are merged: an interruption must not leave some of them unnoticed
@@ -166,8 +169,7 @@ class NativeEngine:
         difference = merging.mean_difference(unmerged, self.run(probes))
         if not merging.is_within_tolerance(difference, precision):
             self._unmerge()
-            reason = f"log-probabilities would differ by {difference:.2g} in the mean"
-            return MergeDecision(False, f"adapter {name!r} is not merged: {reason}")
+            return refuse(f"log-probabilities would differ by {difference:.2g} in the mean")
         return MergeDecision(
             True,
             f"adapter {name!r} is merged into the weights in {precision}: log-probabilities differ by {difference:.1e} "

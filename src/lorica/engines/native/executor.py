@@ -84,16 +84,13 @@ class Executor:
         )
 
 
-class _PrefixOutOfMemoryError(MemoryError):
-    """A prefix does not fit into memory even alone: the rows behind it fail."""
-
-
 class _PlanTasks:
     """The tasks of a plan's batches, and the prefixes that are computed so far."""
 
     def __init__(self, executor: Executor, plan: Plan, model_runner: ModelRunner) -> None:
         self._executor, self._plan, self._model_runner = executor, plan, model_runner
-        self._prefixes: dict[int, Future[Prefix]] = {}  # by node
+        # By node; None where a prefix does not fit into memory even alone: the rows behind it fail.
+        self._prefixes: dict[int, Future[Prefix | None]] = {}
 
     def release(self, batch: ScheduledBatch) -> None:
         """Let go of the prefixes that no later batch needs."""
@@ -105,7 +102,7 @@ class _PlanTasks:
         executor, cache = self._executor, self._executor.prefix_cache
         matches = cache.match(self._plan, batch.nodes)
         parents = [self._prefixes.get(match.node.parent) for match in matches]
-        futures: list[Future[Prefix]] = [Future() for _ in matches]
+        futures: list[Future[Prefix | None]] = [Future() for _ in matches]
         self._prefixes.update(zip(batch.nodes, futures, strict=True))
 
         def compute(missing: Sequence[PrefixMatch], parents: Sequence[Prefix | None]) -> list[Prefix | None]:
@@ -126,11 +123,7 @@ class _PlanTasks:
                 )
                 prefix_of = dict(zip(computable, prefixes, strict=True))
                 for index, future in enumerate(futures):
-                    prefix = prefix_of.get(index)
-                    if prefix is None:
-                        future.set_exception(_PrefixOutOfMemoryError())
-                    else:
-                        future.set_result(prefix)
+                    future.set_result(prefix_of.get(index))
             except BaseException as error:
                 for future in futures:  # tasks that wait for these must not wait for ever
                     if not future.done():
@@ -173,7 +166,7 @@ class _PlanTasks:
         return group
 
     def _sequences(
-        self, batch: ScheduledBatch, prefixes: Sequence[Future[Prefix] | None]
+        self, batch: ScheduledBatch, prefixes: Sequence[Future[Prefix | None] | None]
     ) -> tuple[list[tuple[int, PackedSequence]], FinishedOutputs]:
         """The suffix of each row, or its output where its prefix ran out of memory, with the index of its request."""
         computable, failed_outputs = [], []
@@ -204,11 +197,11 @@ def _admit(decode_batch: DecodeBatch, group: DecodeGroup) -> Iterator[FinishedOu
     yield decode_batch.prefill(pending)
 
 
-def _is_out_of_memory(prefix: Future[Prefix] | None) -> bool:
-    return prefix is not None and isinstance(prefix.exception(), _PrefixOutOfMemoryError)
+def _is_out_of_memory(prefix: Future[Prefix | None] | None) -> bool:
+    return prefix is not None and prefix.result() is None
 
 
-def _result(prefix: Future[Prefix] | None) -> Prefix | None:
+def _result(prefix: Future[Prefix | None] | None) -> Prefix | None:
     return None if prefix is None else prefix.result()
 
 

@@ -12,7 +12,7 @@ from lorica.precision import DTYPE_NAMES, precision_of
 
 
 def load_for(base: BaseFolder, settings: EngineSettings, device: str) -> AnyDecoder:
-    """The base as it runs: on a CPU the `FastDecoder`; elsewhere, and for four bits, the `Decoder`.
+    """The base as it runs: on a CPU the `CpuDecoder`; elsewhere, and for four bits, the `Decoder`.
 
     Raises EngineError for a precision that does not exist there.
     """

@@ -32,7 +32,7 @@ class ModelRunner:
                 prefix.keys.append(key[tokens].clone().transpose(0, 1))
                 prefix.values.append(value[tokens].clone().transpose(0, 1))
 
-        self._hidden(batch, self._backend.score(batch, store=store), batch.tokens[:0])
+        self._hidden(batch, self._backend.score(batch, store), batch.tokens[:0])
         return prefixes
 
     def score(self, sequences: Sequence[PackedSequence], requests: Sequence[ScoreChoices]) -> list[list[float]]:
@@ -42,7 +42,7 @@ class ModelRunner:
         scored = find_scored_tokens(requests, tree_starts, self._decoder.device)
         if self._batch_invariant:
             scored = align_scored_rows(scored, batch.spans)
-        hidden = self._hidden(batch, self._backend.score(batch), scored.rows)
+        hidden = self._hidden(batch, self._backend.score(batch, None), scored.rows)
         return choice_logprobs(self._decoder, hidden, requests, scored)
 
     def _pack(self, sequences: Sequence[PackedSequence]) -> PackedBatch:

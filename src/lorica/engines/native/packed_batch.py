@@ -32,10 +32,10 @@ class Prefix:
         """The position after its last token."""
         return self.start + self.length
 
-    def chain(self) -> list[Prefix]:
-        """Its ancestors from the root on, and itself."""
-        ancestors = [] if self.parent is None else self.parent.chain()
-        return [*ancestors, self]
+
+def prefix_chain(prefix: Prefix | None) -> list[Prefix]:
+    """A prefix and its ancestors, from the root on; none for no prefix."""
+    return [] if prefix is None else [*prefix_chain(prefix.parent), prefix]
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import torch
 
-from lorica.engines.native.packed_batch import Prefix
+from lorica.engines.native.packed_batch import Prefix, prefix_chain
 from lorica.models.families import DecoderConfig
 
 _CAPACITY_STEP = 1024  # tokens
@@ -59,7 +59,7 @@ class PrefixPool:
         return len(self._prefixes) if prefix is None else self._indices[id(prefix)]
 
     def _append(self, prefix: Prefix) -> None:
-        chain = prefix.chain()
+        chain = prefix_chain(prefix)
         starts = list(accumulate((link.length for link in chain), initial=self._used()))
         for link, start in zip(chain, starts, strict=False):
             for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):

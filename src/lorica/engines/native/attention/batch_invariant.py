@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lorica.engines.native.attention.block import bmm_attention, grouped_attention
 from lorica.engines.native.attention.prefix_merge import StoreKV, additive_mask
-from lorica.engines.native.packed_batch import ROW_ALIGNMENT, PackedBatch, PackedSequence, Prefix
+from lorica.engines.native.packed_batch import ROW_ALIGNMENT, PackedBatch, PackedSequence, Prefix, prefix_chain
 
 TILE = 32
 """Queries of one attention call, and the step by which its keys grow; the flash kernel works in blocks of 32."""
@@ -152,13 +152,13 @@ class BatchInvariantAttention:
     def __init__(
         self,
         batch: PackedBatch,
+        store: StoreKV | None = None,
         *,
         windows: Sequence[int | None],
         heads: tuple[int, int],
         dtype: torch.dtype,
         bmm: bool = False,
         max_scores: int = MAX_SCORES,
-        store: StoreKV | None = None,
     ) -> None:
         self._windows, self._store = windows, store
         device = batch.tokens.device
@@ -166,7 +166,7 @@ class BatchInvariantAttention:
         link_starts: dict[int, int] = {}
         pool_size = 1  # the key pool begins with a key of zeros, for positions without one: a masked key may not be NaN
         for seq in batch.sequences:
-            for link in [] if seq.prefix is None else seq.prefix.chain():
+            for link in prefix_chain(seq.prefix):
                 if id(link) not in link_starts:
                     link_starts[id(link)] = pool_size
                     self._links.append(link)
@@ -226,7 +226,7 @@ def _used_columns(cells: Tensor) -> slice:
 
 
 def _prefix_keys(seq: PackedSequence, link_starts: dict[int, int], device: torch.device) -> Tensor:
-    chain = [] if seq.prefix is None else seq.prefix.chain()
+    chain = prefix_chain(seq.prefix)
     starts = [link_starts[id(link)] for link in chain]
     ranges = [torch.arange(a, a + link.length, device=device) for a, link in zip(starts, chain, strict=True)]
     return torch.cat(ranges) if ranges else torch.empty(0, dtype=torch.long, device=device)

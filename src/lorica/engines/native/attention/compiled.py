@@ -13,23 +13,23 @@ from torch import Tensor
 
 from lorica.engines.native.attention.prefix_merge import StoreKV
 from lorica.engines.native.kv_cache import KVCache
-from lorica.engines.native.packed_batch import PackedBatch, PackedSequence, Prefix
+from lorica.engines.native.packed_batch import PackedBatch, PackedSequence, Prefix, prefix_chain
 from lorica.models.compiled import bindings
 
 _ALWAYS_VISIBLE = np.iinfo(np.int32).max
 
 
 class CompiledAttention:
-    """Attention of a forward pass over new sequences, for `Decoder.hidden`; bfloat16, where `bindings.fits`."""
+    """Attention of a forward pass over new sequences, for `CpuDecoder.hidden` with the compiled kernels; bfloat16."""
 
-    def __init__(self, batch: PackedBatch, *, windows: Sequence[int | None], store: StoreKV | None = None) -> None:
+    def __init__(self, batch: PackedBatch, store: StoreKV | None = None, *, windows: Sequence[int | None]) -> None:
         self._windows, self._store = windows, store
         links: list[Prefix] = []
         link_ranges: dict[int, tuple[int, int]] = {}  # of each prefix: the first of its links, and their number
         self._owners: list[object] = [links]  # of the memory that the addresses below point to
         rows = []
         for seq, offset in zip(batch.sequences, batch.offsets, strict=True):
-            chain = [] if seq.prefix is None else seq.prefix.chain()
+            chain = prefix_chain(seq.prefix)
             if id(seq.prefix) not in link_ranges:
                 link_ranges[id(seq.prefix)] = len(links), len(chain)
                 links += chain
@@ -83,7 +83,7 @@ class CompiledDecodeAttention:
         sources: list[int] = []  # of each row's links: the index into _shared_links, -1 for the cache slot
         rows = []
         for row, (length, prefix) in enumerate(zip(lengths, prefixes, strict=True)):
-            chain = [] if prefix is None else prefix.chain()
+            chain = prefix_chain(prefix)
             position = (0 if prefix is None else prefix.stop) + length
             rows.append((row, 1, position, len(link_lengths), len(chain) + 1, 0, 0))
             for link in chain:

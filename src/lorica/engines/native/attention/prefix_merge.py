@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lorica.engines.native.attention.block import attend_block
 from lorica.engines.native.kv_cache import KVCache
-from lorica.engines.native.packed_batch import PackedBatch, PackedSequence, Prefix
+from lorica.engines.native.packed_batch import PackedBatch, PackedSequence, Prefix, prefix_chain
 
 StoreKV = Callable[[int, Tensor, Tensor], None]
 """Receives (layer, key, value) of a forward pass, [T, Hkv, Dh] each, and stores what later passes need."""
@@ -86,7 +86,7 @@ def prefix_attentions(
     start = 0
     for prefix, length in zip(prefixes, lengths, strict=True):
         stop = start + length
-        for link in [] if prefix is None else prefix.chain():
+        for link in prefix_chain(prefix):
             run = last_run.get(id(link))
             if run is not None and runs[run][2] == start:
                 runs[run] = (link, runs[run][1], stop)
@@ -164,10 +164,10 @@ class PrefixMergeAttention:
     def __init__(
         self,
         batch: PackedBatch,
+        store: StoreKV | None = None,
         *,
         windows: Sequence[int | None],
         dtype: torch.dtype,
-        store: StoreKV | None = None,
     ) -> None:
         self._windows, self._store = windows, store
         distinct_windows = {window for window in windows if window is not None}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal
 
 from lorica.engines.native.attention.batch_invariant import BatchInvariantAttention
 from lorica.engines.native.attention.block import prefers_bmm, uses_flash
@@ -18,23 +18,11 @@ from lorica.models.cpu.decoder import AnyDecoder, CpuDecoder
 from lorica.models.packed_attention import Attention
 from lorica.records import Generate, Request, ScoreChoices
 
+PrefillAttention = Callable[[PackedBatch, StoreKV | None], Attention]
+"""Makes the attention of a forward pass over new sequences, whose keys and values the `StoreKV` receives."""
 
-class PrefillAttention(Protocol):
-    """Makes the attention of a forward pass over new sequences."""
-
-    def __call__(self, batch: PackedBatch, *, store: StoreKV | None = None) -> Attention:
-        """store: receives the keys and values."""
-        ...
-
-
-class DecodeAttention(Protocol):
-    """Makes the attention of a decode step; see `PrefixMergeDecodeAttention`."""
-
-    def __call__(
-        self, cache: KVCache, slots: Sequence[int], lengths: Sequence[int], prefixes: Sequence[Prefix | None]
-    ) -> Attention:
-        """See `PrefixMergeDecodeAttention`."""
-        ...
+DecodeAttention = Callable[[KVCache, Sequence[int], Sequence[int], Sequence[Prefix | None]], Attention]
+"""Makes the attention of a decode step from cache, slots, lengths, prefixes: see `PrefixMergeDecodeAttention`."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +55,9 @@ def select_backend(decoder: AnyDecoder, *, deterministic: bool) -> AttentionBack
     decode = partial(PrefixMergeDecodeAttention, windows=config.windows)
     if fits_varlen(config, dtype, device):
 
-        def varlen(batch: PackedBatch, *, store: StoreKV | None = None) -> Attention:
+        def varlen(batch: PackedBatch, store: StoreKV | None) -> Attention:
             has_trees = any(seq.tree.tokens for seq in batch.sequences)
-            return prefix_merge(batch, store=store) if has_trees else VarlenAttention(batch, store=store)
+            return prefix_merge(batch, store) if has_trees else VarlenAttention(batch, store)
 
         return AttentionBackend("varlen", varlen, varlen, decode, cuda_graphs=True)
     kernel: Literal["flash", "plain"] = "flash" if uses_flash(device) else "plain"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lorica.engines.native.attention.block import plain_block
 from lorica.engines.native.attention.prefix_merge import StoreKV
-from lorica.engines.native.packed_batch import PackedBatch, Prefix
+from lorica.engines.native.packed_batch import PackedBatch, Prefix, prefix_chain
 from lorica.models.families import DecoderConfig
 
 GPU = "cuda"
@@ -142,7 +142,7 @@ class _KernelCase:
 class VarlenAttention:
     """Attention of a forward pass over new sequences without token trees, for `Decoder.hidden`; where `fits_varlen`."""
 
-    def __init__(self, batch: PackedBatch, *, store: StoreKV | None = None) -> None:
+    def __init__(self, batch: PackedBatch, store: StoreKV | None = None) -> None:
         self._store = store
         device = batch.tokens.device
         # Padding belongs to no sequence, but the kernel needs it in one: the sequence before.
@@ -196,7 +196,7 @@ def prefix_levels(
     """The levels of packed sequences: neighbours below the same prefix share its keys."""
     levels: list[tuple[list[Prefix], list[tuple[int, int]]]] = []
     for prefix, length, start in zip(prefixes, lengths, offsets, strict=True):
-        for depth, link in enumerate([] if prefix is None else prefix.chain()):
+        for depth, link in enumerate(prefix_chain(prefix)):
             if depth == len(levels):
                 levels.append(([], []))
             links, query_ranges = levels[depth]
