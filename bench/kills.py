@@ -11,10 +11,12 @@ compared with what was there before: committed rows may only grow. The last line
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -67,12 +69,16 @@ def run(kind: str, dtype: str, rows: Path, output: Path, after: float | None) ->
 
 
 def kept(output: Path) -> tuple[int, ...]:
-    """Bytes on disk: of committed rows, and of the batches since."""
-    folder = output.with_name(output.name + ".partial")
-    sizes = [
-        (folder / name).stat().st_size if (folder / name).exists() else 0 for name in ("answers.jsonl", "outputs.jsonl")
-    ]
-    return sizes[0], sizes[1]
+    """Rows committed, and batches since."""
+    path = output.with_name(output.name + ".partial") / "journal.sqlite"
+    if not path.exists():
+        return 0, 0
+    not_made = contextlib.suppress(sqlite3.OperationalError)  # killed before the tables were there
+    with contextlib.closing(sqlite3.connect(path)) as database, not_made:
+        counts = "SELECT (SELECT total(rows) FROM windows), (SELECT count(*) FROM outputs)"
+        rows, batches = database.execute(counts).fetchone()
+        return int(rows), batches
+    return 0, 0
 
 
 def main() -> None:

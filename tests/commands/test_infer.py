@@ -78,7 +78,7 @@ def test_a_killed_run_loses_and_doubles_nothing(tmp_path: Path, capsys: pytest.C
             stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 60
-        journal = tmp_path / "broken.csv.partial" / "answers.jsonl"
+        journal = tmp_path / "broken.csv.partial" / "journal.sqlite-wal"
         before = journal.stat().st_size if journal.exists() else 0
         while process.poll() is None and time.monotonic() < deadline:
             if journal.exists() and journal.stat().st_size > before:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lorica.data.journal import Journal
 from lorica.errors import DataError, ResumeError
-from lorica.records import Answer
+from lorica.records import Answer, Output
 
 MANIFEST = {"input": "sha256:1", "model": "tiny"}
+DATABASE, WAL = "journal.sqlite", "journal.sqlite-wal"
+FIRST = [Output("a", logprobs=(-0.1, -2.3e-7)), Output("b", finish="error", error="too long\n")]
+SECOND = [Output("c", tokens=(1, 2), finish="stop")]
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 
@@ -40,51 +47,68 @@ def test_commits_are_kept_and_gone_on_with(tmp_path: Path) -> None:
         assert list(journal.answers()) == _answers(0, 6)
 
 
-def test_a_tail_cut_at_any_byte_is_cut_back_to_the_last_commit(tmp_path: Path) -> None:
-    path = tmp_path / "answers.jsonl"
-    ends = [0]
-    with _open(tmp_path) as journal:
+def test_a_write_ahead_log_cut_at_any_byte_is_cut_back_to_a_commit(tmp_path: Path) -> None:
+    live, copy = tmp_path / "live", tmp_path / "copy"
+    sizes: list[int] = []
+    with _open(live) as journal:
         for start, stop in ((0, 2), (2, 3), (3, 6)):
             journal.commit(_answers(start, stop))
-            ends.append(path.stat().st_size)
-    whole = path.read_bytes()
-    done_at = dict(zip(ends, (0, 2, 3, 6), strict=True))
-    for size in range(len(whole) + 1):
-        path.write_bytes(whole[:size])
-        end = max(e for e in ends if e <= size)
-        with _open(tmp_path) as journal:
-            assert journal.done == done_at[end]
-            assert path.read_bytes() == whole[:end]
+            sizes.append((live / WAL).stat().st_size)
+        database, log = (live / DATABASE).read_bytes(), (live / WAL).read_bytes()  # as a kill leaves them
+    for size in [*range(sizes[0], len(log), 511), *(size + step for size in sizes for step in (-1, 0, 1))]:
+        copy.mkdir()
+        (copy / DATABASE).write_bytes(database)
+        (copy / WAL).write_bytes(log[:size])
+        committed = sum(size >= end for end in sizes)
+        with _open(copy) as journal:
+            assert journal.done == (0, 2, 3, 6)[committed]
             assert list(journal.answers()) == _answers(0, journal.done)
-            if size % 7 == 0:  # and it can be gone on with
-                journal.commit(_answers(journal.done, 6))
-                assert list(journal.answers()) == _answers(0, 6)
+            journal.commit(_answers(journal.done, 7))  # and it can be gone on with
+            assert list(journal.answers()) == _answers(0, 7)
+            journal.remove()
 
 
-def test_a_last_frame_that_does_not_fit_its_commit_is_cut(tmp_path: Path) -> None:
-    path = tmp_path / "answers.jsonl"
+def _change(folder: Path, statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(folder / DATABASE)) as database, database:
+        database.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE windows SET answers = replace(answers, 'row-1', 'row-9') WHERE start = 0",
+        "UPDATE windows SET rows = 1 WHERE start = 0",
+        "DELETE FROM windows WHERE start = 0",
+        "DELETE FROM manifest",
+    ],
+)
+def test_changed_rows_are_refused(tmp_path: Path, statement: str) -> None:
     with _open(tmp_path) as journal:
         journal.commit(_answers(0, 2))
-        end = path.stat().st_size
         journal.commit(_answers(2, 4))
-    content = bytearray(path.read_bytes())
-    content[end + 9] ^= 1  # as after a power cut, when a later block reached the disk before an earlier one
-    path.write_bytes(content)
-    with _open(tmp_path) as journal:
-        assert journal.done == 2
-
-
-def test_damage_before_the_last_frame_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "answers.jsonl"
-    with _open(tmp_path) as journal:
-        journal.commit(_answers(0, 2))
-        journal.commit(_answers(2, 4))
-    content = bytearray(path.read_bytes())
-    content[9] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ResumeError, match="is damaged before byte"):
+    _change(tmp_path, statement)
+    before = (tmp_path / DATABASE).read_bytes()
+    with pytest.raises(ResumeError, match=r"is damaged.*\n  -> start anew: delete"):
         _open(tmp_path)
-    assert path.read_bytes() == content
+    assert (tmp_path / DATABASE).read_bytes() == before
+
+
+def test_every_changed_byte_is_noticed_or_changes_no_answer(tmp_path: Path) -> None:
+    with _open(tmp_path) as journal:
+        journal.commit(_answers(0, 40))
+        journal.commit(_answers(40, 60))
+    content = (tmp_path / DATABASE).read_bytes()
+    refused = 0
+    for position in range(3, len(content), 97):
+        changed = bytearray(content)
+        changed[position] ^= 0x15
+        (tmp_path / DATABASE).write_bytes(changed)
+        try:
+            with _open(tmp_path) as journal:
+                assert list(journal.answers()) == _answers(0, journal.done)
+        except (ResumeError, DataError):
+            refused += 1
+    assert refused > 20
 
 
 def test_an_earlier_run_is_not_overwritten(tmp_path: Path) -> None:
@@ -121,35 +145,68 @@ def test_remove_leaves_nothing_of_it(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["other"]
 
 
-def test_a_damaged_or_missing_manifest_is_refused(tmp_path: Path) -> None:
-    with _open(tmp_path) as journal:
-        journal.commit(_answers(0, 1))
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(ResumeError, match=r"manifest.json is damaged"):
-        _open(tmp_path)
-    (tmp_path / "manifest.json").unlink()
-    with pytest.raises(ResumeError, match="answers without a manifest"):
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / DATABASE).write_bytes(b"answers, answers, answers" * 100)
+    with pytest.raises(ResumeError, match=r"is damaged: file is not a database"):
         _open(tmp_path)
 
 
-def test_a_failed_commit_leaves_nothing_of_its_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_another_machine_has_open_is_refused(tmp_path: Path) -> None:
+    _open(tmp_path).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as database:
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ResumeError, match="another process has"):
+            _open(tmp_path)
+
+
+def test_a_failed_commit_leaves_nothing_of_its_window(tmp_path: Path) -> None:
     with _open(tmp_path) as journal:
         journal.commit(_answers(0, 2))
         with pytest.raises(DataError, match="a score is not a finite number"):
             journal.commit([Answer(id="a", score=float("nan"))])
-        real = os.write
-
-        def half(file: int, data: memoryview) -> int:
-            real(file, data[: len(data) // 2])
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(os, "write", half)
-        with pytest.raises(DataError, match="No space left"):
-            journal.commit(_answers(2, 4))
-        monkeypatch.undo()
+        with _full_disk(tmp_path), pytest.raises(DataError, match=r"cannot be written \(.*\)\n  -> free some space"):
+            journal.commit([Answer(id="row-2", answer="x" * 1_000_000)])
         assert journal.done == 2
         journal.commit(_answers(2, 3))
         assert list(journal.answers()) == _answers(0, 3)
+
+
+@contextlib.contextmanager
+def _full_disk(folder: Path) -> Iterator[None]:
+    """Files of this process cannot grow beyond what they have now and a little."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    largest = max(path.stat().st_size for path in folder.iterdir())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 100_000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_outputs_of_the_window_come_back_to_the_last_bit(tmp_path: Path) -> None:
+    with _open(tmp_path) as journal:
+        empty_before = journal.empty
+        log = journal.outputs()
+        log.add(FIRST)
+        log.add(SECOND)
+        assert (empty_before, journal.empty) == (True, False)
+    with _open(tmp_path) as journal:
+        assert journal.outputs().outputs_by_id == {output.id: output for output in FIRST + SECOND}
+        journal.commit(_answers(0, 3))
+        assert journal.outputs().outputs_by_id == {}
+
+
+def test_a_changed_batch_and_those_after_it_are_computed_again(tmp_path: Path) -> None:
+    with _open(tmp_path) as journal:
+        log = journal.outputs()
+        log.add(FIRST)
+        log.add(SECOND)
+    _change(tmp_path, "UPDATE outputs SET outputs = replace(outputs, 'stop', 'halt') WHERE batch = 2")
+    with _open(tmp_path) as journal:
+        assert set(journal.outputs().outputs_by_id) == {"a", "b"}
 
 
 WORKER = """
@@ -165,20 +222,19 @@ while True:
 
 
 def test_a_killed_writer_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "answers.jsonl"
+    log = tmp_path / WAL
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    seen = 0
+    committed = 0
     for growth in (1, 977, 12_345, 4_096, 70_001):
-        before = path.stat().st_size if path.exists() else 0
         worker = subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path)], env=environment)
         try:
-            # Killed as soon as the file has grown by so many bytes: in the middle of what comes next.
-            while not path.exists() or path.stat().st_size < before + growth:
+            # Killed as soon as the log has so many bytes: in the middle of what comes next.
+            while not log.exists() or log.stat().st_size < 45_000 + growth:
                 assert worker.poll() is None
         finally:
             worker.send_signal(signal.SIGKILL)
             worker.wait()
         with _open(tmp_path) as journal:
-            assert journal.done > seen
-            seen = journal.done
-            assert [a.id for a in journal.answers()] == [f"row-{i}" for i in range(seen)]
+            assert journal.done > committed
+            committed = journal.done
+            assert [answer.id for answer in journal.answers()] == [f"row-{i}" for i in range(committed)]

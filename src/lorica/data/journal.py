@@ -1,17 +1,16 @@
 """What a run has answered so far, kept so that a kill at any moment loses no committed row and doubles none.
 
-A journal is a folder with `manifest.json` (what the run is) and `answers.jsonl`, which is only ever appended
-to, one frame per commit: the answers' lines, then one line {"commit": {"rows", "done", "sha256"}} over them;
-then fsync. The frame counts once its commit line is whole. What follows the last whole frame is the tail of a
-write that was killed.
+A journal is a folder with an SQLite database, `journal.sqlite`: what the run is (`manifest`), the answers of each
+finished window (`windows`), and what the engine has finished of the window under way (`outputs`). Every commit is one
+transaction that is synced to the disk; SQLite rolls back what a kill cut short (https://sqlite.org/atomiccommit.html).
+SQLite notices torn writes but no changed bytes, so each window and each batch carries its own sha256.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,46 +18,58 @@ from types import TracebackType
 import msgspec
 
 from lorica.data.answers import encode_answer
-from lorica.data.outputs import OutputLog
-from lorica.data.write import append_synced, atomic_file, sync_folder
 from lorica.errors import DataError, ResumeError
 from lorica.locks import FolderLock, lock_folder
-from lorica.records import Answer
+from lorica.records import Answer, Output
 
-_MANIFEST = "manifest.json"
-_ANSWERS = "answers.jsonl"
-_OUTPUTS = "outputs.jsonl"
-_COMMIT = b'{"commit":'
+_DATABASE = "journal.sqlite"
+_SCHEMA = """
+BEGIN;
+CREATE TABLE IF NOT EXISTS manifest (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS windows (start INTEGER PRIMARY KEY, rows INTEGER NOT NULL, answers BLOB, sha256 TEXT);
+CREATE TABLE IF NOT EXISTS outputs (batch INTEGER PRIMARY KEY, outputs BLOB, sha256 TEXT);
+COMMIT;
+"""
+_WINDOWS = "SELECT start, rows, CAST(answers AS BLOB), sha256 FROM windows ORDER BY start"
 
 
-class _Commit(msgspec.Struct, frozen=True):
-    rows: int
-    done: int
-    sha256: str
+class OutputLog:
+    """What the engine has finished of the window under way, so that a kill costs one batch and not the window.
 
+    outputs_by_id: the finished outputs by row id, those of an interrupted run included.
+    """
 
-class _CommitLine(msgspec.Struct, frozen=True):
-    commit: _Commit
+    def __init__(self, database: sqlite3.Connection, path: Path) -> None:
+        """For `Journal` only."""
+        self._database, self._path = database, path
+        self.outputs_by_id: dict[str, Output] = {}
+        for content, digest in database.execute("SELECT CAST(outputs AS BLOB), sha256 FROM outputs ORDER BY batch"):
+            if digest != _sha256(content):
+                break  # a changed batch is computed again
+            outputs = msgspec.json.decode(content, type=list[Output])
+            self.outputs_by_id.update((output.id, output) for output in outputs)
+
+    def add(self, outputs: Sequence[Output]) -> None:
+        """Append a batch; afterwards it outlasts a kill. Raises DataError when the disk refuses."""
+        content = msgspec.json.encode(outputs)
+        with _transaction(self._database, self._path):
+            self._database.execute("INSERT INTO outputs (outputs, sha256) VALUES (?, ?)", (content, _sha256(content)))
+        self.outputs_by_id.update((output.id, output) for output in outputs)
 
 
 class Journal:
     """An open journal; only one process has it open at a time. Use it as a context manager, or `close` it."""
 
-    def __init__(self, folder: Path, lock: FolderLock) -> None:
+    def __init__(self, folder: Path, database: sqlite3.Connection, lock: FolderLock) -> None:
         """For `open` only."""
-        self._folder = folder
-        self._path = folder / _ANSWERS
-        self._lock = lock
-        self._done, self._end = _recover(self._path)
-        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        if os.fstat(self._file).st_size > self._end:
-            self._cut()
-        sync_folder(folder)
+        self._folder, self._database, self._lock = folder, database, lock
+        self._path = folder / _DATABASE
+        self._done = _verified_rows(database, self._path)
 
     @staticmethod
     def is_in(folder: Path) -> bool:
         """Whether there is a journal to go on with."""
-        return (folder / _MANIFEST).exists()
+        return (folder / _DATABASE).exists()
 
     @classmethod
     def open(cls, folder: Path | str, manifest: Mapping[str, str], *, resume: bool) -> Journal:
@@ -66,31 +77,40 @@ class Journal:
 
         manifest: all that decides the answers (digests of input, model, adapters; settings), as text. Raises
         ResumeError when a journal is there and `resume` is off, when it belongs to a different run (each
-        differing key is named), when another process has it open, and when committed rows are damaged.
+        differing key is named), when another process has it open, and when committed rows are damaged; DataError when
+        the disk refuses.
         """
-        directory = Path(folder)
-        lock = lock_folder(directory, doing="answering", fix="wait until it ends, or use another run_dir")
+        path = Path(folder) / _DATABASE
+        lock = lock_folder(path.parent, doing="answering", fix="wait until it ends, or use another run_dir")
+        database = None
         try:
-            stored = _read_manifest(directory)
-            if stored is None:
-                (directory / _OUTPUTS).unlink(missing_ok=True)  # of a run that nothing is known of any more
-                with atomic_file(directory / _MANIFEST) as file:
-                    file.write(json.dumps(dict(manifest), indent=1, sort_keys=True).encode() + b"\n")
+            database = _connect(path)
+            earlier = dict(database.execute("SELECT key, value FROM manifest"))
+            journal = cls(path.parent, database, lock)
+            if not earlier and journal.done:
+                raise _damaged(path, "it holds answers without a manifest")
+            if not earlier:
+                with _transaction(database, path):
+                    database.executemany("INSERT INTO manifest VALUES (?, ?)", sorted(manifest.items()))
             elif not resume:
                 raise ResumeError(
-                    f"{directory} holds the journal of an earlier run that did not finish",
-                    fix=f"go on with it: inference.resume=true; or {_anew(directory)}",
+                    f"{path.parent} holds the journal of an earlier run that did not finish",
+                    fix=f"go on with it: inference.resume=true; or {_start_anew(path)}",
                 )
             else:
-                check_same_run(directory, stored, manifest, otherwise=_anew(directory))
-            return cls(directory, lock)
-        except BaseException:
+                check_same_run(path.parent, earlier, manifest, otherwise=_start_anew(path))
+        except BaseException as error:
+            if database is not None:
+                database.close()
             lock.release()
+            if isinstance(error, sqlite3.Error):
+                raise _unusable(path, error) from error
             raise
+        return journal
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """The folder that holds the database."""
         return self._folder
 
     @property
@@ -102,24 +122,17 @@ class Journal:
     @property
     def empty(self) -> bool:
         """Whether nothing would be lost with it."""
-        outputs = self._folder / _OUTPUTS
-        return self._done == 0 and not (outputs.exists() and outputs.stat().st_size)
+        return self._done == 0 and not self._database.execute("SELECT EXISTS (SELECT 1 FROM outputs)").fetchone()[0]
 
-    @contextlib.contextmanager
-    def outputs(self) -> Iterator[OutputLog]:
+    def outputs(self) -> OutputLog:
         """The log of what an engine has finished of the rows that are to be committed next."""
-        log = OutputLog(self._folder / _OUTPUTS, self._done)
-        try:
-            yield log
-        finally:
-            log.close()
+        return OutputLog(self._database, self._path)
 
     def commit(self, answers: Sequence[Answer]) -> None:
-        """Append the answers as one frame and fsync: afterwards they outlast a kill. No answers: nothing is
-        written.
+        """Add the answers of a window, in place of its outputs: afterwards they outlast a kill. No answers: nothing
+        is written.
 
-        Raises DataError for an answer that cannot be written, and when the disk refuses; nothing of the frame
-        stays.
+        Raises DataError for an answer that cannot be written, and when the disk refuses; nothing of the window stays.
         """
         if not answers:
             return
@@ -128,52 +141,39 @@ class Journal:
             lines = b"".join(map(encode_answer, answers))
         except ValueError as error:
             raise DataError(f"an answer cannot be written: {error}", path=self._path) from error
-        done = self._done + len(answers)
-        commit = _CommitLine(_Commit(len(answers), done, hashlib.sha256(lines).hexdigest()))
-        frame = lines + msgspec.json.encode(commit) + b"\n"
-        try:
-            append_synced(self._file, frame)
-        except OSError as error:
-            self._cut()
-            reason = error.strerror or str(error)
-            raise DataError(f"cannot be written ({reason})", path=self._path, fix="free some space") from error
-        self._done, self._end = done, self._end + len(frame)
+        with _transaction(self._database, self._path):
+            self._database.execute(
+                "INSERT INTO windows VALUES (?, ?, ?, ?)", (self._done, len(answers), lines, _sha256(lines))
+            )
+            self._database.execute("DELETE FROM outputs")
+        self._done += len(answers)
 
     def answers(self) -> Iterator[Answer]:
-        """The committed answers in their order, streamed."""
+        """The committed answers in their order, streamed window by window."""
         self._require_folder()
         decoder = msgspec.json.Decoder(Answer)
-        end = self._end
-        with self._path.open("rb") as file:
-            at = 0
-            while at < end:
-                line = file.readline()
-                at += len(line)
-                if not line.startswith(_COMMIT):
-                    yield decoder.decode(line)
+        for _, _, lines, _ in self._database.execute(_WINDOWS):
+            yield from decoder.decode_lines(lines)
 
     def remove(self) -> None:
         """Delete the journal, and its folder if nothing else is in it, and close it."""
-        self._path.unlink(missing_ok=True)
-        (self._folder / _OUTPUTS).unlink(missing_ok=True)
-        (self._folder / _MANIFEST).unlink(missing_ok=True)
-        sync_folder(self._folder)
-        self.close()
+        self._database.close()
+        for suffix in ("-wal", "-journal", ""):  # the database last: without it nothing claims to be a journal
+            self._path.with_name(_DATABASE + suffix).unlink(missing_ok=True)
+        self._lock.release()
         with contextlib.suppress(OSError):  # other files of the run may lie there
             self._folder.rmdir()
 
     def close(self) -> None:
         """Let another process have the journal. May be called twice."""
-        if self._file >= 0:
-            os.close(self._file)
-        self._file = -1
+        self._database.close()
         self._lock.release()
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(
-        self, exc_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
@@ -181,68 +181,79 @@ class Journal:
         if reason := self._lock.lost():
             raise DataError(f"the journal is gone: {reason}", path=self._folder, fix="answer the file again")
 
-    def _cut(self) -> None:
-        os.ftruncate(self._file, self._end)
-        os.fsync(self._file)
 
-
-def _anew(folder: Path) -> str:
-    return f"start anew: delete {folder / _ANSWERS} and {folder / _MANIFEST}"
-
-
-def _read_manifest(folder: Path) -> dict[str, str] | None:
-    path = folder / _MANIFEST
-    if not path.exists():
-        if (folder / _ANSWERS).exists():
-            raise ResumeError(f"{folder} holds answers without a manifest", fix=_anew(folder))
-        return None
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-    except msgspec.MsgspecError as error:
-        raise ResumeError(f"{path} is damaged ({error})", fix=_anew(folder)) from error
-
-
-def check_same_run(folder: Path, stored: Mapping[str, str], manifest: Mapping[str, str], *, otherwise: str) -> None:
-    """Raises ResumeError naming each key in which two manifests differ. folder: what is known of one of them.
+def check_same_run(owner: Path, earlier: Mapping[str, str], manifest: Mapping[str, str], *, otherwise: str) -> None:
+    """Raises ResumeError naming each key in which two manifests differ. owner: what the earlier one belongs to.
 
     otherwise: what can be done but to put them back.
     """
     differing = [
-        f"\n     {key}: was {stored.get(key, '(nothing)')!r}, is now {manifest.get(key, '(nothing)')!r}"
-        for key in sorted({*stored, *manifest})
-        if stored.get(key) != manifest.get(key)
+        f"\n     {key}: was {earlier.get(key, '(nothing)')!r}, is now {manifest.get(key, '(nothing)')!r}"
+        for key in sorted({*earlier, *manifest})
+        if earlier.get(key) != manifest.get(key)
     ]
     if differing:
         raise ResumeError(
-            f"{folder} belongs to a different run:{''.join(differing)}",
+            f"{owner} belongs to a different run:{''.join(differing)}",
             fix=f"put these back as they were; or {otherwise}",
         )
 
 
-def _recover(path: Path) -> tuple[int, int]:
-    """(rows committed, byte where the last whole frame ends). Raises ResumeError for damage before that
-    end."""
-    done = end = at = rows = 0
-    digest = hashlib.sha256()
-    broken = 0  # byte after a commit line that does not fit its frame
-    if not path.exists():
-        return 0, 0
-    with path.open("rb") as file:
-        for line in file:
-            at += len(line)
-            if broken:  # a later frame was begun, so this one had been fsynced whole
-                raise ResumeError(
-                    f"{path} is damaged before byte {broken}: committed answers were changed",
-                    fix=_anew(path.parent),
-                )
-            if not line.startswith(_COMMIT):
-                digest.update(line)
-                rows += 1
-                continue
-            expected = _CommitLine(_Commit(rows, done + rows, digest.hexdigest()))
-            if line == msgspec.json.encode(expected) + b"\n":
-                done, end = done + rows, at
-            else:
-                broken = at
-            digest, rows = hashlib.sha256(), 0
-    return done, end
+def _connect(path: Path) -> sqlite3.Connection:
+    """The database, made if missing.
+
+    One process has it alone (EXCLUSIVE), so the write-ahead log needs no shared memory, which network file systems
+    lack. With synchronous=FULL every commit is synced, once.
+    """
+    database = sqlite3.connect(path, timeout=1, isolation_level=None)
+    try:
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        database.executescript(_SCHEMA)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+@contextlib.contextmanager
+def _transaction(database: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """All statements of the block or none of them. Raises DataError when the disk refuses."""
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        with database:
+            yield
+    except sqlite3.Error as error:
+        raise DataError(f"cannot be written ({error})", path=path, fix="free some space") from error
+
+
+def _verified_rows(database: sqlite3.Connection, path: Path) -> int:
+    """The number of rows committed. Raises ResumeError where a window was changed or is missing."""
+    done = 0
+    for start, rows, lines, digest in database.execute(_WINDOWS):
+        if start != done or digest != _sha256(lines) or rows != lines.count(b"\n"):
+            raise _damaged(path, f"committed answers from row {done + 1} on were changed")
+        done += rows
+    return done
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _unusable(path: Path, error: sqlite3.Error) -> DataError | ResumeError:
+    """Why a database cannot be opened: another machine has it, the disk refuses, or it was changed."""
+    if error.sqlite_errorname.startswith("SQLITE_BUSY"):
+        return ResumeError(f"another process has {path} open", fix="wait until it ends, or use another run_dir")
+    if isinstance(error, sqlite3.OperationalError):
+        return DataError(f"cannot be written ({error})", path=path, fix="free some space, or use another run_dir")
+    return _damaged(path, str(error))
+
+
+def _damaged(path: Path, reason: str) -> ResumeError:
+    return ResumeError(f"{path} is damaged: {reason}", fix=_start_anew(path))
+
+
+def _start_anew(path: Path) -> str:
+    return f"start anew: delete {path}"

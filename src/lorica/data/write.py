@@ -49,14 +49,6 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _OWN = TableOptions(quoting="standard")  # what this module writes is quoted by the standard
 
 
-def append_synced(descriptor: int, data: bytes) -> None:
-    """Write all of it; afterwards it outlasts a kill. Raises OSError, and then a part of it may be there."""
-    unwritten = memoryview(data)
-    while unwritten:
-        unwritten = unwritten[os.write(descriptor, unwritten) :]
-    os.fsync(descriptor)
-
-
 @contextlib.contextmanager
 def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     """A binary file to write to, which becomes `path` when the block ends, and is removed when the block

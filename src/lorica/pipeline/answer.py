@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from lorica.config.schema import AdaptersConfig, Fallback, InferenceConfig, TaskConfig, Truncate, ValidationConfig
-from lorica.data.outputs import OutputLog
+from lorica.data.journal import OutputLog
 from lorica.engines.base import Engine, MergeDecision, MergingEngine, StopStringEngine
 from lorica.errors import ConfigError, PromptError, TooLongError
 from lorica.pipeline.resumable import run_resumable

@@ -72,8 +72,7 @@ def answer_file(
     if on_done is not None and skipped:
         on_done(skipped)
     while window := list(itertools.islice(rows, window_rows)):
-        with journal.outputs() as log:
-            journal.commit(pipeline.answer(window, on_done, log))
+        journal.commit(pipeline.answer(window, on_done, journal.outputs()))
         summary.answered += len(window)
     write_answers(output, _counted(journal.answers(), summary), csv_guard=csv_guard)
     summary.seconds = time.perf_counter() - started

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from lorica.data.outputs import OutputLog
+from lorica.data.journal import OutputLog
 from lorica.engines.base import Engine, EngineInfo
 from lorica.records import Generate, Output, Request
 
@@ -25,8 +25,8 @@ def run_resumable(
     info = engine.info
     for group in _groups(info, requests):
         asked = [requests[index] for index in group]
-        if all(request.id in log.known for request in asked):
-            found = [log.known[request.id] for request in asked]
+        if all(request.id in log.outputs_by_id for request in asked):
+            found = [log.outputs_by_id[request.id] for request in asked]
             if on_done is not None:
                 on_done(len(found))
         elif info.is_batch_invariant(asked[0]):
@@ -56,7 +56,7 @@ def _groups(info: EngineInfo, requests: Sequence[Request]) -> Iterator[list[int]
 def _run_repeatable(
     engine: Engine, requests: Sequence[Request], on_done: Callable[[int], None] | None, log: OutputLog
 ) -> list[Output]:
-    known = {request.id for request in requests if request.id in log.known}
+    known = {request.id for request in requests if request.id in log.outputs_by_id}
     left = [request for request in requests if request.id not in known]
     if on_done is not None and known:
         on_done(len(known))
@@ -65,4 +65,4 @@ def _run_repeatable(
         log.add([output for _, output in finished])
 
     fresh = iter(engine.run(left, on_done, keep))
-    return [log.known[request.id] if request.id in known else next(fresh) for request in requests]
+    return [log.outputs_by_id[request.id] if request.id in known else next(fresh) for request in requests]
