@@ -20,13 +20,13 @@ from lorica.records import Row
 from lorica.tasks.base import TaskSettings
 from lorica.vetting.base_checks import BaseChecker
 from lorica.vetting.batch import examine_all
-from lorica.vetting.behaviour.setting import Setting, Workplace
 from lorica.vetting.diagnosis import DiagnosisInputs, diagnose
 from lorica.vetting.diagnosis.posterior import posteriors
 from lorica.vetting.files.sources import find_sources
 from lorica.vetting.finding_codes import finding_codes
 from lorica.vetting.findings import Finding, judge
 from lorica.vetting.levels import Examination
+from lorica.vetting.measure.model_session import ModelSession, SessionSettings
 from lorica.vetting.score_columns import check_scores
 
 Key = TypeVar("Key")
@@ -41,7 +41,7 @@ class Judge:
         self._rows: tuple[Row, ...] = tuple(zoo.rows()[1][:rows])
         self._before: dict[tuple[Path, str], float | None] = {}
         self._benches: dict[tuple[Path, str, bool, int], BaseChecker] = {}
-        self._places: dict[tuple[Path, str, bool], Workplace] = {}
+        self._places: dict[tuple[Path, str, bool], ModelSession] = {}
 
     def judge(self, kind: Kind, case: Case, causes: frozenset[str]) -> dict[str, Any]:
         """One case's part of its entry in the log."""
@@ -119,16 +119,16 @@ class Judge:
             "untested": [line[:160] for line in diagnosis.untested[:3]],
         }
 
-    def _setting(self, case: Case, asked: bool) -> Setting:
-        return Setting(
+    def _setting(self, case: Case, asked: bool) -> SessionSettings:
+        return SessionSettings(
             base=case.base,
             task="rules" if asked else "",
             task_settings=TaskSettings(style=case.style if asked else ""),
             engine_settings=EngineSettings(dtype="float32", device="cpu", threads=1),
         )
 
-    def _place(self, case: Case, asked: bool) -> Workplace:
-        return _kept(self._places, (case.base, case.style, asked), lambda: Workplace(self._setting(case, asked)))
+    def _place(self, case: Case, asked: bool) -> ModelSession:
+        return _kept(self._places, (case.base, case.style, asked), lambda: ModelSession(self._setting(case, asked)))
 
     def _bench(self, case: Case, kind: Kind, top: int) -> BaseChecker:
         asked = kind.level == "behaviour"

@@ -33,12 +33,12 @@ from lorica.tasks.base import TaskSettings
 from lorica.tasks.questions import QuestionCase
 from lorica.tasks.rules import RulesCase
 from lorica.vetting.base.collect_subspaces import _encode as texts_of
-from lorica.vetting.behaviour.examine import examine_behaviour
-from lorica.vetting.behaviour.formats import formats_of, other_templates
-from lorica.vetting.behaviour.measures import Behaviour
-from lorica.vetting.behaviour.probes import shipped_rows, with_shuffled_texts, with_swapped_examples
-from lorica.vetting.behaviour.setting import Setting, Workplace
+from lorica.vetting.base_checks import check_behaviour
 from lorica.vetting.findings import Finding
+from lorica.vetting.measure.format_sweep import formats_of, other_templates
+from lorica.vetting.measure.measurements import Behaviour
+from lorica.vetting.measure.model_session import ModelSession, SessionSettings
+from lorica.vetting.measure.probe_rows import shipped_rows, with_shuffled_texts, with_swapped_examples
 
 BASE = locate_model("embedded:lorica_tiny", environ={})
 PATH = "model.layers.0.self_attn.q_proj"
@@ -167,11 +167,11 @@ def rows(count: int = 60, labels: bool = True) -> list[Row]:
 def examine(
     tmp_path: Path, kind: str, given: list[Row] | None, style: str = "plain", task: str = "rules"
 ) -> tuple[Behaviour, dict[str, Finding]]:
-    setting = Setting(BASE, task=task, task_settings=TaskSettings(style=style))
+    setting = SessionSettings(BASE, task=task, task_settings=TaskSettings(style=style))
     one = specimen(tmp_path / "adapter")
     assert one.header is not None
-    work = Workplace(setting, WrittenEngine(ADAPTERS[kind]))
-    found, findings = examine_behaviour(one, map_tensors(one.header), setting, given, work=work)
+    work = ModelSession(setting, WrittenEngine(ADAPTERS[kind]))
+    found, findings = check_behaviour(one, map_tensors(one.header), work, given or ())
     json.loads(msgspec.json.encode(found))
     for each in findings:
         assert each.level == 4
@@ -299,19 +299,19 @@ def test_what_cannot_be_asked_is_said(tmp_path: Path) -> None:
     layout = map_tensors(one.header)
     bare = msgspec.structs.replace(one, config=None)
     with pytest.raises(AdapterError, match="nothing can be asked"):
-        examine_behaviour(bare, layout, Setting(BASE))
+        check_behaviour(bare, layout, ModelSession(SessionSettings(BASE)))
     with pytest.raises(ConfigError, match="did you mean 'rules'"):
-        examine_behaviour(one, layout, Setting(BASE, task="rule"))
+        check_behaviour(one, layout, ModelSession(SessionSettings(BASE, task="rule")))
 
 
 def test_generated_answers_are_read_counted_and_drawn_again(tmp_path: Path) -> None:
     """With the embedded model itself, which was never taught to answer with a number."""
     task = TaskSettings(method="generate")
     sampling = Sampling(max_new_tokens=4, do_sample=True, temperature=1.0)
-    setting = Setting(BASE, task="rules", task_settings=task, sampling=sampling, probes=8)
+    setting = SessionSettings(BASE, task="rules", task_settings=task, sampling=sampling, probes=8)
     one = specimen(tmp_path / "adapter")
     assert one.header is not None
-    found, findings = examine_behaviour(one, map_tensors(one.header), setting)
+    found, findings = check_behaviour(one, map_tensors(one.header), ModelSession(setting))
     assert found.generated is not None
     assert found.generated.n == 8
     assert sum(found.generated.stages.values()) == 8
@@ -323,14 +323,14 @@ def test_generated_answers_are_read_counted_and_drawn_again(tmp_path: Path) -> N
 
 def test_a_well_known_template_is_tried_where_its_markers_are_tokens(tmp_path: Path) -> None:
     base = locate_model("embedded:lorica_tiny", environ={})
-    assert other_templates(Workplace(Setting(base))) == [], "its own is ChatML"
+    assert other_templates(ModelSession(SessionSettings(base))) == [], "its own is ChatML"
     changed = tmp_path / "base"
     shutil.copytree(base, changed)
     (changed / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}\n{% endfor %}", "utf-8")
-    work = Workplace(Setting(changed))
+    work = ModelSession(SessionSettings(changed))
     assert other_templates(work) == ["chatml"]
     sample = (Message("system", "Answer."), Message("user", "Why?"))
-    assert work.encoder("chatml").render(sample) == Workplace(Setting(base)).encoder().render(sample)
+    assert work.encoder("chatml").render(sample) == ModelSession(SessionSettings(base)).encoder().render(sample)
 
 
 def test_a_base_whose_own_template_asks_elsewhere_is_asked_in_another(tmp_path: Path) -> None:
@@ -340,9 +340,9 @@ def test_a_base_whose_own_template_asks_elsewhere_is_asked_in_another(tmp_path: 
     own = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}Sure: {% endif %}"
     (changed / "chat_template.jinja").write_text(own, "utf-8")
     with pytest.raises(PromptError, match=r"(?s)asks for an answer behind.*'plain'"):
-        Workplace(Setting(changed)).encoder()
-    work = Workplace(Setting(changed, task="mcq", chat_template="plain"))
-    assert [each.template for each in formats_of(work, work.setting.load_task())] == ["", "chatml", ""]
+        ModelSession(SessionSettings(changed)).encoder()
+    work = ModelSession(SessionSettings(changed, task="mcq", chat_template="plain"))
+    assert [each.template for each in formats_of(work, work.settings.load_task())] == ["", "chatml", ""]
     # Its inputs are measured on text in any form.
     assert len(texts_of(changed, ["Some text to run through the base."], 64)) == 2
 
@@ -354,7 +354,7 @@ def test_choices_with_little_of_the_probability_are_told(tmp_path: Path) -> None
     layout = map_tensors(one.header)
 
     def codes(**settings: Any) -> set[str]:
-        _, findings = examine_behaviour(one, layout, Setting(BASE, probes=8, **settings))
+        _, findings = check_behaviour(one, layout, ModelSession(SessionSettings(BASE, probes=8, **settings)))
         return {each.code for each in findings}
 
     assert "L470" in codes(task="rules", chat_template="plain")
@@ -364,10 +364,10 @@ def test_choices_with_little_of_the_probability_are_told(tmp_path: Path) -> None
 
 def test_written_answers_are_generated_and_judged(tmp_path: Path) -> None:
     given = [Row(f"q{i}", QuestionCase(f"What is {i} and {i}?"), gold=(str(2 * i),)) for i in range(12)]
-    setting = Setting(BASE, task="saq", sampling=Sampling(max_new_tokens=4))
+    setting = SessionSettings(BASE, task="saq", sampling=Sampling(max_new_tokens=4))
     one = specimen(tmp_path / "adapter")
     assert one.header is not None
-    found, findings = examine_behaviour(one, map_tensors(one.header), setting, given)
+    found, findings = check_behaviour(one, map_tensors(one.header), ModelSession(setting), given)
     assert found.generated is not None
     written = found.generated.written
     assert written is not None

@@ -18,18 +18,18 @@ from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import map_tensors
 from lorica.engines.base import EngineSettings
 from lorica.models.locate import locate_model
-from lorica.vetting.behaviour.examine import examine_behaviour
-from lorica.vetting.behaviour.measures import Behaviour
-from lorica.vetting.behaviour.setting import Setting, Workplace
+from lorica.vetting.base_checks import check_behaviour
+from lorica.vetting.measure.measurements import Behaviour
+from lorica.vetting.measure.model_session import ModelSession, SessionSettings
 
 BASE = locate_model("embedded:lorica_tiny", environ={})
-SETTING = Setting(BASE, task="rules", engine_settings=EngineSettings(dtype="float32", device="cpu"), probes=8)
+SETTING = SessionSettings(BASE, task="rules", engine_settings=EngineSettings(dtype="float32", device="cpu"), probes=8)
 SHAPES = {"self_attn.q_proj": (256, 256), "mlp.up_proj": (256, 768), "mlp.down_proj": (768, 256)}
 
 
 @pytest.fixture(scope="module")
-def work() -> Workplace:
-    return Workplace(SETTING)
+def work() -> ModelSession:
+    return ModelSession(SETTING)
 
 
 def specimen(folder: Path, size: float = 0.02, *, extra: dict[str, Any] | None = None, **changes: Any) -> RawAdapter:
@@ -58,15 +58,15 @@ def specimen(folder: Path, size: float = 0.02, *, extra: dict[str, Any] | None =
     )
 
 
-def look(work: Workplace, one: RawAdapter) -> tuple[Behaviour, dict[str, str]]:
+def look(work: ModelSession, one: RawAdapter) -> tuple[Behaviour, dict[str, str]]:
     assert one.header is not None
-    found, findings = examine_behaviour(one, map_tensors(one.header), SETTING, work=work)
+    found, findings = check_behaviour(one, map_tensors(one.header), work)
     return found, {each.code: each.severity for each in findings}
 
 
 @pytest.mark.parametrize("size", [1e-4, 0.2])
 def test_random_updates_of_every_size_are_applied_and_not_rejected(
-    work: Workplace, tmp_path: Path, size: float
+    work: ModelSession, tmp_path: Path, size: float
 ) -> None:
     found, findings = look(work, specimen(tmp_path / "a", size))
     assert "reject" not in findings.values()
@@ -76,14 +76,14 @@ def test_random_updates_of_every_size_are_applied_and_not_rejected(
     assert nothing.largest_change < 1e-4
 
 
-def test_a_zero_update_changes_nothing_to_the_last_bit(work: Workplace, tmp_path: Path) -> None:
+def test_a_zero_update_changes_nothing_to_the_last_bit(work: ModelSession, tmp_path: Path) -> None:
     found, findings = look(work, specimen(tmp_path / "a", 0.0))
     assert findings["L402"] == "reject"
     assert found.divergence is not None
     assert found.divergence.largest_change == 0
 
 
-def test_nan_is_rejected(work: Workplace, tmp_path: Path) -> None:
+def test_nan_is_rejected(work: ModelSession, tmp_path: Path) -> None:
     one = specimen(tmp_path / "a")
     assert one.weights is not None
     tensors = load_file(one.weights)
@@ -96,13 +96,13 @@ def test_nan_is_rejected(work: Workplace, tmp_path: Path) -> None:
     assert found.broken == 8
 
 
-def test_many_adapters_leave_nothing_in_the_engine(work: Workplace, tmp_path: Path) -> None:
+def test_many_adapters_leave_nothing_in_the_engine(work: ModelSession, tmp_path: Path) -> None:
     first, second = (look(work, specimen(tmp_path / name))[0] for name in "ab")
     assert first.divergence == second.divergence
     assert first.scales == second.scales
 
 
-def test_an_adapter_that_does_not_fit_is_a_finding(work: Workplace, tmp_path: Path) -> None:
+def test_an_adapter_that_does_not_fit_is_a_finding(work: ModelSession, tmp_path: Path) -> None:
     wide = {"base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight": np.ones((4, 256), np.float32)}
     wide["base_model.model.model.layers.9.self_attn.q_proj.lora_B.weight"] = np.ones((256, 4), np.float32)
     found, findings = look(work, specimen(tmp_path / "a", extra=wide))
@@ -110,12 +110,14 @@ def test_an_adapter_that_does_not_fit_is_a_finding(work: Workplace, tmp_path: Pa
     assert found.n == 0
 
 
-def test_what_no_engine_applies_is_noted_and_not_blamed(work: Workplace, tmp_path: Path) -> None:
+def test_what_no_engine_applies_is_noted_and_not_blamed(work: ModelSession, tmp_path: Path) -> None:
     assert look(work, specimen(tmp_path / "a", bias="all"))[1] == {"L400": "note"}
 
 
 @pytest.mark.parametrize("kind", ["dora", "head"])
-def test_kinds_beyond_the_native_engine_are_asked_in_transformers(work: Workplace, tmp_path: Path, kind: str) -> None:
+def test_kinds_beyond_the_native_engine_are_asked_in_transformers(
+    work: ModelSession, tmp_path: Path, kind: str
+) -> None:
     pytest.importorskip("peft")
     random = np.random.default_rng(2)
     extra: dict[str, Any] = {}

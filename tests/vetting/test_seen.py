@@ -29,7 +29,7 @@ from lorica.records import Row
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
 from lorica.tasks.rules import RulesCase
-from lorica.vetting.behaviour.seen import unseen
+from lorica.vetting.measure.contamination import without_training_rows
 
 from .specimens import pairs, specimen
 
@@ -71,7 +71,7 @@ def _documents(adapter: Path, rows: Sequence[Row], ratio: float = RATIO) -> dict
 
 def _asked(documents: dict[str, Any], rows: Sequence[Row], name: str = "rules") -> tuple[set[str], list[str]]:
     one, _ = specimen(pairs({"self_attn.q_proj": (64, 64)}, [0, 1]), documents=documents, name=name)
-    left, findings = unseen(one, rows, TASK)
+    left, findings = without_training_rows(one, rows, TASK)
     assert {each.code for each in findings} <= {"L426"}
     return {row.id for row in left}, [each.severity for each in findings]
 

@@ -15,7 +15,7 @@ from lorica.models.locate import locate_model
 from lorica.models.transformers_models import check_config
 from lorica.records import Row
 from lorica.tasks.base import TaskSettings
-from lorica.vetting.behaviour.setting import Setting
+from lorica.vetting.measure.model_session import SessionSettings
 
 # Experiments take an even sample of the rows; reading more only costs memory.
 _MOST_ROWS = 20_000
@@ -53,10 +53,10 @@ def labels(path: Path, config: Config) -> dict[str, int]:
     return found
 
 
-def setting(config: Config, base: BaseFolder, *, named: bool) -> Setting:
+def setting(config: Config, base: BaseFolder, *, named: bool) -> SessionSettings:
     """How the base is asked. named: the configured task is meant; else nobody knows what the adapter is for."""
     limits = build.answer_settings(config, base)
-    return Setting(
+    return SessionSettings(
         base=base.path,
         task=config.task.name if named else "",
         task_settings=build.build_task(config).settings if named else TaskSettings(),

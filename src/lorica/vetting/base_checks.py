@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.folder import FLOATS, MORE_THAN_PAIRS
 from lorica.adapters.passport import PASSPORT_NAME, to_passport
 from lorica.adapters.raw_adapter import RawAdapter
-from lorica.errors import AdapterError, EngineError, LoricaError
+from lorica.adapters.tensor_map import TensorMap
+from lorica.errors import AdapterError, EngineError, LoricaError, MissingExtraError
 from lorica.records import Row
 from lorica.tasks import TASKS
 from lorica.tasks.base import TaskSettings
@@ -22,14 +28,17 @@ from lorica.vetting.base.alignment_findings import check_alignment
 from lorica.vetting.base.base_fit import check_fit
 from lorica.vetting.base.base_loss import check_sense, sense
 from lorica.vetting.base.fit_identity import names_settled
-from lorica.vetting.behaviour.asking import OnDone
-from lorica.vetting.behaviour.examine import examine_behaviour
-from lorica.vetting.behaviour.measures import Behaviour
-from lorica.vetting.behaviour.seen import unseen
-from lorica.vetting.behaviour.setting import Setting, Workplace
+from lorica.vetting.behaviour import judge_behaviour
 from lorica.vetting.canary_findings import check_canaries
-from lorica.vetting.findings import Finding
+from lorica.vetting.findings import Finding, finding
 from lorica.vetting.levels import Examination
+from lorica.vetting.measure.adapter_measurement import AdapterMeasurement, nothing_measured
+from lorica.vetting.measure.contamination import without_training_rows
+from lorica.vetting.measure.loaded_adapter import LoadedAdapter
+from lorica.vetting.measure.measurements import Behaviour
+from lorica.vetting.measure.model_session import ModelSession, SessionSettings
+from lorica.vetting.measure.probe_rows import chosen_rows
+from lorica.vetting.measure.scoring import OnDone
 from lorica.vetting.passport_check import check_passport
 
 
@@ -71,40 +80,40 @@ class BaseChecker:
     """A base model on which adapters are tried one after the other; it is loaded once, when it is needed."""
 
     def __init__(
-        self, setting: Setting, rows: Sequence[Row] | None, *, top: int = 4, on_done: OnDone | None = None
+        self, settings: SessionSettings, rows: Sequence[Row] | None, *, top: int = 4, on_done: OnDone | None = None
     ) -> None:
-        self._setting = setting
+        self._settings = settings
         self._rows = rows
         self._top = top
         self._on_done = on_done
 
     @cached_property
     def _directions(self) -> ActivationSubspaces:
-        return collect_subspaces(self._setting.base)
+        return collect_subspaces(self._settings.base)
 
     @cached_property
-    def _workplace(self) -> Workplace:
-        return Workplace(self._setting)
+    def _session(self) -> ModelSession:
+        return ModelSession(self._settings)
 
     @cached_property
     def _sense(self) -> list[Finding]:
-        engine = self._workplace.engine(all_kinds=False)
-        return check_sense(sense(engine, self._workplace.encoder(), self._setting.base))
+        engine = self._session.engine(more_than_pairs=False)
+        return check_sense(sense(engine, self._session.encoder(), self._settings.base))
 
-    def _workplace_for(self, specimen: RawAdapter) -> Workplace:
+    def _session_for(self, specimen: RawAdapter) -> ModelSession:
         """Where the adapter is asked: as the setting says, else as its own passport does."""
-        setting = self._setting
-        if setting.task:
-            return self._workplace
+        settings = self._settings
+        if settings.task:
+            return self._session
         try:
             passport = to_passport(specimen.documents.get(PASSPORT_NAME))
         except AdapterError:
-            return self._workplace
+            return self._session
         prompt = passport.prompt
         if prompt.task not in TASKS:
-            return self._workplace
+            return self._session
         task_settings = TaskSettings(method=prompt.method or "", style=prompt.style or "")
-        return self._workplace.asking(replace(setting, task=prompt.task, task_settings=task_settings))
+        return self._session.with_settings(replace(settings, task=prompt.task, task_settings=task_settings))
 
     def run(self, examination: Examination) -> tuple[Examination, BaseCheckResult]:
         """Levels 3 and 4. What is broken on disk already is held against the base's files alone.
@@ -115,8 +124,8 @@ class BaseChecker:
         if specimen is None or layout is None:
             return examination, BaseCheckResult(unable=("not tried on the base: nothing of it could be read",))
         rejected = any(finding.severity == "reject" for finding in examination.findings)
-        findings = check_fit(specimen, layout, self._setting.base)
-        passport = check_passport(specimen, self._setting.base, earlier=examination.findings)
+        findings = check_fit(specimen, layout, self._settings.base)
+        passport = check_passport(specimen, self._settings.base, earlier=examination.findings)
         findings += [finding for finding in passport if finding not in examination.findings]
         unable: list[str] = []
         fits = not any(finding.code.startswith("L30") and finding.severity == "reject" for finding in findings)
@@ -141,18 +150,13 @@ class BaseChecker:
         assert examination.specimen is not None
         assert examination.layout is not None
         try:
-            work = self._workplace_for(examination.specimen)
-            rows, contamination = self._rows, list[Finding]()
-            if rows:
-                rows, contamination = unseen(examination.specimen, rows, work.setting.load_task())
-            behaviour, findings = examine_behaviour(
-                examination.specimen, examination.layout, work.setting, rows, work=work, on_done=self._on_done
+            session = self._session_for(examination.specimen)
+            behaviour, findings = check_behaviour(
+                examination.specimen, examination.layout, session, self._rows or (), on_done=self._on_done
             )
-            findings += contamination
-            engine = work.engine(
-                all_kinds=bool(examination.specimen.config and examination.specimen.config.unsupported())
-            )
-            name = work.new_name()
+            config = examination.specimen.config
+            engine = session.engine(more_than_pairs=bool(config and config.unsupported()))
+            name = f"canaries of {examination.specimen.name}"
             findings += check_canaries(examination.specimen, engine, name)
             with suppress(EngineError):  # without a passport it was not added
                 engine.remove_adapter(name)
@@ -160,6 +164,58 @@ class BaseChecker:
             return examination, BaseCheckResult(unable=(*unable, f"could not be asked: {error.message}"))
         level = None if any(finding.code == "L400" for finding in findings) else 4
         return examination.add(findings, level), BaseCheckResult(behaviour=behaviour, unable=tuple(unable))
+
+
+def check_behaviour(
+    specimen: RawAdapter,
+    layout: TensorMap,
+    session: ModelSession,
+    rows: Sequence[Row] = (),
+    *,
+    on_done: OnDone | None = None,
+) -> tuple[Behaviour, list[Finding]]:
+    """Level 4: ask the adapter and its base, and judge what they say.
+
+    rows: the user's, with gold or without; none: the shipped prompts, of which only what holds whatever the adapter was
+    trained for can reject it. on_done(n): n more prompts are answered. An adapter that cannot be loaded is a finding.
+    Raises ModelError, MissingExtraError, PromptError and EngineError for a base that cannot be asked, ConfigError for
+    an unknown task, and AdapterError for a specimen without a config or weights.
+    """
+    started = time.monotonic()
+    task = session.settings.load_task()
+    if specimen.config is None or specimen.weights is None:
+        raise AdapterError(f"{specimen.name}: without a readable config and weights nothing can be asked")
+    rows, findings = without_training_rows(specimen, rows, task)
+    rows = chosen_rows(rows, session.settings.rows, session.settings.seed)
+    with TemporaryDirectory(prefix="lorica-behaviour-") as folder:
+        try:
+            adapter = LoadedAdapter(session, specimen.config, specimen.weights, layout, Path(folder), on_done=on_done)
+        except (AdapterError, MissingExtraError) as error:
+            text = error.message.replace(str(Path(folder) / "copy-1"), specimen.name)
+            refused = _cannot_load(specimen.config, layout, error, text)
+            return nothing_measured(session, "rows" if rows else "probes"), [refused, *findings]
+        try:
+            behaviour = AdapterMeasurement(adapter, rows).behaviour()
+        finally:
+            adapter.close()
+    behaviour = msgspec.structs.replace(behaviour, seconds=time.monotonic() - started)
+    return behaviour, [*judge_behaviour(behaviour), *findings]
+
+
+def _cannot_load(
+    config: AdapterConfig, layout: TensorMap, error: AdapterError | MissingExtraError, text: str
+) -> Finding:
+    """What no engine here applies is no fault of the adapter."""
+    other_dtypes = {info.dtype for info in layout.tensors.values()} - set(FLOATS)
+    reasons = config.unsupported(MORE_THAN_PAIRS)
+    blameless = bool(other_dtypes or reasons) or isinstance(error, MissingExtraError)
+    return finding(
+        "L400",
+        text if not reasons else f"it uses what no engine here applies: {'; '.join(reasons)}",
+        fix=error.fix,
+        severity="note" if blameless else "reject",
+        facts={"unsupported": reasons, "dtypes": sorted(other_dtypes)},
+    )
 
 
 def _lines(behaviour: Behaviour | None) -> list[str]:

@@ -22,8 +22,8 @@ from lorica.models.locate import locate_model
 from lorica.records import Row
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
-from lorica.vetting.behaviour.setting import Setting, Workplace
 from lorica.vetting.diagnosis import Diagnosis, DiagnosisInputs, diagnose
+from lorica.vetting.measure.model_session import ModelSession, SessionSettings
 
 torch = pytest.importorskip("torch")
 
@@ -162,7 +162,7 @@ def broken(folder: Path, to: Path, change: Change | None = None, **config: Any) 
 @pytest.fixture(scope="session")
 def ask(bases: tuple[Path, Path], held_out: tuple[Row, ...]) -> Callable[..., Diagnosis]:
     """Diagnose an adapter on one of the bases, with the held-out rows unless others are given."""
-    works = {base: Workplace(Setting(base, task="rules")) for base in bases}
+    works = {base: ModelSession(SessionSettings(base, task="rules")) for base in bases}
 
     def run(
         folder: Path,
@@ -170,12 +170,12 @@ def ask(bases: tuple[Path, Path], held_out: tuple[Row, ...]) -> Callable[..., Di
         *,
         rows: tuple[Row, ...] | None = None,
         expected: tuple[Path, ...] = (),
-        work: Workplace | None = None,
+        work: ModelSession | None = None,
     ) -> Diagnosis:
         work = work or works[bases[base]]
         asked = held_out if rows is None else rows
         return diagnose(
-            folder, DiagnosisInputs(base=bases[base], rows=asked, expected=expected, setting=work.setting, work=work)
+            folder, DiagnosisInputs(base=bases[base], rows=asked, expected=expected, setting=work.settings, work=work)
         )
 
     return run

@@ -14,8 +14,8 @@ from tests.vetting.diagnosis.conftest import WEIGHTS, Arrays, broken, only_the_a
 
 from lorica.records import Row
 from lorica.tasks.base import TaskSettings
-from lorica.vetting.behaviour.setting import Setting, Workplace
 from lorica.vetting.diagnosis import Diagnosis, DiagnosisInputs, diagnose, to_plain, to_report, to_text
+from lorica.vetting.measure.model_session import ModelSession, SessionSettings
 
 Ask = Callable[..., Diagnosis]
 
@@ -145,8 +145,10 @@ def test_labels_the_wrong_way_round(trained: Path, ask: Ask, held_out: tuple[Row
 
 
 def test_another_prompt_than_in_training(trained: Path, ask: Ask, bases: tuple[Path, Path]) -> None:
-    setting = Setting(bases[0], task="rules", chat_template="plain", task_settings=TaskSettings(style="structured"))
-    found = ask(trained, work=Workplace(setting))
+    setting = SessionSettings(
+        bases[0], task="rules", chat_template="plain", task_settings=TaskSettings(style="structured")
+    )
+    found = ask(trained, work=ModelSession(setting))
     assert found.cause == "prompt_mismatch", to_text(found)
     assert "model.chat_template=auto" in found.command
 
@@ -162,11 +164,11 @@ def test_a_file_that_cannot_be_read_leaves_nothing_else_to_judge(trained: Path, 
 
 
 def test_it_takes_everything_out_of_the_engine_again(trained: Path, bases: tuple[Path, Path], tmp_path: Path) -> None:
-    work = Workplace(Setting(bases[0], task="rules"))
-    means = DiagnosisInputs(base=bases[0], setting=work.setting, work=work)
+    work = ModelSession(SessionSettings(bases[0], task="rules"))
+    means = DiagnosisInputs(base=bases[0], setting=work.settings, work=work)
     first, second = diagnose(trained, means), diagnose(trained, means)
     assert first.cause == second.cause
-    assert not work.engine(all_kinds=False)._adapters  # type: ignore[attr-defined]
+    assert not work.engine(more_than_pairs=False)._adapters  # type: ignore[attr-defined]
     assert not list(tmp_path.iterdir())
 
 
@@ -185,6 +187,6 @@ def test_a_diagnosis_is_plain_data_and_a_page(trained: Path, ask: Ask) -> None:
     page = to_report(found)
     assert page.sections[0].heading == "Causes"
     assert not re.search(r"\(\d+%\)", to_text(found))
-    plain = json.dumps(to_plain(found) | {"findings": []})  # measured facts are numbers
+    plain = json.dumps(to_plain(found) | {"findings": [], "measured": None})  # measured facts are numbers
     assert not {"posterior", "prior", "confidence", "weight", "weights"} & set(re.findall(r'"(\w+)":', plain))
     assert all(each.asks.endswith("?") for each in found.experiments)

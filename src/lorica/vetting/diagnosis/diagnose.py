@@ -20,6 +20,7 @@ from lorica.vetting.files.unpack import opened
 from lorica.vetting.finding_codes import SOUND
 from lorica.vetting.findings import Finding
 from lorica.vetting.levels import examine
+from lorica.vetting.measure.measurements import Behaviour
 
 # With this posterior a cause needs no further experiments.
 SURE_ENOUGH = 0.95
@@ -55,7 +56,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     name, path: of the adapter. cause, title, certainty: of the leading hypothesis. hypotheses: all of them, the leading
     one first. evidence: everything that was weighed. experiments: in the order in which they ran. untested: what could
     not be tested, and why. settle: what would decide what is still open. command: what to type next. findings: of all
-    checks.
+    checks. measured: the records that experiments made, as `lorica check` makes them.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     settle: tuple[str, ...]
     command: str
     findings: tuple[Finding, ...]
+    measured: Behaviour | None = None
 
     @property
     def decided(self) -> bool:
@@ -216,6 +218,7 @@ def _conclude(
         settle=tuple(settling(hypotheses, missing)),
         command=next_command(top, context),
         findings=tuple(context.findings),
+        measured=context.measured,
     )
 
 

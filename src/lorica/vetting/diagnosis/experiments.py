@@ -97,7 +97,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     _experiment(
         "skill", "does it make the right answers more probable?",
         "healthy hard_task inverted no_effect ignores_input hard_labels wrong_base prompt_mismatch not_applied",
-        ("base", "rows"), 1, on_rows.skill,
+        ("base", "rows"), 1, on_rows.how_skilled,
     ),
     _experiment(
         "align_elsewhere", "does it belong to a base that was expected?", "wrong_base wrong_revision",
@@ -105,7 +105,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     _experiment(
         "swapped_texts", "does its answer depend on the text?", "ignores_input hard_task healthy", ("base", "rows"), 1,
-        on_rows.swap_texts,
+        on_rows.shuffle_texts,
     ),
     _experiment(
         "other_tasks", "does it do more to another task than to these rows?",

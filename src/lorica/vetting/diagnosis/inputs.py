@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import msgspec
-
-from lorica.adapters.config import CONFIG_NAME, read_adapter_config
+from lorica.adapters.config import AdapterConfig, read_adapter_config
 from lorica.adapters.fingerprint import Match
-from lorica.adapters.folder import MORE_THAN_PAIRS, WEIGHTS_NAME, open_adapter
-from lorica.adapters.header import read_header
+from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import TensorMap
 from lorica.engines.base import Engine
-from lorica.errors import LoricaError
+from lorica.errors import AdapterError, EngineError, LoricaError
 from lorica.models.families import read_decoder_config, read_json_object
-from lorica.prompts.encoder import Encoder
 from lorica.records import Row
-from lorica.tasks.base import Task
-from lorica.vetting.behaviour.setting import Setting, Workplace
-from lorica.vetting.diagnosis.trial import Scored, Trial, refusal
-from lorica.vetting.diagnosis.variants import Repair, repaired, with_config
+from lorica.vetting.diagnosis.repair import Repair, repaired
 from lorica.vetting.findings import Finding
+from lorica.vetting.measure.adapter_measurement import AdapterMeasurement
+from lorica.vetting.measure.contamination import without_training_rows
+from lorica.vetting.measure.format_sweep import Format
+from lorica.vetting.measure.loaded_adapter import LoadedAdapter, needs_transformers
+from lorica.vetting.measure.measurements import Behaviour
+from lorica.vetting.measure.model_session import ModelSession, SessionSettings
+from lorica.vetting.measure.probe_rows import chosen_rows
 
 Need = Literal["base", "rows", "expected", "answers"]
 
@@ -38,8 +36,6 @@ GIVE: dict[Need, str] = {
     "expected": "the bases it may belong to (--expected-base OTHER ...)",
     "answers": "the answers that are doubted (--answers F)",
 }
-# Rows beyond this number sharpen nothing that the experiments decide, and each experiment answers all of them.
-MOST_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -48,16 +44,16 @@ class DiagnosisInputs:
 
     base: the base model's folder. rows: labelled rows of the setting's task. expected: further bases the adapter may
     belong to. answers: a file of answers or scores that somebody doubts. setting: how the base is asked; None asks as
-    `Setting(base)` says. work: the base loaded already, to share it among diagnoses. rows_file: where the rows came
-    from, for messages.
+    `SessionSettings(base)` says. work: the base loaded already, to share it among diagnoses. rows_file: where the rows
+    came from, for messages.
     """
 
     base: Path | None = None
     rows: tuple[Row, ...] = ()
     expected: tuple[Path, ...] = ()
     answers: Path | None = None
-    setting: Setting | None = None
-    work: Workplace | None = None
+    setting: SessionSettings | None = None
+    work: ModelSession | None = None
     rows_file: str = ""
 
     @property
@@ -75,20 +71,13 @@ class DiagnosisInputs:
         }[need]
 
 
-class Asked(NamedTuple):
-    """How rows were asked."""
-
-    task: Task
-    encoder: Encoder
-
-
 @dataclass(frozen=True)
-class LoadedAdapter:
-    """The adapter as an engine can take it. folder: None when it can take it in no way. refused: why not as it is.
+class MeasuredAdapter:
+    """The adapter as it is measured. measurement: None when no engine takes it in any form. refused: why not as it is.
     repair: what had to be mended so that it could be taken; None when nothing had to.
     """
 
-    folder: Path | None
+    measurement: AdapterMeasurement | None
     refused: str = ""
     repair: Repair | None = None
 
@@ -96,9 +85,8 @@ class LoadedAdapter:
 @dataclass
 class Context:
     """One adapter under diagnosis. place: an empty folder for variants. findings, ran: of all checks so far, and the
-    levels they belong to. notes: what could not be tested, and why. best: what did best in a
-    sweep ("scale", "format"): the factor on the update, and how the rows were asked. home: the one
-    of the expected bases to which it belongs.
+    levels they belong to. notes: what could not be tested, and why. better_factor, better_format: what a
+    sweep found better than as it is used. home: the one of the expected bases to which it belongs.
     """
 
     specimen: RawAdapter
@@ -109,10 +97,11 @@ class Context:
     findings: list[Finding] = field(default_factory=list)
     ran: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
-    best: dict[str, tuple[float, Asked]] = field(default_factory=dict)
+    better_factor: float | None = None
+    better_format: Format | None = None
     home: Path | None = None
     _made: int = 0
-    _names: dict[Path, str] = field(default_factory=dict)
+    _loaded: list[LoadedAdapter] = field(default_factory=list)
     _alignments: dict[Path, Any] = field(default_factory=dict)
 
     def new_place(self) -> Path:
@@ -147,84 +136,92 @@ class Context:
             return {}
 
     @cached_property
-    def work(self) -> Workplace | None:
+    def work(self) -> ModelSession | None:
         """Where the base is asked; None without one."""
         if self.inputs.base is None:
             return None
-        return self.inputs.work or Workplace(self.inputs.setting or Setting(self.inputs.base))
+        return self.inputs.work or ModelSession(self.inputs.setting or SessionSettings(self.inputs.base))
 
     @cached_property
     def engine(self) -> Engine | None:
-        """The base loaded, in an engine that applies all of this adapter; None when there is none (`notes` says
+        """The base loaded, in an engine that applies all of this adapter; None when it cannot be asked (`notes` says
         why)."""
         if self.work is None:
             return None
         config, layout = self.specimen.config, self.layout
-        more = bool(config is not None and config.unsupported()) or bool(layout is not None and layout.saved)
-        more |= layout is not None and any(each.magnitude or each.embedding for each in layout.modules.values())
         try:
-            return self.work.engine(all_kinds=more)
+            self.work.encoder()
+            more = config is not None and layout is not None and needs_transformers(config, layout)
+            return self.work.engine(more_than_pairs=more)
         except LoricaError as error:
-            self.notes.append(f"the base model cannot be loaded: {refusal(error)}")
+            self.notes.append(f"the base model cannot be asked: {refusal(error)}")
             return None
 
     @cached_property
-    def trial(self) -> Trial | None:
-        """The labelled rows on the base; None when a part of that is missing (`notes` says which)."""
-        if self.engine is None or self.work is None or not self.inputs.rows or not self.inputs.task:
-            return None
-        rows = chosen(self.inputs.rows)
-        if not rows:
-            self.notes.append("no row has a gold answer, so nothing that needs labels was tested")
-            return None
-        setting = self.work.setting
-        try:
-            trial = Trial(
-                self.engine, setting.load_task(), self.work.encoder(), rows, max_tokens=setting.max_input_tokens
-            )
-            trial.score(None)
-        except LoricaError as error:
-            self.notes.append(f"the base model could not answer the rows: {refusal(error)}")
-            return None
-        return trial
+    def rows(self) -> list[Row]:
+        """The rows that are asked, without those of its training; none where no row has gold (`notes` says so)."""
+        if self.work is None or not self.inputs.rows or not self.inputs.task:
+            return []
+        settings = self.work.settings
+        rows, findings = without_training_rows(self.specimen, self.inputs.rows, settings.load_task())
+        self.findings += findings
+        rows = chosen_rows(rows, settings.rows, settings.seed)
+        if any(row.gold is not None for row in rows):
+            return list(rows)
+        self.notes.append("no row has a gold answer, so nothing that needs labels was tested")
+        return []
 
     @cached_property
-    def subject(self) -> LoadedAdapter:
+    def subject(self) -> MeasuredAdapter:
         """The adapter in the form in which the engine takes it: as it is, else mended."""
         if self.engine is None or self.layout is None or self.specimen.raw_config is None:
-            return LoadedAdapter(None, "there is no base, or nothing that can be read")
+            return MeasuredAdapter(None, "there is no base, or nothing that can be read")
         try:
-            as_it_is = with_config(self.specimen, {}, self.new_place())
-            self._use(as_it_is)
-            return LoadedAdapter(as_it_is)
+            return MeasuredAdapter(self._measure(self.specimen.config, self.specimen.weights))
         except LoricaError as error:
             refused = refusal(error)
         try:
-            made = repaired(self.specimen, self.layout, self.base_modules, self.new_place())
-            if made is not None:
-                self._use(made.folder)
-                return LoadedAdapter(made.folder, refused, made)
+            repair = repaired(self.specimen, self.layout, self.base_modules, self.new_place())
+            if repair is not None:
+                config, weights = read_adapter_config(repair.folder), repair.folder / WEIGHTS_NAME
+                return MeasuredAdapter(self._measure(config, weights), refused, repair)
         except (LoricaError, ValueError, OSError):
             pass
-        return LoadedAdapter(None, refused)
+        return MeasuredAdapter(None, refused)
 
-    def name_of(self, folder: Path) -> str:
-        """The name under which the engine knows a variant; it is added when it is new. Raises LoricaError."""
-        assert self.engine is not None
-        if self.trial is not None:
-            return self.trial.name_of(folder)
-        if folder not in self._names:
-            name = f"subject {len(self._names)}"
-            self.engine.add_adapter(name, open_adapter(folder, applied=MORE_THAN_PAIRS))
-            self._names[folder] = name
-        return self._names[folder]
+    @cached_property
+    def measurement(self) -> AdapterMeasurement | None:
+        """The adapter on labelled rows; None when there are none, or no engine takes it in any form."""
+        measurement = self.subject.measurement if self.rows else None
+        if measurement is None or measurement.own.labelled.rows:
+            return measurement
+        why = next(iter(measurement.base_scores.failed.values()), "none could be asked")
+        self.notes.append(f"the base model could not answer the rows: {why}")
+        return None
 
-    def _use(self, folder: Path) -> None:
-        """Raises LoricaError when the engine does not take it, or its output is no number."""
-        if self.trial is not None:
-            self.trial.score(folder)
-        else:
-            self.name_of(folder)
+    @property
+    def measured(self) -> Behaviour | None:
+        """What was measured so far."""
+        subject: MeasuredAdapter | None = self.__dict__.get("subject")
+        return None if subject is None or subject.measurement is None else subject.measurement.so_far()
+
+    def _measure(self, config: AdapterConfig | None, weights: Path | None) -> AdapterMeasurement:
+        """Raises LoricaError when the engine does not take the adapter, or its output is no number."""
+        assert self.work is not None
+        assert self.layout is not None
+        if config is None or weights is None:
+            raise AdapterError(f"{self.specimen.given}: its config or weights cannot be read")
+        sound = all(found.severity != "reject" for found in self.findings)
+        folder = self.new_place()
+        adapter = LoadedAdapter(self.work, config, weights, self.layout, folder, other_engine=sound)
+        self._loaded.append(adapter)
+        measurement = AdapterMeasurement(adapter, self.rows)
+        if self.rows:
+            of_base = measurement.base_scores.failed
+            failed = [why for row_id, why in measurement.own_scores.failed.items() if row_id not in of_base]
+            if failed:
+                raise EngineError(failed[0])
+        return measurement
 
     def alignment(self, base: Path | None) -> Any:
         """The adapter's `Alignment` with a base; None when it cannot be had."""
@@ -248,66 +245,13 @@ class Context:
         self.ran |= {each.level for each in findings} if level is None else {level}
         return new
 
-    def reread(self, folder: Path) -> RawAdapter:
-        """A variant as a specimen of its own, to vary it further. Raises AdapterError."""
-        weights = folder / WEIGHTS_NAME
-        return msgspec.structs.replace(
-            self.specimen,
-            folder=folder,
-            weights=weights,
-            raw_config=json.loads((folder / CONFIG_NAME).read_text("utf-8")),
-            config=read_adapter_config(folder),
-            header=read_header(weights),
-        )
-
-    @contextmanager
-    def fewer_rows(self, most: int) -> Iterator[Trial]:
-        """Meanwhile `trial` has at most so many rows: for experiments that ask them very often."""
-        whole = self.trial
-        assert whole is not None
-        self.trial = whole.part(most)
-        try:
-            yield self.trial
-        finally:
-            self.trial.forget_all()
-            self.trial = whole
-
     def close(self) -> None:
-        """Take every variant out of the engine again, so that the next diagnosis may use the same engine."""
-        if "trial" in self.__dict__ and self.trial is not None:
-            self.trial.forget_all()
-        for name in self._names.values():
-            assert self.engine is not None
-            self.engine.remove_adapter(name)
-        self._names.clear()
-
-    def scored(self, changed: Path, asked: Asked | None = None) -> Scored | None:
-        """The rows with a variant that is needed once only; None when the engine does not take it."""
-        assert self.trial is not None
-        task, encoder = asked or (None, None)
-        try:
-            return self.trial.score(changed, task=task, encoder=encoder)
-        except LoricaError:
-            return None
-        finally:
-            self.trial.forget(changed)
+        """Take everything out of the engine again, so that the next diagnosis may use the same one."""
+        for adapter in self._loaded:
+            adapter.close()
+        self._loaded.clear()
 
 
-def chosen(rows: Sequence[Row]) -> list[Row]:
-    """At most MOST_ROWS labelled rows, spread evenly; for yes-or-no gold, both answers as equally as they allow."""
-    labelled = [row for row in rows if row.gold is not None]
-    kinds = {row.gold for row in labelled if isinstance(row.gold, int)}
-    if kinds != {0, 1}:
-        return _spread(labelled, MOST_ROWS)
-    sides = [[row for row in labelled if row.gold == side] for side in (0, 1)]
-    half = MOST_ROWS // 2
-    least = min(len(sides[0]), len(sides[1]), half)
-    picked = [row for side in sides for row in _spread(side, max(half, MOST_ROWS - least))]
-    places = {row.id: number for number, row in enumerate(labelled)}
-    return sorted(picked, key=lambda row: places[row.id])
-
-
-def _spread(rows: Sequence[Row], most: int) -> list[Row]:
-    if len(rows) <= most:
-        return list(rows)
-    return [rows[number * len(rows) // most] for number in range(most)]
+def refusal(error: LoricaError) -> str:
+    """Why an engine refused, in one line without the path in front."""
+    return error.message.split(": ", 1)[-1][:200]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 
-from lorica.vetting.behaviour.measures import Elsewhere
+from lorica.vetting.measure.measurements import Elsewhere
+from lorica.vetting.measure.quality import HINT, SURE
 
 Weights = dict[str, float]
 
-HINT, SURE = 2.0, 3.0
 # Optimal scales of adapters that are as they were trained lie between these: 0.7 to 1.2 on held-out and on training
 # rows (lorica_tiny, ranks 8 and 16, 160 rows); overtrained ones are a little too confident, hence the lower bound.
 SCALE_LOW, SCALE_HIGH = 0.5, 2.0
@@ -25,8 +25,8 @@ MOST = 30.0
 # What AUC or accuracy must gain before a better scale is more than a better calibration.
 RANKING = 0.03
 # Nats per row. What adapters trained on inverted labels take from the right answers is 0.3 to 0.6, what one for another
-# task does 0.01; what a format gives that suits a trained adapter is 0.1 to 0.5, what one gives to a constant 0.02.
-HARMED, SUITED = 0.05, 0.03
+# task does 0.01.
+HARMED = 0.05
 
 
 def scale_weights(

@@ -17,6 +17,7 @@ from lorica.vetting.diagnosis import likelihoods
 from lorica.vetting.diagnosis.finding_likelihoods import from_clean, from_findings
 from lorica.vetting.diagnosis.inputs import Context
 from lorica.vetting.diagnosis.posterior import Evidence
+from lorica.vetting.measure.quality import SURE
 
 # Mean scores of a layer's modules, in standard deviations: layers of healthy adapters of the zoo have 2.2 to 9.9, those
 # of an adapter of another base -0.2 to 0.1.
@@ -104,7 +105,7 @@ def align_elsewhere(context: Context) -> list[Evidence]:
     if not known or here is None or math.isnan(here.score):
         return []
     best, score = max(known, key=lambda each: each[1])
-    if score - here.score >= likelihoods.SURE:
+    if score - here.score >= SURE:
         context.home = best
     text = f"alignment {here.score:.1f} with the base given, {score:.1f} with {_name(best)}"
     return [_evidence("align_elsewhere", text, "alignment", likelihoods.rival_weights(here.score, score))]
@@ -185,13 +186,12 @@ def ask_canaries(context: Context) -> list[Evidence]:
     from lorica.adapters.passport import read_passport
     from lorica.admission.canaries import run_canaries
 
-    if context.engine is None or context.subject.folder is None:
-        return []
     try:
         passport = read_passport(context.specimen.folder)
-        if passport is None:
+        measurement = None if passport is None else context.subject.measurement
+        if passport is None or measurement is None:
             return []
-        trial = run_canaries(context.engine, context.name_of(context.subject.folder), passport.canaries)
+        trial = run_canaries(measurement.adapter.engine, measurement.adapter.name, passport.canaries)
     except LoricaError:
         return []
     if trial.reading == "failed":
@@ -223,19 +223,18 @@ def check_passport_here(context: Context) -> list[Evidence]:
 
 def behave(context: Context) -> list[Evidence]:
     """Level 4: what it does to probes, and to the rows where there are any."""
-    from lorica.vetting.behaviour.examine import examine_behaviour
+    from lorica.vetting.behaviour import judge_behaviour
 
-    work, layout = context.work, context.layout
-    if work is None or layout is None or context.specimen.config is None:
+    measurement = context.subject.measurement
+    if measurement is None or context.subject.repair is not None:
         return []
-    rows = list(context.inputs.rows) if context.inputs.task else []
     try:
-        _, findings = examine_behaviour(context.specimen, layout, work.setting, rows or None, work=work)
+        findings = judge_behaviour(measurement.behaviour())
     except LoricaError as error:
         context.notes.append(f"its behaviour could not be examined: {error.message}")
         return []
     context.add(findings, level=4)
-    unheard = any(each.code in ("L400", "L401") for each in findings)
+    unheard = any(found.code == "L401" for found in findings)
     return [*from_findings(findings), *([] if unheard else from_clean(findings, {4}))]
 
 

@@ -3,130 +3,87 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
-from lorica.errors import LoricaError
-from lorica.prompts.encoder import Encoder
-from lorica.tasks import load_task
-from lorica.tasks.base import Task
-from lorica.vetting.behaviour.formats import other_templates
+from lorica.adapters.config import AdapterConfig
+from lorica.adapters.tensor_map import TensorMap
+from lorica.vetting.behaviour import gain_text
 from lorica.vetting.diagnosis import likelihoods
-from lorica.vetting.diagnosis.inputs import Asked, Context, LoadedAdapter
-from lorica.vetting.diagnosis.on_rows import evidence, gain_text, ready, skill_text
+from lorica.vetting.diagnosis.inputs import Context
+from lorica.vetting.diagnosis.on_rows import evidence
 from lorica.vetting.diagnosis.posterior import Evidence
-from lorica.vetting.diagnosis.trial import Comparison, Scored, Trial, auc_error, compare, divergence
-from lorica.vetting.diagnosis.variants import rescaled
+from lorica.vetting.measure.format_sweep import Format, suits
+from lorica.vetting.measure.measurements import Comparison, Skill
+from lorica.vetting.measure.probe_rows import chosen_rows
+from lorica.vetting.measure.quality import HINT, SURE, compare, gold_logprobs
+from lorica.vetting.measure.scale_sweep import peak
 
-# The factors on the update that are tried first: far apart and far out, for over the scale the answers can have more
-# than one optimum.
-_FIRST_SCALES = (1 / 64, 1 / 16, 1 / 4, 4.0, 16.0, 64.0)
 # Rows for the sweep over kinds of modules, which asks them dozens of times.
 _KIND_ROWS = 80
 
 
-class _Format(NamedTuple):
-    """A prompt format that was tried. margin: z of the gold answers against the format in use. gain: z against the
-    base in this format. ranking: z of AUC against AUC in the format in use; all three are 0 where the adapter adds
-    nothing in it to what the base knows. skill: AUC in words."""
-
-    name: str
-    margin: float
-    gain: float
-    ranking: float
-    skill: str
-    asked: Asked
-
-
 def sweep_scale(context: Context) -> list[Evidence]:
     """The update at 1/64 to 64 times its size: under which are the right answers most probable?"""
-    found = ready(context)
-    if found is None:
+    measurement = context.measurement
+    if measurement is None:
         return []
-    trial, subject = found
-    scored = _search_scale(context, trial, subject)
-    means = {factor: float(each.gold.mean()) for factor, each in scored.items()}
-    best = max(means, key=lambda factor: (means[factor], -abs(math.log(factor))))
-    peak = _peak(means, best)
-    base, here = trial.score(None), scored[1.0]
-    over_base, over_one = compare(scored[best], base), compare(scored[best], here)
-    ranking = _ranks(trial, scored[best]) - _ranks(trial, here)
-    ranking_z = _ranking_z(trial, scored[best], here)
-    auc, error = trial.auc(scored[best])
-    by_chance = error > 0 and (auc - 0.5) / error < likelihoods.HINT
-    if by_chance or max(over_base.z, ranking_z) < likelihoods.SURE:
+    sweep = measurement.scale_sweep
+    sweep.refine()
+    best, top = sweep.best, peak(sweep.results)
+    own = next(result for result in sweep.results if result.factor == 1)
+    if best is None or top is None or best.over_base is None or own.over_base is None:
+        return []
+    over_own = best.gain or Comparison(0.0, 0.0)
+    ranking = (best.quality or 0.0) - (own.quality or 0.0)
+    by_chance = bool(best.error) and Skill(best.quality, best.error).above_chance < HINT
+    if by_chance or max(best.over_base.z, best.ranking_z) < SURE:
         text = "at no scale from 1/64 to 64 are the right answers more probable than under the base alone"
-    elif likelihoods.SCALE_LOW <= peak <= likelihoods.SCALE_HIGH:
-        text = f"its scale is right: the best factor on it is {peak:.2g}"
-    elif over_one.z < likelihoods.HINT:
-        text = f"no scale does clearly better than its own (the best, {peak:.2g} times it, by z {over_one.z:.1f})"
+    elif likelihoods.SCALE_LOW <= top <= likelihoods.SCALE_HIGH:
+        text = f"its scale is right: the best factor on it is {top:.2g}"
+    elif over_own.z < HINT:
+        text = f"no scale does clearly better than its own (the best, {top:.2g} times it, by z {over_own.z:.1f})"
     else:
-        better = f"the right answers are {gain_text(over_one)} than as it is, and the ranking gains {ranking:.2f}"
-        text = f"at {peak:.2g} times its scale {better}"
-    useful = 0.0 if by_chance else over_base.z
+        better = f"the right answers are {gain_text(over_own)} than as it is, and the ranking gains {ranking:.2f}"
+        text = f"at {top:.2g} times its scale {better}"
     weights = likelihoods.scale_weights(
-        peak,
-        over_one.z,
-        useful,
+        top,
+        over_own.z,
+        0.0 if by_chance else best.over_base.z,
         ranking,
-        ranking_z,
-        kl=divergence(here, base),
-        here_z=compare(here, base).z,
+        best.ranking_z,
+        kl=math.nan if own.choices_kl is None else own.choices_kl,
+        here_z=own.over_base.z,
     )
     if max(weights.get("over_scaled", 0), weights.get("under_scaled", 0)) > 0:
-        context.best["scale"] = (best, Asked(trial.task, trial.encoder))
+        context.better_factor = best.factor
     return [evidence("scale_sweep", text, "scale", weights)]
-
-
-def _search_scale(context: Context, trial: Trial, subject: LoadedAdapter) -> dict[float, Scored]:
-    """Factor -> the rows under it: a wide grid, then twice closer around the best."""
-    assert subject.folder is not None
-    specimen = context.specimen if subject.repair is None else context.reread(subject.folder)
-    scored = {1.0: trial.score(subject.folder)}
-
-    def best() -> float:
-        return max(scored, key=lambda factor: float(scored[factor].gold.mean()))
-
-    def add(factor: float) -> None:
-        found = None if factor in scored else context.scored(rescaled(specimen, factor, context.new_place()))
-        if found is not None:
-            scored[factor] = found
-
-    for factor in _FIRST_SCALES:
-        add(factor)
-    for step in (2.0, math.sqrt(2.0)):
-        middle = best()
-        add(middle / step)
-        add(middle * step)
-    return scored
 
 
 def sweep_kinds(context: Context) -> list[Evidence]:
     """The same for one kind of module at a time: a lost alpha_pattern leaves some kinds at a wrong scale."""
-    found = ready(context)
-    if found is None or context.layout is None or found[1].repair is not None:
+    measurement, layout = context.measurement, context.layout
+    if measurement is None or layout is None or context.subject.repair is not None:
         return []
-    subject = found[1]
-    gains: list[tuple[float, float, str, float]] = []  # mean, z, kind, factor
-    if compare(found[0].score(subject.folder), found[0].score(None)).z < likelihoods.SURE:
+    own = measurement.own.labelled
+    if compare(own, measurement.base.labelled).z < SURE:
         return []  # where the adapter does not help at all, any change of it may do "better"
-    with context.fewer_rows(_KIND_ROWS) as trial:
-        here = trial.score(subject.folder)
-        for kind in sorted({factors.kind for factors in context.layout.pairs}):
-            for factor in (0.25, 4.0):
-                changed = rescaled(context.specimen, factor, context.new_place(), kind=kind, layout=context.layout)
-                scored = context.scored(changed)
-                if scored is not None:
-                    gain = compare(scored, here)
-                    gains.append((gain.mean, gain.z, kind, factor))
+    rows = chosen_rows(own.rows, _KIND_ROWS, measurement.adapter.session.settings.seed)
+    row_ids = {row.id for row in rows}
+    own, requests = own.keep(row_ids), measurement.requests(row_ids)
+    gains: list[tuple[float, float, str, float]] = []  # mean, z, kind, factor
+    for kind in sorted({factors.kind for factors in layout.pairs}):
+        for factor in (0.25, 4.0):
+            config = scaled_kind(measurement.adapter.config, layout, kind, factor)
+            scored = measurement.adapter.score_copy(config, requests)
+            if scored is not None and not scored.failed:
+                gain = compare(scored, own)
+                gains.append((gain.mean, gain.z, kind, factor))
     if len(gains) < 4:
         return []
     mean, z, kind, factor = max(gains)
-    others = max((each[0] for each in gains if each[2] != kind and each[3] == factor), default=0.0)
-    weights = likelihoods.kind_weights(factor, mean, z, others)
+    next_gain = max((gain[0] for gain in gains if gain[2] != kind and gain[3] == factor), default=0.0)
+    weights = likelihoods.kind_weights(factor, mean, z, next_gain)
     if not weights:
         return [evidence("kind_sweep", "no kind of module is at a wrong scale of its own", "kinds",
                           {"over_scaled": -0.5, "under_scaled": -0.5})]  # fmt: skip
@@ -139,66 +96,41 @@ def sweep_kinds(context: Context) -> list[Evidence]:
 
 def sweep_formats(context: Context) -> list[Evidence]:
     """Other styles of the task and other templates: an adapter knows the format it was trained with."""
-    found = ready(context)
-    if found is None:
+    measurement = context.measurement
+    if measurement is None:
         return []
-    trial, subject = found
-    here, base = trial.score(subject.folder), trial.score(None)
-    tried: list[_Format] = []
-    for name, task, encoder in _formats(context, trial):
-        try:
-            tried.append(_try(name, Asked(task, encoder), trial, subject, here))
-        except LoricaError:
-            continue
-    if not tried:
+    sweep = measurement.format_sweep
+    sweep.ask_pairs()
+    if sweep.best is None:
         return []
-    best = max(tried, key=lambda each: max(min(each.margin, each.gain), each.ranking))
-    weights = likelihoods.format_weights(best.margin, best.gain, compare(here, base).z, best.ranking)
+    asked, best = sweep.best
+    margin, added, ranking = suits(best)
+    here = compare(measurement.own.labelled, measurement.base.labelled)
+    weights = likelihoods.format_weights(margin, added, here.z, ranking)
     if weights["prompt_mismatch"] > 0:
-        context.best["format"] = (1.0, best.asked)
-        more = f"more probability than as it is asked now (z {best.margin:.1f}){best.skill}"
-        text = f"asked with {best.name} it gives the right answers {more}"
+        context.better_format = asked
+        more = f"more probability than as it is asked now (z {margin:.1f}){Skill(best.quality, best.error)}"
+        text = f"asked with {_overrides(asked, sweep.configured)} it gives the right answers {more}"
     else:
-        text = f"none of {len(tried)} other prompt formats ({', '.join(each.name for each in tried)}) does better"
+        names = ", ".join(_overrides(other, sweep.configured) for other in sweep.asked)
+        text = f"none of {len(sweep.asked)} other prompt formats ({names}) does better"
     return [evidence("format_sweep", text, "format", weights)]
 
 
-def _try(name: str, asked: Asked, trial: Trial, subject: LoadedAdapter, here: Scored) -> _Format:
-    """One format. Raises LoricaError where it cannot be asked."""
-    scored = trial.score(subject.folder, task=asked.task, encoder=asked.encoder)
-    more, ranking, gain = compare(scored, here), _ranking_z(trial, scored, here), 0.0
-    margin, (auc, error) = more.z, trial.auc(scored)
-    if max(margin, ranking) >= likelihoods.HINT:
-        # In some formats the base itself does better: what the adapter knows is what it adds to that.
-        alone = trial.score(None, task=asked.task, encoder=asked.encoder)
-        added = compare(scored, alone)
-        gain, known = added.z, max(0.5, trial.auc(alone)[0])
-        # Where a ranking is no better than chance, no probability makes the format the right one.
-        backwards = error > 0 and (auc - 0.5) / error < likelihoods.HINT
-        ranks = not error > 0 or (auc - known) / error >= likelihoods.HINT or added.mean >= 3 * likelihoods.SUITED
-        if backwards or not ranks or min(added.mean, more.mean) < likelihoods.SUITED:
-            margin = ranking = gain = 0.0
-    return _Format(name, margin, gain, ranking, skill_text(auc, error), asked)
-
-
 def weigh_rivals(context: Context) -> list[Evidence]:
-    """The better scale and the better format each make up for some of what the other spoils. So both formats are asked
+    """The better scale and the better format each compensate for part of the other's fault. So both formats are asked
     at the better scale, and the other one as it is, too: where the scale is what is wrong, the format in use at the
     better scale is the best of the three."""
-    found = ready(context)
-    if found is None or not {"scale", "format"} <= context.best.keys():
+    measurement, factor, other = context.measurement, context.better_factor, context.better_format
+    if measurement is None or factor is None or other is None:
         return []
-    (factor, now), (_, other) = context.best["scale"], context.best["format"]
-    subject = found[1]
-    assert subject.folder is not None
-    specimen = context.specimen if subject.repair is None else context.reread(subject.folder)
-    scaled = rescaled(specimen, factor, context.new_place())
-    here = context.scored(scaled, now)
-    there = context.scored(scaled, other)
-    if here is None or there is None:
+    requests, scale = measurement.format_sweep.requests(other), measurement.scale_sweep
+    here = scale.score(factor, measurement.requests({request.row.id for request in requests}))
+    rivals = [scored for scored in (scale.score(factor, requests), scale.score(1.0, requests)) if scored is not None]
+    if here is None or here.failed or any(scored.failed for scored in rivals):
         return []
-    as_it_is = found[0].score(subject.folder, task=other.task, encoder=other.encoder)
-    gain = compare(max(there, as_it_is, key=lambda each: float(each.gold.mean())), here)
+    best = max((scored.labelled for scored in rivals), key=lambda scored: float(gold_logprobs(scored).mean()))
+    gain = compare(best, here.labelled)
     weights = likelihoods.rivals_weights(gain.z)
     if not weights:
         return []
@@ -207,65 +139,22 @@ def weigh_rivals(context: Context) -> list[Evidence]:
     return [evidence("scale_or_format", text, "rivals", weights)]
 
 
-def _formats(context: Context, trial: Trial) -> list[tuple[str, Task, Encoder]]:
-    """(name, task, encoder) of every other way to ask."""
-    assert context.inputs.base is not None
-    tasks = [("", trial.task)]
-    settings = trial.task.settings
-    tasks += [
-        (f"task.style={style}", load_task(trial.task.name, msgspec.structs.replace(settings, style=style)))
-        for style in trial.task.styles
-        if style != settings.style
+def scaled_kind(config: AdapterConfig, layout: TensorMap, kind: str, factor: float) -> AdapterConfig:
+    """The config with the update of one kind of module ("q_proj") `factor` times as large."""
+    alphas: dict[str, float] = {}
+    for path, factors in layout.modules.items():
+        if factors.kind == kind:
+            rank = config.rank(path)
+            # "^" binds the key to this very module, and stands first so that it wins.
+            alphas["^" + path] = config.scaling(path) * (math.sqrt(rank) if config.use_rslora else rank) * factor
+    return msgspec.structs.replace(config, alpha_pattern=alphas | config.alpha_pattern)
+
+
+def _overrides(asked: Format, configured: Format) -> str:
+    """What asks so on the command line."""
+    words = [
+        f"task.style={asked.style}" if asked.style != configured.style else "",
+        f"task.method={asked.method}" if asked.method != configured.method else "",
+        f"model.chat_template={asked.template}" if asked.template else "",
     ]
-    encoders = [("", trial.encoder)]
-    known = {trial.encoder.template_digest}
-    for template in ("auto", "plain"):
-        try:
-            encoder = Encoder.load(context.inputs.base, chat_template=template)
-        except LoricaError:
-            continue
-        if encoder.template_digest not in known:
-            known.add(encoder.template_digest)
-            encoders.append((f"model.chat_template={template}", encoder))
-    pairs = [(f"{a} {b}".strip(), task, encoder) for a, task in tasks for b, encoder in encoders]
-    return [*(each for each in pairs if each[0]), *_well_known(context, trial, known)]
-
-
-def _well_known(context: Context, trial: Trial, known: set[str]) -> Iterator[tuple[str, Task, Encoder]]:
-    """The shipped chat templates that this base's tokens allow, in the style in use."""
-    if context.work is None:
-        return
-    for name in other_templates(context.work):
-        encoder = context.work.encoder(name)
-        if encoder.template_digest not in known:
-            yield f"model.chat_template={name}", trial.task, encoder
-
-
-def _peak(means: dict[float, float], best: float) -> float:
-    """Where a parabola through the best factor and its neighbours, over the logarithm, has its top."""
-    factors = sorted(means)
-    place = factors.index(best)
-    if not 0 < place < len(factors) - 1:
-        return best
-    x = [math.log(factors[place + step]) for step in (-1, 0, 1)]
-    a, b, _ = np.polyfit(x, [means[factors[place + step]] for step in (-1, 0, 1)], 2)
-    return float(math.exp(min(max(-b / (2 * a), x[0]), x[2]))) if a < 0 else best
-
-
-def _ranking_z(trial: Trial, other: Scored, here: Scored) -> float:
-    """AUC there against AUC here; 0 where there is none, or where it is no better than chance there."""
-    (there, error), (now, _) = trial.auc(other), trial.auc(here)
-    if math.isnan(there) or error <= 0 or (there - 0.5) / error < likelihoods.SURE:
-        return 0.0
-    return (there - now) / (
-        math.sqrt(2) * max(error, auc_error(now, sum(trial.gold), len(trial.gold) - sum(trial.gold)))
-    )
-
-
-def _ranks(trial: Trial, scored: Scored) -> float:
-    """AUC where there is one, else accuracy, else 0."""
-    auc, _ = trial.auc(scored)
-    if not math.isnan(auc):
-        return auc
-    right = float(np.mean(scored.right))
-    return 0.0 if math.isnan(right) else right
+    return " ".join(filter(None, words))

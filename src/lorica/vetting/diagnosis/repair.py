@@ -1,13 +1,12 @@
-"""Changed copies of an adapter, to find out by experiment what is wrong with it. The adapter itself is never touched.
+"""A mended copy of an adapter that no engine takes: if it works, what was mended is what is wrong.
 
-A variant that only differs in its config shares the weights' bytes through a symbolic link.
+The adapter itself is never touched.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from lorica.errors import AdapterError
 # What keeps a config's targets from being applied, or asks for parts that a mended copy does not have.
 _RESTRICTING = ("exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
 
-# Which tensors of the original stand where in a variant: new name -> (old name, whether to transpose it).
+# Which tensors of the original stand where in the copy: new name -> (old name, whether to transpose it).
 Plan = Mapping[str, tuple[str, bool]]
 
 
@@ -42,36 +41,6 @@ class Repair:
     reranked: bool
     halves: int
     foreign: int
-
-
-def with_config(specimen: RawAdapter, changes: Mapping[str, Any], place: Path) -> Path:
-    """A copy whose config has other values; None as a value takes the key away."""
-    values = _config(specimen) | dict(changes)
-    place.mkdir(parents=True)
-    _write_config(place, {key: value for key, value in values.items() if value is not None})
-    (place / WEIGHTS_NAME).symlink_to(_weights(specimen).resolve())
-    return place
-
-
-def rescaled(
-    specimen: RawAdapter, factor: float, place: Path, *, kind: str = "", layout: TensorMap | None = None
-) -> Path:
-    """A copy whose update is `factor` times as large: in every module, or in those of one kind ("q_proj")."""
-    values = _config(specimen)
-    alpha, patterns = values.get("lora_alpha", 8), dict(values.get("alpha_pattern") or {})
-    if not kind:
-        changed = {"lora_alpha": alpha * factor, "alpha_pattern": {key: v * factor for key, v in patterns.items()}}
-        return with_config(specimen, changed, place)
-    assert specimen.config is not None
-    assert layout is not None
-    named: dict[str, float] = {}
-    for path, factors in layout.modules.items():
-        if factors.kind == kind:
-            rank = specimen.config.rank(path)
-            root = math.sqrt(rank) if specimen.config.use_rslora else rank
-            # "^" binds the key to this very module, and stands first so that it wins.
-            named["^" + path] = specimen.config.scaling(path) * root * factor
-    return with_config(specimen, {"alpha_pattern": named | patterns}, place)
 
 
 def repaired(
@@ -97,7 +66,7 @@ def repaired(
         ranks[target] = layout.shape(factors.a)[1 if turned else 0]
     if not plan:
         return None
-    before = _config(specimen)
+    before = dict(specimen.raw_config or {})
     usual = before.get("r", 8) if before.get("r") in ranks.values() else max(ranks.values())
     targets = sorted({path.rsplit(".", 1)[1] for path in ranks})
     patterns = {"^" + path: rank for path, rank in ranks.items() if rank != usual}
@@ -105,7 +74,7 @@ def repaired(
     config = plain | {"peft_type": "LORA", "r": usual, "target_modules": targets, "rank_pattern": patterns}
     known = specimen.config
     return Repair(
-        folder=rearranged(specimen, layout, plan, place, config=config | {"use_dora": False, "bias": "none"}),
+        folder=_rearranged(specimen, layout, plan, place, config | {"use_dora": False, "bias": "none"}),
         pairs=len(ranks),
         renamed=renamed,
         retargeted=known is not None and any(known.targets(path) is False for path in ranks),
@@ -116,18 +85,17 @@ def repaired(
     )
 
 
-def rearranged(
-    specimen: RawAdapter, layout: TensorMap, plan: Plan, place: Path, *, config: Mapping[str, Any] | None = None
-) -> Path:
+def _rearranged(specimen: RawAdapter, layout: TensorMap, plan: Plan, place: Path, config: Mapping[str, Any]) -> Path:
     """A copy whose tensors are those of the original under other names."""
-    weights = _weights(specimen)
+    if specimen.weights is None:
+        raise AdapterError(f"{specimen.given}: has no weights that can be read", fix="see `lorica check`")
     shapes = {}
     for name, (source, turn) in plan.items():
         info = layout.tensors[source]
         shapes[name] = (info.dtype, info.shape[::-1] if turn else info.shape)
     head, order = header_bytes(shapes, {"format": "pt"})
     place.mkdir(parents=True)
-    with weights.open("rb") as source_file, (place / WEIGHTS_NAME).open("wb") as target:
+    with specimen.weights.open("rb") as source_file, (place / WEIGHTS_NAME).open("wb") as target:
         target.write(head)
         for name in order:
             source, turn = plan[name]
@@ -135,27 +103,8 @@ def rearranged(
             source_file.seek(info.start)
             raw = source_file.read(info.stop - info.start)
             target.write(_transposed(raw, info) if turn else raw)
-    _write_config(place, _config(specimen) if config is None else config)
+    (place / CONFIG_NAME).write_text(json.dumps(config, indent=2), encoding="utf-8")
     return place
-
-
-def swapped(layout: TensorMap, half: str, partner: Callable[[LoraModule], str]) -> dict[str, tuple[str, bool]] | None:
-    """A plan in which half ("a" or "b") of every module comes from its partner; None when nothing would change.
-
-    partner: a module -> the path of the module whose half it gets (its own path, to keep it).
-    """
-    plan: dict[str, tuple[str, bool]] = {}
-    changed = False
-    for factors in layout.pairs:
-        other = layout.modules.get(partner(factors))
-        mine = factors.a if half == "a" else factors.b
-        theirs = (other.a if half == "a" else other.b) if other is not None else ""
-        if not theirs or layout.shape(theirs) != layout.shape(mine):
-            theirs = mine
-        changed |= theirs != mine
-        plan[tensor_name(factors.path, "lora_A")] = (theirs if half == "a" else factors.a, False)
-        plan[tensor_name(factors.path, "lora_B")] = (theirs if half == "b" else factors.b, False)
-    return plan if changed else None
 
 
 def _belongs(path: str, modules: Mapping[str, tuple[int, int]]) -> str | None:
@@ -192,17 +141,3 @@ def _transposed(raw: bytes, info: TensorInfo) -> bytes:
     width = len(raw) // (rows * columns)
     turned = np.frombuffer(raw, dtype=f"V{width}").reshape(rows, columns).T
     return np.ascontiguousarray(turned).tobytes()
-
-
-def _config(specimen: RawAdapter) -> dict[str, Any]:
-    return dict(specimen.raw_config or {})
-
-
-def _weights(specimen: RawAdapter) -> Path:
-    if specimen.weights is None:
-        raise AdapterError(f"{specimen.given}: has no weights that can be read", fix="see `lorica check`")
-    return specimen.weights
-
-
-def _write_config(place: Path, values: Mapping[str, Any]) -> None:
-    (place / CONFIG_NAME).write_text(json.dumps(values, indent=2, sort_keys=False), encoding="utf-8")

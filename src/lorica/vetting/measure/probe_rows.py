@@ -1,4 +1,4 @@
-"""The prompts that are shipped, and other versions of rows: shuffled texts, swapped examples."""
+"""The rows that are asked: shipped ones of each task, or an even sample of a user's."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def chosen_rows(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     if len(rows) <= count:
         return list(rows)
     random = np.random.default_rng(seed)
-    kinds: dict[object, list[int]] = {}
-    for place in random.permutation(len(rows)).tolist():
-        gold = rows[place].gold
-        kinds.setdefault(gold if isinstance(gold, int) else gold is None, []).append(place)
+    by_gold: dict[object, list[int]] = {}
+    for index in random.permutation(len(rows)).tolist():
+        gold = rows[index].gold
+        by_gold.setdefault(gold if isinstance(gold, int) else gold is None, []).append(index)
     drawn: list[int] = []
     while len(drawn) < count:
-        for members in kinds.values():
+        for members in by_gold.values():
             if members and len(drawn) < count:
                 drawn.append(members.pop())
-    return [rows[place] for place in sorted(drawn)]
+    return [rows[index] for index in sorted(drawn)]
 
 
 def with_shuffled_texts(task: Task, rows: Sequence[Row], seed: int) -> list[Row]:

@@ -16,8 +16,8 @@ from lorica.data.split import split
 from lorica.errors import AdapterError, LoricaError
 from lorica.records import Row
 from lorica.tasks.base import Task
-from lorica.vetting.behaviour.labelled import ENOUGH
 from lorica.vetting.findings import Finding, finding
+from lorica.vetting.measure.measurements import ENOUGH
 
 # Held-out shares that are tried besides the one that the counts tell; a digest says which was the right one.
 _RATIOS = (0.15, 0.1, 0.2, 0.05, 0.25, 0.3, 0.5)
@@ -25,7 +25,7 @@ _RATIOS = (0.15, 0.1, 0.2, 0.05, 0.25, 0.3, 0.5)
 Same = Callable[[Sequence[Row]], bool]
 
 
-class _Record(msgspec.Struct, frozen=True):
+class _TrainingRows(msgspec.Struct, frozen=True):
     """What an adapter says of the rows of its training. Each of the functions compares a digest."""
 
     whole: Same
@@ -36,32 +36,31 @@ class _Record(msgspec.Struct, frozen=True):
     divided: bool
 
 
-def unseen(specimen: RawAdapter, rows: Sequence[Row], task: Task) -> tuple[Sequence[Row], list[Finding]]:
+def without_training_rows(specimen: RawAdapter, rows: Sequence[Row], task: Task) -> tuple[Sequence[Row], list[Finding]]:
     """The rows to ask, and what is said of the others.
 
     Digests are of whole files and of the parts they were divided into: where the rows are those of the training, the
     split is made again, and only held-out rows are asked where enough of them have gold. A part of the training rows
     that was picked by hand is not recognised.
     """
-    record = _record(specimen)
-    for given in _as_trained(specimen, rows) if record is not None else ():
+    record = _record(specimen) if rows else None
+    for candidate in _as_trained(specimen, rows) if record is not None else ():
         assert record is not None
-        trained, held = _divide(record, given, task)
+        trained, held = _divide(record, candidate, task)
         if not trained:
             continue
-        kept = [row for row in rows if row.id not in {each.id for each in trained}] if held else []
-        enough = sum(row.gold is not None for row in kept) >= ENOUGH
-        facts = {"rows": len(rows), "trained_on": len(trained), "left": len(kept)}
-        seen = f"{len(trained)} of {len(rows)} rows"
-        if enough:
-            return kept, [
-                finding("L426", f"{seen}; only the {len(kept)} others are asked", severity="note", facts=facts)
-            ]
-        return rows, [finding("L426", f"{seen}; {len(kept)} others are too few to measure on", facts=facts)]
+        trained_ids = {row.id for row in trained}
+        unseen = [row for row in rows if row.id not in trained_ids] if held else []
+        facts = {"rows": len(rows), "trained_on": len(trained), "left": len(unseen)}
+        text = f"{len(trained)} of {len(rows)} rows"
+        if sum(row.gold is not None for row in unseen) >= ENOUGH:
+            note = f"{text}; only the {len(unseen)} others are asked"
+            return unseen, [finding("L426", note, severity="note", facts=facts)]
+        return rows, [finding("L426", f"{text}; {len(unseen)} others are too few to measure on", facts=facts)]
     return rows, []
 
 
-def _record(specimen: RawAdapter) -> _Record | None:
+def _record(specimen: RawAdapter) -> _TrainingRows | None:
     try:
         passport = to_passport(specimen.documents.get(PASSPORT_NAME))
     except AdapterError:
@@ -73,13 +72,13 @@ def _record(specimen: RawAdapter) -> _Record | None:
     return _of_manifest(manifest) if isinstance(manifest, dict) else None
 
 
-def _of_passport(data: DataFacts, seed: int) -> _Record:
+def _of_passport(data: DataFacts, seed: int) -> _TrainingRows:
     held = data.validation
 
     def same(digest: str, count: int) -> Same:
         return lambda rows: len(rows) == count and rows_facts(rows).content == digest
 
-    return _Record(
+    return _TrainingRows(
         whole=same(data.all.content, data.all.rows),
         train=same(data.train.content, data.train.rows),
         held=same(held.content, held.rows) if held else lambda rows: not rows,
@@ -89,7 +88,7 @@ def _of_passport(data: DataFacts, seed: int) -> _Record:
     )
 
 
-def _of_manifest(manifest: dict[str, Any]) -> _Record | None:
+def _of_manifest(manifest: dict[str, Any]) -> _TrainingRows | None:
     """The older record knows the ids of the parts only."""
     ids, held, seed = (manifest.get(key) for key in ("digest.rows", "digest.validation_rows", "training.seed"))
     if not isinstance(ids, str) or not isinstance(held, str) or not str(seed).isdecimal():
@@ -100,7 +99,7 @@ def _of_manifest(manifest: dict[str, Any]) -> _Record | None:
 
     divided = held != ids_digest(())
     # Of the whole there is no digest: whether a split gives the parts decides.
-    return _Record(
+    return _TrainingRows(
         whole=(lambda rows: True) if divided else same(ids),
         train=same(ids),
         held=same(held),
@@ -122,7 +121,7 @@ def _as_trained(specimen: RawAdapter, rows: Sequence[Row]) -> Iterator[Sequence[
         yield [msgspec.structs.replace(row, subject=name) for row in rows]
 
 
-def _divide(record: _Record, rows: Sequence[Row], task: Task) -> tuple[Sequence[Row], Sequence[Row]]:
+def _divide(record: _TrainingRows, rows: Sequence[Row], task: Task) -> tuple[Sequence[Row], Sequence[Row]]:
     """(rows it was trained on, rows it held out); nothing where these are other rows."""
     if record.train(rows):
         return rows, ()

@@ -1,16 +1,27 @@
-"""What the measured behaviour means. Shipped prompts reject only what is wrong whatever the adapter was trained for."""
+"""L4: what the measured behaviour means. Shipped prompts reject only what is wrong for whatever it was trained."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from lorica.metrics.health import LOW_MASS
 from lorica.metrics.metric_table import METRICS
-from lorica.vetting.behaviour.formats import CLEARLY
-from lorica.vetting.behaviour.measures import Behaviour, Divergence, FormatResult, Labelled, ScaleResult, Written
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
+from lorica.vetting.measure.format_sweep import suits
+from lorica.vetting.measure.measurements import (
+    ENOUGH,
+    Behaviour,
+    Comparison,
+    Divergence,
+    FormatResult,
+    Labelled,
+    ScaleResult,
+    Written,
+)
+from lorica.vetting.measure.quality import HINT, SURE
 
 # The same weights in the same plan give the same bits; what rounding adds to them stays below this.
 NO_CHANGE = 1e-6
@@ -25,13 +36,12 @@ _ONE_ANSWER, _BASE_VARIES = 0.95, 0.8
 _HARD, _BASE_SOFT = 0.9, 0.5
 _FLAT = 0.7  # adapters trained to two values have 0.8 and more on two plateaus, others up to 0.4 (bench/zoo)
 _RIGHT_ANYWAY = 0.97
-_CLEAR_LOSS = 0.05  # nats per row
+_CLEAR_GAIN = 0.05  # nats per row
 _KEPT = 0.05  # so much ROC-AUC or accuracy may chance take from a scale that is better in log-loss
 _SURER = 0.1
-_KNOWN_GAIN = 0.01  # nats per row, the lower end of the interval
 _REACHED = 0.3  # of the fall in log-loss that the best scale brings
-_ENOUGH = 16
-_LABELS = 30
+_FEW_ROWS = 16
+CLEARLY = 0.03  # so much ROC-AUC or accuracy is worth a word
 _FAR_BELOW, _FAR_ABOVE = 0.25, 4.0
 _BACKWARDS = 0.4
 _READABLE, _CUT, _UNSTABLE, _AGREEING = 0.05, 0.2, 0.2, 0.8
@@ -114,15 +124,15 @@ def _dependence(found: Behaviour) -> Iterator[Finding]:
     if words_still or (still and not found.foreign):
         spread = f"log-odds spread by {seen.odds:.2g}, the base model's by {seen.base_odds:.2g}" if still else "words"
         yield finding("L405", f"over {found.n} prompts its {spread} stay the same", facts=facts)
-    elif ranked and found.n >= _ENOUGH and (seen.top_share or 0) > _ONE_ANSWER:
+    elif ranked and found.n >= _FEW_ROWS and (seen.top_share or 0) > _ONE_ANSWER:
         wrong = _is_surer_and_wrong(found)
         if wrong or (seen.base_top_share or 1) < _BASE_VARIES:
             text = f"{seen.top_share:.0%} of {found.n} prompts get one answer, {seen.base_top_share:.0%} from the base"
             more = "; it makes the right answers less probable than the base does" if wrong else ""
             yield finding("L406", text + more, severity="warn" if wrong else "note", facts=facts)
     hard = (seen.saturated or 0) > _HARD and (seen.base_saturated or 0) < _BASE_SOFT
-    flat = (seen.plateaus or 0) >= _FLAT and found.n >= _LABELS
-    if ranked and (hard or flat) and found.n >= _ENOUGH:
+    flat = (seen.plateaus or 0) >= _FLAT and found.n >= ENOUGH
+    if ranked and (hard or flat) and found.n >= _FEW_ROWS:
         right = found.labelled is not None and (found.labelled.accuracy or 0) >= _RIGHT_ANYWAY
         sure = f"{seen.saturated:.0%} of {found.n} answers have a probability above 0.999"
         yield finding(
@@ -136,8 +146,7 @@ def _dependence(found: Behaviour) -> Iterator[Finding]:
 
 def _is_surer_and_wrong(found: Behaviour) -> bool:
     """Whether labelled rows have clearly less probable right answers than the base alone gives them."""
-    own = next((each for each in found.scales if each.factor == 1.0), None)
-    return own is not None and own.over_base is not None and own.over_base.below > 0 and found.source == "rows"
+    return found.labelled is not None and found.labelled.loss_gain.z <= -SURE
 
 
 def _examples(found: Behaviour) -> Iterator[Finding]:
@@ -161,13 +170,13 @@ def _formats(found: Behaviour) -> Iterator[Finding]:
     if own is None or not others or _unmoved(found):
         return
     facts = {"formats": [_format_facts(each) for each in found.formats]}
-    right = [each for each in others if each.n >= _LABELS and _knows(each) and _suits_better(each)]
-    best = max(right, key=lambda each: each.better.value or 0 if each.better else 0, default=None)
-    if best is not None:
+    right = [each for each in others if each.n >= ENOUGH and _suits_better(each)]
+    best = max(right, key=lambda each: max(suits(each)), default=None)
+    if best is not None and best.margin is not None:
         yield finding(
             "L410",
-            f"{best.name}: {best.quality:.3f} on {best.n} rows, by {best.better} more than as configured ({own.name}), "
-            f"log-loss lower by {best.gain}",
+            f"{best.name}: {best.quality or 0.0:.3f} on {best.n} rows, with the right answers {gain_text(best.margin)} "
+            f"than as configured ({own.name})",
             severity="warn" if found.source == "rows" else "note",
             facts=facts | {"best_format": best.name, "best_style": best.style, "best_method": best.method},
         )
@@ -181,19 +190,15 @@ def _formats(found: Behaviour) -> Iterator[Finding]:
         )
 
 
-def _knows(each: FormatResult) -> bool:
-    """Whether the adapter adds something in this format: not being as wrong as in another is not enough."""
-    return (each.quality or 0.0) > (each.base_quality or 0.0) + CLEARLY
-
-
 def _suits_better(each: FormatResult) -> bool:
-    """Whether the adapter clearly ranks better in this format, or ranks no worse and is clearly surer of what is right:
-    where nearly everything is ranked rightly in any format, only the probabilities tell which it was trained with."""
-    if each.better is None or each.better.value is None:
-        return False
-    ranks = each.better.above > 0 and each.better.value > CLEARLY
-    knows = each.gain is not None and each.gain.above > _KNOWN_GAIN and each.better.value >= 0
-    return ranks or knows
+    margin, added, ranking = suits(each)
+    return ranking >= SURE or min(margin, added) >= SURE
+
+
+def gain_text(gain: Comparison) -> str:
+    """How much more probable the right answers are."""
+    more = "more" if gain.mean >= 0 else "less"
+    return f"{math.exp(min(abs(gain.mean), 20.0)):.2f} times {more} probable (z {gain.z:.1f})"
 
 
 def _made_surer(each: FormatResult) -> float:
@@ -210,8 +215,8 @@ def _format_facts(each: FormatResult) -> dict[str, Any]:
         "kl": each.kl,
         "quality": each.quality,
         "base_quality": each.base_quality,
-        "better": None if each.better is None else each.better.value,
-        "better_low": None if each.better is None else each.better.low,
+        "margin": None if each.margin is None else each.margin.mean,
+        "margin_z": None if each.margin is None else each.margin.z,
     }
 
 
@@ -229,9 +234,9 @@ def _scales(found: Behaviour) -> Iterator[Finding]:
     if nothing is not None and nothing.largest_change > SMALL_CHANGE:
         change = f"log-probabilities differ by up to {nothing.largest_change:.2g}: whole modules or magnitudes"
         yield finding("L416", f"{change} are not scaled", facts=facts)
-    candidates = [each for each in found.scales if each.factor and each.gain is not None and each.loss is not None]
-    best = min(candidates, key=lambda each: each.loss or 0.0, default=None)
-    if best is not None and found.labelled_rows >= _LABELS:
+    candidates = [each for each in found.scales if each.factor and each.gain is not None]
+    best = max(candidates, key=lambda each: each.gold or 0.0, default=None)
+    if best is not None and best.gain is not None and found.labelled_rows >= ENOUGH:
         better = [each.factor for each in candidates if _clearly_better(each, own)]
         below = best.factor < 1 and any(factor <= _FAR_BELOW for factor in better)
         above = best.factor > 1 and any(factor >= _FAR_ABOVE for factor in better)
@@ -241,8 +246,7 @@ def _scales(found: Behaviour) -> Iterator[Finding]:
             enough = above and _reached(by_factor, own, best) > _REACHED
             yield finding(
                 code,
-                f"log-loss {best.loss:.3f} at {best.factor:g} times its scale, {own.loss:.3f} as it is "
-                f"(difference {best.gain})",
+                f"at {best.factor:g} times its scale the right answers are {gain_text(best.gain)} than as it is",
                 severity="warn" if found.source == "rows" and not enough else "note",
                 facts=facts | {"best_factor": best.factor},
             )
@@ -253,18 +257,18 @@ def _scales(found: Behaviour) -> Iterator[Finding]:
 def _reached(by_factor: dict[float, ScaleResult], own: ScaleResult, best: ScaleResult) -> float:
     """The part of what the best scale gains over the base model that the adapter reaches as it is; 0 without both."""
     nothing = by_factor.get(0.0)
-    if nothing is None or nothing.loss is None or own.loss is None or best.loss is None or nothing.loss <= best.loss:
+    if nothing is None or nothing.gold is None or own.gold is None or best.gold is None or nothing.gold >= best.gold:
         return 0.0
-    return (nothing.loss - own.loss) / (nothing.loss - best.loss)
+    return (own.gold - nothing.gold) / (best.gold - nothing.gold)
 
 
 def _clearly_better(best: ScaleResult, own: ScaleResult) -> bool:
     """Better than as it is, and better than no adapter at all, which a bad adapter would lose to as well."""
     gain, over_base = best.gain, best.over_base
-    if gain is None or over_base is None or gain.above <= 0 or (gain.value or 0) < _CLEAR_LOSS:
+    if gain is None or over_base is None or gain.z < HINT or gain.mean < _CLEAR_GAIN:
         return False
     keeps = best.quality is None or own.quality is None or best.quality >= own.quality - _KEPT
-    return over_base.above > 0 and keeps
+    return over_base.z >= SURE and keeps
 
 
 def _scale_hints(by_factor: dict[float, ScaleResult], own: ScaleResult, facts: dict[str, Any]) -> Iterator[Finding]:
@@ -373,6 +377,6 @@ def _texts(found: Behaviour) -> Iterator[Finding]:
 def _written(seen: Written) -> Finding:
     titles = {name: f"{name} ({METRICS[name].normalisation})" for name in seen.adapter}
     parts = [f"{titles[name]} {value}, base {seen.base[name]}" for name, value in seen.adapter.items()]
-    worse = seen.over_base.below > 0 and seen.n >= _LABELS
+    worse = seen.over_base.below > 0 and seen.n >= ENOUGH
     facts = {name: value.value for name, value in seen.adapter.items()} | {"n": seen.n}
     return finding("L434", f"{'; '.join(parts)} on {seen.n} rows", severity="warn" if worse else "note", facts=facts)

@@ -1,4 +1,4 @@
-"""What was measured of an adapter's behaviour: plain numbers, for people, the diagnosis and JSON.
+"""The records: what was measured of an adapter's behaviour, as plain numbers for people, findings, diagnosis and JSON.
 
 Divergences are in nats. Probabilities of an answer are those of its choices, normalised over them. A value that does
 not exist is None.
@@ -10,6 +10,9 @@ import msgspec
 
 from lorica.metrics.bootstrap import Estimate
 from lorica.tasks.base import AnswerType
+
+# Labelled rows below which no finding speaks of how right an adapter is.
+ENOUGH = 30
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -34,6 +37,30 @@ class Interval(msgspec.Struct, frozen=True):
         if self.value is None or self.low is None or self.high is None:
             return "undefined"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Log-probabilities of the gold choices, row by row against others. mean: of the differences, in nats per row;
+    positive where the gold is more probable. z: mean over its standard error; 0 when nothing differs."""
+
+    mean: float
+    z: float
+
+
+class Skill(msgspec.Struct, frozen=True):
+    """ROC-AUC with its standard error, or accuracy without one; None where it is undefined."""
+
+    value: float | None
+    error: float | None
+
+    @property
+    def above_chance(self) -> float:
+        """Standard errors by which rows are ranked better than by chance; 0 where that is not defined."""
+        return 0.0 if self.value is None or not self.error else (self.value - 0.5) / self.error
+
+    def __str__(self) -> str:
+        """ ": AUC 0.91 ± 0.03", "" where there is none."""
+        return "" if self.value is None or self.error is None else f": AUC {self.value:.2f} ± {self.error:.2f}"
 
 
 class Divergence(msgspec.Struct, frozen=True):
@@ -98,13 +125,16 @@ class Examples(msgspec.Struct, frozen=True):
 
 
 class FormatResult(msgspec.Struct, frozen=True):
-    """One way to ask. template: "" is the setting's own. configured: whether it is the setting's.
+    """One way to ask. template: "" is the session's own. configured: whether it is the session's.
 
     confidence: mean probability of the best choice. mass: mean probability that the answer is a choice. kl: from the
-    base. quality: ROC-AUC (`rules`) or accuracy (`mcq`), None without labels. gain: mean log-loss under the
-    configured format minus that under this one. better: the same of the quality, positive when this format is better.
-    surer: by how much more probability the best choice has than under the configured format; base_surer: the same of
-    the base model, for some formats make every model surer.
+    base. surer: by how much more probability the best choice has than under the configured format; base_surer: the
+    same of the base model, for some formats make every model surer.
+
+    With labels: quality, error: ROC-AUC with its standard error, or accuracy; base_quality: of the base alone. margin:
+    the gold choices against those under the configured format; better: the same of the quality. added: against the
+    base alone under this one. ranking_z: ROC-AUC against that under the configured format, in standard errors; 0 where
+    it is at chance here.
     """
 
     style: str
@@ -117,9 +147,12 @@ class FormatResult(msgspec.Struct, frozen=True):
     kl: float
     saturated: float | None
     quality: float | None = None
+    error: float | None = None
     base_quality: float | None = None
-    gain: Interval | None = None
-    better: Interval | None = None
+    better: float | None = None
+    margin: Comparison | None = None
+    added: Comparison | None = None
+    ranking_z: float = 0.0
     surer: Interval | None = None
     base_surer: float | None = None
 
@@ -131,11 +164,12 @@ class FormatResult(msgspec.Struct, frozen=True):
 
 
 class ScaleResult(msgspec.Struct, frozen=True):
-    """The adapter with its update multiplied by `factor`. kl, largest_change: from the base. mass: mean probability
-    that the answer is one of the choices at all.
+    """The adapter with its update multiplied by `factor`. kl, largest_change: from the base, over common words.
+    choices_kl: from the base, over the rows' choices. mass: mean probability that the answer is a choice.
 
-    loss: mean log-loss of the gold choice. gain: mean log-loss at 1 minus that here, positive when this scale is
-    better. over_base: mean log-loss of the base minus that here. quality: ROC-AUC or accuracy.
+    With labels: loss: mean log-loss of the gold choice. gold: mean log-probability of the gold choices, a ranking's
+    after the shift that suits it. quality, error: ROC-AUC with its standard error, or accuracy. gain: the gold choices
+    against those of the adapter as it is. over_base: against the base alone. ranking_z: see `FormatResult`.
     """
 
     factor: float
@@ -146,18 +180,25 @@ class ScaleResult(msgspec.Struct, frozen=True):
     std: float | None
     changed: float | None
     broken: int = 0
+    n: int = 0
+    choices_kl: float | None = None
     loss: float | None = None
+    gold: float | None = None
     quality: float | None = None
-    gain: Interval | None = None
-    over_base: Interval | None = None
+    error: float | None = None
+    gain: Comparison | None = None
+    over_base: Comparison | None = None
+    ranking_z: float = 0.0
     mass: float | None = None
 
 
 class Labelled(msgspec.Struct, frozen=True):
     """On n rows with gold. metric: its name. shuffled: with the texts of other rows.
 
-    over_base, over_shuffled: paired differences. top_letter, gold_top_letter: share of the commonest letter (`mcq`).
-    tfidf: the same metric of a cross-validated word-count baseline, None where it could not be fitted.
+    over_base, over_shuffled: paired differences of the metric. gain, loss_gain: the gold choices against the base
+    alone, with the shift of `ScaleResult.gold`, and without it on as many rows of each gold choice. shuffled_gain:
+    against the texts of other rows. top_letter, gold_top_letter: share of the commonest letter (`mcq`). tfidf: the
+    same metric of a cross-validated word-count baseline, None where it could not be fitted.
     """
 
     n: int
@@ -167,6 +208,9 @@ class Labelled(msgspec.Struct, frozen=True):
     shuffled: Interval
     over_base: Interval
     over_shuffled: Interval
+    gain: Comparison
+    loss_gain: Comparison
+    shuffled_gain: Comparison
     accuracy: float | None = None
     base_accuracy: float | None = None
     top_letter: float | None = None
@@ -256,7 +300,8 @@ class Behaviour(msgspec.Struct, frozen=True):
     seconds: float = 0.0
 
 
-def interval(found: Estimate) -> Interval:
+def interval(estimate: Estimate) -> Interval:
     """An estimate with None for what is undefined."""
-    value, low, high = (None if each != each else float(each) for each in (found.value, found.low, found.high))
-    return Interval(value, low, high, found.n)
+    bounds = (estimate.value, estimate.low, estimate.high)
+    value, low, high = (None if bound != bound else float(bound) for bound in bounds)
+    return Interval(value, low, high, estimate.n)

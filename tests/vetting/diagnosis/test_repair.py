@@ -1,4 +1,4 @@
-"""Changed copies of an adapter: what changes and what must not."""
+"""Mended copies of an adapter: what changes and what must not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from lorica.adapters.header import read_header
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import TensorMap, map_tensors
 from lorica.models.families import read_decoder_config
-from lorica.vetting.diagnosis.variants import repaired, rescaled, with_config
+from lorica.vetting.diagnosis.repair import repaired
+from lorica.vetting.diagnosis.sweeps import scaled_kind
 
 
 def read(folder: Path) -> tuple[RawAdapter, TensorMap]:
@@ -31,29 +32,13 @@ def read(folder: Path) -> tuple[RawAdapter, TensorMap]:
     return specimen, map_tensors(header)
 
 
-def test_a_rescaled_copy_shares_the_weights(trained: Path, tmp_path: Path) -> None:
+def test_one_kind_of_module_is_scaled_alone(trained: Path, tmp_path: Path) -> None:
     specimen, layout = read(broken(trained, tmp_path / "patterned", alpha_pattern={"q_proj": 4.0}))
-    before = open_adapter(specimen.folder).config
-    copy = open_adapter(rescaled(specimen, 2.5, tmp_path / "copy"))
-    assert copy.weights.is_symlink()
-    for module in copy.modules():
-        assert copy.config.scaling(module) == pytest.approx(2.5 * before.scaling(module))
-    one = open_adapter(rescaled(specimen, 8.0, tmp_path / "one", kind="v_proj", layout=layout))
-    for module in one.modules():
+    before = read_adapter_config(specimen.folder)
+    after = scaled_kind(before, layout, "v_proj", 8.0)
+    for module in layout.modules:
         factor = 8.0 if module.endswith("v_proj") else 1.0
-        assert one.config.scaling(module) == pytest.approx(factor * before.scaling(module))
-
-
-def test_a_copy_with_another_config_keeps_the_rest(trained: Path, tmp_path: Path) -> None:
-    specimen, _ = read(trained)
-    copy = json.loads(
-        (
-            with_config(specimen, {"use_rslora": True, "revision": None}, tmp_path / "c") / "adapter_config.json"
-        ).read_text()
-    )
-    assert copy["use_rslora"] is True
-    assert "revision" not in copy
-    assert copy["target_modules"] == (specimen.raw_config or {})["target_modules"]
+        assert after.scaling(module) == pytest.approx(factor * before.scaling(module))
 
 
 def test_wrapped_turned_and_untargeted_tensors_are_mended(

@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from lorica.vetting.behaviour.asking import Floats, Replies
-from lorica.vetting.behaviour.measures import Divergence, Variation
+from lorica.vetting.measure.measurements import Divergence, Variation
+from lorica.vetting.measure.scoring import Floats, ScoredRows
 
 SATURATED = 0.999
 _MIDDLE = 0.9
@@ -19,33 +19,40 @@ _PLATEAUS_APART = 2.0
 
 def with_rest(words: Floats) -> Floats:
     """Log-probabilities of words [n, W] -> probabilities [n, W + 1], the last for all the rest of the vocabulary."""
-    known = np.exp(words)
-    rest = np.clip(1 - known.sum(axis=1, keepdims=True), 0, 1)
-    whole = np.clip(np.concatenate([known, rest], axis=1), _LEAST, 1)
-    found: Floats = whole / whole.sum(axis=1, keepdims=True)
-    return found
+    probabilities = np.exp(words)
+    rest = np.clip(1 - probabilities.sum(axis=1, keepdims=True), 0, 1)
+    total = np.clip(np.concatenate([probabilities, rest], axis=1), _LEAST, 1)
+    normalised: Floats = total / total.sum(axis=1, keepdims=True)
+    return normalised
 
 
 def kl(p: Floats, q: Floats) -> Floats:
     """KL(p || q) in nats along the last dimension; never below 0."""
-    found: Floats = np.maximum((p * (np.log(p) - np.log(q))).sum(axis=-1), 0.0)
-    return found
+    nats: Floats = np.maximum((p * (np.log(p) - np.log(q))).sum(axis=-1), 0.0)
+    return nats
+
+
+def choices_kl(adapter: ScoredRows, base: ScoredRows) -> float | None:
+    """Mean KL(adapter || base) in nats between the choices' probabilities; None without choices."""
+    pairs = zip(adapter.probabilities, base.probabilities, strict=True)
+    each = [kl(np.clip(p, _LEAST, 1), np.clip(q, _LEAST, 1)) for p, q in pairs if len(p) > 1]
+    return float(np.mean(each)) if each else None
 
 
 def mean_or_none(values: Floats) -> float | None:
     """The mean of what is there, None when nothing is."""
-    there = values[~np.isnan(values)]
-    return float(there.mean()) if len(there) else None
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else None
 
 
-def measure_divergence(adapter: Replies, base: Replies) -> Divergence:
-    """adapter, base: replies to the same questions, at least one."""
+def measure_divergence(adapter: ScoredRows, base: ScoredRows) -> Divergence:
+    """adapter, base: scores of the same rows, at least one."""
     p, q = with_rest(adapter.words), with_rest(base.words)
-    apart = kl(p, q)
+    divergences = kl(p, q)
     return Divergence(
-        n=len(apart),
-        kl=float(apart.mean()),
-        kl_most=float(apart.max()),
+        n=len(divergences),
+        kl=float(divergences.mean()),
+        kl_most=float(divergences.max()),
         changed=changed_share(adapter, base),
         largest_change=largest_change(adapter, base),
         mass=mean_or_none(adapter.mass),
@@ -55,20 +62,20 @@ def measure_divergence(adapter: Replies, base: Replies) -> Divergence:
     )
 
 
-def largest_change(adapter: Replies, base: Replies) -> float:
+def largest_change(adapter: ScoredRows, base: ScoredRows) -> float:
     """The largest absolute difference of any log-probability."""
     pairs = zip((*adapter.logprobs, *adapter.words), (*base.logprobs, *base.words), strict=True)
     return max((float(np.abs(a - b).max()) for a, b in pairs if len(a)), default=0.0)
 
 
-def changed_share(adapter: Replies, base: Replies) -> float | None:
-    """Share of questions whose best choice differs; None when none has choices."""
+def changed_share(adapter: ScoredRows, base: ScoredRows) -> float | None:
+    """Share of rows whose best choice differs; None when none has choices."""
     has = np.array([len(each) > 1 for each in base.probabilities])
     return float((adapter.best != base.best)[has].mean()) if has.any() else None
 
 
-def measure_variation(adapter: Replies, base: Replies) -> Variation:
-    """adapter, base: replies to the same questions, at least one."""
+def measure_variation(adapter: ScoredRows, base: ScoredRows) -> Variation:
+    """adapter, base: scores of the same rows, at least one."""
     return Variation(
         std=spread(adapter),
         base_std=spread(base),
@@ -86,29 +93,29 @@ def measure_variation(adapter: Replies, base: Replies) -> Variation:
     )
 
 
-def spread(replies: Replies) -> float | None:
-    """Standard deviation of the choices' probabilities over questions, the mean over choices; None with fewer than two
-    questions of an equal number of choices."""
-    table = _table(replies)
+def spread(scored: ScoredRows) -> float | None:
+    """Standard deviation of the choices' probabilities over rows, the mean over choices; None with fewer than two
+    rows of an equal number of choices."""
+    table = _table(scored)
     return None if table is None else float(table.std(axis=0).mean())
 
 
-def odds_spread(replies: Replies) -> float | None:
+def odds_spread(scored: ScoredRows) -> float | None:
     """The same of a choice's log-probability less the mean of all choices'."""
-    table = _table(replies)
+    table = _table(scored)
     if table is None:
         return None
     logs = np.log(np.maximum(table, _TINY))
     return float((logs - logs.mean(axis=1, keepdims=True)).std(axis=0).mean())
 
 
-def _table(replies: Replies) -> Floats | None:
-    """[m, choices]: the probabilities of the m questions with the commonest number of choices."""
-    sizes = Counter(len(each) for each in replies.probabilities if len(each) > 1)
+def _table(scored: ScoredRows) -> Floats | None:
+    """[m, choices]: the probabilities of the m rows with the commonest number of choices."""
+    sizes = Counter(len(each) for each in scored.probabilities if len(each) > 1)
     if not sizes:
         return None
     size, count = sizes.most_common(1)[0]
-    return np.array([each for each in replies.probabilities if len(each) == size]) if count > 1 else None
+    return np.array([each for each in scored.probabilities if len(each) == size]) if count > 1 else None
 
 
 def plateaus(first: Floats) -> float:
@@ -121,23 +128,23 @@ def plateaus(first: Floats) -> float:
     return float(sum(np.sum(np.abs(side - np.median(side)) < 0.1) for side in sides) / len(odds))
 
 
-def saturated_share(replies: Replies) -> float | None:
-    """Share of questions whose best choice has practically all of the probability."""
-    below = _share(replies.confidence, most=SATURATED)
+def saturated_share(scored: ScoredRows) -> float | None:
+    """Share of rows whose best choice has practically all of the probability."""
+    below = _share(scored.confidence, most=SATURATED)
     return None if below is None else 1 - below
 
 
 def _share(values: Floats, *, most: float) -> float | None:
     """Share of the values that are there and at most `most`."""
-    there = values[~np.isnan(values)]
-    return float((there <= most).mean()) if len(there) else None
+    defined = values[~np.isnan(values)]
+    return float((defined <= most).mean()) if len(defined) else None
 
 
-def _from_mean(replies: Replies) -> float:
-    p = with_rest(replies.words)
+def _from_mean(scored: ScoredRows) -> float:
+    p = with_rest(scored.words)
     return float(kl(p, p.mean(axis=0, keepdims=True)).mean())
 
 
-def _top_share(replies: Replies) -> float | None:
-    best = [each for each in replies.best.tolist() if each >= 0]
+def _top_share(scored: ScoredRows) -> float | None:
+    best = [each for each in scored.best.tolist() if each >= 0]
     return Counter(best).most_common(1)[0][1] / len(best) if best else None

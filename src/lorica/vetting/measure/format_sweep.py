@@ -1,0 +1,198 @@
+"""Which way of asking does the adapter know? The same rows in every style, method and template of the task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from lorica.errors import ModelError, PromptError
+from lorica.models.families import read_json_object
+from lorica.records import Message
+from lorica.tasks.base import Task
+from lorica.vetting.measure.divergence import kl, mean_or_none, saturated_share, with_rest
+from lorica.vetting.measure.loaded_adapter import LoadedAdapter
+from lorica.vetting.measure.measurements import FormatResult
+from lorica.vetting.measure.model_session import TEMPLATES, ModelSession
+from lorica.vetting.measure.quality import HINT, compare, mean_difference, ranking_z, skill
+from lorica.vetting.measure.scoring import Floats, ScoredRows, ScoreRequest, align, make_requests, with_settings
+
+# Nats per row that a format that suits a trained adapter gives are 0.1 to 0.5; what one gives to a constant is 0.02.
+SUITED = 0.03
+# What promises this much on few rows, in standard errors, is asked on all rows.
+_PROMISING = 1.0
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to ask. template: "" is the session's own."""
+
+    style: str
+    method: str
+    template: str = ""
+
+
+class FormatSweep:
+    """The rows of `own` in every format that was asked so far; the configured one comes first, and the others are
+    compared with it. own, base: what adapter and base say to all rows as configured. few: ids of the rows that are
+    asked in every format; the best are then asked all rows, to be sure."""
+
+    def __init__(self, adapter: LoadedAdapter, task: Task, own: ScoredRows, base: ScoredRows, few: set[str]) -> None:
+        self._adapter, self._task, self._own, self._base, self._few = adapter, task, own, base, few
+        self.configured, *self.others = formats_of(adapter.session, task)
+        kept = own.keep(few), base.keep(few)
+        self._results = {self.configured: _result(self.configured, *kept, *kept, configured=True)}
+
+    @property
+    def results(self) -> list[FormatResult]:
+        """The configured one first."""
+        return list(self._results.values())
+
+    @property
+    def asked(self) -> list[Format]:
+        """The other formats that were asked."""
+        return [asked for asked in self._results if asked != self.configured]
+
+    @property
+    def best(self) -> tuple[Format, FormatResult] | None:
+        """The other format in which the adapter does best; None where none could be asked."""
+        others = [(asked, self._results[asked]) for asked in self.asked]
+        return max(others, key=lambda other: max(min(suits(other[1])[:2]), suits(other[1])[2]), default=None)
+
+    def ask_usual(self) -> None:
+        """Each style, template and method once, the others as configured; the most promising one on all rows."""
+        for other in self.others:
+            self._ask(other, self._few)
+        self._ask_promising()
+
+    def ask_pairs(self) -> None:
+        """Each other style together with each other template."""
+        styles = [other.style for other in self.others if other.style != self.configured.style]
+        templates = [other.template for other in self.others if other.template]
+        for pair in [Format(style, self.configured.method, template) for style in styles for template in templates]:
+            self._ask(pair, self._few)
+        self._ask_promising()
+
+    def requests(self, asked: Format, row_ids: set[str] | None = None) -> list[ScoreRequest]:
+        """All rows, or some, as they are asked in a format."""
+        rows = [row for row in self._own.rows if row_ids is None or row.id in row_ids]
+        task = with_settings(self._task, style=asked.style, method=asked.method)
+        return make_requests(self._adapter.session, task, rows, asked.template)[0]
+
+    def _ask(self, asked: Format, row_ids: set[str]) -> None:
+        if asked in self._results and self._results[asked].n >= len(row_ids):
+            return
+        try:
+            requests = self.requests(asked, row_ids)
+        except PromptError:  # a template that asks elsewhere
+            return
+        scored, alone = align(self._adapter.score(requests), self._adapter.score_base(requests))
+        if scored.rows:
+            configured = self._own.keep(row_ids), self._base.keep(row_ids)
+            self._results[asked] = _result(asked, scored, alone, *configured, configured=False)
+
+    def _ask_promising(self) -> None:
+        promising = {
+            asked: max(result.margin.z, result.ranking_z)
+            for asked, result in self._results.items()
+            if result.margin is not None and max(result.margin.z, result.ranking_z) >= _PROMISING
+        }
+        if promising:
+            self._ask(max(promising, key=lambda asked: promising[asked]), {row.id for row in self._own.rows})
+
+
+def suits(result: FormatResult) -> tuple[float, float, float]:
+    """Whether the adapter knows this format better than the configured one, in standard errors: (of the gold choices
+    against those as configured, of those against the base in this format, of the ranking). All are 0 where the adapter
+    adds nothing in it to what the base knows, for in some formats the base itself does better."""
+    margin, added = result.margin, result.added
+    if margin is None or added is None:
+        return 0.0, 0.0, 0.0
+    if max(margin.z, result.ranking_z) >= HINT and result.error:
+        quality, error = result.quality or 0.0, result.error
+        # Where a ranking is no better than chance, no probability makes the format the right one.
+        backwards = (quality - 0.5) / error < HINT
+        known = max(0.5, result.base_quality or 0.0)
+        ranks = (quality - known) / error >= HINT or added.mean >= 3 * SUITED
+        if backwards or not ranks:
+            return 0.0, 0.0, 0.0
+    if (result.better or 0.0) < 0:  # nor does more probability in a worse ranking
+        return 0.0, 0.0, 0.0
+    if min(added.mean, margin.mean) < SUITED:
+        return 0.0, 0.0, 0.0
+    return margin.z, added.z, result.ranking_z
+
+
+def formats_of(session: ModelSession, task: Task) -> list[Format]:
+    """The configured format first, then each that differs in style or template, then the other methods."""
+    settings = task.settings
+    own = Format(settings.style, settings.method)
+    # The folder's own template may be the plain one.
+    templates = [template for template in ("auto", "plain") if _is_another(session, template)]
+    templates += other_templates(session)
+    formats = [own]
+    formats += [Format(style, own.method) for style in task.styles]
+    formats += [Format(own.style, own.method, template) for template in templates]
+    formats += [Format(own.style, method) for method in task.methods]
+    return list(dict.fromkeys(formats))
+
+
+def _is_another(session: ModelSession, template: str) -> bool:
+    """Whether it can be asked in, and is not the configured one."""
+    try:
+        return session.encoder(template).template_origin != session.encoder().template_origin
+    except PromptError:  # of the folder's own, which is why another one is configured
+        return False
+
+
+def other_templates(session: ModelSession) -> list[str]:
+    """Well-known chat templates whose markers are tokens of this base, and that write another prompt than its own: what
+    an adapter was trained with when the base's own was changed since."""
+    try:
+        tokenizer = read_json_object(session.settings.base / "tokenizer.json")
+        markers = {token["content"] for token in tokenizer.get("added_tokens", ())}
+    except (ModelError, TypeError, KeyError):
+        return []
+    sample = (Message("system", "Answer."), Message("user", "Why?"))
+    own = session.encoder().render(sample)
+    usable = [name for name, needed in TEMPLATES.items() if markers.issuperset(needed)]
+    return [name for name in usable if session.encoder(name).render(sample) != own]
+
+
+def _result(
+    asked: Format, scored: ScoredRows, base: ScoredRows, own: ScoredRows, own_base: ScoredRows, *, configured: bool
+) -> FormatResult:
+    result = FormatResult(
+        style=asked.style,
+        method=asked.method,
+        template=asked.template,
+        configured=configured,
+        n=len(scored.rows),
+        confidence=mean_or_none(scored.confidence),
+        mass=mean_or_none(scored.mass),
+        kl=float(kl(with_rest(scored.words), with_rest(base.words)).mean()),
+        saturated=saturated_share(scored),
+    )
+    here, there = align(scored, own)
+    alone, alone_there = align(base, own_base)
+    updates: dict[str, object] = {}
+    if not configured and here.rows and mean_or_none(here.confidence) is not None:
+        updates["surer"] = mean_difference(_sure(here), _sure(there), here.rows)
+        updates["base_surer"] = mean_or_none(_sure(alone) - _sure(alone_there))
+    labelled, configured_rows, base_rows = here.labelled, there.labelled, base.labelled
+    if labelled.rows:
+        quality, configured_quality = skill(labelled), skill(configured_rows)
+        updates |= {"quality": quality.value, "error": quality.error, "base_quality": skill(base_rows).value}
+        updates["added"] = compare(scored.labelled, base_rows)
+        if not configured:
+            updates["margin"] = compare(labelled, configured_rows)
+            updates["ranking_z"] = ranking_z(quality, configured_quality)
+            if quality.value is not None and configured_quality.value is not None:
+                updates["better"] = quality.value - configured_quality.value
+    return msgspec.structs.replace(result, **updates)
+
+
+def _sure(scored: ScoredRows) -> Floats:
+    """[n]: the probability of the best choice among all that could be said."""
+    joint: Floats = scored.confidence * scored.mass
+    return joint

@@ -1,0 +1,149 @@
+"""A base model, loaded once, on which adapters are measured; what it and they answered is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from lorica.adapters.folder import MORE_THAN_PAIRS, open_adapter
+from lorica.engines import load_engine
+from lorica.engines.base import Engine, EngineSettings
+from lorica.errors import ModelError
+from lorica.models.base_folder import BaseFolder
+from lorica.prompts.encoder import Encoder
+from lorica.records import Encoded, Message, Output, Sampling, ScoreChoices
+from lorica.tasks import DEFAULT_TASK, load_task
+from lorica.tasks.base import Task, TaskSettings
+
+# Well-known chat templates that are shipped, and the tokens each needs.
+TEMPLATES = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+}
+_FOLDER = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """How adapters are asked.
+
+    base: the base model's folder. task: its name, "" when nobody knows what the adapter is for (then it is asked to
+    judge posts by rules, and what it says of them counts as foreign to it). task_settings, chat_template, thinking:
+    how it will be asked in use. engine: "" chooses: native where it applies all of the adapter, else transformers.
+    probes, rows: at most so many shipped prompts of the task, and of the user's rows. sampling: how text is generated.
+    """
+
+    base: Path
+    task: str = ""
+    task_settings: TaskSettings = field(default_factory=TaskSettings)
+    chat_template: str = "auto"
+    thinking: bool = False
+    engine: str = ""
+    engine_settings: EngineSettings = field(default_factory=EngineSettings)
+    sampling: Sampling = field(default_factory=lambda: Sampling(max_new_tokens=32))
+    use_stop_tokens: bool = True
+    max_input_tokens: int = 1024
+    truncate: Literal["middle", "left", "right", "error"] = "middle"
+    probes: int = 32
+    rows: int = 160
+    seed: int = 0
+
+    def load_task(self) -> Task:
+        """The task that is asked. Raises ConfigError for an unknown one."""
+        return load_task(self.task or DEFAULT_TASK, self.task_settings)
+
+
+class ModelSession:
+    """A base model's engines and encoders, and every answer so far, for any number of adapters.
+
+    engine: one that is loaded already, of `settings.base`; it is used for every adapter.
+    """
+
+    def __init__(self, settings: SessionSettings, engine: Engine | None = None) -> None:
+        self.settings = settings
+        self._fixed_engine = engine
+        self._engines: dict[str, Engine] = {}
+        self._encoders: dict[str, Encoder] = {}
+        # (engine, adapter's name, "" for the base alone) -> request -> its output.
+        self._outputs: dict[tuple[int, str], dict[ScoreChoices, Output]] = {}
+        self._numbers = count(1)
+
+    def with_settings(self, settings: SessionSettings) -> ModelSession:
+        """A session that asks otherwise, with the engines and answers of this one: base and engine settings must be
+        equal."""
+        if settings == self.settings:
+            return self
+        session = ModelSession(settings, self._fixed_engine)
+        session._engines, session._outputs, session._numbers = self._engines, self._outputs, self._numbers
+        return session
+
+    @property
+    def has_fixed_engine(self) -> bool:
+        """Whether the engine was chosen from outside, so that no other may be tried."""
+        return self._fixed_engine is not None or bool(self.settings.engine)
+
+    def engine(self, *, more_than_pairs: bool) -> Engine:
+        """The engine for an adapter. more_than_pairs: it is more than plain LoRA pairs, which only transformers
+        applies. Raises ModelError, MissingExtraError or EngineError when there is none."""
+        if self._fixed_engine is not None:
+            return self._fixed_engine
+        settings = self.settings
+        name = settings.engine or ("transformers" if more_than_pairs else "native")
+        if name not in self._engines:
+            try:
+                self._engines[name] = load_engine(name, BaseFolder(settings.base), settings.engine_settings)
+            except ModelError:
+                if settings.engine or name != "native":
+                    raise
+                # A family that the native decoder does not know.
+                self._engines[name] = self.engine(more_than_pairs=True)
+        return self._engines[name]
+
+    def encoder(self, chat_template: str = "") -> Encoder:
+        """The base model's encoder with this template, the settings' when none is named; `TEMPLATES` go by name."""
+        template = chat_template or self.settings.chat_template
+        if template in TEMPLATES:
+            template = str(_FOLDER / f"{template}.jinja")
+        if template not in self._encoders:
+            self._encoders[template] = Encoder.load(
+                self.settings.base, chat_template=template, thinking=self.settings.thinking
+            )
+        return self._encoders[template]
+
+    def encode(self, messages: tuple[Message, ...], chat_template: str = "") -> Encoded:
+        """One prompt. Raises PromptError."""
+        return self.encoder(chat_template).encode(
+            messages, max_tokens=self.settings.max_input_tokens, truncate=self.settings.truncate
+        )
+
+    def run(self, engine: Engine, requests: Sequence[ScoreChoices], adapter: str = "") -> list[Output]:
+        """The outputs of an adapter, or of the base alone (""); what was answered before is not computed again."""
+        known = self._outputs.setdefault((id(engine), adapter), {})
+        if any(request not in known for request in requests):
+            # All of them, in one plan: then equal weights give equal numbers, to the last bit.
+            named = [msgspec.structs.replace(request, adapter=adapter or None) for request in requests]
+            known.update(zip(requests, engine.run(named), strict=True))
+        return [known[request] for request in requests]
+
+    def add_adapter(self, engine: Engine, folder: Path) -> str:
+        """Load an adapter under a name that no other has. Raises AdapterError and MissingExtraError."""
+        name = f"lorica-check-{next(self._numbers)}"
+        engine.add_adapter(name, open_adapter(folder, applied=MORE_THAN_PAIRS))
+        return name
+
+    def remove_adapter(self, engine: Engine, name: str) -> None:
+        """Take an adapter and its answers out again."""
+        engine.remove_adapter(name)
+        self._outputs.pop((id(engine), name), None)
+
+    def retire(self, engine: Engine) -> None:
+        """Forget an engine in which an adapter replaced whole modules: PEFT leaves its wrappers in the base model, and
+        the next adapter must find a base as it was."""
+        self._engines = {name: loaded for name, loaded in self._engines.items() if loaded is not engine}
+        for key in [key for key in self._outputs if key[0] == id(engine)]:
+            del self._outputs[key]
