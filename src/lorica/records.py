@@ -68,6 +68,7 @@ class RowSchema(msgspec.Struct, frozen=True):
     `of_table`, where the reading of a row depends on the whole table, takes a function that starts a pass over the
     values of all rows and returns the `build` for that table. `of_columns`, where the names themselves vary from table
     to table, makes the schema for the names of one, or None. `gold`: the name that holds the right answer, if one does.
+    `fillers`: values of required names for a table that holds gold answers alone, "-" where there is none here.
     """
 
     name: str
@@ -80,6 +81,7 @@ class RowSchema(msgspec.Struct, frozen=True):
 
     of_columns: Callable[[Sequence[str]], RowSchema | None] | None = None
     gold: str = ""
+    fillers: Mapping[str, Any] = MappingProxyType({})
 
     def columns_for(self, name: str) -> tuple[str, ...]:
         """The columns that are read as `name`, its own first."""

@@ -223,6 +223,23 @@ def test_an_answer_that_contradicts_its_score_is_named(evaluated: Any) -> None:
     assert said["unreadable"]["count"] == 0
 
 
+@pytest.mark.parametrize(
+    ("task", "answers", "gold", "metric"),
+    [
+        ("rules", "row_id,score\n1,0.9\n2,0.2\n", "row_id,rule_violation\n1,1\n2,0\n", "roc_auc"),
+        ("mcq", "id,answer\n1,C\n2,(a)\n", "id,answer\n1,C\n2,A\n", "accuracy"),
+        ("saq", "id,answer\n1,blue\n2,2\n", "id,answer\n1,Blue\n2,2\n", "exact_match"),
+        ("qa", "questionID,answer\n1,It is blue.\n", "questionID,answer\n1,It is blue.\n", "token_f1"),
+    ],
+)
+def test_a_file_of_gold_answers_alone_is_enough(
+    task: str, answers: str, gold: str, metric: str, evaluated: Any
+) -> None:
+    result = evaluated(answers, gold, f"task={task}")
+    assert result["metrics"][metric]["value"] == 1.0
+    assert not result["unreadable"]["count"]
+
+
 @pytest.mark.parametrize("name", ["id", "row_id", "Row_ID", "post"])
 def test_ids_may_be_called_as_in_the_gold_file(name: str, evaluated: Any) -> None:
     gold = "row_id,body,rule,rule_violation\na,x,r,1\nb,y,r,0\n"

@@ -11,6 +11,7 @@ from lorica.commands.arguments import as_path, emit, parser, resolve
 from lorica.commands.eval_report import evaluation_dict, evaluation_text, health_dict
 from lorica.commands.rows import list_skipped, open_rows, reading_log, table_options, tell
 from lorica.data.group_columns import GroupColumns
+from lorica.data.schema import gold_only
 from lorica.data.write import read_answers
 from lorica.errors import CellError, DataError, UsageError
 from lorica.metrics.health import ScoreHealth, score_health
@@ -30,7 +31,8 @@ def run(arguments: Sequence[str]) -> int:
     config = resolve(given.overrides).config
     task = build.build_task(config)
     by = dict.fromkeys(name.strip() for name in ",".join(given.by).split(",") if name.strip())
-    columns = GroupColumns(task.schemas, list(by))
+    schemas = (*task.schemas, *filter(None, map(gold_only, task.schemas)))
+    columns = GroupColumns(schemas, list(by))
     log = reading_log(config)
     rows = list(open_rows(config, task, given.gold, schemas=columns.schemas, log=log, check=_need_gold))
     tell(log)

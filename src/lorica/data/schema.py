@@ -17,7 +17,7 @@ from lorica.data.column_names import (
 )
 from lorica.errors import ConfigError, DataError, NoTableError, RowError
 from lorica.names import closest, did_you_mean, visible
-from lorica.records import Row, RowSchema
+from lorica.records import BuildRow, Row, RowSchema
 
 _NEAREST = 4  # schemas that a message compares a table with
 # Below this a float holds every whole number; beyond it the digits of the file are lost already.
@@ -167,6 +167,31 @@ def bind_table(mapping: ColumnMapping, again: Callable[[], Iterator[Mapping[str,
         return mapping
     build = of_table(lambda: (row_values(mapping, record) for record in again()))
     return msgspec.structs.replace(mapping, schema=msgspec.structs.replace(mapping.schema, build=build))
+
+
+def gold_only(schema: RowSchema) -> RowSchema | None:
+    """The schema for a table of ids and gold answers alone, which is all that evaluation reads; None where a gold
+    answer means nothing without its row."""
+    if not schema.gold or not schema.id_column or schema.of_columns is not None:
+        return None
+    absent = tuple(name for name in schema.required if name not in (schema.id_column, schema.gold))
+    fillers = dict.fromkeys(absent, "-") | dict(schema.fillers)
+
+    def filled(build: BuildRow) -> BuildRow:
+        return lambda values, row_id, line: build(fillers | dict(values), row_id, line)
+
+    def of_table(again: Callable[[], Iterator[Mapping[str, Any]]]) -> BuildRow:
+        assert schema.of_table is not None
+        return filled(schema.of_table(lambda: (fillers | dict(values) for values in again())))
+
+    return msgspec.structs.replace(
+        schema,
+        name=f"gold of {schema.name}",
+        required=(schema.id_column, schema.gold),
+        optional=(*absent, *(name for name in schema.optional if name not in (schema.id_column, schema.gold))),
+        build=filled(schema.build),
+        of_table=None if schema.of_table is None else of_table,
+    )
 
 
 def column_of(schema: RowSchema, name: str, names: Collection[str]) -> str:

@@ -106,7 +106,17 @@ def _schema(
 
     build = of_table(lambda: iter(()))
     gold_column = next((column for column in (*required, *optional) if column in _GOLD), "")
-    return RowSchema(name, required, optional, id_column, build, aliases=_ALIASES, of_table=of_table, gold=gold_column)
+    return RowSchema(
+        name,
+        required,
+        optional,
+        id_column,
+        build,
+        aliases=_ALIASES,
+        of_table=of_table,
+        gold=gold_column,
+        fillers={column: list(LETTERS) for column in ("options", "choices") if column in required},
+    )
 
 
 def _of_columns(prefix: str, ends: Sequence[str], find: FindNumbering) -> RowSchema:
