@@ -22,7 +22,7 @@ from lorica.vetting.claims.training_evidence import TrainingEvidence, training_e
 from lorica.vetting.files.check_files import examine_files
 from lorica.vetting.files.sources import Source
 from lorica.vetting.findings import Finding, Verdict, finding, judge
-from lorica.vetting.numbers.check_numbers import Numbers, check_numbers
+from lorica.vetting.numbers.check_numbers import WeightStatistics, check_numbers
 from lorica.vetting.passport_check import check_passport
 from lorica.vetting.profile import Profile, profile
 from lorica.vetting.structure.check_structure import check_structure
@@ -41,7 +41,7 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     layout: TensorMap | None = None
     match: Match | None = None
     fits: str = ""
-    numbers: Numbers | None = None
+    numbers: WeightStatistics | None = None
     evidence: TrainingEvidence | None = None
     snapshot: dict[str, tuple[int, int, int]] = {}
 

@@ -86,19 +86,19 @@ def align(
     bonds: list[tuple[float, float]] = []
     aligned: dict[tuple[str, str, int], float] = {}
     for factors, rows, columns, norm, bound in _updates(specimen, layout, directions):
-        path = factors.path
+        module_path = factors.path
         bonds += [] if bound is None else [bound]
-        aligned |= _gains_by_layer(path, rows, columns, directions)
-        if directions.weights.get(path):
-            sizes[path] = norm / directions.weights[path]
-        order = surrogates.inputs(path, rows.shape[1])
-        side_gains = [_gain(rows, directions.inputs[path], order)]
-        spreads.append(SideDirections("in", surrogates.axis_of_inputs(path, rows.shape[1]), rows))
-        turned = surrogates.outputs(path, columns.shape[1])
+        aligned |= _gains_by_layer(module_path, rows, columns, directions)
+        if directions.weights.get(module_path):
+            sizes[module_path] = norm / directions.weights[module_path]
+        order = surrogates.inputs(module_path, rows.shape[1])
+        side_gains = [_gain(rows, directions.inputs[module_path], order)]
+        spreads.append(SideDirections("in", surrogates.axis_of_inputs(module_path, rows.shape[1]), rows))
+        turned = surrogates.outputs(module_path, columns.shape[1])
         if turned is not None:
-            side_gains.append(_gain(columns, directions.outputs[path], turned))
-            spreads.append(SideDirections("out", surrogates.axis_of_outputs(path, columns.shape[1]), columns))
-        gains[path] = side_gains
+            side_gains.append(_gain(columns, directions.outputs[module_path], turned))
+            spreads.append(SideDirections("out", surrogates.axis_of_outputs(module_path, columns.shape[1]), columns))
+        gains[module_path] = side_gains
     alignment = _conclude(layout, directions, gains, spreads, sizes)
     stream, inner = _by_axis([gain for side_gains in gains.values() for gain in side_gains], spreads)
     halves = _halves(gains, bonds, aligned, directions)
@@ -119,20 +119,20 @@ def _by_axis(gains: Sequence[Array], spreads: Sequence[SideDirections]) -> tuple
 
 
 def _gains_by_layer(
-    path: str, rows: Array, columns: Array, directions: ActivationSubspaces
+    module_path: str, rows: Array, columns: Array, directions: ActivationSubspaces
 ) -> dict[tuple[str, str, int], float]:
     """(side, module, layer) -> log gain of the module's update in the directions of its like in each layer."""
-    own_layer = layer_number(path)
+    own_layer = layer_number(module_path)
     log_gains = {}
     if own_layer is None or directions.layers > MAX_LAYERS:
         return {}
     for layer in range(directions.layers):
-        other_path = path.replace(f".{own_layer}.", f".{layer}.", 1)
+        other_path = module_path.replace(f".{own_layer}.", f".{layer}.", 1)
         inputs, outputs = directions.inputs.get(other_path), directions.outputs.get(other_path)
         if inputs is not None and inputs.width == rows.shape[1]:
-            log_gains["in", path, layer] = _unshuffled_gain(rows, inputs)
-        if outputs is not None and outputs.width == columns.shape[1] and not has_shared_order(path):
-            log_gains["out", path, layer] = _unshuffled_gain(columns, outputs)
+            log_gains["in", module_path, layer] = _unshuffled_gain(rows, inputs)
+        if outputs is not None and outputs.width == columns.shape[1] and not has_shared_order(module_path):
+            log_gains["out", module_path, layer] = _unshuffled_gain(columns, outputs)
     return log_gains
 
 
@@ -155,10 +155,12 @@ def _halves(
     layers: list[int] = []
     table = np.zeros((0, 0))
     for side_index, side in enumerate(("in", "out")):
-        values = {(path, layer): value for (where, path, layer), value in aligned.items() if where == side}
+        values = {
+            (module_path, layer): value for (where, module_path, layer), value in aligned.items() if where == side
+        }
         spreads = {
-            path: float(side_gains[side_index][1:].std(ddof=1))
-            for path, side_gains in gains.items()
+            module_path: float(side_gains[side_index][1:].std(ddof=1))
+            for module_path, side_gains in gains.items()
             if len(side_gains) > side_index
         }
         side_layers, side_table = layer_table(values, spreads)
@@ -219,11 +221,11 @@ def _factorise(a: Array, b: Array) -> tuple[Array, Array, float] | None:
     return rows, columns, norm
 
 
-def _scaling(specimen: RawAdapter, path: str) -> float:
+def _scaling(specimen: RawAdapter, module_path: str) -> float:
     if specimen.config is None:
         return math.nan
     try:
-        return abs(specimen.config.scaling(path))
+        return abs(specimen.config.scaling(module_path))
     except AdapterError:  # a pattern that is a regular expression
         return math.nan
 
@@ -269,8 +271,8 @@ def _conclude(
         p_true=_probability(score, information),
         information=information,
         effect=effect,
-        modules={path: _combined(side_gains) for path, side_gains in gains.items()},
-        sizes={path: size for path, size in sizes.items() if math.isfinite(size)},
+        modules={module_path: _combined(side_gains) for module_path, side_gains in gains.items()},
+        sizes={module_path: size for module_path, size in sizes.items() if math.isfinite(size)},
         tested=len(gains),
         pairs=len(layout.pairs),
         base=directions.base.name,

@@ -100,8 +100,8 @@ def _strange_layers(alignment: Alignment) -> list[Finding]:
     if alignment.decided != "match" or alignment.information < INFORMED:
         return []
     by_layer: dict[int, list[float]] = {}
-    for path, score in alignment.modules.items():
-        layer = layer_number(path)
+    for module_path, score in alignment.modules.items():
+        layer = layer_number(module_path)
         if layer is not None:
             by_layer.setdefault(layer, []).append(score)
     scores = {layer: sum(modules) / math.sqrt(len(modules)) for layer, modules in by_layer.items()}
@@ -118,11 +118,13 @@ def _strange_layers(alignment: Alignment) -> list[Finding]:
 def _size_findings(alignment: Alignment) -> list[Finding]:
     if not alignment.sizes:
         return []
-    path, largest = max(alignment.sizes.items(), key=lambda path_and_size: path_and_size[1])
+    module_path, largest = max(alignment.sizes.items(), key=lambda path_and_size: path_and_size[1])
     sizes = list(alignment.sizes.values())
     median, over = float(np.median(sizes)), sum(size > TOO_LARGE for size in sizes)
     facts = {"median": _rounded(median), "largest": _rounded(largest), "over": over, "modules": len(sizes)}
-    actual = f"the update is {median:.2g} times its base weight in the median module, at most {largest:.2g} ({path})"
+    actual = (
+        f"the update is {median:.2g} times its base weight in the median module, at most {largest:.2g} ({module_path})"
+    )
     if median > TOO_LARGE:
         return [finding("L330", actual, expected=f"below {TOO_LARGE:g}; 0.001 to 0.5 is usual", facts=facts)]
     if largest < NEGLIGIBLE:

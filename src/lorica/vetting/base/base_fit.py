@@ -80,10 +80,10 @@ class _Fit:
 
     def __init__(self, specimen: RawAdapter, layout: TensorMap, model: BaseModel, shapes: Shapes) -> None:
         self.specimen, self.layout, self.model, self.shapes = specimen, layout, model, shapes
-        self.containers = {path.rpartition(".")[0] for path in model.modules}
+        self.containers = {module_path.rpartition(".")[0] for module_path in model.modules}
         self.by_tail: dict[tuple[bool, str], str] = {}
-        for path in model.modules:
-            self.by_tail.setdefault(_tail(path), path)
+        for module_path in model.modules:
+            self.by_tail.setdefault(_tail(module_path), module_path)
 
     def findings(self) -> list[Finding]:
         modules = [module for module in self.layout.modules.values() if module.a or module.b]
@@ -110,21 +110,21 @@ class _Fit:
 
     def _place(self, module: LoraModule) -> _Placement:
         """Look a module up by its path, else by its place in the layers under another prefix."""
-        path = ".".join(component for component in module.path.split(".") if component != "base_layer")
+        module_path = ".".join(component for component in module.path.split(".") if component != "base_layer")
         base_modules = self.model.modules
         if not base_modules:
-            return _Placement(path, self._by_config(module)) if self._config_has(module) else _Placement("")
-        if path in base_modules:
-            return _Placement(path, base_modules[path] or self._by_config(module))
-        if path in self.containers or path.rpartition(".")[2] == "experts":
-            return _Placement(path)  # parameters of a module, such as experts in one tensor
-        base_path = self.by_tail.get(_tail(path))
+            return _Placement(module_path, self._by_config(module)) if self._config_has(module) else _Placement("")
+        if module_path in base_modules:
+            return _Placement(module_path, base_modules[module_path] or self._by_config(module))
+        if module_path in self.containers or module_path.rpartition(".")[2] == "experts":
+            return _Placement(module_path)  # parameters of a module, such as experts in one tensor
+        base_path = self.by_tail.get(_tail(module_path))
         if base_path is not None:
             widths = base_modules[base_path] or self._by_config(module)
-            return _Placement(base_path, widths, moved=self._is_lost(path, base_path))
-        if path.rpartition(".")[2] in _HEADS:  # tied: the embedding is the head
+            return _Placement(base_path, widths, moved=self._is_lost(module_path, base_path))
+        if module_path.rpartition(".")[2] in _HEADS:  # tied: the embedding is the head
             embedding = (base_modules[name] for name in base_modules if name.rpartition(".")[2] in _EMBEDDINGS)
-            return _Placement(path, next(embedding, None))
+            return _Placement(module_path, next(embedding, None))
         return _Placement("")
 
     def _by_config(self, module: LoraModule) -> tuple[int, int] | None:
@@ -136,16 +136,16 @@ class _Fit:
         """Without weights: only a family that is known can lack a module."""
         return self.model.shape is None or self.model.shape.widths(place_of(module.path).slot) is not None
 
-    def _is_lost(self, path: str, base_path: str) -> bool:
+    def _is_lost(self, module_path: str, base_path: str) -> bool:
         """Whether loaders would not find the module: checkpoints of older families leave out the model's own name;
         those of the families below are as they are. Those of vision-language models are renamed while loading, but the
         language model inside keeps a name of its own."""
         if self.model.text is not self.model.config:
-            return _INSIDE in base_path.split(".") and _INSIDE not in path.split(".")
+            return _INSIDE in base_path.split(".") and _INSIDE not in module_path.split(".")
         if self.model.family not in FAMILIES:
             return False
         bare = base_path.removeprefix("model.")
-        return path not in (bare, f"model.{bare}")
+        return module_path not in (bare, f"model.{bare}")
 
     def _layers(self, high: list[LoraModule], total: int) -> list[Finding]:
         if not high:
@@ -166,7 +166,7 @@ class _Fit:
         if not absent:
             return []
         module_names = sorted({module.kind for module in absent})
-        have = {path.rpartition(".")[2] for path in self.model.modules}
+        have = {module_path.rpartition(".")[2] for module_path in self.model.modules}
         twins = sorted({fused for name in module_names for fused in _FUSED.get(name, ()) if fused in have})
         actual = f"{listed(module_names)}: {some([module.path for module in absent], len(modules))}"
         actual += f"; the base has {listed(twins)} in their place" if twins else ""
@@ -176,7 +176,7 @@ class _Fit:
 
     def _widths(self, placed: list[tuple[LoraModule, _Placement]]) -> list[Finding]:
         wrong: dict[str, tuple[str, int, int]] = {}
-        paths: list[str] = []
+        module_paths: list[str] = []
         for module, placement in placed:
             if placement.widths is None:
                 continue
@@ -188,14 +188,14 @@ class _Fit:
             for side, (adapter_width, base_width) in enumerate(zip(adapter_widths, base_widths, strict=True)):
                 if adapter_width and base_width and adapter_width != base_width:
                     wrong.setdefault(self._label(module, side), (module.path, adapter_width, base_width))
-                    paths += [module.path] if not paths or paths[-1] != module.path else []
+                    module_paths += [module.path] if not module_paths or module_paths[-1] != module.path else []
         if not wrong:
             return []
         differs = [f"{label} {ours}, not {theirs}" for label, (_, ours, theirs) in list(wrong.items())[:4]]
-        actual = f"{', '.join(differs)} (in {some(paths, len(placed))})"
+        actual = f"{', '.join(differs)} (in {some(module_paths, len(placed))})"
         facts = {
             "widths": {label: list(widths) for label, (_, *widths) in wrong.items()},
-            "modules": len(paths),
+            "modules": len(module_paths),
         }
         expected = f"the widths of {shown(self.model.folder.name)}"
         return [finding("L301", actual, expected=expected, fix=self._which(), file=WEIGHTS_NAME, facts=facts)]
@@ -226,7 +226,7 @@ class _Fit:
             return []
         slots = {place_of(module.path).slot for module in modules}
         if self.model.modules:
-            base_places = ((place_of(path), path) for path in self.model.modules)
+            base_places = ((place_of(module_path), module_path) for module_path in self.model.modules)
             beyond = {
                 p.layer
                 for p, _ in base_places
@@ -254,11 +254,11 @@ class _Fit:
     def _saved(self) -> list[Finding]:
         shapes: list[tuple[str, tuple[int, ...], tuple[int, int]]] = []
         unknown = []
-        for path, names in self.layout.saved.items():
-            module_name = path.rpartition(".")[2]
-            widths = self._place(LoraModule(path=path, layer=None, kind=module_name)).widths
+        for module_path, names in self.layout.saved.items():
+            module_name = module_path.rpartition(".")[2]
+            widths = self._place(LoraModule(path=module_path, layer=None, kind=module_name)).widths
             if widths is None:
-                unknown += [path] if self.model.modules and path not in self.model.modules else []
+                unknown += [module_path] if self.model.modules and module_path not in self.model.modules else []
                 continue
             base_shape = widths[::-1]
             for name in names:
@@ -266,7 +266,7 @@ class _Fit:
                 if len(shape) != 2 or not name.endswith(".weight"):
                     continue
                 if shape[1] != base_shape[1] or (module_name not in _EMBEDDINGS + _HEADS and shape != base_shape):
-                    shapes.append((path, shape, base_shape))
+                    shapes.append((module_path, shape, base_shape))
         return self._rows() + _other_shapes(shapes) + _heads(unknown)
 
     def _rows(self) -> list[Finding]:
@@ -294,9 +294,9 @@ class _Fit:
 def _other_shapes(shapes: list[tuple[str, tuple[int, ...], tuple[int, int]]]) -> list[Finding]:
     if not shapes:
         return []
-    path, shape, base_shape = shapes[0]
-    actual = f"the saved {shown(path)} is {list(shape)} (of {len(shapes)} such)"
-    facts = {"saved": path, "shape": list(shape), "base": list(base_shape)}
+    module_path, shape, base_shape = shapes[0]
+    actual = f"the saved {shown(module_path)} is {list(shape)} (of {len(shapes)} such)"
+    facts = {"saved": module_path, "shape": list(shape), "base": list(base_shape)}
     return [finding("L301", actual, expected=f"{list(base_shape)}", file=WEIGHTS_NAME, facts=facts)]
 
 
@@ -304,7 +304,7 @@ def _heads(unknown: list[str]) -> list[Finding]:
     return [finding("L315", listed(unknown), file=WEIGHTS_NAME)] if unknown else []
 
 
-def _tail(path: str) -> tuple[bool, str]:
+def _tail(module_path: str) -> tuple[bool, str]:
     """Equal for modules that differ in prefix only."""
-    slot_place = place_of(path)
+    slot_place = place_of(module_path)
     return slot_place.other, slot_place.tail

@@ -70,7 +70,7 @@ def read_base(folder: Path) -> BaseModel:
     tensors = _tensors(folder)
     modules = _modules(tensors, transposed=family in _TRANSPOSED)
     numbers = {name: _number(text, keys) for name, keys in _KEYS.items()}
-    module_places = [place_of(path) for path in modules]
+    module_places = [place_of(module_path) for module_path in modules]
     stored = max((place.layer + 1 for place in module_places if place.layer is not None and not place.other), default=0)
     return BaseModel(
         folder=folder,
@@ -101,16 +101,16 @@ def _modules(tensors: Mapping[str, TensorInfo], *, transposed: bool) -> dict[str
     modules: dict[str, tuple[int, int] | None] = {}
     packed = {name.split(".weight.")[0] for name in tensors if ".weight." in name}
     for name, info in tensors.items():
-        path, _, leaf = name.split(".weight.")[0].rpartition(".")
+        module_path, _, leaf = name.split(".weight.")[0].rpartition(".")
         if ".weight." in name or leaf not in _PARTS:
             modules.setdefault(name.split(".weight.")[0], None)
             continue
-        modules.setdefault(path, None)
+        modules.setdefault(module_path, None)
         is_floating = DTYPE_BITS[info.dtype] >= 16 or info.dtype.startswith("F8")
-        if leaf == "weight" and len(info.shape) in (2, 4) and is_floating and path not in packed:
+        if leaf == "weight" and len(info.shape) in (2, 4) and is_floating and module_path not in packed:
             out, into = info.shape[0], info.shape[1]
-            outside = place_of(path).layer is None  # embeddings and heads are no Conv1D
-            modules[path] = (out, into) if transposed and not outside else (into, out)
+            outside = place_of(module_path).layer is None  # embeddings and heads are no Conv1D
+            modules[module_path] = (out, into) if transposed and not outside else (into, out)
     return modules
 
 
@@ -143,8 +143,8 @@ def _shape(name: str, family: str, numbers: Mapping[str, int]) -> BaseShape | No
 
 def _embedding_rows(modules: Mapping[str, tuple[int, int] | None]) -> int:
     names = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings", "shared")
-    for path, widths in modules.items():
-        if path.rsplit(".", 1)[-1] in names and widths is not None and not place_of(path).other:
+    for module_path, widths in modules.items():
+        if module_path.rsplit(".", 1)[-1] in names and widths is not None and not place_of(module_path).other:
             return widths[1]  # an embedding is stored as (rows, hidden)
     return 0
 

@@ -123,7 +123,7 @@ def _observe(base: Path, rows: Sequence[Sequence[int]]) -> ActivationSubspaces:
     config = read_json_object(base / "config.json")
     native = config.get("model_type") in FAMILIES and not config.get("quantization_config")
     model = _precise(load_decoder(BaseFolder(base)) if native else _foreign(base))
-    layers = {name: module for name, module in model.named_modules() if _is_linear(name, module)}
+    layers = {module_name: module for module_name, module in model.named_modules() if _is_linear(module_name, module)}
     longest = max(map(len, rows))
     real = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
     watch = _SubspaceHooks(None if isinstance(model, Decoder) else real.flatten().bool())
@@ -133,8 +133,8 @@ def _observe(base: Path, rows: Sequence[Sequence[int]]) -> ActivationSubspaces:
         other_form, loss, as_it_is = find_form(model, rows)
         form = replace(form, other=other_form, other_loss=loss, as_it_is=as_it_is)
     weights = {
-        name: float(weight.detach().float().norm())
-        for name, module in layers.items()
+        module_name: float(weight.detach().float().norm())
+        for module_name, module in layers.items()
         if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.is_floating_point()
     }
     return ActivationSubspaces(
@@ -154,15 +154,15 @@ def _strangers(model: nn.Module, layers: dict[str, nn.Module], hidden: int, head
     """Layers whose weights read and write other coordinates of the residual stream than most layers do."""
     axes = PermutationNull(hidden=hidden, head_dim=head_dim, count=0)
     rows_by_layer: dict[int, list[Array]] = {}
-    for name, module in layers.items():
-        number, weight = layer_number(name), getattr(module, "weight", None)
+    for module_name, module in layers.items():
+        number, weight = layer_number(module_name), getattr(module, "weight", None)
         if number is None or not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
             continue
         weight = weight.detach().T if type(module).__name__ == "Conv1D" else weight.detach()
         out, into = weight.shape
-        if into == hidden and not axes.axis_of_inputs(name, into):
+        if into == hidden and not axes.axis_of_inputs(module_name, into):
             rows_by_layer.setdefault(number, []).append(sample(weight))
-        if out == hidden and axes.writes(name, out):
+        if out == hidden and axes.writes(module_name, out):
             rows_by_layer.setdefault(number, []).append(sample(weight.T))
     nodes = {number: np.concatenate(layer_rows) for number, layer_rows in rows_by_layer.items()}
     embedding = _embedding(model).weight.detach()
@@ -240,7 +240,7 @@ class _SubspaceHooks:
     def on(self, model: nn.Module, layers: dict[str, nn.Module]) -> Iterator[None]:
         """Watch these layers; gradients start at the embedding, since no weight asks for one."""
         handles = [_embedding(model).register_forward_hook(lambda _, __, out: out.requires_grad_())]
-        handles += [module.register_forward_hook(self._hook(name)) for name, module in layers.items()]
+        handles += [module.register_forward_hook(self._hook(module_name)) for module_name, module in layers.items()]
         try:
             yield
         finally:
@@ -248,15 +248,15 @@ class _SubspaceHooks:
             for handle in handles:
                 handle.remove()
 
-    def _hook(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+    def _hook(self, module_name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def observe(_: nn.Module, arguments: Any, out: Tensor) -> None:
             inputs = arguments[0]
             # q, k and v (gate and up) have one input.
             if self._last is None or self._last[0] is not inputs:
                 self._last = (inputs, principal_subspace(self._tokens(inputs.detach())))
             if (subspace := self._last[1]) is not None:
-                self.inputs[name] = subspace
-            out.register_hook(lambda gradient: self._gradient(name, gradient))  # type: ignore[no-untyped-call]
+                self.inputs[module_name] = subspace
+            out.register_hook(lambda gradient: self._gradient(module_name, gradient))  # type: ignore[no-untyped-call]
 
         return observe
 
@@ -264,17 +264,17 @@ class _SubspaceHooks:
         flat = inputs.reshape(-1, inputs.shape[-1])
         return flat if self._real is None or len(self._real) != len(flat) else flat[self._real]
 
-    def _gradient(self, name: str, gradient: Tensor) -> None:
-        if has_shared_order(name):  # nothing is compared with them
-            self.outputs[name] = empty_subspace(gradient.shape[-1])
+    def _gradient(self, module_name: str, gradient: Tensor) -> None:
+        if has_shared_order(module_name):  # nothing is compared with them
+            self.outputs[module_name] = empty_subspace(gradient.shape[-1])
         elif (subspace := principal_subspace(gradient.detach())) is not None:
-            self.outputs[name] = subspace
+            self.outputs[module_name] = subspace
 
 
-def _is_linear(name: str, module: nn.Module) -> bool:
+def _is_linear(module_name: str, module: nn.Module) -> bool:
     # GPT-2's Conv1D is a linear layer with its weight transposed.
     is_linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-    return is_linear and name.rsplit(".", 1)[-1] not in ("lm_head", "embed_out")
+    return is_linear and module_name.rsplit(".", 1)[-1] not in ("lm_head", "embed_out")
 
 
 def _embedding(model: nn.Module) -> nn.Embedding:

@@ -30,25 +30,25 @@ class LayerPermutation:
 def layer_table(aligned: Mapping[tuple[str, int], float], spreads: Mapping[str, float]) -> tuple[list[int], Floats]:
     """aligned: (module, layer) -> log gain of the module's update in that layer's directions; spreads: module -> the
     same's spread over shuffles. Gives the layers and [layers, layers] their alignment, in standard deviations."""
-    layers = sorted({number for path, _ in aligned if (number := layer_number(path)) is not None})
+    layers = sorted({number for module_path, _ in aligned if (number := layer_number(module_path)) is not None})
     positions = {layer: index for index, layer in enumerate(layers)}
     spreads_by_module: dict[str, list[float]] = {}
-    for path, spread in spreads.items():
-        spreads_by_module.setdefault(_kind(path), []).append(spread)
+    for module_path, spread in spreads.items():
+        spreads_by_module.setdefault(_kind(module_path), []).append(spread)
     # One spread for a kind of module: where it differs among layers, that must not decide.
     usual = {name: max(float(np.median(values)), 1e-6) for name, values in spreads_by_module.items()}
     table, counts = np.zeros((len(layers),) * 2), np.zeros((len(layers),) * 2)
-    for (path, other_layer), value in aligned.items():
-        own_layer = layer_number(path)
+    for (module_path, other_layer), value in aligned.items():
+        own_layer = layer_number(module_path)
         if own_layer is not None and other_layer in positions and np.isfinite(value):
-            table[positions[own_layer], positions[other_layer]] += value / usual[_kind(path)]
+            table[positions[own_layer], positions[other_layer]] += value / usual[_kind(module_path)]
             counts[positions[own_layer], positions[other_layer]] += 1
     return layers, table / np.sqrt(np.maximum(counts, 1))
 
 
-def _kind(path: str) -> str:
-    number = layer_number(path)
-    return path if number is None else path.replace(f".{number}.", ".*.", 1)
+def _kind(module_path: str) -> str:
+    number = layer_number(module_path)
+    return module_path if number is None else module_path.replace(f".{number}.", ".*.", 1)
 
 
 def find_layer_permutation(layers: list[int], table: Floats) -> LayerPermutation:

@@ -44,35 +44,35 @@ class PermutationNull:
         self._seed = seed
         self._made: dict[tuple[str, int, int], Permutations] = {}
 
-    def inputs(self, path: str, width: int) -> Permutations:
+    def inputs(self, module_path: str, width: int) -> Permutations:
         """[1 + count, width] for a module's inputs."""
-        return self._orders(self.axis_of_inputs(path, width), width, self._block(path, _HEADS_IN))
+        return self._orders(self.axis_of_inputs(module_path, width), width, self._block(module_path, _HEADS_IN))
 
-    def outputs(self, path: str, width: int) -> Permutations | None:
+    def outputs(self, module_path: str, width: int) -> Permutations | None:
         """[1 + count, width] for a module's outputs; None where unrelated models share the order."""
-        if has_shared_order(path):
+        if has_shared_order(module_path):
             return None
-        return self._orders(self.axis_of_outputs(path, width), width, self._block(path, _HEADS_OUT))
+        return self._orders(self.axis_of_outputs(module_path, width), width, self._block(module_path, _HEADS_OUT))
 
-    def axis_of_inputs(self, path: str, width: int) -> str:
+    def axis_of_inputs(self, module_path: str, width: int) -> str:
         """The name of the axis that a module reads: "" is the residual stream, else that of a layer's block."""
-        return self._axis(path, width, _HEADS_IN)
+        return self._axis(module_path, width, _HEADS_IN)
 
-    def axis_of_outputs(self, path: str, width: int) -> str:
+    def axis_of_outputs(self, module_path: str, width: int) -> str:
         """The name of the axis that a module writes."""
-        return self._axis(path, width, _HEADS_OUT)
+        return self._axis(module_path, width, _HEADS_OUT)
 
-    def writes(self, path: str, width: int) -> bool:
+    def writes(self, module_path: str, width: int) -> bool:
         """Whether a module's outputs are added to the residual stream."""
-        return not has_shared_order(path) and not self.axis_of_outputs(path, width)
+        return not has_shared_order(module_path) and not self.axis_of_outputs(module_path, width)
 
-    def _axis(self, path: str, width: int, heads: frozenset[str]) -> str:
+    def _axis(self, module_path: str, width: int, heads: frozenset[str]) -> str:
         # gate, up and down of one layer share their wide axis; v's outputs and o's inputs are of the heads.
-        shared = width == self._hidden and path.rsplit(".", 1)[-1] not in heads
-        return "" if shared else path.rpartition(".")[0]
+        shared = width == self._hidden and module_path.rsplit(".", 1)[-1] not in heads
+        return "" if shared else module_path.rpartition(".")[0]
 
-    def _block(self, path: str, heads: frozenset[str]) -> int:
-        return self._head_dim if path.rsplit(".", 1)[-1] in heads else 0
+    def _block(self, module_path: str, heads: frozenset[str]) -> int:
+        return self._head_dim if module_path.rsplit(".", 1)[-1] in heads else 0
 
     def _orders(self, axis: str, width: int, block: int) -> Permutations:
         if block and width % block:
@@ -85,9 +85,9 @@ class PermutationNull:
         return self._made[key]
 
 
-def has_shared_order(path: str) -> bool:
+def has_shared_order(module_path: str) -> bool:
     """Whether unrelated models share the order of a module's outputs."""
-    return path.rsplit(".", 1)[-1] in _ORDERED
+    return module_path.rsplit(".", 1)[-1] in _ORDERED
 
 
 def _shuffle(rng: np.random.Generator, width: int, block: int) -> NDArray[np.int64]:

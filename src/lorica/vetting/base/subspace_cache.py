@@ -72,9 +72,9 @@ def base_key(base: Path) -> str:
     Raises ModelError without weight files, OSError.
     """
     state = hashlib.sha256(str(_VERSION).encode())
-    for path in (*weight_files(base), *files_beside(base)):
-        state.update(f"{path.name}\0".encode())
-        with path.open("rb") as file:
+    for module_path in (*weight_files(base), *files_beside(base)):
+        state.update(f"{module_path.name}\0".encode())
+        with module_path.open("rb") as file:
             state.update(hashlib.file_digest(file, "sha256").digest())
     return state.hexdigest()
 
@@ -82,8 +82,8 @@ def base_key(base: Path) -> str:
 def load(key: str, base: Path) -> ActivationSubspaces | None:
     """What was kept under this key; None where nothing was, or the file is damaged."""
     try:
-        path = cache_folder() / f"{key}.safetensors"
-        with safe_open(path, framework="numpy") as file:
+        module_path = cache_folder() / f"{key}.safetensors"
+        with safe_open(module_path, framework="numpy") as file:
             facts = msgspec.json.decode(file.metadata()["facts"], type=CachedFacts)
             vectors, energies = (
                 [file.get_tensor(f"{name}.{number}").astype(np.float32) for number in range(len(facts.rests))]
@@ -92,8 +92,8 @@ def load(key: str, base: Path) -> ActivationSubspaces | None:
             subspaces = list(map(Subspace, vectors, energies, facts.rests))
         directions = ActivationSubspaces(
             base=base,
-            inputs={path: subspaces[number] for path, number in facts.inputs.items()},
-            outputs={path: subspaces[number] for path, number in facts.outputs.items()},
+            inputs={module_path: subspaces[number] for module_path, number in facts.inputs.items()},
+            outputs={module_path: subspaces[number] for module_path, number in facts.outputs.items()},
             weights=facts.weights,
             hidden=facts.hidden,
             head_dim=facts.head_dim,
@@ -101,7 +101,7 @@ def load(key: str, base: Path) -> ActivationSubspaces | None:
             strangers=facts.strangers,
             form=msgspec.convert(facts.form, Form, strict=False),
         )
-        os.utime(path)
+        os.utime(module_path)
     except (OSError, SafetensorError, msgspec.MsgspecError, KeyError, IndexError, TypeError):
         return None
     return directions
@@ -122,8 +122,8 @@ def save(key: str, directions: ActivationSubspaces) -> None:
         return numbers[id(subspace)]
 
     facts = CachedFacts(
-        inputs={path: number_of(subspace) for path, subspace in directions.inputs.items()},
-        outputs={path: number_of(subspace) for path, subspace in directions.outputs.items()},
+        inputs={module_path: number_of(subspace) for module_path, subspace in directions.inputs.items()},
+        outputs={module_path: number_of(subspace) for module_path, subspace in directions.outputs.items()},
         rests=rests,
         weights=directions.weights,
         hidden=directions.hidden,
@@ -141,12 +141,12 @@ def save(key: str, directions: ActivationSubspaces) -> None:
 
 
 def _evict(folder: Path) -> None:
-    for path in folder.glob(".*.tmp"):  # of processes that were killed
-        if time.time() - path.stat().st_mtime > _ABANDONED:
-            path.unlink()
-    files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for module_path in folder.glob(".*.tmp"):  # of processes that were killed
+        if time.time() - module_path.stat().st_mtime > _ABANDONED:
+            module_path.unlink()
+    files = sorted(folder.glob("*.safetensors"), key=lambda module_path: module_path.stat().st_mtime, reverse=True)
     total = 0
-    for path in files:
-        total += path.stat().st_size
-        if total > MOST_BYTES and path != files[0]:
-            path.unlink()
+    for module_path in files:
+        total += module_path.stat().st_size
+        if total > MOST_BYTES and module_path != files[0]:
+            module_path.unlink()

@@ -140,76 +140,78 @@ def _add_missing_config(folder: SafeFolder, findings: list[Finding]) -> None:
 
 
 def _config(folder: SafeFolder, findings: list[Finding]) -> tuple[dict[str, Any] | None, AdapterConfig | None]:
-    name = folder.find(CONFIG_NAME)
-    if name is None:
+    file_name = folder.find(CONFIG_NAME)
+    if file_name is None:
         return None, None
-    if name != CONFIG_NAME:
+    if file_name != CONFIG_NAME:
         findings.append(
-            finding("L004", f"it is called {short_text(name)}", fix=f"rename it to {CONFIG_NAME}", file=name)
+            finding("L004", f"it is called {short_text(file_name)}", fix=f"rename it to {CONFIG_NAME}", file=file_name)
         )
-    if not folder.allows(name, severity="reject"):
+    if not folder.allows(file_name, severity="reject"):
         return None, None
     try:
-        raw = read_capped(folder.path / name, MAX_CONFIG_BYTES + 1)
+        raw = read_capped(folder.path / file_name, MAX_CONFIG_BYTES + 1)
     except OSError as error:
-        findings.append(finding("L008", f"it cannot be read ({error.strerror})", file=name))
+        findings.append(finding("L008", f"it cannot be read ({error.strerror})", file=file_name))
         return None, None
     raw_config, config, problems = examine_config(raw)
-    findings += [msgspec.structs.replace(problem, file=name) for problem in problems]
+    findings += [msgspec.structs.replace(problem, file=file_name) for problem in problems]
     return raw_config, config
 
 
 def _weights(folder: SafeFolder, source: Source, findings: list[Finding]) -> tuple[Path | None, Header | None]:
     """(the safetensors file, its header); what stands in its place becomes findings."""
-    name = source.path.name if folder.single else folder.find(WEIGHTS_NAME)
-    if name is None:
-        name = _weights_substitute(folder, findings)
-    elif not folder.single and name != WEIGHTS_NAME:
+    file_name = source.path.name if folder.single else folder.find(WEIGHTS_NAME)
+    if file_name is None:
+        file_name = _weights_substitute(folder, findings)
+    elif not folder.single and file_name != WEIGHTS_NAME:
         findings.append(
-            finding("L004", f"it is called {short_text(name)}", fix=f"rename it to {WEIGHTS_NAME}", file=name)
+            finding("L004", f"it is called {short_text(file_name)}", fix=f"rename it to {WEIGHTS_NAME}", file=file_name)
         )
-    if name is None or not folder.allows(name, severity="reject"):
+    if file_name is None or not folder.allows(file_name, severity="reject"):
         return None, None
-    path = folder.path / name
-    if name.lower().endswith(".npz") and method_of_files([name]) is not None:
+    path = folder.path / file_name
+    if file_name.lower().endswith(".npz") and method_of_files([file_name]) is not None:
         return None, None  # whose it is says more than what it is packed in
-    if name.lower().endswith(_PICKLE_SUFFIXES):
-        findings.append(_pickle(path, name))
+    if file_name.lower().endswith(_PICKLE_SUFFIXES):
+        findings.append(_pickle(path, file_name))
         return None, None
     if not folder.single:
         findings += _pickle_beside(folder)
     try:
         header = read_header(path)
     except HeaderError as error:
-        findings.append(_header_finding(error, path, name))
+        findings.append(_header_finding(error, path, file_name))
         return (None if error.problem in ("foreign", "special", "unreadable") else path), None
     if not header.tensors:
-        findings.append(finding("L039", "its header lists none", file=name))
+        findings.append(finding("L039", "its header lists none", file=file_name))
     return path, header
 
 
 def _weights_substitute(folder: SafeFolder, findings: list[Finding]) -> str | None:
     """The file to take for the weights when there is none of the right name; None when there is none at all."""
     names = folder.top_level()
-    shards = [name for name in names if _SHARD.fullmatch(name) or name.lower() == _INDEX_NAME]
+    shards = [file_name for file_name in names if _SHARD.fullmatch(file_name) or file_name.lower() == _INDEX_NAME]
     if shards:
         actual = f"{len(shards)} files, first {short_text(shards[0])}"
         findings.append(finding("L006", actual, expected=WEIGHTS_NAME, file=shards[0]))
         return None
     if (pickled := folder.find(_PICKLE_NAME)) is not None:
         return pickled
-    open_formats = [name for name in names if name.lower().endswith((".safetensors", ".gguf"))]
+    open_formats = [file_name for file_name in names if file_name.lower().endswith((".safetensors", ".gguf"))]
     candidates = open_formats + [
-        name for name in names if name.lower().endswith(_PICKLE_SUFFIXES) and not OF_TRAINING.fullmatch(name)
+        file_name
+        for file_name in names
+        if file_name.lower().endswith(_PICKLE_SUFFIXES) and not OF_TRAINING.fullmatch(file_name)
     ]
     usual = method_of_files(names)
     # Of several files of one tool, the one without a step in its name is the last.
-    of_tool = [name for name in candidates if usual is not None and is_file_of(usual[1], name)]
-    of_tool = [name for name in of_tool if len(name) == min(map(len, of_tool))]
+    of_tool = [file_name for file_name in candidates if usual is not None and is_file_of(usual[1], file_name)]
+    of_tool = [file_name for file_name in of_tool if len(file_name) == min(map(len, of_tool))]
     weights_name = next((names[0] for names in (of_tool, open_formats, candidates) if len(names) == 1), None)
     if weights_name is None:
         if candidates:
-            listed = ", ".join(short_text(name) for name in candidates[:5])
+            listed = ", ".join(short_text(file_name) for file_name in candidates[:5])
             actual = f"there are {len(candidates)}: {listed}" + (" ..." if len(candidates) > 5 else "")
             findings.append(finding("L017", actual, expected=WEIGHTS_NAME, facts={"files": candidates[:100]}))
         else:
@@ -222,21 +224,21 @@ def _weights_substitute(folder: SafeFolder, findings: list[Finding]) -> str | No
     return weights_name
 
 
-def _header_finding(error: HeaderError, path: Path, name: str) -> Finding:
+def _header_finding(error: HeaderError, path: Path, file_name: str) -> Finding:
     if error.content is Content.LFS_POINTER:
-        return finding("L010", f"it {error.reason}", expected="a safetensors file", file=name)
+        return finding("L010", f"it {error.reason}", expected="a safetensors file", file=file_name)
     if error.content in (Content.PICKLE, Content.ZIP) or error.problem in ("length", "truncated", "too large"):
         # A pickle of an old protocol begins like nothing in particular: its first 8 bytes read as an absurd length.
         scan = _scan(path)
         if scan is not None and scan.pickled and (scan.imports or error.content is Content.PICKLE):
-            return _pickle(path, name, scan)
-    if error.problem == "length" and name.lower().endswith(".gguf"):
+            return _pickle(path, file_name, scan)
+    if error.problem == "length" and file_name.lower().endswith(".gguf"):
         fix = "use the PEFT adapter it was converted from"
-        return finding("L011", "its name says that it is GGUF", expected="a safetensors file", fix=fix, file=name)
+        return finding("L011", "its name says that it is GGUF", expected="a safetensors file", fix=fix, file=file_name)
     code = _HEADER_CODES[error.problem]
     actual = error.reason if error.reason.startswith(("tensor", "header")) else f"it {error.reason}"
     fix = error.fix if error.content else ""
-    return finding(code, actual, expected="a safetensors file", fix=fix, file=name)
+    return finding(code, actual, expected="a safetensors file", fix=fix, file=file_name)
 
 
 def _scan(path: Path) -> PickleScan | None:
@@ -246,49 +248,57 @@ def _scan(path: Path) -> PickleScan | None:
         return None
 
 
-def _pickle(path: Path, name: str, scan: PickleScan | None = None) -> Finding:
+def _pickle(path: Path, file_name: str, scan: PickleScan | None = None) -> Finding:
     """A finding for a file that claims to be, or is, a pickle."""
     try:
         content = recognise(read_capped(path, 64))
         scan = scan or scan_pickle(path)
     except OSError as error:
-        return finding("L008", f"it cannot be read ({error.strerror})", file=name)
+        return finding("L008", f"it cannot be read ({error.strerror})", file=file_name)
     if content is not None and content not in (Content.PICKLE, Content.ZIP):
         code = "L010" if content is Content.LFS_POINTER else "L011"
-        return finding(code, f"it is {content}", expected=f"{WEIGHTS_NAME}", file=name)
+        return finding(code, f"it is {content}", expected=f"{WEIGHTS_NAME}", file=file_name)
     facts = {"imports": list(scan.imports), "complete": scan.complete}
     if scan.dangerous:
         shown = ", ".join(short_text(import_name) for import_name in scan.dangerous[:5])
         actual = f"loading it would import {shown}"
         expected = "nothing but what tensors need"
-        return finding("L013", actual, expected=expected, file=name, facts=facts | {"dangerous": list(scan.dangerous)})
+        return finding(
+            "L013", actual, expected=expected, file=file_name, facts=facts | {"dangerous": list(scan.dangerous)}
+        )
     limitation = "" if scan.complete else " as far as it can be scanned"
     imports = ", ".join(short_text(import_name) for import_name in scan.imports[:5]) or "nothing"
     actual = f"it would import {imports}{limitation}"
-    return finding("L012", actual, expected=WEIGHTS_NAME, file=name, facts=facts)
+    return finding("L012", actual, expected=WEIGHTS_NAME, file=file_name, facts=facts)
 
 
 def _pickle_beside(folder: SafeFolder) -> list[Finding]:
     """`adapter_model.bin` beside the safetensors file: other loaders may take it."""
-    name = folder.find(_PICKLE_NAME)
-    if name is None or name not in folder.files or not folder.allows(name):
+    file_name = folder.find(_PICKLE_NAME)
+    if file_name is None or file_name not in folder.files or not folder.allows(file_name):
         return []
-    scan = _scan(folder.path / name)
+    scan = _scan(folder.path / file_name)
     if scan is not None and scan.dangerous:
-        return [_pickle(folder.path / name, name, scan)]
-    return [finding("L015", f"{short_text(name)}, {folder.files[name]} bytes, is a pickle and not read", file=name)]
+        return [_pickle(folder.path / file_name, file_name, scan)]
+    return [
+        finding(
+            "L015",
+            f"{short_text(file_name)}, {folder.files[file_name]} bytes, is a pickle and not read",
+            file=file_name,
+        )
+    ]
 
 
 def _unread_files(folder: SafeFolder, weights: Path | None) -> list[Finding]:
     weights_names = {weights.name} if weights is not None else set()
     never = [
-        name
-        for name in folder.files
-        if name.lower().endswith((*_PICKLE_SUFFIXES, *_CODE_SUFFIXES))
-        and name not in weights_names
-        and name.lower() != _PICKLE_NAME
+        file_name
+        for file_name in folder.files
+        if file_name.lower().endswith((*_PICKLE_SUFFIXES, *_CODE_SUFFIXES))
+        and file_name not in weights_names
+        and file_name.lower() != _PICKLE_NAME
     ]
     if not never:
         return []
-    names = listed((short_text(name, most=60) for name in never), 8)
+    names = listed((short_text(file_name, most=60) for file_name in never), 8)
     return [finding("L014", f"{len(never)}: {names}", facts={"files": never[:100]})]

@@ -41,40 +41,42 @@ def read_documents(
     """(parsed documents by name, the card's text). names: files in the folder -> bytes. allowed: whether a file may be
     read; it says so itself where not. A broken one is a finding, and the others are read."""
     documents: dict[str, Any] = {}
-    for name, max_bytes in DOCUMENTS.items():
-        if name not in names or not allowed(name):
+    for file_name, max_bytes in DOCUMENTS.items():
+        if file_name not in names or not allowed(file_name):
             continue
-        if names[name] > max_bytes:
-            findings.append(finding("L071", f"{names[name]} bytes", expected=f"at most {max_bytes}", file=name))
+        if names[file_name] > max_bytes:
+            findings.append(
+                finding("L071", f"{names[file_name]} bytes", expected=f"at most {max_bytes}", file=file_name)
+            )
             continue
         try:
-            value, problems = read_json(read_capped(folder / name, max_bytes + 1), max_bytes, allow_nan=True)
+            value, problems = read_json(read_capped(folder / file_name, max_bytes + 1), max_bytes, allow_nan=True)
         except OSError as error:
-            findings.append(finding("L008", f"it cannot be read ({error.strerror})", file=name, severity="warn"))
+            findings.append(finding("L008", f"it cannot be read ({error.strerror})", file=file_name, severity="warn"))
             continue
         if value is not None:
-            documents[name] = value
-        findings += [_broken(name, problem) for problem in problems[:1]]
-    for name in TOKENIZERS:
-        if name in names and allowed(name):
-            findings += _pointer(folder, name)
+            documents[file_name] = value
+        findings += [_broken(file_name, problem) for problem in problems[:1]]
+    for file_name in TOKENIZERS:
+        if file_name in names and allowed(file_name):
+            findings += _pointer(folder, file_name)
     return documents, _card(folder, names, findings, allowed)
 
 
-def _broken(name: str, problem: DocumentError) -> Finding:
+def _broken(file_name: str, problem: DocumentError) -> Finding:
     if problem.content is Content.LFS_POINTER:
-        return finding("L010", f"it {problem.message}", file=name, severity="warn")
+        return finding("L010", f"it {problem.message}", file=file_name, severity="warn")
     code = "L071" if problem.problem == "too large" else "L070"
-    return finding(code, f"it {problem.message}", file=name)
+    return finding(code, f"it {problem.message}", file=file_name)
 
 
-def _pointer(folder: Path, name: str) -> list[Finding]:
+def _pointer(folder: Path, file_name: str) -> list[Finding]:
     try:
-        content = recognise(read_capped(folder / name, 64))
+        content = recognise(read_capped(folder / file_name, 64))
     except OSError as error:
-        return [finding("L008", f"it cannot be read ({error.strerror})", file=name, severity="warn")]
+        return [finding("L008", f"it cannot be read ({error.strerror})", file=file_name, severity="warn")]
     if content is Content.LFS_POINTER:
-        return [finding("L010", f"it is {content}", file=name, severity="warn")]
+        return [finding("L010", f"it is {content}", file=file_name, severity="warn")]
     return []
 
 
@@ -96,10 +98,12 @@ def _card(folder: Path, names: dict[str, int], findings: list[Finding], allowed:
     return text
 
 
-def run_record(run: Path, name: str) -> Any:
+def run_record(run: Path, file_name: str) -> Any:
     """A document of the training run that a checkpoint belongs to, or None where it is absent or broken."""
     try:
-        value, problems = read_json(read_capped(run / name, DOCUMENTS[name] + 1), DOCUMENTS[name], allow_nan=True)
+        value, problems = read_json(
+            read_capped(run / file_name, DOCUMENTS[file_name] + 1), DOCUMENTS[file_name], allow_nan=True
+        )
     except (OSError, LoricaError):
         return None
     return None if problems else value

@@ -43,9 +43,9 @@ def leads_back(link: Path) -> bool:
     return os.path.commonpath([target, os.path.realpath(link.parent)]) == target
 
 
-def checkpoint_like(name: str) -> bool:
+def checkpoint_like(file_name: str) -> bool:
     """Whether a folder of this name within an adapter's is a checkpoint, or holds checkpoints."""
-    return name == CHECKPOINTS or CHECKPOINT.fullmatch(name) is not None
+    return file_name == CHECKPOINTS or CHECKPOINT.fullmatch(file_name) is not None
 
 
 def checkpoints_in(folder: Path) -> tuple[str, ...]:
@@ -68,29 +68,34 @@ def inner_folders(folder: Path) -> list[str]:
     except OSError:
         return []
     subfolders = (entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
-    return [*checkpoints, *(name for name in subfolders if name not in checkpoints and name != CHECKPOINTS)]
+    return [
+        *checkpoints,
+        *(file_name for file_name in subfolders if file_name not in checkpoints and file_name != CHECKPOINTS),
+    ]
 
 
 def is_adapter(entries: Iterable[os.DirEntry[str]]) -> bool:
     """Whether a folder of these entries is an adapter's: of PEFT, of another tool, or of one loose file of weights."""
     names = [entry.name.lower() for entry in entries]
-    if any(name == CONFIG_NAME or name.startswith(("adapter_model.", "adapter_model-")) for name in names):
+    if any(
+        file_name == CONFIG_NAME or file_name.startswith(("adapter_model.", "adapter_model-")) for file_name in names
+    ):
         return True
     if method_of_files(names) is not None and not is_base(entries):
         return True  # another tool's, which examining it says
-    loose = [name for name in names if name.endswith(".safetensors")]
+    loose = [file_name for file_name in names if file_name.endswith(".safetensors")]
     return len(loose) == 1 and not is_base(entries)
 
 
 def is_base(entries: Iterable[os.DirEntry[str]]) -> bool:
     """Whether a folder of these entries is a base model's."""
     names = [entry.name.lower() for entry in entries]
-    return "config.json" in names and any(_BASE_WEIGHTS.fullmatch(name) for name in names)
+    return "config.json" in names and any(_BASE_WEIGHTS.fullmatch(file_name) for file_name in names)
 
 
 def _has_weights(entries: Iterable[os.DirEntry[str]]) -> bool:
     names = (entry.name.lower() for entry in entries if not is_folder(entry))
-    return any(name.endswith(WEIGHT_SUFFIXES) and not OF_TRAINING.fullmatch(name) for name in names)
+    return any(file_name.endswith(WEIGHT_SUFFIXES) and not OF_TRAINING.fullmatch(file_name) for file_name in names)
 
 
 def holds_adapter(folder: Path, *, with_weights: bool = False) -> bool:
@@ -110,7 +115,7 @@ def is_hollow(folder: Path, entries: Sequence[os.DirEntry[str]]) -> bool:
 
 def _weights_below(folder: Path, levels: int) -> bool:
     """Whether there is an adapter with weights so many levels below a folder, as far as few listings show."""
-    inner = [folder / name for name in inner_folders(folder)[:_MAX_INNER_FOLDERS]]
+    inner = [folder / file_name for file_name in inner_folders(folder)[:_MAX_INNER_FOLDERS]]
     if any(holds_adapter(child, with_weights=True) for child in inner):
         return True
     return levels > 1 and any(_weights_below(child, levels - 1) for child in inner)

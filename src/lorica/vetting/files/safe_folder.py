@@ -47,45 +47,45 @@ class SafeFolder:
 
     def top_level(self) -> list[str]:
         """The same of the folder itself, without what lies in its subfolders."""
-        return [name for name in self.names() if "/" not in name]
+        return [file_name for file_name in self.names() if "/" not in file_name]
 
-    def allows(self, name: str, severity: Severity = "warn") -> bool:
+    def allows(self, file_name: str, severity: Severity = "warn") -> bool:
         """Whether a file may be read; where not, a finding of this severity is added."""
-        refusal = self.refusal(name, severity)
+        refusal = self.refusal(file_name, severity)
         self._findings += [] if refusal is None else [refusal]
         return refusal is None
 
-    def refusal(self, name: str, severity: Severity = "warn") -> Finding | None:
+    def refusal(self, file_name: str, severity: Severity = "warn") -> Finding | None:
         """Why a file may not be read; None for one that may."""
-        if name not in self._refused:
+        if file_name not in self._refused:
             return None
-        code, actual = self._refused[name]
-        return finding(code, actual, file=name, severity=severity)
+        code, actual = self._refused[file_name]
+        return finding(code, actual, file=file_name, severity=severity)
 
     def describe(self) -> str:
         """What is there, for a message."""
-        names = [short_text(name, most=60) for name in self.names()[:5]]
+        names = [short_text(file_name, most=60) for file_name in self.names()[:5]]
         unlisted = len(self.files) + len(self._refused) - len(names)
         return (", ".join(names) + (f" and {unlisted} more" if unlisted else "")) or "nothing"
 
-    def add(self, entry: os.DirEntry[str], name: str) -> bool:
+    def add(self, entry: os.DirEntry[str], file_name: str) -> bool:
         """List one entry; True for a folder of the adapter, to be looked into."""
         try:
             status = entry.stat()
         except OSError as error:
             problem = "a broken link" if entry.is_symlink() else f"not readable ({error.strerror})"
-            self._refused[name] = ("L009" if entry.is_symlink() else "L008", f"it is {problem}")
+            self._refused[file_name] = ("L009" if entry.is_symlink() else "L008", f"it is {problem}")
             return False
         if stat.S_ISREG(status.st_mode):
             if entry.is_symlink() and not self._contains(entry.path):
                 target = short_text(os.path.realpath(entry.path))
-                self._refused[name] = ("L009", f"it leads to {target}")
+                self._refused[file_name] = ("L009", f"it leads to {target}")
             else:
-                self.files[name] = status.st_size
+                self.files[file_name] = status.st_size
             return False
-        if stat.S_ISDIR(status.st_mode) and not _looks_like_file(name):
+        if stat.S_ISDIR(status.st_mode) and not _looks_like_file(file_name):
             return not entry.is_symlink()
-        self._refused[name] = ("L007", f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}")
+        self._refused[file_name] = ("L007", f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}")
         return False
 
     def _contains(self, path: str) -> bool:
@@ -125,15 +125,15 @@ def open_safe_folder(source: Source, findings: list[Finding]) -> SafeFolder:
             if len(safe_folder.files) >= MAX_FILES:
                 findings.append(finding("L016", f"the first {MAX_FILES} are", expected="the files of one adapter"))
                 return safe_folder
-            name = f"{prefix}{entry.name}"
-            if safe_folder.add(entry, name) and level < _LEVELS and not _is_apart(entry.name):
-                waiting.append((entry.path, f"{name}/", level + 1))
+            file_name = f"{prefix}{entry.name}"
+            if safe_folder.add(entry, file_name) and level < _LEVELS and not _is_apart(entry.name):
+                waiting.append((entry.path, f"{file_name}/", level + 1))
     return safe_folder
 
 
-def _is_apart(name: str) -> bool:
-    return name.startswith(".") or checkpoint_like(name)
+def _is_apart(file_name: str) -> bool:
+    return file_name.startswith(".") or checkpoint_like(file_name)
 
 
-def _looks_like_file(name: str) -> bool:
-    return "/" not in name and name.lower().endswith((".safetensors", ".json", ".bin", ".md", ".gguf"))
+def _looks_like_file(file_name: str) -> bool:
+    return "/" not in file_name and file_name.lower().endswith((".safetensors", ".json", ".bin", ".md", ".gguf"))

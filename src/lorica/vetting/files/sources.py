@@ -137,41 +137,42 @@ def _file(path: Path) -> list[Source]:
     )
 
 
-def _archive(path: Path, name: str) -> list[Source]:
+def _archive(path: Path, adapter_name: str) -> list[Source]:
     inside = peek(path)
     if len(inside) < 2:
-        return [Source(name=name, given=path, kind="archive", path=path)]
+        return [Source(name=adapter_name, given=path, kind="archive", path=path)]
     return [
-        Source(name=f"{name}/{inner}", given=path / inner, kind="archive", path=path, inner=inner) for inner in inside
+        Source(name=f"{adapter_name}/{inner}", given=path / inner, kind="archive", path=path, inner=inner)
+        for inner in inside
     ]
 
 
-def _adapter_at(folder: Path, name: str, search: _Search, user_path: Path | None = None) -> list[Source]:
+def _adapter_at(folder: Path, adapter_name: str, search: _Search, user_path: Path | None = None) -> list[Source]:
     """The adapter, or the cache entry's adapters, that this folder is; [] where it is only a place of others."""
     if folder.name.startswith("models--") and (folder / "snapshots").is_dir():
         return _cached(folder, search)
     entries = entries_of(folder)
     # Of a training that goes on, checkpoints come and go: it is one adapter that is not there yet.
     if (is_adapter(entries) and not is_hollow(folder, entries)) or training_owner(folder):
-        return [_adapter(folder, name, user_path or folder, search)]
+        return [_adapter(folder, adapter_name, user_path or folder, search)]
     folders = {entry.name for entry in entries if is_folder(entry)}
     if BEST in folders and is_adapter(entries_of(folder / BEST)):
         subfolders = (folder_name for folder_name in folders if not checkpoint_like(folder_name))
         if not any(holds_adapter(folder / folder_name) for folder_name in subfolders):
-            best = _adapter(folder / BEST, name, (user_path or folder) / BEST, search)
+            best = _adapter(folder / BEST, adapter_name, (user_path or folder) / BEST, search)
             checkpoints = tuple(checkpoint for checkpoint in checkpoints_in(folder) if checkpoint != BEST)
             search.passed += [folder / checkpoint for checkpoint in checkpoints]
             return [msgspec.structs.replace(best, checkpoints=checkpoints, run=folder)]
     return []
 
 
-def _adapter(folder: Path, name: str, user_path: Path, search: _Search) -> Source:
+def _adapter(folder: Path, adapter_name: str, user_path: Path, search: _Search) -> Source:
     cache = _cache_entry(folder)
     run = _run_of(folder)
     inner = (folder / folder_name for folder_name in inner_folders(folder))
     search.passed += [subfolder for subfolder in inner if search.may_list(subfolder) and holds_adapter(subfolder)]
     return Source(
-        name=name,
+        name=adapter_name,
         given=user_path,
         kind="cache" if cache else "checkpoint" if run else "folder",
         path=folder,
@@ -190,33 +191,33 @@ def _adapters_below(folder: Path, prefix: str, level: int, search: _Search) -> l
     if is_base(entries):
         return sources
     for entry in entries:
-        path, name = folder / entry.name, f"{prefix}{entry.name}"
+        path, adapter_name = folder / entry.name, f"{prefix}{entry.name}"
         if entry.name.startswith(".") or (entry.is_symlink() and leads_back(path)):
             continue
         if not is_folder(entry):
             if entry.name.lower().endswith(".safetensors"):
-                sources.append(Source(name=name, given=path, kind="file", path=path))
+                sources.append(Source(name=adapter_name, given=path, kind="file", path=path))
             elif is_archive(path) and (not path.name.lower().endswith(".zip") or peek(path)):
-                sources += _archive(path, name)
+                sources += _archive(path, adapter_name)
             continue
         try:
-            sources += _subfolder_sources(path, name, level + 1, search)
+            sources += _subfolder_sources(path, adapter_name, level + 1, search)
         except AdapterError:
             continue  # a cached base model beside cached adapters
         except OSError:
-            sources.append(Source(name=name, given=path, kind="folder", path=path))  # examining it says why
+            sources.append(Source(name=adapter_name, given=path, kind="folder", path=path))  # examining it says why
     return sources
 
 
-def _subfolder_sources(folder: Path, name: str, level: int, search: _Search) -> list[Source]:
+def _subfolder_sources(folder: Path, adapter_name: str, level: int, search: _Search) -> list[Source]:
     if not search.may_list(folder):
         return []
-    if sources := _adapter_at(folder, name, search):
+    if sources := _adapter_at(folder, adapter_name, search):
         return sources
     entries = entries_of(folder)
     of_run = folder.name == CHECKPOINTS or is_adapter(entries)
     if level < _LEVELS + (_MORE_FOR_RUNS if of_run else 0):
-        return _adapters_below(folder, f"{name}/", level, search)
+        return _adapters_below(folder, f"{adapter_name}/", level, search)
     if not is_base(entries) and any(is_folder(entry) and not entry.name.startswith(".") for entry in entries):
         search.passed.append(folder)
     return []
@@ -227,9 +228,9 @@ def _cached(cache_entry: Path, search: _Search) -> list[Source]:
     snapshots = {
         entry.name: entry.stat().st_mtime for entry in entries_of(cache_entry / "snapshots") if is_folder(entry)
     }
-    name = "/".join(cache_entry.name.split("--")[1:])
+    adapter_name = "/".join(cache_entry.name.split("--")[1:])
     if not snapshots:
-        raise AdapterError(f"{cache_entry}: the cache entry holds no snapshot", fix=f"download {name} again")
+        raise AdapterError(f"{cache_entry}: the cache entry holds no snapshot", fix=f"download {adapter_name} again")
     revision = max(snapshots, key=lambda commit: (snapshots[commit], commit))
     main = cache_entry / "refs" / "main"
     if main.is_file() and main.stat().st_size < 256:
@@ -237,8 +238,8 @@ def _cached(cache_entry: Path, search: _Search) -> list[Source]:
         revision = main_commit if main_commit in snapshots else revision
     snapshot = cache_entry / "snapshots" / revision
     if is_adapter(entries_of(snapshot)):
-        return [_adapter(snapshot, name, cache_entry, search)]
-    sources = _adapters_below(snapshot, f"{name}/", 0, search)
+        return [_adapter(snapshot, adapter_name, cache_entry, search)]
+    sources = _adapters_below(snapshot, f"{adapter_name}/", 0, search)
     if not sources:
         raise _nothing_in(snapshot, search.passed)
     return sources

@@ -38,13 +38,16 @@ def as_of_tool(tool: Method, header: Header | None, names: Sequence[str], findin
     remaining = [problem for problem in findings if problem.code not in _OF_PEFT]
     if header is not None:
         return remaining
-    files = sorted((name for name in names if is_file_of(tool, name)), key=lambda name: name.endswith(".json"))
+    files = sorted(
+        (file_name for file_name in names if is_file_of(tool, file_name)),
+        key=lambda file_name: file_name.endswith(".json"),
+    )
     actual = f"it is {tool.title}" + (f", in {short_text(files[0])}" if files else "") + "; Lorica reads PEFT's LoRA"
     key = next(key for key, method in FORMATS.items() if method is tool)
     file = files[0] if files else ""
     return [*remaining, finding("L102", actual, fix=tool.reader, file=file, facts={"method": key})]
 
 
-def is_file_of(tool: Method, name: str) -> bool:
+def is_file_of(tool: Method, file_name: str) -> bool:
     """Whether the tool calls a file so."""
-    return bool(tool.files) and re.fullmatch(tool.files, name.lower()) is not None
+    return bool(tool.files) and re.fullmatch(tool.files, file_name.lower()) is not None

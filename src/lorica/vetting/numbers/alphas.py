@@ -24,21 +24,21 @@ def check_alphas(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
         return []
     spec = TargetSpec(specimen.config)
     wrong: dict[str, tuple[float, float]] = {}
-    for path, name in list(alpha_tensors(layout).items())[:_MOST]:
-        info = layout.tensors[name]
-        configured = spec.alpha(path)
+    for module_path, tensor_name in list(alpha_tensors(layout).items())[:_MOST]:
+        info = layout.tensors[tensor_name]
+        configured = spec.alpha(module_path)
         if info.dtype not in READABLE or configured is None:
             continue
         stored = float(read_array(specimen.weights, info).reshape(-1)[0])
         if not (math.isfinite(stored) and abs(stored - configured) <= _SAME * abs(configured)):
-            wrong[path] = stored, configured
+            wrong[module_path] = stored, configured
     if not wrong:
         return []
-    path, (stored, configured) = next(iter(wrong.items()))
+    module_path, (stored, configured) = next(iter(wrong.items()))
     ratios = [alpha / tensor_value for tensor_value, alpha in wrong.values() if tensor_value > 0 and alpha > 0]
     facts: dict[str, object] = {"modules": len(wrong), "stored": stored, "config": configured}
     if ratios and len(ratios) == len(wrong) and max(ratios) <= min(ratios) * (1 + _SAME):
         facts["scale_factor"] = ratios[0]
     modules = some(list(wrong), len(layout.modules))
-    actual = f"{modules}: {figure(stored)} in {shown(path)}, {figure(configured)} in the config"
+    actual = f"{modules}: {figure(stored)} in {shown(module_path)}, {figure(configured)} in the config"
     return [finding("L223", actual, expected="the same alpha in both", facts=facts)]

@@ -6,17 +6,17 @@ optimiser gives.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lorica.adapters.arrays import Floats, TensorReader
+from lorica.adapters.arrays import TensorReader
 from lorica.adapters.raw_adapter import RawAdapter
+from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.numbers.scan import TensorFacts
-from lorica.vetting.wording import some
+from lorica.vetting.numbers.scan import TensorFacts, in_tensors
 
 # No factor of a trained pair holds such a value; a base's activations do not exceed it either.
 HUGE = 1e4
@@ -27,42 +27,53 @@ WIDE = {"F16": 7.0, "BF16": 14.0, "F32": 14.0, "F64": 14.0}
 # that training leaves.
 FAR, GAP, GAP_ABSURD = 300.0, 64.0, 3000.0
 # Mean |x| over root mean square: 0.87 for uniform, 0.80 for normal values, 1 for one size with two signs.
-ALIKE = 0.97
+EVEN = 0.97
 _COARSE = {"F16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
 
 
-class _Sampled(msgspec.Struct):
-    """Of one tensor's sample: spread, of log2 |x|; alike, mean |x| over rms; middle, the median |x|."""
+class _Distribution(msgspec.Struct):
+    """Of one tensor's sample: spread, of log2 |x|; evenness, mean |x| over rms; median, of |x|."""
 
+    tensor: TensorFacts
     spread: float
-    alike: float
-    middle: float
+    evenness: float
+    median: float
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the sizes are spread as those of random bytes."""
+        return self.spread > WIDE.get(self.tensor.info.dtype, np.inf)
 
 
-def check_distributions(specimen: RawAdapter, facts: dict[str, TensorFacts], a: set[str], b: set[str]) -> list[Finding]:
-    """a, b: the names of the factors to judge."""
-    samples = {
-        name: tensor.sample
-        for name, tensor in facts.items()
-        if name in a | b and tensor.sample is not None and tensor.largest > 0
-    }
-    if not samples:
-        return []
-    sampled = _describe(samples)
-    far = [
-        name
-        for name, distribution in sampled.items()
-        if facts[name].largest > FAR * distribution.middle
-        and not facts[name].broken
-        and not _wide(facts[name], distribution)
+class _Outliers(msgspec.Struct):
+    """A tensor with few values above a wide gap. gap: how many times the next value the smallest of them is."""
+
+    tensor: TensorFacts
+    count: int
+    gap: float
+
+
+def check_distributions(specimen: RawAdapter, factors: Sequence[TensorFacts], total: int) -> list[Finding]:
+    """factors: those to judge. total: of all tensors."""
+    distributions = _describe([tensor for tensor in factors if tensor.largest > 0])
+    suspects = [
+        distribution.tensor
+        for distribution in distributions
+        if distribution.tensor.largest > FAR * distribution.median
+        and not distribution.tensor.broken
+        and not distribution.is_wide
     ]
-    lonely = _lonely(specimen, facts, far)
-    return [*_garbled(facts, sampled, a, set(lonely)), *_outliers(facts, lonely), *_lost(facts, b)]
+    outliers = _find_outliers(specimen, suspects)
+    garbled = _garbled(distributions, {outlier.tensor.name for outlier in outliers})
+    return [*garbled, *_check_outliers(outliers, total), *_underflow(factors)]
 
 
-def _describe(samples: dict[str, Floats]) -> dict[str, _Sampled]:
+def _describe(tensors: Sequence[TensorFacts]) -> list[_Distribution]:
+    sampled = [(tensor, tensor.sample) for tensor in tensors if tensor.sample is not None]
+    if not sampled:
+        return []
     with np.errstate(all="ignore"):
-        sizes = np.abs(np.stack(list(samples.values())).astype(np.float64))
+        sizes = np.abs(np.stack([sample for _, sample in sampled]).astype(np.float64))
         filled = np.isfinite(sizes) & (sizes > 0)
         sizes = np.where(filled, sizes, 0)
         count = np.maximum(filled.sum(axis=1), 1)
@@ -70,90 +81,76 @@ def _describe(samples: dict[str, Floats]) -> dict[str, _Sampled]:
         mean = (logs.sum(axis=1) / count)[:, None]
         spread = np.sqrt((np.where(filled, logs - mean, 0) ** 2).sum(axis=1) / count)
         # np.median would import numpy.ma, which costs as much as everything here.
-        middle = np.exp2(np.sort(np.where(filled, logs, mean), axis=1)[:, sizes.shape[1] // 2])
+        median = np.exp2(np.sort(np.where(filled, logs, mean), axis=1)[:, sizes.shape[1] // 2])
         evenness = np.where(filled.any(axis=1), sizes.mean(axis=1) / np.sqrt((sizes**2).mean(axis=1)), 0)
-    columns: list[npt.NDArray[np.float64]] = [spread, evenness, middle]
-    return {name: _Sampled(*row) for name, row in zip(samples, np.stack(columns, axis=1).tolist(), strict=True)}
+    columns: list[npt.NDArray[np.float64]] = [spread, evenness, median]
+    rows = np.stack(columns, axis=1).tolist()
+    return [_Distribution(tensor, *row) for (tensor, _), row in zip(sampled, rows, strict=True)]
 
 
-def _wide(facts: TensorFacts, sampled: _Sampled) -> bool:
-    return sampled.spread > WIDE.get(facts.info.dtype, np.inf)
-
-
-def _lonely(specimen: RawAdapter, facts: dict[str, TensorFacts], suspects: list[str]) -> dict[str, tuple[int, float]]:
-    """Tensors with few values above a wide gap: how many, and how wide."""
+def _find_outliers(specimen: RawAdapter, suspects: Sequence[TensorFacts]) -> list[_Outliers]:
     assert specimen.weights is not None
-    gaps_by_name: dict[str, tuple[int, float]] = {}
+    outliers = []
     with TensorReader(specimen.weights) as reader:
-        for name in suspects:
-            sizes = np.abs(reader.read(facts[name].info)).ravel()
+        for tensor in suspects:
+            sizes = np.abs(reader.read(tensor.info)).ravel()
             top = np.sort(np.partition(sizes, -min(17, sizes.size))[-17:])[::-1].astype(np.float64)
             gaps = top[:-1] / np.maximum(top[1:], 1e-30)
             if gaps.max(initial=0) > GAP:
-                gaps_by_name[name] = int(gaps.argmax()) + 1, float(gaps.max())
-    return gaps_by_name
+                outliers.append(_Outliers(tensor, int(gaps.argmax()) + 1, float(gaps.max())))
+    return outliers
 
 
-def _outliers(facts: dict[str, TensorFacts], lonely: dict[str, tuple[int, float]]) -> Iterable[Finding]:
-    if lonely:
-        count, gap = (
-            sum(count_and_gap[0] for count_and_gap in lonely.values()),
-            max(count_and_gap[1] for count_and_gap in lonely.values()),
-        )
-        largest = max(facts[name].largest for name in lonely)
+def _check_outliers(outliers: Sequence[_Outliers], total: int) -> Iterable[Finding]:
+    if outliers:
+        count, gap = sum(outlier.count for outlier in outliers), max(outlier.gap for outlier in outliers)
+        tensors = [outlier.tensor for outlier in outliers]
+        largest = max(tensor.largest for tensor in tensors)
+        actual = f"{count} values up to {largest:.3g}, {gap:.2g} times the next, {in_tensors(tensors, total)}"
+        facts = {"values": count, "gap": gap, "largest": largest}
+        severity: Severity | None = "reject" if gap > GAP_ABSURD or largest > HUGE else None
         yield finding(
-            "L207",
-            f"{count} values up to {largest:.3g}, {gap:.2g} times the next, "
-            f"in {some(list(lonely), len(facts), 'tensors')}",
-            expected="the largest values close to one another",
-            facts={"values": count, "gap": gap, "largest": largest},
-            severity="reject" if gap > GAP_ABSURD or largest > HUGE else None,
+            "L207", actual, expected="the largest values close to one another", facts=facts, severity=severity
         )
 
 
-def _garbled(
-    facts: dict[str, TensorFacts], sampled: dict[str, _Sampled], a: set[str], lonely: set[str]
-) -> Iterable[Finding]:
-    wide = [name for name, distribution in sampled.items() if _wide(facts[name], distribution)]
-    huge = [name for name in sampled if facts[name].largest > HUGE and name not in lonely]
+def _garbled(distributions: Sequence[_Distribution], with_outliers: set[str]) -> Iterable[Finding]:
+    tensors = [distribution.tensor for distribution in distributions]
+    wide = [distribution for distribution in distributions if distribution.is_wide]
+    huge = [tensor for tensor in tensors if tensor.largest > HUGE and tensor.name not in with_outliers]
     # B after one step of Adam has one size; A keeps the variety it started with, unless bits are read as another type.
-    same = [
-        name
-        for name, distribution in sampled.items()
-        if name in a
-        and distribution.alike > ALIKE
-        and 0.5 < facts[name].largest < 2
-        and facts[name].info.dtype == "F16"
+    even = [
+        tensor
+        for tensor, distribution in zip(tensors, distributions, strict=True)
+        if tensor.side == "a"
+        and distribution.evenness > EVEN
+        and 0.5 < tensor.largest < 2
+        and tensor.info.dtype == "F16"
     ]
-    garbled = [name for name in sampled if name in {*wide, *huge, *same}]
+    suspects = {*(distribution.tensor for distribution in wide), *huge, *even}
+    garbled = [tensor for tensor in tensors if tensor in suspects]
     if garbled:
-        why = (
-            f"sizes spread over {2 * sampled[wide[0]].spread:.0f} powers of two" if wide
-            else f"values up to {max(facts[name].largest for name in huge):.2g}" if huge
-            else "all values lie near 1 in size, as BF16 does when it is read as F16"
-        )  # fmt: skip
-        yield finding(
-            "L201",
-            f"{why} in {some(garbled, len(sampled), 'tensors')}",
-            expected="sizes within a few powers of two of one another, as initialised and trained",
-            facts={"wide": len(wide), "huge": len(huge), "same": len(same), "tensors": len(garbled)},
-        )
+        why = "all values lie near 1 in size, as BF16 does when it is read as F16"
+        if wide:
+            why = f"sizes spread over {2 * wide[0].spread:.0f} powers of two"
+        elif huge:
+            why = f"values up to {max(tensor.largest for tensor in huge):.2g}"
+        expected = "sizes within a few powers of two of one another, as initialised and trained"
+        facts = {"wide": len(wide), "huge": len(huge), "same": len(even), "tensors": len(garbled)}
+        yield finding("L201", f"{why} {in_tensors(garbled, len(tensors))}", expected=expected, facts=facts)
 
 
-def _lost(facts: dict[str, TensorFacts], b: set[str]) -> Iterable[Finding]:
+def _underflow(factors: Sequence[TensorFacts]) -> Iterable[Finding]:
     """Values of B that a coarse type made zero."""
+    b_factors = [tensor for tensor in factors if tensor.side == "b"]
     underflowed = [
-        name
-        for name in facts
-        if name in b and facts[name].info.dtype in _COARSE and 0.5 * facts[name].count < facts[name].zeros
-        and facts[name].zeros < facts[name].count and not facts[name].zero_run[1]
-    ]  # fmt: skip
+        tensor
+        for tensor in b_factors
+        if tensor.info.dtype in _COARSE and 0.5 * tensor.count < tensor.zeros < tensor.count and not tensor.zero_run[1]
+    ]
     if underflowed:
-        share = max(facts[name].zeros / facts[name].count for name in underflowed)
-        yield finding(
-            "L217",
-            f"up to {share:.0%} of the values became zero as {facts[underflowed[0]].info.dtype} "
-            f"in {some(underflowed, len(b), 'lora_B tensors')}",
-            facts={"tensors": len(underflowed), "share": share},
-            severity="warn" if share > 0.95 else None,
-        )
+        share = max(tensor.zeros / tensor.count for tensor in underflowed)
+        where = in_tensors(underflowed, len(b_factors), "lora_B tensors")
+        actual = f"up to {share:.0%} of the values became zero as {underflowed[0].info.dtype} {where}"
+        facts = {"tensors": len(underflowed), "share": share}
+        yield finding("L217", actual, facts=facts, severity="warn" if share > 0.95 else None)

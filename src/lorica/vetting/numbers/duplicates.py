@@ -22,13 +22,13 @@ from lorica.errors import AdapterError
 from lorica.names import listed
 from lorica.reports.short_names import short_names
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.numbers.check_numbers import Numbers
+from lorica.vetting.numbers.check_numbers import WeightStatistics
+from lorica.vetting.numbers.module_updates import scalings
 from lorica.vetting.numbers.sketch import SIZE
-from lorica.vetting.numbers.spectra import scalings
 from lorica.vetting.numbers.training_runs import RunMember, find_runs, named_steps
 from lorica.vetting.wording import shown
 
-Entry = tuple[RawAdapter, Numbers]
+Entry = tuple[RawAdapter, WeightStatistics]
 FindingsByName = dict[str, list[Finding]]
 # Columns of a name in a finding.
 _NAME = 60

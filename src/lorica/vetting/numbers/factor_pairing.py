@@ -63,10 +63,10 @@ class GramMatrices:
     def __init__(self) -> None:
         self._by_rank: dict[int, list[tuple[str, Floats, Floats]]] = defaultdict(list)
 
-    def add(self, path: str, first: NDArray[Any], second: NDArray[Any]) -> None:
+    def add(self, module_path: str, first: NDArray[Any], second: NDArray[Any]) -> None:
         """first: A Aᵀ, second: BᵀB, both [rank, rank]."""
         if len(first) == len(second) >= MIN_RANK:
-            self._by_rank[len(first)].append((path, _off_diagonal(first), _off_diagonal(second)))
+            self._by_rank[len(first)].append((module_path, _off_diagonal(first), _off_diagonal(second)))
 
     def pairing(self) -> FactorPairing:
         """Compare every A with every B of the same rank."""

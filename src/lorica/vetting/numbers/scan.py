@@ -1,15 +1,16 @@
 """One pass over an adapter's tensors: what their values are like, and what two halves of a pair are enough to know.
 
 The update of a module is never formed: of A [r, in] and B [out, r] only A A^T and B^T B [r, r] and two projections
-[r, 16] are kept, and everything in `spectra` and `sketch` follows from those.
+[r, 16] are kept, and everything in `module_updates` and `sketch` follows from those.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -19,6 +20,7 @@ from lorica.adapters.arrays import BLOCK_VALUES, LARGEST, READABLE, Floats, Tens
 from lorica.adapters.header import TensorInfo
 from lorica.adapters.tensor_map import LoraModule, TensorMap
 from lorica.vetting.numbers.sketch import probes
+from lorica.vetting.wording import some
 
 SAMPLES = 256
 # A factor above this size, or of this rank, is scanned for broken values only; none is known.
@@ -31,14 +33,18 @@ _ONE_THREAD = 2**18
 EQUAL_RUN = 128
 
 
-class TensorFacts(msgspec.Struct):
-    """What is known of a tensor's values. largest: of the finite ones, in size. sample: SAMPLES values spread over it.
+class TensorFacts(msgspec.Struct, eq=False):
+    """What is known of a tensor's values. side: of a pair, "" for other tensors. embedding: of an embedding's pair.
+    largest: of the finite values, in size. sample: SAMPLES values spread over it.
 
     zero_run: (first value, values) of the longest stretch of zeros at least ZERO_RUN_BYTES long, else (0, 0);
     zero_tail: zeros that end the tensor. equal_run: values of the longest stretch of one other value, if it is long.
     """
 
+    name: str
     info: TensorInfo
+    side: Literal["", "a", "b"] = ""
+    embedding: bool = False
     digest: bytes = b""
     count: int = 0
     nans: int = 0
@@ -57,6 +63,21 @@ class TensorFacts(msgspec.Struct):
     def broken(self) -> bool:
         """Whether it holds values that are no numbers."""
         return self.nans + self.infinities > 0
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it has values, and all of them are zero."""
+        return self.count > 0 and self.zeros == self.count
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of one value. It has at least one."""
+        return (self.info.stop - self.info.start) // self.count
+
+
+def in_tensors(tensors: Sequence[TensorFacts], total: int, unit: str = "tensors") -> str:
+    """ "in 3 of 12 tensors, first base_model.model.layers.0.self_attn.q_proj.lora_A.weight"."""
+    return f"in {some([tensor.name for tensor in tensors], total, unit)}"
 
 
 class FactorProducts(msgspec.Struct):
@@ -78,34 +99,36 @@ def scan(
     on_pair: called with a module and its halves A and B as soon as both are read, so that few are held at a time.
     Raises AdapterError when the file cannot be read to its end.
     """
-    factors = {module.a: "a" for module in layout.modules.values() if module.a}
-    factors |= {module.b: "b" for module in layout.modules.values() if module.b}
-    sparse = {name for module in layout.modules.values() if module.embedding for name in (module.a, module.b)}
-    modules = {name: module for module in layout.pairs for name in (module.a, module.b)}
+    owners = {tensor_name: module for module in layout.modules.values() for tensor_name in (module.a, module.b)}
+    modules = {tensor_name: module for module in layout.pairs for tensor_name in (module.a, module.b)}
     facts: dict[str, TensorFacts] = {}
     waiting: dict[str, FactorProducts] = {}
     with TensorReader(weights) as reader, np.errstate(all="ignore"):
-        for name, info in layout.tensors.items():
-            side = factors.get(name, "")
-            facts[name], half = _tensor(reader, info, side, look_for_runs=side != "" and name not in sparse)
-            if half is None or name not in modules:
+        for tensor_name, info in layout.tensors.items():
+            tensor = TensorFacts(tensor_name, info, readable=info.dtype in READABLE)
+            if (owner := owners.get(tensor_name)) is not None:
+                tensor.side = "a" if tensor_name == owner.a else "b"
+                tensor.embedding = owner.embedding
+            facts[tensor_name] = tensor
+            products = _read_tensor(reader, tensor)
+            if products is None or tensor_name not in modules:
                 continue
-            module = modules[name]
-            partner = waiting.pop(module.b if side == "a" else module.a, None)
+            module = modules[tensor_name]
+            partner = waiting.pop(module.b if tensor.side == "a" else module.a, None)
             if partner is None:
-                waiting[name] = half
+                waiting[tensor_name] = products
             else:
-                on_pair(module, *((half, partner) if side == "a" else (partner, half)))
+                on_pair(module, *((products, partner) if tensor.side == "a" else (partner, products)))
     return facts
 
 
-def _tensor(
-    reader: TensorReader, info: TensorInfo, side: str, *, look_for_runs: bool
-) -> tuple[TensorFacts, FactorProducts | None]:
-    facts = TensorFacts(info, readable=info.dtype in READABLE)
+def _read_tensor(reader: TensorReader, facts: TensorFacts) -> FactorProducts | None:
+    """Fill in what its values say; the products of a factor."""
+    info = facts.info
+    look_for_runs = facts.side != "" and not facts.embedding
     digest = hashlib.sha256(f"{info.dtype}{list(info.shape)}".encode())
-    half = None
-    at_once = info.stop - info.start <= 4 * MOST_FACTOR_VALUES and side != ""
+    products = None
+    at_once = info.stop - info.start <= 4 * MOST_FACTOR_VALUES and facts.side != ""
     lowest, highest = np.inf, -np.inf
     for raw in reader.raw_blocks(info, MOST_FACTOR_VALUES if at_once else BLOCK_VALUES):
         digest.update(raw.data)
@@ -121,11 +144,11 @@ def _tensor(
         if look_for_runs and at_once:
             facts.equal_run = _equal_run(values)
         if at_once and not facts.broken and values.size == facts.count:
-            half = _half(values, info.shape, side)
+            products = _factor_products(values, info.shape, facts.side)
     facts.digest = digest.digest()
     facts.largest = max(abs(lowest), abs(highest)) if facts.count else 0.0
     facts.constant = facts.count > 1 and lowest == highest and not facts.broken
-    return facts, half
+    return products
 
 
 def _look(values: Floats, facts: TensorFacts) -> tuple[float, float]:
@@ -190,7 +213,7 @@ def _products(matrix: Floats, columns: Floats) -> tuple[Floats, Floats]:
     return gram, projected
 
 
-def _half(values: Floats, shape: tuple[int, ...], side: str) -> FactorProducts | None:
+def _factor_products(values: Floats, shape: tuple[int, ...], side: str) -> FactorProducts | None:
     """The products of one factor; None for what is no matrix or too large."""
     rows = shape[0] if shape else 0
     if len(shape) < 2 or not values.size or (len(shape) > 2 and side == "b" and values.size != rows * shape[1]):

@@ -16,8 +16,8 @@ from lorica.adapters.config import AdapterConfig
 from lorica.adapters.tensor_map import TensorMap
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
+from lorica.vetting.numbers.module_updates import ModuleUpdate
 from lorica.vetting.numbers.scan import TensorFacts
-from lorica.vetting.numbers.spectra import UpdateSpectrum
 from lorica.vetting.wording import some
 
 # Below the resolution of float32 beside an output of size one: no engine can show it.
@@ -43,7 +43,7 @@ def check_sizes(
     config: AdapterConfig | None,
     layout: TensorMap,
     facts: dict[str, TensorFacts],
-    measures: dict[str, UpdateSpectrum],
+    updates: dict[str, ModuleUpdate],
     *,
     scaled: bool,
 ) -> list[Finding]:
@@ -51,37 +51,41 @@ def check_sizes(
     pairs = [module.path for module in layout.pairs]
     if not pairs:
         return []
-    silent = [path for path in pairs if _silent(path, layout, facts, measures)]
+    silent = [module_path for module_path in pairs if _silent(module_path, layout, facts, updates)]
     if len(silent) == len(pairs):
-        return [_no_effect(pairs, layout, facts, measures)]
-    findings = [*_partly_silent(silent, pairs), *_unused(measures)]
-    linear = {path: measured for path, measured in measures.items() if not layout.modules[path].embedding}
+        return [_no_effect(pairs, layout, facts, updates)]
+    findings = [*_partly_silent(silent, pairs), *_unused(updates)]
+    linear = {
+        module_path: update for module_path, update in updates.items() if not layout.modules[module_path].embedding
+    }
     special = config is not None and str(config.init_lora_weights).startswith(_BASE_CHANGING)
     if linear and scaled and not special:
         findings += [*_scale(linear, special=config is not None and config.use_dora), *_spread(linear)]
-    findings += _outliers({path: measured for path, measured in linear.items() if measured.norm > 0})
+    findings += _outliers({module_path: update for module_path, update in linear.items() if update.norm > 0})
     return findings
 
 
-def _silent(path: str, layout: TensorMap, facts: dict[str, TensorFacts], measures: dict[str, UpdateSpectrum]) -> bool:
-    if path in measures:
-        return measures[path].gain <= NO_EFFECT
-    module = layout.modules[path]
+def _silent(
+    module_path: str, layout: TensorMap, facts: dict[str, TensorFacts], updates: dict[str, ModuleUpdate]
+) -> bool:
+    if module_path in updates:
+        return updates[module_path].gain <= NO_EFFECT
+    module = layout.modules[module_path]
     halves = [facts[name] for name in (module.a, module.b)]
-    return any(half.count > 0 and half.zeros == half.count for half in halves)
+    return any(half.is_zero for half in halves)
 
 
 def _no_effect(
-    pairs: list[str], layout: TensorMap, facts: dict[str, TensorFacts], measures: dict[str, UpdateSpectrum]
+    pairs: list[str], layout: TensorMap, facts: dict[str, TensorFacts], updates: dict[str, ModuleUpdate]
 ) -> Finding:
     zero = {
         half: sum(facts[name].zeros == facts[name].count for name in names)
         for half, names in {
-            "lora_A": [layout.modules[path].a for path in pairs],
-            "lora_B": [layout.modules[path].b for path in pairs],
+            "lora_A": [layout.modules[module_path].a for module_path in pairs],
+            "lora_B": [layout.modules[module_path].b for module_path in pairs],
         }.items()
     }
-    gain = max((measures[path].gain for path in pairs if path in measures), default=0.0)
+    gain = max((updates[module_path].gain for module_path in pairs if module_path in updates), default=0.0)
     which = " and ".join(half for half, count in zero.items() if count == len(pairs))
     actual = f"{which} is zero in all {len(pairs)} modules" if which else (
         f"the largest update changes outputs of size 1 by {gain:.1e}, less than float32 can show"
@@ -105,27 +109,27 @@ def _no_effect(
 def _partly_silent(silent: list[str], pairs: list[str]) -> Iterable[Finding]:
     if not silent:
         return
-    reached = [path for path in silent if not _UNREACHED.search(path)]
+    reached = [module_path for module_path in silent if not _UNREACHED.search(module_path)]
     actual = f"the update is zero in {some(reached or silent, len(pairs))}"
     facts = {"modules": len(pairs), "silent": len(silent), "reached": len(reached)}
     expected = "an update in every adapted module" if reached else ""
     yield finding("L211", actual, expected=expected, facts=facts, severity="warn" if reached else "note")
 
 
-def _unused(measures: dict[str, UpdateSpectrum]) -> Iterable[Finding]:
-    with_zeros = [path for path, measured in measures.items() if 0 < measured.unused < measured.rank]
+def _unused(updates: dict[str, ModuleUpdate]) -> Iterable[Finding]:
+    with_zeros = [module_path for module_path, update in updates.items() if 0 < update.unused < update.rank]
     if with_zeros:
-        first = measures[with_zeros[0]]
-        actual = f"{first.unused} of {first.rank} rank components are zero in {some(with_zeros, len(measures))}"
-        facts = {"modules": len(with_zeros), "unused": sum(measures[path].unused for path in with_zeros)}
+        first = updates[with_zeros[0]]
+        actual = f"{first.unused} of {first.rank} rank components are zero in {some(with_zeros, len(updates))}"
+        facts = {"modules": len(with_zeros), "unused": sum(updates[module_path].unused for module_path in with_zeros)}
         yield finding("L218", actual, facts=facts)
 
 
-def _scale(measures: dict[str, UpdateSpectrum], *, special: bool) -> Iterable[Finding]:
+def _scale(updates: dict[str, ModuleUpdate], *, special: bool) -> Iterable[Finding]:
     """special: DoRA, where the base's own row lengths bound the result."""
-    gains = np.array([measured.gain for measured in measures.values()])
+    gains = np.array([update.gain for update in updates.values()])
     facts = {"median_gain": _middle(gains), "max_gain": float(gains.max())}
-    scales = sorted({measured.scale for measured in measures.values()})
+    scales = sorted({update.scale for update in updates.values()})
     by = f"scaling {scales[0]:.4g}" if len(scales) == 1 else f"scalings {scales[0]:.4g} to {scales[-1]:.4g}"
     if facts["max_gain"] < SLIGHT:
         yield finding(
@@ -148,14 +152,14 @@ def _scale(measures: dict[str, UpdateSpectrum], *, special: bool) -> Iterable[Fi
         yield finding("L213", actual, expected="0.001 to 1 after training; a base layer's own are near 1", facts=facts)
 
 
-def _spread(measures: dict[str, UpdateSpectrum]) -> Iterable[Finding]:
-    spreads = {path: measured.a_spread for path, measured in measures.items() if measured.a_spread > 0}
+def _spread(updates: dict[str, ModuleUpdate]) -> Iterable[Finding]:
+    spreads = {module_path: update.a_spread for module_path, update in updates.items() if update.a_spread > 0}
     low, high = A_SPREAD
-    unusual = [path for path, value in spreads.items() if not low <= value <= high]
+    unusual = [module_path for module_path, value in spreads.items() if not low <= value <= high]
     if unusual:
-        worst = max((spreads[path] for path in unusual), key=lambda value: abs(np.log(value)))
+        worst = max((spreads[module_path] for module_path in unusual), key=lambda value: abs(np.log(value)))
         extreme = not A_SPREAD_ABSURD[0] <= worst <= A_SPREAD_ABSURD[1]
-        actual = f"lora_A is {worst:.2g} times the size PEFT starts it with in {some(unusual, len(measures))}"
+        actual = f"lora_A is {worst:.2g} times the size PEFT starts it with in {some(unusual, len(updates))}"
         facts = {"modules": len(unusual), "worst": worst}
         yield finding("L216", actual, expected="0.5 to 20 times", facts=facts, severity="warn" if extreme else "note")
 
@@ -165,30 +169,30 @@ def _middle(values: npt.NDArray[np.float64]) -> float:
     return float(np.sort(values)[len(values) // 2])
 
 
-def _outliers(measures: dict[str, UpdateSpectrum]) -> Iterable[Finding]:
+def _outliers(updates: dict[str, ModuleUpdate]) -> Iterable[Finding]:
     """Modules whose gain is far from that of the same module in the other layers."""
     roles: dict[str, list[str]] = {}
-    for path in measures:
-        roles.setdefault(re.sub(r"\d+", "*", path), []).append(path)
+    for module_path in updates:
+        roles.setdefault(re.sub(r"\d+", "*", module_path), []).append(module_path)
     outliers: dict[str, float] = {}
-    for paths in roles.values():
-        if len(paths) < 4 or _UNREACHED.search(paths[0]):
+    for module_paths in roles.values():
+        if len(module_paths) < 4 or _UNREACHED.search(module_paths[0]):
             continue
-        logs = np.log([measures[path].gain for path in paths])
+        logs = np.log([updates[module_path].gain for module_path in module_paths])
         away = logs - _middle(logs)
         # Robust: the usual distance from the median, which a few bad layers do not move.
         usual = max(_middle(np.abs(away)), 0.2)
         next_best = np.sort(logs)[-2]
-        for path, distance, log in zip(paths, away, logs, strict=True):
+        for module_path, distance, log in zip(module_paths, away, logs, strict=True):
             # Of four layers one cannot tell what is usual: the largest must not hide in its own distance.
             far_above = distance > max(np.log(STANDS_OUT), 8 * usual) or log - next_best > np.log(STANDS_OUT)
             if far_above or distance < -max(2 * np.log(STANDS_OUT), 12 * usual):
-                outliers[path] = float(np.exp(distance))
+                outliers[module_path] = float(np.exp(distance))
     if outliers:
-        worst = max(outliers, key=lambda path: abs(np.log(outliers[path])))
+        worst = max(outliers, key=lambda module_path: abs(np.log(outliers[module_path])))
         actual = (
             f"the update is {outliers[worst]:.3g} times that of the same module in other layers "
-            f"in {some([worst, *(path for path in outliers if path != worst)], len(measures))}"
+            f"in {some([worst, *(module_path for module_path in outliers if module_path != worst)], len(updates))}"
         )
         facts = {"modules": len(outliers), "worst": outliers[worst], "path": worst}
         yield finding("L215", actual, expected="within a factor of 50 of one another", facts=facts)

@@ -41,8 +41,8 @@ def probes(width: int) -> Floats:
 
 
 @functools.lru_cache(maxsize=2048)
-def _own_signs(path: str) -> npt.NDArray[np.int8]:
-    drawn = hashlib.shake_128(path.encode("utf-8", "replace")).digest(SIZE // 8)
+def _own_signs(module_path: str) -> npt.NDArray[np.int8]:
+    drawn = hashlib.shake_128(module_path.encode("utf-8", "replace")).digest(SIZE // 8)
     return (np.unpackbits(np.frombuffer(drawn, np.uint8)).astype(np.int8) * 2 - 1).reshape(SIDE, SIDE)
 
 
@@ -54,13 +54,13 @@ class Sketcher:
         self.start = np.zeros((SIDE, SIDE), np.float64)
         self._shapes: list[str] = []
 
-    def add(self, path: str, scale: float, a: Floats, b: Floats, shape: tuple[int, int]) -> None:
+    def add(self, module_path: str, scale: float, a: Floats, b: Floats, shape: tuple[int, int]) -> None:
         """path: the module's. a, b: [r, 16] the images of A and of B's transpose. shape: (out, in)."""
-        path_signs = _own_signs(path)
+        path_signs = _own_signs(module_path)
         self.update += path_signs * (b.T @ a) * np.float64(scale)
         # The rows of A keep their order from the initialisation on; their signs depend on it.
         self.start += path_signs * (_row_signs(a.shape[0]) @ a)
-        self._shapes.append(f"{path} {shape[0]} {shape[1]}")
+        self._shapes.append(f"{module_path} {shape[0]} {shape[1]}")
 
     def signature(self) -> str:
         """Equal for adapters whose sketches compare: the same modules with the same shapes."""

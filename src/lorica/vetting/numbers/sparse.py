@@ -28,7 +28,7 @@ _AS_STARTED = (0.3, 1.2)
 def check_sparse(weights: Path, layout: TensorMap, facts: dict[str, TensorFacts]) -> list[Finding]:
     """L224. Raises AdapterError when the file cannot be read."""
     pairs = [module for module in layout.pairs if not module.embedding]
-    sparse = [module for module in pairs if all(_is_sparse(facts[name]) for name in (module.a, module.b))]
+    sparse = [module for module in pairs if all(_is_sparse(facts[tensor_name]) for tensor_name in (module.a, module.b))]
     if len(sparse) < 2 or len(sparse) < 0.8 * len(pairs):
         return []
     shares, sizes = [], []

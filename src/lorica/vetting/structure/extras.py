@@ -34,15 +34,15 @@ def check_extras(config: AdapterConfig | None, layout: TensorMap) -> list[Findin
     return findings + _features(config, layout)
 
 
-def _is_saved_module(config: AdapterConfig, path: str) -> bool:
+def _is_saved_module(config: AdapterConfig, module_path: str) -> bool:
     """Whether modules_to_save covers this path: PEFT takes every module whose path ends with one of the names."""
     names = tuple(config.saved_modules[:_MAX_SAVED_MODULES])
-    return bool(names) and any(start.endswith(names) for start in _prefixes(path))
+    return bool(names) and any(start.endswith(names) for start in _prefixes(module_path))
 
 
-def _prefixes(path: str) -> list[str]:
+def _prefixes(module_path: str) -> list[str]:
     """ "a.b.c" -> "a", "a.b", "a.b.c"; of more than 64 parts, the first 64."""
-    components = path.split(".", 64)[:64]
+    components = module_path.split(".", 64)[:64]
     return [".".join(components[: end + 1]) for end in range(len(components))]
 
 
@@ -54,8 +54,8 @@ def _saved_modules(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
     configured = config.saved_modules[:_MAX_SAVED_MODULES]
     if not configured:
         return []
-    stored = [path for path, names in layout.saved.items() if not _has_runtime_names(names)]
-    ends = "".join(f".{start}\n" for path in stored for start in _prefixes(path))
+    stored = [module_path for module_path, names in layout.saved.items() if not _has_runtime_names(names)]
+    ends = "".join(f".{start}\n" for module_path in stored for start in _prefixes(module_path))
     not_stored = [name for name in configured if f"{name}\n" not in ends]
     if not not_stored:
         return _saved_by_suffix(configured, ends, stored)
@@ -65,7 +65,7 @@ def _saved_modules(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
         return _without_head(config, not_stored, layout)
     if not not_stored:
         return []
-    inside = [path for path, names in layout.saved.items() if _has_runtime_names(names)]
+    inside = [module_path for module_path, names in layout.saved.items() if _has_runtime_names(names)]
     actual = f"no tensors for {listed(not_stored)} of modules_to_save ({listed(configured)})"
     if inside:
         actual += f"; {shown(layout.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
@@ -88,7 +88,7 @@ def _may_not_exist(name: str, layout: TensorMap, *, others_stored: bool) -> bool
         containers = [
             layer_container
             for layer_container in ("h", "layers")
-            if any(f".{layer_container}." in f".{path}" for path in layout.modules)
+            if any(f".{layer_container}." in f".{module_path}" for module_path in layout.modules)
         ]
         return ("h" in containers and leaf not in ("wte", "word_embeddings")) or (
             "layers" in containers and leaf == "wte"
@@ -99,7 +99,7 @@ def _may_not_exist(name: str, layout: TensorMap, *, others_stored: bool) -> bool
 def _without_head(config: AdapterConfig, heads: list[str], layout: TensorMap) -> list[Finding]:
     """The config leaves the head to PEFT, which makes one for the task, and nothing is stored of it."""
     actual = f"no tensors for {' or '.join(heads)}, which PEFT keeps for {config.task_type} by itself"
-    inside = [path for path, names in layout.saved.items() if _has_runtime_names(names)]
+    inside = [module_path for module_path, names in layout.saved.items() if _has_runtime_names(names)]
     if inside:
         actual += f"; {shown(layout.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
     expected = f"names such as {PREFIX}{heads[-1]}.weight: without them the head stays as it was initialised"
@@ -123,8 +123,8 @@ def _full_parameters(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
     """Whole parameters that neither modules_to_save nor bias nor an adapted embedding explains."""
     biases, parameters = [], []
     alphas = set(alpha_tensors(layout).values())
-    for path, names in layout.saved.items():
-        if _is_saved_module(config, path):
+    for module_path, names in layout.saved.items():
+        if _is_saved_module(config, module_path):
             continue
         for name in names:
             leaf = name.rsplit(".", 1)[-1]
@@ -132,8 +132,8 @@ def _full_parameters(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
                 continue
             if leaf == "bias":
                 biases += [name] if config.bias == "none" else []
-            elif not (".base_layer." in name and path in layout.modules and _is_embedding(path)):
-                parameters.append((path, name))
+            elif not (".base_layer." in name and module_path in layout.modules and _is_embedding(module_path)):
+                parameters.append((module_path, name))
     findings = []
     if biases:
         actual = f'{some(biases, None, "bias tensors")}, and "bias" is "none"'
@@ -142,7 +142,7 @@ def _full_parameters(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
         )
     if not parameters:
         return findings
-    module_names = {path.rsplit(".", 1)[-1] for path, _ in parameters}
+    module_names = {module_path.rsplit(".", 1)[-1] for module_path, _ in parameters}
     tensor_names = [name for _, name in parameters]
     inputs, outputs = module_names & set(_INPUT_EMBEDDINGS), module_names & set(_OUTPUT_EMBEDDINGS)
     # save_pretrained(save_embedding_layers=True) stores both, where the model has both.
@@ -157,15 +157,15 @@ def _full_parameters(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
     return [*findings, finding("L132", actual, expected="only what the config names", file=CONFIG_NAME, facts=facts)]
 
 
-def _is_embedding(path: str) -> bool:
-    return path.rsplit(".", 1)[-1] in (*_INPUT_EMBEDDINGS, *_OUTPUT_EMBEDDINGS)
+def _is_embedding(module_path: str) -> bool:
+    return module_path.rsplit(".", 1)[-1] in (*_INPUT_EMBEDDINGS, *_OUTPUT_EMBEDDINGS)
 
 
 def _tokens(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
     """Rows of trained tokens against trainable_token_indices."""
     stored = {
-        path.removesuffix(".token_adapter"): name
-        for path, names in layout.saved.items()
+        module_path.removesuffix(".token_adapter"): name
+        for module_path, names in layout.saved.items()
         for name in names
         if name.rsplit(".", 1)[-1] == "trainable_tokens_delta"
     }
@@ -186,11 +186,11 @@ def _tokens(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
     if token_indices and not stored:
         actual = f"{configured}, and the file holds no trained rows: PEFT fails to load it"
         return [finding("L134", actual, expected="trainable_tokens_delta tensors", facts=facts)]
-    for path, name in stored.items():
+    for module_path, name in stored.items():
         rows = layout.shape(name)[0] if layout.shape(name) else 0
-        want = next((count for key, count in expected_rows.items() if not key or path.endswith(key)), None)
+        want = next((count for key, count in expected_rows.items() if not key or module_path.endswith(key)), None)
         if want is not None and want != rows:
-            actual = f"{rows} trained rows for {shown(path)}, {want} tokens in trainable_token_indices"
+            actual = f"{rows} trained rows for {shown(module_path)}, {want} tokens in trainable_token_indices"
             return [finding("L134", actual, expected=f"{want} rows", file=CONFIG_NAME, facts=facts | {"rows": rows})]
     return []
 

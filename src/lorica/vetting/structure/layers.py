@@ -31,9 +31,9 @@ class LayerStack(msgspec.Struct, frozen=True):
 def layer_stacks(layout: TensorMap) -> list[LayerStack]:
     """The adapted layers, by container."""
     layers_by_template: dict[str, dict[str, set[int]]] = {}
-    for path, module in layout.modules.items():
+    for module_path, module in layout.modules.items():
         if module.layer is not None:
-            container, template = split_layer(path)
+            container, template = split_layer(module_path)
             layers_by_template.setdefault(container, {}).setdefault(template, set()).add(module.layer)
     return [
         LayerStack(
@@ -102,9 +102,9 @@ def _is_replaced(layer_sets: Collection[frozenset[int]], on: frozenset[int], lay
     return any(layer in layer_set and not layer_set & on for layer_set in layer_sets)
 
 
-def _is_targeted(spec: TargetSpec | None, path: str) -> bool:
+def _is_targeted(spec: TargetSpec | None, module_path: str) -> bool:
     """Whether the config asks for a module that the file lacks."""
-    means = True if spec is None else spec.targeted(path)
+    means = True if spec is None else spec.targeted(module_path)
     if means is not None or spec is None:
         return bool(means)
     config = spec.config

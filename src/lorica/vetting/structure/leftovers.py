@@ -20,7 +20,7 @@ def check_leftovers(layout: TensorMap) -> list[Finding]:
     factors, packed = layout.factors(), packed_factors(layout)
     if packed:
         first = packed[0]
-        beside = [name for name in layout.tensors if name.startswith(f"{first}.")]
+        beside = [tensor_name for tensor_name in layout.tensors if tensor_name.startswith(f"{first}.")]
         actual = f"{some(packed, len(factors), 'factors')}: {factors[first].dtype} {list(factors[first].shape)}" + (
             f", with {shown(beside[0].removeprefix(first + '.'))} beside it" if beside else ""
         )
@@ -34,33 +34,35 @@ def check_leftovers(layout: TensorMap) -> list[Finding]:
 
 
 def packed_factors(layout: TensorMap) -> list[str]:
-    """Factors of whole numbers that a quantiser packed: what unpacks them lies beside them under their own names
+    """LoraModule of whole numbers that a quantiser packed: what unpacks them lies beside them under their own names
     (bitsandbytes writes X.absmax, X.quant_map, X.quant_state...), or they are one column of bytes.
 
     Whole numbers in a factor's own shape are none: those were rounded.
     """
-    integer_shapes = {name: info.shape for name, info in layout.factors().items() if info.dtype in _PACKED}
+    integer_shapes = {
+        tensor_name: info.shape for tensor_name, info in layout.factors().items() if info.dtype in _PACKED
+    }
     if not integer_shapes:
         return []
-    stems = {_stem(name) for name in layout.tensors}
+    stems = {_stem(tensor_name) for tensor_name in layout.tensors}
     return [
-        name
-        for name, shape in integer_shapes.items()
-        if name in stems or (len(shape) == 2 and shape[1] == 1 < shape[0])
+        tensor_name
+        for tensor_name, shape in integer_shapes.items()
+        if tensor_name in stems or (len(shape) == 2 and shape[1] == 1 < shape[0])
     ]
 
 
-def _stem(name: str) -> str:
+def _stem(tensor_name: str) -> str:
     """ "x.lora_A.weight.quant_state.bitsandbytes__nf4" -> "x.lora_A.weight"; "" for a name without such an end."""
-    start, _, end = name.partition(".weight.")
+    start, _, end = tensor_name.partition(".weight.")
     return f"{start}.weight" if end else ""
 
 
 def alpha_tensors(layout: TensorMap) -> dict[str, str]:
     """Module -> its tensor of alpha: one number, kept beside the pair."""
     alphas = {}
-    for name, info in layout.tensors.items():
-        path, _, leaf = name.removeprefix(PREFIX).rpartition(".")
-        if leaf in _ALPHAS and path in layout.modules and math.prod(info.shape) == 1:
-            alphas[path] = name
+    for tensor_name, info in layout.tensors.items():
+        module_path, _, leaf = tensor_name.removeprefix(PREFIX).rpartition(".")
+        if leaf in _ALPHAS and module_path in layout.modules and math.prod(info.shape) == 1:
+            alphas[module_path] = tensor_name
     return alphas

@@ -37,7 +37,7 @@ def check_naming(specimen: RawAdapter, spec: TargetSpec | None, layout: TensorMa
     findings = strangers + _prefix(layout) + _wrappers(spec, layout) + _language_model(specimen, layout)
     findings += _headless_names(specimen, layout) + _adapter_names(layout)
     if layout.strange and not strangers:
-        lora = [name for name in layout.strange if "lora" in name.lower()]
+        lora = [tensor_name for tensor_name in layout.strange if "lora" in tensor_name.lower()]
         actual = (
             f"{some(layout.strange, len(layout.tensors), 'tensors')}: neither LoRA factors nor parameters of "
             "the base model"
@@ -75,7 +75,7 @@ def _method(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
     if named is None:
         return []
     key, method, count = named
-    first = next(name for name in layout.tensors if method_of_names([name]))
+    first = next(tensor_name for tensor_name in layout.tensors if method_of_names([tensor_name]))
     file = WEIGHTS_NAME if specimen.weights is None else specimen.weights.name
     actual = f"{count} of {len(layout.tensors)} tensors are named as in {method.title}, such as {shown(first)}"
     facts = {"method": key, "tensors": count}
@@ -89,8 +89,14 @@ def _method(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
 def _prefix(layout: TensorMap) -> list[Finding]:
     if not layout.unprefixed:
         return []
-    wrapped = [name for name in layout.unprefixed if name.split(".")[0] in _WRAPPERS | {"module": "DDP"}]
-    plain = [name for name in layout.unprefixed if name not in set(wrapped) or not _begins_wrapped(name)]
+    wrapped = [
+        tensor_name for tensor_name in layout.unprefixed if tensor_name.split(".")[0] in _WRAPPERS | {"module": "DDP"}
+    ]
+    plain = [
+        tensor_name
+        for tensor_name in layout.unprefixed
+        if tensor_name not in set(wrapped) or not _begins_wrapped(tensor_name)
+    ]
     if not plain:
         return []
     actual = some(plain, len(layout.tensors), "tensors")
@@ -98,32 +104,37 @@ def _prefix(layout: TensorMap) -> list[Finding]:
     return [finding("L104", actual, expected=f"names that begin with {PREFIX}", facts=facts)]
 
 
-def _begins_wrapped(name: str) -> bool:
+def _begins_wrapped(tensor_name: str) -> bool:
     # "base_model.layers..." lacks PEFT's second part; "module.base_model.model..." stands behind a wrapper.
-    first = name.split(".")[0]
+    first = tensor_name.split(".")[0]
     return first in ("module", *_WRAPPERS) and first != "base_model"
 
 
 def _wrappers(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
     wrong: dict[str, list[str]] = {}
-    for path in (*layout.modules, *layout.saved):
+    for module_path in (*layout.modules, *layout.saved):
         # A module that is not prefixed by PEFT's name and only begins with "base_model" is L104's.
-        components = path.split(".")
+        components = module_path.split(".")
         first, inner = components[0], components[1:]
         why = "module (DistributedDataParallel)" if first == "module" else ""
-        if not why and first in _WRAPPERS and (first != "base_model" or _is_prefixed(layout, path)):
+        if not why and first in _WRAPPERS and (first != "base_model" or _is_prefixed(layout, module_path)):
             why = f"{first} ({_WRAPPERS[first]})"
         if not why:
             why = next((f"{component} ({_WRAPPERS[component]})" for component in inner if component in _WRAPPERS), "")
-        if not why and _DOUBLED.match(path):
+        if not why and _DOUBLED.match(module_path):
             why = "model.model (a model inside a model)"
-        if not why and path.endswith(".base_layer") and path in layout.modules and not _is_parameter_level(spec, path):
+        if (
+            not why
+            and module_path.endswith(".base_layer")
+            and module_path in layout.modules
+            and not _is_parameter_level(spec, module_path)
+        ):
             why = "base_layer (an adapted layer adapted again)"
         if why:
-            wrong.setdefault(why, []).append(path)
+            wrong.setdefault(why, []).append(module_path)
     if not wrong:
         return []
-    paths = [path for module_paths in wrong.values() for path in module_paths]
+    paths = [module_path for module_paths in wrong.values() for module_path in module_paths]
     total = len(layout.modules) + len(layout.saved)
     actual = f"{listed(wrong)} in the names of {some(paths, total)}"
     facts = {
@@ -135,19 +146,19 @@ def _wrappers(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
     return [finding("L105", actual, expected=expected, facts=facts)]
 
 
-def _is_prefixed(layout: TensorMap, path: str) -> bool:
-    module = layout.modules.get(path)
-    names = (module.a, module.b, *module.more) if module is not None else layout.saved.get(path, ())
-    return any(name.startswith(PREFIX) for name in names if name)
+def _is_prefixed(layout: TensorMap, module_path: str) -> bool:
+    module = layout.modules.get(module_path)
+    names = (module.a, module.b, *module.more) if module is not None else layout.saved.get(module_path, ())
+    return any(tensor_name.startswith(PREFIX) for tensor_name in names if tensor_name)
 
 
-def _is_parameter_level(spec: TargetSpec | None, path: str) -> bool:
+def _is_parameter_level(spec: TargetSpec | None, module_path: str) -> bool:
     # Several parameters of one module (target_parameters) are told apart by `base_layer` levels.
-    return "expert" in path if spec is None else spec.of_parameters(path)
+    return "expert" in module_path if spec is None else spec.of_parameters(module_path)
 
 
 def _language_model(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
-    inside = [path for path in layout.modules if _LANGUAGE.search(path)]
+    inside = [module_path for module_path in layout.modules if _LANGUAGE.search(module_path)]
     base = specimen.config.base_model_name_or_path if specimen.config else None
     if not inside or (base and is_multimodal(base)):
         return []
@@ -162,7 +173,7 @@ def _language_model(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
 
 def _headless_names(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
     """Names that begin with the layers themselves: those of a model without a head (AutoModel), or a lost part."""
-    bare = [path for path in layout.modules if _BARE.match(path)]
+    bare = [module_path for module_path in layout.modules if _BARE.match(module_path)]
     task = specimen.config.task_type if specimen.config else None
     if not bare or layout.unprefixed or task == "FEATURE_EXTRACTION":
         return []
@@ -174,12 +185,14 @@ def _headless_names(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
 
 def _adapter_names(layout: TensorMap) -> list[Finding]:
     twice: list[str] = []
-    for path, module in layout.modules.items():
+    for module_path, module in layout.modules.items():
         factor_names = [
-            name for name in module.more if ".lora_A" in name or ".lora_B" in name or "lora_embedding" in name
+            tensor_name
+            for tensor_name in module.more
+            if ".lora_A" in tensor_name or ".lora_B" in tensor_name or "lora_embedding" in tensor_name
         ]
-        if any(not name.endswith(".bias") for name in factor_names):
-            twice.append(path)
+        if any(not tensor_name.endswith(".bias") for tensor_name in factor_names):
+            twice.append(module_path)
     if len(layout.adapters) > 1 or (layout.adapters and twice):
         names = listed(layout.adapters)
         actual = f"adapter names {names} in tensor names; {len(twice)} modules have a factor several times"
@@ -189,7 +202,7 @@ def _adapter_names(layout: TensorMap) -> list[Finding]:
         actual = some(twice, len(layout.modules))
         return [finding("L141", actual, expected="one lora_A and one lora_B", facts={"n": len(twice)})]
     if layout.adapters:
-        named = [name for name in layout.tensors if f".{layout.adapters[0]}" in name]
+        named = [tensor_name for tensor_name in layout.tensors if f".{layout.adapters[0]}" in tensor_name]
         actual = f"the adapter's name {shown(layout.adapters[0])!r} in {some(named, len(layout.tensors), 'tensors')}"
         facts = {"adapter": layout.adapters[0], "tensors": len(named)}
         expected = "names without it, as save_pretrained writes them"

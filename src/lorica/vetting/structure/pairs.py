@@ -40,7 +40,7 @@ def _halves(layout: TensorMap) -> list[Finding]:
     if not half:
         return []
     missing_halves = Counter("lora_A" if module.b else "lora_B" for module in half)
-    missing = " and ".join(f"{count} times {name}" for name, count in sorted(missing_halves.items()))
+    missing = " and ".join(f"{count} times {tensor_name}" for tensor_name, count in sorted(missing_halves.items()))
     actual = f"{missing} is missing: {some([module.path for module in half], len(layout.modules))}"
     facts = {"modules": len(half), "of": len(layout.modules), **missing_halves}
     return [finding("L110", actual, expected="lora_A and lora_B in every module", facts=facts)]
@@ -67,9 +67,9 @@ def _shapes(spec: TargetSpec | None, layout: TensorMap) -> tuple[list[LoraModule
         ("L111", unequal, "the first dimension of lora_A equal to the second of lora_B"),
     ):
         if bad:
-            path, a, b = bad[0]
+            module_path, a, b = bad[0]
             actual = f"{some([row[0] for row in bad], total)}: lora_A {list(a)}, lora_B {list(b)}"
-            facts = {"modules": len(bad), "of": total, "first": path, "a": list(a), "b": list(b)}
+            facts = {"modules": len(bad), "of": total, "first": module_path, "a": list(a), "b": list(b)}
             facts |= _empty_and_flat(bad) if code == "L114" else {}
             findings.append(finding(code, actual, expected=expected, facts=facts))
     return usable, findings
@@ -97,15 +97,15 @@ def _is_transposed(spec: TargetSpec | None, module: LoraModule, a: tuple[int, ..
 def _types(layout: TensorMap) -> list[Finding]:
     factors = layout.factors()
     findings = []
-    integers = [name for name, info in factors.items() if info.dtype in _NOT_FLOATING]
+    integers = [tensor_name for tensor_name, info in factors.items() if info.dtype in _NOT_FLOATING]
     if integers:
-        wrong = sorted({factors[name].dtype for name in integers})
+        wrong = sorted({factors[tensor_name].dtype for tensor_name in integers})
         actual = f"{some(integers, len(factors), 'factors')}: {', '.join(wrong)}"
         facts = {"tensors": len(integers), "of": len(factors), "types": wrong}
         findings.append(finding("L115", actual, expected="F32, BF16 or F16", facts=facts))
     types = Counter(info.dtype for info in factors.values())
     if len(types) > 1 and not integers:
-        actual = ", ".join(f"{count} {name}" for name, count in types.most_common())
+        actual = ", ".join(f"{count} {tensor_name}" for tensor_name, count in types.most_common())
         findings.append(finding("L116", actual, facts={"types": dict(types)}))
     return findings
 
@@ -177,12 +177,16 @@ def _biases(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
     if spec is None:
         return []
     flag = bool(spec.config.other.get("lora_bias"))
-    have = [module.path for module in layout.modules.values() if any(name.endswith(".bias") for name in module.more)]
+    have = [
+        module.path
+        for module in layout.modules.values()
+        if any(tensor_name.endswith(".bias") for tensor_name in module.more)
+    ]
     if bool(have) == flag and (not flag or len(have) == len(layout.modules)):
         return []
     if not layout.modules:
         return []
-    lack = [path for path in layout.modules if path not in set(have)]
+    lack = [module_path for module_path in layout.modules if module_path not in set(have)]
     actual = f"lora_bias is {str(flag).lower()}; " + (
         f"no bias in {some(lack, len(layout.modules))}" if flag else f"biases in {some(have, len(layout.modules))}"
     )
@@ -191,8 +195,8 @@ def _biases(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
 
 
 def _scaling(spec: TargetSpec, layout: TensorMap, usable: list[LoraModule]) -> list[Finding]:
-    paths = [module.path for module in layout.pairs if not spec.of_parameters(module.path)]
-    factors = [factor for path in paths if (factor := spec.scaling(path)) is not None]
+    module_paths = [module.path for module in layout.pairs if not spec.of_parameters(module.path)]
+    factors = [factor for module_path in module_paths if (factor := spec.scaling(module_path)) is not None]
     if not factors or not usable:
         return []
     low, high = min(factors), max(factors)

@@ -42,10 +42,12 @@ def _residual(layout: TensorMap, pairs: list[LoraModule]) -> list[Finding]:
                 widths.setdefault(layout.shape(module.b)[0], []).append(module.path)
         if len(widths) > 1:
             by_count = sorted(widths.items(), key=lambda width_and_paths: -len(width_and_paths[1]))
-            actual = " and ".join(f"hidden size {width} in {len(paths)} modules" for width, paths in by_count[:3])
+            actual = " and ".join(
+                f"hidden size {width} in {len(module_paths)} modules" for width, module_paths in by_count[:3]
+            )
             odd = by_count[-1]
             actual = f"{actual}; {odd[0]} in {shown(odd[1][0])}"
-            facts = {"widths": {str(width): len(paths) for width, paths in by_count}}
+            facts = {"widths": {str(width): len(module_paths) for width, module_paths in by_count}}
             return [finding("L117", actual, expected="one hidden size", facts=facts)]
     return []
 
