@@ -30,7 +30,7 @@ from bench.peers.material import read_shape
 
 from lorica.models.cpu import kernels
 from lorica.models.cpu.decoder import CpuDecoder
-from lorica.models.cpu.linear import make_product, quantise_rows, quantise_weight
+from lorica.models.cpu.linear import make_linear, quantize_rows, quantize_weight
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig
 from lorica.models.lora import LoraPair, LoraSpan, LoraWeights
@@ -97,7 +97,7 @@ def products(tokens: int, clock: Clock, rounds: int) -> dict[str, float]:
         x = tile((tokens, in_features), 2)
         plain = best(lambda: F.linear(x, layer.weight), clock, rounds)  # noqa: B023 - run at once
         for precision, given in (("bfloat16", x), ("int8", x.float()), ("float32", x.float())):
-            product = make_product([layer], precision)
+            product = make_linear([layer], precision)
             found[f"{name}_{precision}_vs_plain"] = plain / best(lambda: product(given), clock, rounds)  # noqa: B023
         wide = layer.weight.float()
         exact = best(lambda: F.linear(x.float(), wide), clock, rounds)  # noqa: B023
@@ -117,12 +117,12 @@ def ceilings(clock: Clock, rounds: int) -> dict[str, float]:
             runs: list[Callable[[], Tensor]] = [lambda: F.linear(given, wide)]  # noqa: B023 - run at once
             if kernels.can_prepack(dtype):
                 packed = kernels.prepack(wide)
-                runs.append(lambda: kernels.packed_product(given, packed, None))  # noqa: B023
+                runs.append(lambda: kernels.prepacked_linear(given, packed, None))  # noqa: B023
             rates[name] = max([rates[name], *(count / best(run, clock, rounds) for run in runs)])
-        if kernels.has_int8():
-            (codes, _), (whole, scales) = quantise_rows(x), quantise_weight(weight)
+        if kernels.has_int8_linear():
+            (codes, _), (whole, scales) = quantize_rows(x), quantize_weight(weight)
             held = kernels.prepack_int8(whole)
-            rate = count / best(lambda: kernels.int8_product(codes, held, scales), clock, rounds)  # noqa: B023
+            rate = count / best(lambda: kernels.int8_linear(codes, held, scales), clock, rounds)  # noqa: B023
             rates["int8"] = max(rates["int8"], rate)
     return rates
 
@@ -150,7 +150,9 @@ def forward(precision: str, arguments: argparse.Namespace, clock: Clock) -> dict
     read = torch.arange(SEQUENCE - 1, len(tokens), SEQUENCE)
 
     def timed(lora: list[LoraSpan]) -> float:
-        return best(lambda: decoder.hidden(tokens, positions, attention, lora, read=read), clock, arguments.rounds)
+        return best(
+            lambda: decoder.hidden(tokens, positions, attention, lora, output_rows=read), clock, arguments.rounds
+        )
 
     return {"bare": timed([]), "lora": timed(spans)}
 

@@ -60,14 +60,14 @@ class Ceiling:
                 a = torch.randint(-9, 9, (_ROWS, inputs), dtype=dtype)
                 b = torch.randint(-9, 9, (outputs, inputs), dtype=dtype).t().contiguous()
                 products = [partial(torch._int_mm, a, b)]
-                if kernels.has_int8():
+                if kernels.has_int8_linear():
                     packed, scales = kernels.prepack_int8(b.t().contiguous()), torch.ones(outputs)
-                    products.append(partial(kernels.int8_product, a.view(torch.uint8), packed, scales))
+                    products.append(partial(kernels.int8_linear, a.view(torch.uint8), packed, scales))
             else:
                 x, w = (torch.randn(rows, inputs).to(self._device, dtype) for rows in (_ROWS, outputs))
                 products = [partial(F.linear, x, w)]
                 if self._device == "cpu" and kernels.can_prepack(dtype):
-                    products.append(partial(kernels.packed_product, x, kernels.prepack(w), None))
+                    products.append(partial(kernels.prepacked_linear, x, kernels.prepack(w), None))
             found += [_rates(product, 2 * _ROWS * inputs * outputs / 1e9) for product in products]
         return max(kept for kept, _ in found), max(peak for _, peak in found)
 

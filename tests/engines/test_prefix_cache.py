@@ -130,7 +130,7 @@ def test_texts_begin_with_what_is_kept_too(made: Made) -> None:
 
 @pytest.fixture
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv(bindings.OFF, "0")
+    monkeypatch.setenv(bindings.DISABLE_VARIABLE, "0")
     bindings.why_unavailable.cache_clear()
     yield
     bindings.why_unavailable.cache_clear()

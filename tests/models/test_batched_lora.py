@@ -11,8 +11,8 @@ pytest.importorskip("torch")
 import torch
 
 from lorica.models import batched_lora
-from lorica.models.batched_lora import FactorMemory, Updates
-from lorica.models.lora import LoraPair, LoraSpan, LoraWeights, project
+from lorica.models.batched_lora import BatchedLora, StackedFactorCache
+from lorica.models.lora import LoraPair, LoraSpan, LoraWeights, linear_with_lora
 
 PATHS = ("q", "k", "v")
 WIDTHS = (24, 8, 8)
@@ -57,7 +57,7 @@ def one_by_one(spans: list[LoraSpan], x: Any, y: Any) -> Any:
             def forward(self, _: Any) -> Any:
                 return self.given.clone()
 
-        parts.append(project(x, Base(base), path, spans))
+        parts.append(linear_with_lora(x, Base(base), path, spans))
     return torch.cat(parts, dim=1)
 
 
@@ -69,7 +69,7 @@ def test_bundles_equal_one_span_at_a_time(lengths: list[int], gap: int, block: i
     spans, tokens = spans_of_lengths(lengths, gap)
     x, y = torch.randn(tokens, 16), torch.randn(tokens, sum(WIDTHS))
     expected = one_by_one(spans, x, y)
-    found, given = y.clone(), Updates(spans, tokens, bundle=bundle)
+    found, given = y.clone(), BatchedLora(spans, tokens, group_adapters=bundle)
     for first in range(0, tokens, block):
         given.add(PATHS, WIDTHS, x[first : first + block], found[first : first + block], first)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
@@ -81,7 +81,7 @@ def test_an_update_in_bfloat16_is_added_to_float32() -> None:
     spans = [LoraSpan(each, i * 4, i * 4 + 4) for i, each in enumerate(adapters(6, torch.bfloat16))]
     x, y = torch.randn(24, 16), torch.randn(24, sum(WIDTHS))
     expected = one_by_one(spans, x, y)
-    Updates(spans, 24).add(PATHS, WIDTHS, x, y)
+    BatchedLora(spans, 24).add(PATHS, WIDTHS, x, y)
     torch.testing.assert_close(y, expected, atol=0.3, rtol=0.02)
 
 
@@ -94,35 +94,35 @@ def test_few_products_for_many_short_spans(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr("torch.nn.functional.linear", counted)
     spans, tokens = spans_of_lengths([1] * 32)
-    Updates(spans, tokens).add(PATHS, WIDTHS, torch.randn(tokens, 16), torch.zeros(tokens, sum(WIDTHS)))
+    BatchedLora(spans, tokens).add(PATHS, WIDTHS, torch.randn(tokens, 16), torch.zeros(tokens, sum(WIDTHS)))
     assert len(calls) <= 2
     calls.clear()
     spans, tokens = spans_of_lengths([1500] * 3)
-    Updates(spans, tokens).add(PATHS, WIDTHS, torch.randn(tokens, 16), torch.zeros(tokens, sum(WIDTHS)))
+    BatchedLora(spans, tokens).add(PATHS, WIDTHS, torch.randn(tokens, 16), torch.zeros(tokens, sum(WIDTHS)))
     assert calls == [1500, 1500], "long spans stay apart; the third adapter has none of these modules"
 
 
 def test_steps_of_generation_join_once_and_forget(monkeypatch: pytest.MonkeyPatch) -> None:
     joined: list[tuple[str, ...]] = []
-    original = batched_lora._join
+    original = batched_lora._stack_factors
 
     def counted(bundle: Any, paths: tuple[str, ...], dtype: Any) -> Any:
         joined.append(paths)
         return original(bundle, paths, dtype)
 
-    monkeypatch.setattr(batched_lora, "_join", counted)
-    memory, (spans, tokens) = FactorMemory(), spans_of_lengths([1] * 4)
+    monkeypatch.setattr(batched_lora, "_stack_factors", counted)
+    memory, (spans, tokens) = StackedFactorCache(), spans_of_lengths([1] * 4)
     x = torch.randn(tokens, 16)
     results = []
     for _ in range(3):
         results.append(torch.zeros(tokens, sum(WIDTHS)))
-        Updates(spans, tokens, memory).add(PATHS, WIDTHS, x, results[-1])
+        BatchedLora(spans, tokens, memory).add(PATHS, WIDTHS, x, results[-1])
     assert len(joined) == 1
     assert torch.equal(results[0], results[2])
     other = [LoraSpan(spans[1].adapter, 0, 1)]
-    Updates(other, 1, memory).add(PATHS, WIDTHS, x[:1], results[0][:1])
+    BatchedLora(other, 1, memory).add(PATHS, WIDTHS, x[:1], results[0][:1])
     assert len(joined) == 2
-    Updates(spans, tokens, memory).add(PATHS, WIDTHS, x, results[0])
+    BatchedLora(spans, tokens, memory).add(PATHS, WIDTHS, x, results[0])
     assert len(joined) == 3, "the first bundle was forgotten"
-    Updates([LoraSpan(spans[0].adapter, 0, 900)], 900, memory)
-    assert not memory._kept
+    BatchedLora([LoraSpan(spans[0].adapter, 0, 900)], 900, memory)
+    assert not memory._stacks

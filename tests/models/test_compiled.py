@@ -13,17 +13,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from lorica.models.batched_lora import CompiledUpdates  # noqa: E402
+from lorica.models.batched_lora import CompiledLora  # noqa: E402
 from lorica.models.compiled import (  # noqa: E402
     bindings,
     build,
 )
 from lorica.models.cpu import ops  # noqa: E402
-from lorica.models.cpu.linear import quantise_rows  # noqa: E402
-from lorica.models.cpu.ops import Heads, Norm, Turn  # noqa: E402
+from lorica.models.cpu.linear import quantize_rows  # noqa: E402
+from lorica.models.cpu.ops import FusedRmsNorm, QkvHeads, RotaryEmbedding  # noqa: E402
 from lorica.models.decoder import RmsNorm  # noqa: E402
 from lorica.models.lora import LoraPair, LoraSpan, LoraWeights  # noqa: E402
-from lorica.models.rope import rotate, rotation  # noqa: E402
+from lorica.models.rope import apply_rotary, cos_sin_table  # noqa: E402
 
 there = pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {bindings.why_unavailable()}")
 STATES = [torch.bfloat16, torch.float32]
@@ -49,13 +49,13 @@ def norm_of(width: int, some: Callable[..., Any], eps: float = 1e-6) -> RmsNorm:
 def test_norms_and_sums(some: Callable[..., Any], dtype: Any, width: int) -> None:
     x, added = some(5, width).to(dtype), some(5, width).to(dtype)
     norm = norm_of(width, some)
-    mine = Norm(norm, dtype, compiled=True)
+    mine = FusedRmsNorm(norm, dtype, compiled=True)
     wide = norm.double()
     weight = norm.weight.data.to(dtype).double()
     expected = wide(x.double()) / norm.weight.data.double() * weight
     torch.testing.assert_close(mine(x).double(), expected, **ROUNDED[dtype])
     states = x.clone()
-    found = mine.of_sum(states, added)
+    found = mine.add_and_norm(states, added)
     torch.testing.assert_close(states, x + added)
     expected = wide(states.double()) / norm.weight.data.double() * weight
     torch.testing.assert_close(found.double(), expected, **ROUNDED[dtype])
@@ -69,10 +69,10 @@ def test_gates(some: Callable[..., Any], dtype: Any, count: int) -> None:
     opened, up = (some(3, count) * 4).to(dtype), some(3, count).to(dtype)
     opened[0, 0], opened[1, 0], opened[2, 0] = 300.0, -300.0, 0.0
     expected = torch.nn.functional.silu(opened.double()) * up.double()
-    found = ops.gate(opened.clone(), up, compiled=True)
+    found = ops.silu_and_mul(opened.clone(), up, compiled=True)
     torch.testing.assert_close(found.double(), expected, **ROUNDED[dtype])
     opened[0, 0] = math.nan
-    assert ops.gate(opened, up, compiled=True)[0, 0].isnan(), "what is broken stays visible"
+    assert ops.silu_and_mul(opened, up, compiled=True)[0, 0].isnan(), "what is broken stays visible"
 
 
 @there
@@ -89,20 +89,20 @@ def test_heads_are_taken_apart_and_turned(
     config: Any = Config()
     config.heads, config.kv_heads, config.head_dim = heads, kv_heads, width
     norms = [norm_of(width, some) if normed else None for _ in range(2)]
-    mine = [None if norm is None else Norm(norm, dtype, compiled=True) for norm in norms]
+    mine = [None if norm is None else FusedRmsNorm(norm, dtype, compiled=True) for norm in norms]
     positions = torch.tensor([0, 3, 77, 1000])
     speeds = 1.0 / 10000 ** (torch.arange(0, width, 2) / width)
     mixed = some(4, (heads + 2 * kv_heads) * width).to(dtype)
     into = tuple(torch.empty(4, count, width, dtype=torch.bfloat16) for count in (heads, kv_heads, kv_heads))
-    turn = Turn(positions, speeds, dtype, compiled=True)
-    Heads(config, *mine, compiled=True).take_apart(mixed, turn.of(slice(0, 4)), into)
-    cosine, sine = (one.double() for one in rotation(positions, speeds, torch.float32))
+    turn = RotaryEmbedding(positions, speeds, dtype, compiled=True)
+    QkvHeads(config, *mine, compiled=True).split_qkv_and_rotate(mixed, turn.rows_of(slice(0, 4)), into)
+    cosine, sine = (one.double() for one in cos_sin_table(positions, speeds, torch.float32))
     parts = torch.split(mixed.double().view(4, -1, width), [heads, kv_heads, kv_heads], dim=1)
     for number, (found, part) in enumerate(zip(into, parts, strict=True)):
         norm = norms[number] if number < 2 else None
         if norm is not None:
             part = norm.double()(part) / norm.weight.data.double() * norm.weight.data.to(dtype).double()
-        expected = part if number == 2 else rotate(part, cosine, sine)
+        expected = part if number == 2 else apply_rotary(part, cosine, sine)
         torch.testing.assert_close(found.double(), expected, **ROUNDED[torch.bfloat16])
 
 
@@ -132,14 +132,14 @@ def test_updates_of_several_adapters(
             if pair is not None:
                 columns = slice(sum(outs[:number]), sum(outs[: number + 1]))
                 expected[rows, columns] += pair.scaling * (x[rows].double() @ pair.a.double().T) @ pair.b.double().T
-    updates = CompiledUpdates(spans)
+    updates = CompiledLora(spans)
     for start, stop in ((0, 70), (70, 200)):
         updates.add(paths, outs, x[start:stop], found[start:stop], start)
     torch.testing.assert_close(found.double(), expected, atol=0.08, rtol=1e-2)
     alone = y[50:51].clone()
-    CompiledUpdates([LoraSpan(adapters[1], 0, 1)]).add(paths, outs, x[50:51], alone)
+    CompiledLora([LoraSpan(adapters[1], 0, 1)]).add(paths, outs, x[50:51], alone)
     assert torch.equal(alone, found[50:51]), "a row's bits are its own"
-    CompiledUpdates(spans).add(("nothing",), outs[:1], x, found)
+    CompiledLora(spans).add(("nothing",), outs[:1], x, found)
 
 
 def restored(codes: Any, steps: Any) -> Any:
@@ -152,8 +152,8 @@ def restored(codes: Any, steps: Any) -> Any:
 def test_rounding_to_int8(some: Callable[..., Any], dtype: Any, width: int) -> None:
     x = some(6, width).to(dtype)
     x[4], x[5, 1] = 0, math.nan
-    codes, steps = bindings.round_rows(x)
-    right, scales = quantise_rows(x)
+    codes, steps = bindings.quantize_rows(x)
+    right, scales = quantize_rows(x)
     assert torch.equal(codes[:5], right[:5])
     torch.testing.assert_close(steps, scales[:, 0], equal_nan=True, rtol=1e-6, atol=0)
 
@@ -167,7 +167,7 @@ def test_between_products_of_whole_numbers(some: Callable[..., Any], width: int)
     bindings.add_scaled(states, added, scales)
     torch.testing.assert_close(states, x + added * scales[:, None])
     states = x.clone()
-    codes, steps, plain = bindings.add_norm_round(states, (added, scales), weight, 1e-6, plain=True)
+    codes, steps, plain = bindings.add_norm_quantize(states, (added, scales), weight, 1e-6, keep_normed=True)
     torch.testing.assert_close(states, x + added * scales[:, None])
     normed = torch.nn.functional.rms_norm(states.double(), (width,), weight.double(), 1e-6)
     assert plain is not None
@@ -177,21 +177,21 @@ def test_between_products_of_whole_numbers(some: Callable[..., Any], width: int)
     for factor in (None, scales):
         wide = torch.ones(4, 1, dtype=torch.double) if factor is None else factor.double()[:, None]
         inner = torch.nn.functional.silu(opened.double() * wide) * up.double() * wide
-        codes, steps, plain = bindings.gate_round(opened, up, factor, plain=True)
+        codes, steps, plain = bindings.silu_and_mul_quantize(opened, up, factor, keep_product=True)
         assert plain is not None
         torch.testing.assert_close(plain.double(), inner, **ROUNDED[torch.bfloat16])
         assert (restored(codes, steps) - inner).abs().max() <= steps.max() * 0.501
     bias = some(width)
     for shift in (None, bias):
         y = opened.clone()
-        bindings.scale(y, scales, shift)
+        bindings.scale_rows(y, scales, shift)
         torch.testing.assert_close(y, opened * scales[:, None] + (0 if shift is None else shift))
 
 
 @pytest.fixture
 def own_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A place for a library that is made in a test."""
-    monkeypatch.delenv(bindings.OFF, raising=False)
+    monkeypatch.delenv(bindings.DISABLE_VARIABLE, raising=False)
     for module in (build, bindings):
         monkeypatch.setattr(module, "LIBRARY", tmp_path / "_kernels.so")
     bindings.why_unavailable.cache_clear()
@@ -211,9 +211,9 @@ def test_a_library_of_other_sources_is_not_used(own_library: Path, monkeypatch: 
     monkeypatch.setattr(bindings, "digest", lambda: "another")
     bindings.why_unavailable.cache_clear()
     assert bindings.why_unavailable() == "built from other sources"
-    monkeypatch.setenv(bindings.OFF, "0")
+    monkeypatch.setenv(bindings.DISABLE_VARIABLE, "0")
     bindings.why_unavailable.cache_clear()
-    assert bindings.why_unavailable() == f"{bindings.OFF} is 0"
+    assert bindings.why_unavailable() == f"{bindings.DISABLE_VARIABLE} is 0"
 
 
 @pytest.mark.skipif(bool(build.why_not()), reason=build.why_not() or "a compiler is there")

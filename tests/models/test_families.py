@@ -168,7 +168,7 @@ def test_missing_and_given_keys_mean_what_they_mean_to_transformers(
     assert ours.rms_norm_eps == theirs.rms_norm_eps
     assert ours.max_positions == theirs.max_position_embeddings
     assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
-    assert ours.rope_scaling.kind == theirs.rope_parameters["rope_type"]
+    assert ours.rope_scaling.rope_type == theirs.rope_parameters["rope_type"]
     assert ours.windows == _their_windows(theirs)
 
 

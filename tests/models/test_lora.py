@@ -18,7 +18,7 @@ from lorica.adapters.folder import open_adapter, save_adapter  # noqa: E402
 from lorica.errors import AdapterError, ConfigError  # noqa: E402
 from lorica.models.adapter_weights import create_lora, load_lora  # noqa: E402
 from lorica.models.cpu.decoder import CpuDecoder  # noqa: E402
-from lorica.models.lora import LoraPair, LoraSpan, LoraWeights, project  # noqa: E402
+from lorica.models.lora import LoraPair, LoraSpan, LoraWeights, linear_with_lora  # noqa: E402
 from lorica.models.packed_attention import PackedAttention  # noqa: E402
 
 
@@ -202,14 +202,14 @@ def test_dropout_acts_only_in_training_and_keeps_the_mean() -> None:
     lora = LoraWeights("one", {"here": pair}, dropout=0.25)
     x = torch.ones(20_000, 4)
     spans = [LoraSpan(lora, 0, len(x))]
-    exact = project(x, linear, "here", spans)
+    exact = linear_with_lora(x, linear, "here", spans)
     torch.testing.assert_close(exact, linear(x) + 2.0)
     lora.training = True
     torch.manual_seed(0)
-    noisy = project(x, linear, "here", spans)
+    noisy = linear_with_lora(x, linear, "here", spans)
     assert not torch.equal(noisy, exact)
     torch.testing.assert_close(noisy.mean(0), exact.mean(0), atol=0.02, rtol=0)
-    assert torch.equal(project(x, linear, "elsewhere", spans), linear(x))
+    assert torch.equal(linear_with_lora(x, linear, "elsewhere", spans), linear(x))
 
 
 def test_a_span_changes_its_own_tokens_only() -> None:
@@ -217,10 +217,10 @@ def test_a_span_changes_its_own_tokens_only() -> None:
     first, second = (LoraWeights(name, {"here": LoraPair(torch.randn(2, 4), torch.randn(3, 2), 1.0)}) for name in "ab")
     x = torch.randn(9, 4)
     base = linear(x)
-    mixed = project(x, linear, "here", [LoraSpan(first, 1, 4), LoraSpan(second, 6, 9)])
+    mixed = linear_with_lora(x, linear, "here", [LoraSpan(first, 1, 4), LoraSpan(second, 6, 9)])
     torch.testing.assert_close(mixed[[0, 4, 5]], base[[0, 4, 5]])
-    torch.testing.assert_close(mixed[1:4], project(x[1:4], linear, "here", [LoraSpan(first, 0, 3)]))
-    torch.testing.assert_close(mixed[6:], project(x[6:], linear, "here", [LoraSpan(second, 0, 3)]))
+    torch.testing.assert_close(mixed[1:4], linear_with_lora(x[1:4], linear, "here", [LoraSpan(first, 0, 3)]))
+    torch.testing.assert_close(mixed[6:], linear_with_lora(x[6:], linear, "here", [LoraSpan(second, 0, 3)]))
 
 
 def test_under_autocast_a_float32_adapter_follows_the_base(tiny: Callable[[str], Any]) -> None:

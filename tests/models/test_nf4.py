@@ -40,7 +40,7 @@ def as_plain(quantised: Any, folder: Path, dtype: Any) -> Any:
     plain = load_decoder(BaseFolder(folder), dtype=dtype)
     for name, layer in quantised.named_modules():
         if isinstance(layer, Nf4Linear):
-            restored = torch.nn.Parameter(layer.restored(), requires_grad=False)
+            restored = torch.nn.Parameter(layer.dequantized(), requires_grad=False)
             setattr(plain.get_submodule(name), "weight", restored)  # noqa: B010 - a module's type is too wide
     return plain
 
@@ -77,11 +77,11 @@ def test_every_block_is_quantised_and_nothing_else(kind: str, tiny: Callable[[st
     exact = dict(made.decoder.named_parameters())
     for name, layer in found.items():
         weight = exact[f"{name}.weight"]
-        assert layer.restored().shape == weight.shape
+        assert layer.dequantized().shape == weight.shape
         assert layer.packed.numel() * 2 == weight.numel()
         # The widest gap between two of the 16 levels is 0.3 of the largest weight.
-        assert (layer.restored() - weight).abs().max() <= 0.16 * weight.abs().max()
-        assert 0 < (layer.restored() - weight).abs().mean() < 0.1 * weight.std()
+        assert (layer.dequantized() - weight).abs().max() <= 0.16 * weight.abs().max()
+        assert 0 < (layer.dequantized() - weight).abs().mean() < 0.1 * weight.std()
     for name, parameter in decoder.named_parameters():
         assert torch.equal(parameter, exact[name]), name
     assert decoder.lm_head.weight is decoder.model.embed_tokens.weight

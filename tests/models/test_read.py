@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from lorica.adapters.folder import open_adapter  # noqa: E402
 from lorica.models.adapter_weights import load_lora  # noqa: E402
-from lorica.models.lora import LoraSpan, LoraWeights, spans_of  # noqa: E402
+from lorica.models.lora import LoraSpan, LoraWeights, spans_at  # noqa: E402
 from lorica.models.packed_attention import PackedAttention  # noqa: E402
 
 
@@ -33,7 +33,7 @@ def test_the_rows_that_are_read_are_those_of_the_whole_pass(
     with torch.no_grad():
         whole = decoder.hidden(tokens, positions, PackedAttention([18, 12], decoder.config), spans)
         rows = torch.tensor(read)
-        part = decoder.hidden(tokens, positions, PackedAttention([18, 12], decoder.config), spans, read=rows)
+        part = decoder.hidden(tokens, positions, PackedAttention([18, 12], decoder.config), spans, output_rows=rows)
     torch.testing.assert_close(part, whole[rows], atol=1e-5, rtol=1e-5)
 
 
@@ -51,7 +51,7 @@ def test_reading_nothing_leaves_keys_and_values(tiny: Callable[[str], Any], toke
 
     with torch.no_grad():
         for read in (None, tokens[:0]):
-            found = decoder.hidden(tokens, torch.arange(12), Keeping(), read=read)
+            found = decoder.hidden(tokens, torch.arange(12), Keeping(), output_rows=read)
     assert found.shape == (0, decoder.config.hidden_size)
     for layer, (whole, bare) in kept.items():
         assert torch.equal(whole[1], bare[1])
@@ -62,7 +62,7 @@ def test_reading_nothing_leaves_keys_and_values(tiny: Callable[[str], Any], toke
 def test_spans_fall_where_their_tokens_are_read() -> None:
     first, second, third = (LoraWeights(name, {}) for name in "abc")
     spans = [LoraSpan(first, 0, 5), LoraSpan(second, 5, 8), LoraSpan(third, 9, 12)]
-    found = spans_of(spans, torch.tensor([1, 4, 8, 9, 11]))
+    found = spans_at(spans, torch.tensor([1, 4, 8, 9, 11]))
     assert [(span.adapter.name, span.start, span.stop) for span in found] == [("a", 0, 2), ("c", 3, 5)]
-    assert spans_of(spans, torch.tensor([], dtype=torch.long)) == []
-    assert spans_of([], torch.tensor([1])) == []
+    assert spans_at(spans, torch.tensor([], dtype=torch.long)) == []
+    assert spans_at([], torch.tensor([1])) == []

@@ -176,24 +176,26 @@ EngineFactory = Callable[[BaseFolder, EngineSettings], Engine]
 """The signature of the factories in `lorica.engine_table.ENGINES`."""
 
 
-def check_adapters(requests: Sequence[Request], known: Collection[str]) -> None:
+def check_adapters(requests: Sequence[Request], adapter_names: Collection[str]) -> None:
     """Raise EngineError for the first request whose adapter is not known."""
     for request in requests:
         name = request.adapter
-        if name is not None and name not in known:
-            have = ", ".join(sorted(known)) or "none"
+        if name is not None and name not in adapter_names:
+            have = ", ".join(sorted(adapter_names)) or "none"
             raise EngineError(
                 f"request {request.id!r} asks for the adapter {name!r}; this engine has: {have}",
-                fix=did_you_mean(name, known, otherwise="add the adapter to the engine before running"),
+                fix=did_you_mean(name, adapter_names, otherwise="add the adapter to the engine before running"),
             )
 
 
-def not_there(name: str, known: Collection[str]) -> EngineError:
+def unknown_adapter(name: str, adapter_names: Collection[str]) -> EngineError:
     """The error for an adapter to remove that was never added."""
-    return EngineError(f"there is no adapter {name!r} to remove; this engine has: {', '.join(sorted(known)) or 'none'}")
+    return EngineError(
+        f"there is no adapter {name!r} to remove; this engine has: {', '.join(sorted(adapter_names)) or 'none'}"
+    )
 
 
-def find_problem(request: Request, *, vocab_size: int, max_positions: int) -> str:
+def find_request_problem(request: Request, *, vocab_size: int, max_positions: int) -> str:
     """Why this request cannot be answered by a model of this size, or "" when it can.
 
     max_positions: tokens the model can see at once, prompt and choice together.
@@ -212,7 +214,7 @@ def find_problem(request: Request, *, vocab_size: int, max_positions: int) -> st
         longest += max(map(len, request.choices)) - 1
     if longest > max_positions:
         return f"needs {longest} positions, the model has {max_positions}"
-    for token in (edge for part in tokens for edge in (min(part), max(part))):
+    for token in (edge for token_ids in tokens for edge in (min(token_ids), max(token_ids))):
         if not 0 <= token < vocab_size:
             return f"token {token} is outside the model's vocabulary of {vocab_size}"
     return ""
@@ -220,7 +222,7 @@ def find_problem(request: Request, *, vocab_size: int, max_positions: int) -> st
 
 def output_without_model(request: Request, *, vocab_size: int, max_positions: int) -> Output | None:
     """The output of a request that needs no forward pass: one that cannot be answered, or asks for no token."""
-    problem = find_problem(request, vocab_size=vocab_size, max_positions=max_positions)
+    problem = find_request_problem(request, vocab_size=vocab_size, max_positions=max_positions)
     if problem:
         return failed(request, problem)
     if isinstance(request, Generate) and request.sampling.max_new_tokens < 1:

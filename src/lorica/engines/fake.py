@@ -15,8 +15,8 @@ from lorica.engines.base import (
     OnDone,
     OnOutputs,
     check_adapters,
-    not_there,
     output_without_model,
+    unknown_adapter,
 )
 from lorica.errors import EngineError
 from lorica.models.base_folder import BaseFolder
@@ -59,7 +59,7 @@ class FakeEngine:
     def remove_adapter(self, name: str) -> None:
         """Forget the name. Raises EngineError for one that was never added."""
         if self._adapters.pop(name, None) is None:
-            raise not_there(name, self._adapters)
+            raise unknown_adapter(name, self._adapters)
 
     def run(
         self, requests: Sequence[Request], on_done: OnDone | None = None, on_outputs: OnOutputs | None = None

@@ -45,7 +45,7 @@ def attach_adapter(model: Any, opened: AdapterFolder, inner: str) -> tuple[Any, 
             else:
                 model = PeftModel.from_pretrained(model, folder, adapter_name=inner)
     except (ValueError, RuntimeError, KeyError) as error:
-        raise unfit(opened, f"PEFT refuses it: {error}") from error
+        raise misfit(opened, f"PEFT refuses it: {error}") from error
     # PEFT passes over what does not match with a warning at most.
     applied = {_plain(name, inner) for name, _ in model.named_parameters() if f".{inner}" in name}
     difference = sorted(applied ^ {_plain(name, inner) for name in opened.tensors if not _of_base(name)})
@@ -74,9 +74,9 @@ def _without_patterns(opened: AdapterFolder) -> Iterator[Path]:
     plain = msgspec.structs.replace(
         config, target_modules=targets, exclude_modules=None, layers_to_transform=None, layers_pattern=None
     )
-    with TemporaryDirectory(prefix="lorica-") as place:
-        write_variant(Path(place) / "adapter", plain, opened.weights)
-        yield Path(place) / "adapter"
+    with TemporaryDirectory(prefix="lorica-") as temporary:
+        write_variant(Path(temporary) / "adapter", plain, opened.weights)
+        yield Path(temporary) / "adapter"
 
 
 def _plain(name: str, inner: str) -> str:
@@ -91,26 +91,26 @@ def _check_fit(model: Any, opened: AdapterFolder) -> None:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     modules = dict(base.named_modules())
     for name, info in opened.tensors.items():
-        path, part = module_of(name)
+        path, factor_name = module_of(name)
         if path not in modules:
-            raise unfit(opened, f"it adapts {path}, which the base model does not have")
+            raise misfit(opened, f"it adapts {path}, which the base model does not have")
         module = modules[path]
-        if part not in ("lora_A", "lora_B"):
-            whole = getattr(module, name.rsplit(".", 1)[1], None) if part == "saved" else None
-            if part == "saved" and tuple(getattr(whole, "shape", ())) != info.shape:
-                raise unfit(opened, f"it replaces {path} by one of another shape, {list(info.shape)}")
-            if _of_base(name) and not torch.equal(_read(opened, name).to(whole), cast(Tensor, whole)):
-                raise unfit(opened, f"it brings its own {path}, which would replace the base model's")
+        if factor_name not in ("lora_A", "lora_B"):
+            parameter = getattr(module, name.rsplit(".", 1)[1], None) if factor_name == "saved" else None
+            if factor_name == "saved" and tuple(getattr(parameter, "shape", ())) != info.shape:
+                raise misfit(opened, f"it replaces {path} by one of another shape, {list(info.shape)}")
+            if _of_base(name) and not torch.equal(_read(opened, name).to(parameter), cast(Tensor, parameter)):
+                raise misfit(opened, f"it brings its own {path}, which would replace the base model's")
             continue
         if not (hasattr(module, "in_features") and hasattr(module, "out_features")):
-            raise unfit(opened, f"it adapts {path}, which is no linear layer of the base model")
+            raise misfit(opened, f"it adapts {path}, which is no linear layer of the base model")
         wide_in, wide_out = module.in_features, module.out_features
-        found, expected = (info.shape[1], wide_in) if part == "lora_A" else (info.shape[0], wide_out)
-        if found != expected:
-            raise unfit(opened, f"{path}.{part} is made for width {found}, the base model has {expected}")
+        width, expected_width = (info.shape[1], wide_in) if factor_name == "lora_A" else (info.shape[0], wide_out)
+        if width != expected_width:
+            raise misfit(opened, f"{path}.{factor_name} is made for width {width}, the base model has {expected_width}")
 
 
-def unfit(opened: AdapterFolder, reason: str) -> AdapterError:
+def misfit(opened: AdapterFolder, reason: str) -> AdapterError:
     """The error for an adapter that was made for another base model."""
     return AdapterError(
         f"{opened.path}: does not fit the base model: {reason}",

@@ -24,11 +24,11 @@ from lorica.engines.base import (
     check_adapters,
     failed,
     max_new_tokens_for,
-    not_there,
     output_without_model,
+    unknown_adapter,
 )
 from lorica.engines.offline import import_bitsandbytes_offline, offline
-from lorica.engines.peft_adapters import attach_adapter, unfit
+from lorica.engines.peft_adapters import attach_adapter, misfit
 from lorica.errors import AdapterError, EngineError, MissingExtraError
 from lorica.models.allocator import keep_buffers
 from lorica.models.base_folder import BaseFolder
@@ -72,13 +72,13 @@ class TransformersEngine:
             self._model, difference = attach_adapter(self._model, adapter, inner)
         except AdapterError as error:
             # PEFT changes the model before it knows that it fails.
-            if any(f".{inner}" in each for each, _ in self._model.named_parameters()):
+            if any(f".{inner}" in parameter_name for parameter_name, _ in self._model.named_parameters()):
                 self._spoiled = f"{adapter.path} failed to load half-way: {error.message}"
             raise
         if difference:
             self._leftovers.append(inner)
             self._clear()
-            raise unfit(adapter, f"{len(difference)} tensors have no counterpart, the first is {difference[0]}")
+            raise misfit(adapter, f"{len(difference)} tensors have no counterpart, the first is {difference[0]}")
         self._adapters[name], self._digests[name] = inner, adapter.digest
         self._clear()
 
@@ -86,7 +86,7 @@ class TransformersEngine:
         """Forget an adapter and free its memory. Raises EngineError for one that was never added."""
         inner = self._adapters.pop(name, None)
         if inner is None:
-            raise not_there(name, self._adapters)
+            raise unknown_adapter(name, self._adapters)
         del self._digests[name]
         self._leftovers.append(inner)
         self._clear()
@@ -185,13 +185,13 @@ class TransformersEngine:
                 sequences.setdefault((number, choice[:-1]), len(sequences))
         tokens, mask = self._pad([requests[number].prompt + more for number, more in sequences])
         # Only the ends of the sequences are scored.
-        kept = 1 + max(len(more) for _, more in sequences)
+        kept_positions = 1 + max(len(more) for _, more in sequences)
         arguments: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask}
         if "position_ids" in self._accepted:
             arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
         if "logits_to_keep" in self._accepted:
-            arguments["logits_to_keep"] = kept
-        logits = self._model(**arguments, use_cache=False).logits[:, -kept:].float()
+            arguments["logits_to_keep"] = kept_positions
+        logits = self._model(**arguments, use_cache=False).logits[:, -kept_positions:].float()
         scores = logits.log_softmax(dim=-1)
         outputs = []
         for number, request in enumerate(requests):
@@ -229,10 +229,10 @@ class TransformersEngine:
         devices = [tokens.device] if tokens.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(_seed(first))
-            found = self._model.generate(
+            generated = self._model.generate(
                 input_ids=tokens, attention_mask=mask, generation_config=GenerationConfig(**settings)
             )
-        new = found[:, tokens.shape[1] :].tolist()
+        new = generated[:, tokens.shape[1] :].tolist()
         return [_cut(request, row) for request, row in zip(requests, new, strict=True)]
 
     def _pad(self, sequences: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
@@ -279,17 +279,17 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
     dtype, device = settings.dtype, settings.device
     if precision_of(dtype).quantized:
         raise EngineError(f"the transformers engine does not compute in {dtype}", fix="use engine=native")
-    given: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+    options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     if settings.load_in_4bit:
-        given["quantization_config"] = _four_bits(dtype)
+        options["quantization_config"] = _four_bits(dtype)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    given["device_map"] = settings.device_map or (device if settings.load_in_4bit else None)
+    options["device_map"] = settings.device_map or (device if settings.load_in_4bit else None)
     with offline():
-        model = load_causal(folder, given)
+        model = load_causal(folder, options)
     # The folder's own defaults (temperature, stop tokens) must not mix with the request's.
     model.generation_config = GenerationConfig()
-    if given["device_map"] is None:
+    if options["device_map"] is None:
         model = model.to(device)
     return model.eval()
 

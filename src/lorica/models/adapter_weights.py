@@ -18,7 +18,7 @@ from lorica.names import closest
 
 ALL_LINEAR = "all-linear"
 
-_KINDS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+_TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 
 
 def create_lora(name: str, config: DecoderConfig, adapter: AdapterConfig, *, seed: int) -> LoraWeights:
@@ -75,7 +75,9 @@ def _targets(config: DecoderConfig, adapter: AdapterConfig) -> list[str]:
 def _check_patterns(adapter: AdapterConfig, targets: list[str]) -> None:
     """Raises ConfigError for a pattern without an adapted module: it would change nothing, silently."""
     split = [path.split(".") for path in targets]
-    endings = sorted({".".join(parts[start:]) for parts in split for start in range(len(parts))})
+    endings = sorted(
+        {".".join(names_in_path[start:]) for names_in_path in split for start in range(len(names_in_path))}
+    )
     for key, patterns in (("rank_pattern", adapter.rank_pattern), ("alpha_pattern", adapter.alpha_pattern)):
         for pattern in patterns:
             if any(names_module(pattern, path) for path in targets):
@@ -106,9 +108,9 @@ def load_lora(
     """
     folder.check_applied()
     shapes = config.linear_shapes()
-    halves: dict[str, dict[str, Tensor]] = {}
+    factors_by_module: dict[str, dict[str, Tensor]] = {}
     for tensor_name, info in folder.tensors.items():
-        path, part = module_of(tensor_name)
+        path, factor_name = module_of(tensor_name)
         if path not in shapes:
             raise AdapterError(
                 f"{folder.path}: adapts {path}, which the base model does not have "
@@ -116,15 +118,18 @@ def load_lora(
                 fix="use the base model the adapter was trained on",
             )
         out_features, in_features = shapes[path]
-        found, expected = (info.shape[1], in_features) if part == "lora_A" else (info.shape[0], out_features)
-        if found != expected:
+        width, expected_width = (
+            (info.shape[1], in_features) if factor_name == "lora_A" else (info.shape[0], out_features)
+        )
+        if width != expected_width:
             raise AdapterError(
-                f"{folder.path}: {path}.{part} is made for width {found}, the base model has {expected}",
+                f"{folder.path}: {path}.{factor_name} is made for width {width}, the base model has {expected_width}",
                 fix="use the base model the adapter was trained on",
             )
-        halves.setdefault(path, {})[part] = _to_torch(folder, tensor_name, device, dtype, keep_narrow)
+        factors_by_module.setdefault(path, {})[factor_name] = _to_torch(folder, tensor_name, device, dtype, keep_narrow)
     pairs = {
-        path: LoraPair(both["lora_A"], both["lora_B"], folder.config.scaling(path)) for path, both in halves.items()
+        path: LoraPair(factors["lora_A"], factors["lora_B"], folder.config.scaling(path))
+        for path, factors in factors_by_module.items()
     }
     return LoraWeights(name, pairs)
 
@@ -133,12 +138,12 @@ def _to_torch(
     folder: AdapterFolder, name: str, device: torch.device | str, dtype: torch.dtype, keep_narrow: bool
 ) -> Tensor:
     info = folder.tensors[name]
-    if info.dtype not in _KINDS:
+    if info.dtype not in _TORCH_DTYPES:
         raise AdapterError(
-            f"{folder.path}: {name} is stored as {info.dtype}; allowed: {', '.join(_KINDS)}",
+            f"{folder.path}: {name} is stored as {info.dtype}; allowed: {', '.join(_TORCH_DTYPES)}",
             fix="save the adapter again in one of these",
         )
     raw = bytearray(read_tensor(folder, name))  # torch wants memory it may write to
     # Memory of torch's own, aligned alike in every process: the last bits of a product depend on it.
-    stored = torch.frombuffer(raw, dtype=_KINDS[info.dtype]).reshape(info.shape).clone()
+    stored = torch.frombuffer(raw, dtype=_TORCH_DTYPES[info.dtype]).reshape(info.shape).clone()
     return stored.to(device, stored.dtype if keep_narrow and stored.itemsize < dtype.itemsize else dtype)

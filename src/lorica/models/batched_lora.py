@@ -20,12 +20,12 @@ from lorica.models.lora import LoraPair, LoraSpan, LoraWeights
 
 # A bundle grows while its tokens times the ranks of its adapters stay within this: beyond, what is computed only to be
 # blanked costs more than the calls that are saved.
-_BUNDLE_CELLS = 4096
+_GROUP_ELEMENTS = 4096
 _CACHED_TOKENS = 256  # passes up to this size are steps of generation, which repeat with the same adapters
 
 
 @dataclass(frozen=True, eq=False)
-class _Bundle:
+class AdapterGroup:
     spans: tuple[LoraSpan, ...]
 
     @property
@@ -42,47 +42,51 @@ class _Bundle:
 
 
 @dataclass(frozen=True, eq=False)
-class _Factors:
+class StackedFactors:
     """a [R, in]: the A matrices of all paths and adapters. parts: for each output, its columns of the middle and its
     B [out, columns]. ranks, scalings: of each block of columns, with the number of its adapter in the bundle.
     """
 
     a: Tensor
-    parts: tuple[tuple[int, slice, Tensor], ...]
+    outputs: tuple[tuple[int, slice, Tensor], ...]
     blocks: tuple[tuple[int, int, float], ...]
 
 
-class FactorMemory:
+class StackedFactorCache:
     """The joined matrices of the adapters that are being continued: steps of generation come with the same ones."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[int, ...], tuple[tuple[LoraSpan, ...], dict[tuple[str, ...], _Factors | None]]] = {}
+        self._stacks: dict[
+            tuple[int, ...], tuple[tuple[LoraSpan, ...], dict[tuple[str, ...], StackedFactors | None]]
+        ] = {}
 
-    def of(self, bundle: _Bundle, paths: tuple[str, ...], dtype: torch.dtype | None) -> _Factors | None:
+    def get_or_stack(
+        self, group: AdapterGroup, paths: tuple[str, ...], dtype: torch.dtype | None
+    ) -> StackedFactors | None:
         """Joined once for a bundle's adapters, and kept until `keep_only` drops them."""
         # The spans are kept with what was made of them, so that no other adapter takes their identity.
-        _, made = self._kept.setdefault(bundle.key, (bundle.spans, {}))
-        if paths not in made:
-            made[paths] = _join(bundle, paths, dtype)
-        return made[paths]
+        _, factors_by_paths = self._stacks.setdefault(group.key, (group.spans, {}))
+        if paths not in factors_by_paths:
+            factors_by_paths[paths] = _stack_factors(group, paths, dtype)
+        return factors_by_paths[paths]
 
-    def keep_only(self, bundles: Sequence[_Bundle]) -> None:
+    def retain(self, groups: Sequence[AdapterGroup]) -> None:
         """Forget the adapters of all other bundles."""
-        keys = {bundle.key for bundle in bundles}
-        for key in [key for key in self._kept if key not in keys]:
-            del self._kept[key]
+        keys = {bundle.key for bundle in groups}
+        for key in [key for key in self._stacks if key not in keys]:
+            del self._stacks[key]
 
 
-class Updates:
+class BatchedLora:
     """What the adapters of one pass add to the base's products."""
 
     def __init__(
         self,
         spans: Sequence[LoraSpan],
         tokens: int,
-        memory: FactorMemory | None = None,
+        cache: StackedFactorCache | None = None,
         *,
-        bundle: bool = True,
+        group_adapters: bool = True,
         dtype: torch.dtype | None = None,
     ) -> None:
         """spans: disjoint, in order. tokens: of the pass. memory: where steps of generation keep joined matrices.
@@ -90,102 +94,106 @@ class Updates:
         precision in which matrices are multiplied, whatever they are kept in; None for the latter.
         """
         self._dtype = dtype
-        self._bundles = _bundle(spans) if bundle else [_Bundle((span,)) for span in spans]
-        self._memory = memory if tokens <= _CACHED_TOKENS else None
+        self._groups = _group_spans(spans) if group_adapters else [AdapterGroup((span,)) for span in spans]
+        self._cache = cache if tokens <= _CACHED_TOKENS else None
         self._masks: dict[tuple[int, tuple[tuple[int, int, float], ...]], Tensor] = {}
-        if memory is not None:
-            memory.keep_only(self._bundles if self._memory is not None else ())
+        if cache is not None:
+            cache.retain(self._groups if self._cache is not None else ())
 
-    def add(self, paths: tuple[str, ...], widths: Sequence[int], x: Tensor, y: Tensor, first: int = 0) -> None:
+    def add(self, paths: tuple[str, ...], widths: Sequence[int], x: Tensor, y: Tensor, first_token: int = 0) -> None:
         """Add to y, in place, what the adapters of x's tokens give for it.
 
         x [N, in] are the tokens first.. of the pass; y [N, sum of widths] holds the results of the modules `paths`
         side by side, `widths` columns each.
         """
-        for number, bundle in enumerate(self._bundles):
-            start, stop = max(bundle.start, first), min(bundle.stop, first + len(x))
+        for group_index, group in enumerate(self._groups):
+            start, stop = max(group.start, first_token), min(group.stop, first_token + len(x))
             if start >= stop:
                 continue
             factors = (
-                _join(bundle, paths, self._dtype)
-                if self._memory is None
-                else self._memory.of(bundle, paths, self._dtype)
+                _stack_factors(group, paths, self._dtype)
+                if self._cache is None
+                else self._cache.get_or_stack(group, paths, self._dtype)
             )
             if factors is None:
                 continue
-            part = slice(start - first, stop - first)
-            middle = F.linear(x[part].to(factors.a.dtype), factors.a)
-            middle *= self._mask(number, factors)[start - bundle.start : stop - bundle.start]
-            for output, columns, b in factors.parts:
-                begin = sum(widths[:output])
-                _add_product(y[part, begin : begin + widths[output]], middle[:, columns], b)
+            rows = slice(start - first_token, stop - first_token)
+            low_rank = F.linear(x[rows].to(factors.a.dtype), factors.a)
+            low_rank *= self._mask(group_index, factors)[start - group.start : stop - group.start]
+            for module_index, columns, b in factors.outputs:
+                begin = sum(widths[:module_index])
+                _add_product(y[rows, begin : begin + widths[module_index]], low_rank[:, columns], b)
 
-    def _mask(self, number: int, factors: _Factors) -> Tensor:
+    def _mask(self, group_index: int, factors: StackedFactors) -> Tensor:
         """[tokens of the bundle, R]: the scaling of each token's own adapter, 0 in the columns of others."""
-        key = (number, factors.blocks)
+        key = (group_index, factors.blocks)
         if key not in self._masks:
-            bundle, a = self._bundles[number], factors.a
-            mask = a.new_zeros(bundle.stop - bundle.start, len(a))
+            group, a = self._groups[group_index], factors.a
+            mask = a.new_zeros(group.stop - group.start, len(a))
             column = 0
-            for rank, owner, scaling in factors.blocks:
-                span = bundle.spans[owner]
-                mask[span.start - bundle.start : span.stop - bundle.start, column : column + rank] = scaling
+            for rank, span_index, scaling in factors.blocks:
+                span = group.spans[span_index]
+                mask[span.start - group.start : span.stop - group.start, column : column + rank] = scaling
                 column += rank
             self._masks[key] = mask
         return self._masks[key]
 
 
-def _add_product(y: Tensor, middle: Tensor, b: Tensor) -> None:
+def _add_product(y: Tensor, low_rank: Tensor, b: Tensor) -> None:
     # y [N, out] += middle [N, r] b^T
     if y.dtype == b.dtype:
-        y.addmm_(middle, b.t())
+        y.addmm_(low_rank, b.t())
     else:
-        y += F.linear(middle, b)
+        y += F.linear(low_rank, b)
 
 
-def _bundle(spans: Sequence[LoraSpan]) -> list[_Bundle]:
-    bundles: list[_Bundle] = []
-    gathered: list[LoraSpan] = []
-    ranks = 0
+def _group_spans(spans: Sequence[LoraSpan]) -> list[AdapterGroup]:
+    groups: list[AdapterGroup] = []
+    group_spans: list[LoraSpan] = []
+    group_rank = 0
     for span in spans:
-        rank = _rank(span.adapter)
-        if gathered and (span.stop - gathered[0].start) * (ranks + rank) > _BUNDLE_CELLS:
-            bundles.append(_Bundle(tuple(gathered)))
-            gathered, ranks = [], 0
-        gathered.append(span)
-        ranks += rank
-    return [*bundles, _Bundle(tuple(gathered))] if gathered else bundles
+        rank = _max_rank(span.adapter)
+        if group_spans and (span.stop - group_spans[0].start) * (group_rank + rank) > _GROUP_ELEMENTS:
+            groups.append(AdapterGroup(tuple(group_spans)))
+            group_spans, group_rank = [], 0
+        group_spans.append(span)
+        group_rank += rank
+    return [*groups, AdapterGroup(tuple(group_spans))] if group_spans else groups
 
 
-def _rank(adapter: LoraWeights) -> int:
+def _max_rank(adapter: LoraWeights) -> int:
     return max((len(pair.a) for pair in adapter.pairs.values()), default=0)
 
 
-def _join(bundle: _Bundle, paths: tuple[str, ...], dtype: torch.dtype | None) -> _Factors | None:
+def _stack_factors(group: AdapterGroup, paths: tuple[str, ...], dtype: torch.dtype | None) -> StackedFactors | None:
     """None when no adapter of the bundle changes any of these modules."""
-    a: list[Tensor] = []
+    a_matrices: list[Tensor] = []
     blocks: list[tuple[int, int, float]] = []
-    parts: list[tuple[int, slice, Tensor]] = []
+    outputs: list[tuple[int, slice, Tensor]] = []
     column = 0
-    for output, path in enumerate(paths):
-        found = [(owner, span.adapter.pairs.get(path)) for owner, span in enumerate(bundle.spans)]
-        pairs: list[tuple[int, LoraPair]] = [(owner, pair) for owner, pair in found if pair is not None]
+    for module_index, path in enumerate(paths):
+        pairs_or_none = [(span_index, span.adapter.pairs.get(path)) for span_index, span in enumerate(group.spans)]
+        pairs: list[tuple[int, LoraPair]] = [
+            (span_index, pair) for span_index, pair in pairs_or_none if pair is not None
+        ]
         if not pairs:
             continue
         begin = column
-        for owner, pair in pairs:
-            a.append(pair.a.to(dtype))
-            blocks.append((len(pair.a), owner, pair.scaling))
+        for span_index, pair in pairs:
+            a_matrices.append(pair.a.to(dtype))
+            blocks.append((len(pair.a), span_index, pair.scaling))
             column += len(pair.a)
-        each = [pair.b.to(dtype) for _, pair in pairs]
-        b = each[0] if len(each) == 1 else torch.cat(each, dim=1)
-        parts.append((output, slice(begin, column), b))
-    if not a:
+        b_matrices = [pair.b.to(dtype) for _, pair in pairs]
+        b = b_matrices[0] if len(b_matrices) == 1 else torch.cat(b_matrices, dim=1)
+        outputs.append((module_index, slice(begin, column), b))
+    if not a_matrices:
         return None
-    return _Factors(a[0] if len(a) == 1 else torch.cat(a), tuple(parts), tuple(blocks))
+    return StackedFactors(
+        a_matrices[0] if len(a_matrices) == 1 else torch.cat(a_matrices), tuple(outputs), tuple(blocks)
+    )
 
 
-class CompiledUpdates:
+class CompiledLora:
     """`Updates` by the compiled kernel, which takes every span alone: bfloat16 on a CPU."""
 
     def __init__(self, spans: Sequence[LoraSpan]) -> None:
@@ -193,30 +201,30 @@ class CompiledUpdates:
         self._adapters = [span.adapter for span in spans]
         self._spans = np.array([(span.start, span.stop) for span in spans], np.int64)
         self._tables: dict[tuple[str, ...], bindings.Integers | None] = {}
-        self._held: list[Tensor] = []  # what the tables point to, where adapters have it otherwise
+        self._converted: list[Tensor] = []  # what the tables point to, where adapters have it otherwise
 
-    def add(self, paths: tuple[str, ...], widths: Sequence[int], x: Tensor, y: Tensor, first: int = 0) -> None:
+    def add(self, paths: tuple[str, ...], widths: Sequence[int], x: Tensor, y: Tensor, first_token: int = 0) -> None:
         """See `Updates.add`; y is contiguous."""
-        pairs = self._table(paths)
+        pairs = self._pointer_table(paths)
         if pairs is not None:
-            layout = bindings.update_layout(widths, x.shape[1])
-            bindings.add_updates(x.to(torch.bfloat16), y, first, self._spans, pairs, layout)
+            layout = bindings.lora_layout(widths, x.shape[1])
+            bindings.add_lora(x.to(torch.bfloat16), y, first_token, self._spans, pairs, layout)
 
-    def touches(self, paths: tuple[str, ...]) -> bool:
+    def adapts(self, paths: tuple[str, ...]) -> bool:
         """Whether any adapter changes any of these modules."""
-        return self._table(paths) is not None
+        return self._pointer_table(paths) is not None
 
-    def _table(self, paths: tuple[str, ...]) -> bindings.Integers | None:
+    def _pointer_table(self, paths: tuple[str, ...]) -> bindings.Integers | None:
         if paths not in self._tables:
-            found = [adapter.pairs.get(path) for adapter in self._adapters for path in paths]
-            pairs = [None if one is None else self._of(one) for one in found]
-            self._tables[paths] = bindings.update_pairs(pairs) if any(found) else None
+            pairs_or_none = [adapter.pairs.get(path) for adapter in self._adapters for path in paths]
+            factors = [None if pair is None else self._as_bfloat16(pair) for pair in pairs_or_none]
+            self._tables[paths] = bindings.lora_pointers(factors) if any(pairs_or_none) else None
         return self._tables[paths]
 
-    def _of(self, pair: LoraPair) -> tuple[Tensor, Tensor, float]:
-        a, b = (each.to(torch.bfloat16).contiguous() for each in (pair.a, pair.b))
-        self._held += [each for each, own in ((a, pair.a), (b, pair.b)) if each is not own]
+    def _as_bfloat16(self, pair: LoraPair) -> tuple[Tensor, Tensor, float]:
+        a, b = (tensor.to(torch.bfloat16).contiguous() for tensor in (pair.a, pair.b))
+        self._converted += [tensor for tensor, original in ((a, pair.a), (b, pair.b)) if tensor is not original]
         return a, b, pair.scaling
 
 
-AnyUpdates = Updates | CompiledUpdates
+AnyBatchedLora = BatchedLora | CompiledLora

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from lorica.models.families import DecoderConfig
-from lorica.models.lora import Lora, PerTokenLora, project, spans_of
+from lorica.models.lora import Lora, PerTokenLora, linear_with_lora, spans_at
 from lorica.models.packed_attention import Attention
-from lorica.models.rope import inverse_frequencies, rotate, rotation
+from lorica.models.rope import apply_rotary, cos_sin_table, inverse_frequencies
 
 
 @dataclass(frozen=True)
-class Reads:
+class OutputRows:
     """What is read of the last layer: rows [R], ascending positions of the packed tokens; lora: their spans."""
 
     rows: Tensor
@@ -64,22 +64,22 @@ class SelfAttention(nn.Module):
         sine: Tensor,
         attention: Attention,
         lora: Lora,
-        reads: Reads | None = None,
+        outputs: OutputRows | None = None,
     ) -> Tensor:
         """x [T, hidden]; cosine, sine [T, 1, Dh] -> [T, hidden], or [R, hidden] at the R positions of `reads`."""
         heads = (x.shape[0], -1, self._head_dim)
-        key = project(x, self.k_proj, f"{self._path}.k_proj", lora).view(heads)
-        value = project(x, self.v_proj, f"{self._path}.v_proj", lora).view(heads)
-        key = rotate(key if self.k_norm is None else self.k_norm(key), cosine, sine)
-        if reads is not None and not len(reads.rows):
+        key = linear_with_lora(x, self.k_proj, f"{self._path}.k_proj", lora).view(heads)
+        value = linear_with_lora(x, self.v_proj, f"{self._path}.v_proj", lora).view(heads)
+        key = apply_rotary(key if self.k_norm is None else self.k_norm(key), cosine, sine)
+        if outputs is not None and not len(outputs.rows):
             attention.attend(self._layer, key[:0], key, value)
             return x[:0]
-        query = project(x, self.q_proj, f"{self._path}.q_proj", lora).view(heads)
-        query = rotate(query if self.q_norm is None else self.q_norm(query), cosine, sine)
-        mixed = attention.attend(self._layer, query, key, value).reshape(x.shape[0], -1)
-        if reads is not None:
-            mixed, lora = mixed.index_select(0, reads.rows), reads.lora
-        return project(mixed, self.o_proj, f"{self._path}.o_proj", lora)
+        query = linear_with_lora(x, self.q_proj, f"{self._path}.q_proj", lora).view(heads)
+        query = apply_rotary(query if self.q_norm is None else self.q_norm(query), cosine, sine)
+        attended = attention.attend(self._layer, query, key, value).reshape(x.shape[0], -1)
+        if outputs is not None:
+            attended, lora = attended.index_select(0, outputs.rows), outputs.lora
+        return linear_with_lora(attended, self.o_proj, f"{self._path}.o_proj", lora)
 
 
 class Mlp(nn.Module):
@@ -94,9 +94,9 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor, lora: Lora) -> Tensor:
         """[T, hidden] -> [T, hidden]."""
-        gate = project(x, self.gate_proj, f"{self._path}.gate_proj", lora)
-        up = project(x, self.up_proj, f"{self._path}.up_proj", lora)
-        return project(F.silu(gate) * up, self.down_proj, f"{self._path}.down_proj", lora)
+        gate = linear_with_lora(x, self.gate_proj, f"{self._path}.gate_proj", lora)
+        up = linear_with_lora(x, self.up_proj, f"{self._path}.up_proj", lora)
+        return linear_with_lora(F.silu(gate) * up, self.down_proj, f"{self._path}.down_proj", lora)
 
 
 class Layer(nn.Module):
@@ -116,13 +116,13 @@ class Layer(nn.Module):
         sine: Tensor,
         attention: Attention,
         lora: Lora,
-        reads: Reads | None = None,
+        outputs: OutputRows | None = None,
     ) -> Tensor:
         """[T, hidden] -> [T, hidden], or [R, hidden] at the R positions of `reads`."""
-        mixed = self.self_attn(self.input_layernorm(x), cosine, sine, attention, lora, reads)
-        if reads is not None:
-            x, lora = x.index_select(0, reads.rows), reads.lora
-        x = x + mixed
+        attended = self.self_attn(self.input_layernorm(x), cosine, sine, attention, lora, outputs)
+        if outputs is not None:
+            x, lora = x.index_select(0, outputs.rows), outputs.lora
+        x = x + attended
         return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x), lora))
 
 
@@ -149,7 +149,7 @@ class Decoder(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tied_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        self._speeds = inverse_frequencies(config)
+        self._inv_freq = inverse_frequencies(config)
 
     @property
     def device(self) -> torch.device:
@@ -168,7 +168,7 @@ class Decoder(nn.Module):
         attention: Attention,
         lora: Lora = (),
         *,
-        read: Tensor | None = None,
+        output_rows: Tensor | None = None,
         checkpoint: bool = False,
     ) -> Tensor:
         """Hidden states before the final norm.
@@ -180,14 +180,18 @@ class Decoder(nn.Module):
         Returns [T, hidden], or [R, hidden] with `read`.
         """
         x = self.model.embed_tokens(tokens)
-        if self._speeds.device != tokens.device:
-            self._speeds = self._speeds.to(tokens.device)
-        cosine, sine = rotation(positions, self._speeds, x.dtype, self.config.rope_scaling.attention_factor)
-        assert read is None or not isinstance(lora, PerTokenLora), "steps of generation read all positions"
-        reads = None if read is None or isinstance(lora, PerTokenLora) else Reads(read, spans_of(lora, read))
-        for number, layer in enumerate(self.model.layers, 1):
-            given = (x, cosine, sine, attention, lora, reads if number == self.config.layers else None)
-            x = recompute(layer, *given, use_reentrant=False) if checkpoint else layer(*given)
+        if self._inv_freq.device != tokens.device:
+            self._inv_freq = self._inv_freq.to(tokens.device)
+        cosine, sine = cos_sin_table(positions, self._inv_freq, x.dtype, self.config.rope_scaling.attention_factor)
+        assert output_rows is None or not isinstance(lora, PerTokenLora), "steps of generation read all positions"
+        outputs = (
+            None
+            if output_rows is None or isinstance(lora, PerTokenLora)
+            else OutputRows(output_rows, spans_at(lora, output_rows))
+        )
+        for layer_number, layer in enumerate(self.model.layers, 1):
+            inputs = (x, cosine, sine, attention, lora, outputs if layer_number == self.config.layers else None)
+            x = recompute(layer, *inputs, use_reentrant=False) if checkpoint else layer(*inputs)
         return cast(Tensor, x)
 
     def logits(self, hidden: Tensor, vocabulary: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from lorica.errors import ModelConfigError, ModelError
 from lorica.file_signatures import LFS_FIX, Content, recognise
 from lorica.models.config_keys import check_keys, key_notes
 from lorica.models.config_values import OTHER_ENGINE, Raw, UnsupportedError, flag, fraction, positive
-from lorica.models.packing import read_packing
+from lorica.models.packing import read_packed_format
 from lorica.models.rope_config import RopeScaling, read_rope
 
 
@@ -107,16 +107,16 @@ class DecoderConfig:
         """Module path -> (out_features, in_features) of every linear layer an adapter can target (not the
         head).
         """
-        hidden, wide = self.hidden_size, self.intermediate_size
+        hidden, intermediate = self.hidden_size, self.intermediate_size
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
         per_layer = {
             "self_attn.q_proj": (query, hidden),
             "self_attn.k_proj": (key, hidden),
             "self_attn.v_proj": (key, hidden),
             "self_attn.o_proj": (hidden, query),
-            "mlp.gate_proj": (wide, hidden),
-            "mlp.up_proj": (wide, hidden),
-            "mlp.down_proj": (hidden, wide),
+            "mlp.gate_proj": (intermediate, hidden),
+            "mlp.up_proj": (intermediate, hidden),
+            "mlp.down_proj": (hidden, intermediate),
         }
         return {
             f"model.layers.{layer}.{name}": shape for layer in range(self.layers) for name, shape in per_layer.items()
@@ -141,7 +141,7 @@ def parse_decoder_config(raw: Raw, path: Path) -> DecoderConfig:
             f"{path}: model_type {name!r} is not one of {', '.join(FAMILIES)}",
             fix="use engine=transformers for other architectures",
         )
-    read_packing(raw, path)  # refuses what is packed otherwise
+    read_packed_format(raw, path)  # refuses what is packed otherwise
     try:
         check_keys(name, raw, {"rms_norm_eps": _EPS, "hidden_act": _ACTIVATION})
         return _decoder_config(name, raw)
@@ -257,7 +257,7 @@ def _head_counts(family: Family, raw: Raw, hidden: int, heads: int) -> tuple[int
 
 def _windows(family: Family, raw: Raw, max_positions: int) -> tuple[int | None, ...]:
     layers = positive(raw, "num_hidden_layers")
-    kinds = _layer_types(raw, layers)
+    layer_types = _layer_types(raw, layers)
     size = None
     if raw.get("sliding_window", family.sliding_window) is not None:
         size = positive(raw, "sliding_window", family.sliding_window)
@@ -273,31 +273,31 @@ def _windows(family: Family, raw: Raw, max_positions: int) -> tuple[int | None, 
     everywhere = family.window_layers == "all"
     used = everywhere or (family.window_layers == "chosen" and flag(raw, "use_sliding_window"))
     if size is None or not used:
-        if "sliding_attention" in (kinds or ()) or (everywhere and "layer_types" in raw):
+        if "sliding_attention" in (layer_types or ()) or (everywhere and "layer_types" in raw):
             raise UnsupportedError(
-                f"layer_types {json.dumps(kinds)} where no sliding_window is in use",
+                f"layer_types {json.dumps(layer_types)} where no sliding_window is in use",
                 fix="set sliding_window (and use_sliding_window: true) in config.json to what the weights were trained "
                 "with, or remove layer_types",
             )
         return (None,) * layers
     if everywhere:
-        if "full_attention" in (kinds or ()):  # to transformers such a model is a Ministral
+        if "full_attention" in (layer_types or ()):  # to transformers such a model is a Ministral
             raise UnsupportedError("Mistral with a sliding window in some layers only")
         return (size,) * layers
-    if kinds is None:
+    if layer_types is None:
         return tuple(size if layer >= first else None for layer in range(layers))
-    return tuple(size if kind == "sliding_attention" else None for kind in kinds)
+    return tuple(size if layer_type == "sliding_attention" else None for layer_type in layer_types)
 
 
 def _layer_types(raw: Raw, layers: int) -> list[str] | None:
-    kinds = raw.get("layer_types")
-    if kinds is None:
+    layer_types = raw.get("layer_types")
+    if layer_types is None:
         return None
-    if not isinstance(kinds, list):
-        raise ValueError(f"layer_types is {kinds!r}, not a list")
-    strange = sorted({str(kind) for kind in kinds} - {"full_attention", "sliding_attention"})
+    if not isinstance(layer_types, list):
+        raise ValueError(f"layer_types is {layer_types!r}, not a list")
+    strange = sorted({str(layer_type) for layer_type in layer_types} - {"full_attention", "sliding_attention"})
     if strange:
         raise UnsupportedError(f"layer_types {', '.join(strange)} (only full_attention, sliding_attention)")
-    if len(kinds) != layers:
-        raise ValueError(f"layer_types names {len(kinds)} layers, num_hidden_layers is {layers}")
-    return kinds
+    if len(layer_types) != layers:
+        raise ValueError(f"layer_types names {len(layer_types)} layers, num_hidden_layers is {layers}")
+    return layer_types

@@ -9,7 +9,7 @@ from lorica.errors import ModelError
 
 EMBEDDED = "embedded:"
 
-_WANTED = "give the folder that holds config.json, *.safetensors and the tokenizer"
+_FIX = "give the folder that holds config.json, *.safetensors and the tokenizer"
 
 
 def locate_model(name: str, *, cache_dir: str = "", revision: str = "", environ: Mapping[str, str]) -> Path:
@@ -24,22 +24,22 @@ def locate_model(name: str, *, cache_dir: str = "", revision: str = "", environ:
     if (folder / "config.json").is_file():
         return folder.resolve()
     if folder.exists():
-        kind = "a folder without config.json" if folder.is_dir() else "a file"
-        raise ModelError(f"{folder}: {kind}, so not a base model", fix=_WANTED)
+        description = "a folder without config.json" if folder.is_dir() else "a file"
+        raise ModelError(f"{folder}: {description}, so not a base model", fix=_FIX)
     if not name.strip():
         raise ModelError("no base model is named", fix="give model.path, a folder or a Hugging Face id")
-    looked = [str(folder)]
+    searched = [str(folder)]
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         for cache in _caches(cache_dir, environ):
             # Some deployments name the cache's root, others its `hub` folder.
-            for place in (cache, cache / "hub"):
-                found = _snapshot(place / ("models--" + name.replace("/", "--")), revision)
-                if found is not None:
-                    return found
-            looked.append(str(cache))
+            for hub in (cache, cache / "hub"):
+                snapshot = _snapshot(hub / ("models--" + name.replace("/", "--")), revision)
+                if snapshot is not None:
+                    return snapshot
+            searched.append(str(cache))
     wanted = f" at revision {revision!r}" if revision else ""
     raise ModelError(
-        f"base model {name!r}{wanted} is not on this machine; looked in: {'; '.join(looked)}",
+        f"base model {name!r}{wanted} is not on this machine; looked in: {'; '.join(searched)}",
         fix="give a local folder with model.path=DIR, set HF_HOME or HF_CACHE_DIR to the cache that has it, "
         "or download it once with `hf download`",
     )
@@ -67,7 +67,7 @@ def _caches(cache_dir: str, environ: Mapping[str, str]) -> list[Path]:
     else:
         home = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "~") / ".cache")
         named.append(str(Path(home) / "huggingface" / "hub"))
-    return [Path(each).expanduser() for each in dict.fromkeys(named) if each]
+    return [Path(folder).expanduser() for folder in dict.fromkeys(named) if folder]
 
 
 def _snapshot(repository: Path, revision: str) -> Path | None:

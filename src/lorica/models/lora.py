@@ -38,11 +38,11 @@ class LoraWeights:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """PEFT's tensor names -> tensors."""
-        found = {}
+        tensors = {}
         for path, pair in self.pairs.items():
-            found[f"base_model.model.{path}.lora_A.weight"] = pair.a
-            found[f"base_model.model.{path}.lora_B.weight"] = pair.b
-        return found
+            tensors[f"base_model.model.{path}.lora_A.weight"] = pair.a
+            tensors[f"base_model.model.{path}.lora_B.weight"] = pair.b
+        return tensors
 
 
 @dataclass(frozen=True)
@@ -62,50 +62,54 @@ class PerTokenLora:
     blanked before the product with all B matrices.
     """
 
-    def __init__(self, adapters: Sequence[LoraWeights], owners: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, adapters: Sequence[LoraWeights], adapter_indices: Tensor, dtype: torch.dtype) -> None:
         """owners: [T], the number of each token's adapter, len(adapters) for none; read at each `add`. dtype: in which
         the products are computed.
         """
-        self._adapters, self._owners, self._dtype = adapters, owners, dtype
-        self._joined: dict[str, tuple[Tensor, Tensor, Tensor] | None] = {}
+        self._adapters, self._adapter_indices, self._dtype = adapters, adapter_indices, dtype
+        self._stacked: dict[str, tuple[Tensor, Tensor, Tensor] | None] = {}
 
     def add(self, path: str, x: Tensor, y: Tensor) -> None:
         """y [T, out] += what the tokens' adapters give for x [T, in] at the module `path`."""
-        if path not in self._joined:
-            self._joined[path] = self._join(path)
-        joined = self._joined[path]
-        if joined is not None:
-            a, b, own = joined
-            y.addmm_(F.linear(x, a) * own.index_select(0, self._owners), b)
+        if path not in self._stacked:
+            self._stacked[path] = self._stack(path)
+        stacked = self._stacked[path]
+        if stacked is not None:
+            a, b, scalings = stacked
+            y.addmm_(F.linear(x, a) * scalings.index_select(0, self._adapter_indices), b)
 
-    def _join(self, path: str) -> tuple[Tensor, Tensor, Tensor] | None:
+    def _stack(self, path: str) -> tuple[Tensor, Tensor, Tensor] | None:
         """[R, in], [R, out], and of each adapter its scaling in its own columns [adapters + 1, R]; None without any."""
-        found = [(owner, adapter.pairs[path]) for owner, adapter in enumerate(self._adapters) if path in adapter.pairs]
-        if not found:
+        pairs = [
+            (adapter_index, adapter.pairs[path])
+            for adapter_index, adapter in enumerate(self._adapters)
+            if path in adapter.pairs
+        ]
+        if not pairs:
             return None
-        a, b = (torch.cat(each).to(self._dtype) for each in zip(*((p.a, p.b.t()) for _, p in found), strict=True))
-        own = a.new_zeros(len(self._adapters) + 1, len(a))
+        a, b = (torch.cat(factors).to(self._dtype) for factors in zip(*((p.a, p.b.t()) for _, p in pairs), strict=True))
+        scalings = a.new_zeros(len(self._adapters) + 1, len(a))
         column = 0
-        for owner, pair in found:
-            own[owner, column : column + len(pair.a)] = pair.scaling
+        for adapter_index, pair in pairs:
+            scalings[adapter_index, column : column + len(pair.a)] = pair.scaling
             column += len(pair.a)
-        return a, b, own
+        return a, b, scalings
 
 
 Lora = Sequence[LoraSpan] | PerTokenLora
 """Which tokens of a pass belong to which adapter."""
 
 
-def spans_of(lora: Sequence[LoraSpan], rows: Tensor) -> list[LoraSpan]:
+def spans_at(lora: Sequence[LoraSpan], rows: Tensor) -> list[LoraSpan]:
     """The spans as they fall on some of the packed tokens: rows [R], ascending; the result counts in 0..R."""
     if not lora:
         return []
     edges = torch.tensor([[span.start, span.stop] for span in lora], device=rows.device)
-    found: list[tuple[int, int]] = torch.searchsorted(rows, edges).tolist()
-    return [LoraSpan(span.adapter, a, b) for span, (a, b) in zip(lora, found, strict=True) if b > a]
+    ranges: list[tuple[int, int]] = torch.searchsorted(rows, edges).tolist()
+    return [LoraSpan(span.adapter, a, b) for span, (a, b) in zip(lora, ranges, strict=True) if b > a]
 
 
-def project(x: Tensor, linear: torch.nn.Module, path: str, lora: Lora) -> Tensor:
+def linear_with_lora(x: Tensor, linear: torch.nn.Module, path: str, lora: Lora) -> Tensor:
     """x [T, in] -> [T, out]: the base layer, plus each span's update on its own tokens.
 
     The update is computed in the adapter's precision, or the input's where that is wider, and added in the base's.
@@ -118,24 +122,24 @@ def project(x: Tensor, linear: torch.nn.Module, path: str, lora: Lora) -> Tensor
         pair = span.adapter.pairs.get(path)
         if pair is None:
             continue
-        whole = span.start == 0 and span.stop == x.shape[0]
-        part, out = (x, y) if whole else (x[span.start : span.stop], y[span.start : span.stop])
+        covers_all = span.start == 0 and span.stop == x.shape[0]
+        span_input, span_output = (x, y) if covers_all else (x[span.start : span.stop], y[span.start : span.stop])
         # Scaling the [N, r] middle rather than the [N, out] result saves a pass over the larger one.
-        middle = _down(part, pair, span.adapter) * pair.scaling
-        b = pair.b if torch.is_autocast_enabled(x.device.type) else pair.b.to(middle.dtype)
-        if middle.dtype == b.dtype == out.dtype:
-            out.addmm_(middle, b.t())
+        low_rank = _project_down(span_input, pair, span.adapter) * pair.scaling
+        b = pair.b if torch.is_autocast_enabled(x.device.type) else pair.b.to(low_rank.dtype)
+        if low_rank.dtype == b.dtype == span_output.dtype:
+            span_output.addmm_(low_rank, b.t())
         else:
-            out += F.linear(middle, b).to(out.dtype)
+            span_output += F.linear(low_rank, b).to(span_output.dtype)
     return y
 
 
-def _down(x: Tensor, pair: LoraPair, adapter: LoraWeights) -> Tensor:
+def _project_down(x: Tensor, pair: LoraPair, adapter: LoraWeights) -> Tensor:
     # [N, in] -> [N, r]
     a = pair.a
     if x.dtype != a.dtype and not torch.is_autocast_enabled(x.device.type):
-        wide = torch.promote_types(x.dtype, a.dtype)
-        x, a = x.to(wide), a.to(wide)
+        dtype = torch.promote_types(x.dtype, a.dtype)
+        x, a = x.to(dtype), a.to(dtype)
     if adapter.training and adapter.dropout:
         x = F.dropout(x, adapter.dropout)
     return F.linear(x, a)

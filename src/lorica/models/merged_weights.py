@@ -17,28 +17,28 @@ from lorica.models.lora import LoraPair, LoraWeights
 
 
 @torch.inference_mode()
-def merge(fast: CpuDecoder, stored: Decoder, adapter: LoraWeights) -> None:
+def merge_adapter(decoder: CpuDecoder, stored: Decoder, adapter: LoraWeights) -> None:
     """Make the adapter part of `fast`; it must not be applied to it beside that.
 
     stored: the same base as its file has it; of no use after. The sum is formed in float32 and rounded once, to the
     precision of `fast`.
     """
-    for number, modules in _modules(adapter.pairs):
-        layer = _layer(stored, number)
+    for layer_index, modules in _modules_by_layer(adapter.pairs):
+        layer = _layer(stored, layer_index)
         for name in modules:
-            path = f"model.layers.{number}.{name}"
+            path = f"model.layers.{layer_index}.{name}"
             module = layer.get_submodule(name)
             assert isinstance(module, nn.Linear)
             module.weight = nn.Parameter(merged_weight(module.weight, adapter.pairs[path]), requires_grad=False)
-        fast.replace_layer_weights(number, layer, _last_names(modules))
-        stored.model.layers[number] = nn.Identity()  # both forms of a layer are there at once, never of all
+        decoder.replace_layer_weights(layer_index, layer, _last_names(modules))
+        stored.model.layers[layer_index] = nn.Identity()  # both forms of a layer are there at once, never of all
 
 
 @torch.inference_mode()
-def restore(fast: CpuDecoder, stored: Decoder, adapter: LoraWeights) -> None:
+def restore_base(decoder: CpuDecoder, stored: Decoder, adapter: LoraWeights) -> None:
     """Undo `merge`: the weights of the file again in all that the adapter changes."""
-    for number, modules in _modules(adapter.pairs):
-        fast.replace_layer_weights(number, _layer(stored, number), _last_names(modules))
+    for layer_index, modules in _modules_by_layer(adapter.pairs):
+        decoder.replace_layer_weights(layer_index, _layer(stored, layer_index), _last_names(modules))
 
 
 def merged_weight(weight: Tensor, pair: LoraPair) -> Tensor:
@@ -46,17 +46,17 @@ def merged_weight(weight: Tensor, pair: LoraPair) -> Tensor:
     return weight.detach().float().addmm_(pair.b.detach().float(), pair.a.detach().float(), alpha=pair.scaling)
 
 
-def _modules(paths: Iterable[str]) -> list[tuple[int, list[str]]]:
+def _modules_by_layer(paths: Iterable[str]) -> list[tuple[int, list[str]]]:
     """Layer -> the modules in it, such as `mlp.up_proj`."""
-    found: dict[int, list[str]] = {}
+    modules_by_layer: dict[int, list[str]] = {}
     for path in paths:
         _, _, number, name = path.split(".", 3)
-        found.setdefault(int(number), []).append(name)
-    return sorted(found.items())
+        modules_by_layer.setdefault(int(number), []).append(name)
+    return sorted(modules_by_layer.items())
 
 
-def _layer(stored: Decoder, number: int) -> Layer:
-    layer = stored.model.layers[number]
+def _layer(stored: Decoder, layer_index: int) -> Layer:
+    layer = stored.model.layers[layer_index]
     assert isinstance(layer, Layer)
     return layer
 

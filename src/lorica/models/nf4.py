@@ -67,23 +67,23 @@ class Nf4Linear(nn.Module):
         self.register_buffer("packed", packed, persistent=False)
         self.bias = nn.Parameter(torch.empty(weight.shape[0], device="meta")) if bias else None
         self._shape = weight.shape
-        self._whole_blocks = weight.shape[1] % BLOCK == 0
-        if not self._whole_blocks:
+        self._fills_blocks = weight.shape[1] % BLOCK == 0
+        if not self._fills_blocks:
             # On the CPU bitsandbytes 0.50 restores rows that end within a block wrongly; as one long row all
             # is well.
             self._state.shape = torch.Size((1, weight.numel()))
         self._product = library.matmul_4bit
-        self._restore = library.functional.dequantize_4bit
+        self._dequantize = library.functional.dequantize_4bit
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, in] -> [T, out]."""
-        if self._whole_blocks:
+        if self._fills_blocks:
             return cast(Tensor, self._product(x, self.packed, quant_state=self._state, bias=self.bias))
-        return cast(Tensor, _FrozenLinear.apply(x, self.restored, self.bias))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _FrozenLinear.apply(x, self.dequantized, self.bias))  # type: ignore[no-untyped-call]
 
-    def restored(self) -> Tensor:
+    def dequantized(self) -> Tensor:
         """The weight [out, in] that the 4 bits stand for."""
-        return cast(Tensor, self._restore(self.packed, self._state)).view(self._shape)
+        return cast(Tensor, self._dequantize(self.packed, self._state)).view(self._shape)
 
 
 class _FrozenLinear(torch.autograd.Function):

@@ -55,8 +55,8 @@ class PackedAttention:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [T, H, Dh], key and value [T, Hkv, Dh] -> [T, H, Dh]."""
         window = self._windows[layer]
-        parts = [batch.attend(query, key, value, window) for batch in self._batches]
-        return parts[0] if self._order is None else torch.cat(parts).index_select(0, self._order)
+        outputs = [batch.attend(query, key, value, window) for batch in self._batches]
+        return outputs[0] if self._order is None else torch.cat(outputs).index_select(0, self._order)
 
 
 class _Batch:

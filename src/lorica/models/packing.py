@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from lorica.errors import ModelError
 
-PARTS = ("qweight", "qzeros", "scales", "g_idx")
+PACKED_TENSORS = ("qweight", "qzeros", "scales", "g_idx")
 """What stands in the files instead of a layer's `weight`; g_idx may be missing."""
 
 
 @dataclass(frozen=True)
-class Packing:
+class PackedFormat:
     """W[o, i] = scales[g, o] * (codes[o, i] - zeros[g, o]) for the group g of input i.
 
     group_size: inputs that share a group, -1 for all; g_idx in the file overrides it. least_zero: what is added to a
@@ -24,10 +24,10 @@ class Packing:
     method: Literal["gptq", "awq"]
     bits: int
     group_size: int
-    least_zero: int
+    zero_offset: int
 
 
-def read_packing(raw: Mapping[str, Any], path: Path) -> Packing | None:
+def read_packed_format(raw: Mapping[str, Any], path: Path) -> PackedFormat | None:
     """From the content of `config.json` at `path`; None for plain weights.
 
     Raises ModelError for other methods and for variants whose order of bits is another.
@@ -35,19 +35,21 @@ def read_packing(raw: Mapping[str, Any], path: Path) -> Packing | None:
     stated = raw.get("quantization_config")
     if stated is None:
         return None
-    given = stated if isinstance(stated, dict) else {}
-    method = given.get("quant_method")
-    bits, group = given.get("bits"), given.get("group_size", 128)
-    whole = isinstance(bits, int) and isinstance(group, int) and (group == -1 or group > 0)
-    if method == "gptq" and whole and bits in (2, 4, 8):
-        form = given.get("checkpoint_format") or "gptq"
+    quantization = stated if isinstance(stated, dict) else {}
+    method = quantization.get("quant_method")
+    bits, group = quantization.get("bits"), quantization.get("group_size", 128)
+    valid_sizes = isinstance(bits, int) and isinstance(group, int) and (group == -1 or group > 0)
+    if method == "gptq" and valid_sizes and bits in (2, 4, 8):
+        form = quantization.get("checkpoint_format") or "gptq"
         if form in ("gptq", "gptq_v2"):
-            return Packing("gptq", bits, group, 1 if form == "gptq" else 0)
-    if method == "awq" and whole and bits == 4 and str(given.get("version", "gemm")).lower() == "gemm":
-        return Packing("awq", 4, group, 0)
-    told = ", ".join(f"{key} {given[key]}" for key in ("bits", "version", "checkpoint_format") if key in given)
+            return PackedFormat("gptq", bits, group, 1 if form == "gptq" else 0)
+    if method == "awq" and valid_sizes and bits == 4 and str(quantization.get("version", "gemm")).lower() == "gemm":
+        return PackedFormat("awq", 4, group, 0)
+    details = ", ".join(
+        f"{key} {quantization[key]}" for key in ("bits", "version", "checkpoint_format") if key in quantization
+    )
     raise ModelError(
-        f"{path}: the weights are quantised ({method or 'method unknown'}{': ' + told if told else ''}); the native "
-        "decoder reads fp32, bf16, fp16, GPTQ of 2, 4 or 8 bits and AWQ (gemm) of 4 bits",
+        f"{path}: the weights are quantised ({method or 'method unknown'}{': ' + details if details else ''}); the "
+        "native decoder reads fp32, bf16, fp16, GPTQ of 2, 4 or 8 bits and AWQ (gemm) of 4 bits",
         fix="use the model's unquantised repository (load_in_4bit quantises while loading), or engine=transformers",
     )

@@ -19,44 +19,44 @@ def inverse_frequencies(config: DecoderConfig) -> Tensor:
     Always real numbers on the CPU, also where a decoder is built on the meta device to be filled later.
     """
     exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu") / config.head_dim
-    speeds = 1.0 / (config.rope_theta**exponent)
+    inv_freq = 1.0 / (config.rope_theta**exponent)
     scaling = config.rope_scaling
-    if scaling.kind == "linear":
-        return speeds / scaling.factor
-    if scaling.kind == "llama3":
-        return _llama3(speeds, scaling)
-    if scaling.kind == "yarn":
-        return _yarn(speeds, config)
-    return speeds
+    if scaling.rope_type == "linear":
+        return inv_freq / scaling.factor
+    if scaling.rope_type == "llama3":
+        return _llama3(inv_freq, scaling)
+    if scaling.rope_type == "yarn":
+        return _yarn(inv_freq, config)
+    return inv_freq
 
 
-def _llama3(speeds: Tensor, scaling: RopeScaling) -> Tensor:
+def _llama3(inv_freq: Tensor, scaling: RopeScaling) -> Tensor:
     # Long waves are slowed by `factor`, short ones kept, those between blended.
-    wavelength = 2 * math.pi / speeds
+    wavelength = 2 * math.pi / inv_freq
     longest = scaling.original_max_positions / scaling.low_freq_factor
     shortest = scaling.original_max_positions / scaling.high_freq_factor
     blend = (scaling.original_max_positions / wavelength - scaling.low_freq_factor) / (
         scaling.high_freq_factor - scaling.low_freq_factor
     )
-    between = (1 - blend) * speeds / scaling.factor + blend * speeds
-    scaled = torch.where(wavelength > longest, speeds / scaling.factor, between)
-    return torch.where(wavelength < shortest, speeds, scaled)
+    between = (1 - blend) * inv_freq / scaling.factor + blend * inv_freq
+    scaled = torch.where(wavelength > longest, inv_freq / scaling.factor, between)
+    return torch.where(wavelength < shortest, inv_freq, scaled)
 
 
-def _yarn(speeds: Tensor, config: DecoderConfig) -> Tensor:
+def _yarn(inv_freq: Tensor, config: DecoderConfig) -> Tensor:
     # Fast dimensions are kept, slow ones slowed by `factor`; a ramp over the dimensions lies between.
-    scaling, width = config.rope_scaling, config.head_dim
+    scaling, head_dim = config.rope_scaling, config.head_dim
     low, high = (_dimension(turns, config) for turns in (scaling.beta_fast, scaling.beta_slow))
     if scaling.truncate:
         low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, width - 1)
+    low, high = max(low, 0), min(high, head_dim - 1)
     if low == high:
         high += 0.001
-    ramp = (torch.arange(width // 2, dtype=torch.float32, device="cpu") - low) / (high - low)
-    kept = 1 - ramp.clamp(0, 1)
-    exponent = torch.arange(0, width, 2, dtype=torch.float32, device="cpu") / width
-    slowed = 1.0 / (scaling.factor * config.rope_theta**exponent)
-    return slowed * (1 - kept) + speeds * kept
+    ramp = (torch.arange(head_dim // 2, dtype=torch.float32, device="cpu") - low) / (high - low)
+    extrapolated = 1 - ramp.clamp(0, 1)
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
+    interpolated = 1.0 / (scaling.factor * config.rope_theta**exponent)
+    return interpolated * (1 - extrapolated) + inv_freq * extrapolated
 
 
 def _dimension(turns: float, config: DecoderConfig) -> float:
@@ -65,22 +65,22 @@ def _dimension(turns: float, config: DecoderConfig) -> float:
     return config.head_dim * math.log(length) / (2 * math.log(config.rope_theta))
 
 
-def rotation(positions: Tensor, speeds: Tensor, dtype: torch.dtype, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+def cos_sin_table(positions: Tensor, inv_freq: Tensor, dtype: torch.dtype, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     """positions [T] -> cosines and sines, each [T, 1, head_dim], times scale.
 
     Computed in float32 and rounded once: bfloat16 cannot count beyond 256.
     """
-    angles = positions.to(torch.float32)[:, None] * speeds[None, :]
-    both = torch.cat((angles, angles), dim=-1)[:, None, :]
+    angles = positions.to(torch.float32)[:, None] * inv_freq[None, :]
+    angles_twice = torch.cat((angles, angles), dim=-1)[:, None, :]
     if scale == 1.0:
-        return both.cos().to(dtype), both.sin().to(dtype)
-    return (both.cos() * scale).to(dtype), (both.sin() * scale).to(dtype)
+        return angles_twice.cos().to(dtype), angles_twice.sin().to(dtype)
+    return (angles_twice.cos() * scale).to(dtype), (angles_twice.sin() * scale).to(dtype)
 
 
-def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def apply_rotary(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """x [T, H, head_dim] turned by its position; pairs are (i, i + head_dim / 2), as in the published
     weights.
     """
     half = x.shape[-1] // 2
-    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return x * cosine + turned * sine
+    rotated_half = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    return x * cosine + rotated_half * sine

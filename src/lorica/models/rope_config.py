@@ -32,7 +32,7 @@ class RopeScaling:
     `yarn` (https://arxiv.org/abs/2309.00071). attention_factor: what cosines and sines are multiplied by.
     """
 
-    kind: str = "default"
+    rope_type: str = "default"
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
@@ -52,43 +52,43 @@ def read_rope(raw: Raw, max_positions: int) -> tuple[float, RopeScaling]:
     values, stated = _values(raw), mapping(raw, "rope_parameters")
     if any(isinstance(value, dict) for value in values.values()):
         raise UnsupportedError("rotary parameters that differ per kind of layer")
-    kind = _kind(values)
+    rope_type = _rope_type(values)
     theta = number(values if "rope_theta" in values else raw, "rope_theta", DEFAULT_THETA)
     if values is not stated and stated:
-        _check_replaced(stated, values, kind, theta)
-    if kind not in _KEYS:
-        raise UnsupportedError(f"rope scaling {kind!r} (only {', '.join(_KEYS)})")
+        _check_replaced(stated, values, rope_type, theta)
+    if rope_type not in _KEYS:
+        raise UnsupportedError(f"rope scaling {rope_type!r} (only {', '.join(_KEYS)})")
     partial = values.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
     if partial not in (None, 1, 1.0):
         raise UnsupportedError(f"partial_rotary_factor {partial} (only 1: all of each head is rotated)")
     if theta <= 1:
         raise UnsupportedError(f"rope_theta {theta} (only above 1)")
-    if kind == "default":
+    if rope_type == "default":
         return theta, RopeScaling()
     factor = number(values, "factor")
-    if kind == "linear":
+    if rope_type == "linear":
         return theta, RopeScaling("linear", factor)
     # transformers gives the key outside precedence, and lets the model's length stand for an absent one.
     outside = "original_max_position_embeddings" in raw
     original = number(raw if outside else values, "original_max_position_embeddings", max_positions)
-    return theta, (_llama3 if kind == "llama3" else _yarn)(values, factor, original)
+    return theta, (_llama3 if rope_type == "llama3" else _yarn)(values, factor, original)
 
 
 def rope_notes(raw: Raw) -> list[str]:
     """What sound rotary parameters say that nothing heeds, transformers neither."""
     values = _values(raw)
-    kind = _kind(values)
+    rope_type = _rope_type(values)
     notes = []
-    unused = sorted(values.keys() - _COMMON - {*_KEYS.get(kind, values)})
+    unused = sorted(values.keys() - _COMMON - {*_KEYS.get(rope_type, values)})
     if unused:
-        notes.append(f"{', '.join(unused)} of the rotary parameters: rope_type {kind!r} does not use it")
-    for key, value in (("type", values.get("type", kind)), ("rope_theta", raw.get("rope_theta"))):
-        heeded = kind if key == "type" else values.get("rope_theta", value)
+        notes.append(f"{', '.join(unused)} of the rotary parameters: rope_type {rope_type!r} does not use it")
+    for key, value in (("type", values.get("type", rope_type)), ("rope_theta", raw.get("rope_theta"))):
+        heeded = rope_type if key == "type" else values.get("rope_theta", value)
         if value is not None and value != heeded:
             notes.append(f"{key} {value!r} is stated beside {heeded!r} in the rotary parameters, which is used")
     inside = values.get("original_max_position_embeddings")
     outside = raw.get("original_max_position_embeddings", inside)
-    if "original_max_position_embeddings" in _KEYS.get(kind, ()) and inside not in (None, outside):
+    if "original_max_position_embeddings" in _KEYS.get(rope_type, ()) and inside not in (None, outside):
         notes.append(f"original_max_position_embeddings {outside} is used, not {inside} of the rotary parameters")
     return notes
 
@@ -98,30 +98,30 @@ def _values(raw: Raw) -> Mapping[str, Any]:
     return mapping(raw, "rope_scaling") or mapping(raw, "rope_parameters")
 
 
-def _kind(values: Mapping[str, Any]) -> str:
-    kind = values["rope_type"] if "rope_type" in values else values.get("type", "default")
-    if not isinstance(kind, str):
-        raise ValueError(f"rope_type is {kind!r}, not a name such as {', '.join(_KEYS)}")
-    if not {"rope_type", "type"} & values.keys() and (rest := sorted(values.keys() - _COMMON)):
+def _rope_type(values: Mapping[str, Any]) -> str:
+    rope_type = values["rope_type"] if "rope_type" in values else values.get("type", "default")
+    if not isinstance(rope_type, str):
+        raise ValueError(f"rope_type is {rope_type!r}, not a name such as {', '.join(_KEYS)}")
+    if not {"rope_type", "type"} & values.keys() and (untyped_keys := sorted(values.keys() - _COMMON)):
         raise UnsupportedError(
-            f"rotary parameters without rope_type ({', '.join(rest)}), which would change nothing",
+            f"rotary parameters without rope_type ({', '.join(untyped_keys)}), which would change nothing",
             fix=f"add rope_type ({', '.join(_KEYS)}), or remove them",
         )
-    return kind
+    return rope_type
 
 
-def _check_replaced(stated: Mapping[str, Any], values: Mapping[str, Any], kind: str, theta: float) -> None:
+def _check_replaced(stated: Mapping[str, Any], values: Mapping[str, Any], rope_type: str, theta: float) -> None:
     """Of two objects one is used; what the other says must not be lost without a word."""
     heeded = {"partial_rotary_factor": 1.0, **values, "rope_theta": theta}
     named = {"type", "rope_type"}
     lost = {key: value for key, value in stated.items() if key not in named and heeded.get(key) != value}
-    if _kind(stated) not in ("default", kind):
-        lost["rope_type"] = _kind(stated)
+    if _rope_type(stated) not in ("default", rope_type):
+        lost["rope_type"] = _rope_type(stated)
     if lost:
-        told = ", ".join(f"{key} {value!r}" for key, value in sorted(lost.items()))
+        lost_values = ", ".join(f"{key} {value!r}" for key, value in sorted(lost.items()))
         raise UnsupportedError(
-            f"rope_scaling beside rope_parameters: the former would replace all of the latter, and {told} would be "
-            f"lost (rope_theta would be {theta})",
+            f"rope_scaling beside rope_parameters: the former would replace all of the latter, and {lost_values} would "
+            f"be lost (rope_theta would be {theta})",
             fix=_MOVE,
         )
 

@@ -16,7 +16,7 @@ from lorica.names import utf8_path
 _AGAIN = "download the model's config.json again"
 
 
-def load_causal(folder: Path, given: Mapping[str, Any]) -> Any:
+def load_causal(folder: Path, options: Mapping[str, Any]) -> Any:
     """AutoModelForCausalLM of a folder; no code of the folder is run. given: what `from_pretrained` takes besides.
 
     Raises ModelError for what transformers refuses or would make up, ImportError without transformers.
@@ -33,7 +33,7 @@ def load_causal(folder: Path, given: Mapping[str, Any]) -> Any:
                 trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
-                **given,
+                **options,
             )
     except MemoryError:
         raise

@@ -8,47 +8,58 @@ import torch
 from torch import Tensor
 
 from lorica.errors import ModelError
-from lorica.models.packing import Packing
+from lorica.models.packing import PackedFormat
 
 _WORD = 32  # bits of one packed integer
 # Which of eight neighbouring outputs each four bits of a word hold, the lowest bits first (AWQ's gemm version).
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
-def unpack(parts: Mapping[str, Tensor], packing: Packing, shape: torch.Size, where: str) -> Tensor:
+def unpack(tensors: Mapping[str, Tensor], packed_format: PackedFormat, shape: torch.Size, layer_name: str) -> Tensor:
     """The parts of one layer -> its weight [out, in] in float32.
 
     Raises ModelError, beginning with `where`, when they do not make up a weight of this shape.
     """
-    out, into = shape
-    per_word = _WORD // packing.bits
-    size = into if packing.group_size == -1 else packing.group_size
-    groups = -(-into // size)
-    packed = (into // per_word, out) if packing.method == "gptq" else (into, out // per_word)
-    expected = {"qweight": packed, "qzeros": (groups, out // per_word), "scales": (groups, out), "g_idx": (into,)}
-    for name, tensor in parts.items():
+    out_features, in_features = shape
+    per_word = _WORD // packed_format.bits
+    size = in_features if packed_format.group_size == -1 else packed_format.group_size
+    groups = -(-in_features // size)
+    packed = (
+        (in_features // per_word, out_features)
+        if packed_format.method == "gptq"
+        else (in_features, out_features // per_word)
+    )
+    expected = {
+        "qweight": packed,
+        "qzeros": (groups, out_features // per_word),
+        "scales": (groups, out_features),
+        "g_idx": (in_features,),
+    }
+    for name, tensor in tensors.items():
         if tuple(tensor.shape) != expected[name]:
             raise ModelError(
-                f"{where}.{name} has shape {list(tensor.shape)}, config.json implies {list(expected[name])}",
+                f"{layer_name}.{name} has shape {list(tensor.shape)}, config.json implies {list(expected[name])}",
                 fix="config.json and weights are of different models; download both again",
             )
-    group = parts["g_idx"].long() if "g_idx" in parts else torch.arange(into) // size
+    group = tensors["g_idx"].long() if "g_idx" in tensors else torch.arange(in_features) // size
     if not bool(((group >= 0) & (group < groups)).all()):
-        raise ModelError(f"{where}.g_idx names groups beyond the {groups} there are", fix="download the file again")
-    zeros = _columns(parts["qzeros"], packing)
-    if packing.method == "gptq":
-        codes = _bits(parts["qweight"], packing.bits).permute(0, 2, 1).reshape(into, out)
+        raise ModelError(
+            f"{layer_name}.g_idx names groups beyond the {groups} there are", fix="download the file again"
+        )
+    zeros = _columns(tensors["qzeros"], packed_format)
+    if packed_format.method == "gptq":
+        codes = _bits(tensors["qweight"], packed_format.bits).permute(0, 2, 1).reshape(in_features, out_features)
     else:
-        codes = _columns(parts["qweight"], packing)
-    scales = parts["scales"].float()
-    weight = (codes - (zeros + packing.least_zero)[group]).float() * scales[group]
+        codes = _columns(tensors["qweight"], packed_format)
+    scales = tensors["scales"].float()
+    weight = (codes - (zeros + packed_format.zero_offset)[group]).float() * scales[group]
     return weight.t().contiguous()
 
 
-def _columns(words: Tensor, packing: Packing) -> Tensor:
+def _columns(words: Tensor, packed_format: PackedFormat) -> Tensor:
     # [N, out / per word] -> [N, out]
-    numbers = _bits(words, packing.bits)
-    if packing.method == "awq":
+    numbers = _bits(words, packed_format.bits)
+    if packed_format.method == "awq":
         numbers = numbers[..., torch.tensor(_AWQ_ORDER).argsort()]
     return numbers.flatten(1)
 

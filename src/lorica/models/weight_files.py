@@ -46,8 +46,8 @@ Stamps = tuple[tuple[Path, int, int, int], ...]
 
 def weight_stamps(folder: Path) -> Stamps:
     """Of a model's weight files. Raises ModelError as `weight_files`, OSError for a file that vanished."""
-    found = [(path, path.stat()) for path in weight_files(folder)]
-    return tuple((path, stat.st_ino, stat.st_mtime_ns, stat.st_size) for path, stat in found)
+    stats = [(path, path.stat()) for path in weight_files(folder)]
+    return tuple((path, stat.st_ino, stat.st_mtime_ns, stat.st_size) for path, stat in stats)
 
 
 def weight_headers(folder: Path) -> dict[Path, Header]:

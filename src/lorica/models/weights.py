@@ -16,7 +16,7 @@ from lorica.models.base_folder import BaseFolder
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig
 from lorica.models.nf4 import Nf4Linear, require_bitsandbytes
-from lorica.models.packing import PARTS, Packing, read_packing
+from lorica.models.packing import PACKED_TENSORS, PackedFormat, read_packed_format
 from lorica.models.unpacking import unpack
 from lorica.models.weight_files import AGAIN, refuse_adapter_inside, weight_files
 from lorica.names import utf8_path
@@ -49,7 +49,7 @@ def load_decoder(
     Raises ModelError for missing, truncated or unexpected weights and for a device that is not there,
     MissingExtraError when 4-bit loading needs bitsandbytes and it is not installed.
     """
-    place = _device(device)
+    torch_device = _device(device)
     refuse_adapter_inside(base.path)
     keep_buffers()
     if load_in_4bit:
@@ -57,8 +57,8 @@ def load_decoder(
     config = base.decoder_config
     with torch.device("meta"):
         decoder = Decoder(config)
-    packing = read_packing(base.config, base.config_path)
-    reader = _Reader(base.path, config, decoder, place, load_in_4bit, packing)
+    packed_format = read_packed_format(base.config, base.config_path)
+    reader = _WeightLoader(base.path, config, decoder, torch_device, load_in_4bit, packed_format)
     reader.read(dtype, as_stored=as_stored)
     decoder.load_state_dict(reader.loaded, strict=False, assign=True)
     if config.tied_embeddings:
@@ -68,20 +68,20 @@ def load_decoder(
 
 def _device(device: torch.device | str) -> torch.device:
     try:
-        place = torch.device(device)
+        torch_device = torch.device(device)
     except RuntimeError:
         raise ModelError(
             f"device {str(device)!r} is none that torch knows", fix="use cpu, cuda, cuda:0, cuda:1 ... or mps"
         ) from None
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+    if torch_device.type == "cuda" and (torch_device.index or 0) >= torch.cuda.device_count():
         raise ModelError(
-            f"device {place}: this machine has {torch.cuda.device_count()} CUDA devices that torch can use",
+            f"device {torch_device}: this machine has {torch.cuda.device_count()} CUDA devices that torch can use",
             fix="use device=cpu, or install torch with CUDA support",
         )
-    return place
+    return torch_device
 
 
-class _Reader:
+class _WeightLoader:
     """Collects the tensors of all shards, checked against what the decoder expects."""
 
     def __init__(
@@ -91,19 +91,19 @@ class _Reader:
         decoder: Decoder,
         device: torch.device,
         quantise: bool,
-        packing: Packing | None,
+        packing: PackedFormat | None,
     ) -> None:
         self._folder = folder
         self._config = config
         self._decoder = decoder
         self._device = device
-        self._quantise = set(config.linear_shapes()) if quantise else set()
+        self._nf4_layers = set(config.linear_shapes()) if quantise else set()
         self._shapes = {name: tensor.shape for name, tensor in decoder.state_dict().items()}
         if config.tied_embeddings:
             del self._shapes[_HEAD]
-        self._done: set[str] = set()
-        self._packing = packing
-        self._parts: dict[str, dict[str, Tensor]] = {}  # of packed layers, by the layer's path
+        self._loaded_names: set[str] = set()
+        self._packed_format = packing
+        self._packed_layers: dict[str, dict[str, Tensor]] = {}  # of packed layers, by the layer's path
         self._head: tuple[Path, Tensor] | None = None  # of a tied model whose file has one nevertheless
         self.loaded: dict[str, Tensor] = {}
 
@@ -117,18 +117,18 @@ class _Reader:
             try:
                 with utf8_path(path) as own, safe_open(own, framework="pt", device=str(self._device)) as shard:
                     for name in shard.keys():  # noqa: SIM118 - a safe_open handle is no mapping
-                        if self._gathers(name):
-                            layer, _, part = name.rpartition(".")
-                            self._parts.setdefault(layer, {})[part] = shard.get_tensor(name)
+                        if self._is_packed(name):
+                            layer, _, tensor_name = name.rpartition(".")
+                            self._packed_layers.setdefault(layer, {})[tensor_name] = shard.get_tensor(name)
                         elif name == _HEAD and self._config.tied_embeddings:
                             self._head = path, shard.get_tensor(name)
                         elif self._expects(path, name, shard):
-                            self._take(path, name, shard.get_tensor(name), None if as_stored else dtype)
+                            self._assign(path, name, shard.get_tensor(name), None if as_stored else dtype)
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"{path}: not a whole safetensors file: {error}", fix=AGAIN) from error
         self._unpack(dtype)
-        self._settle_head(dtype, as_stored=as_stored)
-        missing = sorted(set(self._shapes) - self._done)
+        self._resolve_tied_head(dtype, as_stored=as_stored)
+        missing = sorted(set(self._shapes) - self._loaded_names)
         if missing:
             counted = f"{len(missing)} of {len(self._shapes)} weights are missing"
             fix = f"{AGAIN}; a model that has no head of its own says tie_word_embeddings true in config.json"
@@ -136,27 +136,32 @@ class _Reader:
                 f"{self._folder}: {counted}, the first is {missing[0]}", fix=fix if missing == [_HEAD] else AGAIN
             )
         if dtype is None and not as_stored:
-            self._unify()
+            self._unify_dtype()
 
-    def _gathers(self, name: str) -> bool:
-        layer, _, part = name.rpartition(".")
-        return self._packing is not None and part in PARTS and f"{layer}.weight" in self._shapes
+    def _is_packed(self, name: str) -> bool:
+        layer, _, tensor_name = name.rpartition(".")
+        return self._packed_format is not None and tensor_name in PACKED_TENSORS and f"{layer}.weight" in self._shapes
 
     def _unpack(self, dtype: torch.dtype | None) -> None:
         """Restore the packed layers, each exactly, then in `dtype` or that of its scales."""
-        for layer, parts in self._parts.items():
-            if self._packing is None or not {"qweight", "qzeros", "scales"} <= parts.keys():
+        for layer, tensors in self._packed_layers.items():
+            if self._packed_format is None or not {"qweight", "qzeros", "scales"} <= tensors.keys():
                 continue  # it is missed below
             name = f"{layer}.weight"
-            whole = unpack({part: each.cpu() for part, each in parts.items()}, self._packing, self._shapes[name], layer)
-            self._take(self._folder, name, whole.to(self._device), dtype or parts["scales"].dtype)
-            parts.clear()
+            weight = unpack(
+                {tensor_name: tensor.cpu() for tensor_name, tensor in tensors.items()},
+                self._packed_format,
+                self._shapes[name],
+                layer,
+            )
+            self._assign(self._folder, name, weight.to(self._device), dtype or tensors["scales"].dtype)
+            tensors.clear()
 
     def _expects(self, path: Path, name: str, shard: Any) -> bool:
         if name in self._shapes:
             return True
         # Packed checkpoints give a bias to layers that have none: zeros.
-        if self._packing is not None and name.endswith(".bias") and not bool(shard.get_tensor(name).any()):
+        if self._packed_format is not None and name.endswith(".bias") and not bool(shard.get_tensor(name).any()):
             return False
         # Old checkpoints carry rotary tables, which follow from the config.
         if name.endswith("rotary_emb.inv_freq"):
@@ -170,13 +175,13 @@ class _Reader:
             "place for",
         )
 
-    def _settle_head(self, dtype: torch.dtype | None, *, as_stored: bool) -> None:
+    def _resolve_tied_head(self, dtype: torch.dtype | None, *, as_stored: bool) -> None:
         """A tied model's own head is the embedding where that is missing, else it must be a copy of it."""
         if self._head is None:
             return
         (path, head), self._head = self._head, None
-        if _EMBEDDING not in self._done:
-            self._take(path, _EMBEDDING, head, None if as_stored else dtype)
+        if _EMBEDDING not in self._loaded_names:
+            self._assign(path, _EMBEDDING, head, None if as_stored else dtype)
             return
         table = self.loaded[_EMBEDDING]
         if head.shape != table.shape or not torch.equal(head.to(table.dtype), table):
@@ -186,7 +191,7 @@ class _Reader:
                 f"does so), or save the model again without {_HEAD}",
             )
 
-    def _take(self, path: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) -> None:
+    def _assign(self, path: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) -> None:
         if tensor.dtype not in _READABLE:
             raise ModelError(
                 f"{path}: {name} is stored as {str(tensor.dtype).removeprefix('torch.')}; "
@@ -199,11 +204,11 @@ class _Reader:
                 f"{path}: {name} has shape {list(tensor.shape)}, config.json implies {expected}",
                 fix="config.json and weights are of different models; download both again",
             )
-        if name in self._done:
+        if name in self._loaded_names:
             raise ModelError(f"{path}: {name} is in two shards", fix=AGAIN)
-        self._done.add(name)
+        self._loaded_names.add(name)
         owner = name.removesuffix(".weight")
-        if owner in self._quantise:
+        if owner in self._nf4_layers:
             holder, _, last = owner.rpartition(".")
             biased = f"{owner}.bias" in self._shapes
             quantised = Nf4Linear(tensor, dtype or tensor.dtype, bias=biased)
@@ -211,7 +216,7 @@ class _Reader:
         else:
             self.loaded[name] = tensor.to(dtype or tensor.dtype)
 
-    def _unify(self) -> None:
+    def _unify_dtype(self) -> None:
         # A few files mix precisions (norms in float32); one forward pass needs one.
         main = self.loaded[_EMBEDDING].dtype
         self.loaded = {name: tensor.to(main) for name, tensor in self.loaded.items()}

@@ -75,7 +75,7 @@ def test_float32_equals_the_plain_decoder(
         expected = logits(made.decoder, tokens, used)
         torch.testing.assert_close(logits(ours, tokens, used), expected, atol=2e-5, rtol=1e-5)
     read = torch.tensor([2, 11, 17, 26])
-    torch.testing.assert_close(logits(ours, tokens, spans, read=read), expected_at(made, tokens, spans, read))
+    torch.testing.assert_close(logits(ours, tokens, spans, output_rows=read), expected_at(made, tokens, spans, read))
 
 
 def expected_at(made: Any, tokens: Any, spans: Any, read: Any) -> Any:
@@ -122,9 +122,9 @@ def test_without_private_operators_the_results_are_the_same(
 ) -> None:
     made, tokens = tiny("qwen2-wide"), tokens_of(30)
     usual = logits(make_fast(made.folder, precision), tokens, [])
-    for name in ("has_int8", "has_int8_weights"):
+    for name in ("has_int8_linear", "has_int8_weight_only_linear"):
         monkeypatch.setattr(kernels, name, lambda: False)
-    monkeypatch.setattr(weight_only, "_goes_compiled", lambda x: False)
+    monkeypatch.setattr(weight_only, "_uses_compiled", lambda x: False)
     if precision == "float32":
         monkeypatch.setattr(kernels, "can_prepack", lambda dtype: False)
     bare = logits(make_fast(made.folder, precision), tokens, [])

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from lorica.models.cpu import kernels  # noqa: E402
-from lorica.models.cpu.linear import make_product, quantise_rows, quantise_weight, stream_dtype  # noqa: E402
+from lorica.models.cpu.linear import make_linear, quantize_rows, quantize_weight, residual_dtype  # noqa: E402
 
 F = torch.nn.functional
 
@@ -29,8 +29,8 @@ def layers() -> list[Any]:
 def test_layers_of_one_input_as_one_product(layers: list[Any], rows: int, precision: str, off: float) -> None:
     x = torch.randn(rows, 128, generator=torch.Generator().manual_seed(1))
     expected = torch.cat([layer(x) for layer in layers], dim=1)
-    product = make_product(layers, precision)
-    found = product(x.to(stream_dtype(precision))).float()
+    product = make_linear(layers, precision)
+    found = product(x.to(residual_dtype(precision))).float()
     assert (found - expected).abs().max() < off * expected.abs().max()
     assert found.shape == expected.shape
 
@@ -39,7 +39,7 @@ def test_codes_stand_for_their_weights() -> None:
     weight = torch.randn(2100, 64, generator=torch.Generator().manual_seed(0))
     weight[3], weight[4] = 0, 1e-3
     for scales_in in (torch.float32, torch.bfloat16):
-        codes, scales = quantise_weight(weight, scales_in=scales_in)
+        codes, scales = quantize_weight(weight, scales_in=scales_in)
         assert codes.dtype == torch.int8
         assert codes.abs().max() == 127
         assert torch.equal(scales, scales.to(scales_in).float())
@@ -50,19 +50,19 @@ def test_codes_stand_for_their_weights() -> None:
 
 def test_activations_keep_their_own_scale() -> None:
     x = torch.randn(5, 64, generator=torch.Generator().manual_seed(0)) * torch.tensor([[1e-4], [1], [1e4], [0], [1]])
-    codes, scale = quantise_rows(x)
+    codes, scale = quantize_rows(x)
     assert codes.dtype == torch.uint8
     assert ((codes.float() - 128) * scale - x).abs().le(scale * 0.5001).all()
     assert (codes[3] == 128).all()
     x[4, 7] = torch.nan
-    assert quantise_rows(x)[1].isnan().squeeze(1).tolist() == [False] * 4 + [True]
+    assert quantize_rows(x)[1].isnan().squeeze(1).tolist() == [False] * 4 + [True]
 
 
-@pytest.mark.skipif(not kernels.has_int8(), reason="this processor or this torch has no fast int8 product")
+@pytest.mark.skipif(not kernels.has_int8_linear(), reason="this processor or this torch has no fast int8 product")
 def test_whole_numbers_are_exact_at_the_edges() -> None:
     codes = torch.tensor([[255] * 4864, [1] * 4864, [128] * 4864], dtype=torch.uint8)
     weight = torch.cat([torch.full((16, 4864), 127), torch.full((16, 4864), -127)]).to(torch.int8)
-    found = kernels.int8_product(codes, kernels.prepack_int8(weight), torch.ones(32))
+    found = kernels.int8_linear(codes, kernels.prepack_int8(weight), torch.ones(32))
     assert found[0, 0] == 127 * 127 * 4864
     assert found[0, 16] == -127 * 127 * 4864
     assert found[1, 0] == -127 * 127 * 4864
@@ -71,7 +71,7 @@ def test_whole_numbers_are_exact_at_the_edges() -> None:
 
 @pytest.fixture
 def fresh_probes() -> Iterator[None]:
-    probes = (kernels.can_prepack, kernels.has_int8, kernels.has_int8_weights)
+    probes = (kernels.can_prepack, kernels.has_int8_linear, kernels.has_int8_weight_only_linear)
     for probe in probes:
         probe.cache_clear()
     yield
@@ -87,15 +87,15 @@ def test_an_operator_that_changed_is_not_used(change: str, layers: list[Any], mo
             raise AttributeError("no such operator")
         return torch.ones(len(given[0]), 32) if len(given[0]) != 5 else torch.ones(5, 40)
 
-    for name in ("packed_product", "int8_product", "int8_weights_product"):
+    for name in ("prepacked_linear", "int8_linear", "int8_weight_only_linear"):
         monkeypatch.setattr(kernels, name, changed)
     assert not kernels.can_prepack(torch.float32)
-    assert not kernels.has_int8()
-    assert not kernels.has_int8_weights()
+    assert not kernels.has_int8_linear()
+    assert not kernels.has_int8_weight_only_linear()
     x = torch.randn(9, 128)
-    found = make_product(layers[:1], "float32")(x)
+    found = make_linear(layers[:1], "float32")(x)
     assert torch.equal(found, layers[0](x))
-    assert (make_product(layers[:1], "int8")(x) - found).abs().max() < 0.03 * found.abs().max()
+    assert (make_linear(layers[:1], "int8")(x) - found).abs().max() < 0.03 * found.abs().max()
 
 
 @pytest.mark.usefixtures("fresh_probes")
@@ -107,5 +107,5 @@ def test_sums_that_overflow_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None
         return (sums - 128 * packed.float().sum(1)) * scales
 
     monkeypatch.setattr(kernels, "prepack_int8", lambda weight: weight)
-    monkeypatch.setattr(kernels, "int8_product", saturating)
-    assert not kernels.has_int8()
+    monkeypatch.setattr(kernels, "int8_linear", saturating)
+    assert not kernels.has_int8_linear()

@@ -17,8 +17,8 @@ from lorica.engines.base import (
     OnDone,
     OnOutputs,
     check_adapters,
-    not_there,
     output_without_model,
+    unknown_adapter,
 )
 from lorica.engines.native import merging
 from lorica.engines.native.attention.select import select_backend
@@ -35,7 +35,7 @@ from lorica.models.base_folder import BaseFolder
 from lorica.models.cpu.decoder import AnyDecoder, CpuDecoder
 from lorica.models.decoder import Decoder
 from lorica.models.lora import LoraWeights
-from lorica.models.merged_weights import merge, restore
+from lorica.models.merged_weights import merge_adapter, restore_base
 from lorica.models.nf4 import is_quantized
 from lorica.records import Output, Request
 
@@ -100,7 +100,7 @@ class NativeEngine:
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter and free its memory. Raises EngineError for one that was never added."""
         if name not in self._adapters:
-            raise not_there(name, self._adapters)
+            raise unknown_adapter(name, self._adapters)
         if name in (self._merged, self._half_merged):
             self._unmerge()
         del self._adapters[name]
@@ -162,7 +162,7 @@ class NativeEngine:
         probes = merging.make_probes(sample, self.run)
         unmerged = self.run(probes)
         self._half_merged = name  # until all layers are merged: an interruption must not leave some of them unnoticed
-        merge(decoder, self._load_base(), self._adapters[name])
+        merge_adapter(decoder, self._load_base(), self._adapters[name])
         self._merged, self._half_merged = name, None
         self._prefix_cache.clear()
         decoder.clear_adapter_cache()
@@ -184,7 +184,7 @@ class NativeEngine:
         assert isinstance(self._decoder, CpuDecoder)
         assert self._load_base is not None
         self._merged, self._half_merged = None, name
-        restore(self._decoder, self._load_base(), self._adapters[name])
+        restore_base(self._decoder, self._load_base(), self._adapters[name])
         self._half_merged = None
         self._prefix_cache.clear()
 

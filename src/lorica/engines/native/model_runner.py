@@ -53,6 +53,11 @@ class ModelRunner:
         if isinstance(self._decoder, CpuDecoder):
             # Separate products for each adapter are batch-invariant, and these passes run in parallel.
             return self._decoder.hidden(
-                batch.tokens, batch.positions, attention, batch.spans, read=read, bundle=not self._batch_invariant
+                batch.tokens,
+                batch.positions,
+                attention,
+                batch.spans,
+                output_rows=read,
+                group_adapters=not self._batch_invariant,
             )
-        return self._decoder.hidden(batch.tokens, batch.positions, attention, batch.spans, read=read)
+        return self._decoder.hidden(batch.tokens, batch.positions, attention, batch.spans, output_rows=read)

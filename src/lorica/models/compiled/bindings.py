@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lorica.models.compiled.build import LIBRARY, digest
 
-OFF = "LORICA_COMPILED_KERNELS"
+DISABLE_VARIABLE = "LORICA_COMPILED_KERNELS"
 """Set to 0 in the environment, this turns the kernels off."""
 
 _WIDTH_STEP = 16  # numbers of one head: a multiple of this
@@ -30,8 +30,8 @@ Integers = NDArray[np.int64]
 @cache
 def why_unavailable() -> str:
     """Why the kernels are not used here, or ""."""
-    if os.environ.get(OFF, "").strip() == "0":
-        return f"{OFF} is 0"
+    if os.environ.get(DISABLE_VARIABLE, "").strip() == "0":
+        return f"{DISABLE_VARIABLE} is 0"
     if not LIBRARY.exists():
         return "not built"
     try:
@@ -58,18 +58,18 @@ def add_and_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) ->
     normed = torch.empty_like(x)
     _library().lorica_add_and_norm(
         x.data_ptr(), None if added is None else added.data_ptr(), weight.data_ptr(), normed.data_ptr(),
-        x.shape[0], x.shape[1], eps, _is_wide(x),
+        x.shape[0], x.shape[1], eps, _is_float32(x),
     )  # fmt: skip
     return normed
 
 
-def gate(opened: Tensor, up: Tensor) -> Tensor:
+def silu_and_mul(gate: Tensor, up: Tensor) -> Tensor:
     """silu(opened) * up, in the place of opened."""
-    _library().lorica_gate(opened.data_ptr(), up.data_ptr(), opened.numel(), _is_wide(opened))
-    return opened
+    _library().lorica_gate(gate.data_ptr(), up.data_ptr(), gate.numel(), _is_float32(gate))
+    return gate
 
 
-def head_shape(
+def head_layout(
     heads: int, kv_heads: int, width: int, query_norm: Tensor | None = None, key_norm: Tensor | None = None
 ) -> Integers:
     """For `split_and_turn`; the norms' weights are float32 [width] and must outlive it."""
@@ -77,15 +77,15 @@ def head_shape(
     return np.array([heads, kv_heads, width, *norms], np.int64)
 
 
-def split_and_turn(
-    mixed: Tensor, into: tuple[Tensor, Tensor, Tensor], turn: tuple[Tensor, Tensor], shape: Integers, eps: float
+def split_qkv_and_rotate(
+    qkv: Tensor, outputs: tuple[Tensor, Tensor, Tensor], cos_sin: tuple[Tensor, Tensor], layout: Integers, eps: float
 ) -> None:
     """mixed [N, (H + 2 * Hkv) * Dh] -> query [N, H, Dh], key and value [N, Hkv, Dh], bfloat16, the former two normed
     and rotated by turn: cosines and sines [N, Dh / 2], float32.
     """
     _library().lorica_split_and_turn(
-        mixed.data_ptr(), *(one.data_ptr() for one in into), *(one.data_ptr() for one in turn),
-        len(mixed), shape.ctypes.data, eps, _is_wide(mixed),
+        qkv.data_ptr(), *(tensor.data_ptr() for tensor in outputs), *(tensor.data_ptr() for tensor in cos_sin),
+        len(qkv), layout.ctypes.data, eps, _is_float32(qkv),
     )  # fmt: skip
 
 
@@ -99,25 +99,25 @@ def attend(
     `until` and `position`, int32 for each of its keys, or 0 (see attention.c). links: addresses of keys and of values,
     [length, Hkv, Dh] each, and lengths. Raises MemoryError.
     """
-    found = torch.empty_like(query)
+    output = torch.empty_like(query)
     shape = np.array([query.shape[1], key.shape[1], query.shape[2], window or 0], np.int64)
-    short = _library().lorica_attend(
-        query.data_ptr(), key.data_ptr(), value.data_ptr(), found.data_ptr(), len(query),
-        sequences.ctypes.data, len(sequences), *(each.ctypes.data for each in links), shape.ctypes.data,
+    out_of_memory = _library().lorica_attend(
+        query.data_ptr(), key.data_ptr(), value.data_ptr(), output.data_ptr(), len(query),
+        sequences.ctypes.data, len(sequences), *(array.ctypes.data for array in links), shape.ctypes.data,
     )  # fmt: skip
-    _checked(short)
-    return found
+    _check_memory(out_of_memory)
+    return output
 
 
-def update_layout(widths: Sequence[int], given: int) -> Integers:
+def lora_layout(widths: Sequence[int], in_width: int) -> Integers:
     """For `add_updates`: modules of these output widths side by side, of one input of width `given`."""
     if len(widths) > _MODULES:
         raise ValueError(f"{len(widths)} modules; at most {_MODULES} share a call")
-    filled = [*widths, *([0] * (_MODULES - len(widths)))]
-    return np.array([given, len(widths), *filled, sum(widths)], np.int64)
+    padded = [*widths, *([0] * (_MODULES - len(widths)))]
+    return np.array([in_width, len(widths), *padded, sum(widths)], np.int64)
 
 
-def update_pairs(pairs: Sequence[tuple[Tensor, Tensor, float] | None]) -> Integers:
+def lora_pointers(pairs: Sequence[tuple[Tensor, Tensor, float] | None]) -> Integers:
     """For `add_updates`: A [r, in], B [out, r], bfloat16, and the scaling; None for a module without. They must outlive
     it.
     """
@@ -129,90 +129,90 @@ def update_pairs(pairs: Sequence[tuple[Tensor, Tensor, float] | None]) -> Intege
     return table
 
 
-def add_updates(x: Tensor, y: Tensor, first: int, spans: Integers, pairs: Integers, layout: Integers) -> None:
+def add_lora(x: Tensor, y: Tensor, first_token: int, spans: Integers, pairs: Integers, layout: Integers) -> None:
     """y [N, sum of widths] += what adapters add for x [N, in], bfloat16, the tokens first.. of a pass; in place.
 
     spans [S, 2]: first token and the one after the last, in the pass. pairs: of each span, one for each module. Raises
     MemoryError.
     """
-    short = _library().lorica_add_updates(
-        x.data_ptr(), y.data_ptr(), first, len(x), spans.ctypes.data, len(spans), pairs.ctypes.data,
-        layout.ctypes.data, _is_wide(y),
+    out_of_memory = _library().lorica_add_updates(
+        x.data_ptr(), y.data_ptr(), first_token, len(x), spans.ctypes.data, len(spans), pairs.ctypes.data,
+        layout.ctypes.data, _is_float32(y),
     )  # fmt: skip
-    _checked(short)
+    _check_memory(out_of_memory)
 
 
-def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """x [N, in] -> uint8 codes [N, in] around 128, and the float32 step of each row [N]; NaN where it holds any."""
     codes, scales = torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x))
-    _checked(_library().lorica_round(x.data_ptr(), codes.data_ptr(), scales.data_ptr(), *x.shape, _is_wide(x)))
+    _check_memory(_library().lorica_round(x.data_ptr(), codes.data_ptr(), scales.data_ptr(), *x.shape, _is_float32(x)))
     return codes, scales
 
 
-def add_norm_round(
-    x: Tensor, added: tuple[Tensor, Tensor] | None, weight: Tensor, eps: float, *, plain: bool
+def add_norm_quantize(
+    x: Tensor, added: tuple[Tensor, Tensor] | None, weight: Tensor, eps: float, *, keep_normed: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """x [N, width], float32, += added [N, width] times their scales [N], in place; codes and steps of its norm, as
     `round_rows` gives them, and where `plain` the norm in bfloat16, too.
     """
     codes, scales = torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x))
-    normed = torch.empty(x.shape, dtype=torch.bfloat16) if plain else None
-    _add_norm_round(x, added, weight, eps, codes, scales, normed)
+    normed = torch.empty(x.shape, dtype=torch.bfloat16) if keep_normed else None
+    _add_norm_quantize(x, added, weight, eps, codes, scales, normed)
     return codes, scales, normed
 
 
 def add_scaled(x: Tensor, added: Tensor, scales: Tensor) -> None:
     """x [N, width], float32, += added [N, width] times scales [N], in place."""
-    _add_norm_round(x, (added, scales), None, 0.0, None, None, None)
+    _add_norm_quantize(x, (added, scales), None, 0.0, None, None, None)
 
 
-def _add_norm_round(
-    x: Tensor, added: tuple[Tensor, Tensor] | None, weight: Tensor | None, eps: float, *into: Tensor | None
+def _add_norm_quantize(
+    x: Tensor, added: tuple[Tensor, Tensor] | None, weight: Tensor | None, eps: float, *outputs: Tensor | None
 ) -> None:
-    given = added or (None, None)
-    pointers = [None if one is None else one.data_ptr() for one in (*given, weight, *into)]
-    _checked(_library().lorica_add_norm_round(x.data_ptr(), *pointers[:3], eps, *pointers[3:], *x.shape))
+    added_and_scales = added or (None, None)
+    pointers = [None if tensor is None else tensor.data_ptr() for tensor in (*added_and_scales, weight, *outputs)]
+    _check_memory(_library().lorica_add_norm_round(x.data_ptr(), *pointers[:3], eps, *pointers[3:], *x.shape))
 
 
-def gate_round(
-    opened: Tensor, up: Tensor, scales: Tensor | None, *, plain: bool
+def silu_and_mul_quantize(
+    gate: Tensor, up: Tensor, scales: Tensor | None, *, keep_product: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Codes and steps of silu(opened) * up [N, in], float32, both of which are multiplied by scales [N] first; and
     where `plain` that in bfloat16, too.
     """
-    codes, steps = torch.empty(opened.shape, dtype=torch.uint8), torch.empty(len(opened))
-    inner = torch.empty(opened.shape, dtype=torch.bfloat16) if plain else None
-    pointers = [None if one is None else one.data_ptr() for one in (scales, codes, steps, inner)]
-    _checked(_library().lorica_gate_round(opened.data_ptr(), up.data_ptr(), *pointers, *opened.shape))
-    return codes, steps, inner
+    codes, steps = torch.empty(gate.shape, dtype=torch.uint8), torch.empty(len(gate))
+    product = torch.empty(gate.shape, dtype=torch.bfloat16) if keep_product else None
+    pointers = [None if tensor is None else tensor.data_ptr() for tensor in (scales, codes, steps, product)]
+    _check_memory(_library().lorica_gate_round(gate.data_ptr(), up.data_ptr(), *pointers, *gate.shape))
+    return codes, steps, product
 
 
-def scale(y: Tensor, scales: Tensor, bias: Tensor | None) -> None:
+def scale_rows(y: Tensor, scales: Tensor, bias: Tensor | None) -> None:
     """y [N, out], float32, = y * scales [N] + bias [out], in place."""
     _library().lorica_scale(
         y.data_ptr(), scales.data_ptr(), None if bias is None else bias.data_ptr(), *y.shape
     )  # fmt: skip
 
 
-def restore_int8(codes: Tensor, scales: Tensor, into: Tensor) -> None:
+def dequantize_int8(codes: Tensor, scales: Tensor, out: Tensor) -> None:
     """codes [n, in] int8, scales [n] bfloat16 -> into [n, in], bfloat16."""
-    _library().lorica_restore_int8(codes.data_ptr(), scales.data_ptr(), into.data_ptr(), *into.shape)
+    _library().lorica_restore_int8(codes.data_ptr(), scales.data_ptr(), out.data_ptr(), *out.shape)
 
 
-def restore_int4(codes: Tensor, scales: Tensor, into: Tensor, group: int) -> None:
+def dequantize_int4(codes: Tensor, scales: Tensor, out: Tensor, group: int) -> None:
     """codes [n, in / 2] uint8, scales and least weights [n, in / group, 2] bfloat16 -> into [n, in], bfloat16.
 
     16 bytes hold 32 weights, the first 16 in their lower halves.
     """
-    _library().lorica_restore_int4(codes.data_ptr(), scales.data_ptr(), into.data_ptr(), *into.shape, group)
+    _library().lorica_restore_int4(codes.data_ptr(), scales.data_ptr(), out.data_ptr(), *out.shape, group)
 
 
-def _checked(short: int) -> None:
-    if short:
+def _check_memory(out_of_memory: int) -> None:
+    if out_of_memory:
         raise MemoryError("not enough memory for a compiled kernel")
 
 
-def _is_wide(x: Tensor) -> int:
+def _is_float32(x: Tensor) -> int:
     return int(x.dtype == torch.float32)
 
 

@@ -27,10 +27,10 @@ def sources() -> list[Path]:
 
 def digest() -> str:
     """What the sources are: a library that was made of others is not used."""
-    whole = hashlib.sha256()
+    state = hashlib.sha256()
     for path in sources():
-        whole.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return whole.hexdigest()[:16]
+        state.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return state.hexdigest()[:16]
 
 
 def why_not() -> str:

@@ -10,13 +10,13 @@ from collections.abc import Sequence, Set
 import torch
 from torch import Tensor, nn
 
-from lorica.models.batched_lora import AnyUpdates, CompiledUpdates, FactorMemory, Updates
-from lorica.models.cpu.layer import AnyLayer, FastLayer, KeepOnly, Parts, goes_compiled
-from lorica.models.cpu.layer_int8 import Int8Layer, suits
-from lorica.models.cpu.linear import make_product, stream_dtype, working_dtype
-from lorica.models.cpu.ops import Norm, Turn
+from lorica.models.batched_lora import AnyBatchedLora, BatchedLora, CompiledLora, StackedFactorCache
+from lorica.models.cpu.layer import AnyLayer, CpuLayer, KvOnlyAttention, LayerWeights, uses_compiled_kernels
+from lorica.models.cpu.layer_int8 import Int8Layer, suits_int8_layer
+from lorica.models.cpu.linear import compute_dtype, make_linear, residual_dtype
+from lorica.models.cpu.ops import FusedRmsNorm, RotaryEmbedding
 from lorica.models.decoder import Decoder, Layer
-from lorica.models.lora import LoraSpan, spans_of
+from lorica.models.lora import LoraSpan, spans_at
 from lorica.models.packed_attention import Attention
 from lorica.models.rope import inverse_frequencies
 from lorica.precision import PRECISIONS
@@ -32,24 +32,24 @@ class CpuDecoder:
     def __init__(self, decoder: Decoder, precision: str) -> None:
         """Takes the decoder's weights layer by layer, so that both forms never exist at once; it is of no use after."""
         self.config, self.precision = decoder.config, precision
-        self.device, self.dtype = decoder.device, working_dtype(precision)
+        self.device, self.dtype = decoder.device, compute_dtype(precision)
         self.embedding = decoder.model.embed_tokens.weight.detach()
-        self._stream, self.compiled = stream_dtype(precision), goes_compiled(self.config, precision)
+        self._residual_dtype, self.compiled = residual_dtype(precision), uses_compiled_kernels(self.config, precision)
         layers = decoder.model.layers
-        self._parts: list[Parts] = []
+        self._layer_weights: list[LayerWeights] = []
         self._layers: list[AnyLayer] = []
-        for number in range(self.config.layers):
-            layer = layers[number]
+        for layer_index in range(self.config.layers):
+            layer = layers[layer_index]
             assert isinstance(layer, Layer)
-            parts = Parts(layer, self.config, number, precision)
-            whole = self.compiled and suits(layer, precision)
-            self._parts.append(parts)
-            self._layers.append(Int8Layer(parts) if whole else FastLayer(parts))
-            layers[number] = nn.Identity()
-        self._norm = Norm(decoder.model.norm, self._stream, compiled=self.compiled)
-        self._head = make_product((decoder.lm_head,), PRECISIONS[precision].head or precision)
-        self._speeds = inverse_frequencies(self.config)
-        self._memory = FactorMemory()
+            weights = LayerWeights(layer, self.config, layer_index, precision)
+            as_int8 = self.compiled and suits_int8_layer(layer, precision)
+            self._layer_weights.append(weights)
+            self._layers.append(Int8Layer(weights) if as_int8 else CpuLayer(weights))
+            layers[layer_index] = nn.Identity()
+        self._norm = FusedRmsNorm(decoder.model.norm, self._residual_dtype, compiled=self.compiled)
+        self._head = make_linear((decoder.lm_head,), PRECISIONS[precision].head or precision)
+        self._inv_freq = inverse_frequencies(self.config)
+        self._factor_cache = StackedFactorCache()
 
     @torch.inference_mode()
     def hidden(
@@ -59,8 +59,8 @@ class CpuDecoder:
         attention: Attention,
         lora: Sequence[LoraSpan] = (),
         *,
-        read: Tensor | None = None,
-        bundle: bool = True,
+        output_rows: Tensor | None = None,
+        group_adapters: bool = True,
     ) -> Tensor:
         """Hidden states before the final norm; see `Decoder.hidden`. lora: in the order of the tokens.
 
@@ -68,21 +68,25 @@ class CpuDecoder:
         joined for that is kept for the next pass where all is read, as in the steps of generation: these do not run
         side by side.
         """
-        x = self.embedding[tokens].to(self._stream)
+        x = self.embedding[tokens].to(self._residual_dtype)
         scale = self.config.rope_scaling.attention_factor
-        turn = Turn(positions, self._speeds, self._stream, compiled=self.compiled, scale=scale)
-        updates = self._updates(lora, len(tokens), self._memory if read is None else None, bundle=bundle)
+        rotary = RotaryEmbedding(positions, self._inv_freq, self._residual_dtype, compiled=self.compiled, scale=scale)
+        batched = self._batched_lora(
+            lora, len(tokens), self._factor_cache if output_rows is None else None, group_adapters=group_adapters
+        )
         for layer in self._layers[:-1]:
-            layer.finish(x, layer.mix(x, turn, attention, updates), updates)
+            layer.output_and_mlp(x, layer.attention_block(x, rotary, attention, batched), batched)
         last = self._layers[-1]
-        if read is not None and not len(read):
-            last.mix(x, turn, KeepOnly(attention), updates)
+        if output_rows is not None and not len(output_rows):
+            last.attention_block(x, rotary, KvOnlyAttention(attention), batched)
             return x[:0]
-        mixed = last.mix(x, turn, attention, updates)
-        if read is not None:
-            x, mixed = x[read], mixed[read]
-            updates = self._updates(spans_of(lora, read), len(read), None, bundle=bundle)
-        last.finish(x, mixed, updates)
+        attended = last.attention_block(x, rotary, attention, batched)
+        if output_rows is not None:
+            x, attended = x[output_rows], attended[output_rows]
+            batched = self._batched_lora(
+                spans_at(lora, output_rows), len(output_rows), None, group_adapters=group_adapters
+            )
+        last.output_and_mlp(x, attended, batched)
         return x
 
     @torch.inference_mode()
@@ -90,20 +94,22 @@ class CpuDecoder:
         """hidden [N, hidden] -> final norm and head -> [N, vocab_size]."""
         return self._head(self._norm(hidden))
 
-    def _updates(
-        self, lora: Sequence[LoraSpan], tokens: int, memory: FactorMemory | None, *, bundle: bool
-    ) -> AnyUpdates:
+    def _batched_lora(
+        self, lora: Sequence[LoraSpan], tokens: int, cache: StackedFactorCache | None, *, group_adapters: bool
+    ) -> AnyBatchedLora:
         return (
-            CompiledUpdates(lora) if self.compiled else Updates(lora, tokens, memory, bundle=bundle, dtype=self.dtype)
+            CompiledLora(lora)
+            if self.compiled
+            else BatchedLora(lora, tokens, cache, group_adapters=group_adapters, dtype=self.dtype)
         )
 
-    def replace_layer_weights(self, number: int, layer: Layer, modules: Set[str]) -> None:
+    def replace_layer_weights(self, layer_index: int, layer: Layer, modules: Set[str]) -> None:
         """Put other weights in the place of some of a layer's: see `Parts.renew`."""
-        self._parts[number].renew(layer, self.precision, modules)
+        self._layer_weights[layer_index].replace_weights(layer, self.precision, modules)
 
     def clear_adapter_cache(self) -> None:
         """Let go of what was joined of adapters' matrices for generation."""
-        self._memory.keep_only(())
+        self._factor_cache.retain(())
 
 
 AnyDecoder = Decoder | CpuDecoder

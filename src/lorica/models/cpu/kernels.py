@@ -27,8 +27,10 @@ def can_prepack(dtype: torch.dtype) -> bool:
     try:
         if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return False
-        found = packed_product(x, prepack(weight), bias)
-        return torch.allclose(found, F.linear(x, weight, bias), atol=1e-4 if dtype == torch.float32 else 0.1, rtol=1e-2)
+        product = prepacked_linear(x, prepack(weight), bias)
+        return torch.allclose(
+            product, F.linear(x, weight, bias), atol=1e-4 if dtype == torch.float32 else 0.1, rtol=1e-2
+        )
     except (AttributeError, RuntimeError, TypeError):
         return False
 
@@ -46,14 +48,14 @@ def prepack(weight: Tensor) -> Tensor:
     return packed
 
 
-def packed_product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+def prepacked_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     """x [T, in] -> x W^T + bias [T, out]."""
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
     return y
 
 
 @cache
-def has_int8() -> bool:
+def has_int8_linear() -> bool:
     """Whether whole numbers are multiplied without overflow in between, which processors without VNNI suffer."""
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 256, (6, 96), generator=generator, dtype=torch.uint8)
@@ -62,10 +64,10 @@ def has_int8() -> bool:
     codes[1], weight[1] = 1, -127
     scales = torch.rand(32, generator=generator) + 0.5
     try:
-        found = int8_product(codes, prepack_int8(weight), scales)
+        product = int8_linear(codes, prepack_int8(weight), scales)
     except (AttributeError, RuntimeError, TypeError):
         return False
-    return torch.allclose(found, plain_int8_product(codes, weight, scales), rtol=1e-5, atol=1e-2)
+    return torch.allclose(product, int8_linear_reference(codes, weight, scales), rtol=1e-5, atol=1e-2)
 
 
 def prepack_int8(weight: Tensor) -> Tensor:
@@ -74,7 +76,7 @@ def prepack_int8(weight: Tensor) -> Tensor:
     return packed
 
 
-def int8_product(codes: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
+def int8_linear(codes: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
     """codes [T, in] uint8 around ZERO_POINT, scales [out] float32 of the weight's rows -> float32 [T, out].
 
     Symmetric scales need no zero points of the weight, but the operator wants them named.
@@ -86,26 +88,26 @@ def int8_product(codes: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
     return y
 
 
-def plain_int8_product(codes: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+def int8_linear_reference(codes: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """`int8_product` in public operators, for an unpacked weight [out, in] int8."""
     return F.linear(codes.float() - ZERO_POINT, weight.float()) * scales
 
 
 @cache
-def has_int8_weights() -> bool:
+def has_int8_weight_only_linear() -> bool:
     """Whether bfloat16 activations are multiplied with int8 weights without restoring these first."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, 64, generator=generator).bfloat16()
     weight = torch.randint(-127, 128, (32, 64), generator=generator, dtype=torch.int8)
     scales = (torch.rand(32, generator=generator) / 100).bfloat16()
     try:
-        found = int8_weights_product(x, weight, scales)
+        product = int8_weight_only_linear(x, weight, scales)
     except (AttributeError, RuntimeError, TypeError):
         return False
-    return torch.allclose(found.float(), F.linear(x.float(), weight.float()) * scales.float(), rtol=0.02, atol=0.02)
+    return torch.allclose(product.float(), F.linear(x.float(), weight.float()) * scales.float(), rtol=0.02, atol=0.02)
 
 
-def int8_weights_product(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+def int8_weight_only_linear(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """x [T, in] bfloat16, weight [out, in] int8, scales [out] bfloat16 -> [T, out]; only where `has_int8_weights`."""
     y: Tensor = torch._weight_int8pack_mm(x, weight, scales)
     return y

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lorica.models.batched_lora import AnyUpdates, CompiledUpdates
+from lorica.models.batched_lora import AnyBatchedLora, CompiledLora
 from lorica.models.compiled import bindings
-from lorica.models.cpu.layer import Parts, blocks
-from lorica.models.cpu.linear import Int8Product, Product
-from lorica.models.cpu.ops import Turn
+from lorica.models.cpu.layer import LayerWeights, row_blocks
+from lorica.models.cpu.linear import Int8Linear, Linear
+from lorica.models.cpu.ops import RotaryEmbedding
 from lorica.models.decoder import Layer
 from lorica.models.packed_attention import Attention
 from lorica.precision import PRECISIONS
@@ -20,61 +20,67 @@ from lorica.precision import PRECISIONS
 class Int8Layer:
     """`FastLayer`, only where `suits`."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, weights: LayerWeights) -> None:
+        self._weights = weights
 
-    def mix(self, x: Tensor, turn: Turn, attention: Attention, updates: AnyUpdates) -> Tensor:
+    def attention_block(self, x: Tensor, rotary: RotaryEmbedding, attention: Attention, lora: AnyBatchedLora) -> Tensor:
         """See `AnyLayer.mix`."""
-        parts = self._parts
-        assert isinstance(updates, CompiledUpdates)
-        query, key, value = parts.empty(len(x))
-        norm, changed = parts.input_norm, updates.touches(parts.qkv_paths)
-        for rows in blocks(len(x)):
-            codes, scales, plain = bindings.add_norm_round(x[rows], None, norm.weight, norm.eps, plain=changed)
-            y = _unscaled(parts.qkv, codes)
-            bindings.scale(y, scales, _whole(parts.qkv).bias)
-            if plain is not None:
-                updates.add(parts.qkv_paths, parts.heads.widths, plain, y, rows.start)
-            parts.heads.take_apart(y, turn.of(rows), (query[rows], key[rows], value[rows]))
-        return attention.attend(parts.number, query, key, value).flatten(1)
+        weights = self._weights
+        assert isinstance(lora, CompiledLora)
+        query, key, value = weights.empty_qkv(len(x))
+        norm, adapted = weights.input_norm, lora.adapts(weights.qkv_paths)
+        for rows in row_blocks(len(x)):
+            codes, scales, normed = bindings.add_norm_quantize(
+                x[rows], None, norm.weight, norm.eps, keep_normed=adapted
+            )
+            y = _matmul_unscaled(weights.qkv, codes)
+            bindings.scale_rows(y, scales, _int8_linear(weights.qkv).bias)
+            if normed is not None:
+                lora.add(weights.qkv_paths, weights.heads.widths, normed, y, rows.start)
+            weights.heads.split_qkv_and_rotate(y, rotary.rows_of(rows), (query[rows], key[rows], value[rows]))
+        return attention.attend(weights.layer_index, query, key, value).flatten(1)
 
-    def finish(self, x: Tensor, mixed: Tensor, updates: AnyUpdates) -> None:
+    def output_and_mlp(self, x: Tensor, attended: Tensor, lora: AnyBatchedLora) -> None:
         """See `AnyLayer.finish`."""
-        parts = self._parts
-        assert isinstance(updates, CompiledUpdates)
-        norm, changed = parts.post_norm, updates.touches(parts.gate_path) or updates.touches(parts.up_path)
-        down_changed = updates.touches(parts.down_path)
-        for rows in blocks(len(x)):
-            states, given = x[rows], mixed[rows]
-            codes, scales = bindings.round_rows(given)
-            y = _unscaled(parts.output, codes)
-            updates.add(parts.output_path, (parts.hidden,), given, states, rows.start)
-            codes, factors, plain = bindings.add_norm_round(states, (y, scales), norm.weight, norm.eps, plain=changed)
-            opened, up = _unscaled(parts.gate, codes), _unscaled(parts.up, codes)
-            if plain is not None:
-                for path, y in ((parts.gate_path, opened), (parts.up_path, up)):
-                    bindings.scale(y, factors, None)
-                    updates.add(path, (parts.wide,), plain, y, rows.start)
-            codes, scales, inner = bindings.gate_round(opened, up, None if changed else factors, plain=down_changed)
-            y = _unscaled(parts.down, codes)
-            if inner is not None:
-                updates.add(parts.down_path, (parts.hidden,), inner, states, rows.start)
+        weights = self._weights
+        assert isinstance(lora, CompiledLora)
+        norm, adapted = weights.post_norm, lora.adapts(weights.gate_path) or lora.adapts(weights.up_path)
+        down_adapted = lora.adapts(weights.down_path)
+        for rows in row_blocks(len(x)):
+            states, attended_rows = x[rows], attended[rows]
+            codes, scales = bindings.quantize_rows(attended_rows)
+            y = _matmul_unscaled(weights.output, codes)
+            lora.add(weights.output_path, (weights.hidden_size,), attended_rows, states, rows.start)
+            codes, factors, normed = bindings.add_norm_quantize(
+                states, (y, scales), norm.weight, norm.eps, keep_normed=adapted
+            )
+            gate, up = _matmul_unscaled(weights.gate, codes), _matmul_unscaled(weights.up, codes)
+            if normed is not None:
+                for path, y in ((weights.gate_path, gate), (weights.up_path, up)):
+                    bindings.scale_rows(y, factors, None)
+                    lora.add(path, (weights.intermediate_size,), normed, y, rows.start)
+            codes, scales, activated = bindings.silu_and_mul_quantize(
+                gate, up, None if adapted else factors, keep_product=down_adapted
+            )
+            y = _matmul_unscaled(weights.down, codes)
+            if activated is not None:
+                lora.add(weights.down_path, (weights.hidden_size,), activated, states, rows.start)
             bindings.add_scaled(states, y, scales)
 
 
-def suits(layer: Layer, precision: str) -> bool:
+def suits_int8_layer(layer: Layer, precision: str) -> bool:
     """Whether a layer of this precision, beside compiled kernels, can be an `Int8Layer`: its one bias may be that of
     query, key and value.
     """
     mlp = layer.mlp
-    others = layer.self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj
-    return PRECISIONS[precision].products == "int8" and all(one.bias is None for one in others)
+    unbiased = layer.self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj
+    return PRECISIONS[precision].products == "int8" and all(linear.bias is None for linear in unbiased)
 
 
-def _whole(product: Product) -> Int8Product:
-    assert isinstance(product, Int8Product)
-    return product
+def _int8_linear(linear: Linear) -> Int8Linear:
+    assert isinstance(linear, Int8Linear)
+    return linear
 
 
-def _unscaled(product: Product, codes: Tensor) -> Tensor:
-    return _whole(product).unscaled(codes)
+def _matmul_unscaled(linear: Linear, codes: Tensor) -> Tensor:
+    return _int8_linear(linear).matmul_unscaled(codes)

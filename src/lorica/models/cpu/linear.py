@@ -14,48 +14,50 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorica.models.cpu import kernels
-from lorica.models.cpu.weight_only import Codes, Int4Codes, Int8Codes, RestoredProduct, group_of
+from lorica.models.cpu.weight_only import Int4Weight, Int8Weight, QuantizedWeight, WeightOnlyLinear, group_size_for
 from lorica.precision import PRECISIONS
 
 _LEVELS = 127  # symmetric: -127..127
 _SMALLEST = 1e-30  # a row of zeros has this scale
-_CACHED_CELLS = 1 << 18  # numbers that are worked on at once: 1 MiB of float32
-_ROWS_AT_ONCE = 1024  # weights' rows that are quantised at once, so that their float32 copy stays in the cache
+_CACHED_ELEMENTS = 1 << 18  # numbers that are worked on at once: 1 MiB of float32
+_ROWS_PER_BLOCK = 1024  # weights' rows that are quantised at once, so that their float32 copy stays in the cache
 
 
-Given = Tensor | tuple[Tensor, Tensor]
+LinearInput = Tensor | tuple[Tensor, Tensor]
 """The input of a product: as it is, or its codes with their scales."""
 
 
-class Product(Protocol):
+class Linear(Protocol):
     """y = x W^T + bias for frozen W."""
 
-    def prepare(self, x: Tensor) -> Given:
+    def prepare(self, x: Tensor) -> LinearInput:
         """x [T, in] in the form in which it is multiplied, for several products of one input and one precision."""
         ...
 
-    def __call__(self, x: Given) -> Tensor:
+    def __call__(self, x: LinearInput) -> Tensor:
         """x [T, in], prepared or not -> a new tensor [T, out]."""
         ...
 
 
-def make_product(layers: Sequence[nn.Linear], precision: str) -> Product:
+def make_linear(layers: Sequence[nn.Linear], precision: str) -> Linear:
     """Several layers of one input as one product; their weights are copied, so that they can be let go of.
 
     precision: a name of `precision.PRECISIONS`, but nf4.
     """
-    row, dtype = PRECISIONS[precision], working_dtype(precision)
+    row, dtype = PRECISIONS[precision], compute_dtype(precision)
     weight = torch.cat([layer.weight.detach() for layer in layers]) if len(layers) > 1 else layers[0].weight.detach()
     biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
-    bias = torch.cat(biases).to(stream_dtype(precision)) if biases else None
+    bias = torch.cat(biases).to(residual_dtype(precision)) if biases else None
     if row.products == "int8":
-        return Int8Product(weight, bias)
+        return Int8Linear(weight, bias)
     if row.quantized:
-        return RestoredProduct(_codes(weight, row.weights, dtype), bias, dtype)
-    return PackedProduct(weight.to(dtype), bias) if kernels.can_prepack(dtype) else PlainProduct(weight.to(dtype), bias)
+        return WeightOnlyLinear(_quantized_weight(weight, row.weights, dtype), bias, dtype)
+    return (
+        PrepackedLinear(weight.to(dtype), bias) if kernels.can_prepack(dtype) else TorchLinear(weight.to(dtype), bias)
+    )
 
 
-def working_dtype(precision: str) -> torch.dtype:
+def compute_dtype(precision: str) -> torch.dtype:
     """The precision of keys, values and adapters beside a base that is computed in `precision`."""
     row = PRECISIONS[precision]
     if row.quantized:
@@ -64,114 +66,114 @@ def working_dtype(precision: str) -> torch.dtype:
     return dtype
 
 
-def stream_dtype(precision: str) -> torch.dtype:
+def residual_dtype(precision: str) -> torch.dtype:
     """The precision of the states between layers: with int8, whose results are float32, they stay so."""
-    return torch.float32 if PRECISIONS[precision].products == "int8" else working_dtype(precision)
+    return torch.float32 if PRECISIONS[precision].products == "int8" else compute_dtype(precision)
 
 
-class _AsItIs:
+class _UnquantizedInput:
     """A product whose input needs no preparation."""
 
-    def prepare(self, x: Tensor) -> Given:
+    def prepare(self, x: Tensor) -> LinearInput:
         """The same."""
         return x
 
 
-class PlainProduct(_AsItIs):
+class TorchLinear(_UnquantizedInput):
     """torch's own product."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._weight, self._bias = weight, bias
 
-    def __call__(self, x: Given) -> Tensor:
+    def __call__(self, x: LinearInput) -> Tensor:
         """[T, in] -> [T, out]."""
         assert isinstance(x, Tensor)
         return F.linear(x, self._weight, self._bias)
 
 
-class PackedProduct(_AsItIs):
+class PrepackedLinear(_UnquantizedInput):
     """Weights in oneDNN's own order."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._packed, self._bias = kernels.prepack(weight), bias
 
-    def __call__(self, x: Given) -> Tensor:
+    def __call__(self, x: LinearInput) -> Tensor:
         """[T, in] -> [T, out]."""
         assert isinstance(x, Tensor)
-        return kernels.packed_product(x, self._packed, self._bias)
+        return kernels.prepacked_linear(x, self._packed, self._bias)
 
 
-class Int8Product:
+class Int8Linear:
     """Weights in int8 with one scale a row, activations in int8 with one scale a token, sums in int32.
 
     The result is float32.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        codes, self._scales = quantise_weight(weight)
-        self._fast = kernels.has_int8()
+        codes, self._scales = quantize_weight(weight)
+        self._fast = kernels.has_int8_linear()
         self._weight = kernels.prepack_int8(codes) if self._fast else codes
         self.bias = bias
 
-    def prepare(self, x: Tensor) -> Given:
+    def prepare(self, x: Tensor) -> LinearInput:
         """Codes [T, in], and scales [T, 1]."""
-        return quantise_rows(x)
+        return quantize_rows(x)
 
-    def __call__(self, x: Given) -> Tensor:
+    def __call__(self, x: LinearInput) -> Tensor:
         """[T, in] -> [T, out]."""
-        codes, scale = quantise_rows(x) if isinstance(x, Tensor) else x
-        y = self.unscaled(codes).mul_(scale)
+        codes, scale = quantize_rows(x) if isinstance(x, Tensor) else x
+        y = self.matmul_unscaled(codes).mul_(scale)
         return y if self.bias is None else y.add_(self.bias)
 
-    def unscaled(self, codes: Tensor) -> Tensor:
+    def matmul_unscaled(self, codes: Tensor) -> Tensor:
         """[T, in] codes -> [T, out] without the scales of their rows, and without the bias."""
-        product = kernels.int8_product if self._fast else kernels.plain_int8_product
+        product = kernels.int8_linear if self._fast else kernels.int8_linear_reference
         return product(codes, self._weight, self._scales)
 
 
-def _codes(weight: Tensor, storage: str, dtype: torch.dtype) -> Codes:
-    if storage == "int4" and group_of(weight.shape[1]):
-        return Int4Codes(weight, dtype)
+def _quantized_weight(weight: Tensor, storage: str, dtype: torch.dtype) -> QuantizedWeight:
+    if storage == "int4" and group_size_for(weight.shape[1]):
+        return Int4Weight(weight, dtype)
     # The scales are rounded first, so that their rounding is no error.
-    codes, scales = quantise_weight(weight, scales_in=dtype)
-    return Int8Codes(codes, scales.to(dtype))
+    codes, scales = quantize_weight(weight, scales_in=dtype)
+    return Int8Weight(codes, scales.to(dtype))
 
 
-def quantise_weight(weight: Tensor, *, scales_in: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+def quantize_weight(weight: Tensor, *, scales_in: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """[out, in] -> int8 codes [out, in] and float32 scales [out], rounded to `scales_in` (upwards or downwards)."""
     codes = torch.empty(weight.shape, dtype=torch.int8)
     scales = torch.empty(len(weight))
-    for start in range(0, len(weight), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        part = weight[rows].float()
-        scale = _largest(part).div_(_LEVELS).to(scales_in).float()
+    for start in range(0, len(weight), _ROWS_PER_BLOCK):
+        rows = slice(start, start + _ROWS_PER_BLOCK)
+        block = weight[rows].float()
+        scale = _row_absmax(block).div_(_LEVELS).to(scales_in).float()
         # A scale that was rounded down would push the largest weight to 128.
-        codes[rows] = (part / scale).round_().clamp_(-_LEVELS, _LEVELS).to(torch.int8)
+        codes[rows] = (block / scale).round_().clamp_(-_LEVELS, _LEVELS).to(torch.int8)
         scales[rows] = scale.squeeze(1)
     return codes, scales
 
 
-def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """x [T, in] -> uint8 codes [T, in] around 128, and the float32 scale of each row [T, 1].
 
     A row that holds NaN gets the scale NaN.
     """
     codes, scales = torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x), 1)
-    for rows in in_cache(x):
-        part = x[rows].float()
-        largest = _largest(part)
-        codes[rows] = (part * (_LEVELS / largest)).round_()
+    for rows in cache_blocks(x):
+        block = x[rows].float()
+        largest = _row_absmax(block)
+        codes[rows] = (block * (_LEVELS / largest)).round_()
         torch.div(largest, _LEVELS, out=scales[rows])
     return codes.view(torch.uint8).bitwise_xor_(kernels.ZERO_POINT), scales
 
 
-def in_cache(x: Tensor) -> Iterator[slice]:
+def cache_blocks(x: Tensor) -> Iterator[slice]:
     """The rows of x [T, in], a few at a time: several operations in a row on them stay in the processor's own cache."""
-    step = max(1, _CACHED_CELLS // x.shape[1])
+    step = max(1, _CACHED_ELEMENTS // x.shape[1])
     for start in range(0, len(x), step):
         yield slice(start, start + step)
 
 
-def _largest(x: Tensor) -> Tensor:
+def _row_absmax(x: Tensor) -> Tensor:
     # [N, in] -> [N, 1]; both ends are found faster than absolute values are made
     return torch.maximum(x.amax(1, keepdim=True), x.amin(1, keepdim=True).neg_()).clamp_min_(_SMALLEST)

@@ -12,10 +12,10 @@ from torch import Tensor
 from lorica.models.compiled import bindings
 from lorica.models.decoder import RmsNorm
 from lorica.models.families import DecoderConfig
-from lorica.models.rope import rotation
+from lorica.models.rope import cos_sin_table
 
 
-class Norm:
+class FusedRmsNorm:
     """Root-mean-square norm in float32, of states in `dtype`."""
 
     def __init__(self, norm: RmsNorm, dtype: torch.dtype, *, compiled: bool) -> None:
@@ -32,7 +32,7 @@ class Norm:
         scaled = states * factor if states is x else states.mul_(factor)
         return scaled.mul_(self.weight).to(x.dtype)
 
-    def of_sum(self, x: Tensor, added: Tensor) -> Tensor:
+    def add_and_norm(self, x: Tensor, added: Tensor) -> Tensor:
         """x [N, width] += added, in place; the norm of that."""
         if self._compiled:
             return bindings.add_and_norm(x, added, self.weight, self.eps)
@@ -40,56 +40,58 @@ class Norm:
         return self(x)
 
 
-def gate(opened: Tensor, up: Tensor, *, compiled: bool) -> Tensor:
+def silu_and_mul(gate: Tensor, up: Tensor, *, compiled: bool) -> Tensor:
     """silu(opened) * up, in the place of opened [N, in]."""
-    return bindings.gate(opened, up) if compiled else F.silu(opened, inplace=True).mul_(up)
+    return bindings.silu_and_mul(gate, up) if compiled else F.silu(gate, inplace=True).mul_(up)
 
 
-class Turn:
+class RotaryEmbedding:
     """Cosines and sines of the tokens of a pass, in the form in which they are multiplied."""
 
     def __init__(
-        self, positions: Tensor, speeds: Tensor, dtype: torch.dtype, *, compiled: bool, scale: float = 1.0
+        self, positions: Tensor, inv_freq: Tensor, dtype: torch.dtype, *, compiled: bool, scale: float = 1.0
     ) -> None:
         """positions [T]; dtype: of what is rotated; scale: of cosines and sines."""
-        half = len(speeds)
+        half = len(inv_freq)
         if compiled:
-            both = rotation(positions, speeds, torch.float32, scale)
-            self._cosine, self._sine = (each[:, 0, :half].contiguous() for each in both)
+            cos_sin = cos_sin_table(positions, inv_freq, torch.float32, scale)
+            self._cosine, self._sine = (table[:, 0, :half].contiguous() for table in cos_sin)
         else:
-            self._cosine, self._sine = rotation(positions, speeds, dtype, scale)
+            self._cosine, self._sine = cos_sin_table(positions, inv_freq, dtype, scale)
             self._sine[..., :half].neg_()
 
-    def of(self, rows: slice) -> tuple[Tensor, Tensor]:
+    def rows_of(self, rows: slice) -> tuple[Tensor, Tensor]:
         """Those of some tokens."""
         return self._cosine[rows], self._sine[rows]
 
 
-class Heads:
+class QkvHeads:
     """Takes query, key and value apart, which one product gave side by side, and rotates the former two."""
 
     def __init__(
-        self, config: DecoderConfig, query_norm: Norm | None, key_norm: Norm | None, *, compiled: bool
+        self, config: DecoderConfig, query_norm: FusedRmsNorm | None, key_norm: FusedRmsNorm | None, *, compiled: bool
     ) -> None:
         self._query_norm, self._key_norm, self._compiled = query_norm, key_norm, compiled
         self._head_dim = config.head_dim
         self.widths = [heads * config.head_dim for heads in (config.heads, config.kv_heads, config.kv_heads)]
         self._eps = 0.0 if query_norm is None else query_norm.eps
         weights = (None if norm is None else norm.weight for norm in (query_norm, key_norm))
-        self._shape = bindings.head_shape(config.heads, config.kv_heads, config.head_dim, *weights)
+        self._layout = bindings.head_layout(config.heads, config.kv_heads, config.head_dim, *weights)
 
-    def take_apart(self, mixed: Tensor, turn: tuple[Tensor, Tensor], into: tuple[Tensor, Tensor, Tensor]) -> None:
+    def split_qkv_and_rotate(
+        self, qkv: Tensor, cos_sin: tuple[Tensor, Tensor], outputs: tuple[Tensor, Tensor, Tensor]
+    ) -> None:
         """mixed [N, (H + 2 * Hkv) * Dh] fills query [N, H, Dh], key and value [N, Hkv, Dh]."""
         if self._compiled:
-            bindings.split_and_turn(mixed, into, turn, self._shape, self._eps)
+            bindings.split_qkv_and_rotate(qkv, outputs, cos_sin, self._layout, self._eps)
             return
-        q, k, v = (part.view(len(mixed), -1, self._head_dim) for part in torch.split(mixed, self.widths, dim=1))
+        q, k, v = (projection.view(len(qkv), -1, self._head_dim) for projection in torch.split(qkv, self.widths, dim=1))
         if self._query_norm is not None and self._key_norm is not None:
             q, k = self._query_norm(q), self._key_norm(k)
-        query, key, value = into
-        query[:], key[:], value[:] = _turned(q, *turn), _turned(k, *turn), v
+        query, key, value = outputs
+        query[:], key[:], value[:] = _rotate(q, *cos_sin), _rotate(k, *cos_sin), v
 
 
-def _turned(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     # x [N, H, Dh], cosine and sine [N, 1, Dh]; the first half of the sines is negated (see `rotate`)
     return torch.mul(x, cosine).addcmul_(x.roll(x.shape[-1] // 2, -1), sine)
