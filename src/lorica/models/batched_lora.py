@@ -1,8 +1,9 @@
-"""LoRA of many adapters in one pass, in few products: short spans of different adapters are bundled.
+"""Batched LoRA (as SGMV, https://arxiv.org/abs/2310.18547): the adapters of one pass in few matrix products.
 
-A bundle multiplies all its tokens with the A matrices of all its adapters, laid side by side, blanks what is another
-adapter's, and multiplies the rest with all B matrices: a few larger products instead of many tiny ones. Layers of one
-input (query, key, value) share the product with A.
+Neighbouring short spans of different adapters form a group. All tokens of a group are multiplied with the stacked A
+matrices of all its adapters, a mask keeps each token's own adapter, and the result is multiplied with the stacked B
+matrices: a few larger products instead of many tiny ones. Modules of one input (query, key, value) share the product
+with A.
 """
 
 from __future__ import annotations
@@ -18,33 +19,39 @@ from torch import Tensor
 from lorica.models.compiled import bindings
 from lorica.models.lora import LoraPair, LoraSpan, LoraWeights
 
-# A bundle grows while its tokens times the ranks of its adapters stay within this: beyond, what is computed only to be
-# blanked costs more than the calls that are saved.
+# A group grows while its tokens times the ranks of its adapters stay within this: beyond, what is computed only to be
+# masked costs more than the calls that are saved.
 _GROUP_ELEMENTS = 4096
-_CACHED_TOKENS = 256  # passes up to this size are steps of generation, which repeat with the same adapters
+_CACHED_TOKENS = 256  # passes up to this size are decode steps, which repeat with the same adapters
 
 
 @dataclass(frozen=True, eq=False)
 class AdapterGroup:
+    """Neighbouring spans of a pass whose adapters share products."""
+
     spans: tuple[LoraSpan, ...]
 
     @property
     def start(self) -> int:
+        """Its first token."""
         return self.spans[0].start
 
     @property
     def stop(self) -> int:
+        """The token after its last."""
         return self.spans[-1].stop
 
     @property
     def key(self) -> tuple[int, ...]:
+        """The same for groups of the same adapters, as long as these exist."""
         return tuple(id(span.adapter) for span in self.spans)
 
 
 @dataclass(frozen=True, eq=False)
 class StackedFactors:
-    """a [R, in]: the A matrices of all paths and adapters. parts: for each output, its columns of the middle and its
-    B [out, columns]. ranks, scalings: of each block of columns, with the number of its adapter in the bundle.
+    """a [R, in]: the A matrices of all modules and adapters, stacked. outputs: of each module its index, its columns
+    among the R, and its stacked B [out, columns]. blocks: of each adapter in each module its rank, the index of its
+    span in the group, and its scaling.
     """
 
     a: Tensor
@@ -53,7 +60,7 @@ class StackedFactors:
 
 
 class StackedFactorCache:
-    """The joined matrices of the adapters that are being continued: steps of generation come with the same ones."""
+    """The stacked factors of the adapters that are decoding: decode steps come with the same adapters."""
 
     def __init__(self) -> None:
         self._stacks: dict[
@@ -63,22 +70,22 @@ class StackedFactorCache:
     def get_or_stack(
         self, group: AdapterGroup, paths: tuple[str, ...], dtype: torch.dtype | None
     ) -> StackedFactors | None:
-        """Joined once for a bundle's adapters, and kept until `keep_only` drops them."""
-        # The spans are kept with what was made of them, so that no other adapter takes their identity.
+        """Stacked once for the adapters of a group, and held until `retain` drops them."""
+        # The spans are held beside their factors, so that no other adapter gets the same id.
         _, factors_by_paths = self._stacks.setdefault(group.key, (group.spans, {}))
         if paths not in factors_by_paths:
             factors_by_paths[paths] = _stack_factors(group, paths, dtype)
         return factors_by_paths[paths]
 
     def retain(self, groups: Sequence[AdapterGroup]) -> None:
-        """Forget the adapters of all other bundles."""
-        keys = {bundle.key for bundle in groups}
+        """Forget the adapters of all other groups."""
+        keys = {group.key for group in groups}
         for key in [key for key in self._stacks if key not in keys]:
             del self._stacks[key]
 
 
 class BatchedLora:
-    """What the adapters of one pass add to the base's products."""
+    """What the adapters of one pass add to the outputs of the base's linear layers."""
 
     def __init__(
         self,
@@ -89,9 +96,9 @@ class BatchedLora:
         group_adapters: bool = True,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """spans: disjoint, in order. tokens: of the pass. memory: where steps of generation keep joined matrices.
-        bundle: False keeps every span alone, so that its rounding does not depend on its neighbours. dtype: the
-        precision in which matrices are multiplied, whatever they are kept in; None for the latter.
+        """spans: disjoint, in order. tokens: of the pass. cache: where decode steps find stacked factors.
+        group_adapters: False makes every span its own group, which is batch-invariant. dtype: in which factors are
+        multiplied; None for that in which they are stored.
         """
         self._dtype = dtype
         self._groups = _group_spans(spans) if group_adapters else [AdapterGroup((span,)) for span in spans]
@@ -103,8 +110,8 @@ class BatchedLora:
     def add(self, paths: tuple[str, ...], widths: Sequence[int], x: Tensor, y: Tensor, first_token: int = 0) -> None:
         """Add to y, in place, what the adapters of x's tokens give for it.
 
-        x [N, in] are the tokens first.. of the pass; y [N, sum of widths] holds the results of the modules `paths`
-        side by side, `widths` columns each.
+        x [N, in]: the tokens first_token.. of the pass. y [N, sum of widths]: the outputs of the modules `paths` side
+        by side, `widths` columns each.
         """
         for group_index, group in enumerate(self._groups):
             start, stop = max(group.start, first_token), min(group.stop, first_token + len(x))
@@ -125,7 +132,7 @@ class BatchedLora:
                 _add_product(y[rows, begin : begin + widths[module_index]], low_rank[:, columns], b)
 
     def _mask(self, group_index: int, factors: StackedFactors) -> Tensor:
-        """[tokens of the bundle, R]: the scaling of each token's own adapter, 0 in the columns of others."""
+        """[tokens of the group, R]: the scaling of each token's own adapter, 0 in the columns of others."""
         key = (group_index, factors.blocks)
         if key not in self._masks:
             group, a = self._groups[group_index], factors.a
@@ -140,7 +147,7 @@ class BatchedLora:
 
 
 def _add_product(y: Tensor, low_rank: Tensor, b: Tensor) -> None:
-    # y [N, out] += middle [N, r] b^T
+    # y [N, out] += low_rank [N, r] b^T
     if y.dtype == b.dtype:
         y.addmm_(low_rank, b.t())
     else:
@@ -166,7 +173,7 @@ def _max_rank(adapter: LoraWeights) -> int:
 
 
 def _stack_factors(group: AdapterGroup, paths: tuple[str, ...], dtype: torch.dtype | None) -> StackedFactors | None:
-    """None when no adapter of the bundle changes any of these modules."""
+    """None when no adapter of the group changes any of these modules."""
     a_matrices: list[Tensor] = []
     blocks: list[tuple[int, int, float]] = []
     outputs: list[tuple[int, slice, Tensor]] = []
@@ -194,17 +201,17 @@ def _stack_factors(group: AdapterGroup, paths: tuple[str, ...], dtype: torch.dty
 
 
 class CompiledLora:
-    """`Updates` by the compiled kernel, which takes every span alone: bfloat16 on a CPU."""
+    """`BatchedLora` by the compiled kernel, which is batch-invariant: bfloat16 on a CPU."""
 
     def __init__(self, spans: Sequence[LoraSpan]) -> None:
         """spans: disjoint."""
         self._adapters = [span.adapter for span in spans]
         self._spans = np.array([(span.start, span.stop) for span in spans], np.int64)
         self._tables: dict[tuple[str, ...], bindings.Integers | None] = {}
-        self._converted: list[Tensor] = []  # what the tables point to, where adapters have it otherwise
+        self._converted: list[Tensor] = []  # what the tables point to, where an adapter has another dtype
 
     def add(self, paths: tuple[str, ...], widths: Sequence[int], x: Tensor, y: Tensor, first_token: int = 0) -> None:
-        """See `Updates.add`; y is contiguous."""
+        """See `BatchedLora.add`; y is contiguous."""
         pairs = self._pointer_table(paths)
         if pairs is not None:
             layout = bindings.lora_layout(widths, x.shape[1])
