@@ -59,9 +59,9 @@ class DataError(LoricaError):
     def __init__(
         self, message: str, *, path: Path | str, line: int | None = None, row_id: str | None = None, fix: str = ""
     ) -> None:
-        place = str(path) + (f":{line}" if line is not None else "")
+        location = str(path) + (f":{line}" if line is not None else "")
         row = f" (row {row_id!r})" if row_id is not None else ""
-        super().__init__(f"{place}{row}: {message}", fix=fix)
+        super().__init__(f"{location}{row}: {message}", fix=fix)
         self.path = Path(path)
         self.line = line
         self.row_id = row_id

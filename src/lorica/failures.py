@@ -64,8 +64,8 @@ def _message(error: BaseException) -> str:
         )
     if str(error) == "embedded null byte":
         return "a path holds a null character\n  -> remove it"
-    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return f"a fault of Lorica's own, not of yours: {what}\n  -> {_traceback(error)}"
+    description = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"a fault of Lorica's own, not of yours: {description}\n  -> {_traceback(error)}"
 
 
 def _working_folder_is_gone() -> bool:

@@ -38,8 +38,8 @@ class Owner(NamedTuple):
     doing: str
 
     def __str__(self) -> str:
-        what = f"{self.doing}, " if self.doing else ""
-        return f"{what}process {self.pid} on {self.host}, since {self.since}"
+        purpose = f"{self.doing}, " if self.doing else ""
+        return f"{purpose}process {self.pid} on {self.host}, since {self.since}"
 
 
 _UNKNOWN = Owner("", 0, "", "", "")
@@ -51,12 +51,12 @@ class FolderLock:
     Use it as a context manager.
     """
 
-    def __init__(self, folder: Path, handle: int, made: list[Path], owner: Owner) -> None:
+    def __init__(self, folder: Path, handle: int, new_folders: list[Path], owner: Owner) -> None:
         """For `lock_folder` only."""
         self.folder = folder
         self.previous = _read(handle)
         self._handle = handle
-        self._made = made
+        self._made = new_folders
         self._owner = owner
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(owner._asdict()).encode(), 0)
@@ -80,7 +80,7 @@ class FolderLock:
             return
         with contextlib.suppress(OSError):
             if not self.lost():
-                _remove(self.folder, self._made)
+                _remove_lock(self.folder, self._made)
         os.close(self._handle)
         self._handle = -1
 
@@ -88,7 +88,7 @@ class FolderLock:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.release()
 
@@ -101,7 +101,7 @@ def lock_folder(folder: Path, *, doing: str, fix: str) -> FolderLock:
     """
     owner = Owner(secrets.token_hex(8), os.getpid(), socket.gethostname(), _now(), doing)
     while True:
-        handle, made = _make(folder)
+        handle, new_folders = _open_lock_file(folder)
         try:
             _acquire(handle)
         except BlockingIOError:
@@ -118,10 +118,10 @@ def lock_folder(folder: Path, *, doing: str, fix: str) -> FolderLock:
             os.close(handle)
             continue
         try:
-            return FolderLock(folder, handle, made, owner)
+            return FolderLock(folder, handle, new_folders, owner)
         except OSError as error:
             with contextlib.suppress(OSError):
-                _remove(folder, made)
+                _remove_lock(folder, new_folders)
             os.close(handle)
             raise _unwritable(folder, error) from error
 
@@ -151,12 +151,12 @@ def this_host() -> str:
     return socket.gethostname()
 
 
-def _make(folder: Path) -> tuple[int, list[Path]]:
+def _open_lock_file(folder: Path) -> tuple[int, list[Path]]:
     """The open lock file, and the folders that had to be made for it, the innermost first."""
-    made: list[Path] = []
+    new_folders: list[Path] = []
     try:
         while True:
-            made = [path for path in (folder, *folder.parents) if not path.exists()] or made
+            new_folders = [path for path in (folder, *folder.parents) if not path.exists()] or new_folders
             folder.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # its last owner took the folder away at this moment
                 # A link could make us write over somebody's file.
@@ -167,25 +167,25 @@ def _make(folder: Path) -> tuple[int, list[Path]]:
             raise OSError(0, f"{LOCK_NAME} is no regular file")
     except OSError as error:
         raise _unwritable(folder, error) from error
-    return handle, made
+    return handle, new_folders
 
 
 def _acquire(handle: int) -> None:
     """Raises BlockingIOError where another process holds it, and OSError where nothing can be locked."""
     import fcntl  # not on Windows: imported where it is needed
 
-    for left in reversed(range(_TRIES)):
+    for tries_left in reversed(range(_TRIES)):
         try:
             return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if not left:
+            if not tries_left:
                 raise
             time.sleep(_PAUSE_SECONDS)
 
 
-def _remove(folder: Path, made: Sequence[Path]) -> None:
+def _remove_lock(folder: Path, new_folders: Sequence[Path]) -> None:
     (folder / LOCK_NAME).unlink()
-    for path in made:
+    for path in new_folders:
         path.rmdir()
 
 

@@ -46,12 +46,12 @@ def spellings(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return {key: tuple(same) for key, same in by_key.items()}
 
 
-def closest(name: str, names: Iterable[str], *, cutoff: float = 0.6, key: Callable[[str], str] = str) -> str:
+def closest(name: str, names: Iterable[str], *, least_ratio: float = 0.6, key: Callable[[str], str] = str) -> str:
     """Another spelling of `name` among `names` (one of equal `key`), else the one that is most like it, "" where none
     is. cutoff: difflib's ratio, 0 to 1."""
     names = list(names)
     spelling = next((candidate for candidate in names if key(candidate) == key(name) != ""), "")
-    return spelling or next(iter(difflib.get_close_matches(name, names, n=1, cutoff=cutoff)), "")
+    return spelling or next(iter(difflib.get_close_matches(name, names, n=1, cutoff=least_ratio)), "")
 
 
 def did_you_mean(
@@ -67,7 +67,7 @@ def did_you_mean(
     """The closest of `names` as a question, or `otherwise`; then, if any, what else is to be said. See `closest`.
 
     form: how the name is written."""
-    close = closest(name, names, cutoff=cutoff, key=key)
+    close = closest(name, names, least_ratio=cutoff, key=key)
     question = f"did you mean {form.format(close)}?" if close else otherwise
     return f"{question} {then}".strip()
 
@@ -79,10 +79,10 @@ def listed(texts: Iterable[str], most: int) -> str:
 
 
 def _in_key(letter: str) -> str:
-    kind = unicodedata.category(letter)
-    if kind == "Cf" or "\ufe00" <= letter <= "\ufe0f":  # zero-width, direction and variation marks
+    category = unicodedata.category(letter)
+    if category == "Cf" or "\ufe00" <= letter <= "\ufe0f":  # zero-width, direction and variation marks
         return ""
-    return " " if (kind[0] in "ZP" and letter not in _MEANINGFUL) or kind == "Cc" else letter
+    return " " if (category[0] in "ZP" and letter not in _MEANINGFUL) or category == "Cc" else letter
 
 
 def visible(text: str) -> str:

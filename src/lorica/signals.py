@@ -24,10 +24,10 @@ def exit_code(stop: KeyboardInterrupt) -> int:
     return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
 
 
-def say(stop: KeyboardInterrupt, kept: str, *, over: bool = False) -> None:
+def say(stop: KeyboardInterrupt, message: str, *, over: bool = False) -> None:
     """Have the last line of the command say what was kept and how to go on. over: also where that is said already."""
     if over or not (str(stop) or hasattr(stop, "__notes__")):
-        stop.args = (kept,)
+        stop.args = (message,)
 
 
 def last_line(stop: KeyboardInterrupt) -> str:
@@ -44,17 +44,17 @@ def raised() -> Iterator[None]:
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for other in before:
-            signal.signal(other, signal.SIG_DFL)
+        for signal_number in previous_handlers:
+            signal.signal(signal_number, signal.SIG_DFL)
         raise Stopped(number)
 
-    before = {}
+    previous_handlers = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, stop) for number in _ending() if _at_default(number)}
+        previous_handlers = {number: signal.signal(number, stop) for number in _ending() if _at_default(number)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
 
 
@@ -76,7 +76,7 @@ class Deferred:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._restore()
 

@@ -38,16 +38,16 @@ def unclosed(text: str) -> str:
 
 def without_thoughts(text: str) -> str:
     """A text without its thoughts. An unclosed one hides all that follows; a lone end hides all before it."""
-    kept: list[str] = []
+    pieces: list[str] = []
     start, thinking = 0, False
     for tag in _TAG.finditer(text):
         if _closes(tag):
-            kept = kept if thinking else []
+            pieces = pieces if thinking else []
             start, thinking = tag.end(), False
         elif not thinking:
-            kept.append(text[start : tag.start()])
+            pieces.append(text[start : tag.start()])
             thinking = True
-    return "".join(kept) if thinking else "".join((*kept, text[start:]))
+    return "".join(pieces) if thinking else "".join((*pieces, text[start:]))
 
 
 def closing_tags(opened: str) -> list[str]:

@@ -156,9 +156,9 @@ def _closest_keys(key: str) -> str:
     found = [*_closest_entries(key), *(name for name in known if name.rpartition(".")[2] == last)]
     if not found:
         # config=FILE is no key, but a word
-        found = list(filter(None, [closest(key, [*known, "config"], cutoff=0.75)]))
+        found = list(filter(None, [closest(key, [*known, "config"], least_ratio=0.75)]))
     if not found:
-        end = closest(last, {name.rpartition(".")[2] for name in known}, cutoff=0.75)
+        end = closest(last, {name.rpartition(".")[2] for name in known}, least_ratio=0.75)
         found = [name for name in known if name.rpartition(".")[2] == end]
     if found:
         return f"did you mean {' or '.join(list(dict.fromkeys(found))[:3])}?"
@@ -179,7 +179,7 @@ def _closest_entries(key: str) -> list[str]:
     parts = key.split(".")
     tables = {leaf.key for leaf in leaves().values() if leaf.kind == "table"}
     for count in range(len(parts) - 1, 0, -1):
-        close = closest(".".join(parts[:count]), tables, cutoff=0.75)
+        close = closest(".".join(parts[:count]), tables, least_ratio=0.75)
         if close and close.count(".") == count - 1:
             return [".".join([close, *parts[count:]])]
     return []

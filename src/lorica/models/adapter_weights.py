@@ -57,7 +57,7 @@ def _targets(config: DecoderConfig, adapter: AdapterConfig) -> list[str]:
         )
     for name in wanted:
         if not any(path == name or path.endswith(f".{name}") for path in paths):
-            near = closest(name, names, cutoff=0.5)
+            near = closest(name, names, least_ratio=0.5)
             hint = f"did you mean {near}? Otherwise " if near else ""
             raise ConfigError(
                 f"lora.target_modules: no {name!r}; the {config.family} family has {', '.join(names)}",
