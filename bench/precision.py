@@ -28,7 +28,7 @@ from bench.real_tasks import COMMON, TASKS
 from lorica.adapters.folder import AdapterFolder, open_adapter
 from lorica.commands import build
 from lorica.commands.arguments import resolve
-from lorica.commands.train import listener, train_fits
+from lorica.commands.train import listener, train_jobs
 from lorica.config.schema import Config
 from lorica.data.read import read_rows
 from lorica.data.split import split
@@ -110,7 +110,7 @@ def ask(
 def train(config: Config, rows: Sequence[Row], out: Path) -> Path:
     """An adapter of these rows."""
     fit = TrainJob(NAME, rows, NAME, out / NAME)
-    return train_fits(config, build.build_task(config), [fit], listener(config))[NAME].folder
+    return train_jobs(config, build.build_task(config), [fit], listener(config))[NAME].folder
 
 
 def change(gold: Sequence[int], found: Floats, exact: Floats) -> Estimate:

@@ -39,7 +39,7 @@ from bench.real_tasks import TASKS
 from lorica.adapters.folder import open_adapter
 from lorica.commands import build
 from lorica.commands.arguments import resolve
-from lorica.commands.train import listener, train_fits
+from lorica.commands.train import listener, train_jobs
 from lorica.config.schema import Config
 from lorica.data.read import read_rows
 from lorica.data.split import split
@@ -278,7 +278,7 @@ class Halves:
             config = self._config(style, seed, Path(scratch))
             task = OrderedRules(build.build_task(config).settings, order)
             fit = TrainJob(self.name, self._shown(self.learned), self._source, Path(scratch) / self.name)
-            trained = train_fits(config, task, [fit], listener(config))[self.name]
+            trained = train_jobs(config, task, [fit], listener(config))[self.name]
             base = build.base_folder(config)
             engine = build.build_engine(config, base)
             engine.add_adapter(self.name, open_adapter(trained.folder))

@@ -185,9 +185,19 @@ def test_a_mistake_on_the_command_line_does_not_wait_for_torch(verb: str) -> Non
 def test_the_public_surface_is_explicit() -> None:
     import lorica
 
-    assert sorted(lorica.__all__) == ["__version__", "load_pipeline"]
+    functions = {"check", "diagnose", "evaluate", "infer", "load_pipeline", "train"}
+    results = {"AdapterCheck", "Answer", "CheckResult", "Diagnosis", "Estimate", "Evaluation", "Finding", "InferResult"}
+    results |= {"RecordPipeline", "TrainResult", "TrainingRun", "Verdict"}
+    raised = {"AdapterError", "ConfigError", "DataError", "EngineError", "LoricaError", "MissingExtraError"}
+    raised |= {"ModelError", "PromptError", "ResumeError", "TrainingError", "UsageError"}
+    assert set(lorica.__all__) == {"__version__"} | functions | results | raised
+    assert len(lorica.__all__) == len(set(lorica.__all__))
+    assert set(lorica.__all__) <= set(dir(lorica))
     for name in lorica.__all__:
-        assert getattr(lorica, name) is not None
+        assert getattr(lorica, name).__doc__
+    typed = {alias.asname for node in ast.walk(_tree(SOURCE / "__init__.py")) if isinstance(node, ast.ImportFrom)
+             for alias in node.names if alias.asname}  # fmt: skip
+    assert typed == functions | results | raised, "what type checkers see is what there is"
     with pytest.raises(AttributeError, match="load_pipelin"):
         _ = lorica.load_pipelin
 

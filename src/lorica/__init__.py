@@ -1,20 +1,73 @@
 """Lorica: trains LoRA adapters, proves that an adapter is what it claims to be, and answers files of rows with many
-adapters at once."""
+adapters at once.
+
+The names of `__all__` are the whole public surface; everything else may change. docs/python.md explains them.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_pipeline"]
 
 if TYPE_CHECKING:
-    from lorica.commands.api import load_pipeline
+    from lorica.commands.api import RecordPipeline as RecordPipeline
+    from lorica.commands.api import check as check
+    from lorica.commands.api import diagnose as diagnose
+    from lorica.commands.api import evaluate as evaluate
+    from lorica.commands.api import infer as infer
+    from lorica.commands.api import load_pipeline as load_pipeline
+    from lorica.commands.api import train as train
+    from lorica.commands.check_result import AdapterCheck as AdapterCheck
+    from lorica.commands.check_result import CheckResult as CheckResult
+    from lorica.commands.infer import InferResult as InferResult
+    from lorica.commands.train import TrainingRun as TrainingRun
+    from lorica.errors import AdapterError as AdapterError
+    from lorica.errors import ConfigError as ConfigError
+    from lorica.errors import DataError as DataError
+    from lorica.errors import EngineError as EngineError
+    from lorica.errors import LoricaError as LoricaError
+    from lorica.errors import MissingExtraError as MissingExtraError
+    from lorica.errors import ModelError as ModelError
+    from lorica.errors import PromptError as PromptError
+    from lorica.errors import ResumeError as ResumeError
+    from lorica.errors import TrainingError as TrainingError
+    from lorica.errors import UsageError as UsageError
+    from lorica.metrics.bootstrap import Estimate as Estimate
+    from lorica.pipeline.evaluate import Evaluation as Evaluation
+    from lorica.records import Answer as Answer
+    from lorica.training.types import TrainResult as TrainResult
+    from lorica.vetting.diagnosis import Diagnosis as Diagnosis
+    from lorica.vetting.findings import Finding as Finding
+    from lorica.vetting.findings import Verdict as Verdict
+
+# Module -> what of it is public; imported when it is first asked for, so that `import lorica` loads nothing heavy.
+_PUBLIC = {
+    "lorica.commands.api": ("train", "infer", "evaluate", "check", "diagnose", "load_pipeline", "RecordPipeline"),
+    "lorica.commands.check_result": ("CheckResult", "AdapterCheck"),
+    "lorica.commands.infer": ("InferResult",),
+    "lorica.commands.train": ("TrainingRun",),
+    "lorica.metrics.bootstrap": ("Estimate",),
+    "lorica.pipeline.evaluate": ("Evaluation",),
+    "lorica.records": ("Answer",),
+    "lorica.training.types": ("TrainResult",),
+    "lorica.vetting.diagnosis": ("Diagnosis",),
+    "lorica.vetting.findings": ("Finding", "Verdict"),
+    "lorica.errors": (
+        *("LoricaError", "AdapterError", "ConfigError", "DataError", "EngineError", "MissingExtraError", "ModelError"),
+        *("PromptError", "ResumeError", "TrainingError", "UsageError"),
+    ),
+}
+_MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> object:
-    if name == "load_pipeline":  # lazily: `import lorica` must not import torch
-        from lorica.commands.api import load_pipeline
-
-        return load_pipeline
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'lorica' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

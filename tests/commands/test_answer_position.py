@@ -180,7 +180,7 @@ def test_check_of_scores_reads_the_mass(suffix: str, tmp_path: Path, capsys: pyt
 
 
 def test_answers_in_memory_carry_the_mass() -> None:
-    pipeline = load_pipeline("task=rules", "engine=fake")
+    pipeline = load_pipeline("rules", settings={"engine": "fake"})
     (answer,) = pipeline([{"body": "Buy my lamp!", "rule": "No advertising."}])
     assert answer.choice_mass == pytest.approx(0.9)
 

@@ -12,10 +12,12 @@ import pytest
 from lorica import load_pipeline
 from lorica.errors import DataError
 
+FAKE: dict[str, object] = {"engine": "fake"}
+
 
 @pytest.fixture(scope="module")
 def mcq() -> Any:
-    return load_pipeline("task=mcq", "engine=fake")
+    return load_pipeline("mcq", settings=FAKE)
 
 
 def test_values_of_numpy_are_read(mcq: Any) -> None:
@@ -24,7 +26,7 @@ def test_values_of_numpy_are_read(mcq: Any) -> None:
     (answer,) = mcq([{"id": np.int64(7), "question": np.str_("Which?"), "options": options, "answer": np.int64(0)}])
     assert answer == plain
     assert answer.id == "7"
-    (answer,) = load_pipeline("task=qa", "engine=fake")([{"questionID": 1.0, "question": "Who?"}])
+    (answer,) = load_pipeline("qa", settings=FAKE)([{"questionID": 1.0, "question": "Who?"}])
     assert answer.id == "1"
 
 
@@ -67,16 +69,16 @@ def test_the_table_of_another_task_is_named_by_it_and_that_task_reads_it(
     task: str, record: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(DataError, match=f"-> it is a table of {named}; otherwise"):
-        load_pipeline(f"task={task}", "engine=fake")([record])
+        load_pipeline(task, settings=FAKE)([record])
     for other in named.split(" or "):
-        assert len(load_pipeline(other, "engine=fake")([record])) == 1
+        assert len(load_pipeline(other.removeprefix("task="), settings=FAKE)([record])) == 1
 
 
 def test_advice_on_columns_asks_for_no_id(mcq: Any) -> None:
     with pytest.raises(DataError) as caught:
         mcq([{"prompt": "Which?", "possibilities": ["x", "y"]}])
     assert "MCQID=" not in caught.value.fix
-    pipeline = load_pipeline("task=mcq", "engine=fake", "task.columns.options=possibilities")
+    pipeline = load_pipeline("mcq", settings=FAKE | {"task.columns": {"options": "possibilities"}})
     assert len(pipeline([{"prompt": "Which?", "possibilities": ["x", "y"]}])) == 1
 
 
@@ -84,7 +86,7 @@ def test_a_file_of_chats(tmp_path: Path) -> None:
     file = tmp_path / "chats.jsonl"
     turns = [{"role": "user", "content": "Norway?"}, {"role": "assistant", "content": "Oslo"}]
     file.write_text(json.dumps({"messages": turns}) + "\n")
-    pipeline = load_pipeline("task=qa", "engine=fake")
+    pipeline = load_pipeline("qa", settings=FAKE)
     with file.open() as lines:
         answers = pipeline(map(json.loads, lines))
     assert len(answers) == 1

@@ -104,7 +104,7 @@ def test_an_adapter_from_its_training_to_its_use(
     capsys.readouterr()
     assert main(["config", f"config={working}", f"input={rows}"]) == 0
     (rows.parent / "again.yaml").write_text(capsys.readouterr().out, "utf-8")
-    pipeline = load_pipeline("task=rules", f"config={rows.parent / 'again.yaml'}", f"adapters.use={ODD}")
+    pipeline = load_pipeline("rules", settings={"config": rows.parent / "again.yaml", "adapters.use": ODD})
     assert pipeline([{"body": "a", "rule": "b"}])[0].adapter == "r\\xe8gles"
 
 

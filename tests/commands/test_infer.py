@@ -230,12 +230,12 @@ def test_an_adapter_used_otherwise_than_trained_is_told(
 
 def test_records_in_memory_keep_their_order(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_NEW_TOKENS", "4")
-    pipeline = load_pipeline("inference.validation.enabled=false")
+    pipeline = load_pipeline(settings={"inference.validation.enabled": False})
     records = [{"questionID": f"q{i}", "subject": "s", "question": f"Who has {i} boats?"} for i in (3, 1, 2)]
     answers = pipeline(records)
     assert [answer.id for answer in answers] == ["q3", "q1", "q2"]
     assert {answer.adapter for answer in answers} == {"base"}
-    scores = load_pipeline("task=rules", f"adapters.dir={trained}")
+    scores = load_pipeline("rules", adapters=trained)
     (scored,) = scores([{"row_id": "1", "body": "buy now", "rule": "No advertising."}])
     assert scored.adapter == "rules"
     assert scored.score is not None

@@ -105,7 +105,7 @@ def test_infer_and_the_api_refuse_what_does_not_reproduce_its_passport(
     assert "does not reproduce the canaries of its passport" in said
     assert "lora_alpha 32 -> 320" in said
     with pytest.raises(AdapterError, match="canaries"):
-        load_pipeline("task=rules", f"adapters.paths.rules={copy}")
+        load_pipeline("rules", adapters={"rules": copy})
     assert _infer(copy, few_posts, "adapters.gate=off") == 0
 
 

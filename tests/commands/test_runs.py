@@ -117,7 +117,7 @@ def test_readers_say_that_a_training_is_writing(
             assert main(["infer", "task=rules", f"input={few_posts}", f"output={output}", way]) == 4
             assert "rules is being trained now: training, process" in capsys.readouterr().err
         with pytest.raises(AdapterError, match="is being trained now"):
-            load_pipeline("task=rules", where[0])
+            load_pipeline("rules", adapters=run)
         assert main(["passport", str(run / "rules"), "--base", "embedded:lorica_tiny"]) == 4
         assert "is being written now: training, process" in capsys.readouterr().err
     shutil.copytree(trained / "rules", run / "rules", dirs_exist_ok=True)

@@ -9,7 +9,7 @@ import pytest
 
 from lorica.cli import main
 from lorica.commands import build
-from lorica.commands.train_plan import by_subject, plan_fits
+from lorica.commands.train_plan import by_subject, plan_jobs
 from lorica.config.compose import compose
 from lorica.data.read_log import ReadLog
 from lorica.data.write import read_answers
@@ -83,11 +83,11 @@ def test_files_of_subjects(tmp_path: Path) -> None:
     rows = [{"questionID": n, "subject": s, "question": "q", "answer": "a"} for n, s in enumerate(("", "HISTORY"))]
     file.write_text("\n".join(map(json.dumps, rows)))
     config = compose(["task=qa", f"data.history={file}", f"run_dir={tmp_path / 'run'}"], environ={}).config
-    assert [row.subject for row in plan_fits(config, TASK, ReadLog())[0].rows] == ["history", "HISTORY"]
+    assert [row.subject for row in plan_jobs(config, TASK, ReadLog())[0].rows] == ["history", "HISTORY"]
     for name, told in (("General", "the adapter on all rows"), ("qa", "a task")):
         config = compose(["task=qa", f"data.{name}={file}"], environ={}).config
         with pytest.raises(ConfigError, match=f"means {told}"):
-            plan_fits(config, TASK, ReadLog())
+            plan_jobs(config, TASK, ReadLog())
 
 
 def test_adapters_that_one_subject_could_mean_are_named_when_they_are_loaded(tmp_path: Path) -> None:

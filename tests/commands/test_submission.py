@@ -61,3 +61,14 @@ def test_a_wrong_column_is_told_before_any_row_is_answered(posts: Path, tmp_path
     words = ["infer", "engine=fake", "task=rules", f"input={posts}", f"output={output}", "--submission", "id,scre"]
     assert main(words) == 2
     assert not output.exists()
+
+
+def test_a_place_that_takes_no_submission_is_refused_before_the_rows_are_answered(
+    posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lorica.commands.build.build_pipeline", lambda *_: pytest.fail("loaded"))
+    (tmp_path / "answers.submission.csv").mkdir()
+    output = tmp_path / "answers.csv"
+    command = ["infer", "engine=fake", "task=rules", f"input={posts}", f"output={output}", "--submission", "id,score"]
+    assert main(command) == 3
+    assert "answers.submission.csv" in capsys.readouterr().err

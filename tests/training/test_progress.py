@@ -37,7 +37,7 @@ def test_a_pipe_gets_a_plain_line_now_and_then() -> None:
         "algebra: update 8/8, loss 1.5000, 12,346 tokens/s, lr 1.00e-04",
         "algebra: loss after update 8: 0.7500 (best so far)",
         "algebra: a [bold] note",
-        "algebra: 8 updates in 12.0 s, loss 2.5000 (base) -> 0.7500 (update 6), saved in run/adapter",
+        "algebra: 8 updates in 12.0 s, validation loss 2.5000 (base) -> 0.7500 (update 6), saved in run/adapter",
     ]
 
 

@@ -1,18 +1,197 @@
-"""The Python API: the same pipeline as `lorica infer`, for records in memory, or a file whose answers stay there."""
+"""The Python API, as `import lorica` offers it: the commands as functions with plain arguments.
+
+`settings` of every function holds further configuration, by the keys of docs/configuration.md with values as they are:
+{"lora.r": 8, "training": "tiny", "task.columns": {"body": "text"}}. The environment counts as it does for the commands.
+What a person should know is said on standard error. Errors are those of `lorica.errors`, all of them LoricaErrors.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lorica.adapters.registry import is_adapter
 from lorica.commands import build
-from lorica.commands.arguments import as_path, resolve
+from lorica.commands.arguments import as_base, as_path, resolve
 from lorica.commands.rows import naming_its_task, open_rows, reading_log, tell
 from lorica.config.schema import Config
 from lorica.data.read import rows_from_memory
+from lorica.metrics.normalise import LORICA
 from lorica.pipeline.answer import Pipeline
 from lorica.records import Answer, Row
+
+if TYPE_CHECKING:
+    from lorica.commands.check_result import CheckResult
+    from lorica.commands.infer import InferResult
+    from lorica.commands.train import TrainingRun
+    from lorica.pipeline.evaluate import Evaluation
+    from lorica.vetting.diagnosis import Diagnosis
+
+PathLike = str | Path
+Settings = Mapping[str, object] | None
+Adapters = PathLike | Mapping[str, PathLike] | None
+
+_AGAIN = "the same call with resume=True"
+
+
+def train(
+    rows: PathLike | Mapping[str, PathLike],
+    run_dir: PathLike,
+    *,
+    task: str,
+    base: PathLike | None = None,
+    per_subject: bool = False,
+    resume: bool = False,
+    settings: Settings = None,
+) -> TrainingRun:
+    """Train LoRA adapters, each into `run_dir`/NAME in PEFT's folder format, with its passport.
+
+    rows: a file of rows with gold answers, for one adapter named after the task; or subject -> file, for one adapter
+    each and `general` on all rows. task: `rules`, `mcq`, `saq` or `qa`. base: a base model's folder, Hugging Face id in
+    the local cache or `embedded:lorica_tiny`. per_subject: one adapter for each subject of the file, and `general`.
+    resume: go on with an interrupted run in `run_dir`. Losses in the result are in nats per answer token.
+
+    Raises DataError for rows that cannot be used, ModelError for the base, TrainingError for a loss that is not finite,
+    ResumeError for another run in `run_dir`, ConfigError for settings.
+
+        run = lorica.train("posts.csv", "runs/rules", task="rules", settings={"training": "tiny", "lora.r": 8})
+        run.adapters["rules"].folder
+    """
+    from lorica.commands.train import train_files
+
+    files = {"data": rows} if isinstance(rows, Mapping) else {"input": rows}
+    switches = {"training.per_subject": per_subject or None, "training.resume": resume or None}
+    given = {"task": task, "run_dir": run_dir, **switches, **files}
+    return train_files(_config(given, base, settings), again=_AGAIN)
+
+
+def infer(
+    rows: PathLike,
+    output: PathLike,
+    *,
+    task: str,
+    adapters: Adapters = None,
+    base: PathLike | None = None,
+    resume: bool = False,
+    settings: Settings = None,
+) -> InferResult:
+    """Answer a file of rows into `output`, in input order; its suffix decides the format (.csv, .jsonl, .parquet).
+
+    adapters: one adapter's folder, which answers every row; a folder of adapters, each named after its task or subject;
+    or name -> folder; None asks the base model alone. task, base: as `train` takes them. resume: go on with the
+    unfinished output of the same call. Scores in the output are probabilities; `load_pipeline` answers rows in memory.
+
+    Raises DataError for rows that cannot be read, AdapterError for an adapter that does not prove itself, ModelError
+    for the base, ResumeError where another run left `output`, ConfigError for settings.
+
+        result = lorica.infer("posts.csv", "answers.csv", task="rules", adapters="runs/rules/rules")
+        result.rows, result.flags
+    """
+    from lorica.commands.infer import infer_file
+
+    given = {
+        "task": task,
+        "input": rows,
+        "output": output,
+        "inference.resume": resume or None,
+        **_adapters(adapters, task),
+    }
+    return infer_file(resolve(_settings(given, base, settings)), again=_AGAIN)
+
+
+def evaluate(
+    answers: PathLike | Sequence[Answer],
+    gold: PathLike,
+    *,
+    task: str,
+    by: Sequence[str] = (),
+    normalisation: str = LORICA.name,
+    settings: Settings = None,
+) -> Evaluation:
+    """Measure answers against the rows with their gold answers: every metric with its 95% bootstrap interval and n.
+
+    answers: what `infer` wrote, any table with ids and `answer`, or the answers of a pipeline. gold: the file of rows
+    that was answered. by: columns of it to group by. normalisation: what texts are compared under, `lorica` or `squad`.
+
+    Raises DataError for rows without gold or without an answer, and for answers of other rows.
+
+        evaluation = lorica.evaluate("answers.csv", "held_out.csv", task="rules", by=["country"])
+        evaluation.metrics["roc_auc"].value
+    """
+    from lorica.commands.eval import evaluate_answers
+
+    given = answers if not isinstance(answers, str | Path) else as_path(str(answers))
+    config = _config({"task": task}, None, settings)
+    return evaluate_answers(config, given, as_path(str(gold)), by=by, normalisation=normalisation)[0]
+
+
+def check(
+    adapters: PathLike | Sequence[PathLike],
+    *,
+    base: PathLike | None = None,
+    rows: PathLike | None = None,
+    task: str | None = None,
+    level: int | None = None,
+    jobs: int = 1,
+    settings: Settings = None,
+) -> CheckResult:
+    """Vet adapters: from their files alone, and with a base model on it.
+
+    adapters: folders, checkpoints, single files, archives, or folders of many. base: as `train` takes it. rows: a file
+    of rows of `task` to ask, which with gold answers shows the gain over the base. level: the highest to carry out, 0
+    to 4. jobs: processes, 0 for one a core.
+
+    Nothing that is wrong with an adapter raises: that is what the findings say. Raises AdapterError for a path without
+    an adapter, ModelError for the base, DataError for the rows, UsageError for rows without their task.
+
+        result = lorica.check("downloads/", base="models/qwen3-0.6b")
+        [(adapter.name, adapter.status) for adapter in result.ranked]
+    """
+    from lorica.commands.check import check_adapters
+
+    paths = [adapters] if isinstance(adapters, str | Path) else adapters
+    return check_adapters(
+        [as_path(str(path)) for path in paths],
+        base=as_base(str(base or "")),
+        rows=None if rows is None else as_path(str(rows)),
+        level=level,
+        jobs=jobs,
+        overrides=_settings({"task": task}, None, settings),
+    )
+
+
+def diagnose(
+    adapter: PathLike,
+    *,
+    base: PathLike | None = None,
+    rows: PathLike | None = None,
+    task: str | None = None,
+    expected_bases: Sequence[PathLike] = (),
+    answers: PathLike | None = None,
+    settings: Settings = None,
+) -> Diagnosis:
+    """Rank the causes for which an adapter may misbehave, with the evidence, and run the experiments that decide.
+
+    base: the one it is used with. rows: a file of rows of `task` with their gold answers; 50 to 150 are plenty.
+    expected_bases: others it may belong to. answers: a file of answers or scores that are doubted.
+
+    Nothing that is wrong with the adapter raises. Raises AdapterError for a path without an adapter or with several,
+    ModelError for a base, DataError for the rows, UsageError for rows without their task.
+
+        diagnosis = lorica.diagnose("adapter", base="models/qwen3-4b", rows="labelled.csv", task="rules")
+        diagnosis.title, diagnosis.command
+    """
+    from lorica.commands.diagnose import diagnose_adapter
+
+    return diagnose_adapter(
+        as_path(str(adapter)),
+        base=as_base(str(base or "")),
+        rows=None if rows is None else as_path(str(rows)),
+        expected_bases=[as_base(str(path)) for path in expected_bases],
+        answers=None if answers is None else as_path(str(answers)),
+        overrides=_settings({"task": task}, None, settings),
+    )
 
 
 class RecordPipeline:
@@ -24,7 +203,7 @@ class RecordPipeline:
         self._log = reading_log(config)
 
     def __call__(self, records: Iterable[Mapping[str, Any]] | Any) -> list[Answer]:
-        """Answer records of one of the task's shapes, such as {"questionID", "subject", "question"}, in their order.
+        """Answer records of one of the task's tables, such as {"questionID", "subject", "question"}, in their order.
 
         records: dictionaries in anything that yields them (a list, a generator, a dataset), or a data frame or table of
         pandas, polars or pyarrow; values may be numpy's and pandas' own. A frame's index is not read. Or the path of a
@@ -36,22 +215,46 @@ class RecordPipeline:
         return self._pipeline.answer(rows)
 
     def _read(self, records: Any) -> list[Row]:
-        task, given = self._pipeline.task, self._config.task
+        task, columns = self._pipeline.task, self._config.task
         if isinstance(records, (str, Path)):
             return list(open_rows(self._config, task, as_path(str(records)), log=self._log))
         with naming_its_task(task):
             return rows_from_memory(
-                records, task.schemas, columns=given.columns, constants=given.constants, log=self._log
+                records, task.schemas, columns=columns.columns, constants=columns.constants, log=self._log
             )
 
 
-def load_pipeline(*overrides: str) -> RecordPipeline:
-    """Load base model and adapters as `lorica infer` would: `load_pipeline("task=mcq", "adapters.dir=runs/mcq")`.
+def load_pipeline(
+    task: str = "qa", *, adapters: Adapters = None, base: PathLike | None = None, settings: Settings = None
+) -> RecordPipeline:
+    """Load a base model and adapters once, to answer records in memory as `infer` answers a file.
 
-    Without a `task=...` the task is `qa`: records of questionID, subject and question. The environment counts too
-    (ADAPTERS_BASE_DIR, MODEL_NAME, ...; see docs/configuration.md). Raises the same errors as the command line.
+    task, adapters, base: as `infer` takes them. Raises AdapterError for an adapter that does not prove itself,
+    ModelError for the base, ConfigError for settings.
+
+        pipeline = lorica.load_pipeline("saq", adapters="runs/saq")
+        pipeline([{"questionID": "1", "subject": "history", "question": "Who crossed the Rubicon?"}])[0].answer
     """
-    named = any(override.partition("=")[0] == "task" for override in overrides)
-    config = resolve(overrides if named else ("task=qa", *overrides)).config
-    base, adapters = build.base_folder(config), build.open_adapters(build.adapter_folders(config))
-    return RecordPipeline(build.build_pipeline(config, base, adapters), config)
+    config = _config({"task": task, **_adapters(adapters, task)}, base, settings)
+    folder, opened = build.base_folder(config), build.open_adapters(build.adapter_folders(config))
+    return RecordPipeline(build.build_pipeline(config, folder, opened), config)
+
+
+def _adapters(adapters: Adapters, task: str) -> dict[str, object]:
+    """The `adapters` keys: one adapter's folder is the task's, and answers every row."""
+    if adapters is None:
+        return {}
+    if isinstance(adapters, Mapping):
+        return {"adapters.paths": adapters}
+    folder = as_path(str(adapters))
+    return {"adapters.paths": {task: folder}, "adapters.use": task} if is_adapter(folder) else {"adapters.dir": folder}
+
+
+def _settings(given: Mapping[str, object], base: PathLike | None, settings: Settings) -> dict[str, object]:
+    """Configuration from Python: what was given by name goes before `settings`."""
+    named = {**given, "model.path": base}
+    return {**(settings or {}), **{key: value for key, value in named.items() if value is not None}}
+
+
+def _config(given: Mapping[str, object], base: PathLike | None, settings: Settings) -> Config:
+    return resolve(_settings(given, base, settings)).config

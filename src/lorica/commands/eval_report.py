@@ -50,6 +50,7 @@ def evaluation_dict(evaluation: Evaluation) -> dict[str, Any]:
         "stages": evaluation.stages,
         "flags": evaluation.flags,
         "choice_mass": msgspec.to_builtins(evaluation.choice_mass),
+        "health": None if evaluation.health is None else _health_dict(evaluation.health),
     }
 
 
@@ -64,7 +65,7 @@ def estimate_dict(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def health_dict(health: ScoreHealth) -> dict[str, Any]:
+def _health_dict(health: ScoreHealth) -> dict[str, Any]:
     """The health of a column of scores as plain values; NaN becomes None."""
     plain = {name: getattr(health, name) for name in health.__struct_fields__}
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in plain.items()}
@@ -75,8 +76,9 @@ def metric_title(evaluation: Evaluation, name: str) -> str:
     return f"{name} ({evaluation.normalisations[name]})" if name in evaluation.normalisations else name
 
 
-def evaluation_text(evaluation: Evaluation, health: ScoreHealth | None) -> str:
+def evaluation_text(evaluation: Evaluation) -> str:
     """Tables and sentences for a terminal."""
+    health = evaluation.health
     parts = [
         _table("metric", {metric_title(evaluation, name): estimate for name, estimate in evaluation.metrics.items()})
     ]

@@ -11,7 +11,7 @@ from lorica.adapters.folder import AdapterFolder
 from lorica.admission.gate import admit_all
 from lorica.admission.provenance import trained_as
 from lorica.commands import build
-from lorica.commands.train import listener, train_fits
+from lorica.commands.train import listener, train_jobs
 from lorica.config.schema import Config
 from lorica.engines.base import Engine
 from lorica.metrics.bootstrap import Estimate
@@ -54,7 +54,7 @@ def run_experiment(
     config: Config, task: Task, train: Sequence[Row], held: Sequence[Row], fits: Sequence[TrainJob]
 ) -> Outcome:
     """Train `fits` (made of `train`), then answer and evaluate `held`. Progress goes to standard error."""
-    trained = train_fits(config, task, fits, listener(config))
+    trained = train_jobs(config, task, fits, listener(config))
     base_folder = build.base_folder(config)
     engine = build.build_engine(config, base_folder)
     adapters = build.open_adapters({name: result.folder for name, result in trained.items()})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +24,7 @@ from lorica.data.submission import SUFFIX as SUBMISSION_SUFFIX
 from lorica.data.submission import SubmissionColumn, parse_columns, write_submission
 from lorica.data.write import atomic_file, check_output, check_place, read_answers
 from lorica.errors import ConfigError, EngineError, ResumeError, UsageError
-from lorica.metrics.health import mass_health
+from lorica.metrics.health import MassHealth, mass_health
 from lorica.names import visible_values
 from lorica.pipeline.choice_mass import explain_low_mass
 from lorica.pipeline.infer import Summary, answer_file
@@ -34,12 +33,36 @@ SKIPPED_SUFFIX = ".skipped.jsonl"
 RECORD_SUFFIX = ".run.json"
 _MASS_ROWS = 16  # whose choices are held against what the model would say, before all are asked
 _NOTHING_YET = "no row was answered since the start; give the same command again"
+_COUNTS = ("rows", "adapters", "routes", "stages", "flags", "first_error", "reading")  # that a record keeps
 _SAMPLE_ROWS = 64  # by which the engine judges the run; not a window, whose size must change nothing
+
+
+class InferResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened to the rows of one file of answers; every count is in rows.
+
+    output: the file of answers. complete: whether a resumed run found everything done already. rows: in the output.
+    answered: computed by this call, which took `seconds` of wall time. adapters, routes, stages, flags: rows by the
+    values of these fields of `Answer`. first_error: id and problem of the first row that failed, "" where none did.
+    reading: what of the input was not read. choice_mass: how much of the model's probability the choices had.
+    """
+
+    output: Path
+    complete: bool = False
+    rows: int = 0
+    answered: int = 0
+    seconds: float = 0.0
+    adapters: dict[str, int] = {}
+    routes: dict[str, int] = {}
+    stages: dict[str, int] = {}
+    flags: dict[str, int] = {}
+    first_error: str = ""
+    reading: dict[str, Any] = {}
+    choice_mass: MassHealth | None = None
 
 
 def run(arguments: Sequence[str]) -> int:
     """Answer a file and say what happened to its rows."""
-    options = parser(
+    command = parser(
         "infer",
         "Answer a file of rows: each is routed to its adapter (task, subject, general, base), rendered, scored or\n"
         "generated, parsed, and written in input order. Interrupted? Add inference.resume=true to the same command.",
@@ -49,35 +72,35 @@ def run(arguments: Sequence[str]) -> int:
         "output=out.parquet\n"
         "  lorica infer task=rules input=test.csv output=answers.csv --submission row_id=id,rule_violation=score",
     )
-    options.add_argument(
+    command.add_argument(
         "--submission",
         metavar="NAME=FIELD,...",
         help="write these columns of the answers also as OUTPUT.submission.csv, every value as it is: `id,score`, or "
         "under other names; fields are those of the output (`scores.A`: the probability of choice A)",
     )
-    given = options.parse_args(list(arguments))
-    columns = _submission_columns(given.submission)
-    resolved = resolve(given.overrides)
+    options = command.parse_args(list(arguments))
+    columns = _submission_columns(options.submission)
+    resolved = resolve(options.overrides)
+    if columns and resolved.config.output:
+        check_place(_submission_path(Path(resolved.config.output)))
     try:
-        summary, output = infer_file(resolved, again=going_on("infer", arguments, "inference.resume=true"))
+        result = infer_file(resolved, again=going_on("infer", arguments, "inference.resume=true"))
     except KeyboardInterrupt as stop:
         signals.say(stop, _NOTHING_YET)
         raise
-    written: dict[str, Any] = {"output": str(output)}
+    files = {"output": str(result.output)}
     if columns:
-        written["submission"] = str(_write_submission(output, columns))
-    if summary is None:
-        emit(written | {"complete": True}, as_json=given.json, text=f"{output} is already complete")
-    else:
-        mass = mass_health(summary.masses)
-        emit(written | summary_dict(summary), as_json=given.json, text=_text(summary, output))
-        if mass is not None and mass.low:
-            warn(mass.problem)
-        if summary.flags["error"]:
-            inform(f"{summary.flags['error']} rows failed, first {summary.first_error}")
-        if summary.flags["error"] == summary.rows:
-            return EngineError.exit_code
-    return 0
+        files["submission"] = str(_write_submission(result.output, columns))
+    if result.complete:
+        emit(files | {"complete": True}, as_json=options.json, text=f"{result.output} is already complete")
+        return 0
+    emit(files | _summary_dict(result), as_json=options.json, text=_text(result))
+    if result.choice_mass is not None and result.choice_mass.low:
+        warn(result.choice_mass.problem)
+    failed = result.flags.get("error", 0)
+    if failed:
+        inform(f"{failed} rows failed, first {result.first_error}")
+    return EngineError.exit_code if 0 < failed == result.rows else 0
 
 
 def _submission_columns(text: str | None) -> tuple[SubmissionColumn, ...]:
@@ -91,19 +114,21 @@ def _submission_columns(text: str | None) -> tuple[SubmissionColumn, ...]:
         ) from error
 
 
+def _submission_path(output: Path) -> Path:
+    return output.with_name(output.name.removesuffix(".gz").rpartition(".")[0] + SUBMISSION_SUFFIX)
+
+
 def _write_submission(output: Path, columns: Sequence[SubmissionColumn]) -> Path:
     """Write it beside the output, and say of which rows a value is missing."""
-    path = output.with_name(output.name.removesuffix(".gz").rpartition(".")[0] + SUBMISSION_SUFFIX)
+    path = _submission_path(output)
     for field, ids in write_submission(path, read_answers(output), columns).items():
         warn(f"{path}: {len(ids)} rows have no {field}, first {ids[0]}: their cells are empty")
     inform(f"{path} holds {', '.join(column.name for column in columns)}")
     return path
 
 
-def infer_file(
-    resolved: Resolved, *, again: str = "the same command and inference.resume=true"
-) -> tuple[Summary | None, Path]:
-    """Answer `input` into `output`; the summary is None when a resumed run finds everything done already.
+def infer_file(resolved: Resolved, *, again: str) -> InferResult:
+    """Answer `input` into `output`.
 
     again: the command that goes on after an interruption; whatever raises here carries it as a note.
     """
@@ -125,8 +150,10 @@ def infer_file(
     manifest = build.manifest(config, base, adapters, pipeline, {"input": file_digest(source), "output": output.name})
     record = output.with_name(output.name + RECORD_SUFFIX)
     folder = Path(config.run_dir) if config.run_dir else output.with_name(output.name + ".partial")
-    if config.inference.resume and _complete(record, output, manifest, began_anew=Journal.is_in(folder)):
-        return None, output
+    if config.inference.resume:
+        finished = _finished(record, output, manifest, began_anew=Journal.is_in(folder))
+        if finished is not None:
+            return finished
     with Journal.open(folder, manifest, resume=config.inference.resume) as journal, _nothing_lost(journal, again):
         if doubt := explain_low_mass(pipeline, sample[:_MASS_ROWS]):
             warn(doubt)
@@ -140,10 +167,10 @@ def infer_file(
                 csv_guard=config.inference.csv_guard,
                 on_done=advance,
             )
-        summary.reading = list_skipped(log, output.with_name(output.name + SKIPPED_SUFFIX))
+        result = _result(summary, output, list_skipped(log, output.with_name(output.name + SKIPPED_SUFFIX)))
         facts = {
             "manifest": manifest,
-            "summary": summary_dict(summary),
+            "summary": _summary_dict(result),
             "config": resolved.as_dict(),
             "merging": merging.reason,
             "output": file_digest(output),
@@ -152,7 +179,7 @@ def infer_file(
             text = json.dumps(visible_values(facts), indent=2, ensure_ascii=False, sort_keys=True)
             file.write(text.encode() + b"\n")
         journal.remove()
-    return summary, output
+    return result
 
 
 def _places(config: Config) -> tuple[Path, Path]:
@@ -190,48 +217,66 @@ class _Record(msgspec.Struct):
 
     manifest: dict[str, str]
     output: str
+    summary: dict[str, Any] = {}
 
 
-def summary_dict(summary: Summary) -> dict[str, Any]:
-    """The summary as plain values, with the version that made it."""
-    # Not `asdict`: it rebuilds a Counter from pairs, and counts the pairs.
-    values = {name: value for name, value in vars(summary).items() if name != "masses"}
-    counts = {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}
-    return {**counts, "choice_mass": msgspec.to_builtins(mass_health(summary.masses)), "version": __version__}
+def _result(summary: Summary, output: Path, reading: dict[str, Any]) -> InferResult:
+    return InferResult(
+        output=output,
+        rows=summary.rows,
+        answered=summary.answered,
+        seconds=summary.seconds,
+        adapters=dict(summary.adapters),
+        routes=dict(summary.routes),
+        stages=dict(summary.stages),
+        flags=dict(summary.flags),
+        first_error=summary.first_error,
+        reading=reading,
+        choice_mass=mass_health(summary.masses),
+    )
 
 
-def _complete(record: Path, output: Path, manifest: dict[str, str], *, began_anew: bool) -> bool:
-    """Whether this very run has ended. began_anew: whether another one began after it, which is to be resumed.
+def _summary_dict(result: InferResult) -> dict[str, Any]:
+    """The counts as plain values, with the version that made them."""
+    values: dict[str, Any] = msgspec.to_builtins(result, enc_hook=str)
+    del values["output"], values["complete"]
+    return values | {"version": __version__}
+
+
+def _finished(record: Path, output: Path, manifest: dict[str, str], *, began_anew: bool) -> InferResult | None:
+    """The result of this very run where it has ended. began_anew: whether another one began after it, which is to be
+    resumed.
 
     Raises ResumeError where another run has ended: a resume does not write over its output.
     """
     if not (record.is_file() and output.is_file()):
-        return False
+        return None
     anew = f"run it without inference.resume=true, which writes over {output}; or name another output"
     try:
         finished = msgspec.json.decode(record.read_bytes(), type=_Record)
     except msgspec.MsgspecError as error:
         if began_anew:
-            return False
+            return None
         raise ResumeError(f"{record} is damaged ({error})", fix=anew) from error
     if finished.manifest == manifest and finished.output == file_digest(output):
-        return True
+        counts = {name: finished.summary[name] for name in _COUNTS if name in finished.summary}
+        return InferResult(output=output, complete=True, **counts)
     if not began_anew:
         check_same_run(output, finished.manifest, manifest, otherwise=anew)
         inform(f"{output} was changed after its run had ended: it is made again")
-    return False
+    return None
 
 
-def _text(summary: Summary, output: Path) -> str:
+def _text(result: InferResult) -> str:
     def listed(counts: dict[str, int]) -> str:
         return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "none"
 
-    mass = mass_health(summary.masses)
-    rate = summary.answered / summary.seconds if summary.seconds else 0.0
-    resumed = f" ({summary.rows - summary.answered} from before)" if summary.answered < summary.rows else ""
+    rate = result.answered / result.seconds if result.seconds else 0.0
+    resumed = f" ({result.rows - result.answered} from before)" if result.answered < result.rows else ""
+    mass = "" if result.choice_mass is None else f"\n  choice mass: {result.choice_mass}"
     return (
-        f"{summary.rows} rows{resumed} in {summary.seconds:.1f} s ({rate:.1f} rows/s) -> {output}\n"
-        f"  adapters: {listed(summary.adapters)}\n"
-        f"  stages:   {listed(summary.stages)}\n"
-        f"  flags:    {listed(summary.flags)}" + (f"\n  choice mass: {mass}" if mass is not None else "")
+        f"{result.rows} rows{resumed} in {result.seconds:.1f} s ({rate:.1f} rows/s) -> {result.output}\n"
+        f"  adapters: {listed(result.adapters)}\n"
+        f"  stages:   {listed(result.stages)}\n"
+        f"  flags:    {listed(result.flags)}{mass}"
     )

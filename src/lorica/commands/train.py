@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +28,7 @@ from lorica.admission.provenance import base_facts, trained_as, versions
 from lorica.commands import build
 from lorica.commands.arguments import emit, going_on, inform, parser, resolve
 from lorica.commands.rows import list_skipped, reading_log, tell
-from lorica.commands.train_plan import plan_fits
+from lorica.commands.train_plan import plan_jobs
 from lorica.config.schema import Config
 from lorica.engines.native.engine import NativeEngine
 from lorica.errors import LoricaError, TrainingError
@@ -49,9 +49,19 @@ _SHOWN = 800  # characters of each end of a long text
 SKIPPED_SUFFIX = ".skipped.jsonl"
 
 
+@dataclass(frozen=True)
+class TrainingRun:
+    """The adapters that one training made. adapters: name -> what training it gave, with its folder. examples: name ->
+    the first row it learned from, with the part that carried loss. reading: what of the files was not read."""
+
+    adapters: dict[str, TrainResult]
+    examples: dict[str, LossExample]
+    reading: dict[str, Any]
+
+
 def run(arguments: Sequence[str]) -> int:
     """Train, and say where the adapters are."""
-    given = parser(
+    options = parser(
         "train",
         "Train LoRA adapters: one named after the task from input=FILE, or one per subject and `general` from\n"
         "data.SUBJECT=FILE. Each ends in run_dir/NAME in PEFT's folder format.",
@@ -59,26 +69,38 @@ def run(arguments: Sequence[str]) -> int:
         "  lorica train task=saq data.algebra=algebra.jsonl data.history=history.jsonl run_dir=runs/saq\n"
         "  lorica train task=mcq input=mcq.jsonl model=qwen3_0_6b training.bf16=true training.resume=true",
     ).parse_args(list(arguments))
-    config = resolve(given.overrides).config
-    task = build.build_task(config)
-    log = reading_log(config)
-    fits = plan_fits(config, task, log)
-    tell(log)
-    with _nothing_lost(fits, going_on("train", arguments, "training.resume=true")), locked(fits) as locks:
-        reading = list_skipped(log, fits[0].folder.with_name(task.name + SKIPPED_SUFFIX))
-        examples: dict[str, LossExample] = {}
-        digests = log.digests()
-        results = train_locked(config, task, fits, listener(config), locks, reading=digests, examples=examples)
+    config = resolve(options.overrides).config
+    trained = train_files(config, again=going_on("train", arguments, "training.resume=true"))
     emit(
         {
-            name: _plain(result) | {"reading": reading, "example": asdict(examples[name])}
-            for name, result in results.items()
+            name: {
+                **asdict(result),
+                "folder": str(result.folder),
+                "reading": trained.reading,
+                "example": asdict(trained.examples[name]),
+            }
+            for name, result in trained.adapters.items()
         },
-        as_json=given.json,
-        text="\n".join(_line(name, result) for name, result in results.items()),
+        as_json=options.json,
+        text="\n".join(_line(name, result) for name, result in trained.adapters.items()),
     )
-    useless = [result for result in results.values() if result.outcome == "diverged" and not result.useful]
+    useless = [result for result in trained.adapters.values() if result.outcome == "diverged" and not result.useful]
     return TrainingError.exit_code if useless else 0
+
+
+def train_files(config: Config, *, again: str) -> TrainingRun:
+    """Train the adapters that the configuration names from its files. again: what goes on after an interruption;
+    whatever raises here once something is saved carries it as a note."""
+    task = build.build_task(config)
+    log = reading_log(config)
+    jobs = plan_jobs(config, task, log)
+    tell(log)
+    with _nothing_lost(jobs, again), locked(jobs) as locks:
+        reading = list_skipped(log, jobs[0].folder.with_name(task.name + SKIPPED_SUFFIX))
+        examples: dict[str, LossExample] = {}
+        digests = log.digests()
+        results = train_locked(config, task, jobs, listener(config), locks, reading=digests, examples=examples)
+    return TrainingRun(results, examples, reading)
 
 
 @contextmanager
@@ -109,7 +131,7 @@ def locked(fits: Sequence[TrainJob]) -> Iterator[dict[str, FolderLock]]:
         yield {fit.name: stack.enter_context(lock_run(fit.folder)) for fit in fits}
 
 
-def train_fits(config: Config, task: Task, fits: Sequence[TrainJob], told: Listener) -> dict[str, TrainResult]:
+def train_jobs(config: Config, task: Task, fits: Sequence[TrainJob], told: Listener) -> dict[str, TrainResult]:
     """Train adapters one after the other on one loaded base; name -> result."""
     with locked(fits) as locks:
         return train_locked(config, task, fits, told, locks)
@@ -125,7 +147,7 @@ def train_locked(
     reading: Mapping[str, str] = _NOTHING,
     examples: dict[str, LossExample] | None = None,
 ) -> dict[str, TrainResult]:
-    """As `train_fits`, with the locks held. reading: what of the files was not read, for the training record. examples:
+    """As `train_jobs`, with the locks held. reading: what of the files was not read, for the training record. examples:
     takes an example of what each adapter learns, which is shown as well."""
     base = build.base_folder(config)
     encoder = build.build_encoder(config, base)
@@ -225,13 +247,9 @@ def _passport(
     )
 
 
-def _plain(result: TrainResult) -> dict[str, Any]:
-    return {**asdict(result), "folder": str(result.folder)}
-
-
 def _line(name: str, result: TrainResult) -> str:
     validation = "" if result.eval_loss is None else f", validation loss {result.eval_loss:.4f}"
     return (
-        f"{name}: {result.steps} updates in {result.seconds:.1f} s, loss {result.train_loss:.4f}{validation}, "
+        f"{name}: {result.steps} updates in {result.seconds:.1f} s, training loss {result.train_loss:.4f}{validation}, "
         f"best at update {result.best_step}\n  {result.folder}" + (f"\n  {result.advice}" if result.advice else "")
     )

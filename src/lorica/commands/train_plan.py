@@ -27,7 +27,7 @@ LAST = "last"
 _LONGEST = 255 - len(".") - len(".12345678.tmp")  # bytes
 
 
-def plan_fits(config: Config, task: Task, log: ReadLog) -> list[TrainJob]:
+def plan_jobs(config: Config, task: Task, log: ReadLog) -> list[TrainJob]:
     """Which adapters to train from which rows; `log` takes what is not read.
 
     Raises ConfigError without a training file, with both `input` and `data`, and for a name that no folder can have.

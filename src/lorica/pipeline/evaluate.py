@@ -11,7 +11,7 @@ from types import MappingProxyType
 from lorica.errors import DataError
 from lorica.metrics.base import Column, Metric
 from lorica.metrics.bootstrap import Estimate, by_group, estimate, paired_difference
-from lorica.metrics.health import MassHealth, mass_health
+from lorica.metrics.health import MassHealth, ScoreHealth, mass_health, score_health
 from lorica.metrics.metric_table import find_metric
 from lorica.metrics.normalise import LORICA, is_answer
 from lorica.records import Answer, Problem, Row
@@ -46,7 +46,8 @@ class Evaluation:
     unreadable: id -> why, of answers that name no option and no label; they count as wrong. contradictory: ids of rows
     whose answer says otherwise than their score, by which they are judged. normalisations: metric -> what its texts
     were compared under, where it compares texts. by: column -> the metrics within its groups.
-    choice_mass: how much of the model's probability the choices had, where answers say so.
+    choice_mass: how much of the model's probability the choices had, where answers say so. health: of the column of
+    scores, where answers have them.
     """
 
     n: int
@@ -61,6 +62,7 @@ class Evaluation:
     normalisations: dict[str, str] = field(default_factory=dict)
     by: dict[str, Grouping] = field(default_factory=dict)
     choice_mass: MassHealth | None = None
+    health: ScoreHealth | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,19 @@ def evaluate(
         normalisations={metric.name: metric.normalisation for metric in used if metric.normalisation},
         by={column: _grouping(used, judged, values, seed) for column, values in by.items()},
         choice_mass=mass_health([item.answer.choice_mass for item in judged]),
+        health=_health(judged) if main.takes == "score" else None,
+    )
+
+
+def _health(judged: Sequence[_Judged]) -> ScoreHealth | None:
+    answers = [item.answer for item in judged]
+    if all(answer.score is None for answer in answers):
+        return None
+    return score_health(
+        [answer.score for answer in answers],
+        gold=[item.row.gold for item in judged],
+        fallback=[answer.stage == "fallback" for answer in answers],
+        masses=[answer.choice_mass for answer in answers],
     )
 
 

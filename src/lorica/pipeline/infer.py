@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lorica.data.journal import Journal
 from lorica.data.write import write_answers
@@ -24,7 +23,7 @@ class Summary:
     """What happened to the rows of one output file; every count is in rows.
 
     `seconds` is the wall time of this call alone, in which `answered` rows were computed; after a resume that is fewer
-    than `rows`. reading: what of the file was not read, as plain values.
+    than `rows`.
     """
 
     rows: int = 0
@@ -35,7 +34,6 @@ class Summary:
     stages: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
     first_error: str = ""
-    reading: dict[str, Any] = field(default_factory=dict)
     masses: array[float] = field(default_factory=lambda: array("d"))  # `Answer.choice_mass` of the rows that have one
 
     def count(self, answer: Answer) -> None:

@@ -116,8 +116,9 @@ class BarListener:
 
 def summary(result: TrainResult) -> str:
     """The result in one line."""
+    rows = "training" if result.eval_loss is None else "validation"
     return (
-        f"{result.steps} updates in {result.seconds:.1f} s, loss {result.base_loss:.4f} (base) -> "
+        f"{result.steps} updates in {result.seconds:.1f} s, {rows} loss {result.base_loss:.4f} (base) -> "
         f"{result.trained_loss:.4f} (update {result.best_step}), saved in {result.folder}"
     )
 
