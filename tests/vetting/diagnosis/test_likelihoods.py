@@ -180,7 +180,6 @@ def test_all_speak_of_known_causes() -> None:
         likelihoods.repair_weights(5, 5, True),
         likelihoods.partner_weights(40, 0.6, 10),
         likelihoods.partner_weights(40, 0.6, 0),
-        likelihoods.order_weights(12, 6, 6),
         likelihoods.learnable_weights(0.9, 0.03),
         likelihoods.learnable_weights(0.5, 0.05),
         likelihoods.kind_weights(4.0, 0.3, 6, 0.02),

@@ -172,7 +172,7 @@ def test_rows_that_were_cut_off_speak_of_the_settings_and_invalid_ones_of_the_pa
 
 
 def test_that_the_rest_works_is_nothing_against_parts_from_elsewhere() -> None:
-    strange = Evidence(id="s", text="", source="strangers", group="s", weights=likelihoods.stranger_weights(3, 4))
+    (strange,) = from_findings([finding("L323", "layers 1 and 2 are at chance")])
     works = Evidence(
         id="k", text="", source="skill", group="k", weights=likelihoods.skill_weights(0.95, 0.02, 9.0, 0.5)
     )
@@ -186,14 +186,6 @@ def test_that_the_rest_works_is_nothing_against_parts_from_elsewhere() -> None:
 def test_bases_that_are_shipped_are_typed_as_such() -> None:
     assert runnable("lorica/lorica-tiny") == "embedded:lorica_tiny"
     assert runnable("Qwen/Qwen3-4B") == "Qwen/Qwen3-4B"
-
-
-def test_one_layer_at_chance_is_no_damage() -> None:
-    strange = Evidence(id="s", text="", source="strangers", group="s", weights=likelihoods.stranger_weights(1, 4))
-    works = Evidence(
-        id="k", text="", source="skill", group="k", weights=likelihoods.skill_weights(0.95, 0.02, 9.0, 0.5)
-    )
-    assert rank(consistent([strange, works]))[0].cause == "healthy"
 
 
 def test_a_record_says_what_was_changed_and_how_far() -> None:

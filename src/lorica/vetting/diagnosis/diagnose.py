@@ -29,7 +29,7 @@ _FINAL = ("unreadable", "unsupported")
 # A wrong format looks like a scale that is too small, two values like one that is too large, and so on.
 _RIVALS: dict[str, tuple[str, ...]] = {
     "over_scaled": ("skill", "format_sweep", "scale_or_format"),
-    "under_scaled": ("skill", "other_tasks", "format_sweep", "scale_or_format", "layer_order"),
+    "under_scaled": ("skill", "other_tasks", "format_sweep", "scale_or_format"),
     "prompt_mismatch": ("skill", "scale_sweep", "scale_or_format"),
     "hard_labels": ("skill", "scale_sweep"),
     "ignores_input": ("skill", "format_sweep"),

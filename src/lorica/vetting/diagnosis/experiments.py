@@ -134,9 +134,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "no_effect prompt_mismatch inverted healthy", ("base",), 10, on_base.behave, ("rows",),
     ),
     _experiment(
-        "layer_order", "does each layer lie where it belongs?", "broken_weights", ("base",), 20, on_base.order_layers,
-    ),
-    _experiment(
         "kind_sweep", "is one kind of module at a wrong scale?", "over_scaled under_scaled healthy altered",
         ("base", "rows"), 15, sweeps.sweep_kinds,
     ),

@@ -30,7 +30,7 @@ _FINDS, _SPEAKS_OF = 2.0, 0.5
 
 # What shows that a part of an adapter belongs elsewhere; that the rest of it works, or lies where it belongs, then does
 # not speak against it.
-_PARTLY = ("strangers", "layer_order", "partners")
+_PARTLY = ("L323", "L324", "partners")
 _OF_THE_REST = ("alignment", "skill", "scale_sweep", "format_sweep")
 _ELSEWHERE = ("broken_weights", "wrong_base")
 

@@ -282,36 +282,6 @@ def alignment_weights(decided: str, p_true: float) -> Weights:
     return {"wrong_base": max(-1.5, min(1.5, -odds))}
 
 
-def stranger_weights(strangers: int, layers: int) -> Weights:
-    """strangers: layers that lie in no directions of the base, while the others clearly do."""
-    # The last layer of a healthy adapter, which moves the least, may lie at chance (four of 55 on the zoo).
-    if strangers == 1:
-        return {"broken_weights": 1.0, "wrong_base": 0.5}
-    if strangers >= max(2, layers / 4) and layers - strangers >= 1:
-        # Directions know nothing of scales, prompts or labels, and a relative of the base has them in every layer.
-        unrelated = ("over_scaled", "under_scaled", "prompt_mismatch", "hard_labels", "ignores_input", "wrong_revision")
-        return {"broken_weights": 6.0, "wrong_base": 5.0, "healthy": -4.0, "hard_task": -4.0} | dict.fromkeys(
-            unrelated, -3.0
-        )
-    return {}
-
-
-def order_weights(layers: int, torn: int, in_place: int) -> Weights:
-    """torn: layers that lie clearly better, and mutually so, in another layer's directions. in_place: layers that lie
-    best where they are."""
-    if torn >= max(2, layers // 4):
-        weights = {
-            "broken_weights": 7.0,
-            "healthy": -5.0,
-            "hard_task": -4.0,
-            "wrong_base": -3.0,
-            "prompt_mismatch": -2.0,
-        }
-        # Layers in wrong places do little, and a larger scale then seems to help.
-        return weights | {"under_scaled": -4.0, "over_scaled": -2.0}
-    return {"broken_weights": -1.5} if in_place >= 0.8 * layers else {}
-
-
 def sense_weights(ratio: float) -> Weights:
     """ratio: the base's loss on plain text over that of guessing evenly. Sound bases of the zoo have 0.59 to 0.70, with
     untrained weights 1.00, with layers of another model up to 1.01, with permuted tokens 1.21 to 1.24."""

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
-import numpy as np
-
 from lorica.adapters.passport import PASSPORT_NAME
-from lorica.adapters.tensor_map import TensorMap, layer_number
 from lorica.errors import LoricaError
 from lorica.vetting.base.base_loss import sense
 from lorica.vetting.diagnosis import likelihoods
@@ -18,13 +13,6 @@ from lorica.vetting.diagnosis.finding_likelihoods import from_clean, from_findin
 from lorica.vetting.diagnosis.inputs import Context
 from lorica.vetting.diagnosis.posterior import Evidence
 from lorica.vetting.measure.quality import SURE
-
-# Mean scores of a layer's modules, in standard deviations: layers of healthy adapters of the zoo have 2.2 to 9.9, those
-# of an adapter of another base -0.2 to 0.1.
-_STRANGE, _AT_HOME = 0.7, 2.0
-# One pass over the adapter for each layer; deeper models would take too long.
-_MOST_LAYERS = 48
-_FEW_SHUFFLES = 16
 
 
 def fit_base(context: Context) -> list[Evidence]:
@@ -67,34 +55,9 @@ def align_base(context: Context) -> list[Evidence]:
         return []
     findings = check_alignment(alignment)
     context.add(findings, level=3)
-    told, sizes = findings[0], findings[1:]
+    about_base, about_parts = findings[0], findings[1:]
     weights = likelihoods.alignment_weights(alignment.decided, alignment.p_true)
-    found = [_evidence("alignment", told.seen, "alignment", weights), *from_findings(sizes)]
-    strange = _strangers(alignment.modules)
-    # Layers in another order, or of a base of two models, are strange for a reason that is known already.
-    explained = any(each.code in ("L317", "L319", "L324", "L328", "L329") for each in sizes)
-    if strange and alignment.decided != "mismatch" and not explained:
-        text = (
-            f"{len(strange)} of its layers ({', '.join(map(str, strange[:8]))}) lie in no directions of this base, "
-            "while the others do"
-        )
-        layers = len({layer_number(path) for path in alignment.modules})
-        found.append(_evidence("strangers", text, "strangers", likelihoods.stranger_weights(len(strange), layers)))
-    return found
-
-
-def _strangers(modules: Mapping[str, float]) -> list[int]:
-    """Layers whose modules align no better than chance, where the other layers clearly do."""
-    scores: dict[int, list[float]] = {}
-    for path, score in modules.items():
-        layer = layer_number(path)
-        if layer is not None:
-            scores.setdefault(layer, []).append(score)
-    # Several modules of a layer make its mean; one alone is too uncertain.
-    means = {layer: float(np.mean(each)) for layer, each in scores.items() if len(each) >= 2}
-    at_home = [mean for mean in means.values() if mean > _AT_HOME]
-    strange = [layer for layer, mean in means.items() if mean < _STRANGE]
-    return sorted(strange) if at_home and len(at_home) + len(strange) >= 0.7 * len(means) else []
+    return [_evidence("alignment", about_base.seen, "alignment", weights), *from_findings(about_parts)]
 
 
 def align_elsewhere(context: Context) -> list[Evidence]:
@@ -126,59 +89,6 @@ def read_text(context: Context) -> list[Evidence]:
     text = f"the base predicts plain text with {ratio:.2f} times the loss of guessing"
     weights = likelihoods.sense_weights(ratio)
     return [_evidence("base_text", text, "base.sense", weights)] if weights else []
-
-
-def order_layers(context: Context) -> list[Evidence]:
-    """Each layer's update at the place of every other one: does it lie better in another layer's directions?"""
-    from lorica.vetting.base.alignment import align
-    from lorica.vetting.base.collect_subspaces import collect_subspaces
-
-    base, layout = context.inputs.base, context.layout
-    if base is None or layout is None:
-        return []
-    layers = sorted({each.layer for each in layout.pairs if each.layer is not None})
-    if not 2 <= len(layers) <= _MOST_LAYERS:
-        return []
-    table = np.zeros((len(layers), len(layers)))
-    try:
-        directions = collect_subspaces(base)
-        for shift in range(len(layers)):
-            moved = {old: layers[(place + shift) % len(layers)] for place, old in enumerate(layers)}
-            found = align(context.specimen, _moved(layout, moved), directions, shuffles=_FEW_SHUFFLES)
-            for place, old in enumerate(layers):
-                scores = [score for path, score in found.modules.items() if layer_number(path) == moved[old]]
-                table[place, (place + shift) % len(layers)] = float(np.mean(scores)) if scores else 0.0
-    except LoricaError as error:
-        context.notes.append(f"the order of its layers could not be tested: {error.message}")
-        return []
-    best = table.argmax(axis=1)
-    torn = [
-        place
-        for place, other in enumerate(best)
-        if other != place and table[:, other].argmax() == place and table[place, other] > table[place, place] + 2.0
-    ]
-    weights = likelihoods.order_weights(len(layers), len(torn), int((best == np.arange(len(layers))).sum()))
-    text = f"{len(layers) - len(torn)} of its {len(layers)} layers lie best where they are"
-    if torn:
-        first = torn[0]
-        text = (
-            f"{len(torn)} of its {len(layers)} layers belong to another place: layer {layers[first]} to layer "
-            f"{layers[int(best[first])]}, for one (alignment {table[first, best[first]]:.1f}, not "
-            f"{table[first, first]:.1f})"
-        )
-    return [_evidence("layer_order", text, "layer_order", weights)] if weights else []
-
-
-def _moved(layout: TensorMap, places: Mapping[int, int]) -> TensorMap:
-    """The layout with the layers' numbers changed."""
-    modules = {}
-    for path, each in layout.modules.items():
-        if each.layer is None:
-            continue
-        start, _, end = path.partition(f".{each.layer}.")
-        new = f"{start}.{places[each.layer]}.{end}"
-        modules[new] = msgspec.structs.replace(each, path=new, layer=places[each.layer])
-    return msgspec.structs.replace(layout, modules=modules)
 
 
 def ask_canaries(context: Context) -> list[Evidence]:
