@@ -34,7 +34,7 @@ from lorica.training.progress import SilentListener  # noqa: E402
 from lorica.training.types import Example  # noqa: E402
 from lorica.vetting.base import collect_subspaces as seeing  # noqa: E402
 from lorica.vetting.base.activation_subspaces import principal_subspace  # noqa: E402
-from lorica.vetting.base.alignment import Alignment, align, collect_subspaces  # noqa: E402
+from lorica.vetting.base.alignment import Alignment, Decision, align, collect_subspaces  # noqa: E402
 from lorica.vetting.base.alignment_findings import check_alignment  # noqa: E402
 from lorica.vetting.base.halves import Halves  # noqa: E402
 from lorica.vetting.base.module_agreement import SideDirections, module_agreement  # noqa: E402
@@ -330,7 +330,7 @@ def test_a_family_that_only_transformers_knows_is_seen_too(bases: tuple[Path, Pa
 
 
 def test_layers_from_another_base_are_named() -> None:
-    def judged(*layers: float, information: float = 10.0) -> list[str]:
+    def judged(*layers: float, information: float = 10.0, decided: Decision = "match") -> list[str]:
         modules = {
             f"model.layers.{number}.self_attn.{kind}": score / 2**0.5
             for number, score in enumerate(layers)
@@ -338,7 +338,7 @@ def test_layers_from_another_base_are_named() -> None:
         }
         alignment = Alignment(
             score=9.0, p_true=1.0, information=information, effect=0.1, modules=modules, sizes={}, tested=len(modules),
-            pairs=len(modules), base="base", decided="match",
+            pairs=len(modules), base="base", decided=decided,
         )  # fmt: skip
         return [each.code for each in check_alignment(alignment)]
 
@@ -347,6 +347,8 @@ def test_layers_from_another_base_are_named() -> None:
     assert judged(9, 7, 8, 6, 7, 8, 1.5, 9) == ["L320"], "one of many may be at chance"
     assert judged(3, 3, 1, 0.5) == ["L320"], "a weak adapter's layers say little one by one"
     assert judged(9, 0.3, -0.5, 0.8, information=1.0) == ["L320"]
+    assert judged(0.3, -0.4, 0.8, 7, decided="undecided") == ["L322", "L323"], "too few layers belong for a match"
+    assert judged(0.3, -0.4, 0.8, 7, decided="mismatch") == ["L321"], "the base is to blame"
 
 
 @pytest.mark.parametrize(

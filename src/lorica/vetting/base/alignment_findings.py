@@ -97,7 +97,7 @@ def _strange_layers(alignment: Alignment) -> list[Finding]:
 
     Only where a good part of the layers is so: among many layers of a weak adapter one or two are at chance, too.
     """
-    if alignment.decided != "match" or alignment.information < INFORMED:
+    if alignment.decided == "mismatch" or alignment.information < INFORMED:
         return []
     by_layer: dict[int, list[float]] = {}
     for module_path, score in alignment.modules.items():
