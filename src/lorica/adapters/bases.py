@@ -79,8 +79,8 @@ class BaseShape(msgspec.Struct, frozen=True, kw_only=True):
 
     def widths(self, slot: str) -> tuple[tuple[str, int], tuple[str, int]] | None:
         """((name, elements) in, (name, elements) out) of a place in its layers; None when it has no such layer."""
-        found = role(self.scheme, slot)
-        return None if found is None else ((found[0], self.width(found[0])), (found[1], self.width(found[1])))
+        names = role(self.scheme, slot)
+        return None if names is None else ((names[0], self.width(names[0])), (names[1], self.width(names[1])))
 
 
 @functools.cache
@@ -94,8 +94,8 @@ def all_bases() -> tuple[BaseShape, ...]:
 
 def _base(row: list[str]) -> BaseShape:
     name, family, *numbers, tied, experts, more, aliases = row
-    hidden, layers, heads, kv_heads, head_dim, ffn, vocabulary = (int(each or 0) for each in numbers)
-    pairs = (each.partition("=") for each in more.split())
+    hidden, layers, heads, kv_heads, head_dim, ffn, vocabulary = (int(number or 0) for number in numbers)
+    pairs = (number.partition("=") for number in more.split())
     return BaseShape(
         name=name,
         family=family,
@@ -123,10 +123,10 @@ def named(base_id: str, *, loosely: bool = True) -> list[BaseShape]:
     wanted = normalise(base_id)
     if not wanted:
         return []
-    found = _index().get(wanted, ())
-    if not found and loosely:
-        found = _loose_index().get(_untuned(wanted)) or _beginning(wanted)
-    return list(found)
+    bases = _index().get(wanted, ())
+    if not bases and loosely:
+        bases = _loose_index().get(_untuned(wanted)) or longest_prefix_match(wanted)
+    return list(bases)
 
 
 def normalise(base_id: str) -> str:
@@ -151,20 +151,20 @@ _SIZE = re.compile(r"(?:^|-)\d+(?:-\d+)?[bm](?:-|$)")
 
 @functools.cache
 def _index() -> dict[str, tuple[BaseShape, ...]]:
-    found: dict[str, list[BaseShape]] = {}
+    bases_by_name: dict[str, list[BaseShape]] = {}
     for base in all_bases():
-        for name in dict.fromkeys(normalise(each) for each in (base.name, *base.aliases)):
-            found.setdefault(name, []).append(base)
-    return {name: tuple(bases) for name, bases in found.items()}
+        for name in dict.fromkeys(normalise(spelling) for spelling in (base.name, *base.aliases)):
+            bases_by_name.setdefault(name, []).append(base)
+    return {name: tuple(bases) for name, bases in bases_by_name.items()}
 
 
 @functools.cache
 def _loose_index() -> dict[str, tuple[BaseShape, ...]]:
     """Names without their tuning -> every row that has such a name, tuned or not."""
-    found: dict[str, dict[str, BaseShape]] = {}
+    bases_by_name: dict[str, dict[str, BaseShape]] = {}
     for name, bases in _index().items():
-        found.setdefault(_untuned(name), {}).update({base.name: base for base in bases})
-    return {name: tuple(bases.values()) for name, bases in found.items()}
+        bases_by_name.setdefault(_untuned(name), {}).update({base.name: base for base in bases})
+    return {name: tuple(bases.values()) for name, bases in bases_by_name.items()}
 
 
 def _untuned(name: str) -> str:
@@ -173,12 +173,12 @@ def _untuned(name: str) -> str:
     return name
 
 
-def _beginning(wanted: str) -> tuple[BaseShape, ...]:
+def longest_prefix_match(wanted: str) -> tuple[BaseShape, ...]:
     """The longest name of the table that `wanted` begins with, unless what follows names another size."""
-    parts = wanted.split("-")
-    for count in range(len(parts) - 1, 1, -1):
-        begins = "-".join(parts[:count])
-        found = _index().get(begins) or _loose_index().get(begins)
-        if found and _SIZE.search(begins):
-            return () if _SIZE.search("-".join(parts[count:])) else found
+    words = wanted.split("-")
+    for count in range(len(words) - 1, 1, -1):
+        prefix = "-".join(words[:count])
+        bases = _index().get(prefix) or _loose_index().get(prefix)
+        if bases and _SIZE.search(prefix):
+            return () if _SIZE.search("-".join(words[count:])) else bases
     return ()

@@ -195,9 +195,9 @@ def parse_adapter_config(raw: bytes) -> AdapterConfig:
 def config_from(values: Mapping[str, Any]) -> AdapterConfig:
     """The object that a config's file holds -> config. Raises AdapterError for another method than LoRA (DocumentError
     "method"), and for a value of a wrong type ("type") or out of range ("range")."""
-    kind = values.get("peft_type")
-    if kind != "LORA":
-        named = f"is a {short_text(kind)} adapter" if isinstance(kind, str) and kind else ""
+    peft_type = values.get("peft_type")
+    if peft_type != "LORA":
+        named = f"is a {short_text(peft_type)} adapter" if isinstance(peft_type, str) and peft_type else ""
         claimed = method_of_config(values)
         tool = FORMATS.get(claimed[0]) if claimed is not None else None
         named = f"is of {tool.title}" if tool else named
@@ -207,14 +207,14 @@ def config_from(values: Mapping[str, Any]) -> AdapterConfig:
             fix=tool.reader if tool else "use a LoRA adapter saved by PEFT (peft_type LORA)",
         )
     fields = set(AdapterConfig.__struct_fields__) - {"other"}
-    known = {key: value for key, value in values.items() if key in fields}
+    fields_given = {key: value for key, value in values.items() if key in fields}
     for key in ("rank_pattern", "alpha_pattern"):
-        if known.get(key, {}) is None:
-            del known[key]  # older versions of PEFT write null for "none"
-    known.setdefault("task_type", None)
-    known["other"] = {key: value for key, value in values.items() if key not in fields}
+        if fields_given.get(key, {}) is None:
+            del fields_given[key]  # older versions of PEFT write null for "none"
+    fields_given.setdefault("task_type", None)
+    fields_given["other"] = {key: value for key, value in values.items() if key not in fields}
     try:
-        config = msgspec.convert(known, AdapterConfig)
+        config = msgspec.convert(fields_given, AdapterConfig)
     except msgspec.ValidationError as error:
         raise DocumentError("type", f"{error}", fix="compare it with the config that PEFT saved") from None
     _check_numbers(config)
@@ -222,13 +222,13 @@ def config_from(values: Mapping[str, Any]) -> AdapterConfig:
 
 
 def _check_numbers(config: AdapterConfig) -> None:
-    for place, rank in {"r": config.r, **config.rank_pattern}.items():
+    for key, rank in {"r": config.r, **config.rank_pattern}.items():
         if not 1 <= rank <= 65_536:
-            raise DocumentError("range", f"rank {short_text(rank, most=24)} ({short_text(place)}); allowed: 1 to 65536")
-    for place, alpha in {"lora_alpha": config.lora_alpha, **config.alpha_pattern}.items():
+            raise DocumentError("range", f"rank {short_text(rank, most=24)} ({short_text(key)}); allowed: 1 to 65536")
+    for key, alpha in {"lora_alpha": config.lora_alpha, **config.alpha_pattern}.items():
         if not 0 < alpha < 1e9:
             raise DocumentError(
-                "range", f"alpha {short_text(alpha, most=24)} ({short_text(place)}); allowed: above 0, below 1e9"
+                "range", f"alpha {short_text(alpha, most=24)} ({short_text(key)}); allowed: above 0, below 1e9"
             )
     if not 0 <= config.lora_dropout < 1:
         raise DocumentError("range", f"lora_dropout {config.lora_dropout}; allowed: 0 to below 1")

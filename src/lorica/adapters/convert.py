@@ -56,8 +56,8 @@ def read_foreign(weights: Path, config: bytes | None) -> Conversion:
         values = None if config is None else read_object(config, MAX_CONFIG_BYTES)[0]
         tool = _tool(weights, tensors, values)
         if tool == "mlx" or form == NUMPY:
-            named, made, notes = _of_mlx(tensors, config)
-            return Conversion(weights, version, "MLX adapter", named, made, True, notes)
+            named, peft_config, notes = _of_mlx(tensors, config)
+            return Conversion(weights, version, "MLX adapter", named, peft_config, True, notes)
         if tool in FORMATS:
             raise AdapterError(f"is {FORMATS[tool].title}, which has no form in PEFT here", fix=FORMATS[tool].reader)
         if form == "safetensors":
@@ -110,15 +110,15 @@ def _of_mlx(
         values, problems = read_object(config, MAX_CONFIG_BYTES)
         if problems:
             raise AdapterError(f"{CONFIG_NAME} beside it {problems[0].message}", fix=problems[0].fix)
-    named, made, notes = to_peft(tensors, values)
-    return named, made.to_json(), notes
+    named, peft_config, notes = to_peft(tensors, values)
+    return named, peft_config.to_json(), notes
 
 
 def _refuse_safetensors(weights: Path) -> None:
-    right = weights.name == WEIGHTS_NAME
+    has_peft_name = weights.name == WEIGHTS_NAME
     raise AdapterError(
         "is safetensors already, and its tensors are not named as another tool names them: nothing is to be converted",
-        fix=f"`lorica check` reads it{'' if right else f'; if it is of PEFT, rename it to {WEIGHTS_NAME}'}",
+        fix=f"`lorica check` reads it{'' if has_peft_name else f'; if it is of PEFT, rename it to {WEIGHTS_NAME}'}",
     )
 
 

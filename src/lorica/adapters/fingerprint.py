@@ -138,21 +138,21 @@ def shapes_of(layout: TensorMap, config: AdapterConfig | None) -> Shapes:
     """What the shapes of an adapter's tensors decide. Never raises, whatever the shapes and names are."""
     widths: dict[str, dict[tuple[int, int], int]] = {}
     first: dict[str, str] = {}
-    layers, experts, other = 0, 0, 0
-    for each in layout.modules.values():
-        place = place_of(each.path)
-        if place.other:
-            other += 1
+    layers, experts, modality_modules = 0, 0, 0
+    for module in layout.modules.values():
+        location = place_of(module.path)
+        if location.other:
+            modality_modules += 1
             continue
-        pair = in_out(layout, each, config)
-        slot, parts = place.slot, each.path.split(".")
+        pair = in_out(layout, module, config)
+        slot, path_parts = location.slot, module.path.split(".")
         if any(pair) and (slot in widths or len(widths) < _MOST_SLOTS):
-            found = widths.setdefault(slot, {})
-            found[pair] = found.get(pair, 0) + 1
-            first.setdefault(slot, each.path)
-        layers = max(layers, 0 if place.layer is None else place.layer + 1)
-        if "experts" in parts:
-            numbers = [int(part) for part in parts[parts.index("experts") + 1 :][:1] if _is_number(part)]
+            pair_counts = widths.setdefault(slot, {})
+            pair_counts[pair] = pair_counts.get(pair, 0) + 1
+            first.setdefault(slot, module.path)
+        layers = max(layers, 0 if location.layer is None else location.layer + 1)
+        if "experts" in path_parts:
+            numbers = [int(part) for part in path_parts[path_parts.index("experts") + 1 :][:1] if _is_number(part)]
             experts = max(experts, *(number + 1 for number in numbers), 0)
     slots = tuple(
         Slot(name, tuple(sorted(pairs)), sum(pairs.values()), first[name]) for name, pairs in sorted(widths.items())
@@ -168,22 +168,24 @@ def shapes_of(layout: TensorMap, config: AdapterConfig | None) -> Shapes:
         decided=decided,
         contradictions=contradictions,
         unknown=tuple(slot.name for slot in slots if not _known(slot.name)),
-        other=other,
+        other=modality_modules,
     )
 
 
 def fits(shapes: Shapes, base: BaseShape) -> list[str]:
     """Why an adapter of these shapes does not fit a base, in a few words each ("hidden 2560, not 1536"); empty
     when it does."""
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for name, reason in _differences(shapes, base):
-        found.setdefault(name, reason)
+        reasons.setdefault(name, reason)
     if shapes.vocabulary is not None and (reason := vocabulary_reason(shapes.vocabulary, base.vocabulary)):
-        found["vocabulary"] = reason
-    if "query" in found and "context" in found:
-        del found["context"]  # the same number twice in nearly all families
+        reasons["vocabulary"] = reason
+    if "query" in reasons and "context" in reasons:
+        del reasons["context"]  # the same number twice in nearly all families
     order = ["hidden", "layers", "names", "query", "kv", "context", "qkv", "ffn"]
-    return [found[name] for name in sorted(found, key=lambda name: order.index(name) if name in order else len(order))]
+    return [
+        reasons[name] for name in sorted(reasons, key=lambda name: order.index(name) if name in order else len(order))
+    ]
 
 
 @functools.lru_cache(maxsize=64)
@@ -191,42 +193,42 @@ def match(shapes: Shapes) -> Match:
     """The bases of the table that shapes fit. An adapter for an unknown base fits none, which is legal."""
     if not any(_known(slot.name) for slot in shapes.slots):
         return Match(shapes=0, nothing_decided=True)
-    found = [base for bases in _groups() if next(_differences(shapes, bases[0]), None) is None for base in bases]
+    fitting = [base for bases in _groups() if next(_differences(shapes, bases[0]), None) is None for base in bases]
     if shapes.vocabulary is not None:
         # The nearest vocabulary decides only among bases that fit otherwise: users add tokens of their own.
-        tight = [each for each in found if abs(each.vocabulary - shapes.vocabulary) <= _PADDING]
-        found = tight or [each for each in found if not vocabulary_reason(shapes.vocabulary, each.vocabulary)]
-    if not found:
+        tight = [base for base in fitting if abs(base.vocabulary - shapes.vocabulary) <= _PADDING]
+        fitting = tight or [base for base in fitting if not vocabulary_reason(shapes.vocabulary, base.vocabulary)]
+    if not fitting:
         heads = [bases[0] for bases in _groups()]
         near = sorted(heads, key=lambda base: (len(fits(shapes, base)), _distance(shapes, base)))[:3]
         return Match(shapes=0, nearest=tuple((base.name, tuple(fits(shapes, base))) for base in near))
-    keys = {_shape_key(base) for base in found}
-    open_widths = _differing(found) if len(keys) > 1 else ()
+    keys = {_shape_key(base) for base in fitting}
+    open_widths = _differing(fitting) if len(keys) > 1 else ()
     return Match(
-        candidates=tuple(base.name for base in found),
+        candidates=tuple(base.name for base in fitting),
         shapes=len(keys),
         open=open_widths,
         would_decide=tuple(_TELLS[name] for name in open_widths),
     )
 
 
-def describe(shapes: Shapes, found: Match, claimed: Iterable[BaseShape] = ()) -> str:
+def describe(shapes: Shapes, match: Match, claimed: Iterable[BaseShape] = ()) -> str:
     """One line: what fits, and why a claimed base does not ("fits Qwen/Qwen3-4B and 3 others; does not fit
     Qwen/Qwen2.5-1.5B: hidden 2560, not 1536")."""
     bases = list(claimed)
     misfits = [(base, fits(shapes, base)) for base in bases]
     fitting = tuple(base.name for base, reasons in misfits if not reasons)
-    if fitting and found.candidates:
-        return f"fits {_and_others(tuple(dict.fromkeys(fitting + found.candidates)))}"
+    if fitting and match.candidates:
+        return f"fits {_and_others(tuple(dict.fromkeys(fitting + match.candidates)))}"
     if not bases or fitting:
-        return found.text
+        return match.text
     base, reasons = min(misfits, key=lambda item: len(item[1]))
-    return f"{found.text}; does not fit {base.name}: {', '.join(reasons)}"
+    return f"{match.text}; does not fit {base.name}: {', '.join(reasons)}"
 
 
-def in_out(layout: TensorMap, each: LoraModule, config: AdapterConfig | None) -> tuple[int, int]:
+def in_out(layout: TensorMap, module: LoraModule, config: AdapterConfig | None) -> tuple[int, int]:
     """(in, out) of the base's layer by a pair's shapes; 0 for a half that is missing or does not tell."""
-    a, b = layout.shape(each.a), layout.shape(each.b)
+    a, b = layout.shape(module.a), layout.shape(module.b)
     # QALoRA pools the inputs, and BD-LoRA's factors are blocks of the whole.
     pooled = config is not None and bool(config.other.get("use_qalora") or config.other.get("use_bdlora"))
     into = a[1] if len(a) in (2, 4) and not pooled else 0
@@ -236,18 +238,23 @@ def in_out(layout: TensorMap, each: LoraModule, config: AdapterConfig | None) ->
 @functools.lru_cache(maxsize=32_768)
 def place_of(path: str) -> Place:
     """Where a module stands: in which layer, at which place in it, and whether in the language model at all."""
-    parts = [part for part in path.split(".") if part != "base_layer"]
-    other = not _OTHER_PARTS.isdisjoint(parts)
-    for i in range(1, len(parts)):
-        if parts[i - 1] in _CONTAINERS and _is_number(parts[i]):
-            inside = [part for part in parts[i + 1 :] if not _is_number(part)] or [parts[i - 1]]
-            return Place(int(parts[i]), ".".join(inside), other, ".".join((str(int(parts[i])), *parts[i + 1 :])))
-    inside = [part for part in parts if not _is_number(part)][-2:] or parts[-1:] or [""]
-    return Place(None, ".".join(inside), other, inside[-1])
+    path_parts = [name for name in path.split(".") if name != "base_layer"]
+    in_modality_tower = not _OTHER_PARTS.isdisjoint(path_parts)
+    for i in range(1, len(path_parts)):
+        if path_parts[i - 1] in _CONTAINERS and _is_number(path_parts[i]):
+            inside = [name for name in path_parts[i + 1 :] if not _is_number(name)] or [path_parts[i - 1]]
+            return Place(
+                int(path_parts[i]),
+                ".".join(inside),
+                in_modality_tower,
+                ".".join((str(int(path_parts[i])), *path_parts[i + 1 :])),
+            )
+    inside = [name for name in path_parts if not _is_number(name)][-2:] or path_parts[-1:] or [""]
+    return Place(None, ".".join(inside), in_modality_tower, inside[-1])
 
 
-def _is_number(part: str) -> bool:
-    return part.isascii() and part.isdigit() and len(part) <= 4
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit() and len(name) <= 4
 
 
 @functools.cache
@@ -261,7 +268,7 @@ def leaves_no_layer_out(config: AdapterConfig | None) -> bool:
         return False
     if not isinstance(config.target_modules, list) or not config.target_modules:
         return False
-    return not any(_is_number(part) for name in config.target_modules for part in name.split("."))
+    return not any(_is_number(name_part) for name in config.target_modules for name_part in name.split("."))
 
 
 def _vocabulary(layout: TensorMap, slots: tuple[Slot, ...]) -> int | None:
@@ -272,8 +279,14 @@ def _vocabulary(layout: TensorMap, slots: tuple[Slot, ...]) -> int | None:
             rows += [layout.shape(name)[0] for name in names if len(layout.shape(name)) == 2]
     for slot in slots:
         roles = {role(scheme, slot.name) for scheme in SCHEMES.values()} - {None}
-        for seen in slot.widths:
-            rows += [seen[side] for each in roles if each for side in (0, 1) if each[side] == "vocabulary"]
+        for widths in slot.widths:
+            rows += [
+                widths[side]
+                for width_names in roles
+                if width_names
+                for side in (0, 1)
+                if width_names[side] == "vocabulary"
+            ]
     return max((row for row in rows if row), default=None)
 
 
@@ -285,11 +298,11 @@ def _decide(slots: tuple[Slot, ...]) -> tuple[tuple[tuple[str, int], ...], tuple
         worth = (missed, sum(len(values) > 1 for values in read.values()))
         if best is None or worth < best[0]:
             best = worth, read
-    found = best[1] if best else {}
-    decided = tuple((name, next(iter(values))) for name, values in found.items() if len(values) == 1)
+    values_by_width = best[1] if best else {}
+    decided = tuple((name, next(iter(values))) for name, values in values_by_width.items() if len(values) == 1)
     contradictions = tuple(
         f"{WIDTHS.get(name, name)} " + ", ".join(f"{value} ({path})" for value, path in sorted(values.items())[:4])
-        for name, values in found.items()
+        for name, values in values_by_width.items()
         if len(values) > 1
     )
     return decided, contradictions
@@ -297,7 +310,7 @@ def _decide(slots: tuple[Slot, ...]) -> tuple[tuple[tuple[str, int], ...], tuple
 
 def _read(slots: tuple[Slot, ...], scheme: Scheme) -> tuple[dict[str, dict[int, str]], int]:
     """Width's name -> value -> a module that states it; and how many places the scheme does not have."""
-    found: dict[str, dict[int, str]] = {}
+    values_by_width: dict[str, dict[int, str]] = {}
     missed = 0
     for slot in slots:
         names = role(scheme, slot.name)
@@ -307,8 +320,8 @@ def _read(slots: tuple[Slot, ...], scheme: Scheme) -> tuple[dict[str, dict[int, 
         for pair in slot.widths:
             for name, value in zip(names, pair, strict=True):
                 if value and name not in _FREE:
-                    found.setdefault(name, {}).setdefault(value, slot.first)
-    return found, missed
+                    values_by_width.setdefault(name, {}).setdefault(value, slot.first)
+    return values_by_width, missed
 
 
 def _differences(shapes: Shapes, base: BaseShape) -> Iterator[tuple[str, str]]:
@@ -326,29 +339,29 @@ def _differences(shapes: Shapes, base: BaseShape) -> Iterator[tuple[str, str]]:
                 yield "names", f"no {slot.name.rsplit('.', 1)[-1]} in {base.family} models"
             continue
         for pair in slot.widths:
-            for (name, wanted), seen in zip(expected, pair, strict=True):
-                if seen and wanted and seen != wanted and name not in _FREE:
-                    yield name, f"{WIDTHS.get(name, name)} {seen}, not {wanted}"
+            for (name, wanted), width in zip(expected, pair, strict=True):
+                if width and wanted and width != wanted and name not in _FREE:
+                    yield name, f"{WIDTHS.get(name, name)} {width}, not {wanted}"
     if shapes.experts_at_least > base.experts > 0:
         yield "experts", f"at least {shapes.experts_at_least} experts, not {base.experts}"
 
 
-def vocabulary_reason(seen: int, vocabulary: int) -> str:
+def vocabulary_reason(rows: int, vocabulary: int) -> str:
     """Why rows of a saved embedding do not belong to a vocabulary, "" when they may: cut to the tokenizer, padded, or
     grown by tokens of the user's own. 0: an unknown vocabulary."""
     highest = max(vocabulary + _PADDING, int(vocabulary * _GROWTH))
-    if not vocabulary or vocabulary - _PADDING <= seen <= highest:
+    if not vocabulary or vocabulary - _PADDING <= rows <= highest:
         return ""
-    return f"vocabulary {seen}, not {vocabulary}"
+    return f"vocabulary {rows}, not {vocabulary}"
 
 
 @functools.cache
 def _groups() -> tuple[tuple[BaseShape, ...], ...]:
     """The table's bases by shape."""
-    found: dict[tuple[object, ...], list[BaseShape]] = {}
+    bases_by_shape: dict[tuple[object, ...], list[BaseShape]] = {}
     for base in all_bases():
-        found.setdefault((*_shape_key(base), base.hybrid), []).append(base)
-    return tuple(map(tuple, found.values()))
+        bases_by_shape.setdefault((*_shape_key(base), base.hybrid), []).append(base)
+    return tuple(map(tuple, bases_by_shape.values()))
 
 
 def _shape_key(base: BaseShape) -> tuple[object, ...]:
@@ -357,10 +370,10 @@ def _shape_key(base: BaseShape) -> tuple[object, ...]:
     return (tuple(sorted(base.scheme)), base.layers, base.experts, *((w, base.width(w)) for w in sorted(widths)))
 
 
-def _differing(found: list[BaseShape]) -> tuple[str, ...]:
-    differs = [name for name in ("query", "kv", "context", "ffn") if len({base.width(name) for base in found}) > 1]
-    differs += ["layers"] if len({base.layers for base in found}) > 1 else []
-    differs += ["experts"] if len({base.experts for base in found}) > 1 else []
+def _differing(bases: list[BaseShape]) -> tuple[str, ...]:
+    differs = [name for name in ("query", "kv", "context", "ffn") if len({base.width(name) for base in bases}) > 1]
+    differs += ["layers"] if len({base.layers for base in bases}) > 1 else []
+    differs += ["experts"] if len({base.experts for base in bases}) > 1 else []
     if "query" in differs and "context" in differs:
         differs.remove("context")  # the same number in nearly all families
     return tuple(differs) or ("names",)
@@ -370,9 +383,9 @@ def _distance(shapes: Shapes, base: BaseShape) -> float:
     """How far a base's widths are from those decided, as a sum of relative differences."""
     pairs = [(value, base.width(name)) for name, value in shapes.decided if base.width(name)]
     pairs += [(shapes.layers_at_least, base.layers)] if shapes.layers_at_least and base.layers else []
-    return sum(abs(seen - wanted) / max(seen, wanted) for seen, wanted in pairs)
+    return sum(abs(width - wanted) / max(width, wanted) for width, wanted in pairs)
 
 
 def _and_others(names: tuple[str, ...]) -> str:
-    others = len(names) - 1
-    return names[0] + (f" and {others} other{'s' if others > 1 else ''}" if others else "")
+    more = len(names) - 1
+    return names[0] + (f" and {more} other{'s' if more > 1 else ''}" if more else "")

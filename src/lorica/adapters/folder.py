@@ -79,7 +79,7 @@ class AdapterFolder(msgspec.Struct, frozen=True):
         AdapterError.
         """
         _refuse_unsupported(self.path, self.config, applied)
-        allowed = {part for key in applied for part in MORE_THAN_PAIRS[key]}
+        allowed = {parameter for key in applied for parameter in MORE_THAN_PAIRS[key]}
         tensors = {name: (info.dtype, info.shape) for name, info in self.tensors.items() if _part(name) not in allowed}
         if tensors or not allowed:
             check_structure(self.config, tensors, where=str(self.weights))
@@ -158,11 +158,11 @@ def _check_files(path: Path) -> None:
         )
     tool = method_of_files(entry.name for entry in path.iterdir())
     if tool is not None:
-        what = f"its files are called as in {tool[1].title}"
-        raise AdapterError(f"{path}: holds no {WEIGHTS_NAME}; {what}", fix=tool[1].reader)
+        problem = f"its files are called as in {tool[1].title}"
+        raise AdapterError(f"{path}: holds no {WEIGHTS_NAME}; {problem}", fix=tool[1].reader)
     shards = sorted(entry.name for entry in path.glob("adapter_model*safetensors*"))
-    found = f"; there is {', '.join(shards)}" if shards else ""
-    raise AdapterError(f"{path}: holds no {WEIGHTS_NAME}{found}", fix="copy the whole folder again")
+    listing = f"; there is {', '.join(shards)}" if shards else ""
+    raise AdapterError(f"{path}: holds no {WEIGHTS_NAME}{listing}", fix="copy the whole folder again")
 
 
 def check_structure(config: AdapterConfig, tensors: Mapping[str, tuple[str, tuple[int, ...]]], *, where: str) -> None:
@@ -173,12 +173,12 @@ def check_structure(config: AdapterConfig, tensors: Mapping[str, tuple[str, tupl
     pairs: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, (dtype, shape) in tensors.items():
         try:
-            module, part = module_of(name)
+            module, parameter = module_of(name)
         except AdapterError as error:
             raise AdapterError(f"{where}: {error.message}", fix=error.fix) from None
-        if part in _PARTS:
+        if parameter in _PARTS:
             raise AdapterError(
-                f"{where}: tensor {name!r}: {_PARTS[part]}, which Lorica does not apply",
+                f"{where}: tensor {name!r}: {_PARTS[parameter]}, which Lorica does not apply",
                 fix="use a plain LoRA adapter, or merge this one into its base model with PEFT",
             )
         if dtype not in FLOATS:
@@ -188,25 +188,25 @@ def check_structure(config: AdapterConfig, tensors: Mapping[str, tuple[str, tupl
             )
         if len(shape) != 2 or 0 in shape:
             raise AdapterError(f"{where}: tensor {name!r} has shape {list(shape)}; a LoRA factor has two dimensions")
-        if part in pairs.setdefault(module, {}):
-            adapters = sorted({parse_tensor_name(each).adapter for each in tensors})
+        if parameter in pairs.setdefault(module, {}):
+            adapters = sorted({parse_tensor_name(other_name).adapter for other_name in tensors})
             raise AdapterError(
-                f"{where}: {module} has {part} twice (adapter names in the file: {adapters})",
+                f"{where}: {module} has {parameter} twice (adapter names in the file: {adapters})",
                 fix="save each adapter into its own folder",
             )
-        pairs[module][part] = shape
+        pairs[module][parameter] = shape
     if not pairs:
         raise AdapterError(f"{where}: holds no tensors", fix="copy or save the adapter again")
-    for module, both in pairs.items():
-        _check_pair(config, module, both, where)
+    for module, factors in pairs.items():
+        _check_pair(config, module, factors, where)
 
 
-def _check_pair(config: AdapterConfig, module: str, both: Mapping[str, tuple[int, ...]], where: str) -> None:
-    if len(both) != 2:
-        (has,) = both
+def _check_pair(config: AdapterConfig, module: str, factors: Mapping[str, tuple[int, ...]], where: str) -> None:
+    if len(factors) != 2:
+        (has,) = factors
         missing = "lora_B" if has == "lora_A" else "lora_A"
         raise AdapterError(f"{where}: {module} has {has} and no {missing}", fix="copy or save the adapter again")
-    rank_a, rank_b = both["lora_A"][0], both["lora_B"][1]
+    rank_a, rank_b = factors["lora_A"][0], factors["lora_B"][1]
     if rank_a != rank_b:
         raise AdapterError(f"{where}: {module}: lora_A has rank {rank_a}, lora_B has rank {rank_b}")
     expected = config.rank(module)
@@ -322,8 +322,8 @@ def _sync_folder(path: Path) -> None:
 
 
 def _digest(path: Path) -> str:
-    whole = hashlib.sha256()
+    state = hashlib.sha256()
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         with (path / name).open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256:{whole.hexdigest()}"
+            state.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{state.hexdigest()}"

@@ -188,12 +188,12 @@ def _parse(text: bytes) -> dict[str, Any]:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        keys: set[str] = set()
+        twice = next(key for key, _ in pairs if key in keys or keys.add(key))  # type: ignore[func-returns-value]
         raise HeaderError("duplicate", f"header gives the key {_short(twice)} twice")
-    return found
+    return values
 
 
 def _integer(digits: str) -> int:
@@ -224,10 +224,10 @@ def _check(parsed: dict[str, Any], *, start: int, size: int) -> Header:
     position = start
     for name, info in tensors:
         if info.start != position:
-            what = "overlaps another tensor" if info.start < position else "leaves unused bytes before it"
+            problem = "overlaps another tensor" if info.start < position else "leaves unused bytes before it"
             raise HeaderError(
                 "overlap" if info.start < position else "hole",
-                f"tensor {_short(name)} {what} (at byte {info.start}, expected {position})",
+                f"tensor {_short(name)} {problem} (at byte {info.start}, expected {position})",
             )
         position = info.stop
     if position > size:

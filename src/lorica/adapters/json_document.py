@@ -35,8 +35,8 @@ class DocumentError(AdapterError):
 
 def read_capped(path: Path, most: int) -> bytes:
     """The first `most` bytes of a regular file. OSError for anything else, without opening it: a pipe would block."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         raise OSError(0, "it is a pipe, a device or a socket", str(path))
     with path.open("rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -72,13 +72,13 @@ def read_json(raw: bytes, most_bytes: int, *, allow_nan: bool = False) -> tuple[
         return None, [DocumentError("too large", f"holds more than {MAX_VALUES} values")]
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(items)
-        if len(found) != len(items) and len(problems) < 10:
+        mapping = dict(items)
+        if len(mapping) != len(items) and len(problems) < 10:
             keys = [key for key, _ in items]
-            seen: set[str] = set()
-            twice = next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            earlier_keys: set[str] = set()
+            twice = next(key for key in keys if key in earlier_keys or earlier_keys.add(key))  # type: ignore[func-returns-value]
             problems.append(DocumentError("duplicate", f"gives the key {short_text(twice, quoted=True)} twice"))
-        return found
+        return mapping
 
     def constant(text: str) -> float | None:
         if allow_nan:
@@ -129,11 +129,11 @@ def _is_deep(values: Any) -> bool:
     level = [values]
     for _ in range(MAX_DEPTH):
         nested = []
-        for each in level:
-            if isinstance(each, dict):
-                nested += [value for value in each.values() if isinstance(value, dict | list)]
-            elif isinstance(each, list):
-                nested += [value for value in each if isinstance(value, dict | list)]
+        for container in level:
+            if isinstance(container, dict):
+                nested += [value for value in container.values() if isinstance(value, dict | list)]
+            elif isinstance(container, list):
+                nested += [value for value in container if isinstance(value, dict | list)]
         if not nested:
             return False
         level = nested

@@ -135,9 +135,9 @@ _MLX_WHOLE = Method(
 NO_METHOD = ("", "none", "null", "nan", "unknown")
 
 
-def meant_method(kind: str) -> str:
+def meant_method(method_name: str) -> str:
     """PEFT's name of a method or task, however a config writes it: "lora ", "PeftType.LORA" -> "LORA"."""
-    return kind.strip().upper().rpartition(".")[2]
+    return method_name.strip().upper().rpartition(".")[2]
 
 
 def method_of_config(config: Mapping[str, Any]) -> tuple[str, Method] | None:
@@ -145,12 +145,12 @@ def method_of_config(config: Mapping[str, Any]) -> tuple[str, Method] | None:
 
     An unknown `peft_type` gives a Method of that title.
     """
-    kind = config.get("peft_type")
-    if isinstance(kind, str) and kind.strip().lower() not in NO_METHOD:
-        key = meant_method(kind)
+    peft_type = config.get("peft_type")
+    if isinstance(peft_type, str) and peft_type.strip().lower() not in NO_METHOD:
+        key = meant_method(peft_type)
         if key == "LORA":
             return None
-        return key, METHODS.get(key, Method(ascii(kind)[1:-1][:60], reader="a newer version of PEFT"))
+        return key, METHODS.get(key, Method(ascii(peft_type)[1:-1][:60], reader="a newer version of PEFT"))
     if any(key in config for key in FORMATS["mlx"].keys):
         return "mlx", _MLX_WHOLE if config.get("fine_tune_type") == "full" else FORMATS["mlx"]
     beside = ("model_class", "model_type", "hidden_size")
@@ -197,8 +197,8 @@ def _tool_names() -> tuple[tuple[str, re.Pattern[str]], ...]:
 @functools.cache
 def _marks() -> tuple[re.Pattern[str], dict[str, str]]:
     """One expression for all marks, and the method of each."""
-    known = FORMATS | METHODS
-    keys = {mark: key for key, method in known.items() for mark in method.marks}
+    methods = FORMATS | METHODS
+    keys = {mark: key for key, method in methods.items() for mark in method.marks}
     dotted = "|".join(re.escape(mark[1:]) for mark in keys if mark.startswith("."))
     plain = "|".join(re.escape(mark) for mark in keys if not mark.startswith("."))
     return re.compile(rf"\.(?:{dotted})|{plain}"), keys

@@ -64,13 +64,13 @@ def _array_header(raw: bytes, name: str) -> tuple[tuple[int, ...], bool, str, in
     try:
         version = npy.read_magic(file)
         read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-        shape, fortran, kind = read(file)
+        shape, fortran, array_type = read(file)
     except _HEADER_FAULTS as error:
         raise AdapterError(f"its array {short_text(name)} is damaged ({short_text(error)})") from None
-    dtype = _NUMPY_DTYPES.get(kind.str) if kind.fields is None and kind.subdtype is None else None
+    dtype = _NUMPY_DTYPES.get(array_type.str) if array_type.fields is None and array_type.subdtype is None else None
     if dtype is None or any(size < 0 for size in shape):
         raise AdapterError(
-            f"its array {short_text(name)} is of type {short_text(kind)}; allowed: float16, bfloat16, float32"
+            f"its array {short_text(name)} is of type {short_text(array_type)}; allowed: float16, bfloat16, float32"
         )
     return tuple(int(size) for size in shape), bool(fortran), dtype, file.tell()
 
@@ -93,7 +93,7 @@ def to_peft(
     scale = _scale(settings, config or {}, rank, notes)
     chosen, layers = _targets(modules)
     base = (config or {}).get("model")
-    made = config_from(
+    peft_config = config_from(
         {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -111,7 +111,7 @@ def to_peft(
         "the names are transformers' where mlx_lm calls modules as it does; "
         "`lorica check OUTPUT --base BASE` proves it, with the base in transformers' format"
     )
-    return _renamed(modules), made, notes
+    return _renamed(modules), peft_config, notes
 
 
 def _settings(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -140,8 +140,8 @@ def _modules(tensors: Mapping[str, StoredTensor]) -> dict[str, dict[str, StoredT
     """Path -> its `lora_a`, `lora_b` and, of DoRA, `m`."""
     modules: dict[str, dict[str, StoredTensor]] = {}
     for name, tensor in tensors.items():
-        path, _, part = name.rpartition(".")
-        if part not in ("lora_a", "lora_b", "m") or not path:
+        path, _, parameter = name.rpartition(".")
+        if parameter not in ("lora_a", "lora_b", "m") or not path:
             raise AdapterError(
                 f"tensor {short_text(name)} is no factor of LoRA: parts of the base model were trained as well",
                 fix=_FUSE,
@@ -157,14 +157,14 @@ def _modules(tensors: Mapping[str, StoredTensor]) -> dict[str, dict[str, StoredT
                 "modules otherwise, and it is not known how",
                 fix=_FUSE,
             )
-        if len(tensor.shape) != (1 if part == "m" else 2) or 0 in tensor.shape:
+        if len(tensor.shape) != (1 if parameter == "m" else 2) or 0 in tensor.shape:
             experts = " (experts, which PEFT keeps otherwise)" if len(tensor.shape) == 3 else ""
             raise AdapterError(f"tensor {short_text(name)} has shape {list(tensor.shape)}{experts}", fix=_FUSE)
-        modules.setdefault(path, {})[part] = tensor
+        modules.setdefault(path, {})[parameter] = tensor
     if not modules:
         raise AdapterError("holds no tensors", fix="copy or save the adapter again")
-    for path, parts in modules.items():
-        missing = next((part for part in ("lora_a", "lora_b") if part not in parts), "")
+    for path, parameters in modules.items():
+        missing = next((parameter for parameter in ("lora_a", "lora_b") if parameter not in parameters), "")
         if missing:
             raise AdapterError(f"{short_text(path)} has no {missing}", fix="copy or save the adapter again")
     return modules
@@ -173,26 +173,26 @@ def _modules(tensors: Mapping[str, StoredTensor]) -> dict[str, dict[str, StoredT
 def _rank(modules: Mapping[str, Mapping[str, StoredTensor]], settings: Mapping[str, Any]) -> int:
     again = "copy config and weights of one training again"
     ranks = set()
-    for path, parts in modules.items():
-        a, b = parts["lora_a"].shape, parts["lora_b"].shape
-        if a[1] != b[0] or ("m" in parts and parts["m"].shape != b[1:]):
+    for path, parameters in modules.items():
+        a, b = parameters["lora_a"].shape, parameters["lora_b"].shape
+        if a[1] != b[0] or ("m" in parameters and parameters["m"].shape != b[1:]):
             raise AdapterError(
                 f"{short_text(path)}: lora_a {list(a)} and lora_b {list(b)} do not belong together", fix=again
             )
         ranks.add(a[1])
-    (rank, *others) = sorted(ranks)
-    if others:
-        raise AdapterError(f"its modules have different ranks ({rank}, {others[0]}); mlx_lm trains one", fix=again)
+    (rank, *other_ranks) = sorted(ranks)
+    if other_ranks:
+        raise AdapterError(f"its modules have different ranks ({rank}, {other_ranks[0]}); mlx_lm trains one", fix=again)
     if settings.get("rank", rank) != rank:
-        said = short_text(settings["rank"])
-        raise AdapterError(f"its tensors have rank {rank}, and {CONFIG_NAME} says {said}", fix=again)
+        stated_rank = short_text(settings["rank"])
+        raise AdapterError(f"its tensors have rank {rank}, and {CONFIG_NAME} says {stated_rank}", fix=again)
     return int(rank)
 
 
 def _uses_dora(modules: Mapping[str, Mapping[str, StoredTensor]], config: Mapping[str, Any]) -> bool:
-    count = sum("m" in parts for parts in modules.values())
-    kind = config.get("fine_tune_type")
-    claimed = kind == "dora" if kind is not None else bool(config.get("use_dora", count > 0))
+    count = sum("m" in parameters for parameters in modules.values())
+    fine_tune_type = config.get("fine_tune_type")
+    claimed = fine_tune_type == "dora" if fine_tune_type is not None else bool(config.get("use_dora", count > 0))
     if count not in (0, len(modules)) or (count > 0) != claimed:
         raise AdapterError(
             f"{count} of {len(modules)} modules have DoRA's m, and {CONFIG_NAME} says {'dora' if claimed else 'lora'}",
@@ -227,8 +227,8 @@ def _targets(modules: Mapping[str, Any]) -> tuple[list[str], list[int] | None]:
         if match is None:  # the head: PEFT looks for it in layers once they are chosen
             return sorted(modules), None
         inner.setdefault(match[2], set()).add(int(match[1]))
-    first, *rest = inner.values()
-    if any(other != first for other in rest):
+    first, *later_layers = inner.values()
+    if any(layer_numbers != first for layer_numbers in later_layers):
         return sorted(modules), None
     layers = sorted(first)
     return sorted(inner), None if layers == list(range(len(layers))) else layers
@@ -236,9 +236,9 @@ def _targets(modules: Mapping[str, Any]) -> tuple[list[str], list[int] | None]:
 
 def _renamed(modules: Mapping[str, Mapping[str, StoredTensor]]) -> dict[str, StoredTensor]:
     named = {}
-    for path, parts in modules.items():
-        named[f"{PREFIX}{path}.lora_A.weight"] = parts["lora_a"].transposed()
-        named[f"{PREFIX}{path}.lora_B.weight"] = parts["lora_b"].transposed()
-        if "m" in parts:
-            named[f"{PREFIX}{path}.lora_magnitude_vector"] = parts["m"]
+    for path, parameters in modules.items():
+        named[f"{PREFIX}{path}.lora_A.weight"] = parameters["lora_a"].transposed()
+        named[f"{PREFIX}{path}.lora_B.weight"] = parameters["lora_b"].transposed()
+        if "m" in parameters:
+            named[f"{PREFIX}{path}.lora_magnitude_vector"] = parameters["m"]
     return named

@@ -41,8 +41,8 @@ WIDTHS = {
 _BRANCHES = frozenset({"experts", "shared_expert", "shared_experts", "linear_attn"})
 
 
-def _scheme(*parts: Mapping[str, str]) -> Scheme:
-    return {name: (w.split()[0], w.split()[1]) for part in parts for name, w in part.items()}
+def _scheme(*tables: Mapping[str, str]) -> Scheme:
+    return {name: (w.split()[0], w.split()[1]) for table in tables for name, w in table.items()}
 
 
 _EMBED = {"embed_tokens": "vocabulary embedding", "lm_head": "hidden vocabulary", "score": "hidden labels"}
@@ -248,13 +248,13 @@ def scheme_of(family: str) -> str:
 
 def role(scheme: Scheme, slot: str) -> tuple[str, str] | None:
     """(input width, output width) by name of a place in a layer ("self_attn.q_proj"); None: the scheme has no such."""
-    parts = slot.split(".")
-    branches = _BRANCHES.intersection(parts)
-    for start in range(max(0, len(parts) - 3), len(parts)):
-        end = parts[start:]
-        found = scheme.get(".".join(end))
-        if found is not None and branches <= set(end):
-            return found
+    path_parts = slot.split(".")
+    branches = _BRANCHES.intersection(path_parts)
+    for start in range(max(0, len(path_parts) - 3), len(path_parts)):
+        end = path_parts[start:]
+        widths = scheme.get(".".join(end))
+        if widths is not None and branches <= set(end):
+            return widths
     return None
 
 

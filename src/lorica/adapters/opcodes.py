@@ -55,9 +55,9 @@ class PickleError(AdapterError):
     """A pickle that is damaged, or that asks for what no tensor needs."""
 
 
-def refused(what: str) -> PickleError:
+def refused(action: str) -> PickleError:
     """The error for a pickle that asks for what it should not."""
-    return PickleError(f"is a pickle that {what}: nothing of it was run", fix=_TRUST)
+    return PickleError(f"is a pickle that {action}: nothing of it was run", fix=_TRUST)
 
 
 def read_pickle(file: io.BytesIO, names: Collection[str], call: Call, load: Load) -> Any:
@@ -111,8 +111,8 @@ class _Machine:
         elif name == "GLOBAL":
             self._name(argument.replace(" ", ".", 1))
         elif name not in ("PROTO", "FRAME"):
-            what = f" of {short_text(argument)}" if isinstance(argument, str) else ""
-            raise refused(f"holds the opcode {name}{what}, which tensors do not need")
+            argument_text = f" of {short_text(argument)}" if isinstance(argument, str) else ""
+            raise refused(f"holds the opcode {name}{argument_text}, which tensors do not need")
 
     def pop(self) -> Any:
         """The value on top of the stack, taken away."""
@@ -155,7 +155,7 @@ class _Machine:
             self._stack.append(self._call(name.text, arguments))
 
     def _ordered(self, arguments: tuple[Any, ...]) -> OrderedDict[Any, Any]:
-        made: OrderedDict[Any, Any] = OrderedDict()
+        ordered: OrderedDict[Any, Any] = OrderedDict()
         pairs = arguments[0] if arguments else []
         if len(arguments) > 1 or type(pairs) is not list:
             raise refused("makes an OrderedDict of something else than pairs")
@@ -164,8 +164,8 @@ class _Machine:
             raise refused(f"fills OrderedDicts with more than {MAX_OPCODES} pairs")
         if any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in pairs):
             raise refused("makes an OrderedDict of something else than pairs")
-        _put(made, [value for pair in pairs for value in pair])
-        return made
+        _put(ordered, [value for pair in pairs for value in pair])
+        return ordered
 
     def _build(self) -> None:
         state, value = self.pop(), self._top()
@@ -189,9 +189,9 @@ class _Machine:
         _put(target, values)
 
     def _dict(self) -> None:
-        made: dict[Any, Any] = {}
-        _put(made, self._marked())
-        self._stack.append(made)
+        items: dict[Any, Any] = {}
+        _put(items, self._marked())
+        self._stack.append(items)
 
 
 _ACTS: dict[str, Callable[[_Machine], Any]] = {

@@ -228,9 +228,9 @@ def parse_passport(raw: bytes) -> Passport:
 
 def to_passport(values: Any) -> Passport:
     """Parsed JSON as a passport. Raises AdapterError naming the first place that is wrong."""
-    found = values.get("format") if isinstance(values, dict) else None
-    if type(found) is int and found > FORMAT:
-        raise AdapterError(f"a passport of format {found}; this version reads {FORMAT}", fix="install a newer Lorica")
+    version = values.get("format") if isinstance(values, dict) else None
+    if type(version) is int and version > FORMAT:
+        raise AdapterError(f"a passport of format {version}; this version reads {FORMAT}", fix="install a newer Lorica")
     try:
         passport = msgspec.convert(values, Passport)
     except (msgspec.ValidationError, RecursionError) as error:
@@ -279,9 +279,9 @@ def write_passport(folder: Path, passport: Passport) -> Path:
 
 def document_schema() -> bytes:
     """The content of `SCHEMA`."""
-    made = _tidy(msgspec.json.schema(Passport))
-    made = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "lorica.json", **made}
-    return json.dumps(made, indent=2, sort_keys=True, ensure_ascii=False).encode("utf-8") + b"\n"
+    schema = _tidy(msgspec.json.schema(Passport))
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "lorica.json", **schema}
+    return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False).encode("utf-8") + b"\n"
 
 
 _AGAIN = "make it anew with `lorica passport DIR --base BASE --force`"
@@ -290,5 +290,5 @@ _AGAIN = "make it anew with `lorica passport DIR --base BASE --force`"
 def _tidy(value: Any) -> Any:
     """Descriptions without the line breaks of the source."""
     if isinstance(value, dict):
-        return {key: " ".join(each.split()) if key == "description" else _tidy(each) for key, each in value.items()}
-    return [_tidy(each) for each in value] if isinstance(value, list) else value
+        return {key: " ".join(item.split()) if key == "description" else _tidy(item) for key, item in value.items()}
+    return [_tidy(item) for item in value] if isinstance(value, list) else value

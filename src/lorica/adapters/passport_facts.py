@@ -44,14 +44,14 @@ def effective_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
     """A config's values as a passport keeps them: PEFT's defaults filled in, nothing that is null, false or empty,
     lists of names sorted, and of a path of the base model the last part."""
     defaults = {name: getattr(AdapterConfig(), name) for name in AdapterConfig.__struct_fields__ if name != "other"}
-    found = {key: value for key, value in {**defaults, **raw}.items() if value not in (None, False, "", [], {})}
+    settings = {key: value for key, value in {**defaults, **raw}.items() if value not in (None, False, "", [], {})}
     for key in ("target_modules", "exclude_modules", "modules_to_save"):
-        value = found.get(key)
-        if isinstance(value, list) and all(isinstance(each, str) for each in value):
-            found[key] = sorted(value)
-    if isinstance(found.get(_BASE_NAME), str):
-        found[_BASE_NAME] = plain_name(found[_BASE_NAME])
-    return found
+        value = settings.get(key)
+        if isinstance(value, list) and all(isinstance(name, str) for name in value):
+            settings[key] = sorted(value)
+    if isinstance(settings.get(_BASE_NAME), str):
+        settings[_BASE_NAME] = plain_name(settings[_BASE_NAME])
+    return settings
 
 
 def changed_settings(recorded: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -71,15 +71,15 @@ def name_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:
 
 def file_changes(facts: AdapterFacts, folder: Path, raw: Mapping[str, Any], weights: Path) -> list[str]:
     """How an adapter's files differ from a passport, in words; empty when they are the same bytes or mean the same."""
-    found = []
+    changed_files = []
     if facts.config != file_sha256(folder / CONFIG_NAME):
         changes = changed_settings(facts.settings, raw)
         decisive = {key: change for key, change in changes.items() if key in DECISIVE}
         if changes := decisive or changes:
-            found.append(f"{CONFIG_NAME} was changed since the passport was made: {name_changes(changes)}")
+            changed_files.append(f"{CONFIG_NAME} was changed since the passport was made: {name_changes(changes)}")
     if facts.weights != file_sha256(weights) and facts.content != content_digest(weights):
-        found.append(f"{weights.name} holds other weights than when the passport was made")
-    return found
+        changed_files.append(f"{weights.name} holds other weights than when the passport was made")
+    return changed_files
 
 
 def file_sha256(path: Path) -> str:
@@ -96,20 +96,20 @@ def content_digest(weights: Path, header: Header | None = None) -> str:
 
     Raises AdapterError for a broken file.
     """
-    known = header or read_header(weights)
+    checked_header = header or read_header(weights)
     state = hashlib.sha256()
     try:
         with weights.open("rb") as file:
-            for name, info in sorted(known.tensors.items()):
+            for name, info in sorted(checked_header.tensors.items()):
                 state.update(json.dumps([name, info.dtype, list(info.shape)]).encode())
                 file.seek(info.start)
-                left = info.stop - info.start
-                while left:
-                    chunk = file.read(min(left, 1 << 22))
+                remaining = info.stop - info.start
+                while remaining:
+                    chunk = file.read(min(remaining, 1 << 22))
                     if not chunk:
                         raise AdapterError(f"{weights}: changed while it was in use", fix="open the adapter again")
                     state.update(chunk)
-                    left -= len(chunk)
+                    remaining -= len(chunk)
     except OSError as error:
         raise AdapterError(f"{weights}: cannot be read ({error.strerror})") from error
     return "sha256:" + state.hexdigest()
@@ -121,15 +121,15 @@ def plain_name(model: str) -> str:
     return Path(model.replace("\\", "/").rstrip("/")).name if looks_like_path else model
 
 
-def _alike(one: Any, other: Any) -> bool:
+def _alike(before: Any, after: Any) -> bool:
     # True is 1 to Python.
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+    return bool(before == after) and isinstance(before, bool) == isinstance(after, bool)
 
 
 def _size(shape: tuple[int, ...]) -> int:
     size = 1
-    for each in shape:
-        size *= each
+    for length in shape:
+        size *= length
     return size
 
 

@@ -32,26 +32,26 @@ def find_adapters(base_dir: Path | None, paths: Mapping[str, str]) -> dict[str, 
     Raises AdapterError naming where it looked when base_dir or one of `paths` is missing or holds no adapter
     config, and naming the training that did not finish, and for an adapter called `base`.
     """
-    found: dict[str, Path] = {}
+    adapters: dict[str, Path] = {}
     if base_dir is not None:
         own = set(map(subject_key, map(visible, paths)))
-        found |= {name: folder for name, folder in _search(Path(base_dir)).items() if subject_key(name) not in own}
-    for name, place in paths.items():
-        folder = _adapter_in(Path(place))
+        adapters |= {name: folder for name, folder in _search(Path(base_dir)).items() if subject_key(name) not in own}
+    for name, path in paths.items():
+        folder = _adapter_in(Path(path))
         if folder is None:
-            _refuse_unfinished(Path(place))
+            _refuse_unfinished(Path(path))
             raise AdapterError(
-                f"adapter {name!r}: no {CONFIG_NAME} in {place} nor in {Path(place) / BEST}",
+                f"adapter {name!r}: no {CONFIG_NAME} in {path} nor in {Path(path) / BEST}",
                 fix=f"correct adapters.paths.{name}, or train the adapter",
             )
-        found[visible(name)] = folder
-    for name, folder in found.items():
+        adapters[visible(name)] = folder
+    for name, folder in adapters.items():
         if subject_key(name) == BASE:
             raise AdapterError(
                 f"the adapter in {folder} is called {name!r}, as answers of the base model alone are marked",
                 fix="give it another name: rename its folder, or adapters.paths.NAME=FOLDER",
             )
-    return dict(sorted(found.items()))
+    return dict(sorted(adapters.items()))
 
 
 def refuse_spellings(adapters: Mapping[str, Path]) -> None:
@@ -78,11 +78,11 @@ def _search(base_dir: Path) -> dict[str, Path]:
         )
     if (base_dir / TRAINING_RECORD).is_file():
         _refuse_unfinished(base_dir)
-    found = {}
+    adapters = {}
     for entry in _subfolders(base_dir):
         folder = _adapter_in(entry)
         if folder is not None:
-            found[visible(entry.name)] = folder
+            adapters[visible(entry.name)] = folder
             continue
         _refuse_unfinished(entry)
         if any(entry.glob("adapter_model.*")):
@@ -90,9 +90,9 @@ def _search(base_dir: Path) -> dict[str, Path]:
                 f"{entry} holds adapter weights and no {CONFIG_NAME}",
                 fix="complete the folder, or move it elsewhere",
             )
-    if not found:
+    if not adapters:
         raise _nothing_in(base_dir)
-    return found
+    return adapters
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -100,9 +100,9 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _adapter_in(folder: Path) -> Path | None:
-    for place in (folder, folder / BEST):
-        if (place / CONFIG_NAME).is_file():
-            return place
+    for candidate in (folder, folder / BEST):
+        if (candidate / CONFIG_NAME).is_file():
+            return candidate
     return None
 
 

@@ -106,9 +106,9 @@ def read_stored(file: BinaryIO, path: Path, tensor: StoredTensor) -> bytes:
     if tensor.strides == contiguous(tensor.shape) and not tensor.big_endian:
         return raw
     # A complex number is two numbers, each of which has its own order of bytes.
-    parts = 2 if tensor.dtype == "C64" else 1
-    unit = np.dtype(f"{'>' if tensor.big_endian else '<'}u{tensor.itemsize // parts}")
-    flat = np.frombuffer(raw, unit).reshape(-1, parts)
+    components = 2 if tensor.dtype == "C64" else 1
+    unit = np.dtype(f"{'>' if tensor.big_endian else '<'}u{tensor.itemsize // components}")
+    flat = np.frombuffer(raw, unit).reshape(-1, components)
     steps = [stride * tensor.itemsize for stride in tensor.strides]
-    view = np.lib.stride_tricks.as_strided(flat, (*tensor.shape, parts), (*steps, unit.itemsize), writeable=False)
+    view = np.lib.stride_tricks.as_strided(flat, (*tensor.shape, components), (*steps, unit.itemsize), writeable=False)
     return view.astype(unit.newbyteorder("<"), order="C").tobytes()

@@ -60,13 +60,13 @@ class TensorMap(msgspec.Struct, frozen=True):
 
     def factors(self) -> dict[str, TensorInfo]:
         """The tensors of lora_A and lora_B, by name."""
-        names = (name for each in self.modules.values() for name in (each.a, each.b) if name)
+        names = (name for module in self.modules.values() for name in (module.a, module.b) if name)
         return {name: self.tensors[name] for name in names}
 
     @property
     def pairs(self) -> list[LoraModule]:
         """The modules that have both halves."""
-        return [each for each in self.modules.values() if each.a and each.b]
+        return [module for module in self.modules.values() if module.a and module.b]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor; () for the name ""."""
@@ -75,7 +75,7 @@ class TensorMap(msgspec.Struct, frozen=True):
 
 def map_tensors(header: Header) -> TensorMap:
     """Place every tensor of a file."""
-    found: dict[str, dict[str, list[str]]] = {}
+    names_by_module: dict[str, dict[str, list[str]]] = {}
     saved: dict[str, list[str]] = {}
     strange, unprefixed, adapters, copies = [], [], set(), []
     for name in header.tensors:
@@ -84,8 +84,8 @@ def map_tensors(header: Header) -> TensorMap:
             continue
         path = name.removeprefix(PREFIX)
         if hit := _PART.fullmatch(path):
-            part = hit["part"] if hit["leaf"] != "bias" else "bias"
-            found.setdefault(hit["module"], {}).setdefault(part, []).append(name)
+            parameter = hit["part"] if hit["leaf"] != "bias" else "bias"
+            names_by_module.setdefault(hit["module"], {}).setdefault(parameter, []).append(name)
         elif hit := _SAVED.fullmatch(path):
             saved.setdefault(module_path(hit["module"]), []).append(name)
         elif path != name and "." in path:
@@ -99,7 +99,7 @@ def map_tensors(header: Header) -> TensorMap:
         if hit["adapter"]:
             adapters.add(hit["adapter"])
     return TensorMap(
-        modules={path: _factors(path, parts) for path, parts in found.items()},
+        modules={path: _lora_module(path, parameters) for path, parameters in names_by_module.items()},
         saved={path: tuple(names) for path, names in saved.items()},
         strange=tuple(strange),
         unprefixed=tuple(unprefixed),
@@ -118,7 +118,7 @@ def _is_copy(name: str, header: Header) -> bool:
         return False
     # The first part may be an adapter's name or a module inside the kept one: the plain name tells.
     inner = {hit["rest"], f"{hit['adapter']}.{hit['rest']}" if hit["adapter"] else hit["rest"]}
-    return any(f"{hit['module']}.{rest}" in header.tensors for rest in inner)
+    return any(f"{hit['module']}.{inner_name}" in header.tensors for inner_name in inner)
 
 
 def layer_number(path: str) -> int | None:
@@ -143,10 +143,14 @@ def module_path(path: str) -> str:
     return path
 
 
-def _factors(path: str, parts: dict[str, list[str]]) -> LoraModule:
-    embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
+def _lora_module(path: str, tensors: dict[str, list[str]]) -> LoraModule:
+    embedding = "lora_embedding_A" in tensors or "lora_embedding_B" in tensors
     half = "lora_embedding_" if embedding else "lora_"
-    chosen = {part: parts[part][0] for part in (half + "A", half + "B", "lora_magnitude_vector") if part in parts}
+    chosen = {
+        parameter: tensors[parameter][0]
+        for parameter in (half + "A", half + "B", "lora_magnitude_vector")
+        if parameter in tensors
+    }
     return LoraModule(
         path=path,
         layer=layer_number(path),
@@ -154,6 +158,6 @@ def _factors(path: str, parts: dict[str, list[str]]) -> LoraModule:
         a=chosen.get(half + "A", ""),
         b=chosen.get(half + "B", ""),
         magnitude=chosen.get("lora_magnitude_vector", ""),
-        more=tuple(name for names in parts.values() for name in names if name not in chosen.values()),
+        more=tuple(name for names in tensors.values() for name in names if name not in chosen.values()),
         embedding=embedding,
     )

@@ -55,23 +55,23 @@ def parse_tensor_name(name: str) -> TensorName:
     """Split a tensor's name. Raises AdapterError for a name that PEFT's LoRA does not write, naming its
     format."""
     if not name.startswith(PREFIX):
-        kind = foreign_tool(name)
+        tool = foreign_tool(name)
         raise AdapterError(
-            f"tensor {name!r} does not begin with {PREFIX!r}" + (f": it looks like {kind}" if kind else ""),
+            f"tensor {name!r} does not begin with {PREFIX!r}" + (f": it looks like {tool}" if tool else ""),
             fix="save or convert the adapter with PEFT",
         )
     path = name.removeprefix(PREFIX)
-    if found := _WEIGHT.fullmatch(path):
-        part = found["part"] if found["leaf"] == "weight" else f"{found['part']}.bias"
-        return TensorName(_module(found["module"]), part, found["adapter"] or "", found["leaf"])
-    if found := _EMBEDDING.fullmatch(path):
-        return TensorName(_module(found["module"]), found["part"], found["adapter"] or "", "")
-    if found := _SAVED.fullmatch(path):
-        return TensorName(_module(found["module"]), "saved", found["adapter"], found["leaf"])
-    kind = foreign_tool(name)
-    if kind or "." not in path:
+    if match := _WEIGHT.fullmatch(path):
+        parameter = match["part"] if match["leaf"] == "weight" else f"{match['part']}.bias"
+        return TensorName(_module(match["module"]), parameter, match["adapter"] or "", match["leaf"])
+    if match := _EMBEDDING.fullmatch(path):
+        return TensorName(_module(match["module"]), match["part"], match["adapter"] or "", "")
+    if match := _SAVED.fullmatch(path):
+        return TensorName(_module(match["module"]), "saved", match["adapter"], match["leaf"])
+    tool = foreign_tool(name)
+    if tool or "." not in path:
         raise AdapterError(
-            f"tensor {name!r} is not one of PEFT's LoRA" + (f": it looks like {kind}" if kind else ""),
+            f"tensor {name!r} is not one of PEFT's LoRA" + (f": it looks like {tool}" if tool else ""),
             fix="only LoRA adapters in PEFT's format are supported",
         )
     module, leaf = path.rsplit(".", 1)
@@ -88,14 +88,14 @@ def module_of(tensor_name: str) -> tuple[str, str]:
     return parsed.module, parsed.part
 
 
-def tensor_name(module: str, part: str) -> str:
+def tensor_name(module: str, parameter: str) -> str:
     """The name PEFT gives on disk to `lora_A` or `lora_B` of a module."""
-    return f"{PREFIX}{module}.{part}.weight"
+    return f"{PREFIX}{module}.{parameter}.weight"
 
 
 def foreign_tool(name: str) -> str:
     """The tool or method that names tensors like this one, or ""."""
-    return next((kind for pattern, kind in _OTHER_FORMATS if pattern.search(name)), "")
+    return next((tool for pattern, tool in _OTHER_FORMATS if pattern.search(name)), "")
 
 
 def _module(path: str) -> str:

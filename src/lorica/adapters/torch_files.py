@@ -129,8 +129,8 @@ class _Builder:
         if len(more) > 1:
             _no_more(more[1])  # backward hooks
         if name.endswith("v3"):
-            kind = more.pop(2)
-            dtype = _DTYPES.get(kind.text, "") if isinstance(kind, Name) else ""
+            dtype_name = more.pop(2)
+            dtype = _DTYPES.get(dtype_name.text, "") if isinstance(dtype_name, Name) else ""
         else:
             dtype = storage.dtype if isinstance(storage, _Storage) else ""
         if len(more) > 2:
@@ -140,11 +140,13 @@ class _Builder:
     def _load(self, pid: Any) -> _Storage:
         if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage" or (len(pid) == 6 and pid[5]):
             raise refused("holds a persistent id that is no storage's")
-        _, kind, key, location, count = pid[:5]
-        of_storage = isinstance(kind, Name) and (kind.text in _STORAGE_DTYPES or kind.text in _UNTYPED)
+        _, storage_type, key, location, count = pid[:5]
+        of_storage = isinstance(storage_type, Name) and (
+            storage_type.text in _STORAGE_DTYPES or storage_type.text in _UNTYPED
+        )
         if not of_storage or type(key) is not str or type(location) is not str or not _is_size(count):
             raise refused("holds a persistent id that is no storage's")
-        storage = _Storage(key, _STORAGE_DTYPES.get(kind.text, ""), count)
+        storage = _Storage(key, _STORAGE_DTYPES.get(storage_type.text, ""), count)
         if self.storages.setdefault(key, storage) != storage:
             raise refused(f"describes the storage {short_text(key)} in two ways")
         return storage
@@ -165,9 +167,9 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**48
 
 
-def _sizes(value: Any, what: str) -> tuple[int, ...]:
+def _sizes(value: Any, value_name: str) -> tuple[int, ...]:
     if type(value) not in (tuple, list) or len(value) > MAX_DIMENSIONS or not all(map(_is_size, value)):
-        raise refused(f"makes a tensor with {what} that is none")
+        raise refused(f"makes a tensor with {value_name} that is none")
     return tuple(value)
 
 
@@ -180,10 +182,10 @@ def _state_dict(value: Any) -> tuple[dict[str, _Tensor], str, tuple[str, ...]]:
     """(tensors by name, the key they stood under, the keys beside it). Raises PickleError where there are none."""
     if not isinstance(value, dict):
         raise PickleError(f"holds a {type(value).__name__}, not tensors by name", fix=_STATE_DICT)
-    if any(isinstance(part, _Tensor) for part in value.values()):
+    if any(isinstance(item, _Tensor) for item in value.values()):
         return _all_tensors(value), "", ()
     inner = [key for key in _NESTED if isinstance(value.get(key), dict) and value[key]]
-    inner = [key for key in inner if any(isinstance(part, _Tensor) for part in value[key].values())]
+    inner = [key for key in inner if any(isinstance(item, _Tensor) for item in value[key].values())]
     if len(inner) != 1:
         keys = ", ".join(short_text(key) for key in list(value)[:5]) or "nothing"
         raise PickleError(f"holds no tensors by name; there is {keys}", fix=_STATE_DICT)
@@ -192,10 +194,10 @@ def _state_dict(value: Any) -> tuple[dict[str, _Tensor], str, tuple[str, ...]]:
 
 
 def _all_tensors(value: dict[Any, Any]) -> dict[str, _Tensor]:
-    for key, part in value.items():
-        if type(key) is not str or not isinstance(part, _Tensor):
+    for key, item in value.items():
+        if type(key) is not str or not isinstance(item, _Tensor):
             raise PickleError(
-                f"holds a {type(part).__name__} under {short_text(key, quoted=True)}, between its tensors",
+                f"holds a {type(item).__name__} under {short_text(key, quoted=True)}, between its tensors",
                 fix=_STATE_DICT,
             )
     return value
@@ -240,8 +242,8 @@ def _read_old(path: Path, builder: _Builder) -> tuple[Any, dict[str, int], bool]
         head = io.BytesIO(file.read(MAX_PICKLE_BYTES))
         first = builder.read(head)
         if first != _MAGIC:
-            what = f"holds a {type(first).__name__}"
-            raise PickleError(f"is a pickle that torch.save did not write: it {what}", fix=_STATE_DICT)
+            content = f"holds a {type(first).__name__}"
+            raise PickleError(f"is a pickle that torch.save did not write: it {content}", fix=_STATE_DICT)
         version = builder.read(head)
         if version != _VERSION:
             raise PickleError(f"is not of version {_VERSION} of torch.save, which is all that there was", fix=_AGAIN)

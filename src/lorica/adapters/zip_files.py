@@ -35,8 +35,8 @@ def directory_bytes(path: Path) -> int:
             raise zipfile.BadZipFile("the end of the archive is missing")
         (length,) = struct.unpack_from("<I", tail, at + 12)
         if tail[max(0, at - 20) : at].startswith(b"PK\x06\x07"):  # the 64-bit record's place
-            (place,) = struct.unpack_from("<Q", tail, at - 12)
-            for start in {min(place, size), max(0, size - len(tail) + at - 20 - 56)}:
+            (offset,) = struct.unpack_from("<Q", tail, at - 12)
+            for start in {min(offset, size), max(0, size - len(tail) + at - 20 - 56)}:
                 file.seek(start)
                 record = file.read(56)
                 if len(record) == 56 and record.startswith(b"PK\x06\x06"):

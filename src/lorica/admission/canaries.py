@@ -30,7 +30,7 @@ Reading = Literal["reproduced", "faint", "not_applied", "other_base", "other_ada
 
 @dataclass(frozen=True)
 class Trial:
-    """What an engine made of canaries.
+    """How an engine answered the canaries of a passport.
 
     largest: the largest |seen - expected| of the adapter's log-probabilities, in nats, at canary and choice `worst`,
     where `seen` came instead of `expected`; allowed: the tolerance there. base_largest: the same of the base's.
@@ -71,8 +71,10 @@ def make_canaries(
     No group gives more than its share while others have probes left. Equal engines give equal canaries. Raises
     AdapterError when fewer than `count` probes could be answered.
     """
-    asked = [_request(probe.id, probe.prompt, probe.choices, adapter) for adapter in (None, name) for probe in probes]
-    outputs = engine.run(asked)
+    requests = [
+        _request(probe.id, probe.prompt, probe.choices, adapter) for adapter in (None, name) for probe in probes
+    ]
+    outputs = engine.run(requests)
     half = len(probes)
     answered = [
         (probe, base, adapter)
@@ -127,26 +129,28 @@ def compare(facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output
     if broken is not None:
         return Trial("failed", dtype=precision, problem=f"canary {broken.id}: {broken.error or 'no finite number'}")
     choices = [(item.id, choice) for item in facts.items for choice in item.choices]
-    seen_base = [value for output in base for value in output.logprobs]
-    seen = [value for output in adapter for value in output.logprobs]
+    measured_base = [value for output in base for value in output.logprobs]
+    measured = [value for output in adapter for value in output.logprobs]
     tolerance, faint_effect = TOLERANCE[precision], PRECISIONS[precision].faint_effect
-    excess = [_excess(value, each.adapter, tolerance) for value, (_, each) in zip(seen, choices, strict=True)]
-    base_excess = [_excess(value, each.base, tolerance) for value, (_, each) in zip(seen_base, choices, strict=True)]
+    excess = [_excess(value, choice.adapter, tolerance) for value, (_, choice) in zip(measured, choices, strict=True)]
+    base_excess = [
+        _excess(value, choice.base, tolerance) for value, (_, choice) in zip(measured_base, choices, strict=True)
+    ]
     at = max(range(len(choices)), key=excess.__getitem__)
     where, worst = choices[at]
-    shift = [after - before for before, after in zip(seen_base, seen, strict=True)]
-    wanted = [each.adapter - each.base for _, each in choices]
+    shift = [after - before for before, after in zip(measured_base, measured, strict=True)]
+    wanted = [choice.adapter - choice.base for _, choice in choices]
     strength = _rms(wanted)
     effect = sum(a * b for a, b in zip(shift, wanted, strict=True)) / sum(b * b for b in wanted) if strength else 1.0
     odd = _rms([a - b for a, b in zip(shift, wanted, strict=True)]) / strength if strength else 0.0
     faint = strength < faint_effect
-    found = Trial(
+    result = Trial(
         reading="faint" if faint else "reproduced",
-        largest=abs(seen[at] - worst.adapter),
+        largest=abs(measured[at] - worst.adapter),
         allowed=tolerance.absolute + tolerance.relative * abs(worst.adapter),
-        base_largest=max(abs(value - each.base) for value, (_, each) in zip(seen_base, choices, strict=True)),
+        base_largest=max(abs(value - choice.base) for value, (_, choice) in zip(measured_base, choices, strict=True)),
         worst=f"{where} {ascii(worst.text)[:40]}",
-        seen=seen[at],
+        seen=measured[at],
         expected=worst.adapter,
         effect=effect,
         strength=strength,
@@ -158,35 +162,35 @@ def compare(facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output
     # Even a faint adapter moves some last digit, unless it is far below what the precision can show.
     unmoved = not any(shift) and strength > faint_effect / 10
     if within and not unmoved and (faint or odd <= _MOST_ODD):
-        return found
-    return _explain(found, silent=_rms(shift) < _NOTHING * strength, other_base=other_base)
+        return result
+    return _explain(result, silent=_rms(shift) < _NOTHING * strength, other_base=other_base)
 
 
-def _explain(found: Trial, *, silent: bool, other_base: bool) -> Trial:
+def _explain(result: Trial, *, silent: bool, other_base: bool) -> Trial:
     # On another base of random weights an adapter hardly moves anything, though it is applied.
     if silent and not other_base:
         why = "the engine answers as the base alone does: the adapter is not applied"
-        return replace(found, reading="not_applied", problem=why)
+        return replace(result, reading="not_applied", problem=why)
     if other_base:
         why = (
-            f"the base itself answers otherwise (largest difference {found.base_largest:.3g}): "
+            f"the base itself answers otherwise (largest difference {result.base_largest:.3g}): "
             "this is another base model than the passport's"
         )
-        return replace(found, reading="other_base", problem=why)
+        return replace(result, reading="other_base", problem=why)
     why = (
-        f"the base answers as it should and the adapter does not: its effect is {found.effect:.2g} times the expected, "
-        f"and what else it does is {found.odd:.2g} of that ({_MOST_ODD:.2g} allowed in {found.dtype})"
+        f"the base answers as it should and the adapter does not: its effect is {result.effect:.2g} times the "
+        f"expected, and what else it does is {result.odd:.2g} of that ({_MOST_ODD:.2g} allowed in {result.dtype})"
     )
-    return replace(found, reading="other_adapter", problem=why)
+    return replace(result, reading="other_adapter", problem=why)
 
 
-def describe_trial(found: Trial) -> str:
-    """The figures of a trial in one line."""
-    if found.reading == "failed":
-        return found.problem
+def describe_trial(result: Trial) -> str:
+    """The figures of a result in one line."""
+    if result.reading == "failed":
+        return result.problem
     return (
-        f"largest difference {found.largest:.3g} at {found.worst} (log-probability {found.seen:.4f}, expected "
-        f"{found.expected:.4f}; {found.allowed:.3g} allowed in {found.dtype})"
+        f"largest difference {result.largest:.3g} at {result.worst} (log-probability {result.seen:.4f}, expected "
+        f"{result.expected:.4f}; {result.allowed:.3g} allowed in {result.dtype})"
     )
 
 
@@ -201,7 +205,7 @@ def _sound(output: Output) -> bool:
 
 
 def _choose(answered: Sequence[tuple[Probe, Output, Output]], count: int) -> list[tuple[Probe, Output, Output]]:
-    """The `count` most telling, in the order of the probes."""
+    """The `count` probes in which base and adapter differ most, in the order of the probes."""
     share = math.ceil(count / max(1, len({probe.group for probe, _, _ in answered}))) + 1
     order = sorted(range(len(answered)), key=lambda index: (-_gap(answered[index]), index))
     taken: list[int] = []
@@ -224,7 +228,7 @@ def _canary(probe: Probe, base: Output, adapter: Output) -> Canary:
     return Canary(
         id=probe.id,
         prompt=probe.prompt,
-        messages=tuple(CanaryMessage(role=each.role, content=each.content) for each in probe.messages),
+        messages=tuple(CanaryMessage(role=message.role, content=message.content) for message in probe.messages),
         choices=tuple(
             CanaryChoice(text=text, tokens=tokens, base=_nine(before), adapter=_nine(after))
             for text, tokens, before, after in zip(
@@ -239,9 +243,9 @@ def _nine(value: float) -> float:
     return float(f"{value:.9g}")
 
 
-def _excess(seen: float, expected: float, tolerance: Tolerance) -> float:
+def _excess(measured: float, expected: float, tolerance: Tolerance) -> float:
     """The difference as a multiple of what is allowed."""
-    return abs(seen - expected) / (tolerance.absolute + tolerance.relative * abs(expected))
+    return abs(measured - expected) / (tolerance.absolute + tolerance.relative * abs(expected))
 
 
 def _rms(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""The gate behind which adapters answer: each must prove, in the very engine that will answer, that it is applied.
+"""The gate before the engine: an adapter must prove, in the very engine that will answer, that it is applied.
 
 With a passport its canaries are asked of base and adapter and must come out as expected. Without one, the adapter must
 at least change what the base says, and reach all of its layers.
@@ -122,8 +122,8 @@ def _prove(
 
 def _refusal(refused: Sequence[tuple[str, AdapterError]]) -> AdapterError:
     error = refused[0][1]
-    others = [name for name, _ in refused[1:]]
-    more = f"\n  and {len(others)} more: {', '.join(others[:8])}" if others else ""
+    more_names = [name for name, _ in refused[1:]]
+    more = f"\n  and {len(more_names)} more: {', '.join(more_names[:8])}" if more_names else ""
     return AdapterError(error.message + more, fix=error.fix)
 
 
@@ -232,9 +232,9 @@ def update_size(adapter: AdapterFolder) -> float:
     beside the pairs (DoRA's magnitudes, whole modules) is left out."""
     halves: dict[str, dict[str, str]] = {}
     for tensor in adapter.tensors:
-        module, part = module_of(tensor)
-        if part in PAIR_PARTS:
-            halves.setdefault(module, {})[part[-1]] = tensor
+        module, parameter = module_of(tensor)
+        if parameter in PAIR_PARTS:
+            halves.setdefault(module, {})[parameter[-1]] = tensor
     largest = 0.0
     with TensorReader(adapter.weights) as reader:
         for module, names in halves.items():

@@ -1,10 +1,9 @@
-"""Does an adapter reach every layer of a base model that its config speaks of?"""
+"""Layer coverage: does an adapter have tensors for every layer of the base that its config targets?"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from lorica.adapters.config import AdapterConfig
 from lorica.adapters.fingerprint import leaves_no_layer_out, place_of
 from lorica.adapters.folder import AdapterFolder
 from lorica.errors import AdapterError, LoricaError
@@ -18,11 +17,11 @@ def check_layer_coverage(name: str, adapter: AdapterFolder, base: BaseFolder) ->
 
     Nothing is said where the config may choose layers, or the base's tensors cannot be listed. Raises AdapterError.
     """
-    if not leaves_no_layer_out(adapter.config) or _repeats(adapter.config):
+    if not leaves_no_layer_out(adapter.config) or adapter.config.other.get("layer_replication"):
         return
-    places = [place_of(module) for module in adapter.modules()]
-    depth = max((place.layer + 1 for place in places if place.layer is not None), default=0)
-    slots = {place.slot for place in places if place.layer is not None}
+    locations = [place_of(module) for module in adapter.modules()]
+    depth = max((location.layer + 1 for location in locations if location.layer is not None), default=0)
+    slots = {location.slot for location in locations if location.layer is not None}
     beyond = {layer for layer, slot in _layers(base.path) if layer >= depth and slot in slots} if depth else set()
     if beyond:
         raise AdapterError(
@@ -32,15 +31,13 @@ def check_layer_coverage(name: str, adapter: AdapterFolder, base: BaseFolder) ->
         )
 
 
-def _repeats(config: AdapterConfig) -> bool:
-    return bool(config.other.get("layer_replication"))
-
-
 def _layers(base: Path) -> set[tuple[int, str]]:
     """(layer, kind of module) of every weight of the base's decoder."""
     try:
         names = [name for header in weight_headers(base).values() for name in header.tensors]
     except (LoricaError, OSError):
         return set()
-    places = [place_of(name.rpartition(".")[0]) for name in names]
-    return {(place.layer, place.slot) for place in places if place.layer is not None and not place.other}
+    locations = [place_of(name.rpartition(".")[0]) for name in names]
+    return {
+        (location.layer, location.slot) for location in locations if location.layer is not None and not location.other
+    }

@@ -84,7 +84,7 @@ def shipped_canaries(engine: Engine, name: str, task: Task | None, encoder: Enco
 
 
 def prompt_facts(encoder: Encoder, task: Task | None, settings: Mapping[str, object]) -> PromptFacts:
-    """How the adapter is asked."""
+    """How prompts for the adapter are made: tokenizer, template, task and settings."""
     return PromptFacts(
         tokenizer=encoder.tokenizer_digest,
         template=encoder.template_digest,
@@ -96,13 +96,13 @@ def prompt_facts(encoder: Encoder, task: Task | None, settings: Mapping[str, obj
     )
 
 
-def data_facts(fit: TrainJob, parts: TrainVal) -> DataFacts:
-    """What an adapter was trained on: digests only, and the file's name without its folder."""
+def data_facts(fit: TrainJob, split_rows: TrainVal) -> DataFacts:
+    """What an adapter was trained on: digests of rows, and the file's name without its folder."""
     return DataFacts(
-        source=", ".join(Path(each).name for each in fit.source.split(", ")),
+        source=", ".join(Path(source).name for source in fit.source.split(", ")),
         all=rows_facts(fit.rows),
-        train=rows_facts(parts.train),
-        validation=rows_facts(parts.validation) if parts.validation else None,
+        train=rows_facts(split_rows.train),
+        validation=rows_facts(split_rows.validation) if split_rows.validation else None,
     )
 
 
@@ -143,9 +143,9 @@ def measure(
     for adapters, use in (((), ""), ((name,), name)):
         own = dataclasses.replace(settings, fixed_adapter=use, fallback="base")
         answers = Pipeline(task, encoder, engine, adapters, own).answer(chosen)
-        found = evaluate(task, chosen, {answer.id: answer for answer in answers})
-        compared |= set(found.normalisations.values())
-        figures.append({metric: _measured(one) for metric, one in found.metrics.items()})
+        evaluation = evaluate(task, chosen, {answer.id: answer for answer in answers})
+        compared |= set(evaluation.normalisations.values())
+        figures.append({metric: _measured(estimate) for metric, estimate in evaluation.metrics.items()})
     notes = [_CHOSEN_ON] if on == "validation" else []
     if len(chosen) < len(rows):
         notes.append(f"{len(chosen)} of {len(rows)} rows")
@@ -153,8 +153,14 @@ def measure(
     return MetricsFacts(on=on, rows=len(chosen), base=figures[0], adapter=figures[1], note="; ".join(notes))
 
 
-def _measured(one: Estimate) -> Measured:
+def _measured(estimate: Estimate) -> Measured:
     def number(value: float) -> float | None:
         return None if math.isnan(value) else float(f"{value:.9g}")
 
-    return Measured(value=number(one.value), low=number(one.low), high=number(one.high), n=one.n, note=one.note)
+    return Measured(
+        value=number(estimate.value),
+        low=number(estimate.low),
+        high=number(estimate.high),
+        n=estimate.n,
+        note=estimate.note,
+    )

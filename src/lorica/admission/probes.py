@@ -38,29 +38,29 @@ def shipped_probes(task: Task | None, encoder: Encoder, base: BaseFolder) -> lis
 
     A prompt that the base's template or positions cannot hold is left out. Raises PromptError when none is left.
     """
-    found, problem = [], ""
+    probes, problem = [], ""
     for number, (messages, texts, group) in enumerate(_plain() if task is None else _asked(task)):
         try:
-            found.append(_probe(f"probe-{number + 1}", messages, texts, group, encoder, base))
+            probes.append(_probe(f"probe-{number + 1}", messages, texts, group, encoder, base))
         except PromptError as error:
             problem = error.message
-    if not found:
+    if not probes:
         raise PromptError(f"no probe can be asked of {base.path}: {problem}", fix="correct model.chat_template")
-    return found
+    return probes
 
 
 def number_probes(base: BaseFolder) -> list[Probe]:
     """Prompts of token ids spread over the base's vocabulary: no text, no tokenizer, always possible."""
     vocabulary = base.limits.vocabulary or 32
     width = _NUMBER_LENGTH + _NUMBER_CHOICES
-    state, found = 12345, []
+    state, probes = 12345, []
     for number in range(_NUMBER_PROBES):
         tokens = []
         for _ in range(width):
             state = (1103515245 * state + 12345) % 2**31
             tokens.append((state >> 8) % vocabulary)
         choices = tuple(dict.fromkeys(tokens[_NUMBER_LENGTH:]))
-        found.append(
+        probes.append(
             Probe(
                 id=f"numbers-{number + 1}",
                 messages=(),
@@ -69,24 +69,24 @@ def number_probes(base: BaseFolder) -> list[Probe]:
                 choices=tuple((token,) for token in choices),
             )
         )
-    return found
+    return probes
 
 
 def row_probes(task: Task, rows: Sequence[Row], encoder: Encoder, base: BaseFolder) -> list[Probe]:
     """A user's rows as probes. Generated answers become choices: the gold answer, and shipped ones beside it."""
     shipped = zip(*(canary.candidates for canary in task.probes.canaries()[:3]), strict=False)
     fillers = tuple(dict.fromkeys(chain.from_iterable(shipped)))[:3]
-    found = []
+    probes = []
     for number, row in enumerate(rows):
         texts = task.choices(row)
         if texts is None:
             gold = () if row.gold is None else (task.target(row),)
             texts = tuple(dict.fromkeys((*gold, *fillers)))[:4]
         try:
-            found.append(_probe(f"row-{number + 1}", task.render(row), texts, row.group or row.subject, encoder, base))
+            probes.append(_probe(f"row-{number + 1}", task.render(row), texts, row.group or row.subject, encoder, base))
         except PromptError:
             continue  # too long for a canary
-    return found
+    return probes
 
 
 def _probe(
@@ -99,9 +99,9 @@ def _probe(
 
 
 def _plain() -> list[tuple[tuple[Message, ...], tuple[str, ...], str]]:
-    asked = [((Message("user", question),), options, "question") for question, options in QUESTIONS]
-    said = [((Message("user", post),), ("Yes", "No", "Thank you", "Why?"), "post") for post in POSTS]
-    return [*asked, *said]
+    questions = [((Message("user", question),), options, "question") for question, options in QUESTIONS]
+    posts = [((Message("user", post),), ("Yes", "No", "Thank you", "Why?"), "post") for post in POSTS]
+    return [*questions, *posts]
 
 
 def _asked(task: Task) -> list[tuple[tuple[Message, ...], tuple[str, ...], str]]:

@@ -79,10 +79,10 @@ def trained_otherwise(folder: Path, used: Mapping[str, str], passport: Passport 
 
 
 def _in_passport(passport: Passport) -> dict[str, str]:
-    asked = passport.prompt
-    found = {"task": asked.task, "method": asked.method, "style": asked.style, "template": asked.template}
-    found |= {"tokenizer": asked.tokenizer, "base": passport.base.digest}
-    return {key: value for key, value in found.items() if value is not None}
+    prompt = passport.prompt
+    recorded = {"task": prompt.task, "method": prompt.method, "style": prompt.style, "template": prompt.template}
+    recorded |= {"tokenizer": prompt.tokenizer, "base": passport.base.digest}
+    return {key: value for key, value in recorded.items() if value is not None}
 
 
 def _in_record(folder: Path) -> dict[str, str]:
@@ -111,10 +111,10 @@ def rows_facts(rows: Sequence[Row]) -> RowsFacts:
 
 def versions() -> dict[str, str]:
     """Version of each package that decides numbers, where it is installed."""
-    found = {}
+    package_versions = {}
     for name in _PACKAGES:
         try:
-            found[f"version.{name}"] = importlib.metadata.version(name)
+            package_versions[f"version.{name}"] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return package_versions

@@ -184,7 +184,7 @@ def train_locked(
             truncate=config.task.truncate,
             provenance=provenance,
             listener=told,
-            parts=parts,
+            split_rows=parts,
             issue=partial(_passport, config, task, encoder, decoder, base, facts, fit, parts),
             lock=locks[fit.name],
             tell_example=None if examples is None else partial(_show_example, fit.name, examples),

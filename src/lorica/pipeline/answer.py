@@ -1,4 +1,4 @@
-"""Rows in, answers out: route, render, encode, run, parse and retry, for a window of rows at a time."""
+"""Rows in, answers out: route, render, encode, run the engine, parse and retry, a window of rows at a time."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class AnswerSettings:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A row on its way. Without a request (`problem` says why) it fails alone."""
+    """A row routed and encoded. Without a request (`problem` says why) it fails alone."""
 
     row: Row
     route: Route
@@ -59,7 +59,7 @@ class _Prepared:
 
 @dataclass(frozen=True)
 class _Result:
-    """What came back for a row at its last attempt. `raw` is the generated text, None for choices."""
+    """The output of a row at its last attempt, parsed. `raw` is the generated text, None for choices."""
 
     output: Output
     reading: ParsedAnswer
@@ -96,9 +96,9 @@ class Pipeline:
         return self.engine.maybe_merge(uses, self.requests(rows))
 
     def requests(self, rows: Iterable[Row]) -> list[Request]:
-        """What the engine is asked of rows; those that cannot be asked are left out."""
+        """The rows as requests to the engine; rows that cannot be encoded are left out."""
         prepared = map(self._prepare, rows)
-        return [one.request for one in prepared if one.request is not None]
+        return [item.request for item in prepared if item.request is not None]
 
     def answer(
         self, rows: Sequence[Row], on_done: Callable[[int], None] | None = None, log: OutputLog | None = None
@@ -112,7 +112,8 @@ class Pipeline:
         """
         prepared = [self._prepare(row) for row in rows]
         results = [
-            self._read(one, output, 0) for one, output in zip(prepared, self._run(prepared, on_done, log), strict=True)
+            self._read(item, output, 0)
+            for item, output in zip(prepared, self._run(prepared, on_done, log), strict=True)
         ]
         for attempt in range(1, self._retries() + 1):
             again = [
@@ -125,20 +126,20 @@ class Pipeline:
             outputs = self.engine.run([self._retry(prepared[i], attempt) for i in again])
             for i, output in zip(again, outputs, strict=True):
                 results[i] = self._read(prepared[i], output, attempt)
-        return [self._answer(one, result) for one, result in zip(prepared, results, strict=True)]
+        return [self._answer(item, result) for item, result in zip(prepared, results, strict=True)]
 
     def _run(
         self, prepared: Sequence[_Prepared], on_done: Callable[[int], None] | None, log: OutputLog | None
     ) -> list[Output]:
-        requests = [one.request for one in prepared if one.request is not None]
+        requests = [item.request for item in prepared if item.request is not None]
         run = self.engine.run(requests, on_done) if log is None else run_resumable(self.engine, requests, on_done, log)
         outputs = iter(run)
-        refused = sum(one.request is None for one in prepared)
+        refused = sum(item.request is None for item in prepared)
         if on_done is not None and refused:
             on_done(refused)
         return [
-            Output(one.row.id, finish="error", error=one.problem) if one.request is None else next(outputs)
-            for one in prepared
+            Output(item.row.id, finish="error", error=item.problem) if item.request is None else next(outputs)
+            for item in prepared
         ]
 
     def _retries(self) -> int:
@@ -146,7 +147,7 @@ class Pipeline:
 
     def _prepare(self, row: Row) -> _Prepared:
         settings = self.settings
-        way = route(
+        chosen_route = route(
             subject=row.subject,
             task=self.task.name,
             adapters=self.adapters,
@@ -166,14 +167,16 @@ class Pipeline:
             answer = settings.sampling.max_new_tokens if generated else max(map(len, choices), default=1) - 1
             encoded = self._encode(self.task.render(row), answer, generated)
         except PromptError as error:
-            return _Prepared(row, way, None, problem=str(error))
+            return _Prepared(row, chosen_route, None, problem=str(error))
         if generated:
             stops = self.encoder.stop_tokens if settings.use_stop_tokens else ()
             sampling = msgspec.structs.replace(settings.sampling, seed=_seed(settings.sampling.seed, row.id, 0))
-            request: Request = Generate(row.id, encoded.tokens, sampling, stops, way.adapter, settings.stop_texts)
-            return _Prepared(row, way, request, dropped=encoded.dropped)
-        request = ScoreChoices(row.id, encoded.tokens, choices, way.adapter)
-        return _Prepared(row, way, request, tuple(len(choice) for choice in choices), encoded.dropped)
+            request: Request = Generate(
+                row.id, encoded.tokens, sampling, stops, chosen_route.adapter, settings.stop_texts
+            )
+            return _Prepared(row, chosen_route, request, dropped=encoded.dropped)
+        request = ScoreChoices(row.id, encoded.tokens, choices, chosen_route.adapter)
+        return _Prepared(row, chosen_route, request, tuple(len(choice) for choice in choices), encoded.dropped)
 
     def _encode(self, messages: Sequence[Message], answer: int, generated: bool) -> Encoded:
         """A prompt with room for `answer` more positions. Raises PromptError with the settings that make it fit."""
@@ -185,59 +188,59 @@ class Pipeline:
         except TooLongError as error:
             steps = [f"raise inference.max_input_tokens to at least {error.needed}"] if error.needed > most else []
             if positions is not None and error.needed + answer > positions:
-                left = positions - error.needed
-                if not generated or left < 1:
+                remaining = positions - error.needed
+                if not generated or remaining < 1:
                     fix = f"{error.otherwise}: the base model sees {positions} tokens at once"
                     raise PromptError(error.message, fix=fix) from error
-                steps.append(f"lower inference.max_new_tokens to at most {left}")
+                steps.append(f"lower inference.max_new_tokens to at most {remaining}")
             raise PromptError(error.message, fix=f"{' and '.join(steps)}, or {error.otherwise}") from error
 
-    def _retry(self, one: _Prepared, attempt: int) -> Generate:
-        assert isinstance(one.request, Generate)
+    def _retry(self, item: _Prepared, attempt: int) -> Generate:
+        assert isinstance(item.request, Generate)
         sampling = self.settings.sampling
         bolder = _RETRY_TEMPERATURES[min(attempt, len(_RETRY_TEMPERATURES)) - 1]
         changed = msgspec.structs.replace(
             sampling,
             do_sample=True,
             temperature=max(sampling.temperature, bolder),
-            seed=_seed(sampling.seed, one.row.id, attempt),
+            seed=_seed(sampling.seed, item.row.id, attempt),
         )
-        return msgspec.structs.replace(one.request, sampling=changed)
+        return msgspec.structs.replace(item.request, sampling=changed)
 
-    def _read(self, one: _Prepared, output: Output, attempt: int) -> _Result:
-        raw = self.encoder.decode(output.tokens) if isinstance(one.request, Generate) else None
+    def _read(self, item: _Prepared, output: Output, attempt: int) -> _Result:
+        raw = self.encoder.decode(output.tokens) if isinstance(item.request, Generate) else None
         text = ""
         if raw is not None:
-            raw, stopped = _cut(raw, self.settings.stop_texts)
+            raw, stopped = cut_at_stop(raw, self.settings.stop_texts)
             # An engine that does not know the text wrote on.
             output = msgspec.structs.replace(output, finish="stop") if stopped and not output.error else output
             text = self.encoder.opened + raw  # a thought that the prompt opened
-        said = without_thoughts(text)
-        open_thought = not said.strip() and bool(unclosed(text))
+        visible_text = without_thoughts(text)
+        open_thought = not visible_text.strip() and bool(unclosed(text))
         if output.error:
             reading = ParsedAnswer(answer=None, stage="invalid", valid=False, problem=output.error)
         elif raw is None:
-            reading = self.task.parse_logprobs(one.row, output.logprobs, one.lengths)
+            reading = self.task.parse_logprobs(item.row, output.logprobs, item.lengths)
         elif open_thought:
             reading = invalid(self._open_thought(output))
         else:
-            reading = self.task.parse_text(one.row, said, cut_off=output.finish == "length")
+            reading = self.task.parse_text(item.row, visible_text, cut_off=output.finish == "length")
         return _Result(output, reading, raw, attempt, open_thought and not output.error)
 
     def _open_thought(self, output: Output) -> str:
-        what = "it holds a thought that was not closed"
+        problem = "it holds a thought that was not closed"
         instead = ["set task.thinking=false"] if self.encoder.thinks else []
         if output.finish == "length":
             steps = [f"raise inference.max_new_tokens (now {self.settings.sampling.max_new_tokens})", *instead]
         else:
             steps = [*(["take inference.stop back"] if self.settings.stop_texts else []), *instead]
-        return f"{what}: {', or '.join(steps)}" if steps else f"{what}, and the model wrote no more"
+        return f"{problem}: {', or '.join(steps)}" if steps else f"{problem}, and the model wrote no more"
 
-    def _answer(self, one: _Prepared, result: _Result) -> Answer:
+    def _answer(self, item: _Prepared, result: _Result) -> Answer:
         output, reading = result.output, result.reading
         flags = {
-            "truncated": one.dropped > 0,
-            "adapter_fallback": one.route.fallback,
+            "truncated": item.dropped > 0,
+            "adapter_fallback": item.route.fallback,
             "retried": result.retries > 0,
             "open_thought": result.open_thought,
             "cut_off": output.finish == "length",
@@ -246,15 +249,15 @@ class Pipeline:
             "error": bool(output.error),
         }
         return Answer(
-            id=one.row.id,
+            id=item.row.id,
             answer=reading.answer,
             score=reading.score,
             scores=reading.scores,
-            adapter=one.route.adapter or "base",
-            route=one.route.why,
+            adapter=item.route.adapter or "base",
+            route=item.route.why,
             stage=reading.stage,
             retries=result.retries,
-            dropped_tokens=one.dropped,
+            dropped_tokens=item.dropped,
             flags=tuple(sorted(name for name, set_ in flags.items() if set_)),
             raw=result.raw,
             problem=reading.problem or None,
@@ -273,13 +276,13 @@ def check_room(task: Task, settings: AnswerSettings) -> None:
         )
 
 
-def _cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """The text before the first of any of these, and whether there was one."""
-    found = [at for at in map(text.find, stops) if at >= 0]
-    return (text[: min(found)], True) if found else (text, False)
+def cut_at_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """The text before its first stop string, and whether there was one."""
+    positions = [position for position in map(text.find, stops) if position >= 0]
+    return (text[: min(positions)], True) if positions else (text, False)
 
 
 def _seed(seed: int, row_id: str, attempt: int) -> int:
-    """A row's own seed: the same whatever rows stand around it."""
+    """The seed of one row's sampler: the same whatever rows are in the file."""
     digest = hashlib.blake2b(f"{seed}\0{row_id}\0{attempt}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big")

@@ -1,4 +1,4 @@
-"""The trivial system that stands beside every adapter: TF-IDF features and a linear model, or the nearest question."""
+"""The trivial baseline that every adapter is compared with: TF-IDF and a linear model, or the nearest question."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def baseline_answers(task: Task, train: Sequence[Row], rows: Sequence[Row]) -> d
     Tasks answered by a score: logistic regression on word and character n-grams. By an option: the same on text and
     option. In words: the answer of the most similar training row. Raises MissingExtraError without scikit-learn.
     """
-    train_texts, texts = ([task.baseline_text(row) for row in part] for part in (train, rows))
+    train_texts, texts = ([task.baseline_text(row) for row in some_rows] for some_rows in (train, rows))
     if task.answer_type == "score":
         scores = tfidf.fit_score(train_texts, [_label(row) for row in train], texts)
         return {row.id: _scored(task, row, float(score)) for row, score in zip(rows, scores, strict=True)}

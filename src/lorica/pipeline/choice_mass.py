@@ -1,4 +1,4 @@
-"""Do the choices have the model's probability? Measured on a few rows before a run, with what it says instead."""
+"""Choice mass: the share of the model's probability that the choices have, measured on a few rows before a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SPELLINGS: tuple[Callable[[str], str], ...] = (
 
 
 def explain_low_mass(pipeline: Pipeline, rows: Sequence[Row]) -> str:
-    """For a person, what the model says instead of the choices of these rows; "" where these have their share.
+    """Why the choices of these rows have little probability mass, and what the model would say; "" where it is enough.
 
     Raises what the engine raises.
     """
@@ -48,7 +48,7 @@ def _masses(outputs: Iterable[Output]) -> list[float | None]:
 
 
 def _other_spelling(pipeline: Pipeline, rows: Sequence[Row], requests: Sequence[ScoreChoices], own: float) -> list[str]:
-    """The spelling of the choices that has far more probability than their own, if any has."""
+    """A spelling of the choices with far more probability mass than their own, if there is one."""
     by_id = {row.id: pipeline.task.choices(row) or () for row in rows}
     medians = []
     for spell in _SPELLINGS:
@@ -67,7 +67,7 @@ def _other_spelling(pipeline: Pipeline, rows: Sequence[Row], requests: Sequence[
 
 
 def _preferred_text(pipeline: Pipeline, requests: Sequence[ScoreChoices]) -> list[str]:
-    """How most texts begin that the model would write of itself."""
+    """How the model's own answer most often begins."""
     encoder, sampling = pipeline.encoder, Sampling(max_new_tokens=_TEXT_TOKENS)
     free = [Generate(choose.id, choose.prompt, sampling, encoder.stop_tokens, choose.adapter) for choose in requests]
     texts = Counter(encoder.decode(output.tokens) for output in pipeline.engine.run(free) if not output.error)

@@ -1,5 +1,5 @@
-"""A file of rows answered window by window through a journal: an interruption loses one batch of scores at most, or
-one group of texts.
+"""A file of rows answered in windows, each committed to a journal: a killed run loses at most one batch of scores, or
+one group of generations.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the answers of a training are spread: from rows of one answer an adapter learns to say it to anything."""
+"""Label balance of a training set: from rows with one answer alone an adapter learns to give it to everything."""
 
 from __future__ import annotations
 

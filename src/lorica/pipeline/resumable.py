@@ -1,8 +1,8 @@
-"""A window's requests through the engine, each part kept as it is finished, so that an interruption costs one part.
+"""A window's requests through the engine, each output logged when it is finished: a killed run resumes there.
 
-Of repeatable requests (scores; texts too, where the engine says so) whatever the engine has finished is kept. Elsewhere
-a text depends on its company to the last bit, for rows that are continued together share the products of each step:
-such texts are asked in groups that are the same in every run, and a group is kept whole or asked again whole.
+Batch-invariant requests (scores; generations too, where the engine says so) are logged one by one. Other generations
+depend to the last bit on what is decoded beside them: they run in groups that are the same in every run, and a group is
+logged whole or run again whole.
 """
 
 from __future__ import annotations
@@ -14,55 +14,57 @@ from lorica.engines.base import Engine, EngineInfo
 from lorica.records import Generate, Output, Request
 
 GENERATION_GROUP = 128
-"""Texts of one group: fewer would leave more steps with few rows, which take as long as steps with many."""
+"""Generations of one group: with fewer, more decode steps have few rows, and take as long as steps with many."""
 
 
 def run_resumable(
     engine: Engine, requests: Sequence[Request], on_done: Callable[[int], None] | None, log: OutputLog
 ) -> list[Output]:
-    """The outputs in the order of the requests; what `log` knows is not asked again. Raises what the engine raises."""
+    """Outputs in the order of the requests; what `log` holds is not computed again. Raises what the engine raises."""
     outputs: dict[int, Output] = {}
     info = engine.info
     for group in _groups(info, requests):
-        asked = [requests[index] for index in group]
-        if all(request.id in log.outputs_by_id for request in asked):
-            found = [log.outputs_by_id[request.id] for request in asked]
+        group_requests = [requests[index] for index in group]
+        if all(request.id in log.outputs_by_id for request in group_requests):
+            group_outputs = [log.outputs_by_id[request.id] for request in group_requests]
             if on_done is not None:
-                on_done(len(found))
-        elif info.is_batch_invariant(asked[0]):
-            found = _run_repeatable(engine, asked, on_done, log)
+                on_done(len(group_outputs))
+        elif info.is_batch_invariant(group_requests[0]):
+            group_outputs = _run_batch_invariant(engine, group_requests, on_done, log)
         else:
-            found = engine.run(asked, on_done)
-            log.add(found)
-        outputs.update(zip(group, found, strict=True))
+            group_outputs = engine.run(group_requests, on_done)
+            log.add(group_outputs)
+        outputs.update(zip(group, group_outputs, strict=True))
     return [outputs[index] for index in range(len(requests))]
 
 
 def _groups(info: EngineInfo, requests: Sequence[Request]) -> Iterator[list[int]]:
-    """Repeatable requests, other questions, and texts: those of one adapter, and prompts that begin alike, together."""
-    repeatable: list[int] = []
-    questions: list[int] = []
-    texts: list[int] = []
+    """Indices of batch-invariant requests, of other scores, and of generations in groups of one adapter and of prompts
+    with a common prefix."""
+    batch_invariant: list[int] = []
+    scores: list[int] = []
+    generations: list[int] = []
     for index, request in enumerate(requests):
         if info.is_batch_invariant(request):
-            repeatable.append(index)
+            batch_invariant.append(index)
         else:
-            (texts if isinstance(request, Generate) else questions).append(index)
-    texts.sort(key=lambda index: (requests[index].adapter or "", requests[index].prompt))
-    parts = [texts[start : start + GENERATION_GROUP] for start in range(0, len(texts), GENERATION_GROUP)]
-    yield from (group for group in (repeatable, questions, *parts) if group)
+            (generations if isinstance(request, Generate) else scores).append(index)
+    generations.sort(key=lambda index: (requests[index].adapter or "", requests[index].prompt))
+    starts = range(0, len(generations), GENERATION_GROUP)
+    generation_groups = [generations[start : start + GENERATION_GROUP] for start in starts]
+    yield from (group for group in (batch_invariant, scores, *generation_groups) if group)
 
 
-def _run_repeatable(
+def _run_batch_invariant(
     engine: Engine, requests: Sequence[Request], on_done: Callable[[int], None] | None, log: OutputLog
 ) -> list[Output]:
-    known = {request.id for request in requests if request.id in log.outputs_by_id}
-    left = [request for request in requests if request.id not in known]
-    if on_done is not None and known:
-        on_done(len(known))
+    logged = {request.id for request in requests if request.id in log.outputs_by_id}
+    if on_done is not None and logged:
+        on_done(len(logged))
 
-    def keep(finished: Sequence[tuple[int, Output]]) -> None:
+    def add_to_log(finished: Sequence[tuple[int, Output]]) -> None:
         log.add([output for _, output in finished])
 
-    fresh = iter(engine.run(left, on_done, keep))
-    return [log.outputs_by_id[request.id] if request.id in known else next(fresh) for request in requests]
+    pending = [request for request in requests if request.id not in logged]
+    new_outputs = iter(engine.run(pending, on_done, add_to_log))
+    return [log.outputs_by_id[request.id] if request.id in logged else next(new_outputs) for request in requests]

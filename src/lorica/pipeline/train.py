@@ -38,7 +38,7 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class TrainVal:
-    """The rows of a fit: those to learn from, and those held out to choose the best checkpoint (maybe none)."""
+    """The rows of a job: those to train on, and those held out to choose the best checkpoint by (maybe none)."""
 
     train: Sequence[Row]
     validation: Sequence[Row]
@@ -66,15 +66,15 @@ def loss_example(encoder: Encoder, example: Example) -> LossExample:
     return LossExample(example.id, prompt, answer, tokens=count, loss_tokens=count - encoded.answer_start)
 
 
-def train_val_split(fit: TrainJob, task: Task, *, val_ratio: float, seed: int) -> TrainVal:
+def train_val_split(job: TrainJob, task: Task, *, val_ratio: float, seed: int) -> TrainVal:
     """Hold rows out, unless there are too few of them. Raises what `split` raises."""
-    if val_ratio > 0 and len(fit.rows) >= _FEWEST_TO_SPLIT:
-        return TrainVal(*split(fit.rows, ratio=val_ratio, seed=seed, text=task.text, source=fit.source))
-    return TrainVal(list(fit.rows), [])
+    if val_ratio > 0 and len(job.rows) >= _FEWEST_TO_SPLIT:
+        return TrainVal(*split(job.rows, ratio=val_ratio, seed=seed, text=task.text, source=job.source))
+    return TrainVal(list(job.rows), [])
 
 
 def train_adapter(
-    fit: TrainJob,
+    job: TrainJob,
     *,
     task: Task,
     encoder: Encoder,
@@ -84,45 +84,46 @@ def train_adapter(
     truncate: Literal["middle", "left", "right", "error"],
     provenance: Mapping[str, str],
     listener: Listener,
-    parts: TrainVal | None = None,
+    split_rows: TrainVal | None = None,
     issue: Issue | None = None,
     lock: FolderLock | None = None,
     tell_example: Callable[[LossExample], None] | None = None,
 ) -> TrainResult:
-    """Train one adapter and leave it, with its log and checkpoints, in `fit.folder`.
+    """Train one adapter and leave it, with its log and checkpoints, in `job.folder`.
 
-    parts: the fit's rows where they are divided already, as `divide` does. issue, lock: as `train` takes them.
+    split_rows: the job's rows where `train_val_split` was called before. issue, lock: as `train` takes them.
     tell_example: is given the first training row as it is learned, before training begins.
 
     Raises DataError for rows without gold, PromptError for a row that does not fit under truncate="error", and what the
     training loop raises.
     """
-    parts = parts or train_val_split(fit, task, val_ratio=settings.val_ratio, seed=settings.seed)
-    chosen, held = parts.train, parts.validation
+    split_rows = split_rows or train_val_split(job, task, val_ratio=settings.val_ratio, seed=settings.seed)
+    training_rows, validation_rows = split_rows.train, split_rows.validation
     positions = decoder.config.max_positions
     longest = min(settings.max_seq_length, positions)
     digests = {
         **provenance,
-        "rows": ids_digest(row.id for row in chosen),
-        "validation_rows": ids_digest(row.id for row in held),
-        "source": fit.source,
+        "rows": ids_digest(row.id for row in training_rows),
+        "validation_rows": ids_digest(row.id for row in validation_rows),
+        "source": job.source,
     }
     examples, validation = (
-        encode_rows(task, encoder, rows, fit.source, longest, truncate, positions) for rows in (chosen, held)
+        encode_rows(task, encoder, rows, job.source, longest, truncate, positions)
+        for rows in (training_rows, validation_rows)
     )
     if tell_example is not None and examples:
         tell_example(loss_example(encoder, examples[0]))
-    training_answers, held_out_answers = count_answers(chosen), count_answers(held)
+    training_answers, held_out_answers = count_answers(training_rows), count_answers(validation_rows)
     for note in label_notes(task, training_answers, held_out_answers):
-        listener.note(f"{fit.name}: {note}")
+        listener.note(f"{job.name}: {note}")
     return train(
         decoder,
         adapter,
         examples,
         validation,
         settings,
-        fit.folder,
-        name=fit.name,
+        job.folder,
+        name=job.name,
         listener=listener,
         digests=digests,
         facts=label_facts(training_answers, held_out_answers),
