@@ -78,7 +78,7 @@ def _one(
     ]
     noise = trial.odd * trial.strength
     print(
-        f"{folder.name:<8} {engine_name:<12} {dtype:<12} {trial.reading:<12} largest {trial.largest:.2e} base "
+        f"{folder.name:<8} {engine_name:<12} {dtype:<12} {trial.outcome:<12} largest {trial.largest:.2e} base "
         f"{trial.base_largest:.2e} of allowed {max(errors):.2f} odd {trial.odd:.4f} effect {trial.effect:.3f} "
         f"noise {noise:.4f} strength {trial.strength:.3f}"
     )

@@ -21,7 +21,7 @@ from tools.bases.__main__ import DEFAULT_CHECK, HERE, differences, find
 
 from lorica.adapters.bases import BaseShape, all_bases
 from lorica.adapters.config import AdapterConfig
-from lorica.adapters.fingerprint import Match, match, shapes_of
+from lorica.adapters.fingerprint import BaseMatch, match_bases, shapes_of
 from lorica.adapters.header import Header, TensorInfo
 from lorica.adapters.module_roles import scheme_of
 from lorica.adapters.tensor_map import map_tensors
@@ -120,13 +120,13 @@ def adapter(base: BaseShape, modules: list[str], rank: int = 8) -> tuple[Header,
     return Header(tensors, {}), AdapterConfig(r=rank, target_modules=names)
 
 
-def identify(base: BaseShape, name: str, *, with_config: bool = True) -> Match | None:
+def identify(base: BaseShape, name: str, *, with_config: bool = True) -> BaseMatch | None:
     """What the fingerprint says of an adapter made for a base; None when the base has no such targets."""
     modules = targets(base, name)
     if not modules:
         return None
     header, config = adapter(base, modules)
-    return match(shapes_of(map_tensors(header), config if with_config else None))
+    return match_bases(shapes_of(map_tensors(header), config if with_config else None))
 
 
 def as_stated(line: Mapping[str, str], ours: BaseShape) -> tuple[BaseShape, bool]:
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=DEFAULT_CHECK)
     arguments = parser.parse_args()
     count = dict.fromkeys(("rows", "without_shape", "filled", "corrected", "tried", "contained", "inapplicable"), 0)
-    found: dict[tuple[str, bool], list[Match]] = {(name, config): [] for name in SETS for config in (True, False)}
+    found: dict[tuple[str, bool], list[BaseMatch]] = {(name, config): [] for name in SETS for config in (True, False)}
     for line, ours in rows(arguments.table):
         count["rows"] += 1
         if ours is None:

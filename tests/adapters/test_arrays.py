@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorica.adapters.arrays import LARGEST, READABLE, TensorReader, decode, read_array
+from lorica.adapters.arrays import LARGEST, READABLE, TensorReader, decode_floats, read_array
 from lorica.adapters.header import TensorInfo, read_header
 from lorica.errors import AdapterError
 
@@ -53,7 +53,7 @@ def test_wide_types(dtype: str, kind: type, tmp_path: Path) -> None:
 
 
 def test_what_float32_cannot_hold_is_infinite() -> None:
-    assert np.isinf(decode(np.frombuffer(np.array([1e300]).tobytes(), np.uint8), "F64")).all()
+    assert np.isinf(decode_floats(np.frombuffer(np.array([1e300]).tobytes(), np.uint8), "F64")).all()
 
 
 @pytest.mark.parametrize("dtype", ["F32", "BF16", "F8_E5M2"])

@@ -13,9 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tools.bases.__main__ import DEFAULT_CHECK, build, compare, differences
 
-from lorica.adapters.bases import BaseShape, all_bases, named, normalise
+from lorica.adapters.bases import BaseShape, all_bases, bases_named, normalise_base_id
 from lorica.adapters.config import AdapterConfig
-from lorica.adapters.fingerprint import Match, Shapes, describe, fits, match, place_of, shapes_of
+from lorica.adapters.fingerprint import (
+    AdapterShapes,
+    BaseMatch,
+    describe_match,
+    locate_module,
+    match_bases,
+    misfit_reasons,
+    shapes_of,
+)
 from lorica.adapters.header import Header, TensorInfo
 from lorica.adapters.tensor_map import map_tensors
 
@@ -32,10 +40,10 @@ def header(tensors: dict[str, tuple[int, ...]]) -> Header:
     return Header({name: TensorInfo("F32", shape, 0, 0) for name, shape in tensors.items()}, {})
 
 
-def made_for(base: BaseShape, modules: list[str], **config: Any) -> tuple[Shapes, Match]:
+def made_for(base: BaseShape, modules: list[str], **config: Any) -> tuple[AdapterShapes, BaseMatch]:
     made, stated = adapter(base, modules)
     shapes = shapes_of(map_tensors(made), msgspec.structs.replace(stated, **config))
-    return shapes, match(shapes)
+    return shapes, match_bases(shapes)
 
 
 def distinct() -> list[BaseShape]:
@@ -88,14 +96,14 @@ def test_the_table_agrees_with_itself() -> None:
         assert base.layers > 0, base.name
         assert not base.heads or base.heads % base.kv_heads == 0, base.name
         assert not base.vocabulary or base.vocabulary > 1000, base.name
-        assert fits(Shapes(slots=()), base) == []
+        assert misfit_reasons(AdapterShapes(slots=()), base) == []
 
 
 def test_the_embedded_base_is_in_the_table_as_it_is() -> None:
     import lorica.models
 
     raw = msgspec.json.decode((Path(lorica.models.__file__).parent / "lorica_tiny" / "config.json").read_bytes())
-    (base,) = named("embedded:lorica-tiny", loosely=False)
+    (base,) = bases_named("embedded:lorica-tiny", loosely=False)
     assert (base.hidden, base.layers, base.ffn) == (
         raw["hidden_size"],
         raw["num_hidden_layers"],
@@ -106,12 +114,12 @@ def test_the_embedded_base_is_in_the_table_as_it_is() -> None:
 
 def test_the_story_of_an_adapter_for_another_width() -> None:
     shapes, found = made_for(one("Qwen/Qwen3-4B"), targets(one("Qwen/Qwen3-4B"), "all linear"))
-    text = describe(shapes, found, named("Qwen/Qwen2.5-1.5B"))
+    text = describe_match(shapes, found, bases_named("Qwen/Qwen2.5-1.5B"))
     assert text.startswith("fits Qwen/Qwen3-4B and ")
     assert "does not fit Qwen/Qwen2.5-1.5B: hidden 2560, not 1536" in text
-    assert describe(shapes, found, named("Qwen/Qwen3-4B")) == found.text == describe(shapes, found)
+    assert describe_match(shapes, found, bases_named("Qwen/Qwen3-4B")) == found.text == describe_match(shapes, found)
     others = len(found.candidates) - 1
-    assert describe(shapes, found, named("Qwen/Qwen3-VL-4B-Instruct")) == (
+    assert describe_match(shapes, found, bases_named("Qwen/Qwen3-VL-4B-Instruct")) == (
         f"fits Qwen/Qwen3-VL-4B-Instruct and {others} others"
     )
 
@@ -146,17 +154,20 @@ def test_the_vocabulary_decides_where_it_is_saved(rows_: int, expected: str, not
     saved = {"base_model.model.model.embed_tokens.weight": TensorInfo("F32", (rows_, 4096), 0, 0)}
     shapes = shapes_of(map_tensors(Header(made.tensors | saved, {})), config)
     assert shapes.vocabulary == rows_
-    candidates = match(shapes).candidates
+    candidates = match_bases(shapes).candidates
     assert expected in candidates
     assert not_expected not in candidates
-    assert any("vocabulary" in reason for reason in fits(shapes, one(not_expected)))
+    assert any("vocabulary" in reason for reason in misfit_reasons(shapes, one(not_expected)))
 
 
 def test_a_padded_vocabulary_is_the_same_one() -> None:
     made, config = adapter(one("Qwen/Qwen2.5-7B"), ["self_attn.q_proj"])
     for seen in (151643, 151665, 151936, 152064):
         saved = {"base_model.model.lm_head.weight": TensorInfo("F32", (seen, 3584), 0, 0)}
-        assert fits(shapes_of(map_tensors(Header(made.tensors | saved, {})), config), one("Qwen/Qwen2.5-7B")) == []
+        assert (
+            misfit_reasons(shapes_of(map_tensors(Header(made.tensors | saved, {})), config), one("Qwen/Qwen2.5-7B"))
+            == []
+        )
 
 
 def test_an_unknown_base_is_legal_and_the_nearest_are_named() -> None:
@@ -187,9 +198,9 @@ def test_layers_are_certain_only_when_the_config_leaves_none_out(config: dict[st
 
 def test_an_adapter_of_a_smaller_sister_is_told_by_its_layers() -> None:
     shapes, _ = made_for(one("tiiuae/Falcon3-7B-Base"), ["self_attn.q_proj", "mlp.up_proj"])
-    assert fits(shapes, one("tiiuae/Falcon3-10B-Base")) == ["28 layers, not 40"]
+    assert misfit_reasons(shapes, one("tiiuae/Falcon3-10B-Base")) == ["28 layers, not 40"]
     back, _ = made_for(one("tiiuae/Falcon3-10B-Base"), ["self_attn.q_proj", "mlp.up_proj"])
-    assert fits(back, one("tiiuae/Falcon3-7B-Base")) == ["40 layers, not 28"]
+    assert misfit_reasons(back, one("tiiuae/Falcon3-7B-Base")) == ["40 layers, not 28"]
 
 
 def test_contradictory_widths_are_reported() -> None:
@@ -200,7 +211,7 @@ def test_contradictory_widths_are_reported() -> None:
     assert len(shapes.contradictions) == 1
     assert "hidden 1536" in shapes.contradictions[0]
     assert "2560" in shapes.contradictions[0]
-    assert match(shapes).candidates == ()
+    assert match_bases(shapes).candidates == ()
 
 
 def test_vision_parts_do_not_speak_for_the_language_model() -> None:
@@ -211,9 +222,9 @@ def test_vision_parts_do_not_speak_for_the_language_model() -> None:
         for half, shape in (("A", (8, 1280)), ("B", (3840, 8)))
     }
     shapes = shapes_of(map_tensors(Header(made.tensors | seeing, {})), config)
-    assert shapes.other == 32
+    assert shapes.modality_modules == 32
     assert shapes.layers == 28
-    assert "Qwen/Qwen2.5-VL-7B-Instruct" in match(shapes).candidates
+    assert "Qwen/Qwen2.5-VL-7B-Instruct" in match_bases(shapes).candidates
 
 
 @pytest.mark.parametrize(
@@ -231,7 +242,7 @@ def test_vision_parts_do_not_speak_for_the_language_model() -> None:
     ],
 )
 def test_ids_name_their_row(text: str, expected: str) -> None:
-    assert [base.name for base in named(text, loosely=False)] == [expected]
+    assert [base.name for base in bases_named(text, loosely=False)] == [expected]
 
 
 @pytest.mark.parametrize(
@@ -242,22 +253,24 @@ def test_ids_name_their_row(text: str, expected: str) -> None:
     ],
 )
 def test_fine_tuned_names_mean_their_size_loosely(text: str, expected: str) -> None:
-    assert named(text, loosely=False) == []
-    assert expected in [base.name for base in named(text)]
+    assert bases_named(text, loosely=False) == []
+    assert expected in [base.name for base in bases_named(text)]
 
 
 @pytest.mark.parametrize(
     "text", ["", "/", "somebody/something", "Qwen2.5-7B-to-3B-distilled", "base", "x" * 5000, "\0"]
 )
 def test_ids_that_say_nothing_name_no_row(text: str) -> None:
-    assert named(text) == []
+    assert bases_named(text) == []
 
 
 def test_names_lead_to_one_shape_each() -> None:
     """A name that two rows share may differ in naming (llama-fied copies), never in its numbers."""
     for base in all_bases():
-        for other in named(base.name, loosely=False):
-            assert (other.hidden, other.layers, other.ffn) == (base.hidden, base.layers, base.ffn), normalise(base.name)
+        for other in bases_named(base.name, loosely=False):
+            assert (other.hidden, other.layers, other.ffn) == (base.hidden, base.layers, base.ffn), normalise_base_id(
+                base.name
+            )
 
 
 def _names() -> Iterator[str]:
@@ -280,14 +293,14 @@ def _names() -> Iterator[str]:
 def test_no_shapes_and_names_raise(parts: list[tuple[list[str], str, list[int]]]) -> None:
     tensors = {f"base_model.model.{'.'.join(path)}.{leaf}": tuple(shape) for path, leaf, shape in parts}
     shapes = shapes_of(map_tensors(header(tensors)), AdapterConfig(target_modules=TARGETS))
-    found = match(shapes)
+    found = match_bases(shapes)
     assert found.text
-    assert isinstance(describe(shapes, found, named("Qwen/Qwen3-4B")), str)
+    assert isinstance(describe_match(shapes, found, bases_named("Qwen/Qwen3-4B")), str)
 
 
 def test_place_of_reads_any_prefix() -> None:
     for prefix in ("model.", "model.language_model.", "language_model.model.", "base.model.model.", ""):
-        place = place_of(f"{prefix}layers.12.self_attn.q_proj")
+        place = locate_module(f"{prefix}layers.12.self_attn.q_proj")
         assert (place.layer, place.slot, place.tail) == (12, "self_attn.q_proj", "12.self_attn.q_proj")
 
 

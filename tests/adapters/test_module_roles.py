@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from lorica.adapters.bases import BaseShape
-from lorica.adapters.fingerprint import place_of
-from lorica.adapters.module_roles import SCHEME_OF, SCHEMES, role, scheme_of
+from lorica.adapters.fingerprint import locate_module
+from lorica.adapters.module_roles import SCHEME_OF, SCHEMES, module_role, scheme_of
 
 # Numbers that no sum or product of others equals.
 SIZES = {"hidden": 48, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 20, "ffn": 88, "vocabulary": 136}
@@ -119,7 +119,7 @@ def test_names_and_widths_are_those_of_transformers(family: str) -> None:
         widths = _in_out(module)
         if widths is None or path.rpartition(".")[2] in ASIDE:
             continue
-        place = place_of(path)
+        place = locate_module(path)
         found = base.widths(place.slot)
         if found is None:
             assert place.layer is None or not _is_linear(module), f"{path} has no name in {scheme_of(family)}"
@@ -170,4 +170,4 @@ def test_every_listed_family_has_a_scheme() -> None:
     ],
 )
 def test_the_longest_listed_end_wins(scheme: str, slot: str, expected: tuple[str, str] | None) -> None:
-    assert role(SCHEMES[scheme], slot) == expected
+    assert module_role(SCHEMES[scheme], slot) == expected

@@ -14,7 +14,7 @@ def test_pairs_magnitudes_and_biases_are_placed() -> None:
     names = ("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector")
     layout = map_tensors(header({f"{Q}.{name}": (4, 4) for name in names}))
     (module,) = layout.modules.values()
-    assert (module.path, module.layer, module.kind) == ("model.layers.2.self_attn.q_proj", 2, "q_proj")
+    assert (module.path, module.layer, module.target) == ("model.layers.2.self_attn.q_proj", 2, "q_proj")
     assert (module.a, module.b, module.magnitude) == (f"{Q}.lora_A.weight", f"{Q}.lora_B.weight", f"{Q}.{names[3]}")
     assert module.more == (f"{Q}.lora_B.bias",)
     assert set(layout.factors()) == {module.a, module.b}
@@ -28,7 +28,7 @@ def test_parameters_of_one_module_are_told_apart_by_their_base_layers() -> None:
     experts = f"{PREFIX}model.layers.0.mlp.experts"
     shapes = {f"{path}.lora_{half}.weight": (8, 8) for path in (experts, f"{experts}.base_layer") for half in "AB"}
     layout = map_tensors(header(shapes))
-    assert [each.kind for each in layout.pairs] == ["experts", "experts"]
+    assert [each.target for each in layout.pairs] == ["experts", "experts"]
     assert {module_path(path) for path in layout.modules} == {"model.layers.0.mlp.experts"}
 
 

@@ -32,7 +32,7 @@ PARSED = {
 @pytest.mark.parametrize("name", PARSED)
 def test_names_are_split(name: str) -> None:
     assert parse_tensor_name(name) == PARSED[name]
-    assert module_of(name) == (PARSED[name].module, PARSED[name].part)
+    assert module_of(name) == (PARSED[name].module, PARSED[name].parameter)
 
 
 @pytest.mark.parametrize(

@@ -120,10 +120,10 @@ def test_every_engine_and_precision_admits_it(signed: Path, name: str, settings:
     tried = _engine(name=name, settings=settings)
     admission = admit(tried, "rules", signed, BASE, policy="require")
     assert admission.proof == "canaries"
-    assert admission.trial is not None
-    assert admission.trial.ok
-    assert admission.trial.effect == pytest.approx(1, abs=0.3)
-    assert admission.trial.dtype == tried.info.dtype
+    assert admission.canaries is not None
+    assert admission.canaries.ok
+    assert admission.canaries.effect == pytest.approx(1, abs=0.3)
+    assert admission.canaries.dtype == tried.info.dtype
     # And no precision is so coarse that an adapter which is not applied would pass.
     with pytest.raises(AdapterError, match="answers as the base alone"):
         admit(Deaf(tried), "rules", signed, BASE)
@@ -204,7 +204,7 @@ def test_an_adapter_of_any_strength_keeps_its_passport_in_every_precision(
     assert admit(engine, str(folder), folder, BASE).proof == "canaries"
     for dtype in ("bfloat16", "int8", "int8-weights", "int4-weights"):
         coarse = _engine(settings=EngineSettings(dtype=dtype, device="cpu"))
-        assert admit(coarse, "it", folder, BASE).trial is not None
+        assert admit(coarse, "it", folder, BASE).canaries is not None
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.3])
@@ -372,7 +372,7 @@ def test_canaries_are_the_probes_that_tell_most_and_are_diverse(engine: Engine, 
         for item in make_canaries(engine, "rules", probes, count=len(probes)).items
     }
     assert facts.gap == max(gaps.values())
-    assert run_canaries(engine, "rules", facts).reading == "reproduced"
+    assert run_canaries(engine, "rules", facts).outcome == "reproduced"
 
 
 def _with(folder: Path) -> Engine:

@@ -16,7 +16,7 @@ transformers = pytest.importorskip("transformers")
 
 from lorica.adapters.config import read_adapter_config  # noqa: E402
 from lorica.adapters.folder import MORE_THAN_PAIRS, open_adapter  # noqa: E402
-from lorica.adapters.rescaled_copies import scaled, write_variant  # noqa: E402
+from lorica.adapters.rescaled_copies import scaled_config, write_variant  # noqa: E402
 from lorica.engines.base import Engine, EngineSettings  # noqa: E402
 from lorica.engines.fake import FakeEngine  # noqa: E402
 from lorica.engines.native.engine import NativeEngine  # noqa: E402
@@ -129,7 +129,7 @@ def test_a_scaled_copy_is_the_update_times_the_factor(benches: Any, kind: str, f
     base = benches("qwen3").base
     make(base, kind, tmp_path / "a")
     weights = tmp_path / "a" / "adapter_model.safetensors"
-    write_variant(tmp_path / "scaled", scaled(read_adapter_config(tmp_path / "a"), factor), weights)
+    write_variant(tmp_path / "scaled", scaled_config(read_adapter_config(tmp_path / "a"), factor), weights)
     assert (tmp_path / "scaled" / weights.name).stat().st_ino == weights.stat().st_ino  # a link, not a copy
     tensors = {name: each * factor if "lora_B" in name else each for name, each in load_file(weights).items()}
     write_variant(tmp_path / "by_hand", read_adapter_config(tmp_path / "a"), weights)

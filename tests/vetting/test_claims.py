@@ -10,7 +10,7 @@ import pytest
 from tests.vetting.peft_variants import VARIANTS, save_variant
 from tests.vetting.specimens import Shapes, codes, codes_between, pairs, specimen, specimen_of
 
-from lorica.adapters.fingerprint import match, shapes_of
+from lorica.adapters.fingerprint import match_bases, shapes_of
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import TensorMap
 from lorica.adapters.tensor_names import PREFIX
@@ -29,7 +29,7 @@ def qwen(hidden: int = 1536, kv: int = 256, layers: int = 28) -> Shapes:
 
 def claims(made: tuple[RawAdapter, TensorMap]) -> list[Finding]:
     found, layout = made
-    return check_claims(found, layout, match(shapes_of(layout, found.config)))
+    return check_claims(found, layout, match_bases(shapes_of(layout, found.config)))
 
 
 def base(name: str | None, **more: Any) -> dict[str, Any]:

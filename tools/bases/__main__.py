@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from lorica.adapters.bases import COLUMNS, TABLE, BaseShape, all_bases, named, normalise
+from lorica.adapters.bases import COLUMNS, TABLE, BaseShape, all_bases, bases_named, normalise_base_id
 from lorica.adapters.module_roles import SCHEME_OF, scheme_of
 
 HERE = Path(__file__).parent
@@ -74,7 +74,7 @@ def find(label: str) -> BaseShape | None:
     """The one row that a label means exactly; publishers may be written with "_"."""
     wanted = label.replace("_", "/", 1) if label.count("_") and "/" not in label else label
     for each in (label, wanted):
-        rows = [base for base in all_bases() if each in (base.name, *base.aliases)] or named(each, loosely=False)
+        rows = [base for base in all_bases() if each in (base.name, *base.aliases)] or bases_named(each, loosely=False)
         if rows:
             return rows[0]
     return None
@@ -116,7 +116,7 @@ def main() -> None:
         csv.writer(file, lineterminator="\n").writerows(rows)
     bases = all_bases()
     unlisted = sorted({base.family for base in bases if base.family not in SCHEME_OF})
-    names = {normalise(name) for base in bases for name in (base.name, *base.aliases)}
+    names = {normalise_base_id(name) for base in bases for name in (base.name, *base.aliases)}
     print(f"{len(bases)} models, {len(names)} names, families read as Llama's: {', '.join(unlisted)}")
     print(f"schemes in use: {', '.join(sorted({scheme_of(base.family) for base in bases}))}")
     if arguments.check.is_file():

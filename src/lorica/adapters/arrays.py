@@ -69,7 +69,7 @@ def _table(dtype: str) -> Floats:
     return table
 
 
-def decode(raw: Bytes, dtype: str) -> Floats:
+def decode_floats(raw: Bytes, dtype: str) -> Floats:
     """Little-endian bytes [n * size] -> float32 [n]; for F32 a view of the same memory.
 
     Raises AdapterError for an element type that is not floating point.
@@ -122,7 +122,7 @@ class TensorReader:
     def blocks(self, info: TensorInfo, most: int = BLOCK_VALUES) -> Iterator[Floats]:
         """The tensor's values in order, flat, at most `most` at a time."""
         for raw in self.raw_blocks(info, most):
-            yield decode(raw, info.dtype)
+            yield decode_floats(raw, info.dtype)
 
     def read(self, info: TensorInfo) -> Floats:
         """The whole tensor in its shape; the caller's own copy."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from lorica.adapters.module_roles import SCHEMES, Scheme, role, scheme_of
+from lorica.adapters.module_roles import SCHEMES, Scheme, module_role, scheme_of
 
 TABLE = Path(__file__).with_name("bases.csv")
 COLUMNS = ("name", "family", "hidden", "layers", "heads", "kv_heads", "head_dim", "ffn", "vocabulary", "tied",
@@ -53,7 +53,7 @@ class BaseShape(msgspec.Struct, frozen=True, kw_only=True):
         return ("hybrid", 1) in self.more
 
     def width(self, name: str) -> int:
-        """A width by its name in `schemes.WIDTHS`; 0 when it is unknown or not one number."""
+        """A width by its name in `module_roles.WIDTHS`; 0 when it is unknown or not one number."""
         for key, value in self.more:
             if key == name:
                 return value
@@ -79,7 +79,7 @@ class BaseShape(msgspec.Struct, frozen=True, kw_only=True):
 
     def widths(self, slot: str) -> tuple[tuple[str, int], tuple[str, int]] | None:
         """((name, elements) in, (name, elements) out) of a place in its layers; None when it has no such layer."""
-        names = role(self.scheme, slot)
+        names = module_role(self.scheme, slot)
         return None if names is None else ((names[0], self.width(names[0])), (names[1], self.width(names[1])))
 
 
@@ -113,14 +113,14 @@ def _base(row: list[str]) -> BaseShape:
     )
 
 
-def named(base_id: str, *, loosely: bool = True) -> list[BaseShape]:
+def bases_named(base_id: str, *, loosely: bool = True) -> list[BaseShape]:
     """The rows that a base id or path means; empty for a model the table does not know.
 
     Case, publisher, punctuation and the suffixes of quantised copies (-GPTQ, -AWQ, -bnb-4bit, -GGUF ...) do not
     count. loosely: where no row has that name, the row of the same family and size ("Qwen2.5-7B-Instruct-medical"
     means Qwen2.5-7B): a likely reading, not a certain one.
     """
-    wanted = normalise(base_id)
+    wanted = normalise_base_id(base_id)
     if not wanted:
         return []
     bases = _index().get(wanted, ())
@@ -129,7 +129,7 @@ def named(base_id: str, *, loosely: bool = True) -> list[BaseShape]:
     return list(bases)
 
 
-def normalise(base_id: str) -> str:
+def normalise_base_id(base_id: str) -> str:
     """ "unsloth/Qwen2.5-7B-Instruct-bnb-4bit" -> "qwen2-5-7b-instruct"; "" for what names no model."""
     path = base_id.strip().replace("\\", "/").rstrip("/")[-512:]
     if cached := re.search(r"models--[^/]*?--([^/]+)/snapshots", path):
@@ -153,7 +153,7 @@ _SIZE = re.compile(r"(?:^|-)\d+(?:-\d+)?[bm](?:-|$)")
 def _index() -> dict[str, tuple[BaseShape, ...]]:
     bases_by_name: dict[str, list[BaseShape]] = {}
     for base in all_bases():
-        for name in dict.fromkeys(normalise(spelling) for spelling in (base.name, *base.aliases)):
+        for name in dict.fromkeys(normalise_base_id(spelling) for spelling in (base.name, *base.aliases)):
             bases_by_name.setdefault(name, []).append(base)
     return {name: tuple(bases) for name, bases in bases_by_name.items()}
 

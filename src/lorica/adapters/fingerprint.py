@@ -11,24 +11,24 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from lorica.adapters.bases import BaseShape, all_bases, named
+from lorica.adapters.bases import BaseShape, all_bases, bases_named
 from lorica.adapters.config import AdapterConfig
-from lorica.adapters.module_roles import SCHEMES, WIDTHS, Scheme, known_to_any, role
+from lorica.adapters.module_roles import SCHEMES, WIDTHS, Scheme, known_to_any, module_role
 from lorica.adapters.tensor_map import LoraModule, TensorMap
 
 __all__ = [
+    "AdapterShapes",
+    "BaseMatch",
     "BaseShape",
-    "Match",
-    "Place",
-    "Shapes",
+    "ModuleLocation",
     "Slot",
-    "describe",
-    "fits",
-    "in_out",
+    "bases_named",
+    "describe_match",
     "leaves_no_layer_out",
-    "match",
-    "named",
-    "place_of",
+    "locate_module",
+    "match_bases",
+    "misfit_reasons",
+    "pair_widths",
     "shapes_of",
     "vocabulary_reason",
 ]
@@ -77,22 +77,24 @@ class Slot(msgspec.Struct, frozen=True):
     first: str
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where a module stands. layer: None outside layers. slot: its path within its layer, without numbers. other: in a
-    vision or audio part. tail: its path from the layer's number on, the same whatever stands before the layers.
+class ModuleLocation(msgspec.Struct, frozen=True):
+    """Where a module is in a model. layer: None outside layers. slot: its path within its layer, without numbers.
+    in_modality_tower: in a vision or audio tower. tail: its path from the layer's number on, the same whatever wrappers
+    stand before the layers.
     """
 
     layer: int | None
     slot: str
-    other: bool
+    in_modality_tower: bool
     tail: str
 
 
-class Shapes(msgspec.Struct, frozen=True, kw_only=True):
+class AdapterShapes(msgspec.Struct, frozen=True, kw_only=True):
     """What tensors' shapes state about the base. layers_at_least: highest adapted layer + 1; layers: the same when
     the config leaves no layer out, so that it is the base's number. vocabulary: rows of a saved or adapted embedding
-    or output head. decided: widths by name (`schemes.WIDTHS`). contradictions: widths that no one base can have.
-    other: adapted modules of a vision or audio part, which are left out. unknown: places no family of the table has.
+    or output head. decided: widths by name (`module_roles.WIDTHS`). contradictions: widths that no one base can have.
+    modality_modules: adapted modules of a vision or audio tower, which are left out. unknown: slots that no family of
+    the table has.
     """
 
     slots: tuple[Slot, ...]
@@ -103,14 +105,14 @@ class Shapes(msgspec.Struct, frozen=True, kw_only=True):
     decided: tuple[tuple[str, int], ...] = ()
     contradictions: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
-    other: int = 0
+    modality_modules: int = 0
 
     def width(self, name: str) -> int | None:
         """A decided width by its name, or None."""
         return dict(self.decided).get(name)
 
 
-class Match(msgspec.Struct, frozen=True, kw_only=True):
+class BaseMatch(msgspec.Struct, frozen=True, kw_only=True):
     """Which bases fit. candidates: their names, by shape, in the table's order. shapes: how many shapes of linear
     layers these have. open: what the candidates differ in. would_decide: what would settle that, in words. nearest:
     when none fits, the closest (name, reasons). nothing_decided: no adapted module has a name that tells anything.
@@ -134,17 +136,17 @@ class Match(msgspec.Struct, frozen=True, kw_only=True):
         return f"fits none of the {len(all_bases())} base models known by shape{near}"
 
 
-def shapes_of(layout: TensorMap, config: AdapterConfig | None) -> Shapes:
+def shapes_of(layout: TensorMap, config: AdapterConfig | None) -> AdapterShapes:
     """What the shapes of an adapter's tensors decide. Never raises, whatever the shapes and names are."""
     widths: dict[str, dict[tuple[int, int], int]] = {}
     first: dict[str, str] = {}
     layers, experts, modality_modules = 0, 0, 0
     for module in layout.modules.values():
-        location = place_of(module.path)
-        if location.other:
+        location = locate_module(module.path)
+        if location.in_modality_tower:
             modality_modules += 1
             continue
-        pair = in_out(layout, module, config)
+        pair = pair_widths(layout, module, config)
         slot, path_parts = location.slot, module.path.split(".")
         if any(pair) and (slot in widths or len(widths) < _MOST_SLOTS):
             pair_counts = widths.setdefault(slot, {})
@@ -159,7 +161,7 @@ def shapes_of(layout: TensorMap, config: AdapterConfig | None) -> Shapes:
     )
     repeated = config is not None and bool(config.other.get("layer_replication"))
     decided, contradictions = _decide(slots)
-    return Shapes(
+    return AdapterShapes(
         slots=slots,
         layers_at_least=0 if repeated else layers,
         layers=layers if layers and not repeated and leaves_no_layer_out(config) else None,
@@ -168,11 +170,11 @@ def shapes_of(layout: TensorMap, config: AdapterConfig | None) -> Shapes:
         decided=decided,
         contradictions=contradictions,
         unknown=tuple(slot.name for slot in slots if not _known(slot.name)),
-        other=modality_modules,
+        modality_modules=modality_modules,
     )
 
 
-def fits(shapes: Shapes, base: BaseShape) -> list[str]:
+def misfit_reasons(shapes: AdapterShapes, base: BaseShape) -> list[str]:
     """Why an adapter of these shapes does not fit a base, in a few words each ("hidden 2560, not 1536"); empty
     when it does."""
     reasons: dict[str, str] = {}
@@ -189,10 +191,10 @@ def fits(shapes: Shapes, base: BaseShape) -> list[str]:
 
 
 @functools.lru_cache(maxsize=64)
-def match(shapes: Shapes) -> Match:
+def match_bases(shapes: AdapterShapes) -> BaseMatch:
     """The bases of the table that shapes fit. An adapter for an unknown base fits none, which is legal."""
     if not any(_known(slot.name) for slot in shapes.slots):
-        return Match(shapes=0, nothing_decided=True)
+        return BaseMatch(shapes=0, nothing_decided=True)
     fitting = [base for bases in _groups() if next(_differences(shapes, bases[0]), None) is None for base in bases]
     if shapes.vocabulary is not None:
         # The nearest vocabulary decides only among bases that fit otherwise: users add tokens of their own.
@@ -200,11 +202,11 @@ def match(shapes: Shapes) -> Match:
         fitting = tight or [base for base in fitting if not vocabulary_reason(shapes.vocabulary, base.vocabulary)]
     if not fitting:
         heads = [bases[0] for bases in _groups()]
-        near = sorted(heads, key=lambda base: (len(fits(shapes, base)), _distance(shapes, base)))[:3]
-        return Match(shapes=0, nearest=tuple((base.name, tuple(fits(shapes, base))) for base in near))
+        near = sorted(heads, key=lambda base: (len(misfit_reasons(shapes, base)), _distance(shapes, base)))[:3]
+        return BaseMatch(shapes=0, nearest=tuple((base.name, tuple(misfit_reasons(shapes, base))) for base in near))
     keys = {_shape_key(base) for base in fitting}
     open_widths = _differing(fitting) if len(keys) > 1 else ()
-    return Match(
+    return BaseMatch(
         candidates=tuple(base.name for base in fitting),
         shapes=len(keys),
         open=open_widths,
@@ -212,11 +214,11 @@ def match(shapes: Shapes) -> Match:
     )
 
 
-def describe(shapes: Shapes, match: Match, claimed: Iterable[BaseShape] = ()) -> str:
+def describe_match(shapes: AdapterShapes, match: BaseMatch, claimed: Iterable[BaseShape] = ()) -> str:
     """One line: what fits, and why a claimed base does not ("fits Qwen/Qwen3-4B and 3 others; does not fit
     Qwen/Qwen2.5-1.5B: hidden 2560, not 1536")."""
     bases = list(claimed)
-    misfits = [(base, fits(shapes, base)) for base in bases]
+    misfits = [(base, misfit_reasons(shapes, base)) for base in bases]
     fitting = tuple(base.name for base, reasons in misfits if not reasons)
     if fitting and match.candidates:
         return f"fits {_and_others(tuple(dict.fromkeys(fitting + match.candidates)))}"
@@ -226,7 +228,7 @@ def describe(shapes: Shapes, match: Match, claimed: Iterable[BaseShape] = ()) ->
     return f"{match.text}; does not fit {base.name}: {', '.join(reasons)}"
 
 
-def in_out(layout: TensorMap, module: LoraModule, config: AdapterConfig | None) -> tuple[int, int]:
+def pair_widths(layout: TensorMap, module: LoraModule, config: AdapterConfig | None) -> tuple[int, int]:
     """(in, out) of the base's layer by a pair's shapes; 0 for a half that is missing or does not tell."""
     a, b = layout.shape(module.a), layout.shape(module.b)
     # QALoRA pools the inputs, and BD-LoRA's factors are blocks of the whole.
@@ -236,21 +238,21 @@ def in_out(layout: TensorMap, module: LoraModule, config: AdapterConfig | None) 
 
 
 @functools.lru_cache(maxsize=32_768)
-def place_of(path: str) -> Place:
+def locate_module(path: str) -> ModuleLocation:
     """Where a module stands: in which layer, at which place in it, and whether in the language model at all."""
     path_parts = [name for name in path.split(".") if name != "base_layer"]
     in_modality_tower = not _OTHER_PARTS.isdisjoint(path_parts)
     for i in range(1, len(path_parts)):
         if path_parts[i - 1] in _CONTAINERS and _is_number(path_parts[i]):
             inside = [name for name in path_parts[i + 1 :] if not _is_number(name)] or [path_parts[i - 1]]
-            return Place(
+            return ModuleLocation(
                 int(path_parts[i]),
                 ".".join(inside),
                 in_modality_tower,
                 ".".join((str(int(path_parts[i])), *path_parts[i + 1 :])),
             )
     inside = [name for name in path_parts if not _is_number(name)][-2:] or path_parts[-1:] or [""]
-    return Place(None, ".".join(inside), in_modality_tower, inside[-1])
+    return ModuleLocation(None, ".".join(inside), in_modality_tower, inside[-1])
 
 
 def _is_number(name: str) -> bool:
@@ -278,7 +280,7 @@ def _vocabulary(layout: TensorMap, slots: tuple[Slot, ...]) -> int | None:
         if path.rsplit(".", 1)[-1] in ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings"):
             rows += [layout.shape(name)[0] for name in names if len(layout.shape(name)) == 2]
     for slot in slots:
-        roles = {role(scheme, slot.name) for scheme in SCHEMES.values()} - {None}
+        roles = {module_role(scheme, slot.name) for scheme in SCHEMES.values()} - {None}
         for widths in slot.widths:
             rows += [
                 widths[side]
@@ -313,7 +315,7 @@ def _read(slots: tuple[Slot, ...], scheme: Scheme) -> tuple[dict[str, dict[int, 
     values_by_width: dict[str, dict[int, str]] = {}
     missed = 0
     for slot in slots:
-        names = role(scheme, slot.name)
+        names = module_role(scheme, slot.name)
         if names is None:
             missed += 1
             continue
@@ -324,7 +326,7 @@ def _read(slots: tuple[Slot, ...], scheme: Scheme) -> tuple[dict[str, dict[int, 
     return values_by_width, missed
 
 
-def _differences(shapes: Shapes, base: BaseShape) -> Iterator[tuple[str, str]]:
+def _differences(shapes: AdapterShapes, base: BaseShape) -> Iterator[tuple[str, str]]:
     """(what differs, in words), one by one: the first alone decides whether a base fits."""
     if base.layers:
         if shapes.layers_at_least > base.layers:
@@ -379,7 +381,7 @@ def _differing(bases: list[BaseShape]) -> tuple[str, ...]:
     return tuple(differs) or ("names",)
 
 
-def _distance(shapes: Shapes, base: BaseShape) -> float:
+def _distance(shapes: AdapterShapes, base: BaseShape) -> float:
     """How far a base's widths are from those decided, as a sum of relative differences."""
     pairs = [(value, base.width(name)) for name, value in shapes.decided if base.width(name)]
     pairs += [(shapes.layers_at_least, base.layers)] if shapes.layers_at_least and base.layers else []

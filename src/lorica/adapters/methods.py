@@ -135,7 +135,7 @@ _MLX_WHOLE = Method(
 NO_METHOD = ("", "none", "null", "nan", "unknown")
 
 
-def meant_method(method_name: str) -> str:
+def normalise_method(method_name: str) -> str:
     """PEFT's name of a method or task, however a config writes it: "lora ", "PeftType.LORA" -> "LORA"."""
     return method_name.strip().upper().rpartition(".")[2]
 
@@ -147,7 +147,7 @@ def method_of_config(config: Mapping[str, Any]) -> tuple[str, Method] | None:
     """
     peft_type = config.get("peft_type")
     if isinstance(peft_type, str) and peft_type.strip().lower() not in NO_METHOD:
-        key = meant_method(peft_type)
+        key = normalise_method(peft_type)
         if key == "LORA":
             return None
         return key, METHODS.get(key, Method(ascii(peft_type)[1:-1][:60], reader="a newer version of PEFT"))

@@ -2,7 +2,7 @@
 
 A scheme maps the end of a module's path within its layer ("q_proj", "attn.c_proj", "experts.w1") to the names of its
 input and output widths; the longest end that is listed wins. Names and shapes are those of transformers' modules;
-tests/adapters/test_schemes.py holds them against the real ones.
+tests/adapters/test_module_roles.py holds them against the real ones.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ def scheme_of(family: str) -> str:
     return SCHEME_OF.get(family, "split")
 
 
-def role(scheme: Scheme, slot: str) -> tuple[str, str] | None:
+def module_role(scheme: Scheme, slot: str) -> tuple[str, str] | None:
     """(input width, output width) by name of a place in a layer ("self_attn.q_proj"); None: the scheme has no such."""
     path_parts = slot.split(".")
     branches = _BRANCHES.intersection(path_parts)
@@ -260,4 +260,4 @@ def role(scheme: Scheme, slot: str) -> tuple[str, str] | None:
 
 def known_to_any(slot: str, schemes: Iterable[Scheme] | None = None) -> bool:
     """Whether any family has a linear layer of this name."""
-    return any(role(scheme, slot) is not None for scheme in schemes or SCHEMES.values())
+    return any(module_role(scheme, slot) is not None for scheme in schemes or SCHEMES.values())

@@ -55,7 +55,7 @@ class PickleError(AdapterError):
     """A pickle that is damaged, or that asks for what no tensor needs."""
 
 
-def refused(action: str) -> PickleError:
+def refuse_pickle(action: str) -> PickleError:
     """The error for a pickle that asks for what it should not."""
     return PickleError(f"is a pickle that {action}: nothing of it was run", fix=_TRUST)
 
@@ -98,7 +98,7 @@ class _Machine:
             self._stack.append(tuple(reversed([self.pop() for _ in range(_TUPLES[name])])))
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
             if not 0 <= argument < _MAX_INDEX:
-                raise refused("keeps a value at an index that nothing needs")
+                raise refuse_pickle("keeps a value at an index that nothing needs")
             self._memo[argument] = self._top()
         elif name == "MEMOIZE":
             self._memo[len(self._memo)] = self._top()
@@ -112,7 +112,7 @@ class _Machine:
             self._name(argument.replace(" ", ".", 1))
         elif name not in ("PROTO", "FRAME"):
             argument_text = f" of {short_text(argument)}" if isinstance(argument, str) else ""
-            raise refused(f"holds the opcode {name}{argument_text}, which tensors do not need")
+            raise refuse_pickle(f"holds the opcode {name}{argument_text}, which tensors do not need")
 
     def pop(self) -> Any:
         """The value on top of the stack, taken away."""
@@ -136,19 +136,19 @@ class _Machine:
 
     def _name(self, text: str) -> None:
         if text not in self._names:
-            raise refused(f"would import {short_text(text)}")
+            raise refuse_pickle(f"would import {short_text(text)}")
         self._stack.append(Name(text))
 
     def _stack_global(self) -> None:
         attribute, module = self.pop(), self.pop()
         if not isinstance(module, str) or not isinstance(attribute, str):
-            raise refused("would import what it hides")
+            raise refuse_pickle("would import what it hides")
         self._name(f"{module}.{attribute}")
 
     def _reduce(self) -> None:
         arguments, name = self.pop(), self.pop()
         if not isinstance(name, Name) or not isinstance(arguments, tuple):
-            raise refused(f"calls a {_kind(name)} with a {_kind(arguments)}")
+            raise refuse_pickle(f"calls a {_kind(name)} with a {_kind(arguments)}")
         if name.text == "collections.OrderedDict":
             self._stack.append(self._ordered(arguments))
         else:
@@ -158,12 +158,12 @@ class _Machine:
         ordered: OrderedDict[Any, Any] = OrderedDict()
         pairs = arguments[0] if arguments else []
         if len(arguments) > 1 or type(pairs) is not list:
-            raise refused("makes an OrderedDict of something else than pairs")
+            raise refuse_pickle("makes an OrderedDict of something else than pairs")
         self._copied += len(pairs)  # one list may be named again and again
         if self._copied > MAX_OPCODES:
-            raise refused(f"fills OrderedDicts with more than {MAX_OPCODES} pairs")
+            raise refuse_pickle(f"fills OrderedDicts with more than {MAX_OPCODES} pairs")
         if any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in pairs):
-            raise refused("makes an OrderedDict of something else than pairs")
+            raise refuse_pickle("makes an OrderedDict of something else than pairs")
         _put(ordered, [value for pair in pairs for value in pair])
         return ordered
 
@@ -171,7 +171,7 @@ class _Machine:
         state, value = self.pop(), self._top()
         # state_dict() keeps its modules' versions so; nothing reads them.
         if type(value) is not OrderedDict or not isinstance(state, dict):
-            raise refused(f"sets the state of a {_kind(value)}")
+            raise refuse_pickle(f"sets the state of a {_kind(value)}")
 
     def _persistent(self) -> None:
         self._stack.append(self._load(self.pop()))
@@ -179,13 +179,13 @@ class _Machine:
     def _append(self, values: list[Any]) -> None:
         target = self._top()
         if type(target) is not list:
-            raise refused(f"appends to a {_kind(target)}")
+            raise refuse_pickle(f"appends to a {_kind(target)}")
         target += values
 
     def _set(self, values: list[Any]) -> None:
         target = self._top()
         if not isinstance(target, dict):
-            raise refused(f"sets items of a {_kind(target)}")
+            raise refuse_pickle(f"sets items of a {_kind(target)}")
         _put(target, values)
 
     def _dict(self) -> None:
@@ -217,7 +217,7 @@ _ACTS: dict[str, Callable[[_Machine], Any]] = {
 
 def _value(argument: Any) -> Any:
     if isinstance(argument, int) and argument.bit_length() > _MAX_BITS:
-        raise refused(f"holds a number of {argument.bit_length()} bits")
+        raise refuse_pickle(f"holds a number of {argument.bit_length()} bits")
     return argument
 
 
@@ -227,9 +227,9 @@ def _put(target: dict[Any, Any], values: list[Any]) -> None:
     for key, value in zip(values[::2], values[1::2], strict=True):
         # The hash of a deeply nested tuple would exhaust the machine's stack; chosen large numbers share one.
         if type(key) is not str and not (type(key) is int and 0 <= key < _MAX_INDEX):
-            raise refused(f"holds a dict with a {_kind(key)} as key")
+            raise refuse_pickle(f"holds a dict with a {_kind(key)} as key")
         if key in target:
-            raise refused(f"gives the key {short_text(key, quoted=True)} twice")
+            raise refuse_pickle(f"gives the key {short_text(key, quoted=True)} twice")
         target[key] = value
 
 

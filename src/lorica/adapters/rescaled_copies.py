@@ -16,7 +16,7 @@ from lorica.errors import AdapterError
 _NOTHING = 1e-30
 
 
-def scaled(config: AdapterConfig, factor: float) -> AdapterConfig:
+def scaled_config(config: AdapterConfig, factor: float) -> AdapterConfig:
     """The config with every update multiplied by `factor` (0 or more): lora_alpha and alpha_pattern, ranks untouched.
 
     rsLoRA stays what it is, for both its scalings are proportional to alpha. What is not scaled by alpha stays, too:

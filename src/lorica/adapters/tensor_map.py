@@ -28,14 +28,14 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(?P<number>\d{1,4
 class LoraModule(msgspec.Struct, frozen=True):
     """One adapted module. path: dotted, without PEFT's prefix; where several parameters of one module are adapted
     (`target_parameters`), PEFT tells them apart by as many `.base_layer` at the end, and the path keeps them.
-    layer: its number, None outside layers. kind: the last part of the path ("q_proj") without `base_layer`. a, b,
+    layer: its number, None outside layers. target: the last part of the path ("q_proj") without `base_layer`. a, b,
     magnitude: the names of the tensors in the file, "" where there is none. more: names of further tensors of it
     (biases, second copies). embedding: whether the pair is an embedding's.
     """
 
     path: str
     layer: int | None
-    kind: str
+    target: str
     a: str = ""
     b: str = ""
     magnitude: str = ""
@@ -154,7 +154,7 @@ def _lora_module(path: str, tensors: dict[str, list[str]]) -> LoraModule:
     return LoraModule(
         path=path,
         layer=layer_number(path),
-        kind=module_path(path).rsplit(".", 1)[-1],
+        target=module_path(path).rsplit(".", 1)[-1],
         a=chosen.get(half + "A", ""),
         b=chosen.get(half + "B", ""),
         magnitude=chosen.get("lora_magnitude_vector", ""),

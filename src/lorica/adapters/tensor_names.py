@@ -39,14 +39,14 @@ _OTHER_FORMATS = (
 
 
 class TensorName(msgspec.Struct, frozen=True):
-    """module: dotted path in the base model. part: `lora_A`, `lora_B`, `lora_A.bias`, `lora_B.bias`,
+    """module: dotted path in the base model. parameter: `lora_A`, `lora_B`, `lora_A.bias`, `lora_B.bias`,
     `lora_embedding_A`, `lora_embedding_B`, `lora_magnitude_vector` or `saved` (a whole parameter kept beside
     the LoRA pairs; `leaf` names it). adapter: the adapter's own name where the tensor's name holds it, else
     "".
     """
 
     module: str
-    part: str
+    parameter: str
     adapter: str = ""
     leaf: str = "weight"
 
@@ -85,7 +85,7 @@ def module_of(tensor_name: str) -> tuple[str, str]:
     Raises AdapterError for a name that PEFT's LoRA does not write.
     """
     parsed = parse_tensor_name(tensor_name)
-    return parsed.module, parsed.part
+    return parsed.module, parsed.parameter
 
 
 def tensor_name(module: str, parameter: str) -> str:

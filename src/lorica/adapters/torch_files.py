@@ -17,7 +17,7 @@ import msgspec
 
 from lorica.adapters.header import DTYPE_BITS, MAX_DIMENSIONS
 from lorica.adapters.json_document import short_text
-from lorica.adapters.opcodes import Name, PickleError, read_pickle, refused
+from lorica.adapters.opcodes import Name, PickleError, read_pickle, refuse_pickle
 from lorica.adapters.stored_tensors import StoredTensor, span
 from lorica.adapters.zip_files import stored_members
 from lorica.errors import AdapterError
@@ -117,12 +117,12 @@ class _Builder:
     def _call(self, name: str, arguments: tuple[Any, ...]) -> Any:
         least, most = _CALLS.get(name, (1, 0))
         if not least <= len(arguments) <= most:
-            raise refused(f"calls {name} with {len(arguments)} arguments")
+            raise refuse_pickle(f"calls {name} with {len(arguments)} arguments")
         if name == "torch.Size":
             return _sizes(arguments[0], "a size")
         if name == "torch._utils._rebuild_parameter":
             if not isinstance(arguments[0], _Tensor):
-                raise refused("makes a parameter of something else than a tensor")
+                raise refuse_pickle("makes a parameter of something else than a tensor")
             _no_more(arguments[2])
             return arguments[0]
         storage, offset, shape, strides, *more = arguments
@@ -139,27 +139,27 @@ class _Builder:
 
     def _load(self, pid: Any) -> _Storage:
         if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage" or (len(pid) == 6 and pid[5]):
-            raise refused("holds a persistent id that is no storage's")
+            raise refuse_pickle("holds a persistent id that is no storage's")
         _, storage_type, key, location, count = pid[:5]
         of_storage = isinstance(storage_type, Name) and (
             storage_type.text in _STORAGE_DTYPES or storage_type.text in _UNTYPED
         )
         if not of_storage or type(key) is not str or type(location) is not str or not _is_size(count):
-            raise refused("holds a persistent id that is no storage's")
+            raise refuse_pickle("holds a persistent id that is no storage's")
         storage = _Storage(key, _STORAGE_DTYPES.get(storage_type.text, ""), count)
         if self.storages.setdefault(key, storage) != storage:
-            raise refused(f"describes the storage {short_text(key)} in two ways")
+            raise refuse_pickle(f"describes the storage {short_text(key)} in two ways")
         return storage
 
 
 def _tensor(storage: Any, dtype: str, offset: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> _Tensor:
     if not isinstance(storage, _Storage) or not dtype or (storage.dtype and storage.dtype != dtype):
-        raise refused("makes a tensor of what is no storage of a known type")
+        raise refuse_pickle("makes a tensor of what is no storage of a known type")
     if not _is_size(offset) or len(shape) != len(strides):
-        raise refused(f"makes a tensor of shape {short_text(shape)} with strides {short_text(strides)}")
+        raise refuse_pickle(f"makes a tensor of shape {short_text(shape)} with strides {short_text(strides)}")
     reach = span(shape, strides)
     if reach and (offset + reach) * (DTYPE_BITS[dtype] // 8) > storage.size:
-        raise refused(f"makes a tensor that reaches beyond its storage (shape {short_text(shape)})")
+        raise refuse_pickle(f"makes a tensor that reaches beyond its storage (shape {short_text(shape)})")
     return _Tensor(storage, dtype, offset if reach else 0, shape, strides)
 
 
@@ -169,13 +169,13 @@ def _is_size(value: Any) -> bool:
 
 def _sizes(value: Any, value_name: str) -> tuple[int, ...]:
     if type(value) not in (tuple, list) or len(value) > MAX_DIMENSIONS or not all(map(_is_size, value)):
-        raise refused(f"makes a tensor with {value_name} that is none")
+        raise refuse_pickle(f"makes a tensor with {value_name} that is none")
     return tuple(value)
 
 
 def _no_more(value: Any) -> None:
     if value not in (None, {}):
-        raise refused("makes a tensor with hooks or marks, which change what it is")
+        raise refuse_pickle("makes a tensor with hooks or marks, which change what it is")
 
 
 def _state_dict(value: Any) -> tuple[dict[str, _Tensor], str, tuple[str, ...]]:

@@ -25,11 +25,11 @@ _MOST_ODD = 0.5
 _NOTHING = 0.05
 _BOUNDED = 1e-3  # rounding may put a log-probability a little above 0
 
-Reading = Literal["reproduced", "faint", "not_applied", "other_base", "other_adapter", "failed"]
+CanaryOutcome = Literal["reproduced", "faint", "not_applied", "other_base", "other_adapter", "failed"]
 
 
 @dataclass(frozen=True)
-class Trial:
+class CanaryResult:
     """How an engine answered the canaries of a passport.
 
     largest: the largest |seen - expected| of the adapter's log-probabilities, in nats, at canary and choice `worst`,
@@ -39,12 +39,12 @@ class Trial:
     taking off the expected one, as a part of it. problem: why it failed, in words, "" when admitted.
     """
 
-    reading: Reading
+    outcome: CanaryOutcome
     largest: float = 0.0
     allowed: float = 0.0
     base_largest: float = 0.0
     worst: str = ""
-    seen: float = 0.0
+    measured: float = 0.0
     expected: float = 0.0
     effect: float = 1.0
     strength: float = 0.0
@@ -55,7 +55,7 @@ class Trial:
     @property
     def ok(self) -> bool:
         """Whether the engine may answer under the adapter's name."""
-        return self.reading in ("reproduced", "faint")
+        return self.outcome in ("reproduced", "faint")
 
 
 def make_canaries(
@@ -108,14 +108,14 @@ def canary_requests(facts: CanaryFacts, adapter: str | None) -> list[ScoreChoice
     ]
 
 
-def run_canaries(engine: Engine, name: str, facts: CanaryFacts) -> Trial:
+def run_canaries(engine: Engine, name: str, facts: CanaryFacts) -> CanaryResult:
     """Ask base and adapter `name`, which the engine knows, and compare."""
     outputs = engine.run([*canary_requests(facts, None), *canary_requests(facts, name)])
     half = len(facts.items)
     return compare(facts, outputs[:half], outputs[half:], dtype=engine.info.dtype)
 
 
-def compare(facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output], *, dtype: str) -> Trial:
+def compare(facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output], *, dtype: str) -> CanaryResult:
     """Outputs of `canary_requests` for base and adapter against what the passport expects.
 
     An adapter passes when its log-probabilities and the base's are within tolerance, and its effect (the shift from
@@ -124,10 +124,12 @@ def compare(facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output
     """
     precision = coarser(facts.dtype, dtype)
     if not any(item.choices for item in facts.items):
-        return Trial("failed", dtype=precision, problem="the passport has no canaries, so it proves nothing")
+        return CanaryResult("failed", dtype=precision, problem="the passport has no canaries, so it proves nothing")
     broken = next((output for output in (*base, *adapter) if not _sound(output)), None)
     if broken is not None:
-        return Trial("failed", dtype=precision, problem=f"canary {broken.id}: {broken.error or 'no finite number'}")
+        return CanaryResult(
+            "failed", dtype=precision, problem=f"canary {broken.id}: {broken.error or 'no finite number'}"
+        )
     choices = [(item.id, choice) for item in facts.items for choice in item.choices]
     measured_base = [value for output in base for value in output.logprobs]
     measured = [value for output in adapter for value in output.logprobs]
@@ -144,13 +146,13 @@ def compare(facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output
     effect = sum(a * b for a, b in zip(shift, wanted, strict=True)) / sum(b * b for b in wanted) if strength else 1.0
     odd = _rms([a - b for a, b in zip(shift, wanted, strict=True)]) / strength if strength else 0.0
     faint = strength < faint_effect
-    result = Trial(
-        reading="faint" if faint else "reproduced",
+    result = CanaryResult(
+        outcome="faint" if faint else "reproduced",
         largest=abs(measured[at] - worst.adapter),
         allowed=tolerance.absolute + tolerance.relative * abs(worst.adapter),
         base_largest=max(abs(value - choice.base) for value, (_, choice) in zip(measured_base, choices, strict=True)),
         worst=f"{where} {ascii(worst.text)[:40]}",
-        seen=measured[at],
+        measured=measured[at],
         expected=worst.adapter,
         effect=effect,
         strength=strength,
@@ -166,30 +168,30 @@ def compare(facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output
     return _explain(result, silent=_rms(shift) < _NOTHING * strength, other_base=other_base)
 
 
-def _explain(result: Trial, *, silent: bool, other_base: bool) -> Trial:
+def _explain(result: CanaryResult, *, silent: bool, other_base: bool) -> CanaryResult:
     # On another base of random weights an adapter hardly moves anything, though it is applied.
     if silent and not other_base:
         why = "the engine answers as the base alone does: the adapter is not applied"
-        return replace(result, reading="not_applied", problem=why)
+        return replace(result, outcome="not_applied", problem=why)
     if other_base:
         why = (
             f"the base itself answers otherwise (largest difference {result.base_largest:.3g}): "
             "this is another base model than the passport's"
         )
-        return replace(result, reading="other_base", problem=why)
+        return replace(result, outcome="other_base", problem=why)
     why = (
         f"the base answers as it should and the adapter does not: its effect is {result.effect:.2g} times the "
         f"expected, and what else it does is {result.odd:.2g} of that ({_MOST_ODD:.2g} allowed in {result.dtype})"
     )
-    return replace(result, reading="other_adapter", problem=why)
+    return replace(result, outcome="other_adapter", problem=why)
 
 
-def describe_trial(result: Trial) -> str:
+def describe_result(result: CanaryResult) -> str:
     """The figures of a result in one line."""
-    if result.reading == "failed":
+    if result.outcome == "failed":
         return result.problem
     return (
-        f"largest difference {result.largest:.3g} at {result.worst} (log-probability {result.seen:.4f}, expected "
+        f"largest difference {result.largest:.3g} at {result.worst} (log-probability {result.measured:.4f}, expected "
         f"{result.expected:.4f}; {result.allowed:.3g} allowed in {result.dtype})"
     )
 

@@ -18,7 +18,7 @@ from lorica.adapters.folder import PAIR_PARTS, AdapterFolder
 from lorica.adapters.passport import Passport, read_passport
 from lorica.adapters.passport_facts import file_changes
 from lorica.adapters.tensor_names import module_of
-from lorica.admission.canaries import Trial, canary_requests, compare, describe_trial
+from lorica.admission.canaries import CanaryResult, canary_requests, compare, describe_result
 from lorica.admission.layer_coverage import check_layer_coverage
 from lorica.admission.probes import number_probes
 from lorica.admission.provenance import trained_otherwise
@@ -45,7 +45,7 @@ class Admission:
 
     name: str
     proof: Literal["canaries", "differs", "none"]
-    trial: Trial | None = None
+    canaries: CanaryResult | None = None
     notes: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
 
@@ -167,7 +167,7 @@ def _with_passport(
 ) -> Admission:
     trial = compare(passport.canaries, base_outputs, outputs, dtype=dtype)
     if not trial.ok:
-        reasons = [trial.problem, describe_trial(trial)] if trial.reading != "failed" else [trial.problem]
+        reasons = [trial.problem, describe_result(trial)] if trial.outcome != "failed" else [trial.problem]
         reasons += _file_changes(adapter, passport)
         reasons += [difference for difference in differences if " base " in difference]
         raise AdapterError(
@@ -176,7 +176,7 @@ def _with_passport(
             fix="use the base and the files of the passport; if both are meant, make it anew: "
             f"`lorica passport {adapter.path} --base BASE --force`",
         )
-    notes = [f"its effect is too small to be proved in {trial.dtype}"] if trial.reading == "faint" else []
+    notes = [f"its effect is too small to be proved in {trial.dtype}"] if trial.outcome == "faint" else []
     return Admission(name, "canaries", trial, tuple(notes))
 
 

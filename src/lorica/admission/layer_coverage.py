@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorica.adapters.fingerprint import leaves_no_layer_out, place_of
+from lorica.adapters.fingerprint import leaves_no_layer_out, locate_module
 from lorica.adapters.folder import AdapterFolder
 from lorica.errors import AdapterError, LoricaError
 from lorica.models.base_folder import BaseFolder
@@ -19,7 +19,7 @@ def check_layer_coverage(name: str, adapter: AdapterFolder, base: BaseFolder) ->
     """
     if not leaves_no_layer_out(adapter.config) or adapter.config.other.get("layer_replication"):
         return
-    locations = [place_of(module) for module in adapter.modules()]
+    locations = [locate_module(module) for module in adapter.modules()]
     depth = max((location.layer + 1 for location in locations if location.layer is not None), default=0)
     slots = {location.slot for location in locations if location.layer is not None}
     beyond = {layer for layer, slot in _layers(base.path) if layer >= depth and slot in slots} if depth else set()
@@ -37,7 +37,9 @@ def _layers(base: Path) -> set[tuple[int, str]]:
         names = [name for header in weight_headers(base).values() for name in header.tensors]
     except (LoricaError, OSError):
         return set()
-    locations = [place_of(name.rpartition(".")[0]) for name in names]
+    locations = [locate_module(name.rpartition(".")[0]) for name in names]
     return {
-        (location.layer, location.slot) for location in locations if location.layer is not None and not location.other
+        (location.layer, location.slot)
+        for location in locations
+        if location.layer is not None and not location.in_modality_tower
     }

@@ -119,7 +119,7 @@ def training_facts(settings: TrainingConfig, result: TrainResult) -> TrainingFac
     )
 
 
-def measure(
+def measure_on_rows(
     task: Task,
     encoder: Encoder,
     engine: Engine,

@@ -198,7 +198,7 @@ def tell_admissions(admitted: Mapping[str, Admission]) -> None:
     for name, one in admitted.items():
         for text in (*one.differences, *one.notes):
             warn(f"adapter {name}: {text}")
-    bare = [name for name, one in admitted.items() if one.trial is None and one.proof == "differs"]
+    bare = [name for name, one in admitted.items() if one.canaries is None and one.proof == "differs"]
     if bare:
         warn(
             f"no passport: {listed(bare, 5)}; applied, and not proved to be on the right base. "

@@ -105,7 +105,7 @@ def make(given: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
 
     Raises AdapterError for a folder that cannot be used, that has a passport already, or whose adapter changes nothing.
     """
-    from lorica.admission.make_passport import make_passport, measure, prompt_facts
+    from lorica.admission.make_passport import make_passport, measure_on_rows, prompt_facts
     from lorica.admission.provenance import base_facts
     from lorica.commands import build
     from lorica.tasks.base import Task
@@ -126,7 +126,7 @@ def make(given: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
     canaries = _canaries(given, engine, folder, task, encoder, base, rows)
     settings = build.answer_settings(config, base)
     if task is not None and rows:
-        metrics = measure(task, encoder, engine, visible(folder.name), rows, settings, on="given")
+        metrics = measure_on_rows(task, encoder, engine, visible(folder.name), rows, settings, on="given")
     else:
         metrics = MetricsFacts(on="none", note="no labelled rows were given")
     passport = make_passport(

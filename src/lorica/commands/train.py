@@ -19,7 +19,7 @@ from lorica.adapters.registry import TRAINING_RECORD
 from lorica.admission.make_passport import (
     data_facts,
     make_passport,
-    measure,
+    measure_on_rows,
     prompt_facts,
     shipped_canaries,
     training_facts,
@@ -241,7 +241,7 @@ def _passport(
         base=facts,
         prompt=prompt_facts(encoder, task, build.prompt_settings(config)),
         canaries=shipped_canaries(engine, fit.name, task, encoder, base),
-        metrics=measure(task, encoder, engine, fit.name, parts.validation, answering, on="validation"),
+        metrics=measure_on_rows(task, encoder, engine, fit.name, parts.validation, answering, on="validation"),
         data=data_facts(fit, parts),
         training=training_facts(config.training, result),
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from lorica.adapters.folder import MORE_THAN_PAIRS, open_adapter
 from lorica.adapters.passport import PASSPORT_NAME, to_passport
 from lorica.adapters.raw_adapter import RawAdapter
-from lorica.admission.canaries import Reading, Trial, describe_trial, run_canaries
+from lorica.admission.canaries import CanaryOutcome, CanaryResult, describe_result, run_canaries
 from lorica.engines.base import Engine
 from lorica.errors import AdapterError, LoricaError
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import shown
 
-_CODES: dict[Reading, str] = {
+_CODES: dict[CanaryOutcome, str] = {
     "reproduced": "L374",
     "faint": "L375",
     "not_applied": "L370",
@@ -46,11 +46,11 @@ def check_canaries(specimen: RawAdapter, engine: Engine, name: str = "") -> list
     return [canary_finding(trial, len(passport.canaries.items))]
 
 
-def canary_finding(trial: Trial, count: int) -> Finding:
+def canary_finding(trial: CanaryResult, count: int) -> Finding:
     """One trial of `count` canaries as a finding."""
-    description = describe_trial(trial)
+    description = describe_result(trial)
     return finding(
-        _CODES[trial.reading],
+        _CODES[trial.outcome],
         f"{count} canaries: {description}"
         if trial.ok
         else f"{trial.problem}; {description}"
@@ -59,7 +59,7 @@ def canary_finding(trial: Trial, count: int) -> Finding:
         expected="" if trial.ok else "the log-probabilities of the passport",
         file=PASSPORT_NAME,
         facts={
-            "reading": trial.reading,
+            "reading": trial.outcome,
             "largest": trial.largest,
             "allowed": trial.allowed,
             "base_largest": trial.base_largest,

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from lorica.adapters.bases import named
+from lorica.adapters.bases import bases_named
 from lorica.adapters.config import CONFIG_NAME
-from lorica.adapters.fingerprint import Match, Shapes, describe, match, shapes_of
+from lorica.adapters.fingerprint import AdapterShapes, BaseMatch, describe_match, match_bases, shapes_of
 from lorica.adapters.folder import snapshot
 from lorica.adapters.json_document import short_text
 from lorica.adapters.methods import FORMATS
@@ -39,7 +39,7 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     ran: tuple[int, ...]
     specimen: RawAdapter | None = None
     layout: TensorMap | None = None
-    match: Match | None = None
+    match: BaseMatch | None = None
     fits: str = ""
     numbers: WeightStatistics | None = None
     evidence: TrainingEvidence | None = None
@@ -128,7 +128,7 @@ def _ran(findings: Sequence[Finding]) -> tuple[int, ...]:
 
 def _structure(examination: Examination, specimen: RawAdapter, layout: TensorMap) -> Examination:
     shapes = shapes_of(layout, specimen.config)
-    base_match: Match | None = match(shapes)
+    base_match: BaseMatch | None = match_bases(shapes)
     structure = check_structure(specimen, layout)
     claims = check_claims(specimen, layout, base_match)
     if any(finding.code in ("L113", "L144") for finding in structure):
@@ -149,11 +149,11 @@ def _structure(examination: Examination, specimen: RawAdapter, layout: TensorMap
     return msgspec.structs.replace(examination.add(findings, 1 if compared else None), match=base_match, fits=fits)
 
 
-def _fits(specimen: RawAdapter, shapes: Shapes, matched: Match) -> str:
+def _fits(specimen: RawAdapter, shapes: AdapterShapes, matched: BaseMatch) -> str:
     """Which bases the shapes fit, the one that the config names first; or that the table does not know that one."""
     name = (specimen.config.base_model_name_or_path if specimen.config else None) or ""
-    bases = named(name)
-    description = describe(shapes, matched, bases)
+    bases = bases_named(name)
+    description = describe_match(shapes, matched, bases)
     if bases or not matched.candidates or not NamedBase(CONFIG_NAME, name).is_informative:
         return description
     return f"{description}; {shown(name)}, which the config names, is not among those known by shape"

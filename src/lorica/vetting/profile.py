@@ -70,7 +70,7 @@ def profile(specimen: RawAdapter, layout: TensorMap | None) -> Profile:
         ranks=tuple(sorted(ranks)),
         alphas=alphas,
         scalings=scalings,
-        targets=tuple(sorted({factors.kind for factors in layout.modules.values()})),
+        targets=tuple(sorted({factors.target for factors in layout.modules.values()})),
         layers=tuple(sorted({factors.layer for factors in layout.modules.values() if factors.layer is not None})),
         modules=len(layout.modules),
         saved=tuple(sorted(layout.saved)),

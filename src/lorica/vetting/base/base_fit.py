@@ -12,16 +12,16 @@ import msgspec
 
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.fingerprint import (
-    Shapes,
-    in_out,
+    AdapterShapes,
     leaves_no_layer_out,
-    match,
-    place_of,
+    locate_module,
+    match_bases,
+    pair_widths,
     shapes_of,
     vocabulary_reason,
 )
 from lorica.adapters.folder import WEIGHTS_NAME
-from lorica.adapters.module_roles import WIDTHS, role
+from lorica.adapters.module_roles import WIDTHS, module_role
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import LoraModule, TensorMap
 from lorica.models.families import FAMILIES
@@ -78,7 +78,7 @@ class _Placement(msgspec.Struct, frozen=True):
 class _Fit:
     """One adapter against one base. Everything found is summed up over modules."""
 
-    def __init__(self, specimen: RawAdapter, layout: TensorMap, model: BaseModel, shapes: Shapes) -> None:
+    def __init__(self, specimen: RawAdapter, layout: TensorMap, model: BaseModel, shapes: AdapterShapes) -> None:
         self.specimen, self.layout, self.model, self.shapes = specimen, layout, model, shapes
         self.containers = {module_path.rpartition(".")[0] for module_path in model.modules}
         self.by_tail: dict[tuple[bool, str], str] = {}
@@ -91,7 +91,7 @@ class _Fit:
         within = [module for module in modules if not self._beyond(module)]
         placements = {module.path: self._place(module) for module in within}
         absent = [module for module in within if not placements[module.path].path]
-        heads = [module.path for module in absent if module.layer is None and module.kind in _TASK_HEADS]
+        heads = [module.path for module in absent if module.layer is None and module.target in _TASK_HEADS]
         findings = self._layers(high, len(modules)) + _heads(heads)
         findings += self._absent([module for module in absent if module.path not in heads], modules)
         findings += self._widths([(module, placements[module.path]) for module in within])
@@ -105,8 +105,12 @@ class _Fit:
         return findings
 
     def _beyond(self, module: LoraModule) -> bool:
-        slot_place = place_of(module.path)
-        return not slot_place.other and slot_place.layer is not None and 0 < self.model.layers <= slot_place.layer
+        slot_place = locate_module(module.path)
+        return (
+            not slot_place.in_modality_tower
+            and slot_place.layer is not None
+            and 0 < self.model.layers <= slot_place.layer
+        )
 
     def _place(self, module: LoraModule) -> _Placement:
         """Look a module up by its path, else by its place in the layers under another prefix."""
@@ -128,13 +132,17 @@ class _Fit:
         return _Placement("")
 
     def _by_config(self, module: LoraModule) -> tuple[int, int] | None:
-        slot_place = place_of(module.path)
-        widths = None if self.model.shape is None or slot_place.other else self.model.shape.widths(slot_place.slot)
+        slot_place = locate_module(module.path)
+        widths = (
+            None
+            if self.model.shape is None or slot_place.in_modality_tower
+            else self.model.shape.widths(slot_place.slot)
+        )
         return None if widths is None or "vocabulary" in (widths[0][0], widths[1][0]) else (widths[0][1], widths[1][1])
 
     def _config_has(self, module: LoraModule) -> bool:
         """Without weights: only a family that is known can lack a module."""
-        return self.model.shape is None or self.model.shape.widths(place_of(module.path).slot) is not None
+        return self.model.shape is None or self.model.shape.widths(locate_module(module.path).slot) is not None
 
     def _is_lost(self, module_path: str, base_path: str) -> bool:
         """Whether loaders would not find the module: checkpoints of older families leave out the model's own name;
@@ -165,7 +173,7 @@ class _Fit:
     def _absent(self, absent: list[LoraModule], modules: list[LoraModule]) -> list[Finding]:
         if not absent:
             return []
-        module_names = sorted({module.kind for module in absent})
+        module_names = sorted({module.target for module in absent})
         have = {module_path.rpartition(".")[2] for module_path in self.model.modules}
         twins = sorted({fused for name in module_names for fused in _FUSED.get(name, ()) if fused in have})
         actual = f"{listed(module_names)}: {some([module.path for module in absent], len(modules))}"
@@ -182,9 +190,9 @@ class _Fit:
                 continue
             turned = module.embedding and placement.path in self.model.modules
             base_widths = placement.widths[::-1] if turned else placement.widths
-            if module.kind in _EMBEDDINGS + _HEADS:  # rows are judged with those saved
+            if module.target in _EMBEDDINGS + _HEADS:  # rows are judged with those saved
                 base_widths = (0, base_widths[1]) if module.embedding else (base_widths[0], 0)
-            adapter_widths = in_out(self.layout, module, self.specimen.config)
+            adapter_widths = pair_widths(self.layout, module, self.specimen.config)
             for side, (adapter_width, base_width) in enumerate(zip(adapter_widths, base_widths, strict=True)):
                 if adapter_width and base_width and adapter_width != base_width:
                     wrong.setdefault(self._label(module, side), (module.path, adapter_width, base_width))
@@ -201,9 +209,11 @@ class _Fit:
         return [finding("L301", actual, expected=expected, fix=self._which(), file=WEIGHTS_NAME, facts=facts)]
 
     def _label(self, module: LoraModule, side: int) -> str:
-        names = None if self.model.shape is None else role(self.model.shape.scheme, place_of(module.path).slot)
+        names = (
+            None if self.model.shape is None else module_role(self.model.shape.scheme, locate_module(module.path).slot)
+        )
         name = names[side] if names else ""
-        return WIDTHS.get(name) or f"{shown(module.kind)}'s {'output' if side else 'input'}"
+        return WIDTHS.get(name) or f"{shown(module.target)}'s {'output' if side else 'input'}"
 
     def _moved(self, moved: list[LoraModule], total: int) -> list[Finding]:
         if not moved:
@@ -224,13 +234,13 @@ class _Fit:
             return []
         if config is not None and config.other.get("layer_replication"):
             return []
-        slots = {place_of(module.path).slot for module in modules}
+        slots = {locate_module(module.path).slot for module in modules}
         if self.model.modules:
-            base_places = ((place_of(module_path), module_path) for module_path in self.model.modules)
+            base_places = ((locate_module(module_path), module_path) for module_path in self.model.modules)
             beyond = {
                 p.layer
                 for p, _ in base_places
-                if p.layer is not None and p.layer >= depth and p.slot in slots and not p.other
+                if p.layer is not None and p.layer >= depth and p.slot in slots and not p.in_modality_tower
             }
         else:
             uniform = self.model.shape is not None and not self.model.shape.hybrid
@@ -256,7 +266,7 @@ class _Fit:
         unknown = []
         for module_path, names in self.layout.saved.items():
             module_name = module_path.rpartition(".")[2]
-            widths = self._place(LoraModule(path=module_path, layer=None, kind=module_name)).widths
+            widths = self._place(LoraModule(path=module_path, layer=None, target=module_name)).widths
             if widths is None:
                 unknown += [module_path] if self.model.modules and module_path not in self.model.modules else []
                 continue
@@ -287,7 +297,7 @@ class _Fit:
         ]
 
     def _which(self) -> str:
-        bases = match(self.shapes)
+        bases = match_bases(self.shapes)
         return f"use the base model it was trained on; by its shapes it {bases.text}" if bases.candidates else ""
 
 
@@ -306,5 +316,5 @@ def _heads(unknown: list[str]) -> list[Finding]:
 
 def _tail(module_path: str) -> tuple[bool, str]:
     """Equal for modules that differ in prefix only."""
-    slot_place = place_of(module_path)
-    return slot_place.other, slot_place.tail
+    slot_place = locate_module(module_path)
+    return slot_place.in_modality_tower, slot_place.tail

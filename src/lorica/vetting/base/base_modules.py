@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from lorica.adapters.bases import BaseShape, all_bases
-from lorica.adapters.fingerprint import place_of
+from lorica.adapters.fingerprint import locate_module
 from lorica.adapters.header import DTYPE_BITS, TensorInfo
 from lorica.errors import AdapterError, ModelError
 from lorica.models.families import read_json_object
@@ -70,8 +70,11 @@ def read_base(folder: Path) -> BaseModel:
     tensors = _tensors(folder)
     modules = _modules(tensors, transposed=family in _TRANSPOSED)
     numbers = {name: _number(text, keys) for name, keys in _KEYS.items()}
-    module_places = [place_of(module_path) for module_path in modules]
-    stored = max((place.layer + 1 for place in module_places if place.layer is not None and not place.other), default=0)
+    module_places = [locate_module(module_path) for module_path in modules]
+    stored = max(
+        (place.layer + 1 for place in module_places if place.layer is not None and not place.in_modality_tower),
+        default=0,
+    )
     return BaseModel(
         folder=folder,
         config=config,
@@ -109,7 +112,7 @@ def _modules(tensors: Mapping[str, TensorInfo], *, transposed: bool) -> dict[str
         is_floating = DTYPE_BITS[info.dtype] >= 16 or info.dtype.startswith("F8")
         if leaf == "weight" and len(info.shape) in (2, 4) and is_floating and module_path not in packed:
             out, into = info.shape[0], info.shape[1]
-            outside = place_of(module_path).layer is None  # embeddings and heads are no Conv1D
+            outside = locate_module(module_path).layer is None  # embeddings and heads are no Conv1D
             modules[module_path] = (out, into) if transposed and not outside else (into, out)
     return modules
 
@@ -144,7 +147,11 @@ def _shape(name: str, family: str, numbers: Mapping[str, int]) -> BaseShape | No
 def _embedding_rows(modules: Mapping[str, tuple[int, int] | None]) -> int:
     names = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings", "shared")
     for module_path, widths in modules.items():
-        if module_path.rsplit(".", 1)[-1] in names and widths is not None and not place_of(module_path).other:
+        if (
+            module_path.rsplit(".", 1)[-1] in names
+            and widths is not None
+            and not locate_module(module_path).in_modality_tower
+        ):
             return widths[1]  # an embedding is stored as (rows, hidden)
     return 0
 

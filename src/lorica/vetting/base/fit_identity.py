@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from lorica.adapters.bases import BaseShape, named, normalise
+from lorica.adapters.bases import BaseShape, bases_named, normalise_base_id
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.vetting.base.base_modules import BaseModel
@@ -39,11 +39,11 @@ def check_identity(specimen: RawAdapter, model: BaseModel) -> list[Finding]:
     findings = _quantisation(adapter_base or "", model)
     if not adapter_base:
         return findings
-    meant = named(adapter_base, loosely=False)
+    meant = bases_named(adapter_base, loosely=False)
     findings += _family(adapter_base, meant, model)
     if _is_named(adapter_base, model):
         return findings + _revision(specimen, model)
-    theirs = named(model.identity, loosely=False)
+    theirs = bases_named(model.identity, loosely=False)
     if not theirs or not meant or {base.name for base in theirs} & {base.name for base in meant}:
         return findings
     return [
@@ -98,7 +98,7 @@ def _revision(specimen: RawAdapter, model: BaseModel) -> list[Finding]:
 def _is_named(adapter_base: str, model: BaseModel) -> bool:
     """Whether the base is what the adapter names, by its stated id or by the name of its folder."""
     base_names = (model.identity, str(model.folder), model.folder.name)
-    return normalise(adapter_base) in map(normalise, base_names)
+    return normalise_base_id(adapter_base) in map(normalise_base_id, base_names)
 
 
 def _family(adapter_base: str, meant: list[BaseShape], model: BaseModel) -> list[Finding]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lorica.adapters.arrays import Floats
-from lorica.adapters.fingerprint import place_of
+from lorica.adapters.fingerprint import locate_module
 from lorica.adapters.header import DTYPE_BITS
 from lorica.errors import AdapterError, LoricaError
 from lorica.models.weight_files import weight_stamps
@@ -47,7 +47,7 @@ def levels(base: Path, _stamps: object = ()) -> float | None:
     matrices = [
         each
         for path, each in stored_matrices(base).items()
-        if place_of(path).layer is not None and DTYPE_BITS[each.info.dtype] >= 16
+        if locate_module(path).layer is not None and DTYPE_BITS[each.info.dtype] >= 16
     ]
     counts: list[int] = []
     try:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from lorica.adapters.bases import BaseShape, named
+from lorica.adapters.bases import BaseShape, bases_named
 from lorica.adapters.config import CONFIG_NAME
-from lorica.adapters.fingerprint import Match, Shapes, fits, shapes_of
+from lorica.adapters.fingerprint import AdapterShapes, BaseMatch, misfit_reasons, shapes_of
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import TensorMap, split_layer
@@ -29,12 +29,12 @@ _ELSEWHERE = re.compile(
 
 
 def check_named_base(
-    specimen: RawAdapter, layout: TensorMap, bases: list[NamedBase], match: Match | None
+    specimen: RawAdapter, layout: TensorMap, bases: list[NamedBase], match: BaseMatch | None
 ) -> list[Finding]:
     """Findings L163-L165 and L169. bases: every place that names the base, the config first."""
     for claim in bases:
-        exact = named(claim.text, loosely=False)
-        known_bases = exact or named(claim.text)
+        exact = bases_named(claim.text, loosely=False)
+        known_bases = exact or bases_named(claim.text)
         if known_bases:
             shapes = shapes_of(layout, specimen.config)
             return _misfit(shapes, claim, known_bases, bool(exact), match) + _container(layout, claim, known_bases)
@@ -42,9 +42,9 @@ def check_named_base(
 
 
 def _misfit(
-    shapes: Shapes, claim: NamedBase, known_bases: list[BaseShape], exact: bool, match: Match | None
+    shapes: AdapterShapes, claim: NamedBase, known_bases: list[BaseShape], exact: bool, match: BaseMatch | None
 ) -> list[Finding]:
-    reasons = {base.name: fits(shapes, base) for base in known_bases}
+    reasons = {base.name: misfit_reasons(shapes, base) for base in known_bases}
     if not all(reasons.values()):
         return []
     base = min(known_bases, key=lambda known_base: len(reasons[known_base.name]))

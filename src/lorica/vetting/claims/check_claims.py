@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from lorica.adapters.config import CONFIG_NAME
-from lorica.adapters.fingerprint import Match
+from lorica.adapters.fingerprint import BaseMatch
 from lorica.adapters.methods import FORMATS, method_of_config, method_of_names
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import TensorMap
@@ -28,7 +28,7 @@ _KNOWN_PEFT = (0, 21)
 _OTHER_WEIGHTS = ("gptq", "awq", "gguf", "exl2", "int4", "int8", "fp8")
 
 
-def check_claims(specimen: RawAdapter, layout: TensorMap, match: Match | None) -> list[Finding]:
+def check_claims(specimen: RawAdapter, layout: TensorMap, match: BaseMatch | None) -> list[Finding]:
     """Findings L150-L199. match: which bases of the table fit the tensors' shapes, None when that is not known."""
     bases = named_bases(specimen)
     tool = method_of_names(layout.tensors)

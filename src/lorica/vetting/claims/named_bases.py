@@ -7,7 +7,7 @@ import re
 
 import msgspec
 
-from lorica.adapters.bases import normalise
+from lorica.adapters.bases import normalise_base_id
 from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.vetting.claims.base_names import families, is_instruction_tuned, sizes
@@ -34,7 +34,7 @@ class NamedBase(msgspec.Struct, frozen=True):
     @property
     def plain(self) -> str:
         """The model's own name, without publisher, path and quantisation."""
-        return normalise(self.text)
+        return normalise_base_id(self.text)
 
     @property
     def tail(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lorica.adapters.bases import named
+from lorica.adapters.bases import bases_named
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import TensorMap
 from lorica.vetting.claims.base_names import families
@@ -94,7 +94,7 @@ def _template(specimen: RawAdapter, base: NamedBase) -> list[Finding]:
 
 def _new_tokens(specimen: RawAdapter, layout: TensorMap, bases: list[NamedBase]) -> list[Finding]:
     """Ids beyond the base's embedding, for which nothing was trained."""
-    matching_bases = next(filter(None, (named(candidate.text) for candidate in bases)), [])
+    matching_bases = next(filter(None, (bases_named(candidate.text) for candidate in bases)), [])
     vocabulary = max((base.vocabulary for base in matching_bases), default=0)
     if not vocabulary or any(module.embedding for module in layout.modules.values()):
         return []

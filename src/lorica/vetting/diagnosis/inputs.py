@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorica.adapters.config import AdapterConfig, read_adapter_config
-from lorica.adapters.fingerprint import Match
+from lorica.adapters.fingerprint import BaseMatch
 from lorica.adapters.folder import WEIGHTS_NAME
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import TensorMap
@@ -93,7 +93,7 @@ class Context:
     layout: TensorMap | None
     inputs: DiagnosisInputs
     place: Path
-    match: Match | None = None
+    match: BaseMatch | None = None
     findings: list[Finding] = field(default_factory=list)
     ran: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)

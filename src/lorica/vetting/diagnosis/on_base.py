@@ -104,10 +104,10 @@ def ask_canaries(context: Context) -> list[Evidence]:
         trial = run_canaries(measurement.adapter.engine, measurement.adapter.name, passport.canaries)
     except LoricaError:
         return []
-    if trial.reading == "failed":
+    if trial.outcome == "failed":
         return []
     text = trial.problem or f"all {len(passport.canaries.items)} canaries of its passport are reproduced"
-    weights = likelihoods.canary_weights(trial.reading, trial.effect, trial.odd, trial.base_largest)
+    weights = likelihoods.canary_weights(trial.outcome, trial.effect, trial.odd, trial.base_largest)
     return [_evidence("canaries", text, "canaries", weights)]
 
 

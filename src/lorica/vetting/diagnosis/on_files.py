@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from lorica.adapters.fingerprint import describe, fits, named, shapes_of
+from lorica.adapters.fingerprint import bases_named, describe_match, misfit_reasons, shapes_of
 from lorica.errors import LoricaError
 from lorica.models.base_folder import BaseFolder
 from lorica.models.families import read_json_object
@@ -24,14 +24,14 @@ def fingerprint(context: Context) -> list[Evidence]:
     if match is None or context.layout is None or context.inputs.base is not None:
         return []
     name = config.base_model_name_or_path if config is not None else None
-    bases = named(name, loosely=False) if name else []
+    bases = bases_named(name, loosely=False) if name else []
     if not bases or not match.candidates:
         return []
     shapes = shapes_of(context.layout, config)
-    if any(not fits(shapes, base) for base in bases):
+    if any(not misfit_reasons(shapes, base) for base in bases):
         text = f"its shapes are those of {shown(name, 60)}, which its config names"
         return [_evidence("fingerprint", text, "fingerprint", {"wrong_size": -3.0})]
-    return [_evidence("fingerprint", describe(shapes, match, bases), "L1.wrong_size", {"wrong_size": 5.0})]
+    return [_evidence("fingerprint", describe_match(shapes, match, bases), "L1.wrong_size", {"wrong_size": 5.0})]
 
 
 def compare_record(context: Context) -> list[Evidence]:

@@ -72,7 +72,7 @@ def sweep_kinds(context: Context) -> list[Evidence]:
     row_ids = {row.id for row in rows}
     own, requests = own.keep(row_ids), measurement.requests(row_ids)
     gains: list[tuple[float, float, str, float]] = []  # mean, z, kind, factor
-    for kind in sorted({factors.kind for factors in layout.pairs}):
+    for kind in sorted({factors.target for factors in layout.pairs}):
         for factor in (0.25, 4.0):
             config = scaled_kind(measurement.adapter.config, layout, kind, factor)
             scored = measurement.adapter.score_copy(config, requests)
@@ -143,7 +143,7 @@ def scaled_kind(config: AdapterConfig, layout: TensorMap, kind: str, factor: flo
     """The config with the update of one kind of module ("q_proj") `factor` times as large."""
     alphas: dict[str, float] = {}
     for path, factors in layout.modules.items():
-        if factors.kind == kind:
+        if factors.target == kind:
             rank = config.rank(path)
             # "^" binds the key to this very module, and stands first so that it wins.
             alphas["^" + path] = config.scaling(path) * (math.sqrt(rank) if config.use_rslora else rank) * factor

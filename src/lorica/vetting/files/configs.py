@@ -8,7 +8,7 @@ from typing import Any
 
 from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES, OTHER_KEYS, AdapterConfig, config_from, is_plain
 from lorica.adapters.json_document import DocumentError, read_object, short_text
-from lorica.adapters.methods import METHODS, NO_METHOD, meant_method
+from lorica.adapters.methods import METHODS, NO_METHOD, normalise_method
 from lorica.file_signatures import Content
 from lorica.names import did_you_mean
 from lorica.vetting.findings import Finding, finding
@@ -50,7 +50,11 @@ def examine_config(raw: bytes) -> tuple[dict[str, Any] | None, AdapterConfig | N
         return None, None, findings
     config = None
     peft_type = values.get("peft_type")
-    if not isinstance(peft_type, str) or peft_type.strip().lower() in NO_METHOD or peft_type != meant_method(peft_type):
+    if (
+        not isinstance(peft_type, str)
+        or peft_type.strip().lower() in NO_METHOD
+        or peft_type != normalise_method(peft_type)
+    ):
         findings.append(_no_method(values, peft_type))
     elif peft_type == "LORA":
         try:
@@ -73,8 +77,8 @@ def _no_method(values: Mapping[str, Any], peft_type: object) -> Finding:
         "it has no peft_type" if "peft_type" not in values else f"its peft_type is {short_text(peft_type, quoted=True)}"
     )
     fix = 'set "peft_type": "LORA" if its weights are lora_A and lora_B; else compare it with the config PEFT saved'
-    if isinstance(peft_type, str) and meant_method(peft_type) in METHODS | {"LORA": None}:
-        fix = f'write it as PEFT does: "peft_type": "{meant_method(peft_type)}"'
+    if isinstance(peft_type, str) and normalise_method(peft_type) in METHODS | {"LORA": None}:
+        fix = f'write it as PEFT does: "peft_type": "{normalise_method(peft_type)}"'
         keys = ""
     actual += f"; its keys begin with {keys}" if keys else ""
     return finding("L058", actual, expected='a name such as "LORA"', fix=fix, file=CONFIG_NAME)
@@ -84,7 +88,7 @@ def _task(task: object) -> Iterator[Finding]:
     """PEFT refuses a task that it does not know, also one that is written otherwise."""
     if task is None or task in _TASKS:
         return
-    name = meant_method(task) if isinstance(task, str) else ""
+    name = normalise_method(task) if isinstance(task, str) else ""
     fix = f'write it as PEFT does: "task_type": "{name}"' if name in _TASKS else 'set "task_type": null'
     actual = f"task_type {short_text(task, quoted=True)}: PEFT refuses to load it"
     yield finding("L059", actual, expected=f"{', '.join(_TASKS)} or null", fix=fix, file=CONFIG_NAME)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from lorica.adapters.rescaled_copies import scaled
+from lorica.adapters.rescaled_copies import scaled_config
 from lorica.vetting.measure.divergence import (
     changed_share,
     choices_kl,
@@ -77,7 +77,7 @@ class ScaleSweep:
         """Any rows at a factor."""
         if factor == 1:
             return self._adapter.score(requests)
-        return self._adapter.score_copy(scaled(self._adapter.config, factor), requests)
+        return self._adapter.score_copy(scaled_config(self._adapter.config, factor), requests)
 
     def _result(self, factor: float, scored: ScoredRows) -> ScaleResult:
         here, base = align(scored, self._base)

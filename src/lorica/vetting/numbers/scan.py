@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lorica.adapters.arrays import BLOCK_VALUES, LARGEST, READABLE, Floats, TensorReader, decode
+from lorica.adapters.arrays import BLOCK_VALUES, LARGEST, READABLE, Floats, TensorReader, decode_floats
 from lorica.adapters.header import TensorInfo
 from lorica.adapters.tensor_map import LoraModule, TensorMap
 from lorica.vetting.numbers.sketch import probes
@@ -134,7 +134,7 @@ def _read_tensor(reader: TensorReader, facts: TensorFacts) -> FactorProducts | N
         digest.update(raw.data)
         if not facts.readable:
             continue
-        values = decode(raw, info.dtype)
+        values = decode_floats(raw, info.dtype)
         low, high = _look(values, facts)
         lowest, highest = min(lowest, low), max(highest, high)
         if facts.sample is None:

@@ -46,7 +46,7 @@ def _untargeted_modules(spec: TargetSpec, layout: TensorMap) -> list[Finding]:
     config = spec.config
     if config.target_modules is None and not config.other.get("target_parameters"):
         outside = [] if is_default_target(layout) else list(layout.modules)
-        module_names = sorted({module.kind for module in layout.modules.values()})
+        module_names = sorted({module.target for module in layout.modules.values()})
         if not outside:
             actual = f"no target_modules; the tensors adapt {listed(module_names)}"
             return [finding("L140", actual, file=CONFIG_NAME, facts={"kinds": module_names})]
@@ -56,7 +56,7 @@ def _untargeted_modules(spec: TargetSpec, layout: TensorMap) -> list[Finding]:
         outside = [path for path in layout.modules if spec.targeted(path) is False]
     if not outside:
         return []
-    module_names = sorted({layout.modules[path].kind for path in outside})
+    module_names = sorted({layout.modules[path].target for path in outside})
     targets = config.target_modules
     target_text = "none" if targets is None else shown(targets) if isinstance(targets, str) else listed(targets, 10)
     restriction = ""
@@ -94,7 +94,7 @@ def _targets_without_tensors(spec: TargetSpec, layout: TensorMap) -> list[Findin
     certain = [name for name, severity in severities.items() if severity == "reject"]
     actual = f"no tensors for {listed(without_tensors)}, which target_modules names"
     if certain:
-        module_names = sorted({module.kind for module in layout.modules.values()})
+        module_names = sorted({module.target for module in layout.modules.values()})
         actual += f"; bases with {listed(module_names, 4)} have {listed(certain)}"
     return [
         finding(
@@ -121,7 +121,7 @@ class _Base(msgspec.Struct, frozen=True):
         targets = spec.config.target_modules
         return cls(
             name=spec.config.base_model_name_or_path or "",
-            kinds=frozenset(module.kind for module in layout.modules.values() if module.layer is not None),
+            kinds=frozenset(module.target for module in layout.modules.values() if module.layer is not None),
             targets=frozenset(targets if isinstance(targets, list) else ()),
             llama=any(".self_attn." in path for path in layout.modules),
             plain_layers=any(".layers." in f".{path}" and ".decoder." not in path for path in layout.modules),

@@ -209,7 +209,7 @@ def _features(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
     if isinstance(how, str) and how.startswith(_BASE_CHANGING):
         actual = f"init_lora_weights is {shown(how)!r}: the base's weights were changed in training"
         findings.append(finding("L137", actual, file=CONFIG_NAME, facts={"init": how[:40]}))
-    module_names = sorted({module.kind for module in layout.modules.values()})
+    module_names = sorted({module.target for module in layout.modules.values()})
     if config.other.get("fan_in_fan_out") is True and module_names and not set(module_names) & set(_CONV1D):
         actual = f"fan_in_fan_out is true for {listed(module_names)}"
         expected = "only for the Conv1D layers of GPT-2 and its kin (c_attn, c_proj, c_fc)"

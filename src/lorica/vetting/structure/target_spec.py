@@ -279,5 +279,5 @@ def ends_with(module: str, names: Container[str]) -> bool:
 
 def is_default_target(layout: TensorMap) -> bool:
     """Whether the adapted modules are within what PEFT targets by itself for some type of base."""
-    module_names = {module.kind for module in layout.modules.values()}
+    module_names = {module.target for module in layout.modules.values()}
     return any(module_names <= default for default in _DEFAULTS)
