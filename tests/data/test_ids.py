@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorica.data.ids import HashSet, refuse_duplicates
+from lorica.data.ids import HashedIds, refuse_duplicates
 from lorica.errors import DataError
 
 
 @given(st.lists(st.text(max_size=3)))
 def test_hash_set_agrees_with_a_set(texts: list[str]) -> None:
-    ours, theirs = HashSet(), set[str]()
+    ours, theirs = HashedIds(), set[str]()
     for text in texts:
         assert ours.add(text) == (text not in theirs)
         theirs.add(text)
@@ -23,7 +23,7 @@ def test_hash_set_agrees_with_a_set(texts: list[str]) -> None:
 
 
 def test_hash_set_grows_and_stays_below_twenty_bytes_an_id() -> None:
-    ids = HashSet()
+    ids = HashedIds()
     assert all(ids.add(f"row-{i}") for i in range(60_000))
     assert not any(ids.add(f"row-{i}") for i in range(0, 60_000, 7))
     assert ids.nbytes <= 20 * len(ids)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from lorica.data.formats import open_table
-from lorica.data.plain import plain_records, plain_value
+from lorica.data.plain import plain_records, to_plain_value
 from lorica.data.read import read_rows, rows_from_memory
 from lorica.errors import DataError
 from lorica.records import Row, RowSchema
@@ -147,15 +147,15 @@ class Scalar:
     ],
 )
 def test_values_of_other_libraries_are_plain(value: object, plain: object) -> None:
-    made = plain_value(value)
+    made = to_plain_value(value)
     assert (made, type(made)) == (plain, type(plain))
 
 
 def test_numbers_keep_their_kind_and_digits() -> None:
-    assert type(plain_value(np.int64(2**62 + 1))) is int
-    assert plain_value(np.int64(2**62 + 1)) == 2**62 + 1
-    assert type(plain_value(np.bool_(False))) is bool
-    assert str(plain_value(np.float64("nan"))) == "nan"
+    assert type(to_plain_value(np.int64(2**62 + 1))) is int
+    assert to_plain_value(np.int64(2**62 + 1)) == 2**62 + 1
+    assert type(to_plain_value(np.bool_(False))) is bool
+    assert str(to_plain_value(np.float64("nan"))) == "nan"
 
 
 @pytest.mark.parametrize(

@@ -160,10 +160,10 @@ def test_other_inputs_are_named_each_with_both_values(tmp_path: Path) -> None:
     with pytest.raises(ResumeError) as caught:
         run(tmp_path / "a", other, examples=rows(19), config=config)
     text = str(caught.value)
-    assert "training.learning_rate: 0.005 there, 0.25 now" in text
-    assert "training.seed: 7 there, 8 now" in text
-    assert "lora.r: 4 there, 2 now" in text
-    assert "  examples: sha256:" in text
+    assert "training.learning_rate: was '0.005', is now '0.25'" in text
+    assert "training.seed: was '7', is now '8'" in text
+    assert "lora.r: was '4', is now '2'" in text
+    assert "  examples: was 'sha256:" in text
     # What changes only what is written down may differ.
     for key in ("logging_steps", "save_steps", "training.resume", "  validation", "batch_size"):
         assert key not in text

@@ -12,7 +12,7 @@ from lorica.errors import DataError
 T = TypeVar("T")
 
 
-class HashSet:
+class HashedIds:
     """64-bit hashes of texts, in an open-addressing table: 8 bytes a slot, filled between a half and three
     quarters.
 
@@ -75,7 +75,7 @@ def refuse_duplicates(
     first bearer of the id is looked for there, so that two ids with one hash are never mistaken for
     duplicates. unit: what a line is called in the message.
     """
-    used_ids = HashSet()
+    used_ids = HashedIds()
     for item in items:
         row_id, line = key(item)
         if not used_ids.add(row_id):

@@ -182,19 +182,19 @@ class Journal:
             raise DataError(f"the journal is gone: {reason}", path=self._folder, fix="answer the file again")
 
 
-def check_same_run(owner: Path, earlier: Mapping[str, str], manifest: Mapping[str, str], *, otherwise: str) -> None:
+def check_same_run(folder: Path, stored: Mapping[str, str], manifest: Mapping[str, str], *, otherwise: str) -> None:
     """Raises ResumeError naming each key in which two manifests differ. owner: what the earlier one belongs to.
 
     otherwise: what can be done but to put them back.
     """
     differing = [
-        f"\n     {key}: was {earlier.get(key, '(nothing)')!r}, is now {manifest.get(key, '(nothing)')!r}"
-        for key in sorted({*earlier, *manifest})
-        if earlier.get(key) != manifest.get(key)
+        f"\n     {key}: was {stored.get(key, '(nothing)')!r}, is now {manifest.get(key, '(nothing)')!r}"
+        for key in sorted({*stored, *manifest})
+        if stored.get(key) != manifest.get(key)
     ]
     if differing:
         raise ResumeError(
-            f"{owner} belongs to a different run:{''.join(differing)}",
+            f"{folder} belongs to a different run:{''.join(differing)}",
             fix=f"put these back as they were; or {otherwise}",
         )
 

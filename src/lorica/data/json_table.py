@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lorica.data.files import MAX_TEXT, FileFormat, text_chunks, text_lines
-from lorica.data.squad import flat_records
+from lorica.data.squad import flatten_squad
 from lorica.data.table import Record, Table
 from lorica.errors import DataError, RowError
 
@@ -239,7 +239,7 @@ def _elements(cursor: _Cursor) -> Iterator[_Record]:
         value, text = cursor.element()
         try:
             record = _checked(cursor.path, line, value, text, "every element of the array must be an object")
-            yield from ((line, flat) for flat in flat_records(record))
+            yield from ((line, flat) for flat in flatten_squad(record))
         except RowError as error:
             yield line, error
         if cursor.expect(",", "]") == "]":

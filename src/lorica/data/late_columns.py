@@ -10,7 +10,7 @@ from lorica.data.schema import ColumnMapping, column_of, is_blank
 from lorica.errors import RowError
 
 
-class LateColumns:
+class LateKeys:
     """Watches the keys of records that may bring new ones (JSON) for spellings of a column that is read.
 
     names: all keys so far that no record is read by, in the order of the file.

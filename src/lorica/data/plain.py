@@ -22,7 +22,7 @@ _MISSING = ("NAType", "NaTType")  # pandas.NA, pandas.NaT
 _NOT_ROWS = "give a list of dictionaries, a data frame, or anything that yields dictionaries"
 
 
-def plain_value(value: Any) -> Any:
+def to_plain_value(value: Any) -> Any:
     """A cell as a file of JSON would hold it: None, bool, int, float, str, list or dict.
 
     Scalars of numpy and pyarrow become Python's, arrays and series lists, what pandas calls missing None, moments and
@@ -30,16 +30,16 @@ def plain_value(value: Any) -> Any:
     """
     value_type = type(value)
     if value_type is list or value_type is tuple:
-        return [plain_value(item) for item in value]
+        return [to_plain_value(item) for item in value]
     if value_type in _PLAIN and value_type is not dict:
         return value
     if isinstance(value, Mapping):
-        return {_key(key): plain_value(item) for key, item in value.items()}
+        return {_key(key): to_plain_value(item) for key, item in value.items()}
     if value_type.__name__ in _MISSING:
         return None
     for method in ("as_py", "tolist", "to_list", "to_pylist"):  # pyarrow scalars; numpy, pandas; polars; pyarrow arrays
         if callable(convert := getattr(value, method, None)):
-            return plain_value(convert())
+            return to_plain_value(convert())
     if isinstance(value, (datetime, date, time, timedelta, UUID)):
         return str(value)
     return _plain_scalar(value)
@@ -95,14 +95,14 @@ def _record(record: Any, path: Path, number: int) -> dict[str, Any]:
         record = dict(record)  # a row of a database
     if not isinstance(record, Mapping):
         raise DataError(f"a {type_name} where a dictionary is expected", path=path, line=number, fix=_NOT_ROWS)
-    plain = {_key(key): plain_value(value) for key, value in record.items()}
+    plain = {_key(key): to_plain_value(value) for key, value in record.items()}
     if len(plain) != len(record):
         raise DataError("two keys of this record are written alike", path=path, line=number, fix="rename one")
     return plain
 
 
 def _key(key: Any) -> str:
-    return str(plain_value(key))
+    return str(to_plain_value(key))
 
 
 def _plain_scalar(value: Any) -> Any:

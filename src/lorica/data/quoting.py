@@ -185,7 +185,7 @@ class QuotingChoice(msgspec.Struct, frozen=True):
     ambiguity: Ambiguity | None = None
 
 
-class _Lines:
+class _LineCounter:
     """Hands lines on to a reader, and counts those that are no whole rows without quotes."""
 
     def __init__(self, lines: Iterator[str], delimiter: str) -> None:
@@ -224,7 +224,7 @@ def _doubled(text: str, delimiter: str) -> bool:
 
 def choose_quoting(lines: Iterator[str], delimiter: str) -> QuotingChoice:
     """Which of the standard's quotes and none makes a table of a whole file. Reads it once, in both ways."""
-    bare = _Lines(lines, delimiter)
+    bare = _LineCounter(lines, delimiter)
     quoted = _parse_standard(bare, delimiter)
     if quoted.broken or quoted.ragged > bare.ragged:
         why = quoted.broken or quoted.first_ragged
@@ -253,7 +253,7 @@ class _StandardParse(msgspec.Struct):
     line: int = 0  # of what stands in the way
 
 
-def _parse_standard(source: _Lines, delimiter: str) -> _StandardParse:
+def _parse_standard(source: _LineCounter, delimiter: str) -> _StandardParse:
     result = _StandardParse()
     reader = csv.reader(source, delimiter=delimiter, **QUOTINGS["standard"])
     width, start = 0, 1

@@ -13,7 +13,7 @@ from typing import Any
 from lorica.data.column_names import fold_name, is_unlikely_name, mapping_setting, quoted_names
 from lorica.data.formats import open_table
 from lorica.data.ids import refuse_duplicates
-from lorica.data.late_columns import LateColumns
+from lorica.data.late_columns import LateKeys
 from lorica.data.plain import plain_records
 from lorica.data.read_log import ReadLog
 from lorica.data.schema import ColumnMapping, bind_table, build_row, check_mapping, map_columns
@@ -150,7 +150,7 @@ def _rows(
     path: Path,
     table: Table,
     mapping: ColumnMapping,
-    late: LateColumns,
+    late: LateKeys,
     check: Callable[[Row], object] | None,
     take: Callable[[RowError], None],
 ) -> Iterator[tuple[int, Row]]:
@@ -181,7 +181,7 @@ def _checked(check: Callable[[Row], object], row: Row, path: Path, unread: Calla
         raise RowError(str(error), path=path, line=row.line, row_id=row.id, fix=fix) from error
 
 
-def _gold_elsewhere(mapping: ColumnMapping, late: LateColumns, number: int) -> str:
+def _gold_elsewhere(mapping: ColumnMapping, late: LateKeys, number: int) -> str:
     """What else helps against a row without an answer, where a column that is not read may hold the answers: no column
     is known for them, or it is empty from the first row on."""
     gold = mapping.schema.gold

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from lorica.data.column_names import looks_like_id, quoted_names
-from lorica.data.late_columns import LateColumns
+from lorica.data.late_columns import LateKeys
 from lorica.data.schema import ColumnMapping
 from lorica.data.write import atomic_file
 from lorica.errors import RowError
@@ -34,13 +34,13 @@ class ReadLog:
         self.skip = skip
         self.skipped: list[BadRow] = []
         self.remarks: list[str] = []
-        self._files: dict[str, tuple[ColumnMapping, LateColumns]] = {}
+        self._files: dict[str, tuple[ColumnMapping, LateKeys]] = {}
         self._noted: dict[tuple[str, str], tuple[str, int]] = {}
         self._returned: set[object] = set()
 
-    def start_file(self, path: Path, mapping: ColumnMapping, names: Sequence[str]) -> LateColumns:
+    def start_file(self, path: Path, mapping: ColumnMapping, names: Sequence[str]) -> LateKeys:
         """Begin with a file."""
-        late = LateColumns(mapping, names)
+        late = LateKeys(mapping, names)
         self._files[str(path)] = (mapping, late)
         return late
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 
-def flat_records(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def flatten_squad(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The questions of an article {"paragraphs": [{"context", "qas": [{...}]}]}, each with what stands above it; any
     other record as it is."""
     paragraphs = record.get("paragraphs")

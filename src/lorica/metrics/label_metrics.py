@@ -31,12 +31,12 @@ def f1(gold: Column, label: Column) -> float:
 
 def prepare_accuracy(gold: Column, label: Column) -> Evaluator:
     """See `accuracy`."""
-    return mean_of(_right(gold, label))
+    return mean_of(_is_correct(gold, label))
 
 
 def prepare_balanced_accuracy(gold: Column, label: Column) -> Evaluator:
     """See `balanced_accuracy`."""
-    is_correct = _right(gold, label)
+    is_correct = _is_correct(gold, label)
     names = {value: number for number, value in enumerate(dict.fromkeys(_values(gold)))}
     member = np.zeros((len(gold), len(names)))
     member[np.arange(len(gold)), [names[value] for value in _values(gold)]] = 1.0
@@ -53,7 +53,7 @@ def prepare_balanced_accuracy(gold: Column, label: Column) -> Evaluator:
 def prepare_f1(gold: Column, label: Column) -> Evaluator:
     """See `f1`."""
     labels = binary(gold)
-    _right(gold, label)
+    _is_correct(gold, label)
     guessed = np.array([value is not None and value == 1 for value in _values(label)], dtype=np.float64)
     if any(value not in (0, 1, None) for value in _values(label)):
         raise ValueError("f1 takes labels 0, 1 or None")
@@ -65,7 +65,7 @@ def prepare_f1(gold: Column, label: Column) -> Evaluator:
     return weighted
 
 
-def _right(gold: Column, label: Column) -> Floats:
+def _is_correct(gold: Column, label: Column) -> Floats:
     """1.0 where the label is the gold one, else 0.0; [n]."""
     check_lengths(gold, label)
     for value in _values(label):

@@ -177,7 +177,7 @@ class Encoder:
         restore: dict[int, str] = {}
         if any(self._vocabulary.has_marker(content) for content in contents):
             stand_ins = self._stand_ins(contents)
-            contents = [self._vocabulary.shield(content, stand_ins) for content in contents]
+            contents = [self._vocabulary.mask_markers(content, stand_ins) for content in contents]
             restore = {ord(stand_in): char for char, stand_in in stand_ins.items()}
         turns = [(message.role, content) for message, content in zip(messages, contents, strict=True)]
         return self._encode_text(self._render(turns, thinks), "start", restore)

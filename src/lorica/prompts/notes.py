@@ -42,7 +42,7 @@ def vocabulary_notes(vocabulary: Vocabulary, rows: int, *, used: set[int]) -> tu
 
     Raises PromptError for one that gives ids beyond the embedding, or whose files contradict each other.
     """
-    if moved := vocabulary.displaced(used):
+    if moved := vocabulary.renumbered(used):
         content, number = next(iter(moved.items()))
         raise PromptError(
             f"the tokenizer's files give {content!r} the id {vocabulary.marker_id(content)}, "

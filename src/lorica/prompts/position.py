@@ -43,7 +43,7 @@ class AnswerPosition(msgspec.Struct, frozen=True):
     after: str
 
 
-def find_position(
+def find_answer_position(
     render: Render, *, folds_system: bool, origin: str, is_token: Callable[[str], bool]
 ) -> AnswerPosition:
     """Prove where a template has its answers. is_token: whether a text is a control token of the tokenizer.

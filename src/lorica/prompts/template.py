@@ -20,7 +20,7 @@ import msgspec
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lorica.errors import PromptError
-from lorica.prompts.position import PROBE_ANSWER, PROBE_SYSTEM, PROBE_USER, Turn, find_position
+from lorica.prompts.position import PROBE_ANSWER, PROBE_SYSTEM, PROBE_USER, Turn, find_answer_position
 from lorica.records import Message
 
 # Meta's own templates fall back to this date when they are told none.
@@ -111,7 +111,7 @@ class ChatTemplate:
                 fix="mend it, or set model.chat_template=plain",
             ) from error
         self.folds_system = self._probe_system()
-        self.position = find_position(
+        self.position = find_answer_position(
             self._render, folds_system=self.folds_system, origin=source.origin, is_token=is_token
         )
 

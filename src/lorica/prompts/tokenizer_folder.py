@@ -56,7 +56,7 @@ def read_components(
     # What is added to a template's own prompts, and taken from them, changes them, as another template would.
     changed = [position.marker + ("" if thinking else position.closing), trailing]
     template_bytes = msgspec.json.encode([source.text, thinking, *(changed if any(changed) else [])])
-    tokenizer_bytes = msgspec.json.encode(_what_encodes(tokenizer), order="sorted")
+    tokenizer_bytes = msgspec.json.encode(_encoding_parts(tokenizer), order="sorted")
     return EncoderComponents(
         vocabulary=vocabulary,
         template=template,
@@ -89,7 +89,7 @@ def _end_of_text(folder: Path, vocabulary: Vocabulary, names: Mapping[str, str],
     )
 
 
-def _what_encodes(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+def _encoding_parts(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
     """The tokenizer without what no prompt of ours depends on, and merges in one of their two ways of writing:
     transformers leaves the padding and cutting of its last call in the file, and a post-processor that adds nothing."""
     processor = tokenizer.get("post_processor")

@@ -80,7 +80,7 @@ class Vocabulary:
         pieces = self.split(text)
         return bool(pieces) and isinstance(pieces[-1], int)
 
-    def shield(self, text: str, stand_ins: Mapping[str, str]) -> str:
+    def mask_markers(self, text: str, stand_ins: Mapping[str, str]) -> str:
         """`text` with the first character of each marker replaced, so that `split` finds none."""
         starts = [match.start() for match in self._marker_start.finditer(text)]
         if not starts:
@@ -154,7 +154,7 @@ class Vocabulary:
         token = self._tokenizers["start"].token_to_id(content)
         return None if token is None else int(token)
 
-    def displaced(self, tokens: Collection[int]) -> dict[str, int | None]:
+    def renumbered(self, tokens: Collection[int]) -> dict[str, int | None]:
         """Of these markers those that the file gives one id and the tokenizers library another: spelling -> the
         library's.
         """

@@ -192,7 +192,7 @@ def keep_best(folder: Path, *steps: int) -> None:
             shutil.rmtree(path)
 
 
-def tidy(folder: Path, last: int, *, save_steps: int) -> None:
+def remove_checkpoints(folder: Path, last: int, *, save_steps: int) -> None:
     """Remove what was kept only until the adapter is published. last: the last update."""
     keep_best(folder)
     if last % save_steps:
@@ -222,13 +222,13 @@ def _number(path: Path) -> int:
     return int(path.name.rpartition("-")[2])
 
 
-def forget(folder: Path) -> None:
+def discard_run(folder: Path) -> None:
     """Remove what a run wrote before its first update: another one may begin there."""
     for name in (RECORD, LOG):
         (folder / name).unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
+def remove_partial_files(folder: Path) -> None:
     """Remove what a killed process left half written; the caller holds the lock, so nobody is writing it."""
     for directory in (folder, folder / "checkpoints"):
         for path in list(directory.glob(".*.tmp")):

@@ -14,7 +14,7 @@ from lorica.data.write import atomic_file
 LOG = "log.jsonl"
 
 
-class Log:
+class TrainingLog:
     """Appends lines; on resume, those after the checkpoint are cut off, for they will be written again."""
 
     def __init__(self, folder: Path, *, keep_until: int | None) -> None:
@@ -31,7 +31,7 @@ class Log:
         self._file.write(json.dumps({**values, "time": now}).encode("utf-8") + b"\n")
         self._file.flush()
 
-    def __enter__(self) -> Log:
+    def __enter__(self) -> TrainingLog:
         return self
 
     def __exit__(

@@ -23,7 +23,7 @@ from lorica.models.decoder import Decoder
 from lorica.signals import Deferred, say
 from lorica.training import checkpoints, publish
 from lorica.training.batches import check_examples, make_batch, plan_epoch
-from lorica.training.log import Log
+from lorica.training.log import TrainingLog
 from lorica.training.outcome import Losses, advice, judge_outcome, rerun_command
 from lorica.training.prepare import Run, complete_config, make_learner, prepare, run_facts
 from lorica.training.publish import Issue
@@ -82,17 +82,17 @@ def train(
         run_lock = lock or stack.enter_context(lock_run(folder))
         finished = publish.open_run(folder, manifest, resume=settings.resume)
         if finished is not None:
-            for change in publish.complete(folder, finished, issue) if issue is not None else ():
+            for change in publish.issue_missing_passport(folder, finished, issue) if issue is not None else ():
                 listener.note(f"{name}: {change}; look at it with `lorica check {folder}`")
-            checkpoints.tidy(folder, finished.steps, save_steps=settings.save_steps)
+            checkpoints.remove_checkpoints(folder, finished.steps, save_steps=settings.save_steps)
             listener.note(f"{name}: finished before, nothing to do")
             return finished
-        stage, result = _learn(
+        stage, result = _run_training(
             decoder, config, examples, validation, settings, run_lock, name=name, listener=listener, manifest=manifest,
             facts=record_facts,
         )  # fmt: skip
         _publish(run_lock, stage, manifest, record_facts, result, issue)
-        checkpoints.tidy(folder, result.steps, save_steps=settings.save_steps)
+        checkpoints.remove_checkpoints(folder, result.steps, save_steps=settings.save_steps)
     listener.finished(result)
     return result
 
@@ -103,7 +103,7 @@ def lock_run(folder: Path) -> FolderLock:
     return lock_folder(folder, doing=TRAINING, fix=fix)
 
 
-def _learn(
+def _run_training(
     decoder: Decoder,
     config: AdapterConfig,
     examples: Sequence[Example],
@@ -122,25 +122,25 @@ def _learn(
     devices = [decoder.device] if decoder.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         learner = make_learner(decoder, name, config, settings)
-        with publish.writing(lock):
-            publish.begin(folder, manifest, facts)  # only now: what cannot start leaves no trace
+        with publish.naming_disk_errors(lock):
+            publish.record_start(folder, manifest, facts)  # only now: what cannot start leaves no trace
             state = checkpoints.load_checkpoint(folder, learner, run_digest(manifest))
             try:
-                with Log(folder, keep_until=None if state is None else state.step) as log:
+                with TrainingLog(folder, keep_until=None if state is None else state.step) as log:
                     state = state or State(run=run_digest(manifest))
                     run = prepare(learner, config, examples, validation, settings, lock, listener, log, state)
                     listener.started(name, run.state.step, run.total)
                     try:
-                        return _go(run)
+                        return _train_to_end(run)
                     except BaseNotFiniteError as error:
                         if not run.state.step:
-                            checkpoints.forget(folder)
+                            checkpoints.discard_run(folder)
                         else:
                             error.fix += f"; then train into another run_dir, or after deleting {folder}"
                         raise
                     except NotFiniteError as error:
-                        publish.begin(folder, manifest, {**facts, "diverged": error.message})
-                        raise _diverged(run, error) from error
+                        publish.record_start(folder, manifest, {**facts, "diverged": error.message})
+                        raise _diverged_error(run, error) from error
             finally:
                 listener.closed()
 
@@ -159,14 +159,14 @@ def _publish(
         passport = issue(stage, result) if issue is not None else None
     except LoricaError as error:
         problem = error
-    with publish.writing(lock):
+    with publish.naming_disk_errors(lock):
         publish.publish(lock, stage, manifest, facts, result, passport)
     if problem is not None:
         problem.message = f"{lock.folder} is saved, without a passport: {problem.message}"
         raise problem
 
 
-def _go(run: Run) -> tuple[Path, TrainResult]:
+def _train_to_end(run: Run) -> tuple[Path, TrainResult]:
     """Make the updates that are left, and stage the adapter that is to be published."""
     state, settings = run.state, run.settings
     begun, before = time.perf_counter(), state.seconds
@@ -189,16 +189,16 @@ def _go(run: Run) -> tuple[Path, TrainResult]:
             if index == 0:
                 state.epoch_loss, state.epoch_tokens = 0.0, 0
             if index == 0 or not plan:
-                plan = _plan(run, epoch)
-            _advance(run, plan[index])
+                plan = _plan_epoch(run, epoch)
+            _train_step(run, plan[index])
             ends = state.step % run.per_epoch == 0
             if run.validation and (ends or state.step % settings.eval_steps == 0):
-                _judge(run, clock)
+                _evaluate(run, clock)
             state.seconds = clock()
             # The last update is kept until the adapter is published: making its passport takes time, too.
             last = state.step == run.total or state.stopped_early
             if signals.received or last or state.step % settings.save_steps == 0:
-                _save(run, extra=last and state.step % settings.save_steps != 0)
+                _save_checkpoint(run, extra=last and state.step % settings.save_steps != 0)
             if signals.received:
                 stop = signals.stop()
                 say(
@@ -207,10 +207,10 @@ def _go(run: Run) -> tuple[Path, TrainResult]:
                     "the same command with training.resume=true goes on from there",
                 )
                 raise stop
-    return _stage(run, clock)
+    return _stage_best(run, clock)
 
 
-def _save(run: Run, *, extra: bool) -> None:
+def _save_checkpoint(run: Run, *, extra: bool) -> None:
     """Write a checkpoint; an extra one is none of `save_total_limit`."""
     publish.require_folder(run.lock)
     limit = run.settings.save_total_limit + extra
@@ -218,7 +218,7 @@ def _save(run: Run, *, extra: bool) -> None:
     run.saved_best = run.state.best_step
 
 
-def _diverged(run: Run, error: NotFiniteError) -> NotFiniteError:
+def _diverged_error(run: Run, error: NotFiniteError) -> NotFiniteError:
     """The same error, saying what is kept and how to train anew."""
     state, message = run.state, error.message
     message += f" (gradient norm up to {state.norm:.3g} in update {state.norm_step})" if state.norm else ""
@@ -232,7 +232,7 @@ def _diverged(run: Run, error: NotFiniteError) -> NotFiniteError:
     return NotFiniteError(message, fix=f"{error.fix}: {rerun_command(run.folder, run.settings.learning_rate)}")
 
 
-def _plan(run: Run, epoch: int) -> list[list[list[int]]]:
+def _plan_epoch(run: Run, epoch: int) -> list[list[list[int]]]:
     return plan_epoch(
         [len(example.encoded.tokens) for example in run.examples],
         batch_size=run.settings.batch_size,
@@ -242,7 +242,7 @@ def _plan(run: Run, epoch: int) -> list[list[list[int]]]:
     )
 
 
-def _advance(run: Run, micro_batches: Sequence[Sequence[int]]) -> None:
+def _train_step(run: Run, micro_batches: Sequence[Sequence[int]]) -> None:
     """Make one update and report it."""
     begun = time.perf_counter()
     state, settings = run.state, run.settings
@@ -280,7 +280,7 @@ def _advance(run: Run, micro_batches: Sequence[Sequence[int]]) -> None:
         run.window_seconds, run.window_all_tokens = 0.0, 0
 
 
-def _judge(run: Run, clock: Callable[[], float]) -> None:
+def _evaluate(run: Run, clock: Callable[[], float]) -> None:
     """Evaluate on the held-out rows; keep the adapter when it is the best, or count towards stopping."""
     state = run.state
     loss = evaluate(run.learner, run.probe, step=state.step)
@@ -298,7 +298,7 @@ def _judge(run: Run, clock: Callable[[], float]) -> None:
     run.listener.evaluated(state.step, loss, best)
 
 
-def _stage(run: Run, clock: Callable[[], float]) -> tuple[Path, TrainResult]:
+def _stage_best(run: Run, clock: Callable[[], float]) -> tuple[Path, TrainResult]:
     """Write `last/`, stage the adapter itself, and say what was reached."""
     state, lora = run.state, run.learner.lora
     assert state.base_loss is not None

@@ -17,7 +17,7 @@ from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig
 from lorica.models.lora import LoraWeights
 from lorica.training.batches import Batch, answer_tokens, evaluation_plan, make_batch, updates_per_epoch
-from lorica.training.log import Log
+from lorica.training.log import TrainingLog
 from lorica.training.state import State
 from lorica.training.step import Learner, choose_precision, make_optimizer
 from lorica.training.types import Example, Listener
@@ -39,7 +39,7 @@ class Run:
     settings: TrainingConfig
     folder: Path
     listener: Listener
-    log: Log
+    log: TrainingLog
     state: State
     lock: FolderLock
     per_epoch: int
@@ -104,7 +104,7 @@ def prepare(
     settings: TrainingConfig,
     lock: FolderLock,
     listener: Listener,
-    log: Log,
+    log: TrainingLog,
     state: State,
 ) -> Run:
     """Everything at hand, from where `state` says."""

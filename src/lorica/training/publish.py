@@ -17,13 +17,13 @@ from lorica.adapters.config import CONFIG_NAME, AdapterConfig
 from lorica.adapters.folder import WEIGHTS_NAME, open_adapter
 from lorica.adapters.passport import PASSPORT_NAME, Passport, passport_bytes, read_passport, write_passport
 from lorica.adapters.passport_facts import content_digest, file_changes, file_sha256
+from lorica.data.journal import check_same_run
 from lorica.data.write import DISK_ERRORS, atomic_file, sync_folder
 from lorica.errors import AdapterError, LoricaError, ResumeError, TrainingError
 from lorica.locks import FolderLock
 from lorica.models.families import read_json_object
 from lorica.models.lora import LoraWeights
 from lorica.training import checkpoints
-from lorica.training.state import refuse_differences
 from lorica.training.types import TrainResult
 
 # Makes the passport of the adapter in a folder.
@@ -59,14 +59,14 @@ def open_run(folder: Path, manifest: Mapping[str, str], *, resume: bool) -> Trai
         state = "a finished run" if finished else "a run that did not end"
         advice = "training.resume=true takes its result" if finished else "training.resume=true goes on with it"
         raise ResumeError(f"{folder}: holds {state}", fix=f"{advice}; to train anew, delete the folder or name another")
-    refuse_differences(record.manifest, manifest, where=str(folder))
-    checkpoints.sweep(folder)
+    check_same_run(folder, record.manifest, manifest, otherwise="train into another run_dir")
+    checkpoints.remove_partial_files(folder)
     if finished:
         _require_published(folder, record.published)
     return finished
 
 
-def begin(folder: Path, manifest: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+def record_start(folder: Path, manifest: Mapping[str, str], facts: Mapping[str, Any]) -> None:
     """Write the record of a run that has not ended."""
     with atomic_file(folder / checkpoints.RECORD) as file:
         file.write(checkpoints.record_bytes(manifest, facts))
@@ -115,7 +115,7 @@ def publish(
             raise _changed(folder, f"{name} is not what was written")
 
 
-def complete(folder: Path, result: TrainResult, issue: Issue) -> list[str]:
+def issue_missing_passport(folder: Path, result: TrainResult, issue: Issue) -> list[str]:
     """Give a finished run its passport when it was left without; else say how its files differ from the one it has.
 
     One that is there is never made anew: it would bless whatever has happened since. Raises what `issue` raises.
@@ -135,7 +135,7 @@ def complete(folder: Path, result: TrainResult, issue: Issue) -> list[str]:
 
 
 @contextlib.contextmanager
-def writing(lock: FolderLock) -> Iterator[None]:
+def naming_disk_errors(lock: FolderLock) -> Iterator[None]:
     """A block that writes into a run's folder. Raises OSError when its disk fails, whichever file was written, and
     TrainingError when the folder is gone or closed to us."""
     try:

@@ -90,15 +90,3 @@ def make_manifest(
 def run_digest(manifest: Mapping[str, str]) -> str:
     """What tells a run's files from those of another run."""
     return "sha256:" + hashlib.sha256(to_json(manifest)).hexdigest()
-
-
-def refuse_differences(stored: Mapping[str, str], wanted: Mapping[str, str], *, where: str) -> None:
-    """Raise ResumeError naming each key in which the run on disk differs from the one asked for."""
-    keys = [key for key in sorted({*stored, *wanted}) if stored.get(key) != wanted.get(key)]
-    if not keys:
-        return
-    lines = [f"  {key}: {stored.get(key, 'nothing')} there, {wanted.get(key, 'nothing')} now" for key in keys]
-    raise ResumeError(
-        f"{where}: holds a run with other inputs, so it cannot be resumed:\n" + "\n".join(lines),
-        fix="give what was given before, or train into another run_dir",
-    )

@@ -62,7 +62,7 @@ class Learner:
 
 
 @dataclass(frozen=True)
-class Update:
+class UpdateReport:
     """loss: nats per answer token. grad_norm: L2 norm over all adapter weights before clipping."""
 
     loss: float
@@ -112,7 +112,7 @@ def answer_loss(learner: Learner, batch: Batch, *, adapter: bool = True) -> Tens
     return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
 
 
-def update(learner: Learner, batches: Sequence[Batch], *, step: int, rate: float, seed: int) -> Update:
+def update(learner: Learner, batches: Sequence[Batch], *, step: int, rate: float, seed: int) -> UpdateReport:
     """One AdamW update from the mean loss over all answer tokens of all batches, however they are spread.
 
     step: 1-based, for messages. rate: learning rate. Raises TrainingError, leaving the weights as they were,
@@ -143,7 +143,7 @@ def update(learner: Learner, batches: Sequence[Batch], *, step: int, rate: float
         scaler.step(learner.optimizer)
         scaler.update()
     tokens = sum(batch.tokens.shape[0] for batch in batches)
-    return Update(math.fsum(values), length, count, tokens)
+    return UpdateReport(math.fsum(values), length, count, tokens)
 
 
 def evaluate(learner: Learner, batches: Sequence[Batch], *, step: int) -> float:
