@@ -22,7 +22,7 @@ from lorica.models.rope import apply_rotary, cos_sin_table, inverse_frequencies
 
 @dataclass(frozen=True)
 class OutputRows:
-    """What is read of the last layer: rows [R], ascending positions of the packed tokens; lora: their spans."""
+    """The packed tokens whose output is wanted of the last layer: rows [R], ascending; lora: their spans."""
 
     rows: Tensor
     lora: Lora
@@ -42,7 +42,7 @@ class RmsNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Projections, rotation and the choice of what sees what, which `Attention` decides."""
+    """Projections and rotary embedding; `Attention` decides which tokens see which."""
 
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class SelfAttention(nn.Module):
         lora: Lora,
         outputs: OutputRows | None = None,
     ) -> Tensor:
-        """x [T, hidden]; cosine, sine [T, 1, Dh] -> [T, hidden], or [R, hidden] at the R positions of `reads`."""
+        """x [T, hidden]; cosine, sine [T, 1, Dh] -> [T, hidden], or [R, hidden] for the R rows of `outputs`."""
         heads = (x.shape[0], -1, self._head_dim)
         key = linear_with_lora(x, self.k_proj, f"{self._path}.k_proj", lora).view(heads)
         value = linear_with_lora(x, self.v_proj, f"{self._path}.v_proj", lora).view(heads)
@@ -118,7 +118,7 @@ class Layer(nn.Module):
         lora: Lora,
         outputs: OutputRows | None = None,
     ) -> Tensor:
-        """[T, hidden] -> [T, hidden], or [R, hidden] at the R positions of `reads`."""
+        """[T, hidden] -> [T, hidden], or [R, hidden] for the R rows of `outputs`."""
         attended = self.self_attn(self.input_layernorm(x), cosine, sine, attention, lora, outputs)
         if outputs is not None:
             x, lora = x.index_select(0, outputs.rows), outputs.lora
@@ -173,17 +173,17 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Hidden states before the final norm.
 
-        tokens, positions: [T] integers. lora: disjoint spans of the packed tokens, or the adapter of each. read: the R
-        positions whose states are wanted, ascending, on the device of the tokens; what the last layer would compute for
-        others is left out, but for keys and values. checkpoint: recompute each layer in the backward pass to save
+        tokens, positions: [T] integers. lora: disjoint spans of the packed tokens, or the adapter of each. output_rows:
+        the R tokens whose states are wanted, ascending, on the device of the tokens; of the others the last layer
+        computes keys and values alone. checkpoint: recompute each layer in the backward pass to save
         memory.
-        Returns [T, hidden], or [R, hidden] with `read`.
+        Returns [T, hidden], or [R, hidden] with output_rows.
         """
         x = self.model.embed_tokens(tokens)
         if self._inv_freq.device != tokens.device:
             self._inv_freq = self._inv_freq.to(tokens.device)
         cosine, sine = cos_sin_table(positions, self._inv_freq, x.dtype, self.config.rope_scaling.attention_factor)
-        assert output_rows is None or not isinstance(lora, PerTokenLora), "steps of generation read all positions"
+        assert output_rows is None or not isinstance(lora, PerTokenLora), "decode steps output all rows"
         outputs = (
             None
             if output_rows is None or isinstance(lora, PerTokenLora)

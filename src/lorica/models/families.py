@@ -11,7 +11,7 @@ from lorica.errors import ModelConfigError, ModelError
 from lorica.file_signatures import LFS_FIX, Content, recognise
 from lorica.models.config_keys import check_keys, key_notes
 from lorica.models.config_values import OTHER_ENGINE, Raw, UnsupportedError, flag, fraction, positive
-from lorica.models.packing import read_packed_format
+from lorica.models.gptq_awq_config import read_packed_format
 from lorica.models.rope_config import RopeScaling, read_rope
 
 

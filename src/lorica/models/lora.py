@@ -1,7 +1,6 @@
 """LoRA weights in memory (https://arxiv.org/abs/2106.09685): the base is never wrapped, merged or changed.
 
-A forward pass is told which tokens belong to which adapter by `LoraSpan`s, so that one pass serves many
-adapters.
+`LoraSpan`s tell a forward pass which tokens belong to which adapter, so that one pass serves many adapters.
 """
 
 from __future__ import annotations
@@ -55,22 +54,20 @@ class LoraSpan:
 
 
 class PerTokenLora:
-    """The adapters of a step of generation, told token by token by numbers on the device: what is computed has the same
-    shapes in any company, so that it can be captured as a CUDA graph.
+    """The adapters of a decode step, as one index per token on the device: shapes do not depend on which adapters the
+    tokens have, so that the step can be captured as a CUDA graph.
 
-    All tokens are multiplied with the A matrices of all adapters, laid side by side; what is another adapter's is
-    blanked before the product with all B matrices.
+    All tokens are multiplied with the stacked A matrices of all adapters, masked to their own adapter, and multiplied
+    with the stacked B matrices.
     """
 
     def __init__(self, adapters: Sequence[LoraWeights], adapter_indices: Tensor, dtype: torch.dtype) -> None:
-        """owners: [T], the number of each token's adapter, len(adapters) for none; read at each `add`. dtype: in which
-        the products are computed.
-        """
+        """adapter_indices: [T], of each token, len(adapters) for none; read at each `add`. dtype: of the products."""
         self._adapters, self._adapter_indices, self._dtype = adapters, adapter_indices, dtype
         self._stacked: dict[str, tuple[Tensor, Tensor, Tensor] | None] = {}
 
     def add(self, path: str, x: Tensor, y: Tensor) -> None:
-        """y [T, out] += what the tokens' adapters give for x [T, in] at the module `path`."""
+        """y [T, out] += the update of the tokens' adapters for x [T, in] at the module `path`."""
         if path not in self._stacked:
             self._stacked[path] = self._stack(path)
         stacked = self._stacked[path]
@@ -79,12 +76,10 @@ class PerTokenLora:
             y.addmm_(F.linear(x, a) * scalings.index_select(0, self._adapter_indices), b)
 
     def _stack(self, path: str) -> tuple[Tensor, Tensor, Tensor] | None:
-        """[R, in], [R, out], and of each adapter its scaling in its own columns [adapters + 1, R]; None without any."""
-        pairs = [
-            (adapter_index, adapter.pairs[path])
-            for adapter_index, adapter in enumerate(self._adapters)
-            if path in adapter.pairs
-        ]
+        """A [R, in], B [R, out], and each adapter's scaling in its own columns [adapters + 1, R]; None where no adapter
+        has this module.
+        """
+        pairs = [(index, adapter.pairs[path]) for index, adapter in enumerate(self._adapters) if path in adapter.pairs]
         if not pairs:
             return None
         a, b = (torch.cat(factors).to(self._dtype) for factors in zip(*((p.a, p.b.t()) for _, p in pairs), strict=True))
@@ -101,7 +96,7 @@ Lora = Sequence[LoraSpan] | PerTokenLora
 
 
 def spans_at(lora: Sequence[LoraSpan], rows: Tensor) -> list[LoraSpan]:
-    """The spans as they fall on some of the packed tokens: rows [R], ascending; the result counts in 0..R."""
+    """The spans among some of the packed tokens, rows [R], ascending; the result counts in 0..R."""
     if not lora:
         return []
     edges = torch.tensor([[span.start, span.stop] for span in lora], device=rows.device)
@@ -124,7 +119,7 @@ def linear_with_lora(x: Tensor, linear: torch.nn.Module, path: str, lora: Lora) 
             continue
         covers_all = span.start == 0 and span.stop == x.shape[0]
         span_input, span_output = (x, y) if covers_all else (x[span.start : span.stop], y[span.start : span.stop])
-        # Scaling the [N, r] middle rather than the [N, out] result saves a pass over the larger one.
+        # Scaling the low-rank [N, r] rather than the result [N, out] saves a pass over the larger one.
         low_rank = _project_down(span_input, pair, span.adapter) * pair.scaling
         b = pair.b if torch.is_autocast_enabled(x.device.type) else pair.b.to(low_rank.dtype)
         if low_rank.dtype == b.dtype == span_output.dtype:

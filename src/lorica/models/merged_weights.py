@@ -18,10 +18,10 @@ from lorica.models.lora import LoraPair, LoraWeights
 
 @torch.inference_mode()
 def merge_adapter(decoder: CpuDecoder, stored: Decoder, adapter: LoraWeights) -> None:
-    """Make the adapter part of `fast`; it must not be applied to it beside that.
+    """Add the adapter to the weights of `decoder`; it must not be applied as LoRA, too.
 
-    stored: the same base as its file has it; of no use after. The sum is formed in float32 and rounded once, to the
-    precision of `fast`.
+    stored: the same base as its file has it; used up. The sum is formed in float32 and rounded once, to the precision
+    of `decoder`.
     """
     for layer_index, modules in _modules_by_layer(adapter.pairs):
         layer = _layer(stored, layer_index)
@@ -36,7 +36,7 @@ def merge_adapter(decoder: CpuDecoder, stored: Decoder, adapter: LoraWeights) ->
 
 @torch.inference_mode()
 def restore_base(decoder: CpuDecoder, stored: Decoder, adapter: LoraWeights) -> None:
-    """Undo `merge`: the weights of the file again in all that the adapter changes."""
+    """Undo `merge_adapter`: the weights of the file in all modules that the adapter changes."""
     for layer_index, modules in _modules_by_layer(adapter.pairs):
         decoder.replace_layer_weights(layer_index, _layer(stored, layer_index), _last_names(modules))
 

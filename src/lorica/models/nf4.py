@@ -49,15 +49,13 @@ class Nf4Linear(nn.Module):
     """A frozen linear layer: y = x W^T + bias with W in 4 bits. Gradients flow to x, so adapters train
     through it.
 
-    About 4.5 bits a weight. W is restored to the precision of x for each product, never kept.
+    About 4.5 bits a weight. W is dequantized to the dtype of x for each product and never kept.
     """
 
     packed: Tensor
 
     def __init__(self, weight: Tensor, dtype: torch.dtype, *, bias: bool) -> None:
-        """weight [out, in] is quantised where it is; dtype is that of the activations. The bias is filled
-        later.
-        """
+        """weight [out, in] is quantized on its device; dtype: of the activations. The bias is filled in later."""
         super().__init__()
         library = require_bitsandbytes()
         precision = torch.float32 if dtype == torch.float64 else dtype
@@ -69,8 +67,7 @@ class Nf4Linear(nn.Module):
         self._shape = weight.shape
         self._fills_blocks = weight.shape[1] % BLOCK == 0
         if not self._fills_blocks:
-            # On the CPU bitsandbytes 0.50 restores rows that end within a block wrongly; as one long row all
-            # is well.
+            # On the CPU bitsandbytes 0.50 dequantizes rows that end within a block wrongly, one long row rightly.
             self._state.shape = torch.Size((1, weight.numel()))
         self._product = library.matmul_4bit
         self._dequantize = library.functional.dequantize_4bit
@@ -82,19 +79,19 @@ class Nf4Linear(nn.Module):
         return cast(Tensor, _FrozenLinear.apply(x, self.dequantized, self.bias))  # type: ignore[no-untyped-call]
 
     def dequantized(self) -> Tensor:
-        """The weight [out, in] that the 4 bits stand for."""
+        """The weight [out, in] in floating point."""
         return cast(Tensor, self._dequantize(self.packed, self._state)).view(self._shape)
 
 
 class _FrozenLinear(torch.autograd.Function):
-    """x W^T + bias for a frozen W that is restored again in the backward pass instead of being kept."""
+    """x W^T + bias for a frozen W that is dequantized again in the backward pass instead of being kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, restore: Callable[[], Tensor], bias: Tensor | None) -> Tensor:
-        ctx.restore = restore
-        return F.linear(x, restore().to(x.dtype), bias)
+    def forward(ctx: Any, x: Tensor, dequantize: Callable[[], Tensor], bias: Tensor | None) -> Tensor:
+        ctx.dequantize = dequantize
+        return F.linear(x, dequantize().to(x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = gradients
-        return gradient @ ctx.restore().to(gradient.dtype), None, None
+        return gradient @ ctx.dequantize().to(gradient.dtype), None, None

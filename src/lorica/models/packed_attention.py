@@ -1,4 +1,4 @@
-"""How the tokens of one packed forward pass see each other."""
+"""Attention among the packed tokens of one forward pass."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SIMILAR = 0.7
 
 
 class Attention(Protocol):
-    """One object per forward pass; it alone knows segments, masks and caches."""
+    """One object per forward pass; it alone knows sequences, masks and KV caches."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh].
 
-        A query of no rows [0, H, Dh] asks for nothing: key and value are kept, where this attention keeps any.
+        With a query [0, H, Dh] only key and value are stored, where this attention has a cache.
         """
         ...
 

@@ -15,9 +15,9 @@ from lorica.models.allocator import keep_buffers
 from lorica.models.base_folder import BaseFolder
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig
+from lorica.models.gptq_awq import dequantize_layer
+from lorica.models.gptq_awq_config import PACKED_TENSORS, PackedFormat, read_packed_format
 from lorica.models.nf4 import Nf4Linear, require_bitsandbytes
-from lorica.models.packing import PACKED_TENSORS, PackedFormat, read_packed_format
-from lorica.models.unpacking import unpack
 from lorica.models.weight_files import AGAIN, refuse_adapter_inside, weight_files
 from lorica.names import utf8_path
 from lorica.precision import PRECISIONS
@@ -148,7 +148,7 @@ class _WeightLoader:
             if self._packed_format is None or not {"qweight", "qzeros", "scales"} <= tensors.keys():
                 continue  # it is missed below
             name = f"{layer}.weight"
-            weight = unpack(
+            weight = dequantize_layer(
                 {tensor_name: tensor.cpu() for tensor_name, tensor in tensors.items()},
                 self._packed_format,
                 self._shapes[name],

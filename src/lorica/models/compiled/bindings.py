@@ -1,7 +1,7 @@
 """The compiled kernels as functions of tensors. All tensors are contiguous and on the CPU.
 
-Where they are not there (no compiler when Lorica was installed, another processor), `is_there` says so, and torch's
-operators do the same, slower: whoever calls keeps both ways.
+Without them (no compiler when Lorica was installed, another processor) `is_available` is false, and callers use torch's
+operators, which compute the same, slower.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from lorica.models.compiled.build import LIBRARY, digest
 DISABLE_VARIABLE = "LORICA_COMPILED_KERNELS"
 """Set to 0 in the environment, this turns the kernels off."""
 
-_WIDTH_STEP = 16  # numbers of one head: a multiple of this
-_MODULES = 8  # that `add_updates` knows at once
+_HEAD_DIM_STEP = 16  # a head dimension is a multiple of this
+_MAX_MODULES = 8  # that share a call of `add_lora`
 
 Integers = NDArray[np.int64]
 
@@ -48,13 +48,13 @@ def is_available() -> bool:
     return not why_unavailable()
 
 
-def supports_head_dim(width: int) -> bool:
-    """Whether the kernels are there, and work on heads of so many numbers."""
-    return is_available() and width % _WIDTH_STEP == 0
+def supports_head_dim(head_dim: int) -> bool:
+    """Whether the kernels are available for heads of this dimension."""
+    return is_available() and head_dim % _HEAD_DIM_STEP == 0
 
 
 def add_and_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> Tensor:
-    """x [N, width] += added, in place; returns the root-mean-square norm of x times weight [width], a float32."""
+    """x [N, width] += added, in place; returns the root-mean-square norm of x times weight [width], in float32."""
     normed = torch.empty_like(x)
     _library().lorica_add_and_norm(
         x.data_ptr(), None if added is None else added.data_ptr(), weight.data_ptr(), normed.data_ptr(),
@@ -64,7 +64,7 @@ def add_and_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) ->
 
 
 def silu_and_mul(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(opened) * up, in the place of opened."""
+    """silu(gate) * up, in the memory of gate."""
     _library().lorica_gate(gate.data_ptr(), up.data_ptr(), gate.numel(), _is_float32(gate))
     return gate
 
@@ -72,7 +72,7 @@ def silu_and_mul(gate: Tensor, up: Tensor) -> Tensor:
 def head_layout(
     heads: int, kv_heads: int, width: int, query_norm: Tensor | None = None, key_norm: Tensor | None = None
 ) -> Integers:
-    """For `split_and_turn`; the norms' weights are float32 [width] and must outlive it."""
+    """For `split_qkv_and_rotate`; the norms' weights are float32 [width] and must outlive it."""
     norms = (0 if norm is None else norm.data_ptr() for norm in (query_norm, key_norm))
     return np.array([heads, kv_heads, width, *norms], np.int64)
 
@@ -80,8 +80,8 @@ def head_layout(
 def split_qkv_and_rotate(
     qkv: Tensor, outputs: tuple[Tensor, Tensor, Tensor], cos_sin: tuple[Tensor, Tensor], layout: Integers, eps: float
 ) -> None:
-    """mixed [N, (H + 2 * Hkv) * Dh] -> query [N, H, Dh], key and value [N, Hkv, Dh], bfloat16, the former two normed
-    and rotated by turn: cosines and sines [N, Dh / 2], float32.
+    """qkv [N, (H + 2 * Hkv) * Dh] -> query [N, H, Dh], key and value [N, Hkv, Dh], bfloat16, the former two normed and
+    rotated. cos_sin: [N, Dh / 2] each, float32.
     """
     _library().lorica_split_and_turn(
         qkv.data_ptr(), *(tensor.data_ptr() for tensor in outputs), *(tensor.data_ptr() for tensor in cos_sin),
@@ -110,15 +110,15 @@ def attend(
 
 
 def lora_layout(widths: Sequence[int], in_width: int) -> Integers:
-    """For `add_updates`: modules of these output widths side by side, of one input of width `given`."""
-    if len(widths) > _MODULES:
-        raise ValueError(f"{len(widths)} modules; at most {_MODULES} share a call")
-    padded = [*widths, *([0] * (_MODULES - len(widths)))]
+    """For `add_lora`: modules of these output widths side by side, of one input of width `in_width`."""
+    if len(widths) > _MAX_MODULES:
+        raise ValueError(f"{len(widths)} modules; at most {_MAX_MODULES} share a call")
+    padded = [*widths, *([0] * (_MAX_MODULES - len(widths)))]
     return np.array([in_width, len(widths), *padded, sum(widths)], np.int64)
 
 
 def lora_pointers(pairs: Sequence[tuple[Tensor, Tensor, float] | None]) -> Integers:
-    """For `add_updates`: A [r, in], B [out, r], bfloat16, and the scaling; None for a module without. They must outlive
+    """For `add_lora`: A [r, in], B [out, r], bfloat16, and the scaling; None where a module has none. They must outlive
     it.
     """
     table = np.zeros((len(pairs), 4), np.int64)
@@ -130,10 +130,10 @@ def lora_pointers(pairs: Sequence[tuple[Tensor, Tensor, float] | None]) -> Integ
 
 
 def add_lora(x: Tensor, y: Tensor, first_token: int, spans: Integers, pairs: Integers, layout: Integers) -> None:
-    """y [N, sum of widths] += what adapters add for x [N, in], bfloat16, the tokens first.. of a pass; in place.
+    """y [N, sum of widths] += the adapters' updates for x [N, in], bfloat16; in place.
 
-    spans [S, 2]: first token and the one after the last, in the pass. pairs: of each span, one for each module. Raises
-    MemoryError.
+    x: the tokens first_token.. of a pass. spans [S, 2]: first token and the one after the last, in the pass. pairs: of
+    each span, one for each module. Raises MemoryError.
     """
     out_of_memory = _library().lorica_add_updates(
         x.data_ptr(), y.data_ptr(), first_token, len(x), spans.ctypes.data, len(spans), pairs.ctypes.data,
@@ -143,7 +143,7 @@ def add_lora(x: Tensor, y: Tensor, first_token: int, spans: Integers, pairs: Int
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [N, in] -> uint8 codes [N, in] around 128, and the float32 step of each row [N]; NaN where it holds any."""
+    """x [N, in] -> uint8 codes [N, in] around 128, and the float32 scale of each row [N]; NaN where it holds any."""
     codes, scales = torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x))
     _check_memory(_library().lorica_round(x.data_ptr(), codes.data_ptr(), scales.data_ptr(), *x.shape, _is_float32(x)))
     return codes, scales
@@ -152,8 +152,8 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 def add_norm_quantize(
     x: Tensor, added: tuple[Tensor, Tensor] | None, weight: Tensor, eps: float, *, keep_normed: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """x [N, width], float32, += added [N, width] times their scales [N], in place; codes and steps of its norm, as
-    `round_rows` gives them, and where `plain` the norm in bfloat16, too.
+    """x [N, width], float32, += added [N, width] times their scales [N], in place; returns codes and scales of
+    its norm, as `quantize_rows` does, and with keep_normed the norm in bfloat16, too.
     """
     codes, scales = torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x))
     normed = torch.empty(x.shape, dtype=torch.bfloat16) if keep_normed else None
@@ -177,8 +177,8 @@ def _add_norm_quantize(
 def silu_and_mul_quantize(
     gate: Tensor, up: Tensor, scales: Tensor | None, *, keep_product: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Codes and steps of silu(opened) * up [N, in], float32, both of which are multiplied by scales [N] first; and
-    where `plain` that in bfloat16, too.
+    """Codes and scales of silu(gate) * up [N, in], float32, both of which are multiplied by scales [N] first; and with
+    keep_product that product in bfloat16, too.
     """
     codes, steps = torch.empty(gate.shape, dtype=torch.uint8), torch.empty(len(gate))
     product = torch.empty(gate.shape, dtype=torch.bfloat16) if keep_product else None
@@ -195,14 +195,14 @@ def scale_rows(y: Tensor, scales: Tensor, bias: Tensor | None) -> None:
 
 
 def dequantize_int8(codes: Tensor, scales: Tensor, out: Tensor) -> None:
-    """codes [n, in] int8, scales [n] bfloat16 -> into [n, in], bfloat16."""
+    """codes [n, in] int8, scales [n] bfloat16 -> out [n, in], bfloat16."""
     _library().lorica_restore_int8(codes.data_ptr(), scales.data_ptr(), out.data_ptr(), *out.shape)
 
 
 def dequantize_int4(codes: Tensor, scales: Tensor, out: Tensor, group: int) -> None:
-    """codes [n, in / 2] uint8, scales and least weights [n, in / group, 2] bfloat16 -> into [n, in], bfloat16.
+    """codes [n, in / 2] uint8, scales and minima [n, in / group, 2] bfloat16 -> out [n, in], bfloat16.
 
-    16 bytes hold 32 weights, the first 16 in their lower halves.
+    16 bytes hold 32 weights, the first 16 in their low nibbles.
     """
     _library().lorica_restore_int4(codes.data_ptr(), scales.data_ptr(), out.data_ptr(), *out.shape, group)
 

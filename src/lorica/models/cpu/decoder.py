@@ -1,6 +1,6 @@
-"""The decoder for inference on a CPU: what `Decoder` computes, with packed weights and few calls.
+"""The decoder for inference on a CPU: what `Decoder` computes, with prepacked weights and few calls.
 
-`Decoder` stays the one that trains, and what this is held to.
+`Decoder` is the one that trains, and the reference in tests.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lorica.models.batched_lora import AnyBatchedLora, BatchedLora, CompiledLora, StackedFactorCache
-from lorica.models.cpu.layer import AnyLayer, CpuLayer, KvOnlyAttention, LayerWeights, uses_compiled_kernels
+from lorica.models.cpu.layer import CpuLayer, DecoderLayer, KvOnlyAttention, LayerWeights, uses_compiled_kernels
 from lorica.models.cpu.layer_int8 import Int8Layer, suits_int8_layer
 from lorica.models.cpu.linear import compute_dtype, make_linear, residual_dtype
 from lorica.models.cpu.ops import FusedRmsNorm, RotaryEmbedding
@@ -26,18 +26,18 @@ class CpuDecoder:
     """Packed tokens in, hidden states out: the interface of `Decoder`, without gradients.
 
     dtype: of keys, values and adapters. precision: of the linear layers, a name of `precision.PRECISIONS`. compiled:
-    whether the compiled kernels compute what stands between these.
+    whether the compiled kernels compute what is between these.
     """
 
     def __init__(self, decoder: Decoder, precision: str) -> None:
-        """Takes the decoder's weights layer by layer, so that both forms never exist at once; it is of no use after."""
+        """Takes the weights out of `decoder` layer by layer, so that both forms never exist at once."""
         self.config, self.precision = decoder.config, precision
         self.device, self.dtype = decoder.device, compute_dtype(precision)
         self.embedding = decoder.model.embed_tokens.weight.detach()
         self._residual_dtype, self.compiled = residual_dtype(precision), uses_compiled_kernels(self.config, precision)
         layers = decoder.model.layers
         self._layer_weights: list[LayerWeights] = []
-        self._layers: list[AnyLayer] = []
+        self._layers: list[DecoderLayer] = []
         for layer_index in range(self.config.layers):
             layer = layers[layer_index]
             assert isinstance(layer, Layer)
@@ -64,16 +64,15 @@ class CpuDecoder:
     ) -> Tensor:
         """Hidden states before the final norm; see `Decoder.hidden`. lora: in the order of the tokens.
 
-        bundle: whether short spans of different adapters share products, which rounds them by their company. What is
-        joined for that is kept for the next pass where all is read, as in the steps of generation: these do not run
-        side by side.
+        group_adapters: whether short spans of different adapters share products, so that rounding depends on the batch.
+        Without output_rows, as in decode steps (which never run concurrently), the stacked factors are cached for the
+        next pass.
         """
         x = self.embedding[tokens].to(self._residual_dtype)
         scale = self.config.rope_scaling.attention_factor
         rotary = RotaryEmbedding(positions, self._inv_freq, self._residual_dtype, compiled=self.compiled, scale=scale)
-        batched = self._batched_lora(
-            lora, len(tokens), self._factor_cache if output_rows is None else None, group_adapters=group_adapters
-        )
+        cache = self._factor_cache if output_rows is None else None
+        batched = self._batched_lora(lora, len(tokens), cache, group_adapters=group_adapters)
         for layer in self._layers[:-1]:
             layer.output_and_mlp(x, layer.attention_block(x, rotary, attention, batched), batched)
         last = self._layers[-1]
@@ -83,9 +82,8 @@ class CpuDecoder:
         attended = last.attention_block(x, rotary, attention, batched)
         if output_rows is not None:
             x, attended = x[output_rows], attended[output_rows]
-            batched = self._batched_lora(
-                spans_at(lora, output_rows), len(output_rows), None, group_adapters=group_adapters
-            )
+            spans = spans_at(lora, output_rows)
+            batched = self._batched_lora(spans, len(output_rows), None, group_adapters=group_adapters)
         last.output_and_mlp(x, attended, batched)
         return x
 
@@ -97,18 +95,16 @@ class CpuDecoder:
     def _batched_lora(
         self, lora: Sequence[LoraSpan], tokens: int, cache: StackedFactorCache | None, *, group_adapters: bool
     ) -> AnyBatchedLora:
-        return (
-            CompiledLora(lora)
-            if self.compiled
-            else BatchedLora(lora, tokens, cache, group_adapters=group_adapters, dtype=self.dtype)
-        )
+        if self.compiled:
+            return CompiledLora(lora)
+        return BatchedLora(lora, tokens, cache, group_adapters=group_adapters, dtype=self.dtype)
 
     def replace_layer_weights(self, layer_index: int, layer: Layer, modules: Set[str]) -> None:
-        """Put other weights in the place of some of a layer's: see `Parts.renew`."""
+        """See `LayerWeights.replace_weights`."""
         self._layer_weights[layer_index].replace_weights(layer, self.precision, modules)
 
     def clear_adapter_cache(self) -> None:
-        """Let go of what was joined of adapters' matrices for generation."""
+        """Free the stacked factors of decode steps."""
         self._factor_cache.retain(())
 
 

@@ -1,6 +1,6 @@
-"""torch's private operators for products on a CPU: each is tried once on a small case before it is trusted.
+"""torch's private operators for linear layers on a CPU: each is tried once on a small case before it is trusted.
 
-They may change unannounced. What is missing or wrong is replaced by public operators that give the same result, slower.
+They may change unannounced. What is missing or wrong is replaced by public operators that compute the same, slower.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ZERO_POINT = 128  # what stands for 0 among the codes of activations, which are unsigned
+ZERO_POINT = 128  # the code of 0 in activations, whose codes are unsigned
 
 
 @cache
 def can_prepack(dtype: torch.dtype) -> bool:
-    """Whether oneDNN holds weights of this precision in its own order, which is faster than torch's own product.
+    """Whether oneDNN prepacks weights of this dtype into its blocked layout, which is faster than torch's operator.
 
     Where torch uses MKL for float32 and the processor is not Intel's, it is twice as fast.
     """
@@ -43,7 +43,7 @@ def has_fast_bfloat16() -> bool:
 
 
 def prepack(weight: Tensor) -> Tensor:
-    """weight [out, in] -> an opaque copy for `packed_product`; only where `can_prepack`."""
+    """weight [out, in] -> an opaque copy for `prepacked_linear`; only where `can_prepack`."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
     return packed
 
@@ -56,7 +56,7 @@ def prepacked_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
 
 @cache
 def has_int8_linear() -> bool:
-    """Whether whole numbers are multiplied without overflow in between, which processors without VNNI suffer."""
+    """Whether int8 products do not overflow in their partial sums, as they do on processors without VNNI."""
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 256, (6, 96), generator=generator, dtype=torch.uint8)
     weight = torch.randint(-127, 128, (32, 96), generator=generator, dtype=torch.int8)
@@ -71,7 +71,7 @@ def has_int8_linear() -> bool:
 
 
 def prepack_int8(weight: Tensor) -> Tensor:
-    """weight [out, in] int8 -> an opaque copy for `int8_product`; only where `has_int8`."""
+    """weight [out, in] int8 -> an opaque copy for `int8_linear`; only where `has_int8_linear`."""
     packed: Tensor = torch.ops.onednn.qlinear_prepack(weight, None)
     return packed
 
@@ -79,7 +79,7 @@ def prepack_int8(weight: Tensor) -> Tensor:
 def int8_linear(codes: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
     """codes [T, in] uint8 around ZERO_POINT, scales [out] float32 of the weight's rows -> float32 [T, out].
 
-    Symmetric scales need no zero points of the weight, but the operator wants them named.
+    The weight is symmetric, but the operator wants its zero points named.
     """
     zeros = torch.zeros(1, dtype=torch.int64)
     y: Tensor = torch.ops.onednn.qlinear_pointwise(
@@ -89,13 +89,13 @@ def int8_linear(codes: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
 
 
 def int8_linear_reference(codes: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
-    """`int8_product` in public operators, for an unpacked weight [out, in] int8."""
+    """`int8_linear` in public operators, for a weight [out, in] int8 that is not prepacked."""
     return F.linear(codes.float() - ZERO_POINT, weight.float()) * scales
 
 
 @cache
 def has_int8_weight_only_linear() -> bool:
-    """Whether bfloat16 activations are multiplied with int8 weights without restoring these first."""
+    """Whether bfloat16 activations are multiplied with int8 weights without dequantizing these first."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, 64, generator=generator).bfloat16()
     weight = torch.randint(-127, 128, (32, 64), generator=generator, dtype=torch.int8)
@@ -108,6 +108,9 @@ def has_int8_weight_only_linear() -> bool:
 
 
 def int8_weight_only_linear(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
-    """x [T, in] bfloat16, weight [out, in] int8, scales [out] bfloat16 -> [T, out]; only where `has_int8_weights`."""
+    """x [T, in] bfloat16, weight [out, in] int8, scales [out] bfloat16 -> [T, out].
+
+    Only where `has_int8_weight_only_linear`.
+    """
     y: Tensor = torch._weight_int8pack_mm(x, weight, scales)
     return y

@@ -1,6 +1,6 @@
-"""One layer for inference on a CPU: packed weights, few calls, and rows in blocks that stay in the processor's cache.
+"""A decoder layer for inference on a CPU: prepacked weights, few calls, tokens in blocks that stay in the cache.
 
-Query, key and value are one product; adapters are added by `Updates`.
+Query, key and value are one fused projection; adapters are added by `batched_lora`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lorica.models.batched_lora import AnyBatchedLora
 from lorica.models.compiled import bindings
-from lorica.models.cpu.linear import compute_dtype, make_linear, residual_dtype
+from lorica.models.cpu.linear import Int8Linear, compute_dtype, make_linear, quantize_rows, residual_dtype
 from lorica.models.cpu.ops import FusedRmsNorm, QkvHeads, RotaryEmbedding, silu_and_mul
 from lorica.models.decoder import Layer
 from lorica.models.families import DecoderConfig
@@ -22,22 +22,19 @@ from lorica.models.packed_attention import Attention
 
 ALL_MODULES = frozenset(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
 _BLOCK_ROWS = 256
-_BLOCK_STEP = 32  # rows by which kernels go on; products of fewer round otherwise
+_BLOCK_STEP = 32  # rows that kernels take at once; products of fewer round differently
 
 
 class LayerWeights:
-    """What a layer is made of: products, norms, and the names by which adapters know its modules."""
+    """The linear layers and norms of a layer, and the module paths by which adapters name them."""
 
     def __init__(self, layer: Layer, config: DecoderConfig, layer_index: int, precision: str) -> None:
         attention, path = layer.self_attn, f"model.layers.{layer_index}"
         self.layer_index, self.compiled = layer_index, uses_compiled_kernels(config, precision)
         norm = partial(FusedRmsNorm, dtype=residual_dtype(precision), compiled=self.compiled)
         self.input_norm, self.post_norm = norm(layer.input_layernorm), norm(layer.post_attention_layernorm)
-        of_heads = (
-            None if norm_or_none is None else norm(norm_or_none)
-            for norm_or_none in (attention.q_norm, attention.k_norm)
-        )
-        self.heads = QkvHeads(config, *of_heads, compiled=self.compiled)
+        qk_norms = (None if rms_norm is None else norm(rms_norm) for rms_norm in (attention.q_norm, attention.k_norm))
+        self.heads = QkvHeads(config, *qk_norms, compiled=self.compiled)
         self.replace_weights(layer, precision)
         self.qkv_paths = tuple(f"{path}.self_attn.{name}_proj" for name in "qkv")
         self.output_path = (f"{path}.self_attn.o_proj",)
@@ -47,7 +44,7 @@ class LayerWeights:
         self._shapes, self._qkv_dtype = (config.heads, config.kv_heads, config.head_dim), compute_dtype(precision)
 
     def replace_weights(self, layer: Layer, precision: str, modules: Set[str] = ALL_MODULES) -> None:
-        """Make the products anew from `layer`: those that any of these modules (their last names) takes part in."""
+        """Make those linear layers anew from `layer` that contain one of these modules (last names)."""
         attention, mlp = layer.self_attn, layer.mlp
         if modules & {"q_proj", "k_proj", "v_proj"}:
             self.qkv = make_linear((attention.q_proj, attention.k_proj, attention.v_proj), precision)
@@ -59,32 +56,32 @@ class LayerWeights:
             self.down = make_linear((mlp.down_proj,), precision)
 
     def empty_qkv(self, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Room for queries, keys and values."""
+        """Uninitialized query [T, H, Dh], key and value [T, Hkv, Dh]."""
         heads, kv_heads, width = self._shapes
         query, key, value = (torch.empty(tokens, n, width, dtype=self._qkv_dtype) for n in (heads, kv_heads, kv_heads))
         return query, key, value
 
 
-class AnyLayer(Protocol):
-    """One layer; its states are changed in place."""
+class DecoderLayer(Protocol):
+    """A layer in two halves; the hidden states are changed in place."""
 
     def attention_block(self, x: Tensor, rotary: RotaryEmbedding, attention: Attention, lora: AnyBatchedLora) -> Tensor:
-        """x [T, hidden] -> what attention gives [T, H * Dh]."""
+        """x [T, hidden] -> the output of attention [T, H * Dh], before the output projection."""
         ...
 
     def output_and_mlp(self, x: Tensor, attended: Tensor, lora: AnyBatchedLora) -> None:
-        """x [T, hidden] += output projection of `mixed` [T, H * Dh], then += feed-forward; in place."""
+        """x [T, hidden] += output projection of attended [T, H * Dh], then += MLP; in place."""
         ...
 
 
 class CpuLayer:
-    """A layer of any precision."""
+    """`DecoderLayer` in any precision."""
 
     def __init__(self, weights: LayerWeights) -> None:
         self._weights = weights
 
     def attention_block(self, x: Tensor, rotary: RotaryEmbedding, attention: Attention, lora: AnyBatchedLora) -> Tensor:
-        """See `AnyLayer.mix`."""
+        """See `DecoderLayer`."""
         weights = self._weights
         query, key, value = weights.empty_qkv(len(x))
         for rows in row_blocks(len(x)):
@@ -95,7 +92,7 @@ class CpuLayer:
         return attention.attend(weights.layer_index, query, key, value).flatten(1)
 
     def output_and_mlp(self, x: Tensor, attended: Tensor, lora: AnyBatchedLora) -> None:
-        """See `AnyLayer.finish`."""
+        """See `DecoderLayer`."""
         weights = self._weights
         for rows in row_blocks(len(x)):
             states, attended_rows = x[rows], attended[rows].to(x.dtype)
@@ -108,17 +105,19 @@ class CpuLayer:
 
     def _activated_mlp(self, normed: Tensor, lora: AnyBatchedLora, start: int) -> Tensor:
         weights = self._weights
-        # Two products: side by side in one, gate and up would lie in strides, which costs more than a larger product
-        # gains.
-        prepared = weights.gate.prepare(normed)
-        gate, up = weights.gate(prepared), weights.up(prepared)
+        # Not fused: gate and up would be strided then, which costs more than a larger product gains.
+        if isinstance(weights.gate, Int8Linear) and isinstance(weights.up, Int8Linear):
+            quantized = quantize_rows(normed)
+            gate, up = weights.gate(quantized), weights.up(quantized)
+        else:
+            gate, up = weights.gate(normed), weights.up(normed)
         lora.add(weights.gate_path, (weights.intermediate_size,), normed, gate, start)
         lora.add(weights.up_path, (weights.intermediate_size,), normed, up, start)
         return silu_and_mul(gate, up, compiled=weights.compiled)
 
 
 class KvOnlyAttention:
-    """An attention that keeps keys and values, and is asked for nothing."""
+    """Attention that stores keys and values and computes no output."""
 
     def __init__(self, attention: Attention) -> None:
         self._attention = attention
@@ -129,12 +128,12 @@ class KvOnlyAttention:
 
 
 def uses_compiled_kernels(config: DecoderConfig, precision: str) -> bool:
-    """Whether the compiled kernels stand between the products: they keep queries, keys and values in bfloat16."""
+    """Whether the compiled kernels compute what is between the linear layers: they hold Q, K and V in bfloat16."""
     return compute_dtype(precision) == torch.bfloat16 and bindings.supports_head_dim(config.head_dim)
 
 
 def row_blocks(rows: int) -> Iterator[slice]:
-    """0..rows in blocks of about one size, whose intermediate results stay in the cache: a small last one would be
+    """0..rows in blocks of about equal size whose intermediate results stay in the cache; a small last block would be
     multiplied at a fraction of the speed.
     """
     count = max(1, round(rows / _BLOCK_ROWS))

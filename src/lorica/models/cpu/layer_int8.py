@@ -1,6 +1,6 @@
-"""A layer of whole numbers, by the compiled kernels: scaling and rounding are no passes of their own.
+"""A decoder layer in int8 by the compiled kernels, which fuse scaling and quantization into norm and activation.
 
-The states stay float32. What adapters add for the output and down projections goes to the states at once.
+Hidden states stay float32. The LoRA of the output and down projections is added to the hidden states directly.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from lorica.precision import PRECISIONS
 
 
 class Int8Layer:
-    """`FastLayer`, only where `suits`."""
+    """`DecoderLayer`, where `suits_int8_layer`."""
 
     def __init__(self, weights: LayerWeights) -> None:
         self._weights = weights
 
     def attention_block(self, x: Tensor, rotary: RotaryEmbedding, attention: Attention, lora: AnyBatchedLora) -> Tensor:
-        """See `AnyLayer.mix`."""
+        """See `DecoderLayer`."""
         weights = self._weights
         assert isinstance(lora, CompiledLora)
         query, key, value = weights.empty_qkv(len(x))
@@ -41,7 +41,7 @@ class Int8Layer:
         return attention.attend(weights.layer_index, query, key, value).flatten(1)
 
     def output_and_mlp(self, x: Tensor, attended: Tensor, lora: AnyBatchedLora) -> None:
-        """See `AnyLayer.finish`."""
+        """See `DecoderLayer`."""
         weights = self._weights
         assert isinstance(lora, CompiledLora)
         norm, adapted = weights.post_norm, lora.adapts(weights.gate_path) or lora.adapts(weights.up_path)
@@ -69,8 +69,8 @@ class Int8Layer:
 
 
 def suits_int8_layer(layer: Layer, precision: str) -> bool:
-    """Whether a layer of this precision, beside compiled kernels, can be an `Int8Layer`: its one bias may be that of
-    query, key and value.
+    """Whether a layer of this precision, with compiled kernels, can be an `Int8Layer`: only query, key and value may
+    have a bias.
     """
     mlp = layer.mlp
     unbiased = layer.self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj

@@ -1,7 +1,6 @@
 """Linear layers for inference on a CPU: frozen weights in the form in which they are multiplied fastest.
 
-One `Product` may stand for several layers of the same input (query, key and value), whose weights lie below each
-other. Nothing here is trained through.
+One `Linear` may fuse several layers of the same input (query, key and value). No gradient passes through.
 """
 
 from __future__ import annotations
@@ -17,30 +16,22 @@ from lorica.models.cpu import kernels
 from lorica.models.cpu.weight_only import Int4Weight, Int8Weight, QuantizedWeight, WeightOnlyLinear, group_size_for
 from lorica.precision import PRECISIONS
 
-_LEVELS = 127  # symmetric: -127..127
-_SMALLEST = 1e-30  # a row of zeros has this scale
-_CACHED_ELEMENTS = 1 << 18  # numbers that are worked on at once: 1 MiB of float32
-_ROWS_PER_BLOCK = 1024  # weights' rows that are quantised at once, so that their float32 copy stays in the cache
-
-
-LinearInput = Tensor | tuple[Tensor, Tensor]
-"""The input of a product: as it is, or its codes with their scales."""
+_MAX_CODE = 127  # symmetric: -127..127
+_MIN_SCALE = 1e-30  # of a row of zeros
+_CACHED_ELEMENTS = 1 << 18  # of a block of activations: 1 MiB of float32
+_ROWS_PER_BLOCK = 1024  # of a weight that are quantized at once, so that their float32 copy stays in the cache
 
 
 class Linear(Protocol):
     """y = x W^T + bias for frozen W."""
 
-    def prepare(self, x: Tensor) -> LinearInput:
-        """x [T, in] in the form in which it is multiplied, for several products of one input and one precision."""
-        ...
-
-    def __call__(self, x: LinearInput) -> Tensor:
-        """x [T, in], prepared or not -> a new tensor [T, out]."""
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [T, in] -> a new tensor [T, out]."""
         ...
 
 
 def make_linear(layers: Sequence[nn.Linear], precision: str) -> Linear:
-    """Several layers of one input as one product; their weights are copied, so that they can be let go of.
+    """Fuse layers of one input into one; their weights are copied, so that they can be freed.
 
     precision: a name of `precision.PRECISIONS`, but nf4.
     """
@@ -58,7 +49,7 @@ def make_linear(layers: Sequence[nn.Linear], precision: str) -> Linear:
 
 
 def compute_dtype(precision: str) -> torch.dtype:
-    """The precision of keys, values and adapters beside a base that is computed in `precision`."""
+    """The dtype of keys, values and adapters on a base that is computed in `precision`."""
     row = PRECISIONS[precision]
     if row.quantized:
         return torch.bfloat16 if kernels.can_prepack(torch.bfloat16) else torch.float32
@@ -67,46 +58,35 @@ def compute_dtype(precision: str) -> torch.dtype:
 
 
 def residual_dtype(precision: str) -> torch.dtype:
-    """The precision of the states between layers: with int8, whose results are float32, they stay so."""
+    """The dtype of the hidden states between layers: float32 with int8, whose products are float32."""
     return torch.float32 if PRECISIONS[precision].products == "int8" else compute_dtype(precision)
 
 
-class _UnquantizedInput:
-    """A product whose input needs no preparation."""
-
-    def prepare(self, x: Tensor) -> LinearInput:
-        """The same."""
-        return x
-
-
-class TorchLinear(_UnquantizedInput):
-    """torch's own product."""
+class TorchLinear:
+    """torch's own operator."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._weight, self._bias = weight, bias
 
-    def __call__(self, x: LinearInput) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """[T, in] -> [T, out]."""
-        assert isinstance(x, Tensor)
         return F.linear(x, self._weight, self._bias)
 
 
-class PrepackedLinear(_UnquantizedInput):
-    """Weights in oneDNN's own order."""
+class PrepackedLinear:
+    """Weights in oneDNN's blocked layout."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._packed, self._bias = kernels.prepack(weight), bias
 
-    def __call__(self, x: LinearInput) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """[T, in] -> [T, out]."""
-        assert isinstance(x, Tensor)
         return kernels.prepacked_linear(x, self._packed, self._bias)
 
 
 class Int8Linear:
-    """Weights in int8 with one scale a row, activations in int8 with one scale a token, sums in int32.
-
-    The result is float32.
+    """W8A8: weights in int8 with a scale per row, activations in int8 with a scale per token, sums in int32, output in
+    float32.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -115,26 +95,22 @@ class Int8Linear:
         self._weight = kernels.prepack_int8(codes) if self._fast else codes
         self.bias = bias
 
-    def prepare(self, x: Tensor) -> LinearInput:
-        """Codes [T, in], and scales [T, 1]."""
-        return quantize_rows(x)
-
-    def __call__(self, x: LinearInput) -> Tensor:
-        """[T, in] -> [T, out]."""
+    def __call__(self, x: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        """[T, in], or what `quantize_rows` makes of it -> [T, out]."""
         codes, scale = quantize_rows(x) if isinstance(x, Tensor) else x
         y = self.matmul_unscaled(codes).mul_(scale)
         return y if self.bias is None else y.add_(self.bias)
 
     def matmul_unscaled(self, codes: Tensor) -> Tensor:
-        """[T, in] codes -> [T, out] without the scales of their rows, and without the bias."""
-        product = kernels.int8_linear if self._fast else kernels.int8_linear_reference
-        return product(codes, self._weight, self._scales)
+        """Codes [T, in] -> [T, out] before the scales of the tokens and the bias."""
+        int8_linear = kernels.int8_linear if self._fast else kernels.int8_linear_reference
+        return int8_linear(codes, self._weight, self._scales)
 
 
 def _quantized_weight(weight: Tensor, storage: str, dtype: torch.dtype) -> QuantizedWeight:
     if storage == "int4" and group_size_for(weight.shape[1]):
         return Int4Weight(weight, dtype)
-    # The scales are rounded first, so that their rounding is no error.
+    # Scales are rounded before codes are chosen, so that their rounding is no error.
     codes, scales = quantize_weight(weight, scales_in=dtype)
     return Int8Weight(codes, scales.to(dtype))
 
@@ -146,9 +122,9 @@ def quantize_weight(weight: Tensor, *, scales_in: torch.dtype = torch.float32) -
     for start in range(0, len(weight), _ROWS_PER_BLOCK):
         rows = slice(start, start + _ROWS_PER_BLOCK)
         block = weight[rows].float()
-        scale = _row_absmax(block).div_(_LEVELS).to(scales_in).float()
+        scale = _row_absmax(block).div_(_MAX_CODE).to(scales_in).float()
         # A scale that was rounded down would push the largest weight to 128.
-        codes[rows] = (block / scale).round_().clamp_(-_LEVELS, _LEVELS).to(torch.int8)
+        codes[rows] = (block / scale).round_().clamp_(-_MAX_CODE, _MAX_CODE).to(torch.int8)
         scales[rows] = scale.squeeze(1)
     return codes, scales
 
@@ -162,18 +138,18 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     for rows in cache_blocks(x):
         block = x[rows].float()
         largest = _row_absmax(block)
-        codes[rows] = (block * (_LEVELS / largest)).round_()
-        torch.div(largest, _LEVELS, out=scales[rows])
+        codes[rows] = (block * (_MAX_CODE / largest)).round_()
+        torch.div(largest, _MAX_CODE, out=scales[rows])
     return codes.view(torch.uint8).bitwise_xor_(kernels.ZERO_POINT), scales
 
 
 def cache_blocks(x: Tensor) -> Iterator[slice]:
-    """The rows of x [T, in], a few at a time: several operations in a row on them stay in the processor's own cache."""
+    """The rows of x [T, in] in blocks that stay in the cache over several operations."""
     step = max(1, _CACHED_ELEMENTS // x.shape[1])
     for start in range(0, len(x), step):
         yield slice(start, start + step)
 
 
 def _row_absmax(x: Tensor) -> Tensor:
-    # [N, in] -> [N, 1]; both ends are found faster than absolute values are made
-    return torch.maximum(x.amax(1, keepdim=True), x.amin(1, keepdim=True).neg_()).clamp_min_(_SMALLEST)
+    # [N, in] -> [N, 1]; maximum and minimum are faster than absolute values
+    return torch.maximum(x.amax(1, keepdim=True), x.amin(1, keepdim=True).neg_()).clamp_min_(_MIN_SCALE)

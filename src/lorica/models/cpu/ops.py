@@ -1,6 +1,6 @@
-"""What stands between the products of a layer, for inference on a CPU: norms, sums, rotations and gates.
+"""What a layer computes between its linear layers, on a CPU: RMS norm, residual sum, rotary embedding, SiLU.
 
-Beside bfloat16 keys the compiled kernels do each in one pass over memory; elsewhere, torch's operators.
+With keys in bfloat16 the compiled kernels do each in one pass over memory; else torch's operators.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lorica.models.rope import cos_sin_table
 
 
 class FusedRmsNorm:
-    """Root-mean-square norm in float32, of states in `dtype`."""
+    """RMS norm of hidden states in `dtype`, computed in float32; fused with the residual sum where there is one."""
 
     def __init__(self, norm: RmsNorm, dtype: torch.dtype, *, compiled: bool) -> None:
         self.weight, self.eps, self._compiled = norm.weight.detach().to(dtype).float().contiguous(), norm.eps, compiled
@@ -33,7 +33,7 @@ class FusedRmsNorm:
         return scaled.mul_(self.weight).to(x.dtype)
 
     def add_and_norm(self, x: Tensor, added: Tensor) -> Tensor:
-        """x [N, width] += added, in place; the norm of that."""
+        """x [N, width] += added, in place; returns the norm of the sum."""
         if self._compiled:
             return bindings.add_and_norm(x, added, self.weight, self.eps)
         x += added
@@ -41,12 +41,12 @@ class FusedRmsNorm:
 
 
 def silu_and_mul(gate: Tensor, up: Tensor, *, compiled: bool) -> Tensor:
-    """silu(opened) * up, in the place of opened [N, in]."""
+    """silu(gate) * up, in the memory of gate [N, in]."""
     return bindings.silu_and_mul(gate, up) if compiled else F.silu(gate, inplace=True).mul_(up)
 
 
 class RotaryEmbedding:
-    """Cosines and sines of the tokens of a pass, in the form in which they are multiplied."""
+    """Cosines and sines of the positions of a pass, in the form in which the kernels multiply them."""
 
     def __init__(
         self, positions: Tensor, inv_freq: Tensor, dtype: torch.dtype, *, compiled: bool, scale: float = 1.0
@@ -61,12 +61,12 @@ class RotaryEmbedding:
             self._sine[..., :half].neg_()
 
     def rows_of(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """Those of some tokens."""
+        """Cosines and sines of some tokens."""
         return self._cosine[rows], self._sine[rows]
 
 
 class QkvHeads:
-    """Takes query, key and value apart, which one product gave side by side, and rotates the former two."""
+    """Splits the output of a fused QKV projection into heads; norms (in some families) and rotates query and key."""
 
     def __init__(
         self, config: DecoderConfig, query_norm: FusedRmsNorm | None, key_norm: FusedRmsNorm | None, *, compiled: bool
@@ -81,7 +81,7 @@ class QkvHeads:
     def split_qkv_and_rotate(
         self, qkv: Tensor, cos_sin: tuple[Tensor, Tensor], outputs: tuple[Tensor, Tensor, Tensor]
     ) -> None:
-        """mixed [N, (H + 2 * Hkv) * Dh] fills query [N, H, Dh], key and value [N, Hkv, Dh]."""
+        """qkv [N, (H + 2 * Hkv) * Dh] fills query [N, H, Dh], key and value [N, Hkv, Dh]."""
         if self._compiled:
             bindings.split_qkv_and_rotate(qkv, outputs, cos_sin, self._layout, self._eps)
             return
@@ -93,5 +93,5 @@ class QkvHeads:
 
 
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    # x [N, H, Dh], cosine and sine [N, 1, Dh]; the first half of the sines is negated (see `rotate`)
+    # x [N, H, Dh], cosine and sine [N, 1, Dh]; the first half of the sines is negated (see `rope.apply_rotary`)
     return torch.mul(x, cosine).addcmul_(x.roll(x.shape[-1] // 2, -1), sine)

@@ -1,7 +1,7 @@
-"""Weights held in 8 or 4 bits, restored for each product a few rows at a time: a half or a quarter of the memory.
+"""Weight-only quantization: weights in 8 or 4 bits, dequantized for each product in blocks of rows.
 
-What is restored stays in the processor's cache until it is multiplied. The compiled kernel takes 0.04 ns a weight for
-that, so products of many tokens lose little; torch's operators do the same where it is not there.
+A dequantized block stays in the processor's cache until it is multiplied. The compiled kernel takes 0.04 ns a weight
+for that, so products of many tokens lose little; without it, torch's operators do the same.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from lorica.models.cpu import kernels
 GROUP_SIZES = (64, 32)
 """Weights of a row that share a scale in 4 bits: the first of these that divides the row."""
 
-_DEQUANTIZED_BYTES = 1 << 21  # at once: what the second cache holds, and a little more, for few calls
-_ROW_STEP = 32  # rows of weights by which these go on
-_FEW_TOKENS = 15  # up to here, without the compiled kernel, int8 weights are multiplied as they are
-_PAIR = 32  # 16 bytes hold so many weights in 4 bits: the first half in their lower halves
-_LEVELS = 15
-_ROWS_AT_ONCE = 1024  # that are quantised at once
+_DEQUANTIZED_BYTES = 1 << 21  # of a block: what the L2 cache holds, and a little more, for few calls
+_ROW_STEP = 32  # a block has a multiple of so many rows
+_FEW_TOKENS = 15  # up to here, without the compiled kernel, torch multiplies int8 weights directly
+_PAIR = 32  # weights in 16 bytes of 4-bit codes: the first half in the low nibbles
+_MAX_CODE = 15
+_ROWS_PER_BLOCK = 1024  # that are quantized at once
 
 
 class QuantizedWeight(Protocol):
-    """Weights [out, in] in few bits."""
+    """A weight [out, in] as codes of few bits with scales."""
 
     shape: tuple[int, int]
 
     def dequantize(self, first: int, out: Tensor) -> None:
-        """Fill into [n, in] with the weights' rows first .. first + n."""
+        """Fill out [n, in] with the rows first .. first + n."""
         ...
 
 
@@ -39,12 +39,12 @@ class Int8Weight:
     """w = code * scale, a scale for each row."""
 
     def __init__(self, codes: Tensor, scales: Tensor) -> None:
-        """codes [out, in] int8; scales [out], in the precision in which weights are restored."""
+        """codes [out, in] int8; scales [out], in the dtype to which weights are dequantized."""
         self.codes, self.scales = codes, scales
         self.shape = (codes.shape[0], codes.shape[1])
 
     def dequantize(self, first: int, out: Tensor) -> None:
-        """See `Codes.restore`."""
+        """See `QuantizedWeight`."""
         rows = slice(first, first + len(out))
         if _uses_compiled(out):
             compiled.dequantize_int8(self.codes[rows], self.scales[rows], out)
@@ -53,54 +53,49 @@ class Int8Weight:
 
 
 class Int4Weight:
-    """w = code * scale + least, a scale and a least weight for each group of a row."""
+    """w = code * scale + minimum, with a scale and a minimum for each group of a row."""
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
-        """weight [out, in], whose rows some of `GROUPS` divides. Scales are rounded to dtype before codes are chosen:
-        then that is no error.
+        """weight [out, in], whose rows one of `GROUP_SIZES` divides. Scales are rounded to dtype before codes are
+        chosen, so that their rounding is no error.
         """
         count, width = weight.shape
         self.shape, self.group = (count, width), group_size_for(width)
         self.codes = torch.empty(count, width // 2, dtype=torch.uint8)
         self.scales = torch.empty(count, width // self.group, 2, dtype=dtype)
-        for start in range(0, count, _ROWS_AT_ONCE):
-            rows = slice(start, start + _ROWS_AT_ONCE)
+        for start in range(0, count, _ROWS_PER_BLOCK):
+            rows = slice(start, start + _ROWS_PER_BLOCK)
             self.codes[rows], self.scales[rows] = _quantize_groups(weight[rows].float(), self.group, dtype)
 
     def dequantize(self, first: int, out: Tensor) -> None:
-        """See `Codes.restore`."""
+        """See `QuantizedWeight`."""
         rows = slice(first, first + len(out))
         if _uses_compiled(out):
             compiled.dequantize_int4(self.codes[rows], self.scales[rows], out, self.group)
             return
         pairs = self.codes[rows].view(len(out), -1, _PAIR // 2)
-        codes = torch.cat([pairs & _LEVELS, pairs >> 4], dim=-1).view(len(out), -1, self.group)
+        codes = torch.cat([pairs & _MAX_CODE, pairs >> 4], dim=-1).view(len(out), -1, self.group)
         scale, minimum = self.scales[rows].unbind(-1)
         out.copy_(torch.addcmul(minimum.float()[..., None], codes.float(), scale.float()[..., None]).view(out.shape))
 
 
 class WeightOnlyLinear:
-    """Activations as they are; a token's bits do not depend on how many others there are, in steps of 16."""
+    """Quantized weights, activations as they are; batch-invariant in steps of 16 tokens."""
 
     def __init__(self, weight: QuantizedWeight, bias: Tensor | None, dtype: torch.dtype) -> None:
         self._weight, self._bias, self._dtype = weight, bias, dtype
         width = weight.shape[1]
         self._rows_per_block = max(_ROW_STEP, _DEQUANTIZED_BYTES // (width * dtype.itemsize) // _ROW_STEP * _ROW_STEP)
 
-    def prepare(self, x: Tensor) -> Tensor:
-        """The same."""
-        return x
-
-    def __call__(self, x: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """[T, in] -> [T, out]."""
-        assert isinstance(x, Tensor)
         y = self._int8_linear(x)
         if y is None:
             y = self._dequantize_and_multiply(x)
         return y if self._bias is None else y.add_(self._bias)
 
     def _int8_linear(self, x: Tensor) -> Tensor | None:
-        """The product of few tokens with the codes themselves, where that is faster."""
+        """The product of few tokens with int8 codes directly, where that is faster."""
         if len(x) > _FEW_TOKENS or x.dtype != torch.bfloat16 or compiled.is_available():
             return None
         if not isinstance(self._weight, Int8Weight) or not kernels.has_int8_weight_only_linear():
@@ -118,7 +113,7 @@ class WeightOnlyLinear:
 
 
 def group_size_for(width: int) -> int:
-    """The group for rows of this width; 0 where none divides it."""
+    """The group size for rows of this width; 0 where none divides it."""
     return next((group for group in GROUP_SIZES if width % group == 0), 0)
 
 
@@ -127,13 +122,13 @@ def _uses_compiled(x: Tensor) -> bool:
 
 
 def _quantize_groups(weight: Tensor, group: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """[n, in] float32 -> codes [n, in / 2], scales and least weights [n, in / group, 2]."""
+    """[n, in] float32 -> codes [n, in / 2], scales and minima [n, in / group, 2]."""
     groups = weight.view(len(weight), -1, group)
     minimum, maximum = groups.aminmax(dim=-1)
-    scales = torch.stack([(maximum - minimum) / _LEVELS, minimum], dim=-1).to(dtype)
+    scales = torch.stack([(maximum - minimum) / _MAX_CODE, minimum], dim=-1).to(dtype)
     scale, minimum = scales.float().unbind(-1)
     # A group of equal weights has no scale: all its codes are 0.
     steps = torch.where(scale > 0, scale, 1.0)
-    codes = ((groups - minimum[..., None]) / steps[..., None]).round_().clamp_(0, _LEVELS).to(torch.uint8)
+    codes = ((groups - minimum[..., None]) / steps[..., None]).round_().clamp_(0, _MAX_CODE).to(torch.uint8)
     pairs = codes.view(len(weight), -1, 2, _PAIR // 2)
     return (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(len(weight), -1), scales

@@ -8,20 +8,22 @@ import torch
 from torch import Tensor
 
 from lorica.errors import ModelError
-from lorica.models.packing import PackedFormat
+from lorica.models.gptq_awq_config import PackedFormat
 
-_WORD = 32  # bits of one packed integer
+_WORD_BITS = 32  # bits of one packed integer
 # Which of eight neighbouring outputs each four bits of a word hold, the lowest bits first (AWQ's gemm version).
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
-def unpack(tensors: Mapping[str, Tensor], packed_format: PackedFormat, shape: torch.Size, layer_name: str) -> Tensor:
+def dequantize_layer(
+    tensors: Mapping[str, Tensor], packed_format: PackedFormat, shape: torch.Size, layer_name: str
+) -> Tensor:
     """The parts of one layer -> its weight [out, in] in float32.
 
     Raises ModelError, beginning with `where`, when they do not make up a weight of this shape.
     """
     out_features, in_features = shape
-    per_word = _WORD // packed_format.bits
+    per_word = _WORD_BITS // packed_format.bits
     size = in_features if packed_format.group_size == -1 else packed_format.group_size
     groups = -(-in_features // size)
     packed = (
@@ -46,25 +48,25 @@ def unpack(tensors: Mapping[str, Tensor], packed_format: PackedFormat, shape: to
         raise ModelError(
             f"{layer_name}.g_idx names groups beyond the {groups} there are", fix="download the file again"
         )
-    zeros = _columns(tensors["qzeros"], packed_format)
+    zeros = _unpack_columns(tensors["qzeros"], packed_format)
     if packed_format.method == "gptq":
-        codes = _bits(tensors["qweight"], packed_format.bits).permute(0, 2, 1).reshape(in_features, out_features)
+        codes = _unpack_bits(tensors["qweight"], packed_format.bits).permute(0, 2, 1).reshape(in_features, out_features)
     else:
-        codes = _columns(tensors["qweight"], packed_format)
+        codes = _unpack_columns(tensors["qweight"], packed_format)
     scales = tensors["scales"].float()
     weight = (codes - (zeros + packed_format.zero_offset)[group]).float() * scales[group]
     return weight.t().contiguous()
 
 
-def _columns(words: Tensor, packed_format: PackedFormat) -> Tensor:
+def _unpack_columns(words: Tensor, packed_format: PackedFormat) -> Tensor:
     # [N, out / per word] -> [N, out]
-    numbers = _bits(words, packed_format.bits)
+    numbers = _unpack_bits(words, packed_format.bits)
     if packed_format.method == "awq":
         numbers = numbers[..., torch.tensor(_AWQ_ORDER).argsort()]
     return numbers.flatten(1)
 
 
-def _bits(words: Tensor, bits: int) -> Tensor:
+def _unpack_bits(words: Tensor, bits: int) -> Tensor:
     """[A, B] int32 -> [A, B, numbers per word], the lowest bits first."""
-    shifts = torch.arange(0, _WORD, bits, dtype=torch.int32)
+    shifts = torch.arange(0, _WORD_BITS, bits, dtype=torch.int32)
     return (words.unsqueeze(-1) >> shifts) & ((1 << bits) - 1)
