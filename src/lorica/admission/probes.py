@@ -51,7 +51,7 @@ def shipped_probes(task: Task | None, encoder: Encoder, base: BaseFolder) -> lis
 
 def number_probes(base: BaseFolder) -> list[Probe]:
     """Prompts of token ids spread over the base's vocabulary: no text, no tokenizer, always possible."""
-    vocabulary = base.limits.vocabulary or 32
+    vocabulary = base.vocabulary_size or 32
     width = _NUMBER_LENGTH + _NUMBER_CHOICES
     state, probes = 12345, []
     for number in range(_NUMBER_PROBES):
@@ -93,7 +93,7 @@ def _probe(
     name: str, messages: Sequence[Message], texts: Sequence[str], group: str, encoder: Encoder, base: BaseFolder
 ) -> Probe:
     choices = tuple(encoder.encode_choice(text) for text in texts)
-    room = min(MAX_PROBE_TOKENS, base.limits.positions or MAX_PROBE_TOKENS)
+    room = min(MAX_PROBE_TOKENS, base.max_positions or MAX_PROBE_TOKENS)
     prompt = encoder.encode(messages, max_tokens=room - max(map(len, choices)), truncate="error").tokens
     return Probe(name, tuple(messages), tuple(texts), prompt, choices, group)
 

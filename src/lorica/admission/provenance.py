@@ -12,6 +12,7 @@ import msgspec
 
 from lorica.adapters.passport import BaseFacts, Passport, RowsFacts
 from lorica.adapters.passport_facts import plain_name
+from lorica.adapters.registry import TRAINING_RECORD
 from lorica.data.digest import ids_digest
 from lorica.models.base_folder import BaseFolder
 from lorica.models.families import read_json_object
@@ -70,7 +71,7 @@ def trained_otherwise(folder: Path, used: Mapping[str, str], passport: Passport 
 
     Adapters from elsewhere have neither, and nothing is said about them.
     """
-    trained = _in_passport(passport) if passport is not None else _in_record(folder)
+    trained = _in_passport(passport) if passport is not None else recorded_digests(folder)
     return [
         f"was trained with {key} {trained[key]!r}, and is used with {value!r}"
         for key, value in used.items()
@@ -85,8 +86,9 @@ def _in_passport(passport: Passport) -> dict[str, str]:
     return {key: value for key, value in recorded.items() if value is not None}
 
 
-def _in_record(folder: Path) -> dict[str, str]:
-    record = folder / "training.json"
+def recorded_digests(folder: Path) -> dict[str, str]:
+    """What the training record beside an adapter says of its task, prompts and base; {} without a record of Lorica."""
+    record = folder / TRAINING_RECORD
     manifest = read_json_object(record).get("manifest") if record.is_file() else None
     if not isinstance(manifest, dict):
         return {}

@@ -75,7 +75,7 @@ def build_encoder(config: Config, base: BaseFolder) -> Encoder:
     encoder = Encoder.load(
         base.path, chat_template=config.model.chat_template, thinking=config.task.thinking, model_config=base.config
     )
-    rows = base.limits.vocabulary
+    rows = base.vocabulary_size
     for note in (*encoder.notes, *(() if rows is None else encoder.check_vocabulary(rows))):
         inform(note)
     return encoder
@@ -162,7 +162,7 @@ def answer_settings(config: Config, base: BaseFolder) -> AnswerSettings:
     given = config.inference
     return AnswerSettings(
         max_input_tokens=given.max_input_tokens,
-        max_positions=base.limits.positions,
+        max_positions=base.max_positions,
         truncate=config.task.truncate,
         sampling=Sampling(
             max_new_tokens=given.max_new_tokens,

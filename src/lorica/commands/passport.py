@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from lorica.adapters.folder import open_adapter
+from lorica.adapters.folder import AdapterFolder, open_adapter
 from lorica.adapters.passport import (
     PASSPORT_NAME,
     SCHEMA,
@@ -19,7 +19,6 @@ from lorica.adapters.passport import (
     read_passport,
     write_passport,
 )
-from lorica.adapters.registry import TRAINING_RECORD
 from lorica.commands.arguments import as_base, as_path, emit, parser, resolve
 from lorica.config.schema import Config
 from lorica.engine_table import ENGINES
@@ -41,9 +40,9 @@ def run(arguments: Sequence[str]) -> int:
     if given.check:
         return _check(given)
     config = _config(given)
-    open_adapter(given.adapter)  # a folder that is none is not made one by its lock
+    adapter = open_adapter(given.adapter)  # before the lock: a folder that is none is not made one
     with lock_folder(given.adapter, doing="making a passport", fix="wait until it ends"):
-        passport, path = make(given, config)
+        passport, path = make(adapter, given, config)
     emit(
         {"path": str(path), "passport": msgspec.to_builtins(passport)},
         as_json=given.json,
@@ -100,18 +99,17 @@ def _config(given: argparse.Namespace) -> Config:
     return config
 
 
-def make(given: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
+def make(adapter: AdapterFolder, given: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
     """Make the passport that a command line asks for, and write it.
 
-    Raises AdapterError for a folder that cannot be used, that has a passport already, or whose adapter changes nothing.
+    Raises AdapterError for an adapter that has a passport already, that changes nothing, or that is written meanwhile.
     """
     from lorica.admission.make_passport import make_passport, measure_on_rows, prompt_facts
     from lorica.admission.provenance import base_facts
     from lorica.commands import build
     from lorica.tasks.base import Task
 
-    folder: Path = given.adapter
-    adapter = open_adapter(folder)
+    folder = adapter.path
     before = _before(folder, force=given.force)
     base = build.base_folder(config)
     task: Task | None = _task(given, config, folder)
@@ -184,19 +182,18 @@ def _before(folder: Path, *, force: bool) -> Passport | None:
 
 def _task(given: argparse.Namespace, config: Config, folder: Path) -> Any:
     """The task of the command line, or else that of Lorica's own training record; None when neither tells."""
+    from lorica.admission.provenance import recorded_digests
     from lorica.commands import build
-    from lorica.models.families import read_json_object
     from lorica.tasks import TASKS, load_task
     from lorica.tasks.base import TaskSettings
 
     if any(override.partition("=")[0].split(".")[0] == "task" for override in given.overrides):
         return build.build_task(config)
-    record = folder / TRAINING_RECORD
-    manifest = read_json_object(record).get("manifest") if record.is_file() else None
-    if not isinstance(manifest, dict) or manifest.get("digest.task") not in TASKS:
+    recorded = recorded_digests(folder)
+    if recorded.get("task") not in TASKS:
         return None
-    told = {key: str(manifest.get(f"digest.{key}", "")) for key in ("task", "method", "style")}
-    return load_task(told["task"], TaskSettings(method=told["method"], style=told["style"]))
+    settings = TaskSettings(method=recorded.get("method", ""), style=recorded.get("style", ""))
+    return load_task(recorded["task"], settings)
 
 
 def _rows(given: argparse.Namespace, config: Config, task: Any) -> list[Any]:

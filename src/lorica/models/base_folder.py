@@ -16,10 +16,10 @@ from lorica.models.families import (
     parse_json_object,
     read_model_file,
 )
-from lorica.models.limits import ModelLimits, limits_of
 from lorica.models.weight_files import weight_files
 
 _EDGE = 1 << 20  # bytes
+_MAX_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len")
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,19 @@ class BaseFolder:
         return parse_decoder_config(self.config, self.config_path)
 
     @cached_property
-    def limits(self) -> ModelLimits:
-        """How much the model can read, whatever its family."""
-        return limits_of(self.config)
+    def max_positions(self) -> int | None:
+        """Tokens that the model sees at once, whatever its family; None where the config does not say."""
+        return next(filter(None, map(self._size, _MAX_POSITIONS)), None)
+
+    @cached_property
+    def vocabulary_size(self) -> int | None:
+        """Rows of the embedding; None where the config does not say."""
+        return self._size("vocab_size")
+
+    def _size(self, key: str) -> int | None:
+        inner = self.config.get("text_config")
+        value = self.config.get(key, inner.get(key) if isinstance(inner, dict) else None)
+        return value if type(value) is int and value > 0 else None
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
