@@ -53,7 +53,7 @@ def make_adapter(folder: Path, seed: int, *, hidden: int, layers: int, rank: int
 
 
 def check(paths: list[Path], count: int) -> tuple[float, float, float]:
-    """Run the verb as a new process: seconds, processor seconds, and the most memory of it and its children in MB.
+    """Run the command as a new process: seconds, processor seconds, and the most memory of it and its children in MB.
 
     Ends the program unless all `count` adapters were read to their last tensor: a crash is quick, and Python ends it
     with the same 1 that means "warnings".

@@ -3,7 +3,7 @@
     python bench/faults.py [--seeds 5] [--kinds NAME ...] [--out faults.jsonl] [--with-passport] [--healthy-only]
 
 Needs the zoo (`python -m bench.zoo`). Each finished case is a line of --out, so an interrupted run goes on where it
-stopped. docs/faults.md describes the kinds. The last line is key=value.
+stopped. docs/research/faults.md describes the kinds. The last line is key=value.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: ranks, budgets, no work at import, a light core, an explicit surface."""
+"""The rules that a machine can check: ranks, budgets, no work at import, a light core, an explicit surface."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_every_package_has_its_rank_and_every_rank_its_package() -> None:
 @pytest.mark.parametrize("path", PYTHON, ids=_id)
 def test_files_and_functions_stay_short(path: Path) -> None:
     lines = path.read_text("utf-8").count("\n")
-    assert lines <= MAX_FILE_LINES, f"{lines} lines; split the file along its nouns"
+    assert lines <= MAX_FILE_LINES, f"{lines} lines; split the file along its data types"
     for node in ast.walk(_tree(path)):
         if isinstance(node, Function):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
@@ -154,7 +154,7 @@ def test_no_work_at_import(path: Path) -> None:
         )
 
 
-def test_there_is_no_room_without_a_name() -> None:
+def test_there_is_no_module_without_a_name() -> None:
     nameless = {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"}
     assert not [_id(path) for path in PYTHON if path.name in nameless]
 
@@ -176,9 +176,9 @@ def test_the_command_line_imports_next_to_nothing() -> None:
     assert not loaded & (HEAVY | {"numpy", "msgspec", "rich", "jinja2"})
 
 
-@pytest.mark.parametrize("verb", ["infer", "eval", "config"])
-def test_a_mistake_on_the_command_line_does_not_wait_for_torch(verb: str) -> None:
-    code = f"import sys, lorica.commands.{verb}; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("command", ["infer", "eval", "config"])
+def test_a_mistake_on_the_command_line_does_not_wait_for_torch(command: str) -> None:
+    code = f"import sys, lorica.commands.{command}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT / "src").returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""The nouns: what flows from one stage to the next.
+"""The data types: what flows from one stage to the next.
 
     Row -> Route -> Message... -> Encoded -> Request (ScoreChoices | Generate) -> Output -> Answer
 

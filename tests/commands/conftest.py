@@ -1,4 +1,4 @@
-"""Small inputs and one trained adapter, shared by the tests of the verbs."""
+"""Small inputs and one trained adapter, shared by the tests of the commands."""
 
 from __future__ import annotations
 

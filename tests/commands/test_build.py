@@ -1,4 +1,4 @@
-"""What the verbs make of a configuration."""
+"""What the commands make of a configuration."""
 
 from __future__ import annotations
 

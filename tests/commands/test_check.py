@@ -175,9 +175,9 @@ def test_on_its_base_it_is_tried(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ({"attention_multiplier": 0.1}, "no qwen3 model computes with it"),
     ],
 )
-@pytest.mark.parametrize("verb", ["check", "diagnose"])
+@pytest.mark.parametrize("command", ["check", "diagnose"])
 def test_a_base_that_no_engine_could_load_is_one_clear_error(
-    verb: str, values: dict[str, object], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, values: dict[str, object], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("transformers")
     base = tmp_path / "base"
@@ -185,7 +185,7 @@ def test_a_base_that_no_engine_could_load_is_one_clear_error(
     config = json.loads((locate_model(BASE, environ={}) / "config.json").read_text("utf-8"))
     (base / "config.json").write_text(json.dumps(config | values), "utf-8")
     (base / "model.safetensors").write_bytes(b"never read")
-    assert main([verb, str(adapter(tmp_path / "sound")), "--base", str(base)]) == 12
+    assert main([command, str(adapter(tmp_path / "sound")), "--base", str(base)]) == 12
     said = capsys.readouterr().err
     assert "config.json" in said
     assert says in said

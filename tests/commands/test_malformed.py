@@ -53,7 +53,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
 MISTAKES = [
     # the command line and the configuration
-    Mistake("unknown verb", "trian", ("trian", "lorica train")),
+    Mistake("unknown command", "trian", ("trian", "lorica train")),
     Mistake("unknown option", "infer --fast", ("--fast", "lorica infer --help")),
     Mistake("unknown key", "config lora.rank=8", ("lora.rank", "lora.")),
     Mistake("unknown preset", "config model=qwen3_0_6", ("qwen3_0_6", "qwen3_0_6b")),

@@ -113,12 +113,12 @@ def test_errors_fit_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "f\\xfcr\\xe8.csv" in screen.text()
 
 
-@pytest.mark.parametrize("verb", ["infer", "check", "demo", "train"])
-def test_help_fits(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", ["infer", "check", "demo", "train"])
+def test_help_fits(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen("ascii")
     monkeypatch.setattr(sys, "stdout", screen)
     with pytest.raises(SystemExit) as end:
-        main([verb, "--help"])
+        main([command, "--help"])
     assert end.value.code == 0
     assert screen.text().startswith("usage: ")
 

@@ -1,1 +1,1 @@
-"""One short, straight-line module per verb; the only rooms that see the configuration."""
+"""One straight-line module per command; the only package that sees the whole configuration."""

@@ -1,4 +1,4 @@
-"""What the command lines of the verbs share: overrides, `--json`, `--quiet`, and help that shows examples."""
+"""What the command lines share: overrides, `--json`, `--quiet`, and help that shows examples."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"lorica {self.prog.split()[-1]}: {message}", fix=f"see `{self.prog} --help`")
 
 
-def parser(verb: str, about: str, examples: str, *, overrides: bool = True) -> argparse.ArgumentParser:
-    """A verb's parser with `--json` and, unless switched off, `key=value ...`."""
+def parser(command: str, about: str, examples: str, *, overrides: bool = True) -> argparse.ArgumentParser:
+    """A command's parser with `--json` and, unless switched off, `key=value ...`."""
     made = _Parser(
-        prog=f"lorica {verb}",
+        prog=f"lorica {command}",
         description=about,
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -58,16 +58,16 @@ def names_task(overrides: Overrides, rows_file: Path | None) -> bool:
 
 def resolve(overrides: Overrides) -> Resolved:
     """The configuration of a command line, or of arguments from Python, and of this process's environment."""
-    from lorica.config.compose import compose  # not every verb is configured, and `check` has no time to lose
+    from lorica.config.compose import compose  # not every command is configured, and `check` has no time to lose
 
     return compose(overrides, environ=os.environ)
 
 
-def going_on(verb: str, arguments: Sequence[str], override: str) -> str:
+def going_on(command: str, arguments: Sequence[str], override: str) -> str:
     """The command that resumes the one of `arguments`: the same with `override`, for a shell."""
     key = override.partition("=")[0]
     same = [word for word in arguments if not word.startswith(f"{key}=")]
-    return " ".join(["lorica", verb, *map(shell_word, [*same, override])])
+    return " ".join(["lorica", command, *map(shell_word, [*same, override])])
 
 
 def as_path(text: str) -> Path:

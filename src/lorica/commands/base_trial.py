@@ -1,4 +1,4 @@
-"""What the verbs that try an adapter on a base model share: where the base is, how it is asked, which rows."""
+"""What the commands that try an adapter on a base model share: where the base is, how it is asked, which rows."""
 
 from __future__ import annotations
 

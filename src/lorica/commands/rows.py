@@ -1,4 +1,4 @@
-"""Files of rows as the configuration says to read them: the one way in which verbs open them, and tell about it."""
+"""Files of rows as the configuration says to read them: the one way in which commands open them, and tell about it."""
 
 from __future__ import annotations
 

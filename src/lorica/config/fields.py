@@ -50,11 +50,11 @@ class Leaf:
         return _number("a whole number" if self.kind == "int" else "a number", self.limits)
 
 
-def _number(noun: str, limits: Meta | None) -> str:
+def _number(kind: str, limits: Meta | None) -> str:
     if limits is None:
-        return noun
+        return kind
     bounds = (("at least", limits.ge), ("above", limits.gt), ("at most", limits.le), ("below", limits.lt))
-    return f"{noun}, " + " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
+    return f"{kind}, " + " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
 
 
 def within(value: float, limits: Meta | None) -> bool:

@@ -1,7 +1,7 @@
 """Whether the one adapter of a run is merged into the base's weights: what that gains, costs and changes.
 
 Unmerged, adapters cost 3 to 5% of prefill and about 10% of decode steps (rank 16 on query, key, value and output);
-merging costs repacking and a few rows scored twice, and rounds W + B A once more: docs/engines.md.
+merging costs repacking and a few rows scored twice, and rounds W + B A once more: docs/design/engines.md.
 """
 
 from __future__ import annotations

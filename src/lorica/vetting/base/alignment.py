@@ -3,7 +3,7 @@
 The gradient of A is (B^T delta) x^T and that of B is delta (A x)^T, where x are the layer's inputs and delta the
 gradients at its outputs. So training turns the update BA towards directions that inputs and gradients of its own base
 use. The score compares how much of the update lies there with how much lies in shuffled stand-ins for unrelated bases
-(`surrogates`); docs/alignment.md explains the test, its calibration and its limits.
+(`surrogates`); docs/research/alignment.md explains the test, its calibration and its limits.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lorica.vetting.base.permutation_null import PermutationNull, Permutations, 
 __all__ = ["Alignment", "align", "collect_subspaces"]
 
 SHUFFLES = 64
-# Scores of unrelated bases have mean 0 and standard deviation about 1 (docs/alignment.md).
+# Scores of unrelated bases have mean 0 and standard deviation about 1 (docs/research/alignment.md).
 MATCH = 4.0
 MISMATCH = 3.0
 INFORMED = 4.0
@@ -294,5 +294,6 @@ def _probability(score: float, information: float) -> float:
     return 1 / (1 + math.exp(max(-700.0, min(700.0, against - towards))))
 
 
-# Scores on the right base are at least 6 where the modules agree, and grow with their agreement (docs/alignment.md).
+# Scores on the right base are at least 6 where the modules agree, and grow with their agreement
+# (docs/research/alignment.md).
 _LEAST_EXPECTED, _MORE_EXPECTED = 6.0, 0.6

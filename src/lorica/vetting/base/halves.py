@@ -14,7 +14,7 @@ from lorica.vetting.base.layer_permutation import LayerPermutation
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import numbers
 
-# A side that clearly belongs to the base, where many or few modules show it; docs/alignment.md has the figures.
+# A side that clearly belongs to the base, where many or few modules show it: docs/research/alignment.md has figures.
 _BELONGS, _BELONGS_OUT = 6.0, 4.0
 # At chance. Healthy adapters' outputs have at least 3.7 with eight modules or more, and 2.1 with four; on a base that
 # was never trained 2.5, a sixth of their inputs.

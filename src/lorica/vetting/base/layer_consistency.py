@@ -2,7 +2,7 @@
 
 All layers read and write one residual stream, and in which of its coordinates they do so is an accident of the training
 that they shared. So what two layers of one model read and write overlaps more than with shuffled coordinates; layers of
-two models, or layers that were never trained, do so by chance only. docs/alignment.md has the figures.
+two models, or layers that were never trained, do so by chance only. docs/research/alignment.md has the figures.
 """
 
 from __future__ import annotations
