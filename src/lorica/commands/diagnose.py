@@ -12,7 +12,7 @@ from lorica.commands.arguments import Overrides, as_base, as_path, as_report, em
 from lorica.errors import UsageError
 from lorica.reports.write_report import write_report
 from lorica.vetting.diagnosis import Diagnosis, DiagnosisInputs, diagnose, to_plain, to_report, to_text
-from lorica.vetting.diagnosis.diagnose import the_one
+from lorica.vetting.diagnosis.diagnose import find_adapter
 
 _ABOUT = """\
 Rank the causes for which an adapter may misbehave, each with the evidence for and against it, and run the experiments
@@ -60,7 +60,7 @@ def diagnose_adapter(
     Raises AdapterError for a path without an adapter, or with several, and what finding a base and reading the rows
     raises.
     """
-    source = the_one(adapter)
+    source = find_adapter(adapter)
     named = names_task(overrides, rows) and rows is not None
     config = resolve(overrides).config
     base_model = base_trial.locate(base, config) if base else None

@@ -43,24 +43,20 @@ from lorica.vetting.passport_check import check_passport
 
 
 class BaseCheckResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What trying an adapter on its base gave, besides findings. unable: why a level could not be carried out.
-
-    gain: the lower end of the interval of the paired gain over the base on labelled rows, metric: the adapter's own;
-    None without them.
-    """
+    """What trying an adapter on its base gave, besides findings. unable: why a level could not be carried out."""
 
     behaviour: Behaviour | None = None
     unable: tuple[str, ...] = ()
 
     @property
     def gain(self) -> float | None:
-        """See above."""
+        """Lower end of the interval of the paired gain over the base on labelled rows; None without them."""
         labelled = None if self.behaviour is None else self.behaviour.labelled
         return None if labelled is None else labelled.over_base.low
 
     @property
     def metric(self) -> float | None:
-        """See above."""
+        """The adapter's main metric on labelled rows; None without them."""
         labelled = None if self.behaviour is None else self.behaviour.labelled
         return None if labelled is None else labelled.adapter.value
 

@@ -31,8 +31,8 @@ def examine_all(
 ) -> list[Examination]:
     """Examine adapters, in their order, and compare their updates. `stack` keeps unpacked archives until it closes.
 
-    most: the highest level to carry out, 0 to 2. jobs: processes, 0 for one a core. whole: keep what further levels
-    need, which takes memory for each adapter. on_done(n): n more are done.
+    max_level: the highest level to carry out, 0 to 2. jobs: processes, 0 for one a core. keep_details: keep what levels
+    3 and 4 need, which takes memory for each adapter. on_done(n): n more are done.
     """
     opened_sources = [stack.enter_context(opened(source)) for source in sources]
     jobs = min(jobs or os.cpu_count() or 1, -(-len(opened_sources) // _WORTH_A_PROCESS))

@@ -25,7 +25,7 @@ EXIT_CODES: dict[Status, int] = {"trusted": 0, "warnings": 10, "rejected": 11, "
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One thing that was found. `file` is relative to the adapter ("" when no one file is meant).
+    """One observation of a check. `file` is relative to the adapter ("" when no one file is meant).
 
     seen, expected, fix: for people, one line each. facts: the same as numbers, for the diagnosis and for programs.
     """

@@ -1,4 +1,11 @@
-"""The levels that need nothing but an adapter's files (L0 to L2), in a line. Loads no torch."""
+"""Levels 0 to 2 of a check, which need nothing but an adapter's files. Loads no torch.
+
+L0 files      check_files
+L1 structure  check_structure, check_claims, check_passport
+L2 numbers    check_numbers
+L3 base       in base_checks.py: check_fit, check_passport, check_alignment, check_sense
+L4 behaviour  in base_checks.py: judge_behaviour, check_canaries
+"""
 
 from __future__ import annotations
 
@@ -30,8 +37,9 @@ from lorica.vetting.wording import shown
 
 
 class Examination(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of one adapter so far. What could not be read is None; ran: the levels carried out. fits: which
-    bases its shapes fit, in words, the base it names before others."""
+    """All that the checks learned of one adapter so far. What could not be read is None. ran: the levels carried out.
+    fits: which bases its shapes fit, in words, the base it names before others. snapshot: size and times of its files
+    before they were read."""
 
     source: Source
     profile: Profile
@@ -55,12 +63,12 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
         return judge(self.source.name, str(self.source.given), findings, self.ran, readable=readable)
 
     def add(self, findings: Iterable[Finding], level: int | None = None) -> Examination:
-        """The same with further findings and, where given, a further level carried out."""
+        """This examination with further findings and, where given, a further level carried out."""
         ran = self.ran if level is None or level in self.ran else (*self.ran, level)
         return msgspec.structs.replace(self, findings=(*self.findings, *findings), ran=ran)
 
     def slim(self) -> Examination:
-        """The same without what only further levels need, so that thousands of them take little memory."""
+        """This examination without what only levels 3 and 4 need, so that thousands of them take little memory."""
         numbers = None if self.numbers is None else self.numbers.slim()
         specimen = self.specimen
         if specimen is not None:
@@ -83,7 +91,7 @@ def examine(source: Source, *, max_level: int = 2) -> Examination:
 
 
 def require_unchanged(examination: Examination) -> Examination:
-    """The same, or one that says that the files changed since they were read, so that nothing is known of them."""
+    """The examination; where its files changed since they were read, one that only says so."""
     if not examination.ran or snapshot(examination.source.path) == examination.snapshot:
         return examination
     return _unchecked(examination.source, finding("L018", "its files were changed or removed while they were read"))

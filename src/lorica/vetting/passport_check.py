@@ -53,7 +53,7 @@ def check_passport(
     try:
         passport = _read(specimen)
     except AdapterError as error:
-        if PASSPORT_NAME not in specimen.documents and any(each.file == PASSPORT_NAME for each in earlier):
+        if PASSPORT_NAME not in specimen.documents and any(item.file == PASSPORT_NAME for item in earlier):
             return []
         return [finding("L341", shown(error.message, 200), file=PASSPORT_NAME)]
     findings = _against_files(specimen, passport) + record_findings

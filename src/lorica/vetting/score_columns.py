@@ -107,25 +107,29 @@ def read_scores(
     path = Path(path)
     table = open_table(path)
     names = table.names
-    name = _chosen(path, names, column) if column else _find(path, names)
-    id_name = _chosen(path, names, id_column) if id_column else _named(names, _ID_NAMES)
+    name = _existing_column(path, names, column) if column else _score_column(path, names)
+    id_name = _existing_column(path, names, id_column) if id_column else _first_present(names, _ID_NAMES)
     if id_name == name:
         id_name = ""
-    gold_name = _chosen(path, names, gold_column) if gold_column else ""
+    gold_name = _existing_column(path, names, gold_column) if gold_column else ""
     # Columns of Lorica's own answers, where they are there.
-    own = (
-        [each for each in ("stage", "flags", "answer", "choice_mass") if each in names and each != name]
+    lorica_columns = (
+        [
+            column_name
+            for column_name in ("stage", "flags", "answer", "choice_mass")
+            if column_name in names and column_name != name
+        ]
         if "stage" in names
         else []
     )
-    reader = _Reader(path, name, id_name, gold_name, gold)
-    wanted = list(dict.fromkeys([name, *own, *filter(None, (id_name, gold_name))]))
+    reader = _ScoreReader(path, name, id_name, gold_name, gold)
+    wanted = list(dict.fromkeys([name, *lorica_columns, *filter(None, (id_name, gold_name))]))
     for line, record in table.whole_records(wanted):
-        reader.take(line, record)
+        reader.add_row(line, record)
     return reader.column()
 
 
-class _Reader:
+class _ScoreReader:
     def __init__(self, path: Path, name: str, id_name: str, gold_name: str, gold: Mapping[str, int] | None) -> None:
         self._path, self._name, self._id_name, self._gold_name = path, name, id_name, gold_name
         self._given = gold or {}
@@ -138,7 +142,7 @@ class _Reader:
         self._gold: list[int | None] = []
         self._masses: list[float | None] = []
 
-    def take(self, line: int, record: Mapping[str, Any]) -> None:
+    def add_row(self, line: int, record: Mapping[str, Any]) -> None:
         """One row."""
         row_id = str(record.get(self._id_name, "")) if self._id_name else ""
         value, bad = _number(record.get(self._name))
@@ -218,11 +222,11 @@ def _words(value: Any) -> list[str]:
     return value.split() if isinstance(value, str) else [str(word) for word in value or ()]
 
 
-def _find(path: Path, names: Sequence[str]) -> str:
+def _score_column(path: Path, names: Sequence[str]) -> str:
     """The column that looks like scores, by its name; in a table of two, the one that is no id."""
-    if named := _named(names, _SCORE_NAMES):
+    if named := _first_present(names, _SCORE_NAMES):
         return named
-    candidates = [name for name in names if _plain(name) not in (*_ID_NAMES, *_GOLD_NAMES)]
+    candidates = [name for name in names if _normalized(name) not in (*_ID_NAMES, *_GOLD_NAMES)]
     if len(candidates) == 1:
         return candidates[0]
     raise DataError(
@@ -232,16 +236,16 @@ def _find(path: Path, names: Sequence[str]) -> str:
     )
 
 
-def _named(names: Sequence[str], wanted: Sequence[str]) -> str:
-    by_plain = {_plain(name): name for name in reversed(names)}
-    return next((by_plain[each] for each in wanted if each in by_plain), "")
+def _first_present(names: Sequence[str], wanted: Sequence[str]) -> str:
+    by_plain = {_normalized(name): name for name in reversed(names)}
+    return next((by_plain[candidate] for candidate in wanted if candidate in by_plain), "")
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return "".join(char for char in name.lower() if char.isalnum())
 
 
-def _chosen(path: Path, names: Sequence[str], wanted: str) -> str:
+def _existing_column(path: Path, names: Sequence[str], wanted: str) -> str:
     if wanted in names:
         return wanted
     raise DataError(

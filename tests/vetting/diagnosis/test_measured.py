@@ -18,7 +18,7 @@ from lorica.adapters.tensor_map import map_tensors
 from lorica.records import Row
 from lorica.vetting.base_checks import check_behaviour
 from lorica.vetting.diagnosis import Diagnosis
-from lorica.vetting.diagnosis.diagnose import the_one
+from lorica.vetting.diagnosis.diagnose import find_adapter
 from lorica.vetting.levels import examine
 from lorica.vetting.measure.adapter_measurement import AdapterMeasurement
 from lorica.vetting.measure.divergence import choices_kl
@@ -116,7 +116,7 @@ def test_check_and_diagnosis_report_the_same_numbers(
     change: str,
 ) -> None:
     folder = broken(trained, tmp_path / "adapter", None, **CHANGES[change])
-    examined = examine(the_one(folder))
+    examined = examine(find_adapter(folder))
     assert examined.specimen is not None
     assert examined.layout is not None
     session = ModelSession(SessionSettings(bases[0], task="rules"))

@@ -88,7 +88,7 @@ def diagnose(
     answers is noted as untested. Raises AdapterError for a path without an adapter, or with several.
     """
     if isinstance(source, Path):
-        source = the_one(source)
+        source = find_adapter(source)
     with opened(source) as unpacked, tempfile.TemporaryDirectory(prefix="lorica-") as temporary:
         examined = examine(unpacked)
         evidence = [*from_findings(examined.findings), *from_clean(examined.findings, examined.ran)]
@@ -111,7 +111,7 @@ def diagnose(
         return _conclude(source, context, consistent(evidence), experiments)
 
 
-def the_one(path: Path) -> Source:
+def find_adapter(path: Path) -> Source:
     """The one adapter at a path. Raises AdapterError when there is none or several, naming them."""
     sources = find_sources([path])
     if len(sources) > 1:
