@@ -54,7 +54,7 @@ def test_without_evidence_the_priors_stand() -> None:
         (0.98, (6.0, 1.0), "settled"),
         (0.98, (6.0, -3.0), "likely"),  # something strong contradicts it
         (0.98, (2.5, 2.0), "likely"),  # nothing that decides it alone speaks for it
-        (0.96, (6.0,), "likely"),
+        (0.94, (6.0,), "likely"),
         (0.5, (6.0,), "likely"),
         (0.49, (6.0,), "possible"),
         (0.04, (6.0,), "unlikely"),

@@ -14,7 +14,7 @@ from lorica.vetting.diagnosis.experiments import EXPERIMENTS, Experiment
 from lorica.vetting.diagnosis.finding_likelihoods import consistent, from_clean, from_findings
 from lorica.vetting.diagnosis.inputs import GIVE, Context, DiagnosisInputs, Need
 from lorica.vetting.diagnosis.next_steps import next_command, settling
-from lorica.vetting.diagnosis.posterior import NONE, Certainty, Evidence, Hypothesis, posteriors, rank
+from lorica.vetting.diagnosis.posterior import NONE, SETTLED, Certainty, Evidence, Hypothesis, posteriors, rank
 from lorica.vetting.files.sources import Source, find_sources
 from lorica.vetting.files.unpack import opened
 from lorica.vetting.finding_codes import SOUND
@@ -22,8 +22,6 @@ from lorica.vetting.findings import Finding
 from lorica.vetting.levels import examine
 from lorica.vetting.measure.measurements import Behaviour
 
-# With this posterior a cause needs no further experiments.
-SURE_ENOUGH = 0.95
 # When it is so certain that nothing can be read or that it is no LoRA adapter, nothing else can be judged.
 _FINAL = ("unreadable", "unsupported")
 # A wrong format looks like a scale that is too small, two values like one that is too large, and so on.
@@ -136,7 +134,7 @@ def _run_experiments(
             experiment = _next_experiment(waiting, shares, {result.name for result in results})
             if experiment is None:
                 break
-        elif first in _FINAL and shares[first] >= SURE_ENOUGH and experiment.name != "answers":
+        elif first in _FINAL and shares[first] >= SETTLED and experiment.name != "answers":
             waiting.remove(experiment)
             continue
         waiting.remove(experiment)
@@ -166,7 +164,7 @@ def _next_experiment(waiting: Sequence[Experiment], shares: dict[str, float], do
     rivals = [experiment for experiment in ready if experiment.name in _RIVALS.get(first, ())]
     if rivals:
         return rivals[0]
-    return None if shares[first] >= SURE_ENOUGH and first not in SOUND else _decider(ready, shares)
+    return None if shares[first] >= SETTLED and first not in SOUND else _decider(ready, shares)
 
 
 def _decider(ready: Sequence[Experiment], shares: dict[str, float]) -> Experiment | None:

@@ -27,9 +27,9 @@ NONE_FLOOR = 0.01
 SOME, STRONG, DECISIVE = 1.0, 2.5, 4.0
 # No single group of evidence counts for more, however many findings are in it: a ratio of about 22,000.
 GROUP_CAP = 10.0
-# Posteriors from which a cause may be settled (chosen on half of the fault bench's kinds, see docs/diagnosis.md), is
-# likely (more than all others together) and is possible.
-SETTLED, LIKELY, POSSIBLE = 0.97, 0.5, 0.05
+# Posteriors from which a cause may be settled, and needs no further experiments; is likely (more than all others
+# together); is possible. docs/diagnosis.md says how often each word is right on the fault bench.
+SETTLED, LIKELY, POSSIBLE = 0.95, 0.5, 0.05
 
 Direction = Literal["strongly for", "for", "neutral", "against", "strongly against"]
 Certainty = Literal["settled", "likely", "possible", "unlikely"]
