@@ -1,6 +1,6 @@
 """Does the alignment test tell an adapter's own base (or a relative of it) from unrelated bases of equal shape?
 
-    python -m bench.zoo && python bench/alignment.py [--texts shipped|english|chinese|rows|short]
+    python -m tools.zoo && python bench/alignment.py [--texts shipped|english|chinese|rows|short]
 
 Every adapter of the zoo, and harder ones trained here (few steps, rank 1 and 64, stored as bf16), against every base of
 equal shape. Prints a table per size and kind, and ends with one line of key=value figures.
@@ -21,17 +21,17 @@ from statistics import median
 
 import numpy as np
 import torch
-from bench import zoo
-from bench.zoo.material import SHARED
-from bench.zoo.train import ALL, ATTENTION, QV, Recipe, train_zoo_adapter
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
+from tools.zoo.material import SHARED
+from tools.zoo.train import ALL, ATTENTION, QV, Recipe, train_zoo_adapter
 
 from lorica.adapters.config import read_adapter_config
 from lorica.adapters.header import read_header
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import map_tensors
 from lorica.vetting.base.alignment import Alignment, align, collect_subspaces
+from tools import zoo
 
 # 4, 10 and 19 updates; the extreme ranks.
 HARD = (

@@ -2,7 +2,7 @@
 
     python bench/faults.py [--seeds 5] [--kinds NAME ...] [--out faults.jsonl] [--with-passport] [--healthy-only]
 
-Needs the zoo (`python -m bench.zoo`). Each finished case is a line of --out, so an interrupted run goes on where it
+Needs the zoo (`python -m tools.zoo`). Each finished case is a line of --out, so an interrupted run goes on where it
 stopped. docs/research/faults.md describes the kinds. The last line is key=value.
 """
 
@@ -20,12 +20,12 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 import torch  # noqa: E402
-from bench.fault_kinds.all_kinds import KINDS  # noqa: E402
-from bench.fault_kinds.case import Case, Kind, Site  # noqa: E402
-from bench.fault_kinds.records import add_records  # noqa: E402
-from bench.fault_kinds.truths import causes_of  # noqa: E402
-from bench.fault_run.judge import Judge  # noqa: E402
-from bench.fault_run.tables import Entry, fault_table, healthy_table, last_line, reliability_lines, split_lines  # noqa: E402
+from tools.fault_kinds.all_kinds import KINDS  # noqa: E402
+from tools.fault_kinds.case import Case, Kind, Site  # noqa: E402
+from tools.fault_kinds.records import add_records  # noqa: E402
+from tools.fault_kinds.truths import causes_of  # noqa: E402
+from tools.fault_run.judge import Judge  # noqa: E402
+from tools.fault_run.tables import Entry, fault_table, healthy_table, last_line, reliability_lines, split_lines  # noqa: E402
 
 
 def main() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from bench.fingerprint import SETS, adapter, as_stated, identify, rows, targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tools.bases.__main__ import DEFAULT_CHECK, build, compare, differences
+from tools.fingerprint_cases import SETS, adapter, as_stated, identify, rows, targets
 
 from lorica.adapters.bases import BaseShape, all_bases, bases_named, normalise_base_id
 from lorica.adapters.config import AdapterConfig

@@ -14,8 +14,8 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from bench.config_kinds import CONFIG_EDITS, TENSOR_EDITS, VOCABULARY, draw, write_model  # noqa: E402
-from bench.config_parity import TOKENS, compare, native, reference  # noqa: E402
+from tools.config_kinds import CONFIG_EDITS, TENSOR_EDITS, VOCABULARY, draw, write_model  # noqa: E402
+from tools.config_parity import TOKENS, compare, native, reference  # noqa: E402
 
 from lorica.errors import ModelError  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402

@@ -1,4 +1,4 @@
-"""What rows share stands first in a prompt, what is the row's own last; the bench compares orders of equal words."""
+"""What rows share stands first in a prompt, what is the row's own last."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from itertools import takewhile
 
 import msgspec
 import pytest
-from bench.prompt_order import OrderedRules
 
 from lorica.records import Row
 from lorica.tasks.base import TaskSettings
@@ -52,31 +51,3 @@ def test_a_multiple_choice_prompt_opens_with_the_instruction_and_the_passage() -
 
     common = shared(prompt("Who?"), prompt("Is it?"))
     assert common == "Answer with the letter of the right option.\nPassage: A long passage.\nQuestion: "
-
-
-@pytest.mark.parametrize(
-    ("style", "order", "moves"),
-    [
-        ("plain", "community", False),  # it shows none
-        ("plain", "post", True),
-        ("structured", "community", True),
-        ("structured", "post", True),
-        ("contrastive", "steps", True),
-    ],
-)
-def test_the_bench_asks_the_same_words_in_another_order(style: str, order: str, moves: bool) -> None:
-    settings = TaskSettings(style=style)
-    shipped, moved = text_of(RulesTask(settings), ROW), text_of(OrderedRules(settings, order), ROW)
-    assert sorted(shipped.split()) == sorted(moved.split())
-    assert (shipped != moved) == moves
-    assert text_of(OrderedRules(settings, "shared"), ROW) == shipped
-
-
-@pytest.mark.parametrize("style", ["plain", "structured"])
-def test_the_bench_lets_truncation_cut_the_same_texts(style: str) -> None:
-    settings = TaskSettings(style=style)
-
-    def cut(task: RulesTask) -> list[str]:
-        return sorted(each.content[a:b] for each in task.render(ROW) for a, b in each.trim)
-
-    assert cut(OrderedRules(settings, "post")) == cut(RulesTask(settings))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench.fault_kinds import bases, behaviour, field_base, field_files, field_numbers, files, healthy, structure
-from bench.fault_kinds.bundle import Bundle, encode, read_bundle, write_tensors
-from bench.fault_kinds.case import Case, Kind, Site
-from bench.fault_kinds.truths import causes_of
-from bench.fault_run.tables import Entry, fault_table, last_line, reliability_lines
+from tools.fault_kinds import bases, behaviour, field_base, field_files, field_numbers, files, healthy, structure
+from tools.fault_kinds.bundle import Bundle, encode, read_bundle, write_tensors
+from tools.fault_kinds.case import Case, Kind, Site
+from tools.fault_kinds.truths import causes_of
+from tools.fault_run.tables import Entry, fault_table, last_line, reliability_lines
 
 from lorica.vetting.finding_codes import causes
 
@@ -53,7 +53,7 @@ class _TinySite(Site):
 
 def _judged(kind: Kind, case: Case) -> Entry:
     pytest.importorskip("torch")
-    from bench.fault_run.judge import Judge
+    from tools.fault_run.judge import Judge
 
     judge = Judge.__new__(Judge)  # files alone: no rows, no base
     causes = causes_of(kind, case)

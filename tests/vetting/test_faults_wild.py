@@ -9,16 +9,16 @@ import pytest
 
 pytest.importorskip("torch")
 
-from bench import zoo
-from bench.fault_kinds import wild_files, wild_numbers
-from bench.fault_kinds.all_kinds import KINDS, WILD
-from bench.fault_kinds.bundle import read_bundle
-from bench.fault_kinds.case import BASES, Case, Kind, Site
-from bench.fault_kinds.trained import FAULTY
-from bench.fault_kinds.truths import causes_of
 from tests.vetting.test_faults_small import _TinySite
+from tools.fault_kinds import wild_files, wild_numbers
+from tools.fault_kinds.all_kinds import KINDS, WILD
+from tools.fault_kinds.bundle import read_bundle
+from tools.fault_kinds.case import BASES, Case, Kind, Site
+from tools.fault_kinds.trained import FAULTY
+from tools.fault_kinds.truths import causes_of
 
 from lorica.vetting.finding_codes import causes
+from tools import zoo
 
 SEEDS = range(5)
 RUNS = ("wild-rows-cut", "wild-numbers-for-words", "wild-diverged")  # from plans of the same names
@@ -57,7 +57,7 @@ def test_a_seed_builds_the_same_twice(kind: Kind, tmp_path: Path) -> None:
 def test_a_kind_with_a_base_builds_and_differs(kind: Kind, tmp_path: Path) -> None:
     known = {one.base for one in zoo.adapters()}
     if not set(BASES) <= known:
-        pytest.skip("needs the zoo: python -m bench.zoo")
+        pytest.skip("needs the zoo: python -m tools.zoo")
     for seed in SEEDS:
         site = Site(seed, tmp_path / str(seed))
         case: Case = kind.build(site)

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench.hostile import Bench, cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.hostile.folders import make_adapter
 from tests.vetting.specimens import codes_between
+from tools.hostile_files import Bench, cases
 
 from lorica.adapters.config import CONFIG_NAME, AdapterConfig
 from lorica.vetting.files.check_files import examine_files

@@ -14,7 +14,7 @@ from lorica.vetting.findings import Finding, finding
 
 # Plain texts that the base is asked to go on with, tokens of each, and how many of these it is given.
 _TEXTS, _TEXT_TOKENS, _LEAD = 12, 96, 16
-# Of the loss of guessing evenly. Sound bases of bench/zoo have 0.59 to 0.70, with untrained weights 1.00, with layers
+# Of the loss of guessing evenly. Sound bases of tools/zoo have 0.59 to 0.70, with untrained weights 1.00, with layers
 # of another model up to 1.01, with permuted tokens 1.21 to 1.24.
 NO_SENSE = 0.95
 

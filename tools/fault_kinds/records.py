@@ -7,8 +7,8 @@ import io
 import shutil
 from pathlib import Path
 
-from bench import zoo
-from bench.fault_kinds.bundle import read_bundle
+from tools import zoo
+from tools.fault_kinds.bundle import read_bundle
 
 RECORDS = ("lorica.json", "training.json")
 

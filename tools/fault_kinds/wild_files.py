@@ -12,8 +12,9 @@ import re
 from collections.abc import Callable
 
 import numpy as np
-from bench.fault_kinds.bundle import WEIGHTS, Bundle, Floats, Raw, encode, write_config, write_tensors
-from bench.fault_kinds.case import Case, Kind, Site
+
+from tools.fault_kinds.bundle import WEIGHTS, Bundle, Floats, Raw, encode, write_config, write_tensors
+from tools.fault_kinds.case import Case, Kind, Site
 
 
 def scale_of(config: dict[str, object]) -> float:

@@ -6,8 +6,8 @@ import gzip
 import json
 import shutil
 
-from bench.fault_kinds.bundle import CONFIG, WEIGHTS, data_start, encode, read_bundle, write_config, write_tensors
-from bench.fault_kinds.case import Case, Kind, Site
+from tools.fault_kinds.bundle import CONFIG, WEIGHTS, data_start, encode, read_bundle, write_config, write_tensors
+from tools.fault_kinds.case import Case, Kind, Site
 
 
 def page_for_weights(site: Site) -> Case:

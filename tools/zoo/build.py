@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from bench.zoo import places
-from bench.zoo.material import build_rows, material, tokenizer_folder
-from bench.zoo.pretrain import SHAPES, fine_tune, pretrain, rounded, save_base
-from bench.zoo.train import PEFT_RECIPES, RECIPES, Recipe, auc, train_zoo_adapter
 from safetensors.torch import load_file
 
 from lorica.models.families import read_decoder_config
+from tools.zoo import places
+from tools.zoo.material import build_rows, material, tokenizer_folder
+from tools.zoo.pretrain import SHAPES, fine_tune, pretrain, rounded, save_base
+from tools.zoo.train import PEFT_RECIPES, RECIPES, Recipe, auc, train_zoo_adapter
 
 
 @dataclass(frozen=True)

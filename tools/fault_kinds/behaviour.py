@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from bench import zoo
-from bench.fault_kinds.base_copy import copy_base
-from bench.fault_kinds.bases import change_template, permute_tokens
-from bench.fault_kinds.bundle import Bundle, read_bundle
-from bench.fault_kinds.case import BASES, Case, Kind, Site
-from bench.fault_kinds.trained import trained
+
+from tools import zoo
+from tools.fault_kinds.base_copy import copy_base
+from tools.fault_kinds.bases import change_template, permute_tokens
+from tools.fault_kinds.bundle import Bundle, read_bundle
+from tools.fault_kinds.case import BASES, Case, Kind, Site
+from tools.fault_kinds.trained import trained
 
 
 def _scaled(choose: Callable[[Site], float]) -> Callable[[Site], Case]:

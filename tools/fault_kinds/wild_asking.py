@@ -10,10 +10,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from bench import zoo
-from bench.fault_kinds.base_copy import Weights, copy_base
-from bench.fault_kinds.case import BASES, Case, Kind, Site
-from bench.fault_kinds.trained import trained
+from tools import zoo
+from tools.fault_kinds.base_copy import Weights, copy_base
+from tools.fault_kinds.case import BASES, Case, Kind, Site
+from tools.fault_kinds.trained import trained
 
 _TURN = "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
 _LOOP = "{% for message in messages %}" + _TURN + "{% endfor %}"
@@ -90,7 +90,7 @@ def _of_run(plan: str) -> Callable[[Site], Case]:
     """A run that went wrong, beside a sound run of the same kind on the same base."""
 
     def build(site: Site) -> Case:
-        from bench.fault_kinds.bundle import read_bundle
+        from tools.fault_kinds.bundle import read_bundle
 
         base = BASES[site.seed % len(BASES)]
         bundle = read_bundle(trained(plan, base, site.seed))

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from bench import zoo
-from bench.fault_kinds.bundle import CONFIG, WEIGHTS, Bundle, encode, write_tensors
-from bench.fault_kinds.case import BASES, Case, Kind, Site
-from bench.fault_kinds.records import add_records
-from bench.fault_kinds.trained import HEALTHY, trained
+
+from tools import zoo
+from tools.fault_kinds.bundle import CONFIG, WEIGHTS, Bundle, encode, write_tensors
+from tools.fault_kinds.case import BASES, Case, Kind, Site
+from tools.fault_kinds.records import add_records
+from tools.fault_kinds.trained import HEALTHY, trained
 
 
 def _edit(change: Callable[[Site, Bundle], None] | None, dtype: str = "F32") -> Callable[[Site], Case]:

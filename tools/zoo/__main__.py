@@ -1,17 +1,17 @@
-"""python -m bench.zoo [--threads N]: build what is missing."""
+"""python -m tools.zoo [--threads N]: build what is missing."""
 
 from __future__ import annotations
 
 import argparse
 
-from bench.zoo import places
-from bench.zoo.build import build
+from tools.zoo import places
+from tools.zoo.build import build
 
 
 def main() -> None:
     """Parse the command line and build."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.zoo", description="Build the zoo of tiny bases and adapters."
+        prog="python -m tools.zoo", description="Build the zoo of tiny bases and adapters."
     )
     parser.add_argument("--threads", type=int, default=1)
     build(parser.parse_args().threads)

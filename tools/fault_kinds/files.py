@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.fault_kinds.bundle import CONFIG, WEIGHTS, data_start
-from bench.fault_kinds.case import Case, Kind, Site
+from tools.fault_kinds.bundle import CONFIG, WEIGHTS, data_start
+from tools.fault_kinds.case import Case, Kind, Site
 
 Header = dict[str, Any]
 

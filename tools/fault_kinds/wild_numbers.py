@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench import zoo
-from bench.fault_kinds.bundle import Bundle, Floats, read_bundle
-from bench.fault_kinds.case import BASES, Case, Kind, Site
-from bench.fault_kinds.trained import trained
-from bench.fault_kinds.wild_files import read_scale
 from safetensors.torch import load_file
+
+from tools import zoo
+from tools.fault_kinds.bundle import Bundle, Floats, read_bundle
+from tools.fault_kinds.case import BASES, Case, Kind, Site
+from tools.fault_kinds.trained import trained
+from tools.fault_kinds.wild_files import read_scale
 
 # Trained for other kinds with the same ranks and targets.
 _FURTHER = {"S-a": (("few-steps", 21),), "S-b": (("regex", 4), ("gaussian-start", 19), ("many-epochs", 22))}

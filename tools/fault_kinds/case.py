@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from bench import zoo
-from bench.fault_kinds.bundle import Bundle, read_bundle
+
+from tools import zoo
+from tools.fault_kinds.bundle import Bundle, read_bundle
 
 Level = Literal["files", "base", "behaviour"]
 BASES = ("S-a", "S-b", "S-a-tuned")  # two of equal shape from different seeds, and a fine-tuned descendant

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.fault_kinds.bundle import CONFIG
-from bench.fault_kinds.case import Case, Kind
+from tools.fault_kinds.bundle import CONFIG
+from tools.fault_kinds.case import Case, Kind
 
 _TRUTHS: dict[str, tuple[str, ...]] = {
     "field-page-for-weights": ("unreadable",),

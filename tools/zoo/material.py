@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from bench.zoo.places import root
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from tools.lorica_tiny import corpus, task_forms
 
 from lorica.models.locate import locate_model
+from tools.lorica_tiny import corpus, task_forms
+from tools.zoo.places import root
 
 HERE = Path(__file__).resolve().parents[2]
 SHARED = HERE.parent / "shared" / "data"

@@ -1,6 +1,6 @@
 """A zoo of tiny base models and of adapters trained on them, built once and shared by the benches.
 
-    python -m bench.zoo          # builds what is missing, resumable; progress in <root>/log.txt
+    python -m tools.zoo          # builds what is missing, resumable; progress in <root>/log.txt
 
 The root is $LORICA_ZOO, else ~/.cache/lorica/zoo. Reading it needs no torch.
 
@@ -11,6 +11,6 @@ The root is $LORICA_ZOO, else ~/.cache/lorica/zoo. Reading it needs no torch.
 
 from __future__ import annotations
 
-from bench.zoo.places import AdapterInfo, BaseInfo, adapters, bases, is_related, root, rows
+from tools.zoo.places import AdapterInfo, BaseInfo, adapters, bases, is_related, root, rows
 
 __all__ = ["AdapterInfo", "BaseInfo", "adapters", "bases", "is_related", "root", "rows"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from bench.fault_kinds.bundle import WEIGHTS, Bundle, Floats, encode, read_bundle, write_tensors
-from bench.fault_kinds.case import Case, Kind, Level, Site
+
+from tools.fault_kinds.bundle import WEIGHTS, Bundle, Floats, encode, read_bundle, write_tensors
+from tools.fault_kinds.case import Case, Kind, Level, Site
 
 
 def component_renamed(site: Site) -> Case:
@@ -202,7 +203,7 @@ def second_factor_of_another(site: Site) -> Case:
 
 
 def _second_factors(bundle: Bundle, site: Site, base: str) -> dict[str, Floats]:
-    from bench import zoo  # the adapters of the other bases have equal shapes
+    from tools import zoo  # the adapters of the other bases have equal shapes
 
     other = "S-b" if base != "S-b" else "S-a"
     for one in zoo.adapters():
@@ -210,7 +211,7 @@ def _second_factors(bundle: Bundle, site: Site, base: str) -> dict[str, Floats]:
             tensors = read_bundle(one.folder).tensors
             if {n: a.shape for n, a in tensors.items()} == {n: a.shape for n, a in bundle.tensors.items()}:
                 return {name: array for name, array in tensors.items() if ".lora_B." in name}
-    raise LookupError(f"no adapter of equal shapes on {other}: is the zoo whole? python -m bench.zoo")
+    raise LookupError(f"no adapter of equal shapes on {other}: is the zoo whole? python -m tools.zoo")
 
 
 def _kind(name: str, level: Level, truth: str, build: object) -> Kind:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 import torch
-from bench.fault_kinds.base_copy import Weights, copy_base
-from bench.fault_kinds.case import Case, Kind, Level, Site
 from safetensors.torch import load_file
+
+from tools.fault_kinds.base_copy import Weights, copy_base
+from tools.fault_kinds.case import Case, Kind, Level, Site
 
 
 def half_from_another(site: Site) -> Case:

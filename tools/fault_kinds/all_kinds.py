@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.fault_kinds import (
+from tools.fault_kinds import (
     bases,
     behaviour,
     field_base,
@@ -16,7 +16,7 @@ from bench.fault_kinds import (
     wild_files,
     wild_numbers,
 )
-from bench.fault_kinds.case import Kind
+from tools.fault_kinds.case import Kind
 
 SEEN: tuple[Kind, ...] = (*files.KINDS, *structure.KINDS, *bases.KINDS, *behaviour.KINDS)
 WILD: tuple[Kind, ...] = (*wild_files.KINDS, *wild_base.KINDS, *wild_numbers.KINDS, *wild_asking.KINDS)

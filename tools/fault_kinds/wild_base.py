@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench.fault_kinds.base_copy import Weights, copy_base
-from bench.fault_kinds.case import Case, Kind, Site
 from safetensors.torch import load_file
+
+from tools.fault_kinds.base_copy import Weights, copy_base
+from tools.fault_kinds.case import Case, Kind, Site
 
 Config = dict[str, Any]
 

@@ -9,11 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench import zoo
-from bench.fault_kinds.case import Case, Kind
-from bench.fault_run.harm import auc, harmless
-from bench.fault_run.peft_column import load_with_peft
-
 from lorica.engines.base import EngineSettings
 from lorica.errors import LoricaError
 from lorica.records import Row
@@ -28,6 +23,10 @@ from lorica.vetting.findings import Finding, judge
 from lorica.vetting.levels import Examination
 from lorica.vetting.measure.model_session import ModelSession, SessionSettings
 from lorica.vetting.score_columns import check_scores
+from tools import zoo
+from tools.fault_kinds.case import Case, Kind
+from tools.fault_run.harm import auc, harmless
+from tools.fault_run.peft_column import load_with_peft
 
 Key = TypeVar("Key")
 Made = TypeVar("Made")

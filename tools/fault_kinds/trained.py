@@ -1,6 +1,6 @@
 """Adapters trained for single kinds, each once, kept in <zoo>/faults/trained: short runs with PEFT on the tiny bases.
 
-python -m bench.fault_kinds.trained [--seeds 5]     # trains all of them beforehand
+python -m tools.fault_kinds.trained [--seeds 5]     # trains all of them beforehand
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from bench import zoo
-from bench.fault_kinds.case import BASES
 
 from lorica.data.read import read_rows
 from lorica.records import Row
 from lorica.tasks import load_task
 from lorica.tasks.base import Task, TaskSettings
+from tools import zoo
+from tools.fault_kinds.case import BASES
 
 _EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 _MAX_TOKENS = 200
@@ -190,7 +190,7 @@ def _padded(batch: Sequence[Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Train what is missing: the faulty ones with every seed, the healthy ones once, on bases in turn."""
-    asked = argparse.ArgumentParser(prog="python -m bench.fault_kinds.trained")
+    asked = argparse.ArgumentParser(prog="python -m tools.fault_kinds.trained")
     asked.add_argument("--seeds", type=int, default=5)
     given = asked.parse_args()
     wanted = [(plan, seed) for seed in range(given.seeds) for plan in FAULTY]

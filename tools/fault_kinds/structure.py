@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable
 
 import numpy as np
-from bench.fault_kinds.bundle import Bundle, read_bundle
-from bench.fault_kinds.case import Case, Kind, Site
-from bench.fault_kinds.trained import trained
+
+from tools.fault_kinds.bundle import Bundle, read_bundle
+from tools.fault_kinds.case import Case, Kind, Site
+from tools.fault_kinds.trained import trained
 
 _QWEN = "Qwen/Qwen2.5-1.5B-Instruct"
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import zoo
-from bench.fault_kinds.base_copy import Weights, copy_base
-from bench.fault_kinds.case import Case, Kind, Level, Site
-from bench.fault_kinds.records import add_records
+
+from tools import zoo
+from tools.fault_kinds.base_copy import Weights, copy_base
+from tools.fault_kinds.case import Case, Kind, Level, Site
+from tools.fault_kinds.records import add_records
 
 Config = dict[str, Any]
 _UNRELATED = {"S-a": "S-b", "S-b": "S-a", "S-a-tuned": "S-b"}

@@ -11,9 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench.zoo.material import Chats, Material, tokenizer_folder
 from safetensors.torch import load_file, save_file
-from tools.lorica_tiny.pretrain import CONFIG, PROMPT_WEIGHT, optimisers
 from torch import Tensor, nn
 
 from lorica.models.base_folder import BaseFolder
@@ -21,6 +19,8 @@ from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig, read_decoder_config
 from lorica.models.packed_attention import Attention, PackedAttention
 from lorica.models.weights import load_decoder
+from tools.lorica_tiny.pretrain import CONFIG, PROMPT_WEIGHT, optimisers
+from tools.zoo.material import Chats, Material, tokenizer_folder
 
 Log = Callable[[str], None]
 
