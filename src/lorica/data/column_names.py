@@ -1,4 +1,4 @@
-"""Names of columns as people write them: which two are meant to be one, and how to say which one is meant."""
+"""Column names as people write them: which spellings are one name, and how to map one."""
 
 from __future__ import annotations
 

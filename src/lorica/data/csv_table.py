@@ -29,7 +29,8 @@ _MARK = "\ufeff"  # a byte order mark
 
 
 class Dialect(msgspec.Struct, frozen=True):
-    """How one file is read. strict: records that may be meant otherwise are refused. note: what to tell of it."""
+    """Delimiter and quoting of one file. strict: records that may be meant otherwise are refused. note: what a user
+    should know of it."""
 
     delimiter: str
     quoting: str
@@ -39,7 +40,8 @@ class Dialect(msgspec.Struct, frozen=True):
 
 
 def find_dialect(path: Path, fmt: FileFormat, options: TableOptions) -> Dialect:
-    """The settings, or what speaks for itself. Raises DataError where a file of tabs can be read in two ways."""
+    """The dialect that the settings name, or that the file shows. Raises DataError where a file of tabs can be read in
+    two ways."""
     named = options.delimiter != "auto"
     delimiter = DELIMITERS[options.delimiter] if named else "\t" if fmt.format == "tsv" else ","
     if options.quoting != "auto":

@@ -1,4 +1,4 @@
-"""What a file is, and which rows they are, as one line of text each."""
+"""SHA-256 digests of files and of row ids."""
 
 from __future__ import annotations
 

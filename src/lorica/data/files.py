@@ -1,5 +1,4 @@
-"""Opening users' files: which format a name stands for, whether the content agrees, and strict UTF-8 text
-from it."""
+"""Opening users' files: the format by the suffix, checked against the content's first bytes, and strict UTF-8 text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of formats: which module opens which kind of file."""
+"""The table of file formats: suffix -> the module that reads it."""
 
 from __future__ import annotations
 

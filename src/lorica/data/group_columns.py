@@ -1,4 +1,4 @@
-"""Columns of a file that no `Row` holds, read along with the rows, to group by."""
+"""Columns to group metrics by: read along with the rows, though no `Row` holds them."""
 
 from __future__ import annotations
 

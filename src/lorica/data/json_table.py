@@ -118,7 +118,7 @@ def _kind(value: Any) -> str:
 
 
 class _Cursor:
-    """A place in a stream of text chunks. Holds one chunk and the element under way, never the file."""
+    """A position in a stream of text chunks; buffers one chunk and the current element, never the whole file."""
 
     def __init__(self, path: Path, chunks: Iterator[str]) -> None:
         self.path = path
@@ -157,11 +157,11 @@ class _Cursor:
                 return ""
 
     def skip(self) -> None:
-        """Pass over the character that `peek` returned."""
+        """Skip the character that `peek` returned."""
         self._advance(self._at + 1)
 
     def expect(self, *marks: str) -> str:
-        """Pass over the next character, which must be one of `marks`."""
+        """Skip the next character, which must be one of `marks`."""
         follow = self.peek()
         if follow not in marks or not follow:
             got = repr(follow) if follow else "the end of the file"
@@ -265,7 +265,7 @@ def _to_list(cursor: _Cursor) -> str:
 
 
 def _close_object(cursor: _Cursor, name: str) -> None:
-    """Pass over what stands behind the array `name`. Raises DataError where it may hold rows itself."""
+    """Skip the rest of the object behind the array `name`. Raises DataError where it may hold rows itself."""
     while cursor.expect(",", "}") == ",":
         again = _member(cursor) == name
         if _skip_value(cursor) or again:
@@ -280,7 +280,7 @@ def _member(cursor: _Cursor) -> str:
 
 
 def _skip_value(cursor: _Cursor) -> bool:
-    """Pass over a value; whether it is a list that holds objects."""
+    """Skip a value; whether it is a list that holds objects."""
     cursor.peek()
     value, _ = cursor.element()
     return isinstance(value, list) and any(isinstance(item, dict) for item in value)

@@ -1,4 +1,4 @@
-"""Keys of records that were not in the first one, as JSON may have them: what is read of them, and what is not."""
+"""JSON keys that the first record did not have: misspelt ones are refused, and those that nothing reads are listed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Which texts are the same or nearly the same, found in time that grows with their number, not with their
-pairs.
+"""Near-duplicate texts by MinHash and locality-sensitive hashing (LSH), in time that grows with their number, not with
+the number of pairs.
 
 Two texts are near-duplicates when their sets of 5-character shingles (after case, width, punctuation and
 white space were evened out) have a Jaccard similarity of at least 0.8. Candidates come from MinHash
@@ -90,8 +90,9 @@ def join_near_duplicates(texts: Sequence[str], union: UnionFind) -> None:
 
 
 def _join_candidates(signatures: _Hashes, distinct: Sequence[int], sets: Sequence[_Hashes], union: UnionFind) -> None:
-    """Measure the pairs that share a band, and join those that are near. distinct: index in `union` of each
-    text."""
+    """Compute the Jaccard similarity of pairs that share an LSH band, and join those at the threshold.
+
+    distinct: index in `union` of each text."""
     failed_checks = np.zeros(len(sets), dtype=np.int32)  # exact measurements that were in vain, by text
     rejected_pairs: set[int] = set()  # the pairs of these measurements: they meet again in other bands
     for start in range(0, _BANDS * _BAND_ROWS, _BAND_ROWS):
@@ -125,8 +126,7 @@ def _join_candidates(signatures: _Hashes, distinct: Sequence[int], sets: Sequenc
 def _estimated_jaccard(
     signatures: _Hashes, firsts: npt.NDArray[np.intp], seconds: npt.NDArray[np.intp]
 ) -> npt.NDArray[np.float64]:
-    """The share of equal places in the signatures of each pair [pairs]: an estimate of their Jaccard
-    similarity."""
+    """The share of equal MinHash values of each pair [pairs]: an estimate of their Jaccard similarity."""
     result = np.empty(len(firsts))
     for at in range(0, len(firsts), 8192):  # a slice at a time: the gathered signatures are large
         window = slice(at, at + 8192)

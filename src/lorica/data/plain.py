@@ -1,4 +1,4 @@
-"""Values and tables of other libraries (numpy, pandas, polars, pyarrow, datasets) as plain Python, by what they offer.
+"""Rows from memory: values and tables of numpy, pandas, polars, pyarrow and datasets as plain Python.
 
 None of these libraries is imported: a value is known by the methods that all versions of them have.
 """

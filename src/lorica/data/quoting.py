@@ -1,4 +1,4 @@
-"""How a CSV or TSV file is quoted, by evidence: where two quotings both make a table, none of them is chosen.
+"""Detecting how a CSV or TSV file is quoted: where two quotings both make a table, none of them is chosen.
 
 Files separated by commas follow the standard's quotes unless something speaks against it. Files separated by tabs are
 as often written without any: there, a quote that opens a cell is text or a mark, and only the whole file tells which.

@@ -143,7 +143,7 @@ def _noted(rows: Iterator[Row], path: Path, log: ReadLog) -> Iterator[Row]:
 
 
 def _drop(error: RowError) -> None:
-    """For a second look at rows that were told already."""
+    """Ignore the error: the first pass has reported it."""
 
 
 def _rows(
@@ -154,7 +154,7 @@ def _rows(
     check: Callable[[Row], object] | None,
     take: Callable[[RowError], None],
 ) -> Iterator[tuple[int, Row]]:
-    """(line, row) of each record that is one; `take` gets the errors of the others, and may raise them."""
+    """(line, row) of each record that is one; `take` gets the errors of the others, and may raise."""
     used = list(dict.fromkeys(mapping.columns.values()))
     for number, (line, record) in enumerate(table.records(used), 1):
         try:

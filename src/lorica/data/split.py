@@ -1,4 +1,4 @@
-"""Dividing rows into training and held-out ones so that nothing held out was, in effect, seen in training.
+"""Train/validation splits and folds without leakage: nothing held out was, in effect, seen in training.
 
 Rows of one group, and rows whose texts are equal or nearly equal (see `near_duplicates`), form one component, also
 across steps (a ~ b and b ~ c put a, b, c together). Components are never divided; the classes' shares are

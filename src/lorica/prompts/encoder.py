@@ -1,4 +1,5 @@
-"""Messages to token ids, with a loss mask: the same function for training, inference and scoring."""
+"""Chat template and tokenizer as one encoder: messages to token ids with a loss mask, the same for training, inference
+and scoring."""
 
 from __future__ import annotations
 
@@ -7,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lorica.errors import PromptError, TooLongError
-from lorica.prompts import tokenizer_folder as model_folder
-from lorica.prompts import truncate as cutting
 from lorica.prompts.notes import template_notes, vocabulary_notes
 from lorica.prompts.template import ChatTemplate
+from lorica.prompts.tokenizer_folder import EncoderComponents, read_components
+from lorica.prompts.truncate import check_policy, fit_spans, replace_spans, span_texts
 from lorica.prompts.vocabulary import RunPosition, Vocabulary
 from lorica.records import Encoded, Message
 
@@ -30,7 +31,7 @@ class Encoder:
     inside it. notes: what a person should know of how prompts are made, one sentence each.
     """
 
-    def __init__(self, components: model_folder.EncoderComponents) -> None:
+    def __init__(self, components: EncoderComponents) -> None:
         """Use `Encoder.load`; this takes what it found."""
         self._vocabulary: Vocabulary = components.vocabulary
         self._template: ChatTemplate = components.template
@@ -70,9 +71,7 @@ class Encoder:
         Raises PromptError for a folder without a usable tokenizer or template.
         """
         return cls(
-            model_folder.read_components(
-                Path(folder), chat_template=chat_template, thinking=thinking, model_config=model_config
-            )
+            read_components(Path(folder), chat_template=chat_template, thinking=thinking, model_config=model_config)
         )
 
     def encode(
@@ -95,7 +94,7 @@ class Encoder:
         Raises PromptError when the prompt does not fit and may not or cannot be cut, when the template
         refuses the messages, or for text that is not valid Unicode; ConfigError for an unknown policy.
         """
-        cutting.check_policy(truncate)
+        check_policy(truncate)
         thinks = generated and self.thinks
         thought = self._encode_text(self._closing, self._closing_place) if thinks else ()
         ending = () if answer is None else (*thought, *self.encode_choice(answer), self.end_of_turn)
@@ -115,7 +114,7 @@ class Encoder:
                     otherwise="set task.truncate=middle",
                 )
             full_length = len(prompt)
-            empty = cutting.replace_spans(shortened, [""] * len(cutting.span_texts(shortened)))
+            empty = replace_spans(shortened, [""] * len(span_texts(shortened)))
             fixed = len(self._prompt(empty, thinks))
             if fixed > budget:
                 raise TooLongError(
@@ -212,7 +211,7 @@ class Encoder:
     ) -> tuple[Sequence[Message], int]:
         """Cut what can never fit before it is tokenised; the messages, and about how many tokens are gone."""
         limit = max(max_tokens, 1) * _CHARS_PER_TOKEN
-        texts = cutting.span_texts(messages)
+        texts = span_texts(messages)
         fixed = sum(len(message.content) for message in messages) - sum(map(len, texts))
         if fixed > limit:
             raise TooLongError(
@@ -229,13 +228,13 @@ class Encoder:
             start = {"left": 0, "right": limit}.get(policy, limit // 2)
             shortened.append(text[:start] + text[start + excess :])
             unseen += self._vocabulary.count(text[start : start + excess])
-        return cutting.replace_spans(messages, shortened), unseen
+        return replace_spans(messages, shortened), unseen
 
     def _truncate(
         self, messages: Sequence[Message], budget: int, fixed: int, policy: str, thinks: bool
     ) -> tuple[int, ...]:
         """fixed: tokens of the prompt without the spans that may be cut."""
-        fitted = cutting.fit_spans(
+        fitted = fit_spans(
             messages,
             policy=policy,
             available=budget - fixed,

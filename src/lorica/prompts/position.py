@@ -1,4 +1,4 @@
-"""Where a chat template has its answers, proved by rendering conversations whose answer is known.
+"""The answer position of a chat template, proved by rendering conversations whose answer is known.
 
 What a template writes between the user's text and an assistant's answer is compared with what it writes there to ask
 for one. An answer must be asked for where the template itself has answers; anywhere else a model is asked in the

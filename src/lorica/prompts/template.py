@@ -1,4 +1,5 @@
-"""Chat templates: found in a model's folder, compiled in Jinja's sandbox, and asked what they do.
+"""Chat templates: found in a model's folder, compiled in Jinja's sandbox, and probed for how they treat system
+messages.
 
 The sandbox offers what transformers offers (`raise_exception`, `tojson`, `strftime_now`, `break`, `continue`
 and `generation` blocks), with one deliberate difference: `strftime_now` tells a fixed date, so that a prompt,

@@ -1,4 +1,4 @@
-"""What a model's folder says about its tokenizer and chat template."""
+"""Reading the tokenizer and the chat template of a model folder."""
 
 from __future__ import annotations
 

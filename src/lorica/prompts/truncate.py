@@ -1,4 +1,4 @@
-"""Cutting over-long texts by a declared policy: pure functions over messages and their trim spans."""
+"""Truncating over-long texts by a declared policy: pure functions over messages and their trim spans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every task is: rows in, messages and choices out, a model's words or log-probabilities read back."""
+"""The task interface: rows in, messages and choices out, answers parsed from log-probabilities or generated text."""
 
 from __future__ import annotations
 

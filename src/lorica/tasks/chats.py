@@ -127,7 +127,7 @@ def _conversation(values: Mapping[str, Any]) -> list[tuple[Role, str]]:
 
 
 def _pair(values: Mapping[str, Any]) -> list[tuple[Role, str]]:
-    """Texts, or lists of messages."""
+    """The turns of a prompt and a completion, each a text or a list of messages."""
     turns: list[tuple[Role, str]] = []
     for name, role in (("prompt", "user"), ("completion", "assistant")):
         value = values.get(name)

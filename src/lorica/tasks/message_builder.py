@@ -1,4 +1,4 @@
-"""Writing a message piece by piece, remembering which pieces truncation may cut."""
+"""Building a prompt message piece by piece, with the spans that truncation may cut."""
 
 from __future__ import annotations
 

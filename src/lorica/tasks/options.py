@@ -1,4 +1,4 @@
-"""Which option does an answer name? The one reader of gold answers and of answers in result files.
+"""Parsing which option an answer names: the one parser of gold answers and of answers in result files.
 
 An option bears the file's own key (of an object, a label, a column), or in a list a letter by its place. An answer
 names it by key, letter, text or number; what could be read in two ways is refused, naming both.

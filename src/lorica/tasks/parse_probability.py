@@ -1,4 +1,4 @@
-"""The three-stage reader of a generated probability: the whole text, its first number, its keywords.
+"""The three-stage parser of a generated probability: the whole text, its first number, its keywords.
 
 What does not count as a number: one outside 0..1 without a per cent sign; one that names something ("rule 2",
 "step 1", "#1", "r2"); a list marker ("1." above "2."); part of a fraction, range, date, version, price or

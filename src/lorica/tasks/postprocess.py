@@ -1,4 +1,4 @@
-"""Cleaning and judging generated text: it only ever cuts, and only what a model adds to its answer.
+"""Post-processing of generated answers: it only ever cuts, and only what a model adds to its answer.
 
 Thoughts, template markers, echoes of the prompt and repeated lines go; nothing that may be the answer does.
 """

@@ -1,4 +1,4 @@
-"""Questions with a written answer: the rows that `saq` and `qa` share, and how their answers are read."""
+"""Questions with a generated answer: the rows that `saq` and `qa` share, and how their answers are parsed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows are learned together, and the tensors of such a batch."""
+"""Planning batches (shuffled, of rows of similar length) and their packed tensors, without padding."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BUCKET_BATCHES = 16
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows laid end to end, T tokens in all, A of them answer tokens.
+    """Packed rows without padding, T tokens in all, A of them answer tokens.
 
     tokens, positions: [T]. sources: [A] indices into the T whose hidden state predicts `targets` [A].
     """
@@ -120,7 +120,7 @@ def evaluation_plan(lengths: Sequence[int], *, token_budget: int) -> list[list[i
 
 
 def make_batch(examples: Sequence[Example], device: torch.device) -> Batch:
-    """Lay the rows end to end."""
+    """Pack rows into one sequence without padding."""
     rows = [example.encoded for example in examples]
     tokens = list(chain.from_iterable(row.tokens for row in rows))
     positions: list[int] = []

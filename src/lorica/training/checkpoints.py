@@ -1,5 +1,5 @@
-"""The folder of a run while it goes on: what is written when, so that a kill at any moment loses at most the updates
-since a checkpoint. What appears at its end is in publish.py.
+"""Checkpoints of a run under way: a kill at any moment loses at most the updates since the last one. What is published
+at its end is in publish.py.
 
 last/                     the adapter after the last update
 checkpoints/step-N/       adapter, optimizer.safetensors, state.json
@@ -134,7 +134,7 @@ def save_checkpoint(folder: Path, config: AdapterConfig, learner: Learner, state
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that a resume goes on from."""
+    """The checkpoint that a resumed run continues from."""
     return max(_numbered(folder, "step"), key=_number, default=None)
 
 
@@ -173,7 +173,7 @@ def load_checkpoint(folder: Path, learner: Learner, run: str) -> State | None:
 
 
 def load_best(folder: Path, state: State, lora: LoraWeights, shape: DecoderConfig) -> None:
-    """Put the weights back that did best. Raises ResumeError when they are not those that were evaluated."""
+    """Load the best weights. Raises ResumeError when they are not those that were evaluated."""
     best = best_folder(folder, state.best_step)
     if state.best_digest and file_sha256(best / WEIGHTS_NAME) != state.best_digest:
         raise ResumeError(f"{best}: {WEIGHTS_NAME} is not what this run wrote there", fix="train into another run_dir")
@@ -193,7 +193,7 @@ def keep_best(folder: Path, *steps: int) -> None:
 
 
 def remove_checkpoints(folder: Path, last: int, *, save_steps: int) -> None:
-    """Remove what was kept only until the adapter is published. last: the last update."""
+    """Remove the checkpoints that were kept only until the adapter is published. last: the last update."""
     keep_best(folder)
     if last % save_steps:
         shutil.rmtree(folder / "checkpoints" / f"step-{last}", ignore_errors=True)

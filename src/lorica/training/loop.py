@@ -1,4 +1,4 @@
-"""LoRA fine-tuning: the order of things. What computes is in step.py, what is written in checkpoints.py.
+"""The training loop of LoRA fine-tuning. What computes is in step.py, what is written in checkpoints.py and publish.py.
 
 The whole run is a function of its inputs and the number of updates made so far: rows are ordered by (seed,
 epoch), dropout by (seed, update), the learning rate by the update. So a run that was killed goes on exactly.

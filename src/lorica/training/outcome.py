@@ -1,4 +1,4 @@
-"""What came of a run: better than the base, no better, overfitted or diverged; in words that say what to do next.
+"""The outcome of a run (better than the base, no better, overfitted, diverged), and advice on what to do next.
 
 Losses of single updates are noisy, so nothing is told by them. Base and adapter are compared on the same rows without
 dropout: held-out rows say which adapter is best, and training rows tell a rate that is too high (worse than the base on

@@ -1,4 +1,4 @@
-"""What a run begins from: the completed config, the learner, the batches to evaluate on, and where it stands."""
+"""Preparing a run: the completed adapter config, the learner, the evaluation batches and the resumed state."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def prepare(
     log: TrainingLog,
     state: State,
 ) -> Run:
-    """Everything at hand, from where `state` says."""
+    """The run, continued from `state`."""
     per_epoch = updates_per_epoch(
         len(examples), batch_size=settings.batch_size, accumulation=settings.gradient_accumulation_steps
     )

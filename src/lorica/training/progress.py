@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, a line now and then elsewhere, or nothing."""
+"""Progress of a training: a bar on a terminal, a line now and then elsewhere, or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end of a run: weights, passport, record and config appear in its folder, together and read back.
+"""Publishing a finished run: weights, passport, record and config appear in its folder together, and are read back.
 
 The config is put in its place last, and taken away first where there is one: a folder with a config holds one run's
 files, whole, whatever was killed when.

@@ -1,4 +1,4 @@
-"""The learning rate of each update, as a pure function: nothing to save, nothing to restore."""
+"""The learning-rate schedule (linear warm-up, then cosine, linear or constant): a pure function of the update."""
 
 from __future__ import annotations
 

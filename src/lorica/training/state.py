@@ -1,4 +1,4 @@
-"""Where a run stands, and what identifies it: plain values that go to JSON and back without loss."""
+"""The state that a resumed run continues from, and the manifest that identifies a run: plain JSON values."""
 
 from __future__ import annotations
 

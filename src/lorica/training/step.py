@@ -1,4 +1,4 @@
-"""One update, and one evaluation: everything that computes."""
+"""One training step (forward, backward, gradient clipping, AdamW), and one evaluation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def choose_precision(decoder: Decoder, *, fp16: bool, bf16: bool) -> Precision:
 
 @dataclass
 class Learner:
-    """What changes while training, and what it needs to."""
+    """The adapter with its optimizer and precision: all that an update changes, and what computes it."""
 
     decoder: Decoder
     lora: LoraWeights

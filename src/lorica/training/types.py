@@ -1,4 +1,4 @@
-"""What goes into a training run and what comes out of it."""
+"""Inputs and results of a training run, and what listens to its progress."""
 
 from __future__ import annotations
 
