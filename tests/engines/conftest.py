@@ -160,8 +160,8 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def prompts() -> Callable[[int], list[tuple[str | None, tuple[int, ...]]]]:
-    """n (adapter, prompt) pairs, adapters interleaved: every adapter has its beginning, and half of its rows a second
-    one after it, so that a plan has two levels; own parts are from 1 to 40 tokens long."""
+    """n (adapter, prompt) pairs, adapters interleaved: every adapter has its prefix, and half of its rows a second
+    one after it, so that a plan has two levels; suffixes are from 1 to 40 tokens long."""
 
     def make(count: int) -> list[tuple[str | None, tuple[int, ...]]]:
         rng = random.Random(7)

@@ -24,11 +24,11 @@ def tensors(heads: int = 4, kv_heads: int = 2, queries: int = 5, keys: int = 9) 
 @pytest.mark.parametrize("kernel", [block.attend_block, block.plain_block])
 def test_two_halves_merge_to_the_whole(kernel: Block) -> None:
     query, key, value = tensors()
-    whole, total = kernel(query, key, value)
-    (a, la), (b, lb) = (kernel(query, key[:, :, part], value[:, :, part]) for part in (slice(0, 4), slice(4, 9)))
+    output, logsumexp = kernel(query, key, value)
+    (a, la), (b, lb) = (kernel(query, key[:, :, keys], value[:, :, keys]) for keys in (slice(0, 4), slice(4, 9)))
     share = torch.sigmoid(lb - la).unsqueeze(-1)
-    torch.testing.assert_close(torch.lerp(a, b, share), whole, atol=1e-6, rtol=0)
-    torch.testing.assert_close(torch.logaddexp(la, lb), total, atol=1e-6, rtol=0)
+    torch.testing.assert_close(torch.lerp(a, b, share), output, atol=1e-6, rtol=0)
+    torch.testing.assert_close(torch.logaddexp(la, lb), logsumexp, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kernel", [block.attend_block, block.plain_block])
@@ -38,9 +38,9 @@ def test_output_is_that_of_sdpa(kernel: Block, dtype: Any) -> None:
     wide_key, wide_value = (x.repeat_interleave(2, dim=1) for x in (key, value))
     for causal in (False, True):
         expected = torch.nn.functional.scaled_dot_product_attention(query, wide_key, wide_value, is_causal=causal)
-        found, total = kernel(query, key, value, causal=causal)
-        torch.testing.assert_close(found, expected, atol=1e-6 if dtype == torch.float32 else 2e-2, rtol=0)
-        assert total.dtype == torch.float32
+        actual, logsumexp = kernel(query, key, value, causal=causal)
+        torch.testing.assert_close(actual, expected, atol=1e-6 if dtype == torch.float32 else 2e-2, rtol=0)
+        assert logsumexp.dtype == torch.float32
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 5, 9), (5, 9), (2, 1, 1, 9)])
@@ -49,10 +49,10 @@ def test_masks_broadcast(shape: tuple[int, ...]) -> None:
     hidden = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.4
     hidden[..., 0] = False
     mask = torch.zeros(shape).masked_fill(hidden, -torch.inf)
-    for mine, right in zip(
+    for actual, expected in zip(
         block.attend_block(query, key, value, mask), block.plain_block(query, key, value, mask), strict=True
     ):
-        torch.testing.assert_close(mine, right, atol=1e-6, rtol=0)
+        torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
 
 
 def test_a_kernel_that_changed_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,10 +63,10 @@ def test_a_kernel_that_changed_is_not_used(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(block, "_flash", broken)
         try:
             assert not block.has_flash_kernel()
-            found = block.attend_block(query, key, value)
+            results = block.attend_block(query, key, value)
         finally:
             block.has_flash_kernel.cache_clear()
-        assert all(torch.equal(mine, right) for mine, right in zip(found, expected, strict=True))
+        assert all(torch.equal(actual, plain) for actual, plain in zip(results, expected, strict=True))
 
 
 def _raises(*_: Any) -> tuple[Any, Any]:
@@ -74,8 +74,8 @@ def _raises(*_: Any) -> tuple[Any, Any]:
 
 
 def _wrong_total(query: Any, key: Any, value: Any, mask: Any, causal: bool) -> tuple[Any, Any]:
-    output, total = block.plain_block(query, key, value, mask, causal=causal)
-    return output, total * 1.4427  # as if in base 2
+    output, logsumexp = block.plain_block(query, key, value, mask, causal=causal)
+    return output, logsumexp * 1.4427  # as if in base 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -84,15 +84,17 @@ def test_heads_of_one_key_head_together_give_what_plain_attention_gives(dtype: A
     query = torch.randn(3, 2, 32, 64, generator=generator).to(dtype)  # three heads of 8 queries, and what fills up
     key, value = torch.randn(2, 3, 2, 48, 64, generator=generator).to(dtype)
     mask = torch.zeros(3, 1, 8, 16).masked_fill(torch.ones(8, 16).triu(9).bool(), -torch.inf).to(dtype)
-    whole = torch.cat([torch.zeros(3, 1, 8, 32, dtype=dtype), mask], dim=-1).float()
-    expected, _ = block.plain_block(query[:, :, :24].reshape(3, 6, 8, 64).float(), key.float(), value.float(), whole)
-    ways = [block.grouped_attention] + [block.bmm_attention] * block.prefers_bmm(query.dtype, query.device)
-    for way in ways:
-        found = torch.empty(3 * 2 * 32, 64, dtype=dtype)
-        way(query, key, value, mask, found, repeat=3)
-        exact = dtype == torch.float32
-        meant = found.view(query.shape)[:, :, :24].reshape(expected.shape).float()
-        torch.testing.assert_close(meant, expected, atol=1e-6 if exact else 1e-2, rtol=0)
+    full_mask = torch.cat([torch.zeros(3, 1, 8, 32, dtype=dtype), mask], dim=-1).float()
+    expected, _ = block.plain_block(
+        query[:, :, :24].reshape(3, 6, 8, 64).float(), key.float(), value.float(), full_mask
+    )
+    functions = [block.grouped_attention] + [block.bmm_attention] * block.prefers_bmm(query.dtype, query.device)
+    for attend in functions:
+        out = torch.empty(3 * 2 * 32, 64, dtype=dtype)
+        attend(query, key, value, mask, out, repeat=3)
+        is_exact = dtype == torch.float32
+        actual = out.view(query.shape)[:, :, :24].reshape(expected.shape).float()
+        torch.testing.assert_close(actual, expected, atol=1e-6 if is_exact else 1e-2, rtol=0)
 
 
 def test_scores_that_need_many_digits_want_centred_keys() -> None:
@@ -107,8 +109,8 @@ def test_scores_that_need_many_digits_want_centred_keys() -> None:
         pytest.skip("no products of bfloat16 on this processor")
     expected, _ = block.plain_block(query.view(1, 4, 32, 64).float(), key.float(), value.float())
     mask = torch.zeros(1, 1, 32, 32).bfloat16()
-    found, coarse = (torch.empty(4 * 32, 64).bfloat16() for _ in range(2))
-    block.bmm_attention(query, key - key[:, :, :32].mean(2, keepdim=True), value, mask, found, repeat=4)
-    block.bmm_attention(query, key, value, mask, coarse, repeat=4)
-    assert (found.view(expected.shape) - expected).abs().mean() < 0.01
-    assert (coarse.view(expected.shape) - expected).abs().mean() > 0.05
+    centred, uncentred = (torch.empty(4 * 32, 64).bfloat16() for _ in range(2))
+    block.bmm_attention(query, key - key[:, :, :32].mean(2, keepdim=True), value, mask, centred, repeat=4)
+    block.bmm_attention(query, key, value, mask, uncentred, repeat=4)
+    assert (centred.view(expected.shape) - expected).abs().mean() < 0.01
+    assert (uncentred.view(expected.shape) - expected).abs().mean() > 0.05

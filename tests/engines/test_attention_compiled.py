@@ -1,4 +1,4 @@
-"""Attention by the compiled kernel, against attention in parts merged by log-sum-exp, and its bits."""
+"""Attention by the compiled kernel, against attention merged by log-sum-exp, and its batch invariance."""
 
 from __future__ import annotations
 
@@ -41,94 +41,105 @@ class Numbers:
         return Prefix(parent, start, length, [keys], [values])
 
 
-def in_float(prefix: Prefix | None, known: dict[int, Prefix]) -> Prefix | None:
+def in_float(prefix: Prefix | None, copies: dict[int, Prefix]) -> Prefix | None:
     if prefix is None:
         return None
-    if id(prefix) not in known:
-        keys, values = ([one.float() for one in each] for each in (prefix.keys, prefix.values))
-        known[id(prefix)] = Prefix(in_float(prefix.parent, known), prefix.start, prefix.length, keys, values)
-    return known[id(prefix)]
+    if id(prefix) not in copies:
+        keys, values = ([layer.float() for layer in layers] for layers in (prefix.keys, prefix.values))
+        copies[id(prefix)] = Prefix(in_float(prefix.parent, copies), prefix.start, prefix.length, keys, values)
+    return copies[id(prefix)]
 
 
-def piece(length: int, prefix: Prefix | None = None, tree: TokenTree = EMPTY_TREE) -> PackedSequence:
+def sequence(length: int, prefix: Prefix | None = None, tree: TokenTree = EMPTY_TREE) -> PackedSequence:
     return PackedSequence((1,) * length, prefix, None, tree)
 
 
 @pytest.mark.parametrize("window", [None, 11, 300])
 @pytest.mark.parametrize("shape", [(14, 2, 64), (4, 4, 32), (3, 1, 128), (6, 2, 80)])
-def test_it_gives_what_merged_parts_give(shape: tuple[int, int, int], window: int | None) -> None:
+def test_it_gives_what_prefix_merge_attention_gives(shape: tuple[int, int, int], window: int | None) -> None:
     numbers = Numbers(*shape)
     older = numbers.prefix(None, 0, 43)
     newer, longer = numbers.prefix(older, 43, 7), numbers.prefix(older, 43, 800)
     forked = choice_tree(((1, 2, 3), (1, 2, 4, 5), (6, 7)))
-    pieces = [piece(70), piece(5, newer, forked), piece(30, newer), piece(1, older), piece(600), piece(33, longer),
-              piece(40, longer, forked), piece(9)]  # fmt: skip
-    work = pack_sequences(pieces, CPU, align=16)
-    query, key, value = numbers.three(len(work.tokens))
-    known: dict[int, Prefix] = {}
-    wide = [PackedSequence(one.tokens, in_float(one.prefix, known), None, one.tree) for one in pieces]
-    real = torch.cat([torch.arange(at, at + one.length) for at, one in zip(work.offsets, pieces, strict=True)])
-    parts = PrefixMergeAttention(pack_sequences(wide, CPU), windows=(window,), dtype=torch.float32)
-    expected = parts.attend(0, *(each[real].float() for each in (query, key, value)))
-    found = CompiledAttention(work, windows=(window,)).attend(0, query, key, value)
-    torch.testing.assert_close(found[real].float(), expected, atol=1e-2, rtol=1e-2)
-    filling = torch.ones(len(query), dtype=torch.bool)
-    filling[real] = False
-    assert filling.any()
-    assert not found[filling].any(), "tokens of no sequence get zeros"
+    sequences = [
+        *(sequence(70), sequence(5, newer, forked), sequence(30, newer), sequence(1, older)),
+        *(sequence(600), sequence(33, longer), sequence(40, longer, forked), sequence(9)),
+    ]
+    batch = pack_sequences(sequences, CPU, align=16)
+    query, key, value = numbers.three(len(batch.tokens))
+    copies: dict[int, Prefix] = {}
+    float_sequences = [PackedSequence(seq.tokens, in_float(seq.prefix, copies), None, seq.tree) for seq in sequences]
+    real = torch.cat(
+        [torch.arange(start, start + seq.length) for start, seq in zip(batch.offsets, sequences, strict=True)]
+    )
+    prefix_merge = PrefixMergeAttention(pack_sequences(float_sequences, CPU), windows=(window,), dtype=torch.float32)
+    expected = prefix_merge.attend(0, *(tensor[real].float() for tensor in (query, key, value)))
+    actual = CompiledAttention(batch, windows=(window,)).attend(0, query, key, value)
+    torch.testing.assert_close(actual[real].float(), expected, atol=1e-2, rtol=1e-2)
+    is_padding = torch.ones(len(query), dtype=torch.bool)
+    is_padding[real] = False
+    assert is_padding.any()
+    assert not actual[is_padding].any(), "tokens of no sequence get zeros"
 
 
 @pytest.mark.parametrize("window", [None, 100])
-def test_bits_depend_neither_on_company_nor_on_what_is_shared(window: int | None) -> None:
+def test_it_is_batch_invariant_whatever_prefix_is_shared(window: int | None) -> None:
     numbers = Numbers(14, 2, 64)
     length, forked = 700, choice_tree(((1, 2, 3), (1, 4)))
     query, key, value = numbers.three(length + len(forked.tokens))
-    whole = pack_sequences([piece(length, tree=forked)], CPU)
-    right = CompiledAttention(whole, windows=(window,)).attend(0, query, key, value)
+    unshared = pack_sequences([sequence(length, tree=forked)], CPU)
+    expected = CompiledAttention(unshared, windows=(window,)).attend(0, query, key, value)
     for cut in (1, 16, 99, 512, 513):
         start = [0, cut // 2, cut]
-        first = Prefix(None, 0, cut // 2, *([each[: cut // 2].transpose(0, 1)] for each in (key, value)))
+        first = Prefix(None, 0, cut // 2, *([tensor[: cut // 2].transpose(0, 1)] for tensor in (key, value)))
         second = Prefix(
-            first, cut // 2, cut - cut // 2, *([each[cut // 2 : cut].transpose(0, 1)] for each in (key, value))
+            first, cut // 2, cut - cut // 2, *([tensor[cut // 2 : cut].transpose(0, 1)] for tensor in (key, value))
         )
-        before = numbers.three(37)
-        last = [each[start[2] :] for each in (query, key, value)]
-        pieces = [piece(37, second), piece(length - cut, second, forked), piece(5)]
-        mixed = [torch.cat([one, own, fill]) for one, own, fill in zip(before, last, numbers.three(5), strict=True)]
-        found = CompiledAttention(pack_sequences(pieces, CPU), windows=(window,)).attend(0, *mixed)
-        assert torch.equal(found[37:-5], right[cut:])
+        other_tensors = numbers.three(37)
+        last = [tensor[start[2] :] for tensor in (query, key, value)]
+        sequences = [sequence(37, second), sequence(length - cut, second, forked), sequence(5)]
+        mixed = [
+            torch.cat([before, suffix, after])
+            for before, suffix, after in zip(other_tensors, last, numbers.three(5), strict=True)
+        ]
+        actual = CompiledAttention(pack_sequences(sequences, CPU), windows=(window,)).attend(0, *mixed)
+        assert torch.equal(actual[37:-5], expected[cut:])
 
 
 def test_what_is_broken_stays_visible() -> None:
     numbers = Numbers(4, 2, 64)
     query, key, value = numbers.three(40)
     key[3] = torch.nan
-    found = CompiledAttention(pack_sequences([piece(20), piece(20)], CPU), windows=(None,)).attend(0, query, key, value)
-    assert found[3:20].isnan().all()
-    assert not found[:3].isnan().any()
-    assert not found[20:].isnan().any()
+    actual = CompiledAttention(pack_sequences([sequence(20), sequence(20)], CPU), windows=(None,)).attend(
+        0, query, key, value
+    )
+    assert actual[3:20].isnan().all()
+    assert not actual[:3].isnan().any()
+    assert not actual[20:].isnan().any()
 
 
 @pytest.mark.parametrize("window", [None, 50])
-def test_a_step_sees_beginnings_and_the_rows_own_line(window: int | None) -> None:
+def test_a_decode_step_sees_prefixes_and_the_rows_cache_slot(window: int | None) -> None:
     numbers = Numbers(6, 2, 64)
     config = SimpleNamespace(kv_heads=2, head_dim=64, layers=1)
     older = numbers.prefix(None, 0, 43)
     newer = numbers.prefix(older, 43, 7)
-    prefixes, lengths, lines = [newer, newer, None, older], [100, 3, 17, 64], [2, 0, 3, 1]
+    prefixes, lengths, slots = [newer, newer, None, older], [100, 3, 17, 64], [2, 0, 3, 1]
     query, key, value = numbers.three(4)
     caches = [KVCache(config, dtype, CPU, max_tokens=512) for dtype in (torch.bfloat16, torch.float32)]  # type: ignore[arg-type]
-    for line, length in zip(lines, lengths, strict=True):
+    for slot, length in zip(slots, lengths, strict=True):
         written = numbers.some(length, 2), numbers.some(length, 2)
         for cache in caches:
             cache.reserve(4, 100)
-            cache.write(0, line, *written)
-    fast = CompiledDecodeAttention(caches[0], lines, lengths, prefixes, windows=(window,))
-    found = fast.attend(0, query, key, value)
-    known: dict[int, Prefix] = {}
-    wide = [in_float(one, known) for one in prefixes]
-    exact = PrefixMergeDecodeAttention(caches[1], lines, lengths, wide, windows=(window,))
-    expected = exact.attend(0, query.float(), key.float(), value.float())
-    torch.testing.assert_close(found.float(), expected, atol=1e-2, rtol=1e-2)
-    for mine, right in zip(caches[0].keys + caches[0].values, caches[1].keys + caches[1].values, strict=True):
-        assert torch.equal(mine.float(), right), "both keep the new keys and values"
+            cache.write(0, slot, *written)
+    compiled = CompiledDecodeAttention(caches[0], slots, lengths, prefixes, windows=(window,))
+    actual = compiled.attend(0, query, key, value)
+    copies: dict[int, Prefix] = {}
+    float_prefixes = [in_float(prefix, copies) for prefix in prefixes]
+    prefix_merge = PrefixMergeDecodeAttention(caches[1], slots, lengths, float_prefixes, windows=(window,))
+    expected = prefix_merge.attend(0, query.float(), key.float(), value.float())
+    torch.testing.assert_close(actual.float(), expected, atol=1e-2, rtol=1e-2)
+    for actual_cache, expected_cache in zip(
+        caches[0].keys + caches[0].values, caches[1].keys + caches[1].values, strict=True
+    ):
+        assert torch.equal(actual_cache.float(), expected_cache), "both keep the new keys and values"

@@ -1,4 +1,4 @@
-"""DecodeBatch of the native engine: the right tokens, whatever else is being continued at the same time."""
+"""Continuous batching: the right tokens, whatever else is decoded at the same time."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _eager_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_greedy_text_is_that_of_transformers(benches: Any, prompts: Prompts, family: str) -> None:
     bench = benches(family)
     requests = generates(prompts, Sampling(max_new_tokens=10))
-    # So small that rows wait for each other: batches of different ages are continued together.
+    # So small that rows wait for each other: batches of different ages are decoded together.
     outputs = native(bench, batch_tokens=120).run(requests)
     for request, output in zip(requests, outputs, strict=True):
         assert output.finish == "length"
@@ -71,11 +71,11 @@ def test_drawn_text_does_not_depend_on_the_batch(benches: Any, prompts: Prompts,
     for i, (name, prompt) in enumerate(prompts(20)):
         drawn = Sampling(2 + i % 7, do_sample=i % 5 > 0, temperature=0.7 + i % 2, top_p=0.9, top_k=20 * (i % 2), seed=i)
         requests.append(Generate(f"r{i}", prompt, drawn, (3, 50), name))
-    right = {output.id: output for output in native(bench).run(requests)}
+    expected = {output.id: output for output in native(bench).run(requests)}
     shuffled = random.Random(setting.budget).sample(requests, len(requests))
     outputs = native(bench, batch_tokens=setting.budget, share_prefixes=setting.share).run(shuffled)
-    assert outputs == [right[request.id] for request in shuffled]
-    assert [right[request.id] for request in requests[:3]] == [native(bench).run([r])[0] for r in requests[:3]]
+    assert outputs == [expected[request.id] for request in shuffled]
+    assert [expected[request.id] for request in requests[:3]] == [native(bench).run([r])[0] for r in requests[:3]]
 
 
 def test_seed_and_id_choose_the_draw(benches: Any) -> None:
@@ -91,9 +91,9 @@ def test_seed_and_id_choose_the_draw(benches: Any) -> None:
 
 def test_a_stop_token_ends_the_text_and_is_not_part_of_it(benches: Any) -> None:
     bench = benches("qwen3")
-    whole = bench.greedy((1, 2, 3, 4), "algebra", 12)
-    stop = whole[5]
-    expected = whole[: whole.index(stop)]
+    text = bench.greedy((1, 2, 3, 4), "algebra", 12)
+    stop = text[5]
+    expected = text[: text.index(stop)]
     request = Generate("r", (1, 2, 3, 4), Sampling(max_new_tokens=12), (stop, 5000), "algebra")
     assert native(bench).run([request]) == [Output("r", tokens=tuple(expected), finish="stop")]
 
@@ -106,17 +106,17 @@ def say(tokens: Sequence[int]) -> str:
 @pytest.mark.parametrize("length", [1, 2, 5])
 def test_a_stop_text_ends_the_text_with_the_token_that_completes_it(benches: Any, length: int) -> None:
     bench = benches("qwen3")
-    whole = bench.greedy((1, 2, 3, 4), "algebra", 40)
-    stop = say(whole)[25 : 25 + length]
-    needed = next(count for count in range(41) if stop in say(whole[:count]))
+    text = bench.greedy((1, 2, 3, 4), "algebra", 40)
+    stop = say(text)[25 : 25 + length]
+    needed = next(count for count in range(41) if stop in say(text[:count]))
     engine = native(bench)
     engine.set_detokenizer(say)
     assert isinstance(engine, StopStringEngine)
     request = Generate("r", (1, 2, 3, 4), Sampling(max_new_tokens=40), (), "algebra", ("not said", stop))
     beside = Generate("s", (1, 2, 3, 4), Sampling(max_new_tokens=40), (), "algebra")
     first, second = engine.run([request, beside])
-    assert first == Output("r", tokens=tuple(whole[:needed]), finish="stop")
-    assert second == Output("s", tokens=tuple(whole), finish="length")
+    assert first == Output("r", tokens=tuple(text[:needed]), finish="stop")
+    assert second == Output("s", tokens=tuple(text), finish="length")
 
 
 def test_stop_texts_are_found_as_in_the_whole_text() -> None:
@@ -124,9 +124,9 @@ def test_stop_texts_are_found_as_in_the_whole_text() -> None:
     for _ in range(300):
         tokens = [rng.randrange(97) for _ in range(60)]
         stops = [say(tokens)[at : at + rng.randrange(1, 4)] or "x" for at in (rng.randrange(60), rng.randrange(60))]
-        right = next((count for count in range(1, 61) if any(one in say(tokens[:count]) for one in stops)), None)
-        found = next((count for count in range(1, 61) if contains_stop_string(say, tokens[:count], stops)), None)
-        assert found == right
+        expected = next((count for count in range(1, 61) if any(stop in say(tokens[:count]) for stop in stops)), None)
+        actual = next((count for count in range(1, 61) if contains_stop_string(say, tokens[:count], stops)), None)
+        assert actual == expected
     assert not contains_stop_string(say, tokens, ())
 
 

@@ -1,4 +1,4 @@
-"""Scores whose bits depend on the row alone: other rows, their order, budgets, sharing and threads change nothing."""
+"""Batch invariance: other rows, their order, budgets, sharing and threads change no bit of a row's output."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def base() -> Path:
 
 @pytest.fixture(scope="module")
 def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    shape, found = read_decoder_config(base), {}
+    shape, folders = read_decoder_config(base), {}
     targets = {"first": ["q_proj", "v_proj", "o_proj"], "second": ["k_proj", "gate_proj", "up_proj", "down_proj"]}
     for rank, name in ((16, "first"), (4, "second")):
         config = AdapterConfig(peft_type="LORA", r=rank, lora_alpha=16, target_modules=targets[name])
@@ -52,21 +52,21 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
             pair.b = torch.randn(pair.b.shape, generator=generator) * 0.05
         tensors = weights.to_tensors()
         packed = {key: ("F32", tuple(value.shape), value.detach().numpy().tobytes()) for key, value in tensors.items()}
-        found[name] = tmp_path_factory.mktemp("adapters") / name
-        save_adapter(found[name], config, packed)
-    return found
+        folders[name] = tmp_path_factory.mktemp("adapters") / name
+        save_adapter(folders[name], config, packed)
+    return folders
 
 
 def engine(base: Path, adapters: dict[str, Path], dtype: str, budget: int, *, share: bool = True) -> NativeEngine:
     settings = EngineSettings(dtype=dtype, device="cpu", batch_tokens=budget, share_prefixes=share)
-    made = load_native(BaseFolder(base), settings)
+    native = load_native(BaseFolder(base), settings)
     for name, folder in adapters.items():
-        made.add_adapter(name, open_adapter(folder))
-    return made
+        native.add_adapter(name, open_adapter(folder))
+    return native
 
 
 def rows() -> list[Request]:
-    """Two levels of shared beginnings, three adapters, choices of one and of several tokens."""
+    """Two levels of shared prefixes, three adapters, choices of one and of several tokens."""
     rng = random.Random(3)
 
     def some(count: int) -> tuple[int, ...]:
@@ -75,12 +75,12 @@ def rows() -> list[Request]:
     first = {name: some(50 + 9 * i) for i, name in enumerate(NAMES)}
     second = {name: some(33) for name in NAMES}
     choices = (((11,), (12,)), ((5, 6, 7), (5, 9), (8,)))
-    made: list[Request] = []
+    requests: list[Request] = []
     for i in range(9):
         name = NAMES[i % 3]
         prompt = first[name] + (second[name] if i >= 3 else ()) + some(rng.randrange(1, 40))
-        made.append(ScoreChoices(f"r{i}", prompt, choices[i % 2], name))
-    return made
+        requests.append(ScoreChoices(f"r{i}", prompt, choices[i % 2], name))
+    return requests
 
 
 @pytest.mark.parametrize(
@@ -99,14 +99,14 @@ def test_a_rows_scores_never_change_by_a_bit(
     requests = rows()
     engines = [engine(base, adapters, dtype, budget) for budget in BUDGETS]
     assert max(node.parent for node in engines[0].plan(requests).nodes) >= 0, "two levels are to be tested"
-    right = {output.id: output for output in engine(base, adapters, dtype, 4096, share=False).run(requests)}
-    assert all(output.logprobs for output in right.values())
+    expected = {output.id: output for output in engine(base, adapters, dtype, 4096, share=False).run(requests)}
+    assert all(output.logprobs for output in expected.values())
     for number in range(20):
         shuffled = random.Random(number).sample(requests, random.Random(number).randrange(1, len(requests) + 1))
-        for at, one in enumerate(engines):
+        for engine_index, native in enumerate(engines):
             # Two threads wait for each other in every operation, which takes long where the processor is busy.
-            torch.set_num_threads(2 if number % 7 == 0 and at == number % 3 else 1)
-            assert one.run(shuffled) == [right[request.id] for request in shuffled]
+            torch.set_num_threads(2 if number % 7 == 0 and engine_index == number % 3 else 1)
+            assert native.run(shuffled) == [expected[request.id] for request in shuffled]
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
@@ -118,15 +118,15 @@ def test_tiny_models_and_windows_too(
     requests: Sequence[Request] = [
         ScoreChoices(f"r{i}", prompt, ((1,), (2, 3), (2, 4, 5)), name) for i, (name, prompt) in enumerate(prompts(16))
     ]
-    right = {output.id: output for output in engine(bench.base, bench.adapters, "float32", 4096).run(requests)}
+    expected = {output.id: output for output in engine(bench.base, bench.adapters, "float32", 4096).run(requests)}
     for seed, (budget, share) in enumerate(((1, True), (70, True), (333, False), (9999, True))):
         shuffled = random.Random(seed).sample(requests, len(requests))
-        found = engine(bench.base, bench.adapters, "float32", budget, share=share).run(shuffled)
-        assert found == [right[request.id] for request in shuffled]
+        outputs = engine(bench.base, bench.adapters, "float32", budget, share=share).run(shuffled)
+        assert outputs == [expected[request.id] for request in shuffled]
 
 
 @pytest.mark.parametrize("window", [None, 11])
-def test_tiles_give_what_merged_parts_give(window: int | None) -> None:
+def test_tiles_give_what_prefix_merge_attention_gives(window: int | None) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def some(count: int, heads: int) -> Any:
@@ -138,28 +138,30 @@ def test_tiles_give_what_merged_parts_give(window: int | None) -> None:
 
     older = prefix(None, 0, 40)
     newer = prefix(older, 40, 7)
-    pieces = [
+    sequences = [
         PackedSequence((1,) * 70),
         PackedSequence((1,) * 5, newer, None, choice_tree(((1, 2, 3), (1, 2, 4, 5), (6, 7)))),
         PackedSequence((1,) * 30, newer),
         PackedSequence((1,), older),
     ]
-    work = pack_sequences(pieces, torch.device("cpu"))
-    tokens = len(work.tokens)
+    batch = pack_sequences(sequences, torch.device("cpu"))
+    tokens = len(batch.tokens)
     query, key, value = some(tokens, 4), some(tokens, 2), some(tokens, 2)
     layout: dict[str, Any] = {"windows": (window,), "dtype": torch.float32}
-    expected = PrefixMergeAttention(work, **layout).attend(0, query, key, value)
+    expected = PrefixMergeAttention(batch, **layout).attend(0, query, key, value)
     for max_scores in (MAX_SCORES, 1):
-        attention = BatchInvariantAttention(work, **layout, heads=(4, 2), max_scores=max_scores)
+        attention = BatchInvariantAttention(batch, **layout, heads=(4, 2), max_scores=max_scores)
         torch.testing.assert_close(attention.attend(0, query, key, value), expected, atol=1e-6, rtol=0)
 
 
 def test_every_adapter_gets_whole_alignments() -> None:
-    one, other = (LoraWeights(name, {}) for name in "ab")
-    pieces = [PackedSequence((1,) * n, None, adapter) for n, adapter in ((3, None), (20, one), (1, one), (30, other))]
-    work = pack_sequences(pieces, torch.device("cpu"), align=ROW_ALIGNMENT)
-    assert [(span.adapter.name, span.start, span.stop) for span in work.spans] == [("a", 16, 48), ("b", 48, 80)]
-    assert len(work.tokens) == 80
+    first, second = (LoraWeights(name, {}) for name in "ab")
+    sequences = [
+        PackedSequence((1,) * n, None, adapter) for n, adapter in ((3, None), (20, first), (1, first), (30, second))
+    ]
+    batch = pack_sequences(sequences, torch.device("cpu"), align=ROW_ALIGNMENT)
+    assert [(span.adapter.name, span.start, span.stop) for span in batch.spans] == [("a", 16, 48), ("b", 48, 80)]
+    assert len(batch.tokens) == 80
     assert TILE % ROW_ALIGNMENT == 0
 
 
@@ -178,19 +180,19 @@ def test_compiled_kernels_change_nothing_but_rounding(
     base: Path, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = rows()
-    right = engine(base, adapters, "float32", 4096).run(requests)
+    expected = engine(base, adapters, "float32", 4096).run(requests)
     as_it_is = bindings.supports_head_dim
     for dtype, most in (("bfloat16", 0.06), ("int8", 0.2)):
-        ways = []
+        engines = []
         for fits in (as_it_is, lambda width: False):
             monkeypatch.setattr(bindings, "supports_head_dim", fits)
-            ways.append(engine(base, adapters, dtype, 4096))
-        assert ways[1].info.kernels == "torch"
-        assert ways[0].info.kernels == ("compiled" if bindings.is_available() else "torch")
-        for way in ways:
-            pairs = zip(way.run(requests), right, strict=True)
+            engines.append(engine(base, adapters, dtype, 4096))
+        assert engines[1].info.kernels == "torch"
+        assert engines[0].info.kernels == ("compiled" if bindings.is_available() else "torch")
+        for native in engines:
+            pairs = zip(native.run(requests), expected, strict=True)
             errors = [abs(a - b) for mine, exact in pairs for a, b in zip(mine.logprobs, exact.logprobs, strict=True)]
-            assert statistics.mean(errors) < most, (dtype, way.info.kernels)
+            assert statistics.mean(errors) < most, (dtype, native.info.kernels)
 
 
 @pytest.mark.skipif(not bindings.is_available(), reason=f"no compiled kernels: {bindings.why_unavailable()}")
@@ -209,11 +211,11 @@ def test_a_rows_text_never_changes_either(
     engines = [engine(base, adapters, dtype, budget) for budget in BUDGETS]
     assert engines[0].info.is_batch_invariant(requests[0])
     one_by_one = engine(base, adapters, dtype, 4096, share=False)
-    right = {request.id: one_by_one.run([request])[0] for request in [*requests, *scored]}
-    assert len({output.tokens for output in right.values()}) > len(requests), "nothing is degenerate"
+    expected = {request.id: one_by_one.run([request])[0] for request in [*requests, *scored]}
+    assert len({output.tokens for output in expected.values()}) > len(requests), "nothing is degenerate"
     for number in range(6):
         mixed = random.Random(number).sample([*requests, *scored], random.Random(number).randrange(2, 27))
         torch.set_num_threads(2 if number == 1 else 1)
         if number % 3 == 0:
             engines[number % 3].clear_prefix_cache()
-        assert engines[number % 3].run(mixed) == [right[request.id] for request in mixed]
+        assert engines[number % 3].run(mixed) == [expected[request.id] for request in mixed]

@@ -67,7 +67,7 @@ def test_four_bits_agree_between_the_engines(benches: Any) -> None:
     ours, theirs = (engine.run([request])[0].logprobs for engine in engines)
     exact = bench.logprobs(request)
     # bitsandbytes multiplies in bfloat16 on some CPUs, in one engine's shapes and not in the other's.
-    apart, rounded = (max(abs(a - b) for a, b in zip(ours, other, strict=True)) for other in (theirs, exact))
+    apart, rounded = (max(abs(a - b) for a, b in zip(ours, reference, strict=True)) for reference in (theirs, exact))
     assert apart < 0.02
     assert apart < rounded / 4
 
@@ -110,6 +110,6 @@ def test_an_adapter_takes_no_more_memory_than_its_file(benches: Any) -> None:
     engine = NativeEngine(load_decoder(BaseFolder(bench.base)))
     for name, folder in bench.adapters.items():
         engine.add_adapter(name, open_adapter(folder))
-        held = {one.untyped_storage().data_ptr(): one for one in engine._adapters[name].parameters()}
+        tensors = {tensor.untyped_storage().data_ptr(): tensor for tensor in engine._adapters[name].parameters()}
         file = (folder / "adapter_model.safetensors").stat().st_size
-        assert sum(one.untyped_storage().nbytes() for one in held.values()) <= 1.2 * file
+        assert sum(tensor.untyped_storage().nbytes() for tensor in tensors.values()) <= 1.2 * file

@@ -31,7 +31,7 @@ REPEATS = "bfloat16" if bindings.is_available() else "float32"
 Prompts = Callable[[int], list[tuple[str | None, tuple[int, ...]]]]
 
 
-def place(root: Path, files: dict[str, str]) -> Path:
+def write_files(root: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, "ascii")
@@ -39,7 +39,7 @@ def place(root: Path, files: dict[str, str]) -> Path:
 
 
 def test_the_machine_tells_what_is_free(tmp_path: Path) -> None:
-    root = place(tmp_path, {"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    2048 kB\n"})
+    root = write_files(tmp_path, {"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    2048 kB\n"})
     assert memory.free_memory(CPU, root=root) == 2048 * 1024
 
 
@@ -52,7 +52,7 @@ def test_the_limit_of_a_container_counts_without_its_cached_files(tmp_path: Path
         f"{group}/memory.current": "9000\n",
         f"{group}/memory.stat": "anon 5\ninactive_file 3000\n",
     }
-    assert memory.free_memory(CPU, root=place(tmp_path, files)) == 4000
+    assert memory.free_memory(CPU, root=write_files(tmp_path, files)) == 4000
 
 
 def test_older_limits_count_too_and_none_is_none(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_older_limits_count_too_and_none_is_none(tmp_path: Path) -> None:
         "sys/fs/cgroup/memory/memory.limit_in_bytes": "700\n",
         "sys/fs/cgroup/memory/memory.usage_in_bytes": "100\n",
     }
-    assert memory.free_memory(CPU, root=place(tmp_path, files)) == 600
+    assert memory.free_memory(CPU, root=write_files(tmp_path, files)) == 600
     assert memory.free_memory(CPU, root=tmp_path / "nothing") is None
 
 
@@ -109,10 +109,10 @@ def test_halves_until_it_fits() -> None:
 
 
 def _engine(bench: Any) -> native.NativeEngine:
-    made = native.load_native(BaseFolder(bench.base), EngineSettings(dtype="float32", device="cpu"))
+    engine = native.load_native(BaseFolder(bench.base), EngineSettings(dtype="float32", device="cpu"))
     for name, folder in bench.adapters.items():
-        made.add_adapter(name, open_adapter(folder))
-    return made
+        engine.add_adapter(name, open_adapter(folder))
+    return engine
 
 
 def test_a_row_that_does_not_fit_fails_alone_and_the_others_keep_their_bits(
@@ -127,20 +127,20 @@ def test_a_row_that_does_not_fit_fails_alone_and_the_others_keep_their_bits(
     ]
     large: Request = ScoreChoices("large", tuple(range(90)), ((1,),))
     engine = _engine(benches("qwen3"))
-    right = engine.run(requests)
+    expected = engine.run(requests)
     score, read, join = ModelRunner.score, ModelRunner.prefill, DecodeBatch._prefill
 
     def refuse(count: int, most: int) -> None:
         if count > most:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 5 bytes")
 
-    def hard_score(self: ModelRunner, pieces: Any, given: Any) -> Any:
-        refuse(sum(piece.length for piece in pieces), 85)
-        return score(self, pieces, given)
+    def hard_score(self: ModelRunner, sequences: Any, requests: Any) -> Any:
+        refuse(sum(piece.length for piece in sequences), 85)
+        return score(self, sequences, requests)
 
-    def hard_read(self: ModelRunner, pieces: Any) -> Any:
-        refuse(len(pieces), 1)
-        return read(self, pieces)
+    def hard_read(self: ModelRunner, sequences: Any) -> Any:
+        refuse(len(sequences), 1)
+        return read(self, sequences)
 
     def hard_join(self: DecodeBatch, waiting: Any) -> Any:
         refuse(len(waiting), 2)
@@ -149,8 +149,8 @@ def test_a_row_that_does_not_fit_fails_alone_and_the_others_keep_their_bits(
     monkeypatch.setattr(ModelRunner, "score", hard_score)
     monkeypatch.setattr(ModelRunner, "prefill", hard_read)
     monkeypatch.setattr(DecodeBatch, "_prefill", hard_join)
-    *found, last = engine.run([*requests, large])
-    assert found == right
+    *outputs, last = engine.run([*requests, large])
+    assert outputs == expected
     assert (last.id, last.finish) == ("large", "error")
     assert "memory" in last.error
 
@@ -170,35 +170,37 @@ def tiny(dtype: str, threads: int = 1) -> native.NativeEngine:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("place", ["logits", "sample"])
+@pytest.mark.parametrize("function", ["logits", "sample"])
 def test_memory_that_runs_out_anywhere_in_a_step_costs_no_row(
-    monkeypatch: pytest.MonkeyPatch, dtype: str, place: str
+    monkeypatch: pytest.MonkeyPatch, dtype: str, function: str
 ) -> None:
     engine, requests = tiny(dtype), texts(24)
-    right = engine.run(requests)
-    owner: Any = CpuDecoder if place == "logits" else decode
-    plain = getattr(owner, place)
+    expected = engine.run(requests)
+    owner: Any = CpuDecoder if function == "logits" else decode
+    original = getattr(owner, function)
     calls: list[int] = []
 
-    def hard(*given: Any) -> Any:
+    def short_of_memory(*args: Any) -> Any:
         calls.append(1)
-        found = plain(*given)
+        outputs = original(*args)
         if len(calls) % 3 == 1:
             raise MemoryError
-        return found
+        return outputs
 
-    monkeypatch.setattr(owner, place, hard)
-    said: list[int] = []
-    found = engine.run(requests, on_outputs=lambda outputs: said.extend(index for index, _ in outputs))
+    monkeypatch.setattr(owner, function, short_of_memory)
+    finished: list[int] = []
+    outputs = engine.run(requests, on_outputs=lambda outputs: finished.extend(index for index, _ in outputs))
     if dtype == "float32" or engine.info.is_batch_invariant(requests[0]):
-        assert found == right
-    else:  # in other company a text may be another there, but it is a whole one
-        assert [(len(one.tokens), one.finish) for one in found] == [(len(one.tokens), one.finish) for one in right]
-    assert sorted(said) == list(range(24)), "each once"
+        assert outputs == expected
+    else:  # in another batch it may be another text, but a complete one
+        assert [(len(output.tokens), output.finish) for output in outputs] == [
+            (len(output.tokens), output.finish) for output in expected
+        ]
+    assert sorted(finished) == list(range(24)), "each once"
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_rows_fail_whose_beginning_does_not_fit_and_no_others(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+def test_rows_fail_whose_prefix_does_not_fit_and_no_others(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     rng = random.Random(4)
 
     def some(count: int) -> tuple[int, ...]:
@@ -206,56 +208,56 @@ def test_rows_fail_whose_beginning_does_not_fit_and_no_others(monkeypatch: pytes
 
     small, large = some(70), some(90)
     larger = large + some(60)
-    begun = [(small, large, larger)[i % 3] + some(9) for i in range(90)]
-    requests: list[Request] = [ScoreChoices(f"c{i}", prompt, ((1,), (2, 3))) for i, prompt in enumerate(begun)]
-    requests += [Generate(f"g{i}", prompt, Sampling(max_new_tokens=5)) for i, prompt in enumerate(begun)]
-    right = tiny(REPEATS).run(requests)
+    prompts = [(small, large, larger)[i % 3] + some(9) for i in range(90)]
+    requests: list[Request] = [ScoreChoices(f"c{i}", prompt, ((1,), (2, 3))) for i, prompt in enumerate(prompts)]
+    requests += [Generate(f"g{i}", prompt, Sampling(max_new_tokens=5)) for i, prompt in enumerate(prompts)]
+    expected = tiny(REPEATS).run(requests)
     read = ModelRunner.prefill
 
-    def hard(self: ModelRunner, pieces: Any) -> Any:
-        if any(len(piece.tokens) == 90 for piece in pieces):
+    def hard(self: ModelRunner, sequences: Any) -> Any:
+        if any(len(piece.tokens) == 90 for piece in sequences):
             raise MemoryError
-        return read(self, pieces)
+        return read(self, sequences)
 
     monkeypatch.setattr(ModelRunner, "prefill", hard)
-    found = tiny(REPEATS, threads).run(requests)
-    for request, output, expected in zip(requests, found, right, strict=True):
+    outputs = tiny(REPEATS, threads).run(requests)
+    for request, output, expected_outputs in zip(requests, outputs, expected, strict=True):
         if request.prompt[:70] == small:
-            assert output == expected
+            assert output == expected_outputs
         else:
             assert "memory" in output.error, "what lies behind it can not be computed either"
 
 
 def test_a_text_that_does_not_fit_any_more_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, requests = tiny(REPEATS), texts(20)
-    right = engine.run(requests)
-    read = DecodeBatch._logits
+    expected = engine.run(requests)
+    logits = DecodeBatch._logits
 
     def hard(self: DecodeBatch, rows: Any) -> Any:
         if any(row.index == 7 and row.cached > 16 for row in rows):
             raise MemoryError
-        return read(self, rows)
+        return logits(self, rows)
 
     monkeypatch.setattr(DecodeBatch, "_logits", hard)
-    found = engine.run(requests)
-    assert found[:7] + found[8:] == right[:7] + right[8:]
-    assert "memory" in found[7].error
+    outputs = engine.run(requests)
+    assert outputs[:7] + outputs[8:] == expected[:7] + expected[8:]
+    assert "memory" in outputs[7].error
 
 
-def test_kept_beginnings_are_given_up_before_rows_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prefix_cache_is_evicted_before_rows_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = tiny(REPEATS)
     ask: list[Request] = [ScoreChoices(f"{i}", (*range(100), i), ((1,), (2,))) for i in range(4)]
-    right = engine.run(ask)
+    expected = engine.run(ask)
     assert engine._prefix_cache._entries
     score = ModelRunner.score
 
-    def hard(self: ModelRunner, pieces: Any, given: Any) -> Any:
+    def hard(self: ModelRunner, sequences: Any, requests: Any) -> Any:
         if engine._prefix_cache._entries:
             raise MemoryError
-        return score(self, pieces, given)
+        return score(self, sequences, requests)
 
     monkeypatch.setattr(ModelRunner, "score", hard)
-    assert engine.run(ask) == right
+    assert engine.run(ask) == expected
     assert not engine._prefix_cache._entries
 
 
@@ -266,21 +268,22 @@ def test_a_long_row_does_not_make_the_cache_long_for_all(monkeypatch: pytest.Mon
     reserve = KVCache.reserve
     largest: list[int] = []
 
-    def seen(self: KVCache, lines: int, length: int) -> None:
-        reserve(self, lines, length)
+    def recorded_reserve(self: KVCache, slots: int, length: int) -> None:
+        reserve(self, slots, length)
         largest.append(self.keys[0].shape[0] * self.keys[0].shape[1])
 
-    monkeypatch.setattr(KVCache, "reserve", seen)
-    some = [tuple(rng.randrange(6144) for _ in range(count)) for count in [1700, *[8] * 300]]
+    monkeypatch.setattr(KVCache, "reserve", recorded_reserve)
+    prompts = [tuple(rng.randrange(6144) for _ in range(count)) for count in [1700, *[8] * 300]]
     requests: list[Request] = [
-        Generate(str(i), prompt, Sampling(max_new_tokens=90 if i == 0 else 9 + i % 40)) for i, prompt in enumerate(some)
+        Generate(str(i), prompt, Sampling(max_new_tokens=90 if i == 0 else 9 + i % 40))
+        for i, prompt in enumerate(prompts)
     ]
     engine.run(requests)
-    lanes = threads if engine.info.is_batch_invariant(requests[0]) else 1
-    assert max(largest) <= 4 * engine._available_batch_tokens() // lanes
+    workers = threads if engine.info.is_batch_invariant(requests[0]) else 1
+    assert max(largest) <= 4 * engine._available_batch_tokens() // workers
 
 
-def test_a_long_row_is_read_in_parts(benches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_row_is_prefilled_in_chunks(benches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "MIN_CHUNK_TOKENS", 20)
     bench = benches("mistral")
     prompt = tuple(i % 97 for i in range(130))
@@ -289,13 +292,13 @@ def test_a_long_row_is_read_in_parts(benches: Any, monkeypatch: pytest.MonkeyPat
         ScoreChoices("b", prompt[:100] + (5,) * 40, ((1,),), "algebra"),
         Generate("c", prompt, Sampling(max_new_tokens=4)),
     ]
-    whole = _engine(bench).run(requests)
+    expected = _engine(bench).run(requests)
     settings = EngineSettings(dtype="float32", device="cpu", batch_tokens=30)
     engine = native.load_native(BaseFolder(bench.base), settings)
     for name, folder in bench.adapters.items():
         engine.add_adapter(name, open_adapter(folder))
-    made = engine.plan(requests)
-    assert max(len(node.tokens) for node in made.nodes) <= 30
-    rows = [row for batch in made.batches for row in batch.rows]
-    assert max(scheduler.suffix_length(made.requests[row.request_index], row.prefix_length) for row in rows) <= 30
-    assert engine.run(requests) == whole
+    plan = engine.plan(requests)
+    assert max(len(node.tokens) for node in plan.nodes) <= 30
+    rows = [row for batch in plan.batches for row in batch.rows]
+    assert max(scheduler.suffix_length(plan.requests[row.request_index], row.prefix_length) for row in rows) <= 30
+    assert engine.run(requests) == expected

@@ -59,14 +59,14 @@ def test_an_interrupted_merge_leaves_nothing_behind(
     benches: Any, monkeypatch: pytest.MonkeyPatch, undone: bool
 ) -> None:
     engine = native(benches("qwen3"))
-    right, base = scores(engine.run(rows("algebra"))), scores(engine.run(rows(None)))
+    expected, base = scores(engine.run(rows("algebra"))), scores(engine.run(rows(None)))
     renew, calls = CpuDecoder.replace_layer_weights, [0]
 
-    def interrupted(*given: Any) -> None:
+    def interrupted(*args: Any) -> None:
         calls[0] += 1
         if calls[0] == 2:
             raise KeyboardInterrupt
-        renew(*given)
+        renew(*args)
 
     if undone:  # and the undoing is interrupted, not the merge
         engine.maybe_merge({"algebra": 12}, rows("algebra"))
@@ -74,7 +74,7 @@ def test_an_interrupted_merge_leaves_nothing_behind(
     with pytest.raises(KeyboardInterrupt):
         engine.run(rows(None)) if undone else engine.maybe_merge({"algebra": 12}, rows("algebra"))
     assert engine.info.merged == ""
-    assert torch.equal(scores(engine.run(rows("algebra"))), right)
+    assert torch.equal(scores(engine.run(rows("algebra"))), expected)
     assert torch.equal(scores(engine.run(rows(None))), base)
 
 
@@ -83,7 +83,7 @@ def test_an_interrupted_merge_leaves_nothing_behind(
 def test_merged_is_near_unmerged_and_leaves_no_trace(benches: Any, family: str, precision: str) -> None:
     engine = native(benches(family), replace(SETTINGS, dtype=precision))
     base, before = scores(engine.run(rows(None))), scores(engine.run(rows("algebra")))
-    other = scores(engine.run(rows("history")))
+    other_adapter = scores(engine.run(rows("history")))
     engine.maybe_merge({"algebra": 12}, rows("algebra"))
     if precision in ("float32", "bfloat16"):
         assert engine.info.merged == "algebra"
@@ -91,7 +91,7 @@ def test_merged_is_near_unmerged_and_leaves_no_trace(benches: Any, family: str, 
     assert (merged - before).abs().mean() < NEAR[precision]
     assert (base - before).abs().mean() > 0.2, "the adapter must matter, or nothing is tested"
     # Whoever asks for something else gets the base to the last bit, and the adapter as it was.
-    assert torch.equal(scores(engine.run(rows("history"))), other)
+    assert torch.equal(scores(engine.run(rows("history"))), other_adapter)
     assert engine.info.merged == ""
     assert torch.equal(scores(engine.run(rows(None))), base)
     assert torch.equal(scores(engine.run(rows("algebra"))), before)
@@ -101,31 +101,31 @@ def test_a_merged_weight_is_the_sum_rounded_once() -> None:
     torch.manual_seed(0)
     weight, pair = torch.randn(6, 5).bfloat16(), LoraPair(torch.randn(2, 5), torch.randn(6, 2), 0.25)
     expected = weight.double() + 0.25 * pair.b.double() @ pair.a.double()
-    found = merged_weight(weight, pair)
-    assert found.dtype == torch.float32
-    assert torch.allclose(found.double(), expected, atol=1e-6)
+    actual = merged_weight(weight, pair)
+    assert actual.dtype == torch.float32
+    assert torch.allclose(actual.double(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
 def test_merged_agrees_with_transformers_and_peft(benches: Any, family: str) -> None:
     bench = benches(family)
     engine = native(bench)
-    told = engine.maybe_merge(Counter({"history": 12}), rows("history")).reason
-    assert "history" in told
+    reason = engine.maybe_merge(Counter({"history": 12}), rows("history")).reason
+    assert "history" in reason
     assert engine.info.merged == "history"
-    right = torch.tensor([bench.logprobs(request) for request in rows("history")])
-    assert (scores(engine.run(rows("history"))) - right).abs().max() < 1e-4
+    expected = torch.tensor([bench.logprobs(request) for request in rows("history")])
+    assert (scores(engine.run(rows("history"))) - expected).abs().max() < 1e-4
     for request, output in zip(texts("history", 3), engine.run(texts("history", 3)), strict=True):
         assert list(output.tokens) == bench.greedy(request.prompt, "history", 6)
 
 
-def test_merged_scores_do_not_depend_on_their_company(benches: Any) -> None:
+def test_merged_scores_are_batch_invariant(benches: Any) -> None:
     engine = native(benches("qwen3"))
     engine.maybe_merge({"algebra": 12}, rows("algebra"))
-    whole = scores(engine.run(rows("algebra")))
+    together = scores(engine.run(rows("algebra")))
     alone = torch.cat([scores(engine.run([row])) for row in reversed(rows("algebra"))]).flip(0)
     assert engine.info.merged == "algebra"
-    assert torch.equal(whole, alone)
+    assert torch.equal(together, alone)
 
 
 def test_a_merged_adapter_can_be_removed(benches: Any) -> None:
@@ -149,7 +149,7 @@ def test_another_run_is_decided_anew(benches: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "asked", "word"),
+    ("change", "make_requests", "word"),
     [
         ({}, texts, ""),
         ({}, rows, "last bit"),
@@ -160,10 +160,12 @@ def test_another_run_is_decided_anew(benches: Any) -> None:
         ({"merge": "always"}, rows, ""),
     ],
 )
-def test_what_is_merged(benches: Any, change: dict[str, Any], asked: Callable[[str], list[Request]], word: str) -> None:
+def test_what_is_merged(
+    benches: Any, change: dict[str, Any], make_requests: Callable[[str], list[Request]], word: str
+) -> None:
     settings = replace(EngineSettings("float32", "cpu"), **change)
     engine = native(benches("qwen2"), settings)
-    decision = engine.maybe_merge({"algebra": 5000}, asked("algebra"))
+    decision = engine.maybe_merge({"algebra": 5000}, make_requests("algebra"))
     if word:
         assert word in decision.reason
     assert decision.merged is not bool(word)

@@ -56,10 +56,10 @@ def chooses(prompts: Prompts, count: int = 32) -> list[Request]:
 
 def difference(a: Sequence[Output], b: Sequence[Output]) -> float:
     """The largest difference between the scores of the same rows."""
-    right = {output.id: output.logprobs for output in b}
-    assert len(a) == len(b) == len(right)
+    expected = {output.id: output.logprobs for output in b}
+    assert len(a) == len(b) == len(expected)
     assert not [output.error for output in (*a, *b) if output.error]
-    return max(abs(x - y) for one in a for x, y in zip(one.logprobs, right[one.id], strict=True))
+    return max(abs(x - y) for output in a for x, y in zip(output.logprobs, expected[output.id], strict=True))
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def eager_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_family_is_held_to_transformers() -> None:
-    assert {kind.partition("-")[0] for kind in KINDS} == set(families.FAMILIES)
+    assert {variant.partition("-")[0] for variant in KINDS} == set(families.FAMILIES)
 
 
 @pytest.mark.usefixtures("eager_sharing")
@@ -96,15 +96,15 @@ def test_scores_agree_with_transformers_and_peft(
 @pytest.mark.parametrize("family", ["mistral", "qwen3"])
 def test_order_budget_and_sharing_change_nothing(benches: Any, prompts: Prompts, family: str) -> None:
     bench, requests = benches(family), chooses(prompts)
-    right = native(bench, deterministic=False).run(requests)
+    expected = native(bench, deterministic=False).run(requests)
     for seed, (budget, share) in enumerate(((1, True), (64, True), (333, False), (100_000, True), (100_000, False))):
         engine = native(bench, batch_tokens=budget, share_prefixes=share, deterministic=False)
         shuffled = random.Random(seed).sample(requests, len(requests))
         outputs = engine.run(shuffled)
         assert [output.id for output in outputs] == [request.id for request in shuffled]
-        assert difference(outputs, right) < 1e-5
+        assert difference(outputs, expected) < 1e-5
     alone = [native(bench, deterministic=False).run([request])[0] for request in requests[:5]]
-    assert difference(alone, right[:5]) < 1e-5
+    assert difference(alone, expected[:5]) < 1e-5
 
 
 @pytest.mark.usefixtures("eager_sharing")
@@ -127,8 +127,8 @@ def test_adapters_change_the_scores(benches: Any) -> None:
 
 
 def test_logprobs_are_over_the_full_vocabulary(benches: Any) -> None:
-    every = tuple((token,) for token in range(97))
-    (output,) = native(benches("llama")).run([ScoreChoices("r", (5, 6, 7), every)])
+    vocabulary = tuple((token,) for token in range(97))
+    (output,) = native(benches("llama")).run([ScoreChoices("r", (5, 6, 7), vocabulary)])
     assert sum(math.exp(value) for value in output.logprobs) == pytest.approx(1.0, abs=1e-6)
 
 
@@ -136,9 +136,9 @@ def test_the_head_is_applied_in_parts(benches: Any, prompts: Prompts, monkeypatc
     from lorica.engines.native import choice_logprobs
 
     bench, requests = benches("qwen2"), chooses(prompts)
-    whole = native(bench).run(requests)
+    expected = native(bench).run(requests)
     monkeypatch.setattr(choice_logprobs, "_MAX_LOGITS", 97 * 3)
-    assert difference(native(bench).run(requests), whole) < 1e-6
+    assert difference(native(bench).run(requests), expected) < 1e-6
 
 
 def test_half_precision_is_near(benches: Any, prompts: Prompts) -> None:
@@ -229,5 +229,5 @@ def test_nothing_to_do(benches: Any) -> None:
 
 
 def test_describe_names_what_decides_the_results(benches: Any) -> None:
-    told = native(benches("qwen3"), batch_tokens=77).info.manifest()
-    assert told.items() >= {"engine": "native", "family": "qwen3", "dtype": "float32", "batch_tokens": "77"}.items()
+    manifest = native(benches("qwen3"), batch_tokens=77).info.manifest()
+    assert manifest.items() >= {"engine": "native", "family": "qwen3", "dtype": "float32", "batch_tokens": "77"}.items()

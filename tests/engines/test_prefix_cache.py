@@ -27,7 +27,7 @@ from lorica.records import Generate, Request, Sampling, ScoreChoices  # noqa: E4
 
 DTYPES = ["float32", "bfloat16"]
 CHOICES = ((11,), (12, 13))
-Made = Callable[..., tuple[NativeEngine, list[int]]]
+MakeEngine = Callable[..., tuple[NativeEngine, list[int]]]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def adapter(base: Path, folder: Path, seed: int) -> Path:
 
 
 @pytest.fixture
-def made(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
-    """An engine with an adapter, and the lengths of the beginnings that it computes."""
+def make_engine(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeEngine:
+    """An engine with an adapter, and the lengths of the prefixes that it computes."""
 
     def make(dtype: str = "float32", **settings: Any) -> tuple[NativeEngine, list[int]]:
         engine = load_native(BaseFolder(base), EngineSettings(dtype=dtype, device="cpu", **settings))
@@ -82,50 +82,50 @@ def window(number: int, rows: int = 3, *, shared: tuple[int, ...] = some(1, 90))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_next_window_computes_no_beginning_again(made: Made, dtype: str) -> None:
-    engine, lengths = made(dtype)
+def test_the_next_window_computes_no_prefix_again(make_engine: MakeEngine, dtype: str) -> None:
+    engine, lengths = make_engine(dtype)
     engine.run(window(1))
     assert lengths == [90, 90]
     lengths.clear()
-    found = engine.run(window(2))
+    outputs = engine.run(window(2))
     assert lengths == []
-    assert found == made(dtype)[0].run(window(2)), "not a bit is different"
+    assert outputs == make_engine(dtype)[0].run(window(2)), "not a bit is different"
     engine.clear_prefix_cache()
-    assert engine.run(window(2)) == found
+    assert engine.run(window(2)) == outputs
     assert lengths == [90, 90]
 
 
-def test_single_rows_learn_from_the_windows_before(made: Made) -> None:
-    engine, lengths = made()
+def test_single_rows_learn_from_the_windows_before(make_engine: MakeEngine) -> None:
+    engine, lengths = make_engine()
     for number in range(4):
-        found = engine.run(window(number, rows=1))
-        assert found == made()[0].run(window(number, rows=1))
-        assert lengths == ([90, 90] if number == 1 else []), "seen once, computed once, then kept"
+        outputs = engine.run(window(number, rows=1))
+        assert outputs == make_engine()[0].run(window(number, rows=1))
+        assert lengths == ([90, 90] if number == 1 else []), "observed once, computed once, then cached"
         lengths.clear()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_part_of_what_is_kept_is_used_and_what_is_longer_is_added(made: Made, dtype: str) -> None:
-    engine, lengths = made(dtype)
+def test_a_longer_cached_prefix_is_used_in_part_and_new_suffixes_are_added(make_engine: MakeEngine, dtype: str) -> None:
+    engine, lengths = make_engine(dtype)
     longer = some(1, 90) + some(2, 70)
     engine.run(window(1, shared=longer))
     lengths.clear()
     mixed = [*window(2, shared=longer[:120]), *window(3, shared=some(1, 90) + some(5, 40))]
-    found = engine.run(mixed)
-    assert sorted(lengths) == [40, 40], "the first 90 and the first 120 tokens are kept"
-    assert found == made(dtype)[0].run(mixed)
+    outputs = engine.run(mixed)
+    assert sorted(lengths) == [40, 40], "the first 90 and the first 120 tokens are cached"
+    assert outputs == make_engine(dtype)[0].run(mixed)
 
 
-def test_texts_begin_with_what_is_kept_too(made: Made) -> None:
-    engine, lengths = made()
+def test_texts_begin_with_cached_prefixes_too(make_engine: MakeEngine) -> None:
+    engine, lengths = make_engine()
     engine.run(window(1))
     lengths.clear()
     texts = [
         Generate(str(row), (*some(1, 90), *some(row, 9)), Sampling(max_new_tokens=4), adapter="a") for row in range(3)
     ]
-    found = engine.run(texts)
+    outputs = engine.run(texts)
     assert lengths == []
-    assert [one.tokens for one in found] == [one.tokens for one in made()[0].run(texts)]
+    assert [output.tokens for output in outputs] == [output.tokens for output in make_engine()[0].run(texts)]
 
 
 @pytest.fixture
@@ -138,10 +138,10 @@ def without_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_texts_that_depend_on_their_company_are_planned_as_if_nothing_were_kept(made: Made, dtype: str) -> None:
+def test_texts_that_are_not_batch_invariant_are_planned_without_the_cache(make_engine: MakeEngine, dtype: str) -> None:
     documents = [some(seed, 90) for seed in range(8)]
 
-    def ask(window: int, rows: int) -> list[Request]:
+    def requests(window: int, rows: int) -> list[Request]:
         """A run that continues after a kill knows nothing of the windows before."""
         return [
             Generate(f"{window}-{number}-{row}", (*document, *some(10 * window + row, 9)), Sampling(max_new_tokens=12))
@@ -149,68 +149,72 @@ def test_texts_that_depend_on_their_company_are_planned_as_if_nothing_were_kept(
             for row in range(rows)
         ]
 
-    engine, _ = made(dtype)
-    assert not engine.info.is_batch_invariant(ask(1, 1)[0])
-    engine.run(ask(1, 3))
-    anew = made(dtype)[0]
-    assert engine.plan(ask(2, 1)).digest() == anew.plan(ask(2, 1)).digest()
-    assert engine.run(ask(2, 1)) == anew.run(ask(2, 1))
+    engine, _ = make_engine(dtype)
+    assert not engine.info.is_batch_invariant(requests(1, 1)[0])
+    engine.run(requests(1, 3))
+    fresh_engine = make_engine(dtype)[0]
+    assert engine.plan(requests(2, 1)).digest() == fresh_engine.plan(requests(2, 1)).digest()
+    assert engine.run(requests(2, 1)) == fresh_engine.run(requests(2, 1))
 
 
-def test_what_is_wanted_is_found_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefix_is_matched_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefix_cache, "free_memory", lambda device: 1 << 40)
     rng = random.Random(3)
     cache = prefix_cache.PrefixCache()
     cache.set_budget(torch.device("cpu"))
-    there: set[tuple[str | None, tuple[int, ...]]] = set()
+    cached_paths: set[tuple[str | None, tuple[int, ...]]] = set()
 
     def put(adapter: str | None, path: tuple[int, ...]) -> None:
         length = len(path)
         numbers = [torch.tensor(path, dtype=torch.float32).view(1, length, 1)]
         cache._put((adapter, path), Prefix(None, 0, length, numbers, numbers))
-        there.add((adapter, path))
+        cached_paths.add((adapter, path))
 
-    for turn in range(600):
+    for step in range(600):
         path = tuple(rng.randrange(3) for _ in range(rng.randrange(1, 8)))
         adapter = rng.choice([None, "a"])
-        if turn % 3 == 0:
+        if step % 3 == 0:
             put(adapter, path)
-        if turn == 500:
+        if step == 500:
             cache.invalidate("a")
-            there = {key for key in there if key[0] is None}
-        found = cache._find(adapter, path, 0)
-        assert (found is not None) == any(name == adapter and whole[: len(path)] == path for name, whole in there)
-        if found is not None:
-            assert found.keys[0].flatten().tolist() == list(path)
+            cached_paths = {key for key in cached_paths if key[0] is None}
+        prefix = cache._find(adapter, path, 0)
+        assert (prefix is not None) == any(
+            name == adapter and cached_path[: len(path)] == path for name, cached_path in cached_paths
+        )
+        if prefix is not None:
+            assert prefix.keys[0].flatten().tolist() == list(path)
     assert cache.evict_all()
     assert not cache.evict_all()
     assert cache._find(None, (1,), 0) is None
     put(None, (1, 2))
-    assert cache._find(None, (1,), 0) is None, "nothing is kept before there is room again"
+    assert cache._find(None, (1,), 0) is None, "nothing is cached before there is a budget again"
 
 
-def test_another_adapter_of_the_name_gets_its_own(made: Made, base: Path, tmp_path: Path) -> None:
-    engine, lengths = made()
+def test_another_adapter_of_the_name_gets_its_own(make_engine: MakeEngine, base: Path, tmp_path: Path) -> None:
+    engine, lengths = make_engine()
     before = engine.run(window(1))
     engine.remove_adapter("a")
     engine.add_adapter("a", open_adapter(adapter(base, tmp_path / "other", 2)))
     lengths.clear()
     after = engine.run(window(1))
-    assert lengths == [90], "the base's is kept"
-    assert [one.logprobs for one in after[::2]] == [one.logprobs for one in before[::2]]
+    assert lengths == [90], "the base's is still cached"
+    assert [output.logprobs for output in after[::2]] == [output.logprobs for output in before[::2]]
     assert all(mine.logprobs != old.logprobs for mine, old in zip(after[1::2], before[1::2], strict=True))
 
 
-def test_where_bits_depend_on_company_nothing_is_kept(made: Made) -> None:
-    engine, lengths = made(deterministic=False)
+def test_without_batch_invariance_nothing_is_cached(make_engine: MakeEngine) -> None:
+    engine, lengths = make_engine(deterministic=False)
     for _ in range(2):
         engine.run(window(1))
         assert lengths == [90, 90]
         lengths.clear()
 
 
-def test_memory_that_is_wanted_is_given_back_the_oldest_first(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, lengths = made()
+def test_the_least_recently_used_prefix_is_evicted_first(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, lengths = make_engine()
     engine.run(window(1))
     engine.run(window(2, shared=some(7, 200)))
     cache = engine._prefix_cache
@@ -230,7 +234,7 @@ def test_memory_that_is_wanted_is_given_back_the_oldest_first(made: Made, monkey
     assert lengths == [200, 200]
 
 
-def test_what_one_long_row_needs_alone_is_not_kept(made: Made) -> None:
-    engine, _ = made(batch_tokens=256)
+def test_chunks_of_one_long_row_are_not_cached(make_engine: MakeEngine) -> None:
+    engine, _ = make_engine(batch_tokens=256)
     engine.run([ScoreChoices("long", some(3, 700), CHOICES, "a")])
     assert not engine._prefix_cache._entries

@@ -39,20 +39,20 @@ def theirs(scores: Any, history: list[int], prompt: int, sampling: Sampling, sto
 def test_scores_are_adjusted_as_in_transformers(drawn: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     grid = product((0.5, 1.0, 1.7), (1.0, 0.9, 0.3, 0.01), (0, 1, 7, 500), (1.0, 1.3, 0.8), (0, 3))
-    for temperature, top_p, top_k, penalty, least in grid:
-        sampling = Sampling(9, least, drawn, temperature, top_p, top_k, penalty)
+    for temperature, top_p, top_k, penalty, min_new_tokens in grid:
+        sampling = Sampling(9, min_new_tokens, drawn, temperature, top_p, top_k, penalty)
         stop = (4, 9)
         scores = torch.randn(3, WIDTH, generator=generator) * 3
         pickers = [SequenceSampler(Generate(f"r{n}", (1, 2, 2, 3 + n), sampling, stop)) for n in range(3)]
         for n, picker in enumerate(pickers):
             picker.tokens += [10, 11, 11, 12][: n + 1]
         before = scores.clone()
-        found = process_logits(scores, pickers)
+        processed = process_logits(scores, pickers)
         assert torch.equal(scores, before), "the model's scores must stay as they are"
         for n, picker in enumerate(pickers):
             history = [*picker.request.prompt, *picker.tokens]
             expected = theirs(scores[n : n + 1].clone(), history, 4, sampling, stop)
-            torch.testing.assert_close(found[n : n + 1], expected, atol=1e-6, rtol=0)
+            torch.testing.assert_close(processed[n : n + 1], expected, atol=1e-6, rtol=0)
 
 
 def test_rows_of_different_settings_are_picked_together_as_alone() -> None:
@@ -66,23 +66,23 @@ def test_rows_of_different_settings_are_picked_together_as_alone() -> None:
         Generate("f", (1,), Sampling(min_new_tokens=1), (int(scores[5].argmax()),)),
     ]
     together = sample(scores, [SequenceSampler(request) for request in requests])
-    alone = [sample(scores[i : i + 1], [SequenceSampler(request)])[0] for i, request in enumerate(requests)]
-    assert together == alone
+    separately = [sample(scores[i : i + 1], [SequenceSampler(request)])[0] for i, request in enumerate(requests)]
+    assert together == separately
     assert together[0] == int(scores[0].argmax())
     assert together[5] != int(scores[5].argmax())
 
 
 def test_draws_follow_the_distribution() -> None:
-    shares = torch.tensor([0.5, 0.0, 0.3, 0.2, 0.0])
+    probabilities = torch.tensor([0.5, 0.0, 0.3, 0.2, 0.0])
     picker = SequenceSampler(Generate("r", (1,), Sampling(do_sample=True, temperature=1.0)))
     for _ in range(4000):
-        picker.tokens += sample(shares.log()[None, :], [picker])
+        picker.tokens += sample(probabilities.log()[None, :], [picker])
     counts = Counter(picker.tokens)
     assert set(counts) == {0, 2, 3}
     for token, count in counts.items():
-        share = float(shares[token])
+        probability = float(probabilities[token])
         # Five standard errors: the seed is fixed, so this holds or it does not.
-        assert abs(count / 4000 - share) < 5 * math.sqrt(share * (1 - share) / 4000)
+        assert abs(count / 4000 - probability) < 5 * math.sqrt(probability * (1 - probability) / 4000)
 
 
 @pytest.mark.parametrize("number", [0.0, 1 - 2**-53])

@@ -1,4 +1,4 @@
-"""The plan, by its promises: everything once, within the budget, adapters and segments together, parents first."""
+"""The plan, by its promises: everything once, within the budget, adapters and prefix nodes together, parents first."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ few = settings(max_examples=30, deadline=None)
 def request_lists(draw: st.DrawFn) -> list[Request]:
     """Requests whose prompts are put together from a few shared blocks, so that trees of several levels occur."""
     blocks = [tuple(range(start, start + length)) for start, length in ((0, 20), (100, 33), (200, 17), (300, 5))]
-    found: list[Request] = []
+    requests: list[Request] = []
     for number in range(draw(st.integers(0, 25))):
-        parts = draw(st.lists(st.sampled_from(blocks), max_size=4))
-        own = draw(st.lists(st.integers(400, 402), min_size=1, max_size=30))
-        prompt = (*(token for part in parts for token in part), *own)
+        blocks_of_prompt = draw(st.lists(st.sampled_from(blocks), max_size=4))
+        suffix = draw(st.lists(st.integers(400, 402), min_size=1, max_size=30))
+        prompt = (*(token for block in blocks_of_prompt for token in block), *suffix)
         adapter = draw(st.sampled_from([None, "a", "b"]))
         if draw(st.booleans()):
             choices = draw(st.lists(st.sampled_from([(1,), (2, 3), (4, 5, 6)]), min_size=1, max_size=3))
-            found.append(ScoreChoices(f"r{number}", prompt, tuple(choices), adapter))
+            requests.append(ScoreChoices(f"r{number}", prompt, tuple(choices), adapter))
         else:
-            found.append(Generate(f"r{number}", prompt, adapter=adapter))
-    return found
+            requests.append(Generate(f"r{number}", prompt, adapter=adapter))
+    return requests
 
 
 def placed(plan: Plan) -> list[int]:
     return [row.request_index for batch in plan.batches for row in batch.rows]
 
 
-def ancestors(plan: Plan, segment: int) -> list[int]:
-    """The chain of a segment, the oldest first."""
+def ancestors(plan: Plan, node: int) -> list[int]:
+    """A node and its ancestors, from the root on."""
     chain: list[int] = []
-    while segment >= 0:
-        chain.insert(0, segment)
-        segment = plan.nodes[segment].parent
+    while node >= 0:
+        chain.insert(0, node)
+        node = plan.nodes[node].parent
     return chain
 
 
@@ -60,21 +60,21 @@ def ancestors(plan: Plan, segment: int) -> list[int]:
 def test_every_request_is_planned_once_and_read_in_full(
     requests: list[Request], earlier: list[Request], budget: int, share: bool
 ) -> None:
-    known: dict[str | None, list[tuple[int, ...]]] = {}
+    cached_prefixes: dict[str | None, list[tuple[int, ...]]] = {}
     for number, request in enumerate(earlier):
-        known.setdefault(request.adapter, []).append(request.prompt[: 20 * (1 + number % 3)])
-    plan = make_plan(requests, batch_tokens=budget, share_prefixes=share, cached_prefixes=known)
+        cached_prefixes.setdefault(request.adapter, []).append(request.prompt[: 20 * (1 + number % 3)])
+    plan = make_plan(requests, batch_tokens=budget, share_prefixes=share, cached_prefixes=cached_prefixes)
 
     assert sorted(placed(plan)) == list(range(len(requests)))
     for batch in plan.batches:
         for row in batch.rows:
             request = requests[row.request_index]
             chain = [plan.nodes[index] for index in ancestors(plan, row.node)]
-            shared = tuple(token for segment in chain for token in segment.tokens)
+            shared = tuple(token for node in chain for token in node.tokens)
             assert shared == request.prompt[: row.prefix_length]
             assert row.prefix_length < len(request.prompt)
-            assert all(segment.adapter == request.adapter for segment in chain)
-            assert [segment.start for segment in chain] == [
+            assert all(node.adapter == request.adapter for node in chain)
+            assert [node.start for node in chain] == [
                 sum(len(older.tokens) for older in chain[:level]) for level in range(len(chain))
             ]
 
@@ -94,7 +94,7 @@ def test_batches_keep_to_the_budget(requests: list[Request], budget: int) -> Non
 
 @few
 @given(request_lists(), st.integers(1, 300))
-def test_adapters_and_segments_stand_together(requests: list[Request], budget: int) -> None:
+def test_adapters_and_nodes_stand_together(requests: list[Request], budget: int) -> None:
     plan = make_plan(requests, batch_tokens=budget)
     for batch in plan.batches:
         adapters = [requests[row.request_index].adapter for row in batch.rows]
@@ -109,7 +109,7 @@ def test_adapters_and_segments_stand_together(requests: list[Request], budget: i
 
 @few
 @given(request_lists(), st.integers(1, 300))
-def test_segments_are_computed_before_use_and_released_after(requests: list[Request], budget: int) -> None:
+def test_nodes_are_computed_before_use_and_released_after(requests: list[Request], budget: int) -> None:
     plan = make_plan(requests, batch_tokens=budget)
     held: set[int] = set()
     computed: list[int] = []
@@ -149,7 +149,7 @@ def test_two_levels_are_found() -> None:
     assert plan.computed_tokens() == 40 + 30 + sum(range(1, 11))
 
 
-def test_rows_of_a_segment_come_longest_first() -> None:
+def test_rows_of_a_node_come_longest_first() -> None:
     requests = [ScoreChoices(f"r{i}", (7,) * 50 + (i + 8,) * (1 + i * 7 % 5), ((1,),)) for i in range(10)]
     plan = make_plan(requests, batch_tokens=1000)
     lengths = [len(requests[index].prompt) for index in placed(plan)]
@@ -159,11 +159,11 @@ def test_rows_of_a_segment_come_longest_first() -> None:
 def test_equal_prompts_share_all_but_the_last_token() -> None:
     requests = [ScoreChoices(f"r{i}", tuple(range(90)), ((1,), (2,))) for i in range(3)]
     plan = make_plan(requests, batch_tokens=1000)
-    assert [len(segment.tokens) for segment in plan.nodes] == [89]
+    assert [len(node.tokens) for node in plan.nodes] == [89]
     assert {row.prefix_length for batch in plan.batches for row in batch.rows} == {89}
 
 
-def test_a_beginning_is_not_shared_between_adapters() -> None:
+def test_a_prefix_is_not_shared_between_adapters() -> None:
     requests = [ScoreChoices(f"r{i}", (*range(90), 90 + i), ((1,),), "ab"[i]) for i in range(2)]
     assert make_plan(requests, batch_tokens=1000).nodes == ()
 
@@ -186,11 +186,11 @@ def test_the_digest_tells_plans_apart(changed: str) -> None:
     assert before.digest() != after.digest()
 
 
-def test_beginnings_come_earlier_and_rows_keep_their_order() -> None:
+def test_prefills_come_earlier_and_rows_keep_their_order() -> None:
     stages: list[Literal["prefill", "score"]] = ["prefill", "score", "score", "prefill", "score", "prefill", "score"]
     batches = [ScheduledBatch(stage, release=(number,)) for number, stage in enumerate(stages)]
-    for ahead, right in ((1, [0, 3, 1, 2, 5, 4, 6]), (2, [0, 3, 5, 1, 2, 4, 6])):
-        assert [batch.release[0] for batch in schedule_prefills_first(batches, ahead=ahead)] == right
+    for ahead, expected in ((1, [0, 3, 1, 2, 5, 4, 6]), (2, [0, 3, 5, 1, 2, 4, 6])):
+        assert [batch.release[0] for batch in schedule_prefills_first(batches, ahead=ahead)] == expected
     assert list(schedule_prefills_first(batches, ahead=0)) == batches
 
 
@@ -207,7 +207,7 @@ def test_batches_of_several_workers_begin_large_and_end_small() -> None:
     assert sum(sizes) == plan.computed_tokens() == 20_000
 
 
-def test_beginnings_are_shared_out_among_workers() -> None:
+def test_prefills_are_divided_among_workers() -> None:
     requests: list[Request] = [ScoreChoices(f"r{i}", (*range(400), i), ((1,),), str(i % 4)) for i in range(80)]
     sizes = {
         workers: [
@@ -221,12 +221,12 @@ def test_beginnings_are_shared_out_among_workers() -> None:
     assert sizes == {1: [1600], 2: [400] * 4}
 
 
-def test_a_single_row_shares_what_was_known_before() -> None:
+def test_a_single_row_shares_a_cached_prefix() -> None:
     shared = tuple(range(100))
     requests = [Generate("one", (*shared, 500, 501)), Generate("other", (900, *shared), adapter="a")]
-    known = {None: [(*shared, 700)], "a": [shared], "nobody": [shared]}
-    plan = make_plan(requests, batch_tokens=1000, cached_prefixes=known)
-    assert [(segment.adapter, segment.tokens) for segment in plan.nodes] == [(None, shared)]
+    cached_prefixes = {None: [(*shared, 700)], "a": [shared], "nobody": [shared]}
+    plan = make_plan(requests, batch_tokens=1000, cached_prefixes=cached_prefixes)
+    assert [(node.adapter, node.tokens) for node in plan.nodes] == [(None, shared)]
     assert plan.prefix_tokens(0) == shared
     assert {(row.request_index, row.prefix_length) for batch in plan.batches for row in batch.rows} == {
         (0, 100),

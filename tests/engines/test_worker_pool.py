@@ -31,13 +31,13 @@ def threads() -> object:
 def test_results_come_in_the_order_of_submission(count: int) -> None:
     done: list[int] = []
     with WorkerPool[int](count) as workers:
-        found: list[int] = []
+        results: list[int] = []
         for number in range(20):
             workers.submit(lambda number=number: number, lambda number=number: done.append(number))  # type: ignore[misc]
-            found += workers.results()
-            assert number - len(found) < 2 * count
-        found += workers.results(wait_for_all=True)
-    assert found == done == list(range(20))
+            results += workers.results()
+            assert number - len(results) < 2 * count
+        results += workers.results(wait_for_all=True)
+    assert results == done == list(range(20))
 
 
 def test_work_runs_beside_other_work(threads: object) -> None:
@@ -62,7 +62,7 @@ def test_an_error_is_raised_where_results_are_taken(count: int, threads: object)
     assert torch.get_num_threads() == 2
 
 
-def test_a_shared_beginning_that_fails_stops_the_run(threads: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_prefix_that_fails_stops_the_run(threads: object, monkeypatch: pytest.MonkeyPatch) -> None:
     base: Path = locate_model("embedded:lorica_tiny", environ={})
     engine = NativeEngine(CpuDecoder(load_decoder(BaseFolder(base)), "float32"), batch_tokens=512)
     assert count_workers(torch.device("cpu")) == 2
