@@ -101,10 +101,10 @@ def test_spoilt_folders(case: str, tmp_path: Path) -> None:
 
 def test_both_missing(tmp_path: Path) -> None:
     from lorica.vetting.files.check_files import examine_files
-    from lorica.vetting.files.sources import Source
+    from lorica.vetting.files.sources import AdapterSource
 
     (tmp_path / "notes.txt").write_text("nothing")
-    specimen, findings = examine_files(Source(name="x", given=tmp_path, kind="folder", path=tmp_path))
+    specimen, findings = examine_files(AdapterSource(name="x", user_path=tmp_path, kind="folder", path=tmp_path))
     assert specimen is None
     assert codes(findings) == ["L001"]
 

@@ -11,7 +11,7 @@ import pytest
 from lorica.adapters.config import AdapterConfig
 from lorica.vetting import levels
 from lorica.vetting.batch import examine_all
-from lorica.vetting.files.sources import Source, find_sources
+from lorica.vetting.files.sources import AdapterSource, find_sources
 
 from .numbers_fixtures import healthy, write
 
@@ -19,11 +19,11 @@ QV = AdapterConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
 
 
 def test_a_mistake_of_ours_leaves_one_adapter_unchecked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fails(source: Source) -> None:
+    def fails(source: AdapterSource) -> None:
         raise IndexError("tuple index out of range")
 
     monkeypatch.setattr(levels, "examine_files", fails)
-    sources = [Source(name=name, given=tmp_path, kind="folder", path=tmp_path) for name in ("a", "b")]
+    sources = [AdapterSource(name=name, user_path=tmp_path, kind="folder", path=tmp_path) for name in ("a", "b")]
     with ExitStack() as stack:
         found = examine_all(sources, stack, jobs=1)
     assert [each.verdict.status for each in found] == ["unchecked", "unchecked"]

@@ -13,14 +13,14 @@ from tests.hostile.folders import CONFIG, WEIGHTS, make_adapter
 from lorica.commands import check
 from lorica.errors import AdapterError
 from lorica.vetting.files.check_files import examine_files
-from lorica.vetting.files.sources import Source, find_sources, search_sources
+from lorica.vetting.files.sources import AdapterSource, find_sources, search_sources
 
 
 def names(*places: Path) -> list[str]:
     return [source.name for source in find_sources(places)]
 
 
-def one(place: Path) -> Source:
+def one(place: Path) -> AdapterSource:
     (source,) = find_sources([place])
     return source
 
@@ -48,7 +48,7 @@ def test_a_folder_and_its_files_are_one_adapter(tmp_path: Path) -> None:
     folder = make_adapter(tmp_path / "mine")
     for place in (folder, folder / WEIGHTS, folder / CONFIG):
         source = one(place)
-        assert (source.name, source.kind, source.path, source.given) == ("mine", "folder", folder, place)
+        assert (source.name, source.kind, source.path, source.user_path) == ("mine", "folder", folder, place)
     assert len(find_sources([folder, folder / WEIGHTS, folder / "."])) == 1
 
 

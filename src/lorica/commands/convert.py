@@ -75,18 +75,18 @@ def _located(source: Path) -> Iterator[tuple[SafeFolder, str, Collection[str]]]:
     from lorica.adapters.config import CONFIG_NAME
     from lorica.vetting.files.archives import is_archive
     from lorica.vetting.files.safe_folder import open_safe_folder
-    from lorica.vetting.files.sources import Source, find_sources
+    from lorica.vetting.files.sources import AdapterSource, find_sources
     from lorica.vetting.files.unpack import opened
 
     file = (source.is_file() or source.is_symlink()) and not source.is_dir()
     file = file and not is_archive(source) and source.name != CONFIG_NAME
     if file or (source.is_dir() and _weight_names(os.listdir(source))):
         folder = source.parent if file else source
-        sources = [Source(name=folder.name, given=source, kind="folder", path=folder)]
+        sources = [AdapterSource(name=folder.name, user_path=source, kind="folder", path=folder)]
     else:
         sources = find_sources([source])
     if len(sources) != 1:
-        listed = ", ".join(str(adapter.given) for adapter in sources[:5]) + (" ..." if len(sources) > 5 else "")
+        listed = ", ".join(str(adapter.user_path) for adapter in sources[:5]) + (" ..." if len(sources) > 5 else "")
         raise AdapterError(f"{source}: holds {len(sources)} adapters: {listed}", fix="name one of them")
     with opened(sources[0]) as unpacked:
         for finding in unpacked.findings:

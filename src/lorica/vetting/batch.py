@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from lorica.vetting.files.sources import Source
+from lorica.vetting.files.sources import AdapterSource
 from lorica.vetting.files.unpack import opened
 from lorica.vetting.levels import Examination, examine
 from lorica.vetting.numbers.duplicate_origin import downgrade_originals, duplicate_origin
@@ -21,7 +21,7 @@ _WORTH_A_PROCESS = 4
 
 
 def examine_all(
-    sources: Sequence[Source],
+    sources: Sequence[AdapterSource],
     stack: ExitStack,
     *,
     max_level: int = 2,
@@ -48,12 +48,12 @@ def examine_all(
     return _compare(examinations)
 
 
-def _slim(source: Source, *, max_level: int) -> Examination:
+def _slim(source: AdapterSource, *, max_level: int) -> Examination:
     return examine(source, max_level=max_level).slim()
 
 
 def _map_in_processes(
-    work: Callable[[Source], Examination], sources: Sequence[Source], jobs: int
+    work: Callable[[AdapterSource], Examination], sources: Sequence[AdapterSource], jobs: int
 ) -> Iterator[Examination]:
     if jobs <= 1:
         yield from map(work, sources)
@@ -89,7 +89,7 @@ def _compare(examinations: list[Examination]) -> list[Examination]:
 def _member(examination: Examination) -> RunMember:
     evidence, numbers = examination.evidence, examination.numbers
     return RunMember(
-        examination.source.given,
+        examination.source.user_path,
         logged=() if evidence is None else evidence.beginning,
         step=None if evidence is None else evidence.steps,
         signature="" if numbers is None else numbers.signature,

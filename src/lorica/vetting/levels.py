@@ -27,7 +27,7 @@ from lorica.vetting.claims.check_claims import check_claims
 from lorica.vetting.claims.named_bases import NamedBase
 from lorica.vetting.claims.training_evidence import TrainingEvidence, training_evidence
 from lorica.vetting.files.check_files import examine_files
-from lorica.vetting.files.sources import Source
+from lorica.vetting.files.sources import AdapterSource
 from lorica.vetting.findings import Finding, Verdict, finding, judge
 from lorica.vetting.numbers.check_numbers import WeightStatistics, check_numbers
 from lorica.vetting.passport_check import check_passport
@@ -41,7 +41,7 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     fits: which bases its shapes fit, in words, the base it names before others. snapshot: size and times of its files
     before they were read."""
 
-    source: Source
+    source: AdapterSource
     profile: Profile
     findings: tuple[Finding, ...]
     ran: tuple[int, ...]
@@ -60,7 +60,7 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
         readable = rejected or self.specimen is not None
         # Nobody makes a passport for what is rejected: that it has none is no news.
         findings = [finding for finding in self.findings if not (rejected and finding.code == "L340")]
-        return judge(self.source.name, str(self.source.given), findings, self.ran, readable=readable)
+        return judge(self.source.name, str(self.source.user_path), findings, self.ran, readable=readable)
 
     def add(self, findings: Iterable[Finding], level: int | None = None) -> Examination:
         """This examination with further findings and, where given, a further level carried out."""
@@ -76,7 +76,7 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, layout=None, numbers=numbers, specimen=specimen)
 
 
-def examine(source: Source, *, max_level: int = 2) -> Examination:
+def examine(source: AdapterSource, *, max_level: int = 2) -> Examination:
     """Levels 0 to 2, or fewer, of an opened source. Never raises for what is in the files."""
     snapshot_before = snapshot(source.path)
     if CONFIG_NAME not in snapshot_before and (owner := training_owner(source.path)):
@@ -97,18 +97,18 @@ def require_unchanged(examination: Examination) -> Examination:
     return _unchecked(examination.source, finding("L018", "its files were changed or removed while they were read"))
 
 
-def _unchecked(source: Source, reason: Finding) -> Examination:
-    empty_profile = Profile(name=source.name, path=str(source.given), kind=source.kind)
+def _unchecked(source: AdapterSource, reason: Finding) -> Examination:
+    empty_profile = Profile(name=source.name, path=str(source.user_path), kind=source.kind)
     return Examination(source=source, profile=empty_profile, findings=(reason,), ran=())
 
 
-def _examine(source: Source, max_level: int) -> Examination:
+def _examine(source: AdapterSource, max_level: int) -> Examination:
     specimen, findings = examine_files(source)
     if specimen is None:
         tool_title = next(
             (FORMATS[finding.facts["method"]].title for finding in findings if finding.code == "L102"), ""
         )
-        empty_profile = Profile(name=source.name, path=str(source.given), kind=source.kind, method=tool_title)
+        empty_profile = Profile(name=source.name, path=str(source.user_path), kind=source.kind, method=tool_title)
         return Examination(source=source, profile=empty_profile, findings=tuple(findings), ran=_ran(findings))
     layout = None if specimen.header is None else map_tensors(specimen.header)
     examination = Examination(

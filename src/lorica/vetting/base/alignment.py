@@ -75,7 +75,7 @@ class Alignment:
 
 
 def align(
-    specimen: RawAdapter, layout: TensorMap, directions: ActivationSubspaces, *, shuffles: int = SHUFFLES
+    adapter: RawAdapter, tensor_map: TensorMap, directions: ActivationSubspaces, *, shuffles: int = SHUFFLES
 ) -> Alignment:
     """Compare an adapter with what was collected of a base. Modules whose shapes do not fit, or whose update is zero
     or not finite, are left out. Raises AdapterError for weights that cannot be read."""
@@ -85,7 +85,7 @@ def align(
     sizes: dict[str, float] = {}
     bonds: list[tuple[float, float]] = []
     aligned: dict[tuple[str, str, int], float] = {}
-    for factors, rows, columns, norm, bound in _updates(specimen, layout, directions):
+    for factors, rows, columns, norm, bound in _updates(adapter, tensor_map, directions):
         module_path = factors.path
         bonds += [] if bound is None else [bound]
         aligned |= _gains_by_layer(module_path, rows, columns, directions)
@@ -99,7 +99,7 @@ def align(
             side_gains.append(_gain(columns, directions.outputs[module_path], turned))
             spreads.append(SideDirections("out", surrogates.axis_of_outputs(module_path, columns.shape[1]), columns))
         gains[module_path] = side_gains
-    alignment = _conclude(layout, directions, gains, spreads, sizes)
+    alignment = _conclude(tensor_map, directions, gains, spreads, sizes)
     stream, inner = _by_axis([gain for side_gains in gains.values() for gain in side_gains], spreads)
     halves = _halves(gains, bonds, aligned, directions)
     return replace(alignment, halves=halves, form=directions.form, stream=stream, inner=inner)
@@ -180,26 +180,26 @@ def _halves(
 
 
 def _updates(
-    specimen: RawAdapter, layout: TensorMap, directions: ActivationSubspaces
+    adapter: RawAdapter, tensor_map: TensorMap, directions: ActivationSubspaces
 ) -> Iterator[tuple[LoraModule, Array, Array, float, tuple[float, float] | None]]:
     """(module, right singular rows [k, in], left singular rows [k, out], norm of the scaled update, `bond` of its
     halves) of each module that can be tested. Squared norms of the rows are the singular values, as shares of their
     sum."""
-    if specimen.weights is None:
+    if adapter.weights is None:
         return
-    for factors in layout.pairs:
+    for factors in tensor_map.pairs:
         inputs, outputs = directions.inputs.get(factors.path), directions.outputs.get(factors.path)
-        shape_a, shape_b = layout.shape(factors.a), layout.shape(factors.b)
+        shape_a, shape_b = tensor_map.shape(factors.a), tensor_map.shape(factors.b)
         if factors.embedding or inputs is None or outputs is None or len(shape_a) != 2 or len(shape_b) != 2:
             continue
         if shape_a[0] != shape_b[1] or shape_a[1] != inputs.width or shape_b[0] != outputs.width:
             continue
-        a = read_array(specimen.weights, layout.tensors[factors.a])
-        b = read_array(specimen.weights, layout.tensors[factors.b])
+        a = read_array(adapter.weights, tensor_map.tensors[factors.a])
+        b = read_array(adapter.weights, tensor_map.tensors[factors.b])
         factorisation = _factorise(a, b)
         if factorisation is not None:
             rows, columns, norm = factorisation
-            yield factors, rows, columns, norm * _scaling(specimen, factors.path), factor_correlation(a, b, inputs)
+            yield factors, rows, columns, norm * _scaling(adapter, factors.path), factor_correlation(a, b, inputs)
 
 
 def _factorise(a: Array, b: Array) -> tuple[Array, Array, float] | None:
@@ -221,11 +221,11 @@ def _factorise(a: Array, b: Array) -> tuple[Array, Array, float] | None:
     return rows, columns, norm
 
 
-def _scaling(specimen: RawAdapter, module_path: str) -> float:
-    if specimen.config is None:
+def _scaling(adapter: RawAdapter, module_path: str) -> float:
+    if adapter.config is None:
         return math.nan
     try:
-        return abs(specimen.config.scaling(module_path))
+        return abs(adapter.config.scaling(module_path))
     except AdapterError:  # a pattern that is a regular expression
         return math.nan
 
@@ -251,7 +251,7 @@ def _gain(rows: Array, subspace: Subspace, orders: Permutations) -> Array:
 
 
 def _conclude(
-    layout: TensorMap,
+    tensor_map: TensorMap,
     directions: ActivationSubspaces,
     gains: dict[str, list[Array]],
     spreads: Sequence[SideDirections],
@@ -274,7 +274,7 @@ def _conclude(
         modules={module_path: _combined(side_gains) for module_path, side_gains in gains.items()},
         sizes={module_path: size for module_path, size in sizes.items() if math.isfinite(size)},
         tested=len(gains),
-        pairs=len(layout.pairs),
+        pairs=len(tensor_map.pairs),
         base=directions.base.name,
         decided=decided,
     )

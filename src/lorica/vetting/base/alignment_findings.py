@@ -48,7 +48,7 @@ def check_alignment(alignment: Alignment) -> list[Finding]:
     else:
         part_findings = check_halves(alignment.halves, trained=alignment.information >= INFORMED)
     # Which make layers strange.
-    if {"L317", "L319", "L324", "L328", "L329"}.isdisjoint(part.code for part in part_findings):
+    if {"L317", "L319", "L324", "L328", "L329"}.isdisjoint(problem.code for problem in part_findings):
         part_findings += _strange_layers(alignment)
     return about_base + part_findings + _size_findings(alignment)
 

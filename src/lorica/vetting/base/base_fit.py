@@ -52,19 +52,19 @@ _FUSED = {
 _INSIDE = "language_model"  # of a vision-language model, in the paths of its text layers
 
 
-def check_fit(specimen: RawAdapter, layout: TensorMap, base: Path) -> list[Finding]:
+def check_fit(adapter: RawAdapter, tensor_map: TensorMap, base: Path) -> list[Finding]:
     """Everything that a base model's files say about an adapter. Raises ModelError for a folder that is no whole
     base model."""
     model = read_base(base)
-    shapes = shapes_of(layout, specimen.config)
+    shapes = shapes_of(tensor_map, adapter.config)
     findings: list[Finding] = []
     if not model.modules:
         findings.append(finding("L309", f"{shown(model.folder.name)} holds config.json and no *.safetensors"))
-    findings += _Fit(specimen, layout, model, shapes).findings()
-    findings += check_identity(specimen, model) + check_text(specimen, layout, model) + check_levels(model.folder)
+    findings += _Fit(adapter, tensor_map, model, shapes).findings()
+    findings += check_identity(adapter, model) + check_text(adapter, tensor_map, model) + check_levels(model.folder)
     if any(problem.severity == "reject" for problem in findings):
         return findings
-    return findings + check_pissa(specimen, layout, stored_matrices(model.folder))
+    return findings + check_pissa(adapter, tensor_map, stored_matrices(model.folder))
 
 
 class _Placement(msgspec.Struct, frozen=True):
@@ -78,15 +78,15 @@ class _Placement(msgspec.Struct, frozen=True):
 class _Fit:
     """One adapter against one base. Everything found is summed up over modules."""
 
-    def __init__(self, specimen: RawAdapter, layout: TensorMap, model: BaseModel, shapes: AdapterShapes) -> None:
-        self.specimen, self.layout, self.model, self.shapes = specimen, layout, model, shapes
+    def __init__(self, adapter: RawAdapter, tensor_map: TensorMap, model: BaseModel, shapes: AdapterShapes) -> None:
+        self.adapter, self.tensor_map, self.model, self.shapes = adapter, tensor_map, model, shapes
         self.containers = {module_path.rpartition(".")[0] for module_path in model.modules}
         self.by_tail: dict[tuple[bool, str], str] = {}
         for module_path in model.modules:
             self.by_tail.setdefault(_tail(module_path), module_path)
 
     def findings(self) -> list[Finding]:
-        modules = [module for module in self.layout.modules.values() if module.a or module.b]
+        modules = [module for module in self.tensor_map.modules.values() if module.a or module.b]
         high = [module for module in modules if self._beyond(module)]
         within = [module for module in modules if not self._beyond(module)]
         placements = {module.path: self._place(module) for module in within}
@@ -192,7 +192,7 @@ class _Fit:
             base_widths = placement.widths[::-1] if turned else placement.widths
             if module.target in _EMBEDDINGS + _HEADS:  # rows are judged with those saved
                 base_widths = (0, base_widths[1]) if module.embedding else (base_widths[0], 0)
-            adapter_widths = pair_widths(self.layout, module, self.specimen.config)
+            adapter_widths = pair_widths(self.tensor_map, module, self.adapter.config)
             for side, (adapter_width, base_width) in enumerate(zip(adapter_widths, base_widths, strict=True)):
                 if adapter_width and base_width and adapter_width != base_width:
                     wrong.setdefault(self._label(module, side), (module.path, adapter_width, base_width))
@@ -225,7 +225,7 @@ class _Fit:
 
     def _covered(self, modules: list[LoraModule]) -> list[Finding]:
         """Does the adapter end before the base's last layers, in every kind of module at once?"""
-        config, depth = self.specimen.config, self.shapes.layers_at_least
+        config, depth = self.adapter.config, self.shapes.layers_at_least
         if (
             not depth
             or depth >= self.model.layers
@@ -264,7 +264,7 @@ class _Fit:
     def _saved(self) -> list[Finding]:
         shapes: list[tuple[str, tuple[int, ...], tuple[int, int]]] = []
         unknown = []
-        for module_path, names in self.layout.saved.items():
+        for module_path, names in self.tensor_map.saved.items():
             module_name = module_path.rpartition(".")[2]
             widths = self._place(LoraModule(path=module_path, layer=None, target=module_name)).widths
             if widths is None:
@@ -272,7 +272,7 @@ class _Fit:
                 continue
             base_shape = widths[::-1]
             for name in names:
-                shape = self.layout.shape(name)
+                shape = self.tensor_map.shape(name)
                 if len(shape) != 2 or not name.endswith(".weight"):
                     continue
                 if shape[1] != base_shape[1] or (module_name not in _EMBEDDINGS + _HEADS and shape != base_shape):

@@ -72,7 +72,7 @@ def read_base(folder: Path) -> BaseModel:
     numbers = {name: _number(text, keys) for name, keys in _KEYS.items()}
     module_places = [locate_module(module_path) for module_path in modules]
     stored = max(
-        (place.layer + 1 for place in module_places if place.layer is not None and not place.in_modality_tower),
+        (module.layer + 1 for module in module_places if module.layer is not None and not module.in_modality_tower),
         default=0,
     )
     return BaseModel(

@@ -1,4 +1,4 @@
-"""Were the two halves of a pair trained together? Told with the base's activations.
+"""Were A and B of a pair trained together? A correlation of their Gram matrices under the base's activations.
 
 B begins at zero and grows by `δ (A x)ᵀ`, so its columns go together as the components of `A x` do over the base's
 inputs x: the off-diagonal entries of BᵀB follow those of A C Aᵀ, where C is the inputs' covariance. Another run's B,
@@ -19,8 +19,8 @@ Floats = NDArray[np.float64]
 
 # Fewer entries beside the diagonal than a rank of 4 has tell nothing.
 MIN_RANK = 4
-# Columns of B that stand upright on each other were made so by a decomposition, which took away what is looked for.
-_UPRIGHT = 0.02
+# Columns of B that are orthogonal were made so by a decomposition, which took away what is looked for.
+_ORTHOGONAL = 0.02
 
 
 def factor_correlation(a: Array, b: Array, inputs: Subspace) -> tuple[float, float] | None:
@@ -41,7 +41,7 @@ def factor_correlation(a: Array, b: Array, inputs: Subspace) -> tuple[float, flo
     upper = np.triu_indices(rank, 1)
     live = (np.diag(second)[upper[0]] > 0) & (np.diag(second)[upper[1]] > 0)  # padded ranks are zero
     input_entries, column_entries = first[upper][live], second[upper][live]
-    if len(input_entries) < 6 or float(np.sqrt(np.mean(column_entries**2))) < _UPRIGHT:
+    if len(input_entries) < 6 or float(np.sqrt(np.mean(column_entries**2))) < _ORTHOGONAL:
         return None
     scales = np.sqrt(np.maximum(np.diag(first), 1e-30))
     scaled_entries = input_entries / (scales[upper[0]] * scales[upper[1]])[live]

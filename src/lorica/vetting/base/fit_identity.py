@@ -33,16 +33,16 @@ _QUANTISED = re.compile(
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def check_identity(specimen: RawAdapter, model: BaseModel) -> list[Finding]:
+def check_identity(adapter: RawAdapter, model: BaseModel) -> list[Finding]:
     """L306 to L308. Ids that say nothing certain are passed over: a folder may be called anything."""
-    adapter_base = specimen.config.base_model_name_or_path if specimen.config else None
+    adapter_base = adapter.config.base_model_name_or_path if adapter.config else None
     findings = _quantisation(adapter_base or "", model)
     if not adapter_base:
         return findings
     meant = bases_named(adapter_base, loosely=False)
     findings += _family(adapter_base, meant, model)
     if _is_named(adapter_base, model):
-        return findings + _revision(specimen, model)
+        return findings + _revision(adapter, model)
     theirs = bases_named(model.identity, loosely=False)
     if not theirs or not meant or {base.name for base in theirs} & {base.name for base in meant}:
         return findings
@@ -84,9 +84,9 @@ def _quantisation(adapter_base: str, model: BaseModel) -> list[Finding]:
     return [finding("L308", actual, facts=facts)]
 
 
-def _revision(specimen: RawAdapter, model: BaseModel) -> list[Finding]:
+def _revision(adapter: RawAdapter, model: BaseModel) -> list[Finding]:
     """A commit that the adapter states, against the one whose snapshot the base is."""
-    stated = specimen.config.revision if specimen.config else None
+    stated = adapter.config.revision if adapter.config else None
     held = model.folder.name
     if not stated or not _COMMIT.fullmatch(stated) or not _COMMIT.fullmatch(held) or stated == held:
         return []

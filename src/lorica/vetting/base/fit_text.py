@@ -63,15 +63,15 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     )
 
 
-def check_text(specimen: RawAdapter, layout: TensorMap, model: BaseModel) -> list[Finding]:
+def check_text(adapter: RawAdapter, tensor_map: TensorMap, model: BaseModel) -> list[Finding]:
     """L311 to L314, L318. An adapter that brings no tokenizer is used with the base's, and nothing is said."""
     names = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "added_tokens.json", "vocab.json"}
     theirs = read_tokenizer_files(model.folder)
     findings = _own(theirs, model) + check_spelling(model.folder)
-    if not names & set(specimen.files):
+    if not names & set(adapter.files):
         return findings
-    ours = read_tokenizer_files(specimen.folder)
-    return findings + _templates(ours, theirs) + (_another(ours, theirs) or _tokens(ours, theirs, layout, model))
+    ours = read_tokenizer_files(adapter.folder)
+    return findings + _templates(ours, theirs) + (_another(ours, theirs) or _tokens(ours, theirs, tensor_map, model))
 
 
 def _own(theirs: TokenizerFiles, model: BaseModel) -> list[Finding]:
@@ -112,7 +112,7 @@ def _another(ours: TokenizerFiles, theirs: TokenizerFiles) -> list[Finding]:
     return [finding("L313", actual, expected="equal tokens under equal ids", facts=facts)]
 
 
-def _tokens(ours: TokenizerFiles, theirs: TokenizerFiles, layout: TensorMap, model: BaseModel) -> list[Finding]:
+def _tokens(ours: TokenizerFiles, theirs: TokenizerFiles, tensor_map: TensorMap, model: BaseModel) -> list[Finding]:
     """Added tokens that the base lacks or has under other ids."""
     base_ids = {**(theirs.vocabulary or {}), **theirs.added}
     if not base_ids:
@@ -122,7 +122,7 @@ def _tokens(ours: TokenizerFiles, theirs: TokenizerFiles, layout: TensorMap, mod
     beyond = [token for token in new if ours.added[token] >= model.vocabulary > 0 and token != ours.padding]
     if not moved and not new:
         return []
-    saved = any(path.rpartition(".")[2] in ("embed_tokens", "wte", "lm_head") for path in layout.saved)
+    saved = any(path.rpartition(".")[2] in ("embed_tokens", "wte", "lm_head") for path in tensor_map.saved)
     differences = [f"{listed(new)} the base does not have"] if new else []
     differences += [f"{listed(moved)} it has under other ids"] if moved else []
     differences += [f"{len(beyond)} of them beyond its {model.vocabulary} rows"] if beyond else []

@@ -1,8 +1,9 @@
-"""Stand-ins for unrelated base models: with shuffled coordinates, spectra and outliers stay and directions move.
+"""The null distribution of the alignment test: base models with permuted coordinates stand for unrelated ones.
 
-The order of a hidden layer's coordinates is an accident of a model's training, so two models trained apart are related
-as a model and its shuffled copy are. What is no accident stays in place: rotary positions give the outputs of queries
-and keys the same order in every model (they are left out), and heads stay together.
+A permutation leaves spectra and outliers as they are and moves the directions. The order of a hidden layer's
+coordinates is an accident of training, so two models trained apart are related as a model and its shuffled copy are.
+What is no accident stays in place: rotary positions give the outputs of queries and keys the same order in every model
+(they are left out), and heads stay together.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Is the update a part of the base's own weight? PiSSA's and OLoRA's adapters hold that part until they are converted.
 
 They start with the largest part P of each weight W, leave W - P in the base, and train P. On the whole base P counts
-twice. P stands upright on W - P, so that <P, W> = <P, P>: along itself, W holds the update just once. An update that
+twice. P is orthogonal to W - P, so that <P, W> = <P, P>: along itself, W holds the update just once. An update that
 training alone made is hardly like the weight it is added to.
 """
 
@@ -25,10 +25,10 @@ _MOST_VALUES = 1 << 26
 ALIKE, HELD = 0.1, (0.4, 1.5)
 
 
-def check_pissa(specimen: RawAdapter, layout: TensorMap, weights: dict[str, StoredMatrix]) -> list[Finding]:
+def check_pissa(adapter: RawAdapter, tensor_map: TensorMap, weights: dict[str, StoredMatrix]) -> list[Finding]:
     """L327. Nothing raises: files that cannot be read are named by other checks."""
     try:
-        measured = weight_similarity(specimen, layout, weights)
+        measured = weight_similarity(adapter, tensor_map, weights)
     except AdapterError:
         return []
     if len(measured) < _LEAST:
@@ -46,22 +46,22 @@ def check_pissa(specimen: RawAdapter, layout: TensorMap, weights: dict[str, Stor
 
 
 def weight_similarity(
-    specimen: RawAdapter, layout: TensorMap, weights: dict[str, StoredMatrix]
+    adapter: RawAdapter, tensor_map: TensorMap, weights: dict[str, StoredMatrix]
 ) -> list[tuple[float, float]]:
     """(cosine of update and weight, <update, weight> / <update, update>) of some modules. Raises AdapterError."""
-    if specimen.weights is None or specimen.config is None:
+    if adapter.weights is None or adapter.config is None:
         return []
     measured = []
-    fitting = [module for module in layout.pairs if not module.embedding and module.path in weights]
-    with TensorReader(specimen.weights) as reader:
+    fitting = [module for module in tensor_map.pairs if not module.embedding and module.path in weights]
+    with TensorReader(adapter.weights) as reader:
         for module in fitting[:: max(1, len(fitting) // _READ)]:
             weight = weights[module.path]
-            shapes = layout.shape(module.b)[:1], layout.shape(module.a)[1:]
+            shapes = tensor_map.shape(module.b)[:1], tensor_map.shape(module.a)[1:]
             if shapes[0] + shapes[1] != weight.info.shape or math.prod(weight.info.shape) > _MOST_VALUES:
                 continue
-            a, b = reader.read(layout.tensors[module.a]), reader.read(layout.tensors[module.b])
+            a, b = reader.read(tensor_map.tensors[module.a]), reader.read(tensor_map.tensors[module.b])
             if len(a) == b.shape[1]:
-                measured += _measured(a, b, weight.whole(), specimen.config.scaling(module.path))
+                measured += _measured(a, b, weight.whole(), adapter.config.scaling(module.path))
     return measured
 
 

@@ -29,15 +29,15 @@ _ELSEWHERE = re.compile(
 
 
 def check_named_base(
-    specimen: RawAdapter, layout: TensorMap, bases: list[NamedBase], match: BaseMatch | None
+    adapter: RawAdapter, tensor_map: TensorMap, bases: list[NamedBase], match: BaseMatch | None
 ) -> list[Finding]:
     """Findings L163-L165 and L169. bases: every place that names the base, the config first."""
     for claim in bases:
         exact = bases_named(claim.text, loosely=False)
         known_bases = exact or bases_named(claim.text)
         if known_bases:
-            shapes = shapes_of(layout, specimen.config)
-            return _misfit(shapes, claim, known_bases, bool(exact), match) + _container(layout, claim, known_bases)
+            shapes = shapes_of(tensor_map, adapter.config)
+            return _misfit(shapes, claim, known_bases, bool(exact), match) + _container(tensor_map, claim, known_bases)
     return []
 
 
@@ -71,13 +71,13 @@ def _misfit(
     return [finding(code, actual, expected=expected, file=claim.file, severity=severity, facts=facts)]
 
 
-def _container(layout: TensorMap, claim: NamedBase, known_bases: list[BaseShape]) -> list[Finding]:
+def _container(tensor_map: TensorMap, claim: NamedBase, known_bases: list[BaseShape]) -> list[Finding]:
     if not all(base.family in _MODEL_LAYERS for base in known_bases):
         return []
-    wrong = [path for path in layout.modules if _ELSEWHERE.fullmatch(split_layer(path)[0])]
-    if not wrong or layout.unprefixed:
+    wrong = [path for path in tensor_map.modules if _ELSEWHERE.fullmatch(split_layer(path)[0])]
+    if not wrong or tensor_map.unprefixed:
         return []
-    actual = f"{some(wrong, len(layout.modules))}; {claim.file} names {shown(claim.text)}"
-    facts = {"modules": len(wrong), "of": len(layout.modules), "base": known_bases[0].name}
+    actual = f"{some(wrong, len(tensor_map.modules))}; {claim.file} names {shown(claim.text)}"
+    facts = {"modules": len(wrong), "of": len(tensor_map.modules), "base": known_bases[0].name}
     expected = "names such as model.layers.0.self_attn.q_proj"
     return [finding("L165", actual, expected=expected, file=WEIGHTS_NAME, facts=facts)]

@@ -28,24 +28,24 @@ _KNOWN_PEFT = (0, 21)
 _OTHER_WEIGHTS = ("gptq", "awq", "gguf", "exl2", "int4", "int8", "fp8")
 
 
-def check_claims(specimen: RawAdapter, layout: TensorMap, match: BaseMatch | None) -> list[Finding]:
+def check_claims(adapter: RawAdapter, tensor_map: TensorMap, match: BaseMatch | None) -> list[Finding]:
     """Findings L150-L199. match: which bases of the table fit the tensors' shapes, None when that is not known."""
-    bases = named_bases(specimen)
-    tool = method_of_names(layout.tensors)
-    findings = _bases(specimen, bases, foreign=tool is not None and tool[0] in FORMATS) + _config(specimen)
-    findings += check_settings(specimen)
-    findings += check_evidence(specimen, training_evidence(specimen)) + check_own_run(specimen)
-    if method_of_config(specimen.raw_config or {}) is None and layout.modules:
-        findings += check_named_base(specimen, layout, bases, match)
-        findings += check_tokenizer(specimen, layout, bases)
+    bases = named_bases(adapter)
+    tool = method_of_names(tensor_map.tensors)
+    findings = _bases(adapter, bases, foreign=tool is not None and tool[0] in FORMATS) + _config(adapter)
+    findings += check_settings(adapter)
+    findings += check_evidence(adapter, training_evidence(adapter)) + check_own_run(adapter)
+    if method_of_config(adapter.raw_config or {}) is None and tensor_map.modules:
+        findings += check_named_base(adapter, tensor_map, bases, match)
+        findings += check_tokenizer(adapter, tensor_map, bases)
     return findings
 
 
-def _bases(specimen: RawAdapter, bases: list[NamedBase], *, foreign: bool) -> list[Finding]:
+def _bases(adapter: RawAdapter, bases: list[NamedBase], *, foreign: bool) -> list[Finding]:
     """Ids of the base model, against each other. foreign: of another tool, whose config names its base otherwise."""
     findings = []
     config_base = next((base for base in bases if base.file == CONFIG_NAME), None)
-    of_peft = specimen.raw_config is not None and method_of_config(specimen.raw_config) is None and not foreign
+    of_peft = adapter.raw_config is not None and method_of_config(adapter.raw_config) is None and not foreign
     if config_base is None and of_peft:
         elsewhere = f"; {_says(bases)}" if bases else ""
         actual = f"base_model_name_or_path is missing or empty{elsewhere}"
@@ -108,9 +108,9 @@ def _says(bases: Sequence[NamedBase]) -> str:
     return ", ".join(f"{base.file} names {shown(base.text)}" for base in bases[:6])
 
 
-def _config(specimen: RawAdapter) -> list[Finding]:
+def _config(adapter: RawAdapter) -> list[Finding]:
     """Revision, task and version, as the config states them."""
-    raw, findings = specimen.raw_config or {}, []
+    raw, findings = adapter.raw_config or {}, []
     revision = raw.get("revision")
     if isinstance(revision, str) and revision not in ("", "main"):
         findings.append(

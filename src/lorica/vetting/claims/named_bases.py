@@ -59,13 +59,13 @@ class NamedBase(msgspec.Struct, frozen=True):
         return not self.is_path and "/" in self.text and not _EMPTY.fullmatch(self.plain)
 
 
-def named_bases(specimen: RawAdapter) -> list[NamedBase]:
+def named_bases(adapter: RawAdapter) -> list[NamedBase]:
     """Every place that names the base, the config first where it does."""
     bases = []
-    raw = specimen.raw_config or {}
+    raw = adapter.raw_config or {}
     bases.append(NamedBase(CONFIG_NAME, _text(raw.get("base_model_name_or_path"))))
-    bases += [NamedBase("README.md", base) for base in card_bases(specimen.card)]
-    documents = specimen.documents
+    bases += [NamedBase("README.md", base) for base in card_bases(adapter.card)]
+    documents = adapter.documents
     manifest = as_mapping(as_mapping(documents.get("training.json")).get("manifest"))
     written = manifest.get("lora.base_model_name_or_path")
     bases.append(NamedBase("training.json", _decoded(written)))

@@ -15,10 +15,10 @@ from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import figure, shown
 
 
-def check_own_run(specimen: RawAdapter) -> list[Finding]:
+def check_own_run(adapter: RawAdapter) -> list[Finding]:
     """Findings about a training of Lorica. Never raises for what is in the documents."""
-    record = as_mapping(specimen.documents.get(TRAINING_RECORD))
-    return _diverged(record) + _labels(record, as_mapping(specimen.documents.get(PASSPORT_NAME)))
+    record = as_mapping(adapter.documents.get(TRAINING_RECORD))
+    return _diverged(record) + _labels(record, as_mapping(adapter.documents.get(PASSPORT_NAME)))
 
 
 def _diverged(record: Mapping[str, Any]) -> list[Finding]:

@@ -39,15 +39,15 @@ _ARGUMENTS = {
 }
 
 
-def check_settings(specimen: RawAdapter) -> list[Finding]:
+def check_settings(adapter: RawAdapter) -> list[Finding]:
     """Findings L160 and L161."""
-    config = specimen.config
-    return [] if config is None else _record(specimen, config) + _arguments(specimen, config)
+    config = adapter.config
+    return [] if config is None else _record(adapter, config) + _arguments(adapter, config)
 
 
-def _record(specimen: RawAdapter, config: AdapterConfig) -> list[Finding]:
+def _record(adapter: RawAdapter, config: AdapterConfig) -> list[Finding]:
     """training.json of Lorica holds the config as it was when training began, each value as JSON text."""
-    manifest = as_mapping(as_mapping(specimen.documents.get("training.json")).get("manifest"))
+    manifest = as_mapping(as_mapping(adapter.documents.get("training.json")).get("manifest"))
     differs: dict[str, tuple[Any, Any]] = {}
     for key in _DECIDING:
         written = manifest.get(f"lora.{key}")
@@ -100,9 +100,9 @@ def _pattern_ratio(recorded: Mapping[str, float], now: Mapping[str, float], alph
     return max(ratios, key=lambda ratio: max(ratio, 1 / ratio), default=1.0)
 
 
-def _arguments(specimen: RawAdapter, config: AdapterConfig) -> list[Finding]:
+def _arguments(adapter: RawAdapter, config: AdapterConfig) -> list[Finding]:
     """Rank and alpha as the trainer's arguments give them."""
-    arguments = as_mapping(specimen.documents.get("args.json"))
+    arguments = as_mapping(adapter.documents.get("args.json"))
     differs = {
         name: arguments[name]
         for name, key in _ARGUMENTS.items()

@@ -40,22 +40,22 @@ _TEMPLATES = (
 )
 
 
-def check_tokenizer(specimen: RawAdapter, layout: TensorMap, bases: list[NamedBase]) -> list[Finding]:
+def check_tokenizer(adapter: RawAdapter, tensor_map: TensorMap, bases: list[NamedBase]) -> list[Finding]:
     """Findings L166-L168."""
     base = next((candidate for candidate in bases if families(candidate.tail)), None)
     findings = []
     if base is not None and families(base.tail) <= _JUDGED:
-        findings = _foreign(specimen, base) + _template(specimen, base)
-    return findings + _new_tokens(specimen, layout, bases)
+        findings = _foreign(adapter, base) + _template(adapter, base)
+    return findings + _new_tokens(adapter, tensor_map, bases)
 
 
-def _tokenizer(specimen: RawAdapter) -> Mapping[str, Any]:
-    value = specimen.documents.get(_CONFIG)
+def _tokenizer(adapter: RawAdapter) -> Mapping[str, Any]:
+    value = adapter.documents.get(_CONFIG)
     return value if isinstance(value, Mapping) else {}
 
 
-def _foreign(specimen: RawAdapter, base: NamedBase) -> list[Finding]:
-    tokenizer = _tokenizer(specimen)
+def _foreign(adapter: RawAdapter, base: NamedBase) -> list[Finding]:
+    tokenizer = _tokenizer(adapter)
     base_families = families(base.tail)
     signs = []
     class_name = tokenizer.get("tokenizer_class")
@@ -77,8 +77,8 @@ def _foreign(specimen: RawAdapter, base: NamedBase) -> list[Finding]:
     return [finding("L166", actual, expected="the base's own tokenizer", file=_CONFIG, facts=facts)]
 
 
-def _template(specimen: RawAdapter, base: NamedBase) -> list[Finding]:
-    template = _tokenizer(specimen).get("chat_template")
+def _template(adapter: RawAdapter, base: NamedBase) -> list[Finding]:
+    template = _tokenizer(adapter).get("chat_template")
     if isinstance(template, list):
         template = " ".join(str(entry.get("template")) for entry in template[:16] if isinstance(entry, Mapping))
     if not isinstance(template, str):
@@ -92,18 +92,21 @@ def _template(specimen: RawAdapter, base: NamedBase) -> list[Finding]:
     return []
 
 
-def _new_tokens(specimen: RawAdapter, layout: TensorMap, bases: list[NamedBase]) -> list[Finding]:
+def _new_tokens(adapter: RawAdapter, tensor_map: TensorMap, bases: list[NamedBase]) -> list[Finding]:
     """Ids beyond the base's embedding, for which nothing was trained."""
     matching_bases = next(filter(None, (bases_named(candidate.text) for candidate in bases)), [])
     vocabulary = max((base.vocabulary for base in matching_bases), default=0)
-    if not vocabulary or any(module.embedding for module in layout.modules.values()):
+    if not vocabulary or any(module.embedding for module in tensor_map.modules.values()):
         return []
     rows = [
-        layout.shape(name) for path, names in layout.saved.items() for name in names if "embed" in path or "wte" in path
+        tensor_map.shape(name)
+        for path, names in tensor_map.saved.items()
+        for name in names
+        if "embed" in path or "wte" in path
     ]
-    if any(rows) or any("trainable_tokens_delta" in name for name in layout.tensors):
+    if any(rows) or any("trainable_tokens_delta" in name for name in tensor_map.tensors):
         return []
-    ids = _ids(specimen)
+    ids = _ids(adapter)
     new = sorted(token for token, number in ids.items() if number >= vocabulary)
     if not new:
         return []
@@ -112,12 +115,12 @@ def _new_tokens(specimen: RawAdapter, layout: TensorMap, bases: list[NamedBase])
     return [finding("L167", actual, expected="trained embeddings for them", file=_ADDED, facts=facts)]
 
 
-def _ids(specimen: RawAdapter) -> dict[str, int]:
+def _ids(adapter: RawAdapter) -> dict[str, int]:
     token_ids: dict[str, int] = {}
-    added = specimen.documents.get(_ADDED)
+    added = adapter.documents.get(_ADDED)
     if isinstance(added, Mapping):
         token_ids |= {str(token): number for token, number in added.items() if type(number) is int}
-    decoder = _tokenizer(specimen).get("added_tokens_decoder")
+    decoder = _tokenizer(adapter).get("added_tokens_decoder")
     if isinstance(decoder, Mapping):
         for number, entry in decoder.items():
             if str(number).isascii() and str(number).isdigit() and len(str(number)) < 10 and isinstance(entry, Mapping):

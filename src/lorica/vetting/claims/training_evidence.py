@@ -75,22 +75,22 @@ class TrainingEvidence(msgspec.Struct, frozen=True, kw_only=True):
     card: bool = False
 
 
-def training_evidence(specimen: RawAdapter) -> TrainingEvidence:
+def training_evidence(adapter: RawAdapter) -> TrainingEvidence:
     """Everything the documents beside an adapter say of its training. Never raises for what is in them."""
-    evidence: dict[str, Any] = {"card": bool(specimen.card.strip())}
+    evidence: dict[str, Any] = {"card": bool(adapter.card.strip())}
     sources = []
-    if specimen.config is not None:
-        evidence["dropout"] = float(specimen.config.lora_dropout)
-    fold = _FOLD.search(specimen.name.lower()) or _FOLD.search(str(specimen.given).lower())
+    if adapter.config is not None:
+        evidence["dropout"] = float(adapter.config.lora_dropout)
+    fold = _FOLD.search(adapter.name.lower()) or _FOLD.search(str(adapter.given).lower())
     if fold:
         evidence |= {"fold": int(fold[1]), "folds": int(fold[2]) if fold[2] else None}
     for name, read in ((STATE, _state), (RECORD, _record), *((file_name, _results) for file_name in _RESULTS)):
-        document = specimen.documents.get(name)
+        document = adapter.documents.get(name)
         if isinstance(document, Mapping):
             facts = {key: value for key, value in read(document).items() if value is not None}
             evidence |= {key: value for key, value in facts.items() if evidence.get(key) in (None, (), {})}
             sources.append(name)
-    step = _STEP.fullmatch(specimen.folder.name)
+    step = _STEP.fullmatch(adapter.folder.name)
     if step:
         evidence = _as_of_step(evidence, int(step[1]))
     return TrainingEvidence(sources=tuple(sources), **evidence)
@@ -238,7 +238,7 @@ def _shown_text(value: object) -> str:
     return shown(value, 200) if isinstance(value, str) else ""
 
 
-def check_evidence(specimen: RawAdapter, evidence: TrainingEvidence) -> list[Finding]:
+def check_evidence(adapter: RawAdapter, evidence: TrainingEvidence) -> list[Finding]:
     """Findings L170-L179 about how the training went."""
     findings = []
     file = next(iter(evidence.sources), "")
@@ -251,7 +251,7 @@ def check_evidence(specimen: RawAdapter, evidence: TrainingEvidence) -> list[Fin
     elif evidence.finished is False:
         of = f" of {evidence.max_steps}" if evidence.max_steps else ""
         findings.append(finding("L175", f"{evidence.steps or 'unknown'}{of} steps", file=file))
-    for label, own, best in _own_and_best_step(specimen.folder.name, evidence):
+    for label, own, best in _own_and_best_step(adapter.folder.name, evidence):
         actual = f"this is {label}{own}, the best one by validation is {label}{best}"
         findings.append(finding("L174", actual, file=file, facts={"best": best, "here": own}))
     return findings

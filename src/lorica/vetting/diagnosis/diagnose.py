@@ -15,7 +15,7 @@ from lorica.vetting.diagnosis.finding_likelihoods import consistent, from_clean,
 from lorica.vetting.diagnosis.inputs import GIVE, Context, DiagnosisInputs, Need
 from lorica.vetting.diagnosis.next_steps import next_command, settling
 from lorica.vetting.diagnosis.posterior import NONE, SETTLED, Certainty, Evidence, Hypothesis, posteriors, rank
-from lorica.vetting.files.sources import Source, find_sources
+from lorica.vetting.files.sources import AdapterSource, find_sources
 from lorica.vetting.files.unpack import opened
 from lorica.vetting.finding_codes import SOUND
 from lorica.vetting.findings import Finding
@@ -78,7 +78,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def diagnose(
-    source: Source | Path, inputs: DiagnosisInputs, *, on_step: Callable[[str], None] | None = None
+    source: AdapterSource | Path, inputs: DiagnosisInputs, *, on_step: Callable[[str], None] | None = None
 ) -> Diagnosis:
     """Diagnose one adapter. on_step: told what is being asked next.
 
@@ -91,7 +91,7 @@ def diagnose(
         examined = examine(unpacked)
         evidence = [*from_findings(examined.findings), *from_clean(examined.findings, examined.ran)]
         specimen = examined.specimen or RawAdapter(
-            name=source.name, given=source.given, kind=source.kind, folder=unpacked.path
+            name=source.name, given=source.user_path, kind=source.kind, folder=unpacked.path
         )
         context = Context(
             specimen=specimen,
@@ -109,11 +109,11 @@ def diagnose(
         return _conclude(source, context, consistent(evidence), experiments)
 
 
-def find_adapter(path: Path) -> Source:
+def find_adapter(path: Path) -> AdapterSource:
     """The one adapter at a path. Raises AdapterError when there is none or several, naming them."""
     sources = find_sources([path])
     if len(sources) > 1:
-        names = ", ".join(str(source.given) for source in sources[:5])
+        names = ", ".join(str(source.user_path) for source in sources[:5])
         raise AdapterError(f"{path}: holds {len(sources)} adapters: {names}", fix="name one of them")
     return sources[0]
 
@@ -198,14 +198,14 @@ def _can_run(experiment: Experiment, inputs: DiagnosisInputs) -> bool:
 
 
 def _conclude(
-    source: Source, context: Context, evidence: Sequence[Evidence], experiments: Sequence[ExperimentResult]
+    source: AdapterSource, context: Context, evidence: Sequence[Evidence], experiments: Sequence[ExperimentResult]
 ) -> Diagnosis:
     hypotheses = rank(evidence)
     top = hypotheses[0]
     missing = [need for need in GIVE if not context.inputs.has(need)]
     return Diagnosis(
         name=source.name,
-        path=str(source.given),
+        path=str(source.user_path),
         cause=top.cause,
         title=top.title,
         certainty=top.certainty,

@@ -1,7 +1,7 @@
 """L0: is an adapter safe to read, and are its files what their names say? Nothing but headers and small files is read.
 
 Every rule that a file breaks has its own code (`lorica.vetting.codes.files`). What can be read in spite of a finding is
-in the specimen, so that later levels say more.
+in the raw adapter, so that later levels say more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lorica.vetting.files.documents import read_documents, run_record
 from lorica.vetting.files.listing import OF_TRAINING
 from lorica.vetting.files.pickles import PickleScan, scan_pickle
 from lorica.vetting.files.safe_folder import SafeFolder, open_safe_folder
-from lorica.vetting.files.sources import Source
+from lorica.vetting.files.sources import AdapterSource
 from lorica.vetting.files.tools import as_of_tool, is_file_of, tool_of
 from lorica.vetting.files.unpack import opened
 from lorica.vetting.findings import Finding, finding
@@ -69,7 +69,7 @@ _HEADER_CODES = {
 }
 
 
-def examine_files(source: Source) -> tuple[RawAdapter | None, list[Finding]]:
+def examine_files(source: AdapterSource) -> tuple[RawAdapter | None, list[Finding]]:
     """L0 of one adapter: (all that could be read of it, what is wrong). None when neither config nor header could.
 
     Of an archive that is not `opened`, only what was read stays: its files are gone when this returns. Nothing raises
@@ -104,9 +104,9 @@ def examine_files(source: Source) -> tuple[RawAdapter | None, list[Finding]]:
         documents |= {} if record is None else {TRAINING_RECORD: record}
     if raw_config is None and header is None:
         return None, findings
-    specimen = RawAdapter(
+    adapter = RawAdapter(
         name=source.name,
-        given=source.given,
+        given=source.user_path,
         kind=source.kind,
         folder=folder.path,
         weights=weights,
@@ -117,7 +117,7 @@ def examine_files(source: Source) -> tuple[RawAdapter | None, list[Finding]]:
         documents=documents,
         card=card,
     )
-    return specimen, findings
+    return adapter, findings
 
 
 def _add_missing_config(folder: SafeFolder, findings: list[Finding]) -> None:
@@ -159,7 +159,7 @@ def _config(folder: SafeFolder, findings: list[Finding]) -> tuple[dict[str, Any]
     return raw_config, config
 
 
-def _weights(folder: SafeFolder, source: Source, findings: list[Finding]) -> tuple[Path | None, Header | None]:
+def _weights(folder: SafeFolder, source: AdapterSource, findings: list[Finding]) -> tuple[Path | None, Header | None]:
     """(the safetensors file, its header); what stands in its place becomes findings."""
     file_name = source.path.name if folder.single else folder.find(WEIGHTS_NAME)
     if file_name is None:

@@ -1,4 +1,4 @@
-"""An adapter's folder as a list of files, with those refused that are no files or that links lead out of it to."""
+"""An adapter's folder as a list of files that are safe to open: no pipes or devices, no links that lead out of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lorica.adapters.json_document import short_text
 from lorica.vetting.files.listing import checkpoint_like
-from lorica.vetting.files.sources import Source
+from lorica.vetting.files.sources import AdapterSource
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 
@@ -97,7 +97,7 @@ class SafeFolder:
         return store.name == "blobs" and store.parent.name.startswith("models--")
 
 
-def open_safe_folder(source: Source, findings: list[Finding]) -> SafeFolder:
+def open_safe_folder(source: AdapterSource, findings: list[Finding]) -> SafeFolder:
     """List an adapter's files. Raises OSError when its folder cannot be listed.
 
     Checkpoints and hidden folders below it are left out.

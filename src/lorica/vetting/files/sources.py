@@ -44,7 +44,7 @@ _LEVELS, _MORE_FOR_RUNS = 3, 2
 MAX_FOLDERS = 100_000
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True):
+class AdapterSource(msgspec.Struct, frozen=True, kw_only=True):
     """One adapter to look at. name: unique among those found together. given: the path for people. place: its folder,
     its one file, or the archive.
 
@@ -55,7 +55,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    given: Path
+    user_path: Path
     kind: Kind
     path: Path
     inner: str = ""
@@ -82,7 +82,7 @@ class _Search:
         return self.left >= 0
 
 
-def find_sources(paths: Sequence[Path]) -> list[Source]:
+def find_sources(paths: Sequence[Path]) -> list[AdapterSource]:
     """Every adapter at these places, in their order, names made unique; the same one twice is there once.
 
     Raises AdapterError for a path that does not exist (naming the nearest that does), cannot be read, or holds no
@@ -91,7 +91,7 @@ def find_sources(paths: Sequence[Path]) -> list[Source]:
     return search_sources(paths)[0]
 
 
-def search_sources(paths: Sequence[Path]) -> tuple[list[Source], list[Path]]:
+def search_sources(paths: Sequence[Path]) -> tuple[list[AdapterSource], list[Path]]:
     """The same, and the folders that were not looked at: checkpoints and other adapters within an adapter's folder, and
     what lies too deep."""
     search = _Search()
@@ -102,7 +102,7 @@ def search_sources(paths: Sequence[Path]) -> tuple[list[Source], list[Path]]:
     return distinct, [folder for real, folder in passed.items() if real not in distinct_paths]
 
 
-def _sources_at(user_path: Path, search: _Search) -> list[Source]:
+def _sources_at(user_path: Path, search: _Search) -> list[AdapterSource]:
     try:
         mode = user_path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -122,7 +122,7 @@ def _sources_at(user_path: Path, search: _Search) -> list[Source]:
     return _file(user_path)
 
 
-def _file(path: Path) -> list[Source]:
+def _file(path: Path) -> list[AdapterSource]:
     lower = path.name.lower()
     folder = path.parent
     if lower == CONFIG_NAME or (lower.startswith("adapter_model.") and (folder / CONFIG_NAME).exists()):
@@ -130,24 +130,24 @@ def _file(path: Path) -> list[Source]:
     if is_archive(path):
         return _archive(path, path.name)
     if lower.endswith(WEIGHT_SUFFIXES):
-        return [Source(name=path.name, given=path, kind="file", path=path)]
+        return [AdapterSource(name=path.name, user_path=path, kind="file", path=path)]
     raise AdapterError(
         f"{path}: is no adapter, nor an archive of one",
         fix="name an adapter's folder, its .safetensors file, or a .zip or .tar of it",
     )
 
 
-def _archive(path: Path, adapter_name: str) -> list[Source]:
+def _archive(path: Path, adapter_name: str) -> list[AdapterSource]:
     inside = peek(path)
     if len(inside) < 2:
-        return [Source(name=adapter_name, given=path, kind="archive", path=path)]
+        return [AdapterSource(name=adapter_name, user_path=path, kind="archive", path=path)]
     return [
-        Source(name=f"{adapter_name}/{inner}", given=path / inner, kind="archive", path=path, inner=inner)
+        AdapterSource(name=f"{adapter_name}/{inner}", user_path=path / inner, kind="archive", path=path, inner=inner)
         for inner in inside
     ]
 
 
-def _adapter_at(folder: Path, adapter_name: str, search: _Search, user_path: Path | None = None) -> list[Source]:
+def _adapter_at(folder: Path, adapter_name: str, search: _Search, user_path: Path | None = None) -> list[AdapterSource]:
     """The adapter, or the cache entry's adapters, that this folder is; [] where it is only a place of others."""
     if folder.name.startswith("models--") and (folder / "snapshots").is_dir():
         return _cached(folder, search)
@@ -166,14 +166,14 @@ def _adapter_at(folder: Path, adapter_name: str, search: _Search, user_path: Pat
     return []
 
 
-def _adapter(folder: Path, adapter_name: str, user_path: Path, search: _Search) -> Source:
+def _adapter(folder: Path, adapter_name: str, user_path: Path, search: _Search) -> AdapterSource:
     cache = _cache_entry(folder)
     run = _run_of(folder)
     inner = (folder / folder_name for folder_name in inner_folders(folder))
     search.passed += [subfolder for subfolder in inner if search.may_list(subfolder) and holds_adapter(subfolder)]
-    return Source(
+    return AdapterSource(
         name=adapter_name,
-        given=user_path,
+        user_path=user_path,
         kind="cache" if cache else "checkpoint" if run else "folder",
         path=folder,
         limit=cache,
@@ -182,9 +182,9 @@ def _adapter(folder: Path, adapter_name: str, user_path: Path, search: _Search) 
     )
 
 
-def _adapters_below(folder: Path, prefix: str, level: int, search: _Search) -> list[Source]:
+def _adapters_below(folder: Path, prefix: str, level: int, search: _Search) -> list[AdapterSource]:
     """The adapters below a folder, sorted by name; hidden folders and base models are passed over. level: its own."""
-    sources: list[Source] = []
+    sources: list[AdapterSource] = []
     if not search.may_list(folder):
         return sources
     entries = entries_of(folder)
@@ -196,7 +196,7 @@ def _adapters_below(folder: Path, prefix: str, level: int, search: _Search) -> l
             continue
         if not is_folder(entry):
             if entry.name.lower().endswith(".safetensors"):
-                sources.append(Source(name=adapter_name, given=path, kind="file", path=path))
+                sources.append(AdapterSource(name=adapter_name, user_path=path, kind="file", path=path))
             elif is_archive(path) and (not path.name.lower().endswith(".zip") or peek(path)):
                 sources += _archive(path, adapter_name)
             continue
@@ -205,11 +205,13 @@ def _adapters_below(folder: Path, prefix: str, level: int, search: _Search) -> l
         except AdapterError:
             continue  # a cached base model beside cached adapters
         except OSError:
-            sources.append(Source(name=adapter_name, given=path, kind="folder", path=path))  # examining it says why
+            sources.append(
+                AdapterSource(name=adapter_name, user_path=path, kind="folder", path=path)
+            )  # examining it says why
     return sources
 
 
-def _subfolder_sources(folder: Path, adapter_name: str, level: int, search: _Search) -> list[Source]:
+def _subfolder_sources(folder: Path, adapter_name: str, level: int, search: _Search) -> list[AdapterSource]:
     if not search.may_list(folder):
         return []
     if sources := _adapter_at(folder, adapter_name, search):
@@ -223,7 +225,7 @@ def _subfolder_sources(folder: Path, adapter_name: str, level: int, search: _Sea
     return []
 
 
-def _cached(cache_entry: Path, search: _Search) -> list[Source]:
+def _cached(cache_entry: Path, search: _Search) -> list[AdapterSource]:
     """The adapters of a Hugging Face cache entry: of its main revision, else of the newest snapshot."""
     snapshots = {
         entry.name: entry.stat().st_mtime for entry in entries_of(cache_entry / "snapshots") if is_folder(entry)
@@ -269,7 +271,7 @@ def _folder_name(folder: Path) -> str:
     return str(absolute.relative_to(run.parent)) if run and run.name else absolute.name or str(absolute)
 
 
-def _distinct(sources: list[Source]) -> list[Source]:
+def _distinct(sources: list[AdapterSource]) -> list[AdapterSource]:
     by_path = {(os.path.realpath(source.path), source.inner): source for source in reversed(sources)}
     distinct = list(reversed(by_path.values()))
     for rename in (lambda source, _: f"{source.path.absolute().parent.name}/{source.name}", _numbered):
@@ -282,7 +284,7 @@ def _distinct(sources: list[Source]) -> list[Source]:
     return distinct
 
 
-def _numbered(source: Source, number: int) -> str:
+def _numbered(source: AdapterSource, number: int) -> str:
     return f"{source.name} ({number})"
 
 

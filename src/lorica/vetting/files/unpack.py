@@ -25,12 +25,12 @@ from lorica.vetting.files.archives import (
     walk,
 )
 from lorica.vetting.files.documents import CARD, DOCUMENTS
-from lorica.vetting.files.sources import Source
+from lorica.vetting.files.sources import AdapterSource
 from lorica.vetting.findings import Finding, finding
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[Source]:
+def opened(source: AdapterSource) -> Iterator[AdapterSource]:
     """The source, ready to be examined. An archive's adapter lies in a private temporary folder meanwhile.
 
     Whatever is wrong with the archive is in the `findings` of what is given; it never raises for a file's contents.
@@ -50,7 +50,7 @@ def opened(source: Source) -> Iterator[Source]:
         yield _unpack(source, Path(private))
 
 
-def _unpack(source: Source, into: Path) -> Source:
+def _unpack(source: AdapterSource, into: Path) -> AdapterSource:
     findings: list[Finding] = []
     packed: dict[str, int] = {}
     try:
@@ -89,7 +89,7 @@ def _safe_members(members: Sequence[ArchiveMember], findings: list[Finding]) -> 
     return [member for member in members if id(member) not in bad]
 
 
-def _adapter_folder(members: Sequence[ArchiveMember], source: Source, findings: list[Finding]) -> str | None:
+def _adapter_folder(members: Sequence[ArchiveMember], source: AdapterSource, findings: list[Finding]) -> str | None:
     if source.inner:
         return source.inner
     folders = adapters_in(list(members))

@@ -17,19 +17,19 @@ _SAME = 0.01
 _MOST = 4096  # of so many modules the values are read
 
 
-def check_alphas(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
+def check_alphas(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
     """At most one finding: modules whose tensor of alpha is not the config's alpha. Raises AdapterError for a file
     that became shorter."""
-    if specimen.config is None or specimen.weights is None:
+    if adapter.config is None or adapter.weights is None:
         return []
-    spec = TargetSpec(specimen.config)
+    spec = TargetSpec(adapter.config)
     wrong: dict[str, tuple[float, float]] = {}
-    for module_path, tensor_name in list(alpha_tensors(layout).items())[:_MOST]:
-        info = layout.tensors[tensor_name]
+    for module_path, tensor_name in list(alpha_tensors(tensor_map).items())[:_MOST]:
+        info = tensor_map.tensors[tensor_name]
         configured = spec.alpha(module_path)
         if info.dtype not in READABLE or configured is None:
             continue
-        stored = float(read_array(specimen.weights, info).reshape(-1)[0])
+        stored = float(read_array(adapter.weights, info).reshape(-1)[0])
         if not (math.isfinite(stored) and abs(stored - configured) <= _SAME * abs(configured)):
             wrong[module_path] = stored, configured
     if not wrong:
@@ -39,6 +39,6 @@ def check_alphas(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
     facts: dict[str, object] = {"modules": len(wrong), "stored": stored, "config": configured}
     if ratios and len(ratios) == len(wrong) and max(ratios) <= min(ratios) * (1 + _SAME):
         facts["scale_factor"] = ratios[0]
-    modules = some(list(wrong), len(layout.modules))
+    modules = some(list(wrong), len(tensor_map.modules))
     actual = f"{modules}: {figure(stored)} in {shown(module_path)}, {figure(configured)} in the config"
     return [finding("L223", actual, expected="the same alpha in both", facts=facts)]

@@ -49,10 +49,10 @@ class WeightStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 # NaN and infinity are what is looked for; numpy need not warn of them.
 @np.errstate(all="ignore")
-def check_numbers(specimen: RawAdapter, layout: TensorMap) -> tuple[WeightStatistics, list[Finding]]:
-    """Read every tensor once and judge what is in it. The specimen must have weights."""
-    assert specimen.weights is not None, "only an adapter with weights has numbers"
-    scales, scaled = scalings(specimen.config, layout.modules)
+def check_numbers(adapter: RawAdapter, tensor_map: TensorMap) -> tuple[WeightStatistics, list[Finding]]:
+    """Read every tensor once and judge what is in it. The adapter must have weights."""
+    assert adapter.weights is not None, "only an adapter with weights has numbers"
+    scales, scaled = scalings(adapter.config, tensor_map.modules)
     sketcher, grams = Sketcher(), GramMatrices()
     scanned: dict[str, ModuleUpdate] = {}
 
@@ -64,26 +64,27 @@ def check_numbers(specimen: RawAdapter, layout: TensorMap) -> tuple[WeightStatis
         scanned[module.path] = module_update(a, b, scales[module.path])
 
     try:
-        facts = scan(specimen.weights, layout, on_pair)
+        facts = scan(adapter.weights, tensor_map, on_pair)
     except AdapterError as error:
-        return WeightStatistics(), [finding("L221", error.message, fix=error.fix, file=specimen.weights.name)]
-    updates = {module_path: scanned[module_path] for module_path in layout.modules if module_path in scanned}
+        return WeightStatistics(), [finding("L221", error.message, fix=error.fix, file=adapter.weights.name)]
+    updates = {module_path: scanned[module_path] for module_path in tensor_map.modules if module_path in scanned}
     weights_digest = _digest(facts)
     statistics = WeightStatistics(
         weights_digest=weights_digest,
-        content_digest=_content(weights_digest, specimen.config),
+        content_digest=_content(weights_digest, adapter.config),
         norm=float(np.sqrt(sum(update.norm**2 for update in updates.values()))),
         signature=sketcher.signature(),
         sketch=unit(sketcher.update),
         start=unit(sketcher.start),
         updates=updates,
-        empty=bool(layout.pairs) and all(_no_number(facts[p.a]) or _no_number(facts[p.b]) for p in layout.pairs),
+        empty=bool(tensor_map.pairs)
+        and all(_no_number(facts[p.a]) or _no_number(facts[p.b]) for p in tensor_map.pairs),
     )
-    findings = check_values(specimen, layout, facts, updates)
-    findings += check_sizes(specimen.config, layout, facts, updates, scaled=scaled)
-    findings += check_factor_pairing(grams.pairing()) + check_alphas(specimen, layout)
-    findings += check_sparse(specimen.weights, layout, facts)
-    return statistics, [msgspec.structs.replace(problem, file=specimen.weights.name) for problem in findings]
+    findings = check_values(adapter, tensor_map, facts, updates)
+    findings += check_sizes(adapter.config, tensor_map, facts, updates, scaled=scaled)
+    findings += check_factor_pairing(grams.pairing()) + check_alphas(adapter, tensor_map)
+    findings += check_sparse(adapter.weights, tensor_map, facts)
+    return statistics, [msgspec.structs.replace(problem, file=adapter.weights.name) for problem in findings]
 
 
 def _no_number(facts: TensorFacts) -> bool:

@@ -53,7 +53,7 @@ class _Outliers(msgspec.Struct):
     gap: float
 
 
-def check_distributions(specimen: RawAdapter, factors: Sequence[TensorFacts], total: int) -> list[Finding]:
+def check_distributions(adapter: RawAdapter, factors: Sequence[TensorFacts], total: int) -> list[Finding]:
     """factors: those to judge. total: of all tensors."""
     distributions = _describe([tensor for tensor in factors if tensor.largest > 0])
     suspects = [
@@ -63,7 +63,7 @@ def check_distributions(specimen: RawAdapter, factors: Sequence[TensorFacts], to
         and not distribution.tensor.broken
         and not distribution.is_wide
     ]
-    outliers = _find_outliers(specimen, suspects)
+    outliers = _find_outliers(adapter, suspects)
     garbled = _garbled(distributions, {outlier.tensor.name for outlier in outliers})
     return [*garbled, *_check_outliers(outliers, total), *_underflow(factors)]
 
@@ -88,10 +88,10 @@ def _describe(tensors: Sequence[TensorFacts]) -> list[_Distribution]:
     return [_Distribution(tensor, *row) for (tensor, _), row in zip(sampled, rows, strict=True)]
 
 
-def _find_outliers(specimen: RawAdapter, suspects: Sequence[TensorFacts]) -> list[_Outliers]:
-    assert specimen.weights is not None
+def _find_outliers(adapter: RawAdapter, suspects: Sequence[TensorFacts]) -> list[_Outliers]:
+    assert adapter.weights is not None
     outliers = []
-    with TensorReader(specimen.weights) as reader:
+    with TensorReader(adapter.weights) as reader:
         for tensor in suspects:
             sizes = np.abs(reader.read(tensor.info)).ravel()
             top = np.sort(np.partition(sizes, -min(17, sizes.size))[-17:])[::-1].astype(np.float64)

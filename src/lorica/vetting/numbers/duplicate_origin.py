@@ -20,7 +20,7 @@ _DOUBTED = frozenset(("L340", "L341", "L348", "L350"))
 _COPIES = frozenset(("L250", "L252", "L253"))
 
 
-def duplicate_origin(specimen: RawAdapter, findings: Sequence[Finding]) -> Origin:
+def duplicate_origin(adapter: RawAdapter, findings: Sequence[Finding]) -> Origin:
     """What an adapter's own papers say of it. findings: those on its files."""
     codes = {problem.code for problem in findings}
     if codes & _CHANGED:
@@ -29,7 +29,7 @@ def duplicate_origin(specimen: RawAdapter, findings: Sequence[Finding]) -> Origi
     doubted = codes & _DOUBTED or any(
         problem.file == PASSPORT_NAME and problem.severity != "note" for problem in findings
     )
-    return "proven" if PASSPORT_NAME in specimen.files and not doubted else "unknown"
+    return "proven" if PASSPORT_NAME in adapter.files and not doubted else "unknown"
 
 
 def downgrade_originals(

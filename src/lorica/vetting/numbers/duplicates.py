@@ -63,13 +63,13 @@ class _Context(msgspec.Struct, frozen=True):
 
 
 def check_duplicates(entries: Sequence[Entry], members: Sequence[RunMember] | None = None) -> FindingsByName:
-    """Findings by the specimen's name; a name that nothing was found for is left out.
+    """Findings by the adapter's name; a name that nothing was found for is left out.
 
     members: what tells the training run of each entry, by default their paths alone.
     """
     findings: FindingsByName = {}
-    members = [RunMember(specimen.given) for specimen, _ in entries] if members is None else members
-    names = [shown(specimen.name, 1000) for specimen, _ in entries]
+    members = [RunMember(adapter.given) for adapter, _ in entries] if members is None else members
+    names = [shown(adapter.name, 1000) for adapter, _ in entries]
     labels = short_names(names, _NAME)
     context = _Context(find_runs(members), named_steps(members), [labels[name] for name in names])
     same = _find_copies(entries, context, findings)
@@ -78,15 +78,15 @@ def check_duplicates(entries: Sequence[Entry], members: Sequence[RunMember] | No
     return findings
 
 
-def cosine(left: Entry, right: Entry) -> float | None:
+def cosine(first: Entry, second: Entry) -> float | None:
     """The cosine between two updates, from the files; None when their modules or shapes differ, or one is zero.
 
     Raises AdapterError when a file cannot be read.
     """
-    if left[1].signature != right[1].signature:
+    if first[1].signature != second[1].signature:
         return None
     product = left_square = right_square = 0.0
-    for left_factors, right_factors in _factors(left[0], right[0]):
+    for left_factors, right_factors in _factors(first[0], second[0]):
         product += _inner_product(left_factors, right_factors)
         left_square += _inner_product(left_factors, left_factors)
         right_square += _inner_product(right_factors, right_factors)
@@ -98,36 +98,39 @@ def cosine(left: Entry, right: Entry) -> float | None:
 ScaledFactors = tuple[Floats, Floats, float]  # A [r, in], B [out, r], scaling
 
 
-def _inner_product(left: ScaledFactors, right: ScaledFactors) -> float:
+def _inner_product(first: ScaledFactors, second: ScaledFactors) -> float:
     """Of two updates: s1 s2 tr((B1ᵀ B2)(A2 A1ᵀ))."""
-    a1, b1, scale1 = left
-    a2, b2, scale2 = right
+    a1, b1, scale1 = first
+    a2, b2, scale2 = second
     return scale1 * scale2 * float(((b1.T @ b2) * (a1 @ a2.T)).sum(dtype=np.float64))
 
 
-def _factors(left: RawAdapter, right: RawAdapter) -> Iterator[tuple[ScaledFactors, ScaledFactors]]:
+def _factors(first: RawAdapter, second: RawAdapter) -> Iterator[tuple[ScaledFactors, ScaledFactors]]:
     """The factors of every module that both have, one module at a time."""
-    specimens = (left, right)
-    layouts = [map_tensors(_header(specimen)) for specimen in specimens]
-    scales = [scalings(specimen.config, layout.modules)[0] for specimen, layout in zip(specimens, layouts, strict=True)]
-    if left.weights is None or right.weights is None:
+    adapters = (first, second)
+    tensor_maps = [map_tensors(_header(adapter)) for adapter in adapters]
+    scales = [
+        scalings(adapter.config, tensor_map.modules)[0]
+        for adapter, tensor_map in zip(adapters, tensor_maps, strict=True)
+    ]
+    if first.weights is None or second.weights is None:
         return
-    with TensorReader(left.weights) as left_reader, TensorReader(right.weights) as right_reader:
-        for module in layouts[0].pairs:
-            right_module = layouts[1].modules.get(module.path)
+    with TensorReader(first.weights) as left_reader, TensorReader(second.weights) as right_reader:
+        for module in tensor_maps[0].pairs:
+            right_module = tensor_maps[1].modules.get(module.path)
             if right_module is None or not (right_module.a and right_module.b):
                 continue
-            a1, b1 = _pair(left_reader, module, layouts[0].tensors)
-            a2, b2 = _pair(right_reader, right_module, layouts[1].tensors)
+            a1, b1 = _pair(left_reader, module, tensor_maps[0].tensors)
+            a2, b2 = _pair(right_reader, right_module, tensor_maps[1].tensors)
             if a1.shape[1] == a2.shape[1] and b1.shape[0] == b2.shape[0]:
                 yield (a1, b1, scales[0][module.path]), (a2, b2, scales[1][module.path])
 
 
-def _header(specimen: RawAdapter) -> Header:
+def _header(adapter: RawAdapter) -> Header:
     """Read again where it was not kept: thousands of headers would fill the memory."""
-    if specimen.header is not None or specimen.weights is None:
-        return specimen.header or Header({}, {})
-    return read_header(specimen.weights)
+    if adapter.header is not None or adapter.weights is None:
+        return adapter.header or Header({}, {})
+    return read_header(adapter.weights)
 
 
 def _pair(reader: TensorReader, module: LoraModule, tensors: dict[str, TensorInfo]) -> tuple[Floats, Floats]:
@@ -154,9 +157,9 @@ def _find_copies(entries: Sequence[Entry], context: _Context, findings: Findings
 def _report_copies(
     entries: Sequence[Entry], context: _Context, i: int, twins: list[int], findings: FindingsByName
 ) -> None:
-    specimen, numbers = entries[i]
-    report = findings.setdefault(specimen.name, []).append
-    base = _base(specimen)
+    adapter, numbers = entries[i]
+    report = findings.setdefault(adapter.name, []).append
+    base = _base(adapter)
     foreign = [j for j in twins if base and _base(entries[j][0]) not in ("", base)]
     if foreign:
         foreign_base = _base(entries[foreign[0]][0])
@@ -232,11 +235,11 @@ def _shared_starts(entries: Sequence[Entry], context: _Context, first: list[int]
     first: for each entry, the first of those that were already said to be one update with it.
     """
     folds: dict[tuple[str, str, str], dict[int, str]] = {}
-    for i, (specimen, numbers) in enumerate(entries):
-        for component in (specimen.name, *reversed(specimen.given.parts[-3:])):
+    for i, (adapter, numbers) in enumerate(entries):
+        for component in (adapter.name, *reversed(adapter.given.parts[-3:])):
             if match := _FOLD.search(component):
                 stem = component[: match.start(1)] + "*" + component[match.end(1) :]
-                folds.setdefault((stem, numbers.signature, _base(specimen)), {})[i] = match[1]
+                folds.setdefault((stem, numbers.signature, _base(adapter)), {})[i] = match[1]
                 break
     in_folds: dict[int, tuple[str, str, str]] = {}
     for key, members in folds.items():
@@ -302,7 +305,7 @@ def _some_names(entries: Sequence[Entry], indices: Sequence[int]) -> list[str]:
     return [entries[i][0].name for i in indices[:20]]
 
 
-def _base(specimen: RawAdapter) -> str:
+def _base(adapter: RawAdapter) -> str:
     """The base model's name without its owner's or folder's, "" where there is none."""
-    path = specimen.config.base_model_name_or_path if specimen.config else None
+    path = adapter.config.base_model_name_or_path if adapter.config else None
     return (path or "").replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].lower()

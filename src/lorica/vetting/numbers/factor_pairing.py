@@ -46,13 +46,13 @@ class FactorPairing(msgspec.Struct, frozen=True):
     mismatched_correlation: float
 
 
-def pair_factors(weights: Path, layout: TensorMap) -> FactorPairing:
+def pair_factors(weights: Path, tensor_map: TensorMap) -> FactorPairing:
     """Compare every A with every B of the same rank. Raises AdapterError for a tensor that cannot be read."""
     grams = GramMatrices()
-    for factors in layout.pairs:
-        a, b = layout.shape(factors.a), layout.shape(factors.b)
+    for factors in tensor_map.pairs:
+        a, b = tensor_map.shape(factors.a), tensor_map.shape(factors.b)
         if len(a) == 2 and len(b) == 2 and a[0] == b[1] and a[0] >= MIN_RANK:
-            first, second = (_scaled(read_array(weights, layout.tensors[name])) for name in (factors.a, factors.b))
+            first, second = (_scaled(read_array(weights, tensor_map.tensors[name])) for name in (factors.a, factors.b))
             grams.add(factors.path, first @ first.T, second.T @ second)
     return grams.pairing()
 

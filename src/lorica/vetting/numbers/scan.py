@@ -92,19 +92,19 @@ class FactorProducts(msgspec.Struct):
 
 
 def scan(
-    weights: Path, layout: TensorMap, on_pair: Callable[[LoraModule, FactorProducts, FactorProducts], None]
+    weights: Path, tensor_map: TensorMap, on_pair: Callable[[LoraModule, FactorProducts, FactorProducts], None]
 ) -> dict[str, TensorFacts]:
     """Read every tensor once: facts by tensor name, in the file's order.
 
     on_pair: called with a module and its halves A and B as soon as both are read, so that few are held at a time.
     Raises AdapterError when the file cannot be read to its end.
     """
-    owners = {tensor_name: module for module in layout.modules.values() for tensor_name in (module.a, module.b)}
-    modules = {tensor_name: module for module in layout.pairs for tensor_name in (module.a, module.b)}
+    owners = {tensor_name: module for module in tensor_map.modules.values() for tensor_name in (module.a, module.b)}
+    modules = {tensor_name: module for module in tensor_map.pairs for tensor_name in (module.a, module.b)}
     facts: dict[str, TensorFacts] = {}
     waiting: dict[str, FactorProducts] = {}
     with TensorReader(weights) as reader, np.errstate(all="ignore"):
-        for tensor_name, info in layout.tensors.items():
+        for tensor_name, info in tensor_map.tensors.items():
             tensor = TensorFacts(tensor_name, info, readable=info.dtype in READABLE)
             if (owner := owners.get(tensor_name)) is not None:
                 tensor.side = "a" if tensor_name == owner.a else "b"

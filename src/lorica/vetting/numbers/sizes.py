@@ -41,22 +41,22 @@ _UNREACHED = re.compile(r"vision|visual|image|audio|speech|expert|mm_|projector|
 
 def check_sizes(
     config: AdapterConfig | None,
-    layout: TensorMap,
+    tensor_map: TensorMap,
     facts: dict[str, TensorFacts],
     updates: dict[str, ModuleUpdate],
     *,
     scaled: bool,
 ) -> list[Finding]:
     """scaled: whether alpha and rank are known, without which only zero is judged."""
-    pairs = [module.path for module in layout.pairs]
+    pairs = [module.path for module in tensor_map.pairs]
     if not pairs:
         return []
-    silent = [module_path for module_path in pairs if _silent(module_path, layout, facts, updates)]
+    silent = [module_path for module_path in pairs if _silent(module_path, tensor_map, facts, updates)]
     if len(silent) == len(pairs):
-        return [_no_effect(pairs, layout, facts, updates)]
+        return [_no_effect(pairs, tensor_map, facts, updates)]
     findings = [*_partly_silent(silent, pairs), *_unused(updates)]
     linear = {
-        module_path: update for module_path, update in updates.items() if not layout.modules[module_path].embedding
+        module_path: update for module_path, update in updates.items() if not tensor_map.modules[module_path].embedding
     }
     special = config is not None and str(config.init_lora_weights).startswith(_BASE_CHANGING)
     if linear and scaled and not special:
@@ -66,33 +66,33 @@ def check_sizes(
 
 
 def _silent(
-    module_path: str, layout: TensorMap, facts: dict[str, TensorFacts], updates: dict[str, ModuleUpdate]
+    module_path: str, tensor_map: TensorMap, facts: dict[str, TensorFacts], updates: dict[str, ModuleUpdate]
 ) -> bool:
     if module_path in updates:
         return updates[module_path].gain <= NO_EFFECT
-    module = layout.modules[module_path]
+    module = tensor_map.modules[module_path]
     halves = [facts[name] for name in (module.a, module.b)]
     return any(half.is_zero for half in halves)
 
 
 def _no_effect(
-    pairs: list[str], layout: TensorMap, facts: dict[str, TensorFacts], updates: dict[str, ModuleUpdate]
+    pairs: list[str], tensor_map: TensorMap, facts: dict[str, TensorFacts], updates: dict[str, ModuleUpdate]
 ) -> Finding:
     zero = {
         half: sum(facts[name].zeros == facts[name].count for name in names)
         for half, names in {
-            "lora_A": [layout.modules[module_path].a for module_path in pairs],
-            "lora_B": [layout.modules[module_path].b for module_path in pairs],
+            "lora_A": [tensor_map.modules[module_path].a for module_path in pairs],
+            "lora_B": [tensor_map.modules[module_path].b for module_path in pairs],
         }.items()
     }
     gain = max((updates[module_path].gain for module_path in pairs if module_path in updates), default=0.0)
-    which = " and ".join(half for half, count in zero.items() if count == len(pairs))
-    actual = f"{which} is zero in all {len(pairs)} modules" if which else (
+    zero_halves = " and ".join(half for half, count in zero.items() if count == len(pairs))
+    actual = f"{zero_halves} is zero in all {len(pairs)} modules" if zero_halves else (
         f"the largest update changes outputs of size 1 by {gain:.1e}, less than float32 can show"
     )  # fmt: skip
-    other_parameters = [module.path for module in layout.modules.values() if module.magnitude or module.more] + list(
-        layout.saved
-    )
+    other_parameters = [
+        module.path for module in tensor_map.modules.values() if module.magnitude or module.more
+    ] + list(tensor_map.saved)
     severity: Severity | None = None
     if other_parameters:
         actual += f"; only {len(other_parameters)} saved parameters or magnitudes can act"

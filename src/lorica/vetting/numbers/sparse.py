@@ -25,16 +25,16 @@ _MOST_VALUES = 16 * 1024 * 1024
 _AS_STARTED = (0.3, 1.2)
 
 
-def check_sparse(weights: Path, layout: TensorMap, facts: dict[str, TensorFacts]) -> list[Finding]:
+def check_sparse(weights: Path, tensor_map: TensorMap, facts: dict[str, TensorFacts]) -> list[Finding]:
     """L224. Raises AdapterError when the file cannot be read."""
-    pairs = [module for module in layout.pairs if not module.embedding]
+    pairs = [module for module in tensor_map.pairs if not module.embedding]
     sparse = [module for module in pairs if all(_is_sparse(facts[tensor_name]) for tensor_name in (module.a, module.b))]
     if len(sparse) < 2 or len(sparse) < 0.8 * len(pairs):
         return []
     shares, sizes = [], []
     with TensorReader(weights) as reader:
         for module in sparse[:: max(1, len(sparse) // _READ)]:
-            a, b = reader.read(layout.tensors[module.a]), reader.read(layout.tensors[module.b])
+            a, b = reader.read(tensor_map.tensors[module.a]), reader.read(tensor_map.tensors[module.b])
             shares += [min(_scattered(a), _scattered(b.T))]
             sizes += [_size(a)]
     if not shares or float(np.median(shares)) < _LEAST:

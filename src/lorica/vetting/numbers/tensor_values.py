@@ -21,7 +21,7 @@ _HEAD = re.compile(r"\b(lm_head|score|classifier|embed_tokens|wte|embed_out)\b")
 
 
 def check_values(
-    specimen: RawAdapter, layout: TensorMap, facts: dict[str, TensorFacts], updates: dict[str, ModuleUpdate]
+    adapter: RawAdapter, tensor_map: TensorMap, facts: dict[str, TensorFacts], updates: dict[str, ModuleUpdate]
 ) -> list[Finding]:
     """Findings about the tensors' values, one for each kind of trouble."""
     tensors = list(facts.values())
@@ -31,12 +31,12 @@ def check_values(
         _not_finite(tensors),
         _unreadable(factors),
         _zeros(tensors, dense),
-        _constant(factors, [facts[tensor_name] for names in layout.saved.values() for tensor_name in names]),
-        _components({path: update for path, update in updates.items() if not layout.modules[path].embedding}),
+        _constant(factors, [facts[tensor_name] for names in tensor_map.saved.values() for tensor_name in names]),
+        _components({path: update for path, update in updates.items() if not tensor_map.modules[path].embedding}),
         _saturated(tensors),
-        check_distributions(specimen, dense, len(facts)),
-        _copies(layout, facts),
-        _magnitudes([facts[module.magnitude] for module in layout.modules.values() if module.magnitude]),
+        check_distributions(adapter, dense, len(facts)),
+        _copies(tensor_map, facts),
+        _magnitudes([facts[module.magnitude] for module in tensor_map.modules.values() if module.magnitude]),
     )
     return [problem for problems in checks for problem in problems]
 
@@ -168,11 +168,11 @@ def _saturated(tensors: Sequence[TensorFacts]) -> Iterable[Finding]:
         yield finding("L206", actual, expected="none", facts=facts, severity="reject" if share > 0.001 else None)
 
 
-def _copies(layout: TensorMap, facts: dict[str, TensorFacts]) -> Iterable[Finding]:
+def _copies(tensor_map: TensorMap, facts: dict[str, TensorFacts]) -> Iterable[Finding]:
     """The same tensors under several modules."""
     pairs: dict[bytes, list[LoraModule]] = {}
     starts: dict[bytes, list[LoraModule]] = {}
-    for module in layout.pairs:
+    for module in tensor_map.pairs:
         a, b = facts[module.a], facts[module.b]
         if a.count < 16 or a.constant:
             continue
@@ -186,7 +186,7 @@ def _copies(layout: TensorMap, facts: dict[str, TensorFacts]) -> Iterable[Findin
         shared = all("shared" in module_path for module_path in module_paths)
         yield finding(
             "L208",
-            f"lora_A and lora_B are the same as another module's in {some(module_paths, len(layout.modules))}",
+            f"lora_A and lora_B are the same as another module's in {some(module_paths, len(tensor_map.modules))}",
             expected="trained layers that differ",
             facts={"modules": len(module_paths), "groups": len(copied)},
             severity="warn" if shared else None,
@@ -198,7 +198,8 @@ def _copies(layout: TensorMap, facts: dict[str, TensorFacts]) -> Iterable[Findin
         across = any(len({module.layer for module in group}) > 1 for group in common)
         yield finding(
             "L209",
-            f"lora_A is the same in {some(module_paths, len(layout.modules))}" + (", across layers" if across else ""),
+            f"lora_A is the same in {some(module_paths, len(tensor_map.modules))}"
+            + (", across layers" if across else ""),
             expected="each layer's own" if across else "",
             facts={"modules": len(module_paths), "groups": len(common), "across": across},
             severity="warn" if across else None,

@@ -42,7 +42,7 @@ class RunMember(msgspec.Struct, frozen=True):
     """What tells an adapter's run. given: its path as the user wrote it. logged: the (step, loss) its trainer logged
     first. step: how far the training had come. signature: equal for adapters of the same modules and shapes."""
 
-    given: Path
+    user_path: Path
     logged: tuple[Point, ...] = ()
     step: int | None = None
     signature: str = ""
@@ -64,7 +64,7 @@ def find_runs(members: Sequence[RunMember]) -> list[int]:
     run. Then equal logs, wherever they lie; but two adapters that stand at one step of a training are one and its copy
     under another name, unless the one is the last checkpoint and the other the model that the run published.
     """
-    paths = [_path_in_run(member.given) for member in members]
+    paths = [_path_in_run(member.user_path) for member in members]
     by_path: dict[str, list[int]] = {}
     for number, path in enumerate(paths):
         by_path.setdefault(path.run, []).append(number)
@@ -88,7 +88,7 @@ def find_runs(members: Sequence[RunMember]) -> list[int]:
 
 def named_steps(members: Sequence[RunMember]) -> list[int | None]:
     """The step that each member's own path gives it."""
-    return [_path_in_run(member.given).step for member in members]
+    return [_path_in_run(member.user_path).step for member in members]
 
 
 def _agree(members: Sequence[RunMember], run: Sequence[int], group: Sequence[int]) -> bool:
@@ -150,7 +150,7 @@ def check_runs(members: Sequence[RunMember], names: Sequence[str]) -> dict[str, 
     for group in groups.values():
         if len(group) < 2:
             continue
-        paths = {i: _path_in_run(members[i].given) for i in group}
+        paths = {i: _path_in_run(members[i].user_path) for i in group}
         order = sorted(group, key=lambda i: _order(members[i], paths[i], names[i]))
         steps = [_step(members[i], paths[i]) for i in order]
         common = paths[order[-1]].run

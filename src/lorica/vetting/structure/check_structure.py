@@ -22,35 +22,35 @@ from lorica.vetting.structure.widths import check_widths
 from lorica.vetting.wording import shown
 
 
-def check_structure(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
-    """Findings L100-L149, about the weights where a check names no other file. specimen: with its config where it is a
-    LoRA config; layout: of specimen.header."""
-    findings = _check(specimen, layout)
+def check_structure(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
+    """Findings L100-L149, about the weights where a check names no other file. adapter: with its config where it is a
+    LoRA config; tensor_map: of adapter.header."""
+    findings = _check(adapter, tensor_map)
     return [msgspec.structs.replace(problem, file=problem.file or WEIGHTS_NAME) for problem in findings]
 
 
-def _check(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
-    config = specimen.config
+def _check(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
+    config = adapter.config
     spec = None if config is None else TargetSpec(config)
-    findings = check_naming(specimen, spec, layout)
+    findings = check_naming(adapter, spec, tensor_map)
     codes = {naming.code for naming in findings}
     if {"L101", "L102"} & codes:
         return findings  # it is something else: LoRA's rules say nothing about it
-    if not layout.pairs and "L103" not in codes:
-        first = f", such as {shown(next(iter(layout.tensors)))}" if layout.tensors else ""
-        missing = "no complete pair" if layout.modules else "no LoRA tensor"
-        actual = f"{missing} among {len(layout.tensors)} tensors{first}"
+    if not tensor_map.pairs and "L103" not in codes:
+        first = f", such as {shown(next(iter(tensor_map.tensors)))}" if tensor_map.tensors else ""
+        missing = "no complete pair" if tensor_map.modules else "no LoRA tensor"
+        actual = f"{missing} among {len(tensor_map.tensors)} tensors{first}"
         findings.append(finding("L100", actual, expected="pairs of lora_A and lora_B"))
-    if config is None and method_of_config(specimen.raw_config or {}) is not None:
+    if config is None and method_of_config(adapter.raw_config or {}) is not None:
         return findings
-    if packed_factors(layout):
+    if packed_factors(tensor_map):
         # The shapes are those of the packing, and what lies beside the factors belongs to it.
-        return findings + check_leftovers(layout) + check_coverage(spec, layout)
+        return findings + check_leftovers(tensor_map) + check_coverage(spec, tensor_map)
     return (
         findings
-        + check_leftovers(layout)
-        + check_pairs(spec, layout)
-        + check_coverage(spec, layout)
-        + check_widths(spec, layout)
-        + check_extras(config, layout)
+        + check_leftovers(tensor_map)
+        + check_pairs(spec, tensor_map)
+        + check_coverage(spec, tensor_map)
+        + check_widths(spec, tensor_map)
+        + check_extras(config, tensor_map)
     )

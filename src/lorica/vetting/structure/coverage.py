@@ -25,38 +25,38 @@ _LLAMA_MLP = ("gate_proj", "up_proj", "down_proj")
 _OTHER_OUTPUTS = ("dense", "out_proj", "fc1", "fc2")
 
 
-def check_coverage(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
+def check_coverage(spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
     """Findings about targets, layers and pattern keys."""
-    if not layout.modules:
+    if not tensor_map.modules:
         return []
     if spec is None:
-        return check_layers(None, layout)
+        return check_layers(None, tensor_map)
     return (
-        _untargeted_modules(spec, layout)
-        + _targets_without_tensors(spec, layout)
-        + check_layers(spec, layout)
-        + _layers_to_transform(spec, layout)
-        + _pattern_keys(spec, layout)
-        + _undecided_expressions(spec, layout)
+        _untargeted_modules(spec, tensor_map)
+        + _targets_without_tensors(spec, tensor_map)
+        + check_layers(spec, tensor_map)
+        + _layers_to_transform(spec, tensor_map)
+        + _pattern_keys(spec, tensor_map)
+        + _undecided_expressions(spec, tensor_map)
     )
 
 
-def _untargeted_modules(spec: TargetSpec, layout: TensorMap) -> list[Finding]:
+def _untargeted_modules(spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
     """Modules that PEFT would not adapt."""
     config = spec.config
     if config.target_modules is None and not config.other.get("target_parameters"):
-        outside = [] if is_default_target(layout) else list(layout.modules)
-        module_names = sorted({module.target for module in layout.modules.values()})
+        outside = [] if is_default_target(tensor_map) else list(tensor_map.modules)
+        module_names = sorted({module.target for module in tensor_map.modules.values()})
         if not outside:
             actual = f"no target_modules; the tensors adapt {listed(module_names)}"
             return [finding("L140", actual, file=CONFIG_NAME, facts={"kinds": module_names})]
     elif config.target_modules is None:
-        outside = [path for path in layout.modules if spec.targeted(path) is not True]
+        outside = [path for path in tensor_map.modules if spec.targeted(path) is not True]
     else:
-        outside = [path for path in layout.modules if spec.targeted(path) is False]
+        outside = [path for path in tensor_map.modules if spec.targeted(path) is False]
     if not outside:
         return []
-    module_names = sorted({layout.modules[path].target for path in outside})
+    module_names = sorted({tensor_map.modules[path].target for path in outside})
     targets = config.target_modules
     target_text = "none" if targets is None else shown(targets) if isinstance(targets, str) else listed(targets, 10)
     restriction = ""
@@ -65,13 +65,13 @@ def _untargeted_modules(spec: TargetSpec, layout: TensorMap) -> list[Finding]:
         restriction = f", in {layers_text([layer_choice] if isinstance(layer_choice, int) else layer_choice or [])}"
     if config.exclude_modules:
         restriction += ", but exclude_modules"
-    actual = f"{some(outside, len(layout.modules))} ({listed(module_names)})"
-    facts = {"modules": len(outside), "of": len(layout.modules), "kinds": module_names}
+    actual = f"{some(outside, len(tensor_map.modules))} ({listed(module_names)})"
+    facts = {"modules": len(outside), "of": len(tensor_map.modules), "kinds": module_names}
     expected = f"modules of target_modules: {target_text}{restriction}"
     return [finding("L123", actual, expected=expected, file=CONFIG_NAME, facts=facts)]
 
 
-def _targets_without_tensors(spec: TargetSpec, layout: TensorMap) -> list[Finding]:
+def _targets_without_tensors(spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
     """Targets by name for which the file holds nothing."""
     config = spec.config
     targets = config.target_modules
@@ -81,7 +81,7 @@ def _targets_without_tensors(spec: TargetSpec, layout: TensorMap) -> list[Findin
         target_names = [name.removeprefix(".") for name in target_names]
     else:
         target_names = list(targets or ())
-    adapted = {end for path in layout.modules for end in suffixes(module_path(path))}
+    adapted = {end for path in tensor_map.modules for end in suffixes(module_path(path))}
     excluded = config.exclude_modules if isinstance(config.exclude_modules, list) else []
     left_out = frozenset([*excluded, *config.saved_modules])
     without_tensors = [
@@ -89,12 +89,12 @@ def _targets_without_tensors(spec: TargetSpec, layout: TensorMap) -> list[Findin
     ]
     if not without_tensors:
         return []
-    base = _Base.of(spec, layout)
+    base = _Base.of(spec, tensor_map)
     severities = {name: base.lacks(name) for name in without_tensors}
     certain = [name for name, severity in severities.items() if severity == "reject"]
     actual = f"no tensors for {listed(without_tensors)}, which target_modules names"
     if certain:
-        module_names = sorted({module.target for module in layout.modules.values()})
+        module_names = sorted({module.target for module in tensor_map.modules.values()})
         actual += f"; bases with {listed(module_names, 4)} have {listed(certain)}"
     return [
         finding(
@@ -117,14 +117,14 @@ class _Base(msgspec.Struct, frozen=True):
     plain_layers: bool
 
     @classmethod
-    def of(cls, spec: TargetSpec, layout: TensorMap) -> _Base:
+    def of(cls, spec: TargetSpec, tensor_map: TensorMap) -> _Base:
         targets = spec.config.target_modules
         return cls(
             name=spec.config.base_model_name_or_path or "",
-            kinds=frozenset(module.target for module in layout.modules.values() if module.layer is not None),
+            kinds=frozenset(module.target for module in tensor_map.modules.values() if module.layer is not None),
             targets=frozenset(targets if isinstance(targets, list) else ()),
-            llama=any(".self_attn." in path for path in layout.modules),
-            plain_layers=any(".layers." in f".{path}" and ".decoder." not in path for path in layout.modules),
+            llama=any(".self_attn." in path for path in tensor_map.modules),
+            plain_layers=any(".layers." in f".{path}" and ".decoder." not in path for path in tensor_map.modules),
         )
 
     def lacks(self, target: str) -> Severity:
@@ -148,12 +148,12 @@ class _Base(msgspec.Struct, frozen=True):
         return "warn" if module_name in ("lm_head", "embed_tokens") and has_uniform_layers(self.name) else "note"
 
 
-def _layers_to_transform(spec: TargetSpec, layout: TensorMap) -> list[Finding]:
+def _layers_to_transform(spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
     layer_choice = spec.config.layers_to_transform
     if layer_choice is None or layer_choice == []:
         return []
     configured = {layer_choice} if isinstance(layer_choice, int) else set(layer_choice)
-    present = {module.layer for module in layout.modules.values() if module.layer is not None}
+    present = {module.layer for module in tensor_map.modules.values() if module.layer is not None}
     # What lies between the layers that are there is a hole, L125.
     missing = sorted(layer for layer in configured - present if not present or layer > max(present))
     if not missing:
@@ -163,10 +163,10 @@ def _layers_to_transform(spec: TargetSpec, layout: TensorMap) -> list[Finding]:
     return [finding("L127", actual, expected=layers_text(configured), file=CONFIG_NAME, facts=facts)]
 
 
-def _pattern_keys(spec: TargetSpec, layout: TensorMap) -> list[Finding]:
+def _pattern_keys(spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
     useless, unread, total = [], [], 0
     for name, patterns in (("rank_pattern", spec.ranks), ("alpha_pattern", spec.alphas)):
-        none, unknown = patterns.unmatched(layout.modules.keys())
+        none, unknown = patterns.unmatched(tensor_map.modules.keys())
         # Keys may name parameters ("gate_up_proj") whose tensors stand under their module's name ("experts").
         none = [key for key in none if not (spec.parameters and _means_parameter(spec, key))]
         useless += [f"{name} {key}" for key in none]
@@ -187,14 +187,14 @@ def _means_parameter(spec: TargetSpec, key: str) -> bool:
     return any(name == last or name.endswith(f".{last}") for name in spec.parameters)
 
 
-def _undecided_expressions(spec: TargetSpec, layout: TensorMap) -> list[Finding]:
+def _undecided_expressions(spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
     config, unread = spec.config, []
     for name, value in (("target_modules", config.target_modules), ("exclude_modules", config.exclude_modules)):
         if isinstance(value, str) and value and value != "all-linear" and read_expression(value) is None:
             unread.append(f"{name} {shown(value, 60)}")
-    undecided = [path for path in layout.modules if spec.targeted(path) is None] if unread else []
+    undecided = [path for path in tensor_map.modules if spec.targeted(path) is None] if unread else []
     if not undecided:
         return []
-    actual = f"{'; '.join(unread)}: whether it means {some(undecided, len(layout.modules))} is not known"
-    facts = {"expressions": len(unread), "modules": len(undecided), "of": len(layout.modules)}
+    actual = f"{'; '.join(unread)}: whether it means {some(undecided, len(tensor_map.modules))} is not known"
+    facts = {"expressions": len(unread), "modules": len(undecided), "of": len(tensor_map.modules)}
     return [finding("L128", actual, file=CONFIG_NAME, facts=facts)]

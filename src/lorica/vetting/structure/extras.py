@@ -23,15 +23,15 @@ _MAX_SAVED_MODULES = 64
 _CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
 
 
-def check_extras(config: AdapterConfig | None, layout: TensorMap) -> list[Finding]:
+def check_extras(config: AdapterConfig | None, tensor_map: TensorMap) -> list[Finding]:
     """Findings about everything that is stored or asked for beside the pairs."""
-    if config is None or method_of_names(layout.tensors) is not None:
+    if config is None or method_of_names(tensor_map.tensors) is not None:
         return []
-    findings = _saved_modules(config, layout) + _full_parameters(config, layout) + _tokens(config, layout)
-    if layout.copies:
-        actual = some(layout.copies, len(layout.tensors), "tensors")
-        findings.append(finding("L146", actual, facts={"tensors": list(layout.copies[:64])}))
-    return findings + _features(config, layout)
+    findings = _saved_modules(config, tensor_map) + _full_parameters(config, tensor_map) + _tokens(config, tensor_map)
+    if tensor_map.copies:
+        actual = some(tensor_map.copies, len(tensor_map.tensors), "tensors")
+        findings.append(finding("L146", actual, facts={"tensors": list(tensor_map.copies[:64])}))
+    return findings + _features(config, tensor_map)
 
 
 def _is_saved_module(config: AdapterConfig, module_path: str) -> bool:
@@ -50,11 +50,11 @@ def _has_runtime_names(names: tuple[str, ...]) -> bool:
     return all(".modules_to_save." in name for name in names)
 
 
-def _saved_modules(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
+def _saved_modules(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding]:
     configured = config.saved_modules[:_MAX_SAVED_MODULES]
     if not configured:
         return []
-    stored = [module_path for module_path, names in layout.saved.items() if not _has_runtime_names(names)]
+    stored = [module_path for module_path, names in tensor_map.saved.items() if not _has_runtime_names(names)]
     ends = "".join(f".{start}\n" for module_path in stored for start in _prefixes(module_path))
     not_stored = [name for name in configured if f"{name}\n" not in ends]
     if not not_stored:
@@ -62,16 +62,16 @@ def _saved_modules(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
     if any(name not in not_stored for name in config.task_heads):
         not_stored = [name for name in not_stored if name not in config.task_heads]  # a base has one of them
     elif not set(not_stored) & set(config.modules_to_save or ()):
-        return _without_head(config, not_stored, layout)
+        return _without_head(config, not_stored, tensor_map)
     if not not_stored:
         return []
-    inside = [module_path for module_path, names in layout.saved.items() if _has_runtime_names(names)]
+    inside = [module_path for module_path, names in tensor_map.saved.items() if _has_runtime_names(names)]
     actual = f"no tensors for {listed(not_stored)} of modules_to_save ({listed(configured)})"
     if inside:
-        actual += f"; {shown(layout.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
+        actual += f"; {shown(tensor_map.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
     expected = f"names such as {PREFIX}{not_stored[0]}.weight"
     doubtful = not inside and all(
-        _may_not_exist(name, layout, others_stored=len(not_stored) < len(configured)) for name in not_stored
+        _may_not_exist(name, tensor_map, others_stored=len(not_stored) < len(configured)) for name in not_stored
     )
     if doubtful:
         expected += ", unless the base has no such module: PEFT passes over a name that means none"
@@ -80,7 +80,7 @@ def _saved_modules(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
     return [finding("L131", actual, expected=expected, facts=facts, severity=severity)]
 
 
-def _may_not_exist(name: str, layout: TensorMap, *, others_stored: bool) -> bool:
+def _may_not_exist(name: str, tensor_map: TensorMap, *, others_stored: bool) -> bool:
     """Whether bases with such layers lack a module of this name: "embed_tokens" where layers are "h.0", or, where
     `others` were stored, a name that is neither an embedding's nor a head's."""
     leaf = name.rsplit(".", 1)[-1]
@@ -88,7 +88,7 @@ def _may_not_exist(name: str, layout: TensorMap, *, others_stored: bool) -> bool
         containers = [
             layer_container
             for layer_container in ("h", "layers")
-            if any(f".{layer_container}." in f".{module_path}" for module_path in layout.modules)
+            if any(f".{layer_container}." in f".{module_path}" for module_path in tensor_map.modules)
         ]
         return ("h" in containers and leaf not in ("wte", "word_embeddings")) or (
             "layers" in containers and leaf == "wte"
@@ -96,12 +96,12 @@ def _may_not_exist(name: str, layout: TensorMap, *, others_stored: bool) -> bool
     return others_stored and leaf not in (*_OUTPUT_EMBEDDINGS, *_HEADS, *_NORMS)
 
 
-def _without_head(config: AdapterConfig, heads: list[str], layout: TensorMap) -> list[Finding]:
+def _without_head(config: AdapterConfig, heads: list[str], tensor_map: TensorMap) -> list[Finding]:
     """The config leaves the head to PEFT, which makes one for the task, and nothing is stored of it."""
     actual = f"no tensors for {' or '.join(heads)}, which PEFT keeps for {config.task_type} by itself"
-    inside = [module_path for module_path, names in layout.saved.items() if _has_runtime_names(names)]
+    inside = [module_path for module_path, names in tensor_map.saved.items() if _has_runtime_names(names)]
     if inside:
-        actual += f"; {shown(layout.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
+        actual += f"; {shown(tensor_map.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
     expected = f"names such as {PREFIX}{heads[-1]}.weight: without them the head stays as it was initialised"
     facts = {"lost": heads, "asked": []}
     return [finding("L131", actual, expected=expected, facts=facts, severity="warn")]
@@ -119,11 +119,11 @@ def _saved_by_suffix(configured: list[str], ends: str, stored: list[str]) -> lis
     return [finding("L131", actual, expected=expected, facts=facts, severity="warn")]
 
 
-def _full_parameters(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
+def _full_parameters(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding]:
     """Whole parameters that neither modules_to_save nor bias nor an adapted embedding explains."""
     biases, parameters = [], []
-    alphas = set(alpha_tensors(layout).values())
-    for module_path, names in layout.saved.items():
+    alphas = set(alpha_tensors(tensor_map).values())
+    for module_path, names in tensor_map.saved.items():
         if _is_saved_module(config, module_path):
             continue
         for name in names:
@@ -132,7 +132,7 @@ def _full_parameters(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
                 continue
             if leaf == "bias":
                 biases += [name] if config.bias == "none" else []
-            elif not (".base_layer." in name and module_path in layout.modules and _is_embedding(module_path)):
+            elif not (".base_layer." in name and module_path in tensor_map.modules and _is_embedding(module_path)):
                 parameters.append((module_path, name))
     findings = []
     if biases:
@@ -149,11 +149,11 @@ def _full_parameters(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
     resized = module_names == inputs | outputs and inputs and (outputs or config.task_type not in ("CAUSAL_LM", None))
     facts: dict[str, Any] = {"tensors": len(tensor_names), "kinds": sorted(module_names)}
     if resized:
-        rows = layout.shape(tensor_names[0])[0] if layout.shape(tensor_names[0]) else 0
+        rows = tensor_map.shape(tensor_names[0])[0] if tensor_map.shape(tensor_names[0]) else 0
         actual = f"{listed(sorted(module_names))}, {rows} rows"
         return [*findings, finding("L133", actual, facts=facts | {"rows": rows})]
     saved = listed(config.saved_modules or ["nothing"])
-    actual = f"{some(tensor_names, len(layout.tensors), 'tensors')}, and modules_to_save names {saved}"
+    actual = f"{some(tensor_names, len(tensor_map.tensors), 'tensors')}, and modules_to_save names {saved}"
     return [*findings, finding("L132", actual, expected="only what the config names", file=CONFIG_NAME, facts=facts)]
 
 
@@ -161,11 +161,11 @@ def _is_embedding(module_path: str) -> bool:
     return module_path.rsplit(".", 1)[-1] in (*_INPUT_EMBEDDINGS, *_OUTPUT_EMBEDDINGS)
 
 
-def _tokens(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
+def _tokens(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding]:
     """Rows of trained tokens against trainable_token_indices."""
     stored = {
         module_path.removesuffix(".token_adapter"): name
-        for module_path, names in layout.saved.items()
+        for module_path, names in tensor_map.saved.items()
         for name in names
         if name.rsplit(".", 1)[-1] == "trainable_tokens_delta"
     }
@@ -187,7 +187,7 @@ def _tokens(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
         actual = f"{configured}, and the file holds no trained rows: PEFT fails to load it"
         return [finding("L134", actual, expected="trainable_tokens_delta tensors", facts=facts)]
     for module_path, name in stored.items():
-        rows = layout.shape(name)[0] if layout.shape(name) else 0
+        rows = tensor_map.shape(name)[0] if tensor_map.shape(name) else 0
         want = next((count for key, count in expected_rows.items() if not key or module_path.endswith(key)), None)
         if want is not None and want != rows:
             actual = f"{rows} trained rows for {shown(module_path)}, {want} tokens in trainable_token_indices"
@@ -195,12 +195,12 @@ def _tokens(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
     return []
 
 
-def _features(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
+def _features(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding]:
     uses = [reason for reason in config.unsupported() if not reason.startswith("init_lora_weights")]
     uses = [shown(reason, 120) for reason in uses if "is a regular expression" not in reason]
-    if any(module.embedding for module in layout.modules.values()):
+    if any(module.embedding for module in tensor_map.modules.values()):
         uses.append("the embedding is adapted")
-    if any(len(layout.shape(module.a)) > 2 for module in layout.modules.values()):
+    if any(len(tensor_map.shape(module.a)) > 2 for module in tensor_map.modules.values()):
         uses.append("convolutions are adapted")
     findings = []
     if uses:
@@ -209,7 +209,7 @@ def _features(config: AdapterConfig, layout: TensorMap) -> list[Finding]:
     if isinstance(how, str) and how.startswith(_BASE_CHANGING):
         actual = f"init_lora_weights is {shown(how)!r}: the base's weights were changed in training"
         findings.append(finding("L137", actual, file=CONFIG_NAME, facts={"init": how[:40]}))
-    module_names = sorted({module.target for module in layout.modules.values()})
+    module_names = sorted({module.target for module in tensor_map.modules.values()})
     if config.other.get("fan_in_fan_out") is True and module_names and not set(module_names) & set(_CONV1D):
         actual = f"fan_in_fan_out is true for {listed(module_names)}"
         expected = "only for the Conv1D layers of GPT-2 and its kin (c_attn, c_proj, c_fc)"

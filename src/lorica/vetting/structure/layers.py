@@ -28,10 +28,10 @@ class LayerStack(msgspec.Struct, frozen=True):
     templates: dict[str, frozenset[int]]
 
 
-def layer_stacks(layout: TensorMap) -> list[LayerStack]:
+def layer_stacks(tensor_map: TensorMap) -> list[LayerStack]:
     """The adapted layers, by container."""
     layers_by_template: dict[str, dict[str, set[int]]] = {}
-    for module_path, module in layout.modules.items():
+    for module_path, module in tensor_map.modules.items():
         if module.layer is not None:
             container, template = split_layer(module_path)
             layers_by_template.setdefault(container, {}).setdefault(template, set()).add(module.layer)
@@ -48,9 +48,9 @@ def layers_text(numbers_of_layers: Collection[int]) -> str:
     return f"layer{'s' if len(numbers_of_layers) > 1 else ''} {numbers(numbers_of_layers)}"
 
 
-def check_layers(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
+def check_layers(spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
     """Findings L125 and L126: layers that lack a module which others have, and nothing explains it."""
-    containers = layer_stacks(layout)
+    containers = layer_stacks(tensor_map)
     holes: dict[str, dict[str, list[int]]] = {}
     steps: dict[str, frozenset[int]] = {}
     for rows in containers:
@@ -125,8 +125,8 @@ def _is_periodic(on: frozenset[int], missing: Sequence[int]) -> bool:
     return sparse or gaps
 
 
-def _steps(which: Sequence[int]) -> set[int]:
-    return {after - before for before, after in itertools.pairwise(which)}
+def _steps(layer_numbers: Sequence[int]) -> set[int]:
+    return {after - before for before, after in itertools.pairwise(layer_numbers)}
 
 
 def _hole_finding(holes: dict[str, dict[str, list[int]]], rows: dict[str, LayerStack]) -> Finding:

@@ -14,37 +14,37 @@ _PACKED = ("U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
 _ALPHAS = ("alpha", "lora_alpha")
 
 
-def check_leftovers(layout: TensorMap) -> list[Finding]:
+def check_leftovers(tensor_map: TensorMap) -> list[Finding]:
     """Findings about packed factors and about tensors of alpha, by names, types and shapes alone."""
     findings = []
-    factors, packed = layout.factors(), packed_factors(layout)
+    factors, packed = tensor_map.factors(), packed_factors(tensor_map)
     if packed:
         first = packed[0]
-        beside = [tensor_name for tensor_name in layout.tensors if tensor_name.startswith(f"{first}.")]
+        beside = [tensor_name for tensor_name in tensor_map.tensors if tensor_name.startswith(f"{first}.")]
         actual = f"{some(packed, len(factors), 'factors')}: {factors[first].dtype} {list(factors[first].shape)}" + (
             f", with {shown(beside[0].removeprefix(first + '.'))} beside it" if beside else ""
         )
         facts = {"tensors": len(packed), "of": len(factors)}
         findings.append(finding("L144", actual, expected="F32, BF16 or F16", facts=facts))
-    alphas = list(alpha_tensors(layout).values())
+    alphas = list(alpha_tensors(tensor_map).values())
     if alphas:
-        actual = some(alphas, len(layout.tensors), "tensors")
+        actual = some(alphas, len(tensor_map.tensors), "tensors")
         findings.append(finding("L145", actual, expected="lora_alpha or alpha_pattern in the config"))
     return findings
 
 
-def packed_factors(layout: TensorMap) -> list[str]:
+def packed_factors(tensor_map: TensorMap) -> list[str]:
     """LoraModule of whole numbers that a quantiser packed: what unpacks them lies beside them under their own names
     (bitsandbytes writes X.absmax, X.quant_map, X.quant_state...), or they are one column of bytes.
 
     Whole numbers in a factor's own shape are none: those were rounded.
     """
     integer_shapes = {
-        tensor_name: info.shape for tensor_name, info in layout.factors().items() if info.dtype in _PACKED
+        tensor_name: info.shape for tensor_name, info in tensor_map.factors().items() if info.dtype in _PACKED
     }
     if not integer_shapes:
         return []
-    stems = {_stem(tensor_name) for tensor_name in layout.tensors}
+    stems = {_stem(tensor_name) for tensor_name in tensor_map.tensors}
     return [
         tensor_name
         for tensor_name, shape in integer_shapes.items()
@@ -58,11 +58,11 @@ def _stem(tensor_name: str) -> str:
     return f"{start}.weight" if end else ""
 
 
-def alpha_tensors(layout: TensorMap) -> dict[str, str]:
+def alpha_tensors(tensor_map: TensorMap) -> dict[str, str]:
     """Module -> its tensor of alpha: one number, kept beside the pair."""
     alphas = {}
-    for tensor_name, info in layout.tensors.items():
+    for tensor_name, info in tensor_map.tensors.items():
         module_path, _, leaf = tensor_name.removeprefix(PREFIX).rpartition(".")
-        if leaf in _ALPHAS and module_path in layout.modules and math.prod(info.shape) == 1:
+        if leaf in _ALPHAS and module_path in tensor_map.modules and math.prod(info.shape) == 1:
             alphas[module_path] = tensor_name
     return alphas

@@ -29,78 +29,73 @@ _BARE = re.compile(r"(?:layers|h)\.\d+\.")
 _LANGUAGE = re.compile(r"(?:^|\.)(?:language_model|text_model|llm)\.")
 
 
-def check_naming(specimen: RawAdapter, spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
+def check_naming(adapter: RawAdapter, spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
     """Findings about the method, the prefixes and the adapter names in tensor names."""
-    strangers = _method(specimen, layout)
-    if strangers and (not layout.modules or strangers[0].code != "L103"):
+    strangers = _method(adapter, tensor_map)
+    if strangers and (not tensor_map.modules or strangers[0].code != "L103"):
         return strangers
-    findings = strangers + _prefix(layout) + _wrappers(spec, layout) + _language_model(specimen, layout)
-    findings += _headless_names(specimen, layout) + _adapter_names(layout)
-    if layout.strange and not strangers:
-        lora = [tensor_name for tensor_name in layout.strange if "lora" in tensor_name.lower()]
+    findings = strangers + _prefix(tensor_map) + _wrappers(spec, tensor_map) + _language_model(adapter, tensor_map)
+    findings += _headless_names(adapter, tensor_map) + _adapter_names(tensor_map)
+    if tensor_map.strange and not strangers:
+        lora = [tensor_name for tensor_name in tensor_map.strange if "lora" in tensor_name.lower()]
         actual = (
-            f"{some(layout.strange, len(layout.tensors), 'tensors')}: neither LoRA factors nor parameters of "
+            f"{some(tensor_map.strange, len(tensor_map.tensors), 'tensors')}: neither LoRA factors nor parameters of "
             "the base model"
         )
-        facts = {"tensors": len(layout.strange), "first": layout.strange[0]}
+        facts = {"tensors": len(tensor_map.strange), "first": tensor_map.strange[0]}
         expected = f"names like {PREFIX}model.layers.0.self_attn.q_proj.lora_A.weight"
         findings.append(finding("L109", actual, expected=expected, severity="reject" if lora else None, facts=facts))
     return findings
 
 
-def _method(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
-    claimed = method_of_config(specimen.raw_config or {})
-    named = method_of_names(layout.tensors)
-    pairs = bool(layout.pairs)
+def _method(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
+    claimed = method_of_config(adapter.raw_config or {})
+    named = method_of_names(tensor_map.tensors)
+    has_pairs = bool(tensor_map.pairs)
     if claimed is not None:
         key, method = claimed
         code = "L102" if key in FORMATS else "L101"
-        if pairs and key not in ("ADALORA", "HIRA", "PEANUT", "LILY") and named is None:
+        if has_pairs and key not in ("ADALORA", "HIRA", "PEANUT", "LILY") and named is None:
             strange = "" if key in METHODS or key in FORMATS else ", which PEFT 0.21 does not know"
-            actual = (
-                f"{CONFIG_NAME} says {shown(method.title)}{strange}, and {len(layout.pairs)} modules have LoRA pairs"
-            )
-            return [
-                finding(
-                    "L103",
-                    actual,
-                    expected="peft_type LORA with LoRA pairs",
-                    fix='if it is LoRA, write "peft_type": "LORA"' if strange else "",
-                    file=CONFIG_NAME,
-                    facts={"config": key, "tensors": "LORA"},
-                )
-            ]
-        actual = f"it is {shown(method.title)} ({len(layout.tensors)} tensors); Lorica reads LoRA as PEFT saves it"
+            pairs_text = f"{len(tensor_map.pairs)} modules have LoRA pairs"
+            actual = f"{CONFIG_NAME} says {shown(method.title)}{strange}, and {pairs_text}"
+            expected = "peft_type LORA with LoRA pairs"
+            fix = 'if it is LoRA, write "peft_type": "LORA"' if strange else ""
+            config_facts = {"config": key, "tensors": "LORA"}
+            return [finding("L103", actual, expected=expected, fix=fix, file=CONFIG_NAME, facts=config_facts)]
+        actual = f"it is {shown(method.title)} ({len(tensor_map.tensors)} tensors); Lorica reads LoRA as PEFT saves it"
         return [finding(code, actual, fix=method.reader, file=CONFIG_NAME, facts={"method": key})]
     if named is None:
         return []
     key, method, count = named
-    first = next(tensor_name for tensor_name in layout.tensors if method_of_names([tensor_name]))
-    file = WEIGHTS_NAME if specimen.weights is None else specimen.weights.name
-    actual = f"{count} of {len(layout.tensors)} tensors are named as in {method.title}, such as {shown(first)}"
+    first = next(tensor_name for tensor_name in tensor_map.tensors if method_of_names([tensor_name]))
+    file = WEIGHTS_NAME if adapter.weights is None else adapter.weights.name
+    actual = f"{count} of {len(tensor_map.tensors)} tensors are named as in {method.title}, such as {shown(first)}"
     facts = {"method": key, "tensors": count}
-    if specimen.raw_config is not None and key not in FORMATS:
+    if adapter.raw_config is not None and key not in FORMATS:
         actual = f"{CONFIG_NAME} says LORA, and {actual}"
         return [finding("L103", actual, expected="LoRA pairs", fix=method.reader, file=file, facts=facts)]
     code = "L102" if key in FORMATS else "L101"
     return [finding(code, actual, fix=method.reader, file=file, facts=facts)]
 
 
-def _prefix(layout: TensorMap) -> list[Finding]:
-    if not layout.unprefixed:
+def _prefix(tensor_map: TensorMap) -> list[Finding]:
+    if not tensor_map.unprefixed:
         return []
     wrapped = [
-        tensor_name for tensor_name in layout.unprefixed if tensor_name.split(".")[0] in _WRAPPERS | {"module": "DDP"}
+        tensor_name
+        for tensor_name in tensor_map.unprefixed
+        if tensor_name.split(".")[0] in _WRAPPERS | {"module": "DDP"}
     ]
     plain = [
         tensor_name
-        for tensor_name in layout.unprefixed
+        for tensor_name in tensor_map.unprefixed
         if tensor_name not in set(wrapped) or not _begins_wrapped(tensor_name)
     ]
     if not plain:
         return []
-    actual = some(plain, len(layout.tensors), "tensors")
-    facts = {"tensors": len(plain), "of": len(layout.tensors), "first": plain[0]}
+    actual = some(plain, len(tensor_map.tensors), "tensors")
+    facts = {"tensors": len(plain), "of": len(tensor_map.tensors), "first": plain[0]}
     return [finding("L104", actual, expected=f"names that begin with {PREFIX}", facts=facts)]
 
 
@@ -110,14 +105,14 @@ def _begins_wrapped(tensor_name: str) -> bool:
     return first in ("module", *_WRAPPERS) and first != "base_model"
 
 
-def _wrappers(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
+def _wrappers(spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
     wrong: dict[str, list[str]] = {}
-    for module_path in (*layout.modules, *layout.saved):
+    for module_path in (*tensor_map.modules, *tensor_map.saved):
         # A module that is not prefixed by PEFT's name and only begins with "base_model" is L104's.
         components = module_path.split(".")
         first, inner = components[0], components[1:]
         why = "module (DistributedDataParallel)" if first == "module" else ""
-        if not why and first in _WRAPPERS and (first != "base_model" or _is_prefixed(layout, module_path)):
+        if not why and first in _WRAPPERS and (first != "base_model" or _is_prefixed(tensor_map, module_path)):
             why = f"{first} ({_WRAPPERS[first]})"
         if not why:
             why = next((f"{component} ({_WRAPPERS[component]})" for component in inner if component in _WRAPPERS), "")
@@ -126,7 +121,7 @@ def _wrappers(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
         if (
             not why
             and module_path.endswith(".base_layer")
-            and module_path in layout.modules
+            and module_path in tensor_map.modules
             and not _is_parameter_level(spec, module_path)
         ):
             why = "base_layer (an adapted layer adapted again)"
@@ -135,7 +130,7 @@ def _wrappers(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
     if not wrong:
         return []
     paths = [module_path for module_paths in wrong.values() for module_path in module_paths]
-    total = len(layout.modules) + len(layout.saved)
+    total = len(tensor_map.modules) + len(tensor_map.saved)
     actual = f"{listed(wrong)} in the names of {some(paths, total)}"
     facts = {
         "modules": len(paths),
@@ -146,9 +141,9 @@ def _wrappers(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
     return [finding("L105", actual, expected=expected, facts=facts)]
 
 
-def _is_prefixed(layout: TensorMap, module_path: str) -> bool:
-    module = layout.modules.get(module_path)
-    names = (module.a, module.b, *module.more) if module is not None else layout.saved.get(module_path, ())
+def _is_prefixed(tensor_map: TensorMap, module_path: str) -> bool:
+    module = tensor_map.modules.get(module_path)
+    names = (module.a, module.b, *module.more) if module is not None else tensor_map.saved.get(module_path, ())
     return any(tensor_name.startswith(PREFIX) for tensor_name in names if tensor_name)
 
 
@@ -157,35 +152,37 @@ def _is_parameter_level(spec: TargetSpec | None, module_path: str) -> bool:
     return "expert" in module_path if spec is None else spec.of_parameters(module_path)
 
 
-def _language_model(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
-    inside = [module_path for module_path in layout.modules if _LANGUAGE.search(module_path)]
-    base = specimen.config.base_model_name_or_path if specimen.config else None
+def _language_model(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
+    inside = [module_path for module_path in tensor_map.modules if _LANGUAGE.search(module_path)]
+    base = adapter.config.base_model_name_or_path if adapter.config else None
     if not inside or (base and is_multimodal(base)):
         return []
     multimodal = is_multimodal(base) if base else None
-    actual = f"{some(inside, len(layout.modules))} lie inside a larger model; the named base is " + (
+    actual = f"{some(inside, len(tensor_map.modules))} lie inside a larger model; the named base is " + (
         f"{shown(base)}, which reads text only" if multimodal is False else shown(base or "not named")
     )
-    facts = {"modules": len(inside), "of": len(layout.modules), "base": base or ""}
+    facts = {"modules": len(inside), "of": len(tensor_map.modules), "base": base or ""}
     expected = "names of a text model, such as model.layers.0.self_attn.q_proj, or a vision-language base"
     return [finding("L106", actual, expected=expected, severity="reject" if multimodal is False else None, facts=facts)]
 
 
-def _headless_names(specimen: RawAdapter, layout: TensorMap) -> list[Finding]:
+def _headless_names(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
     """Names that begin with the layers themselves: those of a model without a head (AutoModel), or a lost part."""
-    bare = [module_path for module_path in layout.modules if _BARE.match(module_path)]
-    task = specimen.config.task_type if specimen.config else None
-    if not bare or layout.unprefixed or task == "FEATURE_EXTRACTION":
+    bare = [module_path for module_path in tensor_map.modules if _BARE.match(module_path)]
+    task = adapter.config.task_type if adapter.config else None
+    if not bare or tensor_map.unprefixed or task == "FEATURE_EXTRACTION":
         return []
-    actual = f"{some(bare, len(layout.modules))}: the names lack the model inside the model; task_type is {shown(task)}"
-    facts = {"modules": len(bare), "of": len(layout.modules), "task": task or ""}
+    actual = (
+        f"{some(bare, len(tensor_map.modules))}: the names lack the model inside the model; task_type is {shown(task)}"
+    )
+    facts = {"modules": len(bare), "of": len(tensor_map.modules), "task": task or ""}
     expected = "names such as model.layers.0.self_attn.q_proj after base_model.model."
     return [finding("L143", actual, expected=expected, severity="reject" if task is not None else None, facts=facts)]
 
 
-def _adapter_names(layout: TensorMap) -> list[Finding]:
+def _adapter_names(tensor_map: TensorMap) -> list[Finding]:
     twice: list[str] = []
-    for module_path, module in layout.modules.items():
+    for module_path, module in tensor_map.modules.items():
         factor_names = [
             tensor_name
             for tensor_name in module.more
@@ -193,18 +190,20 @@ def _adapter_names(layout: TensorMap) -> list[Finding]:
         ]
         if any(not tensor_name.endswith(".bias") for tensor_name in factor_names):
             twice.append(module_path)
-    if len(layout.adapters) > 1 or (layout.adapters and twice):
-        names = listed(layout.adapters)
+    if len(tensor_map.adapters) > 1 or (tensor_map.adapters and twice):
+        names = listed(tensor_map.adapters)
         actual = f"adapter names {names} in tensor names; {len(twice)} modules have a factor several times"
-        facts = {"adapters": list(layout.adapters), "modules": len(twice)}
+        facts = {"adapters": list(tensor_map.adapters), "modules": len(twice)}
         return [finding("L108", actual, expected="one adapter, without its name", facts=facts)]
     if twice:
-        actual = some(twice, len(layout.modules))
+        actual = some(twice, len(tensor_map.modules))
         return [finding("L141", actual, expected="one lora_A and one lora_B", facts={"n": len(twice)})]
-    if layout.adapters:
-        named = [tensor_name for tensor_name in layout.tensors if f".{layout.adapters[0]}" in tensor_name]
-        actual = f"the adapter's name {shown(layout.adapters[0])!r} in {some(named, len(layout.tensors), 'tensors')}"
-        facts = {"adapter": layout.adapters[0], "tensors": len(named)}
+    if tensor_map.adapters:
+        named = [tensor_name for tensor_name in tensor_map.tensors if f".{tensor_map.adapters[0]}" in tensor_name]
+        actual = (
+            f"the adapter's name {shown(tensor_map.adapters[0])!r} in {some(named, len(tensor_map.tensors), 'tensors')}"
+        )
+        facts = {"adapter": tensor_map.adapters[0], "tensors": len(named)}
         expected = "names without it, as save_pretrained writes them"
         return [finding("L107", actual, expected=expected, facts=facts)]
     return []

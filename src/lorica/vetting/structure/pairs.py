@@ -20,37 +20,37 @@ _NOT_FLOATING = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL", "
 _USUAL_SCALING = (0.05, 8.0)
 
 
-def check_pairs(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
+def check_pairs(spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
     """Findings about halves, shapes, ranks, DoRA magnitudes, biases and element types."""
-    usable, findings = _shapes(spec, layout)
-    findings += _halves(layout) + _types(layout)
-    findings += _ranks(spec, layout, usable) + _magnitudes(spec, layout, usable) + _biases(spec, layout)
+    usable, findings = _shapes(spec, tensor_map)
+    findings += _halves(tensor_map) + _types(tensor_map)
+    findings += _ranks(spec, tensor_map, usable) + _magnitudes(spec, tensor_map, usable) + _biases(spec, tensor_map)
     if spec is not None:
-        findings += _scaling(spec, layout, usable)
+        findings += _scaling(spec, tensor_map, usable)
     return findings
 
 
-def usable_pairs(spec: TargetSpec | None, layout: TensorMap) -> list[LoraModule]:
+def usable_pairs(spec: TargetSpec | None, tensor_map: TensorMap) -> list[LoraModule]:
     """Pairs whose factors have sound shapes and stand the right way round."""
-    return _shapes(spec, layout)[0]
+    return _shapes(spec, tensor_map)[0]
 
 
-def _halves(layout: TensorMap) -> list[Finding]:
-    half = [module for module in layout.modules.values() if bool(module.a) != bool(module.b)]
+def _halves(tensor_map: TensorMap) -> list[Finding]:
+    half = [module for module in tensor_map.modules.values() if bool(module.a) != bool(module.b)]
     if not half:
         return []
     missing_halves = Counter("lora_A" if module.b else "lora_B" for module in half)
     missing = " and ".join(f"{count} times {tensor_name}" for tensor_name, count in sorted(missing_halves.items()))
-    actual = f"{missing} is missing: {some([module.path for module in half], len(layout.modules))}"
-    facts = {"modules": len(half), "of": len(layout.modules), **missing_halves}
+    actual = f"{missing} is missing: {some([module.path for module in half], len(tensor_map.modules))}"
+    facts = {"modules": len(half), "of": len(tensor_map.modules), **missing_halves}
     return [finding("L110", actual, expected="lora_A and lora_B in every module", facts=facts)]
 
 
-def _shapes(spec: TargetSpec | None, layout: TensorMap) -> tuple[list[LoraModule], list[Finding]]:
+def _shapes(spec: TargetSpec | None, tensor_map: TensorMap) -> tuple[list[LoraModule], list[Finding]]:
     """The pairs that can be judged further, and what is wrong with the others."""
     shapeless, transposed, unequal, usable = [], [], [], []
-    for module in layout.pairs:
-        a, b = layout.shape(module.a), layout.shape(module.b)
+    for module in tensor_map.pairs:
+        a, b = tensor_map.shape(module.a), tensor_map.shape(module.b)
         if len(a) != len(b) or not 2 <= len(a) <= 5 or 0 in a or 0 in b:
             shapeless.append((module.path, a, b))
         elif _is_transposed(spec, module, a, b):
@@ -59,7 +59,7 @@ def _shapes(spec: TargetSpec | None, layout: TensorMap) -> tuple[list[LoraModule
             unequal.append((module.path, a, b))
         else:
             usable.append(module)
-    total = len(layout.modules)
+    total = len(tensor_map.modules)
     findings = []
     for code, bad, expected in (
         ("L114", shapeless, "two dimensions (more for convolutions), none of them 0"),
@@ -94,8 +94,8 @@ def _is_transposed(spec: TargetSpec | None, module: LoraModule, a: tuple[int, ..
     return a[1] == rank or a[1] < min(a[0], b[1])
 
 
-def _types(layout: TensorMap) -> list[Finding]:
-    factors = layout.factors()
+def _types(tensor_map: TensorMap) -> list[Finding]:
+    factors = tensor_map.factors()
     findings = []
     integers = [tensor_name for tensor_name, info in factors.items() if info.dtype in _NOT_FLOATING]
     if integers:
@@ -110,13 +110,13 @@ def _types(layout: TensorMap) -> list[Finding]:
     return findings
 
 
-def _ranks(spec: TargetSpec | None, layout: TensorMap, usable: list[LoraModule]) -> list[Finding]:
+def _ranks(spec: TargetSpec | None, tensor_map: TensorMap, usable: list[LoraModule]) -> list[Finding]:
     if spec is None:
         return []
     wrong = []
     allowed = {spec.config.r, *spec.config.rank_pattern.values()}
     for module in usable:
-        rank = layout.shape(module.a)[0]
+        rank = tensor_map.shape(module.a)[0]
         if spec.of_parameters(module.path):
             # rank x experts; which of the module's parameters it is, the file does not say.
             fits = any(rank % allowed_rank == 0 for allowed_rank in allowed)
@@ -147,15 +147,15 @@ def _ranks(spec: TargetSpec | None, layout: TensorMap, usable: list[LoraModule])
     ]
 
 
-def _magnitudes(spec: TargetSpec | None, layout: TensorMap, usable: list[LoraModule]) -> list[Finding]:
-    have = [module for module in layout.modules.values() if module.magnitude]
-    total, findings = len(layout.modules), []
+def _magnitudes(spec: TargetSpec | None, tensor_map: TensorMap, usable: list[LoraModule]) -> list[Finding]:
+    have = [module for module in tensor_map.modules.values() if module.magnitude]
+    total, findings = len(tensor_map.modules), []
     if spec is not None and have and not spec.config.use_dora:
         actual = f"{some([module.path for module in have], total)}: magnitudes, and use_dora is false"
         facts = {"modules": len(have), "of": total}
         findings.append(finding("L119", actual, expected="use_dora true", file=CONFIG_NAME, facts=facts))
     if spec is not None and spec.config.use_dora and len(have) < total:
-        lack = [module.path for module in layout.modules.values() if not module.magnitude]
+        lack = [module.path for module in tensor_map.modules.values() if not module.magnitude]
         actual = f"no magnitude in {some(lack, total)}"
         facts = {"modules": len(lack), "of": total}
         expected = "lora_magnitude_vector in every module"
@@ -163,39 +163,41 @@ def _magnitudes(spec: TargetSpec | None, layout: TensorMap, usable: list[LoraMod
     wrong = [
         module.path
         for module in usable
-        if module.magnitude and math.prod(layout.shape(module.magnitude)) != layout.shape(module.b)[0]
+        if module.magnitude and math.prod(tensor_map.shape(module.magnitude)) != tensor_map.shape(module.b)[0]
     ]
     if wrong:
-        module = layout.modules[wrong[0]]
-        long, outputs = math.prod(layout.shape(module.magnitude)), layout.shape(module.b)[0]
+        module = tensor_map.modules[wrong[0]]
+        long, outputs = math.prod(tensor_map.shape(module.magnitude)), tensor_map.shape(module.b)[0]
         actual = f"{some(wrong, total)}: {long} magnitudes for {outputs} outputs"
         findings.append(finding("L121", actual, expected="one for each output", facts={"n": len(wrong)}))
     return findings
 
 
-def _biases(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
+def _biases(spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
     if spec is None:
         return []
     flag = bool(spec.config.other.get("lora_bias"))
     have = [
         module.path
-        for module in layout.modules.values()
+        for module in tensor_map.modules.values()
         if any(tensor_name.endswith(".bias") for tensor_name in module.more)
     ]
-    if bool(have) == flag and (not flag or len(have) == len(layout.modules)):
+    if bool(have) == flag and (not flag or len(have) == len(tensor_map.modules)):
         return []
-    if not layout.modules:
+    if not tensor_map.modules:
         return []
-    lack = [module_path for module_path in layout.modules if module_path not in set(have)]
+    lack = [module_path for module_path in tensor_map.modules if module_path not in set(have)]
     actual = f"lora_bias is {str(flag).lower()}; " + (
-        f"no bias in {some(lack, len(layout.modules))}" if flag else f"biases in {some(have, len(layout.modules))}"
+        f"no bias in {some(lack, len(tensor_map.modules))}"
+        if flag
+        else f"biases in {some(have, len(tensor_map.modules))}"
     )
-    facts = {"flag": flag, "with_bias": len(have), "of": len(layout.modules)}
+    facts = {"flag": flag, "with_bias": len(have), "of": len(tensor_map.modules)}
     return [finding("L122", actual, expected="lora_B.bias exactly if lora_bias is true", file=CONFIG_NAME, facts=facts)]
 
 
-def _scaling(spec: TargetSpec, layout: TensorMap, usable: list[LoraModule]) -> list[Finding]:
-    module_paths = [module.path for module in layout.pairs if not spec.of_parameters(module.path)]
+def _scaling(spec: TargetSpec, tensor_map: TensorMap, usable: list[LoraModule]) -> list[Finding]:
+    module_paths = [module.path for module in tensor_map.pairs if not spec.of_parameters(module.path)]
     factors = [factor for module_path in module_paths if (factor := spec.scaling(module_path)) is not None]
     if not factors or not usable:
         return []

@@ -277,7 +277,7 @@ def ends_with(module: str, names: Container[str]) -> bool:
     return any(end in names for end in suffixes(module))
 
 
-def is_default_target(layout: TensorMap) -> bool:
+def is_default_target(tensor_map: TensorMap) -> bool:
     """Whether the adapted modules are within what PEFT targets by itself for some type of base."""
-    module_names = {module.target for module in layout.modules.values()}
+    module_names = {module.target for module in tensor_map.modules.values()}
     return any(module_names <= default for default in _DEFAULTS)

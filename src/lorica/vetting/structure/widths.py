@@ -15,20 +15,20 @@ _READ = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_p
 _WRITE = {"self_attn.o_proj", "mlp.down_proj"}
 
 
-def check_widths(spec: TargetSpec | None, layout: TensorMap) -> list[Finding]:
+def check_widths(spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
     """Findings about widths that contradict each other, and about layers that differ from the others."""
     pairs = [
         module
-        for module in usable_pairs(spec, layout)
+        for module in usable_pairs(spec, tensor_map)
         if module.layer is not None
-        and len(layout.shape(module.a)) == 2
+        and len(tensor_map.shape(module.a)) == 2
         and not (spec and spec.of_parameters(module.path))
     ]
-    findings = _residual(layout, pairs) + _feed_forward(layout, pairs)
-    return findings[:1] or _odd_layers(layout, pairs)
+    findings = _residual(tensor_map, pairs) + _feed_forward(tensor_map, pairs)
+    return findings[:1] or _odd_layers(tensor_map, pairs)
 
 
-def _residual(layout: TensorMap, pairs: list[LoraModule]) -> list[Finding]:
+def _residual(tensor_map: TensorMap, pairs: list[LoraModule]) -> list[Finding]:
     for container in dict.fromkeys(split_layer(module.path)[0] for module in pairs):
         widths: dict[int, list[str]] = {}
         for module in pairs:
@@ -37,9 +37,9 @@ def _residual(layout: TensorMap, pairs: list[LoraModule]) -> list[Finding]:
                 continue
             inner = template.removeprefix(f"{container}.*.")
             if inner in _READ:
-                widths.setdefault(layout.shape(module.a)[1], []).append(module.path)
+                widths.setdefault(tensor_map.shape(module.a)[1], []).append(module.path)
             elif inner in _WRITE:
-                widths.setdefault(layout.shape(module.b)[0], []).append(module.path)
+                widths.setdefault(tensor_map.shape(module.b)[0], []).append(module.path)
         if len(widths) > 1:
             by_count = sorted(widths.items(), key=lambda width_and_paths: -len(width_and_paths[1]))
             actual = " and ".join(
@@ -52,15 +52,15 @@ def _residual(layout: TensorMap, pairs: list[LoraModule]) -> list[Finding]:
     return []
 
 
-def _feed_forward(layout: TensorMap, pairs: list[LoraModule]) -> list[Finding]:
+def _feed_forward(tensor_map: TensorMap, pairs: list[LoraModule]) -> list[Finding]:
     """gate and up give what down takes, in each layer and each expert."""
     inner: dict[str, dict[str, int]] = {}
     for module in pairs:
         parent, _, module_name = module.path.rpartition(".")
         if module_name in ("gate_proj", "up_proj"):
-            inner.setdefault(parent, {})[module_name] = layout.shape(module.b)[0]
+            inner.setdefault(parent, {})[module_name] = tensor_map.shape(module.b)[0]
         elif module_name == "down_proj":
-            inner.setdefault(parent, {})[module_name] = layout.shape(module.a)[1]
+            inner.setdefault(parent, {})[module_name] = tensor_map.shape(module.a)[1]
     wrong = {parent: widths for parent, widths in inner.items() if len(set(widths.values())) > 1}
     if not wrong:
         return []
@@ -72,12 +72,12 @@ def _feed_forward(layout: TensorMap, pairs: list[LoraModule]) -> list[Finding]:
     return [finding("L117", actual, expected="one inner width", facts=facts)]
 
 
-def _odd_layers(layout: TensorMap, pairs: list[LoraModule]) -> list[Finding]:
+def _odd_layers(tensor_map: TensorMap, pairs: list[LoraModule]) -> list[Finding]:
     """Kinds of modules whose shape differs in a single layer or two; bases of mixed layers differ in many."""
     shapes: dict[str, dict[int, tuple[int, int]]] = {}
     for module in pairs:
         _, template = split_layer(module.path)
-        shape = layout.shape(module.a)[1], layout.shape(module.b)[0]
+        shape = tensor_map.shape(module.a)[1], tensor_map.shape(module.b)[0]
         shapes.setdefault(template, {})[module.layer or 0] = shape
     odd: dict[str, list[int]] = {}
     expected = ""
