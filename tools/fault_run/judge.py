@@ -99,8 +99,7 @@ class Judge:
             base=base,
             rows=self._rows if asked else (),
             answers=case.answers,
-            setting=None if base is None else self._setting(case, asked),
-            work=None if base is None else self._place(case, asked),
+            session=None if base is None else self._session(case, asked),
             rows_file="held_out.csv" if asked else "",
         )
         try:
@@ -126,7 +125,7 @@ class Judge:
             engine_settings=EngineSettings(dtype="float32", device="cpu", threads=1),
         )
 
-    def _place(self, case: Case, asked: bool) -> ModelSession:
+    def _session(self, case: Case, asked: bool) -> ModelSession:
         return _kept(self._places, (case.base, case.style, asked), lambda: ModelSession(self._setting(case, asked)))
 
     def _bench(self, case: Case, kind: Kind, top: int) -> BaseChecker:

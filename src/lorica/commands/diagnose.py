@@ -13,6 +13,7 @@ from lorica.errors import UsageError
 from lorica.reports.write_report import write_report
 from lorica.vetting.diagnosis import Diagnosis, DiagnosisInputs, diagnose, to_plain, to_report, to_text
 from lorica.vetting.diagnosis.diagnose import find_adapter
+from lorica.vetting.measure.model_session import ModelSession
 
 _ABOUT = """\
 Rank the causes for which an adapter may misbehave, each with the evidence for and against it, and run the experiments
@@ -69,7 +70,7 @@ def diagnose_adapter(
         rows=base_trial.some_rows(rows, config) if rows is not None else (),
         expected=tuple(base_trial.locate(name, config).path for name in expected_bases),
         answers=answers,
-        setting=None if base_model is None else base_trial.setting(config, base_model, named=named),
+        session=None if base_model is None else ModelSession(base_trial.setting(config, base_model, named=named)),
         rows_file=str(rows) if rows is not None else "",
     )
     return diagnose(source, inputs, on_step=on_step)

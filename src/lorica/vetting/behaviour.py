@@ -10,7 +10,7 @@ from lorica.metrics.health import LOW_MASS
 from lorica.metrics.metric_table import METRICS
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.measure.format_sweep import suits
+from lorica.vetting.measure.format_sweep import format_gain
 from lorica.vetting.measure.measurements import (
     ENOUGH,
     Behaviour,
@@ -47,141 +47,148 @@ _BACKWARDS = 0.4
 _READABLE, _CUT, _UNSTABLE, _AGREEING = 0.05, 0.2, 0.2, 0.8
 
 
-def judge_behaviour(found: Behaviour) -> list[Finding]:
+def judge_behaviour(behaviour: Behaviour) -> list[Finding]:
     """All findings on what was measured, in the order of their codes."""
-    parts = [_numbers(found), _difference(found), _dependence(found), _examples(found)]
-    parts += [_formats(found), _scales(found), _right(found), _elsewhere(found), _texts(found)]
-    return sorted((each for part in parts for each in part), key=lambda each: each.code)
+    groups = [_numbers(behaviour), _difference(behaviour), _dependence(behaviour), _examples(behaviour)]
+    groups += [_formats(behaviour), _scales(behaviour), _right(behaviour), _elsewhere(behaviour), _texts(behaviour)]
+    return sorted((item for group in groups for item in group), key=lambda item: item.code)
 
 
-def _known(found: Behaviour) -> Severity:
+def _severity(behaviour: Behaviour) -> Severity:
     """How much weight an answer to shipped prompts of a task that nobody named has."""
-    return "note" if found.foreign else "warn"
+    return "note" if behaviour.foreign else "warn"
 
 
-def _numbers(found: Behaviour) -> Iterator[Finding]:
-    asked = found.n + found.broken + found.base_broken
-    if found.broken:
+def _numbers(behaviour: Behaviour) -> Iterator[Finding]:
+    prompts = behaviour.n + behaviour.broken + behaviour.base_broken
+    if behaviour.broken:
         yield finding(
             "L401",
-            f"{found.broken} of {asked} prompts; the base model answers them",
-            facts={"broken": found.broken, "asked": asked},
+            f"{behaviour.broken} of {prompts} prompts; the base model answers them",
+            facts={"broken": behaviour.broken, "asked": prompts},
         )
-    if found.outside_vocabulary:
-        yield finding("L440", f"{found.outside_vocabulary} prompts", facts={"prompts": found.outside_vocabulary})
-    rest = {why: count for why, count in found.errors.items() if "vocabulary" not in why}
-    if rest or found.base_broken:
-        first = next(iter(rest), "the base model's own output is not a number")
-        count = sum(rest.values()) + found.base_broken
+    if behaviour.outside_vocabulary:
+        yield finding(
+            "L440", f"{behaviour.outside_vocabulary} prompts", facts={"prompts": behaviour.outside_vocabulary}
+        )
+    reasons = {why: count for why, count in behaviour.errors.items() if "vocabulary" not in why}
+    if reasons or behaviour.base_broken:
+        first = next(iter(reasons), "the base model's own output is not a number")
+        count = sum(reasons.values()) + behaviour.base_broken
         yield finding("L441", f"{count} prompts, the first: {first}", facts={"prompts": count})
 
 
-def _difference(found: Behaviour) -> Iterator[Finding]:
-    seen = found.divergence
-    if seen is None:
+def _difference(behaviour: Behaviour) -> Iterator[Finding]:
+    divergence = behaviour.divergence
+    if divergence is None:
         return
-    facts = {"kl": seen.kl, "kl_most": seen.kl_most, "changed": seen.changed, "largest_change": seen.largest_change}
-    if seen.largest_change <= NO_CHANGE:
-        if not found.broken:
+    facts = {name: getattr(divergence, name) for name in ("kl", "kl_most", "changed", "largest_change")}
+    if divergence.largest_change <= NO_CHANGE:
+        if not behaviour.broken:
             yield finding(
                 "L402",
-                f"over {seen.n} prompts no log-probability differs by more than {seen.largest_change:.1e}",
+                f"over {divergence.n} prompts no log-probability differs by more than {divergence.largest_change:.1e}",
                 expected="a difference from the base model",
                 facts=facts,
             )
-    elif seen.largest_change < SMALL_CHANGE or _says_the_same(seen):
-        text = f"over {seen.n} prompts log-probabilities differ by at most {seen.largest_change:.1e}"
-        same = f"; {seen.kl:.1e} nats from the base, and no best answer is another" if _says_the_same(seen) else ""
-        yield finding("L403", text + same, facts=facts)
-    mass, base = seen.mass, seen.base_mass
+    elif divergence.largest_change < SMALL_CHANGE or _says_the_same(divergence):
+        text = f"over {divergence.n} prompts log-probabilities differ by at most {divergence.largest_change:.1e}"
+        if _says_the_same(divergence):
+            text += f"; {divergence.kl:.1e} nats from the base, and no best answer is another"
+        yield finding("L403", text, facts=facts)
+    mass, base = divergence.mass, divergence.base_mass
     if mass is not None and base is not None and base > _HAD_MASS and mass < _LOST_MASS * base:
         yield finding(
             "L404",
-            f"the probability of any possible answer falls from {base:.2f} to {mass:.1e} (KL {seen.kl:.1f} nats)",
-            severity=_known(found),
+            f"the probability of any possible answer falls from {base:.2f} to {mass:.1e} (KL {divergence.kl:.1f} nats)",
+            severity=_severity(behaviour),
             facts=facts | {"mass": mass, "base_mass": base},
         )
-    elif mass is not None and mass < LOW_MASS and found.method == "choice" and not found.foreign:
+    elif mass is not None and mass < LOW_MASS and behaviour.method == "choice" and not behaviour.foreign:
         own = "" if base is None else f", of the base model's {base:.2g}"
-        text = f"{mass:.2g} on average{own}, over {seen.n} prompts"
+        text = f"{mass:.2g} on average{own}, over {divergence.n} prompts"
         yield finding("L470", text, expected=f"above {LOW_MASS:g}", facts={"mass": mass, "base_mass": base})
 
 
-def _says_the_same(seen: Divergence) -> bool:
-    return not seen.changed and seen.kl < _SMALL_KL and seen.kl_most < _SMALL_KL_MOST
+def _says_the_same(divergence: Divergence) -> bool:
+    return not divergence.changed and divergence.kl < _SMALL_KL and divergence.kl_most < _SMALL_KL_MOST
 
 
-def _dependence(found: Behaviour) -> Iterator[Finding]:
-    seen = found.variation
-    if seen is None or found.n < 8 or found.divergence is None or found.divergence.largest_change <= NO_CHANGE:
+def _dependence(behaviour: Behaviour) -> Iterator[Finding]:
+    variation = behaviour.variation
+    divergence = behaviour.divergence
+    if variation is None or behaviour.n < 8 or divergence is None or divergence.largest_change <= NO_CHANGE:
         return
-    facts: dict[str, Any] = {name: getattr(seen, name) for name in seen.__struct_fields__}
-    words_still = seen.words < _STILL_WORDS and seen.base_words > _TIMES_STILLER * _STILL_WORDS
+    facts: dict[str, Any] = {name: getattr(variation, name) for name in variation.__struct_fields__}
+    words_still = variation.words < _STILL_WORDS and variation.base_words > _TIMES_STILLER * _STILL_WORDS
     # The choices of a question with a written answer are its own, so they cannot stay the same.
-    ranked = found.answer_type != "text"
-    still = ranked and seen.odds is not None and seen.base_odds is not None
-    still = still and seen.odds < _STILL_ODDS and seen.base_odds > _TIMES_STILLER * seen.odds  # type: ignore[operator]
-    if words_still or (still and not found.foreign):
-        spread = f"log-odds spread by {seen.odds:.2g}, the base model's by {seen.base_odds:.2g}" if still else "words"
-        yield finding("L405", f"over {found.n} prompts its {spread} stay the same", facts=facts)
-    elif ranked and found.n >= _FEW_ROWS and (seen.top_share or 0) > _ONE_ANSWER:
-        wrong = _is_surer_and_wrong(found)
-        if wrong or (seen.base_top_share or 1) < _BASE_VARIES:
-            text = f"{seen.top_share:.0%} of {found.n} prompts get one answer, {seen.base_top_share:.0%} from the base"
+    ranked = behaviour.answer_type != "text"
+    still = ranked and variation.odds is not None and variation.base_odds is not None
+    still = still and variation.odds < _STILL_ODDS and variation.base_odds > _TIMES_STILLER * variation.odds  # type: ignore[operator]
+    if words_still or (still and not behaviour.foreign):
+        spread = "words"
+        if still:
+            spread = f"log-odds spread by {variation.odds:.2g}, the base model's by {variation.base_odds:.2g}"
+        yield finding("L405", f"over {behaviour.n} prompts its {spread} stay the same", facts=facts)
+    elif ranked and behaviour.n >= _FEW_ROWS and (variation.top_share or 0) > _ONE_ANSWER:
+        wrong = _is_surer_and_wrong(behaviour)
+        if wrong or (variation.base_top_share or 1) < _BASE_VARIES:
+            base = f"{variation.base_top_share:.0%} from the base"
+            text = f"{variation.top_share:.0%} of {behaviour.n} prompts get one answer, {base}"
             more = "; it makes the right answers less probable than the base does" if wrong else ""
             yield finding("L406", text + more, severity="warn" if wrong else "note", facts=facts)
-    hard = (seen.saturated or 0) > _HARD and (seen.base_saturated or 0) < _BASE_SOFT
-    flat = (seen.plateaus or 0) >= _FLAT and found.n >= ENOUGH
-    if ranked and (hard or flat) and found.n >= _FEW_ROWS:
-        right = found.labelled is not None and (found.labelled.accuracy or 0) >= _RIGHT_ANYWAY
-        sure = f"{seen.saturated:.0%} of {found.n} answers have a probability above 0.999"
+    hard = (variation.saturated or 0) > _HARD and (variation.base_saturated or 0) < _BASE_SOFT
+    flat = (variation.plateaus or 0) >= _FLAT and behaviour.n >= ENOUGH
+    if ranked and (hard or flat) and behaviour.n >= _FEW_ROWS:
+        is_right = behaviour.labelled is not None and (behaviour.labelled.accuracy or 0) >= _RIGHT_ANYWAY
+        sure = f"{variation.saturated:.0%} of {behaviour.n} answers have a probability above 0.999"
         yield finding(
             "L407",
-            sure if hard else f"{seen.plateaus:.0%} of {found.n} answers have one of two probabilities",
+            sure if hard else f"{variation.plateaus:.0%} of {behaviour.n} answers have one of two probabilities",
             expected="probabilities in between, which can be ranked",
-            severity="note" if right else _known(found),
+            severity="note" if is_right else _severity(behaviour),
             facts=facts,
         )
 
 
-def _is_surer_and_wrong(found: Behaviour) -> bool:
+def _is_surer_and_wrong(behaviour: Behaviour) -> bool:
     """Whether labelled rows have clearly less probable right answers than the base alone gives them."""
-    return found.labelled is not None and found.labelled.loss_gain.z <= -SURE
+    return behaviour.labelled is not None and behaviour.labelled.loss_gain.z <= -SURE
 
 
-def _examples(found: Behaviour) -> Iterator[Finding]:
-    seen = found.examples
+def _examples(behaviour: Behaviour) -> Iterator[Finding]:
+    examples = behaviour.examples
     # What the configured prompt does not show, the adapter need not follow.
-    if seen is None or found.style != seen.style:
+    if examples is None or behaviour.style != examples.style:
         return
-    facts = {"moved": seen.moved, "base_moved": seen.base_moved, "n": seen.n}
-    if seen.following is not None:
-        facts |= {"following": seen.following.value or 0.0}
-    if seen.following is not None and seen.following.below > 0:
-        yield finding("L409", f"P(Yes) moves against them by {seen.following} when they are exchanged", facts=facts)
-    elif seen.base_moved > 0.05 and seen.moved < 0.2 * seen.base_moved:
-        text = f"exchanging them moves P(Yes) by {seen.moved:.3f}, the base model's by {seen.base_moved:.3f}"
+    facts = {"moved": examples.moved, "base_moved": examples.base_moved, "n": examples.n}
+    if examples.following is not None:
+        facts |= {"following": examples.following.value or 0.0}
+    if examples.following is not None and examples.following.below > 0:
+        yield finding("L409", f"P(Yes) moves against them by {examples.following} when they are exchanged", facts=facts)
+    elif examples.base_moved > 0.05 and examples.moved < 0.2 * examples.base_moved:
+        text = f"exchanging them moves P(Yes) by {examples.moved:.3f}, the base model's by {examples.base_moved:.3f}"
         yield finding("L408", text, facts=facts)
 
 
-def _formats(found: Behaviour) -> Iterator[Finding]:
-    own = next((each for each in found.formats if each.configured), None)
-    others = [each for each in found.formats if not each.configured]
-    if own is None or not others or _unmoved(found):
+def _formats(behaviour: Behaviour) -> Iterator[Finding]:
+    own = next((result for result in behaviour.formats if result.configured), None)
+    alternatives = [result for result in behaviour.formats if not result.configured]
+    if own is None or not alternatives or _unmoved(behaviour):
         return
-    facts = {"formats": [_format_facts(each) for each in found.formats]}
-    right = [each for each in others if each.n >= ENOUGH and _suits_better(each)]
-    best = max(right, key=lambda each: max(suits(each)), default=None)
+    facts = {"formats": [_format_facts(result) for result in behaviour.formats]}
+    better = [result for result in alternatives if result.n >= ENOUGH and format_gain(result).strength >= SURE]
+    best = max(better, key=lambda result: format_gain(result).strength, default=None)
     if best is not None and best.margin is not None:
         yield finding(
             "L410",
             f"{best.name}: {best.quality or 0.0:.3f} on {best.n} rows, with the right answers {gain_text(best.margin)} "
             f"than as configured ({own.name})",
-            severity="warn" if found.source == "rows" else "note",
+            severity="warn" if behaviour.source == "rows" else "note",
             facts=facts | {"best_format": best.name, "best_style": best.style, "best_method": best.method},
         )
         return
-    surest = max(others, key=_made_surer)
+    surest = max(alternatives, key=_made_surer)
     if surest.surer is not None and surest.surer.above > _SURER and _made_surer(surest) > _SURER:
         yield finding(
             "L411",
@@ -190,54 +197,42 @@ def _formats(found: Behaviour) -> Iterator[Finding]:
         )
 
 
-def _suits_better(each: FormatResult) -> bool:
-    margin, added, ranking = suits(each)
-    return ranking >= SURE or min(margin, added) >= SURE
-
-
 def gain_text(gain: Comparison) -> str:
     """How much more probable the right answers are."""
     more = "more" if gain.mean >= 0 else "less"
     return f"{math.exp(min(abs(gain.mean), 20.0)):.2f} times {more} probable (z {gain.z:.1f})"
 
 
-def _made_surer(each: FormatResult) -> float:
+def _made_surer(result: FormatResult) -> float:
     """How much surer a format makes the adapter than it makes the base."""
-    return (each.surer.value or 0.0) - (each.base_surer or 0.0) if each.surer else 0.0
+    return (result.surer.value or 0.0) - (result.base_surer or 0.0) if result.surer else 0.0
 
 
-def _format_facts(each: FormatResult) -> dict[str, Any]:
-    return {
-        "format": each.name,
-        "configured": each.configured,
-        "confidence": each.confidence,
-        "mass": each.mass,
-        "kl": each.kl,
-        "quality": each.quality,
-        "base_quality": each.base_quality,
-        "margin": None if each.margin is None else each.margin.mean,
-        "margin_z": None if each.margin is None else each.margin.z,
-    }
+def _format_facts(result: FormatResult) -> dict[str, Any]:
+    names = ("configured", "confidence", "mass", "kl", "quality", "base_quality")
+    facts = {"format": result.name} | {name: getattr(result, name) for name in names}
+    margin = result.margin
+    return facts | ({} if margin is None else {"margin": margin.mean, "margin_z": margin.z})
 
 
-def _unmoved(found: Behaviour) -> bool:
-    return found.divergence is None or found.divergence.largest_change < SMALL_CHANGE
+def _unmoved(behaviour: Behaviour) -> bool:
+    return behaviour.divergence is None or behaviour.divergence.largest_change < SMALL_CHANGE
 
 
-def _scales(found: Behaviour) -> Iterator[Finding]:
-    by_factor = {each.factor: each for each in found.scales}
+def _scales(behaviour: Behaviour) -> Iterator[Finding]:
+    by_factor = {result.factor: result for result in behaviour.scales}
     own = by_factor.get(1.0)
-    if own is None or _unmoved(found):
+    if own is None or _unmoved(behaviour):
         return
-    facts = {"scales": [_scale_facts(each) for each in found.scales]}
+    facts = {"scales": [_scale_facts(result) for result in behaviour.scales]}
     nothing = by_factor.get(0.0)
     if nothing is not None and nothing.largest_change > SMALL_CHANGE:
         change = f"log-probabilities differ by up to {nothing.largest_change:.2g}: whole modules or magnitudes"
         yield finding("L416", f"{change} are not scaled", facts=facts)
-    candidates = [each for each in found.scales if each.factor and each.gain is not None]
-    best = max(candidates, key=lambda each: each.gold or 0.0, default=None)
-    if best is not None and best.gain is not None and found.labelled_rows >= ENOUGH:
-        better = [each.factor for each in candidates if _clearly_better(each, own)]
+    candidates = [result for result in behaviour.scales if result.factor and result.gain is not None]
+    best = max(candidates, key=lambda result: result.gold or 0.0, default=None)
+    if best is not None and best.gain is not None and behaviour.labelled_rows >= ENOUGH:
+        better = [result.factor for result in candidates if _clearly_better(result, own)]
         below = best.factor < 1 and any(factor <= _FAR_BELOW for factor in better)
         above = best.factor > 1 and any(factor >= _FAR_ABOVE for factor in better)
         if below or above:
@@ -247,7 +242,7 @@ def _scales(found: Behaviour) -> Iterator[Finding]:
             yield finding(
                 code,
                 f"at {best.factor:g} times its scale the right answers are {gain_text(best.gain)} than as it is",
-                severity="warn" if found.source == "rows" and not enough else "note",
+                severity="warn" if behaviour.source == "rows" and not enough else "note",
                 facts=facts | {"best_factor": best.factor},
             )
             return
@@ -282,9 +277,9 @@ def _scale_hints(by_factor: dict[float, ScaleResult], own: ScaleResult, facts: d
             return
     nothing = by_factor.get(0.0)
     if nothing is not None and quarter is not None and None not in (nothing.mass, own.mass, quarter.mass):
-        whole, left, back = nothing.mass or 0.0, own.mass or 0.0, quarter.mass or 0.0
-        if whole > _HAD_MASS and left < _LOST_MASS * whole and back > 0.5 * whole:
-            text = f"the probability of any possible answer is {left:.1e}, and {back:.2f} at a quarter of its scale"
+        base_mass, own_mass, quarter_mass = nothing.mass or 0.0, own.mass or 0.0, quarter.mass or 0.0
+        if base_mass > _HAD_MASS and own_mass < _LOST_MASS * base_mass and quarter_mass > 0.5 * base_mass:
+            text = f"the probability of any answer is {own_mass:.1e}, and {quarter_mass:.2f} at a quarter of its scale"
             yield finding("L414", text, facts=facts)
             return
     # Far below saturation the divergence grows with the square of the scale: 16-fold from 1 to 4.
@@ -292,91 +287,99 @@ def _scale_hints(by_factor: dict[float, ScaleResult], own: ScaleResult, facts: d
         yield finding("L415", f"KL {own.kl:.1e} nats from the base, {four.kl:.1e} at four times its scale", facts=facts)
 
 
-def _scale_facts(each: ScaleResult) -> dict[str, Any]:
+def _scale_facts(result: ScaleResult) -> dict[str, Any]:
     plain = {
-        name: getattr(each, name)
+        name: getattr(result, name)
         for name in ("factor", "kl", "confidence", "saturated", "std", "mass", "loss", "quality")
     }
     return {name: None if value == float("inf") else value for name, value in plain.items()}
 
 
-def _right(found: Behaviour) -> Iterator[Finding]:
-    seen = found.labelled
-    if seen is None:
-        probes = found.probes_quality
+def _right(behaviour: Behaviour) -> Iterator[Finding]:
+    labelled = behaviour.labelled
+    if labelled is None:
+        probes = behaviour.probes_quality
         # Foreign prompts: an adapter for one thing may well be wrong about another.
-        if probes is not None and found.answer_type == "score" and probes.high is not None and probes.high < 0.5:
+        if probes is not None and behaviour.answer_type == "score" and probes.high is not None and probes.high < 0.5:
             text = f"ROC-AUC {probes} on {probes.n} shipped prompts"
-            yield finding("L422", text, severity=_known(found), facts={"quality": probes.value})
+            yield finding("L422", text, severity=_severity(behaviour), facts={"quality": probes.value})
         return
-    facts = _labelled_facts(seen)
-    inverted = seen.metric == "roc_auc" and seen.adapter.high is not None and seen.adapter.high < 0.5
-    text = f"{seen.metric} {seen.adapter}, base {seen.base}, difference {seen.over_base} on {seen.n} rows"
+    facts = _labelled_facts(labelled)
+    inverted = labelled.metric == "roc_auc" and labelled.adapter.high is not None and labelled.adapter.high < 0.5
+    difference = f"difference {labelled.over_base} on {labelled.n} rows"
+    text = f"{labelled.metric} {labelled.adapter}, base {labelled.base}, {difference}"
     if inverted:
-        base_too = seen.base.high is not None and seen.base.high < 0.5
-        sure = not base_too and (seen.adapter.value or 0) < _BACKWARDS
+        base_too = labelled.base.high is not None and labelled.base.high < 0.5
+        sure = not base_too and (labelled.adapter.value or 0) < _BACKWARDS
         yield finding("L422", text, severity="reject" if sure else "warn", facts=facts)
-    elif seen.over_base.above > 0:
+    elif labelled.over_base.above > 0:
         yield finding("L420", text, facts=facts)
-    elif seen.over_base.below > 0 and (seen.over_base.value or 0) < -CLEARLY:
+    elif labelled.over_base.below > 0 and (labelled.over_base.value or 0) < -CLEARLY:
         yield finding("L421", text, facts=facts)
     else:
         yield finding("L423", text, facts=facts)
-    chance = 0.5 if seen.metric == "roc_auc" else 0.4
-    good = seen.adapter.low is not None and seen.adapter.low > chance + 0.1
-    if good and seen.over_shuffled.above <= 0:
-        with_others = f"{seen.metric} {seen.adapter}, with the texts of other rows {seen.shuffled}"
+    chance = 0.5 if labelled.metric == "roc_auc" else 0.4
+    good = labelled.adapter.low is not None and labelled.adapter.low > chance + 0.1
+    if good and labelled.over_shuffled.above <= 0:
+        with_others = f"{labelled.metric} {labelled.adapter}, with the texts of other rows {labelled.shuffled}"
         yield finding("L424", with_others, facts=facts)
-    if seen.top_letter is not None and seen.top_letter > (seen.gold_top_letter or 0) + 0.3:
+    if labelled.top_letter is not None and labelled.top_letter > (labelled.gold_top_letter or 0) + 0.3:
         yield finding(
             "L425",
-            f"{seen.top_letter:.0%} of its answers are one letter, {seen.gold_top_letter:.0%} of the right ones",
+            f"{labelled.top_letter:.0%} of its answers are one letter, {labelled.gold_top_letter:.0%} of the gold",
             facts=facts,
         )
 
 
-def _elsewhere(found: Behaviour) -> Iterator[Finding]:
-    seen = found.elsewhere
-    if seen is not None and seen.belongs:
+def _elsewhere(behaviour: Behaviour) -> Iterator[Finding]:
+    elsewhere = behaviour.elsewhere
+    if elsewhere is not None and elsewhere.belongs:
         yield finding(
             "L427",
-            f"shipped questions of {seen.task} move by {seen.there:.2g} nats, these rows by {seen.here:.2g}",
-            facts={"task": seen.task, "here": seen.here, "there": seen.there},
+            f"shipped questions of {elsewhere.task} move by {elsewhere.there:.2g} nats, these rows by "
+            f"{elsewhere.here:.2g}",
+            facts={"task": elsewhere.task, "here": elsewhere.here, "there": elsewhere.there},
         )
 
 
-def _labelled_facts(seen: Labelled) -> dict[str, Any]:
-    facts: dict[str, Any] = {"n": seen.n, "metric": seen.metric, "tfidf": seen.tfidf, "accuracy": seen.accuracy}
+def _labelled_facts(labelled: Labelled) -> dict[str, Any]:
+    facts: dict[str, Any] = {name: getattr(labelled, name) for name in ("n", "metric", "tfidf", "accuracy")}
     for name in ("adapter", "base", "shuffled", "over_base", "over_shuffled"):
-        each = getattr(seen, name)
-        facts |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}
+        interval = getattr(labelled, name)
+        facts |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
     return facts
 
 
-def _texts(found: Behaviour) -> Iterator[Finding]:
-    seen = found.generated
-    if seen is None:
+def _texts(behaviour: Behaviour) -> Iterator[Finding]:
+    generated = behaviour.generated
+    if generated is None:
         return
-    facts = {name: getattr(seen, name) for name in seen.__struct_fields__ if name != "written"}
-    severity = _known(found)
-    worse = seen.unparsed_share > max(_READABLE, seen.base_unparsed_share if found.foreign else 0.0)
+    facts = {name: getattr(generated, name) for name in generated.__struct_fields__ if name != "written"}
+    severity = _severity(behaviour)
+    worse = generated.unparsed_share > max(_READABLE, generated.base_unparsed_share if behaviour.foreign else 0.0)
     if worse:
-        text = f"{seen.unparsed_share:.0%} of {seen.n} answers, of the base model's {seen.base_unparsed_share:.0%}"
+        base = f"of the base model's {generated.base_unparsed_share:.0%}"
+        text = f"{generated.unparsed_share:.0%} of {generated.n} answers, {base}"
         yield finding("L430", text, severity=severity, facts=facts)
-    if seen.cut_off_share > _CUT:
-        text = f"{seen.cut_off_share:.0%} of {seen.n} answers, of the base model's {seen.base_cut_off_share:.0%}"
+    if generated.cut_off_share > _CUT:
+        base = f"of the base model's {generated.base_cut_off_share:.0%}"
+        text = f"{generated.cut_off_share:.0%} of {generated.n} answers, {base}"
         yield finding("L431", text, severity=severity, facts=facts)
-    if seen.unstable_share is not None and seen.unstable_share > _UNSTABLE:
-        yield finding("L432", f"{seen.unstable_share:.0%} of {seen.n} answers", severity=severity, facts=facts)
-    if seen.written is not None and found.source == "rows":
-        yield _written(seen.written)
-    if seen.agreement is not None and seen.agreement < _AGREEING:
-        yield finding("L433", f"{1 - seen.agreement:.0%} of those that could be read", facts=facts)
+    if generated.unstable_share is not None and generated.unstable_share > _UNSTABLE:
+        yield finding(
+            "L432", f"{generated.unstable_share:.0%} of {generated.n} answers", severity=severity, facts=facts
+        )
+    if generated.written is not None and behaviour.source == "rows":
+        yield _written(generated.written)
+    if generated.agreement is not None and generated.agreement < _AGREEING:
+        yield finding("L433", f"{1 - generated.agreement:.0%} of those that could be read", facts=facts)
 
 
-def _written(seen: Written) -> Finding:
-    titles = {name: f"{name} ({METRICS[name].normalisation})" for name in seen.adapter}
-    parts = [f"{titles[name]} {value}, base {seen.base[name]}" for name, value in seen.adapter.items()]
-    worse = seen.over_base.below > 0 and seen.n >= ENOUGH
-    facts = {name: value.value for name, value in seen.adapter.items()} | {"n": seen.n}
-    return finding("L434", f"{'; '.join(parts)} on {seen.n} rows", severity="warn" if worse else "note", facts=facts)
+def _written(written: Written) -> Finding:
+    titles = {name: f"{name} ({METRICS[name].normalisation})" for name in written.adapter}
+    sentences = [f"{titles[name]} {value}, base {written.base[name]}" for name, value in written.adapter.items()]
+    worse = written.over_base.below > 0 and written.n >= ENOUGH
+    facts = {name: value.value for name, value in written.adapter.items()} | {"n": written.n}
+    return finding(
+        "L434", f"{'; '.join(sentences)} on {written.n} rows", severity="warn" if worse else "note", facts=facts
+    )

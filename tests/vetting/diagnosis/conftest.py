@@ -162,7 +162,7 @@ def broken(folder: Path, to: Path, change: Change | None = None, **config: Any) 
 @pytest.fixture(scope="session")
 def ask(bases: tuple[Path, Path], held_out: tuple[Row, ...]) -> Callable[..., Diagnosis]:
     """Diagnose an adapter on one of the bases, with the held-out rows unless others are given."""
-    works = {base: ModelSession(SessionSettings(base, task="rules")) for base in bases}
+    sessions = {base: ModelSession(SessionSettings(base, task="rules")) for base in bases}
 
     def run(
         folder: Path,
@@ -170,12 +170,10 @@ def ask(bases: tuple[Path, Path], held_out: tuple[Row, ...]) -> Callable[..., Di
         *,
         rows: tuple[Row, ...] | None = None,
         expected: tuple[Path, ...] = (),
-        work: ModelSession | None = None,
+        session: ModelSession | None = None,
     ) -> Diagnosis:
-        work = work or works[bases[base]]
         asked = held_out if rows is None else rows
-        return diagnose(
-            folder, DiagnosisInputs(base=bases[base], rows=asked, expected=expected, setting=work.settings, work=work)
-        )
+        session = session or sessions[bases[base]]
+        return diagnose(folder, DiagnosisInputs(base=bases[base], rows=asked, expected=expected, session=session))
 
     return run

@@ -148,7 +148,7 @@ def test_another_prompt_than_in_training(trained: Path, ask: Ask, bases: tuple[P
     setting = SessionSettings(
         bases[0], task="rules", chat_template="plain", task_settings=TaskSettings(style="structured")
     )
-    found = ask(trained, work=ModelSession(setting))
+    found = ask(trained, session=ModelSession(setting))
     assert found.cause == "prompt_mismatch", to_text(found)
     assert "model.chat_template=auto" in found.command
 
@@ -165,7 +165,7 @@ def test_a_file_that_cannot_be_read_leaves_nothing_else_to_judge(trained: Path, 
 
 def test_it_takes_everything_out_of_the_engine_again(trained: Path, bases: tuple[Path, Path], tmp_path: Path) -> None:
     work = ModelSession(SessionSettings(bases[0], task="rules"))
-    means = DiagnosisInputs(base=bases[0], setting=work.settings, work=work)
+    means = DiagnosisInputs(base=bases[0], session=work)
     first, second = diagnose(trained, means), diagnose(trained, means)
     assert first.cause == second.cause
     assert not work.engine(more_than_pairs=False)._adapters  # type: ignore[attr-defined]

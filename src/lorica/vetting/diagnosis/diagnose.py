@@ -97,7 +97,7 @@ def diagnose(
             specimen=specimen,
             layout=examined.layout,
             inputs=inputs,
-            place=Path(temporary),
+            folder=Path(temporary),
             match=examined.match,
             findings=list(examined.findings),
             ran=set(examined.ran),

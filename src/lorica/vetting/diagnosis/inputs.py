@@ -21,7 +21,7 @@ from lorica.vetting.diagnosis.repair import Repair, repaired
 from lorica.vetting.findings import Finding
 from lorica.vetting.measure.adapter_measurement import AdapterMeasurement
 from lorica.vetting.measure.contamination import without_training_rows
-from lorica.vetting.measure.format_sweep import Format
+from lorica.vetting.measure.format_sweep import PromptFormat
 from lorica.vetting.measure.loaded_adapter import LoadedAdapter, needs_transformers
 from lorica.vetting.measure.measurements import Behaviour
 from lorica.vetting.measure.model_session import ModelSession, SessionSettings
@@ -42,24 +42,23 @@ GIVE: dict[Need, str] = {
 class DiagnosisInputs:
     """What a person gave to diagnose with; whatever is missing only narrows what can be tested.
 
-    base: the base model's folder. rows: labelled rows of the setting's task. expected: further bases the adapter may
-    belong to. answers: a file of answers or scores that somebody doubts. setting: how the base is asked; None asks as
-    `SessionSettings(base)` says. work: the base loaded already, to share it among diagnoses. rows_file: where the rows
-    came from, for messages.
+    base: the base model's folder. rows: labelled rows of the session's task. expected: further bases the adapter may
+    belong to. answers: a file of answers or scores that somebody doubts. session: how the base is asked, and what was
+    answered in earlier diagnoses; None asks as `SessionSettings(base)` says. rows_file: where the rows came from, for
+    messages.
     """
 
     base: Path | None = None
     rows: tuple[Row, ...] = ()
     expected: tuple[Path, ...] = ()
     answers: Path | None = None
-    setting: SessionSettings | None = None
-    work: ModelSession | None = None
+    session: ModelSession | None = None
     rows_file: str = ""
 
     @property
     def task(self) -> str:
         """The name of the rows' task, "" when none is known."""
-        return self.setting.task if self.setting is not None else ""
+        return self.session.settings.task if self.session is not None else ""
 
     def has(self, need: Need) -> bool:
         """Whether this was given."""
@@ -84,7 +83,7 @@ class MeasuredAdapter:
 
 @dataclass
 class Context:
-    """One adapter under diagnosis. place: an empty folder for variants. findings, ran: of all checks so far, and the
+    """One adapter under diagnosis. folder: an empty one for copies of it. findings, ran: of all checks so far, and the
     levels they belong to. notes: what could not be tested, and why. better_factor, better_format: what a
     sweep found better than as it is used. home: the one of the expected bases to which it belongs.
     """
@@ -92,22 +91,22 @@ class Context:
     specimen: RawAdapter
     layout: TensorMap | None
     inputs: DiagnosisInputs
-    place: Path
+    folder: Path
     match: BaseMatch | None = None
     findings: list[Finding] = field(default_factory=list)
     ran: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     better_factor: float | None = None
-    better_format: Format | None = None
+    better_format: PromptFormat | None = None
     home: Path | None = None
     _made: int = 0
     _loaded: list[LoadedAdapter] = field(default_factory=list)
     _alignments: dict[Path, Any] = field(default_factory=dict)
 
-    def new_place(self) -> Path:
+    def new_folder(self) -> Path:
         """A folder for the next variant, not made yet."""
         self._made += 1
-        return self.place / str(self._made)
+        return self.folder / str(self._made)
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -136,23 +135,23 @@ class Context:
             return {}
 
     @cached_property
-    def work(self) -> ModelSession | None:
+    def session(self) -> ModelSession | None:
         """Where the base is asked; None without one."""
         if self.inputs.base is None:
             return None
-        return self.inputs.work or ModelSession(self.inputs.setting or SessionSettings(self.inputs.base))
+        return self.inputs.session or ModelSession(SessionSettings(self.inputs.base))
 
     @cached_property
     def engine(self) -> Engine | None:
         """The base loaded, in an engine that applies all of this adapter; None when it cannot be asked (`notes` says
         why)."""
-        if self.work is None:
+        if self.session is None:
             return None
         config, layout = self.specimen.config, self.layout
         try:
-            self.work.encoder()
+            self.session.encoder()
             more = config is not None and layout is not None and needs_transformers(config, layout)
-            return self.work.engine(more_than_pairs=more)
+            return self.session.engine(more_than_pairs=more)
         except LoricaError as error:
             self.notes.append(f"the base model cannot be asked: {refusal(error)}")
             return None
@@ -160,9 +159,9 @@ class Context:
     @cached_property
     def rows(self) -> list[Row]:
         """The rows that are asked, without those of its training; none where no row has gold (`notes` says so)."""
-        if self.work is None or not self.inputs.rows or not self.inputs.task:
+        if self.session is None or not self.inputs.rows or not self.inputs.task:
             return []
-        settings = self.work.settings
+        settings = self.session.settings
         rows, findings = without_training_rows(self.specimen, self.inputs.rows, settings.load_task())
         self.findings += findings
         rows = chosen_rows(rows, settings.rows, settings.seed)
@@ -181,7 +180,7 @@ class Context:
         except LoricaError as error:
             refused = refusal(error)
         try:
-            repair = repaired(self.specimen, self.layout, self.base_modules, self.new_place())
+            repair = repaired(self.specimen, self.layout, self.base_modules, self.new_folder())
             if repair is not None:
                 config, weights = read_adapter_config(repair.folder), repair.folder / WEIGHTS_NAME
                 return MeasuredAdapter(self._measure(config, weights), refused, repair)
@@ -207,13 +206,13 @@ class Context:
 
     def _measure(self, config: AdapterConfig | None, weights: Path | None) -> AdapterMeasurement:
         """Raises LoricaError when the engine does not take the adapter, or its output is no number."""
-        assert self.work is not None
+        assert self.session is not None
         assert self.layout is not None
         if config is None or weights is None:
             raise AdapterError(f"{self.specimen.given}: its config or weights cannot be read")
-        sound = all(found.severity != "reject" for found in self.findings)
-        folder = self.new_place()
-        adapter = LoadedAdapter(self.work, config, weights, self.layout, folder, other_engine=sound)
+        sound = all(finding.severity != "reject" for finding in self.findings)
+        folder = self.new_folder()
+        adapter = LoadedAdapter(self.session, config, weights, self.layout, folder, other_engine=sound)
         self._loaded.append(adapter)
         measurement = AdapterMeasurement(adapter, self.rows)
         if self.rows:
@@ -240,9 +239,9 @@ class Context:
 
     def add(self, findings: Sequence[Finding], *, level: int | None = None) -> list[Finding]:
         """Findings of a further check; those that are new. level: the level that is now carried out."""
-        new = [each for each in findings if each not in self.findings]
+        new = [finding for finding in findings if finding not in self.findings]
         self.findings += new
-        self.ran |= {each.level for each in findings} if level is None else {level}
+        self.ran |= {finding.level for finding in findings} if level is None else {level}
         return new
 
     def close(self) -> None:

@@ -33,13 +33,13 @@ def fit_elsewhere(context: Context) -> list[Evidence]:
 
     if context.layout is None or not context.inputs.expected:
         return []
-    here = any(each.severity == "reject" for each in context.findings if each.level == 3)
+    misfits = any(finding.severity == "reject" for finding in context.findings if finding.level == 3)
     fitting = [
         base
         for base in context.inputs.expected
-        if not any(each.severity == "reject" for each in check_fit(context.specimen, context.layout, base))
+        if not any(finding.severity == "reject" for finding in check_fit(context.specimen, context.layout, base))
     ]
-    if not fitting or not here:
+    if not fitting or not misfits:
         return []
     context.home = fitting[0]
     text = f"it fits {_name(fitting[0])}, which was named as expected, and not the base that was given"
@@ -62,25 +62,28 @@ def align_base(context: Context) -> list[Evidence]:
 
 def align_elsewhere(context: Context) -> list[Evidence]:
     """The same with every base that was named with --expected-base: a better home speaks against the one given."""
-    here = context.alignment(context.inputs.base)
-    homes = [(base, context.alignment(base)) for base in context.inputs.expected]
-    known = [(base, found.score) for base, found in homes if found is not None and not math.isnan(found.score)]
-    if not known or here is None or math.isnan(here.score):
+    alignment_here = context.alignment(context.inputs.base)
+    alignments = [(base, context.alignment(base)) for base in context.inputs.expected]
+    scores = {base: alignment.score for base, alignment in alignments if alignment is not None}
+    scores = {base: score for base, score in scores.items() if not math.isnan(score)}
+    if not scores or alignment_here is None or math.isnan(alignment_here.score):
         return []
-    best, score = max(known, key=lambda each: each[1])
-    if score - here.score >= SURE:
+    best = max(scores, key=lambda base: scores[base])
+    if scores[best] - alignment_here.score >= SURE:
         context.home = best
-    text = f"alignment {here.score:.1f} with the base given, {score:.1f} with {_name(best)}"
-    return [_evidence("align_elsewhere", text, "alignment", likelihoods.rival_weights(here.score, score))]
+    text = f"alignment {alignment_here.score:.1f} with the base given, {scores[best]:.1f} with {_name(best)}"
+    return [
+        _evidence("align_elsewhere", text, "alignment", likelihoods.rival_weights(alignment_here.score, scores[best]))
+    ]
 
 
 def read_text(context: Context) -> list[Evidence]:
     """Does the base itself predict plain text? One that does worse than knowing nothing reads its tokens as others."""
-    work, engine, base = context.work, context.engine, context.inputs.base
-    if work is None or engine is None or base is None:
+    session, engine, base = context.session, context.engine, context.inputs.base
+    if session is None or engine is None or base is None:
         return []
     try:
-        ratio = sense(engine, work.encoder(), base)
+        ratio = sense(engine, session.encoder(), base)
     except LoricaError as error:
         context.notes.append(f"the base could not be asked plain text: {error.message}")
         return []
@@ -116,19 +119,19 @@ def check_passport_here(context: Context) -> list[Evidence]:
     from lorica.vetting.passport_check import check_passport
 
     findings = check_passport(context.specimen, context.inputs.base)
-    found = from_findings(context.add(findings))
-    known = {each.code for each in findings}
-    if PASSPORT_NAME not in context.specimen.documents or "L341" in known:
-        return found
+    items = from_findings(context.add(findings))
+    codes = {finding.code for finding in findings}
+    if PASSPORT_NAME not in context.specimen.documents or "L341" in codes:
+        return items
     same: dict[str, float] = {}
-    if not known & {"L342", "L348"}:
+    if not codes & {"L342", "L348"}:
         same |= {"over_scaled": -6.0, "under_scaled": -6.0}
-    if not known & {"L342", "L343", "L348"}:
+    if not codes & {"L342", "L343", "L348"}:
         same |= {"altered": -6.0, "incomplete": -3.0, "broken_weights": -1.0}
     if same:
         text = "config and weights are those of its passport" if len(same) > 2 else "the config is that of its passport"
-        found.append(_evidence("passport", text, "record.config", same))
-    return found
+        items.append(_evidence("passport", text, "record.config", same))
+    return items
 
 
 def behave(context: Context) -> list[Evidence]:
@@ -144,7 +147,7 @@ def behave(context: Context) -> list[Evidence]:
         context.notes.append(f"its behaviour could not be examined: {error.message}")
         return []
     context.add(findings, level=4)
-    unheard = any(found.code == "L401" for found in findings)
+    unheard = any(finding.code == "L401" for finding in findings)
     return [*from_findings(findings), *([] if unheard else from_clean(findings, {4}))]
 
 

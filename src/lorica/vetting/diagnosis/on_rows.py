@@ -58,25 +58,25 @@ def how_skilled(context: Context) -> list[Evidence]:
     gain, ability = compare(own, base), skill(own)
     text = f"the right answers are {gain_text(gain)} than without it, n={len(own.rows)}{ability}"
     weights = likelihoods.skill_weights(*_auc(ability), gain.z, _auc(skill(base))[0], gain.mean)
-    told = [evidence("skill", text, "skill", weights)]
+    items = [evidence("skill", text, "skill", weights)]
     if measurement.task.settings.method != "generate" and context.inputs.answers is None:
         # What spoils generated answers is then not to blame for these.
         text = "the answers are probabilities of choices: nothing is generated or parsed"
-        told.append(evidence("method", text, "method", {"generation_settings": -2.0, "parser_fallbacks": -2.0}))
+        items.append(evidence("method", text, "method", {"generation_settings": -2.0, "parser_fallbacks": -2.0}))
     kl = choices_kl(own, base)
     if context.subject.repair is None:
         changed = _changed(own, base)
         shown = "" if kl is None else f" (divergence {kl:.2g} nats)"
         text = f"it changes the probabilities of {changed:.0%} of the rows{shown}"
-        told.append(evidence("change", text, "change", likelihoods.change_weights(changed, 1.0 if kl is None else kl)))
+        items.append(evidence("change", text, "change", likelihoods.change_weights(changed, 1.0 if kl is None else kl)))
     if kl is not None:
-        told.append(_spread(measurement, ability))
+        items.append(_spread(measurement, ability))
         shift = _shift(own, base)
         if shift:
             # The order that is left in answers that hardly vary is a trace of the input, no proof that it counts.
-            told[0].weights.pop("ignores_input", None)
-        told += shift
-    return told
+            items[0].weights.pop("ignores_input", None)
+        items += shift
+    return items
 
 
 def other_tasks(context: Context) -> list[Evidence]:
@@ -130,19 +130,19 @@ def learnable(context: Context) -> list[Evidence]:
 
 def _mended(repair: Repair) -> dict[str, float]:
     """What was mended is what was wrong."""
-    found: dict[str, float] = {}
+    weights: dict[str, float] = {}
     if repair.renamed or repair.retargeted:
-        found["not_applied"] = 4.0
+        weights["not_applied"] = 4.0
     if repair.turned:
         # Whole and working, only stored in another tool's layout.
-        found["unsupported"] = 3.0
+        weights["unsupported"] = 3.0
     if repair.reranked:
-        found["altered"] = 3.0
+        weights["altered"] = 3.0
     if repair.halves:
-        found["incomplete"] = 2.0
+        weights["incomplete"] = 2.0
     if repair.foreign:
-        found["wrong_size"] = 2.0
-    return found
+        weights["wrong_size"] = 2.0
+    return weights
 
 
 def _what_was_mended(repair: Repair) -> str:
@@ -189,8 +189,8 @@ def _log_odds(probabilities: Floats) -> Floats:
     return np.asarray(np.log(inside) - np.log1p(-inside))
 
 
-def _changed(left: ScoredRows, right: ScoredRows) -> float:
-    pairs = zip(left.logprobs, right.logprobs, strict=True)
+def _changed(own: ScoredRows, base: ScoredRows) -> float:
+    pairs = zip(own.logprobs, base.logprobs, strict=True)
     return float(np.mean([bool((np.abs(a - b) > 1e-6).any()) for a, b in pairs]))
 
 

@@ -44,7 +44,7 @@ class Repair:
 
 
 def repaired(
-    specimen: RawAdapter, layout: TensorMap, modules: Mapping[str, tuple[int, int]], place: Path
+    specimen: RawAdapter, layout: TensorMap, modules: Mapping[str, tuple[int, int]], folder: Path
 ) -> Repair | None:
     """A copy with the names, targets and ranks that its tensors ought to have on a base with these linear layers.
 
@@ -72,20 +72,20 @@ def repaired(
     patterns = {"^" + path: rank for path, rank in ranks.items() if rank != usual}
     plain = {key: value for key, value in before.items() if key not in _RESTRICTING}
     config = plain | {"peft_type": "LORA", "r": usual, "target_modules": targets, "rank_pattern": patterns}
-    known = specimen.config
+    config_before = specimen.config
     return Repair(
-        folder=_rearranged(specimen, layout, plan, place, config | {"use_dora": False, "bias": "none"}),
+        folder=_rearranged(specimen, layout, plan, folder, config | {"use_dora": False, "bias": "none"}),
         pairs=len(ranks),
         renamed=renamed,
-        retargeted=known is not None and any(known.targets(path) is False for path in ranks),
+        retargeted=config_before is not None and any(config_before.targets(path) is False for path in ranks),
         turned=sum(turned for _, turned in plan.values()) // 2,
-        reranked=known is not None and bool(patterns) and not known.rank_pattern,
+        reranked=config_before is not None and bool(patterns) and not config_before.rank_pattern,
         halves=len(layout.modules) - len(layout.pairs),
         foreign=len(layout.pairs) - len(ranks),
     )
 
 
-def _rearranged(specimen: RawAdapter, layout: TensorMap, plan: Plan, place: Path, config: Mapping[str, Any]) -> Path:
+def _rearranged(specimen: RawAdapter, layout: TensorMap, plan: Plan, folder: Path, config: Mapping[str, Any]) -> Path:
     """A copy whose tensors are those of the original under other names."""
     if specimen.weights is None:
         raise AdapterError(f"{specimen.given}: has no weights that can be read", fix="see `lorica check`")
@@ -94,8 +94,8 @@ def _rearranged(specimen: RawAdapter, layout: TensorMap, plan: Plan, place: Path
         info = layout.tensors[source]
         shapes[name] = (info.dtype, info.shape[::-1] if turn else info.shape)
     head, order = header_bytes(shapes, {"format": "pt"})
-    place.mkdir(parents=True)
-    with specimen.weights.open("rb") as source_file, (place / WEIGHTS_NAME).open("wb") as target:
+    folder.mkdir(parents=True)
+    with specimen.weights.open("rb") as source_file, (folder / WEIGHTS_NAME).open("wb") as target:
         target.write(head)
         for name in order:
             source, turn = plan[name]
@@ -103,8 +103,8 @@ def _rearranged(specimen: RawAdapter, layout: TensorMap, plan: Plan, place: Path
             source_file.seek(info.start)
             raw = source_file.read(info.stop - info.start)
             target.write(_transposed(raw, info) if turn else raw)
-    (place / CONFIG_NAME).write_text(json.dumps(config, indent=2), encoding="utf-8")
-    return place
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2), encoding="utf-8")
+    return folder
 
 
 def _belongs(path: str, modules: Mapping[str, tuple[int, int]]) -> str | None:
@@ -114,9 +114,9 @@ def _belongs(path: str, modules: Mapping[str, tuple[int, int]]) -> str | None:
     ends = [module for module in modules if path.endswith("." + module)]
     if ends:
         return max(ends, key=len)
-    parts = path.split(".")
-    for start in range(len(parts)):
-        tail = ".".join(parts[start:])
+    names = path.split(".")
+    for start in range(len(names)):
+        tail = ".".join(names[start:])
         hits = [module for module in modules if module == tail or module.endswith("." + tail)]
         if len(hits) == 1:
             return hits[0]

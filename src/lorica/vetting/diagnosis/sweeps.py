@@ -13,7 +13,7 @@ from lorica.vetting.diagnosis import likelihoods
 from lorica.vetting.diagnosis.inputs import Context
 from lorica.vetting.diagnosis.on_rows import evidence
 from lorica.vetting.diagnosis.posterior import Evidence
-from lorica.vetting.measure.format_sweep import Format, suits
+from lorica.vetting.measure.format_sweep import PromptFormat, format_gain
 from lorica.vetting.measure.measurements import Comparison, Skill
 from lorica.vetting.measure.probe_rows import chosen_rows
 from lorica.vetting.measure.quality import HINT, SURE, compare, gold_logprobs
@@ -71,25 +71,25 @@ def sweep_kinds(context: Context) -> list[Evidence]:
     rows = chosen_rows(own.rows, _KIND_ROWS, measurement.adapter.session.settings.seed)
     row_ids = {row.id for row in rows}
     own, requests = own.keep(row_ids), measurement.requests(row_ids)
-    gains: list[tuple[float, float, str, float]] = []  # mean, z, kind, factor
-    for kind in sorted({factors.target for factors in layout.pairs}):
+    gains: list[tuple[float, float, str, float]] = []  # mean, z, type, factor
+    for module_type in sorted({module.target for module in layout.pairs}):
         for factor in (0.25, 4.0):
-            config = scaled_kind(measurement.adapter.config, layout, kind, factor)
+            config = scaled_kind(measurement.adapter.config, layout, module_type, factor)
             scored = measurement.adapter.score_copy(config, requests)
             if scored is not None and not scored.failed:
                 gain = compare(scored, own)
-                gains.append((gain.mean, gain.z, kind, factor))
+                gains.append((gain.mean, gain.z, module_type, factor))
     if len(gains) < 4:
         return []
-    mean, z, kind, factor = max(gains)
-    next_gain = max((gain[0] for gain in gains if gain[2] != kind and gain[3] == factor), default=0.0)
+    mean, z, module_type, factor = max(gains)
+    next_gain = max((gain[0] for gain in gains if gain[2] != module_type and gain[3] == factor), default=0.0)
     weights = likelihoods.kind_weights(factor, mean, z, next_gain)
     if not weights:
         return [evidence("kind_sweep", "no kind of module is at a wrong scale of its own", "kinds",
                           {"over_scaled": -0.5, "under_scaled": -0.5})]  # fmt: skip
+    better = gain_text(Comparison(mean, z))
     text = (
-        f"with {kind} alone at {factor:g} times its scale the right answers are {gain_text(Comparison(mean, z))} "
-        "(alpha_pattern lost?)"
+        f"with {module_type} alone at {factor:g} times its scale the right answers are {better} (alpha_pattern lost?)"
     )
     return [evidence("kind_sweep", text, "kinds", weights)]
 
@@ -103,17 +103,17 @@ def sweep_formats(context: Context) -> list[Evidence]:
     sweep.ask_pairs()
     if sweep.best is None:
         return []
-    asked, best = sweep.best
-    margin, added, ranking = suits(best)
-    here = compare(measurement.own.labelled, measurement.base.labelled)
-    weights = likelihoods.format_weights(margin, added, here.z, ranking)
+    prompt_format, best = sweep.best
+    margin, added, ranking = format_gain(best)
+    own = compare(measurement.own.labelled, measurement.base.labelled)
+    weights = likelihoods.format_weights(margin, added, own.z, ranking)
     if weights["prompt_mismatch"] > 0:
-        context.better_format = asked
+        context.better_format = prompt_format
         more = f"more probability than as it is asked now (z {margin:.1f}){Skill(best.quality, best.error)}"
-        text = f"asked with {_overrides(asked, sweep.configured)} it gives the right answers {more}"
+        text = f"asked with {_overrides(prompt_format, sweep.configured)} it gives the right answers {more}"
     else:
-        names = ", ".join(_overrides(other, sweep.configured) for other in sweep.asked)
-        text = f"none of {len(sweep.asked)} other prompt formats ({names}) does better"
+        names = ", ".join(_overrides(tried, sweep.configured) for tried in sweep.tried)
+        text = f"none of {len(sweep.tried)} other prompt formats ({names}) does better"
     return [evidence("format_sweep", text, "format", weights)]
 
 
@@ -121,16 +121,16 @@ def weigh_rivals(context: Context) -> list[Evidence]:
     """The better scale and the better format each compensate for part of the other's fault. So both formats are asked
     at the better scale, and the other one as it is, too: where the scale is what is wrong, the format in use at the
     better scale is the best of the three."""
-    measurement, factor, other = context.measurement, context.better_factor, context.better_format
-    if measurement is None or factor is None or other is None:
+    measurement, factor, better_format = context.measurement, context.better_factor, context.better_format
+    if measurement is None or factor is None or better_format is None:
         return []
-    requests, scale = measurement.format_sweep.requests(other), measurement.scale_sweep
-    here = scale.score(factor, measurement.requests({request.row.id for request in requests}))
+    requests, scale = measurement.format_sweep.requests(better_format), measurement.scale_sweep
+    as_configured = scale.score(factor, measurement.requests({request.row.id for request in requests}))
     rivals = [scored for scored in (scale.score(factor, requests), scale.score(1.0, requests)) if scored is not None]
-    if here is None or here.failed or any(scored.failed for scored in rivals):
+    if as_configured is None or as_configured.failed or any(scored.failed for scored in rivals):
         return []
     best = max((scored.labelled for scored in rivals), key=lambda scored: float(gold_logprobs(scored).mean()))
-    gain = compare(best, here.labelled)
+    gain = compare(best, as_configured.labelled)
     weights = likelihoods.rivals_weights(gain.z)
     if not weights:
         return []
@@ -139,22 +139,22 @@ def weigh_rivals(context: Context) -> list[Evidence]:
     return [evidence("scale_or_format", text, "rivals", weights)]
 
 
-def scaled_kind(config: AdapterConfig, layout: TensorMap, kind: str, factor: float) -> AdapterConfig:
+def scaled_kind(config: AdapterConfig, layout: TensorMap, module_type: str, factor: float) -> AdapterConfig:
     """The config with the update of one kind of module ("q_proj") `factor` times as large."""
     alphas: dict[str, float] = {}
-    for path, factors in layout.modules.items():
-        if factors.target == kind:
+    for path, module in layout.modules.items():
+        if module.target == module_type:
             rank = config.rank(path)
             # "^" binds the key to this very module, and stands first so that it wins.
             alphas["^" + path] = config.scaling(path) * (math.sqrt(rank) if config.use_rslora else rank) * factor
     return msgspec.structs.replace(config, alpha_pattern=alphas | config.alpha_pattern)
 
 
-def _overrides(asked: Format, configured: Format) -> str:
+def _overrides(prompt_format: PromptFormat, configured: PromptFormat) -> str:
     """What asks so on the command line."""
     words = [
-        f"task.style={asked.style}" if asked.style != configured.style else "",
-        f"task.method={asked.method}" if asked.method != configured.method else "",
-        f"model.chat_template={asked.template}" if asked.template else "",
+        f"task.style={prompt_format.style}" if prompt_format.style != configured.style else "",
+        f"task.method={prompt_format.method}" if prompt_format.method != configured.method else "",
+        f"model.chat_template={prompt_format.template}" if prompt_format.template else "",
     ]
     return " ".join(filter(None, words))

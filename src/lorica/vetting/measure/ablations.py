@@ -33,9 +33,9 @@ def measure_examples(adapter: LoadedAdapter, task: Task, rows: Sequence[Row]) ->
         return None
     swapped_ids = {row.id for row in swapped}
     style = task.settings.style if task.settings.style in task.example_styles else task.example_styles[0]
-    asked = with_settings(task, style=style)
-    as_they_are, _ = make_requests(adapter.session, asked, [row for row in rows if row.id in swapped_ids])
-    exchanged, _ = make_requests(adapter.session, asked, swapped)
+    example_task = with_settings(task, style=style)
+    as_they_are, _ = make_requests(adapter.session, example_task, [row for row in rows if row.id in swapped_ids])
+    exchanged, _ = make_requests(adapter.session, example_task, swapped)
     pairs = [align(score(as_they_are), score(exchanged)) for score in (adapter.score, adapter.score_base)]
     if not all(first.rows for first, _ in pairs):
         return None
@@ -89,13 +89,14 @@ def _balanced_loss_gain(own: ScoredRows, base: ScoredRows, seed: int) -> Compari
 
 def measure_elsewhere(adapter: LoadedAdapter, task: Task, own: ScoredRows, base: ScoredRows) -> Elsewhere | None:
     """own, base: the user's rows. None for tasks without choices."""
-    other = next((other for other in tasks_with_other_probes(task) if other.answer_type != "text"), None)
-    here = None if task.answer_type == "text" else choices_kl(own, base)
-    if other is None or here is None:
+    candidates = tasks_with_other_probes(task)
+    other_task = next((candidate for candidate in candidates if candidate.answer_type != "text"), None)
+    own_kl = None if task.answer_type == "text" else choices_kl(own, base)
+    if other_task is None or own_kl is None:
         return None
-    requests, _ = make_requests(adapter.session, other, shipped_rows(other.name))
-    there = choices_kl(*align(adapter.score(requests), adapter.score_base(requests)))
-    return None if there is None else Elsewhere(other.name, here, there)
+    requests, _ = make_requests(adapter.session, other_task, shipped_rows(other_task.name))
+    other_kl = choices_kl(*align(adapter.score(requests), adapter.score_base(requests)))
+    return None if other_kl is None else Elsewhere(other_task.name, own_kl, other_kl)
 
 
 def word_count_baseline(task: Task, rows: Sequence[Row], seed: int) -> float | None:

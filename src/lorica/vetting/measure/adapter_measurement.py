@@ -84,8 +84,8 @@ class AdapterMeasurement:
         in the one that is asked."""
         pairs = [(self.own, self.base)]
         if self.source == "probes":
-            for other in tasks_with_other_probes(self.task):
-                requests, _ = make_requests(self.adapter.session, other, shipped_rows(other.name))
+            for other_task in tasks_with_other_probes(self.task):
+                requests, _ = make_requests(self.adapter.session, other_task, shipped_rows(other_task.name))
                 pairs.append(align(self.adapter.score(requests), self.adapter.score_base(requests)))
         return measure_divergence(*(concatenate(side) for side in zip(*pairs, strict=True)))
 
@@ -165,11 +165,11 @@ class AdapterMeasurement:
 
     def so_far(self) -> Behaviour:
         """The records that were made already; nothing is asked."""
-        made = self.__dict__
-        sweeps = {"formats": made.get("format_sweep"), "scales": made.get("scale_sweep")}
+        records = self.__dict__
+        sweeps = {"formats": records.get("format_sweep"), "scales": records.get("scale_sweep")}
         return msgspec.structs.replace(
             self._counted(),
-            **{name: made.get(name) for name in ("divergence", "variation", "examples", "labelled", "elsewhere")},
+            **{name: records.get(name) for name in ("divergence", "variation", "examples", "labelled", "elsewhere")},
             **{name: tuple(sweep.results) for name, sweep in sweeps.items() if sweep is not None},
         )
 

@@ -28,7 +28,7 @@ Same = Callable[[Sequence[Row]], bool]
 class _TrainingRows(msgspec.Struct, frozen=True):
     """What an adapter says of the rows of its training. Each of the functions compares a digest."""
 
-    whole: Same
+    all: Same
     train: Same
     held: Same
     seed: int
@@ -79,7 +79,7 @@ def _of_passport(data: DataFacts, seed: int) -> _TrainingRows:
         return lambda rows: len(rows) == count and rows_facts(rows).content == digest
 
     return _TrainingRows(
-        whole=same(data.all.content, data.all.rows),
+        all=same(data.all.content, data.all.rows),
         train=same(data.train.content, data.train.rows),
         held=same(held.content, held.rows) if held else lambda rows: not rows,
         seed=seed,
@@ -100,7 +100,7 @@ def _of_manifest(manifest: dict[str, Any]) -> _TrainingRows | None:
     divided = held != ids_digest(())
     # Of the whole there is no digest: whether a split gives the parts decides.
     return _TrainingRows(
-        whole=(lambda rows: True) if divided else same(ids),
+        all=(lambda rows: True) if divided else same(ids),
         train=same(ids),
         held=same(held),
         seed=int(str(seed)),
@@ -126,8 +126,8 @@ def _divide(record: _TrainingRows, rows: Sequence[Row], task: Task) -> tuple[Seq
     if record.train(rows):
         return rows, ()
     if not record.divided:
-        return (rows, ()) if record.whole(rows) else ((), ())
-    if not record.whole(rows):
+        return (rows, ()) if record.all(rows) else ((), ())
+    if not record.all(rows):
         return (), ()
     for ratio in dict.fromkeys(record.ratios):
         try:

@@ -20,8 +20,8 @@ _PLATEAUS_APART = 2.0
 def with_rest(words: Floats) -> Floats:
     """Log-probabilities of words [n, W] -> probabilities [n, W + 1], the last for all the rest of the vocabulary."""
     probabilities = np.exp(words)
-    rest = np.clip(1 - probabilities.sum(axis=1, keepdims=True), 0, 1)
-    total = np.clip(np.concatenate([probabilities, rest], axis=1), _LEAST, 1)
+    remainder = np.clip(1 - probabilities.sum(axis=1, keepdims=True), 0, 1)
+    total = np.clip(np.concatenate([probabilities, remainder], axis=1), _LEAST, 1)
     normalised: Floats = total / total.sum(axis=1, keepdims=True)
     return normalised
 
@@ -35,8 +35,8 @@ def kl(p: Floats, q: Floats) -> Floats:
 def choices_kl(adapter: ScoredRows, base: ScoredRows) -> float | None:
     """Mean KL(adapter || base) in nats between the choices' probabilities; None without choices."""
     pairs = zip(adapter.probabilities, base.probabilities, strict=True)
-    each = [kl(np.clip(p, _LEAST, 1), np.clip(q, _LEAST, 1)) for p, q in pairs if len(p) > 1]
-    return float(np.mean(each)) if each else None
+    nats = [kl(np.clip(p, _LEAST, 1), np.clip(q, _LEAST, 1)) for p, q in pairs if len(p) > 1]
+    return float(np.mean(nats)) if nats else None
 
 
 def mean_or_none(values: Floats) -> float | None:
@@ -70,7 +70,7 @@ def largest_change(adapter: ScoredRows, base: ScoredRows) -> float:
 
 def changed_share(adapter: ScoredRows, base: ScoredRows) -> float | None:
     """Share of rows whose best choice differs; None when none has choices."""
-    has = np.array([len(each) > 1 for each in base.probabilities])
+    has = np.array([len(row) > 1 for row in base.probabilities])
     return float((adapter.best != base.best)[has].mean()) if has.any() else None
 
 
@@ -111,11 +111,11 @@ def odds_spread(scored: ScoredRows) -> float | None:
 
 def _table(scored: ScoredRows) -> Floats | None:
     """[m, choices]: the probabilities of the m rows with the commonest number of choices."""
-    sizes = Counter(len(each) for each in scored.probabilities if len(each) > 1)
+    sizes = Counter(len(row) for row in scored.probabilities if len(row) > 1)
     if not sizes:
         return None
     size, count = sizes.most_common(1)[0]
-    return np.array([each for each in scored.probabilities if len(each) == size]) if count > 1 else None
+    return np.array([row for row in scored.probabilities if len(row) == size]) if count > 1 else None
 
 
 def plateaus(first: Floats) -> float:
@@ -146,5 +146,5 @@ def _from_mean(scored: ScoredRows) -> float:
 
 
 def _top_share(scored: ScoredRows) -> float | None:
-    best = [each for each in scored.best.tolist() if each >= 0]
+    best = [choice for choice in scored.best.tolist() if choice >= 0]
     return Counter(best).most_common(1)[0][1] / len(best) if best else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,7 +26,7 @@ _PROMISING = 1.0
 
 
 @dataclass(frozen=True)
-class Format:
+class PromptFormat:
     """One way to ask. template: "" is the session's own."""
 
     style: str
@@ -39,9 +41,9 @@ class FormatSweep:
 
     def __init__(self, adapter: LoadedAdapter, task: Task, own: ScoredRows, base: ScoredRows, few: set[str]) -> None:
         self._adapter, self._task, self._own, self._base, self._few = adapter, task, own, base, few
-        self.configured, *self.others = formats_of(adapter.session, task)
-        kept = own.keep(few), base.keep(few)
-        self._results = {self.configured: _result(self.configured, *kept, *kept, configured=True)}
+        self.configured, *self.alternatives = formats_of(adapter.session, task)
+        scores = own.keep(few), base.keep(few)
+        self._results = {self.configured: _result(self.configured, *scores, *scores, configured=True)}
 
     @property
     def results(self) -> list[FormatResult]:
@@ -49,91 +51,103 @@ class FormatSweep:
         return list(self._results.values())
 
     @property
-    def asked(self) -> list[Format]:
+    def tried(self) -> list[PromptFormat]:
         """The other formats that were asked."""
-        return [asked for asked in self._results if asked != self.configured]
+        return [tried for tried in self._results if tried != self.configured]
 
     @property
-    def best(self) -> tuple[Format, FormatResult] | None:
+    def best(self) -> tuple[PromptFormat, FormatResult] | None:
         """The other format in which the adapter does best; None where none could be asked."""
-        others = [(asked, self._results[asked]) for asked in self.asked]
-        return max(others, key=lambda other: max(min(suits(other[1])[:2]), suits(other[1])[2]), default=None)
+        results = [(tried, self._results[tried]) for tried in self.tried]
+        return max(results, key=lambda entry: format_gain(entry[1]).strength, default=None)
 
     def ask_usual(self) -> None:
         """Each style, template and method once, the others as configured; the most promising one on all rows."""
-        for other in self.others:
-            self._ask(other, self._few)
+        for alternative in self.alternatives:
+            self._ask(alternative, self._few)
         self._ask_promising()
 
     def ask_pairs(self) -> None:
         """Each other style together with each other template."""
-        styles = [other.style for other in self.others if other.style != self.configured.style]
-        templates = [other.template for other in self.others if other.template]
-        for pair in [Format(style, self.configured.method, template) for style in styles for template in templates]:
-            self._ask(pair, self._few)
+        own = self.configured
+        styles = [alternative.style for alternative in self.alternatives if alternative.style != own.style]
+        templates = [alternative.template for alternative in self.alternatives if alternative.template]
+        for style, template in itertools.product(styles, templates):
+            self._ask(PromptFormat(style, own.method, template), self._few)
         self._ask_promising()
 
-    def requests(self, asked: Format, row_ids: set[str] | None = None) -> list[ScoreRequest]:
+    def requests(self, prompt_format: PromptFormat, row_ids: set[str] | None = None) -> list[ScoreRequest]:
         """All rows, or some, as they are asked in a format."""
         rows = [row for row in self._own.rows if row_ids is None or row.id in row_ids]
-        task = with_settings(self._task, style=asked.style, method=asked.method)
-        return make_requests(self._adapter.session, task, rows, asked.template)[0]
+        task = with_settings(self._task, style=prompt_format.style, method=prompt_format.method)
+        return make_requests(self._adapter.session, task, rows, prompt_format.template)[0]
 
-    def _ask(self, asked: Format, row_ids: set[str]) -> None:
-        if asked in self._results and self._results[asked].n >= len(row_ids):
+    def _ask(self, prompt_format: PromptFormat, row_ids: set[str]) -> None:
+        if prompt_format in self._results and self._results[prompt_format].n >= len(row_ids):
             return
         try:
-            requests = self.requests(asked, row_ids)
+            requests = self.requests(prompt_format, row_ids)
         except PromptError:  # a template that asks elsewhere
             return
-        scored, alone = align(self._adapter.score(requests), self._adapter.score_base(requests))
+        scored, base = align(self._adapter.score(requests), self._adapter.score_base(requests))
         if scored.rows:
             configured = self._own.keep(row_ids), self._base.keep(row_ids)
-            self._results[asked] = _result(asked, scored, alone, *configured, configured=False)
+            self._results[prompt_format] = _result(prompt_format, scored, base, *configured, configured=False)
 
     def _ask_promising(self) -> None:
-        promising = {
-            asked: max(result.margin.z, result.ranking_z)
-            for asked, result in self._results.items()
-            if result.margin is not None and max(result.margin.z, result.ranking_z) >= _PROMISING
+        promise = {
+            tried: max(result.margin.z, result.ranking_z)
+            for tried, result in self._results.items()
+            if result.margin is not None
         }
-        if promising:
-            self._ask(max(promising, key=lambda asked: promising[asked]), {row.id for row in self._own.rows})
+        best = max(promise, key=lambda tried: promise[tried], default=None)
+        if best is not None and promise[best] >= _PROMISING:
+            self._ask(best, {row.id for row in self._own.rows})
 
 
-def suits(result: FormatResult) -> tuple[float, float, float]:
-    """Whether the adapter knows this format better than the configured one, in standard errors: (of the gold choices
-    against those as configured, of those against the base in this format, of the ranking). All are 0 where the adapter
-    adds nothing in it to what the base knows, for in some formats the base itself does better."""
+class FormatGain(NamedTuple):
+    """How much better the adapter knows a format than the configured one, in standard errors. margin: of the gold
+    choices against those as configured. added: against the base in this format. ranking: of the ROC-AUC."""
+
+    margin: float = 0.0
+    added: float = 0.0
+    ranking: float = 0.0
+
+    @property
+    def strength(self) -> float:
+        """Of the better one of two proofs: right answers that are more probable, or a better ranking."""
+        return max(min(self.margin, self.added), self.ranking)
+
+
+def format_gain(result: FormatResult) -> FormatGain:
+    """Nothing where the adapter adds nothing in this format to what the base knows: in some the base itself does
+    better."""
     margin, added = result.margin, result.added
-    if margin is None or added is None:
-        return 0.0, 0.0, 0.0
+    if margin is None or added is None or min(added.mean, margin.mean) < SUITED:
+        return FormatGain()
+    if (result.better or 0.0) < 0:  # more probability in a worse ranking is none of training's
+        return FormatGain()
     if max(margin.z, result.ranking_z) >= HINT and result.error:
-        quality, error = result.quality or 0.0, result.error
+        quality, base_quality = result.quality or 0.0, max(0.5, result.base_quality or 0.0)
         # Where a ranking is no better than chance, no probability makes the format the right one.
-        backwards = (quality - 0.5) / error < HINT
-        known = max(0.5, result.base_quality or 0.0)
-        ranks = (quality - known) / error >= HINT or added.mean >= 3 * SUITED
+        backwards = (quality - 0.5) / result.error < HINT
+        ranks = (quality - base_quality) / result.error >= HINT or added.mean >= 3 * SUITED
         if backwards or not ranks:
-            return 0.0, 0.0, 0.0
-    if (result.better or 0.0) < 0:  # nor does more probability in a worse ranking
-        return 0.0, 0.0, 0.0
-    if min(added.mean, margin.mean) < SUITED:
-        return 0.0, 0.0, 0.0
-    return margin.z, added.z, result.ranking_z
+            return FormatGain()
+    return FormatGain(margin.z, added.z, result.ranking_z)
 
 
-def formats_of(session: ModelSession, task: Task) -> list[Format]:
+def formats_of(session: ModelSession, task: Task) -> list[PromptFormat]:
     """The configured format first, then each that differs in style or template, then the other methods."""
     settings = task.settings
-    own = Format(settings.style, settings.method)
+    own = PromptFormat(settings.style, settings.method)
     # The folder's own template may be the plain one.
     templates = [template for template in ("auto", "plain") if _is_another(session, template)]
     templates += other_templates(session)
     formats = [own]
-    formats += [Format(style, own.method) for style in task.styles]
-    formats += [Format(own.style, own.method, template) for template in templates]
-    formats += [Format(own.style, method) for method in task.methods]
+    formats += [PromptFormat(style, own.method) for style in task.styles]
+    formats += [PromptFormat(own.style, own.method, template) for template in templates]
+    formats += [PromptFormat(own.style, method) for method in task.methods]
     return list(dict.fromkeys(formats))
 
 
@@ -160,12 +174,18 @@ def other_templates(session: ModelSession) -> list[str]:
 
 
 def _result(
-    asked: Format, scored: ScoredRows, base: ScoredRows, own: ScoredRows, own_base: ScoredRows, *, configured: bool
+    prompt_format: PromptFormat,
+    scored: ScoredRows,
+    base: ScoredRows,
+    own: ScoredRows,
+    own_base: ScoredRows,
+    *,
+    configured: bool,
 ) -> FormatResult:
     result = FormatResult(
-        style=asked.style,
-        method=asked.method,
-        template=asked.template,
+        style=prompt_format.style,
+        method=prompt_format.method,
+        template=prompt_format.template,
         configured=configured,
         n=len(scored.rows),
         confidence=mean_or_none(scored.confidence),
@@ -173,13 +193,13 @@ def _result(
         kl=float(kl(with_rest(scored.words), with_rest(base.words)).mean()),
         saturated=saturated_share(scored),
     )
-    here, there = align(scored, own)
-    alone, alone_there = align(base, own_base)
+    present, present_own = align(scored, own)
+    present_base, present_own_base = align(base, own_base)
     updates: dict[str, object] = {}
-    if not configured and here.rows and mean_or_none(here.confidence) is not None:
-        updates["surer"] = mean_difference(_sure(here), _sure(there), here.rows)
-        updates["base_surer"] = mean_or_none(_sure(alone) - _sure(alone_there))
-    labelled, configured_rows, base_rows = here.labelled, there.labelled, base.labelled
+    if not configured and present.rows and mean_or_none(present.confidence) is not None:
+        updates["surer"] = mean_difference(_sure(present), _sure(present_own), present.rows)
+        updates["base_surer"] = mean_or_none(_sure(present_base) - _sure(present_own_base))
+    labelled, configured_rows, base_rows = present.labelled, present_own.labelled, base.labelled
     if labelled.rows:
         quality, configured_quality = skill(labelled), skill(configured_rows)
         updates |= {"quality": quality.value, "error": quality.error, "base_quality": skill(base_rows).value}

@@ -26,13 +26,13 @@ def measure_generated(adapter: LoadedAdapter, task: Task, rows: Sequence[Row], s
     if not rows or task.choices(rows[0]) is not None:
         return None
     rows = rows[:MOST_ROWS]
-    asked = with_settings(task, method="generate")
-    answers = _answers(adapter, adapter.name, asked, rows, 0)
-    base_answers = _answers(adapter, "", asked, rows, 0)
+    task_generating = with_settings(task, method="generate")
+    answers = _answers(adapter, adapter.name, task_generating, rows, 0)
+    base_answers = _answers(adapter, "", task_generating, rows, 0)
     sampling = adapter.session.settings.sampling
     unstable = None
     if sampling.do_sample and sampling.temperature > 0:
-        again = _answers(adapter, adapter.name, asked, rows, 1)
+        again = _answers(adapter, adapter.name, task_generating, rows, 1)
         unstable = _share([a.raw != b.raw for a, b in zip(answers, again, strict=True)])
     agree = _agreements(task, answers, scored)
     stages = Counter(answer.stage for answer in answers)
@@ -46,7 +46,7 @@ def measure_generated(adapter: LoadedAdapter, task: Task, rows: Sequence[Row], s
         unstable_share=unstable,
         agreement=_share(agree) if agree else None,
         stages=dict(sorted(stages.items())),
-        written=_written(asked, rows, answers, base_answers),
+        written=_written(task_generating, rows, answers, base_answers),
     )
 
 
@@ -55,7 +55,7 @@ def _written(task: Task, rows: Sequence[Row], answers: Sequence[Answer], base: S
     rows = [row for row in rows if isinstance(row.gold, tuple)]
     if task.answer_type != "text" or len(rows) < _FEWEST:
         return None
-    mine, theirs = ({answer.id: answer for answer in each} for each in (answers, base))
+    mine, theirs = ({answer.id: answer for answer in side} for side in (answers, base))
     return Written(
         n=len(rows),
         adapter={name: interval(value) for name, value in evaluate(task, rows, mine).metrics.items()},

@@ -123,12 +123,12 @@ class ModelSession:
 
     def run(self, engine: Engine, requests: Sequence[ScoreChoices], adapter: str = "") -> list[Output]:
         """The outputs of an adapter, or of the base alone (""); what was answered before is not computed again."""
-        known = self._outputs.setdefault((id(engine), adapter), {})
-        if any(request not in known for request in requests):
+        outputs = self._outputs.setdefault((id(engine), adapter), {})
+        if any(request not in outputs for request in requests):
             # All of them, in one plan: then equal weights give equal numbers, to the last bit.
             named = [msgspec.structs.replace(request, adapter=adapter or None) for request in requests]
-            known.update(zip(requests, engine.run(named), strict=True))
-        return [known[request] for request in requests]
+            outputs.update(zip(requests, engine.run(named), strict=True))
+        return [outputs[request] for request in requests]
 
     def add_adapter(self, engine: Engine, folder: Path) -> str:
         """Load an adapter under a name that no other has. Raises AdapterError and MissingExtraError."""

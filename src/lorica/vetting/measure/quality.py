@@ -91,9 +91,9 @@ def centred(odds: Floats, is_first: NDArray[np.bool_]) -> Floats:
     return np.asarray(-np.logaddexp(0.0, -signs * (odds + (low + high) / 2)))
 
 
-def compare(left: ScoredRows, right: ScoredRows) -> Comparison:
-    """How much more probable `left` makes the gold choices than `right`, on the same labelled rows."""
-    return paired(gold_logprobs(left) - gold_logprobs(right))
+def compare(scored: ScoredRows, reference: ScoredRows) -> Comparison:
+    """How much more probable the gold choices are than in `reference`, on the same labelled rows."""
+    return paired(gold_logprobs(scored) - gold_logprobs(reference))
 
 
 def paired(difference: Floats) -> Comparison:
@@ -121,9 +121,11 @@ def _groups(rows: Sequence[Row]) -> list[str] | None:
     return [f"group {row.group}" if row.group else f"row {row.id}" for row in rows]
 
 
-def ranking_z(there: Skill, here: Skill) -> float:
+def ranking_z(ability: Skill, reference: Skill) -> float:
     """By how many standard errors a ROC-AUC exceeds another on the same rows; 0 where there is none, or where it is no
     better than chance."""
-    if there.value is None or here.value is None or not there.error or not here.error or there.above_chance < SURE:
+    if ability.value is None or reference.value is None or not ability.error or not reference.error:
         return 0.0
-    return (there.value - here.value) / (math.sqrt(2) * max(there.error, here.error))
+    if ability.above_chance < SURE:
+        return 0.0
+    return (ability.value - reference.value) / (math.sqrt(2) * max(ability.error, reference.error))

@@ -80,24 +80,24 @@ class ScaleSweep:
         return self._adapter.score_copy(scaled_config(self._adapter.config, factor), requests)
 
     def _result(self, factor: float, scored: ScoredRows) -> ScaleResult:
-        here, base = align(scored, self._base)
+        present, base = align(scored, self._base)
         broken = len(scored.failed) - len(self._base.failed)
-        if not here.rows:
+        if not present.rows:
             return ScaleResult(factor, np.inf, np.inf, None, None, None, None, broken)
         result = ScaleResult(
             factor=factor,
-            kl=float(kl(with_rest(here.words), with_rest(base.words)).mean()),
-            largest_change=largest_change(here, base),
-            confidence=mean_or_none(here.confidence),
-            saturated=saturated_share(here),
-            std=spread(here),
-            changed=changed_share(here, base),
+            kl=float(kl(with_rest(present.words), with_rest(base.words)).mean()),
+            largest_change=largest_change(present, base),
+            confidence=mean_or_none(present.confidence),
+            saturated=saturated_share(present),
+            std=spread(present),
+            changed=changed_share(present, base),
             broken=broken,
-            n=len(here.rows),
-            choices_kl=choices_kl(here, base),
-            mass=mean_or_none(here.mass),
+            n=len(present.rows),
+            choices_kl=choices_kl(present, base),
+            mass=mean_or_none(present.mass),
         )
-        labelled = here.labelled
+        labelled = present.labelled
         if not labelled.rows:
             return result
         own = self._own.labelled

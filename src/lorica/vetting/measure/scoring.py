@@ -154,17 +154,17 @@ def align(first: ScoredRows, second: ScoredRows) -> tuple[ScoredRows, ScoredRows
     return first.keep(shared), second.keep(shared)
 
 
-def concatenate(parts: Sequence[ScoredRows]) -> ScoredRows:
+def concatenate(batches: Sequence[ScoredRows]) -> ScoredRows:
     """All rows of several; the metric is that of the first."""
-    filled = [part for part in parts if part.rows] or list(parts[:1])
+    filled = [batch for batch in batches if batch.rows] or list(batches[:1])
     return ScoredRows(
-        tuple(row for part in filled for row in part.rows),
-        tuple(values for part in filled for values in part.logprobs),
-        tuple(values for part in filled for values in part.probabilities),
-        np.concatenate([part.words for part in filled]),
-        np.concatenate([part.mass for part in filled]),
-        np.concatenate([part.gold for part in filled]),
-        parts[0].metric,
+        tuple(row for batch in filled for row in batch.rows),
+        tuple(values for batch in filled for values in batch.logprobs),
+        tuple(values for batch in filled for values in batch.probabilities),
+        np.concatenate([batch.words for batch in filled]),
+        np.concatenate([batch.mass for batch in filled]),
+        np.concatenate([batch.gold for batch in filled]),
+        batches[0].metric,
     )
 
 
