@@ -20,7 +20,7 @@ from lorica.commands.experiment import ADAPTER, Outcome, run_experiment
 from lorica.data.read import read_rows
 from lorica.data.split import split
 from lorica.pipeline.train import TrainJob
-from lorica.reports.page import Table
+from lorica.reports.page import ReportTable
 from lorica.reports.text_table import plain_table
 
 COMMON = ("training=tiny", "lora=all_linear")
@@ -105,7 +105,9 @@ def main() -> None:
             for metric in found.metrics
         )
         print(
-            plain_table(Table(("system", "metric", "value", "n"), rows, caption=f"{name}: {len(outcome.train)} train"))
+            plain_table(
+                ReportTable(("system", "metric", "value", "n"), rows, caption=f"{name}: {len(outcome.train)} train")
+            )
         )
         gain = outcome.gain
         print(f"paired gain in {main_metric}: {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], {seconds:.0f} s\n")

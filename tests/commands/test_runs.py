@@ -29,8 +29,8 @@ from lorica.commands import train as train_verb
 from lorica.data.journal import Journal
 from lorica.errors import AdapterError
 from lorica.records import Answer
+from lorica.training.listeners import SilentListener
 from lorica.training.loop import lock_run
-from lorica.training.progress import SilentListener
 from lorica.training.types import StepReport
 from tests.commands.conftest import QUICK
 

@@ -13,12 +13,12 @@ from tests.reports.test_reports import EVIL, parsed
 
 from lorica.reports.html import to_html
 from lorica.reports.interactive import SCRIPT
-from lorica.reports.page import Cell, Report, Section, Table
+from lorica.reports.page import Cell, Report, ReportTable, Section
 
 
 def report(name: str, count: int = 30) -> Report:
     rows: tuple[tuple[Cell, ...], ...] = tuple((i, f"{name} {i}", ("good", "bad")[i % 2], i / 3) for i in range(count))
-    table = Table(
+    table = ReportTable(
         ("place", "adapter", "verdict", "score"),
         rows,
         interactive=True,
@@ -58,7 +58,7 @@ def test_only_our_script_may_run() -> None:
 
 def test_equal_reports_are_equal_bytes_and_plain_ones_have_no_script() -> None:
     assert to_html(report("x")) == to_html(report("x"))
-    plain = Report("Few", "", (Section("Side by side", tables=(Table(("a",), (("b",),)),)),))
+    plain = Report("Few", "", (Section("Side by side", tables=(ReportTable(("a",), (("b",),)),)),))
     assert "<script" not in to_html(plain)
     assert "script-src" not in to_html(plain)
 

@@ -20,15 +20,15 @@ from lorica.reports.page import (
     Line,
     LineChart,
     Report,
+    ReportTable,
     Section,
-    Table,
     cell_text,
     right_aligned,
 )
 from lorica.reports.text_table import display_width, plain_table
 from lorica.reports.write_report import write_report
 
-TABLE = Table(
+TABLE = ReportTable(
     ("system", "ROC-AUC", "n"),
     (("base", "0.712 [0.68, 0.74]", 1000), ("adapter", 0.98125, 1000), ("TF-IDF", None, 12)),
     "Held-out rows",
@@ -67,7 +67,7 @@ EVIL = "</td><script>alert(1)</script>\"'&<svg onload=x>|`*_[x](y)\x1b[31m\u202e
 
 
 def evil_report(text: str) -> Report:
-    table = Table((text, "b"), ((text, 1), (text, math.nan)), text)
+    table = ReportTable((text, "b"), ((text, 1), (text, math.nan)), text)
     plot = IntervalPlot(text, (IntervalPoint(text, 0.5, 0.4, 0.6),), text, 0.5, text)
     curve = LineChart(text, (Line(text, ((0.0, 1.0), (1.0, 2.0))),), text, text)
     return Report(text, text, (Section(text, text, (table,), (plot, curve), (text,)),) * 3, text)
@@ -209,7 +209,7 @@ def test_plain_table() -> None:
 
 
 def test_plain_tables_keep_their_columns_whatever_the_cells_hold() -> None:
-    table = Table(("a", "b"), (("東京", 1), ("e\u0301", 2), ("two\nlines\x1b[31m", 3), ("x" * 200, 4), ("", 5)))
+    table = ReportTable(("a", "b"), (("東京", 1), ("e\u0301", 2), ("two\nlines\x1b[31m", 3), ("x" * 200, 4), ("", 5)))
     lines = plain_table(table, max_cell=20).split("\n")
     assert len({display_width(line) for line in lines}) == 1
     assert "\x1b" not in plain_table(table)
@@ -255,13 +255,13 @@ def test_long_curves_become_short_tables() -> None:
 def test_cells() -> None:
     cells = ("x", 1234567, 0.123456, None, math.nan, True, 1e-9)
     assert [cell_text(cell) for cell in cells] == ["x", "1,234,567", "0.1235", "n/a", "n/a", "yes", "1e-09"]
-    table = Table(("text", "number", "mixed", "share"), (("3 cats", 1, "a", "12%"), ("4 dogs", None, 2, "-3.5%")))
+    table = ReportTable(("text", "number", "mixed", "share"), (("3 cats", 1, "a", "12%"), ("4 dogs", None, 2, "-3.5%")))
     assert right_aligned(table) == [False, True, False, True]
 
 
 def test_ragged_tables_are_refused() -> None:
     with pytest.raises(ValueError, match="row 2 has 1 cells, the table has 2 columns"):
-        Table(("a", "b"), (("x", 1), ("y",)))
+        ReportTable(("a", "b"), (("x", 1), ("y",)))
 
 
 def test_reports_are_written_by_suffix(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorica.reports.page import Table
+from lorica.reports.page import ReportTable
 from lorica.reports.short_names import short_names
 from lorica.reports.text_table import display_width, plain_table
 
@@ -69,7 +69,7 @@ def test_any_names_stay_different_and_short(names: list[str], most: int) -> None
 
 def test_a_table_never_shows_two_rows_alike() -> None:
     names = [f"{LONG}/checkpoint-{step}" for step in (100, 200)]
-    table = Table(("adapter", "reasons"), tuple((name, "x" * 50) for name in names))
+    table = ReportTable(("adapter", "reasons"), tuple((name, "x" * 50) for name in names))
     lines = plain_table(table, max_cell=36, names=("adapter",)).split("\n")[2:]
     assert lines[0] != lines[1]
     assert all("checkpoint-" in line for line in lines)

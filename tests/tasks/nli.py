@@ -10,7 +10,7 @@ import msgspec
 from lorica.records import Message, Row, RowSchema
 from lorica.tasks.base import (
     AnswerType,
-    Canary,
+    CanaryRecord,
     ParsedAnswer,
     ProbeSet,
     TaskSettings,
@@ -56,7 +56,7 @@ class NliTask:
         self.schemas = (
             RowSchema("sentence pairs", ("premise", "hypothesis"), ("id", "label"), "id", self._build, gold="label"),
         )
-        self.probes = ProbeSet("nli", _records, lambda: [Canary(record) for record in _records()])
+        self.probes = ProbeSet("nli", _records, lambda: [CanaryRecord(record) for record in _records()])
 
     def render(self, row: Row) -> tuple[Message, ...]:
         case = _case(row)

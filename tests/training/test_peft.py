@@ -19,8 +19,8 @@ from lorica.models.base_folder import BaseFolder
 from lorica.models.lora import LoraSpan
 from lorica.models.packed_attention import PackedAttention
 from lorica.models.weights import load_decoder
+from lorica.training.listeners import SilentListener
 from lorica.training.loop import train
-from lorica.training.progress import SilentListener
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

@@ -13,11 +13,11 @@ from lorica.errors import BaseNotFiniteError, NotFiniteError, TrainingError
 from lorica.models.adapter_weights import create_lora
 from lorica.models.lora import LoraSpan
 from lorica.models.packed_attention import PackedAttention
-from lorica.training.batches import Batch, make_batch
+from lorica.training.batches import TrainingBatch, make_batch
 from lorica.training.step import (
     MAX_SKIPPED,
     Learner,
-    Precision,
+    MixedPrecision,
     answer_loss,
     choose_precision,
     evaluate,
@@ -40,7 +40,7 @@ def _learner(*, dropout: float = 0.0, bf16: bool = False, checkpointing: bool = 
     return Learner(decoder, lora, make_optimizer(lora, weight_decay=0.0), precision, norm, checkpointing)
 
 
-def _batches(examples: Sequence[Example], *sizes: int) -> list[Batch]:
+def _batches(examples: Sequence[Example], *sizes: int) -> list[TrainingBatch]:
     found, start = [], 0
     for size in sizes:
         found.append(make_batch(examples[start : start + size], CPU))
@@ -198,7 +198,7 @@ def test_a_finite_loss_with_an_infinite_gradient_is_refused(monkeypatch: pytest.
 def test_float16_overflow_skips_updates_until_there_are_too_many() -> None:
     learner = _learner()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
-    learner.precision = Precision("cpu", torch.float16, scaler)
+    learner.precision = MixedPrecision("cpu", torch.float16, scaler)
     before = _weights(learner)
     update(learner, _batches(rows(3), 3), step=1, rate=1e-2, seed=0)
     assert not torch.equal(before[0], _weights(learner)[0])

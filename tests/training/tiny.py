@@ -15,8 +15,8 @@ from lorica.config.schema import TrainingConfig
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig
 from lorica.records import Encoded
+from lorica.training.listeners import SilentListener
 from lorica.training.loop import train
-from lorica.training.progress import SilentListener
 from lorica.training.types import Example, StepReport, TrainResult
 
 LORA = AdapterConfig(

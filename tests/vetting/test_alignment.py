@@ -29,8 +29,8 @@ from lorica.models.locate import locate_model  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 from lorica.prompts.encoder import Encoder  # noqa: E402
 from lorica.records import Message  # noqa: E402
+from lorica.training.listeners import SilentListener  # noqa: E402
 from lorica.training.loop import train  # noqa: E402
-from lorica.training.progress import SilentListener  # noqa: E402
 from lorica.training.types import Example  # noqa: E402
 from lorica.vetting.base import collect_subspaces as seeing  # noqa: E402
 from lorica.vetting.base.activation_subspaces import principal_subspace  # noqa: E402

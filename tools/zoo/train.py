@@ -24,7 +24,7 @@ from lorica.prompts.encoder import Encoder
 from lorica.records import Row
 from lorica.tasks import load_task
 from lorica.tasks.base import Task, TaskSettings
-from lorica.training.progress import SilentListener
+from lorica.training.listeners import SilentListener
 
 QV = ("q_proj", "v_proj")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorica.commands.arguments import Overrides, as_base, as_output, as_path, as_report, emit, inform, parser
-from lorica.commands.progress import row_progress
+from lorica.commands.row_progress import row_progress
 from lorica.errors import UsageError
 from lorica.vetting.findings import LEVELS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lorica.commands import base_trial
 from lorica.commands.arguments import Overrides, names_task, resolve
-from lorica.commands.progress import row_progress
+from lorica.commands.row_progress import row_progress
 from lorica.vetting.base_checks import BaseChecker, BaseCheckResult
 from lorica.vetting.levels import Examination
 

@@ -13,7 +13,7 @@ from lorica.commands.arguments import emit
 from lorica.commands.check_text import finding_dict, finding_text
 from lorica.errors import DataError
 from lorica.metrics.health import ScoreHealth
-from lorica.reports.page import Cell, Table
+from lorica.reports.page import Cell, ReportTable
 from lorica.reports.text_table import plain_table
 from lorica.vetting.findings import EXIT_CODES, judge
 from lorica.vetting.score_columns import check_scores, read_scores
@@ -64,7 +64,7 @@ def _gold(path: Path, overrides: list[str]) -> dict[str, int]:
     return labels(path, resolve(["task=rules", *overrides]).config)
 
 
-def _table(health: ScoreHealth) -> Table:
+def _table(health: ScoreHealth) -> ReportTable:
     cells: list[tuple[str, Cell]] = [
         ("scores", health.n),
         ("missing", health.missing),
@@ -81,7 +81,7 @@ def _table(health: ScoreHealth) -> Table:
         ("share above the middle", health.balance),
         ("share of fall-backs", health.fallback_share),
     ]
-    return Table(("measure", "value"), tuple(cells))
+    return ReportTable(("measure", "value"), tuple(cells))
 
 
 def _plain(value: Any) -> Any:

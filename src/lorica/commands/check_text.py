@@ -11,7 +11,7 @@ import msgspec
 
 from lorica.commands.check_result import AdapterCheck, CheckResult
 from lorica.names import listed
-from lorica.reports.page import Cell, Report, Section, Table, clean
+from lorica.reports.page import Cell, Report, ReportTable, Section, clean
 from lorica.reports.text_table import plain_table
 from lorica.vetting.claims.training_evidence import TrainingEvidence
 from lorica.vetting.findings import LEVELS, Finding
@@ -76,13 +76,13 @@ def _on_base(adapter: AdapterCheck) -> tuple[str, ...]:
     return () if adapter.on_base is None else adapter.on_base.lines
 
 
-def comparison(result: CheckResult, columns: Sequence[str] = COLUMNS) -> Table:
+def comparison(result: CheckResult, columns: Sequence[str] = COLUMNS) -> ReportTable:
     """Side by side, in the order of the ranking."""
     rows = []
     for adapter in result.ranked:
         cells = _cells(adapter)
         rows.append(tuple(cells[column] for column in columns))
-    return Table(tuple(columns), tuple(rows))
+    return ReportTable(tuple(columns), tuple(rows))
 
 
 def page(result: CheckResult) -> Report:
@@ -92,7 +92,7 @@ def page(result: CheckResult) -> Report:
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     section_numbers = {adapter.name: number for number, adapter in enumerate(result.adapters, 2)}
     table = comparison(result, _PAGE)
-    side_by_side = Table(
+    side_by_side = ReportTable(
         (*table.columns, _ABOVE),
         tuple((*row, adapter.above) for row, adapter in zip(table.rows, result.ranked, strict=True)),
         interactive=True,
@@ -199,9 +199,9 @@ def _cells(adapter: AdapterCheck) -> dict[str, Cell]:
     }
 
 
-def _findings_table(findings: Sequence[Finding]) -> Table:
+def _findings_table(findings: Sequence[Finding]) -> ReportTable:
     rows = tuple((f.code, f.severity, f.title, f.file, f.seen, f.expected, f.fix) for f in findings)
-    return Table(("code", "severity", "means", "file", "seen", "expected", "what to do"), rows)
+    return ReportTable(("code", "severity", "means", "file", "seen", "expected", "what to do"), rows)
 
 
 def finding_text(finding: Finding) -> str:

@@ -11,7 +11,7 @@ from lorica.commands.demo_tasks import DemoTask
 from lorica.commands.eval_report import estimate_dict, evaluation_dict, metric_title
 from lorica.commands.experiment import ADAPTER, Outcome
 from lorica.pipeline.evaluate import Evaluation
-from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Line, LineChart, Report, Section, Table
+from lorica.reports.page import Cell, IntervalPlot, IntervalPoint, Line, LineChart, Report, ReportTable, Section
 from lorica.reports.text_table import plain_table
 
 Outcomes = Mapping[DemoTask, Outcome]
@@ -62,7 +62,7 @@ def demo_dict(outcomes: Outcomes, seconds: float) -> dict[str, Any]:
     }
 
 
-def _results(outcomes: Outcomes) -> Table:
+def _results(outcomes: Outcomes) -> ReportTable:
     rows: list[tuple[Cell, ...]] = []
     names = tuple(next(iter(outcomes.values())).systems)
     for demo, outcome in outcomes.items():
@@ -70,10 +70,10 @@ def _results(outcomes: Outcomes) -> Table:
             found = [outcome.systems[name].metrics[metric] for name in names]
             title = metric_title(outcome.systems[ADAPTER], metric)
             rows.append((demo.name, title, *map(str, found), found[0].n))
-    return Table(("task", "metric", *names, "n"), tuple(rows))
+    return ReportTable(("task", "metric", *names, "n"), tuple(rows))
 
 
-def _ways(outcomes: Outcomes) -> Table:
+def _ways(outcomes: Outcomes) -> ReportTable:
     rows = tuple(
         (
             demo.name,
@@ -84,7 +84,7 @@ def _ways(outcomes: Outcomes) -> Table:
         )
         for demo, outcome in outcomes.items()
     )
-    return Table(("task", "adapter - base", "rows/s", "rows by adapter", "rows by parse stage and flag"), rows)
+    return ReportTable(("task", "adapter - base", "rows/s", "rows by adapter", "rows by parse stage and flag"), rows)
 
 
 def _section(demo: DemoTask, outcome: Outcome) -> Section:
@@ -118,7 +118,7 @@ def _section(demo: DemoTask, outcome: Outcome) -> Section:
     )
 
 
-def _adapters(outcome: Outcome) -> Table:
+def _adapters(outcome: Outcome) -> ReportTable:
     rows = tuple(
         (
             name,
@@ -132,25 +132,25 @@ def _adapters(outcome: Outcome) -> Table:
         for name, result in outcome.trained.items()
     )
     columns = ("adapter", "updates", "loss before", "loss after", "tokens", "seconds", "rows routed to it")
-    return Table(columns, rows, caption="Adapters (loss in nats per answer token on validation rows)")
+    return ReportTable(columns, rows, caption="Adapters (loss in nats per answer token on validation rows)")
 
 
-def _stages(outcome: Outcome) -> Table:
+def _stages(outcome: Outcome) -> ReportTable:
     rows = tuple((name, _counts(found)) for name, found in outcome.systems.items())
-    return Table(("system", "rows by parse stage and flag"), rows)
+    return ReportTable(("system", "rows by parse stage and flag"), rows)
 
 
 def _counts(found: Evaluation) -> str:
     return ", ".join(f"{key} {count}" for key, count in sorted({**found.stages, **found.flags}.items()))
 
 
-def _samples(outcome: Outcome) -> Table:
+def _samples(outcome: Outcome) -> ReportTable:
     shown = [(row, outcome.answers[ADAPTER][row.id]) for row in outcome.held[:8]]
     rows = tuple(
         (row.id, outcome.texts[row.id], outcome.gold[row.id], answer.answer, answer.score, answer.adapter)
         for row, answer in shown
     )
-    return Table(("row", "text", "gold", "answer", "score", "adapter"), rows, caption="The first held-out rows")
+    return ReportTable(("row", "text", "gold", "answer", "score", "adapter"), rows, caption="The first held-out rows")
 
 
 def _losses(outcome: Outcome) -> LineChart:

@@ -12,8 +12,8 @@ from lorica.commands.arguments import as_path, emit, parser, resolve
 from lorica.commands.eval_report import evaluation_dict, evaluation_text
 from lorica.commands.rows import list_skipped, open_rows, reading_log, table_options, tell
 from lorica.config.schema import Config
+from lorica.data.column_mapping import gold_only
 from lorica.data.group_columns import GroupColumns
-from lorica.data.schema import gold_only
 from lorica.data.write import read_answers
 from lorica.errors import CellError, DataError, UsageError
 from lorica.metrics.normalise import LORICA, NORMALISATIONS

@@ -11,7 +11,7 @@ import msgspec
 from lorica.metrics.bootstrap import Estimate
 from lorica.metrics.health import ScoreHealth
 from lorica.pipeline.evaluate import Evaluation, Grouping
-from lorica.reports.page import Table
+from lorica.reports.page import ReportTable
 from lorica.reports.text_table import plain_table
 
 # Rows without an answer, and unreadable answers, that the text names.
@@ -118,7 +118,7 @@ def _table(heading: str, estimates: dict[str, Estimate]) -> str:
         (name, f"{estimate.value:.4f}", f"{estimate.low:.4f} to {estimate.high:.4f}", str(estimate.n), estimate.note)
         for name, estimate in estimates.items()
     ]
-    return plain_table(Table((heading, "value", "95% interval", "n", "note"), tuple(rows)), max_cell=_WIDEST)
+    return plain_table(ReportTable((heading, "value", "95% interval", "n", "note"), tuple(rows)), max_cell=_WIDEST)
 
 
 def _grouping_table(evaluation: Evaluation, column: str, grouping: Grouping) -> str:
@@ -129,7 +129,7 @@ def _grouping_table(evaluation: Evaluation, column: str, grouping: Grouping) -> 
     means = ("undefined" if math.isnan(mean) else f"{mean:.4f}" for mean in grouping.means.values())
     rows.append((f"mean of {len(grouping.groups)} groups", str(evaluation.n), *means))
     titles = (metric_title(evaluation, name) for name in evaluation.metrics)
-    return plain_table(Table((column, "rows", *titles), tuple(rows)), max_cell=_WIDEST)
+    return plain_table(ReportTable((column, "rows", *titles), tuple(rows)), max_cell=_WIDEST)
 
 
 def _cell(estimate: Estimate) -> str:

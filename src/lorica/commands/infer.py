@@ -14,7 +14,7 @@ import msgspec
 from lorica import __version__, signals
 from lorica.commands import build
 from lorica.commands.arguments import emit, going_on, inform, parser, required, resolve, warn
-from lorica.commands.progress import row_progress
+from lorica.commands.row_progress import row_progress
 from lorica.commands.rows import list_skipped, open_rows, reading_log, tell
 from lorica.config.compose import Resolved
 from lorica.config.schema import Config

@@ -9,9 +9,9 @@ from typing import Any
 
 from lorica.commands.arguments import inform
 from lorica.config.schema import Config
+from lorica.data.column_mapping import count_matches
 from lorica.data.read import read_rows
 from lorica.data.read_log import ReadLog, write_skipped
-from lorica.data.schema import count_matches
 from lorica.data.table import TableOptions
 from lorica.errors import NoTableError
 from lorica.records import Row, RowSchema

@@ -40,8 +40,8 @@ from lorica.pipeline.answer import check_room
 from lorica.pipeline.train import LossExample, TrainJob, TrainVal, train_adapter, train_val_split
 from lorica.prompts.encoder import Encoder
 from lorica.tasks.base import Task
+from lorica.training.listeners import make_listener
 from lorica.training.loop import lock_run
-from lorica.training.progress import make_listener
 from lorica.training.types import Listener, TrainResult
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from lorica.data.schema import ColumnMapping, column_of, is_blank
+from lorica.data.column_mapping import ColumnMapping, column_of, is_blank
 from lorica.errors import RowError
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from lorica.data.column_mapping import ColumnMapping, bind_table, build_row, check_mapping, map_columns
 from lorica.data.column_names import fold_name, is_unlikely_name, mapping_setting, quoted_names
 from lorica.data.formats import open_table
 from lorica.data.ids import refuse_duplicates
 from lorica.data.late_columns import LateKeys
 from lorica.data.plain import plain_records
 from lorica.data.read_log import ReadLog
-from lorica.data.schema import ColumnMapping, bind_table, build_row, check_mapping, map_columns
 from lorica.data.table import Table, TableOptions
 from lorica.errors import DataError, NoTableError, RowError
 from lorica.records import Row, RowSchema

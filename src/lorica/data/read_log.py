@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
+from lorica.data.column_mapping import ColumnMapping
 from lorica.data.column_names import looks_like_id, quoted_names
 from lorica.data.late_columns import LateKeys
-from lorica.data.schema import ColumnMapping
 from lorica.data.write import atomic_file
 from lorica.errors import RowError
 from lorica.names import visible_values

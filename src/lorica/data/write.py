@@ -26,12 +26,12 @@ from lorica.data.answers import (
     to_cells,
     to_values,
 )
+from lorica.data.column_mapping import id_text
 from lorica.data.column_names import fold_name
 from lorica.data.files import file_format
 from lorica.data.formats import open_table
 from lorica.data.ids import refuse_duplicates
 from lorica.data.parquet_table import load_pyarrow
-from lorica.data.schema import id_text
 from lorica.data.table import TableOptions
 from lorica.errors import DataError
 from lorica.names import did_you_mean

@@ -13,8 +13,8 @@ from lorica.reports.page import (
     IntervalPlot,
     LineChart,
     Report,
+    ReportTable,
     Section,
-    Table,
     cell_text,
     clean,
     paragraphs,
@@ -80,7 +80,7 @@ def _section(section: Section, number: int) -> str:
     return "\n".join([f'<section aria-labelledby="s{number}">', heading, *elements, "</section>"])
 
 
-def _table(table: Table) -> str:
+def _table(table: ReportTable) -> str:
     classes = [' class="number"' if is_number else "" for is_number in right_aligned(table)]
     caption = f"<caption>{_inline(table.caption)}</caption>" if table.caption else ""
     label = _inline(table.caption or ", ".join(table.columns))
@@ -103,7 +103,7 @@ def _table(table: Table) -> str:
 _LONG = 48
 
 
-def _interactive(table: Table, caption: str) -> str:
+def _interactive(table: ReportTable, caption: str) -> str:
     """With what the script and a narrow screen need. The roles are those of a table, which loses them where its rows
     are shown as blocks."""
     is_number = right_aligned(table)

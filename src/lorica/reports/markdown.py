@@ -9,8 +9,8 @@ from lorica.reports.page import (
     IntervalPlot,
     LineChart,
     Report,
+    ReportTable,
     Section,
-    Table,
     cell_text,
     clean,
     interval_text,
@@ -32,7 +32,7 @@ def to_markdown(report: Report) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def markdown_table(table: Table) -> str:
+def markdown_table(table: ReportTable) -> str:
     """The table alone, without a final line break."""
     rules = ["---:" if is_number else "---" for is_number in right_aligned(table)]
     lines = [[escape(heading) for heading in table.columns], rules]
@@ -48,17 +48,17 @@ def escape(text: str) -> str:
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)
 
 
-def points_table(chart: IntervalPlot | LineChart) -> Table:
+def points_table(chart: IntervalPlot | LineChart) -> ReportTable:
     """A chart's points as a table; of long curves MAX_POINTS, evenly chosen."""
     if isinstance(chart, IntervalPlot):
         rows = tuple((point.label, interval_text(point)) for point in chart.points)
-        return Table(("", chart.axis or "value"), rows, chart.title)
+        return ReportTable(("", chart.axis or "value"), rows, chart.title)
     places = sorted({x for line in chart.lines for x, _ in line.points})
     step = max(1, -(-len(places) // MAX_POINTS))
     chosen = places[::-1][::step][::-1]
     values = [dict(line.points) for line in chart.lines]
     numbers: tuple[tuple[Cell, ...], ...] = tuple((x, *(points.get(x) for points in values)) for x in chosen)
-    return Table((chart.x_label or "x", *(line.label for line in chart.lines)), numbers, chart.title)
+    return ReportTable((chart.x_label or "x", *(line.label for line in chart.lines)), numbers, chart.title)
 
 
 def _section(section: Section) -> list[str]:

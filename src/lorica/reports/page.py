@@ -13,7 +13,7 @@ from lorica.names import visible
 Cell = str | int | float | None
 
 
-class Table(msgspec.Struct, frozen=True):
+class ReportTable(msgspec.Struct, frozen=True):
     """columns: their headings. rows: as many cells each. caption: one line above. ValueError for ragged
     rows.
 
@@ -77,7 +77,7 @@ class Section(msgspec.Struct, frozen=True):
 
     heading: str
     text: str = ""
-    tables: tuple[Table, ...] = ()
+    tables: tuple[ReportTable, ...] = ()
     charts: tuple[IntervalPlot | LineChart, ...] = ()
     notes: tuple[str, ...] = ()
     folded: bool = False
@@ -113,7 +113,7 @@ def interval_text(point: IntervalPoint) -> str:
     return f"{point.value:.3f} [{point.low:.3f}, {point.high:.3f}]"
 
 
-def right_aligned(table: Table) -> list[bool]:
+def right_aligned(table: ReportTable) -> list[bool]:
     """For each column whether it holds only numbers, or texts such as "12%" and "0.71 [0.68, 0.74]"."""
     return [
         bool(table.rows) and all(_NUMBER.fullmatch(cell_text(row[column])) for row in table.rows)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Collection
 
-from lorica.reports.page import Table, cell_text, right_aligned
+from lorica.reports.page import ReportTable, cell_text, right_aligned
 from lorica.reports.short_names import short_names
 
 
-def plain_table(table: Table, *, max_cell: int = 60, names: Collection[str] = ()) -> str:
+def plain_table(table: ReportTable, *, max_cell: int = 60, names: Collection[str] = ()) -> str:
     """The table with aligned columns, without a final line break.
 
     max_cell: columns of the terminal a cell may take; longer ones end in "…". names: headings of columns of names,

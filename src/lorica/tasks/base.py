@@ -52,7 +52,7 @@ AnswerType = Literal["score", "option", "text"]
 """What answers a row: the probability of label 1 (`score`), one of its choices (`option`), written words (`text`)."""
 
 
-class Canary(msgspec.Struct, frozen=True):
+class CanaryRecord(msgspec.Struct, frozen=True):
     """A neutral record for a passport's canaries. candidates: the texts that are scored where the task generates its
     answer. group: what it has in common with other canaries, so that a selection can be diverse."""
 
@@ -67,7 +67,7 @@ class ProbeSet(msgspec.Struct, frozen=True):
 
     name: str
     records: Callable[[], list[dict[str, Any]]]
-    canaries: Callable[[], list[Canary]]
+    canaries: Callable[[], list[CanaryRecord]]
 
 
 class Task(Protocol):

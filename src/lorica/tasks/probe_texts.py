@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from lorica.tasks.base import Canary
+from lorica.tasks.base import CanaryRecord
 
 _FOLDER = Path(__file__).parent / "probes"
 
@@ -94,10 +94,10 @@ def labelled_records(file: str) -> list[dict[str, Any]]:
     return [msgspec.json.decode(line) for line in lines]
 
 
-def question_canaries(*, with_options: bool) -> list[Canary]:
+def question_canaries(*, with_options: bool) -> list[CanaryRecord]:
     """The shipped questions, each asked with its options, or scored by them as candidates for a written answer."""
     return [
-        Canary(
+        CanaryRecord(
             {"id": f"probe-{number}", "question": question}
             | ({"options": _rotated(options, number)} if with_options else {}),
             options,
@@ -106,14 +106,14 @@ def question_canaries(*, with_options: bool) -> list[Canary]:
     ]
 
 
-def rule_canaries() -> list[Canary]:
+def rule_canaries() -> list[CanaryRecord]:
     """The shipped posts, each with a rule and examples that have nothing to do with it."""
     canaries = []
     for number, post in enumerate(POSTS):
         rule, breaking, keeping = RULES[number % len(RULES)]
         record = {"row_id": f"probe-{number}", "body": post, "rule": rule}
         record |= {"positive_example_1": breaking, "negative_example_1": keeping}
-        canaries.append(Canary(record, ("1.0", "0.0", "0.5"), rule))
+        canaries.append(CanaryRecord(record, ("1.0", "0.0", "0.5"), rule))
     return canaries
 
 

@@ -22,7 +22,7 @@ BUCKET_BATCHES = 16
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """Packed rows without padding, T tokens in all, A of them answer tokens.
 
     tokens, positions: [T]. sources: [A] indices into the T whose hidden state predicts `targets` [A].
@@ -119,7 +119,7 @@ def evaluation_plan(lengths: Sequence[int], *, token_budget: int) -> list[list[i
     return batches
 
 
-def make_batch(examples: Sequence[Example], device: torch.device) -> Batch:
+def make_batch(examples: Sequence[Example], device: torch.device) -> TrainingBatch:
     """Pack rows into one sequence without padding."""
     rows = [example.encoded for example in examples]
     tokens = list(chain.from_iterable(row.tokens for row in rows))
@@ -132,7 +132,7 @@ def make_batch(examples: Sequence[Example], device: torch.device) -> Batch:
     packed = torch.tensor([tokens, positions])
     chosen = torch.tensor(targets)
     placed = packed.to(device)
-    return Batch(
+    return TrainingBatch(
         ids=tuple(example.id for example in examples),
         lengths=tuple(len(row.tokens) for row in rows),
         tokens=placed[0],

@@ -16,7 +16,7 @@ from lorica.models.adapter_weights import create_lora
 from lorica.models.decoder import Decoder
 from lorica.models.families import DecoderConfig
 from lorica.models.lora import LoraWeights
-from lorica.training.batches import Batch, answer_tokens, evaluation_plan, make_batch, updates_per_epoch
+from lorica.training.batches import TrainingBatch, answer_tokens, evaluation_plan, make_batch, updates_per_epoch
 from lorica.training.log import TrainingLog
 from lorica.training.state import State
 from lorica.training.step import Learner, choose_precision, make_optimizer
@@ -47,8 +47,8 @@ class Run:
     saved_best: int  # the best adapter that the newest checkpoint refers to
     window_seconds: float = 0.0
     window_all_tokens: int = 0
-    probe: list[Batch] = field(default_factory=list)
-    training_probe: list[Batch] = field(
+    probe: list[TrainingBatch] = field(default_factory=list)
+    training_probe: list[TrainingBatch] = field(
         default_factory=list
     )  # training rows, to evaluate on; the probe when nothing is held out
 
@@ -131,6 +131,6 @@ def prepare(
     return run
 
 
-def _batches(rows: Sequence[Example], learner: Learner) -> list[Batch]:
+def _batches(rows: Sequence[Example], learner: Learner) -> list[TrainingBatch]:
     plan = evaluation_plan([len(row.encoded.tokens) for row in rows], token_budget=EVALUATION_TOKENS)
     return [make_batch([rows[index] for index in indices], learner.decoder.device) for indices in plan]

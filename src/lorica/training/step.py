@@ -16,7 +16,7 @@ from lorica.errors import BaseNotFiniteError, NotFiniteError
 from lorica.models.decoder import Decoder
 from lorica.models.lora import LoraSpan, LoraWeights
 from lorica.models.packed_attention import Attention, PackedAttention
-from lorica.training.batches import Batch, name_rows
+from lorica.training.batches import TrainingBatch, name_rows
 
 # float16 overflows now and then, and the scaler answers by skipping an update; so many in a row mean
 # something else.
@@ -24,7 +24,7 @@ MAX_SKIPPED = 50
 
 
 @dataclass(frozen=True)
-class Precision:
+class MixedPrecision:
     """How numbers are computed: `dtype` None is float32 throughout; `scaler` is there for float16 only."""
 
     device: str
@@ -38,14 +38,14 @@ class Precision:
         return torch.autocast(self.device, dtype=self.dtype)
 
 
-def choose_precision(decoder: Decoder, *, fp16: bool, bf16: bool) -> Precision:
+def choose_precision(decoder: Decoder, *, fp16: bool, bf16: bool) -> MixedPrecision:
     """The precision asked for, else that of the base weights. Adapter weights and their moments are always
     float32.
     """
     device = decoder.device.type
     dtype = torch.bfloat16 if bf16 else torch.float16 if fp16 else decoder.dtype
     scaler = torch.amp.GradScaler(device) if dtype == torch.float16 else None
-    return Precision(device, None if dtype == torch.float32 else dtype, scaler)
+    return MixedPrecision(device, None if dtype == torch.float32 else dtype, scaler)
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Learner:
     decoder: Decoder
     lora: LoraWeights
     optimizer: torch.optim.Optimizer
-    precision: Precision
+    precision: MixedPrecision
     max_grad_norm: float
     gradient_checkpointing: bool
     skipped: int = 0  # updates skipped in a row (float16 only)
@@ -97,7 +97,7 @@ def step_seed(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.sha256(f"lorica:{seed}:{step}".encode()).digest()[:7], "little")
 
 
-def answer_loss(learner: Learner, batch: Batch, *, adapter: bool = True) -> Tensor:
+def answer_loss(learner: Learner, batch: TrainingBatch, *, adapter: bool = True) -> Tensor:
     """Summed cross-entropy in nats over the answer tokens of a batch, scalar; the head meets only their
     positions. adapter: false for the base model alone.
     """
@@ -112,7 +112,7 @@ def answer_loss(learner: Learner, batch: Batch, *, adapter: bool = True) -> Tens
     return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
 
 
-def update(learner: Learner, batches: Sequence[Batch], *, step: int, rate: float, seed: int) -> UpdateReport:
+def update(learner: Learner, batches: Sequence[TrainingBatch], *, step: int, rate: float, seed: int) -> UpdateReport:
     """One AdamW update from the mean loss over all answer tokens of all batches, however they are spread.
 
     step: 1-based, for messages. rate: learning rate. Raises TrainingError, leaving the weights as they were,
@@ -146,7 +146,7 @@ def update(learner: Learner, batches: Sequence[Batch], *, step: int, rate: float
     return UpdateReport(math.fsum(values), length, count, tokens)
 
 
-def evaluate(learner: Learner, batches: Sequence[Batch], *, step: int) -> float:
+def evaluate(learner: Learner, batches: Sequence[TrainingBatch], *, step: int) -> float:
     """Mean cross-entropy in nats per answer token, without dropout. Raises TrainingError when it is not
     finite.
     """
@@ -170,7 +170,7 @@ def _clip(learner: Learner) -> Tensor:
 
 def _refuse_non_finite(
     learner: Learner,
-    batches: Sequence[Batch],
+    batches: Sequence[TrainingBatch],
     losses: Sequence[float],
     norm: float,
     *,
@@ -195,7 +195,7 @@ def _refuse_non_finite(
     )
 
 
-def _base_failure(learner: Learner, batches: Sequence[Batch], message: str) -> BaseNotFiniteError | None:
+def _base_failure(learner: Learner, batches: Sequence[TrainingBatch], message: str) -> BaseNotFiniteError | None:
     """The error to raise where the base model alone fails on batches whose loss is not finite; else None."""
     with torch.inference_mode(), learner.precision.autocast():
         if all(math.isfinite(answer_loss(learner, batch, adapter=False).item()) for batch in batches):

@@ -33,7 +33,7 @@ from lorica.models.decoder import Decoder  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 from lorica.pipeline.train import TrainJob, train_adapter  # noqa: E402
 from lorica.prompts.encoder import Encoder  # noqa: E402
-from lorica.training.progress import SilentListener  # noqa: E402
+from lorica.training.listeners import SilentListener  # noqa: E402
 
 SHAPE = replace(
     TINY, family="llama", qk_norm=False, hidden_size=64, intermediate_size=128, layers=3, heads=4, kv_heads=2,

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from lorica.reports.page import Report, Section, Table, clean
+from lorica.reports.page import Report, ReportTable, Section, clean
 from lorica.reports.text_table import plain_table
 from lorica.vetting.diagnosis.diagnose import Diagnosis
 from lorica.vetting.diagnosis.next_steps import first_step, is_pickle
@@ -28,7 +28,7 @@ def to_text(diagnosis: Diagnosis) -> str:
     runners_up = [hypothesis for hypothesis in diagnosis.hypotheses[1:] if hypothesis.certainty != "unlikely"]
     if runners_up:
         rows = tuple((item.title, item.certainty, _most_telling(item)) for item in runners_up[:_MAX_OTHERS])
-        table = plain_table(Table(("cause", "certainty", "most telling"), rows), max_cell=90)
+        table = plain_table(ReportTable(("cause", "certainty", "most telling"), rows), max_cell=90)
         sections.append("then\n" + _indented(table.splitlines()))
     if diagnosis.experiments:
         lines = [f"{result.asks} {'; '.join(result.outcome)}" for result in diagnosis.experiments if result.outcome]
@@ -55,7 +55,7 @@ def to_report(diagnosis: Diagnosis) -> Report:
         title=f"Diagnosis of {diagnosis.name}",
         summary=f"{lead}\n\nNext: {' '.join(_next_steps(diagnosis))}",
         sections=(
-            Section("Causes", "The leading one first.", (Table(("cause", "which means", "certainty"), causes),)),
+            Section("Causes", "The leading one first.", (ReportTable(("cause", "which means", "certainty"), causes),)),
             *(_hypothesis(item) for item in diagnosis.hypotheses[:3]),
             Section(
                 "Experiments",
@@ -106,12 +106,12 @@ def _next_steps(diagnosis: Diagnosis) -> list[str]:
 def _hypothesis(hypothesis: Hypothesis) -> Section:
     bearings = (*hypothesis.evidence_for, *hypothesis.evidence_against)
     rows = tuple((item.text, item.source, item.direction) for item in bearings)
-    tables = (Table(("evidence", "from", "direction"), rows),) if rows else ()
+    tables = (ReportTable(("evidence", "from", "direction"), rows),) if rows else ()
     means = f"{hypothesis.means[:1].upper()}{hypothesis.means[1:]}."
     return Section(f"{hypothesis.title} ({hypothesis.certainty})", means, tables)
 
 
-def _experiments(diagnosis: Diagnosis) -> Table:
+def _experiments(diagnosis: Diagnosis) -> ReportTable:
     titles = {hypothesis.cause: hypothesis.title for hypothesis in diagnosis.hypotheses}
     rows = tuple(
         (
@@ -121,10 +121,10 @@ def _experiments(diagnosis: Diagnosis) -> Table:
         )
         for result in diagnosis.experiments
     )
-    return Table(("question", "to decide between", "what came out"), rows)
+    return ReportTable(("question", "to decide between", "what came out"), rows)
 
 
-def _evidence(diagnosis: Diagnosis) -> Table:
+def _evidence(diagnosis: Diagnosis) -> ReportTable:
     titles = {hypothesis.cause: hypothesis.title for hypothesis in diagnosis.hypotheses}
     rows = []
     for item in diagnosis.evidence:
@@ -133,7 +133,7 @@ def _evidence(diagnosis: Diagnosis) -> Table:
             causes.setdefault(word, []).append(titles[cause])
         speaks = "; ".join(f"{word} {', '.join(names)}" for word, names in causes.items())
         rows.append((item.text, item.source, item.group, speaks))
-    return Table(("what was seen", "from", "group", "speaks"), tuple(rows))
+    return ReportTable(("what was seen", "from", "group", "speaks"), tuple(rows))
 
 
 def _evidence_lines(top: Hypothesis) -> str:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from lorica.training.progress import BarListener, LineListener, SilentListener, make_listener
+from lorica.training.listeners import BarListener, LineListener, SilentListener, make_listener
 from lorica.training.types import Listener, StepReport, TrainResult
 
 RESULT = TrainResult(6, 8, 1.0, 0.75, 1000, 12.0, Path("run/adapter"), base_loss=2.5, trained_loss=0.75)
