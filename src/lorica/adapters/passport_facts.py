@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,13 @@ _BASE_NAME = "base_model_name_or_path"
 def adapter_facts(adapter: AdapterFolder) -> AdapterFacts:
     """The facts of an opened adapter. Raises AdapterError when a file can no longer be read."""
     config, modules = adapter.config, adapter.modules()
-    raw = json.loads(config.to_json())
     return AdapterFacts(
         config=file_sha256(adapter.path / CONFIG_NAME),
         weights=file_sha256(adapter.weights),
         content=content_digest(adapter.weights),
-        settings=effective_settings(raw),
+        settings=effective_settings(json.loads(config.to_json())),
         tensors=len(adapter.tensors),
-        parameters=sum(_size(info.shape) for info in adapter.tensors.values()),
+        parameters=sum(math.prod(info.shape) for info in adapter.tensors.values()),
         modules=len(modules),
         ranks=tuple(sorted({config.rank(module) for module in modules})),
         scalings=tuple(sorted({config.scaling(module) for module in modules})),
@@ -69,16 +69,17 @@ def name_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:
     return "; ".join(f"{_short(key)} {_show(before)} -> {_show(after)}" for key, (before, after) in changes.items())
 
 
-def file_changes(facts: AdapterFacts, folder: Path, raw: Mapping[str, Any], weights: Path) -> list[str]:
-    """How an adapter's files differ from a passport, in words; empty when they are the same bytes or mean the same."""
+def file_changes(facts: AdapterFacts, adapter: AdapterFolder) -> list[str]:
+    """How an adapter's files differ from a passport, in words; empty when they are the same bytes or mean the same.
+    Raises AdapterError when a file can no longer be read."""
     changed_files = []
-    if facts.config != file_sha256(folder / CONFIG_NAME):
-        changes = changed_settings(facts.settings, raw)
+    if facts.config != file_sha256(adapter.path / CONFIG_NAME):
+        changes = changed_settings(facts.settings, json.loads(adapter.config.to_json()))
         decisive = {key: change for key, change in changes.items() if key in DECISIVE}
         if changes := decisive or changes:
             changed_files.append(f"{CONFIG_NAME} was changed since the passport was made: {name_changes(changes)}")
-    if facts.weights != file_sha256(weights) and facts.content != content_digest(weights):
-        changed_files.append(f"{weights.name} holds other weights than when the passport was made")
+    if facts.weights != file_sha256(adapter.weights) and facts.content != content_digest(adapter.weights):
+        changed_files.append(f"{adapter.weights.name} holds other weights than when the passport was made")
     return changed_files
 
 
@@ -124,13 +125,6 @@ def plain_name(model: str) -> str:
 def _alike(before: Any, after: Any) -> bool:
     # True is 1 to Python.
     return bool(before == after) and isinstance(before, bool) == isinstance(after, bool)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
 
 
 def _show(value: Any) -> str:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lorica.adapters.arrays import TensorReader
-from lorica.adapters.config import CONFIG_NAME
 from lorica.adapters.folder import PAIR_PARTS, AdapterFolder
 from lorica.adapters.passport import Passport, read_passport
 from lorica.adapters.passport_facts import file_changes
@@ -23,9 +22,8 @@ from lorica.admission.layer_coverage import check_layer_coverage
 from lorica.admission.probes import number_probes
 from lorica.admission.provenance import trained_otherwise
 from lorica.engines.base import Engine
-from lorica.errors import AdapterError, LoricaError
+from lorica.errors import AdapterError
 from lorica.models.base_folder import BaseFolder
-from lorica.models.families import read_json_object
 from lorica.precision import precision_of
 from lorica.records import Output, ScoreChoices
 
@@ -168,7 +166,7 @@ def _with_passport(
     trial = compare(passport.canaries, base_outputs, outputs, dtype=dtype)
     if not trial.ok:
         reasons = [trial.problem, describe_result(trial)] if trial.outcome != "failed" else [trial.problem]
-        reasons += _file_changes(adapter, passport)
+        reasons += file_changes(passport.adapter, adapter)
         reasons += [difference for difference in differences if " base " in difference]
         raise AdapterError(
             f"adapter {name!r} ({adapter.path}) does not reproduce the canaries of its passport: "
@@ -178,14 +176,6 @@ def _with_passport(
         )
     notes = [f"its effect is too small to be proved in {trial.dtype}"] if trial.outcome == "faint" else []
     return Admission(name, "canaries", trial, tuple(notes))
-
-
-def _file_changes(adapter: AdapterFolder, passport: Passport) -> list[str]:
-    try:
-        raw = read_json_object(adapter.path / CONFIG_NAME)
-        return file_changes(passport.adapter, adapter.path, raw, adapter.weights)
-    except LoricaError:
-        return []
 
 
 def _without_passport(

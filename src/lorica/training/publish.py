@@ -21,7 +21,6 @@ from lorica.data.journal import check_same_run
 from lorica.data.write import DISK_ERRORS, atomic_file, sync_folder
 from lorica.errors import AdapterError, LoricaError, ResumeError, TrainingError
 from lorica.locks import FolderLock
-from lorica.models.families import read_json_object
 from lorica.models.lora import LoraWeights
 from lorica.training import checkpoints
 from lorica.training.types import TrainResult
@@ -124,14 +123,10 @@ def issue_missing_passport(folder: Path, result: TrainResult, issue: Issue) -> l
         write_passport(folder, issue(folder, result))
     try:
         passport = read_passport(folder)
-        weights = open_adapter(folder).weights
+        adapter = open_adapter(folder)
+        return [] if passport is None else file_changes(passport.adapter, adapter)
     except AdapterError as error:
         return [error.message]
-    return (
-        []
-        if passport is None
-        else file_changes(passport.adapter, folder, read_json_object(folder / CONFIG_NAME), weights)
-    )
 
 
 @contextlib.contextmanager
