@@ -25,7 +25,7 @@ from lorica.records import Generate, Output, Request, ScoreChoices
 Reply = Callable[[Generate], Sequence[int]]
 
 _BATCH_ROWS = 100
-_ANY = 1 << 62  # neither vocabulary nor positions limit this engine
+_UNLIMITED = 1 << 62  # neither vocabulary nor positions limit this engine
 
 
 def echo(request: Generate) -> Sequence[int]:
@@ -41,7 +41,7 @@ class FakeEngine:
     applied here as in a real engine. max_positions: a longer prompt fails alone.
     """
 
-    def __init__(self, *, reply: Reply = echo, max_positions: int = _ANY) -> None:
+    def __init__(self, *, reply: Reply = echo, max_positions: int = _UNLIMITED) -> None:
         self._reply = reply
         self._max_positions = max_positions
         self._adapters: dict[str, AdapterFolder] = {}
@@ -77,7 +77,7 @@ class FakeEngine:
         return outputs
 
     def _answer(self, request: Request) -> Output:
-        output = output_without_model(request, vocab_size=_ANY, max_positions=self._max_positions)
+        output = output_without_model(request, vocab_size=_UNLIMITED, max_positions=self._max_positions)
         if output is not None:
             return output
         if isinstance(request, ScoreChoices):

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 from lorica.models.nf4 import require_bitsandbytes
 
-_VARIABLE = "HF_HUB_OFFLINE"
+_OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
 
 
 @contextmanager
@@ -21,9 +21,13 @@ def offline() -> Iterator[None]:
     from transformers.utils import logging
 
     # The libraries ask the constant; PEFT reads the variable as well.
-    constant, variable, drawing = constants.HF_HUB_OFFLINE, os.environ.get(_VARIABLE), logging.is_progress_bar_enabled()
+    constant, variable, progress_bar = (
+        constants.HF_HUB_OFFLINE,
+        os.environ.get(_OFFLINE_VARIABLE),
+        logging.is_progress_bar_enabled(),
+    )
     constants.HF_HUB_OFFLINE = True
-    os.environ[_VARIABLE] = "1"
+    os.environ[_OFFLINE_VARIABLE] = "1"
     try:
         with warnings.catch_warnings():
             # HF_HUB_DISABLE_PROGRESS_BARS=0 keeps the hub's own bars, which need the hub, and says so.
@@ -33,10 +37,10 @@ def offline() -> Iterator[None]:
     finally:
         constants.HF_HUB_OFFLINE = constant
         if variable is None:
-            del os.environ[_VARIABLE]
+            del os.environ[_OFFLINE_VARIABLE]
         else:
-            os.environ[_VARIABLE] = variable
-        if drawing:
+            os.environ[_OFFLINE_VARIABLE] = variable
+        if progress_bar:
             logging.enable_progress_bar()
 
 

@@ -22,7 +22,7 @@ from lorica.errors import AdapterError, MissingExtraError
 from lorica.names import utf8_path
 
 
-def attach_adapter(model: Any, opened: AdapterFolder, inner: str) -> tuple[Any, list[str]]:
+def attach_adapter(model: Any, opened: AdapterFolder, peft_name: str) -> tuple[Any, list[str]]:
     """The model with the adapter under the name `inner`, and the tensors that the file or the model alone has.
 
     Raises AdapterError for an adapter that does not fit the model, MissingExtraError without PEFT.
@@ -41,14 +41,14 @@ def attach_adapter(model: Any, opened: AdapterFolder, inner: str) -> tuple[Any, 
             warnings.filterwarnings("ignore", ".*merging LoRA weights won't be possible")  # nothing is merged
             warnings.filterwarnings("ignore", "Found missing adapter keys|Model has `tie_word")  # judged below
             if isinstance(model, PeftModel):
-                model.load_adapter(folder, adapter_name=inner)
+                model.load_adapter(folder, adapter_name=peft_name)
             else:
-                model = PeftModel.from_pretrained(model, folder, adapter_name=inner)
+                model = PeftModel.from_pretrained(model, folder, adapter_name=peft_name)
     except (ValueError, RuntimeError, KeyError) as error:
         raise misfit(opened, f"PEFT refuses it: {error}") from error
     # PEFT passes over what does not match with a warning at most.
-    applied = {_plain(name, inner) for name, _ in model.named_parameters() if f".{inner}" in name}
-    difference = sorted(applied ^ {_plain(name, inner) for name in opened.tensors if not _of_base(name)})
+    applied = {_plain(name, peft_name) for name, _ in model.named_parameters() if f".{peft_name}" in name}
+    difference = sorted(applied ^ {_plain(name, peft_name) for name in opened.tensors if not _of_base(name)})
     return model.eval(), difference
 
 
@@ -79,35 +79,39 @@ def _without_patterns(opened: AdapterFolder) -> Iterator[Path]:
         yield Path(temporary) / "adapter"
 
 
-def _plain(name: str, inner: str) -> str:
+def _plain(name: str, peft_name: str) -> str:
     """The name of a parameter inside PEFT, and of the same tensor in a file."""
-    short = name.replace(".modules_to_save", "").replace(f".{inner}", "")
+    file_name = name.replace(".modules_to_save", "").replace(f".{peft_name}", "")
     # Magnitudes are parameters of a small module in memory, and bare tensors in the file.
-    return short.removesuffix(".weight") if "lora_magnitude_vector" in short else short
+    return file_name.removesuffix(".weight") if "lora_magnitude_vector" in file_name else file_name
 
 
 def _check_fit(model: Any, opened: AdapterFolder) -> None:
     """Compare names and shapes before PEFT changes the model, which it cannot undo."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     modules = dict(base.named_modules())
-    for name, info in opened.tensors.items():
-        path, factor_name = module_of(name)
-        if path not in modules:
-            raise misfit(opened, f"it adapts {path}, which the base model does not have")
-        module = modules[path]
+    for tensor_name, info in opened.tensors.items():
+        module_path, factor_name = module_of(tensor_name)
+        if module_path not in modules:
+            raise misfit(opened, f"it adapts {module_path}, which the base model does not have")
+        module = modules[module_path]
         if factor_name not in ("lora_A", "lora_B"):
-            parameter = getattr(module, name.rsplit(".", 1)[1], None) if factor_name == "saved" else None
+            parameter = getattr(module, tensor_name.rsplit(".", 1)[1], None) if factor_name == "saved" else None
             if factor_name == "saved" and tuple(getattr(parameter, "shape", ())) != info.shape:
-                raise misfit(opened, f"it replaces {path} by one of another shape, {list(info.shape)}")
-            if _of_base(name) and not torch.equal(_read(opened, name).to(parameter), cast(Tensor, parameter)):
-                raise misfit(opened, f"it brings its own {path}, which would replace the base model's")
+                raise misfit(opened, f"it replaces {module_path} by one of another shape, {list(info.shape)}")
+            if _of_base(tensor_name) and not torch.equal(
+                _read(opened, tensor_name).to(parameter), cast(Tensor, parameter)
+            ):
+                raise misfit(opened, f"it brings its own {module_path}, which would replace the base model's")
             continue
         if not (hasattr(module, "in_features") and hasattr(module, "out_features")):
-            raise misfit(opened, f"it adapts {path}, which is no linear layer of the base model")
+            raise misfit(opened, f"it adapts {module_path}, which is no linear layer of the base model")
         wide_in, wide_out = module.in_features, module.out_features
         width, expected_width = (info.shape[1], wide_in) if factor_name == "lora_A" else (info.shape[0], wide_out)
         if width != expected_width:
-            raise misfit(opened, f"{path}.{factor_name} is made for width {width}, the base model has {expected_width}")
+            raise misfit(
+                opened, f"{module_path}.{factor_name} is made for width {width}, the base model has {expected_width}"
+            )
 
 
 def misfit(opened: AdapterFolder, reason: str) -> AdapterError:

@@ -49,7 +49,7 @@ class TransformersEngine:
         self._digests: dict[str, str] = {}
         self._added = 0
         self._leftovers: list[str] = []
-        self._spoiled = ""
+        self._damage = ""
         config = self._model.config.get_text_config()
         self._vocab_size = int(self._model.get_input_embeddings().num_embeddings)
         self._max_positions = int(getattr(config, "max_position_embeddings", None) or 1 << 62)
@@ -66,29 +66,29 @@ class TransformersEngine:
             if self._digests[name] != adapter.digest:
                 raise EngineError(f"the adapter name {name!r} is taken by another adapter than {adapter.path}")
             return
-        inner = f"adapter_{self._added}"
+        peft_name = f"adapter_{self._added}"
         self._added += 1
         try:
-            self._model, difference = attach_adapter(self._model, adapter, inner)
+            self._model, difference = attach_adapter(self._model, adapter, peft_name)
         except AdapterError as error:
             # PEFT changes the model before it knows that it fails.
-            if any(f".{inner}" in parameter_name for parameter_name, _ in self._model.named_parameters()):
-                self._spoiled = f"{adapter.path} failed to load half-way: {error.message}"
+            if any(f".{peft_name}" in parameter_name for parameter_name, _ in self._model.named_parameters()):
+                self._damage = f"{adapter.path} failed to load half-way: {error.message}"
             raise
         if difference:
-            self._leftovers.append(inner)
+            self._leftovers.append(peft_name)
             self._clear()
             raise misfit(adapter, f"{len(difference)} tensors have no counterpart, the first is {difference[0]}")
-        self._adapters[name], self._digests[name] = inner, adapter.digest
+        self._adapters[name], self._digests[name] = peft_name, adapter.digest
         self._clear()
 
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter and free its memory. Raises EngineError for one that was never added."""
-        inner = self._adapters.pop(name, None)
-        if inner is None:
+        peft_name = self._adapters.pop(name, None)
+        if peft_name is None:
             raise unknown_adapter(name, self._adapters)
         del self._digests[name]
-        self._leftovers.append(inner)
+        self._leftovers.append(peft_name)
         self._clear()
 
     def _clear(self) -> None:
@@ -123,8 +123,8 @@ class TransformersEngine:
     ) -> list[Output]:
         """Answer all requests in their order; see `Engine.run`."""
         check_adapters(requests, self._adapters)
-        if self._spoiled:
-            raise EngineError(f"this engine's model was changed: {self._spoiled}", fix="load the engine again")
+        if self._damage:
+            raise EngineError(f"this engine's model was changed: {self._damage}", fix="load the engine again")
         outputs: list[Output | None] = [None] * len(requests)
         groups: dict[tuple[object, ...], list[int]] = {}
         for index, request in enumerate(requests):
@@ -132,7 +132,7 @@ class TransformersEngine:
                 request, vocab_size=self._vocab_size, max_positions=self._max_positions
             )
             if outputs[index] is None:
-                groups.setdefault(self._alike(request), []).append(index)
+                groups.setdefault(self._batch_key(request), []).append(index)
         for members in groups.values():
             with self._using(requests[members[0]].adapter):
                 for batch in self._batches(requests, members):
@@ -144,14 +144,14 @@ class TransformersEngine:
             on_done(len(requests) - sum(map(len, groups.values())))
         return cast(list[Output], outputs)
 
-    def _alike(self, request: Request) -> tuple[object, ...]:
+    def _batch_key(self, request: Request) -> tuple[object, ...]:
         """Requests with the same key may share a batch."""
         if isinstance(request, ScoreChoices):
             return (request.adapter,)
         # Drawn rows go alone: transformers has one random stream for a batch, and a row's must be its own.
-        alone = request.id if _samples(request) else ""
-        room = max_new_tokens_for(request, self._max_positions)
-        return (request.adapter, request.sampling, request.stop_tokens, room, alone)
+        batch_alone = request.id if _is_sampled(request) else ""
+        max_new_tokens = max_new_tokens_for(request, self._max_positions)
+        return (request.adapter, request.sampling, request.stop_tokens, max_new_tokens, batch_alone)
 
     def _using(self, adapter: str | None) -> AbstractContextManager[object]:
         if adapter is not None:
@@ -163,9 +163,9 @@ class TransformersEngine:
     def _batches(self, requests: Sequence[Request], members: Sequence[int]) -> Iterator[list[int]]:
         """Rows of similar length together, so that padding is small and within the budget."""
         batch: list[int] = []
-        for index in sorted(members, key=lambda i: (-_size(requests[i]), i)):
-            padded = _size(requests[batch[0]] if batch else requests[index])
-            rows = sum(_count(requests[i]) for i in [*batch, index])
+        for index in sorted(members, key=lambda i: (-_sequence_length(requests[i]), i)):
+            padded = _sequence_length(requests[batch[0]] if batch else requests[index])
+            rows = sum(_sequence_count(requests[i]) for i in [*batch, index])
             if batch and padded * rows > self._settings.batch_tokens:
                 yield batch
                 batch = []
@@ -180,12 +180,12 @@ class TransformersEngine:
 
     def _score(self, requests: Sequence[ScoreChoices]) -> list[Output]:
         sequences: dict[tuple[int, tuple[int, ...]], int] = {}
-        for number, request in enumerate(requests):
+        for row_index, request in enumerate(requests):
             for choice in request.choices:
-                sequences.setdefault((number, choice[:-1]), len(sequences))
-        tokens, mask = self._pad([requests[number].prompt + more for number, more in sequences])
+                sequences.setdefault((row_index, choice[:-1]), len(sequences))
+        tokens, mask = self._pad([requests[row_index].prompt + continuation for row_index, continuation in sequences])
         # Only the ends of the sequences are scored.
-        kept_positions = 1 + max(len(more) for _, more in sequences)
+        kept_positions = 1 + max(len(continuation) for _, continuation in sequences)
         arguments: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask}
         if "position_ids" in self._accepted:
             arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
@@ -194,14 +194,14 @@ class TransformersEngine:
         logits = self._model(**arguments, use_cache=False).logits[:, -kept_positions:].float()
         scores = logits.log_softmax(dim=-1)
         outputs = []
-        for number, request in enumerate(requests):
-            sums = []
+        for row_index, request in enumerate(requests):
+            logprobs = []
             for choice in request.choices:
-                at = scores[sequences[number, choice[:-1]], -len(choice) :]
-                picked = at.gather(1, torch.tensor(choice, device=at.device)[:, None])
-                sums.append(float(picked.double().sum()))
-            broken = any(math.isnan(value) for value in sums)
-            output = failed(request, _BROKEN) if broken else Output(id=request.id, logprobs=tuple(sums))
+                choice_scores = scores[sequences[row_index, choice[:-1]], -len(choice) :]
+                picked = choice_scores.gather(1, torch.tensor(choice, device=choice_scores.device)[:, None])
+                logprobs.append(float(picked.double().sum()))
+            has_nan = any(math.isnan(value) for value in logprobs)
+            output = failed(request, _BROKEN) if has_nan else Output(id=request.id, logprobs=tuple(logprobs))
             outputs.append(output)
         return outputs
 
@@ -212,14 +212,14 @@ class TransformersEngine:
         sampling = first.sampling
         settings: dict[str, Any] = {
             "max_new_tokens": max_new_tokens_for(first, self._max_positions),
-            "do_sample": _samples(first),
+            "do_sample": _is_sampled(first),
             "repetition_penalty": sampling.repetition_penalty,
             "eos_token_id": [token for token in first.stop_tokens if token < self._vocab_size] or None,
             "pad_token_id": 0,
         }
         if settings["eos_token_id"] and sampling.min_new_tokens:
             settings["min_new_tokens"] = min(sampling.min_new_tokens, settings["max_new_tokens"])
-        if _samples(first):
+        if _is_sampled(first):
             settings |= {
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
@@ -232,8 +232,8 @@ class TransformersEngine:
             generated = self._model.generate(
                 input_ids=tokens, attention_mask=mask, generation_config=GenerationConfig(**settings)
             )
-        new = generated[:, tokens.shape[1] :].tolist()
-        return [_cut(request, row) for request, row in zip(requests, new, strict=True)]
+        new_tokens = generated[:, tokens.shape[1] :].tolist()
+        return [_truncate_at_stop(request, row) for request, row in zip(requests, new_tokens, strict=True)]
 
     def _pad(self, sequences: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         """Left-padded tokens and their mask, both [B, L]."""
@@ -244,7 +244,7 @@ class TransformersEngine:
         return tokens, mask
 
 
-def _samples(request: Generate) -> bool:
+def _is_sampled(request: Generate) -> bool:
     return request.sampling.do_sample and request.sampling.temperature > 0
 
 
@@ -253,17 +253,17 @@ def _seed(request: Generate) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
 
 
-def _size(request: Request) -> int:
+def _sequence_length(request: Request) -> int:
     if isinstance(request, ScoreChoices):
         return len(request.prompt) + max(map(len, request.choices)) - 1
     return len(request.prompt) + request.sampling.max_new_tokens
 
 
-def _count(request: Request) -> int:
+def _sequence_count(request: Request) -> int:
     return len({choice[:-1] for choice in request.choices}) if isinstance(request, ScoreChoices) else 1
 
 
-def _cut(request: Generate, tokens: Sequence[int]) -> Output:
+def _truncate_at_stop(request: Generate, tokens: Sequence[int]) -> Output:
     for index, token in enumerate(tokens):
         if token in request.stop_tokens:
             return Output(id=request.id, tokens=tuple(tokens[:index]), finish="stop")

@@ -32,60 +32,62 @@ def create_lora(name: str, config: DecoderConfig, adapter: AdapterConfig, *, see
     _check_patterns(adapter, targets)
     generator = torch.Generator().manual_seed(seed)
     pairs = {}
-    for path in targets:
-        out_features, in_features = shapes[path]
-        rank = adapter.rank(path)
-        a = torch.empty(rank, in_features)
-        torch.nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
-        b = torch.zeros(out_features, rank)
-        pairs[path] = LoraPair(a.requires_grad_(), b.requires_grad_(), adapter.scaling(path))
+    for module_path in targets:
+        out_features, in_features = shapes[module_path]
+        rank = adapter.rank(module_path)
+        lora_a = torch.empty(rank, in_features)
+        torch.nn.init.kaiming_uniform_(lora_a, a=math.sqrt(5), generator=generator)
+        lora_b = torch.zeros(out_features, rank)
+        pairs[module_path] = LoraPair(lora_a.requires_grad_(), lora_b.requires_grad_(), adapter.scaling(module_path))
     return LoraWeights(name, pairs, dropout=adapter.lora_dropout)
 
 
 def _targets(config: DecoderConfig, adapter: AdapterConfig) -> list[str]:
     """The modules to adapt, in the decoder's order."""
-    paths = list(config.linear_shapes())
-    names = sorted({path.rsplit(".", 1)[1] for path in paths})
-    wanted = adapter.target_modules
-    if wanted == ALL_LINEAR:
-        adapter, wanted = msgspec.structs.replace(adapter, target_modules=names), names
-    if not isinstance(wanted, list) or not wanted:
+    module_paths = list(config.linear_shapes())
+    module_names = sorted({module_path.rsplit(".", 1)[1] for module_path in module_paths})
+    requested = adapter.target_modules
+    if requested == ALL_LINEAR:
+        adapter, requested = msgspec.structs.replace(adapter, target_modules=module_names), module_names
+    if not isinstance(requested, list) or not requested:
         raise ConfigError(
-            f"lora.target_modules: {wanted!r} is no list of module names; "
-            f"the {config.family} family has {', '.join(names)}",
+            f"lora.target_modules: {requested!r} is no list of module names; "
+            f"the {config.family} family has {', '.join(module_names)}",
             fix=f"name some of these, or {ALL_LINEAR}",
         )
-    for name in wanted:
-        if not any(path == name or path.endswith(f".{name}") for path in paths):
-            near = closest(name, names, least_ratio=0.5)
+    for module_name in requested:
+        if not any(
+            module_path == module_name or module_path.endswith(f".{module_name}") for module_path in module_paths
+        ):
+            near = closest(module_name, module_names, least_ratio=0.5)
             hint = f"did you mean {near}? Otherwise " if near else ""
             raise ConfigError(
-                f"lora.target_modules: no {name!r}; the {config.family} family has {', '.join(names)}",
+                f"lora.target_modules: no {module_name!r}; the {config.family} family has {', '.join(module_names)}",
                 fix=f"{hint}name some of these, or {ALL_LINEAR}",
             )
-    chosen = [path for path in paths if adapter.targets(path)]
-    if not chosen:
+    adapted_paths = [module_path for module_path in module_paths if adapter.targets(module_path)]
+    if not adapted_paths:
         raise ConfigError(
             "lora: exclude_modules or layers_to_transform leave no module to adapt",
             fix=f"this model has {config.layers} layers, numbered from 0",
         )
-    return chosen
+    return adapted_paths
 
 
 def _check_patterns(adapter: AdapterConfig, targets: list[str]) -> None:
     """Raises ConfigError for a pattern without an adapted module: it would change nothing, silently."""
-    split = [path.split(".") for path in targets]
+    split_paths = [module_path.split(".") for module_path in targets]
     endings = sorted(
-        {".".join(names_in_path[start:]) for names_in_path in split for start in range(len(names_in_path))}
+        {".".join(names_in_path[start:]) for names_in_path in split_paths for start in range(len(names_in_path))}
     )
     for key, patterns in (("rank_pattern", adapter.rank_pattern), ("alpha_pattern", adapter.alpha_pattern)):
         for pattern in patterns:
-            if any(names_module(pattern, path) for path in targets):
+            if any(names_module(pattern, module_path) for module_path in targets):
                 continue
-            names = sorted({path.rsplit(".", 1)[1] for path in targets})
+            module_names = sorted({module_path.rsplit(".", 1)[1] for module_path in targets})
             near = closest(pattern.removeprefix("^"), endings)
             raise ConfigError(
-                f"lora.{key}.{pattern}: no adapted module has this name; adapted are {', '.join(names)}",
+                f"lora.{key}.{pattern}: no adapted module has this name; adapted are {', '.join(module_names)}",
                 fix=(f"did you mean {near}? Otherwise " if near else "") + "name the end of a module's path, or "
                 "add the module to lora.target_modules",
             )
@@ -110,40 +112,42 @@ def load_lora(
     shapes = config.linear_shapes()
     factors_by_module: dict[str, dict[str, Tensor]] = {}
     for tensor_name, info in folder.tensors.items():
-        path, factor_name = module_of(tensor_name)
-        if path not in shapes:
+        module_path, factor_name = module_of(tensor_name)
+        if module_path not in shapes:
             raise AdapterError(
-                f"{folder.path}: adapts {path}, which the base model does not have "
+                f"{folder.path}: adapts {module_path}, which the base model does not have "
                 f"({config.family}, {config.layers} layers)",
                 fix="use the base model the adapter was trained on",
             )
-        out_features, in_features = shapes[path]
+        out_features, in_features = shapes[module_path]
         width, expected_width = (
             (info.shape[1], in_features) if factor_name == "lora_A" else (info.shape[0], out_features)
         )
         if width != expected_width:
             raise AdapterError(
-                f"{folder.path}: {path}.{factor_name} is made for width {width}, the base model has {expected_width}",
+                f"{folder.path}: {module_path}.{factor_name} is made for width {width}, the base model has {expected_width}",
                 fix="use the base model the adapter was trained on",
             )
-        factors_by_module.setdefault(path, {})[factor_name] = _to_torch(folder, tensor_name, device, dtype, keep_narrow)
+        factors_by_module.setdefault(module_path, {})[factor_name] = _to_torch(
+            folder, tensor_name, device, dtype, keep_narrow
+        )
     pairs = {
-        path: LoraPair(factors["lora_A"], factors["lora_B"], folder.config.scaling(path))
-        for path, factors in factors_by_module.items()
+        module_path: LoraPair(factors["lora_A"], factors["lora_B"], folder.config.scaling(module_path))
+        for module_path, factors in factors_by_module.items()
     }
     return LoraWeights(name, pairs)
 
 
 def _to_torch(
-    folder: AdapterFolder, name: str, device: torch.device | str, dtype: torch.dtype, keep_narrow: bool
+    folder: AdapterFolder, tensor_name: str, device: torch.device | str, dtype: torch.dtype, keep_narrow: bool
 ) -> Tensor:
-    info = folder.tensors[name]
+    info = folder.tensors[tensor_name]
     if info.dtype not in _TORCH_DTYPES:
         raise AdapterError(
-            f"{folder.path}: {name} is stored as {info.dtype}; allowed: {', '.join(_TORCH_DTYPES)}",
+            f"{folder.path}: {tensor_name} is stored as {info.dtype}; allowed: {', '.join(_TORCH_DTYPES)}",
             fix="save the adapter again in one of these",
         )
-    raw = bytearray(read_tensor(folder, name))  # torch wants memory it may write to
+    tensor_bytes = bytearray(read_tensor(folder, tensor_name))  # torch wants memory it may write to
     # Memory of torch's own, aligned alike in every process: the last bits of a product depend on it.
-    stored = torch.frombuffer(raw, dtype=_TORCH_DTYPES[info.dtype]).reshape(info.shape).clone()
+    stored = torch.frombuffer(tensor_bytes, dtype=_TORCH_DTYPES[info.dtype]).reshape(info.shape).clone()
     return stored.to(device, stored.dtype if keep_narrow and stored.itemsize < dtype.itemsize else dtype)

@@ -31,8 +31,8 @@ def keep_buffers() -> bool:
     except (AttributeError, OSError, TypeError):  # another C library, another system
         return False
     settings = ((_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _AHEAD))
-    taken = [option(name, value) == 1 for name, value in settings]  # all of them are asked
-    return all(taken)
+    accepted = [option(name, value) == 1 for name, value in settings]  # all of them are asked
+    return all(accepted)
 
 
 def is_chosen(environ: Mapping[str, str]) -> bool:

@@ -68,14 +68,14 @@ class StackedFactorCache:
         ] = {}
 
     def get_or_stack(
-        self, group: AdapterGroup, paths: tuple[str, ...], dtype: torch.dtype | None
+        self, group: AdapterGroup, module_paths: tuple[str, ...], dtype: torch.dtype | None
     ) -> StackedFactors | None:
         """Stacked once for the adapters of a group, and held until `retain` drops them."""
         # The spans are held beside their factors, so that no other adapter gets the same id.
         _, factors_by_paths = self._stacks.setdefault(group.key, (group.spans, {}))
-        if paths not in factors_by_paths:
-            factors_by_paths[paths] = _stack_factors(group, paths, dtype)
-        return factors_by_paths[paths]
+        if module_paths not in factors_by_paths:
+            factors_by_paths[module_paths] = _stack_factors(group, module_paths, dtype)
+        return factors_by_paths[module_paths]
 
     def retain(self, groups: Sequence[AdapterGroup]) -> None:
         """Forget the adapters of all other groups."""
@@ -107,7 +107,9 @@ class BatchedLora:
         if cache is not None:
             cache.retain(self._groups if self._cache is not None else ())
 
-    def add(self, paths: tuple[str, ...], widths: Sequence[int], x: Tensor, y: Tensor, first_token: int = 0) -> None:
+    def add(
+        self, module_paths: tuple[str, ...], widths: Sequence[int], x: Tensor, y: Tensor, first_token: int = 0
+    ) -> None:
         """Add to y, in place, what the adapters of x's tokens give for it.
 
         x [N, in]: the tokens first_token.. of the pass. y [N, sum of widths]: the outputs of the modules `paths` side
@@ -118,9 +120,9 @@ class BatchedLora:
             if start >= stop:
                 continue
             factors = (
-                _stack_factors(group, paths, self._dtype)
+                _stack_factors(group, module_paths, self._dtype)
                 if self._cache is None
-                else self._cache.get_or_stack(group, paths, self._dtype)
+                else self._cache.get_or_stack(group, module_paths, self._dtype)
             )
             if factors is None:
                 continue
@@ -172,14 +174,18 @@ def _max_rank(adapter: LoraWeights) -> int:
     return max((len(pair.a) for pair in adapter.pairs.values()), default=0)
 
 
-def _stack_factors(group: AdapterGroup, paths: tuple[str, ...], dtype: torch.dtype | None) -> StackedFactors | None:
+def _stack_factors(
+    group: AdapterGroup, module_paths: tuple[str, ...], dtype: torch.dtype | None
+) -> StackedFactors | None:
     """None when no adapter of the group changes any of these modules."""
     a_matrices: list[Tensor] = []
     blocks: list[tuple[int, int, float]] = []
     outputs: list[tuple[int, slice, Tensor]] = []
     column = 0
-    for module_index, path in enumerate(paths):
-        pairs_or_none = [(span_index, span.adapter.pairs.get(path)) for span_index, span in enumerate(group.spans)]
+    for module_index, module_path in enumerate(module_paths):
+        pairs_or_none = [
+            (span_index, span.adapter.pairs.get(module_path)) for span_index, span in enumerate(group.spans)
+        ]
         pairs: list[tuple[int, LoraPair]] = [
             (span_index, pair) for span_index, pair in pairs_or_none if pair is not None
         ]
@@ -210,23 +216,27 @@ class CompiledLora:
         self._tables: dict[tuple[str, ...], bindings.Integers | None] = {}
         self._converted: list[Tensor] = []  # what the tables point to, where an adapter has another dtype
 
-    def add(self, paths: tuple[str, ...], widths: Sequence[int], x: Tensor, y: Tensor, first_token: int = 0) -> None:
+    def add(
+        self, module_paths: tuple[str, ...], widths: Sequence[int], x: Tensor, y: Tensor, first_token: int = 0
+    ) -> None:
         """See `BatchedLora.add`; y is contiguous."""
-        pairs = self._pointer_table(paths)
+        pairs = self._pointer_table(module_paths)
         if pairs is not None:
             layout = bindings.lora_layout(widths, x.shape[1])
             bindings.add_lora(x.to(torch.bfloat16), y, first_token, self._spans, pairs, layout)
 
-    def adapts(self, paths: tuple[str, ...]) -> bool:
+    def adapts(self, module_paths: tuple[str, ...]) -> bool:
         """Whether any adapter changes any of these modules."""
-        return self._pointer_table(paths) is not None
+        return self._pointer_table(module_paths) is not None
 
-    def _pointer_table(self, paths: tuple[str, ...]) -> bindings.Integers | None:
-        if paths not in self._tables:
-            pairs_or_none = [adapter.pairs.get(path) for adapter in self._adapters for path in paths]
+    def _pointer_table(self, module_paths: tuple[str, ...]) -> bindings.Integers | None:
+        if module_paths not in self._tables:
+            pairs_or_none = [
+                adapter.pairs.get(module_path) for adapter in self._adapters for module_path in module_paths
+            ]
             factors = [None if pair is None else self._as_bfloat16(pair) for pair in pairs_or_none]
-            self._tables[paths] = bindings.lora_pointers(factors) if any(pairs_or_none) else None
-        return self._tables[paths]
+            self._tables[module_paths] = bindings.lora_pointers(factors) if any(pairs_or_none) else None
+        return self._tables[module_paths]
 
     def _as_bfloat16(self, pair: LoraPair) -> tuple[Tensor, Tensor, float]:
         a, b = (tensor.to(torch.bfloat16).contiguous() for tensor in (pair.a, pair.b))

@@ -132,42 +132,52 @@ _OTHERS_FIX = (
 )
 
 
-def check_keys(name: str, raw: Raw, defaults: Mapping[str, Any]) -> None:
+def check_keys(model_type: str, raw_config: Raw, defaults: Mapping[str, Any]) -> None:
     """Raises UnsupportedError for the first key with which the decoder would compute another model than is meant.
 
     name: the model_type. defaults: what absent keys mean.
     """
     for key, allowed in HEEDED.items():
-        if key in raw and not _among(raw[key], allowed):
-            raise UnsupportedError(_stated(raw, key, allowed), fix=_heeded_fix(key))
+        if key in raw_config and not _among(raw_config[key], allowed):
+            raise UnsupportedError(_stated(raw_config, key, allowed), fix=_heeded_fix(key))
     for key, allowed in OTHER_MODELS.items():
-        if key in raw and not _among(raw[key], allowed):
-            raise UnsupportedError(f"{_stated(raw, key, allowed)}: no {name} model computes with it", fix=_OTHERS_FIX)
-    for key, same in _ALIASES.items():
-        if raw.get(key) is not None and raw[key] != (meant := raw.get(same, defaults.get(same))):
+        if key in raw_config and not _among(raw_config[key], allowed):
             raise UnsupportedError(
-                f"{key} {raw[key]!r} beside {same} {meant!r}, the key that transformers reads",
-                fix=f"keep {same} alone, with the value that the weights were trained with",
+                f"{_stated(raw_config, key, allowed)}: no {model_type} model computes with it", fix=_OTHERS_FIX
+            )
+    for key, known_key in _ALIASES.items():
+        if raw_config.get(key) is not None and raw_config[key] != (
+            expected := raw_config.get(known_key, defaults.get(known_key))
+        ):
+            raise UnsupportedError(
+                f"{key} {raw_config[key]!r} beside {known_key} {expected!r}, the key that transformers reads",
+                fix=f"keep {known_key} alone, with the value that the weights were trained with",
             )
 
 
-def key_notes(name: str, raw: Raw, keys: frozenset[str]) -> tuple[str, ...]:
+def key_notes(model_type: str, raw_config: Raw, family_keys: frozenset[str]) -> tuple[str, ...]:
     """What a config says that changes nothing, although a reader may think that it does; () for most.
 
     keys: the family's own.
     """
-    read = READ | keys
-    passed = {*read, *HEEDED, *OTHER_MODELS, *_ALIASES, *(key for group in IRRELEVANT.values() for key in group)}
-    notes = rope_notes(raw)
-    if unknown := sorted(key for key in raw.keys() - passed if raw[key] not in (None, False)):
-        names = ", ".join(_with_hint(key, read - raw.keys()) for key in unknown)
-        notes.append(f"not heeded in a {name} model, by transformers neither: {names}")
-    if raw.get("auto_map"):
-        notes.append(f"auto_map: the folder's own code is never run, the model is computed as {name}")
-    stated = raw.get("architectures")
+    read_keys = READ | family_keys
+    known_keys = {
+        *read_keys,
+        *HEEDED,
+        *OTHER_MODELS,
+        *_ALIASES,
+        *(key for group in IRRELEVANT.values() for key in group),
+    }
+    notes = rope_notes(raw_config)
+    if unknown_keys := sorted(key for key in raw_config.keys() - known_keys if raw_config[key] not in (None, False)):
+        hinted_names = ", ".join(_with_hint(key, read_keys - raw_config.keys()) for key in unknown_keys)
+        notes.append(f"not heeded in a {model_type} model, by transformers neither: {hinted_names}")
+    if raw_config.get("auto_map"):
+        notes.append(f"auto_map: the folder's own code is never run, the model is computed as {model_type}")
+    stated = raw_config.get("architectures")
     for architecture in stated if isinstance(stated, list) else ():
-        if _ARCHITECTURES.get(str(architecture), name) != name:
-            notes.append(f"architectures says {architecture}; model_type {name} decides, as in transformers")
+        if _ARCHITECTURES.get(str(architecture), model_type) != model_type:
+            notes.append(f"architectures says {architecture}; model_type {model_type} decides, as in transformers")
     return tuple(notes)
 
 
@@ -181,8 +191,8 @@ def _among(value: Any, allowed: tuple[Any, ...]) -> bool:
     return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in allowed)
 
 
-def _stated(raw: Raw, key: str, allowed: tuple[Any, ...]) -> str:
-    value = json.dumps(raw[key])
+def _stated(raw_config: Raw, key: str, allowed: tuple[Any, ...]) -> str:
+    value = json.dumps(raw_config[key])
     return f"{key} {value if len(value) <= 60 else value[:57] + '...'} (only {' or '.join(map(json.dumps, allowed))})"
 
 

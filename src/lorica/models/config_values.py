@@ -20,17 +20,17 @@ class UnsupportedError(Exception):
         self.fix = fix
 
 
-def positive(raw: Raw, key: str, default: int | None = None) -> int:
+def positive(raw_config: Raw, key: str, default: int | None = None) -> int:
     """A positive whole number. Raises KeyError for an absent key without a default, ValueError."""
-    value = raw[key] if default is None else raw.get(key, default)
+    value = raw_config[key] if default is None else raw_config.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise ValueError(f"{key} is {value!r}, not a positive whole number")
     return value
 
 
-def number(raw: Raw, key: str, default: float | None = None) -> float:
+def number(raw_config: Raw, key: str, default: float | None = None) -> float:
     """A positive number. Raises KeyError for an absent key without a default, ValueError."""
-    value = raw[key] if default is None else raw.get(key, default)
+    value = raw_config[key] if default is None else raw_config.get(key, default)
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise ValueError(f"{key} is {value!r}, not a number")
     if value <= 0:
@@ -38,25 +38,25 @@ def number(raw: Raw, key: str, default: float | None = None) -> float:
     return value
 
 
-def fraction(raw: Raw, key: str, default: float) -> float:
+def fraction(raw_config: Raw, key: str, default: float) -> float:
     """A float, which no whole number is. Raises ValueError."""
-    value = raw.get(key, default)
+    value = raw_config.get(key, default)
     if not isinstance(value, float) or not math.isfinite(value):
         raise ValueError(f"{key} is {value!r}, not a fraction such as {default}")
     return value
 
 
-def flag(raw: Raw, key: str, default: bool = False) -> bool:
+def flag(raw_config: Raw, key: str, default: bool = False) -> bool:
     """true or false. Raises ValueError: a text "false" would count as true."""
-    value = raw.get(key, default)
+    value = raw_config.get(key, default)
     if not isinstance(value, bool):
         raise ValueError(f"{key} is {value!r}, not true or false")
     return value
 
 
-def mapping(raw: Raw, key: str) -> Mapping[str, Any]:
+def mapping(raw_config: Raw, key: str) -> Mapping[str, Any]:
     """An object, {} where there is none. Raises ValueError."""
-    value = raw.get(key)
+    value = raw_config.get(key)
     if value is not None and not isinstance(value, dict):
         raise ValueError(f"{key} is {value!r}, not an object such as {{}}")
     return value or {}

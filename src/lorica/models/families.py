@@ -125,53 +125,53 @@ class DecoderConfig:
 
 def read_decoder_config(folder: Path) -> DecoderConfig:
     """As `parse_decoder_config`, of a model folder. Raises ModelError when the file is missing or broken, too."""
-    path = folder / "config.json"
-    return parse_decoder_config(read_json_object(path), path)
+    config_path = folder / "config.json"
+    return parse_decoder_config(read_json_object(config_path), config_path)
 
 
-def parse_decoder_config(raw: Raw, path: Path) -> DecoderConfig:
+def parse_decoder_config(raw_config: Raw, config_path: Path) -> DecoderConfig:
     """From the content of the `config.json` at `path`.
 
     Raises ModelError when the model is none the native decoder knows; the message names the `transformers` engine as
     the way to run other architectures.
     """
-    name = raw.get("model_type")
-    if not isinstance(name, str) or name not in FAMILIES:
+    model_type = raw_config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ModelError(
-            f"{path}: model_type {name!r} is not one of {', '.join(FAMILIES)}",
+            f"{config_path}: model_type {model_type!r} is not one of {', '.join(FAMILIES)}",
             fix="use engine=transformers for other architectures",
         )
-    read_packed_format(raw, path)  # refuses what is packed otherwise
+    read_packed_format(raw_config, config_path)  # refuses what is packed otherwise
     try:
-        check_keys(name, raw, {"rms_norm_eps": _EPS, "hidden_act": _ACTIVATION})
-        return _decoder_config(name, raw)
+        check_keys(model_type, raw_config, {"rms_norm_eps": _EPS, "hidden_act": _ACTIVATION})
+        return _decoder_config(model_type, raw_config)
     except UnsupportedError as error:
         if error.fix == OTHER_ENGINE:
-            raise ModelError(f"{path}: the native decoder does not do {error}", fix=error.fix) from None
-        raise ModelConfigError(f"{path}: {error}", fix=error.fix) from None
+            raise ModelError(f"{config_path}: the native decoder does not do {error}", fix=error.fix) from None
+        raise ModelConfigError(f"{config_path}: {error}", fix=error.fix) from None
     except KeyError as error:
-        raise ModelConfigError(f"{path}: the key {error} is missing", fix=_AGAIN) from None
+        raise ModelConfigError(f"{config_path}: the key {error} is missing", fix=_AGAIN) from None
     except (AttributeError, ArithmeticError, TypeError, ValueError) as error:
-        raise ModelConfigError(f"{path}: unusable value: {error}", fix=_AGAIN) from error
+        raise ModelConfigError(f"{config_path}: unusable value: {error}", fix=_AGAIN) from error
 
 
-def config_notes(raw: Raw, path: Path) -> tuple[str, ...]:
+def config_notes(raw_config: Raw, config_path: Path) -> tuple[str, ...]:
     """What the `config.json` at `path` says that changes nothing, although a reader may think that it does; or, of one
     that the native decoder refuses as broken, why; () for other architectures.
     """
-    name = raw.get("model_type")
-    if not isinstance(name, str) or name not in FAMILIES:
+    model_type = raw_config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         return ()
     try:
-        parse_decoder_config(raw, path)
+        parse_decoder_config(raw_config, config_path)
     except ModelConfigError as error:
         return (error.message,)
     except ModelError:
         pass  # sound, as far as is known, and more than the native decoder does
     try:
-        return tuple(f"{path}: {note}" for note in key_notes(name, raw, FAMILIES[name].keys))
+        return tuple(f"{config_path}: {note}" for note in key_notes(model_type, raw_config, FAMILIES[model_type].keys))
     except (UnsupportedError, ValueError) as error:
-        return (f"{path}: {error}",)
+        return (f"{config_path}: {error}",)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -207,45 +207,45 @@ def parse_json_object(raw: bytes, path: Path) -> dict[str, Any]:
     return value
 
 
-def _decoder_config(name: str, raw: Raw) -> DecoderConfig:
-    family = FAMILIES[name]
-    activation = raw.get("hidden_act", _ACTIVATION)
+def _decoder_config(model_type: str, raw_config: Raw) -> DecoderConfig:
+    family = FAMILIES[model_type]
+    activation = raw_config.get("hidden_act", _ACTIVATION)
     if activation not in ("silu", "swish"):
         raise UnsupportedError(f"hidden_act {activation!r} (only silu)")
-    hidden, heads = positive(raw, "hidden_size"), positive(raw, "num_attention_heads")
-    kv_heads, head_dim = _head_counts(family, raw, hidden, heads)
-    max_positions = positive(raw, "max_position_embeddings", family.max_positions)
-    bias = flag(raw, "attention_bias") if "attention_bias" in family.keys else False
-    theta, scaling = read_rope(raw, max_positions)
+    hidden, heads = positive(raw_config, "hidden_size"), positive(raw_config, "num_attention_heads")
+    kv_heads, head_dim = _head_counts(family, raw_config, hidden, heads)
+    max_positions = positive(raw_config, "max_position_embeddings", family.max_positions)
+    bias = flag(raw_config, "attention_bias") if "attention_bias" in family.keys else False
+    theta, scaling = read_rope(raw_config, max_positions)
     return DecoderConfig(
-        family=name,
+        family=model_type,
         hidden_size=hidden,
-        intermediate_size=positive(raw, "intermediate_size"),
-        layers=positive(raw, "num_hidden_layers"),
+        intermediate_size=positive(raw_config, "intermediate_size"),
+        layers=positive(raw_config, "num_hidden_layers"),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        vocab_size=positive(raw, "vocab_size"),
+        vocab_size=positive(raw_config, "vocab_size"),
         max_positions=max_positions,
-        rms_norm_eps=fraction(raw, "rms_norm_eps", _EPS),
+        rms_norm_eps=fraction(raw_config, "rms_norm_eps", _EPS),
         rope_theta=theta,
         rope_scaling=scaling,
-        tied_embeddings=flag(raw, "tie_word_embeddings"),
+        tied_embeddings=flag(raw_config, "tie_word_embeddings"),
         qkv_bias=bias if family.qkv_bias is None else family.qkv_bias,
         output_bias=bias if family.output_bias is None else family.output_bias,
-        mlp_bias=family.mlp_bias and flag(raw, "mlp_bias"),
+        mlp_bias=family.mlp_bias and flag(raw_config, "mlp_bias"),
         qk_norm=family.qk_norm,
-        windows=_windows(family, raw, max_positions),
+        windows=_windows(family, raw_config, max_positions),
     )
 
 
-def _head_counts(family: Family, raw: Raw, hidden: int, heads: int) -> tuple[int, int]:
+def _head_counts(family: Family, raw_config: Raw, hidden: int, heads: int) -> tuple[int, int]:
     """Heads of keys and values, and the width of a head."""
-    null = {key for key in family.nullable if key in raw and raw[key] is None}
+    null = {key for key in family.nullable if key in raw_config and raw_config[key] is None}
     implied = heads if "num_key_value_heads" in null else family.kv_heads or heads
-    kv_heads = implied if "num_key_value_heads" in null else positive(raw, "num_key_value_heads", implied)
+    kv_heads = implied if "num_key_value_heads" in null else positive(raw_config, "num_key_value_heads", implied)
     implied = family.head_dim or max(1, hidden // heads)
-    head_dim = implied if "head_dim" in null else positive(raw, "head_dim", implied)
+    head_dim = implied if "head_dim" in null else positive(raw_config, "head_dim", implied)
     if family.whole_heads and hidden % heads:
         raise ValueError(f"hidden_size {hidden} is no multiple of num_attention_heads {heads}")
     if heads % kv_heads:
@@ -255,25 +255,27 @@ def _head_counts(family: Family, raw: Raw, hidden: int, heads: int) -> tuple[int
     return kv_heads, head_dim
 
 
-def _windows(family: Family, raw: Raw, max_positions: int) -> tuple[int | None, ...]:
-    layers = positive(raw, "num_hidden_layers")
-    layer_types = _layer_types(raw, layers)
-    size = None
-    if raw.get("sliding_window", family.sliding_window) is not None:
-        size = positive(raw, "sliding_window", family.sliding_window)
-    if size is not None and family.window_layers == "none" and size < max_positions:
+def _windows(family: Family, raw_config: Raw, max_positions: int) -> tuple[int | None, ...]:
+    layers = positive(raw_config, "num_hidden_layers")
+    layer_types = _layer_types(raw_config, layers)
+    window_size = None
+    if raw_config.get("sliding_window", family.sliding_window) is not None:
+        window_size = positive(raw_config, "sliding_window", family.sliding_window)
+    if window_size is not None and family.window_layers == "none" and window_size < max_positions:
         raise UnsupportedError(
-            f"sliding_window {size}: this model_type has no window, and transformers heeds one in generating alone",
+            f"sliding_window {window_size}: this model_type has no window, and transformers heeds one in generating alone",
             fix="where the weights were trained with a window, give the model_type that has it, such as mistral; else "
             "set sliding_window to null",
         )
-    first = raw.get("max_window_layers", _MAX_WINDOW_LAYERS) if "max_window_layers" in family.keys else layers
-    if not isinstance(first, int) or isinstance(first, bool):
-        raise ValueError(f"max_window_layers is {first!r}, not a whole number")
+    first_windowed = (
+        raw_config.get("max_window_layers", _MAX_WINDOW_LAYERS) if "max_window_layers" in family.keys else layers
+    )
+    if not isinstance(first_windowed, int) or isinstance(first_windowed, bool):
+        raise ValueError(f"max_window_layers is {first_windowed!r}, not a whole number")
     everywhere = family.window_layers == "all"
-    used = everywhere or (family.window_layers == "chosen" and flag(raw, "use_sliding_window"))
-    if size is None or not used:
-        if "sliding_attention" in (layer_types or ()) or (everywhere and "layer_types" in raw):
+    windows_used = everywhere or (family.window_layers == "chosen" and flag(raw_config, "use_sliding_window"))
+    if window_size is None or not windows_used:
+        if "sliding_attention" in (layer_types or ()) or (everywhere and "layer_types" in raw_config):
             raise UnsupportedError(
                 f"layer_types {json.dumps(layer_types)} where no sliding_window is in use",
                 fix="set sliding_window (and use_sliding_window: true) in config.json to what the weights were trained "
@@ -283,14 +285,14 @@ def _windows(family: Family, raw: Raw, max_positions: int) -> tuple[int | None, 
     if everywhere:
         if "full_attention" in (layer_types or ()):  # to transformers such a model is a Ministral
             raise UnsupportedError("Mistral with a sliding window in some layers only")
-        return (size,) * layers
+        return (window_size,) * layers
     if layer_types is None:
-        return tuple(size if layer >= first else None for layer in range(layers))
-    return tuple(size if layer_type == "sliding_attention" else None for layer_type in layer_types)
+        return tuple(window_size if layer >= first_windowed else None for layer in range(layers))
+    return tuple(window_size if layer_type == "sliding_attention" else None for layer_type in layer_types)
 
 
-def _layer_types(raw: Raw, layers: int) -> list[str] | None:
-    layer_types = raw.get("layer_types")
+def _layer_types(raw_config: Raw, layers: int) -> list[str] | None:
+    layer_types = raw_config.get("layer_types")
     if layer_types is None:
         return None
     if not isinstance(layer_types, list):

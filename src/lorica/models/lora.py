@@ -33,14 +33,18 @@ class LoraWeights:
 
     def parameters(self) -> list[Tensor]:
         """All A and B matrices, in a stable order."""
-        return [tensor for path in sorted(self.pairs) for tensor in (self.pairs[path].a, self.pairs[path].b)]
+        return [
+            tensor
+            for module_path in sorted(self.pairs)
+            for tensor in (self.pairs[module_path].a, self.pairs[module_path].b)
+        ]
 
     def to_tensors(self) -> dict[str, Tensor]:
         """PEFT's tensor names -> tensors."""
         tensors = {}
-        for path, pair in self.pairs.items():
-            tensors[f"base_model.model.{path}.lora_A.weight"] = pair.a
-            tensors[f"base_model.model.{path}.lora_B.weight"] = pair.b
+        for module_path, pair in self.pairs.items():
+            tensors[f"base_model.model.{module_path}.lora_A.weight"] = pair.a
+            tensors[f"base_model.model.{module_path}.lora_B.weight"] = pair.b
         return tensors
 
 
@@ -66,20 +70,24 @@ class PerTokenLora:
         self._adapters, self._adapter_indices, self._dtype = adapters, adapter_indices, dtype
         self._stacked: dict[str, tuple[Tensor, Tensor, Tensor] | None] = {}
 
-    def add(self, path: str, x: Tensor, y: Tensor) -> None:
+    def add(self, module_path: str, x: Tensor, y: Tensor) -> None:
         """y [T, out] += the update of the tokens' adapters for x [T, in] at the module `path`."""
-        if path not in self._stacked:
-            self._stacked[path] = self._stack(path)
-        stacked = self._stacked[path]
+        if module_path not in self._stacked:
+            self._stacked[module_path] = self._stack(module_path)
+        stacked = self._stacked[module_path]
         if stacked is not None:
             a, b, scalings = stacked
             y.addmm_(F.linear(x, a) * scalings.index_select(0, self._adapter_indices), b)
 
-    def _stack(self, path: str) -> tuple[Tensor, Tensor, Tensor] | None:
+    def _stack(self, module_path: str) -> tuple[Tensor, Tensor, Tensor] | None:
         """A [R, in], B [R, out], and each adapter's scaling in its own columns [adapters + 1, R]; None where no adapter
         has this module.
         """
-        pairs = [(index, adapter.pairs[path]) for index, adapter in enumerate(self._adapters) if path in adapter.pairs]
+        pairs = [
+            (index, adapter.pairs[module_path])
+            for index, adapter in enumerate(self._adapters)
+            if module_path in adapter.pairs
+        ]
         if not pairs:
             return None
         a, b = (torch.cat(factors).to(self._dtype) for factors in zip(*((p.a, p.b.t()) for _, p in pairs), strict=True))
@@ -104,17 +112,17 @@ def spans_at(lora: Sequence[LoraSpan], rows: Tensor) -> list[LoraSpan]:
     return [LoraSpan(span.adapter, a, b) for span, (a, b) in zip(lora, ranges, strict=True) if b > a]
 
 
-def linear_with_lora(x: Tensor, linear: torch.nn.Module, path: str, lora: Lora) -> Tensor:
+def linear_with_lora(x: Tensor, linear: torch.nn.Module, module_path: str, lora: Lora) -> Tensor:
     """x [T, in] -> [T, out]: the base layer, plus each span's update on its own tokens.
 
     The update is computed in the adapter's precision, or the input's where that is wider, and added in the base's.
     """
     y: Tensor = linear(x)
     if isinstance(lora, PerTokenLora):
-        lora.add(path, x, y)
+        lora.add(module_path, x, y)
         return y
     for span in lora:
-        pair = span.adapter.pairs.get(path)
+        pair = span.adapter.pairs.get(module_path)
         if pair is None:
             continue
         covers_all = span.start == 0 and span.stop == x.shape[0]

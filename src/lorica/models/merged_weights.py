@@ -24,13 +24,13 @@ def merge_adapter(decoder: CpuDecoder, stored: Decoder, adapter: LoraWeights) ->
     of `decoder`.
     """
     for layer_index, modules in _modules_by_layer(adapter.pairs):
-        layer = _layer(stored, layer_index)
-        for name in modules:
-            path = f"model.layers.{layer_index}.{name}"
-            module = layer.get_submodule(name)
+        stored_layer = _layer(stored, layer_index)
+        for module_name in modules:
+            module_path = f"model.layers.{layer_index}.{module_name}"
+            module = stored_layer.get_submodule(module_name)
             assert isinstance(module, nn.Linear)
-            module.weight = nn.Parameter(merged_weight(module.weight, adapter.pairs[path]), requires_grad=False)
-        decoder.replace_layer_weights(layer_index, layer, _last_names(modules))
+            module.weight = nn.Parameter(merged_weight(module.weight, adapter.pairs[module_path]), requires_grad=False)
+        decoder.replace_layer_weights(layer_index, stored_layer, _last_names(modules))
         stored.model.layers[layer_index] = nn.Identity()  # both forms of a layer are there at once, never of all
 
 
@@ -46,12 +46,12 @@ def merged_weight(weight: Tensor, pair: LoraPair) -> Tensor:
     return weight.detach().float().addmm_(pair.b.detach().float(), pair.a.detach().float(), alpha=pair.scaling)
 
 
-def _modules_by_layer(paths: Iterable[str]) -> list[tuple[int, list[str]]]:
+def _modules_by_layer(module_paths: Iterable[str]) -> list[tuple[int, list[str]]]:
     """Layer -> the modules in it, such as `mlp.up_proj`."""
     modules_by_layer: dict[int, list[str]] = {}
-    for path in paths:
-        _, _, number, name = path.split(".", 3)
-        modules_by_layer.setdefault(int(number), []).append(name)
+    for module_path in module_paths:
+        _, _, number, module_name = module_path.split(".", 3)
+        modules_by_layer.setdefault(int(number), []).append(module_name)
     return sorted(modules_by_layer.items())
 
 

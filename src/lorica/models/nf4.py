@@ -23,9 +23,9 @@ def require_bitsandbytes() -> Any:
         return sys.modules["bitsandbytes"]
     # On some processors its import would fetch a compiled kernel from the network if the package `kernels` is
     # there, and complains if it is not. Lorica is offline, and the built-in kernels do.
-    log = logging.getLogger("bitsandbytes")
-    level, kernels = log.level, sys.modules.get("kernels")
-    log.setLevel(logging.ERROR)
+    logger = logging.getLogger("bitsandbytes")
+    level, kernels = logger.level, sys.modules.get("kernels")
+    logger.setLevel(logging.ERROR)
     cast(dict[str, Any], sys.modules)["kernels"] = None
     try:
         return importlib.import_module("bitsandbytes")
@@ -34,7 +34,7 @@ def require_bitsandbytes() -> Any:
             raise
         raise MissingExtraError("bitsandbytes", extra="quant", needed_for="model.load_in_4bit") from None
     finally:
-        log.setLevel(level)
+        logger.setLevel(level)
         del sys.modules["kernels"]
         if kernels is not None:
             sys.modules["kernels"] = kernels

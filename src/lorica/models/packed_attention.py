@@ -38,15 +38,15 @@ class PackedAttention:
     def __init__(self, lengths: Sequence[int], config: DecoderConfig, device: torch.device | str | None = None) -> None:
         """lengths: tokens of each sequence, in packed order; their sum is T."""
         self._windows = config.windows
-        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+        longest_first = sorted(range(len(lengths)), key=lambda index: -lengths[index])
         starts = [0, *accumulate(lengths)][:-1]
         self._batches: list[_Batch] = []
-        while order:
-            longest = lengths[order[0]]
-            count = sum(lengths[index] >= _SIMILAR * longest for index in order)
-            chosen, order = sorted(order[:count]), order[count:]
+        while longest_first:
+            longest = lengths[longest_first[0]]
+            count = sum(lengths[index] >= _SIMILAR * longest for index in longest_first)
+            members, longest_first = sorted(longest_first[:count]), longest_first[count:]
             self._batches.append(
-                _Batch([starts[i] for i in chosen], [lengths[i] for i in chosen], config.windows, device)
+                _Batch([starts[i] for i in members], [lengths[i] for i in members], config.windows, device)
             )
         self._order: Tensor | None = None
         if len(self._batches) > 1:
@@ -99,10 +99,10 @@ class _Batch:
             repeat = query.shape[1] // key.shape[1]
             key, value = key.repeat_interleave(repeat, dim=1), value.repeat_interleave(repeat, dim=1)
             grouped = False
-        out = F.scaled_dot_product_attention(
+        attended = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
         )
-        flat = out.transpose(1, 2).flatten(0, 1)  # [B * L, H, Dh]
+        flat = attended.transpose(1, 2).flatten(0, 1)  # [B * L, H, Dh]
         return flat if self._inside is None else flat.index_select(0, self._inside)
 
     def _pad(self, x: Tensor) -> Tensor:

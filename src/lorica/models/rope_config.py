@@ -43,22 +43,22 @@ class RopeScaling:
     attention_factor: float = 1.0
 
 
-def read_rope(raw: Raw, max_positions: int) -> tuple[float, RopeScaling]:
+def read_rope(raw_config: Raw, max_positions: int) -> tuple[float, RopeScaling]:
     """The base of the angular speeds (`rope_theta`), and their scaling. max_positions: of the model.
 
     Raises UnsupportedError for what the decoder does not do and for two keys that contradict each other, KeyError and
     ValueError for what transformers refuses as well.
     """
-    values, stated = _values(raw), mapping(raw, "rope_parameters")
+    values, stated = _rope_values(raw_config), mapping(raw_config, "rope_parameters")
     if any(isinstance(value, dict) for value in values.values()):
         raise UnsupportedError("rotary parameters that differ per kind of layer")
     rope_type = _rope_type(values)
-    theta = number(values if "rope_theta" in values else raw, "rope_theta", DEFAULT_THETA)
+    theta = number(values if "rope_theta" in values else raw_config, "rope_theta", DEFAULT_THETA)
     if values is not stated and stated:
         _check_replaced(stated, values, rope_type, theta)
     if rope_type not in _KEYS:
         raise UnsupportedError(f"rope scaling {rope_type!r} (only {', '.join(_KEYS)})")
-    partial = values.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
+    partial = values.get("partial_rotary_factor", raw_config.get("partial_rotary_factor", 1.0))
     if partial not in (None, 1, 1.0):
         raise UnsupportedError(f"partial_rotary_factor {partial} (only 1: all of each head is rotated)")
     if theta <= 1:
@@ -69,33 +69,33 @@ def read_rope(raw: Raw, max_positions: int) -> tuple[float, RopeScaling]:
     if rope_type == "linear":
         return theta, RopeScaling("linear", factor)
     # transformers gives the key outside precedence, and lets the model's length stand for an absent one.
-    outside = "original_max_position_embeddings" in raw
-    original = number(raw if outside else values, "original_max_position_embeddings", max_positions)
+    outside = "original_max_position_embeddings" in raw_config
+    original = number(raw_config if outside else values, "original_max_position_embeddings", max_positions)
     return theta, (_llama3 if rope_type == "llama3" else _yarn)(values, factor, original)
 
 
-def rope_notes(raw: Raw) -> list[str]:
+def rope_notes(raw_config: Raw) -> list[str]:
     """What sound rotary parameters say that nothing heeds, transformers neither."""
-    values = _values(raw)
+    values = _rope_values(raw_config)
     rope_type = _rope_type(values)
     notes = []
     unused = sorted(values.keys() - _COMMON - {*_KEYS.get(rope_type, values)})
     if unused:
         notes.append(f"{', '.join(unused)} of the rotary parameters: rope_type {rope_type!r} does not use it")
-    for key, value in (("type", values.get("type", rope_type)), ("rope_theta", raw.get("rope_theta"))):
+    for key, value in (("type", values.get("type", rope_type)), ("rope_theta", raw_config.get("rope_theta"))):
         heeded = rope_type if key == "type" else values.get("rope_theta", value)
         if value is not None and value != heeded:
             notes.append(f"{key} {value!r} is stated beside {heeded!r} in the rotary parameters, which is used")
     inside = values.get("original_max_position_embeddings")
-    outside = raw.get("original_max_position_embeddings", inside)
+    outside = raw_config.get("original_max_position_embeddings", inside)
     if "original_max_position_embeddings" in _KEYS.get(rope_type, ()) and inside not in (None, outside):
         notes.append(f"original_max_position_embeddings {outside} is used, not {inside} of the rotary parameters")
     return notes
 
 
-def _values(raw: Raw) -> Mapping[str, Any]:
+def _rope_values(raw_config: Raw) -> Mapping[str, Any]:
     # transformers 5 writes `rope_parameters`; a `rope_scaling` beside it replaces all of it.
-    return mapping(raw, "rope_scaling") or mapping(raw, "rope_parameters")
+    return mapping(raw_config, "rope_scaling") or mapping(raw_config, "rope_parameters")
 
 
 def _rope_type(values: Mapping[str, Any]) -> str:

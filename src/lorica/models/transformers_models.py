@@ -26,9 +26,9 @@ def load_causal(folder: Path, options: Mapping[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        with utf8_path(folder) as own:
+        with utf8_path(folder) as readable_path:
             model, loaded = AutoModelForCausalLM.from_pretrained(
-                own,
+                readable_path,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
@@ -60,8 +60,8 @@ def check_config(base: BaseFolder) -> None:
 
     An architecture that neither the native decoder nor transformers knows is no mistake of the config, and passes.
     """
-    raw = base.config
-    if raw.get("model_type") in FAMILIES and not raw.get("quantization_config"):
+    raw_config = base.config
+    if raw_config.get("model_type") in FAMILIES and not raw_config.get("quantization_config"):
         try:
             base.decoder_config  # noqa: B018  (raises)
             return
@@ -74,11 +74,11 @@ def check_config(base: BaseFolder) -> None:
         from transformers import CONFIG_MAPPING, AutoConfig
     except ImportError:
         return
-    if not isinstance(raw.get("model_type"), str) or raw["model_type"] not in CONFIG_MAPPING:
+    if not isinstance(raw_config.get("model_type"), str) or raw_config["model_type"] not in CONFIG_MAPPING:
         return
     try:
-        with utf8_path(base.path) as own:
-            AutoConfig.from_pretrained(own, local_files_only=True, trust_remote_code=False)
+        with utf8_path(base.path) as readable_path:
+            AutoConfig.from_pretrained(readable_path, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ModelConfigError(f"{base.config_path}: transformers refuses it: {_reason(error)}", fix=_AGAIN) from error
 

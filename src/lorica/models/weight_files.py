@@ -16,12 +16,12 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder, in order. Raises ModelError when there are none, or one is
     missing.
     """
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    files = [single] if single.is_file() or not index.is_file() else _indexed(index)
+    single_path, index_path = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    files = [single_path] if single_path.is_file() or not index_path.is_file() else _indexed(index_path)
     absent = [path for path in files if not path.is_file()]
     if not absent:
         return files
-    if absent == [single] and [*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")]:
+    if absent == [single_path] and [*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")]:
         raise ModelError(
             f"{folder}: holds pickled weights (*.bin, *.pth, *.pt), which are never loaded",
             fix="use the repository's safetensors revision, or convert it with transformers in a sandbox",
@@ -62,16 +62,16 @@ def _headers(stamps: Stamps) -> dict[Path, Header]:
     return {path: read_header(path) for path, *_ in stamps}
 
 
-def _indexed(index: Path) -> list[Path]:
-    placed = read_json_object(index).get("weight_map")
-    if not isinstance(placed, dict) or not placed:
-        raise ModelError(f"{index}: no weight_map, so not an index of shards", fix="download the file again")
-    names = set()
-    for name in placed.values():
-        if not isinstance(name, str) or not name or Path(name).name != name:
+def _indexed(index_path: Path) -> list[Path]:
+    weight_map = read_json_object(index_path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelError(f"{index_path}: no weight_map, so not an index of shards", fix="download the file again")
+    shard_names = set()
+    for shard_name in weight_map.values():
+        if not isinstance(shard_name, str) or not shard_name or Path(shard_name).name != shard_name:
             raise ModelError(
-                f"{index}: names the shard {name!r}; allowed are file names of the same folder",
+                f"{index_path}: names the shard {shard_name!r}; allowed are file names of the same folder",
                 fix="download the file again",
             )
-        names.add(name)
-    return [index.parent / name for name in sorted(names)]
+        shard_names.add(shard_name)
+    return [index_path.parent / shard_name for shard_name in sorted(shard_names)]

@@ -30,7 +30,7 @@ _HEAD = "lm_head.weight"
 
 
 def load_decoder(
-    base: BaseFolder,
+    base_folder: BaseFolder,
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
@@ -50,15 +50,15 @@ def load_decoder(
     MissingExtraError when 4-bit loading needs bitsandbytes and it is not installed.
     """
     torch_device = _device(device)
-    refuse_adapter_inside(base.path)
+    refuse_adapter_inside(base_folder.path)
     keep_buffers()
     if load_in_4bit:
         require_bitsandbytes()
-    config = base.decoder_config
+    config = base_folder.decoder_config
     with torch.device("meta"):
         decoder = Decoder(config)
-    packed_format = read_packed_format(base.config, base.config_path)
-    reader = _WeightLoader(base.path, config, decoder, torch_device, load_in_4bit, packed_format)
+    packed_format = read_packed_format(base_folder.config, base_folder.config_path)
+    reader = _WeightLoader(base_folder.path, config, decoder, torch_device, load_in_4bit, packed_format)
     reader.read(dtype, as_stored=as_stored)
     decoder.load_state_dict(reader.loaded, strict=False, assign=True)
     if config.tied_embeddings:
@@ -109,31 +109,34 @@ class _WeightLoader:
 
     def read(self, dtype: torch.dtype | None, *, as_stored: bool) -> None:
         files = weight_files(self._folder)
-        for path in files:
-            with path.open("rb") as file:
+        for shard_path in files:
+            with shard_path.open("rb") as file:
                 if recognise(file.read(HEAD_BYTES)) is Content.LFS_POINTER:
-                    raise ModelError(f"{path}: {Content.LFS_POINTER}", fix=LFS_FIX)
-        for path in files:
+                    raise ModelError(f"{shard_path}: {Content.LFS_POINTER}", fix=LFS_FIX)
+        for shard_path in files:
             try:
-                with utf8_path(path) as own, safe_open(own, framework="pt", device=str(self._device)) as shard:
+                with (
+                    utf8_path(shard_path) as readable_path,
+                    safe_open(readable_path, framework="pt", device=str(self._device)) as shard,
+                ):
                     for name in shard.keys():  # noqa: SIM118 - a safe_open handle is no mapping
                         if self._is_packed(name):
                             layer, _, tensor_name = name.rpartition(".")
                             self._packed_layers.setdefault(layer, {})[tensor_name] = shard.get_tensor(name)
                         elif name == _HEAD and self._config.tied_embeddings:
-                            self._head = path, shard.get_tensor(name)
-                        elif self._expects(path, name, shard):
-                            self._assign(path, name, shard.get_tensor(name), None if as_stored else dtype)
+                            self._head = shard_path, shard.get_tensor(name)
+                        elif self._expects(shard_path, name, shard):
+                            self._assign(shard_path, name, shard.get_tensor(name), None if as_stored else dtype)
             except (SafetensorError, OSError) as error:
-                raise ModelError(f"{path}: not a whole safetensors file: {error}", fix=AGAIN) from error
+                raise ModelError(f"{shard_path}: not a whole safetensors file: {error}", fix=AGAIN) from error
         self._unpack(dtype)
         self._resolve_tied_head(dtype, as_stored=as_stored)
         missing = sorted(set(self._shapes) - self._loaded_names)
         if missing:
-            counted = f"{len(missing)} of {len(self._shapes)} weights are missing"
+            missing_count = f"{len(missing)} of {len(self._shapes)} weights are missing"
             fix = f"{AGAIN}; a model that has no head of its own says tie_word_embeddings true in config.json"
             raise ModelError(
-                f"{self._folder}: {counted}, the first is {missing[0]}", fix=fix if missing == [_HEAD] else AGAIN
+                f"{self._folder}: {missing_count}, the first is {missing[0]}", fix=fix if missing == [_HEAD] else AGAIN
             )
         if dtype is None and not as_stored:
             self._unify_dtype()
@@ -157,7 +160,7 @@ class _WeightLoader:
             self._assign(self._folder, name, weight.to(self._device), dtype or tensors["scales"].dtype)
             tensors.clear()
 
-    def _expects(self, path: Path, name: str, shard: Any) -> bool:
+    def _expects(self, shard_path: Path, name: str, shard: Any) -> bool:
         if name in self._shapes:
             return True
         # Packed checkpoints give a bias to layers that have none: zeros.
@@ -166,11 +169,11 @@ class _WeightLoader:
         # Old checkpoints carry rotary tables, which follow from the config.
         if name.endswith("rotary_emb.inv_freq"):
             return False
-        adapted = ".lora_" in name or ".base_layer." in name
+        has_adapter = ".lora_" in name or ".base_layer." in name
         raise ModelError(
-            f"{path}: holds {name}; by its config.json this {self._config.family} model has no such weight",
+            f"{shard_path}: holds {name}; by its config.json this {self._config.family} model has no such weight",
             fix="merge the adapter into the model (merge_and_unload of PEFT) and save it again"
-            if adapted
+            if has_adapter
             else "download config.json and weights of the same revision; engine=transformers leaves out what it has no "
             "place for",
         )
@@ -191,32 +194,32 @@ class _WeightLoader:
                 f"does so), or save the model again without {_HEAD}",
             )
 
-    def _assign(self, path: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) -> None:
+    def _assign(self, shard_path: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) -> None:
         if tensor.dtype not in _READABLE:
             raise ModelError(
-                f"{path}: {name} is stored as {str(tensor.dtype).removeprefix('torch.')}; "
+                f"{shard_path}: {name} is stored as {str(tensor.dtype).removeprefix('torch.')}; "
                 "the native decoder reads float32, bfloat16 and float16",
                 fix="use the model's unquantised repository, or engine=transformers",
             )
         if tensor.shape != self._shapes[name]:
             expected = list(self._shapes[name])
             raise ModelError(
-                f"{path}: {name} has shape {list(tensor.shape)}, config.json implies {expected}",
+                f"{shard_path}: {name} has shape {list(tensor.shape)}, config.json implies {expected}",
                 fix="config.json and weights are of different models; download both again",
             )
         if name in self._loaded_names:
-            raise ModelError(f"{path}: {name} is in two shards", fix=AGAIN)
+            raise ModelError(f"{shard_path}: {name} is in two shards", fix=AGAIN)
         self._loaded_names.add(name)
-        owner = name.removesuffix(".weight")
-        if owner in self._nf4_layers:
-            holder, _, last = owner.rpartition(".")
-            biased = f"{owner}.bias" in self._shapes
-            quantised = Nf4Linear(tensor, dtype or tensor.dtype, bias=biased)
-            setattr(self._decoder.get_submodule(holder), last, quantised)
+        module_path = name.removesuffix(".weight")
+        if module_path in self._nf4_layers:
+            parent_path, _, attribute = module_path.rpartition(".")
+            has_bias = f"{module_path}.bias" in self._shapes
+            nf4_linear = Nf4Linear(tensor, dtype or tensor.dtype, bias=has_bias)
+            setattr(self._decoder.get_submodule(parent_path), attribute, nf4_linear)
         else:
             self.loaded[name] = tensor.to(dtype or tensor.dtype)
 
     def _unify_dtype(self) -> None:
         # A few files mix precisions (norms in float32); one forward pass needs one.
-        main = self.loaded[_EMBEDDING].dtype
-        self.loaded = {name: tensor.to(main) for name, tensor in self.loaded.items()}
+        embedding_dtype = self.loaded[_EMBEDDING].dtype
+        self.loaded = {name: tensor.to(embedding_dtype) for name, tensor in self.loaded.items()}

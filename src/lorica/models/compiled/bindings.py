@@ -219,22 +219,36 @@ def _is_float32(x: Tensor) -> int:
 @cache
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(LIBRARY))
-    at, count, number, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+    pointer, integer, real, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
     library.lorica_digest.restype = ctypes.c_char_p
     library.lorica_runs_here.restype = flag
-    for name, result, *kinds in (
-        ("add_and_norm", None, at, at, at, at, count, count, number, flag),
-        ("gate", None, at, at, count, flag),
-        ("split_and_turn", None, at, at, at, at, at, at, count, at, number, flag),
-        ("attend", flag, at, at, at, at, count, at, count, at, at, at, at),
-        ("add_updates", flag, at, at, count, count, at, count, at, at, flag),
-        ("scale", None, at, at, at, count, count),
-        ("round", flag, at, at, at, count, count, flag),
-        ("add_norm_round", flag, at, at, at, at, number, at, at, at, count, count),
-        ("gate_round", flag, at, at, at, at, at, at, count, count),
-        ("restore_int8", None, at, at, at, count, count),
-        ("restore_int4", None, at, at, at, count, count, count),
+    for name, result, *argument_types in (
+        ("add_and_norm", None, pointer, pointer, pointer, pointer, integer, integer, real, flag),
+        ("gate", None, pointer, pointer, integer, flag),
+        ("split_and_turn", None, pointer, pointer, pointer, pointer, pointer, pointer, integer, pointer, real, flag),
+        (
+            "attend",
+            flag,
+            pointer,
+            pointer,
+            pointer,
+            pointer,
+            integer,
+            pointer,
+            integer,
+            pointer,
+            pointer,
+            pointer,
+            pointer,
+        ),
+        ("add_updates", flag, pointer, pointer, integer, integer, pointer, integer, pointer, pointer, flag),
+        ("scale", None, pointer, pointer, pointer, integer, integer),
+        ("round", flag, pointer, pointer, pointer, integer, integer, flag),
+        ("add_norm_round", flag, pointer, pointer, pointer, pointer, real, pointer, pointer, pointer, integer, integer),
+        ("gate_round", flag, pointer, pointer, pointer, pointer, pointer, pointer, integer, integer),
+        ("restore_int8", None, pointer, pointer, pointer, integer, integer),
+        ("restore_int4", None, pointer, pointer, pointer, integer, integer, integer),
     ):
         function = getattr(library, f"lorica_{name}")
-        function.argtypes, function.restype = kinds, result
+        function.argtypes, function.restype = argument_types, result
     return library

@@ -49,18 +49,18 @@ def build() -> str:
     if reason:
         return reason
     # Made under another name and moved, so that whoever loads it finds all of it or nothing.
-    fresh = LIBRARY.with_suffix(f".{os.getpid()}.so")
+    unfinished = LIBRARY.with_suffix(f".{os.getpid()}.so")
     inputs = [str(path) for path in sources() if path.suffix == ".c"]
-    command = [*_compiler(), *_OPTIONS, f'-DLORICA_DIGEST="{digest()}"', *inputs, "-o", str(fresh), "-lm"]
+    command = [*_compiler(), *_OPTIONS, f'-DLORICA_DIGEST="{digest()}"', *inputs, "-o", str(unfinished), "-lm"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            return f"the compiler failed: {shlex.join(command)}\n{done.stderr}"
-        fresh.replace(LIBRARY)
+        compiled = subprocess.run(command, capture_output=True, text=True, check=False)
+        if compiled.returncode != 0:
+            return f"the compiler failed: {shlex.join(command)}\n{compiled.stderr}"
+        unfinished.replace(LIBRARY)
     except OSError as error:
         return f"{shlex.join(command)}: {error}"
     finally:
-        fresh.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     return ""
 
 
