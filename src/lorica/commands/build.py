@@ -19,7 +19,7 @@ from lorica.commands.arguments import inform, warn
 from lorica.config.schema import Config
 from lorica.engine_table import ENGINES
 from lorica.engines import load_engine
-from lorica.engines.base import Engine, EngineSettings
+from lorica.engines.base import Engine, EngineSettings, resolve_device
 from lorica.errors import ConfigError
 from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
@@ -81,21 +81,12 @@ def build_encoder(config: Config, base: BaseFolder) -> Encoder:
     return encoder
 
 
-def device(config: Config) -> str:
-    """`model.device`, with `auto` decided."""
-    if config.model.device != "auto":
-        return config.model.device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def dtype(config: Config, base: BaseFolder) -> str:
     """`model.dtype`, with `auto` decided: float32 for a small model on a CPU, else bfloat16."""
     if config.model.dtype != "auto":
         return config.model.dtype
     small = sum(path.stat().st_size for path in base.weight_files) <= _FLOAT32_UP_TO
-    return "float32" if small and device(config) == "cpu" else "bfloat16"
+    return "float32" if small and resolve_device(config.model.device) == "cpu" else "bfloat16"
 
 
 def training_dtype(config: Config, base: BaseFolder) -> str:
@@ -115,7 +106,7 @@ def engine_settings(config: Config, base: BaseFolder) -> EngineSettings:
     computing = {key: value for key, value in asdict(config.engine).items() if key != "name"}
     return EngineSettings(
         dtype=dtype(config, base) if runs_model else "float32",
-        device=device(config) if runs_model else "cpu",
+        device=resolve_device(config.model.device) if runs_model else "cpu",
         device_map=config.model.device_map,
         load_in_4bit=config.model.load_in_4bit,
         batch_tokens=config.inference.batch_tokens,

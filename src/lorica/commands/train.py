@@ -30,6 +30,7 @@ from lorica.commands.arguments import emit, going_on, inform, parser, resolve
 from lorica.commands.rows import list_skipped, reading_log, tell
 from lorica.commands.train_plan import plan_jobs
 from lorica.config.schema import Config
+from lorica.engines.base import resolve_device
 from lorica.engines.native.engine import NativeEngine
 from lorica.errors import LoricaError, TrainingError
 from lorica.locks import FolderLock, this_host
@@ -157,7 +158,7 @@ def train_locked(
     decoder = load_decoder(
         base,
         dtype=DTYPES[build.training_dtype(config, base)],
-        device=build.device(config),
+        device=resolve_device(config.model.device),
         load_in_4bit=config.model.load_in_4bit,
     )
     build.tell_base(base)

@@ -172,6 +172,15 @@ class EngineSettings:
     merge: Merge = EngineConfig.merge
 
 
+def resolve_device(device: str) -> str:
+    """The device that `auto` stands for: the GPU where there is one, else the CPU."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 EngineFactory = Callable[[BaseFolder, EngineSettings], Engine]
 """The signature of the factories in `lorica.engine_table.ENGINES`."""
 

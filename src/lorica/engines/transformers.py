@@ -1,4 +1,4 @@
-"""Any architecture that transformers and PEFT know: slower, padded, one adapter at a time, with the same answers."""
+"""The engine for any architecture of transformers and PEFT: slower, padded, one adapter at a time, same answers."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from lorica.engines.base import (
     failed,
     max_new_tokens_for,
     output_without_model,
+    resolve_device,
     unknown_adapter,
 )
 from lorica.engines.offline import import_bitsandbytes_offline, offline
@@ -94,7 +95,7 @@ class TransformersEngine:
     def _clear(self) -> None:
         """Delete what was removed, as soon as another adapter is there: PEFT cannot be without any."""
         with warnings.catch_warnings():
-            # PEFT tells that it activates another one; every run chooses its own.
+            # PEFT warns that it activates another adapter; every run sets its own.
             warnings.simplefilter("ignore")
             while self._leftovers and self._adapters:
                 self._model.delete_adapter(self._leftovers.pop())
@@ -148,7 +149,7 @@ class TransformersEngine:
         """Requests with the same key may share a batch."""
         if isinstance(request, ScoreChoices):
             return (request.adapter,)
-        # Drawn rows go alone: transformers has one random stream for a batch, and a row's must be its own.
+        # A sampled row is a batch of its own: transformers has one random stream for all rows of a batch.
         batch_alone = request.id if _is_sampled(request) else ""
         max_new_tokens = max_new_tokens_for(request, self._max_positions)
         return (request.adapter, request.sampling, request.stop_tokens, max_new_tokens, batch_alone)
@@ -276,18 +277,16 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
     except ImportError as error:
         raise MissingExtraError("transformers", extra="local", needed_for="engine=transformers") from error
     keep_buffers()
-    dtype, device = settings.dtype, settings.device
+    dtype, device = settings.dtype, resolve_device(settings.device)
     if precision_of(dtype).quantized:
         raise EngineError(f"the transformers engine does not compute in {dtype}", fix="use engine=native")
     options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     if settings.load_in_4bit:
         options["quantization_config"] = _four_bits(dtype)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     options["device_map"] = settings.device_map or (device if settings.load_in_4bit else None)
     with offline():
         model = load_causal(folder, options)
-    # The folder's own defaults (temperature, stop tokens) must not mix with the request's.
+    # The folder's defaults (temperature, stop tokens) must not mix with the request's.
     model.generation_config = GenerationConfig()
     if options["device_map"] is None:
         model = model.to(device)

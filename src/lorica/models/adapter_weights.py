@@ -104,7 +104,7 @@ def load_lora(
 ) -> LoraWeights:
     """The weights of a PEFT folder for a base of the given shape, in `dtype`.
 
-    keep_narrow: what the file stores in fewer bytes stays so, for whoever widens it as it is multiplied.
+    keep_narrow: a tensor stored in fewer bytes than `dtype` stays so, and is converted when it is multiplied.
     Raises AdapterError for more than plain pairs, and when a tensor names a module the base does not have, or has
     another shape than the base implies.
     """
@@ -125,7 +125,8 @@ def load_lora(
         )
         if width != expected_width:
             raise AdapterError(
-                f"{folder.path}: {module_path}.{factor_name} is made for width {width}, the base model has {expected_width}",
+                f"{folder.path}: {module_path}.{factor_name} is made for width {width}, the base model has "
+                f"{expected_width}",
                 fix="use the base model the adapter was trained on",
             )
         factors_by_module.setdefault(module_path, {})[factor_name] = _to_torch(
@@ -148,6 +149,6 @@ def _to_torch(
             fix="save the adapter again in one of these",
         )
     tensor_bytes = bytearray(read_tensor(folder, tensor_name))  # torch wants memory it may write to
-    # Memory of torch's own, aligned alike in every process: the last bits of a product depend on it.
+    # Copied into memory that torch aligns alike in every process: the last bits of a product depend on it.
     stored = torch.frombuffer(tensor_bytes, dtype=_TORCH_DTYPES[info.dtype]).reshape(info.shape).clone()
     return stored.to(device, stored.dtype if keep_narrow and stored.itemsize < dtype.itemsize else dtype)

@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep what a forward pass frees.
+"""Settings of the C library's allocator, so that it keeps what a forward pass frees.
 
 glibc gives buffers above its threshold back to the system when they are freed, and gets them back empty, page by page,
 for the next operation: in passes whose every operation makes buffers of megabytes that costs more than the arithmetic
@@ -31,7 +31,7 @@ def keep_buffers() -> bool:
     except (AttributeError, OSError, TypeError):  # another C library, another system
         return False
     settings = ((_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _AHEAD))
-    accepted = [option(name, value) == 1 for name, value in settings]  # all of them are asked
+    accepted = [option(name, value) == 1 for name, value in settings]
     return all(accepted)
 
 

@@ -1,5 +1,4 @@
-"""The one decoder that trains and infers: packed tokens in, hidden states out, no padding, no cache of its
-own.
+"""The decoder that trains and infers: packed tokens in, hidden states out, no padding, no KV cache inside.
 
 Parameter names equal those of the published checkpoints, so weights load without a map.
 """

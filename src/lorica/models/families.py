@@ -141,7 +141,7 @@ def parse_decoder_config(raw_config: Raw, config_path: Path) -> DecoderConfig:
             f"{config_path}: model_type {model_type!r} is not one of {', '.join(FAMILIES)}",
             fix="use engine=transformers for other architectures",
         )
-    read_packed_format(raw_config, config_path)  # refuses what is packed otherwise
+    read_packed_format(raw_config, config_path)  # refuses other formats
     try:
         check_keys(model_type, raw_config, {"rms_norm_eps": _EPS, "hidden_act": _ACTIVATION})
         return _decoder_config(model_type, raw_config)
@@ -263,7 +263,8 @@ def _windows(family: Family, raw_config: Raw, max_positions: int) -> tuple[int |
         window_size = positive(raw_config, "sliding_window", family.sliding_window)
     if window_size is not None and family.window_layers == "none" and window_size < max_positions:
         raise UnsupportedError(
-            f"sliding_window {window_size}: this model_type has no window, and transformers heeds one in generating alone",
+            f"sliding_window {window_size}: this model_type has no window, and transformers heeds one in generating "
+            "alone",
             fix="where the weights were trained with a window, give the model_type that has it, such as mistral; else "
             "set sliding_window to null",
         )

@@ -1,4 +1,4 @@
-"""Weights out of GPTQ's and AWQ's packed numbers, exactly: integers times scales in float32."""
+"""Dequantizes GPTQ and AWQ weights exactly: packed integers times scales, in float32."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 def dequantize_layer(
     tensors: Mapping[str, Tensor], packed_format: PackedFormat, shape: torch.Size, layer_name: str
 ) -> Tensor:
-    """The parts of one layer -> its weight [out, in] in float32.
+    """The packed tensors of one layer -> its weight [out, in] in float32.
 
-    Raises ModelError, beginning with `where`, when they do not make up a weight of this shape.
+    Raises ModelError, beginning with `layer_name`, when they do not make up a weight of this shape.
     """
     out_features, in_features = shape
     per_word = _WORD_BITS // packed_format.bits

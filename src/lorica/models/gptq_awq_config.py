@@ -1,4 +1,4 @@
-"""How a checkpoint packs its linear layers into few bits: GPTQ and AWQ, from `config.json`. No torch."""
+"""The format of a GPTQ or AWQ checkpoint, from its `config.json`. No torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Literal
 from lorica.errors import ModelError
 
 PACKED_TENSORS = ("qweight", "qzeros", "scales", "g_idx")
-"""What stands in the files instead of a layer's `weight`; g_idx may be missing."""
+"""The tensors that a file has in place of a layer's `weight`; g_idx may be missing."""
 
 
 @dataclass(frozen=True)
 class PackedFormat:
     """W[o, i] = scales[g, o] * (codes[o, i] - zeros[g, o]) for the group g of input i.
 
-    group_size: inputs that share a group, -1 for all; g_idx in the file overrides it. least_zero: what is added to a
+    group_size: inputs that share a group, -1 for all; g_idx in the file overrides it. zero_offset: what is added to a
     stored zero (the first format of GPTQ stores zeros less one).
     """
 
@@ -49,7 +49,7 @@ def read_packed_format(raw_config: Mapping[str, Any], config_path: Path) -> Pack
         f"{key} {quantization[key]}" for key in ("bits", "version", "checkpoint_format") if key in quantization
     )
     raise ModelError(
-        f"{config_path}: the weights are quantised ({method or 'method unknown'}{': ' + details if details else ''}); the "
-        "native decoder reads fp32, bf16, fp16, GPTQ of 2, 4 or 8 bits and AWQ (gemm) of 4 bits",
+        f"{config_path}: the weights are quantised ({method or 'method unknown'}{': ' + details if details else ''}); "
+        "the native decoder reads fp32, bf16, fp16, GPTQ of 2, 4 or 8 bits and AWQ (gemm) of 4 bits",
         fix="use the model's unquantised repository (load_in_4bit quantises while loading), or engine=transformers",
     )

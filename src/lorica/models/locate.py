@@ -46,7 +46,7 @@ def locate_model(model_name: str, *, cache_dir: str = "", revision: str = "", en
 
 
 def embedded_names() -> list[str]:
-    """The models that are shipped, as they stand behind `embedded:`."""
+    """The names of the models that are shipped, for `embedded:NAME`."""
     return sorted(path.parent.name for path in Path(__file__).parent.glob("*/config.json"))
 
 

@@ -29,10 +29,10 @@ class Attention(Protocol):
 
 
 class PackedAttention:
-    """Causal attention within each of several sequences laid end to end; none sees another.
+    """Causal attention within each of several packed sequences (varlen); none sees another.
 
-    Sequences of similar length are padded to one batch, only here: padding stands behind the real tokens, so
-    the causal mask alone hides it.
+    Sequences of similar length are padded to one batch, only here: padding is on the right, so the causal mask
+    alone hides it.
     """
 
     def __init__(self, lengths: Sequence[int], config: DecoderConfig, device: torch.device | str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Models of transformers: loaded from a folder alone, with whatever is wrong with it told as the user's to mend."""
+"""Loads models with transformers from a local folder; whatever is wrong with the folder becomes a ModelError."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AGAIN = "download the model's config.json again"
 
 
 def load_causal(folder: Path, options: Mapping[str, Any]) -> Any:
-    """AutoModelForCausalLM of a folder; no code of the folder is run. given: what `from_pretrained` takes besides.
+    """AutoModelForCausalLM of a folder; no code of the folder is run. options: more arguments of `from_pretrained`.
 
     Raises ModelError for what transformers refuses or would make up, ImportError without transformers.
     """

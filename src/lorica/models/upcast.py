@@ -1,7 +1,7 @@
 """A decoder held in few bytes a weight and multiplied in float32, gradients of its inputs included.
 
 Many processors have no bfloat16 or float16 products: torch computes them as scalar code there, ten times slower than in
-float32. A copy of the weights in float32 is made for each product and let go of again.
+float32. A float32 copy of the weights is made for each product and freed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class _UpcastLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x [..., in] float32, weight [out, in] -> [..., out] float32."""
-        ctx.save_for_backward(weight)  # as it is held: a float32 copy of every layer would not fit
+        ctx.save_for_backward(weight)  # as stored: float32 copies of all layers would not fit
         return F.linear(x, weight.float(), None if bias is None else bias.float())
 
     @staticmethod

@@ -41,10 +41,10 @@ def load_decoder(
 
     dtype: None keeps the precision of the file. In float32, bfloat16 or float16 weights that need no
     conversion are mapped from the file, not copied. load_in_4bit: the linear layers of all decoder blocks are
-    held as NF4 and computed in `dtype`; each is quantised as it is read, so the full weights never exist at
-    once. as_stored: every weight keeps the precision of the file, also where they differ; for `CpuDecoder`, which
-    converts them one layer after the other. GPTQ and AWQ checkpoints are restored exactly, then in `dtype`, or that
-    of their scales.
+    held as NF4 and computed in `dtype`; each is quantized as it is read, so the full weights never exist at
+    once. as_stored: every weight keeps the dtype of the file, also where they differ; for `CpuDecoder`, which
+    converts them one layer after the other. GPTQ and AWQ checkpoints are dequantized exactly, then in `dtype`, or
+    that of their scales.
 
     Raises ModelError for missing, truncated or unexpected weights and for a device that is not there,
     MissingExtraError when 4-bit loading needs bitsandbytes and it is not installed.
@@ -129,7 +129,7 @@ class _WeightLoader:
                             self._assign(shard_path, name, shard.get_tensor(name), None if as_stored else dtype)
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"{shard_path}: not a whole safetensors file: {error}", fix=AGAIN) from error
-        self._unpack(dtype)
+        self._dequantize_packed(dtype)
         self._resolve_tied_head(dtype, as_stored=as_stored)
         missing = sorted(set(self._shapes) - self._loaded_names)
         if missing:
@@ -145,11 +145,11 @@ class _WeightLoader:
         layer, _, tensor_name = name.rpartition(".")
         return self._packed_format is not None and tensor_name in PACKED_TENSORS and f"{layer}.weight" in self._shapes
 
-    def _unpack(self, dtype: torch.dtype | None) -> None:
-        """Restore the packed layers, each exactly, then in `dtype` or that of its scales."""
+    def _dequantize_packed(self, dtype: torch.dtype | None) -> None:
+        """Dequantize the packed layers exactly, then convert them to `dtype` or that of their scales."""
         for layer, tensors in self._packed_layers.items():
             if self._packed_format is None or not {"qweight", "qzeros", "scales"} <= tensors.keys():
-                continue  # it is missed below
+                continue  # reported as missing below
             name = f"{layer}.weight"
             weight = dequantize_layer(
                 {tensor_name: tensor.cpu() for tensor_name, tensor in tensors.items()},
@@ -179,7 +179,7 @@ class _WeightLoader:
         )
 
     def _resolve_tied_head(self, dtype: torch.dtype | None, *, as_stored: bool) -> None:
-        """A tied model's own head is the embedding where that is missing, else it must be a copy of it."""
+        """The head in the file of a tied model is the embedding where that is missing, else it must be a copy of it."""
         if self._head is None:
             return
         (path, head), self._head = self._head, None

@@ -18,6 +18,7 @@ from lorica.engines.base import (
     OnOutputs,
     check_adapters,
     output_without_model,
+    resolve_device,
     unknown_adapter,
 )
 from lorica.engines.native import merging
@@ -267,11 +268,8 @@ def load_native(base: BaseFolder, settings: EngineSettings) -> NativeEngine:
         )
     if settings.threads > 0:
         torch.set_num_threads(settings.threads)
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return NativeEngine(
-        load_for(base, settings, device),
+        load_for(base, settings, resolve_device(settings.device)),
         batch_tokens=settings.batch_tokens,
         share_prefixes=settings.share_prefixes,
         deterministic=settings.deterministic,

@@ -1,1 +1,1 @@
-"""Kernels in C for processors with AVX-512 and BF16: attention, and what stands between the products of a layer."""
+"""Kernels in C for processors with AVX-512 and BF16: attention, LoRA, and what lies between linear layers."""

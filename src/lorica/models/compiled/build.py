@@ -43,12 +43,12 @@ def why_not() -> str:
 
 
 def build() -> str:
-    """Make the library anew, beside its sources. Returns "", or why there is none; an old one is gone then."""
+    """Compile the library beside its sources. Returns "", or why that failed; an old library is deleted then, too."""
     LIBRARY.unlink(missing_ok=True)
     reason = why_not()
     if reason:
         return reason
-    # Made under another name and moved, so that whoever loads it finds all of it or nothing.
+    # Compiled under another name and renamed, so that a process loads all of it or nothing.
     unfinished = LIBRARY.with_suffix(f".{os.getpid()}.so")
     inputs = [str(path) for path in sources() if path.suffix == ".c"]
     command = [*_compiler(), *_OPTIONS, f'-DLORICA_DIGEST="{digest()}"', *inputs, "-o", str(unfinished), "-lm"]
