@@ -11,6 +11,7 @@ from torch import Tensor
 from lorica.engines.base import Decode, failed, max_new_tokens_for
 from lorica.engines.native.active_sequence import ActiveSequence
 from lorica.engines.native.attention.select import AttentionBackend
+from lorica.engines.native.attention.store_kv import StoringAttention
 from lorica.engines.native.cuda_graphs import GraphedDecodeStep
 from lorica.engines.native.kv_cache import KVCache
 from lorica.engines.native.memory import is_out_of_memory, out_of_memory_output, split_on_out_of_memory
@@ -104,7 +105,7 @@ class DecodeBatch:
                 stop = start + row.seq.length
                 self._cache.write(layer, row.slot, key[start:stop], value[start:stop])
 
-        attention = self._backend.generate(batch, store)
+        attention = StoringAttention(self._backend.generate(batch), store)
         last_rows = [start + row.seq.length - 1 for row, start in zip(joining, batch.offsets, strict=True)]
         read = torch.tensor(self._padded(last_rows, last_rows[-1]), device=self._decoder.device)
         hidden = self._decoder.hidden(batch.tokens, batch.positions, attention, batch.spans, output_rows=read)

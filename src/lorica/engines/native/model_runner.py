@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lorica.engines.native.attention.select import AttentionBackend
+from lorica.engines.native.attention.store_kv import StoringAttention
 from lorica.engines.native.choice_logprobs import align_scored_rows, choice_logprobs, find_scored_tokens
 from lorica.engines.native.packed_batch import ROW_ALIGNMENT, PackedBatch, PackedSequence, Prefix, pack_sequences
 from lorica.models.cpu.decoder import AnyDecoder, CpuDecoder
@@ -32,7 +33,7 @@ class ModelRunner:
                 prefix.keys.append(key[tokens].clone().transpose(0, 1))
                 prefix.values.append(value[tokens].clone().transpose(0, 1))
 
-        self._hidden(batch, self._backend.score(batch, store), batch.tokens[:0])
+        self._hidden(batch, StoringAttention(self._backend.score(batch), store), batch.tokens[:0])
         return prefixes
 
     def score(self, sequences: Sequence[PackedSequence], requests: Sequence[ScoreChoices]) -> list[list[float]]:
@@ -42,7 +43,7 @@ class ModelRunner:
         scored = find_scored_tokens(requests, tree_starts, self._decoder.device)
         if self._batch_invariant:
             scored = align_scored_rows(scored, batch.spans)
-        hidden = self._hidden(batch, self._backend.score(batch, None), scored.rows)
+        hidden = self._hidden(batch, self._backend.score(batch), scored.rows)
         return choice_logprobs(self._decoder, hidden, requests, scored)
 
     def _pack(self, sequences: Sequence[PackedSequence]) -> PackedBatch:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lorica.engines.native.attention.block import bmm_attention, grouped_attention
-from lorica.engines.native.attention.prefix_merge import StoreKV, additive_mask
+from lorica.engines.native.attention.prefix_merge import additive_mask
 from lorica.engines.native.packed_batch import ROW_ALIGNMENT, PackedBatch, PackedSequence, Prefix, prefix_chain
 
 TILE = 32
@@ -152,7 +152,6 @@ class BatchInvariantAttention:
     def __init__(
         self,
         batch: PackedBatch,
-        store: StoreKV | None = None,
         *,
         windows: Sequence[int | None],
         heads: tuple[int, int],
@@ -160,7 +159,7 @@ class BatchInvariantAttention:
         bmm: bool = False,
         max_scores: int = MAX_SCORES,
     ) -> None:
-        self._windows, self._store = windows, store
+        self._windows = windows
         device = batch.tokens.device
         self._links: list[Prefix] = []
         link_starts: dict[int, int] = {}
@@ -188,11 +187,7 @@ class BatchInvariantAttention:
         self._output_index = output_index.view(-1)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query [T, H, Dh], or of no rows; key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
-        if self._store is not None:
-            self._store(layer, key, value)
-        if not len(query):
-            return query
+        """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
         keys = _pooled(key, [link.keys[layer] for link in self._links])
         values = _pooled(value, [link.values[layer] for link in self._links])
         head_dim = query.shape[2]

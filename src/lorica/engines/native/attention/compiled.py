@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorica.engines.native.attention.prefix_merge import StoreKV
 from lorica.engines.native.kv_cache import KVCache
 from lorica.engines.native.packed_batch import PackedBatch, PackedSequence, Prefix, prefix_chain
 from lorica.models.compiled import bindings
@@ -22,8 +21,8 @@ _ALWAYS_VISIBLE = np.iinfo(np.int32).max
 class CompiledAttention:
     """Attention of a forward pass over new sequences, for `CpuDecoder.hidden` with the compiled kernels; bfloat16."""
 
-    def __init__(self, batch: PackedBatch, store: StoreKV | None = None, *, windows: Sequence[int | None]) -> None:
-        self._windows, self._store = windows, store
+    def __init__(self, batch: PackedBatch, *, windows: Sequence[int | None]) -> None:
+        self._windows = windows
         links: list[Prefix] = []
         link_ranges: dict[int, tuple[int, int]] = {}  # of each prefix: the first of its links, and their number
         self._owners: list[object] = [links]  # of the memory that the addresses below point to
@@ -42,11 +41,7 @@ class CompiledAttention:
         ]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query [T, H, Dh], or of no rows; key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
-        if self._store is not None:
-            self._store(layer, key, value)
-        if not len(query):
-            return query
+        """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
         return bindings.attend(query, key, value, self._sequences, self._links[layer], self._windows[layer])
 
     def _tree_addresses(self, seq: PackedSequence) -> tuple[int, int]:

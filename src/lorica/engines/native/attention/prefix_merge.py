@@ -6,7 +6,7 @@ Masks and gather indices are made once per forward pass; the layers only index a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +15,6 @@ from torch import Tensor
 from lorica.engines.native.attention.block import attend_block
 from lorica.engines.native.kv_cache import KVCache
 from lorica.engines.native.packed_batch import PackedBatch, PackedSequence, Prefix, prefix_chain
-
-StoreKV = Callable[[int, Tensor, Tensor], None]
-"""Receives (layer, key, value) of a forward pass, [T, Hkv, Dh] each, and stores what later passes need."""
 
 _MIN_BUCKET_LENGTH = 16
 
@@ -164,12 +161,11 @@ class PrefixMergeAttention:
     def __init__(
         self,
         batch: PackedBatch,
-        store: StoreKV | None = None,
         *,
         windows: Sequence[int | None],
         dtype: torch.dtype,
     ) -> None:
-        self._windows, self._store = windows, store
+        self._windows = windows
         distinct_windows = {window for window in windows if window is not None}
         device = batch.tokens.device
         bucket_members: dict[tuple[bool, int], list[int]] = {}
@@ -201,11 +197,7 @@ class PrefixMergeAttention:
             start += bucket.cells
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query [T, H, Dh], or of no rows; key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
-        if self._store is not None:
-            self._store(layer, key, value)
-        if not len(query):
-            return query
+        """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
         window = self._windows[layer]
         outputs, logsumexps = zip(*(bucket.attend(window, query, key, value) for bucket in self._buckets), strict=True)
         output = torch.cat(outputs)[self._output_row]

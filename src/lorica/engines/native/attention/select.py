@@ -10,7 +10,7 @@ from typing import Literal
 from lorica.engines.native.attention.batch_invariant import BatchInvariantAttention
 from lorica.engines.native.attention.block import prefers_bmm, uses_flash
 from lorica.engines.native.attention.compiled import CompiledAttention, CompiledDecodeAttention
-from lorica.engines.native.attention.prefix_merge import PrefixMergeAttention, PrefixMergeDecodeAttention, StoreKV
+from lorica.engines.native.attention.prefix_merge import PrefixMergeAttention, PrefixMergeDecodeAttention
 from lorica.engines.native.attention.varlen import VarlenAttention, fits_varlen
 from lorica.engines.native.kv_cache import KVCache
 from lorica.engines.native.packed_batch import PackedBatch, Prefix
@@ -18,8 +18,8 @@ from lorica.models.cpu.decoder import AnyDecoder, CpuDecoder
 from lorica.models.packed_attention import Attention
 from lorica.records import Generate, Request, ScoreChoices
 
-PrefillAttention = Callable[[PackedBatch, StoreKV | None], Attention]
-"""Makes the attention of a forward pass over new sequences, whose keys and values the `StoreKV` receives."""
+PrefillAttention = Callable[[PackedBatch], Attention]
+"""Makes the attention of a forward pass over new sequences."""
 
 DecodeAttention = Callable[[KVCache, Sequence[int], Sequence[int], Sequence[Prefix | None]], Attention]
 """Makes the attention of a decode step from cache, slots, lengths, prefixes: see `PrefixMergeDecodeAttention`."""
@@ -55,9 +55,9 @@ def select_backend(decoder: AnyDecoder, *, deterministic: bool) -> AttentionBack
     decode = partial(PrefixMergeDecodeAttention, windows=config.windows)
     if fits_varlen(config, dtype, device):
 
-        def varlen(batch: PackedBatch, store: StoreKV | None) -> Attention:
+        def varlen(batch: PackedBatch) -> Attention:
             has_trees = any(seq.tree.tokens for seq in batch.sequences)
-            return prefix_merge(batch, store) if has_trees else VarlenAttention(batch, store)
+            return prefix_merge(batch) if has_trees else VarlenAttention(batch)
 
         return AttentionBackend("varlen", varlen, varlen, decode, cuda_graphs=True)
     kernel: Literal["flash", "plain"] = "flash" if uses_flash(device) else "plain"

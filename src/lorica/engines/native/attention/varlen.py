@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from lorica.engines.native.attention.block import plain_block
-from lorica.engines.native.attention.prefix_merge import StoreKV
 from lorica.engines.native.packed_batch import PackedBatch, Prefix, prefix_chain
 from lorica.models.families import DecoderConfig
 
@@ -142,8 +141,7 @@ class _KernelCase:
 class VarlenAttention:
     """Attention of a forward pass over new sequences without token trees, for `Decoder.hidden`; where `fits_varlen`."""
 
-    def __init__(self, batch: PackedBatch, store: StoreKV | None = None) -> None:
-        self._store = store
+    def __init__(self, batch: PackedBatch) -> None:
         device = batch.tokens.device
         # Padding belongs to no sequence, but the kernel needs it in one: the sequence before.
         stops = [*batch.offsets[1:], len(batch.tokens)]
@@ -154,11 +152,7 @@ class VarlenAttention:
         )
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query [T, H, Dh], or of no rows; key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
-        if self._store is not None:
-            self._store(layer, key, value)
-        if not len(query):
-            return query
+        """query [T, H, Dh], key and value [T, Hkv, Dh], rotated -> [T, H, Dh]."""
         output, logsumexp = attend_varlen(query, key, value, self._suffixes, self._suffixes, causal=True)
         for level in self._levels:
             logsumexp = level.merge(layer, query, output, logsumexp)
