@@ -49,10 +49,10 @@ _VERDICTS = ("check", "diagnose")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Whatever stops it is one message on stderr, never a traceback."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     with sturdy_streams() as output:
         try:
-            code = _run(given)
+            code = _run(words)
         except SystemExit as end:  # `--help`
             output.flush()
             raise SystemExit(_printed(output, int(end.code or 0))) from None
@@ -60,16 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _printed(output, code)
 
 
-def _run(given: list[str]) -> int:
+def _run(words: list[str]) -> int:
     try:
         with signals.raised():
-            return _dispatch(given)
+            return _dispatch(words)
     except KeyboardInterrupt as error:
         print(f"\nlorica: {explain(error)}", file=sys.stderr)
         return signals.exit_code(error)
     except Exception as error:
         print(f"lorica: {explain(error)}", file=sys.stderr)
-        judges = given[0] in _VERDICTS or (given[0] == "passport" and "--check" in given)
+        judges = words[0] in _VERDICTS or (words[0] == "passport" and "--check" in words)
         if judges and not isinstance(error, UsageError | ConfigError):
             return UNCHECKED
         return error.exit_code if isinstance(error, LoricaError) else LoricaError.exit_code
@@ -86,18 +86,18 @@ def _printed(output: SturdyStream, code: int) -> int:
     return code or UNPRINTED
 
 
-def _dispatch(given: list[str]) -> int:
-    if not given or given[0] in ("-h", "--help", "help"):
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
-    if given[0] in ("-V", "--version"):
+    if words[0] in ("-V", "--version"):
         print(f"lorica {__version__}")
         return 0
     try:
         os.getcwd()
     except FileNotFoundError:
         raise UsageError("the working folder was removed", fix="cd to a folder that exists") from None
-    command = given[0]
+    command = words[0]
     if command not in COMMANDS:
         near = closest(command, COMMANDS)
         guess = f"did you mean `lorica {near}`? " if near else ""
@@ -105,7 +105,7 @@ def _dispatch(given: list[str]) -> int:
             f"unknown command {command!r}; allowed: {', '.join(COMMANDS)}", fix=f"{guess}see `lorica --help`"
         )
     module, function = COMMANDS[command][0].split(":")
-    code: int = getattr(importlib.import_module(module), function)(given[1:])
+    code: int = getattr(importlib.import_module(module), function)(words[1:])
     return code
 
 

@@ -136,5 +136,5 @@ def test_numbers_survive_exactly(number: float) -> None:
 
 def test_what_a_message_shows_can_be_written() -> None:
     for leaf in leaves().values():
-        if leaf.kind != "table":
+        if leaf.value_type != "table":
             assert compose([f"{leaf.key}={show(leaf.default)}"], environ={}).config == Config()

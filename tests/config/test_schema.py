@@ -79,14 +79,14 @@ def test_the_label_spellings_the_docstrings_name_are_those_of_the_task() -> None
 
 def test_every_default_is_allowed_by_its_own_key() -> None:
     for leaf in leaves().values():
-        if leaf.kind != "table":
+        if leaf.value_type != "table":
             assert coerce(leaf, "", leaf.default) == leaf.default
 
 
 def test_every_key_is_documented_and_every_number_has_a_unit() -> None:
     for key in describe_keys():
         assert len(key.doc) > 20, key.key
-        if leaves()[key.key].kind in ("int", "float") or leaves()[key.key].item == "int":
+        if leaves()[key.key].value_type in ("int", "float") or leaves()[key.key].item == "int":
             assert split_unit(key.doc)[1], f"{key.key} has no unit"
 
 

@@ -62,8 +62,8 @@ def train(
 
     files = {"data": rows} if isinstance(rows, Mapping) else {"input": rows}
     switches = {"training.per_subject": per_subject or None, "training.resume": resume or None}
-    given = {"task": task, "run_dir": run_dir, **switches, **files}
-    return train_files(_config(given, base, settings), again=_AGAIN)
+    arguments = {"task": task, "run_dir": run_dir, **switches, **files}
+    return train_files(_config(arguments, base, settings), again=_AGAIN)
 
 
 def infer(
@@ -90,14 +90,14 @@ def infer(
     """
     from lorica.commands.infer import infer_file
 
-    given = {
+    arguments = {
         "task": task,
         "input": rows,
         "output": output,
         "inference.resume": resume or None,
         **_adapters(adapters, task),
     }
-    return infer_file(resolve(_settings(given, base, settings)), again=_AGAIN)
+    return infer_file(resolve(_settings(arguments, base, settings)), again=_AGAIN)
 
 
 def evaluate(
@@ -121,9 +121,9 @@ def evaluate(
     """
     from lorica.commands.eval import evaluate_answers
 
-    given = answers if not isinstance(answers, str | Path) else as_path(str(answers))
+    answer_source = answers if not isinstance(answers, str | Path) else as_path(str(answers))
     config = _config({"task": task}, None, settings)
-    return evaluate_answers(config, given, as_path(str(gold)), by=by, normalisation=normalisation)[0]
+    return evaluate_answers(config, answer_source, as_path(str(gold)), by=by, normalisation=normalisation)[0]
 
 
 def check(
@@ -250,11 +250,11 @@ def _adapters(adapters: Adapters, task: str) -> dict[str, object]:
     return {"adapters.paths": {task: folder}, "adapters.use": task} if is_adapter(folder) else {"adapters.dir": folder}
 
 
-def _settings(given: Mapping[str, object], base: PathLike | None, settings: Settings) -> dict[str, object]:
+def _settings(arguments: Mapping[str, object], base: PathLike | None, settings: Settings) -> dict[str, object]:
     """Configuration from Python: what was given by name goes before `settings`."""
-    named = {**given, "model.path": base}
+    named = {**arguments, "model.path": base}
     return {**(settings or {}), **{key: value for key, value in named.items() if value is not None}}
 
 
-def _config(given: Mapping[str, object], base: PathLike | None, settings: Settings) -> Config:
-    return resolve(_settings(given, base, settings)).config
+def _config(arguments: Mapping[str, object], base: PathLike | None, settings: Settings) -> Config:
+    return resolve(_settings(arguments, base, settings)).config

@@ -35,17 +35,19 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(command: str, about: str, examples: str, *, overrides: bool = True) -> argparse.ArgumentParser:
     """A command's parser with `--json` and, unless switched off, `key=value ...`."""
-    made = _Parser(
+    command_parser = _Parser(
         prog=f"lorica {command}",
         description=about,
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
+    command_parser.add_argument(
+        "--json", action="store_true", help="print the result as one JSON object on standard output"
+    )
     if overrides:
-        made.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
-    return made
+        command_parser.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
+    return command_parser
 
 
 def names_task(overrides: Overrides, rows_file: Path | None) -> bool:

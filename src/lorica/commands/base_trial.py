@@ -46,11 +46,11 @@ def labels(path: Path, config: Config) -> dict[str, int]:
     """Row id -> gold, of a file of rows with yes-or-no or multiple-choice gold. Raises DataError without any."""
     task = build.build_task(config)
     log = reading_log(config)
-    found = {row.id: row.gold for row in open_rows(config, task, path, log=log) if isinstance(row.gold, int)}
+    gold_by_id = {row.id: row.gold for row in open_rows(config, task, path, log=log) if isinstance(row.gold, int)}
     tell(log)
-    if not found:
+    if not gold_by_id:
         raise DataError("no row has a gold label", path=path, fix="name its column with task.columns.KEY=NAME")
-    return found
+    return gold_by_id
 
 
 def setting(config: Config, base: BaseFolder, *, named: bool) -> SessionSettings:

@@ -135,12 +135,12 @@ def adapter_folders(config: Config) -> dict[str, Path]:
     are one subject in two spellings.
     """
     base = Path(config.adapters.dir) if config.adapters.dir else None
-    found, chosen = find_adapters(base, config.adapters.paths), visible(config.adapters.use)
+    folders, chosen = find_adapters(base, config.adapters.paths), visible(config.adapters.use)
     if chosen:
-        route(subject="", task=config.task.name, adapters=found, fixed=chosen)
-        return {chosen: found[chosen]}
-    refuse_spellings(found)
-    return found
+        route(subject="", task=config.task.name, adapters=folders, fixed=chosen)
+        return {chosen: folders[chosen]}
+    refuse_spellings(folders)
+    return folders
 
 
 def open_adapters(folders: Mapping[str, Path]) -> dict[str, AdapterFolder]:
@@ -150,25 +150,25 @@ def open_adapters(folders: Mapping[str, Path]) -> dict[str, AdapterFolder]:
 
 def answer_settings(config: Config, base: BaseFolder) -> AnswerSettings:
     """The `inference` and `adapters` keys as the pipeline takes them."""
-    given = config.inference
+    inference = config.inference
     return AnswerSettings(
-        max_input_tokens=given.max_input_tokens,
+        max_input_tokens=inference.max_input_tokens,
         max_positions=base.max_positions,
         truncate=config.task.truncate,
         sampling=Sampling(
-            max_new_tokens=given.max_new_tokens,
-            min_new_tokens=given.min_new_tokens,
-            do_sample=given.do_sample,
-            temperature=given.temperature,
-            top_p=given.top_p,
-            top_k=given.top_k,
-            repetition_penalty=given.repetition_penalty,
-            seed=given.seed,
+            max_new_tokens=inference.max_new_tokens,
+            min_new_tokens=inference.min_new_tokens,
+            do_sample=inference.do_sample,
+            temperature=inference.temperature,
+            top_p=inference.top_p,
+            top_k=inference.top_k,
+            repetition_penalty=inference.repetition_penalty,
+            seed=inference.seed,
         ),
-        use_stop_tokens=given.use_stop_tokens,
-        stop_texts=tuple(text.replace("\\n", "\n") for text in given.stop),  # no shell writes a line break easily
-        validate=given.validation.enabled,
-        max_retries=given.validation.max_retries,
+        use_stop_tokens=inference.use_stop_tokens,
+        stop_texts=tuple(text.replace("\\n", "\n") for text in inference.stop),  # no shell writes a line break easily
+        validate=inference.validation.enabled,
+        max_retries=inference.validation.max_retries,
         fallback=config.adapters.fallback,
         fixed_adapter=visible(config.adapters.use),
     )
@@ -186,10 +186,10 @@ def build_pipeline(config: Config, base: BaseFolder, adapters: Mapping[str, Adap
 
 def tell_admissions(admitted: Mapping[str, Admission]) -> None:
     """Warn on standard error of what a person should know about the adapters that came through the gate."""
-    for name, one in admitted.items():
-        for text in (*one.differences, *one.notes):
+    for name, admission in admitted.items():
+        for text in (*admission.differences, *admission.notes):
             warn(f"adapter {name}: {text}")
-    bare = [name for name, one in admitted.items() if one.canaries is None and one.proof == "differs"]
+    bare = [name for name, admission in admitted.items() if admission.canaries is None and admission.proof == "differs"]
     if bare:
         warn(
             f"no passport: {listed(bare, 5)}; applied, and not proved to be on the right base. "
@@ -227,19 +227,19 @@ def manifest(
     engine, settings = pipeline.engine, dict(vars(pipeline.settings))
     sampling = msgspec.structs.asdict(settings.pop("sampling"))
     without = _SPEED_ALONE if Generate in engine.info.batch_invariant else ()
-    found = {f"engine.{key}": value for key, value in engine.info.manifest().items() if key not in without}
-    found |= {f"task.{key}": str(value) for key, value in asdict(config.task).items()}
-    found |= {f"data.{key}": str(value) for key, value in asdict(config.reading).items()}
-    found |= {f"inference.{key}": str(value) for key, value in {**settings, **sampling}.items() if key != "truncate"}
-    found |= {f"adapter.{name}": adapter.digest for name, adapter in adapters.items()}
-    found |= {
+    entries = {f"engine.{key}": value for key, value in engine.info.manifest().items() if key not in without}
+    entries |= {f"task.{key}": str(value) for key, value in asdict(config.task).items()}
+    entries |= {f"data.{key}": str(value) for key, value in asdict(config.reading).items()}
+    entries |= {f"inference.{key}": str(value) for key, value in {**settings, **sampling}.items() if key != "truncate"}
+    entries |= {f"adapter.{name}": adapter.digest for name, adapter in adapters.items()}
+    entries |= {
         "model": config.model.name,
         "base": base.digest,
         "template": pipeline.encoder.template_digest,
         "tokenizer": pipeline.encoder.tokenizer_digest,
     }
-    whole: dict[str, str] = visible_values({**found, **versions(), "answers": _ANSWERS, **extra})
-    return whole
+    visible_entries: dict[str, str] = visible_values({**entries, **versions(), "answers": _ANSWERS, **extra})
+    return visible_entries
 
 
 def prompt_settings(config: Config) -> dict[str, object]:

@@ -55,8 +55,8 @@ def run(arguments: Sequence[str]) -> int:
         jobs=options.jobs,
         overrides=[*([f"task={options.task}"] if options.task else []), *options.overrides],
     )
-    one = len(result.adapters) == 1
-    text = check_text.one_text(result.adapters[0]) if one else check_text.comparison_text(result)
+    single = len(result.adapters) == 1
+    text = check_text.one_text(result.adapters[0]) if single else check_text.comparison_text(result)
     text += check_text.not_checked_text(result.not_checked)
     emit(check_text.check_dict(result) if options.json else None, as_json=options.json, text=text)
     _write(options, result)

@@ -26,7 +26,7 @@ class AdapterCheck:
 
     examination: Examination
     on_base: BaseCheckResult | None
-    place: int
+    rank: int
     above: str
 
     @property
@@ -60,7 +60,7 @@ class CheckResult:
     @cached_property
     def ranked(self) -> tuple[AdapterCheck, ...]:
         """The adapters, the one to trust first at the beginning."""
-        return tuple(sorted(self.adapters, key=lambda adapter: adapter.place))
+        return tuple(sorted(self.adapters, key=lambda adapter: adapter.rank))
 
     @property
     def exit_code(self) -> int:

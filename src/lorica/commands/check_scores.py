@@ -19,17 +19,17 @@ from lorica.vetting.findings import EXIT_CODES, judge
 from lorica.vetting.score_columns import check_scores, read_scores
 
 
-def check(given: argparse.Namespace) -> int:
+def check(options: argparse.Namespace) -> int:
     """Judge one file of scores, print, and return the exit code. Raises DataError for a file without scores."""
-    gold = None if given.gold is None else _gold(given.gold, given.overrides)
+    gold = None if options.gold is None else _gold(options.gold, options.overrides)
     if gold is not None:
-        _refuse_strangers(given, gold)
-    health, findings = check_scores(given.scores, column=given.column, gold_column=given.gold_column, gold=gold)
-    verdict = judge(given.scores.name, str(given.scores), findings, {4})
+        _refuse_strangers(options, gold)
+    health, findings = check_scores(options.scores, column=options.column, gold_column=options.gold_column, gold=gold)
+    verdict = judge(options.scores.name, str(options.scores), findings, {4})
     text = [
         f"{verdict.name}: {verdict.status.upper()}",
         plain_table(_table(health)),
-        *(finding_text(each) for each in verdict.findings),
+        *(finding_text(finding) for finding in verdict.findings),
     ]
     emit(
         {
@@ -37,21 +37,21 @@ def check(given: argparse.Namespace) -> int:
             "status": verdict.status,
             "exit_code": EXIT_CODES[verdict.status],
             "health": {name: _plain(value) for name, value in msgspec.to_builtins(health).items()},
-            "findings": [finding_dict(each) for each in verdict.findings],
+            "findings": [finding_dict(finding) for finding in verdict.findings],
         },
-        as_json=given.json,
+        as_json=options.json,
         text="\n".join(text),
     )
     return EXIT_CODES[verdict.status]
 
 
-def _refuse_strangers(given: argparse.Namespace, gold: dict[str, int]) -> None:
+def _refuse_strangers(options: argparse.Namespace, gold: dict[str, int]) -> None:
     """Raises DataError when no score has a label: nothing would be compared, and nobody would know."""
-    ids = read_scores(given.scores, column=given.column, gold_column=given.gold_column).ids
-    if not any(each in gold for each in ids):
+    ids = read_scores(options.scores, column=options.column, gold_column=options.gold_column).ids
+    if not any(row_id in gold for row_id in ids):
         raise DataError(
-            f"none of its {len(ids)} ids is in {given.gold}",
-            path=given.scores,
+            f"none of its {len(ids)} ids is in {options.gold}",
+            path=options.scores,
             fix="give the file that was scored, or map its id column with task.columns.row_id=NAME",
         )
 
@@ -87,4 +87,4 @@ def _table(health: ScoreHealth) -> ReportTable:
 def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

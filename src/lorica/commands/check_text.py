@@ -48,7 +48,7 @@ def one_text(adapter: AdapterCheck) -> str:
 def comparison_text(result: CheckResult) -> str:
     """The comparison, best first, and why each stands where it stands."""
     table = comparison(result, _SHORT)
-    reasons = [f"{adapter.place}. {clean(adapter.name)}: {adapter.above}" for adapter in result.ranked if adapter.above]
+    reasons = [f"{adapter.rank}. {clean(adapter.name)}: {adapter.above}" for adapter in result.ranked if adapter.above]
     ranking = ["", "Why in this order:", *reasons[:20]] if len(result.adapters) > 1 else []
     if len(reasons) > 20:
         ranking.append(f"... and {len(reasons) - 20} more, in --json")
@@ -117,9 +117,7 @@ def check_dict(result: CheckResult) -> dict[str, Any]:
     return {
         "exit_code": result.exit_code,
         "adapters": [_adapter_dict(adapter) for adapter in result.adapters],
-        "ranking": [
-            {"place": adapter.place, "name": adapter.name, "above": adapter.above} for adapter in result.ranked
-        ],
+        "ranking": [{"place": adapter.rank, "name": adapter.name, "above": adapter.above} for adapter in result.ranked],
         "runs": [{"run": run, "members": names} for run, names in result.runs],
         "not_looked_at": [str(folder) for folder in result.not_checked],
     }
@@ -175,7 +173,7 @@ def _cells(adapter: AdapterCheck) -> dict[str, Cell]:
     profile = examination.profile
     reasons = [finding for finding in verdict.findings if finding.severity != "note"]
     return {
-        "place": adapter.place,
+        "place": adapter.rank,
         "adapter": _visible(verdict.name),
         "verdict": verdict.status,
         "levels": "".join(_MARKS[verdict.levels[level]] for level in LEVELS),

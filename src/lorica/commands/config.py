@@ -10,15 +10,15 @@ from lorica.config.render import render_config
 
 def run(arguments: Sequence[str]) -> int:
     """Print every key with its value and its origin."""
-    given = parser(
+    options = parser(
         "config",
         "Print the resolved configuration and where each value came from.",
         "  lorica config task=mcq lora.r=8\n  lorica config --json model=qwen3_0_6b\n  TOP_P=0.9 lorica config",
     ).parse_args(list(arguments))
-    resolved = resolve(given.overrides)
+    resolved = resolve(options.overrides)
     emit(
         {"config": resolved.as_dict(), "origins": resolved.origins, "presets": resolved.presets},
-        as_json=given.json,
+        as_json=options.json,
         text=render_config(resolved),
     )
     return 0

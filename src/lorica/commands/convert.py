@@ -38,17 +38,17 @@ _USUAL = ("adapter_model.safetensors", "adapter_model.bin", "adapters.safetensor
 
 def run(arguments: Sequence[str]) -> int:
     """Convert one adapter."""
-    given = _parse(arguments)
+    options = _parse(arguments)
     from lorica.adapters.convert import read_foreign, write_converted
 
-    with _located(given.source) as (place, name, packed):
-        output = given.output or _beside_source(given.source)
-        _check_output(output, place.path)
-        conversion = read_foreign(place.path / name, _config(place))
-        beside = _beside(place, packed, conversion)
+    with _located(options.source) as (folder, name, packed):
+        output = options.output or _beside_source(options.source)
+        _check_output(output, folder.path)
+        conversion = read_foreign(folder.path / name, _config(folder))
+        beside = _beside(folder, packed, conversion)
         size = write_converted(conversion, output, beside)
-    result = _result(conversion, given.source, output, size, beside)
-    emit(result, as_json=given.json, text=_text(result))
+    result = _result(conversion, options.source, output, size, beside)
+    emit(result, as_json=options.json, text=_text(result))
     return 0
 
 
@@ -61,8 +61,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "output", metavar="OUTPUT", nargs="?", type=as_path,
         help="the folder to write, new or empty; SOURCE-peft beside SOURCE where none is named",
     )  # fmt: skip
-    given: argparse.Namespace = options.parse_args(list(arguments))
-    return given
+    parsed: argparse.Namespace = options.parse_args(list(arguments))
+    return parsed
 
 
 @contextlib.contextmanager
@@ -93,10 +93,10 @@ def _located(source: Path) -> Iterator[tuple[SafeFolder, str, Collection[str]]]:
             if finding.severity == "reject":
                 raise AdapterError(f"{source}: {finding.title}: {finding.seen}", fix=finding.fix)
         try:
-            place = open_safe_folder(unpacked, [])
-            name = source.name if file else _weights(place)
-            _require(place, name)
-            yield place, name, unpacked.members
+            safe_folder = open_safe_folder(unpacked, [])
+            name = source.name if file else _weights(safe_folder)
+            _require(safe_folder, name)
+            yield safe_folder, name, unpacked.members
         except AdapterError as error:  # where an archive was unpacked to tells nobody anything
             text = error.message
             if unpacked.unpacked:
@@ -111,10 +111,10 @@ def _weight_names(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.lower().endswith(WEIGHT_SUFFIXES) and not OF_TRAINING.fullmatch(name)]
 
 
-def _weights(place: SafeFolder) -> str:
+def _weights(folder: SafeFolder) -> str:
     from lorica.adapters.methods import FORMATS, method_of_files
 
-    names = place.top_level()
+    names = folder.top_level()
     usual = [name for name in _USUAL if name in names]
     if "adapter_model.safetensors" in usual:
         return usual[0]  # whatever it is: loaders take it
@@ -123,49 +123,51 @@ def _weights(place: SafeFolder) -> str:
         return chosen[0]
     tool = method_of_files(names)
     if tool is not None and tool[0] != "mlx":
-        raise AdapterError(f"{place.path}: is {FORMATS[tool[0]].title}", fix=FORMATS[tool[0]].reader)
+        raise AdapterError(f"{folder.path}: is {FORMATS[tool[0]].title}", fix=FORMATS[tool[0]].reader)
     if not chosen:
-        raise AdapterError(f"{place.path}: holds no weights; there is {place.describe()}", fix="name the right folder")
+        raise AdapterError(
+            f"{folder.path}: holds no weights; there is {folder.describe()}", fix="name the right folder"
+        )
     listed = ", ".join(chosen[:5]) + (" ..." if len(chosen) > 5 else "")
     raise AdapterError(
-        f"{place.path}: holds {len(chosen)} files of weights: {listed}",
-        fix=f"name the one you mean: lorica convert {shell_word(str(place.path / chosen[-1]))} OUTPUT",
+        f"{folder.path}: holds {len(chosen)} files of weights: {listed}",
+        fix=f"name the one you mean: lorica convert {shell_word(str(folder.path / chosen[-1]))} OUTPUT",
     )
 
 
-def _require(place: SafeFolder, name: str) -> None:
+def _require(folder: SafeFolder, name: str) -> None:
     """Raises AdapterError for a file that may not be read: a pipe, a link out of the folder."""
-    refusal = place.refusal(name)
+    refusal = folder.refusal(name)
     if refusal is not None:
-        raise AdapterError(f"{place.path / name}: {refusal.title}: {refusal.seen}", fix=refusal.fix)
-    if name not in place.files:
-        raise AdapterError(f"{place.path / name}: is no file of weights", fix="name an adapter's folder")
+        raise AdapterError(f"{folder.path / name}: {refusal.title}: {refusal.seen}", fix=refusal.fix)
+    if name not in folder.files:
+        raise AdapterError(f"{folder.path / name}: is no file of weights", fix="name an adapter's folder")
 
 
-def _config(place: SafeFolder) -> bytes | None:
+def _config(folder: SafeFolder) -> bytes | None:
     from lorica.adapters.config import CONFIG_NAME, MAX_CONFIG_BYTES
 
-    if CONFIG_NAME not in place.top_level():
+    if CONFIG_NAME not in folder.top_level():
         return None
-    _require(place, CONFIG_NAME)
-    raw = _read(place.path / CONFIG_NAME, MAX_CONFIG_BYTES + 1)
+    _require(folder, CONFIG_NAME)
+    raw = _read(folder.path / CONFIG_NAME, MAX_CONFIG_BYTES + 1)
     if len(raw) > MAX_CONFIG_BYTES:
-        raise AdapterError(f"{place.path / CONFIG_NAME}: has over {MAX_CONFIG_BYTES} bytes", fix="save it again")
+        raise AdapterError(f"{folder.path / CONFIG_NAME}: has over {MAX_CONFIG_BYTES} bytes", fix="save it again")
     return raw
 
 
-def _beside(place: SafeFolder, packed: Collection[str], conversion: Conversion) -> dict[str, bytes]:
+def _beside(folder: SafeFolder, packed: Collection[str], conversion: Conversion) -> dict[str, bytes]:
     """The files to copy, by name. What is no regular file of the folder, too large, or left in an archive is told."""
     files = {}
     for name in _BESIDE:
         if name in packed:
             conversion.notes.append(f"{name} was not copied: it is still in the archive")
-        if name not in place.top_level():
+        if name not in folder.top_level():
             continue
-        if place.files.get(name, _MAX_BESIDE + 1) > _MAX_BESIDE:
+        if folder.files.get(name, _MAX_BESIDE + 1) > _MAX_BESIDE:
             conversion.notes.append(f"{name} was not copied: it leads out of the folder, or is too large")
             continue
-        files[name] = _read(place.path / name, _MAX_BESIDE)
+        files[name] = _read(folder.path / name, _MAX_BESIDE)
     return files
 
 
@@ -182,13 +184,13 @@ def _beside_source(source: Path) -> Path:
     """The folder to write where none is named. Raises UsageError in the Hugging Face cache: it is not ours to fill."""
     from lorica.vetting.files.archives import SUFFIXES
 
-    place = source.resolve()
-    if any(part.startswith("models--") for part in place.parts):
+    target = source.resolve()
+    if any(folder_name.startswith("models--") for folder_name in target.parts):
         raise UsageError(f"{source} lies in a cache of models", fix=f"lorica convert {shell_word(str(source))} OUTPUT")
-    if place.is_file():
-        archive = next((suffix for suffix in SUFFIXES if place.name.lower().endswith(suffix)), "")
-        place = place.with_name(place.name[: -len(archive)]) if archive else place.parent
-    return place.with_name(f"{place.name}-peft")
+    if target.is_file():
+        archive = next((suffix for suffix in SUFFIXES if target.name.lower().endswith(suffix)), "")
+        target = target.with_name(target.name[: -len(archive)]) if archive else target.parent
+    return target.with_name(f"{target.name}-peft")
 
 
 def _check_output(output: Path, folder: Path) -> None:
@@ -198,8 +200,8 @@ def _check_output(output: Path, folder: Path) -> None:
     if not output.exists():
         return
     if not output.is_dir() or any(output.iterdir()):
-        what = "holds files already" if output.is_dir() else "is a file"
-        raise UsageError(f"{output} {what}; allowed: a new or an empty folder", fix="name another OUTPUT")
+        state = "holds files already" if output.is_dir() else "is a file"
+        raise UsageError(f"{output} {state}; allowed: a new or an empty folder", fix="name another OUTPUT")
 
 
 def _result(conversion: Conversion, source: Path, output: Path, size: int, beside: dict[str, bytes]) -> dict[str, Any]:

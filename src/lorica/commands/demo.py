@@ -33,31 +33,31 @@ _TRAINING = ("training=tiny", "lora=all_linear")
 
 def run(arguments: Sequence[str]) -> int:
     """Run the three tasks and write the report."""
-    asked = parser(
+    command = parser(
         "demo",
         "Train adapters on the embedded base model, look at them, route held-out rows to them, score the answers, and\n"
         "write a report. Needs no network and no GPU; takes a few minutes on two cores.",
         "  lorica demo\n  lorica demo --out /tmp/demo --tasks rules,saq\n  lorica demo model=qwen3_0_6b",
     )
-    asked.add_argument("--out", type=as_path, default=Path("demo-report"), help="folder of the report (%(default)s)")
-    asked.add_argument("--tasks", default="rules,mcq,saq", help="which of the tasks, by name (%(default)s)")
-    given = asked.parse_args(list(arguments))
-    for override in given.overrides:
+    command.add_argument("--out", type=as_path, default=Path("demo-report"), help="folder of the report (%(default)s)")
+    command.add_argument("--tasks", default="rules,mcq,saq", help="which of the tasks, by name (%(default)s)")
+    options = command.parse_args(list(arguments))
+    for override in options.overrides:
         if override.partition("=")[0].split(".")[0] in _OWN and not override.startswith("task."):
             raise UsageError(f"{override}: the demo decides {', '.join(_OWN)} itself", fix="use --out and --tasks")
-    report = given.out / "report.html"
+    report = options.out / "report.html"
     check_place(report)
     started = time.perf_counter()
     try:
-        outcomes = {demo: run_task(demo, given.out, given.overrides) for demo in choose(given.tasks)}
+        outcomes = {demo: run_task(demo, options.out, options.overrides) for demo in choose(options.tasks)}
     except KeyboardInterrupt as stop:
-        signals.say(stop, f"what was made is in {given.out}; the same command begins anew", over=True)
+        signals.say(stop, f"what was made is in {options.out}; the same command begins anew", over=True)
         raise
     seconds = time.perf_counter() - started
     write_report(demo_report(outcomes, seconds), report)
     emit(
         demo_dict(outcomes, seconds) | {"report": str(report)},
-        as_json=given.json,
+        as_json=options.json,
         text=f"{demo_text(outcomes)}\n\nDone in {seconds:.0f} s. Report: {report.resolve()}",
     )
     return 0
@@ -65,12 +65,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def choose(names: str) -> list[DemoTask]:
     """The tasks of a comma-separated list. Raises UsageError for a name that is none."""
-    known = {demo.name: demo for demo in TASKS}
+    tasks_by_name = {demo.name: demo for demo in TASKS}
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in known]
+    unknown = [name for name in wanted if name not in tasks_by_name]
     if unknown or not wanted:
-        raise UsageError(f"--tasks={names!r}; allowed: {', '.join(known)}", fix="for example --tasks rules,saq")
-    return [known[name] for name in wanted]
+        raise UsageError(f"--tasks={names!r}; allowed: {', '.join(tasks_by_name)}", fix="for example --tasks rules,saq")
+    return [tasks_by_name[name] for name in wanted]
 
 
 def run_task(demo: DemoTask, out: Path, overrides: Sequence[str]) -> Outcome:
@@ -88,10 +88,10 @@ def run_task(demo: DemoTask, out: Path, overrides: Sequence[str]) -> Outcome:
         with lock_run(earlier.parent):
             shutil.rmtree(earlier.parent)
     if demo.per_subject:
-        fits = by_subject(train, str(source), root)
+        jobs = by_subject(train, str(source), root)
     else:
-        fits = [TrainJob(task.name, train, str(source), root / task.name)]
-    outcome = run_experiment(config, task, train, held, fits)
+        jobs = [TrainJob(task.name, train, str(source), root / task.name)]
+    outcome = run_experiment(config, task, train, held, jobs)
     write_answers(out / f"{demo.name}.answers.jsonl", outcome.answers[ADAPTER].values())
     return outcome
 
@@ -99,7 +99,7 @@ def run_task(demo: DemoTask, out: Path, overrides: Sequence[str]) -> Outcome:
 def examples_folder() -> Path:
     """The shipped examples: inside the installed package, or at the root of a checkout."""
     package = Path(lorica.__file__).parent
-    for place in (package / "examples", package.parents[1] / "examples"):
-        if (place / "rules" / "posts.csv").is_file():
-            return place
+    for folder in (package / "examples", package.parents[1] / "examples"):
+        if (folder / "rules" / "posts.csv").is_file():
+            return folder
     raise LoricaError(f"the examples are missing from {package}", fix="install lorica again, or run in a checkout")

@@ -48,7 +48,7 @@ def demo_dict(outcomes: Outcomes, seconds: float) -> dict[str, Any]:
         "tasks": {
             demo.name: {
                 "train_rows": len(outcome.train),
-                "systems": {name: evaluation_dict(found) for name, found in outcome.systems.items()},
+                "systems": {name: evaluation_dict(evaluation) for name, evaluation in outcome.systems.items()},
                 "gain": estimate_dict(outcome.gain),
                 "rows_per_second": outcome.rows_per_second,
                 "routes": outcome.routes,
@@ -67,9 +67,9 @@ def _results(outcomes: Outcomes) -> ReportTable:
     names = tuple(next(iter(outcomes.values())).systems)
     for demo, outcome in outcomes.items():
         for metric in outcome.systems[ADAPTER].metrics:
-            found = [outcome.systems[name].metrics[metric] for name in names]
+            estimates = [outcome.systems[name].metrics[metric] for name in names]
             title = metric_title(outcome.systems[ADAPTER], metric)
-            rows.append((demo.name, title, *map(str, found), found[0].n))
+            rows.append((demo.name, title, *map(str, estimates), estimates[0].n))
     return ReportTable(("task", "metric", *names, "n"), tuple(rows))
 
 
@@ -102,8 +102,13 @@ def _section(demo: DemoTask, outcome: Outcome) -> Section:
             IntervalPlot(
                 title=metric_title(outcome.systems[ADAPTER], main),
                 points=tuple(
-                    IntervalPoint(name, found.metrics[main].value, found.metrics[main].low, found.metrics[main].high)
-                    for name, found in outcome.systems.items()
+                    IntervalPoint(
+                        name,
+                        evaluation.metrics[main].value,
+                        evaluation.metrics[main].low,
+                        evaluation.metrics[main].high,
+                    )
+                    for name, evaluation in outcome.systems.items()
                 ),
                 reference=_CHANCE.get(main),
                 reference_label="chance",
@@ -136,12 +141,12 @@ def _adapters(outcome: Outcome) -> ReportTable:
 
 
 def _stages(outcome: Outcome) -> ReportTable:
-    rows = tuple((name, _counts(found)) for name, found in outcome.systems.items())
+    rows = tuple((name, _counts(evaluation)) for name, evaluation in outcome.systems.items())
     return ReportTable(("system", "rows by parse stage and flag"), rows)
 
 
-def _counts(found: Evaluation) -> str:
-    return ", ".join(f"{key} {count}" for key, count in sorted({**found.stages, **found.flags}.items()))
+def _counts(evaluation: Evaluation) -> str:
+    return ", ".join(f"{key} {count}" for key, count in sorted({**evaluation.stages, **evaluation.flags}.items()))
 
 
 def _samples(outcome: Outcome) -> ReportTable:
@@ -157,6 +162,6 @@ def _losses(outcome: Outcome) -> LineChart:
     lines = []
     for name, result in outcome.trained.items():
         entries = [json.loads(line) for line in (result.folder / "log.jsonl").read_text("utf-8").splitlines()]
-        points = tuple((float(one["step"]), float(one["loss"])) for one in entries if "loss" in one)
+        points = tuple((float(entry["step"]), float(entry["loss"])) for entry in entries if "loss" in entry)
         lines.append(Line(name, points))
     return LineChart("Training loss", tuple(lines), x_label="update", y_label="nats per answer token")

@@ -79,38 +79,40 @@ def metric_title(evaluation: Evaluation, name: str) -> str:
 def evaluation_text(evaluation: Evaluation) -> str:
     """Tables and sentences for a terminal."""
     health = evaluation.health
-    parts = [
+    paragraphs = [
         _table("metric", {metric_title(evaluation, name): estimate for name, estimate in evaluation.metrics.items()})
     ]
-    parts += [_grouping_table(evaluation, column, grouping) for column, grouping in evaluation.by.items()]
+    paragraphs += [_grouping_table(evaluation, column, grouping) for column, grouping in evaluation.by.items()]
     if evaluation.groups and not evaluation.by:
-        parts.append(_table(f"group ({metric_title(evaluation, next(iter(evaluation.metrics)))})", evaluation.groups))
+        paragraphs.append(
+            _table(f"group ({metric_title(evaluation, next(iter(evaluation.metrics)))})", evaluation.groups)
+        )
     counts = {name or "(no stage)": count for name, count in {**evaluation.stages, **evaluation.flags}.items()}
-    parts.append("rows: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
+    paragraphs.append("rows: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
     if evaluation.no_answer:
-        parts.append(f"no answer: {_some(evaluation, evaluation.no_answer)}, which count as wrong")
+        paragraphs.append(f"no answer: {_some(evaluation, evaluation.no_answer)}, which count as wrong")
     if evaluation.unreadable:
         shown = [f"  {row_id!r}: {why}" for row_id, why in list(evaluation.unreadable.items())[:_NAMED]]
         count = f"{len(evaluation.unreadable)} of {evaluation.n} rows"
-        parts.append("\n".join([f"cannot be read as an answer: {count}, which count as wrong, such as", *shown]))
+        paragraphs.append("\n".join([f"cannot be read as an answer: {count}, which count as wrong, such as", *shown]))
     if evaluation.contradictory:
         named = _some(evaluation, evaluation.contradictory)
-        parts.append(f"the answer contradicts the score: {named}; the score (from 0.5 on) counts")
+        paragraphs.append(f"the answer contradicts the score: {named}; the score (from 0.5 on) counts")
     if evaluation.unscored:
-        parts.append(
+        paragraphs.append(
             f"{evaluation.unscored} of {evaluation.n} rows have no score and are left out of metrics on scores"
         )
     if health is not None:
-        parts.append(
+        paragraphs.append(
             f"scores: {health.unique} distinct, mean {health.mean:.3f}, std {health.std:.3f}, "
             f"{health.minimum:.3f} to {health.maximum:.3f}"
         )
     mass = evaluation.choice_mass
     if mass is not None:
-        parts.append(f"choice mass: {mass}")
+        paragraphs.append(f"choice mass: {mass}")
     reasons = health.reasons if health is not None else {"low_mass": mass.problem} if mass is not None else {}
-    parts += [f"warning: {flag}: {why}" for flag, why in sorted(reasons.items()) if why]
-    return "\n\n".join(parts)
+    paragraphs += [f"warning: {flag}: {why}" for flag, why in sorted(reasons.items()) if why]
+    return "\n\n".join(paragraphs)
 
 
 def _table(heading: str, estimates: dict[str, Estimate]) -> str:

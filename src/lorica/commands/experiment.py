@@ -51,10 +51,10 @@ class Outcome:
 
 
 def run_experiment(
-    config: Config, task: Task, train: Sequence[Row], held: Sequence[Row], fits: Sequence[TrainJob]
+    config: Config, task: Task, train: Sequence[Row], held: Sequence[Row], jobs: Sequence[TrainJob]
 ) -> Outcome:
     """Train `fits` (made of `train`), then answer and evaluate `held`. Progress goes to standard error."""
-    trained = train_jobs(config, task, fits, listener(config))
+    trained = train_jobs(config, task, jobs, listener(config))
     base_folder = build.base_folder(config)
     engine = build.build_engine(config, base_folder)
     adapters = build.open_adapters({name: result.folder for name, result in trained.items()})
@@ -64,7 +64,7 @@ def run_experiment(
     return Outcome(
         trained=trained,
         checks=_checks(trained, adapters, base, adapted),
-        systems={name: evaluate(task, held, found) for name, found in answers.items()},
+        systems={name: evaluate(task, held, system_answers) for name, system_answers in answers.items()},
         answers=answers,
         gain=difference(task, held, adapted, base),
         routes={name: sum(answer.adapter == name for answer in adapted.values()) for name in sorted(adapters)},

@@ -133,7 +133,7 @@ def infer_file(resolved: Resolved, *, again: str) -> InferResult:
     again: the command that goes on after an interruption; whatever raises here carries it as a note.
     """
     config = resolved.config
-    source, output = _places(config)
+    source, output = _input_and_output(config)
     task = build.build_task(config)
     # Reading a file takes seconds and answering it hours: a bad last row or subject must not wait until the end.
     log = reading_log(config)
@@ -182,7 +182,7 @@ def infer_file(resolved: Resolved, *, again: str) -> InferResult:
     return result
 
 
-def _places(config: Config) -> tuple[Path, Path]:
+def _input_and_output(config: Config) -> tuple[Path, Path]:
     """Input and output. Raises ConfigError when one is not set or they are one file, DataError for an unusable one."""
     source = required(config.input, "input", "rows.csv")
     output = required(config.output, "output", "answers.csv")

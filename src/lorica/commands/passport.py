@@ -33,26 +33,26 @@ _NO_GAP = 1e-5
 
 def run(arguments: Sequence[str]) -> int:
     """Make or check a passport; the exit code of --check is its verdict, 0 or 10 to 12."""
-    given = _parse(arguments)
-    if given.schema:
+    options = _parse(arguments)
+    if options.schema:
         print(SCHEMA.read_text("utf-8"), end="")
         return 0
-    if given.check:
-        return _check(given)
-    config = _config(given)
-    adapter = open_adapter(given.adapter)  # before the lock: a folder that is none is not made one
-    with lock_folder(given.adapter, doing="making a passport", fix="wait until it ends"):
-        passport, path = make(adapter, given, config)
+    if options.check:
+        return _check(options)
+    config = _config(options)
+    adapter = open_adapter(options.adapter)  # before the lock: a folder that is none is not made one
+    with lock_folder(options.adapter, doing="making a passport", fix="wait until it ends"):
+        passport, path = make(adapter, options, config)
     emit(
         {"path": str(path), "passport": msgspec.to_builtins(passport)},
-        as_json=given.json,
+        as_json=options.json,
         text=_text(passport, path),
     )
     return 0
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    asked = parser(
+    command = parser(
         "passport",
         "Write lorica.json beside an adapter from elsewhere: digests of its files, its base, the tokenizer and the\n"
         "template, and canaries with the log-probabilities of base and adapter. What `lorica train` makes has one\n"
@@ -62,44 +62,44 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "  lorica passport runs/rules/rules --base embedded:lorica_tiny --check",
         overrides=False,
     )
-    asked.add_argument("adapter", nargs="?", type=as_path, help="the adapter's folder")
-    asked.add_argument("overrides", nargs="*", metavar="key=value", help="task=..., model.dtype=..., engine=..., ...")
-    asked.add_argument(
+    command.add_argument("adapter", nargs="?", type=as_path, help="the adapter's folder")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="task=..., model.dtype=..., engine=..., ...")
+    command.add_argument(
         "--base", type=as_base, default="", help="base model: a folder, a Hugging Face id, or embedded:lorica_tiny"
     )
-    asked.add_argument("--rows", type=as_path, help="labelled rows of the task: adds metrics with intervals")
-    asked.add_argument("--canaries-from", choices=("probes", "rows"), default="probes",
+    command.add_argument("--rows", type=as_path, help="labelled rows of the task: adds metrics with intervals")
+    command.add_argument("--canaries-from", choices=("probes", "rows"), default="probes",
                        help="where the prompts come from: shipped texts (default), or --rows, whose texts then stand "
                        "in the passport")  # fmt: skip
-    asked.add_argument("--full", action="store_true", help="hash the base's weight files as a whole, not their ends")
-    asked.add_argument("--force", action="store_true", help="write over a passport that is there")
-    asked.add_argument(
+    command.add_argument("--full", action="store_true", help="hash the base's weight files as a whole, not their ends")
+    command.add_argument("--force", action="store_true", help="write over a passport that is there")
+    command.add_argument(
         "--check",
         action="store_true",
         help="verify digests and canaries; exit code: 0 trusted, 10 warned, 11 rejected, 12 could not check",
     )
-    asked.add_argument("--schema", action="store_true", help="print the JSON Schema of lorica.json")
-    given = asked.parse_args(list(arguments))
-    if given.adapter is None and not given.schema:
+    command.add_argument("--schema", action="store_true", help="print the JSON Schema of lorica.json")
+    options = command.parse_args(list(arguments))
+    if options.adapter is None and not options.schema:
         raise UsageError("lorica passport: no adapter is named", fix="lorica passport DIR --base BASE")
-    if given.adapter is not None and "=" in given.adapter.name and not given.adapter.exists():
-        raise UsageError(f"lorica passport: {given.adapter} is no folder", fix="name the adapter first")
-    if not given.schema and not given.check and not given.base:
+    if options.adapter is not None and "=" in options.adapter.name and not options.adapter.exists():
+        raise UsageError(f"lorica passport: {options.adapter} is no folder", fix="name the adapter first")
+    if not options.schema and not options.check and not options.base:
         raise UsageError("lorica passport needs the base model", fix="lorica passport DIR --base BASE")
-    if given.canaries_from == "rows" and given.rows is None:
+    if options.canaries_from == "rows" and options.rows is None:
         raise UsageError("--canaries-from rows needs the rows", fix="add --rows FILE")
-    return given
+    return options
 
 
-def _config(given: argparse.Namespace) -> Config:
-    config = resolve([*given.overrides, f"model.path={given.base}"]).config
+def _config(options: argparse.Namespace) -> Config:
+    config = resolve([*options.overrides, f"model.path={options.base}"]).config
     name = config.engine.name
     if not ENGINES[name].runs_model:
         raise UsageError(f"engine={name} computes nothing, so it proves nothing", fix="leave engine=native")
     return config
 
 
-def make(adapter: AdapterFolder, given: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
+def make(adapter: AdapterFolder, options: argparse.Namespace, config: Config) -> tuple[Passport, Path]:
     """Make the passport that a command line asks for, and write it.
 
     Raises AdapterError for an adapter that has a passport already, that changes nothing, or that is written meanwhile.
@@ -110,18 +110,18 @@ def make(adapter: AdapterFolder, given: argparse.Namespace, config: Config) -> t
     from lorica.tasks.base import Task
 
     folder = adapter.path
-    before = _before(folder, force=given.force)
+    before = _before(folder, force=options.force)
     base = build.base_folder(config)
-    task: Task | None = _task(given, config, folder)
-    if task is None and given.rows is not None:
+    task: Task | None = _task(options, config, folder)
+    if task is None and options.rows is not None:
         raise UsageError("--rows needs the task they belong to", fix="add task=rules, task=mcq, task=saq or task=qa")
     encoder = build.build_encoder(config, base)
-    rows = _rows(given, config, task)
-    if not given.force:
+    rows = _rows(options, config, task)
+    if not options.force:
         _vet(folder, base.path)
     engine = build.build_engine(config, base)
     engine.add_adapter(visible(folder.name), adapter)
-    canaries = _canaries(given, engine, folder, task, encoder, base, rows)
+    canaries = _canaries(options, engine, folder, task, encoder, base, rows)
     settings = build.answer_settings(config, base)
     if task is not None and rows:
         metrics = measure_on_rows(task, encoder, engine, visible(folder.name), rows, settings, on="given")
@@ -129,7 +129,7 @@ def make(adapter: AdapterFolder, given: argparse.Namespace, config: Config) -> t
         metrics = MetricsFacts(on="none", note="no labelled rows were given")
     passport = make_passport(
         adapter,
-        base=base_facts(base, name=config.model.path, revision=config.model.revision, full=given.full),
+        base=base_facts(base, name=config.model.path, revision=config.model.revision, full=options.full),
         prompt=prompt_facts(encoder, task, build.prompt_settings(config)),
         canaries=canaries,
         metrics=metrics,
@@ -150,13 +150,13 @@ def _vet(folder: Path, base: Path) -> None:
     from lorica.vetting.files.sources import find_sources
     from lorica.vetting.levels import examine
 
-    found = examine(find_sources([folder])[0])
-    findings = list(found.findings)
-    if found.specimen is not None and found.layout is not None:
-        findings += check_fit(found.specimen, found.layout, base)
-        if not any(each.severity == "reject" for each in findings):
-            findings += check_alignment(align(found.specimen, found.layout, collect_subspaces(base)))
-    rejected = [each for each in findings if each.severity == "reject"]
+    examination = examine(find_sources([folder])[0])
+    findings = list(examination.findings)
+    if examination.specimen is not None and examination.layout is not None:
+        findings += check_fit(examination.specimen, examination.layout, base)
+        if not any(finding.severity == "reject" for finding in findings):
+            findings += check_alignment(align(examination.specimen, examination.layout, collect_subspaces(base)))
+    rejected = [finding for finding in findings if finding.severity == "reject"]
     if rejected:
         first = rejected[0]
         raise AdapterError(
@@ -180,14 +180,14 @@ def _before(folder: Path, *, force: bool) -> Passport | None:
         return None
 
 
-def _task(given: argparse.Namespace, config: Config, folder: Path) -> Any:
+def _task(options: argparse.Namespace, config: Config, folder: Path) -> Any:
     """The task of the command line, or else that of Lorica's own training record; None when neither tells."""
     from lorica.admission.provenance import recorded_digests
     from lorica.commands import build
     from lorica.tasks import TASKS, load_task
     from lorica.tasks.base import TaskSettings
 
-    if any(override.partition("=")[0].split(".")[0] == "task" for override in given.overrides):
+    if any(override.partition("=")[0].split(".")[0] == "task" for override in options.overrides):
         return build.build_task(config)
     recorded = recorded_digests(folder)
     if recorded.get("task") not in TASKS:
@@ -196,93 +196,99 @@ def _task(given: argparse.Namespace, config: Config, folder: Path) -> Any:
     return load_task(recorded["task"], settings)
 
 
-def _rows(given: argparse.Namespace, config: Config, task: Any) -> list[Any]:
-    if given.rows is None:
+def _rows(options: argparse.Namespace, config: Config, task: Any) -> list[Any]:
+    if options.rows is None:
         return []
     from lorica.commands.rows import open_rows, reading_log, tell
 
     log = reading_log(config)
-    rows = list(open_rows(config, task, given.rows, log=log))
+    rows = list(open_rows(config, task, options.rows, log=log))
     tell(log)
     return rows
 
 
 def _canaries(
-    given: argparse.Namespace, engine: Any, folder: Path, task: Any, encoder: Any, base: BaseFolder, rows: list[Any]
+    options: argparse.Namespace, engine: Any, folder: Path, task: Any, encoder: Any, base: BaseFolder, rows: list[Any]
 ) -> CanaryFacts:
     from lorica.admission.canaries import make_canaries
     from lorica.admission.make_passport import shipped_canaries
     from lorica.admission.probes import row_probes
 
     name = visible(folder.name)
-    if given.canaries_from == "rows":
+    if options.canaries_from == "rows":
         step = max(1, len(rows) // 64)
-        made = make_canaries(engine, name, row_probes(task, rows[::step][:64], encoder, base), kind="rows")
+        canaries = make_canaries(engine, name, row_probes(task, rows[::step][:64], encoder, base), kind="rows")
     else:
-        made = shipped_canaries(engine, name, task, encoder, base)
-    if made.gap < _NO_GAP:
+        canaries = shipped_canaries(engine, name, task, encoder, base)
+    if canaries.gap < _NO_GAP:
         raise AdapterError(
-            f"{folder}: base and adapter say the same to every probe (largest difference {made.gap:.2g}), so a "
+            f"{folder}: base and adapter say the same to every probe (largest difference {canaries.gap:.2g}), so a "
             "passport would prove nothing",
             fix=f"look at it with `lorica check {folder}`: a zero lora_B, or names that are dropped",
         )
-    return made
+    return canaries
 
 
-def _check(given: argparse.Namespace) -> int:
+def _check(options: argparse.Namespace) -> int:
     """Verify what is there. Nothing is written."""
     from lorica.vetting.findings import EXIT_CODES, judge
 
-    found, readable = _verify(given)
-    verdict = judge(given.adapter.name, str(given.adapter), found, (0, 3) if given.base else (0,), readable=readable)
+    findings, readable = _verify(options)
+    verdict = judge(
+        options.adapter.name, str(options.adapter), findings, (0, 3) if options.base else (0,), readable=readable
+    )
     plain = {**msgspec.to_builtins(verdict), "exit_code": EXIT_CODES[verdict.status]}
     how: str = verdict.status
-    if not given.base and verdict.status == "trusted":
+    if not options.base and verdict.status == "trusted":
         # Digests agree; whether an engine does with it what the passport says is what canaries are for.
         how = "its files are those of the passport; its canaries were not asked"
-    lines = [f"{given.adapter}: {how}"]
-    for each in verdict.findings:
-        lines.append(f"  {each.severity:<6} {each.code} {each.title}: {each.seen}")
-        if each.fix and (each.severity != "note" or each.code == "L377"):
-            lines.append(f"         -> {each.fix}")
-    emit(plain, as_json=given.json, text="\n".join(lines))
+    lines = [f"{options.adapter}: {how}"]
+    for finding in verdict.findings:
+        lines.append(f"  {finding.severity:<6} {finding.code} {finding.title}: {finding.seen}")
+        if finding.fix and (finding.severity != "note" or finding.code == "L377"):
+            lines.append(f"         -> {finding.fix}")
+    emit(plain, as_json=options.json, text="\n".join(lines))
     return EXIT_CODES[verdict.status]
 
 
-def _verify(given: argparse.Namespace) -> tuple[list[Any], bool]:
+def _verify(options: argparse.Namespace) -> tuple[list[Any], bool]:
     """Findings, and whether there was a passport to judge by."""
     from lorica.vetting.files.check_files import examine_files
     from lorica.vetting.files.sources import find_sources
     from lorica.vetting.files.unpack import opened
 
-    sources = find_sources([given.adapter])
+    sources = find_sources([options.adapter])
     if len(sources) != 1:
-        raise AdapterError(f"{given.adapter} holds {len(sources)} adapters", fix="name one of them")
+        raise AdapterError(f"{options.adapter} holds {len(sources)} adapters", fix="name one of them")
     with opened(sources[0]) as source:
-        specimen, found = examine_files(source)
+        specimen, findings = examine_files(source)
         if specimen is not None:
-            found += _by_passport(given, specimen, found)
-    return found, not any(each.code == "L340" for each in found)
+            findings += _by_passport(options, specimen, findings)
+    return findings, not any(finding.code == "L340" for finding in findings)
 
 
-def _by_passport(given: argparse.Namespace, specimen: Any, known: list[Any]) -> list[Any]:
+def _by_passport(options: argparse.Namespace, specimen: Any, earlier: list[Any]) -> list[Any]:
     """What the passport says of the files and, with a base, what its canaries find there."""
     from lorica.vetting.findings import finding
     from lorica.vetting.passport_check import check_passport
 
-    if not given.base:
-        found = check_passport(specimen, None, earlier=known)
-        asked = any(each.code in ("L340", "L341") or each.file == PASSPORT_NAME for each in [*known, *found])
-        return found if asked else [*found, finding("L377", "no base model was named", file=PASSPORT_NAME)]
+    if not options.base:
+        findings = check_passport(specimen, None, earlier=earlier)
+        about_passport = any(
+            result.code in ("L340", "L341") or result.file == PASSPORT_NAME for result in [*earlier, *findings]
+        )
+        return (
+            findings if about_passport else [*findings, finding("L377", "no base model was named", file=PASSPORT_NAME)]
+        )
     from lorica.commands import build
     from lorica.vetting.canary_findings import check_canaries
 
-    config = _config(given)
+    config = _config(options)
     base = build.base_folder(config)
-    found = check_passport(specimen, base.path, full=given.full, earlier=known)
-    if not any(each.code in ("L340", "L341") for each in found):
-        found += check_canaries(specimen, build.build_engine(config, base))
-    return found
+    findings = check_passport(specimen, base.path, full=options.full, earlier=earlier)
+    if not any(result.code in ("L340", "L341") for result in findings):
+        findings += check_canaries(specimen, build.build_engine(config, base))
+    return findings
 
 
 def _text(passport: Passport, path: Path) -> str:
@@ -296,13 +302,13 @@ def _text(passport: Passport, path: Path) -> str:
         f"  canaries  {len(canaries.items)} ({canaries.kind}), {canaries.engine} in {canaries.dtype}; the adapter "
         f"moves a log-probability by up to {canaries.gap:.3g}",
     ]
-    both = zip((passport.metrics.base or {}).items(), (passport.metrics.adapter or {}).values(), strict=True)
-    for (metric, before), after in both:
+    metric_pairs = zip((passport.metrics.base or {}).items(), (passport.metrics.adapter or {}).values(), strict=True)
+    for (metric, before), after in metric_pairs:
         lines.append(f"  {metric:<9} {_figure(before)} -> {_figure(after)}, n={after.n}")
     if not passport.metrics.adapter:
         lines.append(f"  metrics   none: {passport.metrics.note}")
     return "\n".join(lines)
 
 
-def _figure(one: Any) -> str:
-    return "undefined" if one.value is None else f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
+def _figure(metric: Any) -> str:
+    return "undefined" if metric.value is None else f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"

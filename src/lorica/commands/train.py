@@ -105,17 +105,17 @@ def train_files(config: Config, *, again: str) -> TrainingRun:
 
 
 @contextmanager
-def _nothing_lost(fits: Sequence[TrainJob], again: str) -> Iterator[None]:
+def _nothing_lost(jobs: Sequence[TrainJob], again: str) -> Iterator[None]:
     """Whatever ends the block but a mistake that must be mended first: say what is kept and how to go on."""
     try:
         yield
     except BaseException as error:
         mistake = isinstance(error, LoricaError) and not isinstance(error.__cause__, OSError)
-        kept = [fit for fit in fits if (fit.folder / TRAINING_RECORD).is_file()]
-        if isinstance(error, KeyboardInterrupt) and not kept:
+        saved = [job for job in jobs if (job.folder / TRAINING_RECORD).is_file()]
+        if isinstance(error, KeyboardInterrupt) and not saved:
             signals.say(error, "nothing was trained yet; give the same command again")
-        if kept and not mistake:
-            error.add_note(f"kept: {', '.join(str(fit.folder) for fit in kept)}; go on: {again}")
+        if saved and not mistake:
+            error.add_note(f"kept: {', '.join(str(job.folder) for job in saved)}; go on: {again}")
         raise
 
 
@@ -125,24 +125,24 @@ def listener(config: Config) -> Listener:
 
 
 @contextmanager
-def locked(fits: Sequence[TrainJob]) -> Iterator[dict[str, FolderLock]]:
+def locked(jobs: Sequence[TrainJob]) -> Iterator[dict[str, FolderLock]]:
     """The locks on the folders of all adapters, by name: what another process trains is known before anything is
     loaded. Raises ResumeError naming that process."""
     with ExitStack() as stack:
-        yield {fit.name: stack.enter_context(lock_run(fit.folder)) for fit in fits}
+        yield {job.name: stack.enter_context(lock_run(job.folder)) for job in jobs}
 
 
-def train_jobs(config: Config, task: Task, fits: Sequence[TrainJob], told: Listener) -> dict[str, TrainResult]:
+def train_jobs(config: Config, task: Task, jobs: Sequence[TrainJob], progress: Listener) -> dict[str, TrainResult]:
     """Train adapters one after the other on one loaded base; name -> result."""
-    with locked(fits) as locks:
-        return train_locked(config, task, fits, told, locks)
+    with locked(jobs) as locks:
+        return train_locked(config, task, jobs, progress, locks)
 
 
 def train_locked(
     config: Config,
     task: Task,
-    fits: Sequence[TrainJob],
-    told: Listener,
+    jobs: Sequence[TrainJob],
+    progress: Listener,
     locks: Mapping[str, FolderLock],
     *,
     reading: Mapping[str, str] = _NOTHING,
@@ -171,12 +171,12 @@ def train_locked(
     }
     facts = base_facts(base, name=config.model.path, revision=config.model.revision)
     results = {}
-    for fit in fits:
-        _tell_previous(locks[fit.name], told)
+    for job in jobs:
+        _tell_previous(locks[job.name], progress)
         settings = config.training
-        parts = train_val_split(fit, task, val_ratio=settings.val_ratio, seed=settings.seed)
-        results[fit.name] = train_adapter(
-            fit,
+        rows = train_val_split(job, task, val_ratio=settings.val_ratio, seed=settings.seed)
+        results[job.name] = train_adapter(
+            job,
             task=task,
             encoder=encoder,
             decoder=decoder,
@@ -184,11 +184,11 @@ def train_locked(
             settings=settings,
             truncate=config.task.truncate,
             provenance=provenance,
-            listener=told,
-            split_rows=parts,
-            issue=partial(_passport, config, task, encoder, decoder, base, facts, fit, parts),
-            lock=locks[fit.name],
-            tell_example=None if examples is None else partial(_show_example, fit.name, examples),
+            listener=progress,
+            split_rows=rows,
+            issue=partial(_passport, config, task, encoder, decoder, base, facts, job, rows),
+            lock=locks[job.name],
+            tell_example=None if examples is None else partial(_show_example, job.name, examples),
         )
     return results
 
@@ -208,11 +208,11 @@ def _shortened(text: str) -> str:
     return f"{text[:_SHOWN]}\n[... {len(text) - 2 * _SHOWN} characters ...]\n{text[-_SHOWN:]}"
 
 
-def _tell_previous(lock: FolderLock, told: Listener) -> None:
+def _tell_previous(lock: FolderLock, progress: Listener) -> None:
     """A run of another machine that did not let go was killed, or its lock is not seen from here."""
     previous = lock.previous
     if previous is not None and previous.host != this_host():
-        told.note(
+        progress.note(
             f"{lock.folder}: a run on another machine did not end here ({previous}). Make sure that it is gone: not "
             "every shared file system shows the locks of other machines"
         )
@@ -225,8 +225,8 @@ def _passport(
     decoder: Decoder,
     base: BaseFolder,
     facts: BaseFacts,
-    fit: TrainJob,
-    parts: TrainVal,
+    job: TrainJob,
+    rows: TrainVal,
     folder: Path,
     result: TrainResult,
 ) -> Passport:
@@ -235,15 +235,15 @@ def _passport(
     engine = NativeEngine(
         decoder, batch_tokens=config.inference.batch_tokens, share_prefixes=config.engine.share_prefixes
     )
-    engine.add_adapter(fit.name, adapter)
+    engine.add_adapter(job.name, adapter)
     answering = build.answer_settings(config, base)
     return make_passport(
         adapter,
         base=facts,
         prompt=prompt_facts(encoder, task, build.prompt_settings(config)),
-        canaries=shipped_canaries(engine, fit.name, task, encoder, base),
-        metrics=measure_on_rows(task, encoder, engine, fit.name, parts.validation, answering, on="validation"),
-        data=data_facts(fit, parts),
+        canaries=shipped_canaries(engine, job.name, task, encoder, base),
+        metrics=measure_on_rows(task, encoder, engine, job.name, rows.validation, answering, on="validation"),
+        data=data_facts(job, rows),
         training=training_facts(config.training, result),
     )
 

@@ -47,18 +47,18 @@ def plan_jobs(config: Config, task: Task, log: ReadLog) -> list[TrainJob]:
         if config.training.per_subject:
             return by_subject(rows, config.input, root)
         return [TrainJob(task.name, rows, config.input, root / task.name)]
-    fits = []
+    jobs = []
     everything: list[Row] = []
     for subject, file in sorted(config.data.items()):
         folder = (
             _unused_folder(root, GENERAL) if subject == GENERAL else _adapter_folder(root, subject, f"data.{subject}")
         )
         rows = [_of_subject(row, subject, file) for row in _read(config, task, file, log)]
-        fits.append(TrainJob(subject, rows, file, folder))
+        jobs.append(TrainJob(subject, rows, file, folder))
         everything += rows
-    if len(fits) > 1 and GENERAL not in config.data:
-        fits.append(TrainJob(GENERAL, everything, ", ".join(config.data.values()), _unused_folder(root, GENERAL)))
-    return fits
+    if len(jobs) > 1 and GENERAL not in config.data:
+        jobs.append(TrainJob(GENERAL, everything, ", ".join(config.data.values()), _unused_folder(root, GENERAL)))
+    return jobs
 
 
 def by_subject(rows: Sequence[Row], source: str, root: Path) -> list[TrainJob]:
@@ -80,12 +80,12 @@ def by_subject(rows: Sequence[Row], source: str, root: Path) -> list[TrainJob]:
             fix="add a `subject` column, or map one with task.columns.subject=NAME",
         )
     names = {key: same.most_common(1)[0][0] for key, same in counts.items()}
-    fits = [TrainJob(name, members[key], source, _adapter_folder(root, name, source)) for key, name in names.items()]
+    jobs = [TrainJob(name, members[key], source, _adapter_folder(root, name, source)) for key, name in names.items()]
     for key, name in sorted(names.items()):
         if len(counts[key]) > 1:
             rows_of = ", ".join(f"{spelling!r} {count}" for spelling, count in counts[key].most_common())
             inform(f"{len(counts[key])} spellings are one subject, {name!r}; rows: {rows_of}")
-    return [*sorted(fits, key=lambda fit: fit.name), TrainJob(GENERAL, rows, source, _unused_folder(root, GENERAL))]
+    return [*sorted(jobs, key=lambda job: job.name), TrainJob(GENERAL, rows, source, _unused_folder(root, GENERAL))]
 
 
 def _adapter_folder(root: Path, name: str, origin: str) -> Path:

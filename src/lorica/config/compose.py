@@ -14,7 +14,7 @@ from typing import Any
 from lorica.config.config_file import read_config_file
 from lorica.config.environment import read_environment
 from lorica.config.fields import find, key_name, leaves, own_keys
-from lorica.config.origins import Rank, Setting, Source, flatten, read_arguments, read_command_line
+from lorica.config.origins import ConfigSource, Precedence, Setting, flatten, read_arguments, read_command_line
 from lorica.config.parse_values import coerce
 from lorica.config.paths import local_path
 from lorica.config.presets import Presets, compose_presets
@@ -60,8 +60,8 @@ def compose(overrides: Sequence[str] | Mapping[str, object], *, environ: Mapping
 
     chosen: Chosen = {}
     for leaf in leaves().values():
-        if leaf.kind != "table":
-            chosen[leaf.key] = Setting(leaf, "", leaf.default, Rank.SCHEMA, "schema default", literal=True)
+        if leaf.value_type != "table":
+            chosen[leaf.key] = Setting(leaf, "", leaf.default, Precedence.SCHEMA, "schema default", literal=True)
     _lay(chosen, _preset_settings(presets, line, outside))
     for source in (*files, outside, line):
         _lay(chosen, source.settings)
@@ -75,7 +75,7 @@ def compose(overrides: Sequence[str] | Mapping[str, object], *, environ: Mapping
     return Resolved(config, origins, presets.chosen)
 
 
-def _choose_presets(line: Source, files: Sequence[Source], outside: Source) -> Presets:
+def _choose_presets(line: ConfigSource, files: Sequence[ConfigSource], outside: ConfigSource) -> Presets:
     choices: dict[str, str] = {}
     for source in (*files, outside, line):
         choices.update(source.presets)
@@ -85,15 +85,15 @@ def _choose_presets(line: Source, files: Sequence[Source], outside: Source) -> P
     return compose_presets(choices)
 
 
-def _preset_settings(presets: Presets, line: Source, outside: Source) -> list[Setting]:
+def _preset_settings(presets: Presets, line: ConfigSource, outside: ConfigSource) -> list[Setting]:
     settings: list[Setting] = []
     for group, tree in presets.values.items():
-        rank, origin = Rank.PRESET, f"preset {group}/{presets.chosen[group]}"
+        rank, origin = Precedence.PRESET, f"preset {group}/{presets.chosen[group]}"
         if group in line.presets:
-            rank = Rank.CHOSEN_PRESET
+            rank = Precedence.CHOSEN_PRESET
         elif group in outside.presets:
-            rank, origin = Rank.ENVIRONMENT, "environment MODEL_NAME"
-        settings.extend(flatten({group: tree}, rank=rank, origin=origin, place=f"{origin}: "))
+            rank, origin = Precedence.ENVIRONMENT, "environment MODEL_NAME"
+        settings.extend(flatten({group: tree}, rank=rank, origin=origin, location=f"{origin}: "))
     return settings
 
 
@@ -104,7 +104,7 @@ def _lay(chosen: Chosen, settings: Sequence[Setting]) -> None:
             chosen[setting.key] = setting
 
 
-def _follow(chosen: Chosen, values: Mapping[str, Any], outside: Source) -> None:
+def _follow(chosen: Chosen, values: Mapping[str, Any], outside: ConfigSource) -> None:
     """The few values that follow another key when that one was set by somebody stronger."""
     path, name = chosen["model.path"], chosen["model.name"]
     if path.rank > name.rank:
@@ -117,24 +117,26 @@ def _follow(chosen: Chosen, values: Mapping[str, Any], outside: Source) -> None:
         _replace(chosen, temperature.key, 0.0, sample, f"follows {sample.key}")
     for setting in outside.settings:
         if setting.key == "training.batch_size" and chosen["inference.batch_tokens"].rank < setting.rank:
-            rows = coerce(setting.leaf, "", setting.value, place=setting.place)
+            rows = coerce(setting.leaf, "", setting.value, location=setting.location)
             tokens = rows * values["inference.max_input_tokens"]
             _replace(chosen, "inference.batch_tokens", tokens, setting, setting.origin)
 
 
 def _replace(chosen: Chosen, key: str, value: Any, decider: Setting, origin: str) -> None:
-    chosen[key] = replace(chosen[key], value=value, rank=decider.rank, origin=origin, place=decider.place, literal=True)
+    chosen[key] = replace(
+        chosen[key], value=value, rank=decider.rank, origin=origin, location=decider.location, literal=True
+    )
 
 
 def _values(chosen: Chosen) -> dict[str, Any]:
     """Full key -> checked value, with `${key}` replaced and paths expanded."""
     raw = _interpolate(chosen) if any(_refers(setting) for setting in chosen.values()) else {}
     values = {
-        key: coerce(setting.leaf, setting.entry, raw.get(key, setting.value), place=setting.place)
+        key: coerce(setting.leaf, setting.entry, raw.get(key, setting.value), location=setting.location)
         for key, setting in chosen.items()
     }
-    paths = {key: setting.place + key for key, setting in chosen.items() if setting.leaf.path and values[key]}
-    return values | {key: local_path(values[key], what) for key, what in paths.items()}
+    paths = {key: setting.location + key for key, setting in chosen.items() if setting.leaf.path and values[key]}
+    return values | {key: local_path(values[key], description) for key, description in paths.items()}
 
 
 def _refers(setting: Setting) -> bool:
@@ -153,9 +155,9 @@ def _interpolate(chosen: Chosen) -> dict[str, Any]:
         key = re.sub(r"\[\d+\]$", "", str(error.full_key or ""))  # an item of a list: the list
         reason = str(error).splitlines()[0]
         setting = chosen.get(key)
-        place = setting.place if setting else ""
+        location = setting.location if setting else ""
         raise ConfigError(
-            f"{place}{key or 'a value'}: cannot resolve '${{...}}': {reason}",
+            f"{location}{key or 'a value'}: cannot resolve '${{...}}': {reason}",
             fix=r"${KEY} stands for another key's value; for a plain text write \${",
         ) from None
     assert isinstance(resolved, dict)
@@ -168,13 +170,13 @@ def escape(value: Any) -> Any:
         return [escape(item) for item in value]
     if not isinstance(value, str):
         return value
-    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", value)
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", value)
 
 
 def _pick(tree: Mapping[Any, Any], setting: Setting) -> Any:
     node: Any = tree
-    for part in setting.leaf.key.split("."):
-        node = node[part]
+    for segment in setting.leaf.key.split("."):
+        node = node[segment]
     return node[setting.entry] if setting.entry else node
 
 
@@ -182,13 +184,13 @@ def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
     """Full keys as nested dictionaries; every table is there, if only empty."""
     tree: dict[str, Any] = {}
     full = [(key, *find(key)) for key in values]
-    full += [(leaf.key, leaf, "") for leaf in leaves().values() if leaf.kind == "table"]
+    full += [(leaf.key, leaf, "") for leaf in leaves().values() if leaf.value_type == "table"]
     for key, leaf, entry in full:
         *parents, last = leaf.key.split(".")
         node = tree
-        for part in parents:
-            node = node.setdefault(part, {})
-        if leaf.kind == "table":
+        for segment in parents:
+            node = node.setdefault(segment, {})
+        if leaf.value_type == "table":
             table = node.setdefault(last, {})
             if entry:
                 table[entry] = values[key]
@@ -208,10 +210,10 @@ def _origins(chosen: Chosen) -> dict[str, str]:
 
 def _build(template: Any, tree: Mapping[str, Any], prefix: str = "") -> Any:
     """A configuration dataclass like `template` with the values of `tree`."""
-    parts = {}
+    values = {}
     for spec in fields(template):
-        part, value, shared = getattr(template, spec.name), tree[key_name(spec)], own_keys(prefix + spec.name)
-        if isinstance(part, dict):  # a table's own keys are fields elsewhere
+        default, value, shared = getattr(template, spec.name), tree[key_name(spec)], own_keys(prefix + spec.name)
+        if isinstance(default, dict):  # a table's own keys are fields elsewhere
             value = {name: item for name, item in value.items() if name not in shared}
-        parts[spec.name] = _build(part, value, f"{prefix}{spec.name}.") if is_dataclass(part) else value
-    return type(template)(**parts)
+        values[spec.name] = _build(default, value, f"{prefix}{spec.name}.") if is_dataclass(default) else value
+    return type(template)(**values)

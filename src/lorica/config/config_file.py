@@ -6,34 +6,34 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lorica.config.origins import Rank, Source, flatten
+from lorica.config.origins import ConfigSource, Precedence, flatten
 from lorica.config.paths import local_path
 from lorica.config.presets import GROUPS, check_preset
 from lorica.errors import ConfigError
 from lorica.names import did_you_mean
 
 
-def read_config_file(path: str) -> Source:
+def read_config_file(path: str) -> ConfigSource:
     """The settings of one file. Raises ConfigError naming the file, and the line where the YAML is broken."""
     tree = _load(path)
-    place = f"{path}: "
-    source = Source()
+    location = f"{path}: "
+    source = ConfigSource()
     defaults = tree.pop("defaults", None) or []
     if not isinstance(defaults, list):
-        raise ConfigError(f"{place}`defaults` is a list of presets; got {defaults!r}", fix="- task: mcq")
+        raise ConfigError(f"{location}`defaults` is a list of presets; got {defaults!r}", fix="- task: mcq")
     for item in defaults:
         if item == "_self_":  # Hydra's word for "then the keys of this file": always so here
             continue
         if not isinstance(item, dict) or len(item) != 1:
-            raise ConfigError(f"{place}{item!r} under `defaults` is not `GROUP: PRESET`", fix="- task: mcq")
+            raise ConfigError(f"{location}{item!r} under `defaults` is not `GROUP: PRESET`", fix="- task: mcq")
         ((group, name),) = item.items()
         if group not in GROUPS:
-            known = f"the groups are {', '.join(GROUPS)}"
+            groups = f"the groups are {', '.join(GROUPS)}"
             raise ConfigError(
-                f"{place}unknown group {group!r}; {known}", fix=did_you_mean(str(group), GROUPS, form="{}")
+                f"{location}unknown group {group!r}; {groups}", fix=did_you_mean(str(group), GROUPS, form="{}")
             )
-        source.presets[group] = check_preset(group, str(name), place=place)
-    source.settings.extend(flatten(tree, rank=Rank.FILE, origin=f"config {path}", place=place))
+        source.presets[group] = check_preset(group, str(name), location=location)
+    source.settings.extend(flatten(tree, rank=Precedence.FILE, origin=f"config {path}", location=location))
     return source
 
 

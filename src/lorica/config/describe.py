@@ -30,8 +30,8 @@ def describe_keys() -> list[KeyDoc]:
 
 def split_unit(doc: str) -> tuple[str, str]:
     """A docstring as its text and its unit; "" where it names none ("Unit: none" is a number without one)."""
-    text, found, unit = doc.partition(" Unit: ")
-    return (text, unit.rstrip(".")) if found else (doc, "")
+    text, separator, unit = doc.partition(" Unit: ")
+    return (text, unit.rstrip(".")) if separator else (doc, "")
 
 
 @cache
@@ -46,9 +46,9 @@ def section_docs() -> dict[str, str]:
 
 
 def _field_docs() -> dict[str, str]:
-    found: dict[str, str] = {}
-    _collect(schema.Config(), "", _classes(), found)
-    return found
+    docs: dict[str, str] = {}
+    _collect(schema.Config(), "", _classes(), docs)
+    return docs
 
 
 def _classes() -> dict[str, ast.ClassDef]:
@@ -56,7 +56,7 @@ def _classes() -> dict[str, ast.ClassDef]:
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
-def _collect(node: Any, prefix: str, classes: dict[str, ast.ClassDef], found: dict[str, str]) -> None:
+def _collect(node: Any, prefix: str, classes: dict[str, ast.ClassDef], docs: dict[str, str]) -> None:
     body = classes[type(node).__name__].body
     texts: dict[str, str] = {}
     for statement, following in zip(body, [*body[1:], None], strict=True):
@@ -65,9 +65,9 @@ def _collect(node: Any, prefix: str, classes: dict[str, ast.ClassDef], found: di
     for spec in fields(node):
         value = getattr(node, spec.name)
         if is_dataclass(value):
-            _collect(value, f"{prefix}{key_name(spec)}.", classes, found)
+            _collect(value, f"{prefix}{key_name(spec)}.", classes, docs)
         else:
-            found[prefix + spec.name] = texts[spec.name]
+            docs[prefix + spec.name] = texts[spec.name]
 
 
 def _docstring(statement: ast.stmt | None) -> str:

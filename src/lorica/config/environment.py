@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lorica.config.fields import find
-from lorica.config.origins import Rank, Setting, Source
+from lorica.config.origins import ConfigSource, Precedence, Setting
 from lorica.config.parse_values import parse
 from lorica.config.presets import preset_names
 from lorica.errors import ConfigError
@@ -67,18 +67,18 @@ _SWITCH = {
 }
 
 
-def read_environment(environ: Mapping[str, str]) -> Source:
+def read_environment(environ: Mapping[str, str]) -> ConfigSource:
     """The settings in the environment; a variable that is empty counts as not set.
 
     Raises ConfigError naming the variable whose value cannot be read.
     """
-    source = Source()
+    source = ConfigSource()
     for variable in ENVIRONMENT:
         text = environ.get(variable.name, "").strip()
         if not text:
             continue
-        place = f"environment variable {variable.name}: "
-        if variable.name == "MODEL_NAME" and _is_preset(text, place):
+        location = f"environment variable {variable.name}: "
+        if variable.name == "MODEL_NAME" and _is_preset(text, location):
             source.presets["model"] = text
         else:
             source.settings.append(_setting(variable.key, text, variable.name))
@@ -92,27 +92,29 @@ def read_environment(environ: Mapping[str, str]) -> Source:
 
 
 def _setting(key: str, text: str, variable: str) -> Setting:
-    place = f"environment variable {variable}: "
+    location = f"environment variable {variable}: "
     leaf, entry = find(key)
-    value: Any = parse(leaf, entry, text, place=place) if leaf.kind != "bool" else _switch(key, text, place)
-    return Setting(leaf, entry, value, Rank.ENVIRONMENT, f"environment {variable}", place, literal=True)
+    value: Any = (
+        parse(leaf, entry, text, location=location) if leaf.value_type != "bool" else _switch(key, text, location)
+    )
+    return Setting(leaf, entry, value, Precedence.ENVIRONMENT, f"environment {variable}", location, literal=True)
 
 
-def _switch(key: str, text: str, place: str) -> bool:
+def _switch(key: str, text: str, location: str) -> bool:
     try:
         return _SWITCH[text.lower()]
     except KeyError:
         raise ConfigError(
-            f"{place}{key} takes true or false; got {text!r}", fix=f"one of {', '.join(_SWITCH)}"
+            f"{location}{key} takes true or false; got {text!r}", fix=f"one of {', '.join(_SWITCH)}"
         ) from None
 
 
-def _is_preset(text: str, place: str) -> bool:
+def _is_preset(text: str, location: str) -> bool:
     names = preset_names("model")
     if text in names:
         return True
     if "/" not in text and not Path(text).is_dir() and (hint := did_you_mean(text, names, form="{}")):
         raise ConfigError(
-            f"{place}{text!r} is neither a model preset, nor ORGANISATION/MODEL, nor a folder here", fix=hint
+            f"{location}{text!r} is neither a model preset, nor ORGANISATION/MODEL, nor a folder here", fix=hint
         )
     return False

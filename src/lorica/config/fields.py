@@ -18,13 +18,13 @@ from lorica.names import closest
 
 @dataclass(frozen=True)
 class Leaf:
-    """One key. `kind` is text, int, float, bool, list (of texts) or table (name -> `item`).
+    """One key. `value_type` is text, int, float, bool, list (of texts) or table (name -> `item`).
 
     `words` are the only texts allowed (for a list: allowed instead of it); `limits` bounds a number or, for a
     table, its items. `path`: the text, or for a table each item, is a path."""
 
     key: str
-    kind: Literal["text", "int", "float", "bool", "list", "table"]
+    value_type: Literal["text", "int", "float", "bool", "list", "table"]
     default: Any
     words: Collection[str] = ()
     limits: Meta | None = None
@@ -34,27 +34,27 @@ class Leaf:
     def takes(self, *, item: bool = False) -> str:
         """What this key takes, as the object of a sentence: "a whole number, at least 1". item: one entry of
         a table."""
-        if item and self.kind == "table":
+        if item and self.value_type == "table":
             return "text" if self.item == "text" else _number("a whole number", self.limits)
         words = ", ".join(word or "'' (empty)" for word in self.words)
-        if self.kind == "list":
+        if self.value_type == "list":
             return "a list of texts" + (f", or {words}" if words else "")
-        if self.kind == "table":
+        if self.value_type == "table":
             return "a table of names and " + ("texts" if self.item == "text" else _number("whole numbers", self.limits))
         if words:
             return f"one of {words}"
-        if self.kind == "text":
+        if self.value_type == "text":
             return "text"
-        if self.kind == "bool":
+        if self.value_type == "bool":
             return "true or false"
-        return _number("a whole number" if self.kind == "int" else "a number", self.limits)
+        return _number("a whole number" if self.value_type == "int" else "a number", self.limits)
 
 
-def _number(kind: str, limits: Meta | None) -> str:
+def _number(number: str, limits: Meta | None) -> str:
     if limits is None:
-        return kind
+        return number
     bounds = (("at least", limits.ge), ("above", limits.gt), ("at most", limits.le), ("below", limits.lt))
-    return f"{kind}, " + " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
+    return f"{number}, " + " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
 
 
 def within(value: float, limits: Meta | None) -> bool:
@@ -114,8 +114,8 @@ def _leaf(key: str, hint: Any, default: Any) -> Leaf:
         item, bounds = arguments[1], None
         if typing.get_origin(item) is Annotated:
             item, bounds = typing.get_args(item)
-        kind: Literal["text", "int"] = "int" if item is int else "text"
-        return Leaf(key, "table", default, item=kind, limits=bounds, path=_is_path(bounds))
+        item_type: Literal["text", "int"] = "int" if item is int else "text"
+        return Leaf(key, "table", default, item=item_type, limits=bounds, path=_is_path(bounds))
     if origin is list:
         return Leaf(key, "list", default)
     if origin is types.UnionType or origin is typing.Union:  # a list, or words that stand for one
@@ -131,37 +131,37 @@ def _is_path(limits: Meta | None) -> bool:
     return limits is not None and "path" in (limits.extra or ())
 
 
-def find(key: str, *, place: str = "") -> tuple[Leaf, str]:
+def find(key: str, *, location: str = "") -> tuple[Leaf, str]:
     """The leaf that a dotted key sets, and the entry's name where the leaf is a table.
 
     Everything behind a table's key is the entry's name, dots included: `lora.rank_pattern.layers.0.q_proj`.
-    place: put before the message, to say where the key stands.
+    location: put before the message, to say where the key stands.
     Raises ConfigError for an unknown key, with the closest known ones.
     """
     table = leaves()
     if key in table:
         return table[key], ""
     for leaf in table.values():
-        if leaf.kind == "table" and key.startswith(leaf.key + ".") and len(key) > len(leaf.key) + 1:
+        if leaf.value_type == "table" and key.startswith(leaf.key + ".") and len(key) > len(leaf.key) + 1:
             return leaf, key[len(leaf.key) + 1 :]
     if key in sections():
         inside = ", ".join(name for name in table if name.startswith(key + "."))
-        raise ConfigError(f"{place}{key} is a section, not a key", fix=f"set one of its keys: {inside}")
-    raise ConfigError(f"{place}unknown configuration key {key!r}", fix=_closest_keys(key))
+        raise ConfigError(f"{location}{key} is a section, not a key", fix=f"set one of its keys: {inside}")
+    raise ConfigError(f"{location}unknown configuration key {key!r}", fix=_closest_keys(key))
 
 
 def _closest_keys(key: str) -> str:
-    known = list(leaves())
+    keys = list(leaves())
     last = key.rpartition(".")[2]
-    found = [*_closest_entries(key), *(name for name in known if name.rpartition(".")[2] == last)]
-    if not found:
+    candidates = [*_closest_entries(key), *(name for name in keys if name.rpartition(".")[2] == last)]
+    if not candidates:
         # config=FILE is no key, but a word
-        found = list(filter(None, [closest(key, [*known, "config"], least_ratio=0.75)]))
-    if not found:
-        end = closest(last, {name.rpartition(".")[2] for name in known}, least_ratio=0.75)
-        found = [name for name in known if name.rpartition(".")[2] == end]
-    if found:
-        return f"did you mean {' or '.join(list(dict.fromkeys(found))[:3])}?"
+        candidates = list(filter(None, [closest(key, [*keys, "config"], least_ratio=0.75)]))
+    if not candidates:
+        end = closest(last, {name.rpartition(".")[2] for name in keys}, least_ratio=0.75)
+        candidates = [name for name in keys if name.rpartition(".")[2] == end]
+    if candidates:
+        return f"did you mean {' or '.join(list(dict.fromkeys(candidates))[:3])}?"
     section = key.partition(".")[0]
     hint = ""
     if section not in sections():
@@ -170,16 +170,16 @@ def _closest_keys(key: str) -> str:
     if section and "." not in key:
         return hint.strip()
     if section:
-        return f"{hint}the keys of {section}: " + ", ".join(name for name in known if name.startswith(section + "."))
+        return f"{hint}the keys of {section}: " + ", ".join(name for name in keys if name.startswith(section + "."))
     return "`lorica config` lists all keys"
 
 
 def _closest_entries(key: str) -> list[str]:
     """An entry of a table whose name is misspelt: `dta.algebra` is close to `data.algebra`."""
-    parts = key.split(".")
-    tables = {leaf.key for leaf in leaves().values() if leaf.kind == "table"}
-    for count in range(len(parts) - 1, 0, -1):
-        close = closest(".".join(parts[:count]), tables, least_ratio=0.75)
+    segments = key.split(".")
+    tables = {leaf.key for leaf in leaves().values() if leaf.value_type == "table"}
+    for count in range(len(segments) - 1, 0, -1):
+        close = closest(".".join(segments[:count]), tables, least_ratio=0.75)
         if close and close.count(".") == count - 1:
-            return [".".join([close, *parts[count:]])]
+            return [".".join([close, *segments[count:]])]
     return []

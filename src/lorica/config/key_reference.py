@@ -86,8 +86,8 @@ run_dir: runs/${model.name}
 
 def document() -> str:
     """The whole page as Markdown."""
-    parts = [_HEAD, _environment(), _presets(), "## Keys\n", *_keys()]
-    return "\n".join(parts)
+    sections = [_HEAD, _environment(), _presets(), "## Keys\n", *_keys()]
+    return "\n".join(sections)
 
 
 def _environment() -> str:

@@ -14,7 +14,7 @@ from lorica.config.presets import GROUPS, check_preset, preset_names
 from lorica.errors import ConfigError
 
 
-class Rank(IntEnum):
+class Precedence(IntEnum):
     """Who wins over whom, from the weakest to the strongest."""
 
     SCHEMA = 0
@@ -29,15 +29,15 @@ class Rank(IntEnum):
 class Setting:
     """`value` for one key (`entry` names the entry where `leaf` is a table), not yet checked.
 
-    origin: who set it, for people. place: put before an error message. literal: "${...}" in it is plain text.
+    origin: who set it, for people. location: put before an error message. literal: "${...}" in it is plain text.
     """
 
     leaf: Leaf
     entry: str
     value: Any
-    rank: Rank
+    rank: Precedence
     origin: str
-    place: str = ""
+    location: str = ""
     literal: bool = False
 
     @property
@@ -46,7 +46,7 @@ class Setting:
 
 
 @dataclass
-class Source:
+class ConfigSource:
     """What one source says: group -> preset, and settings in their order."""
 
     presets: dict[str, str] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Source:
 
 
 @dataclass
-class CommandLine(Source):
+class CommandLine(ConfigSource):
     """A command line: presets, settings, and the configuration files it names."""
 
     files: list[str] = field(default_factory=list)
@@ -75,7 +75,7 @@ def read_command_line(overrides: Sequence[str]) -> CommandLine:
         else:
             leaf, entry = find(key)
             value = parse(leaf, entry, text)
-            line.settings.extend(spread(leaf, entry, value, rank=Rank.COMMAND_LINE, origin="command line"))
+            line.settings.extend(spread(leaf, entry, value, rank=Precedence.COMMAND_LINE, origin="command line"))
     return line
 
 
@@ -91,7 +91,7 @@ def read_arguments(arguments: Mapping[str, object]) -> CommandLine:
             line.presets[key] = check_preset(key, str(value))
         else:
             leaf, entry = find(key)
-            settings = spread(leaf, entry, _plain(value), rank=Rank.COMMAND_LINE, origin="argument", literal=True)
+            settings = spread(leaf, entry, _plain(value), rank=Precedence.COMMAND_LINE, origin="argument", literal=True)
             line.settings.extend(settings)
     return line
 
@@ -126,32 +126,34 @@ def _example(word: str) -> str:
 
 
 def spread(
-    leaf: Leaf, entry: str, value: Any, *, rank: Rank, origin: str, place: str = "", literal: bool = False
+    leaf: Leaf, entry: str, value: Any, *, rank: Precedence, origin: str, location: str = "", literal: bool = False
 ) -> Iterator[Setting]:
     """The settings that a value makes: one for each entry of a whole table, one otherwise."""
-    if leaf.kind == "table" and not entry and isinstance(value, Mapping):
+    if leaf.value_type == "table" and not entry and isinstance(value, Mapping):
         for name, item in value.items():
             if not isinstance(name, str) or not name:
-                raise ConfigError(f"{place}{leaf.key}: the name {name!r} is not a text", fix=f"quote it: '{name}'")
+                raise ConfigError(f"{location}{leaf.key}: the name {name!r} is not a text", fix=f"quote it: '{name}'")
             own, entry = find(f"{leaf.key}.{name}")  # a name in a table may be a key of its own
-            yield Setting(own, entry, item, rank, origin, place, literal)
+            yield Setting(own, entry, item, rank, origin, location, literal)
     else:
-        yield Setting(leaf, entry, value, rank, origin, place, literal)
+        yield Setting(leaf, entry, value, rank, origin, location, literal)
 
 
-def flatten(tree: Mapping[Any, Any], *, rank: Rank, origin: str, place: str, prefix: str = "") -> Iterator[Setting]:
+def flatten(
+    tree: Mapping[Any, Any], *, rank: Precedence, origin: str, location: str, prefix: str = ""
+) -> Iterator[Setting]:
     """The settings in nested values, as YAML files hold them. Raises ConfigError for unknown keys."""
     for name, value in tree.items():
         key = f"{prefix}{name}"
         if key not in sections() or key in leaves():
-            leaf, entry = find(key, place=place)
-            yield from spread(leaf, entry, value, rank=rank, origin=origin, place=place)
+            leaf, entry = find(key, location=location)
+            yield from spread(leaf, entry, value, rank=rank, origin=origin, location=location)
         elif isinstance(value, Mapping):
-            yield from flatten(value, rank=rank, origin=origin, place=place, prefix=key + ".")
+            yield from flatten(value, rank=rank, origin=origin, location=location, prefix=key + ".")
         elif value is not None:  # a section whose keys are all commented out is empty
             fix = (
                 f"choose a preset under `defaults:` as `- {key}: {value}`"
                 if key in GROUPS
                 else f"nest keys under {key}:"
             )
-            raise ConfigError(f"{place}{key} is a section of keys; got {value!r}", fix=fix)
+            raise ConfigError(f"{location}{key} is a section of keys; got {value!r}", fix=fix)

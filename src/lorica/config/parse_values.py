@@ -19,24 +19,24 @@ _CLOSING = {"[": "]", "{": "}", "(": ")"}
 _ESCAPABLE = ",:[]{}'\""
 
 
-def parse(leaf: Leaf, entry: str, text: str, *, place: str = "") -> Any:
+def parse(leaf: Leaf, entry: str, text: str, *, location: str = "") -> Any:
     """The text right of an override's "=" as a plain value, not yet checked against the type.
 
     entry: the entry's name where `leaf` is a table and the override sets one entry.
-    place: put before messages. Raises ConfigError for text outside the grammar.
+    location: put before messages. Raises ConfigError for text outside the grammar.
     """
-    if leaf.kind == "table" and not entry:
-        return _parse_table(leaf, text, place)
-    kind = leaf.item if leaf.kind == "table" else leaf.kind
-    if kind == "text":
+    if leaf.value_type == "table" and not entry:
+        return _parse_table(leaf, text, location)
+    value_type = leaf.item if leaf.value_type == "table" else leaf.value_type
+    if value_type == "text":
         return unquote(text)
-    if kind == "list":
+    if value_type == "list":
         if (word := unquote(text)) in leaf.words:
             return word
         if text.startswith("${") and text.endswith("}"):
             return text
-        return _parse_list(leaf, text, place)
-    return _parse_number(leaf.key, leaf.takes(item=True), text, place)
+        return _parse_list(leaf, text, location)
+    return _parse_number(leaf.key, leaf.takes(item=True), text, location)
 
 
 def unquote(text: str) -> str:
@@ -49,44 +49,44 @@ def unquote(text: str) -> str:
     return inner.replace("\\" + quote, quote)
 
 
-def _parse_list(leaf: Leaf, text: str, place: str) -> list[str]:
+def _parse_list(leaf: Leaf, text: str, location: str) -> list[str]:
     if not (text.startswith("[") and text.endswith("]")):
         raise ConfigError(
-            f"{place}{leaf.key} takes {leaf.takes()}; got {text!r}",
+            f"{location}{leaf.key} takes {leaf.takes()}; got {text!r}",
             fix=f"write the list in brackets: {leaf.key}=[{text}]",
         )
-    return [_item_text(part) for part in _items(leaf.key, text, place)]
+    return [_item_text(item) for item in _items(leaf.key, text, location)]
 
 
-def _parse_table(leaf: Leaf, text: str, place: str) -> dict[str, Any]:
+def _parse_table(leaf: Leaf, text: str, location: str) -> dict[str, Any]:
     if not (text.startswith("{") and text.endswith("}")):
         raise ConfigError(
-            f"{place}{leaf.key} takes {leaf.takes()}; got {text!r}",
+            f"{location}{leaf.key} takes {leaf.takes()}; got {text!r}",
             fix=f"name the entry: {leaf.key}.NAME={text}",
         )
     table: dict[str, Any] = {}
-    for part in _items(leaf.key, text, place):
-        name = next(_split(part, ":", at_most=1))
-        value = part[len(name) + 1 :].strip()
-        if len(name) == len(part) or not name.strip():
-            raise ConfigError(f"{place}{leaf.key}: {part!r} is not NAME:VALUE", fix=f"{leaf.key}={{name:value}}")
+    for item in _items(leaf.key, text, location):
+        name = next(_split(item, ":", at_most=1))
+        value = item[len(name) + 1 :].strip()
+        if len(name) == len(item) or not name.strip():
+            raise ConfigError(f"{location}{leaf.key}: {item!r} is not NAME:VALUE", fix=f"{leaf.key}={{name:value}}")
         clean = _item_text(name)
         table[clean] = (
             _item_text(value)
             if leaf.item == "text"
-            else _parse_number(f"{leaf.key}.{clean}", leaf.takes(item=True), value, place)
+            else _parse_number(f"{leaf.key}.{clean}", leaf.takes(item=True), value, location)
         )
     return table
 
 
-def _items(key: str, text: str, place: str) -> list[str]:
+def _items(key: str, text: str, location: str) -> list[str]:
     inner = text[1:-1]
     if not inner.strip():
         return []
-    parts = [part.strip() for part in _split(inner, ",")]
-    if "" in parts:
-        raise ConfigError(f"{place}{key}: an item of {text!r} is empty", fix="remove the extra comma, or write ''")
-    return parts
+    items = [item.strip() for item in _split(inner, ",")]
+    if "" in items:
+        raise ConfigError(f"{location}{key}: an item of {text!r} is empty", fix="remove the extra comma, or write ''")
+    return items
 
 
 def _split(text: str, separator: str, at_most: int = -1) -> Iterator[str]:
@@ -111,21 +111,21 @@ def _split(text: str, separator: str, at_most: int = -1) -> Iterator[str]:
     yield text[start:]
 
 
-def _item_text(part: str) -> str:
-    part = part.strip()
-    if (bare := unquote(part)) != part:
+def _item_text(text: str) -> str:
+    text = text.strip()
+    if (bare := unquote(text)) != text:
         return bare
     for letter in _ESCAPABLE:
-        part = part.replace("\\" + letter, letter)
-    return part
+        text = text.replace("\\" + letter, letter)
+    return text
 
 
-def _parse_number(key: str, takes: str, text: str, place: str) -> Any:
+def _parse_number(key: str, takes: str, text: str, location: str) -> Any:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Glob, Sweep
     from hydra.errors import HydraException
 
-    wrong = f"{place}{key} takes {takes}; got {text!r}"
+    wrong = f"{location}{key} takes {takes}; got {text!r}"
     if "\n" in text or not text.strip():
         raise ConfigError(wrong)
     try:
@@ -137,35 +137,35 @@ def _parse_number(key: str, takes: str, text: str, place: str) -> Any:
     return value
 
 
-def coerce(leaf: Leaf, entry: str, value: Any, *, place: str = "") -> Any:
+def coerce(leaf: Leaf, entry: str, value: Any, *, location: str = "") -> Any:
     """A plain value as the type its key takes; nothing is rounded, cut or guessed.
 
     Raises ConfigError with the key, what was got and what is allowed.
     """
     key = f"{leaf.key}.{entry}" if entry else leaf.key
-    _refuse_misspelt(leaf, entry, value, place)
-    fix = f"the default is {leaf.key}={show(leaf.default)}" if leaf.kind != "table" else ""
+    _refuse_misspelt(leaf, entry, value, location)
+    fix = f"the default is {leaf.key}={show(leaf.default)}" if leaf.value_type != "table" else ""
     table, _, name = leaf.key.rpartition(".")
     if table in leaves():
         fix += f"; {leaf.key} is a key, so an entry {name!r} of {table} needs another name"
-    if leaf.kind == "list" and isinstance(value, list):
+    if leaf.value_type == "list" and isinstance(value, list):
         for item in value:
             if not isinstance(item, str) or not item:
                 quoting = f"quote it: '{show(item)}'" if isinstance(item, bool | int | float) else fix
-                raise ConfigError(f"{place}{key} takes {leaf.takes()}; one item is {_quoted(item)}", fix=quoting)
+                raise ConfigError(f"{location}{key} takes {leaf.takes()}; one item is {_quoted(item)}", fix=quoting)
         return list(value)
-    kind = leaf.item if leaf.kind == "table" else leaf.kind
-    checked = _scalar(leaf, kind, value)
+    value_type = leaf.item if leaf.value_type == "table" else leaf.value_type
+    checked = _scalar(leaf, value_type, value)
     if checked is None:
-        if kind == "text" and isinstance(value, bool | int | float):
+        if value_type == "text" and isinstance(value, bool | int | float):
             fix = f"quote it: '{show(value)}'"
         elif isinstance(value, str) and (hint := _hint(value, leaf.words)):
             fix = f"{hint} {fix[:1].upper()}{fix[1:]}"
         elif value is None:
-            fix = "leave the key out, or write '' for an empty text" if kind == "text" else "leave the key out"
-        raise ConfigError(f"{place}{key} takes {leaf.takes(item=bool(entry))}; got {_quoted(value)}", fix=fix)
-    if leaf.kind == "table" and kind == "text" and checked == "":
-        raise ConfigError(f"{place}{key} is empty", fix=f"write {key}=VALUE, or leave the key out")
+            fix = "leave the key out, or write '' for an empty text" if value_type == "text" else "leave the key out"
+        raise ConfigError(f"{location}{key} takes {leaf.takes(item=bool(entry))}; got {_quoted(value)}", fix=fix)
+    if leaf.value_type == "table" and value_type == "text" and checked == "":
+        raise ConfigError(f"{location}{key} is empty", fix=f"write {key}=VALUE, or leave the key out")
     return checked
 
 
@@ -176,13 +176,13 @@ def check_section(name: str, section: Any) -> None:
         coerce(leaf, "", getattr(section, field.name))
 
 
-def _refuse_misspelt(leaf: Leaf, entry: str, value: Any, place: str) -> None:
+def _refuse_misspelt(leaf: Leaf, entry: str, value: Any, location: str) -> None:
     """An entry of a table that is nearly one of the table's own keys and holds one of its words is meant to be it."""
     for name in own_keys(leaf.key) if entry else ():
         words = leaves()[f"{leaf.key}.{name}"].words
         if difflib.SequenceMatcher(None, entry.casefold(), name).ratio() > 0.7 and str(value).casefold() in words:
             raise ConfigError(
-                f"{place}unknown configuration key '{leaf.key}.{entry}'", fix=f"did you mean {leaf.key}.{name}?"
+                f"{location}unknown configuration key '{leaf.key}.{entry}'", fix=f"did you mean {leaf.key}.{name}?"
             )
 
 
@@ -193,17 +193,17 @@ def _hint(text: str, words: Collection[str]) -> str:
     return did_you_mean(begun[0] if begun else low, words, form="{}", cutoff=0.5)
 
 
-def _scalar(leaf: Leaf, kind: str, value: Any) -> Any:
-    """The value as `kind`, or None where it is not one."""
-    if kind == "text":
+def _scalar(leaf: Leaf, value_type: str, value: Any) -> Any:
+    """The value as `value_type`, or None where it is not one."""
+    if value_type == "text":
         return value if isinstance(value, str) and (not leaf.words or value in leaf.words) else None
-    if kind == "list":  # a word that stands for one
+    if value_type == "list":  # a word that stands for one
         return value if isinstance(value, str) and value in leaf.words else None
-    if kind == "bool":
+    if value_type == "bool":
         return value if isinstance(value, bool) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if kind == "int":
+    if value_type == "int":
         return value if isinstance(value, int) and within(value, leaf.limits) else None
     return float(value) if abs(value) <= sys.float_info.max and within(value, leaf.limits) else None
 

@@ -25,7 +25,7 @@ def preset_names(group: str) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (FOLDER / group).glob("*.yaml")))
 
 
-def check_preset(group: str, name: str, *, place: str = "") -> str:
+def check_preset(group: str, name: str, *, location: str = "") -> str:
     """The name, if the group has such a preset. Raises ConfigError with the closest one and all of them if
     not."""
     names = preset_names(group)
@@ -34,7 +34,7 @@ def check_preset(group: str, name: str, *, place: str = "") -> str:
     fix = did_you_mean(name, names, form="{}")
     if group == "model" and not fix:
         fix = f"for a Hugging Face id or a folder write model.path={name or 'FOLDER'}"
-    raise ConfigError(f"{place}unknown preset {group}={name}; there are: {', '.join(names)}", fix=fix)
+    raise ConfigError(f"{location}unknown preset {group}={name}; there are: {', '.join(names)}", fix=fix)
 
 
 @dataclass(frozen=True)

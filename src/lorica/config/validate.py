@@ -22,8 +22,8 @@ class _Facts:
     def __getitem__(self, key: str) -> str:
         """`key=value (origin)`, as messages name a value."""
         value: Any = self.config
-        for part in key.split("."):
-            value = getattr(value, part)
+        for segment in key.split("."):
+            value = getattr(value, segment)
         shown = str(value).lower() if isinstance(value, bool) else value
         origin = self.origins.get(key, "")
         return f"{key}={shown}" + (f" ({origin})" if origin else "")
@@ -42,27 +42,27 @@ def check(config: Config, origins: Mapping[str, str]) -> None:
 
 def _check_task(config: Config, facts: _Facts) -> None:
     task = config.task
-    asked = load_task(task.name)
-    if task.method not in asked.methods:
+    behaviour = load_task(task.name)
+    if task.method not in behaviour.methods:
         raise ConfigError(
-            f"{facts['task.method']} is not a method of {facts['task.name']}; it has {', '.join(asked.methods)}",
+            f"{facts['task.method']} is not a method of {facts['task.name']}; it has {', '.join(behaviour.methods)}",
             fix=f"task={task.name} chooses the method that fits",
         )
-    styles = ", ".join(filter(None, asked.styles))
+    styles = ", ".join(filter(None, behaviour.styles))
     if not task.style and styles:
         raise ConfigError(
-            f"task.style is empty; {task.name} needs one of {styles}", fix=f"task.style={asked.styles[0]}"
+            f"task.style is empty; {task.name} needs one of {styles}", fix=f"task.style={behaviour.styles[0]}"
         )
-    if task.style not in asked.styles:
+    if task.style not in behaviour.styles:
         owners = [name for name in TASKS if task.style in load_task(name).styles]
         raise ConfigError(
             f"{facts['task.style']} is a style of {' and '.join(owners)}; {facts['task.name']} has {styles or 'none'}",
             fix=f"leave task.style out, and choose the task with task={task.name}",
         )
-    both = {label.casefold() for label in task.positive_labels} & {label.casefold() for label in task.negative_labels}
-    if both:
+    shared = {label.casefold() for label in task.positive_labels} & {label.casefold() for label in task.negative_labels}
+    if shared:
         raise ConfigError(
-            f"{min(both)!r} is in both {facts['task.positive_labels']} and {facts['task.negative_labels']}",
+            f"{min(shared)!r} is in both {facts['task.positive_labels']} and {facts['task.negative_labels']}",
             fix="each label means one thing",
         )
     twice = sorted(set(task.columns) & set(task.constants))
