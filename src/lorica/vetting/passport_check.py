@@ -255,7 +255,7 @@ def _against_prompts(recorded: Mapping[str, str], origin: str, thinking: bool, f
         findings.append(
             finding(
                 "L346",
-                f"{folder.name}: {encoder.tokenizer_digest[:19]}...",
+                f"the tokenizer in {folder.name} is another one ({encoder.tokenizer_digest[:19]}...)",
                 expected=f"{shown(recorded['tokenizer'])[:19]}...",
                 file=PASSPORT_NAME,
             )
@@ -270,7 +270,8 @@ def _against_prompts(recorded: Mapping[str, str], origin: str, thinking: bool, f
         findings.append(
             finding(
                 "L347",
-                f"{folder.name}: {encoder.template_digest[:19]}... from {Path(encoder.template_origin).name}",
+                f"the template in {folder.name} is another one ({encoder.template_digest[:19]}..., from "
+                f"{Path(encoder.template_origin).name})",
                 expected=f"{shown(recorded['template'])[:19]}...",
                 file=PASSPORT_NAME,
             )
@@ -319,7 +320,7 @@ def _check_record(specimen: RawAdapter, base: Path | None) -> list[Finding]:
         findings.append(
             finding(
                 "L345",
-                f"{base.name}: {digest[:19]}...",
+                f"the weights in {base.name} are not those it was trained on ({digest[:19]}...)",
                 expected=f"{shown(texts['digest.base'])[:19]}..., by {TRAINING_RECORD}",
                 file=TRAINING_RECORD,
                 facts={"recorded_base": plain_name(texts.get("model", ""))},
