@@ -88,6 +88,14 @@ def test_what_was_scored_is_not_scored_again_and_leaves_nothing_behind(
     assert engine._adapters == {}  # type: ignore[attr-defined]
 
 
+def test_what_was_never_asked_is_not_asked_for_the_report(
+    trained: Path, bases: tuple[Path, Path], held_out: tuple[Row, ...], tmp_path: Path
+) -> None:
+    measured = measurement(bases[0], trained, held_out, tmp_path)
+    measured.adapter.close()  # as where canaries alone decided a diagnosis
+    assert measured.so_far().n == 0
+
+
 def test_the_error_of_an_auc() -> None:
     """Hanley and McNeil's figures for an AUC of 0.5 are those of the rank sum: (n + m + 1) / (12 n m)."""
     assert auc_error(0.5, 40, 60) == pytest.approx(np.sqrt(101 / (12 * 40 * 60)), rel=0.01)
