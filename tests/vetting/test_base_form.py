@@ -17,7 +17,7 @@ from torch import Tensor  # noqa: E402
 
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.vetting.base.collect_subspaces import collect_subspaces  # noqa: E402
-from lorica.vetting.base.conversion_faults import Form, check_form  # noqa: E402
+from lorica.vetting.base.conversion_faults import BaseForm, check_conversion_fault  # noqa: E402
 
 Weights = dict[str, Tensor]
 
@@ -77,9 +77,9 @@ def with_a_stranger(weights: Weights) -> Weights:
 
 def test_a_sound_base_is_in_its_form() -> None:
     form = collect_subspaces(locate_model("embedded:lorica_tiny", environ={})).form
-    assert form.other == ""
-    assert form.follows > 0.5
-    assert check_form(form) == []
+    assert form.other_form == ""
+    assert form.text_gain > 0.5
+    assert check_conversion_fault(form) == []
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_sound_base_is_in_its_form() -> None:
     ids=["norms", "rotary", "rotary-of-k", "averaged"],
 )
 def test_a_spoilt_base_is_named(change: Callable[[Weights], Weights], code: str, says: str, tmp_path: Path) -> None:
-    (found,) = check_form(collect_subspaces(changed(tmp_path / "base", change)).form)
+    (found,) = check_conversion_fault(collect_subspaces(changed(tmp_path / "base", change)).form)
     assert (found.code, found.severity) == (code, "reject" if code == "L329" else "warn")
     assert says in found.seen
 
@@ -106,6 +106,8 @@ def test_what_was_tried_is_taken_back(tmp_path: Path) -> None:
 
 
 def test_guessing_evenly_and_the_unknown_are_not_called_a_failed_merge() -> None:
-    assert check_form(Form()) == []
-    assert check_form(Form(loss=8.7, elsewhere=8.7, even=8.7)) == []
-    assert [each.code for each in check_form(Form(loss=7.0, elsewhere=8.0, even=8.7))] == ["L319"]
+    assert check_conversion_fault(BaseForm()) == []
+    assert check_conversion_fault(BaseForm(loss=8.7, shifted_loss=8.7, uniform_loss=8.7)) == []
+    assert [each.code for each in check_conversion_fault(BaseForm(loss=7.0, shifted_loss=8.0, uniform_loss=8.7))] == [
+        "L319"
+    ]

@@ -13,7 +13,7 @@ from tests.vetting.specimens import specimen_of
 from lorica.adapters.arrays import Floats
 from lorica.adapters.header import header_bytes
 from lorica.vetting.base.base_fit import check_fit
-from lorica.vetting.base.quantization_levels import FEW, check_levels, levels
+from lorica.vetting.base.quantization_levels import FEW, check_quantization_levels, quantization_levels
 from lorica.vetting.diagnosis.finding_likelihoods import finding_likelihoods
 from lorica.vetting.findings import Finding
 
@@ -65,25 +65,25 @@ def rounded(bits: int) -> Callable[[Floats], Floats]:
 
 def test_a_trained_base_has_many_levels(tmp_path: Path) -> None:
     base, _ = make_base(tmp_path / "base")
-    assert levels(base) == 32
-    assert check_levels(base) == []
+    assert quantization_levels(base) == 32
+    assert check_quantization_levels(base) == []
 
 
 @pytest.mark.parametrize(("bits", "severity"), [(2, "warn"), (3, "warn"), (4, "note")])
 def test_one_that_was_rounded_is_named(tmp_path: Path, bits: int, severity: str) -> None:
     base, _ = make_base(tmp_path / "base", rounded(bits))
-    (found,) = check_levels(base)
+    (found,) = check_quantization_levels(base)
     assert (found.code, found.severity) == ("L333", severity)
     assert finding_likelihoods(found)["wrong_revision"] > (5 if severity == "warn" else 0)
 
 
 def test_eight_bits_and_zeros_are_no_news(tmp_path: Path) -> None:
-    assert check_levels(make_base(tmp_path / "eight", rounded(8))[0]) == []
+    assert check_quantization_levels(make_base(tmp_path / "eight", rounded(8))[0]) == []
     zero, _ = make_base(tmp_path / "zero", np.zeros_like)
-    assert levels(zero) is None
+    assert quantization_levels(zero) is None
     pruned, _ = make_base(tmp_path / "pruned", lambda one: np.where(np.abs(one) < 0.04, 0, one).astype(np.float32))
-    assert (levels(pruned) or 0) > FEW
-    assert check_levels(tmp_path / "nowhere") == []
+    assert (quantization_levels(pruned) or 0) > FEW
+    assert check_quantization_levels(tmp_path / "nowhere") == []
 
 
 def judged(tmp_path: Path, halves: Callable[[Floats], tuple[Floats, Floats]]) -> list[Finding]:

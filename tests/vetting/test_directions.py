@@ -31,7 +31,7 @@ from lorica.vetting.base.activation_subspaces import (  # noqa: E402
     empty_subspace,
     principal_subspace,
 )
-from lorica.vetting.base.layer_consistency import strangers  # noqa: E402
+from lorica.vetting.base.layer_consistency import outlier_layers  # noqa: E402
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_layers_are_linked_alike_by_rows_and_by_second_moments() -> None:
             return np.asarray(mixed / np.linalg.norm(mixed), np.float32)
 
         parts = {layer: node(other if layer == 2 else own) for layer in range(-1, 6)}
-        assert strangers(parts) == (2,)
+        assert outlier_layers(parts) == (2,)
 
 
 def test_a_bfloat16_decoder_is_multiplied_in_float32_with_its_gradients() -> None:

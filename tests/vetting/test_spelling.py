@@ -13,7 +13,7 @@ from tests.vetting.specimens import codes, pairs, specimen
 
 import lorica.models
 from lorica.vetting.base.base_fit import check_fit
-from lorica.vetting.base.tokenizer_roundtrip import SPELT, check_spelling, spelt
+from lorica.vetting.base.tokenizer_roundtrip import MIN_ROUNDTRIP_SHARE, check_tokenizer_roundtrip, roundtrip_share
 
 TINY = Path(lorica.models.__file__).parent / "lorica_tiny"
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "tokenizers"
@@ -35,24 +35,24 @@ def changed(folder: Path, **parts: Any) -> Path:
 
 
 def test_a_sound_tokenizer_writes_its_vocabulary() -> None:
-    found = spelt(TINY / "tokenizer.json")
+    found = roundtrip_share(TINY / "tokenizer.json")
     assert found is not None
     assert found[0] > 0.98
-    assert check_spelling(TINY) == []
+    assert check_tokenizer_roundtrip(TINY) == []
 
 
 @pytest.mark.parametrize("parts", [{"merges": 0.1}, {"normalizer": MARKS}, {"normalizer": {**MARKS, "content": ""}}])
 def test_one_that_does_not_is_named(tmp_path: Path, parts: dict[str, Any]) -> None:
     base = changed(tmp_path / "base", **parts)
-    (found,) = check_spelling(base)
+    (found,) = check_tokenizer_roundtrip(base)
     assert (found.code, found.severity) == ("L318", "warn")
-    assert found.facts["share"] < SPELT
+    assert found.facts["share"] < MIN_ROUNDTRIP_SHARE
     found_with_all = check_fit(*specimen(pairs({"self_attn.q_proj": (48, 48)}, [0]), {}), base)
     assert "L318" in codes(found_with_all)
 
 
 def test_what_a_tokenizer_may_change_by_right(tmp_path: Path) -> None:
-    assert check_spelling(changed(tmp_path / "base", normalizer={"type": "NFC"})) == []
+    assert check_tokenizer_roundtrip(changed(tmp_path / "base", normalizer={"type": "NFC"})) == []
 
 
 @pytest.mark.skipif(not REAL, reason="the folder shared/data/tokenizers is not beside the repository")
@@ -62,8 +62,8 @@ def test_real_tokenizers_give_no_alarm(tmp_path: Path) -> None:
         folder = tmp_path / path.parent.name
         folder.mkdir()
         (folder / "tokenizer.json").write_bytes(gzip.decompress(path.read_bytes()))
-        assert check_spelling(folder) == [], path.parent.name
-        judged += spelt(folder / "tokenizer.json") is not None
+        assert check_tokenizer_roundtrip(folder) == [], path.parent.name
+        judged += roundtrip_share(folder / "tokenizer.json") is not None
     assert judged >= 2
 
 
@@ -73,5 +73,5 @@ def test_real_tokenizers_give_no_alarm(tmp_path: Path) -> None:
 )
 def test_a_broken_file_says_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokenizer.json").write_text(text)
-    assert check_spelling(tmp_path) == []
-    assert check_spelling(tmp_path / "nowhere") == []
+    assert check_tokenizer_roundtrip(tmp_path) == []
+    assert check_tokenizer_roundtrip(tmp_path / "nowhere") == []

@@ -26,7 +26,7 @@ from lorica.vetting.base.activation_subspaces import ActivationSubspaces
 from lorica.vetting.base.alignment import align, collect_subspaces
 from lorica.vetting.base.alignment_findings import check_alignment
 from lorica.vetting.base.base_fit import check_fit
-from lorica.vetting.base.base_loss import check_sense, sense
+from lorica.vetting.base.base_loss import base_loss, check_base_loss
 from lorica.vetting.base.fit_identity import names_settled
 from lorica.vetting.behaviour import judge_behaviour
 from lorica.vetting.canary_findings import check_canaries
@@ -94,7 +94,7 @@ class BaseChecker:
     @cached_property
     def _sense(self) -> list[Finding]:
         engine = self._session.engine(more_than_pairs=False)
-        return check_sense(sense(engine, self._session.encoder(), self._settings.base))
+        return check_base_loss(base_loss(engine, self._session.encoder(), self._settings.base))
 
     def _session_for(self, specimen: RawAdapter) -> ModelSession:
         """Where the adapter is asked: as the setting says, else as its own passport does."""

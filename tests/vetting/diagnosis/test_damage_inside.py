@@ -23,7 +23,7 @@ from lorica.models.locate import locate_model
 from lorica.vetting.base.alignment import Alignment, align, collect_subspaces
 from lorica.vetting.base.alignment_findings import check_alignment
 from lorica.vetting.base.halves import Halves, check_halves
-from lorica.vetting.base.layer_consistency import EMBEDDING, strangers
+from lorica.vetting.base.layer_consistency import EMBEDDING, outlier_layers
 from lorica.vetting.base.layer_permutation import assign, find_layer_permutation
 from lorica.vetting.diagnosis import Diagnosis, to_text
 from lorica.vetting.numbers.check_numbers import check_numbers
@@ -82,7 +82,7 @@ def test_a_sound_adapter_is_left_alone(trained: Path, bases: tuple[Path, Path]) 
     found = aligned(trained, bases[0])
     assert codes(found) == set()
     assert found.halves.correlation > 5
-    assert found.halves.strangers == ()
+    assert found.halves.outlier_layers == ()
     # On another base nothing fits, and that is all there is to say.
     assert codes(aligned(trained, bases[1])) == {"L321"}
 
@@ -139,7 +139,7 @@ def test_modules_with_one_a_in_common_are_no_strangers(trained: Path, tmp_path: 
 
 def test_layers_of_another_model_are_found_in_the_base_alone(tmp_path: Path) -> None:
     tiny = locate_model("embedded:lorica_tiny", environ={})
-    assert collect_subspaces(tiny).strangers == ()
+    assert collect_subspaces(tiny).outlier_layers == ()
     shutil.copytree(tiny, tmp_path / "damaged")
     weights = load_file(tiny / "model.safetensors")
     torch.manual_seed(0)
@@ -148,16 +148,16 @@ def test_layers_of_another_model_are_found_in_the_base_alone(tmp_path: Path) -> 
             weights[name] = (torch.randn(tensor.shape) * 0.02).to(tensor.dtype)
     save_file(weights, tmp_path / "damaged" / "model.safetensors", metadata={"format": "pt"})
     found = collect_subspaces(tmp_path / "damaged")
-    assert found.strangers == (2, 3)
-    told = check_halves(Halves(strangers=found.strangers), trained=True)
+    assert found.outlier_layers == (2, 3)
+    told = check_halves(Halves(outlier_layers=found.outlier_layers), trained=True)
     assert [(each.code, each.severity) for each in told] == [("L317", "warn")]
 
 
 def test_layers_that_share_nothing_at_all_were_never_trained() -> None:
     chance = np.random.default_rng(0)
     nodes = {layer: chance.normal(size=(300, 64)).astype(np.float32) for layer in range(EMBEDDING, 4)}
-    assert strangers(nodes) == ()
-    assert strangers({0: nodes[0], 1: nodes[1]}) == ()
+    assert outlier_layers(nodes) == ()
+    assert outlier_layers({0: nodes[0], 1: nodes[1]}) == ()
 
 
 def test_the_best_order_is_found() -> None:

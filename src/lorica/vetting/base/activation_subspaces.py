@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorica.adapters.tensor_map import layer_number
-from lorica.vetting.base.conversion_faults import Form
+from lorica.vetting.base.conversion_faults import BaseForm
 
 Array = NDArray[np.float32]
 
@@ -25,8 +25,8 @@ _OVERSAMPLING, _ITERATIONS = 64, 2
 class Subspace:
     """Principal directions of some vectors of one width, uncentred.
 
-    vectors: [k, width] orthonormal rows. energies: [k] mean squares along them, falling. rest: mean square along each
-    of the other width - k directions.
+    vectors: [k, width] orthonormal rows. energies: [k] mean squares along them, falling. rest_energy: mean square
+    along each of the other width - k directions.
     """
 
     vectors: Array
@@ -41,9 +41,9 @@ class Subspace:
 
 @dataclass(frozen=True)
 class ActivationSubspaces:
-    """What `collect` saw of one base. inputs, outputs: module path -> directions of its inputs and of its output
-    gradients. weights: module path -> Frobenius norm of its weight. hidden, head_dim: widths, 0 where unknown.
-    tokens: how many were run. strangers: layers of the base that have nothing in common with its others. form: whether
+    """What `collect_subspaces` measured of one base. inputs, outputs: module path -> directions of its inputs and of
+    its output gradients. weights: module path -> Frobenius norm of its weight. hidden, head_dim: widths, 0 where
+    unknown. tokens: how many were run. outlier_layers: those that have nothing in common with the others. form: whether
     its weights are as its config says, and its predictions follow its text.
     """
 
@@ -54,8 +54,8 @@ class ActivationSubspaces:
     hidden: int
     head_dim: int
     tokens: int
-    strangers: tuple[int, ...] = ()
-    form: Form = field(default_factory=Form)
+    outlier_layers: tuple[int, ...] = ()
+    form: BaseForm = field(default_factory=BaseForm)
 
     @property
     def layers(self) -> int:

@@ -21,7 +21,7 @@ from lorica.adapters.tensor_map import LoraModule, TensorMap, layer_number
 from lorica.errors import AdapterError
 from lorica.vetting.base.activation_subspaces import ActivationSubspaces, Array, Subspace
 from lorica.vetting.base.collect_subspaces import collect_subspaces
-from lorica.vetting.base.conversion_faults import Form
+from lorica.vetting.base.conversion_faults import BaseForm
 from lorica.vetting.base.factor_correlation import combined_z, factor_correlation
 from lorica.vetting.base.halves import Halves
 from lorica.vetting.base.layer_permutation import find_layer_permutation, layer_table
@@ -69,7 +69,7 @@ class Alignment:
     base: str
     decided: Decision
     halves: Halves = field(default_factory=Halves)
-    form: Form = field(default_factory=Form)
+    form: BaseForm = field(default_factory=BaseForm)
     stream: float = math.nan
     inner: float = math.nan
 
@@ -175,7 +175,7 @@ def _halves(
         null_correlation=combined_z([free for _, free in bonds]),
         correlated_pairs=len(bonds),
         permutation=find_layer_permutation(layers, table),
-        strangers=directions.strangers,
+        outlier_layers=directions.outlier_layers,
     )
 
 

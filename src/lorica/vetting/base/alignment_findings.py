@@ -9,7 +9,7 @@ import numpy as np
 
 from lorica.adapters.tensor_map import layer_number
 from lorica.vetting.base.alignment import INFORMED, MATCH, MISMATCH, Alignment
-from lorica.vetting.base.conversion_faults import check_form
+from lorica.vetting.base.conversion_faults import check_conversion_fault
 from lorica.vetting.base.halves import KNOWING, check_halves
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import numbers
@@ -42,7 +42,7 @@ def check_alignment(alignment: Alignment) -> list[Finding]:
         about_base = [finding("L321", actual, expected=expected, facts=facts)]
     else:
         about_base = [_undecided(alignment, actual, facts)]
-    form, turned = check_form(alignment.form), _turned(alignment)
+    form, turned = check_conversion_fault(alignment.form), _turned(alignment)
     if alignment.decided == "mismatch" or form or turned:  # the base is to blame for what does not fit
         part_findings = form + turned
     else:

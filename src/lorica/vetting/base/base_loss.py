@@ -16,33 +16,33 @@ from lorica.vetting.findings import Finding, finding
 _TEXTS, _TEXT_TOKENS, _LEAD = 12, 96, 16
 # Of the loss of guessing evenly. Sound bases of tools/zoo have 0.59 to 0.70, with untrained weights 1.00, with layers
 # of another model up to 1.01, with permuted tokens 1.21 to 1.24.
-NO_SENSE = 0.95
+MAX_LOSS_RATIO = 0.95
 
 
-def sense(engine: Engine, encoder: Encoder, base: Path) -> float | None:
+def base_loss(engine: Engine, encoder: Encoder, base: Path) -> float | None:
     """The base's loss on plain text over that of guessing evenly; NaN for an output that is no number, None where it
     cannot be told. Raises EngineError and PromptError."""
     size = read_json_object(base / "config.json").get("vocab_size")
     texts = [encoder.encode_choice(text)[:_TEXT_TOKENS] for text in SAMPLE_TEXTS[:_TEXTS]]
-    asked = [
+    requests = [
         ScoreChoices(str(number), tokens[:_LEAD], (tokens[_LEAD:],))
         for number, tokens in enumerate(texts)
         if len(tokens) > 2 * _LEAD
     ]
-    outputs = engine.run(asked)
+    outputs = engine.run(requests)
     if not isinstance(size, int) or size < 2 or not outputs:
         return None
     if any(output.error for output in outputs):
         return math.nan if all("not a number" in output.error for output in outputs) else None
-    count = sum(len(request.choices[0]) for request in asked)
+    count = sum(len(request.choices[0]) for request in requests)
     return -sum(output.logprobs[0] for output in outputs) / count / math.log(size)
 
 
-def check_sense(ratio: float | None) -> list[Finding]:
+def check_base_loss(ratio: float | None) -> list[Finding]:
     """A warning where the base predicts plain text no better than guessing."""
-    if ratio is None or ratio < NO_SENSE:
+    if ratio is None or ratio < MAX_LOSS_RATIO:
         return []
     if math.isnan(ratio):
         return [finding("L316", "its output on plain text is not a number")]
-    seen = f"its loss on plain text is {ratio:.2f} times that of guessing evenly"
-    return [finding("L316", seen, expected="0.3 to 0.8 for a trained model", facts={"ratio": ratio})]
+    actual = f"its loss on plain text is {ratio:.2f} times that of guessing evenly"
+    return [finding("L316", actual, expected="0.3 to 0.8 for a trained model", facts={"ratio": ratio})]

@@ -38,8 +38,8 @@ from lorica.vetting.base.activation_subspaces import (
     empty_subspace,
     principal_subspace,
 )
-from lorica.vetting.base.conversion_faults import Form, find_form, follow
-from lorica.vetting.base.layer_consistency import EMBEDDING, sample, strangers
+from lorica.vetting.base.conversion_faults import BaseForm, find_conversion_fault, text_dependence
+from lorica.vetting.base.layer_consistency import EMBEDDING, outlier_layers, sample_rows
 from lorica.vetting.base.permutation_null import PermutationNull, has_shared_order
 from lorica.vetting.base.sample_text import SAMPLE_TEXTS
 
@@ -130,8 +130,8 @@ def _observe(base: Path, rows: Sequence[Sequence[int]]) -> ActivationSubspaces:
     with watch.on(model, layers):
         form = _run_packed(model, rows) if isinstance(model, Decoder) else _run_padded(model, rows, real)
     if isinstance(model, Decoder):
-        other_form, loss, as_it_is = find_form(model, rows)
-        form = replace(form, other=other_form, other_loss=loss, as_it_is=as_it_is)
+        other_form, loss, as_it_is = find_conversion_fault(model, rows)
+        form = replace(form, other_form=other_form, other_loss=loss, as_it_is=as_it_is)
     weights = {
         module_name: float(weight.detach().float().norm())
         for module_name, module in layers.items()
@@ -145,12 +145,12 @@ def _observe(base: Path, rows: Sequence[Sequence[int]]) -> ActivationSubspaces:
         hidden=_hidden(config),
         head_dim=_head_dim(config),
         tokens=sum(map(len, rows)),
-        strangers=_strangers(model, layers, _hidden(config), _head_dim(config)),
+        outlier_layers=_outlier_layers(model, layers, _hidden(config), _head_dim(config)),
         form=form,
     )
 
 
-def _strangers(model: nn.Module, layers: dict[str, nn.Module], hidden: int, head_dim: int) -> tuple[int, ...]:
+def _outlier_layers(model: nn.Module, layers: dict[str, nn.Module], hidden: int, head_dim: int) -> tuple[int, ...]:
     """Layers whose weights read and write other coordinates of the residual stream than most layers do."""
     axes = PermutationNull(hidden=hidden, head_dim=head_dim, count=0)
     rows_by_layer: dict[int, list[Array]] = {}
@@ -161,14 +161,14 @@ def _strangers(model: nn.Module, layers: dict[str, nn.Module], hidden: int, head
         weight = weight.detach().T if type(module).__name__ == "Conv1D" else weight.detach()
         out, into = weight.shape
         if into == hidden and not axes.axis_of_inputs(module_name, into):
-            rows_by_layer.setdefault(number, []).append(sample(weight))
+            rows_by_layer.setdefault(number, []).append(sample_rows(weight))
         if out == hidden and axes.writes(module_name, out):
-            rows_by_layer.setdefault(number, []).append(sample(weight.T))
+            rows_by_layer.setdefault(number, []).append(sample_rows(weight.T))
     nodes = {number: np.concatenate(layer_rows) for number, layer_rows in rows_by_layer.items()}
     embedding = _embedding(model).weight.detach()
     if embedding.shape[1] == hidden and embedding.is_floating_point():
-        nodes[EMBEDDING] = sample(embedding)
-    return strangers(nodes)
+        nodes[EMBEDDING] = sample_rows(embedding)
+    return outlier_layers(nodes)
 
 
 def _precise(model: nn.Module) -> nn.Module:
@@ -190,7 +190,7 @@ def _foreign(base: Path) -> nn.Module:
     return cast(nn.Module, model.requires_grad_(False).eval())
 
 
-def _run_packed(decoder: Decoder, rows: Sequence[Sequence[int]]) -> Form:
+def _run_packed(decoder: Decoder, rows: Sequence[Sequence[int]]) -> BaseForm:
     lengths = [len(row) for row in rows]
     tokens = torch.tensor([token for row in rows for token in row])
     positions = torch.cat([torch.arange(length) for length in lengths])
@@ -198,15 +198,15 @@ def _run_packed(decoder: Decoder, rows: Sequence[Sequence[int]]) -> Form:
     token_positions = _spread(len(tokens))
     logits = decoder.logits(hidden[token_positions])
     _backward(logits)
-    return follow(logits, token_positions, rows)
+    return text_dependence(logits, token_positions, rows)
 
 
-def _run_padded(model: nn.Module, rows: Sequence[Sequence[int]], real: Tensor) -> Form:
+def _run_padded(model: nn.Module, rows: Sequence[Sequence[int]], real: Tensor) -> BaseForm:
     tokens = torch.tensor([[*row, *[0] * (real.shape[1] - len(row))] for row in rows])
     logits = model(input_ids=tokens, attention_mask=real, use_cache=False).logits[real.bool()]
     positions = _spread(len(logits))
     _backward(logits[positions])
-    return follow(logits[positions], positions, rows)
+    return text_dependence(logits[positions], positions, rows)
 
 
 def _backward(logits: Tensor) -> None:

@@ -39,103 +39,105 @@ _FEWEST = 64
 
 
 @dataclass(frozen=True)
-class Form:
-    """loss: nats per token of plain text. elsewhere: nats of the same tokens where the model expects others, at other
-    places of their texts. even: those of guessing evenly. other: in which other form it predicts better, "" in none;
-    other_loss, as_it_is: nats per token in that form and in its own, on the same tokens. NaN where unknown."""
+class BaseForm:
+    """loss: nats per token of plain text. shifted_loss: nats of the same tokens at other places of their texts.
+    uniform_loss: those of guessing evenly. other_form: in which other form it predicts better, "" in none; other_loss,
+    as_it_is: nats per token in that form and in its own, on the same tokens. NaN where unknown."""
 
     loss: float = math.nan
-    elsewhere: float = math.nan
-    even: float = math.nan
-    other: str = ""
+    shifted_loss: float = math.nan
+    uniform_loss: float = math.nan
+    other_form: str = ""
     other_loss: float = math.nan
     as_it_is: float = math.nan
 
     @property
-    def follows(self) -> float:
+    def text_gain(self) -> float:
         """How much of its loss it would lose besides, if its predictions stood elsewhere in the text."""
-        return (self.elsewhere - self.loss) / self.loss if self.loss > 0 else math.nan
+        return (self.shifted_loss - self.loss) / self.loss if self.loss > 0 else math.nan
 
 
-def check_form(form: Form) -> list[Finding]:
+def check_conversion_fault(form: BaseForm) -> list[Finding]:
     """At most one finding: the base is in another form, or its predictions hardly follow its text."""
-    if form.other:
-        text = (
-            f"with {form.other} it predicts plain text at {form.other_loss:.2f} nats a token, not {form.as_it_is:.2f}"
-        )
-        facts = {"form": form.other, "loss": round(form.as_it_is, 4), "other": round(form.other_loss, 4)}
+    if form.other_form:
+        text = f"with {form.other_form} it predicts plain text at {form.other_loss:.2f} nats a token, "
+        text += f"not {form.as_it_is:.2f}"
+        facts = {"form": form.other_form, "loss": round(form.as_it_is, 4), "other": round(form.other_loss, 4)}
         return [finding("L329", text, expected="the better prediction in the form that its config says", facts=facts)]
     # One that is no better than guessing evenly is told by its loss (L316).
-    if not form.follows < FOLLOWS or form.loss >= 0.95 * form.even:
+    if not form.text_gain < FOLLOWS or form.loss >= 0.95 * form.uniform_loss:
         return []
     text = (
-        f"its loss on plain text is {form.loss:.2f} nats a token, and {form.elsewhere:.2f} if what it expects "
+        f"its loss on plain text is {form.loss:.2f} nats a token, and {form.shifted_loss:.2f} if what it expects "
         "is compared with other places of the text"
     )
-    facts = {"loss": round(form.loss, 4), "elsewhere": round(form.elsewhere, 4)}
+    facts = {"loss": round(form.loss, 4), "elsewhere": round(form.shifted_loss, 4)}
     return [finding("L319", text, expected="a difference of 0.5 to 3 times the loss", facts=facts)]
 
 
-def follow(logits: Tensor, kept: Tensor, rows: Rows) -> Form:
+def text_dependence(logits: Tensor, positions: Tensor, rows: Rows) -> BaseForm:
     """logits [N, vocabulary] at the positions `kept` [N] of all rows' tokens one after the other."""
     flat = torch.tensor([token for row in rows for token in row])
     ends = torch.tensor([len(row) for row in rows]).cumsum(0)
-    number = torch.bucketize(kept, ends, right=True)
-    inside = kept + 1 < ends[number]
+    number = torch.bucketize(positions, ends, right=True)
+    inside = positions + 1 < ends[number]
     logs, number = logits.detach().float().log_softmax(-1)[inside], number[inside]
-    wanted = flat[kept[inside] + 1]
-    other = wanted.clone()
-    for each in torch.unique(number):
-        mine = (number == each).nonzero()[:, 0]
-        other[mine] = wanted[mine.roll(len(mine) // 2)]
+    targets = flat[positions[inside] + 1]
+    other_targets = targets.clone()
+    for row_number in torch.unique(number):
+        own_positions = (number == row_number).nonzero()[:, 0]
+        other_targets[own_positions] = targets[own_positions.roll(len(own_positions) // 2)]
     # A token that stands at both places tells nothing.
-    differs = other != wanted
+    differs = other_targets != targets
     if int(differs.sum()) < _FEWEST:
-        return Form()
-    places = differs.nonzero()[:, 0]
-    return Form(
-        loss=float(-logs[places, wanted[places]].mean()),
-        elsewhere=float(-logs[places, other[places]].mean()),
-        even=math.log(logits.shape[-1]),
+        return BaseForm()
+    compared = differs.nonzero()[:, 0]
+    return BaseForm(
+        loss=float(-logs[compared, targets[compared]].mean()),
+        shifted_loss=float(-logs[compared, other_targets[compared]].mean()),
+        uniform_loss=math.log(logits.shape[-1]),
     )
 
 
-def find_form(decoder: Decoder, rows: Rows) -> tuple[str, float, float]:
+def find_conversion_fault(decoder: Decoder, rows: Rows) -> tuple[str, float, float]:
     """(another form in which the decoder predicts these rows clearly better, its loss in that form, and as it is);
     "" and NaN where there is none."""
     large = sum(parameter.numel() for parameter in decoder.parameters()) > _LARGE
-    few, many = _some(rows, _FIRST_OF_LARGE if large else _FIRST_TOKENS), _some(rows, _ALL_TOKENS)
-    nothing = "", math.nan, math.nan
+    first_rows, all_rows = (
+        _first_tokens(rows, _FIRST_OF_LARGE if large else _FIRST_TOKENS),
+        _first_tokens(rows, _ALL_TOKENS),
+    )
+    no_form = "", math.nan, math.nan
     with torch.no_grad():
-        here = _losses(decoder, few)
+        own_losses = _losses(decoder, first_rows)
         better: list[tuple[float, str, Change]] = []
-        for name, change in _forms(decoder):
+        for name, change in _candidate_forms(decoder):
             with change():
-                loss = float(_losses(decoder, few).mean())
-            if loss < float(here.mean()) - _GAIN / 2:
+                loss = float(_losses(decoder, first_rows).mean())
+            if loss < float(own_losses.mean()) - _GAIN / 2:
                 better.append((loss, name, change))
         if not better:
-            return nothing
-        here, best = _losses(decoder, many), nothing
-        for _, name, change in sorted(better, key=lambda each: each[0])[:3]:
+            return no_form
+        own_losses, best = _losses(decoder, all_rows), no_form
+        for _, name, change in sorted(better, key=lambda candidate: candidate[0])[:3]:
             with change():
-                there = _losses(decoder, many)
-            gain, loss = here - there, float(there.mean())
+                form_losses = _losses(decoder, all_rows)
+            gain, loss = own_losses - form_losses, float(form_losses.mean())
             error = float(gain.std()) / math.sqrt(len(gain))
             clear = float(gain.mean()) >= max(_GAIN, _SURE * error) and loss < _SENSE * math.log(
                 decoder.config.vocab_size
             )
             if clear and not loss >= best[1]:
-                best = name, loss, float(here.mean())
+                best = name, loss, float(own_losses.mean())
     return best
 
 
-def _some(rows: Rows, most: int) -> list[Sequence[int]]:
-    found: list[Sequence[int]] = []
+def _first_tokens(rows: Rows, max_tokens: int) -> list[Sequence[int]]:
+    selected: list[Sequence[int]] = []
     for row in rows:
-        if len(row) > 1 and sum(map(len, found)) < most:
-            found.append(row[: max(2, most - sum(map(len, found)))])
-    return found
+        if len(row) > 1 and sum(map(len, selected)) < max_tokens:
+            selected.append(row[: max(2, max_tokens - sum(map(len, selected)))])
+    return selected
 
 
 def _losses(decoder: Decoder, rows: Rows) -> Tensor:
@@ -145,11 +147,11 @@ def _losses(decoder: Decoder, rows: Rows) -> Tensor:
     positions = torch.cat([torch.arange(length) for length in lengths])
     hidden = decoder.hidden(tokens, positions, PackedAttention(lengths, decoder.config))
     inside = (positions > 0).nonzero()[:, 0]
-    found: Tensor = F.cross_entropy(decoder.logits(hidden[inside - 1]).float(), tokens[inside], reduction="none")
-    return found
+    losses: Tensor = F.cross_entropy(decoder.logits(hidden[inside - 1]).float(), tokens[inside], reduction="none")
+    return losses
 
 
-def _forms(decoder: Decoder) -> Iterator[tuple[str, Change]]:
+def _candidate_forms(decoder: Decoder) -> Iterator[tuple[str, Change]]:
     """Each other form in words, and what makes it so for a while."""
     norms = [module.weight for module in decoder.modules() if isinstance(module, RmsNorm)]
     values = torch.cat([norm.detach().float().flatten() for norm in norms])
@@ -160,10 +162,10 @@ def _forms(decoder: Decoder) -> Iterator[tuple[str, Change]]:
     half = decoder.config.head_dim // 2
     apart = torch.arange(2 * half).reshape(2, half).T.reshape(-1)  # halves -> pairs
     together = torch.arange(2 * half).reshape(half, 2).T.reshape(-1)  # pairs -> halves
-    for order, known in ((together, "halves"), (apart, "pairs")):
-        for kinds in (("q_proj", "k_proj"), ("k_proj",), ("q_proj",)):
-            name = f"the rotary channels of {' and '.join(kinds)} in {known}"
-            yield name, partial(_reordered, decoder, kinds, order)
+    for order, layout_name in ((together, "halves"), (apart, "pairs")):
+        for module_names in (("q_proj", "k_proj"), ("k_proj",), ("q_proj",)):
+            name = f"the rotary channels of {' and '.join(module_names)} in {layout_name}"
+            yield name, partial(_reordered, decoder, module_names, order)
 
 
 @contextmanager
@@ -179,7 +181,7 @@ def _offset(norms: Sequence[Tensor], step: float) -> Iterator[None]:
 
 
 @contextmanager
-def _reordered(decoder: Decoder, kinds: Sequence[str], order: Tensor) -> Iterator[None]:
+def _reordered(decoder: Decoder, module_names: Sequence[str], order: Tensor) -> Iterator[None]:
     """The outputs of these modules in another order within each head."""
 
     def hook(_: nn.Module, __: object, out: Tensor) -> Tensor:
@@ -187,6 +189,6 @@ def _reordered(decoder: Decoder, kinds: Sequence[str], order: Tensor) -> Iterato
 
     with ExitStack() as stack:
         for name, module in decoder.named_modules():
-            if name.rsplit(".", 1)[-1] in kinds:
+            if name.rsplit(".", 1)[-1] in module_names:
                 stack.callback(module.register_forward_hook(hook).remove)
         yield

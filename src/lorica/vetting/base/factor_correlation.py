@@ -2,7 +2,7 @@
 
 B begins at zero and grows by `δ (A x)ᵀ`, so its columns go together as the components of `A x` do over the base's
 inputs x: the off-diagonal entries of BᵀB follow those of A C Aᵀ, where C is the inputs' covariance. Another run's B,
-or an A that was drawn anew, knows nothing of that. (`numbers.partners` asks the same without a base, by A Aᵀ.)
+or an A that was drawn anew, knows nothing of that. (`numbers.factor_pairing` asks the same without a base, by A Aᵀ.)
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from lorica.adapters.json_document import read_capped
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import TensorMap
 from lorica.vetting.base.base_modules import BaseModel
-from lorica.vetting.base.tokenizer_roundtrip import check_spelling
+from lorica.vetting.base.tokenizer_roundtrip import check_tokenizer_roundtrip
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import listed, shown
 
@@ -67,7 +67,7 @@ def check_text(adapter: RawAdapter, tensor_map: TensorMap, model: BaseModel) -> 
     """L311 to L314, L318. An adapter that brings no tokenizer is used with the base's, and nothing is said."""
     names = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "added_tokens.json", "vocab.json"}
     theirs = read_tokenizer_files(model.folder)
-    findings = _own(theirs, model) + check_spelling(model.folder)
+    findings = _own(theirs, model) + check_tokenizer_roundtrip(model.folder)
     if not names & set(adapter.files):
         return findings
     ours = read_tokenizer_files(adapter.folder)

@@ -33,9 +33,9 @@ _LEARNED = 10.0
 @dataclass(frozen=True)
 class Halves:
     """inputs, outputs: alignment of lora_A's side and of lora_B's, in standard deviations over shuffles; NaN where
-    nothing could be tested. tested: modules whose outputs were. bound: how far the halves of all pairs go together by
-    this base's inputs, 0 ± 1 by chance, over `bonds` pairs. free: the same by the inputs of no base. order: where its
-    layers belong. strangers: layers of the base that are not of its model."""
+    nothing could be tested. tested: modules whose outputs were. correlation: how far the halves of all pairs go
+    together by this base's inputs, 0 ± 1 by chance, over `correlated_pairs`. null_correlation: the same by the inputs
+    of no base. permutation: where its layers belong. outlier_layers: layers of the base that are not of its model."""
 
     inputs: float = math.nan
     outputs: float = math.nan
@@ -44,16 +44,16 @@ class Halves:
     null_correlation: float = math.nan
     correlated_pairs: int = 0
     permutation: LayerPermutation = field(default_factory=lambda: LayerPermutation({}, 0.0))
-    strangers: tuple[int, ...] = ()
+    outlier_layers: tuple[int, ...] = ()
 
 
 def check_halves(halves: Halves, *, trained: bool) -> list[Finding]:
     """Findings about the adapter's parts, and about the base's layers. trained: its modules agree with each other."""
-    if halves.strangers:
+    if halves.outlier_layers:
         # What the adapter seems to lack then, the base may lack.
-        layers = numbers(halves.strangers)
+        layers = numbers(halves.outlier_layers)
         text = f"what layers {layers} of the base read and write has nothing in common with its other layers"
-        return [finding("L317", text, expected="layers of one model", facts={"layers": list(halves.strangers)})]
+        return [finding("L317", text, expected="layers of one model", facts={"layers": list(halves.outlier_layers)})]
     if halves.permutation.moves:
         return [_misplaced(halves.permutation)]
     return _sides(halves, trained=trained)

@@ -1,4 +1,4 @@
-"""Are the layers of a base model of one model? Told from its weights alone, without text, labels or an adapter.
+"""Outlier layers of a base: are all its layers of one model? Told from its weights alone.
 
 All layers read and write one residual stream, and in which of its coordinates they do so is an accident of the training
 that they shared. So what two layers of one model read and write overlaps more than with shuffled coordinates; layers of
@@ -23,50 +23,50 @@ _SHUFFLES = 24
 _VALUES, _FEWEST = 1 << 16, 48
 
 
-def sample(weight: Tensor) -> Array:
+def sample_rows(weight: Tensor) -> Array:
     """Evenly spread rows of a [rows, hidden] weight, of norm 1 together; what a layer is compared by."""
-    most = max(_FEWEST, _VALUES // weight.shape[1])
-    rows: Array = weight[:: max(1, -(-len(weight) // most))].float().cpu().numpy()
+    max_rows = max(_FEWEST, _VALUES // weight.shape[1])
+    rows: Array = weight[:: max(1, -(-len(weight) // max_rows))].float().cpu().numpy()
     norm = float(np.linalg.norm(rows))
-    found: Array = rows / np.float32(norm) if 0 < norm < np.inf else np.zeros_like(rows)
-    return found
+    unit_rows: Array = rows / np.float32(norm) if 0 < norm < np.inf else np.zeros_like(rows)
+    return unit_rows
 
 
-def strangers(parts: Mapping[int, Array], seed: int = 0) -> tuple[int, ...]:
+def outlier_layers(layer_rows: Mapping[int, Array], seed: int = 0) -> tuple[int, ...]:
     """The layers that have nothing in common with most others.
 
-    parts: layer -> [rows, hidden] of what it reads and writes, EMBEDDING for the embedding. Empty too where the others
-    have nothing in common with each other: then the model was never trained, which its output says better.
+    layer_rows: layer -> [rows, hidden] of what it reads and writes, EMBEDDING for the embedding. Empty too where the
+    others have nothing in common with each other: then the model was never trained, which its output says better.
     """
-    if len(parts) < 3:
+    if len(layer_rows) < 3:
         return ()
-    hidden = next(iter(parts.values())).shape[1]
+    hidden = next(iter(layer_rows.values())).shape[1]
     # Where there are more rows than columns, second moments are less work.
-    many = sum(map(len, parts.values())) >= hidden * len(parts)
-    moments = {node: rows.T @ rows for node, rows in parts.items()} if many else {}
+    use_moments = sum(map(len, layer_rows.values())) >= hidden * len(layer_rows)
+    moments = {node: rows.T @ rows for node, rows in layer_rows.items()} if use_moments else {}
     rng = np.random.default_rng(seed)
     orders = np.stack([np.arange(hidden), *(rng.permutation(hidden) for _ in range(_SHUFFLES))])
-    group = {node: node for node in parts}
+    group = {node: node for node in layer_rows}
 
-    def join(one: int, two: int) -> None:
-        if group[one] == group[two]:
+    def join(first: int, second: int) -> None:
+        if group[first] == group[second]:
             return
         if moments:
-            shared = _shared_moments(moments[one], moments[two], orders)
+            shared = _shared_moments(moments[first], moments[second], orders)
         else:
-            shared = _shared(parts[one], parts[two], orders)
+            shared = _shared(layer_rows[first], layer_rows[second], orders)
         if _deviations(shared) >= LINKED:
-            old = group[two]
-            group.update({node: group[one] for node, name in group.items() if name == old})
+            old = group[second]
+            group.update({node: group[first] for node, name in group.items() if name == old})
 
-    nodes = sorted(parts)
+    nodes = sorted(layer_rows)
     for step in range(1, len(nodes)):  # neighbours first: mostly they link all, and nothing else is computed
-        for place in range(len(nodes) - step):
-            join(nodes[place], nodes[place + step])
-    sizes = {name: sum(each == name for each in group.values()) for name in set(group.values())}
+        for start in range(len(nodes) - step):
+            join(nodes[start], nodes[start + step])
+    sizes = {name: sum(group_name == name for group_name in group.values()) for name in set(group.values())}
     # Two halves of equal size: the one with the embedding is what its tokens mean something to.
     home = max(sizes, key=lambda name: (sizes[name], group.get(EMBEDDING) == name))
-    if sizes[home] < max(3, len(parts) / 3):
+    if sizes[home] < max(3, len(layer_rows) / 3):
         return ()
     return tuple(node for node in nodes if node != EMBEDDING and group[node] != home)
 

@@ -20,8 +20,8 @@ GAIN, LEFT = 5.0, 1 / 3
 
 @dataclass(frozen=True)
 class LayerPermutation:
-    """places: layer -> the layer where it belongs, of those that stand elsewhere. gain: mean alignment they win there,
-    in standard deviations."""
+    """moves: layer -> the layer where it belongs, of those that stand elsewhere. gain: mean alignment they win
+    there, in standard deviations."""
 
     moves: dict[int, int]
     gain: float

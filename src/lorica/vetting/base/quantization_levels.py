@@ -25,34 +25,36 @@ _LEAST = 16  # values that are not zero; fewer of them tell nothing
 FEW, SOME = 8, 16
 
 
-def check_levels(base: Path) -> list[Finding]:
+def check_quantization_levels(base: Path) -> list[Finding]:
     """L333: a warning for 3 bits or fewer, a note for 4, to which adapters are usually trained. Nothing raises."""
     try:
         stamps = weight_stamps(base)
     except (LoricaError, OSError):
         return []
-    found = levels(base, stamps)
-    if found is None or found > SOME:
+    level_count = quantization_levels(base, stamps)
+    if level_count is None or level_count > SOME:
         return []
-    seen = f"among {_WINDOW} weights of a row that are not zero there are {found:g} different ones in the median"
-    facts = {"levels": found}
-    if found > FEW:
-        return [finding("L333", seen, expected="about 31", facts=facts, severity="note")]
-    return [finding("L333", seen, expected="about 31", facts=facts)]
+    actual = (
+        f"among {_WINDOW} weights of a row that are not zero there are {level_count:g} different ones in the median"
+    )
+    facts = {"levels": level_count}
+    if level_count > FEW:
+        return [finding("L333", actual, expected="about 31", facts=facts, severity="note")]
+    return [finding("L333", actual, expected="about 31", facts=facts)]
 
 
 @functools.lru_cache(maxsize=8)
-def levels(base: Path, _stamps: object = ()) -> float | None:
+def quantization_levels(base: Path, _stamps: object = ()) -> float | None:
     """Different values in the median window of the layers' matrices; None where there are none to judge."""
     matrices = [
-        each
-        for path, each in stored_matrices(base).items()
-        if locate_module(path).layer is not None and DTYPE_BITS[each.info.dtype] >= 16
+        matrix
+        for path, matrix in stored_matrices(base).items()
+        if locate_module(path).layer is not None and DTYPE_BITS[matrix.info.dtype] >= 16
     ]
     counts: list[int] = []
     try:
-        for each in matrices[:: max(1, len(matrices) // _MATRICES)]:
-            counts += [count for row in each.rows(_ROWS) if (count := _different(row))]
+        for matrix in matrices[:: max(1, len(matrices) // _MATRICES)]:
+            counts += [count for row in matrix.rows(_ROWS) if (count := _different(row))]
     except AdapterError:
         return None
     return float(np.median(counts)) if len(counts) >= _ROWS else None
@@ -60,5 +62,5 @@ def levels(base: Path, _stamps: object = ()) -> float | None:
 
 def _different(row: Floats) -> int:
     """Different values among the first 32 that are not zero; 0 where there are too few."""
-    left = row[row != 0][:_WINDOW]
-    return len(np.unique(left)) if len(left) >= _LEAST else 0
+    nonzero = row[row != 0][:_WINDOW]
+    return len(np.unique(nonzero)) if len(nonzero) >= _LEAST else 0

@@ -22,13 +22,13 @@ from lorica.data.write import atomic_file
 from lorica.errors import DataError
 from lorica.models.weight_files import weight_files
 from lorica.vetting.base.activation_subspaces import ActivationSubspaces, Subspace
-from lorica.vetting.base.conversion_faults import Form
+from lorica.vetting.base.conversion_faults import BaseForm
 
 MOST_BYTES = 2 << 30
 """Of all files together; the least recently used go first."""
 
 # What else decides the result: raise it with any change of how directions are computed.
-_VERSION = 1
+_VERSION = 2
 _ABANDONED = 3600.0  # seconds
 _BESIDE = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
@@ -46,7 +46,7 @@ class CachedFacts(msgspec.Struct, frozen=True):
     hidden: int
     head_dim: int
     tokens: int
-    strangers: tuple[int, ...]
+    outlier_layers: tuple[int, ...]
     form: dict[str, str]
 
 
@@ -98,8 +98,8 @@ def load(key: str, base: Path) -> ActivationSubspaces | None:
             hidden=facts.hidden,
             head_dim=facts.head_dim,
             tokens=facts.tokens,
-            strangers=facts.strangers,
-            form=msgspec.convert(facts.form, Form, strict=False),
+            outlier_layers=facts.outlier_layers,
+            form=msgspec.convert(facts.form, BaseForm, strict=False),
         )
         os.utime(module_path)
     except (OSError, SafetensorError, msgspec.MsgspecError, KeyError, IndexError, TypeError):
@@ -129,7 +129,7 @@ def save(key: str, directions: ActivationSubspaces) -> None:
         hidden=directions.hidden,
         head_dim=directions.head_dim,
         tokens=directions.tokens,
-        strangers=directions.strangers,
+        outlier_layers=directions.outlier_layers,
         form={name: str(value) for name, value in vars(directions.form).items()},
     )
     with contextlib.suppress(DataError, OSError, SafetensorError):

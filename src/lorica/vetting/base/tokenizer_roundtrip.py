@@ -20,57 +20,61 @@ _MOST_BYTES = 64 * 1024 * 1024
 # Entries that are tried, spread evenly over the vocabulary, and how few of them tell nothing.
 _TRIED, _LEAST = 1000, 100
 # Share of them that come back. Sound tokenizers have 1.00; splitting digits or scripts costs a few hundredths.
-SPELT = 0.8
+MIN_ROUNDTRIP_SHARE = 0.8
 
 
-def check_spelling(base: Path) -> list[Finding]:
+def check_tokenizer_roundtrip(base: Path) -> list[Finding]:
     """L318 for a base whose tokenizer encodes many of its own entries as others. Nothing raises: a broken file says
     nothing here."""
-    found = spelt(base / "tokenizer.json")
-    if found is None:
+    result = roundtrip_share(base / "tokenizer.json")
+    if result is None:
         return []
-    share, tried, lost = found
-    if share >= SPELT:
+    share, tried, first_lost = result
+    if share >= MIN_ROUNDTRIP_SHARE:
         return []
-    seen = f"of {tried} entries of the base's tokenizer {1 - share:.0%} are encoded as others, such as {shown(lost)}"
+    actual = (
+        f"of {tried} entries of the base's tokenizer {1 - share:.0%} are encoded as others, such as {shown(first_lost)}"
+    )
     facts = {"share": round(share, 4), "tried": tried}
     expected = "nearly every entry is encoded as itself"
-    return [finding("L318", seen, expected=expected, file="tokenizer.json", facts=facts)]
+    return [finding("L318", actual, expected=expected, file="tokenizer.json", facts=facts)]
 
 
-def spelt(path: Path) -> tuple[float, int, str] | None:
+def roundtrip_share(path: Path) -> tuple[float, int, str] | None:
     """(the share of entries that are encoded as themselves, how many were tried, the first that is not, or ""); None
     for a tokenizer that is no byte-level BPE, or none at all."""
     try:
         stat = path.stat()
     except OSError:
         return None
-    return _spelt_once(path, stat.st_mtime_ns, stat.st_size)
+    return _cached_roundtrip_share(path, stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=8)  # a large tokenizer takes seconds, and thousands of adapters may share one
-def _spelt_once(path: Path, _modified: int, _size: int) -> tuple[float, int, str] | None:
+def _cached_roundtrip_share(path: Path, _modified: int, _size: int) -> tuple[float, int, str] | None:
     try:
         raw = read_capped(path, _MOST_BYTES + 1)
-        whole = json.loads(raw) if len(raw) <= _MOST_BYTES else None
+        tokenizer_json = json.loads(raw) if len(raw) <= _MOST_BYTES else None
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(whole, dict) or not _is_byte_level(whole):
+    if not isinstance(tokenizer_json, dict) or not _is_byte_level(tokenizer_json):
         return None
     from tokenizers import Tokenizer  # 0.1 s to import
 
     try:
         tokenizer = Tokenizer.from_buffer(raw)
-        return _spelt(tokenizer, whole)
+        return _measure_roundtrip(tokenizer, tokenizer_json)
     except Exception:  # the library raises bare exceptions for what it does not take; other checks name such files
         return None
 
 
-def _spelt(tokenizer: Any, whole: dict[str, Any]) -> tuple[float, int, str] | None:
-    added = {each.get("id") for each in whole.get("added_tokens") or [] if isinstance(each, dict)}
-    entries = sorted((number, entry) for entry, number in whole["model"]["vocab"].items() if number not in added)
-    tried = spoken = 0
-    lost = ""
+def _measure_roundtrip(tokenizer: Any, tokenizer_json: dict[str, Any]) -> tuple[float, int, str] | None:
+    added = {token.get("id") for token in tokenizer_json.get("added_tokens") or [] if isinstance(token, dict)}
+    entries = sorted(
+        (number, entry) for entry, number in tokenizer_json["model"]["vocab"].items() if number not in added
+    )
+    tried = returned = 0
+    first_lost = ""
     for number, entry in entries[:: max(1, len(entries) // _TRIED)]:
         text = tokenizer.decode([number], skip_special_tokens=False)
         if not text.strip() or "\ufffd" in text:  # parts of characters, and spaces that stand in runs only
@@ -79,14 +83,14 @@ def _spelt(tokenizer: Any, whole: dict[str, Any]) -> tuple[float, int, str] | No
         same = tokenizer.encode(text, add_special_tokens=False).ids
         # A tokenizer that puts a space before every text keeps entries without one for the middle of words.
         if number in same or number in tokenizer.encode(f"\n{text}", add_special_tokens=False).ids:
-            spoken += 1
+            returned += 1
         else:
-            lost = lost or entry
-    return (spoken / tried, tried, lost) if tried >= _LEAST else None
+            first_lost = first_lost or entry
+    return (returned / tried, tried, first_lost) if tried >= _LEAST else None
 
 
-def _is_byte_level(whole: dict[str, Any]) -> bool:
-    model, decoder = whole.get("model"), whole.get("decoder")
+def _is_byte_level(tokenizer_json: dict[str, Any]) -> bool:
+    model, decoder = tokenizer_json.get("model"), tokenizer_json.get("decoder")
     if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
         return False
     return isinstance(decoder, dict) and decoder.get("type") == "ByteLevel"

@@ -26,7 +26,7 @@ _EMPTY = re.compile(
 
 
 class NamedBase(msgspec.Struct, frozen=True):
-    """A base model as one place names it. place: a file. text: as it is written there."""
+    """A base model as one file names it. text: as it is written there."""
 
     file: str
     text: str

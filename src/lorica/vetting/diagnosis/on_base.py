@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lorica.adapters.passport import PASSPORT_NAME
 from lorica.errors import LoricaError
-from lorica.vetting.base.base_loss import sense
+from lorica.vetting.base.base_loss import base_loss
 from lorica.vetting.diagnosis import likelihoods
 from lorica.vetting.diagnosis.finding_likelihoods import from_clean, from_findings
 from lorica.vetting.diagnosis.inputs import Context
@@ -83,7 +83,7 @@ def read_text(context: Context) -> list[Evidence]:
     if session is None or engine is None or base is None:
         return []
     try:
-        ratio = sense(engine, session.encoder(), base)
+        ratio = base_loss(engine, session.encoder(), base)
     except LoricaError as error:
         context.notes.append(f"the base could not be asked plain text: {error.message}")
         return []

@@ -99,7 +99,7 @@ def _has_weights(entries: Iterable[os.DirEntry[str]]) -> bool:
 
 
 def holds_adapter(folder: Path, *, with_weights: bool = False) -> bool:
-    """Whether a folder looks like an adapter's. whole: with weights, not a config alone."""
+    """Whether a folder looks like an adapter's. with_weights: with more than a config."""
     try:
         entries = entries_of(folder)
     except OSError:

@@ -45,12 +45,12 @@ MAX_FOLDERS = 100_000
 
 
 class AdapterSource(msgspec.Struct, frozen=True, kw_only=True):
-    """One adapter to look at. name: unique among those found together. given: the path for people. place: its folder,
-    its one file, or the archive.
+    """One adapter to look at. name: unique among those found together. user_path: the path for people. path: its
+    folder, its one file, or the archive.
 
     inner: the folder within the archive. limit: the folder that links may lead about in. run: the folder of the
-    training run it is a checkpoint of. checkpoints: those beside a published adapter, by their paths below `place`.
-    unpacked, members, findings: for an opened archive, whether `place` is now where it was unpacked, names -> bytes of
+    training run it is a checkpoint of. checkpoints: those beside a published adapter, by their paths below `path`.
+    unpacked, members, findings: for an opened archive, whether `path` is now where it was unpacked, names -> bytes of
     what was left packed, and what unpacking found.
     """
 

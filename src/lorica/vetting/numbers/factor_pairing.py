@@ -36,9 +36,9 @@ _MOST_ENTRIES = 4096  # of one Gram matrix, so that a thousand modules of high r
 
 
 class FactorPairing(msgspec.Struct, frozen=True):
-    """judged: pairs of sufficient rank. own: median correlation of the halves of one pair. torn: modules whose half
-    goes together clearly better with another module's -> that module. others: median correlation of those new pairs.
-    """
+    """Which A belongs to which B. pairs: of sufficient rank. own_correlation: median, of the halves of one pair.
+    mismatched: modules whose half goes together clearly better with another module's -> that module.
+    mismatched_correlation: median, of those new pairs."""
 
     pairs: int
     own_correlation: float

@@ -55,7 +55,7 @@ class Sketcher:
         self._shapes: list[str] = []
 
     def add(self, module_path: str, scale: float, a: Floats, b: Floats, shape: tuple[int, int]) -> None:
-        """path: the module's. a, b: [r, 16] the images of A and of B's transpose. shape: (out, in)."""
+        """Add a module. a, b: [r, 16] the images of A and of B's transpose. shape: (out, in)."""
         path_signs = _own_signs(module_path)
         self.update += path_signs * (b.T @ a) * np.float64(scale)
         # The rows of A keep their order from the initialisation on; their signs depend on it.

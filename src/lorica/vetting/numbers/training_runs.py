@@ -39,8 +39,8 @@ _TELLING = 2
 
 
 class RunMember(msgspec.Struct, frozen=True):
-    """What tells an adapter's run. given: its path as the user wrote it. logged: the (step, loss) its trainer logged
-    first. step: how far the training had come. signature: equal for adapters of the same modules and shapes."""
+    """What tells an adapter's run. user_path: as it was named. logged: the (step, loss) its trainer logged first.
+    step: how far the training had come. signature: equal for adapters of the same modules and shapes."""
 
     user_path: Path
     logged: tuple[Point, ...] = ()
