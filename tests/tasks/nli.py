@@ -44,7 +44,7 @@ class NliTask:
     name = "nli"
     methods = ("choice",)
     styles = ("",)
-    example_styles = ()
+    row_examples = None
     answer_type: AnswerType = "option"
     generated_choices = ()
     metric_names = ("accuracy",)
@@ -65,11 +65,8 @@ class NliTask:
     def choices(self, row: Row) -> tuple[str, ...]:
         return LABELS
 
-    def answer_names(self, row: Row) -> tuple[str, ...]:
-        return LABELS
-
-    def options(self, row: Row) -> tuple[str, ...]:
-        return LABELS
+    def options(self, row: Row) -> dict[str, str]:
+        return {label: label for label in LABELS}
 
     def gold_choice(self, row: Row) -> int | None:
         return row.gold if isinstance(row.gold, int) else None
@@ -100,9 +97,6 @@ class NliTask:
 
     def with_text_of(self, row: Row, donor: Row) -> Row:
         return msgspec.structs.replace(row, case=donor.case)
-
-    def with_swapped_examples(self, row: Row) -> Row | None:
-        return None
 
     def _build(self, values: Mapping[str, Any], row_id: str, line: int) -> Row:
         label = text_value(values, "label")

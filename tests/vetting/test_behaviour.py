@@ -38,7 +38,7 @@ from lorica.vetting.findings import Finding
 from lorica.vetting.measure.format_sweep import formats_of, other_templates
 from lorica.vetting.measure.measurements import Behaviour
 from lorica.vetting.measure.model_session import ModelSession, SessionSettings
-from lorica.vetting.measure.probe_rows import shipped_rows, with_shuffled_texts, with_swapped_examples
+from lorica.vetting.measure.probe_rows import shipped_rows, with_shuffled_texts
 
 BASE = locate_model("embedded:lorica_tiny", environ={})
 PATH = "model.layers.0.self_attn.q_proj"
@@ -276,7 +276,11 @@ def test_shuffled_texts_are_all_from_other_rows_and_swaps_exchange() -> None:
     assert sorted(moved) == sorted(bodies)
     assert all(a != b for a, b in zip(bodies, moved, strict=True))
     assert [(row.id, row.gold) for row in shuffled] == [(row.id, row.gold) for row in given]
-    case = with_swapped_examples(load_task("rules"), given)[0].case
+    examples = load_task("rules").row_examples
+    assert examples is not None
+    swapped = examples.swap(given[0])
+    assert swapped is not None
+    case = swapped.case
     assert isinstance(case, RulesCase)
     assert case.breaking == ("good one", "good two")
 

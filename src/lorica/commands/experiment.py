@@ -113,4 +113,4 @@ def _checks(
 def _gold_text(task: Task, row: Row) -> str:
     """The gold answer in the words of an answer."""
     choice = task.gold_choice(row)
-    return " / ".join(row.gold) if isinstance(row.gold, tuple) else task.answer_names(row)[choice or 0]
+    return " / ".join(row.gold) if isinstance(row.gold, tuple) else list(task.options(row))[choice or 0]

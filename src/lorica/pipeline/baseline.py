@@ -22,16 +22,16 @@ def baseline_answers(task: Task, train: Sequence[Row], rows: Sequence[Row]) -> d
         scores = tfidf.fit_score(train_texts, [_label(row) for row in train], texts)
         return {row.id: _scored(task, row, float(score)) for row, score in zip(rows, scores, strict=True)}
     if task.answer_type == "option":
-        train_options, options = ([task.options(row) for row in part] for part in (train, rows))
+        train_options, options = ([tuple(task.options(row).values()) for row in part] for part in (train, rows))
         chosen = tfidf.fit_choose(train_texts, train_options, [_label(row) for row in train], texts, options)
-        answers = [task.answer_names(row)[int(score.argmax())] for row, score in zip(rows, chosen, strict=True)]
+        answers = [list(task.options(row))[int(score.argmax())] for row, score in zip(rows, chosen, strict=True)]
         return {row.id: _answer(row, answer, "choice") for row, answer in zip(rows, answers, strict=True)}
     nearest = tfidf.nearest_answers(train_texts, [task.target(row) for row in train], texts)
     return {row.id: _answer(row, answer, "text") for row, (answer, _) in zip(rows, nearest, strict=True)}
 
 
 def _scored(task: Task, row: Row, score: float) -> Answer:
-    answer = task.answer_names(row)[0 if score >= 0.5 else 1]
+    answer = list(task.options(row))[0 if score >= 0.5 else 1]
     return Answer(id=row.id, answer=answer, score=score, adapter=NAME, stage="choice")
 
 

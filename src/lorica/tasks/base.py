@@ -61,6 +61,14 @@ class CanaryRecord(msgspec.Struct, frozen=True):
     group: str = ""
 
 
+class RowExamples(msgspec.Struct, frozen=True):
+    """Labelled examples that rows bring along. styles: those whose prompts show them. swap: the row with its positive
+    and negative examples exchanged; None where it has none of either."""
+
+    styles: tuple[str, ...]
+    swap: Callable[[Row], Row | None]
+
+
 class ProbeSet(msgspec.Struct, frozen=True):
     """The shipped prompts of a task. name: tasks that share a set share its name. records: with gold, for the behaviour
     checks, as a file of the task would hold them. canaries: for passports."""
@@ -99,8 +107,8 @@ class Task(Protocol):
     def probes(self) -> ProbeSet: ...
 
     @property
-    def example_styles(self) -> tuple[str, ...]:
-        """The styles whose prompts show the labelled examples that a row brings; () for a task without such."""
+    def row_examples(self) -> RowExamples | None:
+        """How the labelled examples of its rows are shown; None for a task whose rows bring none."""
         ...
 
     @property
@@ -127,12 +135,8 @@ class Task(Protocol):
         """The texts whose log-probabilities answer the row; None asks for generated text."""
         ...
 
-    def answer_names(self, row: Row) -> tuple[str, ...]:
-        """What an answer calls each choice; () where answers are written."""
-        ...
-
-    def options(self, row: Row) -> tuple[str, ...]:
-        """The texts of the choices, whatever the method; () where answers are written."""
+    def options(self, row: Row) -> dict[str, str]:
+        """What an answer calls each choice -> its text, whatever the method; empty where answers are written."""
         ...
 
     def gold_choice(self, row: Row) -> int | None:
@@ -171,10 +175,6 @@ class Task(Protocol):
 
     def with_text_of(self, row: Row, donor: Row) -> Row:
         """The row with the text of `donor`; gold, and what is no text of the row's own (options, rule), stay."""
-        ...
-
-    def with_swapped_examples(self, row: Row) -> Row | None:
-        """The row with its positive and negative examples exchanged; None where it has none of either."""
         ...
 
 

@@ -28,7 +28,7 @@ class GenerationTask:
 
     methods = ("generate",)
     styles = ("",)
-    example_styles = ()
+    row_examples = None
     answer_type: AnswerType = "text"
     generated_choices = ()
     probes = ProbeSet(
@@ -63,13 +63,9 @@ class GenerationTask:
         """None: the answer is generated."""
         return None
 
-    def answer_names(self, row: Row) -> tuple[str, ...]:
+    def options(self, row: Row) -> dict[str, str]:
         """None: any text may be the answer."""
-        return ()
-
-    def options(self, row: Row) -> tuple[str, ...]:
-        """None: any text may be the answer."""
-        return ()
+        return {}
 
     def gold_choice(self, row: Row) -> int | None:
         """None: there are no choices."""
@@ -111,10 +107,6 @@ class GenerationTask:
             case = msgspec.structs.replace(row.case, question=text.question, passage=text.passage)
             return msgspec.structs.replace(row, case=case)
         return with_chat_of(row, donor)
-
-    def with_swapped_examples(self, row: Row) -> Row | None:
-        """None: the rows have no examples."""
-        return None
 
 
 def saq_task(settings: TaskSettings) -> GenerationTask:

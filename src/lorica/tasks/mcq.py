@@ -38,7 +38,7 @@ class McqTask:
     name = "mcq"
     methods = ("choice", "likelihood")
     styles = ("",)
-    example_styles = ()
+    row_examples = None
     answer_type: AnswerType = "option"
     generated_choices = ()
     metric_names = ("accuracy",)
@@ -80,13 +80,9 @@ class McqTask:
         case = _case(row)
         return case.letters if self.settings.method == "choice" else case.options
 
-    def answer_names(self, row: Row) -> tuple[str, ...]:
-        """The file's own keys of the options, or letters."""
-        return _case(row).names
-
-    def options(self, row: Row) -> tuple[str, ...]:
-        """The options' texts."""
-        return _case(row).options
+    def options(self, row: Row) -> dict[str, str]:
+        """The file's own keys of the options, or letters -> the options' texts."""
+        return dict(zip(_case(row).names, _case(row).options, strict=True))
 
     def gold_choice(self, row: Row) -> int | None:
         """Gold is the index of the right option."""
@@ -156,10 +152,6 @@ class McqTask:
         text = _case(donor)
         case = msgspec.structs.replace(_case(row), question=text.question, passage=text.passage, listed=False)
         return msgspec.structs.replace(row, case=case)
-
-    def with_swapped_examples(self, row: Row) -> Row | None:
-        """None: the rows have no examples."""
-        return None
 
 
 def _end_of_question(case: McqCase) -> int:

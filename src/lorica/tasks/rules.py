@@ -21,6 +21,7 @@ from lorica.tasks.base import (
     AnswerType,
     ParsedAnswer,
     ProbeSet,
+    RowExamples,
     TaskSettings,
     check_lengths,
     check_setting,
@@ -79,15 +80,24 @@ class RulesCase(msgspec.Struct, frozen=True):
     allowed: tuple[str, ...] = ()
 
 
+def _with_swapped_examples(row: Row) -> Row | None:
+    """The row with its examples exchanged; None unless it has some of both kinds."""
+    case = row.case
+    if not isinstance(case, RulesCase) or not case.breaking or not case.allowed:
+        return None
+    swapped = msgspec.structs.replace(case, breaking=case.allowed, allowed=case.breaking)
+    return msgspec.structs.replace(row, case=swapped)
+
+
 class RulesTask:
     """The task `rules`. Gold is 1 for a violation, 0 for none."""
 
     name = "rules"
     methods = ("choice", "generate")
     styles = ("plain", "structured", "contrastive")
-    example_styles = ("structured", "contrastive")
     answer_type: AnswerType = "score"
     generated_choices = ("1.0", "0.0")
+    row_examples = RowExamples(("structured", "contrastive"), _with_swapped_examples)
     metric_names = ("roc_auc", "accuracy", "f1")
     probes = ProbeSet("rules", partial(labelled_records, "rules"), rule_canaries)
 
@@ -144,15 +154,11 @@ class RulesTask:
     def choices(self, row: Row) -> tuple[str, ...] | None:
         """("Yes", "No"), or for a chat the first of the positive and of the negative labels that are configured; None
         for method=generate."""
-        return self.answer_names(row) if self.settings.method == "choice" else None
+        return self._answers(row) if self.settings.method == "choice" else None
 
-    def answer_names(self, row: Row) -> tuple[str, str]:
+    def options(self, row: Row) -> dict[str, str]:
         """Yes and No, or the words by which a chat is answered."""
-        return self._words if isinstance(row.case, ChatCase) else CHOICES
-
-    def options(self, row: Row) -> tuple[str, ...]:
-        """As `answer_names`."""
-        return self.answer_names(row)
+        return {word: word for word in self._answers(row)}
 
     def gold_choice(self, row: Row) -> int | None:
         """Label 1 is the first choice, 0 the second."""
@@ -163,12 +169,12 @@ class RulesTask:
         if row.gold not in (0, 1):
             raise ValueError(f"row {row.id!r} has no label (rule_violation): nothing to train on")
         if self.settings.method == "choice" or isinstance(row.case, ChatCase):
-            return self.answer_names(row)[0 if row.gold else 1]
+            return self._answers(row)[0 if row.gold else 1]
         return "1.0" if row.gold else "0.0"
 
     def parse_logprobs(self, row: Row, logprobs: Sequence[float], lengths: Sequence[int]) -> ParsedAnswer:
         """score = P(Yes) / (P(Yes) + P(No))."""
-        words = self.answer_names(row)
+        words = self._answers(row)
         check_lengths(words, logprobs, lengths)
         probabilities = softmax(logprobs)
         if probabilities is None:
@@ -229,13 +235,8 @@ class RulesTask:
             return msgspec.structs.replace(row, case=msgspec.structs.replace(row.case, body=donor.case.body))
         return with_chat_of(row, donor)
 
-    def with_swapped_examples(self, row: Row) -> Row | None:
-        """The row with its examples exchanged; None unless it has some of both kinds."""
-        case = row.case
-        if not isinstance(case, RulesCase) or not case.breaking or not case.allowed:
-            return None
-        swapped = msgspec.structs.replace(case, breaking=case.allowed, allowed=case.breaking)
-        return msgspec.structs.replace(row, case=swapped)
+    def _answers(self, row: Row) -> tuple[str, str]:
+        return self._words if isinstance(row.case, ChatCase) else CHOICES
 
     def _chat_gold(self, answer: str) -> tuple[int | None, tuple[str, ...]]:
         """The label that a chat ends with, and a note where it is asked in other words."""

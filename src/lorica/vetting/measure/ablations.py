@@ -15,7 +15,7 @@ from lorica.tasks.base import Task
 from lorica.vetting.measure.divergence import choices_kl
 from lorica.vetting.measure.loaded_adapter import LoadedAdapter
 from lorica.vetting.measure.measurements import Comparison, Elsewhere, Examples, Interval, Labelled
-from lorica.vetting.measure.probe_rows import chosen_rows, shipped_rows, with_shuffled_texts, with_swapped_examples
+from lorica.vetting.measure.probe_rows import chosen_rows, shipped_rows, with_shuffled_texts
 from lorica.vetting.measure.quality import compare, mean_difference, paired, quality, quality_difference
 from lorica.vetting.measure.scoring import ScoredRows, align, choice_metric, make_requests, with_settings
 
@@ -28,11 +28,14 @@ def measure_examples(adapter: LoadedAdapter, task: Task, rows: Sequence[Row]) ->
 
     A style that shows no examples is replaced by the task's first one that does.
     """
-    swapped = with_swapped_examples(task, rows)
+    if task.row_examples is None:
+        return None
+    swapped = [row for row in map(task.row_examples.swap, rows) if row is not None]
     if len(swapped) < _FEWEST:
         return None
     swapped_ids = {row.id for row in swapped}
-    style = task.settings.style if task.settings.style in task.example_styles else task.example_styles[0]
+    styles = task.row_examples.styles
+    style = task.settings.style if task.settings.style in styles else styles[0]
     example_task = with_settings(task, style=style)
     as_they_are, _ = make_requests(adapter.session, example_task, [row for row in rows if row.id in swapped_ids])
     exchanged, _ = make_requests(adapter.session, example_task, swapped)
@@ -114,7 +117,7 @@ def word_count_baseline(task: Task, rows: Sequence[Row], seed: int) -> float | N
             for row in held:
                 answer = answers[row.id]
                 gold.append(row.gold if isinstance(row.gold, int) else 0)
-                index = task.answer_names(row).index(answer.answer or "") if answer.score is None else 0
+                index = list(task.options(row)).index(answer.answer or "") if answer.score is None else 0
                 predicted.append(index if answer.score is None else answer.score)
     except (MissingExtraError, TrainingError):
         return None

@@ -50,8 +50,3 @@ def with_shuffled_texts(task: Task, rows: Sequence[Row], seed: int) -> list[Row]
     # Each row takes the text of the next in a random circle, so that none keeps its own.
     donors = {index: order[(turn + 1) % len(order)] for turn, index in enumerate(order)}
     return [task.with_text_of(row, rows[donors[index]]) for index, row in enumerate(rows)]
-
-
-def with_swapped_examples(task: Task, rows: Sequence[Row]) -> list[Row]:
-    """The rows that have examples of both kinds, with the two exchanged; the others are left out."""
-    return [swapped for row in rows if (swapped := task.with_swapped_examples(row)) is not None]
