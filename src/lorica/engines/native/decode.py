@@ -107,8 +107,8 @@ class DecodeBatch:
 
         attention = StoringAttention(self._backend.generate(batch), store)
         last_rows = [start + row.seq.length - 1 for row, start in zip(joining, batch.offsets, strict=True)]
-        read = torch.tensor(self._padded(last_rows, last_rows[-1]), device=self._decoder.device)
-        hidden = self._decoder.hidden(batch.tokens, batch.positions, attention, batch.spans, output_rows=read)
+        output_rows = torch.tensor(self._padded(last_rows, last_rows[-1]), device=self._decoder.device)
+        hidden = self._decoder.hidden(batch.tokens, batch.positions, attention, batch.spans, output_rows=output_rows)
         next_tokens = self._sample(joining, self._decoder.logits(hidden)[: len(joining)])
         self._active += joining
         return self._append(joining, next_tokens)

@@ -50,7 +50,7 @@ class ModelRunner:
         align = ROW_ALIGNMENT if self._batch_invariant else 1
         return pack_sequences(sequences, self._decoder.device, align=align)
 
-    def _hidden(self, batch: PackedBatch, attention: Attention, read: Tensor) -> Tensor:
+    def _hidden(self, batch: PackedBatch, attention: Attention, output_rows: Tensor) -> Tensor:
         if isinstance(self._decoder, CpuDecoder):
             # Separate products for each adapter are batch-invariant, and these passes run in parallel.
             return self._decoder.hidden(
@@ -58,7 +58,7 @@ class ModelRunner:
                 batch.positions,
                 attention,
                 batch.spans,
-                output_rows=read,
+                output_rows=output_rows,
                 group_adapters=not self._batch_invariant,
             )
-        return self._decoder.hidden(batch.tokens, batch.positions, attention, batch.spans, output_rows=read)
+        return self._decoder.hidden(batch.tokens, batch.positions, attention, batch.spans, output_rows=output_rows)

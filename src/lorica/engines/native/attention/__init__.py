@@ -1,1 +1,1 @@
-"""Attention of the native engine: `select` picks one backend for a loaded model; the other files are the backends."""
+"""Attention backends of the native engine: `select` picks one for a loaded model, the other files are the backends."""

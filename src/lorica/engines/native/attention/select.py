@@ -1,4 +1,4 @@
-"""The choice of attention: one backend for each loaded model, made when its engine is."""
+"""Chooses the attention backend of a loaded model, once, when its engine is made."""
 
 from __future__ import annotations
 
