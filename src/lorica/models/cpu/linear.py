@@ -5,8 +5,8 @@ One `Linear` may fuse several layers of the same input (query, key and value). N
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +22,8 @@ _CACHED_ELEMENTS = 1 << 18  # of a block of activations: 1 MiB of float32
 _ROWS_PER_BLOCK = 1024  # of a weight that are quantized at once, so that their float32 copy stays in the cache
 
 
-class Linear(Protocol):
-    """y = x W^T + bias for frozen W."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [T, in] -> a new tensor [T, out]."""
-        ...
+Linear = Callable[[Tensor], Tensor]
+"""x [T, in] -> x W^T + bias, a new tensor [T, out], for frozen W."""
 
 
 def make_linear(layers: Sequence[nn.Linear], precision: str) -> Linear:
@@ -43,9 +39,9 @@ def make_linear(layers: Sequence[nn.Linear], precision: str) -> Linear:
         return Int8Linear(weight, bias)
     if row.quantized:
         return WeightOnlyLinear(_quantized_weight(weight, row.weights, dtype), bias, dtype)
-    return (
-        PrepackedLinear(weight.to(dtype), bias) if kernels.can_prepack(dtype) else TorchLinear(weight.to(dtype), bias)
-    )
+    if kernels.can_prepack(dtype):
+        return partial(kernels.prepacked_linear, packed=kernels.prepack(weight.to(dtype)), bias=bias)
+    return partial(F.linear, weight=weight.to(dtype), bias=bias)
 
 
 def compute_dtype(precision: str) -> torch.dtype:
@@ -60,28 +56,6 @@ def compute_dtype(precision: str) -> torch.dtype:
 def residual_dtype(precision: str) -> torch.dtype:
     """The dtype of the hidden states between layers: float32 with int8, whose products are float32."""
     return torch.float32 if PRECISIONS[precision].products == "int8" else compute_dtype(precision)
-
-
-class TorchLinear:
-    """torch's own operator."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._weight, self._bias = weight, bias
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[T, in] -> [T, out]."""
-        return F.linear(x, self._weight, self._bias)
-
-
-class PrepackedLinear:
-    """Weights in oneDNN's blocked layout."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._packed, self._bias = kernels.prepack(weight), bias
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[T, in] -> [T, out]."""
-        return kernels.prepacked_linear(x, self._packed, self._bias)
 
 
 class Int8Linear:
