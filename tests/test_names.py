@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lorica.names import spellings, subject_key
+from lorica.names import closest_file, spellings, subject_key
 
 SAME = [
     ("History", "history", "HISTORY", " history ", "history.", "history\u00a0", "\u200bhistory\ufeff", "(History)"),
@@ -34,3 +34,17 @@ def test_spellings_of_one_subject(names: tuple[str, ...]) -> None:
 def test_other_subjects_stay_apart() -> None:
     assert len(set(map(subject_key, DIFFERENT))) == len(DIFFERENT)
     assert spellings(["b", "a", "B", "b"]) == {"b": ("b", "B"), "a": ("a",)}
+
+
+@pytest.mark.parametrize(
+    ("name", "siblings", "near"),
+    [
+        ("out.csv", ["posts.csv", "a.csv"], ""),
+        ("pots.csv", ["posts.csv", "a.csv"], "posts.csv"),
+        ("posts.json", ["posts.jsonl", "posts.csv.gz"], "posts.jsonl"),
+        ("rules-qwen2.5-1.5b", ["sums-llama-3.1-8b", "rules-qwen2.5-0.5b"], "rules-qwen2.5-0.5b"),
+        ("a", [], ""),
+    ],
+)
+def test_a_file_is_not_like_another_by_its_suffix_alone(name: str, siblings: list[str], near: str) -> None:
+    assert closest_file(name, siblings) == near

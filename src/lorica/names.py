@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
+# One or two suffixes of a file name; the end of "qwen2.5-1.5b-rules" is none.
+_SUFFIXES = re.compile(r"(?:\.[A-Za-z][A-Za-z0-9]{0,11}){1,2}\Z")
 # Python's spelling of the bytes of a file name that the locale's encoding cannot read (PEP 383).
 _UNDECODED = re.compile("[\udc80-\udcff]+")
 
@@ -52,6 +54,15 @@ def closest(name: str, names: Iterable[str], *, least_ratio: float = 0.6, key: C
     names = list(names)
     spelling = next((candidate for candidate in names if key(candidate) == key(name) != ""), "")
     return spelling or next(iter(difflib.get_close_matches(name, names, n=1, cutoff=least_ratio)), "")
+
+
+def closest_file(name: str, siblings: Iterable[str]) -> str:
+    """The file or folder among `siblings` whose name without its suffixes is most like that of `name`, "" where none is
+    like it: equal suffixes alone do not make two files alike."""
+    siblings = list(siblings)
+    stem = closest(_SUFFIXES.sub("", name), {_SUFFIXES.sub("", sibling) for sibling in siblings})
+    alike = [sibling for sibling in siblings if stem and _SUFFIXES.sub("", sibling) == stem]
+    return closest(name, alike, least_ratio=0.0)
 
 
 def did_you_mean(

@@ -13,7 +13,7 @@ import msgspec
 
 from lorica.errors import DataError
 from lorica.file_signatures import HEAD_BYTES, LFS_FIX, Content, recognise
-from lorica.names import did_you_mean
+from lorica.names import closest_file
 
 MAX_TEXT = 16 * 1024 * 1024
 """Most bytes of one physical line, and most characters of one CSV cell or one element of a JSON array."""
@@ -200,11 +200,12 @@ def _require_file(path: Path) -> None:
     if path.exists():
         raise DataError("this is not a regular file (rows may have to be read twice)", path=path, fix="save it first")
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = closest_file(path.name, siblings)
     where = "" if path.parent.is_dir() else f"; the folder {str(path.parent)!r} does not exist either"
     raise DataError(
         f"there is no such file{where}",
         path=path,
-        fix=did_you_mean(path.name, siblings, otherwise="check the path"),
+        fix=f"did you mean {near!r}?" if near else "check the path",
     )
 
 

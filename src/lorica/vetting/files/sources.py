@@ -20,7 +20,7 @@ from lorica.adapters.json_document import short_text
 from lorica.adapters.raw_adapter import Kind
 from lorica.adapters.registry import BEST, CHECKPOINTS, training_owner
 from lorica.errors import AdapterError
-from lorica.names import closest, visible
+from lorica.names import closest_file, visible
 from lorica.vetting.files.archives import is_archive, peek
 from lorica.vetting.files.listing import (
     CHECKPOINT,
@@ -294,7 +294,7 @@ def _missing(user_path: Path) -> AdapterError:
         beside = [entry.name for entry in entries_of(parent)]
     except OSError:
         beside = []
-    near = closest(user_path.name, beside)
+    near = closest_file(user_path.name, beside)
     fix = f"did you mean {parent / near}?" if near else "correct the path"
     if not near and re.fullmatch(r"[\w.-]+/[\w.-]+", str(user_path)):
         cached = _hub_cache() / f"models--{str(user_path).replace('/', '--')}"
