@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,19 +20,21 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
-from sklearn.metrics import roc_auc_score
-from tools.zoo.material import SHARED
-from tools.zoo.train import ALL, ATTENTION, QV, Recipe, train_zoo_adapter
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from lorica.adapters.config import read_adapter_config
-from lorica.adapters.header import read_header
-from lorica.adapters.raw_adapter import RawAdapter
-from lorica.adapters.tensor_map import map_tensors
-from lorica.vetting.base.alignment import Alignment, align, collect_subspaces
-from tools import zoo
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+from sklearn.metrics import roc_auc_score  # noqa: E402
+from tools.zoo.material import SHARED  # noqa: E402
+from tools.zoo.train import ALL, ATTENTION, QV, Recipe, train_zoo_adapter  # noqa: E402
+
+from lorica.adapters.config import read_adapter_config  # noqa: E402
+from lorica.adapters.header import read_header  # noqa: E402
+from lorica.adapters.raw_adapter import RawAdapter  # noqa: E402
+from lorica.adapters.tensor_map import map_tensors  # noqa: E402
+from lorica.vetting.base.alignment import Alignment, align, collect_subspaces  # noqa: E402
+from tools import zoo  # noqa: E402
 
 # 4, 10 and 19 updates; the extreme ranks.
 HARD = (

@@ -20,21 +20,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from bench.peers.material import read_shape  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 
-from bench.peers.material import read_shape
-
-from lorica.models.cpu import kernels
-from lorica.models.cpu.decoder import CpuDecoder
-from lorica.models.cpu.linear import make_linear, quantize_rows, quantize_weight
-from lorica.models.decoder import Decoder
-from lorica.models.families import DecoderConfig
-from lorica.models.lora import LoraPair, LoraSpan, LoraWeights
-from lorica.models.packed_attention import PackedAttention
+from lorica.models.cpu import kernels  # noqa: E402
+from lorica.models.cpu.decoder import CpuDecoder  # noqa: E402
+from lorica.models.cpu.linear import make_linear, quantize_rows, quantize_weight  # noqa: E402
+from lorica.models.decoder import Decoder  # noqa: E402
+from lorica.models.families import DecoderConfig  # noqa: E402
+from lorica.models.lora import LoraPair, LoraSpan, LoraWeights  # noqa: E402
+from lorica.models.packed_attention import PackedAttention  # noqa: E402
 
 NAME, VOCABULARY = "qwen2.5-0.5b", 1024  # the output head is no part of the passes
 LAYERS = {"qkv": (1152, 896), "o": (896, 896), "gate_up": (9728, 896), "down": (896, 4864)}

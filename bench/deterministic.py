@@ -18,19 +18,18 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import torch  # noqa: E402
+from bench.prefix_sharing import make_adapter  # noqa: E402
 
-from bench.prefix_sharing import make_adapter
-
-from lorica.adapters.folder import open_adapter
-from lorica.engines.base import EngineSettings
-from lorica.engines.native.engine import NativeEngine, load_native
-from lorica.models.base_folder import BaseFolder
-from lorica.models.families import read_decoder_config
-from lorica.models.locate import locate_model
-from lorica.records import Request, ScoreChoices
+from lorica.adapters.folder import open_adapter  # noqa: E402
+from lorica.engines.base import EngineSettings  # noqa: E402
+from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
+from lorica.models.families import read_decoder_config  # noqa: E402
+from lorica.models.locate import locate_model  # noqa: E402
+from lorica.records import Request, ScoreChoices  # noqa: E402
 
 BUDGETS = (512, 1024, 4096)
 

@@ -27,10 +27,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from bench.peers import material, workloads
-from bench.peers.side import Side, known_sides
+from bench.peers import material, workloads  # noqa: E402
+from bench.peers.side import Side, known_sides  # noqa: E402
 
 ARITHMETIC = {
     "native-bf16": "bfloat16",

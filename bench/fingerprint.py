@@ -1,6 +1,6 @@
 """Does an adapter's fingerprint always contain its true base, and how many others?
 
-    PYTHONPATH=. python bench/fingerprint.py [--table ../shared/data/base_models/architectures.csv]
+    python bench/fingerprint.py [--table ../shared/data/base_models/architectures.csv]
 
 For every model of a table of real architectures and each of four sets of targets, the header of an adapter is made from
 the shapes that the table states (ours where it states none), and matched. Families with fused or other names use their
@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from pathlib import Path
 
-from tools.bases.__main__ import DEFAULT_CHECK, differences
-from tools.fingerprint_cases import SETS, as_stated, identify, rows
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from lorica.adapters.bases import all_bases
-from lorica.adapters.fingerprint import BaseMatch
+from tools.bases.__main__ import DEFAULT_CHECK, differences  # noqa: E402
+from tools.fingerprint_cases import SETS, as_stated, identify, rows  # noqa: E402
+
+from lorica.adapters.bases import all_bases  # noqa: E402
+from lorica.adapters.fingerprint import BaseMatch  # noqa: E402
 
 
 def main() -> None:

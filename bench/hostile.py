@@ -1,6 +1,6 @@
 """Thousands of mutated headers, configs, archives and pickles against the reading of adapters (L0).
 
-    PYTHONPATH=src:. python bench/hostile.py [--cases 10000] [--seed 0]
+    python bench/hostile.py [--cases 10000] [--seed 0]
 
 Every case must end in findings: no exception, not over a second, and never a file accepted that `safetensors` refuses.
 The last line gives the counts as key=value: crashes, slow (over one second by the clock) and slow_cpu (by the
@@ -11,10 +11,13 @@ processor), lenient (accepted where the library refuses), differing (accepted by
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 
-from tools.hostile_files import Bench, cases, forget_peak, heavy, peak_megabytes
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
+
+from tools.hostile_files import Bench, cases, forget_peak, heavy, peak_megabytes  # noqa: E402
 
 
 def main() -> None:

@@ -18,27 +18,26 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import numpy as np  # noqa: E402
+from bench.real_tasks import COMMON, TASKS  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
 
-from bench.real_tasks import COMMON, TASKS
-
-from lorica.adapters.folder import AdapterFolder, open_adapter
-from lorica.commands import build
-from lorica.commands.arguments import resolve
-from lorica.commands.train import listener, train_jobs
-from lorica.config.schema import Config
-from lorica.data.read import read_rows
-from lorica.data.split import split
-from lorica.engines import load_engine
-from lorica.engines.base import Engine, EngineInfo, EngineSettings, MergeDecision, MergingEngine
-from lorica.metrics.bootstrap import Estimate, paired_difference
-from lorica.metrics.metric_table import METRICS
-from lorica.pipeline.answer import Pipeline
-from lorica.pipeline.train import TrainJob
-from lorica.records import Output, Request, Row
+from lorica.adapters.folder import AdapterFolder, open_adapter  # noqa: E402
+from lorica.commands import build  # noqa: E402
+from lorica.commands.arguments import resolve  # noqa: E402
+from lorica.commands.train import listener, train_jobs  # noqa: E402
+from lorica.config.schema import Config  # noqa: E402
+from lorica.data.read import read_rows  # noqa: E402
+from lorica.data.split import split  # noqa: E402
+from lorica.engines import load_engine  # noqa: E402
+from lorica.engines.base import Engine, EngineInfo, EngineSettings, MergeDecision, MergingEngine  # noqa: E402
+from lorica.metrics.bootstrap import Estimate, paired_difference  # noqa: E402
+from lorica.metrics.metric_table import METRICS  # noqa: E402
+from lorica.pipeline.answer import Pipeline  # noqa: E402
+from lorica.pipeline.train import TrainJob  # noqa: E402
+from lorica.records import Output, Request, Row  # noqa: E402
 
 NAME = "sms_spam"
 TASK = TASKS[NAME]

@@ -29,33 +29,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import torch
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import msgspec  # noqa: E402
+import torch  # noqa: E402
+from bench.real_tasks import TASKS  # noqa: E402
 
-from bench.real_tasks import TASKS
-
-from lorica.adapters.folder import open_adapter
-from lorica.commands import build
-from lorica.commands.arguments import resolve
-from lorica.commands.train import listener, train_jobs
-from lorica.config.schema import Config
-from lorica.data.read import read_rows
-from lorica.data.split import split
-from lorica.engines.base import EngineSettings
-from lorica.engines.native.engine import load_native
-from lorica.engines.native.scheduler import make_plan
-from lorica.models.base_folder import BaseFolder
-from lorica.models.locate import locate_model
-from lorica.pipeline.answer import Pipeline
-from lorica.pipeline.evaluate import difference, evaluate
-from lorica.pipeline.train import TrainJob
-from lorica.prompts.encoder import Encoder
-from lorica.records import Answer, Message, Request, Row, ScoreChoices
-from lorica.tasks.base import TaskSettings
-from lorica.tasks.message_builder import MessageBuilder
-from lorica.tasks.rules import CHOICES, RulesCase, RulesTask
+from lorica.adapters.folder import open_adapter  # noqa: E402
+from lorica.commands import build  # noqa: E402
+from lorica.commands.arguments import resolve  # noqa: E402
+from lorica.commands.train import listener, train_jobs  # noqa: E402
+from lorica.config.schema import Config  # noqa: E402
+from lorica.data.read import read_rows  # noqa: E402
+from lorica.data.split import split  # noqa: E402
+from lorica.engines.base import EngineSettings  # noqa: E402
+from lorica.engines.native.engine import load_native  # noqa: E402
+from lorica.engines.native.scheduler import make_plan  # noqa: E402
+from lorica.models.base_folder import BaseFolder  # noqa: E402
+from lorica.models.locate import locate_model  # noqa: E402
+from lorica.pipeline.answer import Pipeline  # noqa: E402
+from lorica.pipeline.evaluate import difference, evaluate  # noqa: E402
+from lorica.pipeline.train import TrainJob  # noqa: E402
+from lorica.prompts.encoder import Encoder  # noqa: E402
+from lorica.records import Answer, Message, Request, Row, ScoreChoices  # noqa: E402
+from lorica.tasks.base import TaskSettings  # noqa: E402
+from lorica.tasks.message_builder import MessageBuilder  # noqa: E402
+from lorica.tasks.rules import CHOICES, RulesCase, RulesTask  # noqa: E402
 
 ORDERS = ("shared", "community", "post")
 RULES = (

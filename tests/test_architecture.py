@@ -154,6 +154,14 @@ def test_no_work_at_import(path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("path", [path for path in PYTHON if "bench" not in path.parts], ids=_id)
+def test_nothing_outside_bench_imports_it(path: Path) -> None:
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            assert "bench" not in {name.split(".")[0] for name in names}, f"line {node.lineno}: move it to tools/"
+
+
 def test_there_is_no_module_without_a_name() -> None:
     nameless = {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"}
     assert not [_id(path) for path in PYTHON if path.name in nameless]
