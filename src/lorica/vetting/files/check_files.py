@@ -280,13 +280,8 @@ def _pickle_beside(folder: SafeFolder) -> list[Finding]:
     scan = _scan(folder.path / file_name)
     if scan is not None and scan.dangerous:
         return [_pickle(folder.path / file_name, file_name, scan)]
-    return [
-        finding(
-            "L015",
-            f"{short_text(file_name)}, {folder.files[file_name]} bytes, is a pickle and not read",
-            file=file_name,
-        )
-    ]
+    actual = f"{short_text(file_name)}, {folder.files[file_name]} bytes, is a pickle and not read"
+    return [finding("L015", actual, file=file_name)]
 
 
 def _unread_files(folder: SafeFolder, weights: Path | None) -> list[Finding]:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from lorica.adapters.arrays import Floats, TensorReader
@@ -21,6 +20,7 @@ from lorica.data.union_find import UnionFind
 from lorica.errors import AdapterError
 from lorica.names import listed
 from lorica.reports.short_names import short_names
+from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.numbers.check_numbers import WeightStatistics
 from lorica.vetting.numbers.module_updates import scalings
@@ -29,7 +29,6 @@ from lorica.vetting.numbers.training_runs import RunMember, find_runs, named_ste
 from lorica.vetting.wording import shown
 
 Entry = tuple[RawAdapter, WeightStatistics]
-FindingsByName = dict[str, list[Finding]]
 # Columns of a name in a finding.
 _NAME = 60
 
@@ -47,13 +46,17 @@ _BLOCK = 256
 _FOLD = re.compile(r"(?i)(?:^|[^a-z])(?:fold|cv)[-_ ]?(\d{1,3})(?:$|[^0-9])")
 
 
-class _Context(msgspec.Struct, frozen=True):
-    """What holds of all entries together, in their order. runs: equal numbers for adapters of one training run.
-    steps: as their paths give them. labels: names as findings show them, all of them different."""
+class _Comparison:
+    """All entries beside each other, in their order. runs: equal numbers for adapters of one training run. steps: as
+    their paths give them. findings: by the adapter's name."""
 
-    runs: Sequence[int]
-    steps: Sequence[int | None]
-    labels: Sequence[str]
+    def __init__(self, entries: Sequence[Entry], members: Sequence[RunMember]) -> None:
+        self.entries = entries
+        self.runs, self.steps = find_runs(members), named_steps(members)
+        self.findings: dict[str, list[Finding]] = {}
+        names = [shown(adapter.name, 1000) for adapter, _ in entries]
+        labels = short_names(names, _NAME)
+        self._labels = [labels[name] for name in names]  # as findings show them, all of them different
 
     def may_equal(self, i: int, j: int) -> bool:
         """Whether two adapters are of one run and not of two steps of it, so that to be equal is no news."""
@@ -61,21 +64,44 @@ class _Context(msgspec.Struct, frozen=True):
             None in (self.steps[i], self.steps[j]) or self.steps[i] == self.steps[j]
         )
 
+    def labels(self, indices: Sequence[int]) -> str:
+        """Adapters for a message."""
+        return listed((self._labels[i] for i in indices), 3)
 
-def check_duplicates(entries: Sequence[Entry], members: Sequence[RunMember] | None = None) -> FindingsByName:
+    def report(
+        self,
+        index: int,
+        code: str,
+        actual: str,
+        others: Sequence[int],
+        facts: dict[str, Any],
+        *,
+        expected: str = "",
+        severity: Severity | None = None,
+    ) -> None:
+        """A finding on one adapter about others."""
+        facts = {"others": [self.entries[i][0].name for i in others[:20]], **facts}
+        found = finding(code, actual, expected=expected, facts=facts, severity=severity)
+        self.findings.setdefault(self.entries[index][0].name, []).append(found)
+
+    def report_rescaled(self, index: int, actual: str, others: Sequence[int], ratio: float, angle: float) -> None:
+        """A finding on an update that is another one at another scale."""
+        expected = "one alpha, rank and set of targets for one update"
+        self.report(index, "L252", actual, others, {"ratio": ratio, "cosine": angle}, expected=expected)
+
+
+def check_duplicates(entries: Sequence[Entry], members: Sequence[RunMember] | None = None) -> dict[str, list[Finding]]:
     """Findings by the adapter's name; a name that nothing was found for is left out.
 
     members: what tells the training run of each entry, by default their paths alone.
     """
-    findings: FindingsByName = {}
     members = [RunMember(adapter.given) for adapter, _ in entries] if members is None else members
-    names = [shown(adapter.name, 1000) for adapter, _ in entries]
-    labels = short_names(names, _NAME)
-    context = _Context(find_runs(members), named_steps(members), [labels[name] for name in names])
-    same = _find_copies(entries, context, findings)
-    leaders = _near_copies(entries, context, same, findings)
-    _shared_starts(entries, context, [leaders.get(i, i) for i in same], findings)
-    return findings
+    comparison = _Comparison(entries, members)
+    same = _find_copies(comparison)
+    leaders = _near_copies(comparison, same)
+    first = [leaders.get(i, i) for i in same]
+    _shared_starts(comparison, first, _folds(comparison))
+    return comparison.findings
 
 
 def cosine(first: Entry, second: Entry) -> float | None:
@@ -138,57 +164,48 @@ def _pair(reader: TensorReader, module: LoraModule, tensors: dict[str, TensorInf
     return a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
 
 
-def _find_copies(entries: Sequence[Entry], context: _Context, findings: FindingsByName) -> list[int]:
+def _find_copies(comparison: _Comparison) -> list[int]:
     """Findings for equal tensors. Returns for each entry the number of the first with the same tensors."""
     groups: dict[str, list[int]] = {}
-    for i, (_, numbers) in enumerate(entries):
+    for i, (_, numbers) in enumerate(comparison.entries):
         comparable = numbers.weights_digest and not numbers.empty
         groups.setdefault(numbers.weights_digest if comparable else f"none {i}", []).append(i)
-    first = list(range(len(entries)))
+    first = list(range(len(comparison.entries)))
     for group in groups.values():
         for i in group:
             first[i] = group[0]
-        for i in group if len(group) > 1 else ():
-            twins = [j for j in group if j != i]
-            _report_copies(entries, context, i, twins, findings)
+            if len(group) > 1:
+                _report_copies(comparison, i, [j for j in group if j != i])
     return first
 
 
-def _report_copies(
-    entries: Sequence[Entry], context: _Context, i: int, twins: list[int], findings: FindingsByName
-) -> None:
+def _report_copies(comparison: _Comparison, i: int, twins: Sequence[int]) -> None:
+    entries = comparison.entries
     adapter, numbers = entries[i]
-    report = findings.setdefault(adapter.name, []).append
     base = _base(adapter)
     foreign = [j for j in twins if base and _base(entries[j][0]) not in ("", base)]
     if foreign:
         foreign_base = _base(entries[foreign[0]][0])
-        actual = f"the tensors of {_labels(context, foreign)}, which names {shown(foreign_base)}, not {shown(base)}"
-        facts: dict[str, Any] = {"others": _some_names(entries, foreign), "bases": [base, foreign_base]}
-        report(finding("L253", actual, expected="one base model for one set of weights", facts=facts))
+        labels = comparison.labels(foreign)
+        actual = f"the tensors of {labels}, which names {shown(foreign_base)}, not {shown(base)}"
+        expected = "one base model for one set of weights"
+        comparison.report(i, "L253", actual, foreign, {"bases": [base, foreign_base]}, expected=expected)
     changed = [j for j in twins if entries[j][1].content_digest != numbers.content_digest]
     if changed:
         other_norm = entries[changed[0]][1].norm
         ratio = numbers.norm / other_norm if other_norm > 0 else 1.0
         how = f"{ratio:.4g} times as strong" if abs(ratio - 1) > 1e-6 else "with another config"
-        report(_rescaled(entries, changed, f"the tensors of {_labels(context, changed)}, {how}", ratio, 1.0))
+        comparison.report_rescaled(i, f"the tensors of {comparison.labels(changed)}, {how}", changed, ratio, 1.0)
     equal = [j for j in twins if j not in changed]
     if equal:
-        own_run = all(context.may_equal(i, j) for j in equal)
-        actual = f"equal to {_labels(context, equal)}"
-        facts = {"others": _some_names(entries, equal), "cosine": 1.0, "count": len(equal)}
-        report(finding("L250", actual, facts=facts, severity="note" if own_run else None))
+        severity: Severity | None = "note" if all(comparison.may_equal(i, j) for j in equal) else None
+        facts = {"cosine": 1.0, "count": len(equal)}
+        comparison.report(i, "L250", f"equal to {comparison.labels(equal)}", equal, facts, severity=severity)
 
 
-def _rescaled(entries: Sequence[Entry], twins: list[int], actual: str, ratio: float, angle: float) -> Finding:
-    facts = {"others": _some_names(entries, twins), "ratio": ratio, "cosine": angle}
-    return finding("L252", actual, expected="one alpha, rank and set of targets for one update", facts=facts)
-
-
-def _near_copies(
-    entries: Sequence[Entry], context: _Context, first: list[int], findings: FindingsByName
-) -> dict[int, int]:
+def _near_copies(comparison: _Comparison, first: Sequence[int]) -> dict[int, int]:
     """Findings for updates that point the same way though their tensors differ; returns later -> earlier of each."""
+    entries = comparison.entries
     leaders: dict[int, int] = {}
     confirmed = 0
     for i, j, rough in _similar_pairs(entries, first, "sketch", CANDIDATE):
@@ -200,89 +217,92 @@ def _near_copies(
             try:
                 angle = cosine(entries[j], entries[i])
             except AdapterError:
-                continue  # its own findings report that it cannot be read
+                continue  # its own findings say that it cannot be read
         if angle is None or abs(angle) < NEAR:
             continue
         leaders[i] = j
-        for own_index, other_index in ((i, j), (j, i)):
-            findings.setdefault(entries[own_index][0].name, []).append(
-                _similarity(entries, context, own_index, other_index, angle)
-            )
+        _report_similar(comparison, i, j, angle)
+        _report_similar(comparison, j, i, angle)
     return leaders
 
 
-def _similarity(entries: Sequence[Entry], context: _Context, i: int, j: int, angle: float) -> Finding:
-    ratio = entries[i][1].norm / entries[j][1].norm
-    own_run = context.runs[i] == context.runs[j]
-    name = _labels(context, [j])
+def _report_similar(comparison: _Comparison, i: int, j: int, angle: float) -> None:
+    ratio = comparison.entries[i][1].norm / comparison.entries[j][1].norm
+    own_run = comparison.runs[i] == comparison.runs[j]
+    label = comparison.labels([j])
+    strength = f"{ratio:.4g} times as strong"
     if angle < 0:
-        return _rescaled(entries, [j], f"the opposite of {name}'s update, {ratio:.4g} times as strong", -ratio, angle)
+        comparison.report_rescaled(i, f"the opposite of {label}'s update, {strength}", [j], -ratio, angle)
     # Within a run an update that grew is the training's; one that was multiplied is not.
-    if angle >= (PROPORTIONAL if own_run else SAME) and abs(ratio - 1) > 0.02:
-        return _rescaled(entries, [j], f"{name}'s update, {ratio:.4g} times as strong", ratio, angle)
-    if angle >= SAME and abs(ratio - 1) <= 0.02:
-        actual = f"the update of {name}, stored in other numbers"
-        facts = {"others": [entries[j][0].name], "cosine": angle, "count": 1}
-        return finding("L250", actual, facts=facts, severity="note" if own_run else None)
-    actual = f"cosine {angle:.4f} with the update of {name}"
-    facts = {"others": [entries[j][0].name], "cosine": angle, "ratio": ratio}
-    return finding("L251", actual, expected=f"below {NEAR} for adapters of different data", facts=facts)
+    elif angle >= (PROPORTIONAL if own_run else SAME) and abs(ratio - 1) > 0.02:
+        comparison.report_rescaled(i, f"{label}'s update, {strength}", [j], ratio, angle)
+    elif angle >= SAME and abs(ratio - 1) <= 0.02:
+        actual = f"the update of {label}, stored in other numbers"
+        severity: Severity | None = "note" if own_run else None
+        comparison.report(i, "L250", actual, [j], {"cosine": angle, "count": 1}, severity=severity)
+    else:
+        actual = f"cosine {angle:.4f} with the update of {label}"
+        expected = f"below {NEAR} for adapters of different data"
+        comparison.report(i, "L251", actual, [j], {"cosine": angle, "ratio": ratio}, expected=expected)
 
 
-def _shared_starts(entries: Sequence[Entry], context: _Context, first: list[int], findings: FindingsByName) -> None:
-    """Findings for folds, and for runs that started from the same values.
-
-    first: for each entry, the first of those that were already said to be one update with it.
-    """
+def _folds(comparison: _Comparison) -> dict[int, tuple[str, str, str]]:
+    """Findings for the folds of one cross-validation, by their names; returns what the folds of one have in common."""
     folds: dict[tuple[str, str, str], dict[int, str]] = {}
-    for i, (adapter, numbers) in enumerate(entries):
+    for i, (adapter, numbers) in enumerate(comparison.entries):
         for component in (adapter.name, *reversed(adapter.given.parts[-3:])):
             if match := _FOLD.search(component):
                 stem = component[: match.start(1)] + "*" + component[match.end(1) :]
                 folds.setdefault((stem, numbers.signature, _base(adapter)), {})[i] = match[1]
                 break
     in_folds: dict[int, tuple[str, str, str]] = {}
-    for key, members in folds.items():
-        if len(set(members.values())) > 1 and key[1]:
-            in_folds |= dict.fromkeys(members, key)
-            _report_folds(entries, context, sorted(members), findings)
-    starts = UnionFind(len(entries))
-    for i, j, _ in _similar_pairs(entries, first, "start", SAME_START):
-        starts.join(i, j)
-    groups: dict[int, list[int]] = {}
-    for i in range(len(entries)):
-        groups.setdefault(starts.find(i), []).append(i)
-    for group in groups.values():
-        for i in group if len(group) > 1 else ():
-            relatives = [
-                j
-                for j in group
-                if first[j] != first[i]
-                and context.runs[j] != context.runs[i]
-                and not (i in in_folds and in_folds.get(j) == in_folds[i])
-            ]
-            if relatives:
-                actual = f"lora_A starts as in {_labels(context, relatives)}"
-                facts = {"others": _some_names(entries, relatives), "count": len(relatives)}
-                findings.setdefault(entries[i][0].name, []).append(finding("L254", actual, facts=facts))
+    for key, fold_numbers in folds.items():
+        if len(set(fold_numbers.values())) > 1 and key[1]:
+            in_folds |= dict.fromkeys(fold_numbers, key)
+            _report_folds(comparison, sorted(fold_numbers))
+    return in_folds
 
 
-def _report_folds(entries: Sequence[Entry], context: _Context, members: list[int], findings: FindingsByName) -> None:
-    vectors = {i: np.frombuffer(entries[i][1].sketch, "<f4") for i in members if entries[i][1].sketch}
+def _report_folds(comparison: _Comparison, members: Sequence[int]) -> None:
+    sketches = {i: comparison.entries[i][1].sketch for i in members}
+    vectors = {i: np.frombuffer(sketch, "<f4") for i, sketch in sketches.items() if sketch}
     for i in members:
         other_folds = [j for j in members if j != i]
         angles = [float(vectors[i] @ vectors[j]) for j in other_folds if i in vectors and j in vectors]
         about = f", cosines of updates about {min(angles):.2f} to {max(angles):.2f}" if angles else ""
-        actual = f"a fold beside {_labels(context, other_folds)}{about}"
-        facts = {"others": _some_names(entries, other_folds), "cosines": angles[:20]}
-        findings.setdefault(entries[i][0].name, []).append(finding("L255", actual, facts=facts))
+        actual = f"a fold beside {comparison.labels(other_folds)}{about}"
+        comparison.report(i, "L255", actual, other_folds, {"cosines": angles[:20]})
+
+
+def _shared_starts(comparison: _Comparison, first: Sequence[int], in_folds: dict[int, tuple[str, str, str]]) -> None:
+    """Findings for runs that started from the same values. first: for each entry, the first of those that were already
+    said to be one update with it."""
+    starts = UnionFind(len(comparison.entries))
+    for i, j, _ in _similar_pairs(comparison.entries, first, "start", SAME_START):
+        starts.join(i, j)
+    groups: dict[int, list[int]] = {}
+    for i in range(len(comparison.entries)):
+        groups.setdefault(starts.find(i), []).append(i)
+    for group in groups.values():
+        for i in group:
+            relatives = [
+                j
+                for j in group
+                if first[j] != first[i]
+                and comparison.runs[j] != comparison.runs[i]
+                and not (i in in_folds and in_folds.get(j) == in_folds[i])
+            ]
+            if relatives:
+                actual = f"lora_A starts as in {comparison.labels(relatives)}"
+                comparison.report(i, "L254", actual, relatives, {"count": len(relatives)})
 
 
 def _similar_pairs(
-    entries: Sequence[Entry], first: list[int], vector_name: str, minimum: float
+    entries: Sequence[Entry], first: Sequence[int], vector_name: str, minimum: float
 ) -> Iterator[tuple[int, int, float]]:
-    """Pairs (later, earlier) of comparable adapters with different tensors, whose vectors' cosine is at least `least`
-    in size; for sketches of either sign. One block of rows at a time: memory grows with the number, not its square."""
+    """Pairs (later, earlier) of comparable adapters with different tensors, whose vectors' cosine is at least
+    `minimum` in size; for sketches of either sign. One block of rows at a time: memory grows with the number, not
+    its square."""
     groups: dict[str, list[int]] = {}
     for i, (_, numbers) in enumerate(entries):
         if len(getattr(numbers, vector_name)) == 4 * SIZE and first[i] == i:
@@ -295,14 +315,6 @@ def _similar_pairs(
             for row, column in np.argwhere(sizes >= minimum).tolist():
                 if column < begin + row:
                     yield members[begin + row], members[column], float(block[row, column])
-
-
-def _labels(context: _Context, numbers: list[int]) -> str:
-    return listed((context.labels[j] for j in numbers), 3)
-
-
-def _some_names(entries: Sequence[Entry], indices: Sequence[int]) -> list[str]:
-    return [entries[i][0].name for i in indices[:20]]
 
 
 def _base(adapter: RawAdapter) -> str:
