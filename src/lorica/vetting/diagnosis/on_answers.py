@@ -5,7 +5,7 @@ from __future__ import annotations
 from lorica.errors import LoricaError
 from lorica.vetting.diagnosis.finding_likelihoods import from_findings
 from lorica.vetting.diagnosis.inputs import Context
-from lorica.vetting.diagnosis.posterior import Evidence
+from lorica.vetting.diagnosis.posterior import Evidence, outcome
 
 
 def judge_answers(context: Context) -> list[Evidence]:
@@ -26,11 +26,11 @@ def judge_answers(context: Context) -> list[Evidence]:
     if not any(weight > 0 for item in evidence for weight in item.weights.values()):
         text = f"the {health.n} scores of {path.name} are healthy: {health.unique} distinct, deviation {health.std:.2g}"
         weights = {"parser_fallbacks": -5.0, "generation_settings": -4.0, "ignores_input": -3.0, "hard_labels": -2.0}
-        evidence.append(Evidence(id="answers", text=text, source="answers", group="answers", weights=weights))
+        evidence.append(outcome("answers", text, "answers", weights))
     elif any(item.severity != "note" and item.code != "L469" for item in findings):
         # Scores at chance are what a hard task gives. Else, whatever the adapter is worth: these answers were doubted,
         # and rightly.
         weights = {"healthy": -5.0, "hard_task": -4.0}
         text = f"the scores of {path.name} are not healthy, whatever the adapter is worth"
-        evidence.append(Evidence(id="answers", text=text, source="answers", group="answers", weights=weights))
+        evidence.append(outcome("answers", text, "answers", weights))
     return evidence

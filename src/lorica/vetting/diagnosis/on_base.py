@@ -11,7 +11,7 @@ from lorica.vetting.base.base_loss import base_loss
 from lorica.vetting.diagnosis import likelihoods
 from lorica.vetting.diagnosis.finding_likelihoods import from_clean, from_findings
 from lorica.vetting.diagnosis.inputs import Context
-from lorica.vetting.diagnosis.posterior import Evidence
+from lorica.vetting.diagnosis.posterior import Evidence, outcome
 from lorica.vetting.measure.quality import SURE
 
 
@@ -43,7 +43,7 @@ def fit_elsewhere(context: Context) -> list[Evidence]:
         return []
     context.home = fitting[0]
     text = f"it fits {_name(fitting[0])}, which was named as expected, and not the base that was given"
-    return [_evidence("fit_elsewhere", text, "elsewhere", {"wrong_size": 4.0, "healthy": -4.0, "broken_weights": -2.0})]
+    return [outcome("fit_elsewhere", text, "elsewhere", {"wrong_size": 4.0, "healthy": -4.0, "broken_weights": -2.0})]
 
 
 def align_base(context: Context) -> list[Evidence]:
@@ -57,7 +57,7 @@ def align_base(context: Context) -> list[Evidence]:
     context.add(findings, level=3)
     about_base, about_parts = findings[0], findings[1:]
     weights = likelihoods.alignment_weights(alignment.decided, alignment.p_true)
-    return [_evidence("alignment", about_base.seen, "alignment", weights), *from_findings(about_parts)]
+    return [outcome("alignment", about_base.seen, "alignment", weights), *from_findings(about_parts)]
 
 
 def align_elsewhere(context: Context) -> list[Evidence]:
@@ -73,7 +73,7 @@ def align_elsewhere(context: Context) -> list[Evidence]:
         context.home = best
     text = f"alignment {alignment_here.score:.1f} with the base given, {scores[best]:.1f} with {_name(best)}"
     return [
-        _evidence("align_elsewhere", text, "alignment", likelihoods.rival_weights(alignment_here.score, scores[best]))
+        outcome("align_elsewhere", text, "alignment", likelihoods.rival_weights(alignment_here.score, scores[best]))
     ]
 
 
@@ -91,7 +91,7 @@ def read_text(context: Context) -> list[Evidence]:
         return []
     text = f"the base predicts plain text with {ratio:.2f} times the loss of guessing"
     weights = likelihoods.sense_weights(ratio)
-    return [_evidence("base_text", text, "base.sense", weights)] if weights else []
+    return [outcome("base_text", text, "base.sense", weights)] if weights else []
 
 
 def ask_canaries(context: Context) -> list[Evidence]:
@@ -111,7 +111,7 @@ def ask_canaries(context: Context) -> list[Evidence]:
         return []
     text = trial.problem or f"all {len(passport.canaries.items)} canaries of its passport are reproduced"
     weights = likelihoods.canary_weights(trial.outcome, trial.effect, trial.odd, trial.base_largest)
-    return [_evidence("canaries", text, "canaries", weights)]
+    return [outcome("canaries", text, "canaries", weights)]
 
 
 def check_passport_here(context: Context) -> list[Evidence]:
@@ -130,7 +130,7 @@ def check_passport_here(context: Context) -> list[Evidence]:
         same |= {"altered": -6.0, "incomplete": -3.0, "broken_weights": -1.0}
     if same:
         text = "config and weights are those of its passport" if len(same) > 2 else "the config is that of its passport"
-        items.append(_evidence("passport", text, "record.config", same))
+        items.append(outcome("passport", text, "record.config", same))
     return items
 
 
@@ -153,7 +153,3 @@ def behave(context: Context) -> list[Evidence]:
 
 def _name(base: Path) -> str:
     return ascii(base.name)[1:-1][:60]
-
-
-def _evidence(name: str, text: str, group: str, weights: dict[str, float]) -> Evidence:
-    return Evidence(id=name, text=text, source=name, group=group, weights=weights)

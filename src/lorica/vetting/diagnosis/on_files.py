@@ -13,7 +13,7 @@ from lorica.models.families import read_json_object
 from lorica.vetting.base.fit_text import MAX_TOKENIZER, read_tokenizer_files
 from lorica.vetting.diagnosis import likelihoods
 from lorica.vetting.diagnosis.inputs import Context
-from lorica.vetting.diagnosis.posterior import Evidence
+from lorica.vetting.diagnosis.posterior import Evidence, outcome
 from lorica.vetting.numbers.factor_pairing import pair_factors
 from lorica.vetting.wording import shown
 
@@ -30,8 +30,8 @@ def fingerprint(context: Context) -> list[Evidence]:
     shapes = shapes_of(context.layout, config)
     if any(not misfit_reasons(shapes, base) for base in bases):
         text = f"its shapes are those of {shown(name, 60)}, which its config names"
-        return [_evidence("fingerprint", text, "fingerprint", {"wrong_size": -3.0})]
-    return [_evidence("fingerprint", describe_match(shapes, match, bases), "L1.wrong_size", {"wrong_size": 5.0})]
+        return [outcome("fingerprint", text, "fingerprint", {"wrong_size": -3.0})]
+    return [outcome("fingerprint", describe_match(shapes, match, bases), "L1.wrong_size", {"wrong_size": 5.0})]
 
 
 def compare_record(context: Context) -> list[Evidence]:
@@ -42,11 +42,11 @@ def compare_record(context: Context) -> list[Evidence]:
         # The scale is then that of training, whatever another one would do on these rows.
         unchanged = {"altered": -2.0, "over_scaled": -6.0, "under_scaled": -6.0, "not_applied": -1.0}
         text = "the config is the one it was trained with"
-        evidence.append(_evidence("record.same", text, "record.config", unchanged))
+        evidence.append(outcome("record.same", text, "record.config", unchanged))
     if _is_trained_on(context.record.get("digest.base"), context.inputs.base):
         weights = {"wrong_base": -8.0, "wrong_size": -8.0, "wrong_revision": -7.0, "tokenizer_mismatch": -1.0}
         text = "the base is the very one it was trained on"
-        evidence.append(_evidence("record.base", text, "base.identity", weights))
+        evidence.append(outcome("record.base", text, "base.identity", weights))
     return evidence
 
 
@@ -75,7 +75,7 @@ def match_halves(context: Context) -> list[Evidence]:
             f"in {len(pairing.mismatched)} of {pairing.pairs} pairs lora_A belongs to the lora_B of another module "
             f"(correlation {pairing.mismatched_correlation:.2f}): {shown(module, 60)} to {shown(partner, 60)}, for one"
         )
-    return [_evidence("partners", text, "partners", weights)]
+    return [outcome("partners", text, "partners", weights)]
 
 
 def compare_tokenizers(context: Context) -> list[Evidence]:
@@ -90,11 +90,11 @@ def compare_tokenizers(context: Context) -> list[Evidence]:
     ascending = _ascending_merges(base_tokenizer, base_tokens)
     if weights := likelihoods.token_order_weights(ascending):
         text = f"the base's tokenizer was changed: the numbers of {1 - ascending:.0%} of its tokens are out of order"
-        evidence.append(_evidence("tokenizer.order", text, "tokenizer", weights))
+        evidence.append(outcome("tokenizer.order", text, "tokenizer", weights))
     tokenizer = _tokenizer(folder)
     if tokenizer == base_tokenizer:
         text = "its tokenizer is the base's"
-        evidence.append(_evidence("tokenizer", text, "tokenizer", {"tokenizer_mismatch": -6.0}))
+        evidence.append(outcome("tokenizer", text, "tokenizer", {"tokenizer_mismatch": -6.0}))
     elif tokenizer is not None:
         evidence.append(_other_tokenizer(_tokens(folder), base_tokens))
     return evidence
@@ -106,11 +106,11 @@ def _other_tokenizer(tokens: dict[str, int], base_tokens: dict[str, int]) -> Evi
     lost = sum(token not in tokens for token in base_tokens)
     if not (added or moved or lost):
         text = "its tokenizer splits or normalises text otherwise than the base's"
-        return _evidence("tokenizer", text, "tokenizer", {"tokenizer_mismatch": 4.0, "healthy": -2.0})
+        return outcome("tokenizer", text, "tokenizer", {"tokenizer_mismatch": 4.0, "healthy": -2.0})
     first = f" (first {shown(added[0], 60)})" if added else ""
     counts = f"{len(added)} tokens more, {lost} fewer, {moved} with another number{first}"
     weights = {"tokenizer_mismatch": 6.0, "healthy": -4.0, "hard_task": -2.0}
-    return _evidence("tokenizer", f"its tokenizer is not the base's: {counts}", "tokenizer", weights)
+    return outcome("tokenizer", f"its tokenizer is not the base's: {counts}", "tokenizer", weights)
 
 
 def _tokenizer(folder: Path) -> dict[str, Any] | None:
@@ -140,7 +140,3 @@ def _ascending_merges(tokenizer: dict[str, Any], tokens: dict[str, int]) -> floa
     numbers = [tokens[token] for token in pairs if token in tokens]
     ascents = [second >= first for first, second in pairwise(numbers)]
     return sum(ascents) / len(ascents) if ascents else 1.0
-
-
-def _evidence(name: str, text: str, group: str, weights: dict[str, float]) -> Evidence:
-    return Evidence(id=name, text=text, source=name.split(".")[0], group=group, weights=weights)

@@ -9,7 +9,7 @@ import numpy as np
 from lorica.vetting.behaviour import gain_text
 from lorica.vetting.diagnosis import likelihoods
 from lorica.vetting.diagnosis.inputs import Context
-from lorica.vetting.diagnosis.posterior import Evidence
+from lorica.vetting.diagnosis.posterior import Evidence, outcome
 from lorica.vetting.diagnosis.repair import Repair
 from lorica.vetting.measure.adapter_measurement import AdapterMeasurement
 from lorica.vetting.measure.divergence import choices_kl
@@ -30,13 +30,13 @@ def mend(context: Context) -> list[Evidence]:
         text = f"the engine refuses it, and no mended copy of it loads: {subject.refused}"
         weights = {"healthy": -6.0, "hard_task": -6.0, "over_scaled": -4.0, "under_scaled": -4.0, "inverted": -5.0,
                    "prompt_mismatch": -5.0, "ignores_input": -4.0, "hard_labels": -5.0}  # fmt: skip
-        return [evidence("mend", text, "mend", weights)]
+        return [outcome("mend", text, "mend", weights)]
     measurement = context.measurement
     if measurement is None:
         return []
     if subject.repair is None:
         taken = {"unsupported": -3.0, "unreadable": -6.0, "wrong_size": -4.0, "incomplete": -1.0}
-        return [evidence("mend", "the engine takes it as it is", "mend", taken)]
+        return [outcome("mend", "the engine takes it as it is", "mend", taken)]
     own, base = measurement.own.labelled, measurement.base.labelled
     gain, ability = compare(own, base), skill(own)
     kl = choices_kl(own, base)
@@ -46,7 +46,7 @@ def mend(context: Context) -> list[Evidence]:
     mended = _what_was_mended(subject.repair)
     works = "works" if max(gain.z, ability.above_chance) >= SURE else "is no better than the base"
     text = f"the engine refuses it ({subject.refused}); a copy with {mended} loads and {works}{ability}"
-    return [evidence("mend", text, "mend", weights | {"healthy": -5.0, "hard_task": -5.0})]
+    return [outcome("mend", text, "mend", weights | {"healthy": -5.0, "hard_task": -5.0})]
 
 
 def how_skilled(context: Context) -> list[Evidence]:
@@ -58,17 +58,17 @@ def how_skilled(context: Context) -> list[Evidence]:
     gain, ability = compare(own, base), skill(own)
     text = f"the right answers are {gain_text(gain)} than without it, n={len(own.rows)}{ability}"
     weights = likelihoods.skill_weights(*_auc(ability), gain.z, _auc(skill(base))[0], gain.mean)
-    items = [evidence("skill", text, "skill", weights)]
+    items = [outcome("skill", text, "skill", weights)]
     if measurement.task.settings.method != "generate" and context.inputs.answers is None:
         # What spoils generated answers is then not to blame for these.
         text = "the answers are probabilities of choices: nothing is generated or parsed"
-        items.append(evidence("method", text, "method", {"generation_settings": -2.0, "parser_fallbacks": -2.0}))
+        items.append(outcome("method", text, "method", {"generation_settings": -2.0, "parser_fallbacks": -2.0}))
     kl = choices_kl(own, base)
     if context.subject.repair is None:
         changed = _changed(own, base)
         shown = "" if kl is None else f" (divergence {kl:.2g} nats)"
         text = f"it changes the probabilities of {changed:.0%} of the rows{shown}"
-        items.append(evidence("change", text, "change", likelihoods.change_weights(changed, 1.0 if kl is None else kl)))
+        items.append(outcome("change", text, "change", likelihoods.change_weights(changed, 1.0 if kl is None else kl)))
     if kl is not None:
         items.append(_spread(measurement, ability))
         shift = _shift(own, base)
@@ -92,7 +92,7 @@ def other_tasks(context: Context) -> list[Evidence]:
         f"{elsewhere.there / max(elsewhere.here, 1e-9):.0f} times as much as those to these rows "
         f"({elsewhere.there:.2g} nats, not {elsewhere.here:.2g})"
     )
-    return [evidence("other_tasks", text, "elsewhere", weights)]
+    return [outcome("other_tasks", text, "elsewhere", weights)]
 
 
 def shuffle_texts(context: Context) -> list[Evidence]:
@@ -108,7 +108,7 @@ def shuffle_texts(context: Context) -> list[Evidence]:
         return []
     lost = "are lost" if drop.z >= SURE else "stay"
     text = f"with the texts of other rows the right answers {lost}{shuffled}"
-    return [evidence("swapped_texts", text, "input", weights)]
+    return [outcome("swapped_texts", text, "input", weights)]
 
 
 def learnable(context: Context) -> list[Evidence]:
@@ -125,7 +125,7 @@ def learnable(context: Context) -> list[Evidence]:
         return []
     error = _auc_error(auc, rows) or math.nan
     text = f"a TF-IDF baseline, cross-validated on the same rows, has an AUC of {auc:.2f} ± {error:.2f}"
-    return [evidence("learnable", text, "learnable", likelihoods.learnable_weights(auc, error))]
+    return [outcome("learnable", text, "learnable", likelihoods.learnable_weights(auc, error))]
 
 
 def _mended(repair: Repair) -> dict[str, float]:
@@ -170,7 +170,7 @@ def _spread(measurement: AdapterMeasurement, ability: Skill) -> Evidence:
         flat = f"; {plateaus:.0%} of the rows have one of two values" if plateaus >= 0.5 else ""
         text = f"its probabilities vary over the rows (deviation {spread:.2g}, the base's {base_spread:.2g}){flat}"
     weights = likelihoods.spread_weights(spread, variation.saturated or 0.0, base_spread, one_sided, plateaus)
-    return evidence("spread", text, "spread", weights)
+    return outcome("spread", text, "spread", weights)
 
 
 def _shift(own: ScoredRows, base: ScoredRows) -> list[Evidence]:
@@ -181,7 +181,7 @@ def _shift(own: ScoredRows, base: ScoredRows) -> list[Evidence]:
     if not weights:
         return []
     text = f"it moves the log-odds of all rows alike, by {shift:.1f}; what is left of them varies by {spread:.2f}"
-    return [evidence("shift", text, "spread", weights)]
+    return [outcome("shift", text, "spread", weights)]
 
 
 def _log_odds(probabilities: Floats) -> Floats:
@@ -205,8 +205,3 @@ def _auc_error(auc: float | None, rows: ScoredRows) -> float | None:
     """None where the metric is no ranking."""
     positive = int((rows.gold == 0).sum())
     return None if auc is None or not rows.is_ranking else auc_error(auc, positive, len(rows.rows) - positive)
-
-
-def evidence(name: str, text: str, group: str, weights: dict[str, float]) -> Evidence:
-    """Evidence from an experiment of this name."""
-    return Evidence(id=name, text=text, source=name, group=group, weights=weights)

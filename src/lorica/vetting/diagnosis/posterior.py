@@ -48,6 +48,12 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     weights: dict[str, float]
 
 
+def outcome(name: str, text: str, group: str, weights: dict[str, float]) -> Evidence:
+    """What came out of an experiment, as evidence. name: the experiment's, with what this one is about after a dot where
+    it gives several."""
+    return Evidence(id=name, text=text, source=name.split(".")[0], group=group, weights=weights)
+
+
 class Bearing(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of evidence as it bears on one hypothesis."""
 

@@ -11,8 +11,7 @@ from lorica.adapters.tensor_map import TensorMap
 from lorica.vetting.behaviour import gain_text
 from lorica.vetting.diagnosis import likelihoods
 from lorica.vetting.diagnosis.inputs import Context
-from lorica.vetting.diagnosis.on_rows import evidence
-from lorica.vetting.diagnosis.posterior import Evidence
+from lorica.vetting.diagnosis.posterior import Evidence, outcome
 from lorica.vetting.measure.format_sweep import PromptFormat, format_gain
 from lorica.vetting.measure.measurements import Comparison, Skill
 from lorica.vetting.measure.probe_rows import chosen_rows
@@ -57,7 +56,7 @@ def sweep_scale(context: Context) -> list[Evidence]:
     )
     if max(weights.get("over_scaled", 0), weights.get("under_scaled", 0)) > 0:
         context.better_factor = best.factor
-    return [evidence("scale_sweep", text, "scale", weights)]
+    return [outcome("scale_sweep", text, "scale", weights)]
 
 
 def sweep_kinds(context: Context) -> list[Evidence]:
@@ -85,13 +84,13 @@ def sweep_kinds(context: Context) -> list[Evidence]:
     next_gain = max((gain[0] for gain in gains if gain[2] != module_type and gain[3] == factor), default=0.0)
     weights = likelihoods.kind_weights(factor, mean, z, next_gain)
     if not weights:
-        return [evidence("kind_sweep", "no kind of module is at a wrong scale of its own", "kinds",
+        return [outcome("kind_sweep", "no kind of module is at a wrong scale of its own", "kinds",
                           {"over_scaled": -0.5, "under_scaled": -0.5})]  # fmt: skip
     better = gain_text(Comparison(mean, z))
     text = (
         f"with {module_type} alone at {factor:g} times its scale the right answers are {better} (alpha_pattern lost?)"
     )
-    return [evidence("kind_sweep", text, "kinds", weights)]
+    return [outcome("kind_sweep", text, "kinds", weights)]
 
 
 def sweep_formats(context: Context) -> list[Evidence]:
@@ -114,7 +113,7 @@ def sweep_formats(context: Context) -> list[Evidence]:
     else:
         names = ", ".join(_overrides(tried, sweep.configured) for tried in sweep.tried)
         text = f"none of {len(sweep.tried)} other prompt formats ({names}) does better"
-    return [evidence("format_sweep", text, "format", weights)]
+    return [outcome("format_sweep", text, "format", weights)]
 
 
 def weigh_rivals(context: Context) -> list[Evidence]:
@@ -136,7 +135,7 @@ def weigh_rivals(context: Context) -> list[Evidence]:
         return []
     more = "more" if gain.mean > 0 else "less"
     text = f"the other format makes up for {more} than {factor:.2g} times its scale does (z {gain.z:.1f})"
-    return [evidence("scale_or_format", text, "rivals", weights)]
+    return [outcome("scale_or_format", text, "rivals", weights)]
 
 
 def scaled_kind(config: AdapterConfig, layout: TensorMap, module_type: str, factor: float) -> AdapterConfig:
