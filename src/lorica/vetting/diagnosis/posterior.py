@@ -49,8 +49,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def outcome(name: str, text: str, group: str, weights: dict[str, float]) -> Evidence:
-    """What came out of an experiment, as evidence. name: the experiment's, with what this one is about after a dot where
-    it gives several."""
+    """What came out of an experiment, as evidence. name: the experiment's; where it gives several, with a dot and what
+    this one is about."""
     return Evidence(id=name, text=text, source=name.split(".")[0], group=group, weights=weights)
 
 
