@@ -10,7 +10,7 @@ from lorica.metrics.health import LOW_MASS
 from lorica.metrics.metric_table import METRICS
 from lorica.vetting.finding_codes import Severity
 from lorica.vetting.findings import Finding, finding
-from lorica.vetting.measure.format_sweep import format_gain
+from lorica.vetting.measure.format_sweep import CLEARLY, format_gain
 from lorica.vetting.measure.measurements import (
     ENOUGH,
     Behaviour,
@@ -41,7 +41,6 @@ _KEPT = 0.05  # so much ROC-AUC or accuracy may chance take from a scale that is
 _SURER = 0.1
 _REACHED = 0.3  # of the fall in log-loss that the best scale brings
 _FEW_ROWS = 16
-CLEARLY = 0.03  # so much ROC-AUC or accuracy is worth a word
 _FAR_BELOW, _FAR_ABOVE = 0.25, 4.0
 _BACKWARDS = 0.4
 _READABLE, _CUT, _UNSTABLE, _AGREEING = 0.05, 0.2, 0.2, 0.8

@@ -73,6 +73,7 @@ def test_what_was_scored_is_not_scored_again_and_leaves_nothing_behind(
         return run(requests, *rest)
 
     monkeypatch.setattr(engine, "run", counting)
+    assert measured.so_far().n == len(counts) == 0
     first = measured.behaviour()
     asked = len(counts)
     assert measured.behaviour() == first

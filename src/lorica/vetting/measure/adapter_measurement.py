@@ -166,7 +166,7 @@ class AdapterMeasurement:
     def so_far(self) -> Behaviour:
         """The records that were made already; nothing is asked."""
         records = self.__dict__
-        if "own_scores" not in records:
+        if "own_scores" not in records or "base_scores" not in records:
             return nothing_measured(self.adapter.session, self.source)
         sweeps = {"formats": records.get("format_sweep"), "scales": records.get("scale_sweep")}
         return msgspec.structs.replace(

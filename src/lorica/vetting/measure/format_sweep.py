@@ -14,13 +14,15 @@ from lorica.records import Message
 from lorica.tasks.base import Task
 from lorica.vetting.measure.divergence import kl, mean_or_none, saturated_share, with_rest
 from lorica.vetting.measure.loaded_adapter import LoadedAdapter
-from lorica.vetting.measure.measurements import FormatResult
+from lorica.vetting.measure.measurements import FormatResult, Skill
 from lorica.vetting.measure.model_session import TEMPLATES, ModelSession
 from lorica.vetting.measure.quality import HINT, compare, mean_difference, ranking_z, skill
 from lorica.vetting.measure.scoring import Floats, ScoredRows, ScoreRequest, align, make_requests, with_settings
 
 # Nats per row that a format that suits a trained adapter gives are 0.1 to 0.5; what one gives to a constant is 0.02.
 SUITED = 0.03
+# So much more ROC-AUC or accuracy than the base alone is worth a word.
+CLEARLY = 0.03
 # What promises this much on few rows, in standard errors, is asked on all rows.
 _PROMISING = 1.0
 
@@ -96,9 +98,9 @@ class FormatSweep:
 
     def _ask_promising(self) -> None:
         promise = {
-            tried: max(result.margin.z, result.ranking_z)
+            tried: FormatGain(result.margin.z, result.added.z, result.ranking_z).strength
             for tried, result in self._results.items()
-            if result.margin is not None
+            if result.margin is not None and result.added is not None
         }
         best = max(promise, key=lambda tried: promise[tried], default=None)
         if best is not None and promise[best] >= _PROMISING:
@@ -123,18 +125,18 @@ def format_gain(result: FormatResult) -> FormatGain:
     """Nothing where the adapter adds nothing in this format to what the base knows: in some the base itself does
     better."""
     margin, added = result.margin, result.added
-    if margin is None or added is None or min(added.mean, margin.mean) < SUITED:
+    if margin is None or added is None:
         return FormatGain()
-    if (result.better or 0.0) < 0:  # more probability in a worse ranking is none of training's
-        return FormatGain()
-    if max(margin.z, result.ranking_z) >= HINT and result.error:
-        quality, base_quality = result.quality or 0.0, max(0.5, result.base_quality or 0.0)
-        # Where a ranking is no better than chance, no probability makes the format the right one.
-        backwards = (quality - 0.5) / result.error < HINT
-        ranks = (quality - base_quality) / result.error >= HINT or added.mean >= 3 * SUITED
-        if backwards or not ranks:
+    # Nor is more probability in a worse ranking any of training's.
+    suited = min(added.mean, margin.mean) >= SUITED and (result.better or 0.0) >= 0
+    beyond_base = (result.quality or 0.0) - max(0.5, result.base_quality or 0.0)
+    ranking = result.ranking_z if beyond_base > CLEARLY else 0.0
+    if max(margin.z, ranking) >= HINT and result.error:
+        # Where a ranking is at chance, no probability makes the format the right one.
+        if Skill(result.quality, result.error).above_chance < HINT:
             return FormatGain()
-    return FormatGain(margin.z, added.z, result.ranking_z)
+        suited = suited and (beyond_base / result.error >= HINT or added.mean >= 3 * SUITED)
+    return FormatGain(margin.z, added.z, ranking) if suited else FormatGain(ranking=ranking)
 
 
 def formats_of(session: ModelSession, task: Task) -> list[PromptFormat]:
