@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from lorica.adapters.folder import open_adapter
-from lorica.admission.canaries import TOLERANCE, canary_requests, compare, make_canaries
+from lorica.admission.canaries import TOLERANCE, canary_requests, compare_with_passport, make_canaries
 from lorica.admission.probes import shipped_probes
 from lorica.cli import main as lorica
 from lorica.engines import load_engine
@@ -68,7 +68,7 @@ def _one(
     outputs = engine.run(asked)
     half = len(facts.items)
     dtype = engine.info.dtype
-    trial = compare(facts, outputs[:half], outputs[half:], dtype=dtype)
+    trial = compare_with_passport(facts, outputs[:half], outputs[half:], dtype=dtype)
     tolerance = TOLERANCE[dtype]
     errors = [
         abs(value - (choice.base if index < half else choice.adapter))

@@ -48,7 +48,7 @@ from lorica.engines.native.scheduler import make_plan  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.pipeline.answer import Pipeline  # noqa: E402
-from lorica.pipeline.evaluate import difference, evaluate  # noqa: E402
+from lorica.pipeline.evaluate import evaluate, paired_metric_difference  # noqa: E402
 from lorica.pipeline.train import TrainJob  # noqa: E402
 from lorica.prompts.encoder import Encoder  # noqa: E402
 from lorica.records import Answer, Message, Request, Row, ScoreChoices  # noqa: E402
@@ -316,7 +316,7 @@ def compare_orders(name: str, style: str, seed: int, halves: Halves, log: Log, s
     task = RulesTask(TaskSettings(style=style))
     held = halves.held
     aucs = {order: evaluate(task, held, found).metrics["roc_auc"] for order, found in answers.items()}
-    moved = difference(task, held, answers["shared"], answers["post"])
+    moved = paired_metric_difference(task, held, answers["shared"], answers["post"])
     print(f"{name} {style} seed {seed}: shared {aucs['shared']}, post first {aucs['post']}, difference {moved}")
     head = f"{name}.{style}.{seed}"
     return [

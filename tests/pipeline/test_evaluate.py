@@ -7,7 +7,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from lorica.data.read import rows_from_memory
 from lorica.errors import DataError
-from lorica.pipeline.evaluate import difference, evaluate
+from lorica.pipeline.evaluate import evaluate, paired_metric_difference
 from lorica.records import Answer, Row
 from lorica.tasks import load_task
 from lorica.tasks.base import TaskSettings
@@ -69,9 +69,9 @@ def test_rows_without_a_score_are_counted_and_are_wrong_where_labels_count() -> 
 
 def test_the_difference_of_a_system_to_itself_is_nothing() -> None:
     rows, answers = _rows(60), _answers(SCORES)
-    same = difference(RULES, rows, answers, answers)
+    same = paired_metric_difference(RULES, rows, answers, answers)
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
-    worse = difference(RULES, rows, answers, _answers([1 - (score or 0) for score in SCORES]))
+    worse = paired_metric_difference(RULES, rows, answers, _answers([1 - (score or 0) for score in SCORES]))
     assert worse.low > 0
 
 

@@ -154,7 +154,11 @@ def shapes_of(layout: TensorMap, config: AdapterConfig | None) -> AdapterShapes:
             first.setdefault(slot, module.path)
         layers = max(layers, 0 if location.layer is None else location.layer + 1)
         if "experts" in path_parts:
-            numbers = [int(part) for part in path_parts[path_parts.index("experts") + 1 :][:1] if _is_number(part)]
+            numbers = [
+                int(name_part)
+                for name_part in path_parts[path_parts.index("experts") + 1 :][:1]
+                if _is_number(name_part)
+            ]
             experts = max(experts, *(number + 1 for number in numbers), 0)
     slots = tuple(
         Slot(name, tuple(sorted(pairs)), sum(pairs.values()), first[name]) for name, pairs in sorted(widths.items())

@@ -23,7 +23,7 @@ from numpy.lib import format as npy
 from lorica.adapters.config import CONFIG_NAME, AdapterConfig, config_from
 from lorica.adapters.json_document import short_text
 from lorica.adapters.methods import FORMATS, method_of_config
-from lorica.adapters.stored_tensors import StoredTensor, contiguous
+from lorica.adapters.stored_tensors import StoredTensor, contiguous_strides
 from lorica.adapters.tensor_names import PREFIX
 from lorica.adapters.zip_files import stored_members
 from lorica.errors import AdapterError
@@ -50,7 +50,7 @@ def read_npz(path: Path) -> dict[str, StoredTensor]:
                 raise AdapterError(f"holds {short_text(name)}, which is no array of numpy", fix="name the right file")
             file.seek(member.start)
             shape, fortran, dtype, length = _array_header(file.read(min(member.size, _MAX_NUMPY_HEADER)), name)
-            strides = contiguous(shape[::-1])[::-1] if fortran else contiguous(shape)
+            strides = contiguous_strides(shape[::-1])[::-1] if fortran else contiguous_strides(shape)
             tensor = StoredTensor(dtype, shape, member.start + length, strides)
             if length + tensor.count * tensor.itemsize != member.size:
                 raise AdapterError(f"its array {short_text(name)} has another size than its shape says")

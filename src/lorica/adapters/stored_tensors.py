@@ -47,14 +47,14 @@ class StoredTensor(msgspec.Struct, frozen=True, gc=False):
     @property
     def extent(self) -> int:
         """How many elements of the file lie between its first and its last one, both counted."""
-        return span(self.shape, self.strides)
+        return strided_extent(self.shape, self.strides)
 
     def transposed(self) -> StoredTensor:
         """A matrix [m, n] as [n, m]."""
         return msgspec.structs.replace(self, shape=self.shape[::-1], strides=self.strides[::-1])
 
 
-def span(shape: Iterable[int], strides: Iterable[int]) -> int:
+def strided_extent(shape: Iterable[int], strides: Iterable[int]) -> int:
     """How many elements a view reaches over; 0 for an empty one."""
     sizes = tuple(shape)
     if 0 in sizes:
@@ -62,7 +62,7 @@ def span(shape: Iterable[int], strides: Iterable[int]) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
 
 
-def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The strides of a tensor whose values stand in order."""
     strides, step = [], 1
     for size in reversed(shape):
@@ -73,7 +73,7 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def of_header(info: TensorInfo) -> StoredTensor:
     """A tensor of a safetensors file."""
-    return StoredTensor(info.dtype, info.shape, info.start, contiguous(info.shape))
+    return StoredTensor(info.dtype, info.shape, info.start, contiguous_strides(info.shape))
 
 
 def check_budget(tensors: Iterable[StoredTensor], file_bytes: int) -> None:
@@ -103,7 +103,7 @@ def read_stored(file: BinaryIO, path: Path, tensor: StoredTensor) -> bytes:
         raise AdapterError(f"{path}: cannot be read ({error.strerror})") from error
     if len(raw) != size:
         raise AdapterError(f"{path}: changed while it was read", fix="convert it again")
-    if tensor.strides == contiguous(tensor.shape) and not tensor.big_endian:
+    if tensor.strides == contiguous_strides(tensor.shape) and not tensor.big_endian:
         return raw
     # A complex number is two numbers, each of which has its own order of bytes.
     components = 2 if tensor.dtype == "C64" else 1

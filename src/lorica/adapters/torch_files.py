@@ -18,7 +18,7 @@ import msgspec
 from lorica.adapters.header import DTYPE_BITS, MAX_DIMENSIONS
 from lorica.adapters.json_document import short_text
 from lorica.adapters.opcodes import Name, PickleError, read_pickle, refuse_pickle
-from lorica.adapters.stored_tensors import StoredTensor, span
+from lorica.adapters.stored_tensors import StoredTensor, strided_extent
 from lorica.adapters.zip_files import stored_members
 from lorica.errors import AdapterError
 
@@ -157,7 +157,7 @@ def _tensor(storage: Any, dtype: str, offset: Any, shape: tuple[int, ...], strid
         raise refuse_pickle("makes a tensor of what is no storage of a known type")
     if not _is_size(offset) or len(shape) != len(strides):
         raise refuse_pickle(f"makes a tensor of shape {short_text(shape)} with strides {short_text(strides)}")
-    reach = span(shape, strides)
+    reach = strided_extent(shape, strides)
     if reach and (offset + reach) * (DTYPE_BITS[dtype] // 8) > storage.size:
         raise refuse_pickle(f"makes a tensor that reaches beyond its storage (shape {short_text(shape)})")
     return _Tensor(storage, dtype, offset if reach else 0, shape, strides)

@@ -79,10 +79,12 @@ def make_canaries(
     answered = [
         (probe, base, adapter)
         for probe, base, adapter in zip(probes, outputs[:half], outputs[half:], strict=True)
-        if _sound(base) and _sound(adapter)
+        if _has_finite_scores(base) and _has_finite_scores(adapter)
     ]
     if len(answered) < count:
-        problem = next((output.error for output in outputs if not _sound(output) and output.error), "no finite numbers")
+        problem = next(
+            (output.error for output in outputs if not _has_finite_scores(output) and output.error), "no finite numbers"
+        )
         raise AdapterError(
             f"adapter {name!r}: {len(answered)} of {half} probes could be answered, and {count} are needed: {problem}",
             fix="check the adapter with `lorica check`",
@@ -112,10 +114,12 @@ def run_canaries(engine: Engine, name: str, facts: CanaryFacts) -> CanaryResult:
     """Ask base and adapter `name`, which the engine knows, and compare."""
     outputs = engine.run([*canary_requests(facts, None), *canary_requests(facts, name)])
     half = len(facts.items)
-    return compare(facts, outputs[:half], outputs[half:], dtype=engine.info.dtype)
+    return compare_with_passport(facts, outputs[:half], outputs[half:], dtype=engine.info.dtype)
 
 
-def compare(facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output], *, dtype: str) -> CanaryResult:
+def compare_with_passport(
+    facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output], *, dtype: str
+) -> CanaryResult:
     """Outputs of `canary_requests` for base and adapter against what the passport expects.
 
     An adapter passes when its log-probabilities and the base's are within tolerance, and its effect (the shift from
@@ -125,7 +129,7 @@ def compare(facts: CanaryFacts, base: Sequence[Output], adapter: Sequence[Output
     precision = coarser(facts.dtype, dtype)
     if not any(item.choices for item in facts.items):
         return CanaryResult("failed", dtype=precision, problem="the passport has no canaries, so it proves nothing")
-    broken = next((output for output in (*base, *adapter) if not _sound(output)), None)
+    broken = next((output for output in (*base, *adapter) if not _has_finite_scores(output)), None)
     if broken is not None:
         return CanaryResult(
             "failed", dtype=precision, problem=f"canary {broken.id}: {broken.error or 'no finite number'}"
@@ -202,7 +206,7 @@ def _request(
     return ScoreChoices(name, prompt, choices, adapter)
 
 
-def _sound(output: Output) -> bool:
+def _has_finite_scores(output: Output) -> bool:
     return bool(output.logprobs) and not output.error and all(-1e30 < value < _BOUNDED for value in output.logprobs)
 
 
@@ -232,7 +236,7 @@ def _canary(probe: Probe, base: Output, adapter: Output) -> Canary:
         prompt=probe.prompt,
         messages=tuple(CanaryMessage(role=message.role, content=message.content) for message in probe.messages),
         choices=tuple(
-            CanaryChoice(text=text, tokens=tokens, base=_nine(before), adapter=_nine(after))
+            CanaryChoice(text=text, tokens=tokens, base=_nine_digits(before), adapter=_nine_digits(after))
             for text, tokens, before, after in zip(
                 probe.texts, probe.choices, base.logprobs, adapter.logprobs, strict=True
             )
@@ -240,7 +244,7 @@ def _canary(probe: Probe, base: Output, adapter: Output) -> Canary:
     )
 
 
-def _nine(value: float) -> float:
+def _nine_digits(value: float) -> float:
     """Nine significant digits: all that float32 holds."""
     return float(f"{value:.9g}")
 

@@ -17,7 +17,7 @@ from lorica.adapters.folder import PAIR_PARTS, AdapterFolder
 from lorica.adapters.passport import Passport, read_passport
 from lorica.adapters.passport_facts import file_changes
 from lorica.adapters.tensor_names import module_of
-from lorica.admission.canaries import CanaryResult, canary_requests, compare, describe_result
+from lorica.admission.canaries import CanaryResult, canary_requests, compare_with_passport, describe_result
 from lorica.admission.layer_coverage import check_layer_coverage
 from lorica.admission.probes import number_probes
 from lorica.admission.provenance import trained_otherwise
@@ -99,7 +99,7 @@ def _prove(
     passports: Mapping[str, Passport | None],
     differences: Mapping[str, tuple[str, ...]],
 ) -> dict[str, Admission]:
-    outputs = _ask(engine, {name: _questions(passport, base) for name, passport in passports.items()})
+    outputs = _score_probes(engine, {name: _probe_requests(passport, base) for name, passport in passports.items()})
     dtype = engine.info.dtype
     admitted, refused = {}, []
     for name, passport in passports.items():
@@ -125,13 +125,13 @@ def _refusal(refused: Sequence[tuple[str, AdapterError]]) -> AdapterError:
     return AdapterError(error.message + more, fix=error.fix)
 
 
-def _questions(passport: Passport | None, base: BaseFolder) -> list[ScoreChoices]:
+def _probe_requests(passport: Passport | None, base: BaseFolder) -> list[ScoreChoices]:
     if passport is not None:
         return canary_requests(passport.canaries, None)
     return [ScoreChoices(probe.id, probe.prompt, probe.choices) for probe in number_probes(base)[:_BLIND_PROMPTS]]
 
 
-def _ask(
+def _score_probes(
     engine: Engine, questions: Mapping[str, Sequence[ScoreChoices]]
 ) -> dict[str, tuple[list[Output], list[Output]]]:
     """Name -> outputs of base and of adapter, from one run. What several adapters ask of the base is asked once."""
@@ -163,7 +163,7 @@ def _with_passport(
     dtype: str,
     differences: Sequence[str],
 ) -> Admission:
-    trial = compare(passport.canaries, base_outputs, outputs, dtype=dtype)
+    trial = compare_with_passport(passport.canaries, base_outputs, outputs, dtype=dtype)
     if not trial.ok:
         reasons = [trial.problem, describe_result(trial)] if trial.outcome != "failed" else [trial.problem]
         reasons += file_changes(passport.adapter, adapter)

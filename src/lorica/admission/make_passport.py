@@ -24,7 +24,7 @@ from lorica.adapters.passport import (
 from lorica.adapters.passport_facts import adapter_facts
 from lorica.admission.canaries import make_canaries
 from lorica.admission.probes import number_probes, shipped_probes
-from lorica.admission.provenance import rows_facts, versions
+from lorica.admission.provenance import package_versions, rows_facts
 from lorica.config.schema import TrainingConfig
 from lorica.engines.base import Engine
 from lorica.errors import PromptError
@@ -65,7 +65,7 @@ def make_passport(
         metrics=metrics,
         data=data,
         training=training,
-        versions={name.removeprefix("version."): version for name, version in versions().items()},
+        versions={name.removeprefix("version."): version for name, version in package_versions().items()},
     )
 
 

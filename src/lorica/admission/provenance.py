@@ -111,12 +111,12 @@ def rows_facts(rows: Sequence[Row]) -> RowsFacts:
     )
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Version of each package that decides numbers, where it is installed."""
-    package_versions = {}
+    version_by_package = {}
     for name in _PACKAGES:
         try:
-            package_versions[f"version.{name}"] = importlib.metadata.version(name)
+            version_by_package[f"version.{name}"] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return package_versions
+    return version_by_package

@@ -14,7 +14,7 @@ from lorica.adapters.config import AdapterConfig
 from lorica.adapters.folder import MORE_THAN_PAIRS, AdapterFolder, open_adapter
 from lorica.adapters.registry import find_adapters, refuse_spellings
 from lorica.admission.gate import Admission, admit_all
-from lorica.admission.provenance import trained_as, versions
+from lorica.admission.provenance import package_versions, trained_as
 from lorica.commands.arguments import inform, warn
 from lorica.config.schema import Config
 from lorica.engine_table import ENGINES
@@ -238,7 +238,7 @@ def manifest(
         "template": pipeline.encoder.template_digest,
         "tokenizer": pipeline.encoder.tokenizer_digest,
     }
-    visible_entries: dict[str, str] = visible_values({**entries, **versions(), "answers": _ANSWERS, **extra})
+    visible_entries: dict[str, str] = visible_values({**entries, **package_versions(), "answers": _ANSWERS, **extra})
     return visible_entries
 
 

@@ -18,7 +18,7 @@ from lorica.metrics.bootstrap import Estimate
 from lorica.models.base_folder import BaseFolder
 from lorica.pipeline.answer import Pipeline
 from lorica.pipeline.baseline import baseline_answers
-from lorica.pipeline.evaluate import Evaluation, difference, evaluate
+from lorica.pipeline.evaluate import Evaluation, evaluate, paired_metric_difference
 from lorica.pipeline.sanity_checks import SanityCheck, check_trained_adapter
 from lorica.pipeline.train import TrainJob
 from lorica.records import Answer, Row
@@ -66,7 +66,7 @@ def run_experiment(
         checks=_checks(trained, adapters, base, adapted),
         systems={name: evaluate(task, held, system_answers) for name, system_answers in answers.items()},
         answers=answers,
-        gain=difference(task, held, adapted, base),
+        gain=paired_metric_difference(task, held, adapted, base),
         routes={name: sum(answer.adapter == name for answer in adapted.values()) for name in sorted(adapters)},
         rows_per_second=rate,
         train=train,

@@ -24,7 +24,7 @@ from lorica.admission.make_passport import (
     shipped_canaries,
     training_facts,
 )
-from lorica.admission.provenance import base_facts, trained_as, versions
+from lorica.admission.provenance import base_facts, package_versions, trained_as
 from lorica.commands import build
 from lorica.commands.arguments import emit, going_on, inform, parser, resolve
 from lorica.commands.rows import list_skipped, reading_log, tell
@@ -37,7 +37,7 @@ from lorica.locks import FolderLock, this_host
 from lorica.models.base_folder import BaseFolder
 from lorica.models.decoder import Decoder
 from lorica.models.weights import DTYPES, load_decoder
-from lorica.pipeline.answer import check_room
+from lorica.pipeline.answer import check_prompt_fits
 from lorica.pipeline.train import LossExample, TrainJob, TrainVal, train_adapter, train_val_split
 from lorica.prompts.encoder import Encoder
 from lorica.tasks.base import Task
@@ -152,7 +152,7 @@ def train_locked(
     takes an example of what each adapter learns, which is shown as well."""
     base = build.base_folder(config)
     encoder = build.build_encoder(config, base)
-    check_room(task, build.answer_settings(config, base))  # for the passport's metrics, when all is trained
+    check_prompt_fits(task, build.answer_settings(config, base))  # for the passport's metrics, when all is trained
     if config.engine.threads:
         torch.set_num_threads(config.engine.threads)
     decoder = load_decoder(
@@ -166,7 +166,7 @@ def train_locked(
         **trained_as(task, encoder, base),
         "tokenizer": encoder.tokenizer_digest,
         "model": config.model.name,
-        **versions(),
+        **package_versions(),
         **reading,
     }
     facts = base_facts(base, name=config.model.path, revision=config.model.revision)

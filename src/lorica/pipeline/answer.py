@@ -46,7 +46,7 @@ class AnswerSettings:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class _PreparedRow:
     """A row routed and encoded. Without a request (`problem` says why) it fails alone."""
 
     row: Row
@@ -79,8 +79,8 @@ class Pipeline:
         adapters: Collection[str],
         settings: AnswerSettings,
     ) -> None:
-        """Raises ConfigError as `check_room` does."""
-        check_room(task, settings)
+        """Raises ConfigError as `check_prompt_fits` does."""
+        check_prompt_fits(task, settings)
         self.task = task
         self.encoder = encoder
         self.engine = engine
@@ -129,7 +129,7 @@ class Pipeline:
         return [self._answer(item, result) for item, result in zip(prepared, results, strict=True)]
 
     def _run(
-        self, prepared: Sequence[_Prepared], on_done: Callable[[int], None] | None, log: OutputLog | None
+        self, prepared: Sequence[_PreparedRow], on_done: Callable[[int], None] | None, log: OutputLog | None
     ) -> list[Output]:
         requests = [item.request for item in prepared if item.request is not None]
         run = self.engine.run(requests, on_done) if log is None else run_resumable(self.engine, requests, on_done, log)
@@ -145,7 +145,7 @@ class Pipeline:
     def _retries(self) -> int:
         return self.settings.max_retries if self.settings.validate else 0
 
-    def _prepare(self, row: Row) -> _Prepared:
+    def _prepare(self, row: Row) -> _PreparedRow:
         settings = self.settings
         chosen_route = route(
             subject=row.subject,
@@ -167,16 +167,16 @@ class Pipeline:
             answer = settings.sampling.max_new_tokens if generated else max(map(len, choices), default=1) - 1
             encoded = self._encode(self.task.render(row), answer, generated)
         except PromptError as error:
-            return _Prepared(row, chosen_route, None, problem=str(error))
+            return _PreparedRow(row, chosen_route, None, problem=str(error))
         if generated:
             stops = self.encoder.stop_tokens if settings.use_stop_tokens else ()
             sampling = msgspec.structs.replace(settings.sampling, seed=_seed(settings.sampling.seed, row.id, 0))
             request: Request = Generate(
                 row.id, encoded.tokens, sampling, stops, chosen_route.adapter, settings.stop_texts
             )
-            return _Prepared(row, chosen_route, request, dropped=encoded.dropped)
+            return _PreparedRow(row, chosen_route, request, dropped=encoded.dropped)
         request = ScoreChoices(row.id, encoded.tokens, choices, chosen_route.adapter)
-        return _Prepared(row, chosen_route, request, tuple(len(choice) for choice in choices), encoded.dropped)
+        return _PreparedRow(row, chosen_route, request, tuple(len(choice) for choice in choices), encoded.dropped)
 
     def _encode(self, messages: Sequence[Message], answer: int, generated: bool) -> Encoded:
         """A prompt with room for `answer` more positions. Raises PromptError with the settings that make it fit."""
@@ -195,7 +195,7 @@ class Pipeline:
                 steps.append(f"lower inference.max_new_tokens to at most {remaining}")
             raise PromptError(error.message, fix=f"{' and '.join(steps)}, or {error.otherwise}") from error
 
-    def _retry(self, item: _Prepared, attempt: int) -> Generate:
+    def _retry(self, item: _PreparedRow, attempt: int) -> Generate:
         assert isinstance(item.request, Generate)
         sampling = self.settings.sampling
         bolder = _RETRY_TEMPERATURES[min(attempt, len(_RETRY_TEMPERATURES)) - 1]
@@ -207,7 +207,7 @@ class Pipeline:
         )
         return msgspec.structs.replace(item.request, sampling=changed)
 
-    def _read(self, item: _Prepared, output: Output, attempt: int) -> _Result:
+    def _read(self, item: _PreparedRow, output: Output, attempt: int) -> _Result:
         raw = self.encoder.decode(output.tokens) if isinstance(item.request, Generate) else None
         text = ""
         if raw is not None:
@@ -236,7 +236,7 @@ class Pipeline:
             steps = [*(["take inference.stop back"] if self.settings.stop_texts else []), *instead]
         return f"{problem}: {', or '.join(steps)}" if steps else f"{problem}, and the model wrote no more"
 
-    def _answer(self, item: _Prepared, result: _Result) -> Answer:
+    def _answer(self, item: _PreparedRow, result: _Result) -> Answer:
         output, reading = result.output, result.reading
         flags = {
             "truncated": item.dropped > 0,
@@ -265,7 +265,7 @@ class Pipeline:
         )
 
 
-def check_room(task: Task, settings: AnswerSettings) -> None:
+def check_prompt_fits(task: Task, settings: AnswerSettings) -> None:
     """Raise ConfigError where a generated answer takes all positions of the base model, so that no prompt fits."""
     new, positions = settings.sampling.max_new_tokens, settings.max_positions
     if task.settings.method == "generate" and positions is not None and new >= positions:

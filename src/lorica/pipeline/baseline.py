@@ -22,7 +22,9 @@ def baseline_answers(task: Task, train: Sequence[Row], rows: Sequence[Row]) -> d
         scores = tfidf.fit_score(train_texts, [_label(row) for row in train], texts)
         return {row.id: _scored(task, row, float(score)) for row, score in zip(rows, scores, strict=True)}
     if task.answer_type == "option":
-        train_options, options = ([tuple(task.options(row).values()) for row in part] for part in (train, rows))
+        train_options, options = (
+            [tuple(task.options(row).values()) for row in rows_of_side] for rows_of_side in (train, rows)
+        )
         chosen = tfidf.fit_choose(train_texts, train_options, [_label(row) for row in train], texts, options)
         answers = [list(task.options(row))[int(score.argmax())] for row, score in zip(rows, chosen, strict=True)]
         return {row.id: _answer(row, answer, "choice") for row, answer in zip(rows, answers, strict=True)}

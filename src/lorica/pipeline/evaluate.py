@@ -132,7 +132,7 @@ def _health(judged: Sequence[_Judged]) -> ScoreHealth | None:
     )
 
 
-def difference(
+def paired_metric_difference(
     task: Task, rows: Sequence[Row], a: Mapping[str, Answer], b: Mapping[str, Answer], *, seed: int = 0
 ) -> Estimate:
     """The main metric of `a` minus that of `b`, with a paired interval over the rows that both have scored."""
@@ -161,30 +161,32 @@ def _join(
                 row_id=row.id,
                 fix="answer the same file that is evaluated; `lorica infer` writes every row",
             )
-    read = task.answer_parser([(row, text) for row in rows if (text := _said(answers[row.id]))])
+    read = task.answer_parser([(row, text) for row in rows if (text := _answer_text(answers[row.id]))])
     by_score = find_metric(task.metric_names[0]).takes == "score"
     return [_judge(read, row, answers[row.id], by_score=by_score) for row in rows]
 
 
 def _judge(read: Callable[[Row, str], int | str], row: Row, answer: Answer, *, by_score: bool) -> _Judged:
-    text, value, problem = _said(answer), None, ""
+    text, value, problem = _answer_text(answer), None, ""
     try:
         value = read(row, text) if text else None
     except ValueError as error:
         fix = getattr(error, "fix", "")
         problem = f"{error} -> {fix}" if fix else str(error)
-    if by_score and answer.score is not None and not _failed(answer):
+    if by_score and answer.score is not None and not _has_no_answer(answer):
         label = int(answer.score >= 0.5)
         return _Judged(row, answer, label, contradictory=value is not None and value != label)
     return _Judged(row, answer, value, problem)
 
 
-def _said(answer: Answer) -> str:
+def _answer_text(answer: Answer) -> str:
     """The text of an answer, "" where there is none."""
-    return answer.answer if answer.answer is not None and is_answer(answer.answer) and not _failed(answer) else ""
+    return (
+        answer.answer if answer.answer is not None and is_answer(answer.answer) and not _has_no_answer(answer) else ""
+    )
 
 
-def _failed(answer: Answer) -> bool:
+def _has_no_answer(answer: Answer) -> bool:
     return answer.stage in _FAILED_STAGES or not _FAILED_FLAGS.isdisjoint(answer.flags)
 
 

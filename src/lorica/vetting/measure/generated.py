@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from lorica.pipeline.answer import AnswerSettings, Pipeline
-from lorica.pipeline.evaluate import difference, evaluate
+from lorica.pipeline.evaluate import evaluate, paired_metric_difference
 from lorica.records import Answer, Row
 from lorica.tasks.base import Task
 from lorica.vetting.measure.loaded_adapter import LoadedAdapter
@@ -60,7 +60,7 @@ def _written(task: Task, rows: Sequence[Row], answers: Sequence[Answer], base: S
         n=len(rows),
         adapter={name: interval(value) for name, value in evaluate(task, rows, mine).metrics.items()},
         base={name: interval(value) for name, value in evaluate(task, rows, theirs).metrics.items()},
-        over_base=interval(difference(task, rows, mine, theirs)),
+        over_base=interval(paired_metric_difference(task, rows, mine, theirs)),
     )
 
 
