@@ -21,7 +21,11 @@ from lorica.adapters.folder import WEIGHTS_NAME, save_adapter
 from lorica.cli import main
 from lorica.commands.base_trial import locate
 from lorica.config.schema import Config
+from lorica.engines import load_engine
+from lorica.engines.base import EngineSettings
+from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
+from tests.passports import give_passport, make_adapter
 
 BASE = "embedded:lorica_tiny"
 SHAPES = {"q_proj": (256, 256), "v_proj": (128, 256)}
@@ -190,6 +194,17 @@ def test_a_base_that_no_engine_could_load_is_one_clear_error(
     assert "config.json" in said
     assert says in said
     assert "Traceback" not in said
+
+
+def test_an_adapter_is_asked_the_task_that_its_passport_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_adapter(tmp_path / "answers", b=0.005)
+    base = BaseFolder(locate_model(BASE, environ={}))
+    give_passport(folder, load_engine("native", base, EngineSettings(dtype="float32", device="cpu")), task="qa")
+    _, result = check(capsys, folder, "--base", BASE)
+    behaviour = result["adapters"][0]["behaviour"]["measured"]
+    assert (behaviour["task"], behaviour["foreign"]) == ("qa", False)
 
 
 def test_a_key_that_nothing_heeds_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
