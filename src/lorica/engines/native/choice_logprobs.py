@@ -14,7 +14,8 @@ from lorica.models.cpu.decoder import AnyDecoder
 from lorica.models.lora import LoraSpan
 from lorica.records import ScoreChoices
 
-_MAX_LOGITS = 1 << 24  # computed at a time: 64 MiB in float32, whatever the vocabulary
+MAX_LOGITS = 1 << 24
+"""Computed at a time: 64 MiB in float32, whatever the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _token_logprobs(decoder: AnyDecoder, hidden: Tensor, row_index: Tensor, toke
     logprobs = torch.empty(len(tokens), dtype=torch.float64, device=hidden.device)
     used_rows = torch.tensor(sorted({*row_index.tolist()}), device=hidden.device)
     used_index = torch.searchsorted(used_rows, row_index)
-    step = max(ROW_ALIGNMENT, _MAX_LOGITS // decoder.config.vocab_size // ROW_ALIGNMENT * ROW_ALIGNMENT)
+    step = max(ROW_ALIGNMENT, MAX_LOGITS // decoder.config.vocab_size // ROW_ALIGNMENT * ROW_ALIGNMENT)
     for start in range(0, len(used_rows), step):
         rows = used_rows[start : start + step]
         padded_rows = torch.cat([rows, rows[-1:].expand(-len(rows) % ROW_ALIGNMENT)])

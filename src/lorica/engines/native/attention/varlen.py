@@ -6,7 +6,6 @@ One call for all suffixes, one for each level of the prefix tree, merged exactly
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 
@@ -81,61 +80,38 @@ def has_varlen(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, dev
     """
     generator = torch.Generator().manual_seed(0)
 
-    def random(tokens: int, head_count: int) -> Tensor:
-        return torch.randn(tokens, head_count, head_dim, generator=generator).to(device, dtype)
-
-    def case(queries: list[int], keys: list[int]) -> _KernelCase:
-        tokens, key_tokens = sum(queries), sum(keys)
-        return _KernelCase(
-            random(tokens, heads), random(key_tokens, kv_heads), random(key_tokens, kv_heads), queries, keys
+    def agrees(
+        queries: list[int], keys: list[int], *, causal: bool = False, used_keys: list[int] | None = None
+    ) -> bool:
+        query, key, value = (
+            torch.randn(sum(lengths), head_count, head_dim, generator=generator).to(device, dtype)
+            for lengths, head_count in ((queries, heads), (keys, kv_heads), (keys, kv_heads))
         )
+        bounds = (SequenceBounds.of_lengths(queries, device), SequenceBounds.of_lengths(keys, device))
+        used = None if used_keys is None else torch.tensor(used_keys, dtype=torch.int32, device=device)
+        output, logsumexp = attend_varlen(query, key, value, *bounds, causal=causal, used_keys=used)
+        is_right = True
+        sequences = zip(
+            torch.split(query, queries),
+            torch.split(key, keys),
+            torch.split(value, keys),
+            used_keys or keys,
+            strict=True,
+        )
+        actual = zip(torch.split(output, queries), torch.split(logsumexp, queries), strict=True)
+        for (q, k, v, length), (seq_output, seq_logsumexp) in zip(sequences, actual, strict=True):
+            batch_of_one = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k[:length], v[:length]))
+            expected, expected_logsumexp = plain_block(*batch_of_one, causal=causal)
+            is_right &= torch.allclose(seq_output.float(), expected[0].transpose(0, 1).float(), atol=0.03, rtol=0.03)
+            is_right &= torch.allclose(seq_logsumexp, expected_logsumexp[0].t(), atol=0.03, rtol=0.03)
+        return is_right
 
     try:
         return (
-            case([5, 2], [5, 2]).passes(causal=True)
-            and case([3, 4], [1, 11]).passes()
-            and case([1, 1], [8, 8]).passes(used_keys=[3, 8])
+            agrees([5, 2], [5, 2], causal=True) and agrees([3, 4], [1, 11]) and agrees([1, 1], [8, 8], used_keys=[3, 8])
         )
     except (AttributeError, ImportError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return False
-
-
-@dataclass(frozen=True)
-class _KernelCase:
-    """Packed sequences on which the kernel is tried. queries, keys: how many each sequence has."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    queries: list[int]
-    keys: list[int]
-
-    def passes(self, *, causal: bool = False, used_keys: list[int] | None = None) -> bool:
-        """Whether the kernel gives what public operators give for each sequence."""
-        device = self.query.device
-        output, logsumexp = attend_varlen(
-            self.query,
-            self.key,
-            self.value,
-            SequenceBounds.of_lengths(self.queries, device),
-            SequenceBounds.of_lengths(self.keys, device),
-            causal=causal,
-            used_keys=None if used_keys is None else torch.tensor(used_keys, dtype=torch.int32, device=device),
-        )
-        is_right, query_start, key_start = True, 0, 0
-        for queries, keys, used in zip(self.queries, self.keys, used_keys or self.keys, strict=True):
-            query_slice, key_slice = slice(query_start, query_start + queries), slice(key_start, key_start + used)
-            sequence = (
-                tensor.transpose(0, 1).unsqueeze(0)
-                for tensor in (self.query[query_slice], self.key[key_slice], self.value[key_slice])
-            )
-            expected, expected_logsumexp = plain_block(*sequence, causal=causal)
-            is_right &= torch.allclose(
-                output[query_slice].float(), expected[0].transpose(0, 1).float(), atol=0.03, rtol=0.03
-            )
-            is_right &= torch.allclose(logsumexp[query_slice], expected_logsumexp[0].t(), atol=0.03, rtol=0.03)
-            query_start, key_start = query_start + queries, key_start + keys
-        return is_right
 
 
 class VarlenAttention:
