@@ -179,7 +179,7 @@ def test_a_damaged_or_unwritable_cache_is_no_error(base: Path, cache: Path, monk
 
 
 def test_the_least_recently_used_go_first(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subspace_cache, "MOST_BYTES", 3000)
+    monkeypatch.setattr(subspace_cache, "MAX_BYTES", 3000)
     subspace = Subspace(np.zeros((2, 200), np.float32), np.ones(2, np.float32), 0.5)
     for key in ("one", "two", "three", "four"):
         subspace_cache.save(key, ActivationSubspaces(Path(), {"a": subspace}, {}, {}, 4, 2, 9))

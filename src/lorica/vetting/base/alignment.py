@@ -2,8 +2,9 @@
 
 The gradient of A is (B^T delta) x^T and that of B is delta (A x)^T, where x are the layer's inputs and delta the
 gradients at its outputs. So training turns the update BA towards directions that inputs and gradients of its own base
-use. The score compares how much of the update lies there with how much lies in shuffled stand-ins for unrelated bases
-(`surrogates`); docs/research/alignment.md explains the test, its calibration and its limits.
+use. A permutation test says how sure that is: the alignment statistic is how much of the update lies there, its null
+distribution how much lies in permuted stand-ins for unrelated bases (`permutation_null`). docs/research/alignment.md
+explains the test, its calibration and its limits.
 """
 
 from __future__ import annotations
@@ -75,34 +76,34 @@ class Alignment:
 
 
 def align(
-    adapter: RawAdapter, tensor_map: TensorMap, directions: ActivationSubspaces, *, shuffles: int = SHUFFLES
+    adapter: RawAdapter, tensor_map: TensorMap, subspaces: ActivationSubspaces, *, shuffles: int = SHUFFLES
 ) -> Alignment:
     """Compare an adapter with what was collected of a base. Modules whose shapes do not fit, or whose update is zero
     or not finite, are left out. Raises AdapterError for weights that cannot be read."""
-    surrogates = PermutationNull(hidden=directions.hidden, head_dim=directions.head_dim, count=shuffles)
+    null = PermutationNull(hidden=subspaces.hidden, head_dim=subspaces.head_dim, count=shuffles)
     gains: dict[str, list[Array]] = {}
     spreads: list[SideDirections] = []
     sizes: dict[str, float] = {}
     bonds: list[tuple[float, float]] = []
     aligned: dict[tuple[str, str, int], float] = {}
-    for factors, rows, columns, norm, bound in _updates(adapter, tensor_map, directions):
+    for factors, rows, columns, norm, bound in _updates(adapter, tensor_map, subspaces):
         module_path = factors.path
         bonds += [] if bound is None else [bound]
-        aligned |= _gains_by_layer(module_path, rows, columns, directions)
-        if directions.weights.get(module_path):
-            sizes[module_path] = norm / directions.weights[module_path]
-        order = surrogates.inputs(module_path, rows.shape[1])
-        side_gains = [_gain(rows, directions.inputs[module_path], order)]
-        spreads.append(SideDirections("in", surrogates.axis_of_inputs(module_path, rows.shape[1]), rows))
-        turned = surrogates.outputs(module_path, columns.shape[1])
+        aligned |= _gains_by_layer(module_path, rows, columns, subspaces)
+        if subspaces.weights.get(module_path):
+            sizes[module_path] = norm / subspaces.weights[module_path]
+        order = null.inputs(module_path, rows.shape[1])
+        side_gains = [_gain(rows, subspaces.inputs[module_path], order)]
+        spreads.append(SideDirections("in", null.axis_of_inputs(module_path, rows.shape[1]), rows))
+        turned = null.outputs(module_path, columns.shape[1])
         if turned is not None:
-            side_gains.append(_gain(columns, directions.outputs[module_path], turned))
-            spreads.append(SideDirections("out", surrogates.axis_of_outputs(module_path, columns.shape[1]), columns))
+            side_gains.append(_gain(columns, subspaces.outputs[module_path], turned))
+            spreads.append(SideDirections("out", null.axis_of_outputs(module_path, columns.shape[1]), columns))
         gains[module_path] = side_gains
-    alignment = _conclude(tensor_map, directions, gains, spreads, sizes)
+    alignment = _conclude(tensor_map, subspaces, gains, spreads, sizes)
     stream, inner = _by_axis([gain for side_gains in gains.values() for gain in side_gains], spreads)
-    halves = _halves(gains, bonds, aligned, directions)
-    return replace(alignment, halves=halves, form=directions.form, stream=stream, inner=inner)
+    halves = _halves(gains, bonds, aligned, subspaces)
+    return replace(alignment, halves=halves, form=subspaces.form, stream=stream, inner=inner)
 
 
 def _combined(gains: Sequence[Array]) -> float:
@@ -119,16 +120,16 @@ def _by_axis(gains: Sequence[Array], spreads: Sequence[SideDirections]) -> tuple
 
 
 def _gains_by_layer(
-    module_path: str, rows: Array, columns: Array, directions: ActivationSubspaces
+    module_path: str, rows: Array, columns: Array, subspaces: ActivationSubspaces
 ) -> dict[tuple[str, str, int], float]:
     """(side, module, layer) -> log gain of the module's update in the directions of its like in each layer."""
     own_layer = layer_number(module_path)
     log_gains = {}
-    if own_layer is None or directions.layers > MAX_LAYERS:
+    if own_layer is None or subspaces.layers > MAX_LAYERS:
         return {}
-    for layer in range(directions.layers):
+    for layer in range(subspaces.layers):
         other_path = module_path.replace(f".{own_layer}.", f".{layer}.", 1)
-        inputs, outputs = directions.inputs.get(other_path), directions.outputs.get(other_path)
+        inputs, outputs = subspaces.inputs.get(other_path), subspaces.outputs.get(other_path)
         if inputs is not None and inputs.width == rows.shape[1]:
             log_gains["in", module_path, layer] = _unshuffled_gain(rows, inputs)
         if outputs is not None and outputs.width == columns.shape[1] and not has_shared_order(module_path):
@@ -149,7 +150,7 @@ def _halves(
     gains: dict[str, list[Array]],
     bonds: Sequence[tuple[float, float]],
     aligned: dict[tuple[str, str, int], float],
-    directions: ActivationSubspaces,
+    subspaces: ActivationSubspaces,
 ) -> Halves:
     sides = [[side_gains[i] for side_gains in gains.values() if len(side_gains) > i] for i in (0, 1)]
     layers: list[int] = []
@@ -175,12 +176,12 @@ def _halves(
         null_correlation=combined_z([free for _, free in bonds]),
         correlated_pairs=len(bonds),
         permutation=find_layer_permutation(layers, table),
-        outlier_layers=directions.outlier_layers,
+        outlier_layers=subspaces.outlier_layers,
     )
 
 
 def _updates(
-    adapter: RawAdapter, tensor_map: TensorMap, directions: ActivationSubspaces
+    adapter: RawAdapter, tensor_map: TensorMap, subspaces: ActivationSubspaces
 ) -> Iterator[tuple[LoraModule, Array, Array, float, tuple[float, float] | None]]:
     """(module, right singular rows [k, in], left singular rows [k, out], norm of the scaled update, `bond` of its
     halves) of each module that can be tested. Squared norms of the rows are the singular values, as shares of their
@@ -188,7 +189,7 @@ def _updates(
     if adapter.weights is None:
         return
     for factors in tensor_map.pairs:
-        inputs, outputs = directions.inputs.get(factors.path), directions.outputs.get(factors.path)
+        inputs, outputs = subspaces.inputs.get(factors.path), subspaces.outputs.get(factors.path)
         shape_a, shape_b = tensor_map.shape(factors.a), tensor_map.shape(factors.b)
         if factors.embedding or inputs is None or outputs is None or len(shape_a) != 2 or len(shape_b) != 2:
             continue
@@ -252,7 +253,7 @@ def _gain(rows: Array, subspace: Subspace, orders: Permutations) -> Array:
 
 def _conclude(
     tensor_map: TensorMap,
-    directions: ActivationSubspaces,
+    subspaces: ActivationSubspaces,
     gains: dict[str, list[Array]],
     spreads: Sequence[SideDirections],
     sizes: dict[str, float],
@@ -275,7 +276,7 @@ def _conclude(
         sizes={module_path: size for module_path, size in sizes.items() if math.isfinite(size)},
         tested=len(gains),
         pairs=len(tensor_map.pairs),
-        base=directions.base.name,
+        base=subspaces.base.name,
         decided=decided,
     )
 
@@ -286,7 +287,7 @@ def _probability(score: float, information: float) -> float:
     if math.isnan(score):
         return 0.5
     informed = min(1.0, max(0.0, information) / INFORMED)
-    expected = _LEAST_EXPECTED * informed**2 + _MORE_EXPECTED * max(0.0, information)
+    expected = _MIN_EXPECTED * informed**2 + _MORE_EXPECTED * max(0.0, information)
     spread = math.hypot(1.0, expected / 4)
     reached = max(0.0, score)
     towards = -0.5 * (min(0.0, reached - expected) / spread) ** 2 - math.log(spread)
@@ -296,4 +297,4 @@ def _probability(score: float, information: float) -> float:
 
 # Scores on the right base are at least 6 where the modules agree, and grow with their agreement
 # (docs/research/alignment.md).
-_LEAST_EXPECTED, _MORE_EXPECTED = 6.0, 0.6
+_MIN_EXPECTED, _MORE_EXPECTED = 6.0, 0.6

@@ -74,9 +74,9 @@ def collect_subspaces(
         token_limit = max_tokens or (_TOKENS_OF_LARGE if large else MAX_TOKENS)
         cacheable = large and texts is None and max_tokens is None
         compute = _from_disk if cacheable else _compute
-        directions = compute(base, sample_texts, token_limit)
+        subspaces = compute(base, sample_texts, token_limit)
         _CACHE.clear()  # one base at a time: a large one's directions take a gigabyte
-        _CACHE[key] = directions
+        _CACHE[key] = subspaces
     return _CACHE[key]
 
 
@@ -85,10 +85,10 @@ def _from_disk(base: Path, texts: Sequence[str], max_tokens: int) -> ActivationS
     cached = subspace_cache.load(key, base)
     if cached is not None:
         return cached
-    directions = _compute(base, texts, max_tokens)
-    subspace_cache.save(key, directions)
+    subspaces = _compute(base, texts, max_tokens)
+    subspace_cache.save(key, subspaces)
     # What is stored is rounded: the same answer now and from there.
-    return subspace_cache.load(key, base) or directions
+    return subspace_cache.load(key, base) or subspaces
 
 
 def _compute(base: Path, texts: Sequence[str], max_tokens: int) -> ActivationSubspaces:

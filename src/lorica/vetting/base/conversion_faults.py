@@ -35,7 +35,7 @@ _NEGATIVE, _ABOVE = 0.2, 1.2
 # Of the loss: how much worse the same tokens are predicted from other places of their text. Sound bases of the zoo have
 # 0.70 to 0.75, the mean of two unrelated ones 0.08 to 0.20.
 FOLLOWS = 0.3
-_FEWEST = 64
+_MIN_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def text_dependence(logits: Tensor, positions: Tensor, rows: Rows) -> BaseForm:
         other_targets[own_positions] = targets[own_positions.roll(len(own_positions) // 2)]
     # A token that stands at both places tells nothing.
     differs = other_targets != targets
-    if int(differs.sum()) < _FEWEST:
+    if int(differs.sum()) < _MIN_TOKENS:
         return BaseForm()
     compared = differs.nonzero()[:, 0]
     return BaseForm(

@@ -20,12 +20,12 @@ EMBEDDING = -1
 LINKED = 5.0
 _SHUFFLES = 24
 # Rows taken of one weight: all of a small one, some of a large one.
-_VALUES, _FEWEST = 1 << 16, 48
+_MAX_VALUES, _MIN_ROWS = 1 << 16, 48
 
 
 def sample_rows(weight: Tensor) -> Array:
     """Evenly spread rows of a [rows, hidden] weight, of norm 1 together; what a layer is compared by."""
-    max_rows = max(_FEWEST, _VALUES // weight.shape[1])
+    max_rows = max(_MIN_ROWS, _MAX_VALUES // weight.shape[1])
     rows: Array = weight[:: max(1, -(-len(weight) // max_rows))].float().cpu().numpy()
     norm = float(np.linalg.norm(rows))
     unit_rows: Array = rows / np.float32(norm) if 0 < norm < np.inf else np.zeros_like(rows)

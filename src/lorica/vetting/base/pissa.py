@@ -18,8 +18,8 @@ from lorica.errors import AdapterError
 from lorica.vetting.base.stored_matrices import StoredMatrix
 from lorica.vetting.findings import Finding, finding
 
-_READ, _LEAST = 8, 2  # modules that are looked at, spread evenly, and how few of them tell nothing
-_MOST_VALUES = 1 << 26
+_MAX_MODULES, _MIN_MODULES = 8, 2  # modules that are looked at, spread evenly, and how few of them tell nothing
+_MAX_VALUES = 1 << 26
 # Of the median module: cosine of update and weight (of the zoo's 22 adapters at most 0.011), and how often the weight
 # holds the update: once, and less where training added to it.
 ALIKE, HELD = 0.1, (0.4, 1.5)
@@ -31,7 +31,7 @@ def check_pissa(adapter: RawAdapter, tensor_map: TensorMap, weights: dict[str, S
         measured = weight_similarity(adapter, tensor_map, weights)
     except AdapterError:
         return []
-    if len(measured) < _LEAST:
+    if len(measured) < _MIN_MODULES:
         return []
     cosine = float(np.median([cosine_of_module for cosine_of_module, _ in measured]))
     held = float(np.median([share for _, share in measured]))
@@ -54,10 +54,10 @@ def weight_similarity(
     measured = []
     fitting = [module for module in tensor_map.pairs if not module.embedding and module.path in weights]
     with TensorReader(adapter.weights) as reader:
-        for module in fitting[:: max(1, len(fitting) // _READ)]:
+        for module in fitting[:: max(1, len(fitting) // _MAX_MODULES)]:
             weight = weights[module.path]
             shapes = tensor_map.shape(module.b)[:1], tensor_map.shape(module.a)[1:]
-            if shapes[0] + shapes[1] != weight.info.shape or math.prod(weight.info.shape) > _MOST_VALUES:
+            if shapes[0] + shapes[1] != weight.info.shape or math.prod(weight.info.shape) > _MAX_VALUES:
                 continue
             a, b = reader.read(tensor_map.tensors[module.a]), reader.read(tensor_map.tensors[module.b])
             if len(a) == b.shape[1]:

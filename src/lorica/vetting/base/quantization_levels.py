@@ -20,7 +20,7 @@ from lorica.vetting.base.stored_matrices import stored_matrices
 from lorica.vetting.findings import Finding, finding
 
 _MATRICES, _ROWS, _WINDOW = 12, 8, 32
-_LEAST = 16  # values that are not zero; fewer of them tell nothing
+_MIN_VALUES = 16  # values that are not zero; fewer of them tell nothing
 # Different values among 32 that are not zero. Sound bases of the zoo have 32, rounded to 8 bits 29, to 4 bits 10.
 FEW, SOME = 8, 16
 
@@ -63,4 +63,4 @@ def quantization_levels(base: Path, _stamps: object = ()) -> float | None:
 def _different(row: Floats) -> int:
     """Different values among the first 32 that are not zero; 0 where there are too few."""
     nonzero = row[row != 0][:_WINDOW]
-    return len(np.unique(nonzero)) if len(nonzero) >= _LEAST else 0
+    return len(np.unique(nonzero)) if len(nonzero) >= _MIN_VALUES else 0

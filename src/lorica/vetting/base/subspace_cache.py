@@ -24,7 +24,7 @@ from lorica.models.weight_files import weight_files
 from lorica.vetting.base.activation_subspaces import ActivationSubspaces, Subspace
 from lorica.vetting.base.conversion_faults import BaseForm
 
-MOST_BYTES = 2 << 30
+MAX_BYTES = 2 << 30
 """Of all files together; the least recently used go first."""
 
 # What else decides the result: raise it with any change of how directions are computed.
@@ -107,8 +107,8 @@ def load(key: str, base: Path) -> ActivationSubspaces | None:
     return directions
 
 
-def save(key: str, directions: ActivationSubspaces) -> None:
-    """Keep it, beside what is there, within MOST_BYTES. Vectors are stored in float16."""
+def save(key: str, subspaces: ActivationSubspaces) -> None:
+    """Keep it, beside what is there, within MAX_BYTES. Vectors are stored in float16."""
     numbers: dict[int, int] = {}  # modules of one input share their subspace
     arrays: dict[str, NDArray[np.generic]] = {}
     rests: list[float] = []
@@ -122,15 +122,15 @@ def save(key: str, directions: ActivationSubspaces) -> None:
         return numbers[id(subspace)]
 
     facts = CachedFacts(
-        inputs={module_path: number_of(subspace) for module_path, subspace in directions.inputs.items()},
-        outputs={module_path: number_of(subspace) for module_path, subspace in directions.outputs.items()},
+        inputs={module_path: number_of(subspace) for module_path, subspace in subspaces.inputs.items()},
+        outputs={module_path: number_of(subspace) for module_path, subspace in subspaces.outputs.items()},
         rests=rests,
-        weights=directions.weights,
-        hidden=directions.hidden,
-        head_dim=directions.head_dim,
-        tokens=directions.tokens,
-        outlier_layers=directions.outlier_layers,
-        form={name: str(value) for name, value in vars(directions.form).items()},
+        weights=subspaces.weights,
+        hidden=subspaces.hidden,
+        head_dim=subspaces.head_dim,
+        tokens=subspaces.tokens,
+        outlier_layers=subspaces.outlier_layers,
+        form={name: str(value) for name, value in vars(subspaces.form).items()},
     )
     with contextlib.suppress(DataError, OSError, SafetensorError):
         folder = cache_folder()
@@ -148,5 +148,5 @@ def _evict(folder: Path) -> None:
     total = 0
     for module_path in files:
         total += module_path.stat().st_size
-        if total > MOST_BYTES and module_path != files[0]:
+        if total > MAX_BYTES and module_path != files[0]:
             module_path.unlink()

@@ -16,9 +16,9 @@ from lorica.adapters.json_document import read_capped
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import shown
 
-_MOST_BYTES = 64 * 1024 * 1024
+_MAX_BYTES = 64 * 1024 * 1024
 # Entries that are tried, spread evenly over the vocabulary, and how few of them tell nothing.
-_TRIED, _LEAST = 1000, 100
+_SAMPLED_ENTRIES, _MIN_ENTRIES = 1000, 100
 # Share of them that come back. Sound tokenizers have 1.00; splitting digits or scripts costs a few hundredths.
 MIN_ROUNDTRIP_SHARE = 0.8
 
@@ -53,8 +53,8 @@ def roundtrip_share(path: Path) -> tuple[float, int, str] | None:
 @functools.lru_cache(maxsize=8)  # a large tokenizer takes seconds, and thousands of adapters may share one
 def _cached_roundtrip_share(path: Path, _modified: int, _size: int) -> tuple[float, int, str] | None:
     try:
-        raw = read_capped(path, _MOST_BYTES + 1)
-        tokenizer_json = json.loads(raw) if len(raw) <= _MOST_BYTES else None
+        raw = read_capped(path, _MAX_BYTES + 1)
+        tokenizer_json = json.loads(raw) if len(raw) <= _MAX_BYTES else None
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(tokenizer_json, dict) or not _is_byte_level(tokenizer_json):
@@ -75,7 +75,7 @@ def _measure_roundtrip(tokenizer: Any, tokenizer_json: dict[str, Any]) -> tuple[
     )
     tried = returned = 0
     first_lost = ""
-    for number, entry in entries[:: max(1, len(entries) // _TRIED)]:
+    for number, entry in entries[:: max(1, len(entries) // _SAMPLED_ENTRIES)]:
         text = tokenizer.decode([number], skip_special_tokens=False)
         if not text.strip() or "\ufffd" in text:  # parts of characters, and spaces that stand in runs only
             continue
@@ -86,7 +86,7 @@ def _measure_roundtrip(tokenizer: Any, tokenizer_json: dict[str, Any]) -> tuple[
             returned += 1
         else:
             first_lost = first_lost or entry
-    return (returned / tried, tried, first_lost) if tried >= _LEAST else None
+    return (returned / tried, tried, first_lost) if tried >= _MIN_ENTRIES else None
 
 
 def _is_byte_level(tokenizer_json: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 
-FEWEST = 6
+MIN_POINTS = 6
 # A mean lies lower from this share of itself on.
 _MATERIAL = 0.01
 # So many standard errors above the rest are no accident for any of the beginnings that are tried.
@@ -23,12 +23,12 @@ def thirds(values: Sequence[float]) -> tuple[float, float, float]:
 
 def has_fallen(points: Sequence[tuple[int, float]]) -> bool | None:
     """Whether a curve of (step, loss) lies lower than where it began. None where that cannot be told: fewer than
-    FEWEST points, or a log that begins in the middle of a training.
+    MIN_POINTS points, or a log that begins in the middle of a training.
 
     Either its thirds fall, or what it begins with (1, 2, 4, ... values) stands clear of the noise of the rest.
     """
     values = [loss for _, loss in points]
-    if len(values) < FEWEST or _begins_late([step for step, _ in points]):
+    if len(values) < MIN_POINTS or _begins_late([step for step, _ in points]):
         return None
     first, middle, last = thirds(values)
     if min(middle, last) < first * (1 - _MATERIAL):

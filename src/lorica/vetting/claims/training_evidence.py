@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from lorica.adapters.raw_adapter import RawAdapter
-from lorica.vetting.claims.curves import FEWEST, has_fallen, thirds
+from lorica.vetting.claims.curves import MIN_POINTS, has_fallen, thirds
 from lorica.vetting.claims.json_values import as_mapping, as_real
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import figure, shown
@@ -271,7 +271,7 @@ def _own_and_best_step(folder_name: str, evidence: TrainingEvidence) -> Iterator
 def _fall(evidence: TrainingEvidence, file: str) -> list[Finding]:
     """Did the loss rise, or never fall? Its rise is compared in thirds, as single steps are noisy."""
     values = [loss for _, loss in evidence.losses]
-    if len(values) < FEWEST:
+    if len(values) < MIN_POINTS:
         return []
     first, middle, last = thirds(values)
     facts = {"first": first, "middle": middle, "last": last, "points": len(values)}

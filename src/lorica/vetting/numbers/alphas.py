@@ -14,7 +14,7 @@ from lorica.vetting.wording import figure, shown, some
 
 # So much two figures of one alpha may differ: bfloat16 has three digits.
 _SAME = 0.01
-_MOST = 4096  # of so many modules the values are read
+_MAX_MODULES = 4096  # of so many modules the values are read
 
 
 def check_alphas(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
@@ -24,7 +24,7 @@ def check_alphas(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
         return []
     spec = TargetSpec(adapter.config)
     wrong: dict[str, tuple[float, float]] = {}
-    for module_path, tensor_name in list(alpha_tensors(tensor_map).items())[:_MOST]:
+    for module_path, tensor_name in list(alpha_tensors(tensor_map).items())[:_MAX_MODULES]:
         info = tensor_map.tensors[tensor_name]
         configured = spec.alpha(module_path)
         if info.dtype not in READABLE or configured is None:

@@ -32,7 +32,7 @@ TELLING, BETTER = 5.5, 3.0
 # Halves change places by two at least. In no healthy adapter of the zoo was there one.
 MIN_MISMATCHED = 2
 _COPY = 0.999
-_MOST_ENTRIES = 4096  # of one Gram matrix, so that a thousand modules of high rank take little memory
+_MAX_ENTRIES = 4096  # of one Gram matrix, so that a thousand modules of high rank take little memory
 
 
 class FactorPairing(msgspec.Struct, frozen=True):
@@ -124,7 +124,7 @@ def _scaled(factor: NDArray[np.float32]) -> Floats:
 def _off_diagonal(gram: NDArray[Any]) -> Floats:
     """The entries beside the diagonal, centred and of length 1; zeros where undefined. Of large ranks a part."""
     rows, columns = np.triu_indices(len(gram), 1)
-    step = -(-len(rows) // _MOST_ENTRIES)
+    step = -(-len(rows) // _MAX_ENTRIES)
     entries = np.nan_to_num(gram[rows[::step], columns[::step]].astype(np.float64), posinf=0.0, neginf=0.0)
     largest = np.abs(entries).max()
     entries = entries / largest if largest > 0 else entries

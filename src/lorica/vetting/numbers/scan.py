@@ -24,8 +24,8 @@ from lorica.vetting.wording import some
 
 SAMPLES = 256
 # A factor above this size, or of this rank, is scanned for broken values only; none is known.
-MOST_FACTOR_VALUES = 16 * 1024 * 1024
-MOST_RANK = 512
+MAX_FACTOR_VALUES = 16 * 1024 * 1024
+MAX_RANK = 512
 # Shorter stretches of zeros are not looked for: 8-bit types flush many small values to zero.
 ZERO_RUN_BYTES = 1024
 _ONE_THREAD = 2**18
@@ -128,9 +128,9 @@ def _read_tensor(reader: TensorReader, facts: TensorFacts) -> FactorProducts | N
     look_for_runs = facts.side != "" and not facts.embedding
     digest = hashlib.sha256(f"{info.dtype}{list(info.shape)}".encode())
     products = None
-    at_once = info.stop - info.start <= 4 * MOST_FACTOR_VALUES and facts.side != ""
+    at_once = info.stop - info.start <= 4 * MAX_FACTOR_VALUES and facts.side != ""
     lowest, highest = np.inf, -np.inf
-    for raw in reader.raw_blocks(info, MOST_FACTOR_VALUES if at_once else BLOCK_VALUES):
+    for raw in reader.raw_blocks(info, MAX_FACTOR_VALUES if at_once else BLOCK_VALUES):
         digest.update(raw.data)
         if not facts.readable:
             continue
@@ -222,7 +222,7 @@ def _factor_products(values: Floats, shape: tuple[int, ...], side: str) -> Facto
     if side == "b":
         matrix = matrix.T
     rank, width = matrix.shape
-    if rank > MOST_RANK:
+    if rank > MAX_RANK:
         return None
     gram, projected = _products(matrix, probes(width))
     if not np.isfinite(gram.trace()):

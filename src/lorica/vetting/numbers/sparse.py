@@ -17,9 +17,9 @@ from lorica.vetting.numbers.scan import TensorFacts
 
 _TYPES = ("F32", "BF16", "F16")  # coarser ones round small values to zero
 # Of both halves; what is dropped to any use is more than half, and at all zeros nothing can be said.
-_LEAST, _MOST = 0.5, 0.995
-_READ = 8  # pairs that are looked into, spread evenly
-_MOST_VALUES = 16 * 1024 * 1024
+_MIN_ZERO_SHARE, _MAX_ZERO_SHARE = 0.5, 0.995
+_MAX_PAIRS = 8  # pairs that are looked into, spread evenly
+_MAX_VALUES = 16 * 1024 * 1024
 # lora_A's size over that of its start. Scaled up for a half that was dropped it is 2, or at least its root; where the
 # largest numbers were kept, which needs no scaling, 1.3 for a half and 1.6 for a tenth.
 _AS_STARTED = (0.3, 1.2)
@@ -33,11 +33,11 @@ def check_sparse(weights: Path, tensor_map: TensorMap, facts: dict[str, TensorFa
         return []
     shares, sizes = [], []
     with TensorReader(weights) as reader:
-        for module in sparse[:: max(1, len(sparse) // _READ)]:
+        for module in sparse[:: max(1, len(sparse) // _MAX_PAIRS)]:
             a, b = reader.read(tensor_map.tensors[module.a]), reader.read(tensor_map.tensors[module.b])
             shares += [min(_scattered(a), _scattered(b.T))]
             sizes += [_size(a)]
-    if not shares or float(np.median(shares)) < _LEAST:
+    if not shares or float(np.median(shares)) < _MIN_ZERO_SHARE:
         return []
     share, size = float(np.median(shares)), float(np.median(sizes))
     unscaled = _AS_STARTED[0] <= size <= _AS_STARTED[1]
@@ -58,8 +58,8 @@ def check_sparse(weights: Path, tensor_map: TensorMap, facts: dict[str, TensorFa
 
 
 def _is_sparse(tensor: TensorFacts) -> bool:
-    suitable = tensor.info.dtype in _TYPES and len(tensor.info.shape) == 2 and 64 <= tensor.count <= _MOST_VALUES
-    return suitable and not tensor.broken and _LEAST <= tensor.zeros / tensor.count <= _MOST
+    suitable = tensor.info.dtype in _TYPES and len(tensor.info.shape) == 2 and 64 <= tensor.count <= _MAX_VALUES
+    return suitable and not tensor.broken and _MIN_ZERO_SHARE <= tensor.zeros / tensor.count <= _MAX_ZERO_SHARE
 
 
 def _scattered(rows: Floats) -> float:
