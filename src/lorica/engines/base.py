@@ -190,9 +190,9 @@ def check_adapters(requests: Sequence[Request], adapter_names: Collection[str]) 
     for request in requests:
         name = request.adapter
         if name is not None and name not in adapter_names:
-            have = ", ".join(sorted(adapter_names)) or "none"
+            available_names = ", ".join(sorted(adapter_names)) or "none"
             raise EngineError(
-                f"request {request.id!r} asks for the adapter {name!r}; this engine has: {have}",
+                f"request {request.id!r} asks for the adapter {name!r}; this engine has: {available_names}",
                 fix=did_you_mean(name, adapter_names, otherwise="add the adapter to the engine before running"),
             )
 
@@ -211,21 +211,21 @@ def find_request_problem(request: Request, *, vocab_size: int, max_positions: in
     """
     if not request.prompt:
         return "the prompt has no tokens"
-    longest = len(request.prompt)
-    tokens = [request.prompt]
+    positions_needed = len(request.prompt)
+    token_sequences = [request.prompt]
     if isinstance(request, ScoreChoices):
         if not request.choices:
             return "there are no choices"
         if not all(request.choices):
             return f"choice {[bool(c) for c in request.choices].index(False)} has no tokens"
-        tokens += request.choices
+        token_sequences += request.choices
         # The last token of a choice is predicted, never read.
-        longest += max(map(len, request.choices)) - 1
-    if longest > max_positions:
-        return f"needs {longest} positions, the model has {max_positions}"
-    for token in (edge for token_ids in tokens for edge in (min(token_ids), max(token_ids))):
-        if not 0 <= token < vocab_size:
-            return f"token {token} is outside the model's vocabulary of {vocab_size}"
+        positions_needed += max(map(len, request.choices)) - 1
+    if positions_needed > max_positions:
+        return f"needs {positions_needed} positions, the model has {max_positions}"
+    for token_id in (edge for token_ids in token_sequences for edge in (min(token_ids), max(token_ids))):
+        if not 0 <= token_id < vocab_size:
+            return f"token {token_id} is outside the model's vocabulary of {vocab_size}"
     return ""
 
 

@@ -30,8 +30,8 @@ _UNLIMITED = 1 << 62  # neither vocabulary nor positions limit this engine
 
 def echo(request: Generate) -> Sequence[int]:
     """The prompt's last tokens, as many as may be generated."""
-    count = request.sampling.max_new_tokens
-    return request.prompt[-count:] if count else ()
+    token_count = request.sampling.max_new_tokens
+    return request.prompt[-token_count:] if token_count else ()
 
 
 class FakeEngine:
@@ -67,13 +67,13 @@ class FakeEngine:
         """Answer all requests in their order, batch by batch; see `Engine.run`."""
         check_adapters(requests, self._adapters)
         outputs: list[Output] = []
-        for start in range(0, len(requests), _BATCH_ROWS):
-            batch = [self._answer(request) for request in requests[start : start + _BATCH_ROWS]]
-            outputs += batch
+        for batch_start in range(0, len(requests), _BATCH_ROWS):
+            batch_outputs = [self._answer(request) for request in requests[batch_start : batch_start + _BATCH_ROWS]]
+            outputs += batch_outputs
             if on_outputs is not None:
-                on_outputs(list(enumerate(batch, start)))
+                on_outputs(list(enumerate(batch_outputs, batch_start)))
             if on_done is not None:
-                on_done(len(batch))
+                on_done(len(batch_outputs))
         return outputs
 
     def _answer(self, request: Request) -> Output:
@@ -82,26 +82,26 @@ class FakeEngine:
             return output
         if isinstance(request, ScoreChoices):
             return Output(id=request.id, logprobs=_logprobs(request))
-        tokens: list[int] = []
-        for token in self._reply(request):
-            if len(tokens) == request.sampling.max_new_tokens:
+        token_ids: list[int] = []
+        for token_id in self._reply(request):
+            if len(token_ids) == request.sampling.max_new_tokens:
                 break
-            if token in request.stop_tokens and len(tokens) >= request.sampling.min_new_tokens:
-                return Output(id=request.id, tokens=tuple(tokens), finish="stop")
-            tokens.append(token)
-        return Output(id=request.id, tokens=tuple(tokens), finish="length")
+            if token_id in request.stop_tokens and len(token_ids) >= request.sampling.min_new_tokens:
+                return Output(id=request.id, tokens=tuple(token_ids), finish="stop")
+            token_ids.append(token_id)
+        return Output(id=request.id, tokens=tuple(token_ids), finish="length")
 
 
 def _logprobs(request: ScoreChoices) -> tuple[float, ...]:
     # One tenth of the probability is left to everything that is no choice.
-    weights = [_unit(request, choice) for choice in request.choices]
-    return tuple(math.log(0.9 * weight / sum(weights)) for weight in weights)
+    choice_weights = [_unit(request, choice) for choice in request.choices]
+    return tuple(math.log(0.9 * weight / sum(choice_weights)) for weight in choice_weights)
 
 
 def _unit(request: ScoreChoices, choice: tuple[int, ...]) -> float:
-    text = repr((request.adapter, request.prompt, choice)).encode()
-    number = int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
-    return (number + 1) / (2**48 + 1)
+    hashed_text = repr((request.adapter, request.prompt, choice)).encode()
+    hash_number = int.from_bytes(hashlib.sha256(hashed_text).digest()[:6], "big")
+    return (hash_number + 1) / (2**48 + 1)
 
 
 def load_fake(base: BaseFolder, settings: EngineSettings) -> FakeEngine:

@@ -47,19 +47,23 @@ def attach_adapter(model: Any, opened: AdapterFolder, peft_name: str) -> tuple[A
     except (ValueError, RuntimeError, KeyError) as error:
         raise misfit(opened, f"PEFT refuses it: {error}") from error
     # PEFT passes over what does not match with a warning at most.
-    applied = {_plain(name, peft_name) for name, _ in model.named_parameters() if f".{peft_name}" in name}
-    difference = sorted(applied ^ {_plain(name, peft_name) for name in opened.tensors if not _of_base(name)})
-    return model.eval(), difference
+    applied_names = {
+        _plain(tensor_name, peft_name) for tensor_name, _ in model.named_parameters() if f".{peft_name}" in tensor_name
+    }
+    unmatched_names = sorted(
+        applied_names ^ {_plain(tensor_name, peft_name) for tensor_name in opened.tensors if not _of_base(tensor_name)}
+    )
+    return model.eval(), unmatched_names
 
 
-def _of_base(name: str) -> bool:
+def _of_base(tensor_name: str) -> bool:
     """Whether a tensor is one of the base model's own, which PEFT saves beside an adapted embedding."""
-    return ".base_layer." in name
+    return ".base_layer." in tensor_name
 
 
-def _read(opened: AdapterFolder, name: str) -> Tensor:
+def _read(opened: AdapterFolder, tensor_name: str) -> Tensor:
     with utf8_path(opened.weights) as path, safe_open(path, framework="pt") as file:
-        return cast(Tensor, file.get_tensor(name))
+        return cast(Tensor, file.get_tensor(tensor_name))
 
 
 @contextmanager
@@ -70,44 +74,46 @@ def _without_patterns(opened: AdapterFolder) -> Iterator[Path]:
         with utf8_path(opened.path) as path:
             yield Path(path)
         return
-    targets = sorted({module_of(name)[0] for name in opened.tensors if ".lora_" in name})
-    plain = msgspec.structs.replace(
-        config, target_modules=targets, exclude_modules=None, layers_to_transform=None, layers_pattern=None
+    target_modules = sorted({module_of(tensor_name)[0] for tensor_name in opened.tensors if ".lora_" in tensor_name})
+    plain_config = msgspec.structs.replace(
+        config, target_modules=target_modules, exclude_modules=None, layers_to_transform=None, layers_pattern=None
     )
     with TemporaryDirectory(prefix="lorica-") as temporary:
-        write_variant(Path(temporary) / "adapter", plain, opened.weights)
+        write_variant(Path(temporary) / "adapter", plain_config, opened.weights)
         yield Path(temporary) / "adapter"
 
 
-def _plain(name: str, peft_name: str) -> str:
+def _plain(tensor_name: str, peft_name: str) -> str:
     """The name of a parameter inside PEFT, and of the same tensor in a file."""
-    file_name = name.replace(".modules_to_save", "").replace(f".{peft_name}", "")
+    file_name = tensor_name.replace(".modules_to_save", "").replace(f".{peft_name}", "")
     # Magnitudes are parameters of a small module in memory, and bare tensors in the file.
     return file_name.removesuffix(".weight") if "lora_magnitude_vector" in file_name else file_name
 
 
 def _check_fit(model: Any, opened: AdapterFolder) -> None:
     """Compare names and shapes before PEFT changes the model, which it cannot undo."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    modules = dict(base.named_modules())
-    for tensor_name, info in opened.tensors.items():
+    base_model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base_modules = dict(base_model.named_modules())
+    for tensor_name, tensor_info in opened.tensors.items():
         module_path, factor_name = module_of(tensor_name)
-        if module_path not in modules:
+        if module_path not in base_modules:
             raise misfit(opened, f"it adapts {module_path}, which the base model does not have")
-        module = modules[module_path]
+        base_module = base_modules[module_path]
         if factor_name not in ("lora_A", "lora_B"):
-            parameter = getattr(module, tensor_name.rsplit(".", 1)[1], None) if factor_name == "saved" else None
-            if factor_name == "saved" and tuple(getattr(parameter, "shape", ())) != info.shape:
-                raise misfit(opened, f"it replaces {module_path} by one of another shape, {list(info.shape)}")
+            parameter = getattr(base_module, tensor_name.rsplit(".", 1)[1], None) if factor_name == "saved" else None
+            if factor_name == "saved" and tuple(getattr(parameter, "shape", ())) != tensor_info.shape:
+                raise misfit(opened, f"it replaces {module_path} by one of another shape, {list(tensor_info.shape)}")
             if _of_base(tensor_name) and not torch.equal(
                 _read(opened, tensor_name).to(parameter), cast(Tensor, parameter)
             ):
                 raise misfit(opened, f"it brings its own {module_path}, which would replace the base model's")
             continue
-        if not (hasattr(module, "in_features") and hasattr(module, "out_features")):
+        if not (hasattr(base_module, "in_features") and hasattr(base_module, "out_features")):
             raise misfit(opened, f"it adapts {module_path}, which is no linear layer of the base model")
-        wide_in, wide_out = module.in_features, module.out_features
-        width, expected_width = (info.shape[1], wide_in) if factor_name == "lora_A" else (info.shape[0], wide_out)
+        wide_in, wide_out = base_module.in_features, base_module.out_features
+        width, expected_width = (
+            (tensor_info.shape[1], wide_in) if factor_name == "lora_A" else (tensor_info.shape[0], wide_out)
+        )
         if width != expected_width:
             raise misfit(
                 opened, f"{module_path}.{factor_name} is made for width {width}, the base model has {expected_width}"

@@ -128,19 +128,21 @@ class TransformersEngine:
             raise EngineError(f"this engine's model was changed: {self._damage}", fix="load the engine again")
         outputs: list[Output | None] = [None] * len(requests)
         groups: dict[tuple[object, ...], list[int]] = {}
-        for index, request in enumerate(requests):
-            outputs[index] = output_without_model(
+        for request_index, request in enumerate(requests):
+            outputs[request_index] = output_without_model(
                 request, vocab_size=self._vocab_size, max_positions=self._max_positions
             )
-            if outputs[index] is None:
-                groups.setdefault(self._batch_key(request), []).append(index)
-        for members in groups.values():
-            with self._using(requests[members[0]].adapter):
-                for batch in self._batches(requests, members):
-                    for index, output in zip(batch, self._answer([requests[i] for i in batch]), strict=True):
-                        outputs[index] = output
+            if outputs[request_index] is None:
+                groups.setdefault(self._batch_key(request), []).append(request_index)
+        for group_members in groups.values():
+            with self._using(requests[group_members[0]].adapter):
+                for request_batch in self._batches(requests, group_members):
+                    for request_index, output in zip(
+                        request_batch, self._answer([requests[i] for i in request_batch]), strict=True
+                    ):
+                        outputs[request_index] = output
                     if on_done is not None:
-                        on_done(len(batch))
+                        on_done(len(request_batch))
         if on_done is not None:
             on_done(len(requests) - sum(map(len, groups.values())))
         return cast(list[Output], outputs)
@@ -161,18 +163,18 @@ class TransformersEngine:
         wrapped = hasattr(self._model, "disable_adapter")
         return cast(AbstractContextManager[object], self._model.disable_adapter() if wrapped else nullcontext())
 
-    def _batches(self, requests: Sequence[Request], members: Sequence[int]) -> Iterator[list[int]]:
+    def _batches(self, requests: Sequence[Request], group_members: Sequence[int]) -> Iterator[list[int]]:
         """Rows of similar length together, so that padding is small and within the budget."""
-        batch: list[int] = []
-        for index in sorted(members, key=lambda i: (-_sequence_length(requests[i]), i)):
-            padded = _sequence_length(requests[batch[0]] if batch else requests[index])
-            rows = sum(_sequence_count(requests[i]) for i in [*batch, index])
-            if batch and padded * rows > self._settings.batch_tokens:
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
+        request_batch: list[int] = []
+        for request_index in sorted(group_members, key=lambda i: (-_sequence_length(requests[i]), i)):
+            padded_length = _sequence_length(requests[request_batch[0]] if request_batch else requests[request_index])
+            sequence_count = sum(_sequence_count(requests[i]) for i in [*request_batch, request_index])
+            if request_batch and padded_length * sequence_count > self._settings.batch_tokens:
+                yield request_batch
+                request_batch = []
+            request_batch.append(request_index)
+        if request_batch:
+            yield request_batch
 
     def _answer(self, requests: Sequence[Request]) -> list[Output]:
         if isinstance(requests[0], ScoreChoices):
@@ -184,12 +186,14 @@ class TransformersEngine:
         for row_index, request in enumerate(requests):
             for choice in request.choices:
                 sequences.setdefault((row_index, choice[:-1]), len(sequences))
-        tokens, mask = self._pad([requests[row_index].prompt + continuation for row_index, continuation in sequences])
+        token_ids, attention_mask = self._pad(
+            [requests[row_index].prompt + continuation for row_index, continuation in sequences]
+        )
         # Only the ends of the sequences are scored.
         kept_positions = 1 + max(len(continuation) for _, continuation in sequences)
-        arguments: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask}
+        arguments: dict[str, Any] = {"input_ids": token_ids, "attention_mask": attention_mask}
         if "position_ids" in self._accepted:
-            arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+            arguments["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
         if "logits_to_keep" in self._accepted:
             arguments["logits_to_keep"] = kept_positions
         logits = self._model(**arguments, use_cache=False).logits[:, -kept_positions:].float()
@@ -209,40 +213,44 @@ class TransformersEngine:
     def _generate(self, requests: Sequence[Generate]) -> list[Output]:
         from transformers import GenerationConfig
 
-        first = requests[0]
-        sampling = first.sampling
+        first_request = requests[0]
+        sampling = first_request.sampling
         settings: dict[str, Any] = {
-            "max_new_tokens": max_new_tokens_for(first, self._max_positions),
-            "do_sample": _is_sampled(first),
+            "max_new_tokens": max_new_tokens_for(first_request, self._max_positions),
+            "do_sample": _is_sampled(first_request),
             "repetition_penalty": sampling.repetition_penalty,
-            "eos_token_id": [token for token in first.stop_tokens if token < self._vocab_size] or None,
+            "eos_token_id": [token for token in first_request.stop_tokens if token < self._vocab_size] or None,
             "pad_token_id": 0,
         }
         if settings["eos_token_id"] and sampling.min_new_tokens:
             settings["min_new_tokens"] = min(sampling.min_new_tokens, settings["max_new_tokens"])
-        if _is_sampled(first):
+        if _is_sampled(first_request):
             settings |= {
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
                 "top_k": sampling.top_k,
             }
-        tokens, mask = self._pad([request.prompt for request in requests])
-        devices = [tokens.device] if tokens.device.type == "cuda" else []
+        token_ids, attention_mask = self._pad([request.prompt for request in requests])
+        devices = [token_ids.device] if token_ids.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(_seed(first))
+            torch.manual_seed(_seed(first_request))
             generated = self._model.generate(
-                input_ids=tokens, attention_mask=mask, generation_config=GenerationConfig(**settings)
+                input_ids=token_ids, attention_mask=attention_mask, generation_config=GenerationConfig(**settings)
             )
-        new_tokens = generated[:, tokens.shape[1] :].tolist()
-        return [_truncate_at_stop(request, row) for request, row in zip(requests, new_tokens, strict=True)]
+        new_tokens = generated[:, token_ids.shape[1] :].tolist()
+        return [_truncate_at_stop(request, token_row) for request, token_row in zip(requests, new_tokens, strict=True)]
 
     def _pad(self, sequences: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         """Left-padded tokens and their mask, both [B, L]."""
         longest = max(map(len, sequences))
         device = self._model.device
-        tokens = torch.tensor([(0,) * (longest - len(row)) + row for row in sequences], device=device)
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in sequences], device=device)
-        return tokens, mask
+        token_ids = torch.tensor(
+            [(0,) * (longest - len(token_row)) + token_row for token_row in sequences], device=device
+        )
+        attention_mask = torch.tensor(
+            [[0] * (longest - len(token_row)) + [1] * len(token_row) for token_row in sequences], device=device
+        )
+        return token_ids, attention_mask
 
 
 def _is_sampled(request: Generate) -> bool:
@@ -264,11 +272,11 @@ def _sequence_count(request: Request) -> int:
     return len({choice[:-1] for choice in request.choices}) if isinstance(request, ScoreChoices) else 1
 
 
-def _truncate_at_stop(request: Generate, tokens: Sequence[int]) -> Output:
-    for index, token in enumerate(tokens):
+def _truncate_at_stop(request: Generate, token_ids: Sequence[int]) -> Output:
+    for position, token in enumerate(token_ids):
         if token in request.stop_tokens:
-            return Output(id=request.id, tokens=tuple(tokens[:index]), finish="stop")
-    return Output(id=request.id, tokens=tuple(tokens), finish="length")
+            return Output(id=request.id, tokens=tuple(token_ids[:position]), finish="stop")
+    return Output(id=request.id, tokens=tuple(token_ids), finish="length")
 
 
 def _load(folder: Path, settings: EngineSettings) -> Any:
@@ -277,12 +285,12 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
     except ImportError as error:
         raise MissingExtraError("transformers", extra="local", needed_for="engine=transformers") from error
     keep_buffers()
-    dtype, device = settings.dtype, resolve_device(settings.device)
-    if precision_of(dtype).quantized:
-        raise EngineError(f"the transformers engine does not compute in {dtype}", fix="use engine=native")
-    options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+    dtype_name, device = settings.dtype, resolve_device(settings.device)
+    if precision_of(dtype_name).quantized:
+        raise EngineError(f"the transformers engine does not compute in {dtype_name}", fix="use engine=native")
+    options: dict[str, Any] = {"dtype": dtype_name if dtype_name == "auto" else getattr(torch, dtype_name)}
     if settings.load_in_4bit:
-        options["quantization_config"] = _four_bits(dtype)
+        options["quantization_config"] = _four_bits(dtype_name)
     options["device_map"] = settings.device_map or (device if settings.load_in_4bit else None)
     with offline():
         model = load_causal(folder, options)
@@ -293,13 +301,13 @@ def _load(folder: Path, settings: EngineSettings) -> Any:
     return model.eval()
 
 
-def _four_bits(dtype: str) -> Any:
+def _four_bits(dtype_name: str) -> Any:
     if find_spec("bitsandbytes") is None:
         raise MissingExtraError("bitsandbytes", extra="quant", needed_for="model.load_in_4bit")
     import_bitsandbytes_offline()
     from transformers import BitsAndBytesConfig
 
-    compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
+    compute = torch.bfloat16 if dtype_name == "auto" else getattr(torch, dtype_name)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
 
 

@@ -27,17 +27,17 @@ def create_lora(name: str, config: DecoderConfig, adapter: AdapterConfig, *, see
     Raises ConfigError when a target module does not exist in this family or a rank or alpha pattern matches no
     module that is adapted, AdapterError for a pattern that is no plain name.
     """
-    shapes = config.linear_shapes()
+    linear_shapes = config.linear_shapes()
     targets = _targets(config, adapter)
     _check_patterns(adapter, targets)
     generator = torch.Generator().manual_seed(seed)
     pairs = {}
     for module_path in targets:
-        out_features, in_features = shapes[module_path]
-        rank = adapter.rank(module_path)
-        lora_a = torch.empty(rank, in_features)
+        out_features, in_features = linear_shapes[module_path]
+        lora_rank = adapter.rank(module_path)
+        lora_a = torch.empty(lora_rank, in_features)
         torch.nn.init.kaiming_uniform_(lora_a, a=math.sqrt(5), generator=generator)
-        lora_b = torch.zeros(out_features, rank)
+        lora_b = torch.zeros(out_features, lora_rank)
         pairs[module_path] = LoraPair(lora_a.requires_grad_(), lora_b.requires_grad_(), adapter.scaling(module_path))
     return LoraWeights(name, pairs, dropout=adapter.lora_dropout)
 
@@ -59,8 +59,8 @@ def _targets(config: DecoderConfig, adapter: AdapterConfig) -> list[str]:
         if not any(
             module_path == module_name or module_path.endswith(f".{module_name}") for module_path in module_paths
         ):
-            near = closest(module_name, module_names, least_ratio=0.5)
-            hint = f"did you mean {near}? Otherwise " if near else ""
+            closest_name = closest(module_name, module_names, least_ratio=0.5)
+            hint = f"did you mean {closest_name}? Otherwise " if closest_name else ""
             raise ConfigError(
                 f"lora.target_modules: no {module_name!r}; the {config.family} family has {', '.join(module_names)}",
                 fix=f"{hint}name some of these, or {ALL_LINEAR}",
@@ -80,15 +80,16 @@ def _check_patterns(adapter: AdapterConfig, targets: list[str]) -> None:
     endings = sorted(
         {".".join(names_in_path[start:]) for names_in_path in split_paths for start in range(len(names_in_path))}
     )
-    for key, patterns in (("rank_pattern", adapter.rank_pattern), ("alpha_pattern", adapter.alpha_pattern)):
+    for config_key, patterns in (("rank_pattern", adapter.rank_pattern), ("alpha_pattern", adapter.alpha_pattern)):
         for pattern in patterns:
             if any(names_module(pattern, module_path) for module_path in targets):
                 continue
             module_names = sorted({module_path.rsplit(".", 1)[1] for module_path in targets})
-            near = closest(pattern.removeprefix("^"), endings)
+            closest_name = closest(pattern.removeprefix("^"), endings)
             raise ConfigError(
-                f"lora.{key}.{pattern}: no adapted module has this name; adapted are {', '.join(module_names)}",
-                fix=(f"did you mean {near}? Otherwise " if near else "") + "name the end of a module's path, or "
+                f"lora.{config_key}.{pattern}: no adapted module has this name; adapted are {', '.join(module_names)}",
+                fix=(f"did you mean {closest_name}? Otherwise " if closest_name else "")
+                + "name the end of a module's path, or "
                 "add the module to lora.target_modules",
             )
 
@@ -109,19 +110,19 @@ def load_lora(
     another shape than the base implies.
     """
     folder.check_applied()
-    shapes = config.linear_shapes()
+    linear_shapes = config.linear_shapes()
     factors_by_module: dict[str, dict[str, Tensor]] = {}
-    for tensor_name, info in folder.tensors.items():
+    for tensor_name, tensor_info in folder.tensors.items():
         module_path, factor_name = module_of(tensor_name)
-        if module_path not in shapes:
+        if module_path not in linear_shapes:
             raise AdapterError(
                 f"{folder.path}: adapts {module_path}, which the base model does not have "
                 f"({config.family}, {config.layers} layers)",
                 fix="use the base model the adapter was trained on",
             )
-        out_features, in_features = shapes[module_path]
+        out_features, in_features = linear_shapes[module_path]
         width, expected_width = (
-            (info.shape[1], in_features) if factor_name == "lora_A" else (info.shape[0], out_features)
+            (tensor_info.shape[1], in_features) if factor_name == "lora_A" else (tensor_info.shape[0], out_features)
         )
         if width != expected_width:
             raise AdapterError(
@@ -142,13 +143,17 @@ def load_lora(
 def _to_torch(
     folder: AdapterFolder, tensor_name: str, device: torch.device | str, dtype: torch.dtype, keep_narrow: bool
 ) -> Tensor:
-    info = folder.tensors[tensor_name]
-    if info.dtype not in _TORCH_DTYPES:
+    tensor_info = folder.tensors[tensor_name]
+    if tensor_info.dtype not in _TORCH_DTYPES:
         raise AdapterError(
-            f"{folder.path}: {tensor_name} is stored as {info.dtype}; allowed: {', '.join(_TORCH_DTYPES)}",
+            f"{folder.path}: {tensor_name} is stored as {tensor_info.dtype}; allowed: {', '.join(_TORCH_DTYPES)}",
             fix="save the adapter again in one of these",
         )
     tensor_bytes = bytearray(read_tensor(folder, tensor_name))  # torch wants memory it may write to
     # Copied into memory that torch aligns alike in every process: the last bits of a product depend on it.
-    stored = torch.frombuffer(tensor_bytes, dtype=_TORCH_DTYPES[info.dtype]).reshape(info.shape).clone()
-    return stored.to(device, stored.dtype if keep_narrow and stored.itemsize < dtype.itemsize else dtype)
+    stored_tensor = (
+        torch.frombuffer(tensor_bytes, dtype=_TORCH_DTYPES[tensor_info.dtype]).reshape(tensor_info.shape).clone()
+    )
+    return stored_tensor.to(
+        device, stored_tensor.dtype if keep_narrow and stored_tensor.itemsize < dtype.itemsize else dtype
+    )

@@ -27,11 +27,11 @@ def keep_buffers() -> bool:
     if is_chosen(os.environ):
         return False
     try:
-        option = ctypes.CDLL(None).mallopt
+        mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, another system
         return False
     settings = ((_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _AHEAD))
-    accepted = [option(name, value) == 1 for name, value in settings]
+    accepted = [mallopt(option_name, option_value) == 1 for option_name, option_value in settings]
     return all(accepted)
 
 

@@ -44,7 +44,7 @@ class AdapterGroup:
     @property
     def key(self) -> tuple[int, ...]:
         """The same for groups of the same adapters, as long as these exist."""
-        return tuple(id(span.adapter) for span in self.spans)
+        return tuple(id(lora_span.adapter) for lora_span in self.spans)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,18 +68,18 @@ class StackedFactorCache:
         ] = {}
 
     def get_or_stack(
-        self, group: AdapterGroup, module_paths: tuple[str, ...], dtype: torch.dtype | None
+        self, adapter_group: AdapterGroup, module_paths: tuple[str, ...], dtype: torch.dtype | None
     ) -> StackedFactors | None:
         """Stacked once for the adapters of a group, and held until `retain` drops them."""
         # The spans are held beside their factors, so that no other adapter gets the same id.
-        _, factors_by_paths = self._stacks.setdefault(group.key, (group.spans, {}))
+        _, factors_by_paths = self._stacks.setdefault(adapter_group.key, (adapter_group.spans, {}))
         if module_paths not in factors_by_paths:
-            factors_by_paths[module_paths] = _stack_factors(group, module_paths, dtype)
+            factors_by_paths[module_paths] = _stack_factors(adapter_group, module_paths, dtype)
         return factors_by_paths[module_paths]
 
-    def retain(self, groups: Sequence[AdapterGroup]) -> None:
+    def retain(self, adapter_groups: Sequence[AdapterGroup]) -> None:
         """Forget the adapters of all other groups."""
-        keys = {group.key for group in groups}
+        keys = {adapter_group.key for adapter_group in adapter_groups}
         for key in [key for key in self._stacks if key not in keys]:
             del self._stacks[key]
 
@@ -101,7 +101,7 @@ class BatchedLora:
         multiplied; None for that in which they are stored.
         """
         self._dtype = dtype
-        self._groups = _group_spans(spans) if group_adapters else [AdapterGroup((span,)) for span in spans]
+        self._groups = _group_spans(spans) if group_adapters else [AdapterGroup((lora_span,)) for lora_span in spans]
         self._cache = cache if tokens <= _CACHED_TOKENS else None
         self._masks: dict[tuple[int, tuple[tuple[int, int, float], ...]], Tensor] = {}
         if cache is not None:
@@ -115,67 +115,71 @@ class BatchedLora:
         x [N, in]: the tokens first_token.. of the pass. y [N, sum of widths]: the outputs of the modules `paths` side
         by side, `widths` columns each.
         """
-        for group_index, group in enumerate(self._groups):
-            start, stop = max(group.start, first_token), min(group.stop, first_token + len(x))
+        for group_index, adapter_group in enumerate(self._groups):
+            start, stop = max(adapter_group.start, first_token), min(adapter_group.stop, first_token + len(x))
             if start >= stop:
                 continue
             factors = (
-                _stack_factors(group, module_paths, self._dtype)
+                _stack_factors(adapter_group, module_paths, self._dtype)
                 if self._cache is None
-                else self._cache.get_or_stack(group, module_paths, self._dtype)
+                else self._cache.get_or_stack(adapter_group, module_paths, self._dtype)
             )
             if factors is None:
                 continue
             rows = slice(start - first_token, stop - first_token)
             low_rank = F.linear(x[rows].to(factors.a.dtype), factors.a)
-            low_rank *= self._mask(group_index, factors)[start - group.start : stop - group.start]
-            for module_index, columns, b in factors.outputs:
-                begin = sum(widths[:module_index])
-                _add_product(y[rows, begin : begin + widths[module_index]], low_rank[:, columns], b)
+            low_rank *= self._mask(group_index, factors)[start - adapter_group.start : stop - adapter_group.start]
+            for module_index, column_slice, stacked_b in factors.outputs:
+                first_column = sum(widths[:module_index])
+                _add_product(
+                    y[rows, first_column : first_column + widths[module_index]], low_rank[:, column_slice], stacked_b
+                )
 
     def _mask(self, group_index: int, factors: StackedFactors) -> Tensor:
         """[tokens of the group, R]: the scaling of each token's own adapter, 0 in the columns of others."""
         key = (group_index, factors.blocks)
         if key not in self._masks:
-            group, a = self._groups[group_index], factors.a
-            mask = a.new_zeros(group.stop - group.start, len(a))
+            adapter_group, a = self._groups[group_index], factors.a
+            mask = a.new_zeros(adapter_group.stop - adapter_group.start, len(a))
             column = 0
             for rank, span_index, scaling in factors.blocks:
-                span = group.spans[span_index]
-                mask[span.start - group.start : span.stop - group.start, column : column + rank] = scaling
+                lora_span = adapter_group.spans[span_index]
+                mask[
+                    lora_span.start - adapter_group.start : lora_span.stop - adapter_group.start, column : column + rank
+                ] = scaling
                 column += rank
             self._masks[key] = mask
         return self._masks[key]
 
 
-def _add_product(y: Tensor, low_rank: Tensor, b: Tensor) -> None:
+def _add_product(y: Tensor, low_rank: Tensor, stacked_b: Tensor) -> None:
     # y [N, out] += low_rank [N, r] b^T
-    if y.dtype == b.dtype:
-        y.addmm_(low_rank, b.t())
+    if y.dtype == stacked_b.dtype:
+        y.addmm_(low_rank, stacked_b.t())
     else:
-        y += F.linear(low_rank, b)
+        y += F.linear(low_rank, stacked_b)
 
 
 def _group_spans(spans: Sequence[LoraSpan]) -> list[AdapterGroup]:
-    groups: list[AdapterGroup] = []
+    adapter_groups: list[AdapterGroup] = []
     group_spans: list[LoraSpan] = []
     group_rank = 0
-    for span in spans:
-        rank = _max_rank(span.adapter)
-        if group_spans and (span.stop - group_spans[0].start) * (group_rank + rank) > _GROUP_ELEMENTS:
-            groups.append(AdapterGroup(tuple(group_spans)))
+    for lora_span in spans:
+        rank = _max_rank(lora_span.adapter)
+        if group_spans and (lora_span.stop - group_spans[0].start) * (group_rank + rank) > _GROUP_ELEMENTS:
+            adapter_groups.append(AdapterGroup(tuple(group_spans)))
             group_spans, group_rank = [], 0
-        group_spans.append(span)
+        group_spans.append(lora_span)
         group_rank += rank
-    return [*groups, AdapterGroup(tuple(group_spans))] if group_spans else groups
+    return [*adapter_groups, AdapterGroup(tuple(group_spans))] if group_spans else adapter_groups
 
 
 def _max_rank(adapter: LoraWeights) -> int:
-    return max((len(pair.a) for pair in adapter.pairs.values()), default=0)
+    return max((len(lora_pair.a) for lora_pair in adapter.pairs.values()), default=0)
 
 
 def _stack_factors(
-    group: AdapterGroup, module_paths: tuple[str, ...], dtype: torch.dtype | None
+    adapter_group: AdapterGroup, module_paths: tuple[str, ...], dtype: torch.dtype | None
 ) -> StackedFactors | None:
     """None when no adapter of the group changes any of these modules."""
     a_matrices: list[Tensor] = []
@@ -184,21 +188,22 @@ def _stack_factors(
     column = 0
     for module_index, module_path in enumerate(module_paths):
         pairs_or_none = [
-            (span_index, span.adapter.pairs.get(module_path)) for span_index, span in enumerate(group.spans)
+            (span_index, lora_span.adapter.pairs.get(module_path))
+            for span_index, lora_span in enumerate(adapter_group.spans)
         ]
-        pairs: list[tuple[int, LoraPair]] = [
-            (span_index, pair) for span_index, pair in pairs_or_none if pair is not None
+        lora_pairs: list[tuple[int, LoraPair]] = [
+            (span_index, lora_pair) for span_index, lora_pair in pairs_or_none if lora_pair is not None
         ]
-        if not pairs:
+        if not lora_pairs:
             continue
-        begin = column
-        for span_index, pair in pairs:
-            a_matrices.append(pair.a.to(dtype))
-            blocks.append((len(pair.a), span_index, pair.scaling))
-            column += len(pair.a)
-        b_matrices = [pair.b.to(dtype) for _, pair in pairs]
-        b = b_matrices[0] if len(b_matrices) == 1 else torch.cat(b_matrices, dim=1)
-        outputs.append((module_index, slice(begin, column), b))
+        first_column = column
+        for span_index, lora_pair in lora_pairs:
+            a_matrices.append(lora_pair.a.to(dtype))
+            blocks.append((len(lora_pair.a), span_index, lora_pair.scaling))
+            column += len(lora_pair.a)
+        b_matrices = [lora_pair.b.to(dtype) for _, lora_pair in lora_pairs]
+        stacked_b = b_matrices[0] if len(b_matrices) == 1 else torch.cat(b_matrices, dim=1)
+        outputs.append((module_index, slice(first_column, column), stacked_b))
     if not a_matrices:
         return None
     return StackedFactors(
@@ -211,8 +216,8 @@ class CompiledLora:
 
     def __init__(self, spans: Sequence[LoraSpan]) -> None:
         """spans: disjoint."""
-        self._adapters = [span.adapter for span in spans]
-        self._spans = np.array([(span.start, span.stop) for span in spans], np.int64)
+        self._adapters = [lora_span.adapter for lora_span in spans]
+        self._spans = np.array([(lora_span.start, lora_span.stop) for lora_span in spans], np.int64)
         self._tables: dict[tuple[str, ...], bindings.Integers | None] = {}
         self._converted: list[Tensor] = []  # what the tables point to, where an adapter has another dtype
 
@@ -220,10 +225,10 @@ class CompiledLora:
         self, module_paths: tuple[str, ...], widths: Sequence[int], x: Tensor, y: Tensor, first_token: int = 0
     ) -> None:
         """See `BatchedLora.add`; y is contiguous."""
-        pairs = self._pointer_table(module_paths)
-        if pairs is not None:
+        lora_pairs = self._pointer_table(module_paths)
+        if lora_pairs is not None:
             layout = bindings.lora_layout(widths, x.shape[1])
-            bindings.add_lora(x.to(torch.bfloat16), y, first_token, self._spans, pairs, layout)
+            bindings.add_lora(x.to(torch.bfloat16), y, first_token, self._spans, lora_pairs, layout)
 
     def adapts(self, module_paths: tuple[str, ...]) -> bool:
         """Whether any adapter changes any of these modules."""
@@ -234,14 +239,16 @@ class CompiledLora:
             pairs_or_none = [
                 adapter.pairs.get(module_path) for adapter in self._adapters for module_path in module_paths
             ]
-            factors = [None if pair is None else self._as_bfloat16(pair) for pair in pairs_or_none]
+            factors = [None if lora_pair is None else self._as_bfloat16(lora_pair) for lora_pair in pairs_or_none]
             self._tables[module_paths] = bindings.lora_pointers(factors) if any(pairs_or_none) else None
         return self._tables[module_paths]
 
-    def _as_bfloat16(self, pair: LoraPair) -> tuple[Tensor, Tensor, float]:
-        a, b = (tensor.to(torch.bfloat16).contiguous() for tensor in (pair.a, pair.b))
-        self._converted += [tensor for tensor, original in ((a, pair.a), (b, pair.b)) if tensor is not original]
-        return a, b, pair.scaling
+    def _as_bfloat16(self, lora_pair: LoraPair) -> tuple[Tensor, Tensor, float]:
+        a, b = (tensor.to(torch.bfloat16).contiguous() for tensor in (lora_pair.a, lora_pair.b))
+        self._converted += [
+            tensor for tensor, original in ((a, lora_pair.a), (b, lora_pair.b)) if tensor is not original
+        ]
+        return a, b, lora_pair.scaling
 
 
 AnyBatchedLora = BatchedLora | CompiledLora

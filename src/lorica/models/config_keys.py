@@ -137,20 +137,21 @@ def check_keys(model_type: str, raw_config: Raw, defaults: Mapping[str, Any]) ->
 
     name: the model_type. defaults: what absent keys mean.
     """
-    for key, allowed in HEEDED.items():
-        if key in raw_config and not _among(raw_config[key], allowed):
-            raise UnsupportedError(_stated(raw_config, key, allowed), fix=_heeded_fix(key))
-    for key, allowed in OTHER_MODELS.items():
-        if key in raw_config and not _among(raw_config[key], allowed):
+    for config_key, allowed_values in HEEDED.items():
+        if config_key in raw_config and not _among(raw_config[config_key], allowed_values):
+            raise UnsupportedError(_stated(raw_config, config_key, allowed_values), fix=_heeded_fix(config_key))
+    for config_key, allowed_values in OTHER_MODELS.items():
+        if config_key in raw_config and not _among(raw_config[config_key], allowed_values):
             raise UnsupportedError(
-                f"{_stated(raw_config, key, allowed)}: no {model_type} model computes with it", fix=_OTHERS_FIX
+                f"{_stated(raw_config, config_key, allowed_values)}: no {model_type} model computes with it",
+                fix=_OTHERS_FIX,
             )
-    for key, known_key in _ALIASES.items():
-        if raw_config.get(key) is not None and raw_config[key] != (
+    for config_key, known_key in _ALIASES.items():
+        if raw_config.get(config_key) is not None and raw_config[config_key] != (
             expected := raw_config.get(known_key, defaults.get(known_key))
         ):
             raise UnsupportedError(
-                f"{key} {raw_config[key]!r} beside {known_key} {expected!r}, the key that transformers reads",
+                f"{config_key} {raw_config[config_key]!r} beside {known_key} {expected!r}, which transformers reads",
                 fix=f"keep {known_key} alone, with the value that the weights were trained with",
             )
 
@@ -166,11 +167,13 @@ def key_notes(model_type: str, raw_config: Raw, family_keys: frozenset[str]) -> 
         *HEEDED,
         *OTHER_MODELS,
         *_ALIASES,
-        *(key for group in IRRELEVANT.values() for key in group),
+        *(config_key for group in IRRELEVANT.values() for config_key in group),
     }
     notes = rope_notes(raw_config)
-    if unknown_keys := sorted(key for key in raw_config.keys() - known_keys if raw_config[key] not in (None, False)):
-        hinted_names = ", ".join(_with_hint(key, read_keys - raw_config.keys()) for key in unknown_keys)
+    if unknown_keys := sorted(
+        config_key for config_key in raw_config.keys() - known_keys if raw_config[config_key] not in (None, False)
+    ):
+        hinted_names = ", ".join(_with_hint(config_key, read_keys - raw_config.keys()) for config_key in unknown_keys)
         notes.append(f"not heeded in a {model_type} model, by transformers neither: {hinted_names}")
     if raw_config.get("auto_map"):
         notes.append(f"auto_map: the folder's own code is never run, the model is computed as {model_type}")
@@ -181,22 +184,26 @@ def key_notes(model_type: str, raw_config: Raw, family_keys: frozenset[str]) -> 
     return tuple(notes)
 
 
-def _with_hint(key: str, names: frozenset[str]) -> str:
-    hint = did_you_mean(key, names, form="{}", cutoff=0.8)
-    return f"{key} ({hint})" if hint else key
+def _with_hint(config_key: str, names: frozenset[str]) -> str:
+    hint = did_you_mean(config_key, names, form="{}", cutoff=0.8)
+    return f"{config_key} ({hint})" if hint else config_key
 
 
-def _among(value: Any, allowed: tuple[Any, ...]) -> bool:
+def _among(config_value: Any, allowed_values: tuple[Any, ...]) -> bool:
     # 1 == True and 0 == False, but not here.
-    return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in allowed)
+    return any(
+        config_value == choice and isinstance(config_value, bool) == isinstance(choice, bool)
+        for choice in allowed_values
+    )
 
 
-def _stated(raw_config: Raw, key: str, allowed: tuple[Any, ...]) -> str:
-    value = json.dumps(raw_config[key])
-    return f"{key} {value if len(value) <= 60 else value[:57] + '...'} (only {' or '.join(map(json.dumps, allowed))})"
+def _stated(raw_config: Raw, config_key: str, allowed_values: tuple[Any, ...]) -> str:
+    text = json.dumps(raw_config[config_key])
+    shortened = text if len(text) <= 60 else text[:57] + "..."
+    return f"{config_key} {shortened} (only {' or '.join(map(json.dumps, allowed_values))})"
 
 
-def _heeded_fix(key: str) -> str:
-    if key in ("text_config", "decoder", "generator", "text_encoder"):
+def _heeded_fix(config_key: str) -> str:
+    if config_key in ("text_config", "decoder", "generator", "text_encoder"):
         return "give the folder of the language model alone, whose config.json holds these keys at its top"
     return OTHER_ENGINE

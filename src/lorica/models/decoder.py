@@ -48,11 +48,11 @@ class SelfAttention(nn.Module):
         self._layer = layer
         self._path = f"model.layers.{layer}.self_attn"
         self._head_dim = config.head_dim
-        query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, query, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(config.hidden_size, key, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(config.hidden_size, key, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(query, config.hidden_size, bias=config.output_bias)
+        query_width, key_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_width, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, key_width, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, key_width, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(query_width, config.hidden_size, bias=config.output_bias)
         self.q_norm = RmsNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = RmsNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
 
@@ -93,9 +93,9 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor, lora: Lora) -> Tensor:
         """[T, hidden] -> [T, hidden]."""
-        gate = linear_with_lora(x, self.gate_proj, f"{self._path}.gate_proj", lora)
-        up = linear_with_lora(x, self.up_proj, f"{self._path}.up_proj", lora)
-        return linear_with_lora(F.silu(gate) * up, self.down_proj, f"{self._path}.down_proj", lora)
+        gate_states = linear_with_lora(x, self.gate_proj, f"{self._path}.gate_proj", lora)
+        up_states = linear_with_lora(x, self.up_proj, f"{self._path}.up_proj", lora)
+        return linear_with_lora(F.silu(gate_states) * up_states, self.down_proj, f"{self._path}.down_proj", lora)
 
 
 class Layer(nn.Module):
@@ -130,10 +130,10 @@ class Body(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        table = torch.empty(config.vocab_size, config.hidden_size)
-        if not table.is_meta:  # there it would draw nothing, and import a compiler for it: seconds
-            nn.init.normal_(table)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, _weight=table)
+        embedding_table = torch.empty(config.vocab_size, config.hidden_size)
+        if not embedding_table.is_meta:  # there it would draw nothing, and import a compiler for it: seconds
+            nn.init.normal_(embedding_table)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, _weight=embedding_table)
         self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.layers))
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 

@@ -119,7 +119,9 @@ class DecoderConfig:
             "mlp.down_proj": (hidden, intermediate),
         }
         return {
-            f"model.layers.{layer}.{name}": shape for layer in range(self.layers) for name, shape in per_layer.items()
+            f"model.layers.{layer}.{module_name}": shape
+            for layer in range(self.layers)
+            for module_name, shape in per_layer.items()
         }
 
 
@@ -216,7 +218,7 @@ def _decoder_config(model_type: str, raw_config: Raw) -> DecoderConfig:
     kv_heads, head_dim = _head_counts(family, raw_config, hidden, heads)
     max_positions = positive(raw_config, "max_position_embeddings", family.max_positions)
     bias = flag(raw_config, "attention_bias") if "attention_bias" in family.keys else False
-    theta, scaling = read_rope(raw_config, max_positions)
+    rope_theta, rope_scaling = read_rope(raw_config, max_positions)
     return DecoderConfig(
         family=model_type,
         hidden_size=hidden,
@@ -228,8 +230,8 @@ def _decoder_config(model_type: str, raw_config: Raw) -> DecoderConfig:
         vocab_size=positive(raw_config, "vocab_size"),
         max_positions=max_positions,
         rms_norm_eps=fraction(raw_config, "rms_norm_eps", _EPS),
-        rope_theta=theta,
-        rope_scaling=scaling,
+        rope_theta=rope_theta,
+        rope_scaling=rope_scaling,
         tied_embeddings=flag(raw_config, "tie_word_embeddings"),
         qkv_bias=bias if family.qkv_bias is None else family.qkv_bias,
         output_bias=bias if family.output_bias is None else family.output_bias,
@@ -242,10 +244,12 @@ def _decoder_config(model_type: str, raw_config: Raw) -> DecoderConfig:
 def _head_counts(family: Family, raw_config: Raw, hidden: int, heads: int) -> tuple[int, int]:
     """Heads of keys and values, and the width of a head."""
     null = {key for key in family.nullable if key in raw_config and raw_config[key] is None}
-    implied = heads if "num_key_value_heads" in null else family.kv_heads or heads
-    kv_heads = implied if "num_key_value_heads" in null else positive(raw_config, "num_key_value_heads", implied)
-    implied = family.head_dim or max(1, hidden // heads)
-    head_dim = implied if "head_dim" in null else positive(raw_config, "head_dim", implied)
+    implied_value = heads if "num_key_value_heads" in null else family.kv_heads or heads
+    kv_heads = (
+        implied_value if "num_key_value_heads" in null else positive(raw_config, "num_key_value_heads", implied_value)
+    )
+    implied_value = family.head_dim or max(1, hidden // heads)
+    head_dim = implied_value if "head_dim" in null else positive(raw_config, "head_dim", implied_value)
     if family.whole_heads and hidden % heads:
         raise ValueError(f"hidden_size {hidden} is no multiple of num_attention_heads {heads}")
     if heads % kv_heads:

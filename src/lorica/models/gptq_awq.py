@@ -24,49 +24,50 @@ def dequantize_layer(
     """
     out_features, in_features = shape
     per_word = _WORD_BITS // packed_format.bits
-    size = in_features if packed_format.group_size == -1 else packed_format.group_size
-    groups = -(-in_features // size)
-    packed = (
+    group_size = in_features if packed_format.group_size == -1 else packed_format.group_size
+    group_count = -(-in_features // group_size)
+    qweight_shape = (
         (in_features // per_word, out_features)
         if packed_format.method == "gptq"
         else (in_features, out_features // per_word)
     )
-    expected = {
-        "qweight": packed,
-        "qzeros": (groups, out_features // per_word),
-        "scales": (groups, out_features),
+    expected_shapes = {
+        "qweight": qweight_shape,
+        "qzeros": (group_count, out_features // per_word),
+        "scales": (group_count, out_features),
         "g_idx": (in_features,),
     }
-    for name, tensor in tensors.items():
-        if tuple(tensor.shape) != expected[name]:
+    for tensor_name, tensor in tensors.items():
+        expected = expected_shapes[tensor_name]
+        if tuple(tensor.shape) != expected:
             raise ModelError(
-                f"{layer_name}.{name} has shape {list(tensor.shape)}, config.json implies {list(expected[name])}",
+                f"{layer_name}.{tensor_name} has shape {list(tensor.shape)}, config.json implies {list(expected)}",
                 fix="config.json and weights are of different models; download both again",
             )
-    group = tensors["g_idx"].long() if "g_idx" in tensors else torch.arange(in_features) // size
-    if not bool(((group >= 0) & (group < groups)).all()):
+    group_indices = tensors["g_idx"].long() if "g_idx" in tensors else torch.arange(in_features) // group_size
+    if not bool(((group_indices >= 0) & (group_indices < group_count)).all()):
         raise ModelError(
-            f"{layer_name}.g_idx names groups beyond the {groups} there are", fix="download the file again"
+            f"{layer_name}.g_idx names groups beyond the {group_count} there are", fix="download the file again"
         )
-    zeros = _unpack_columns(tensors["qzeros"], packed_format)
+    zero_points = _unpack_columns(tensors["qzeros"], packed_format)
     if packed_format.method == "gptq":
         codes = _unpack_bits(tensors["qweight"], packed_format.bits).permute(0, 2, 1).reshape(in_features, out_features)
     else:
         codes = _unpack_columns(tensors["qweight"], packed_format)
     scales = tensors["scales"].float()
-    weight = (codes - (zeros + packed_format.zero_offset)[group]).float() * scales[group]
+    weight = (codes - (zero_points + packed_format.zero_offset)[group_indices]).float() * scales[group_indices]
     return weight.t().contiguous()
 
 
-def _unpack_columns(words: Tensor, packed_format: PackedFormat) -> Tensor:
+def _unpack_columns(packed_words: Tensor, packed_format: PackedFormat) -> Tensor:
     # [N, out / per word] -> [N, out]
-    numbers = _unpack_bits(words, packed_format.bits)
+    numbers = _unpack_bits(packed_words, packed_format.bits)
     if packed_format.method == "awq":
         numbers = numbers[..., torch.tensor(_AWQ_ORDER).argsort()]
     return numbers.flatten(1)
 
 
-def _unpack_bits(words: Tensor, bits: int) -> Tensor:
+def _unpack_bits(packed_words: Tensor, bits: int) -> Tensor:
     """[A, B] int32 -> [A, B, numbers per word], the lowest bits first."""
     shifts = torch.arange(0, _WORD_BITS, bits, dtype=torch.int32)
-    return (words.unsqueeze(-1) >> shifts) & ((1 << bits) - 1)
+    return (packed_words.unsqueeze(-1) >> shifts) & ((1 << bits) - 1)

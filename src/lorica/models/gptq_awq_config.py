@@ -36,20 +36,26 @@ def read_packed_format(raw_config: Mapping[str, Any], config_path: Path) -> Pack
     if stated is None:
         return None
     quantization = stated if isinstance(stated, dict) else {}
-    method = quantization.get("quant_method")
-    bits, group_size = quantization.get("bits"), quantization.get("group_size", 128)
-    valid_sizes = isinstance(bits, int) and isinstance(group_size, int) and (group_size == -1 or group_size > 0)
-    if method == "gptq" and valid_sizes and bits in (2, 4, 8):
+    quant_method = quantization.get("quant_method")
+    weight_bits, group_size = quantization.get("bits"), quantization.get("group_size", 128)
+    valid_sizes = isinstance(weight_bits, int) and isinstance(group_size, int) and (group_size == -1 or group_size > 0)
+    if quant_method == "gptq" and valid_sizes and weight_bits in (2, 4, 8):
         checkpoint_format = quantization.get("checkpoint_format") or "gptq"
         if checkpoint_format in ("gptq", "gptq_v2"):
-            return PackedFormat("gptq", bits, group_size, 1 if checkpoint_format == "gptq" else 0)
-    if method == "awq" and valid_sizes and bits == 4 and str(quantization.get("version", "gemm")).lower() == "gemm":
+            return PackedFormat("gptq", weight_bits, group_size, 1 if checkpoint_format == "gptq" else 0)
+    if (
+        quant_method == "awq"
+        and valid_sizes
+        and weight_bits == 4
+        and str(quantization.get("version", "gemm")).lower() == "gemm"
+    ):
         return PackedFormat("awq", 4, group_size, 0)
     details = ", ".join(
         f"{key} {quantization[key]}" for key in ("bits", "version", "checkpoint_format") if key in quantization
     )
     raise ModelError(
-        f"{config_path}: the weights are quantised ({method or 'method unknown'}{': ' + details if details else ''}); "
-        "the native decoder reads fp32, bf16, fp16, GPTQ of 2, 4 or 8 bits and AWQ (gemm) of 4 bits",
+        f"{config_path}: the weights are quantised ({quant_method or 'method unknown'}"
+        f"{': ' + details if details else ''}); the native decoder reads fp32, bf16, fp16, GPTQ of 2, 4 or 8 bits and "
+        "AWQ (gemm) of 4 bits",
         fix="use the model's unquantised repository (load_in_4bit quantises while loading), or engine=transformers",
     )

@@ -20,15 +20,15 @@ def locate_model(model_name: str, *, cache_dir: str = "", revision: str = "", en
     """
     if model_name.startswith(EMBEDDED):
         return _embedded(model_name.removeprefix(EMBEDDED))
-    folder = Path(model_name)
-    if (folder / "config.json").is_file():
-        return folder.resolve()
-    if folder.exists():
-        description = "a folder without config.json" if folder.is_dir() else "a file"
-        raise ModelError(f"{folder}: {description}, so not a base model", fix=_FIX)
+    model_folder = Path(model_name)
+    if (model_folder / "config.json").is_file():
+        return model_folder.resolve()
+    if model_folder.exists():
+        description = "a folder without config.json" if model_folder.is_dir() else "a file"
+        raise ModelError(f"{model_folder}: {description}, so not a base model", fix=_FIX)
     if not model_name.strip():
         raise ModelError("no base model is named", fix="give model.path, a folder or a Hugging Face id")
-    searched = [str(folder)]
+    searched = [str(model_folder)]
     if model_name.count("/") == 1 and not model_name.startswith((".", "/", "~")):
         for cache_root in _caches(cache_dir, environ):
             # Some deployments name the cache's root, others its `hub` folder.
@@ -65,14 +65,14 @@ def _caches(cache_dir: str, environ: Mapping[str, str]) -> list[Path]:
     if environ.get("HF_HOME"):
         cache_roots.append(str(Path(environ["HF_HOME"]) / "hub"))
     else:
-        home = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "~") / ".cache")
-        cache_roots.append(str(Path(home) / "huggingface" / "hub"))
-    return [Path(folder).expanduser() for folder in dict.fromkeys(cache_roots) if folder]
+        home_folder = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or "~") / ".cache")
+        cache_roots.append(str(Path(home_folder) / "huggingface" / "hub"))
+    return [Path(cache_folder).expanduser() for cache_folder in dict.fromkeys(cache_roots) if cache_folder]
 
 
 def _snapshot(repository: Path, revision: str) -> Path | None:
     branch = revision or "main"
-    reference = repository / "refs" / branch
-    commit = reference.read_text("utf-8").strip() if reference.is_file() else branch
-    folder = repository / "snapshots" / commit
-    return folder if (folder / "config.json").is_file() else None
+    reference_path = repository / "refs" / branch
+    commit_hash = reference_path.read_text("utf-8").strip() if reference_path.is_file() else branch
+    snapshot_folder = repository / "snapshots" / commit_hash
+    return snapshot_folder if (snapshot_folder / "config.json").is_file() else None

@@ -42,9 +42,9 @@ class LoraWeights:
     def to_tensors(self) -> dict[str, Tensor]:
         """PEFT's tensor names -> tensors."""
         tensors = {}
-        for module_path, pair in self.pairs.items():
-            tensors[f"base_model.model.{module_path}.lora_A.weight"] = pair.a
-            tensors[f"base_model.model.{module_path}.lora_B.weight"] = pair.b
+        for module_path, lora_pair in self.pairs.items():
+            tensors[f"base_model.model.{module_path}.lora_A.weight"] = lora_pair.a
+            tensors[f"base_model.model.{module_path}.lora_B.weight"] = lora_pair.b
         return tensors
 
 
@@ -74,28 +74,30 @@ class PerTokenLora:
         """y [T, out] += the update of the tokens' adapters for x [T, in] at the module `path`."""
         if module_path not in self._stacked:
             self._stacked[module_path] = self._stack(module_path)
-        stacked = self._stacked[module_path]
-        if stacked is not None:
-            a, b, scalings = stacked
+        stacked_factors = self._stacked[module_path]
+        if stacked_factors is not None:
+            a, b, scalings = stacked_factors
             y.addmm_(F.linear(x, a) * scalings.index_select(0, self._adapter_indices), b)
 
     def _stack(self, module_path: str) -> tuple[Tensor, Tensor, Tensor] | None:
         """A [R, in], B [R, out], and each adapter's scaling in its own columns [adapters + 1, R]; None where no adapter
         has this module.
         """
-        pairs = [
+        lora_pairs = [
             (index, adapter.pairs[module_path])
             for index, adapter in enumerate(self._adapters)
             if module_path in adapter.pairs
         ]
-        if not pairs:
+        if not lora_pairs:
             return None
-        a, b = (torch.cat(factors).to(self._dtype) for factors in zip(*((p.a, p.b.t()) for _, p in pairs), strict=True))
+        a, b = (
+            torch.cat(factors).to(self._dtype) for factors in zip(*((p.a, p.b.t()) for _, p in lora_pairs), strict=True)
+        )
         scalings = a.new_zeros(len(self._adapters) + 1, len(a))
         column = 0
-        for adapter_index, pair in pairs:
-            scalings[adapter_index, column : column + len(pair.a)] = pair.scaling
-            column += len(pair.a)
+        for adapter_index, lora_pair in lora_pairs:
+            scalings[adapter_index, column : column + len(lora_pair.a)] = lora_pair.scaling
+            column += len(lora_pair.a)
         return a, b, scalings
 
 
@@ -107,9 +109,9 @@ def spans_at(lora: Sequence[LoraSpan], rows: Tensor) -> list[LoraSpan]:
     """The spans among some of the packed tokens, rows [R], ascending; the result counts in 0..R."""
     if not lora:
         return []
-    edges = torch.tensor([[span.start, span.stop] for span in lora], device=rows.device)
-    ranges: list[tuple[int, int]] = torch.searchsorted(rows, edges).tolist()
-    return [LoraSpan(span.adapter, a, b) for span, (a, b) in zip(lora, ranges, strict=True) if b > a]
+    span_edges = torch.tensor([[lora_span.start, lora_span.stop] for lora_span in lora], device=rows.device)
+    ranges: list[tuple[int, int]] = torch.searchsorted(rows, span_edges).tolist()
+    return [LoraSpan(lora_span.adapter, a, b) for lora_span, (a, b) in zip(lora, ranges, strict=True) if b > a]
 
 
 def linear_with_lora(x: Tensor, linear: torch.nn.Module, module_path: str, lora: Lora) -> Tensor:
@@ -121,15 +123,17 @@ def linear_with_lora(x: Tensor, linear: torch.nn.Module, module_path: str, lora:
     if isinstance(lora, PerTokenLora):
         lora.add(module_path, x, y)
         return y
-    for span in lora:
-        pair = span.adapter.pairs.get(module_path)
-        if pair is None:
+    for lora_span in lora:
+        lora_pair = lora_span.adapter.pairs.get(module_path)
+        if lora_pair is None:
             continue
-        covers_all = span.start == 0 and span.stop == x.shape[0]
-        span_input, span_output = (x, y) if covers_all else (x[span.start : span.stop], y[span.start : span.stop])
+        covers_all = lora_span.start == 0 and lora_span.stop == x.shape[0]
+        span_input, span_output = (
+            (x, y) if covers_all else (x[lora_span.start : lora_span.stop], y[lora_span.start : lora_span.stop])
+        )
         # Scaling the low-rank [N, r] rather than the result [N, out] saves a pass over the larger one.
-        low_rank = _project_down(span_input, pair, span.adapter) * pair.scaling
-        b = pair.b if torch.is_autocast_enabled(x.device.type) else pair.b.to(low_rank.dtype)
+        low_rank = _project_down(span_input, lora_pair, lora_span.adapter) * lora_pair.scaling
+        b = lora_pair.b if torch.is_autocast_enabled(x.device.type) else lora_pair.b.to(low_rank.dtype)
         if low_rank.dtype == b.dtype == span_output.dtype:
             span_output.addmm_(low_rank, b.t())
         else:
@@ -137,9 +141,9 @@ def linear_with_lora(x: Tensor, linear: torch.nn.Module, module_path: str, lora:
     return y
 
 
-def _project_down(x: Tensor, pair: LoraPair, adapter: LoraWeights) -> Tensor:
+def _project_down(x: Tensor, lora_pair: LoraPair, adapter: LoraWeights) -> Tensor:
     # [N, in] -> [N, r]
-    a = pair.a
+    a = lora_pair.a
     if x.dtype != a.dtype and not torch.is_autocast_enabled(x.device.type):
         dtype = torch.promote_types(x.dtype, a.dtype)
         x, a = x.to(dtype), a.to(dtype)

@@ -24,7 +24,7 @@ def require_bitsandbytes() -> Any:
     # On some processors its import would fetch a compiled kernel from the network if the package `kernels` is
     # there, and complains if it is not. Lorica is offline, and the built-in kernels do.
     logger = logging.getLogger("bitsandbytes")
-    level, kernels = logger.level, sys.modules.get("kernels")
+    log_level, kernels_module = logger.level, sys.modules.get("kernels")
     logger.setLevel(logging.ERROR)
     cast(dict[str, Any], sys.modules)["kernels"] = None
     try:
@@ -34,10 +34,10 @@ def require_bitsandbytes() -> Any:
             raise
         raise MissingExtraError("bitsandbytes", extra="quant", needed_for="model.load_in_4bit") from None
     finally:
-        logger.setLevel(level)
+        logger.setLevel(log_level)
         del sys.modules["kernels"]
-        if kernels is not None:
-            sys.modules["kernels"] = kernels
+        if kernels_module is not None:
+            sys.modules["kernels"] = kernels_module
 
 
 def is_quantized(model: nn.Module) -> bool:
@@ -59,10 +59,10 @@ class Nf4Linear(nn.Module):
         super().__init__()
         library = require_bitsandbytes()
         precision = torch.float32 if dtype == torch.float64 else dtype
-        packed, self._state = library.functional.quantize_4bit(
+        packed_weight, self._state = library.functional.quantize_4bit(
             weight.to(precision).contiguous(), blocksize=BLOCK, quant_type="nf4"
         )
-        self.register_buffer("packed", packed, persistent=False)
+        self.register_buffer("packed", packed_weight, persistent=False)
         self.bias = nn.Parameter(torch.empty(weight.shape[0], device="meta")) if bias else None
         self._shape = weight.shape
         self._fills_blocks = weight.shape[1] % BLOCK == 0

@@ -42,20 +42,20 @@ class PackedAttention:
         starts = [0, *accumulate(lengths)][:-1]
         self._batches: list[_Batch] = []
         while longest_first:
-            longest = lengths[longest_first[0]]
-            count = sum(lengths[index] >= _SIMILAR * longest for index in longest_first)
-            members, longest_first = sorted(longest_first[:count]), longest_first[count:]
+            longest_length = lengths[longest_first[0]]
+            similar_count = sum(lengths[index] >= _SIMILAR * longest_length for index in longest_first)
+            members, longest_first = sorted(longest_first[:similar_count]), longest_first[similar_count:]
             self._batches.append(
                 _Batch([starts[i] for i in members], [lengths[i] for i in members], config.windows, device)
             )
         self._order: Tensor | None = None
         if len(self._batches) > 1:
-            self._order = torch.argsort(torch.cat([batch.tokens for batch in self._batches]))
+            self._order = torch.argsort(torch.cat([padded_batch.tokens for padded_batch in self._batches]))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [T, H, Dh], key and value [T, Hkv, Dh] -> [T, H, Dh]."""
-        window = self._windows[layer]
-        outputs = [batch.attend(query, key, value, window) for batch in self._batches]
+        window_size = self._windows[layer]
+        outputs = [padded_batch.attend(query, key, value, window_size) for padded_batch in self._batches]
         return outputs[0] if self._order is None else torch.cat(outputs).index_select(0, self._order)
 
 
@@ -70,42 +70,45 @@ class _Batch:
         device: torch.device | str | None,
     ) -> None:
         self._shape = (len(lengths), max(lengths))
-        start, count = torch.tensor(starts, device=device), torch.tensor(lengths, device=device)
-        column = torch.arange(self._shape[1], device=device)
-        inside = column < count[:, None]  # [B, L]
-        cells = torch.where(inside, start[:, None] + column, start[:, None]).reshape(-1)
-        self._inside = None if len(set(lengths)) == 1 else inside.reshape(-1).nonzero().squeeze(1)
+        sequence_starts, sequence_lengths = torch.tensor(starts, device=device), torch.tensor(lengths, device=device)
+        column_indices = torch.arange(self._shape[1], device=device)
+        is_token = column_indices < sequence_lengths[:, None]  # [B, L]
+        token_indices = torch.where(
+            is_token, sequence_starts[:, None] + column_indices, sequence_starts[:, None]
+        ).reshape(-1)
+        self._inside = None if len(set(lengths)) == 1 else is_token.reshape(-1).nonzero().squeeze(1)
         # Where each of the results stood among the packed tokens.
-        self.tokens = cells if self._inside is None else cells[self._inside]
+        self.tokens = token_indices if self._inside is None else token_indices[self._inside]
         adjacent = all(
-            end == start for end, start in zip((s + self._shape[1] for s in starts), starts[1:], strict=False)
+            end == sequence_starts
+            for end, sequence_starts in zip((s + self._shape[1] for s in starts), starts[1:], strict=False)
         )
         self._slice = slice(starts[0], starts[-1] + self._shape[1])
-        self._cells = None if self._inside is None and adjacent else cells
-        gap = column[:, None] - column[None, :]
+        self._cells = None if self._inside is None and adjacent else token_indices
+        distance = column_indices[:, None] - column_indices[None, :]
         self._masks = {
-            window: (gap >= 0) & (gap < window)
-            for window in {*windows}
-            if window is not None and window < self._shape[1]
+            window_size: (distance >= 0) & (distance < window_size)
+            for window_size in {*windows}
+            if window_size is not None and window_size < self._shape[1]
         }
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
         # [T, H or Hkv, Dh] -> [tokens of this batch, H, Dh]
-        mask = None if window is None else self._masks.get(window)
+        window_mask = None if window is None else self._masks.get(window)
         query, key, value = self._pad(query), self._pad(key), self._pad(value)
-        grouped = key.shape[1] != query.shape[1]
-        if grouped and query.device.type != "cpu":
+        grouped_queries = key.shape[1] != query.shape[1]
+        if grouped_queries and query.device.type != "cpu":
             # Some of the GPU's kernels know no grouped queries, and the rest would fall back to a slow one.
             repeat = query.shape[1] // key.shape[1]
             key, value = key.repeat_interleave(repeat, dim=1), value.repeat_interleave(repeat, dim=1)
-            grouped = False
+            grouped_queries = False
         attended = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+            query, key, value, attn_mask=window_mask, is_causal=window_mask is None, enable_gqa=grouped_queries
         )
-        flat = attended.transpose(1, 2).flatten(0, 1)  # [B * L, H, Dh]
-        return flat if self._inside is None else flat.index_select(0, self._inside)
+        flat_output = attended.transpose(1, 2).flatten(0, 1)  # [B * L, H, Dh]
+        return flat_output if self._inside is None else flat_output.index_select(0, self._inside)
 
     def _pad(self, x: Tensor) -> Tensor:
         # [T, H, Dh] -> [B, H, L, Dh]
-        cells = x[self._slice] if self._cells is None else x.index_select(0, self._cells)
-        return cells.view(*self._shape, *x.shape[1:]).transpose(1, 2)
+        token_indices = x[self._slice] if self._cells is None else x.index_select(0, self._cells)
+        return token_indices.view(*self._shape, *x.shape[1:]).transpose(1, 2)

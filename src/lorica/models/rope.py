@@ -18,8 +18,8 @@ def inverse_frequencies(config: DecoderConfig) -> Tensor:
 
     Always real numbers on the CPU, also where a decoder is built on the meta device to be filled later.
     """
-    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu") / config.head_dim
-    inv_freq = 1.0 / (config.rope_theta**exponent)
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu") / config.head_dim
+    inv_freq = 1.0 / (config.rope_theta**exponents)
     scaling = config.rope_scaling
     if scaling.rope_type == "linear":
         return inv_freq / scaling.factor
@@ -35,10 +35,10 @@ def _llama3(inv_freq: Tensor, scaling: RopeScaling) -> Tensor:
     wavelength = 2 * math.pi / inv_freq
     longest = scaling.original_max_positions / scaling.low_freq_factor
     shortest = scaling.original_max_positions / scaling.high_freq_factor
-    blend = (scaling.original_max_positions / wavelength - scaling.low_freq_factor) / (
+    blend_factor = (scaling.original_max_positions / wavelength - scaling.low_freq_factor) / (
         scaling.high_freq_factor - scaling.low_freq_factor
     )
-    between = (1 - blend) * inv_freq / scaling.factor + blend * inv_freq
+    between = (1 - blend_factor) * inv_freq / scaling.factor + blend_factor * inv_freq
     scaled = torch.where(wavelength > longest, inv_freq / scaling.factor, between)
     return torch.where(wavelength < shortest, inv_freq, scaled)
 
@@ -46,22 +46,26 @@ def _llama3(inv_freq: Tensor, scaling: RopeScaling) -> Tensor:
 def _yarn(inv_freq: Tensor, config: DecoderConfig) -> Tensor:
     # Fast dimensions are kept, slow ones slowed by `factor`; a ramp over the dimensions lies between.
     scaling, head_dim = config.rope_scaling, config.head_dim
-    low, high = (_dimension(turns, config) for turns in (scaling.beta_fast, scaling.beta_slow))
+    low_dimension, high_dimension = (
+        _dimension(rotations, config) for rotations in (scaling.beta_fast, scaling.beta_slow)
+    )
     if scaling.truncate:
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, head_dim - 1)
-    if low == high:
-        high += 0.001
-    ramp = (torch.arange(head_dim // 2, dtype=torch.float32, device="cpu") - low) / (high - low)
-    extrapolated = 1 - ramp.clamp(0, 1)
-    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
-    interpolated = 1.0 / (scaling.factor * config.rope_theta**exponent)
+        low_dimension, high_dimension = math.floor(low_dimension), math.ceil(high_dimension)
+    low_dimension, high_dimension = max(low_dimension, 0), min(high_dimension, head_dim - 1)
+    if low_dimension == high_dimension:
+        high_dimension += 0.001
+    dimension_ramp = (torch.arange(head_dim // 2, dtype=torch.float32, device="cpu") - low_dimension) / (
+        high_dimension - low_dimension
+    )
+    extrapolated = 1 - dimension_ramp.clamp(0, 1)
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
+    interpolated = 1.0 / (scaling.factor * config.rope_theta**exponents)
     return interpolated * (1 - extrapolated) + inv_freq * extrapolated
 
 
-def _dimension(turns: float, config: DecoderConfig) -> float:
+def _dimension(rotations: float, config: DecoderConfig) -> float:
     """The dimension that turns so often over the original positions."""
-    length = config.rope_scaling.original_max_positions / (turns * 2 * math.pi)
+    length = config.rope_scaling.original_max_positions / (rotations * 2 * math.pi)
     return config.head_dim * math.log(length) / (2 * math.log(config.rope_theta))
 
 
@@ -81,6 +85,6 @@ def apply_rotary(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """x [T, H, head_dim] turned by its position; pairs are (i, i + head_dim / 2), as in the published
     weights.
     """
-    half = x.shape[-1] // 2
-    rotated_half = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    half_dim = x.shape[-1] // 2
+    rotated_half = torch.cat((-x[..., half_dim:], x[..., :half_dim]), dim=-1)
     return x * cosine + rotated_half * sine

@@ -49,29 +49,31 @@ def read_rope(raw_config: Raw, max_positions: int) -> tuple[float, RopeScaling]:
     Raises UnsupportedError for what the decoder does not do and for two keys that contradict each other, KeyError and
     ValueError for what transformers refuses as well.
     """
-    values, stated = _rope_values(raw_config), mapping(raw_config, "rope_parameters")
+    values, stated_values = _rope_values(raw_config), mapping(raw_config, "rope_parameters")
     if any(isinstance(value, dict) for value in values.values()):
         raise UnsupportedError("rotary parameters that differ per kind of layer")
     rope_type = _rope_type(values)
-    theta = number(values if "rope_theta" in values else raw_config, "rope_theta", DEFAULT_THETA)
-    if values is not stated and stated:
-        _check_replaced(stated, values, rope_type, theta)
+    rope_theta = number(values if "rope_theta" in values else raw_config, "rope_theta", DEFAULT_THETA)
+    if values is not stated_values and stated_values:
+        _check_replaced(stated_values, values, rope_type, rope_theta)
     if rope_type not in _KEYS:
         raise UnsupportedError(f"rope scaling {rope_type!r} (only {', '.join(_KEYS)})")
     partial = values.get("partial_rotary_factor", raw_config.get("partial_rotary_factor", 1.0))
     if partial not in (None, 1, 1.0):
         raise UnsupportedError(f"partial_rotary_factor {partial} (only 1: all of each head is rotated)")
-    if theta <= 1:
-        raise UnsupportedError(f"rope_theta {theta} (only above 1)")
+    if rope_theta <= 1:
+        raise UnsupportedError(f"rope_theta {rope_theta} (only above 1)")
     if rope_type == "default":
-        return theta, RopeScaling()
-    factor = number(values, "factor")
+        return rope_theta, RopeScaling()
+    scaling_factor = number(values, "factor")
     if rope_type == "linear":
-        return theta, RopeScaling("linear", factor)
+        return rope_theta, RopeScaling("linear", scaling_factor)
     # transformers gives the key outside precedence, and lets the model's length stand for an absent one.
     outside = "original_max_position_embeddings" in raw_config
-    original = number(raw_config if outside else values, "original_max_position_embeddings", max_positions)
-    return theta, (_llama3 if rope_type == "llama3" else _yarn)(values, factor, original)
+    original_max_positions = number(
+        raw_config if outside else values, "original_max_position_embeddings", max_positions
+    )
+    return rope_theta, (_llama3 if rope_type == "llama3" else _yarn)(values, scaling_factor, original_max_positions)
 
 
 def rope_notes(raw_config: Raw) -> list[str]:
@@ -82,10 +84,13 @@ def rope_notes(raw_config: Raw) -> list[str]:
     unused = sorted(values.keys() - _COMMON - {*_KEYS.get(rope_type, values)})
     if unused:
         notes.append(f"{', '.join(unused)} of the rotary parameters: rope_type {rope_type!r} does not use it")
-    for key, value in (("type", values.get("type", rope_type)), ("rope_theta", raw_config.get("rope_theta"))):
-        heeded = rope_type if key == "type" else values.get("rope_theta", value)
+    for config_key, value in (
+        ("type", values.get("type", rope_type)),
+        ("rope_theta", raw_config.get("rope_theta")),
+    ):
+        heeded = rope_type if config_key == "type" else values.get("rope_theta", value)
         if value is not None and value != heeded:
-            notes.append(f"{key} {value!r} is stated beside {heeded!r} in the rotary parameters, which is used")
+            notes.append(f"{config_key} {value!r} is stated beside {heeded!r} in the rotary parameters, which is used")
     inside = values.get("original_max_position_embeddings")
     outside = raw_config.get("original_max_position_embeddings", inside)
     if "original_max_position_embeddings" in _KEYS.get(rope_type, ()) and inside not in (None, outside):
@@ -110,47 +115,55 @@ def _rope_type(values: Mapping[str, Any]) -> str:
     return rope_type
 
 
-def _check_replaced(stated: Mapping[str, Any], values: Mapping[str, Any], rope_type: str, theta: float) -> None:
+def _check_replaced(
+    stated_values: Mapping[str, Any], values: Mapping[str, Any], rope_type: str, rope_theta: float
+) -> None:
     """Of two objects one is used; what the other says must not be lost without a word."""
-    heeded = {"partial_rotary_factor": 1.0, **values, "rope_theta": theta}
+    heeded = {"partial_rotary_factor": 1.0, **values, "rope_theta": rope_theta}
     named = {"type", "rope_type"}
-    lost = {key: value for key, value in stated.items() if key not in named and heeded.get(key) != value}
-    if _rope_type(stated) not in ("default", rope_type):
-        lost["rope_type"] = _rope_type(stated)
+    lost = {
+        config_key: value
+        for config_key, value in stated_values.items()
+        if config_key not in named and heeded.get(config_key) != value
+    }
+    if _rope_type(stated_values) not in ("default", rope_type):
+        lost["rope_type"] = _rope_type(stated_values)
     if lost:
-        lost_values = ", ".join(f"{key} {value!r}" for key, value in sorted(lost.items()))
+        lost_values = ", ".join(f"{config_key} {value!r}" for config_key, value in sorted(lost.items()))
         raise UnsupportedError(
             f"rope_scaling beside rope_parameters: the former would replace all of the latter, and {lost_values} would "
-            f"be lost (rope_theta would be {theta})",
+            f"be lost (rope_theta would be {rope_theta})",
             fix=_MOVE,
         )
 
 
-def _llama3(values: Mapping[str, Any], factor: float, original: float) -> RopeScaling:
-    low, high = number(values, "low_freq_factor"), number(values, "high_freq_factor")
-    if low >= high:
-        raise UnsupportedError(f"high_freq_factor {high} (only above low_freq_factor {low})")
-    return RopeScaling("llama3", factor, low, high, original)
+def _llama3(values: Mapping[str, Any], scaling_factor: float, original_max_positions: float) -> RopeScaling:
+    low_freq_factor, high_freq_factor = number(values, "low_freq_factor"), number(values, "high_freq_factor")
+    if low_freq_factor >= high_freq_factor:
+        raise UnsupportedError(f"high_freq_factor {high_freq_factor} (only above low_freq_factor {low_freq_factor})")
+    return RopeScaling("llama3", scaling_factor, low_freq_factor, high_freq_factor, original_max_positions)
 
 
-def _yarn(values: Mapping[str, Any], factor: float, original: float) -> RopeScaling:
-    optional = {key: value for key, value in values.items() if value}  # null and 0 stand for the default
+def _yarn(values: Mapping[str, Any], scaling_factor: float, original_max_positions: float) -> RopeScaling:
+    optional = {config_key: value for config_key, value in values.items() if value}  # null and 0 stand for the default
     if values.get("attention_factor") is not None:
-        attention = number(values, "attention_factor")
+        attention_factor = number(values, "attention_factor")
     elif "mscale" in optional and "mscale_all_dim" in optional:
-        attention = _mscale(factor, number(values, "mscale")) / _mscale(factor, number(values, "mscale_all_dim"))
+        attention_factor = _mscale(scaling_factor, number(values, "mscale")) / _mscale(
+            scaling_factor, number(values, "mscale_all_dim")
+        )
     else:
-        attention = _mscale(factor, 1)
+        attention_factor = _mscale(scaling_factor, 1)
     return RopeScaling(
         "yarn",
-        factor,
-        original_max_positions=original,
+        scaling_factor,
+        original_max_positions=original_max_positions,
         beta_fast=number(optional, "beta_fast", 32),
         beta_slow=number(optional, "beta_slow", 1),
         truncate=flag(values, "truncate", True),
-        attention_factor=attention,
+        attention_factor=attention_factor,
     )
 
 
-def _mscale(factor: float, weight: float) -> float:
-    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+def _mscale(scaling_factor: float, weight: float) -> float:
+    return 1.0 if scaling_factor <= 1 else 0.1 * weight * math.log(scaling_factor) + 1.0

@@ -47,8 +47,8 @@ def load_causal(folder: Path, options: Mapping[str, Any]) -> Any:
         ) from error
     if missing := sorted(loaded["missing_keys"]):
         raise ModelError(
-            f"{folder}: weights of the model are in no file ({len(missing)}, the first is {missing[0]}); transformers "
-            "would fill them with random numbers",
+            f"{folder}: weights of the model are in no file ({len(missing)}, the first is {missing[0]}); "
+            "transformers would fill them with random numbers",
             fix="give a folder that was saved with all its weights; for a missing output head alone, set "
             "tie_word_embeddings in config.json to what the model was trained with",
         )

@@ -17,25 +17,25 @@ def weight_files(folder: Path) -> list[Path]:
     missing.
     """
     single_path, index_path = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    files = [single_path] if single_path.is_file() or not index_path.is_file() else _indexed(index_path)
-    absent = [path for path in files if not path.is_file()]
-    if not absent:
-        return files
-    if absent == [single_path] and [*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")]:
+    file_paths = [single_path] if single_path.is_file() or not index_path.is_file() else _indexed(index_path)
+    missing_paths = [file_path for file_path in file_paths if not file_path.is_file()]
+    if not missing_paths:
+        return file_paths
+    if missing_paths == [single_path] and [*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")]:
         raise ModelError(
             f"{folder}: holds pickled weights (*.bin, *.pth, *.pt), which are never loaded",
             fix="use the repository's safetensors revision, or convert it with transformers in a sandbox",
         )
-    counted = f"{len(absent)} of {len(files)} weight files missing"
-    raise ModelError(f"{absent[0]}: not found ({counted})", fix=AGAIN)
+    missing_count = f"{len(missing_paths)} of {len(file_paths)} weight files missing"
+    raise ModelError(f"{missing_paths[0]}: not found ({missing_count})", fix=AGAIN)
 
 
 def refuse_adapter_inside(folder: Path) -> None:
     """Raises ModelError for an adapter in a base's own folder: to transformers it is part of the base."""
-    path = folder / "adapter_config.json"
-    if path.is_file():
+    file_path = folder / "adapter_config.json"
+    if file_path.is_file():
         raise ModelError(
-            f"{path}: an adapter in the folder of a base model, where transformers would make it part of the base",
+            f"{file_path}: an adapter in the folder of a base model, where transformers would make it part of the base",
             fix="move adapter_config.json and the adapter's weights to a folder of their own, and name it as adapter",
         )
 
@@ -46,8 +46,8 @@ Stamps = tuple[tuple[Path, int, int, int], ...]
 
 def weight_stamps(folder: Path) -> Stamps:
     """Of a model's weight files. Raises ModelError as `weight_files`, OSError for a file that vanished."""
-    stats = [(path, path.stat()) for path in weight_files(folder)]
-    return tuple((path, stat.st_ino, stat.st_mtime_ns, stat.st_size) for path, stat in stats)
+    stats = [(file_path, file_path.stat()) for file_path in weight_files(folder)]
+    return tuple((file_path, stat.st_ino, stat.st_mtime_ns, stat.st_size) for file_path, stat in stats)
 
 
 def weight_headers(folder: Path) -> dict[Path, Header]:
@@ -59,7 +59,7 @@ def weight_headers(folder: Path) -> dict[Path, Header]:
 
 @lru_cache(maxsize=4)
 def _headers(stamps: Stamps) -> dict[Path, Header]:
-    return {path: read_header(path) for path, *_ in stamps}
+    return {file_path: read_header(file_path) for file_path, *_ in stamps}
 
 
 def _indexed(index_path: Path) -> list[Path]:

@@ -98,7 +98,7 @@ class _WeightLoader:
         self._decoder = decoder
         self._device = device
         self._nf4_layers = set(config.linear_shapes()) if quantise else set()
-        self._shapes = {name: tensor.shape for name, tensor in decoder.state_dict().items()}
+        self._shapes = {weight_name: tensor.shape for weight_name, tensor in decoder.state_dict().items()}
         if config.tied_embeddings:
             del self._shapes[_HEAD]
         self._loaded_names: set[str] = set()
@@ -108,70 +108,85 @@ class _WeightLoader:
         self.loaded: dict[str, Tensor] = {}
 
     def read(self, dtype: torch.dtype | None, *, as_stored: bool) -> None:
-        files = weight_files(self._folder)
-        for shard_path in files:
-            with shard_path.open("rb") as file:
-                if recognise(file.read(HEAD_BYTES)) is Content.LFS_POINTER:
+        shard_paths = weight_files(self._folder)
+        for shard_path in shard_paths:
+            with shard_path.open("rb") as shard_file:
+                if recognise(shard_file.read(HEAD_BYTES)) is Content.LFS_POINTER:
                     raise ModelError(f"{shard_path}: {Content.LFS_POINTER}", fix=LFS_FIX)
-        for shard_path in files:
+        for shard_path in shard_paths:
             try:
                 with (
                     utf8_path(shard_path) as readable_path,
-                    safe_open(readable_path, framework="pt", device=str(self._device)) as shard,
+                    safe_open(readable_path, framework="pt", device=str(self._device)) as open_shard,
                 ):
-                    for name in shard.keys():  # noqa: SIM118 - a safe_open handle is no mapping
-                        if self._is_packed(name):
-                            layer, _, tensor_name = name.rpartition(".")
-                            self._packed_layers.setdefault(layer, {})[tensor_name] = shard.get_tensor(name)
-                        elif name == _HEAD and self._config.tied_embeddings:
-                            self._head = shard_path, shard.get_tensor(name)
-                        elif self._expects(shard_path, name, shard):
-                            self._assign(shard_path, name, shard.get_tensor(name), None if as_stored else dtype)
+                    for weight_name in open_shard.keys():  # noqa: SIM118 - a safe_open handle is no mapping
+                        if self._is_packed(weight_name):
+                            layer_path, _, tensor_name = weight_name.rpartition(".")
+                            self._packed_layers.setdefault(layer_path, {})[tensor_name] = open_shard.get_tensor(
+                                weight_name
+                            )
+                        elif weight_name == _HEAD and self._config.tied_embeddings:
+                            self._head = shard_path, open_shard.get_tensor(weight_name)
+                        elif self._expects(shard_path, weight_name, open_shard):
+                            self._assign(
+                                shard_path,
+                                weight_name,
+                                open_shard.get_tensor(weight_name),
+                                None if as_stored else dtype,
+                            )
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"{shard_path}: not a whole safetensors file: {error}", fix=AGAIN) from error
         self._dequantize_packed(dtype)
         self._resolve_tied_head(dtype, as_stored=as_stored)
-        missing = sorted(set(self._shapes) - self._loaded_names)
-        if missing:
-            missing_count = f"{len(missing)} of {len(self._shapes)} weights are missing"
+        missing_names = sorted(set(self._shapes) - self._loaded_names)
+        if missing_names:
+            missing_count = f"{len(missing_names)} of {len(self._shapes)} weights are missing"
             fix = f"{AGAIN}; a model that has no head of its own says tie_word_embeddings true in config.json"
             raise ModelError(
-                f"{self._folder}: {missing_count}, the first is {missing[0]}", fix=fix if missing == [_HEAD] else AGAIN
+                f"{self._folder}: {missing_count}, the first is {missing_names[0]}",
+                fix=fix if missing_names == [_HEAD] else AGAIN,
             )
         if dtype is None and not as_stored:
             self._unify_dtype()
 
-    def _is_packed(self, name: str) -> bool:
-        layer, _, tensor_name = name.rpartition(".")
-        return self._packed_format is not None and tensor_name in PACKED_TENSORS and f"{layer}.weight" in self._shapes
+    def _is_packed(self, weight_name: str) -> bool:
+        layer_path, _, tensor_name = weight_name.rpartition(".")
+        return (
+            self._packed_format is not None and tensor_name in PACKED_TENSORS and f"{layer_path}.weight" in self._shapes
+        )
 
     def _dequantize_packed(self, dtype: torch.dtype | None) -> None:
         """Dequantize the packed layers exactly, then convert them to `dtype` or that of their scales."""
-        for layer, tensors in self._packed_layers.items():
+        for layer_path, tensors in self._packed_layers.items():
             if self._packed_format is None or not {"qweight", "qzeros", "scales"} <= tensors.keys():
                 continue  # reported as missing below
-            name = f"{layer}.weight"
+            weight_name = f"{layer_path}.weight"
             weight = dequantize_layer(
                 {tensor_name: tensor.cpu() for tensor_name, tensor in tensors.items()},
                 self._packed_format,
-                self._shapes[name],
-                layer,
+                self._shapes[weight_name],
+                layer_path,
             )
-            self._assign(self._folder, name, weight.to(self._device), dtype or tensors["scales"].dtype)
+            self._assign(self._folder, weight_name, weight.to(self._device), dtype or tensors["scales"].dtype)
             tensors.clear()
 
-    def _expects(self, shard_path: Path, name: str, shard: Any) -> bool:
-        if name in self._shapes:
+    def _expects(self, shard_path: Path, weight_name: str, open_shard: Any) -> bool:
+        if weight_name in self._shapes:
             return True
         # Packed checkpoints give a bias to layers that have none: zeros.
-        if self._packed_format is not None and name.endswith(".bias") and not bool(shard.get_tensor(name).any()):
+        if (
+            self._packed_format is not None
+            and weight_name.endswith(".bias")
+            and not bool(open_shard.get_tensor(weight_name).any())
+        ):
             return False
         # Old checkpoints carry rotary tables, which follow from the config.
-        if name.endswith("rotary_emb.inv_freq"):
+        if weight_name.endswith("rotary_emb.inv_freq"):
             return False
-        has_adapter = ".lora_" in name or ".base_layer." in name
+        has_adapter = ".lora_" in weight_name or ".base_layer." in weight_name
         raise ModelError(
-            f"{shard_path}: holds {name}; by its config.json this {self._config.family} model has no such weight",
+            f"{shard_path}: holds {weight_name}; by its config.json this {self._config.family} model has no such "
+            "weight",
             fix="merge the adapter into the model (merge_and_unload of PEFT) and save it again"
             if has_adapter
             else "download config.json and weights of the same revision; engine=transformers leaves out what it has no "
@@ -182,44 +197,46 @@ class _WeightLoader:
         """The head in the file of a tied model is the embedding where that is missing, else it must be a copy of it."""
         if self._head is None:
             return
-        (path, head), self._head = self._head, None
+        (path, head_weight), self._head = self._head, None
         if _EMBEDDING not in self._loaded_names:
-            self._assign(path, _EMBEDDING, head, None if as_stored else dtype)
+            self._assign(path, _EMBEDDING, head_weight, None if as_stored else dtype)
             return
-        table = self.loaded[_EMBEDDING]
-        if head.shape != table.shape or not torch.equal(head.to(table.dtype), table):
+        embedding_weight = self.loaded[_EMBEDDING]
+        if head_weight.shape != embedding_weight.shape or not torch.equal(
+            head_weight.to(embedding_weight.dtype), embedding_weight
+        ):
             raise ModelError(
                 f"{path}: {_HEAD} is another than {_EMBEDDING}; by config.json (tie_word_embeddings true) they are one",
                 fix="set tie_word_embeddings to false in config.json to compute with the file's own head (transformers "
                 f"does so), or save the model again without {_HEAD}",
             )
 
-    def _assign(self, shard_path: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) -> None:
+    def _assign(self, shard_path: Path, weight_name: str, tensor: Tensor, dtype: torch.dtype | None) -> None:
         if tensor.dtype not in _READABLE:
             raise ModelError(
-                f"{shard_path}: {name} is stored as {str(tensor.dtype).removeprefix('torch.')}; "
+                f"{shard_path}: {weight_name} is stored as {str(tensor.dtype).removeprefix('torch.')}; "
                 "the native decoder reads float32, bfloat16 and float16",
                 fix="use the model's unquantised repository, or engine=transformers",
             )
-        if tensor.shape != self._shapes[name]:
-            expected = list(self._shapes[name])
+        if tensor.shape != self._shapes[weight_name]:
+            expected = list(self._shapes[weight_name])
             raise ModelError(
-                f"{shard_path}: {name} has shape {list(tensor.shape)}, config.json implies {expected}",
+                f"{shard_path}: {weight_name} has shape {list(tensor.shape)}, config.json implies {expected}",
                 fix="config.json and weights are of different models; download both again",
             )
-        if name in self._loaded_names:
-            raise ModelError(f"{shard_path}: {name} is in two shards", fix=AGAIN)
-        self._loaded_names.add(name)
-        module_path = name.removesuffix(".weight")
+        if weight_name in self._loaded_names:
+            raise ModelError(f"{shard_path}: {weight_name} is in two shards", fix=AGAIN)
+        self._loaded_names.add(weight_name)
+        module_path = weight_name.removesuffix(".weight")
         if module_path in self._nf4_layers:
             parent_path, _, attribute = module_path.rpartition(".")
             has_bias = f"{module_path}.bias" in self._shapes
             nf4_linear = Nf4Linear(tensor, dtype or tensor.dtype, bias=has_bias)
             setattr(self._decoder.get_submodule(parent_path), attribute, nf4_linear)
         else:
-            self.loaded[name] = tensor.to(dtype or tensor.dtype)
+            self.loaded[weight_name] = tensor.to(dtype or tensor.dtype)
 
     def _unify_dtype(self) -> None:
         # A few files mix precisions (norms in float32); one forward pass needs one.
         embedding_dtype = self.loaded[_EMBEDDING].dtype
-        self.loaded = {name: tensor.to(embedding_dtype) for name, tensor in self.loaded.items()}
+        self.loaded = {weight_name: tensor.to(embedding_dtype) for weight_name, tensor in self.loaded.items()}

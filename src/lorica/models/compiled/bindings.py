@@ -121,12 +121,12 @@ def lora_pointers(pairs: Sequence[tuple[Tensor, Tensor, float] | None]) -> Integ
     """For `add_lora`: A [r, in], B [out, r], bfloat16, and the scaling; None where a module has none. They must outlive
     it.
     """
-    table = np.zeros((len(pairs), 4), np.int64)
-    for row, pair in zip(table, pairs, strict=True):
+    pointer_table = np.zeros((len(pairs), 4), np.int64)
+    for pointer_row, pair in zip(pointer_table, pairs, strict=True):
         if pair is not None:
             a, b, scaling = pair
-            row[:] = a.data_ptr(), b.data_ptr(), len(a), np.float64(scaling).view(np.int64)
-    return table
+            pointer_row[:] = a.data_ptr(), b.data_ptr(), len(a), np.float64(scaling).view(np.int64)
+    return pointer_table
 
 
 def add_lora(x: Tensor, y: Tensor, first_token: int, spans: Integers, pairs: Integers, layout: Integers) -> None:
@@ -222,7 +222,7 @@ def _library() -> ctypes.CDLL:
     pointer, integer, real, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
     library.lorica_digest.restype = ctypes.c_char_p
     library.lorica_runs_here.restype = flag
-    for name, result, *argument_types in (
+    for function_name, result_type, *argument_types in (
         ("add_and_norm", None, pointer, pointer, pointer, pointer, integer, integer, real, flag),
         ("gate", None, pointer, pointer, integer, flag),
         ("split_and_turn", None, pointer, pointer, pointer, pointer, pointer, pointer, integer, pointer, real, flag),
@@ -249,6 +249,6 @@ def _library() -> ctypes.CDLL:
         ("restore_int8", None, pointer, pointer, pointer, integer, integer),
         ("restore_int4", None, pointer, pointer, pointer, integer, integer, integer),
     ):
-        function = getattr(library, f"lorica_{name}")
-        function.argtypes, function.restype = argument_types, result
+        function = getattr(library, f"lorica_{function_name}")
+        function.argtypes, function.restype = argument_types, result_type
     return library

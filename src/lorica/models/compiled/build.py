@@ -28,8 +28,8 @@ def sources() -> list[Path]:
 def digest() -> str:
     """What the sources are: a library that was made of others is not used."""
     state = hashlib.sha256()
-    for path in sources():
-        state.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for source_path in sources():
+        state.update(source_path.name.encode() + b"\0" + source_path.read_bytes() + b"\0")
     return state.hexdigest()[:16]
 
 
@@ -45,13 +45,13 @@ def why_not() -> str:
 def build() -> str:
     """Compile the library beside its sources. Returns "", or why that failed; an old library is deleted then, too."""
     LIBRARY.unlink(missing_ok=True)
-    reason = why_not()
-    if reason:
-        return reason
+    failure_reason = why_not()
+    if failure_reason:
+        return failure_reason
     # Compiled under another name and renamed, so that a process loads all of it or nothing.
     unfinished = LIBRARY.with_suffix(f".{os.getpid()}.so")
-    inputs = [str(path) for path in sources() if path.suffix == ".c"]
-    command = [*_compiler(), *_OPTIONS, f'-DLORICA_DIGEST="{digest()}"', *inputs, "-o", str(unfinished), "-lm"]
+    source_paths = [str(source_path) for source_path in sources() if source_path.suffix == ".c"]
+    command = [*_compiler(), *_OPTIONS, f'-DLORICA_DIGEST="{digest()}"', *source_paths, "-o", str(unfinished), "-lm"]
     try:
         compiled = subprocess.run(command, capture_output=True, text=True, check=False)
         if compiled.returncode != 0:
@@ -73,9 +73,12 @@ def _compiler() -> list[str]:
 
 def main() -> int:
     """Build, and say how it went."""
-    reason = build()
-    print(reason or f"built {LIBRARY.name} of {len(sources())} files", file=sys.stderr if reason else sys.stdout)
-    return 1 if reason else 0
+    failure_reason = build()
+    print(
+        failure_reason or f"built {LIBRARY.name} of {len(sources())} files",
+        file=sys.stderr if failure_reason else sys.stdout,
+    )
+    return 1 if failure_reason else 0
 
 
 if __name__ == "__main__":

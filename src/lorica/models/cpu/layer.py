@@ -84,23 +84,25 @@ class CpuLayer:
         """See `DecoderLayer`."""
         weights = self._weights
         query, key, value = weights.empty_qkv(len(x))
-        for rows in row_blocks(len(x)):
-            normed = weights.input_norm(x[rows])
+        for row_slice in row_blocks(len(x)):
+            normed = weights.input_norm(x[row_slice])
             y = weights.qkv(normed)
-            lora.add(weights.qkv_paths, weights.heads.widths, normed, y, rows.start)
-            weights.heads.split_qkv_and_rotate(y, rotary.rows_of(rows), (query[rows], key[rows], value[rows]))
+            lora.add(weights.qkv_paths, weights.heads.widths, normed, y, row_slice.start)
+            weights.heads.split_qkv_and_rotate(
+                y, rotary.rows_of(row_slice), (query[row_slice], key[row_slice], value[row_slice])
+            )
         return attention.attend(weights.layer_index, query, key, value).flatten(1)
 
     def output_and_mlp(self, x: Tensor, attended: Tensor, lora: AnyBatchedLora) -> None:
         """See `DecoderLayer`."""
         weights = self._weights
-        for rows in row_blocks(len(x)):
-            states, attended_rows = x[rows], attended[rows].to(x.dtype)
+        for row_slice in row_blocks(len(x)):
+            states, attended_rows = x[row_slice], attended[row_slice].to(x.dtype)
             y = weights.output(attended_rows)
-            lora.add(weights.output_path, (weights.hidden_size,), attended_rows, y, rows.start)
-            activated = self._activated_mlp(weights.post_norm.add_and_norm(states, y), lora, rows.start)
+            lora.add(weights.output_path, (weights.hidden_size,), attended_rows, y, row_slice.start)
+            activated = self._activated_mlp(weights.post_norm.add_and_norm(states, y), lora, row_slice.start)
             y = weights.down(activated)
-            lora.add(weights.down_path, (weights.hidden_size,), activated, y, rows.start)
+            lora.add(weights.down_path, (weights.hidden_size,), activated, y, row_slice.start)
             states += y
 
     def _activated_mlp(self, normed: Tensor, lora: AnyBatchedLora, start: int) -> Tensor:
@@ -136,7 +138,7 @@ def row_blocks(rows: int) -> Iterator[slice]:
     """0..rows in blocks of about equal size whose intermediate results stay in the cache; a small last block would be
     multiplied at a fraction of the speed.
     """
-    count = max(1, round(rows / _BLOCK_ROWS))
-    step = max(_BLOCK_STEP, -(-rows // (count * _BLOCK_STEP)) * _BLOCK_STEP)
-    for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows))
+    block_count = max(1, round(rows / _BLOCK_ROWS))
+    block_size = max(_BLOCK_STEP, -(-rows // (block_count * _BLOCK_STEP)) * _BLOCK_STEP)
+    for start in range(0, rows, block_size):
+        yield slice(start, min(start + block_size, rows))

@@ -28,43 +28,45 @@ class Int8Layer:
         weights = self._weights
         assert isinstance(lora, CompiledLora)
         query, key, value = weights.empty_qkv(len(x))
-        norm, adapted = weights.input_norm, lora.adapts(weights.qkv_paths)
-        for rows in row_blocks(len(x)):
+        rms_norm, adapted = weights.input_norm, lora.adapts(weights.qkv_paths)
+        for row_slice in row_blocks(len(x)):
             codes, scales, normed = bindings.add_norm_quantize(
-                x[rows], None, norm.weight, norm.eps, keep_normed=adapted
+                x[row_slice], None, rms_norm.weight, rms_norm.eps, keep_normed=adapted
             )
             y = _matmul_unscaled(weights.qkv, codes)
             bindings.scale_rows(y, scales, _int8_linear(weights.qkv).bias)
             if normed is not None:
-                lora.add(weights.qkv_paths, weights.heads.widths, normed, y, rows.start)
-            weights.heads.split_qkv_and_rotate(y, rotary.rows_of(rows), (query[rows], key[rows], value[rows]))
+                lora.add(weights.qkv_paths, weights.heads.widths, normed, y, row_slice.start)
+            weights.heads.split_qkv_and_rotate(
+                y, rotary.rows_of(row_slice), (query[row_slice], key[row_slice], value[row_slice])
+            )
         return attention.attend(weights.layer_index, query, key, value).flatten(1)
 
     def output_and_mlp(self, x: Tensor, attended: Tensor, lora: AnyBatchedLora) -> None:
         """See `DecoderLayer`."""
         weights = self._weights
         assert isinstance(lora, CompiledLora)
-        norm, adapted = weights.post_norm, lora.adapts(weights.gate_path) or lora.adapts(weights.up_path)
+        rms_norm, adapted = weights.post_norm, lora.adapts(weights.gate_path) or lora.adapts(weights.up_path)
         down_adapted = lora.adapts(weights.down_path)
-        for rows in row_blocks(len(x)):
-            states, attended_rows = x[rows], attended[rows]
+        for row_slice in row_blocks(len(x)):
+            states, attended_rows = x[row_slice], attended[row_slice]
             codes, scales = bindings.quantize_rows(attended_rows)
             y = _matmul_unscaled(weights.output, codes)
-            lora.add(weights.output_path, (weights.hidden_size,), attended_rows, states, rows.start)
+            lora.add(weights.output_path, (weights.hidden_size,), attended_rows, states, row_slice.start)
             codes, factors, normed = bindings.add_norm_quantize(
-                states, (y, scales), norm.weight, norm.eps, keep_normed=adapted
+                states, (y, scales), rms_norm.weight, rms_norm.eps, keep_normed=adapted
             )
             gate, up = _matmul_unscaled(weights.gate, codes), _matmul_unscaled(weights.up, codes)
             if normed is not None:
                 for path, y in ((weights.gate_path, gate), (weights.up_path, up)):
                     bindings.scale_rows(y, factors, None)
-                    lora.add(path, (weights.intermediate_size,), normed, y, rows.start)
+                    lora.add(path, (weights.intermediate_size,), normed, y, row_slice.start)
             codes, scales, activated = bindings.silu_and_mul_quantize(
                 gate, up, None if adapted else factors, keep_product=down_adapted
             )
             y = _matmul_unscaled(weights.down, codes)
             if activated is not None:
-                lora.add(weights.down_path, (weights.hidden_size,), activated, states, rows.start)
+                lora.add(weights.down_path, (weights.hidden_size,), activated, states, row_slice.start)
             bindings.add_scaled(states, y, scales)
 
 

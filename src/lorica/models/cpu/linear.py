@@ -31,14 +31,14 @@ def make_linear(layers: Sequence[nn.Linear], precision: str) -> Linear:
 
     precision: a name of `precision.PRECISIONS`, but nf4.
     """
-    row, dtype = PRECISIONS[precision], compute_dtype(precision)
+    precision_row, dtype = PRECISIONS[precision], compute_dtype(precision)
     weight = torch.cat([layer.weight.detach() for layer in layers]) if len(layers) > 1 else layers[0].weight.detach()
     biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
     bias = torch.cat(biases).to(residual_dtype(precision)) if biases else None
-    if row.products == "int8":
+    if precision_row.products == "int8":
         return Int8Linear(weight, bias)
-    if row.quantized:
-        return WeightOnlyLinear(_quantized_weight(weight, row.weights, dtype), bias, dtype)
+    if precision_row.quantized:
+        return WeightOnlyLinear(_quantized_weight(weight, precision_row.weights, dtype), bias, dtype)
     if kernels.can_prepack(dtype):
         return partial(kernels.prepacked_linear, packed=kernels.prepack(weight.to(dtype)), bias=bias)
     return partial(F.linear, weight=weight.to(dtype), bias=bias)
@@ -46,10 +46,10 @@ def make_linear(layers: Sequence[nn.Linear], precision: str) -> Linear:
 
 def compute_dtype(precision: str) -> torch.dtype:
     """The dtype of keys, values and adapters on a base that is computed in `precision`."""
-    row = PRECISIONS[precision]
-    if row.quantized:
+    precision_row = PRECISIONS[precision]
+    if precision_row.quantized:
         return torch.bfloat16 if kernels.can_prepack(torch.bfloat16) else torch.float32
-    dtype: torch.dtype = getattr(torch, row.products)
+    dtype: torch.dtype = getattr(torch, precision_row.products)
     return dtype
 
 
@@ -94,12 +94,12 @@ def quantize_weight(weight: Tensor, *, scales_in: torch.dtype = torch.float32) -
     codes = torch.empty(weight.shape, dtype=torch.int8)
     scales = torch.empty(len(weight))
     for start in range(0, len(weight), _ROWS_PER_BLOCK):
-        rows = slice(start, start + _ROWS_PER_BLOCK)
-        block = weight[rows].float()
+        row_slice = slice(start, start + _ROWS_PER_BLOCK)
+        block = weight[row_slice].float()
         scale = _row_absmax(block).div_(_MAX_CODE).to(scales_in).float()
         # A scale that was rounded down would push the largest weight to 128.
-        codes[rows] = (block / scale).round_().clamp_(-_MAX_CODE, _MAX_CODE).to(torch.int8)
-        scales[rows] = scale.squeeze(1)
+        codes[row_slice] = (block / scale).round_().clamp_(-_MAX_CODE, _MAX_CODE).to(torch.int8)
+        scales[row_slice] = scale.squeeze(1)
     return codes, scales
 
 
@@ -109,19 +109,19 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     A row that holds NaN gets the scale NaN.
     """
     codes, scales = torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x), 1)
-    for rows in cache_blocks(x):
-        block = x[rows].float()
-        largest = _row_absmax(block)
-        codes[rows] = (block * (_MAX_CODE / largest)).round_()
-        torch.div(largest, _MAX_CODE, out=scales[rows])
+    for row_slice in cache_blocks(x):
+        block = x[row_slice].float()
+        absmax = _row_absmax(block)
+        codes[row_slice] = (block * (_MAX_CODE / absmax)).round_()
+        torch.div(absmax, _MAX_CODE, out=scales[row_slice])
     return codes.view(torch.uint8).bitwise_xor_(kernels.ZERO_POINT), scales
 
 
 def cache_blocks(x: Tensor) -> Iterator[slice]:
     """The rows of x [T, in] in blocks that stay in the cache over several operations."""
-    step = max(1, _CACHED_ELEMENTS // x.shape[1])
-    for start in range(0, len(x), step):
-        yield slice(start, start + step)
+    block_size = max(1, _CACHED_ELEMENTS // x.shape[1])
+    for start in range(0, len(x), block_size):
+        yield slice(start, start + block_size)
 
 
 def _row_absmax(x: Tensor) -> Tensor:

@@ -18,8 +18,12 @@ from lorica.models.rope import cos_sin_table
 class FusedRmsNorm:
     """RMS norm of hidden states in `dtype`, computed in float32; fused with the residual sum where there is one."""
 
-    def __init__(self, norm: RmsNorm, dtype: torch.dtype, *, compiled: bool) -> None:
-        self.weight, self.eps, self._compiled = norm.weight.detach().to(dtype).float().contiguous(), norm.eps, compiled
+    def __init__(self, rms_norm: RmsNorm, dtype: torch.dtype, *, compiled: bool) -> None:
+        self.weight, self.eps, self._compiled = (
+            rms_norm.weight.detach().to(dtype).float().contiguous(),
+            rms_norm.eps,
+            compiled,
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., width] -> [..., width]."""
@@ -27,8 +31,8 @@ class FusedRmsNorm:
             return bindings.add_and_norm(x.reshape(-1, x.shape[-1]), None, self.weight, self.eps).view(x.shape)
         # In fewer passes than torch's: one over the squares, one for each factor.
         states = x.float()
-        length = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
-        factor = length.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
+        l2_norm = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+        factor = l2_norm.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
         scaled = states * factor if states is x else states.mul_(factor)
         return scaled.mul_(self.weight).to(x.dtype)
 
@@ -52,13 +56,13 @@ class RotaryEmbedding:
         self, positions: Tensor, inv_freq: Tensor, dtype: torch.dtype, *, compiled: bool, scale: float = 1.0
     ) -> None:
         """positions [T]; dtype: of what is rotated; scale: of cosines and sines."""
-        half = len(inv_freq)
+        half_dim = len(inv_freq)
         if compiled:
             cos_sin = cos_sin_table(positions, inv_freq, torch.float32, scale)
-            self._cosine, self._sine = (table[:, 0, :half].contiguous() for table in cos_sin)
+            self._cosine, self._sine = (table[:, 0, :half_dim].contiguous() for table in cos_sin)
         else:
             self._cosine, self._sine = cos_sin_table(positions, inv_freq, dtype, scale)
-            self._sine[..., :half].neg_()
+            self._sine[..., :half_dim].neg_()
 
     def rows_of(self, rows: slice) -> tuple[Tensor, Tensor]:
         """Cosines and sines of some tokens."""
@@ -75,7 +79,7 @@ class QkvHeads:
         self._head_dim = config.head_dim
         self.widths = [heads * config.head_dim for heads in (config.heads, config.kv_heads, config.kv_heads)]
         self._eps = 0.0 if query_norm is None else query_norm.eps
-        weights = (None if norm is None else norm.weight for norm in (query_norm, key_norm))
+        weights = (None if rms_norm is None else rms_norm.weight for rms_norm in (query_norm, key_norm))
         self._layout = bindings.head_layout(config.heads, config.kv_heads, config.head_dim, *weights)
 
     def split_qkv_and_rotate(

@@ -45,11 +45,11 @@ class Int8Weight:
 
     def dequantize(self, first: int, out: Tensor) -> None:
         """See `QuantizedWeight`."""
-        rows = slice(first, first + len(out))
+        row_slice = slice(first, first + len(out))
         if _uses_compiled(out):
-            compiled.dequantize_int8(self.codes[rows], self.scales[rows], out)
+            compiled.dequantize_int8(self.codes[row_slice], self.scales[row_slice], out)
         else:
-            torch.mul(self.codes[rows], self.scales[rows, None], out=out)
+            torch.mul(self.codes[row_slice], self.scales[row_slice, None], out=out)
 
 
 class Int4Weight:
@@ -59,23 +59,25 @@ class Int4Weight:
         """weight [out, in], whose rows one of `GROUP_SIZES` divides. Scales are rounded to dtype before codes are
         chosen, so that their rounding is no error.
         """
-        count, width = weight.shape
-        self.shape, self.group = (count, width), group_size_for(width)
-        self.codes = torch.empty(count, width // 2, dtype=torch.uint8)
-        self.scales = torch.empty(count, width // self.group, 2, dtype=dtype)
-        for start in range(0, count, _ROWS_PER_BLOCK):
-            rows = slice(start, start + _ROWS_PER_BLOCK)
-            self.codes[rows], self.scales[rows] = _quantize_groups(weight[rows].float(), self.group, dtype)
+        out_features, in_features = weight.shape
+        self.shape, self.group = (out_features, in_features), group_size_for(in_features)
+        self.codes = torch.empty(out_features, in_features // 2, dtype=torch.uint8)
+        self.scales = torch.empty(out_features, in_features // self.group, 2, dtype=dtype)
+        for start in range(0, out_features, _ROWS_PER_BLOCK):
+            row_slice = slice(start, start + _ROWS_PER_BLOCK)
+            self.codes[row_slice], self.scales[row_slice] = _quantize_groups(
+                weight[row_slice].float(), self.group, dtype
+            )
 
     def dequantize(self, first: int, out: Tensor) -> None:
         """See `QuantizedWeight`."""
-        rows = slice(first, first + len(out))
+        row_slice = slice(first, first + len(out))
         if _uses_compiled(out):
-            compiled.dequantize_int4(self.codes[rows], self.scales[rows], out, self.group)
+            compiled.dequantize_int4(self.codes[row_slice], self.scales[row_slice], out, self.group)
             return
-        pairs = self.codes[rows].view(len(out), -1, _PAIR // 2)
-        codes = torch.cat([pairs & _MAX_CODE, pairs >> 4], dim=-1).view(len(out), -1, self.group)
-        scale, minimum = self.scales[rows].unbind(-1)
+        packed_pairs = self.codes[row_slice].view(len(out), -1, _PAIR // 2)
+        codes = torch.cat([packed_pairs & _MAX_CODE, packed_pairs >> 4], dim=-1).view(len(out), -1, self.group)
+        scale, minimum = self.scales[row_slice].unbind(-1)
         out.copy_(torch.addcmul(minimum.float()[..., None], codes.float(), scale.float()[..., None]).view(out.shape))
 
 
@@ -84,8 +86,10 @@ class WeightOnlyLinear:
 
     def __init__(self, weight: QuantizedWeight, bias: Tensor | None, dtype: torch.dtype) -> None:
         self._weight, self._bias, self._dtype = weight, bias, dtype
-        width = weight.shape[1]
-        self._rows_per_block = max(_ROW_STEP, _DEQUANTIZED_BYTES // (width * dtype.itemsize) // _ROW_STEP * _ROW_STEP)
+        in_features = weight.shape[1]
+        self._rows_per_block = max(
+            _ROW_STEP, _DEQUANTIZED_BYTES // (in_features * dtype.itemsize) // _ROW_STEP * _ROW_STEP
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, in] -> [T, out]."""
@@ -103,32 +107,35 @@ class WeightOnlyLinear:
         return kernels.int8_weight_only_linear(x.contiguous(), self._weight.codes, self._weight.scales)
 
     def _dequantize_and_multiply(self, x: Tensor) -> Tensor:
-        count, width = self._weight.shape
-        y, buffer = x.new_empty(len(x), count), torch.empty(min(self._rows_per_block, count), width, dtype=self._dtype)
-        for first in range(0, count, self._rows_per_block):
-            block = buffer[: count - first]
-            self._weight.dequantize(first, block)
-            torch.mm(x, block.t(), out=y[:, first : first + len(block)])
+        out_features, in_features = self._weight.shape
+        y, buffer = (
+            x.new_empty(len(x), out_features),
+            torch.empty(min(self._rows_per_block, out_features), in_features, dtype=self._dtype),
+        )
+        for first_row in range(0, out_features, self._rows_per_block):
+            block = buffer[: out_features - first_row]
+            self._weight.dequantize(first_row, block)
+            torch.mm(x, block.t(), out=y[:, first_row : first_row + len(block)])
         return y
 
 
-def group_size_for(width: int) -> int:
+def group_size_for(in_features: int) -> int:
     """The group size for rows of this width; 0 where none divides it."""
-    return next((group for group in GROUP_SIZES if width % group == 0), 0)
+    return next((group_size for group_size in GROUP_SIZES if in_features % group_size == 0), 0)
 
 
 def _uses_compiled(x: Tensor) -> bool:
     return x.dtype == torch.bfloat16 and compiled.is_available()
 
 
-def _quantize_groups(weight: Tensor, group: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _quantize_groups(weight: Tensor, group_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """[n, in] float32 -> codes [n, in / 2], scales and minima [n, in / group, 2]."""
-    groups = weight.view(len(weight), -1, group)
+    groups = weight.view(len(weight), -1, group_size)
     minimum, maximum = groups.aminmax(dim=-1)
     scales = torch.stack([(maximum - minimum) / _MAX_CODE, minimum], dim=-1).to(dtype)
     scale, minimum = scales.float().unbind(-1)
     # A group of equal weights has no scale: all its codes are 0.
     steps = torch.where(scale > 0, scale, 1.0)
     codes = ((groups - minimum[..., None]) / steps[..., None]).round_().clamp_(0, _MAX_CODE).to(torch.uint8)
-    pairs = codes.view(len(weight), -1, 2, _PAIR // 2)
-    return (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(len(weight), -1), scales
+    packed_pairs = codes.view(len(weight), -1, 2, _PAIR // 2)
+    return (packed_pairs[:, :, 0] | packed_pairs[:, :, 1] << 4).reshape(len(weight), -1), scales
