@@ -237,7 +237,7 @@ def _scales(behaviour: Behaviour) -> Iterator[Finding]:
         if below or above:
             code = "L412" if below else "L413"
             # Short trainings leave every adapter less sure than it could be; ranking does not suffer from that.
-            enough = above and _reached(by_factor, own, best) > _REACHED
+            enough = above and _reached(by_factor, own, best) > _REACHED and not _ranks_better(best, own)
             yield finding(
                 code,
                 f"at {best.factor:g} times its scale the right answers are {gain_text(best.gain)} than as it is",
@@ -263,6 +263,10 @@ def _clearly_better(best: ScaleResult, own: ScaleResult) -> bool:
         return False
     keeps = best.quality is None or own.quality is None or best.quality >= own.quality - _KEPT
     return over_base.z >= SURE and keeps
+
+
+def _ranks_better(best: ScaleResult, own: ScaleResult) -> bool:
+    return best.quality is not None and own.quality is not None and best.quality > own.quality + CLEARLY
 
 
 def _scale_hints(by_factor: dict[float, ScaleResult], own: ScaleResult, facts: dict[str, Any]) -> Iterator[Finding]:
