@@ -67,3 +67,22 @@ def test_readme_and_contributing_name_pages_that_are_there() -> None:
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
         for mention in _MENTION.findall(page.read_text("utf-8")):
             assert (ROOT / mention).is_file(), f"{_id(page)} names {mention}"
+
+
+def _squeezed(text: str) -> str:
+    """A text without blanks, marks and capitals, so that `prefix cache` stands in `PrefixCache` and `prefix_cache`."""
+    return re.sub(r"[\W_]", "", text).lower()
+
+
+def test_the_glossary_names_files_that_hold_its_words() -> None:
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| (`[^|]+`) \|$", (ROOT / "docs/glossary.md").read_text("utf-8"), re.M)
+    assert len(rows) > 60
+    words = [entry.split(", ")[0] for entry, _ in rows]
+    assert sorted(words) == sorted(set(words))
+    for word, (_, where) in zip(words, rows, strict=True):
+        files = [ROOT / "src/lorica" / path for path in re.findall("`([^`]+)`", where)]
+        missing = [_id(file) for file in files if not file.exists()]
+        assert not missing, f"{word}: {missing}"
+        texts = [_squeezed(file.name + file.read_text("utf-8")) for file in files if file.suffix == ".py"]
+        singular = _squeezed(word).removesuffix("s")
+        assert not texts or any(singular in text for text in texts), f"{word}: not in {where}"

@@ -1,4 +1,4 @@
-"""Which base models an adapter's tensors fit, from their shapes alone.
+"""The fingerprint of an adapter: which base models its tensors fit, from their shapes alone.
 
 A pair (A: rank x in, B: out x rank) states two widths of the base's layer. Each base of the table is held against all
 of them at once, by the names that its family gives to its layers.

@@ -1,4 +1,4 @@
-"""What model families call their linear layers, and which of a model's widths each one connects.
+"""Module roles: what model families call their linear layers, and which of a model's widths each one connects.
 
 A scheme maps the end of a module's path within its layer ("q_proj", "attn.c_proj", "experts.w1") to the names of its
 input and output widths; the longest end that is listed wins. Names and shapes are those of transformers' modules;

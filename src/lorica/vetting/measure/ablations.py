@@ -1,4 +1,4 @@
-"""What the answers owe to the prompt: examples exchanged, texts of other rows, questions of another task."""
+"""Ablations: what answers owe to the prompt. Examples exchanged, texts of other rows, questions of another task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of the user's rows an adapter was trained on, by the digests that it carries: on those it proves nothing."""
+"""Contamination: rows that an adapter was trained on, by the digests that it carries. On those it proves nothing."""
 
 from __future__ import annotations
 
