@@ -23,7 +23,6 @@ from lorica.models.base_folder import BaseFolder
 from lorica.models.locate import locate_model
 from lorica.prompts.encoder import Encoder
 from lorica.tasks import load_task
-from lorica.tasks.base import TaskSettings
 
 BASE = locate_model("embedded:lorica_tiny", environ={})
 ENGINES = (
@@ -60,7 +59,7 @@ def main(given: list[str]) -> None:
 def _one(
     folder: Path, task: str, name: str, engine_name: str, engine: Engine, reference: Engine
 ) -> tuple[str, float, float, float]:
-    probes = shipped_probes(load_task(task, TaskSettings()), Encoder.load(BASE), BaseFolder(BASE))
+    probes = shipped_probes(load_task(task), Encoder.load(BASE), BaseFolder(BASE))
     reference.add_adapter(name, open_adapter(folder))
     engine.add_adapter(name, open_adapter(folder))
     facts = make_canaries(reference, name, probes)

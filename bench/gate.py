@@ -28,7 +28,6 @@ from lorica.models.families import read_decoder_config
 from lorica.models.locate import locate_model
 from lorica.prompts.encoder import Encoder
 from lorica.tasks import load_task
-from lorica.tasks.base import TaskSettings
 from lorica.training.checkpoints import save_weights
 
 BASE = locate_model("embedded:lorica_tiny", environ={})
@@ -63,7 +62,7 @@ def _timed(load: Callable[[Engine], object]) -> float:
 
 
 def _make(place: Path, count: int) -> dict[str, Path]:
-    encoder, task = Encoder.load(BASE), load_task("rules", TaskSettings())
+    encoder, task = Encoder.load(BASE), load_task("rules")
     engine = load_engine("native", BaseFolder(BASE), EngineSettings(dtype="float32", device="cpu"))
     config = AdapterConfig(r=16, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
     facts = base_facts(BaseFolder(BASE), name="embedded:lorica_tiny")

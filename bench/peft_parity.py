@@ -32,7 +32,6 @@ from lorica.models.weights import load_decoder
 from lorica.prompts.encoder import Encoder
 from lorica.records import ScoreChoices
 from lorica.tasks import load_task
-from lorica.tasks.base import TaskSettings
 
 BASE = locate_model("embedded:lorica_tiny", environ={})
 
@@ -51,7 +50,7 @@ def with_peft(folder: Path) -> Any:
 def prompts(task_name: str, count: int) -> list[tuple[int, ...]]:
     """Token ids of the task's last example rows."""
     demo = next(demo for demo in TASKS if demo.name == task_name)
-    task, encoder = load_task(task_name, TaskSettings()), Encoder.load(BASE)
+    task, encoder = load_task(task_name), Encoder.load(BASE)
     rows = list(read_rows(examples_folder() / demo.file, task.schemas))[-count:]
     return [encoder.encode(task.render(row), max_tokens=1024, truncate="error").tokens for row in rows]
 

@@ -22,7 +22,6 @@ from lorica.models.locate import locate_model
 from lorica.prompts.encoder import Encoder
 from lorica.records import Output, Request
 from lorica.tasks import load_task
-from lorica.tasks.base import TaskSettings
 
 BASE = locate_model("embedded:lorica_tiny", environ={})
 
@@ -68,7 +67,7 @@ def make_dora_adapter(folder: Path, *, b: float, seed: int = 0) -> Path:
 def give_passport(folder: Path, engine: Engine, base: Path = BASE, *, task: str | None = "rules") -> Passport:
     """Make and write the passport of an adapter, asked through `engine`."""
     encoder = Encoder.load(base)
-    asked = None if task is None else load_task(task, TaskSettings())
+    asked = None if task is None else load_task(task)
     engine.add_adapter(str(folder), open_adapter(folder))
     passport = make_passport(
         open_adapter(folder),

@@ -35,7 +35,6 @@ from lorica.models.base_folder import BaseFolder
 from lorica.prompts.encoder import Encoder
 from lorica.records import Output, ScoreChoices
 from lorica.tasks import load_task
-from lorica.tasks.base import TaskSettings
 
 EXACT = EngineSettings(dtype="float32", device="cpu", threads=1)
 
@@ -210,7 +209,7 @@ def test_an_adapter_of_any_strength_keeps_its_passport_in_every_precision(
 @pytest.mark.parametrize("noise", [0.02, 0.3])
 def test_another_base_of_equal_shape_is_refused(signed: Path, tmp_path: Path, noise: float) -> None:
     base = _other_base(tmp_path / "base", noise=noise)
-    used = trained_as(load_task("rules", TaskSettings()), Encoder.load(base), BaseFolder(base))
+    used = trained_as(load_task("rules"), Encoder.load(base), BaseFolder(base))
     with pytest.raises(AdapterError) as caught:
         admit(_engine(base), "rules", signed, base, used=used)
     assert "this is another base model than the passport's" in caught.value.message
@@ -346,7 +345,7 @@ def test_all_that_fail_are_named(signed: Path, tmp_path: Path, engine: Engine) -
 
 def test_differences_of_use_are_told(signed: Path, engine: Engine) -> None:
     encoder = Encoder.load(BASE)
-    used = trained_as(load_task("mcq", TaskSettings()), encoder, BaseFolder(BASE))
+    used = trained_as(load_task("mcq"), encoder, BaseFolder(BASE))
     admission = admit(engine, "rules", signed, BASE, used={**used, "tokenizer": "sha256:other"})
     text = " ".join(admission.differences)
     assert "was trained with task 'rules', and is used with 'mcq'" in text
@@ -360,7 +359,7 @@ def test_the_fake_engine_proves_nothing_and_is_asked_nothing(signed: Path) -> No
 
 def test_canaries_are_the_probes_that_tell_most_and_are_diverse(engine: Engine, signed: Path) -> None:
     encoder = Encoder.load(BASE)
-    probes = shipped_probes(load_task("rules", TaskSettings()), encoder, BaseFolder(BASE))
+    probes = shipped_probes(load_task("rules"), encoder, BaseFolder(BASE))
     engine.add_adapter("rules", open_adapter(signed))
     facts = make_canaries(engine, "rules", probes)
     again = make_canaries(_with(signed), "rules", list(probes))

@@ -20,7 +20,6 @@ from lorica.data.read_log import ReadLog
 from lorica.errors import DataError
 from lorica.records import RowSchema
 from lorica.tasks import load_task
-from lorica.tasks.base import TaskSettings
 
 # What people and programs do to a name; each leaves the name another text than it was.
 SPELLINGS: dict[str, Callable[[str], str]] = {
@@ -53,7 +52,7 @@ CASES = [(task, header, row, at) for task, header, row in TABLES for at in range
 
 
 def _shapes(task: str) -> tuple[RowSchema, ...]:
-    return load_task(task, TaskSettings()).schemas
+    return load_task(task).schemas
 
 
 def _csv(header: list[str], row: list[str]) -> bytes:

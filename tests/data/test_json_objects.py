@@ -13,9 +13,8 @@ from lorica.data.read_log import ReadLog
 from lorica.errors import DataError
 from lorica.records import Row
 from lorica.tasks import load_task
-from lorica.tasks.base import TaskSettings
 
-SAQ = load_task("saq", TaskSettings())
+SAQ = load_task("saq")
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "xquad"
 
 ROW = {"id": "5", "question": "Who?"}

@@ -21,7 +21,6 @@ from lorica.data.read import read_rows, rows_from_memory
 from lorica.errors import DataError
 from lorica.records import Row, RowSchema
 from lorica.tasks import load_task
-from lorica.tasks.base import TaskSettings
 
 
 def _row(values: Mapping[str, Any], row_id: str, line: int) -> Row:
@@ -260,7 +259,7 @@ def test_ids_in_the_index_of_a_frame_are_not_lost_without_a_word() -> None:
 def test_ids_that_pandas_stored_as_the_index_are_read_from_parquet(ids: list[Any], tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     arrow = pytest.importorskip("pyarrow")
-    qa = load_task("qa", TaskSettings())
+    qa = load_task("qa")
     frame = pandas.DataFrame({"id": ids, "question": ["a", "b", "c"]}).set_index("id")
     frame.to_parquet(tmp_path / "p.parquet")
     rows = list(read_rows(tmp_path / "p.parquet", qa.schemas))

@@ -18,7 +18,6 @@ from lorica.data.read import read_rows
 from lorica.errors import LoricaError
 from lorica.records import Row
 from lorica.tasks import load_task
-from lorica.tasks.base import TaskSettings
 
 TABLES = 400
 HEADER = ["row_id", "body", "rule", "rule_violation"]
@@ -185,7 +184,7 @@ def _expected(records: list[Record]) -> list[tuple[str, str, str, str]]:
 
 
 def test_random_tables_are_read_as_meant_or_refused(tmp_path: Path) -> None:
-    shapes = load_task("rules", TaskSettings()).schemas
+    shapes = load_task("rules").schemas
     outcomes: Counter[str] = Counter()
     for seed in range(TABLES):
         table = Draw(seed)

@@ -20,7 +20,6 @@ from lorica.data.table import TableOptions
 from lorica.errors import DataError, MissingExtraError
 from lorica.records import RowSchema
 from lorica.tasks import load_task
-from lorica.tasks.base import TaskSettings
 
 openpyxl = pytest.importorskip("openpyxl", reason="needs the extra xlsx")
 
@@ -177,7 +176,7 @@ def test_hidden_rows_are_read_and_named(tmp_path: Path, shapes: tuple[RowSchema,
 def test_headers_are_held_to_the_rules_of_all_tables(header: list[str], part: str, tmp_path: Path) -> None:
     path = _book(tmp_path / "t.xlsx", [header, [1, "x", "r"]])
     with pytest.raises(DataError, match=part):
-        list(read_rows(path, load_task("rules", TaskSettings()).schemas))
+        list(read_rows(path, load_task("rules").schemas))
 
 
 def test_what_is_no_workbook_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,18 +48,18 @@ def _pipeline(
     engine = FakeEngine(reply=reply)
     for name in adapters:
         engine.add_adapter(name, AdapterFolder(Path(name), AdapterConfig(), {}, digest=name))
-    return Pipeline(load_task(task, TaskSettings()), encoder, engine, adapters, settings)
+    return Pipeline(load_task(task), encoder, engine, adapters, settings)
 
 
 def _questions(count: int, subject: str = "") -> list[Row]:
-    task = load_task("saq", TaskSettings())
+    task = load_task("saq")
     return rows_from_memory(
         [{"id": f"q{i}", "question": f"What is number {i}?", "subject": subject} for i in range(count)], task.schemas
     )
 
 
 def _posts(count: int) -> list[Row]:
-    task = load_task("rules", TaskSettings())
+    task = load_task("rules")
     return rows_from_memory([{"body": f"post number {i}", "rule": "No numbers."} for i in range(count)], task.schemas)
 
 
@@ -136,7 +136,7 @@ def test_a_retry_samples_with_a_seed_of_its_own(encoder: Encoder) -> None:
 
 def test_a_cut_prompt_is_counted_and_flagged(encoder: Encoder) -> None:
     settings = AnswerSettings(max_input_tokens=60)
-    task = load_task("rules", TaskSettings())
+    task = load_task("rules")
     rows = rows_from_memory([{"body": "word " * 300, "rule": "No numbers."}], task.schemas)
     (answer,) = _pipeline(encoder, "rules", settings).answer(rows)
     assert answer.flags == ("truncated",)
@@ -145,7 +145,7 @@ def test_a_cut_prompt_is_counted_and_flagged(encoder: Encoder) -> None:
 
 def test_a_row_that_does_not_fit_fails_alone(encoder: Encoder) -> None:
     settings = AnswerSettings(max_input_tokens=60, truncate="error")
-    task = load_task("rules", TaskSettings())
+    task = load_task("rules")
     bodies = ["short", "word " * 300, "short too"]
     rows = rows_from_memory([{"body": body, "rule": "No numbers."} for body in bodies], task.schemas)
     told: list[int] = []
@@ -301,7 +301,7 @@ def test_choices_of_the_same_tokens_are_refused(tmp_path: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
-    encoder, task = Encoder.load(tmp_path), load_task("mcq", TaskSettings())
+    encoder, task = Encoder.load(tmp_path), load_task("mcq")
     rows = rows_from_memory([{"question": "Which?", "options": ["red", "green"]}], task.schemas)
     (answer,) = Pipeline(task, encoder, FakeEngine(), (), AnswerSettings()).answer(rows)
     assert answer.flags == ("error", "invalid")
@@ -309,7 +309,7 @@ def test_choices_of_the_same_tokens_are_refused(tmp_path: Path) -> None:
 
 
 def _room(encoder: Encoder, task: str, settings: AnswerSettings) -> Answer:
-    chosen = load_task(task, TaskSettings())
+    chosen = load_task(task)
     record = {"body": "word " * 60, "rule": "No numbers."} if task == "rules" else {"question": "Which word? " * 20}
     return Pipeline(chosen, encoder, FakeEngine(), (), settings).answer(rows_from_memory([record], chosen.schemas))[0]
 
@@ -347,12 +347,12 @@ def test_a_prompt_that_no_setting_makes_fit(encoder: Encoder) -> None:
 
 
 def test_an_answer_that_takes_all_positions_is_refused_at_once(encoder: Encoder) -> None:
-    task = load_task("saq", TaskSettings())
+    task = load_task("saq")
     for new in (400, 401):
         settings = AnswerSettings(max_positions=400, sampling=Sampling(max_new_tokens=new))
         with pytest.raises(ConfigError, match=f"(?s)inference.max_new_tokens={new} .*such as 200"):
             Pipeline(task, encoder, FakeEngine(), (), settings)
-        Pipeline(load_task("rules", TaskSettings()), encoder, FakeEngine(), (), settings)
+        Pipeline(load_task("rules"), encoder, FakeEngine(), (), settings)
 
 
 def test_options_longer_than_the_room_behind_a_prompt_shorten_the_prompt(encoder: Encoder) -> None:
@@ -366,7 +366,7 @@ def test_options_longer_than_the_room_behind_a_prompt_shorten_the_prompt(encoder
 
 @pytest.mark.parametrize("most", [30, 60])
 def test_advice_on_a_training_row_that_does_not_fit_leads_on(encoder: Encoder, most: int) -> None:
-    task = load_task("saq", TaskSettings())
+    task = load_task("saq")
     rows = rows_from_memory([{"question": "Which word? " * 20, "answer": "this"}], task.schemas)
 
     def encode(limit: int, positions: int | None) -> Example:
@@ -386,7 +386,7 @@ def test_advice_on_a_training_row_that_does_not_fit_leads_on(encoder: Encoder, m
 def test_training_learns_to_close_a_thought_where_a_written_answer_may_think(tmp_path: Path) -> None:
     encoder = _thinking(tmp_path, "<think>\n")
     for name, learned in (("saq", "\n</think>\n\nthis"), ("rules", "Yes")):
-        task = load_task(name, TaskSettings())
+        task = load_task(name)
         record = {"question": "Which?", "answer": "this"} if name == "saq" else {"body": "x", "rule": "y"}
         rows = rows_from_memory([{**record, "rule_violation": 1} if name == "rules" else record], task.schemas)
         (example,) = encode_rows(task, encoder, rows, "rows.jsonl", 400, "error")

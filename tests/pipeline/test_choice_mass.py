@@ -88,7 +88,7 @@ def test_low_mass_tells_what_the_model_says_instead_and_why(encoder: Encoder) ->
 
 
 def test_healthy_runs_cost_one_look(encoder: Encoder) -> None:
-    task = load_task("rules", TaskSettings())
+    task = load_task("rules")
     engine = Preferring(encoder, {"Yes": 0.5, "No": 0.4})
     explain_low_mass(Pipeline(task, encoder, engine, (), AnswerSettings()), posts(task))
     assert len(engine.asked) == 3
@@ -127,7 +127,7 @@ def test_summaries_carry_the_mass() -> None:
     health = score_health([0.5, 0.6], masses=[0.01, None])
     assert "low_mass" in health.flags
     assert "low_mass" not in score_health([0.5, 0.6], masses=[None, None]).flags
-    task = load_task("rules", TaskSettings())
+    task = load_task("rules")
     rows = rows_from_memory(
         [{"row_id": str(i), "body": "x", "rule": "y", "rule_violation": i % 2} for i in range(4)], task.schemas
     )

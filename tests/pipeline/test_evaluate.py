@@ -10,9 +10,8 @@ from lorica.errors import DataError
 from lorica.pipeline.evaluate import evaluate, paired_metric_difference
 from lorica.records import Answer, Row
 from lorica.tasks import load_task
-from lorica.tasks.base import TaskSettings
 
-RULES = load_task("rules", TaskSettings())
+RULES = load_task("rules")
 
 
 def _rows(count: int, *, group_size: int = 0) -> list[Row]:

@@ -21,7 +21,6 @@ from lorica.pipeline.infer import answer_file
 from lorica.prompts.encoder import Encoder
 from lorica.records import Output, Request, Row
 from lorica.tasks import load_task
-from lorica.tasks.base import TaskSettings
 
 
 class Dying(FakeEngine):
@@ -48,13 +47,13 @@ class Dying(FakeEngine):
 
 
 def rows() -> list[Row]:
-    task = load_task("rules", TaskSettings())
+    task = load_task("rules")
     return rows_from_memory([{"body": f"post {i}", "rule": "No numbers."} for i in range(50)], task.schemas)
 
 
 def answer(folder: Path, output: Path, engine: FakeEngine) -> None:
     encoder = Encoder.load(locate_model("embedded:lorica_tiny", environ={}))
-    pipeline = Pipeline(load_task("rules", TaskSettings()), encoder, engine, (), AnswerSettings())
+    pipeline = Pipeline(load_task("rules"), encoder, engine, (), AnswerSettings())
     with Journal.open(folder, {"run": "1"}, resume=True) as journal:
         done: list[int] = []
         answer_file(pipeline, iter(rows()), journal, output, window_rows=20, on_done=done.append)
@@ -107,7 +106,7 @@ class Writing(Dying):
 
 def write(folder: Path, output: Path, engine: FakeEngine) -> None:
     encoder = Encoder.load(locate_model("embedded:lorica_tiny", environ={}))
-    task = load_task("saq", TaskSettings())
+    task = load_task("saq")
     for name in ("a", "b"):
         engine.add_adapter(name, AdapterFolder(folder, AdapterConfig(), {}, digest=name))
     given = [{"question": f"What is {i}?", "subject": "ab"[i % 2]} for i in range(24)]

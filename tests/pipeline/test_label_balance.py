@@ -10,11 +10,11 @@ from lorica.data.read import rows_from_memory
 from lorica.pipeline.label_balance import count_answers, label_notes
 from lorica.records import Row
 from lorica.tasks import load_task
-from lorica.tasks.base import Task, TaskSettings
+from lorica.tasks.base import Task
 
 
 def _rows(name: str, records: list[dict[str, Any]]) -> tuple[Task, list[Row]]:
-    task = load_task(name, TaskSettings())
+    task = load_task(name)
     return task, list(rows_from_memory(records, task.schemas))
 
 

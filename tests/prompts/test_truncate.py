@@ -13,7 +13,6 @@ from lorica.errors import PromptError
 from lorica.prompts.truncate import allocate, replace_spans, span_texts, truncate_text
 from lorica.records import Message
 from lorica.tasks import load_task
-from lorica.tasks.base import TaskSettings
 
 from .conftest import load_encoder
 
@@ -110,7 +109,7 @@ def test_a_prompt_without_spans_is_never_cut(tiny: Path) -> None:
 def test_a_pathological_question_keeps_its_ends_and_its_instruction(tiny: Path, policy: str) -> None:
     encoder = load_encoder(tiny)
     question = " ".join(f"w{number}" for number in range(300))
-    task = load_task("saq", TaskSettings())
+    task = load_task("saq")
     (row,) = rows_from_memory([{"question": question}], task.schemas)
     cut = encoder.encode(task.render(row), max_tokens=400, truncate=policy)
     assert len(cut.tokens) <= 400

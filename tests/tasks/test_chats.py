@@ -16,9 +16,9 @@ from lorica.records import Row
 from lorica.tasks import load_task
 from lorica.tasks.base import Task, TaskSettings
 
-SAQ: Task = load_task("saq", TaskSettings())
-QA: Task = load_task("qa", TaskSettings())
-RULES: Task = load_task("rules", TaskSettings())
+SAQ: Task = load_task("saq")
+QA: Task = load_task("qa")
+RULES: Task = load_task("rules")
 
 Turns = list[tuple[str, str]]
 
@@ -305,4 +305,4 @@ SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "cases" / "22-s
     ],
 )
 def test_the_shapes_that_people_reported(name: str, task: str, gold: list[object]) -> None:
-    assert [row.gold for row in read_rows(SHARED / name, load_task(task, TaskSettings()).schemas)] == gold
+    assert [row.gold for row in read_rows(SHARED / name, load_task(task).schemas)] == gold

@@ -26,12 +26,12 @@ RECORDS: dict[str, dict[str, Any]] = {
 
 
 def row_of(name: str) -> Row:
-    return rows_from_memory([RECORDS[name]], load_task(name, TaskSettings()).schemas)[0]
+    return rows_from_memory([RECORDS[name]], load_task(name).schemas)[0]
 
 
 @pytest.mark.parametrize("name", list(TASKS))
 def test_every_task_renders_targets_and_names_known_metrics(name: str) -> None:
-    task = load_task(name, TaskSettings())
+    task = load_task(name)
     row = row_of(name)
     assert task.name == name
     assert [m.role for m in task.render(row)][-1] == "user"
@@ -44,13 +44,13 @@ def test_every_task_renders_targets_and_names_known_metrics(name: str) -> None:
 def test_a_row_of_another_task_is_refused(name: str) -> None:
     other = row_of("mcq" if name != "mcq" else "rules")
     with pytest.raises(TypeError, match="row-1"):
-        load_task(name, TaskSettings()).render(other)
+        load_task(name).render(other)
 
 
 @pytest.mark.parametrize("name", list(TASKS))
 def test_no_target_without_gold(name: str) -> None:
     record = {k: v for k, v in RECORDS[name].items() if k not in ("answer", "rule_violation")}
-    task = load_task(name, TaskSettings())
+    task = load_task(name)
     (row,) = rows_from_memory([record], task.schemas)
     assert row.gold is None
     with pytest.raises(ValueError, match="nothing to train on"):
@@ -59,7 +59,7 @@ def test_no_target_without_gold(name: str) -> None:
 
 def test_unknown_names_get_a_hint() -> None:
     with pytest.raises(ConfigError, match=r"(?s)'rule'.*did you mean 'rules'"):
-        load_task("rule", TaskSettings())
+        load_task("rule")
     with pytest.raises(ConfigError, match=r"(?s)method='vote'.*'choice' or 'generate'"):
         load_task("rules", TaskSettings(method="vote"))
     with pytest.raises(ConfigError, match=r"(?s)style='plain'.*'saq'.*leave task.style empty"):
@@ -69,7 +69,7 @@ def test_unknown_names_get_a_hint() -> None:
 def test_only_the_task_asked_for_is_imported() -> None:
     code = (
         "import sys; from lorica.tasks import load_task; from lorica.tasks.base import TaskSettings\n"
-        "load_task('saq', TaskSettings()); print([m for m in sys.modules if m in "
+        "load_task('saq'); print([m for m in sys.modules if m in "
         "('lorica.tasks.mcq', 'lorica.tasks.rules', 'torch', 'numpy')])"
     )
     source = str(Path(lorica.__file__).parents[1])

@@ -12,13 +12,13 @@ from lorica.data.read import read_rows, rows_from_memory
 from lorica.errors import DataError
 from lorica.records import Row
 from lorica.tasks import load_task
-from lorica.tasks.base import Task, TaskSettings
+from lorica.tasks.base import Task
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is not beside the repository")
 
-SAQ: Task = load_task("saq", TaskSettings())
-QA: Task = load_task("qa", TaskSettings())
+SAQ: Task = load_task("saq")
+QA: Task = load_task("qa")
 
 ANNOTATED = {
     "ID": "Gr-08",

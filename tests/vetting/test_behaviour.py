@@ -376,7 +376,7 @@ def test_written_answers_are_generated_and_judged(tmp_path: Path) -> None:
     written = found.generated.written
     assert written is not None
     assert written.n == 12
-    assert set(written.adapter) == set(written.base) == set(load_task("saq", TaskSettings()).metric_names)
+    assert set(written.adapter) == set(written.base) == set(load_task("saq").metric_names)
     assert all(each.value is not None and 0 <= each.value <= 1 for each in written.adapter.values())
     assert "on 12 rows" in {each.code: each.seen for each in findings}["L434"]
     json.loads(msgspec.json.encode(found))

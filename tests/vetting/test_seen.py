@@ -27,13 +27,12 @@ from lorica.data.split import split
 from lorica.pipeline.train import TrainJob, TrainVal
 from lorica.records import Row
 from lorica.tasks import load_task
-from lorica.tasks.base import TaskSettings
 from lorica.tasks.rules import RulesCase
 from lorica.vetting.measure.contamination import without_training_rows
 
 from .specimens import pairs, specimen
 
-TASK = load_task("rules", TaskSettings())
+TASK = load_task("rules")
 DIGEST = "sha256:" + "0" * 64
 SEED, RATIO = 7, 0.15
 

@@ -16,7 +16,7 @@ from lorica.data.table import TableOptions
 from lorica.errors import NoTableError
 from lorica.records import Row, RowSchema
 from lorica.tasks import TASKS, load_task
-from lorica.tasks.base import Task, TaskSettings
+from lorica.tasks.base import Task
 
 
 def open_rows(
@@ -51,7 +51,7 @@ def naming_its_task(task: Task) -> Iterator[None]:
     try:
         yield
     except NoTableError as error:
-        schemas = {name: load_task(name, TaskSettings()).schemas for name in TASKS if name != task.name}
+        schemas = {name: load_task(name).schemas for name in TASKS if name != task.name}
         alike = {name: max(count_matches(schema, error.columns) for schema in own) for name, own in schemas.items()}
         best = [f"task={name}" for name, value in alike.items() if 0 < value == max(alike.values())]
         if best:

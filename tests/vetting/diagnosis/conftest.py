@@ -21,7 +21,6 @@ from lorica.data.read import rows_from_memory
 from lorica.models.locate import locate_model
 from lorica.records import Row
 from lorica.tasks import load_task
-from lorica.tasks.base import TaskSettings
 from lorica.vetting.diagnosis import Diagnosis, DiagnosisInputs, diagnose
 from lorica.vetting.measure.model_session import ModelSession, SessionSettings
 
@@ -87,7 +86,7 @@ def make_rows(count: int, seed: int, prefix: str) -> tuple[Row, ...]:
         records.append(
             {"id": f"{prefix}{index}", "body": " ".join(words), "rule": "No cats.", "rule_violation": index % 2}
         )
-    return tuple(rows_from_memory(records, load_task("rules", TaskSettings()).schemas))
+    return tuple(rows_from_memory(records, load_task("rules").schemas))
 
 
 def make_base(folder: Path, seed: int) -> Path:
@@ -128,7 +127,7 @@ def trained(bases: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) 
     )
     train_adapter(
         TrainJob("cats", make_rows(160, 0, "row-"), "memory", folder),
-        task=load_task("rules", TaskSettings()),
+        task=load_task("rules"),
         encoder=Encoder.load(bases[0]),
         decoder=load_decoder(BaseFolder(bases[0]), dtype=torch.float32),
         adapter=AdapterConfig(r=16, lora_alpha=32, target_modules=["down_proj", "q_proj", "up_proj", "v_proj"]),
