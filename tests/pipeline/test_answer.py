@@ -392,6 +392,6 @@ def test_training_learns_to_close_a_thought_where_a_written_answer_may_think(tmp
         (example,) = encode_rows(task, encoder, rows, "rows.jsonl", 400, "error")
         assert encoder.decode(example.encoded.tokens[example.encoded.answer_start :]) == learned
         pipeline = Pipeline(task, encoder, FakeEngine(), (), AnswerSettings())
-        request = pipeline._prepare(rows[0]).request
+        request = pipeline._prepare_row(rows[0]).request
         assert request is not None
         assert request.prompt == example.encoded.tokens[: example.encoded.answer_start]

@@ -44,7 +44,7 @@ BLOCK_VALUES = 4 * 1024 * 1024
 
 
 @functools.lru_cache(maxsize=8)
-def _table(dtype: str) -> Floats:
+def _byte_table(dtype: str) -> Floats:
     """[256] the value of every byte."""
     code = np.arange(256)
     if dtype == "F8_E8M0":
@@ -84,7 +84,7 @@ def decode_floats(raw: Bytes, dtype: str) -> Floats:
         with np.errstate(over="ignore"):  # infinite is what float32 makes of it, and the checks say so
             return raw.view("<f2" if dtype == "F16" else "<f8").astype(np.float32)
     if dtype in READABLE:
-        looked_up: Floats = _table(dtype)[raw]
+        looked_up: Floats = _byte_table(dtype)[raw]
         return looked_up
     raise AdapterError(f"values of type {dtype} are not floating point", fix="save the adapter as F32, BF16 or F16")
 

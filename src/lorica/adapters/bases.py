@@ -89,10 +89,10 @@ def all_bases() -> tuple[BaseShape, ...]:
     with TABLE.open(encoding="utf-8", newline="") as file:
         rows = csv.reader(file)
         next(rows)
-        return tuple(_base(row) for row in rows)
+        return tuple(_parse_row(row) for row in rows)
 
 
-def _base(row: list[str]) -> BaseShape:
+def _parse_row(row: list[str]) -> BaseShape:
     name, family, *numbers, tied, experts, more, aliases = row
     hidden, layers, heads, kv_heads, head_dim, ffn, vocabulary = (int(number or 0) for number in numbers)
     pairs = (number.partition("=") for number in more.split())
@@ -123,9 +123,9 @@ def bases_named(base_id: str, *, loosely: bool = True) -> list[BaseShape]:
     wanted = normalise_base_id(base_id)
     if not wanted:
         return []
-    bases = _index().get(wanted, ())
+    bases = _bases_by_name().get(wanted, ())
     if not bases and loosely:
-        bases = _loose_index().get(_untuned(wanted)) or longest_prefix_match(wanted)
+        bases = _loose_index().get(_strip_tuning(wanted)) or longest_prefix_match(wanted)
     return list(bases)
 
 
@@ -150,7 +150,7 @@ _SIZE = re.compile(r"(?:^|-)\d+(?:-\d+)?[bm](?:-|$)")
 
 
 @functools.cache
-def _index() -> dict[str, tuple[BaseShape, ...]]:
+def _bases_by_name() -> dict[str, tuple[BaseShape, ...]]:
     bases_by_name: dict[str, list[BaseShape]] = {}
     for base in all_bases():
         for name in dict.fromkeys(normalise_base_id(spelling) for spelling in (base.name, *base.aliases)):
@@ -162,12 +162,12 @@ def _index() -> dict[str, tuple[BaseShape, ...]]:
 def _loose_index() -> dict[str, tuple[BaseShape, ...]]:
     """Names without their tuning -> every row that has such a name, tuned or not."""
     bases_by_name: dict[str, dict[str, BaseShape]] = {}
-    for name, bases in _index().items():
-        bases_by_name.setdefault(_untuned(name), {}).update({base.name: base for base in bases})
+    for name, bases in _bases_by_name().items():
+        bases_by_name.setdefault(_strip_tuning(name), {}).update({base.name: base for base in bases})
     return {name: tuple(bases.values()) for name, bases in bases_by_name.items()}
 
 
-def _untuned(name: str) -> str:
+def _strip_tuning(name: str) -> str:
     while (shorter := _TUNED.sub("", name)) != name:
         name = shorter
     return name
@@ -178,7 +178,7 @@ def longest_prefix_match(wanted: str) -> tuple[BaseShape, ...]:
     words = wanted.split("-")
     for count in range(len(words) - 1, 1, -1):
         prefix = "-".join(words[:count])
-        bases = _index().get(prefix) or _loose_index().get(prefix)
+        bases = _bases_by_name().get(prefix) or _loose_index().get(prefix)
         if bases and _SIZE.search(prefix):
             return () if _SIZE.search("-".join(words[count:])) else bases
     return ()

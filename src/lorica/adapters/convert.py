@@ -51,10 +51,10 @@ def read_foreign(weights: Path, config: bytes | None) -> Conversion:
     """
     try:
         version = _version(weights.stat())
-        form, tensors, notes = _tensors(weights)
+        form, tensors, notes = _read_tensors(weights)
         check_budget(tensors.values(), version[1])
         values = None if config is None else read_object(config, MAX_CONFIG_BYTES)[0]
-        tool = _tool(weights, tensors, values)
+        tool = _tool_of(weights, tensors, values)
         if tool == "mlx" or form == NUMPY:
             named, peft_config, notes = _of_mlx(tensors, config)
             return Conversion(weights, version, "MLX adapter", named, peft_config, True, notes)
@@ -72,7 +72,7 @@ def read_foreign(weights: Path, config: bytes | None) -> Conversion:
     return Conversion(weights, version, form, tensors, config, False, notes)
 
 
-def _tool(weights: Path, tensors: Mapping[str, StoredTensor], config: Mapping[str, Any] | None) -> str:
+def _tool_of(weights: Path, tensors: Mapping[str, StoredTensor], config: Mapping[str, Any] | None) -> str:
     """The key of the tool whose format this is: tensors tell, or the config, or the file's name; "" for PEFT's."""
     named, claimed = method_of_names(tensors), method_of_config(config or {})
     by_file = None if any(name.startswith(PREFIX) for name in tensors) else method_of_files([weights.name])
@@ -80,7 +80,7 @@ def _tool(weights: Path, tensors: Mapping[str, StoredTensor], config: Mapping[st
     return keys[0] if keys else ""
 
 
-def _tensors(weights: Path) -> tuple[str, dict[str, StoredTensor], list[str]]:
+def _read_tensors(weights: Path) -> tuple[str, dict[str, StoredTensor], list[str]]:
     """(what the file is, its tensors, what is to be told), by its first bytes or, where these do not tell, its name."""
     head = read_capped(weights, HEAD_BYTES)
     content = None if head[4:9] == b"\0\0\0\0{" else recognise(head)

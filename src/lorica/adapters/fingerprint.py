@@ -11,27 +11,10 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from lorica.adapters.bases import BaseShape, all_bases, bases_named
+from lorica.adapters.bases import BaseShape, all_bases
 from lorica.adapters.config import AdapterConfig
 from lorica.adapters.module_roles import SCHEMES, WIDTHS, Scheme, known_to_any, module_role
 from lorica.adapters.tensor_map import LoraModule, TensorMap
-
-__all__ = [
-    "AdapterShapes",
-    "BaseMatch",
-    "BaseShape",
-    "ModuleLocation",
-    "Slot",
-    "bases_named",
-    "describe_match",
-    "leaves_no_layer_out",
-    "locate_module",
-    "match_bases",
-    "misfit_reasons",
-    "pair_widths",
-    "shapes_of",
-    "vocabulary_reason",
-]
 
 # A saved embedding may be cut to the tokenizer's size, padded, or grown by the user's own tokens.
 _PADDING = 512
@@ -164,16 +147,16 @@ def shapes_of(layout: TensorMap, config: AdapterConfig | None) -> AdapterShapes:
         Slot(name, tuple(sorted(pairs)), sum(pairs.values()), first[name]) for name, pairs in sorted(widths.items())
     )
     repeated = config is not None and bool(config.other.get("layer_replication"))
-    decided, contradictions = _decide(slots)
+    decided, contradictions = _decide_widths(slots)
     return AdapterShapes(
         slots=slots,
         layers_at_least=0 if repeated else layers,
         layers=layers if layers and not repeated and leaves_no_layer_out(config) else None,
         experts_at_least=experts,
-        vocabulary=_vocabulary(layout, slots),
+        vocabulary=_vocabulary_rows(layout, slots),
         decided=decided,
         contradictions=contradictions,
-        unknown=tuple(slot.name for slot in slots if not _known(slot.name)),
+        unknown=tuple(slot.name for slot in slots if not _is_known_slot(slot.name)),
         modality_modules=modality_modules,
     )
 
@@ -182,7 +165,7 @@ def misfit_reasons(shapes: AdapterShapes, base: BaseShape) -> list[str]:
     """Why an adapter of these shapes does not fit a base, in a few words each ("hidden 2560, not 1536"); empty
     when it does."""
     reasons: dict[str, str] = {}
-    for name, reason in _differences(shapes, base):
+    for name, reason in _shape_differences(shapes, base):
         reasons.setdefault(name, reason)
     if shapes.vocabulary is not None and (reason := vocabulary_reason(shapes.vocabulary, base.vocabulary)):
         reasons["vocabulary"] = reason
@@ -197,19 +180,24 @@ def misfit_reasons(shapes: AdapterShapes, base: BaseShape) -> list[str]:
 @functools.lru_cache(maxsize=64)
 def match_bases(shapes: AdapterShapes) -> BaseMatch:
     """The bases of the table that shapes fit. An adapter for an unknown base fits none, which is legal."""
-    if not any(_known(slot.name) for slot in shapes.slots):
+    if not any(_is_known_slot(slot.name) for slot in shapes.slots):
         return BaseMatch(shapes=0, nothing_decided=True)
-    fitting = [base for bases in _groups() if next(_differences(shapes, bases[0]), None) is None for base in bases]
+    fitting = [
+        base
+        for bases in _bases_by_shape()
+        if next(_shape_differences(shapes, bases[0]), None) is None
+        for base in bases
+    ]
     if shapes.vocabulary is not None:
         # The nearest vocabulary decides only among bases that fit otherwise: users add tokens of their own.
         tight = [base for base in fitting if abs(base.vocabulary - shapes.vocabulary) <= _PADDING]
         fitting = tight or [base for base in fitting if not vocabulary_reason(shapes.vocabulary, base.vocabulary)]
     if not fitting:
-        heads = [bases[0] for bases in _groups()]
-        near = sorted(heads, key=lambda base: (len(misfit_reasons(shapes, base)), _distance(shapes, base)))[:3]
+        heads = [bases[0] for bases in _bases_by_shape()]
+        near = sorted(heads, key=lambda base: (len(misfit_reasons(shapes, base)), _width_distance(shapes, base)))[:3]
         return BaseMatch(shapes=0, nearest=tuple((base.name, tuple(misfit_reasons(shapes, base))) for base in near))
     keys = {_shape_key(base) for base in fitting}
-    open_widths = _differing(fitting) if len(keys) > 1 else ()
+    open_widths = _open_widths(fitting) if len(keys) > 1 else ()
     return BaseMatch(
         candidates=tuple(base.name for base in fitting),
         shapes=len(keys),
@@ -264,7 +252,7 @@ def _is_number(name: str) -> bool:
 
 
 @functools.cache
-def _known(slot: str) -> bool:
+def _is_known_slot(slot: str) -> bool:
     return known_to_any(slot)
 
 
@@ -277,7 +265,7 @@ def leaves_no_layer_out(config: AdapterConfig | None) -> bool:
     return not any(_is_number(name_part) for name in config.target_modules for name_part in name.split("."))
 
 
-def _vocabulary(layout: TensorMap, slots: tuple[Slot, ...]) -> int | None:
+def _vocabulary_rows(layout: TensorMap, slots: tuple[Slot, ...]) -> int | None:
     """Rows of the embedding or the output head, where the file holds either."""
     rows = []
     for path, names in layout.saved.items():
@@ -296,11 +284,11 @@ def _vocabulary(layout: TensorMap, slots: tuple[Slot, ...]) -> int | None:
     return max((row for row in rows if row), default=None)
 
 
-def _decide(slots: tuple[Slot, ...]) -> tuple[tuple[tuple[str, int], ...], tuple[str, ...]]:
+def _decide_widths(slots: tuple[Slot, ...]) -> tuple[tuple[tuple[str, int], ...], tuple[str, ...]]:
     """(widths by name, contradictions) under the naming that explains most."""
     best: tuple[tuple[int, int], dict[str, dict[int, str]]] | None = None
     for scheme in SCHEMES.values():
-        read, missed = _read(slots, scheme)
+        read, missed = _read_widths(slots, scheme)
         worth = (missed, sum(len(values) > 1 for values in read.values()))
         if best is None or worth < best[0]:
             best = worth, read
@@ -314,7 +302,7 @@ def _decide(slots: tuple[Slot, ...]) -> tuple[tuple[tuple[str, int], ...], tuple
     return decided, contradictions
 
 
-def _read(slots: tuple[Slot, ...], scheme: Scheme) -> tuple[dict[str, dict[int, str]], int]:
+def _read_widths(slots: tuple[Slot, ...], scheme: Scheme) -> tuple[dict[str, dict[int, str]], int]:
     """Width's name -> value -> a module that states it; and how many places the scheme does not have."""
     values_by_width: dict[str, dict[int, str]] = {}
     missed = 0
@@ -330,7 +318,7 @@ def _read(slots: tuple[Slot, ...], scheme: Scheme) -> tuple[dict[str, dict[int, 
     return values_by_width, missed
 
 
-def _differences(shapes: AdapterShapes, base: BaseShape) -> Iterator[tuple[str, str]]:
+def _shape_differences(shapes: AdapterShapes, base: BaseShape) -> Iterator[tuple[str, str]]:
     """(what differs, in words), one by one: the first alone decides whether a base fits."""
     if base.layers:
         if shapes.layers_at_least > base.layers:
@@ -341,7 +329,7 @@ def _differences(shapes: AdapterShapes, base: BaseShape) -> Iterator[tuple[str, 
     for slot in shapes.slots:
         expected = base.widths(slot.name)
         if expected is None:
-            if _known(slot.name):
+            if _is_known_slot(slot.name):
                 yield "names", f"no {slot.name.rsplit('.', 1)[-1]} in {base.family} models"
             continue
         for pair in slot.widths:
@@ -362,7 +350,7 @@ def vocabulary_reason(rows: int, vocabulary: int) -> str:
 
 
 @functools.cache
-def _groups() -> tuple[tuple[BaseShape, ...], ...]:
+def _bases_by_shape() -> tuple[tuple[BaseShape, ...], ...]:
     """The table's bases by shape."""
     bases_by_shape: dict[tuple[object, ...], list[BaseShape]] = {}
     for base in all_bases():
@@ -376,7 +364,7 @@ def _shape_key(base: BaseShape) -> tuple[object, ...]:
     return (tuple(sorted(base.scheme)), base.layers, base.experts, *((w, base.width(w)) for w in sorted(widths)))
 
 
-def _differing(bases: list[BaseShape]) -> tuple[str, ...]:
+def _open_widths(bases: list[BaseShape]) -> tuple[str, ...]:
     differs = [name for name in ("query", "kv", "context", "ffn") if len({base.width(name) for base in bases}) > 1]
     differs += ["layers"] if len({base.layers for base in bases}) > 1 else []
     differs += ["experts"] if len({base.experts for base in bases}) > 1 else []
@@ -385,7 +373,7 @@ def _differing(bases: list[BaseShape]) -> tuple[str, ...]:
     return tuple(differs) or ("names",)
 
 
-def _distance(shapes: AdapterShapes, base: BaseShape) -> float:
+def _width_distance(shapes: AdapterShapes, base: BaseShape) -> float:
     """How far a base's widths are from those decided, as a sum of relative differences."""
     pairs = [(value, base.width(name)) for name, value in shapes.decided if base.width(name)]
     pairs += [(shapes.layers_at_least, base.layers)] if shapes.layers_at_least and base.layers else []

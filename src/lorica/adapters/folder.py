@@ -80,7 +80,9 @@ class AdapterFolder(msgspec.Struct, frozen=True):
         """
         _refuse_unsupported(self.path, self.config, applied)
         allowed = {parameter for key in applied for parameter in MORE_THAN_PAIRS[key]}
-        tensors = {name: (info.dtype, info.shape) for name, info in self.tensors.items() if _part(name) not in allowed}
+        tensors = {
+            name: (info.dtype, info.shape) for name, info in self.tensors.items() if _parameter_of(name) not in allowed
+        }
         if tensors or not allowed:
             check_structure(self.config, tensors, where=str(self.weights))
 
@@ -120,7 +122,7 @@ def open_adapter(path: Path, *, applied: Collection[str] = ()) -> AdapterFolder:
     _refuse_unsupported(path, config, applied)  # before a header that may be of another format
     adapter = AdapterFolder(path, config, read_header(path / WEIGHTS_NAME).tensors, "", before)
     adapter.check_applied(applied)
-    return msgspec.structs.replace(adapter, digest=_digest(path))
+    return msgspec.structs.replace(adapter, digest=_digest_files(path))
 
 
 def _refuse_unsupported(path: Path, config: AdapterConfig, applied: Collection[str]) -> None:
@@ -131,7 +133,7 @@ def _refuse_unsupported(path: Path, config: AdapterConfig, applied: Collection[s
         )
 
 
-def _part(name: str) -> str:
+def _parameter_of(name: str) -> str:
     try:
         return module_of(name)[1]
     except AdapterError:
@@ -321,7 +323,7 @@ def _sync_folder(path: Path) -> None:
             os.close(handle)
 
 
-def _digest(path: Path) -> str:
+def _digest_files(path: Path) -> str:
     state = hashlib.sha256()
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         with (path / name).open("rb") as file:

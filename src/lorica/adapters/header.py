@@ -142,7 +142,7 @@ def _read(file: BinaryIO, size: int) -> Header:
     if len(text) != length:
         raise HeaderError("unreadable", "became shorter while it was read")
     with _collector_paused(length > _LARGE_HEADER):
-        return _check(_parse(text), start=8 + length, size=size)
+        return _check_entries(_parse(text), start=8 + length, size=size)
 
 
 @contextlib.contextmanager
@@ -175,7 +175,7 @@ def _parse(text: bytes) -> dict[str, Any]:
         parsed = json.loads(
             decoded.rstrip(" "),
             object_pairs_hook=_no_duplicates,
-            parse_int=_integer,
+            parse_int=_parse_integer,
             parse_float=_no_number,
             parse_constant=_no_number,
         )
@@ -196,7 +196,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _integer(digits: str) -> int:
+def _parse_integer(digits: str) -> int:
     if len(digits) < 19 and digits[0] != "-":
         return int(digits)
     if digits.startswith("-") or len(digits) > 19 or int(digits) > MAX_INTEGER:
@@ -208,7 +208,7 @@ def _no_number(digits: str) -> Any:
     raise HeaderError("entry", f"header holds the number {_short(digits)}; allowed: whole numbers")
 
 
-def _check(parsed: dict[str, Any], *, start: int, size: int) -> Header:
+def _check_entries(parsed: dict[str, Any], *, start: int, size: int) -> Header:
     metadata = parsed.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise HeaderError("metadata", "header's __metadata__ is not an object of texts")
@@ -219,7 +219,7 @@ def _check(parsed: dict[str, Any], *, start: int, size: int) -> Header:
         )
     if len(parsed) > MAX_TENSORS:
         raise HeaderError("too many", f"header lists {len(parsed)} tensors; allowed: {MAX_TENSORS}")
-    tensors = [(name, _tensor(name, entry, start)) for name, entry in parsed.items()]
+    tensors = [(name, _parse_entry(name, entry, start)) for name, entry in parsed.items()]
     tensors.sort(key=lambda item: (item[1].start, item[1].stop, item[0]))
     position = start
     for name, info in tensors:
@@ -237,7 +237,7 @@ def _check(parsed: dict[str, Any], *, start: int, size: int) -> Header:
     return Header(dict(tensors), metadata)
 
 
-def _tensor(name: str, entry: Any, base: int) -> TensorInfo:
+def _parse_entry(name: str, entry: Any, base: int) -> TensorInfo:
     shown = repr(name) if len(name) < 100 and name.isascii() else _short(name)
     _encoded_bytes(name)
     if not _is_sound(name):

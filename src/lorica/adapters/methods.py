@@ -163,7 +163,7 @@ def method_of_names(names: Iterable[str]) -> tuple[str, Method, int] | None:
     """(key, method, how many tensors) when tensors are named as another method or tool names them; the most frequent
     wins. None when no name shows one."""
     counts: dict[str, int] = {}
-    pattern, keys = _marks()
+    pattern, keys = _mark_patterns()
     tools = _tool_names()
     for name in names:
         # Nearly all names are LoRA's own; a search through 60 marks is spared them.
@@ -195,7 +195,7 @@ def _tool_names() -> tuple[tuple[str, re.Pattern[str]], ...]:
 
 
 @functools.cache
-def _marks() -> tuple[re.Pattern[str], dict[str, str]]:
+def _mark_patterns() -> tuple[re.Pattern[str], dict[str, str]]:
     """One expression for all marks, and the method of each."""
     methods = FORMATS | METHODS
     keys = {mark: key for key, method in methods.items() for mark in method.marks}

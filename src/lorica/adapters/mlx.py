@@ -85,13 +85,13 @@ def to_peft(
     claimed = method_of_config(config or {})
     if claimed is not None and claimed[0] == "mlx" and claimed[1] is not FORMATS["mlx"]:
         raise AdapterError(f"holds {claimed[1].title}", fix=claimed[1].reader)
-    modules = _modules(tensors)
-    settings = _settings(config)
-    rank = _rank(modules, settings)
+    modules = _group_modules(tensors)
+    settings = _lora_parameters(config)
+    rank = _common_rank(modules, settings)
     dora = _uses_dora(modules, config or {})
     notes: list[str] = []
-    scale = _scale(settings, config or {}, rank, notes)
-    chosen, layers = _targets(modules)
+    scale = _update_scale(settings, config or {}, rank, notes)
+    chosen, layers = _target_settings(modules)
     base = (config or {}).get("model")
     peft_config = config_from(
         {
@@ -111,10 +111,10 @@ def to_peft(
         "the names are transformers' where mlx_lm calls modules as it does; "
         "`lorica check OUTPUT --base BASE` proves it, with the base in transformers' format"
     )
-    return _renamed(modules), peft_config, notes
+    return _under_peft_names(modules), peft_config, notes
 
 
-def _settings(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _lora_parameters(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """`lora_parameters`."""
     if config is None:
         raise AdapterError(
@@ -136,7 +136,7 @@ def _settings(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return settings
 
 
-def _modules(tensors: Mapping[str, StoredTensor]) -> dict[str, dict[str, StoredTensor]]:
+def _group_modules(tensors: Mapping[str, StoredTensor]) -> dict[str, dict[str, StoredTensor]]:
     """Path -> its `lora_a`, `lora_b` and, of DoRA, `m`."""
     modules: dict[str, dict[str, StoredTensor]] = {}
     for name, tensor in tensors.items():
@@ -170,7 +170,7 @@ def _modules(tensors: Mapping[str, StoredTensor]) -> dict[str, dict[str, StoredT
     return modules
 
 
-def _rank(modules: Mapping[str, Mapping[str, StoredTensor]], settings: Mapping[str, Any]) -> int:
+def _common_rank(modules: Mapping[str, Mapping[str, StoredTensor]], settings: Mapping[str, Any]) -> int:
     again = "copy config and weights of one training again"
     ranks = set()
     for path, parameters in modules.items():
@@ -201,7 +201,7 @@ def _uses_dora(modules: Mapping[str, Mapping[str, StoredTensor]], config: Mappin
     return claimed
 
 
-def _scale(settings: Mapping[str, Any], config: Mapping[str, Any], rank: int, notes: list[str]) -> float:
+def _update_scale(settings: Mapping[str, Any], config: Mapping[str, Any], rank: int, notes: list[str]) -> float:
     """The factor of the update. Before June 2024 mlx_lm multiplied by alpha / rank, too, and until April 2025 it wrote
     an alpha that did nothing; since October 2024 its configs hold fine_tune_type."""
     scale, alpha = float(settings["scale"]), settings.get("alpha")
@@ -219,7 +219,7 @@ def _scale(settings: Mapping[str, Any], config: Mapping[str, Any], rank: int, no
     )
 
 
-def _targets(modules: Mapping[str, Any]) -> tuple[list[str], list[int] | None]:
+def _target_settings(modules: Mapping[str, Any]) -> tuple[list[str], list[int] | None]:
     """(target_modules, layers_to_transform) that name these modules and no others."""
     inner: dict[str, set[int]] = {}
     for path in modules:
@@ -234,7 +234,7 @@ def _targets(modules: Mapping[str, Any]) -> tuple[list[str], list[int] | None]:
     return sorted(inner), None if layers == list(range(len(layers))) else layers
 
 
-def _renamed(modules: Mapping[str, Mapping[str, StoredTensor]]) -> dict[str, StoredTensor]:
+def _under_peft_names(modules: Mapping[str, Mapping[str, StoredTensor]]) -> dict[str, StoredTensor]:
     named = {}
     for path, parameters in modules.items():
         named[f"{PREFIX}{path}.lora_A.weight"] = parameters["lora_a"].transposed()

@@ -60,13 +60,15 @@ def changed_settings(recorded: Mapping[str, Any], raw: Mapping[str, Any]) -> dic
     return {
         key: (recorded.get(key), now.get(key))
         for key in sorted({*recorded, *now})
-        if not _alike(recorded.get(key), now.get(key))
+        if not _is_same_value(recorded.get(key), now.get(key))
     }
 
 
 def name_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:
     """ "lora_alpha 32 -> 16; use_rslora (none) -> true", for people."""
-    return "; ".join(f"{_short(key)} {_show(before)} -> {_show(after)}" for key, (before, after) in changes.items())
+    return "; ".join(
+        f"{_shorten(key)} {_show_value(before)} -> {_show_value(after)}" for key, (before, after) in changes.items()
+    )
 
 
 def file_changes(facts: AdapterFacts, adapter: AdapterFolder) -> list[str]:
@@ -122,15 +124,15 @@ def plain_name(model: str) -> str:
     return Path(model.replace("\\", "/").rstrip("/")).name if looks_like_path else model
 
 
-def _alike(before: Any, after: Any) -> bool:
+def _is_same_value(before: Any, after: Any) -> bool:
     # True is 1 to Python.
     return bool(before == after) and isinstance(before, bool) == isinstance(after, bool)
 
 
-def _show(value: Any) -> str:
-    return "(none)" if value is None else _short(json.dumps(value))
+def _show_value(value: Any) -> str:
+    return "(none)" if value is None else _shorten(json.dumps(value))
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     plain = ascii(text)[1:-1]
     return plain if len(plain) <= 80 else plain[:77] + "..."

@@ -35,7 +35,9 @@ def find_adapters(base_dir: Path | None, paths: Mapping[str, str]) -> dict[str, 
     adapters: dict[str, Path] = {}
     if base_dir is not None:
         own = set(map(subject_key, map(visible, paths)))
-        adapters |= {name: folder for name, folder in _search(Path(base_dir)).items() if subject_key(name) not in own}
+        adapters |= {
+            name: folder for name, folder in _search_folder(Path(base_dir)).items() if subject_key(name) not in own
+        }
     for name, path in paths.items():
         folder = _adapter_in(Path(path))
         if folder is None:
@@ -65,7 +67,7 @@ def refuse_spellings(adapters: Mapping[str, Path]) -> None:
             )
 
 
-def _search(base_dir: Path) -> dict[str, Path]:
+def _search_folder(base_dir: Path) -> dict[str, Path]:
     if not base_dir.is_dir():
         raise AdapterError(
             f"the folder of adapters does not exist: {base_dir}",

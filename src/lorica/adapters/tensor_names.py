@@ -63,11 +63,11 @@ def parse_tensor_name(name: str) -> TensorName:
     path = name.removeprefix(PREFIX)
     if match := _WEIGHT.fullmatch(path):
         parameter = match["part"] if match["leaf"] == "weight" else f"{match['part']}.bias"
-        return TensorName(_module(match["module"]), parameter, match["adapter"] or "", match["leaf"])
+        return TensorName(_strip_base_layer(match["module"]), parameter, match["adapter"] or "", match["leaf"])
     if match := _EMBEDDING.fullmatch(path):
-        return TensorName(_module(match["module"]), match["part"], match["adapter"] or "", "")
+        return TensorName(_strip_base_layer(match["module"]), match["part"], match["adapter"] or "", "")
     if match := _SAVED.fullmatch(path):
-        return TensorName(_module(match["module"]), "saved", match["adapter"], match["leaf"])
+        return TensorName(_strip_base_layer(match["module"]), "saved", match["adapter"], match["leaf"])
     tool = foreign_tool(name)
     if tool or "." not in path:
         raise AdapterError(
@@ -75,7 +75,7 @@ def parse_tensor_name(name: str) -> TensorName:
             fix="only LoRA adapters in PEFT's format are supported",
         )
     module, leaf = path.rsplit(".", 1)
-    return TensorName(_module(module), "saved", "", leaf)
+    return TensorName(_strip_base_layer(module), "saved", "", leaf)
 
 
 def module_of(tensor_name: str) -> tuple[str, str]:
@@ -98,6 +98,6 @@ def foreign_tool(name: str) -> str:
     return next((tool for pattern, tool in _OTHER_FORMATS if pattern.search(name)), "")
 
 
-def _module(path: str) -> str:
+def _strip_base_layer(path: str) -> str:
     # A wrapped layer keeps its own weights under `base_layer`; it is not a level of the base model.
     return path.removesuffix(".base_layer")

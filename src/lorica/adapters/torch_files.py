@@ -119,7 +119,7 @@ class _Builder:
         if not least <= len(arguments) <= most:
             raise refuse_pickle(f"calls {name} with {len(arguments)} arguments")
         if name == "torch.Size":
-            return _sizes(arguments[0], "a size")
+            return _checked_sizes(arguments[0], "a size")
         if name == "torch._utils._rebuild_parameter":
             if not isinstance(arguments[0], _Tensor):
                 raise refuse_pickle("makes a parameter of something else than a tensor")
@@ -135,7 +135,7 @@ class _Builder:
             dtype = storage.dtype if isinstance(storage, _Storage) else ""
         if len(more) > 2:
             _no_more(more[2])  # a conjugated or negated view
-        return _tensor(storage, dtype, offset, _sizes(shape, "a shape"), _sizes(strides, "strides"))
+        return _tensor(storage, dtype, offset, _checked_sizes(shape, "a shape"), _checked_sizes(strides, "strides"))
 
     def _load(self, pid: Any) -> _Storage:
         if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage" or (len(pid) == 6 and pid[5]):
@@ -167,7 +167,7 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**48
 
 
-def _sizes(value: Any, value_name: str) -> tuple[int, ...]:
+def _checked_sizes(value: Any, value_name: str) -> tuple[int, ...]:
     if type(value) not in (tuple, list) or len(value) > MAX_DIMENSIONS or not all(map(_is_size, value)):
         raise refuse_pickle(f"makes a tensor with {value_name} that is none")
     return tuple(value)

@@ -89,8 +89,8 @@ def make_canaries(
             f"adapter {name!r}: {len(answered)} of {half} probes could be answered, and {count} are needed: {problem}",
             fix="check the adapter with `lorica check`",
         )
-    chosen = _choose(answered, count)
-    items = tuple(_canary(probe, base, adapter) for probe, base, adapter in chosen)
+    chosen = _choose_diverse(answered, count)
+    items = tuple(_make_canary(probe, base, adapter) for probe, base, adapter in chosen)
     info = engine.info
     return CanaryFacts(
         engine=info.name,
@@ -138,9 +138,12 @@ def compare_with_passport(
     measured_base = [value for output in base for value in output.logprobs]
     measured = [value for output in adapter for value in output.logprobs]
     tolerance, faint_effect = TOLERANCE[precision], PRECISIONS[precision].faint_effect
-    excess = [_excess(value, choice.adapter, tolerance) for value, (_, choice) in zip(measured, choices, strict=True)]
+    excess = [
+        _tolerance_ratio(value, choice.adapter, tolerance) for value, (_, choice) in zip(measured, choices, strict=True)
+    ]
     base_excess = [
-        _excess(value, choice.base, tolerance) for value, (_, choice) in zip(measured_base, choices, strict=True)
+        _tolerance_ratio(value, choice.base, tolerance)
+        for value, (_, choice) in zip(measured_base, choices, strict=True)
     ]
     at = max(range(len(choices)), key=excess.__getitem__)
     where, worst = choices[at]
@@ -169,10 +172,10 @@ def compare_with_passport(
     unmoved = not any(shift) and strength > faint_effect / 10
     if within and not unmoved and (faint or odd <= _MOST_ODD):
         return result
-    return _explain(result, silent=_rms(shift) < _NOTHING * strength, other_base=other_base)
+    return _explain_failure(result, silent=_rms(shift) < _NOTHING * strength, other_base=other_base)
 
 
-def _explain(result: CanaryResult, *, silent: bool, other_base: bool) -> CanaryResult:
+def _explain_failure(result: CanaryResult, *, silent: bool, other_base: bool) -> CanaryResult:
     # On another base of random weights an adapter hardly moves anything, though it is applied.
     if silent and not other_base:
         why = "the engine answers as the base alone does: the adapter is not applied"
@@ -210,10 +213,10 @@ def _has_finite_scores(output: Output) -> bool:
     return bool(output.logprobs) and not output.error and all(-1e30 < value < _BOUNDED for value in output.logprobs)
 
 
-def _choose(answered: Sequence[tuple[Probe, Output, Output]], count: int) -> list[tuple[Probe, Output, Output]]:
+def _choose_diverse(answered: Sequence[tuple[Probe, Output, Output]], count: int) -> list[tuple[Probe, Output, Output]]:
     """The `count` probes in which base and adapter differ most, in the order of the probes."""
     share = math.ceil(count / max(1, len({probe.group for probe, _, _ in answered}))) + 1
-    order = sorted(range(len(answered)), key=lambda index: (-_gap(answered[index]), index))
+    order = sorted(range(len(answered)), key=lambda index: (-_largest_shift(answered[index]), index))
     taken: list[int] = []
     used: dict[str, int] = {}
     for index in order:
@@ -225,12 +228,12 @@ def _choose(answered: Sequence[tuple[Probe, Output, Output]], count: int) -> lis
     return [answered[index] for index in sorted(taken)]
 
 
-def _gap(measured: tuple[Probe, Output, Output]) -> float:
+def _largest_shift(measured: tuple[Probe, Output, Output]) -> float:
     _, base, adapter = measured
     return max(abs(a - b) for a, b in zip(adapter.logprobs, base.logprobs, strict=True))
 
 
-def _canary(probe: Probe, base: Output, adapter: Output) -> Canary:
+def _make_canary(probe: Probe, base: Output, adapter: Output) -> Canary:
     return Canary(
         id=probe.id,
         prompt=probe.prompt,
@@ -249,7 +252,7 @@ def _nine_digits(value: float) -> float:
     return float(f"{value:.9g}")
 
 
-def _excess(measured: float, expected: float, tolerance: Tolerance) -> float:
+def _tolerance_ratio(measured: float, expected: float, tolerance: Tolerance) -> float:
     """The difference as a multiple of what is allowed."""
     return abs(measured - expected) / (tolerance.absolute + tolerance.relative * abs(expected))
 

@@ -37,7 +37,7 @@ _USUAL_WEIGHT = 0.02  # root mean square of a base's weights: what an update's s
 @dataclass(frozen=True)
 class Admission:
     """How an adapter came in. proof: `canaries` (its passport's came out as expected), `differs` (no passport; it
-    changes what the base says), or `none` (nothing was proved, and `notes` say why). trial: the canaries' figures.
+    changes what the base says), or `none` (nothing was proved, and `notes` say why). canaries: their figures.
     notes: what a person should know; differences: how it was trained otherwise than it is used now.
     """
 
@@ -82,7 +82,7 @@ def admit_all(
     if policy == "off" or not engine.info.runs_model:
         admitted = {name: Admission(name, "none", differences=differences[name]) for name in adapters}
     else:
-        admitted = _prove(engine, adapters, base, passports, differences)
+        admitted = _prove_adapters(engine, adapters, base, passports, differences)
     for name, adapter in adapters.items():
         if adapter.changed:
             raise AdapterError(
@@ -92,7 +92,7 @@ def admit_all(
     return admitted
 
 
-def _prove(
+def _prove_adapters(
     engine: Engine,
     adapters: Mapping[str, AdapterFolder],
     base: BaseFolder,
@@ -114,11 +114,11 @@ def _prove(
             continue
         admitted[name] = replace(admission, differences=differences[name])
     if refused:
-        raise _refusal(refused)
+        raise _join_refusals(refused)
     return admitted
 
 
-def _refusal(refused: Sequence[tuple[str, AdapterError]]) -> AdapterError:
+def _join_refusals(refused: Sequence[tuple[str, AdapterError]]) -> AdapterError:
     error = refused[0][1]
     more_names = [name for name, _ in refused[1:]]
     more = f"\n  and {len(more_names)} more: {', '.join(more_names[:8])}" if more_names else ""

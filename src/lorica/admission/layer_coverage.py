@@ -22,7 +22,9 @@ def check_layer_coverage(name: str, adapter: AdapterFolder, base: BaseFolder) ->
     locations = [locate_module(module) for module in adapter.modules()]
     depth = max((location.layer + 1 for location in locations if location.layer is not None), default=0)
     slots = {location.slot for location in locations if location.layer is not None}
-    beyond = {layer for layer, slot in _layers(base.path) if layer >= depth and slot in slots} if depth else set()
+    beyond = (
+        {layer for layer, slot in _base_layer_slots(base.path) if layer >= depth and slot in slots} if depth else set()
+    )
     if beyond:
         raise AdapterError(
             f"adapter {name!r} ({adapter.path}) has layers 0 to {depth - 1} only; the base has {max(beyond) + 1}, and "
@@ -31,7 +33,7 @@ def check_layer_coverage(name: str, adapter: AdapterFolder, base: BaseFolder) ->
         )
 
 
-def _layers(base: Path) -> set[tuple[int, str]]:
+def _base_layer_slots(base: Path) -> set[tuple[int, str]]:
     """(layer, kind of module) of every weight of the base's decoder."""
     try:
         names = [name for header in weight_headers(base).values() for name in header.tensors]

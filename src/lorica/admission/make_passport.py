@@ -145,7 +145,7 @@ def measure_on_rows(
         answers = Pipeline(task, encoder, engine, adapters, own).answer(chosen)
         evaluation = evaluate(task, chosen, {answer.id: answer for answer in answers})
         compared |= set(evaluation.normalisations.values())
-        figures.append({metric: _measured(estimate) for metric, estimate in evaluation.metrics.items()})
+        figures.append({metric: _to_measured(estimate) for metric, estimate in evaluation.metrics.items()})
     notes = [_CHOSEN_ON] if on == "validation" else []
     if len(chosen) < len(rows):
         notes.append(f"{len(chosen)} of {len(rows)} rows")
@@ -153,7 +153,7 @@ def measure_on_rows(
     return MetricsFacts(on=on, rows=len(chosen), base=figures[0], adapter=figures[1], note="; ".join(notes))
 
 
-def _measured(estimate: Estimate) -> Measured:
+def _to_measured(estimate: Estimate) -> Measured:
     def number(value: float) -> float | None:
         return None if math.isnan(value) else float(f"{value:.9g}")
 

@@ -39,9 +39,9 @@ def shipped_probes(task: Task | None, encoder: Encoder, base: BaseFolder) -> lis
     A prompt that the base's template or positions cannot hold is left out. Raises PromptError when none is left.
     """
     probes, problem = [], ""
-    for number, (messages, texts, group) in enumerate(_plain() if task is None else _asked(task)):
+    for number, (messages, texts, group) in enumerate(_plain_prompts() if task is None else _asked(task)):
         try:
-            probes.append(_probe(f"probe-{number + 1}", messages, texts, group, encoder, base))
+            probes.append(_make_probe(f"probe-{number + 1}", messages, texts, group, encoder, base))
         except PromptError as error:
             problem = error.message
     if not probes:
@@ -83,13 +83,15 @@ def row_probes(task: Task, rows: Sequence[Row], encoder: Encoder, base: BaseFold
             gold = () if row.gold is None else (task.target(row),)
             texts = tuple(dict.fromkeys((*gold, *fillers)))[:4]
         try:
-            probes.append(_probe(f"row-{number + 1}", task.render(row), texts, row.group or row.subject, encoder, base))
+            probes.append(
+                _make_probe(f"row-{number + 1}", task.render(row), texts, row.group or row.subject, encoder, base)
+            )
         except PromptError:
             continue  # too long for a canary
     return probes
 
 
-def _probe(
+def _make_probe(
     name: str, messages: Sequence[Message], texts: Sequence[str], group: str, encoder: Encoder, base: BaseFolder
 ) -> Probe:
     choices = tuple(encoder.encode_choice(text) for text in texts)
@@ -98,7 +100,7 @@ def _probe(
     return Probe(name, tuple(messages), tuple(texts), prompt, choices, group)
 
 
-def _plain() -> list[tuple[tuple[Message, ...], tuple[str, ...], str]]:
+def _plain_prompts() -> list[tuple[tuple[Message, ...], tuple[str, ...], str]]:
     questions = [((Message("user", question),), options, "question") for question, options in QUESTIONS]
     posts = [((Message("user", post),), ("Yes", "No", "Thank you", "Why?"), "post") for post in POSTS]
     return [*questions, *posts]

@@ -97,7 +97,7 @@ class Pipeline:
 
     def requests(self, rows: Iterable[Row]) -> list[Request]:
         """The rows as requests to the engine; rows that cannot be encoded are left out."""
-        prepared = map(self._prepare, rows)
+        prepared = map(self._prepare_row, rows)
         return [item.request for item in prepared if item.request is not None]
 
     def answer(
@@ -110,10 +110,10 @@ class Pipeline:
         A row whose prompt cannot be rendered or does not fit gets an answer flagged `error`; the others go on. Raises
         AdapterError for a missing adapter under fallback="error", and what the engine raises.
         """
-        prepared = [self._prepare(row) for row in rows]
+        prepared = [self._prepare_row(row) for row in rows]
         results = [
-            self._read(item, output, 0)
-            for item, output in zip(prepared, self._run(prepared, on_done, log), strict=True)
+            self._parse_output(item, output, 0)
+            for item, output in zip(prepared, self._run_engine(prepared, on_done, log), strict=True)
         ]
         for attempt in range(1, self._retries() + 1):
             again = [
@@ -123,12 +123,12 @@ class Pipeline:
             ]
             if not again:
                 break
-            outputs = self.engine.run([self._retry(prepared[i], attempt) for i in again])
+            outputs = self.engine.run([self._retry_request(prepared[i], attempt) for i in again])
             for i, output in zip(again, outputs, strict=True):
-                results[i] = self._read(prepared[i], output, attempt)
-        return [self._answer(item, result) for item, result in zip(prepared, results, strict=True)]
+                results[i] = self._parse_output(prepared[i], output, attempt)
+        return [self._to_answer(item, result) for item, result in zip(prepared, results, strict=True)]
 
-    def _run(
+    def _run_engine(
         self, prepared: Sequence[_PreparedRow], on_done: Callable[[int], None] | None, log: OutputLog | None
     ) -> list[Output]:
         requests = [item.request for item in prepared if item.request is not None]
@@ -145,7 +145,7 @@ class Pipeline:
     def _retries(self) -> int:
         return self.settings.max_retries if self.settings.validate else 0
 
-    def _prepare(self, row: Row) -> _PreparedRow:
+    def _prepare_row(self, row: Row) -> _PreparedRow:
         settings = self.settings
         chosen_route = route(
             subject=row.subject,
@@ -165,12 +165,12 @@ class Pipeline:
                 )
             # The last token of an answer is predicted, never read.
             answer = settings.sampling.max_new_tokens if generated else max(map(len, choices), default=1) - 1
-            encoded = self._encode(self.task.render(row), answer, generated)
+            encoded = self._encode_prompt(self.task.render(row), answer, generated)
         except PromptError as error:
             return _PreparedRow(row, chosen_route, None, problem=str(error))
         if generated:
             stops = self.encoder.stop_tokens if settings.use_stop_tokens else ()
-            sampling = msgspec.structs.replace(settings.sampling, seed=_seed(settings.sampling.seed, row.id, 0))
+            sampling = msgspec.structs.replace(settings.sampling, seed=_row_seed(settings.sampling.seed, row.id, 0))
             request: Request = Generate(
                 row.id, encoded.tokens, sampling, stops, chosen_route.adapter, settings.stop_texts
             )
@@ -178,7 +178,7 @@ class Pipeline:
         request = ScoreChoices(row.id, encoded.tokens, choices, chosen_route.adapter)
         return _PreparedRow(row, chosen_route, request, tuple(len(choice) for choice in choices), encoded.dropped)
 
-    def _encode(self, messages: Sequence[Message], answer: int, generated: bool) -> Encoded:
+    def _encode_prompt(self, messages: Sequence[Message], answer: int, generated: bool) -> Encoded:
         """A prompt with room for `answer` more positions. Raises PromptError with the settings that make it fit."""
         settings = self.settings
         positions, most = settings.max_positions, settings.max_input_tokens
@@ -195,7 +195,7 @@ class Pipeline:
                 steps.append(f"lower inference.max_new_tokens to at most {remaining}")
             raise PromptError(error.message, fix=f"{' and '.join(steps)}, or {error.otherwise}") from error
 
-    def _retry(self, item: _PreparedRow, attempt: int) -> Generate:
+    def _retry_request(self, item: _PreparedRow, attempt: int) -> Generate:
         assert isinstance(item.request, Generate)
         sampling = self.settings.sampling
         bolder = _RETRY_TEMPERATURES[min(attempt, len(_RETRY_TEMPERATURES)) - 1]
@@ -203,11 +203,11 @@ class Pipeline:
             sampling,
             do_sample=True,
             temperature=max(sampling.temperature, bolder),
-            seed=_seed(sampling.seed, item.row.id, attempt),
+            seed=_row_seed(sampling.seed, item.row.id, attempt),
         )
         return msgspec.structs.replace(item.request, sampling=changed)
 
-    def _read(self, item: _PreparedRow, output: Output, attempt: int) -> _Result:
+    def _parse_output(self, item: _PreparedRow, output: Output, attempt: int) -> _Result:
         raw = self.encoder.decode(output.tokens) if isinstance(item.request, Generate) else None
         text = ""
         if raw is not None:
@@ -236,7 +236,7 @@ class Pipeline:
             steps = [*(["take inference.stop back"] if self.settings.stop_texts else []), *instead]
         return f"{problem}: {', or '.join(steps)}" if steps else f"{problem}, and the model wrote no more"
 
-    def _answer(self, item: _PreparedRow, result: _Result) -> Answer:
+    def _to_answer(self, item: _PreparedRow, result: _Result) -> Answer:
         output, reading = result.output, result.reading
         flags = {
             "truncated": item.dropped > 0,
@@ -282,7 +282,7 @@ def cut_at_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     return (text[: min(positions)], True) if positions else (text, False)
 
 
-def _seed(seed: int, row_id: str, attempt: int) -> int:
+def _row_seed(seed: int, row_id: str, attempt: int) -> int:
     """The seed of one row's sampler: the same whatever rows are in the file."""
     digest = hashlib.blake2b(f"{seed}\0{row_id}\0{attempt}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big")

@@ -19,28 +19,28 @@ def baseline_answers(task: Task, train: Sequence[Row], rows: Sequence[Row]) -> d
     """
     train_texts, texts = ([task.baseline_text(row) for row in some_rows] for some_rows in (train, rows))
     if task.answer_type == "score":
-        scores = tfidf.fit_score(train_texts, [_label(row) for row in train], texts)
-        return {row.id: _scored(task, row, float(score)) for row, score in zip(rows, scores, strict=True)}
+        scores = tfidf.fit_score(train_texts, [_gold_index(row) for row in train], texts)
+        return {row.id: _scored_answer(task, row, float(score)) for row, score in zip(rows, scores, strict=True)}
     if task.answer_type == "option":
         train_options, options = (
             [tuple(task.options(row).values()) for row in rows_of_side] for rows_of_side in (train, rows)
         )
-        chosen = tfidf.fit_choose(train_texts, train_options, [_label(row) for row in train], texts, options)
+        chosen = tfidf.fit_choose(train_texts, train_options, [_gold_index(row) for row in train], texts, options)
         answers = [list(task.options(row))[int(score.argmax())] for row, score in zip(rows, chosen, strict=True)]
-        return {row.id: _answer(row, answer, "choice") for row, answer in zip(rows, answers, strict=True)}
+        return {row.id: _text_answer(row, answer, "choice") for row, answer in zip(rows, answers, strict=True)}
     nearest = tfidf.nearest_answers(train_texts, [task.target(row) for row in train], texts)
-    return {row.id: _answer(row, answer, "text") for row, (answer, _) in zip(rows, nearest, strict=True)}
+    return {row.id: _text_answer(row, answer, "text") for row, (answer, _) in zip(rows, nearest, strict=True)}
 
 
-def _scored(task: Task, row: Row, score: float) -> Answer:
+def _scored_answer(task: Task, row: Row, score: float) -> Answer:
     answer = list(task.options(row))[0 if score >= 0.5 else 1]
     return Answer(id=row.id, answer=answer, score=score, adapter=NAME, stage="choice")
 
 
-def _answer(row: Row, answer: str, stage: str) -> Answer:
+def _text_answer(row: Row, answer: str, stage: str) -> Answer:
     return Answer(id=row.id, answer=answer, adapter=NAME, stage=stage)
 
 
-def _label(row: Row) -> int:
+def _gold_index(row: Row) -> int:
     assert isinstance(row.gold, int)
     return row.gold

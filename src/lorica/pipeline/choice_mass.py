@@ -36,14 +36,14 @@ def explain_low_mass(pipeline: Pipeline, rows: Sequence[Row]) -> str:
     if pipeline.task.settings.method != "choice":
         return ""
     requests = [request for request in pipeline.requests(rows) if isinstance(request, ScoreChoices)]
-    mass = mass_health(_masses(pipeline.engine.run(requests)))
+    mass = mass_health(_choice_masses(pipeline.engine.run(requests)))
     if mass is None or not mass.low:
         return ""
     hints = [*_other_spelling(pipeline, rows, requests, mass.median), *_preferred_text(pipeline, requests)]
     return "in the first rows " + "; ".join([mass.problem, *hints])
 
 
-def _masses(outputs: Iterable[Output]) -> list[float | None]:
+def _choice_masses(outputs: Iterable[Output]) -> list[float | None]:
     return [None if output.error else choice_mass(output.logprobs) for output in outputs]
 
 
@@ -57,7 +57,7 @@ def _other_spelling(pipeline: Pipeline, rows: Sequence[Row], requests: Sequence[
             choices = tuple(pipeline.encoder.encode_choice(spell(text)) for text in by_id[request.id])
             if len(set(choices)) == len(request.choices) and not set(choices) & set(request.choices):
                 spelt.append(msgspec.structs.replace(request, choices=choices))
-        mass = mass_health(_masses(pipeline.engine.run(spelt)))
+        mass = mass_health(_choice_masses(pipeline.engine.run(spelt)))
         medians.append(0.0 if mass is None else mass.median)
     best = int(np.argmax(medians))
     if medians[best] < _FAR_MORE * own or medians[best] < _FAR_MORE / 100:

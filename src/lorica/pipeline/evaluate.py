@@ -99,13 +99,13 @@ def evaluate(
 
     Raises DataError when a row has no gold or no answer, naming the first and its file.
     """
-    judged = _join(task, rows, answers, gold_file, answer_file)
+    judged = _join_answers(task, rows, answers, gold_file, answer_file)
     used = [find_metric(name, normalisation) for name in task.metric_names]
     main = used[0]
     groups = [item.row.group or item.row.subject for item in judged]
     return Evaluation(
         n=len(judged),
-        metrics={metric.name: _estimate(metric, judged, seed) for metric in used},
+        metrics={metric.name: _estimate_metric(metric, judged, seed) for metric in used},
         groups=_by_group(main, judged, groups, seed) if any(groups) else {},
         unscored=sum(item.answer.score is None for item in judged) if main.takes == "score" else 0,
         stages=dict(Counter(item.answer.stage for item in judged)),
@@ -114,7 +114,7 @@ def evaluate(
         unreadable={item.row.id: item.problem for item in judged if item.problem},
         contradictory=tuple(item.row.id for item in judged if item.contradictory),
         normalisations={metric.name: metric.normalisation for metric in used if metric.normalisation},
-        by={column: _grouping(used, judged, values, seed) for column, values in by.items()},
+        by={column: _group_metrics(used, judged, values, seed) for column, values in by.items()},
         choice_mass=mass_health([item.answer.choice_mass for item in judged]),
         health=_health(judged) if main.takes == "score" else None,
     )
@@ -138,12 +138,12 @@ def paired_metric_difference(
     """The main metric of `a` minus that of `b`, with a paired interval over the rows that both have scored."""
     main = find_metric(task.metric_names[0])
     rows = [row for row in rows if main.takes != "score" or None not in (a[row.id].score, b[row.id].score)]
-    gold, first, scored = _columns(main, _join(task, rows, a))
-    _, second, _ = _columns(main, _join(task, rows, b))
-    return paired_difference(main, gold, first, second, seed=seed, groups=_clusters(scored))
+    gold, first, scored = _metric_columns(main, _join_answers(task, rows, a))
+    _, second, _ = _metric_columns(main, _join_answers(task, rows, b))
+    return paired_difference(main, gold, first, second, seed=seed, groups=_bootstrap_clusters(scored))
 
 
-def _join(
+def _join_answers(
     task: Task,
     rows: Sequence[Row],
     answers: Mapping[str, Answer],
@@ -163,10 +163,10 @@ def _join(
             )
     read = task.answer_parser([(row, text) for row in rows if (text := _answer_text(answers[row.id]))])
     by_score = find_metric(task.metric_names[0]).takes == "score"
-    return [_judge(read, row, answers[row.id], by_score=by_score) for row in rows]
+    return [_judge_row(read, row, answers[row.id], by_score=by_score) for row in rows]
 
 
-def _judge(read: Callable[[Row, str], int | str], row: Row, answer: Answer, *, by_score: bool) -> _Judged:
+def _judge_row(read: Callable[[Row, str], int | str], row: Row, answer: Answer, *, by_score: bool) -> _Judged:
     text, value, problem = _answer_text(answer), None, ""
     try:
         value = read(row, text) if text else None
@@ -190,12 +190,12 @@ def _has_no_answer(answer: Answer) -> bool:
     return answer.stage in _FAILED_STAGES or not _FAILED_FLAGS.isdisjoint(answer.flags)
 
 
-def _estimate(metric: Metric, judged: Sequence[_Judged], seed: int, *, within: bool = False) -> Estimate:
+def _estimate_metric(metric: Metric, judged: Sequence[_Judged], seed: int, *, within: bool = False) -> Estimate:
     """within: of the rows of one value of a column, which may be of one group; then its rows are drawn."""
-    gold, predicted, scored = _columns(metric, judged)
+    gold, predicted, scored = _metric_columns(metric, judged)
     if not scored:
         return Estimate(math.nan, math.nan, math.nan, 0, f"{metric.name} needs scores, and no row has one")
-    clusters = _clusters(scored)
+    clusters = _bootstrap_clusters(scored)
     if within and clusters is not None and len(set(clusters)) == 1:
         clusters = None
     return estimate(metric, gold, predicted, seed=seed, groups=clusters)
@@ -203,16 +203,16 @@ def _estimate(metric: Metric, judged: Sequence[_Judged], seed: int, *, within: b
 
 def _by_group(metric: Metric, judged: Sequence[_Judged], groups: Sequence[str], seed: int) -> dict[str, Estimate]:
     names = {item.row.id: name for item, name in zip(judged, groups, strict=True)}
-    gold, predicted, scored = _columns(metric, judged)
+    gold, predicted, scored = _metric_columns(metric, judged)
     return by_group(metric, gold, predicted, [names[row.id] for row in scored], seed=seed)
 
 
-def _grouping(used: Sequence[Metric], judged: Sequence[_Judged], values: Mapping[str, str], seed: int) -> Grouping:
+def _group_metrics(used: Sequence[Metric], judged: Sequence[_Judged], values: Mapping[str, str], seed: int) -> Grouping:
     members: dict[str, list[_Judged]] = {}
     for item in judged:
         members.setdefault(values[item.row.id], []).append(item)
     groups = {
-        name: {metric.name: _estimate(metric, members[name], seed, within=True) for metric in used}
+        name: {metric.name: _estimate_metric(metric, members[name], seed, within=True) for metric in used}
         for name in sorted(members)
     }
     means = {}
@@ -223,7 +223,7 @@ def _grouping(used: Sequence[Metric], judged: Sequence[_Judged], values: Mapping
     return Grouping(groups, {name: len(members[name]) for name in groups}, means)
 
 
-def _columns(metric: Metric, judged: Sequence[_Judged]) -> tuple[Column, Column, list[Row]]:
+def _metric_columns(metric: Metric, judged: Sequence[_Judged]) -> tuple[Column, Column, list[Row]]:
     """gold [n] and prediction [n] as the metric takes them, and the n rows they are of."""
     if metric.takes == "score":
         judged = [item for item in judged if item.answer.score is not None]
@@ -231,7 +231,7 @@ def _columns(metric: Metric, judged: Sequence[_Judged]) -> tuple[Column, Column,
     return [item.row.gold for item in judged], predicted, [item.row for item in judged]
 
 
-def _clusters(rows: Sequence[Row]) -> list[str] | None:
+def _bootstrap_clusters(rows: Sequence[Row]) -> list[str] | None:
     """What is drawn together, [n]; None when every row stands for itself."""
     if not any(row.group for row in rows):
         return None

@@ -72,12 +72,12 @@ def answer_file(
     while window := list(itertools.islice(rows, window_rows)):
         journal.commit(pipeline.answer(window, on_done, journal.outputs()))
         summary.answered += len(window)
-    write_answers(output, _counted(journal.answers(), summary), csv_guard=csv_guard)
+    write_answers(output, _count_answers(journal.answers(), summary), csv_guard=csv_guard)
     summary.seconds = time.perf_counter() - started
     return summary
 
 
-def _counted(answers: Iterable[Answer], summary: Summary) -> Iterator[Answer]:
+def _count_answers(answers: Iterable[Answer], summary: Summary) -> Iterator[Answer]:
     for answer in answers:
         summary.count(answer)
         yield answer

@@ -23,7 +23,7 @@ def run_resumable(
     """Outputs in the order of the requests; what `log` holds is not computed again. Raises what the engine raises."""
     outputs: dict[int, Output] = {}
     info = engine.info
-    for group in _groups(info, requests):
+    for group in _request_groups(info, requests):
         group_requests = [requests[index] for index in group]
         if all(request.id in log.outputs_by_id for request in group_requests):
             group_outputs = [log.outputs_by_id[request.id] for request in group_requests]
@@ -38,7 +38,7 @@ def run_resumable(
     return [outputs[index] for index in range(len(requests))]
 
 
-def _groups(info: EngineInfo, requests: Sequence[Request]) -> Iterator[list[int]]:
+def _request_groups(info: EngineInfo, requests: Sequence[Request]) -> Iterator[list[int]]:
     """Indices of batch-invariant requests, of other scores, and of generations in groups of one adapter and of prompts
     with a common prefix."""
     batch_invariant: list[int] = []

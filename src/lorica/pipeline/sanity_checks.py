@@ -27,8 +27,8 @@ def check_trained_adapter(
     base, adapted: answers to the same rows (by id) without and with the adapter.
     """
     pairs = [(base[row_id], answer) for row_id, answer in adapted.items()]
-    changed = sum(_content(before) != _content(after) for before, after in pairs)
-    distinct = len({_content(after) for _, after in pairs})
+    changed = sum(_answer_content(before) != _answer_content(after) for before, after in pairs)
+    distinct = len({_answer_content(after) for _, after in pairs})
     return [
         SanityCheck("is the folder whole?", True, f"{len(adapter.modules())} modules, rank {adapter.config.r}"),
         SanityCheck(
@@ -41,6 +41,6 @@ def check_trained_adapter(
     ]
 
 
-def _content(answer: Answer) -> tuple[object, ...]:
+def _answer_content(answer: Answer) -> tuple[object, ...]:
     scores = None if answer.scores is None else tuple(round(score, 6) for score in answer.scores.values())
     return answer.answer, answer.score, scores

@@ -6,7 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from lorica.adapters.fingerprint import bases_named, describe_match, misfit_reasons, shapes_of
+from lorica.adapters.bases import bases_named
+from lorica.adapters.fingerprint import describe_match, misfit_reasons, shapes_of
 from lorica.errors import LoricaError
 from lorica.models.base_folder import BaseFolder
 from lorica.models.families import read_json_object
