@@ -132,7 +132,7 @@ class Judge:
         asked = kind.level == "behaviour"
         key = (case.base, case.style, asked, top)
         rows = self._rows if asked else None
-        return _kept(self._benches, key, lambda: BaseChecker(self._setting(case, asked), rows, top=top))
+        return _kept(self._benches, key, lambda: BaseChecker(self._setting(case, asked), rows, top=top, deep=True))
 
 
 def caught(status: str, findings: list[Finding], causes: frozenset[str]) -> str:

@@ -134,13 +134,15 @@ def check(
     task: str | None = None,
     level: int | None = None,
     jobs: int = 1,
+    deep: bool = False,
     settings: Settings = None,
 ) -> CheckResult:
     """Vet adapters: from their files alone, and with a base model on it.
 
     adapters: folders, checkpoints, single files, archives, or folders of many. base: as `train` takes it. rows: a file
     of rows of `task` to ask, which with gold answers shows the gain over the base. level: the highest to carry out, 0
-    to 4. jobs: processes, 0 for one a core.
+    to 4. jobs: processes, 0 for one a core. deep: examine the base model itself, too (its tokenizer, precision and loss
+    on text), once for each base.
 
     Nothing that is wrong with an adapter raises: that is what the findings say. Raises AdapterError for a path without
     an adapter, ModelError for the base, DataError for the rows, UsageError for rows without their task.
@@ -157,6 +159,7 @@ def check(
         rows=None if rows is None else as_path(str(rows)),
         level=level,
         jobs=jobs,
+        deep=deep,
         overrides=_settings({"task": task}, None, settings),
     )
 

@@ -53,11 +53,14 @@ def run(arguments: Sequence[str]) -> int:
         rows=options.rows,
         level=options.level,
         jobs=options.jobs,
+        deep=options.deep,
         overrides=[*([f"task={options.task}"] if options.task else []), *options.overrides],
     )
     single = len(result.adapters) == 1
     text = check_text.one_text(result.adapters[0]) if single else check_text.comparison_text(result)
     text += check_text.not_checked_text(result.not_checked)
+    if options.base and not options.deep and options.level not in (0, 1, 2):
+        inform("the base model itself was not examined (its tokenizer, precision and loss on text): --deep does")
     emit(check_text.check_dict(result) if options.json else None, as_json=options.json, text=text)
     _write(options, result)
     return result.exit_code
@@ -77,6 +80,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument("--rows", type=as_path, help="rows to ask; with gold answers the effect is measured")
     command.add_argument("--task", default="", help="the task of the rows: rules, mcq, saq, qa")
     command.add_argument("--level", type=int, choices=sorted(LEVELS), help="the highest level to carry out")
+    command.add_argument("--deep", action="store_true", help="examine the base model itself, too: once for each base")
     command.add_argument("--scores", type=as_path, help="judge the health of a column of scores instead")
     command.add_argument("--column", default="", help="the column of --scores, where its name does not tell")
     command.add_argument("--gold", type=as_path, help="rows with gold labels for --scores, by id")
@@ -103,6 +107,7 @@ def _refuse_idle(options: argparse.Namespace) -> None:
     without_effect = [
         ("--base", bool(options.base) and scores, "without --scores"),
         ("--level", (options.level or 0) > 2 and not options.base, "with --base, above level 2"),
+        ("--deep", options.deep and (not options.base or (options.level or 4) < 3), "with --base, from level 3 on"),
         ("--rows", options.rows is not None and not options.base, "with --base"),
         ("--task", bool(options.task) and not options.base, "with --base"),
         (
@@ -144,12 +149,13 @@ def check_adapters(
     rows: Path | None = None,
     level: int | None = None,
     jobs: int = 0,
+    deep: bool = False,
     overrides: Overrides = (),
 ) -> CheckResult:
     """Examine all adapters at these paths and, with a base, try them on it. overrides: how the base is asked.
 
-    level: the highest to carry out. jobs: processes, 0 for one a core. Raises AdapterError for a path without an
-    adapter, and what finding the base and reading the rows raises.
+    level: the highest to carry out. jobs: processes, 0 for one a core. deep: examine the base itself, too. Raises
+    AdapterError for a path without an adapter, and what finding the base and reading the rows raises.
     """
     from lorica.commands.check_result import rank_adapters
     from lorica.vetting.batch import examine_all
@@ -167,7 +173,7 @@ def check_adapters(
         if base and top > 2:
             from lorica.commands.check_base import check_on_base
 
-            examinations, on_base = check_on_base(examinations, base, rows, overrides, top=top)
+            examinations, on_base = check_on_base(examinations, base, rows, overrides, top=top, deep=deep)
             examinations = [require_unchanged(examination) for examination in examinations]
     return rank_adapters(examinations, on_base, not_checked)
 

@@ -13,14 +13,22 @@ from lorica.vetting.levels import Examination
 
 
 def check_on_base(
-    examinations: Sequence[Examination], base: str, rows_file: Path | None, overrides: Overrides, *, top: int
+    examinations: Sequence[Examination],
+    base: str,
+    rows_file: Path | None,
+    overrides: Overrides,
+    *,
+    top: int,
+    deep: bool,
 ) -> tuple[list[Examination], list[BaseCheckResult]]:
-    """Levels 3 and 4, up to `top`, of each adapter. Raises what finding the base and reading the rows raises."""
+    """Levels 3 and 4, up to `top`, of each adapter, and with `deep` of the base model itself. Raises what finding the
+    base and reading the rows raises."""
     config = resolve(overrides).config
     named = names_task(overrides, rows_file)
     base_model = base_trial.locate(base, config)
     rows = None if rows_file is None else base_trial.some_rows(rows_file, config)
     with row_progress(None, "prompts") as advance:
-        checker = BaseChecker(base_trial.setting(config, base_model, named=named), rows, top=top, on_done=advance)
+        settings = base_trial.setting(config, base_model, named=named)
+        checker = BaseChecker(settings, rows, top=top, deep=deep, on_done=advance)
         results = [checker.run(examination) for examination in examinations]
     return [examination for examination, _ in results], [result for _, result in results]

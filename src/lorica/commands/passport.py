@@ -147,13 +147,14 @@ def _vet(folder: Path, base: Path) -> None:
     from lorica.vetting.base.alignment import align, collect_subspaces
     from lorica.vetting.base.alignment_findings import check_alignment
     from lorica.vetting.base.base_fit import check_fit
+    from lorica.vetting.base.base_health import check_base_files
     from lorica.vetting.files.sources import find_sources
     from lorica.vetting.levels import examine
 
     examination = examine(find_sources([folder])[0])
     findings = list(examination.findings)
     if examination.specimen is not None and examination.layout is not None:
-        findings += check_fit(examination.specimen, examination.layout, base)
+        findings += check_fit(examination.specimen, examination.layout, base) + check_base_files(base)
         if not any(finding.severity == "reject" for finding in findings):
             findings += check_alignment(align(examination.specimen, examination.layout, collect_subspaces(base)))
     rejected = [finding for finding in findings if finding.severity == "reject"]

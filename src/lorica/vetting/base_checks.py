@@ -26,7 +26,7 @@ from lorica.vetting.base.activation_subspaces import ActivationSubspaces
 from lorica.vetting.base.alignment import align, collect_subspaces
 from lorica.vetting.base.alignment_findings import check_alignment
 from lorica.vetting.base.base_fit import check_fit
-from lorica.vetting.base.base_loss import base_loss, check_base_loss
+from lorica.vetting.base.base_health import check_base_health
 from lorica.vetting.base.fit_identity import names_settled
 from lorica.vetting.behaviour import judge_behaviour
 from lorica.vetting.canary_findings import check_canaries
@@ -73,14 +73,23 @@ class BaseCheckResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BaseChecker:
-    """A base model on which adapters are tried one after the other; it is loaded once, when it is needed."""
+    """A base model on which adapters are tried one after the other; it is loaded once, when it is needed.
+
+    top: the highest level. deep: whether the health of the base model itself is examined, too.
+    """
 
     def __init__(
-        self, settings: SessionSettings, rows: Sequence[Row] | None, *, top: int = 4, on_done: OnDone | None = None
+        self,
+        settings: SessionSettings,
+        rows: Sequence[Row] | None,
+        *,
+        top: int = 4,
+        deep: bool = False,
+        on_done: OnDone | None = None,
     ) -> None:
         self._settings = settings
         self._rows = rows
-        self._top = top
+        self._top, self._deep = top, deep
         self._on_done = on_done
 
     @cached_property
@@ -92,9 +101,8 @@ class BaseChecker:
         return ModelSession(self._settings)
 
     @cached_property
-    def _sense(self) -> list[Finding]:
-        engine = self._session.engine(more_than_pairs=False)
-        return check_base_loss(base_loss(engine, self._session.encoder(), self._settings.base))
+    def _health(self) -> list[Finding]:
+        return check_base_health(self._session) if self._deep else []
 
     def _session_for(self, specimen: RawAdapter) -> ModelSession:
         """Where the adapter is asked: as the setting says, else as its own passport does."""
@@ -130,10 +138,10 @@ class BaseChecker:
                 findings += check_alignment(align(specimen, layout, self._directions))
             except LoricaError as error:
                 unable.append(f"the alignment with the base could not be measured: {error.message}")
-            try:
-                findings += self._sense
-            except LoricaError as error:
-                unable.append(f"the base could not be asked plain text: {error.message}")
+        try:
+            findings += self._health
+        except LoricaError as error:
+            unable.append(f"the base's own health could not be examined: {error.message}")
         examination = examination.add(names_settled(findings), 3)
         if self._top < 4 or rejected or not fits:
             reason = "it is rejected already" if rejected or not fits else ""

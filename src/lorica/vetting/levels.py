@@ -3,7 +3,7 @@
 L0 files      check_files
 L1 structure  check_structure, check_claims, check_passport
 L2 numbers    check_numbers
-L3 base       in base_checks.py: check_fit, check_passport, check_alignment, check_base_loss
+L3 base       in base_checks.py: check_fit, check_passport, check_alignment, check_base_health
 L4 behaviour  in base_checks.py: judge_behaviour, check_canaries
 """
 

@@ -29,7 +29,6 @@ from lorica.vetting.base.base_modules import BaseModel, read_base
 from lorica.vetting.base.fit_identity import check_identity
 from lorica.vetting.base.fit_text import check_text
 from lorica.vetting.base.pissa import check_pissa
-from lorica.vetting.base.quantization_levels import check_quantization_levels
 from lorica.vetting.base.stored_matrices import stored_matrices
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import listed, numbers, shown, some
@@ -61,11 +60,7 @@ def check_fit(adapter: RawAdapter, tensor_map: TensorMap, base: Path) -> list[Fi
     if not model.modules:
         findings.append(finding("L309", f"{shown(model.folder.name)} holds config.json and no *.safetensors"))
     findings += _Fit(adapter, tensor_map, model, shapes).findings()
-    findings += (
-        check_identity(adapter, model)
-        + check_text(adapter, tensor_map, model)
-        + check_quantization_levels(model.folder)
-    )
+    findings += check_identity(adapter, model) + check_text(adapter, tensor_map, model)
     if any(problem.severity == "reject" for problem in findings):
         return findings
     return findings + check_pissa(adapter, tensor_map, stored_matrices(model.folder))

@@ -12,7 +12,6 @@ from lorica.adapters.json_document import read_capped
 from lorica.adapters.raw_adapter import RawAdapter
 from lorica.adapters.tensor_map import TensorMap
 from lorica.vetting.base.base_modules import BaseModel
-from lorica.vetting.base.tokenizer_roundtrip import check_tokenizer_roundtrip
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import listed, shown
 
@@ -64,10 +63,10 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
 
 
 def check_text(adapter: RawAdapter, tensor_map: TensorMap, model: BaseModel) -> list[Finding]:
-    """L311 to L314, L318. An adapter that brings no tokenizer is used with the base's, and nothing is said."""
+    """L311 to L314. An adapter that brings no tokenizer is used with the base's, and nothing is said."""
     names = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "added_tokens.json", "vocab.json"}
     theirs = read_tokenizer_files(model.folder)
-    findings = _own(theirs, model) + check_tokenizer_roundtrip(model.folder)
+    findings = _own(theirs, model)
     if not names & set(adapter.files):
         return findings
     ours = read_tokenizer_files(adapter.folder)

@@ -18,11 +18,12 @@ from lorica.vetting.measure.quality import SURE
 def fit_base(context: Context) -> list[Evidence]:
     """Do the tensors' shapes fit the base's layers? (Its config and headers are read, not its weights.)"""
     from lorica.vetting.base.base_fit import check_fit
+    from lorica.vetting.base.base_health import check_base_files
 
     base, layout = context.inputs.base, context.layout
     if base is None or layout is None:
         return []
-    findings = check_fit(context.specimen, layout, base)
+    findings = check_fit(context.specimen, layout, base) + check_base_files(base)
     context.add(findings, level=3)
     return [*from_findings(findings), *from_clean(findings, {3})]
 

@@ -1,0 +1,49 @@
+"""Is a base model itself sound, whatever adapter is held against it? Its tokenizer, its precision, its loss on text."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import msgspec
+
+from lorica.data.write import atomic_file
+from lorica.errors import DataError, ModelError
+from lorica.vetting.base.base_loss import base_loss, check_base_loss
+from lorica.vetting.base.quantization_levels import check_quantization_levels
+from lorica.vetting.base.subspace_cache import base_key, cache_folder
+from lorica.vetting.base.tokenizer_roundtrip import check_tokenizer_roundtrip
+from lorica.vetting.findings import Finding
+from lorica.vetting.measure.model_session import ModelSession
+
+
+def check_base_files(base: Path) -> list[Finding]:
+    """L318 and L333: what the base's files alone say of it. Nothing raises."""
+    return check_tokenizer_roundtrip(base) + check_quantization_levels(base)
+
+
+def check_base_health(session: ModelSession) -> list[Finding]:
+    """The same, and L316 by asking it plain text; worked out once, and kept on disk under the digest of its files.
+
+    Raises ModelError, EngineError and PromptError for a base that cannot be asked.
+    """
+    base = session.settings.base
+    path = _cache_file(base)
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        if path is not None:
+            return msgspec.json.decode(path.read_bytes(), type=list[Finding])
+    engine = session.engine(more_than_pairs=False)
+    findings = check_base_files(base) + check_base_loss(base_loss(engine, session.encoder(), base))
+    with contextlib.suppress(DataError, OSError):
+        if path is not None:
+            with atomic_file(path) as file:
+                file.write(msgspec.json.encode(findings))
+    return findings
+
+
+def _cache_file(base: Path) -> Path | None:
+    """None where nothing can be kept."""
+    try:
+        return cache_folder().with_name("base_health") / f"{base_key(base)}.json"
+    except (ModelError, OSError):
+        return None
