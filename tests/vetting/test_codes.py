@@ -69,8 +69,8 @@ likelihoods = { unsupported = 9, sound = -6 }
 """
 CHECK = """
 
-def check_bread(layout: Layout) -> list[Finding]:
-    return [finding("L149", f"{len(layout.pairs)} loaves")]
+def check_bread(tensor_map: TensorMap) -> list[Finding]:
+    return [finding("L149", f"{len(tensor_map.pairs)} loaves")]
 """
 
 
@@ -81,11 +81,9 @@ def test_a_new_finding_is_its_row_and_its_function(tmp_path: Path) -> None:
     vetting = _linked_copy(package / "vetting", PACKAGE / "vetting")
     structure = _linked_copy(vetting / "structure", PACKAGE / "vetting" / "structure")
     _replace(vetting / "findings.toml", "\n[L150]", f"{ROW}\n[L150]")
-    call = "+ check_pairs("
-    for module in structure.glob("*.py"):
-        text = module.read_text("utf-8")
-        if call in text:
-            _replace(module, "", text.replace(call, f"+ check_bread(layout)\n        {call}", 1) + CHECK)
+    module = structure / "check_structure.py"
+    call = re.compile(r"\+ check_pairs\(\w+, (\w+)\)")
+    _replace(module, "", call.sub(r"\g<0> + check_bread(\1)", module.read_text("utf-8"), count=1) + CHECK)
     adapter = str(write(tmp_path / "adapter", healthy()))
 
     verdict = json.loads(_run(tmp_path, "lorica", "check", adapter, "--json"))

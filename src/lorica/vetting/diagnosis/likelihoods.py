@@ -312,8 +312,8 @@ def rival_weights(given_score: float, expected_score: float) -> Weights:
 
 
 def canary_weights(reading: str, effect: float, odd: float, base_largest: float) -> Weights:
-    """All four: see `lorica.admission.canaries.CanaryResult`. effect: the shift from base to adapter, as a factor of what was
-    promised; odd: what is left of it otherwise."""
+    """All four: see `lorica.admission.canaries.CanaryResult`. effect: the shift from base to adapter, as a factor of
+    what was promised; odd: what is left of it otherwise."""
     if reading in ("reproduced", "faint"):
         proved = ("altered", "wrong_base", "wrong_size", "wrong_revision", "not_applied", "over_scaled", "under_scaled")
         return dict.fromkeys(proved, -6.0) | dict.fromkeys(("broken_weights", "incomplete", "no_effect"), -4.0)
