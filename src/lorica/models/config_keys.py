@@ -135,7 +135,7 @@ _OTHERS_FIX = (
 def check_keys(model_type: str, raw_config: Raw, defaults: Mapping[str, Any]) -> None:
     """Raises UnsupportedError for the first key with which the decoder would compute another model than is meant.
 
-    name: the model_type. defaults: what absent keys mean.
+    model_type: of the config. defaults: what absent keys mean.
     """
     for config_key, allowed_values in HEEDED.items():
         if config_key in raw_config and not _among(raw_config[config_key], allowed_values):
@@ -159,7 +159,7 @@ def check_keys(model_type: str, raw_config: Raw, defaults: Mapping[str, Any]) ->
 def key_notes(model_type: str, raw_config: Raw, family_keys: frozenset[str]) -> tuple[str, ...]:
     """What a config says that changes nothing, although a reader may think that it does; () for most.
 
-    keys: the family's own.
+    family_keys: those that only this family reads.
     """
     read_keys = READ | family_keys
     known_keys = {
