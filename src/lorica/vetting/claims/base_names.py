@@ -115,22 +115,22 @@ _COMPARED = re.compile(
 _TUNED = re.compile(r"(?:^|[^a-z0-9])(?:instruct|it|chat|sft|dpo)(?![a-z0-9])")
 
 
-def family(name: str) -> Traits | None:
+def family(base_name: str) -> Traits | None:
     """The family that an id speaks of ("Qwen/Qwen2.5-1.5B-Instruct" -> qwen2.5), or None. The longest word decides."""
-    words = _hits(name)
+    words = _hits(base_name)
     return _WORDS[max(words, key=len)] if words else None
 
 
-def families(name: str) -> frozenset[str]:
+def families(base_name: str) -> frozenset[str]:
     """All families that a name speaks of: "DeepSeek-R1-Distill-Qwen-7B" has two."""
-    words = _hits(name)
+    words = _hits(base_name)
     # Of "qwen" and "qwen2.5" at one place, only the longer is meant.
     meant = [word for word in words if not any(word != longer and word in longer for longer in words)]
     return frozenset(_WORDS[word].family for word in meant)
 
 
-def _hits(name: str) -> list[str]:
-    text = name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1][-256:]
+def _hits(base_name: str) -> list[str]:
+    text = base_name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1][-256:]
     # "LlamaGuard" and "MistralLite" are two words each.
     forms = {text.lower(), re.sub(r"(?<=[a-z])(?=[A-Z])", "-", text).lower()}
     return [
@@ -156,10 +156,10 @@ def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     return tuple(patterns)
 
 
-def sizes(name: str) -> tuple[str, ...]:
+def sizes(base_name: str) -> tuple[str, ...]:
     """Size words in a text, as they are written in lower case: "qwen2.5-1.5B" -> ("1.5b",), "8x7B" -> ("8x7b",)."""
     size_words = []
-    for match in _SIZE.finditer(name.lower().replace("_", "-")):
+    for match in _SIZE.finditer(base_name.lower().replace("_", "-")):
         experts = f"{match['many']}x" if match["many"] else ""
         number = float(match["number"])
         if number == 0 or (match["unit"] == "m" and number < 10):
@@ -172,34 +172,34 @@ def sizes(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(size_words))
 
 
-def quantization_format(name: str) -> str:
+def quantization_format(base_name: str) -> str:
     """How the weights that a name speaks of are quantised, or ""."""
-    text = name.lower()
+    text = base_name.lower()
     return next((quantization for quantization, pattern in _QUANTISED.items() if pattern.search(text)), "")
 
 
-def is_instruction_tuned(name: str) -> bool:
+def is_instruction_tuned(base_name: str) -> bool:
     """Whether an id names an instruction-tuned variant (-Instruct, -it, -Chat)."""
-    return _TUNED.search(name.lower()) is not None
+    return _TUNED.search(base_name.lower()) is not None
 
 
-def has_uniform_layers(name: str) -> bool:
+def has_uniform_layers(base_name: str) -> bool:
     """Whether the named family has the same modules in every layer, as far as the name tells."""
-    traits = family(name)
-    return traits is not None and traits.uniform and not _MIXED.search(name.lower())
+    traits = family(base_name)
+    return traits is not None and traits.uniform and not _MIXED.search(base_name.lower())
 
 
-def has_mixed_layers(name: str) -> bool:
+def has_mixed_layers(base_name: str) -> bool:
     """Whether the name speaks of experts, or of layers of several kinds."""
-    traits = family(name)
-    return _MIXED.search(name.lower()) is not None or (traits is not None and traits.family == "mixtral")
+    traits = family(base_name)
+    return _MIXED.search(base_name.lower()) is not None or (traits is not None and traits.family == "mixtral")
 
 
-def is_multimodal(name: str) -> bool | None:
+def is_multimodal(base_name: str) -> bool | None:
     """Whether the named model has a language model inside a larger one: True, False, or None where unknown."""
-    if _SEES.search(name.lower()):
+    if _SEES.search(base_name.lower()):
         return True
-    traits = family(name)
+    traits = family(base_name)
     if traits is None:
         return None
     return None if traits.text is None else not traits.text

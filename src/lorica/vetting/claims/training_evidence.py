@@ -84,12 +84,12 @@ def training_evidence(adapter: RawAdapter) -> TrainingEvidence:
     fold = _FOLD.search(adapter.name.lower()) or _FOLD.search(str(adapter.given).lower())
     if fold:
         evidence |= {"fold": int(fold[1]), "folds": int(fold[2]) if fold[2] else None}
-    for name, read in ((STATE, _state), (RECORD, _record), *((file_name, _results) for file_name in _RESULTS)):
-        document = adapter.documents.get(name)
+    for document_name, read in ((STATE, _state), (RECORD, _record), *((file_name, _results) for file_name in _RESULTS)):
+        document = adapter.documents.get(document_name)
         if isinstance(document, Mapping):
             facts = {key: value for key, value in read(document).items() if value is not None}
             evidence |= {key: value for key, value in facts.items() if evidence.get(key) in (None, (), {})}
-            sources.append(name)
+            sources.append(document_name)
     step = _STEP.fullmatch(adapter.folder.name)
     if step:
         evidence = _as_of_step(evidence, int(step[1]))
@@ -111,14 +111,14 @@ def _state(state: Mapping[str, Any]) -> dict[str, Any]:
     logs = state.get("log_history")
     entries = [entry for entry in logs[:_MAX_LOGS] if isinstance(entry, Mapping)] if isinstance(logs, list) else []
     train, strange = _curve(entries, "loss")
-    held, eval_strange = _curve(entries, "eval_loss")
+    eval_points, eval_strange = _curve(entries, "eval_loss")
     norms = [entry["grad_norm"] for entry in entries if isinstance(entry.get("grad_norm"), float)]
     last = next((entry for entry in reversed(entries) if any(key.startswith("eval_") for key in entry)), {})
     metrics = {str(key)[5:85]: value for key, value in _numbers(last) if key.startswith("eval_")}
     steps, max_steps = _as_integer(state.get("global_step")), _as_integer(state.get("max_steps"))
     rates = [value for entry in entries for key, value in _numbers(entry) if key == "learning_rate"]
     return {
-        **_losses(train, held),
+        **_losses(train, eval_points),
         "strange": strange + eval_strange + sum(not math.isfinite(norm) for norm in norms),
         "metrics": {key: value for key, value in metrics.items() if not key.endswith(("per_second", "runtime"))},
         "best_metric": as_real(state.get("best_metric")),
@@ -127,7 +127,7 @@ def _state(state: Mapping[str, Any]) -> dict[str, Any]:
         "max_steps": max_steps,
         "epochs": as_real(state.get("epoch")),
         "rate": max(rates, default=None),
-        "held_out": bool(held) or bool(metrics) if entries else None,
+        "held_out": bool(eval_points) or bool(metrics) if entries else None,
         "finished": None if steps is None or not max_steps or max_steps < 0 else steps >= max_steps,
     }
 
@@ -149,9 +149,9 @@ def _curve(entries: Sequence[Mapping[str, Any]], key: str) -> tuple[list[Point],
     return points, strange
 
 
-def _losses(train: Sequence[Point], held: Sequence[Point]) -> dict[str, Any]:
+def _losses(train: Sequence[Point], eval_points: Sequence[Point]) -> dict[str, Any]:
     values = [loss for _, loss in train]
-    lowest = min(held, key=lambda point: point[1], default=None)
+    lowest = min(eval_points, key=lambda point: point[1], default=None)
     return {
         "losses": _thin(train),
         "loss_first": values[0] if values else None,
@@ -159,8 +159,8 @@ def _losses(train: Sequence[Point], held: Sequence[Point]) -> dict[str, Any]:
         "loss_lowest": min(values, default=None),
         "fell": has_fallen(train),
         "beginning": tuple(train[:_BEGINNING]),
-        "eval_losses": _thin(held),
-        "eval_last": held[-1][1] if held else None,
+        "eval_losses": _thin(eval_points),
+        "eval_last": eval_points[-1][1] if eval_points else None,
         "eval_lowest": lowest[1] if lowest else None,
         "eval_lowest_step": lowest[0] if lowest else None,
     }
@@ -176,7 +176,7 @@ def _record(record: Mapping[str, Any]) -> dict[str, Any]:
     """training.json of Lorica."""
     result, rows = as_mapping(record.get("result")), as_mapping(record.get("rows"))
     manifest = as_mapping(record.get("manifest"))
-    held = _as_integer(rows.get("held_out"))
+    held_out_rows = _as_integer(rows.get("held_out"))
     return {
         "steps": _as_integer(result.get("steps")),
         "loss_last": as_real(result.get("train_loss")),
@@ -190,8 +190,8 @@ def _record(record: Mapping[str, Any]) -> dict[str, Any]:
         "dropout": _setting(manifest, "lora.lora_dropout"),
         "fold": _as_integer(_setting(manifest, "fold")) or _as_integer(record.get("fold")),
         "folds": _as_integer(_setting(manifest, "folds")) or _as_integer(record.get("folds")),
-        "held_out": None if held is None else held > 0,
-        "held_out_rows": held,
+        "held_out": None if held_out_rows is None else held_out_rows > 0,
+        "held_out_rows": held_out_rows,
         "training_rows": _as_integer(rows.get("training")),
         "finished": record.get("status") == "finished" if "status" in record else None,
     }

@@ -73,21 +73,21 @@ class _Comparison:
         index: int,
         code: str,
         actual: str,
-        others: Sequence[int],
+        related: Sequence[int],
         facts: dict[str, Any],
         *,
         expected: str = "",
         severity: Severity | None = None,
     ) -> None:
         """A finding on one adapter about others."""
-        facts = {"others": [self.entries[i][0].name for i in others[:20]], **facts}
-        found = finding(code, actual, expected=expected, facts=facts, severity=severity)
-        self.findings.setdefault(self.entries[index][0].name, []).append(found)
+        facts = {"others": [self.entries[i][0].name for i in related[:20]], **facts}
+        result = finding(code, actual, expected=expected, facts=facts, severity=severity)
+        self.findings.setdefault(self.entries[index][0].name, []).append(result)
 
-    def report_rescaled(self, index: int, actual: str, others: Sequence[int], ratio: float, angle: float) -> None:
+    def report_rescaled(self, index: int, actual: str, related: Sequence[int], ratio: float, angle: float) -> None:
         """A finding on an update that is another one at another scale."""
         expected = "one alpha, rank and set of targets for one update"
-        self.report(index, "L252", actual, others, {"ratio": ratio, "cosine": angle}, expected=expected)
+        self.report(index, "L252", actual, related, {"ratio": ratio, "cosine": angle}, expected=expected)
 
 
 def check_duplicates(entries: Sequence[Entry], members: Sequence[RunMember] | None = None) -> dict[str, list[Finding]]:
