@@ -2,7 +2,7 @@
 
     python bench/deterministic.py [--dtype float32] [--permutations 20] [--rounds 5]
 
-The embedded model, rows of the base and of two adapters with shared beginnings on two levels: random permutations x
+The embedded model, rows of the base and of two adapters with shared prefixes on two levels: random permutations x
 budgets of 512, 1024 and 4096 tokens x one thread and two, each compared with the first. The price is the time of the
 same rows with `deterministic` on over that with it off, alternating, median of the rounds. The last line is
 `key=value`.
@@ -35,7 +35,7 @@ BUDGETS = (512, 1024, 4096)
 
 
 def make_requests(rows: int) -> list[Request]:
-    """Two levels of shared beginnings for the base and two adapters; choices of one token and of several."""
+    """Two levels of shared prefixes for the base and two adapters; choices of one token and of several."""
     rng = random.Random(0)
 
     def some(count: int) -> tuple[int, ...]:

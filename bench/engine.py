@@ -9,7 +9,7 @@ depends on neither. Every side is a process of its own below this one, loaded be
 ratios within each round. Sides that are not installed are named and left out.
 
 Quality first: the log-probabilities of every side beside the native engine's in float32; of texts, their mean
-log-probability per token in float32. Share of the ceiling: the operations that remain once shared beginnings are
+log-probability per token in float32. Share of the ceiling: the operations that remain once shared prefixes are
 computed once, per second, over the rate of large products measured in the same rounds, kept up for a while (and over
 that of the fastest single product; in bfloat16 also over that of a product of 8192 x 8192 x 8192).
 

@@ -1,4 +1,4 @@
-"""What computing shared beginnings once is worth: the native engine with and without it, alternating in one process.
+"""What computing shared prefixes once is worth: the native engine with and without it, alternating in one process.
 
     python bench/prefix_sharing.py [--rows 200] [--rounds 5]
 
@@ -75,7 +75,7 @@ def main() -> None:
     """Measure, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200)
-    parser.add_argument("--shared", type=int, default=200, help="tokens in an adapter's shared beginning")
+    parser.add_argument("--shared", type=int, default=200, help="tokens in an adapter's shared prefix")
     parser.add_argument("--own", type=int, default=40, help="tokens of a row's own")
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,7 +1,7 @@
 """OpenVINO GenAI's continuous batching. Options: cache, threads, cells (GiB of keys and values), dtype and kept (how
 it computes, and stores keys and values: bf16, f32; kept also u8, its own default).
 
-As an expert would: prefix caching, the shared beginning of an adapter computed before its rows (in whole blocks: from
+As an expert would: prefix caching, the shared prefix of an adapter computed before its rows (in whole blocks: from
 a part of one it goes on wrongly), dynamic split-fuse, all rows of an adapter together (a call takes one set of adapters
 for all its rows). It tells the scores of the tokens it picks but not of given choices, so it takes part where text is
 made.

