@@ -57,10 +57,10 @@ def files_up_to(size: int) -> Iterator[None]:
 def test_a_disk_that_fills_while_rows_are_answered(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(infer(rows, "whole.csv")) == 0
     capsys.readouterr()
-    with files_up_to(6000):
+    with files_up_to(60_000):
         assert main(infer(rows)) == 3
     said = capsys.readouterr().err
-    assert "cannot be written (File too large)\n  -> " in said
+    assert "cannot be written (disk I/O error)\n  -> " in said
     assert re.search(r"\d+ rows and the batches since are kept in", said)
     assert main(told_to_go_on(said)) == 0
     assert (rows.parent / "out.csv").read_bytes() == (rows.parent / "whole.csv").read_bytes()
