@@ -36,7 +36,7 @@ def check_answer(answer: Answer) -> None:
     if not all(map(math.isfinite, numbers)):
         raise ValueError("a score is not a finite number")
     for flag in answer.flags:
-        if not flag or any(c.isspace() for c in flag):
+        if not flag or any(char.isspace() for char in flag):
             raise ValueError(f"the flag {flag!r} is not one word")
 
 
@@ -67,41 +67,43 @@ def to_cells(answer: Answer, *, guard: bool = True) -> list[str]:
     ]
 
 
-def from_cells(cells: Mapping[str, str]) -> dict[str, Any]:
+def from_cells(cells_by_column: Mapping[str, str]) -> dict[str, Any]:
     """The values of CSV cells by column, ready for `to_answer`. Raises ValueError for a cell that cannot be
     read."""
     values: dict[str, Any] = {}
-    for name, cell in cells.items():
-        if name in _TEXTS:
-            text = _unguarded(cell)
-            if text is not None:
-                values[name] = text
-        elif cell == "":
+    for column_name, cell_text in cells_by_column.items():
+        if column_name in _TEXTS:
+            unguarded_text = _unguarded(cell_text)
+            if unguarded_text is not None:
+                values[column_name] = unguarded_text
+        elif cell_text == "":
             continue
-        elif name in ("score", "choice_mass"):
-            values[name] = _number(float, name, cell)
-        elif name in ("retries", "dropped_tokens"):
-            values[name] = _number(int, name, cell)
-        elif name == "scores":
-            values[name] = json.loads(cell)
+        elif column_name in ("score", "choice_mass"):
+            values[column_name] = _number(float, column_name, cell_text)
+        elif column_name in ("retries", "dropped_tokens"):
+            values[column_name] = _number(int, column_name, cell_text)
+        elif column_name == "scores":
+            values[column_name] = json.loads(cell_text)
         else:
-            values[name] = cell.split(" ")
+            values[column_name] = cell_text.split(" ")
     return values
 
 
 def to_values(answer: Answer) -> dict[str, Any]:
     """The columns of a Parquet row. Raises ValueError."""
     check_answer(answer)
-    values = {name: getattr(answer, name) for name in ANSWER_COLUMNS}
-    values["scores"] = None if answer.scores is None else list(answer.scores.items())
-    values["flags"] = list(answer.flags)
-    return values
+    column_values = {column_name: getattr(answer, column_name) for column_name in ANSWER_COLUMNS}
+    column_values["scores"] = None if answer.scores is None else list(answer.scores.items())
+    column_values["flags"] = list(answer.flags)
+    return column_values
 
 
 def from_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a Parquet row, ready for `to_answer`: columns that hold null, or NaN as pandas has it, stand at
     their default."""
-    present = from_record({name: value for name, value in values.items() if value is not None and value == value})
+    present = from_record(
+        {column_name: value for column_name, value in values.items() if value is not None and value == value}
+    )
     if isinstance(present.get("scores"), list):
         present["scores"] = dict(present["scores"])
     return present
@@ -139,26 +141,26 @@ def _guarded(text: str | None, *, formulas: bool) -> str:
     return text
 
 
-def _unguarded(cell: str) -> str | None:
+def _unguarded(cell_text: str) -> str | None:
     """What `_guarded` wrote, now or in earlier versions, or a cell of any other table as it is: "Hamlet" in quotes is
     a text in quotes."""
-    text = _json_text(cell)
-    return text if text is not None and _MAY_BE_GUARDED.match(text) else cell or None
+    json_text = _json_text(cell_text)
+    return json_text if json_text is not None and _MAY_BE_GUARDED.match(json_text) else cell_text or None
 
 
-def _json_text(cell: str) -> str | None:
+def _json_text(cell_text: str) -> str | None:
     """The text that a cell holds as JSON, None for any other cell."""
-    if not cell.startswith('"'):
+    if not cell_text.startswith('"'):
         return None
     try:
-        text = json.loads(cell)
+        decoded_text = json.loads(cell_text)
     except ValueError:
         return None
-    return text if isinstance(text, str) else None
+    return decoded_text if isinstance(decoded_text, str) else None
 
 
-def _number(number_type: type[int] | type[float], name: str, cell: str) -> float:
+def _number(number_type: type[int] | type[float], column_name: str, cell_text: str) -> float:
     try:
-        return number_type(cell)
+        return number_type(cell_text)
     except ValueError as error:
-        raise ValueError(f"the column {name!r} holds {cell[:40]!r}, which is no number") from error
+        raise ValueError(f"the column {column_name!r} holds {cell_text[:40]!r}, which is no number") from error

@@ -24,10 +24,10 @@ def fold_name(name: str) -> str:
     return "".join(filter(str.isalnum, subject_key(name)))
 
 
-def looks_like_id(name: str) -> bool:
+def looks_like_id(column_name: str) -> bool:
     """Whether a column may hold ids, by its name alone: `uid`, `index`, `post_id`, `commentId`."""
-    folded = fold_name(name)
-    return folded in ID_NAMES | _PERHAPS_IDS or name.rstrip().endswith(("_id", " id", "-id", "ID", "Id", "_ID"))
+    folded = fold_name(column_name)
+    return folded in ID_NAMES | _PERHAPS_IDS or column_name.rstrip().endswith(("_id", " id", "-id", "ID", "Id", "_ID"))
 
 
 def is_unlikely_name(name: str) -> bool:
@@ -35,31 +35,35 @@ def is_unlikely_name(name: str) -> bool:
     return bool(_NUMBER.fullmatch(name)) or len(name.split()) > 4 or name.rstrip().endswith(("?", ".", "!"))
 
 
-def mapping_setting(wanted: str, name: str) -> str:
-    """The override that reads `wanted` from the column `name`, to be copied into a shell.
+def mapping_setting(wanted: str, column_name: str) -> str:
+    """The override that reads `wanted` from the column `column_name`, to be copied into a shell.
 
     Of a name with characters that cannot be seen the visible rest is written, by which the column is found as well.
     """
-    visible = name if name.isprintable() and "\u00a0" not in name else " ".join(visible_text(name).split())
-    quote = '"' if "'" in visible else "'"
-    return f"task.columns.{wanted}={quote}{visible}{quote}"
+    visible = (
+        column_name
+        if column_name.isprintable() and "\u00a0" not in column_name
+        else " ".join(visible_text(column_name).split())
+    )
+    quote_mark = '"' if "'" in visible else "'"
+    return f"task.columns.{wanted}={quote_mark}{visible}{quote_mark}"
 
 
 def visible_text(name: str) -> str:
     """The characters of a name that can be seen; white space of every kind is a space."""
-    return "".join(" " if c.isspace() else c for c in name if c.isspace() or c.isprintable()).strip()
+    return "".join(" " if char.isspace() else char for char in name if char.isspace() or char.isprintable()).strip()
 
 
-def quoted_names(names: Iterable[str]) -> str:
+def quoted_names(column_names: Iterable[str]) -> str:
     """Names for a message; of many the first."""
-    return listed(map(repr, names), _MOST_LISTED)
+    return listed(map(repr, column_names), _MOST_LISTED)
 
 
-def find_column(column: str, names: Iterable[str]) -> str | None:
-    """The name in the file that somebody means who writes `column`: that very one, or the only one in another
+def find_column(wanted_column: str, column_names: Iterable[str]) -> str | None:
+    """The name in the file that somebody means who writes `wanted_column`: that very one, or the only one in another
     spelling."""
-    names = list(names)
-    if column in names:
-        return column
-    alike = [name for name in names if fold_name(name) == fold_name(column) != ""]
-    return alike[0] if len(alike) == 1 else None
+    column_names = list(column_names)
+    if wanted_column in column_names:
+        return wanted_column
+    same_spelling = [name for name in column_names if fold_name(name) == fold_name(wanted_column) != ""]
+    return same_spelling[0] if len(same_spelling) == 1 else None

@@ -13,17 +13,17 @@ from lorica.errors import DataError
 def file_digest(path: Path | str) -> str:
     """ "sha256:<64 hex digits>" of the file's bytes, read in pieces. Raises DataError when it cannot be
     read."""
-    file = Path(path)
+    file_path = Path(path)
     try:
-        with file.open("rb") as stream:
+        with file_path.open("rb") as stream:
             return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"the file cannot be read ({error.strerror})", path=file, fix="check the path") from error
+        raise DataError(f"the file cannot be read ({error.strerror})", path=file_path, fix="check the path") from error
 
 
 def ids_digest(ids: Iterable[str]) -> str:
     """sha256 over row ids in their order."""
-    state = hashlib.sha256()
+    digest_state = hashlib.sha256()
     for row_id in ids:
-        state.update(json.dumps(row_id).encode() + b"\n")
-    return "sha256:" + state.hexdigest()
+        digest_state.update(json.dumps(row_id).encode() + b"\n")
+    return "sha256:" + digest_state.hexdigest()

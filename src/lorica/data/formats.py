@@ -13,21 +13,21 @@ from lorica.data.xlsx_table import read_xlsx
 from lorica.errors import DataError
 
 
-def open_table(path: Path, options: TableOptions | None = None) -> Table:
-    """Open the file of rows at `path` by its suffix, and by `options` where neither that nor its content tells.
+def open_table(table_path: Path, options: TableOptions | None = None) -> Table:
+    """Open the file of rows at `table_path` by its suffix, and by `options` where neither that nor its content tells.
 
     Raises DataError for a file that is missing, empty, of another kind than its suffix, or whose header is
     unusable; MissingExtraError for Parquet without pyarrow and workbooks without openpyxl.
     """
-    fmt = file_format(path)
+    table_format = file_format(table_path)
     options = options or TableOptions()
-    if fmt.format == "xlsx":
-        return read_xlsx(path, options)
+    if table_format.format == "xlsx":
+        return read_xlsx(table_path, options)
     if options.sheet:
         message = f"data.sheet={options.sheet}: the file is no workbook, and has no sheets"
-        raise DataError(message, path=path, fix="leave data.sheet out")
-    if fmt.format == "parquet":
-        return read_parquet(path)
-    if fmt.format in ("csv", "tsv"):
-        return read_csv(path, fmt, options)
-    return read_json(path, fmt)
+        raise DataError(message, path=table_path, fix="leave data.sheet out")
+    if table_format.format == "parquet":
+        return read_parquet(table_path)
+    if table_format.format in ("csv", "tsv"):
+        return read_csv(table_path, table_format, options)
+    return read_json(table_path, table_format)

@@ -27,34 +27,36 @@ class GroupColumns:
         self.schemas = tuple(self._reading_columns(schema) for schema in schemas)
 
     def _reading_columns(self, schema: RowSchema) -> RowSchema:
-        new = [column for column in self.values if column not in (*schema.required, *schema.optional)]
+        extra_columns = [column for column in self.values if column not in (*schema.required, *schema.optional)]
         of_table = schema.of_table
         return msgspec.structs.replace(
             schema,
-            optional=(*schema.optional, *new),
+            optional=(*schema.optional, *extra_columns),
             build=self._recording(schema.build),
-            of_table=None if of_table is None else lambda again: self._recording(of_table(again)),
+            of_table=None if of_table is None else lambda start_pass: self._recording(of_table(start_pass)),
         )
 
-    def _recording(self, build: BuildRow) -> BuildRow:
-        def record_and_build(values: Mapping[str, Any], row_id: str, line: int) -> Row:
-            for column, texts in self.values.items():
-                texts[row_id] = _text(values.get(column, "")) or EMPTY
-            return build(values, row_id, line)
+    def _recording(self, build_row: BuildRow) -> BuildRow:
+        def record_and_build(values: Mapping[str, Any], row_id: str, line_number: int) -> Row:
+            for column_name, texts_by_row in self.values.items():
+                texts_by_row[row_id] = _text(values.get(column_name, "")) or EMPTY
+            return build_row(values, row_id, line_number)
 
         return record_and_build
 
-    def check(self, path: Path, options: TableOptions | None = None) -> None:
+    def check(self, table_path: Path, options: TableOptions | None = None) -> None:
         """Once all rows were read. Raises DataError for a column in which no row has a value."""
-        for column, texts in self.values.items():
-            if any(text != EMPTY for text in texts.values()):
+        for column_name, texts_by_row in self.values.items():
+            if any(cell_text != EMPTY for cell_text in texts_by_row.values()):
                 continue
-            names = open_table(path, options).names
-            problem = "is empty in every row" if column in names else "is not in the file"
-            fix = did_you_mean(column, names, key=fold_name, then=f"its columns are: {quoted_names(names)}")
-            raise DataError(f"the column {column!r} {problem}", path=path, fix=fix)
+            column_names = open_table(table_path, options).names
+            problem = "is empty in every row" if column_name in column_names else "is not in the file"
+            fix = did_you_mean(
+                column_name, column_names, key=fold_name, then=f"its columns are: {quoted_names(column_names)}"
+            )
+            raise DataError(f"the column {column_name!r} {problem}", path=table_path, fix=fix)
 
 
-def _text(value: object) -> str:
+def _text(cell_value: object) -> str:
     """As CSV has it; 1990.0 is the 1990 of a column with gaps."""
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+    return str(int(cell_value) if isinstance(cell_value, float) and cell_value.is_integer() else cell_value).strip()

@@ -32,33 +32,33 @@ class HashedIds:
         """Bytes of the table."""
         return len(self._slots) * self._slots.itemsize
 
-    def add(self, text: str) -> bool:
-        """Add `text`; False when its hash was there already."""
+    def add(self, id_text: str) -> bool:
+        """Add `id_text`; False when its hash was there already."""
         if 4 * self._used >= 3 * len(self._slots):
             self._grow()
-        if not self._insert(self._slots, hash(text) & 0xFFFF_FFFF_FFFF_FFFF or 1):
+        if not self._insert(self._slots, hash(id_text) & 0xFFFF_FFFF_FFFF_FFFF or 1):
             return False
         self._used += 1
         return True
 
     @staticmethod
-    def _insert(slots: array[int], value: int) -> bool:
-        size = len(slots)
-        slot = value % size
-        while slots[slot]:
-            if slots[slot] == value:
+    def _insert(slots: array[int], id_hash: int) -> bool:
+        slot_count = len(slots)
+        slot_index = id_hash % slot_count
+        while slots[slot_index]:
+            if slots[slot_index] == id_hash:
                 return False
-            slot = slot + 1 if slot + 1 < size else 0
-        slots[slot] = value
+            slot_index = slot_index + 1 if slot_index + 1 < slot_count else 0
+        slots[slot_index] = id_hash
         return True
 
     def _grow(self) -> None:
         # Half as much again, not double: the table never holds more than two slots a text.
-        larger = array("Q", [0]) * (len(self._slots) * 3 // 2)
-        for value in self._slots:
-            if value:
-                self._insert(larger, value)
-        self._slots = larger
+        larger_slots = array("Q", [0]) * (len(self._slots) * 3 // 2)
+        for id_hash in self._slots:
+            if id_hash:
+                self._insert(larger_slots, id_hash)
+        self._slots = larger_slots
 
 
 def refuse_duplicates(
@@ -77,14 +77,16 @@ def refuse_duplicates(
     """
     used_ids = HashedIds()
     for item in items:
-        row_id, line = key(item)
+        row_id, line_number = key(item)
         if not used_ids.add(row_id):
-            first = next((at for earlier_id, at in map(key, again()) if earlier_id == row_id), line)
-            if first != line:
+            first_line = next(
+                (earlier_line for earlier_id, earlier_line in map(key, again()) if earlier_id == row_id), line_number
+            )
+            if first_line != line_number:
                 raise DataError(
-                    f"the id was already used {unit} {first}",
+                    f"the id was already used {unit} {first_line}",
                     path=path,
-                    line=line,
+                    line=line_number,
                     row_id=row_id,
                     fix=ID_FIX,
                 )

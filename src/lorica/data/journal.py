@@ -39,9 +39,9 @@ class OutputLog:
     outputs_by_id: the finished outputs by row id, those of an interrupted run included.
     """
 
-    def __init__(self, database: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, database: sqlite3.Connection, database_path: Path) -> None:
         """For `Journal` only."""
-        self._database, self._path = database, path
+        self._database, self._path = database, database_path
         self.outputs_by_id: dict[str, Output] = {}
         for content, digest in database.execute("SELECT CAST(outputs AS BLOB), sha256 FROM outputs ORDER BY batch"):
             if digest != _sha256(content):
@@ -60,9 +60,9 @@ class OutputLog:
 class Journal:
     """An open journal; only one process has it open at a time. Use it as a context manager, or `close` it."""
 
-    def __init__(self, folder: Path, database: sqlite3.Connection, lock: FolderLock) -> None:
+    def __init__(self, folder: Path, database: sqlite3.Connection, folder_lock: FolderLock) -> None:
         """For `open` only."""
-        self._folder, self._database, self._lock = folder, database, lock
+        self._folder, self._database, self._lock = folder, database, folder_lock
         self._path = folder / _DATABASE
         self._done = _verified_rows(database, self._path)
 
@@ -80,31 +80,33 @@ class Journal:
         differing key is named), when another process has it open, and when committed rows are damaged; DataError when
         the disk refuses.
         """
-        path = Path(folder) / _DATABASE
-        lock = lock_folder(path.parent, doing="answering", fix="wait until it ends, or use another run_dir")
+        database_path = Path(folder) / _DATABASE
+        folder_lock = lock_folder(
+            database_path.parent, doing="answering", fix="wait until it ends, or use another run_dir"
+        )
         database = None
         try:
-            database = _connect(path)
+            database = _connect(database_path)
             earlier = dict(database.execute("SELECT key, value FROM manifest"))
-            journal = cls(path.parent, database, lock)
+            journal = cls(database_path.parent, database, folder_lock)
             if not earlier and journal.done:
-                raise _damaged(path, "it holds answers without a manifest")
+                raise _damaged(database_path, "it holds answers without a manifest")
             if not earlier:
-                with _transaction(database, path):
+                with _transaction(database, database_path):
                     database.executemany("INSERT INTO manifest VALUES (?, ?)", sorted(manifest.items()))
             elif not resume:
                 raise ResumeError(
-                    f"{path.parent} holds the journal of an earlier run that did not finish",
-                    fix=f"go on with it: inference.resume=true; or {_start_anew(path)}",
+                    f"{database_path.parent} holds the journal of an earlier run that did not finish",
+                    fix=f"go on with it: inference.resume=true; or {_start_anew(database_path)}",
                 )
             else:
-                check_same_run(path.parent, earlier, manifest, otherwise=_start_anew(path))
+                check_same_run(database_path.parent, earlier, manifest, otherwise=_start_anew(database_path))
         except BaseException as error:
             if database is not None:
                 database.close()
-            lock.release()
+            folder_lock.release()
             if isinstance(error, sqlite3.Error):
-                raise _unusable(path, error) from error
+                raise _unusable(database_path, error) from error
             raise
         return journal
 
@@ -138,12 +140,13 @@ class Journal:
             return
         self._require_folder()
         try:
-            lines = b"".join(map(encode_answer, answers))
+            answer_lines = b"".join(map(encode_answer, answers))
         except ValueError as error:
             raise DataError(f"an answer cannot be written: {error}", path=self._path) from error
         with _transaction(self._database, self._path):
             self._database.execute(
-                "INSERT INTO windows VALUES (?, ?, ?, ?)", (self._done, len(answers), lines, _sha256(lines))
+                "INSERT INTO windows VALUES (?, ?, ?, ?)",
+                (self._done, len(answers), answer_lines, _sha256(answer_lines)),
             )
             self._database.execute("DELETE FROM outputs")
         self._done += len(answers)
@@ -152,8 +155,8 @@ class Journal:
         """The committed answers in their order, streamed window by window."""
         self._require_folder()
         decoder = msgspec.json.Decoder(Answer)
-        for _, _, lines, _ in self._database.execute(_WINDOWS):
-            yield from decoder.decode_lines(lines)
+        for _, _, answer_lines, _ in self._database.execute(_WINDOWS):
+            yield from decoder.decode_lines(answer_lines)
 
     def remove(self) -> None:
         """Delete the journal, and its folder if nothing else is in it, and close it."""
@@ -188,9 +191,9 @@ def check_same_run(folder: Path, stored: Mapping[str, str], manifest: Mapping[st
     otherwise: what can be done but to put them back.
     """
     differing = [
-        f"\n     {key}: was {stored.get(key, '(nothing)')!r}, is now {manifest.get(key, '(nothing)')!r}"
-        for key in sorted({*stored, *manifest})
-        if stored.get(key) != manifest.get(key)
+        f"\n     {setting}: was {stored.get(setting, '(nothing)')!r}, is now {manifest.get(setting, '(nothing)')!r}"
+        for setting in sorted({*stored, *manifest})
+        if stored.get(setting) != manifest.get(setting)
     ]
     if differing:
         raise ResumeError(
@@ -199,13 +202,13 @@ def check_same_run(folder: Path, stored: Mapping[str, str], manifest: Mapping[st
         )
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(database_path: Path) -> sqlite3.Connection:
     """The database, made if missing.
 
     One process has it alone (EXCLUSIVE), so the write-ahead log needs no shared memory, which network file systems
     lack. With synchronous=FULL every commit is synced, once.
     """
-    database = sqlite3.connect(path, timeout=1, isolation_level=None)
+    database = sqlite3.connect(database_path, timeout=1, isolation_level=None)
     try:
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("PRAGMA journal_mode = WAL")
@@ -218,42 +221,46 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def _transaction(database: sqlite3.Connection, path: Path) -> Iterator[None]:
+def _transaction(database: sqlite3.Connection, database_path: Path) -> Iterator[None]:
     """All statements of the block or none of them. Raises DataError when the disk refuses."""
     try:
         database.execute("BEGIN IMMEDIATE")
         with database:
             yield
     except sqlite3.Error as error:
-        raise DataError(f"cannot be written ({error})", path=path, fix="free some space") from error
+        raise DataError(f"cannot be written ({error})", path=database_path, fix="free some space") from error
 
 
-def _verified_rows(database: sqlite3.Connection, path: Path) -> int:
+def _verified_rows(database: sqlite3.Connection, database_path: Path) -> int:
     """The number of rows committed. Raises ResumeError where a window was changed or is missing."""
-    done = 0
-    for start, rows, lines, digest in database.execute(_WINDOWS):
-        if start != done or digest != _sha256(lines) or rows != lines.count(b"\n"):
-            raise _damaged(path, f"committed answers from row {done + 1} on were changed")
-        done += rows
-    return done
+    committed_rows = 0
+    for first_row, row_count, answer_lines, digest in database.execute(_WINDOWS):
+        if first_row != committed_rows or digest != _sha256(answer_lines) or row_count != answer_lines.count(b"\n"):
+            raise _damaged(database_path, f"committed answers from row {committed_rows + 1} on were changed")
+        committed_rows += row_count
+    return committed_rows
 
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _unusable(path: Path, error: sqlite3.Error) -> DataError | ResumeError:
+def _unusable(database_path: Path, error: sqlite3.Error) -> DataError | ResumeError:
     """Why a database cannot be opened: another machine has it, the disk refuses, or it was changed."""
     if error.sqlite_errorname.startswith("SQLITE_BUSY"):
-        return ResumeError(f"another process has {path} open", fix="wait until it ends, or use another run_dir")
+        return ResumeError(
+            f"another process has {database_path} open", fix="wait until it ends, or use another run_dir"
+        )
     if isinstance(error, sqlite3.OperationalError):
-        return DataError(f"cannot be written ({error})", path=path, fix="free some space, or use another run_dir")
-    return _damaged(path, str(error))
+        return DataError(
+            f"cannot be written ({error})", path=database_path, fix="free some space, or use another run_dir"
+        )
+    return _damaged(database_path, str(error))
 
 
-def _damaged(path: Path, reason: str) -> ResumeError:
-    return ResumeError(f"{path} is damaged: {reason}", fix=_start_anew(path))
+def _damaged(database_path: Path, reason: str) -> ResumeError:
+    return ResumeError(f"{database_path} is damaged: {reason}", fix=_start_anew(database_path))
 
 
-def _start_anew(path: Path) -> str:
-    return f"start anew: delete {path}"
+def _start_anew(database_path: Path) -> str:
+    return f"start anew: delete {database_path}"

@@ -23,134 +23,143 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def read_json(path: Path, fmt: FileFormat) -> Table:
+def read_json(table_path: Path, table_format: FileFormat) -> Table:
     """The `Table` of .jsonl or .json. Raises DataError with file and line."""
-    notes: list[str] = []
-    rows = _line_records(path, fmt) if fmt.format == "jsonl" else _array_records(path, fmt, notes)
-    head: list[_Record] = []
-    names: tuple[str, ...] | None = None
-    for line, value in rows:
-        head.append((line, value))
-        if not isinstance(value, RowError):
-            names = tuple(value)
-        if names is not None or len(head) == _MOST_BAD:
+    reading_notes: list[str] = []
+    numbered_records = (
+        _line_records(table_path, table_format)
+        if table_format.format == "jsonl"
+        else _array_records(table_path, table_format, reading_notes)
+    )
+    head_records: list[_Record] = []
+    column_names: tuple[str, ...] | None = None
+    for line_number, record in numbered_records:
+        head_records.append((line_number, record))
+        if not isinstance(record, RowError):
+            column_names = tuple(record)
+        if column_names is not None or len(head_records) == _MOST_BAD:
             break
-    if not head:
-        raise DataError("the file holds no rows", path=path, line=1, fix="check how it was made")
-    if names is None:
-        raise next(value for _, value in head if isinstance(value, RowError))
+    if not head_records:
+        raise DataError("the file holds no rows", path=table_path, line=1, fix="check how it was made")
+    if column_names is None:
+        raise next(record for _, record in head_records if isinstance(record, RowError))
 
     def records(columns: Sequence[str]) -> Iterator[Record]:
-        return chain(head, rows)
+        return chain(head_records, numbered_records)
 
-    return Table(names, head[-1][0], True, records, tuple(notes))
+    return Table(column_names, head_records[-1][0], True, records, tuple(reading_notes))
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} appears twice in one object")
+def _unique_keys(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(members)
+    if len(values) != len(members):
+        object_keys = [object_key for object_key, _ in members]
+        repeated_key = next(object_key for object_key in object_keys if object_keys.count(object_key) > 1)
+        raise ValueError(f"the key {repeated_key!r} appears twice in one object")
     return values
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON; write null for a missing value")
+def _no_constant(constant_name: str) -> NoReturn:
+    raise ValueError(f"{constant_name} is not JSON; write null for a missing value")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
 
 
-def _line_records(path: Path, fmt: FileFormat) -> Iterator[_Record]:
-    for line, text in enumerate(text_lines(path, fmt), 1):
-        stripped = text.strip()
+def _line_records(table_path: Path, table_format: FileFormat) -> Iterator[_Record]:
+    for line_number, line_text in enumerate(text_lines(table_path, table_format), 1):
+        stripped = line_text.strip()
         if not stripped:
             continue
-        yield line, _line_record(path, line, stripped)
+        yield line_number, _line_record(table_path, line_number, stripped)
 
 
-def _line_record(path: Path, line: int, text: str) -> dict[str, Any] | RowError:
+def _line_record(table_path: Path, line_number: int, line_text: str) -> dict[str, Any] | RowError:
     """The object of one line, or why there is none: lines are independent of each other."""
     try:
-        return _checked(path, line, _DECODER.decode(text), text, _line_fix(text))
+        return _checked(table_path, line_number, _DECODER.decode(line_text), line_text, _line_fix(line_text))
     except json.JSONDecodeError as error:
         position = f"{error.msg} at column {error.colno}"
-        return RowError(f"not a JSON object: {position}", path=path, line=line, fix=_line_fix(text))
+        return RowError(f"not a JSON object: {position}", path=table_path, line=line_number, fix=_line_fix(line_text))
     except RowError as error:
         return error
     except ValueError as error:
-        return RowError(str(error), path=path, line=line, fix="mend the line")
+        return RowError(str(error), path=table_path, line=line_number, fix="mend the line")
     except RecursionError:
-        return RowError("JSON nested too deeply", path=path, line=line, fix="flatten the object")
+        return RowError("JSON nested too deeply", path=table_path, line=line_number, fix="flatten the object")
 
 
-def _line_fix(text: str) -> str:
-    if text.startswith("\ufeff"):
+def _line_fix(line_text: str) -> str:
+    if line_text.startswith("\ufeff"):
         return "a byte order mark inside the file: files were joined; remove it"
-    if text.startswith("["):
+    if line_text.startswith("["):
         return "this looks like a JSON array: give the file the suffix .json"
-    if text == "{":
+    if line_text == "{":
         return "each line must hold one whole object; a JSON array spread over lines has the suffix .json"
     return "each line of a .jsonl file must hold one whole JSON object"
 
 
-def _checked(path: Path, line: int, value: Any, text: str, fix: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise RowError(f"a JSON {_kind(value)} where an object {{...}} is expected", path=path, line=line, fix=fix)
-    if _SURROGATE.search(text):
+def _checked(table_path: Path, line_number: int, json_value: Any, source_text: str, fix: str) -> dict[str, Any]:
+    if not isinstance(json_value, dict):
+        raise RowError(
+            f"a JSON {_kind(json_value)} where an object {{...}} is expected",
+            path=table_path,
+            line=line_number,
+            fix=fix,
+        )
+    if _SURROGATE.search(source_text):
         try:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
+            json.dumps(json_value, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError as error:
             raise RowError(
                 "half of a surrogate pair (\\uD800-\\uDFFF alone) is no character",
-                path=path,
-                line=line,
+                path=table_path,
+                line=line_number,
                 fix="write the whole pair, or the character itself",
             ) from error
-    return value
+    return json_value
 
 
-def _kind(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    return "array" if isinstance(value, list) else "string" if isinstance(value, str) else "number"
+def _kind(json_value: Any) -> str:
+    if json_value is None or isinstance(json_value, bool):
+        return json.dumps(json_value)
+    return "array" if isinstance(json_value, list) else "string" if isinstance(json_value, str) else "number"
 
 
 class _Cursor:
     """A position in a stream of text chunks; buffers one chunk and the current element, never the whole file."""
 
-    def __init__(self, path: Path, chunks: Iterator[str]) -> None:
-        self.path = path
+    def __init__(self, table_path: Path, chunks: Iterator[str]) -> None:
+        self.path = table_path
         self.line = 1
         self._chunks = chunks
         self._text = ""
         self._at = 0
 
-    def _advance(self, to: int) -> None:
-        self.line += self._text.count("\n", self._at, to)
-        self._at = to
+    def _advance(self, new_position: int) -> None:
+        self.line += self._text.count("\n", self._at, new_position)
+        self._at = new_position
 
-    def _more(self, least: int) -> bool:
-        """Read on until at least `least` characters lie ahead; False when the file ended before anything
+    def _more(self, needed_characters: int) -> bool:
+        """Read on until at least `needed_characters` lie ahead; False when the file ended before anything
         came."""
-        ahead = [self._text[self._at :]]
-        size = len(ahead[0])
-        while size < least:
-            chunk = next(self._chunks, None)
-            if chunk is None:
+        chunks_ahead = [self._text[self._at :]]
+        characters_ahead = len(chunks_ahead[0])
+        while characters_ahead < needed_characters:
+            next_chunk = next(self._chunks, None)
+            if next_chunk is None:
                 break
-            ahead.append(chunk)
-            size += len(chunk)
-        self._text, self._at = "".join(ahead), 0
-        return len(ahead) > 1
+            chunks_ahead.append(next_chunk)
+            characters_ahead += len(next_chunk)
+        self._text, self._at = "".join(chunks_ahead), 0
+        return len(chunks_ahead) > 1
 
     def peek(self) -> str:
         """The next character that is not white space; "" at the end of the file."""
         while True:
-            match = _SPACE.match(self._text, self._at)
-            assert match is not None
-            self._advance(match.end())
+            white_space = _SPACE.match(self._text, self._at)
+            assert white_space is not None
+            self._advance(white_space.end())
             if self._at < len(self._text):
                 return self._text[self._at]
             if not self._more(1):
@@ -162,68 +171,70 @@ class _Cursor:
 
     def expect(self, *marks: str) -> str:
         """Skip the next character, which must be one of `marks`."""
-        follow = self.peek()
-        if follow not in marks or not follow:
-            got = repr(follow) if follow else "the end of the file"
+        next_character = self.peek()
+        if next_character not in marks or not next_character:
+            found_text = repr(next_character) if next_character else "the end of the file"
             raise DataError(
-                f"{got} where {' or '.join(map(repr, marks))} is expected",
+                f"{found_text} where {' or '.join(map(repr, marks))} is expected",
                 path=self.path,
                 line=self.line,
                 fix="is the file cut off?",
             )
         self.skip()
-        return follow
+        return next_character
 
     def element(self) -> tuple[Any, str]:
         """The JSON value that starts here, and its source text."""
-        start = self.line
+        start_line = self.line
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                json_value, end_position = _DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
-                ahead = len(self._text) - self._at
-                at = start + self._text.count("\n", self._at, error.pos)
-                if ahead <= MAX_TEXT and self._more(2 * ahead):
+                characters_ahead = len(self._text) - self._at
+                error_line = start_line + self._text.count("\n", self._at, error.pos)
+                if characters_ahead <= MAX_TEXT and self._more(2 * characters_ahead):
                     continue  # perhaps only cut by the chunk's end
-                long = f" (or it is longer than {MAX_TEXT // 2**20} MiB)" if ahead > MAX_TEXT else ""
+                length_hint = f" (or it is longer than {MAX_TEXT // 2**20} MiB)" if characters_ahead > MAX_TEXT else ""
                 raise DataError(
-                    f"broken JSON in the element that starts on line {start}: {error.msg}{long}",
+                    f"broken JSON in the element that starts on line {start_line}: {error.msg}{length_hint}",
                     path=self.path,
-                    line=at,
+                    line=error_line,
                     fix="the file must be one whole JSON array of objects (one object per line: .jsonl)",
                 ) from error
             except ValueError as error:
-                raise DataError(str(error), path=self.path, line=start, fix="mend the object") from error
+                raise DataError(str(error), path=self.path, line=start_line, fix="mend the object") from error
             except RecursionError as error:
-                raise DataError("JSON nested too deeply", path=self.path, line=start) from error
-            text = self._text[self._at : end]
-            self._advance(end)
-            return value, text
+                raise DataError("JSON nested too deeply", path=self.path, line=start_line) from error
+            source_text = self._text[self._at : end_position]
+            self._advance(end_position)
+            return json_value, source_text
 
 
-def _array_records(path: Path, fmt: FileFormat, notes: list[str]) -> Iterator[_Record]:
-    """The records of an array, or of the one list of objects inside an object, which is told in `notes`."""
-    cursor = _Cursor(path, text_chunks(path, fmt))
-    first = cursor.peek()
-    if first == "":
-        raise DataError("the file is empty", path=path, line=1, fix="check how it was made")
-    name = _to_list(cursor) if first == "{" else ""
-    if first != "[" and not name:
+def _array_records(table_path: Path, table_format: FileFormat, reading_notes: list[str]) -> Iterator[_Record]:
+    """The records of an array, or of the one list of objects inside an object, which is told in `reading_notes`."""
+    cursor = _Cursor(table_path, text_chunks(table_path, table_format))
+    first_character = cursor.peek()
+    if first_character == "":
+        raise DataError("the file is empty", path=table_path, line=1, fix="check how it was made")
+    list_name = _to_list(cursor) if first_character == "{" else ""
+    if first_character != "[" and not list_name:
         raise DataError(
-            f"a .json file of rows must be one array [{{...}}, ...]; this one begins with {first!r}",
-            path=path,
+            f"a .json file of rows must be one array [{{...}}, ...]; this one begins with {first_character!r}",
+            path=table_path,
             line=cursor.line,
             fix="one object per line: give it the suffix .jsonl; an array in an object: save it alone, or under 'data'",
         )
-    if name:
-        notes.append(f"{path}: its rows are the list {name!r}, and what stands beside it is not read")
+    if list_name:
+        reading_notes.append(
+            f"{table_path}: its rows are the list {list_name!r}, and what stands beside it is not read"
+        )
     yield from _elements(cursor)
-    if name:
-        _close_object(cursor, name)
+    if list_name:
+        _close_object(cursor, list_name)
     if cursor.peek():
-        container = "object" if name else "array"
+        container = "object" if list_name else "array"
         raise DataError(
-            f"text after the end of the {container}", path=path, line=cursor.line, fix=f"one {container} per file"
+            f"text after the end of the {container}", path=table_path, line=cursor.line, fix=f"one {container} per file"
         )
 
 
@@ -235,13 +246,15 @@ def _elements(cursor: _Cursor) -> Iterator[_Record]:
         return
     while True:
         cursor.peek()
-        line = cursor.line
-        value, text = cursor.element()
+        line_number = cursor.line
+        json_value, source_text = cursor.element()
         try:
-            record = _checked(cursor.path, line, value, text, "every element of the array must be an object")
-            yield from ((line, flat) for flat in flatten_squad(record))
+            record = _checked(
+                cursor.path, line_number, json_value, source_text, "every element of the array must be an object"
+            )
+            yield from ((line_number, flat_record) for flat_record in flatten_squad(record))
         except RowError as error:
-            yield line, error
+            yield line_number, error
         if cursor.expect(",", "]") == "]":
             return
 
@@ -252,11 +265,11 @@ def _to_list(cursor: _Cursor) -> str:
     cursor.skip()
     has_other_lists = False
     while cursor.peek() == '"':
-        name = _member(cursor)
-        if name in _LISTS and cursor.peek() == "[":
+        member_name = _member(cursor)
+        if member_name in _LISTS and cursor.peek() == "[":
             if has_other_lists:
                 raise _several_lists(cursor)
-            return name
+            return member_name
         has_other_lists |= _skip_value(cursor)
         if cursor.peek() != ",":
             break
@@ -264,26 +277,26 @@ def _to_list(cursor: _Cursor) -> str:
     return ""
 
 
-def _close_object(cursor: _Cursor, name: str) -> None:
-    """Skip the rest of the object behind the array `name`. Raises DataError where it may hold rows itself."""
+def _close_object(cursor: _Cursor, list_name: str) -> None:
+    """Skip the rest of the object behind the array `list_name`. Raises DataError where it may hold rows itself."""
     while cursor.expect(",", "}") == ",":
-        again = _member(cursor) == name
-        if _skip_value(cursor) or again:
+        is_repeated = _member(cursor) == list_name
+        if _skip_value(cursor) or is_repeated:
             raise _several_lists(cursor)
 
 
 def _member(cursor: _Cursor) -> str:
     cursor.peek()
-    name, _ = cursor.element()
+    member_name, _ = cursor.element()
     cursor.expect(":")
-    return str(name)
+    return str(member_name)
 
 
 def _skip_value(cursor: _Cursor) -> bool:
     """Skip a value; whether it is a list that holds objects."""
     cursor.peek()
-    value, _ = cursor.element()
-    return isinstance(value, list) and any(isinstance(item, dict) for item in value)
+    json_value, _ = cursor.element()
+    return isinstance(json_value, list) and any(isinstance(list_item, dict) for list_item in json_value)
 
 
 def _several_lists(cursor: _Cursor) -> DataError:

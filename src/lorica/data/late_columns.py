@@ -16,38 +16,46 @@ class LateKeys:
     names: all keys so far that no record is read by, in the order of the file.
     """
 
-    def __init__(self, mapping: ColumnMapping, first: Collection[str]) -> None:
+    def __init__(self, mapping: ColumnMapping, first_keys: Collection[str]) -> None:
         self._mapping = mapping
-        free = (name for name in mapping.schema.optional if name not in {**mapping.columns, **mapping.constants})
-        self._read = {column for name in free for column in mapping.schema.columns_for(name)}.union(
-            mapping.columns.values()
+        unmapped_names = (
+            value_name
+            for value_name in mapping.schema.optional
+            if value_name not in {**mapping.columns, **mapping.constants}
         )
+        self._read = {
+            column for value_name in unmapped_names for column in mapping.schema.columns_for(value_name)
+        }.union(mapping.columns.values())
         self._all_keys: set[str] = set()
         self._suspects: dict[str, str] = {}
         self.names: list[str] = []
-        self._learn(first)
+        self._learn(first_keys)
 
-    def _learn(self, keys: Collection[str]) -> None:
-        for key in keys:
-            if key in self._all_keys:
+    def _learn(self, record_keys: Collection[str]) -> None:
+        for record_key in record_keys:
+            if record_key in self._all_keys:
                 continue
-            self._all_keys.add(key)
-            if (name := self._mapping.intended_name(key)) is not None:
-                self._suspects[key] = name
-            if key not in self._read:
-                self.names.append(key)
+            self._all_keys.add(record_key)
+            if (value_name := self._mapping.intended_name(record_key)) is not None:
+                self._suspects[record_key] = value_name
+            if record_key not in self._read:
+                self.names.append(record_key)
 
-    def check(self, record: Mapping[str, Any], *, path: Path, line: int) -> None:
+    def check(self, record: Mapping[str, Any], *, table_path: Path, line_number: int) -> None:
         """Raises RowError for a record that has a value under another spelling of a name, and none under the name."""
         if not record.keys() <= self._all_keys:
             self._learn(record.keys())
-        for key, name in self._suspects.items():
-            column = self._mapping.columns.get(name) or column_of(self._mapping.schema, name, record)
-            if name in self._mapping.constants or is_blank(record.get(key)) or not is_blank(record.get(column)):
+        for record_key, value_name in self._suspects.items():
+            column = self._mapping.columns.get(value_name) or column_of(self._mapping.schema, value_name, record)
+            if (
+                value_name in self._mapping.constants
+                or is_blank(record.get(record_key))
+                or not is_blank(record.get(column))
+            ):
                 continue
             raise RowError(
-                f"the key {key!r} is not {column!r}, but looks meant to be",
-                path=path,
-                line=line,
+                f"the key {record_key!r} is not {column!r}, but looks meant to be",
+                path=table_path,
+                line=line_number,
                 fix=f"spell it {column!r} in every record",
             )

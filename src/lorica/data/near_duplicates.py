@@ -43,19 +43,19 @@ def normalise_text(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).casefold()
     if folded.isascii():  # the same, ten times as fast
         return " ".join(folded.translate(_ASCII).split()) or text.strip()
-    spaced = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in folded)
+    spaced = "".join(char if char.isalnum() or unicodedata.category(char)[0] == "M" else " " for char in folded)
     return " ".join(spaced.split()) or text.strip()
 
 
 def shingles(text: str) -> _Hashes:
     """Sorted distinct hashes [n] of the 5-character pieces of a normalised text (of the whole when it is
     shorter)."""
-    points = np.frombuffer(text[:MAX_CHARACTERS].encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    points = points.astype(np.uint64)
-    length = min(SHINGLE, len(points))
-    pieces = np.full(len(points) - length + 1, length, dtype=np.uint64)
-    for i in range(length):
-        pieces = (pieces ^ points[i : i + len(pieces)]) * np.uint64(0x9E3779B97F4A7C15)
+    code_points = np.frombuffer(text[:MAX_CHARACTERS].encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    code_points = code_points.astype(np.uint64)
+    length = min(SHINGLE, len(code_points))
+    pieces = np.full(len(code_points) - length + 1, length, dtype=np.uint64)
+    for offset in range(length):
+        pieces = (pieces ^ code_points[offset : offset + len(pieces)]) * np.uint64(0x9E3779B97F4A7C15)
         pieces ^= pieces >> np.uint64(29)
     hashes = (pieces >> np.uint64(32)).astype(np.uint32)
     hashes.sort()
@@ -64,59 +64,61 @@ def shingles(text: str) -> _Hashes:
 
 def jaccard(first: _Hashes, second: _Hashes) -> float:
     """Size of the intersection over size of the union of two sorted sets."""
-    common = len(np.intersect1d(first, second, assume_unique=True))
-    return common / (len(first) + len(second) - common)
+    common_count = len(np.intersect1d(first, second, assume_unique=True))
+    return common_count / (len(first) + len(second) - common_count)
 
 
-def join_near_duplicates(texts: Sequence[str], union: UnionFind) -> None:
-    """Join the indices of equal and nearly equal texts in `union`. Empty texts are like no other."""
-    first: dict[bytes, int] = {}
+def join_near_duplicates(texts: Sequence[str], union_find: UnionFind) -> None:
+    """Join the indices of equal and nearly equal texts in `union_find`. Empty texts are like no other."""
+    index_by_digest: dict[bytes, int] = {}
     distinct: list[int] = []
-    sets: list[_Hashes] = []
-    for index, text in enumerate(texts):
-        plain = normalise_text(text)
-        if not plain:
+    shingle_sets: list[_Hashes] = []
+    for text_index, text in enumerate(texts):
+        normalised = normalise_text(text)
+        if not normalised:
             continue
-        digest = hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        earlier = first.setdefault(digest, index)
-        if earlier != index:
-            union.join(earlier, index)
+        digest = hashlib.blake2b(normalised.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        earlier = index_by_digest.setdefault(digest, text_index)
+        if earlier != text_index:
+            union_find.join(earlier, text_index)
         else:
-            distinct.append(index)
-            sets.append(shingles(plain))
-    if not sets:
+            distinct.append(text_index)
+            shingle_sets.append(shingles(normalised))
+    if not shingle_sets:
         return
-    _join_candidates(_signatures(sets), distinct, sets, union)
+    _join_candidates(_signatures(shingle_sets), distinct, shingle_sets, union_find)
 
 
-def _join_candidates(signatures: _Hashes, distinct: Sequence[int], sets: Sequence[_Hashes], union: UnionFind) -> None:
+def _join_candidates(
+    signatures: _Hashes, distinct: Sequence[int], shingle_sets: Sequence[_Hashes], union_find: UnionFind
+) -> None:
     """Compute the Jaccard similarity of pairs that share an LSH band, and join those at the threshold.
 
-    distinct: index in `union` of each text."""
-    failed_checks = np.zeros(len(sets), dtype=np.int32)  # exact measurements that were in vain, by text
+    distinct: index in `union_find` of each text."""
+    failed_checks = np.zeros(len(shingle_sets), dtype=np.int32)  # exact measurements that were in vain, by text
     rejected_pairs: set[int] = set()  # the pairs of these measurements: they meet again in other bands
-    for start in range(0, _BANDS * _BAND_ROWS, _BAND_ROWS):
-        order, bucket = _buckets(signatures[:, start : start + _BAND_ROWS])
-        roots = np.array([union.find(index) for index in distinct])
-        for step in range(1, _NEIGHBOURS + 1):
-            same_bucket = np.flatnonzero(bucket[step:] == bucket[:-step])
+    for first_hash in range(0, _BANDS * _BAND_ROWS, _BAND_ROWS):
+        order, bucket = _buckets(signatures[:, first_hash : first_hash + _BAND_ROWS])
+        roots = np.array([union_find.find(text_index) for text_index in distinct])
+        for distance in range(1, _NEIGHBOURS + 1):
+            same_bucket = np.flatnonzero(bucket[distance:] == bucket[:-distance])
             if not len(same_bucket):
                 break
-            firsts, seconds = order[same_bucket], order[same_bucket + step]
+            firsts, seconds = order[same_bucket], order[same_bucket + distance]
             not_joined = roots[firsts] != roots[seconds]
             firsts, seconds = firsts[not_joined], seconds[not_joined]
             estimates = _estimated_jaccard(signatures, firsts, seconds)
             exhausted = np.maximum(failed_checks[firsts], failed_checks[seconds]) >= _MAX_FAILED_CHECKS
             candidates = np.flatnonzero(estimates >= np.where(exhausted, THRESHOLD, THRESHOLD - _MARGIN))
-            for pair in candidates.tolist():
-                first, second = int(firsts[pair]), int(seconds[pair])
-                if union.find(distinct[first]) == union.find(distinct[second]):
+            for pair_index in candidates.tolist():
+                first, second = int(firsts[pair_index]), int(seconds[pair_index])
+                if union_find.find(distinct[first]) == union_find.find(distinct[second]):
                     continue
-                pair_key = min(first, second) * len(sets) + max(first, second)
+                pair_key = min(first, second) * len(shingle_sets) + max(first, second)
                 if pair_key in rejected_pairs:
                     continue
-                if exhausted[pair] or jaccard(sets[first], sets[second]) >= THRESHOLD:
-                    union.join(distinct[first], distinct[second])
+                if exhausted[pair_index] or jaccard(shingle_sets[first], shingle_sets[second]) >= THRESHOLD:
+                    union_find.join(distinct[first], distinct[second])
                 else:
                     rejected_pairs.add(pair_key)
                     failed_checks[first] += 1
@@ -128,42 +130,44 @@ def _estimated_jaccard(
 ) -> npt.NDArray[np.float64]:
     """The share of equal MinHash values of each pair [pairs]: an estimate of their Jaccard similarity."""
     result = np.empty(len(firsts))
-    for at in range(0, len(firsts), 8192):  # a slice at a time: the gathered signatures are large
-        window = slice(at, at + 8192)
+    for first_pair in range(0, len(firsts), 8192):  # a slice at a time: the gathered signatures are large
+        window = slice(first_pair, first_pair + 8192)
         result[window] = (signatures[firsts[window]] == signatures[seconds[window]]).mean(axis=1)
     return result
 
 
-def _signatures(sets: Sequence[_Hashes]) -> _Hashes:
+def _signatures(shingle_sets: Sequence[_Hashes]) -> _Hashes:
     """MinHash signatures [texts, bands x band rows]: per hash function the smallest value over a text's
     shingles."""
     functions = np.random.default_rng(0).integers(0, 2**32, size=(2, _BANDS * _BAND_ROWS), dtype=np.uint32)
-    result = np.empty((len(sets), _BANDS * _BAND_ROWS), dtype=np.uint32)
-    start = 0
-    while start < len(sets):
-        stop, size = start, 0
-        while stop < len(sets) and (size == 0 or size + len(sets[stop]) <= _CHUNK):
-            size += len(sets[stop])
-            stop += 1
-        flat = np.concatenate(sets[start:stop])
-        starts = np.cumsum([0] + [len(s) for s in sets[start : stop - 1]])
-        for k, (mask, factor) in enumerate(functions.T):
-            mixed = (flat ^ mask) * (factor | np.uint32(1))
-            mixed ^= mixed >> np.uint32(15)
-            mixed *= np.uint32(0x2C1B3C6D)
-            mixed ^= mixed >> np.uint32(13)
-            result[start:stop, k] = np.minimum.reduceat(mixed, starts)
-        start = stop
+    result = np.empty((len(shingle_sets), _BANDS * _BAND_ROWS), dtype=np.uint32)
+    first_text = 0
+    while first_text < len(shingle_sets):
+        stop_text, shingle_count = first_text, 0
+        while stop_text < len(shingle_sets) and (
+            shingle_count == 0 or shingle_count + len(shingle_sets[stop_text]) <= _CHUNK
+        ):
+            shingle_count += len(shingle_sets[stop_text])
+            stop_text += 1
+        joined_hashes = np.concatenate(shingle_sets[first_text:stop_text])
+        starts = np.cumsum([0] + [len(shingle_set) for shingle_set in shingle_sets[first_text : stop_text - 1]])
+        for function_index, (hash_mask, factor) in enumerate(functions.T):
+            mixed_hashes = (joined_hashes ^ hash_mask) * (factor | np.uint32(1))
+            mixed_hashes ^= mixed_hashes >> np.uint32(15)
+            mixed_hashes *= np.uint32(0x2C1B3C6D)
+            mixed_hashes ^= mixed_hashes >> np.uint32(13)
+            result[first_text:stop_text, function_index] = np.minimum.reduceat(mixed_hashes, starts)
+        first_text = stop_text
     return result
 
 
 def _buckets(band: _Hashes) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """(texts in an order that puts those with equal rows of `band` [texts, band rows] side by side, bucket of
     each)."""
-    keys = np.zeros(len(band), dtype=np.uint64)
-    for column in band.T:
-        keys = (keys ^ column) * np.uint64(0x9E3779B97F4A7C15)
-        keys ^= keys >> np.uint64(32)
-    _, bucket = np.unique(keys, return_inverse=True)
+    bucket_keys = np.zeros(len(band), dtype=np.uint64)
+    for hash_column in band.T:
+        bucket_keys = (bucket_keys ^ hash_column) * np.uint64(0x9E3779B97F4A7C15)
+        bucket_keys ^= bucket_keys >> np.uint64(32)
+    _, bucket = np.unique(bucket_keys, return_inverse=True)
     order = np.argsort(bucket, kind="stable")
     return order, bucket[order]

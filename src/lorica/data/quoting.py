@@ -49,48 +49,48 @@ class Ambiguity(msgspec.Struct, frozen=True):
     @property
     def fix(self) -> str:
         """The settings that decide."""
-        return "say which one is meant: " + " or ".join(SETTINGS[name] for name in self.quotings)
+        return "say which one is meant: " + " or ".join(SETTINGS[quoting_name] for quoting_name in self.quotings)
 
 
-def parse_lines(lines: Sequence[str], quoting: str, delimiter: str) -> list[list[str]] | None:
+def parse_lines(record_lines: Sequence[str], quoting: str, delimiter: str) -> list[list[str]] | None:
     """The records of some lines that hold whole ones, read under one quoting; None where that fails."""
     try:
-        return list(csv.reader(lines, delimiter=delimiter, **QUOTINGS[quoting]))
+        return list(csv.reader(record_lines, delimiter=delimiter, **QUOTINGS[quoting]))
     except csv.Error:
         return None
 
 
-def opens_quote(line: str, delimiter: str) -> bool:
+def opens_quote(line_text: str, delimiter: str) -> bool:
     """Whether a cell of the line begins with a quote."""
-    return line.startswith('"') or f'{delimiter}"' in line
+    return line_text.startswith('"') or f'{delimiter}"' in line_text
 
 
-def alternative_quotings(lines: Sequence[str], delimiter: str, width: int) -> list[str]:
+def alternative_quotings(record_lines: Sequence[str], delimiter: str, column_count: int) -> list[str]:
     """The quotings beside the standard that make whole rows of lines which the standard cannot read."""
-    lines = lines[:_MOST_LINES]
-    fits = []
+    record_lines = record_lines[:_MOST_LINES]
+    fitting_quotings = []
     for quoting in ("none", "backslash", "spaced"):
-        rows = parse_lines(lines, quoting, delimiter)
-        if rows and all(len(row) == width for row in rows if row):
-            fits.append(quoting)
+        record_rows = parse_lines(record_lines, quoting, delimiter)
+        if record_rows and all(len(row) == column_count for row in record_rows if row):
+            fitting_quotings.append(quoting)
     # Without an escaped quote or a space before one, backslash and spaced read what the standard reads.
-    marks = {"none": "", "backslash": '\\"', "spaced": f'{delimiter} "'}
-    return [quoting for quoting in fits if marks[quoting] in "".join(lines)]
+    needed_marks = {"none": "", "backslash": '\\"', "spaced": f'{delimiter} "'}
+    return [quoting for quoting in fitting_quotings if needed_marks[quoting] in "".join(record_lines)]
 
 
 class AmbiguityFinder:
     """Finds the records of a file that is read by the standard which could be meant otherwise.
 
-    header: the lines of the header. names: its cells.
+    header: the lines of the header. column_names: its cells.
     """
 
-    def __init__(self, delimiter: str, header: Sequence[str], names: Sequence[str]) -> None:
+    def __init__(self, delimiter: str, header: Sequence[str], column_names: Sequence[str]) -> None:
         self._delimiter = delimiter
-        self._width = len(names)
+        self._width = len(column_names)
         self._spaced = f'{delimiter} "'
         # Whoever quotes a whole header quotes every text: there a raw quote is an error of its own.
-        quoted = delimiter.join('"' + name.replace('"', '""') + '"' for name in names)
-        self._all_quoted = "".join(header).rstrip("\r\n") == quoted
+        quoted_header = delimiter.join('"' + column_name.replace('"', '""') + '"' for column_name in column_names)
+        self._all_quoted = "".join(header).rstrip("\r\n") == quoted_header
         self._context: list[list[str]] = []
         self._waiting: list[tuple[int, list[str]]] = []
 
@@ -99,32 +99,32 @@ class AmbiguityFinder:
         """Whether records without quotes are needed, too: to know what the columns hold."""
         return len(self._context) < _CONTEXT
 
-    def check(self, line: int, lines: Sequence[str], cells: list[str]) -> Ambiguity | None:
+    def check(self, line_number: int, record_lines: Sequence[str], row_cells: list[str]) -> Ambiguity | None:
         """What is doubtful about a record, the lines that hold it and its cells; or about one before it."""
-        if self._all_quoted or len(cells) != self._width:
+        if self._all_quoted or len(row_cells) != self._width:
             return None
-        text = lines[0] if len(lines) == 1 else "".join(lines)
-        if '\\"' in text and opens_quote(lines[0], self._delimiter):
-            rows = parse_lines(lines, "backslash", self._delimiter)
-            if rows and all(len(row) == self._width for row in rows) and rows != [cells]:
+        record_text = record_lines[0] if len(record_lines) == 1 else "".join(record_lines)
+        if '\\"' in record_text and opens_quote(record_lines[0], self._delimiter):
+            record_rows = parse_lines(record_lines, "backslash", self._delimiter)
+            if record_rows and all(len(row) == self._width for row in record_rows) and record_rows != [row_cells]:
                 message = f'{_TWO_WAYS}a \\" may be an escaped quote, or two characters'
-                return Ambiguity(line, message, ("backslash", "standard"))
-        if len(lines) > 1:
+                return Ambiguity(line_number, message, ("backslash", "standard"))
+        if len(record_lines) > 1:
             if self._width == 1 and self._delimiter != "\t":
                 return None  # without a second column nothing tells rows from lines of a text
             if len(self._context) >= _ENOUGH:
-                return self._swallowed(line, lines)
-            self._waiting.append((line, list(lines[:_MOST_LINES])))
+                return self._swallowed(line_number, record_lines)
+            self._waiting.append((line_number, list(record_lines[:_MOST_LINES])))
             return self.finish() if len(self._waiting) == _CONTEXT else None
         if self.learns:
-            self._context.append(cells)
+            self._context.append(row_cells)
             if len(self._context) == _ENOUGH and (ambiguity := self.finish()):
                 return ambiguity
-        if self._spaced in text:
-            for cell in cells:
-                if cell.startswith(" ") and cell.strip(" ")[:1] == '"' == cell.strip(" ")[-1:]:
-                    message = f"{_TWO_WAYS}the cell {cell[:40]!r} begins with a space and a quote"
-                    return Ambiguity(line, message, ("spaced", "standard"))
+        if self._spaced in record_text:
+            for cell_text in row_cells:
+                if cell_text.startswith(" ") and cell_text.strip(" ")[:1] == '"' == cell_text.strip(" ")[-1:]:
+                    message = f"{_TWO_WAYS}the cell {cell_text[:40]!r} begins with a space and a quote"
+                    return Ambiguity(line_number, message, ("spaced", "standard"))
         return None
 
     def finish(self) -> Ambiguity | None:
@@ -132,44 +132,46 @@ class AmbiguityFinder:
         waiting, self._waiting = self._waiting, []
         return next(filter(None, (self._swallowed(line, lines) for line, lines in waiting)), None)
 
-    def _swallowed(self, line: int, lines: Sequence[str]) -> Ambiguity | None:
+    def _swallowed(self, line_number: int, record_lines: Sequence[str]) -> Ambiguity | None:
         """A cell whose lines are themselves rows: a quote opened by chance, and closed by another one."""
-        rows = [text.rstrip("\r\n").split(self._delimiter) for text in lines[:_MOST_LINES] if text.strip()]
-        row_like = self._row_likeness(rows)
-        inner = row_like[1:-1]
-        if sum(inner) < _MOSTLY * len(inner):
+        line_rows = [text.rstrip("\r\n").split(self._delimiter) for text in record_lines[:_MOST_LINES] if text.strip()]
+        row_like = self._row_likeness(line_rows)
+        inner_rows = row_like[1:-1]
+        if sum(inner_rows) < _MOSTLY * len(inner_rows):
             return None
-        all_rows = (row_like[0] and row_like[-1]) or (len(inner) > 2 and len(self._context) >= _ENOUGH)
-        return _merged(line, len(lines)) if all_rows else None
+        all_rows = (row_like[0] and row_like[-1]) or (len(inner_rows) > 2 and len(self._context) >= _ENOUGH)
+        return _merged(line_number, len(record_lines)) if all_rows else None
 
-    def _row_likeness(self, rows: list[list[str]]) -> list[bool]:
+    def _row_likeness(self, line_rows: list[list[str]]) -> list[bool]:
         """Whether each line is as wide as the header and, between commas, its cells are such as the columns hold."""
-        wide = [len(row) == self._width for row in rows]
+        full_width = [len(row) == self._width for row in line_rows]
         if self._delimiter == "\t":  # texts hold no tabs
-            return wide
-        samples = self._context or [row for row, fits in zip(rows, wide, strict=True) if fits]
-        columns = [[row[i] for row in samples] for i in range(self._width)]
-        spaced = [sum(cell.startswith(" ") for cell in column) > len(column) / 2 for column in columns]
-        numbers = [_share_of_numbers(column) for column in columns]
-        if not self._context and any(1 - _MOSTLY < share < _MOSTLY for share in numbers):
-            return [False] * len(rows)
-        return [fits and self._alike(row, spaced, numbers) for row, fits in zip(rows, wide, strict=True)]
+            return full_width
+        samples = self._context or [row for row, fits in zip(line_rows, full_width, strict=True) if fits]
+        columns = [[row[column_index] for row in samples] for column_index in range(self._width)]
+        spaced = [sum(cell_text.startswith(" ") for cell_text in column) > len(column) / 2 for column in columns]
+        number_shares = [_share_of_numbers(column) for column in columns]
+        if not self._context and any(1 - _MOSTLY < number_share < _MOSTLY for number_share in number_shares):
+            return [False] * len(line_rows)
+        return [
+            fits and self._alike(row, spaced, number_shares) for row, fits in zip(line_rows, full_width, strict=True)
+        ]
 
-    def _alike(self, row: list[str], spaced: list[bool], numbers: list[float]) -> bool:
-        for cell, space, share in zip(row, spaced, numbers, strict=True):
-            if cell.startswith(" ") and not space:
+    def _alike(self, row: list[str], spaced: list[bool], number_shares: list[float]) -> bool:
+        for cell_text, is_spaced, number_share in zip(row, spaced, number_shares, strict=True):
+            if cell_text.startswith(" ") and not is_spaced:
                 return False  # a comma of a sentence is followed by a space
-            if cell and share >= _MOSTLY and not _NUMBER.fullmatch(cell):
+            if cell_text and number_share >= _MOSTLY and not _NUMBER.fullmatch(cell_text):
                 return False
-            if cell and share <= 1 - _MOSTLY and _NUMBER.fullmatch(cell):
+            if cell_text and number_share <= 1 - _MOSTLY and _NUMBER.fullmatch(cell_text):
                 return False
         return True
 
 
-def _merged(line: int, count: int) -> Ambiguity:
-    last = line + count - 1
-    message = f"{_TWO_WAYS}a quote opened here holds {count} lines, to line {last}, that are rows by themselves"
-    return Ambiguity(line, message, ("none", "standard"))
+def _merged(line_number: int, count: int) -> Ambiguity:
+    last_line = line_number + count - 1
+    message = f"{_TWO_WAYS}a quote opened here holds {count} lines, to line {last_line}, that are rows by themselves"
+    return Ambiguity(line_number, message, ("none", "standard"))
 
 
 def _share_of_numbers(column: Sequence[str]) -> float:
@@ -188,8 +190,8 @@ class QuotingChoice(msgspec.Struct, frozen=True):
 class _LineCounter:
     """Hands lines on to a reader, and counts those that are no whole rows without quotes."""
 
-    def __init__(self, lines: Iterator[str], delimiter: str) -> None:
-        self._lines = lines
+    def __init__(self, source_lines: Iterator[str], delimiter: str) -> None:
+        self._lines = source_lines
         self._delimiter = delimiter
         self.number = 0
         self.width = 0
@@ -202,45 +204,47 @@ class _LineCounter:
         return self
 
     def __next__(self) -> str:
-        text = next(self._lines)
+        line_text = next(self._lines)
         self.number += 1
-        if text.strip("\r\n"):
-            cells = text.count(self._delimiter) + 1
-            self.width = self.width or cells
-            if cells != self.width:
+        if line_text.strip("\r\n"):
+            cell_count = line_text.count(self._delimiter) + 1
+            self.width = self.width or cell_count
+            if cell_count != self.width:
                 self.ragged += 1
-                self.first_ragged = self.first_ragged if self.ragged > 1 else (self.number, cells)
-            if '"' in text and opens_quote(text, self._delimiter):
+                self.first_ragged = self.first_ragged if self.ragged > 1 else (self.number, cell_count)
+            if '"' in line_text and opens_quote(line_text, self._delimiter):
                 self.first_quoted = self.first_quoted or self.number
-                self.marked = self.marked or self.number == 1 or _doubled(text, self._delimiter)
-        return text
+                self.marked = self.marked or self.number == 1 or _doubled(line_text, self._delimiter)
+        return line_text
 
 
-def _doubled(text: str, delimiter: str) -> bool:
+def _doubled(line_text: str, delimiter: str) -> bool:
     """Whether a quoted cell of the line holds a doubled quote, and none that is not."""
-    cells = [cell for cell in text.rstrip("\r\n").split(delimiter) if cell[:1] == '"' == cell[-1:] and len(cell) > 2]
-    return any('""' in cell[1:-1] and '"' not in cell[1:-1].replace('""', "") for cell in cells)
+    quoted_cells = [
+        cell for cell in line_text.rstrip("\r\n").split(delimiter) if cell[:1] == '"' == cell[-1:] and len(cell) > 2
+    ]
+    return any('""' in cell[1:-1] and '"' not in cell[1:-1].replace('""', "") for cell in quoted_cells)
 
 
-def choose_quoting(lines: Iterator[str], delimiter: str) -> QuotingChoice:
+def choose_quoting(source_lines: Iterator[str], delimiter: str) -> QuotingChoice:
     """Which of the standard's quotes and none makes a table of a whole file. Reads it once, in both ways."""
-    bare = _LineCounter(lines, delimiter)
-    quoted = _parse_standard(bare, delimiter)
-    if quoted.broken or quoted.ragged > bare.ragged:
-        why = quoted.broken or quoted.first_ragged
-        if not bare.ragged:
-            return QuotingChoice("none", f'read without quoting (every " is text), since with quotes {why}')
-        number, cells = bare.first_ragged
-        message = f"with quotes {why}; without them line {number} has {cells} cells, the header {bare.width}"
+    unquoted = _LineCounter(source_lines, delimiter)
+    quoted = _parse_standard(unquoted, delimiter)
+    if quoted.broken or quoted.ragged > unquoted.ragged:
+        problem = quoted.broken or quoted.first_ragged
+        if not unquoted.ragged:
+            return QuotingChoice("none", f'read without quoting (every " is text), since with quotes {problem}')
+        number, cells = unquoted.first_ragged
+        message = f"with quotes {problem}; without them line {number} has {cells} cells, the header {unquoted.width}"
         return QuotingChoice(ambiguity=Ambiguity(quoted.line, message, ("none", "standard")))
-    if quoted.ragged < bare.ragged:
+    if quoted.ragged < unquoted.ragged:
         return QuotingChoice("standard")
     if quoted.merged:
         return QuotingChoice(ambiguity=_merged(*quoted.merged))
-    if bare.marked:
+    if unquoted.marked:
         return QuotingChoice("standard")
     message = f"{_TWO_WAYS}a cell stands in quotes that need not be there, and may be part of the text"
-    return QuotingChoice(ambiguity=Ambiguity(bare.first_quoted, message, ("none", "standard")))
+    return QuotingChoice(ambiguity=Ambiguity(unquoted.first_quoted, message, ("none", "standard")))
 
 
 class _StandardParse(msgspec.Struct):
@@ -256,19 +260,19 @@ class _StandardParse(msgspec.Struct):
 def _parse_standard(source: _LineCounter, delimiter: str) -> _StandardParse:
     result = _StandardParse()
     reader = csv.reader(source, delimiter=delimiter, **QUOTINGS["standard"])
-    width, start = 0, 1
+    column_count, start_line = 0, 1
     try:
         for row in reader:
-            width = width or len(row)
-            if row and len(row) != width:
+            column_count = column_count or len(row)
+            if row and len(row) != column_count:
                 result.ragged += 1
                 if result.ragged == 1:
-                    result.first_ragged = f"line {start} has {len(row)} cells, the header {width}"
-                    result.line = start
-            if source.number > start and result.merged is None:
-                result.merged = (start, source.number - start + 1)
-            start = source.number + 1
+                    result.first_ragged = f"line {start_line} has {len(row)} cells, the header {column_count}"
+                    result.line = start_line
+            if source.number > start_line and result.merged is None:
+                result.merged = (start_line, source.number - start_line + 1)
+            start_line = source.number + 1
     except csv.Error as error:
-        result.broken, result.line = f"line {start} cannot be read ({error})", start
+        result.broken, result.line = f"line {start_line} cannot be read ({error})", start_line
     deque(source, maxlen=0)  # to its end, where reading stopped before
     return result

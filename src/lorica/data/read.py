@@ -47,8 +47,10 @@ def read_rows(
     taken. Raises DataError, ConfigError (a mapping that no schema knows) and MissingExtraError (Parquet
     without pyarrow).
     """
-    file = Path(path)
-    return _checked_rows(file, lambda: open_table(file, options), schemas, columns, constants, log or ReadLog(), check)
+    table_path = Path(path)
+    return _checked_rows(
+        table_path, lambda: open_table(table_path, options), schemas, columns, constants, log or ReadLog(), check
+    )
 
 
 def rows_from_memory(
@@ -66,54 +68,58 @@ def rows_from_memory(
     Raises DataError, with the record's number (from 1) in the place of the line, and ConfigError.
     """
     check_mapping(schemas, columns, constants)
-    table = plain_records(records, _MEMORY)
-    if not table:
+    plain_rows = plain_records(records, _MEMORY)
+    if not plain_rows:
         return []
 
     def reopen() -> Table:
-        return Table(tuple(table[0]), 1, open_names=True, records=lambda _: enumerate(table, 1), in_memory=True)
+        return Table(
+            tuple(plain_rows[0]), 1, open_names=True, records=lambda _: enumerate(plain_rows, 1), in_memory=True
+        )
 
     return list(_checked_rows(_MEMORY, reopen, schemas, columns, constants, log or ReadLog(), None))
 
 
 def _checked_rows(
-    path: Path,
+    table_path: Path,
     reopen: Callable[[], Table],
     schemas: Sequence[RowSchema],
     columns: Mapping[str, str],
     constants: Mapping[str, str],
-    log: ReadLog,
-    check: Callable[[Row], object] | None,
+    read_log: ReadLog,
+    check_row: Callable[[Row], object] | None,
 ) -> Iterator[Row]:
     """The rows of a table; `reopen` starts another pass over it."""
-    skipped_before = len(log.skipped)  # of other files
+    skipped_before = len(read_log.skipped)  # of other files
     table = reopen()
     with _perhaps_no_header(table, schemas):
-        mapping = map_columns(path, table.line, table.names, schemas, columns, constants)
+        mapping = map_columns(table_path, table.line, table.names, schemas, columns, constants)
     mapping = bind_table(mapping, lambda: _records(reopen(), mapping))
-    log.remarks += table.notes
-    late = log.start_file(path, mapping, table.names)
-    numbered = refuse_duplicates(
-        _rows(path, table, mapping, late, check, log.skip_or_raise),
-        key=lambda item: (item[1].id, item[0]),
-        again=lambda: _rows(path, reopen(), mapping, late, check, _drop),
-        path=path,
+    read_log.remarks += table.notes
+    late_keys = read_log.start_file(table_path, mapping, table.names)
+    numbered_rows = refuse_duplicates(
+        _rows(table_path, table, mapping, late_keys, check_row, read_log.skip_or_raise),
+        key=lambda numbered_row: (numbered_row[1].id, numbered_row[0]),
+        again=lambda: _rows(table_path, reopen(), mapping, late_keys, check_row, _drop),
+        path=table_path,
         unit="by record" if table.in_memory else "on line",
     )
-    rows = _noted((row for _, row in numbered), path, log)
-    first = next(rows, None)
-    if first is None and len(log.skipped) > skipped_before:
-        bad = log.skipped[skipped_before]
+    rows = _noted((row for _, row in numbered_rows), table_path, read_log)
+    first_row = next(rows, None)
+    if first_row is None and len(read_log.skipped) > skipped_before:
+        first_skipped = read_log.skipped[skipped_before]
         raise DataError(
-            f"every row was left out (data.bad_rows=skip); the first because: {bad.reason}",
-            path=path,
-            line=bad.line,
-            row_id=bad.id,
+            f"every row was left out (data.bad_rows=skip); the first because: {first_skipped.reason}",
+            path=table_path,
+            line=first_skipped.line,
+            row_id=first_skipped.id,
             fix="mend the rows, or how they are read (task.columns, task.positive_labels, ...)",
         )
-    if first is None:
-        raise DataError("the file has a header and no rows", path=path, line=table.line, fix="check how it was made")
-    return chain([first], rows)
+    if first_row is None:
+        raise DataError(
+            "the file has a header and no rows", path=table_path, line=table.line, fix="check how it was made"
+        )
+    return chain([first_row], rows)
 
 
 @contextmanager
@@ -132,13 +138,13 @@ def _perhaps_no_header(table: Table, schemas: Sequence[RowSchema]) -> Iterator[N
 
 def _records(table: Table, mapping: ColumnMapping) -> Iterator[Mapping[str, Any]]:
     """The records that can be read, for a look at the whole table."""
-    used = list(dict.fromkeys(mapping.columns.values()))
-    return (record for _, record in table.records(used) if not isinstance(record, RowError))
+    read_columns = list(dict.fromkeys(mapping.columns.values()))
+    return (record for _, record in table.records(read_columns) if not isinstance(record, RowError))
 
 
-def _noted(rows: Iterator[Row], path: Path, log: ReadLog) -> Iterator[Row]:
+def _noted(rows: Iterator[Row], table_path: Path, read_log: ReadLog) -> Iterator[Row]:
     for row in rows:
-        log.add_notes(path, row)
+        read_log.add_notes(table_path, row)
         yield row
 
 
@@ -147,45 +153,56 @@ def _drop(error: RowError) -> None:
 
 
 def _rows(
-    path: Path,
+    table_path: Path,
     table: Table,
     mapping: ColumnMapping,
-    late: LateKeys,
-    check: Callable[[Row], object] | None,
-    take: Callable[[RowError], None],
+    late_keys: LateKeys,
+    check_row: Callable[[Row], object] | None,
+    handle_error: Callable[[RowError], None],
 ) -> Iterator[tuple[int, Row]]:
-    """(line, row) of each record that is one; `take` gets the errors of the others, and may raise."""
-    used = list(dict.fromkeys(mapping.columns.values()))
-    for number, (line, record) in enumerate(table.records(used), 1):
+    """(line, row) of each record that is one; `handle_error` gets the errors of the others, and may raise."""
+    read_columns = list(dict.fromkeys(mapping.columns.values()))
+    for row_number, (line_number, record) in enumerate(table.records(read_columns), 1):
         try:
             if isinstance(record, RowError):
                 raise record
             if table.open_names:
-                late.check(record, path=path, line=line)
-            row = build_row(mapping, record, path=path, line=line, number=number, memory=table.in_memory)
-            if check is not None:
-                _checked(check, row, path, partial(_gold_elsewhere, mapping, late, number))
+                late_keys.check(record, table_path=table_path, line_number=line_number)
+            row = build_row(
+                mapping,
+                record,
+                table_path=table_path,
+                line_number=line_number,
+                number=row_number,
+                memory=table.in_memory,
+            )
+            if check_row is not None:
+                _checked(check_row, row, table_path, partial(_gold_elsewhere, mapping, late_keys, row_number))
         except RowError as error:
-            take(error)
+            handle_error(error)
         else:
-            yield line, row
+            yield line_number, row
 
 
-def _checked(check: Callable[[Row], object], row: Row, path: Path, unread: Callable[[], str]) -> None:
+def _checked(check_row: Callable[[Row], object], row: Row, table_path: Path, unread: Callable[[], str]) -> None:
     try:
-        check(row)
+        check_row(row)
     except ValueError as error:
         fix = getattr(error, "fix", "give the row an answer")
         if row.gold is None and row.gold_problem is None:
             fix += unread()
-        raise RowError(str(error), path=path, line=row.line, row_id=row.id, fix=fix) from error
+        raise RowError(str(error), path=table_path, line=row.line, row_id=row.id, fix=fix) from error
 
 
-def _gold_elsewhere(mapping: ColumnMapping, late: LateKeys, number: int) -> str:
+def _gold_elsewhere(mapping: ColumnMapping, late_keys: LateKeys, row_number: int) -> str:
     """What else helps against a row without an answer, where a column that is not read may hold the answers: no column
     is known for them, or it is empty from the first row on."""
-    gold = mapping.schema.gold
-    if not gold or not late.names or (gold in mapping.columns and number > 1):
+    gold_name = mapping.schema.gold
+    if not gold_name or not late_keys.names or (gold_name in mapping.columns and row_number > 1):
         return ""
-    how = mapping_setting(gold, late.names[0]) if len(late.names) == 1 else f"task.columns.{gold}=<your column>"
-    return f", or say which column holds the answers: {how} (not read: {quoted_names(late.names)})"
+    gold_setting = (
+        mapping_setting(gold_name, late_keys.names[0])
+        if len(late_keys.names) == 1
+        else f"task.columns.{gold_name}=<your column>"
+    )
+    return f", or say which column holds the answers: {gold_setting} (not read: {quoted_names(late_keys.names)})"

@@ -38,24 +38,24 @@ class ReadLog:
         self._noted: dict[tuple[str, str], tuple[str, int]] = {}
         self._returned: set[object] = set()
 
-    def start_file(self, path: Path, mapping: ColumnMapping, names: Sequence[str]) -> LateKeys:
+    def start_file(self, table_path: Path, mapping: ColumnMapping, column_names: Sequence[str]) -> LateKeys:
         """Begin with a file."""
-        late = LateKeys(mapping, names)
-        self._files[str(path)] = (mapping, late)
-        return late
+        late_keys = LateKeys(mapping, column_names)
+        self._files[str(table_path)] = (mapping, late_keys)
+        return late_keys
 
-    def add_notes(self, path: Path, row: Row) -> None:
+    def add_notes(self, table_path: Path, row: Row) -> None:
         """Keep what a row says of its reading: each thing once a file, with its first row and how many say it."""
-        for note in row.notes:
-            location = f"{path}:{row.line} (row {row.id!r})" if row.line else f"row {row.id!r}"
-            first, count = self._noted.get((str(path), note), (location, 0))
-            self._noted[str(path), note] = (first, count + 1)
+        for row_note in row.notes:
+            location = f"{table_path}:{row.line} (row {row.id!r})" if row.line else f"row {row.id!r}"
+            first_location, row_count = self._noted.get((str(table_path), row_note), (location, 0))
+            self._noted[str(table_path), row_note] = (first_location, row_count + 1)
 
-    def skip_or_raise(self, error: RowError) -> None:
+    def skip_or_raise(self, row_error: RowError) -> None:
         """Keep the error of a row that is left out, or raise it."""
         if not self.skip:
-            raise error
-        self.skipped.append(BadRow(str(error.path), error.line, error.row_id, error.reason))
+            raise row_error
+        self.skipped.append(BadRow(str(row_error.path), row_error.line, row_error.row_id, row_error.reason))
 
     def unused(self) -> dict[str, list[str]]:
         """File -> its columns that nothing reads, of files that have some."""
@@ -63,9 +63,9 @@ class ReadLog:
 
     def new_notes(self) -> list[str]:
         """The notes that no earlier call returned; one whose count of rows has grown is not new."""
-        fresh = {key: note for key, note in self._notes().items() if key not in self._returned}
-        self._returned.update(fresh)
-        return list(fresh.values())
+        new_by_subject = {subject: note for subject, note in self._notes().items() if subject not in self._returned}
+        self._returned.update(new_by_subject)
+        return list(new_by_subject.values())
 
     def notes(self) -> list[str]:
         """A sentence for each thing that a person should know, with what to do."""
@@ -74,21 +74,25 @@ class ReadLog:
     def _notes(self) -> dict[object, str]:
         """What a note is about -> its sentence."""
         notes: dict[object, str] = {remark: remark for remark in self.remarks}
-        for key, (location, count) in self._noted.items():
-            notes[key] = f"{location}: {key[1]}" + (f" ({count} such rows)" if count > 1 else "")
-        for path, names in self.unused().items():
-            mapping = self._files[path][0]
-            note = f"{path}: not read: {quoted_names(names)}"
+        for file_and_note, (location, count) in self._noted.items():
+            notes[file_and_note] = f"{location}: {file_and_note[1]}" + (f" ({count} such rows)" if count > 1 else "")
+        for table_path, column_names in self.unused().items():
+            mapping = self._files[table_path][0]
+            note = f"{table_path}: not read: {quoted_names(column_names)}"
             wanted = mapping.schema.id_column
-            ids = [name for name in names if looks_like_id(name)]
-            if mapping.numbered and wanted and ids:
-                note += f"; the rows are numbered row-1, row-2, ... (task.columns.{wanted}={ids[0]} takes their ids)"
-            notes[path, *names] = note
+            id_columns = [column_name for column_name in column_names if looks_like_id(column_name)]
+            if mapping.numbered and wanted and id_columns:
+                note += (
+                    f"; the rows are numbered row-1, row-2, ... (task.columns.{wanted}={id_columns[0]} takes their ids)"
+                )
+            notes[table_path, *column_names] = note
         if self.skipped:
-            first = self.skipped[0]
-            location = f"{first.file}:{first.line}" + (f" (row {first.id!r})" if first.id is not None else "")
+            first_bad = self.skipped[0]
+            location = f"{first_bad.file}:{first_bad.line}" + (
+                f" (row {first_bad.id!r})" if first_bad.id is not None else ""
+            )
             notes["skipped"] = (
-                f"rows left out (data.bad_rows=skip): {len(self.skipped)}, first {location}: {first.reason}"
+                f"rows left out (data.bad_rows=skip): {len(self.skipped)}, first {location}: {first_bad.reason}"
             )
         return notes
 
@@ -109,10 +113,10 @@ class ReadLog:
 
 def write_skipped(path: Path, rows: Iterable[BadRow]) -> bool:
     """Write the rows that were left out as JSON lines, and whether there are any; without any no file stays there."""
-    lines = [json.dumps(visible_values(msgspec.structs.asdict(row)), ensure_ascii=False) for row in rows]
-    if not lines:
+    json_lines = [json.dumps(visible_values(msgspec.structs.asdict(row)), ensure_ascii=False) for row in rows]
+    if not json_lines:
         path.unlink(missing_ok=True)
         return False
-    with atomic_file(path) as file:
-        file.write("".join(line + "\n" for line in lines).encode())
+    with atomic_file(path) as skipped_file:
+        skipped_file.write("".join(json_line + "\n" for json_line in json_lines).encode())
     return True

@@ -38,27 +38,29 @@ def split(
             f"the held-out share must lie between 0 and 1, got {ratio}", fix="e.g. training.val_ratio=0.15"
         )
     components = _shuffled(rows, text, seed)
-    why = "a training and a held-out side"
-    _require(rows, components, 2, why, source, "training.val_ratio=0 trains on all rows")
-    target = {name: ratio * n for name, n in _classes(components).items()}
-    held = Counter[str]()
+    split_sides = "a training and a held-out side"
+    _require(rows, components, 2, split_sides, source, "training.val_ratio=0 trains on all rows")
+    targets = {class_name: ratio * class_count for class_name, class_count in _classes(components).items()}
+    held_out_counts = Counter[str]()
     chosen: list[_Component] = []
     remaining: list[_Component] = []
     for component in components:
-        if _gain(component, held, target) > 0:
-            held.update(component.classes)
+        if _gain(component, held_out_counts, targets) > 0:
+            held_out_counts.update(component.classes)
             chosen.append(component)
         else:
             remaining.append(component)
     if not chosen:  # every component overshoots: take the one that does so least
-        chosen.append(max(remaining, key=lambda c: (_gain(c, held, target), -c.members[0])))
+        chosen.append(
+            max(remaining, key=lambda candidate: (_gain(candidate, held_out_counts, targets), -candidate.members[0]))
+        )
         remaining.remove(chosen[0])
     elif not remaining:
         remaining.append(chosen.pop())
-    held_rows = {index for component in chosen for index in component.members}
+    held_rows = {row_index for component in chosen for row_index in component.members}
     return (
-        [row for index, row in enumerate(rows) if index not in held_rows],
-        [row for index, row in enumerate(rows) if index in held_rows],
+        [row for row_index, row in enumerate(rows) if row_index not in held_rows],
+        [row for row_index, row in enumerate(rows) if row_index in held_rows],
     )
 
 
@@ -73,50 +75,54 @@ def folds(
         raise ConfigError(f"the number of folds must be at least 2, got {k}")
     components = _shuffled(rows, text, seed)
     _require(rows, components, k, f"{k} folds", source, "ask for fewer folds")
-    totals = _classes(components)
-    sizes = [0] * k
-    counts = [Counter[str]() for _ in range(k)]
+    class_totals = _classes(components)
+    fold_sizes = [0] * k
+    class_counts = [Counter[str]() for _ in range(k)]
     fold_of = [0] * len(rows)
-    for component in sorted(components, key=lambda c: -len(c.members)):
+    for component in sorted(components, key=lambda candidate: -len(candidate.members)):
         # The fold where these classes are rarest; an empty fold costs nothing, so none stays empty.
-        costs = [
-            sum(n * counts[f][name] / totals[name] for name, n in component.classes.items()) + sizes[f] / len(rows)
-            for f in range(k)
+        fold_costs = [
+            sum(
+                class_count * class_counts[fold_index][class_name] / class_totals[class_name]
+                for class_name, class_count in component.classes.items()
+            )
+            + fold_sizes[fold_index] / len(rows)
+            for fold_index in range(k)
         ]
-        best = costs.index(min(costs))
-        sizes[best] += len(component.members)
-        counts[best].update(component.classes)
-        for index in component.members:
-            fold_of[index] = best
+        cheapest_fold = fold_costs.index(min(fold_costs))
+        fold_sizes[cheapest_fold] += len(component.members)
+        class_counts[cheapest_fold].update(component.classes)
+        for row_index in component.members:
+            fold_of[row_index] = cheapest_fold
     return [
         (
-            [row for row, fold in zip(rows, fold_of, strict=True) if fold != held],
-            [row for row, fold in zip(rows, fold_of, strict=True) if fold == held],
+            [row for row, row_fold in zip(rows, fold_of, strict=True) if row_fold != held_out_fold],
+            [row for row, row_fold in zip(rows, fold_of, strict=True) if row_fold == held_out_fold],
         )
-        for held in range(k)
+        for held_out_fold in range(k)
     ]
 
 
-def components_of(rows: Sequence[Row], text: Callable[[Row], str]) -> list[list[int]]:
+def components_of(rows: Sequence[Row], text_of_row: Callable[[Row], str]) -> list[list[int]]:
     """The indices of rows that must stay together, each list ascending, the lists by their first index."""
-    union = UnionFind(len(rows))
-    first: dict[str, int] = {}
-    for index, row in enumerate(rows):
+    union_find = UnionFind(len(rows))
+    first_by_group: dict[str, int] = {}
+    for row_index, row in enumerate(rows):
         if row.group:
-            union.join(first.setdefault(row.group, index), index)
-    join_near_duplicates([text(row) for row in rows], union)
+            union_find.join(first_by_group.setdefault(row.group, row_index), row_index)
+    join_near_duplicates([text_of_row(row) for row in rows], union_find)
     members: dict[int, list[int]] = {}
-    for index in range(len(rows)):
-        members.setdefault(union.find(index), []).append(index)
+    for row_index in range(len(rows)):
+        members.setdefault(union_find.find(row_index), []).append(row_index)
     return list(members.values())
 
 
-def _shuffled(rows: Sequence[Row], text: Callable[[Row], str], seed: int) -> list[_Component]:
+def _shuffled(rows: Sequence[Row], text_of_row: Callable[[Row], str], seed: int) -> list[_Component]:
     """Components in an order that only the rows and the seed decide; single rows last, for they even the rest
     out."""
     components = [
-        _Component(members, dict(Counter(_class(rows[index]) for index in members)))
-        for members in components_of(rows, text)
+        _Component(members, dict(Counter(_class(rows[row_index]) for row_index in members)))
+        for members in components_of(rows, text_of_row)
     ]
     random.Random(seed).shuffle(components)
     return sorted(components, key=lambda component: len(component.members) == 1)
@@ -127,25 +133,30 @@ def _class(row: Row) -> str:
 
 
 def _classes(components: Sequence[_Component]) -> Counter[str]:
-    totals = Counter[str]()
+    class_totals = Counter[str]()
     for component in components:
-        totals.update(component.classes)
-    return totals
+        class_totals.update(component.classes)
+    return class_totals
 
 
-def _gain(component: _Component, held: Counter[str], target: dict[str, float]) -> float:
+def _gain(component: _Component, held_out_counts: Counter[str], targets: dict[str, float]) -> float:
     """How much nearer the held-out counts come to their targets, squared and relative to the class's size."""
     gain = 0.0
-    for name, n in component.classes.items():
-        short = target[name] - held[name]
-        gain += (short**2 - (short - n) ** 2) / target[name]
+    for class_name, class_count in component.classes.items():
+        missing_count = targets[class_name] - held_out_counts[class_name]
+        gain += (missing_count**2 - (missing_count - class_count) ** 2) / targets[class_name]
     return gain
 
 
 def _require(
-    rows: Sequence[Row], components: Sequence[_Component], least: int, sides: str, source: str, otherwise: str
+    rows: Sequence[Row],
+    components: Sequence[_Component],
+    component_minimum: int,
+    sides: str,
+    source: str,
+    otherwise: str,
 ) -> None:
-    if len(components) >= least:
+    if len(components) >= component_minimum:
         return
     groups = len({row.group for row in rows if row.group})
     raise DataError(

@@ -13,11 +13,13 @@ def flatten_squad(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if not isinstance(paragraphs, list) or not all(map(_has_questions, paragraphs)):
         yield record
         return
-    article = {name: value for name, value in record.items() if name != "paragraphs"}
+    article = {member_name: member_value for member_name, member_value in record.items() if member_name != "paragraphs"}
     for paragraph in paragraphs:
-        above = {name: value for name, value in paragraph.items() if name != "qas"}
+        paragraph_members = {
+            member_name: member_value for member_name, member_value in paragraph.items() if member_name != "qas"
+        }
         for question in paragraph["qas"]:
-            yield {**article, **above, **question}
+            yield {**article, **paragraph_members, **question}
 
 
 def _has_questions(paragraph: object) -> bool:

@@ -24,24 +24,24 @@ class SubmissionColumn(msgspec.Struct, frozen=True):
     field: str
 
 
-def parse_columns(text: str) -> tuple[SubmissionColumn, ...]:
+def parse_columns(columns_text: str) -> tuple[SubmissionColumn, ...]:
     """The columns of `row_id=id,rule_violation=score`; a word alone names the field and the column.
 
     Raises ValueError, with what is allowed, for a field that no answer has or a name that stands twice.
     """
     columns = []
-    for item in text.split(","):
-        name, equals, field = (word.strip() for word in item.partition("="))
-        column = SubmissionColumn(name, field if equals else name)
+    for column_text in columns_text.split(","):
+        column_name, equals_sign, answer_field = (stripped_text.strip() for stripped_text in column_text.partition("="))
+        column = SubmissionColumn(column_name, answer_field if equals_sign else column_name)
         is_score = column.field.startswith(_SCORE_PREFIX) and column.field != _SCORE_PREFIX
-        if not name or not (is_score or column.field in ANSWER_COLUMNS):
+        if not column_name or not (is_score or column.field in ANSWER_COLUMNS):
             raise ValueError(
-                f"{item.strip()!r} is no column: give NAME=FIELD with a field of {', '.join(ANSWER_COLUMNS)}"
+                f"{column_text.strip()!r} is no column: give NAME=FIELD with a field of {', '.join(ANSWER_COLUMNS)}"
             )
         columns.append(column)
-    names = [column.name for column in columns]
-    if len(set(names)) < len(names):
-        raise ValueError(f"a name stands twice among {', '.join(names)}")
+    column_names = [column.name for column in columns]
+    if len(set(column_names)) < len(column_names):
+        raise ValueError(f"a name stands twice among {', '.join(column_names)}")
     return tuple(columns)
 
 
@@ -54,26 +54,26 @@ def write_submission(
     place that cannot be written.
     """
     missing: dict[str, list[str]] = {}
-    with atomic_file(path) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        writer = csv.writer(text, lineterminator="\n")
+    with atomic_file(path) as binary_file:
+        text_stream = io.TextIOWrapper(binary_file, encoding="utf-8", newline="")
+        writer = csv.writer(text_stream, lineterminator="\n")
         writer.writerow([column.name for column in columns])
         for answer in answers:
-            cells = [_cell(answer, column.field) for column in columns]
-            for column, cell in zip(columns, cells, strict=True):
-                if cell is None:
+            cell_texts = [_cell(answer, column.field) for column in columns]
+            for column, cell_text in zip(columns, cell_texts, strict=True):
+                if cell_text is None:
                     missing.setdefault(column.field, []).append(answer.id)
-            writer.writerow(["" if cell is None else cell for cell in cells])
-        text.flush()
-        text.detach()  # the file belongs to its context
+            writer.writerow(["" if cell_text is None else cell_text for cell_text in cell_texts])
+        text_stream.flush()
+        text_stream.detach()  # the file belongs to its context
     return missing
 
 
-def _cell(answer: Answer, field: str) -> str | None:
-    choice = field.removeprefix(_SCORE_PREFIX)
-    value = (answer.scores or {}).get(choice) if choice != field else getattr(answer, field)
-    if isinstance(value, Mapping):
-        return msgspec.json.encode(value).decode()
-    if isinstance(value, tuple):
-        return " ".join(value)
-    return None if value is None else value if isinstance(value, str) else repr(value)
+def _cell(answer: Answer, answer_field: str) -> str | None:
+    choice = answer_field.removeprefix(_SCORE_PREFIX)
+    field_value = (answer.scores or {}).get(choice) if choice != answer_field else getattr(answer, answer_field)
+    if isinstance(field_value, Mapping):
+        return msgspec.json.encode(field_value).decode()
+    if isinstance(field_value, tuple):
+        return " ".join(field_value)
+    return None if field_value is None else field_value if isinstance(field_value, str) else repr(field_value)

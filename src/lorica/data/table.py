@@ -14,23 +14,29 @@ Record = tuple[int, Mapping[str, Any] | RowError]
 """(line, values by the file's own column names, or why this one record cannot be read)"""
 
 
-def check_names(path: Path, line: int, names: Sequence[str]) -> None:
+def check_names(table_path: Path, line_number: int, column_names: Sequence[str]) -> None:
     """Raises DataError for a header with a column that has no name, or two of one name."""
-    blank = [i for i, name in enumerate(names, 1) if not name.strip()]
-    if blank:
+    unnamed_columns = [
+        column_number for column_number, column_name in enumerate(column_names, 1) if not column_name.strip()
+    ]
+    if unnamed_columns:
         raise DataError(
-            f"column {blank[0]} of the header has no name",
-            path=path,
-            line=line,
+            f"column {unnamed_columns[0]} of the header has no name",
+            path=table_path,
+            line=line_number,
             fix="name it or remove it (pandas writes such a column for its index: use to_csv(index=False))",
         )
-    for name in names:
-        if names.count(name) > 1:
-            places = [str(i) for i, header_name in enumerate(names, 1) if header_name == name]
+    for column_name in column_names:
+        if column_names.count(column_name) > 1:
+            places = [
+                str(column_number)
+                for column_number, header_name in enumerate(column_names, 1)
+                if header_name == column_name
+            ]
             raise DataError(
-                f"the header names {name!r} more than once (columns {', '.join(places)})",
-                path=path,
-                line=line,
+                f"the header names {column_name!r} more than once (columns {', '.join(places)})",
+                path=table_path,
+                line=line_number,
                 fix="rename or remove all but one; a file without a header needs one as its first line",
             )
 
@@ -66,7 +72,7 @@ class Table(msgspec.Struct, frozen=True):
     def whole_records(self, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """As `records`, for files in which no record may be left out. Raises DataError at the first that cannot be
         read."""
-        for line, record in self.records(columns):
+        for line_number, record in self.records(columns):
             if isinstance(record, RowError):
                 raise record.as_data_error()
-            yield line, record
+            yield line_number, record

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 class UnionFind:
     """Disjoint sets of 0..n-1; the representative of a set is its smallest member."""
 
-    def __init__(self, size: int) -> None:
-        self._parent = list(range(size))
+    def __init__(self, item_count: int) -> None:
+        self._parent = list(range(item_count))
 
     def find(self, item: int) -> int:
         """The representative of the item's set."""
@@ -19,13 +19,13 @@ class UnionFind:
             item = parent[item]
         return item
 
-    def join(self, first: int, second: int) -> None:
+    def join(self, first_item: int, second_item: int) -> None:
         """Make one set of the two items' sets."""
-        first, second = self.find(first), self.find(second)
-        self._parent[max(first, second)] = min(first, second)
+        first_item, second_item = self.find(first_item), self.find(second_item)
+        self._parent[max(first_item, second_item)] = min(first_item, second_item)
 
     def join_all(self, items: Iterable[int]) -> None:
         """Make one set of the sets of all these items."""
-        first, *followers = items
+        first_item, *followers = items
         for follower in followers:
-            self.join(first, follower)
+            self.join(first_item, follower)

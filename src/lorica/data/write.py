@@ -62,14 +62,14 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     try:
         _refuse_no_file(target, path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        file = temporary.open("xb")
+        binary_file = temporary.open("xb")
     except OSError as error:
         raise DataError(f"cannot be written ({error.strerror})", path=path, fix="choose another place") from error
     try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        with binary_file:
+            yield binary_file
+            binary_file.flush()
+            os.fsync(binary_file.fileno())
         temporary.replace(target)
         sync_folder(target.parent)
     except BaseException as error:
@@ -79,19 +79,19 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
         raise
 
 
-def _refuse_no_file(target: Path, path: Path | str) -> None:
+def _refuse_no_file(target: Path, user_path: Path | str) -> None:
     """A file is renamed over its place: what is no file there, or is being written by others, would be lost."""
     if target.is_dir():
-        raise DataError("this is a folder, not a file", path=path, fix="name a file in it")
+        raise DataError("this is a folder, not a file", path=user_path, fix="name a file in it")
     if not target.exists():
         return
     if not target.is_file():
-        raise DataError("this is a pipe or a device, not a file", path=path, fix="name a file")
-    for number in (0, 1, 2):
+        raise DataError("this is a pipe or a device, not a file", path=user_path, fix="name a file")
+    for descriptor in (0, 1, 2):
         with contextlib.suppress(OSError):
-            if os.path.samestat(os.fstat(number), target.stat()):
+            if os.path.samestat(os.fstat(descriptor), target.stat()):
                 fix = "name another file; --json writes the result to standard output"
-                raise DataError("a standard stream of this command is this file", path=path, fix=fix)
+                raise DataError("a standard stream of this command is this file", path=user_path, fix=fix)
 
 
 def _temporary(target: Path) -> Path:
@@ -123,23 +123,23 @@ def check_place(path: Path | str) -> None:
         while not folder.exists():
             folder = folder.parent  # what is missing would be made inside this one
         # A name of the same length as the real temporary one, so that too long a name is found as well.
-        probe = folder / _temporary(target).name
-        with probe.open("xb"):
+        probe_file = folder / _temporary(target).name
+        with probe_file.open("xb"):
             pass
-        probe.unlink()
+        probe_file.unlink()
     except OSError as error:
         raise DataError(f"cannot be written ({error.strerror})", path=path, fix="choose another place") from error
 
 
-def _check_name(file: Path) -> None:
+def _check_name(output_path: Path) -> None:
     try:
-        table_format = file_format(file).format
+        table_format = file_format(output_path).format
     except DataError:
         table_format = None
-    if table_format not in _KINDS or file.name.lower().endswith((".ndjson", ".ndjson.gz")):
-        raise DataError("not the suffix of a result file", path=file, fix=f"use one of {_ALLOWED}")
+    if table_format not in _KINDS or output_path.name.lower().endswith((".ndjson", ".ndjson.gz")):
+        raise DataError("not the suffix of a result file", path=output_path, fix=f"use one of {_ALLOWED}")
     if table_format == "parquet":
-        load_pyarrow(file, "the result file")
+        load_pyarrow(output_path, "the result file")
 
 
 def write_answers(path: Path | str, answers: Iterable[Answer], *, csv_guard: bool = True) -> int:
@@ -149,18 +149,18 @@ def write_answers(path: Path | str, answers: Iterable[Answer], *, csv_guard: boo
     The same answers give the same bytes. Raises DataError for another suffix, an answer with a score that is
     not finite, or a place that cannot be written.
     """
-    file = Path(path)
-    _check_name(file)
-    fmt = file_format(file)
-    with atomic_file(file) as raw:
-        if fmt.format == "parquet":
-            return _write_parquet(file, raw, answers)
-        write = partial(_write_csv, guard=csv_guard) if fmt.format == "csv" else _write_lines
-        if not fmt.gzipped:
-            return write(file, raw, answers)
+    output_path = Path(path)
+    _check_name(output_path)
+    output_format = file_format(output_path)
+    with atomic_file(output_path) as binary_file:
+        if output_format.format == "parquet":
+            return _write_parquet(output_path, binary_file, answers)
+        write_format = partial(_write_csv, guard=csv_guard) if output_format.format == "csv" else _write_lines
+        if not output_format.gzipped:
+            return write_format(output_path, binary_file, answers)
         # No name and no time in the gzip header: equal answers give equal bytes.
-        with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
-            return write(file, cast(BinaryIO, packed), answers)
+        with gzip.GzipFile(filename="", fileobj=binary_file, mode="wb", mtime=0) as gzip_file:
+            return write_format(output_path, cast(BinaryIO, gzip_file), answers)
 
 
 def read_answers(path: Path | str, *, id_names: Collection[str] = ()) -> Iterator[Answer]:
@@ -169,130 +169,146 @@ def read_answers(path: Path | str, *, id_names: Collection[str] = ()) -> Iterato
 
     Raises DataError, with the line, for unknown columns, values of the wrong type and ids used twice.
     """
-    file = Path(path)
-    ids = set(map(fold_name, ("id", *id_names)))
-    pairs = refuse_duplicates(
-        _read(file, ids), key=lambda item: (item[1].id, item[0]), again=lambda: _read(file, ids), path=file
+    answers_path = Path(path)
+    id_spellings = set(map(fold_name, ("id", *id_names)))
+    numbered_answers = refuse_duplicates(
+        _read(answers_path, id_spellings),
+        key=lambda numbered_answer: (numbered_answer[1].id, numbered_answer[0]),
+        again=lambda: _read(answers_path, id_spellings),
+        path=answers_path,
     )
-    first = next(pairs, None)
-    if first is None:
-        raise DataError("the file has a header and no answers", path=file, line=1, fix="check how it was made")
-    return chain([first[1]], (answer for _, answer in pairs))
+    first_answer = next(numbered_answers, None)
+    if first_answer is None:
+        raise DataError("the file has a header and no answers", path=answers_path, line=1, fix="check how it was made")
+    return chain([first_answer[1]], (answer for _, answer in numbered_answers))
 
 
-def _read(path: Path, ids: Collection[str]) -> Iterator[tuple[int, Answer]]:
-    fmt = file_format(path)
-    table = open_table(path, _OWN if fmt.format == "csv" else None)
-    prepare = _PREPARE.get(fmt.format, from_record)
-    columns = _answer_columns(path, table.line, table.names, ids)
-    for line, record in table.whole_records(table.names):
+def _read(answers_path: Path, id_spellings: Collection[str]) -> Iterator[tuple[int, Answer]]:
+    table_format = file_format(answers_path)
+    table = open_table(answers_path, _OWN if table_format.format == "csv" else None)
+    prepare = _PREPARE.get(table_format.format, from_record)
+    answer_columns = _answer_columns(answers_path, table.line, table.names, id_spellings)
+    for line_number, record in table.whole_records(table.names):
         if table.open_names:
-            columns = _answer_columns(path, line, tuple(record), ids)
-        values = {columns[name]: value for name, value in record.items()}
+            answer_columns = _answer_columns(answers_path, line_number, tuple(record), id_spellings)
+        values = {answer_columns[column_name]: cell_value for column_name, cell_value in record.items()}
         try:
             values = prepare(values)
             values["id"] = id_text(values.get("id"))
-            yield line, to_answer(values)
+            yield line_number, to_answer(values)
         except ValueError as error:
             raise DataError(
                 str(error),
-                path=path,
-                line=line,
+                path=answers_path,
+                line=line_number,
                 row_id=_known_id(values),
                 fix="docs/rows.md lists the columns of a result file and what they hold",
             ) from error
 
 
 def _known_id(values: Mapping[str, Any]) -> str | None:
-    value = values.get("id")
-    return str(value) if value else None
+    row_id = values.get("id")
+    return str(row_id) if row_id else None
 
 
-def _answer_columns(path: Path, line: int, names: Sequence[str], ids: Collection[str]) -> dict[str, str]:
+def _answer_columns(
+    answers_path: Path, line_number: int, column_names: Sequence[str], id_spellings: Collection[str]
+) -> dict[str, str]:
     """The file's name of a column -> the result file's."""
-    columns = {name: "id" if fold_name(name) in ids else name for name in names}
-    for name, column in columns.items():
+    columns = {
+        column_name: "id" if fold_name(column_name) in id_spellings else column_name for column_name in column_names
+    }
+    for column_name, column in columns.items():
         if column not in ANSWER_COLUMNS:
             raise DataError(
-                f"{name!r} is no column of a result file",
-                path=path,
-                line=line,
-                fix=did_you_mean(name, ANSWER_COLUMNS, key=fold_name, then=f"they are: {', '.join(ANSWER_COLUMNS)}"),
+                f"{column_name!r} is no column of a result file",
+                path=answers_path,
+                line=line_number,
+                fix=did_you_mean(
+                    column_name, ANSWER_COLUMNS, key=fold_name, then=f"they are: {', '.join(ANSWER_COLUMNS)}"
+                ),
             )
-    bearers = [name for name, column in columns.items() if column == "id"]
-    if not bearers:
-        raise DataError("no column 'id'", path=path, line=line, fix="every answer carries the id of its row")
-    if len(bearers) > 1:
-        listed = " and ".join(map(repr, bearers))
-        raise DataError(f"{listed} may both hold the ids", path=path, line=line, fix="keep the one that the rows have")
+    id_columns = [column_name for column_name, column in columns.items() if column == "id"]
+    if not id_columns:
+        raise DataError(
+            "no column 'id'", path=answers_path, line=line_number, fix="every answer carries the id of its row"
+        )
+    if len(id_columns) > 1:
+        listed = " and ".join(map(repr, id_columns))
+        raise DataError(
+            f"{listed} may both hold the ids",
+            path=answers_path,
+            line=line_number,
+            fix="keep the one that the rows have",
+        )
     return columns
 
 
-def _unwritable(path: Path, answer: Answer, error: ValueError) -> DataError:
-    return DataError(f"this answer cannot be written: {error}", path=path, row_id=answer.id)
+def _unwritable(output_path: Path, answer: Answer, value_error: ValueError) -> DataError:
+    return DataError(f"this answer cannot be written: {value_error}", path=output_path, row_id=answer.id)
 
 
-def _write_lines(path: Path, file: BinaryIO, answers: Iterable[Answer]) -> int:
-    count = 0
+def _write_lines(output_path: Path, binary_file: BinaryIO, answers: Iterable[Answer]) -> int:
+    answer_count = 0
     for answer in answers:
         try:
-            file.write(encode_answer(answer))
+            binary_file.write(encode_answer(answer))
         except ValueError as error:
-            raise _unwritable(path, answer, error) from error
-        count += 1
-    return count
+            raise _unwritable(output_path, answer, error) from error
+        answer_count += 1
+    return answer_count
 
 
-def _write_csv(path: Path, file: BinaryIO, answers: Iterable[Answer], *, guard: bool) -> int:
-    count = 0
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=False)
+def _write_csv(output_path: Path, binary_file: BinaryIO, answers: Iterable[Answer], *, guard: bool) -> int:
+    answer_count = 0
+    text_stream = io.TextIOWrapper(binary_file, encoding="utf-8", newline="", write_through=False)
     try:
-        writer = csv.writer(text, lineterminator="\n")
+        writer = csv.writer(text_stream, lineterminator="\n")
         writer.writerow(ANSWER_COLUMNS)
         for answer in answers:
             try:
                 writer.writerow(to_cells(answer, guard=guard))
             except ValueError as error:
-                raise _unwritable(path, answer, error) from error
-            count += 1
-        text.flush()
+                raise _unwritable(output_path, answer, error) from error
+            answer_count += 1
+        text_stream.flush()
     finally:
-        text.detach()  # the file belongs to the caller
-    return count
+        text_stream.detach()  # the file belongs to the caller
+    return answer_count
 
 
-def _write_parquet(path: Path, file: BinaryIO, answers: Iterable[Answer]) -> int:
-    pyarrow, parquet = load_pyarrow(path, "writing")
-    text, integer = pyarrow.string(), pyarrow.int64()
+def _write_parquet(output_path: Path, binary_file: BinaryIO, answers: Iterable[Answer]) -> int:
+    pyarrow, parquet = load_pyarrow(output_path, "writing")
+    text_type, integer_type = pyarrow.string(), pyarrow.int64()
     schema = pyarrow.schema(
         [
-            pyarrow.field("id", text, nullable=False),
-            pyarrow.field("answer", text),
+            pyarrow.field("id", text_type, nullable=False),
+            pyarrow.field("answer", text_type),
             pyarrow.field("score", pyarrow.float64()),
-            pyarrow.field("scores", pyarrow.map_(text, pyarrow.float64())),
-            pyarrow.field("adapter", text, nullable=False),
-            pyarrow.field("route", text, nullable=False),
-            pyarrow.field("stage", text, nullable=False),
-            pyarrow.field("retries", integer, nullable=False),
-            pyarrow.field("dropped_tokens", integer, nullable=False),
-            pyarrow.field("flags", pyarrow.list_(text), nullable=False),
-            pyarrow.field("raw", text),
-            pyarrow.field("problem", text),
+            pyarrow.field("scores", pyarrow.map_(text_type, pyarrow.float64())),
+            pyarrow.field("adapter", text_type, nullable=False),
+            pyarrow.field("route", text_type, nullable=False),
+            pyarrow.field("stage", text_type, nullable=False),
+            pyarrow.field("retries", integer_type, nullable=False),
+            pyarrow.field("dropped_tokens", integer_type, nullable=False),
+            pyarrow.field("flags", pyarrow.list_(text_type), nullable=False),
+            pyarrow.field("raw", text_type),
+            pyarrow.field("problem", text_type),
             pyarrow.field("choice_mass", pyarrow.float64()),
         ]
     )
-    count = 0
+    answer_count = 0
     pending: list[dict[str, Any]] = []
-    with parquet.ParquetWriter(file, schema) as writer:
+    with parquet.ParquetWriter(binary_file, schema) as writer:
         for answer in answers:
             try:
                 pending.append(to_values(answer))
             except ValueError as error:
-                raise _unwritable(path, answer, error) from error
+                raise _unwritable(output_path, answer, error) from error
             if len(pending) == _ROW_GROUP:
                 writer.write_table(pyarrow.Table.from_pylist(pending, schema))
-                count += len(pending)
+                answer_count += len(pending)
                 pending.clear()
         if pending:
             writer.write_table(pyarrow.Table.from_pylist(pending, schema))
-    return count + len(pending)
+    return answer_count + len(pending)
