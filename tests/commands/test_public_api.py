@@ -72,6 +72,8 @@ def test_check_tells_of_one_or_many(run: lorica.TrainingRun, few_posts: Path) ->
     assert on_base.verdict.levels[3] != "skipped"
     with pytest.raises(lorica.UsageError, match="task"):
         lorica.check(adapter, base=BASE, rows=few_posts)
+    with pytest.raises(lorica.UsageError, match="no effect without a base"):
+        lorica.check(adapter, settings={"lora.rr": 8})
     with pytest.raises(lorica.AdapterError):
         lorica.check(adapter / "nothing")
 

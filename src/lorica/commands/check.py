@@ -155,8 +155,11 @@ def check_adapters(
     """Examine all adapters at these paths and, with a base, try them on it. overrides: how the base is asked.
 
     level: the highest to carry out. jobs: processes, 0 for one a core. deep: examine the base itself, too. Raises
-    AdapterError for a path without an adapter, and what finding the base and reading the rows raises.
+    AdapterError for a path without an adapter, UsageError for what has no effect without a base, and what finding the
+    base and reading the rows raises.
     """
+    if not base and (rows is not None or overrides or deep or (level or 0) > 2):
+        raise UsageError("rows, task, settings and levels above 2 have no effect without a base", fix="name the base")
     from lorica.commands.check_result import rank_adapters
     from lorica.vetting.batch import examine_all
     from lorica.vetting.files.sources import search_sources
