@@ -29,6 +29,7 @@ from lorica.vetting.base.base_modules import BaseModel, read_base
 from lorica.vetting.base.fit_identity import check_identity
 from lorica.vetting.base.fit_text import check_text
 from lorica.vetting.base.pissa import check_pissa
+from lorica.vetting.base.repeated_layers import repeated_layers
 from lorica.vetting.base.stored_matrices import stored_matrices
 from lorica.vetting.findings import Finding, finding
 from lorica.vetting.wording import listed, numbers, shown, some
@@ -248,6 +249,9 @@ class _Fit:
             return []
         certain = leaves_no_layer_out(config)
         why = "" if certain else " (its config may choose layers)" if config is not None else " (it has no config)"
+        repeated = repeated_layers(self.model.folder)
+        if repeated:
+            why += f", of which {numbers(repeated)} are copies of earlier ones"
         return [
             finding(
                 "L303",
@@ -255,7 +259,8 @@ class _Fit:
                 expected=f"layers {numbers(beyond)}, too, or layers_to_transform in {CONFIG_NAME}",
                 fix=f"{self._which()}, or copy the adapter again if layers were lost",
                 file=WEIGHTS_NAME,
-                facts={"adapter_layers": depth, "base_layers": self.model.layers, "certain": certain},
+                facts={"adapter_layers": depth, "base_layers": self.model.layers, "certain": certain}
+                | ({"repeated_layers": len(repeated)} if repeated else {}),
                 severity="reject" if certain else "warn" if config is None else "note",
             )
         ]

@@ -164,10 +164,16 @@ def _failed_rows(facts: Mapping[str, Any]) -> Iterator[str]:
         yield "invalid_as_cut_off" if cut_off >= invalid / 2 else "invalid"
 
 
+def _base_layers(facts: Mapping[str, Any]) -> Iterator[str]:
+    if facts.get("repeated_layers"):
+        yield "repeated"
+
+
 # Code -> from a finding's facts the names of its row's variants, each of which changes the likelihoods before it.
 VARIANTS: dict[str, Callable[[Mapping[str, Any]], Iterable[str]]] = {
     "L114": _factor_shapes,
     "L160": _recorded_keys,
+    "L303": _base_layers,
     "L324": _layer_order,
     "L333": _levels,
     "L342": _changed_keys,
