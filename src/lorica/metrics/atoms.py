@@ -79,32 +79,32 @@ def split_atoms(text: str) -> tuple[Atom, ...]:
 def compact(atoms: Sequence[Atom]) -> str:
     """One line in which equal texts are equal: a space stands between words and numbers only."""
     pieces: list[str] = []
-    spaced = False
+    after_word = False
     for atom in atoms:
-        pieces.append(" " if spaced and atom.kind in ("word", "number") else "")
+        pieces.append(" " if after_word and atom.kind in ("word", "number") else "")
         pieces.append(atom.text)
-        spaced = atom.kind in ("word", "number")
+        after_word = atom.kind in ("word", "number")
     return "".join(pieces)
 
 
 def tokens(atoms: Sequence[Atom]) -> list[str]:
     """The words: a symbol belongs to the word it touches ("c++"); numbers are words of their own."""
-    words: list[str] = []
+    token_texts: list[str] = []
     open_word = False
     for atom in atoms:
-        joins = atom.kind in ("word", "symbol")
-        if joins and open_word and not atom.gap:
-            words[-1] += atom.text
+        joins_words = atom.kind in ("word", "symbol")
+        if joins_words and open_word and not atom.gap:
+            token_texts[-1] += atom.text
         else:
-            words.append(atom.text)
-        open_word = joins
-    return words
+            token_texts.append(atom.text)
+        open_word = joins_words
+    return token_texts
 
 
 def _unified(text: str) -> str:
     """One spelling of each character: case, width, digits of all scripts, dashes, fractions, markup."""
     text = _LATEX.sub("", _BULLET.sub("", mark_formula(text.translate(_WIDE))))
-    text = _SUPERSCRIPT.sub(lambda match: "^" + unicodedata.normalize("NFKC", match[0]), text)
+    text = _SUPERSCRIPT.sub(lambda superscript: "^" + unicodedata.normalize("NFKC", superscript[0]), text)
     text = _IGNORED.sub("", _DEGREE.sub("°", _VULGAR_FRACTION.sub(" ", text)))
     text = fold_case(text).translate(_SPELLINGS)
     if not text.isascii():
@@ -114,45 +114,49 @@ def _unified(text: str) -> str:
 
 
 def _scan(text: str) -> Iterator[Atom]:
-    at = 0
-    gap: Gap = ""
-    while at < len(text):
-        run = _RUN.match(text, at)
-        if run and _may_carry_sign(text, run):
-            yield from _numbers(text, run, gap)
-            at, gap = run.end(), ""
-        elif _is_word(text[at]):
-            word, at = _word(text, at)
-            yield Atom(word, "word", gap)
-            gap = ""
-        elif _is_symbol(text, at):
-            yield Atom(text[at], "character" if UNSPACED.match(text[at]) else "symbol", gap)
-            at, gap = at + 1, ""
+    position = 0
+    preceding_gap: Gap = ""
+    while position < len(text):
+        number_run = _RUN.match(text, position)
+        if number_run and _may_carry_sign(text, number_run):
+            yield from _numbers(text, number_run, preceding_gap)
+            position, preceding_gap = number_run.end(), ""
+        elif _is_word(text[position]):
+            word_text, position = _word(text, position)
+            yield Atom(word_text, "word", preceding_gap)
+            preceding_gap = ""
+        elif _is_symbol(text, position):
+            yield Atom(text[position], "character" if UNSPACED.match(text[position]) else "symbol", preceding_gap)
+            position, preceding_gap = position + 1, ""
         else:
-            gap = "," if gap == "," or text[at] in _SEPARATORS or text[at] == "." else " "
-            at += 1
+            preceding_gap = (
+                "," if preceding_gap == "," or text[position] in _SEPARATORS or text[position] == "." else " "
+            )
+            position += 1
 
 
-def _may_carry_sign(text: str, run: re.Match[str]) -> bool:
+def _may_carry_sign(text: str, number_run: re.Match[str]) -> bool:
     """Whether the sign before a number, if there is one, is not an operator or a hyphen behind something."""
-    if not run[1]:
+    if not number_run[1]:
         return True
-    before = text[max(run.start() - 2, 0) : run.start()]
+    before = text[max(number_run.start() - 2, 0) : number_run.start()]
     # "5 +3" adds; "5 -3" may be a list.
-    last = (before.rstrip() if run[1] == "+" else before)[-1:]
-    return not (last and (_is_word(last) or last in ")]}⌡⊐%+-")) and not run[3]
+    last_character = (before.rstrip() if number_run[1] == "+" else before)[-1:]
+    return not (last_character and (_is_word(last_character) or last_character in ")]}⌡⊐%+-")) and not number_run[3]
 
 
-def _numbers(text: str, run: re.Match[str], gap: Gap) -> Iterator[Atom]:
-    first, *followers = _split_run(run[4], bracketed="," in run[4] and is_list(text, run.start(), run.end()))
-    if run[5] and not followers:
-        first = _raised(first, run[5])
-    negative = "-" in (run[1], run[3]) and first != "0"
-    yield Atom("-" + first if negative else first, "number", gap)
+def _numbers(text: str, number_run: re.Match[str], preceding_gap: Gap) -> Iterator[Atom]:
+    first_number, *followers = _split_run(
+        number_run[4], bracketed="," in number_run[4] and is_list(text, number_run.start(), number_run.end())
+    )
+    if number_run[5] and not followers:
+        first_number = _raised(first_number, number_run[5])
+    negative = "-" in (number_run[1], number_run[3]) and first_number != "0"
+    yield Atom("-" + first_number if negative else first_number, "number", preceding_gap)
     for follower in followers:
         yield Atom(follower, "number", " ")
-    if run[2]:
-        yield Atom(run[2], "symbol", " ")
+    if number_run[2]:
+        yield Atom(number_run[2], "symbol", " ")
 
 
 def _split_run(run: str, bracketed: bool = False) -> list[str]:
@@ -184,64 +188,75 @@ def _plain_number(integer: str, fraction: str) -> str:
 
 def _raised(number: str, exponent: str) -> str:
     try:
-        plain = format(Decimal(number + exponent), "f")
+        plain_digits = format(Decimal(number + exponent), "f")
     except InvalidOperation:
         return number + exponent
-    integer, _, fraction = plain.partition(".")
+    integer, _, fraction = plain_digits.partition(".")
     return _plain_number(integer.lstrip("0") or "0", f".{fraction}")
 
 
-def _word(text: str, at: int) -> tuple[str, int]:
-    """A word from `at` on, without the punctuation inside it, and where it ends."""
-    word, start = "", at
-    while at < len(text):
-        after = text[at + 1 : at + 2]
-        if _is_word(text[at]):
-            word += text[at]
-        elif _joins(text[at]) and after and _is_word(after):
-            if word[-1].isdigit() and after.isdigit():
-                if text[at] != ".":  # v1.5 is not v15
+def _word(text: str, position: int) -> tuple[str, int]:
+    """A word from `position` on, without the punctuation inside it, and where it ends."""
+    word_text, word_start = "", position
+    while position < len(text):
+        next_character = text[position + 1 : position + 2]
+        if _is_word(text[position]):
+            word_text += text[position]
+        elif _joins(text[position]) and next_character and _is_word(next_character):
+            if word_text[-1].isdigit() and next_character.isdigit():
+                if text[position] != ".":  # v1.5 is not v15
                     break
-                word += "."
+                word_text += "."
         else:
             break
-        at += 1
+        position += 1
     # Blood group O-, Cl-, grade B-: at the end of a short name a hyphen is a sign.
-    if text[at : at + 1] == "-" and (len(word) <= 2 or word[-1].isdigit()):
-        return word + "-", at + 1
-    return text[start:at] if word == "an" else word, at  # a_n is no article
+    if text[position : position + 1] == "-" and (len(word_text) <= 2 or word_text[-1].isdigit()):
+        return word_text + "-", position + 1
+    return text[word_start:position] if word_text == "an" else word_text, position  # a_n is no article
 
 
 @functools.lru_cache(maxsize=1 << 12)
-def _is_word(char: str) -> bool:
-    return unicodedata.category(char)[0] in "LNM" and not UNSPACED.match(char)
+def _is_word(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LNM" and not UNSPACED.match(character)
 
 
 @functools.lru_cache(maxsize=1 << 12)
-def _joins(char: str) -> bool:
-    return unicodedata.category(char)[0] == "P" and char not in _SYMBOLS and char not in _SEPARATORS
+def _joins(character: str) -> bool:
+    return unicodedata.category(character)[0] == "P" and character not in _SYMBOLS and character not in _SEPARATORS
 
 
-def _is_symbol(text: str, at: int) -> bool:
+def _is_symbol(text: str, position: int) -> bool:
     """Symbols, characters of scripts without spaces, and a minus: before a symbol or a single letter (-∞, -x)."""
-    char, after = text[at], text[at + 1 : at + 2]
-    if char == "-":
-        before, behind = text[at - 1 : at] if at else "", text[at + 2 : at + 3]
-        touches = bool(after) and (unicodedata.category(after)[0] == "S" or (after.isalpha() and not behind.isalpha()))
-        return touches and not (before and (_is_word(before) or before in ")]}⌡⊐%-"))
-    if char == "!":
-        return after == "="
-    return char in _SYMBOLS or unicodedata.category(char)[0] == "S" or (unicodedata.category(char)[0] in "LNM")
+    character, next_character = text[position], text[position + 1 : position + 2]
+    if character == "-":
+        previous, second_next = text[position - 1 : position] if position else "", text[position + 2 : position + 3]
+        touches = bool(next_character) and (
+            unicodedata.category(next_character)[0] == "S" or (next_character.isalpha() and not second_next.isalpha())
+        )
+        return touches and not (previous and (_is_word(previous) or previous in ")]}⌡⊐%-"))
+    if character == "!":
+        return next_character == "="
+    return (
+        character in _SYMBOLS
+        or unicodedata.category(character)[0] == "S"
+        or (unicodedata.category(character)[0] in "LNM")
+    )
 
 
-def _takes_article(article: Atom, after: Atom) -> bool:
-    return article.text != "a" or after.kind == "number" or (after.kind == "word" and len(after.text) > 1)
+def _takes_article(article: Atom, next_atom: Atom) -> bool:
+    return article.text != "a" or next_atom.kind == "number" or (next_atom.kind == "word" and len(next_atom.text) > 1)
 
 
 def _without_articles(atoms: Sequence[Atom]) -> list[Atom]:
     """An article stands before a word: the A of "vitamin A", of "A" alone and of "a + b" is none."""
-    words = []
-    for atom, after in zip(atoms, [*atoms[1:], None], strict=False):
-        if after is None or atom.text not in _ARTICLES or after.gap != " " or not _takes_article(atom, after):
-            words.append(atom)
-    return words
+    meaningful_atoms = []
+    for atom, next_atom in zip(atoms, [*atoms[1:], None], strict=False):
+        if (
+            next_atom is None
+            or atom.text not in _ARTICLES
+            or next_atom.gap != " "
+            or not _takes_article(atom, next_atom)
+        ):
+            meaningful_atoms.append(atom)
+    return meaningful_atoms

@@ -35,21 +35,23 @@ class Metric(msgspec.Struct, frozen=True):
     needs: str = "at least one row"
     normalisation: str = ""
 
-    def __call__(self, gold: Column, prediction: Column) -> float:
+    def __call__(self, gold_values: Column, predictions: Column) -> float:
         """The value over all rows; nan where it is undefined (`needs` says when). ValueError for bad
         input."""
-        return evaluate(self.prepare, gold, prediction)
+        return evaluate(self.prepare, gold_values, predictions)
 
 
-def evaluate(prepare: Callable[[Column, Column], Evaluator], gold: Column, prediction: Column) -> float:
+def evaluate(prepare: Callable[[Column, Column], Evaluator], gold_values: Column, predictions: Column) -> float:
     """The metric with every row counted once."""
-    return float(prepare(gold, prediction)(np.ones((1, len(gold))))[0])
+    return float(prepare(gold_values, predictions)(np.ones((1, len(gold_values))))[0])
 
 
-def check_lengths(gold: Column, prediction: Column) -> None:
+def check_lengths(gold_values: Column, predictions: Column) -> None:
     """Raises ValueError unless there are as many predictions as gold values."""
-    if len(gold) != len(prediction):
-        raise ValueError(f"{len(gold)} gold values and {len(prediction)} predictions; there must be as many of both")
+    if len(gold_values) != len(predictions):
+        raise ValueError(
+            f"{len(gold_values)} gold values and {len(predictions)} predictions; there must be as many of both"
+        )
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:

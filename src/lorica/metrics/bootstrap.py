@@ -36,8 +36,8 @@ class Estimate(msgspec.Struct, frozen=True):
 
 def estimate(
     metric: Metric,
-    gold: Column,
-    prediction: Column,
+    gold_values: Column,
+    predictions: Column,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -47,21 +47,21 @@ def estimate(
 ) -> Estimate:
     """The metric with its percentile interval. Equal input and seed give an equal result.
 
-    gold, prediction: [n]. groups: [n] names; whole groups are drawn, for rows that are not independent (one
+    gold_values, predictions: [n]. groups: [n] names; whole groups are drawn, for rows that are not independent (one
     user, one question). stratified: each gold value keeps its number of rows. ValueError for both at once and
     for bad input.
     """
-    evaluator = metric.prepare(gold, prediction)
-    value = float(evaluator(np.ones((1, len(gold))))[0])
-    if math.isnan(value):
-        return Estimate(value, math.nan, math.nan, len(gold), f"{metric.name} needs {metric.needs}")
-    values = [evaluator(counts) for counts in _draws(gold, resamples, seed, groups, stratified)]
-    return _interval(value, np.concatenate(values), len(gold), confidence)
+    evaluator = metric.prepare(gold_values, predictions)
+    metric_value = float(evaluator(np.ones((1, len(gold_values))))[0])
+    if math.isnan(metric_value):
+        return Estimate(metric_value, math.nan, math.nan, len(gold_values), f"{metric.name} needs {metric.needs}")
+    resampled_values = [evaluator(counts) for counts in _draws(gold_values, resamples, seed, groups, stratified)]
+    return _interval(metric_value, np.concatenate(resampled_values), len(gold_values), confidence)
 
 
 def paired_difference(
     metric: Metric,
-    gold: Column,
+    gold_values: Column,
     a: Column,
     b: Column,
     *,
@@ -71,24 +71,24 @@ def paired_difference(
     groups: Column | None = None,
     stratified: bool = False,
 ) -> Estimate:
-    """metric(gold, a) - metric(gold, b) with its interval, both on the same drawn rows; see `estimate`.
+    """metric(gold_values, a) - metric(gold_values, b) with its interval, both on the same drawn rows; see `estimate`.
 
     An interval that excludes 0 means that the two differ by more than the choice of rows explains.
     """
-    first, second = metric.prepare(gold, a), metric.prepare(gold, b)
-    once = np.ones((1, len(gold)))
-    value = float((first(once) - second(once))[0])
-    if math.isnan(value):
-        return Estimate(value, math.nan, math.nan, len(gold), f"{metric.name} needs {metric.needs}")
-    draws = _draws(gold, resamples, seed, groups, stratified)
-    values = [first(counts) - second(counts) for counts in draws]
-    return _interval(value, np.concatenate(values), len(gold), confidence)
+    first_evaluator, second_evaluator = metric.prepare(gold_values, a), metric.prepare(gold_values, b)
+    unit_weights = np.ones((1, len(gold_values)))
+    difference = float((first_evaluator(unit_weights) - second_evaluator(unit_weights))[0])
+    if math.isnan(difference):
+        return Estimate(difference, math.nan, math.nan, len(gold_values), f"{metric.name} needs {metric.needs}")
+    weight_blocks = _draws(gold_values, resamples, seed, groups, stratified)
+    resampled_differences = [first_evaluator(counts) - second_evaluator(counts) for counts in weight_blocks]
+    return _interval(difference, np.concatenate(resampled_differences), len(gold_values), confidence)
 
 
 def by_group(
     metric: Metric,
-    gold: Column,
-    prediction: Column,
+    gold_values: Column,
+    predictions: Column,
     groups: Column,
     *,
     resamples: int = RESAMPLES,
@@ -97,73 +97,73 @@ def by_group(
 ) -> dict[str, Estimate]:
     """The estimate within each group, by name in sorted order; groups: [n]."""
     members: dict[str, list[int]] = {}
-    for row, name in enumerate(groups):
-        members.setdefault(str(name), []).append(row)
-    if len(gold) != len(groups):
-        raise ValueError(f"{len(gold)} gold values and {len(groups)} group names; there must be as many of both")
+    for row_index, group_name in enumerate(groups):
+        members.setdefault(str(group_name), []).append(row_index)
+    if len(gold_values) != len(groups):
+        raise ValueError(f"{len(gold_values)} gold values and {len(groups)} group names; there must be as many of both")
     return {
-        name: estimate(
+        group_name: estimate(
             metric,
-            [gold[row] for row in rows],
-            [prediction[row] for row in rows],
+            [gold_values[row_index] for row_index in row_indices],
+            [predictions[row_index] for row_index in row_indices],
             resamples=resamples,
             seed=seed,
             confidence=confidence,
         )
-        for name, rows in sorted(members.items())
+        for group_name, row_indices in sorted(members.items())
     }
 
 
-def _interval(value: float, values: Floats, n: int, confidence: float) -> Estimate:
+def _interval(metric_value: float, resampled_values: Floats, row_count: int, confidence: float) -> Estimate:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence}; allowed: between 0 and 1")
-    defined = values[~np.isnan(values)]
-    if not len(defined):
-        return Estimate(value, math.nan, math.nan, n, "no resample had a value")
-    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
+    defined_values = resampled_values[~np.isnan(resampled_values)]
+    if not len(defined_values):
+        return Estimate(metric_value, math.nan, math.nan, row_count, "no resample had a value")
+    lower_bound, upper_bound = np.quantile(defined_values, [(1 - confidence) / 2, (1 + confidence) / 2])
     notes = []
-    if len(defined) < len(values):
-        notes.append(f"{len(values) - len(defined)} of {len(values)} resamples had no value")
-    if low == high:
+    if len(defined_values) < len(resampled_values):
+        notes.append(f"{len(resampled_values) - len(defined_values)} of {len(resampled_values)} resamples had no value")
+    if lower_bound == upper_bound:
         notes.append("all resamples agree: the interval says nothing about rows not seen")
-    return Estimate(value, float(low), float(high), n, "; ".join(notes))
+    return Estimate(metric_value, float(lower_bound), float(upper_bound), row_count, "; ".join(notes))
 
 
-def _draws(gold: Column, resamples: int, seed: int, groups: Column | None, stratified: bool) -> Iterator[Floats]:
+def _draws(gold_values: Column, resamples: int, seed: int, groups: Column | None, stratified: bool) -> Iterator[Floats]:
     """Blocks [b, n] of how often each row was drawn; `resamples` rows of them in all."""
     if resamples < 1:
         raise ValueError(f"resamples {resamples}; allowed: 1 or more")
     if groups is not None and stratified:
         raise ValueError("groups and stratified cannot both be used: a group may hold several gold values")
-    n = len(gold)
-    random = np.random.default_rng(seed)
-    block = max(1, min(resamples, _CELLS // max(n, 1)))
-    codes = None if groups is None else _codes(groups, n)
-    strata = [np.arange(n)]
+    row_count = len(gold_values)
+    generator = np.random.default_rng(seed)
+    block_size = max(1, min(resamples, _CELLS // max(row_count, 1)))
+    group_codes = None if groups is None else _codes(groups, row_count)
+    strata = [np.arange(row_count)]
     if stratified:
-        labels = _codes(gold, n)
-        strata = [np.flatnonzero(labels == label) for label in range(int(labels.max(initial=-1)) + 1)]
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        if codes is not None:
-            yield _counts(random, size, int(codes.max(initial=-1)) + 1)[:, codes]
+        gold_codes = _codes(gold_values, row_count)
+        strata = [np.flatnonzero(gold_codes == gold_code) for gold_code in range(int(gold_codes.max(initial=-1)) + 1)]
+    for first_resample in range(0, resamples, block_size):
+        resample_count = min(block_size, resamples - first_resample)
+        if group_codes is not None:
+            yield _counts(generator, resample_count, int(group_codes.max(initial=-1)) + 1)[:, group_codes]
             continue
-        counts = np.empty((size, n))
-        for rows in strata:
-            counts[:, rows] = _counts(random, size, len(rows))
+        counts = np.empty((resample_count, row_count))
+        for stratum in strata:
+            counts[:, stratum] = _counts(generator, resample_count, len(stratum))
         yield counts
 
 
-def _counts(random: np.random.Generator, size: int, n: int) -> Floats:
+def _counts(generator: np.random.Generator, size: int, n: int) -> Floats:
     """[size, n]: how often each of n things comes up in n draws."""
-    drawn = random.integers(0, n, size=(size, n)) + np.arange(size)[:, None] * n
-    counts: Floats = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+    drawn_items = generator.integers(0, n, size=(size, n)) + np.arange(size)[:, None] * n
+    counts: Floats = np.bincount(drawn_items.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
     return counts
 
 
-def _codes(names: Column, n: int) -> NDArray[np.intp]:
+def _codes(group_names: Column, row_count: int) -> NDArray[np.intp]:
     """Names [n] -> numbers from 0 [n]."""
-    if len(names) != n:
-        raise ValueError(f"{n} rows and {len(names)} group names; there must be as many of both")
-    numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.intp)
+    if len(group_names) != row_count:
+        raise ValueError(f"{row_count} rows and {len(group_names)} group names; there must be as many of both")
+    code_of_group: dict[object, int] = {}
+    return np.array([code_of_group.setdefault(name, len(code_of_group)) for name in group_names], dtype=np.intp)

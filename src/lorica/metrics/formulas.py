@@ -92,29 +92,31 @@ def _mark_minus(text: str) -> str:
 
 def _fraction(match: re.Match[str]) -> str:
     """Apart from digits and commas beside it: 11(1)/(9) is eleven and a ninth."""
-    before, after = (f"{match[1]} " if match[1] else ""), (f"{match[6]} " if match[6] else "")
-    return f"{before}{match[2] or match[4]}/{match[3] or match[5]}{after}"
+    text_before, text_after = (f"{match[1]} " if match[1] else ""), (f"{match[6]} " if match[6] else "")
+    return f"{text_before}{match[2] or match[4]}/{match[3] or match[5]}{text_after}"
 
 
 def mark_brackets(text: str) -> str:
     """A text in which brackets that decide what is computed, 2(x+3), and those of intervals, [2,3), are symbols."""
     if "(" not in text and "[" not in text:
         return text
-    chars, opened = list(text), []
-    for at, char in enumerate(text):
-        if char in _PAIRS:
-            opened.append(at)
-        elif opened and char in _PAIRS.values():
-            start = opened.pop()
-            inside, pair = text[start + 1 : at], text[start] + char
+    characters, open_positions = list(text), []
+    for position, character in enumerate(text):
+        if character in _PAIRS:
+            open_positions.append(position)
+        elif open_positions and character in _PAIRS.values():
+            open_position = open_positions.pop()
+            inside, bracket_pair = text[open_position + 1 : position], text[open_position] + character
             if len(inside) > _LONGEST:
                 continue
-            if pair in ("[)", "(]", "[]") and (interval := _INTERVAL.fullmatch(inside)):
-                chars[start], chars[at] = _ENDS[text[start]], _ENDS[char]
-                chars[start + 1 + interval.end(1)] = "; "  # no decimal comma
-            elif pair == "()" and _decides(text[max(start - 2, 0) : start], inside, text[at + 1 : at + 2]):
-                chars[start], chars[at] = "⌠", "⌡"
-    return "".join(chars)
+            if bracket_pair in ("[)", "(]", "[]") and (interval := _INTERVAL.fullmatch(inside)):
+                characters[open_position], characters[position] = _ENDS[text[open_position]], _ENDS[character]
+                characters[open_position + 1 + interval.end(1)] = "; "  # no decimal comma
+            elif bracket_pair == "()" and _decides(
+                text[max(open_position - 2, 0) : open_position], inside, text[position + 1 : position + 2]
+            ):
+                characters[open_position], characters[position] = "⌠", "⌡"
+    return "".join(characters)
 
 
 def _decides(before: str, inside: str, after: str) -> bool:
@@ -127,7 +129,7 @@ def _decides(before: str, inside: str, after: str) -> bool:
 def is_list(text: str, start: int, end: int) -> bool:
     """Whether the digits and commas from start to end stand in brackets that hold numbers and variables only, such as
     a point's coordinates: there a comma separates."""
-    before = re.search(r"[(\[{][^()\[\]{}]*$", text[max(start - _LONGEST, 0) : start])
-    after = re.match(r"[^()\[\]{}]*(?=[)\]}])", text[end : end + _LONGEST])
-    inside = text[start:end].join((before[0], after[0])) if before and after else ";"
+    bracket_start = re.search(r"[(\[{][^()\[\]{}]*$", text[max(start - _LONGEST, 0) : start])
+    bracket_end = re.match(r"[^()\[\]{}]*(?=[)\]}])", text[end : end + _LONGEST])
+    inside = text[start:end].join((bracket_start[0], bracket_end[0])) if bracket_start and bracket_end else ";"
     return not re.search(rf";|{_LETTER}{{2}}|[,.]\s|\d\s{_LETTER}", inside)

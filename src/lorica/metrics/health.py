@@ -86,8 +86,8 @@ class MassHealth(msgspec.Struct, frozen=True):
     @property
     def problem(self) -> str:
         """What is wrong, for a person, and what causes it; "" where nothing is wrong."""
-        text = f"the choices have little of the model's probability (choice_mass: {self}), so scores mean little"
-        return f"{text}; likely causes: {_LOW_MASS_CAUSES}" if self.low else ""
+        message = f"the choices have little of the model's probability (choice_mass: {self}), so scores mean little"
+        return f"{message}; likely causes: {_LOW_MASS_CAUSES}" if self.low else ""
 
     def __str__(self) -> str:
         return f"median {self.median:.3g}, 10th percentile {self.p10:.3g}, n {self.n}"
@@ -95,11 +95,11 @@ class MassHealth(msgspec.Struct, frozen=True):
 
 def mass_health(masses: Sequence[float | None]) -> MassHealth | None:
     """Sum up the masses of rows; None where no row has one."""
-    values = np.array([mass for mass in masses if mass is not None], dtype=np.float64)
-    if not values.size:
+    present_masses = np.array([mass for mass in masses if mass is not None], dtype=np.float64)
+    if not present_masses.size:
         return None
-    median, p10 = np.quantile(values, (0.5, 0.1)).tolist()
-    return MassHealth(int(values.size), median, p10, median < LOW_MASS)
+    median, p10 = np.quantile(present_masses, (0.5, 0.1)).tolist()
+    return MassHealth(int(present_masses.size), median, p10, median < LOW_MASS)
 
 
 def score_health(
@@ -108,53 +108,57 @@ def score_health(
     gold: Column | None = None,
     fallback: Sequence[bool] | None = None,
     masses: Sequence[float | None] = (),
-    low: float = 0.0,
-    high: float = 1.0,
+    lower_bound: float = 0.0,
+    upper_bound: float = 1.0,
 ) -> ScoreHealth:
-    """Sum up scores [rows] that should lie in low to high.
+    """Sum up scores [rows] that should lie in lower_bound to upper_bound.
 
     gold: [rows] of 0 and 1, where known, for the too-good flag. fallback: [rows], true where the score is a
     declared constant because the answer could not be read. masses: of the choices, where known. ValueError for lists of
     other lengths.
     """
-    for name, column in (("gold", gold), ("fallback", fallback)):
-        if column is not None and len(column) != len(scores):
-            raise ValueError(f"{len(scores)} scores and {len(column)} values of {name}; there must be as many of both")
-    column = np.array([math.nan if score is None else score for score in scores], dtype=np.float64)
-    present = ~np.isnan(column)
-    values = column[present]
-    n = len(values)
-    distinct, times = np.unique(values, return_counts=True)
-    share = _share(np.asarray(fallback, dtype=bool)) if fallback is not None else 0.0
+    for name, score_column in (("gold", gold), ("fallback", fallback)):
+        if score_column is not None and len(score_column) != len(scores):
+            raise ValueError(
+                f"{len(scores)} scores and {len(score_column)} values of {name}; there must be as many of both"
+            )
+    score_column = np.array([math.nan if score is None else score for score in scores], dtype=np.float64)
+    is_present = ~np.isnan(score_column)
+    present_scores = score_column[is_present]
+    score_count = len(present_scores)
+    distinct_scores, value_counts = np.unique(present_scores, return_counts=True)
+    fallback_share = _share(np.asarray(fallback, dtype=bool)) if fallback is not None else 0.0
     health = ScoreHealth(
-        n=n,
-        missing=len(column) - n,
-        unique=len(distinct),
-        mean=float(values.mean()) if n else math.nan,
-        std=float(values.std()) if n else math.nan,
-        minimum=float(values.min()) if n else math.nan,
-        maximum=float(values.max()) if n else math.nan,
-        at_low=_share(values == low),
-        at_high=_share(values == high),
-        mode_share=int(times.max()) / n if n else 0.0,
-        fallback_share=share,
+        n=score_count,
+        missing=len(score_column) - score_count,
+        unique=len(distinct_scores),
+        mean=float(present_scores.mean()) if score_count else math.nan,
+        std=float(present_scores.std()) if score_count else math.nan,
+        minimum=float(present_scores.min()) if score_count else math.nan,
+        maximum=float(present_scores.max()) if score_count else math.nan,
+        at_low=_share(present_scores == lower_bound),
+        at_high=_share(present_scores == upper_bound),
+        mode_share=int(value_counts.max()) / score_count if score_count else 0.0,
+        fallback_share=fallback_share,
         flags=(),
         reasons={},
-        near_low=_share((values >= low) & (values <= low + NEAR)),
-        near_high=_share((values <= high) & (values >= high - NEAR)),
-        mode=float(distinct[times.argmax()]) if n else math.nan,
-        diversity=len(distinct) / n if n else 0.0,
-        entropy=_entropy(values, low, high),
-        balance=_share(values > (low + high) / 2),
-        quantiles=tuple(np.quantile(values, QUANTILES).tolist()) if n and np.isfinite(values).all() else (),
+        near_low=_share((present_scores >= lower_bound) & (present_scores <= lower_bound + NEAR)),
+        near_high=_share((present_scores <= upper_bound) & (present_scores >= upper_bound - NEAR)),
+        mode=float(distinct_scores[value_counts.argmax()]) if score_count else math.nan,
+        diversity=len(distinct_scores) / score_count if score_count else 0.0,
+        entropy=_entropy(present_scores, lower_bound, upper_bound),
+        balance=_share(present_scores > (lower_bound + upper_bound) / 2),
+        quantiles=tuple(np.quantile(present_scores, QUANTILES).tolist())
+        if score_count and np.isfinite(present_scores).all()
+        else (),
     )
     auc = math.nan
-    if gold is not None and n:
-        auc = roc_auc(np.asarray(gold)[present], values)
-    reasons = _reasons(health, auc, low, high)
-    mass = mass_health(masses)
-    if mass is not None and mass.low:
-        reasons["low_mass"] = mass.problem
+    if gold is not None and score_count:
+        auc = roc_auc(np.asarray(gold)[is_present], present_scores)
+    reasons = _reasons(health, auc, lower_bound, upper_bound)
+    mass_summary = mass_health(masses)
+    if mass_summary is not None and mass_summary.low:
+        reasons["low_mass"] = mass_summary.problem
     return msgspec.structs.replace(health, flags=tuple(sorted(reasons)), reasons=reasons)
 
 
@@ -162,31 +166,37 @@ def _share(hits: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
     return float(hits.mean()) if hits.size else 0.0
 
 
-def _entropy(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], low: float, high: float) -> float:
+def _entropy(
+    values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], lower_bound: float, upper_bound: float
+) -> float:
     """Of the histogram, in units of the entropy of an even one; values outside the bounds count at them."""
-    counts, _ = np.histogram(np.clip(values, low, high), bins=BINS, range=(low, high))
-    shares = counts[counts > 0] / max(counts.sum(), 1)
-    return abs(float(-(shares * np.log(shares)).sum() / math.log(BINS)))
+    bin_counts, _ = np.histogram(np.clip(values, lower_bound, upper_bound), bins=BINS, range=(lower_bound, upper_bound))
+    bin_shares = bin_counts[bin_counts > 0] / max(bin_counts.sum(), 1)
+    return abs(float(-(bin_shares * np.log(bin_shares)).sum() / math.log(BINS)))
 
 
-def _reasons(health: ScoreHealth, auc: float, low: float, high: float) -> dict[str, str]:
+def _reasons(health: ScoreHealth, auc: float, lower_bound: float, upper_bound: float) -> dict[str, str]:
     """Flag -> why, for everything suspicious."""
     reasons = {}
     if health.missing:
         reasons["missing"] = f"{health.missing} of {health.missing + health.n} rows have no score"
     if not health.n:
         return reasons | {"empty": "there is no score at all"}
-    if health.minimum < low or health.maximum > high:
-        reasons["out_of_range"] = f"{health.minimum:g} to {health.maximum:g}, expected {low:g} to {high:g}"
-    many = health.n >= ENOUGH_ROWS
-    if many and health.std < COLLAPSED_STD:
+    if health.minimum < lower_bound or health.maximum > upper_bound:
+        reasons["out_of_range"] = (
+            f"{health.minimum:g} to {health.maximum:g}, expected {lower_bound:g} to {upper_bound:g}"
+        )
+    enough_rows = health.n >= ENOUGH_ROWS
+    if enough_rows and health.std < COLLAPSED_STD:
         reasons["collapsed"] = f"standard deviation {health.std:.1e}: all rows get the same score"
-    elif many and health.unique == 2:
+    elif enough_rows and health.unique == 2:
         reasons["two_values"] = "only two different scores: hard labels, not probabilities"
-    elif many and health.mode_share > DOMINANT_SHARE:
+    elif enough_rows and health.mode_share > DOMINANT_SHARE:
         reasons["dominant_value"] = f"{health.mode_share:.0%} of the rows have one and the same score"
-    if many and health.at_low + health.at_high > SATURATED_SHARE:
-        reasons["saturated"] = f"{health.at_low + health.at_high:.0%} of the scores are exactly {low:g} or {high:g}"
+    if enough_rows and health.at_low + health.at_high > SATURATED_SHARE:
+        reasons["saturated"] = (
+            f"{health.at_low + health.at_high:.0%} of the scores are exactly {lower_bound:g} or {upper_bound:g}"
+        )
     if health.fallback_share > FALLBACK_SHARE:
         reasons["fallbacks"] = f"{health.fallback_share:.1%} of the rows were answered by the fall-back constant"
     if health.n >= TOO_GOOD_ROWS and auc > TOO_GOOD_AUC:

@@ -8,70 +8,73 @@ from lorica.metrics.base import Column, Evaluator, Floats, check_lengths, evalua
 from lorica.metrics.score_metrics import binary
 
 
-def accuracy(gold: Column, label: Column) -> float:
-    """Share of rows whose label is the gold one. gold, label: [n] of any comparable values; None is wrong."""
-    return evaluate(prepare_accuracy, gold, label)
+def accuracy(gold_labels: Column, predicted_labels: Column) -> float:
+    """Share of rows whose label is the gold one.
+
+    gold_labels, predicted_labels: [n] of any comparable values; None is wrong.
+    """
+    return evaluate(prepare_accuracy, gold_labels, predicted_labels)
 
 
-def balanced_accuracy(gold: Column, label: Column) -> float:
+def balanced_accuracy(gold_labels: Column, predicted_labels: Column) -> float:
     """Mean over the gold classes of the share of their rows that were labelled right.
 
-    gold, label: [n] of any comparable values; None is wrong.
+    gold_labels, predicted_labels: [n] of any comparable values; None is wrong.
     """
-    return evaluate(prepare_balanced_accuracy, gold, label)
+    return evaluate(prepare_balanced_accuracy, gold_labels, predicted_labels)
 
 
-def f1(gold: Column, label: Column) -> float:
+def f1(gold_labels: Column, predicted_labels: Column) -> float:
     """Harmonic mean of precision and recall of class 1. nan when neither gold nor prediction has a 1.
 
-    gold: [n] of 0 and 1. label: [n] of 0, 1 or None.
+    gold_labels: [n] of 0 and 1. predicted_labels: [n] of 0, 1 or None.
     """
-    return evaluate(prepare_f1, gold, label)
+    return evaluate(prepare_f1, gold_labels, predicted_labels)
 
 
-def prepare_accuracy(gold: Column, label: Column) -> Evaluator:
+def prepare_accuracy(gold_labels: Column, predicted_labels: Column) -> Evaluator:
     """See `accuracy`."""
-    return mean_of(_is_correct(gold, label))
+    return mean_of(_is_correct(gold_labels, predicted_labels))
 
 
-def prepare_balanced_accuracy(gold: Column, label: Column) -> Evaluator:
+def prepare_balanced_accuracy(gold_labels: Column, predicted_labels: Column) -> Evaluator:
     """See `balanced_accuracy`."""
-    is_correct = _is_correct(gold, label)
-    names = {value: number for number, value in enumerate(dict.fromkeys(_values(gold)))}
-    member = np.zeros((len(gold), len(names)))
-    member[np.arange(len(gold)), [names[value] for value in _values(gold)]] = 1.0
+    is_correct = _is_correct(gold_labels, predicted_labels)
+    class_indices = {gold_class: index for index, gold_class in enumerate(dict.fromkeys(_values(gold_labels)))}
+    is_member = np.zeros((len(gold_labels), len(class_indices)))
+    is_member[np.arange(len(gold_labels)), [class_indices[gold_class] for gold_class in _values(gold_labels)]] = 1.0
 
     def weighted(counts: Floats) -> Floats:
-        recalls = ratio(counts @ (member * is_correct[:, None]), counts @ member)
+        recalls = ratio(counts @ (is_member * is_correct[:, None]), counts @ is_member)
         # A class that was not drawn has no recall and does not count.
-        drawn = ~np.isnan(recalls)
-        return ratio(np.where(drawn, recalls, 0.0).sum(axis=1), drawn.sum(axis=1).astype(np.float64))
+        is_drawn = ~np.isnan(recalls)
+        return ratio(np.where(is_drawn, recalls, 0.0).sum(axis=1), is_drawn.sum(axis=1).astype(np.float64))
 
     return weighted
 
 
-def prepare_f1(gold: Column, label: Column) -> Evaluator:
+def prepare_f1(gold_labels: Column, predicted_labels: Column) -> Evaluator:
     """See `f1`."""
-    labels = binary(gold)
-    _is_correct(gold, label)
-    guessed = np.array([value is not None and value == 1 for value in _values(label)], dtype=np.float64)
-    if any(value not in (0, 1, None) for value in _values(label)):
+    is_positive = binary(gold_labels)
+    _is_correct(gold_labels, predicted_labels)
+    is_predicted = np.array([value is not None and value == 1 for value in _values(predicted_labels)], dtype=np.float64)
+    if any(value not in (0, 1, None) for value in _values(predicted_labels)):
         raise ValueError("f1 takes labels 0, 1 or None")
 
     def weighted(counts: Floats) -> Floats:
-        true_positives = counts @ (labels * guessed)
-        return ratio(2 * true_positives, counts @ labels + counts @ guessed)
+        true_positives = counts @ (is_positive * is_predicted)
+        return ratio(2 * true_positives, counts @ is_positive + counts @ is_predicted)
 
     return weighted
 
 
-def _is_correct(gold: Column, label: Column) -> Floats:
+def _is_correct(gold_labels: Column, predicted_labels: Column) -> Floats:
     """1.0 where the label is the gold one, else 0.0; [n]."""
-    check_lengths(gold, label)
-    for value in _values(label):
+    check_lengths(gold_labels, predicted_labels)
+    for value in _values(predicted_labels):
         if isinstance(value, float) and not value.is_integer():
             raise ValueError(f"got the score {value} where a label is needed; turn scores into labels first")
-    pairs = zip(_values(gold), _values(label), strict=True)
+    pairs = zip(_values(gold_labels), _values(predicted_labels), strict=True)
     return np.array([predicted is not None and predicted == wanted for wanted, predicted in pairs], dtype=np.float64)
 
 

@@ -32,7 +32,8 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def find_metric(name: str, normalisation: str = LORICA.name) -> Metric:
-    """The metric called `name`; one of texts compares under `normalisation`. Raises KeyError for unknown names."""
-    own = {metric.name: metric for metric in _of_texts(NORMALISATIONS[normalisation])}
-    return own.get(name) or METRICS[name]
+def find_metric(metric_name: str, normalisation: str = LORICA.name) -> Metric:
+    """The metric called `metric_name`; one of texts compares under `normalisation`. Raises KeyError for unknown
+    names."""
+    text_metrics_by_name = {metric.name: metric for metric in _of_texts(NORMALISATIONS[normalisation])}
+    return text_metrics_by_name.get(metric_name) or METRICS[metric_name]

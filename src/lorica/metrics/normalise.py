@@ -30,39 +30,39 @@ class Normalisation(msgspec.Struct, frozen=True):
     about: str
 
 
-def is_answer(text: object) -> bool:
+def is_answer(answer: object) -> bool:
     """Whether there is a text with a visible character in it; None, NaN, "" and white space are no answer."""
-    return isinstance(text, str) and any(unicodedata.category(char)[0] not in "ZC" for char in text)
+    return isinstance(answer, str) and any(unicodedata.category(character)[0] not in "ZC" for character in answer)
 
 
-def _text(text: str) -> str:
-    return compact(split_atoms(text)) or _plain(text)
+def _text(answer_text: str) -> str:
+    return compact(split_atoms(answer_text)) or _plain(answer_text)
 
 
-def _tokens(text: str) -> list[str]:
-    return tokens(split_atoms(text)) or _plain(text).split()
+def _tokens(answer_text: str) -> list[str]:
+    return tokens(split_atoms(answer_text)) or _plain(answer_text).split()
 
 
-def _plain(text: str) -> str:
+def _plain(answer_text: str) -> str:
     """A text of nothing but punctuation: compared as it is."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return " ".join(unicodedata.normalize("NFKC", answer_text).casefold().split())
 
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
-def _squad_text(text: str) -> str:
-    plain = "".join(char for char in fold_case(text) if not _is_punctuation(char))
-    return " ".join(_ARTICLES.sub(" ", plain).split())
+def _squad_text(answer_text: str) -> str:
+    unpunctuated = "".join(character for character in fold_case(answer_text) if not _is_punctuation(character))
+    return " ".join(_ARTICLES.sub(" ", unpunctuated).split())
 
 
-def _squad_tokens(text: str) -> list[str]:
-    return UNSPACED.sub(lambda match: f" {match[0]} ", _squad_text(text)).split()
+def _squad_tokens(answer_text: str) -> list[str]:
+    return UNSPACED.sub(lambda match: f" {match[0]} ", _squad_text(answer_text)).split()
 
 
-def _is_punctuation(char: str) -> bool:
+def _is_punctuation(character: str) -> bool:
     # string.punctuation holds symbols such as $ and + that Unicode does not call punctuation, and SQuAD drops.
-    return char in string.punctuation or unicodedata.category(char).startswith("P")
+    return character in string.punctuation or unicodedata.category(character).startswith("P")
 
 
 LORICA = Normalisation("lorica", _text, _tokens, "numbers compared as numbers, symbols that carry meaning kept")

@@ -10,118 +10,119 @@ from lorica.metrics.base import Column, Evaluator, Floats, check_lengths, evalua
 LOG_LOSS_EPSILON = float(np.finfo(np.float64).eps)
 
 
-def roc_auc(gold: Column, score: Column) -> float:
+def roc_auc(gold_labels: Column, scores: Column) -> float:
     """Area under the ROC curve: P(score of a 1 > score of a 0), ties counted half. nan with a single class.
 
-    gold: [n] of 0 and 1. score: [n], any scale. ValueError for other gold values and for nan scores.
+    gold_labels: [n] of 0 and 1. scores: [n], any scale. ValueError for other gold values and for nan scores.
     """
-    return evaluate(prepare_roc_auc, gold, score)
+    return evaluate(prepare_roc_auc, gold_labels, scores)
 
 
-def average_precision(gold: Column, score: Column) -> float:
+def average_precision(gold_labels: Column, scores: Column) -> float:
     """Precision averaged over the steps of recall, tied scores taken together. nan without any 1.
 
-    gold: [n] of 0 and 1. score: [n], any scale. ValueError for other gold values and for nan scores.
+    gold_labels: [n] of 0 and 1. scores: [n], any scale. ValueError for other gold values and for nan scores.
     """
-    return evaluate(prepare_average_precision, gold, score)
+    return evaluate(prepare_average_precision, gold_labels, scores)
 
 
-def log_loss(gold: Column, probability: Column) -> float:
+def log_loss(gold_labels: Column, probability: Column) -> float:
     """Mean negative natural logarithm of the probability given to the gold label; lower is better.
 
-    gold: [n] of 0 and 1. probability: [n] of class 1. ValueError outside 0 to 1.
+    gold_labels: [n] of 0 and 1. probability: [n] of class 1. ValueError outside 0 to 1.
     """
-    return evaluate(prepare_log_loss, gold, probability)
+    return evaluate(prepare_log_loss, gold_labels, probability)
 
 
-def brier(gold: Column, probability: Column) -> float:
+def brier(gold_labels: Column, probability: Column) -> float:
     """Mean squared difference between probability and gold label; lower is better.
 
-    gold: [n] of 0 and 1. probability: [n] of class 1. ValueError outside 0 to 1.
+    gold_labels: [n] of 0 and 1. probability: [n] of class 1. ValueError outside 0 to 1.
     """
-    return evaluate(prepare_brier, gold, probability)
+    return evaluate(prepare_brier, gold_labels, probability)
 
 
-def binary(gold: Column) -> Floats:
+def binary(gold_labels: Column) -> Floats:
     """Gold labels as floats [n]. ValueError for anything but 0 and 1."""
-    labels = np.asarray(gold)
+    labels = np.asarray(gold_labels)
     if labels.size and (labels.dtype.kind not in "biuf" or not np.isin(labels, (0, 1)).all()):
-        strange = sorted({repr(value) for value in labels.tolist() if value not in (0, 1)})[:3]
-        raise ValueError(f"gold labels must be 0 or 1, got {', '.join(strange)}")
+        unexpected = sorted({repr(gold_label) for gold_label in labels.tolist() if gold_label not in (0, 1)})[:3]
+        raise ValueError(f"gold labels must be 0 or 1, got {', '.join(unexpected)}")
     return labels.astype(np.float64)
 
 
-def as_labels(score: Column, threshold: float = 0.5) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def as_labels(scores: Column, threshold: float = 0.5) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Scores [n] -> labels [n]: 1 where score >= threshold."""
-    labels: np.ndarray[tuple[int], np.dtype[np.int64]] = (_numbers(score) >= threshold).astype(np.int64)
+    labels: np.ndarray[tuple[int], np.dtype[np.int64]] = (_numbers(scores) >= threshold).astype(np.int64)
     return labels
 
 
-def prepare_roc_auc(gold: Column, score: Column) -> Evaluator:
+def prepare_roc_auc(gold_labels: Column, scores: Column) -> Evaluator:
     """See `roc_auc`."""
-    labels, starts, order = _sorted_groups(gold, score, descending=False)
+    labels, starts, score_order = _sorted_groups(gold_labels, scores, descending=False)
 
     def weighted(counts: Floats) -> Floats:
-        drawn = counts[:, order]
-        positives = _per_group(drawn * labels, starts)
-        zeros = _per_group(drawn, starts) - positives
-        below = np.cumsum(zeros, axis=1) - zeros
-        wins = (positives * (below + 0.5 * zeros)).sum(axis=1)
-        return ratio(wins, positives.sum(axis=1) * zeros.sum(axis=1))
+        drawn_counts = counts[:, score_order]
+        positives = _per_group(drawn_counts * labels, starts)
+        negatives = _per_group(drawn_counts, starts) - positives
+        negatives_below = np.cumsum(negatives, axis=1) - negatives
+        won_pairs = (positives * (negatives_below + 0.5 * negatives)).sum(axis=1)
+        return ratio(won_pairs, positives.sum(axis=1) * negatives.sum(axis=1))
 
     return weighted
 
 
-def prepare_average_precision(gold: Column, score: Column) -> Evaluator:
+def prepare_average_precision(gold_labels: Column, scores: Column) -> Evaluator:
     """See `average_precision`."""
-    labels, starts, order = _sorted_groups(gold, score, descending=True)
+    labels, starts, score_order = _sorted_groups(gold_labels, scores, descending=True)
 
     def weighted(counts: Floats) -> Floats:
-        drawn = counts[:, order]
-        positives = _per_group(drawn * labels, starts)
-        precision = ratio(np.cumsum(positives, axis=1), np.cumsum(_per_group(drawn, starts), axis=1))
+        drawn_counts = counts[:, score_order]
+        positives = _per_group(drawn_counts * labels, starts)
+        precision = ratio(np.cumsum(positives, axis=1), np.cumsum(_per_group(drawn_counts, starts), axis=1))
         # A group of rows that was not drawn at all adds no recall; its precision may be undefined.
         return ratio(np.where(positives > 0, positives * precision, 0.0).sum(axis=1), positives.sum(axis=1))
 
     return weighted
 
 
-def prepare_log_loss(gold: Column, probability: Column) -> Evaluator:
+def prepare_log_loss(gold_labels: Column, probability: Column) -> Evaluator:
     """See `log_loss`."""
-    labels, probabilities = binary(gold), np.clip(_probabilities(probability), LOG_LOSS_EPSILON, 1 - LOG_LOSS_EPSILON)
+    labels = binary(gold_labels)
+    probabilities = np.clip(_probabilities(probability), LOG_LOSS_EPSILON, 1 - LOG_LOSS_EPSILON)
     check_lengths(labels, probabilities)
     return mean_of(-np.log(np.where(labels == 1, probabilities, 1 - probabilities)))
 
 
-def prepare_brier(gold: Column, probability: Column) -> Evaluator:
+def prepare_brier(gold_labels: Column, probability: Column) -> Evaluator:
     """See `brier`."""
-    labels, probabilities = binary(gold), _probabilities(probability)
+    labels, probabilities = binary(gold_labels), _probabilities(probability)
     check_lengths(labels, probabilities)
     return mean_of((probabilities - labels) ** 2)
 
 
 def _sorted_groups(
-    gold: Column, score: Column, *, descending: bool
+    gold_labels: Column, scores: Column, *, descending: bool
 ) -> tuple[Floats, np.ndarray[tuple[int], np.dtype[np.intp]], np.ndarray[tuple[int], np.dtype[np.intp]]]:
     """(labels in score order [n], first position of each group of equal scores [g], the order itself [n])."""
-    labels, numbers = binary(gold), _numbers(score)
+    labels, numbers = binary(gold_labels), _numbers(scores)
     check_lengths(labels, numbers)
-    order = np.argsort(-numbers if descending else numbers, kind="stable")
-    ranked = numbers[order]
-    starts = np.flatnonzero(np.concatenate(([True], ranked[1:] != ranked[:-1]))) if len(ranked) else order
-    return labels[order], starts, order
+    score_order = np.argsort(-numbers if descending else numbers, kind="stable")
+    ranked = numbers[score_order]
+    starts = np.flatnonzero(np.concatenate(([True], ranked[1:] != ranked[:-1]))) if len(ranked) else score_order
+    return labels[score_order], starts, score_order
 
 
 def _per_group(values: Floats, starts: np.ndarray[tuple[int], np.dtype[np.intp]]) -> Floats:
     """Sums over groups of columns: [B, n] -> [B, g]."""
     if len(starts) == values.shape[1]:
         return values
-    sums: Floats = np.add.reduceat(values, starts, axis=1)
-    return sums
+    group_sums: Floats = np.add.reduceat(values, starts, axis=1)
+    return group_sums
 
 
-def _numbers(score: Column) -> Floats:
-    numbers = np.asarray(score, dtype=np.float64)
+def _numbers(scores: Column) -> Floats:
+    numbers = np.asarray(scores, dtype=np.float64)
     if np.isnan(numbers).any():
         raise ValueError(f"{int(np.isnan(numbers).sum())} of {len(numbers)} scores are missing (nan)")
     return numbers

@@ -17,23 +17,25 @@ Prepare = Callable[[Column, Column], Evaluator]
 
 
 def exact_match(
-    gold: Sequence[Sequence[str]], answer: Sequence[str | None], normalisation: Normalisation = LORICA
+    gold_answers: Sequence[Sequence[str]], answers: Sequence[str | None], normalisation: Normalisation = LORICA
 ) -> float:
     """Share of rows whose normalised answer equals a normalised accepted one.
 
-    gold: [n] of one or more accepted answers. answer: [n]; no answer is wrong. ValueError for a row without gold.
+    gold_answers: [n] of one or more accepted answers. answers: [n]; no answer is wrong.
+    ValueError for a row without gold.
     """
-    return evaluate(prepare_exact_match(normalisation), gold, answer)
+    return evaluate(prepare_exact_match(normalisation), gold_answers, answers)
 
 
 def token_f1(
-    gold: Sequence[Sequence[str]], answer: Sequence[str | None], normalisation: Normalisation = LORICA
+    gold_answers: Sequence[Sequence[str]], answers: Sequence[str | None], normalisation: Normalisation = LORICA
 ) -> float:
     """Mean over rows of the best F1 of the answer's words against those of an accepted answer.
 
-    gold: [n] of one or more accepted answers. answer: [n]; no answer scores 0. ValueError for a row without gold.
+    gold_answers: [n] of one or more accepted answers. answers: [n]; no answer scores 0.
+    ValueError for a row without gold.
     """
-    return evaluate(prepare_token_f1(normalisation), gold, answer)
+    return evaluate(prepare_token_f1(normalisation), gold_answers, answers)
 
 
 def prepare_exact_match(normalisation: Normalisation) -> Prepare:
@@ -57,17 +59,17 @@ def prepare_token_f1(normalisation: Normalisation) -> Prepare:
 def _best_of(compare: Callable[[str, str], float]) -> Prepare:
     """The mean of the best comparison with an accepted answer, 0 for rows without an answer."""
 
-    def prepare(gold: Column, answer: Column) -> Evaluator:
-        check_lengths(gold, answer)
-        for accepted in gold:
+    def prepare(gold_answers: Column, answers: Column) -> Evaluator:
+        check_lengths(gold_answers, answers)
+        for accepted in gold_answers:
             if isinstance(accepted, str) or not accepted:
                 raise ValueError(f"gold must be a tuple of one or more accepted answers, got {accepted!r}")
-        pairs = zip(gold, answer, strict=True)
-        best = [
-            max(compare(text, prediction) for text in accepted) if is_answer(prediction) else 0.0
-            for accepted, prediction in pairs
+        answer_pairs = zip(gold_answers, answers, strict=True)
+        best_scores = [
+            max(compare(accepted_text, prediction) for accepted_text in accepted) if is_answer(prediction) else 0.0
+            for accepted, prediction in answer_pairs
         ]
-        return mean_of(np.array(best, dtype=np.float64))
+        return mean_of(np.array(best_scores, dtype=np.float64))
 
     return prepare
 
@@ -75,5 +77,5 @@ def _best_of(compare: Callable[[str, str], float]) -> Prepare:
 def _f1(accepted: list[str], answer: list[str]) -> float:
     if not accepted or not answer:
         return float(accepted == answer)
-    common = sum((Counter(accepted) & Counter(answer)).values())
-    return 2 * common / (len(accepted) + len(answer))
+    common_count = sum((Counter(accepted) & Counter(answer)).values())
+    return 2 * common_count / (len(accepted) + len(answer))

@@ -36,19 +36,21 @@ def to_html(report: Report) -> str:
         f"<h1>{title}</h1>",
         *(f'<p class="summary">{_inline(paragraph)}</p>' for paragraph in paragraphs(report.summary)),
     ]
-    lively = any(table.interactive for section in report.sections for table in section.tables)
+    is_interactive = any(table.interactive for section in report.sections for table in section.tables)
     listed = [(number, section) for number, section in enumerate(report.sections, 1) if not section.folded]
     if len(listed) >= _NAVIGATION:
-        links = "".join(f'<li><a href="#s{number}">{_inline(section.heading)}</a></li>' for number, section in listed)
-        elements.append(f'<nav aria-label="Sections"><ul>{links}</ul></nav>')
+        section_links = "".join(
+            f'<li><a href="#s{number}">{_inline(section.heading)}</a></li>' for number, section in listed
+        )
+        elements.append(f'<nav aria-label="Sections"><ul>{section_links}</ul></nav>')
     elements += [_section(section, number) for number, section in enumerate(report.sections, 1)]
     if report.footer:
         elements.append(f"<footer>{_inline(report.footer)}</footer>")
     body = "\n".join(elements)
-    policy = _POLICY.replace("style-src", interactive.policy() + "style-src") if lively else _POLICY
-    style = CSS + interactive.CSS if lively else CSS
-    script = f"<script>{interactive.SCRIPT}</script>\n" if lively else ""
-    main = '<main class="wide">' if lively else "<main>"
+    policy = _POLICY.replace("style-src", interactive.policy() + "style-src") if is_interactive else _POLICY
+    style = CSS + interactive.CSS if is_interactive else CSS
+    script = f"<script>{interactive.SCRIPT}</script>\n" if is_interactive else ""
+    main = '<main class="wide">' if is_interactive else "<main>"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -67,36 +69,39 @@ def to_html(report: Report) -> str:
 """
 
 
-def _section(section: Section, number: int) -> str:
-    heading = f'<h2 id="s{number}">{_inline(section.heading)}</h2>'
+def _section(section: Section, section_number: int) -> str:
+    heading = f'<h2 id="s{section_number}">{_inline(section.heading)}</h2>'
     elements = [f"<p>{_inline(paragraph)}</p>" for paragraph in paragraphs(section.text)]
     elements += [_table(table) for table in section.tables]
     elements += [_figure(chart) for chart in section.charts]
     if section.notes:
-        items = "".join(f"<li>{_inline(note)}</li>" for note in section.notes)
-        elements.append(f'<ul class="notes">{items}</ul>')
+        note_items = "".join(f"<li>{_inline(note)}</li>" for note in section.notes)
+        elements.append(f'<ul class="notes">{note_items}</ul>')
     if section.folded:
         return "\n".join([f'<details class="section"><summary>{heading}</summary>', *elements, "</details>"])
-    return "\n".join([f'<section aria-labelledby="s{number}">', heading, *elements, "</section>"])
+    return "\n".join([f'<section aria-labelledby="s{section_number}">', heading, *elements, "</section>"])
 
 
 def _table(table: ReportTable) -> str:
-    classes = [' class="number"' if is_number else "" for is_number in right_aligned(table)]
+    css_classes = [' class="number"' if is_number else "" for is_number in right_aligned(table)]
     caption = f"<caption>{_inline(table.caption)}</caption>" if table.caption else ""
-    label = _inline(table.caption or ", ".join(table.columns))
-    opening = f'<div class="scroll" role="region" aria-label="{label}" tabindex="0">'
+    aria_label = _inline(table.caption or ", ".join(table.columns))
+    opening = f'<div class="scroll" role="region" aria-label="{aria_label}" tabindex="0">'
     if table.interactive:
         return f"{opening}{_interactive(table, caption)}</div>"
-    head = "".join(
-        f'<th scope="col"{look}>{_inline(heading)}</th>' for heading, look in zip(table.columns, classes, strict=True)
+    header = "".join(
+        f'<th scope="col"{css_class}>{_inline(heading)}</th>'
+        for heading, css_class in zip(table.columns, css_classes, strict=True)
     )
-    rows = "\n".join(
+    body_rows = "\n".join(
         "<tr>"
-        + "".join(f"<td{look}>{_inline(cell_text(cell))}</td>" for cell, look in zip(row, classes, strict=True))
+        + "".join(
+            f"<td{css_class}>{_inline(cell_text(cell))}</td>" for cell, css_class in zip(row, css_classes, strict=True)
+        )
         + "</tr>"
         for row in table.rows
     )
-    return f"{opening}<table>{caption}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
+    return f"{opening}<table>{caption}\n<thead><tr>{header}</tr></thead>\n<tbody>\n{body_rows}\n</tbody></table></div>"
 
 
 # A cell as long as this needs some width to be read.
@@ -107,51 +112,58 @@ def _interactive(table: ReportTable, caption: str) -> str:
     """With what the script and a narrow screen need. The roles are those of a table, which loses them where its rows
     are shown as blocks."""
     is_number = right_aligned(table)
-    heads, looks = [], []
+    header_cells, cell_attributes = [], []
     for column, heading in enumerate(table.columns):
-        long = any(len(cell_text(row[column])) >= _LONG for row in table.rows)
-        extra = table.narrow and heading not in table.narrow
-        names = [name for name, on in (("number", is_number[column]), ("long", long), ("extra", extra)) if on]
-        look = f' class="{" ".join(names)}"' if names else ""
-        choose = " data-choose" if heading in table.choose else ""
-        heads.append(f'<th scope="col" role="columnheader"{look}{choose}>{_inline(heading)}</th>')
-        looks.append(f'{look} role="cell" data-label="{_inline(heading)}"')
-    linked = next((i for i, cell in enumerate(table.rows[0]) if isinstance(cell, str)), -1) if table.rows else -1
-    rows = []
-    for number, row in enumerate(table.rows):
-        cells = [
-            f"<td{look}{_value(cell)}>{_inline(cell_text(cell))}</td>" for cell, look in zip(row, looks, strict=True)
+        is_long = any(len(cell_text(row[column])) >= _LONG for row in table.rows)
+        is_extra = table.narrow and heading not in table.narrow
+        class_names = [
+            name for name, applies in (("number", is_number[column]), ("long", is_long), ("extra", is_extra)) if applies
         ]
-        if table.sections and linked >= 0:
-            text = _inline(cell_text(row[linked]))
-            cells[linked] = f'<td{looks[linked]}><a href="#s{table.sections[number]}">{text}</a></td>'
-        rows.append(f'<tr role="row">{"".join(cells)}</tr>')
-    drawn = "\n".join(rows)
+        css_class = f' class="{" ".join(class_names)}"' if class_names else ""
+        choose = " data-choose" if heading in table.choose else ""
+        header_cells.append(f'<th scope="col" role="columnheader"{css_class}{choose}>{_inline(heading)}</th>')
+        cell_attributes.append(f'{css_class} role="cell" data-label="{_inline(heading)}"')
+    linked_column = (
+        next((index for index, cell in enumerate(table.rows[0]) if isinstance(cell, str)), -1) if table.rows else -1
+    )
+    body_rows = []
+    for row_index, row in enumerate(table.rows):
+        row_cells = [
+            f"<td{css_class}{_value(cell)}>{_inline(cell_text(cell))}</td>"
+            for cell, css_class in zip(row, cell_attributes, strict=True)
+        ]
+        if table.sections and linked_column >= 0:
+            link_text = _inline(cell_text(row[linked_column]))
+            row_cells[linked_column] = (
+                f'<td{cell_attributes[linked_column]}><a href="#s{table.sections[row_index]}">{link_text}</a></td>'
+            )
+        body_rows.append(f'<tr role="row">{"".join(row_cells)}</tr>')
+    table_body = "\n".join(body_rows)
     return (
         f'<table class="interactive" role="table">{caption}\n'
-        f'<thead role="rowgroup"><tr role="row">{"".join(heads)}</tr></thead>\n'
-        f'<tbody role="rowgroup">\n{drawn}\n</tbody></table>'
+        f'<thead role="rowgroup"><tr role="row">{"".join(header_cells)}</tr></thead>\n'
+        f'<tbody role="rowgroup">\n{table_body}\n</tbody></table>'
     )
 
 
 def _value(cell: Cell) -> str:
     """A number for the script to sort by: its text is rounded."""
-    plain = isinstance(cell, int | float) and not isinstance(cell, bool) and math.isfinite(cell)
-    return f' data-value="{cell!r}"' if plain else ""
+    is_sortable = isinstance(cell, int | float) and not isinstance(cell, bool) and math.isfinite(cell)
+    return f' data-value="{cell!r}"' if is_sortable else ""
 
 
 def _figure(chart: IntervalPlot | LineChart) -> str:
     title = _inline(chart.title)
     if isinstance(chart, IntervalPlot):
-        drawing, data = interval_svg(chart), ""
+        drawing, numbers_table = interval_svg(chart), ""
     else:
         drawing = line_svg(chart)
-        data = f"\n<details><summary>The numbers</summary>{_table(points_table(chart))}</details>"
+        numbers_table = f"\n<details><summary>The numbers</summary>{_table(points_table(chart))}</details>"
     return (
         f"<figure><figcaption>{title}</figcaption>\n"
-        f'<div class="scroll" role="region" aria-label="{title}" tabindex="0">{drawing}</div>{data}</figure>'
+        f'<div class="scroll" role="region" aria-label="{title}" tabindex="0">{drawing}</div>{numbers_table}</figure>'
     )
 
 
-def _inline(text: str) -> str:
-    return escape(" ".join(clean(text).split()))
+def _inline(plain_text: str) -> str:
+    return escape(" ".join(clean(plain_text).split()))

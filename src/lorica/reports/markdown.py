@@ -34,31 +34,33 @@ def to_markdown(report: Report) -> str:
 
 def markdown_table(table: ReportTable) -> str:
     """The table alone, without a final line break."""
-    rules = ["---:" if is_number else "---" for is_number in right_aligned(table)]
-    lines = [[escape(heading) for heading in table.columns], rules]
-    lines += [[escape(cell_text(cell)) for cell in row] for row in table.rows]
-    drawn = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{escape(table.caption)}\n\n{drawn}" if table.caption else drawn
+    alignment_row = ["---:" if is_number else "---" for is_number in right_aligned(table)]
+    table_rows = [[escape(heading) for heading in table.columns], alignment_row]
+    table_rows += [[escape(cell_text(cell)) for cell in row] for row in table.rows]
+    table_text = "\n".join(f"| {' | '.join(table_row)} |" for table_row in table_rows)
+    return f"{escape(table.caption)}\n\n{table_text}" if table.caption else table_text
 
 
-def escape(text: str) -> str:
+def escape(plain_text: str) -> str:
     """One line in which nothing is markup."""
-    line = " ".join(clean(text).split())
-    line = re.sub(r"([\\`*{}\[\]<>|~])", r"\\\1", line.replace("&", "&amp;"))
-    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)
+    escaped_line = " ".join(clean(plain_text).split())
+    escaped_line = re.sub(r"([\\`*{}\[\]<>|~])", r"\\\1", escaped_line.replace("&", "&amp;"))
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", escaped_line)
 
 
 def points_table(chart: IntervalPlot | LineChart) -> ReportTable:
     """A chart's points as a table; of long curves MAX_POINTS, evenly chosen."""
     if isinstance(chart, IntervalPlot):
-        rows = tuple((point.label, interval_text(point)) for point in chart.points)
-        return ReportTable(("", chart.axis or "value"), rows, chart.title)
-    places = sorted({x for line in chart.lines for x, _ in line.points})
-    step = max(1, -(-len(places) // MAX_POINTS))
-    chosen = places[::-1][::step][::-1]
-    values = [dict(line.points) for line in chart.lines]
-    numbers: tuple[tuple[Cell, ...], ...] = tuple((x, *(points.get(x) for points in values)) for x in chosen)
-    return ReportTable((chart.x_label or "x", *(line.label for line in chart.lines)), numbers, chart.title)
+        point_rows = tuple((point.label, interval_text(point)) for point in chart.points)
+        return ReportTable(("", chart.axis or "value"), point_rows, chart.title)
+    x_values = sorted({x_value for curve in chart.lines for x_value, _ in curve.points})
+    point_step = max(1, -(-len(x_values) // MAX_POINTS))
+    chosen_values = x_values[::-1][::point_step][::-1]
+    points_by_curve = [dict(curve.points) for curve in chart.lines]
+    value_rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (x_value, *(points.get(x_value) for points in points_by_curve)) for x_value in chosen_values
+    )
+    return ReportTable((chart.x_label or "x", *(curve.label for curve in chart.lines)), value_rows, chart.title)
 
 
 def _section(section: Section) -> list[str]:
@@ -70,8 +72,8 @@ def _section(section: Section) -> list[str]:
     return blocks
 
 
-def _paragraph(text: str) -> str:
+def _paragraph(plain_text: str) -> str:
     # What would begin a heading, a list, a quotation or a rule at the start of a line.
-    line = escape(text)
-    line = re.sub(r"^(\d+)([.)])", r"\1\\\2", line)
-    return re.sub(r"^([#+=-])", r"\\\1", line)
+    escaped_line = escape(plain_text)
+    escaped_line = re.sub(r"^(\d+)([.)])", r"\1\\\2", escaped_line)
+    return re.sub(r"^([#+=-])", r"\\\1", escaped_line)

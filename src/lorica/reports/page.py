@@ -30,9 +30,9 @@ class ReportTable(msgspec.Struct, frozen=True):
     narrow: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for number, row in enumerate(self.rows, 1):
+        for row_number, row in enumerate(self.rows, 1):
             if len(row) != len(self.columns):
-                raise ValueError(f"row {number} has {len(row)} cells, the table has {len(self.columns)} columns")
+                raise ValueError(f"row {row_number} has {len(row)} cells, the table has {len(self.columns)} columns")
 
 
 class IntervalPoint(msgspec.Struct, frozen=True):
@@ -104,13 +104,13 @@ def cell_text(cell: Cell) -> str:
     return f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}"
 
 
-def interval_text(point: IntervalPoint) -> str:
+def interval_text(interval_point: IntervalPoint) -> str:
     """0.953 [0.940, 0.965], as far as it is defined."""
-    if math.isnan(point.value):
+    if math.isnan(interval_point.value):
         return "undefined"
-    if math.isnan(point.low) or math.isnan(point.high):
-        return f"{point.value:.3f}"
-    return f"{point.value:.3f} [{point.low:.3f}, {point.high:.3f}]"
+    if math.isnan(interval_point.low) or math.isnan(interval_point.high):
+        return f"{interval_point.value:.3f}"
+    return f"{interval_point.value:.3f} [{interval_point.low:.3f}, {interval_point.high:.3f}]"
 
 
 def right_aligned(table: ReportTable) -> list[bool]:
@@ -124,19 +124,19 @@ def right_aligned(table: ReportTable) -> list[bool]:
 _NUMBER = re.compile(r"[-+−±]?[\d.][\d.,\s%\[\]()±–e+−-]*|n/a|undefined|[–-]|")
 
 
-def paragraphs(text: str) -> list[str]:
+def paragraphs(raw_text: str) -> list[str]:
     """Split at empty lines."""
-    return [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", clean(text)) if paragraph.strip()]
+    return [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", clean(raw_text)) if paragraph.strip()]
 
 
-def clean(text: str) -> str:
+def clean(raw_text: str) -> str:
     """Text from anywhere without what would disturb a terminal or break a file: control and direction
     characters become U+FFFD, what is no text becomes `visible`, line breaks and tabs stay."""
     return "".join(
         "\ufffd"
         if (unicodedata.category(character) == "Cc" and character not in "\n\t") or character in _DIRECTION
         else character
-        for character in visible(text)
+        for character in visible(raw_text)
     )
 
 

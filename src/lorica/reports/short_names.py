@@ -15,90 +15,94 @@ _WORDS = re.compile(r"[^\W_]+|[\W_]+")
 Width = Callable[[str], int]
 
 
-def short_names(names: Iterable[str], most: int, width: Width = len) -> dict[str, str]:
-    """Name -> how it is shown, in at most `most` columns (16 or more); different names are shown differently.
+def short_names(names: Iterable[str], max_width: int, text_width: Width = len) -> dict[str, str]:
+    """Name -> how it is shown, in at most `max_width` columns (16 or more); different names are shown differently.
 
     Long names are cut in the middle. Where that hides what tells one from the others, the words stay that names of the
     same build do not share, or a window on the first difference; where names differ in more places than there is room
-    for, a number tells them apart. width: columns of a text.
+    for, a number tells them apart. text_width: columns of a text.
     """
-    distinct = list(dict.fromkeys(names))
-    own = _own_parts(distinct)
-    shown = {name: name for name in distinct if width(name) <= most}
-    ways: tuple[Callable[[list[str]], dict[str, str]], ...] = (
-        lambda remaining: {name: _cut(name, 0, 0.0, most, width) for name in remaining},
-        lambda remaining: _own_words(remaining, most, width),
-        lambda remaining: {name: _cut(name, own[name], 0.35, most, width) for name in remaining},
-        lambda remaining: {name: _cut(name, own[name], 0.7, most, width) for name in remaining},
+    distinct_names = list(dict.fromkeys(names))
+    own_starts = _own_parts(distinct_names)
+    shown_names = {name: name for name in distinct_names if text_width(name) <= max_width}
+    strategies: tuple[Callable[[list[str]], dict[str, str]], ...] = (
+        lambda remaining: {name: _cut(name, 0, 0.0, max_width, text_width) for name in remaining},
+        lambda remaining: _own_words(remaining, max_width, text_width),
+        lambda remaining: {name: _cut(name, own_starts[name], 0.35, max_width, text_width) for name in remaining},
+        lambda remaining: {name: _cut(name, own_starts[name], 0.7, max_width, text_width) for name in remaining},
     )
-    for strategy in ways:
-        tried = strategy([name for name in distinct if name not in shown])
-        counts = Counter([*shown.values(), *tried.values()])
-        shown |= {name: text for name, text in tried.items() if counts[text] == 1}
-    used = set(shown.values())
-    marks = (f"{CUT}#{number}" for number in count(1))
-    for name in (name for name in distinct if name not in shown):
-        texts = (_cut(name, 0, 0.0, most - width(mark), width) + mark for mark in marks)
-        shown[name] = next(text for text in texts if text not in used)
-        used.add(shown[name])
-    return shown
+    for strategy in strategies:
+        candidates = strategy([name for name in distinct_names if name not in shown_names])
+        counts = Counter([*shown_names.values(), *candidates.values()])
+        shown_names |= {name: short_name for name, short_name in candidates.items() if counts[short_name] == 1}
+    used_names = set(shown_names.values())
+    number_marks = (f"{CUT}#{number}" for number in count(1))
+    for name in (name for name in distinct_names if name not in shown_names):
+        marked_names = (
+            _cut(name, 0, 0.0, max_width - text_width(number_mark), text_width) + number_mark
+            for number_mark in number_marks
+        )
+        shown_names[name] = next(short_name for short_name in marked_names if short_name not in used_names)
+        used_names.add(shown_names[name])
+    return shown_names
 
 
-def _own_words(names: Sequence[str], most: int, width: Width) -> dict[str, str]:
+def _own_words(names: Sequence[str], max_width: int, text_width: Width) -> dict[str, str]:
     """Names of equally many words that begin alike -> the words in which they differ, behind their beginning."""
-    alike: dict[tuple[int, str], list[list[str]]] = {}
+    words_by_beginning: dict[tuple[int, str], list[list[str]]] = {}
     for name in names:
         words = _WORDS.findall(name)
-        alike.setdefault((len(words), words[0] if words else ""), []).append(words)
-    shown = {}
-    for group in alike.values():
-        common = [len(set(column)) == 1 for column in zip(*group, strict=True)]
-        for words in group:
-            runs = groupby(zip(common, words, strict=True), key=lambda pair: pair[0])
-            pieces = [(shared, "".join(word for _, word in run)) for shared, run in runs]
-            text = "".join(CUT if shared else piece for shared, piece in pieces)
-            room = most - width(text)
-            if room >= 0 and pieces:
-                shown["".join(words)] = _fitting(pieces[0][1], room, width) * pieces[0][0] + text
-    return shown
+        words_by_beginning.setdefault((len(words), words[0] if words else ""), []).append(words)
+    shown_names = {}
+    for word_lists in words_by_beginning.values():
+        common = [len(set(column)) == 1 for column in zip(*word_lists, strict=True)]
+        for words in word_lists:
+            shared_runs = groupby(zip(common, words, strict=True), key=lambda pair: pair[0])
+            pieces = [(shared, "".join(word for _, word in run_words)) for shared, run_words in shared_runs]
+            own_text = "".join(CUT if shared else piece for shared, piece in pieces)
+            free_width = max_width - text_width(own_text)
+            if free_width >= 0 and pieces:
+                shown_names["".join(words)] = _fitting(pieces[0][1], free_width, text_width) * pieces[0][0] + own_text
+    return shown_names
 
 
 def _own_parts(names: Sequence[str]) -> dict[str, int]:
     """Name -> where the word begins in which it first differs from every other name."""
-    ordered = sorted(names)
-    common = [0, *(_shared(first, second) for first, second in pairwise(ordered)), 0]
+    sorted_names = sorted(names)
+    shared_lengths = [0, *(_shared(first_name, second_name) for first_name, second_name in pairwise(sorted_names)), 0]
     starts = {}
-    for number, name in enumerate(ordered):
-        position = max(common[number], common[number + 1])
-        start = position
-        while start > 0 and position - start < _WORD and name[start - 1].isalnum():
-            start -= 1
-        starts[name] = start if position - start < _WORD else position
+    for name_index, name in enumerate(sorted_names):
+        position = max(shared_lengths[name_index], shared_lengths[name_index + 1])
+        word_start = position
+        while word_start > 0 and position - word_start < _WORD and name[word_start - 1].isalnum():
+            word_start -= 1
+        starts[name] = word_start if position - word_start < _WORD else position
     return starts
 
 
-def _shared(first: str, second: str) -> int:
+def _shared(first_name: str, second_name: str) -> int:
     """How many characters two texts begin with alike."""
     return next(
-        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+        (position for position, (a, b) in enumerate(zip(first_name, second_name, strict=False)) if a != b),
+        min(len(first_name), len(second_name)),
     )
 
 
-def _cut(name: str, position: int, share: float, most: int, width: Width) -> str:
+def _cut(name: str, position: int, middle_share: float, max_width: int, text_width: Width) -> str:
     """A name's beginning and end with, in between, what stands at `position`: it has this share of the room."""
-    room = most - 2 * width(CUT) if share else most - width(CUT)
-    middle = _fitting(name[position:], int(room * share), width)
-    remaining = room - width(middle)
-    tail = _fitting(name[::-1], remaining // 2, width)[::-1]
-    head = _fitting(name, remaining - width(tail), width)
-    return f"{head}{CUT}{middle}{CUT}{tail}" if share else f"{head}{CUT}{tail}"
+    free_width = max_width - 2 * text_width(CUT) if middle_share else max_width - text_width(CUT)
+    middle = _fitting(name[position:], int(free_width * middle_share), text_width)
+    remaining = free_width - text_width(middle)
+    name_end = _fitting(name[::-1], remaining // 2, text_width)[::-1]
+    name_start = _fitting(name, remaining - text_width(name_end), text_width)
+    return f"{name_start}{CUT}{middle}{CUT}{name_end}" if middle_share else f"{name_start}{CUT}{name_end}"
 
 
-def _fitting(text: str, room: int, width: Width) -> str:
+def _fitting(text: str, max_width: int, text_width: Width) -> str:
     """As much of a text's beginning as there is room for."""
-    used = 0
-    for number, character in enumerate(text):
-        used += width(character)
-        if used > room:
-            return text[:number]
+    used_width = 0
+    for length, character in enumerate(text):
+        used_width += text_width(character)
+        if used_width > max_width:
+            return text[:length]
     return text

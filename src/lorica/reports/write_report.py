@@ -14,15 +14,17 @@ from lorica.reports.page import Report
 FORMATS: dict[str, Callable[[Report], str]] = {".html": to_html, ".htm": to_html, ".md": to_markdown}
 
 
-def write_report(report: Report, path: Path) -> None:
+def write_report(report: Report, report_path: Path) -> None:
     """Write the report in the format that the suffix names, whole or not at all.
 
     Raises UsageError for another suffix and DataError when the place cannot be written.
     """
-    path = Path(path)
-    render = FORMATS.get(path.suffix.lower())
+    report_path = Path(report_path)
+    render = FORMATS.get(report_path.suffix.lower())
     if render is None:
-        raise UsageError(f"{path}: a report ends in {', '.join(FORMATS)}, not {path.suffix or 'nothing'!r}")
+        raise UsageError(
+            f"{report_path}: a report ends in {', '.join(FORMATS)}, not {report_path.suffix or 'nothing'!r}"
+        )
     content = render(report).encode("utf-8")
-    with atomic_file(path) as file:
-        file.write(content)
+    with atomic_file(report_path) as report_file:
+        report_file.write(content)

@@ -34,9 +34,9 @@ def route(*, subject: str, task: str, adapters: Collection[str], fixed: str = ""
         return Route(fixed, "fixed")
     if task and task in adapters:
         return Route(task, "task")
-    name = _answering(subject, adapters) if subject and adapters else None
-    if name is not None:
-        return Route(name, "subject")
+    adapter_name = _answering(subject, adapters) if subject and adapters else None
+    if adapter_name is not None:
+        return Route(adapter_name, "subject")
     if fallback == "error":
         subject_text = f"subject {subject!r}" if subject else "a row without a subject"
         otherwise = "train it, or set adapters.fallback=general or base"
@@ -50,13 +50,13 @@ def route(*, subject: str, task: str, adapters: Collection[str], fixed: str = ""
 def _answering(subject: str, adapters: Collection[str]) -> str | None:
     if subject in adapters:
         return subject
-    names = _names_by_key(tuple(adapters)).get(subject_key(subject), ())
-    if len(names) > 1:
+    adapter_names = _names_by_key(tuple(adapters)).get(subject_key(subject), ())
+    if len(adapter_names) > 1:
         raise AdapterError(
-            f"the subject {subject!r} could mean the adapters {' and '.join(map(repr, names))}",
+            f"the subject {subject!r} could mean the adapters {' and '.join(map(repr, adapter_names))}",
             fix="rename one of them, or spell the subject like the adapter that is meant",
         )
-    return names[0] if names else None
+    return adapter_names[0] if adapter_names else None
 
 
 @lru_cache(maxsize=64)
@@ -65,6 +65,8 @@ def _names_by_key(adapters: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
 
 
 def _missing(message: str, wanted: str, adapters: Collection[str], otherwise: str) -> AdapterError:
-    names = sorted(adapters)
-    allowed = f"there are: {', '.join(names)}" if names else "there are no adapters at all"
-    return AdapterError(message, fix=did_you_mean(wanted, names, key=subject_key, then=f"{allowed}; {otherwise}"))
+    adapter_names = sorted(adapters)
+    allowed = f"there are: {', '.join(adapter_names)}" if adapter_names else "there are no adapters at all"
+    return AdapterError(
+        message, fix=did_you_mean(wanted, adapter_names, key=subject_key, then=f"{allowed}; {otherwise}")
+    )

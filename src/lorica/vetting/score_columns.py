@@ -76,7 +76,7 @@ def check_scores(
     """
     table = read_scores(path, column=column, id_column=id_column, gold_column=gold_column, gold=gold)
     labelled = [row for row, label in enumerate(table.gold) if label is not None and table.values[row] is not None]
-    health = score_health(table.values, fallback=table.fallback, masses=table.masses, low=low, high=high)
+    health = score_health(table.values, fallback=table.fallback, masses=table.masses, lower_bound=low, upper_bound=high)
     labels = [table.gold[row] or 0 for row in labelled]
     ranked = [table.values[row] or 0.0 for row in labelled]
     return health, judge_scores(
