@@ -60,7 +60,9 @@ class ActivationSubspaces:
     @property
     def layers(self) -> int:
         """How many layers the base has."""
-        return 1 + max((number for path in self.inputs if (number := layer_number(path)) is not None), default=-1)
+        return 1 + max(
+            (number for module_path in self.inputs if (number := layer_number(module_path)) is not None), default=-1
+        )
 
 
 def empty_subspace(width: int) -> Subspace:
@@ -73,36 +75,38 @@ def principal_subspace(vectors: Tensor, max_directions: int = MAX_DIRECTIONS) ->
 
     Zero vectors (padding has no gradient) change nothing.
     """
-    x = vectors.reshape(-1, vectors.shape[-1]).float()
-    x = x[x.abs().amax(1) != 0]  # NaN is not 0, and is found below
-    count, width = x.shape
-    if not count or not bool(torch.isfinite(x).all()):
+    tokens = vectors.reshape(-1, vectors.shape[-1]).float()
+    tokens = tokens[tokens.abs().amax(1) != 0]  # NaN is not 0, and is found below
+    token_count, width = tokens.shape
+    if not token_count or not bool(torch.isfinite(tokens).all()):
         return None
-    x = x / x.abs().max()  # gradients may be too small to be squared
-    x = x / x.square().mean().sqrt()
-    energies, axes = _leading(x.T @ x if width <= count else x @ x.T, max_directions)
-    good = energies > 1e-7 * energies[0]
-    energies, axes = energies[good], axes[:, good]
-    directions = axes.T if width <= count else (x.T @ axes / energies.sqrt().float()).T
-    rest_energy = (x.square().sum() - energies.sum()).clamp_min(0) / max(1, width - len(energies))
+    tokens = tokens / tokens.abs().max()  # gradients may be too small to be squared
+    tokens = tokens / tokens.square().mean().sqrt()
+    energies, principal_axes = _leading(
+        tokens.T @ tokens if width <= token_count else tokens @ tokens.T, max_directions
+    )
+    above_noise = energies > 1e-7 * energies[0]
+    energies, principal_axes = energies[above_noise], principal_axes[:, above_noise]
+    directions = principal_axes.T if width <= token_count else (tokens.T @ principal_axes / energies.sqrt().float()).T
+    rest_energy = (tokens.square().sum() - energies.sum()).clamp_min(0) / max(1, width - len(energies))
     return Subspace(
         vectors=directions.contiguous().numpy().astype(np.float32),
-        energies=(energies / count).numpy().astype(np.float32),
-        rest_energy=float(rest_energy / count),
+        energies=(energies / token_count).numpy().astype(np.float32),
+        rest_energy=float(rest_energy / token_count),
     )
 
 
-def _leading(moments: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _leading(moments: Tensor, direction_count: int) -> tuple[Tensor, Tensor]:
     """moments [n, n], symmetric -> its `kept` largest eigenvalues, falling, and their vectors [n, kept].
 
     Subspace iteration with oversampling: Halko, Martinsson and Tropp, https://arxiv.org/abs/0909.4061, algorithm 4.4.
     """
-    size = len(moments)
-    if size < max(_LARGE, count + 2 * _OVERSAMPLING):
-        values, axes = torch.linalg.eigh(moments.double())
-        return values.flip(0)[:count].clamp_min(0), axes.flip(1)[:, :count].float()
-    basis = torch.randn(size, count + _OVERSAMPLING, generator=torch.Generator().manual_seed(0))
+    dimension = len(moments)
+    if dimension < max(_LARGE, direction_count + 2 * _OVERSAMPLING):
+        values, eigenvectors = torch.linalg.eigh(moments.double())
+        return values.flip(0)[:direction_count].clamp_min(0), eigenvectors.flip(1)[:, :direction_count].float()
+    basis = torch.randn(dimension, direction_count + _OVERSAMPLING, generator=torch.Generator().manual_seed(0))
     for _ in range(_ITERATIONS):
         basis = torch.linalg.qr(moments @ basis).Q
     values, turned = torch.linalg.eigh((basis.T @ (moments @ basis)).double())
-    return values.flip(0)[:count].clamp_min(0), basis @ turned.flip(1)[:, :count].float()
+    return values.flip(0)[:direction_count].clamp_min(0), basis @ turned.flip(1)[:, :direction_count].float()

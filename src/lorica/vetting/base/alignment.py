@@ -80,84 +80,108 @@ def align(
 ) -> Alignment:
     """Compare an adapter with what was collected of a base. Modules whose shapes do not fit, or whose update is zero
     or not finite, are left out. Raises AdapterError for weights that cannot be read."""
-    null = PermutationNull(hidden=subspaces.hidden, head_dim=subspaces.head_dim, count=shuffles)
+    permutation_null = PermutationNull(hidden=subspaces.hidden, head_dim=subspaces.head_dim, count=shuffles)
     gains: dict[str, list[Array]] = {}
     spreads: list[SideDirections] = []
     sizes: dict[str, float] = {}
-    bonds: list[tuple[float, float]] = []
+    correlations: list[tuple[float, float]] = []
     aligned: dict[tuple[str, str, int], float] = {}
-    for factors, rows, columns, norm, bound in _updates(adapter, tensor_map, subspaces):
+    for factors, input_directions, output_directions, update_norm, correlation_pair in _updates(
+        adapter, tensor_map, subspaces
+    ):
         module_path = factors.path
-        bonds += [] if bound is None else [bound]
-        aligned |= _gains_by_layer(module_path, rows, columns, subspaces)
+        correlations += [] if correlation_pair is None else [correlation_pair]
+        aligned |= _gains_by_layer(module_path, input_directions, output_directions, subspaces)
         if subspaces.weights.get(module_path):
-            sizes[module_path] = norm / subspaces.weights[module_path]
-        order = null.inputs(module_path, rows.shape[1])
-        side_gains = [_gain(rows, subspaces.inputs[module_path], order)]
-        spreads.append(SideDirections("in", null.axis_of_inputs(module_path, rows.shape[1]), rows))
-        turned = null.outputs(module_path, columns.shape[1])
-        if turned is not None:
-            side_gains.append(_gain(columns, subspaces.outputs[module_path], turned))
-            spreads.append(SideDirections("out", null.axis_of_outputs(module_path, columns.shape[1]), columns))
+            sizes[module_path] = update_norm / subspaces.weights[module_path]
+        input_orders = permutation_null.inputs(module_path, input_directions.shape[1])
+        side_gains = [_gain(input_directions, subspaces.inputs[module_path], input_orders)]
+        spreads.append(
+            SideDirections(
+                "in", permutation_null.axis_of_inputs(module_path, input_directions.shape[1]), input_directions
+            )
+        )
+        output_orders = permutation_null.outputs(module_path, output_directions.shape[1])
+        if output_orders is not None:
+            side_gains.append(_gain(output_directions, subspaces.outputs[module_path], output_orders))
+            spreads.append(
+                SideDirections(
+                    "out", permutation_null.axis_of_outputs(module_path, output_directions.shape[1]), output_directions
+                )
+            )
         gains[module_path] = side_gains
     alignment = _conclude(tensor_map, subspaces, gains, spreads, sizes)
-    stream, inner = _by_axis([gain for side_gains in gains.values() for gain in side_gains], spreads)
-    halves = _halves(gains, bonds, aligned, subspaces)
-    return replace(alignment, halves=halves, form=subspaces.form, stream=stream, inner=inner)
+    stream, inner_score = _by_axis(
+        [module_gain for side_gains in gains.values() for module_gain in side_gains], spreads
+    )
+    halves = _halves(gains, correlations, aligned, subspaces)
+    return replace(alignment, halves=halves, form=subspaces.form, stream=stream, inner=inner_score)
 
 
 def _combined(gains: Sequence[Array]) -> float:
     """The score of several sides together, each in units of its own spread over the shuffles; NaN for none."""
-    return float(standardised(np.stack([standardised(gain) for gain in gains]).mean(0))[0]) if gains else math.nan
+    return (
+        float(standardised(np.stack([standardised(module_gain) for module_gain in gains]).mean(0))[0])
+        if gains
+        else math.nan
+    )
 
 
 def _by_axis(gains: Sequence[Array], spreads: Sequence[SideDirections]) -> tuple[float, float]:
     """Scores of the sides on the residual stream and of those inside layers; NaN where there are none, or on the stream
     too few to call it turned. spreads: one for each gain, in their order."""
-    stream = [gain for gain, spread in zip(gains, spreads, strict=True) if spread.axis == ""]
-    inner = [gain for gain, spread in zip(gains, spreads, strict=True) if spread.axis != ""]
-    return _combined(stream) if len(stream) >= _MIN_STREAM_SIDES else math.nan, _combined(inner)
+    stream = [side_gain for side_gain, spread in zip(gains, spreads, strict=True) if spread.axis == ""]
+    inner_gains = [side_gain for side_gain, spread in zip(gains, spreads, strict=True) if spread.axis != ""]
+    return _combined(stream) if len(stream) >= _MIN_STREAM_SIDES else math.nan, _combined(inner_gains)
 
 
 def _gains_by_layer(
-    module_path: str, rows: Array, columns: Array, subspaces: ActivationSubspaces
+    module_path: str, input_directions: Array, output_directions: Array, subspaces: ActivationSubspaces
 ) -> dict[tuple[str, str, int], float]:
     """(side, module, layer) -> log gain of the module's update in the directions of its like in each layer."""
     own_layer = layer_number(module_path)
     log_gains = {}
     if own_layer is None or subspaces.layers > MAX_LAYERS:
         return {}
-    for layer in range(subspaces.layers):
-        other_path = module_path.replace(f".{own_layer}.", f".{layer}.", 1)
+    for layer_index in range(subspaces.layers):
+        other_path = module_path.replace(f".{own_layer}.", f".{layer_index}.", 1)
         inputs, outputs = subspaces.inputs.get(other_path), subspaces.outputs.get(other_path)
-        if inputs is not None and inputs.width == rows.shape[1]:
-            log_gains["in", module_path, layer] = _unshuffled_gain(rows, inputs)
-        if outputs is not None and outputs.width == columns.shape[1] and not has_shared_order(module_path):
-            log_gains["out", module_path, layer] = _unshuffled_gain(columns, outputs)
+        if inputs is not None and inputs.width == input_directions.shape[1]:
+            log_gains["in", module_path, layer_index] = _unshuffled_gain(input_directions, inputs)
+        if outputs is not None and outputs.width == output_directions.shape[1] and not has_shared_order(module_path):
+            log_gains["out", module_path, layer_index] = _unshuffled_gain(output_directions, outputs)
     return log_gains
 
 
-def _unshuffled_gain(rows: Array, subspace: Subspace) -> float:
+def _unshuffled_gain(directions: Array, subspace: Subspace) -> float:
     beyond = subspace.energies[_DIRECTIONS_ELSEWHERE:]
     rest_energy = (float(beyond.sum()) + subspace.rest_energy * (subspace.width - len(subspace.energies))) / max(
         1, subspace.width - _DIRECTIONS_ELSEWHERE
     )
-    brief = Subspace(subspace.vectors[:_DIRECTIONS_ELSEWHERE], subspace.energies[:_DIRECTIONS_ELSEWHERE], rest_energy)
-    return float(_gain(rows[:_ROWS_ELSEWHERE], brief if len(beyond) else subspace, np.arange(subspace.width)[None])[0])
+    leading_subspace = Subspace(
+        subspace.vectors[:_DIRECTIONS_ELSEWHERE], subspace.energies[:_DIRECTIONS_ELSEWHERE], rest_energy
+    )
+    return float(
+        _gain(
+            directions[:_ROWS_ELSEWHERE], leading_subspace if len(beyond) else subspace, np.arange(subspace.width)[None]
+        )[0]
+    )
 
 
 def _halves(
     gains: dict[str, list[Array]],
-    bonds: Sequence[tuple[float, float]],
+    correlations: Sequence[tuple[float, float]],
     aligned: dict[tuple[str, str, int], float],
     subspaces: ActivationSubspaces,
 ) -> Halves:
-    sides = [[side_gains[i] for side_gains in gains.values() if len(side_gains) > i] for i in (0, 1)]
+    gains_by_side = [[side_gains[i] for side_gains in gains.values() if len(side_gains) > i] for i in (0, 1)]
     layers: list[int] = []
-    table = np.zeros((0, 0))
+    layer_gains = np.zeros((0, 0))
     for side_index, side in enumerate(("in", "out")):
         values = {
-            (module_path, layer): value for (where, module_path, layer), value in aligned.items() if where == side
+            (module_path, layer_index): layer_gain
+            for (aligned_side, module_path, layer_index), layer_gain in aligned.items()
+            if aligned_side == side
         }
         spreads = {
             module_path: float(side_gains[side_index][1:].std(ddof=1))
@@ -165,17 +189,17 @@ def _halves(
             if len(side_gains) > side_index
         }
         side_layers, side_table = layer_table(values, spreads)
-        if table.size and side_layers != layers:
+        if layer_gains.size and side_layers != layers:
             continue
-        layers, table = side_layers, side_table + table if table.size else side_table
+        layers, layer_gains = side_layers, side_table + layer_gains if layer_gains.size else side_table
     return Halves(
-        inputs=_combined(sides[0]),
-        outputs=_combined(sides[1]),
-        tested=len(sides[1]),
-        correlation=combined_z([bound for bound, _ in bonds]),
-        null_correlation=combined_z([free for _, free in bonds]),
-        correlated_pairs=len(bonds),
-        permutation=find_layer_permutation(layers, table),
+        inputs=_combined(gains_by_side[0]),
+        outputs=_combined(gains_by_side[1]),
+        tested=len(gains_by_side[1]),
+        correlation=combined_z([correlation for correlation, _ in correlations]),
+        null_correlation=combined_z([null_correlation for _, null_correlation in correlations]),
+        correlated_pairs=len(correlations),
+        permutation=find_layer_permutation(layers, layer_gains),
         outlier_layers=subspaces.outlier_layers,
     )
 
@@ -195,12 +219,18 @@ def _updates(
             continue
         if shape_a[0] != shape_b[1] or shape_a[1] != inputs.width or shape_b[0] != outputs.width:
             continue
-        a = read_array(adapter.weights, tensor_map.tensors[factors.a])
-        b = read_array(adapter.weights, tensor_map.tensors[factors.b])
-        factorisation = _factorise(a, b)
+        a_matrix = read_array(adapter.weights, tensor_map.tensors[factors.a])
+        b_matrix = read_array(adapter.weights, tensor_map.tensors[factors.b])
+        factorisation = _factorise(a_matrix, b_matrix)
         if factorisation is not None:
-            rows, columns, norm = factorisation
-            yield factors, rows, columns, norm * _scaling(adapter, factors.path), factor_correlation(a, b, inputs)
+            input_directions, output_directions, update_norm = factorisation
+            yield (
+                factors,
+                input_directions,
+                output_directions,
+                update_norm * _scaling(adapter, factors.path),
+                factor_correlation(a_matrix, b_matrix, inputs),
+            )
 
 
 def _factorise(a: Array, b: Array) -> tuple[Array, Array, float] | None:
@@ -208,18 +238,18 @@ def _factorise(a: Array, b: Array) -> tuple[Array, Array, float] | None:
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return None
     try:
-        b_basis, upper = np.linalg.qr(b.astype(np.float64))
-        turned, values, a_basis = np.linalg.svd(upper @ a.astype(np.float64), full_matrices=False)
+        b_basis, b_upper = np.linalg.qr(b.astype(np.float64))
+        left_vectors, values, a_basis = np.linalg.svd(b_upper @ a.astype(np.float64), full_matrices=False)
     except np.linalg.LinAlgError:
         return None
-    norm = float(np.sqrt(np.square(values).sum()))
-    if not math.isfinite(norm) or norm <= 0:
+    update_norm = float(np.sqrt(np.square(values).sum()))
+    if not math.isfinite(update_norm) or update_norm <= 0:
         return None
     leading = (values > 1e-5 * values[0])[:_MAX_ROWS].nonzero()[0]
     weights = np.sqrt(values[leading] / values[leading].sum())[:, None]
-    rows: Array = (a_basis[leading] * weights).astype(np.float32)
-    columns: Array = ((b_basis @ turned[:, leading]).T * weights).astype(np.float32)
-    return rows, columns, norm
+    input_directions: Array = (a_basis[leading] * weights).astype(np.float32)
+    output_directions: Array = ((b_basis @ left_vectors[:, leading]).T * weights).astype(np.float32)
+    return input_directions, output_directions, update_norm
 
 
 def _scaling(adapter: RawAdapter, module_path: str) -> float:
@@ -231,24 +261,24 @@ def _scaling(adapter: RawAdapter, module_path: str) -> float:
         return math.nan
 
 
-def _gain(rows: Array, subspace: Subspace, orders: Permutations) -> Array:
+def _gain(directions: Array, subspace: Subspace, orders: Permutations) -> Array:
     """[1 + shuffles] log of the rows' energy in the subspace over what rows of any direction have.
 
     Directions are weighted by the root of their energy: by the energy itself, one outlier dimension would decide.
     """
     weights = np.sqrt(subspace.energies)
     rest_weight = math.sqrt(max(0.0, subspace.rest_energy))
-    mean = (float(weights.sum()) + rest_weight * (subspace.width - len(weights))) / subspace.width
-    gains = np.clip(weights - rest_weight, 0, None) / mean
+    mean_weight = (float(weights.sum()) + rest_weight * (subspace.width - len(weights))) / subspace.width
+    gains = np.clip(weights - rest_weight, 0, None) / mean_weight
     weighted = (subspace.vectors * np.sqrt(gains)[:, None]).T  # [width, k]
-    step = max(1, _CHUNK // rows.size)
+    chunk_orders = max(1, _CHUNK // directions.size)
     energies = []
-    for start in range(0, len(orders), step):
-        shuffled_rows = rows[:, orders[start : start + step]]  # [rows, shuffles, width]
+    for chunk_start in range(0, len(orders), chunk_orders):
+        shuffled_rows = directions[:, orders[chunk_start : chunk_start + chunk_orders]]  # [rows, shuffles, width]
         energy = np.square(shuffled_rows.reshape(-1, subspace.width) @ weighted)
-        energies.append(energy.reshape(len(rows), shuffled_rows.shape[1], -1).sum((0, 2)))
-    logs: Array = np.log(np.concatenate(energies) + rest_weight / mean + 1e-12).astype(np.float32)
-    return logs
+        energies.append(energy.reshape(len(directions), shuffled_rows.shape[1], -1).sum((0, 2)))
+    log_energies: Array = np.log(np.concatenate(energies) + rest_weight / mean_weight + 1e-12).astype(np.float32)
+    return log_energies
 
 
 def _conclude(
@@ -258,9 +288,13 @@ def _conclude(
     spreads: Sequence[SideDirections],
     sizes: dict[str, float],
 ) -> Alignment:
-    all_gains = [gain for side_gains in gains.values() for gain in side_gains]
+    all_gains = [module_gain for side_gains in gains.values() for module_gain in side_gains]
     score = _combined(all_gains)
-    effect = float(np.mean([gain[0] - gain[1:].mean() for gain in all_gains])) if all_gains else math.nan
+    effect = (
+        float(np.mean([module_gain[0] - module_gain[1:].mean() for module_gain in all_gains]))
+        if all_gains
+        else math.nan
+    )
     information = module_agreement(spreads)
     decided: Decision = "undecided"
     if score >= MATCH:
@@ -273,7 +307,7 @@ def _conclude(
         information=information,
         effect=effect,
         modules={module_path: _combined(side_gains) for module_path, side_gains in gains.items()},
-        sizes={module_path: size for module_path, size in sizes.items() if math.isfinite(size)},
+        sizes={module_path: module_size for module_path, module_size in sizes.items() if math.isfinite(module_size)},
         tested=len(gains),
         pairs=len(tensor_map.pairs),
         base=subspaces.base.name,

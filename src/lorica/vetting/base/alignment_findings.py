@@ -31,8 +31,8 @@ def check_alignment(alignment: Alignment) -> list[Finding]:
         "tested": alignment.tested,
         "pairs": alignment.pairs,
     }
-    score = "not computed" if math.isnan(alignment.score) else f"{alignment.score:.1f}"
-    actual = f"alignment {score} with {alignment.base} over {alignment.tested} of {alignment.pairs} modules"
+    score_text = "not computed" if math.isnan(alignment.score) else f"{alignment.score:.1f}"
+    actual = f"alignment {score_text} with {alignment.base} over {alignment.tested} of {alignment.pairs} modules"
     if alignment.decided == "match":
         about_base = [finding("L320", actual, expected=f"at least {MATCH:g} for the right base", facts=facts)]
     elif alignment.decided == "mismatch":
@@ -42,9 +42,9 @@ def check_alignment(alignment: Alignment) -> list[Finding]:
         about_base = [finding("L321", actual, expected=expected, facts=facts)]
     else:
         about_base = [_undecided(alignment, actual, facts)]
-    form, turned = check_conversion_fault(alignment.form), _turned(alignment)
-    if alignment.decided == "mismatch" or form or turned:  # the base is to blame for what does not fit
-        part_findings = form + turned
+    form_findings, turned = check_conversion_fault(alignment.form), _turned(alignment)
+    if alignment.decided == "mismatch" or form_findings or turned:  # the base is to blame for what does not fit
+        part_findings = form_findings + turned
     else:
         part_findings = check_halves(alignment.halves, trained=alignment.information >= INFORMED)
     # Which make layers strange.
@@ -64,15 +64,15 @@ def _undecided(alignment: Alignment, actual: str, facts: dict[str, Any]) -> Find
         halves.correlated_pairs == 0 or halves.correlation - halves.null_correlation < KNOWING
     )
     if not at_chance or max(alignment.sizes.values(), default=0.0) < NEGLIGIBLE:
-        why = "it was hardly trained, or the score is between"
-        return finding("L322", f"{actual}: {why}", expected=expected, facts=facts)
-    why = "its directions are at chance with this base"
+        reason = "it was hardly trained, or the score is between"
+        return finding("L322", f"{actual}: {reason}", expected=expected, facts=facts)
+    reason = "its directions are at chance with this base"
     if halves.correlated_pairs:
-        why += f", nor do its halves go together by its inputs ({halves.correlation:.1f}) better than "
-        why += f"by none ({halves.null_correlation:.1f})"
+        reason += f", nor do its halves go together by its inputs ({halves.correlation:.1f}) better than "
+        reason += f"by none ({halves.null_correlation:.1f})"
     return finding(
         "L322",
-        f"{actual}: {why}, though its update is not negligible",
+        f"{actual}: {reason}, though its update is not negligible",
         expected=f"at least {MATCH:g} on its own base, also after few updates",
         fix="check the adapter on the base model that it was trained on",
         facts={**facts, "bound": _rounded(halves.correlation), "free": _rounded(halves.null_correlation)},
@@ -86,9 +86,9 @@ def _turned(alignment: Alignment) -> list[Finding]:
     trained = alignment.information >= INFORMED and alignment.inner >= MATCH
     if not trained or not alignment.stream < STRANGE:
         return []
-    inner, stream = alignment.inner, alignment.stream
-    actual = f"its directions are this base's inside layers ({inner:.1f}), not between ({stream:.1f})"
-    facts = {"stream": _rounded(stream), "inner": _rounded(inner)}
+    inner_score, stream_score = alignment.inner, alignment.stream
+    actual = f"its directions are this base's inside layers ({inner_score:.1f}), not between ({stream_score:.1f})"
+    facts = {"stream": _rounded(stream_score), "inner": _rounded(inner_score)}
     return [finding("L328", actual, expected=f"at least {MATCH:g} for both", facts=facts)]
 
 
@@ -100,28 +100,38 @@ def _strange_layers(alignment: Alignment) -> list[Finding]:
     if alignment.decided == "mismatch" or alignment.information < INFORMED:
         return []
     by_layer: dict[int, list[float]] = {}
-    for module_path, score in alignment.modules.items():
-        layer = layer_number(module_path)
-        if layer is not None:
-            by_layer.setdefault(layer, []).append(score)
-    scores = {layer: sum(modules) / math.sqrt(len(modules)) for layer, modules in by_layer.items()}
-    strange = sorted(layer for layer, score in scores.items() if score < STRANGE)
-    other_scores = [score for layer, score in scores.items() if layer not in strange]
+    for module_path, module_score in alignment.modules.items():
+        layer_index = layer_number(module_path)
+        if layer_index is not None:
+            by_layer.setdefault(layer_index, []).append(module_score)
+    scores = {layer_index: sum(modules) / math.sqrt(len(modules)) for layer_index, modules in by_layer.items()}
+    strange = sorted(layer_index for layer_index, module_score in scores.items() if module_score < STRANGE)
+    other_scores = [module_score for layer_index, module_score in scores.items() if layer_index not in strange]
     median = float(np.median(other_scores)) if other_scores else 0.0
     if len(strange) < max(2, len(scores) / 4) or median < BELONGS:
         return []
-    text = f"layers {numbers(strange)} of {len(scores)} are at chance (below {STRANGE:g}), the others at {median:.1f}"
+    finding_text = (
+        f"layers {numbers(strange)} of {len(scores)} are at chance (below {STRANGE:g}), the others at {median:.1f}"
+    )
     facts = {"layers": strange, "of": len(scores), "others": _rounded(median)}
-    return [finding("L323", text, expected="all layers trained on one base", facts=facts)]
+    return [finding("L323", finding_text, expected="all layers trained on one base", facts=facts)]
 
 
 def _size_findings(alignment: Alignment) -> list[Finding]:
     if not alignment.sizes:
         return []
     module_path, largest = max(alignment.sizes.items(), key=lambda path_and_size: path_and_size[1])
-    sizes = list(alignment.sizes.values())
-    median, over = float(np.median(sizes)), sum(size > TOO_LARGE for size in sizes)
-    facts = {"median": _rounded(median), "largest": _rounded(largest), "over": over, "modules": len(sizes)}
+    module_sizes = list(alignment.sizes.values())
+    median, too_large_count = (
+        float(np.median(module_sizes)),
+        sum(module_size > TOO_LARGE for module_size in module_sizes),
+    )
+    facts = {
+        "median": _rounded(median),
+        "largest": _rounded(largest),
+        "over": too_large_count,
+        "modules": len(module_sizes),
+    }
     actual = (
         f"the update is {median:.2g} times its base weight in the median module, at most {largest:.2g} ({module_path})"
     )

@@ -52,19 +52,19 @@ _FUSED = {
 _INSIDE = "language_model"  # of a vision-language model, in the paths of its text layers
 
 
-def check_fit(adapter: RawAdapter, tensor_map: TensorMap, base: Path) -> list[Finding]:
+def check_fit(adapter: RawAdapter, tensor_map: TensorMap, base_folder: Path) -> list[Finding]:
     """Everything that a base model's files say about an adapter. Raises ModelError for a folder that is no whole
     base model."""
-    model = read_base(base)
+    base_model = read_base(base_folder)
     shapes = shapes_of(tensor_map, adapter.config)
     findings: list[Finding] = []
-    if not model.modules:
-        findings.append(finding("L309", f"{shown(model.folder.name)} holds config.json and no *.safetensors"))
-    findings += _Fit(adapter, tensor_map, model, shapes).findings()
-    findings += check_identity(adapter, model) + check_text(adapter, tensor_map, model)
+    if not base_model.modules:
+        findings.append(finding("L309", f"{shown(base_model.folder.name)} holds config.json and no *.safetensors"))
+    findings += _Fit(adapter, tensor_map, base_model, shapes).findings()
+    findings += check_identity(adapter, base_model) + check_text(adapter, tensor_map, base_model)
     if any(problem.severity == "reject" for problem in findings):
         return findings
-    return findings + check_pissa(adapter, tensor_map, stored_matrices(model.folder))
+    return findings + check_pissa(adapter, tensor_map, stored_matrices(base_model.folder))
 
 
 class _Placement(msgspec.Struct, frozen=True):
@@ -78,28 +78,30 @@ class _Placement(msgspec.Struct, frozen=True):
 class _Fit:
     """One adapter against one base. Everything found is summed up over modules."""
 
-    def __init__(self, adapter: RawAdapter, tensor_map: TensorMap, model: BaseModel, shapes: AdapterShapes) -> None:
-        self.adapter, self.tensor_map, self.model, self.shapes = adapter, tensor_map, model, shapes
-        self.containers = {module_path.rpartition(".")[0] for module_path in model.modules}
+    def __init__(
+        self, adapter: RawAdapter, tensor_map: TensorMap, base_model: BaseModel, shapes: AdapterShapes
+    ) -> None:
+        self.adapter, self.tensor_map, self.model, self.shapes = adapter, tensor_map, base_model, shapes
+        self.containers = {module_path.rpartition(".")[0] for module_path in base_model.modules}
         self.by_tail: dict[tuple[bool, str], str] = {}
-        for module_path in model.modules:
+        for module_path in base_model.modules:
             self.by_tail.setdefault(_tail(module_path), module_path)
 
     def findings(self) -> list[Finding]:
         modules = [module for module in self.tensor_map.modules.values() if module.a or module.b]
-        high = [module for module in modules if self._beyond(module)]
+        beyond_depth = [module for module in modules if self._beyond(module)]
         within = [module for module in modules if not self._beyond(module)]
         placements = {module.path: self._place(module) for module in within}
         absent = [module for module in within if not placements[module.path].path]
-        heads = [module.path for module in absent if module.layer is None and module.target in _TASK_HEADS]
-        findings = self._layers(high, len(modules)) + _heads(heads)
-        findings += self._absent([module for module in absent if module.path not in heads], modules)
+        task_heads = [module.path for module in absent if module.layer is None and module.target in _TASK_HEADS]
+        findings = self._layers(beyond_depth, len(modules)) + _heads(task_heads)
+        findings += self._absent([module for module in absent if module.path not in task_heads], modules)
         findings += self._widths([(module, placements[module.path]) for module in within])
         findings += self._moved([module for module in within if placements[module.path].moved], len(modules))
-        if not high:
+        if not beyond_depth:
             findings += self._covered(within)
         findings += self._saved()
-        placed = any(placement.path for placement in placements.values()) or high
+        placed = any(placement.path for placement in placements.values()) or beyond_depth
         if modules and not placed and not findings:
             findings.append(finding("L310", f"{len(modules)} modules, such as {shown(modules[0].path)}"))
         return findings
@@ -152,20 +154,20 @@ class _Fit:
             return _INSIDE in base_path.split(".") and _INSIDE not in module_path.split(".")
         if self.model.family not in FAMILIES:
             return False
-        bare = base_path.removeprefix("model.")
-        return module_path not in (bare, f"model.{bare}")
+        bare_path = base_path.removeprefix("model.")
+        return module_path not in (bare_path, f"model.{bare_path}")
 
-    def _layers(self, high: list[LoraModule], total: int) -> list[Finding]:
-        if not high:
+    def _layers(self, beyond_depth: list[LoraModule], module_count: int) -> list[Finding]:
+        if not beyond_depth:
             return []
         actual = (
             f"it adapts {self.shapes.layers_at_least} layers; the base has {self.model.layers} "
-            f"(beyond them: {some([module.path for module in high], total)})"
+            f"(beyond them: {some([module.path for module in beyond_depth], module_count)})"
         )
         facts = {
             "adapter_layers": self.shapes.layers_at_least,
             "base_layers": self.model.layers,
-            "modules": len(high),
+            "modules": len(beyond_depth),
         }
         expected = f"at most {self.model.layers} layers"
         return [finding("L302", actual, expected=expected, fix=self._which(), file=WEIGHTS_NAME, facts=facts)]
@@ -174,16 +176,23 @@ class _Fit:
         if not absent:
             return []
         module_names = sorted({module.target for module in absent})
-        have = {module_path.rpartition(".")[2] for module_path in self.model.modules}
-        twins = sorted({fused for name in module_names for fused in _FUSED.get(name, ()) if fused in have})
+        base_names = {module_path.rpartition(".")[2] for module_path in self.model.modules}
+        fused_twins = sorted(
+            {
+                fused_name
+                for module_name in module_names
+                for fused_name in _FUSED.get(module_name, ())
+                if fused_name in base_names
+            }
+        )
         actual = f"{listed(module_names)}: {some([module.path for module in absent], len(modules))}"
-        actual += f"; the base has {listed(twins)} in their place" if twins else ""
-        facts = {"kinds": module_names, "modules": len(absent), "of": len(modules), "fused": bool(twins)}
+        actual += f"; the base has {listed(fused_twins)} in their place" if fused_twins else ""
+        facts = {"kinds": module_names, "modules": len(absent), "of": len(modules), "fused": bool(fused_twins)}
         expected = f"modules of a {shown(self.model.family)} model"
         return [finding("L300", actual, expected=expected, fix=self._which(), file=WEIGHTS_NAME, facts=facts)]
 
     def _widths(self, placed: list[tuple[LoraModule, _Placement]]) -> list[Finding]:
-        wrong: dict[str, tuple[str, int, int]] = {}
+        mismatches: dict[str, tuple[str, int, int]] = {}
         module_paths: list[str] = []
         for module, placement in placed:
             if placement.widths is None:
@@ -193,42 +202,45 @@ class _Fit:
             if module.target in _EMBEDDINGS + _HEADS:  # rows are judged with those saved
                 base_widths = (0, base_widths[1]) if module.embedding else (base_widths[0], 0)
             adapter_widths = pair_widths(self.tensor_map, module, self.adapter.config)
-            for side, (adapter_width, base_width) in enumerate(zip(adapter_widths, base_widths, strict=True)):
+            for side_index, (adapter_width, base_width) in enumerate(zip(adapter_widths, base_widths, strict=True)):
                 if adapter_width and base_width and adapter_width != base_width:
-                    wrong.setdefault(self._label(module, side), (module.path, adapter_width, base_width))
+                    mismatches.setdefault(self._label(module, side_index), (module.path, adapter_width, base_width))
                     module_paths += [module.path] if not module_paths or module_paths[-1] != module.path else []
-        if not wrong:
+        if not mismatches:
             return []
-        differs = [f"{label} {ours}, not {theirs}" for label, (_, ours, theirs) in list(wrong.items())[:4]]
+        differs = [
+            f"{side_label} {adapter_width}, not {base_width}"
+            for side_label, (_, adapter_width, base_width) in list(mismatches.items())[:4]
+        ]
         actual = f"{', '.join(differs)} (in {some(module_paths, len(placed))})"
         facts = {
-            "widths": {label: list(widths) for label, (_, *widths) in wrong.items()},
+            "widths": {side_label: list(widths) for side_label, (_, *widths) in mismatches.items()},
             "modules": len(module_paths),
         }
         expected = f"the widths of {shown(self.model.folder.name)}"
         return [finding("L301", actual, expected=expected, fix=self._which(), file=WEIGHTS_NAME, facts=facts)]
 
-    def _label(self, module: LoraModule, side: int) -> str:
-        names = (
+    def _label(self, module: LoraModule, side_index: int) -> str:
+        side_names = (
             None if self.model.shape is None else module_role(self.model.shape.scheme, locate_module(module.path).slot)
         )
-        name = names[side] if names else ""
-        return WIDTHS.get(name) or f"{shown(module.target)}'s {'output' if side else 'input'}"
+        side_name = side_names[side_index] if side_names else ""
+        return WIDTHS.get(side_name) or f"{shown(module.target)}'s {'output' if side_index else 'input'}"
 
-    def _moved(self, moved: list[LoraModule], total: int) -> list[Finding]:
-        if not moved:
+    def _moved(self, moved_modules: list[LoraModule], module_count: int) -> list[Finding]:
+        if not moved_modules:
             return []
-        theirs = self.by_tail[_tail(moved[0].path)]
-        actual = f"{some([module.path for module in moved], total)}"
-        facts = {"modules": len(moved), "path": moved[0].path, "expected": theirs}
+        theirs = self.by_tail[_tail(moved_modules[0].path)]
+        actual = f"{some([module.path for module in moved_modules], module_count)}"
+        facts = {"modules": len(moved_modules), "path": moved_modules[0].path, "expected": theirs}
         return [finding("L304", actual, expected=f"as in the base: {shown(theirs)}", file=WEIGHTS_NAME, facts=facts)]
 
     def _covered(self, modules: list[LoraModule]) -> list[Finding]:
         """Does the adapter end before the base's last layers, in every kind of module at once?"""
-        config, depth = self.adapter.config, self.shapes.layers_at_least
+        config, layer_count = self.adapter.config, self.shapes.layers_at_least
         if (
-            not depth
-            or depth >= self.model.layers
+            not layer_count
+            or layer_count >= self.model.layers
             or (config is not None and config.layers_to_transform not in (None, []))
         ):
             return []
@@ -238,28 +250,33 @@ class _Fit:
         if self.model.modules:
             base_places = ((locate_module(module_path), module_path) for module_path in self.model.modules)
             beyond = {
-                p.layer
-                for p, _ in base_places
-                if p.layer is not None and p.layer >= depth and p.slot in slots and not p.in_modality_tower
+                base_path.layer
+                for base_path, _ in base_places
+                if base_path.layer is not None
+                and base_path.layer >= layer_count
+                and base_path.slot in slots
+                and not base_path.in_modality_tower
             }
         else:
             uniform = self.model.shape is not None and not self.model.shape.hybrid
-            beyond = set(range(depth, self.model.layers)) if uniform else set()
+            beyond = set(range(layer_count, self.model.layers)) if uniform else set()
         if not beyond:
             return []
         certain = leaves_no_layer_out(config)
-        why = "" if certain else " (its config may choose layers)" if config is not None else " (it has no config)"
+        explanation = (
+            "" if certain else " (its config may choose layers)" if config is not None else " (it has no config)"
+        )
         repeated = repeated_layers(self.model.folder)
         if repeated:
-            why += f", of which {numbers(repeated)} are copies of earlier ones"
+            explanation += f", of which {numbers(repeated)} are copies of earlier ones"
         return [
             finding(
                 "L303",
-                f"it adapts layers 0 to {depth - 1}; the base has {self.model.layers}{why}",
+                f"it adapts layers 0 to {layer_count - 1}; the base has {self.model.layers}{explanation}",
                 expected=f"layers {numbers(beyond)}, too, or layers_to_transform in {CONFIG_NAME}",
                 fix=f"{self._which()}, or copy the adapter again if layers were lost",
                 file=WEIGHTS_NAME,
-                facts={"adapter_layers": depth, "base_layers": self.model.layers, "certain": certain}
+                facts={"adapter_layers": layer_count, "base_layers": self.model.layers, "certain": certain}
                 | ({"repeated_layers": len(repeated)} if repeated else {}),
                 severity="reject" if certain else "warn" if config is None else "note",
             )
@@ -268,19 +285,21 @@ class _Fit:
     def _saved(self) -> list[Finding]:
         shapes: list[tuple[str, tuple[int, ...], tuple[int, int]]] = []
         unknown = []
-        for module_path, names in self.tensor_map.saved.items():
+        for module_path, tensor_names in self.tensor_map.saved.items():
             module_name = module_path.rpartition(".")[2]
             widths = self._place(LoraModule(path=module_path, layer=None, target=module_name)).widths
             if widths is None:
                 unknown += [module_path] if self.model.modules and module_path not in self.model.modules else []
                 continue
             base_shape = widths[::-1]
-            for name in names:
-                shape = self.tensor_map.shape(name)
-                if len(shape) != 2 or not name.endswith(".weight"):
+            for tensor_name in tensor_names:
+                saved_shape = self.tensor_map.shape(tensor_name)
+                if len(saved_shape) != 2 or not tensor_name.endswith(".weight"):
                     continue
-                if shape[1] != base_shape[1] or (module_name not in _EMBEDDINGS + _HEADS and shape != base_shape):
-                    shapes.append((module_path, shape, base_shape))
+                if saved_shape[1] != base_shape[1] or (
+                    module_name not in _EMBEDDINGS + _HEADS and saved_shape != base_shape
+                ):
+                    shapes.append((module_path, saved_shape, base_shape))
         return self._rows() + _other_shapes(shapes) + _heads(unknown)
 
     def _rows(self) -> list[Finding]:
@@ -301,16 +320,20 @@ class _Fit:
         ]
 
     def _which(self) -> str:
-        bases = match_bases(self.shapes)
-        return f"use the base model it was trained on; by its shapes it {bases.text}" if bases.candidates else ""
+        matching_bases = match_bases(self.shapes)
+        return (
+            f"use the base model it was trained on; by its shapes it {matching_bases.text}"
+            if matching_bases.candidates
+            else ""
+        )
 
 
 def _other_shapes(shapes: list[tuple[str, tuple[int, ...], tuple[int, int]]]) -> list[Finding]:
     if not shapes:
         return []
-    module_path, shape, base_shape = shapes[0]
-    actual = f"the saved {shown(module_path)} is {list(shape)} (of {len(shapes)} such)"
-    facts = {"saved": module_path, "shape": list(shape), "base": list(base_shape)}
+    module_path, saved_shape, base_shape = shapes[0]
+    actual = f"the saved {shown(module_path)} is {list(saved_shape)} (of {len(shapes)} such)"
+    facts = {"saved": module_path, "shape": list(saved_shape), "base": list(base_shape)}
     return [finding("L301", actual, expected=f"{list(base_shape)}", file=WEIGHTS_NAME, facts=facts)]
 
 

@@ -17,9 +17,9 @@ from lorica.vetting.findings import Finding
 from lorica.vetting.measure.model_session import ModelSession
 
 
-def check_base_files(base: Path) -> list[Finding]:
+def check_base_files(base_folder: Path) -> list[Finding]:
     """L318 and L333: what the base's files alone say of it. Nothing raises."""
-    return check_tokenizer_roundtrip(base) + check_quantization_levels(base)
+    return check_tokenizer_roundtrip(base_folder) + check_quantization_levels(base_folder)
 
 
 def check_base_health(session: ModelSession) -> list[Finding]:
@@ -27,23 +27,23 @@ def check_base_health(session: ModelSession) -> list[Finding]:
 
     Raises ModelError, EngineError and PromptError for a base that cannot be asked.
     """
-    base = session.settings.base
-    path = _cache_file(base)
+    base_folder = session.settings.base
+    cache_path = _cache_file(base_folder)
     with contextlib.suppress(OSError, msgspec.MsgspecError):
-        if path is not None:
-            return msgspec.json.decode(path.read_bytes(), type=list[Finding])
+        if cache_path is not None:
+            return msgspec.json.decode(cache_path.read_bytes(), type=list[Finding])
     engine = session.engine(more_than_pairs=False)
-    findings = check_base_files(base) + check_base_loss(base_loss(engine, session.encoder(), base))
+    findings = check_base_files(base_folder) + check_base_loss(base_loss(engine, session.encoder(), base_folder))
     with contextlib.suppress(DataError, OSError):
-        if path is not None:
-            with atomic_file(path) as file:
-                file.write(msgspec.json.encode(findings))
+        if cache_path is not None:
+            with atomic_file(cache_path) as cache_file:
+                cache_file.write(msgspec.json.encode(findings))
     return findings
 
 
-def _cache_file(base: Path) -> Path | None:
+def _cache_file(base_folder: Path) -> Path | None:
     """None where nothing can be kept."""
     try:
-        return cache_folder().with_name("base_health") / f"{base_key(base)}.json"
+        return cache_folder().with_name("base_health") / f"{base_key(base_folder)}.json"
     except (ModelError, OSError):
         return None

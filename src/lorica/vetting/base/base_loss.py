@@ -19,30 +19,30 @@ _TEXTS, _TEXT_TOKENS, _LEAD = 12, 96, 16
 MAX_LOSS_RATIO = 0.95
 
 
-def base_loss(engine: Engine, encoder: Encoder, base: Path) -> float | None:
+def base_loss(engine: Engine, encoder: Encoder, base_folder: Path) -> float | None:
     """The base's loss on plain text over that of guessing evenly; NaN for an output that is no number, None where it
     cannot be told. Raises EngineError and PromptError."""
-    size = read_json_object(base / "config.json").get("vocab_size")
-    texts = [encoder.encode_choice(text)[:_TEXT_TOKENS] for text in SAMPLE_TEXTS[:_TEXTS]]
+    vocabulary_size = read_json_object(base_folder / "config.json").get("vocab_size")
+    token_sequences = [encoder.encode_choice(sample_text)[:_TEXT_TOKENS] for sample_text in SAMPLE_TEXTS[:_TEXTS]]
     requests = [
         ScoreChoices(str(number), tokens[:_LEAD], (tokens[_LEAD:],))
-        for number, tokens in enumerate(texts)
+        for number, tokens in enumerate(token_sequences)
         if len(tokens) > 2 * _LEAD
     ]
     outputs = engine.run(requests)
-    if not isinstance(size, int) or size < 2 or not outputs:
+    if not isinstance(vocabulary_size, int) or vocabulary_size < 2 or not outputs:
         return None
     if any(output.error for output in outputs):
         return math.nan if all("not a number" in output.error for output in outputs) else None
-    count = sum(len(request.choices[0]) for request in requests)
-    return -sum(output.logprobs[0] for output in outputs) / count / math.log(size)
+    token_count = sum(len(request.choices[0]) for request in requests)
+    return -sum(output.logprobs[0] for output in outputs) / token_count / math.log(vocabulary_size)
 
 
-def check_base_loss(ratio: float | None) -> list[Finding]:
+def check_base_loss(loss_ratio: float | None) -> list[Finding]:
     """A warning where the base predicts plain text no better than guessing."""
-    if ratio is None or ratio < MAX_LOSS_RATIO:
+    if loss_ratio is None or loss_ratio < MAX_LOSS_RATIO:
         return []
-    if math.isnan(ratio):
+    if math.isnan(loss_ratio):
         return [finding("L316", "its output on plain text is not a number")]
-    actual = f"its loss on plain text is {ratio:.2f} times that of guessing evenly"
-    return [finding("L316", actual, expected="0.3 to 0.8 for a trained model", facts={"ratio": ratio})]
+    actual = f"its loss on plain text is {loss_ratio:.2f} times that of guessing evenly"
+    return [finding("L316", actual, expected="0.3 to 0.8 for a trained model", facts={"ratio": loss_ratio})]

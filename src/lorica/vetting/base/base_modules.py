@@ -64,12 +64,19 @@ def read_base(folder: Path) -> BaseModel:
     """Read a Hugging Face model folder. Raises ModelError when config.json or a listed weight file is missing or
     broken; a folder with a config and no weights at all is read by its config."""
     config = read_json_object(folder / "config.json")
-    nested = next((config[key] for key in ("text_config", "llm_config") if isinstance(config.get(key), dict)), None)
-    text: dict[str, Any] = nested if nested is not None else config
-    family = str(text.get("model_type") or config.get("model_type") or "")
+    nested = next(
+        (
+            config[config_key]
+            for config_key in ("text_config", "llm_config")
+            if isinstance(config.get(config_key), dict)
+        ),
+        None,
+    )
+    text_config: dict[str, Any] = nested if nested is not None else config
+    family = str(text_config.get("model_type") or config.get("model_type") or "")
     tensors = _tensors(folder)
     modules = _modules(tensors, transposed=family in _TRANSPOSED)
-    numbers = {name: _number(text, keys) for name, keys in _KEYS.items()}
+    numbers = {dimension: _number(text_config, keys) for dimension, keys in _KEYS.items()}
     module_places = [locate_module(module_path) for module_path in modules]
     stored = max(
         (module.layer + 1 for module in module_places if module.layer is not None and not module.in_modality_tower),
@@ -78,7 +85,7 @@ def read_base(folder: Path) -> BaseModel:
     return BaseModel(
         folder=folder,
         config=config,
-        text=text,
+        text=text_config,
         family=family,
         modules=modules,
         shape=_shape(folder.name, family, numbers),
@@ -90,65 +97,78 @@ def read_base(folder: Path) -> BaseModel:
 
 
 def _tensors(folder: Path) -> dict[str, TensorInfo]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if not single.is_file() and not index.is_file():
+    single_path, index_path = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if not single_path.is_file() and not index_path.is_file():
         return {}
     try:
         headers = weight_headers(folder)
     except AdapterError as error:
         raise ModelError(error.message, fix=AGAIN) from None
-    return {name: info for header in headers.values() for name, info in header.tensors.items()}
+    return {
+        tensor_name: tensor_info for header in headers.values() for tensor_name, tensor_info in header.tensors.items()
+    }
 
 
 def _modules(tensors: Mapping[str, TensorInfo], *, transposed: bool) -> dict[str, tuple[int, int] | None]:
     modules: dict[str, tuple[int, int] | None] = {}
-    packed = {name.split(".weight.")[0] for name in tensors if ".weight." in name}
-    for name, info in tensors.items():
-        module_path, _, leaf = name.split(".weight.")[0].rpartition(".")
-        if ".weight." in name or leaf not in _PARTS:
-            modules.setdefault(name.split(".weight.")[0], None)
+    packed = {tensor_name.split(".weight.")[0] for tensor_name in tensors if ".weight." in tensor_name}
+    for tensor_name, tensor_info in tensors.items():
+        module_path, _, parameter_name = tensor_name.split(".weight.")[0].rpartition(".")
+        if ".weight." in tensor_name or parameter_name not in _PARTS:
+            modules.setdefault(tensor_name.split(".weight.")[0], None)
             continue
         modules.setdefault(module_path, None)
-        is_floating = DTYPE_BITS[info.dtype] >= 16 or info.dtype.startswith("F8")
-        if leaf == "weight" and len(info.shape) in (2, 4) and is_floating and module_path not in packed:
-            out, into = info.shape[0], info.shape[1]
+        is_floating = DTYPE_BITS[tensor_info.dtype] >= 16 or tensor_info.dtype.startswith("F8")
+        if (
+            parameter_name == "weight"
+            and len(tensor_info.shape) in (2, 4)
+            and is_floating
+            and module_path not in packed
+        ):
+            output_width, input_width = tensor_info.shape[0], tensor_info.shape[1]
             outside = locate_module(module_path).layer is None  # embeddings and heads are no Conv1D
-            modules[module_path] = (out, into) if transposed and not outside else (into, out)
+            modules[module_path] = (
+                (output_width, input_width) if transposed and not outside else (input_width, output_width)
+            )
     return modules
 
 
-def _number(text: Mapping[str, Any], keys: tuple[str, ...]) -> int:
-    values = (text.get(key) for key in keys)
-    return next((value for value in values if type(value) is int and 0 < value < 2**40), 0)
+def _number(text_config: Mapping[str, Any], config_keys: tuple[str, ...]) -> int:
+    values = (text_config.get(config_key) for config_key in config_keys)
+    return next((config_value for config_value in values if type(config_value) is int and 0 < config_value < 2**40), 0)
 
 
-def _shape(name: str, family: str, numbers: Mapping[str, int]) -> BaseShape | None:
+def _shape(base_name: str, family: str, numbers: Mapping[str, int]) -> BaseShape | None:
     """Widths by the config, for families of the table whose widths all follow from it."""
-    relatives = [base for base in all_bases() if base.family == family]
-    plain = {"expert_ffn", "shared_ffn", "embedding"}
-    if not relatives or not numbers["hidden"] or any(key not in plain for base in relatives for key, _ in base.more):
+    relatives = [relative for relative in all_bases() if relative.family == family]
+    known_widths = {"expert_ffn", "shared_ffn", "embedding"}
+    if (
+        not relatives
+        or not numbers["hidden"]
+        or any(width_name not in known_widths for relative in relatives for width_name, _ in relative.more)
+    ):
         return None
-    heads = numbers["heads"]
+    head_count = numbers["heads"]
     return BaseShape(
-        name=name,
+        name=base_name,
         family=family,
         hidden=numbers["hidden"],
         layers=numbers["layers"],
-        heads=heads,
+        heads=head_count,
         kv_heads=numbers["kv_heads"],  # unknown stays unknown: families differ in what a missing key means
         head_dim=numbers["head_dim"],
         ffn=0 if family == "qwen" else numbers["ffn"],
         vocabulary=numbers["vocabulary"],
         experts=numbers["experts"],
-        more=tuple((key, 0) for key in ("expert_ffn", "shared_ffn") if numbers["experts"]),
+        more=tuple((width_name, 0) for width_name in ("expert_ffn", "shared_ffn") if numbers["experts"]),
     )
 
 
 def _embedding_rows(modules: Mapping[str, tuple[int, int] | None]) -> int:
-    names = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings", "shared")
+    embedding_names = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings", "shared")
     for module_path, widths in modules.items():
         if (
-            module_path.rsplit(".", 1)[-1] in names
+            module_path.rsplit(".", 1)[-1] in embedding_names
             and widths is not None
             and not locate_module(module_path).in_modality_tower
         ):
@@ -163,4 +183,6 @@ def _quantisation(config: Mapping[str, Any]) -> str:
     method = str(stated.get("quant_method") or "method unknown")
     bits = stated.get("bits") or (4 if stated.get("load_in_4bit") else 8 if stated.get("load_in_8bit") else None)
     quant_type = stated.get("bnb_4bit_quant_type") if stated.get("load_in_4bit") else None
-    return " ".join(str(word) for word in (method, quant_type, f"{bits} bit" if bits else None) if word)
+    return " ".join(
+        str(description) for description in (method, quant_type, f"{bits} bit" if bits else None) if description
+    )

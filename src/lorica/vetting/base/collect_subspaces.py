@@ -56,7 +56,7 @@ _CACHE: dict[tuple[object, ...], ActivationSubspaces] = {}
 
 
 def collect_subspaces(
-    base: Path, texts: Sequence[str] | None = None, *, max_tokens: int | None = None
+    base_folder: Path, texts: Sequence[str] | None = None, *, max_tokens: int | None = None
 ) -> ActivationSubspaces:
     """Run texts (the shipped ones by default) through a base model; kept in memory for the next call, and of a large
     base also on disk.
@@ -66,147 +66,156 @@ def collect_subspaces(
     Raises ModelError for a base that cannot be loaded or run, PromptError for one without a usable tokenizer.
     """
     sample_texts = tuple(SAMPLE_TEXTS if texts is None else texts)
-    stamps = weight_stamps(base)
-    large = sum(size for *_, size in stamps) > LARGE_FILES
-    beside = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in subspace_cache.files_beside(base)]
-    key = (base.resolve(), stamps, *beside, sample_texts, max_tokens)
-    if key not in _CACHE:
-        token_limit = max_tokens or (_TOKENS_OF_LARGE if large else MAX_TOKENS)
-        cacheable = large and texts is None and max_tokens is None
+    stamps = weight_stamps(base_folder)
+    is_large = sum(file_size for *_, file_size in stamps) > LARGE_FILES
+    beside = [
+        (file_path.name, file_path.stat().st_mtime_ns, file_path.stat().st_size)
+        for file_path in subspace_cache.files_beside(base_folder)
+    ]
+    cache_key = (base_folder.resolve(), stamps, *beside, sample_texts, max_tokens)
+    if cache_key not in _CACHE:
+        token_limit = max_tokens or (_TOKENS_OF_LARGE if is_large else MAX_TOKENS)
+        cacheable = is_large and texts is None and max_tokens is None
         compute = _from_disk if cacheable else _compute
-        subspaces = compute(base, sample_texts, token_limit)
+        subspaces = compute(base_folder, sample_texts, token_limit)
         _CACHE.clear()  # one base at a time: a large one's directions take a gigabyte
-        _CACHE[key] = subspaces
-    return _CACHE[key]
+        _CACHE[cache_key] = subspaces
+    return _CACHE[cache_key]
 
 
-def _from_disk(base: Path, texts: Sequence[str], max_tokens: int) -> ActivationSubspaces:
-    key = subspace_cache.base_key(base)
-    cached = subspace_cache.load(key, base)
+def _from_disk(base_folder: Path, sample_texts: Sequence[str], max_tokens: int) -> ActivationSubspaces:
+    cache_key = subspace_cache.base_key(base_folder)
+    cached = subspace_cache.load(cache_key, base_folder)
     if cached is not None:
         return cached
-    subspaces = _compute(base, texts, max_tokens)
-    subspace_cache.save(key, subspaces)
+    subspaces = _compute(base_folder, sample_texts, max_tokens)
+    subspace_cache.save(cache_key, subspaces)
     # What is stored is rounded: the same answer now and from there.
-    return subspace_cache.load(key, base) or subspaces
+    return subspace_cache.load(cache_key, base_folder) or subspaces
 
 
-def _compute(base: Path, texts: Sequence[str], max_tokens: int) -> ActivationSubspaces:
-    return _observe(base, _encode(base, texts, max_tokens))
+def _compute(base_folder: Path, sample_texts: Sequence[str], max_tokens: int) -> ActivationSubspaces:
+    return _observe(base_folder, _encode(base_folder, sample_texts, max_tokens))
 
 
-def _encode(base: Path, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+def _encode(base_folder: Path, sample_texts: Sequence[str], max_tokens: int) -> list[list[int]]:
     try:
-        encoder = Encoder.load(base)
+        encoder = Encoder.load(base_folder)
     except PromptError:  # nothing is answered here: text in any form will do
-        encoder = Encoder.load(base, chat_template="plain")
-    rows: list[list[int]] = []
+        encoder = Encoder.load(base_folder, chat_template="plain")
+    token_rows: list[list[int]] = []
     remaining = max_tokens
-    for text in texts:
-        if remaining < 8 or not text.strip():
+    for sample_text in sample_texts:
+        if remaining < 8 or not sample_text.strip():
             continue
-        message = Message("user", text, ((0, len(text)),))
+        message = Message("user", sample_text, ((0, len(sample_text)),))
         try:
-            chat = list(encoder.encode([message], max_tokens=_LONGEST, truncate="right").tokens)
+            chat_tokens = list(encoder.encode([message], max_tokens=_LONGEST, truncate="right").tokens)
         except PromptError:
-            chat = []  # a template longer than that
-        for row in (chat, list(encoder.encode_choice(text))):
-            if len(row) > 1 and remaining >= 8:
-                rows.append(row[: min(_LONGEST, remaining)])
-                remaining -= len(rows[-1])
-    if not rows:
+            chat_tokens = []  # a template longer than that
+        for token_row in (chat_tokens, list(encoder.encode_choice(sample_text))):
+            if len(token_row) > 1 and remaining >= 8:
+                token_rows.append(token_row[: min(_LONGEST, remaining)])
+                remaining -= len(token_rows[-1])
+    if not token_rows:
         raise PromptError("there is no text to run through the base model", fix="give texts with at least two tokens")
-    return rows
+    return token_rows
 
 
-def _observe(base: Path, rows: Sequence[Sequence[int]]) -> ActivationSubspaces:
-    config = read_json_object(base / "config.json")
+def _observe(base_folder: Path, token_rows: Sequence[Sequence[int]]) -> ActivationSubspaces:
+    config = read_json_object(base_folder / "config.json")
     native = config.get("model_type") in FAMILIES and not config.get("quantization_config")
-    model = _precise(load_decoder(BaseFolder(base)) if native else _foreign(base))
-    layers = {module_name: module for module_name, module in model.named_modules() if _is_linear(module_name, module)}
-    longest = max(map(len, rows))
-    real = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-    watch = _SubspaceHooks(None if isinstance(model, Decoder) else real.flatten().bool())
-    with watch.on(model, layers):
-        form = _run_packed(model, rows) if isinstance(model, Decoder) else _run_padded(model, rows, real)
-    if isinstance(model, Decoder):
-        other_form, loss, as_it_is = find_conversion_fault(model, rows)
-        form = replace(form, other_form=other_form, other_loss=loss, as_it_is=as_it_is)
+    base_model = _precise(load_decoder(BaseFolder(base_folder)) if native else _foreign(base_folder))
+    layers = {
+        module_name: module for module_name, module in base_model.named_modules() if _is_linear(module_name, module)
+    }
+    longest = max(map(len, token_rows))
+    attention_mask = torch.tensor([[1] * len(token_row) + [0] * (longest - len(token_row)) for token_row in token_rows])
+    hooks = _SubspaceHooks(None if isinstance(base_model, Decoder) else attention_mask.flatten().bool())
+    with hooks.on(base_model, layers):
+        base_form = (
+            _run_packed(base_model, token_rows)
+            if isinstance(base_model, Decoder)
+            else _run_padded(base_model, token_rows, attention_mask)
+        )
+    if isinstance(base_model, Decoder):
+        other_form, other_loss, as_it_is = find_conversion_fault(base_model, token_rows)
+        base_form = replace(base_form, other_form=other_form, other_loss=other_loss, as_it_is=as_it_is)
     weights = {
         module_name: float(weight.detach().float().norm())
         for module_name, module in layers.items()
         if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.is_floating_point()
     }
     return ActivationSubspaces(
-        base=base,
-        inputs=watch.inputs,
-        outputs=watch.outputs,
+        base=base_folder,
+        inputs=hooks.inputs,
+        outputs=hooks.outputs,
         weights=weights,
         hidden=_hidden(config),
         head_dim=_head_dim(config),
-        tokens=sum(map(len, rows)),
-        outlier_layers=_outlier_layers(model, layers, _hidden(config), _head_dim(config)),
-        form=form,
+        tokens=sum(map(len, token_rows)),
+        outlier_layers=_outlier_layers(base_model, layers, _hidden(config), _head_dim(config)),
+        form=base_form,
     )
 
 
-def _outlier_layers(model: nn.Module, layers: dict[str, nn.Module], hidden: int, head_dim: int) -> tuple[int, ...]:
+def _outlier_layers(base_model: nn.Module, layers: dict[str, nn.Module], hidden: int, head_dim: int) -> tuple[int, ...]:
     """Layers whose weights read and write other coordinates of the residual stream than most layers do."""
-    axes = PermutationNull(hidden=hidden, head_dim=head_dim, count=0)
+    permutation_null = PermutationNull(hidden=hidden, head_dim=head_dim, count=0)
     rows_by_layer: dict[int, list[Array]] = {}
     for module_name, module in layers.items():
         number, weight = layer_number(module_name), getattr(module, "weight", None)
         if number is None or not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
             continue
         weight = weight.detach().T if type(module).__name__ == "Conv1D" else weight.detach()
-        out, into = weight.shape
-        if into == hidden and not axes.axis_of_inputs(module_name, into):
+        output_width, input_width = weight.shape
+        if input_width == hidden and not permutation_null.axis_of_inputs(module_name, input_width):
             rows_by_layer.setdefault(number, []).append(sample_rows(weight))
-        if out == hidden and axes.writes(module_name, out):
+        if output_width == hidden and permutation_null.writes(module_name, output_width):
             rows_by_layer.setdefault(number, []).append(sample_rows(weight.T))
-    nodes = {number: np.concatenate(layer_rows) for number, layer_rows in rows_by_layer.items()}
-    embedding = _embedding(model).weight.detach()
+    sampled_rows = {number: np.concatenate(layer_rows) for number, layer_rows in rows_by_layer.items()}
+    embedding = _embedding(base_model).weight.detach()
     if embedding.shape[1] == hidden and embedding.is_floating_point():
-        nodes[EMBEDDING] = sample_rows(embedding)
-    return outlier_layers(nodes)
+        sampled_rows[EMBEDDING] = sample_rows(embedding)
+    return outlier_layers(sampled_rows)
 
 
-def _precise(model: nn.Module) -> nn.Module:
+def _precise(base_model: nn.Module) -> nn.Module:
     """In float32 where that is affordable, or needed: a CPU computes float16 slowly and without room for gradients, and
     many compute bfloat16 slowly, too."""
-    parameters = list(model.parameters())
+    parameters = list(base_model.parameters())
     if sum(parameter.numel() for parameter in parameters) < _SMALL:
-        return model.float()
+        return base_model.float()
     if parameters[0].dtype == torch.bfloat16 and kernels.has_fast_bfloat16():
-        return model
-    return multiply_in_float32(model) if isinstance(model, Decoder) else model.float()
+        return base_model
+    return multiply_in_float32(base_model) if isinstance(base_model, Decoder) else base_model.float()
 
 
-def _foreign(base: Path) -> nn.Module:
+def _foreign(base_folder: Path) -> nn.Module:
     try:
-        model = load_causal(base, {"dtype": "auto"})
+        base_model = load_causal(base_folder, {"dtype": "auto"})
     except ImportError as error:
-        raise ModelError(f"{base}: only transformers could load this model: {error}") from error
-    return cast(nn.Module, model.requires_grad_(False).eval())
+        raise ModelError(f"{base_folder}: only transformers could load this model: {error}") from error
+    return cast(nn.Module, base_model.requires_grad_(False).eval())
 
 
-def _run_packed(decoder: Decoder, rows: Sequence[Sequence[int]]) -> BaseForm:
-    lengths = [len(row) for row in rows]
-    tokens = torch.tensor([token for row in rows for token in row])
+def _run_packed(decoder: Decoder, token_rows: Sequence[Sequence[int]]) -> BaseForm:
+    lengths = [len(token_row) for token_row in token_rows]
+    tokens = torch.tensor([token_id for token_row in token_rows for token_id in token_row])
     positions = torch.cat([torch.arange(length) for length in lengths])
     hidden = decoder.hidden(tokens, positions, PackedAttention(lengths, decoder.config))
     token_positions = _spread(len(tokens))
     logits = decoder.logits(hidden[token_positions])
     _backward(logits)
-    return text_dependence(logits, token_positions, rows)
+    return text_dependence(logits, token_positions, token_rows)
 
 
-def _run_padded(model: nn.Module, rows: Sequence[Sequence[int]], real: Tensor) -> BaseForm:
-    tokens = torch.tensor([[*row, *[0] * (real.shape[1] - len(row))] for row in rows])
-    logits = model(input_ids=tokens, attention_mask=real, use_cache=False).logits[real.bool()]
+def _run_padded(base_model: nn.Module, token_rows: Sequence[Sequence[int]], attention_mask: Tensor) -> BaseForm:
+    tokens = torch.tensor([[*token_row, *[0] * (attention_mask.shape[1] - len(token_row))] for token_row in token_rows])
+    logits = base_model(input_ids=tokens, attention_mask=attention_mask, use_cache=False).logits[attention_mask.bool()]
     positions = _spread(len(logits))
     _backward(logits[positions])
-    return text_dependence(logits[positions], positions, rows)
+    return text_dependence(logits[positions], positions, token_rows)
 
 
 def _backward(logits: Tensor) -> None:
@@ -217,9 +226,9 @@ def _backward(logits: Tensor) -> None:
     F.cross_entropy(logits.float(), targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
 
 
-def _spread(count: int) -> Tensor:
+def _spread(token_count: int) -> Tensor:
     # Every position's loss would need the whole vocabulary for each; evenly spread ones serve as well.
-    return torch.arange(0, count, max(1, -(-count // _LOSS_POSITIONS)))
+    return torch.arange(0, token_count, max(1, -(-token_count // _LOSS_POSITIONS)))
 
 
 class _SubspaceHooks:
@@ -230,16 +239,16 @@ class _SubspaceHooks:
     no gradient, so only inputs need it.
     """
 
-    def __init__(self, real: Tensor | None) -> None:
-        self._real = real
+    def __init__(self, attention_mask: Tensor | None) -> None:
+        self._real = attention_mask
         self.inputs: dict[str, Subspace] = {}
         self.outputs: dict[str, Subspace] = {}
         self._last: tuple[Tensor, Subspace | None] | None = None
 
     @contextmanager
-    def on(self, model: nn.Module, layers: dict[str, nn.Module]) -> Iterator[None]:
+    def on(self, base_model: nn.Module, layers: dict[str, nn.Module]) -> Iterator[None]:
         """Watch these layers; gradients start at the embedding, since no weight asks for one."""
-        handles = [_embedding(model).register_forward_hook(lambda _, __, out: out.requires_grad_())]
+        handles = [_embedding(base_model).register_forward_hook(lambda _, __, embeddings: embeddings.requires_grad_())]
         handles += [module.register_forward_hook(self._hook(module_name)) for module_name, module in layers.items()]
         try:
             yield
@@ -249,20 +258,20 @@ class _SubspaceHooks:
                 handle.remove()
 
     def _hook(self, module_name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def observe(_: nn.Module, arguments: Any, out: Tensor) -> None:
+        def observe(_: nn.Module, arguments: Any, outputs: Tensor) -> None:
             inputs = arguments[0]
             # q, k and v (gate and up) have one input.
             if self._last is None or self._last[0] is not inputs:
                 self._last = (inputs, principal_subspace(self._tokens(inputs.detach())))
             if (subspace := self._last[1]) is not None:
                 self.inputs[module_name] = subspace
-            out.register_hook(lambda gradient: self._gradient(module_name, gradient))  # type: ignore[no-untyped-call]
+            outputs.register_hook(lambda gradient: self._gradient(module_name, gradient))  # type: ignore[no-untyped-call]
 
         return observe
 
     def _tokens(self, inputs: Tensor) -> Tensor:
-        flat = inputs.reshape(-1, inputs.shape[-1])
-        return flat if self._real is None or len(self._real) != len(flat) else flat[self._real]
+        token_inputs = inputs.reshape(-1, inputs.shape[-1])
+        return token_inputs if self._real is None or len(self._real) != len(token_inputs) else token_inputs[self._real]
 
     def _gradient(self, module_name: str, gradient: Tensor) -> None:
         if has_shared_order(module_name):  # nothing is compared with them
@@ -277,12 +286,12 @@ def _is_linear(module_name: str, module: nn.Module) -> bool:
     return is_linear and module_name.rsplit(".", 1)[-1] not in ("lm_head", "embed_out")
 
 
-def _embedding(model: nn.Module) -> nn.Embedding:
+def _embedding(base_model: nn.Module) -> nn.Embedding:
     # transformers' way; Lorica's decoder has one embedding.
-    get_embedding = getattr(model, "get_input_embeddings", None)
+    get_embedding = getattr(base_model, "get_input_embeddings", None)
     if get_embedding:
         return cast(nn.Embedding, get_embedding())
-    return next(module for module in model.modules() if isinstance(module, nn.Embedding))
+    return next(module for module in base_model.modules() if isinstance(module, nn.Embedding))
 
 
 def _hidden(config: dict[str, Any]) -> int:
@@ -291,7 +300,9 @@ def _hidden(config: dict[str, Any]) -> int:
 
 
 def _head_dim(config: dict[str, Any]) -> int:
-    head_dim, hidden, heads = (config.get(key) for key in ("head_dim", "hidden_size", "num_attention_heads"))
+    head_dim, hidden, head_count = (
+        config.get(config_key) for config_key in ("head_dim", "hidden_size", "num_attention_heads")
+    )
     if isinstance(head_dim, int) and head_dim > 0:
         return head_dim
-    return hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 else 0
+    return hidden // head_count if isinstance(hidden, int) and isinstance(head_count, int) and head_count > 0 else 0

@@ -57,32 +57,42 @@ class BaseForm:
         return (self.shifted_loss - self.loss) / self.loss if self.loss > 0 else math.nan
 
 
-def check_conversion_fault(form: BaseForm) -> list[Finding]:
+def check_conversion_fault(base_form: BaseForm) -> list[Finding]:
     """At most one finding: the base is in another form, or its predictions hardly follow its text."""
-    if form.other_form:
-        text = f"with {form.other_form} it predicts plain text at {form.other_loss:.2f} nats a token, "
-        text += f"not {form.as_it_is:.2f}"
-        facts = {"form": form.other_form, "loss": round(form.as_it_is, 4), "other": round(form.other_loss, 4)}
-        return [finding("L329", text, expected="the better prediction in the form that its config says", facts=facts)]
+    if base_form.other_form:
+        finding_text = (
+            f"with {base_form.other_form} it predicts plain text at {base_form.other_loss:.2f} nats a token, "
+        )
+        finding_text += f"not {base_form.as_it_is:.2f}"
+        facts = {
+            "form": base_form.other_form,
+            "loss": round(base_form.as_it_is, 4),
+            "other": round(base_form.other_loss, 4),
+        }
+        return [
+            finding(
+                "L329", finding_text, expected="the better prediction in the form that its config says", facts=facts
+            )
+        ]
     # One that is no better than guessing evenly is told by its loss (L316).
-    if not form.text_gain < FOLLOWS or form.loss >= 0.95 * form.uniform_loss:
+    if not base_form.text_gain < FOLLOWS or base_form.loss >= 0.95 * base_form.uniform_loss:
         return []
-    text = (
-        f"its loss on plain text is {form.loss:.2f} nats a token, and {form.shifted_loss:.2f} if what it expects "
-        "is compared with other places of the text"
+    finding_text = (
+        f"its loss on plain text is {base_form.loss:.2f} nats a token, and {base_form.shifted_loss:.2f} "
+        "if what it expects is compared with other places of the text"
     )
-    facts = {"loss": round(form.loss, 4), "elsewhere": round(form.shifted_loss, 4)}
-    return [finding("L319", text, expected="a difference of 0.5 to 3 times the loss", facts=facts)]
+    facts = {"loss": round(base_form.loss, 4), "elsewhere": round(base_form.shifted_loss, 4)}
+    return [finding("L319", finding_text, expected="a difference of 0.5 to 3 times the loss", facts=facts)]
 
 
-def text_dependence(logits: Tensor, positions: Tensor, rows: Rows) -> BaseForm:
+def text_dependence(logits: Tensor, positions: Tensor, token_rows: Rows) -> BaseForm:
     """logits [N, vocabulary] at the positions `kept` [N] of all rows' tokens one after the other."""
-    flat = torch.tensor([token for row in rows for token in row])
-    ends = torch.tensor([len(row) for row in rows]).cumsum(0)
-    number = torch.bucketize(positions, ends, right=True)
-    inside = positions + 1 < ends[number]
-    logs, number = logits.detach().float().log_softmax(-1)[inside], number[inside]
-    targets = flat[positions[inside] + 1]
+    token_ids = torch.tensor([token_id for token_row in token_rows for token_id in token_row])
+    row_ends = torch.tensor([len(token_row) for token_row in token_rows]).cumsum(0)
+    number = torch.bucketize(positions, row_ends, right=True)
+    inside = positions + 1 < row_ends[number]
+    log_probabilities, number = logits.detach().float().log_softmax(-1)[inside], number[inside]
+    targets = token_ids[positions[inside] + 1]
     other_targets = targets.clone()
     for row_number in torch.unique(number):
         own_positions = (number == row_number).nonzero()[:, 0]
@@ -93,57 +103,57 @@ def text_dependence(logits: Tensor, positions: Tensor, rows: Rows) -> BaseForm:
         return BaseForm()
     compared = differs.nonzero()[:, 0]
     return BaseForm(
-        loss=float(-logs[compared, targets[compared]].mean()),
-        shifted_loss=float(-logs[compared, other_targets[compared]].mean()),
+        loss=float(-log_probabilities[compared, targets[compared]].mean()),
+        shifted_loss=float(-log_probabilities[compared, other_targets[compared]].mean()),
         uniform_loss=math.log(logits.shape[-1]),
     )
 
 
-def find_conversion_fault(decoder: Decoder, rows: Rows) -> tuple[str, float, float]:
+def find_conversion_fault(decoder: Decoder, token_rows: Rows) -> tuple[str, float, float]:
     """(another form in which the decoder predicts these rows clearly better, its loss in that form, and as it is);
     "" and NaN where there is none."""
-    large = sum(parameter.numel() for parameter in decoder.parameters()) > _LARGE
+    is_large = sum(parameter.numel() for parameter in decoder.parameters()) > _LARGE
     first_rows, all_rows = (
-        _first_tokens(rows, _FIRST_OF_LARGE if large else _FIRST_TOKENS),
-        _first_tokens(rows, _ALL_TOKENS),
+        _first_tokens(token_rows, _FIRST_OF_LARGE if is_large else _FIRST_TOKENS),
+        _first_tokens(token_rows, _ALL_TOKENS),
     )
     no_form = "", math.nan, math.nan
     with torch.no_grad():
         own_losses = _losses(decoder, first_rows)
         better: list[tuple[float, str, Change]] = []
-        for name, change in _candidate_forms(decoder):
+        for form_name, change in _candidate_forms(decoder):
             with change():
-                loss = float(_losses(decoder, first_rows).mean())
-            if loss < float(own_losses.mean()) - _GAIN / 2:
-                better.append((loss, name, change))
+                form_loss = float(_losses(decoder, first_rows).mean())
+            if form_loss < float(own_losses.mean()) - _GAIN / 2:
+                better.append((form_loss, form_name, change))
         if not better:
             return no_form
-        own_losses, best = _losses(decoder, all_rows), no_form
-        for _, name, change in sorted(better, key=lambda candidate: candidate[0])[:3]:
+        own_losses, best_form = _losses(decoder, all_rows), no_form
+        for _, form_name, change in sorted(better, key=lambda candidate: candidate[0])[:3]:
             with change():
                 form_losses = _losses(decoder, all_rows)
-            gain, loss = own_losses - form_losses, float(form_losses.mean())
-            error = float(gain.std()) / math.sqrt(len(gain))
-            clear = float(gain.mean()) >= max(_GAIN, _SURE * error) and loss < _SENSE * math.log(
+            loss_gain, form_loss = own_losses - form_losses, float(form_losses.mean())
+            standard_error = float(loss_gain.std()) / math.sqrt(len(loss_gain))
+            is_clear = float(loss_gain.mean()) >= max(_GAIN, _SURE * standard_error) and form_loss < _SENSE * math.log(
                 decoder.config.vocab_size
             )
-            if clear and not loss >= best[1]:
-                best = name, loss, float(own_losses.mean())
-    return best
+            if is_clear and not form_loss >= best_form[1]:
+                best_form = form_name, form_loss, float(own_losses.mean())
+    return best_form
 
 
-def _first_tokens(rows: Rows, max_tokens: int) -> list[Sequence[int]]:
+def _first_tokens(token_rows: Rows, max_tokens: int) -> list[Sequence[int]]:
     selected: list[Sequence[int]] = []
-    for row in rows:
-        if len(row) > 1 and sum(map(len, selected)) < max_tokens:
-            selected.append(row[: max(2, max_tokens - sum(map(len, selected)))])
+    for token_row in token_rows:
+        if len(token_row) > 1 and sum(map(len, selected)) < max_tokens:
+            selected.append(token_row[: max(2, max_tokens - sum(map(len, selected)))])
     return selected
 
 
-def _losses(decoder: Decoder, rows: Rows) -> Tensor:
+def _losses(decoder: Decoder, token_rows: Rows) -> Tensor:
     """[N] nats of every token but the rows' first."""
-    lengths = [len(row) for row in rows]
-    tokens = torch.tensor([token for row in rows for token in row])
+    lengths = [len(token_row) for token_row in token_rows]
+    tokens = torch.tensor([token_id for token_row in token_rows for token_id in token_row])
     positions = torch.cat([torch.arange(length) for length in lengths])
     hidden = decoder.hidden(tokens, positions, PackedAttention(lengths, decoder.config))
     inside = (positions > 0).nonzero()[:, 0]
@@ -153,42 +163,42 @@ def _losses(decoder: Decoder, rows: Rows) -> Tensor:
 
 def _candidate_forms(decoder: Decoder) -> Iterator[tuple[str, Change]]:
     """Each other form in words, and what makes it so for a while."""
-    norms = [module.weight for module in decoder.modules() if isinstance(module, RmsNorm)]
-    values = torch.cat([norm.detach().float().flatten() for norm in norms])
+    norm_weights = [module.weight for module in decoder.modules() if isinstance(module, RmsNorm)]
+    values = torch.cat([norm_weight.detach().float().flatten() for norm_weight in norm_weights])
     if float((values < 0).float().mean()) >= _NEGATIVE:
-        yield "1 added to its norms", partial(_offset, norms, 1.0)
+        yield "1 added to its norms", partial(_offset, norm_weights, 1.0)
     elif float(values.min()) >= _ABOVE:
-        yield "1 taken from its norms", partial(_offset, norms, -1.0)
-    half = decoder.config.head_dim // 2
-    apart = torch.arange(2 * half).reshape(2, half).T.reshape(-1)  # halves -> pairs
-    together = torch.arange(2 * half).reshape(half, 2).T.reshape(-1)  # pairs -> halves
-    for order, layout_name in ((together, "halves"), (apart, "pairs")):
+        yield "1 taken from its norms", partial(_offset, norm_weights, -1.0)
+    half_dim = decoder.config.head_dim // 2
+    interleaved = torch.arange(2 * half_dim).reshape(2, half_dim).T.reshape(-1)  # halves -> pairs
+    concatenated = torch.arange(2 * half_dim).reshape(half_dim, 2).T.reshape(-1)  # pairs -> halves
+    for channel_order, layout_name in ((concatenated, "halves"), (interleaved, "pairs")):
         for module_names in (("q_proj", "k_proj"), ("k_proj",), ("q_proj",)):
-            name = f"the rotary channels of {' and '.join(module_names)} in {layout_name}"
-            yield name, partial(_reordered, decoder, module_names, order)
+            form_name = f"the rotary channels of {' and '.join(module_names)} in {layout_name}"
+            yield form_name, partial(_reordered, decoder, module_names, channel_order)
 
 
 @contextmanager
-def _offset(norms: Sequence[Tensor], step: float) -> Iterator[None]:
-    before = [norm.detach().clone() for norm in norms]
+def _offset(norm_weights: Sequence[Tensor], offset: float) -> Iterator[None]:
+    before = [norm_weight.detach().clone() for norm_weight in norm_weights]
     try:
-        for norm in norms:
-            norm.add_(step)
+        for norm_weight in norm_weights:
+            norm_weight.add_(offset)
         yield
     finally:
-        for norm, old in zip(norms, before, strict=True):
-            norm.copy_(old)
+        for norm_weight, old_weight in zip(norm_weights, before, strict=True):
+            norm_weight.copy_(old_weight)
 
 
 @contextmanager
-def _reordered(decoder: Decoder, module_names: Sequence[str], order: Tensor) -> Iterator[None]:
+def _reordered(decoder: Decoder, module_names: Sequence[str], channel_order: Tensor) -> Iterator[None]:
     """The outputs of these modules in another order within each head."""
 
-    def hook(_: nn.Module, __: object, out: Tensor) -> Tensor:
-        return out.reshape(*out.shape[:-1], -1, len(order))[..., order].reshape(out.shape)
+    def hook(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        return output.reshape(*output.shape[:-1], -1, len(channel_order))[..., channel_order].reshape(output.shape)
 
     with ExitStack() as stack:
-        for name, module in decoder.named_modules():
-            if name.rsplit(".", 1)[-1] in module_names:
+        for module_path, module in decoder.named_modules():
+            if module_path.rsplit(".", 1)[-1] in module_names:
                 stack.callback(module.register_forward_hook(hook).remove)
         yield

@@ -33,20 +33,20 @@ def factor_correlation(a: Array, b: Array, inputs: Subspace) -> tuple[float, flo
     projected = directions @ inputs.vectors.T.astype(np.float64)
     # By the root of the energies, as everywhere: one outlier dimension is not to decide.
     rest_weight = float(np.sqrt(max(inputs.rest_energy, 0.0)))
-    extra = np.clip(np.sqrt(inputs.energies.astype(np.float64)) - rest_weight, 0, None)
-    alone = directions @ directions.T
-    first = (projected * extra) @ projected.T + rest_weight * alone
+    excess_weight = np.clip(np.sqrt(inputs.energies.astype(np.float64)) - rest_weight, 0, None)
+    direction_gram = directions @ directions.T
+    first = (projected * excess_weight) @ projected.T + rest_weight * direction_gram
     columns = _unit(b.T.astype(np.float64))
     second = columns @ columns.T
     upper = np.triu_indices(rank, 1)
-    live = (np.diag(second)[upper[0]] > 0) & (np.diag(second)[upper[1]] > 0)  # padded ranks are zero
-    input_entries, column_entries = first[upper][live], second[upper][live]
+    nonzero_pairs = (np.diag(second)[upper[0]] > 0) & (np.diag(second)[upper[1]] > 0)  # padded ranks are zero
+    input_entries, column_entries = first[upper][nonzero_pairs], second[upper][nonzero_pairs]
     if len(input_entries) < 6 or float(np.sqrt(np.mean(column_entries**2))) < _ORTHOGONAL:
         return None
     scales = np.sqrt(np.maximum(np.diag(first), 1e-30))
-    scaled_entries = input_entries / (scales[upper[0]] * scales[upper[1]])[live]
+    scaled_entries = input_entries / (scales[upper[0]] * scales[upper[1]])[nonzero_pairs]
     correlation = _fisher(scaled_entries, column_entries)
-    null_correlation = _fisher(alone[upper][live], column_entries)
+    null_correlation = _fisher(direction_gram[upper][nonzero_pairs], column_entries)
     return None if correlation is None or null_correlation is None else (correlation, null_correlation)
 
 
@@ -60,12 +60,12 @@ def _fisher(first: Floats, second: Floats) -> float | None:
     return float(np.arctanh(correlation) * np.sqrt(len(first) - 3))
 
 
-def combined_z(bonds: Sequence[float]) -> float:
+def combined_z(correlations: Sequence[float]) -> float:
     """Of all pairs of an adapter: 0 ± 1 where none were trained together."""
-    return float(np.sum(bonds) / np.sqrt(len(bonds))) if bonds else float("nan")
+    return float(np.sum(correlations) / np.sqrt(len(correlations))) if correlations else float("nan")
 
 
 def _unit(rows: Floats) -> Floats:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit_rows: Floats = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    row_norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit_rows: Floats = np.divide(rows, row_norms, out=np.zeros_like(rows), where=row_norms > 0)
     return unit_rows

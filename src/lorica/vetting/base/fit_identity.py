@@ -33,27 +33,31 @@ _QUANTISED = re.compile(
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def check_identity(adapter: RawAdapter, model: BaseModel) -> list[Finding]:
+def check_identity(adapter: RawAdapter, base_model: BaseModel) -> list[Finding]:
     """L306 to L308. Ids that say nothing certain are passed over: a folder may be called anything."""
     adapter_base = adapter.config.base_model_name_or_path if adapter.config else None
-    findings = _quantisation(adapter_base or "", model)
+    findings = _quantisation(adapter_base or "", base_model)
     if not adapter_base:
         return findings
-    meant = bases_named(adapter_base, loosely=False)
-    findings += _family(adapter_base, meant, model)
-    if _is_named(adapter_base, model):
-        return findings + _revision(adapter, model)
-    theirs = bases_named(model.identity, loosely=False)
-    if not theirs or not meant or {base.name for base in theirs} & {base.name for base in meant}:
+    named_bases = bases_named(adapter_base, loosely=False)
+    findings += _family(adapter_base, named_bases, base_model)
+    if _is_named(adapter_base, base_model):
+        return findings + _revision(adapter, base_model)
+    theirs = bases_named(base_model.identity, loosely=False)
+    if (
+        not theirs
+        or not named_bases
+        or {base_shape.name for base_shape in theirs} & {base_shape.name for base_shape in named_bases}
+    ):
         return findings
     return [
         *findings,
         finding(
             "L306",
-            f"{CONFIG_NAME} names {shown(adapter_base)}; the base is {shown(model.identity)}",
+            f"{CONFIG_NAME} names {shown(adapter_base)}; the base is {shown(base_model.identity)}",
             expected=shown(adapter_base),
             file=CONFIG_NAME,
-            facts={"adapter": adapter_base, "base": model.identity, "by": "name"},
+            facts={"adapter": adapter_base, "base": base_model.identity, "by": "name"},
         ),
     ]
 
@@ -74,43 +78,43 @@ def names_settled(findings: Sequence[Finding]) -> list[Finding]:
     ]
 
 
-def _quantisation(adapter_base: str, model: BaseModel) -> list[Finding]:
-    match = _QUANTISED.search(adapter_base.rpartition("/")[2])
-    if not model.quantised and not match:
+def _quantisation(adapter_base: str, base_model: BaseModel) -> list[Finding]:
+    quantised_name = _QUANTISED.search(adapter_base.rpartition("/")[2])
+    if not base_model.quantised and not quantised_name:
         return []
-    actual = f"the base is {shown(model.quantised)}" if model.quantised else "the base is not quantised"
+    actual = f"the base is {shown(base_model.quantised)}" if base_model.quantised else "the base is not quantised"
     actual += f"; the adapter names {shown(adapter_base)}" if adapter_base else ""
-    facts = {"base": model.quantised, "adapter_names_quantised": match is not None}
+    facts = {"base": base_model.quantised, "adapter_names_quantised": quantised_name is not None}
     return [finding("L308", actual, facts=facts)]
 
 
-def _revision(adapter: RawAdapter, model: BaseModel) -> list[Finding]:
+def _revision(adapter: RawAdapter, base_model: BaseModel) -> list[Finding]:
     """A commit that the adapter states, against the one whose snapshot the base is."""
     stated = adapter.config.revision if adapter.config else None
-    held = model.folder.name
-    if not stated or not _COMMIT.fullmatch(stated) or not _COMMIT.fullmatch(held) or stated == held:
+    base_revision = base_model.folder.name
+    if not stated or not _COMMIT.fullmatch(stated) or not _COMMIT.fullmatch(base_revision) or stated == base_revision:
         return []
-    actual = f"{CONFIG_NAME} names revision {stated[:12]}; the base is the snapshot {held[:12]}"
-    facts = {"adapter": stated, "base": held}
+    actual = f"{CONFIG_NAME} names revision {stated[:12]}; the base is the snapshot {base_revision[:12]}"
+    facts = {"adapter": stated, "base": base_revision}
     return [finding("L306", actual, expected=f"revision {stated[:12]}", file=CONFIG_NAME, facts=facts)]
 
 
-def _is_named(adapter_base: str, model: BaseModel) -> bool:
+def _is_named(adapter_base: str, base_model: BaseModel) -> bool:
     """Whether the base is what the adapter names, by its stated id or by the name of its folder."""
-    base_names = (model.identity, str(model.folder), model.folder.name)
+    base_names = (base_model.identity, str(base_model.folder), base_model.folder.name)
     return normalise_base_id(adapter_base) in map(normalise_base_id, base_names)
 
 
-def _family(adapter_base: str, meant: list[BaseShape], model: BaseModel) -> list[Finding]:
-    families = {base.family for base in meant}
-    if not families or not model.family:
+def _family(adapter_base: str, named_bases: list[BaseShape], base_model: BaseModel) -> list[Finding]:
+    families = {base_shape.family for base_shape in named_bases}
+    if not families or not base_model.family:
         return []
-    also = families.union(*(relatives for relatives in _ALIKE if relatives & families))
-    if {model.family, str(model.config.get("model_type"))} & also:
+    related_families = families.union(*(relatives for relatives in _ALIKE if relatives & families))
+    if {base_model.family, str(base_model.config.get("model_type"))} & related_families:
         return []
     actual = (
         f"{CONFIG_NAME} names {shown(adapter_base)}, of the family {listed(sorted(families))}; "
-        f"the base's config.json says {shown(model.family)}"
+        f"the base's config.json says {shown(base_model.family)}"
     )
-    facts = {"adapter": sorted(families), "base": model.family}
+    facts = {"adapter": sorted(families), "base": base_model.family}
     return [finding("L307", actual, expected=f"a {listed(sorted(families))} model", file=CONFIG_NAME, facts=facts)]

@@ -36,102 +36,144 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     """Read a folder's tokenizer files. Nothing raises: a broken file says nothing here, and is L0's to report."""
     tokenizer = _json(folder / "tokenizer.json", MAX_TOKENIZER)
     config = _json(folder / "tokenizer_config.json", MAX_SMALL)
-    model = tokenizer.get("model")
-    stored = model.get("vocab") if isinstance(model, dict) else None
+    tokenizer_model = tokenizer.get("model")
+    stored = tokenizer_model.get("vocab") if isinstance(tokenizer_model, dict) else None
     vocabulary = stored if isinstance(stored, dict) else None
     if isinstance(stored, list):  # Unigram: [token, score], by position
-        vocabulary = {entry[0]: i for i, entry in enumerate(stored) if isinstance(entry, list) and entry}
+        vocabulary = {entry[0]: token_id for token_id, entry in enumerate(stored) if isinstance(entry, list) and entry}
     if vocabulary is None:
         vocabulary = _json(folder / "vocab.json", MAX_TOKENIZER) or None
-    added = {k: v for k, v in _json(folder / "added_tokens.json", MAX_SMALL).items() if type(v) is int}
+    added_tokens = {
+        token: token_id
+        for token, token_id in _json(folder / "added_tokens.json", MAX_SMALL).items()
+        if type(token_id) is int
+    }
     listed_tokens = tokenizer.get("added_tokens")
     for entry in listed_tokens if isinstance(listed_tokens, list) else []:
         if isinstance(entry, dict) and isinstance(entry.get("content"), str) and type(entry.get("id")) is int:
-            added[entry["content"]] = entry["id"]
+            added_tokens[entry["content"]] = entry["id"]
     decoder = config.get("added_tokens_decoder")
     for number, entry in decoder.items() if isinstance(decoder, dict) else ():
         if isinstance(entry, dict) and isinstance(entry.get("content"), str) and str(number).isdecimal():
-            added.setdefault(entry["content"], int(str(number)[:12]))
+            added_tokens.setdefault(entry["content"], int(str(number)[:12]))
     padding = config.get("pad_token")
     padding = padding.get("content") if isinstance(padding, dict) else padding
     return TokenizerFiles(
-        vocabulary={k: v for k, v in vocabulary.items() if type(v) is int} if vocabulary else None,
-        added=added,
+        vocabulary={token: token_id for token, token_id in vocabulary.items() if type(token_id) is int}
+        if vocabulary
+        else None,
+        added=added_tokens,
         template=_template(folder, config),
         padding=padding if isinstance(padding, str) else None,
     )
 
 
-def check_text(adapter: RawAdapter, tensor_map: TensorMap, model: BaseModel) -> list[Finding]:
+def check_text(adapter: RawAdapter, tensor_map: TensorMap, base_model: BaseModel) -> list[Finding]:
     """L311 to L314. An adapter that brings no tokenizer is used with the base's, and nothing is said."""
-    names = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "added_tokens.json", "vocab.json"}
-    theirs = read_tokenizer_files(model.folder)
-    findings = _own(theirs, model)
-    if not names & set(adapter.files):
+    text_files = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "added_tokens.json", "vocab.json"}
+    base_files = read_tokenizer_files(base_model.folder)
+    findings = _own(base_files, base_model)
+    if not text_files & set(adapter.files):
         return findings
-    ours = read_tokenizer_files(adapter.folder)
-    return findings + _templates(ours, theirs) + (_another(ours, theirs) or _tokens(ours, theirs, tensor_map, model))
+    adapter_files = read_tokenizer_files(adapter.folder)
+    return (
+        findings
+        + _templates(adapter_files, base_files)
+        + (_another(adapter_files, base_files) or _tokens(adapter_files, base_files, tensor_map, base_model))
+    )
 
 
-def _own(theirs: TokenizerFiles, model: BaseModel) -> list[Finding]:
-    highest = max((*(theirs.vocabulary or {}).values(), *theirs.added.values()), default=-1)
-    if not model.vocabulary or highest < model.vocabulary:
+def _own(base_files: TokenizerFiles, base_model: BaseModel) -> list[Finding]:
+    highest = max((*(base_files.vocabulary or {}).values(), *base_files.added.values()), default=-1)
+    if not base_model.vocabulary or highest < base_model.vocabulary:
         return []
-    actual = f"the base's tokenizer has ids up to {highest}, its embedding {model.vocabulary} rows"
-    facts = {"highest": highest, "rows": model.vocabulary}
-    return [finding("L314", actual, expected=f"ids below {model.vocabulary}", facts=facts)]
+    actual = f"the base's tokenizer has ids up to {highest}, its embedding {base_model.vocabulary} rows"
+    facts = {"highest": highest, "rows": base_model.vocabulary}
+    return [finding("L314", actual, expected=f"ids below {base_model.vocabulary}", facts=facts)]
 
 
-def _templates(ours: TokenizerFiles, theirs: TokenizerFiles) -> list[Finding]:
-    if ours.template is None or ours.template.strip() == (theirs.template or "").strip():
+def _templates(adapter_files: TokenizerFiles, base_files: TokenizerFiles) -> list[Finding]:
+    if adapter_files.template is None or adapter_files.template.strip() == (base_files.template or "").strip():
         return []
-    if theirs.template is None:
+    if base_files.template is None:
         actual = "the adapter brings a chat template, and the base has none"
         return [finding("L311", actual, severity="note", facts={"adapter": True, "base": False})]
-    at = next((i for i, (a, b) in enumerate(zip(ours.template, theirs.template, strict=False)) if a != b), 0)
-    actual = (
-        f"the template beside the adapter ({len(ours.template)} characters) and the base's "
-        f"({len(theirs.template)}) differ from character {at} on: {shown(ours.template[at : at + 40])!r}"
+    difference_index = next(
+        (
+            character_index
+            for character_index, (adapter_character, base_character) in enumerate(
+                zip(adapter_files.template, base_files.template, strict=False)
+            )
+            if adapter_character != base_character
+        ),
+        0,
     )
-    facts = {"adapter": True, "base": True, "differs_at": at}
+    actual = (
+        f"the template beside the adapter ({len(adapter_files.template)} characters) and the base's "
+        f"({len(base_files.template)}) differ from character {difference_index} on: "
+        f"{shown(adapter_files.template[difference_index : difference_index + 40])!r}"
+    )
+    facts = {"adapter": True, "base": True, "differs_at": difference_index}
     return [finding("L311", actual, expected="the template it was trained with", facts=facts)]
 
 
-def _another(ours: TokenizerFiles, theirs: TokenizerFiles) -> list[Finding]:
-    if not ours.vocabulary or not theirs.vocabulary:
+def _another(adapter_files: TokenizerFiles, base_files: TokenizerFiles) -> list[Finding]:
+    if not adapter_files.vocabulary or not base_files.vocabulary:
         return []
-    shared = [token for token in ours.vocabulary if token in theirs.vocabulary]
-    moved = [token for token in shared if ours.vocabulary[token] != theirs.vocabulary[token]]
-    missing = len(ours.vocabulary) - len(shared)
-    share = (len(moved) + missing) / len(ours.vocabulary)
-    if share <= _ANOTHER:
+    shared = [token for token in adapter_files.vocabulary if token in base_files.vocabulary]
+    moved_tokens = [token for token in shared if adapter_files.vocabulary[token] != base_files.vocabulary[token]]
+    missing = len(adapter_files.vocabulary) - len(shared)
+    changed_share = (len(moved_tokens) + missing) / len(adapter_files.vocabulary)
+    if changed_share <= _ANOTHER:
         return []
-    actual = f"{len(moved)} of {len(ours.vocabulary)} tokens have other ids in the base, {missing} it does not have"
-    facts = {"tokens": len(ours.vocabulary), "moved": len(moved), "lacking": missing}
+    actual = (
+        f"{len(moved_tokens)} of {len(adapter_files.vocabulary)} tokens have other ids in the base, "
+        f"{missing} it does not have"
+    )
+    facts = {"tokens": len(adapter_files.vocabulary), "moved": len(moved_tokens), "lacking": missing}
     return [finding("L313", actual, expected="equal tokens under equal ids", facts=facts)]
 
 
-def _tokens(ours: TokenizerFiles, theirs: TokenizerFiles, tensor_map: TensorMap, model: BaseModel) -> list[Finding]:
+def _tokens(
+    adapter_files: TokenizerFiles, base_files: TokenizerFiles, tensor_map: TensorMap, base_model: BaseModel
+) -> list[Finding]:
     """Added tokens that the base lacks or has under other ids."""
-    base_ids = {**(theirs.vocabulary or {}), **theirs.added}
+    base_ids = {**(base_files.vocabulary or {}), **base_files.added}
     if not base_ids:
         return []
-    moved = sorted(token for token, number in ours.added.items() if base_ids.get(token, number) != number)
-    new = sorted(token for token in ours.added if token not in base_ids and token not in (ours.vocabulary or {}))
-    beyond = [token for token in new if ours.added[token] >= model.vocabulary > 0 and token != ours.padding]
-    if not moved and not new:
+    moved_tokens = sorted(
+        token for token, number in adapter_files.added.items() if base_ids.get(token, number) != number
+    )
+    new_tokens = sorted(
+        token
+        for token in adapter_files.added
+        if token not in base_ids and token not in (adapter_files.vocabulary or {})
+    )
+    beyond = [
+        token
+        for token in new_tokens
+        if adapter_files.added[token] >= base_model.vocabulary > 0 and token != adapter_files.padding
+    ]
+    if not moved_tokens and not new_tokens:
         return []
-    saved = any(path.rpartition(".")[2] in ("embed_tokens", "wte", "lm_head") for path in tensor_map.saved)
-    differences = [f"{listed(new)} the base does not have"] if new else []
-    differences += [f"{listed(moved)} it has under other ids"] if moved else []
-    differences += [f"{len(beyond)} of them beyond its {model.vocabulary} rows"] if beyond else []
+    is_saved = any(
+        module_path.rpartition(".")[2] in ("embed_tokens", "wte", "lm_head") for module_path in tensor_map.saved
+    )
+    differences = [f"{listed(new_tokens)} the base does not have"] if new_tokens else []
+    differences += [f"{listed(moved_tokens)} it has under other ids"] if moved_tokens else []
+    differences += [f"{len(beyond)} of them beyond its {base_model.vocabulary} rows"] if beyond else []
     return [
         finding(
             "L312",
             "; ".join(differences),
             expected="the base's tokens",
-            facts={"new": len(new), "moved": len(moved), "beyond": len(beyond), "embeddings_saved": saved},
-            severity="warn" if moved or (beyond and not saved) else "note",
+            facts={
+                "new": len(new_tokens),
+                "moved": len(moved_tokens),
+                "beyond": len(beyond),
+                "embeddings_saved": is_saved,
+            },
+            severity="warn" if moved_tokens or (beyond and not is_saved) else "note",
         )
     ]
 
@@ -143,15 +185,15 @@ def _template(folder: Path, config: dict[str, Any]) -> str | None:
         pass
     stated = config.get("chat_template") or _json(folder / "chat_template.json", MAX_SMALL).get("chat_template")
     if isinstance(stated, list):
-        named = {entry.get("name"): entry.get("template") for entry in stated if isinstance(entry, dict)}
-        stated = named.get("default")
+        named_templates = {entry.get("name"): entry.get("template") for entry in stated if isinstance(entry, dict)}
+        stated = named_templates.get("default")
     return stated if isinstance(stated, str) else None
 
 
-def _json(path: Path, max_bytes: int) -> dict[str, Any]:
+def _json(json_path: Path, max_bytes: int) -> dict[str, Any]:
     try:
-        raw = read_capped(path, max_bytes + 1)
-        value = json.loads(raw) if len(raw) <= max_bytes else None
+        raw_bytes = read_capped(json_path, max_bytes + 1)
+        document = json.loads(raw_bytes) if len(raw_bytes) <= max_bytes else None
     except (OSError, ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return document if isinstance(document, dict) else {}

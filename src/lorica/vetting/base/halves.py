@@ -52,20 +52,24 @@ def check_halves(halves: Halves, *, trained: bool) -> list[Finding]:
     if halves.outlier_layers:
         # What the adapter seems to lack then, the base may lack.
         layers = numbers(halves.outlier_layers)
-        text = f"what layers {layers} of the base read and write has nothing in common with its other layers"
-        return [finding("L317", text, expected="layers of one model", facts={"layers": list(halves.outlier_layers)})]
+        finding_text = f"what layers {layers} of the base read and write has nothing in common with its other layers"
+        return [
+            finding("L317", finding_text, expected="layers of one model", facts={"layers": list(halves.outlier_layers)})
+        ]
     if halves.permutation.moves:
         return [_misplaced(halves.permutation)]
     return _sides(halves, trained=trained)
 
 
 def _misplaced(permutation: LayerPermutation) -> Finding:
-    old, new = next(iter(permutation.moves.items()))
-    text = f"{len(permutation.moves)} of its layers fit this base by {permutation.gain:.1f} deviations better in other "
-    text += f"places: layer {old} as layer {new}, for one"
-    places = {str(layer): target for layer, target in permutation.moves.items()}
+    old_layer, new_layer = next(iter(permutation.moves.items()))
+    finding_text = (
+        f"{len(permutation.moves)} of its layers fit this base by {permutation.gain:.1f} deviations better in other "
+    )
+    finding_text += f"places: layer {old_layer} as layer {new_layer}, for one"
+    places = {str(layer_index): target for layer_index, target in permutation.moves.items()}
     facts: dict[str, Any] = {"places": places, "gain": permutation.gain}
-    return finding("L324", text, expected="each layer fits best where it stands", facts=facts)
+    return finding("L324", finding_text, expected="each layer fits best where it stands", facts=facts)
 
 
 def _sides(halves: Halves, *, trained: bool) -> list[Finding]:
@@ -75,12 +79,12 @@ def _sides(halves: Halves, *, trained: bool) -> list[Finding]:
         "bound": halves.correlation,
         "bonds": halves.correlated_pairs,
     }
-    facts = {name: round(value, 4) for name, value in facts.items() if math.isfinite(value)}
+    facts = {fact_name: round(fact_value, 4) for fact_name, fact_value in facts.items() if math.isfinite(fact_value)}
     unbound = halves.correlated_pairs >= _FEW and abs(halves.correlation) < _UNBOUND
     actual = f"lora_A's directions are this base's ({halves.inputs:.1f}), lora_B's are not ({halves.outputs:.1f})"
     of_many = halves.tested >= _MANY and halves.outputs < halves.inputs / _BESIDE
-    limit = _CHANCE_OF_MANY if of_many else _CHANCE_OF_FEW
-    if halves.inputs >= _BELONGS and halves.outputs < limit and halves.tested >= _FEW:
+    chance_limit = _CHANCE_OF_MANY if of_many else _CHANCE_OF_FEW
+    if halves.inputs >= _BELONGS and halves.outputs < chance_limit and halves.tested >= _FEW:
         return [finding("L325", actual, expected="both, as training leaves them", facts=facts)]
     actual = f"lora_B's directions are this base's ({halves.outputs:.1f}), lora_A's are not ({halves.inputs:.1f})"
     # A that was frozen, or hardly moved, is at chance too; but then B grew with it.
@@ -88,7 +92,7 @@ def _sides(halves: Halves, *, trained: bool) -> list[Finding]:
         return [finding("L325", f"{actual}, nor do the halves go together", expected="both", facts=facts)]
     trained = trained or halves.inputs >= _LEARNED
     if trained and unbound and max(halves.inputs, halves.outputs) >= _BELONGS:
-        text = f"the halves of its {halves.correlated_pairs} pairs go together no more than by chance "
-        text += f"({halves.correlation:.1f})"
-        return [finding("L326", text, expected="5 or more for halves that were trained together", facts=facts)]
+        finding_text = f"the halves of its {halves.correlated_pairs} pairs go together no more than by chance "
+        finding_text += f"({halves.correlation:.1f})"
+        return [finding("L326", finding_text, expected="5 or more for halves that were trained together", facts=facts)]
     return []

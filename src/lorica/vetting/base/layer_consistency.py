@@ -26,9 +26,9 @@ _MAX_VALUES, _MIN_ROWS = 1 << 16, 48
 def sample_rows(weight: Tensor) -> Array:
     """Evenly spread rows of a [rows, hidden] weight, of norm 1 together; what a layer is compared by."""
     max_rows = max(_MIN_ROWS, _MAX_VALUES // weight.shape[1])
-    rows: Array = weight[:: max(1, -(-len(weight) // max_rows))].float().cpu().numpy()
-    norm = float(np.linalg.norm(rows))
-    unit_rows: Array = rows / np.float32(norm) if 0 < norm < np.inf else np.zeros_like(rows)
+    sampled_rows: Array = weight[:: max(1, -(-len(weight) // max_rows))].float().cpu().numpy()
+    row_norm = float(np.linalg.norm(sampled_rows))
+    unit_rows: Array = sampled_rows / np.float32(row_norm) if 0 < row_norm < np.inf else np.zeros_like(sampled_rows)
     return unit_rows
 
 
@@ -43,42 +43,52 @@ def outlier_layers(layer_rows: Mapping[int, Array], seed: int = 0) -> tuple[int,
     hidden = next(iter(layer_rows.values())).shape[1]
     # Where there are more rows than columns, second moments are less work.
     use_moments = sum(map(len, layer_rows.values())) >= hidden * len(layer_rows)
-    moments = {node: rows.T @ rows for node, rows in layer_rows.items()} if use_moments else {}
+    moments = (
+        {layer_node: sampled_rows.T @ sampled_rows for layer_node, sampled_rows in layer_rows.items()}
+        if use_moments
+        else {}
+    )
     rng = np.random.default_rng(seed)
     orders = np.stack([np.arange(hidden), *(rng.permutation(hidden) for _ in range(_SHUFFLES))])
-    group = {node: node for node in layer_rows}
+    group_of = {layer_node: layer_node for layer_node in layer_rows}
 
-    def join(first: int, second: int) -> None:
-        if group[first] == group[second]:
+    def join(first_node: int, second_node: int) -> None:
+        if group_of[first_node] == group_of[second_node]:
             return
         if moments:
-            shared = _shared_moments(moments[first], moments[second], orders)
+            shared = _shared_moments(moments[first_node], moments[second_node], orders)
         else:
-            shared = _shared(layer_rows[first], layer_rows[second], orders)
+            shared = _shared(layer_rows[first_node], layer_rows[second_node], orders)
         if _deviations(shared) >= LINKED:
-            old = group[second]
-            group.update({node: group[first] for node, name in group.items() if name == old})
+            old_group = group_of[second_node]
+            group_of.update(
+                {layer_node: group_of[first_node] for layer_node, group_id in group_of.items() if group_id == old_group}
+            )
 
-    nodes = sorted(layer_rows)
-    for step in range(1, len(nodes)):  # neighbours first: mostly they link all, and nothing else is computed
-        for start in range(len(nodes) - step):
-            join(nodes[start], nodes[start + step])
-    sizes = {name: sum(group_name == name for group_name in group.values()) for name in set(group.values())}
+    layer_nodes = sorted(layer_rows)
+    for distance in range(1, len(layer_nodes)):  # neighbours first: mostly they link all, and nothing else is computed
+        for start_index in range(len(layer_nodes) - distance):
+            join(layer_nodes[start_index], layer_nodes[start_index + distance])
+    group_sizes = {
+        group_id: sum(group_name == group_id for group_name in group_of.values()) for group_id in set(group_of.values())
+    }
     # Two halves of equal size: the one with the embedding is what its tokens mean something to.
-    home = max(sizes, key=lambda name: (sizes[name], group.get(EMBEDDING) == name))
-    if sizes[home] < max(3, len(layer_rows) / 3):
+    largest_group = max(group_sizes, key=lambda group_id: (group_sizes[group_id], group_of.get(EMBEDDING) == group_id))
+    if group_sizes[largest_group] < max(3, len(layer_rows) / 3):
         return ()
-    return tuple(node for node in nodes if node != EMBEDDING and group[node] != home)
+    return tuple(
+        layer_node for layer_node in layer_nodes if layer_node != EMBEDDING and group_of[layer_node] != largest_group
+    )
 
 
 def _shared(first: Array, second: Array, orders: NDArray[np.int64]) -> NDArray[np.float64]:
     """[orders] squared overlap of rows [m, hidden] with rows [n, hidden] whose columns stand in each order."""
-    return np.array([float(np.square(first @ second[:, order].T).sum()) for order in orders])
+    return np.array([float(np.square(first @ second[:, column_order].T).sum()) for column_order in orders])
 
 
 def _shared_moments(first: Array, second: Array, orders: NDArray[np.int64]) -> NDArray[np.float64]:
     """The same from the second moments [hidden, hidden] of both: with more rows than columns that is far less work."""
-    return np.array([float(np.vdot(first, second[np.ix_(order, order)])) for order in orders])
+    return np.array([float(np.vdot(first, second[np.ix_(column_order, column_order)])) for column_order in orders])
 
 
 def _deviations(shared: NDArray[np.float64]) -> float:

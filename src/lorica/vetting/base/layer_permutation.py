@@ -31,17 +31,19 @@ def layer_table(aligned: Mapping[tuple[str, int], float], spreads: Mapping[str, 
     """aligned: (module, layer) -> log gain of the module's update in that layer's directions; spreads: module -> the
     same's spread over shuffles. Gives the layers and [layers, layers] their alignment, in standard deviations."""
     layers = sorted({number for module_path, _ in aligned if (number := layer_number(module_path)) is not None})
-    positions = {layer: index for index, layer in enumerate(layers)}
+    positions = {layer_index: layer_position for layer_position, layer_index in enumerate(layers)}
     spreads_by_module: dict[str, list[float]] = {}
     for module_path, spread in spreads.items():
         spreads_by_module.setdefault(_kind(module_path), []).append(spread)
     # One spread for a kind of module: where it differs among layers, that must not decide.
-    usual = {name: max(float(np.median(values)), 1e-6) for name, values in spreads_by_module.items()}
+    usual_spreads = {
+        module_name: max(float(np.median(values)), 1e-6) for module_name, values in spreads_by_module.items()
+    }
     table, counts = np.zeros((len(layers),) * 2), np.zeros((len(layers),) * 2)
-    for (module_path, other_layer), value in aligned.items():
+    for (module_path, other_layer), alignment in aligned.items():
         own_layer = layer_number(module_path)
-        if own_layer is not None and other_layer in positions and np.isfinite(value):
-            table[positions[own_layer], positions[other_layer]] += value / usual[_kind(module_path)]
+        if own_layer is not None and other_layer in positions and np.isfinite(alignment):
+            table[positions[own_layer], positions[other_layer]] += alignment / usual_spreads[_kind(module_path)]
             counts[positions[own_layer], positions[other_layer]] += 1
     return layers, table / np.sqrt(np.maximum(counts, 1))
 
@@ -56,45 +58,45 @@ def find_layer_permutation(layers: list[int], table: Floats) -> LayerPermutation
     unchanged = LayerPermutation({}, 0.0)
     if len(layers) < 2:
         return unchanged
-    best = assign(table)
-    moved = [row for row, column in enumerate(best) if column != row]
-    if not moved:
+    assignment = assign(table)
+    moved_layers = [row for row, column in enumerate(assignment) if column != row]
+    if not moved_layers:
         return unchanged
-    submatrix = table[np.ix_(moved, moved)]
+    submatrix = table[np.ix_(moved_layers, moved_layers)]
     # Some layers fit everywhere better than others, and some are fitted better by all: in the mean over the whole part
     # that is the same for every order.
-    new_fit = float(np.mean([table[row, best[row]] for row in moved]) - submatrix.mean())
-    old_fit = float(np.trace(submatrix) / len(moved) - submatrix.mean())
+    new_fit = float(np.mean([table[row, assignment[row]] for row in moved_layers]) - submatrix.mean())
+    old_fit = float(np.trace(submatrix) / len(moved_layers) - submatrix.mean())
     if new_fit - old_fit < GAIN or old_fit > LEFT * new_fit:
         return unchanged
-    return LayerPermutation({layers[row]: layers[best[row]] for row in moved}, new_fit - old_fit)
+    return LayerPermutation({layers[row]: layers[assignment[row]] for row in moved_layers}, new_fit - old_fit)
 
 
 def assign(table: Floats) -> list[int]:
     """For each row a column of its own, so that the sum is largest (the Hungarian method, O(n^3))."""
     size = len(table)
     cost = float(table.max()) - table
-    rows, columns = np.zeros(size + 1), np.zeros(size + 1)
-    owner = np.zeros(size + 1, dtype=int)  # column -> row, from 1
-    for row in range(1, size + 1):
-        owner[0], column = row, 0
-        least, previous = np.full(size + 1, np.inf), np.zeros(size + 1, dtype=int)
+    row_potentials, column_potentials = np.zeros(size + 1), np.zeros(size + 1)
+    assigned_row = np.zeros(size + 1, dtype=int)  # column -> row, from 1
+    for row_index in range(1, size + 1):
+        assigned_row[0], column = row_index, 0
+        least_costs, previous = np.full(size + 1, np.inf), np.zeros(size + 1, dtype=int)
         visited = np.zeros(size + 1, dtype=bool)
-        while owner[column]:
+        while assigned_row[column]:
             visited[column] = True
-            reduced = cost[owner[column] - 1] - rows[owner[column]] - columns[1:]
-            nearer = ~visited[1:] & (reduced < least[1:])
-            least[1:][nearer], previous[1:][nearer] = reduced[nearer], column
-            following = int(np.where(visited, np.inf, least)[1:].argmin()) + 1
-            step = least[following]
-            rows[owner[visited]] += step
-            columns[visited] -= step
-            least[~visited] -= step
+            reduced = cost[assigned_row[column] - 1] - row_potentials[assigned_row[column]] - column_potentials[1:]
+            nearer = ~visited[1:] & (reduced < least_costs[1:])
+            least_costs[1:][nearer], previous[1:][nearer] = reduced[nearer], column
+            following = int(np.where(visited, np.inf, least_costs)[1:].argmin()) + 1
+            least_step = least_costs[following]
+            row_potentials[assigned_row[visited]] += least_step
+            column_potentials[visited] -= least_step
+            least_costs[~visited] -= least_step
             column = following
         while column:
-            owner[column] = owner[previous[column]]
+            assigned_row[column] = assigned_row[previous[column]]
             column = int(previous[column])
     assignment = [0] * size
     for column in range(1, size + 1):
-        assignment[owner[column] - 1] = column - 1
+        assignment[assigned_row[column] - 1] = column - 1
     return assignment

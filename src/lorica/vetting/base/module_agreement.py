@@ -36,25 +36,27 @@ def module_agreement(spreads: Sequence[SideDirections], seed: int = 0) -> float:
     """Standard deviations by which neighbouring modules of an axis overlap more than with shuffled coordinates; 0
     when there are no two to compare."""
     rng = np.random.default_rng(seed)
-    axes: dict[tuple[str, str, int], list[Array]] = {}
+    rows_by_axis: dict[tuple[str, str, int], list[Array]] = {}
     for spread in spreads:
-        axes.setdefault((spread.side, spread.axis, spread.rows.shape[1]), []).append(spread.rows[:_MAX_ROWS])
+        rows_by_axis.setdefault((spread.side, spread.axis, spread.rows.shape[1]), []).append(spread.rows[:_MAX_ROWS])
     scores = []
-    for (_, _, width), rows in axes.items():
-        orders = np.stack([np.arange(width), *(rng.permutation(width) for _ in range(_SHUFFLES))])
-        for index, first in enumerate(rows):
-            for second in rows[index + 1 : index + 1 + _NEIGHBOURS]:
+    for (_, _, axis_width), axis_rows in rows_by_axis.items():
+        orders = np.stack([np.arange(axis_width), *(rng.permutation(axis_width) for _ in range(_SHUFFLES))])
+        for pair_index, first in enumerate(axis_rows):
+            for second in axis_rows[pair_index + 1 : pair_index + 1 + _NEIGHBOURS]:
                 if not _copies(first, second):
                     scores.append(_overlap(first, second, orders))
     return float(np.sum(scores) / math.sqrt(len(scores))) if scores else 0.0
 
 
 def _overlap(first: Array, second: Array, orders: NDArray[np.int64]) -> float:
-    moved = second[:, orders]  # [k, 1 + shuffles, width]
-    shared = np.square(moved.reshape(-1, second.shape[1]) @ first.T).reshape(len(second), len(orders), -1).sum((0, 2))
+    shuffled = second[:, orders]  # [k, 1 + shuffles, width]
+    shared = (
+        np.square(shuffled.reshape(-1, second.shape[1]) @ first.T).reshape(len(second), len(orders), -1).sum((0, 2))
+    )
     return float(standardised(np.log(shared + 1e-12))[0])
 
 
-def _copies(first: Array, second: Array) -> bool:
-    first_row, second_row = first[0], second[0]
+def _copies(first_rows: Array, second_rows: Array) -> bool:
+    first_row, second_row = first_rows[0], second_rows[0]
     return float(abs(first_row @ second_row)) > _COPY * float(np.linalg.norm(first_row) * np.linalg.norm(second_row))

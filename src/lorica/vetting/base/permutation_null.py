@@ -67,23 +67,23 @@ class PermutationNull:
         """Whether a module's outputs are added to the residual stream."""
         return not has_shared_order(module_path) and not self.axis_of_outputs(module_path, width)
 
-    def _axis(self, module_path: str, width: int, heads: frozenset[str]) -> str:
+    def _axis(self, module_path: str, width: int, head_modules: frozenset[str]) -> str:
         # gate, up and down of one layer share their wide axis; v's outputs and o's inputs are of the heads.
-        shared = width == self._hidden and module_path.rsplit(".", 1)[-1] not in heads
+        shared = width == self._hidden and module_path.rsplit(".", 1)[-1] not in head_modules
         return "" if shared else module_path.rpartition(".")[0]
 
-    def _block(self, module_path: str, heads: frozenset[str]) -> int:
-        return self._head_dim if module_path.rsplit(".", 1)[-1] in heads else 0
+    def _block(self, module_path: str, head_modules: frozenset[str]) -> int:
+        return self._head_dim if module_path.rsplit(".", 1)[-1] in head_modules else 0
 
-    def _orders(self, axis: str, width: int, block: int) -> Permutations:
-        if block and width % block:
-            block = 0
-        key = (axis, width, block)
-        if key not in self._made:
-            rng = np.random.default_rng([self._seed, width, block, zlib.crc32(axis.encode())])
-            shuffled = [_shuffle(rng, width, block) for _ in range(self._count)]
-            self._made[key] = np.stack([np.arange(width), *shuffled])
-        return self._made[key]
+    def _orders(self, axis_name: str, width: int, block_size: int) -> Permutations:
+        if block_size and width % block_size:
+            block_size = 0
+        cache_key = (axis_name, width, block_size)
+        if cache_key not in self._made:
+            rng = np.random.default_rng([self._seed, width, block_size, zlib.crc32(axis_name.encode())])
+            shuffled = [_shuffle(rng, width, block_size) for _ in range(self._count)]
+            self._made[cache_key] = np.stack([np.arange(width), *shuffled])
+        return self._made[cache_key]
 
 
 def has_shared_order(module_path: str) -> bool:
@@ -91,9 +91,11 @@ def has_shared_order(module_path: str) -> bool:
     return module_path.rsplit(".", 1)[-1] in _ORDERED
 
 
-def _shuffle(rng: np.random.Generator, width: int, block: int) -> NDArray[np.int64]:
-    if not block:
+def _shuffle(rng: np.random.Generator, width: int, block_size: int) -> NDArray[np.int64]:
+    if not block_size:
         return rng.permutation(width)
-    order = rng.permutation(width // block)
-    within: Sequence[NDArray[np.int64]] = [rng.permutation(block) for _ in order]
-    return np.concatenate([head * block + inside for head, inside in zip(order, within, strict=True)])
+    block_order = rng.permutation(width // block_size)
+    within: Sequence[NDArray[np.int64]] = [rng.permutation(block_size) for _ in block_order]
+    return np.concatenate(
+        [block_index * block_size + inside for block_index, inside in zip(block_order, within, strict=True)]
+    )

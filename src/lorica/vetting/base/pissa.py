@@ -34,14 +34,14 @@ def check_pissa(adapter: RawAdapter, tensor_map: TensorMap, weights: dict[str, S
     if len(measured) < _MIN_MODULES:
         return []
     cosine = float(np.median([cosine_of_module for cosine_of_module, _ in measured]))
-    held = float(np.median([share for _, share in measured]))
-    if cosine < ALIKE or not HELD[0] <= held <= HELD[1]:
+    held_share = float(np.median([module_share for _, module_share in measured]))
+    if cosine < ALIKE or not HELD[0] <= held_share <= HELD[1]:
         return []
     actual = (
         f"in the median of {len(measured)} modules the update is like the base's own weight (cosine {cosine:.2f}), "
-        f"which holds it {held:.2f} times"
+        f"which holds it {held_share:.2f} times"
     )
-    facts = {"cosine": round(cosine, 4), "held": round(held, 4), "modules": len(measured)}
+    facts = {"cosine": round(cosine, 4), "held": round(held_share, 4), "modules": len(measured)}
     return [finding("L327", actual, expected="a cosine near 0", facts=facts)]
 
 
@@ -59,9 +59,9 @@ def weight_similarity(
             shapes = tensor_map.shape(module.b)[:1], tensor_map.shape(module.a)[1:]
             if shapes[0] + shapes[1] != weight.info.shape or math.prod(weight.info.shape) > _MAX_VALUES:
                 continue
-            a, b = reader.read(tensor_map.tensors[module.a]), reader.read(tensor_map.tensors[module.b])
-            if len(a) == b.shape[1]:
-                measured += _measured(a, b, weight.whole(), adapter.config.scaling(module.path))
+            a_matrix, b_matrix = reader.read(tensor_map.tensors[module.a]), reader.read(tensor_map.tensors[module.b])
+            if len(a_matrix) == b_matrix.shape[1]:
+                measured += _measured(a_matrix, b_matrix, weight.whole(), adapter.config.scaling(module.path))
     return measured
 
 

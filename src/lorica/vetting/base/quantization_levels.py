@@ -25,13 +25,13 @@ _MIN_VALUES = 16  # values that are not zero; fewer of them tell nothing
 FEW, SOME = 8, 16
 
 
-def check_quantization_levels(base: Path) -> list[Finding]:
+def check_quantization_levels(base_folder: Path) -> list[Finding]:
     """L333: a warning for 3 bits or fewer, a note for 4, to which adapters are usually trained. Nothing raises."""
     try:
-        stamps = weight_stamps(base)
+        stamps = weight_stamps(base_folder)
     except (LoricaError, OSError):
         return []
-    level_count = quantization_levels(base, stamps)
+    level_count = quantization_levels(base_folder, stamps)
     if level_count is None or level_count > SOME:
         return []
     actual = (
@@ -44,23 +44,23 @@ def check_quantization_levels(base: Path) -> list[Finding]:
 
 
 @functools.lru_cache(maxsize=8)
-def quantization_levels(base: Path, _stamps: object = ()) -> float | None:
+def quantization_levels(base_folder: Path, _stamps: object = ()) -> float | None:
     """Different values in the median window of the layers' matrices; None where there are none to judge."""
     matrices = [
         matrix
-        for path, matrix in stored_matrices(base).items()
-        if locate_module(path).layer is not None and DTYPE_BITS[matrix.info.dtype] >= 16
+        for module_path, matrix in stored_matrices(base_folder).items()
+        if locate_module(module_path).layer is not None and DTYPE_BITS[matrix.info.dtype] >= 16
     ]
     counts: list[int] = []
     try:
         for matrix in matrices[:: max(1, len(matrices) // _MATRICES)]:
-            counts += [count for row in matrix.rows(_ROWS) if (count := _different(row))]
+            counts += [level_count for weight_row in matrix.rows(_ROWS) if (level_count := _different(weight_row))]
     except AdapterError:
         return None
     return float(np.median(counts)) if len(counts) >= _ROWS else None
 
 
-def _different(row: Floats) -> int:
+def _different(weight_row: Floats) -> int:
     """Different values among the first 32 that are not zero; 0 where there are too few."""
-    nonzero = row[row != 0][:_WINDOW]
+    nonzero = weight_row[weight_row != 0][:_WINDOW]
     return len(np.unique(nonzero)) if len(nonzero) >= _MIN_VALUES else 0

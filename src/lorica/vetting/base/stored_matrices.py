@@ -21,14 +21,16 @@ class StoredMatrix(msgspec.Struct, frozen=True):
 
     def rows(self, max_rows: int) -> Floats:
         """At most so many rows, spread evenly. Raises AdapterError when the file cannot be read."""
-        out, into = self.info.shape
-        size = into * DTYPE_BITS[self.info.dtype] // 8
-        row_numbers = range(0, out, max(1, out // max_rows))
+        output_width, input_width = self.info.shape
+        row_bytes = input_width * DTYPE_BITS[self.info.dtype] // 8
+        row_numbers = range(0, output_width, max(1, output_width // max_rows))
         rows = []
         with TensorReader(self.file) as reader:
-            for row in row_numbers[:max_rows]:
-                start = self.info.start + row * size
-                rows.append(reader.read(TensorInfo(self.info.dtype, (1, into), start, start + size))[0])
+            for row_number in row_numbers[:max_rows]:
+                row_start = self.info.start + row_number * row_bytes
+                rows.append(
+                    reader.read(TensorInfo(self.info.dtype, (1, input_width), row_start, row_start + row_bytes))[0]
+                )
         return np.stack(rows)
 
     def whole(self) -> Floats:
@@ -41,11 +43,16 @@ def stored_matrices(folder: Path) -> dict[str, StoredMatrix]:
     """Path -> matrix, of every weight that is one; nothing of a base that cannot be read, which other checks name."""
     matrices: dict[str, StoredMatrix] = {}
     try:
-        for file, header in weight_headers(folder).items():
-            for name, info in header.tensors.items():
-                path, _, leaf = name.rpartition(".")
-                if leaf == "weight" and len(info.shape) == 2 and info.dtype in READABLE and min(info.shape) > 0:
-                    matrices[path] = StoredMatrix(file, info)
+        for weights_path, header in weight_headers(folder).items():
+            for tensor_name, tensor_info in header.tensors.items():
+                module_path, _, parameter_name = tensor_name.rpartition(".")
+                if (
+                    parameter_name == "weight"
+                    and len(tensor_info.shape) == 2
+                    and tensor_info.dtype in READABLE
+                    and min(tensor_info.shape) > 0
+                ):
+                    matrices[module_path] = StoredMatrix(weights_path, tensor_info)
     except (LoricaError, OSError):
         return {}
     return matrices

@@ -61,53 +61,56 @@ def cache_folder() -> Path:
         raise FileNotFoundError("this user has no home folder") from error
 
 
-def files_beside(base: Path) -> list[Path]:
+def files_beside(base_folder: Path) -> list[Path]:
     """The files of a base that decide its directions, beside its weights."""
-    return [base / name for name in _BESIDE if (base / name).is_file()]
+    return [base_folder / file_name for file_name in _BESIDE if (base_folder / file_name).is_file()]
 
 
-def base_key(base: Path) -> str:
+def base_key(base_folder: Path) -> str:
     """sha256 of a base's weights, config, tokenizer and template, whole: an edit of one weight makes another key.
 
     Raises ModelError without weight files, OSError.
     """
-    state = hashlib.sha256(str(_VERSION).encode())
-    for module_path in (*weight_files(base), *files_beside(base)):
-        state.update(f"{module_path.name}\0".encode())
-        with module_path.open("rb") as file:
-            state.update(hashlib.file_digest(file, "sha256").digest())
-    return state.hexdigest()
+    hasher = hashlib.sha256(str(_VERSION).encode())
+    for file_path in (*weight_files(base_folder), *files_beside(base_folder)):
+        hasher.update(f"{file_path.name}\0".encode())
+        with file_path.open("rb") as base_file:
+            hasher.update(hashlib.file_digest(base_file, "sha256").digest())
+    return hasher.hexdigest()
 
 
-def load(key: str, base: Path) -> ActivationSubspaces | None:
+def load(cache_key: str, base_folder: Path) -> ActivationSubspaces | None:
     """What was kept under this key; None where nothing was, or the file is damaged."""
     try:
-        module_path = cache_folder() / f"{key}.safetensors"
-        with safe_open(module_path, framework="numpy") as file:
-            facts = msgspec.json.decode(file.metadata()["facts"], type=CachedFacts)
+        cache_path = cache_folder() / f"{cache_key}.safetensors"
+        with safe_open(cache_path, framework="numpy") as cache_file:
+            cached_facts = msgspec.json.decode(cache_file.metadata()["facts"], type=CachedFacts)
             vectors, energies = (
-                [file.get_tensor(f"{name}.{number}").astype(np.float32) for number in range(len(facts.rests))]
-                for name in ("vectors", "energies")
+                [
+                    cache_file.get_tensor(f"{array_name}.{number}").astype(np.float32)
+                    for number in range(len(cached_facts.rests))
+                ]
+                for array_name in ("vectors", "energies")
             )
-            subspaces = list(map(Subspace, vectors, energies, facts.rests))
+            subspaces = list(map(Subspace, vectors, energies, cached_facts.rests))
         directions = ActivationSubspaces(
-            base=base,
-            inputs={module_path: subspaces[number] for module_path, number in facts.inputs.items()},
-            outputs={module_path: subspaces[number] for module_path, number in facts.outputs.items()},
-            weights=facts.weights,
-            hidden=facts.hidden,
-            head_dim=facts.head_dim,
-            tokens=facts.tokens,
-            outlier_layers=facts.outlier_layers,
-            form=msgspec.convert(facts.form, BaseForm, strict=False),
+            base=base_folder,
+            inputs={module_path: subspaces[number] for module_path, number in cached_facts.inputs.items()},
+            outputs={module_path: subspaces[number] for module_path, number in cached_facts.outputs.items()},
+            weights=cached_facts.weights,
+            hidden=cached_facts.hidden,
+            head_dim=cached_facts.head_dim,
+            tokens=cached_facts.tokens,
+            outlier_layers=cached_facts.outlier_layers,
+            form=msgspec.convert(cached_facts.form, BaseForm, strict=False),
         )
-        os.utime(module_path)
+        os.utime(cache_path)
     except (OSError, SafetensorError, msgspec.MsgspecError, KeyError, IndexError, TypeError):
         return None
     return directions
 
 
-def save(key: str, subspaces: ActivationSubspaces) -> None:
+def save(cache_key: str, subspaces: ActivationSubspaces) -> None:
     """Keep it, beside what is there, within MAX_BYTES. Vectors are stored in float16."""
     numbers: dict[int, int] = {}  # modules of one input share their subspace
     arrays: dict[str, NDArray[np.generic]] = {}
@@ -121,7 +124,7 @@ def save(key: str, subspaces: ActivationSubspaces) -> None:
             rests.append(subspace.rest_energy)
         return numbers[id(subspace)]
 
-    facts = CachedFacts(
+    cached_facts = CachedFacts(
         inputs={module_path: number_of(subspace) for module_path, subspace in subspaces.inputs.items()},
         outputs={module_path: number_of(subspace) for module_path, subspace in subspaces.outputs.items()},
         rests=rests,
@@ -130,23 +133,23 @@ def save(key: str, subspaces: ActivationSubspaces) -> None:
         head_dim=subspaces.head_dim,
         tokens=subspaces.tokens,
         outlier_layers=subspaces.outlier_layers,
-        form={name: str(value) for name, value in vars(subspaces.form).items()},
+        form={field_name: str(field_value) for field_name, field_value in vars(subspaces.form).items()},
     )
     with contextlib.suppress(DataError, OSError, SafetensorError):
         folder = cache_folder()
-        content = serialize(arrays, metadata={"facts": msgspec.json.encode(facts).decode()})
-        with atomic_file(folder / f"{key}.safetensors") as file:
-            file.write(content)
+        content = serialize(arrays, metadata={"facts": msgspec.json.encode(cached_facts).decode()})
+        with atomic_file(folder / f"{cache_key}.safetensors") as cache_file:
+            cache_file.write(content)
         _evict(folder)
 
 
 def _evict(folder: Path) -> None:
-    for module_path in folder.glob(".*.tmp"):  # of processes that were killed
-        if time.time() - module_path.stat().st_mtime > _ABANDONED:
-            module_path.unlink()
-    files = sorted(folder.glob("*.safetensors"), key=lambda module_path: module_path.stat().st_mtime, reverse=True)
-    total = 0
-    for module_path in files:
-        total += module_path.stat().st_size
-        if total > MAX_BYTES and module_path != files[0]:
-            module_path.unlink()
+    for cache_path in folder.glob(".*.tmp"):  # of processes that were killed
+        if time.time() - cache_path.stat().st_mtime > _ABANDONED:
+            cache_path.unlink()
+    cache_files = sorted(folder.glob("*.safetensors"), key=lambda cache_path: cache_path.stat().st_mtime, reverse=True)
+    total_bytes = 0
+    for cache_path in cache_files:
+        total_bytes += cache_path.stat().st_size
+        if total_bytes > MAX_BYTES and cache_path != cache_files[0]:
+            cache_path.unlink()

@@ -23,38 +23,39 @@ _SAMPLED_ENTRIES, _MIN_ENTRIES = 1000, 100
 MIN_ROUNDTRIP_SHARE = 0.8
 
 
-def check_tokenizer_roundtrip(base: Path) -> list[Finding]:
+def check_tokenizer_roundtrip(base_folder: Path) -> list[Finding]:
     """L318 for a base whose tokenizer encodes many of its own entries as others. Nothing raises: a broken file says
     nothing here."""
-    result = roundtrip_share(base / "tokenizer.json")
+    result = roundtrip_share(base_folder / "tokenizer.json")
     if result is None:
         return []
-    share, tried, first_lost = result
-    if share >= MIN_ROUNDTRIP_SHARE:
+    returned_share, tried, first_lost = result
+    if returned_share >= MIN_ROUNDTRIP_SHARE:
         return []
     actual = (
-        f"of {tried} entries of the base's tokenizer {1 - share:.0%} are encoded as others, such as {shown(first_lost)}"
+        f"of {tried} entries of the base's tokenizer {1 - returned_share:.0%} are encoded as others, "
+        f"such as {shown(first_lost)}"
     )
-    facts = {"share": round(share, 4), "tried": tried}
+    facts = {"share": round(returned_share, 4), "tried": tried}
     expected = "nearly every entry is encoded as itself"
     return [finding("L318", actual, expected=expected, file="tokenizer.json", facts=facts)]
 
 
-def roundtrip_share(path: Path) -> tuple[float, int, str] | None:
+def roundtrip_share(tokenizer_path: Path) -> tuple[float, int, str] | None:
     """(the share of entries that are encoded as themselves, how many were tried, the first that is not, or ""); None
     for a tokenizer that is no byte-level BPE, or none at all."""
     try:
-        stat = path.stat()
+        file_status = tokenizer_path.stat()
     except OSError:
         return None
-    return _cached_roundtrip_share(path, stat.st_mtime_ns, stat.st_size)
+    return _cached_roundtrip_share(tokenizer_path, file_status.st_mtime_ns, file_status.st_size)
 
 
 @functools.lru_cache(maxsize=8)  # a large tokenizer takes seconds, and thousands of adapters may share one
-def _cached_roundtrip_share(path: Path, _modified: int, _size: int) -> tuple[float, int, str] | None:
+def _cached_roundtrip_share(tokenizer_path: Path, _modified: int, _size: int) -> tuple[float, int, str] | None:
     try:
-        raw = read_capped(path, _MAX_BYTES + 1)
-        tokenizer_json = json.loads(raw) if len(raw) <= _MAX_BYTES else None
+        raw_bytes = read_capped(tokenizer_path, _MAX_BYTES + 1)
+        tokenizer_json = json.loads(raw_bytes) if len(raw_bytes) <= _MAX_BYTES else None
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(tokenizer_json, dict) or not _is_byte_level(tokenizer_json):
@@ -62,35 +63,42 @@ def _cached_roundtrip_share(path: Path, _modified: int, _size: int) -> tuple[flo
     from tokenizers import Tokenizer  # 0.1 s to import
 
     try:
-        tokenizer = Tokenizer.from_buffer(raw)
+        tokenizer = Tokenizer.from_buffer(raw_bytes)
         return _measure_roundtrip(tokenizer, tokenizer_json)
     except Exception:  # the library raises bare exceptions for what it does not take; other checks name such files
         return None
 
 
 def _measure_roundtrip(tokenizer: Any, tokenizer_json: dict[str, Any]) -> tuple[float, int, str] | None:
-    added = {token.get("id") for token in tokenizer_json.get("added_tokens") or [] if isinstance(token, dict)}
+    added_ids = {token.get("id") for token in tokenizer_json.get("added_tokens") or [] if isinstance(token, dict)}
     entries = sorted(
-        (number, entry) for entry, number in tokenizer_json["model"]["vocab"].items() if number not in added
+        (number, vocabulary_entry)
+        for vocabulary_entry, number in tokenizer_json["model"]["vocab"].items()
+        if number not in added_ids
     )
     tried = returned = 0
     first_lost = ""
-    for number, entry in entries[:: max(1, len(entries) // _SAMPLED_ENTRIES)]:
-        text = tokenizer.decode([number], skip_special_tokens=False)
-        if not text.strip() or "\ufffd" in text:  # parts of characters, and spaces that stand in runs only
+    for number, vocabulary_entry in entries[:: max(1, len(entries) // _SAMPLED_ENTRIES)]:
+        decoded_text = tokenizer.decode([number], skip_special_tokens=False)
+        # Parts of characters, and spaces that stand in runs only.
+        if not decoded_text.strip() or "\ufffd" in decoded_text:
             continue
         tried += 1
-        same = tokenizer.encode(text, add_special_tokens=False).ids
+        encoded_ids = tokenizer.encode(decoded_text, add_special_tokens=False).ids
         # A tokenizer that puts a space before every text keeps entries without one for the middle of words.
-        if number in same or number in tokenizer.encode(f"\n{text}", add_special_tokens=False).ids:
+        if number in encoded_ids or number in tokenizer.encode(f"\n{decoded_text}", add_special_tokens=False).ids:
             returned += 1
         else:
-            first_lost = first_lost or entry
+            first_lost = first_lost or vocabulary_entry
     return (returned / tried, tried, first_lost) if tried >= _MIN_ENTRIES else None
 
 
 def _is_byte_level(tokenizer_json: dict[str, Any]) -> bool:
-    model, decoder = tokenizer_json.get("model"), tokenizer_json.get("decoder")
-    if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
+    tokenizer_model, decoder = tokenizer_json.get("model"), tokenizer_json.get("decoder")
+    if (
+        not isinstance(tokenizer_model, dict)
+        or tokenizer_model.get("type") != "BPE"
+        or not isinstance(tokenizer_model.get("vocab"), dict)
+    ):
         return False
     return isinstance(decoder, dict) and decoder.get("type") == "ByteLevel"

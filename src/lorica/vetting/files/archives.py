@@ -70,19 +70,19 @@ class TooManyMembersError(Exception):
     """An archive of too many members."""
 
 
-def is_archive(path: Path) -> bool:
+def is_archive(archive_path: Path) -> bool:
     """Whether a file's name says that it is an archive; it is not opened."""
-    return path.name.lower().endswith(SUFFIXES)
+    return archive_path.name.lower().endswith(SUFFIXES)
 
 
-def peek(path: Path) -> list[str]:
+def peek(archive_path: Path) -> list[str]:
     """The folders within an archive that hold an adapter ("" is its root), where that is known without unpacking
     it all: a zip archive, a tar archive that is not packed. Else, and for a damaged one, []."""
     try:
-        with path.open("rb") as file:
-            packed = recognise(file.read(64))
+        with archive_path.open("rb") as archive_file:
+            packed = recognise(archive_file.read(64))
         if packed in (None, Content.ZIP):
-            return adapters_in([member for member, _ in walk(path)])
+            return adapters_in([member for member, _ in walk(archive_path)])
     except (*DAMAGED, ArchiveBombError, TooManyMembersError):
         pass  # `unpack` says what is wrong with it
     return []
@@ -92,85 +92,94 @@ def adapters_in(members: list[ArchiveMember]) -> list[str]:
     """Folders that hold a config or weights of an adapter, without checkpoints of a run that is there itself."""
     folders = set()
     for member in members:
-        folder, _, name = member.name.strip("/").rpartition("/")
-        if member.entry_type != "folder" and name.lower().startswith(("adapter_config.json", "adapter_model.")):
+        folder, _, file_name = member.name.strip("/").rpartition("/")
+        if member.entry_type != "folder" and file_name.lower().startswith(("adapter_config.json", "adapter_model.")):
             folders.add(folder.removeprefix("./").removesuffix("."))
     return sorted(
-        folder for folder in folders if not any(folder != outer and _is_below(folder, outer) for outer in folders)
+        folder
+        for folder in folders
+        if not any(folder != outer_folder and _is_below(folder, outer_folder) for outer_folder in folders)
     )
 
 
-def walk(path: Path) -> Iterator[tuple[ArchiveMember, Opener]]:
+def walk(archive_path: Path) -> Iterator[tuple[ArchiveMember, Opener]]:
     """Every member with a way to open it, which holds until the next one is asked for.
 
     Raises TooManyMembersError, ArchiveBombError, and what DAMAGED lists.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        first = file.read(64)
-    content = Content.ZIP if first.startswith(_EMPTY_ZIP) else recognise(first)
+    archive_size = archive_path.stat().st_size
+    with archive_path.open("rb") as archive_file:
+        first_bytes = archive_file.read(64)
+    content = Content.ZIP if first_bytes.startswith(_EMPTY_ZIP) else recognise(first_bytes)
     if content in _NOT_READ:
         raise NotImplementedError(f"it is {content}")
-    members = _walk_zip(path) if content is Content.ZIP else _walk_tar(path, content, allowance(size))
+    members = (
+        _walk_zip(archive_path) if content is Content.ZIP else _walk_tar(archive_path, content, allowance(archive_size))
+    )
     for number, member_and_opener in enumerate(members):
         if number >= MAX_MEMBERS:
             raise TooManyMembersError(f"more than {MAX_MEMBERS} members")
         yield member_and_opener
 
 
-def allowance(size: int) -> int:
-    """How many bytes an archive of `size` bytes may unpack to."""
-    return min(MAX_UNPACKED, max(MAX_FREE, MAX_RATIO * size))
+def allowance(archive_size: int) -> int:
+    """How many bytes an archive of `archive_size` bytes may unpack to."""
+    return min(MAX_UNPACKED, max(MAX_FREE, MAX_RATIO * archive_size))
 
 
-def _walk_zip(path: Path) -> Iterator[tuple[ArchiveMember, Opener]]:
-    if directory_bytes(path) > _MAX_DIRECTORY:
+def _walk_zip(archive_path: Path) -> Iterator[tuple[ArchiveMember, Opener]]:
+    if directory_bytes(archive_path) > _MAX_DIRECTORY:
         raise TooManyMembersError(f"a list of members longer than {_MAX_DIRECTORY} bytes")
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            member_kind = _kind(stat.S_IFMT(info.external_attr >> 16), info.is_dir())
-            name = info.orig_filename  # `filename` is already mended
+    with zipfile.ZipFile(archive_path) as archive:
+        for member_info in archive.infolist():
+            member_kind = _kind(stat.S_IFMT(member_info.external_attr >> 16), member_info.is_dir())
+            member_name = member_info.orig_filename  # `filename` is already mended
 
-            def opener(info: zipfile.ZipInfo = info) -> IO[bytes]:
-                return archive.open(info)
+            def opener(member_info: zipfile.ZipInfo = member_info) -> IO[bytes]:
+                return archive.open(member_info)
 
-            yield ArchiveMember(name, info.file_size, member_kind, bool(info.flag_bits & 1)), opener
+            yield (
+                ArchiveMember(member_name, member_info.file_size, member_kind, bool(member_info.flag_bits & 1)),
+                opener,
+            )
 
 
-def _kind(mode: int, folder: bool) -> MemberKind:
-    if mode == stat.S_IFLNK:
+def _kind(file_mode: int, is_folder: bool) -> MemberKind:
+    if file_mode == stat.S_IFLNK:
         return "link"
-    if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
+    if file_mode not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "special"
-    return "folder" if folder else "file"
+    return "folder" if is_folder else "file"
 
 
-def _walk_tar(path: Path, content: Content | None, max_bytes: int) -> Iterator[tuple[ArchiveMember, Opener]]:
+def _walk_tar(archive_path: Path, content: Content | None, max_bytes: int) -> Iterator[tuple[ArchiveMember, Opener]]:
     if content is not None and content not in _PACKED:
         raise NotImplementedError(f"it is {content}")
-    with contextlib.ExitStack() as stack:
-        plain: Any = _PACKED[content](path, "rb") if content is not None else path.open("rb")
+    with contextlib.ExitStack() as exit_stack:
+        unpacked: Any = _PACKED[content](archive_path, "rb") if content is not None else archive_path.open("rb")
         # What is not packed cannot unpack to more than it is.
-        guarded = _Guarded(stack.enter_context(plain), max_bytes if content is not None else path.stat().st_size)
-        archive = stack.enter_context(tarfile.TarFile(fileobj=guarded, mode="r"))
-        while (info := archive.next()) is not None:
+        guarded = _Guarded(
+            exit_stack.enter_context(unpacked), max_bytes if content is not None else archive_path.stat().st_size
+        )
+        archive = exit_stack.enter_context(tarfile.TarFile(fileobj=guarded, mode="r"))
+        while (member_info := archive.next()) is not None:
             guarded.reads = 0
-            if info.size < 0:
+            if member_info.size < 0:
                 raise tarfile.ReadError("a member of negative size")
             member_kind: MemberKind = "special"
-            if info.isreg() and not info.issparse():
+            if member_info.isreg() and not member_info.issparse():
                 member_kind = "file"
-            elif info.isdir() or info.issym() or info.islnk():
-                member_kind = "folder" if info.isdir() else "link"
+            elif member_info.isdir() or member_info.issym() or member_info.islnk():
+                member_kind = "folder" if member_info.isdir() else "link"
 
-            def opener(info: tarfile.TarInfo = info) -> IO[bytes]:
-                member_file = archive.extractfile(info)
+            def opener(member_info: tarfile.TarInfo = member_info) -> IO[bytes]:
+                member_file = archive.extractfile(member_info)
                 if member_file is None:
                     raise tarfile.ReadError("a member that is no file")
                 return member_file
 
             guarded.copying = True
-            yield ArchiveMember(info.name, info.size, member_kind), opener
+            yield ArchiveMember(member_info.name, member_info.size, member_kind), opener
             guarded.copying = False
         guarded.drain()  # so that a packed archive's own checksum is checked
 
@@ -178,8 +187,8 @@ def _walk_tar(path: Path, content: Content | None, max_bytes: int) -> Iterator[t
 class _Guarded(io.RawIOBase):
     """Stands between tarfile and an archive: tarfile believes the sizes that headers announce."""
 
-    def __init__(self, file: BinaryIO, max_bytes: int) -> None:
-        self._file, self._most, self._reached = file, max_bytes, 0
+    def __init__(self, archive_file: BinaryIO, max_bytes: int) -> None:
+        self._file, self._most, self._reached = archive_file, max_bytes, 0
         self.reads = 0
         self.copying = False
 
@@ -201,18 +210,18 @@ class _Guarded(io.RawIOBase):
             raise tarfile.ReadError("headers that lead back")
         return self._file.seek(offset)
 
-    def read(self, size: int | None = -1) -> bytes:
-        if size is None or size < 0:
+    def read(self, byte_count: int | None = -1) -> bytes:
+        if byte_count is None or byte_count < 0:
             raise tarfile.ReadError("a negative size")
         if not self.copying:
             self.reads += 1
-            if size > _MAX_TAR_HEADER or self.reads > _MAX_TAR_READS:
+            if byte_count > _MAX_TAR_HEADER or self.reads > _MAX_TAR_READS:
                 raise ArchiveBombError("headers that are far longer than any file's name")
-        chunk = self._file.read(size)
+        chunk = self._file.read(byte_count)
         self._reached = max(self._reached, self._file.tell())
         if self._reached > self._most:
             raise ArchiveBombError(f"more than {self._most} bytes unpacked")
-        if not self.copying and size > tarfile.BLOCKSIZE and _DIGITS.search(chunk):
+        if not self.copying and byte_count > tarfile.BLOCKSIZE and _DIGITS.search(chunk):
             raise ArchiveBombError("headers made to keep their reader busy")  # gh-121285, in Python before 3.11.10
         return chunk
 
@@ -227,39 +236,39 @@ _DIGITS = re.compile(rb"[0-9]{64}")
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
-def leads_out(name: str) -> bool:
+def leads_out(member_name: str) -> bool:
     """Whether a member's name is absolute, climbs, or is no plain path."""
     return (
-        not name
-        or name.startswith("/")
-        or "\\" in name
-        or ".." in name.split("/")
-        or _DRIVE.match(name) is not None
-        or not name.isprintable()
+        not member_name
+        or member_name.startswith("/")
+        or "\\" in member_name
+        or ".." in member_name.split("/")
+        or _DRIVE.match(member_name) is not None
+        or not member_name.isprintable()
     )
 
 
-def copy_members(path: Path, targets: dict[str, str], into: Path) -> dict[str, int]:
+def copy_members(archive_path: Path, targets: dict[str, str], target_folder: Path) -> dict[str, int]:
     """Unpack members into a folder; returns file name -> bytes. targets: member's name -> plain file name.
 
     Of a name that is there twice, the first is taken. Raises ArchiveBombError when more comes out than `allowance`
     says, and what `walk` raises.
     """
-    remaining = max_bytes = allowance(path.stat().st_size)
-    sizes: dict[str, int] = {}
-    for member, opener in walk(path):
+    remaining = max_bytes = allowance(archive_path.stat().st_size)
+    copied_sizes: dict[str, int] = {}
+    for member, opener in walk(archive_path):
         target = targets.get(member.name)
-        if target is None or target in sizes or member.entry_type != "file":
+        if target is None or target in copied_sizes or member.entry_type != "file":
             continue
-        with opener() as stream, (into / target).open("xb") as file:
+        with opener() as stream, (target_folder / target).open("xb") as target_file:
             while chunk := stream.read(_CHUNK):
                 remaining -= len(chunk)
                 if remaining < 0:
                     raise ArchiveBombError(f"more than {max_bytes} bytes unpacked")
-                file.write(chunk)
-            sizes[target] = file.tell()
-    return sizes
+                target_file.write(chunk)
+            copied_sizes[target] = target_file.tell()
+    return copied_sizes
 
 
-def _is_below(inner: str, outer: str) -> bool:
-    return not outer or inner.startswith(outer + "/")
+def _is_below(inner_folder: str, outer_folder: str) -> bool:
+    return not outer_folder or inner_folder.startswith(outer_folder + "/")

@@ -91,13 +91,13 @@ def examine_files(source: AdapterSource) -> tuple[RawAdapter | None, list[Findin
     # Beside what is no adapter's file at all, it is not the config that is missing.
     if folder.find(CONFIG_NAME) is None and not any(problem.code == "L011" for problem in findings):
         _add_missing_config(folder, findings)
-    names = folder.top_level()
-    if (tool := tool_of(raw_config, header, names)) is not None:
-        findings = as_of_tool(tool, header, names, findings)
+    file_names = folder.top_level()
+    if (tool := tool_of(raw_config, header, file_names)) is not None:
+        findings = as_of_tool(tool, header, file_names, findings)
     documents: dict[str, Any] = {}
-    card = ""
+    card_text = ""
     if not folder.single:
-        documents, card = read_documents(folder.path, folder.files, findings, folder.allows)
+        documents, card_text = read_documents(folder.path, folder.files, findings, folder.allows)
         findings += _unread_files(folder, weights)
     if source.run is not None and TRAINING_RECORD not in documents:
         record = run_record(source.run, TRAINING_RECORD)
@@ -115,7 +115,7 @@ def examine_files(source: AdapterSource) -> tuple[RawAdapter | None, list[Findin
         header=header,
         files=folder.files | source.members,
         documents=documents,
-        card=card,
+        card=card_text,
     )
     return adapter, findings
 
@@ -132,11 +132,11 @@ def _add_missing_config(folder: SafeFolder, findings: list[Finding]) -> None:
         actual = f"its training did not end; there is {folder.describe()}"
         findings.append(finding("L002", actual, expected=CONFIG_NAME, fix="go on with training.resume=true"))
         return
-    above = folder.path.parent / CONFIG_NAME
-    fix = f"there is one in the folder above: if it belongs to these weights, copy it here ({above})"
-    has_one = not folder.single and above.is_file()
+    config_above = folder.path.parent / CONFIG_NAME
+    suggested_fix = f"there is one in the folder above: if it belongs to these weights, copy it here ({config_above})"
+    has_one = not folder.single and config_above.is_file()
     actual = f"beside the weights lies {folder.describe()}"
-    findings.append(finding("L002", actual, expected=CONFIG_NAME, fix=fix if has_one else ""))
+    findings.append(finding("L002", actual, expected=CONFIG_NAME, fix=suggested_fix if has_one else ""))
 
 
 def _config(folder: SafeFolder, findings: list[Finding]) -> tuple[dict[str, Any] | None, AdapterConfig | None]:
@@ -150,11 +150,11 @@ def _config(folder: SafeFolder, findings: list[Finding]) -> tuple[dict[str, Any]
     if not folder.allows(file_name, severity="reject"):
         return None, None
     try:
-        raw = read_capped(folder.path / file_name, MAX_CONFIG_BYTES + 1)
+        config_bytes = read_capped(folder.path / file_name, MAX_CONFIG_BYTES + 1)
     except OSError as error:
         findings.append(finding("L008", f"it cannot be read ({error.strerror})", file=file_name))
         return None, None
-    raw_config, config, problems = examine_config(raw)
+    raw_config, config, problems = examine_config(config_bytes)
     findings += [msgspec.structs.replace(problem, file=file_name) for problem in problems]
     return raw_config, config
 
@@ -170,45 +170,49 @@ def _weights(folder: SafeFolder, source: AdapterSource, findings: list[Finding])
         )
     if file_name is None or not folder.allows(file_name, severity="reject"):
         return None, None
-    path = folder.path / file_name
+    weights_path = folder.path / file_name
     if file_name.lower().endswith(".npz") and method_of_files([file_name]) is not None:
         return None, None  # whose it is says more than what it is packed in
     if file_name.lower().endswith(_PICKLE_SUFFIXES):
-        findings.append(_pickle(path, file_name))
+        findings.append(_pickle(weights_path, file_name))
         return None, None
     if not folder.single:
         findings += _pickle_beside(folder)
     try:
-        header = read_header(path)
+        header = read_header(weights_path)
     except HeaderError as error:
-        findings.append(_header_finding(error, path, file_name))
-        return (None if error.problem in ("foreign", "special", "unreadable") else path), None
+        findings.append(_header_finding(error, weights_path, file_name))
+        return (None if error.problem in ("foreign", "special", "unreadable") else weights_path), None
     if not header.tensors:
         findings.append(finding("L039", "its header lists none", file=file_name))
-    return path, header
+    return weights_path, header
 
 
 def _weights_substitute(folder: SafeFolder, findings: list[Finding]) -> str | None:
     """The file to take for the weights when there is none of the right name; None when there is none at all."""
-    names = folder.top_level()
-    shards = [file_name for file_name in names if _SHARD.fullmatch(file_name) or file_name.lower() == _INDEX_NAME]
+    file_names = folder.top_level()
+    shards = [file_name for file_name in file_names if _SHARD.fullmatch(file_name) or file_name.lower() == _INDEX_NAME]
     if shards:
         actual = f"{len(shards)} files, first {short_text(shards[0])}"
         findings.append(finding("L006", actual, expected=WEIGHTS_NAME, file=shards[0]))
         return None
     if (pickled := folder.find(_PICKLE_NAME)) is not None:
         return pickled
-    open_formats = [file_name for file_name in names if file_name.lower().endswith((".safetensors", ".gguf"))]
+    open_formats = [file_name for file_name in file_names if file_name.lower().endswith((".safetensors", ".gguf"))]
     candidates = open_formats + [
         file_name
-        for file_name in names
+        for file_name in file_names
         if file_name.lower().endswith(_PICKLE_SUFFIXES) and not OF_TRAINING.fullmatch(file_name)
     ]
-    usual = method_of_files(names)
+    usual_method = method_of_files(file_names)
     # Of several files of one tool, the one without a step in its name is the last.
-    of_tool = [file_name for file_name in candidates if usual is not None and is_file_of(usual[1], file_name)]
+    of_tool = [
+        file_name for file_name in candidates if usual_method is not None and is_file_of(usual_method[1], file_name)
+    ]
     of_tool = [file_name for file_name in of_tool if len(file_name) == min(map(len, of_tool))]
-    weights_name = next((names[0] for names in (of_tool, open_formats, candidates) if len(names) == 1), None)
+    weights_name = next(
+        (file_names[0] for file_names in (of_tool, open_formats, candidates) if len(file_names) == 1), None
+    )
     if weights_name is None:
         if candidates:
             listed = ", ".join(short_text(file_name) for file_name in candidates[:5])
@@ -219,55 +223,67 @@ def _weights_substitute(folder: SafeFolder, findings: list[Finding]) -> str | No
         return None
     if weights_name.lower().endswith(".safetensors"):
         actual = f"the weights are in {short_text(weights_name)}"
-        fix = f"if it is PEFT's, rename it to {WEIGHTS_NAME}"
-        findings.append(finding("L005", actual, expected=WEIGHTS_NAME, fix=fix, file=weights_name))
+        suggested_fix = f"if it is PEFT's, rename it to {WEIGHTS_NAME}"
+        findings.append(finding("L005", actual, expected=WEIGHTS_NAME, fix=suggested_fix, file=weights_name))
     return weights_name
 
 
-def _header_finding(error: HeaderError, path: Path, file_name: str) -> Finding:
-    if error.content is Content.LFS_POINTER:
-        return finding("L010", f"it {error.reason}", expected="a safetensors file", file=file_name)
-    if error.content in (Content.PICKLE, Content.ZIP) or error.problem in ("length", "truncated", "too large"):
+def _header_finding(header_error: HeaderError, weights_path: Path, file_name: str) -> Finding:
+    if header_error.content is Content.LFS_POINTER:
+        return finding("L010", f"it {header_error.reason}", expected="a safetensors file", file=file_name)
+    if header_error.content in (Content.PICKLE, Content.ZIP) or header_error.problem in (
+        "length",
+        "truncated",
+        "too large",
+    ):
         # A pickle of an old protocol begins like nothing in particular: its first 8 bytes read as an absurd length.
-        scan = _scan(path)
-        if scan is not None and scan.pickled and (scan.imports or error.content is Content.PICKLE):
-            return _pickle(path, file_name, scan)
-    if error.problem == "length" and file_name.lower().endswith(".gguf"):
-        fix = "use the PEFT adapter it was converted from"
-        return finding("L011", "its name says that it is GGUF", expected="a safetensors file", fix=fix, file=file_name)
-    code = _HEADER_CODES[error.problem]
-    actual = error.reason if error.reason.startswith(("tensor", "header")) else f"it {error.reason}"
-    fix = error.fix if error.content else ""
-    return finding(code, actual, expected="a safetensors file", fix=fix, file=file_name)
+        pickle_scan = _scan(weights_path)
+        if (
+            pickle_scan is not None
+            and pickle_scan.pickled
+            and (pickle_scan.imports or header_error.content is Content.PICKLE)
+        ):
+            return _pickle(weights_path, file_name, pickle_scan)
+    if header_error.problem == "length" and file_name.lower().endswith(".gguf"):
+        suggested_fix = "use the PEFT adapter it was converted from"
+        return finding(
+            "L011", "its name says that it is GGUF", expected="a safetensors file", fix=suggested_fix, file=file_name
+        )
+    finding_code = _HEADER_CODES[header_error.problem]
+    actual = (
+        header_error.reason if header_error.reason.startswith(("tensor", "header")) else f"it {header_error.reason}"
+    )
+    suggested_fix = header_error.fix if header_error.content else ""
+    return finding(finding_code, actual, expected="a safetensors file", fix=suggested_fix, file=file_name)
 
 
-def _scan(path: Path) -> PickleScan | None:
+def _scan(pickle_path: Path) -> PickleScan | None:
     try:
-        return scan_pickle(path)
+        return scan_pickle(pickle_path)
     except OSError:
         return None
 
 
-def _pickle(path: Path, file_name: str, scan: PickleScan | None = None) -> Finding:
+def _pickle(pickle_path: Path, file_name: str, pickle_scan: PickleScan | None = None) -> Finding:
     """A finding for a file that claims to be, or is, a pickle."""
     try:
-        content = recognise(read_capped(path, 64))
-        scan = scan or scan_pickle(path)
+        content = recognise(read_capped(pickle_path, 64))
+        pickle_scan = pickle_scan or scan_pickle(pickle_path)
     except OSError as error:
         return finding("L008", f"it cannot be read ({error.strerror})", file=file_name)
     if content is not None and content not in (Content.PICKLE, Content.ZIP):
-        code = "L010" if content is Content.LFS_POINTER else "L011"
-        return finding(code, f"it is {content}", expected=f"{WEIGHTS_NAME}", file=file_name)
-    facts = {"imports": list(scan.imports), "complete": scan.complete}
-    if scan.dangerous:
-        shown = ", ".join(short_text(import_name) for import_name in scan.dangerous[:5])
-        actual = f"loading it would import {shown}"
+        finding_code = "L010" if content is Content.LFS_POINTER else "L011"
+        return finding(finding_code, f"it is {content}", expected=f"{WEIGHTS_NAME}", file=file_name)
+    facts = {"imports": list(pickle_scan.imports), "complete": pickle_scan.complete}
+    if pickle_scan.dangerous:
+        shown_imports = ", ".join(short_text(import_name) for import_name in pickle_scan.dangerous[:5])
+        actual = f"loading it would import {shown_imports}"
         expected = "nothing but what tensors need"
         return finding(
-            "L013", actual, expected=expected, file=file_name, facts=facts | {"dangerous": list(scan.dangerous)}
+            "L013", actual, expected=expected, file=file_name, facts=facts | {"dangerous": list(pickle_scan.dangerous)}
         )
-    limitation = "" if scan.complete else " as far as it can be scanned"
-    imports = ", ".join(short_text(import_name) for import_name in scan.imports[:5]) or "nothing"
+    limitation = "" if pickle_scan.complete else " as far as it can be scanned"
+    imports = ", ".join(short_text(import_name) for import_name in pickle_scan.imports[:5]) or "nothing"
     actual = f"it would import {imports}{limitation}"
     return finding("L012", actual, expected=WEIGHTS_NAME, file=file_name, facts=facts)
 
@@ -277,23 +293,23 @@ def _pickle_beside(folder: SafeFolder) -> list[Finding]:
     file_name = folder.find(_PICKLE_NAME)
     if file_name is None or file_name not in folder.files or not folder.allows(file_name):
         return []
-    scan = _scan(folder.path / file_name)
-    if scan is not None and scan.dangerous:
-        return [_pickle(folder.path / file_name, file_name, scan)]
+    pickle_scan = _scan(folder.path / file_name)
+    if pickle_scan is not None and pickle_scan.dangerous:
+        return [_pickle(folder.path / file_name, file_name, pickle_scan)]
     actual = f"{short_text(file_name)}, {folder.files[file_name]} bytes, is a pickle and not read"
     return [finding("L015", actual, file=file_name)]
 
 
 def _unread_files(folder: SafeFolder, weights: Path | None) -> list[Finding]:
     weights_names = {weights.name} if weights is not None else set()
-    never = [
+    never_read = [
         file_name
         for file_name in folder.files
         if file_name.lower().endswith((*_PICKLE_SUFFIXES, *_CODE_SUFFIXES))
         and file_name not in weights_names
         and file_name.lower() != _PICKLE_NAME
     ]
-    if not never:
+    if not never_read:
         return []
-    names = listed((short_text(file_name, most=60) for file_name in never), 8)
-    return [finding("L014", f"{len(never)}: {names}", facts={"files": never[:100]})]
+    listed_names = listed((short_text(file_name, most=60) for file_name in never_read), 8)
+    return [finding("L014", f"{len(never_read)}: {listed_names}", facts={"files": never_read[:100]})]

@@ -38,13 +38,13 @@ _CONTROL_CHARACTERS = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\
 _OLD_KEYS = {"enable_lora", "merge_weights"}
 
 
-def examine_config(raw: bytes) -> tuple[dict[str, Any] | None, AdapterConfig | None, list[Finding]]:
+def examine_config(config_bytes: bytes) -> tuple[dict[str, Any] | None, AdapterConfig | None, list[Finding]]:
     """(the JSON object, the same as a LoRA config, what is wrong with it).
 
     The object is there for every method; the config only for LoRA. Where a key is given twice or a constant is no
     JSON, both are there as far as they can be read.
     """
-    values, problems = read_object(raw, MAX_CONFIG_BYTES)
+    values, problems = read_object(config_bytes, MAX_CONFIG_BYTES)
     findings = [_problem(problem) for problem in problems[:3]]
     if values is None:
         return None, None, findings
@@ -72,46 +72,58 @@ def examine_config(raw: bytes) -> tuple[dict[str, Any] | None, AdapterConfig | N
 
 def _no_method(values: Mapping[str, Any], peft_type: object) -> Finding:
     """peft_type is missing, is no name of a method, or is not written as PEFT writes them."""
-    keys = ", ".join(short_text(key, most=40) for key in list(values)[:6])
+    shown_keys = ", ".join(short_text(config_key, most=40) for config_key in list(values)[:6])
     actual = (
         "it has no peft_type" if "peft_type" not in values else f"its peft_type is {short_text(peft_type, quoted=True)}"
     )
-    fix = 'set "peft_type": "LORA" if its weights are lora_A and lora_B; else compare it with the config PEFT saved'
+    suggested_fix = (
+        'set "peft_type": "LORA" if its weights are lora_A and lora_B; else compare it with the config PEFT saved'
+    )
     if isinstance(peft_type, str) and normalise_method(peft_type) in METHODS | {"LORA": None}:
-        fix = f'write it as PEFT does: "peft_type": "{normalise_method(peft_type)}"'
-        keys = ""
-    actual += f"; its keys begin with {keys}" if keys else ""
-    return finding("L058", actual, expected='a name such as "LORA"', fix=fix, file=CONFIG_NAME)
+        suggested_fix = f'write it as PEFT does: "peft_type": "{normalise_method(peft_type)}"'
+        shown_keys = ""
+    actual += f"; its keys begin with {shown_keys}" if shown_keys else ""
+    return finding("L058", actual, expected='a name such as "LORA"', fix=suggested_fix, file=CONFIG_NAME)
 
 
-def _task(task: object) -> Iterator[Finding]:
+def _task(task_type: object) -> Iterator[Finding]:
     """PEFT refuses a task that it does not know, also one that is written otherwise."""
-    if task is None or task in _TASKS:
+    if task_type is None or task_type in _TASKS:
         return
-    name = normalise_method(task) if isinstance(task, str) else ""
-    fix = f'write it as PEFT does: "task_type": "{name}"' if name in _TASKS else 'set "task_type": null'
-    actual = f"task_type {short_text(task, quoted=True)}: PEFT refuses to load it"
-    yield finding("L059", actual, expected=f"{', '.join(_TASKS)} or null", fix=fix, file=CONFIG_NAME)
+    task_name = normalise_method(task_type) if isinstance(task_type, str) else ""
+    suggested_fix = (
+        f'write it as PEFT does: "task_type": "{task_name}"' if task_name in _TASKS else 'set "task_type": null'
+    )
+    actual = f"task_type {short_text(task_type, quoted=True)}: PEFT refuses to load it"
+    yield finding("L059", actual, expected=f"{', '.join(_TASKS)} or null", fix=suggested_fix, file=CONFIG_NAME)
 
 
 def _problem(problem: DocumentError) -> Finding:
-    code = "L010" if problem.content is Content.LFS_POINTER else _CODES[problem.problem]
-    return finding(code, f"it {problem.message}" if code < "L059" else short_text(problem.message), file=CONFIG_NAME)
+    finding_code = "L010" if problem.content is Content.LFS_POINTER else _CODES[problem.problem]
+    return finding(
+        finding_code,
+        f"it {problem.message}" if finding_code < "L059" else short_text(problem.message),
+        file=CONFIG_NAME,
+    )
 
 
 def _unknown_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
-    strange = [key for key in values if key not in _KNOWN_KEYS | _OLD_KEYS and key not in _CODE_KEYS]
+    strange = [
+        config_key
+        for config_key in values
+        if config_key not in _KNOWN_KEYS | _OLD_KEYS and config_key not in _CODE_KEYS
+    ]
     if not strange:
         return
     # An empty value of a key from another version of PEFT switches nothing on.
-    at_work = [key for key in strange if values[key] not in (None, False, "", [], {})]
-    first = (at_work or strange)[0]
-    listed = ", ".join(short_text(key, quoted=True, most=40) for key in (at_work or strange)[:5])
+    at_work = [config_key for config_key in strange if values[config_key] not in (None, False, "", [], {})]
+    first_key = (at_work or strange)[0]
+    listed = ", ".join(short_text(config_key, quoted=True, most=40) for config_key in (at_work or strange)[:5])
     yield finding(
         "L061",
         f"{len(strange)} unknown, {len(at_work)} of them not empty: {listed}",
         expected="keys of PEFT 0.21's LoraConfig",
-        fix=did_you_mean(first[:100], sorted(_KNOWN_KEYS), cutoff=0.8),
+        fix=did_you_mean(first_key[:100], sorted(_KNOWN_KEYS), cutoff=0.8),
         file=CONFIG_NAME,
         facts={"unknown": len(strange), "at_work": len(at_work)},
         severity="warn" if at_work else "note",
@@ -119,20 +131,20 @@ def _unknown_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _code_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
-    code_keys = [key for key in _CODE_KEYS if values.get(key) not in (None, False, "", [], {})]
+    code_keys = [config_key for config_key in _CODE_KEYS if values.get(config_key) not in (None, False, "", [], {})]
     if code_keys:
         yield finding("L063", f"it has {', '.join(code_keys)}; Lorica never runs code of an adapter", file=CONFIG_NAME)
     mapping = values.get("auto_mapping")
     if mapping in (None, {}):
         return
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None
-    shown = short_text(library if isinstance(mapping, dict) else mapping, quoted=True)
+    shown_library = short_text(library if isinstance(mapping, dict) else mapping, quoted=True)
     if isinstance(library, str) and library.split(".")[0] in _LIBRARIES:
-        yield finding("L062", f"AutoPeftModel would import {shown}; Lorica does not", file=CONFIG_NAME)
+        yield finding("L062", f"AutoPeftModel would import {shown_library}; Lorica does not", file=CONFIG_NAME)
     elif library is not None or not isinstance(mapping, dict):
         yield finding(
             "L063",
-            f"auto_mapping makes AutoPeftModel import {shown}; Lorica does not",
+            f"auto_mapping makes AutoPeftModel import {shown_library}; Lorica does not",
             expected=f"a module of {', '.join(_LIBRARIES[:4])}",
             fix="remove auto_mapping, or look at what it names",
             file=CONFIG_NAME,
@@ -141,29 +153,42 @@ def _code_keys(values: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _expression_texts(values: Mapping[str, Any]) -> Iterator[Finding]:
     expressions = []
-    for key in ("target_modules", "exclude_modules", "target_parameters"):
-        value = values.get(key)
-        if isinstance(value, str) and value not in ("", "all-linear"):
-            expressions.append((key, value))
-    for key in ("rank_pattern", "alpha_pattern"):
-        pattern = values.get(key)
+    for config_key in ("target_modules", "exclude_modules", "target_parameters"):
+        config_value = values.get(config_key)
+        if isinstance(config_value, str) and config_value not in ("", "all-linear"):
+            expressions.append((config_key, config_value))
+    for config_key in ("rank_pattern", "alpha_pattern"):
+        pattern = values.get(config_key)
         if isinstance(pattern, dict):
-            expressions += [(key, pattern_key) for pattern_key in pattern if not is_plain(pattern_key)]
+            expressions += [(config_key, pattern_key) for pattern_key in pattern if not is_plain(pattern_key)]
     if expressions:
-        key, text = expressions[0]
-        actual = f"{len(expressions)} read as text, first in {key}: {short_text(text, quoted=True)}"
+        config_key, expression = expressions[0]
+        actual = f"{len(expressions)} read as text, first in {config_key}: {short_text(expression, quoted=True)}"
         facts = {"expressions": len(expressions)}
         yield finding("L064", actual, file=CONFIG_NAME, facts=facts)
 
 
 def _control_characters(values: Mapping[str, Any]) -> Iterator[Finding]:
     """Texts that would change what a terminal shows. Values only of the top level and of lists and objects in it."""
-    texts: list[tuple[str, object]] = []
-    for key, value in values.items():
-        within = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else [value]
-        texts += [(key, text) for text in (key, *within)]
-    odd_texts = [(key, text) for key, text in texts if isinstance(text, str) and _CONTROL_CHARACTERS.search(text)]
+    keyed_texts: list[tuple[str, object]] = []
+    for config_key, config_value in values.items():
+        within = (
+            config_value
+            if isinstance(config_value, list)
+            else [*config_value, *config_value.values()]
+            if isinstance(config_value, dict)
+            else [config_value]
+        )
+        keyed_texts += [(config_key, config_text) for config_text in (config_key, *within)]
+    odd_texts = [
+        (config_key, config_text)
+        for config_key, config_text in keyed_texts
+        if isinstance(config_text, str) and _CONTROL_CHARACTERS.search(config_text)
+    ]
     if odd_texts:
-        key, text = odd_texts[0]
-        actual = f"{len(odd_texts)} texts, first in {short_text(key, quoted=True)}: {short_text(text, quoted=True)}"
+        config_key, config_text = odd_texts[0]
+        actual = (
+            f"{len(odd_texts)} texts, first in {short_text(config_key, quoted=True)}: "
+            f"{short_text(config_text, quoted=True)}"
+        )
         yield finding("L065", actual, file=CONFIG_NAME)

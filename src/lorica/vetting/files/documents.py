@@ -36,38 +36,38 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 
 
 def read_documents(
-    folder: Path, names: dict[str, int], findings: list[Finding], allowed: Callable[[str], bool]
+    folder: Path, file_sizes: dict[str, int], findings: list[Finding], allowed: Callable[[str], bool]
 ) -> tuple[dict[str, Any], str]:
-    """(parsed documents by name, the card's text). names: files in the folder -> bytes. allowed: whether a file may be
-    read; it says so itself where not. A broken one is a finding, and the others are read."""
+    """(parsed documents by name, the card's text). file_sizes: files in the folder -> bytes. allowed: whether a
+    file may be read; it says so itself where not. A broken one is a finding, and the others are read."""
     documents: dict[str, Any] = {}
     for file_name, max_bytes in DOCUMENTS.items():
-        if file_name not in names or not allowed(file_name):
+        if file_name not in file_sizes or not allowed(file_name):
             continue
-        if names[file_name] > max_bytes:
+        if file_sizes[file_name] > max_bytes:
             findings.append(
-                finding("L071", f"{names[file_name]} bytes", expected=f"at most {max_bytes}", file=file_name)
+                finding("L071", f"{file_sizes[file_name]} bytes", expected=f"at most {max_bytes}", file=file_name)
             )
             continue
         try:
-            value, problems = read_json(read_capped(folder / file_name, max_bytes + 1), max_bytes, allow_nan=True)
+            document, problems = read_json(read_capped(folder / file_name, max_bytes + 1), max_bytes, allow_nan=True)
         except OSError as error:
             findings.append(finding("L008", f"it cannot be read ({error.strerror})", file=file_name, severity="warn"))
             continue
-        if value is not None:
-            documents[file_name] = value
+        if document is not None:
+            documents[file_name] = document
         findings += [_broken(file_name, problem) for problem in problems[:1]]
     for file_name in TOKENIZERS:
-        if file_name in names and allowed(file_name):
+        if file_name in file_sizes and allowed(file_name):
             findings += _pointer(folder, file_name)
-    return documents, _card(folder, names, findings, allowed)
+    return documents, _card(folder, file_sizes, findings, allowed)
 
 
 def _broken(file_name: str, problem: DocumentError) -> Finding:
     if problem.content is Content.LFS_POINTER:
         return finding("L010", f"it {problem.message}", file=file_name, severity="warn")
-    code = "L071" if problem.problem == "too large" else "L070"
-    return finding(code, f"it {problem.message}", file=file_name)
+    finding_code = "L071" if problem.problem == "too large" else "L070"
+    return finding(finding_code, f"it {problem.message}", file=file_name)
 
 
 def _pointer(folder: Path, file_name: str) -> list[Finding]:
@@ -80,30 +80,32 @@ def _pointer(folder: Path, file_name: str) -> list[Finding]:
     return []
 
 
-def _card(folder: Path, names: dict[str, int], findings: list[Finding], allowed: Callable[[str], bool]) -> str:
-    name = next((file_name for file_name in names if file_name.lower() == CARD.lower()), "")
-    if not name or not allowed(name):
+def _card(folder: Path, file_sizes: dict[str, int], findings: list[Finding], allowed: Callable[[str], bool]) -> str:
+    card_name = next((file_name for file_name in file_sizes if file_name.lower() == CARD.lower()), "")
+    if not card_name or not allowed(card_name):
         return ""
     try:
-        raw = read_capped(folder / name, MAX_CARD)
+        raw_bytes = read_capped(folder / card_name, MAX_CARD)
     except OSError as error:
-        findings.append(finding("L008", f"it cannot be read ({error.strerror})", file=name, severity="warn"))
+        findings.append(finding("L008", f"it cannot be read ({error.strerror})", file=card_name, severity="warn"))
         return ""
-    if recognise(raw) is Content.LFS_POINTER:
-        findings.append(finding("L010", f"it is {Content.LFS_POINTER}", file=name, severity="warn"))
+    if recognise(raw_bytes) is Content.LFS_POINTER:
+        findings.append(finding("L010", f"it is {Content.LFS_POINTER}", file=card_name, severity="warn"))
         return ""
-    text = raw.decode("utf-8", "replace")
-    if names[name] > MAX_CARD or "\ufffd" in text:
-        findings.append(finding("L072", f"{names[name]} bytes; its first {MAX_CARD} are read as UTF-8", file=name))
-    return text
+    card_text = raw_bytes.decode("utf-8", "replace")
+    if file_sizes[card_name] > MAX_CARD or "\ufffd" in card_text:
+        findings.append(
+            finding("L072", f"{file_sizes[card_name]} bytes; its first {MAX_CARD} are read as UTF-8", file=card_name)
+        )
+    return card_text
 
 
-def run_record(run: Path, file_name: str) -> Any:
+def run_record(run_folder: Path, file_name: str) -> Any:
     """A document of the training run that a checkpoint belongs to, or None where it is absent or broken."""
     try:
-        value, problems = read_json(
-            read_capped(run / file_name, DOCUMENTS[file_name] + 1), DOCUMENTS[file_name], allow_nan=True
+        document, problems = read_json(
+            read_capped(run_folder / file_name, DOCUMENTS[file_name] + 1), DOCUMENTS[file_name], allow_nan=True
         )
     except (OSError, LoricaError):
         return None
-    return None if problems else value
+    return None if problems else document

@@ -37,10 +37,10 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def leads_back(link: Path) -> bool:
+def leads_back(link_path: Path) -> bool:
     """Whether a link leads to a folder that it lies in."""
-    target = os.path.realpath(link)
-    return os.path.commonpath([target, os.path.realpath(link.parent)]) == target
+    target = os.path.realpath(link_path)
+    return os.path.commonpath([target, os.path.realpath(link_path.parent)]) == target
 
 
 def checkpoint_like(file_name: str) -> bool:
@@ -50,15 +50,19 @@ def checkpoint_like(file_name: str) -> bool:
 
 def checkpoints_in(folder: Path) -> tuple[str, ...]:
     """Checkpoints in a run's folder, as paths below it."""
-    paths = []
+    checkpoint_paths = []
     for entry in entries_of(folder):
         if not is_folder(entry):
             continue
         if CHECKPOINT.fullmatch(entry.name):
-            paths.append(entry.name)
+            checkpoint_paths.append(entry.name)
         elif entry.name == CHECKPOINTS:
-            paths += [f"{CHECKPOINTS}/{inner.name}" for inner in entries_of(folder / CHECKPOINTS) if is_folder(inner)]
-    return tuple(paths)
+            checkpoint_paths += [
+                f"{CHECKPOINTS}/{inner_entry.name}"
+                for inner_entry in entries_of(folder / CHECKPOINTS)
+                if is_folder(inner_entry)
+            ]
+    return tuple(checkpoint_paths)
 
 
 def inner_folders(folder: Path) -> list[str]:
@@ -76,26 +80,27 @@ def inner_folders(folder: Path) -> list[str]:
 
 def is_adapter(entries: Iterable[os.DirEntry[str]]) -> bool:
     """Whether a folder of these entries is an adapter's: of PEFT, of another tool, or of one loose file of weights."""
-    names = [entry.name.lower() for entry in entries]
+    file_names = [entry.name.lower() for entry in entries]
     if any(
-        file_name == CONFIG_NAME or file_name.startswith(("adapter_model.", "adapter_model-")) for file_name in names
+        file_name == CONFIG_NAME or file_name.startswith(("adapter_model.", "adapter_model-"))
+        for file_name in file_names
     ):
         return True
-    if method_of_files(names) is not None and not is_base(entries):
+    if method_of_files(file_names) is not None and not is_base(entries):
         return True  # another tool's, which examining it says
-    loose = [file_name for file_name in names if file_name.endswith(".safetensors")]
-    return len(loose) == 1 and not is_base(entries)
+    safetensors_names = [file_name for file_name in file_names if file_name.endswith(".safetensors")]
+    return len(safetensors_names) == 1 and not is_base(entries)
 
 
 def is_base(entries: Iterable[os.DirEntry[str]]) -> bool:
     """Whether a folder of these entries is a base model's."""
-    names = [entry.name.lower() for entry in entries]
-    return "config.json" in names and any(_BASE_WEIGHTS.fullmatch(file_name) for file_name in names)
+    file_names = [entry.name.lower() for entry in entries]
+    return "config.json" in file_names and any(_BASE_WEIGHTS.fullmatch(file_name) for file_name in file_names)
 
 
 def _has_weights(entries: Iterable[os.DirEntry[str]]) -> bool:
-    names = (entry.name.lower() for entry in entries if not is_folder(entry))
-    return any(file_name.endswith(WEIGHT_SUFFIXES) and not OF_TRAINING.fullmatch(file_name) for file_name in names)
+    file_names = (entry.name.lower() for entry in entries if not is_folder(entry))
+    return any(file_name.endswith(WEIGHT_SUFFIXES) and not OF_TRAINING.fullmatch(file_name) for file_name in file_names)
 
 
 def holds_adapter(folder: Path, *, with_weights: bool = False) -> bool:
@@ -115,7 +120,7 @@ def is_hollow(folder: Path, entries: Sequence[os.DirEntry[str]]) -> bool:
 
 def _weights_below(folder: Path, levels: int) -> bool:
     """Whether there is an adapter with weights so many levels below a folder, as far as few listings show."""
-    inner = [folder / file_name for file_name in inner_folders(folder)[:_MAX_INNER_FOLDERS]]
-    if any(holds_adapter(child, with_weights=True) for child in inner):
+    subfolders = [folder / file_name for file_name in inner_folders(folder)[:_MAX_INNER_FOLDERS]]
+    if any(holds_adapter(subfolder, with_weights=True) for subfolder in subfolders):
         return True
-    return levels > 1 and any(_weights_below(child, levels - 1) for child in inner)
+    return levels > 1 and any(_weights_below(subfolder, levels - 1) for subfolder in subfolders)

@@ -71,52 +71,56 @@ class _EndOfScanError(Exception):
     pass
 
 
-def scan_pickle(path: Path) -> PickleScan:
+def scan_pickle(pickle_path: Path) -> PickleScan:
     """Scan a pickle, or a zip archive that torch.save wrote. Raises OSError when it cannot be read."""
-    with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            file.seek(0)
-            return _scan(file)
+    with pickle_path.open("rb") as pickle_file:
+        if pickle_file.read(4) != b"PK\x03\x04":
+            pickle_file.seek(0)
+            return _scan(pickle_file)
     try:
-        return _scan_zip(path)
+        return _scan_zip(pickle_path)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error):
         return PickleScan((), complete=False, pickled=True)
 
 
-def _scan_zip(path: Path) -> PickleScan:
+def _scan_zip(archive_path: Path) -> PickleScan:
     imports: dict[str, None] = {}
-    complete = directory_bytes(path) <= _MAX_MEMBERS_BYTES
+    complete = directory_bytes(archive_path) <= _MAX_MEMBERS_BYTES
     if complete:
-        with zipfile.ZipFile(path) as archive:
-            names = [info for info in archive.infolist() if info.filename.endswith(".pkl")]
-            for info in names[:_MAX_PICKLES]:
-                with archive.open(info) as file:
-                    scan = _scan(file)
-                imports |= dict.fromkeys(scan.imports)
-                complete = complete and scan.complete
-            complete = complete and 0 < len(names) <= _MAX_PICKLES
-            if any("/code/" in f"/{info.filename}" for info in archive.infolist()):
+        with zipfile.ZipFile(archive_path) as archive:
+            pickle_members = [
+                member_info for member_info in archive.infolist() if member_info.filename.endswith(".pkl")
+            ]
+            for member_info in pickle_members[:_MAX_PICKLES]:
+                with archive.open(member_info) as pickle_file:
+                    member_scan = _scan(pickle_file)
+                imports |= dict.fromkeys(member_scan.imports)
+                complete = complete and member_scan.complete
+            complete = complete and 0 < len(pickle_members) <= _MAX_PICKLES
+            if any("/code/" in f"/{member_info.filename}" for member_info in archive.infolist()):
                 imports["TorchScript program"] = None
     return PickleScan(tuple(imports), complete, pickled=True)
 
 
-def _scan(file: IO[bytes]) -> PickleScan:
-    walk = _Walk(file)
+def _scan(pickle_file: IO[bytes]) -> PickleScan:
+    opcode_walk = _Walk(pickle_file)
     pickles = 0
     try:
-        while pickles < _MAX_PICKLES and walk.next_pickle():
+        while pickles < _MAX_PICKLES and opcode_walk.next_pickle():
             pickles += 1
     except _EndOfScanError:
         # After the first pickles of an old torch file its tensors' bytes follow, which are none.
-        return PickleScan(tuple(walk.imports), complete=pickles >= 1, pickled=pickles >= 1 or bool(walk.imports))
-    return PickleScan(tuple(walk.imports), complete=True, pickled=pickles >= 1)
+        return PickleScan(
+            tuple(opcode_walk.imports), complete=pickles >= 1, pickled=pickles >= 1 or bool(opcode_walk.imports)
+        )
+    return PickleScan(tuple(opcode_walk.imports), complete=True, pickled=pickles >= 1)
 
 
 class _Walk:
     """A walk over opcodes that keeps no more than texts which may become an import's name."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
+    def __init__(self, pickle_file: IO[bytes]) -> None:
+        self.file = pickle_file
         self.imports: dict[str, None] = {}
         self.texts: list[str | None] = []  # what was pushed of late; None for anything that is no text
         self.memo: dict[int, str | None] = {}
@@ -125,79 +129,79 @@ class _Walk:
 
     def next_pickle(self) -> bool:
         """Walk one pickle; False where the file ends before it. Raises _EndOfScanError at bytes that are none."""
-        first = True
+        is_first = True
         self.memo.clear()
-        while code := self.file.read(1):
+        while opcode_byte := self.file.read(1):
             self.opcodes += 1
-            if code not in _ARGUMENTS or self.opcodes > MAX_OPCODES or len(self.imports) >= MAX_IMPORTS:
+            if opcode_byte not in _ARGUMENTS or self.opcodes > MAX_OPCODES or len(self.imports) >= MAX_IMPORTS:
                 raise _EndOfScanError
-            name = _NAMES[code]
-            argument = self._argument(_ARGUMENTS[code], lines=2 if name in ("GLOBAL", "INST") else 1)
-            if name == "STOP":
+            opcode_name = _NAMES[opcode_byte]
+            argument = self._argument(_ARGUMENTS[opcode_byte], lines=2 if opcode_name in ("GLOBAL", "INST") else 1)
+            if opcode_name == "STOP":
                 return True
-            self._step(name, argument)
-            first = False
-        if first:
+            self._step(opcode_name, argument)
+            is_first = False
+        if is_first:
             return False
         raise _EndOfScanError
 
-    def _argument(self, size: int, *, lines: int) -> bytes:
-        if size == _LINE:
+    def _argument(self, argument_size: int, *, lines: int) -> bytes:
+        if argument_size == _LINE:
             return b"\n".join(self._line() for _ in range(lines))
-        if size < 0:
-            form = _LENGTHS[size]
-            (size,) = struct.unpack(form, self._exactly(struct.calcsize(form)))
-            if size < 0:
+        if argument_size < 0:
+            length_format = _LENGTHS[argument_size]
+            (argument_size,) = struct.unpack(length_format, self._exactly(struct.calcsize(length_format)))
+            if argument_size < 0:
                 raise _EndOfScanError
-        if size <= _MAX_NAME_BYTES:
-            return self._exactly(size)
-        while size:  # bytes of an array, or a text too long for a name: passed over
-            size -= len(self._exactly(min(size, 1 << 20)))
+        if argument_size <= _MAX_NAME_BYTES:
+            return self._exactly(argument_size)
+        while argument_size:  # bytes of an array, or a text too long for a name: passed over
+            argument_size -= len(self._exactly(min(argument_size, 1 << 20)))
         return b""
 
     def _line(self) -> bytes:
         line = self.file.readline(_MAX_NAME_BYTES)
-        text = line[:-1]
+        line_text = line[:-1]
         while not line.endswith(b"\n"):  # too long for a name: passed over
             self.read_bytes += len(line)
             if not line or self.read_bytes > MAX_PICKLE_BYTES:
                 raise _EndOfScanError
-            text, line = b"", self.file.readline(_MAX_NAME_BYTES)
-        return text
+            line_text, line = b"", self.file.readline(_MAX_NAME_BYTES)
+        return line_text
 
-    def _exactly(self, size: int) -> bytes:
-        self.read_bytes += size
-        chunk = self.file.read(size) if self.read_bytes <= MAX_PICKLE_BYTES else b""
-        if len(chunk) != size:
+    def _exactly(self, byte_count: int) -> bytes:
+        self.read_bytes += byte_count
+        chunk = self.file.read(byte_count) if self.read_bytes <= MAX_PICKLE_BYTES else b""
+        if len(chunk) != byte_count:
             raise _EndOfScanError
         return chunk
 
-    def _step(self, name: str, argument: bytes) -> None:
-        if name in ("GLOBAL", "INST"):
+    def _step(self, opcode_name: str, argument: bytes) -> None:
+        if opcode_name in ("GLOBAL", "INST"):
             self._add_import(".".join(argument.decode("utf-8", "replace").split("\n")))
-        elif name == "STACK_GLOBAL":
+        elif opcode_name == "STACK_GLOBAL":
             module, attribute = self.texts[-2:] if len(self.texts) > 1 else (None, None)
             self._add_import(f"{module or '(hidden)'}.{attribute or '(hidden)'}")
-        elif name.startswith("EXT"):
+        elif opcode_name.startswith("EXT"):
             self._add_import(f"copyreg extension {int.from_bytes(argument, 'little')}")
-        elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
+        elif opcode_name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
             if len(self.memo) < MAX_OPCODES // 4:
-                key = len(self.memo) if name == "MEMOIZE" else _index(argument, text=name == "PUT")
-                self.memo[key] = self.texts[-1] if self.texts else None
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            self._push(self.memo.get(_index(argument, text=name == "GET")))
-        elif "UNICODE" in name or "STRING" in name:
+                memo_index = len(self.memo) if opcode_name == "MEMOIZE" else _index(argument, text=opcode_name == "PUT")
+                self.memo[memo_index] = self.texts[-1] if self.texts else None
+        elif opcode_name in ("GET", "BINGET", "LONG_BINGET"):
+            self._push(self.memo.get(_index(argument, text=opcode_name == "GET")))
+        elif "UNICODE" in opcode_name or "STRING" in opcode_name:
             self._push(argument.decode("utf-8", "replace").strip("'\""))
-        elif name not in ("PROTO", "FRAME", "MARK"):
+        elif opcode_name not in ("PROTO", "FRAME", "MARK"):
             self._push(None)
 
-    def _push(self, text: str | None) -> None:
-        self.texts.append(text)
+    def _push(self, string_value: str | None) -> None:
+        self.texts.append(string_value)
         if len(self.texts) > 64:
             del self.texts[:32]
 
-    def _add_import(self, name: str) -> None:
-        self.imports[name[:200]] = None
+    def _add_import(self, import_name: str) -> None:
+        self.imports[import_name[:200]] = None
         self._push(None)
 
 

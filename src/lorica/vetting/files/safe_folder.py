@@ -32,14 +32,14 @@ class SafeFolder:
         self.files: dict[str, int] = {}
         self._refused: dict[str, tuple[str, str]] = {}
         self._findings = findings
-        self._limits = [os.path.realpath(root) for root in (folder, limit) if root is not None]
+        self._limits = [os.path.realpath(root_folder) for root_folder in (folder, limit) if root_folder is not None]
 
-    def find(self, name: str) -> str | None:
+    def find(self, wanted_name: str) -> str | None:
         """The entry of the folder itself with this name, else one that differs in capitals only, else None."""
-        names = self.names()
-        if name in names:
-            return name
-        return next((file_name for file_name in names if file_name.lower() == name.lower()), None)
+        file_names = self.names()
+        if wanted_name in file_names:
+            return wanted_name
+        return next((file_name for file_name in file_names if file_name.lower() == wanted_name.lower()), None)
 
     def names(self) -> list[str]:
         """Everything that may be asked for: files, and what was refused."""
@@ -59,14 +59,14 @@ class SafeFolder:
         """Why a file may not be read; None for one that may."""
         if file_name not in self._refused:
             return None
-        code, actual = self._refused[file_name]
-        return finding(code, actual, file=file_name, severity=severity)
+        finding_code, actual = self._refused[file_name]
+        return finding(finding_code, actual, file=file_name, severity=severity)
 
     def describe(self) -> str:
         """What is there, for a message."""
-        names = [short_text(file_name, most=60) for file_name in self.names()[:5]]
-        unlisted = len(self.files) + len(self._refused) - len(names)
-        return (", ".join(names) + (f" and {unlisted} more" if unlisted else "")) or "nothing"
+        shown_names = [short_text(file_name, most=60) for file_name in self.names()[:5]]
+        unlisted = len(self.files) + len(self._refused) - len(shown_names)
+        return (", ".join(shown_names) + (f" and {unlisted} more" if unlisted else "")) or "nothing"
 
     def add(self, entry: os.DirEntry[str], file_name: str) -> bool:
         """List one entry; True for a folder of the adapter, to be looked into."""
@@ -88,13 +88,13 @@ class SafeFolder:
         self._refused[file_name] = ("L007", f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}")
         return False
 
-    def _contains(self, path: str) -> bool:
-        target = os.path.realpath(path)
-        if any(target.startswith(limit.rstrip(os.sep) + os.sep) for limit in self._limits):
+    def _contains(self, file_path: str) -> bool:
+        target = os.path.realpath(file_path)
+        if any(target.startswith(limit_folder.rstrip(os.sep) + os.sep) for limit_folder in self._limits):
             return True
         # A download into a folder of one's own may be links into the hub's cache.
-        store = Path(target).parent
-        return store.name == "blobs" and store.parent.name.startswith("models--")
+        blob_folder = Path(target).parent
+        return blob_folder.name == "blobs" and blob_folder.parent.name.startswith("models--")
 
 
 def open_safe_folder(source: AdapterSource, findings: list[Finding]) -> SafeFolder:
@@ -113,9 +113,9 @@ def open_safe_folder(source: AdapterSource, findings: list[Finding]) -> SafeFold
         return safe_folder
     waiting = [(str(folder), "", 0)]
     while waiting:
-        where, prefix, level = waiting.pop(0)
+        subfolder, prefix, depth = waiting.pop(0)
         try:
-            with os.scandir(where) as listing:
+            with os.scandir(subfolder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError:
             if not prefix:
@@ -126,8 +126,8 @@ def open_safe_folder(source: AdapterSource, findings: list[Finding]) -> SafeFold
                 findings.append(finding("L016", f"the first {MAX_FILES} are", expected="the files of one adapter"))
                 return safe_folder
             file_name = f"{prefix}{entry.name}"
-            if safe_folder.add(entry, file_name) and level < _LEVELS and not _is_apart(entry.name):
-                waiting.append((entry.path, f"{file_name}/", level + 1))
+            if safe_folder.add(entry, file_name) and depth < _LEVELS and not _is_apart(entry.name):
+                waiting.append((entry.path, f"{file_name}/", depth + 1))
     return safe_folder
 
 

@@ -82,30 +82,30 @@ class _Search:
         return self.left >= 0
 
 
-def find_sources(paths: Sequence[Path]) -> list[AdapterSource]:
+def find_sources(user_paths: Sequence[Path]) -> list[AdapterSource]:
     """Every adapter at these places, in their order, names made unique; the same one twice is there once.
 
     Raises AdapterError for a path that does not exist (naming the nearest that does), cannot be read, or holds no
     adapter, saying what it holds instead.
     """
-    return search_sources(paths)[0]
+    return search_sources(user_paths)[0]
 
 
-def search_sources(paths: Sequence[Path]) -> tuple[list[AdapterSource], list[Path]]:
+def search_sources(user_paths: Sequence[Path]) -> tuple[list[AdapterSource], list[Path]]:
     """The same, and the folders that were not looked at: checkpoints and other adapters within an adapter's folder, and
     what lies too deep."""
     search = _Search()
-    sources = [source for path in paths for source in _sources_at(Path(path), search)]
+    sources = [source for user_path in user_paths for source in _sources_at(Path(user_path), search)]
     distinct = _distinct([msgspec.structs.replace(source, name=visible(source.name)) for source in sources])
     distinct_paths = {os.path.realpath(source.path) for source in distinct}
     passed = {os.path.realpath(folder): folder for folder in search.passed}
-    return distinct, [folder for real, folder in passed.items() if real not in distinct_paths]
+    return distinct, [folder for real_path, folder in passed.items() if real_path not in distinct_paths]
 
 
 def _sources_at(user_path: Path, search: _Search) -> list[AdapterSource]:
     try:
-        mode = user_path.stat().st_mode
-        if stat.S_ISDIR(mode):
+        file_mode = user_path.stat().st_mode
+        if stat.S_ISDIR(file_mode):
             sources = _adapter_at(user_path, _folder_name(user_path), search, user_path) or _adapters_below(
                 user_path, "", 0, search
             )
@@ -115,35 +115,41 @@ def _sources_at(user_path: Path, search: _Search) -> list[AdapterSource]:
     except FileNotFoundError:
         raise _missing(user_path) from None
     except (OSError, ValueError, RuntimeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise AdapterError(f"{str(user_path)!a}: cannot be read ({why})", fix="correct the path") from error
-    if not stat.S_ISREG(mode):
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AdapterError(f"{str(user_path)!a}: cannot be read ({reason})", fix="correct the path") from error
+    if not stat.S_ISREG(file_mode):
         raise AdapterError(f"{user_path}: is a pipe, a device or a socket", fix="name an adapter's folder or file")
     return _file(user_path)
 
 
-def _file(path: Path) -> list[AdapterSource]:
-    lower = path.name.lower()
-    folder = path.parent
-    if lower == CONFIG_NAME or (lower.startswith("adapter_model.") and (folder / CONFIG_NAME).exists()):
-        return [_adapter(folder, _folder_name(folder), path, _Search())]
-    if is_archive(path):
-        return _archive(path, path.name)
-    if lower.endswith(WEIGHT_SUFFIXES):
-        return [AdapterSource(name=path.name, user_path=path, kind="file", path=path)]
+def _file(file_path: Path) -> list[AdapterSource]:
+    lower_name = file_path.name.lower()
+    folder = file_path.parent
+    if lower_name == CONFIG_NAME or (lower_name.startswith("adapter_model.") and (folder / CONFIG_NAME).exists()):
+        return [_adapter(folder, _folder_name(folder), file_path, _Search())]
+    if is_archive(file_path):
+        return _archive(file_path, file_path.name)
+    if lower_name.endswith(WEIGHT_SUFFIXES):
+        return [AdapterSource(name=file_path.name, user_path=file_path, kind="file", path=file_path)]
     raise AdapterError(
-        f"{path}: is no adapter, nor an archive of one",
+        f"{file_path}: is no adapter, nor an archive of one",
         fix="name an adapter's folder, its .safetensors file, or a .zip or .tar of it",
     )
 
 
-def _archive(path: Path, adapter_name: str) -> list[AdapterSource]:
-    inside = peek(path)
+def _archive(archive_path: Path, adapter_name: str) -> list[AdapterSource]:
+    inside = peek(archive_path)
     if len(inside) < 2:
-        return [AdapterSource(name=adapter_name, user_path=path, kind="archive", path=path)]
+        return [AdapterSource(name=adapter_name, user_path=archive_path, kind="archive", path=archive_path)]
     return [
-        AdapterSource(name=f"{adapter_name}/{inner}", user_path=path / inner, kind="archive", path=path, inner=inner)
-        for inner in inside
+        AdapterSource(
+            name=f"{adapter_name}/{inner_folder}",
+            user_path=archive_path / inner_folder,
+            kind="archive",
+            path=archive_path,
+            inner=inner_folder,
+        )
+        for inner_folder in inside
     ]
 
 
@@ -159,31 +165,31 @@ def _adapter_at(folder: Path, adapter_name: str, search: _Search, user_path: Pat
     if BEST in folders and is_adapter(entries_of(folder / BEST)):
         subfolders = (folder_name for folder_name in folders if not checkpoint_like(folder_name))
         if not any(holds_adapter(folder / folder_name) for folder_name in subfolders):
-            best = _adapter(folder / BEST, adapter_name, (user_path or folder) / BEST, search)
+            best_source = _adapter(folder / BEST, adapter_name, (user_path or folder) / BEST, search)
             checkpoints = tuple(checkpoint for checkpoint in checkpoints_in(folder) if checkpoint != BEST)
             search.passed += [folder / checkpoint for checkpoint in checkpoints]
-            return [msgspec.structs.replace(best, checkpoints=checkpoints, run=folder)]
+            return [msgspec.structs.replace(best_source, checkpoints=checkpoints, run=folder)]
     return []
 
 
 def _adapter(folder: Path, adapter_name: str, user_path: Path, search: _Search) -> AdapterSource:
-    cache = _cache_entry(folder)
-    run = _run_of(folder)
-    inner = (folder / folder_name for folder_name in inner_folders(folder))
-    search.passed += [subfolder for subfolder in inner if search.may_list(subfolder) and holds_adapter(subfolder)]
+    cache_entry = _cache_entry(folder)
+    run_folder = _run_of(folder)
+    subfolders = (folder / folder_name for folder_name in inner_folders(folder))
+    search.passed += [subfolder for subfolder in subfolders if search.may_list(subfolder) and holds_adapter(subfolder)]
     return AdapterSource(
         name=adapter_name,
         user_path=user_path,
-        kind="cache" if cache else "checkpoint" if run else "folder",
+        kind="cache" if cache_entry else "checkpoint" if run_folder else "folder",
         path=folder,
-        limit=cache,
-        run=run,
+        limit=cache_entry,
+        run=run_folder,
         checkpoints=checkpoints_in(folder),
     )
 
 
-def _adapters_below(folder: Path, prefix: str, level: int, search: _Search) -> list[AdapterSource]:
-    """The adapters below a folder, sorted by name; hidden folders and base models are passed over. level: its own."""
+def _adapters_below(folder: Path, prefix: str, depth: int, search: _Search) -> list[AdapterSource]:
+    """The adapters below a folder, sorted by name; hidden folders and base models are passed over. depth: its own."""
     sources: list[AdapterSource] = []
     if not search.may_list(folder):
         return sources
@@ -191,35 +197,35 @@ def _adapters_below(folder: Path, prefix: str, level: int, search: _Search) -> l
     if is_base(entries):
         return sources
     for entry in entries:
-        path, adapter_name = folder / entry.name, f"{prefix}{entry.name}"
-        if entry.name.startswith(".") or (entry.is_symlink() and leads_back(path)):
+        entry_path, adapter_name = folder / entry.name, f"{prefix}{entry.name}"
+        if entry.name.startswith(".") or (entry.is_symlink() and leads_back(entry_path)):
             continue
         if not is_folder(entry):
             if entry.name.lower().endswith(".safetensors"):
-                sources.append(AdapterSource(name=adapter_name, user_path=path, kind="file", path=path))
-            elif is_archive(path) and (not path.name.lower().endswith(".zip") or peek(path)):
-                sources += _archive(path, adapter_name)
+                sources.append(AdapterSource(name=adapter_name, user_path=entry_path, kind="file", path=entry_path))
+            elif is_archive(entry_path) and (not entry_path.name.lower().endswith(".zip") or peek(entry_path)):
+                sources += _archive(entry_path, adapter_name)
             continue
         try:
-            sources += _subfolder_sources(path, adapter_name, level + 1, search)
+            sources += _subfolder_sources(entry_path, adapter_name, depth + 1, search)
         except AdapterError:
             continue  # a cached base model beside cached adapters
         except OSError:
             sources.append(
-                AdapterSource(name=adapter_name, user_path=path, kind="folder", path=path)
+                AdapterSource(name=adapter_name, user_path=entry_path, kind="folder", path=entry_path)
             )  # examining it says why
     return sources
 
 
-def _subfolder_sources(folder: Path, adapter_name: str, level: int, search: _Search) -> list[AdapterSource]:
+def _subfolder_sources(folder: Path, adapter_name: str, depth: int, search: _Search) -> list[AdapterSource]:
     if not search.may_list(folder):
         return []
     if sources := _adapter_at(folder, adapter_name, search):
         return sources
     entries = entries_of(folder)
     of_run = folder.name == CHECKPOINTS or is_adapter(entries)
-    if level < _LEVELS + (_MORE_FOR_RUNS if of_run else 0):
-        return _adapters_below(folder, f"{adapter_name}/", level, search)
+    if depth < _LEVELS + (_MORE_FOR_RUNS if of_run else 0):
+        return _adapters_below(folder, f"{adapter_name}/", depth, search)
     if not is_base(entries) and any(is_folder(entry) and not entry.name.startswith(".") for entry in entries):
         search.passed.append(folder)
     return []
@@ -234,9 +240,9 @@ def _cached(cache_entry: Path, search: _Search) -> list[AdapterSource]:
     if not snapshots:
         raise AdapterError(f"{cache_entry}: the cache entry holds no snapshot", fix=f"download {adapter_name} again")
     revision = max(snapshots, key=lambda commit: (snapshots[commit], commit))
-    main = cache_entry / "refs" / "main"
-    if main.is_file() and main.stat().st_size < 256:
-        main_commit = main.read_text("utf-8", "replace").strip()
+    main_ref = cache_entry / "refs" / "main"
+    if main_ref.is_file() and main_ref.stat().st_size < 256:
+        main_commit = main_ref.read_text("utf-8", "replace").strip()
         revision = main_commit if main_commit in snapshots else revision
     snapshot = cache_entry / "snapshots" / revision
     if is_adapter(entries_of(snapshot)):
@@ -254,8 +260,8 @@ def _run_of(folder: Path) -> Path | None:
     return absolute.parent if CHECKPOINT.fullmatch(absolute.name) else None
 
 
-def _cache_entry(path: Path) -> Path | None:
-    components = path.absolute().parts
+def _cache_entry(folder_path: Path) -> Path | None:
+    components = folder_path.absolute().parts
     for number in range(len(components) - 2, 0, -1):
         if components[number] == "snapshots" and components[number - 1].startswith("models--"):
             return Path(*components[:number])
@@ -264,11 +270,15 @@ def _cache_entry(path: Path) -> Path | None:
 
 def _folder_name(folder: Path) -> str:
     absolute = Path(os.path.abspath(folder))
-    cache = _cache_entry(absolute)
-    if cache is not None and absolute.parent == cache / "snapshots":
-        return "/".join(cache.name.split("--")[1:])  # people know the repository, not the commit
-    run = _run_of(absolute)
-    return str(absolute.relative_to(run.parent)) if run and run.name else absolute.name or str(absolute)
+    cache_entry = _cache_entry(absolute)
+    if cache_entry is not None and absolute.parent == cache_entry / "snapshots":
+        return "/".join(cache_entry.name.split("--")[1:])  # people know the repository, not the commit
+    run_folder = _run_of(absolute)
+    return (
+        str(absolute.relative_to(run_folder.parent))
+        if run_folder and run_folder.name
+        else absolute.name or str(absolute)
+    )
 
 
 def _distinct(sources: list[AdapterSource]) -> list[AdapterSource]:
@@ -277,10 +287,10 @@ def _distinct(sources: list[AdapterSource]) -> list[AdapterSource]:
     for rename in (lambda source, _: f"{source.path.absolute().parent.name}/{source.name}", _numbered):
         counts = Counter(source.name for source in distinct)
         numbers: Counter[str] = Counter()
-        for index, source in enumerate(distinct):
+        for source_index, source in enumerate(distinct):
             if counts[source.name] > 1:
                 numbers[source.name] += 1
-                distinct[index] = msgspec.structs.replace(source, name=rename(source, numbers[source.name]))
+                distinct[source_index] = msgspec.structs.replace(source, name=rename(source, numbers[source.name]))
     return distinct
 
 
@@ -294,17 +304,19 @@ def _missing(user_path: Path) -> AdapterError:
         beside = [entry.name for entry in entries_of(parent)]
     except OSError:
         beside = []
-    near = closest_file(user_path.name, beside)
-    fix = f"did you mean {parent / near}?" if near else "correct the path"
-    if not near and re.fullmatch(r"[\w.-]+/[\w.-]+", str(user_path)):
+    closest_name = closest_file(user_path.name, beside)
+    suggested_fix = f"did you mean {parent / closest_name}?" if closest_name else "correct the path"
+    if not closest_name and re.fullmatch(r"[\w.-]+/[\w.-]+", str(user_path)):
         cached = _hub_cache() / f"models--{str(user_path).replace('/', '--')}"
-        fix = f"did you mean {cached}?" if cached.is_dir() else "nothing is downloaded; download the adapter first"
-    return AdapterError(f"{user_path}: no such file or folder", fix=fix)
+        suggested_fix = (
+            f"did you mean {cached}?" if cached.is_dir() else "nothing is downloaded; download the adapter first"
+        )
+    return AdapterError(f"{user_path}: no such file or folder", fix=suggested_fix)
 
 
 def _hub_cache() -> Path:
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+    hub_home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(hub_home) / "hub").expanduser()
 
 
 def _nothing_in(folder: Path, passed: Sequence[Path]) -> AdapterError:
@@ -315,10 +327,10 @@ def _nothing_in(folder: Path, passed: Sequence[Path]) -> AdapterError:
         return AdapterError(
             f"{folder}: is a base model, not an adapter", fix=f"name an adapter, and this with --base {folder}"
         )
-    gguf = next((entry.name for entry in entries if entry.name.lower().endswith(".gguf")), "")
-    if gguf:
+    gguf_name = next((entry.name for entry in entries if entry.name.lower().endswith(".gguf")), "")
+    if gguf_name:
         return AdapterError(
-            f"{folder}: holds GGUF ({short_text(gguf)}), which llama.cpp reads, and no adapter of PEFT's",
+            f"{folder}: holds GGUF ({short_text(gguf_name)}), which llama.cpp reads, and no adapter of PEFT's",
             fix="name the PEFT adapter that it was converted from",
         )
     deeper = f"; deeper ones were not looked at, name them: {passed[0]}" if passed else ""

@@ -17,37 +17,43 @@ from lorica.vetting.findings import Finding, finding
 _OF_PEFT = ("L001", "L002", "L003", "L005", "L012", "L017", "L058")
 
 
-def tool_of(raw_config: Mapping[str, Any] | None, header: Header | None, names: Sequence[str]) -> Method | None:
-    """The format of another tool that config, tensors or, where these are not there, file names show. names: of the
-    folder's own files."""
+def tool_of(raw_config: Mapping[str, Any] | None, header: Header | None, file_names: Sequence[str]) -> Method | None:
+    """The format of another tool that config, tensors or, where these are not there, file names show. file_names:
+    of the folder's own files."""
     claimed = method_of_config(raw_config or {})
     if claimed is not None:
         return FORMATS.get(claimed[0])
     if header is not None:
-        named = method_of_names(header.tensors)
-        return None if named is None else FORMATS.get(named[0])
+        named_method = method_of_names(header.tensors)
+        return None if named_method is None else FORMATS.get(named_method[0])
     peft_type = None if raw_config is None else raw_config.get("peft_type")
     if isinstance(peft_type, str) and peft_type.strip().lower() not in NO_METHOD:
         return None
-    by_files = method_of_files(names)
+    by_files = method_of_files(file_names)
     return None if by_files is None else by_files[1]
 
 
-def as_of_tool(tool: Method, header: Header | None, names: Sequence[str], findings: Sequence[Finding]) -> list[Finding]:
+def as_of_tool(
+    tool_method: Method, header: Header | None, file_names: Sequence[str], findings: Sequence[Finding]
+) -> list[Finding]:
     """The findings on a folder of this tool's. Where there is a header, level 1 names the tool."""
     remaining = [problem for problem in findings if problem.code not in _OF_PEFT]
     if header is not None:
         return remaining
-    files = sorted(
-        (file_name for file_name in names if is_file_of(tool, file_name)),
+    tool_files = sorted(
+        (file_name for file_name in file_names if is_file_of(tool_method, file_name)),
         key=lambda file_name: file_name.endswith(".json"),
     )
-    actual = f"it is {tool.title}" + (f", in {short_text(files[0])}" if files else "") + "; Lorica reads PEFT's LoRA"
-    key = next(key for key, method in FORMATS.items() if method is tool)
-    file = files[0] if files else ""
-    return [*remaining, finding("L102", actual, fix=tool.reader, file=file, facts={"method": key})]
+    actual = (
+        f"it is {tool_method.title}"
+        + (f", in {short_text(tool_files[0])}" if tool_files else "")
+        + "; Lorica reads PEFT's LoRA"
+    )
+    format_key = next(format_key for format_key, method in FORMATS.items() if method is tool_method)
+    first_file = tool_files[0] if tool_files else ""
+    return [*remaining, finding("L102", actual, fix=tool_method.reader, file=first_file, facts={"method": format_key})]
 
 
-def is_file_of(tool: Method, file_name: str) -> bool:
+def is_file_of(tool_method: Method, file_name: str) -> bool:
     """Whether the tool calls a file so."""
-    return bool(tool.files) and re.fullmatch(tool.files, file_name.lower()) is not None
+    return bool(tool_method.files) and re.fullmatch(tool_method.files, file_name.lower()) is not None

@@ -50,43 +50,47 @@ def opened(source: AdapterSource) -> Iterator[AdapterSource]:
         yield _unpack(source, Path(private))
 
 
-def _unpack(source: AdapterSource, into: Path) -> AdapterSource:
+def _unpack(source: AdapterSource, target_folder: Path) -> AdapterSource:
     findings: list[Finding] = []
     packed: dict[str, int] = {}
     try:
         members = [member for member, _ in walk(source.path)]
-        safe = _safe_members(members, findings)
-        folder = _adapter_folder(safe, source, findings)
+        safe_members = _safe_members(members, findings)
+        folder = _adapter_folder(safe_members, source, findings)
         if folder is not None:
-            targets, packed = _select_members(safe, folder, findings)
-            sizes = {member.name: member.size for member in safe}
-            announced = sum(sizes[name] for name in targets)
+            targets, packed = _select_members(safe_members, folder, findings)
+            member_sizes = {member.name: member.size for member in safe_members}
+            announced = sum(member_sizes[member_name] for member_name in targets)
             if announced > allowance(source.path.stat().st_size):
                 raise ArchiveBombError(f"its files announce {announced} bytes")
-            copy_members(source.path, targets, into)
-        elif any(member.name.rpartition("/")[2] == "data.pkl" for member in safe):
+            copy_members(source.path, targets, target_folder)
+        elif any(member.name.rpartition("/")[2] == "data.pkl" for member in safe_members):
             return msgspec.structs.replace(source, unpacked=True, findings=tuple(findings))  # torch.save's archive
     except TooManyMembersError as error:
         findings.append(finding("L081", f"it has {error}", expected="at most 10,000 members"))
     except ArchiveBombError as error:
-        size = source.path.stat().st_size
+        archive_size = source.path.stat().st_size
         findings.append(
-            finding("L082", f"{size} bytes packed; {error}", expected=f"at most {allowance(size)} bytes unpacked")
+            finding(
+                "L082",
+                f"{archive_size} bytes packed; {error}",
+                expected=f"at most {allowance(archive_size)} bytes unpacked",
+            )
         )
     except DAMAGED as error:
         findings.append(finding("L080", f"it cannot be unpacked: {short_text(error) or type(error).__name__}"))
-    return msgspec.structs.replace(source, path=into, unpacked=True, members=packed, findings=tuple(findings))
+    return msgspec.structs.replace(source, path=target_folder, unpacked=True, members=packed, findings=tuple(findings))
 
 
 def _safe_members(members: Sequence[ArchiveMember], findings: list[Finding]) -> list[ArchiveMember]:
-    out = [member for member in members if leads_out(member.name)]
-    if out:
-        findings.append(_members_finding("L083", out, "lead out of it or are no plain paths"))
+    leading_out = [member for member in members if leads_out(member.name)]
+    if leading_out:
+        findings.append(_members_finding("L083", leading_out, "lead out of it or are no plain paths"))
     special = [member for member in members if member.entry_type == "special"]
     if special:
         findings.append(_members_finding("L085", special, "are no files"))
-    bad = {id(member) for member in (*out, *special)}
-    return [member for member in members if id(member) not in bad]
+    refused_ids = {id(member) for member in (*leading_out, *special)}
+    return [member for member in members if id(member) not in refused_ids]
 
 
 def _adapter_folder(members: Sequence[ArchiveMember], source: AdapterSource, findings: list[Finding]) -> str | None:
@@ -94,13 +98,15 @@ def _adapter_folder(members: Sequence[ArchiveMember], source: AdapterSource, fin
         return source.inner
     folders = adapters_in(list(members))
     if len(folders) > 1:
-        shown = ", ".join(short_text(folder) for folder in folders[:5])
-        findings.append(finding("L088", f"it holds {len(folders)}: {shown}", facts={"adapters": len(folders)}))
+        shown_folders = ", ".join(short_text(folder) for folder in folders[:5])
+        findings.append(finding("L088", f"it holds {len(folders)}: {shown_folders}", facts={"adapters": len(folders)}))
         return None
     if folders:
         return folders[0]
-    loose = {member.name.rpartition("/")[0] for member in members if member.name.lower().endswith(".safetensors")}
-    return loose.pop() if len(loose) == 1 else None
+    weights_folders = {
+        member.name.rpartition("/")[0] for member in members if member.name.lower().endswith(".safetensors")
+    }
+    return weights_folders.pop() if len(weights_folders) == 1 else None
 
 
 def _select_members(
@@ -109,42 +115,48 @@ def _select_members(
     """(member -> file name to unpack it to, name below the folder -> bytes of what stays packed)."""
     targets: dict[str, str] = {}
     packed: dict[str, int] = {}
-    links, locked, twice = [], [], []
+    link_members, locked_members, duplicate_members = [], [], []
     for member in members:
-        plain = member.name.removeprefix("./")
-        below = plain.removeprefix(f"{folder}/") if folder else plain
-        if member.entry_type == "folder" or (folder and below == plain):
+        member_path = member.name.removeprefix("./")
+        relative_path = member_path.removeprefix(f"{folder}/") if folder else member_path
+        if member.entry_type == "folder" or (folder and relative_path == member_path):
             continue
-        if "/" in below or not is_wanted(below):
-            packed[below] = member.size
+        if "/" in relative_path or not is_wanted(relative_path):
+            packed[relative_path] = member.size
         elif member.entry_type == "link":
-            links.append(member)
+            link_members.append(member)
         elif member.encrypted:
-            locked.append(member)
-        elif below in targets.values():
-            twice.append(member)
+            locked_members.append(member)
+        elif relative_path in targets.values():
+            duplicate_members.append(member)
         else:
-            targets[member.name] = below
-    for code, refused, description in (
-        ("L084", links, "are links"),
-        ("L086", locked, "are"),
-        ("L089", twice, "are there twice"),
+            targets[member.name] = relative_path
+    for finding_code, refused, description in (
+        ("L084", link_members, "are links"),
+        ("L086", locked_members, "are"),
+        ("L089", duplicate_members, "are there twice"),
     ):
         if refused:
-            findings.append(_members_finding(code, refused, description))
-    nested = [name for name in packed if name.lower().endswith(SUFFIXES)]
+            findings.append(_members_finding(finding_code, refused, description))
+    nested = [member_name for member_name in packed if member_name.lower().endswith(SUFFIXES)]
     if nested:
-        findings.append(finding("L087", f"{len(nested)}: {', '.join(short_text(name) for name in nested[:5])}"))
+        findings.append(
+            finding("L087", f"{len(nested)}: {', '.join(short_text(member_name) for member_name in nested[:5])}")
+        )
     return targets, packed
 
 
-def is_wanted(name: str) -> bool:
+def is_wanted(member_name: str) -> bool:
     """Whether examining an adapter reads a file of this name in its folder."""
-    lower = name.lower()
-    usual = lower.endswith(".safetensors") or lower.startswith(("adapter_", CARD.lower())) or lower in DOCUMENTS
-    return usual or method_of_files([name]) is not None
+    lower_name = member_name.lower()
+    is_usual = (
+        lower_name.endswith(".safetensors")
+        or lower_name.startswith(("adapter_", CARD.lower()))
+        or lower_name in DOCUMENTS
+    )
+    return is_usual or method_of_files([member_name]) is not None
 
 
-def _members_finding(code: str, members: Sequence[ArchiveMember], description: str) -> Finding:
-    first = short_text(members[0].name, quoted=True)
-    return finding(code, f"{len(members)} {description}, first {first}", facts={"members": len(members)})
+def _members_finding(finding_code: str, members: Sequence[ArchiveMember], description: str) -> Finding:
+    first_name = short_text(members[0].name, quoted=True)
+    return finding(finding_code, f"{len(members)} {description}, first {first_name}", facts={"members": len(members)})

@@ -22,23 +22,27 @@ def check_alphas(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
     that became shorter."""
     if adapter.config is None or adapter.weights is None:
         return []
-    spec = TargetSpec(adapter.config)
-    wrong: dict[str, tuple[float, float]] = {}
+    target_spec = TargetSpec(adapter.config)
+    mismatches: dict[str, tuple[float, float]] = {}
     for module_path, tensor_name in list(alpha_tensors(tensor_map).items())[:_MAX_MODULES]:
-        info = tensor_map.tensors[tensor_name]
-        configured = spec.alpha(module_path)
-        if info.dtype not in READABLE or configured is None:
+        tensor_info = tensor_map.tensors[tensor_name]
+        configured = target_spec.alpha(module_path)
+        if tensor_info.dtype not in READABLE or configured is None:
             continue
-        stored = float(read_array(adapter.weights, info).reshape(-1)[0])
+        stored = float(read_array(adapter.weights, tensor_info).reshape(-1)[0])
         if not (math.isfinite(stored) and abs(stored - configured) <= _SAME * abs(configured)):
-            wrong[module_path] = stored, configured
-    if not wrong:
+            mismatches[module_path] = stored, configured
+    if not mismatches:
         return []
-    module_path, (stored, configured) = next(iter(wrong.items()))
-    ratios = [alpha / tensor_value for tensor_value, alpha in wrong.values() if tensor_value > 0 and alpha > 0]
-    facts: dict[str, object] = {"modules": len(wrong), "stored": stored, "config": configured}
-    if ratios and len(ratios) == len(wrong) and max(ratios) <= min(ratios) * (1 + _SAME):
+    module_path, (stored, configured) = next(iter(mismatches.items()))
+    ratios = [
+        configured_alpha / tensor_value
+        for tensor_value, configured_alpha in mismatches.values()
+        if tensor_value > 0 and configured_alpha > 0
+    ]
+    facts: dict[str, object] = {"modules": len(mismatches), "stored": stored, "config": configured}
+    if ratios and len(ratios) == len(mismatches) and max(ratios) <= min(ratios) * (1 + _SAME):
         facts["scale_factor"] = ratios[0]
-    modules = some(list(wrong), len(tensor_map.modules))
+    modules = some(list(mismatches), len(tensor_map.modules))
     actual = f"{modules}: {figure(stored)} in {shown(module_path)}, {figure(configured)} in the config"
     return [finding("L223", actual, expected="the same alpha in both", facts=facts)]

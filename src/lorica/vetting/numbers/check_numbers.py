@@ -53,22 +53,24 @@ def check_numbers(adapter: RawAdapter, tensor_map: TensorMap) -> tuple[WeightSta
     """Read every tensor once and judge what is in it. The adapter must have weights."""
     assert adapter.weights is not None, "only an adapter with weights has numbers"
     scales, scaled = scalings(adapter.config, tensor_map.modules)
-    sketcher, grams = Sketcher(), GramMatrices()
+    sketcher, gram_matrices = Sketcher(), GramMatrices()
     scanned: dict[str, ModuleUpdate] = {}
 
-    def on_pair(module: LoraModule, a: FactorProducts, b: FactorProducts) -> None:
-        if len(a.gram) != len(b.gram):
+    def on_pair(module: LoraModule, a_products: FactorProducts, b_products: FactorProducts) -> None:
+        if len(a_products.gram) != len(b_products.gram):
             return  # left to the structure's checks
-        grams.add(module.path, a.gram, b.gram)
-        sketcher.add(module.path, scales[module.path], a.image, b.image, (b.width, a.width))
-        scanned[module.path] = module_update(a, b, scales[module.path])
+        gram_matrices.add(module.path, a_products.gram, b_products.gram)
+        sketcher.add(
+            module.path, scales[module.path], a_products.image, b_products.image, (b_products.width, a_products.width)
+        )
+        scanned[module.path] = module_update(a_products, b_products, scales[module.path])
 
     try:
-        facts = scan(adapter.weights, tensor_map, on_pair)
+        tensor_facts = scan(adapter.weights, tensor_map, on_pair)
     except AdapterError as error:
         return WeightStatistics(), [finding("L221", error.message, fix=error.fix, file=adapter.weights.name)]
     updates = {module_path: scanned[module_path] for module_path in tensor_map.modules if module_path in scanned}
-    weights_digest = _digest(facts)
+    weights_digest = _digest(tensor_facts)
     statistics = WeightStatistics(
         weights_digest=weights_digest,
         content_digest=_content(weights_digest, adapter.config),
@@ -78,23 +80,25 @@ def check_numbers(adapter: RawAdapter, tensor_map: TensorMap) -> tuple[WeightSta
         start=unit(sketcher.start),
         updates=updates,
         empty=bool(tensor_map.pairs)
-        and all(_no_number(facts[p.a]) or _no_number(facts[p.b]) for p in tensor_map.pairs),
+        and all(_no_number(tensor_facts[pair.a]) or _no_number(tensor_facts[pair.b]) for pair in tensor_map.pairs),
     )
-    findings = check_values(adapter, tensor_map, facts, updates)
-    findings += check_sizes(adapter.config, tensor_map, facts, updates, scaled=scaled)
-    findings += check_factor_pairing(grams.pairing()) + check_alphas(adapter, tensor_map)
-    findings += check_sparse(adapter.weights, tensor_map, facts)
+    findings = check_values(adapter, tensor_map, tensor_facts, updates)
+    findings += check_sizes(adapter.config, tensor_map, tensor_facts, updates, scaled=scaled)
+    findings += check_factor_pairing(gram_matrices.pairing()) + check_alphas(adapter, tensor_map)
+    findings += check_sparse(adapter.weights, tensor_map, tensor_facts)
     return statistics, [msgspec.structs.replace(problem, file=adapter.weights.name) for problem in findings]
 
 
-def _no_number(facts: TensorFacts) -> bool:
-    return facts.count > 0 and facts.nans + facts.infinities == facts.count
+def _no_number(tensor_facts: TensorFacts) -> bool:
+    return tensor_facts.count > 0 and tensor_facts.nans + tensor_facts.infinities == tensor_facts.count
 
 
-def _digest(facts: dict[str, TensorFacts]) -> str:
+def _digest(tensor_facts: dict[str, TensorFacts]) -> str:
     digest = hashlib.sha256()
-    for tensor_name in sorted(facts):
-        digest.update(hashlib.sha256(tensor_name.encode("utf-8", "replace")).digest() + facts[tensor_name].digest)
+    for tensor_name in sorted(tensor_facts):
+        digest.update(
+            hashlib.sha256(tensor_name.encode("utf-8", "replace")).digest() + tensor_facts[tensor_name].digest
+        )
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -105,15 +109,17 @@ def _content(weights: str, config: AdapterConfig | None) -> str:
         listed = config.target_modules
         meaning = {
             "alpha": float(config.lora_alpha),
-            "alpha_pattern": [[key, float(value)] for key, value in config.alpha_pattern.items()],
+            "alpha_pattern": [
+                [module_pattern, float(pattern_value)] for module_pattern, pattern_value in config.alpha_pattern.items()
+            ],
             "bias": config.bias,
             "dora": config.use_dora,
             "fan_in_fan_out": bool(config.other.get("fan_in_fan_out")),
             "r": config.r,
-            "rank_pattern": [list(pair) for pair in config.rank_pattern.items()],
+            "rank_pattern": [list(rank_entry) for rank_entry in config.rank_pattern.items()],
             "rslora": config.use_rslora,
             "saved": sorted(config.saved_modules),
             "targets": sorted(listed) if isinstance(listed, list) else listed,
         }
-    text = json.dumps([weights, meaning], sort_keys=True)
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    content_json = json.dumps([weights, meaning], sort_keys=True)
+    return f"sha256:{hashlib.sha256(content_json.encode()).hexdigest()}"

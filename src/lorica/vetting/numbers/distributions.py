@@ -53,8 +53,8 @@ class _Outliers(msgspec.Struct):
     gap: float
 
 
-def check_distributions(adapter: RawAdapter, factors: Sequence[TensorFacts], total: int) -> list[Finding]:
-    """factors: those to judge. total: of all tensors."""
+def check_distributions(adapter: RawAdapter, factors: Sequence[TensorFacts], tensor_count: int) -> list[Finding]:
+    """factors: those to judge. tensor_count: of all tensors."""
     distributions = _describe([tensor for tensor in factors if tensor.largest > 0])
     suspects = [
         distribution.tensor
@@ -65,7 +65,7 @@ def check_distributions(adapter: RawAdapter, factors: Sequence[TensorFacts], tot
     ]
     outliers = _find_outliers(adapter, suspects)
     garbled = _garbled(distributions, {outlier.tensor.name for outlier in outliers})
-    return [*garbled, *_check_outliers(outliers, total), *_underflow(factors)]
+    return [*garbled, *_check_outliers(outliers, tensor_count), *_underflow(factors)]
 
 
 def _describe(tensors: Sequence[TensorFacts]) -> list[_Distribution]:
@@ -76,16 +76,19 @@ def _describe(tensors: Sequence[TensorFacts]) -> list[_Distribution]:
         sizes = np.abs(np.stack([sample for _, sample in sampled]).astype(np.float64))
         filled = np.isfinite(sizes) & (sizes > 0)
         sizes = np.where(filled, sizes, 0)
-        count = np.maximum(filled.sum(axis=1), 1)
-        logs = np.where(filled, np.log2(np.where(filled, sizes, 1)), 0)
-        mean = (logs.sum(axis=1) / count)[:, None]
-        spread = np.sqrt((np.where(filled, logs - mean, 0) ** 2).sum(axis=1) / count)
+        nonzero_counts = np.maximum(filled.sum(axis=1), 1)
+        log_sizes = np.where(filled, np.log2(np.where(filled, sizes, 1)), 0)
+        log_means = (log_sizes.sum(axis=1) / nonzero_counts)[:, None]
+        spread = np.sqrt((np.where(filled, log_sizes - log_means, 0) ** 2).sum(axis=1) / nonzero_counts)
         # np.median would import numpy.ma, which costs as much as everything here.
-        median = np.exp2(np.sort(np.where(filled, logs, mean), axis=1)[:, sizes.shape[1] // 2])
+        median = np.exp2(np.sort(np.where(filled, log_sizes, log_means), axis=1)[:, sizes.shape[1] // 2])
         evenness = np.where(filled.any(axis=1), sizes.mean(axis=1) / np.sqrt((sizes**2).mean(axis=1)), 0)
     columns: list[npt.NDArray[np.float64]] = [spread, evenness, median]
-    rows = np.stack(columns, axis=1).tolist()
-    return [_Distribution(tensor, *row) for (tensor, _), row in zip(sampled, rows, strict=True)]
+    statistic_rows = np.stack(columns, axis=1).tolist()
+    return [
+        _Distribution(tensor, *statistics_row)
+        for (tensor, _), statistics_row in zip(sampled, statistic_rows, strict=True)
+    ]
 
 
 def _find_outliers(adapter: RawAdapter, suspects: Sequence[TensorFacts]) -> list[_Outliers]:
@@ -94,21 +97,27 @@ def _find_outliers(adapter: RawAdapter, suspects: Sequence[TensorFacts]) -> list
     with TensorReader(adapter.weights) as reader:
         for tensor in suspects:
             sizes = np.abs(reader.read(tensor.info)).ravel()
-            top = np.sort(np.partition(sizes, -min(17, sizes.size))[-17:])[::-1].astype(np.float64)
-            gaps = top[:-1] / np.maximum(top[1:], 1e-30)
+            largest_sizes = np.sort(np.partition(sizes, -min(17, sizes.size))[-17:])[::-1].astype(np.float64)
+            gaps = largest_sizes[:-1] / np.maximum(largest_sizes[1:], 1e-30)
             if gaps.max(initial=0) > GAP:
                 outliers.append(_Outliers(tensor, int(gaps.argmax()) + 1, float(gaps.max())))
     return outliers
 
 
-def _check_outliers(outliers: Sequence[_Outliers], total: int) -> Iterable[Finding]:
+def _check_outliers(outliers: Sequence[_Outliers], tensor_count: int) -> Iterable[Finding]:
     if outliers:
-        count, gap = sum(outlier.count for outlier in outliers), max(outlier.gap for outlier in outliers)
+        outlier_count, largest_gap = (
+            sum(outlier.count for outlier in outliers),
+            max(outlier.gap for outlier in outliers),
+        )
         tensors = [outlier.tensor for outlier in outliers]
         largest = max(tensor.largest for tensor in tensors)
-        actual = f"{count} values up to {largest:.3g}, {gap:.2g} times the next, {in_tensors(tensors, total)}"
-        facts = {"values": count, "gap": gap, "largest": largest}
-        severity: Severity | None = "reject" if gap > GAP_ABSURD or largest > HUGE else None
+        actual = (
+            f"{outlier_count} values up to {largest:.3g}, {largest_gap:.2g} times the next, "
+            f"{in_tensors(tensors, tensor_count)}"
+        )
+        facts = {"values": outlier_count, "gap": largest_gap, "largest": largest}
+        severity: Severity | None = "reject" if largest_gap > GAP_ABSURD or largest > HUGE else None
         yield finding(
             "L207", actual, expected="the largest values close to one another", facts=facts, severity=severity
         )
@@ -116,10 +125,10 @@ def _check_outliers(outliers: Sequence[_Outliers], total: int) -> Iterable[Findi
 
 def _garbled(distributions: Sequence[_Distribution], with_outliers: set[str]) -> Iterable[Finding]:
     tensors = [distribution.tensor for distribution in distributions]
-    wide = [distribution for distribution in distributions if distribution.is_wide]
-    huge = [tensor for tensor in tensors if tensor.largest > HUGE and tensor.name not in with_outliers]
+    wide_tensors = [distribution for distribution in distributions if distribution.is_wide]
+    huge_tensors = [tensor for tensor in tensors if tensor.largest > HUGE and tensor.name not in with_outliers]
     # B after one step of Adam has one size; A keeps the variety it started with, unless bits are read as another type.
-    even = [
+    even_tensors = [
         tensor
         for tensor, distribution in zip(tensors, distributions, strict=True)
         if tensor.side == "a"
@@ -127,17 +136,22 @@ def _garbled(distributions: Sequence[_Distribution], with_outliers: set[str]) ->
         and 0.5 < tensor.largest < 2
         and tensor.info.dtype == "F16"
     ]
-    suspects = {*(distribution.tensor for distribution in wide), *huge, *even}
+    suspects = {*(distribution.tensor for distribution in wide_tensors), *huge_tensors, *even_tensors}
     garbled = [tensor for tensor in tensors if tensor in suspects]
     if garbled:
-        why = "all values lie near 1 in size, as BF16 does when it is read as F16"
-        if wide:
-            why = f"sizes spread over {2 * wide[0].spread:.0f} powers of two"
-        elif huge:
-            why = f"values up to {max(tensor.largest for tensor in huge):.2g}"
+        reason = "all values lie near 1 in size, as BF16 does when it is read as F16"
+        if wide_tensors:
+            reason = f"sizes spread over {2 * wide_tensors[0].spread:.0f} powers of two"
+        elif huge_tensors:
+            reason = f"values up to {max(tensor.largest for tensor in huge_tensors):.2g}"
         expected = "sizes within a few powers of two of one another, as initialised and trained"
-        facts = {"wide": len(wide), "huge": len(huge), "same": len(even), "tensors": len(garbled)}
-        yield finding("L201", f"{why} {in_tensors(garbled, len(tensors))}", expected=expected, facts=facts)
+        facts = {
+            "wide": len(wide_tensors),
+            "huge": len(huge_tensors),
+            "same": len(even_tensors),
+            "tensors": len(garbled),
+        }
+        yield finding("L201", f"{reason} {in_tensors(garbled, len(tensors))}", expected=expected, facts=facts)
 
 
 def _underflow(factors: Sequence[TensorFacts]) -> Iterable[Finding]:
@@ -149,8 +163,8 @@ def _underflow(factors: Sequence[TensorFacts]) -> Iterable[Finding]:
         if tensor.info.dtype in _COARSE and 0.5 * tensor.count < tensor.zeros < tensor.count and not tensor.zero_run[1]
     ]
     if underflowed:
-        share = max(tensor.zeros / tensor.count for tensor in underflowed)
-        where = in_tensors(underflowed, len(b_factors), "lora_B tensors")
-        actual = f"up to {share:.0%} of the values became zero as {underflowed[0].info.dtype} {where}"
-        facts = {"tensors": len(underflowed), "share": share}
-        yield finding("L217", actual, facts=facts, severity="warn" if share > 0.95 else None)
+        zero_share = max(tensor.zeros / tensor.count for tensor in underflowed)
+        location_text = in_tensors(underflowed, len(b_factors), "lora_B tensors")
+        actual = f"up to {zero_share:.0%} of the values became zero as {underflowed[0].info.dtype} {location_text}"
+        facts = {"tensors": len(underflowed), "share": zero_share}
+        yield finding("L217", actual, facts=facts, severity="warn" if zero_share > 0.95 else None)

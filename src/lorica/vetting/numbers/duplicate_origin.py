@@ -41,35 +41,42 @@ def downgrade_originals(
     files that are equal to the last bit and equally known, the first that was given is the one to keep. Updates at
     another scale that nobody's papers tell apart stay warnings on both sides.
     """
-    positions = {name: index for index, name in enumerate(standings)}
-    ranks = {name: _ORDER.index(standing) for name, standing in standings.items()}
+    positions = {adapter_name: adapter_index for adapter_index, adapter_name in enumerate(standings)}
+    ranks = {adapter_name: _ORDER.index(standing) for adapter_name, standing in standings.items()}
     # What equals a proven one to the last bit has the config of its training, too; likewise what equals an altered one.
     shared_ranks = ranks | {
-        name: _ORDER.index(_shared_standing(name, findings, standings))
-        for name, findings in duplicates.items()
-        if name in standings
+        adapter_name: _ORDER.index(_shared_standing(adapter_name, findings, standings))
+        for adapter_name, findings in duplicates.items()
+        if adapter_name in standings
     }
 
-    def cleared(name: str, duplicate: Finding) -> Finding:
+    def cleared(adapter_name: str, duplicate: Finding) -> Finding:
         twins = [twin for twin in duplicate.facts.get("others", ()) if twin in ranks]
-        if duplicate.code not in _COPIES or duplicate.severity == "note" or not twins or name not in ranks:
+        if duplicate.code not in _COPIES or duplicate.severity == "note" or not twins or adapter_name not in ranks:
             return duplicate
-        equal = duplicate.code == "L250"
-        rank_of = ranks if equal else shared_ranks
-        best = max(rank_of[twin] for twin in twins)
-        is_first = equal and rank_of[name] == best and positions[name] < min(positions[twin] for twin in twins)
-        if rank_of[name] <= best and not is_first:
+        is_equal = duplicate.code == "L250"
+        rank_of = ranks if is_equal else shared_ranks
+        best_rank = max(rank_of[twin] for twin in twins)
+        is_first = (
+            is_equal
+            and rank_of[adapter_name] == best_rank
+            and positions[adapter_name] < min(positions[twin] for twin in twins)
+        )
+        if rank_of[adapter_name] <= best_rank and not is_first:
             return duplicate
         fix = "keep this one" if is_first else "nothing: by its papers this is the original"
         return msgspec.structs.replace(duplicate, severity="note", fix=fix)
 
-    return {name: [cleared(name, duplicate) for duplicate in findings] for name, findings in duplicates.items()}
+    return {
+        adapter_name: [cleared(adapter_name, duplicate) for duplicate in findings]
+        for adapter_name, findings in duplicates.items()
+    }
 
 
-def _shared_standing(name: str, findings: Sequence[Finding], standings: Mapping[str, Origin]) -> Origin:
+def _shared_standing(adapter_name: str, findings: Sequence[Finding], standings: Mapping[str, Origin]) -> Origin:
     """The standing of what an adapter equals to the last bit, where its own is unknown."""
-    if standings[name] != "unknown":
-        return standings[name]
+    if standings[adapter_name] != "unknown":
+        return standings[adapter_name]
     twins = {twin for duplicate in findings if duplicate.code == "L250" for twin in duplicate.facts["others"]}
     decided = {standings[twin] for twin in twins if twin in standings} - {"unknown"}
     return decided.pop() if len(decided) == 1 else "unknown"

@@ -54,40 +54,49 @@ class _Comparison:
         self.entries = entries
         self.runs, self.steps = find_runs(members), named_steps(members)
         self.findings: dict[str, list[Finding]] = {}
-        names = [shown(adapter.name, 1000) for adapter, _ in entries]
-        labels = short_names(names, _NAME)
-        self._labels = [labels[name] for name in names]  # as findings show them, all of them different
+        adapter_names = [shown(adapter.name, 1000) for adapter, _ in entries]
+        labels = short_names(adapter_names, _NAME)
+        # As findings show them, all of them different.
+        self._labels = [labels[adapter_name] for adapter_name in adapter_names]
 
-    def may_equal(self, i: int, j: int) -> bool:
+    def may_equal(self, first_index: int, second_index: int) -> bool:
         """Whether two adapters are of one run and not of two steps of it, so that to be equal is no news."""
-        return self.runs[i] == self.runs[j] and (
-            None in (self.steps[i], self.steps[j]) or self.steps[i] == self.steps[j]
+        return self.runs[first_index] == self.runs[second_index] and (
+            None in (self.steps[first_index], self.steps[second_index])
+            or self.steps[first_index] == self.steps[second_index]
         )
 
     def labels(self, indices: Sequence[int]) -> str:
         """Adapters for a message."""
-        return listed((self._labels[i] for i in indices), 3)
+        return listed((self._labels[entry_index] for entry_index in indices), 3)
 
     def report(
         self,
-        index: int,
-        code: str,
+        entry_index: int,
+        finding_code: str,
         actual: str,
         related: Sequence[int],
-        facts: dict[str, Any],
+        finding_facts: dict[str, Any],
         *,
         expected: str = "",
         severity: Severity | None = None,
     ) -> None:
         """A finding on one adapter about others."""
-        facts = {"others": [self.entries[i][0].name for i in related[:20]], **facts}
-        result = finding(code, actual, expected=expected, facts=facts, severity=severity)
-        self.findings.setdefault(self.entries[index][0].name, []).append(result)
+        finding_facts = {
+            "others": [self.entries[related_index][0].name for related_index in related[:20]],
+            **finding_facts,
+        }
+        result = finding(finding_code, actual, expected=expected, facts=finding_facts, severity=severity)
+        self.findings.setdefault(self.entries[entry_index][0].name, []).append(result)
 
-    def report_rescaled(self, index: int, actual: str, related: Sequence[int], ratio: float, angle: float) -> None:
+    def report_rescaled(
+        self, entry_index: int, actual: str, related: Sequence[int], norm_ratio: float, update_cosine: float
+    ) -> None:
         """A finding on an update that is another one at another scale."""
         expected = "one alpha, rank and set of targets for one update"
-        self.report(index, "L252", actual, related, {"ratio": ratio, "cosine": angle}, expected=expected)
+        self.report(
+            entry_index, "L252", actual, related, {"ratio": norm_ratio, "cosine": update_cosine}, expected=expected
+        )
 
 
 def check_duplicates(entries: Sequence[Entry], members: Sequence[RunMember] | None = None) -> dict[str, list[Finding]]:
@@ -97,10 +106,10 @@ def check_duplicates(entries: Sequence[Entry], members: Sequence[RunMember] | No
     """
     members = [RunMember(adapter.given) for adapter, _ in entries] if members is None else members
     comparison = _Comparison(entries, members)
-    same = _find_copies(comparison)
-    leaders = _near_copies(comparison, same)
-    first = [leaders.get(i, i) for i in same]
-    _shared_starts(comparison, first, _folds(comparison))
+    copy_leaders = _find_copies(comparison)
+    leaders = _near_copies(comparison, copy_leaders)
+    first_members = [leaders.get(leader, leader) for leader in copy_leaders]
+    _shared_starts(comparison, first_members, _folds(comparison))
     return comparison.findings
 
 
@@ -124,24 +133,24 @@ def cosine(first: Entry, second: Entry) -> float | None:
 ScaledFactors = tuple[Floats, Floats, float]  # A [r, in], B [out, r], scaling
 
 
-def _inner_product(first: ScaledFactors, second: ScaledFactors) -> float:
+def _inner_product(first_factors: ScaledFactors, second_factors: ScaledFactors) -> float:
     """Of two updates: s1 s2 tr((B1ᵀ B2)(A2 A1ᵀ))."""
-    a1, b1, scale1 = first
-    a2, b2, scale2 = second
+    a1, b1, scale1 = first_factors
+    a2, b2, scale2 = second_factors
     return scale1 * scale2 * float(((b1.T @ b2) * (a1 @ a2.T)).sum(dtype=np.float64))
 
 
-def _factors(first: RawAdapter, second: RawAdapter) -> Iterator[tuple[ScaledFactors, ScaledFactors]]:
+def _factors(first_adapter: RawAdapter, second_adapter: RawAdapter) -> Iterator[tuple[ScaledFactors, ScaledFactors]]:
     """The factors of every module that both have, one module at a time."""
-    adapters = (first, second)
+    adapters = (first_adapter, second_adapter)
     tensor_maps = [map_tensors(_header(adapter)) for adapter in adapters]
     scales = [
         scalings(adapter.config, tensor_map.modules)[0]
         for adapter, tensor_map in zip(adapters, tensor_maps, strict=True)
     ]
-    if first.weights is None or second.weights is None:
+    if first_adapter.weights is None or second_adapter.weights is None:
         return
-    with TensorReader(first.weights) as left_reader, TensorReader(second.weights) as right_reader:
+    with TensorReader(first_adapter.weights) as left_reader, TensorReader(second_adapter.weights) as right_reader:
         for module in tensor_maps[0].pairs:
             right_module = tensor_maps[1].modules.get(module.path)
             if right_module is None or not (right_module.a and right_module.b):
@@ -160,164 +169,190 @@ def _header(adapter: RawAdapter) -> Header:
 
 
 def _pair(reader: TensorReader, module: LoraModule, tensors: dict[str, TensorInfo]) -> tuple[Floats, Floats]:
-    a, b = (reader.read(tensors[name]) for name in (module.a, module.b))
-    return a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
+    a_matrix, b_matrix = (reader.read(tensors[tensor_name]) for tensor_name in (module.a, module.b))
+    return a_matrix.reshape(a_matrix.shape[0], -1), b_matrix.reshape(b_matrix.shape[0], -1)
 
 
 def _find_copies(comparison: _Comparison) -> list[int]:
     """Findings for equal tensors. Returns for each entry the number of the first with the same tensors."""
     groups: dict[str, list[int]] = {}
-    for i, (_, numbers) in enumerate(comparison.entries):
+    for entry_index, (_, numbers) in enumerate(comparison.entries):
         comparable = numbers.weights_digest and not numbers.empty
-        groups.setdefault(numbers.weights_digest if comparable else f"none {i}", []).append(i)
-    first = list(range(len(comparison.entries)))
-    for group in groups.values():
-        for i in group:
-            first[i] = group[0]
-            if len(group) > 1:
-                _report_copies(comparison, i, [j for j in group if j != i])
-    return first
+        groups.setdefault(numbers.weights_digest if comparable else f"none {entry_index}", []).append(entry_index)
+    leaders = list(range(len(comparison.entries)))
+    for members in groups.values():
+        for entry_index in members:
+            leaders[entry_index] = members[0]
+            if len(members) > 1:
+                _report_copies(comparison, entry_index, [twin for twin in members if twin != entry_index])
+    return leaders
 
 
-def _report_copies(comparison: _Comparison, i: int, twins: Sequence[int]) -> None:
+def _report_copies(comparison: _Comparison, entry_index: int, twins: Sequence[int]) -> None:
     entries = comparison.entries
-    adapter, numbers = entries[i]
-    base = _base(adapter)
-    foreign = [j for j in twins if base and _base(entries[j][0]) not in ("", base)]
-    if foreign:
-        foreign_base = _base(entries[foreign[0]][0])
-        labels = comparison.labels(foreign)
-        actual = f"the tensors of {labels}, which names {shown(foreign_base)}, not {shown(base)}"
+    adapter, numbers = entries[entry_index]
+    base_name = _base(adapter)
+    foreign_twins = [
+        twin_index for twin_index in twins if base_name and _base(entries[twin_index][0]) not in ("", base_name)
+    ]
+    if foreign_twins:
+        foreign_base = _base(entries[foreign_twins[0]][0])
+        labels = comparison.labels(foreign_twins)
+        actual = f"the tensors of {labels}, which names {shown(foreign_base)}, not {shown(base_name)}"
         expected = "one base model for one set of weights"
-        comparison.report(i, "L253", actual, foreign, {"bases": [base, foreign_base]}, expected=expected)
-    changed = [j for j in twins if entries[j][1].content_digest != numbers.content_digest]
+        comparison.report(
+            entry_index, "L253", actual, foreign_twins, {"bases": [base_name, foreign_base]}, expected=expected
+        )
+    changed = [twin_index for twin_index in twins if entries[twin_index][1].content_digest != numbers.content_digest]
     if changed:
         other_norm = entries[changed[0]][1].norm
-        ratio = numbers.norm / other_norm if other_norm > 0 else 1.0
-        how = f"{ratio:.4g} times as strong" if abs(ratio - 1) > 1e-6 else "with another config"
-        comparison.report_rescaled(i, f"the tensors of {comparison.labels(changed)}, {how}", changed, ratio, 1.0)
-    equal = [j for j in twins if j not in changed]
-    if equal:
-        severity: Severity | None = "note" if all(comparison.may_equal(i, j) for j in equal) else None
-        facts = {"cosine": 1.0, "count": len(equal)}
-        comparison.report(i, "L250", f"equal to {comparison.labels(equal)}", equal, facts, severity=severity)
+        norm_ratio = numbers.norm / other_norm if other_norm > 0 else 1.0
+        difference = f"{norm_ratio:.4g} times as strong" if abs(norm_ratio - 1) > 1e-6 else "with another config"
+        comparison.report_rescaled(
+            entry_index, f"the tensors of {comparison.labels(changed)}, {difference}", changed, norm_ratio, 1.0
+        )
+    equal_twins = [twin_index for twin_index in twins if twin_index not in changed]
+    if equal_twins:
+        severity: Severity | None = (
+            "note" if all(comparison.may_equal(entry_index, twin_index) for twin_index in equal_twins) else None
+        )
+        facts = {"cosine": 1.0, "count": len(equal_twins)}
+        comparison.report(
+            entry_index, "L250", f"equal to {comparison.labels(equal_twins)}", equal_twins, facts, severity=severity
+        )
 
 
-def _near_copies(comparison: _Comparison, first: Sequence[int]) -> dict[int, int]:
+def _near_copies(comparison: _Comparison, first_members: Sequence[int]) -> dict[int, int]:
     """Findings for updates that point the same way though their tensors differ; returns later -> earlier of each."""
     entries = comparison.entries
     leaders: dict[int, int] = {}
     confirmed = 0
-    for i, j, rough in _similar_pairs(entries, first, "sketch", CANDIDATE):
-        if i in leaders or j in leaders:
+    for entry_index, twin_index, sketch_cosine in _similar_pairs(entries, first_members, "sketch", CANDIDATE):
+        if entry_index in leaders or twin_index in leaders:
             continue  # one of them already stands beside an earlier one
-        angle: float | None = rough
+        update_cosine: float | None = sketch_cosine
         if confirmed < _MAX_CONFIRMED:
             confirmed += 1
             try:
-                angle = cosine(entries[j], entries[i])
+                update_cosine = cosine(entries[twin_index], entries[entry_index])
             except AdapterError:
                 continue  # its own findings say that it cannot be read
-        if angle is None or abs(angle) < NEAR:
+        if update_cosine is None or abs(update_cosine) < NEAR:
             continue
-        leaders[i] = j
-        _report_similar(comparison, i, j, angle)
-        _report_similar(comparison, j, i, angle)
+        leaders[entry_index] = twin_index
+        _report_similar(comparison, entry_index, twin_index, update_cosine)
+        _report_similar(comparison, twin_index, entry_index, update_cosine)
     return leaders
 
 
-def _report_similar(comparison: _Comparison, i: int, j: int, angle: float) -> None:
-    ratio = comparison.entries[i][1].norm / comparison.entries[j][1].norm
-    own_run = comparison.runs[i] == comparison.runs[j]
-    label = comparison.labels([j])
-    strength = f"{ratio:.4g} times as strong"
-    if angle < 0:
-        comparison.report_rescaled(i, f"the opposite of {label}'s update, {strength}", [j], -ratio, angle)
+def _report_similar(comparison: _Comparison, entry_index: int, twin_index: int, update_cosine: float) -> None:
+    norm_ratio = comparison.entries[entry_index][1].norm / comparison.entries[twin_index][1].norm
+    own_run = comparison.runs[entry_index] == comparison.runs[twin_index]
+    twin_label = comparison.labels([twin_index])
+    strength = f"{norm_ratio:.4g} times as strong"
+    if update_cosine < 0:
+        comparison.report_rescaled(
+            entry_index, f"the opposite of {twin_label}'s update, {strength}", [twin_index], -norm_ratio, update_cosine
+        )
     # Within a run an update that grew is the training's; one that was multiplied is not.
-    elif angle >= (PROPORTIONAL if own_run else SAME) and abs(ratio - 1) > 0.02:
-        comparison.report_rescaled(i, f"{label}'s update, {strength}", [j], ratio, angle)
-    elif angle >= SAME and abs(ratio - 1) <= 0.02:
-        actual = f"the update of {label}, stored in other numbers"
+    elif update_cosine >= (PROPORTIONAL if own_run else SAME) and abs(norm_ratio - 1) > 0.02:
+        comparison.report_rescaled(
+            entry_index, f"{twin_label}'s update, {strength}", [twin_index], norm_ratio, update_cosine
+        )
+    elif update_cosine >= SAME and abs(norm_ratio - 1) <= 0.02:
+        actual = f"the update of {twin_label}, stored in other numbers"
         severity: Severity | None = "note" if own_run else None
-        comparison.report(i, "L250", actual, [j], {"cosine": angle, "count": 1}, severity=severity)
+        comparison.report(
+            entry_index, "L250", actual, [twin_index], {"cosine": update_cosine, "count": 1}, severity=severity
+        )
     else:
-        actual = f"cosine {angle:.4f} with the update of {label}"
+        actual = f"cosine {update_cosine:.4f} with the update of {twin_label}"
         expected = f"below {NEAR} for adapters of different data"
-        comparison.report(i, "L251", actual, [j], {"cosine": angle, "ratio": ratio}, expected=expected)
+        comparison.report(
+            entry_index, "L251", actual, [twin_index], {"cosine": update_cosine, "ratio": norm_ratio}, expected=expected
+        )
 
 
 def _folds(comparison: _Comparison) -> dict[int, tuple[str, str, str]]:
     """Findings for the folds of one cross-validation, by their names; returns what the folds of one have in common."""
     folds: dict[tuple[str, str, str], dict[int, str]] = {}
-    for i, (adapter, numbers) in enumerate(comparison.entries):
+    for entry_index, (adapter, numbers) in enumerate(comparison.entries):
         for component in (adapter.name, *reversed(adapter.given.parts[-3:])):
-            if match := _FOLD.search(component):
-                stem = component[: match.start(1)] + "*" + component[match.end(1) :]
-                folds.setdefault((stem, numbers.signature, _base(adapter)), {})[i] = match[1]
+            if fold_match := _FOLD.search(component):
+                stem_pattern = component[: fold_match.start(1)] + "*" + component[fold_match.end(1) :]
+                folds.setdefault((stem_pattern, numbers.signature, _base(adapter)), {})[entry_index] = fold_match[1]
                 break
     in_folds: dict[int, tuple[str, str, str]] = {}
-    for key, fold_numbers in folds.items():
-        if len(set(fold_numbers.values())) > 1 and key[1]:
-            in_folds |= dict.fromkeys(fold_numbers, key)
+    for fold_key, fold_numbers in folds.items():
+        if len(set(fold_numbers.values())) > 1 and fold_key[1]:
+            in_folds |= dict.fromkeys(fold_numbers, fold_key)
             _report_folds(comparison, sorted(fold_numbers))
     return in_folds
 
 
 def _report_folds(comparison: _Comparison, members: Sequence[int]) -> None:
-    sketches = {i: comparison.entries[i][1].sketch for i in members}
-    vectors = {i: np.frombuffer(sketch, "<f4") for i, sketch in sketches.items() if sketch}
-    for i in members:
-        other_folds = [j for j in members if j != i]
-        angles = [float(vectors[i] @ vectors[j]) for j in other_folds if i in vectors and j in vectors]
-        about = f", cosines of updates about {min(angles):.2f} to {max(angles):.2f}" if angles else ""
-        actual = f"a fold beside {comparison.labels(other_folds)}{about}"
-        comparison.report(i, "L255", actual, other_folds, {"cosines": angles[:20]})
+    sketches = {entry_index: comparison.entries[entry_index][1].sketch for entry_index in members}
+    vectors = {entry_index: np.frombuffer(sketch, "<f4") for entry_index, sketch in sketches.items() if sketch}
+    for entry_index in members:
+        other_folds = [fold_index for fold_index in members if fold_index != entry_index]
+        angles = [
+            float(vectors[entry_index] @ vectors[fold_index])
+            for fold_index in other_folds
+            if entry_index in vectors and fold_index in vectors
+        ]
+        cosine_text = f", cosines of updates about {min(angles):.2f} to {max(angles):.2f}" if angles else ""
+        actual = f"a fold beside {comparison.labels(other_folds)}{cosine_text}"
+        comparison.report(entry_index, "L255", actual, other_folds, {"cosines": angles[:20]})
 
 
-def _shared_starts(comparison: _Comparison, first: Sequence[int], in_folds: dict[int, tuple[str, str, str]]) -> None:
-    """Findings for runs that started from the same values. first: for each entry, the first of those that were already
-    said to be one update with it."""
+def _shared_starts(
+    comparison: _Comparison, first_members: Sequence[int], in_folds: dict[int, tuple[str, str, str]]
+) -> None:
+    """Findings for runs that started from the same values. first_members: for each entry, the first of those
+    that were already said to be one update with it."""
     starts = UnionFind(len(comparison.entries))
-    for i, j, _ in _similar_pairs(comparison.entries, first, "start", SAME_START):
-        starts.join(i, j)
+    for entry_index, twin_index, _ in _similar_pairs(comparison.entries, first_members, "start", SAME_START):
+        starts.join(entry_index, twin_index)
     groups: dict[int, list[int]] = {}
-    for i in range(len(comparison.entries)):
-        groups.setdefault(starts.find(i), []).append(i)
-    for group in groups.values():
-        for i in group:
+    for entry_index in range(len(comparison.entries)):
+        groups.setdefault(starts.find(entry_index), []).append(entry_index)
+    for members in groups.values():
+        for entry_index in members:
             relatives = [
-                j
-                for j in group
-                if first[j] != first[i]
-                and comparison.runs[j] != comparison.runs[i]
-                and not (i in in_folds and in_folds.get(j) == in_folds[i])
+                twin_index
+                for twin_index in members
+                if first_members[twin_index] != first_members[entry_index]
+                and comparison.runs[twin_index] != comparison.runs[entry_index]
+                and not (entry_index in in_folds and in_folds.get(twin_index) == in_folds[entry_index])
             ]
             if relatives:
                 actual = f"lora_A starts as in {comparison.labels(relatives)}"
-                comparison.report(i, "L254", actual, relatives, {"count": len(relatives)})
+                comparison.report(entry_index, "L254", actual, relatives, {"count": len(relatives)})
 
 
 def _similar_pairs(
-    entries: Sequence[Entry], first: Sequence[int], vector_name: str, minimum: float
+    entries: Sequence[Entry], first_members: Sequence[int], vector_name: str, minimum: float
 ) -> Iterator[tuple[int, int, float]]:
     """Pairs (later, earlier) of comparable adapters with different tensors, whose vectors' cosine is at least
     `minimum` in size; for sketches of either sign. One block of rows at a time: memory grows with the number, not
     its square."""
     groups: dict[str, list[int]] = {}
-    for i, (_, numbers) in enumerate(entries):
-        if len(getattr(numbers, vector_name)) == 4 * SIZE and first[i] == i:
-            groups.setdefault(numbers.signature, []).append(i)
+    for entry_index, (_, numbers) in enumerate(entries):
+        if len(getattr(numbers, vector_name)) == 4 * SIZE and first_members[entry_index] == entry_index:
+            groups.setdefault(numbers.signature, []).append(entry_index)
     for members in groups.values():
-        vectors = np.stack([np.frombuffer(getattr(entries[i][1], vector_name), "<f4") for i in members])
-        for begin in range(0, len(members), _BLOCK):
-            block = vectors[begin : begin + _BLOCK] @ vectors[: begin + _BLOCK].T
-            sizes = np.abs(block) if vector_name == "sketch" else block
-            for row, column in np.argwhere(sizes >= minimum).tolist():
-                if column < begin + row:
-                    yield members[begin + row], members[column], float(block[row, column])
+        vectors = np.stack(
+            [np.frombuffer(getattr(entries[entry_index][1], vector_name), "<f4") for entry_index in members]
+        )
+        for block_start in range(0, len(members), _BLOCK):
+            similarities = vectors[block_start : block_start + _BLOCK] @ vectors[: block_start + _BLOCK].T
+            sizes = np.abs(similarities) if vector_name == "sketch" else similarities
+            for block_row, column in np.argwhere(sizes >= minimum).tolist():
+                if column < block_start + block_row:
+                    yield members[block_start + block_row], members[column], float(similarities[block_row, column])
 
 
 def _base(adapter: RawAdapter) -> str:
     """The base model's name without its owner's or folder's, "" where there is none."""
-    path = adapter.config.base_model_name_or_path if adapter.config else None
-    return (path or "").replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].lower()
+    base_path = adapter.config.base_model_name_or_path if adapter.config else None
+    return (base_path or "").replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].lower()

@@ -48,13 +48,15 @@ class FactorPairing(msgspec.Struct, frozen=True):
 
 def pair_factors(weights: Path, tensor_map: TensorMap) -> FactorPairing:
     """Compare every A with every B of the same rank. Raises AdapterError for a tensor that cannot be read."""
-    grams = GramMatrices()
+    gram_matrices = GramMatrices()
     for factors in tensor_map.pairs:
-        a, b = tensor_map.shape(factors.a), tensor_map.shape(factors.b)
-        if len(a) == 2 and len(b) == 2 and a[0] == b[1] and a[0] >= MIN_RANK:
-            first, second = (_scaled(read_array(weights, tensor_map.tensors[name])) for name in (factors.a, factors.b))
-            grams.add(factors.path, first @ first.T, second.T @ second)
-    return grams.pairing()
+        a_shape, b_shape = tensor_map.shape(factors.a), tensor_map.shape(factors.b)
+        if len(a_shape) == 2 and len(b_shape) == 2 and a_shape[0] == b_shape[1] and a_shape[0] >= MIN_RANK:
+            a_matrix, b_matrix = (
+                _scaled(read_array(weights, tensor_map.tensors[tensor_name])) for tensor_name in (factors.a, factors.b)
+            )
+            gram_matrices.add(factors.path, a_matrix @ a_matrix.T, b_matrix.T @ b_matrix)
+    return gram_matrices.pairing()
 
 
 class GramMatrices:
@@ -63,42 +65,52 @@ class GramMatrices:
     def __init__(self) -> None:
         self._by_rank: dict[int, list[tuple[str, Floats, Floats]]] = defaultdict(list)
 
-    def add(self, module_path: str, first: NDArray[Any], second: NDArray[Any]) -> None:
-        """first: A Aᵀ, second: BᵀB, both [rank, rank]."""
-        if len(first) == len(second) >= MIN_RANK:
-            self._by_rank[len(first)].append((module_path, _off_diagonal(first), _off_diagonal(second)))
+    def add(self, module_path: str, a_gram: NDArray[Any], b_gram: NDArray[Any]) -> None:
+        """a_gram: A Aᵀ, b_gram: BᵀB, both [rank, rank]."""
+        if len(a_gram) == len(b_gram) >= MIN_RANK:
+            self._by_rank[len(a_gram)].append((module_path, _off_diagonal(a_gram), _off_diagonal(b_gram)))
 
     def pairing(self) -> FactorPairing:
         """Compare every A with every B of the same rank."""
         own_correlations: list[float] = []
         new_correlations: list[float] = []
-        torn: dict[str, str] = {}
+        mismatched: dict[str, str] = {}
         for members in self._by_rank.values():
-            a_grams, b_grams = (np.stack([gram[side] for gram in members]).astype(np.float64) for side in (1, 2))
-            table = a_grams @ b_grams.T  # [modules, modules]: correlation of A's matrix with B's
-            own_correlations += np.diag(table).tolist()
-            for index, best in _mismatched(table, a_grams, b_grams):
-                torn[members[index][0]] = members[best][0]
-                new_correlations.append(float(table[index, best]))
+            a_grams, b_grams = (
+                np.stack([member_grams[gram_index] for member_grams in members]).astype(np.float64)
+                for gram_index in (1, 2)
+            )
+            correlations = a_grams @ b_grams.T  # [modules, modules]: correlation of A's matrix with B's
+            own_correlations += np.diag(correlations).tolist()
+            for module_index, best_match in _mismatched(correlations, a_grams, b_grams):
+                mismatched[members[module_index][0]] = members[best_match][0]
+                new_correlations.append(float(correlations[module_index, best_match]))
         return FactorPairing(
             pairs=len(own_correlations),
             own_correlation=float(np.median(own_correlations)) if own_correlations else float("nan"),
-            mismatched=torn,
+            mismatched=mismatched,
             mismatched_correlation=float(np.median(new_correlations)) if new_correlations else float("nan"),
         )
 
 
-def _mismatched(table: Floats, a_grams: Floats, b_grams: Floats) -> Iterator[tuple[int, int]]:
-    z_scores = np.arctanh(np.clip(table, -0.9999, 0.9999)) * np.sqrt(a_grams.shape[1] - 3)
-    for index in range(len(table)):
-        best = int(table[index].argmax())
+def _mismatched(correlations: Floats, a_grams: Floats, b_grams: Floats) -> Iterator[tuple[int, int]]:
+    z_scores = np.arctanh(np.clip(correlations, -0.9999, 0.9999)) * np.sqrt(a_grams.shape[1] - 3)
+    for module_index in range(len(correlations)):
+        best_match = int(correlations[module_index].argmax())
         # Both must prefer each other, and clearly: chance alone has a best partner, too.
-        mutual = int(table[:, best].argmax()) == index
-        if best == index or not mutual or z_scores[index, best] <= max(TELLING, z_scores[index, index] + BETTER):
+        mutual = int(correlations[:, best_match].argmax()) == module_index
+        if (
+            best_match == module_index
+            or not mutual
+            or z_scores[module_index, best_match] <= max(TELLING, z_scores[module_index, module_index] + BETTER)
+        ):
             continue
         # Modules that were trained fused share A, and all B of one A go with each of its copies.
-        if float(a_grams[index] @ a_grams[best]) < _COPY and float(b_grams[index] @ b_grams[best]) < _COPY:
-            yield index, best
+        if (
+            float(a_grams[module_index] @ a_grams[best_match]) < _COPY
+            and float(b_grams[module_index] @ b_grams[best_match]) < _COPY
+        ):
+            yield module_index, best_match
 
 
 def check_factor_pairing(pairing: FactorPairing) -> list[Finding]:
@@ -106,12 +118,12 @@ def check_factor_pairing(pairing: FactorPairing) -> list[Finding]:
     if len(pairing.mismatched) < MIN_MISMATCHED:
         return []
     module, partner = next(iter(pairing.mismatched.items()))
-    text = (
+    finding_text = (
         f"in {len(pairing.mismatched)} of {pairing.pairs} pairs lora_A belongs to the lora_B of another module: "
         f"that of {shown(module)} to {shown(partner)}, for one"
     )
     facts = {"torn": len(pairing.mismatched), "judged": pairing.pairs}
-    return [finding("L222", text, expected="both halves of a pair of one training", facts=facts)]
+    return [finding("L222", finding_text, expected="both halves of a pair of one training", facts=facts)]
 
 
 def _scaled(factor: NDArray[np.float32]) -> Floats:
@@ -124,8 +136,8 @@ def _scaled(factor: NDArray[np.float32]) -> Floats:
 def _off_diagonal(gram: NDArray[Any]) -> Floats:
     """The entries beside the diagonal, centred and of length 1; zeros where undefined. Of large ranks a part."""
     rows, columns = np.triu_indices(len(gram), 1)
-    step = -(-len(rows) // _MAX_ENTRIES)
-    entries = np.nan_to_num(gram[rows[::step], columns[::step]].astype(np.float64), posinf=0.0, neginf=0.0)
+    stride = -(-len(rows) // _MAX_ENTRIES)
+    entries = np.nan_to_num(gram[rows[::stride], columns[::stride]].astype(np.float64), posinf=0.0, neginf=0.0)
     largest = np.abs(entries).max()
     entries = entries / largest if largest > 0 else entries
     entries = entries - entries.mean()

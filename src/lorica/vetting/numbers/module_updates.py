@@ -34,12 +34,12 @@ def module_update(a: FactorProducts, b: FactorProducts, scale: float) -> ModuleU
     """The update of one pair of equal ranks. scale: the factor of B A."""
     a_gram, b_gram = a.gram.astype(np.float64), b.gram.astype(np.float64)
     a_squares, b_squares = a_gram.diagonal(), b_gram.diagonal()
-    norm = abs(scale) * float(np.sqrt(max((a_gram * b_gram).sum(), 0)))
+    update_norm = abs(scale) * float(np.sqrt(max((a_gram * b_gram).sum(), 0)))
     return ModuleUpdate(
         rank=len(a_gram),
         scale=scale,
-        norm=norm,
-        gain=norm / b.width**0.5,
+        norm=update_norm,
+        gain=update_norm / b.width**0.5,
         a_spread=float(np.sqrt(3 * a_squares.sum() / len(a_gram))),
         unused=int(np.count_nonzero((a_squares == 0) | (b_squares == 0))),
         repeated=_repeated(a_gram, a_squares),
@@ -68,8 +68,10 @@ def scalings(config: AdapterConfig | None, modules: Iterable[str]) -> tuple[dict
     adapter without a config has no alpha; there the plain alpha / r stands, or 1."""
     if config is None:
         return dict.fromkeys(modules, 1.0), False
-    spec = TargetSpec(config)
-    scales = {module: spec.scaling(module) for module in modules}
-    plain = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
-    factors = {module: plain if scale is None else scale for module, scale in scales.items()}
+    target_spec = TargetSpec(config)
+    scales = {module: target_spec.scaling(module) for module in modules}
+    default_scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
+    factors = {
+        module: default_scale if module_scale is None else module_scale for module, module_scale in scales.items()
+    }
     return factors, None not in scales.values()

@@ -75,9 +75,9 @@ class TensorFacts(msgspec.Struct, eq=False):
         return (self.info.stop - self.info.start) // self.count
 
 
-def in_tensors(tensors: Sequence[TensorFacts], total: int, unit: str = "tensors") -> str:
+def in_tensors(tensors: Sequence[TensorFacts], tensor_count: int, unit: str = "tensors") -> str:
     """ "in 3 of 12 tensors, first base_model.model.layers.0.self_attn.q_proj.lora_A.weight"."""
-    return f"in {some([tensor.name for tensor in tensors], total, unit)}"
+    return f"in {some([tensor.name for tensor in tensors], tensor_count, unit)}"
 
 
 class FactorProducts(msgspec.Struct):
@@ -101,15 +101,15 @@ def scan(
     """
     owners = {tensor_name: module for module in tensor_map.modules.values() for tensor_name in (module.a, module.b)}
     modules = {tensor_name: module for module in tensor_map.pairs for tensor_name in (module.a, module.b)}
-    facts: dict[str, TensorFacts] = {}
+    tensor_facts: dict[str, TensorFacts] = {}
     waiting: dict[str, FactorProducts] = {}
     with TensorReader(weights) as reader, np.errstate(all="ignore"):
-        for tensor_name, info in tensor_map.tensors.items():
-            tensor = TensorFacts(tensor_name, info, readable=info.dtype in READABLE)
+        for tensor_name, tensor_info in tensor_map.tensors.items():
+            tensor = TensorFacts(tensor_name, tensor_info, readable=tensor_info.dtype in READABLE)
             if (owner := owners.get(tensor_name)) is not None:
                 tensor.side = "a" if tensor_name == owner.a else "b"
                 tensor.embedding = owner.embedding
-            facts[tensor_name] = tensor
+            tensor_facts[tensor_name] = tensor
             products = _read_tensor(reader, tensor)
             if products is None or tensor_name not in modules:
                 continue
@@ -119,59 +119,61 @@ def scan(
                 waiting[tensor_name] = products
             else:
                 on_pair(module, *((products, partner) if tensor.side == "a" else (partner, products)))
-    return facts
+    return tensor_facts
 
 
-def _read_tensor(reader: TensorReader, facts: TensorFacts) -> FactorProducts | None:
+def _read_tensor(reader: TensorReader, tensor_facts: TensorFacts) -> FactorProducts | None:
     """Fill in what its values say; the products of a factor."""
-    info = facts.info
-    look_for_runs = facts.side != "" and not facts.embedding
-    digest = hashlib.sha256(f"{info.dtype}{list(info.shape)}".encode())
+    tensor_info = tensor_facts.info
+    look_for_runs = tensor_facts.side != "" and not tensor_facts.embedding
+    digest = hashlib.sha256(f"{tensor_info.dtype}{list(tensor_info.shape)}".encode())
     products = None
-    at_once = info.stop - info.start <= 4 * MAX_FACTOR_VALUES and facts.side != ""
+    at_once = tensor_info.stop - tensor_info.start <= 4 * MAX_FACTOR_VALUES and tensor_facts.side != ""
     lowest, highest = np.inf, -np.inf
-    for raw in reader.raw_blocks(info, MAX_FACTOR_VALUES if at_once else BLOCK_VALUES):
-        digest.update(raw.data)
-        if not facts.readable:
+    for raw_block in reader.raw_blocks(tensor_info, MAX_FACTOR_VALUES if at_once else BLOCK_VALUES):
+        digest.update(raw_block.data)
+        if not tensor_facts.readable:
             continue
-        values = decode_floats(raw, info.dtype)
-        low, high = _look(values, facts)
-        lowest, highest = min(lowest, low), max(highest, high)
-        if facts.sample is None:
-            facts.sample = values[_spread(values.size)]
-        if look_for_runs and facts.zeros > 16 and at_once:
-            facts.zero_run, facts.zero_tail = _zero_runs(values, max(1, ZERO_RUN_BYTES * values.size // raw.size))
+        values = decode_floats(raw_block, tensor_info.dtype)
+        block_minimum, block_maximum = _look(values, tensor_facts)
+        lowest, highest = min(lowest, block_minimum), max(highest, block_maximum)
+        if tensor_facts.sample is None:
+            tensor_facts.sample = values[_spread(values.size)]
+        if look_for_runs and tensor_facts.zeros > 16 and at_once:
+            tensor_facts.zero_run, tensor_facts.zero_tail = _zero_runs(
+                values, max(1, ZERO_RUN_BYTES * values.size // raw_block.size)
+            )
         if look_for_runs and at_once:
-            facts.equal_run = _equal_run(values)
-        if at_once and not facts.broken and values.size == facts.count:
-            products = _factor_products(values, info.shape, facts.side)
-    facts.digest = digest.digest()
-    facts.largest = max(abs(lowest), abs(highest)) if facts.count else 0.0
-    facts.constant = facts.count > 1 and lowest == highest and not facts.broken
+            tensor_facts.equal_run = _equal_run(values)
+        if at_once and not tensor_facts.broken and values.size == tensor_facts.count:
+            products = _factor_products(values, tensor_info.shape, tensor_facts.side)
+    tensor_facts.digest = digest.digest()
+    tensor_facts.largest = max(abs(lowest), abs(highest)) if tensor_facts.count else 0.0
+    tensor_facts.constant = tensor_facts.count > 1 and lowest == highest and not tensor_facts.broken
     return products
 
 
-def _look(values: Floats, facts: TensorFacts) -> tuple[float, float]:
+def _look(values: Floats, tensor_facts: TensorFacts) -> tuple[float, float]:
     """Count what is in a block; its smallest and largest finite value."""
-    facts.count += values.size
-    facts.zeros += values.size - int(np.count_nonzero(values))
-    low, high = float(values.min()), float(values.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        nans, infinite = np.isnan(values), np.isinf(values)
-        facts.nans += int(np.count_nonzero(nans))
-        facts.infinities += int(np.count_nonzero(infinite))
-        finite = values[~(nans | infinite)]
-        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    limit = LARGEST.get(facts.info.dtype, np.inf)
-    if max(abs(low), abs(high)) >= limit:
-        facts.saturated += int(np.count_nonzero(np.abs(values) == np.float32(limit)))
-    return low, high
+    tensor_facts.count += values.size
+    tensor_facts.zeros += values.size - int(np.count_nonzero(values))
+    minimum, maximum = float(values.min()), float(values.max())
+    if not (np.isfinite(minimum) and np.isfinite(maximum)):
+        is_nan, is_infinite = np.isnan(values), np.isinf(values)
+        tensor_facts.nans += int(np.count_nonzero(is_nan))
+        tensor_facts.infinities += int(np.count_nonzero(is_infinite))
+        finite = values[~(is_nan | is_infinite)]
+        minimum, maximum = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    largest_value = LARGEST.get(tensor_facts.info.dtype, np.inf)
+    if max(abs(minimum), abs(maximum)) >= largest_value:
+        tensor_facts.saturated += int(np.count_nonzero(np.abs(values) == np.float32(largest_value)))
+    return minimum, maximum
 
 
 @functools.lru_cache(maxsize=64)
-def _spread(size: int) -> npt.NDArray[np.int64]:
+def _spread(value_count: int) -> npt.NDArray[np.int64]:
     # An odd step, so that no column of a matrix of even width is left out.
-    return np.arange(SAMPLES) * (max(size // SAMPLES, 1) | 1) % size
+    return np.arange(SAMPLES) * (max(value_count // SAMPLES, 1) | 1) % value_count
 
 
 def _zero_runs(values: Floats, shortest: int) -> tuple[tuple[int, int], int]:
@@ -179,11 +181,11 @@ def _zero_runs(values: Floats, shortest: int) -> tuple[tuple[int, int], int]:
     filled = np.flatnonzero(values)
     if not filled.size:
         return (0, values.size), values.size
-    edges = np.concatenate(([-1], filled, [values.size]))
-    gaps = np.diff(edges) - 1
-    longest = int(gaps.argmax())
-    run = (int(edges[longest]) + 1, int(gaps[longest]))
-    return (run if run[1] >= shortest else (0, 0)), int(gaps[-1])
+    nonzero_edges = np.concatenate(([-1], filled, [values.size]))
+    gap_lengths = np.diff(nonzero_edges) - 1
+    longest = int(gap_lengths.argmax())
+    longest_run = (int(nonzero_edges[longest]) + 1, int(gap_lengths[longest]))
+    return (longest_run if longest_run[1] >= shortest else (0, 0)), int(gap_lengths[-1])
 
 
 def _equal_run(values: Floats) -> int:
@@ -191,8 +193,10 @@ def _equal_run(values: Floats) -> int:
     chunks = values[: values.size // EQUAL_RUN * EQUAL_RUN].reshape(-1, EQUAL_RUN)
     # A stretch twice as long fills a whole piece; the first two values already tell most pieces apart.
     suspects = np.flatnonzero((chunks[:, 0] == chunks[:, 1]) & (chunks[:, 0] == chunks[:, -1]) & (chunks[:, 0] != 0))
-    full = [i for i in suspects.tolist() if (chunks[i] == chunks[i, 0]).all()]
-    return len(full) * EQUAL_RUN
+    equal_chunks = [
+        chunk_index for chunk_index in suspects.tolist() if (chunks[chunk_index] == chunks[chunk_index, 0]).all()
+    ]
+    return len(equal_chunks) * EQUAL_RUN
 
 
 def _products(matrix: Floats, columns: Floats) -> tuple[Floats, Floats]:
@@ -202,24 +206,30 @@ def _products(matrix: Floats, columns: Floats) -> tuple[Floats, Floats]:
     times what they save; numpy multiplies a stack of smaller ones without leaving its loop.
     """
     rank, width = matrix.shape
-    chunk = _ONE_THREAD // (rank * max(rank, columns.shape[1]))
-    if chunk >= width or chunk < 16:
+    chunk_columns = _ONE_THREAD // (rank * max(rank, columns.shape[1]))
+    if chunk_columns >= width or chunk_columns < 16:
         return matrix @ matrix.T, matrix @ columns
-    chunked = width // chunk * chunk
-    chunks = matrix[:, :chunked].reshape(rank, -1, chunk).transpose(1, 0, 2)
-    remainder, tail = matrix[:, chunked:], columns[chunked:]
+    chunked = width // chunk_columns * chunk_columns
+    chunks = matrix[:, :chunked].reshape(rank, -1, chunk_columns).transpose(1, 0, 2)
+    remainder, column_tail = matrix[:, chunked:], columns[chunked:]
     gram = (chunks @ chunks.transpose(0, 2, 1)).sum(axis=0) + remainder @ remainder.T
-    projected = (chunks @ columns[:chunked].reshape(-1, chunk, columns.shape[1])).sum(axis=0) + remainder @ tail
+    projected = (chunks @ columns[:chunked].reshape(-1, chunk_columns, columns.shape[1])).sum(
+        axis=0
+    ) + remainder @ column_tail
     return gram, projected
 
 
-def _factor_products(values: Floats, shape: tuple[int, ...], side: str) -> FactorProducts | None:
+def _factor_products(values: Floats, shape: tuple[int, ...], factor_side: str) -> FactorProducts | None:
     """The products of one factor; None for what is no matrix or too large."""
-    rows = shape[0] if shape else 0
-    if len(shape) < 2 or not values.size or (len(shape) > 2 and side == "b" and values.size != rows * shape[1]):
+    row_count = shape[0] if shape else 0
+    if (
+        len(shape) < 2
+        or not values.size
+        or (len(shape) > 2 and factor_side == "b" and values.size != row_count * shape[1])
+    ):
         return None
-    matrix = values.reshape(rows, -1)
-    if side == "b":
+    matrix = values.reshape(row_count, -1)
+    if factor_side == "b":
         matrix = matrix.T
     rank, width = matrix.shape
     if rank > MAX_RANK:

@@ -42,19 +42,19 @@ _UNREACHED = re.compile(r"vision|visual|image|audio|speech|expert|mm_|projector|
 def check_sizes(
     config: AdapterConfig | None,
     tensor_map: TensorMap,
-    facts: dict[str, TensorFacts],
+    tensor_facts: dict[str, TensorFacts],
     updates: dict[str, ModuleUpdate],
     *,
     scaled: bool,
 ) -> list[Finding]:
     """scaled: whether alpha and rank are known, without which only zero is judged."""
-    pairs = [module.path for module in tensor_map.pairs]
-    if not pairs:
+    pair_paths = [module.path for module in tensor_map.pairs]
+    if not pair_paths:
         return []
-    silent = [module_path for module_path in pairs if _silent(module_path, tensor_map, facts, updates)]
-    if len(silent) == len(pairs):
-        return [_no_effect(pairs, tensor_map, facts, updates)]
-    findings = [*_partly_silent(silent, pairs), *_unused(updates)]
+    silent = [module_path for module_path in pair_paths if _silent(module_path, tensor_map, tensor_facts, updates)]
+    if len(silent) == len(pair_paths):
+        return [_no_effect(pair_paths, tensor_map, tensor_facts, updates)]
+    findings = [*_partly_silent(silent, pair_paths), *_unused(updates)]
     linear = {
         module_path: update for module_path, update in updates.items() if not tensor_map.modules[module_path].embedding
     }
@@ -66,29 +66,33 @@ def check_sizes(
 
 
 def _silent(
-    module_path: str, tensor_map: TensorMap, facts: dict[str, TensorFacts], updates: dict[str, ModuleUpdate]
+    module_path: str, tensor_map: TensorMap, tensor_facts: dict[str, TensorFacts], updates: dict[str, ModuleUpdate]
 ) -> bool:
     if module_path in updates:
         return updates[module_path].gain <= NO_EFFECT
     module = tensor_map.modules[module_path]
-    halves = [facts[name] for name in (module.a, module.b)]
-    return any(half.is_zero for half in halves)
+    halves = [tensor_facts[tensor_name] for tensor_name in (module.a, module.b)]
+    return any(factor_facts.is_zero for factor_facts in halves)
 
 
 def _no_effect(
-    pairs: list[str], tensor_map: TensorMap, facts: dict[str, TensorFacts], updates: dict[str, ModuleUpdate]
+    pair_paths: list[str], tensor_map: TensorMap, tensor_facts: dict[str, TensorFacts], updates: dict[str, ModuleUpdate]
 ) -> Finding:
-    zero = {
-        half: sum(facts[name].zeros == facts[name].count for name in names)
-        for half, names in {
-            "lora_A": [tensor_map.modules[module_path].a for module_path in pairs],
-            "lora_B": [tensor_map.modules[module_path].b for module_path in pairs],
+    zero_counts = {
+        factor_name: sum(
+            tensor_facts[tensor_name].zeros == tensor_facts[tensor_name].count for tensor_name in tensor_names
+        )
+        for factor_name, tensor_names in {
+            "lora_A": [tensor_map.modules[module_path].a for module_path in pair_paths],
+            "lora_B": [tensor_map.modules[module_path].b for module_path in pair_paths],
         }.items()
     }
-    gain = max((updates[module_path].gain for module_path in pairs if module_path in updates), default=0.0)
-    zero_halves = " and ".join(half for half, count in zero.items() if count == len(pairs))
-    actual = f"{zero_halves} is zero in all {len(pairs)} modules" if zero_halves else (
-        f"the largest update changes outputs of size 1 by {gain:.1e}, less than float32 can show"
+    largest_gain = max((updates[module_path].gain for module_path in pair_paths if module_path in updates), default=0.0)
+    zero_halves = " and ".join(
+        factor_name for factor_name, zero_count in zero_counts.items() if zero_count == len(pair_paths)
+    )
+    actual = f"{zero_halves} is zero in all {len(pair_paths)} modules" if zero_halves else (
+        f"the largest update changes outputs of size 1 by {largest_gain:.1e}, less than float32 can show"
     )  # fmt: skip
     other_parameters = [
         module.path for module in tensor_map.modules.values() if module.magnitude or module.more
@@ -101,17 +105,22 @@ def _no_effect(
         "L210",
         actual,
         expected="lora_B away from zero after training",
-        facts={"modules": len(pairs), "zero_a": zero["lora_A"], "zero_b": zero["lora_B"], "gain": gain},
+        facts={
+            "modules": len(pair_paths),
+            "zero_a": zero_counts["lora_A"],
+            "zero_b": zero_counts["lora_B"],
+            "gain": largest_gain,
+        },
         severity=severity,
     )
 
 
-def _partly_silent(silent: list[str], pairs: list[str]) -> Iterable[Finding]:
+def _partly_silent(silent: list[str], pair_paths: list[str]) -> Iterable[Finding]:
     if not silent:
         return
     reached = [module_path for module_path in silent if not _UNREACHED.search(module_path)]
-    actual = f"the update is zero in {some(reached or silent, len(pairs))}"
-    facts = {"modules": len(pairs), "silent": len(silent), "reached": len(reached)}
+    actual = f"the update is zero in {some(reached or silent, len(pair_paths))}"
+    facts = {"modules": len(pair_paths), "silent": len(silent), "reached": len(reached)}
     expected = "an update in every adapted module" if reached else ""
     yield finding("L211", actual, expected=expected, facts=facts, severity="warn" if reached else "note")
 
@@ -119,8 +128,10 @@ def _partly_silent(silent: list[str], pairs: list[str]) -> Iterable[Finding]:
 def _unused(updates: dict[str, ModuleUpdate]) -> Iterable[Finding]:
     with_zeros = [module_path for module_path, update in updates.items() if 0 < update.unused < update.rank]
     if with_zeros:
-        first = updates[with_zeros[0]]
-        actual = f"{first.unused} of {first.rank} rank components are zero in {some(with_zeros, len(updates))}"
+        first_update = updates[with_zeros[0]]
+        actual = (
+            f"{first_update.unused} of {first_update.rank} rank components are zero in {some(with_zeros, len(updates))}"
+        )
         facts = {"modules": len(with_zeros), "unused": sum(updates[module_path].unused for module_path in with_zeros)}
         yield finding("L218", actual, facts=facts)
 
@@ -130,11 +141,11 @@ def _scale(updates: dict[str, ModuleUpdate], *, special: bool) -> Iterable[Findi
     gains = np.array([update.gain for update in updates.values()])
     facts = {"median_gain": _middle(gains), "max_gain": float(gains.max())}
     scales = sorted({update.scale for update in updates.values()})
-    by = f"scaling {scales[0]:.4g}" if len(scales) == 1 else f"scalings {scales[0]:.4g} to {scales[-1]:.4g}"
+    scaling_text = f"scaling {scales[0]:.4g}" if len(scales) == 1 else f"scalings {scales[0]:.4g} to {scales[-1]:.4g}"
     if facts["max_gain"] < SLIGHT:
         yield finding(
             "L212",
-            f"the largest update changes outputs of size 1 by {facts['max_gain']:.1e} ({by})",
+            f"the largest update changes outputs of size 1 by {facts['max_gain']:.1e} ({scaling_text})",
             expected="0.001 to 1 after training",
             facts=facts,
             severity=None if facts["max_gain"] < FAINT or scales[-1] < LOW_SCALE else "note",
@@ -142,22 +153,22 @@ def _scale(updates: dict[str, ModuleUpdate], *, special: bool) -> Iterable[Findi
     if facts["median_gain"] > LARGE:
         yield finding(
             "L214",
-            f"for inputs of size 1 the updates add outputs of size {facts['median_gain']:.3g} ({by})",
+            f"for inputs of size 1 the updates add outputs of size {facts['median_gain']:.3g} ({scaling_text})",
             expected="0.001 to 1 after training; a base layer's own are near 1",
             facts=facts,
             severity="reject" if facts["median_gain"] > ABSURD and not special else "warn",
         )
     elif facts["median_gain"] > NOTABLE:
-        actual = f"for inputs of size 1 the updates add outputs of size {facts['median_gain']:.3g} ({by})"
+        actual = f"for inputs of size 1 the updates add outputs of size {facts['median_gain']:.3g} ({scaling_text})"
         yield finding("L213", actual, expected="0.001 to 1 after training; a base layer's own are near 1", facts=facts)
 
 
 def _spread(updates: dict[str, ModuleUpdate]) -> Iterable[Finding]:
     spreads = {module_path: update.a_spread for module_path, update in updates.items() if update.a_spread > 0}
-    low, high = A_SPREAD
-    unusual = [module_path for module_path, value in spreads.items() if not low <= value <= high]
+    lowest, highest = A_SPREAD
+    unusual = [module_path for module_path, spread in spreads.items() if not lowest <= spread <= highest]
     if unusual:
-        worst = max((spreads[module_path] for module_path in unusual), key=lambda value: abs(np.log(value)))
+        worst = max((spreads[module_path] for module_path in unusual), key=lambda spread: abs(np.log(spread)))
         extreme = not A_SPREAD_ABSURD[0] <= worst <= A_SPREAD_ABSURD[1]
         actual = f"lora_A is {worst:.2g} times the size PEFT starts it with in {some(unusual, len(updates))}"
         facts = {"modules": len(unusual), "worst": worst}
@@ -171,28 +182,31 @@ def _middle(values: npt.NDArray[np.float64]) -> float:
 
 def _outliers(updates: dict[str, ModuleUpdate]) -> Iterable[Finding]:
     """Modules whose gain is far from that of the same module in the other layers."""
-    roles: dict[str, list[str]] = {}
+    paths_by_role: dict[str, list[str]] = {}
     for module_path in updates:
-        roles.setdefault(re.sub(r"\d+", "*", module_path), []).append(module_path)
+        paths_by_role.setdefault(re.sub(r"\d+", "*", module_path), []).append(module_path)
     outliers: dict[str, float] = {}
-    for module_paths in roles.values():
+    for module_paths in paths_by_role.values():
         if len(module_paths) < 4 or _UNREACHED.search(module_paths[0]):
             continue
-        logs = np.log([updates[module_path].gain for module_path in module_paths])
-        away = logs - _middle(logs)
+        log_gains = np.log([updates[module_path].gain for module_path in module_paths])
+        deviations = log_gains - _middle(log_gains)
         # Robust: the usual distance from the median, which a few bad layers do not move.
-        usual = max(_middle(np.abs(away)), 0.2)
-        next_best = np.sort(logs)[-2]
-        for module_path, distance, log in zip(module_paths, away, logs, strict=True):
+        usual_deviation = max(_middle(np.abs(deviations)), 0.2)
+        next_best = np.sort(log_gains)[-2]
+        for module_path, distance, log_gain in zip(module_paths, deviations, log_gains, strict=True):
             # Of four layers one cannot tell what is usual: the largest must not hide in its own distance.
-            far_above = distance > max(np.log(STANDS_OUT), 8 * usual) or log - next_best > np.log(STANDS_OUT)
-            if far_above or distance < -max(2 * np.log(STANDS_OUT), 12 * usual):
+            far_above = distance > max(np.log(STANDS_OUT), 8 * usual_deviation) or log_gain - next_best > np.log(
+                STANDS_OUT
+            )
+            if far_above or distance < -max(2 * np.log(STANDS_OUT), 12 * usual_deviation):
                 outliers[module_path] = float(np.exp(distance))
     if outliers:
-        worst = max(outliers, key=lambda module_path: abs(np.log(outliers[module_path])))
+        worst_path = max(outliers, key=lambda module_path: abs(np.log(outliers[module_path])))
+        other_paths = [module_path for module_path in outliers if module_path != worst_path]
         actual = (
-            f"the update is {outliers[worst]:.3g} times that of the same module in other layers "
-            f"in {some([worst, *(module_path for module_path in outliers if module_path != worst)], len(updates))}"
+            f"the update is {outliers[worst_path]:.3g} times that of the same module in other layers "
+            f"in {some([worst_path, *other_paths], len(updates))}"
         )
-        facts = {"modules": len(outliers), "worst": outliers[worst], "path": worst}
+        facts = {"modules": len(outliers), "worst": outliers[worst_path], "path": worst_path}
         yield finding("L215", actual, expected="within a factor of 50 of one another", facts=facts)

@@ -20,10 +20,10 @@ SIDE = 16
 SIZE = SIDE * SIDE
 
 
-def _signs(label: str, count: int) -> Floats:
+def _signs(sign_label: str, count: int) -> Floats:
     """[count] of +1 and -1, fixed by the label."""
-    drawn = hashlib.shake_128(label.encode()).digest((count + 7) // 8)
-    return np.unpackbits(np.frombuffer(drawn, np.uint8), count=count).astype(np.float32) * 2 - 1
+    random_bytes = hashlib.shake_128(sign_label.encode()).digest((count + 7) // 8)
+    return np.unpackbits(np.frombuffer(random_bytes, np.uint8), count=count).astype(np.float32) * 2 - 1
 
 
 @functools.lru_cache(maxsize=64)
@@ -42,8 +42,8 @@ def probes(width: int) -> Floats:
 
 @functools.lru_cache(maxsize=2048)
 def _own_signs(module_path: str) -> npt.NDArray[np.int8]:
-    drawn = hashlib.shake_128(module_path.encode("utf-8", "replace")).digest(SIZE // 8)
-    return (np.unpackbits(np.frombuffer(drawn, np.uint8)).astype(np.int8) * 2 - 1).reshape(SIDE, SIDE)
+    random_bytes = hashlib.shake_128(module_path.encode("utf-8", "replace")).digest(SIZE // 8)
+    return (np.unpackbits(np.frombuffer(random_bytes, np.uint8)).astype(np.int8) * 2 - 1).reshape(SIDE, SIDE)
 
 
 class Sketcher:
@@ -54,12 +54,14 @@ class Sketcher:
         self.start = np.zeros((SIDE, SIDE), np.float64)
         self._shapes: list[str] = []
 
-    def add(self, module_path: str, scale: float, a: Floats, b: Floats, shape: tuple[int, int]) -> None:
-        """Add a module. a, b: [r, 16] the images of A and of B's transpose. shape: (out, in)."""
+    def add(
+        self, module_path: str, scale: float, a_projected: Floats, b_projected: Floats, shape: tuple[int, int]
+    ) -> None:
+        """Add a module. a_projected, b_projected: [r, 16] the images of A and of B's transpose. shape: (out, in)."""
         path_signs = _own_signs(module_path)
-        self.update += path_signs * (b.T @ a) * np.float64(scale)
+        self.update += path_signs * (b_projected.T @ a_projected) * np.float64(scale)
         # The rows of A keep their order from the initialisation on; their signs depend on it.
-        self.start += path_signs * (_row_signs(a.shape[0]) @ a)
+        self.start += path_signs * (_row_signs(a_projected.shape[0]) @ a_projected)
         self._shapes.append(f"{module_path} {shape[0]} {shape[1]}")
 
     def signature(self) -> str:

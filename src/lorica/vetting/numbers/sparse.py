@@ -25,33 +25,36 @@ _MAX_VALUES = 16 * 1024 * 1024
 _AS_STARTED = (0.3, 1.2)
 
 
-def check_sparse(weights: Path, tensor_map: TensorMap, facts: dict[str, TensorFacts]) -> list[Finding]:
+def check_sparse(weights: Path, tensor_map: TensorMap, tensor_facts: dict[str, TensorFacts]) -> list[Finding]:
     """L224. Raises AdapterError when the file cannot be read."""
     pairs = [module for module in tensor_map.pairs if not module.embedding]
-    sparse = [module for module in pairs if all(_is_sparse(facts[tensor_name]) for tensor_name in (module.a, module.b))]
+    sparse = [
+        module for module in pairs if all(_is_sparse(tensor_facts[tensor_name]) for tensor_name in (module.a, module.b))
+    ]
     if len(sparse) < 2 or len(sparse) < 0.8 * len(pairs):
         return []
     shares, sizes = [], []
     with TensorReader(weights) as reader:
         for module in sparse[:: max(1, len(sparse) // _MAX_PAIRS)]:
-            a, b = reader.read(tensor_map.tensors[module.a]), reader.read(tensor_map.tensors[module.b])
-            shares += [min(_scattered(a), _scattered(b.T))]
-            sizes += [_size(a)]
+            a_matrix, b_matrix = reader.read(tensor_map.tensors[module.a]), reader.read(tensor_map.tensors[module.b])
+            shares += [min(_scattered(a_matrix), _scattered(b_matrix.T))]
+            sizes += [_size(a_matrix)]
     if not shares or float(np.median(shares)) < _MIN_ZERO_SHARE:
         return []
-    share, size = float(np.median(shares)), float(np.median(sizes))
-    unscaled = _AS_STARTED[0] <= size <= _AS_STARTED[1]
+    median_share, median_size = float(np.median(shares)), float(np.median(sizes))
+    unscaled = _AS_STARTED[0] <= median_size <= _AS_STARTED[1]
     remainder = (
         "the others have the size that training starts with"
         if unscaled
-        else f"the others are {size:.2g} times as large"
+        else f"the others are {median_size:.2g} times as large"
     )
     return [
         finding(
             "L224",
-            f"{share:.0%} of the numbers in both halves of {len(sparse)} pairs are zero, here and there; {remainder}",
+            f"{median_share:.0%} of the numbers in both halves of {len(sparse)} pairs are zero, "
+            f"here and there; {remainder}",
             expected="no zeros, or the others scaled up by as much",
-            facts={"share": round(share, 4), "size": round(size, 4), "pairs": len(sparse)},
+            facts={"share": round(median_share, 4), "size": round(median_size, 4), "pairs": len(sparse)},
             severity="warn" if unscaled else "note",
         )
     ]
@@ -64,8 +67,8 @@ def _is_sparse(tensor: TensorFacts) -> bool:
 
 def _scattered(rows: Floats) -> float:
     """[rank, width] -> share of zeros in those rows that are not zero as a whole: padded ranks are."""
-    live = rows[np.any(rows != 0, axis=1)]
-    return float((live == 0).mean()) if live.size else 0.0
+    nonzero_rows = rows[np.any(rows != 0, axis=1)]
+    return float((nonzero_rows == 0).mean()) if nonzero_rows.size else 0.0
 
 
 def _size(a: Floats) -> float:

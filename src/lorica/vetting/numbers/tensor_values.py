@@ -21,22 +21,31 @@ _HEAD = re.compile(r"\b(lm_head|score|classifier|embed_tokens|wte|embed_out)\b")
 
 
 def check_values(
-    adapter: RawAdapter, tensor_map: TensorMap, facts: dict[str, TensorFacts], updates: dict[str, ModuleUpdate]
+    adapter: RawAdapter, tensor_map: TensorMap, tensor_facts: dict[str, TensorFacts], updates: dict[str, ModuleUpdate]
 ) -> list[Finding]:
     """Findings about the tensors' values, one for each kind of trouble."""
-    tensors = list(facts.values())
+    tensors = list(tensor_facts.values())
     factors = [tensor for tensor in tensors if tensor.side]
-    dense = [tensor for tensor in factors if not tensor.embedding]
+    dense_factors = [tensor for tensor in factors if not tensor.embedding]
     checks = (
         _not_finite(tensors),
         _unreadable(factors),
-        _zeros(tensors, dense),
-        _constant(factors, [facts[tensor_name] for names in tensor_map.saved.values() for tensor_name in names]),
-        _components({path: update for path, update in updates.items() if not tensor_map.modules[path].embedding}),
+        _zeros(tensors, dense_factors),
+        _constant(
+            factors,
+            [tensor_facts[tensor_name] for tensor_names in tensor_map.saved.values() for tensor_name in tensor_names],
+        ),
+        _components(
+            {
+                module_path: update
+                for module_path, update in updates.items()
+                if not tensor_map.modules[module_path].embedding
+            }
+        ),
         _saturated(tensors),
-        check_distributions(adapter, dense, len(facts)),
-        _copies(tensor_map, facts),
-        _magnitudes([facts[module.magnitude] for module in tensor_map.modules.values() if module.magnitude]),
+        check_distributions(adapter, dense_factors, len(tensor_facts)),
+        _copies(tensor_map, tensor_facts),
+        _magnitudes([tensor_facts[module.magnitude] for module in tensor_map.modules.values() if module.magnitude]),
     )
     return [problem for problems in checks for problem in problems]
 
@@ -44,17 +53,17 @@ def check_values(
 def _not_finite(tensors: Sequence[TensorFacts]) -> Iterable[Finding]:
     broken = [tensor for tensor in tensors if tensor.broken]
     if broken:
-        nans, infinities = sum(tensor.nans for tensor in broken), sum(tensor.infinities for tensor in broken)
-        actual = f"{nans} NaN and {infinities} infinite values {in_tensors(broken, len(tensors))}"
-        facts = {"nans": nans, "infinities": infinities, "tensors": len(broken)}
+        nan_count, infinity_count = sum(tensor.nans for tensor in broken), sum(tensor.infinities for tensor in broken)
+        actual = f"{nan_count} NaN and {infinity_count} infinite values {in_tensors(broken, len(tensors))}"
+        facts = {"nans": nan_count, "infinities": infinity_count, "tensors": len(broken)}
         yield finding("L200", actual, expected="finite values only", facts=facts)
 
 
 def _unreadable(factors: Sequence[TensorFacts]) -> Iterable[Finding]:
     unreadable = sorted((tensor for tensor in factors if not tensor.readable), key=lambda tensor: tensor.name)
     if unreadable:
-        types = sorted({tensor.info.dtype for tensor in unreadable})
-        yield finding("L219", f"{', '.join(types)} {in_tensors(unreadable, len(factors))}", facts={"types": types})
+        dtypes = sorted({tensor.info.dtype for tensor in unreadable})
+        yield finding("L219", f"{', '.join(dtypes)} {in_tensors(unreadable, len(factors))}", facts={"types": dtypes})
 
 
 def _zeros(tensors: Sequence[TensorFacts], factors: Sequence[TensorFacts]) -> Iterable[Finding]:
@@ -121,67 +130,69 @@ def _blocks(
 def _by_chance(tensor: TensorFacts) -> bool:
     """Whether the longest stretch of zeros is what so many zeros make anyway: pruned tensors, coarse types."""
     length = max(tensor.zero_run[1], tensor.zero_tail)
-    share = (tensor.zeros - length) / max(tensor.count - length, 1)
-    return share > 0 and length * math.log(share) + math.log(tensor.count) > -14
+    zero_share = (tensor.zeros - length) / max(tensor.count - length, 1)
+    return zero_share > 0 and length * math.log(zero_share) + math.log(tensor.count) > -14
 
 
 def _is_of_rows(tensor: TensorFacts) -> bool:
     """Whether the longest stretch of zeros begins and ends with a row."""
-    row = tensor.count // max(tensor.info.shape[0], 1)
-    return tensor.zero_run[0] % row == 0 and tensor.zero_run[1] % row == 0
+    row_length = tensor.count // max(tensor.info.shape[0], 1)
+    return tensor.zero_run[0] % row_length == 0 and tensor.zero_run[1] % row_length == 0
 
 
-def _constant(factors: Sequence[TensorFacts], saved: Sequence[TensorFacts]) -> Iterable[Finding]:
+def _constant(factors: Sequence[TensorFacts], saved_tensors: Sequence[TensorFacts]) -> Iterable[Finding]:
     constant = [tensor for tensor in factors if tensor.constant and not tensor.zeros and tensor.count >= 16]
-    constant_saved = [tensor for tensor in saved if tensor.constant and len(tensor.info.shape) > 1]
+    constant_saved = [tensor for tensor in saved_tensors if tensor.constant and len(tensor.info.shape) > 1]
     if constant:
         actual = f"every value is {constant[0].largest:.4g} in size {in_tensors(constant, len(factors))}"
         facts = {"tensors": len(constant), "a": sum(tensor.side == "a" for tensor in constant)}
         yield finding("L204", actual, expected="values that differ", facts=facts)
     elif constant_saved:
-        where = in_tensors(constant_saved, len(saved), "saved tensors")
-        actual = f"every value is {constant_saved[0].largest:.4g} in size {where}"
+        location_text = in_tensors(constant_saved, len(saved_tensors), "saved tensors")
+        actual = f"every value is {constant_saved[0].largest:.4g} in size {location_text}"
         severity: Severity | None = None if any(_HEAD.search(tensor.name) for tensor in constant_saved) else "warn"
         facts = {"tensors": len(constant_saved), "a": 0}
         yield finding("L204", actual, expected="trained weights", facts=facts, severity=severity)
 
 
 def _components(updates: dict[str, ModuleUpdate]) -> Iterable[Finding]:
-    flat = [module_path for module_path, update in updates.items() if 0 < update.flat < update.rank]
+    constant_modules = [module_path for module_path, update in updates.items() if 0 < update.flat < update.rank]
     repeated = [module_path for module_path, update in updates.items() if update.repeated and update.flat < update.rank]
-    degenerate = [module_path for module_path in updates if module_path in {*flat, *repeated}]
+    degenerate = [module_path for module_path in updates if module_path in {*constant_modules, *repeated}]
     if degenerate:
-        description = "constant" if flat else "equal to one another"
+        description = "constant" if constant_modules else "equal to one another"
         actual = f"rank components are {description} in {some(degenerate, len(updates))}"
-        facts = {"constant": len(flat), "repeated": len(repeated), "modules": len(updates)}
+        facts = {"constant": len(constant_modules), "repeated": len(repeated), "modules": len(updates)}
         yield finding("L205", actual, expected="components that differ", facts=facts)
 
 
 def _saturated(tensors: Sequence[TensorFacts]) -> Iterable[Finding]:
     saturated = [tensor for tensor in tensors if tensor.saturated]
     if saturated:
-        count = sum(tensor.saturated for tensor in saturated)
-        share = max(tensor.saturated / tensor.count for tensor in saturated)
-        where = in_tensors(saturated, len(tensors))
-        actual = f"{count} values are as large as {saturated[0].info.dtype} can be {where}"
-        facts = {"values": count, "share": share, "tensors": len(saturated)}
-        yield finding("L206", actual, expected="none", facts=facts, severity="reject" if share > 0.001 else None)
+        saturated_count = sum(tensor.saturated for tensor in saturated)
+        saturated_share = max(tensor.saturated / tensor.count for tensor in saturated)
+        location_text = in_tensors(saturated, len(tensors))
+        actual = f"{saturated_count} values are as large as {saturated[0].info.dtype} can be {location_text}"
+        facts = {"values": saturated_count, "share": saturated_share, "tensors": len(saturated)}
+        yield finding(
+            "L206", actual, expected="none", facts=facts, severity="reject" if saturated_share > 0.001 else None
+        )
 
 
-def _copies(tensor_map: TensorMap, facts: dict[str, TensorFacts]) -> Iterable[Finding]:
+def _copies(tensor_map: TensorMap, tensor_facts: dict[str, TensorFacts]) -> Iterable[Finding]:
     """The same tensors under several modules."""
-    pairs: dict[bytes, list[LoraModule]] = {}
+    modules_by_digest: dict[bytes, list[LoraModule]] = {}
     starts: dict[bytes, list[LoraModule]] = {}
     for module in tensor_map.pairs:
-        a, b = facts[module.a], facts[module.b]
-        if a.count < 16 or a.constant:
+        a_facts, b_facts = tensor_facts[module.a], tensor_facts[module.b]
+        if a_facts.count < 16 or a_facts.constant:
             continue
-        starts.setdefault(a.digest, []).append(module)
-        if b.zeros < b.count:
-            pairs.setdefault(a.digest + b.digest, []).append(module)
-    copied = [group for group in pairs.values() if len(group) > 1]
+        starts.setdefault(a_facts.digest, []).append(module)
+        if b_facts.zeros < b_facts.count:
+            modules_by_digest.setdefault(a_facts.digest + b_facts.digest, []).append(module)
+    copied = [equal_modules for equal_modules in modules_by_digest.values() if len(equal_modules) > 1]
     if copied:
-        module_paths = [module.path for group in copied for module in group]
+        module_paths = [module.path for equal_modules in copied for module in equal_modules]
         # Some architectures use one block several times.
         shared = all("shared" in module_path for module_path in module_paths)
         yield finding(
@@ -192,10 +203,10 @@ def _copies(tensor_map: TensorMap, facts: dict[str, TensorFacts]) -> Iterable[Fi
             severity="warn" if shared else None,
         )
         return
-    common = [group for group in starts.values() if len(group) > 1]
+    common = [equal_modules for equal_modules in starts.values() if len(equal_modules) > 1]
     if common:
-        module_paths = [module.path for group in common for module in group]
-        across = any(len({module.layer for module in group}) > 1 for group in common)
+        module_paths = [module.path for equal_modules in common for module in equal_modules]
+        across = any(len({module.layer for module in equal_modules}) > 1 for equal_modules in common)
         yield finding(
             "L209",
             f"lora_A is the same in {some(module_paths, len(tensor_map.modules))}"
@@ -207,18 +218,18 @@ def _copies(tensor_map: TensorMap, facts: dict[str, TensorFacts]) -> Iterable[Fi
 
 
 def _magnitudes(magnitudes: Sequence[TensorFacts]) -> Iterable[Finding]:
-    zero = [tensor for tensor in magnitudes if tensor.is_zero]
-    odd = [
+    zero_magnitudes = [tensor for tensor in magnitudes if tensor.is_zero]
+    odd_magnitudes = [
         tensor
         for tensor in magnitudes
         if not tensor.is_zero and (_has_negatives(tensor) or (tensor.constant and tensor.count >= 16))
     ]
-    if zero or odd:
-        description = "are zero" if zero else "are negative or all the same"
-        actual = f"magnitudes {description} {in_tensors(zero or odd, len(magnitudes), 'modules')}"
-        facts = {"zero": len(zero), "odd": len(odd)}
+    if zero_magnitudes or odd_magnitudes:
+        description = "are zero" if zero_magnitudes else "are negative or all the same"
+        actual = f"magnitudes {description} {in_tensors(zero_magnitudes or odd_magnitudes, len(magnitudes), 'modules')}"
+        facts = {"zero": len(zero_magnitudes), "odd": len(odd_magnitudes)}
         expected = "the lengths of the base weight's rows: positive, and different"
-        yield finding("L220", actual, expected=expected, facts=facts, severity=None if zero else "warn")
+        yield finding("L220", actual, expected=expected, facts=facts, severity=None if zero_magnitudes else "warn")
 
 
 def _has_negatives(tensor: TensorFacts) -> bool:

@@ -64,26 +64,36 @@ def find_runs(members: Sequence[RunMember]) -> list[int]:
     run. Then equal logs, wherever they lie; but two adapters that stand at one step of a training are one and its copy
     under another name, unless the one is the last checkpoint and the other the model that the run published.
     """
-    paths = [_path_in_run(member.user_path) for member in members]
+    run_paths = [_path_in_run(member.user_path) for member in members]
     by_path: dict[str, list[int]] = {}
-    for number, path in enumerate(paths):
-        by_path.setdefault(path.run, []).append(number)
-    logs: dict[tuple[Point, ...], list[list[int]]] = {}
-    for group in by_path.values():
-        for log in {members[i].logged[:_TELLING] for i in group if len(members[i].logged) >= _TELLING}:
-            logs.setdefault(log, []).append(group)
-    runs = UnionFind(len(members))
-    for group in by_path.values():
-        runs.join_all(group)
-    for groups in logs.values():
+    for number, run_path in enumerate(run_paths):
+        by_path.setdefault(run_path.run, []).append(number)
+    groups_by_log: dict[tuple[Point, ...], list[list[int]]] = {}
+    for member_indices in by_path.values():
+        for loss_log in {
+            members[member_index].logged[:_TELLING]
+            for member_index in member_indices
+            if len(members[member_index].logged) >= _TELLING
+        }:
+            groups_by_log.setdefault(loss_log, []).append(member_indices)
+    joined_runs = UnionFind(len(members))
+    for member_indices in by_path.values():
+        joined_runs.join_all(member_indices)
+    for groups in groups_by_log.values():
         # The adapter that came furthest is the run's own; what else bears a name of its own is measured by it.
-        groups.sort(key=lambda group: -max(_step(members[i], paths[i]) or 0 for i in group))
-        run = groups[0]
-        for group in groups[1:]:
-            if _agree(members, run, group) and not _is_renamed_copy(members, paths, run, group):
-                run = [*run, *group]
-        runs.join_all(run)
-    return list(map(runs.find, range(len(members))))
+        groups.sort(
+            key=lambda member_indices: (
+                -max(_step(members[member_index], run_paths[member_index]) or 0 for member_index in member_indices)
+            )
+        )
+        run_indices = groups[0]
+        for member_indices in groups[1:]:
+            if _agree(members, run_indices, member_indices) and not _is_renamed_copy(
+                members, run_paths, run_indices, member_indices
+            ):
+                run_indices = [*run_indices, *member_indices]
+        joined_runs.join_all(run_indices)
+    return list(map(joined_runs.find, range(len(members))))
 
 
 def named_steps(members: Sequence[RunMember]) -> list[int | None]:
@@ -91,79 +101,107 @@ def named_steps(members: Sequence[RunMember]) -> list[int | None]:
     return [_path_in_run(member.user_path).step for member in members]
 
 
-def _agree(members: Sequence[RunMember], run: Sequence[int], group: Sequence[int]) -> bool:
+def _agree(members: Sequence[RunMember], run_indices: Sequence[int], group_indices: Sequence[int]) -> bool:
     """Whether the logs say the same as far as both go."""
-    logs = [members[i].logged for i in (*run, *group) if members[i].logged]
-    longest = max(logs, key=len)
-    return all(log == longest[: len(log)] for log in logs)
+    loss_logs = [
+        members[member_index].logged for member_index in (*run_indices, *group_indices) if members[member_index].logged
+    ]
+    longest = max(loss_logs, key=len)
+    return all(loss_log == longest[: len(loss_log)] for loss_log in loss_logs)
 
 
 def _is_renamed_copy(
-    members: Sequence[RunMember], paths: Sequence[_PathInRun], run: Sequence[int], group: Sequence[int]
+    members: Sequence[RunMember],
+    run_paths: Sequence[_PathInRun],
+    run_indices: Sequence[int],
+    group_indices: Sequence[int],
 ) -> bool:
     """Whether a group of equal logs is not more of the run but a copy of it: both stand at one step, or say none."""
-    steps = [{_step(members[i], paths[i]) for i in indices} for indices in (run, group)]
-    if None in steps[0] | steps[1]:
+    step_sets = [
+        {_step(members[member_index], run_paths[member_index]) for member_index in indices}
+        for indices in (run_indices, group_indices)
+    ]
+    if None in step_sets[0] | step_sets[1]:
         return True
-    shared = steps[0] & steps[1]
-    named = [any(paths[i].own for i in indices) for indices in (run, group)]
-    last = max(step for step in steps[0] | steps[1] if step is not None)
-    return bool(shared) and not (shared == {last} and named[0] != named[1])
+    shared = step_sets[0] & step_sets[1]
+    has_own_names = [
+        any(run_paths[member_index].own for member_index in indices) for indices in (run_indices, group_indices)
+    ]
+    last_step = max(step for step in step_sets[0] | step_sets[1] if step is not None)
+    return bool(shared) and not (shared == {last_step} and has_own_names[0] != has_own_names[1])
 
 
-def _step(member: RunMember, path: _PathInRun) -> int | None:
-    return member.step if path.step is None else path.step
+def _step(member: RunMember, run_path: _PathInRun) -> int | None:
+    return member.step if run_path.step is None else run_path.step
 
 
 def _path_in_run(user_path: Path) -> _PathInRun:
-    path = os.path.abspath(user_path)
-    folder, name = os.path.split(path)
-    lower = name.lower()
+    absolute_path = os.path.abspath(user_path)
+    folder, base_name = os.path.split(absolute_path)
+    lower_name = base_name.lower()
     suffix = ""
-    if lower.startswith(("adapter_model.", "adapter_config.")):
-        folder, name = os.path.split(folder)
+    if lower_name.startswith(("adapter_model.", "adapter_config.")):
+        folder, base_name = os.path.split(folder)
     else:
-        suffix = next((end for end in (*_WEIGHTS, *SUFFIXES) if lower.endswith(end)), "")
-        name = name[: len(name) - len(suffix)]
-    own_path, step = os.path.join(folder, name), None
-    while name:
-        if match := _MARK.search(name):
-            number = match["after"] or match["before"] or match["ranked"]
+        suffix = next((extension for extension in (*_WEIGHTS, *SUFFIXES) if lower_name.endswith(extension)), "")
+        base_name = base_name[: len(base_name) - len(suffix)]
+    own_path, step = os.path.join(folder, base_name), None
+    while base_name:
+        if step_mark := _MARK.search(base_name):
+            number = step_mark["after"] or step_mark["before"] or step_mark["ranked"]
             step = int(number) if step is None and number else step
-            name = name[: match.start()]
-        elif _PLAIN.fullmatch(name) and not suffix:  # of loose files in one folder each has a name of its own
-            name = ""
+            base_name = base_name[: step_mark.start()]
+        elif _PLAIN.fullmatch(base_name) and not suffix:  # of loose files in one folder each has a name of its own
+            base_name = ""
         else:
             break
-        if not name:
-            (folder, name), suffix = os.path.split(folder), ""
-    run = os.path.join(folder, name)
-    return _PathInRun(run, own=run == own_path, step=step)
+        if not base_name:
+            (folder, base_name), suffix = os.path.split(folder), ""
+    run_folder = os.path.join(folder, base_name)
+    return _PathInRun(run_folder, own=run_folder == own_path, step=step)
 
 
-def check_runs(members: Sequence[RunMember], names: Sequence[str]) -> dict[str, list[Finding]]:
-    """A note for each adapter that has others of its run beside it, with the run's order. names: of the members."""
+def check_runs(members: Sequence[RunMember], adapter_names: Sequence[str]) -> dict[str, list[Finding]]:
+    """A note for each adapter that has others of its run beside it, with the run's order.
+
+    adapter_names: of the members.
+    """
     findings: dict[str, list[Finding]] = {}
     groups: dict[tuple[int, str], list[int]] = {}
-    for i, run in enumerate(find_runs(members)):
-        groups.setdefault((run, members[i].signature), []).append(i)
-    for group in groups.values():
-        if len(group) < 2:
+    for member_index, run_number in enumerate(find_runs(members)):
+        groups.setdefault((run_number, members[member_index].signature), []).append(member_index)
+    for member_indices in groups.values():
+        if len(member_indices) < 2:
             continue
-        paths = {i: _path_in_run(members[i].user_path) for i in group}
-        order = sorted(group, key=lambda i: _order(members[i], paths[i], names[i]))
-        steps = [_step(members[i], paths[i]) for i in order]
-        common = paths[order[-1]].run
-        title = os.path.basename(common) or common
-        for position, i in enumerate(order):
-            at = "" if steps[position] is None else f", step {steps[position]}"
-            actual = f"number {position + 1} of {len(order)} of the run {shown(title, 60)}{at}"
-            facts = {"run": title, "members": [names[j] for j in order], "steps": steps, "position": position + 1}
-            findings[names[i]] = [finding("L256", actual, facts=facts)]
+        run_paths = {member_index: _path_in_run(members[member_index].user_path) for member_index in member_indices}
+        ordered_members = sorted(
+            member_indices,
+            key=lambda member_index: _order(
+                members[member_index], run_paths[member_index], adapter_names[member_index]
+            ),
+        )
+        steps = [_step(members[member_index], run_paths[member_index]) for member_index in ordered_members]
+        common = run_paths[ordered_members[-1]].run
+        run_title = os.path.basename(common) or common
+        for position, member_index in enumerate(ordered_members):
+            step_text = "" if steps[position] is None else f", step {steps[position]}"
+            actual = f"number {position + 1} of {len(ordered_members)} of the run {shown(run_title, 60)}{step_text}"
+            facts = {
+                "run": run_title,
+                "members": [adapter_names[ordered_index] for ordered_index in ordered_members],
+                "steps": steps,
+                "position": position + 1,
+            }
+            findings[adapter_names[member_index]] = [finding("L256", actual, facts=facts)]
     return findings
 
 
-def _order(member: RunMember, path: _PathInRun, name: str) -> tuple[bool, int, bool, str]:
+def _order(member: RunMember, run_path: _PathInRun, adapter_name: str) -> tuple[bool, int, bool, str]:
     """By step; the model that the run published comes after its checkpoints."""
-    step = _step(member, path)
-    return path.own and path.step is None and step is None, step if step is not None else 1 << 62, path.own, name
+    step = _step(member, run_path)
+    return (
+        run_path.own and run_path.step is None and step is None,
+        step if step is not None else 1 << 62,
+        run_path.own,
+        adapter_name,
+    )
