@@ -28,7 +28,7 @@ from bench.peers.material import read_shape  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from lorica.models.cpu import kernels  # noqa: E402
-from lorica.models.cpu.decoder import CpuDecoder  # noqa: E402
+from lorica.models.cpu.cpu_decoder import CpuDecoder  # noqa: E402
 from lorica.models.cpu.linear import make_linear, quantize_rows, quantize_weight  # noqa: E402
 from lorica.models.decoder import Decoder  # noqa: E402
 from lorica.models.families import DecoderConfig  # noqa: E402

@@ -13,7 +13,7 @@ from torch import Tensor
 from lorica.engines.native.engine import NativeEngine
 from lorica.errors import LoricaError
 from lorica.models.base_folder import BaseFolder
-from lorica.models.cpu.decoder import CpuDecoder
+from lorica.models.cpu.cpu_decoder import CpuDecoder
 from lorica.models.packed_attention import PackedAttention
 from lorica.models.weights import load_decoder
 from lorica.records import ScoreChoices

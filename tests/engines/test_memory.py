@@ -20,7 +20,7 @@ from lorica.engines.native.kv_cache import KVCache  # noqa: E402
 from lorica.engines.native.model_runner import ModelRunner  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
 from lorica.models.compiled import bindings  # noqa: E402
-from lorica.models.cpu.decoder import CpuDecoder  # noqa: E402
+from lorica.models.cpu.cpu_decoder import CpuDecoder  # noqa: E402
 from lorica.models.families import read_decoder_config  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.records import Generate, Request, Sampling, ScoreChoices  # noqa: E402

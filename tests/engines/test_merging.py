@@ -20,7 +20,7 @@ from lorica.engines.native import merging  # noqa: E402
 from lorica.engines.native.engine import NativeEngine, load_native  # noqa: E402
 from lorica.errors import EngineError  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
-from lorica.models.cpu.decoder import CpuDecoder  # noqa: E402
+from lorica.models.cpu.cpu_decoder import CpuDecoder  # noqa: E402
 from lorica.models.lora import LoraPair  # noqa: E402
 from lorica.models.merged_weights import merged_weight  # noqa: E402
 from lorica.precision import DTYPE_NAMES, PRECISIONS  # noqa: E402

@@ -13,7 +13,7 @@ from lorica.engines.native.engine import NativeEngine  # noqa: E402
 from lorica.engines.native.model_runner import ModelRunner  # noqa: E402
 from lorica.engines.native.worker_pool import WorkerPool, count_workers  # noqa: E402
 from lorica.models.base_folder import BaseFolder  # noqa: E402
-from lorica.models.cpu.decoder import CpuDecoder  # noqa: E402
+from lorica.models.cpu.cpu_decoder import CpuDecoder  # noqa: E402
 from lorica.models.locate import locate_model  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
 from lorica.records import ScoreChoices  # noqa: E402

@@ -17,7 +17,7 @@ from lorica.adapters.config import AdapterConfig  # noqa: E402
 from lorica.adapters.folder import open_adapter, save_adapter  # noqa: E402
 from lorica.errors import AdapterError, ConfigError  # noqa: E402
 from lorica.models.adapter_weights import create_lora, load_lora  # noqa: E402
-from lorica.models.cpu.decoder import CpuDecoder  # noqa: E402
+from lorica.models.cpu.cpu_decoder import CpuDecoder  # noqa: E402
 from lorica.models.lora import LoraPair, LoraSpan, LoraWeights, linear_with_lora  # noqa: E402
 from lorica.models.packed_attention import PackedAttention  # noqa: E402
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from lorica.models.cpu.decoder import CpuDecoder
+from lorica.models.cpu.cpu_decoder import CpuDecoder
 from lorica.models.decoder import Decoder, Layer
 from lorica.models.lora import LoraPair, LoraWeights
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lorica.engines.native.packed_batch import ROW_ALIGNMENT
 from lorica.engines.native.token_tree import choice_tree
-from lorica.models.cpu.decoder import AnyDecoder
+from lorica.models.cpu.cpu_decoder import AnyDecoder
 from lorica.models.lora import LoraSpan
 from lorica.records import ScoreChoices
 

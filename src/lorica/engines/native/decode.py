@@ -17,7 +17,7 @@ from lorica.engines.native.kv_cache import KVCache
 from lorica.engines.native.memory import is_out_of_memory, out_of_memory_output, split_on_out_of_memory
 from lorica.engines.native.packed_batch import ROW_ALIGNMENT, PackedSequence, lora_spans, pack_sequences
 from lorica.engines.native.sampler import SequenceSampler, sample
-from lorica.models.cpu.decoder import AnyDecoder
+from lorica.models.cpu.cpu_decoder import AnyDecoder
 from lorica.models.decoder import Decoder
 from lorica.records import Generate, Output
 

@@ -33,7 +33,7 @@ from lorica.engines.native.worker_pool import count_workers
 from lorica.errors import EngineError
 from lorica.models.adapter_weights import load_lora
 from lorica.models.base_folder import BaseFolder
-from lorica.models.cpu.decoder import AnyDecoder, CpuDecoder
+from lorica.models.cpu.cpu_decoder import AnyDecoder, CpuDecoder
 from lorica.models.decoder import Decoder
 from lorica.models.lora import LoraWeights
 from lorica.models.merged_weights import merge_adapter, restore_base

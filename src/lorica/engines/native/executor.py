@@ -22,7 +22,7 @@ from lorica.engines.native.prefix_cache import PrefixCache, PrefixMatch
 from lorica.engines.native.scheduler import Plan, ScheduledBatch, ScheduledRow, schedule_prefills_first
 from lorica.engines.native.token_tree import EMPTY_TREE, choice_tree
 from lorica.engines.native.worker_pool import WorkerPool, count_workers
-from lorica.models.cpu.decoder import AnyDecoder
+from lorica.models.cpu.cpu_decoder import AnyDecoder
 from lorica.models.lora import LoraWeights
 from lorica.records import Generate, Output, ScoreChoices
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lorica.engines.base import EngineSettings
 from lorica.errors import EngineError
 from lorica.models.base_folder import BaseFolder
-from lorica.models.cpu.decoder import AnyDecoder, CpuDecoder
+from lorica.models.cpu.cpu_decoder import AnyDecoder, CpuDecoder
 from lorica.models.decoder import Decoder
 from lorica.models.weights import DTYPES, load_decoder
 from lorica.precision import DTYPE_NAMES, precision_of

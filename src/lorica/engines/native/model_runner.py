@@ -10,7 +10,7 @@ from lorica.engines.native.attention.select import AttentionBackend
 from lorica.engines.native.attention.store_kv import StoringAttention
 from lorica.engines.native.choice_logprobs import align_scored_rows, choice_logprobs, find_scored_tokens
 from lorica.engines.native.packed_batch import ROW_ALIGNMENT, PackedBatch, PackedSequence, Prefix, pack_sequences
-from lorica.models.cpu.decoder import AnyDecoder, CpuDecoder
+from lorica.models.cpu.cpu_decoder import AnyDecoder, CpuDecoder
 from lorica.models.packed_attention import Attention
 from lorica.records import ScoreChoices
 

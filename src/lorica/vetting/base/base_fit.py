@@ -60,7 +60,7 @@ def check_fit(adapter: RawAdapter, tensor_map: TensorMap, base_folder: Path) -> 
     findings: list[Finding] = []
     if not base_model.modules:
         findings.append(finding("L309", f"{shown(base_model.folder.name)} holds config.json and no *.safetensors"))
-    findings += _Fit(adapter, tensor_map, base_model, shapes).findings()
+    findings += _FitCheck(adapter, tensor_map, base_model, shapes).findings()
     findings += check_identity(adapter, base_model) + check_text(adapter, tensor_map, base_model)
     if any(problem.severity == "reject" for problem in findings):
         return findings
@@ -75,7 +75,7 @@ class _Placement(msgspec.Struct, frozen=True):
     moved: bool = False
 
 
-class _Fit:
+class _FitCheck:
     """One adapter against one base. Everything found is summed up over modules."""
 
     def __init__(

@@ -14,7 +14,7 @@ from lorica.engines.native.attention.prefix_merge import PrefixMergeAttention, P
 from lorica.engines.native.attention.varlen import VarlenAttention, fits_varlen
 from lorica.engines.native.kv_cache import KVCache
 from lorica.engines.native.packed_batch import PackedBatch, Prefix
-from lorica.models.cpu.decoder import AnyDecoder, CpuDecoder
+from lorica.models.cpu.cpu_decoder import AnyDecoder, CpuDecoder
 from lorica.models.packed_attention import Attention
 from lorica.records import Generate, Request, ScoreChoices
 

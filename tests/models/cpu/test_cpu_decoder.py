@@ -17,7 +17,7 @@ from lorica.models.cpu import (  # noqa: E402
     layer,
     weight_only,
 )
-from lorica.models.cpu.decoder import CpuDecoder  # noqa: E402
+from lorica.models.cpu.cpu_decoder import CpuDecoder  # noqa: E402
 from lorica.models.lora import LoraSpan  # noqa: E402
 from lorica.models.packed_attention import PackedAttention  # noqa: E402
 from lorica.models.weights import load_decoder  # noqa: E402
