@@ -82,12 +82,12 @@ def map_columns(
     for general in schemas:
         schema = _with_names(general, column_names)
         available = {
-            n: columns.get(n) or column_of(schema, n, column_names)
-            for n in (*schema.required, *schema.optional)
-            if n not in constants
+            name: columns.get(name) or column_of(schema, name, column_names)
+            for name in (*schema.required, *schema.optional)
+            if name not in constants
         }
         present = {name: column for name, column in available.items() if column in column_names}
-        missing = [n for n in schema.required if n not in present and n not in constants]
+        missing = [name for name in schema.required if name not in present and name not in constants]
         foreign = sorted(explicit.difference(schema.required, schema.optional))
         if missing or foreign:
             missing_by_schema[schema.name] = [

@@ -147,14 +147,15 @@ class AmbiguityFinder:
         full_width = [len(row) == self._width for row in line_rows]
         if self._delimiter == "\t":  # texts hold no tabs
             return full_width
-        samples = self._context or [row for row, fits in zip(line_rows, full_width, strict=True) if fits]
+        samples = self._context or [row for row, fits_width in zip(line_rows, full_width, strict=True) if fits_width]
         columns = [[row[column_index] for row in samples] for column_index in range(self._width)]
         spaced = [sum(cell_text.startswith(" ") for cell_text in column) > len(column) / 2 for column in columns]
         number_shares = [_share_of_numbers(column) for column in columns]
         if not self._context and any(1 - _MOSTLY < number_share < _MOSTLY for number_share in number_shares):
             return [False] * len(line_rows)
         return [
-            fits and self._alike(row, spaced, number_shares) for row, fits in zip(line_rows, full_width, strict=True)
+            fits_width and self._alike(row, spaced, number_shares)
+            for row, fits_width in zip(line_rows, full_width, strict=True)
         ]
 
     def _alike(self, row: list[str], spaced: list[bool], number_shares: list[float]) -> bool:

@@ -59,7 +59,9 @@ class ReadLog:
 
     def unused(self) -> dict[str, list[str]]:
         """File -> its columns that nothing reads, of files that have some."""
-        return {path: list(late.names) for path, (_, late) in self._files.items() if late.names}
+        return {
+            file_name: list(late_keys.names) for file_name, (_, late_keys) in self._files.items() if late_keys.names
+        }
 
     def new_notes(self) -> list[str]:
         """The notes that no earlier call returned; one whose count of rows has grown is not new."""
@@ -76,16 +78,16 @@ class ReadLog:
         notes: dict[object, str] = {remark: remark for remark in self.remarks}
         for file_and_note, (location, count) in self._noted.items():
             notes[file_and_note] = f"{location}: {file_and_note[1]}" + (f" ({count} such rows)" if count > 1 else "")
-        for table_path, column_names in self.unused().items():
-            mapping = self._files[table_path][0]
-            note = f"{table_path}: not read: {quoted_names(column_names)}"
+        for file_name, column_names in self.unused().items():
+            mapping = self._files[file_name][0]
+            note = f"{file_name}: not read: {quoted_names(column_names)}"
             wanted = mapping.schema.id_column
             id_columns = [column_name for column_name in column_names if looks_like_id(column_name)]
             if mapping.numbered and wanted and id_columns:
                 note += (
                     f"; the rows are numbered row-1, row-2, ... (task.columns.{wanted}={id_columns[0]} takes their ids)"
                 )
-            notes[table_path, *column_names] = note
+            notes[file_name, *column_names] = note
         if self.skipped:
             first_bad = self.skipped[0]
             location = f"{first_bad.file}:{first_bad.line}" + (

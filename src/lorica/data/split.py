@@ -141,11 +141,11 @@ def _classes(components: Sequence[_Component]) -> Counter[str]:
 
 def _gain(component: _Component, held_out_counts: Counter[str], targets: dict[str, float]) -> float:
     """How much nearer the held-out counts come to their targets, squared and relative to the class's size."""
-    gain = 0.0
+    total_gain = 0.0
     for class_name, class_count in component.classes.items():
         missing_count = targets[class_name] - held_out_counts[class_name]
-        gain += (missing_count**2 - (missing_count - class_count) ** 2) / targets[class_name]
-    return gain
+        total_gain += (missing_count**2 - (missing_count - class_count) ** 2) / targets[class_name]
+    return total_gain
 
 
 def _require(

@@ -73,7 +73,8 @@ def read_xlsx(workbook_path: Path, options: TableOptions) -> Table:
                 row_number,
                 problem
                 or {
-                    name: _plain(row_cells[i].value) if i < len(row_cells) else None for name, i in cell_indices.items()
+                    name: _plain(row_cells[index].value) if index < len(row_cells) else None
+                    for name, index in cell_indices.items()
                 },
             )
 
