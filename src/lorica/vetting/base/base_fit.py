@@ -248,14 +248,14 @@ class _FitCheck:
             return []
         slots = {locate_module(module.path).slot for module in modules}
         if self.model.modules:
-            base_places = ((locate_module(module_path), module_path) for module_path in self.model.modules)
+            locations = ((locate_module(module_path), module_path) for module_path in self.model.modules)
             beyond = {
-                base_path.layer
-                for base_path, _ in base_places
-                if base_path.layer is not None
-                and base_path.layer >= layer_count
-                and base_path.slot in slots
-                and not base_path.in_modality_tower
+                location.layer
+                for location, _ in locations
+                if location.layer is not None
+                and location.layer >= layer_count
+                and location.slot in slots
+                and not location.in_modality_tower
             }
         else:
             uniform = self.model.shape is not None and not self.model.shape.hybrid

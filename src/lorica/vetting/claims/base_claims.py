@@ -29,55 +29,57 @@ _ELSEWHERE = re.compile(
 
 
 def check_named_base(
-    adapter: RawAdapter, tensor_map: TensorMap, bases: list[NamedBase], match: BaseMatch | None
+    adapter: RawAdapter, tensor_map: TensorMap, named_bases: list[NamedBase], base_match: BaseMatch | None
 ) -> list[Finding]:
-    """Findings L163-L165 and L169. bases: every place that names the base, the config first."""
-    for claim in bases:
-        exact = bases_named(claim.text, loosely=False)
-        known_bases = exact or bases_named(claim.text)
+    """Findings L163-L165 and L169. named_bases: every place that names the base, the config first."""
+    for claim in named_bases:
+        exact_bases = bases_named(claim.text, loosely=False)
+        known_bases = exact_bases or bases_named(claim.text)
         if known_bases:
             shapes = shapes_of(tensor_map, adapter.config)
-            return _misfit(shapes, claim, known_bases, bool(exact), match) + _container(tensor_map, claim, known_bases)
+            return _misfit(shapes, claim, known_bases, bool(exact_bases), base_match) + _container(
+                tensor_map, claim, known_bases
+            )
     return []
 
 
 def _misfit(
-    shapes: AdapterShapes, claim: NamedBase, known_bases: list[BaseShape], exact: bool, match: BaseMatch | None
+    shapes: AdapterShapes, claim: NamedBase, known_bases: list[BaseShape], exact: bool, base_match: BaseMatch | None
 ) -> list[Finding]:
-    reasons = {base.name: misfit_reasons(shapes, base) for base in known_bases}
+    reasons = {base_shape.name: misfit_reasons(shapes, base_shape) for base_shape in known_bases}
     if not all(reasons.values()):
         return []
-    base = min(known_bases, key=lambda known_base: len(reasons[known_base.name]))
-    name, why = base.name, reasons[base.name]
-    fit = f"; {match.text}" if match is not None and not match.nothing_decided else ""
-    actual = f"{claim.file} names {shown(claim.text)}, which does not fit: {', '.join(why)}{shown(fit, 200)}"
+    base_shape = min(known_bases, key=lambda known_base: len(reasons[known_base.name]))
+    base_name, misfits = base_shape.name, reasons[base_shape.name]
+    match_text = f"; {base_match.text}" if base_match is not None and not base_match.nothing_decided else ""
+    actual = f"{claim.file} names {shown(claim.text)}, which does not fit: {', '.join(misfits)}{shown(match_text, 200)}"
     facts = {
-        "base": name,
+        "base": base_name,
         "exact": exact,
-        "reasons": why,
-        "candidates": list(match.candidates[:8]) if match is not None else [],
+        "reasons": misfits,
+        "candidates": list(base_match.candidates[:8]) if base_match is not None else [],
     }
-    expected = f"{name}: hidden {base.hidden}, {base.layers} layers"
-    if all(reason.startswith("vocabulary") for reason in why):
-        return [finding("L169", actual, expected=f"{base.vocabulary} rows", file=claim.file, facts=facts)]
+    expected = f"{base_name}: hidden {base_shape.hidden}, {base_shape.layers} layers"
+    if all(reason.startswith("vocabulary") for reason in misfits):
+        return [finding("L169", actual, expected=f"{base_shape.vocabulary} rows", file=claim.file, facts=facts)]
     severity: Severity | None = None if exact and claim.file == CONFIG_NAME else "warn"
-    code = "L163"
-    if len(why) == 1 and "layers" in why[0] and shapes.layers is not None and shapes.layers < base.layers:
+    finding_code = "L163"
+    if len(misfits) == 1 and "layers" in misfits[0] and shapes.layers is not None and shapes.layers < base_shape.layers:
         # A prefix of its layers was adapted or kept; the names alone cannot tell that from a smaller base.
-        code = "L164"
-        expected = f"layers {numbers(range(base.layers))}, as {name} has"
-        facts |= {"layers": shapes.layers, "of": base.layers}
+        finding_code = "L164"
+        expected = f"layers {numbers(range(base_shape.layers))}, as {base_name} has"
+        facts |= {"layers": shapes.layers, "of": base_shape.layers}
         severity = "warn" if has_mixed_layers(claim.text) else severity
-    return [finding(code, actual, expected=expected, file=claim.file, severity=severity, facts=facts)]
+    return [finding(finding_code, actual, expected=expected, file=claim.file, severity=severity, facts=facts)]
 
 
 def _container(tensor_map: TensorMap, claim: NamedBase, known_bases: list[BaseShape]) -> list[Finding]:
-    if not all(base.family in _MODEL_LAYERS for base in known_bases):
+    if not all(base_shape.family in _MODEL_LAYERS for base_shape in known_bases):
         return []
-    wrong = [path for path in tensor_map.modules if _ELSEWHERE.fullmatch(split_layer(path)[0])]
-    if not wrong or tensor_map.unprefixed:
+    misplaced = [module_path for module_path in tensor_map.modules if _ELSEWHERE.fullmatch(split_layer(module_path)[0])]
+    if not misplaced or tensor_map.unprefixed:
         return []
-    actual = f"{some(wrong, len(tensor_map.modules))}; {claim.file} names {shown(claim.text)}"
-    facts = {"modules": len(wrong), "of": len(tensor_map.modules), "base": known_bases[0].name}
+    actual = f"{some(misplaced, len(tensor_map.modules))}; {claim.file} names {shown(claim.text)}"
+    facts = {"modules": len(misplaced), "of": len(tensor_map.modules), "base": known_bases[0].name}
     expected = "names such as model.layers.0.self_attn.q_proj"
     return [finding("L165", actual, expected=expected, file=WEIGHTS_NAME, facts=facts)]

@@ -117,65 +117,73 @@ _TUNED = re.compile(r"(?:^|[^a-z0-9])(?:instruct|it|chat|sft|dpo)(?![a-z0-9])")
 
 def family(base_name: str) -> Traits | None:
     """The family that an id speaks of ("Qwen/Qwen2.5-1.5B-Instruct" -> qwen2.5), or None. The longest word decides."""
-    words = _hits(base_name)
-    return _WORDS[max(words, key=len)] if words else None
+    family_words = _hits(base_name)
+    return _WORDS[max(family_words, key=len)] if family_words else None
 
 
 def families(base_name: str) -> frozenset[str]:
     """All families that a name speaks of: "DeepSeek-R1-Distill-Qwen-7B" has two."""
-    words = _hits(base_name)
+    family_words = _hits(base_name)
     # Of "qwen" and "qwen2.5" at one place, only the longer is meant.
-    meant = [word for word in words if not any(word != longer and word in longer for longer in words)]
-    return frozenset(_WORDS[word].family for word in meant)
+    longest_words = [
+        family_word
+        for family_word in family_words
+        if not any(family_word != other_word and family_word in other_word for other_word in family_words)
+    ]
+    return frozenset(_WORDS[family_word].family for family_word in longest_words)
 
 
 def _hits(base_name: str) -> list[str]:
-    text = base_name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1][-256:]
+    last_component = base_name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1][-256:]
     # "LlamaGuard" and "MistralLite" are two words each.
-    forms = {text.lower(), re.sub(r"(?<=[a-z])(?=[A-Z])", "-", text).lower()}
+    spellings = {last_component.lower(), re.sub(r"(?<=[a-z])(?=[A-Z])", "-", last_component).lower()}
     return [
-        word
-        for word, pattern in _patterns()
-        if any(_is_meant(form, *match.span()) for form in forms for match in pattern.finditer(form))
+        family_word
+        for family_word, pattern in _patterns()
+        if any(
+            _is_meant(spelling, *word_match.span())
+            for spelling in spellings
+            for word_match in pattern.finditer(spelling)
+        )
     ]
 
 
-def _is_meant(text: str, start: int, end: int) -> bool:
+def _is_meant(spelling: str, match_start: int, match_end: int) -> bool:
     """Whether a name speaks of the family itself, and not of what it is not, is like, or is made for or from."""
-    return not (_RELATED.search(text[:start]) or _COMPARED.match(text[end:]))
+    return not (_RELATED.search(spelling[:match_start]) or _COMPARED.match(spelling[match_end:]))
 
 
 @functools.cache
 def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     """Words in their boundaries: "llama-3" is neither in Llama-3.2 nor in open_llama_3b, "opt" not in "adopted"."""
     patterns = []
-    for word in _WORDS:
-        letters = "[-_ ]?".join(re.escape(syllable) for syllable in word.split("-"))
-        after = r"(?!\d|\.\d|[bm](?![a-z]))" if word[-1].isdigit() else "(?![a-z])"
-        patterns.append((word, re.compile("(?<![a-z])" + letters + after)))
+    for family_word in _WORDS:
+        letters = "[-_ ]?".join(re.escape(syllable) for syllable in family_word.split("-"))
+        lookahead = r"(?!\d|\.\d|[bm](?![a-z]))" if family_word[-1].isdigit() else "(?![a-z])"
+        patterns.append((family_word, re.compile("(?<![a-z])" + letters + lookahead)))
     return tuple(patterns)
 
 
 def sizes(base_name: str) -> tuple[str, ...]:
     """Size words in a text, as they are written in lower case: "qwen2.5-1.5B" -> ("1.5b",), "8x7B" -> ("8x7b",)."""
     size_words = []
-    for match in _SIZE.finditer(base_name.lower().replace("_", "-")):
-        experts = f"{match['many']}x" if match["many"] else ""
-        number = float(match["number"])
-        if number == 0 or (match["unit"] == "m" and number < 10):
+    for size_match in _SIZE.finditer(base_name.lower().replace("_", "-")):
+        experts = f"{size_match['many']}x" if size_match["many"] else ""
+        number = float(size_match["number"])
+        if number == 0 or (size_match["unit"] == "m" and number < 10):
             continue  # "1M" is a length of context
-        if match["unit"] == "m" and not experts and number >= 1000:
-            number, unit = number / 1000, "b"
+        if size_match["unit"] == "m" and not experts and number >= 1000:
+            number, unit_letter = number / 1000, "b"
         else:
-            unit = match["unit"]
-        size_words.append(f"{experts}{number:g}{unit}")
+            unit_letter = size_match["unit"]
+        size_words.append(f"{experts}{number:g}{unit_letter}")
     return tuple(dict.fromkeys(size_words))
 
 
 def quantization_format(base_name: str) -> str:
     """How the weights that a name speaks of are quantised, or ""."""
-    text = base_name.lower()
-    return next((quantization for quantization, pattern in _QUANTISED.items() if pattern.search(text)), "")
+    lower_name = base_name.lower()
+    return next((quantization for quantization, pattern in _QUANTISED.items() if pattern.search(lower_name)), "")
 
 
 def is_instruction_tuned(base_name: str) -> bool:

@@ -16,39 +16,41 @@ _KEY = re.compile(r"([A-Za-z_][\w-]{0,40})\s{0,4}:(?:\s(.*))?")
 _TAG = re.compile(r"base_model:(?:[a-z]+:)?\S")
 
 
-def card_bases(text: str) -> tuple[str, ...]:
+def card_bases(card_text: str) -> tuple[str, ...]:
     """Ids of base models in a README.md's front matter: `base_model`, and tags that begin with it. Never raises."""
-    lines = [line[:_MAX_LINE_LENGTH].rstrip("\r") for line in text.lstrip("\ufeff").split("\n")[:_MAX_LINES]]
+    card_lines = [
+        card_line[:_MAX_LINE_LENGTH].rstrip("\r") for card_line in card_text.lstrip("\ufeff").split("\n")[:_MAX_LINES]
+    ]
     values: dict[str, list[str]] = {"base_model": [], "tags": []}
-    for key, value in _front_matter(lines):
-        values.setdefault(key, []).append(value)
+    for matter_key, matter_value in _front_matter(card_lines):
+        values.setdefault(matter_key, []).append(matter_value)
     tagged = [tag.split(":")[-1] for tag in values["tags"] if _TAG.match(tag)]
-    names_model = (base for base in (*values["base_model"], *tagged) if _is_filled_in(base))
+    names_model = (base_name for base_name in (*values["base_model"], *tagged) if _is_filled_in(base_name))
     return tuple(dict.fromkeys(names_model))[:_MAX_BASES]
 
 
-def _front_matter(lines: list[str]) -> Iterator[tuple[str, str]]:
+def _front_matter(card_lines: list[str]) -> Iterator[tuple[str, str]]:
     """(key, value) of scalars and plain lists between the two lines of dashes."""
-    stripped = [line.strip() for line in lines]
+    stripped = [card_line.strip() for card_line in card_lines]
     if not stripped or stripped[0] != "---" or "---" not in stripped[1:]:
         return
-    key = ""
-    for line in lines[1 : stripped.index("---", 1)]:
-        if match := _KEY.fullmatch(line):
-            key = match[1]
-            yield from ((key, value) for value in _scalars(match[2] or ""))
-        elif list_entry := re.fullmatch(r"\s*-\s(.*)", line):
-            yield from ((key, value) for value in _scalars(list_entry[1]))
+    matter_key = ""
+    for card_line in card_lines[1 : stripped.index("---", 1)]:
+        if key_match := _KEY.fullmatch(card_line):
+            matter_key = key_match[1]
+            yield from ((matter_key, matter_value) for matter_value in _scalars(key_match[2] or ""))
+        elif list_entry := re.fullmatch(r"\s*-\s(.*)", card_line):
+            yield from ((matter_key, matter_value) for matter_value in _scalars(list_entry[1]))
 
 
-def _scalars(text: str) -> Iterator[str]:
-    text = text.strip()
-    entries = text[1:-1].split(",") if text.startswith("[") and text.endswith("]") else [text]
+def _scalars(yaml_text: str) -> Iterator[str]:
+    yaml_text = yaml_text.strip()
+    entries = yaml_text[1:-1].split(",") if yaml_text.startswith("[") and yaml_text.endswith("]") else [yaml_text]
     for entry in entries:
-        value = re.sub(r"\s#.*$", "", entry).strip().strip("'\"").strip()
-        if value and not value.startswith(("&", "*", "!", "|", ">")):
-            yield value[:200]
+        scalar = re.sub(r"\s#.*$", "", entry).strip().strip("'\"").strip()
+        if scalar and not scalar.startswith(("&", "*", "!", "|", ">")):
+            yield scalar[:200]
 
 
-def _is_filled_in(base: str) -> bool:
-    return not base.lower().startswith(_PLACEHOLDERS) and any(map(str.isalpha, base))
+def _is_filled_in(base_name: str) -> bool:
+    return not base_name.lower().startswith(_PLACEHOLDERS) and any(map(str.isalpha, base_name))

@@ -28,69 +28,81 @@ _KNOWN_PEFT = (0, 21)
 _OTHER_WEIGHTS = ("gptq", "awq", "gguf", "exl2", "int4", "int8", "fp8")
 
 
-def check_claims(adapter: RawAdapter, tensor_map: TensorMap, match: BaseMatch | None) -> list[Finding]:
-    """Findings L150-L199. match: which bases of the table fit the tensors' shapes, None when that is not known."""
-    bases = named_bases(adapter)
-    tool = method_of_names(tensor_map.tensors)
-    findings = _bases(adapter, bases, foreign=tool is not None and tool[0] in FORMATS) + _config(adapter)
+def check_claims(adapter: RawAdapter, tensor_map: TensorMap, base_match: BaseMatch | None) -> list[Finding]:
+    """Findings L150-L199. base_match: which bases of the table fit the tensors' shapes, None when that is not known."""
+    claimed_bases = named_bases(adapter)
+    tool_method = method_of_names(tensor_map.tensors)
+    findings = _bases(adapter, claimed_bases, foreign=tool_method is not None and tool_method[0] in FORMATS) + _config(
+        adapter
+    )
     findings += check_settings(adapter)
     findings += check_evidence(adapter, training_evidence(adapter)) + check_own_run(adapter)
     if method_of_config(adapter.raw_config or {}) is None and tensor_map.modules:
-        findings += check_named_base(adapter, tensor_map, bases, match)
-        findings += check_tokenizer(adapter, tensor_map, bases)
+        findings += check_named_base(adapter, tensor_map, claimed_bases, base_match)
+        findings += check_tokenizer(adapter, tensor_map, claimed_bases)
     return findings
 
 
-def _bases(adapter: RawAdapter, bases: list[NamedBase], *, foreign: bool) -> list[Finding]:
+def _bases(adapter: RawAdapter, claimed_bases: list[NamedBase], *, foreign: bool) -> list[Finding]:
     """Ids of the base model, against each other. foreign: of another tool, whose config names its base otherwise."""
     findings = []
-    config_base = next((base for base in bases if base.file == CONFIG_NAME), None)
+    config_base = next((claimed_base for claimed_base in claimed_bases if claimed_base.file == CONFIG_NAME), None)
     of_peft = adapter.raw_config is not None and method_of_config(adapter.raw_config) is None and not foreign
     if config_base is None and of_peft:
-        elsewhere = f"; {_says(bases)}" if bases else ""
+        elsewhere = f"; {_says(claimed_bases)}" if claimed_bases else ""
         actual = f"base_model_name_or_path is missing or empty{elsewhere}"
         findings.append(finding("L156", actual, expected="the base's id", file=CONFIG_NAME))
     if config_base is not None and config_base.is_path:
         facts = {"base": config_base.text[:300]}
         findings.append(finding("L157", shown(config_base.text), file=CONFIG_NAME, facts=facts))
-    return findings + _conflict(bases) + _quantization(bases)
+    return findings + _conflict(claimed_bases) + _quantization(claimed_bases)
 
 
-def _conflict(bases: list[NamedBase]) -> list[Finding]:
+def _conflict(claimed_bases: list[NamedBase]) -> list[Finding]:
     """At most one finding: the first two places whose bases differ, in family before size before name."""
     conflicts: dict[str, tuple[NamedBase, NamedBase]] = {}
-    for i, first in enumerate(bases):
-        for second in bases[i + 1 :]:
+    for first_index, first_base in enumerate(claimed_bases):
+        for second_base in claimed_bases[first_index + 1 :]:
             # Several bases of one card (a merge) are one claim: it agrees if any of them does.
-            if first.file == second.file:
+            if first_base.file == second_base.file:
                 continue
-            differences = [difference(first, base) for base in bases if base.file == second.file]
+            differences = [
+                difference(first_base, claimed_base)
+                for claimed_base in claimed_bases
+                if claimed_base.file == second_base.file
+            ]
             if all(differences):
-                conflicts.setdefault(differences[0], (first, second))
+                conflicts.setdefault(differences[0], (first_base, second_base))
     for difference_kind in ("family", "size", "name"):
         if difference_kind in conflicts:
-            pair = conflicts[difference_kind]
+            conflict_pair = conflicts[difference_kind]
             facts = {
                 "differ": difference_kind,
-                "names": [base.text[:200] for base in pair],
-                "places": [base.file for base in pair],
+                "names": [claimed_base.text[:200] for claimed_base in conflict_pair],
+                "places": [claimed_base.file for claimed_base in conflict_pair],
             }
-            actual, expected = _says(pair), "one base everywhere"
-            return [finding("L150", actual, expected=expected, file=pair[1].file, facts=facts)]
+            actual, expected = _says(conflict_pair), "one base everywhere"
+            return [finding("L150", actual, expected=expected, file=conflict_pair[1].file, facts=facts)]
     if "variant" in conflicts:
-        pair = conflicts["variant"]
-        return [finding("L153", _says(pair), expected="one of them", file=pair[1].file)]
+        conflict_pair = conflicts["variant"]
+        return [finding("L153", _says(conflict_pair), expected="one of them", file=conflict_pair[1].file)]
     return []
 
 
-def _quantization(bases: list[NamedBase]) -> list[Finding]:
+def _quantization(claimed_bases: list[NamedBase]) -> list[Finding]:
     """Quantised copies of the base."""
-    by_place = {base.file: quantization_format(base.tail) for base in bases if base.is_informative}
+    by_place = {
+        claimed_base.file: quantization_format(claimed_base.tail)
+        for claimed_base in claimed_bases
+        if claimed_base.is_informative
+    }
     formats = set(by_place.values())
     if not formats - {""}:
         return []
     differ = len(formats) > 1 and not formats.isdisjoint(_OTHER_WEIGHTS)
-    places_text = ", ".join(f"{name or 'not quantised'} in {base_file}" for base_file, name in by_place.items())
+    places_text = ", ".join(
+        f"{format_name or 'not quantised'} in {base_file}" for base_file, format_name in by_place.items()
+    )
     expected = "one variant everywhere" if differ else "the variant it was trained on when it is used"
     return [
         finding(
@@ -104,23 +116,25 @@ def _quantization(bases: list[NamedBase]) -> list[Finding]:
     ]
 
 
-def _says(bases: Sequence[NamedBase]) -> str:
-    return ", ".join(f"{base.file} names {shown(base.text)}" for base in bases[:6])
+def _says(claimed_bases: Sequence[NamedBase]) -> str:
+    return ", ".join(f"{claimed_base.file} names {shown(claimed_base.text)}" for claimed_base in claimed_bases[:6])
 
 
 def _config(adapter: RawAdapter) -> list[Finding]:
     """Revision, task and version, as the config states them."""
-    raw, findings = adapter.raw_config or {}, []
-    revision = raw.get("revision")
+    raw_config, findings = adapter.raw_config or {}, []
+    revision = raw_config.get("revision")
     if isinstance(revision, str) and revision not in ("", "main"):
         findings.append(
             finding("L155", f"revision {shown(revision)}", file=CONFIG_NAME, facts={"revision": revision[:100]})
         )
-    task = raw.get("task_type")
-    if isinstance(task, str) and task != "CAUSAL_LM":
-        findings.append(finding("L158", f"task_type {shown(task)}", file=CONFIG_NAME, facts={"task": task[:40]}))
-    version = raw.get("peft_version")
-    match = re.match(r"(\d{1,4})\.(\d{1,4})", version) if isinstance(version, str) else None
-    if match and (int(match[1]), int(match[2])) > _KNOWN_PEFT:
+    task_type = raw_config.get("task_type")
+    if isinstance(task_type, str) and task_type != "CAUSAL_LM":
+        findings.append(
+            finding("L158", f"task_type {shown(task_type)}", file=CONFIG_NAME, facts={"task": task_type[:40]})
+        )
+    version = raw_config.get("peft_version")
+    version_match = re.match(r"(\d{1,4})\.(\d{1,4})", version) if isinstance(version, str) else None
+    if version_match and (int(version_match[1]), int(version_match[2])) > _KNOWN_PEFT:
         findings.append(finding("L159", f"peft_version {shown(version)}", file=CONFIG_NAME))
     return findings

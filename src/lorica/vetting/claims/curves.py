@@ -16,8 +16,8 @@ _SURE = 4.0
 
 def thirds(values: Sequence[float]) -> tuple[float, float, float]:
     """The means of a curve's beginning, middle and end. At least three values."""
-    third = len(values) // 3
-    first, middle, last = values[:third], values[third:-third], values[-third:]
+    third_length = len(values) // 3
+    first, middle, last = values[:third_length], values[third_length:-third_length], values[-third_length:]
     return statistics.fmean(first), statistics.fmean(middle), statistics.fmean(last)
 
 
@@ -30,21 +30,23 @@ def has_fallen(points: Sequence[tuple[int, float]]) -> bool | None:
     values = [loss for _, loss in points]
     if len(values) < MIN_POINTS or _begins_late([step for step, _ in points]):
         return None
-    first, middle, last = thirds(values)
-    if min(middle, last) < first * (1 - _MATERIAL):
+    first_third, middle_third, last_third = thirds(values)
+    if min(middle_third, last_third) < first_third * (1 - _MATERIAL):
         return True
-    later = values[len(values) // 3 :]
-    level, noise = statistics.fmean(later), statistics.pstdev(later)
-    count = 1
-    while count <= len(values) // 3:
-        above = math.fsum(values[:count]) / count - level
-        if above > max(_MATERIAL * level, _SURE * noise / math.sqrt(count)):
+    later_losses = values[len(values) // 3 :]
+    later_mean, later_deviation = statistics.fmean(later_losses), statistics.pstdev(later_losses)
+    point_count = 1
+    while point_count <= len(values) // 3:
+        start_excess = math.fsum(values[:point_count]) / point_count - later_mean
+        if start_excess > max(_MATERIAL * later_mean, _SURE * later_deviation / math.sqrt(point_count)):
             return True
-        count *= 2
+        point_count *= 2
     return False
 
 
 def _begins_late(steps: Sequence[int]) -> bool:
     """Whether several entries are missing before the first: a resumed training whose older log was not kept."""
-    gaps = sorted(later - earlier for earlier, later in pairwise(steps) if later > earlier)
-    return bool(gaps) and steps[0] > 1 + 3 * gaps[len(gaps) // 2]
+    step_gaps = sorted(
+        later_step - earlier_step for earlier_step, later_step in pairwise(steps) if later_step > earlier_step
+    )
+    return bool(step_gaps) and steps[0] > 1 + 3 * step_gaps[len(step_gaps) // 2]

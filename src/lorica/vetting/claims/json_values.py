@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def as_mapping(value: object) -> Mapping[str, Any]:
+def as_mapping(json_value: object) -> Mapping[str, Any]:
     """An object as it is, {} for anything else."""
-    return value if isinstance(value, Mapping) else {}
+    return json_value if isinstance(json_value, Mapping) else {}
 
 
-def as_real(value: object) -> float | None:
+def as_real(json_value: object) -> float | None:
     """A finite number as a float, None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(json_value, bool) or not isinstance(json_value, int | float):
         return None
     try:
-        return float(value) if math.isfinite(value) else None
+        return float(json_value) if math.isfinite(json_value) else None
     except OverflowError:
         return None

@@ -39,15 +39,17 @@ class NamedBase(msgspec.Struct, frozen=True):
     @property
     def tail(self) -> str:
         """The last part of a path or id; of a cache's folder, the repository."""
-        path = self.text.strip().replace("\\", "/").rstrip("/")
-        cached = re.search(r"models--[^/]{0,200}?--([^/]{1,200})", path)
-        return cached[1] if cached else path.rsplit("/", 1)[-1]
+        stated_path = self.text.strip().replace("\\", "/").rstrip("/")
+        cached = re.search(r"models--[^/]{0,200}?--([^/]{1,200})", stated_path)
+        return cached[1] if cached else stated_path.rsplit("/", 1)[-1]
 
     @property
     def is_path(self) -> bool:
         """Whether it is a place in a file system and not an id."""
-        text = self.text.strip()
-        return bool(re.match(r"[/.~\\]|[A-Za-z]:[\\/]", text)) or text.count("/") > 1 or "\\" in text
+        stated_text = self.text.strip()
+        return (
+            bool(re.match(r"[/.~\\]|[A-Za-z]:[\\/]", stated_text)) or stated_text.count("/") > 1 or "\\" in stated_text
+        )
 
     @property
     def is_informative(self) -> bool:
@@ -61,71 +63,87 @@ class NamedBase(msgspec.Struct, frozen=True):
 
 def named_bases(adapter: RawAdapter) -> list[NamedBase]:
     """Every place that names the base, the config first where it does."""
-    bases = []
-    raw = adapter.raw_config or {}
-    bases.append(NamedBase(CONFIG_NAME, _text(raw.get("base_model_name_or_path"))))
-    bases += [NamedBase("README.md", base) for base in card_bases(adapter.card)]
+    found_bases = []
+    raw_config = adapter.raw_config or {}
+    found_bases.append(NamedBase(CONFIG_NAME, _text(raw_config.get("base_model_name_or_path"))))
+    found_bases += [NamedBase("README.md", card_base) for card_base in card_bases(adapter.card)]
     documents = adapter.documents
     manifest = as_mapping(as_mapping(documents.get("training.json")).get("manifest"))
     written = manifest.get("lora.base_model_name_or_path")
-    bases.append(NamedBase("training.json", _decoded(written)))
-    bases.append(
+    found_bases.append(NamedBase("training.json", _decoded(written)))
+    found_bases.append(
         NamedBase("lorica.json", _text(as_mapping(as_mapping(documents.get("lorica.json")).get("base")).get("name")))
     )
     arguments = as_mapping(documents.get("args.json"))
-    for key in ("model_name_or_path", "model", "model_id", "base_model"):
-        bases.append(NamedBase("args.json", _text(arguments.get(key))))
-    bases.append(NamedBase("config.json", _text(as_mapping(documents.get("config.json")).get("_name_or_path"))))
-    bases.append(NamedBase(_TOKENIZER, _text(as_mapping(documents.get(_TOKENIZER)).get("name_or_path"))))
-    return list({(base.file, base.text): base for base in bases if base.text.strip()}.values())
+    for config_key in ("model_name_or_path", "model", "model_id", "base_model"):
+        found_bases.append(NamedBase("args.json", _text(arguments.get(config_key))))
+    found_bases.append(NamedBase("config.json", _text(as_mapping(documents.get("config.json")).get("_name_or_path"))))
+    found_bases.append(NamedBase(_TOKENIZER, _text(as_mapping(documents.get(_TOKENIZER)).get("name_or_path"))))
+    return list(
+        {
+            (named_base.file, named_base.text): named_base for named_base in found_bases if named_base.text.strip()
+        }.values()
+    )
 
 
-def difference(first: NamedBase, second: NamedBase) -> str:
+def difference(first_base: NamedBase, second_base: NamedBase) -> str:
     """In what two names differ: "family", "size", "variant" (tuned or not), "name"; "" when they may be the same."""
-    if not first.is_informative or not second.is_informative or first.plain == second.plain:
+    if not first_base.is_informative or not second_base.is_informative or first_base.plain == second_base.plain:
         return ""
-    if disjoint(families(first.tail), families(second.tail)):
+    if disjoint(families(first_base.tail), families(second_base.tail)):
         return "family"
-    if not same_size(sizes(first.tail), sizes(second.tail)):
+    if not same_size(sizes(first_base.tail), sizes(second_base.tail)):
         return "size"
-    bare = [_TUNED.sub("", name.plain) for name in (first, second)]
-    if bare[0] == bare[1]:
-        return "variant" if is_instruction_tuned(first.tail) != is_instruction_tuned(second.tail) else ""
-    if first.plain.startswith(second.plain) or second.plain.startswith(first.plain):
+    untuned_names = [_TUNED.sub("", named_base.plain) for named_base in (first_base, second_base)]
+    if untuned_names[0] == untuned_names[1]:
+        return "variant" if is_instruction_tuned(first_base.tail) != is_instruction_tuned(second_base.tail) else ""
+    if first_base.plain.startswith(second_base.plain) or second_base.plain.startswith(first_base.plain):
         return ""  # "mistral-7b" is short for "mistral-7b-v0.1"
     # A folder may be called after what is in it; only two ids are two names.
-    return "" if first.is_path or second.is_path else "name"
+    return "" if first_base.is_path or second_base.is_path else "name"
 
 
-def disjoint(first: frozenset[str], second: frozenset[str]) -> bool:
+def disjoint(first_words: frozenset[str], second_words: frozenset[str]) -> bool:
     """Whether two sets of families share none; a family's older name ("qwen") agrees with all of its line."""
-    if not first or not second:
+    if not first_words or not second_words:
         return False
-    return not any(a.startswith(b) or b.startswith(a) for a in first for b in second)
+    return not any(
+        first_word.startswith(second_word) or second_word.startswith(first_word)
+        for first_word in first_words
+        for second_word in second_words
+    )
 
 
-def same_size(first: tuple[str, ...], second: tuple[str, ...]) -> bool:
+def same_size(first_sizes: tuple[str, ...], second_sizes: tuple[str, ...]) -> bool:
     """Whether some size of one is some size of the other, within 12%; True where either has none."""
-    pairs = [(billions(a), billions(b)) for a in first for b in second]
-    comparable = [(a, b) for a, b in pairs if a is not None and b is not None]
-    return not comparable or any(abs(a - b) <= 0.12 * max(a, b) for a, b in comparable)
+    size_pairs = [
+        (billions(first_size), billions(second_size)) for first_size in first_sizes for second_size in second_sizes
+    ]
+    comparable = [
+        (first_size, second_size)
+        for first_size, second_size in size_pairs
+        if first_size is not None and second_size is not None
+    ]
+    return not comparable or any(
+        abs(first_size - second_size) <= 0.12 * max(first_size, second_size) for first_size, second_size in comparable
+    )
 
 
-def billions(size: str) -> float | None:
+def billions(size_text: str) -> float | None:
     """ "1.5b" -> 1.5, "500m" -> 0.5; None for "8x7b", whose total nobody agrees on."""
-    if "x" in size:
+    if "x" in size_text:
         return None
-    return float(size[:-1]) / (1000 if size.endswith("m") else 1)
+    return float(size_text[:-1]) / (1000 if size_text.endswith("m") else 1)
 
 
-def _decoded(value: object) -> str:
-    if not isinstance(value, str) or len(value) > 4096:
+def _decoded(json_value: object) -> str:
+    if not isinstance(json_value, str) or len(json_value) > 4096:
         return ""
     try:
-        return _text(json.loads(value))
+        return _text(json.loads(json_value))
     except (ValueError, RecursionError):
-        return value
+        return json_value
 
 
-def _text(value: object) -> str:
-    return value[:1024] if isinstance(value, str) else ""
+def _text(json_value: object) -> str:
+    return json_value[:1024] if isinstance(json_value, str) else ""

@@ -27,38 +27,44 @@ def _diverged(record: Mapping[str, Any]) -> list[Finding]:
     result = as_mapping(record.get("result"))
     if result.get("outcome") != "diverged":
         return []
-    before, after = (as_real(result.get(key)) for key in ("seen_base", "seen_last"))
-    if before is None or after is None:
+    base_loss, last_loss = (as_real(result.get(result_key)) for result_key in ("seen_base", "seen_last"))
+    if base_loss is None or last_loss is None:
         return []
-    actual = f"the training diverged: loss {figure(before)} (base) -> {figure(after)} on its own training rows"
-    facts = {"base": before, "last": after, "published": result.get("best_step")}
+    actual = f"the training diverged: loss {figure(base_loss)} (base) -> {figure(last_loss)} on its own training rows"
+    facts = {"base": base_loss, "last": last_loss, "published": result.get("best_step")}
     return [finding("L172", actual, expected="a loss that falls", file=TRAINING_RECORD, facts=facts)]
 
 
 def _labels(record: Mapping[str, Any], passport: Mapping[str, Any]) -> list[Finding]:
     """By the record, or else by the passport."""
     labels, passport_data = as_mapping(record.get("labels")), as_mapping(passport.get("data"))
-    file = TRAINING_RECORD if labels else PASSPORT_NAME
-    train = as_mapping(labels.get("training") or passport_data.get("train"))
-    held = as_mapping(labels.get("held_out") or passport_data.get("validation"))
-    rows, distinct, largest = _counts(train)
-    if rows < 2 or not distinct:
+    labels_file = TRAINING_RECORD if labels else PASSPORT_NAME
+    train_counts = as_mapping(labels.get("training") or passport_data.get("train"))
+    held_out_counts = as_mapping(labels.get("held_out") or passport_data.get("validation"))
+    row_count, distinct, largest = _counts(train_counts)
+    if row_count < 2 or not distinct:
         return []
     if distinct == 1:
-        return [finding("L180", f"all {rows} training rows have one answer", file=file, facts={"rows": rows})]
+        return [
+            finding(
+                "L180", f"all {row_count} training rows have one answer", file=labels_file, facts={"rows": row_count}
+            )
+        ]
     findings = []
-    if is_lopsided(rows, largest):
-        actual = f"{largest} of {rows} training rows have one answer"
-        findings.append(finding("L181", actual, file=file, facts={"rows": rows, "largest": largest}))
-    held_rows, held_distinct, _ = _counts(held)
+    if is_lopsided(row_count, largest):
+        actual = f"{largest} of {row_count} training rows have one answer"
+        findings.append(finding("L181", actual, file=labels_file, facts={"rows": row_count, "largest": largest}))
+    held_rows, held_distinct, _ = _counts(held_out_counts)
     if held_rows > 1 and held_distinct == 1:
         actual = f"all {held_rows} held-out rows have one answer"
-        findings.append(finding("L182", actual, file=file, facts={"rows": held_rows}))
+        findings.append(finding("L182", actual, file=labels_file, facts={"rows": held_rows}))
     return findings
 
 
-def _counts(rows: Mapping[str, Any]) -> tuple[int, int, int]:
+def _counts(row_counts: Mapping[str, Any]) -> tuple[int, int, int]:
     """Rows with an answer, different answers, rows of the commonest; 0 where it is not known."""
-    values = (rows.get("rows"), rows.get("distinct", rows.get("answers")), rows.get("largest"))
-    counts = [value if isinstance(value, int) and not isinstance(value, bool) else 0 for value in values]
+    values = (row_counts.get("rows"), row_counts.get("distinct", row_counts.get("answers")), row_counts.get("largest"))
+    counts = [
+        row_value if isinstance(row_value, int) and not isinstance(row_value, bool) else 0 for row_value in values
+    ]
     return counts[0], counts[1], counts[2]

@@ -49,69 +49,82 @@ def _record(adapter: RawAdapter, config: AdapterConfig) -> list[Finding]:
     """training.json of Lorica holds the config as it was when training began, each value as JSON text."""
     manifest = as_mapping(as_mapping(adapter.documents.get("training.json")).get("manifest"))
     differs: dict[str, tuple[Any, Any]] = {}
-    for key in _DECIDING:
-        written = manifest.get(f"lora.{key}")
+    for setting_name in _DECIDING:
+        written = manifest.get(f"lora.{setting_name}")
         if not isinstance(written, str) or len(written) > 1_000_000:
             continue
         try:
-            was = json.loads(written)
+            recorded_value = json.loads(written)
         except (ValueError, RecursionError):
             continue
-        now = getattr(config, key)
-        if _plain(was) != _plain(now):
-            differs[key] = (was, now)
+        configured_value = getattr(config, setting_name)
+        if _plain(recorded_value) != _plain(configured_value):
+            differs[setting_name] = (recorded_value, configured_value)
     if not differs:
         return []
-    actual = ", ".join(f"{key} {_short(now)}" for key, (_, now) in differs.items())
-    expected = "as in training.json: " + ", ".join(f"{key} {_short(was)}" for key, (was, _) in differs.items())
+    actual = ", ".join(
+        f"{setting_name} {_short(configured_value)}" for setting_name, (_, configured_value) in differs.items()
+    )
+    expected = "as in training.json: " + ", ".join(
+        f"{setting_name} {_short(recorded_value)}" for setting_name, (recorded_value, _) in differs.items()
+    )
     facts = {"keys": sorted(differs), **_scales(differs, config)}
     return [finding("L160", actual, expected=expected, file=CONFIG_NAME, facts=facts)]
 
 
-def _plain(value: Any) -> Any:
-    if value is None or value in ([], {}, ""):
+def _plain(setting_value: Any) -> Any:
+    if setting_value is None or setting_value in ([], {}, ""):
         return None
-    return sorted(map(str, value)) if isinstance(value, list) else value
+    return sorted(map(str, setting_value)) if isinstance(setting_value, list) else setting_value
 
 
-def _short(value: Any) -> str:
-    return shown(json.dumps(value, default=str), 60)
+def _short(setting_value: Any) -> str:
+    return shown(json.dumps(setting_value, default=str), 60)
 
 
 def _scales(differs: Mapping[str, tuple[Any, Any]], config: AdapterConfig) -> dict[str, float]:
     """By how much the update is scaled otherwise than in training, where r, alpha, rsLoRA and alpha_pattern tell."""
-    was = {
-        key: differs[key][0] if key in differs else getattr(config, key) for key in ("r", "lora_alpha", "use_rslora")
+    recorded_settings = {
+        setting_name: differs[setting_name][0] if setting_name in differs else getattr(config, setting_name)
+        for setting_name in ("r", "lora_alpha", "use_rslora")
     }
     try:
-        before = was["lora_alpha"] / (math.sqrt(was["r"]) if was["use_rslora"] else was["r"])
-        now = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
+        before = recorded_settings["lora_alpha"] / (
+            math.sqrt(recorded_settings["r"]) if recorded_settings["use_rslora"] else recorded_settings["r"]
+        )
+        configured_scale = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
         if "alpha_pattern" not in differs:
-            return {"scale_ratio": now / before}
-        pattern_ratio = _pattern_ratio(differs["alpha_pattern"][0] or {}, config.alpha_pattern, was["lora_alpha"])
-        return {"scale_ratio": now / before, "pattern_ratio": pattern_ratio}
+            return {"scale_ratio": configured_scale / before}
+        pattern_ratio = _pattern_ratio(
+            differs["alpha_pattern"][0] or {}, config.alpha_pattern, recorded_settings["lora_alpha"]
+        )
+        return {"scale_ratio": configured_scale / before, "pattern_ratio": pattern_ratio}
     except (AttributeError, TypeError, ValueError, ZeroDivisionError, OverflowError):
         return {}
 
 
-def _pattern_ratio(recorded: Mapping[str, float], now: Mapping[str, float], alpha: float) -> float:
+def _pattern_ratio(recorded: Mapping[str, float], configured: Mapping[str, float], default_alpha: float) -> float:
     """How much larger alpha has become in the module whose own alpha changed most, on a logarithmic scale."""
-    ratios = [now.get(key, alpha) / recorded.get(key, alpha) for key in {*recorded, *now}]
-    return max(ratios, key=lambda ratio: max(ratio, 1 / ratio), default=1.0)
+    ratios = [
+        configured.get(module_pattern, default_alpha) / recorded.get(module_pattern, default_alpha)
+        for module_pattern in {*recorded, *configured}
+    ]
+    return max(ratios, key=lambda alpha_ratio: max(alpha_ratio, 1 / alpha_ratio), default=1.0)
 
 
 def _arguments(adapter: RawAdapter, config: AdapterConfig) -> list[Finding]:
     """Rank and alpha as the trainer's arguments give them."""
     arguments = as_mapping(adapter.documents.get("args.json"))
     differs = {
-        name: arguments[name]
-        for name, key in _ARGUMENTS.items()
-        if isinstance(arguments.get(name), bool | int | float) and arguments[name] != getattr(config, key)
+        argument_name: arguments[argument_name]
+        for argument_name, config_key in _ARGUMENTS.items()
+        if isinstance(arguments.get(argument_name), bool | int | float)
+        and arguments[argument_name] != getattr(config, config_key)
     }
     if not differs:
         return []
     actual = "; ".join(
-        f"args.json says {name} {value}, the config {getattr(config, _ARGUMENTS[name])}"
-        for name, value in differs.items()
+        f"args.json says {argument_name} {argument_value}, the config {getattr(config, _ARGUMENTS[argument_name])}"
+        for argument_name, argument_value in differs.items()
     )
     return [finding("L161", actual, expected="the same in all", file="args.json", facts=differs)]

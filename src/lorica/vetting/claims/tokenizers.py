@@ -40,86 +40,90 @@ _TEMPLATES = (
 )
 
 
-def check_tokenizer(adapter: RawAdapter, tensor_map: TensorMap, bases: list[NamedBase]) -> list[Finding]:
+def check_tokenizer(adapter: RawAdapter, tensor_map: TensorMap, claimed_bases: list[NamedBase]) -> list[Finding]:
     """Findings L166-L168."""
-    base = next((candidate for candidate in bases if families(candidate.tail)), None)
+    claimed_base = next((candidate for candidate in claimed_bases if families(candidate.tail)), None)
     findings = []
-    if base is not None and families(base.tail) <= _JUDGED:
-        findings = _foreign(adapter, base) + _template(adapter, base)
-    return findings + _new_tokens(adapter, tensor_map, bases)
+    if claimed_base is not None and families(claimed_base.tail) <= _JUDGED:
+        findings = _foreign(adapter, claimed_base) + _template(adapter, claimed_base)
+    return findings + _new_tokens(adapter, tensor_map, claimed_bases)
 
 
 def _tokenizer(adapter: RawAdapter) -> Mapping[str, Any]:
-    value = adapter.documents.get(_CONFIG)
-    return value if isinstance(value, Mapping) else {}
+    tokenizer_config = adapter.documents.get(_CONFIG)
+    return tokenizer_config if isinstance(tokenizer_config, Mapping) else {}
 
 
-def _foreign(adapter: RawAdapter, base: NamedBase) -> list[Finding]:
+def _foreign(adapter: RawAdapter, claimed_base: NamedBase) -> list[Finding]:
     tokenizer = _tokenizer(adapter)
-    base_families = families(base.tail)
-    signs = []
+    base_families = families(claimed_base.tail)
+    foreign_signs = []
     class_name = tokenizer.get("tokenizer_class")
     class_families = _CLASSES.get(class_name.removesuffix("Fast")) if isinstance(class_name, str) else None
     # Llama 3 was published with several classes.
     is_llama3_class = base_families == {"llama3"} and class_families is not None and "llama" in class_families
     if class_families is not None and disjoint(base_families, class_families) and not is_llama3_class:
-        signs.append(f"tokenizer_class {shown(class_name)}")
-    first = tokenizer.get("bos_token")
-    first = first.get("content") if isinstance(first, Mapping) else first
-    token_families = _BEGINNINGS.get(first, frozenset()) if isinstance(first, str) else frozenset()
+        foreign_signs.append(f"tokenizer_class {shown(class_name)}")
+    first_token = tokenizer.get("bos_token")
+    first_token = first_token.get("content") if isinstance(first_token, Mapping) else first_token
+    token_families = _BEGINNINGS.get(first_token, frozenset()) if isinstance(first_token, str) else frozenset()
     differs = ("llama3" in token_families) != ("llama3" in base_families)
     if token_families and (differs or disjoint(base_families, token_families)):
-        signs.append(f"first token {shown(first)}")
-    if not signs:
+        foreign_signs.append(f"first token {shown(first_token)}")
+    if not foreign_signs:
         return []
-    actual = f"{', '.join(signs)}; {base.file} names {shown(base.text)}"
-    facts = {"signs": signs, "base": sorted(base_families)}
+    actual = f"{', '.join(foreign_signs)}; {claimed_base.file} names {shown(claimed_base.text)}"
+    facts = {"signs": foreign_signs, "base": sorted(base_families)}
     return [finding("L166", actual, expected="the base's own tokenizer", file=_CONFIG, facts=facts)]
 
 
-def _template(adapter: RawAdapter, base: NamedBase) -> list[Finding]:
+def _template(adapter: RawAdapter, claimed_base: NamedBase) -> list[Finding]:
     template = _tokenizer(adapter).get("chat_template")
     if isinstance(template, list):
-        template = " ".join(str(entry.get("template")) for entry in template[:16] if isinstance(entry, Mapping))
+        template = " ".join(
+            str(template_entry.get("template"))
+            for template_entry in template[:16]
+            if isinstance(template_entry, Mapping)
+        )
     if not isinstance(template, str):
         return []
     for marker, template_kind, template_families in _TEMPLATES:
         if marker in template:
-            if not disjoint(families(base.tail), template_families):
+            if not disjoint(families(claimed_base.tail), template_families):
                 return []
-            actual = f"a {template_kind} template; {base.file} names {shown(base.text)}"
+            actual = f"a {template_kind} template; {claimed_base.file} names {shown(claimed_base.text)}"
             return [finding("L168", actual, file=_CONFIG, facts={"template": template_kind})]
     return []
 
 
-def _new_tokens(adapter: RawAdapter, tensor_map: TensorMap, bases: list[NamedBase]) -> list[Finding]:
+def _new_tokens(adapter: RawAdapter, tensor_map: TensorMap, claimed_bases: list[NamedBase]) -> list[Finding]:
     """Ids beyond the base's embedding, for which nothing was trained."""
-    matching_bases = next(filter(None, (bases_named(candidate.text) for candidate in bases)), [])
-    vocabulary = max((base.vocabulary for base in matching_bases), default=0)
+    matching_bases = next(filter(None, (bases_named(candidate.text) for candidate in claimed_bases)), [])
+    vocabulary = max((base_shape.vocabulary for base_shape in matching_bases), default=0)
     if not vocabulary or any(module.embedding for module in tensor_map.modules.values()):
         return []
-    rows = [
-        tensor_map.shape(name)
-        for path, names in tensor_map.saved.items()
-        for name in names
-        if "embed" in path or "wte" in path
+    embedding_rows = [
+        tensor_map.shape(tensor_name)
+        for module_path, tensor_names in tensor_map.saved.items()
+        for tensor_name in tensor_names
+        if "embed" in module_path or "wte" in module_path
     ]
-    if any(rows) or any("trainable_tokens_delta" in name for name in tensor_map.tensors):
+    if any(embedding_rows) or any("trainable_tokens_delta" in tensor_name for tensor_name in tensor_map.tensors):
         return []
-    ids = _ids(adapter)
-    new = sorted(token for token, number in ids.items() if number >= vocabulary)
-    if not new:
+    token_ids = _ids(adapter)
+    new_tokens = sorted(token for token, number in token_ids.items() if number >= vocabulary)
+    if not new_tokens:
         return []
-    actual = f"{len(new)} tokens ({listed(new, 3)}) have ids beyond the base's {vocabulary} rows"
-    facts = {"tokens": len(new), "vocabulary": vocabulary}
+    actual = f"{len(new_tokens)} tokens ({listed(new_tokens, 3)}) have ids beyond the base's {vocabulary} rows"
+    facts = {"tokens": len(new_tokens), "vocabulary": vocabulary}
     return [finding("L167", actual, expected="trained embeddings for them", file=_ADDED, facts=facts)]
 
 
 def _ids(adapter: RawAdapter) -> dict[str, int]:
     token_ids: dict[str, int] = {}
-    added = adapter.documents.get(_ADDED)
-    if isinstance(added, Mapping):
-        token_ids |= {str(token): number for token, number in added.items() if type(number) is int}
+    added_tokens = adapter.documents.get(_ADDED)
+    if isinstance(added_tokens, Mapping):
+        token_ids |= {str(token): number for token, number in added_tokens.items() if type(number) is int}
     decoder = _tokenizer(adapter).get("added_tokens_decoder")
     if isinstance(decoder, Mapping):
         for number, entry in decoder.items():

@@ -81,84 +81,124 @@ def training_evidence(adapter: RawAdapter) -> TrainingEvidence:
     sources = []
     if adapter.config is not None:
         evidence["dropout"] = float(adapter.config.lora_dropout)
-    fold = _FOLD.search(adapter.name.lower()) or _FOLD.search(str(adapter.given).lower())
-    if fold:
-        evidence |= {"fold": int(fold[1]), "folds": int(fold[2]) if fold[2] else None}
-    for document_name, read in ((STATE, _state), (RECORD, _record), *((file_name, _results) for file_name in _RESULTS)):
+    fold_match = _FOLD.search(adapter.name.lower()) or _FOLD.search(str(adapter.given).lower())
+    if fold_match:
+        evidence |= {"fold": int(fold_match[1]), "folds": int(fold_match[2]) if fold_match[2] else None}
+    for document_name, read_document in (
+        (STATE, _state),
+        (RECORD, _record),
+        *((file_name, _results) for file_name in _RESULTS),
+    ):
         document = adapter.documents.get(document_name)
         if isinstance(document, Mapping):
-            facts = {key: value for key, value in read(document).items() if value is not None}
-            evidence |= {key: value for key, value in facts.items() if evidence.get(key) in (None, (), {})}
+            facts = {
+                fact_name: fact_value
+                for fact_name, fact_value in read_document(document).items()
+                if fact_value is not None
+            }
+            evidence |= {
+                fact_name: fact_value
+                for fact_name, fact_value in facts.items()
+                if evidence.get(fact_name) in (None, (), {})
+            }
             sources.append(document_name)
-    step = _STEP.fullmatch(adapter.folder.name)
-    if step:
-        evidence = _as_of_step(evidence, int(step[1]))
+    step_match = _STEP.fullmatch(adapter.folder.name)
+    if step_match:
+        evidence = _as_of_step(evidence, int(step_match[1]))
     return TrainingEvidence(sources=tuple(sources), **evidence)
 
 
-def _as_of_step(facts: dict[str, Any], step: int) -> dict[str, Any]:
+def _as_of_step(facts: dict[str, Any], checkpoint_step: int) -> dict[str, Any]:
     """What a run's record says of a checkpoint in its midst: of what came later it knows nothing."""
-    steps, epochs = facts.get("steps"), facts.get("epochs")
-    if not steps or step >= steps:
+    total_steps, total_epochs = facts.get("steps"), facts.get("epochs")
+    if not total_steps or checkpoint_step >= total_steps:
         return facts
-    later = ("loss_last", "trained_loss", "eval_last", "finished")
-    earlier = {key: value for key, value in facts.items() if key not in later}
-    return {**earlier, "steps": step, **({"epochs": epochs * step / steps} if epochs else {})}
+    later_facts = ("loss_last", "trained_loss", "eval_last", "finished")
+    earlier = {fact_name: fact_value for fact_name, fact_value in facts.items() if fact_name not in later_facts}
+    return {
+        **earlier,
+        "steps": checkpoint_step,
+        **({"epochs": total_epochs * checkpoint_step / total_steps} if total_epochs else {}),
+    }
 
 
 def _state(state: Mapping[str, Any]) -> dict[str, Any]:
     """trainer_state.json of transformers."""
-    logs = state.get("log_history")
-    entries = [entry for entry in logs[:_MAX_LOGS] if isinstance(entry, Mapping)] if isinstance(logs, list) else []
-    train, strange = _curve(entries, "loss")
+    log_history = state.get("log_history")
+    entries = (
+        [log_entry for log_entry in log_history[:_MAX_LOGS] if isinstance(log_entry, Mapping)]
+        if isinstance(log_history, list)
+        else []
+    )
+    train_curve, strange = _curve(entries, "loss")
     eval_points, eval_strange = _curve(entries, "eval_loss")
-    norms = [entry["grad_norm"] for entry in entries if isinstance(entry.get("grad_norm"), float)]
-    last = next((entry for entry in reversed(entries) if any(key.startswith("eval_") for key in entry)), {})
-    metrics = {str(key)[5:85]: value for key, value in _numbers(last) if key.startswith("eval_")}
-    steps, max_steps = _as_integer(state.get("global_step")), _as_integer(state.get("max_steps"))
-    rates = [value for entry in entries for key, value in _numbers(entry) if key == "learning_rate"]
+    gradient_norms = [log_entry["grad_norm"] for log_entry in entries if isinstance(log_entry.get("grad_norm"), float)]
+    last_evaluation = next(
+        (
+            log_entry
+            for log_entry in reversed(entries)
+            if any(metric_name.startswith("eval_") for metric_name in log_entry)
+        ),
+        {},
+    )
+    metrics = {
+        str(metric_name)[5:85]: metric_value
+        for metric_name, metric_value in _numbers(last_evaluation)
+        if metric_name.startswith("eval_")
+    }
+    global_step, max_steps = _as_integer(state.get("global_step")), _as_integer(state.get("max_steps"))
+    learning_rates = [
+        metric_value
+        for log_entry in entries
+        for metric_name, metric_value in _numbers(log_entry)
+        if metric_name == "learning_rate"
+    ]
     return {
-        **_losses(train, eval_points),
-        "strange": strange + eval_strange + sum(not math.isfinite(norm) for norm in norms),
-        "metrics": {key: value for key, value in metrics.items() if not key.endswith(("per_second", "runtime"))},
+        **_losses(train_curve, eval_points),
+        "strange": strange + eval_strange + sum(not math.isfinite(gradient_norm) for gradient_norm in gradient_norms),
+        "metrics": {
+            metric_name: metric_value
+            for metric_name, metric_value in metrics.items()
+            if not metric_name.endswith(("per_second", "runtime"))
+        },
         "best_metric": as_real(state.get("best_metric")),
         "best_checkpoint": _shown_text(state.get("best_model_checkpoint")),
-        "steps": steps,
+        "steps": global_step,
         "max_steps": max_steps,
         "epochs": as_real(state.get("epoch")),
-        "rate": max(rates, default=None),
+        "rate": max(learning_rates, default=None),
         "held_out": bool(eval_points) or bool(metrics) if entries else None,
-        "finished": None if steps is None or not max_steps or max_steps < 0 else steps >= max_steps,
+        "finished": None if global_step is None or not max_steps or max_steps < 0 else global_step >= max_steps,
     }
 
 
-def _curve(entries: Sequence[Mapping[str, Any]], key: str) -> tuple[list[Point], int]:
+def _curve(entries: Sequence[Mapping[str, Any]], metric_name: str) -> tuple[list[Point], int]:
     """Finite (step, loss) points, and how many were not finite."""
     points, strange = [], 0
-    for number, entry in enumerate(entries):
-        value = entry.get(key)
-        if isinstance(value, str) and value.lower() in ("nan", "inf", "-inf", "infinity", "-infinity"):
-            value = math.nan  # some writers of strict JSON quote them
-        if isinstance(value, bool) or not isinstance(value, int | float):
+    for number, log_entry in enumerate(entries):
+        metric_value = log_entry.get(metric_name)
+        if isinstance(metric_value, str) and metric_value.lower() in ("nan", "inf", "-inf", "infinity", "-infinity"):
+            metric_value = math.nan  # some writers of strict JSON quote them
+        if isinstance(metric_value, bool) or not isinstance(metric_value, int | float):
             continue
-        if not math.isfinite(value):
+        if not math.isfinite(metric_value):
             strange += 1
             continue
-        step = _as_integer(entry.get("step"))
-        points.append((number if step is None else step, float(value)))
+        step = _as_integer(log_entry.get("step"))
+        points.append((number if step is None else step, float(metric_value)))
     return points, strange
 
 
-def _losses(train: Sequence[Point], eval_points: Sequence[Point]) -> dict[str, Any]:
-    values = [loss for _, loss in train]
-    lowest = min(eval_points, key=lambda point: point[1], default=None)
+def _losses(train_points: Sequence[Point], eval_points: Sequence[Point]) -> dict[str, Any]:
+    values = [loss for _, loss in train_points]
+    lowest = min(eval_points, key=lambda loss_point: loss_point[1], default=None)
     return {
-        "losses": _thin(train),
+        "losses": _thin(train_points),
         "loss_first": values[0] if values else None,
         "loss_last": values[-1] if values else None,
         "loss_lowest": min(values, default=None),
-        "fell": has_fallen(train),
-        "beginning": tuple(train[:_BEGINNING]),
+        "fell": has_fallen(train_points),
+        "beginning": tuple(train_points[:_BEGINNING]),
         "eval_losses": _thin(eval_points),
         "eval_last": eval_points[-1][1] if eval_points else None,
         "eval_lowest": lowest[1] if lowest else None,
@@ -169,14 +209,16 @@ def _losses(train: Sequence[Point], eval_points: Sequence[Point]) -> dict[str, A
 def _thin(points: Sequence[Point]) -> tuple[Point, ...]:
     if len(points) <= _MAX_POINTS:
         return tuple(points)
-    return tuple(points[round(i * (len(points) - 1) / (_MAX_POINTS - 1))] for i in range(_MAX_POINTS))
+    return tuple(
+        points[round(point_index * (len(points) - 1) / (_MAX_POINTS - 1))] for point_index in range(_MAX_POINTS)
+    )
 
 
 def _record(record: Mapping[str, Any]) -> dict[str, Any]:
     """training.json of Lorica."""
-    result, rows = as_mapping(record.get("result")), as_mapping(record.get("rows"))
+    result, row_counts = as_mapping(record.get("result")), as_mapping(record.get("rows"))
     manifest = as_mapping(record.get("manifest"))
-    held_out_rows = _as_integer(rows.get("held_out"))
+    held_out_rows = _as_integer(row_counts.get("held_out"))
     return {
         "steps": _as_integer(result.get("steps")),
         "loss_last": as_real(result.get("train_loss")),
@@ -192,7 +234,7 @@ def _record(record: Mapping[str, Any]) -> dict[str, Any]:
         "folds": _as_integer(_setting(manifest, "folds")) or _as_integer(record.get("folds")),
         "held_out": None if held_out_rows is None else held_out_rows > 0,
         "held_out_rows": held_out_rows,
-        "training_rows": _as_integer(rows.get("training")),
+        "training_rows": _as_integer(row_counts.get("training")),
         "finished": record.get("status") == "finished" if "status" in record else None,
     }
 
@@ -206,96 +248,112 @@ def _results(results: Mapping[str, Any]) -> dict[str, Any]:
         "epochs": numbers.get("epoch"),
         "training_rows": _as_integer(numbers.get("train_samples")),
         "held_out_rows": _as_integer(numbers.get("eval_samples")),
-        "metrics": {key[5:85]: value for key, value in numbers.items() if key.startswith("eval_")},
+        "metrics": {
+            metric_name[5:85]: metric_value
+            for metric_name, metric_value in numbers.items()
+            if metric_name.startswith("eval_")
+        },
         "held_out": True if "eval_loss" in numbers else None,
     }
 
 
-def _numbers(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for key, value in entry.items():
-        number = as_real(value)
+def _numbers(log_entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for metric_name, metric_value in log_entry.items():
+        number = as_real(metric_value)
         if number is not None:
-            yield key, number
+            yield metric_name, number
 
 
-def _setting(manifest: Mapping[str, Any], key: str) -> float | None:
+def _setting(manifest: Mapping[str, Any], setting_name: str) -> float | None:
     """A number of a manifest, whose values are JSON texts."""
-    value = manifest.get(key)
-    if isinstance(value, str) and len(value) <= 64:
+    setting_value = manifest.get(setting_name)
+    if isinstance(setting_value, str) and len(setting_value) <= 64:
         try:
-            return as_real(float(value))
+            return as_real(float(setting_value))
         except ValueError:
             return None
-    return as_real(value)
+    return as_real(setting_value)
 
 
-def _as_integer(value: object) -> int | None:
-    number = as_real(value)
+def _as_integer(json_value: object) -> int | None:
+    number = as_real(json_value)
     return int(number) if number is not None and number == int(number) and abs(number) < 2**53 else None
 
 
-def _shown_text(value: object) -> str:
-    return shown(value, 200) if isinstance(value, str) else ""
+def _shown_text(json_value: object) -> str:
+    return shown(json_value, 200) if isinstance(json_value, str) else ""
 
 
 def check_evidence(adapter: RawAdapter, evidence: TrainingEvidence) -> list[Finding]:
     """Findings L170-L179 about how the training went."""
     findings = []
-    file = next(iter(evidence.sources), "")
+    source_file = next(iter(evidence.sources), "")
     if evidence.strange:
         actual = f"{evidence.strange} logged losses or gradient norms are NaN or infinite"
-        findings.append(finding("L170", actual, expected="finite ones", file=file, facts={"strange": evidence.strange}))
-    findings += _fall(evidence, file) + _validation(evidence, file)
+        findings.append(
+            finding("L170", actual, expected="finite ones", file=source_file, facts={"strange": evidence.strange})
+        )
+    findings += _fall(evidence, source_file) + _validation(evidence, source_file)
     if evidence.steps == 0:
-        findings.append(finding("L177", "0 steps", expected="a training that took steps", file=file))
+        findings.append(finding("L177", "0 steps", expected="a training that took steps", file=source_file))
     elif evidence.finished is False:
-        of = f" of {evidence.max_steps}" if evidence.max_steps else ""
-        findings.append(finding("L175", f"{evidence.steps or 'unknown'}{of} steps", file=file))
-    for label, own, best in _own_and_best_step(adapter.folder.name, evidence):
-        actual = f"this is {label}{own}, the best one by validation is {label}{best}"
-        findings.append(finding("L174", actual, file=file, facts={"best": best, "here": own}))
+        total_text = f" of {evidence.max_steps}" if evidence.max_steps else ""
+        findings.append(finding("L175", f"{evidence.steps or 'unknown'}{total_text} steps", file=source_file))
+    for step_label, own_step, best_step in _own_and_best_step(adapter.folder.name, evidence):
+        actual = f"this is {step_label}{own_step}, the best one by validation is {step_label}{best_step}"
+        findings.append(finding("L174", actual, file=source_file, facts={"best": best_step, "here": own_step}))
     return findings
 
 
 def _own_and_best_step(folder_name: str, evidence: TrainingEvidence) -> Iterator[tuple[str, int, int]]:
     """(what its trainer calls steps, the checkpoint's own, the best one by validation) where these differ."""
-    best = re.search(r"checkpoint-(\d+)$", evidence.best_checkpoint.replace("\\", "/").rstrip("/"))
-    checkpoint = re.fullmatch(r"checkpoint-(\d+)", folder_name)
-    if best and checkpoint and best[1] != checkpoint[1]:
-        yield "checkpoint-", int(checkpoint[1]), int(best[1])
+    best_match = re.search(r"checkpoint-(\d+)$", evidence.best_checkpoint.replace("\\", "/").rstrip("/"))
+    own_match = re.fullmatch(r"checkpoint-(\d+)", folder_name)
+    if best_match and own_match and best_match[1] != own_match[1]:
+        yield "checkpoint-", int(own_match[1]), int(best_match[1])
     own_step, best_step = _STEP.fullmatch(folder_name), evidence.eval_lowest_step
     if own_step and best_step not in (None, int(own_step[1])):
         yield "step ", int(own_step[1]), best_step
 
 
-def _fall(evidence: TrainingEvidence, file: str) -> list[Finding]:
+def _fall(evidence: TrainingEvidence, source_file: str) -> list[Finding]:
     """Did the loss rise, or never fall? Its rise is compared in thirds, as single steps are noisy."""
     values = [loss for _, loss in evidence.losses]
     if len(values) < MIN_POINTS:
         return []
-    first, middle, last = thirds(values)
-    facts = {"first": first, "middle": middle, "last": last, "points": len(values)}
-    actual = f"mean loss {figure(first)} in the first third, {figure(middle)} and {figure(last)} in the others"
-    if last > 1.2 * min(first, middle) and last - min(first, middle) > 0.05:
-        return [finding("L172", actual, expected="a loss that falls", file=file, facts=facts)]
-    if evidence.fell is False and first > 0.05:
+    first_third, middle_third, last_third = thirds(values)
+    facts = {"first": first_third, "middle": middle_third, "last": last_third, "points": len(values)}
+    actual = (
+        f"mean loss {figure(first_third)} in the first third, "
+        f"{figure(middle_third)} and {figure(last_third)} in the others"
+    )
+    if last_third > 1.2 * min(first_third, middle_third) and last_third - min(first_third, middle_third) > 0.05:
+        return [finding("L172", actual, expected="a loss that falls", file=source_file, facts=facts)]
+    if evidence.fell is False and first_third > 0.05:
         actual += f"; it began at {figure(values[0])}"
-        return [finding("L171", actual, expected="a loss that falls", file=file, facts=facts)]
+        return [finding("L171", actual, expected="a loss that falls", file=source_file, facts=facts)]
     return []
 
 
-def _validation(evidence: TrainingEvidence, file: str) -> list[Finding]:
+def _validation(evidence: TrainingEvidence, source_file: str) -> list[Finding]:
     findings = []
-    last, lowest = evidence.eval_last, evidence.eval_lowest
-    if last is not None and lowest is not None and len(evidence.eval_losses) >= 3 and last > 1.1 * lowest + 0.02:
-        actual = f"validation loss {figure(last)} at the end, {figure(lowest)} at step {evidence.eval_lowest_step}"
-        findings.append(finding("L173", actual, file=file, facts={"last": last, "lowest": lowest}))
+    last_loss, lowest_loss = evidence.eval_last, evidence.eval_lowest
+    if (
+        last_loss is not None
+        and lowest_loss is not None
+        and len(evidence.eval_losses) >= 3
+        and last_loss > 1.1 * lowest_loss + 0.02
+    ):
+        actual = (
+            f"validation loss {figure(last_loss)} at the end, {figure(lowest_loss)} at step {evidence.eval_lowest_step}"
+        )
+        findings.append(finding("L173", actual, file=source_file, facts={"last": last_loss, "lowest": lowest_loss}))
     if evidence.base_loss is not None and evidence.trained_loss is not None:
-        base, trained = evidence.base_loss, evidence.trained_loss
-        if trained >= base:
-            actual = f"loss {figure(trained)} with the adapter, {figure(base)} without it, on held-out rows"
-            facts = {"base": base, "own": trained}
-            findings.append(finding("L179", actual, expected="a lower loss with it", file=file, facts=facts))
+        base_loss, trained_loss = evidence.base_loss, evidence.trained_loss
+        if trained_loss >= base_loss:
+            actual = f"loss {figure(trained_loss)} with the adapter, {figure(base_loss)} without it, on held-out rows"
+            facts = {"base": base_loss, "own": trained_loss}
+            findings.append(finding("L179", actual, expected="a lower loss with it", file=source_file, facts=facts))
     if evidence.held_out is False:
-        findings.append(finding("L176", "no row was held out for validation", file=file))
+        findings.append(finding("L176", "no row was held out for validation", file=source_file))
     return findings

@@ -31,26 +31,26 @@ def check_structure(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]
 
 def _check(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
     config = adapter.config
-    spec = None if config is None else TargetSpec(config)
-    findings = check_naming(adapter, spec, tensor_map)
-    codes = {naming.code for naming in findings}
-    if {"L101", "L102"} & codes:
+    target_spec = None if config is None else TargetSpec(config)
+    findings = check_naming(adapter, target_spec, tensor_map)
+    finding_codes = {naming.code for naming in findings}
+    if {"L101", "L102"} & finding_codes:
         return findings  # it is something else: LoRA's rules say nothing about it
-    if not tensor_map.pairs and "L103" not in codes:
-        first = f", such as {shown(next(iter(tensor_map.tensors)))}" if tensor_map.tensors else ""
+    if not tensor_map.pairs and "L103" not in finding_codes:
+        first_tensor = f", such as {shown(next(iter(tensor_map.tensors)))}" if tensor_map.tensors else ""
         missing = "no complete pair" if tensor_map.modules else "no LoRA tensor"
-        actual = f"{missing} among {len(tensor_map.tensors)} tensors{first}"
+        actual = f"{missing} among {len(tensor_map.tensors)} tensors{first_tensor}"
         findings.append(finding("L100", actual, expected="pairs of lora_A and lora_B"))
     if config is None and method_of_config(adapter.raw_config or {}) is not None:
         return findings
     if packed_factors(tensor_map):
         # The shapes are those of the packing, and what lies beside the factors belongs to it.
-        return findings + check_leftovers(tensor_map) + check_coverage(spec, tensor_map)
+        return findings + check_leftovers(tensor_map) + check_coverage(target_spec, tensor_map)
     return (
         findings
         + check_leftovers(tensor_map)
-        + check_pairs(spec, tensor_map)
-        + check_coverage(spec, tensor_map)
-        + check_widths(spec, tensor_map)
+        + check_pairs(target_spec, tensor_map)
+        + check_coverage(target_spec, tensor_map)
+        + check_widths(target_spec, tensor_map)
         + check_extras(config, tensor_map)
     )

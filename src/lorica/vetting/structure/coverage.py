@@ -25,25 +25,25 @@ _LLAMA_MLP = ("gate_proj", "up_proj", "down_proj")
 _OTHER_OUTPUTS = ("dense", "out_proj", "fc1", "fc2")
 
 
-def check_coverage(spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
+def check_coverage(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
     """Findings about targets, layers and pattern keys."""
     if not tensor_map.modules:
         return []
-    if spec is None:
+    if target_spec is None:
         return check_layers(None, tensor_map)
     return (
-        _untargeted_modules(spec, tensor_map)
-        + _targets_without_tensors(spec, tensor_map)
-        + check_layers(spec, tensor_map)
-        + _layers_to_transform(spec, tensor_map)
-        + _pattern_keys(spec, tensor_map)
-        + _undecided_expressions(spec, tensor_map)
+        _untargeted_modules(target_spec, tensor_map)
+        + _targets_without_tensors(target_spec, tensor_map)
+        + check_layers(target_spec, tensor_map)
+        + _layers_to_transform(target_spec, tensor_map)
+        + _pattern_keys(target_spec, tensor_map)
+        + _undecided_expressions(target_spec, tensor_map)
     )
 
 
-def _untargeted_modules(spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
+def _untargeted_modules(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
     """Modules that PEFT would not adapt."""
-    config = spec.config
+    config = target_spec.config
     if config.target_modules is None and not config.other.get("target_parameters"):
         outside = [] if is_default_target(tensor_map) else list(tensor_map.modules)
         module_names = sorted({module.target for module in tensor_map.modules.values()})
@@ -51,12 +51,12 @@ def _untargeted_modules(spec: TargetSpec, tensor_map: TensorMap) -> list[Finding
             actual = f"no target_modules; the tensors adapt {listed(module_names)}"
             return [finding("L140", actual, file=CONFIG_NAME, facts={"kinds": module_names})]
     elif config.target_modules is None:
-        outside = [path for path in tensor_map.modules if spec.targeted(path) is not True]
+        outside = [module_path for module_path in tensor_map.modules if target_spec.targeted(module_path) is not True]
     else:
-        outside = [path for path in tensor_map.modules if spec.targeted(path) is False]
+        outside = [module_path for module_path in tensor_map.modules if target_spec.targeted(module_path) is False]
     if not outside:
         return []
-    module_names = sorted({tensor_map.modules[path].target for path in outside})
+    module_names = sorted({tensor_map.modules[module_path].target for module_path in outside})
     targets = config.target_modules
     target_text = "none" if targets is None else shown(targets) if isinstance(targets, str) else listed(targets, 10)
     restriction = ""
@@ -71,27 +71,31 @@ def _untargeted_modules(spec: TargetSpec, tensor_map: TensorMap) -> list[Finding
     return [finding("L123", actual, expected=expected, file=CONFIG_NAME, facts=facts)]
 
 
-def _targets_without_tensors(spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
+def _targets_without_tensors(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
     """Targets by name for which the file holds nothing."""
-    config = spec.config
+    config = target_spec.config
     targets = config.target_modules
     if isinstance(targets, str):
-        names = read_expression(targets) if targets != "all-linear" else None
-        target_names = [name for how, name in names.ends if how != "whole"] if names else []
-        target_names = [name.removeprefix(".") for name in target_names]
+        path_names = read_expression(targets) if targets != "all-linear" else None
+        target_names = (
+            [target_name for end_kind, target_name in path_names.ends if end_kind != "whole"] if path_names else []
+        )
+        target_names = [target_name.removeprefix(".") for target_name in target_names]
     else:
         target_names = list(targets or ())
-    adapted = {end for path in tensor_map.modules for end in suffixes(module_path(path))}
+    adapted = {path_suffix for tensor_path in tensor_map.modules for path_suffix in suffixes(module_path(tensor_path))}
     excluded = config.exclude_modules if isinstance(config.exclude_modules, list) else []
     left_out = frozenset([*excluded, *config.saved_modules])
     without_tensors = [
-        name for name in dict.fromkeys(target_names) if name not in adapted and not ends_with(name, left_out)
+        target_name
+        for target_name in dict.fromkeys(target_names)
+        if target_name not in adapted and not ends_with(target_name, left_out)
     ]
     if not without_tensors:
         return []
-    base = _Base.of(spec, tensor_map)
-    severities = {name: base.lacks(name) for name in without_tensors}
-    certain = [name for name, severity in severities.items() if severity == "reject"]
+    adapted_base = _Base.of(target_spec, tensor_map)
+    severities = {target_name: adapted_base.lacks(target_name) for target_name in without_tensors}
+    certain = [target_name for target_name, severity in severities.items() if severity == "reject"]
     actual = f"no tensors for {listed(without_tensors)}, which target_modules names"
     if certain:
         module_names = sorted({module.target for module in tensor_map.modules.values()})
@@ -117,14 +121,16 @@ class _Base(msgspec.Struct, frozen=True):
     plain_layers: bool
 
     @classmethod
-    def of(cls, spec: TargetSpec, tensor_map: TensorMap) -> _Base:
-        targets = spec.config.target_modules
+    def of(cls, target_spec: TargetSpec, tensor_map: TensorMap) -> _Base:
+        targets = target_spec.config.target_modules
         return cls(
-            name=spec.config.base_model_name_or_path or "",
+            name=target_spec.config.base_model_name_or_path or "",
             kinds=frozenset(module.target for module in tensor_map.modules.values() if module.layer is not None),
             targets=frozenset(targets if isinstance(targets, list) else ()),
-            llama=any(".self_attn." in path for path in tensor_map.modules),
-            plain_layers=any(".layers." in f".{path}" and ".decoder." not in path for path in tensor_map.modules),
+            llama=any(".self_attn." in module_path for module_path in tensor_map.modules),
+            plain_layers=any(
+                ".layers." in f".{module_path}" and ".decoder." not in module_path for module_path in tensor_map.modules
+            ),
         )
 
     def lacks(self, target: str) -> Severity:
@@ -148,14 +154,14 @@ class _Base(msgspec.Struct, frozen=True):
         return "warn" if module_name in ("lm_head", "embed_tokens") and has_uniform_layers(self.name) else "note"
 
 
-def _layers_to_transform(spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
-    layer_choice = spec.config.layers_to_transform
+def _layers_to_transform(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
+    layer_choice = target_spec.config.layers_to_transform
     if layer_choice is None or layer_choice == []:
         return []
     configured = {layer_choice} if isinstance(layer_choice, int) else set(layer_choice)
     present = {module.layer for module in tensor_map.modules.values() if module.layer is not None}
     # What lies between the layers that are there is a hole, L125.
-    missing = sorted(layer for layer in configured - present if not present or layer > max(present))
+    missing = sorted(layer_index for layer_index in configured - present if not present or layer_index > max(present))
     if not missing:
         return []
     actual = f"no tensors in {layers_text(missing)}; there are {layers_text(present)}"
@@ -163,18 +169,22 @@ def _layers_to_transform(spec: TargetSpec, tensor_map: TensorMap) -> list[Findin
     return [finding("L127", actual, expected=layers_text(configured), file=CONFIG_NAME, facts=facts)]
 
 
-def _pattern_keys(spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
-    useless, unread, total = [], [], 0
-    for name, patterns in (("rank_pattern", spec.ranks), ("alpha_pattern", spec.alphas)):
-        none, unknown = patterns.unmatched(tensor_map.modules.keys())
+def _pattern_keys(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
+    useless, unread, key_count = [], [], 0
+    for pattern_name, patterns in (("rank_pattern", target_spec.ranks), ("alpha_pattern", target_spec.alphas)):
+        unmatched, unknown = patterns.unmatched(tensor_map.modules.keys())
         # Keys may name parameters ("gate_up_proj") whose tensors stand under their module's name ("experts").
-        none = [key for key in none if not (spec.parameters and _means_parameter(spec, key))]
-        useless += [f"{name} {key}" for key in none]
-        unread += [f"{name} {key}" for key in unknown]
-        total += len(patterns.values)
+        unmatched = [
+            pattern_key
+            for pattern_key in unmatched
+            if not (target_spec.parameters and _means_parameter(target_spec, pattern_key))
+        ]
+        useless += [f"{pattern_name} {pattern_key}" for pattern_key in unmatched]
+        unread += [f"{pattern_name} {pattern_key}" for pattern_key in unknown]
+        key_count += len(patterns.values)
     findings = []
     if useless:
-        actual = f"{listed(useless)} of {total} keys mean no adapted module"
+        actual = f"{listed(useless)} of {key_count} keys mean no adapted module"
         facts = {"keys": useless[:64]}
         findings.append(finding("L129", actual, expected="names of adapted modules", file=CONFIG_NAME, facts=facts))
     if unread:
@@ -182,17 +192,32 @@ def _pattern_keys(spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
     return findings
 
 
-def _means_parameter(spec: TargetSpec, key: str) -> bool:
-    last = key.rsplit(".", 1)[-1].rstrip("$)")
-    return any(name == last or name.endswith(f".{last}") for name in spec.parameters)
+def _means_parameter(target_spec: TargetSpec, pattern_key: str) -> bool:
+    last_component = pattern_key.rsplit(".", 1)[-1].rstrip("$)")
+    return any(
+        parameter_name == last_component or parameter_name.endswith(f".{last_component}")
+        for parameter_name in target_spec.parameters
+    )
 
 
-def _undecided_expressions(spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
-    config, unread = spec.config, []
-    for name, value in (("target_modules", config.target_modules), ("exclude_modules", config.exclude_modules)):
-        if isinstance(value, str) and value and value != "all-linear" and read_expression(value) is None:
-            unread.append(f"{name} {shown(value, 60)}")
-    undecided = [path for path in tensor_map.modules if spec.targeted(path) is None] if unread else []
+def _undecided_expressions(target_spec: TargetSpec, tensor_map: TensorMap) -> list[Finding]:
+    config, unread = target_spec.config, []
+    for option_name, option_value in (
+        ("target_modules", config.target_modules),
+        ("exclude_modules", config.exclude_modules),
+    ):
+        if (
+            isinstance(option_value, str)
+            and option_value
+            and option_value != "all-linear"
+            and read_expression(option_value) is None
+        ):
+            unread.append(f"{option_name} {shown(option_value, 60)}")
+    undecided = (
+        [module_path for module_path in tensor_map.modules if target_spec.targeted(module_path) is None]
+        if unread
+        else []
+    )
     if not undecided:
         return []
     actual = f"{'; '.join(unread)}: whether it means {some(undecided, len(tensor_map.modules))} is not known"

@@ -36,42 +36,46 @@ def check_extras(config: AdapterConfig | None, tensor_map: TensorMap) -> list[Fi
 
 def _is_saved_module(config: AdapterConfig, module_path: str) -> bool:
     """Whether modules_to_save covers this path: PEFT takes every module whose path ends with one of the names."""
-    names = tuple(config.saved_modules[:_MAX_SAVED_MODULES])
-    return bool(names) and any(start.endswith(names) for start in _prefixes(module_path))
+    saved_names = tuple(config.saved_modules[:_MAX_SAVED_MODULES])
+    return bool(saved_names) and any(path_prefix.endswith(saved_names) for path_prefix in _prefixes(module_path))
 
 
 def _prefixes(module_path: str) -> list[str]:
     """ "a.b.c" -> "a", "a.b", "a.b.c"; of more than 64 parts, the first 64."""
     components = module_path.split(".", 64)[:64]
-    return [".".join(components[: end + 1]) for end in range(len(components))]
+    return [".".join(components[: last_index + 1]) for last_index in range(len(components))]
 
 
-def _has_runtime_names(names: tuple[str, ...]) -> bool:
-    return all(".modules_to_save." in name for name in names)
+def _has_runtime_names(tensor_names: tuple[str, ...]) -> bool:
+    return all(".modules_to_save." in tensor_name for tensor_name in tensor_names)
 
 
 def _saved_modules(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding]:
     configured = config.saved_modules[:_MAX_SAVED_MODULES]
     if not configured:
         return []
-    stored = [module_path for module_path, names in tensor_map.saved.items() if not _has_runtime_names(names)]
-    ends = "".join(f".{start}\n" for module_path in stored for start in _prefixes(module_path))
-    not_stored = [name for name in configured if f"{name}\n" not in ends]
+    stored = [
+        module_path for module_path, tensor_names in tensor_map.saved.items() if not _has_runtime_names(tensor_names)
+    ]
+    prefix_lines = "".join(f".{path_prefix}\n" for module_path in stored for path_prefix in _prefixes(module_path))
+    not_stored = [saved_name for saved_name in configured if f"{saved_name}\n" not in prefix_lines]
     if not not_stored:
-        return _saved_by_suffix(configured, ends, stored)
-    if any(name not in not_stored for name in config.task_heads):
-        not_stored = [name for name in not_stored if name not in config.task_heads]  # a base has one of them
+        return _saved_by_suffix(configured, prefix_lines, stored)
+    if any(saved_name not in not_stored for saved_name in config.task_heads):
+        # A base has one of them.
+        not_stored = [saved_name for saved_name in not_stored if saved_name not in config.task_heads]
     elif not set(not_stored) & set(config.modules_to_save or ()):
         return _without_head(config, not_stored, tensor_map)
     if not not_stored:
         return []
-    inside = [module_path for module_path, names in tensor_map.saved.items() if _has_runtime_names(names)]
+    inside = [module_path for module_path, tensor_names in tensor_map.saved.items() if _has_runtime_names(tensor_names)]
     actual = f"no tensors for {listed(not_stored)} of modules_to_save ({listed(configured)})"
     if inside:
         actual += f"; {shown(tensor_map.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
     expected = f"names such as {PREFIX}{not_stored[0]}.weight"
     doubtful = not inside and all(
-        _may_not_exist(name, tensor_map, others_stored=len(not_stored) < len(configured)) for name in not_stored
+        _may_not_exist(saved_name, tensor_map, others_stored=len(not_stored) < len(configured))
+        for saved_name in not_stored
     )
     if doubtful:
         expected += ", unless the base has no such module: PEFT passes over a name that means none"
@@ -80,42 +84,42 @@ def _saved_modules(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding
     return [finding("L131", actual, expected=expected, facts=facts, severity=severity)]
 
 
-def _may_not_exist(name: str, tensor_map: TensorMap, *, others_stored: bool) -> bool:
+def _may_not_exist(saved_name: str, tensor_map: TensorMap, *, others_stored: bool) -> bool:
     """Whether bases with such layers lack a module of this name: "embed_tokens" where layers are "h.0", or, where
-    `others` were stored, a name that is neither an embedding's nor a head's."""
-    leaf = name.rsplit(".", 1)[-1]
-    if leaf in _INPUT_EMBEDDINGS:
+    `others_stored`, a name that is neither an embedding's nor a head's."""
+    last_component = saved_name.rsplit(".", 1)[-1]
+    if last_component in _INPUT_EMBEDDINGS:
         containers = [
             layer_container
             for layer_container in ("h", "layers")
             if any(f".{layer_container}." in f".{module_path}" for module_path in tensor_map.modules)
         ]
-        return ("h" in containers and leaf not in ("wte", "word_embeddings")) or (
-            "layers" in containers and leaf == "wte"
+        return ("h" in containers and last_component not in ("wte", "word_embeddings")) or (
+            "layers" in containers and last_component == "wte"
         )
-    return others_stored and leaf not in (*_OUTPUT_EMBEDDINGS, *_HEADS, *_NORMS)
+    return others_stored and last_component not in (*_OUTPUT_EMBEDDINGS, *_HEADS, *_NORMS)
 
 
-def _without_head(config: AdapterConfig, heads: list[str], tensor_map: TensorMap) -> list[Finding]:
+def _without_head(config: AdapterConfig, head_names: list[str], tensor_map: TensorMap) -> list[Finding]:
     """The config leaves the head to PEFT, which makes one for the task, and nothing is stored of it."""
-    actual = f"no tensors for {' or '.join(heads)}, which PEFT keeps for {config.task_type} by itself"
-    inside = [module_path for module_path, names in tensor_map.saved.items() if _has_runtime_names(names)]
+    actual = f"no tensors for {' or '.join(head_names)}, which PEFT keeps for {config.task_type} by itself"
+    inside = [module_path for module_path, tensor_names in tensor_map.saved.items() if _has_runtime_names(tensor_names)]
     if inside:
         actual += f"; {shown(tensor_map.saved[inside[0]][0])} is a name from memory, not from save_pretrained"
-    expected = f"names such as {PREFIX}{heads[-1]}.weight: without them the head stays as it was initialised"
-    facts = {"lost": heads, "asked": []}
+    expected = f"names such as {PREFIX}{head_names[-1]}.weight: without them the head stays as it was initialised"
+    facts = {"lost": head_names, "asked": []}
     return [finding("L131", actual, expected=expected, facts=facts, severity="warn")]
 
 
-def _saved_by_suffix(configured: list[str], ends: str, stored: list[str]) -> list[Finding]:
+def _saved_by_suffix(configured: list[str], prefix_lines: str, stored: list[str]) -> list[Finding]:
     """PEFT goes by the ending: "norm" means every layer's input_layernorm, too. Where nothing is called exactly so, the
     module that was meant (model.norm) is probably the one that was lost."""
-    vague = [name for name in configured if f".{name}\n" not in ends]
-    if not vague:
+    suffix_only = [saved_name for saved_name in configured if f".{saved_name}\n" not in prefix_lines]
+    if not suffix_only:
         return []
-    actual = f"no module is called exactly {listed(vague)}; stored are {shown(stored[0])} and others that end so"
-    expected = f"names such as {PREFIX}model.{vague[0]}.weight, unless only the others were meant"
-    facts = {"lost": vague, "asked": configured}
+    actual = f"no module is called exactly {listed(suffix_only)}; stored are {shown(stored[0])} and others that end so"
+    expected = f"names such as {PREFIX}model.{suffix_only[0]}.weight, unless only the others were meant"
+    facts = {"lost": suffix_only, "asked": configured}
     return [finding("L131", actual, expected=expected, facts=facts, severity="warn")]
 
 
@@ -123,17 +127,23 @@ def _full_parameters(config: AdapterConfig, tensor_map: TensorMap) -> list[Findi
     """Whole parameters that neither modules_to_save nor bias nor an adapted embedding explains."""
     biases, parameters = [], []
     alphas = set(alpha_tensors(tensor_map).values())
-    for module_path, names in tensor_map.saved.items():
+    for module_path, parameter_names in tensor_map.saved.items():
         if _is_saved_module(config, module_path):
             continue
-        for name in names:
-            leaf = name.rsplit(".", 1)[-1]
-            if name in alphas or leaf == "trainable_tokens_delta" or name.startswith("base_model.") is False:
+        for parameter_name in parameter_names:
+            last_component = parameter_name.rsplit(".", 1)[-1]
+            if (
+                parameter_name in alphas
+                or last_component == "trainable_tokens_delta"
+                or parameter_name.startswith("base_model.") is False
+            ):
                 continue
-            if leaf == "bias":
-                biases += [name] if config.bias == "none" else []
-            elif not (".base_layer." in name and module_path in tensor_map.modules and _is_embedding(module_path)):
-                parameters.append((module_path, name))
+            if last_component == "bias":
+                biases += [parameter_name] if config.bias == "none" else []
+            elif not (
+                ".base_layer." in parameter_name and module_path in tensor_map.modules and _is_embedding(module_path)
+            ):
+                parameters.append((module_path, parameter_name))
     findings = []
     if biases:
         actual = f'{some(biases, None, "bias tensors")}, and "bias" is "none"'
@@ -143,17 +153,17 @@ def _full_parameters(config: AdapterConfig, tensor_map: TensorMap) -> list[Findi
     if not parameters:
         return findings
     module_names = {module_path.rsplit(".", 1)[-1] for module_path, _ in parameters}
-    tensor_names = [name for _, name in parameters]
+    tensor_names = [parameter_name for _, parameter_name in parameters]
     inputs, outputs = module_names & set(_INPUT_EMBEDDINGS), module_names & set(_OUTPUT_EMBEDDINGS)
     # save_pretrained(save_embedding_layers=True) stores both, where the model has both.
     resized = module_names == inputs | outputs and inputs and (outputs or config.task_type not in ("CAUSAL_LM", None))
     facts: dict[str, Any] = {"tensors": len(tensor_names), "kinds": sorted(module_names)}
     if resized:
-        rows = tensor_map.shape(tensor_names[0])[0] if tensor_map.shape(tensor_names[0]) else 0
-        actual = f"{listed(sorted(module_names))}, {rows} rows"
-        return [*findings, finding("L133", actual, facts=facts | {"rows": rows})]
-    saved = listed(config.saved_modules or ["nothing"])
-    actual = f"{some(tensor_names, len(tensor_map.tensors), 'tensors')}, and modules_to_save names {saved}"
+        row_count = tensor_map.shape(tensor_names[0])[0] if tensor_map.shape(tensor_names[0]) else 0
+        actual = f"{listed(sorted(module_names))}, {row_count} rows"
+        return [*findings, finding("L133", actual, facts=facts | {"rows": row_count})]
+    saved_text = listed(config.saved_modules or ["nothing"])
+    actual = f"{some(tensor_names, len(tensor_map.tensors), 'tensors')}, and modules_to_save names {saved_text}"
     return [*findings, finding("L132", actual, expected="only what the config names", file=CONFIG_NAME, facts=facts)]
 
 
@@ -164,18 +174,21 @@ def _is_embedding(module_path: str) -> bool:
 def _tokens(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding]:
     """Rows of trained tokens against trainable_token_indices."""
     stored = {
-        module_path.removesuffix(".token_adapter"): name
-        for module_path, names in tensor_map.saved.items()
-        for name in names
-        if name.rsplit(".", 1)[-1] == "trainable_tokens_delta"
+        module_path.removesuffix(".token_adapter"): tensor_name
+        for module_path, tensor_names in tensor_map.saved.items()
+        for tensor_name in tensor_names
+        if tensor_name.rsplit(".", 1)[-1] == "trainable_tokens_delta"
     }
     token_indices = config.other.get("trainable_token_indices")
     expected_rows: dict[str, int | None] = {}
     if isinstance(token_indices, list):
         expected_rows = {"": len(token_indices)}
     elif isinstance(token_indices, dict):
-        expected_rows = {str(name): len(ids) if isinstance(ids, list) else None for name, ids in token_indices.items()}
-    configured = listed(name or "the embedding" for name in expected_rows) if token_indices else "none"
+        expected_rows = {
+            str(module_name): len(token_ids) if isinstance(token_ids, list) else None
+            for module_name, token_ids in token_indices.items()
+        }
+    configured = listed(module_name or "the embedding" for module_name in expected_rows) if token_indices else "none"
     configured = f"trainable_token_indices names {configured}"
     facts: dict[str, Any] = {"stored": len(stored), "asked": sorted(expected_rows)}
     if stored and not token_indices:
@@ -186,29 +199,42 @@ def _tokens(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding]:
     if token_indices and not stored:
         actual = f"{configured}, and the file holds no trained rows: PEFT fails to load it"
         return [finding("L134", actual, expected="trainable_tokens_delta tensors", facts=facts)]
-    for module_path, name in stored.items():
-        rows = tensor_map.shape(name)[0] if tensor_map.shape(name) else 0
-        want = next((count for key, count in expected_rows.items() if not key or module_path.endswith(key)), None)
-        if want is not None and want != rows:
-            actual = f"{rows} trained rows for {shown(module_path)}, {want} tokens in trainable_token_indices"
-            return [finding("L134", actual, expected=f"{want} rows", file=CONFIG_NAME, facts=facts | {"rows": rows})]
+    for module_path, tensor_name in stored.items():
+        row_count = tensor_map.shape(tensor_name)[0] if tensor_map.shape(tensor_name) else 0
+        wanted_rows = next(
+            (
+                count
+                for module_suffix, count in expected_rows.items()
+                if not module_suffix or module_path.endswith(module_suffix)
+            ),
+            None,
+        )
+        if wanted_rows is not None and wanted_rows != row_count:
+            actual = (
+                f"{row_count} trained rows for {shown(module_path)}, {wanted_rows} tokens in trainable_token_indices"
+            )
+            return [
+                finding(
+                    "L134", actual, expected=f"{wanted_rows} rows", file=CONFIG_NAME, facts=facts | {"rows": row_count}
+                )
+            ]
     return []
 
 
 def _features(config: AdapterConfig, tensor_map: TensorMap) -> list[Finding]:
-    uses = [reason for reason in config.unsupported() if not reason.startswith("init_lora_weights")]
-    uses = [shown(reason, 120) for reason in uses if "is a regular expression" not in reason]
+    unsupported = [reason for reason in config.unsupported() if not reason.startswith("init_lora_weights")]
+    unsupported = [shown(reason, 120) for reason in unsupported if "is a regular expression" not in reason]
     if any(module.embedding for module in tensor_map.modules.values()):
-        uses.append("the embedding is adapted")
+        unsupported.append("the embedding is adapted")
     if any(len(tensor_map.shape(module.a)) > 2 for module in tensor_map.modules.values()):
-        uses.append("convolutions are adapted")
+        unsupported.append("convolutions are adapted")
     findings = []
-    if uses:
-        findings.append(finding("L136", "; ".join(uses), file=CONFIG_NAME, facts={"features": len(uses)}))
-    how = config.init_lora_weights
-    if isinstance(how, str) and how.startswith(_BASE_CHANGING):
-        actual = f"init_lora_weights is {shown(how)!r}: the base's weights were changed in training"
-        findings.append(finding("L137", actual, file=CONFIG_NAME, facts={"init": how[:40]}))
+    if unsupported:
+        findings.append(finding("L136", "; ".join(unsupported), file=CONFIG_NAME, facts={"features": len(unsupported)}))
+    initialisation = config.init_lora_weights
+    if isinstance(initialisation, str) and initialisation.startswith(_BASE_CHANGING):
+        actual = f"init_lora_weights is {shown(initialisation)!r}: the base's weights were changed in training"
+        findings.append(finding("L137", actual, file=CONFIG_NAME, facts={"init": initialisation[:40]}))
     module_names = sorted({module.target for module in tensor_map.modules.values()})
     if config.other.get("fan_in_fan_out") is True and module_names and not set(module_names) & set(_CONV1D):
         actual = f"fan_in_fan_out is true for {listed(module_names)}"

@@ -37,7 +37,9 @@ def layer_stacks(tensor_map: TensorMap) -> list[LayerStack]:
             layers_by_template.setdefault(container, {}).setdefault(template, set()).add(module.layer)
     return [
         LayerStack(
-            container, max(map(max, templates.values())), {name: frozenset(on) for name, on in templates.items()}
+            container,
+            max(map(max, templates.values())),
+            {layer_template: frozenset(present_layers) for layer_template, present_layers in templates.items()},
         )
         for container, templates in layers_by_template.items()
     ]
@@ -48,48 +50,54 @@ def layers_text(numbers_of_layers: Collection[int]) -> str:
     return f"layer{'s' if len(numbers_of_layers) > 1 else ''} {numbers(numbers_of_layers)}"
 
 
-def check_layers(spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
+def check_layers(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
     """Findings L125 and L126: layers that lack a module which others have, and nothing explains it."""
     containers = layer_stacks(tensor_map)
     holes: dict[str, dict[str, list[int]]] = {}
-    steps: dict[str, frozenset[int]] = {}
-    for rows in containers:
-        for template, missing in _missing_layers(spec, rows).items():
-            if _is_periodic(rows.templates[template], missing):
-                steps[template] = rows.templates[template]
+    periodic_templates: dict[str, frozenset[int]] = {}
+    for layer_stack in containers:
+        for template, missing in _missing_layers(target_spec, layer_stack).items():
+            if _is_periodic(layer_stack.templates[template], missing):
+                periodic_templates[template] = layer_stack.templates[template]
             else:
-                holes.setdefault(rows.container, {})[template] = missing
+                holes.setdefault(layer_stack.container, {})[template] = missing
     if holes:
-        return [_hole_finding(holes, {rows.container: rows for rows in containers})]
-    if not steps:
+        return [_hole_finding(holes, {layer_stack.container: layer_stack for layer_stack in containers})]
+    if not periodic_templates:
         return []
-    base = (spec.config.base_model_name_or_path or "") if spec else ""
-    severity: Severity = "note" if has_mixed_layers(base) else "reject" if has_uniform_layers(base) else "warn"
-    template, on = next(iter(steps.items()))
-    actual = f"{shown(template)} in {layers_text(on)} only"
-    facts = {"templates": len(steps), "layers": sorted(on)[:512]}
-    code = "L125" if severity == "reject" else "L126"
-    return [finding(code, actual, severity=severity, facts=facts)]
+    base_name = (target_spec.config.base_model_name_or_path or "") if target_spec else ""
+    severity: Severity = (
+        "note" if has_mixed_layers(base_name) else "reject" if has_uniform_layers(base_name) else "warn"
+    )
+    template, present_layers = next(iter(periodic_templates.items()))
+    actual = f"{shown(template)} in {layers_text(present_layers)} only"
+    facts = {"templates": len(periodic_templates), "layers": sorted(present_layers)[:512]}
+    finding_code = "L125" if severity == "reject" else "L126"
+    return [finding(finding_code, actual, severity=severity, facts=facts)]
 
 
-def _missing_layers(spec: TargetSpec | None, rows: LayerStack) -> dict[str, list[int]]:
+def _missing_layers(target_spec: TargetSpec | None, layer_stack: LayerStack) -> dict[str, list[int]]:
     """Template -> layers that lack it, though the config wants it there and the layer has nothing else instead."""
     templates_by_layers: dict[frozenset[int], list[str]] = {}
-    for template, on in rows.templates.items():
-        templates_by_layers.setdefault(on, []).append(template)
-    if rows.last >= _MAX_LAYERS or len(templates_by_layers) > _MAX_PATTERNS:
+    for template, present_layers in layer_stack.templates.items():
+        templates_by_layers.setdefault(present_layers, []).append(template)
+    if layer_stack.last >= _MAX_LAYERS or len(templates_by_layers) > _MAX_PATTERNS:
         present = frozenset[int]().union(*templates_by_layers)
-        gaps = sorted(frozenset(range(min(rows.last + 1, _MAX_LAYERS))) - present)
-        return {next(iter(rows.templates)): gaps} if gaps else {}
+        absent_layers = sorted(frozenset(range(min(layer_stack.last + 1, _MAX_LAYERS))) - present)
+        return {next(iter(layer_stack.templates)): absent_layers} if absent_layers else {}
     missing_layers: dict[str, list[int]] = {}
-    for on, templates in templates_by_layers.items():
+    for present_layers, templates in templates_by_layers.items():
         missing = [
-            layer
-            for layer in range(rows.last + 1)
-            if layer not in on and not _is_replaced(templates_by_layers, on, layer)
+            layer_index
+            for layer_index in range(layer_stack.last + 1)
+            if layer_index not in present_layers and not _is_replaced(templates_by_layers, present_layers, layer_index)
         ]
         for template in templates[: _MAX_TEMPLATES // max(1, len(missing) // 8)] if missing else ():
-            targeted = [layer for layer in missing if _is_targeted(spec, template.replace("*", str(layer)))]
+            targeted = [
+                layer_index
+                for layer_index in missing
+                if _is_targeted(target_spec, template.replace("*", str(layer_index)))
+            ]
             leading = targeted == list(range(len(targeted))) and len(targeted) <= 3
             # The first layers of some mixtures of experts are dense.
             if targeted and not (leading and "expert" in template):
@@ -97,17 +105,17 @@ def _missing_layers(spec: TargetSpec | None, rows: LayerStack) -> dict[str, list
     return missing_layers
 
 
-def _is_replaced(layer_sets: Collection[frozenset[int]], on: frozenset[int], layer: int) -> bool:
+def _is_replaced(layer_sets: Collection[frozenset[int]], present_layers: frozenset[int], layer_index: int) -> bool:
     """Whether this layer has modules of its own kind instead: hybrid bases, and dense layers among experts."""
-    return any(layer in layer_set and not layer_set & on for layer_set in layer_sets)
+    return any(layer_index in layer_set and not layer_set & present_layers for layer_set in layer_sets)
 
 
-def _is_targeted(spec: TargetSpec | None, module_path: str) -> bool:
+def _is_targeted(target_spec: TargetSpec | None, module_path: str) -> bool:
     """Whether the config asks for a module that the file lacks."""
-    means = True if spec is None else spec.targeted(module_path)
-    if means is not None or spec is None:
-        return bool(means)
-    config = spec.config
+    is_targeted = True if target_spec is None else target_spec.targeted(module_path)
+    if is_targeted is not None or target_spec is None:
+        return bool(is_targeted)
+    config = target_spec.config
     if config.layers_to_transform not in (None, []):
         return False
     expressions = [
@@ -117,36 +125,38 @@ def _is_targeted(spec: TargetSpec | None, module_path: str) -> bool:
     return not any(may_select_layers(expression) for expression in expressions)
 
 
-def _is_periodic(on: frozenset[int], missing: Sequence[int]) -> bool:
+def _is_periodic(present_layers: frozenset[int], missing: Sequence[int]) -> bool:
     """Whether layers repeat in equal steps, as in bases with attention in every fourth layer."""
-    have = sorted(on)
-    sparse = len(have) >= 3 and len(_steps(have)) == 1 and have[1] - have[0] > 1
-    gaps = len(missing) >= 2 and len(_steps(missing)) == 1 and missing[1] - missing[0] >= 3
-    return sparse or gaps
+    sorted_layers = sorted(present_layers)
+    layers_repeat = (
+        len(sorted_layers) >= 3 and len(_steps(sorted_layers)) == 1 and sorted_layers[1] - sorted_layers[0] > 1
+    )
+    gaps_repeat = len(missing) >= 2 and len(_steps(missing)) == 1 and missing[1] - missing[0] >= 3
+    return layers_repeat or gaps_repeat
 
 
 def _steps(layer_numbers: Sequence[int]) -> set[int]:
-    return {after - before for before, after in itertools.pairwise(layer_numbers)}
+    return {following - previous for previous, following in itertools.pairwise(layer_numbers)}
 
 
-def _hole_finding(holes: dict[str, dict[str, list[int]]], rows: dict[str, LayerStack]) -> Finding:
+def _hole_finding(holes: dict[str, dict[str, list[int]]], stack_of: dict[str, LayerStack]) -> Finding:
     sentences, facts = [], {}
     for container, templates in list(holes.items())[:8]:
-        present = frozenset[int]().union(*rows[container].templates.values())
-        empty = sorted({layer for missing in templates.values() for layer in missing} - present)
-        if empty:
-            sentences.append(f"no tensors in {layers_text(empty)} of {shown(container)}")
-        none = set(empty)
+        present = frozenset[int]().union(*stack_of[container].templates.values())
+        empty_layers = sorted({layer_index for missing in templates.values() for layer_index in missing} - present)
+        if empty_layers:
+            sentences.append(f"no tensors in {layers_text(empty_layers)} of {shown(container)}")
+        without_tensors = set(empty_layers)
         partial = {
-            template: where
+            template: lacking_layers
             for template, missing in templates.items()
-            if (where := [layer for layer in missing if layer not in none])
+            if (lacking_layers := [layer_index for layer_index in missing if layer_index not in without_tensors])
         }
         if partial:
-            template, where = next(iter(partial.items()))
+            template, lacking_layers = next(iter(partial.items()))
             remainder = f" (and {len(partial) - 1} more modules)" if len(partial) > 1 else ""
-            sentences.append(f"{shown(template)} is missing in {layers_text(where)}{remainder}")
-        facts[container] = {"empty": empty[:512], "partial": dict(list(partial.items())[:16])}
-    first = next(iter(holes))
-    expected = f"every target in each of the layers 0-{rows[first].last}, as nothing in {CONFIG_NAME} leaves one out"
+            sentences.append(f"{shown(template)} is missing in {layers_text(lacking_layers)}{remainder}")
+        facts[container] = {"empty": empty_layers[:512], "partial": dict(list(partial.items())[:16])}
+    last_layer = stack_of[next(iter(holes))].last
+    expected = f"every target in each of the layers 0-{last_layer}, as nothing in {CONFIG_NAME} leaves one out"
     return finding("L125", "; ".join(sentences), expected=expected, facts={"missing": facts})

@@ -19,10 +19,12 @@ def check_leftovers(tensor_map: TensorMap) -> list[Finding]:
     findings = []
     factors, packed = tensor_map.factors(), packed_factors(tensor_map)
     if packed:
-        first = packed[0]
-        beside = [tensor_name for tensor_name in tensor_map.tensors if tensor_name.startswith(f"{first}.")]
-        actual = f"{some(packed, len(factors), 'factors')}: {factors[first].dtype} {list(factors[first].shape)}" + (
-            f", with {shown(beside[0].removeprefix(first + '.'))} beside it" if beside else ""
+        first_tensor = packed[0]
+        beside = [tensor_name for tensor_name in tensor_map.tensors if tensor_name.startswith(f"{first_tensor}.")]
+        actual = (
+            f"{some(packed, len(factors), 'factors')}: "
+            f"{factors[first_tensor].dtype} {list(factors[first_tensor].shape)}"
+            + (f", with {shown(beside[0].removeprefix(first_tensor + '.'))} beside it" if beside else "")
         )
         facts = {"tensors": len(packed), "of": len(factors)}
         findings.append(finding("L144", actual, expected="F32, BF16 or F16", facts=facts))
@@ -40,29 +42,31 @@ def packed_factors(tensor_map: TensorMap) -> list[str]:
     Whole numbers in a factor's own shape are none: those were rounded.
     """
     integer_shapes = {
-        tensor_name: info.shape for tensor_name, info in tensor_map.factors().items() if info.dtype in _PACKED
+        tensor_name: tensor_info.shape
+        for tensor_name, tensor_info in tensor_map.factors().items()
+        if tensor_info.dtype in _PACKED
     }
     if not integer_shapes:
         return []
-    stems = {_stem(tensor_name) for tensor_name in tensor_map.tensors}
+    tensor_stems = {_stem(tensor_name) for tensor_name in tensor_map.tensors}
     return [
         tensor_name
-        for tensor_name, shape in integer_shapes.items()
-        if tensor_name in stems or (len(shape) == 2 and shape[1] == 1 < shape[0])
+        for tensor_name, tensor_shape in integer_shapes.items()
+        if tensor_name in tensor_stems or (len(tensor_shape) == 2 and tensor_shape[1] == 1 < tensor_shape[0])
     ]
 
 
 def _stem(tensor_name: str) -> str:
     """ "x.lora_A.weight.quant_state.bitsandbytes__nf4" -> "x.lora_A.weight"; "" for a name without such an end."""
-    start, _, end = tensor_name.partition(".weight.")
-    return f"{start}.weight" if end else ""
+    stem_start, _, stem_end = tensor_name.partition(".weight.")
+    return f"{stem_start}.weight" if stem_end else ""
 
 
 def alpha_tensors(tensor_map: TensorMap) -> dict[str, str]:
     """Module -> its tensor of alpha: one number, kept beside the pair."""
     alphas = {}
-    for tensor_name, info in tensor_map.tensors.items():
-        module_path, _, leaf = tensor_name.removeprefix(PREFIX).rpartition(".")
-        if leaf in _ALPHAS and module_path in tensor_map.modules and math.prod(info.shape) == 1:
+    for tensor_name, tensor_info in tensor_map.tensors.items():
+        module_path, _, parameter_name = tensor_name.removeprefix(PREFIX).rpartition(".")
+        if parameter_name in _ALPHAS and module_path in tensor_map.modules and math.prod(tensor_info.shape) == 1:
             alphas[module_path] = tensor_name
     return alphas

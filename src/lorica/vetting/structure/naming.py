@@ -29,54 +29,61 @@ _BARE = re.compile(r"(?:layers|h)\.\d+\.")
 _LANGUAGE = re.compile(r"(?:^|\.)(?:language_model|text_model|llm)\.")
 
 
-def check_naming(adapter: RawAdapter, spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
+def check_naming(adapter: RawAdapter, target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
     """Findings about the method, the prefixes and the adapter names in tensor names."""
     strangers = _method(adapter, tensor_map)
     if strangers and (not tensor_map.modules or strangers[0].code != "L103"):
         return strangers
-    findings = strangers + _prefix(tensor_map) + _wrappers(spec, tensor_map) + _language_model(adapter, tensor_map)
+    findings = (
+        strangers + _prefix(tensor_map) + _wrappers(target_spec, tensor_map) + _language_model(adapter, tensor_map)
+    )
     findings += _headless_names(adapter, tensor_map) + _adapter_names(tensor_map)
     if tensor_map.strange and not strangers:
-        lora = [tensor_name for tensor_name in tensor_map.strange if "lora" in tensor_name.lower()]
+        lora_names = [tensor_name for tensor_name in tensor_map.strange if "lora" in tensor_name.lower()]
         actual = (
             f"{some(tensor_map.strange, len(tensor_map.tensors), 'tensors')}: neither LoRA factors nor parameters of "
             "the base model"
         )
         facts = {"tensors": len(tensor_map.strange), "first": tensor_map.strange[0]}
         expected = f"names like {PREFIX}model.layers.0.self_attn.q_proj.lora_A.weight"
-        findings.append(finding("L109", actual, expected=expected, severity="reject" if lora else None, facts=facts))
+        findings.append(
+            finding("L109", actual, expected=expected, severity="reject" if lora_names else None, facts=facts)
+        )
     return findings
 
 
 def _method(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
     claimed = method_of_config(adapter.raw_config or {})
-    named = method_of_names(tensor_map.tensors)
+    named_method = method_of_names(tensor_map.tensors)
     has_pairs = bool(tensor_map.pairs)
     if claimed is not None:
-        key, method = claimed
-        code = "L102" if key in FORMATS else "L101"
-        if has_pairs and key not in ("ADALORA", "HIRA", "PEANUT", "LILY") and named is None:
-            strange = "" if key in METHODS or key in FORMATS else ", which PEFT 0.21 does not know"
+        method_key, method = claimed
+        finding_code = "L102" if method_key in FORMATS else "L101"
+        if has_pairs and method_key not in ("ADALORA", "HIRA", "PEANUT", "LILY") and named_method is None:
+            strange = "" if method_key in METHODS or method_key in FORMATS else ", which PEFT 0.21 does not know"
             pairs_text = f"{len(tensor_map.pairs)} modules have LoRA pairs"
             actual = f"{CONFIG_NAME} says {shown(method.title)}{strange}, and {pairs_text}"
             expected = "peft_type LORA with LoRA pairs"
-            fix = 'if it is LoRA, write "peft_type": "LORA"' if strange else ""
-            config_facts = {"config": key, "tensors": "LORA"}
-            return [finding("L103", actual, expected=expected, fix=fix, file=CONFIG_NAME, facts=config_facts)]
+            suggested_fix = 'if it is LoRA, write "peft_type": "LORA"' if strange else ""
+            config_facts = {"config": method_key, "tensors": "LORA"}
+            return [finding("L103", actual, expected=expected, fix=suggested_fix, file=CONFIG_NAME, facts=config_facts)]
         actual = f"it is {shown(method.title)} ({len(tensor_map.tensors)} tensors); Lorica reads LoRA as PEFT saves it"
-        return [finding(code, actual, fix=method.reader, file=CONFIG_NAME, facts={"method": key})]
-    if named is None:
+        return [finding(finding_code, actual, fix=method.reader, file=CONFIG_NAME, facts={"method": method_key})]
+    if named_method is None:
         return []
-    key, method, count = named
-    first = next(tensor_name for tensor_name in tensor_map.tensors if method_of_names([tensor_name]))
-    file = WEIGHTS_NAME if adapter.weights is None else adapter.weights.name
-    actual = f"{count} of {len(tensor_map.tensors)} tensors are named as in {method.title}, such as {shown(first)}"
-    facts = {"method": key, "tensors": count}
-    if adapter.raw_config is not None and key not in FORMATS:
+    method_key, method, tensor_count = named_method
+    first_tensor = next(tensor_name for tensor_name in tensor_map.tensors if method_of_names([tensor_name]))
+    weights_name = WEIGHTS_NAME if adapter.weights is None else adapter.weights.name
+    actual = (
+        f"{tensor_count} of {len(tensor_map.tensors)} tensors are named as in {method.title}, "
+        f"such as {shown(first_tensor)}"
+    )
+    facts = {"method": method_key, "tensors": tensor_count}
+    if adapter.raw_config is not None and method_key not in FORMATS:
         actual = f"{CONFIG_NAME} says LORA, and {actual}"
-        return [finding("L103", actual, expected="LoRA pairs", fix=method.reader, file=file, facts=facts)]
-    code = "L102" if key in FORMATS else "L101"
-    return [finding(code, actual, fix=method.reader, file=file, facts=facts)]
+        return [finding("L103", actual, expected="LoRA pairs", fix=method.reader, file=weights_name, facts=facts)]
+    finding_code = "L102" if method_key in FORMATS else "L101"
+    return [finding(finding_code, actual, fix=method.reader, file=weights_name, facts=facts)]
 
 
 def _prefix(tensor_map: TensorMap) -> list[Finding]:
@@ -87,55 +94,62 @@ def _prefix(tensor_map: TensorMap) -> list[Finding]:
         for tensor_name in tensor_map.unprefixed
         if tensor_name.split(".")[0] in _WRAPPERS | {"module": "DDP"}
     ]
-    plain = [
+    without_prefix = [
         tensor_name
         for tensor_name in tensor_map.unprefixed
         if tensor_name not in set(wrapped) or not _begins_wrapped(tensor_name)
     ]
-    if not plain:
+    if not without_prefix:
         return []
-    actual = some(plain, len(tensor_map.tensors), "tensors")
-    facts = {"tensors": len(plain), "of": len(tensor_map.tensors), "first": plain[0]}
+    actual = some(without_prefix, len(tensor_map.tensors), "tensors")
+    facts = {"tensors": len(without_prefix), "of": len(tensor_map.tensors), "first": without_prefix[0]}
     return [finding("L104", actual, expected=f"names that begin with {PREFIX}", facts=facts)]
 
 
 def _begins_wrapped(tensor_name: str) -> bool:
     # "base_model.layers..." lacks PEFT's second part; "module.base_model.model..." stands behind a wrapper.
-    first = tensor_name.split(".")[0]
-    return first in ("module", *_WRAPPERS) and first != "base_model"
+    first_component = tensor_name.split(".")[0]
+    return first_component in ("module", *_WRAPPERS) and first_component != "base_model"
 
 
-def _wrappers(spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
-    wrong: dict[str, list[str]] = {}
+def _wrappers(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
+    paths_by_wrapper: dict[str, list[str]] = {}
     for module_path in (*tensor_map.modules, *tensor_map.saved):
         # A module that is not prefixed by PEFT's name and only begins with "base_model" is L104's.
         components = module_path.split(".")
-        first, inner = components[0], components[1:]
-        why = "module (DistributedDataParallel)" if first == "module" else ""
-        if not why and first in _WRAPPERS and (first != "base_model" or _is_prefixed(tensor_map, module_path)):
-            why = f"{first} ({_WRAPPERS[first]})"
-        if not why:
-            why = next((f"{component} ({_WRAPPERS[component]})" for component in inner if component in _WRAPPERS), "")
-        if not why and _DOUBLED.match(module_path):
-            why = "model.model (a model inside a model)"
+        first_component, inner_components = components[0], components[1:]
+        reason = "module (DistributedDataParallel)" if first_component == "module" else ""
         if (
-            not why
+            not reason
+            and first_component in _WRAPPERS
+            and (first_component != "base_model" or _is_prefixed(tensor_map, module_path))
+        ):
+            reason = f"{first_component} ({_WRAPPERS[first_component]})"
+        if not reason:
+            reason = next(
+                (f"{component} ({_WRAPPERS[component]})" for component in inner_components if component in _WRAPPERS),
+                "",
+            )
+        if not reason and _DOUBLED.match(module_path):
+            reason = "model.model (a model inside a model)"
+        if (
+            not reason
             and module_path.endswith(".base_layer")
             and module_path in tensor_map.modules
-            and not _is_parameter_level(spec, module_path)
+            and not _is_parameter_level(target_spec, module_path)
         ):
-            why = "base_layer (an adapted layer adapted again)"
-        if why:
-            wrong.setdefault(why, []).append(module_path)
-    if not wrong:
+            reason = "base_layer (an adapted layer adapted again)"
+        if reason:
+            paths_by_wrapper.setdefault(reason, []).append(module_path)
+    if not paths_by_wrapper:
         return []
-    paths = [module_path for module_paths in wrong.values() for module_path in module_paths]
-    total = len(tensor_map.modules) + len(tensor_map.saved)
-    actual = f"{listed(wrong)} in the names of {some(paths, total)}"
+    wrapped_paths = [module_path for module_paths in paths_by_wrapper.values() for module_path in module_paths]
+    module_count = len(tensor_map.modules) + len(tensor_map.saved)
+    actual = f"{listed(paths_by_wrapper)} in the names of {some(wrapped_paths, module_count)}"
     facts = {
-        "modules": len(paths),
-        "of": total,
-        "wrappers": {why: len(module_paths) for why, module_paths in wrong.items()},
+        "modules": len(wrapped_paths),
+        "of": module_count,
+        "wrappers": {reason: len(module_paths) for reason, module_paths in paths_by_wrapper.items()},
     }
     expected = "the module's path in the unwrapped base model after base_model.model."
     return [finding("L105", actual, expected=expected, facts=facts)]
@@ -143,45 +157,48 @@ def _wrappers(spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
 
 def _is_prefixed(tensor_map: TensorMap, module_path: str) -> bool:
     module = tensor_map.modules.get(module_path)
-    names = (module.a, module.b, *module.more) if module is not None else tensor_map.saved.get(module_path, ())
-    return any(tensor_name.startswith(PREFIX) for tensor_name in names if tensor_name)
+    tensor_names = (module.a, module.b, *module.more) if module is not None else tensor_map.saved.get(module_path, ())
+    return any(tensor_name.startswith(PREFIX) for tensor_name in tensor_names if tensor_name)
 
 
-def _is_parameter_level(spec: TargetSpec | None, module_path: str) -> bool:
+def _is_parameter_level(target_spec: TargetSpec | None, module_path: str) -> bool:
     # Several parameters of one module (target_parameters) are told apart by `base_layer` levels.
-    return "expert" in module_path if spec is None else spec.of_parameters(module_path)
+    return "expert" in module_path if target_spec is None else target_spec.of_parameters(module_path)
 
 
 def _language_model(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
     inside = [module_path for module_path in tensor_map.modules if _LANGUAGE.search(module_path)]
-    base = adapter.config.base_model_name_or_path if adapter.config else None
-    if not inside or (base and is_multimodal(base)):
+    base_name = adapter.config.base_model_name_or_path if adapter.config else None
+    if not inside or (base_name and is_multimodal(base_name)):
         return []
-    multimodal = is_multimodal(base) if base else None
+    multimodal = is_multimodal(base_name) if base_name else None
     actual = f"{some(inside, len(tensor_map.modules))} lie inside a larger model; the named base is " + (
-        f"{shown(base)}, which reads text only" if multimodal is False else shown(base or "not named")
+        f"{shown(base_name)}, which reads text only" if multimodal is False else shown(base_name or "not named")
     )
-    facts = {"modules": len(inside), "of": len(tensor_map.modules), "base": base or ""}
+    facts = {"modules": len(inside), "of": len(tensor_map.modules), "base": base_name or ""}
     expected = "names of a text model, such as model.layers.0.self_attn.q_proj, or a vision-language base"
     return [finding("L106", actual, expected=expected, severity="reject" if multimodal is False else None, facts=facts)]
 
 
 def _headless_names(adapter: RawAdapter, tensor_map: TensorMap) -> list[Finding]:
     """Names that begin with the layers themselves: those of a model without a head (AutoModel), or a lost part."""
-    bare = [module_path for module_path in tensor_map.modules if _BARE.match(module_path)]
-    task = adapter.config.task_type if adapter.config else None
-    if not bare or tensor_map.unprefixed or task == "FEATURE_EXTRACTION":
+    bare_paths = [module_path for module_path in tensor_map.modules if _BARE.match(module_path)]
+    task_type = adapter.config.task_type if adapter.config else None
+    if not bare_paths or tensor_map.unprefixed or task_type == "FEATURE_EXTRACTION":
         return []
     actual = (
-        f"{some(bare, len(tensor_map.modules))}: the names lack the model inside the model; task_type is {shown(task)}"
+        f"{some(bare_paths, len(tensor_map.modules))}: the names lack the model inside the model; "
+        f"task_type is {shown(task_type)}"
     )
-    facts = {"modules": len(bare), "of": len(tensor_map.modules), "task": task or ""}
+    facts = {"modules": len(bare_paths), "of": len(tensor_map.modules), "task": task_type or ""}
     expected = "names such as model.layers.0.self_attn.q_proj after base_model.model."
-    return [finding("L143", actual, expected=expected, severity="reject" if task is not None else None, facts=facts)]
+    return [
+        finding("L143", actual, expected=expected, severity="reject" if task_type is not None else None, facts=facts)
+    ]
 
 
 def _adapter_names(tensor_map: TensorMap) -> list[Finding]:
-    twice: list[str] = []
+    duplicate_paths: list[str] = []
     for module_path, module in tensor_map.modules.items():
         factor_names = [
             tensor_name
@@ -189,21 +206,24 @@ def _adapter_names(tensor_map: TensorMap) -> list[Finding]:
             if ".lora_A" in tensor_name or ".lora_B" in tensor_name or "lora_embedding" in tensor_name
         ]
         if any(not tensor_name.endswith(".bias") for tensor_name in factor_names):
-            twice.append(module_path)
-    if len(tensor_map.adapters) > 1 or (tensor_map.adapters and twice):
-        names = listed(tensor_map.adapters)
-        actual = f"adapter names {names} in tensor names; {len(twice)} modules have a factor several times"
-        facts = {"adapters": list(tensor_map.adapters), "modules": len(twice)}
-        return [finding("L108", actual, expected="one adapter, without its name", facts=facts)]
-    if twice:
-        actual = some(twice, len(tensor_map.modules))
-        return [finding("L141", actual, expected="one lora_A and one lora_B", facts={"n": len(twice)})]
-    if tensor_map.adapters:
-        named = [tensor_name for tensor_name in tensor_map.tensors if f".{tensor_map.adapters[0]}" in tensor_name]
+            duplicate_paths.append(module_path)
+    if len(tensor_map.adapters) > 1 or (tensor_map.adapters and duplicate_paths):
         actual = (
-            f"the adapter's name {shown(tensor_map.adapters[0])!r} in {some(named, len(tensor_map.tensors), 'tensors')}"
+            f"adapter names {listed(tensor_map.adapters)} in tensor names; "
+            f"{len(duplicate_paths)} modules have a factor several times"
         )
-        facts = {"adapter": tensor_map.adapters[0], "tensors": len(named)}
+        facts = {"adapters": list(tensor_map.adapters), "modules": len(duplicate_paths)}
+        return [finding("L108", actual, expected="one adapter, without its name", facts=facts)]
+    if duplicate_paths:
+        actual = some(duplicate_paths, len(tensor_map.modules))
+        return [finding("L141", actual, expected="one lora_A and one lora_B", facts={"n": len(duplicate_paths)})]
+    if tensor_map.adapters:
+        named_tensors = [
+            tensor_name for tensor_name in tensor_map.tensors if f".{tensor_map.adapters[0]}" in tensor_name
+        ]
+        shown_tensors = some(named_tensors, len(tensor_map.tensors), "tensors")
+        actual = f"the adapter's name {shown(tensor_map.adapters[0])!r} in {shown_tensors}"
+        facts = {"adapter": tensor_map.adapters[0], "tensors": len(named_tensors)}
         expected = "names without it, as save_pretrained writes them"
         return [finding("L107", actual, expected=expected, facts=facts)]
     return []

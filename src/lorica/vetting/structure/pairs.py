@@ -20,207 +20,229 @@ _NOT_FLOATING = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL", "
 _USUAL_SCALING = (0.05, 8.0)
 
 
-def check_pairs(spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
+def check_pairs(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
     """Findings about halves, shapes, ranks, DoRA magnitudes, biases and element types."""
-    usable, findings = _shapes(spec, tensor_map)
+    usable, findings = _shapes(target_spec, tensor_map)
     findings += _halves(tensor_map) + _types(tensor_map)
-    findings += _ranks(spec, tensor_map, usable) + _magnitudes(spec, tensor_map, usable) + _biases(spec, tensor_map)
-    if spec is not None:
-        findings += _scaling(spec, tensor_map, usable)
+    findings += (
+        _ranks(target_spec, tensor_map, usable)
+        + _magnitudes(target_spec, tensor_map, usable)
+        + _biases(target_spec, tensor_map)
+    )
+    if target_spec is not None:
+        findings += _scaling(target_spec, tensor_map, usable)
     return findings
 
 
-def usable_pairs(spec: TargetSpec | None, tensor_map: TensorMap) -> list[LoraModule]:
+def usable_pairs(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[LoraModule]:
     """Pairs whose factors have sound shapes and stand the right way round."""
-    return _shapes(spec, tensor_map)[0]
+    return _shapes(target_spec, tensor_map)[0]
 
 
 def _halves(tensor_map: TensorMap) -> list[Finding]:
-    half = [module for module in tensor_map.modules.values() if bool(module.a) != bool(module.b)]
-    if not half:
+    half_pairs = [module for module in tensor_map.modules.values() if bool(module.a) != bool(module.b)]
+    if not half_pairs:
         return []
-    missing_halves = Counter("lora_A" if module.b else "lora_B" for module in half)
-    missing = " and ".join(f"{count} times {tensor_name}" for tensor_name, count in sorted(missing_halves.items()))
-    actual = f"{missing} is missing: {some([module.path for module in half], len(tensor_map.modules))}"
-    facts = {"modules": len(half), "of": len(tensor_map.modules), **missing_halves}
+    missing_halves = Counter("lora_A" if module.b else "lora_B" for module in half_pairs)
+    missing = " and ".join(
+        f"{missing_count} times {factor_name}" for factor_name, missing_count in sorted(missing_halves.items())
+    )
+    actual = f"{missing} is missing: {some([module.path for module in half_pairs], len(tensor_map.modules))}"
+    facts = {"modules": len(half_pairs), "of": len(tensor_map.modules), **missing_halves}
     return [finding("L110", actual, expected="lora_A and lora_B in every module", facts=facts)]
 
 
-def _shapes(spec: TargetSpec | None, tensor_map: TensorMap) -> tuple[list[LoraModule], list[Finding]]:
+def _shapes(target_spec: TargetSpec | None, tensor_map: TensorMap) -> tuple[list[LoraModule], list[Finding]]:
     """The pairs that can be judged further, and what is wrong with the others."""
     shapeless, transposed, unequal, usable = [], [], [], []
     for module in tensor_map.pairs:
-        a, b = tensor_map.shape(module.a), tensor_map.shape(module.b)
-        if len(a) != len(b) or not 2 <= len(a) <= 5 or 0 in a or 0 in b:
-            shapeless.append((module.path, a, b))
-        elif _is_transposed(spec, module, a, b):
-            transposed.append((module.path, a, b))
-        elif a[0] != b[1]:
-            unequal.append((module.path, a, b))
+        a_shape, b_shape = tensor_map.shape(module.a), tensor_map.shape(module.b)
+        if len(a_shape) != len(b_shape) or not 2 <= len(a_shape) <= 5 or 0 in a_shape or 0 in b_shape:
+            shapeless.append((module.path, a_shape, b_shape))
+        elif _is_transposed(target_spec, module, a_shape, b_shape):
+            transposed.append((module.path, a_shape, b_shape))
+        elif a_shape[0] != b_shape[1]:
+            unequal.append((module.path, a_shape, b_shape))
         else:
             usable.append(module)
-    total = len(tensor_map.modules)
+    module_count = len(tensor_map.modules)
     findings = []
-    for code, bad, expected in (
+    for finding_code, misshapen, expected in (
         ("L114", shapeless, "two dimensions (more for convolutions), none of them 0"),
         ("L113", transposed, "lora_A (rank, inputs), lora_B (outputs, rank)"),
         ("L111", unequal, "the first dimension of lora_A equal to the second of lora_B"),
     ):
-        if bad:
-            module_path, a, b = bad[0]
-            actual = f"{some([row[0] for row in bad], total)}: lora_A {list(a)}, lora_B {list(b)}"
-            facts = {"modules": len(bad), "of": total, "first": module_path, "a": list(a), "b": list(b)}
-            facts |= _empty_and_flat(bad) if code == "L114" else {}
-            findings.append(finding(code, actual, expected=expected, facts=facts))
+        if misshapen:
+            module_path, a_shape, b_shape = misshapen[0]
+            shown_paths = some([misshapen_pair[0] for misshapen_pair in misshapen], module_count)
+            actual = f"{shown_paths}: lora_A {list(a_shape)}, lora_B {list(b_shape)}"
+            facts = {
+                "modules": len(misshapen),
+                "of": module_count,
+                "first": module_path,
+                "a": list(a_shape),
+                "b": list(b_shape),
+            }
+            facts |= _empty_and_flat(misshapen) if finding_code == "L114" else {}
+            findings.append(finding(finding_code, actual, expected=expected, facts=facts))
     return usable, findings
 
 
-def _empty_and_flat(bad: list[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> dict[str, int]:
+def _empty_and_flat(misshapen: list[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> dict[str, int]:
     """How many of these modules have a half without values, and one that is flat: what sharded trainers save of
     parameters that nobody gathered."""
     return {
-        "empty": sum(0 in a or 0 in b for _, a, b in bad),
-        "flat": sum(len(a) == 1 or len(b) == 1 for _, a, b in bad),
+        "empty": sum(0 in a_shape or 0 in b_shape for _, a_shape, b_shape in misshapen),
+        "flat": sum(len(a_shape) == 1 or len(b_shape) == 1 for _, a_shape, b_shape in misshapen),
     }
 
 
-def _is_transposed(spec: TargetSpec | None, module: LoraModule, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+def _is_transposed(
+    target_spec: TargetSpec | None, module: LoraModule, a_shape: tuple[int, ...], b_shape: tuple[int, ...]
+) -> bool:
     """Whether the rank stands where inputs and outputs belong."""
-    if len(a) != 2 or a[1] != b[0] or (spec is not None and spec.of_parameters(module.path)):
+    if (
+        len(a_shape) != 2
+        or a_shape[1] != b_shape[0]
+        or (target_spec is not None and target_spec.of_parameters(module.path))
+    ):
         return False
-    rank = None if spec is None else spec.rank(module.path)
-    if a[0] == b[1]:  # they agree as they stand: only the config's rank can tell, if it fits the other way
-        return rank is not None and a[0] != rank and a[1] == rank
-    return a[1] == rank or a[1] < min(a[0], b[1])
+    rank = None if target_spec is None else target_spec.rank(module.path)
+    if a_shape[0] == b_shape[1]:  # they agree as they stand: only the config's rank can tell, if it fits the other way
+        return rank is not None and a_shape[0] != rank and a_shape[1] == rank
+    return a_shape[1] == rank or a_shape[1] < min(a_shape[0], b_shape[1])
 
 
 def _types(tensor_map: TensorMap) -> list[Finding]:
     factors = tensor_map.factors()
     findings = []
-    integers = [tensor_name for tensor_name, info in factors.items() if info.dtype in _NOT_FLOATING]
+    integers = [tensor_name for tensor_name, tensor_info in factors.items() if tensor_info.dtype in _NOT_FLOATING]
     if integers:
-        wrong = sorted({factors[tensor_name].dtype for tensor_name in integers})
-        actual = f"{some(integers, len(factors), 'factors')}: {', '.join(wrong)}"
-        facts = {"tensors": len(integers), "of": len(factors), "types": wrong}
+        integer_dtypes = sorted({factors[tensor_name].dtype for tensor_name in integers})
+        actual = f"{some(integers, len(factors), 'factors')}: {', '.join(integer_dtypes)}"
+        facts = {"tensors": len(integers), "of": len(factors), "types": integer_dtypes}
         findings.append(finding("L115", actual, expected="F32, BF16 or F16", facts=facts))
-    types = Counter(info.dtype for info in factors.values())
-    if len(types) > 1 and not integers:
-        actual = ", ".join(f"{count} {tensor_name}" for tensor_name, count in types.most_common())
-        findings.append(finding("L116", actual, facts={"types": dict(types)}))
+    dtype_counts = Counter(tensor_info.dtype for tensor_info in factors.values())
+    if len(dtype_counts) > 1 and not integers:
+        actual = ", ".join(f"{tensor_count} {dtype}" for dtype, tensor_count in dtype_counts.most_common())
+        findings.append(finding("L116", actual, facts={"types": dict(dtype_counts)}))
     return findings
 
 
-def _ranks(spec: TargetSpec | None, tensor_map: TensorMap, usable: list[LoraModule]) -> list[Finding]:
-    if spec is None:
+def _ranks(target_spec: TargetSpec | None, tensor_map: TensorMap, usable: list[LoraModule]) -> list[Finding]:
+    if target_spec is None:
         return []
-    wrong = []
-    allowed = {spec.config.r, *spec.config.rank_pattern.values()}
+    mismatches = []
+    allowed = {target_spec.config.r, *target_spec.config.rank_pattern.values()}
     for module in usable:
         rank = tensor_map.shape(module.a)[0]
-        if spec.of_parameters(module.path):
+        if target_spec.of_parameters(module.path):
             # rank x experts; which of the module's parameters it is, the file does not say.
-            fits = any(rank % allowed_rank == 0 for allowed_rank in allowed)
-            expected = spec.config.r
+            is_multiple = any(rank % allowed_rank == 0 for allowed_rank in allowed)
+            expected = target_spec.config.r
         else:
-            configured_rank = spec.rank(module.path)
-            fits = rank in allowed if configured_rank is None else rank == configured_rank
-            expected = spec.config.r if configured_rank is None else configured_rank
-        if not fits:
-            wrong.append((module.path, rank, expected))
-    if not wrong:
+            configured_rank = target_spec.rank(module.path)
+            is_multiple = rank in allowed if configured_rank is None else rank == configured_rank
+            expected = target_spec.config.r if configured_rank is None else configured_rank
+        if not is_multiple:
+            mismatches.append((module.path, rank, expected))
+    if not mismatches:
         return []
-    tensor_ranks = Counter(rank for _, rank, _ in wrong)
-    configured_ranks = Counter(expected for _, _, expected in wrong)
+    tensor_ranks = Counter(rank for _, rank, _ in mismatches)
+    configured_ranks = Counter(expected for _, _, expected in mismatches)
     return [
         finding(
             "L112",
-            f"{some([row[0] for row in wrong], len(usable))}: rank {listed(sorted(tensor_ranks))} in the tensors",
+            f"{some([module_path for module_path, *_ in mismatches], len(usable))}: "
+            f"rank {listed(sorted(tensor_ranks))} in the tensors",
             expected=f"rank {listed(sorted(configured_ranks))}, by r and rank_pattern of {CONFIG_NAME}",
             file=CONFIG_NAME,
             facts={
-                "modules": len(wrong),
+                "modules": len(mismatches),
                 "of": len(usable),
-                "ranks": {str(rank): count for rank, count in tensor_ranks.items()},
+                "ranks": {str(rank): module_count for rank, module_count in tensor_ranks.items()},
                 "expected": sorted(configured_ranks),
             },
         )
     ]
 
 
-def _magnitudes(spec: TargetSpec | None, tensor_map: TensorMap, usable: list[LoraModule]) -> list[Finding]:
-    have = [module for module in tensor_map.modules.values() if module.magnitude]
-    total, findings = len(tensor_map.modules), []
-    if spec is not None and have and not spec.config.use_dora:
-        actual = f"{some([module.path for module in have], total)}: magnitudes, and use_dora is false"
-        facts = {"modules": len(have), "of": total}
+def _magnitudes(target_spec: TargetSpec | None, tensor_map: TensorMap, usable: list[LoraModule]) -> list[Finding]:
+    with_magnitude = [module for module in tensor_map.modules.values() if module.magnitude]
+    module_count, findings = len(tensor_map.modules), []
+    if target_spec is not None and with_magnitude and not target_spec.config.use_dora:
+        actual = f"{some([module.path for module in with_magnitude], module_count)}: magnitudes, and use_dora is false"
+        facts = {"modules": len(with_magnitude), "of": module_count}
         findings.append(finding("L119", actual, expected="use_dora true", file=CONFIG_NAME, facts=facts))
-    if spec is not None and spec.config.use_dora and len(have) < total:
-        lack = [module.path for module in tensor_map.modules.values() if not module.magnitude]
-        actual = f"no magnitude in {some(lack, total)}"
-        facts = {"modules": len(lack), "of": total}
+    if target_spec is not None and target_spec.config.use_dora and len(with_magnitude) < module_count:
+        without_magnitude = [module.path for module in tensor_map.modules.values() if not module.magnitude]
+        actual = f"no magnitude in {some(without_magnitude, module_count)}"
+        facts = {"modules": len(without_magnitude), "of": module_count}
         expected = "lora_magnitude_vector in every module"
         findings.append(finding("L120", actual, expected=expected, facts=facts))
-    wrong = [
+    mismatches = [
         module.path
         for module in usable
         if module.magnitude and math.prod(tensor_map.shape(module.magnitude)) != tensor_map.shape(module.b)[0]
     ]
-    if wrong:
-        module = tensor_map.modules[wrong[0]]
-        long, outputs = math.prod(tensor_map.shape(module.magnitude)), tensor_map.shape(module.b)[0]
-        actual = f"{some(wrong, total)}: {long} magnitudes for {outputs} outputs"
-        findings.append(finding("L121", actual, expected="one for each output", facts={"n": len(wrong)}))
+    if mismatches:
+        module = tensor_map.modules[mismatches[0]]
+        magnitude_length, outputs = math.prod(tensor_map.shape(module.magnitude)), tensor_map.shape(module.b)[0]
+        actual = f"{some(mismatches, module_count)}: {magnitude_length} magnitudes for {outputs} outputs"
+        findings.append(finding("L121", actual, expected="one for each output", facts={"n": len(mismatches)}))
     return findings
 
 
-def _biases(spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
-    if spec is None:
+def _biases(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
+    if target_spec is None:
         return []
-    flag = bool(spec.config.other.get("lora_bias"))
-    have = [
+    bias_configured = bool(target_spec.config.other.get("lora_bias"))
+    with_bias = [
         module.path
         for module in tensor_map.modules.values()
         if any(tensor_name.endswith(".bias") for tensor_name in module.more)
     ]
-    if bool(have) == flag and (not flag or len(have) == len(tensor_map.modules)):
+    if bool(with_bias) == bias_configured and (not bias_configured or len(with_bias) == len(tensor_map.modules)):
         return []
     if not tensor_map.modules:
         return []
-    lack = [module_path for module_path in tensor_map.modules if module_path not in set(have)]
-    actual = f"lora_bias is {str(flag).lower()}; " + (
-        f"no bias in {some(lack, len(tensor_map.modules))}"
-        if flag
-        else f"biases in {some(have, len(tensor_map.modules))}"
+    without_bias = [module_path for module_path in tensor_map.modules if module_path not in set(with_bias)]
+    actual = f"lora_bias is {str(bias_configured).lower()}; " + (
+        f"no bias in {some(without_bias, len(tensor_map.modules))}"
+        if bias_configured
+        else f"biases in {some(with_bias, len(tensor_map.modules))}"
     )
-    facts = {"flag": flag, "with_bias": len(have), "of": len(tensor_map.modules)}
+    facts = {"flag": bias_configured, "with_bias": len(with_bias), "of": len(tensor_map.modules)}
     return [finding("L122", actual, expected="lora_B.bias exactly if lora_bias is true", file=CONFIG_NAME, facts=facts)]
 
 
-def _scaling(spec: TargetSpec, tensor_map: TensorMap, usable: list[LoraModule]) -> list[Finding]:
-    module_paths = [module.path for module in tensor_map.pairs if not spec.of_parameters(module.path)]
-    factors = [factor for module_path in module_paths if (factor := spec.scaling(module_path)) is not None]
+def _scaling(target_spec: TargetSpec, tensor_map: TensorMap, usable: list[LoraModule]) -> list[Finding]:
+    module_paths = [module.path for module in tensor_map.pairs if not target_spec.of_parameters(module.path)]
+    factors = [factor for module_path in module_paths if (factor := target_spec.scaling(module_path)) is not None]
     if not factors or not usable:
         return []
-    low, high = min(factors), max(factors)
-    formula = "alpha / sqrt(r), rsLoRA" if spec.config.use_rslora else "alpha / r"
+    lowest, highest = min(factors), max(factors)
+    formula = "alpha / sqrt(r), rsLoRA" if target_spec.config.use_rslora else "alpha / r"
     facts = {
-        "lowest": low,
-        "highest": high,
-        "r": spec.config.r,
-        "alpha": spec.config.lora_alpha,
-        "rslora": spec.config.use_rslora,
-        "alpha_pattern": bool(spec.config.alpha_pattern),
-        "rank_pattern": bool(spec.config.rank_pattern),
+        "lowest": lowest,
+        "highest": highest,
+        "r": target_spec.config.r,
+        "alpha": target_spec.config.lora_alpha,
+        "rslora": target_spec.config.use_rslora,
+        "alpha_pattern": bool(target_spec.config.alpha_pattern),
+        "rank_pattern": bool(target_spec.config.rank_pattern),
     }
     findings = []
-    if high > _USUAL_SCALING[1] or low < _USUAL_SCALING[0]:
-        span = figure(low) if low == high else f"{figure(low)} to {figure(high)}"
-        actual = f"{formula} = {span} (r {spec.config.r}, lora_alpha {figure(spec.config.lora_alpha)})"
-        usual = f"mostly {figure(_USUAL_SCALING[0])} to {figure(_USUAL_SCALING[1])}"
-        findings.append(finding("L138", actual, expected=usual, file=CONFIG_NAME, facts=facts))
-    if high > 1.01 * low:
-        pattern_lost = spec.config.rank_pattern and not spec.config.alpha_pattern
-        actual = f"{formula} from {figure(low)} to {figure(high)}" + (
+    if highest > _USUAL_SCALING[1] or lowest < _USUAL_SCALING[0]:
+        scaling_text = figure(lowest) if lowest == highest else f"{figure(lowest)} to {figure(highest)}"
+        actual = (
+            f"{formula} = {scaling_text} (r {target_spec.config.r}, lora_alpha {figure(target_spec.config.lora_alpha)})"
+        )
+        usual_text = f"mostly {figure(_USUAL_SCALING[0])} to {figure(_USUAL_SCALING[1])}"
+        findings.append(finding("L138", actual, expected=usual_text, file=CONFIG_NAME, facts=facts))
+    if highest > 1.01 * lowest:
+        pattern_lost = target_spec.config.rank_pattern and not target_spec.config.alpha_pattern
+        actual = f"{formula} from {figure(lowest)} to {figure(highest)}" + (
             "; rank_pattern without alpha_pattern, as when one was lost" if pattern_lost else ""
         )
         findings.append(finding("L142", actual, file=CONFIG_NAME, facts=facts))

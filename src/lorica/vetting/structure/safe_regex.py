@@ -29,41 +29,41 @@ class UnsupportedRegexError(Exception):
 class SafeRegex:
     """A compiled expression for the paths of modules, matched without backtracking. Raises UnsupportedRegexError."""
 
-    def __init__(self, text: str) -> None:
-        if len(text) > _MAX_CHARACTERS or not text.isprintable():
-            raise UnsupportedRegexError(text[:80])
+    def __init__(self, expression: str) -> None:
+        if len(expression) > _MAX_CHARACTERS or not expression.isprintable():
+            raise UnsupportedRegexError(expression[:80])
         self._steps: list[tuple[Test, int] | None] = []
         self._epsilon: list[list[int]] = []
         self._transitions: dict[tuple[States, str], States] = {}
-        self._text, self._position, self._depth = text, 0, 0
-        first = self._alternatives()
-        if self._position < len(text):
-            raise UnsupportedRegexError(text)
-        start, self._end = self._state(), self._state()
-        first(start, self._end)
-        self._start = self._closed([start])
+        self._text, self._position, self._depth = expression, 0, 0
+        put_alternatives = self._alternatives()
+        if self._position < len(expression):
+            raise UnsupportedRegexError(expression)
+        start_state, self._end = self._state(), self._state()
+        put_alternatives(start_state, self._end)
+        self._start = self._closed([start_state])
         self._anywhere = self._closed(range(len(self._steps)))
 
-    def matches(self, path: str, tail: str) -> bool | None:
-        """Whether the whole of a path is meant; None where that depends on what stands before `tail`, its last part.
+    def matches(self, module_path: str, path_tail: str) -> bool | None:
+        """Whether the whole of a path is meant; None where that depends on what stands before `path_tail`.
 
-        False says that no path whatever that ends in `tail` is meant.
+        `path_tail` is its last part. False says that no path whatever that ends in it is meant.
         """
-        if self._end in self._follow(self._start, path):
+        if self._end in self._follow(self._start, module_path):
             return True
-        return None if self._end in self._follow(self._anywhere, tail) else False
+        return None if self._end in self._follow(self._anywhere, path_tail) else False
 
-    def _follow(self, states: States, text: str) -> States:
-        for character in text:
-            key = (states, character)
-            if key not in self._transitions:
+    def _follow(self, states: States, path_text: str) -> States:
+        for character in path_text:
+            transition_key = (states, character)
+            if transition_key not in self._transitions:
                 if len(self._transitions) > _MAX_CACHED:
                     self._transitions.clear()
-                steps = (self._steps[state] for state in states)
-                self._transitions[key] = self._closed(
-                    [step[1] for step in steps if step is not None and step[0](character)]
+                state_steps = (self._steps[state] for state in states)
+                self._transitions[transition_key] = self._closed(
+                    [state_step[1] for state_step in state_steps if state_step is not None and state_step[0](character)]
                 )
-            states = self._transitions[key]
+            states = self._transitions[transition_key]
             if not states:
                 break
         return states
@@ -96,63 +96,65 @@ class SafeRegex:
             branches.append(self._sequence())
         self._depth -= 1
 
-        def put(begin: int, end: int) -> None:
+        def put(begin_state: int, end_state: int) -> None:
             for branch in branches:
-                branch(begin, end)
+                branch(begin_state, end_state)
 
         return put
 
     def _sequence(self) -> Callable[[int, int], None]:
-        atoms: list[Callable[[int, int], None]] = []
+        atom_putters: list[Callable[[int, int], None]] = []
         while self._position < len(self._text) and self._text[self._position] not in "|)":
-            at = self._position
-            if (self._text[at] == "^" and at == 0) or (self._text[at] == "$" and at == len(self._text) - 1):
+            position = self._position
+            if (self._text[position] == "^" and position == 0) or (
+                self._text[position] == "$" and position == len(self._text) - 1
+            ):
                 self._position += 1  # the whole path is compared anyway
                 continue
-            atoms.append(self._repeated(self._atom()))
+            atom_putters.append(self._repeated(self._atom()))
 
-        def put(begin: int, end: int) -> None:
-            for atom in atoms:
-                after = self._state()
-                atom(begin, after)
-                begin = after
-            self._epsilon[begin].append(end)
+        def put(begin_state: int, end_state: int) -> None:
+            for put_atom in atom_putters:
+                after_state = self._state()
+                put_atom(begin_state, after_state)
+                begin_state = after_state
+            self._epsilon[begin_state].append(end_state)
 
         return put
 
-    def _repeated(self, atom: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    def _repeated(self, put_atom: Callable[[int, int], None]) -> Callable[[int, int], None]:
         minimum, maximum = self._repeat_bounds()
 
-        def put(begin: int, end: int) -> None:
+        def put(begin_state: int, end_state: int) -> None:
             for _ in range(minimum):
-                after = self._state()
-                atom(begin, after)
-                begin = after
+                after_state = self._state()
+                put_atom(begin_state, after_state)
+                begin_state = after_state
             if maximum is None:
-                inside, after = self._state(), self._state()
-                atom(inside, after)
-                self._epsilon[begin].append(inside)
-                self._epsilon[after].append(inside)
-                self._epsilon[inside].append(end)
+                inside_state, after_state = self._state(), self._state()
+                put_atom(inside_state, after_state)
+                self._epsilon[begin_state].append(inside_state)
+                self._epsilon[after_state].append(inside_state)
+                self._epsilon[inside_state].append(end_state)
                 return
             for _ in range(maximum - minimum):
-                self._epsilon[begin].append(end)
-                after = self._state()
-                atom(begin, after)
-                begin = after
-            self._epsilon[begin].append(end)
+                self._epsilon[begin_state].append(end_state)
+                after_state = self._state()
+                put_atom(begin_state, after_state)
+                begin_state = after_state
+            self._epsilon[begin_state].append(end_state)
 
         return put
 
     def _repeat_bounds(self) -> tuple[int, int | None]:
-        sign = self._text[self._position : self._position + 1]
-        if sign and sign in "*+?":
+        quantifier = self._text[self._position : self._position + 1]
+        if quantifier and quantifier in "*+?":
             self._position += 1
-            bounds: tuple[int, int | None] = {"*": (0, None), "+": (1, None), "?": (0, 1)}[sign]
-        elif match := _COUNT.match(self._text, self._position):
-            self._position = match.end()
-            least = int(match[1])
-            bounds = (least, least if not match[2] else int(match[3]) if match[3] else None)
+            bounds: tuple[int, int | None] = {"*": (0, None), "+": (1, None), "?": (0, 1)}[quantifier]
+        elif count_match := _COUNT.match(self._text, self._position):
+            self._position = count_match.end()
+            minimum = int(count_match[1])
+            bounds = (minimum, minimum if not count_match[2] else int(count_match[3]) if count_match[3] else None)
         else:
             return 1, 1
         if self._text.startswith("?", self._position):
@@ -171,24 +173,24 @@ class SafeRegex:
                 if not self._text.startswith("?:", self._position):
                     raise UnsupportedRegexError(self._text)
                 self._position += 2
-            inner = self._alternatives()
+            put_group = self._alternatives()
             if not self._text.startswith(")", self._position):
                 raise UnsupportedRegexError(self._text)
             self._position += 1
-            return inner
+            return put_group
         if character in "*+?{}]^$":
             raise UnsupportedRegexError(self._text)
         if character == "[":
             return self._stepping(self._class())
         if character == ".":
-            return self._stepping(lambda c: c != "\n")
+            return self._stepping(lambda character_read: character_read != "\n")
         return self._stepping(self._escaped() if character == "\\" else character.__eq__)
 
-    def _stepping(self, test: Test) -> Callable[[int, int], None]:
-        def put(begin: int, end: int) -> None:
-            before = self._state()
-            self._steps[before] = (test, end)
-            self._epsilon[begin].append(before)
+    def _stepping(self, character_test: Test) -> Callable[[int, int], None]:
+        def put(begin_state: int, end_state: int) -> None:
+            before_state = self._state()
+            self._steps[before_state] = (character_test, end_state)
+            self._epsilon[begin_state].append(before_state)
 
         return put
 
@@ -202,29 +204,36 @@ class SafeRegex:
         return character.__eq__
 
     def _class(self) -> Test:
-        inside = self._text.find("]", self._position + 1)
-        body = self._text[self._position : inside]
+        class_end = self._text.find("]", self._position + 1)
+        class_body = self._text[self._position : class_end]
         # Escapes of a bracket, sets within sets and the signs that a later Python may read otherwise are left alone.
-        if inside < 0 or "[" in body or body.endswith("\\") or any(twice in body for twice in ("--", "&&", "~~", "||")):
+        if (
+            class_end < 0
+            or "[" in class_body
+            or class_body.endswith("\\")
+            or any(doubled_sign in class_body for doubled_sign in ("--", "&&", "~~", "||"))
+        ):
             raise UnsupportedRegexError(self._text)
-        self._position = inside + 1
-        negated = body.startswith("^")
-        tokens = re.findall(r"\\.|.", body.removeprefix("^"))
-        if not tokens:
+        self._position = class_end + 1
+        negated = class_body.startswith("^")
+        class_tokens = re.findall(r"\\.|.", class_body.removeprefix("^"))
+        if not class_tokens:
             raise UnsupportedRegexError(self._text)
-        tests: list[Test] = []
-        while tokens:
-            token = tokens.pop(0)
-            if len(tokens) >= 2 and tokens[0] == "-":
-                last = tokens[1]
-                if "\\" in token + last or token > last:
+        character_tests: list[Test] = []
+        while class_tokens:
+            class_token = class_tokens.pop(0)
+            if len(class_tokens) >= 2 and class_tokens[0] == "-":
+                range_end = class_tokens[1]
+                if "\\" in class_token + range_end or class_token > range_end:
                     raise UnsupportedRegexError(self._text)
-                tests.append(lambda c, low=token, high=last: low <= c <= high)  # type: ignore[misc]
-                del tokens[:2]
-            elif token.startswith("\\"):
-                if token[1] not in _CLASSES and token[1].isascii() and token[1].isalnum():
+                character_tests.append(
+                    lambda character, low=class_token, high=range_end: low <= character <= high  # type: ignore[misc]
+                )
+                del class_tokens[:2]
+            elif class_token.startswith("\\"):
+                if class_token[1] not in _CLASSES and class_token[1].isascii() and class_token[1].isalnum():
                     raise UnsupportedRegexError(self._text)
-                tests.append(_CLASSES.get(token[1], token[1].__eq__))
+                character_tests.append(_CLASSES.get(class_token[1], class_token[1].__eq__))
             else:
-                tests.append(token.__eq__)
-        return lambda c: any(test(c) for test in tests) != negated
+                character_tests.append(class_token.__eq__)
+        return lambda character: any(character_test(character) for character_test in character_tests) != negated

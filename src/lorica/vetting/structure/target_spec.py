@@ -57,56 +57,58 @@ class PathNames(msgspec.Struct, frozen=True):
 
     ends: tuple[tuple[str, str], ...]
 
-    def match(self, path: str) -> bool:
+    def match(self, module_path: str) -> bool:
         """Whether the whole of a module's path is meant."""
         return any(
-            path.endswith(name) if how == "end" else path == name or (how == "dot" and path.endswith(f".{name}"))
-            for how, name in self.ends
+            module_path.endswith(path_name)
+            if end_kind == "end"
+            else module_path == path_name or (end_kind == "dot" and module_path.endswith(f".{path_name}"))
+            for end_kind, path_name in self.ends
         )
 
 
-def read_expression(text: str) -> PathNames | None:
+def read_expression(expression: str) -> PathNames | None:
     """The plain names behind a well-known form of expression (`.*\\.(q_proj|v_proj)$`), read by hand; else None."""
-    if len(text) > 4096:
+    if len(expression) > 4096:
         return None
-    if _LIST_AS_TEXT.fullmatch(text):
+    if _LIST_AS_TEXT.fullmatch(expression):
         return PathNames(())
-    if "(" not in text and "|" in text:
-        alternatives = [_read_piece(alternative) for alternative in text.split("|")]
-        if any(names is None for names in alternatives):
+    if "(" not in expression and "|" in expression:
+        alternatives = [_read_piece(alternative) for alternative in expression.split("|")]
+        if any(path_ends is None for path_ends in alternatives):
             return None
-        return PathNames(tuple(end for names in alternatives if names for end in names))
-    ends = _read_piece(text)
-    return None if ends is None else PathNames(ends)
+        return PathNames(tuple(path_end for path_ends in alternatives if path_ends for path_end in path_ends))
+    piece_ends = _read_piece(expression)
+    return None if piece_ends is None else PathNames(piece_ends)
 
 
-def _read_piece(text: str) -> tuple[tuple[str, str], ...] | None:
-    text = text.removeprefix("^")
-    text = text if text.endswith(r"\$") else text.removesuffix("$")
-    opening, how = next((opening, how) for opening, how in _OPENINGS if text.startswith(opening))
-    body = text.removeprefix(opening)
+def _read_piece(piece: str) -> tuple[tuple[str, str], ...] | None:
+    piece = piece.removeprefix("^")
+    piece = piece if piece.endswith(r"\$") else piece.removesuffix("$")
+    opening, end_kind = next((opening, end_kind) for opening, end_kind in _OPENINGS if piece.startswith(opening))
+    name_list = piece.removeprefix(opening)
     for bracket in ("(?:", "("):
-        if body.startswith(bracket) and body.endswith(")"):
-            body = body.removeprefix(bracket).removesuffix(")")
+        if name_list.startswith(bracket) and name_list.endswith(")"):
+            name_list = name_list.removeprefix(bracket).removesuffix(")")
             break
-    names = body.split("|") if body is not text else [body]
-    if not all(_PLAIN.fullmatch(name) for name in names):
+    path_names = name_list.split("|") if name_list is not piece else [name_list]
+    if not all(_PLAIN.fullmatch(path_name) for path_name in path_names):
         return None
-    return tuple((how, name.replace("\\.", ".")) for name in names)
+    return tuple((end_kind, path_name.replace("\\.", ".")) for path_name in path_names)
 
 
-def may_select_layers(text: str) -> bool:
+def may_select_layers(expression: str) -> bool:
     """Whether an expression could mean some layers and not others: it holds a number of its own."""
-    free = re.sub(r"\[0-9\]|\{[\d,]*\}|\\d", "", text)
-    return re.search(r"(?<![A-Za-z_\d])\d", free) is not None
+    without_digits = re.sub(r"\[0-9\]|\{[\d,]*\}|\\d", "", expression)
+    return re.search(r"(?<![A-Za-z_\d])\d", without_digits) is not None
 
 
-def suffixes(path: str) -> Iterator[str]:
+def suffixes(module_path: str) -> Iterator[str]:
     """A path and its last parts: "a.b.c", "b.c", "c". Of more than 64 parts, the last 64 and the whole."""
-    yield path
-    at, deepest = len(path), _MAX_COMPONENTS
-    while deepest and (at := path.rfind(".", 0, at)) >= 0:
-        yield path[at + 1 :]
+    yield module_path
+    dot_index, deepest = len(module_path), _MAX_COMPONENTS
+    while deepest and (dot_index := module_path.rfind(".", 0, dot_index)) >= 0:
+        yield module_path[dot_index + 1 :]
         deepest -= 1
 
 
@@ -122,46 +124,56 @@ class Patterns:
         self.plain: dict[str, int] = {}
         self.whole: dict[str, int] = {}
         self.others: list[tuple[int, str, PathNames | None]] = []
-        for number, key in enumerate(patterns):
-            if re.fullmatch(r"\^?[\w.\-]+", key) is None:
+        for number, pattern_key in enumerate(patterns):
+            if re.fullmatch(r"\^?[\w.\-]+", pattern_key) is None:
                 if len(self.others) <= _MAX_EXPRESSIONS:
-                    self.others.append((number, key, _read_key(key) if len(self.others) < _MAX_EXPRESSIONS else None))
-            elif key.startswith("^"):
-                self.whole[key[1:]] = number
+                    self.others.append(
+                        (number, pattern_key, _read_key(pattern_key) if len(self.others) < _MAX_EXPRESSIONS else None)
+                    )
+            elif pattern_key.startswith("^"):
+                self.whole[pattern_key[1:]] = number
             else:
-                self.plain[key] = number
+                self.plain[pattern_key] = number
 
     def value(self, module: str) -> float | None:
         """The value for a module, None when no key means it. Raises UnknownKeyError."""
         if not self.values:
             return None
-        orders = [self.plain[end] for end in suffixes(module) if end in self.plain]
+        orders = [self.plain[path_suffix] for path_suffix in suffixes(module) if path_suffix in self.plain]
         orders += [self.whole[module]] if module in self.whole else []
-        first = min(orders, default=len(self.values))
-        for number, key, names in self.others:
-            if number > first:
+        first_order = min(orders, default=len(self.values))
+        for number, pattern_key, path_names in self.others:
+            if number > first_order:
                 break
-            if names is None:
-                raise UnknownKeyError(key)
-            if names.match(module):
-                first = number
-        return self.values[first][1] if first < len(self.values) else None
+            if path_names is None:
+                raise UnknownKeyError(pattern_key)
+            if path_names.match(module):
+                first_order = number
+        return self.values[first_order][1] if first_order < len(self.values) else None
 
     def unmatched(self, modules: Collection[str]) -> tuple[list[str], list[str]]:
         """(keys that mean none of the modules, keys whose meaning only execution could tell)."""
-        ends = {end for module in modules for end in suffixes(module)}
-        none = [key for key in self.plain if key not in ends] + [f"^{key}" for key in self.whole if key not in modules]
-        unread = [key for _, key, names in self.others if names is None]
-        none += [key for _, key, names in self.others if names and not any(map(names.match, modules))]
-        return none, unread
+        path_suffixes = {path_suffix for module in modules for path_suffix in suffixes(module)}
+        unmatched_keys = [pattern_key for pattern_key in self.plain if pattern_key not in path_suffixes] + [
+            f"^{pattern_key}" for pattern_key in self.whole if pattern_key not in modules
+        ]
+        unread = [pattern_key for _, pattern_key, path_names in self.others if path_names is None]
+        unmatched_keys += [
+            pattern_key
+            for _, pattern_key, path_names in self.others
+            if path_names and not any(map(path_names.match, modules))
+        ]
+        return unmatched_keys, unread
 
 
-def _read_key(key: str) -> PathNames | None:
-    names = None if key.startswith("^") else read_expression(key)
-    if names is None:
+def _read_key(pattern_key: str) -> PathNames | None:
+    path_names = None if pattern_key.startswith("^") else read_expression(pattern_key)
+    if path_names is None:
         return None
     # In PEFT a key may begin anywhere after a dot: "whole" is "dot" here.
-    return PathNames(tuple(("end" if how == "end" else "dot", name) for how, name in names.ends))
+    return PathNames(
+        tuple(("end" if end_kind == "end" else "dot", path_name) for end_kind, path_name in path_names.ends)
+    )
 
 
 class TargetSpec:
@@ -177,10 +189,14 @@ class TargetSpec:
         self._layers = frozenset([layer_choice] if isinstance(layer_choice, int) else layer_choice or [])
         self._target_names = _compiled(config.target_modules)
         self._excluded_names = _compiled(config.exclude_modules)
-        named = config.other.get("target_parameters")
-        parameters = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+        target_parameters = config.other.get("target_parameters")
+        parameters = (
+            [parameter_name for parameter_name in target_parameters if isinstance(parameter_name, str)]
+            if isinstance(target_parameters, list)
+            else []
+        )
         self.parameters = frozenset(parameters)
-        self._owners = frozenset(name.rpartition(".")[0] for name in parameters)
+        self._owners = frozenset(parameter_name.rpartition(".")[0] for parameter_name in parameters)
 
     def targeted(self, path: str) -> bool | None:
         """Whether PEFT would adapt the module of this path; None when only an expression could tell."""
@@ -193,7 +209,7 @@ class TargetSpec:
                 return None if excluded is None else False
         elif self._excluded and ends_with(module, self._excluded):
             return False
-        if any(f".{name}." in f".{module}." for name in self._saved_modules):
+        if any(f".{saved_name}." in f".{module}." for saved_name in self._saved_modules):
             return False
         if isinstance(self.config.target_modules, str):
             if self.config.target_modules == "all-linear":
@@ -212,25 +228,25 @@ class TargetSpec:
         module = module_path(path)
         return ends_with(module, self._owners) or ("" in self._owners and "expert" in module)
 
-    def rank(self, path: str) -> int | None:
+    def rank(self, module_path: str) -> int | None:
         """The rank the config gives a module; None when only an expression could tell."""
         try:
-            value = self.ranks.value(path)
+            pattern_rank = self.ranks.value(module_path)
         except UnknownKeyError:
             return None
-        return self.config.r if value is None else int(value)
+        return self.config.r if pattern_rank is None else int(pattern_rank)
 
-    def alpha(self, path: str) -> float | None:
+    def alpha(self, module_path: str) -> float | None:
         """The alpha the config gives a module; None when only an expression could tell."""
         try:
-            value = self.alphas.value(path)
+            pattern_alpha = self.alphas.value(module_path)
         except UnknownKeyError:
             return None
-        return self.config.lora_alpha if value is None else value
+        return self.config.lora_alpha if pattern_alpha is None else pattern_alpha
 
-    def scaling(self, path: str) -> float | None:
+    def scaling(self, module_path: str) -> float | None:
         """The factor of B A: alpha / r, or alpha / sqrt(r) with rsLoRA; None when only an expression could tell."""
-        alpha, rank = self.alpha(path), self.rank(path)
+        alpha, rank = self.alpha(module_path), self.rank(module_path)
         if alpha is None or rank is None or rank <= 0:
             return None
         return alpha / (math.sqrt(rank) if self.config.use_rslora else rank)
@@ -242,11 +258,11 @@ class TargetSpec:
         patterns = ([layers_pattern] if isinstance(layers_pattern, str) else layers_pattern or [])[:_MAX_ENTRIES]
         if not all(_PLAIN.fullmatch(pattern) for pattern in patterns):
             return None
-        match = _INDEX.match(module)
+        layer_match = _INDEX.match(module)
         if patterns:
             alternatives = "|".join(re.escape(pattern) for pattern in patterns)
-            match = re.match(rf"(?:^|.*?\.)({alternatives})\.(\d+)\.", module)
-        return match is not None and len(match[2]) < 10 and int(match[2]) in self._layers
+            layer_match = re.match(rf"(?:^|.*?\.)({alternatives})\.(\d+)\.", module)
+        return layer_match is not None and len(layer_match[2]) < 10 and int(layer_match[2]) in self._layers
 
 
 class _CompiledExpression:
@@ -255,26 +271,26 @@ class _CompiledExpression:
     def __init__(self, expression: SafeRegex) -> None:
         self._expression = expression
 
-    def match(self, path: str) -> bool | None:
+    def match(self, module_path: str) -> bool | None:
         """As of `Names`; None where it depends on how a path begins, which loaders and wrappers change."""
-        match = re.search(r"(?:^|\.)(\d{1,5}\..*)$", path)
-        return self._expression.matches(path, match[1] if match else path.rpartition(".")[2])
+        layer_match = re.search(r"(?:^|\.)(\d{1,5}\..*)$", module_path)
+        return self._expression.matches(module_path, layer_match[1] if layer_match else module_path.rpartition(".")[2])
 
 
-def _compiled(value: list[str] | str | None) -> PathNames | _CompiledExpression | None:
-    if not isinstance(value, str) or value in ("", "all-linear"):
+def _compiled(targets: list[str] | str | None) -> PathNames | _CompiledExpression | None:
+    if not isinstance(targets, str) or targets in ("", "all-linear"):
         return None
-    if (names := read_expression(value)) is not None:
-        return names
+    if (path_names := read_expression(targets)) is not None:
+        return path_names
     try:
-        return _CompiledExpression(SafeRegex(value))
+        return _CompiledExpression(SafeRegex(targets))
     except UnsupportedRegexError:
         return None
 
 
-def ends_with(module: str, names: Container[str]) -> bool:
+def ends_with(module: str, suffix_names: Container[str]) -> bool:
     """Whether one of the names is the module's path or its last parts."""
-    return any(end in names for end in suffixes(module))
+    return any(path_suffix in suffix_names for path_suffix in suffixes(module))
 
 
 def is_default_target(tensor_map: TensorMap) -> bool:

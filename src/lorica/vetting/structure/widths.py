@@ -15,82 +15,85 @@ _READ = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_p
 _WRITE = {"self_attn.o_proj", "mlp.down_proj"}
 
 
-def check_widths(spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
+def check_widths(target_spec: TargetSpec | None, tensor_map: TensorMap) -> list[Finding]:
     """Findings about widths that contradict each other, and about layers that differ from the others."""
-    pairs = [
+    factor_pairs = [
         module
-        for module in usable_pairs(spec, tensor_map)
+        for module in usable_pairs(target_spec, tensor_map)
         if module.layer is not None
         and len(tensor_map.shape(module.a)) == 2
-        and not (spec and spec.of_parameters(module.path))
+        and not (target_spec and target_spec.of_parameters(module.path))
     ]
-    findings = _residual(tensor_map, pairs) + _feed_forward(tensor_map, pairs)
-    return findings[:1] or _odd_layers(tensor_map, pairs)
+    findings = _residual(tensor_map, factor_pairs) + _feed_forward(tensor_map, factor_pairs)
+    return findings[:1] or _odd_layers(tensor_map, factor_pairs)
 
 
-def _residual(tensor_map: TensorMap, pairs: list[LoraModule]) -> list[Finding]:
-    for container in dict.fromkeys(split_layer(module.path)[0] for module in pairs):
+def _residual(tensor_map: TensorMap, factor_pairs: list[LoraModule]) -> list[Finding]:
+    for container in dict.fromkeys(split_layer(module.path)[0] for module in factor_pairs):
         widths: dict[int, list[str]] = {}
-        for module in pairs:
+        for module in factor_pairs:
             module_container, template = split_layer(module.path)
             if module_container != container:
                 continue
-            inner = template.removeprefix(f"{container}.*.")
-            if inner in _READ:
+            inner_name = template.removeprefix(f"{container}.*.")
+            if inner_name in _READ:
                 widths.setdefault(tensor_map.shape(module.a)[1], []).append(module.path)
-            elif inner in _WRITE:
+            elif inner_name in _WRITE:
                 widths.setdefault(tensor_map.shape(module.b)[0], []).append(module.path)
         if len(widths) > 1:
             by_count = sorted(widths.items(), key=lambda width_and_paths: -len(width_and_paths[1]))
             actual = " and ".join(
-                f"hidden size {width} in {len(module_paths)} modules" for width, module_paths in by_count[:3]
+                f"hidden size {hidden_size} in {len(module_paths)} modules"
+                for hidden_size, module_paths in by_count[:3]
             )
-            odd = by_count[-1]
-            actual = f"{actual}; {odd[0]} in {shown(odd[1][0])}"
-            facts = {"widths": {str(width): len(module_paths) for width, module_paths in by_count}}
+            rarest_width = by_count[-1]
+            actual = f"{actual}; {rarest_width[0]} in {shown(rarest_width[1][0])}"
+            facts = {"widths": {str(hidden_size): len(module_paths) for hidden_size, module_paths in by_count}}
             return [finding("L117", actual, expected="one hidden size", facts=facts)]
     return []
 
 
-def _feed_forward(tensor_map: TensorMap, pairs: list[LoraModule]) -> list[Finding]:
+def _feed_forward(tensor_map: TensorMap, factor_pairs: list[LoraModule]) -> list[Finding]:
     """gate and up give what down takes, in each layer and each expert."""
-    inner: dict[str, dict[str, int]] = {}
-    for module in pairs:
+    inner_widths: dict[str, dict[str, int]] = {}
+    for module in factor_pairs:
         parent, _, module_name = module.path.rpartition(".")
         if module_name in ("gate_proj", "up_proj"):
-            inner.setdefault(parent, {})[module_name] = tensor_map.shape(module.b)[0]
+            inner_widths.setdefault(parent, {})[module_name] = tensor_map.shape(module.b)[0]
         elif module_name == "down_proj":
-            inner.setdefault(parent, {})[module_name] = tensor_map.shape(module.a)[1]
-    wrong = {parent: widths for parent, widths in inner.items() if len(set(widths.values())) > 1}
-    if not wrong:
+            inner_widths.setdefault(parent, {})[module_name] = tensor_map.shape(module.a)[1]
+    mismatches = {parent: widths for parent, widths in inner_widths.items() if len(set(widths.values())) > 1}
+    if not mismatches:
         return []
-    parent, widths = next(iter(wrong.items()))
-    actual = f"feed-forward of {len(wrong)} of {len(inner)} layers, {shown(parent)}: " + ", ".join(
-        f"{module_name} {width}" for module_name, width in sorted(widths.items())
+    parent, widths = next(iter(mismatches.items()))
+    actual = f"feed-forward of {len(mismatches)} of {len(inner_widths)} layers, {shown(parent)}: " + ", ".join(
+        f"{module_name} {inner_width}" for module_name, inner_width in sorted(widths.items())
     )
-    facts = {"layers": len(wrong), "of": len(inner), **widths}
+    facts = {"layers": len(mismatches), "of": len(inner_widths), **widths}
     return [finding("L117", actual, expected="one inner width", facts=facts)]
 
 
-def _odd_layers(tensor_map: TensorMap, pairs: list[LoraModule]) -> list[Finding]:
+def _odd_layers(tensor_map: TensorMap, factor_pairs: list[LoraModule]) -> list[Finding]:
     """Kinds of modules whose shape differs in a single layer or two; bases of mixed layers differ in many."""
     shapes: dict[str, dict[int, tuple[int, int]]] = {}
-    for module in pairs:
+    for module in factor_pairs:
         _, template = split_layer(module.path)
-        shape = tensor_map.shape(module.a)[1], tensor_map.shape(module.b)[0]
-        shapes.setdefault(template, {})[module.layer or 0] = shape
-    odd: dict[str, list[int]] = {}
+        module_shape = tensor_map.shape(module.a)[1], tensor_map.shape(module.b)[0]
+        shapes.setdefault(template, {})[module.layer or 0] = module_shape
+    layers_by_template: dict[str, list[int]] = {}
     expected = ""
     for template, layers in shapes.items():
-        usual, count = Counter(layers.values()).most_common(1)[0]
-        odd_layers = sorted(layer for layer, shape in layers.items() if shape != usual)
-        if odd_layers and len(odd_layers) <= max(1, len(layers) // 16) and count > len(odd_layers):
-            odd[template] = odd_layers
-            expected = expected or f"{list(usual)}, as in the other layers"
-    if not odd:
+        usual_shape, usual_count = Counter(layers.values()).most_common(1)[0]
+        odd_layers = sorted(layer_index for layer_index, module_shape in layers.items() if module_shape != usual_shape)
+        if odd_layers and len(odd_layers) <= max(1, len(layers) // 16) and usual_count > len(odd_layers):
+            layers_by_template[template] = odd_layers
+            expected = expected or f"{list(usual_shape)}, as in the other layers"
+    if not layers_by_template:
         return []
-    template, odd_layers = next(iter(odd.items()))
-    shape = shapes[template][odd_layers[0]]
-    actual = f"{listed(odd, 3)}: layers {numbers(odd_layers)} have (inputs, outputs) {list(shape)}"
-    facts = {"templates": dict(list(odd.items())[:16])}
+    template, odd_layers = next(iter(layers_by_template.items()))
+    module_shape = shapes[template][odd_layers[0]]
+    actual = (
+        f"{listed(layers_by_template, 3)}: layers {numbers(odd_layers)} have (inputs, outputs) {list(module_shape)}"
+    )
+    facts = {"templates": dict(list(layers_by_template.items())[:16])}
     return [finding("L118", actual, expected=expected, facts=facts)]
