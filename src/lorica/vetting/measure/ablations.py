@@ -39,62 +39,68 @@ def measure_examples(adapter: LoadedAdapter, task: Task, rows: Sequence[Row]) ->
     example_task = with_settings(task, style=style)
     as_they_are, _ = make_requests(adapter.session, example_task, [row for row in rows if row.id in swapped_ids])
     exchanged, _ = make_requests(adapter.session, example_task, swapped)
-    pairs = [align(score(as_they_are), score(exchanged)) for score in (adapter.score, adapter.score_base)]
-    if not all(first.rows for first, _ in pairs):
+    aligned_pairs = [
+        align(score_rows(as_they_are), score_rows(exchanged)) for score_rows in (adapter.score, adapter.score_base)
+    ]
+    if not all(own_rows.rows for own_rows, _ in aligned_pairs):
         return None
-    (moved, following), (base_moved, base_following) = (_effect(*pair) for pair in pairs)
-    return Examples(len(pairs[0][0].rows), style, moved, base_moved, following, base_following)
+    (moved, following), (base_moved, base_following) = (_effect(*aligned_pair) for aligned_pair in aligned_pairs)
+    return Examples(len(aligned_pairs[0][0].rows), style, moved, base_moved, following, base_following)
 
 
-def _effect(first: ScoredRows, second: ScoredRows) -> tuple[float, Interval | None]:
+def _effect(as_they_are: ScoredRows, exchanged: ScoredRows) -> tuple[float, Interval | None]:
     """Mean absolute change of P(breaks the rule), and the change towards what the examples suggest."""
-    change = first.first - second.first
-    labelled = [index for index, gold in enumerate(first.gold.tolist()) if gold >= 0]
+    change = as_they_are.first - exchanged.first
+    labelled = [row_index for row_index, gold in enumerate(as_they_are.gold.tolist()) if gold >= 0]
     towards = None
     if len(labelled) >= _FEWEST:
         # With its own examples a post that breaks the rule (choice 0) should score higher than with exchanged ones.
-        signed = np.where(first.gold == 0, change, -change)[labelled]
-        towards = mean_difference(signed, np.zeros(len(labelled)), [first.rows[index] for index in labelled], 0.95)
+        signed = np.where(as_they_are.gold == 0, change, -change)[labelled]
+        towards = mean_difference(
+            signed, np.zeros(len(labelled)), [as_they_are.rows[row_index] for row_index in labelled], 0.95
+        )
     return float(np.abs(change).mean()), towards
 
 
-def measure_labelled(adapter: LoadedAdapter, task: Task, own: ScoredRows, base: ScoredRows) -> Labelled:
-    """own, base: the same rows, all labelled, at least one."""
+def measure_labelled(adapter: LoadedAdapter, task: Task, own_scores: ScoredRows, base_scores: ScoredRows) -> Labelled:
+    """own_scores, base_scores: the same rows, all labelled, at least one."""
     requests, _ = make_requests(
-        adapter.session, task, with_shuffled_texts(task, own.rows, adapter.session.settings.seed)
+        adapter.session, task, with_shuffled_texts(task, own_scores.rows, adapter.session.settings.seed)
     )
-    shuffled, own_shuffled = align(adapter.score(requests), own)
-    letters = task.answer_type == "option"
+    shuffled_scores, own_shuffled = align(adapter.score(requests), own_scores)
+    answers_by_letter = task.answer_type == "option"
     return Labelled(
-        n=len(own.rows),
-        metric=own.metric.name,
-        adapter=quality(own),
-        base=quality(base),
-        shuffled=quality(shuffled),
-        over_base=quality_difference(own, base),
-        over_shuffled=quality_difference(own_shuffled, shuffled),
-        gain=compare(own, base),
-        loss_gain=_balanced_loss_gain(own, base, adapter.session.settings.seed),
-        shuffled_gain=compare(own_shuffled, shuffled),
-        accuracy=float((own.best == own.gold).mean()),
-        base_accuracy=float((base.best == base.gold).mean()),
-        top_letter=_top(own.best.tolist()) if letters else None,
-        gold_top_letter=_top(own.gold.tolist()) if letters else None,
+        n=len(own_scores.rows),
+        metric=own_scores.metric.name,
+        adapter=quality(own_scores),
+        base=quality(base_scores),
+        shuffled=quality(shuffled_scores),
+        over_base=quality_difference(own_scores, base_scores),
+        over_shuffled=quality_difference(own_shuffled, shuffled_scores),
+        gain=compare(own_scores, base_scores),
+        loss_gain=_balanced_loss_gain(own_scores, base_scores, adapter.session.settings.seed),
+        shuffled_gain=compare(own_shuffled, shuffled_scores),
+        accuracy=float((own_scores.best == own_scores.gold).mean()),
+        base_accuracy=float((base_scores.best == base_scores.gold).mean()),
+        top_letter=_top(own_scores.best.tolist()) if answers_by_letter else None,
+        gold_top_letter=_top(own_scores.gold.tolist()) if answers_by_letter else None,
     )
 
 
-def _balanced_loss_gain(own: ScoredRows, base: ScoredRows, seed: int) -> Comparison:
+def _balanced_loss_gain(own_scores: ScoredRows, base_scores: ScoredRows, seed: int) -> Comparison:
     """On as many rows of each gold choice, so that answers of one kind alone gain nothing."""
-    counts = Counter(own.gold.tolist())
-    balanced = {row.id for row in chosen_rows(own.rows, len(counts) * min(counts.values()), seed)}
-    return paired(base.keep(balanced).losses - own.keep(balanced).losses)
+    gold_counts = Counter(own_scores.gold.tolist())
+    balanced_ids = {row.id for row in chosen_rows(own_scores.rows, len(gold_counts) * min(gold_counts.values()), seed)}
+    return paired(base_scores.keep(balanced_ids).losses - own_scores.keep(balanced_ids).losses)
 
 
-def measure_elsewhere(adapter: LoadedAdapter, task: Task, own: ScoredRows, base: ScoredRows) -> Elsewhere | None:
-    """own, base: the user's rows. None for tasks without choices."""
+def measure_elsewhere(
+    adapter: LoadedAdapter, task: Task, own_scores: ScoredRows, base_scores: ScoredRows
+) -> Elsewhere | None:
+    """own_scores, base_scores: the user's rows. None for tasks without choices."""
     candidates = tasks_with_other_probes(task)
     other_task = next((candidate for candidate in candidates if candidate.answer_type != "text"), None)
-    own_kl = None if task.answer_type == "text" else choices_kl(own, base)
+    own_kl = None if task.answer_type == "text" else choices_kl(own_scores, base_scores)
     if other_task is None or own_kl is None:
         return None
     requests, _ = make_requests(adapter.session, other_task, shipped_rows(other_task.name))
@@ -106,24 +112,24 @@ def word_count_baseline(task: Task, rows: Sequence[Row], seed: int) -> float | N
     """The metric of the word-count baseline on rows it was not trained on; None where it cannot be had."""
     if task.answer_type == "text":
         return None
-    fold = np.random.default_rng(seed).permutation(len(rows)) % _FOLDS
+    fold_of_row = np.random.default_rng(seed).permutation(len(rows)) % _FOLDS
     gold: list[int] = []
     predicted: list[float] = []
     try:
         for held_fold in range(_FOLDS):
-            train = [row for row, number in zip(rows, fold, strict=True) if number != held_fold]
-            held = [row for row, number in zip(rows, fold, strict=True) if number == held_fold]
-            answers = baseline_answers(task, train, held)
-            for row in held:
+            training_rows = [row for row, row_fold in zip(rows, fold_of_row, strict=True) if row_fold != held_fold]
+            held_out_rows = [row for row, row_fold in zip(rows, fold_of_row, strict=True) if row_fold == held_fold]
+            answers = baseline_answers(task, training_rows, held_out_rows)
+            for row in held_out_rows:
                 answer = answers[row.id]
                 gold.append(row.gold if isinstance(row.gold, int) else 0)
-                index = list(task.options(row)).index(answer.answer or "") if answer.score is None else 0
-                predicted.append(index if answer.score is None else answer.score)
+                choice_index = list(task.options(row)).index(answer.answer or "") if answer.score is None else 0
+                predicted.append(choice_index if answer.score is None else answer.score)
     except (MissingExtraError, TrainingError):
         return None
-    value = choice_metric(task)(gold, predicted)
-    return None if value != value else value
+    metric_value = choice_metric(task)(gold, predicted)
+    return None if metric_value != metric_value else metric_value
 
 
-def _top(values: Sequence[int]) -> float:
-    return Counter(values).most_common(1)[0][1] / len(values)
+def _top(choice_indices: Sequence[int]) -> float:
+    return Counter(choice_indices).most_common(1)[0][1] / len(choice_indices)

@@ -82,12 +82,12 @@ class AdapterMeasurement:
     def divergence(self) -> Divergence:
         """From the base. On shipped prompts those of the other tasks count, too: what an adapter changes need not show
         in the one that is asked."""
-        pairs = [(self.own, self.base)]
+        aligned_pairs = [(self.own, self.base)]
         if self.source == "probes":
             for other_task in tasks_with_other_probes(self.task):
                 requests, _ = make_requests(self.adapter.session, other_task, shipped_rows(other_task.name))
-                pairs.append(align(self.adapter.score(requests), self.adapter.score_base(requests)))
-        return measure_divergence(*(concatenate(side) for side in zip(*pairs, strict=True)))
+                aligned_pairs.append(align(self.adapter.score(requests), self.adapter.score_base(requests)))
+        return measure_divergence(*(concatenate(side_scores) for side_scores in zip(*aligned_pairs, strict=True)))
 
     @cached_property
     def variation(self) -> Variation:
@@ -102,26 +102,26 @@ class AdapterMeasurement:
     @cached_property
     def format_sweep(self) -> FormatSweep:
         """The usual formats; more can be asked."""
-        few = {row.id for row in self._few(_FORMAT_ROWS)}
-        sweep = FormatSweep(self.adapter, self.task, self.own, self.base, few)
-        sweep.ask_usual()
-        return sweep
+        row_ids = {row.id for row in self._few(_FORMAT_ROWS)}
+        format_sweep = FormatSweep(self.adapter, self.task, self.own, self.base, row_ids)
+        format_sweep.ask_usual()
+        return format_sweep
 
     @cached_property
     def scale_sweep(self) -> ScaleSweep:
         """The usual factors; more can be asked."""
-        few = {row.id for row in self._few(_SCALE_ROWS)}
-        sweep = ScaleSweep(self.adapter, self.requests(few), self.own.keep(few))
-        sweep.ask_usual()
-        return sweep
+        row_ids = {row.id for row in self._few(_SCALE_ROWS)}
+        scale_sweep = ScaleSweep(self.adapter, self.requests(row_ids), self.own.keep(row_ids))
+        scale_sweep.ask_usual()
+        return scale_sweep
 
     @cached_property
     def labelled(self) -> Labelled | None:
         """None without labelled rows of the user's."""
-        own, base = self.own.labelled, self.base.labelled
-        if self.source != "rows" or not own.rows:
+        own_labelled, base_labelled = self.own.labelled, self.base.labelled
+        if self.source != "rows" or not own_labelled.rows:
             return None
-        return measure_labelled(self.adapter, self.task, own, base)
+        return measure_labelled(self.adapter, self.task, own_labelled, base_labelled)
 
     @cached_property
     def tfidf(self) -> float | None:
@@ -171,16 +171,20 @@ class AdapterMeasurement:
         sweeps = {"formats": records.get("format_sweep"), "scales": records.get("scale_sweep")}
         return msgspec.structs.replace(
             self._counted(),
-            **{name: records.get(name) for name in ("divergence", "variation", "examples", "labelled", "elsewhere")},
-            **{name: tuple(sweep.results) for name, sweep in sweeps.items() if sweep is not None},
+            **{
+                record_name: records.get(record_name)
+                for record_name in ("divergence", "variation", "examples", "labelled", "elsewhere")
+            },
+            **{record_name: tuple(sweep.results) for record_name, sweep in sweeps.items() if sweep is not None},
         )
 
     def _counted(self) -> Behaviour:
         failed, base_failed = self.own_scores.failed, self.base_scores.failed
         broken, base_broken = (
-            {row_id for row_id, why in reasons.items() if _NOT_A_NUMBER in why} for reasons in (failed, base_failed)
+            {row_id for row_id, reason in reasons.items() if _NOT_A_NUMBER in reason}
+            for reasons in (failed, base_failed)
         )
-        reasons = [why for why in (*self._asked[1].values(), *failed.values()) if _NOT_A_NUMBER not in why]
+        reasons = [reason for reason in (*self._asked[1].values(), *failed.values()) if _NOT_A_NUMBER not in reason]
         return msgspec.structs.replace(
             nothing_measured(self.adapter.session, self.source),
             engine=self.adapter.engine.info.manifest(),
@@ -188,12 +192,12 @@ class AdapterMeasurement:
             labelled_rows=len(self.own.labelled.rows),
             broken=len(broken - base_broken),
             base_broken=len(base_broken),
-            outside_vocabulary=sum(_OUTSIDE in why for why in failed.values()),
-            errors=dict(Counter(why[:120] for why in reasons).most_common(5)),
+            outside_vocabulary=sum(_OUTSIDE in reason for reason in failed.values()),
+            errors=dict(Counter(reason[:120] for reason in reasons).most_common(5)),
         )
 
-    def _few(self, count: int) -> list[Row]:
-        return chosen_rows(self.own.rows, count, self.adapter.session.settings.seed)
+    def _few(self, max_rows: int) -> list[Row]:
+        return chosen_rows(self.own.rows, max_rows, self.adapter.session.settings.seed)
 
 
 def nothing_measured(session: ModelSession, source: str) -> Behaviour:

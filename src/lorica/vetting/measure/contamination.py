@@ -46,17 +46,19 @@ def without_training_rows(specimen: RawAdapter, rows: Sequence[Row], task: Task)
     record = _record(specimen) if rows else None
     for candidate in _as_trained(specimen, rows) if record is not None else ():
         assert record is not None
-        trained, held = _divide(record, candidate, task)
+        trained, held_out = _divide(record, candidate, task)
         if not trained:
             continue
         trained_ids = {row.id for row in trained}
-        unseen = [row for row in rows if row.id not in trained_ids] if held else []
-        facts = {"rows": len(rows), "trained_on": len(trained), "left": len(unseen)}
-        text = f"{len(trained)} of {len(rows)} rows"
+        unseen = [row for row in rows if row.id not in trained_ids] if held_out else []
+        finding_facts = {"rows": len(rows), "trained_on": len(trained), "left": len(unseen)}
+        trained_share = f"{len(trained)} of {len(rows)} rows"
         if sum(row.gold is not None for row in unseen) >= ENOUGH:
-            note = f"{text}; only the {len(unseen)} others are asked"
-            return unseen, [finding("L426", note, severity="note", facts=facts)]
-        return rows, [finding("L426", f"{text}; {len(unseen)} others are too few to measure on", facts=facts)]
+            unseen_note = f"{trained_share}; only the {len(unseen)} others are asked"
+            return unseen, [finding("L426", unseen_note, severity="note", facts=finding_facts)]
+        return rows, [
+            finding("L426", f"{trained_share}; {len(unseen)} others are too few to measure on", facts=finding_facts)
+        ]
     return rows, []
 
 
@@ -72,37 +74,39 @@ def _record(specimen: RawAdapter) -> _TrainingRows | None:
     return _of_manifest(manifest) if isinstance(manifest, dict) else None
 
 
-def _of_passport(data: DataFacts, seed: int) -> _TrainingRows:
-    held = data.validation
+def _of_passport(data_facts: DataFacts, seed: int) -> _TrainingRows:
+    held_out_facts = data_facts.validation
 
-    def same(digest: str, count: int) -> Same:
-        return lambda rows: len(rows) == count and rows_facts(rows).content == digest
+    def same(content_digest: str, row_count: int) -> Same:
+        return lambda rows: len(rows) == row_count and rows_facts(rows).content == content_digest
 
     return _TrainingRows(
-        all=same(data.all.content, data.all.rows),
-        train=same(data.train.content, data.train.rows),
-        held=same(held.content, held.rows) if held else lambda rows: not rows,
+        all=same(data_facts.all.content, data_facts.all.rows),
+        train=same(data_facts.train.content, data_facts.train.rows),
+        held=same(held_out_facts.content, held_out_facts.rows) if held_out_facts else lambda rows: not rows,
         seed=seed,
-        ratios=() if held is None else (*_RATIOS, held.rows / max(1, data.all.rows)),
-        divided=held is not None,
+        ratios=() if held_out_facts is None else (*_RATIOS, held_out_facts.rows / max(1, data_facts.all.rows)),
+        divided=held_out_facts is not None,
     )
 
 
 def _of_manifest(manifest: dict[str, Any]) -> _TrainingRows | None:
     """The older record knows the ids of the parts only."""
-    ids, held, seed = (manifest.get(key) for key in ("digest.rows", "digest.validation_rows", "training.seed"))
-    if not isinstance(ids, str) or not isinstance(held, str) or not str(seed).isdecimal():
+    training_digest, held_out_digest, seed = (
+        manifest.get(manifest_key) for manifest_key in ("digest.rows", "digest.validation_rows", "training.seed")
+    )
+    if not isinstance(training_digest, str) or not isinstance(held_out_digest, str) or not str(seed).isdecimal():
         return None
 
-    def same(digest: str) -> Same:
-        return lambda rows: ids_digest(row.id for row in rows) == digest
+    def same(rows_digest: str) -> Same:
+        return lambda rows: ids_digest(row.id for row in rows) == rows_digest
 
-    divided = held != ids_digest(())
+    divided = held_out_digest != ids_digest(())
     # Of the whole there is no digest: whether a split gives the parts decides.
     return _TrainingRows(
-        all=(lambda rows: True) if divided else same(ids),
-        train=same(ids),
-        held=same(held),
+        all=(lambda rows: True) if divided else same(training_digest),
+        train=same(training_digest),
+        held=same(held_out_digest),
         seed=int(str(seed)),
         ratios=_RATIOS if divided else (),
         divided=divided,
@@ -117,8 +121,8 @@ def _as_trained(specimen: RawAdapter, rows: Sequence[Row]) -> Iterator[Sequence[
         for subject in subjects:
             yield [row for row in rows if row.subject == subject]
     elif subjects == [""]:
-        name = specimen.name.rpartition("/")[2]
-        yield [msgspec.structs.replace(row, subject=name) for row in rows]
+        subject_name = specimen.name.rpartition("/")[2]
+        yield [msgspec.structs.replace(row, subject=subject_name) for row in rows]
 
 
 def _divide(record: _TrainingRows, rows: Sequence[Row], task: Task) -> tuple[Sequence[Row], Sequence[Row]]:
@@ -129,11 +133,11 @@ def _divide(record: _TrainingRows, rows: Sequence[Row], task: Task) -> tuple[Seq
         return (rows, ()) if record.all(rows) else ((), ())
     if not record.all(rows):
         return (), ()
-    for ratio in dict.fromkeys(record.ratios):
+    for held_out_ratio in dict.fromkeys(record.ratios):
         try:
-            trained, held = split(rows, ratio=ratio, seed=record.seed, text=task.text)
+            trained, held_out = split(rows, ratio=held_out_ratio, seed=record.seed, text=task.text)
         except LoricaError:
             continue
-        if record.train(trained) and record.held(held):
-            return trained, held
+        if record.train(trained) and record.held(held_out):
+            return trained, held_out
     return (), ()

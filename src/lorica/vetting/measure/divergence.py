@@ -17,12 +17,12 @@ _TINY = 1e-300
 _PLATEAUS_APART = 2.0
 
 
-def with_rest(words: Floats) -> Floats:
+def with_rest(word_logprobs: Floats) -> Floats:
     """Log-probabilities of words [n, W] -> probabilities [n, W + 1], the last for all the rest of the vocabulary."""
-    probabilities = np.exp(words)
+    probabilities = np.exp(word_logprobs)
     remainder = np.clip(1 - probabilities.sum(axis=1, keepdims=True), 0, 1)
-    total = np.clip(np.concatenate([probabilities, remainder], axis=1), _LEAST, 1)
-    normalised: Floats = total / total.sum(axis=1, keepdims=True)
+    all_probabilities = np.clip(np.concatenate([probabilities, remainder], axis=1), _LEAST, 1)
+    normalised: Floats = all_probabilities / all_probabilities.sum(axis=1, keepdims=True)
     return normalised
 
 
@@ -32,11 +32,11 @@ def kl(p: Floats, q: Floats) -> Floats:
     return nats
 
 
-def choices_kl(adapter: ScoredRows, base: ScoredRows) -> float | None:
+def choices_kl(adapter_scores: ScoredRows, base_scores: ScoredRows) -> float | None:
     """Mean KL(adapter || base) in nats between the choices' probabilities; None without choices."""
-    pairs = zip(adapter.probabilities, base.probabilities, strict=True)
-    nats = [kl(np.clip(p, _LEAST, 1), np.clip(q, _LEAST, 1)) for p, q in pairs if len(p) > 1]
-    return float(np.mean(nats)) if nats else None
+    probability_pairs = zip(adapter_scores.probabilities, base_scores.probabilities, strict=True)
+    divergences = [kl(np.clip(p, _LEAST, 1), np.clip(q, _LEAST, 1)) for p, q in probability_pairs if len(p) > 1]
+    return float(np.mean(divergences)) if divergences else None
 
 
 def mean_or_none(values: Floats) -> float | None:
@@ -45,99 +45,115 @@ def mean_or_none(values: Floats) -> float | None:
     return float(defined.mean()) if len(defined) else None
 
 
-def measure_divergence(adapter: ScoredRows, base: ScoredRows) -> Divergence:
-    """adapter, base: scores of the same rows, at least one."""
-    p, q = with_rest(adapter.words), with_rest(base.words)
+def measure_divergence(adapter_scores: ScoredRows, base_scores: ScoredRows) -> Divergence:
+    """adapter_scores, base_scores: scores of the same rows, at least one."""
+    p, q = with_rest(adapter_scores.words), with_rest(base_scores.words)
     divergences = kl(p, q)
     return Divergence(
         n=len(divergences),
         kl=float(divergences.mean()),
         kl_most=float(divergences.max()),
-        changed=changed_share(adapter, base),
-        largest_change=largest_change(adapter, base),
-        mass=mean_or_none(adapter.mass),
-        base_mass=mean_or_none(base.mass),
+        changed=changed_share(adapter_scores, base_scores),
+        largest_change=largest_change(adapter_scores, base_scores),
+        mass=mean_or_none(adapter_scores.mass),
+        base_mass=mean_or_none(base_scores.mass),
         entropy=float(-(p * np.log(p)).sum(axis=1).mean()),
         base_entropy=float(-(q * np.log(q)).sum(axis=1).mean()),
     )
 
 
-def largest_change(adapter: ScoredRows, base: ScoredRows) -> float:
+def largest_change(adapter_scores: ScoredRows, base_scores: ScoredRows) -> float:
     """The largest absolute difference of any log-probability."""
-    pairs = zip((*adapter.logprobs, *adapter.words), (*base.logprobs, *base.words), strict=True)
-    return max((float(np.abs(a - b).max()) for a, b in pairs if len(a)), default=0.0)
+    logprob_pairs = zip(
+        (*adapter_scores.logprobs, *adapter_scores.words), (*base_scores.logprobs, *base_scores.words), strict=True
+    )
+    return max(
+        (
+            float(np.abs(own_logprobs - base_logprobs).max())
+            for own_logprobs, base_logprobs in logprob_pairs
+            if len(own_logprobs)
+        ),
+        default=0.0,
+    )
 
 
-def changed_share(adapter: ScoredRows, base: ScoredRows) -> float | None:
+def changed_share(adapter_scores: ScoredRows, base_scores: ScoredRows) -> float | None:
     """Share of rows whose best choice differs; None when none has choices."""
-    has = np.array([len(row) > 1 for row in base.probabilities])
-    return float((adapter.best != base.best)[has].mean()) if has.any() else None
+    has_choices = np.array([len(row) > 1 for row in base_scores.probabilities])
+    return float((adapter_scores.best != base_scores.best)[has_choices].mean()) if has_choices.any() else None
 
 
-def measure_variation(adapter: ScoredRows, base: ScoredRows) -> Variation:
-    """adapter, base: scores of the same rows, at least one."""
+def measure_variation(adapter_scores: ScoredRows, base_scores: ScoredRows) -> Variation:
+    """adapter_scores, base_scores: scores of the same rows, at least one."""
     return Variation(
-        std=spread(adapter),
-        base_std=spread(base),
-        odds=odds_spread(adapter),
-        base_odds=odds_spread(base),
-        words=_from_mean(adapter),
-        base_words=_from_mean(base),
-        top_share=_top_share(adapter),
-        base_top_share=_top_share(base),
-        plateaus=None if (table := _table(adapter)) is None or table.shape[1] != 2 else plateaus(table[:, 0]),
-        saturated=saturated_share(adapter),
-        base_saturated=saturated_share(base),
-        middle=_share(adapter.confidence, most=_MIDDLE),
-        confidence=mean_or_none(adapter.confidence),
+        std=spread(adapter_scores),
+        base_std=spread(base_scores),
+        odds=odds_spread(adapter_scores),
+        base_odds=odds_spread(base_scores),
+        words=_from_mean(adapter_scores),
+        base_words=_from_mean(base_scores),
+        top_share=_top_share(adapter_scores),
+        base_top_share=_top_share(base_scores),
+        plateaus=None
+        if (probability_table := _table(adapter_scores)) is None or probability_table.shape[1] != 2
+        else plateaus(probability_table[:, 0]),
+        saturated=saturated_share(adapter_scores),
+        base_saturated=saturated_share(base_scores),
+        middle=_share(adapter_scores.confidence, upper_bound=_MIDDLE),
+        confidence=mean_or_none(adapter_scores.confidence),
     )
 
 
 def spread(scored: ScoredRows) -> float | None:
     """Standard deviation of the choices' probabilities over rows, the mean over choices; None with fewer than two
     rows of an equal number of choices."""
-    table = _table(scored)
-    return None if table is None else float(table.std(axis=0).mean())
+    probability_table = _table(scored)
+    return None if probability_table is None else float(probability_table.std(axis=0).mean())
 
 
 def odds_spread(scored: ScoredRows) -> float | None:
     """The same of a choice's log-probability less the mean of all choices'."""
-    table = _table(scored)
-    if table is None:
+    probability_table = _table(scored)
+    if probability_table is None:
         return None
-    logs = np.log(np.maximum(table, _TINY))
-    return float((logs - logs.mean(axis=1, keepdims=True)).std(axis=0).mean())
+    logprobs = np.log(np.maximum(probability_table, _TINY))
+    return float((logprobs - logprobs.mean(axis=1, keepdims=True)).std(axis=0).mean())
 
 
 def _table(scored: ScoredRows) -> Floats | None:
     """[m, choices]: the probabilities of the m rows with the commonest number of choices."""
-    sizes = Counter(len(row) for row in scored.probabilities if len(row) > 1)
-    if not sizes:
+    choice_counts = Counter(len(row) for row in scored.probabilities if len(row) > 1)
+    if not choice_counts:
         return None
-    size, count = sizes.most_common(1)[0]
-    return np.array([row for row in scored.probabilities if len(row) == size]) if count > 1 else None
+    commonest_count, row_count = choice_counts.most_common(1)[0]
+    return np.array([row for row in scored.probabilities if len(row) == commonest_count]) if row_count > 1 else None
 
 
-def plateaus(first: Floats) -> float:
+def plateaus(probabilities: Floats) -> float:
     """Share of probabilities within 0.1 of the middle log-odds of their side of one half: near 1 where only two values
-    come out, wherever they lie. 0 where nearly all are on one side. first: [n]."""
-    odds = np.log(np.clip(first, 1e-9, 1 - 1e-9)) - np.log(np.clip(1 - first, 1e-9, 1 - 1e-9))
-    sides = [odds[odds < 0], odds[odds >= 0]]
-    if min(map(len, sides)) < 0.1 * len(odds) or float(np.median(sides[1]) - np.median(sides[0])) < _PLATEAUS_APART:
+    come out, wherever they lie. 0 where nearly all are on one side. probabilities: [n]."""
+    log_odds = np.log(np.clip(probabilities, 1e-9, 1 - 1e-9)) - np.log(np.clip(1 - probabilities, 1e-9, 1 - 1e-9))
+    odds_by_side = [log_odds[log_odds < 0], log_odds[log_odds >= 0]]
+    if (
+        min(map(len, odds_by_side)) < 0.1 * len(log_odds)
+        or float(np.median(odds_by_side[1]) - np.median(odds_by_side[0])) < _PLATEAUS_APART
+    ):
         return 0.0
-    return float(sum(np.sum(np.abs(side - np.median(side)) < 0.1) for side in sides) / len(odds))
+    return float(
+        sum(np.sum(np.abs(side_odds - np.median(side_odds)) < 0.1) for side_odds in odds_by_side) / len(log_odds)
+    )
 
 
 def saturated_share(scored: ScoredRows) -> float | None:
     """Share of rows whose best choice has practically all of the probability."""
-    below = _share(scored.confidence, most=SATURATED)
-    return None if below is None else 1 - below
+    unsaturated_share = _share(scored.confidence, upper_bound=SATURATED)
+    return None if unsaturated_share is None else 1 - unsaturated_share
 
 
-def _share(values: Floats, *, most: float) -> float | None:
-    """Share of the values that are there and at most `most`."""
+def _share(values: Floats, *, upper_bound: float) -> float | None:
+    """Share of the values that are there and at most `upper_bound`."""
     defined = values[~np.isnan(values)]
-    return float((defined <= most).mean()) if len(defined) else None
+    return float((defined <= upper_bound).mean()) if len(defined) else None
 
 
 def _from_mean(scored: ScoredRows) -> float:
@@ -146,5 +162,5 @@ def _from_mean(scored: ScoredRows) -> float:
 
 
 def _top_share(scored: ScoredRows) -> float | None:
-    best = [choice for choice in scored.best.tolist() if choice >= 0]
-    return Counter(best).most_common(1)[0][1] / len(best) if best else None
+    best_choices = [choice for choice in scored.best.tolist() if choice >= 0]
+    return Counter(best_choices).most_common(1)[0][1] / len(best_choices) if best_choices else None

@@ -37,15 +37,20 @@ class PromptFormat:
 
 
 class FormatSweep:
-    """The rows of `own` in every format that was asked so far; the configured one comes first, and the others are
-    compared with it. own, base: what adapter and base say to all rows as configured. few: ids of the rows that are
-    asked in every format; the best are then asked all rows, to be sure."""
+    """The rows of `own_scores` in every format that was asked so far; the configured one comes first, and the others
+    are compared with it. own_scores, base_scores: what adapter and base say to all rows as configured. few_row_ids: of
+    the rows that are asked in every format; the best are then asked all rows, to be sure."""
 
-    def __init__(self, adapter: LoadedAdapter, task: Task, own: ScoredRows, base: ScoredRows, few: set[str]) -> None:
-        self._adapter, self._task, self._own, self._base, self._few = adapter, task, own, base, few
+    def __init__(
+        self, adapter: LoadedAdapter, task: Task, own_scores: ScoredRows, base_scores: ScoredRows, few_row_ids: set[str]
+    ) -> None:
+        self._adapter, self._task = adapter, task
+        self._own, self._base, self._few = own_scores, base_scores, few_row_ids
         self.configured, *self.alternatives = formats_of(adapter.session, task)
-        scores = own.keep(few), base.keep(few)
-        self._results = {self.configured: _result(self.configured, *scores, *scores, configured=True)}
+        configured_scores = own_scores.keep(few_row_ids), base_scores.keep(few_row_ids)
+        self._results = {
+            self.configured: _result(self.configured, *configured_scores, *configured_scores, configured=True)
+        }
 
     @property
     def results(self) -> list[FormatResult]:
@@ -55,13 +60,13 @@ class FormatSweep:
     @property
     def tried(self) -> list[PromptFormat]:
         """The other formats that were asked."""
-        return [tried for tried in self._results if tried != self.configured]
+        return [prompt_format for prompt_format in self._results if prompt_format != self.configured]
 
     @property
     def best(self) -> tuple[PromptFormat, FormatResult] | None:
         """The other format in which the adapter does best; None where none could be asked."""
-        results = [(tried, self._results[tried]) for tried in self.tried]
-        return max(results, key=lambda entry: format_gain(entry[1]).strength, default=None)
+        format_results = [(prompt_format, self._results[prompt_format]) for prompt_format in self.tried]
+        return max(format_results, key=lambda format_result: format_gain(format_result[1]).strength, default=None)
 
     def ask_usual(self) -> None:
         """Each style, template and method once, the others as configured; the most promising one on all rows."""
@@ -71,18 +76,18 @@ class FormatSweep:
 
     def ask_pairs(self) -> None:
         """Each other style together with each other template."""
-        own = self.configured
-        styles = [alternative.style for alternative in self.alternatives if alternative.style != own.style]
+        configured = self.configured
+        styles = [alternative.style for alternative in self.alternatives if alternative.style != configured.style]
         templates = [alternative.template for alternative in self.alternatives if alternative.template]
         for style, template in itertools.product(styles, templates):
-            self._ask(PromptFormat(style, own.method, template), self._few)
+            self._ask(PromptFormat(style, configured.method, template), self._few)
         self._ask_promising()
 
     def requests(self, prompt_format: PromptFormat, row_ids: set[str] | None = None) -> list[ScoreRequest]:
         """All rows, or some, as they are asked in a format."""
         rows = [row for row in self._own.rows if row_ids is None or row.id in row_ids]
-        task = with_settings(self._task, style=prompt_format.style, method=prompt_format.method)
-        return make_requests(self._adapter.session, task, rows, prompt_format.template)[0]
+        format_task = with_settings(self._task, style=prompt_format.style, method=prompt_format.method)
+        return make_requests(self._adapter.session, format_task, rows, prompt_format.template)[0]
 
     def _ask(self, prompt_format: PromptFormat, row_ids: set[str]) -> None:
         if prompt_format in self._results and self._results[prompt_format].n >= len(row_ids):
@@ -91,20 +96,22 @@ class FormatSweep:
             requests = self.requests(prompt_format, row_ids)
         except PromptError:  # a template that asks elsewhere
             return
-        scored, base = align(self._adapter.score(requests), self._adapter.score_base(requests))
-        if scored.rows:
+        own_scores, base_scores = align(self._adapter.score(requests), self._adapter.score_base(requests))
+        if own_scores.rows:
             configured = self._own.keep(row_ids), self._base.keep(row_ids)
-            self._results[prompt_format] = _result(prompt_format, scored, base, *configured, configured=False)
+            self._results[prompt_format] = _result(
+                prompt_format, own_scores, base_scores, *configured, configured=False
+            )
 
     def _ask_promising(self) -> None:
         promise = {
-            tried: FormatGain(result.margin.z, result.added.z, result.ranking_z).strength
-            for tried, result in self._results.items()
+            prompt_format: FormatGain(result.margin.z, result.added.z, result.ranking_z).strength
+            for prompt_format, result in self._results.items()
             if result.margin is not None and result.added is not None
         }
-        best = max(promise, key=lambda tried: promise[tried], default=None)
-        if best is not None and promise[best] >= _PROMISING:
-            self._ask(best, {row.id for row in self._own.rows})
+        most_promising = max(promise, key=lambda prompt_format: promise[prompt_format], default=None)
+        if most_promising is not None and promise[most_promising] >= _PROMISING:
+            self._ask(most_promising, {row.id for row in self._own.rows})
 
 
 class FormatGain(NamedTuple):
@@ -142,14 +149,14 @@ def format_gain(result: FormatResult) -> FormatGain:
 def formats_of(session: ModelSession, task: Task) -> list[PromptFormat]:
     """The configured format first, then each that differs in style or template, then the other methods."""
     settings = task.settings
-    own = PromptFormat(settings.style, settings.method)
+    configured = PromptFormat(settings.style, settings.method)
     # The folder's own template may be the plain one.
     templates = [template for template in ("auto", "plain") if _is_another(session, template)]
     templates += other_templates(session)
-    formats = [own]
-    formats += [PromptFormat(style, own.method) for style in task.styles]
-    formats += [PromptFormat(own.style, own.method, template) for template in templates]
-    formats += [PromptFormat(own.style, method) for method in task.methods]
+    formats = [configured]
+    formats += [PromptFormat(style, configured.method) for style in task.styles]
+    formats += [PromptFormat(configured.style, configured.method, template) for template in templates]
+    formats += [PromptFormat(configured.style, method) for method in task.methods]
     return list(dict.fromkeys(formats))
 
 
@@ -166,21 +173,25 @@ def other_templates(session: ModelSession) -> list[str]:
     an adapter was trained with when the base's own was changed since."""
     try:
         tokenizer = read_json_object(session.settings.base / "tokenizer.json")
-        markers = {token["content"] for token in tokenizer.get("added_tokens", ())}
+        markers = {added_token["content"] for added_token in tokenizer.get("added_tokens", ())}
     except (ModelError, TypeError, KeyError):
         return []
-    sample = (Message("system", "Answer."), Message("user", "Why?"))
-    own = session.encoder().render(sample)
-    usable = [name for name, needed in TEMPLATES.items() if markers.issuperset(needed)]
-    return [name for name in usable if session.encoder(name).render(sample) != own]
+    sample_messages = (Message("system", "Answer."), Message("user", "Why?"))
+    own_prompt = session.encoder().render(sample_messages)
+    usable_templates = [template_name for template_name, needed in TEMPLATES.items() if markers.issuperset(needed)]
+    return [
+        template_name
+        for template_name in usable_templates
+        if session.encoder(template_name).render(sample_messages) != own_prompt
+    ]
 
 
 def _result(
     prompt_format: PromptFormat,
-    scored: ScoredRows,
-    base: ScoredRows,
-    own: ScoredRows,
-    own_base: ScoredRows,
+    own_scores: ScoredRows,
+    base_scores: ScoredRows,
+    configured_scores: ScoredRows,
+    configured_base: ScoredRows,
     *,
     configured: bool,
 ) -> FormatResult:
@@ -189,23 +200,23 @@ def _result(
         method=prompt_format.method,
         template=prompt_format.template,
         configured=configured,
-        n=len(scored.rows),
-        confidence=mean_or_none(scored.confidence),
-        mass=mean_or_none(scored.mass),
-        kl=float(kl(with_rest(scored.words), with_rest(base.words)).mean()),
-        saturated=saturated_share(scored),
+        n=len(own_scores.rows),
+        confidence=mean_or_none(own_scores.confidence),
+        mass=mean_or_none(own_scores.mass),
+        kl=float(kl(with_rest(own_scores.words), with_rest(base_scores.words)).mean()),
+        saturated=saturated_share(own_scores),
     )
-    present, present_own = align(scored, own)
-    present_base, present_own_base = align(base, own_base)
+    present, present_own = align(own_scores, configured_scores)
+    present_base, present_own_base = align(base_scores, configured_base)
     updates: dict[str, object] = {}
     if not configured and present.rows and mean_or_none(present.confidence) is not None:
         updates["surer"] = mean_difference(_sure(present), _sure(present_own), present.rows)
         updates["base_surer"] = mean_or_none(_sure(present_base) - _sure(present_own_base))
-    labelled, configured_rows, base_rows = present.labelled, present_own.labelled, base.labelled
+    labelled, configured_rows, base_rows = present.labelled, present_own.labelled, base_scores.labelled
     if labelled.rows:
         quality, configured_quality = skill(labelled), skill(configured_rows)
         updates |= {"quality": quality.value, "error": quality.error, "base_quality": skill(base_rows).value}
-        updates["added"] = compare(scored.labelled, base_rows)
+        updates["added"] = compare(own_scores.labelled, base_rows)
         if not configured:
             updates["margin"] = compare(labelled, configured_rows)
             updates["ranking_z"] = ranking_z(quality, configured_quality)
@@ -216,5 +227,5 @@ def _result(
 
 def _sure(scored: ScoredRows) -> Floats:
     """[n]: the probability of the best choice among all that could be said."""
-    joint: Floats = scored.confidence * scored.mass
-    return joint
+    joint_probability: Floats = scored.confidence * scored.mass
+    return joint_probability

@@ -30,11 +30,16 @@ def measure_generated(adapter: LoadedAdapter, task: Task, rows: Sequence[Row], s
     answers = _answers(adapter, adapter.name, task_generating, rows, 0)
     base_answers = _answers(adapter, "", task_generating, rows, 0)
     sampling = adapter.session.settings.sampling
-    unstable = None
+    unstable_share = None
     if sampling.do_sample and sampling.temperature > 0:
-        again = _answers(adapter, adapter.name, task_generating, rows, 1)
-        unstable = _share([a.raw != b.raw for a, b in zip(answers, again, strict=True)])
-    agree = _agreements(task, answers, scored)
+        reseeded_answers = _answers(adapter, adapter.name, task_generating, rows, 1)
+        unstable_share = _share(
+            [
+                first_answer.raw != second_answer.raw
+                for first_answer, second_answer in zip(answers, reseeded_answers, strict=True)
+            ]
+        )
+    agreements = _agreements(task, answers, scored)
     stages = Counter(answer.stage for answer in answers)
     return Generated(
         n=len(rows),
@@ -43,53 +48,65 @@ def measure_generated(adapter: LoadedAdapter, task: Task, rows: Sequence[Row], s
         fallback_share=stages["fallback"] / len(rows),
         cut_off_share=_share(["cut_off" in answer.flags for answer in answers]),
         base_cut_off_share=_share(["cut_off" in answer.flags for answer in base_answers]),
-        unstable_share=unstable,
-        agreement=_share(agree) if agree else None,
+        unstable_share=unstable_share,
+        agreement=_share(agreements) if agreements else None,
         stages=dict(sorted(stages.items())),
         written=_written(task_generating, rows, answers, base_answers),
     )
 
 
-def _written(task: Task, rows: Sequence[Row], answers: Sequence[Answer], base: Sequence[Answer]) -> Written | None:
+def _written(
+    task: Task, rows: Sequence[Row], answers: Sequence[Answer], base_answers: Sequence[Answer]
+) -> Written | None:
     """As `lorica eval` would judge them; None for tasks whose choices are judged, and with few accepted answers."""
     rows = [row for row in rows if isinstance(row.gold, tuple)]
     if task.answer_type != "text" or len(rows) < _FEWEST:
         return None
-    mine, theirs = ({answer.id: answer for answer in side} for side in (answers, base))
+    own_by_id, base_by_id = ({answer.id: answer for answer in side_answers} for side_answers in (answers, base_answers))
     return Written(
         n=len(rows),
-        adapter={name: interval(value) for name, value in evaluate(task, rows, mine).metrics.items()},
-        base={name: interval(value) for name, value in evaluate(task, rows, theirs).metrics.items()},
-        over_base=interval(paired_metric_difference(task, rows, mine, theirs)),
+        adapter={
+            metric_name: interval(metric_estimate)
+            for metric_name, metric_estimate in evaluate(task, rows, own_by_id).metrics.items()
+        },
+        base={
+            metric_name: interval(metric_estimate)
+            for metric_name, metric_estimate in evaluate(task, rows, base_by_id).metrics.items()
+        },
+        over_base=interval(paired_metric_difference(task, rows, own_by_id, base_by_id)),
     )
 
 
-def _answers(adapter: LoadedAdapter, name: str, task: Task, rows: Sequence[Row], seed: int) -> list[Answer]:
+def _answers(
+    adapter: LoadedAdapter, adapter_name: str, task: Task, rows: Sequence[Row], seed_offset: int
+) -> list[Answer]:
     settings = adapter.session.settings
-    sampling = msgspec.structs.replace(settings.sampling, seed=settings.sampling.seed + seed)
-    answering = AnswerSettings(
+    sampling = msgspec.structs.replace(settings.sampling, seed=settings.sampling.seed + seed_offset)
+    answer_settings = AnswerSettings(
         max_input_tokens=settings.max_input_tokens,
         truncate=settings.truncate,
         sampling=sampling,
         use_stop_tokens=settings.use_stop_tokens,
         max_retries=0,
         fallback="base",
-        fixed_adapter=name,
+        fixed_adapter=adapter_name,
     )
-    pipeline = Pipeline(task, adapter.session.encoder(), adapter.engine, [name] if name else [], answering)
+    pipeline = Pipeline(
+        task, adapter.session.encoder(), adapter.engine, [adapter_name] if adapter_name else [], answer_settings
+    )
     return pipeline.answer([msgspec.structs.replace(row, subject="") for row in rows])
 
 
 def _agreements(task: Task, answers: Sequence[Answer], scored: ScoredRows) -> list[bool]:
     if task.answer_type != "score":
         return []
-    best = {row.id: choice for row, choice in zip(scored.rows, scored.best.tolist(), strict=True)}
+    best_choices = {row.id: choice for row, choice in zip(scored.rows, scored.best.tolist(), strict=True)}
     return [
-        (answer.score >= 0.5) == (best[answer.id] == 0)
+        (answer.score >= 0.5) == (best_choices[answer.id] == 0)
         for answer in answers
-        if answer.score is not None and answer.stage not in _UNPARSED_STAGES and answer.id in best
+        if answer.score is not None and answer.stage not in _UNPARSED_STAGES and answer.id in best_choices
     ]
 
 
-def _share(hits: Sequence[bool]) -> float:
-    return sum(hits) / len(hits) if hits else 0.0
+def _share(outcomes: Sequence[bool]) -> float:
+    return sum(outcomes) / len(outcomes) if outcomes else 0.0

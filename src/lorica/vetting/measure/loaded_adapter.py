@@ -63,13 +63,13 @@ class LoadedAdapter:
     def score_copy(self, config: AdapterConfig, requests: Sequence[ScoreRequest]) -> ScoredRows | None:
         """Rows scored with the same weights under another config; None where no config may say so."""
         try:
-            name = self.session.add_adapter(self.engine, self._write(config))
+            copy_name = self.session.add_adapter(self.engine, self._write(config))
         except AdapterError:  # an alpha beyond what a config may say
             return None
         try:
-            return score_rows(self.session, self.engine, requests, name, self._on_done)
+            return score_rows(self.session, self.engine, requests, copy_name, self._on_done)
         finally:
-            self.session.remove_adapter(self.engine, name)
+            self.session.remove_adapter(self.engine, copy_name)
 
     def close(self) -> None:
         """Take the adapter out of the engine."""
@@ -79,9 +79,9 @@ class LoadedAdapter:
 
     def _write(self, config: AdapterConfig) -> Path:
         self._copies += 1
-        copy = self._folder / f"copy-{self._copies}"
-        write_variant(copy, config, self.weights)
-        return copy
+        copy_folder = self._folder / f"copy-{self._copies}"
+        write_variant(copy_folder, config, self.weights)
+        return copy_folder
 
 
 def needs_transformers(config: AdapterConfig, layout: TensorMap) -> bool:

@@ -93,16 +93,18 @@ class ModelSession:
         if self._fixed_engine is not None:
             return self._fixed_engine
         settings = self.settings
-        name = settings.engine or ("transformers" if more_than_pairs else "native")
-        if name not in self._engines:
+        engine_name = settings.engine or ("transformers" if more_than_pairs else "native")
+        if engine_name not in self._engines:
             try:
-                self._engines[name] = load_engine(name, BaseFolder(settings.base), settings.engine_settings)
+                self._engines[engine_name] = load_engine(
+                    engine_name, BaseFolder(settings.base), settings.engine_settings
+                )
             except ModelError:
-                if settings.engine or name != "native":
+                if settings.engine or engine_name != "native":
                     raise
                 # A family that the native decoder does not know.
-                self._engines[name] = self.engine(more_than_pairs=True)
-        return self._engines[name]
+                self._engines[engine_name] = self.engine(more_than_pairs=True)
+        return self._engines[engine_name]
 
     def encoder(self, chat_template: str = "") -> Encoder:
         """The base model's encoder with this template, the settings' when none is named; `TEMPLATES` go by name."""
@@ -126,15 +128,15 @@ class ModelSession:
         outputs = self._outputs.setdefault((id(engine), adapter), {})
         if any(request not in outputs for request in requests):
             # All of them, in one plan: then equal weights give equal numbers, to the last bit.
-            named = [msgspec.structs.replace(request, adapter=adapter or None) for request in requests]
-            outputs.update(zip(requests, engine.run(named), strict=True))
+            adapter_requests = [msgspec.structs.replace(request, adapter=adapter or None) for request in requests]
+            outputs.update(zip(requests, engine.run(adapter_requests), strict=True))
         return [outputs[request] for request in requests]
 
     def add_adapter(self, engine: Engine, folder: Path) -> str:
         """Load an adapter under a name that no other has. Raises AdapterError and MissingExtraError."""
-        name = f"lorica-check-{next(self._numbers)}"
-        engine.add_adapter(name, open_adapter(folder, applied=MORE_THAN_PAIRS))
-        return name
+        adapter_name = f"lorica-check-{next(self._numbers)}"
+        engine.add_adapter(adapter_name, open_adapter(folder, applied=MORE_THAN_PAIRS))
+        return adapter_name
 
     def remove_adapter(self, engine: Engine, name: str) -> None:
         """Take an adapter and its answers out again."""
@@ -144,6 +146,10 @@ class ModelSession:
     def retire(self, engine: Engine) -> None:
         """Forget an engine in which an adapter replaced whole modules: PEFT leaves its wrappers in the base model, and
         the next adapter must find a base as it was."""
-        self._engines = {name: loaded for name, loaded in self._engines.items() if loaded is not engine}
-        for key in [key for key in self._outputs if key[0] == id(engine)]:
-            del self._outputs[key]
+        self._engines = {
+            engine_name: loaded_engine
+            for engine_name, loaded_engine in self._engines.items()
+            if loaded_engine is not engine
+        }
+        for output_key in [output_key for output_key in self._outputs if output_key[0] == id(engine)]:
+            del self._outputs[output_key]

@@ -15,10 +15,10 @@ from lorica.tasks.base import Task
 _FOLDER = Path(__file__).parent / "probes"
 
 
-def shipped_rows(name: str) -> list[Row]:
-    """The probes of the task `name`, all with gold. Of a task whose rows have examples each two are a pair: one of
+def shipped_rows(task_name: str) -> list[Row]:
+    """The probes of the task `task_name`, all with gold. Of a task whose rows have examples each two are a pair: one of
     label 1, one of label 0."""
-    task = load_task(name)
+    task = load_task(task_name)
     return rows_from_memory(task.probes.records(), task.schemas)
 
 
@@ -27,26 +27,29 @@ def common_words() -> list[str]:
     return (_FOLDER / "words.txt").read_text("utf-8").split()
 
 
-def chosen_rows(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
-    """At most `count` rows, drawn evenly from each gold label, in the order of the file."""
-    if len(rows) <= count:
+def chosen_rows(rows: Sequence[Row], max_rows: int, seed: int) -> list[Row]:
+    """At most `max_rows` rows, drawn evenly from each gold label, in the order of the file."""
+    if len(rows) <= max_rows:
         return list(rows)
-    random = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     by_gold: dict[object, list[int]] = {}
-    for index in random.permutation(len(rows)).tolist():
-        gold = rows[index].gold
-        by_gold.setdefault(gold if isinstance(gold, int) else gold is None, []).append(index)
-    drawn: list[int] = []
-    while len(drawn) < count:
-        for members in by_gold.values():
-            if members and len(drawn) < count:
-                drawn.append(members.pop())
-    return [rows[index] for index in sorted(drawn)]
+    for row_index in generator.permutation(len(rows)).tolist():
+        gold = rows[row_index].gold
+        by_gold.setdefault(gold if isinstance(gold, int) else gold is None, []).append(row_index)
+    drawn_indices: list[int] = []
+    while len(drawn_indices) < max_rows:
+        for label_indices in by_gold.values():
+            if label_indices and len(drawn_indices) < max_rows:
+                drawn_indices.append(label_indices.pop())
+    return [rows[row_index] for row_index in sorted(drawn_indices)]
 
 
 def with_shuffled_texts(task: Task, rows: Sequence[Row], seed: int) -> list[Row]:
     """Each row with the text of another: what is left tells how much an answer owes to it. Gold stays."""
-    order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+    random_order = np.random.default_rng(seed).permutation(len(rows)).tolist()
     # Each row takes the text of the next in a random circle, so that none keeps its own.
-    donors = {index: order[(turn + 1) % len(order)] for turn, index in enumerate(order)}
-    return [task.with_text_of(row, rows[donors[index]]) for index, row in enumerate(rows)]
+    donor_indices = {
+        row_index: random_order[(circle_position + 1) % len(random_order)]
+        for circle_position, row_index in enumerate(random_order)
+    }
+    return [task.with_text_of(row, rows[donor_indices[row_index]]) for row_index, row in enumerate(rows)]

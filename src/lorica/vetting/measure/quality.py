@@ -26,7 +26,7 @@ def columns(scored: ScoredRows) -> tuple[list[int], list[float]]:
     if scored.is_ranking:
         # The first choice stands for label 1.
         return [int(gold == 0) for gold in scored.gold.tolist()], [float(row[0]) for row in scored.probabilities]
-    return scored.gold.tolist(), [float(best) for best in scored.best.tolist()]
+    return scored.gold.tolist(), [float(best_choice) for best_choice in scored.best.tolist()]
 
 
 def quality(scored: ScoredRows, confidence: float = 0.95) -> Interval:
@@ -39,28 +39,36 @@ def quality(scored: ScoredRows, confidence: float = 0.95) -> Interval:
 def skill(scored: ScoredRows) -> Skill:
     """The metric of labelled rows, and for ROC-AUC its standard error."""
     gold, predicted = columns(scored)
-    value = scored.metric(gold, predicted)
-    if math.isnan(value):
+    metric_value = scored.metric(gold, predicted)
+    if math.isnan(metric_value):
         return Skill(None, None)
     positive = sum(gold)
-    return Skill(value, auc_error(value, positive, len(gold) - positive) if scored.is_ranking else None)
+    return Skill(metric_value, auc_error(metric_value, positive, len(gold) - positive) if scored.is_ranking else None)
 
 
-def quality_difference(a: ScoredRows, b: ScoredRows, confidence: float = 0.95) -> Interval:
-    """The metric of `a` minus that of `b`, on the same labelled rows."""
-    gold, first = columns(a)
-    _, second = columns(b)
-    metric, groups = a.metric, _groups(a.rows)
+def quality_difference(own_scores: ScoredRows, reference: ScoredRows, confidence: float = 0.95) -> Interval:
+    """The metric of `own_scores` minus that of `reference`, on the same labelled rows."""
+    gold, own_predictions = columns(own_scores)
+    _, other_predictions = columns(reference)
+    metric, groups = own_scores.metric, _groups(own_scores.rows)
     return interval(
-        paired_difference(metric, gold, first, second, resamples=RESAMPLES, confidence=confidence, groups=groups)
+        paired_difference(
+            metric, gold, own_predictions, other_predictions, resamples=RESAMPLES, confidence=confidence, groups=groups
+        )
     )
 
 
-def mean_difference(a: Floats, b: Floats, rows: Sequence[Row], confidence: float = STRICT) -> Interval:
-    """mean(a) - mean(b) over the same rows; [n] each."""
-    zero = [0] * len(rows)
+def mean_difference(
+    own_values: Floats, other_values: Floats, rows: Sequence[Row], confidence: float = STRICT
+) -> Interval:
+    """mean(own_values) - mean(other_values) over the same rows; [n] each."""
+    zero_gold = [0] * len(rows)
     groups = _groups(rows)
-    return interval(paired_difference(_MEAN, zero, a, b, resamples=RESAMPLES, confidence=confidence, groups=groups))
+    return interval(
+        paired_difference(
+            _MEAN, zero_gold, own_values, other_values, resamples=RESAMPLES, confidence=confidence, groups=groups
+        )
+    )
 
 
 def _mean(gold: Column, values: Column) -> Evaluator:
@@ -79,16 +87,16 @@ def gold_logprobs(scored: ScoredRows) -> Floats:
     return -scored.losses
 
 
-def centred(odds: Floats, is_first: NDArray[np.bool_]) -> Floats:
+def centred(log_odds: Floats, is_first: NDArray[np.bool_]) -> Floats:
     """Log-probability of the gold choices [n] from log-odds [n] of the first choice, all shifted by the constant that
     makes the gold choices most probable. is_first [n]: whether the gold is the first choice."""
-    signs = np.where(is_first, 1.0, -1.0)
-    low, high = -float(np.abs(odds).max()) - 10.0, float(np.abs(odds).max()) + 10.0
+    gold_signs = np.where(is_first, 1.0, -1.0)
+    lower_shift, upper_shift = -float(np.abs(log_odds).max()) - 10.0, float(np.abs(log_odds).max()) + 10.0
     for _ in range(60):  # the slope falls with the shift: halve until it is zero
-        shift = (low + high) / 2
-        slope = float(np.sum(signs / (1 + np.exp(np.clip(signs * (odds + shift), -700, 700)))))
-        low, high = (shift, high) if slope > 0 else (low, shift)
-    return np.asarray(-np.logaddexp(0.0, -signs * (odds + (low + high) / 2)))
+        shift = (lower_shift + upper_shift) / 2
+        slope = float(np.sum(gold_signs / (1 + np.exp(np.clip(gold_signs * (log_odds + shift), -700, 700)))))
+        lower_shift, upper_shift = (shift, upper_shift) if slope > 0 else (lower_shift, shift)
+    return np.asarray(-np.logaddexp(0.0, -gold_signs * (log_odds + (lower_shift + upper_shift) / 2)))
 
 
 def compare(scored: ScoredRows, reference: ScoredRows) -> Comparison:
@@ -98,21 +106,21 @@ def compare(scored: ScoredRows, reference: ScoredRows) -> Comparison:
 
 def paired(difference: Floats) -> Comparison:
     """Mean of paired differences [n], and over its standard error."""
-    mean = float(difference.mean()) if len(difference) else 0.0
-    spread = float(difference.std(ddof=1)) if len(difference) > 1 else 0.0
-    error = spread / np.sqrt(len(difference)) if len(difference) else 0.0
-    if error < 1e-12:
-        return Comparison(mean, 0.0 if abs(mean) < 1e-9 else float(np.sign(mean)) * 100.0)
-    return Comparison(mean, float(mean / error))
+    mean_gain = float(difference.mean()) if len(difference) else 0.0
+    deviation = float(difference.std(ddof=1)) if len(difference) > 1 else 0.0
+    standard_error = deviation / np.sqrt(len(difference)) if len(difference) else 0.0
+    if standard_error < 1e-12:
+        return Comparison(mean_gain, 0.0 if abs(mean_gain) < 1e-9 else float(np.sign(mean_gain)) * 100.0)
+    return Comparison(mean_gain, float(mean_gain / standard_error))
 
 
-def auc_error(value: float, positive: int, negative: int) -> float:
+def auc_error(auc_value: float, positive: int, negative: int) -> float:
     """The standard error of an AUC (Hanley and McNeil 1982), never below that of one misplaced row."""
     if not positive or not negative:
         return math.nan
-    q1, q2 = value / (2 - value), 2 * value**2 / (1 + value)
-    spread = value * (1 - value) + (positive - 1) * (q1 - value**2) + (negative - 1) * (q2 - value**2)
-    return max(float(np.sqrt(max(spread, 0.0) / (positive * negative))), 0.5 / max(positive, negative))
+    q1, q2 = auc_value / (2 - auc_value), 2 * auc_value**2 / (1 + auc_value)
+    variance = auc_value * (1 - auc_value) + (positive - 1) * (q1 - auc_value**2) + (negative - 1) * (q2 - auc_value**2)
+    return max(float(np.sqrt(max(variance, 0.0) / (positive * negative))), 0.5 / max(positive, negative))
 
 
 def _groups(rows: Sequence[Row]) -> list[str] | None:

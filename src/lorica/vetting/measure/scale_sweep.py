@@ -32,12 +32,12 @@ _WIDE = (1 / 64, 1 / 16, 16.0, 64.0)
 
 
 class ScaleSweep:
-    """The rows of `requests` at every factor that was asked so far. own: their scores with the adapter as it is."""
+    """The rows of `requests` at every factor that was asked so far. own_scores: theirs with the adapter as it is."""
 
-    def __init__(self, adapter: LoadedAdapter, requests: Sequence[ScoreRequest], own: ScoredRows) -> None:
+    def __init__(self, adapter: LoadedAdapter, requests: Sequence[ScoreRequest], own_scores: ScoredRows) -> None:
         self._adapter, self._requests = adapter, requests
-        self._own, self._base = align(own, adapter.score_base(requests))
-        self._results = {1.0: self._result(1.0, own)}
+        self._own, self._base = align(own_scores, adapter.score_base(requests))
+        self._results = {1.0: self._result(1.0, own_scores)}
 
     @property
     def results(self) -> list[ScaleResult]:
@@ -69,9 +69,9 @@ class ScaleSweep:
     def refine(self) -> None:
         """Ask far out, then twice closer around the best."""
         self.ask(_WIDE)
-        for step in (2.0, math.sqrt(2.0)):
+        for scale_step in (2.0, math.sqrt(2.0)):
             if self.best is not None:
-                self.ask((self.best.factor / step, self.best.factor * step))
+                self.ask((self.best.factor / scale_step, self.best.factor * scale_step))
 
     def score(self, factor: float, requests: Sequence[ScoreRequest]) -> ScoredRows | None:
         """Any rows at a factor."""
@@ -80,29 +80,29 @@ class ScaleSweep:
         return self._adapter.score_copy(scaled_config(self._adapter.config, factor), requests)
 
     def _result(self, factor: float, scored: ScoredRows) -> ScaleResult:
-        present, base = align(scored, self._base)
+        present_scores, base_scores = align(scored, self._base)
         broken = len(scored.failed) - len(self._base.failed)
-        if not present.rows:
+        if not present_scores.rows:
             return ScaleResult(factor, np.inf, np.inf, None, None, None, None, broken)
         result = ScaleResult(
             factor=factor,
-            kl=float(kl(with_rest(present.words), with_rest(base.words)).mean()),
-            largest_change=largest_change(present, base),
-            confidence=mean_or_none(present.confidence),
-            saturated=saturated_share(present),
-            std=spread(present),
-            changed=changed_share(present, base),
+            kl=float(kl(with_rest(present_scores.words), with_rest(base_scores.words)).mean()),
+            largest_change=largest_change(present_scores, base_scores),
+            confidence=mean_or_none(present_scores.confidence),
+            saturated=saturated_share(present_scores),
+            std=spread(present_scores),
+            changed=changed_share(present_scores, base_scores),
             broken=broken,
-            n=len(present.rows),
-            choices_kl=choices_kl(present, base),
-            mass=mean_or_none(present.mass),
+            n=len(present_scores.rows),
+            choices_kl=choices_kl(present_scores, base_scores),
+            mass=mean_or_none(present_scores.mass),
         )
-        labelled = present.labelled
+        labelled = present_scores.labelled
         if not labelled.rows:
             return result
-        own = self._own.labelled
-        quality, own_quality = skill(labelled), skill(own)
-        shared, shared_own = align(labelled, own)
+        own_labelled = self._own.labelled
+        quality, own_quality = skill(labelled), skill(own_labelled)
+        shared, shared_own = align(labelled, own_labelled)
         return msgspec.structs.replace(
             result,
             loss=float(labelled.losses.mean()),
@@ -110,7 +110,7 @@ class ScaleSweep:
             quality=quality.value,
             error=quality.error,
             gain=compare(shared, shared_own) if shared.rows and factor != 1 else None,
-            over_base=compare(labelled, base.labelled),
+            over_base=compare(labelled, base_scores.labelled),
             ranking_z=ranking_z(quality, own_quality),
         )
 
@@ -118,13 +118,13 @@ class ScaleSweep:
 def peak(results: Sequence[ScaleResult]) -> float | None:
     """The factor at which a parabola through the best one and its neighbours, over the logarithm, has its top; None
     without labels."""
-    gold = {result.factor: result.gold for result in results if result.factor and result.gold is not None}
-    if not gold:
+    gold_logprobs = {result.factor: result.gold for result in results if result.factor and result.gold is not None}
+    if not gold_logprobs:
         return None
-    factors = sorted(gold)
-    index = max(range(len(factors)), key=lambda i: (gold[factors[i]], -abs(math.log(factors[i]))))
-    if not 0 < index < len(factors) - 1:
-        return factors[index]
-    x = [math.log(factors[index + step]) for step in (-1, 0, 1)]
-    a, b, _ = np.polyfit(x, [gold[factors[index + step]] for step in (-1, 0, 1)], 2)
-    return float(math.exp(min(max(-b / (2 * a), x[0]), x[2]))) if a < 0 else factors[index]
+    factors = sorted(gold_logprobs)
+    best_index = max(range(len(factors)), key=lambda i: (gold_logprobs[factors[i]], -abs(math.log(factors[i]))))
+    if not 0 < best_index < len(factors) - 1:
+        return factors[best_index]
+    log_factors = [math.log(factors[best_index + neighbour]) for neighbour in (-1, 0, 1)]
+    a, b, _ = np.polyfit(log_factors, [gold_logprobs[factors[best_index + neighbour]] for neighbour in (-1, 0, 1)], 2)
+    return float(math.exp(min(max(-b / (2 * a), log_factors[0]), log_factors[2]))) if a < 0 else factors[best_index]

@@ -67,23 +67,44 @@ class ScoredRows:
     @property
     def best(self) -> NDArray[np.int64]:
         """[n]: the most probable choice; -1 where a row has none."""
-        return np.array([int(row.argmax()) if len(row) else -1 for row in self.probabilities], dtype=np.int64)
+        return np.array(
+            [
+                int(choice_probabilities.argmax()) if len(choice_probabilities) else -1
+                for choice_probabilities in self.probabilities
+            ],
+            dtype=np.int64,
+        )
 
     @property
     def confidence(self) -> Floats:
         """[n]: the probability of the best choice, nan without choices."""
-        return np.array([row.max() if len(row) > 1 else np.nan for row in self.probabilities])
+        return np.array(
+            [
+                choice_probabilities.max() if len(choice_probabilities) > 1 else np.nan
+                for choice_probabilities in self.probabilities
+            ]
+        )
 
     @property
     def first(self) -> Floats:
         """[n]: the probability of the first choice, nan without choices."""
-        return np.array([row[0] if len(row) > 1 else np.nan for row in self.probabilities])
+        return np.array(
+            [
+                choice_probabilities[0] if len(choice_probabilities) > 1 else np.nan
+                for choice_probabilities in self.probabilities
+            ]
+        )
 
     @property
     def losses(self) -> Floats:
         """[n]: negative log-probability of the gold choice, nan where it is unknown."""
-        pairs = zip(self.probabilities, self.gold.tolist(), strict=True)
-        return np.array([-np.log(max(row[gold], _TINY)) if gold >= 0 else np.nan for row, gold in pairs])
+        probabilities_and_gold = zip(self.probabilities, self.gold.tolist(), strict=True)
+        return np.array(
+            [
+                -np.log(max(choice_probabilities[gold], _TINY)) if gold >= 0 else np.nan
+                for choice_probabilities, gold in probabilities_and_gold
+            ]
+        )
 
     @property
     def labelled(self) -> ScoredRows:
@@ -92,16 +113,16 @@ class ScoredRows:
 
     def keep(self, row_ids: set[str]) -> ScoredRows:
         """These rows only."""
-        return self._at([index for index, row in enumerate(self.rows) if row.id in row_ids])
+        return self._at([row_index for row_index, row in enumerate(self.rows) if row.id in row_ids])
 
-    def _at(self, indices: Sequence[int]) -> ScoredRows:
+    def _at(self, row_indices: Sequence[int]) -> ScoredRows:
         return ScoredRows(
-            tuple(self.rows[index] for index in indices),
-            tuple(self.logprobs[index] for index in indices),
-            tuple(self.probabilities[index] for index in indices),
-            self.words[indices],
-            self.mass[indices],
-            self.gold[indices],
+            tuple(self.rows[row_index] for row_index in row_indices),
+            tuple(self.logprobs[row_index] for row_index in row_indices),
+            tuple(self.probabilities[row_index] for row_index in row_indices),
+            self.words[row_indices],
+            self.mass[row_indices],
+            self.gold[row_indices],
             self.metric,
             self.failed,
         )
@@ -112,24 +133,24 @@ def make_requests(
 ) -> tuple[list[ScoreRequest], dict[str, str]]:
     """Rows as requests, and why others cannot be asked (row id -> reason)."""
     encoder = session.encoder(template)
-    words = [tokens for tokens in map(encoder.encode_choice, common_words()) if len(tokens) == 1]
-    words += [(token,) for token in encoder.stop_tokens]
-    words = list(dict.fromkeys(words))
+    common_tokens = [tokens for tokens in map(encoder.encode_choice, common_words()) if len(tokens) == 1]
+    common_tokens += [(stop_token,) for stop_token in encoder.stop_tokens]
+    common_tokens = list(dict.fromkeys(common_tokens))
     per_token = task.settings.method == "likelihood" or task.answer_type == "text"
     metric = choice_metric(task)
-    requests, refused = [], {}
-    for index, row in enumerate(rows):
-        texts, gold = _choices(task, rows, index)
+    requests, refusal_reasons = [], {}
+    for row_index, row in enumerate(rows):
+        choice_texts, gold = _choices(task, rows, row_index)
         try:
             prompt = session.encode(task.render(row), template).tokens
-            choices = tuple(map(encoder.encode_choice, texts))
+            choice_tokens = tuple(map(encoder.encode_choice, choice_texts))
         except PromptError as error:
-            refused[row.id] = error.message
+            refusal_reasons[row.id] = error.message
             continue
-        request = ScoreChoices(row.id, prompt, (*choices, *words))
-        lengths = tuple(map(len, choices))
-        requests.append(ScoreRequest(row, request, lengths, gold, per_token, metric))
-    return requests, refused
+        score_request = ScoreChoices(row.id, prompt, (*choice_tokens, *common_tokens))
+        choice_lengths = tuple(map(len, choice_tokens))
+        requests.append(ScoreRequest(row, score_request, choice_lengths, gold, per_token, metric))
+    return requests, refusal_reasons
 
 
 def score_rows(
@@ -143,28 +164,28 @@ def score_rows(
     outputs = session.run(engine, [request.request for request in requests], adapter)
     if on_done is not None and adapter:
         on_done(len(requests))
-    failed = {output.id: output.error for output in outputs if output.error}
+    failure_reasons = {output.id: output.error for output in outputs if output.error}
     scored = [(request, output) for request, output in zip(requests, outputs, strict=True) if not output.error]
-    return _read(scored, failed, requests[0].metric if requests else METRICS["accuracy"])
+    return _read(scored, failure_reasons, requests[0].metric if requests else METRICS["accuracy"])
 
 
-def align(first: ScoredRows, second: ScoredRows) -> tuple[ScoredRows, ScoredRows]:
+def align(first_scores: ScoredRows, second_scores: ScoredRows) -> tuple[ScoredRows, ScoredRows]:
     """The two on the rows that both have."""
-    shared = {row.id for row in first.rows} & {row.id for row in second.rows}
-    return first.keep(shared), second.keep(shared)
+    shared_ids = {row.id for row in first_scores.rows} & {row.id for row in second_scores.rows}
+    return first_scores.keep(shared_ids), second_scores.keep(shared_ids)
 
 
-def concatenate(batches: Sequence[ScoredRows]) -> ScoredRows:
+def concatenate(scored_batches: Sequence[ScoredRows]) -> ScoredRows:
     """All rows of several; the metric is that of the first."""
-    filled = [batch for batch in batches if batch.rows] or list(batches[:1])
+    filled_batches = [scored_batch for scored_batch in scored_batches if scored_batch.rows] or list(scored_batches[:1])
     return ScoredRows(
-        tuple(row for batch in filled for row in batch.rows),
-        tuple(values for batch in filled for values in batch.logprobs),
-        tuple(values for batch in filled for values in batch.probabilities),
-        np.concatenate([batch.words for batch in filled]),
-        np.concatenate([batch.mass for batch in filled]),
-        np.concatenate([batch.gold for batch in filled]),
-        batches[0].metric,
+        tuple(row for scored_batch in filled_batches for row in scored_batch.rows),
+        tuple(values for scored_batch in filled_batches for values in scored_batch.logprobs),
+        tuple(values for scored_batch in filled_batches for values in scored_batch.probabilities),
+        np.concatenate([scored_batch.words for scored_batch in filled_batches]),
+        np.concatenate([scored_batch.mass for scored_batch in filled_batches]),
+        np.concatenate([scored_batch.gold for scored_batch in filled_batches]),
+        scored_batches[0].metric,
     )
 
 
@@ -180,37 +201,43 @@ def choice_metric(task: Task) -> Metric:
     return METRICS["accuracy" if task.answer_type == "text" else task.metric_names[0]]
 
 
-def _read(scored: Sequence[tuple[ScoreRequest, Output]], failed: dict[str, str], metric: Metric) -> ScoredRows:
-    logprobs, probabilities, words, mass = [], [], [], []
+def _read(scored: Sequence[tuple[ScoreRequest, Output]], failure_reasons: dict[str, str], metric: Metric) -> ScoredRows:
+    logprobs, probabilities, word_logprobs, choice_mass = [], [], [], []
     for request, output in scored:
-        values = np.array(output.logprobs, dtype=np.float64)
-        own = values[: len(request.lengths)]
-        words.append(values[len(request.lengths) :])
-        mass.append(min(float(np.exp(own).sum()), 1.0) if len(own) else np.nan)
-        compared = own / np.array(request.lengths) if request.per_token and len(own) else own
-        logprobs.append(own)
-        weights = np.exp(compared - compared.max()) if len(own) else own
-        probabilities.append(weights / weights.sum() if len(own) else own)
+        output_logprobs = np.array(output.logprobs, dtype=np.float64)
+        choice_logprobs = output_logprobs[: len(request.lengths)]
+        word_logprobs.append(output_logprobs[len(request.lengths) :])
+        choice_mass.append(min(float(np.exp(choice_logprobs).sum()), 1.0) if len(choice_logprobs) else np.nan)
+        comparable = (
+            choice_logprobs / np.array(request.lengths)
+            if request.per_token and len(choice_logprobs)
+            else choice_logprobs
+        )
+        logprobs.append(choice_logprobs)
+        weights = np.exp(comparable - comparable.max()) if len(choice_logprobs) else choice_logprobs
+        probabilities.append(weights / weights.sum() if len(choice_logprobs) else choice_logprobs)
     return ScoredRows(
         tuple(request.row for request, _ in scored),
         tuple(logprobs),
         tuple(probabilities),
-        np.array(words) if words else np.zeros((0, 1)),
-        np.array(mass),
+        np.array(word_logprobs) if word_logprobs else np.zeros((0, 1)),
+        np.array(choice_mass),
         np.array([-1 if request.gold is None else request.gold for request, _ in scored], dtype=np.int64),
         metric,
-        failed,
+        failure_reasons,
     )
 
 
-def _choices(task: Task, rows: Sequence[Row], index: int) -> tuple[tuple[str, ...], int | None]:
+def _choices(task: Task, rows: Sequence[Row], row_index: int) -> tuple[tuple[str, ...], int | None]:
     """The texts that could answer a row, and which is right."""
-    row = rows[index]
-    if texts := task.choices(row) or task.generated_choices:
-        return texts, task.gold_choice(row)
+    row = rows[row_index]
+    if choice_texts := task.choices(row) or task.generated_choices:
+        return choice_texts, task.gold_choice(row)
     if not isinstance(row.gold, tuple):
         return (), None
-    accepted = set(row.gold)
-    following = (rows[(index + step) % len(rows)].gold for step in range(1, len(rows)))
-    wrong = dict.fromkeys(gold[0] for gold in following if isinstance(gold, tuple) and gold[0] not in accepted)
-    return (row.gold[0], *list(wrong)[:_DISTRACTORS]), 0
+    accepted_answers = set(row.gold)
+    following_gold = (rows[(row_index + row_offset) % len(rows)].gold for row_offset in range(1, len(rows)))
+    distractors = dict.fromkeys(
+        gold[0] for gold in following_gold if isinstance(gold, tuple) and gold[0] not in accepted_answers
+    )
+    return (row.gold[0], *list(distractors)[:_DISTRACTORS]), 0
