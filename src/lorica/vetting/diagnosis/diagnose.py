@@ -109,12 +109,12 @@ def diagnose(
         return _conclude(source, context, consistent(evidence), experiments)
 
 
-def find_adapter(path: Path) -> AdapterSource:
+def find_adapter(adapter_path: Path) -> AdapterSource:
     """The one adapter at a path. Raises AdapterError when there is none or several, naming them."""
-    sources = find_sources([path])
+    sources = find_sources([adapter_path])
     if len(sources) > 1:
-        names = ", ".join(str(source.user_path) for source in sources[:5])
-        raise AdapterError(f"{path}: holds {len(sources)} adapters: {names}", fix="name one of them")
+        adapter_names = ", ".join(str(source.user_path) for source in sources[:5])
+        raise AdapterError(f"{adapter_path}: holds {len(sources)} adapters: {adapter_names}", fix="name one of them")
     return sources[0]
 
 
@@ -126,70 +126,82 @@ def _run_experiments(
     waiting = [experiment for experiment in EXPERIMENTS if _can_run(experiment, context.inputs)]
     while waiting:
         shares = posteriors(consistent(evidence))
-        first, second = _leading(shares)
+        first_cause, second_cause = _leading(shares)
         # What is cheap, and what somebody asks by naming other bases, is always answered.
         experiment = next((experiment for experiment in waiting if _is_always_run(experiment, context.inputs)), None)
-        always = experiment is not None
+        is_always_run = experiment is not None
         if experiment is None:
             experiment = _next_experiment(waiting, shares, {result.name for result in results})
             if experiment is None:
                 break
-        elif first in _FINAL and shares[first] >= SETTLED and experiment.name != "answers":
+        elif first_cause in _FINAL and shares[first_cause] >= SETTLED and experiment.name != "answers":
             waiting.remove(experiment)
             continue
         waiting.remove(experiment)
         if on_step is not None:
             on_step(experiment.asks)
-        outcome = experiment.run(context)
-        evidence += outcome
+        outcome_evidence = experiment.run(context)
+        evidence += outcome_evidence
         results.append(
             ExperimentResult(
                 name=experiment.name,
                 asks=experiment.asks,
-                between=("", "") if always else (first, second),
-                outcome=tuple(item.text for item in outcome),
+                between=("", "") if is_always_run else (first_cause, second_cause),
+                outcome=tuple(evidence_item.text for evidence_item in outcome_evidence),
             )
         )
     return results
 
 
-def _next_experiment(waiting: Sequence[Experiment], shares: dict[str, float], done: set[str]) -> Experiment | None:
+def _next_experiment(
+    waiting: Sequence[Experiment], cause_shares: dict[str, float], experiments_run: set[str]
+) -> Experiment | None:
     """What to run next; None when the leading cause is sure enough, or nothing bears on the open question.
 
     What is only seen in answers has rivals that look alike: those are tried before it is named. What says that nothing
     is wrong with the adapter is only ever what remains when every experiment that could refute it was run.
     """
-    first, _ = _leading(shares)
-    ready = [experiment for experiment in waiting if set(experiment.after) <= done]
-    rivals = [experiment for experiment in ready if experiment.name in _RIVALS.get(first, ())]
-    if rivals:
-        return rivals[0]
-    return None if shares[first] >= SETTLED and first not in SOUND else _decider(ready, shares)
+    leading_cause, _ = _leading(cause_shares)
+    ready_experiments = [experiment for experiment in waiting if set(experiment.after) <= experiments_run]
+    rival_experiments = [
+        experiment for experiment in ready_experiments if experiment.name in _RIVALS.get(leading_cause, ())
+    ]
+    if rival_experiments:
+        return rival_experiments[0]
+    return (
+        None
+        if cause_shares[leading_cause] >= SETTLED and leading_cause not in SOUND
+        else _decider(ready_experiments, cause_shares)
+    )
 
 
-def _decider(ready: Sequence[Experiment], shares: dict[str, float]) -> Experiment | None:
+def _decider(ready_experiments: Sequence[Experiment], cause_shares: dict[str, float]) -> Experiment | None:
     """The experiment that separates the two leading causes for the least cost, else one that bears on any cause that is
     still possible; None when there is none. So what says "nothing is wrong" is named only when nothing can be run any
     more that could refute it."""
-    first, second = _leading(shares)
-    possible = {cause for cause, share in shares.items() if share >= _WORTH} - {"healthy", NONE}
+    first_cause, second_cause = _leading(cause_shares)
+    possible_causes = {cause for cause, share in cause_shares.items() if share >= _WORTH} - {"healthy", NONE}
 
     def worth(experiment: Experiment) -> tuple[bool, bool, float]:
-        decides = (first in experiment.separates) != (second in experiment.separates)
-        touches = bool({first, second} & experiment.separates)
+        decides = (first_cause in experiment.separates) != (second_cause in experiment.separates)
+        touches = bool({first_cause, second_cause} & experiment.separates)
         return decides, touches, -experiment.cost
 
-    return max((experiment for experiment in ready if experiment.separates & possible), key=worth, default=None)
+    return max(
+        (experiment for experiment in ready_experiments if experiment.separates & possible_causes),
+        key=worth,
+        default=None,
+    )
 
 
-def _leading(shares: dict[str, float]) -> tuple[str, str]:
-    first, second, *_ = (cause for cause in shares if cause != NONE)
-    return first, second
+def _leading(cause_shares: dict[str, float]) -> tuple[str, str]:
+    first_cause, second_cause, *_ = (cause for cause in cause_shares if cause != NONE)
+    return first_cause, second_cause
 
 
 def _is_always_run(experiment: Experiment, inputs: DiagnosisInputs) -> bool:
-    named = "expected" in experiment.needs or (experiment.name == "alignment" and bool(inputs.expected))
-    return experiment.cost == 0 or named
+    bears_on_expected = "expected" in experiment.needs or (experiment.name == "alignment" and bool(inputs.expected))
+    return experiment.cost == 0 or bears_on_expected
 
 
 def _can_run(experiment: Experiment, inputs: DiagnosisInputs) -> bool:
@@ -201,32 +213,34 @@ def _conclude(
     source: AdapterSource, context: Context, evidence: Sequence[Evidence], experiments: Sequence[ExperimentResult]
 ) -> Diagnosis:
     hypotheses = rank(evidence)
-    top = hypotheses[0]
-    missing = [need for need in GIVE if not context.inputs.has(need)]
+    leading = hypotheses[0]
+    missing_inputs = [need for need in GIVE if not context.inputs.has(need)]
     return Diagnosis(
         name=source.name,
         path=str(source.user_path),
-        cause=top.cause,
-        title=top.title,
-        certainty=top.certainty,
+        cause=leading.cause,
+        title=leading.title,
+        certainty=leading.certainty,
         hypotheses=hypotheses,
         evidence=tuple(evidence),
         experiments=tuple(experiments),
-        untested=tuple(dict.fromkeys([*context.notes, *_untested(top, missing)])),
-        settle=tuple(settling(hypotheses, missing)),
-        command=next_command(top, context),
+        untested=tuple(dict.fromkeys([*context.notes, *_untested(leading, missing_inputs)])),
+        settle=tuple(settling(hypotheses, missing_inputs)),
+        command=next_command(leading, context),
         findings=tuple(context.findings),
         measured=context.measured,
     )
 
 
-def _untested(top: Hypothesis, missing: Sequence[Need]) -> list[str]:
+def _untested(leading: Hypothesis, missing_inputs: Sequence[Need]) -> list[str]:
     """Questions that could not be asked for want of a base or of rows."""
-    if top.cause in _FINAL:
+    if leading.cause in _FINAL:
         return []
-    lines = []
+    questions = []
     for experiment in EXPERIMENTS:
-        lacking = [need for need in experiment.needs if need in missing]
-        if lacking and not {"expected", "answers"} & set(lacking):
-            lines.append(f"{experiment.asks.rstrip('?')}: needs {' and '.join(GIVE[need] for need in lacking)}")
-    return lines
+        lacking_inputs = [need for need in experiment.needs if need in missing_inputs]
+        if lacking_inputs and not {"expected", "answers"} & set(lacking_inputs):
+            questions.append(
+                f"{experiment.asks.rstrip('?')}: needs {' and '.join(GIVE[need] for need in lacking_inputs)}"
+            )
+    return questions

@@ -30,7 +30,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
 
 def _experiment(
     name: str,
-    asks: str,
+    question: str,
     separates: str,
     needs: tuple[Need, ...],
     cost: float,
@@ -40,7 +40,7 @@ def _experiment(
 ) -> Experiment:
     causes = frozenset(separates.split())
     return Experiment(
-        name=name, asks=asks, separates=causes, needs=needs, cost=cost, run=run, unless=unless, after=after
+        name=name, asks=question, separates=causes, needs=needs, cost=cost, run=run, unless=unless, after=after
     )
 
 

@@ -58,12 +58,12 @@ _TARGET_KEYS = {"target_modules", "exclude_modules", "layers_to_transform"}
 def from_findings(findings: Iterable[Finding]) -> list[Evidence]:
     """Evidence from findings, in their order; those that say nothing of any cause are left out."""
     evidence = []
-    for index, finding in enumerate(findings):
+    for finding_index, finding in enumerate(findings):
         likelihoods = finding_likelihoods(finding)
         if likelihoods:
             evidence.append(
                 Evidence(
-                    id=f"{finding.code}.{index}",
+                    id=f"{finding.code}.{finding_index}",
                     text=sentence(finding),
                     source=finding.code,
                     group=_group(finding, likelihoods),
@@ -75,38 +75,44 @@ def from_findings(findings: Iterable[Finding]) -> list[Evidence]:
 
 def finding_likelihoods(finding: Finding) -> dict[str, float]:
     """Cause -> log likelihood ratio of one finding."""
-    row = finding_codes()[finding.code]
-    if row.weighed_by:
+    code_row = finding_codes()[finding.code]
+    if code_row.weighed_by:
         return {}
-    if row.likelihoods is None:
-        return _by_severity(finding, [cause for cause in row.causes if cause not in SOUND])
-    likelihoods = dict(row.likelihoods)
-    for name in VARIANTS.get(finding.code, _no_variants)(finding.facts):
-        likelihoods |= row.variants[name]
-    if (scale := _scale(finding)) is not None:
-        likelihoods |= ratio_weights(scale)
+    if code_row.likelihoods is None:
+        return _by_severity(finding, [cause for cause in code_row.causes if cause not in SOUND])
+    likelihoods = dict(code_row.likelihoods)
+    for variant_name in VARIANTS.get(finding.code, _no_variants)(finding.facts):
+        likelihoods |= code_row.variants[variant_name]
+    if (scale_ratio := _scale(finding)) is not None:
+        likelihoods |= ratio_weights(scale_ratio)
     # A note, or a finding that its check itself took less seriously, weighs less than the table says.
-    return {cause: ratio / 3 for cause, ratio in likelihoods.items()} if finding.severity == "note" else likelihoods
+    return (
+        {cause: log_ratio / 3 for cause, log_ratio in likelihoods.items()}
+        if finding.severity == "note"
+        else likelihoods
+    )
 
 
 def _scale(finding: Finding) -> float | None:
     """How many times the update is as large as in training, where a finding says so."""
     facts = finding.facts
-    scale = facts.get("scale_ratio") if finding.code == "L160" else facts.get("scale_factor")
-    if finding.code not in ("L160", "L223", "L342") or not isinstance(scale, float) or scale <= 0:
+    scale_ratio = facts.get("scale_ratio") if finding.code == "L160" else facts.get("scale_factor")
+    if finding.code not in ("L160", "L223", "L342") or not isinstance(scale_ratio, float) or scale_ratio <= 0:
         return None
-    if finding.code == "L160" and 0.99 < scale < 1.01:
+    if finding.code == "L160" and 0.99 < scale_ratio < 1.01:
         # The modules that alpha_pattern names may have another scale for all that.
-        scale = float(facts.get("pattern_ratio", scale))
-    return scale
+        scale_ratio = float(facts.get("pattern_ratio", scale_ratio))
+    return scale_ratio
 
 
 def _by_severity(finding: Finding, causes: Sequence[str]) -> dict[str, float]:
     unreadable = finding.level == 0 and finding.severity == "reject"
-    first, further, sound = _UNREADABLE if unreadable else _BY_SEVERITY[finding.severity]
-    likelihoods = dict.fromkeys(causes[1:], further) | dict.fromkeys(causes[:1], first)
-    if sound:
-        likelihoods |= dict.fromkeys(SOUND, sound if causes or finding.severity == "reject" else sound / 2)
+    first_weight, further_weight, sound_weight = _UNREADABLE if unreadable else _BY_SEVERITY[finding.severity]
+    likelihoods = dict.fromkeys(causes[1:], further_weight) | dict.fromkeys(causes[:1], first_weight)
+    if sound_weight:
+        likelihoods |= dict.fromkeys(
+            SOUND, sound_weight if causes or finding.severity == "reject" else sound_weight / 2
+        )
     return likelihoods
 
 
@@ -123,8 +129,15 @@ def _layer_order(facts: Mapping[str, Any]) -> Iterator[str]:
     """Layers that all stand as many places too low or too high were renumbered; the layer whose own place is beyond
     what is looked at takes the one that is left."""
     places = facts.get("places")
-    moves = [(int(old), int(new)) for old, new in places.items()] if isinstance(places, dict) else []
-    if len(moves) > 2 and len({(new - old) % len(moves) for old, new in moves}) == 1:
+    layer_moves = (
+        [(int(old_layer), int(new_layer)) for old_layer, new_layer in places.items()]
+        if isinstance(places, dict)
+        else []
+    )
+    if (
+        len(layer_moves) > 2
+        and len({(new_layer - old_layer) % len(layer_moves) for old_layer, new_layer in layer_moves}) == 1
+    ):
         yield "shifted"
 
 
@@ -148,20 +161,20 @@ def _changed_keys(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _recorded_keys(facts: Mapping[str, Any]) -> Iterator[str]:
-    keys = set(facts.get("keys", ()))
-    if keys & _SCALE_KEYS and "scale_ratio" not in facts:
+    recorded_keys = set(facts.get("keys", ()))
+    if recorded_keys & _SCALE_KEYS and "scale_ratio" not in facts:
         yield "scale"
-    if keys & _TARGET_KEYS:
+    if recorded_keys & _TARGET_KEYS:
         yield "targets"
-    yield from keys & {"rank_pattern", "use_dora", "modules_to_save", "revision"}
+    yield from recorded_keys & {"rank_pattern", "use_dora", "modules_to_save", "revision"}
 
 
 def _failed_rows(facts: Mapping[str, Any]) -> Iterator[str]:
-    cut_off, invalid = float(facts.get("cut_off_share", 0.0)), float(facts.get("invalid_share", 0.0))
-    if cut_off > 0.01:
-        yield "cut_off_often" if cut_off >= 0.1 else "cut_off"
-    if invalid > 0.01:
-        yield "invalid_as_cut_off" if cut_off >= invalid / 2 else "invalid"
+    cut_off_share, invalid_share = float(facts.get("cut_off_share", 0.0)), float(facts.get("invalid_share", 0.0))
+    if cut_off_share > 0.01:
+        yield "cut_off_often" if cut_off_share >= 0.1 else "cut_off"
+    if invalid_share > 0.01:
+        yield "invalid_as_cut_off" if cut_off_share >= invalid_share / 2 else "invalid"
 
 
 def _base_layers(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -181,46 +194,67 @@ VARIANTS: dict[str, Callable[[Mapping[str, Any]], Iterable[str]]] = {
 }
 
 
-def from_clean(findings: Sequence[Finding], ran: Collection[int]) -> list[Evidence]:
+def from_clean(findings: Sequence[Finding], levels_run: Collection[int]) -> list[Evidence]:
     """What levels that ran did not find."""
-    failed = {finding.level for finding in findings if finding.severity == "reject"}
+    failed_levels = {finding.level for finding in findings if finding.severity == "reject"}
     spoken_of = {
-        cause for finding in findings for cause, ratio in finding_likelihoods(finding).items() if ratio >= _SPEAKS_OF
+        cause
+        for finding in findings
+        for cause, log_ratio in finding_likelihoods(finding).items()
+        if log_ratio >= _SPEAKS_OF
     }
     evidence = []
-    for area, (level, likelihoods) in CLEAN.items():
-        if level not in ran or level in failed:
+    for check_area, (level, likelihoods) in CLEAN.items():
+        if level not in levels_run or level in failed_levels:
             continue
-        if against := {cause: ratio for cause, ratio in likelihoods.items() if cause not in spoken_of}:
-            name = f"clean.{area}"
-            evidence.append(Evidence(id=name, text=_CLEAN_TEXT[area], source="checks", group=name, weights=against))
+        if against := {cause: log_ratio for cause, log_ratio in likelihoods.items() if cause not in spoken_of}:
+            evidence_id = f"clean.{check_area}"
+            evidence.append(
+                Evidence(
+                    id=evidence_id, text=_CLEAN_TEXT[check_area], source="checks", group=evidence_id, weights=against
+                )
+            )
     return evidence
 
 
 def consistent(evidence: Sequence[Evidence]) -> list[Evidence]:
     """The evidence without what other evidence explains, and where a check that found nothing does not speak against a
     cause that another check found: what names alone do not show, names beside the base's do."""
-    codes = finding_codes()
-    sources = {item.source for item in evidence}
-    explained = {effect for source in sources if source in codes for effect in codes[source].explains}
-    evidence = [item for item in evidence if item.source not in explained]
-    if any(item.source in _PARTLY and item.weights.get("broken_weights", 0.0) >= _FINDS for item in evidence):
-        evidence = [_without_the_rest(item) if item.source in _OF_THE_REST else item for item in evidence]
+    code_table = finding_codes()
+    sources = {evidence_item.source for evidence_item in evidence}
+    explained = {effect for source in sources if source in code_table for effect in code_table[source].explains}
+    evidence = [evidence_item for evidence_item in evidence if evidence_item.source not in explained]
+    if any(
+        evidence_item.source in _PARTLY and evidence_item.weights.get("broken_weights", 0.0) >= _FINDS
+        for evidence_item in evidence
+    ):
+        evidence = [
+            _without_the_rest(evidence_item) if evidence_item.source in _OF_THE_REST else evidence_item
+            for evidence_item in evidence
+        ]
     causes = {
-        cause for item in evidence if item.source in codes for cause, ratio in item.weights.items() if ratio >= _FINDS
+        cause
+        for evidence_item in evidence
+        if evidence_item.source in code_table
+        for cause, log_ratio in evidence_item.weights.items()
+        if log_ratio >= _FINDS
     }
     consistent_evidence = []
-    for item in evidence:
-        if item.source != "checks":
-            consistent_evidence.append(item)
-        elif against := {cause: ratio for cause, ratio in item.weights.items() if cause not in causes}:
-            consistent_evidence.append(msgspec.structs.replace(item, weights=against))
+    for evidence_item in evidence:
+        if evidence_item.source != "checks":
+            consistent_evidence.append(evidence_item)
+        elif against := {cause: log_ratio for cause, log_ratio in evidence_item.weights.items() if cause not in causes}:
+            consistent_evidence.append(msgspec.structs.replace(evidence_item, weights=against))
     return consistent_evidence
 
 
-def _without_the_rest(item: Evidence) -> Evidence:
-    weights = {cause: ratio for cause, ratio in item.weights.items() if cause not in _ELSEWHERE or ratio > 0}
-    return msgspec.structs.replace(item, weights=weights)
+def _without_the_rest(evidence_item: Evidence) -> Evidence:
+    weights = {
+        cause: log_ratio
+        for cause, log_ratio in evidence_item.weights.items()
+        if cause not in _ELSEWHERE or log_ratio > 0
+    }
+    return msgspec.structs.replace(evidence_item, weights=weights)
 
 
 def sentence(finding: Finding) -> str:
@@ -231,7 +265,7 @@ def sentence(finding: Finding) -> str:
 
 def _group(finding: Finding, likelihoods: Mapping[str, float]) -> str:
     """Findings of one level that speak first of the same cause tell one story."""
-    if group := finding_codes()[finding.code].group:
-        return group
-    top = max(likelihoods, key=lambda cause: likelihoods[cause])
-    return f"L{finding.level}.{top if likelihoods[top] > 0 else 'sound'}"
+    if evidence_group := finding_codes()[finding.code].group:
+        return evidence_group
+    top_cause = max(likelihoods, key=lambda cause: likelihoods[cause])
+    return f"L{finding.level}.{top_cause if likelihoods[top_cause] > 0 else 'sound'}"

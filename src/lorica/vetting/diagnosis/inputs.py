@@ -150,8 +150,8 @@ class Context:
         config, layout = self.specimen.config, self.layout
         try:
             self.session.encoder()
-            more = config is not None and layout is not None and needs_transformers(config, layout)
-            return self.session.engine(more_than_pairs=more)
+            more_than_pairs = config is not None and layout is not None and needs_transformers(config, layout)
+            return self.session.engine(more_than_pairs=more_than_pairs)
         except LoricaError as error:
             self.notes.append(f"the base model cannot be asked: {refusal(error)}")
             return None
@@ -194,8 +194,8 @@ class Context:
         measurement = self.subject.measurement if self.rows else None
         if measurement is None or measurement.own.labelled.rows:
             return measurement
-        why = next(iter(measurement.base_scores.failed.values()), "none could be asked")
-        self.notes.append(f"the base model could not answer the rows: {why}")
+        reason = next(iter(measurement.base_scores.failed.values()), "none could be asked")
+        self.notes.append(f"the base model could not answer the rows: {reason}")
         return None
 
     @property
@@ -210,39 +210,41 @@ class Context:
         assert self.layout is not None
         if config is None or weights is None:
             raise AdapterError(f"{self.specimen.given}: its config or weights cannot be read")
-        sound = all(finding.severity != "reject" for finding in self.findings)
+        is_sound = all(finding.severity != "reject" for finding in self.findings)
         folder = self.new_folder()
-        adapter = LoadedAdapter(self.session, config, weights, self.layout, folder, other_engine=sound)
+        adapter = LoadedAdapter(self.session, config, weights, self.layout, folder, other_engine=is_sound)
         self._loaded.append(adapter)
         measurement = AdapterMeasurement(adapter, self.rows)
         if self.rows:
-            of_base = measurement.base_scores.failed
-            failed = [why for row_id, why in measurement.own_scores.failed.items() if row_id not in of_base]
-            if failed:
-                raise EngineError(failed[0])
+            base_failures = measurement.base_scores.failed
+            failure_reasons = [
+                reason for row_id, reason in measurement.own_scores.failed.items() if row_id not in base_failures
+            ]
+            if failure_reasons:
+                raise EngineError(failure_reasons[0])
         return measurement
 
-    def alignment(self, base: Path | None) -> Any:
+    def alignment(self, base_folder: Path | None) -> Any:
         """The adapter's `Alignment` with a base; None when it cannot be had."""
         from lorica.vetting.base.alignment import align
         from lorica.vetting.base.collect_subspaces import collect_subspaces
 
-        if base is None or self.layout is None or self.specimen.weights is None:
+        if base_folder is None or self.layout is None or self.specimen.weights is None:
             return None
-        if base not in self._alignments:
+        if base_folder not in self._alignments:
             try:
-                self._alignments[base] = align(self.specimen, self.layout, collect_subspaces(base))
+                self._alignments[base_folder] = align(self.specimen, self.layout, collect_subspaces(base_folder))
             except LoricaError as error:
-                self.notes.append(f"the alignment with {base.name} could not be measured: {refusal(error)}")
-                self._alignments[base] = None
-        return self._alignments[base]
+                self.notes.append(f"the alignment with {base_folder.name} could not be measured: {refusal(error)}")
+                self._alignments[base_folder] = None
+        return self._alignments[base_folder]
 
     def add(self, findings: Sequence[Finding], *, level: int | None = None) -> list[Finding]:
         """Findings of a further check; those that are new. level: the level that is now carried out."""
-        new = [finding for finding in findings if finding not in self.findings]
-        self.findings += new
+        new_findings = [finding for finding in findings if finding not in self.findings]
+        self.findings += new_findings
         self.ran |= {finding.level for finding in findings} if level is None else {level}
-        return new
+        return new_findings
 
     def close(self) -> None:
         """Take everything out of the engine again, so that the next diagnosis may use the same one."""

@@ -30,7 +30,7 @@ HARMED = 0.05
 
 
 def scale_weights(
-    best: float,
+    best_factor: float,
     over_one: float,
     over_base: float,
     ranking_gain: float,
@@ -39,7 +39,7 @@ def scale_weights(
     kl: float = math.nan,
     here_z: float = math.inf,
 ) -> Weights:
-    """best: the factor on the update under which the gold answers are most probable. over_one: z of that scale against
+    """best_factor: on the update, under which the gold answers are most probable. over_one: z of that scale against
     the adapter as it is. over_base: z of that scale against the base. ranking_gain: what AUC or accuracy gains by it;
     ranking_z: in standard errors, where AUC is then better than chance. kl: nats by which the adapter as it is diverges
     from the base; here_z: z of the adapter as it is against the base.
@@ -47,39 +47,43 @@ def scale_weights(
     if over_base < SURE and ranking_z < SURE:
         # No scale helps, so the scale is not what is wrong.
         return {"over_scaled": -3.0, "under_scaled": -3.0, "healthy": -2.0}
-    if SCALE_LOW <= best <= SCALE_HIGH:
+    if SCALE_LOW <= best_factor <= SCALE_HIGH:
         return {"over_scaled": -4.0, "under_scaled": -4.0, "no_effect": -2.0, "wrong_base": -2.0}
     if over_one < HINT:
         return {"over_scaled": -2.0, "under_scaled": -2.0, "no_effect": -2.0, "wrong_base": -2.0}
-    towards, away = ("over_scaled", "under_scaled") if best < 1 else ("under_scaled", "over_scaled")
-    if best > 1 and (kl > MUCH or kl * best**2 > MOST or here_z < HINT):
+    direction, opposite = ("over_scaled", "under_scaled") if best_factor < 1 else ("under_scaled", "over_scaled")
+    if best_factor > 1 and (kl > MUCH or kl * best_factor**2 > MOST or here_z < HINT):
         # An update that is far too small moves little, and that little surely in the right direction. One that moves
         # much, or as it is helps nothing, does better elsewhere by chance.
         return {"under_scaled": -2.0, "over_scaled": -1.0}
-    works = {away: -5.0, "wrong_base": -3.0, "broken_weights": -2.0, "no_effect": -3.0}
-    if best > 1 and ranking_gain < -RANKING:
+    working_weights = {opposite: -5.0, "wrong_base": -3.0, "broken_weights": -2.0, "no_effect": -3.0}
+    if best_factor > 1 and ranking_gain < -RANKING:
         # Giving an update its true size back does not spoil the order of the rows.
-        return works | {"under_scaled": -1.0, "healthy": -0.5}
+        return working_weights | {"under_scaled": -1.0, "healthy": -0.5}
     if ranking_gain < RANKING:
         # Only the confidence is mended, not the order of the rows. Too little of it is what short training leaves, and
         # too much what training to 0 and 1 does.
-        excess = best < SCALE_FAR_LOW / 2 or best > SCALE_FAR_HIGH * 2
-        calibration = {"hard_labels": 2.0} if best < 1 else {}
-        return works | calibration | {towards: 3.0 if excess else 1.5 if best < 1 else 0.5, "healthy": -0.5}
-    far = (best <= SCALE_FAR_LOW or best >= SCALE_FAR_HIGH) and over_one >= SURE
-    return works | {towards: 6.0 if far else 2.0, "healthy": -3.0 if far else -1.0, "hard_task": -3.0}
+        excess = best_factor < SCALE_FAR_LOW / 2 or best_factor > SCALE_FAR_HIGH * 2
+        calibration = {"hard_labels": 2.0} if best_factor < 1 else {}
+        return (
+            working_weights
+            | calibration
+            | {direction: 3.0 if excess else 1.5 if best_factor < 1 else 0.5, "healthy": -0.5}
+        )
+    is_far = (best_factor <= SCALE_FAR_LOW or best_factor >= SCALE_FAR_HIGH) and over_one >= SURE
+    return working_weights | {direction: 6.0 if is_far else 2.0, "healthy": -3.0 if is_far else -1.0, "hard_task": -3.0}
 
 
-def ratio_weights(ratio: float) -> Weights:
-    """ratio: the scale of the config over that of training, which the record or the passport states."""
+def ratio_weights(scale_ratio: float) -> Weights:
+    """scale_ratio: the scale of the config over that of training, which the record or the passport states."""
     unsound = {"healthy": -5.0, "hard_task": -5.0}
-    if 0.99 <= ratio <= 1.01:
+    if 0.99 <= scale_ratio <= 1.01:
         return unsound | {"altered": 4.0}
-    towards, away = ("over_scaled", "under_scaled") if ratio > 1 else ("under_scaled", "over_scaled")
-    unsound[away] = -8.0
+    direction, opposite = ("over_scaled", "under_scaled") if scale_ratio > 1 else ("under_scaled", "over_scaled")
+    unsound[opposite] = -8.0
     # An edit of a factor of two may be meant, and changes little; what spoils the answers is a large one.
-    large = max(ratio, 1 / ratio) >= 6
-    return unsound | ({towards: 6.5, "altered": 4.0} if large else {"altered": 6.0, towards: 4.0})
+    is_large = max(scale_ratio, 1 / scale_ratio) >= 6
+    return unsound | ({direction: 6.5, "altered": 4.0} if is_large else {"altered": 6.0, direction: 4.0})
 
 
 def skill_weights(auc: float, error: float, gain_z: float, base_auc: float, gain: float = -math.inf) -> Weights:
@@ -89,25 +93,25 @@ def skill_weights(auc: float, error: float, gain_z: float, base_auc: float, gain
     """
     z = (auc - 0.5) / error if error > 0 else gain_z
     # Against the base, in ranking: its own error is that of the adapter's about twice over.
-    risen = (auc - base_auc) / (2 * max(error, 0.02)) if error > 0 and base_auc == base_auc else 0.0
-    if z >= SURE and (gain_z >= HINT or risen >= SURE):
+    risen_z = (auc - base_auc) / (2 * max(error, 0.02)) if error > 0 and base_auc == base_auc else 0.0
+    if z >= SURE and (gain_z >= HINT or risen_z >= SURE):
         # A wrong base, broken weights or missing names would not make right answers more probable.
-        works = {"not_applied": -5.0, "unsupported": -3.0}
-        works |= {"no_effect": -6.0, "ignores_input": -5.0, "inverted": -7.0, "wrong_base": -2.5}
-        strong = not error > 0 or auc >= 0.75
-        more = 2.5 if strong else 1.0
-        works["ignores_input"] = -5.0 if strong else -1.0
-        return works | {
-            "healthy": more,
-            "hard_task": -3.0 if strong else 0.0,
-            "tokenizer_mismatch": -0.6 * more,
-            "incomplete": -0.4 * more,
-            "altered": -0.4 * more,
-            "broken_weights": -1.0 - more,
+        working_weights = {"not_applied": -5.0, "unsupported": -3.0}
+        working_weights |= {"no_effect": -6.0, "ignores_input": -5.0, "inverted": -7.0, "wrong_base": -2.5}
+        is_strong = not error > 0 or auc >= 0.75
+        healthy_weight = 2.5 if is_strong else 1.0
+        working_weights["ignores_input"] = -5.0 if is_strong else -1.0
+        return working_weights | {
+            "healthy": healthy_weight,
+            "hard_task": -3.0 if is_strong else 0.0,
+            "tokenizer_mismatch": -0.6 * healthy_weight,
+            "incomplete": -0.4 * healthy_weight,
+            "altered": -0.4 * healthy_weight,
+            "broken_weights": -1.0 - healthy_weight,
             "prompt_mismatch": -1.0,
         }
     # The base itself may order the rows backwards; the adapter is to blame only for what it adds to that.
-    if z <= -SURE and (risen <= -SURE or (gain_z <= -HINT and gain <= -HARMED and risen <= 0)):
+    if z <= -SURE and (risen_z <= -SURE or (gain_z <= -HINT and gain <= -HARMED and risen_z <= 0)):
         refuted = dict.fromkeys(("broken_weights", "ignores_input"), -2.0) | {"wrong_base": -1.0}
         # To answer the opposite it must know the rows, as they are asked and at its scale: what is far too small, or
         # does not know the prompts, leaves the base's order.
@@ -145,10 +149,15 @@ def elsewhere_weights(kl_rows: float, kl_probes: float) -> Weights:
     probes of another task. Both grow alike with the scale, so an update that is too small leaves their ratio."""
     if not Elsewhere("", kl_rows, kl_probes).belongs:
         return {}
-    sound = dict.fromkeys(("no_effect", "inverted", "ignores_input", "hard_labels", "not_applied", "altered"), -4.0)
-    sound |= dict.fromkeys(("wrong_base", "healthy", "hard_task"), -4.0)
-    sound |= {"over_scaled": -4.0, "under_scaled": -6.0}
-    return sound | {"prompt_mismatch": 7.0, "broken_weights": -2.0, "wrong_revision": -2.0, "tokenizer_mismatch": -1.0}
+    refuted = dict.fromkeys(("no_effect", "inverted", "ignores_input", "hard_labels", "not_applied", "altered"), -4.0)
+    refuted |= dict.fromkeys(("wrong_base", "healthy", "hard_task"), -4.0)
+    refuted |= {"over_scaled": -4.0, "under_scaled": -6.0}
+    return refuted | {
+        "prompt_mismatch": 7.0,
+        "broken_weights": -2.0,
+        "wrong_revision": -2.0,
+        "tokenizer_mismatch": -1.0,
+    }
 
 
 def shift_weights(shift: float, spread: float, change_spread: float) -> Weights:
@@ -198,23 +207,24 @@ def repair_weights(gain_z: float, auc_z: float, changed: bool) -> Weights:
     return {"no_effect": -2.0} if changed else {"no_effect": 3.0}
 
 
-def partner_weights(judged: int, own: float, torn: int) -> Weights:
-    """own: median correlation of the halves of a pair. torn: pairs whose half clearly goes with another module's.
+def partner_weights(judged: int, own_correlation: float, mismatched: int) -> Weights:
+    """own_correlation: median correlation of the halves of a pair. mismatched: pairs whose half clearly goes with
+    another module's.
 
     On adapters trained here every pair of 42 is its own best partner (median 0.67; strangers 0.00 with a deviation of
-    0.09), so two of them torn are no accident.
+    0.09), so two of them mismatched are no accident.
     """
-    if torn >= 2:
+    if mismatched >= 2:
         return {"broken_weights": 7.0, "healthy": -6.0, "hard_task": -5.0, "wrong_base": -3.0, "wrong_size": -1.0}
-    if judged >= 4 and own >= 0.3:
+    if judged >= 4 and own_correlation >= 0.3:
         return {"broken_weights": -1.5}
     return {}
 
 
-def learnable_weights(auc: float, error: float) -> Weights:
-    """auc: cross-validated, of a TF-IDF baseline on the same rows."""
-    z = (auc - 0.5) / error if error > 0 else 0.0
-    if z >= SURE and auc >= 0.65:
+def learnable_weights(baseline_auc: float, standard_error: float) -> Weights:
+    """baseline_auc: cross-validated, of a TF-IDF baseline on the same rows."""
+    z = (baseline_auc - 0.5) / standard_error if standard_error > 0 else 0.0
+    if z >= SURE and baseline_auc >= 0.65:
         return {"hard_task": -4.0}
     if z < HINT:
         return {"hard_task": 3.0}
@@ -278,22 +288,22 @@ def alignment_weights(decided: str, p_true: float) -> Weights:
         }
     if math.isnan(p_true):
         return {}
-    odds = math.log(max(p_true, 1e-6) / max(1 - p_true, 1e-6))
-    return {"wrong_base": max(-1.5, min(1.5, -odds))}
+    log_odds = math.log(max(p_true, 1e-6) / max(1 - p_true, 1e-6))
+    return {"wrong_base": max(-1.5, min(1.5, -log_odds))}
 
 
-def sense_weights(ratio: float) -> Weights:
-    """ratio: the base's loss on plain text over that of guessing evenly. Sound bases of the zoo have 0.59 to 0.70, with
-    untrained weights 1.00, with layers of another model up to 1.01, with permuted tokens 1.21 to 1.24."""
-    if not math.isfinite(ratio):
+def sense_weights(loss_ratio: float) -> Weights:
+    """loss_ratio: the base's loss on plain text over that of guessing evenly. Sound bases of the zoo have 0.59 to 0.70,
+    with untrained weights 1.00, with layers of another model up to 1.01, with permuted tokens 1.21 to 1.24."""
+    if not math.isfinite(loss_ratio):
         return {"wrong_base": 2.0, "healthy": -4.0, "hard_task": -4.0}
     unsound = {"healthy": -5.0, "hard_task": -5.0, "prompt_mismatch": -3.0, "over_scaled": -2.0, "under_scaled": -2.0}
-    if ratio > 1.08:
+    if loss_ratio > 1.08:
         return unsound | {"tokenizer_mismatch": 6.0, "wrong_base": 3.0, "wrong_revision": 1.0}
-    if ratio > 0.95:
+    if loss_ratio > 0.95:
         # It knows nothing; an adapter may have been trained on it all the same, which the alignment tells.
         return {"wrong_base": 2.0, "wrong_revision": 1.0, "tokenizer_mismatch": 0.5, "healthy": -1.0}
-    return {"tokenizer_mismatch": -2.5} if ratio < 0.85 else {}
+    return {"tokenizer_mismatch": -2.5} if loss_ratio < 0.85 else {}
 
 
 def token_order_weights(ascending: float) -> Weights:
@@ -322,8 +332,12 @@ def canary_weights(reading: str, effect: float, odd: float, base_largest: float)
         return unsound | {"not_applied": 3.0, "no_effect": 3.0, "over_scaled": -4.0, "wrong_base": -2.0}
     if reading == "other_base":
         # Unrelated weights are several nats away; a revision or a quantised copy is near.
-        near = base_largest < 2.0
-        return unsound | {"wrong_base": 2.0 if near else 4.0, "wrong_revision": 4.0 if near else 2.0, "altered": -1.0}
+        is_near = base_largest < 2.0
+        return unsound | {
+            "wrong_base": 2.0 if is_near else 4.0,
+            "wrong_revision": 4.0 if is_near else 2.0,
+            "altered": -1.0,
+        }
     if effect > 1.3 and odd < effect / 2:
         return unsound | {"over_scaled": 5.0, "under_scaled": -4.0, "altered": 2.0, "wrong_base": -4.0}
     if 0 < effect < 0.77 and odd < 0.5:

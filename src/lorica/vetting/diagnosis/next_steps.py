@@ -24,34 +24,36 @@ _OF_THE_BASE = ("wrong_size", "wrong_base", "wrong_revision")
 def settling(hypotheses: Sequence[Hypothesis], missing: Collection[Need]) -> list[str]:
     """What to give so that experiments could decide among the causes that are still possible, the most telling
     first."""
-    top, *runners_up = hypotheses
-    rivals = [hypothesis for hypothesis in runners_up if hypothesis.certainty != "unlikely"]
-    if not rivals and top.certainty == "settled":
+    leading, *runners_up = hypotheses
+    rival_hypotheses = [hypothesis for hypothesis in runners_up if hypothesis.certainty != "unlikely"]
+    if not rival_hypotheses and leading.certainty == "settled":
         return []
-    hints = []
-    for need in missing:
-        separated = {cause for experiment in EXPERIMENTS if need in experiment.needs for cause in experiment.separates}
-        titles = [hypothesis.title for hypothesis in (top, *rivals) if hypothesis.cause in separated]
+    settling_hints = []
+    for input_name in missing:
+        separated = {
+            cause for experiment in EXPERIMENTS if input_name in experiment.needs for cause in experiment.separates
+        }
+        titles = [hypothesis.title for hypothesis in (leading, *rival_hypotheses) if hypothesis.cause in separated]
         if titles:
-            hints.append((len(titles), f"{GIVE[need]} would decide about: {', '.join(titles[:4])}"))
-    return [text for _, text in sorted(hints, key=lambda hint: -hint[0])]
+            settling_hints.append((len(titles), f"{GIVE[input_name]} would decide about: {', '.join(titles[:4])}"))
+    return [hint_text for _, hint_text in sorted(settling_hints, key=lambda settling_hint: -settling_hint[0])]
 
 
-def next_command(top: Hypothesis, context: Context) -> str:
+def next_command(leading: Hypothesis, context: Context) -> str:
     """One command line, which works as it is once the words in capitals are replaced."""
-    path, inputs = str(context.specimen.given), context.inputs
-    if top.cause == "unreadable" and any(finding.code == "L010" for finding in context.findings):
-        return f"git -C {shlex.quote(path)} lfs pull"
-    match = context.match
-    fitting = runnable(match.candidates[0]) if match and match.candidates else ""
+    adapter_path, inputs = str(context.specimen.given), context.inputs
+    if leading.cause == "unreadable" and any(finding.code == "L010" for finding in context.findings):
+        return f"git -C {shlex.quote(adapter_path)} lfs pull"
+    base_match = context.match
+    fitting = runnable(base_match.candidates[0]) if base_match and base_match.candidates else ""
     return (
-        _template(top, context)
+        _template(leading, context)
         .format(
-            path=shlex.quote(path),
+            path=shlex.quote(adapter_path),
             base=shlex.quote(str(inputs.base)) if inputs.base is not None else _embedded_base(context) or "BASE",
             rows=shlex.quote(inputs.rows_file) if inputs.rows_file else "ROWS",
             task=inputs.task or "TASK",
-            format=_best_format(top),
+            format=_best_format(leading),
             fitting=shlex.quote(fitting) if fitting else "THE_BASE_IT_FITS",
             home=shlex.quote(str(context.home)),
         )
@@ -59,16 +61,16 @@ def next_command(top: Hypothesis, context: Context) -> str:
     )
 
 
-def _template(top: Hypothesis, context: Context) -> str:
-    if context.home is not None and top.cause in _OF_THE_BASE:
+def _template(leading: Hypothesis, context: Context) -> str:
+    if context.home is not None and leading.cause in _OF_THE_BASE:
         return "lorica diagnose {path} --base {home}"
-    if top.certainty not in ("settled", "likely"):
+    if leading.certainty not in ("settled", "likely"):
         return _undecided(context.inputs)
     specimen = context.specimen
-    if top.cause == "healthy" and (not specimen.folder.is_dir() or PASSPORT_NAME in specimen.files):
+    if leading.cause == "healthy" and (not specimen.folder.is_dir() or PASSPORT_NAME in specimen.files):
         # A passport is made for a folder, and once.
         return "lorica check {path} --base {base}"
-    return causes()[top.cause].command if top.cause in causes() else _NO_CAUSE
+    return causes()[leading.cause].command if leading.cause in causes() else _NO_CAUSE
 
 
 def _undecided(inputs: DiagnosisInputs) -> str:
@@ -83,15 +85,15 @@ def _undecided(inputs: DiagnosisInputs) -> str:
 def _embedded_base(context: Context) -> str:
     """The embedded base that the config names, as it is typed; "" for all others, which may not be here."""
     config = context.specimen.raw_config
-    name = config.get("base_model_name_or_path") if config else None
-    typed = runnable(name) if isinstance(name, str) else ""
-    return typed if typed.startswith(EMBEDDED) else ""
+    base_name = config.get("base_model_name_or_path") if config else None
+    typed_name = runnable(base_name) if isinstance(base_name, str) else ""
+    return typed_name if typed_name.startswith(EMBEDDED) else ""
 
 
-def runnable(name: str) -> str:
+def runnable(base_name: str) -> str:
     """A base model's name as it is typed: those that are shipped are not found under the names of their table."""
-    short = name.rpartition("/")[2].removeprefix(EMBEDDED).replace("-", "_")
-    return f"{EMBEDDED}{short}" if short in embedded_names() else name
+    short_name = base_name.rpartition("/")[2].removeprefix(EMBEDDED).replace("-", "_")
+    return f"{EMBEDDED}{short_name}" if short_name in embedded_names() else base_name
 
 
 def first_step(cause: str, findings: Sequence[Finding]) -> str:
@@ -103,11 +105,13 @@ def first_step(cause: str, findings: Sequence[Finding]) -> str:
 
 def is_pickle(findings: Sequence[Finding]) -> bool:
     """Whether all that was wrong with the files is that their weights are a pickle, which is not opened."""
-    codes = {finding.code for finding in findings if finding.level == 0 and finding.severity == "reject"}
-    return codes == {_PICKLE}
+    rejected_codes = {finding.code for finding in findings if finding.level == 0 and finding.severity == "reject"}
+    return rejected_codes == {_PICKLE}
 
 
-def _best_format(top: Hypothesis) -> str:
+def _best_format(leading: Hypothesis) -> str:
     """The overrides of the format that did better, from the evidence of the format sweep."""
-    text = next((item.text for item in top.evidence_for if item.source == "format_sweep"), "")
-    return " ".join(word for word in text.split() if word.startswith(("task.style=", "model.chat_template=")))
+    sweep_text = next((bearing.text for bearing in leading.evidence_for if bearing.source == "format_sweep"), "")
+    return " ".join(
+        override for override in sweep_text.split() if override.startswith(("task.style=", "model.chat_template="))
+    )

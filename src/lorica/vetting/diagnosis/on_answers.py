@@ -12,25 +12,28 @@ def judge_answers(context: Context) -> list[Evidence]:
     """The file given with --answers: a result file of Lorica's, or any table with a column of scores."""
     from lorica.vetting.score_columns import check_scores
 
-    path = context.inputs.answers
-    if path is None:
+    answers_path = context.inputs.answers
+    if answers_path is None:
         return []
-    gold = {row.id: row.gold for row in context.inputs.rows if isinstance(row.gold, int) and row.gold in (0, 1)}
+    gold_labels = {row.id: row.gold for row in context.inputs.rows if isinstance(row.gold, int) and row.gold in (0, 1)}
     try:
-        health, findings = check_scores(path, gold=gold or None)
+        health, findings = check_scores(answers_path, gold=gold_labels or None)
     except LoricaError as error:
         context.notes.append(f"the answers could not be read: {error.message}")
         return []
     context.add(findings)
     evidence = from_findings(findings)
-    if not any(weight > 0 for item in evidence for weight in item.weights.values()):
-        text = f"the {health.n} scores of {path.name} are healthy: {health.unique} distinct, deviation {health.std:.2g}"
+    if not any(weight > 0 for evidence_item in evidence for weight in evidence_item.weights.values()):
+        outcome_text = (
+            f"the {health.n} scores of {answers_path.name} are healthy: {health.unique} distinct, "
+            f"deviation {health.std:.2g}"
+        )
         weights = {"parser_fallbacks": -5.0, "generation_settings": -4.0, "ignores_input": -3.0, "hard_labels": -2.0}
-        evidence.append(outcome("answers", text, "answers", weights))
-    elif any(item.severity != "note" and item.code != "L469" for item in findings):
+        evidence.append(outcome("answers", outcome_text, "answers", weights))
+    elif any(finding.severity != "note" and finding.code != "L469" for finding in findings):
         # Scores at chance are what a hard task gives. Else, whatever the adapter is worth: these answers were doubted,
         # and rightly.
         weights = {"healthy": -5.0, "hard_task": -4.0}
-        text = f"the scores of {path.name} are not healthy, whatever the adapter is worth"
-        evidence.append(outcome("answers", text, "answers", weights))
+        outcome_text = f"the scores of {answers_path.name} are not healthy, whatever the adapter is worth"
+        evidence.append(outcome("answers", outcome_text, "answers", weights))
     return evidence

@@ -20,10 +20,10 @@ def fit_base(context: Context) -> list[Evidence]:
     from lorica.vetting.base.base_fit import check_fit
     from lorica.vetting.base.base_health import check_base_files
 
-    base, layout = context.inputs.base, context.layout
-    if base is None or layout is None:
+    base_folder, layout = context.inputs.base, context.layout
+    if base_folder is None or layout is None:
         return []
-    findings = check_fit(context.specimen, layout, base) + check_base_files(base)
+    findings = check_fit(context.specimen, layout, base_folder) + check_base_files(base_folder)
     context.add(findings, level=3)
     return [*from_findings(findings), *from_clean(findings, {3})]
 
@@ -36,15 +36,19 @@ def fit_elsewhere(context: Context) -> list[Evidence]:
         return []
     misfits = any(finding.severity == "reject" for finding in context.findings if finding.level == 3)
     fitting = [
-        base
-        for base in context.inputs.expected
-        if not any(finding.severity == "reject" for finding in check_fit(context.specimen, context.layout, base))
+        base_folder
+        for base_folder in context.inputs.expected
+        if not any(finding.severity == "reject" for finding in check_fit(context.specimen, context.layout, base_folder))
     ]
     if not fitting or not misfits:
         return []
     context.home = fitting[0]
-    text = f"it fits {_name(fitting[0])}, which was named as expected, and not the base that was given"
-    return [outcome("fit_elsewhere", text, "elsewhere", {"wrong_size": 4.0, "healthy": -4.0, "broken_weights": -2.0})]
+    outcome_text = f"it fits {_name(fitting[0])}, which was named as expected, and not the base that was given"
+    return [
+        outcome(
+            "fit_elsewhere", outcome_text, "elsewhere", {"wrong_size": 4.0, "healthy": -4.0, "broken_weights": -2.0}
+        )
+    ]
 
 
 def align_base(context: Context) -> list[Evidence]:
@@ -64,35 +68,45 @@ def align_base(context: Context) -> list[Evidence]:
 def align_elsewhere(context: Context) -> list[Evidence]:
     """The same with every base that was named with --expected-base: a better home speaks against the one given."""
     alignment_here = context.alignment(context.inputs.base)
-    alignments = [(base, context.alignment(base)) for base in context.inputs.expected]
-    scores = {base: alignment.score for base, alignment in alignments if alignment is not None}
-    scores = {base: score for base, score in scores.items() if not math.isnan(score)}
-    if not scores or alignment_here is None or math.isnan(alignment_here.score):
+    alignments = [(base_folder, context.alignment(base_folder)) for base_folder in context.inputs.expected]
+    alignment_scores = {base_folder: alignment.score for base_folder, alignment in alignments if alignment is not None}
+    alignment_scores = {
+        base_folder: alignment_score
+        for base_folder, alignment_score in alignment_scores.items()
+        if not math.isnan(alignment_score)
+    }
+    if not alignment_scores or alignment_here is None or math.isnan(alignment_here.score):
         return []
-    best = max(scores, key=lambda base: scores[base])
-    if scores[best] - alignment_here.score >= SURE:
-        context.home = best
-    text = f"alignment {alignment_here.score:.1f} with the base given, {scores[best]:.1f} with {_name(best)}"
+    best_base = max(alignment_scores, key=lambda base_folder: alignment_scores[base_folder])
+    if alignment_scores[best_base] - alignment_here.score >= SURE:
+        context.home = best_base
+    best_score = alignment_scores[best_base]
+    outcome_text = f"alignment {alignment_here.score:.1f} with the base given, {best_score:.1f} with {_name(best_base)}"
     return [
-        outcome("align_elsewhere", text, "alignment", likelihoods.rival_weights(alignment_here.score, scores[best]))
+        outcome(
+            "align_elsewhere",
+            outcome_text,
+            "alignment",
+            likelihoods.rival_weights(alignment_here.score, alignment_scores[best_base]),
+        )
     ]
 
 
 def read_text(context: Context) -> list[Evidence]:
     """Does the base itself predict plain text? One that does worse than knowing nothing reads its tokens as others."""
-    session, engine, base = context.session, context.engine, context.inputs.base
-    if session is None or engine is None or base is None:
+    session, engine, base_folder = context.session, context.engine, context.inputs.base
+    if session is None or engine is None or base_folder is None:
         return []
     try:
-        ratio = base_loss(engine, session.encoder(), base)
+        loss_ratio = base_loss(engine, session.encoder(), base_folder)
     except LoricaError as error:
         context.notes.append(f"the base could not be asked plain text: {error.message}")
         return []
-    if ratio is None:
+    if loss_ratio is None:
         return []
-    text = f"the base predicts plain text with {ratio:.2f} times the loss of guessing"
-    weights = likelihoods.sense_weights(ratio)
-    return [outcome("base_text", text, "base.sense", weights)] if weights else []
+    outcome_text = f"the base predicts plain text with {loss_ratio:.2f} times the loss of guessing"
+    weights = likelihoods.sense_weights(loss_ratio)
+    return [outcome("base_text", outcome_text, "base.sense", weights)] if weights else []
 
 
 def ask_canaries(context: Context) -> list[Evidence]:
@@ -105,14 +119,18 @@ def ask_canaries(context: Context) -> list[Evidence]:
         measurement = None if passport is None else context.subject.measurement
         if passport is None or measurement is None:
             return []
-        trial = run_canaries(measurement.adapter.engine, measurement.adapter.name, passport.canaries)
+        canary_result = run_canaries(measurement.adapter.engine, measurement.adapter.name, passport.canaries)
     except LoricaError:
         return []
-    if trial.outcome == "failed":
+    if canary_result.outcome == "failed":
         return []
-    text = trial.problem or f"all {len(passport.canaries.items)} canaries of its passport are reproduced"
-    weights = likelihoods.canary_weights(trial.outcome, trial.effect, trial.odd, trial.base_largest)
-    return [outcome("canaries", text, "canaries", weights)]
+    outcome_text = (
+        canary_result.problem or f"all {len(passport.canaries.items)} canaries of its passport are reproduced"
+    )
+    weights = likelihoods.canary_weights(
+        canary_result.outcome, canary_result.effect, canary_result.odd, canary_result.base_largest
+    )
+    return [outcome("canaries", outcome_text, "canaries", weights)]
 
 
 def check_passport_here(context: Context) -> list[Evidence]:
@@ -120,19 +138,23 @@ def check_passport_here(context: Context) -> list[Evidence]:
     from lorica.vetting.passport_check import check_passport
 
     findings = check_passport(context.specimen, context.inputs.base)
-    items = from_findings(context.add(findings))
-    codes = {finding.code for finding in findings}
-    if PASSPORT_NAME not in context.specimen.documents or "L341" in codes:
-        return items
-    same: dict[str, float] = {}
-    if not codes & {"L342", "L348"}:
-        same |= {"over_scaled": -6.0, "under_scaled": -6.0}
-    if not codes & {"L342", "L343", "L348"}:
-        same |= {"altered": -6.0, "incomplete": -3.0, "broken_weights": -1.0}
-    if same:
-        text = "config and weights are those of its passport" if len(same) > 2 else "the config is that of its passport"
-        items.append(outcome("passport", text, "record.config", same))
-    return items
+    evidence = from_findings(context.add(findings))
+    found_codes = {finding.code for finding in findings}
+    if PASSPORT_NAME not in context.specimen.documents or "L341" in found_codes:
+        return evidence
+    same_weights: dict[str, float] = {}
+    if not found_codes & {"L342", "L348"}:
+        same_weights |= {"over_scaled": -6.0, "under_scaled": -6.0}
+    if not found_codes & {"L342", "L343", "L348"}:
+        same_weights |= {"altered": -6.0, "incomplete": -3.0, "broken_weights": -1.0}
+    if same_weights:
+        outcome_text = (
+            "config and weights are those of its passport"
+            if len(same_weights) > 2
+            else "the config is that of its passport"
+        )
+        evidence.append(outcome("passport", outcome_text, "record.config", same_weights))
+    return evidence
 
 
 def behave(context: Context) -> list[Evidence]:
@@ -152,5 +174,5 @@ def behave(context: Context) -> list[Evidence]:
     return [*from_findings(findings), *([] if unheard else from_clean(findings, {4}))]
 
 
-def _name(base: Path) -> str:
-    return ascii(base.name)[1:-1][:60]
+def _name(base_folder: Path) -> str:
+    return ascii(base_folder.name)[1:-1][:60]

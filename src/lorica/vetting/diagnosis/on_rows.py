@@ -27,26 +27,28 @@ def mend(context: Context) -> list[Evidence]:
         return []
     subject = context.subject
     if subject.measurement is None:
-        text = f"the engine refuses it, and no mended copy of it loads: {subject.refused}"
+        outcome_text = f"the engine refuses it, and no mended copy of it loads: {subject.refused}"
         weights = {"healthy": -6.0, "hard_task": -6.0, "over_scaled": -4.0, "under_scaled": -4.0, "inverted": -5.0,
                    "prompt_mismatch": -5.0, "ignores_input": -4.0, "hard_labels": -5.0}  # fmt: skip
-        return [outcome("mend", text, "mend", weights)]
+        return [outcome("mend", outcome_text, "mend", weights)]
     measurement = context.measurement
     if measurement is None:
         return []
     if subject.repair is None:
-        taken = {"unsupported": -3.0, "unreadable": -6.0, "wrong_size": -4.0, "incomplete": -1.0}
-        return [outcome("mend", "the engine takes it as it is", "mend", taken)]
-    own, base = measurement.own.labelled, measurement.base.labelled
-    gain, ability = compare(own, base), skill(own)
-    kl = choices_kl(own, base)
-    weights = likelihoods.repair_weights(gain.z, ability.above_chance, kl is None or kl > 1e-6) | _mended(
-        subject.repair
+        accepted_weights = {"unsupported": -3.0, "unreadable": -6.0, "wrong_size": -4.0, "incomplete": -1.0}
+        return [outcome("mend", "the engine takes it as it is", "mend", accepted_weights)]
+    own_labelled, base_labelled = measurement.own.labelled, measurement.base.labelled
+    gold_gain, ability = compare(own_labelled, base_labelled), skill(own_labelled)
+    mean_kl = choices_kl(own_labelled, base_labelled)
+    weights = likelihoods.repair_weights(
+        gold_gain.z, ability.above_chance, mean_kl is None or mean_kl > 1e-6
+    ) | _mended(subject.repair)
+    mended_text = _what_was_mended(subject.repair)
+    copy_verdict = "works" if max(gold_gain.z, ability.above_chance) >= SURE else "is no better than the base"
+    outcome_text = (
+        f"the engine refuses it ({subject.refused}); a copy with {mended_text} loads and {copy_verdict}{ability}"
     )
-    mended = _what_was_mended(subject.repair)
-    works = "works" if max(gain.z, ability.above_chance) >= SURE else "is no better than the base"
-    text = f"the engine refuses it ({subject.refused}); a copy with {mended} loads and {works}{ability}"
-    return [outcome("mend", text, "mend", weights | {"healthy": -5.0, "hard_task": -5.0})]
+    return [outcome("mend", outcome_text, "mend", weights | {"healthy": -5.0, "hard_task": -5.0})]
 
 
 def how_skilled(context: Context) -> list[Evidence]:
@@ -54,29 +56,38 @@ def how_skilled(context: Context) -> list[Evidence]:
     measurement = context.measurement
     if measurement is None:
         return []
-    own, base = measurement.own.labelled, measurement.base.labelled
-    gain, ability = compare(own, base), skill(own)
-    text = f"the right answers are {gain_text(gain)} than without it, n={len(own.rows)}{ability}"
-    weights = likelihoods.skill_weights(*_auc(ability), gain.z, _auc(skill(base))[0], gain.mean)
-    items = [outcome("skill", text, "skill", weights)]
+    own_labelled, base_labelled = measurement.own.labelled, measurement.base.labelled
+    gold_gain, ability = compare(own_labelled, base_labelled), skill(own_labelled)
+    outcome_text = f"the right answers are {gain_text(gold_gain)} than without it, n={len(own_labelled.rows)}{ability}"
+    weights = likelihoods.skill_weights(*_auc(ability), gold_gain.z, _auc(skill(base_labelled))[0], gold_gain.mean)
+    evidence = [outcome("skill", outcome_text, "skill", weights)]
     if measurement.task.settings.method != "generate" and context.inputs.answers is None:
         # What spoils generated answers is then not to blame for these.
-        text = "the answers are probabilities of choices: nothing is generated or parsed"
-        items.append(outcome("method", text, "method", {"generation_settings": -2.0, "parser_fallbacks": -2.0}))
-    kl = choices_kl(own, base)
+        outcome_text = "the answers are probabilities of choices: nothing is generated or parsed"
+        evidence.append(
+            outcome("method", outcome_text, "method", {"generation_settings": -2.0, "parser_fallbacks": -2.0})
+        )
+    mean_kl = choices_kl(own_labelled, base_labelled)
     if context.subject.repair is None:
-        changed = _changed(own, base)
-        shown = "" if kl is None else f" (divergence {kl:.2g} nats)"
-        text = f"it changes the probabilities of {changed:.0%} of the rows{shown}"
-        items.append(outcome("change", text, "change", likelihoods.change_weights(changed, 1.0 if kl is None else kl)))
-    if kl is not None:
-        items.append(_spread(measurement, ability))
-        shift = _shift(own, base)
-        if shift:
+        changed_share = _changed(own_labelled, base_labelled)
+        divergence_text = "" if mean_kl is None else f" (divergence {mean_kl:.2g} nats)"
+        outcome_text = f"it changes the probabilities of {changed_share:.0%} of the rows{divergence_text}"
+        evidence.append(
+            outcome(
+                "change",
+                outcome_text,
+                "change",
+                likelihoods.change_weights(changed_share, 1.0 if mean_kl is None else mean_kl),
+            )
+        )
+    if mean_kl is not None:
+        evidence.append(_spread(measurement, ability))
+        shift_evidence = _shift(own_labelled, base_labelled)
+        if shift_evidence:
             # The order that is left in answers that hardly vary is a trace of the input, no proof that it counts.
-            items[0].weights.pop("ignores_input", None)
-        items += shift
-    return items
+            evidence[0].weights.pop("ignores_input", None)
+        evidence += shift_evidence
+    return evidence
 
 
 def other_tasks(context: Context) -> list[Evidence]:
@@ -87,12 +98,12 @@ def other_tasks(context: Context) -> list[Evidence]:
     weights = {} if elsewhere is None else likelihoods.elsewhere_weights(elsewhere.here, elsewhere.there)
     if not weights or elsewhere is None:
         return []
-    text = (
+    outcome_text = (
         f"it moves the answers to shipped questions of the task {elsewhere.task} "
         f"{elsewhere.there / max(elsewhere.here, 1e-9):.0f} times as much as those to these rows "
         f"({elsewhere.there:.2g} nats, not {elsewhere.here:.2g})"
     )
-    return [outcome("other_tasks", text, "elsewhere", weights)]
+    return [outcome("other_tasks", outcome_text, "elsewhere", weights)]
 
 
 def shuffle_texts(context: Context) -> list[Evidence]:
@@ -101,31 +112,37 @@ def shuffle_texts(context: Context) -> list[Evidence]:
     labelled = None if measurement is None else measurement.labelled
     if measurement is None or labelled is None or labelled.n < 10:
         return []
-    shuffled = Skill(labelled.shuffled.value, _auc_error(labelled.shuffled.value, measurement.own.labelled))
-    drop = labelled.shuffled_gain
-    weights = likelihoods.input_weights(shuffled.above_chance, drop.z, skill(measurement.own.labelled).above_chance)
+    shuffled_skill = Skill(labelled.shuffled.value, _auc_error(labelled.shuffled.value, measurement.own.labelled))
+    shuffled_gain = labelled.shuffled_gain
+    weights = likelihoods.input_weights(
+        shuffled_skill.above_chance, shuffled_gain.z, skill(measurement.own.labelled).above_chance
+    )
     if not weights:
         return []
-    lost = "are lost" if drop.z >= SURE else "stay"
-    text = f"with the texts of other rows the right answers {lost}{shuffled}"
-    return [outcome("swapped_texts", text, "input", weights)]
+    loss_text = "are lost" if shuffled_gain.z >= SURE else "stay"
+    outcome_text = f"with the texts of other rows the right answers {loss_text}{shuffled_skill}"
+    return [outcome("swapped_texts", outcome_text, "input", weights)]
 
 
 def learnable(context: Context) -> list[Evidence]:
     """Whether a TF-IDF baseline can learn the rows at all (five folds): if it can, the task is not out of reach."""
     measurement = context.measurement
-    rows = None if measurement is None else measurement.own.labelled
-    if measurement is None or rows is None or not rows.is_ranking:
+    own_labelled = None if measurement is None else measurement.own.labelled
+    if measurement is None or own_labelled is None or not own_labelled.is_ranking:
         return []
-    if min(int((rows.gold == 0).sum()), int((rows.gold == 1).sum())) < 10:
+    if min(int((own_labelled.gold == 0).sum()), int((own_labelled.gold == 1).sum())) < 10:
         return []
-    auc = measurement.tfidf
-    if auc is None:
+    baseline_auc = measurement.tfidf
+    if baseline_auc is None:
         context.notes.append("the TF-IDF baseline could not run")
         return []
-    error = _auc_error(auc, rows) or math.nan
-    text = f"a TF-IDF baseline, cross-validated on the same rows, has an AUC of {auc:.2f} ± {error:.2f}"
-    return [outcome("learnable", text, "learnable", likelihoods.learnable_weights(auc, error))]
+    standard_error = _auc_error(baseline_auc, own_labelled) or math.nan
+    outcome_text = (
+        f"a TF-IDF baseline, cross-validated on the same rows, has an AUC of {baseline_auc:.2f} ± {standard_error:.2f}"
+    )
+    return [
+        outcome("learnable", outcome_text, "learnable", likelihoods.learnable_weights(baseline_auc, standard_error))
+    ]
 
 
 def _mended(repair: Repair) -> dict[str, float]:
@@ -146,7 +163,7 @@ def _mended(repair: Repair) -> dict[str, float]:
 
 
 def _what_was_mended(repair: Repair) -> str:
-    done = [
+    repair_texts = [
         f"{repair.renamed} pairs renamed" if repair.renamed else "",
         "its targets restored" if repair.retargeted else "",
         f"{repair.turned} pairs turned over" if repair.turned else "",
@@ -154,34 +171,39 @@ def _what_was_mended(repair: Repair) -> str:
         f"{repair.halves} single halves left out" if repair.halves else "",
         f"{repair.foreign} pairs that are no layer of the base left out" if repair.foreign else "",
     ]
-    return ", ".join(filter(None, done)) or "nothing but its complete pairs"
+    return ", ".join(filter(None, repair_texts)) or "nothing but its complete pairs"
 
 
 def _spread(measurement: AdapterMeasurement, ability: Skill) -> Evidence:
-    variation, first = measurement.variation, measurement.own.first
+    variation, first_probabilities = measurement.variation, measurement.own.first
     spread, base_spread = variation.std or 0.0, variation.base_std or 0.0
-    one_sided = max(float(np.mean(first < 0.02)), float(np.mean(first > 0.98)))
+    one_sided = max(float(np.mean(first_probabilities < 0.02)), float(np.mean(first_probabilities > 0.98)))
     # Two values that are right leave no ranking to be missed.
     flawless = ability.value is not None and ability.error is not None and abs(ability.value - 0.5) >= _FLAWLESS
     plateaus = 0.0 if flawless else variation.plateaus or 0.0
     if spread < 1e-4:
-        text = "it gives every row the same probability"
+        outcome_text = "it gives every row the same probability"
     else:
-        flat = f"; {plateaus:.0%} of the rows have one of two values" if plateaus >= 0.5 else ""
-        text = f"its probabilities vary over the rows (deviation {spread:.2g}, the base's {base_spread:.2g}){flat}"
+        plateau_text = f"; {plateaus:.0%} of the rows have one of two values" if plateaus >= 0.5 else ""
+        outcome_text = (
+            f"its probabilities vary over the rows (deviation {spread:.2g}, the base's {base_spread:.2g}){plateau_text}"
+        )
     weights = likelihoods.spread_weights(spread, variation.saturated or 0.0, base_spread, one_sided, plateaus)
-    return outcome("spread", text, "spread", weights)
+    return outcome("spread", outcome_text, "spread", weights)
 
 
-def _shift(own: ScoredRows, base: ScoredRows) -> list[Evidence]:
-    odds, base_odds = _log_odds(own.first), _log_odds(base.first)
-    change = odds - base_odds
-    shift, spread = float(change.mean()), float(odds.std())
-    weights = likelihoods.shift_weights(shift, spread, float(change.std()))
+def _shift(own_labelled: ScoredRows, base_labelled: ScoredRows) -> list[Evidence]:
+    log_odds, base_log_odds = _log_odds(own_labelled.first), _log_odds(base_labelled.first)
+    odds_change = log_odds - base_log_odds
+    mean_shift, odds_spread = float(odds_change.mean()), float(log_odds.std())
+    weights = likelihoods.shift_weights(mean_shift, odds_spread, float(odds_change.std()))
     if not weights:
         return []
-    text = f"it moves the log-odds of all rows alike, by {shift:.1f}; what is left of them varies by {spread:.2f}"
-    return [outcome("shift", text, "spread", weights)]
+    outcome_text = (
+        f"it moves the log-odds of all rows alike, by {mean_shift:.1f}; what is left of them varies by "
+        f"{odds_spread:.2f}"
+    )
+    return [outcome("shift", outcome_text, "spread", weights)]
 
 
 def _log_odds(probabilities: Floats) -> Floats:
@@ -189,9 +211,13 @@ def _log_odds(probabilities: Floats) -> Floats:
     return np.asarray(np.log(inside) - np.log1p(-inside))
 
 
-def _changed(own: ScoredRows, base: ScoredRows) -> float:
-    pairs = zip(own.logprobs, base.logprobs, strict=True)
-    return float(np.mean([bool((np.abs(a - b) > 1e-6).any()) for a, b in pairs]))
+def _changed(own_labelled: ScoredRows, base_labelled: ScoredRows) -> float:
+    logprob_pairs = zip(own_labelled.logprobs, base_labelled.logprobs, strict=True)
+    return float(
+        np.mean(
+            [bool((np.abs(own_logprobs - base_logprobs) > 1e-6).any()) for own_logprobs, base_logprobs in logprob_pairs]
+        )
+    )
 
 
 def _auc(ability: Skill) -> tuple[float, float]:
@@ -201,7 +227,11 @@ def _auc(ability: Skill) -> tuple[float, float]:
     return ability.value, ability.error
 
 
-def _auc_error(auc: float | None, rows: ScoredRows) -> float | None:
+def _auc_error(auc_value: float | None, labelled: ScoredRows) -> float | None:
     """None where the metric is no ranking."""
-    positive = int((rows.gold == 0).sum())
-    return None if auc is None or not rows.is_ranking else auc_error(auc, positive, len(rows.rows) - positive)
+    positive = int((labelled.gold == 0).sum())
+    return (
+        None
+        if auc_value is None or not labelled.is_ranking
+        else auc_error(auc_value, positive, len(labelled.rows) - positive)
+    )

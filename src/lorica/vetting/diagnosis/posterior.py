@@ -48,10 +48,12 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     weights: dict[str, float]
 
 
-def outcome(name: str, text: str, group: str, weights: dict[str, float]) -> Evidence:
-    """What came out of an experiment, as evidence. name: the experiment's; where it gives several, with a dot and what
-    this one is about."""
-    return Evidence(id=name, text=text, source=name.split(".")[0], group=group, weights=weights)
+def outcome(evidence_id: str, outcome_text: str, evidence_group: str, weights: dict[str, float]) -> Evidence:
+    """What came out of an experiment, as evidence. evidence_id: the experiment's name; where it gives several, with a
+    dot and what this one is about."""
+    return Evidence(
+        id=evidence_id, text=outcome_text, source=evidence_id.split(".")[0], group=evidence_group, weights=weights
+    )
 
 
 class Bearing(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,55 +104,70 @@ def certainty(posterior: float, weights: Sequence[float]) -> Certainty:
 def posteriors(evidence: Sequence[Evidence]) -> dict[str, float]:
     """Cause -> posterior after the evidence, the most probable first; they sum to 1. Only their order is meant: see the
     head of this module."""
-    priors = {name: cause.prior for name, cause in causes().items()} | {NONE: NONE_PRIOR}
-    sums = _summed(evidence)
-    shares = _normalised({name: math.log(prior) + sums.get(name, 0.0) for name, prior in priors.items()})
-    return dict(sorted(shares.items(), key=lambda item: (-round(item[1], 4), item[0])))
+    priors = {cause_name: known_cause.prior for cause_name, known_cause in causes().items()} | {NONE: NONE_PRIOR}
+    summed_weights = _summed(evidence)
+    cause_shares = _normalised(
+        {cause_name: math.log(prior) + summed_weights.get(cause_name, 0.0) for cause_name, prior in priors.items()}
+    )
+    return dict(sorted(cause_shares.items(), key=lambda cause_share: (-round(cause_share[1], 4), cause_share[0])))
 
 
 def rank(evidence: Sequence[Evidence]) -> tuple[Hypothesis, ...]:
     """All hypotheses after the evidence, the most probable first."""
-    return tuple(_hypothesis(name, posterior, evidence) for name, posterior in posteriors(evidence).items())
+    return tuple(_hypothesis(cause_name, posterior, evidence) for cause_name, posterior in posteriors(evidence).items())
 
 
 def _summed(evidence: Iterable[Evidence]) -> dict[str, float]:
     """Cause -> sum over groups; within a group the heaviest evidence for and the heaviest against count, once each."""
     strongest: dict[tuple[str, str], tuple[float, float]] = {}
-    for item in evidence:
-        for cause, weight in item.weights.items():
-            highest, lowest = strongest.get((item.group, cause), (0.0, 0.0))
-            strongest[item.group, cause] = (max(highest, weight), min(lowest, weight))
-    sums: dict[str, float] = {}
-    for (_, cause), (highest, lowest) in strongest.items():
-        sums[cause] = sums.get(cause, 0.0) + max(-GROUP_CAP, min(GROUP_CAP, highest + lowest))
-    return sums
+    for evidence_item in evidence:
+        for cause_name, weight in evidence_item.weights.items():
+            highest, lowest = strongest.get((evidence_item.group, cause_name), (0.0, 0.0))
+            strongest[evidence_item.group, cause_name] = (max(highest, weight), min(lowest, weight))
+    summed_weights: dict[str, float] = {}
+    for (_, cause_name), (highest, lowest) in strongest.items():
+        summed_weights[cause_name] = summed_weights.get(cause_name, 0.0) + max(
+            -GROUP_CAP, min(GROUP_CAP, highest + lowest)
+        )
+    return summed_weights
 
 
-def _normalised(logs: Mapping[str, float]) -> dict[str, float]:
-    top = max(logs.values())
-    odds = {name: math.exp(value - top) for name, value in logs.items()}
-    total = sum(odds.values())
-    shares = {name: value / total for name, value in odds.items()}
-    if shares[NONE] < NONE_FLOOR:
-        listed = 1 - shares[NONE]
-        shares = {name: value / listed * (1 - NONE_FLOOR) for name, value in shares.items()} | {NONE: NONE_FLOOR}
-    return shares
+def _normalised(log_odds: Mapping[str, float]) -> dict[str, float]:
+    highest_log = max(log_odds.values())
+    relative_odds = {cause_name: math.exp(cause_odds - highest_log) for cause_name, cause_odds in log_odds.items()}
+    total_odds = sum(relative_odds.values())
+    cause_shares = {cause_name: cause_odds / total_odds for cause_name, cause_odds in relative_odds.items()}
+    if cause_shares[NONE] < NONE_FLOOR:
+        listed_share = 1 - cause_shares[NONE]
+        cause_shares = {
+            cause_name: cause_odds / listed_share * (1 - NONE_FLOOR) for cause_name, cause_odds in cause_shares.items()
+        } | {NONE: NONE_FLOOR}
+    return cause_shares
 
 
-def _hypothesis(name: str, posterior: float, evidence: Sequence[Evidence]) -> Hypothesis:
-    cause = causes().get(name)
-    bearing = [(item.weights[name], item) for item in evidence if direction(item.weights.get(name, 0.0)) != "neutral"]
-    bearing.sort(key=lambda pair: (-abs(pair[0]), pair[1].id))
-    weights = [weight for weight, _ in bearing]
+def _hypothesis(cause_name: str, posterior: float, evidence: Sequence[Evidence]) -> Hypothesis:
+    known_cause = causes().get(cause_name)
+    weighed_evidence = [
+        (evidence_item.weights[cause_name], evidence_item)
+        for evidence_item in evidence
+        if direction(evidence_item.weights.get(cause_name, 0.0)) != "neutral"
+    ]
+    weighed_evidence.sort(key=lambda weighed_item: (-abs(weighed_item[0]), weighed_item[1].id))
+    weights = [weight for weight, _ in weighed_evidence]
     bearings = [
-        (weight, Bearing(id=item.id, text=item.text, source=item.source, direction=direction(weight)))
-        for weight, item in bearing
+        (
+            weight,
+            Bearing(
+                id=evidence_item.id, text=evidence_item.text, source=evidence_item.source, direction=direction(weight)
+            ),
+        )
+        for weight, evidence_item in weighed_evidence
     ]
     return Hypothesis(
-        cause=name,
-        title=cause.title if cause else NONE_TITLE,
-        means=cause.means if cause else NONE_MEANS,
+        cause=cause_name,
+        title=known_cause.title if known_cause else NONE_TITLE,
+        means=known_cause.means if known_cause else NONE_MEANS,
         certainty=certainty(posterior, weights),
-        evidence_for=tuple(item for weight, item in bearings if weight > 0),
-        evidence_against=tuple(item for weight, item in bearings if weight < 0),
+        evidence_for=tuple(evidence_item for weight, evidence_item in bearings if weight > 0),
+        evidence_against=tuple(evidence_item for weight, evidence_item in bearings if weight < 0),
     )

@@ -52,92 +52,108 @@ def repaired(
     transposed are turned, halves without their other half and whole saved parameters are left out, and the config's
     targets and rank patterns follow the tensors. None when no pair of it belongs to the base.
     """
-    plan: dict[str, tuple[str, bool]] = {}
-    ranks: dict[str, int] = {}
+    tensor_plan: dict[str, tuple[str, bool]] = {}
+    rank_of_module: dict[str, int] = {}
     renamed = 0
     for factors in layout.pairs:
         target = _belongs(factors.path, modules)
         turned = None if target is None else _turned(layout, factors, modules[target])
-        if target is None or turned is None or target in ranks:
+        if target is None or turned is None or target in rank_of_module:
             continue
-        names = tensor_name(target, "lora_A"), tensor_name(target, "lora_B")
-        renamed += names[0] != factors.a
-        plan |= {names[0]: (factors.a, turned), names[1]: (factors.b, turned)}
-        ranks[target] = layout.shape(factors.a)[1 if turned else 0]
-    if not plan:
+        tensor_names = tensor_name(target, "lora_A"), tensor_name(target, "lora_B")
+        renamed += tensor_names[0] != factors.a
+        tensor_plan |= {tensor_names[0]: (factors.a, turned), tensor_names[1]: (factors.b, turned)}
+        rank_of_module[target] = layout.shape(factors.a)[1 if turned else 0]
+    if not tensor_plan:
         return None
-    before = dict(specimen.raw_config or {})
-    usual = before.get("r", 8) if before.get("r") in ranks.values() else max(ranks.values())
-    targets = sorted({path.rsplit(".", 1)[1] for path in ranks})
-    patterns = {"^" + path: rank for path, rank in ranks.items() if rank != usual}
-    plain = {key: value for key, value in before.items() if key not in _RESTRICTING}
-    config = plain | {"peft_type": "LORA", "r": usual, "target_modules": targets, "rank_pattern": patterns}
+    raw_config = dict(specimen.raw_config or {})
+    usual_rank = (
+        raw_config.get("r", 8) if raw_config.get("r") in rank_of_module.values() else max(rank_of_module.values())
+    )
+    target_names = sorted({module_path.rsplit(".", 1)[1] for module_path in rank_of_module})
+    rank_patterns = {
+        "^" + module_path: module_rank
+        for module_path, module_rank in rank_of_module.items()
+        if module_rank != usual_rank
+    }
+    unrestricted = {
+        config_key: config_value for config_key, config_value in raw_config.items() if config_key not in _RESTRICTING
+    }
+    config = unrestricted | {
+        "peft_type": "LORA",
+        "r": usual_rank,
+        "target_modules": target_names,
+        "rank_pattern": rank_patterns,
+    }
     config_before = specimen.config
     return Repair(
-        folder=_rearranged(specimen, layout, plan, folder, config | {"use_dora": False, "bias": "none"}),
-        pairs=len(ranks),
+        folder=_rearranged(specimen, layout, tensor_plan, folder, config | {"use_dora": False, "bias": "none"}),
+        pairs=len(rank_of_module),
         renamed=renamed,
-        retargeted=config_before is not None and any(config_before.targets(path) is False for path in ranks),
-        turned=sum(turned for _, turned in plan.values()) // 2,
-        reranked=config_before is not None and bool(patterns) and not config_before.rank_pattern,
+        retargeted=config_before is not None
+        and any(config_before.targets(module_path) is False for module_path in rank_of_module),
+        turned=sum(turned for _, turned in tensor_plan.values()) // 2,
+        reranked=config_before is not None and bool(rank_patterns) and not config_before.rank_pattern,
         halves=len(layout.modules) - len(layout.pairs),
-        foreign=len(layout.pairs) - len(ranks),
+        foreign=len(layout.pairs) - len(rank_of_module),
     )
 
 
-def _rearranged(specimen: RawAdapter, layout: TensorMap, plan: Plan, folder: Path, config: Mapping[str, Any]) -> Path:
+def _rearranged(
+    specimen: RawAdapter, layout: TensorMap, tensor_plan: Plan, folder: Path, config: Mapping[str, Any]
+) -> Path:
     """A copy whose tensors are those of the original under other names."""
     if specimen.weights is None:
         raise AdapterError(f"{specimen.given}: has no weights that can be read", fix="see `lorica check`")
-    shapes = {}
-    for name, (source, turn) in plan.items():
-        info = layout.tensors[source]
-        shapes[name] = (info.dtype, info.shape[::-1] if turn else info.shape)
-    head, order = header_bytes(shapes, {"format": "pt"})
+    tensor_shapes = {}
+    for new_name, (source_name, is_turned) in tensor_plan.items():
+        tensor_info = layout.tensors[source_name]
+        tensor_shapes[new_name] = (tensor_info.dtype, tensor_info.shape[::-1] if is_turned else tensor_info.shape)
+    header, tensor_order = header_bytes(tensor_shapes, {"format": "pt"})
     folder.mkdir(parents=True)
-    with specimen.weights.open("rb") as source_file, (folder / WEIGHTS_NAME).open("wb") as target:
-        target.write(head)
-        for name in order:
-            source, turn = plan[name]
-            info = layout.tensors[source]
-            source_file.seek(info.start)
-            raw = source_file.read(info.stop - info.start)
-            target.write(_transposed(raw, info) if turn else raw)
+    with specimen.weights.open("rb") as source_file, (folder / WEIGHTS_NAME).open("wb") as target_file:
+        target_file.write(header)
+        for new_name in tensor_order:
+            source_name, is_turned = tensor_plan[new_name]
+            tensor_info = layout.tensors[source_name]
+            source_file.seek(tensor_info.start)
+            tensor_bytes = source_file.read(tensor_info.stop - tensor_info.start)
+            target_file.write(_transposed(tensor_bytes, tensor_info) if is_turned else tensor_bytes)
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2), encoding="utf-8")
     return folder
 
 
-def _belongs(path: str, modules: Mapping[str, tuple[int, int]]) -> str | None:
+def _belongs(tensor_path: str, modules: Mapping[str, tuple[int, int]]) -> str | None:
     """The base's module that a path means once everything in front of its layers is left aside."""
-    if path in modules:
-        return path
-    ends = [module for module in modules if path.endswith("." + module)]
-    if ends:
-        return max(ends, key=len)
-    names = path.split(".")
-    for start in range(len(names)):
-        tail = ".".join(names[start:])
-        hits = [module for module in modules if module == tail or module.endswith("." + tail)]
-        if len(hits) == 1:
-            return hits[0]
+    if tensor_path in modules:
+        return tensor_path
+    suffix_modules = [module for module in modules if tensor_path.endswith("." + module)]
+    if suffix_modules:
+        return max(suffix_modules, key=len)
+    path_names = tensor_path.split(".")
+    for start in range(len(path_names)):
+        path_tail = ".".join(path_names[start:])
+        matching_modules = [module for module in modules if module == path_tail or module.endswith("." + path_tail)]
+        if len(matching_modules) == 1:
+            return matching_modules[0]
     return None
 
 
-def _turned(layout: TensorMap, factors: LoraModule, shape: tuple[int, int]) -> bool | None:
+def _turned(layout: TensorMap, factors: LoraModule, module_shape: tuple[int, int]) -> bool | None:
     """Whether a pair lies transposed; None when it fits the layer neither way."""
-    a, b = layout.shape(factors.a), layout.shape(factors.b)
-    if len(a) != 2 or len(b) != 2:
+    a_shape, b_shape = layout.shape(factors.a), layout.shape(factors.b)
+    if len(a_shape) != 2 or len(b_shape) != 2:
         return None
-    out_features, in_features = shape
-    if a[1] == in_features and b[0] == out_features and a[0] == b[1]:
+    out_features, in_features = module_shape
+    if a_shape[1] == in_features and b_shape[0] == out_features and a_shape[0] == b_shape[1]:
         return False
-    return True if a[0] == in_features and b[1] == out_features and a[1] == b[0] else None
+    return True if a_shape[0] == in_features and b_shape[1] == out_features and a_shape[1] == b_shape[0] else None
 
 
-def _transposed(raw: bytes, info: TensorInfo) -> bytes:
+def _transposed(tensor_bytes: bytes, tensor_info: TensorInfo) -> bytes:
     import numpy as np
 
-    rows, columns = info.shape
-    width = len(raw) // (rows * columns)
-    turned = np.frombuffer(raw, dtype=f"V{width}").reshape(rows, columns).T
+    row_count, column_count = tensor_info.shape
+    element_width = len(tensor_bytes) // (row_count * column_count)
+    turned = np.frombuffer(tensor_bytes, dtype=f"V{element_width}").reshape(row_count, column_count).T
     return np.ascontiguousarray(turned).tobytes()

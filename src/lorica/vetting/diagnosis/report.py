@@ -18,28 +18,30 @@ _MAX_OTHERS, _MAX_LINES, _MAX_AGAINST = 4, 6, 3
 
 def to_text(diagnosis: Diagnosis) -> str:
     """The leading cause with its evidence, the runners-up, the experiments, and the next command."""
-    top = diagnosis.hypotheses[0]
+    leading = diagnosis.hypotheses[0]
     if diagnosis.decided:
-        sections = [f"{diagnosis.name}: {top.title} ({top.certainty})\n  {_meaning(diagnosis)}"]
+        sections = [f"{diagnosis.name}: {leading.title} ({leading.certainty})\n  {_meaning(diagnosis)}"]
     else:
-        reason = f"{top.title} is the first of what is possible, and too little speaks for it to name it"
+        reason = f"{leading.title} is the first of what is possible, and too little speaks for it to name it"
         sections = [f"{diagnosis.name}: undecided\n  {_why_undecided(diagnosis)}\n  {reason}"]
-    sections.append(_evidence_lines(top))
+    sections.append(_evidence_lines(leading))
     runners_up = [hypothesis for hypothesis in diagnosis.hypotheses[1:] if hypothesis.certainty != "unlikely"]
     if runners_up:
-        rows = tuple((item.title, item.certainty, _most_telling(item)) for item in runners_up[:_MAX_OTHERS])
-        table = plain_table(ReportTable(("cause", "certainty", "most telling"), rows), max_cell=90)
-        sections.append("then\n" + _indented(table.splitlines()))
+        table_rows = tuple(
+            (runner_up.title, runner_up.certainty, _most_telling(runner_up)) for runner_up in runners_up[:_MAX_OTHERS]
+        )
+        text_table = plain_table(ReportTable(("cause", "certainty", "most telling"), table_rows), max_cell=90)
+        sections.append("then\n" + _indented(text_table.splitlines()))
     if diagnosis.experiments:
         lines = [f"{result.asks} {'; '.join(result.outcome)}" for result in diagnosis.experiments if result.outcome]
-        silent = sum(not result.outcome for result in diagnosis.experiments)
-        lines += [f"{silent} more could tell nothing"] if silent else []
+        silent_count = sum(not result.outcome for result in diagnosis.experiments)
+        lines += [f"{silent_count} more could tell nothing"] if silent_count else []
         sections.append("asked\n" + _indented(lines))
     if diagnosis.settle:
         sections.append("what would settle it\n" + _indented(diagnosis.settle))
     if diagnosis.untested and diagnosis.certainty != "settled":
-        hidden = len(diagnosis.untested) - _MAX_LINES
-        lines = [*diagnosis.untested[:_MAX_LINES], *([f"and {hidden} more"] if hidden > 0 else [])]
+        hidden_count = len(diagnosis.untested) - _MAX_LINES
+        lines = [*diagnosis.untested[:_MAX_LINES], *([f"and {hidden_count} more"] if hidden_count > 0 else [])]
         sections.append("not tested\n" + _indented(lines))
     sections.append("next\n" + _indented(_next_steps(diagnosis)))
     return clean("\n\n".join(sections))
@@ -47,16 +49,22 @@ def to_text(diagnosis: Diagnosis) -> str:
 
 def to_report(diagnosis: Diagnosis) -> Report:
     """The whole diagnosis as a page."""
-    top = diagnosis.hypotheses[0]
+    leading = diagnosis.hypotheses[0]
     open_question = f"Undecided: {_why_undecided(diagnosis)}. First of what is possible, but not enough to name it: "
-    lead = f"{'' if diagnosis.decided else open_question}{top.title} ({top.certainty}): {_meaning(diagnosis)}."
-    causes = tuple((item.title, item.means, item.certainty) for item in diagnosis.hypotheses)
+    lead_sentence = (
+        f"{'' if diagnosis.decided else open_question}{leading.title} ({leading.certainty}): {_meaning(diagnosis)}."
+    )
+    cause_rows = tuple(
+        (hypothesis.title, hypothesis.means, hypothesis.certainty) for hypothesis in diagnosis.hypotheses
+    )
     return Report(
         title=f"Diagnosis of {diagnosis.name}",
-        summary=f"{lead}\n\nNext: {' '.join(_next_steps(diagnosis))}",
+        summary=f"{lead_sentence}\n\nNext: {' '.join(_next_steps(diagnosis))}",
         sections=(
-            Section("Causes", "The leading one first.", (ReportTable(("cause", "which means", "certainty"), causes),)),
-            *(_hypothesis(item) for item in diagnosis.hypotheses[:3]),
+            Section(
+                "Causes", "The leading one first.", (ReportTable(("cause", "which means", "certainty"), cause_rows),)
+            ),
+            *(_hypothesis(hypothesis) for hypothesis in diagnosis.hypotheses[:3]),
             Section(
                 "Experiments",
                 "In their order. Those with two causes were chosen to decide between them.",
@@ -72,18 +80,28 @@ def to_report(diagnosis: Diagnosis) -> Report:
 
 def to_plain(diagnosis: Diagnosis) -> dict[str, Any]:
     """JSON-able values. What evidence weighs is told in words: the numbers behind them rank causes and mean no more."""
-    plain: dict[str, Any] = msgspec.to_builtins(diagnosis)
-    evidence = [
-        {"id": item.id, "text": item.text, "source": item.source, "group": item.group, "speaks": _directions(item)}
-        for item in diagnosis.evidence
+    plain_fields: dict[str, Any] = msgspec.to_builtins(diagnosis)
+    plain_evidence = [
+        {
+            "id": evidence_item.id,
+            "text": evidence_item.text,
+            "source": evidence_item.source,
+            "group": evidence_item.group,
+            "speaks": _directions(evidence_item),
+        }
+        for evidence_item in diagnosis.evidence
     ]
-    return plain | {"decided": diagnosis.decided, "evidence": evidence}
+    return plain_fields | {"decided": diagnosis.decided, "evidence": plain_evidence}
 
 
-def _directions(item: Evidence) -> dict[str, str]:
+def _directions(evidence_item: Evidence) -> dict[str, str]:
     """Cause -> how the evidence bears on it, without those that it leaves as they are."""
-    words = {cause: direction(weight) for cause, weight in sorted(item.weights.items())}
-    return {cause: word for cause, word in words.items() if word != "neutral"}
+    direction_words = {cause_name: direction(weight) for cause_name, weight in sorted(evidence_item.weights.items())}
+    return {
+        cause_name: direction_word
+        for cause_name, direction_word in direction_words.items()
+        if direction_word != "neutral"
+    }
 
 
 def _meaning(diagnosis: Diagnosis) -> str:
@@ -93,52 +111,55 @@ def _meaning(diagnosis: Diagnosis) -> str:
 
 
 def _why_undecided(diagnosis: Diagnosis) -> str:
-    codes = dict.fromkeys(finding.code for finding in diagnosis.findings if finding.severity != "note")
-    findings = f"what was found ({', '.join(codes)}) does not settle it"
-    return findings if codes else "nothing wrong was found in what could be looked at"
+    found_codes = dict.fromkeys(finding.code for finding in diagnosis.findings if finding.severity != "note")
+    findings_text = f"what was found ({', '.join(found_codes)}) does not settle it"
+    return findings_text if found_codes else "nothing wrong was found in what could be looked at"
 
 
 def _next_steps(diagnosis: Diagnosis) -> list[str]:
-    first = first_step(diagnosis.cause, diagnosis.findings) if diagnosis.decided else ""
-    return [f"{first}, then", diagnosis.command] if first else [diagnosis.command]
+    manual_step = first_step(diagnosis.cause, diagnosis.findings) if diagnosis.decided else ""
+    return [f"{manual_step}, then", diagnosis.command] if manual_step else [diagnosis.command]
 
 
 def _hypothesis(hypothesis: Hypothesis) -> Section:
     bearings = (*hypothesis.evidence_for, *hypothesis.evidence_against)
-    rows = tuple((item.text, item.source, item.direction) for item in bearings)
-    tables = (ReportTable(("evidence", "from", "direction"), rows),) if rows else ()
-    means = f"{hypothesis.means[:1].upper()}{hypothesis.means[1:]}."
-    return Section(f"{hypothesis.title} ({hypothesis.certainty})", means, tables)
+    table_rows = tuple((bearing.text, bearing.source, bearing.direction) for bearing in bearings)
+    tables = (ReportTable(("evidence", "from", "direction"), table_rows),) if table_rows else ()
+    meaning = f"{hypothesis.means[:1].upper()}{hypothesis.means[1:]}."
+    return Section(f"{hypothesis.title} ({hypothesis.certainty})", meaning, tables)
 
 
 def _experiments(diagnosis: Diagnosis) -> ReportTable:
     titles = {hypothesis.cause: hypothesis.title for hypothesis in diagnosis.hypotheses}
-    rows = tuple(
+    table_rows = tuple(
         (
             result.asks,
-            " or ".join(titles[cause] for cause in result.between if cause) or "always asked",
+            " or ".join(titles[cause_name] for cause_name in result.between if cause_name) or "always asked",
             "; ".join(result.outcome) or "it could tell nothing",
         )
         for result in diagnosis.experiments
     )
-    return ReportTable(("question", "to decide between", "what came out"), rows)
+    return ReportTable(("question", "to decide between", "what came out"), table_rows)
 
 
 def _evidence(diagnosis: Diagnosis) -> ReportTable:
     titles = {hypothesis.cause: hypothesis.title for hypothesis in diagnosis.hypotheses}
-    rows = []
-    for item in diagnosis.evidence:
-        causes: dict[str, list[str]] = {}
-        for cause, word in _directions(item).items():
-            causes.setdefault(word, []).append(titles[cause])
-        speaks = "; ".join(f"{word} {', '.join(names)}" for word, names in causes.items())
-        rows.append((item.text, item.source, item.group, speaks))
-    return ReportTable(("what was seen", "from", "group", "speaks"), tuple(rows))
+    table_rows = []
+    for evidence_item in diagnosis.evidence:
+        titles_by_direction: dict[str, list[str]] = {}
+        for cause_name, direction_word in _directions(evidence_item).items():
+            titles_by_direction.setdefault(direction_word, []).append(titles[cause_name])
+        speaks = "; ".join(
+            f"{direction_word} {', '.join(cause_titles)}"
+            for direction_word, cause_titles in titles_by_direction.items()
+        )
+        table_rows.append((evidence_item.text, evidence_item.source, evidence_item.group, speaks))
+    return ReportTable(("what was seen", "from", "group", "speaks"), tuple(table_rows))
 
 
-def _evidence_lines(top: Hypothesis) -> str:
-    bearings = (*top.evidence_for[:_MAX_LINES], *top.evidence_against[:_MAX_AGAINST])
-    lines = [f"{item.direction}: {item.text} [{item.source}]" for item in bearings]
+def _evidence_lines(leading: Hypothesis) -> str:
+    bearings = (*leading.evidence_for[:_MAX_LINES], *leading.evidence_against[:_MAX_AGAINST])
+    lines = [f"{bearing.direction}: {bearing.text} [{bearing.source}]" for bearing in bearings]
     return _indented(lines or ["nothing speaks for it: too little was tested to decide"])
 
 
@@ -148,5 +169,5 @@ def _most_telling(hypothesis: Hypothesis) -> str:
     return f"{item.direction}: {item.text}" if item else "nothing speaks for or against it"
 
 
-def _indented(lines: list[str] | tuple[str, ...]) -> str:
-    return "\n".join(f"  {line}" for line in lines)
+def _indented(text_lines: list[str] | tuple[str, ...]) -> str:
+    return "\n".join(f"  {text_line}" for text_line in text_lines)

@@ -27,36 +27,40 @@ def sweep_scale(context: Context) -> list[Evidence]:
     measurement = context.measurement
     if measurement is None:
         return []
-    sweep = measurement.scale_sweep
-    sweep.refine()
-    best, top = sweep.best, peak(sweep.results)
-    own = next(result for result in sweep.results if result.factor == 1)
-    if best is None or top is None or best.over_base is None or own.over_base is None:
+    scale_sweep = measurement.scale_sweep
+    scale_sweep.refine()
+    best_scale, peak_factor = scale_sweep.best, peak(scale_sweep.results)
+    own_result = next(result for result in scale_sweep.results if result.factor == 1)
+    if best_scale is None or peak_factor is None or best_scale.over_base is None or own_result.over_base is None:
         return []
-    over_own = best.gain or Comparison(0.0, 0.0)
-    ranking = (best.quality or 0.0) - (own.quality or 0.0)
-    by_chance = bool(best.error) and Skill(best.quality, best.error).above_chance < HINT
-    if by_chance or max(best.over_base.z, best.ranking_z) < SURE:
-        text = "at no scale from 1/64 to 64 are the right answers more probable than under the base alone"
-    elif likelihoods.SCALE_LOW <= top <= likelihoods.SCALE_HIGH:
-        text = f"its scale is right: the best factor on it is {top:.2g}"
+    over_own = best_scale.gain or Comparison(0.0, 0.0)
+    ranking_gain = (best_scale.quality or 0.0) - (own_result.quality or 0.0)
+    by_chance = bool(best_scale.error) and Skill(best_scale.quality, best_scale.error).above_chance < HINT
+    if by_chance or max(best_scale.over_base.z, best_scale.ranking_z) < SURE:
+        outcome_text = "at no scale from 1/64 to 64 are the right answers more probable than under the base alone"
+    elif likelihoods.SCALE_LOW <= peak_factor <= likelihoods.SCALE_HIGH:
+        outcome_text = f"its scale is right: the best factor on it is {peak_factor:.2g}"
     elif over_own.z < HINT:
-        text = f"no scale does clearly better than its own (the best, {top:.2g} times it, by z {over_own.z:.1f})"
+        outcome_text = (
+            f"no scale does clearly better than its own (the best, {peak_factor:.2g} times it, by z {over_own.z:.1f})"
+        )
     else:
-        better = f"the right answers are {gain_text(over_own)} than as it is, and the ranking gains {ranking:.2f}"
-        text = f"at {top:.2g} times its scale {better}"
+        gain_sentence = (
+            f"the right answers are {gain_text(over_own)} than as it is, and the ranking gains {ranking_gain:.2f}"
+        )
+        outcome_text = f"at {peak_factor:.2g} times its scale {gain_sentence}"
     weights = likelihoods.scale_weights(
-        top,
+        peak_factor,
         over_own.z,
-        0.0 if by_chance else best.over_base.z,
-        ranking,
-        best.ranking_z,
-        kl=math.nan if own.choices_kl is None else own.choices_kl,
-        here_z=own.over_base.z,
+        0.0 if by_chance else best_scale.over_base.z,
+        ranking_gain,
+        best_scale.ranking_z,
+        kl=math.nan if own_result.choices_kl is None else own_result.choices_kl,
+        here_z=own_result.over_base.z,
     )
     if max(weights.get("over_scaled", 0), weights.get("under_scaled", 0)) > 0:
-        context.better_factor = best.factor
-    return [outcome("scale_sweep", text, "scale", weights)]
+        context.better_factor = best_scale.factor
+    return [outcome("scale_sweep", outcome_text, "scale", weights)]
 
 
 def sweep_kinds(context: Context) -> list[Evidence]:
@@ -64,33 +68,37 @@ def sweep_kinds(context: Context) -> list[Evidence]:
     measurement, layout = context.measurement, context.layout
     if measurement is None or layout is None or context.subject.repair is not None:
         return []
-    own = measurement.own.labelled
-    if compare(own, measurement.base.labelled).z < SURE:
+    own_labelled = measurement.own.labelled
+    if compare(own_labelled, measurement.base.labelled).z < SURE:
         return []  # where the adapter does not help at all, any change of it may do "better"
-    rows = chosen_rows(own.rows, _KIND_ROWS, measurement.adapter.session.settings.seed)
-    row_ids = {row.id for row in rows}
-    own, requests = own.keep(row_ids), measurement.requests(row_ids)
-    gains: list[tuple[float, float, str, float]] = []  # mean, z, type, factor
+    sample_rows = chosen_rows(own_labelled.rows, _KIND_ROWS, measurement.adapter.session.settings.seed)
+    row_ids = {row.id for row in sample_rows}
+    own_labelled, requests = own_labelled.keep(row_ids), measurement.requests(row_ids)
+    module_gains: list[tuple[float, float, str, float]] = []  # mean, z, type, factor
     for module_type in sorted({module.target for module in layout.pairs}):
         for factor in (0.25, 4.0):
             config = scaled_kind(measurement.adapter.config, layout, module_type, factor)
             scored = measurement.adapter.score_copy(config, requests)
             if scored is not None and not scored.failed:
-                gain = compare(scored, own)
-                gains.append((gain.mean, gain.z, module_type, factor))
-    if len(gains) < 4:
+                module_gain = compare(scored, own_labelled)
+                module_gains.append((module_gain.mean, module_gain.z, module_type, factor))
+    if len(module_gains) < 4:
         return []
-    mean, z, module_type, factor = max(gains)
-    next_gain = max((gain[0] for gain in gains if gain[2] != module_type and gain[3] == factor), default=0.0)
-    weights = likelihoods.kind_weights(factor, mean, z, next_gain)
+    mean_gain, gain_z, module_type, factor = max(module_gains)
+    next_gain = max(
+        (module_gain[0] for module_gain in module_gains if module_gain[2] != module_type and module_gain[3] == factor),
+        default=0.0,
+    )
+    weights = likelihoods.kind_weights(factor, mean_gain, gain_z, next_gain)
     if not weights:
         return [outcome("kind_sweep", "no kind of module is at a wrong scale of its own", "kinds",
                           {"over_scaled": -0.5, "under_scaled": -0.5})]  # fmt: skip
-    better = gain_text(Comparison(mean, z))
-    text = (
-        f"with {module_type} alone at {factor:g} times its scale the right answers are {better} (alpha_pattern lost?)"
+    gain_sentence = gain_text(Comparison(mean_gain, gain_z))
+    outcome_text = (
+        f"with {module_type} alone at {factor:g} times its scale the right answers are {gain_sentence} "
+        "(alpha_pattern lost?)"
     )
-    return [outcome("kind_sweep", text, "kinds", weights)]
+    return [outcome("kind_sweep", outcome_text, "kinds", weights)]
 
 
 def sweep_formats(context: Context) -> list[Evidence]:
@@ -98,22 +106,26 @@ def sweep_formats(context: Context) -> list[Evidence]:
     measurement = context.measurement
     if measurement is None:
         return []
-    sweep = measurement.format_sweep
-    sweep.ask_pairs()
-    if sweep.best is None:
+    format_sweep = measurement.format_sweep
+    format_sweep.ask_pairs()
+    if format_sweep.best is None:
         return []
-    prompt_format, best = sweep.best
-    margin, added, ranking = format_gain(best)
-    own = compare(measurement.own.labelled, measurement.base.labelled)
-    weights = likelihoods.format_weights(margin, added, own.z, ranking)
+    prompt_format, best_result = format_sweep.best
+    margin_z, added_z, ranking = format_gain(best_result)
+    own_gain = compare(measurement.own.labelled, measurement.base.labelled)
+    weights = likelihoods.format_weights(margin_z, added_z, own_gain.z, ranking)
     if weights["prompt_mismatch"] > 0:
         context.better_format = prompt_format
-        more = f"more probability than as it is asked now (z {margin:.1f}){Skill(best.quality, best.error)}"
-        text = f"asked with {_overrides(prompt_format, sweep.configured)} it gives the right answers {more}"
+        best_skill = Skill(best_result.quality, best_result.error)
+        overrides = _overrides(prompt_format, format_sweep.configured)
+        gain_sentence = f"more probability than as it is asked now (z {margin_z:.1f}){best_skill}"
+        outcome_text = f"asked with {overrides} it gives the right answers {gain_sentence}"
     else:
-        names = ", ".join(_overrides(tried, sweep.configured) for tried in sweep.tried)
-        text = f"none of {len(sweep.tried)} other prompt formats ({names}) does better"
-    return [outcome("format_sweep", text, "format", weights)]
+        format_names = ", ".join(
+            _overrides(tried_format, format_sweep.configured) for tried_format in format_sweep.tried
+        )
+        outcome_text = f"none of {len(format_sweep.tried)} other prompt formats ({format_names}) does better"
+    return [outcome("format_sweep", outcome_text, "format", weights)]
 
 
 def weigh_rivals(context: Context) -> list[Evidence]:
@@ -123,37 +135,45 @@ def weigh_rivals(context: Context) -> list[Evidence]:
     measurement, factor, better_format = context.measurement, context.better_factor, context.better_format
     if measurement is None or factor is None or better_format is None:
         return []
-    requests, scale = measurement.format_sweep.requests(better_format), measurement.scale_sweep
-    as_configured = scale.score(factor, measurement.requests({request.row.id for request in requests}))
-    rivals = [scored for scored in (scale.score(factor, requests), scale.score(1.0, requests)) if scored is not None]
+    requests, scale_sweep = measurement.format_sweep.requests(better_format), measurement.scale_sweep
+    as_configured = scale_sweep.score(factor, measurement.requests({request.row.id for request in requests}))
+    rivals = [
+        scored
+        for scored in (scale_sweep.score(factor, requests), scale_sweep.score(1.0, requests))
+        if scored is not None
+    ]
     if as_configured is None or as_configured.failed or any(scored.failed for scored in rivals):
         return []
-    best = max((scored.labelled for scored in rivals), key=lambda scored: float(gold_logprobs(scored).mean()))
-    gain = compare(best, as_configured.labelled)
-    weights = likelihoods.rivals_weights(gain.z)
+    best_rival = max((scored.labelled for scored in rivals), key=lambda scored: float(gold_logprobs(scored).mean()))
+    rival_gain = compare(best_rival, as_configured.labelled)
+    weights = likelihoods.rivals_weights(rival_gain.z)
     if not weights:
         return []
-    more = "more" if gain.mean > 0 else "less"
-    text = f"the other format makes up for {more} than {factor:.2g} times its scale does (z {gain.z:.1f})"
-    return [outcome("scale_or_format", text, "rivals", weights)]
+    comparative = "more" if rival_gain.mean > 0 else "less"
+    outcome_text = (
+        f"the other format makes up for {comparative} than {factor:.2g} times its scale does (z {rival_gain.z:.1f})"
+    )
+    return [outcome("scale_or_format", outcome_text, "rivals", weights)]
 
 
 def scaled_kind(config: AdapterConfig, layout: TensorMap, module_type: str, factor: float) -> AdapterConfig:
     """The config with the update of one kind of module ("q_proj") `factor` times as large."""
     alphas: dict[str, float] = {}
-    for path, module in layout.modules.items():
+    for module_path, module in layout.modules.items():
         if module.target == module_type:
-            rank = config.rank(path)
+            module_rank = config.rank(module_path)
             # "^" binds the key to this very module, and stands first so that it wins.
-            alphas["^" + path] = config.scaling(path) * (math.sqrt(rank) if config.use_rslora else rank) * factor
+            alphas["^" + module_path] = (
+                config.scaling(module_path) * (math.sqrt(module_rank) if config.use_rslora else module_rank) * factor
+            )
     return msgspec.structs.replace(config, alpha_pattern=alphas | config.alpha_pattern)
 
 
 def _overrides(prompt_format: PromptFormat, configured: PromptFormat) -> str:
     """What asks so on the command line."""
-    words = [
+    override_texts = [
         f"task.style={prompt_format.style}" if prompt_format.style != configured.style else "",
         f"task.method={prompt_format.method}" if prompt_format.method != configured.method else "",
         f"model.chat_template={prompt_format.template}" if prompt_format.template else "",
     ]
-    return " ".join(filter(None, words))
+    return " ".join(filter(None, override_texts))

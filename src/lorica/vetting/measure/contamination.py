@@ -51,14 +51,12 @@ def without_training_rows(specimen: RawAdapter, rows: Sequence[Row], task: Task)
             continue
         trained_ids = {row.id for row in trained}
         unseen = [row for row in rows if row.id not in trained_ids] if held_out else []
-        finding_facts = {"rows": len(rows), "trained_on": len(trained), "left": len(unseen)}
+        facts = {"rows": len(rows), "trained_on": len(trained), "left": len(unseen)}
         trained_share = f"{len(trained)} of {len(rows)} rows"
         if sum(row.gold is not None for row in unseen) >= ENOUGH:
             unseen_note = f"{trained_share}; only the {len(unseen)} others are asked"
-            return unseen, [finding("L426", unseen_note, severity="note", facts=finding_facts)]
-        return rows, [
-            finding("L426", f"{trained_share}; {len(unseen)} others are too few to measure on", facts=finding_facts)
-        ]
+            return unseen, [finding("L426", unseen_note, severity="note", facts=facts)]
+        return rows, [finding("L426", f"{trained_share}; {len(unseen)} others are too few to measure on", facts=facts)]
     return rows, []
 
 
