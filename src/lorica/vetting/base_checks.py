@@ -132,8 +132,8 @@ class BaseChecker:
         passport = check_passport(specimen, self._settings.base, earlier=examination.findings)
         findings += [finding for finding in passport if finding not in examination.findings]
         unable: list[str] = []
-        fits = not any(finding.code.startswith("L30") and finding.severity == "reject" for finding in findings)
-        if layout.pairs and specimen.weights is not None and fits:
+        fits_base = not any(finding.code.startswith("L30") and finding.severity == "reject" for finding in findings)
+        if layout.pairs and specimen.weights is not None and fits_base:
             try:
                 findings += check_alignment(align(specimen, layout, self._directions))
             except LoricaError as error:
@@ -143,8 +143,8 @@ class BaseChecker:
         except LoricaError as error:
             unable.append(f"the base's own health could not be examined: {error.message}")
         examination = examination.add(names_settled(findings), 3)
-        if self._top < 4 or rejected or not fits:
-            reason = "it is rejected already" if rejected or not fits else ""
+        if self._top < 4 or rejected or not fits_base:
+            reason = "it is rejected already" if rejected or not fits_base else ""
             return examination, BaseCheckResult(
                 unable=(*unable, *([f"not asked anything: {reason}"] if reason else []))
             )
@@ -160,14 +160,14 @@ class BaseChecker:
             )
             config = examination.specimen.config
             engine = session.engine(more_than_pairs=bool(config and config.unsupported()))
-            name = f"canaries of {examination.specimen.name}"
-            findings += check_canaries(examination.specimen, engine, name)
+            canaries_title = f"canaries of {examination.specimen.name}"
+            findings += check_canaries(examination.specimen, engine, canaries_title)
             with suppress(EngineError):  # without a passport it was not added
-                engine.remove_adapter(name)
+                engine.remove_adapter(canaries_title)
         except LoricaError as error:
             return examination, BaseCheckResult(unable=(*unable, f"could not be asked: {error.message}"))
-        level = None if any(finding.code == "L400" for finding in findings) else 4
-        return examination.add(findings, level), BaseCheckResult(behaviour=behaviour, unable=tuple(unable))
+        level_run = None if any(finding.code == "L400" for finding in findings) else 4
+        return examination.add(findings, level_run), BaseCheckResult(behaviour=behaviour, unable=tuple(unable))
 
 
 def check_behaviour(
@@ -195,8 +195,8 @@ def check_behaviour(
         try:
             adapter = LoadedAdapter(session, specimen.config, specimen.weights, layout, Path(folder), on_done=on_done)
         except (AdapterError, MissingExtraError) as error:
-            text = error.message.replace(str(Path(folder) / "copy-1"), specimen.name)
-            refused = _cannot_load(specimen.config, layout, error, text)
+            error_text = error.message.replace(str(Path(folder) / "copy-1"), specimen.name)
+            refused = _cannot_load(specimen.config, layout, error, error_text)
             return nothing_measured(session, "rows" if rows else "probes"), [refused, *findings]
         try:
             behaviour = AdapterMeasurement(adapter, rows).behaviour()
@@ -207,15 +207,15 @@ def check_behaviour(
 
 
 def _cannot_load(
-    config: AdapterConfig, layout: TensorMap, error: AdapterError | MissingExtraError, text: str
+    config: AdapterConfig, layout: TensorMap, error: AdapterError | MissingExtraError, error_text: str
 ) -> Finding:
     """What no engine here applies is no fault of the adapter."""
-    other_dtypes = {info.dtype for info in layout.tensors.values()} - set(FLOATS)
+    other_dtypes = {tensor_info.dtype for tensor_info in layout.tensors.values()} - set(FLOATS)
     reasons = config.unsupported(MORE_THAN_PAIRS)
     blameless = bool(other_dtypes or reasons) or isinstance(error, MissingExtraError)
     return finding(
         "L400",
-        text if not reasons else f"it uses what no engine here applies: {'; '.join(reasons)}",
+        error_text if not reasons else f"it uses what no engine here applies: {'; '.join(reasons)}",
         fix=error.fix,
         severity="note" if blameless else "reject",
         facts={"unsupported": reasons, "dtypes": sorted(other_dtypes)},
@@ -226,14 +226,16 @@ def _lines(behaviour: Behaviour | None) -> list[str]:
     """The measures that people ask for first."""
     if behaviour is None:
         return []
-    lines = []
+    text_lines = []
     if (labelled := behaviour.labelled) is not None:
-        lines.append(
+        text_lines.append(
             f"{labelled.metric} on {labelled.n} rows: adapter {labelled.adapter}, base {labelled.base}, "
             f"with shuffled inputs {labelled.shuffled}"
         )
-        lines.append(f"gain over the base {labelled.over_base}")
-    if (away := behaviour.divergence) is not None:
-        changed = "" if away.changed is None else f", another best answer in {away.changed:.0%}"
-        lines.append(f"{away.kl:.3g} nats from the base on {away.n} prompts{changed} ({behaviour.source})")
-    return lines
+        text_lines.append(f"gain over the base {labelled.over_base}")
+    if (divergence := behaviour.divergence) is not None:
+        changed = "" if divergence.changed is None else f", another best answer in {divergence.changed:.0%}"
+        text_lines.append(
+            f"{divergence.kl:.3g} nats from the base on {divergence.n} prompts{changed} ({behaviour.source})"
+        )
+    return text_lines

@@ -53,36 +53,46 @@ def _slim(source: AdapterSource, *, max_level: int) -> Examination:
 
 
 def _map_in_processes(
-    work: Callable[[AdapterSource], Examination], sources: Sequence[AdapterSource], jobs: int
+    examine_source: Callable[[AdapterSource], Examination], sources: Sequence[AdapterSource], jobs: int
 ) -> Iterator[Examination]:
     if jobs <= 1:
-        yield from map(work, sources)
+        yield from map(examine_source, sources)
         return
     # Imported here: one adapter needs neither, and a cold process would wait for them.
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
     # One thread a process: the matrices are small, and the processes fill the cores.
-    with _environment("OPENBLAS_NUM_THREADS", "1"), ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        yield from pool.map(work, sources, chunksize=_WORTH_A_PROCESS)
+    with _environment("OPENBLAS_NUM_THREADS", "1"), ProcessPoolExecutor(jobs, get_context("spawn")) as process_pool:
+        yield from process_pool.map(examine_source, sources, chunksize=_WORTH_A_PROCESS)
 
 
 def _compare(examinations: list[Examination]) -> list[Examination]:
-    numbered = [item for item in examinations if item.specimen is not None and item.numbers is not None]
-    entries = [(item.specimen, item.numbers) for item in numbered if item.specimen and item.numbers]
+    numbered = [
+        examination
+        for examination in examinations
+        if examination.specimen is not None and examination.numbers is not None
+    ]
+    entries = [
+        (examination.specimen, examination.numbers)
+        for examination in numbered
+        if examination.specimen and examination.numbers
+    ]
     if len(entries) < 2:
         return examinations
-    members = [_member(item) for item in numbered]
+    members = [_member(examination) for examination in numbered]
     standings = {
-        item.source.name: duplicate_origin(item.specimen, item.findings)
-        for item in examinations
-        if item.specimen is not None
+        examination.source.name: duplicate_origin(examination.specimen, examination.findings)
+        for examination in examinations
+        if examination.specimen is not None
     }
     duplicate_findings = downgrade_originals(check_duplicates(entries, members), standings)
-    run_findings = check_runs(members, [item.source.name for item in numbered])
+    run_findings = check_runs(members, [examination.source.name for examination in numbered])
     return [
-        item.add((*duplicate_findings.get(item.source.name, ()), *run_findings.get(item.source.name, ())))
-        for item in examinations
+        examination.add(
+            (*duplicate_findings.get(examination.source.name, ()), *run_findings.get(examination.source.name, ()))
+        )
+        for examination in examinations
     ]
 
 
@@ -97,13 +107,13 @@ def _member(examination: Examination) -> RunMember:
 
 
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    previous = os.environ.get(name)
-    os.environ[name] = value
+def _environment(variable_name: str, variable_value: str) -> Iterator[None]:
+    previous = os.environ.get(variable_name)
+    os.environ[variable_name] = variable_value
     try:
         yield
     finally:
         if previous is None:
-            del os.environ[name]
+            del os.environ[variable_name]
         else:
-            os.environ[name] = previous
+            os.environ[variable_name] = previous

@@ -50,7 +50,7 @@ def judge_behaviour(behaviour: Behaviour) -> list[Finding]:
     """All findings on what was measured, in the order of their codes."""
     groups = [_numbers(behaviour), _difference(behaviour), _dependence(behaviour), _examples(behaviour)]
     groups += [_formats(behaviour), _scales(behaviour), _right(behaviour), _elsewhere(behaviour), _texts(behaviour)]
-    return sorted((item for group in groups for item in group), key=lambda item: item.code)
+    return sorted((finding for findings in groups for finding in findings), key=lambda finding: finding.code)
 
 
 def _severity(behaviour: Behaviour) -> Severity:
@@ -70,18 +70,18 @@ def _numbers(behaviour: Behaviour) -> Iterator[Finding]:
         yield finding(
             "L440", f"{behaviour.outside_vocabulary} prompts", facts={"prompts": behaviour.outside_vocabulary}
         )
-    reasons = {why: count for why, count in behaviour.errors.items() if "vocabulary" not in why}
+    reasons = {reason: prompt_count for reason, prompt_count in behaviour.errors.items() if "vocabulary" not in reason}
     if reasons or behaviour.base_broken:
-        first = next(iter(reasons), "the base model's own output is not a number")
-        count = sum(reasons.values()) + behaviour.base_broken
-        yield finding("L441", f"{count} prompts, the first: {first}", facts={"prompts": count})
+        first_reason = next(iter(reasons), "the base model's own output is not a number")
+        prompt_count = sum(reasons.values()) + behaviour.base_broken
+        yield finding("L441", f"{prompt_count} prompts, the first: {first_reason}", facts={"prompts": prompt_count})
 
 
 def _difference(behaviour: Behaviour) -> Iterator[Finding]:
     divergence = behaviour.divergence
     if divergence is None:
         return
-    facts = {name: getattr(divergence, name) for name in ("kl", "kl_most", "changed", "largest_change")}
+    facts = {field: getattr(divergence, field) for field in ("kl", "kl_most", "changed", "largest_change")}
     if divergence.largest_change <= NO_CHANGE:
         if not behaviour.broken:
             yield finding(
@@ -91,22 +91,23 @@ def _difference(behaviour: Behaviour) -> Iterator[Finding]:
                 facts=facts,
             )
     elif divergence.largest_change < SMALL_CHANGE or _says_the_same(divergence):
-        text = f"over {divergence.n} prompts log-probabilities differ by at most {divergence.largest_change:.1e}"
+        sentence = f"over {divergence.n} prompts log-probabilities differ by at most {divergence.largest_change:.1e}"
         if _says_the_same(divergence):
-            text += f"; {divergence.kl:.1e} nats from the base, and no best answer is another"
-        yield finding("L403", text, facts=facts)
-    mass, base = divergence.mass, divergence.base_mass
-    if mass is not None and base is not None and base > _HAD_MASS and mass < _LOST_MASS * base:
+            sentence += f"; {divergence.kl:.1e} nats from the base, and no best answer is another"
+        yield finding("L403", sentence, facts=facts)
+    mass, base_mass = divergence.mass, divergence.base_mass
+    if mass is not None and base_mass is not None and base_mass > _HAD_MASS and mass < _LOST_MASS * base_mass:
         yield finding(
             "L404",
-            f"the probability of any possible answer falls from {base:.2f} to {mass:.1e} (KL {divergence.kl:.1f} nats)",
+            f"the probability of any possible answer falls from {base_mass:.2f} to {mass:.1e} "
+            f"(KL {divergence.kl:.1f} nats)",
             severity=_severity(behaviour),
-            facts=facts | {"mass": mass, "base_mass": base},
+            facts=facts | {"mass": mass, "base_mass": base_mass},
         )
     elif mass is not None and mass < LOW_MASS and behaviour.method == "choice" and not behaviour.foreign:
-        own = "" if base is None else f", of the base model's {base:.2g}"
-        text = f"{mass:.2g} on average{own}, over {divergence.n} prompts"
-        yield finding("L470", text, expected=f"above {LOW_MASS:g}", facts={"mass": mass, "base_mass": base})
+        of_base = "" if base_mass is None else f", of the base model's {base_mass:.2g}"
+        sentence = f"{mass:.2g} on average{of_base}, over {divergence.n} prompts"
+        yield finding("L470", sentence, expected=f"above {LOW_MASS:g}", facts={"mass": mass, "base_mass": base_mass})
 
 
 def _says_the_same(divergence: Divergence) -> bool:
@@ -118,32 +119,34 @@ def _dependence(behaviour: Behaviour) -> Iterator[Finding]:
     divergence = behaviour.divergence
     if variation is None or behaviour.n < 8 or divergence is None or divergence.largest_change <= NO_CHANGE:
         return
-    facts: dict[str, Any] = {name: getattr(variation, name) for name in variation.__struct_fields__}
+    facts: dict[str, Any] = {field: getattr(variation, field) for field in variation.__struct_fields__}
     words_still = variation.words < _STILL_WORDS and variation.base_words > _TIMES_STILLER * _STILL_WORDS
     # The choices of a question with a written answer are its own, so they cannot stay the same.
     ranked = behaviour.answer_type != "text"
-    still = ranked and variation.odds is not None and variation.base_odds is not None
-    still = still and variation.odds < _STILL_ODDS and variation.base_odds > _TIMES_STILLER * variation.odds  # type: ignore[operator]
-    if words_still or (still and not behaviour.foreign):
+    is_still = ranked and variation.odds is not None and variation.base_odds is not None
+    is_still = is_still and variation.odds < _STILL_ODDS and variation.base_odds > _TIMES_STILLER * variation.odds  # type: ignore[operator]
+    if words_still or (is_still and not behaviour.foreign):
         spread = "words"
-        if still:
+        if is_still:
             spread = f"log-odds spread by {variation.odds:.2g}, the base model's by {variation.base_odds:.2g}"
         yield finding("L405", f"over {behaviour.n} prompts its {spread} stay the same", facts=facts)
     elif ranked and behaviour.n >= _FEW_ROWS and (variation.top_share or 0) > _ONE_ANSWER:
-        wrong = _is_surer_and_wrong(behaviour)
-        if wrong or (variation.base_top_share or 1) < _BASE_VARIES:
-            base = f"{variation.base_top_share:.0%} from the base"
-            text = f"{variation.top_share:.0%} of {behaviour.n} prompts get one answer, {base}"
-            more = "; it makes the right answers less probable than the base does" if wrong else ""
-            yield finding("L406", text + more, severity="warn" if wrong else "note", facts=facts)
-    hard = (variation.saturated or 0) > _HARD and (variation.base_saturated or 0) < _BASE_SOFT
-    flat = (variation.plateaus or 0) >= _FLAT and behaviour.n >= ENOUGH
-    if ranked and (hard or flat) and behaviour.n >= _FEW_ROWS:
+        is_wrong = _is_surer_and_wrong(behaviour)
+        if is_wrong or (variation.base_top_share or 1) < _BASE_VARIES:
+            base_share = f"{variation.base_top_share:.0%} from the base"
+            sentence = f"{variation.top_share:.0%} of {behaviour.n} prompts get one answer, {base_share}"
+            wrong_text = "; it makes the right answers less probable than the base does" if is_wrong else ""
+            yield finding("L406", sentence + wrong_text, severity="warn" if is_wrong else "note", facts=facts)
+    is_hard = (variation.saturated or 0) > _HARD and (variation.base_saturated or 0) < _BASE_SOFT
+    is_flat = (variation.plateaus or 0) >= _FLAT and behaviour.n >= ENOUGH
+    if ranked and (is_hard or is_flat) and behaviour.n >= _FEW_ROWS:
         is_right = behaviour.labelled is not None and (behaviour.labelled.accuracy or 0) >= _RIGHT_ANYWAY
-        sure = f"{variation.saturated:.0%} of {behaviour.n} answers have a probability above 0.999"
+        saturated = f"{variation.saturated:.0%} of {behaviour.n} answers have a probability above 0.999"
         yield finding(
             "L407",
-            sure if hard else f"{variation.plateaus:.0%} of {behaviour.n} answers have one of two probabilities",
+            saturated
+            if is_hard
+            else f"{variation.plateaus:.0%} of {behaviour.n} answers have one of two probabilities",
             expected="probabilities in between, which can be ranked",
             severity="note" if is_right else _severity(behaviour),
             facts=facts,
@@ -166,8 +169,10 @@ def _examples(behaviour: Behaviour) -> Iterator[Finding]:
     if examples.following is not None and examples.following.below > 0:
         yield finding("L409", f"P(Yes) moves against them by {examples.following} when they are exchanged", facts=facts)
     elif examples.base_moved > 0.05 and examples.moved < 0.2 * examples.base_moved:
-        text = f"exchanging them moves P(Yes) by {examples.moved:.3f}, the base model's by {examples.base_moved:.3f}"
-        yield finding("L408", text, facts=facts)
+        sentence = (
+            f"exchanging them moves P(Yes) by {examples.moved:.3f}, the base model's by {examples.base_moved:.3f}"
+        )
+        yield finding("L408", sentence, facts=facts)
 
 
 def _formats(behaviour: Behaviour) -> Iterator[Finding]:
@@ -176,8 +181,8 @@ def _formats(behaviour: Behaviour) -> Iterator[Finding]:
     if own is None or not alternatives or _unmoved(behaviour):
         return
     facts = {"formats": [_format_facts(result) for result in behaviour.formats]}
-    better = [result for result in alternatives if result.n >= ENOUGH and format_gain(result).strength >= SURE]
-    best = max(better, key=lambda result: format_gain(result).strength, default=None)
+    better_results = [result for result in alternatives if result.n >= ENOUGH and format_gain(result).strength >= SURE]
+    best = max(better_results, key=lambda result: format_gain(result).strength, default=None)
     if best is not None and best.margin is not None:
         yield finding(
             "L410",
@@ -198,8 +203,8 @@ def _formats(behaviour: Behaviour) -> Iterator[Finding]:
 
 def gain_text(gain: Comparison) -> str:
     """How much more probable the right answers are."""
-    more = "more" if gain.mean >= 0 else "less"
-    return f"{math.exp(min(abs(gain.mean), 20.0)):.2f} times {more} probable (z {gain.z:.1f})"
+    comparative = "more" if gain.mean >= 0 else "less"
+    return f"{math.exp(min(abs(gain.mean), 20.0)):.2f} times {comparative} probable (z {gain.z:.1f})"
 
 
 def _made_surer(result: FormatResult) -> float:
@@ -209,7 +214,7 @@ def _made_surer(result: FormatResult) -> float:
 
 def _format_facts(result: FormatResult) -> dict[str, Any]:
     names = ("configured", "confidence", "mass", "kl", "quality", "base_quality")
-    facts = {"format": result.name} | {name: getattr(result, name) for name in names}
+    facts = {"format": result.name} | {field: getattr(result, field) for field in names}
     margin = result.margin
     return facts | ({} if margin is None else {"margin": margin.mean, "margin_z": margin.z})
 
@@ -231,13 +236,13 @@ def _scales(behaviour: Behaviour) -> Iterator[Finding]:
     candidates = [result for result in behaviour.scales if result.factor and result.gain is not None]
     best = max(candidates, key=lambda result: result.gold or 0.0, default=None)
     if best is not None and best.gain is not None and behaviour.labelled_rows >= ENOUGH:
-        better = [result.factor for result in candidates if _clearly_better(result, own)]
-        below = best.factor < 1 and any(factor <= _FAR_BELOW for factor in better)
-        above = best.factor > 1 and any(factor >= _FAR_ABOVE for factor in better)
-        if below or above:
-            code = "L412" if below else "L413"
+        better_factors = [result.factor for result in candidates if _clearly_better(result, own)]
+        is_below = best.factor < 1 and any(factor <= _FAR_BELOW for factor in better_factors)
+        is_above = best.factor > 1 and any(factor >= _FAR_ABOVE for factor in better_factors)
+        if is_below or is_above:
+            code = "L412" if is_below else "L413"
             # Short trainings leave every adapter less sure than it could be; ranking does not suffer from that.
-            enough = above and _reached(by_factor, own, best) > _REACHED and not _ranks_better(best, own)
+            enough = is_above and _reached(by_factor, own, best) > _REACHED and not _ranks_better(best, own)
             yield finding(
                 code,
                 f"at {best.factor:g} times its scale the right answers are {gain_text(best.gain)} than as it is",
@@ -261,8 +266,8 @@ def _clearly_better(best: ScaleResult, own: ScaleResult) -> bool:
     gain, over_base = best.gain, best.over_base
     if gain is None or over_base is None or gain.z < HINT or gain.mean < _CLEAR_GAIN:
         return False
-    keeps = best.quality is None or own.quality is None or best.quality >= own.quality - _KEPT
-    return over_base.z >= SURE and keeps
+    keeps_quality = best.quality is None or own.quality is None or best.quality >= own.quality - _KEPT
+    return over_base.z >= SURE and keeps_quality
 
 
 def _ranks_better(best: ScaleResult, own: ScaleResult) -> bool:
@@ -270,32 +275,36 @@ def _ranks_better(best: ScaleResult, own: ScaleResult) -> bool:
 
 
 def _scale_hints(by_factor: dict[float, ScaleResult], own: ScaleResult, facts: dict[str, Any]) -> Iterator[Finding]:
-    quarter, four = by_factor.get(0.25), by_factor.get(4.0)
+    quarter, fourfold = by_factor.get(0.25), by_factor.get(4.0)
     if own.saturated is not None and quarter is not None and quarter.saturated is not None and quarter.changed:
-        text = (
+        sentence = (
             f"{own.saturated:.0%} of its answers have a probability above 0.999, {quarter.saturated:.0%} at a quarter"
         )
         if own.saturated > _HARD and quarter.saturated < 0.3:
-            yield finding("L414", f"{text} of its scale", facts=facts)
+            yield finding("L414", f"{sentence} of its scale", facts=facts)
             return
     nothing = by_factor.get(0.0)
     if nothing is not None and quarter is not None and None not in (nothing.mass, own.mass, quarter.mass):
         base_mass, own_mass, quarter_mass = nothing.mass or 0.0, own.mass or 0.0, quarter.mass or 0.0
         if base_mass > _HAD_MASS and own_mass < _LOST_MASS * base_mass and quarter_mass > 0.5 * base_mass:
-            text = f"the probability of any answer is {own_mass:.1e}, and {quarter_mass:.2f} at a quarter of its scale"
-            yield finding("L414", text, facts=facts)
+            sentence = (
+                f"the probability of any answer is {own_mass:.1e}, and {quarter_mass:.2f} at a quarter of its scale"
+            )
+            yield finding("L414", sentence, facts=facts)
             return
     # Far below saturation the divergence grows with the square of the scale: 16-fold from 1 to 4.
-    if four is not None and own.kl < 1e-3 and not own.changed and own.kl > 0 and 8 < four.kl / own.kl < 32:
-        yield finding("L415", f"KL {own.kl:.1e} nats from the base, {four.kl:.1e} at four times its scale", facts=facts)
+    if fourfold is not None and own.kl < 1e-3 and not own.changed and own.kl > 0 and 8 < fourfold.kl / own.kl < 32:
+        yield finding(
+            "L415", f"KL {own.kl:.1e} nats from the base, {fourfold.kl:.1e} at four times its scale", facts=facts
+        )
 
 
 def _scale_facts(result: ScaleResult) -> dict[str, Any]:
-    plain = {
-        name: getattr(result, name)
-        for name in ("factor", "kl", "confidence", "saturated", "std", "mass", "loss", "quality")
+    values = {
+        field: getattr(result, field)
+        for field in ("factor", "kl", "confidence", "saturated", "std", "mass", "loss", "quality")
     }
-    return {name: None if value == float("inf") else value for name, value in plain.items()}
+    return {field: None if value == float("inf") else value for field, value in values.items()}
 
 
 def _right(behaviour: Behaviour) -> Iterator[Finding]:
@@ -304,26 +313,26 @@ def _right(behaviour: Behaviour) -> Iterator[Finding]:
         probes = behaviour.probes_quality
         # Foreign prompts: an adapter for one thing may well be wrong about another.
         if probes is not None and behaviour.answer_type == "score" and probes.high is not None and probes.high < 0.5:
-            text = f"ROC-AUC {probes} on {probes.n} shipped prompts"
-            yield finding("L422", text, severity=_severity(behaviour), facts={"quality": probes.value})
+            sentence = f"ROC-AUC {probes} on {probes.n} shipped prompts"
+            yield finding("L422", sentence, severity=_severity(behaviour), facts={"quality": probes.value})
         return
     facts = _labelled_facts(labelled)
     inverted = labelled.metric == "roc_auc" and labelled.adapter.high is not None and labelled.adapter.high < 0.5
     difference = f"difference {labelled.over_base} on {labelled.n} rows"
-    text = f"{labelled.metric} {labelled.adapter}, base {labelled.base}, {difference}"
+    sentence = f"{labelled.metric} {labelled.adapter}, base {labelled.base}, {difference}"
     if inverted:
         base_too = labelled.base.high is not None and labelled.base.high < 0.5
-        sure = not base_too and (labelled.adapter.value or 0) < _BACKWARDS
-        yield finding("L422", text, severity="reject" if sure else "warn", facts=facts)
+        is_certain = not base_too and (labelled.adapter.value or 0) < _BACKWARDS
+        yield finding("L422", sentence, severity="reject" if is_certain else "warn", facts=facts)
     elif labelled.over_base.above > 0:
-        yield finding("L420", text, facts=facts)
+        yield finding("L420", sentence, facts=facts)
     elif labelled.over_base.below > 0 and (labelled.over_base.value or 0) < -CLEARLY:
-        yield finding("L421", text, facts=facts)
+        yield finding("L421", sentence, facts=facts)
     else:
-        yield finding("L423", text, facts=facts)
+        yield finding("L423", sentence, facts=facts)
     chance = 0.5 if labelled.metric == "roc_auc" else 0.4
-    good = labelled.adapter.low is not None and labelled.adapter.low > chance + 0.1
-    if good and labelled.over_shuffled.above <= 0:
+    is_good = labelled.adapter.low is not None and labelled.adapter.low > chance + 0.1
+    if is_good and labelled.over_shuffled.above <= 0:
         with_others = f"{labelled.metric} {labelled.adapter}, with the texts of other rows {labelled.shuffled}"
         yield finding("L424", with_others, facts=facts)
     if labelled.top_letter is not None and labelled.top_letter > (labelled.gold_top_letter or 0) + 0.3:
@@ -346,10 +355,10 @@ def _elsewhere(behaviour: Behaviour) -> Iterator[Finding]:
 
 
 def _labelled_facts(labelled: Labelled) -> dict[str, Any]:
-    facts: dict[str, Any] = {name: getattr(labelled, name) for name in ("n", "metric", "tfidf", "accuracy")}
-    for name in ("adapter", "base", "shuffled", "over_base", "over_shuffled"):
-        interval = getattr(labelled, name)
-        facts |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    facts: dict[str, Any] = {field: getattr(labelled, field) for field in ("n", "metric", "tfidf", "accuracy")}
+    for field in ("adapter", "base", "shuffled", "over_base", "over_shuffled"):
+        interval = getattr(labelled, field)
+        facts |= {field: interval.value, f"{field}_low": interval.low, f"{field}_high": interval.high}
     return facts
 
 
@@ -357,17 +366,17 @@ def _texts(behaviour: Behaviour) -> Iterator[Finding]:
     generated = behaviour.generated
     if generated is None:
         return
-    facts = {name: getattr(generated, name) for name in generated.__struct_fields__ if name != "written"}
+    facts = {field: getattr(generated, field) for field in generated.__struct_fields__ if field != "written"}
     severity = _severity(behaviour)
-    worse = generated.unparsed_share > max(_READABLE, generated.base_unparsed_share if behaviour.foreign else 0.0)
-    if worse:
-        base = f"of the base model's {generated.base_unparsed_share:.0%}"
-        text = f"{generated.unparsed_share:.0%} of {generated.n} answers, {base}"
-        yield finding("L430", text, severity=severity, facts=facts)
+    is_worse = generated.unparsed_share > max(_READABLE, generated.base_unparsed_share if behaviour.foreign else 0.0)
+    if is_worse:
+        base_share = f"of the base model's {generated.base_unparsed_share:.0%}"
+        sentence = f"{generated.unparsed_share:.0%} of {generated.n} answers, {base_share}"
+        yield finding("L430", sentence, severity=severity, facts=facts)
     if generated.cut_off_share > _CUT:
-        base = f"of the base model's {generated.base_cut_off_share:.0%}"
-        text = f"{generated.cut_off_share:.0%} of {generated.n} answers, {base}"
-        yield finding("L431", text, severity=severity, facts=facts)
+        base_share = f"of the base model's {generated.base_cut_off_share:.0%}"
+        sentence = f"{generated.cut_off_share:.0%} of {generated.n} answers, {base_share}"
+        yield finding("L431", sentence, severity=severity, facts=facts)
     if generated.unstable_share is not None and generated.unstable_share > _UNSTABLE:
         yield finding(
             "L432", f"{generated.unstable_share:.0%} of {generated.n} answers", severity=severity, facts=facts
@@ -379,10 +388,12 @@ def _texts(behaviour: Behaviour) -> Iterator[Finding]:
 
 
 def _written(written: Written) -> Finding:
-    titles = {name: f"{name} ({METRICS[name].normalisation})" for name in written.adapter}
-    sentences = [f"{titles[name]} {value}, base {written.base[name]}" for name, value in written.adapter.items()]
-    worse = written.over_base.below > 0 and written.n >= ENOUGH
-    facts = {name: value.value for name, value in written.adapter.items()} | {"n": written.n}
+    titles = {metric: f"{metric} ({METRICS[metric].normalisation})" for metric in written.adapter}
+    sentences = [
+        f"{titles[metric]} {estimate}, base {written.base[metric]}" for metric, estimate in written.adapter.items()
+    ]
+    is_worse = written.over_base.below > 0 and written.n >= ENOUGH
+    facts = {metric: estimate.value for metric, estimate in written.adapter.items()} | {"n": written.n}
     return finding(
-        "L434", f"{'; '.join(sentences)} on {written.n} rows", severity="warn" if worse else "note", facts=facts
+        "L434", f"{'; '.join(sentences)} on {written.n} rows", severity="warn" if is_worse else "note", facts=facts
     )

@@ -38,33 +38,33 @@ def check_canaries(specimen: RawAdapter, engine: Engine, name: str = "") -> list
     adapter_name = name or specimen.name
     try:
         engine.add_adapter(adapter_name, open_adapter(specimen.folder, applied=MORE_THAN_PAIRS))
-        trial = run_canaries(engine, adapter_name, passport.canaries)
+        canary_result = run_canaries(engine, adapter_name, passport.canaries)
     except LoricaError as error:
         # The folder may be where an archive was unpacked, which is nowhere by the time this is read.
         message = error.message.replace(str(specimen.folder), specimen.name)
         return [finding("L376", shown(message, 200), file=PASSPORT_NAME)]
-    return [canary_finding(trial, len(passport.canaries.items))]
+    return [canary_finding(canary_result, len(passport.canaries.items))]
 
 
-def canary_finding(trial: CanaryResult, count: int) -> Finding:
-    """One trial of `count` canaries as a finding."""
-    description = describe_result(trial)
+def canary_finding(canary_result: CanaryResult, canary_count: int) -> Finding:
+    """One trial of `canary_count` canaries as a finding."""
+    description = describe_result(canary_result)
     return finding(
-        _CODES[trial.outcome],
-        f"{count} canaries: {description}"
-        if trial.ok
-        else f"{trial.problem}; {description}"
-        if description != trial.problem
+        _CODES[canary_result.outcome],
+        f"{canary_count} canaries: {description}"
+        if canary_result.ok
+        else f"{canary_result.problem}; {description}"
+        if description != canary_result.problem
         else description,
-        expected="" if trial.ok else "the log-probabilities of the passport",
+        expected="" if canary_result.ok else "the log-probabilities of the passport",
         file=PASSPORT_NAME,
         facts={
-            "reading": trial.outcome,
-            "largest": trial.largest,
-            "allowed": trial.allowed,
-            "base_largest": trial.base_largest,
-            "effect": trial.effect,
-            "odd": trial.odd,
-            "dtype": trial.dtype,
+            "reading": canary_result.outcome,
+            "largest": canary_result.largest,
+            "allowed": canary_result.allowed,
+            "base_largest": canary_result.base_largest,
+            "effect": canary_result.effect,
+            "odd": canary_result.odd,
+            "dtype": canary_result.dtype,
         },
     )

@@ -60,26 +60,35 @@ def causes() -> dict[str, Cause]:
 
 @cache
 def _table() -> _Table:
-    rows = tomllib.loads(files("lorica.vetting").joinpath("findings.toml").read_text("utf-8"))
+    code_rows = tomllib.loads(files("lorica.vetting").joinpath("findings.toml").read_text("utf-8"))
     return msgspec.convert(
-        {"causes": rows.pop("causes"), "codes": {code: _row(row) for code, row in rows.items()}}, _Table
+        {
+            "causes": code_rows.pop("causes"),
+            "codes": {finding_code: _row(code_row) for finding_code, code_row in code_rows.items()},
+        },
+        _Table,
     )
 
 
-def _row(row: dict[str, Any]) -> dict[str, Any]:
+def _row(code_row: dict[str, Any]) -> dict[str, Any]:
     """A row with `sound` written out, and with its causes where likelihoods stand in their place."""
-    variants = {name: _written_out(likelihoods) for name, likelihoods in row.get("variants", {}).items()}
-    if "likelihoods" not in row:
-        return row
-    likelihoods = _written_out(row["likelihoods"])
+    variant_likelihoods = {
+        variant_name: _written_out(likelihoods) for variant_name, likelihoods in code_row.get("variants", {}).items()
+    }
+    if "likelihoods" not in code_row:
+        return code_row
+    likelihoods = _written_out(code_row["likelihoods"])
     highest: dict[str, float] = {}
-    for weights in (likelihoods, *variants.values()):
-        highest |= {cause: max(weight, highest.get(cause, weight)) for cause, weight in weights.items()}
-    ranked = sorted((cause for cause, weight in highest.items() if weight > 0), key=lambda cause: -highest[cause])
-    return {"causes": ranked} | row | {"likelihoods": likelihoods, "variants": variants}
+    for weights in (likelihoods, *variant_likelihoods.values()):
+        highest |= {cause_name: max(weight, highest.get(cause_name, weight)) for cause_name, weight in weights.items()}
+    ranked = sorted(
+        (cause_name for cause_name, weight in highest.items() if weight > 0),
+        key=lambda cause_name: -highest[cause_name],
+    )
+    return {"causes": ranked} | code_row | {"likelihoods": likelihoods, "variants": variant_likelihoods}
 
 
 def _written_out(likelihoods: dict[str, float]) -> dict[str, float]:
     weights = dict(likelihoods)
-    sound = weights.pop("sound", None)
-    return weights if sound is None else weights | dict.fromkeys(SOUND, sound)
+    sound_weight = weights.pop("sound", None)
+    return weights if sound_weight is None else weights | dict.fromkeys(SOUND, sound_weight)

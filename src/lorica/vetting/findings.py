@@ -70,33 +70,47 @@ def finding(
     severity: Severity | None = None,
 ) -> Finding:
     """A finding of a listed code, with its usual severity and fix unless others are given. KeyError for another."""
-    row = finding_codes()[code]
+    code_row = finding_codes()[code]
     return Finding(
         code=code,
-        severity=severity or row.severity,
+        severity=severity or code_row.severity,
         seen=seen,
         expected=expected,
-        fix=fix or row.fix,
+        fix=fix or code_row.fix,
         file=file,
         facts=dict(facts or {}),
     )
 
 
-def judge(name: str, path: str, findings: Iterable[Finding], ran: Iterable[int], *, readable: bool = True) -> Verdict:
-    """The verdict over findings. ran: the levels that were carried out. readable: whether anything could be judged.
+def judge(
+    adapter_name: str,
+    adapter_path: str,
+    findings: Iterable[Finding],
+    levels_run: Iterable[int],
+    *,
+    readable: bool = True,
+) -> Verdict:
+    """The verdict over findings. levels_run: those that were carried out. readable: whether anything could be judged.
 
     Any `reject` rejects; else any `warn` warns. Notes never change the verdict.
     """
     ordered = tuple(sorted(findings, key=lambda finding: (_WEIGHT[finding.severity], finding.code, finding.file)))
     levels: dict[int, LevelResult] = dict.fromkeys(LEVELS, "skipped")
-    for level in ran:
-        worst = min(
-            (_WEIGHT[finding.severity] for finding in ordered if finding.level == level), default=len(_RESULTS) - 1
+    for level_number in levels_run:
+        worst_weight = min(
+            (_WEIGHT[finding.severity] for finding in ordered if finding.level == level_number),
+            default=len(_RESULTS) - 1,
         )
-        levels[level] = _RESULTS[worst]
+        levels[level_number] = _RESULTS[worst_weight]
     severities = {finding.severity for finding in ordered}
     status: Status = "rejected" if "reject" in severities else "warnings" if "warn" in severities else "trusted"
-    return Verdict(name=name, path=path, status=status if readable else "unchecked", levels=levels, findings=ordered)
+    return Verdict(
+        name=adapter_name,
+        path=adapter_path,
+        status=status if readable else "unchecked",
+        levels=levels,
+        findings=ordered,
+    )
 
 
 _WEIGHT: dict[Severity, int] = {"reject": 0, "warn": 1, "note": 2}

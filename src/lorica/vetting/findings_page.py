@@ -24,19 +24,23 @@ contradictory: a person must look) or `note` (worth knowing; never changes the v
 def findings_page() -> str:
     """The page in Markdown."""
     sections = [_INTRODUCTION]
-    for level, heading in _LEVELS:
-        lines = ["| code | severity | means | what to do | speaks for |", "|---|---|---|---|---|"]
-        lines += [_line(code, row) for code, row in finding_codes().items() if code.startswith(level)]
-        sections += [f"## {heading}", "\n".join(lines)]
-    lines = [f"- **{cause.title}** (`{key}`): {cause.means}." for key, cause in causes().items()]
-    sections += ["## Causes", "What `lorica diagnose` weighs; see diagnosis.md.", "\n".join(lines)]
+    for level_prefix, heading in _LEVELS:
+        page_lines = ["| code | severity | means | what to do | speaks for |", "|---|---|---|---|---|"]
+        page_lines += [
+            _line(finding_code, code_row)
+            for finding_code, code_row in finding_codes().items()
+            if finding_code.startswith(level_prefix)
+        ]
+        sections += [f"## {heading}", "\n".join(page_lines)]
+    page_lines = [f"- **{cause.title}** (`{cause_name}`): {cause.means}." for cause_name, cause in causes().items()]
+    sections += ["## Causes", "What `lorica diagnose` weighs; see diagnosis.md.", "\n".join(page_lines)]
     return "\n\n".join(sections) + "\n"
 
 
-def _line(code: str, row: FindingCode) -> str:
-    titles = ", ".join(causes()[cause].title for cause in row.causes)
-    cells = (code, row.severity, row.title, row.fix, titles)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _line(finding_code: str, code_row: FindingCode) -> str:
+    titles = ", ".join(causes()[cause_name].title for cause_name in code_row.causes)
+    table_cells = (finding_code, code_row.severity, code_row.title, code_row.fix, titles)
+    return "| " + " | ".join(table_cell.replace("|", "\\|") for table_cell in table_cells) + " |"
 
 
 if __name__ == "__main__":

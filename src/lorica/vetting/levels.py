@@ -64,8 +64,8 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
 
     def add(self, findings: Iterable[Finding], level: int | None = None) -> Examination:
         """This examination with further findings and, where given, a further level carried out."""
-        ran = self.ran if level is None or level in self.ran else (*self.ran, level)
-        return msgspec.structs.replace(self, findings=(*self.findings, *findings), ran=ran)
+        levels_run = self.ran if level is None or level in self.ran else (*self.ran, level)
+        return msgspec.structs.replace(self, findings=(*self.findings, *findings), ran=levels_run)
 
     def slim(self) -> Examination:
         """This examination without what only levels 3 and 4 need, so that thousands of them take little memory."""
@@ -153,15 +153,15 @@ def _structure(examination: Examination, specimen: RawAdapter, layout: TensorMap
     compared = specimen.config is not None or any(
         finding.level == 1 and finding.severity != "note" for finding in findings
     )
-    fits = "" if base_match is None else _fits(specimen, shapes, base_match)
-    return msgspec.structs.replace(examination.add(findings, 1 if compared else None), match=base_match, fits=fits)
+    fit_text = "" if base_match is None else _fits(specimen, shapes, base_match)
+    return msgspec.structs.replace(examination.add(findings, 1 if compared else None), match=base_match, fits=fit_text)
 
 
 def _fits(specimen: RawAdapter, shapes: AdapterShapes, matched: BaseMatch) -> str:
     """Which bases the shapes fit, the one that the config names first; or that the table does not know that one."""
-    name = (specimen.config.base_model_name_or_path if specimen.config else None) or ""
-    bases = bases_named(name)
-    description = describe_match(shapes, matched, bases)
-    if bases or not matched.candidates or not NamedBase(CONFIG_NAME, name).is_informative:
+    base_name = (specimen.config.base_model_name_or_path if specimen.config else None) or ""
+    named_bases = bases_named(base_name)
+    description = describe_match(shapes, matched, named_bases)
+    if named_bases or not matched.candidates or not NamedBase(CONFIG_NAME, base_name).is_informative:
         return description
-    return f"{description}; {shown(name)}, which the config names, is not among those known by shape"
+    return f"{description}; {shown(base_name)}, which the config names, is not among those known by shape"

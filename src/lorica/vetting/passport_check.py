@@ -35,31 +35,31 @@ _NO_GAP = 1e-5
 
 
 def check_passport(
-    specimen: RawAdapter, base: Path | None, *, full: bool = False, earlier: Sequence[Finding] = ()
+    specimen: RawAdapter, base_folder: Path | None, *, full: bool = False, earlier: Sequence[Finding] = ()
 ) -> list[Finding]:
     """The passport against the adapter's files and, where a folder is given, against that base model.
 
-    full: read the base's weight files as a whole where the passport holds their digests. known: what was found before;
-    a passport that is no JSON or no file is not named twice. Never raises for what is in the files. Without a passport:
-    a note, and what training.json says.
+    full: read the base's weight files as a whole where the passport holds their digests. earlier: what was found
+    before; a passport that is no JSON or no file is not named twice. Never raises for what is in the files. Without a
+    passport: a note, and what training.json says.
     """
     if specimen.kind == "file":
         return []  # a single file carries nothing beside it
     record_findings = _another_record(specimen)
     if PASSPORT_NAME not in specimen.files and PASSPORT_NAME not in specimen.documents:
-        training_findings = _check_record(specimen, base) + record_findings
+        training_findings = _check_record(specimen, base_folder) + record_findings
         missing = finding("L340", f"no {PASSPORT_NAME}", expected="a passport beside the config", file=PASSPORT_NAME)
         return training_findings if specimen.kind == "checkpoint" else [missing, *training_findings]
     try:
         passport = _read(specimen)
     except AdapterError as error:
-        if PASSPORT_NAME not in specimen.documents and any(item.file == PASSPORT_NAME for item in earlier):
+        if PASSPORT_NAME not in specimen.documents and any(finding.file == PASSPORT_NAME for finding in earlier):
             return []
         return [finding("L341", shown(error.message, 200), file=PASSPORT_NAME)]
     findings = _against_files(specimen, passport) + record_findings
     findings += _inside(passport)
-    if base is not None:
-        findings += _against_base(passport, base, full=full)
+    if base_folder is not None:
+        findings += _against_base(passport, base_folder, full=full)
     return findings
 
 
@@ -70,46 +70,50 @@ def _read(specimen: RawAdapter) -> Passport:
 
 
 def _against_files(specimen: RawAdapter, passport: Passport) -> list[Finding]:
-    facts, findings, same = passport.adapter, [], []
+    recorded_facts, findings, same_meaning = passport.adapter, [], []
     config = specimen.folder / CONFIG_NAME
-    if specimen.raw_config is not None and config.is_file() and _digest(config) != facts.config:
-        changes = changed_settings(facts.settings, specimen.raw_config)
+    if specimen.raw_config is not None and config.is_file() and _digest(config) != recorded_facts.config:
+        changes = changed_settings(recorded_facts.settings, specimen.raw_config)
         findings += _changed_config(changes, "the passport")
         if not findings:
-            same.append(CONFIG_NAME)
+            same_meaning.append(CONFIG_NAME)
     if specimen.weights is not None and specimen.header is not None and specimen.weights.is_file():
-        if _digest(specimen.weights) == facts.weights:
+        if _digest(specimen.weights) == recorded_facts.weights:
             findings += _against_header(passport, specimen.header)
-        elif _content(specimen.weights, specimen.header) == facts.content:
-            same.append(specimen.weights.name)
+        elif _content(specimen.weights, specimen.header) == recorded_facts.content:
+            same_meaning.append(specimen.weights.name)
         else:
             findings.append(
                 finding(
                     "L343",
                     f"{shown(specimen.weights.name)} holds other tensors than those the passport was made for",
-                    expected=f"content {facts.content[:23]}...",
+                    expected=f"content {recorded_facts.content[:23]}...",
                     file=specimen.weights.name,
-                    facts={"tensors": len(specimen.header.tensors), "recorded_tensors": facts.tensors},
+                    facts={"tensors": len(specimen.header.tensors), "recorded_tensors": recorded_facts.tensors},
                 )
             )
-    if same:
-        findings.append(finding("L344", f"{' and '.join(same)}: other bytes, the same meaning", file=same[0]))
+    if same_meaning:
+        findings.append(
+            finding("L344", f"{' and '.join(same_meaning)}: other bytes, the same meaning", file=same_meaning[0])
+        )
     return findings
 
 
-def _changed_config(changes: Mapping[str, tuple[Any, Any]], by: str) -> list[Finding]:
+def _changed_config(changes: Mapping[str, tuple[Any, Any]], recorder: str) -> list[Finding]:
     """changes: key -> (recorded, now)."""
     findings = []
-    decisive = {key: change for key, change in changes.items() if key in DECISIVE}
+    decisive = {config_key: change for config_key, change in changes.items() if config_key in DECISIVE}
     if decisive:
         findings.append(
             finding(
                 "L342",
-                f"since {by}: {shown(name_changes(decisive), 240)}",
-                expected="; ".join(f"{key} {shown(json.dumps(before))}" for key, (before, _) in decisive.items())[:240],
+                f"since {recorder}: {shown(name_changes(decisive), 240)}",
+                expected="; ".join(
+                    f"{config_key} {shown(json.dumps(before))}" for config_key, (before, _) in decisive.items()
+                )[:240],
                 file=CONFIG_NAME,
                 facts={
-                    "changed": {key: [before, after] for key, (before, after) in decisive.items()},
+                    "changed": {config_key: [before, after] for config_key, (before, after) in decisive.items()},
                     **_scale(decisive),
                 },
             )
@@ -120,7 +124,7 @@ def _changed_config(changes: Mapping[str, tuple[Any, Any]], by: str) -> list[Fin
             finding(
                 "L350",
                 f"{_BASE_NAME} is {shown(json.dumps(after))}",
-                expected=f"{shown(json.dumps(before))}, as {by} says",
+                expected=f"{shown(json.dumps(before))}, as {recorder} says",
                 file=CONFIG_NAME,
                 facts={"recorded": before, "now": after},
             )
@@ -136,25 +140,25 @@ def _scale(changes: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
     return {}
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _number(config_value: object) -> bool:
+    return isinstance(config_value, (int, float)) and not isinstance(config_value, bool)
 
 
 def _against_header(passport: Passport, header: Header) -> list[Finding]:
-    size = 0
-    for info in header.tensors.values():
-        product = 1
-        for extent in info.shape:
-            product *= extent
-        size += product
-    facts = passport.adapter
-    if (facts.tensors, facts.parameters) == (len(header.tensors), size):
+    parameter_count = 0
+    for tensor_info in header.tensors.values():
+        element_count = 1
+        for extent in tensor_info.shape:
+            element_count *= extent
+        parameter_count += element_count
+    recorded_facts = passport.adapter
+    if (recorded_facts.tensors, recorded_facts.parameters) == (len(header.tensors), parameter_count):
         return []
     return [
         finding(
             "L348",
-            f"it speaks of {facts.tensors} tensors with {facts.parameters} parameters",
-            expected=f"{len(header.tensors)} tensors with {size} parameters, as in the file it speaks of",
+            f"it speaks of {recorded_facts.tensors} tensors with {recorded_facts.parameters} parameters",
+            expected=f"{len(header.tensors)} tensors with {parameter_count} parameters, as in the file it speaks of",
             file=PASSPORT_NAME,
         )
     ]
@@ -162,26 +166,30 @@ def _against_header(passport: Passport, header: Header) -> list[Finding]:
 
 def _inside(passport: Passport) -> list[Finding]:
     """What is wrong with a passport by itself."""
-    items = passport.canaries.items
-    gap = max((abs(choice.adapter - choice.base) for item in items for choice in item.choices), default=0.0)
-    if len(items) < FEWEST_CANARIES:
-        return [finding("L349", f"{len(items)} canaries", expected=f"at least {FEWEST_CANARIES}", file=PASSPORT_NAME)]
-    if gap < _NO_GAP:
+    canaries = passport.canaries.items
+    largest_gap = max(
+        (abs(choice.adapter - choice.base) for canary in canaries for choice in canary.choices), default=0.0
+    )
+    if len(canaries) < FEWEST_CANARIES:
+        return [
+            finding("L349", f"{len(canaries)} canaries", expected=f"at least {FEWEST_CANARIES}", file=PASSPORT_NAME)
+        ]
+    if largest_gap < _NO_GAP:
         return [
             finding(
                 "L349",
-                f"base and adapter are expected to say the same (largest gap {gap:.2g})",
+                f"base and adapter are expected to say the same (largest gap {largest_gap:.2g})",
                 expected="canaries in which they differ",
                 file=PASSPORT_NAME,
-                facts={"gap": gap},
+                facts={"gap": largest_gap},
             )
         ]
-    if abs(gap - passport.canaries.gap) > 1e-6 + 1e-6 * gap:
+    if abs(largest_gap - passport.canaries.gap) > 1e-6 + 1e-6 * largest_gap:
         return [
             finding(
                 "L348",
                 f"it states a gap of {passport.canaries.gap:.6g} between base and adapter",
-                expected=f"{gap:.6g}, from its canaries",
+                expected=f"{largest_gap:.6g}, from its canaries",
                 file=PASSPORT_NAME,
             )
         ]
@@ -204,12 +212,15 @@ def _against_base(passport: Passport, folder: Path, *, full: bool) -> list[Findi
         differing.append("config.json")
     findings = []
     if differing:
-        sizes = {
-            key: (recorded.shape[key], size)
-            for key, size in current.shape.items()
-            if recorded.shape.get(key, size) != size
+        changed_sizes = {
+            shape_key: (recorded.shape[shape_key], current_size)
+            for shape_key, current_size in current.shape.items()
+            if recorded.shape.get(shape_key, current_size) != current_size
         }
-        differences = [f"{key} {size} instead of {before}" for key, (before, size) in sizes.items()]
+        differences = [
+            f"{shape_key} {current_size} instead of {before}"
+            for shape_key, (before, current_size) in changed_sizes.items()
+        ]
         differences += (
             [f"family {current.family} instead of {shown(recorded.family)}"]
             if recorded.family not in ("", current.family)
@@ -294,56 +305,68 @@ def _another_record(specimen: RawAdapter) -> list[Finding]:
     return [finding("L178", message, expected=f"weights {shown(weights, 23)}...", file=TRAINING_RECORD)]
 
 
-def _check_record(specimen: RawAdapter, base: Path | None) -> list[Finding]:
+def _check_record(specimen: RawAdapter, base_folder: Path | None) -> list[Finding]:
     """training.json, which Lorica leaves beside what it trains: the config and the digests it was made with."""
     record = specimen.documents.get(TRAINING_RECORD)
     manifest = record.get("manifest") if isinstance(record, dict) else None
     if not isinstance(manifest, dict):
         return []
-    texts = {key: value for key, value in manifest.items() if isinstance(key, str) and isinstance(value, str)}
-    if "digest.base" not in texts:
+    manifest_texts = {
+        manifest_key: manifest_value
+        for manifest_key, manifest_value in manifest.items()
+        if isinstance(manifest_key, str) and isinstance(manifest_value, str)
+    }
+    if "digest.base" not in manifest_texts:
         return []
     findings: list[Finding] = []
-    recorded = _settings_of(texts)
+    recorded = _settings_of(manifest_texts)
     if recorded and specimen.raw_config is not None:
-        now = {key: value for key, value in specimen.raw_config.items() if f"lora.{key}" in texts}
-        findings += _changed_config(changed_settings(effective_settings(recorded), now), "the training")
-    if base is None:
+        current_settings = {
+            manifest_key: manifest_value
+            for manifest_key, manifest_value in specimen.raw_config.items()
+            if f"lora.{manifest_key}" in manifest_texts
+        }
+        findings += _changed_config(changed_settings(effective_settings(recorded), current_settings), "the training")
+    if base_folder is None:
         return findings
     from lorica.models.base_folder import BaseFolder
 
     try:
-        digest = BaseFolder(base).digest
+        digest = BaseFolder(base_folder).digest
     except (LoricaError, OSError):
         return findings
-    if digest != texts["digest.base"]:
+    if digest != manifest_texts["digest.base"]:
         findings.append(
             finding(
                 "L345",
-                f"the weights in {base.name} are not those it was trained on ({digest[:19]}...)",
-                expected=f"{shown(texts['digest.base'])[:19]}..., by {TRAINING_RECORD}",
+                f"the weights in {base_folder.name} are not those it was trained on ({digest[:19]}...)",
+                expected=f"{shown(manifest_texts['digest.base'])[:19]}..., by {TRAINING_RECORD}",
                 file=TRAINING_RECORD,
-                facts={"recorded_base": plain_name(texts.get("model", ""))},
+                facts={"recorded_base": plain_name(manifest_texts.get("model", ""))},
             )
         )
-    prompts = {key: texts[f"digest.{key}"] for key in ("tokenizer", "template") if f"digest.{key}" in texts}
-    return findings + _against_prompts(prompts, "", False, base)
+    prompts = {
+        manifest_key: manifest_texts[f"digest.{manifest_key}"]
+        for manifest_key in ("tokenizer", "template")
+        if f"digest.{manifest_key}" in manifest_texts
+    }
+    return findings + _against_prompts(prompts, "", False, base_folder)
 
 
 def _settings_of(manifest: Mapping[str, str]) -> dict[str, Any]:
     settings = {}
-    for key, value in manifest.items():
-        if key.startswith("lora."):
+    for manifest_key, manifest_value in manifest.items():
+        if manifest_key.startswith("lora."):
             try:
-                settings[key.removeprefix("lora.")] = json.loads(value)
+                settings[manifest_key.removeprefix("lora.")] = json.loads(manifest_value)
             except (ValueError, RecursionError):
                 return {}
     return settings
 
 
-def _digest(path: Path) -> str:
+def _digest(file_path: Path) -> str:
     try:
-        return file_sha256(path)
+        return file_sha256(file_path)
     except AdapterError:
         return ""
 

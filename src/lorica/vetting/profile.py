@@ -48,35 +48,37 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
 def profile(specimen: RawAdapter, layout: TensorMap | None) -> Profile:
     """The profile of what could be read; everything else keeps its empty value."""
-    config, raw = specimen.config, specimen.raw_config or {}
-    tool = tool_of(raw, specimen.header, tuple(name for name in specimen.files if "/" not in name))
+    config, raw_config = specimen.config, specimen.raw_config or {}
+    training_tool = tool_of(
+        raw_config, specimen.header, tuple(file_name for file_name in specimen.files if "/" not in file_name)
+    )
     partial = Profile(
         name=specimen.name,
         path=str(specimen.given),
         kind=specimen.kind,
-        method=_text(raw.get("peft_type")) if tool is None else tool.title,
-        base=next((text for key in _BASES if (text := _text(raw.get(key)))), ""),
-        revision=_text(raw.get("revision")),
+        method=_text(raw_config.get("peft_type")) if training_tool is None else training_tool.title,
+        base=next((base_text for config_key in _BASES if (base_text := _text(raw_config.get(config_key)))), ""),
+        revision=_text(raw_config.get("revision")),
         rslora=config is not None and config.use_rslora,
         dora=config is not None and config.use_dora,
         dropout=float(config.lora_dropout) if config is not None else None,
     )
-    if layout is None or tool is not None:
+    if layout is None or training_tool is not None:
         return partial
-    ranks = {layout.shape(factors.a)[0] for factors in layout.pairs if layout.shape(factors.a)}
+    module_ranks = {layout.shape(factors.a)[0] for factors in layout.pairs if layout.shape(factors.a)}
     alphas, scalings = _scalings(config, (factors.path for factors in layout.pairs))
     return msgspec.structs.replace(
         partial,
-        ranks=tuple(sorted(ranks)),
+        ranks=tuple(sorted(module_ranks)),
         alphas=alphas,
         scalings=scalings,
         targets=tuple(sorted({factors.target for factors in layout.modules.values()})),
         layers=tuple(sorted({factors.layer for factors in layout.modules.values() if factors.layer is not None})),
         modules=len(layout.modules),
         saved=tuple(sorted(layout.saved)),
-        parameters=sum(math.prod(info.shape) for info in layout.tensors.values()),
-        bytes=max((info.stop for info in layout.tensors.values()), default=0),
-        dtypes=tuple(sorted({info.dtype for info in layout.tensors.values()})),
+        parameters=sum(math.prod(tensor_info.shape) for tensor_info in layout.tensors.values()),
+        bytes=max((tensor_info.stop for tensor_info in layout.tensors.values()), default=0),
+        dtypes=tuple(sorted({tensor_info.dtype for tensor_info in layout.tensors.values()})),
     )
 
 
@@ -86,15 +88,15 @@ def _scalings(config: AdapterConfig | None, modules: Iterable[str]) -> tuple[tup
         return (), ()
     alphas, scalings = set(), set()
     try:
-        for module in modules:
-            factor = config.scaling(module)
-            rank = config.rank(module)
-            scalings.add(round(factor, 9))
-            alphas.add(round(factor * (math.sqrt(rank) if config.use_rslora else rank), 6))
+        for module_path in modules:
+            scaling = config.scaling(module_path)
+            module_rank = config.rank(module_path)
+            scalings.add(round(scaling, 9))
+            alphas.add(round(scaling * (math.sqrt(module_rank) if config.use_rslora else module_rank), 6))
     except AdapterError:
         return (float(config.lora_alpha),), ()
     return tuple(sorted(alphas)), tuple(sorted(scalings))
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+def _text(config_value: object) -> str:
+    return config_value if isinstance(config_value, str) else ""

@@ -51,10 +51,15 @@ def rank(standings: Sequence[Standing]) -> list[RankedAdapter]:
     ]
 
 
-def _by_numbers(name: str) -> list[tuple[int, str]]:
+def _by_numbers(adapter_name: str) -> list[tuple[int, str]]:
     """ "checkpoint-90" before "checkpoint-100"."""
-    pieces = (piece.lstrip("0") if piece.isdecimal() else piece for piece in re.split(r"(\d+)", name))
-    return [(len(piece) if number % 2 else 0, piece) for number, piece in enumerate(pieces)]
+    name_pieces = (
+        name_piece.lstrip("0") if name_piece.isdecimal() else name_piece
+        for name_piece in re.split(r"(\d+)", adapter_name)
+    )
+    return [
+        (len(name_piece) if piece_index % 2 else 0, name_piece) for piece_index, name_piece in enumerate(name_pieces)
+    ]
 
 
 def levels_passed(verdict: Verdict) -> int:
@@ -79,25 +84,30 @@ def _criteria(standing: Standing) -> tuple[float, ...]:
 
 
 def _why(first: Standing, second: Standing) -> str:
-    pairs = zip(_criteria(first), _criteria(second), strict=True)
-    decided = next((number for number, (a, b) in enumerate(pairs) if a != b), None)
-    a, b = first.verdict, second.verdict
-    if decided == 0:
-        return f"verdict {a.status} before {b.status}"
-    if decided == 1:
+    criteria_pairs = zip(_criteria(first), _criteria(second), strict=True)
+    criterion_index = next(
+        (index for index, (first_value, second_value) in enumerate(criteria_pairs) if first_value != second_value),
+        None,
+    )
+    first_verdict, second_verdict = first.verdict, second.verdict
+    if criterion_index == 0:
+        return f"verdict {first_verdict.status} before {second_verdict.status}"
+    if criterion_index == 1:
         return f"gain over the base at least {_signed(first.gain)}, the next {_signed(second.gain)}"
-    if decided == 2:
-        return f"{levels_passed(a)} of {len(LEVELS)} levels passed, the next {levels_passed(b)}"
-    if decided == 3:
-        return f"{warnings(a)} warnings, the next {warnings(b)}"
-    if decided == 4:
+    if criterion_index == 2:
+        return (
+            f"{levels_passed(first_verdict)} of {len(LEVELS)} levels passed, the next {levels_passed(second_verdict)}"
+        )
+    if criterion_index == 3:
+        return f"{warnings(first_verdict)} warnings, the next {warnings(second_verdict)}"
+    if criterion_index == 4:
         return f"metric {_number(first.metric)}, the next {_number(second.metric)}"
     return "equal in all that was measured; by name"
 
 
-def _signed(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:+.3f}"
+def _signed(gain: float | None) -> str:
+    return "not measured" if gain is None else f"{gain:+.3f}"
 
 
-def _number(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.3f}"
+def _number(metric: float | None) -> str:
+    return "not measured" if metric is None else f"{metric:.3f}"

@@ -74,22 +74,32 @@ def check_scores(
     Raises DataError for a file that cannot be read or has no such column, naming those it has, and MissingExtraError
     for Parquet without pyarrow.
     """
-    table = read_scores(path, column=column, id_column=id_column, gold_column=gold_column, gold=gold)
-    labelled = [row for row, label in enumerate(table.gold) if label is not None and table.values[row] is not None]
-    health = score_health(table.values, fallback=table.fallback, masses=table.masses, lower_bound=low, upper_bound=high)
-    labels = [table.gold[row] or 0 for row in labelled]
-    ranked = [table.values[row] or 0.0 for row in labelled]
+    score_column = read_scores(path, column=column, id_column=id_column, gold_column=gold_column, gold=gold)
+    labelled = [
+        row_index
+        for row_index, gold_label in enumerate(score_column.gold)
+        if gold_label is not None and score_column.values[row_index] is not None
+    ]
+    health = score_health(
+        score_column.values,
+        fallback=score_column.fallback,
+        masses=score_column.masses,
+        lower_bound=low,
+        upper_bound=high,
+    )
+    labels = [score_column.gold[row_index] or 0 for row_index in labelled]
+    ranked = [score_column.values[row_index] or 0.0 for row_index in labelled]
     return health, judge_scores(
         health,
-        values=table.values,
-        ids=table.ids if table.id_name else (),
-        broken=table.broken,
-        flags=table.flags,
+        values=score_column.values,
+        ids=score_column.ids if score_column.id_name else (),
+        broken=score_column.broken,
+        flags=score_column.flags,
         gold=labels,
         ranked=ranked,
-        mass=mass_health(table.masses),
-        column=table.name,
-        file=table.path.name,
+        mass=mass_health(score_column.masses),
+        column=score_column.name,
+        file=score_column.path.name,
         low=low,
         high=high,
     )
@@ -106,33 +116,35 @@ def read_scores(
     """Read a column of scores; see `check_scores`. A column `scores` of choices gives the best one's probability."""
     path = Path(path)
     table = open_table(path)
-    names = table.names
-    name = _existing_column(path, names, column) if column else _score_column(path, names)
-    id_name = _existing_column(path, names, id_column) if id_column else _first_present(names, _ID_NAMES)
-    if id_name == name:
+    column_names = table.names
+    score_name = _existing_column(path, column_names, column) if column else _score_column(path, column_names)
+    id_name = _existing_column(path, column_names, id_column) if id_column else _first_present(column_names, _ID_NAMES)
+    if id_name == score_name:
         id_name = ""
-    gold_name = _existing_column(path, names, gold_column) if gold_column else ""
+    gold_name = _existing_column(path, column_names, gold_column) if gold_column else ""
     # Columns of Lorica's own answers, where they are there.
     lorica_columns = (
         [
             column_name
             for column_name in ("stage", "flags", "answer", "choice_mass")
-            if column_name in names and column_name != name
+            if column_name in column_names and column_name != score_name
         ]
-        if "stage" in names
+        if "stage" in column_names
         else []
     )
-    reader = _ScoreReader(path, name, id_name, gold_name, gold)
-    wanted = list(dict.fromkeys([name, *lorica_columns, *filter(None, (id_name, gold_name))]))
-    for line, record in table.whole_records(wanted):
-        reader.add_row(line, record)
+    reader = _ScoreReader(path, score_name, id_name, gold_name, gold)
+    wanted = list(dict.fromkeys([score_name, *lorica_columns, *filter(None, (id_name, gold_name))]))
+    for line_number, record in table.whole_records(wanted):
+        reader.add_row(line_number, record)
     return reader.column()
 
 
 class _ScoreReader:
-    def __init__(self, path: Path, name: str, id_name: str, gold_name: str, gold: Mapping[str, int] | None) -> None:
-        self._path, self._name, self._id_name, self._gold_name = path, name, id_name, gold_name
-        self._given = gold or {}
+    def __init__(
+        self, path: Path, score_name: str, id_name: str, gold_name: str, gold_by_id: Mapping[str, int] | None
+    ) -> None:
+        self._path, self._name, self._id_name, self._gold_name = path, score_name, id_name, gold_name
+        self._given = gold_by_id or {}
         self._ids: list[str] = []
         self._values: list[float | None] = []
         self._broken: list[tuple[int, str]] = []
@@ -142,32 +154,34 @@ class _ScoreReader:
         self._gold: list[int | None] = []
         self._masses: list[float | None] = []
 
-    def add_row(self, line: int, record: Mapping[str, Any]) -> None:
+    def add_row(self, line_number: int, record: Mapping[str, Any]) -> None:
         """One row."""
         row_id = str(record.get(self._id_name, "")) if self._id_name else ""
-        value, bad = _number(record.get(self._name))
-        if bad:
-            self._broken.append((line, bad))
+        score_value, bad_text = _number(record.get(self._name))
+        if bad_text:
+            self._broken.append((line_number, bad_text))
         self._ids.append(row_id)
-        self._values.append(value)
-        flags = _words(record.get("flags"))
-        self._fallback.append(record.get("stage") == "fallback" or "parse_fallback" in flags)
-        self._flags.update(flags)
+        self._values.append(score_value)
+        row_flags = _words(record.get("flags"))
+        self._fallback.append(record.get("stage") == "fallback" or "parse_fallback" in row_flags)
+        self._flags.update(row_flags)
         if record.get("answer"):
             self._answers[str(record["answer"])] += 1
         self._masses.append(_number(record.get("choice_mass"))[0])
-        label = record.get(self._gold_name) if self._gold_name else self._given.get(row_id)
-        self._gold.append(self._label(label, line, row_id))
+        gold_value = record.get(self._gold_name) if self._gold_name else self._given.get(row_id)
+        self._gold.append(self._label(gold_value, line_number, row_id))
 
     def column(self) -> ScoreColumn:
         """All that was read. Raises DataError for a column of texts, and for a file without rows."""
         if not self._values:
             raise DataError("the file has a header and no rows", path=self._path, line=1, fix="check how it was made")
-        texts = [text for _, text in self._broken if text.lower() not in _NOT_FINITE]
-        if len(texts) > _TEXT_SHARE * len(self._values):
-            commas = sum(_COMMA.fullmatch(text) is not None for text in texts) > _TEXT_SHARE * len(texts)
+        broken_texts = [cell_text for _, cell_text in self._broken if cell_text.lower() not in _NOT_FINITE]
+        if len(broken_texts) > _TEXT_SHARE * len(self._values):
+            commas = sum(_COMMA.fullmatch(cell_text) is not None for cell_text in broken_texts) > _TEXT_SHARE * len(
+                broken_texts
+            )
             raise DataError(
-                f"the column {self._name!r} holds texts such as {texts[0][:40]!a}, not scores",
+                f"the column {self._name!r} holds texts such as {broken_texts[0][:40]!a}, not scores",
                 path=self._path,
                 line=self._broken[0][0],
                 fix="write decimals with a point (0.5), not a comma" if commas else "name the column of scores",
@@ -186,11 +200,14 @@ class _ScoreReader:
             masses=tuple(self._masses),
         )
 
-    def _label(self, value: Any, line: int, row_id: str) -> int | None:
-        number, bad = _number(value)
-        if bad or number not in (None, 0.0, 1.0):
+    def _label(self, gold_value: Any, line_number: int, row_id: str) -> int | None:
+        number, bad_text = _number(gold_value)
+        if bad_text or number not in (None, 0.0, 1.0):
             raise DataError(
-                f"the gold label {str(value)[:40]!a} is neither 0 nor 1", path=self._path, line=line, row_id=row_id
+                f"the gold label {str(gold_value)[:40]!a} is neither 0 nor 1",
+                path=self._path,
+                line=line_number,
+                row_id=row_id,
             )
         return None if number is None else int(number)
 
@@ -198,58 +215,67 @@ class _ScoreReader:
 _NOT_FINITE = frozenset({"nan", "inf", "-inf", "+inf", "infinity", "-infinity"})
 
 
-def _number(value: Any) -> tuple[float | None, str]:
+def _number(cell_value: Any) -> tuple[float | None, str]:
     """(a finite number or None, the text of what is no number)."""
-    if isinstance(value, Mapping):  # the probabilities of Lorica's choices
-        value = max(value.values(), default=None)
-    elif isinstance(value, list):  # the same, as Parquet has it
-        value = max((pair[1] for pair in value if isinstance(pair, (list, tuple)) and len(pair) == 2), default=None)
-    if value is None or (isinstance(value, str) and value.strip().lower() in _EMPTY):
+    if isinstance(cell_value, Mapping):  # the probabilities of Lorica's choices
+        cell_value = max(cell_value.values(), default=None)
+    elif isinstance(cell_value, list):  # the same, as Parquet has it
+        cell_value = max(
+            (
+                choice_pair[1]
+                for choice_pair in cell_value
+                if isinstance(choice_pair, (list, tuple)) and len(choice_pair) == 2
+            ),
+            default=None,
+        )
+    if cell_value is None or (isinstance(cell_value, str) and cell_value.strip().lower() in _EMPTY):
         return None, ""
-    if isinstance(value, str) and value.lstrip().startswith("{"):
+    if isinstance(cell_value, str) and cell_value.lstrip().startswith("{"):
         try:
-            return _number(msgspec.json.decode(value, type=dict[str, float]))
+            return _number(msgspec.json.decode(cell_value, type=dict[str, float]))
         except (msgspec.DecodeError, RecursionError):
-            return None, value
+            return None, cell_value
     try:
-        number = float(value)
+        number = float(cell_value)
     except (TypeError, ValueError, OverflowError):
-        return None, str(value)
-    return (number, "") if math.isfinite(number) else (None, str(value).strip())
+        return None, str(cell_value)
+    return (number, "") if math.isfinite(number) else (None, str(cell_value).strip())
 
 
-def _words(value: Any) -> list[str]:
-    return value.split() if isinstance(value, str) else [str(word) for word in value or ()]
+def _words(cell_value: Any) -> list[str]:
+    return cell_value.split() if isinstance(cell_value, str) else [str(cell_word) for cell_word in cell_value or ()]
 
 
-def _score_column(path: Path, names: Sequence[str]) -> str:
+def _score_column(path: Path, column_names: Sequence[str]) -> str:
     """The column that looks like scores, by its name; in a table of two, the one that is no id."""
-    if named := _first_present(names, _SCORE_NAMES):
-        return named
-    candidates = [name for name in names if _normalized(name) not in (*_ID_NAMES, *_GOLD_NAMES)]
+    if score_name := _first_present(column_names, _SCORE_NAMES):
+        return score_name
+    candidates = [
+        column_name for column_name in column_names if _normalized(column_name) not in (*_ID_NAMES, *_GOLD_NAMES)
+    ]
     if len(candidates) == 1:
         return candidates[0]
     raise DataError(
-        f"no column looks like scores; the file has {', '.join(map(ascii, names[:12]))}",
+        f"no column looks like scores; the file has {', '.join(map(ascii, column_names[:12]))}",
         path=path,
         fix="name the column of scores",
     )
 
 
-def _first_present(names: Sequence[str], wanted: Sequence[str]) -> str:
-    by_plain = {_normalized(name): name for name in reversed(names)}
-    return next((by_plain[candidate] for candidate in wanted if candidate in by_plain), "")
+def _first_present(column_names: Sequence[str], wanted_names: Sequence[str]) -> str:
+    by_plain = {_normalized(column_name): column_name for column_name in reversed(column_names)}
+    return next((by_plain[candidate] for candidate in wanted_names if candidate in by_plain), "")
 
 
-def _normalized(name: str) -> str:
-    return "".join(char for char in name.lower() if char.isalnum())
+def _normalized(column_name: str) -> str:
+    return "".join(character for character in column_name.lower() if character.isalnum())
 
 
-def _existing_column(path: Path, names: Sequence[str], wanted: str) -> str:
-    if wanted in names:
+def _existing_column(path: Path, column_names: Sequence[str], wanted: str) -> str:
+    if wanted in column_names:
         return wanted
     raise DataError(
-        f"no column {wanted!r}; the file has {', '.join(map(ascii, names[:12]))}",
+        f"no column {wanted!r}; the file has {', '.join(map(ascii, column_names[:12]))}",
         path=path,
-        fix=did_you_mean(wanted, names, otherwise="name one of these"),
+        fix=did_you_mean(wanted, column_names, otherwise="name one of these"),
     )

@@ -57,9 +57,9 @@ def judge_scores(
     flags: rows by flag of Lorica's answers. gold, ranked: labels 0 and 1 and the scores of the rows that have both.
     mass: how much of the model's probability the choices had, where known.
     """
-    rows = len(values)
-    facts: dict[str, object] = {"column": column, "rows": rows, "n": health.n}
-    findings = [*_spread(health, values, column, low, high), *_rows(health, rows, broken, flags or {}, column)]
+    row_count = len(values)
+    facts: dict[str, object] = {"column": column, "rows": row_count, "n": health.n}
+    findings = [*_spread(health, values, column, low, high), *_rows(health, row_count, broken, flags or {}, column)]
     if mass is not None and mass.low:
         findings.append(finding("L470", f"choice_mass: {mass}", expected=f"a median above {LOW_MASS:g}"))
     findings += _duplicates(ids, values)
@@ -67,17 +67,17 @@ def judge_scores(
     findings += _against_gold(gold, ranked)
     with_file = [
         Finding(
-            code=item.code,
-            severity=item.severity,
-            seen=item.seen,
-            expected=item.expected,
-            fix=item.fix,
+            code=finding.code,
+            severity=finding.severity,
+            seen=finding.seen,
+            expected=finding.expected,
+            fix=finding.fix,
             file=file,
-            facts=facts | item.facts,
+            facts=facts | finding.facts,
         )
-        for item in findings
+        for finding in findings
     ]
-    return sorted(with_file, key=lambda item: item.code)
+    return sorted(with_file, key=lambda finding: finding.code)
 
 
 def _spread(
@@ -106,30 +106,32 @@ def _spread(
         yield finding("L460", f"{health.unique} different scores in {health.n} rows", facts=facts)
     at_bounds = health.near_low + health.near_high
     if enough and health.unique > 2 and at_bounds > SATURATED_SHARE:
-        sides = {"near_low": health.near_low, "near_high": health.near_high}
-        yield finding("L456", f"{at_bounds:.0%} of the scores lie within 0.001 of {low:g} or {high:g}", facts=sides)
+        bound_shares = {"near_low": health.near_low, "near_high": health.near_high}
+        yield finding(
+            "L456", f"{at_bounds:.0%} of the scores lie within 0.001 of {low:g} or {high:g}", facts=bound_shares
+        )
     if health.minimum < low or health.maximum > high:
         percent = low == 0 and high == 1 and health.minimum >= 0 and 1 < health.maximum <= 100
-        fix = "divide by 100: these look like per cent" if percent else ""
-        logs = high == 1 and health.maximum <= 0
+        percent_fix = "divide by 100: these look like per cent" if percent else ""
+        looks_logarithmic = high == 1 and health.maximum <= 0
         yield finding(
             "L455",
             f"{health.minimum:g} to {health.maximum:g}",
             expected=f"{low:g} to {high:g}",
-            fix="take the exponential: these look like log-probabilities" if logs else fix,
+            fix="take the exponential: these look like log-probabilities" if looks_logarithmic else percent_fix,
             facts={"minimum": health.minimum, "maximum": health.maximum},
         )
     elif enough and health.unique > 2 and max(health.balance, 1 - health.balance) > _ONE_SIDED:
         direction = "above" if health.balance > 0.5 else "at or below"
-        share = max(health.balance, 1 - health.balance)
+        larger_share = max(health.balance, 1 - health.balance)
         yield finding(
-            "L463", f"{share:.1%} of the scores lie {direction} the middle", facts={"balance": health.balance}
+            "L463", f"{larger_share:.1%} of the scores lie {direction} the middle", facts={"balance": health.balance}
         )
 
 
 def _still_ranks(values: Sequence[float | None], low: float, high: float) -> bool:
     """Whether tiny differences are those of tiny probabilities, which rank rows well."""
-    inside = np.array([value for value in values if value is not None and low < value < high])
+    inside = np.array([score_value for score_value in values if score_value is not None and low < score_value < high])
     if low != 0 or high != 1 or len(inside) < len(values) / 2:
         return False
     return float(np.std(np.log(inside) - np.log1p(-inside))) > _LOG_ODDS_STD
@@ -137,22 +139,22 @@ def _still_ranks(values: Sequence[float | None], low: float, high: float) -> boo
 
 def _rows(
     health: ScoreHealth,
-    rows: int,
+    row_count: int,
     broken: Sequence[tuple[int, str]],
     flags: Mapping[str, int],
     column: str,
 ) -> Iterator[Finding]:
     if broken:
-        line, text = broken[0]
+        first_line, first_text = broken[0]
         yield finding(
             "L453",
-            f"{len(broken)} of {rows} cells of {column!a} are no finite number, the first is "
-            f"{text[:40]!a} in line {line}",
-            facts={"broken": len(broken), "first_line": line},
+            f"{len(broken)} of {row_count} cells of {column!a} are no finite number, the first is "
+            f"{first_text[:40]!a} in line {first_line}",
+            facts={"broken": len(broken), "first_line": first_line},
         )
     missing = health.missing - len(broken)
     if missing > 0 and health.n:
-        yield finding("L454", f"{missing} of {rows} rows have no score", facts={"missing": missing})
+        yield finding("L454", f"{missing} of {row_count} rows have no score", facts={"missing": missing})
     if health.fallback_share:
         yield finding(
             "L458",
@@ -160,31 +162,38 @@ def _rows(
             severity="warn" if health.fallback_share > _BAD_ROWS else "note",
             facts={"fallback_share": health.fallback_share},
         )
-    bad = {name: flags[name] / rows for name in ("cut_off", "error", "invalid") if flags.get(name)}
-    if bad:
-        words = ", ".join(f"{share:.1%} {name}" for name, share in bad.items())
-        severity: Severity = "warn" if max(bad.values()) > _BAD_ROWS else "note"
-        yield finding("L464", words, severity=severity, facts={f"{name}_share": share for name, share in bad.items()})
+    bad_shares = {
+        flag_name: flags[flag_name] / row_count for flag_name in ("cut_off", "error", "invalid") if flags.get(flag_name)
+    }
+    if bad_shares:
+        share_texts = ", ".join(f"{share:.1%} {flag_name}" for flag_name, share in bad_shares.items())
+        severity: Severity = "warn" if max(bad_shares.values()) > _BAD_ROWS else "note"
+        yield finding(
+            "L464",
+            share_texts,
+            severity=severity,
+            facts={f"{flag_name}_share": share for flag_name, share in bad_shares.items()},
+        )
     if flags.get("adapter_fallback"):
-        share = flags["adapter_fallback"] / rows
+        share = flags["adapter_fallback"] / row_count
         yield finding("L465", f"{share:.1%} of the rows", facts={"adapter_fallback_share": share})
 
 
 def _duplicates(ids: Sequence[str], values: Sequence[float | None]) -> Iterator[Finding]:
-    times = Counter(ids)
-    repeated = {row_id for row_id, count in times.items() if count > 1}
+    id_counts = Counter(ids)
+    repeated = {row_id for row_id, id_count in id_counts.items() if id_count > 1}
     if not repeated:
         return
     scores_by_id: dict[str, set[float | None]] = {}
-    for row_id, value in zip(ids, values, strict=True):
+    for row_id, score_value in zip(ids, values, strict=True):
         if row_id in repeated:
-            scores_by_id.setdefault(row_id, set()).add(value)
+            scores_by_id.setdefault(row_id, set()).add(score_value)
     clashing = sorted(row_id for row_id, scores in scores_by_id.items() if len(scores) > 1)
-    first = ascii((clashing or sorted(repeated))[0][:40])
+    first_id = ascii((clashing or sorted(repeated))[0][:40])
     count_text = "1 id stands" if len(repeated) == 1 else f"{len(repeated)} ids stand"
     yield finding(
         "L459",
-        f"{count_text} in several rows, {len(clashing)} with different scores; the first is {first}",
+        f"{count_text} in several rows, {len(clashing)} with different scores; the first is {first_id}",
         severity="reject" if clashing else "warn",
         facts={"duplicate_ids": len(repeated), "clashing_ids": len(clashing)},
     )
@@ -192,26 +201,29 @@ def _duplicates(ids: Sequence[str], values: Sequence[float | None]) -> Iterator[
 
 def _constants(values: Sequence[float | None], low: float, high: float) -> Iterator[Finding]:
     """Round values that come up again and again inside the range, among values that are not round."""
-    inside = [value for value in values if value is not None and low < value < high]
+    inside = [score_value for score_value in values if score_value is not None and low < score_value < high]
     if len(inside) < ENOUGH_ROWS:
         return
-    times = Counter(value for value in inside if value == round(value, _DECIMALS))
+    value_counts = Counter(score_value for score_value in inside if score_value == round(score_value, _DECIMALS))
     frequent = {
-        value: count
-        for value, count in times.most_common()
-        if count >= _ROUND_COUNT and count >= _ROUND_SHARE * len(values)
+        score_value: value_count
+        for score_value, value_count in value_counts.most_common()
+        if value_count >= _ROUND_COUNT and value_count >= _ROUND_SHARE * len(values)
     }
     other_count = len(inside) - sum(frequent.values())
-    other_round_count = sum(times.values()) - sum(frequent.values())
+    other_round_count = sum(value_counts.values()) - sum(frequent.values())
     # A column that is round throughout was written with few decimals; its values say nothing.
     if not frequent or other_count < _ROUND_COUNT or other_round_count > _OTHERS_ROUND * other_count:
         return
     most_frequent = list(frequent.items())[:3]
     yield finding(
         "L457",
-        " and ".join(f"{value:g} in {count / len(values):.1%} of the rows" for value, count in most_frequent),
+        " and ".join(
+            f"{score_value:g} in {value_count / len(values):.1%} of the rows"
+            for score_value, value_count in most_frequent
+        ),
         expected="scores with more than two decimals, as the other rows have",
-        facts={"constants": [[value, count / len(values)] for value, count in most_frequent]},
+        facts={"constants": [[score_value, value_count / len(values)] for score_value, value_count in most_frequent]},
     )
 
 

@@ -9,21 +9,21 @@ from lorica.names import listed as listed_texts
 _LONGEST = 96
 
 
-def shown(text: object, longest: int = _LONGEST) -> str:
+def shown(file_text: object, longest: int = _LONGEST) -> str:
     """A text of a file for people: printable ASCII, shortened in the middle."""
-    plain = ascii(str(text))[1:-1].replace("\\\\", "\\").replace("\\'", "'")
-    if len(plain) <= longest:
-        return plain
-    head = (longest - 3) * 2 // 3
-    return f"{plain[:head]}...{plain[len(plain) - (longest - 3 - head) :]}"
+    printable = ascii(str(file_text))[1:-1].replace("\\\\", "\\").replace("\\'", "'")
+    if len(printable) <= longest:
+        return printable
+    head_length = (longest - 3) * 2 // 3
+    return f"{printable[:head_length]}...{printable[len(printable) - (longest - 3 - head_length) :]}"
 
 
 def some(names: Sequence[str], of: int | None = None, noun: str = "modules") -> str:
     """ "56 of 112 modules, first model.layers.0.self_attn.q_proj"."""
-    total = f" of {of}" if of is not None and of != len(names) else ""
-    plural = noun.removesuffix("s") if len(names) == 1 and not total else noun
-    lead = "" if len(names) == 1 else "first "
-    return f"{len(names)}{total} {plural}, {lead}{shown(names[0])}"
+    total_text = f" of {of}" if of is not None and of != len(names) else ""
+    plural = noun.removesuffix("s") if len(names) == 1 and not total_text else noun
+    lead_text = "" if len(names) == 1 else "first "
+    return f"{len(names)}{total_text} {plural}, {lead_text}{shown(names[0])}"
 
 
 def listed(names: Iterable[object], limit: int = 6) -> str:
@@ -33,17 +33,18 @@ def listed(names: Iterable[object], limit: int = 6) -> str:
 
 def numbers(values: Iterable[int]) -> str:
     """Whole numbers as ranges: "0-11, 13, 15-27"."""
-    spans: list[list[int]] = []
-    for value in sorted(set(values)):
-        if spans and value == spans[-1][1] + 1:
-            spans[-1][1] = value
+    number_spans: list[list[int]] = []
+    for number in sorted(set(values)):
+        if number_spans and number == number_spans[-1][1] + 1:
+            number_spans[-1][1] = number
         else:
-            spans.append([value, value])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in spans[:8]) + (
-        f" and {len(spans) - 8} more ranges" if len(spans) > 8 else ""
-    )
+            number_spans.append([number, number])
+    return ", ".join(
+        str(first_number) if first_number == last_number else f"{first_number}-{last_number}"
+        for first_number, last_number in number_spans[:8]
+    ) + (f" and {len(number_spans) - 8} more ranges" if len(number_spans) > 8 else "")
 
 
-def figure(value: float) -> str:
+def figure(number: float) -> str:
     """A number in few digits: 2, 0.25, 1.41, 1e-05."""
-    return f"{value:.3g}"
+    return f"{number:.3g}"
