@@ -118,13 +118,13 @@ class ScaleSweep:
 def peak(results: Sequence[ScaleResult]) -> float | None:
     """The factor at which a parabola through the best one and its neighbours, over the logarithm, has its top; None
     without labels."""
-    gold_logprobs = {result.factor: result.gold for result in results if result.factor and result.gold is not None}
-    if not gold_logprobs:
+    gold_by_factor = {result.factor: result.gold for result in results if result.factor and result.gold is not None}
+    if not gold_by_factor:
         return None
-    factors = sorted(gold_logprobs)
-    best_index = max(range(len(factors)), key=lambda i: (gold_logprobs[factors[i]], -abs(math.log(factors[i]))))
+    factors = sorted(gold_by_factor)
+    best_index = max(range(len(factors)), key=lambda i: (gold_by_factor[factors[i]], -abs(math.log(factors[i]))))
     if not 0 < best_index < len(factors) - 1:
         return factors[best_index]
     log_factors = [math.log(factors[best_index + neighbour]) for neighbour in (-1, 0, 1)]
-    a, b, _ = np.polyfit(log_factors, [gold_logprobs[factors[best_index + neighbour]] for neighbour in (-1, 0, 1)], 2)
+    a, b, _ = np.polyfit(log_factors, [gold_by_factor[factors[best_index + neighbour]] for neighbour in (-1, 0, 1)], 2)
     return float(math.exp(min(max(-b / (2 * a), log_factors[0]), log_factors[2]))) if a < 0 else factors[best_index]
