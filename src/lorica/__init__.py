@@ -1,4 +1,4 @@
-"""Lorica: trains LoRA adapters, proves that an adapter is what it claims to be, and answers files of rows with many
+"""Lorica: trains LoRA adapters, checks that an adapter is what it claims to be, and answers files of rows with many
 adapters at once.
 
 The names of `__all__` are the whole public surface; everything else may change. docs/python.md explains them.

@@ -76,7 +76,7 @@ def _run(words: list[str]) -> int:
 
 
 def _printed(output: SturdyStream, code: int) -> int:
-    """The exit code, after all was printed that could be. A code that says more than 0 goes first."""
+    """The exit code, after all was printed that could be. A code other than 0 stays."""
     if output.failure is None:
         return code
     if isinstance(output.failure, BrokenPipeError):  # head, or a pager that was left: nothing is wrong
@@ -129,12 +129,12 @@ def _help() -> str:
         "exit codes:\n"
         "  0 done  2 command line or configuration  3 rows or prompts  4 base model or adapter\n"
         "  5 engine or training, also one that diverged, whose adapter is saved and no better than the base\n"
-        "  6 a resume in the place of another run, or a folder that another process is working on\n"
+        "  6 the output or folder belongs to another run, or another process is working on it\n"
         "  7 a package that is not installed  130 interrupted by Ctrl-C  143 by SIGTERM  129 by SIGHUP\n"
         "  8 done, but standard output could not be written  141 done, but its reader went away\n"
         "  1 the machine (memory, disk), or a fault of Lorica's own, whose traceback is kept\n"
         "verdicts of `check` and `passport --check`:\n"
-        "  0 trusted  10 warned  11 rejected  12 could not check; `diagnose` ends with 0 or 12\n\n"
+        "  0 trusted  10 warnings  11 rejected  12 unchecked; `diagnose` ends with 0 or 12\n\n"
         f"{DEBUG}=1 prints the traceback of every error."
     )
 

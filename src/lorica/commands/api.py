@@ -116,7 +116,7 @@ def evaluate(
 
     Raises DataError for rows without gold or without an answer, and for answers of other rows.
 
-        evaluation = lorica.evaluate("answers.csv", "held_out.csv", task="rules", by=["country"])
+        evaluation = lorica.evaluate("answers.csv", "held_out.csv", task="rules", by=["rule"])
         evaluation.metrics["roc_auc"].value
     """
     from lorica.commands.eval import evaluate_answers
@@ -254,7 +254,7 @@ def _adapters(adapters: Adapters, task: str) -> dict[str, object]:
 
 
 def _settings(arguments: Mapping[str, object], base: PathLike | None, settings: Settings) -> dict[str, object]:
-    """Configuration from Python: what was given by name goes before `settings`."""
+    """Configuration from Python: what was given by name overrides `settings`."""
     named = {**arguments, "model.path": base}
     return {**(settings or {}), **{key: value for key, value in named.items() if value is not None}}
 

@@ -31,7 +31,7 @@ _EXAMPLES = """\
 _ABOUT = """\
 Vet adapters: folders, checkpoints, single files, archives, cache entries, or a folder of many.
 L0 safe to read, L1 structure and claims, L2 numbers; with --base also L3 (is it this base?) and
-L4 (what does it do?). Exit code: 0 trusted, 10 warned, 11 rejected, 12 could not check; 2 for a
+L4 (what does it do?). Exit code: 0 trusted, 10 warnings, 11 rejected, 12 unchecked; 2 for a
 mistaken command line."""
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class AdapterCheck:
     """One adapter among those that were checked.
 
-    examination: all that is known of it. on_base: what trying it on the base model gave, None without a base. place: in
+    examination: all that is known of it. on_base: what trying it on the base model gave, None without a base. rank: in
     the ranking, from 1. above: why it stands above the next one, "" for the last.
     """
 
@@ -64,7 +64,7 @@ class CheckResult:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of `lorica check`: 0 trusted, 10 warned, 11 rejected, 12 could not check; the worst counts."""
+        """The exit code of `lorica check`: 0 trusted, 10 warnings, 11 rejected, 12 unchecked; the worst counts."""
         return max(EXIT_CODES[adapter.status] for adapter in self.adapters)
 
     @property

@@ -76,7 +76,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument(
         "--check",
         action="store_true",
-        help="verify digests and canaries; exit code: 0 trusted, 10 warned, 11 rejected, 12 could not check",
+        help="verify digests and canaries; exit code: 0 trusted, 10 warnings, 11 rejected, 12 unchecked",
     )
     command.add_argument("--schema", action="store_true", help="print the JSON Schema of lorica.json")
     options = command.parse_args(list(arguments))
